@@ -1,12 +1,15 @@
-"""Time that the chat path adds to the first token, with real services and a model server that answers at once.
+"""Time that the chat path adds to the first token, with real services and a model server that
+answers at once.
 
-`python benchmarks/chat_path.py [--turns 200] [--seconds 10]`. What the generator alone needs is measured in the same run and
-taken off. With 50 streams each writes 20 tokens a second (1,000 in all: the most that an engine was seen to give on two cores) for
-four seconds, so that 50 are under way while new ones begin. The model's pieces end with their word: where they do not, the guard
-also waits for the next token, which is the model's time.
+`python benchmarks/chat_path.py [--turns 200] [--seconds 10]`. What the generator alone needs is
+measured in the same run and taken off. With 50 streams each writes 20 tokens a second (1,000 in
+all: the most that an engine was seen to give on two cores) for four seconds, so that 50 are under
+way while new ones begin. The model's pieces end with their word: where they do not, the guard also
+waits for the next token, which is the model's time.
 
-Beside the turns a bare grpc.aio call to a process that does nothing is timed: a turn needs five calls one after another before
-its first text (gateway, enhancer, session with the input guard beside it, generator, output guard).
+Beside the turns a bare grpc.aio call to a process that does nothing is timed: a turn needs five
+calls one after another before its first text (gateway, enhancer, session with the input guard
+beside it, generator, output guard).
 """
 
 import argparse
@@ -20,7 +23,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -68,16 +79,22 @@ def model_directory(folder: Path) -> Path:
     directory = folder / VERSION
     directory.mkdir()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "config.json").write_text(json.dumps({"max_position_embeddings": 8192}))
-    (directory / "manifest.json").write_text(json.dumps({"format": 1, "kind": "model", "version": VERSION}))
+    (directory / "manifest.json").write_text(
+        json.dumps({"format": 1, "kind": "model", "version": VERSION})
+    )
     return directory
 
 
 def build_load(folder: Path) -> Path:
-    """Build the Go program of benchmarks/load, client and instant model server. Raises: subprocess.CalledProcessError."""
+    """Build the Go program of benchmarks/load, client and instant model server. Raises:
+    subprocess.CalledProcessError.
+    """
     program = folder / "load"
     command = [str(find_go()), "build", "-buildvcs=false", "-o", str(program), "."]
     subprocess.run(command, cwd=Path(__file__).parent / "load", check=True)
@@ -85,15 +102,30 @@ def build_load(folder: Path) -> Path:
 
 
 def model_server(load: Path, port: int, token_seconds: float) -> tuple[str, ...]:
-    """The command of a model server whose first token costs nothing, and whose later ones come at a pace."""
-    return (str(load), "serve", "--address", f"{HOST}:{port}", "--version", VERSION, "--pace", f"{token_seconds}s")
+    """The command of a model server whose first token costs nothing, and whose later ones come at a
+    pace.
+    """
+    return (
+        str(load),
+        "serve",
+        "--address",
+        f"{HOST}:{port}",
+        "--version",
+        VERSION,
+        "--pace",
+        f"{token_seconds}s",
+    )
 
 
 def bare_server(port: int) -> None:
-    """What one call costs before anybody does anything: grpc.aio as the services use it, without the chassis."""
+    """What one call costs before anybody does anything: grpc.aio as the services use it, without
+    the chassis.
+    """
 
     class Nothing(enhancer_pb2_grpc.EnhancerServiceServicer):
-        async def Enhance(self, request: enhancer_pb2.EnhanceRequest, context: object) -> enhancer_pb2.EnhanceResponse:
+        async def Enhance(
+            self, request: enhancer_pb2.EnhanceRequest, context: object
+        ) -> enhancer_pb2.EnhanceResponse:
             return enhancer_pb2.EnhanceResponse(text=request.text)
 
     async def serve() -> None:
@@ -135,7 +167,8 @@ def running(layout: Layout, model: Path) -> Iterator[Processes]:
     """The real services as processes of their own, and the instant model server."""
     started: dict[str, subprocess.Popen[bytes]] = {}
     commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-        program.name: (tuple(program.command), dict(program.environment)) for program in programs(layout, model)
+        program.name: (tuple(program.command), dict(program.environment))
+        for program in programs(layout, model)
     }
     commands["predictor"] = (
         model_server(build_load(layout.state), layout.ports["predictor"], TOKEN_SECONDS),
@@ -162,7 +195,9 @@ def cpu_seconds(pids: Mapping[str, int]) -> Mapping[str, float]:
             spent[int(entry.parent.name)] = (int(fields[11]) + int(fields[12])) / ticks
 
     def of(pid: int) -> float:
-        return spent.get(pid, 0.0) + sum(of(child) for child, parent in parents.items() if parent == pid)
+        return spent.get(pid, 0.0) + sum(
+            of(child) for child, parent in parents.items() if parent == pid
+        )
 
     return {name: of(pid) for name, pid in pids.items()}
 
@@ -193,9 +228,13 @@ async def calls(layout: Layout, tokens: int) -> AsyncIterator[Mapping[str, Turn]
         chat = chat_pb2_grpc.ChatServiceStub(gateway)
         direct = generator_pb2_grpc.GeneratorServiceStub(generator)
         sampling = chat_pb2.SamplingOverrides(max_tokens=tokens)
-        asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION), sampling=sampling)
+        asked = chat_pb2.SendMessageRequest(
+            input=chat_pb2.UserInput(text=QUESTION), sampling=sampling
+        )
         words = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=QUESTION)]
-        generated = generator_pb2.GenerateRequest(user_key="bench/user", messages=words, sampling=sampling)
+        generated = generator_pb2.GenerateRequest(
+            user_key="bench/user", messages=words, sampling=sampling
+        )
         mine = (("authorization", f"Bearer {key}"),)
         inner = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
 
@@ -208,7 +247,9 @@ async def calls(layout: Layout, tokens: int) -> AsyncIterator[Mapping[str, Turn]
         yield {"gateway": whole, "generator": generator_alone}
 
 
-async def first_text(call: AsyncIterable[chat_pb2.ChatEvent | generator_pb2.GenerateEvent]) -> float:
+async def first_text(
+    call: AsyncIterable[chat_pb2.ChatEvent | generator_pb2.GenerateEvent],
+) -> float:
     """Seconds to the first text; the answer is read to its end."""
     started, waited = time.perf_counter(), 0.0
     async for event in call:
@@ -221,8 +262,12 @@ async def one_after_another(turn: Turn, turns: int) -> Figures:
     return Figures([await turn() for _ in range(turns)])
 
 
-async def many_at_once(turn: Turn, streams: int, seconds: float, token_seconds: float = TOKEN_SECONDS) -> Figures:
-    """Each client begins anew when its answer has ended; the beginnings are spread, and the warm-up is left out."""
+async def many_at_once(
+    turn: Turn, streams: int, seconds: float, token_seconds: float = TOKEN_SECONDS
+) -> Figures:
+    """Each client begins anew when its answer has ended; the beginnings are spread, and the warm-up
+    is left out.
+    """
     waits: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -242,7 +287,10 @@ def stage_totals(layout: Layout) -> Mapping[str, tuple[float, float]]:
         text = response.read().decode()
     found = re.findall(r'thumbwheel_turn_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', text)
     values = {(kind, stage): float(value) for kind, stage, value in found}
-    return {stage: (values.get(("sum", stage), 0.0), values.get(("count", stage), 0.0)) for stage in STAGES}
+    return {
+        stage: (values.get(("sum", stage), 0.0), values.get(("count", stage), 0.0))
+        for stage in STAGES
+    }
 
 
 @dataclass(frozen=True)
@@ -253,7 +301,9 @@ class Meters:
     cpu: Mapping[str, float]
 
 
-async def measure(layout: Layout, processes: Processes, streams: int, options: argparse.Namespace) -> None:
+async def measure(
+    layout: Layout, processes: Processes, streams: int, options: argparse.Namespace
+) -> None:
     """One row of the result."""
 
     async def figures(turn: Turn) -> Figures:
@@ -262,7 +312,10 @@ async def measure(layout: Layout, processes: Processes, streams: int, options: a
         return await one_after_another(turn, options.turns)
 
     def meters() -> Meters:
-        return Meters(stage_totals(layout), cpu_seconds({name: process.pid for name, process in processes.items()}))
+        return Meters(
+            stage_totals(layout),
+            cpu_seconds({name: process.pid for name, process in processes.items()}),
+        )
 
     async with calls(layout, SHORT_TOKENS if streams == 1 else LONG_TOKENS) as ways:
         for turn in ways.values():
@@ -274,7 +327,9 @@ async def measure(layout: Layout, processes: Processes, streams: int, options: a
         print_row(streams, whole, alone, before, meters())
         hop = Figures(bare)
         p50, p99 = (hop.quantile_ms(share) for share in (0.5, 0.99))
-        print(f"  a bare call meanwhile:  p50 {p50:.2f} ms, p99 {p99:.2f} ms; {HOPS} of them {HOPS * p50:.2f} ms")
+        print(
+            f"  a bare call meanwhile:  p50 {p50:.2f} ms, p99 {p99:.2f} ms; {HOPS} of them {HOPS * p50:.2f} ms"
+        )
 
 
 def print_row(streams: int, whole: Figures, alone: Figures, before: Meters, after: Meters) -> None:
@@ -285,7 +340,9 @@ def print_row(streams: int, whole: Figures, alone: Figures, before: Meters, afte
     print_costs(before.cpu, after.cpu, turns)
 
 
-def print_stages(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]) -> None:
+def print_stages(
+    before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
+) -> None:
     means = []
     for stage in STAGES:
         seconds, count = (after[stage][part] - before[stage][part] for part in (0, 1))
@@ -295,7 +352,9 @@ def print_stages(before: Mapping[str, tuple[float, float]], after: Mapping[str, 
 
 def print_costs(before: Mapping[str, float], after: Mapping[str, float], turns: int) -> None:
     spent = {name: 1000 * (after[name] - before[name]) / turns for name in after}
-    costs = ", ".join(f"{name} {ms:.1f}" for name, ms in sorted(spent.items(), key=lambda cost: -cost[1]))
+    costs = ", ".join(
+        f"{name} {ms:.1f}" for name, ms in sorted(spent.items(), key=lambda cost: -cost[1])
+    )
     print(f"  processor ms a turn:    {costs}")
 
 
@@ -310,7 +369,9 @@ def print_added(whole: Figures, alone: Figures, goal_p50_ms: float, goal_p99_ms:
 
 
 def print_environment() -> None:
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("grpcio", "uvloop", "protobuf"))
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("grpcio", "uvloop", "protobuf")
+    )
     load = os.getloadavg()[0]
     print(
         f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}, {versions}"

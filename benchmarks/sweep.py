@@ -1,12 +1,15 @@
-"""Answers, refusals and waits at 5 to 400 streams: through Thumbwheel, from the model server alone, and through other servers.
+"""Answers, refusals and waits at 5 to 400 streams: through Thumbwheel, from the model server alone,
+and through other servers.
 
-`python benchmarks/sweep.py [--streams 5 10 25 50 100 200 400] [--rounds 3] [--by upstream http grpc]`. The streams start together
-and ask for 80 tokens each, at 20 a second. A stream begins the next answer when one has ended, waits as long as a refusal says, and
-gives up after a minute. Client and model server are the Go program in benchmarks/load; they share the processors with the services.
+`python benchmarks/sweep.py [--streams 5 10 25 50 100 200 400] [--rounds 3] [--by upstream http
+grpc]`. The streams start together and ask for 80 tokens each, at 20 a second. A stream begins the
+next answer when one has ended, waits as long as a refusal says, and gives up after a minute. Client
+and model server are the Go program in benchmarks/load; they share the processors with the services.
 
-`--before DIR` measures the services of another work tree in the same rounds. `--other NAME=URL` measures a server with OpenAI's API
-that the reader has started with `--model-port` as its model server; its key is in the variable LOAD_KEY.
-`--profile` samples each service with py-spy at the largest number of streams and prints the functions that took most time.
+`--before DIR` measures the services of another work tree in the same rounds. `--other NAME=URL`
+measures a server with OpenAI's API that the reader has started with `--model-port` as its model
+server; its key is in the variable LOAD_KEY. `--profile` samples each service with py-spy at the
+largest number of streams and prints the functions that took most time.
 """
 
 import argparse
@@ -47,7 +50,9 @@ SETTLE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Way:
-    """One thing to measure: the client's words for it, and the processes whose processor time is told."""
+    """One thing to measure: the client's words for it, and the processes whose processor time is
+    told.
+    """
 
     name: str
     words: Sequence[str]
@@ -55,7 +60,9 @@ class Way:
 
 
 @contextmanager
-def started(words: Sequence[str], log: Path, **options: object) -> Iterator["subprocess.Popen[bytes]"]:
+def started(
+    words: Sequence[str], log: Path, **options: object
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A process until the block ends; its standard error goes to `log`."""
     with log.open("ab") as err, subprocess.Popen(words, stderr=err, **options) as process:  # type: ignore[call-overload]
         try:
@@ -65,8 +72,12 @@ def started(words: Sequence[str], log: Path, **options: object) -> Iterator["sub
 
 
 @contextmanager
-def services(checkout: Path, folder: Path, model_port: int) -> Iterator[tuple[Layout, Mapping[str, int]]]:
-    """The services of a work tree, embedded, in front of the model server at `model_port`. Yields their layout and process ids."""
+def services(
+    checkout: Path, folder: Path, model_port: int
+) -> Iterator[tuple[Layout, Mapping[str, int]]]:
+    """The services of a work tree, embedded, in front of the model server at `model_port`. Yields
+    their layout and process ids.
+    """
     layout = Layout(folder, {**free_ports(), "predictor": model_port})
     layout.prepare()
     pids = {}
@@ -74,28 +85,51 @@ def services(checkout: Path, folder: Path, model_port: int) -> Iterator[tuple[La
         for program in programs(layout, model_directory(folder)):
             if program.name == "predictor":
                 continue
-            environment = {**os.environ, **program.environment, "PYTHONPATH": f"{checkout}:{checkout / 'gen'}"}
+            environment = {
+                **os.environ,
+                **program.environment,
+                "PYTHONPATH": f"{checkout}:{checkout / 'gen'}",
+            }
             if program.name == "gateway":
                 # One key stands for many users.
-                environment |= {"TW_GATEWAY_MAX_TURNS_PER_USER": "0", "TW_GATEWAY_MAX_CONNECTION_RPCS": "0"}
+                environment |= {
+                    "TW_GATEWAY_MAX_TURNS_PER_USER": "0",
+                    "TW_GATEWAY_MAX_CONNECTION_RPCS": "0",
+                }
             log = folder / f"{program.name}.txt"
-            process = stack.enter_context(started(program.command, log, env=environment, cwd=checkout))
+            process = stack.enter_context(
+                started(program.command, log, env=environment, cwd=checkout)
+            )
             pids[program.name] = process.pid
-        asyncio.run(ready([port for name, port in layout.ports.items() if not name.endswith("metrics")]))
+        asyncio.run(
+            ready([port for name, port in layout.ports.items() if not name.endswith("metrics")])
+        )
         yield layout, pids
 
 
-def ways_of(name: str, layout: Layout, pids: Mapping[str, int], wanted: Sequence[str]) -> Iterator[Way]:
+def ways_of(
+    name: str, layout: Layout, pids: Mapping[str, int], wanted: Sequence[str]
+) -> Iterator[Way]:
     """The doors of one set of services."""
     key = ("--key", (layout.state / "owner.key").read_text().strip())
     if "http" in wanted:
         yield Way(f"{name} /v1", ("--url", f"{layout.url}/v1/chat/completions", *key), pids)
     if "grpc" in wanted:
         sampling = chat_pb2.SamplingOverrides(max_tokens=TOKENS)
-        asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION), sampling=sampling)
+        asked = chat_pb2.SendMessageRequest(
+            input=chat_pb2.UserInput(text=QUESTION), sampling=sampling
+        )
         request = base64.b64encode(asked.SerializeToString()).decode()
         field = str(chat_pb2.ChatEvent.DESCRIPTOR.fields_by_name["text_delta"].number)
-        words = ("--grpc", layout.target("gateway"), "--request", request, "--text-field", field, *key)
+        words = (
+            "--grpc",
+            layout.target("gateway"),
+            "--request",
+            request,
+            "--text-field",
+            field,
+            *key,
+        )
         yield Way(f"{name} gRPC", words, pids)
 
 
@@ -107,7 +141,9 @@ def busy_seconds() -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Found:
-    """Result of one run: the client's JSON (benchmarks/load/send.go), the busy share of all processors, processor seconds by process."""
+    """Result of one run: the client's JSON (benchmarks/load/send.go), the busy share of all
+    processors, processor seconds by process.
+    """
 
     client: Mapping[str, Any]
     busy: float
@@ -115,7 +151,10 @@ class Found:
 
     def row(self) -> str:
         client, answers = self.client, max(self.client["answers"], 1)
-        (first50, _, first99), (asked50, _, asked99) = client["first_text_ms"], client["since_asked_ms"]
+        (first50, _, first99), (asked50, _, asked99) = (
+            client["first_text_ms"],
+            client["since_asked_ms"],
+        )
         (whole50, _, whole99), (refusal50, _, _) = client["whole_ms"], client["refusal_ms"]
         costs = " ".join(f"{name} {1000 * spent / answers:.0f}" for name, spent in self.cpu.items())
         return (
@@ -130,20 +169,47 @@ def measure(load: Path, way: Way, streams: int, options: argparse.Namespace) -> 
     """One run of the client."""
     seconds = options.seconds or (LONGER_SECONDS if streams >= LONGER_FROM else SECONDS)
     waits = [] if options.wait else ["--wait=false"]
-    words = [str(load), "send", *way.words, "--streams", str(streams), "--seconds", str(seconds), *waits]
+    words = [
+        str(load),
+        "send",
+        *way.words,
+        "--streams",
+        str(streams),
+        "--seconds",
+        str(seconds),
+        *waits,
+    ]
     before, (busy, whole) = cpu_seconds(way.pids), busy_seconds()
-    done = subprocess.run([*words, "--tokens", str(TOKENS)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*words, "--tokens", str(TOKENS)], capture_output=True, text=True, check=True
+    )
     after, (busy_after, whole_after) = cpu_seconds(way.pids), busy_seconds()
     spent = {name: after[name] - before[name] for name in way.pids}
     return Found(json.loads(done.stdout), (busy_after - busy) / (whole_after - whole), spent)
 
 
 def profile(load: Path, way: Way, streams: int, folder: Path, options: argparse.Namespace) -> None:
-    """Sample every service under load with py-spy; print the functions with the largest share of their process."""
+    """Sample every service under load with py-spy; print the functions with the largest share of
+    their process.
+    """
     files = {name: folder / f"{name}.folded" for name in way.pids}
     recording = [
         subprocess.Popen(
-            ["py-spy", "record", "--gil", "-p", str(pid), "-d", "10", "-r", "200", "-f", "raw", "-o", str(files[name])],
+            [
+                "py-spy",
+                "record",
+                "--gil",
+                "-p",
+                str(pid),
+                "-d",
+                "10",
+                "-r",
+                "200",
+                "-f",
+                "raw",
+                "-o",
+                str(files[name]),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -165,26 +231,49 @@ def profile(load: Path, way: Way, streams: int, folder: Path, options: argparse.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="answers under way at any time")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--seconds", type=float, default=0, help="time in which answers are begun; 0: 10, from 100 streams 14"
+        "--streams", type=int, nargs="+", default=STREAMS, help="answers under way at any time"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0,
+        help="time in which answers are begun; 0: 10, from 100 streams 14",
     )
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--by", nargs="+", choices=("upstream", "http", "grpc"), default=("upstream", "http"))
-    parser.add_argument("--before", type=Path, help="another work tree whose services are measured too")
-    parser.add_argument("--other", action="append", default=[], metavar="NAME=URL", help="another server, see above")
-    parser.add_argument("--model-port", type=int, default=0, help="port of the model server; 0: a free one")
-    parser.add_argument("--no-wait", dest="wait", action="store_false", help="ask again at once when refused")
-    parser.add_argument("--profile", action="store_true", help="where the time of each service goes; needs py-spy")
-    parser.add_argument("--functions", type=int, default=15, help="lines of the profile for each service")
+    parser.add_argument(
+        "--by", nargs="+", choices=("upstream", "http", "grpc"), default=("upstream", "http")
+    )
+    parser.add_argument(
+        "--before", type=Path, help="another work tree whose services are measured too"
+    )
+    parser.add_argument(
+        "--other", action="append", default=[], metavar="NAME=URL", help="another server, see above"
+    )
+    parser.add_argument(
+        "--model-port", type=int, default=0, help="port of the model server; 0: a free one"
+    )
+    parser.add_argument(
+        "--no-wait", dest="wait", action="store_false", help="ask again at once when refused"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="where the time of each service goes; needs py-spy"
+    )
+    parser.add_argument(
+        "--functions", type=int, default=15, help="lines of the profile for each service"
+    )
     options = parser.parse_args()
     print_environment()
     with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as name, ExitStack() as stack:
         folder, model_port = Path(name), options.model_port or free_port()
         load = build_load(folder)
         address = f"{HOST}:{model_port}"
-        stack.enter_context(started(model_server(load, model_port, TOKEN_SECONDS), folder / "load.txt"))
+        stack.enter_context(
+            started(model_server(load, model_port, TOKEN_SECONDS), folder / "load.txt")
+        )
         asyncio.run(ready([model_port]))
         ways = []
         if "upstream" in options.by:
@@ -195,7 +284,9 @@ def main() -> None:
         for label, checkout in (("before", options.before), ("thumbwheel", ROOT)):
             if checkout:
                 (folder / label).mkdir()
-                layout, pids = stack.enter_context(services(checkout.resolve(), folder / label, model_port))
+                layout, pids = stack.enter_context(
+                    services(checkout.resolve(), folder / label, model_port)
+                )
                 ways += ways_of(label, layout, pids, options.by)
         time.sleep(SETTLE_SECONDS)
         for round_ in range(1, options.rounds + 1):
@@ -205,7 +296,9 @@ def main() -> None:
                     print(f"{round_} | {streams:3} | {way.name:16} | {found.row()}", flush=True)
                     time.sleep(SETTLE_SECONDS)
         if options.profile:
-            profile(load, next(way for way in ways if way.pids), max(options.streams), folder, options)
+            profile(
+                load, next(way for way in ways if way.pids), max(options.streams), folder, options
+            )
 
 
 if __name__ == "__main__":

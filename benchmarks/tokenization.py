@@ -1,8 +1,10 @@
-"""How fast byte pairs are encoded, by `tokenizers` and by tiktoken, the same ids from the same merges.
+"""How fast byte pairs are encoded, by `tokenizers` and by tiktoken, the same ids from the same
+merges.
 
-`python benchmarks/tokenization.py [--megabytes 4] [--rounds 5]`. The text is the project's own code and pages, in the blocks in which
-training reads it. Both take turns in one process; one thread each, then the machine's. Processor time where one thread works, so that
-neighbours don't count; ratios are of the same round.
+`python benchmarks/tokenization.py [--megabytes 4] [--rounds 5]`. The text is the project's own code
+and pages, in the blocks in which training reads it. Both take turns in one process; one thread
+each, then the machine's. Processor time where one thread works, so that neighbours don't count;
+ratios are of the same round.
 """
 
 import argparse

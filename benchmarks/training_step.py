@@ -1,9 +1,12 @@
-"""Speed of a step of SFT, GRPO and PPO beside TRL's on the same model, data and threads: `python benchmarks/training_step.py`.
+"""Speed of a step of SFT, GRPO and PPO beside TRL's on the same model, data and threads: `python
+benchmarks/training_step.py`.
 
-TRL runs in its own environments (locks/oracle*.txt: 1.16, and 1.12 for PPO, which later ones have not). Both sides are processes that wait
-for a word before each step, so they take turns step by step and neighbours slow both; with one thread it is processor time that counts.
-The ratio is of the sums over all rounds, beside the middle half of the rounds' own. Weights are fresh: responses hardly ever end by
-themselves, so both sample the same number of tokens. Nothing is saved, logged or evaluated on either side.
+TRL runs in its own environments (locks/oracle*.txt: 1.16, and 1.12 for PPO, which later ones have
+not). Both sides are processes that wait for a word before each step, so they take turns step by
+step and neighbours slow both; with one thread it is processor time that counts. The ratio is of the
+sums over all rounds, beside the middle half of the rounds' own. Weights are fresh: responses hardly
+ever end by themselves, so both sample the same number of tokens. Nothing is saved, logged or
+evaluated on either side.
 """
 
 import argparse
@@ -25,8 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ("sft", "grpo", "ppo")
 WORDS = ("good", "bad", "tree", "house", "river", "stone", "cloud", "bird")
-# Vocabulary, hidden size, layers, heads, key-value heads, MLP. The first two are our pre-training recipes; open models of the size of the
-# third have more rows still (Gemma 3 270M: 262,144 of 640).
+# Vocabulary, hidden size, layers, heads, key-value heads, MLP. The first two are our pre-training
+# recipes; open models of the size of the third have more rows still (Gemma 3 270M: 262,144 of 640).
 SHAPES = {
     "1M": (1024, 112, 6, 4, 4, 304),
     "10M": (4096, 320, 7, 5, 5, 864),
@@ -50,13 +53,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        SIDES[options.side](options.cases[0], options.folder, WARM_UP + options.rounds, options.threads)
+        SIDES[options.side](
+            options.cases[0], options.folder, WARM_UP + options.rounds, options.threads
+        )
         return
     cores, load = os.cpu_count(), os.getloadavg()[0]
     print(
         f"{platform.processor() or platform.machine()}, {cores} cores, load {load:.1f}, torch {metadata.version('torch')}"
     )
-    print(f"{options.threads} thread(s), {options.rounds} rounds after {WARM_UP} to warm up, float32")
+    print(
+        f"{options.threads} thread(s), {options.rounds} rounds after {WARM_UP} to warm up, float32"
+    )
     for shape in options.shapes:
         with TemporaryDirectory() as folder:
             write_inputs(Path(folder), shape, WARM_UP + options.rounds)
@@ -76,7 +83,9 @@ def compare(case: str, shape: str, folder: Path, rounds: int, threads: int) -> N
         side.kill()
         side.wait()
     ours, theirs = (sum(column) for column in zip(*times[WARM_UP:], strict=True))
-    low, _, high = statistics.quantiles([theirs_one / ours_one for ours_one, theirs_one in times[WARM_UP:]], n=4)
+    low, _, high = statistics.quantiles(
+        [theirs_one / ours_one for ours_one, theirs_one in times[WARM_UP:]], n=4
+    )
     print(
         f"{case:<5}{shape:>5}  ours {ours / rounds:7.3f} s a step, TRL {theirs / rounds:7.3f} s: "
         f"{theirs / ours:.2f} times as fast (middle half {low:.2f} to {high:.2f})",
@@ -84,10 +93,16 @@ def compare(case: str, shape: str, folder: Path, rounds: int, threads: int) -> N
     )
 
 
-def started(python: Path, side: str, case: str, folder: Path, rounds: int, threads: int) -> subprocess.Popen[str]:
+def started(
+    python: Path, side: str, case: str, folder: Path, rounds: int, threads: int
+) -> subprocess.Popen[str]:
     """A side that has loaded everything and waits."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "PYTHONWARNINGS": "ignore"}
+    environment |= {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",
+        "PYTHONWARNINGS": "ignore",
+    }
     options = ["--side", side, "--cases", case, "--rounds", str(rounds), "--threads", str(threads)]
     with (folder / f"{side}-{case}.log").open("w") as log:
         process = subprocess.Popen(
@@ -121,7 +136,9 @@ def listen(process: subprocess.Popen[str], word: str, log: Path | None) -> str:
 
 
 class Pace:
-    """Each call ends a step, says what it took, and waits for the word to go on. The first only waits."""
+    """Each call ends a step, says what it took, and waits for the word to go on. The first only
+    waits.
+    """
 
     def __init__(self, threads: int) -> None:
         self._out, sys.stdout = sys.stdout, sys.stderr
@@ -153,7 +170,9 @@ def write_inputs(folder: Path, shape: str, steps: int) -> None:
     def words(low: int, high: int) -> str:
         return " ".join(drawn.choices(WORDS, k=drawn.randint(low, high)))
 
-    train_tokenizer([" ".join(WORDS)] * 50, 300, folder / "model")  # the rows that it has no word for are sampled too
+    train_tokenizer(
+        [" ".join(WORDS)] * 50, 300, folder / "model"
+    )  # the rows that it has no word for are sampled too
     decoder = Decoder(parse_config(llama_json(*SHAPES[shape])))
     initialise(decoder, 1)
     save_decoder(decoder, folder / "model")
@@ -161,9 +180,15 @@ def write_inputs(folder: Path, shape: str, steps: int) -> None:
     reward = RewardModel(ScalarModel(Backbone(decoder), ScalarHead(SHAPES[shape][1], seed=2)))
     save_reward_model(reward, None, folder / "model", folder / "reward")
     write_manifest(folder / "reward", kind="reward_model", version="reward")
-    asked = [{"messages": [{"role": "user", "content": f"{words(4, 24)} {row}"}]} for row in range(steps * PPO_ROWS)]
+    asked = [
+        {"messages": [{"role": "user", "content": f"{words(4, 24)} {row}"}]}
+        for row in range(steps * PPO_ROWS)
+    ]
     lines(folder / "prompts.jsonl", asked)
-    lines(folder / "sft.jsonl", [{**row, "response": words(8, 64)} for row in asked[: steps * SFT_ROWS]])
+    lines(
+        folder / "sft.jsonl",
+        [{**row, "response": words(8, 64)} for row in asked[: steps * SFT_ROWS]],
+    )
 
 
 def lines(path: Path, rows: list[Settings]) -> None:
@@ -192,26 +217,48 @@ def ours(case: str, folder: Path, steps: int, threads: int) -> None:
 def _our_sft(folder: Path, steps: int, common: Settings) -> Stage:
     from training.stages.sft import SftConfig, run
 
-    sizes: Settings = {"microbatch_rows": SFT_ROWS, "batch_rows": SFT_ROWS, "held_out_fraction": 0.0}
-    rest: Settings = {"data_path": folder / "sft.jsonl", "optimizer": _our_rate(), "checkpoint_every_steps": NEVER}
+    sizes: Settings = {
+        "microbatch_rows": SFT_ROWS,
+        "batch_rows": SFT_ROWS,
+        "held_out_fraction": 0.0,
+    }
+    rest: Settings = {
+        "data_path": folder / "sft.jsonl",
+        "optimizer": _our_rate(),
+        "checkpoint_every_steps": NEVER,
+    }
     return partial(run, SftConfig(**common, **sizes, **rest))
 
 
 def _our_grpo(folder: Path, steps: int, common: Settings) -> Stage:
     from training.stages.grpo import GrpoConfig, run
 
-    sizes: Settings = {"prompts_per_update": GROUPS, "samples_per_prompt": GROUP, "minibatch_rows": GROUPS * GROUP}
+    sizes: Settings = {
+        "prompts_per_update": GROUPS,
+        "samples_per_prompt": GROUP,
+        "minibatch_rows": GROUPS * GROUP,
+    }
     rest: Settings = {"reward_model_directory": None, "epochs_per_update": 1, "kl_coefficient": KL}
     config = GrpoConfig(**common, **_our_policy(folder, steps), **sizes, **rest)
-    return partial(run, config, verifier=lambda answers: [float(answer.text.count("o")) for answer in answers])
+    return partial(
+        run, config, verifier=lambda answers: [float(answer.text.count("o")) for answer in answers]
+    )
 
 
 def _our_ppo(folder: Path, steps: int, common: Settings) -> Stage:
     from training.rl.kl_control import KlConfig
     from training.stages.ppo import PpoConfig, run
 
-    sizes: Settings = {"prompts_per_update": PPO_ROWS, "minibatch_rows": PPO_ROWS // 2, "epochs_per_update": 2}
-    rest: Settings = {"reward_model_directory": folder / "reward", "critic_optimizer": _our_rate(), "kl": KlConfig(KL)}
+    sizes: Settings = {
+        "prompts_per_update": PPO_ROWS,
+        "minibatch_rows": PPO_ROWS // 2,
+        "epochs_per_update": 2,
+    }
+    rest: Settings = {
+        "reward_model_directory": folder / "reward",
+        "critic_optimizer": _our_rate(),
+        "kl": KlConfig(KL),
+    }
     return partial(run, PpoConfig(**common, **_our_policy(folder, steps), **sizes, **rest))
 
 
@@ -276,12 +323,20 @@ def _trl_sft(folder: Path, steps: int) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     rows = [
-        {"prompt": row["messages"], "completion": [{"role": "assistant", "content": row["response"]}]}
+        {
+            "prompt": row["messages"],
+            "completion": [{"role": "assistant", "content": row["response"]}],
+        }
         for row in read(folder / "sft.jsonl")
     ]
     return SFTTrainer(
         str(folder / "model"),
-        args=SFTConfig(**_common(folder, SFT_ROWS, steps), completion_only_loss=True, packing=False, max_length=None),
+        args=SFTConfig(
+            **_common(folder, SFT_ROWS, steps),
+            completion_only_loss=True,
+            packing=False,
+            max_length=None,
+        ),
         train_dataset=Dataset.from_list(rows),
         processing_class=_tokenizer(folder),
     )
@@ -293,7 +348,9 @@ def _trl_grpo(folder: Path, steps: int) -> Any:
 
     return GRPOTrainer(
         str(folder / "model"),
-        reward_funcs=lambda completions, **_: [float(one[0]["content"].count("o")) for one in completions],
+        reward_funcs=lambda completions, **_: [
+            float(one[0]["content"].count("o")) for one in completions
+        ],
         args=GRPOConfig(
             **_common(folder, GROUPS * GROUP, steps),
             num_generations=GROUP,
@@ -303,7 +360,9 @@ def _trl_grpo(folder: Path, steps: int) -> Any:
             beta=KL,
             model_init_kwargs={"dtype": "float32"},
         ),
-        train_dataset=Dataset.from_list([{"prompt": row["messages"]} for row in read(folder / "prompts.jsonl")]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": row["messages"]} for row in read(folder / "prompts.jsonl")]
+        ),
         processing_class=_tokenizer(folder),
     )
 
@@ -318,7 +377,9 @@ def _trl_ppo(folder: Path, steps: int) -> object:
         return AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
 
     def scalar() -> Any:
-        return AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1, dtype=torch.float32)
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder / "model", num_labels=1, dtype=torch.float32
+        )
 
     tokenizer = _tokenizer(folder)
     prompts = [
@@ -326,7 +387,11 @@ def _trl_ppo(folder: Path, steps: int) -> object:
         for row in read(folder / "prompts.jsonl")
     ]
     rows = Dataset.from_list([{"input_ids": getattr(ids, "input_ids", ids)} for ids in prompts])
-    common = {name: value for name, value in _common(folder, PPO_ROWS // 2, steps).items() if name != "max_steps"}
+    common = {
+        name: value
+        for name, value in _common(folder, PPO_ROWS // 2, steps).items()
+        if name != "max_steps"
+    }
     return PPOTrainer(
         PPOConfig(
             **common,

@@ -1,1 +1,3 @@
-"""What surrounds the product: installation, the embedded run, the real servers, simulated users, tools."""
+"""What surrounds the product: installation, the embedded run, the real servers, simulated users,
+tools.
+"""

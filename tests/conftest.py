@@ -1,4 +1,5 @@
-"""Order of the tests, their distribution over the workers of `make test`, and fixtures for the real servers.
+"""Order of the tests, their distribution over the workers of `make test`, and fixtures for the real
+servers.
 
 The servers' clients take a second to import, so the fixtures import them.
 """
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from tests.servers import KafkaServer, PostgresServer, S3Server, Server, ValkeyServer
 
-# Ray lowers the priority of its workers (niceness 15): beside two busy processors they would hardly run.
+# Ray lowers the priority of its workers (niceness 15): beside two busy processors they would hardly
+# run.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Threads of torch that wait do not spin: the other workers need the processor.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,8 +35,9 @@ settings.load_profile("busy")
 ROOT = Path(__file__).resolve().parents[1]
 # Renderings of the chart are cached within a process, so one worker runs all tests of the chart.
 CHARTS = ROOT / "tests" / "charts"
-# Fixtures that take seconds, and the group of the tests that use them: real servers (without Valkey, which starts at once), whole
-# systems, training runs. A test that uses several belongs to the group of the first.
+# Fixtures that take seconds, and the group of the tests that use them: real servers (without
+# Valkey, which starts at once), whole systems, training runs. A test that uses several belongs to
+# the group of the first.
 SHARED = {
     "kafka_of_three": "kafka",
     "kafka": "kafka",
@@ -53,8 +56,9 @@ last_uses: dict[pytest.Item, list[str]] = {}
 
 
 def turn(item: pytest.Item) -> tuple[bool, bool, float]:
-    """Sort key of a test: slow tests first, the longest timeouts before others; tests of the shared release on a cluster last, because
-    the release uses a processor from the first of them to the last.
+    """Sort key of a test: slow tests first, the longest timeouts before others; tests of the shared
+    release on a cluster last, because the release uses a processor from the first of them to the
+    last.
     """
     limit = item.get_closest_marker("timeout")
     slow = item.get_closest_marker("slow") is not None
@@ -62,14 +66,20 @@ def turn(item: pytest.Item) -> tuple[bool, bool, float]:
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
-    """Names of the fixtures of a test, including names in parameters, if the test or its fixtures request fixtures at run time."""
+    """Names of the fixtures of a test, including names in parameters, if the test or its fixtures
+    request fixtures at run time.
+    """
     names = getattr(item, "fixturenames", ())
-    parameters = item.callspec.params.values() if "request" in names and hasattr(item, "callspec") else ()
+    parameters = (
+        item.callspec.params.values() if "request" in names and hasattr(item, "callspec") else ()
+    )
     return {*names, *(value for value in parameters if isinstance(value, str))}
 
 
 def pytest_report_header() -> list[str]:
-    """Name each missing requirement, and the tests that are skipped, in the first lines of the output."""
+    """Name each missing requirement, and the tests that are skipped, in the first lines of the
+    output.
+    """
     return [f"missing: {one.name}; tests {one.about} are skipped" for one in requirements.missing()]
 
 
@@ -84,7 +94,9 @@ def skip_where_missing(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling | None:
-    """Assign whole groups, and whole modules outside of groups, to one worker, so that their fixtures are made once."""
+    """Assign whole groups, and whole modules outside of groups, to one worker, so that their
+    fixtures are made once.
+    """
     from xdist.scheduler import LoadGroupScheduling
 
     if config.getoption("dist") != "loadgroup":
@@ -99,13 +111,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than processors, because workers wait for timeouts and child processes; at most five, as each takes 1.3 GB."""
+    """One worker more than processors, because workers wait for timeouts and child processes; at
+    most five, as each takes 1.3 GB.
+    """
     return min((os.cpu_count() or 1) + 1, 5)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Exempt all modules and collected tests from garbage collections: a million objects, 0.8 s for each full collection."""
+    """Exempt all modules and collected tests from garbage collections: a million objects, 0.8 s for
+    each full collection.
+    """
     gc.disable()
     try:
         return (yield)
@@ -116,23 +132,33 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_unconfigure() -> None:
-    """End the exemption before the process exits: native libraries report surviving objects as leaks."""
+    """End the exemption before the process exits: native libraries report surviving objects as
+    leaks.
+    """
     gc.unfreeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests, skip those that lack a requirement, keep groups together, and note the last use of each server."""
+    """Sort the tests, skip those that lack a requirement, keep groups together, and note the last
+    use of each server.
+    """
     items.sort(key=turn)
     skip_where_missing(items)
     gather_groups(items)
-    last = {(group_of(item), name): item for item in items for name in fixtures_of(item) if name in SERVERS}
+    last = {
+        (group_of(item), name): item
+        for item in items
+        for name in fixtures_of(item)
+        if name in SERVERS
+    }
     for (_, name), item in last.items():
         last_uses.setdefault(item, []).append(name)
     if not config.getoption("loadgroup", False):
         return
     for item in items:
         if group := group_of(item):
-            # As xdist marks a group; its own marker has no effect under pytest 9.2 (pytest-xdist, issue 1386).
+            # As xdist marks a group; its own marker has no effect under pytest 9.2 (pytest-xdist,
+            # issue 1386).
             item._id = type(item.id).parse(f"{item.nodeid}@{group}")
 
 
@@ -145,13 +171,25 @@ def group_of(item: pytest.Item) -> str:
 
 
 def gather_groups(items: list[pytest.Item]) -> None:
-    """Move the tests of a group to its first test, those with the most expensive server first, so that it can be stopped early."""
+    """Move the tests of a group to its first test, those with the most expensive server first, so
+    that it can be stopped early.
+    """
 
     def rank(item: pytest.Item) -> int:
-        return next((number for number, name in enumerate(SERVERS) if name in fixtures_of(item)), len(SERVERS))
+        return next(
+            (number for number, name in enumerate(SERVERS) if name in fixtures_of(item)),
+            len(SERVERS),
+        )
 
-    first = {group: number for number, item in reversed(list(enumerate(items))) if (group := group_of(item))}
-    order = {item: (first.get(group_of(item), number), rank(item), number) for number, item in enumerate(items)}
+    first = {
+        group: number
+        for number, item in reversed(list(enumerate(items)))
+        if (group := group_of(item))
+    }
+    order = {
+        item: (first.get(group_of(item), number), rank(item), number)
+        for number, item in enumerate(items)
+    }
     items.sort(key=order.__getitem__)
 
 
@@ -164,7 +202,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Stop each server after its last test in a group: an idle Kafka or SeaweedFS takes a tenth of a processor."""
+    """Stop each server after its last test in a group: an idle Kafka or SeaweedFS takes a tenth of
+    a processor.
+    """
     yield
     for name in last_uses.get(item, ()):
         if server := started.get(name):

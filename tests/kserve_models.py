@@ -1,6 +1,8 @@
-"""Objects held against the models of KServe's own client, field by field: what it does not know, or of another kind, is an error.
+"""Objects held against the models of KServe's own client, field by field: what it does not know, or
+of another kind, is an error.
 
-Its own deserialiser cannot be asked: it drops what it does not know, and has not the types of Kubernetes.
+Its own deserialiser cannot be asked: it drops what it does not know, and has not the types of
+Kubernetes.
 """
 
 import re
@@ -45,14 +47,22 @@ def round_trip(found: Any, model: str) -> Any:
 
 def model_of(kind: str) -> Any:
     """The class, KServe's or Kubernetes'."""
-    return KNATIVE.get(kind) or getattr(kserve.models, kind, None) or getattr(kubernetes.client, kind)
+    return (
+        KNATIVE.get(kind) or getattr(kserve.models, kind, None) or getattr(kubernetes.client, kind)
+    )
 
 
 def _read(value: Any, kind: str, where: str) -> Any:
     if inner := LIST.fullmatch(kind):
-        return [_read(each, inner[1], f"{where}[{number}]") for number, each in enumerate(_a(list, value, where))]
+        return [
+            _read(each, inner[1], f"{where}[{number}]")
+            for number, each in enumerate(_a(list, value, where))
+        ]
     if inner := MAP.fullmatch(kind):
-        return {key: _read(each, inner[1], f"{where}.{key}") for key, each in _a(dict, value, where).items()}
+        return {
+            key: _read(each, inner[1], f"{where}.{key}")
+            for key, each in _a(dict, value, where).items()
+        }
     if kind in PLAIN:
         if (kind == "int" and isinstance(value, bool)) or not isinstance(value, PLAIN[kind]):
             raise NotOfKServeError(f"{where} is {value!r}, and not {kind}")
@@ -64,7 +74,9 @@ def _read(value: Any, kind: str, where: str) -> Any:
         if key not in names:
             raise NotOfKServeError(f"{where}.{key}: {kind} has no such field")
         attribute = names[key]
-        inner_kind = QUANTITIES if f"{kind}.{attribute}" in LOOSE else model.openapi_types[attribute]
+        inner_kind = (
+            QUANTITIES if f"{kind}.{attribute}" in LOOSE else model.openapi_types[attribute]
+        )
         read[attribute] = _read(inner_value, inner_kind, f"{where}.{key}")
     # Which refuses what lacks a required field.
     return value if model.__module__.startswith("kubernetes.") else model(**read)

@@ -1,7 +1,9 @@
-"""The tests that need minutes, in slices of at most 40 minutes: `python -m tests.long_tests [SLICE ...]` (`make test-long`).
+"""The tests that need minutes, in slices of at most 40 minutes: `python -m tests.long_tests [SLICE
+...]` (`make test-long`).
 
-Each run appends a line to docs/long-tests.jsonl: commit, date, slice, result, counts and seconds. `--check`, a step of `make check`,
-warns about each slice that did not pass within the last 60 commits; a warning is not a failure.
+Each run appends a line to docs/long-tests.jsonl: commit, date, slice, result, counts and seconds.
+`--check`, a step of `make check`, warns about each slice that did not pass within the last 60
+commits; a warning is not a failure.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class Slice:
 
     Args:
         about: what it covers, in one line.
-        modules: Python modules with arguments that run before the tests, for example to install a cluster.
+        modules: Python modules with arguments that run before the tests, for example to install a
+            cluster.
         pytest: arguments of pytest; empty where `program` is run instead.
         program: a Python module that is not pytest; its exit status is the result.
         environment: added to the environment of the tests.
@@ -44,13 +47,16 @@ class Slice:
 
 
 FEEDBACK_FAULTS = tuple(
-    f"tests/faults/test_{name}" for name in ("d", "f0", "f1", "f20", "f21", "f22", "f23", "f25", "f27", "f28")
+    f"tests/faults/test_{name}"
+    for name in ("d", "f0", "f1", "f20", "f21", "f22", "f23", "f25", "f27", "f28")
 )
 
 
 def feedback_faults() -> tuple[str, ...]:
     """Paths of the fault scenarios of feedback: D and F1 to F28 without F24."""
-    found = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "faults").glob("test_*.py"))
+    found = sorted(
+        str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "faults").glob("test_*.py")
+    )
     return tuple(name for name in found if name.startswith(FEEDBACK_FAULTS))
 
 
@@ -93,14 +99,18 @@ SLICES: dict[str, Slice] = {
         modules=(("infra.cluster", "install"), ("infra.kuberay",)),
         pytest=("-m", "cluster and long and ray", *ONE_BY_ONE, "tests/infra"),
     ),
-    "mutants": Slice("each known bug of training is planted and must be caught", program=("tests.mutants",)),
+    "mutants": Slice(
+        "each known bug of training is planted and must be caught", program=("tests.mutants",)
+    ),
     "oracle": Slice("losses of training against TRL's", program=("tests.oracle",)),
 }
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run of one slice, a line of docs/long-tests.jsonl. `clean`: the working tree had no uncommitted change."""
+    """One run of one slice, a line of docs/long-tests.jsonl. `clean`: the working tree had no
+    uncommitted change.
+    """
 
     commit: str
     clean: bool
@@ -115,8 +125,12 @@ class Result:
 
 def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.long_tests", description=__doc__)
-    parser.add_argument("slices", nargs="*", metavar="SLICE", help=f"all if none is named: {', '.join(SLICES)}")
-    parser.add_argument("--check", action="store_true", help="run nothing; warn about slices that are not recent")
+    parser.add_argument(
+        "slices", nargs="*", metavar="SLICE", help=f"all if none is named: {', '.join(SLICES)}"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="run nothing; warn about slices that are not recent"
+    )
     arguments = parser.parse_args(words)
     if unknown := [name for name in arguments.slices if name not in SLICES]:
         parser.error(f"SLICE: {', '.join(unknown)} is unknown; allowed are {', '.join(SLICES)}")
@@ -127,7 +141,8 @@ def main(words: Sequence[str]) -> int:
     results = [run(name) for name in arguments.slices or SLICES]
     for one in results:
         print(
-            f"==> {one.slice}: {one.result} in {one.seconds} s ({one.passed} passed, {one.failed} failed)", flush=True
+            f"==> {one.slice}: {one.result} in {one.seconds} s ({one.passed} passed, {one.failed} failed)",
+            flush=True,
         )
     return 0 if all(one.result == "passed" for one in results) else 1
 
@@ -143,7 +158,9 @@ def run(name: str) -> Result:
         report = Path(folder) / "report.xml"
         pytest = ("pytest", f"--junitxml={report}", *chosen.pytest)
         command = [sys.executable, "-m", *(chosen.program or pytest)]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **chosen.environment}, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **chosen.environment}, check=False
+        )
         passed, failed, skipped = counts(report) if report.exists() else (0, 0, 0)
     result = Result(
         commit=git("rev-parse", "--short", "HEAD"),
@@ -164,34 +181,50 @@ def run(name: str) -> Result:
 def counts(report: Path) -> tuple[int, int, int]:
     """Passed, failed and skipped tests of a JUnit report."""
     suite = next(ET.parse(report).getroot().iter("testsuite"))
-    total, failures, errors, skipped = (int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped"))
+    total, failures, errors, skipped = (
+        int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")
+    )
     return total - failures - errors - skipped, failures + errors, skipped
 
 
 def warnings() -> list[str]:
-    """One line for each slice whose last passing run is missing, unknown to this clone, or too many commits ago."""
-    recorded = [json.loads(line) for line in RECORD.read_text().splitlines()] if RECORD.exists() else []
+    """One line for each slice whose last passing run is missing, unknown to this clone, or too many
+    commits ago.
+    """
+    recorded = (
+        [json.loads(line) for line in RECORD.read_text().splitlines()] if RECORD.exists() else []
+    )
     last = {one["slice"]: one["commit"] for one in recorded if one["result"] == "passed"}
     found = []
     for name in SLICES:
         age = commits_since(last[name]) if name in last else None
         if age is None:
-            found.append(f"make test-long SLICE={name} has no passing run on record for this history")
+            found.append(
+                f"make test-long SLICE={name} has no passing run on record for this history"
+            )
         elif age > MOST_COMMITS:
-            found.append(f"make test-long SLICE={name} last passed {age} commits ago (limit {MOST_COMMITS})")
+            found.append(
+                f"make test-long SLICE={name} last passed {age} commits ago (limit {MOST_COMMITS})"
+            )
     return found
 
 
 def commits_since(commit: str) -> int | None:
     """Number of commits from `commit` to HEAD; None if this clone does not have the commit."""
     done = subprocess.run(
-        ["git", "rev-list", "--count", f"{commit}..HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "rev-list", "--count", f"{commit}..HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return int(done.stdout) if done.returncode == 0 else None
 
 
 def git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""A small S3 in memory, for what a real one does not do on demand: pages of two, any refusal, forgetting, not deleting.
+"""A small S3 in memory, for what a real one does not do on demand: pages of two, any refusal,
+forgetting, not deleting.
 
-It overwrites whatever condition a PUT has, as some stores do; `conditions` and `overwritten` count that.
+It overwrites whatever condition a PUT has, as some stores do; `conditions` and `overwritten` count
+that.
 """
 
 import threading
@@ -13,7 +15,13 @@ from xml.sax.saxutils import escape
 
 PAGE = 2
 MODIFIED = "2026-11-25T09:00:00.000Z"
-STATUS = {"NoSuchBucket": 404, "NoSuchKey": 404, "SlowDown": 503, "InternalError": 500, "TooManyRequests": 429}
+STATUS = {
+    "NoSuchBucket": 404,
+    "NoSuchKey": 404,
+    "SlowDown": 503,
+    "InternalError": 500,
+    "TooManyRequests": 429,
+}
 
 
 class S3Server:
@@ -65,9 +73,14 @@ def _page(objects: dict[str, bytes], query: dict[str, str]) -> bytes:
     after = query.get("continuation-token", "")
     keys = sorted(key for key in objects if key.startswith(query.get("prefix", "")) and key > after)
     contents = "".join(
-        f"<Contents><Key>{escape(key)}</Key><LastModified>{MODIFIED}</LastModified></Contents>" for key in keys[:PAGE]
+        f"<Contents><Key>{escape(key)}</Key><LastModified>{MODIFIED}</LastModified></Contents>"
+        for key in keys[:PAGE]
     )
-    more = f"<NextContinuationToken>{escape(keys[PAGE - 1])}</NextContinuationToken>" if len(keys) > PAGE else ""
+    more = (
+        f"<NextContinuationToken>{escape(keys[PAGE - 1])}</NextContinuationToken>"
+        if len(keys) > PAGE
+        else ""
+    )
     truncated = str(bool(more)).lower()
     text = f"<ListBucketResult><Name>b</Name><IsTruncated>{truncated}</IsTruncated>{more}{contents}</ListBucketResult>"
     return text.encode()

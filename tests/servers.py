@@ -1,7 +1,8 @@
-"""The real servers as tests use them: started once a session, asked for a fresh topic, database or bucket, and broken.
+"""The real servers as tests use them: started once a session, asked for a fresh topic, database or
+bucket, and broken.
 
-All methods are plain functions. An async test calls those that take time (start, stop, topic, database, bucket) by
-`asyncio.to_thread`; kill, pause and resume return at once.
+All methods are plain functions. An async test calls those that take time (start, stop, topic,
+database, bucket) by `asyncio.to_thread`; kill, pause and resume return at once.
 """
 
 import asyncio
@@ -35,13 +36,16 @@ AnyServer = TypeVar("AnyServer", bound="Server")
 
 
 class Process:
-    """One program that a test may break. Unlike a supervised one it stays dead until it is started again."""
+    """One program that a test may break. Unlike a supervised one it stays dead until it is started
+    again.
+    """
 
     def __init__(self, program: Program, log_file: Path) -> None:
         self.program = program
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
-        # Linux ends a process with the thread that started it; that of an async test would end with the test.
+        # Linux ends a process with the thread that started it; that of an async test would end with
+        # the test.
         self._starter = ThreadPoolExecutor(max_workers=1)
 
     @property
@@ -56,8 +60,9 @@ class Process:
     def launch(self) -> None:
         """Start, without waiting until it is ready.
 
-        Not with the supervisor's `prepare_process`: Python between fork and exec crashes where gRPC runs in this process, and
-        the signal that it asks for comes when the launching thread ends, as those of `asyncio.to_thread` do after each test.
+        Not with the supervisor's `prepare_process`: Python between fork and exec crashes where gRPC
+        runs in this process, and the signal that it asks for comes when the launching thread ends,
+        as those of `asyncio.to_thread` do after each test.
         """
         assert not self.is_running, f"{self.program.name} runs already"
         self._process = self._starter.submit(self._spawn).result()
@@ -86,8 +91,12 @@ class Process:
     async def _wait_ready(self) -> None:
         end = time.monotonic() + READY_SECONDS
         while not await self.program.is_ready():
-            assert self.is_running, f"{self.program.name} died: {self._log_file.read_text()[-2000:]}"
-            assert time.monotonic() < end, f"{self.program.name} is not ready: {self._log_file.read_text()[-2000:]}"
+            assert self.is_running, (
+                f"{self.program.name} died: {self._log_file.read_text()[-2000:]}"
+            )
+            assert time.monotonic() < end, (
+                f"{self.program.name} is not ready: {self._log_file.read_text()[-2000:]}"
+            )
             await asyncio.sleep(0.05)
 
     def start(self) -> None:
@@ -103,7 +112,9 @@ class Process:
             self._wait_gone(self._family())
 
     def kill(self) -> None:
-        """kill -9, its children too. What it had handed to the system is written; what it held itself is lost."""
+        """kill -9, its children too. What it had handed to the system is written; what it held
+        itself is lost.
+        """
         family = self._signal_all(signal.SIGKILL)
         self._wait_gone(family)
 
@@ -185,8 +196,8 @@ class KafkaServer(Server):
         return self.cluster.bootstrap
 
     def topic(self, partitions: int = 1, **settings: str) -> str:
-        """A new topic with a name of its own; copies and minimum in-sync as the cluster has them. A test that failed while a broker was
-        away has left it so.
+        """A new topic with a name of its own; copies and minimum in-sync as the cluster has them. A
+        test that failed while a broker was away has left it so.
 
         Args:
             settings: with '_' for '.', for example retention_ms="1000".
@@ -205,7 +216,10 @@ class KafkaServer(Server):
         with contextlib.closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
             while time.monotonic() < end:
                 (described,) = admin.describe_topics([topic])
-                leaders = {found["partition_index"]: found["leader_id"] for found in described["partitions"]}
+                leaders = {
+                    found["partition_index"]: found["leader_id"]
+                    for found in described["partitions"]
+                }
                 if leaders[partition] > 0:
                     return self.processes[leaders[partition] - 1]
                 time.sleep(0.1)
@@ -233,8 +247,14 @@ class PostgresServer(Server):
 
     def database(self) -> Database:
         """A new, empty database."""
-        name, port, password = f"t_{uuid.uuid4().hex[:12]}", self._postgres.port, self._postgres.password
-        connection = pg8000.dbapi.connect(USER, host=HOST, port=port, password=password, database="postgres")
+        name, port, password = (
+            f"t_{uuid.uuid4().hex[:12]}",
+            self._postgres.port,
+            self._postgres.password,
+        )
+        connection = pg8000.dbapi.connect(
+            USER, host=HOST, port=port, password=password, database="postgres"
+        )
         with contextlib.closing(connection):
             connection.autocommit = True
             connection.cursor().execute(f"CREATE DATABASE {name}")

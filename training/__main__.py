@@ -1,8 +1,10 @@
-"""`python -m training COMMAND`, `--help` lists them: the only place that reads arguments and builds from them.
+"""`python -m training COMMAND`, `--help` lists them: the only place that reads arguments and builds
+from them.
 
-Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3 another loop runs, 4 not enough
-feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster does it. Of every command that learns, once it was told to stop, has
-ended its step, and kept it: 143 by SIGTERM, 130 by Ctrl-C.
+Exit status of loop: 0 the turn ended (promoted, rolled back, refused or passed), 1 an error, 3
+another loop runs, 4 not enough feedback, 130 told to stop: by Ctrl-C, or by SIGTERM, as a cluster
+does it. Of every command that learns, once it was told to stop, has ended its step, and kept it:
+143 by SIGTERM, 130 by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -114,7 +116,9 @@ def loop(options: argparse.Namespace) -> int:
 
 
 def canary(options: argparse.Namespace) -> int:
-    """Only the last step, for a model directory that is there: its users promote it or roll it back."""
+    """Only the last step, for a model directory that is there: its users promote it or roll it
+    back.
+    """
     from training.evaluation.trial import WallClock, run_trial
     from training.loop import reading_text
     from training.recipes.recipe import Plan
@@ -132,7 +136,9 @@ def canary(options: argparse.Namespace) -> int:
             lines.move(Step("canary", progress=passed, detail=reading_text(reading)))
 
         clock = WallClock(time.sleep)
-        end = run_trial(options.version, options.directory, config, rollout, feedback, clock, record, watch)
+        end = run_trial(
+            options.version, options.directory, config, rollout, feedback, clock, record, watch
+        )
     lines.say(f"{end.verdict}: {end.reason}")
     return 0
 
@@ -181,7 +187,10 @@ def _alone_with_log(options: argparse.Namespace, doing: str) -> Iterator[Feedbac
     """No turn may read what is written or forgotten meanwhile."""
     from training.remote import FeedbackLog
 
-    with exclusive(options.state / "loop", doing), closing(FeedbackLog(options.feedback, _tls(options))) as log:
+    with (
+        exclusive(options.state / "loop", doing),
+        closing(FeedbackLog(options.feedback, _tls(options))) as log,
+    ):
         yield log
 
 
@@ -211,13 +220,19 @@ def _one_turn(options: argparse.Namespace) -> int:
     from training.remote import FeedbackLog, RolloutClient
 
     with ExitStack() as stack:
-        stack.enter_context(exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience))
+        stack.enter_context(
+            exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience)
+        )
         display = stack.enter_context(open_display())
-        feedback = stack.enter_context(closing(FeedbackLog(options.feedback, _tls(options), options.patience)))
+        feedback = stack.enter_context(
+            closing(FeedbackLog(options.feedback, _tls(options), options.patience))
+        )
         rollout = (
             None
             if options.no_rollout
-            else stack.enter_context(closing(RolloutClient(options.generator, _tls(options), options.patience)))
+            else stack.enter_context(
+                closing(RolloutClient(options.generator, _tls(options), options.patience))
+            )
         )
         around = Surroundings(
             state=options.state.absolute(),
@@ -258,15 +273,22 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         if options.canary_share is not None:
             config = replace(config, canary=replace(config.canary, share=options.canary_share))
         if options.canary_seconds is not None:
-            config = replace(config, canary=replace(config.canary, max_seconds=options.canary_seconds))
+            config = replace(
+                config, canary=replace(config.canary, max_seconds=options.canary_seconds)
+            )
         if options.workers is not None:
             most, fewest = options.workers
             config = replace(config, num_workers=most, fewest_workers=fewest)
-        given = {"gpus_per_worker": options.gpus_per_worker, "rollout_actors": options.rollout_actors}
+        given = {
+            "gpus_per_worker": options.gpus_per_worker,
+            "rollout_actors": options.rollout_actors,
+        }
         given |= {"checkpoints_in_bucket": options.checkpoints_in_bucket}
         if options.device is not None:
             config = config.on_device(options.device)
-        return replace(config, **{name: value for name, value in given.items() if value is not None})
+        return replace(
+            config, **{name: value for name, value in given.items() if value is not None}
+        )
 
     return adjusted
 
@@ -294,8 +316,9 @@ def _seconds(text: str) -> float:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Commands are parsed by parsers of the root's class: so whoever mistypes an option of one is shown its usage, where argparse shows
-    the root's."""
+    """Commands are parsed by parsers of the root's class: so whoever mistypes an option of one is
+    shown its usage, where argparse shows the root's.
+    """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         options, unknown = super().parse_known_args(args, namespace)
@@ -305,7 +328,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(prog="python -m training", description="From thumbs to a better model.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="python -m training", description="From thumbs to a better model."
+    )
     commands = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -314,7 +339,9 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(".state"),
         help="folder of the state (default .state); objects lie in it, or in the bucket of TW_TRAINING_S3_*",
     )
-    common.add_argument("--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service")
+    common.add_argument(
+        "--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service"
+    )
     common.add_argument(
         "--tls",
         type=Path,
@@ -324,11 +351,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     trial = argparse.ArgumentParser(add_help=False)
     trial.add_argument("--recipe", choices=sorted(RECIPES), required=True)
-    trial.add_argument("--generator", default="127.0.0.1:50055", metavar="HOST:PORT", help="the generator's rollout")
-    trial.add_argument("--canary-share", type=float, metavar="0..0.5", help="share of the users on trial")
-    trial.add_argument("--canary-seconds", type=float, help="longest trial; undecided then, the incumbent stays")
-    _describe_loop(commands.add_parser("loop", parents=[common, trial], help="one turn, resumed if one was cut off"))
-    tried = commands.add_parser("canary", parents=[common, trial], help="try a finished model directory on the users")
+    trial.add_argument(
+        "--generator",
+        default="127.0.0.1:50055",
+        metavar="HOST:PORT",
+        help="the generator's rollout",
+    )
+    trial.add_argument(
+        "--canary-share", type=float, metavar="0..0.5", help="share of the users on trial"
+    )
+    trial.add_argument(
+        "--canary-seconds", type=float, help="longest trial; undecided then, the incumbent stays"
+    )
+    _describe_loop(
+        commands.add_parser(
+            "loop", parents=[common, trial], help="one turn, resumed if one was cut off"
+        )
+    )
+    tried = commands.add_parser(
+        "canary", parents=[common, trial], help="try a finished model directory on the users"
+    )
     tried.add_argument("--version", required=True, help="as its manifest says")
     tried.add_argument("--directory", type=Path, required=True)
     tried.set_defaults(
@@ -339,7 +381,9 @@ def _parser() -> argparse.ArgumentParser:
         checkpoints_in_bucket=None,
         device=None,
     )
-    commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(command=snapshot)
+    commands.add_parser("snapshot", parents=[common], help="freeze the feedback now").set_defaults(
+        command=snapshot
+    )
     forgetting = commands.add_parser(
         "forget", parents=[common], help="remove the texts of who was erased; loop does it too"
     )
@@ -347,7 +391,9 @@ def _parser() -> argparse.ArgumentParser:
     tracing = commands.add_parser(
         "lineage", parents=[common], help="what each version learned from, and what of it is gone"
     )
-    tracing.add_argument("--erased", action="store_true", help="only versions that learned from what is gone")
+    tracing.add_argument(
+        "--erased", action="store_true", help="only versions that learned from what is gone"
+    )
     tracing.set_defaults(command=lineage)
     describe_reports(commands, common)
     describe_generate(commands)
@@ -371,7 +417,11 @@ def _describe_loop(turn: argparse.ArgumentParser) -> None:
     )
     turn.add_argument("--gpus-per-worker", type=int, help=GPUS_HELP)
     turn.add_argument("--device", help=DEVICE_HELP)
-    turn.add_argument("--rollout-actors", type=int, help="Ray actors that sample for PPO; 0: workers sample themselves")
+    turn.add_argument(
+        "--rollout-actors",
+        type=int,
+        help="Ray actors that sample for PPO; 0: workers sample themselves",
+    )
     turn.add_argument(
         "--checkpoints-in-bucket",
         action="store_true",
@@ -387,7 +437,9 @@ def _describe_loop(turn: argparse.ArgumentParser) -> None:
         help="how long to wait for a loop that runs on this state, or a service that is away",
     )
     turn.add_argument(
-        "--scheduled", action="store_true", help="as a clock starts it: too little feedback is no failure"
+        "--scheduled",
+        action="store_true",
+        help="as a clock starts it: too little feedback is no failure",
     )
     turn.set_defaults(command=loop)
 

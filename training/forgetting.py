@@ -1,8 +1,8 @@
-"""Erasures, applied to what training keeps: of a snapshot that holds somebody who was erased all texts go, there and in every run
-that learned from it. Manifests and figures stay.
+"""Erasures, applied to what training keeps: of a snapshot that holds somebody who was erased all
+texts go, there and in every run that learned from it. Manifests and figures stay.
 
-A snapshot's own texts go last, since they tell whom it holds, and the number of the last erasure is written down after everything:
-whoever is cut off begins again and finds what is left.
+A snapshot's own texts go last, since they tell whom it holds, and the number of the last erasure is
+written down after everything: whoever is cut off begins again and finds what is left.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Forgotten:
 
 
 def forget(ledger: ErasureLedger, loop_directory: Path, registry: Registry) -> Forgotten:
-    """Apply what was erased since the last time. The caller holds the loop's lock: a run at work reads what goes here."""
+    """Apply what was erased since the last time. The caller holds the loop's lock: a run at work
+    reads what goes here.
+    """
     runs = Runs(loop_directory)
     due = _due(ledger, loop_directory / APPLIED)
     if not due:
@@ -98,9 +100,16 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
         if (part / MANIFEST).exists():
             mark_erased(part, numbers)
     report = directory / REPORT
-    for file in (*sets.glob("*.jsonl"), evaluation / SAMPLES, report, report.with_suffix(".partial")):
+    for file in (
+        *sets.glob("*.jsonl"),
+        evaluation / SAMPLES,
+        report,
+        report.with_suffix(".partial"),
+    ):
         file.unlink(missing_ok=True)
-    for stage in (directory / STAGES).glob("*/"):  # they tell what they were asked, and what they said
+    for stage in (directory / STAGES).glob(
+        "*/"
+    ):  # they tell what they were asked, and what they said
         for name in (STAGE_SAMPLES, STAGE_REPORT, FAILURE):
             (stage / name).unlink(missing_ok=True)
         shutil.rmtree(stage / EVENTS, ignore_errors=True)
@@ -111,7 +120,11 @@ def _write_reports(runs: Runs, registry: Registry) -> None:
     """Anew for every run that ended and whose version learned from what is gone."""
     for descent in trace(runs, registry):
         pinned = runs.snapshots / descent.snapshot
-        if descent.erasures and (result := runs.result(descent.version)) and (pinned / MANIFEST).exists():
+        if (
+            descent.erasures
+            and (result := runs.result(descent.version))
+            and (pinned / MANIFEST).exists()
+        ):
             write_report(runs.directory(descent.version), pinned, result, descent)
 
 
@@ -130,7 +143,9 @@ def _hashed(directory: Path, principal: str) -> str:
 
 
 def _due(ledger: ErasureLedger, applied: Path) -> Sequence[Erasure]:
-    """What came since the last time; everything, if the ledger is another one now: brought back from a backup, it numbers anew."""
+    """What came since the last time; everything, if the ledger is another one now: brought back
+    from a backup, it numbers anew.
+    """
     if applied.exists():
         last = json.loads(applied.read_text())
         since = ledger.erasures(last["number"] - 1)

@@ -1,5 +1,6 @@
-"""Which versions learned from what, and from whom nothing may be kept any more. A version learns from its own snapshot, and by its
-first weights from every snapshot that its incumbents learned from.
+"""Which versions learned from what, and from whom nothing may be kept any more. A version learns
+from its own snapshot, and by its first weights from every snapshot that its incumbents learned
+from.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from training.runs import Runs
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a version comes from. `stage` is what became of it last; `snapshot` is empty for one that learned from no feedback.
+    """Where a version comes from. `stage` is what became of it last; `snapshot` is empty for one
+    that learned from no feedback.
 
-    erasures: of people whose words it or an incumbent before it learned from. through: those incumbents.
+    erasures: of people whose words it or an incumbent before it learned from. through: those
+        incumbents.
     unknown: snapshots of it or of them that are not kept, so that nobody can say whom they held.
     """
 
@@ -44,9 +47,17 @@ class _Origin:
 
 def trace(runs: Runs, registry: Registry) -> list[Descent]:
     """All versions of the registry and of the runs, those of runs in the order in which they began."""
-    origins = {m.version: _Origin("", (m.data or {}).get("snapshot", "")) for m in registry.manifests()}
-    origins |= {record.version: _Origin(record.incumbent, record.snapshot) for record in runs.records()}
-    erased = {origin.snapshot: _erasures_of(runs, origin.snapshot) for origin in origins.values() if origin.snapshot}
+    origins = {
+        m.version: _Origin("", (m.data or {}).get("snapshot", "")) for m in registry.manifests()
+    }
+    origins |= {
+        record.version: _Origin(record.incumbent, record.snapshot) for record in runs.records()
+    }
+    erased = {
+        origin.snapshot: _erasures_of(runs, origin.snapshot)
+        for origin in origins.values()
+        if origin.snapshot
+    }
     stages = {event.version: event.stage.value for event in registry.history()}
     return [_descent(version, origins, erased, stages.get(version, "")) for version in origins]
 
@@ -54,7 +65,12 @@ def trace(runs: Runs, registry: Registry) -> list[Descent]:
 def erased_versions(descents: list[Descent]) -> list[Mapping[str, object]]:
     """Those that learned from what is gone, as the page is told."""
     return [
-        {"version": d.version, "snapshot": d.snapshot, "erasures": d.erasures, "through": list(d.through)}
+        {
+            "version": d.version,
+            "snapshot": d.snapshot,
+            "erasures": d.erasures,
+            "through": list(d.through),
+        }
         for d in descents
         if d.erasures
     ]

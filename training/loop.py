@@ -1,7 +1,8 @@
-"""The whole turn, as one story: forget who was erased, snapshot, SFT, reward model and judge, their health, PPO, evaluation, gate,
-registry, canary, promoted or rolled back.
+"""The whole turn, as one story: forget who was erased, snapshot, SFT, reward model and judge, their
+health, PPO, evaluation, gate, registry, canary, promoted or rolled back.
 
-Every step leaves a directory that its manifest finishes, and is skipped when that is there: a killed turn is called again.
+Every step leaves a directory that its manifest finishes, and is skipped when that is there: a
+killed turn is called again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from training.evaluation.canary import Reading, Verdict
 from training.evaluation.comparison import compare
 from training.evaluation.gate import Check, Decision, check_candidate, decide
 from training.evaluation.health import HealthConfig, read_health
-from training.evaluation.trial import CandidateState, Clock, Rollout, ThumbCounter, TrialEnd, run_trial
+from training.evaluation.trial import (
+    CandidateState,
+    Clock,
+    Rollout,
+    ThumbCounter,
+    TrialEnd,
+    run_trial,
+)
 from training.forgetting import forget
 from training.lineage import Descent, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
@@ -35,13 +43,25 @@ from training.stages import ppo, reward_model, sft
 from training.stages.context import ConfigError, Progress
 from training.status import FAILED, STOPPED, StepState
 
-STEPS = ("snapshot", "sft", "reward_model", "judge", "health", "ppo", "evaluation", "gate", "canary")
+STEPS = (
+    "snapshot",
+    "sft",
+    "reward_model",
+    "judge",
+    "health",
+    "ppo",
+    "evaluation",
+    "gate",
+    "canary",
+)
 SHOWN = ("loss", "held_out_accuracy", "accuracy", "score", "kl", "response_tokens")
 GATE, CANARY, CONFIG = "gate.json", "canary.json", "config.json"
 
 
 class NotEnoughFeedbackError(DetailedError, RuntimeError):
-    """There is not enough to learn from, or nothing new; the text says how much there is and how much is needed."""
+    """There is not enough to learn from, or nothing new; the text says how much there is and how
+    much is needed.
+    """
 
     reason = "TOO_SMALL"
 
@@ -106,12 +126,16 @@ def run_turn(turn: Turn) -> RunResult:
         return conclude(turn, "passed", "the gate passed; no rollout was asked for")
     end = try_on_users(turn, turn.around.rollout)
     promoted, version = end.verdict is Verdict.PROMOTE, turn.record.version
-    turn.around.registry.note(version, Stage.PROMOTED if promoted else Stage.ROLLED_BACK, end.reason, version)
+    turn.around.registry.note(
+        version, Stage.PROMOTED if promoted else Stage.ROLLED_BACK, end.reason, version
+    )
     return conclude(turn, "promoted" if promoted else "rolled back", end.reason)
 
 
 def learn(turn: Turn) -> Decision:
-    """Train, as far as the reward models' health allows, and decide. One group of workers for all of it: to start it takes longest."""
+    """Train, as far as the reward models' health allows, and decide. One group of workers for all
+    of it: to start it takes longest.
+    """
     config, sets = turn.config, turn.sets
     check = HealthConfig(config.evaluation, config.gate, sets.noise.flipped, sets.held_out_ceiling)
     outputs = train(
@@ -165,8 +189,9 @@ def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResul
 
 
 def give_up(record: RunRecord, reason: str, around: Surroundings) -> None:
-    """End a run whose snapshot is gone, and take its version off the users it was tried on. One that answers everybody already
-    was promoted, whatever the run had not yet written."""
+    """End a run whose snapshot is gone, and take its version off the users it was tried on. One
+    that answers everybody already was promoted, whatever the run had not yet written.
+    """
     rollout, version, stage = around.rollout, record.version, Stage.ERASED
     state = rollout.view().state_of(version) if rollout else CandidateState.ABSENT
     if state is CandidateState.STABLE:
@@ -187,18 +212,26 @@ def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: 
     last = runs.last(name)
     board.note_thumbs(config.sets.min_thumbs, last.started if last else "")
     with board.step("snapshot") as step:
-        snapshot = take_snapshot(around.feedback, around.objects, config.snapshot, runs.snapshots, around.code_commit)
+        snapshot = take_snapshot(
+            around.feedback, around.objects, config.snapshot, runs.snapshots, around.code_commit
+        )
         sets = cut(read_judgements(snapshot), config.sets)
         step.detail = f"{snapshot.thumbs} thumbs, {len(sets.pairs)} pairs ({snapshot.id})"
         _check_enough(runs, name, snapshot, sets, config)
-    record = RunRecord(version, name, incumbent, snapshot.id, datetime.now(UTC).isoformat(timespec="seconds"))
+    record = RunRecord(
+        version, name, incumbent, snapshot.id, datetime.now(UTC).isoformat(timespec="seconds")
+    )
     runs.begin(record)
     return _open(record, config, snapshot, sets, board, around)
 
 
 def resume(record: RunRecord, recipe: Recipe, around: Surroundings, board: Board) -> Turn:
     """The turn as it was begun: same snapshot, same incumbent, whatever came in since."""
-    plan = Plan(record.version, around.runs.directory(record.version), around.registry.directory(record.incumbent))
+    plan = Plan(
+        record.version,
+        around.runs.directory(record.version),
+        around.registry.directory(record.incumbent),
+    )
     config = recipe(plan)
     with board.step("snapshot") as step:
         snapshot = open_snapshot(around.runs.snapshots / record.snapshot)
@@ -229,7 +262,11 @@ class _StagesOnBoard:
         self.turn.board.move(name, progress.step / max(progress.total_steps, 1), detail)
 
     def end(self, name: str) -> None:
-        found = read_health(self.turn.config.evaluation.health_directory).text() if name == "health" else ""
+        found = (
+            read_health(self.turn.config.evaluation.health_directory).text()
+            if name == "health"
+            else ""
+        )
         self.turn.board.end(name, found)
 
 
@@ -256,7 +293,9 @@ def refuse(turn: Turn, decision: Decision) -> RunResult:
     with turn.board.step("gate") as step:
         step.state, step.detail = StepState.REFUSED, decision.reason
         _write_gate(turn, decision)
-        turn.around.registry.note(turn.record.version, Stage.REFUSED, decision.reason, turn.record.version)
+        turn.around.registry.note(
+            turn.record.version, Stage.REFUSED, decision.reason, turn.record.version
+        )
     return conclude(turn, "refused", decision.reason)
 
 
@@ -293,19 +332,28 @@ def _end(record: RunRecord, result: str, reason: str, around: Surroundings) -> R
     finished = RunResult(result, reason, datetime.now(UTC).isoformat(timespec="seconds"))
     runs = around.runs
     descent = next(descent for descent in around.descents() if descent.version == record.version)
-    write_report(runs.directory(record.version), runs.snapshots / record.snapshot, finished, descent)
+    write_report(
+        runs.directory(record.version), runs.snapshots / record.snapshot, finished, descent
+    )
     runs.end(record.version, finished)
     return finished
 
 
 def _board(record: RunRecord | None, recipe_name: str, around: Surroundings) -> Board:
     """Of the run that is taken up, or of the next one."""
-    version = record.version if record else around.registry.next_version(recipe_name, around.runs.names())
+    version = (
+        record.version if record else around.registry.next_version(recipe_name, around.runs.names())
+    )
     return Board(around.loop_directory, around.display, version, recipe_name, STEPS)
 
 
 def _open(
-    record: RunRecord, config: LoopConfig, snapshot: Snapshot, sets: Sets, board: Board, around: Surroundings
+    record: RunRecord,
+    config: LoopConfig,
+    snapshot: Snapshot,
+    sets: Sets,
+    board: Board,
+    around: Surroundings,
 ) -> Turn:
     config = config.pinned(snapshot.id, snapshot.sha256, around.code_commit)
     directory = config.plan.directory("sets")
@@ -321,18 +369,27 @@ def _open(
             report=sets.counts(),
         )
         write_json(config.plan.run_directory / CONFIG, plain(config))
-    around.registry.note(record.version, Stage.CANDIDATE, f"from {record.incumbent} and {snapshot.id}", record.version)
+    around.registry.note(
+        record.version,
+        Stage.CANDIDATE,
+        f"from {record.incumbent} and {snapshot.id}",
+        record.version,
+    )
     return Turn(record, config, snapshot, sets, board, around)
 
 
 def _incumbent(name: str, around: Surroundings) -> str:
-    """The version that answers; without a rollout the one promoted last, or the one that the recipe starts from."""
+    """The version that answers; without a rollout the one promoted last, or the one that the recipe
+    starts from.
+    """
     if around.rollout is None:
         return around.registry.promoted() or f"{name}-0"
     stable = around.rollout.view().stable
     if not stable:
         raise RegistryError(
-            "version: no version answers now, so there is nothing to improve", field="version", reason="MISSING"
+            "version: no version answers now, so there is nothing to improve",
+            field="version",
+            reason="MISSING",
         )
     return stable
 
@@ -350,7 +407,9 @@ def _check_size(config: LoopConfig) -> None:
         )
 
 
-def _check_enough(runs: Runs, name: str, snapshot: Snapshot, sets: Sets, config: LoopConfig) -> None:
+def _check_enough(
+    runs: Runs, name: str, snapshot: Snapshot, sets: Sets, config: LoopConfig
+) -> None:
     if missing := sets.missing(config.sets, snapshot.thumbs):
         raise NotEnoughFeedbackError("not enough feedback: " + "; ".join(missing), field="feedback")
     last = runs.last(name)
@@ -365,18 +424,28 @@ def _check_enough(runs: Runs, name: str, snapshot: Snapshot, sets: Sets, config:
 
 def _judged(directory: Path) -> str:
     """Hash of a snapshot's judgements; empty: it is not kept."""
-    return Snapshot(directory, read_manifest(directory)).sha256 if (directory / MANIFEST).exists() else ""
+    return (
+        Snapshot(directory, read_manifest(directory)).sha256
+        if (directory / MANIFEST).exists()
+        else ""
+    )
 
 
 def _kl_of(turn: Turn, candidate: Manifest) -> float:
     """KL of the update that was exported: after an alarm the last one measured is not the one kept."""
     exported = int(candidate.report["exported_update"])
-    steps = [s for s in read_progress(turn.directory / STAGES / "ppo" / PROGRESS) if s.step <= exported]
+    steps = [
+        s for s in read_progress(turn.directory / STAGES / "ppo" / PROGRESS) if s.step <= exported
+    ]
     return steps[-1].metrics["kl"] if steps else 0.0
 
 
 def _write_gate(turn: Turn, decision: Decision) -> None:
-    fields = {"passed": decision.passed, "reason": decision.reason, "checks": [asdict(c) for c in decision.checks]}
+    fields = {
+        "passed": decision.passed,
+        "reason": decision.reason,
+        "checks": [asdict(c) for c in decision.checks],
+    }
     write_json(turn.directory / GATE, fields)
 
 

@@ -23,16 +23,19 @@ CHUNK_BYTES = 1 << 20
 
 
 class ManifestError(DetailedError, ValueError):
-    """A directory has no manifest, a malformed one, or files that differ from it; the text names the field or the file."""
+    """A directory has no manifest, a malformed one, or files that differ from it; the text names
+    the field or the file.
+    """
 
     reason = "INVALID_MANIFEST"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One artifact. `data` is {"snapshot": id, "sha256": hex}, of a tokenizer the hash of each file by its name, or None; `report` holds
-    the stage's figures. `erased` has a {"number", "time"} for each erasure that concerned it: its texts are gone. The field is written
-    only then."""
+    """One artifact. `data` is {"snapshot": id, "sha256": hex}, of a tokenizer the hash of each file
+    by its name, or None; `report` holds the stage's figures. `erased` has a {"number", "time"} for
+    each erasure that concerned it: its texts are gone. The field is written only then.
+    """
 
     kind: str
     version: str
@@ -52,13 +55,21 @@ class Manifest:
     def erasure(self) -> str:
         """That its texts are gone, since when and why; empty: they are not."""
         last = self.erased[-1] if self.erased else None
-        return f"{self.version} was erased at {last['time']} (erasure {last['number']})" if last else ""
+        return (
+            f"{self.version} was erased at {last['time']} (erasure {last['number']})"
+            if last
+            else ""
+        )
 
     @property
     def fields(self) -> dict[str, Any]:
         """As the file has them."""
         fields = dataclasses.asdict(self)
-        return fields if self.erased else {name: value for name, value in fields.items() if name != "erased"}
+        return (
+            fields
+            if self.erased
+            else {name: value for name, value in fields.items() if name != "erased"}
+        )
 
 
 def write_manifest(
@@ -116,14 +127,18 @@ def read_manifest(directory: Path) -> Manifest:
         fields = json.loads((directory / MANIFEST).read_text())
     except FileNotFoundError as error:
         raise ManifestError(
-            f"{MANIFEST}: missing, so {directory.name} is not finished", field=MANIFEST, reason="MISSING"
+            f"{MANIFEST}: missing, so {directory.name} is not finished",
+            field=MANIFEST,
+            reason="MISSING",
         ) from error
     except json.JSONDecodeError as error:
         raise ManifestError(
             f"{MANIFEST}: not JSON at line {error.lineno}", field=MANIFEST, reason="MALFORMED"
         ) from error
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{MANIFEST}: no text at byte {error.start}", field=MANIFEST, reason="NOT_UTF8") from error
+        raise ManifestError(
+            f"{MANIFEST}: no text at byte {error.start}", field=MANIFEST, reason="NOT_UTF8"
+        ) from error
     known = {f.name for f in dataclasses.fields(Manifest)}
     if not isinstance(fields, dict) or {*fields, "erased"} != known:
         raise ManifestError(
@@ -139,7 +154,9 @@ def read_manifest(directory: Path) -> Manifest:
             reason="UNSUPPORTED",
             limit=str(FORMAT),
         )
-    return Manifest(**{**fields, "parents": tuple(fields["parents"]), "erased": tuple(fields.get("erased", ()))})
+    return Manifest(
+        **{**fields, "parents": tuple(fields["parents"]), "erased": tuple(fields.get("erased", ()))}
+    )
 
 
 def verify_manifest(directory: Path) -> Manifest:
@@ -156,7 +173,9 @@ def verify_manifest(directory: Path) -> Manifest:
         if not path.is_file():
             raise ManifestError(f"files: {name} is missing", field=name, reason="MISSING")
         if hash_file(path) != expected:
-            raise ManifestError(f"files: {name} differs from its sha256", field=name, reason="MISMATCH")
+            raise ManifestError(
+                f"files: {name} differs from its sha256", field=name, reason="MISMATCH"
+            )
     return manifest
 
 
@@ -182,7 +201,9 @@ def plain(value: object) -> Any:
 
 def _files(directory: Path) -> list[str]:
     paths = (path for path in directory.rglob("*") if path.is_file())
-    return sorted(name for path in paths if (name := path.relative_to(directory).as_posix()) != MANIFEST)
+    return sorted(
+        name for path in paths if (name := path.relative_to(directory).as_posix()) != MANIFEST
+    )
 
 
 def _write(directory: Path, manifest: Manifest) -> None:

@@ -1,4 +1,6 @@
-"""Where a command writes: tried before the work whose result would be lost. A refusal of the file system is told in one line."""
+"""Where a command writes: tried before the work whose result would be lost. A refusal of the file
+system is told in one line.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ def check_writable(path: Path) -> None:
     """Leaves nothing behind, and makes no folder.
 
     Raises:
-        OSError: nothing can be written at the path, which is its filename. Rights alone would not tell: root has all, and /proc takes none.
+        OSError: nothing can be written at the path, which is its filename. Rights alone would not
+            tell: root has all, and /proc takes none.
     """
     there = path.absolute()
     folder = there if there.is_dir() else next(above for above in there.parents if above.exists())

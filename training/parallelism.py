@@ -1,9 +1,11 @@
-"""How one model is trained by several workers: whole copies, shards of every layer (FSDP2), layers split across (tensor parallel), and
-their products; and layers that follow each other apart (training/pipeline.py). The model knows nothing of it: it is built whole, then
-`distribute` changes it in place.
+"""How one model is trained by several workers: whole copies, shards of every layer (FSDP2), layers
+split across (tensor parallel), and their products; and layers that follow each other apart
+(training/pipeline.py). The model knows nothing of it: it is built whole, then `distribute` changes
+it in place.
 
-Losses are sums over a global count, so gradients add up over workers and are never averaged. The mesh, outermost first: parts of
-the model that follow each other, copies, shards, parts of a layer; neighbours exchange most.
+Losses are sums over a global count, so gradients add up over workers and are never averaged. The
+mesh, outermost first: parts of the model that follow each other, copies, shards, parts of a layer;
+neighbours exchange most.
 """
 
 from __future__ import annotations
@@ -17,9 +19,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 from training.model.backbone import Backbone
 from training.model.config import ModelConfig
@@ -33,8 +45,15 @@ from training.stages.context import ConfigError, RunContext, require_even
 from training.stages.machine import Autocast, moved
 
 PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
-# Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention and one after the MLP.
-ACROSS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+# Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention
+# and one after the MLP.
+ACROSS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+)
 ALONG = ("self_attn.o_proj", "mlp.down_proj")
 OF_HEADS = ("q_norm", "k_norm")  # whole on every worker, which norms its own heads
 
@@ -71,7 +90,8 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     """The workers laid out as asked.
 
     Raises:
-        ConfigError: their number, or one that they may become, is not a multiple of pipeline x shard x tensor.
+        ConfigError: their number, or one that they may become, is not a multiple of pipeline x
+            shard x tensor.
     """
     parts, pipeline, tensor = parallelism.parts, parallelism.pipeline, parallelism.tensor
     for size in (ranks.world_size, *ranks.world_sizes):
@@ -101,7 +121,9 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     )
 
 
-def lay_out(parallelism: Parallelism, context: RunContext, autocast: Autocast, **rows: int) -> RunContext:
+def lay_out(
+    parallelism: Parallelism, context: RunContext, autocast: Autocast, **rows: int
+) -> RunContext:
     """The context of a stage whose workers are arranged so.
 
     Args:
@@ -109,7 +131,8 @@ def lay_out(parallelism: Parallelism, context: RunContext, autocast: Autocast, *
         rows: of a step, by the fields that say how many.
 
     Raises:
-        ConfigError: as arrange; and rows that the workers cannot share evenly, where each of them has only a part of the model.
+        ConfigError: as arrange; and rows that the workers cannot share evenly, where each of them
+            has only a part of the model.
     """
     ranks = arrange(parallelism, context.ranks)
     if ranks.mesh is not None:
@@ -119,7 +142,9 @@ def lay_out(parallelism: Parallelism, context: RunContext, autocast: Autocast, *
 
 
 def _all_narrow(autocast: Autocast) -> bool:
-    """Whether every worker computes in bfloat16: each has found out for itself, and what they exchange must be of one type."""
+    """Whether every worker computes in bfloat16: each has found out for itself, and what they
+    exchange must be of one type.
+    """
     with autocast():
         narrow = torch.tensor(float(torch.is_autocast_enabled(torch.get_default_device().type)))
     dist.all_reduce(narrow, dist.ReduceOp.MIN)
@@ -127,12 +152,14 @@ def _all_narrow(autocast: Autocast) -> bool:
 
 
 def distribute(decoder: Decoder, ranks: Ranks) -> None:
-    """Leave this worker its part of the decoder, which must be the same on every worker, where it computes. Optimizers are built
-    afterwards. Parts are taken from the whole on the processor, layer by layer, so an accelerator never has to hold it.
+    """Leave this worker its part of the decoder, which must be the same on every worker, where it
+    computes. Optimizers are built afterwards. Parts are taken from the whole on the processor,
+    layer by layer, so an accelerator never has to hold it.
 
     Raises:
-        ConfigError: heads that the workers cannot share evenly, adapters where layers are split across, or a pipeline for a decoder
-            that is not cut for it (`pipeline.keep_own`), as its stage needs all layers in one forward.
+        ConfigError: heads that the workers cannot share evenly, adapters where layers are split
+            across, or a pipeline for a decoder that is not cut for it (`pipeline.keep_own`), as its
+            stage needs all layers in one forward.
     """
     mesh = ranks.mesh
     if mesh is None:
@@ -155,7 +182,9 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
 
 
 def distribute_views(views: Iterable[Backbone | None], ranks: Ranks) -> None:
-    """As distribute, for the decoders of these views, each once; all their adapters must be on them. Raises: as distribute."""
+    """As distribute, for the decoders of these views, each once; all their adapters must be on
+    them. Raises: as distribute.
+    """
     for decoder in {id(view.decoder): view.decoder for view in views if view is not None}.values():
         distribute(decoder, ranks)
 
@@ -200,9 +229,11 @@ def check_divisible(config: ModelConfig, tensor: int) -> None:
 
 
 def _shard(decoder: Decoder, mesh: DeviceMesh, narrow: bool) -> None:
-    """Layer by layer, so that at most two layers are whole at a time; embedding, last norm and head with the decoder itself.
+    """Layer by layer, so that at most two layers are whole at a time; embedding, last norm and head
+    with the decoder itself.
 
-    narrow: matrices of layers are gathered in bfloat16, in which autocast would copy them; gradients are summed in fp32. Embedding and head
+    narrow: matrices of layers are gathered in bfloat16, in which autocast would copy them;
+        gradients are summed in fp32. Embedding and head
     stay in fp32, as they are computed in it.
     """
     policy = NARROW if narrow else MixedPrecisionPolicy()
@@ -220,7 +251,8 @@ def _own_type(parameter: nn.Parameter) -> torch.dtype | None:
     return parameter.dtype if parameter.ndim < 2 else None
 
 
-# Inputs are not cast: the residual stream and rotations stay in fp32, and autocast narrows what goes into a product.
+# Inputs are not cast: the residual stream and rotations stay in fp32, and autocast narrows what
+# goes into a product.
 NARROW = MixedPrecisionPolicy(
     param_dtype=torch.bfloat16,
     reduce_dtype=torch.float32,
@@ -230,14 +262,18 @@ NARROW = MixedPrecisionPolicy(
 
 
 class Named(Protocol):
-    """A decoder: all its weights. A Backbone: those that training it changes, so of an adapter's these alone."""
+    """A decoder: all its weights. A Backbone: those that training it changes, so of an adapter's
+    these alone.
+    """
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
 
 
 def whole_weights(model: Named, ranks: Ranks) -> dict[str, Tensor]:
-    """Copies of the weights by their names, put together on the first worker's processor; nothing on the others. Every worker must call
-    this. The model stays as it is and may be trained on while the copies are sent."""
+    """Copies of the weights by their names, put together on the first worker's processor; nothing
+    on the others. Every worker must call this. The model stays as it is and may be trained on while
+    the copies are sent.
+    """
     kept: dict[str, Tensor] = {}
     keeps = ranks.rank == 0 or sends(ranks)
     for name, parameter in model.named_parameters():
@@ -248,8 +284,9 @@ def whole_weights(model: Named, ranks: Ranks) -> dict[str, Tensor]:
 
 
 def assemble(decoder: Decoder, ranks: Ranks) -> None:
-    """Put the parts together on the first worker, so that it can write the model; the others keep what they have, or nothing. It computes
-    no more."""
+    """Put the parts together on the first worker, so that it can write the model; the others keep
+    what they have, or nothing. It computes no more.
+    """
     if ranks.mesh is None:
         return
     if ranks.pipeline is not None:
@@ -266,15 +303,18 @@ def assemble(decoder: Decoder, ranks: Ranks) -> None:
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
-    """The weight of which this worker holds a part. The weight itself, and no copy, where it holds all."""
+    """The weight of which this worker holds a part. The weight itself, and no copy, where it holds
+    all.
+    """
     weight = parameter.detach()
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 @contextmanager
 def gathered(decoder: Decoder) -> Iterator[None]:
-    """Shards are whole on every worker inside the block, and in fp32 whatever they are trained in, so that workers may make different
-    numbers of forwards: sampling. No gradients."""
+    """Shards are whole on every worker inside the block, and in fp32 whatever they are trained in,
+    so that workers may make different numbers of forwards: sampling. No gradients.
+    """
     modules, shards = list(_sharded(decoder)), list(_shards(decoder))
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
@@ -283,7 +323,9 @@ def gathered(decoder: Decoder) -> Iterator[None]:
             whole = getattr(owner, name)
             if whole is not shard and whole.dtype != shard.dtype:
                 setattr(owner, name, nn.Parameter(_exact(shard, whole), requires_grad=False))
-                _local(whole).untyped_storage().resize_(0)  # as FSDP frees it; it comes back with the next gathering
+                _local(whole).untyped_storage().resize_(
+                    0
+                )  # as FSDP frees it; it comes back with the next gathering
     try:
         yield
     finally:
@@ -300,10 +342,17 @@ def _shards(decoder: Decoder) -> Iterator[tuple[nn.Module, str, DTensor]]:
 
 
 def _exact(shard: DTensor, whole: Tensor) -> Tensor:
-    """What `whole` is the narrow copy of: put together over the shards alone, so still this worker's part of a tensor group."""
+    """What `whole` is the narrow copy of: put together over the shards alone, so still this
+    worker's part of a tensor group.
+    """
     mesh, part = shard.device_mesh[REPLICATE, SHARD], _local(whole)
     held = DTensor.from_local(
-        shard.to_local(), mesh, (Replicate(), Shard(0)), run_check=False, shape=part.shape, stride=part.stride()
+        shard.to_local(),
+        mesh,
+        (Replicate(), Shard(0)),
+        run_check=False,
+        shape=part.shape,
+        stride=part.stride(),
     ).full_tensor()
     if isinstance(whole, DTensor):
         return DTensor.from_local(held, whole.device_mesh, whole.placements, run_check=False)

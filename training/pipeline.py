@@ -1,7 +1,9 @@
-"""A model cut into parts that follow each other, each on a worker of its own: while one microbatch is in a part, the next is in the part
-before it. Parts that are elsewhere stay in the model as `Elsewhere`, so names, files and checkpoints are those of the whole model.
+"""A model cut into parts that follow each other, each on a worker of its own: while one microbatch
+is in a part, the next is in the part before it. Parts that are elsewhere stay in the model as
+`Elsewhere`, so names, files and checkpoints are those of the whole model.
 
-What a stage calls, `add_gradients` and `total_loss`, is the plain loop where nothing is cut. Shapes: B rows, T tokens, D hidden.
+What a stage calls, `add_gradients` and `total_loss`, is the plain loop where nothing is cut.
+Shapes: B rows, T tokens, D hidden.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from training.stages.machine import Autocast
 
 @dataclass(frozen=True)
 class Microbatch:
-    """loss: from the last hidden states, [B, T, D], to a number that is summed over microbatches and workers."""
+    """loss: from the last hidden states, [B, T, D], to a number that is summed over microbatches
+    and workers.
+    """
 
     ids_BT: Tensor
     mask_BT: Tensor
@@ -33,7 +37,9 @@ class Microbatch:
 
 
 class Elsewhere(nn.Module):
-    """In place of what another worker has: what comes in goes out. It knows how the part is built, and holds no weights."""
+    """In place of what another worker has: what comes in goes out. It knows how the part is built,
+    and holds no weights.
+    """
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -48,8 +54,9 @@ class Elsewhere(nn.Module):
 
 
 def keep_own(decoder: Decoder, ranks: Ranks) -> None:
-    """Leave this worker its layers: the first has the embedding too, the last the final norm and the head. Where embedding and head are
-    one weight both have it, and it gets the sum of both gradients. Before `distribute`.
+    """Leave this worker its layers: the first has the embedding too, the last the final norm and
+    the head. Where embedding and head are one weight both have it, and it gets the sum of both
+    gradients. Before `distribute`.
 
     Raises:
         ConfigError: fewer layers than parts.
@@ -92,14 +99,20 @@ def own_layers(decoder: Decoder) -> list[nn.Module]:
 
 
 def mark_copy(decoder: Decoder, ranks: Ranks) -> None:
-    """The last worker's copy of an embedding that is the head too counts in the first's part of the gradient's norm. After `distribute`."""
+    """The last worker's copy of an embedding that is the head too counts in the first's part of the
+    gradient's norm. After `distribute`.
+    """
     if ranks.pipeline is not None and decoder.lm_head is None and dist.get_rank(ranks.pipeline) > 0:
         for weight in decoder.model.embed_tokens.parameters():
             setattr(weight, COUNTED_ELSEWHERE, True)
 
 
-def add_gradients(view: Backbone, microbatches: Sequence[Microbatch], autocast: Autocast, ranks: Ranks) -> Tensor:
-    """Add the gradients of a step's losses, all of this worker's rows at once; return their sum, the same on all parts of a model."""
+def add_gradients(
+    view: Backbone, microbatches: Sequence[Microbatch], autocast: Autocast, ranks: Ranks
+) -> Tensor:
+    """Add the gradients of a step's losses, all of this worker's rows at once; return their sum,
+    the same on all parts of a model.
+    """
     if ranks.pipeline is not None:
         total = _through_all(view, microbatches, autocast, ranks.pipeline, learn=True)
         _sum_tied(view.decoder, ranks.pipeline)
@@ -114,7 +127,9 @@ def add_gradients(view: Backbone, microbatches: Sequence[Microbatch], autocast: 
 
 
 @torch.no_grad()
-def total_loss(view: Backbone, microbatches: Sequence[Microbatch], autocast: Autocast, ranks: Ranks) -> Tensor:
+def total_loss(
+    view: Backbone, microbatches: Sequence[Microbatch], autocast: Autocast, ranks: Ranks
+) -> Tensor:
     """The sum of the losses, the same on all parts of a model, and nothing to learn from."""
     total = torch.zeros((), dtype=torch.float64)
     if ranks.pipeline is None:
@@ -122,7 +137,9 @@ def total_loss(view: Backbone, microbatches: Sequence[Microbatch], autocast: Aut
             with autocast():
                 total += microbatch.loss(view.hidden(microbatch.ids_BT, microbatch.mask_BT))
         return total
-    at_once = 2 * dist.get_world_size(ranks.pipeline)  # what each part gives is kept until the last one's end
+    at_once = 2 * dist.get_world_size(
+        ranks.pipeline
+    )  # what each part gives is kept until the last one's end
     for start in range(0, len(microbatches), at_once):
         part = microbatches[start : start + at_once]
         total += _through_all(view, part, autocast, ranks.pipeline, learn=False)
@@ -130,8 +147,9 @@ def total_loss(view: Backbone, microbatches: Sequence[Microbatch], autocast: Aut
 
 
 class _Part(nn.Module):
-    """This worker's part, as torch's schedules call it. Not the decoder itself, which they would treat as FSDP's: its shards add up
-    microbatch by microbatch, as everywhere here."""
+    """This worker's part, as torch's schedules call it. Not the decoder itself, which they would
+    treat as FSDP's: its shards add up microbatch by microbatch, as everywhere here.
+    """
 
     def __init__(self, view: Backbone, autocast: Autocast) -> None:
         super().__init__()
@@ -143,9 +161,15 @@ class _Part(nn.Module):
 
 
 def _through_all(
-    view: Backbone, microbatches: Sequence[Microbatch], autocast: Autocast, group: dist.ProcessGroup, learn: bool
+    view: Backbone,
+    microbatches: Sequence[Microbatch],
+    autocast: Autocast,
+    group: dist.ProcessGroup,
+    learn: bool,
 ) -> Tensor:
-    """All microbatches through all parts, and back where something is learned. One shape for all: what is filling has no loss."""
+    """All microbatches through all parts, and back where something is learned. One shape for all:
+    what is filling has no loss.
+    """
     from torch.distributed.pipelining import (
         PipelineStage,
         Schedule1F1B,
@@ -155,7 +179,9 @@ def _through_all(
     place, parts = dist.get_rank(group), dist.get_world_size(group)
     weight = next(view.decoder.parameters())
     evened = _evened(microbatches)
-    hidden_BTD = torch.empty(*evened[0].ids_BT.shape, view.decoder.config.hidden_size, dtype=weight.dtype)
+    hidden_BTD = torch.empty(
+        *evened[0].ids_BT.shape, view.decoder.config.hidden_size, dtype=weight.dtype
+    )
     hidden_BTD.requires_grad_(learn)
     stage = PipelineStage(
         _Part(view, autocast),
@@ -199,7 +225,9 @@ def _filled(microbatch: Microbatch, rows: int, columns: int) -> Microbatch:
     own_rows, own_columns = microbatch.ids_BT.shape
     filling = (0, columns - own_columns, 0, rows - own_rows)
     ids_BT, mask_BT = F.pad(microbatch.ids_BT, filling), F.pad(microbatch.mask_BT, filling)
-    return Microbatch(ids_BT, mask_BT, lambda hidden_BTD: microbatch.loss(hidden_BTD[:own_rows, :own_columns]))
+    return Microbatch(
+        ids_BT, mask_BT, lambda hidden_BTD: microbatch.loss(hidden_BTD[:own_rows, :own_columns])
+    )
 
 
 def sends(ranks: Ranks) -> bool:
@@ -208,13 +236,17 @@ def sends(ranks: Ranks) -> bool:
 
 
 def received(kept: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
-    """The weights of all parts on the first worker, and nothing on the others. Every worker that `sends` calls this; alone, `kept`."""
+    """The weights of all parts on the first worker, and nothing on the others. Every worker that
+    `sends` calls this; alone, `kept`.
+    """
     group = ranks.pipeline
     if group is None:
         return kept
     place, parts = dist.get_rank(group), dist.get_world_size(group)
     described: list[dict[str, tuple[torch.Size, torch.dtype]]] = [{}] * parts
-    dist.all_gather_object(described, {name: (t.shape, t.dtype) for name, t in kept.items()}, group=group)
+    dist.all_gather_object(
+        described, {name: (t.shape, t.dtype) for name, t in kept.items()}, group=group
+    )
     for source in range(1, parts):
         for name, (shape, dtype) in described[source].items():
             if place == source:

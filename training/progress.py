@@ -1,5 +1,5 @@
-"""What a turn is doing, for three readers: status.json for the page, bars on a terminal, plain lines anywhere else.
-Callbacks may come from another thread.
+"""What a turn is doing, for three readers: status.json for the page, bars on a terminal, plain
+lines anywhere else. Callbacks may come from another thread.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Display(Protocol):
 class Board:
     """The state of one turn, told to everybody who watches."""
 
-    def __init__(self, directory: Path, display: Display, run: str, recipe: str, steps: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, display: Display, run: str, recipe: str, steps: Sequence[str]
+    ) -> None:
         self._directory, self._display = directory, display
         self._lock = threading.Lock()
         self._written = 0.0
@@ -55,12 +57,17 @@ class Board:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Run the block as this step. An exception marks it failed and goes on; stopped by hand it waits to be done again."""
+        """Run the block as this step. An exception marks it failed and goes on; stopped by hand it
+        waits to be done again.
+        """
         step = self.begin(name)
         try:
             yield step
         except BaseException as error:
-            self._end(step, StepState.WAITING if isinstance(error, KeyboardInterrupt) else StepState.FAILED)
+            self._end(
+                step,
+                StepState.WAITING if isinstance(error, KeyboardInterrupt) else StepState.FAILED,
+            )
             raise
         self.end(name)
 
@@ -74,7 +81,9 @@ class Board:
         return step
 
     def end(self, name: str, detail: str = "") -> None:
-        """The step is done, unless it was refused. A detail takes the place of what was shown of it."""
+        """The step is done, unless it was refused. A detail takes the place of what was shown of
+        it.
+        """
         step = self._named(name)
         step.detail = detail or step.detail
         self._end(step, StepState.DONE if step.state is StepState.RUNNING else step.state)
@@ -97,8 +106,8 @@ class Board:
             self._write()
 
     def finish(self, result: str, reason: str, report: str | None) -> None:
-        """The end of the turn. What still runs then has failed, or waits for the next call if somebody stopped it. A failure or a
-        stop is shown here and told by who catches it.
+        """The end of the turn. What still runs then has failed, or waits for the next call if
+        somebody stopped it. A failure or a stop is shown here and told by who catches it.
         """
         if result != STOPPED:
             self.skip_waiting()
@@ -106,7 +115,12 @@ class Board:
             if step.state is StepState.RUNNING:
                 self._end(step, StepState.WAITING if result == STOPPED else StepState.FAILED)
         with self._lock:
-            self.status.step, self.status.result, self.status.reason, self.status.report = "", result, reason, report
+            self.status.step, self.status.result, self.status.reason, self.status.report = (
+                "",
+                result,
+                reason,
+                report,
+            )
             self._write()
         if result not in (FAILED, STOPPED):
             words = result.replace("_", " ")
@@ -167,7 +181,9 @@ class Lines:
 
 
 class Bars:
-    """A progress bar a step; of its figures as many as the line has room for. Use as a context manager."""
+    """A progress bar a step; of its figures as many as the line has room for. Use as a context
+    manager.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -191,7 +207,9 @@ class Bars:
     def begin(self, step: Step) -> None:
         """A step without a length yet: its bar only shows that it runs."""
         detail = step.detail or "starting"
-        self._tasks[step.name] = self._bars.add_task("", name=step.name, total=None, share="", detail=detail)
+        self._tasks[step.name] = self._bars.add_task(
+            "", name=step.name, total=None, share="", detail=detail
+        )
 
     def move(self, step: Step) -> None:
         self._show(step, step.detail)
@@ -224,10 +242,11 @@ def open_display() -> Iterator[Display]:
 
 
 class ShownStages:
-    """Stages as steps of a display, with their newest figures: those of `names` that they tell, to so many digits. A Watcher
-    (cluster/progress_log.py).
+    """Stages as steps of a display, with their newest figures: those of `names` that they tell, to
+    so many digits. A Watcher (cluster/progress_log.py).
 
-    counted: what a stage's steps are called. first: by a stage's name, what it does until its first step shows itself, where that
+    counted: what a stage's steps are called. first: by a stage's name, what it does until its first
+        step shows itself, where that
     takes long.
     """
 
@@ -288,7 +307,9 @@ def figures_of(metrics: Mapping[str, float], names: Sequence[str], digits: int =
 
 
 def fitting(detail: str, cells: int) -> str:
-    """As many of its figures, which two spaces part, as there is room for; a text that is one figure is cut."""
+    """As many of its figures, which two spaces part, as there is room for; a text that is one
+    figure is cut.
+    """
     kept = detail
     while len(kept) > cells and FIGURE_GAP in kept:
         kept = kept.rpartition(FIGURE_GAP)[0].rstrip()

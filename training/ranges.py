@@ -1,6 +1,8 @@
-"""What a number in a config may be, said where the field is: `epochs: Count = 1`. A config asks `check_ranges` when it is made.
+"""What a number in a config may be, said where the field is: `epochs: Count = 1`. A config asks
+`check_ranges` when it is made.
 
-A number that may be anything, as a seed, has no range; tests/training/test_ranges.py lists those, so that none is forgotten.
+A number that may be anything, as a seed, has no range; tests/training/test_ranges.py lists those,
+so that none is forgotten.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from training.refusals import ConfigError
 
 @dataclass(frozen=True)
 class Range:
-    """From low to high. above, below: the bound itself is not in it. Infinity is in where it is the high that is not `below`, NaN never."""
+    """From low to high. above, below: the bound itself is not in it. Infinity is in where it is the
+    high that is not `below`, NaN never.
+    """
 
     low: float = 0.0
     high: float = math.inf
@@ -41,24 +45,33 @@ Share = Annotated[float, Range(high=1)]
 ShareButAll = Annotated[float, Range(high=1, below=True)]
 ShareButNone = Annotated[float, Range(high=1, above=True)]
 ProperShare = Annotated[float, Range(high=1, above=True, below=True)]
-FlippedShare = Annotated[float, Range(high=0.5, below=True)]  # of labels: with half of them flipped they say nothing
+FlippedShare = Annotated[
+    float, Range(high=0.5, below=True)
+]  # of labels: with half of them flipped they say nothing
 WeightCap = Annotated[float, Range(1)]  # below 1 it would shrink exact weights too
 
 
 def check_ranges(config: object) -> None:
-    """Raises: ConfigError: a number of the config itself (its parts ask for themselves) is not in its field's range."""
+    """Raises: ConfigError: a number of the config itself (its parts ask for themselves) is not in
+    its field's range.
+    """
     for name, allowed in ranges_of(type(config)).items():
         value = getattr(config, name)
         for one in value if isinstance(value, tuple) else (value,):
             if one is not None and one not in allowed:
                 raise ConfigError(
-                    f"{name}: {one} is not {allowed}", field=name, reason="OUT_OF_RANGE", limit=str(allowed)
+                    f"{name}: {one} is not {allowed}",
+                    field=name,
+                    reason="OUT_OF_RANGE",
+                    limit=str(allowed),
                 )
 
 
 def ranges_of(kind: type) -> Mapping[str, Range]:
     """The fields of a config class that have a range; of a tuple it is each element's."""
-    found = {name: _range_in(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
+    found = {
+        name: _range_in(hint) for name, hint in get_type_hints(kind, include_extras=True).items()
+    }
     return {name: allowed for name, allowed in found.items() if allowed is not None}
 
 

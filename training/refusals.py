@@ -1,4 +1,6 @@
-"""Base classes of the errors that a command reports in one line, without a traceback: the input is wrong, not the code."""
+"""Base classes of the errors that a command reports in one line, without a traceback: the input is
+wrong, not the code.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ class DetailedError(Exception):
 
     Args:
         text: the message for a person; names the field, the value and what is allowed.
-        field: what is at fault, as the caller names it: a dotted config field ("optimizer.learning_rate"), a flag, a JSON key,
-            a file, a tensor. "" where no single field is at fault.
-        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is not given.
+        field: what is at fault, as the caller names it: a dotted config field
+            ("optimizer.learning_rate"), a flag, a JSON key, a file, a tensor. "" where no single
+            field is at fault.
+        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is
+            not given.
         limit: what would be allowed ("at least 1", "cpu, cuda"); "" if there is no limit to tell.
     """
 
@@ -38,12 +42,19 @@ def details_of(error: BaseException, prefix: str = "") -> Details:
     """Return the attributes of an error, as keywords for the error that it is translated into.
 
     Args:
-        error: an error without such attributes gives empty ones, so that the class's own reason stands.
+        error: an error without such attributes gives empty ones, so that the class's own reason
+            stands.
         prefix: of the field, as "optimizer.".
     """
-    if not isinstance(error, DetailedError):  # others have a `reason` of their own kind, as UnicodeDecodeError
+    if not isinstance(
+        error, DetailedError
+    ):  # others have a `reason` of their own kind, as UnicodeDecodeError
         return {"field": prefix.rstrip("."), "reason": "", "limit": ""}
-    return {"field": f"{prefix}{error.field}".rstrip("."), "reason": error.reason, "limit": error.limit}
+    return {
+        "field": f"{prefix}{error.field}".rstrip("."),
+        "reason": error.reason,
+        "limit": error.limit,
+    }
 
 
 class ConfigError(DetailedError, ValueError):

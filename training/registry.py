@@ -1,6 +1,8 @@
-"""The model registry: a directory a version under one root, and registry.jsonl, the history of what became of each.
+"""The model registry: a directory a version under one root, and registry.jsonl, the history of what
+became of each.
 
-A version appears by one rename of a directory that is already whole; events are appended and synced, never changed.
+A version appears by one rename of a directory that is already whole; events are appended and
+synced, never changed.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ class Registry:
         """
         directory = self._root / _checked(version)
         if not (directory / MANIFEST).is_file():
-            raise RegistryError(f"version: {version} is not in the registry", field="version", reason="UNKNOWN")
+            raise RegistryError(
+                f"version: {version} is not in the registry", field="version", reason="UNKNOWN"
+            )
         return directory
 
     def manifests(self) -> list[Manifest]:
@@ -74,7 +78,8 @@ class Registry:
         return [read_manifest(path.parent) for path in paths if VERSION.fullmatch(path.parent.name)]
 
     def admit(self, source: Path, version: str) -> Path:
-        """Copy a finished model in, every file compared with its manifest. Admitting the same again changes nothing.
+        """Copy a finished model in, every file compared with its manifest. Admitting the same again
+        changes nothing.
 
         Raises:
             RegistryError: another model has this version.
@@ -84,7 +89,9 @@ class Registry:
         target = self._root / _checked(version)
         if (target / MANIFEST).is_file():
             if verify_manifest(target).files != manifest.files:
-                raise RegistryError(f"version: {version} is another model already", field="version", reason="EXISTS")
+                raise RegistryError(
+                    f"version: {version} is another model already", field="version", reason="EXISTS"
+                )
             return target
         self._root.mkdir(parents=True, exist_ok=True)
         draft = self._root / f".{version}.draft"
@@ -116,11 +123,17 @@ class Registry:
 
     def promoted(self) -> str | None:
         """The version that was promoted last."""
-        return next((e.version for e in reversed(self.history()) if e.stage is Stage.PROMOTED), None)
+        return next(
+            (e.version for e in reversed(self.history()) if e.stage is Stage.PROMOTED), None
+        )
 
     def next_version(self, name: str, taken: Sequence[str]) -> str:
-        """`name`-n with the lowest n above every version and run so far. 0 is the model that `name` starts from."""
-        present = [path.name for path in self._root.glob(f"{name}-*")] if self._root.exists() else []
+        """`name`-n with the lowest n above every version and run so far. 0 is the model that `name`
+        starts from.
+        """
+        present = (
+            [path.name for path in self._root.glob(f"{name}-*")] if self._root.exists() else []
+        )
         known = [*present, *taken, *(event.version for event in self.history())]
         pattern = re.compile(rf"{re.escape(name)}-(\d+)")
         numbers = [int(match[1]) for text in known if (match := pattern.fullmatch(text))]
@@ -130,5 +143,7 @@ class Registry:
 def _checked(version: str) -> str:
     if not VERSION.fullmatch(version):
         limit = "1 to 128 of a-z, 0-9, '.', '_', '-'"
-        raise RegistryError(f"version: {version!r} is not {limit}", field="version", reason="MALFORMED", limit=limit)
+        raise RegistryError(
+            f"version: {version!r} is not {limit}", field="version", reason="MALFORMED", limit=limit
+        )
     return version

@@ -1,7 +1,9 @@
-"""The two services that the loop talks to, over gRPC: the feedback log and the rollout. The only importer of grpc here.
+"""The two services that the loop talks to, over gRPC: the feedback log and the rollout. The only
+importer of grpc here.
 
-Every call has a deadline and may be repeated, so a service that restarts under the loop costs a retry, not the turn; where patience is
-given, one that is away for longer, or a name that is not found for a while, does not either.
+Every call has a deadline and may be repeated, so a service that restarts under the loop costs a
+retry, not the turn; where patience is given, one that is away for longer, or a name that is not
+found for a while, does not either.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from training.evaluation.trial import CandidateState, RolloutView
 from training.refusals import UnavailableError
 
 CALL_SECONDS = 20.0
-# StartCanary answers once the version is ready: a call waits for less than the longest deadline that a service allows, and a version that
-# takes longer is asked for again, two hours in all. The generator ends a load that takes too long (its `load_seconds`) itself.
+# StartCanary answers once the version is ready: a call waits for less than the longest deadline
+# that a service allows, and a version that takes longer is asked for again, two hours in all. The
+# generator ends a load that takes too long (its `load_seconds`) itself.
 LOAD_SECONDS, MOST_CALLS_A_LOAD = 840.0, 9
 AGAIN_SECONDS = 1.0
 MAX_REASON_CHARACTERS = 500  # RolloutService's own limit
@@ -74,7 +77,9 @@ class LateError(RemoteError):
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """What training shows to the services and how it knows them; read once, so a certificate must outlast a turn of the loop."""
+    """What training shows to the services and how it knows them; read once, so a certificate must
+    outlast a turn of the loop.
+    """
 
     certificate: Path
     key: Path
@@ -83,20 +88,28 @@ class TlsFiles:
     def channel(self, target: str, service: str) -> grpc.Channel:
         """To a service that has the certificate of its name. Raises: RemoteError."""
         try:
-            certificate, key, authority = (file.read_bytes() for file in (self.certificate, self.key, self.authority))
+            certificate, key, authority = (
+                file.read_bytes() for file in (self.certificate, self.key, self.authority)
+            )
         except OSError as error:
             raise RemoteError(
                 f"the files of --tls cannot be read: {error}", field="--tls", reason="UNREADABLE"
             ) from error
         # gRPC's clients compare DNS names alone: services/chassis/mutual_tls.py.
         options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{service}.thumbwheel")]
-        return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority, key, certificate), options)
+        return grpc.secure_channel(
+            target, grpc.ssl_channel_credentials(authority, key, certificate), options
+        )
 
 
 class FeedbackLog:
-    """FeedbackLogService: what is committed, what opens it, who was erased, and how many thumbs stand."""
+    """FeedbackLogService: what is committed, what opens it, who was erased, and how many thumbs
+    stand.
+    """
 
-    def __init__(self, target: str, tls: TlsFiles | None = None, patience_seconds: float = 0.0) -> None:
+    def __init__(
+        self, target: str, tls: TlsFiles | None = None, patience_seconds: float = 0.0
+    ) -> None:
         self._target, self._patience_seconds = target, patience_seconds
         self._channel = _channel(target, "feedback", tls)
         # The generated types know grpc.aio alone; the loop waits for each answer.
@@ -112,9 +125,13 @@ class FeedbackLog:
         """Consent and key of each principal; of those whom the service does not know nothing."""
         found: dict[str, DataKey] = {}
         for start in range(0, len(principals), MAX_PRINCIPALS):
-            request = feedback_pb2.GetDataKeysRequest(principals=principals[start : start + MAX_PRINCIPALS])
+            request = feedback_pb2.GetDataKeysRequest(
+                principals=principals[start : start + MAX_PRINCIPALS]
+            )
             reply = self._call(partial(self._stub.GetDataKeys, request, timeout=CALL_SECONDS))
-            found |= {name: DataKey(key.consent, key.key_id, key.key) for name, key in reply.keys.items()}
+            found |= {
+                name: DataKey(key.consent, key.key_id, key.key) for name, key in reply.keys.items()
+            }
         return found
 
     def erasures(self, after: int) -> Sequence[Erasure]:
@@ -141,7 +158,8 @@ class FeedbackLog:
     def _segments(self, stream: Any) -> Sequence[Segment]:
         """All of them: an answer holds a page, the next one is asked for after its last sequence.
 
-        What was compacted between two answers begins the later one, and takes the place of what the earlier ones said.
+        What was compacted between two answers begins the later one, and takes the place of what the
+        earlier ones said.
         """
         found: list[Segment] = []
         while page := self._page(stream, found[-1].sequence if found else 0):
@@ -172,7 +190,10 @@ class FeedbackLog:
     def _erasures(self, after: int) -> list[Erasure]:
         request = feedback_pb2.ListErasuresRequest(after_number=after)
         reply = self._call(lambda: self._stub.ListErasures(request, timeout=CALL_SECONDS))
-        return [Erasure(entry.number, entry.principal, entry.erasure.erasure_id) for entry in reply.erasures]
+        return [
+            Erasure(entry.number, entry.principal, entry.erasure.erasure_id)
+            for entry in reply.erasures
+        ]
 
     def _call(self, call: Callable[[], Any]) -> Any:
         return _translated("feedback", self._target, self._patience_seconds, call)
@@ -181,7 +202,9 @@ class FeedbackLog:
 class RolloutClient:
     """RolloutService: which version answers."""
 
-    def __init__(self, target: str, tls: TlsFiles | None = None, patience_seconds: float = 0.0) -> None:
+    def __init__(
+        self, target: str, tls: TlsFiles | None = None, patience_seconds: float = 0.0
+    ) -> None:
         self._target, self._patience_seconds = target, patience_seconds
         self._channel = _channel(target, "generator", tls)
         self._stub: Any = generator_pb2_grpc.RolloutServiceStub(self._channel)  # type: ignore[arg-type]
@@ -192,11 +215,16 @@ class RolloutClient:
         if not reply.HasField("candidate"):
             return RolloutView(reply.stable.version, "", CandidateState.ABSENT)
         state = STATES.get(reply.candidate.state, CandidateState.LOADING)
-        return RolloutView(reply.stable.version, reply.candidate.version, state, reply.candidate.reason)
+        return RolloutView(
+            reply.stable.version, reply.candidate.version, state, reply.candidate.reason
+        )
 
     def start(self, version: str, directory: Path, share: float, lease_seconds: float) -> None:
         request = generator_pb2.StartCanaryRequest(
-            version=version, directory=str(directory.resolve()), share=share, lease=_duration(lease_seconds)
+            version=version,
+            directory=str(directory.resolve()),
+            share=share,
+            lease=_duration(lease_seconds),
         )
         for calls_left in reversed(range(MOST_CALLS_A_LOAD)):
             try:
@@ -241,10 +269,14 @@ def _translated(service: str, target: str, patience_seconds: float, call: Callab
             return call()
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
-                kind = LateError if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else RemoteError
+                kind = (
+                    LateError if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else RemoteError
+                )
                 code = error.code().name
                 raise kind(
-                    f"{service} service at {target}: {code}: {error.details()}", field=service, reason=code
+                    f"{service} service at {target}: {code}: {error.details()}",
+                    field=service,
+                    reason=code,
                 ) from error
         time.sleep(AGAIN_SECONDS)
 

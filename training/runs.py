@@ -1,7 +1,9 @@
-"""The folder of runs and the lock: one turn at a time on one state, and every turn found again where it stopped.
+"""The folder of runs and the lock: one turn at a time on one state, and every turn found again
+where it stopped.
 
-The lock is the kernel's (flock), so a killed loop leaves none behind; the file says who holds it. On a volume that several nodes mount
-it is the file server's, which lets go of it once it has given up a node that died: hence patience.
+The lock is the kernel's (flock), so a killed loop leaves none behind; the file says who holds it.
+On a volume that several nodes mount it is the file server's, which lets go of it once it has given
+up a node that died: hence patience.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a turn ended: promoted, rolled back, refused, passed (no rollout was asked for), or erased (what it learned from is gone)."""
+    """How a turn ended: promoted, rolled back, refused, passed (no rollout was asked for), or
+    erased (what it learned from is gone).
+    """
 
     result: str
     reason: str
@@ -95,7 +99,9 @@ class Runs:
 
     def records(self) -> list[RunRecord]:
         """How all runs were begun, in that order."""
-        found = [RunRecord(**json.loads(path.read_text())) for path in self._root.glob(f"*/{RECORD}")]
+        found = [
+            RunRecord(**json.loads(path.read_text())) for path in self._root.glob(f"*/{RECORD}")
+        ]
         return sorted(found, key=lambda record: (record.started, record.version))
 
 
@@ -110,7 +116,9 @@ def exclusive(loop_directory: Path, doing: str, patience_seconds: float = 0.0) -
     with (loop_directory / LOCK).open("a+") as opened:
         _lock(opened, patience_seconds)
         opened.truncate(0)
-        opened.write(f"process {os.getpid()}, {doing}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        opened.write(
+            f"process {os.getpid()}, {doing}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n"
+        )
         opened.flush()
         yield
         opened.truncate(0)

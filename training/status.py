@@ -1,6 +1,8 @@
-"""status.json in the loop's directory: what a turn is doing and what it came to, for the page and for metrics. Always whole, by rename.
+"""status.json in the loop's directory: what a turn is doing and what it came to, for the page and
+for metrics. Always whole, by rename.
 
-Whoever writes it holds the loop's lock (runs.py). Standard library alone: the launcher on a cluster has no more.
+Whoever writes it holds the loop's lock (runs.py). Standard library alone: the launcher on a cluster
+has no more.
 """
 
 from __future__ import annotations
@@ -41,9 +43,11 @@ class Step:
 
 @dataclass
 class Status:
-    """What status.json holds. `result` is None while the turn runs; `report` is relative to the loop's directory;
-    `erased_versions` are those that learned from what is gone now, each with its snapshot and the number of erasures;
-    `needed_thumbs` is what a turn of the recipe needs, `learned_until` when the last one that had enough began, or empty."""
+    """What status.json holds. `result` is None while the turn runs; `report` is relative to the
+    loop's directory; `erased_versions` are those that learned from what is gone now, each with its
+    snapshot and the number of erasures; `needed_thumbs` is what a turn of the recipe needs,
+    `learned_until` when the last one that had enough began, or empty.
+    """
 
     run: str
     recipe: str

@@ -1,4 +1,6 @@
-"""`python -m infra.certificates --into DIR`: certificates for mutual TLS between services on this machine."""
+"""`python -m infra.certificates --into DIR`: certificates for mutual TLS between services on this
+machine.
+"""
 
 import argparse
 from pathlib import Path
@@ -8,10 +10,17 @@ from infra.certificates.folder import SERVICES, fill
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.certificates", description=__doc__)
-    parser.add_argument("--into", type=Path, required=True, help="folder; authority.key in it must stay here")
-    parser.add_argument("--services", nargs="+", default=SERVICES, help="names (default: %(default)s)")
     parser.add_argument(
-        "--days", type=float, default=30.0, help="how long a certificate is good (default: %(default)g)"
+        "--into", type=Path, required=True, help="folder; authority.key in it must stay here"
+    )
+    parser.add_argument(
+        "--services", nargs="+", default=SERVICES, help="names (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--days",
+        type=float,
+        default=30.0,
+        help="how long a certificate is good (default: %(default)g)",
     )
     options = parser.parse_args()
     written = fill(options.into, options.services, options.days)

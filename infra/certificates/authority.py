@@ -1,4 +1,6 @@
-"""An authority that issues a certificate a service, by the two names that services/chassis/mutual_tls.py compares."""
+"""An authority that issues a certificate a service, by the two names that
+services/chassis/mutual_tls.py compares.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -46,12 +52,16 @@ class Authority:
         builder = (
             _builder(name, name, key, datetime.now(UTC) + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
         )
         return cls(_pair(builder.sign(key, hashes.SHA256()), key))
 
     def issue(self, service: str, days: float) -> Pair:
-        """A certificate for a service, good for both ends of a connection. Negative days: one that has expired."""
+        """A certificate for a service, good for both ends of a connection. Negative days: one that
+        has expired.
+        """
         names = [
             x509.UniformResourceIdentifier(f"spiffe://thumbwheel/{service}"),
             x509.DNSName(f"{service}.thumbwheel"),
@@ -62,18 +72,28 @@ class Authority:
         """A certificate for a subject, by these names too, and its new key."""
         key = generate_private_key(SECP256R1())
         builder = (
-            _builder(subject, self._certificate.subject, key, datetime.now(UTC) + timedelta(days=days))
+            _builder(
+                subject, self._certificate.subject, key, datetime.now(UTC) + timedelta(days=days)
+            )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            # Which of two authorities of the same name signed: needed while one takes over from the other.
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            # Which of two authorities of the same name signed: needed while one takes over from the
+            # other.
             .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+            .add_extension(
+                x509.ExtendedKeyUsage(
+                    [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+                ),
                 critical=False,
             )
         )
         if names:
             # Critical where the subject is empty.
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not subject.rdns)
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName(names), critical=not subject.rdns
+            )
         return _pair(builder.sign(self._key, hashes.SHA256()), key)
 
 

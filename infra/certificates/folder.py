@@ -1,4 +1,6 @@
-"""A folder of certificates: the authority's, made once, and one a service, made anew before it expires."""
+"""A folder of certificates: the authority's, made once, and one a service, made anew before it
+expires.
+"""
 
 import os
 from collections.abc import Iterable
@@ -9,12 +11,23 @@ from cryptography import x509
 
 from infra.certificates.authority import Authority, Pair
 
-SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback", "training", "operator")
+SERVICES = (
+    "gateway",
+    "guardrail",
+    "enhancer",
+    "session",
+    "generator",
+    "feedback",
+    "training",
+    "operator",
+)
 AUTHORITY_DAYS = 3650.0
 
 
 def fill(folder: Path, services: Iterable[str], days: float) -> list[str]:
-    """Write what is missing, and what has less than half of its days left. Returns the names of the services written."""
+    """Write what is missing, and what has less than half of its days left. Returns the names of the
+    services written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     authority = _authority(folder)
     stale = [service for service in services if _days_left(folder / f"{service}.pem") < days / 2]
@@ -33,7 +46,9 @@ def tls_settings(folder: Path, service: str) -> dict[str, Path]:
 
 
 def write(folder: Path, name: str, pair: Pair) -> None:
-    """Put a pair in its place; whoever reads meanwhile sees the one before or this one, or two that do not fit yet."""
+    """Put a pair in its place; whoever reads meanwhile sees the one before or this one, or two that
+    do not fit yet.
+    """
     _replace(folder / f"{name}.key", pair.key, 0o600)
     _replace(folder / f"{name}.pem", pair.certificate, 0o644)
 

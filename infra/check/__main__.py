@@ -1,4 +1,6 @@
-"""`make check`: every rule in one place, each step named, all of them run, the failed ones listed at the end."""
+"""`make check`: every rule in one place, each step named, all of them run, the failed ones listed
+at the end.
+"""
 
 import subprocess
 import sys
@@ -22,7 +24,10 @@ def passes(step: Step) -> bool:
     started = time.monotonic()
     print(f"==> {step.name} …", end=" ", flush=True)
     done = subprocess.run(step.command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(f"{'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s)", flush=True)
+    print(
+        f"{'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s)",
+        flush=True,
+    )
     if done.returncode or (step.warns and done.stdout):
         print(done.stdout, done.stderr, sep="\n", flush=True)
     return done.returncode == 0

@@ -1,4 +1,6 @@
-"""`python -m infra.cluster able | install | clients | up | exec | load | status | down`: a real Kubernetes of one node (`make cluster`)."""
+"""`python -m infra.cluster able | install | clients | up | exec | load | status | down`: a real
+Kubernetes of one node (`make cluster`).
+"""
 
 import argparse
 import asyncio
@@ -55,7 +57,9 @@ def main() -> None:
     say = partial(Terminal().say, SUPERVISOR)
     interruption.stop_like_ctrl_c()
     try:
-        sys.exit(COMMANDS[arguments.command](layout, [*getattr(arguments, "images", ()), *command], say))
+        sys.exit(
+            COMMANDS[arguments.command](layout, [*getattr(arguments, "images", ()), *command], say)
+        )
     except (ClusterError, ServerError, ChildFailedError) as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
@@ -73,7 +77,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in HELP.items():
         command = commands.add_parser(name, help=what)
-        command.add_argument("--state", type=Path, default=STATE, help="its folder (default: %(default)s)")
+        command.add_argument(
+            "--state", type=Path, default=STATE, help="its folder (default: %(default)s)"
+        )
         if name == "load":
             command.add_argument("images", nargs="+", metavar="IMAGE.tar")
     return parser.parse_args(words)
@@ -114,7 +120,9 @@ def down(layout: Layout, _words: list[str], say: Say) -> int:
     lifecycle.refuse_unable()
     was = lifecycle.find(layout) is not None
     lifecycle.down(layout)
-    say("the cluster has ended; nothing of it stays" if was else f"no cluster ran in {layout.state}")
+    say(
+        "the cluster has ended; nothing of it stays" if was else f"no cluster ran in {layout.state}"
+    )
     return 0
 
 

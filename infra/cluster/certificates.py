@@ -10,7 +10,12 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from cryptography.x509.oid import NameOID
 
 from infra.certificates.authority import Authority, Pair
@@ -52,7 +57,9 @@ IDENTITIES = {
         names=("kubernetes", "kubernetes.default", SERVICE, f"{SERVICE}.{DOMAIN}", "localhost"),
         addresses=(API_SERVICE, NODE_ADDRESS, "127.0.0.1"),
     ),
-    KUBELET: Identity(f"system:node:{NODE}", "system:nodes", names=(NODE,), addresses=(NODE_ADDRESS, "127.0.0.1")),
+    KUBELET: Identity(
+        f"system:node:{NODE}", "system:nodes", names=(NODE,), addresses=(NODE_ADDRESS, "127.0.0.1")
+    ),
     ADMIN: Identity("admin", "system:masters"),
     "apiserver-to-kubelet": Identity("kube-apiserver-kubelet-client", "system:masters"),
     "controller-manager": Identity("system:kube-controller-manager"),
@@ -83,7 +90,10 @@ def write_certificates(layout: Layout) -> None:
 def kubeconfig(folder: Path, name: str) -> dict[str, object]:
     """How one of the callers reaches the API."""
     cluster = {"server": API, "certificate-authority": str(folder / f"{AUTHORITY}.pem")}
-    user = {"client-certificate": str(folder / f"{name}.pem"), "client-key": str(folder / f"{name}.key")}
+    user = {
+        "client-certificate": str(folder / f"{name}.pem"),
+        "client-key": str(folder / f"{name}.key"),
+    }
     return {
         "apiVersion": "v1",
         "kind": "Config",
@@ -95,7 +105,9 @@ def kubeconfig(folder: Path, name: str) -> dict[str, object]:
 
 
 def _signing_pair() -> Pair:
-    """What tokens of service accounts are signed and checked with: a public key in the certificate's place."""
+    """What tokens of service accounts are signed and checked with: a public key in the
+    certificate's place.
+    """
     key = generate_private_key(SECP256R1())
     return Pair(
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),

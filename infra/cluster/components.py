@@ -1,4 +1,6 @@
-"""The programs of the cluster, in two stages: what only needs files, and what calls the API. The supervisor restarts who dies."""
+"""The programs of the cluster, in two stages: what only needs files, and what calls the API. The
+supervisor restarts who dies.
+"""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -6,20 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.cluster import certificates
-from infra.cluster.configuration import CONTAINERD, CONTAINERD_PORT, KUBELET, PROXY, PROXY_HEALTH_PORT
+from infra.cluster.configuration import (
+    CONTAINERD,
+    CONTAINERD_PORT,
+    KUBELET,
+    PROXY,
+    PROXY_HEALTH_PORT,
+)
 from infra.cluster.installation import Tools
 from infra.cluster.layout import NODE, NODE_ADDRESS, PODS, SERVICES, Layout
 from infra.supervision.child import Program
 
 ETCD_PORT, ETCD_PEERS_PORT, API_PORT = 2379, 2380, 6443
 CONTROLLERS_PORT, SCHEDULER_PORT, KUBELET_HEALTH_PORT = 10_257, 10_259, 10_248
-# Of a request that starts a cluster's worth of objects at once; what kube-controller-manager comes with is 20.
+# Of a request that starts a cluster's worth of objects at once; what kube-controller-manager comes
+# with is 20.
 CALLS_A_SECOND = 300
 
 
 @dataclass(frozen=True)
 class Components:
-    """How each is started. They run as root in namespaces of their own and listen on loopback in there."""
+    """How each is started. They run as root in namespaces of their own and listen on loopback in
+    there.
+    """
 
     layout: Layout
     tools: Tools
@@ -55,7 +66,11 @@ class Components:
         )
 
     def _containerd(self) -> tuple[str, ...]:
-        return (str(self.tools.debian / "usr" / "bin" / "containerd"), "-c", self._configuration(CONTAINERD))
+        return (
+            str(self.tools.debian / "usr" / "bin" / "containerd"),
+            "-c",
+            self._configuration(CONTAINERD),
+        )
 
     def _api(self) -> tuple[str, ...]:
         return (
@@ -125,7 +140,14 @@ class Components:
         return (*self._component("kube-proxy"), f"--config={self._configuration(PROXY)}")
 
     def _policies(self) -> tuple[str, ...]:
-        return (sys.executable, "-m", "infra.cluster", "policies", "--state", str(self.layout.state))
+        return (
+            sys.executable,
+            "-m",
+            "infra.cluster",
+            "policies",
+            "--state",
+            str(self.layout.state),
+        )
 
     def _component(self, name: str) -> tuple[str, str]:
         return str(self.tools.kubernetes), name

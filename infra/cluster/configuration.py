@@ -1,11 +1,21 @@
-"""Configuration files of containerd, the pods' network, kubelet and kube-proxy; why a value differs from the usual one stands beside it."""
+"""Configuration files of containerd, the pods' network, kubelet and kube-proxy; why a value differs
+from the usual one stands beside it.
+"""
 
 import json
 from pathlib import Path
 
 from infra.cluster import certificates
 from infra.cluster.installation import PAUSE, reference_of
-from infra.cluster.layout import CONTAINERD_SOCKET, DNS_SERVICE, DOMAIN, NODE, NODE_ADDRESS, PODS, Layout
+from infra.cluster.layout import (
+    CONTAINERD_SOCKET,
+    DNS_SERVICE,
+    DOMAIN,
+    NODE,
+    NODE_ADDRESS,
+    PODS,
+    Layout,
+)
 
 CONTAINERD, KUBELET, PROXY, NETWORK, RESOLVER = (
     "containerd.toml",
@@ -25,11 +35,15 @@ def write_configuration(layout: Layout, network_plugins: Path) -> None:
     (folder / NETWORK / "10-bridge.conflist").write_text(json.dumps(pod_network(), indent=2))
     (folder / KUBELET).write_text(json.dumps(kubelet(layout), indent=2))
     (folder / PROXY).write_text(json.dumps(proxy(layout), indent=2))
-    (folder / RESOLVER).write_text("")  # the machine's own would send pods that use it to where nothing leads
+    (folder / RESOLVER).write_text(
+        ""
+    )  # the machine's own would send pods that use it to where nothing leads
 
 
 def containerd(layout: Layout, network_plugins: Path) -> str:
-    """restrict_oom_score_adj: root in a container may lack CAP_SYS_RESOURCE, and runc then dies without a reason."""
+    """restrict_oom_score_adj: root in a container may lack CAP_SYS_RESOURCE, and runc then dies
+    without a reason.
+    """
     disabled = [f"snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")]
     disabled += ["tracing.processor.v1.otlp", "internal.v1.tracing"]
     return f"""\
@@ -70,9 +84,23 @@ conf_dir = "{layout.configuration}/{NETWORK}"
 
 def pod_network() -> dict[str, object]:
     """One bridge. No portmap: host ports would take iptables beside nftables."""
-    addresses = {"type": "host-local", "dataDir": "/run/pod-addresses", "ranges": [[{"subnet": PODS}]]}
-    bridge = {"type": "bridge", "bridge": "pods", "isGateway": True, "isDefaultGateway": True, "ipMasq": False}
-    return {"cniVersion": "1.0.0", "name": "pods", "plugins": [{**bridge, "hairpinMode": True, "ipam": addresses}]}
+    addresses = {
+        "type": "host-local",
+        "dataDir": "/run/pod-addresses",
+        "ranges": [[{"subnet": PODS}]],
+    }
+    bridge = {
+        "type": "bridge",
+        "bridge": "pods",
+        "isGateway": True,
+        "isDefaultGateway": True,
+        "ipMasq": False,
+    }
+    return {
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "plugins": [{**bridge, "hairpinMode": True, "ipam": addresses}],
+    }
 
 
 def kubelet(layout: Layout) -> dict[str, object]:
@@ -101,7 +129,11 @@ def kubelet(layout: Layout) -> dict[str, object]:
         "imageGCHighThresholdPercent": 100,
         "imageMinimumGCAge": "240h",
         # The disk and the memory are the machine's, and others fill them too.
-        "evictionHard": {"memory.available": "64Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "evictionHard": {
+            "memory.available": "64Mi",
+            "nodefs.available": "1%",
+            "imagefs.available": "1%",
+        },
         "nodeStatusUpdateFrequency": "2s",
         "volumePluginDir": str(layout.volume_plugins),
     }
@@ -109,7 +141,12 @@ def kubelet(layout: Layout) -> dict[str, object]:
 
 def proxy(layout: Layout) -> dict[str, object]:
     # Settings of the whole machine, which a namespace cannot set.
-    untouched = {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
+    untouched = {
+        "maxPerCore": 0,
+        "min": 0,
+        "tcpEstablishedTimeout": "0s",
+        "tcpCloseWaitTimeout": "0s",
+    }
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",

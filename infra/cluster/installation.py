@@ -1,4 +1,6 @@
-"""What the cluster is made of: packages of Debian, Helm and kubectl out of a wheel, programs built from Go modules; all in the cache."""
+"""What the cluster is made of: packages of Debian, Helm and kubectl out of a wheel, programs built
+from Go modules; all in the cache.
+"""
 
 import io
 import os
@@ -11,15 +13,33 @@ from functools import partial
 from pathlib import Path
 
 from infra.cluster.errors import ClusterError
-from infra.cluster.programs import Family, build, build_caches, forget_build_caches, ours, refuse_unable
+from infra.cluster.programs import (
+    Family,
+    build,
+    build_caches,
+    forget_build_caches,
+    ours,
+    refuse_unable,
+)
 from infra.images.program import write_program_image
 from infra.servers.debian import unpack_packages
-from infra.servers.installation import LOCKS, Part, fill_missing, home, install_wheels, refuse_missing
+from infra.servers.installation import (
+    LOCKS,
+    Part,
+    fill_missing,
+    home,
+    install_wheels,
+    refuse_missing,
+)
 
-DEBIAN, CLIENTS, HELM3 = (LOCKS / "cluster" / name for name in ("debian.sha256", "clients.txt", "helm3.txt"))
+DEBIAN, CLIENTS, HELM3 = (
+    LOCKS / "cluster" / name for name in ("debian.sha256", "clients.txt", "helm3.txt")
+)
 INSTEAD = "The cluster runs where these packages can be had: Debian 12 on amd64."
 COMMAND = "make cluster"
-KUBERNETES, ETCD, COREDNS, PAUSE = (ours(name) for name in ("kubernetes", "etcd", "coredns", "pause"))
+KUBERNETES, ETCD, COREDNS, PAUSE = (
+    ours(name) for name in ("kubernetes", "etcd", "coredns", "pause")
+)
 FAMILIES, IMAGES = (KUBERNETES, ETCD, COREDNS, PAUSE), (COREDNS, PAUSE)
 
 
@@ -50,9 +70,18 @@ class Tools:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """For every program of the cluster: Debian's find each other, and their libraries, where they were unpacked."""
-        folders = [self.clients, *(self.debian / part for part in ("usr/bin", "usr/sbin", "bin", "sbin"))]
-        libraries = [folder for where in ("usr/lib", "lib") for folder in (self.debian / where).glob("*-linux-gnu")]
+        """For every program of the cluster: Debian's find each other, and their libraries, where
+        they were unpacked.
+        """
+        folders = [
+            self.clients,
+            *(self.debian / part for part in ("usr/bin", "usr/sbin", "bin", "sbin")),
+        ]
+        libraries = [
+            folder
+            for where in ("usr/lib", "lib")
+            for folder in (self.debian / where).glob("*-linux-gnu")
+        ]
         return {
             "PATH": os.pathsep.join([*map(str, folders), os.environ["PATH"]]),
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
@@ -65,7 +94,9 @@ def locate() -> Tools:
 
 
 def find_installed() -> Tools:
-    """Everything, ready to use. Raises: ServerError: something is missing, with the command that installs it."""
+    """Everything, ready to use. Raises: ServerError: something is missing, with the command that
+    installs it.
+    """
     tools = locate()
     refuse_missing(parts(tools), COMMAND)
     return tools
@@ -93,13 +124,19 @@ def is_built() -> bool:
 
 
 def install_clients(say: Callable[[str], None]) -> None:
-    """Helm, the one before it, and kubectl: all that a test of the chart needs. Raises: ServerError."""
+    """Helm, the one before it, and kubectl: all that a test of the chart needs. Raises:
+    ServerError.
+    """
     fill_missing(client_parts(locate()), say)
 
 
 def client_parts(tools: Tools) -> list[Part]:
     """Helm and kubectl, and the Helm before it."""
-    before = Part(tools.helm3, "Helm 3, for tests of the chart (37 MB to download)", partial(_unpack_clients, HELM3))
+    before = Part(
+        tools.helm3,
+        "Helm 3, for tests of the chart (37 MB to download)",
+        partial(_unpack_clients, HELM3),
+    )
     return [_clients(tools), before]
 
 
@@ -107,20 +144,29 @@ def parts(tools: Tools) -> list[Part]:
     """In the order of installation: what fails early fails before the long build."""
     return [
         Part(
-            tools.debian, "containerd, runc, network plugins, nftables: Debian's packages (38 MB to download)", _unpack
+            tools.debian,
+            "containerd, runc, network plugins, nftables: Debian's packages (38 MB to download)",
+            _unpack,
         ),
         _clients(tools),
         PAUSE.part("the pods' first process", partial(_build_image, PAUSE)),
-        ETCD.part("etcd, built from its Go modules (a minute or two of both cores)", partial(build, ETCD)),
-        COREDNS.part("CoreDNS, built likewise (two or three minutes)", partial(_build_image, COREDNS)),
+        ETCD.part(
+            "etcd, built from its Go modules (a minute or two of both cores)", partial(build, ETCD)
+        ),
+        COREDNS.part(
+            "CoreDNS, built likewise (two or three minutes)", partial(_build_image, COREDNS)
+        ),
         KUBERNETES.part(
-            "Kubernetes, built likewise (ten minutes or more, 2.2 GB of memory)", partial(build, KUBERNETES)
+            "Kubernetes, built likewise (ten minutes or more, 2.2 GB of memory)",
+            partial(build, KUBERNETES),
         ),
     ]
 
 
 def _clients(tools: Tools) -> Part:
-    return Part(tools.clients, "Helm and kubectl (37 MB to download)", partial(_unpack_clients, CLIENTS))
+    return Part(
+        tools.clients, "Helm and kubectl (37 MB to download)", partial(_unpack_clients, CLIENTS)
+    )
 
 
 def reference_of(family: Family) -> str:
@@ -144,7 +190,9 @@ def _unpack_clients(lock: Path, folder: Path) -> None:
         inner = next(entry for entry in package if entry.name.endswith("layer.zip"))
         layer = package.extractfile(inner)
         if layer is None:
-            raise ClusterError(f"{packed.name} holds no Helm and kubectl", field=packed.name, reason="MALFORMED")
+            raise ClusterError(
+                f"{packed.name} holds no Helm and kubectl", field=packed.name, reason="MALFORMED"
+            )
         with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
             for name in ("helm", "kubectl"):
                 (folder / name).write_bytes(programs.read(f"{name}/{name}"))

@@ -1,4 +1,6 @@
-"""Where things are: the files of one cluster in its state folder, and the addresses inside its own network."""
+"""Where things are: the files of one cluster in its state folder, and the addresses inside its own
+network.
+"""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,6 +1,8 @@
-"""The cluster seen from outside: one process starts it, and killing process 1 of its namespaces ends all of it.
+"""The cluster seen from outside: one process starts it, and killing process 1 of its namespaces
+ends all of it.
 
-Nothing of a cluster outlives it: `up` begins from nothing each time, whatever became of the one before.
+Nothing of a cluster outlives it: `up` begins from nothing each time, whatever became of the one
+before.
 """
 
 import contextlib
@@ -34,7 +36,9 @@ START_TICKS = 19  # its place in /proc/PID/stat, counted after the name
 
 @dataclass(frozen=True)
 class Process:
-    """Process 1 of the namespaces by its number outside; `started` tells it from a later one of the same number."""
+    """Process 1 of the namespaces by its number outside; `started` tells it from a later one of the
+    same number.
+    """
 
     pid: int
     started: int
@@ -81,7 +85,9 @@ def refuse_unable() -> None:
 
 
 def down(layout: Layout) -> None:
-    """End it and remove all of it. Nothing happens where there is none, least of all to a folder of something else."""
+    """End it and remove all of it. Nothing happens where there is none, least of all to a folder of
+    something else.
+    """
     if layout.mark.exists():
         end(layout)
         _refuse_mounted(layout)
@@ -122,17 +128,31 @@ def running(layout: Layout) -> Process:
     if process := find(layout):
         return process
     raise ClusterError(
-        f"no cluster runs in {layout.state}: make cluster starts one", field=str(layout.state), reason="STOPPED"
+        f"no cluster runs in {layout.state}: make cluster starts one",
+        field=str(layout.state),
+        reason="STOPPED",
     )
 
 
 def entered(process: Process, command: Sequence[str]) -> list[str]:
     """The command in the cluster's namespaces, in the folder of this process."""
-    return ["nsenter", "--target", str(process.pid), *NAMESPACES, "--", "env", "-C", str(Path.cwd()), *command]
+    return [
+        "nsenter",
+        "--target",
+        str(process.pid),
+        *NAMESPACES,
+        "--",
+        "env",
+        "-C",
+        str(Path.cwd()),
+        *command,
+    ]
 
 
 def user_environment(layout: Layout, tools: Tools) -> dict[str, str]:
-    """For a command of the user's in there. What kubectl and Helm remember of the cluster ends with it."""
+    """For a command of the user's in there. What kubectl and Helm remember of the cluster ends with
+    it.
+    """
     remembered = {
         "KUBECACHEDIR": "kubectl",
         "HELM_CACHE_HOME": "helm",
@@ -144,14 +164,17 @@ def user_environment(layout: Layout, tools: Tools) -> dict[str, str]:
 
 
 def _refuse_mounted(layout: Layout) -> None:
-    """Folders of the machine are mounted below the state inside the namespaces. Seen from out here they must never be removed through.
+    """Folders of the machine are mounted below the state inside the namespaces. Seen from out here
+    they must never be removed through.
 
     Raises: ClusterError: something is mounted there.
     """
     mounted = [line.split()[4] for line in control_groups.MOUNTS.read_text().splitlines()]
     if below := [place for place in mounted if place.startswith(f"{layout.state}/")]:
         raise ClusterError(
-            f"nothing removed: {below[0]} is mounted in the cluster's folder", field=below[0], reason="IN_USE"
+            f"nothing removed: {below[0]} is mounted in the cluster's folder",
+            field=below[0],
+            reason="IN_USE",
         )
 
 
@@ -205,7 +228,9 @@ def _own_environment(layout: Layout, tools: Tools) -> Mapping[str, str]:
 
 
 def _note(layout: Layout, outside: subprocess.Popen[str]) -> None:
-    """Who runs: the child of `unshare`, which stays to kill it. Ports are none, but whoever reads such notes asks for them."""
+    """Who runs: the child of `unshare`, which stays to kill it. Ports are none, but whoever reads
+    such notes asks for them.
+    """
     children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
     while outside.poll() is None:
         found = children.read_text().split()

@@ -1,7 +1,8 @@
-"""What is made of the cluster's new namespaces: a network that leads nowhere, folders of its own, settings that it cannot change.
+"""What is made of the cluster's new namespaces: a network that leads nowhere, folders of its own,
+settings that it cannot change.
 
-kubelet writes six settings of the kernel that belong to the whole machine. It finds files in their place that say what it wants,
-so nothing has to be put back, however the cluster ends.
+kubelet writes six settings of the kernel that belong to the whole machine. It finds files in their
+place that say what it wants, so nothing has to be put back, however the cluster ends.
 """
 
 import subprocess
@@ -36,12 +37,16 @@ def furnish(layout: Layout) -> None:
     """Everything, in the namespaces of this process."""
     furnish_folders(layout.private)
     shield_settings(layout.private)
-    _run("mount", "--make-rshared", "/")  # so that pods' mounts reach kubelet; unshare has cut off the machine before
+    _run(
+        "mount", "--make-rshared", "/"
+    )  # so that pods' mounts reach kubelet; unshare has cut off the machine before
     furnish_network()
 
 
 def furnish_folders(private: Path) -> None:
-    """Where the parts write without asking. In /var/lib what is there stays visible: the cache or the state may be in it."""
+    """Where the parts write without asking. In /var/lib what is there stays visible: the cache or
+    the state may be in it.
+    """
     for place, inner in OWN_FOLDERS.items():
         own = private / place.relative_to("/")
         for folder in inner:
@@ -68,8 +73,9 @@ def shield_settings(private: Path) -> None:
 
 
 def furnish_network() -> None:
-    """A bridge without ports holds the node's address: not every kernel has dummy devices. The default route makes addresses of
-    Services routable from the node, and ends at a neighbour who does not exist.
+    """A bridge without ports holds the node's address: not every kernel has dummy devices. The
+    default route makes addresses of Services routable from the node, and ends at a neighbour who
+    does not exist.
     """
     for words in (
         ("link", "set", "lo", "up"),

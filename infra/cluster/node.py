@@ -1,6 +1,8 @@
-"""Processes 1 and 2 of the cluster's own namespaces: 1 reaps whoever is left behind, 2 starts the parts and keeps them running.
+"""Processes 1 and 2 of the cluster's own namespaces: 1 reaps whoever is left behind, 2 starts the
+parts and keeps them running.
 
-Each step is a line on standard output. When `up`, which reads there, has gone before the last one, process 2 ends and with it
+Each step is a line on standard output. When `up`, which reads there, has gone before the last one,
+process 2 ends and with it
 everything: no cluster is half there.
 """
 
@@ -35,7 +37,9 @@ IMAGES = ("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "image
 
 
 def run_first_process(second: Callable[[], None]) -> int:
-    """Fork process 2 and wait for it, reaping others: in a namespace they all become children of process 1."""
+    """Fork process 2 and wait for it, reaping others: in a namespace they all become children of
+    process 1.
+    """
     supervisor = os.fork()
     if supervisor == 0:
         second()
@@ -135,7 +139,9 @@ def import_command(archive: Path) -> list[str]:
 
 async def run(*command: str) -> None:
     """Raises: ClusterError: it failed, with the last of what it said."""
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     said, _ = await process.communicate()
     if process.returncode:
         raise ClusterError(
@@ -148,7 +154,9 @@ async def run(*command: str) -> None:
 async def _is_node_ready(api: Api) -> bool:
     node = await api.get(f"/api/v1/nodes/{NODE}")
     conditions = node.get("status", {}).get("conditions", ())
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )
 
 
 async def _is_dns_ready(api: Api) -> bool:

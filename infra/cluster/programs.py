@@ -1,6 +1,8 @@
-"""Programs built from Go modules, each family from its own go.mod and go.sum, so that versions of one never decide another's.
+"""Programs built from Go modules, each family from its own go.mod and go.sum, so that versions of
+one never decide another's.
 
-The sources in go/ are a page each; all the rest comes through Go's own module proxy and is checked against go.sum.
+The sources in go/ are a page each; all the rest comes through Go's own module proxy and is checked
+against go.sum.
 """
 
 import re
@@ -20,15 +22,16 @@ BUILD_SECONDS = 3600.0
 # Measured: 1.0 GB of modules and 3.6 of Go's build cache, and what the linker puts beside them.
 NEEDED_BYTES = 6_000_000_000
 NICENESS = "15"
-# What a module of Kubernetes reports as its version where nobody sets it makes Helm's checks of versions wrong.
+# What a module of Kubernetes reports as its version where nobody sets it makes Helm's checks of
+# versions wrong.
 KUBERNETES = re.compile(r"k8s\.io/kubernetes v(\d+)\.(\d+)\.\S+")
 STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 
 
 @dataclass(frozen=True)
 class Family:
-    """One main package. `lock` holds go.mod and go.sum, `sources` main.go; without sources of ours it is the `package` of a module
-    that the lock names.
+    """One main package. `lock` holds go.mod and go.sum, `sources` main.go; without sources of ours
+    it is the `package` of a module that the lock names.
     """
 
     name: str
@@ -66,8 +69,24 @@ def build(family: Family, folder: Path) -> None:
     module.mkdir(exist_ok=True)
     for file in ("go.mod", "go.sum"):
         shutil.copy(family.lock / file, module)
-    flags = ["-buildvcs=false", "-mod=readonly", "-trimpath", "-ldflags", linker_flags((module / "go.mod").read_text())]
-    command = ["nice", "-n", NICENESS, str(find_go()), "build", *flags, "-o", str(folder / family.name), family.package]
+    flags = [
+        "-buildvcs=false",
+        "-mod=readonly",
+        "-trimpath",
+        "-ldflags",
+        linker_flags((module / "go.mod").read_text()),
+    ]
+    command = [
+        "nice",
+        "-n",
+        NICENESS,
+        str(find_go()),
+        "build",
+        *flags,
+        "-o",
+        str(folder / family.name),
+        family.package,
+    ]
     assignments = [f"{name}={value}" for name, value in environment().items()]
     (build_caches() / "temporary").mkdir(parents=True, exist_ok=True)  # Go does not make this one
     run_steps(f"building {family.name}", [["env", *assignments, *command]], module, BUILD_SECONDS)
@@ -113,7 +132,9 @@ def linker_flags(go_mod: str) -> str:
             "gitMinor": found[2],
             "gitTreeState": "clean",
         }
-        flags += [f"-X {package}.{name}={value}" for package in STAMPED for name, value in version.items()]
+        flags += [
+            f"-X {package}.{name}={value}" for package in STAMPED for name, value in version.items()
+        ]
     return " ".join(flags)
 
 

@@ -11,14 +11,19 @@ from infra.servers.jars import fetch_jars
 from infra.servers.steps import run_steps
 
 MODULES = LOCKS / "definitions" / "modules.toml"
-STRIMZI = (LOCKS / "definitions" / "strimzi" / "pom.xml", LOCKS / "definitions" / "strimzi" / "jars.sha256")
+STRIMZI = (
+    LOCKS / "definitions" / "strimzi" / "pom.xml",
+    LOCKS / "definitions" / "strimzi" / "jars.sha256",
+)
 COMMAND = "python -m infra.definitions"
 GENERATOR = "io.strimzi.crdgenerator.CrdGenerator"
 RESOURCES = ("kafka.Kafka", "nodepool.KafkaNodePool", "topic.KafkaTopic", "user.KafkaUser")
 
 
 def find_installed() -> Path:
-    """The folder, with one for each maker. Raises: ServerError: it is not there, with the command that makes it."""
+    """The folder, with one for each maker. Raises: ServerError: it is not there, with the command
+    that makes it.
+    """
     refuse_missing([part()], COMMAND)
     return part().home
 
@@ -44,10 +49,18 @@ def _fill(folder: Path) -> None:
 
 
 def _generate(jars: Path, folder: Path) -> None:
-    """Strimzi publishes its resources as classes, and a program that writes their definitions; it wants Java 21."""
+    """Strimzi publishes its resources as classes, and a program that writes their definitions; it
+    wants Java 21.
+    """
     jars.mkdir()
     folder.mkdir()
     fetch_jars(*STRIMZI, jars, "Strimzi's jars")
-    targets = [f"io.strimzi.api.kafka.model.{name}={folder / name.partition('.')[2]}.yaml" for name in RESOURCES]
+    targets = [
+        f"io.strimzi.api.kafka.model.{name}={folder / name.partition('.')[2]}.yaml"
+        for name in RESOURCES
+    ]
     java = servers.locate().jvm
-    run_steps("writing Strimzi's definitions", [[str(java), "-cp", f"{jars}/*", GENERATOR, "--yaml", *targets]])
+    run_steps(
+        "writing Strimzi's definitions",
+        [[str(java), "-cp", f"{jars}/*", GENERATOR, "--yaml", *targets]],
+    )

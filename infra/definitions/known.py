@@ -1,4 +1,6 @@
-"""Definitions put into a running cluster, so that its API server takes those resources and knows each of their fields."""
+"""Definitions put into a running cluster, so that its API server takes those resources and knows
+each of their fields.
+"""
 
 import json
 import time
@@ -13,7 +15,8 @@ ESTABLISHED_SECONDS, LOOK_SECONDS = 60, 0.3
 
 
 def make_known(inside: Inside, *folders: Path) -> None:
-    """By what lies in the folders; returns when the API server serves it. Another version takes the place of one that is known.
+    """By what lies in the folders; returns when the API server serves it. Another version takes the
+    place of one that is known.
 
     Raises:
         ClusterError: the API server refuses it, or does not serve it in time.
@@ -22,7 +25,10 @@ def make_known(inside: Inside, *folders: Path) -> None:
     # Server-side: they are larger than what kubectl could note in an annotation.
     inside.run("kubectl", "apply", "--server-side", "--force-conflicts", *files)
     end = time.monotonic() + ESTABLISHED_SECONDS
-    while not all(is_served(each) for each in json.loads(inside.run("kubectl", "get", *files, "-o", "json"))["items"]):
+    while not all(
+        is_served(each)
+        for each in json.loads(inside.run("kubectl", "get", *files, "-o", "json"))["items"]
+    ):
         if time.monotonic() > end:
             names = ", ".join(folder.name for folder in folders)
             raise ClusterError(

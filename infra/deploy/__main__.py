@@ -1,4 +1,6 @@
-"""`python -m infra.deploy`: images, chart and stores on the cluster of this machine, and a door to it; used by `make deploy`."""
+"""`python -m infra.deploy`: images, chart and stores on the cluster of this machine, and a door to
+it; used by `make deploy`.
+"""
 
 import argparse
 import sys
@@ -29,19 +31,39 @@ HTTP_PORT, GRPC_PORT = 80, 50051
 def main() -> int:
     """Run it; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m infra.deploy", description=__doc__)
-    parser.add_argument("--state", type=Path, default=STATE, help="the cluster's folder (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="of the page; 0 picks a free one (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=int, default=50051, help="of gRPC (default: %(default)s)")
     parser.add_argument(
-        "--training", type=RayMode, choices=list(RayMode), help="turns of training too: in one pod, or by KubeRay"
+        "--state", type=Path, default=STATE, help="the cluster's folder (default: %(default)s)"
     )
     parser.add_argument(
-        "--whole", action="store_true", help="the training image with its six gigabytes, and not with .venv by a volume"
+        "--port",
+        type=int,
+        default=8080,
+        help="of the page; 0 picks a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--grpc-port", type=int, default=50051, help="of gRPC (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--training",
+        type=RayMode,
+        choices=list(RayMode),
+        help="turns of training too: in one pod, or by KubeRay",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="the training image with its six gigabytes, and not with .venv by a volume",
     )
     options = parser.parse_args()
     interruption.stop_like_ctrl_c()
     try:
-        deploy(Layout(options.state.resolve()), options.port, options.grpc_port, options.training, whole=options.whole)
+        deploy(
+            Layout(options.state.resolve()),
+            options.port,
+            options.grpc_port,
+            options.training,
+            whole=options.whole,
+        )
     except (ClusterError, ServerError, OSError) as error:
         print(f"==> {error}", file=sys.stderr)
         return 1
@@ -50,7 +72,9 @@ def main() -> int:
     return 0
 
 
-def deploy(layout: Layout, port: int, grpc_port: int, training: RayMode | None, *, whole: bool) -> None:
+def deploy(
+    layout: Layout, port: int, grpc_port: int, training: RayMode | None, *, whole: bool
+) -> None:
     """All steps; each changes nothing where it was done before.
 
     Raises:
@@ -62,9 +86,21 @@ def deploy(layout: Layout, port: int, grpc_port: int, training: RayMode | None, 
     if lifecycle.find(layout) is None:
         lifecycle.up(layout, tools, say)
     inside = Inside(layout, tools)
-    tags = bring_images(inside, [*IMAGES, *(["training"] if training else [])], say, bare=[] if whole else ["training"])
+    tags = bring_images(
+        inside,
+        [*IMAGES, *(["training"] if training else [])],
+        say,
+        bare=[] if whole else ["training"],
+    )
     say("namespace (restricted) and volumes")
-    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=prepare_storage(layout, release.NAMESPACE))
+    inside.run(
+        "kubectl",
+        "apply",
+        "--server-side",
+        "-f",
+        "-",
+        said=prepare_storage(layout, release.NAMESPACE),
+    )
     if training and not whole:
         prepare_packages(inside, release.NAMESPACE)
     if training is RayMode.KUBERAY:
@@ -76,7 +112,9 @@ def deploy(layout: Layout, port: int, grpc_port: int, training: RayMode | None, 
     address, key = release.door_address(inside), release.owner_key(inside)
     shown = open_door(inside, port, address, HTTP_PORT)
     grpc = open_door(inside, grpc_port, address, GRPC_PORT)
-    say(f"everything runs on the cluster, after {time.monotonic() - started:.0f} s. gRPC: 127.0.0.1:{grpc}")
+    say(
+        f"everything runs on the cluster, after {time.monotonic() - started:.0f} s. gRPC: 127.0.0.1:{grpc}"
+    )
     where = "" if layout.state == STATE else f" --state {layout.state}"
     say(
         f"it runs on: .venv/bin/python -m infra.cluster down{where} ends it; kubectl and helm: … exec{where} -- kubectl get pods -A"

@@ -1,7 +1,9 @@
-"""A door from this machine into the cluster: it listens out here, on a socket that it is born with, and connects in there.
+"""A door from this machine into the cluster: it listens out here, on a socket that it is born with,
+and connects in there.
 
-`python -m infra.deploy.doorway FD FILE PORT` runs in the cluster's namespaces and so ends with the cluster. Sockets stay in the
-network that they were made in, whoever holds them. The file says where it leads: to another address when a release was made anew.
+`python -m infra.deploy.doorway FD FILE PORT` runs in the cluster's namespaces and so ends with the
+cluster. Sockets stay in the network that they were made in, whoever holds them. The file says where
+it leads: to another address when a release was made anew.
 """
 
 import asyncio
@@ -19,8 +21,8 @@ CHUNK_BYTES = 65_536
 
 
 def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
-    """Lets 127.0.0.1:port lead to an address in there, until the cluster ends; 0 picks a free port. Returns the port: that of the door
-    which leads to this inner port already, if there is one.
+    """Lets 127.0.0.1:port lead to an address in there, until the cluster ends; 0 picks a free port.
+    Returns the port: that of the door which leads to this inner port already, if there is one.
 
     Raises:
         OSError: the port is taken.
@@ -35,7 +37,14 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
         return int(note.read_text())
     listener = socket.create_server(("127.0.0.1", port))
     descriptor = listener.fileno()
-    command = [sys.executable, "-m", "infra.deploy.doorway", str(descriptor), str(leads_to), str(inner_port)]
+    command = [
+        sys.executable,
+        "-m",
+        "infra.deploy.doorway",
+        str(descriptor),
+        str(leads_to),
+        str(inner_port),
+    ]
     with (inside.layout.logs / f"door-{inner_port}.log").open("ab") as log:
         door = subprocess.Popen(
             inside.command(command),
@@ -46,7 +55,9 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
             stderr=log,
             start_new_session=True,
         )
-    door.returncode = 0  # it ends with the cluster; Python would complain that nobody has waited for it
+    door.returncode = (
+        0  # it ends with the cluster; Python would complain that nobody has waited for it
+    )
     with listener:
         bound = int(listener.getsockname()[1])
     note.write_text(str(bound))
@@ -82,4 +93,6 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]).read_text, int(sys.argv[3])))
+    asyncio.run(
+        serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]).read_text, int(sys.argv[3]))
+    )

@@ -1,4 +1,6 @@
-"""Our images in the cluster's containerd: built from the clone, written and loaded when they have changed."""
+"""Our images in the cluster's containerd: built from the clone, written and loaded when they have
+changed.
+"""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -17,8 +19,8 @@ TAG_DIGITS = 16
 def bring_images(
     inside: Inside, names: Sequence[str], say: Callable[[str], None], bare: Collection[str] = ()
 ) -> dict[str, str]:
-    """Build them, load those that are new to this cluster; the bare ones without their packages. Their tags by name: each follows
-    from what the image is.
+    """Build them, load those that are new to this cluster; the bare ones without their packages.
+    Their tags by name: each follows from what the image is.
     """
     catalogue, note = read_catalogue(), inside.layout.state / LOADED
     loaded = json.loads(note.read_text()) if note.exists() else {}

@@ -37,10 +37,14 @@ class Inside:
         if done.returncode:
             words = (done.stdout + done.stderr)[-LAST_CHARACTERS:].strip()
             raise ClusterError(
-                f"{' '.join(command[:4])} failed with {done.returncode}: {words}", field=command[0], reason="FAILED"
+                f"{' '.join(command[:4])} failed with {done.returncode}: {words}",
+                field=command[0],
+                reason="FAILED",
             )
         return done.stdout
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The same command, for whoever runs it in another way. Raises: ClusterError: no cluster runs."""
+        """The same command, for whoever runs it in another way. Raises: ClusterError: no cluster
+        runs.
+        """
         return lifecycle.entered(lifecycle.running(self.layout), command)

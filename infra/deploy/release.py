@@ -18,13 +18,19 @@ NAME = NAMESPACE = "thumbwheel"
 INSTALL_SECONDS = 300
 
 
-def install(inside: Inside, tags: Mapping[str, str], more: Mapping[str, object] = MappingProxyType({})) -> None:
-    """Install or upgrade, and wait until every pod is ready. `more`: values over those of the evaluation.
+def install(
+    inside: Inside, tags: Mapping[str, str], more: Mapping[str, object] = MappingProxyType({})
+) -> None:
+    """Install or upgrade, and wait until every pod is ready. `more`: values over those of the
+    evaluation.
 
     Raises:
         ClusterError: it did not get ready, with what the pods say.
     """
-    said = [f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={tag}" for name, tag in tags.items()]
+    said = [
+        f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={tag}"
+        for name, tag in tags.items()
+    ]
     words = ["helm", "upgrade", "--install", NAME, str(CHART), "--namespace", NAMESPACE]
     words += ["--values", str(VALUES), "--values", "-"]
     words += [word for each in said for word in ("--set-string", each)]
@@ -45,7 +51,17 @@ def owner_key(inside: Inside) -> str:
     kept = inside.layout.state / "owner.key"
     if not kept.exists():
         where = ["kubectl", "--namespace", NAMESPACE, "exec", f"deployment/{NAME}-gateway", "--"]
-        command = ["python3", "-m", "services.gateway", "keys", "create", "--user", "owner", "--scopes", "all"]
+        command = [
+            "python3",
+            "-m",
+            "services.gateway",
+            "keys",
+            "create",
+            "--user",
+            "owner",
+            "--scopes",
+            "all",
+        ]
         said = inside.run(*where, *command)
         kept.touch(mode=0o600)
         kept.write_text(said.strip().splitlines()[-1].split()[-1])
@@ -55,15 +71,22 @@ def owner_key(inside: Inside) -> str:
 def door_address(inside: Inside) -> str:
     """The address of the doors' Service, inside the cluster."""
     path = "jsonpath={.spec.clusterIP}"
-    return inside.run("kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-door", "-o", path).strip()
+    return inside.run(
+        "kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-door", "-o", path
+    ).strip()
 
 
 def _state_of_pods(inside: Inside) -> str:
-    pods = json.loads(inside.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json"))["items"]
+    pods = json.loads(inside.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json"))[
+        "items"
+    ]
     lines = []
     for pod in pods:
         status = pod["status"]
-        for part in [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]:
+        for part in [
+            *status.get("initContainerStatuses", ()),
+            *status.get("containerStatuses", ()),
+        ]:
             state = part["state"].get("waiting") or part["state"].get("terminated") or {}
             if state and state.get("reason") != "Completed":
                 lines.append(

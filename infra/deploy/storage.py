@@ -1,4 +1,6 @@
-"""The namespace, and disks for claims: nothing on this cluster makes volumes by itself, so some lie ready."""
+"""The namespace, and disks for claims: nothing on this cluster makes volumes by itself, so some lie
+ready.
+"""
 
 import json
 from collections.abc import Iterator
@@ -7,20 +9,31 @@ from infra.cluster.layout import NODE, Layout
 
 VOLUMES = 30
 CLASS = "local"
-RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+RESTRICTED = {
+    f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")
+}
 
 
 def prepare_storage(layout: Layout, namespace: str) -> str:
     """The objects, for kubectl; the folders of the volumes are made."""
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(_objects(layout, namespace))})
+    return json.dumps(
+        {"apiVersion": "v1", "kind": "List", "items": list(_objects(layout, namespace))}
+    )
 
 
 def _objects(layout: Layout, namespace: str) -> Iterator[dict[str, object]]:
-    yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": RESTRICTED}}
+    yield {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": namespace, "labels": RESTRICTED},
+    }
     yield {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
-        "metadata": {"name": CLASS, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "metadata": {
+            "name": CLASS,
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
         "provisioner": "kubernetes.io/no-provisioner",
         "volumeBindingMode": "WaitForFirstConsumer",
     }
@@ -38,6 +51,8 @@ def _objects(layout: Layout, namespace: str) -> Iterator[dict[str, object]]:
                 "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
                 "persistentVolumeReclaimPolicy": "Retain",
                 "local": {"path": str(folder)},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+                "nodeAffinity": {
+                    "required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}
+                },
             },
         }

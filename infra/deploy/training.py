@@ -1,6 +1,8 @@
-"""Training on the cluster of this machine: KubeRay's operator, and the packages, six gigabytes of them, out of .venv by a volume.
+"""Training on the cluster of this machine: KubeRay's operator, and the packages, six gigabytes of
+them, out of .venv by a volume.
 
-Elsewhere pods take them from the training image; here each new cluster would have to load it, for minutes, unless it is told to.
+Elsewhere pods take them from the training image; here each new cluster would have to load it, for
+minutes, unless it is told to.
 """
 
 import json
@@ -32,9 +34,13 @@ class RayMode(StrEnum):
 
 
 def values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
-    """For the chart: turns of nano, by hand alone, with the packages where the volume is, or in a whole image."""
+    """For the chart: turns of nano, by hand alone, with the packages where the volume is, or in a
+    whole image.
+    """
     packages = {
-        "extraVolumes": [{"name": PACKAGES, "persistentVolumeClaim": {"claimName": PACKAGES, "readOnly": True}}],
+        "extraVolumes": [
+            {"name": PACKAGES, "persistentVolumeClaim": {"claimName": PACKAGES, "readOnly": True}}
+        ],
         "extraVolumeMounts": [{"name": PACKAGES, "mountPath": PLACE, "readOnly": True}],
         "extraEnv": [{"name": "PYTHONPATH", "value": f"{PLACE}:/app:/app/gen"}],
     }
@@ -46,7 +52,11 @@ def values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
             "resources": RESOURCES,
             **({} if whole else packages),
         },
-        "ray": {"mode": str(mode), "head": {"resources": RESOURCES}, "workers": {"resources": RESOURCES}},
+        "ray": {
+            "mode": str(mode),
+            "head": {"resources": RESOURCES},
+            "workers": {"resources": RESOURCES},
+        },
     }
 
 
@@ -54,9 +64,13 @@ def prepare_packages(inside: Inside, namespace: str) -> None:
     """The volume and its claim; bytecode first, as no pod could keep it."""
     site = Path(sysconfig.get_path("purelib"))
     subprocess.run(
-        [sys.executable, "-m", "compileall", "-q", "-j", "0", str(site)], check=False, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "compileall", "-q", "-j", "0", str(site)],
+        check=False,
+        stdout=subprocess.DEVNULL,
     )
-    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=packages_volume(site, namespace))
+    inside.run(
+        "kubectl", "apply", "--server-side", "-f", "-", said=packages_volume(site, namespace)
+    )
 
 
 def packages_volume(site: Path, namespace: str) -> str:
@@ -91,7 +105,9 @@ def packages_volume(site: Path, namespace: str) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": [volume, claim]})
 
 
-def bring_operator(inside: Inside, operator: Operator, namespace: str, say: Callable[[str], None]) -> None:
+def bring_operator(
+    inside: Inside, operator: Operator, namespace: str, say: Callable[[str], None]
+) -> None:
     """Definitions, rights and the operator; returns when it watches the namespace."""
     say("KubeRay's operator")
     inside.run(*import_command(operator.archive))

@@ -1,4 +1,6 @@
-"""Writes the chart's README: every value with its default and what its comment says. `--check` compares and writes nothing."""
+"""Writes the chart's README: every value with its default and what its comment says. `--check`
+compares and writes nothing.
+"""
 
 import json
 import re
@@ -33,14 +35,18 @@ Values for usual cases are in `ci/`. What is wrong is refused by name: single va
 def main() -> None:
     text = (CHART / "values.yaml").read_text()
     defaults = yaml.safe_load(text)
-    rows = [f"| `{path}` | {shown(at(defaults, path))} | {said} |" for path, said in described(text)]
+    rows = [
+        f"| `{path}` | {shown(at(defaults, path))} | {said} |" for path, said in described(text)
+    ]
     page = HEAD + "\n".join(rows) + "\n"
     complaint = "the chart's README is not what its values say: run python -m infra.docs.chart"
     write_or_compare(PAGE, page, complaint)
 
 
 def described(text: str) -> Iterator[tuple[str, str]]:
-    """Each key that has a value on its line or a comment which begins with `# --`, by its path, and the comment."""
+    """Each key that has a value on its line or a comment which begins with `# --`, by its path, and
+    the comment.
+    """
     above: list[str] = []
     said: list[str] = []
     for line in text.splitlines():

@@ -1,6 +1,8 @@
-"""Writes into the chart's values.schema.json which settings each service has, by their classes. `--check` compares and writes nothing.
+"""Writes into the chart's values.schema.json which settings each service has, by their classes.
+`--check` compares and writes nothing.
 
-Only `$defs.settingsOf` of that file is written. A name that is mistyped is refused by Helm, and not by a pod that starts again and again.
+Only `$defs.settingsOf` of that file is written. A name that is mistyped is refused by Helm, and not
+by a pod that starts again and again.
 """
 
 import json
@@ -22,14 +24,24 @@ OUT_OF_SECRETS = frozenset(
 
 def main() -> None:
     text = json.dumps(with_settings(json.loads(SCHEMA.read_text())), indent=1) + "\n"
-    complaint = "the chart's schema has not the services' settings: run python -m infra.docs.chart_settings"
+    complaint = (
+        "the chart's schema has not the services' settings: run python -m infra.docs.chart_settings"
+    )
     write_or_compare(SCHEMA, text, complaint)
 
 
 def with_settings(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema with the names as the code has them; `every` are those that all services but the predictor have."""
-    fields = {"every": common_fields(), **{name: settings_class(name).model_fields for name in SERVICES}}
-    names = {name: {"propertyNames": {"enum": sorted({*those} - OUT_OF_SECRETS)}} for name, those in fields.items()}
+    """The same schema with the names as the code has them; `every` are those that all services but
+    the predictor have.
+    """
+    fields = {
+        "every": common_fields(),
+        **{name: settings_class(name).model_fields for name in SERVICES},
+    }
+    names = {
+        name: {"propertyNames": {"enum": sorted({*those} - OUT_OF_SECRETS)}}
+        for name, those in fields.items()
+    }
     return {**schema, "$defs": {**schema["$defs"], "settingsOf": names}}
 
 

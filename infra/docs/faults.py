@@ -1,7 +1,9 @@
-"""Writes docs/faults.md: what broke, how often, and what was measured, from docs/faults.jsonl. `--check` compares and writes nothing.
+"""Writes docs/faults.md: what broke, how often, and what was measured, from docs/faults.jsonl.
+`--check` compares and writes nothing.
 
-The tests in tests/faults add a line each to that file when they pass in `make faults`. Of several runs of a test the last counts,
-so a row may be younger than its neighbour: each says when it was measured. A figure that no test recorded is not there.
+The tests in tests/faults add a line each to that file when they pass in `make faults`. Of several
+runs of a test the last counts, so a row may be younger than its neighbour: each says when it was
+measured. A figure that no test recorded is not there.
 """
 
 import json
@@ -36,8 +38,8 @@ Value = int | float | str | list[float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One test that passed. `fired`: how often its fault struck, 0 where the test only asserts that it did. `load`: how many
-    processes wanted a core, over the last minute; 0 was not looked at.
+    """One test that passed. `fired`: how often its fault struck, 0 where the test only asserts that
+    it did. `load`: how many processes wanted a core, over the last minute; 0 was not looked at.
     """
 
     scenarios: tuple[str, ...]
@@ -60,7 +62,9 @@ def subject(docstring: str) -> tuple[tuple[str, ...], str] | None:
     return tuple(re.findall(r"[DFR]\d+", found[1])), SENTENCE.split(found[2])[0]
 
 
-def outcome(docstring: str, test: str, properties: Iterable[tuple[str, Value]], seconds: float) -> Outcome | None:
+def outcome(
+    docstring: str, test: str, properties: Iterable[tuple[str, Value]], seconds: float
+) -> Outcome | None:
     """Of a test that passed just now, here."""
     about = subject(docstring)
     if about is None:
@@ -69,7 +73,9 @@ def outcome(docstring: str, test: str, properties: Iterable[tuple[str, Value]], 
     fired = int(str(figures.pop("fired", 0)))
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     load = round(os.getloadavg()[0], 1)
-    return Outcome(*about, test, fired, figures, round(seconds, 1), when, _commit(), machine(), load)
+    return Outcome(
+        *about, test, fired, figures, round(seconds, 1), when, _commit(), machine(), load
+    )
 
 
 def add(one: Outcome, file: Path) -> None:
@@ -81,7 +87,9 @@ def add(one: Outcome, file: Path) -> None:
 def read(file: Path) -> list[Outcome]:
     """The last outcome of every test."""
     found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    last = {line["test"]: Outcome(**line | {"scenarios": tuple(line["scenarios"])}) for line in found}
+    last = {
+        line["test"]: Outcome(**line | {"scenarios": tuple(line["scenarios"])}) for line in found
+    }
     return sorted(last.values(), key=lambda one: one.test)
 
 
@@ -93,8 +101,13 @@ def page(outcomes: list[Outcome]) -> str:
     for one in outcomes:
         for name in one.scenarios:
             by_scenario.setdefault(name, []).append(one)
-    rows = [_row(name, by_scenario[name]) for name in sorted(by_scenario, key=lambda name: (name[0], int(name[1:])))]
-    table = "| | what breaks | tests | struck | measured | when, commit |\n|---|---|---|---|---|---|\n"
+    rows = [
+        _row(name, by_scenario[name])
+        for name in sorted(by_scenario, key=lambda name: (name[0], int(name[1:])))
+    ]
+    table = (
+        "| | what breaks | tests | struck | measured | when, commit |\n|---|---|---|---|---|---|\n"
+    )
     return f"{HEAD}{told}\n{table}{''.join(rows)}"
 
 
@@ -117,13 +130,23 @@ def _measured(outcomes: list[Outcome]) -> Iterator[str]:
         words = name.replace("_", " ")
         if all(isinstance(value, int | float) for value in values):
             least, most = min(values), max(values)
-            yield f"{words} {_number(least)}" if least == most else f"{words} {_number(least)} to {_number(most)}"
+            yield (
+                f"{words} {_number(least)}"
+                if least == most
+                else f"{words} {_number(least)} to {_number(most)}"
+            )
         else:
             yield f"{words} {', '.join(dict.fromkeys(map(str, values)))}"
 
 
 def _number(value: Value) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:,.3g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def machine() -> str:
@@ -147,7 +170,9 @@ def main() -> None:
             add(one, LINES)
         PAGE.write_text(text)
     elif PAGE.read_text() != text:
-        sys.exit("docs/faults.md is not what docs/faults.jsonl says: run python -m infra.docs.faults")
+        sys.exit(
+            "docs/faults.md is not what docs/faults.jsonl says: run python -m infra.docs.faults"
+        )
 
 
 if __name__ == "__main__":

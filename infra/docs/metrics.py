@@ -1,6 +1,8 @@
-"""Writes docs/metrics.md: every metric of the services, read from the code that makes it. `--check` compares and writes nothing.
+"""Writes docs/metrics.md: every metric of the services, read from the code that makes it. `--check`
+compares and writes nothing.
 
-What is read are calls like `Counter("thumbwheel_…", "What it counts.", ["label"])`, so a name is written whole where it is made.
+What is read are calls like `Counter("thumbwheel_…", "What it counts.", ["label"])`, so a name is
+written whole where it is made.
 """
 
 import ast
@@ -33,12 +35,16 @@ class Metric:
 
 
 def main() -> None:
-    write_or_compare(PAGE, page(), "docs/metrics.md is not what the code says: run python -m infra.docs.metrics")
+    write_or_compare(
+        PAGE, page(), "docs/metrics.md is not what the code says: run python -m infra.docs.metrics"
+    )
 
 
 def page() -> str:
     """The whole page, a table a service."""
-    found = sorted(metrics(), key=lambda metric: (metric.service != "chassis", metric.service, metric.name))
+    found = sorted(
+        metrics(), key=lambda metric: (metric.service != "chassis", metric.service, metric.name)
+    )
     parts = [HEAD]
     for service in dict.fromkeys(metric.service for metric in found):
         title = "every service" if service == "chassis" else service
@@ -51,13 +57,19 @@ def metrics(folder: Path = ROOT / "services") -> Iterator[Metric]:
     """Of all modules of the services."""
     for file in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and (metric := _metric(node, file.relative_to(folder).parts[0])):
+            if isinstance(node, ast.Call) and (
+                metric := _metric(node, file.relative_to(folder).parts[0])
+            ):
                 yield metric
 
 
 def _metric(call: ast.Call, service: str) -> Metric | None:
     kind = _kind(call.func)
-    words = list(_words([*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "labels")]))
+    words = list(
+        _words(
+            [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "labels")]
+        )
+    )
     if not kind or not words or not words[0].startswith(PREFIX):
         return None
     return Metric(words[0], kind, words[1], tuple(words[2:]), service)

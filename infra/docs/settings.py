@@ -1,4 +1,6 @@
-"""Writes docs/settings.md: every setting of the services, read from their settings classes. `--check` compares and writes nothing."""
+"""Writes docs/settings.md: every setting of the services, read from their settings classes.
+`--check` compares and writes nothing.
+"""
 
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +23,11 @@ HEAD = (
 
 
 def main() -> None:
-    write_or_compare(PAGE, page(), "docs/settings.md is not what the code says: run python -m infra.docs.settings")
+    write_or_compare(
+        PAGE,
+        page(),
+        "docs/settings.md is not what the code says: run python -m infra.docs.settings",
+    )
 
 
 def page() -> str:
@@ -30,7 +36,12 @@ def page() -> str:
     parts = [HEAD, _table("every service but the predictor", common)]
     for service in SERVICES:
         own = settings_class(service).model_fields
-        parts.append(_table(service, {name: own[name] for name in own if not _is_same(own[name], common.get(name))}))
+        parts.append(
+            _table(
+                service,
+                {name: own[name] for name in own if not _is_same(own[name], common.get(name))},
+            )
+        )
     return "".join(parts)
 
 
@@ -45,7 +56,10 @@ def settings_class(service: str) -> type[BaseSettings]:
 
 
 def _is_same(field: FieldInfo, common: FieldInfo | None) -> bool:
-    return common is not None and (field.default, field.description) == (common.default, common.description)
+    return common is not None and (field.default, field.description) == (
+        common.default,
+        common.description,
+    )
 
 
 def _table(title: str, fields: dict[str, FieldInfo]) -> str:

@@ -1,4 +1,6 @@
-"""A page that is written from something else: written anew, or with `--check` compared and left as it is."""
+"""A page that is written from something else: written anew, or with `--check` compared and left as
+it is.
+"""
 
 import sys
 from pathlib import Path

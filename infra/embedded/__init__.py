@@ -1,1 +1,3 @@
-"""The embedded run: all services as processes of one terminal, on loopback, without root or containers."""
+"""The embedded run: all services as processes of one terminal, on loopback, without root or
+containers.
+"""

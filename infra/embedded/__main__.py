@@ -1,4 +1,6 @@
-"""`python -m infra.embedded up` runs the whole system; `loop` runs one turn of training against it. Used by the Makefile."""
+"""`python -m infra.embedded up` runs the whole system; `loop` runs one turn of training against it.
+Used by the Makefile.
+"""
 
 import argparse
 import asyncio
@@ -22,7 +24,14 @@ from infra.supervision.terminal import SUPERVISOR, Terminal
 from training.runs import LoopRunningError
 
 EXPECTED_ERRORS = (
-    *(PortTakenError, WrongBaseError, ModelError, AlreadyRunningError, NotRunningError, ChildFailedError),
+    *(
+        PortTakenError,
+        WrongBaseError,
+        ModelError,
+        AlreadyRunningError,
+        NotRunningError,
+        ChildFailedError,
+    ),
     *(UnknownRecipeError, SilentFeedbackError, LoopRunningError),
 )
 # As `python -m training loop` ends then, which is not installed yet.
@@ -57,25 +66,45 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m infra.embedded", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("up", help="run everything in this terminal until Ctrl-C")
-    start.add_argument("--model", default="small", help="small, nano, a directory or a hub id in safetensors")
-    start.add_argument("--port", type=int, default=PUBLIC_PORTS["http"], help="HTTP port; 0 picks a free one")
-    start.add_argument("--grpc-port", type=int, default=PUBLIC_PORTS["gateway"], help="gRPC port; 0 picks a free one")
-    start.add_argument("--loop-every", default="", help="run the loop again and again, for example every 6h")
-    once = commands.add_parser("loop", help="one turn: from thumbs to a promoted or refused version")
+    start.add_argument(
+        "--model", default="small", help="small, nano, a directory or a hub id in safetensors"
+    )
+    start.add_argument(
+        "--port", type=int, default=PUBLIC_PORTS["http"], help="HTTP port; 0 picks a free one"
+    )
+    start.add_argument(
+        "--grpc-port",
+        type=int,
+        default=PUBLIC_PORTS["gateway"],
+        help="gRPC port; 0 picks a free one",
+    )
+    start.add_argument(
+        "--loop-every", default="", help="run the loop again and again, for example every 6h"
+    )
+    once = commands.add_parser(
+        "loop", help="one turn: from thumbs to a promoted or refused version"
+    )
     check = commands.add_parser(
-        "check", help="whether a turn can begin, 4 if too little was said: asked before what it needs is installed"
+        "check",
+        help="whether a turn can begin, 4 if too little was said: asked before what it needs is installed",
     )
     check.add_argument("--state", type=Path, help="folder in which a system must run")
     for command in (start, once):
-        command.add_argument("--state", type=Path, default=ROOT / ".state", help="folder of everything that is kept")
+        command.add_argument(
+            "--state", type=Path, default=ROOT / ".state", help="folder of everything that is kept"
+        )
     for command in (start, once, check):
         command.add_argument("--recipe", default="small", help="training recipe")
-    once.add_argument("rest", nargs="*", help="further arguments for python -m training loop, after --")
+    once.add_argument(
+        "rest", nargs="*", help="further arguments for python -m training loop, after --"
+    )
     return parser.parse_args(words)
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path]:
-    """Where it will run, and the model that answers first; the state folder is made once the model is there."""
+    """Where it will run, and the model that answers first; the state folder is made once the model
+    is there.
+    """
     state = arguments.state.resolve()
     refuse_second(state)
     layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port))
@@ -93,7 +122,9 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
     with interruptible(say):
         async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
             await wait_for_model(f"http://{layout.target('predictor')}", converts, terminal.say)
-            say(f"chat at {layout.page_url}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)")
+            say(
+                f"chat at {layout.page_url}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
+            )
             if arguments.loop_every:
                 children["loop"] = periodic_loop(layout, arguments, terminal)
             await asyncio.Event().wait()
@@ -102,7 +133,16 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
 def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
     """One turn of the loop against this run's services."""
     return [
-        *(sys.executable, "-m", "training", "loop", "--recipe", arguments.recipe, "--state", str(layout.state)),
+        *(
+            sys.executable,
+            "-m",
+            "training",
+            "loop",
+            "--recipe",
+            arguments.recipe,
+            "--state",
+            str(layout.state),
+        ),
         *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),
     ]
 

@@ -1,6 +1,8 @@
-"""Which model an embedded run starts from: the small one, the committed nano, a directory, or a hub id.
+"""Which model an embedded run starts from: the small one, the committed nano, a directory, or a hub
+id.
 
-A state folder belongs to one base: conversations are counted with its tokenizer and later versions descend from it.
+A state folder belongs to one base: conversations are counted with its tokenizer and later versions
+descend from it.
 """
 
 import json

@@ -1,6 +1,8 @@
-"""Whether enough was said for a turn of the loop, asked before the packages of training are installed for one that would end at once.
+"""Whether enough was said for a turn of the loop, asked before the packages of training are
+installed for one that would end at once.
 
-The service's count knows of no consent and no pairs, so it is never too low: what it lets through, the turn itself may still refuse.
+The service's count knows of no consent and no pairs, so it is never too low: what it lets through,
+the turn itself may still refuse.
 """
 
 import sys
@@ -30,8 +32,8 @@ class SilentFeedbackError(DetailedError):
 
 
 def too_little(recipe: str, state: Path, feedback: str) -> bool:
-    """Whether a new turn would have too little; said here, and left for the page as a turn leaves it. One that was cut off goes on
-    with what it had.
+    """Whether a new turn would have too little; said here, and left for the page as a turn leaves
+    it. One that was cut off goes on with what it had.
 
     Args:
         feedback: host:port of the service.
@@ -49,7 +51,9 @@ def too_little(recipe: str, state: Path, feedback: str) -> bool:
         board = Board(state / "loop", Lines(sys.stdout), version, recipe, ("snapshot",))
         board.note_erased(before.erased_versions if before else [])
         board.note_thumbs(needed, last.started if last else "")
-        board.finish("not_enough_feedback", f"not enough feedback: {thumbs} thumbs, {needed} needed", None)
+        board.finish(
+            "not_enough_feedback", f"not enough feedback: {thumbs} thumbs, {needed} needed", None
+        )
     return True
 
 
@@ -59,7 +63,11 @@ def standing_thumbs(feedback: str) -> int:
         # The generated types know grpc.aio alone.
         stub: Any = feedback_pb2_grpc.FeedbackLogServiceStub(channel)  # type: ignore[arg-type]
         try:
-            reply = stub.CountThumbs(feedback_pb2.CountThumbsRequest(), timeout=CALL_SECONDS, wait_for_ready=True)
+            reply = stub.CountThumbs(
+                feedback_pb2.CountThumbsRequest(), timeout=CALL_SECONDS, wait_for_ready=True
+            )
         except grpc.RpcError as error:
-            raise SilentFeedbackError(f"feedback service at {feedback}: {error.code().name}", field=feedback) from error
+            raise SilentFeedbackError(
+                f"feedback service at {feedback}: {error.code().name}", field=feedback
+            ) from error
     return sum(count.up + count.down for count in reply.counts)

@@ -1,4 +1,6 @@
-"""Where everything of an embedded run is: folders under one state folder, ports on loopback, the settings of each service."""
+"""Where everything of an embedded run is: folders under one state folder, ports on loopback, the
+settings of each service.
+"""
 
 import contextlib
 import json
@@ -63,14 +65,19 @@ class Layout:
     @property
     def has_graphs(self) -> bool:
         """Whether the model server converted a model for this processor before."""
-        return any(not graph.name.startswith("unfinished-") for graph in (self.predictor / "graphs").glob("*"))
+        return any(
+            not graph.name.startswith("unfinished-")
+            for graph in (self.predictor / "graphs").glob("*")
+        )
 
     @property
     def logs(self) -> Path:
         return self.state / LOGS
 
     def target(self, service: str) -> str:
-        """host:port of a service's gRPC door; of both where it has two replicas, in gRPC's own words."""
+        """host:port of a service's gRPC door; of both where it has two replicas, in gRPC's own
+        words.
+        """
         first = f"{HOST}:{self.ports[service]}"
         second = self.ports.get(f"{service}_2")
         return f"ipv4:{first},{HOST}:{second}" if second else first
@@ -81,7 +88,9 @@ class Layout:
 
     @property
     def page_url(self) -> str:
-        """The page with the owner's key behind the '#': browsers do not send that part to any server."""
+        """The page with the owner's key behind the '#': browsers do not send that part to any
+        server.
+        """
         with contextlib.suppress(FileNotFoundError):
             return f"{self.url}/#key={(self.state / 'owner.key').read_text().strip()}"
         return self.url
@@ -99,24 +108,33 @@ class Layout:
             folder.mkdir(parents=True, exist_ok=True)
 
     def principal_key(self) -> str:
-        """The key under which user ids are hashed in events; made once, readable by the owner alone."""
+        """The key under which user ids are hashed in events; made once, readable by the owner
+        alone.
+        """
         return kept(self.state / "principal.key")
 
     def master_key(self) -> str:
-        """The key that wraps what seals people's words; made once, readable by the owner alone. Lost, the words are lost too."""
+        """The key that wraps what seals people's words; made once, readable by the owner alone.
+        Lost, the words are lost too.
+        """
         return kept(self.state / "master.key")
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
-    """The usual ports; an inner one that is taken gives way to a free one, a public one is an error.
+    """The usual ports; an inner one that is taken gives way to a free one, a public one is an
+    error.
 
     Raises:
         PortTakenError: names the port and the variable that changes it.
     """
     if not http_port and not grpc_port:
-        return free_ports()  # beside another run: its usual ports must not be taken while one of its services restarts
+        # beside another run: its usual ports must not be taken while one of its services restarts
+        return free_ports()
     chosen = public_ports(http_port, grpc_port)
-    wanted = {**INNER_PORTS, **{f"{name}_metrics": port + METRICS_OFFSET for name, port in INNER_PORTS.items()}}
+    wanted = {
+        **INNER_PORTS,
+        **{f"{name}_metrics": port + METRICS_OFFSET for name, port in INNER_PORTS.items()},
+    }
     wanted["gateway_metrics"] = PUBLIC_PORTS["gateway"] + METRICS_OFFSET
     for name, port in wanted.items():
         chosen[name] = port if is_free(port) else free_port()
@@ -137,12 +155,18 @@ def check_free(http_port: int, grpc_port: int) -> None:
     """Raises: PortTakenError."""
     for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
         if port and not is_free(port):
-            raise PortTakenError(f"port {port} is in use; choose another one: {variable}={port + 10}", field=variable)
+            raise PortTakenError(
+                f"port {port} is in use; choose another one: {variable}={port + 10}", field=variable
+            )
 
 
 def free_ports() -> dict[str, int]:
     """Nothing but free ports: for tests, beside whatever else runs."""
-    names = [*PUBLIC_PORTS, *INNER_PORTS, *(f"{name}_metrics" for name in (*INNER_PORTS, "gateway"))]
+    names = [
+        *PUBLIC_PORTS,
+        *INNER_PORTS,
+        *(f"{name}_metrics" for name in (*INNER_PORTS, "gateway")),
+    ]
     return dict(zip(names, distinct_free_ports(len(names)), strict=True))
 
 
@@ -153,14 +177,18 @@ def context_tokens(model: Path) -> int:
 
 
 def programs(layout: Layout, model: Path) -> list[Program]:
-    """The seven programs with their settings, in the order of starting. `model` answers until a rollout says otherwise."""
+    """The seven programs with their settings, in the order of starting. `model` answers until a
+    rollout says otherwise.
+    """
     settings = service_settings(layout, model)
     return [program(name, settings[name], name) for name in START_ORDER]
 
 
 def program(service: str, settings: Mapping[str, object], name: str) -> Program:
     """A service with its settings as its environment."""
-    environment = {f"TW_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()}
+    environment = {
+        f"TW_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()
+    }
     port = int(str(settings.get("http_port") or settings["port"]))
     command = (sys.executable, "-m", f"services.{service}")
     return Program(name, command, environment, port, stops_first=service == "gateway")
@@ -172,7 +200,11 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
     reply = min(512, context // 4)
     state = layout.state
     return {
-        "predictor": {"port": layout.ports["predictor"], "cache_directory": layout.predictor, "kv_blocks": 256},
+        "predictor": {
+            "port": layout.ports["predictor"],
+            "cache_directory": layout.predictor,
+            "kv_blocks": 256,
+        },
         "guardrail": _grpc(layout, "guardrail"),
         "enhancer": _grpc(layout, "enhancer"),
         "feedback": {
@@ -203,7 +235,9 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
             **_grpc(layout, "gateway"),
             "http_port": layout.ports["http"],
             "principal_key": key,
-            **{f"{peer}_target": layout.target(peer) for peer in INNER_PORTS if peer != "predictor"},
+            **{
+                f"{peer}_target": layout.target(peer) for peer in INNER_PORTS if peer != "predictor"
+            },
             "database_url": f"sqlite+aiosqlite:///{state / 'keys.db'}",
             "owner_key_file": state / "owner.key",
             "loop_directory": layout.loop,
@@ -213,4 +247,8 @@ def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]
 
 
 def _grpc(layout: Layout, service: str) -> dict[str, object]:
-    return {"host": HOST, "port": layout.ports[service], "metrics_port": layout.ports[f"{service}_metrics"]}
+    return {
+        "host": HOST,
+        "port": layout.ports[service],
+        "metrics_port": layout.ports[f"{service}_metrics"],
+    }

@@ -1,4 +1,6 @@
-"""When the system can answer: the model server has a version ready. Before that the URL is not printed."""
+"""When the system can answer: the model server has a version ready. Before that the URL is not
+printed.
+"""
 
 import asyncio
 import json
@@ -14,14 +16,17 @@ POLL_SECONDS = 0.3
 SAY_AFTER_SECONDS = 5.0
 
 
-async def wait_for_model(predictor_url: str, converts: bool, say: Callable[[str, str], None]) -> None:
+async def wait_for_model(
+    predictor_url: str, converts: bool, say: Callable[[str, str], None]
+) -> None:
     """Poll KServe's repository index until a version is ready, saying so if it takes long.
 
     Args:
         converts: no model was converted before, so it takes longer.
 
     Raises:
-        ChildFailedError: a version could not be loaded, with the model server's reason, or the time is over.
+        ChildFailedError: a version could not be loaded, with the model server's reason, or the time
+            is over.
     """
     started, said = time.monotonic(), False
     while (waited := time.monotonic() - started) < MODEL_SECONDS:

@@ -1,4 +1,5 @@
-"""What must be so before a command begins: that no system runs in the folder yet, or that one does, and that the recipe is known.
+"""What must be so before a command begins: that no system runs in the folder yet, or that one does,
+and that the recipe is known.
 
 All of it is asked before anything is installed or written.
 """
@@ -7,7 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.embedded.layout import ROOT, Layout
-from infra.supervision.supervisor import AlreadyRunningError, NotRunningError, find_running, read_ports
+from infra.supervision.supervisor import (
+    AlreadyRunningError,
+    NotRunningError,
+    find_running,
+    read_ports,
+)
 from training.refusals import DetailedError
 
 RECIPES = ("nano", "small")
@@ -24,7 +30,9 @@ def check_recipe(name: str) -> None:
     """Raises: UnknownRecipeError."""
     if name not in RECIPES:
         raise UnknownRecipeError(
-            f"RECIPE={name}: choose {' or '.join(RECIPES)}", field="RECIPE", limit=", ".join(RECIPES)
+            f"RECIPE={name}: choose {' or '.join(RECIPES)}",
+            field="RECIPE",
+            limit=", ".join(RECIPES),
         )
 
 
@@ -32,7 +40,9 @@ def refuse_second(state: Path) -> None:
     """Raises: AlreadyRunningError, which says where to chat."""
     if running := find_running(state):
         url = Layout(state, running.ports).page_url
-        raise AlreadyRunningError(f"Thumbwheel runs already (process {running.pid}): chat at {url}", field=str(state))
+        raise AlreadyRunningError(
+            f"Thumbwheel runs already (process {running.pid}): chat at {url}", field=str(state)
+        )
 
 
 def find_ports(state: Path) -> Mapping[str, int]:
@@ -48,5 +58,7 @@ def find_ports(state: Path) -> Mapping[str, int]:
             raise
         stack = STACK_STATE.relative_to(ROOT)
         raise NotRunningError(
-            f"{error}; what runs is the stack: make loop STATE={stack}", field=error.field, limit=str(stack)
+            f"{error}; what runs is the stack: make loop STATE={stack}",
+            field=error.field,
+            limit=str(stack),
         ) from error

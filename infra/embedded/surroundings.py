@@ -1,6 +1,8 @@
-"""What a command that works beside a running system must know besides its ports: where keys are made, what training's process needs.
+"""What a command that works beside a running system must know besides its ports: where keys are
+made, what training's process needs.
 
-Whoever starts a system with stores of its own leaves a note in the state folder; without one the embedded stores are meant.
+Whoever starts a system with stores of its own leaves a note in the state folder; without one the
+embedded stores are meant.
 """
 
 import json
@@ -14,7 +16,9 @@ NOTE = "surroundings.json"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """`keys_database`: SQLAlchemy URL of the gateway's database. `loop_environment`: variables of training's process."""
+    """`keys_database`: SQLAlchemy URL of the gateway's database. `loop_environment`: variables of
+    training's process.
+    """
 
     keys_database: str
     loop_environment: Mapping[str, str] = field(default_factory=dict)
@@ -38,6 +42,7 @@ def read_surroundings(state: Path) -> Surroundings:
 def loop_environment(state: Path) -> dict[str, str]:
     """The whole environment of training's process for the system of a state folder.
 
-    OpenMP's waiting threads must not burn the core that a chat wants; that is read before torch is imported.
+    OpenMP's waiting threads must not burn the core that a chat wants; that is read before torch is
+    imported.
     """
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **read_surroundings(state).loop_environment}

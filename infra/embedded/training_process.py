@@ -1,6 +1,8 @@
-"""Training's process: Ctrl-C ends it at its next checkpoint if one is near, and again at once; what it has done is kept.
+"""Training's process: Ctrl-C ends it at its next checkpoint if one is near, and again at once; what
+it has done is kept.
 
-It has a session of its own: the terminal's Ctrl-C would reach it, and all that it has started, in the middle of a step.
+It has a session of its own: the terminal's Ctrl-C would reach it, and all that it has started, in
+the middle of a step.
 """
 
 import asyncio
@@ -14,9 +16,11 @@ from pathlib import Path
 from infra.embedded.layout import ROOT
 from infra.supervision.child import die_with_parent
 
-# About as long as a person waits before they press again; a checkpoint that comes later is not near.
+# About as long as a person waits before they press again; a checkpoint that comes later is not
+# near.
 NEAR_SECONDS = 30.0
-# Ray takes its workers down in two seconds; where they are only starting, on two busy cores, it took 15.
+# Ray takes its workers down in two seconds; where they are only starting, on two busy cores, it
+# took 15.
 LEAVE_SECONDS = 40.0
 LOOK_SECONDS = 0.1
 # Of these nothing is lost: they take seconds, or keep a record of each look.
@@ -30,7 +34,8 @@ async def attend(
     say: Callable[[str], None],
     near_seconds: float = NEAR_SECONDS,
 ) -> int:
-    """Run it to its end; its exit status. Cancelled, by Ctrl-C, it ends training first, which says how to go on.
+    """Run it to its end; its exit status. Cancelled, by Ctrl-C, it ends training first, which says
+    how to go on.
 
     Args:
         loop: the loop's directory, whose files tell where training is.
@@ -50,7 +55,9 @@ async def attend(
 
 
 def _begin() -> None:
-    """Whoever was started in the background ignores Ctrl-C, and training would with them. Without us it is to stop too."""
+    """Whoever was started in the background ignores Ctrl-C, and training would with them. Without
+    us it is to stop too.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_parent(signal.SIGINT)
 
@@ -58,7 +65,9 @@ def _begin() -> None:
 async def _end(
     process: asyncio.subprocess.Process, loop: Path, say: Callable[[str], None], near_seconds: float
 ) -> None:
-    """Cancelled meanwhile, by a second Ctrl-C, it waits for no checkpoint any more; by a third, for nothing."""
+    """Cancelled meanwhile, by a second Ctrl-C, it waits for no checkpoint any more; by a third, for
+    nothing.
+    """
     try:
         with suppress(asyncio.CancelledError):
             await _checkpoint(process, loop, say, near_seconds)
@@ -83,7 +92,9 @@ async def _checkpoint(
     say(f"{step} stops at its next checkpoint, in {near_seconds:.0f} s at the latest")
     with suppress(TimeoutError):
         async with asyncio.timeout(near_seconds):
-            while process.returncode is None and running_step(loop) == step and _marks(loop) == before:  # noqa: ASYNC110 - files of another process
+            while (  # noqa: ASYNC110
+                process.returncode is None and running_step(loop) == step and _marks(loop) == before
+            ):
                 await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -1,4 +1,6 @@
-"""`python -m infra.evaluation_stores postgres|kafka|s3|valkey`: makes its folder ready, then becomes the server: signals reach it."""
+"""`python -m infra.evaluation_stores postgres|kafka|s3|valkey`: makes its folder ready, then
+becomes the server: signals reach it.
+"""
 
 import argparse
 import os
@@ -14,7 +16,9 @@ from infra.supervision.ports import HOST
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.evaluation_stores", description=__doc__)
     parser.add_argument("store", choices=PREPARE)
-    parser.add_argument("--known-as", default=HOST, metavar="HOST", help="what Kafka's clients are told to come to")
+    parser.add_argument(
+        "--known-as", default=HOST, metavar="HOST", help="what Kafka's clients are told to come to"
+    )
     options = parser.parse_args()
     place = Place(Path(DATA), Path(SECRETS), IMAGE, listens_on="0.0.0.0", known_as=options.known_as)  # noqa: S104 - a pod's
     try:

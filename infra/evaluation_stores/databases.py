@@ -1,4 +1,5 @@
-"""Postgres's role and databases as they should be, made while nobody is connected: in single-user mode, which needs no client.
+"""Postgres's role and databases as they should be, made while nobody is connected: in single-user
+mode, which needs no client.
 
 The password is set at every start, so that whoever changes the secret has changed the password.
 """
@@ -20,9 +21,15 @@ def keep_up(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> Non
         ServerError: Postgres refused, with the last of what it said.
     """
     data = postgres.folder / "data"
-    data.chmod(0o700)  # a volume that is mounted again may be opened to a group, which Postgres refuses
+    data.chmod(
+        0o700
+    )  # a volume that is mounted again may be opened to a group, which Postgres refuses
     password = postgres.password.replace("'", "''")
-    said = _alone(binaries, data, [f"ALTER ROLE {USER} PASSWORD '{password}'", "SELECT datname FROM pg_database"])
+    said = _alone(
+        binaries,
+        data,
+        [f"ALTER ROLE {USER} PASSWORD '{password}'", "SELECT datname FROM pg_database"],
+    )
     there = set(re.findall(r'datname = "([^"]+)"', said))
     if missing := [name for name in databases if name not in there]:
         _alone(binaries, data, [f'CREATE DATABASE "{name}"' for name in missing])
@@ -30,7 +37,15 @@ def keep_up(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> Non
 
 def _alone(binaries: Path, data: Path, statements: Sequence[str]) -> str:
     """What it answers. One line is one statement; the password is in none of the process's words."""
-    command = [str(binaries / "postgres"), "--single", "-D", str(data), "-c", "exit_on_error=on", "postgres"]
+    command = [
+        str(binaries / "postgres"),
+        "--single",
+        "-D",
+        str(data),
+        "-c",
+        "exit_on_error=on",
+        "postgres",
+    ]
     done = subprocess.run(
         not_as_root(command),
         input="".join(f"{statement}\n" for statement in statements),

@@ -1,4 +1,5 @@
-"""`python -m infra.evaluation_stores.ping`: whether Valkey answers PING; while it loads what it kept, it does not. For the pod's probes.
+"""`python -m infra.evaluation_stores.ping`: whether Valkey answers PING; while it loads what it
+kept, it does not. For the pod's probes.
 
 Nothing of ours is imported: a probe runs every few seconds.
 """

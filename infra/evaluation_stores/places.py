@@ -1,4 +1,6 @@
-"""Where a store of an evaluation is: its volume, its secrets, its programs, its ports. The chart names the same ones."""
+"""Where a store of an evaluation is: its volume, its secrets, its programs, its ports. The chart
+names the same ones.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,6 @@
-"""What each store needs before it starts, by the same code that runs it on loopback; passwords come out of the mounted secret."""
+"""What each store needs before it starts, by the same code that runs it on loopback; passwords come
+out of the mounted secret.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -37,7 +39,9 @@ def prepare_kafka(place: Place) -> Program:
 def prepare_s3(place: Place) -> Program:
     """Who may do what is written anew. The access key is always the same one."""
     place.take_secret("secret-key", "secret.key")
-    (program,) = SeaweedFS(place.folder, place.ports["s3"], place.listens_on).prepare(place.software.programs.weed)
+    (program,) = SeaweedFS(place.folder, place.ports["s3"], place.listens_on).prepare(
+        place.software.programs.weed
+    )
     return program
 
 

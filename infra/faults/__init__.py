@@ -1,1 +1,3 @@
-"""Proxies that tests put between a client and a real server, to hurt the traffic: each fault is counted when it strikes."""
+"""Proxies that tests put between a client and a real server, to hurt the traffic: each fault is
+counted when it strikes.
+"""

@@ -1,4 +1,6 @@
-"""Decides when a fault strikes: always, the first few times, or a share by seed. The same seed, the same decisions."""
+"""Decides when a fault strikes: always, the first few times, or a share by seed. The same seed, the
+same decisions.
+"""
 
 import random
 
@@ -11,7 +13,10 @@ class Chance:
     def __init__(self, share: float = 1.0, times: int | None = None, seed: int = 0) -> None:
         if not 0.0 <= share <= 1.0:
             raise ConfigError(
-                f"share: {share} is not between 0 and 1", field="share", reason="OUT_OF_RANGE", limit="0 to 1"
+                f"share: {share} is not between 0 and 1",
+                field="share",
+                reason="OUT_OF_RANGE",
+                limit="0 to 1",
             )
         self._share, self._left, self._random = share, times, random.Random(seed)
 

@@ -1,4 +1,5 @@
-"""An HTTP proxy for S3 stores: refusals by status, slow and missing answers, resets in mid-body, answers lost after the request.
+"""An HTTP proxy for S3 stores: refusals by status, slow and missing answers, resets in mid-body,
+answers lost after the request.
 
 Host and path go on as they came, since S3's signatures cover both.
 """
@@ -43,7 +44,8 @@ class HttpFault:
     STATUS: answered here with `status` and `retry_after_seconds`; the store does not hear of it.
     SLOW: goes to the store after `seconds`.
     HANG: no answer, and no end of the connection, as long as the fault is set.
-    REQUEST_RESET, ANSWER_RESET: both ends are reset after so many `body_bytes` of the request, or of the answer.
+    REQUEST_RESET, ANSWER_RESET: both ends are reset after so many `body_bytes` of the request, or
+    of the answer.
     ANSWER_LOST: the store has done it and answered; the client is reset.
     """
 
@@ -57,7 +59,9 @@ class HttpFault:
 
 
 class HttpProxy:
-    """`with` it, then let the client talk to `port` of 127.0.0.1. Set `faults` at any time: the first that strikes is it."""
+    """`with` it, then let the client talk to `port` of 127.0.0.1. Set `faults` at any time: the
+    first that strikes is it.
+    """
 
     def __init__(self, target_port: int) -> None:
         self._target_port, self.port = target_port, 0
@@ -107,9 +111,14 @@ class HttpProxy:
         return await self._forward(request, fault)
 
     def _struck(self, method: str) -> HttpFault | None:
-        return next((fault for fault in self.faults if method in fault.methods and fault.chance.strikes()), None)
+        return next(
+            (fault for fault in self.faults if method in fault.methods and fault.chance.strikes()),
+            None,
+        )
 
-    async def _forward(self, request: web.BaseRequest, fault: HttpFault | None) -> web.StreamResponse:
+    async def _forward(
+        self, request: web.BaseRequest, fault: HttpFault | None
+    ) -> web.StreamResponse:
         url = URL(f"http://{HOST}:{self._target_port}{request.raw_path}", encoded=True)
         body = _body(request, fault) if request.can_read_body else None
         try:
@@ -139,8 +148,12 @@ async def _body(request: web.BaseRequest, fault: HttpFault | None) -> AsyncItera
         yield chunk
 
 
-async def _pass_back(request: web.BaseRequest, answer: ClientResponse, fault: HttpFault | None) -> web.StreamResponse:
-    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers))
+async def _pass_back(
+    request: web.BaseRequest, answer: ClientResponse, fault: HttpFault | None
+) -> web.StreamResponse:
+    response = web.StreamResponse(
+        status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers)
+    )
     await response.prepare(request)
     passed = 0
     async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
@@ -156,13 +169,19 @@ async def _pass_back(request: web.BaseRequest, answer: ClientResponse, fault: Ht
 def _refusal(fault: HttpFault) -> web.Response:
     """As S3 says it: a status, and XML that names the code."""
     code = CODES.get(fault.status, "InternalError")
-    headers = {} if fault.retry_after_seconds is None else {"Retry-After": str(fault.retry_after_seconds)}
+    headers = (
+        {} if fault.retry_after_seconds is None else {"Retry-After": str(fault.retry_after_seconds)}
+    )
     text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
-    return web.Response(status=fault.status, text=text, content_type="application/xml", headers=headers)
+    return web.Response(
+        status=fault.status, text=text, content_type="application/xml", headers=headers
+    )
 
 
 def _passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    return CIMultiDict((name, value) for name, value in headers.items() if name.title() not in HOP_BY_HOP)
+    return CIMultiDict(
+        (name, value) for name, value in headers.items() if name.title() not in HOP_BY_HOP
+    )
 
 
 def _cut(request: web.BaseRequest) -> web.Response:

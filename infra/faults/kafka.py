@@ -1,6 +1,8 @@
-"""A proxy that reads Kafka's frames and drops a share of the ProduceResponses: the broker has the records, the producer is not told.
+"""A proxy that reads Kafka's frames and drops a share of the ProduceResponses: the broker has the
+records, the producer is not told.
 
-Brokers tell clients where to connect: a listener of the broker must advertise this proxy's port, or clients go around it.
+Brokers tell clients where to connect: a listener of the broker must advertise this proxy's port, or
+clients go around it.
 """
 
 import struct
@@ -9,8 +11,8 @@ from enum import StrEnum
 from infra.faults.chance import Chance
 from infra.faults.proxy import CutError, End, StreamProxy, together
 
-# https://kafka.apache.org/protocol: every frame begins with its length; a request goes on with api key (int16), api version
-# (int16) and correlation id (int32), a response with the correlation id.
+# https://kafka.apache.org/protocol: every frame begins with its length; a request goes on with api
+# key (int16), api version (int16) and correlation id (int32), a response with the correlation id.
 LENGTH = struct.Struct(">i")
 REQUEST = struct.Struct(">hhi")
 PRODUCE = 0
@@ -18,14 +20,18 @@ MAX_FRAME_BYTES = 100 * 1024 * 1024
 
 
 class Then(StrEnum):
-    """What follows a dropped response: the producer waits for its time-out, or sees the connection reset."""
+    """What follows a dropped response: the producer waits for its time-out, or sees the connection
+    reset.
+    """
 
     SILENCE = "silence"
     RESET = "reset"
 
 
 class KafkaProxy(StreamProxy):
-    """`counts` has `produce_requests`, `produce_responses` and, of those, `dropped`. `chance` may be set at any time."""
+    """`counts` has `produce_requests`, `produce_responses` and, of those, `dropped`. `chance` may
+    be set at any time.
+    """
 
     def __init__(self, target_port: int, port: int = 0, then: Then = Then.RESET) -> None:
         super().__init__(target_port, port)
@@ -33,7 +39,10 @@ class KafkaProxy(StreamProxy):
 
     async def converse(self, client: End, server: End) -> None:
         produced: set[int] = set()
-        await together(self._pass_requests(client, server, produced), self._pass_responses(client, server, produced))
+        await together(
+            self._pass_requests(client, server, produced),
+            self._pass_responses(client, server, produced),
+        )
 
     async def _pass_requests(self, client: End, server: End, produced: set[int]) -> None:
         while True:
@@ -60,7 +69,9 @@ class KafkaProxy(StreamProxy):
 
 
 async def read_frame(end: End) -> bytes:
-    """A frame with its length. Raises: IncompleteReadError at the end of the stream, CutError if it is no frame."""
+    """A frame with its length. Raises: IncompleteReadError at the end of the stream, CutError if it
+    is no frame.
+    """
     head = await end.reader.readexactly(LENGTH.size)
     (length,) = LENGTH.unpack(head)
     if not REQUEST.size // 2 <= length <= MAX_FRAME_BYTES:

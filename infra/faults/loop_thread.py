@@ -1,4 +1,6 @@
-"""An event loop in a thread of its own, so that a proxy works while the test that controls it blocks."""
+"""An event loop in a thread of its own, so that a proxy works while the test that controls it
+blocks.
+"""
 
 import asyncio
 import threading

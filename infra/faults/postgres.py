@@ -1,4 +1,6 @@
-"""A proxy before Postgres that breaks connections at the one moment that matters: when a transaction commits."""
+"""A proxy before Postgres that breaks connections at the one moment that matters: when a
+transaction commits.
+"""
 
 import asyncio
 from collections import deque

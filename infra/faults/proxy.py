@@ -1,4 +1,6 @@
-"""What proxies of byte streams share: a listener on loopback, one connection to the server for each to the proxy, resets."""
+"""What proxies of byte streams share: a listener on loopback, one connection to the server for each
+to the proxy, resets.
+"""
 
 import asyncio
 import contextlib
@@ -35,7 +37,9 @@ class End:
 
 
 class StreamProxy(ABC):
-    """`with` it, then let the client connect to `port` of 127.0.0.1. `counts` says how often what happened."""
+    """`with` it, then let the client connect to `port` of 127.0.0.1. `counts` says how often what
+    happened.
+    """
 
     def __init__(self, target_port: int, port: int = 0) -> None:
         self._target_port, self.port = target_port, port
@@ -75,7 +79,11 @@ class StreamProxy(ABC):
                 ends.append(End(*await asyncio.open_connection(HOST, self._target_port)))
             await self.converse(*ends)
             whole = True
-        except (CutError, OSError, EOFError):  # the server is away, or one end was cut: so is the other
+        except (
+            CutError,
+            OSError,
+            EOFError,
+        ):  # the server is away, or one end was cut: so is the other
             pass
         finally:
             self._connections -= 1
@@ -95,7 +103,9 @@ async def together(*ways: Coroutine[Any, Any, None]) -> None:
 
 
 def reset(transport: asyncio.BaseTransport) -> None:
-    """Close with RST in place of FIN, so that the peer sees an error and not an end; what is closed already stays so."""
+    """Close with RST in place of FIN, so that the peer sees an error and not an end; what is closed
+    already stays so.
+    """
     if isinstance(transport, asyncio.Transport) and not transport.is_closing():
         with contextlib.suppress(OSError):
             sock = transport.get_extra_info("socket")

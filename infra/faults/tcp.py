@@ -1,6 +1,8 @@
-"""A TCP proxy that knows no protocol: delay, bandwidth, slices, silence, refusal, resets, and answers lost after the request.
+"""A TCP proxy that knows no protocol: delay, bandwidth, slices, silence, refusal, resets, and
+answers lost after the request.
 
-What is lost is lost by a reset: the client sees an error, and the server has done what it was asked to.
+What is lost is lost by a reset: the client sees an error, and the server has done what it was asked
+to.
 """
 
 import asyncio
@@ -33,10 +35,13 @@ class Fault(StrEnum):
 class TcpFaults:
     """What happens from now on, on old connections too; the default is nothing.
 
-    silent: nothing passes and nothing is closed, as when packets are dropped; later it goes on where it was.
+    silent: nothing passes and nothing is closed, as when packets are dropped; later it goes on
+        where it was.
     refuse: a new connection is reset at once.
-    reset_up_bytes, reset_down_bytes: the connection is reset once it passed so many bytes to the server, or to the client.
-    lose_answers: what the client sends arrives; at the first byte of the answer the connection is reset.
+    reset_up_bytes, reset_down_bytes: the connection is reset once it passed so many bytes to the
+    server, or to the client.
+    lose_answers: what the client sends arrives; at the first byte of the answer the connection is
+        reset.
     chance: of each refusal and each lost answer.
     """
 
@@ -86,7 +91,9 @@ class TcpProxy(StreamProxy):
         client.writer.write_eof()
 
     async def _pass(self, chunk: bytes, to: End, bytes_left: float) -> None:
-        """Send a chunk on, in the manner of the faults. Raises: CutError after the last byte that is left to pass."""
+        """Send a chunk on, in the manner of the faults. Raises: CutError after the last byte that
+        is left to pass.
+        """
         await self._wait_while_silent()
         faults = self.faults
         if faults.latency_seconds:

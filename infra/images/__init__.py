@@ -1,1 +1,3 @@
-"""Images of Thumbwheel without Docker: plain tar layers and JSON, the same bytes for the same input."""
+"""Images of Thumbwheel without Docker: plain tar layers and JSON, the same bytes for the same
+input.
+"""

@@ -1,4 +1,5 @@
-"""`python -m infra.images build services predictor --folder DIR`: archives for containerd, podman and registries, without Docker.
+"""`python -m infra.images build services predictor --folder DIR`: archives for containerd, podman
+and registries, without Docker.
 
 `python -m infra.images containerfile`: the same for people who have Docker or Podman.
 """
@@ -20,32 +21,55 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="write image archives")
     build.add_argument(
-        "names", nargs="+", choices=sorted(catalogue.images), metavar="IMAGE", help=", ".join(catalogue.images)
+        "names",
+        nargs="+",
+        choices=sorted(catalogue.images),
+        metavar="IMAGE",
+        help=", ".join(catalogue.images),
     )
-    build.add_argument("--folder", type=Path, default=Path("dist"), help="where the archives go (default: dist)")
-    build.add_argument("--repository", default="localhost/thumbwheel", help="what references begin with")
+    build.add_argument(
+        "--folder", type=Path, default=Path("dist"), help="where the archives go (default: dist)"
+    )
+    build.add_argument(
+        "--repository", default="localhost/thumbwheel", help="what references begin with"
+    )
     build.add_argument("--tag", default="dev")
     written = commands.add_parser("containerfile", help="write Containerfile and .dockerignore")
     written.add_argument("--check", action="store_true", help="only compare")
     options = parser.parse_args()
-    return _build(catalogue, options) if options.command == "build" else _containerfile(catalogue, options.check)
+    return (
+        _build(catalogue, options)
+        if options.command == "build"
+        else _containerfile(catalogue, options.check)
+    )
 
 
 def _build(catalogue: Catalogue, options: argparse.Namespace) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.names:
         started = time.monotonic()
-        reference, path = f"{options.repository}-{name}:{options.tag}", options.folder / f"{name}.tar"
+        reference, path = (
+            f"{options.repository}-{name}:{options.tag}",
+            options.folder / f"{name}.tar",
+        )
         digest = build_image(catalogue.images[name], catalogue, reference, path, _say)
-        _say(f"{reference} {digest}: {path}, {path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - started:.0f} s")
+        _say(
+            f"{reference} {digest}: {path}, {path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - started:.0f} s"
+        )
     return 0
 
 
 def _containerfile(catalogue: Catalogue, check: bool) -> int:
-    stale = {path: text for path, text in render(catalogue).items() if not path.exists() or path.read_text() != text}
+    stale = {
+        path: text
+        for path, text in render(catalogue).items()
+        if not path.exists() or path.read_text() != text
+    }
     for path, text in stale.items():
         if check:
-            print(f"{path.name} is not what infra/images/images.toml says. Run: python -m infra.images containerfile")
+            print(
+                f"{path.name} is not what infra/images/images.toml says. Run: python -m infra.images containerfile"
+            )
         else:
             path.write_text(text)
     return int(check and bool(stale))

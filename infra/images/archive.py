@@ -1,4 +1,6 @@
-"""An OCI image archive (image-spec 1.1, image layout): what `ctr images import`, podman and skopeo read."""
+"""An OCI image archive (image-spec 1.1, image layout): what `ctr images import`, podman and skopeo
+read.
+"""
 
 import hashlib
 import io
@@ -18,7 +20,9 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True)
 class Described:
-    """An image that is not written yet. `texts` are its config and manifest by their digests; `entry` is the index's, for its manifest."""
+    """An image that is not written yet. `texts` are its config and manifest by their digests;
+    `entry` is the index's, for its manifest.
+    """
 
     layers: Sequence[Layer]
     texts: Mapping[str, bytes]
@@ -37,13 +41,21 @@ def describe(layers: Sequence[Layer], config: Mapping[str, object]) -> Described
         text = json.dumps(value, sort_keys=True).encode()
         digest = hashlib.sha256(text).hexdigest()
         texts[digest] = text
-        return {"mediaType": f"{MEDIA}.{kind}.v1+json", "digest": f"sha256:{digest}", "size": len(text)}
+        return {
+            "mediaType": f"{MEDIA}.{kind}.v1+json",
+            "digest": f"sha256:{digest}",
+            "size": len(text),
+        }
 
     where = {"architecture": ARCHITECTURES[platform.machine()], "os": "linux"}
     history = {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]}
     described = put("config", {**where, "created": CREATED, "config": config, "rootfs": history})
     packed = [
-        {"mediaType": f"{MEDIA}.layer.v1.tar+gzip", "digest": f"sha256:{layer.blob.sha256}", "size": layer.blob.size}
+        {
+            "mediaType": f"{MEDIA}.layer.v1.tar+gzip",
+            "digest": f"sha256:{layer.blob.sha256}",
+            "size": layer.blob.size,
+        }
         for layer in layers
     ]
     manifest = put("manifest", {"schemaVersion": 2, "config": described, "layers": packed})

@@ -1,4 +1,6 @@
-"""Builds images: the interpreter and the packages once for each lock, in the cache; our own code anew each time."""
+"""Builds images: the interpreter and the packages once for each lock, in the cache; our own code
+anew each time.
+"""
 
 import hashlib
 import json
@@ -27,10 +29,13 @@ ENVIRONMENT = {
     "PYTHONPATH": f"{packages.SITE}:{APP}:{APP}/gen",
     "PYTHONUNBUFFERED": "1",
 }
-# Whom Python's TLS believes, and asyncpg's: the image has no system that would say it. A chart's trust bundle takes its place.
+# Whom Python's TLS believes, and asyncpg's: the image has no system that would say it. A chart's
+# trust bundle takes its place.
 TRUST = dict.fromkeys(("PGSSLROOTCERT", "SSL_CERT_FILE"), f"{packages.SITE}/certifi/cacert.pem")
 # What the code that makes the kept layers is made of: they are made anew when it changes.
-MAKERS = tuple(Path(__file__).with_name(f"{name}.py") for name in ("build", "interpreter", "layer", "packages"))
+MAKERS = tuple(
+    Path(__file__).with_name(f"{name}.py") for name in ("build", "interpreter", "layer", "packages")
+)
 
 
 def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, say: Say) -> str:
@@ -41,15 +46,19 @@ def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, 
 
 
 @contextmanager
-def layered(image: Image, catalogue: Catalogue, say: Say, *, bare: bool = False) -> Iterator[Described]:
-    """The image, to be written within the block. `bare`: without the packages of its lock, for pods that have them on a volume:
-    training's are six gigabytes.
+def layered(
+    image: Image, catalogue: Catalogue, say: Say, *, bare: bool = False
+) -> Iterator[Described]:
+    """The image, to be written within the block. `bare`: without the packages of its lock, for pods
+    that have them on a volume: training's are six gigabytes.
     """
     with tempfile.TemporaryDirectory() as folder:
         layers = [_kept("base", b"", interpreter.write_interpreter, say)]
         if image.programs or image.scripts:
             chosen = repr((image.programs, image.scripts)).encode()
-            layers.append(_kept(f"{image.name}-programs", chosen, partial(_write_programs, image=image), say))
+            layers.append(
+                _kept(f"{image.name}-programs", chosen, partial(_write_programs, image=image), say)
+            )
         if not bare:
             layers.append(_packages(image, catalogue, say))
         layers.append(_code(image, Path(folder)))
@@ -58,7 +67,10 @@ def layered(image: Image, catalogue: Catalogue, say: Say, *, bare: bool = False)
 
 def locks_of(image: Image) -> Sequence[Path]:
     """What others made that is in the image follows from these files of the clone."""
-    return [image.lock, *([image.jars / "pom.xml", image.jars / "jars.sha256"] if image.jars else [])]
+    return [
+        image.lock,
+        *([image.jars / "pom.xml", image.jars / "jars.sha256"] if image.jars else []),
+    ]
 
 
 def config_of(image: Image) -> dict[str, object]:
@@ -74,7 +86,9 @@ def config_of(image: Image) -> dict[str, object]:
 
 
 def trust_of(image: Image) -> Mapping[str, str]:
-    """Of an image whose lock has the authorities that everybody believes; the others call nobody outside."""
+    """Of an image whose lock has the authorities that everybody believes; the others call nobody
+    outside.
+    """
     return TRUST if "\ncertifi==" in (ROOT / image.lock).read_text() else {}
 
 
@@ -105,7 +119,12 @@ def script(function: str) -> str:
 def _packages(image: Image, catalogue: Catalogue, say: Say) -> Layer:
     locks = b"".join((ROOT / lock).read_bytes() for lock in locks_of(image))
     chosen = repr(catalogue.left_out(image)).encode()
-    return _kept(image.name, locks + chosen, lambda writer: _write_packages(writer, image, catalogue, say), say)
+    return _kept(
+        image.name,
+        locks + chosen,
+        lambda writer: _write_packages(writer, image, catalogue, say),
+        say,
+    )
 
 
 def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue, say: Say) -> None:
@@ -121,7 +140,9 @@ def _code(image: Image, folder: Path) -> Layer:
     for path in image.paths:
         (copied / path).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / path).is_dir():
-            shutil.copytree(ROOT / path, copied / path, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / path, copied / path, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copyfile(ROOT / path, copied / path)
     packages.compile_folder(copied, APP)

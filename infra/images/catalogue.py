@@ -11,7 +11,8 @@ LIST = Path(__file__).with_name("images.toml")
 
 @dataclass(frozen=True)
 class Image:
-    """One image: packages of a lock, our code in `paths`, programs of the system, and the module that runs by default.
+    """One image: packages of a lock, our code in `paths`, programs of the system, and the module
+    that runs by default.
 
     Args:
         scripts: commands of packages by name, as `module:function`.
@@ -32,8 +33,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All images. `python` and `maven`: what the Containerfile builds on; `without`: patterns of what is left out of packages, relative
-    to the folder that they are installed in.
+    """All images. `python` and `maven`: what the Containerfile builds on; `without`: patterns of
+    what is left out of packages, relative to the folder that they are installed in.
     """
 
     images: Mapping[str, Image]

@@ -1,4 +1,5 @@
-"""The same images for people who have Docker or Podman: Containerfile and .dockerignore, rendered from the one list.
+"""The same images for people who have Docker or Podman: Containerfile and .dockerignore, rendered
+from the one list.
 
 `docker build --target services .`; `make check` compares both files with the list.
 """
@@ -9,7 +10,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infra.images import interpreter, packages
-from infra.images.build import APP, ENVIRONMENT, JARS, config_of, labels_of, locks_of, script, trust_of
+from infra.images.build import (
+    APP,
+    ENVIRONMENT,
+    JARS,
+    config_of,
+    labels_of,
+    locks_of,
+    script,
+    trust_of,
+)
 from infra.images.catalogue import ROOT, Catalogue, Image
 from infra.servers.jars import PLUGIN
 
@@ -20,7 +30,10 @@ COMPILE = "python3 -m compileall -q -f --invalidation-mode unchecked-hash"
 def render(catalogue: Catalogue) -> Mapping[Path, str]:
     """The files and their texts."""
     containerfile = "\n\n".join(["\n".join(part) for part in _parts(catalogue)])
-    return {ROOT / "Containerfile": f"{containerfile}\n", ROOT / ".dockerignore": "\n".join(_ignored(catalogue)) + "\n"}
+    return {
+        ROOT / "Containerfile": f"{containerfile}\n",
+        ROOT / ".dockerignore": "\n".join(_ignored(catalogue)) + "\n",
+    }
 
 
 def _parts(catalogue: Catalogue) -> Iterator[list[str]]:
@@ -45,7 +58,10 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
         f"FROM base AS {image.name}-packages",
         f"COPY {image.lock} /tmp/lock.txt",
         f"RUN python3 -m pip install --no-cache-dir --no-compile --no-deps --require-hashes --target {packages.SITE} -r /tmp/lock.txt \\",
-        *[f"    && find {packages.SITE} -type d -name {name} -prune -exec rm -rf {{}} + \\" for name in everywhere],
+        *[
+            f"    && find {packages.SITE} -type d -name {name} -prune -exec rm -rf {{}} + \\"
+            for name in everywhere
+        ],
         f"    && rm -rf {' '.join(places)} \\",
         f"    && {{ {COMPILE} {packages.SITE} || true; }}",
     ]
@@ -64,7 +80,10 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
         f"COPY --from={image.name}-packages {packages.SITE} {packages.SITE}",
         *([f"COPY --from={image.name}-jars {JARS} {JARS}"] if image.jars else []),
         *[f"COPY {path} {APP}/{path}" for path in image.paths],
-        *[_written(f"{interpreter.PREFIX}/bin/{name}", script(function)) for name, function in image.scripts.items()],
+        *[
+            _written(f"{interpreter.PREFIX}/bin/{name}", script(function))
+            for name, function in image.scripts.items()
+        ],
         f"RUN {COMPILE} {' '.join(sorted({f'{APP}/{path.parts[0]}' for path in image.paths}))}",
         f"USER {config['User']}",
         *[f"LABEL {name}={json.dumps(value)}" for name, value in labels_of(image).items()],
@@ -77,5 +96,7 @@ def _written(path: str, text: str) -> str:
 
 
 def _ignored(catalogue: Catalogue) -> list[str]:
-    wanted = {path for image in catalogue.images.values() for path in (*locks_of(image), *image.paths)}
+    wanted = {
+        path for image in catalogue.images.values() for path in (*locks_of(image), *image.paths)
+    }
     return [HEAD, "*", *[f"!{path}" for path in sorted(wanted)], "**/__pycache__"]

@@ -1,7 +1,8 @@
-"""The base of every image: the Python that runs this, its standard library, and the shared libraries that both load.
+"""The base of every image: the Python that runs this, its standard library, and the shared
+libraries that both load.
 
-No shell, no package manager, no coreutils. Wheels expect more of a system than the interpreter itself loads (grpcio wants
-librt), so the libraries that manylinux promises come along.
+No shell, no package manager, no coreutils. Wheels expect more of a system than the interpreter
+itself loads (grpcio wants librt), so the libraries that manylinux promises come along.
 """
 
 import os
@@ -17,7 +18,8 @@ from infra.images.layer import LayerWriter
 USER = 10_001
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 PREFIX = "/usr/local"
-# manylinux's promise (PEP 600) beyond what is linked, and what glibc opens by itself to look names up.
+# manylinux's promise (PEP 600) beyond what is linked, and what glibc opens by itself to look names
+# up.
 PROMISED = (
     "libdl.so.2",
     "libgcc_s.so.1",
@@ -63,9 +65,15 @@ def write_interpreter(writer: LayerWriter) -> None:
     write_libraries(writer, [binary, *sorted(library.glob("lib-dynload/*.so"))], PROMISED)
 
 
-def write_libraries(writer: LayerWriter, programs: Iterable[Path], more: Iterable[str] = ()) -> None:
-    """What these programs load, where the dynamic loader looks; `more`: by name, if the machine has them."""
-    folder = PurePosixPath("/lib", sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu")
+def write_libraries(
+    writer: LayerWriter, programs: Iterable[Path], more: Iterable[str] = ()
+) -> None:
+    """What these programs load, where the dynamic loader looks; `more`: by name, if the machine has
+    them.
+    """
+    folder = PurePosixPath(
+        "/lib", sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
+    )
     found = dict(_loaded(programs))
     for name in more:
         for place in (folder, PurePosixPath("/usr", str(folder).lstrip("/"))):
@@ -77,11 +85,15 @@ def write_libraries(writer: LayerWriter, programs: Iterable[Path], more: Iterabl
 
 
 def _loaded(programs: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    told = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout
+    told = subprocess.run(
+        ["ldd", *map(str, programs)], capture_output=True, text=True, check=False
+    ).stdout
     for line in told.splitlines():
         if match := re.search(r"(?:(\S+) => )?(/\S+) \(0x", line):
             yield match[1] or match[2], Path(match[2])
 
 
 def _is_not_needed(path: PurePosixPath) -> bool:
-    return path.name in NOT_NEEDED or path.name.startswith("config-") or path.suffix in {".a", ".pyc"}
+    return (
+        path.name in NOT_NEEDED or path.name.startswith("config-") or path.suffix in {".a", ".pyc"}
+    )

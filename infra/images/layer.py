@@ -1,4 +1,5 @@
-"""A layer of an image: a tar, gzipped, whose bytes follow from its content alone: names in order, one time, one owner.
+"""A layer of an image: a tar, gzipped, whose bytes follow from its content alone: names in order,
+one time, one owner.
 
 It is written to the disk as it grows; training's is six gigabytes.
 """
@@ -77,7 +78,10 @@ class LayerWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stack.close()
 
@@ -85,7 +89,8 @@ class LayerWriter:
     def layer(self) -> Layer:
         """Once the writer is closed."""
         return Layer(
-            Blob(self._path, self._packed.sha256.hexdigest(), self._packed.size), self._plain.sha256.hexdigest()
+            Blob(self._path, self._packed.sha256.hexdigest(), self._packed.size),
+            self._plain.sha256.hexdigest(),
         )
 
     def folder(self, name: str, mode: int = 0o755) -> None:
@@ -99,7 +104,13 @@ class LayerWriter:
     def data(self, name: str, content: bytes, mode: int = 0o644) -> None:
         """A file with this content."""
         if self._is_new(name):
-            self._add(PurePosixPath("/", name), tarfile.REGTYPE, mode, size=len(content), content=io.BytesIO(content))
+            self._add(
+                PurePosixPath("/", name),
+                tarfile.REGTYPE,
+                mode,
+                size=len(content),
+                content=io.BytesIO(content),
+            )
 
     def link(self, name: str, target: str) -> None:
         """A symbolic link."""
@@ -112,10 +123,23 @@ class LayerWriter:
             facts = source.stat()
             mode = 0o755 if facts.st_mode & 0o111 else 0o644
             with source.open("rb") as content:
-                self._add(PurePosixPath("/", name), tarfile.REGTYPE, mode, size=facts.st_size, content=content)
+                self._add(
+                    PurePosixPath("/", name),
+                    tarfile.REGTYPE,
+                    mode,
+                    size=facts.st_size,
+                    content=content,
+                )
 
-    def tree(self, source: Path, name: str, leaves_out: Callable[[PurePosixPath], bool] = lambda path: False) -> None:
-        """All files under a folder, in the order of their names; `leaves_out` is asked of paths relative to it, folders too."""
+    def tree(
+        self,
+        source: Path,
+        name: str,
+        leaves_out: Callable[[PurePosixPath], bool] = lambda path: False,
+    ) -> None:
+        """All files under a folder, in the order of their names; `leaves_out` is asked of paths
+        relative to it, folders too.
+        """
         for folder, folders, files in os.walk(source):
             here = PurePosixPath(Path(folder).relative_to(source))
             folders[:] = sorted(each for each in folders if not leaves_out(here / each))
@@ -140,5 +164,11 @@ class LayerWriter:
     ) -> None:
         self._seen.add(path)
         entry = tarfile.TarInfo(str(path).lstrip("/"))
-        entry.type, entry.mode, entry.mtime, entry.size, entry.linkname = kind, mode, TIME, size, target
+        entry.type, entry.mode, entry.mtime, entry.size, entry.linkname = (
+            kind,
+            mode,
+            TIME,
+            size,
+            target,
+        )
         self._tar.addfile(entry, content)

@@ -1,5 +1,5 @@
-"""The packages of a lock as they lie in an image, compiled: a read-only root keeps no bytecode, and Ray starts three times as
-fast with it. Unchecked: the times of files say nothing in a layer.
+"""The packages of a lock as they lie in an image, compiled: a read-only root keeps no bytecode, and
+Ray starts three times as fast with it. Unchecked: the times of files say nothing in a layer.
 """
 
 import shutil
@@ -14,7 +14,9 @@ SITE = "/app/site"
 
 
 def install_packages(lock: Path, folder: Path, without: Sequence[str]) -> None:
-    """Fill the folder by the lock, without what matches the patterns, and compile it for its place in the image."""
+    """Fill the folder by the lock, without what matches the patterns, and compile it for its place
+    in the image.
+    """
     install_wheels(lock, folder)
     for pattern in without:
         for found in sorted(folder.glob(pattern)):
@@ -23,6 +25,20 @@ def install_packages(lock: Path, folder: Path, without: Sequence[str]) -> None:
 
 
 def compile_folder(folder: Path, place: str) -> None:
-    """Bytecode beside every module, with the paths of its place in the image. What does not compile is no module of ours."""
-    command = [sys.executable, "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
-    subprocess.run([*command, "-s", str(folder), "-p", place, str(folder)], check=False, stdout=subprocess.DEVNULL)
+    """Bytecode beside every module, with the paths of its place in the image. What does not compile
+    is no module of ours.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "compileall",
+        "-q",
+        "-f",
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
+    subprocess.run(
+        [*command, "-s", str(folder), "-p", place, str(folder)],
+        check=False,
+        stdout=subprocess.DEVNULL,
+    )

@@ -1,6 +1,8 @@
-"""`make clean`: removes the environment and what was built, with --all the state folders of this clone too, and says what stays.
+"""`make clean`: removes the environment and what was built, with --all the state folders of this
+clone too, and says what stays.
 
-Runs on the system's Python alone. Downloads stay in any case: other clones take theirs from the same folder.
+Runs on the system's Python alone. Downloads stay in any case: other clones take theirs from the
+same folder.
 """
 
 import os
@@ -27,9 +29,13 @@ def clean(clone: Path, downloads: Path, *, everything: bool) -> None:
     for folder in [clone / ".venv", clone / "dist", *(states if everything else ())]:
         remove(folder)
     for folder in () if everything else states:
-        say(f"stays: {folder}, {size(folder)}: conversations, thumbs, models, keys (make clean ALL=1 removes it)")
+        say(
+            f"stays: {folder}, {size(folder)}: conversations, thumbs, models, keys (make clean ALL=1 removes it)"
+        )
     if downloads.is_dir():
-        say(f"stays: {downloads}, {size(downloads)}: downloads of all clones (to be rid of them: rm -rf {downloads})")
+        say(
+            f"stays: {downloads}, {size(downloads)}: downloads of all clones (to be rid of them: rm -rf {downloads})"
+        )
 
 
 def refuse_running(states: list[Path]) -> None:
@@ -37,7 +43,9 @@ def refuse_running(states: list[Path]) -> None:
     for folder in states:
         for note in (found for pattern in NESTED for found in folder.glob(pattern)):
             if running := find_running(note.parent):
-                sys.exit(f"==> nothing removed: process {running.pid} works in {note.parent}; stop it first (Ctrl-C)")
+                sys.exit(
+                    f"==> nothing removed: process {running.pid} works in {note.parent}; stop it first (Ctrl-C)"
+                )
 
 
 def remove(folder: Path) -> None:
@@ -71,5 +79,7 @@ def say(text: str) -> None:
 
 if __name__ == "__main__":
     parser = ArgumentParser(prog="python -m infra.install.clean", description=__doc__)
-    parser.add_argument("--all", action="store_true", help="state folders too: everything that was said and learned")
+    parser.add_argument(
+        "--all", action="store_true", help="state folders too: everything that was said and learned"
+    )
     clean(ROOT, cache(), everything=parser.parse_args().all)

@@ -1,7 +1,8 @@
 """Puts dependency groups into .venv: `python3 infra/install/environment.py services predictor`.
 
-Runs on the system's Python with its standard library alone. Packages are downloaded once into a cache outside the clone
-(THUMBWHEEL_CACHE, else thumbwheel in XDG_CACHE_HOME or ~/.cache) and hard-linked from there; an unchanged group costs nothing.
+Runs on the system's Python with its standard library alone. Packages are downloaded once into a
+cache outside the clone (THUMBWHEEL_CACHE, else thumbwheel in XDG_CACHE_HOME or ~/.cache) and
+hard-linked from there; an unchanged group costs nothing.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ GROUPS = {
     "training": "torch and ray (3 GB to download, 6 GB on disk)",
     "dev": "everything, with test tools (3.3 GB to download, 6.6 GB on disk)",
 }
-# Of a step that Ctrl-C ended: it reaches the whole terminal, and the step may die before we hear of it.
+# Of a step that Ctrl-C ended: it reaches the whole terminal, and the step may die before we hear of
+# it.
 STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 LOWEST_PYTHON, FIRST_UNTRIED_PYTHON = (3, 11), (3, 14)
 
@@ -57,7 +59,18 @@ def install(group: str) -> None:
     uv = find_uv()
     if not (VENV / "bin" / "python").exists():
         run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(VENV)])
-    run([uv, "pip", "install", "--python", str(VENV / "bin" / "python"), "--require-hashes", "-r", str(lock)])
+    run(
+        [
+            uv,
+            "pip",
+            "install",
+            "--python",
+            str(VENV / "bin" / "python"),
+            "--require-hashes",
+            "-r",
+            str(lock),
+        ]
+    )
     _put_clone_on_path()
     for old in marker.parent.glob(f"{group}-*"):
         old.unlink()
@@ -72,7 +85,9 @@ def _dev_is_current() -> bool:
 
 
 def _put_clone_on_path() -> None:
-    """`services`, `training`, `infra` and the generated `thumbwheel` import from the clone, wherever it stands."""
+    """`services`, `training`, `infra` and the generated `thumbwheel` import from the clone,
+    wherever it stands.
+    """
     site = next((VENV / "lib").glob("python3*/site-packages"))
     (site / "thumbwheel.pth").write_text(f"{ROOT}\n{ROOT / 'gen'}\n")
 
@@ -91,8 +106,22 @@ def find_uv() -> str:
     if not binary.exists():
         print("==> installing uv, the installer (25 MB)", flush=True)
         with filled_whole(home) as partial:
-            run([_python_with_pip(), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                 "--no-warn-script-location", "--require-hashes", "--target", str(partial), "-r", str(lock)])  # fmt: skip
+            run(
+                [
+                    _python_with_pip(),
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--no-warn-script-location",
+                    "--require-hashes",
+                    "--target",
+                    str(partial),
+                    "-r",
+                    str(lock),
+                ]
+            )
     return str(binary)
 
 
@@ -103,7 +132,9 @@ def _python_with_pip() -> str:
 
 @contextlib.contextmanager
 def filled_whole(home: Path) -> Iterator[Path]:
-    """A folder to fill, put in its place at the end of the block: half an installation is never found."""
+    """A folder to fill, put in its place at the end of the block: half an installation is never
+    found.
+    """
     partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -119,7 +150,9 @@ def filled_whole(home: Path) -> Iterator[Path]:
 
 
 def run(command: list[str]) -> None:
-    """Run a step, its output shown; a failure names the step and ends the installation, Ctrl-C is no failure."""
+    """Run a step, its output shown; a failure names the step and ends the installation, Ctrl-C is
+    no failure.
+    """
     environment = dict(os.environ)
     environment.setdefault("UV_CACHE_DIR", str(cache() / "uv"))
     environment.setdefault("UV_LINK_MODE", "hardlink" if _same_disk() else "copy")

@@ -1,7 +1,9 @@
-"""Requirements of `make test` beyond Python packages: install each, and name those that are missing with the tests they remove.
+"""Requirements of `make test` beyond Python packages: install each, and name those that are missing
+with the tests they remove.
 
-`python -m infra.install.requirements` is the first step of `make test`. tests/conftest.py skips the tests of a missing requirement,
-with its name as the reason. With CI=true nothing may be missing: this command fails, and no test is skipped.
+`python -m infra.install.requirements` is the first step of `make test`. tests/conftest.py skips the
+tests of a missing requirement, with its name as the reason. With CI=true nothing may be missing:
+this command fails, and no test is skipped.
 """
 
 from __future__ import annotations
@@ -45,12 +47,18 @@ class Requirement:
     paths: tuple[str, ...] = ()
 
     def is_needed_by(self, path: str, fixtures: set[str]) -> bool:
-        """Return True for a test that needs it; `path`: of the module, relative to the root; `fixtures`: names of all its fixtures."""
+        """Return True for a test that needs it; `path`: of the module, relative to the root;
+        `fixtures`: names of all its fixtures.
+        """
         return path.startswith(self.paths or ("\0",)) or not self.fixtures.isdisjoint(fixtures)
 
 
-def of_parts(parts: Callable[[], Sequence[Part]]) -> tuple[Callable[[], bool], Callable[[Say], None]]:
-    """`is_installed` and `install` of a requirement that consists of parts; a ServerError about the choice of parts means missing."""
+def of_parts(
+    parts: Callable[[], Sequence[Part]],
+) -> tuple[Callable[[], bool], Callable[[Say], None]]:
+    """`is_installed` and `install` of a requirement that consists of parts; a ServerError about the
+    choice of parts means missing.
+    """
 
     def is_installed() -> bool:
         try:

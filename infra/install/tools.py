@@ -1,7 +1,9 @@
-"""Tools from npm, installed by the Node of the environment: buf, Chromium for the page's tests, and the page itself.
+"""Tools from npm, installed by the Node of the environment: buf, Chromium for the page's tests, and
+the page itself.
 
-`node` makes the tools ready, `browser` unpacks Chromium into the cache and prints its path, `page` builds the page into
-services/web/dist; `page --check` builds it elsewhere and compares, so that what is shipped built is what the sources say.
+`node` makes the tools ready, `browser` unpacks Chromium into the cache and prints its path, `page`
+builds the page into services/web/dist; `page --check` builds it elsewhere and compares, so that
+what is shipped built is what the sources say.
 """
 
 import argparse
@@ -30,7 +32,9 @@ class ToolError(DetailedError):
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.install.tools", description=__doc__)
     parser.add_argument("what", choices=("node", "browser", "page"))
-    parser.add_argument("--check", action="store_true", help="page: compare with what is committed, write nothing")
+    parser.add_argument(
+        "--check", action="store_true", help="page: compare with what is committed, write nothing"
+    )
     arguments = parser.parse_args()
     try:
         if arguments.what == "node":
@@ -94,7 +98,12 @@ def check_page() -> None:
 
 
 def _differing(left: Path, right: Path) -> set[str]:
-    names = {str(file.relative_to(side)) for side in (left, right) for file in side.rglob("*") if file.is_file()}
+    names = {
+        str(file.relative_to(side))
+        for side in (left, right)
+        for file in side.rglob("*")
+        if file.is_file()
+    }
     return {name for name in names if not _same(left / name, right / name)}
 
 

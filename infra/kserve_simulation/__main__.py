@@ -1,4 +1,6 @@
-"""`python -m infra.kserve_simulation --state FOLDER`, in the cluster's namespaces: the controller, until it is ended."""
+"""`python -m infra.kserve_simulation --state FOLDER`, in the cluster's namespaces: the controller,
+until it is ended.
+"""
 
 import argparse
 import asyncio

@@ -1,4 +1,6 @@
-"""Round by round: for each InferenceService its Deployment and Service, and its status out of what became of them."""
+"""Round by round: for each InferenceService its Deployment and Service, and its status out of what
+became of them.
+"""
 
 import asyncio
 import sys
@@ -8,7 +10,13 @@ from typing import Any, Protocol
 import aiohttp
 
 from infra.cluster.policies.objects import Json
-from infra.kserve_simulation.objects import NoSuchRuntimeError, app_label, deployment_of, name_of, service_of
+from infra.kserve_simulation.objects import (
+    NoSuchRuntimeError,
+    app_label,
+    deployment_of,
+    name_of,
+    service_of,
+)
 from infra.kserve_simulation.status import NO_RUNTIME, reconcile_failed, status_of
 
 GROUP = "serving.kserve.io"
@@ -58,18 +66,29 @@ class Controller:
             return NO_RUNTIME
         except aiohttp.ClientResponseError as error:
             return reconcile_failed(error.message)
-        deployment = await self._api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name_of(service)}")
+        deployment = await self._api.get(
+            f"/apis/apps/v1/namespaces/{namespace}/deployments/{name_of(service)}"
+        )
         ((key, value),) = app_label(service).items()
-        pods = (await self._api.get(f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"{key}={value}"}))[
-            "items"
-        ]
-        newest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
+        pods = (
+            await self._api.get(
+                f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": f"{key}={value}"}
+            )
+        )["items"]
+        newest_first = sorted(
+            pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True
+        )
         return status_of(service, deployment, newest_first)
 
     async def _runtime(self, service: Json) -> Json:
-        name, namespace = service["spec"]["predictor"]["model"]["runtime"], service["metadata"]["namespace"]
+        name, namespace = (
+            service["spec"]["predictor"]["model"]["runtime"],
+            service["metadata"]["namespace"],
+        )
         try:
-            return await self._api.get(f"/apis/{GROUP}/v1alpha1/namespaces/{namespace}/servingruntimes/{name}")
+            return await self._api.get(
+                f"/apis/{GROUP}/v1alpha1/namespaces/{namespace}/servingruntimes/{name}"
+            )
         except aiohttp.ClientResponseError as error:
             if error.status == 404:
                 raise NoSuchRuntimeError from error
@@ -78,7 +97,11 @@ class Controller:
     async def _make(self, service: Json, runtime: Json) -> None:
         """Once for each change of either."""
         wanted = (service["metadata"]["generation"], runtime["metadata"]["resourceVersion"])
-        uid, namespace, name = service["metadata"]["uid"], service["metadata"]["namespace"], name_of(service)
+        uid, namespace, name = (
+            service["metadata"]["uid"],
+            service["metadata"]["namespace"],
+            name_of(service),
+        )
         if self._made.get(uid) == wanted:
             return
         deployments, services = (

@@ -1,7 +1,9 @@
-"""What KServe makes of an InferenceService in Standard mode: a Deployment and a Service, by its names and labels.
+"""What KServe makes of an InferenceService in Standard mode: a Deployment and a Service, by its
+names and labels.
 
-The container is the runtime's, with the InferenceService's arguments after its own and the claim's folder at /mnt/models. Left out:
-its webhooks (which fill in resources), autoscalers, ingresses, and storage other than claims.
+The container is the runtime's, with the InferenceService's arguments after its own and the claim's
+folder at /mnt/models. Left out: its webhooks (which fill in resources), autoscalers, ingresses, and
+storage other than claims.
 """
 
 from infra.cluster.policies.objects import Json
@@ -10,7 +12,9 @@ CONTAINER, MODELS = "kserve-container", "/mnt/models"
 VOLUME = "kserve-pvc-source"
 HTTP_PORT = 80
 # Of a predictor what is its own, and not the pod's.
-_NOT_OF_PODS = frozenset({"model", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "autoScaling"})
+_NOT_OF_PODS = frozenset(
+    {"model", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "autoScaling"}
+)
 
 
 class NoSuchRuntimeError(Exception):
@@ -32,7 +36,9 @@ def deployment_of(service: Json, runtime: Json) -> Json:
     predictor = service["spec"]["predictor"]
     pod = {key: value for key, value in predictor.items() if key not in _NOT_OF_PODS}
     claim, _, folder = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
-    pod["containers"] = [_container(each, service, folder) for each in runtime["spec"]["containers"]]
+    pod["containers"] = [
+        _container(each, service, folder) for each in runtime["spec"]["containers"]
+    ]
     pod["volumes"] = [
         *runtime["spec"].get("volumes", ()),
         {"name": VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},
@@ -49,8 +55,17 @@ def deployment_of(service: Json, runtime: Json) -> Json:
 def service_of(service: Json, runtime: Json) -> Json:
     """To apply: port 80, whatever the container's is."""
     port = runtime["spec"]["containers"][0]["ports"][0]
-    ports = [{"name": port["name"], "port": HTTP_PORT, "targetPort": port["containerPort"], "protocol": "TCP"}]
-    return _owned(service, "v1", "Service") | {"spec": {"selector": app_label(service), "ports": ports}}
+    ports = [
+        {
+            "name": port["name"],
+            "port": HTTP_PORT,
+            "targetPort": port["containerPort"],
+            "protocol": "TCP",
+        }
+    ]
+    return _owned(service, "v1", "Service") | {
+        "spec": {"selector": app_label(service), "ports": ports}
+    }
 
 
 def _container(container: Json, service: Json, folder: str) -> Json:
@@ -71,13 +86,20 @@ def _container(container: Json, service: Json, folder: str) -> Json:
 
 
 def _labels(service: Json) -> dict[str, str]:
-    own = {"serving.kserve.io/inferenceservice": service["metadata"]["name"], "component": "predictor"}
+    own = {
+        "serving.kserve.io/inferenceservice": service["metadata"]["name"],
+        "component": "predictor",
+    }
     return {**service["metadata"].get("labels", {}), **own, **app_label(service)}
 
 
 def _owned(service: Json, api_version: str, kind: str) -> dict[str, object]:
     owner = {key: service[key] for key in ("apiVersion", "kind")}
-    owner |= {"name": service["metadata"]["name"], "uid": service["metadata"]["uid"], "controller": True}
+    owner |= {
+        "name": service["metadata"]["name"],
+        "uid": service["metadata"]["uid"],
+        "controller": True,
+    }
     metadata = {
         "name": name_of(service),
         "namespace": service["metadata"]["namespace"],

@@ -1,4 +1,6 @@
-"""KServe for a cluster of this machine: its resources put in, its controller started and ended, from out here."""
+"""KServe for a cluster of this machine: its resources put in, its controller started and ended,
+from out here.
+"""
 
 import contextlib
 import os

@@ -1,7 +1,8 @@
-"""What KServe says of an InferenceService in Standard mode, out of its Deployment and its newest pod. Pure.
+"""What KServe says of an InferenceService in Standard mode, out of its Deployment and its newest
+pod. Pure.
 
-As it is there: `observedGeneration` is the Deployment's; a predictor that begins is "False", as one that failed is; and that a model
-does not load is known by its container that fell.
+As it is there: `observedGeneration` is the Deployment's; a predictor that begins is "False", as one
+that failed is; and that a model does not load is known by its container that fell.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,21 @@ NO_RUNTIME: dict[str, Any] = {
     "modelStatus": {
         "transitionStatus": "InvalidSpec",
         "states": {"activeModelState": "", "targetModelState": "FailedToLoad"},
-        "lastFailureInfo": {"reason": "RuntimeNotRecognized", "message": "Waiting for runtime to become available"},
+        "lastFailureInfo": {
+            "reason": "RuntimeNotRecognized",
+            "message": "Waiting for runtime to become available",
+        },
     }
 }
 
 
 def reconcile_failed(message: str) -> dict[str, Any]:
     """What it tried was refused."""
-    return {"conditions": _conditions({"status": FALSE, "reason": "ReconcileFailed", "message": message})}
+    return {
+        "conditions": _conditions(
+            {"status": FALSE, "reason": "ReconcileFailed", "message": message}
+        )
+    }
 
 
 def status_of(service: Json, deployment: Json, pods: Sequence[Json]) -> dict[str, Any]:
@@ -43,7 +51,11 @@ def status_of(service: Json, deployment: Json, pods: Sequence[Json]) -> dict[str
 def _conditions(predictor: dict[str, str]) -> list[dict[str, str]]:
     """Sorted by type. The ingress is ready at once where none is made."""
     told = {key: value for key, value in predictor.items() if value}
-    return [{"type": "IngressReady", "status": TRUE}, {"type": "PredictorReady", **told}, {"type": "Ready", **told}]
+    return [
+        {"type": "IngressReady", "status": TRUE},
+        {"type": "PredictorReady", **told},
+        {"type": "Ready", **told},
+    ]
 
 
 def _predictor_ready(status: Json) -> dict[str, str]:
@@ -55,7 +67,9 @@ def _predictor_ready(status: Json) -> dict[str, str]:
     if progressing and progressing["status"] == FALSE:
         found = _told(FALSE, progressing)
     elif progressing:
-        found = _told(TRUE if progressing["reason"] == "NewReplicaSetAvailable" else UNKNOWN, progressing)
+        found = _told(
+            TRUE if progressing["reason"] == "NewReplicaSetAvailable" else UNKNOWN, progressing
+        )
     if available and available["status"] == FALSE:
         found = _told(FALSE, available)
     failed = conditions.get("ReplicaFailure")
@@ -65,7 +79,11 @@ def _predictor_ready(status: Json) -> dict[str, str]:
 
 
 def _told(status: str, condition: Json) -> dict[str, str]:
-    return {"status": status, "reason": condition.get("reason", ""), "message": condition.get("message", "")}
+    return {
+        "status": status,
+        "reason": condition.get("reason", ""),
+        "message": condition.get("message", ""),
+    }
 
 
 def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
@@ -86,7 +104,11 @@ def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
                 "exitCode": fallen["exitCode"],
             }
             states = {"activeModelState": "", "targetModelState": "FailedToLoad"}
-            return {"transitionStatus": "BlockedByFailedLoad", "states": states, "lastFailureInfo": failure}
+            return {
+                "transitionStatus": "BlockedByFailedLoad",
+                "states": states,
+                "lastFailureInfo": failure,
+            }
     return _in_progress("Pending")
 
 
@@ -101,4 +123,7 @@ def _fallen(container: Json) -> Json | None:
 
 
 def _in_progress(target: str) -> dict[str, Any]:
-    return {"transitionStatus": "InProgress", "states": {"activeModelState": "", "targetModelState": target}}
+    return {
+        "transitionStatus": "InProgress",
+        "states": {"activeModelState": "", "targetModelState": target},
+    }

@@ -1,1 +1,3 @@
-"""The real KubeRay operator for the cluster of this machine, built from its Go module: teams install theirs by its own chart."""
+"""The real KubeRay operator for the cluster of this machine, built from its Go module: teams
+install theirs by its own chart.
+"""

@@ -1,4 +1,6 @@
-"""`python -m infra.kuberay`: builds the operator into the cache; used by `make deploy TRAINING=kuberay` and by tests."""
+"""`python -m infra.kuberay`: builds the operator into the cache; used by `make deploy
+TRAINING=kuberay` and by tests.
+"""
 
 import sys
 from functools import partial

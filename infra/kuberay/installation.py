@@ -1,4 +1,6 @@
-"""What the operator is made of: one program, its custom resource definitions and its role, all from its Go module; in the cache."""
+"""What the operator is made of: one program, its custom resource definitions and its role, all from
+its Go module; in the cache.
+"""
 
 import re
 import shutil
@@ -45,7 +47,9 @@ def find_installed() -> Operator:
 
 
 def install(say: Callable[[str], None]) -> Operator:
-    """Build it if it is not there. Raises: ServerError, ClusterError: something cannot be had here, with what to do."""
+    """Build it if it is not there. Raises: ServerError, ClusterError: something cannot be had here,
+    with what to do.
+    """
     if not KUBERAY.home.exists():
         refuse_unable()
         fill_missing([_part()], say)
@@ -55,14 +59,20 @@ def install(say: Callable[[str], None]) -> Operator:
 
 def version() -> str:
     """The module's, as the lock has it."""
-    found = re.search(rf"^\t{re.escape(MODULE)} (v\S+)", (KUBERAY.lock / "go.mod").read_text(), re.MULTILINE)
+    found = re.search(
+        rf"^\t{re.escape(MODULE)} (v\S+)", (KUBERAY.lock / "go.mod").read_text(), re.MULTILINE
+    )
     if found is None:
-        raise ClusterError(f"{KUBERAY.lock / 'go.mod'} names no {MODULE}", field=MODULE, reason="MISSING")
+        raise ClusterError(
+            f"{KUBERAY.lock / 'go.mod'} names no {MODULE}", field=MODULE, reason="MISSING"
+        )
     return found[1]
 
 
 def _part() -> Part:
-    return KUBERAY.part("KubeRay's operator, built from its Go modules (two or three minutes)", _fill)
+    return KUBERAY.part(
+        "KubeRay's operator, built from its Go modules (two or three minutes)", _fill
+    )
 
 
 def _fill(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""The operator in the cluster: a namespace of its own, rights in the one namespace that it watches, one pod.
+"""The operator in the cluster: a namespace of its own, rights in the one namespace that it watches,
+one pod.
 
 Its role is a ClusterRole, and a RoleBinding gives of it only what lies in the binding's namespace.
 """
@@ -26,14 +27,25 @@ def operator_objects(watched: str) -> str:
         {
             "apiVersion": "v1",
             "kind": "Namespace",
-            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+            "metadata": {
+                "name": NAMESPACE,
+                "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+            },
         },
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": NAME, "namespace": NAMESPACE}},
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": NAME, "namespace": NAMESPACE},
+        },
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "RoleBinding",
             "metadata": {"name": NAME, "namespace": watched},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ROLE},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": ROLE,
+            },
             "subjects": [account],
         },
         {

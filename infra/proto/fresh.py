@@ -1,4 +1,6 @@
-"""Are the committed stubs what the protos generate today? Generates into a temporary folder and compares."""
+"""Are the committed stubs what the protos generate today? Generates into a temporary folder and
+compares.
+"""
 
 import filecmp
 import os
@@ -16,12 +18,16 @@ def main() -> None:
         subprocess.run([str(ROOT / "infra/proto/generate.sh"), fresh], env=environment, check=True)
         stale = sorted(differing(Path(fresh), ROOT / "gen"))
     if stale:
-        sys.exit(f"gen/ is not what proto/ generates: run infra/proto/generate.sh ({', '.join(stale)})")
+        sys.exit(
+            f"gen/ is not what proto/ generates: run infra/proto/generate.sh ({', '.join(stale)})"
+        )
 
 
 def differing(left: Path, right: Path) -> set[str]:
     """Stubs that are missing on one side, or differ."""
-    names = {str(file.relative_to(side)) for side in (left, right) for file in side.rglob("*_pb2*.py*")}
+    names = {
+        str(file.relative_to(side)) for side in (left, right) for file in side.rglob("*_pb2*.py*")
+    }
     names = {name for name in names if "__pycache__" not in name}
     return {name for name in names if not _same(left / name, right / name)}
 

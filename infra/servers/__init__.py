@@ -1,1 +1,3 @@
-"""The real servers on loopback, without root and without containers: Kafka, Postgres, Valkey, SeaweedFS's S3, Prometheus."""
+"""The real servers on loopback, without root and without containers: Kafka, Postgres, Valkey,
+SeaweedFS's S3, Prometheus.
+"""

@@ -1,4 +1,6 @@
-"""`python -m infra.servers install` fetches the real servers; `up` runs all of them in this terminal until Ctrl-C."""
+"""`python -m infra.servers install` fetches the real servers; `up` runs all of them in this
+terminal until Ctrl-C.
+"""
 
 import argparse
 import asyncio
@@ -39,9 +41,14 @@ def parse(words: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("install", help="fetch what is missing into the cache")
     start = commands.add_parser("up", help="run all servers in this terminal until Ctrl-C")
-    start.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="of Kafka; three keep three copies")
     start.add_argument(
-        "--state", type=Path, default=ROOT / ".state" / "servers", help="folder of everything that is kept"
+        "--brokers", type=int, choices=(1, 3), default=1, help="of Kafka; three keep three copies"
+    )
+    start.add_argument(
+        "--state",
+        type=Path,
+        default=ROOT / ".state" / "servers",
+        help="folder of everything that is kept",
     )
     return parser.parse_args(words)
 
@@ -57,7 +64,11 @@ def prepare(
 
 
 async def up(
-    state: Path, fleet: Fleet, ports: Mapping[str, int], programs: Sequence[Program], terminal: Terminal
+    state: Path,
+    fleet: Fleet,
+    ports: Mapping[str, int],
+    programs: Sequence[Program],
+    terminal: Terminal,
 ) -> None:
     """Start the servers, print their addresses, run until SIGINT or SIGTERM."""
     say = partial(terminal.say, SUPERVISOR)

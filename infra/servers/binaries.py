@@ -1,4 +1,6 @@
-"""Where the servers' programs lie in the folder that their packages were installed into: in the cache here, in the stores' image there."""
+"""Where the servers' programs lie in the folder that their packages were installed into: in the
+cache here, in the stores' image there.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The classes that a Kafka broker loads, cached as Java wants them (JEP 514): it then starts for 1.5 s of a core, not 2.6 s."""
+"""The classes that a Kafka broker loads, cached as Java wants them (JEP 514): it then starts for
+1.5 s of a core, not 2.6 s.
+"""
 
 import asyncio
 import dataclasses
@@ -28,10 +30,19 @@ def cache_classes(java: Java, folder: Path) -> None:
         kafka = Kafka(Path(temporary), tuple(distinct_free_ports(2)))
         (broker,) = kafka.prepare(java)
         command = tuple(writing if word == java.class_data else word for word in broker.command)
-        asyncio.run(_run_once(dataclasses.replace(broker, command=command, stop_seconds=RUN_SECONDS), Path(temporary)))
+        asyncio.run(
+            _run_once(
+                dataclasses.replace(broker, command=command, stop_seconds=RUN_SECONDS),
+                Path(temporary),
+            )
+        )
         if not cache.exists():
             said = (Path(temporary) / "broker.log").read_text()[-LAST_CHARACTERS:]
-            raise ServerError(f"Java wrote no cache of Kafka's classes: {said}", field=CACHE_NAME, reason="MISSING")
+            raise ServerError(
+                f"Java wrote no cache of Kafka's classes: {said}",
+                field=CACHE_NAME,
+                reason="MISSING",
+            )
 
 
 async def _run_once(broker: Program, folder: Path) -> None:

@@ -1,6 +1,8 @@
-"""Packages of Debian, unpacked without root: apt downloads them, their sha256 is checked, and nothing of them is run or installed.
+"""Packages of Debian, unpacked without root: apt downloads them, their sha256 is checked, and
+nothing of them is run or installed.
 
-Where the machine's package lists are missing or old, fresh ones are fetched into a folder of our own.
+Where the machine's package lists are missing or old, fresh ones are fetched into a folder of our
+own.
 """
 
 import hashlib
@@ -23,7 +25,9 @@ def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
     Raises:
         ServerError: one cannot be had here, or is not what the lock says; with what to do.
     """
-    locked = {name: sha256 for sha256, name in (line.split() for line in lock.read_text().splitlines())}
+    locked = {
+        name: sha256 for sha256, name in (line.split() for line in lock.read_text().splitlines())
+    }
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
             raise ServerError(

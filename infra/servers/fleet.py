@@ -100,7 +100,14 @@ def choose_ports(state: Path, brokers: int, *, usual: bool = True) -> dict[str, 
 
 
 def _kafka_ports(brokers: int) -> list[str]:
-    return [name for node in range(1, brokers + 1) for name in (f"kafka-{node}", f"kafka-{node}-controller")]
+    return [
+        name
+        for node in range(1, brokers + 1)
+        for name in (f"kafka-{node}", f"kafka-{node}-controller")
+    ]
 
 
-_STORE_PORTS = [*(DOORS[0], *(f"s3-{door}" for door in DOORS[1:])), *(f"s3-{door}-grpc" for door in DOORS)]
+_STORE_PORTS = [
+    *(DOORS[0], *(f"s3-{door}" for door in DOORS[1:])),
+    *(f"s3-{door}-grpc" for door in DOORS),
+]

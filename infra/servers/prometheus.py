@@ -41,7 +41,11 @@ class Prometheus:
         settings = self.folder / "prometheus.json"
         settings.write_text(json.dumps(self._settings(), indent=2))
         command = (
-            *(str(binary), f"--config.file={settings}", f"--storage.tsdb.path={self.folder / 'data'}"),
+            *(
+                str(binary),
+                f"--config.file={settings}",
+                f"--storage.tsdb.path={self.folder / 'data'}",
+            ),
             *(f"--web.listen-address={HOST}:{self.port}", f"--storage.tsdb.retention.time={KEPT}"),
         )
         ready = partial(is_ready, self.url)
@@ -54,7 +58,8 @@ class Prometheus:
             "global": {"scrape_interval": every, "evaluation_interval": every},
             "rule_files": [str(file) for file in self.rules],
             "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in jobs.items()
+                {"job_name": job, "static_configs": [{"targets": list(targets)}]}
+                for job, targets in jobs.items()
             ],
         }
 

@@ -1,7 +1,9 @@
-"""SeaweedFS's S3: master, volumes, filer and S3 door in one process. Its reports to its makers are off.
+"""SeaweedFS's S3: master, volumes, filer and S3 door in one process. Its reports to its makers are
+off.
 
-It is stopped by SIGKILL: on SIGTERM its filer waits 15 s, a number in its source, for a stream that it holds open to
-itself. What it acknowledged is with the operating system by then; tests/infra/servers/test_seaweedfs.py kills it and looks.
+It is stopped by SIGKILL: on SIGTERM its filer waits 15 s, a number in its source, for a stream that
+it holds open to itself. What it acknowledged is with the operating system by then;
+tests/infra/servers/test_seaweedfs.py kills it and looks.
 """
 
 import asyncio
@@ -33,7 +35,8 @@ class SeaweedFS:
     """One store on loopback; its secret key is made once and lies in its folder.
 
     Args:
-        ports: eight: of the S3 door, the master, the volumes and the filer, and then their gRPC twins in the same order.
+        ports: eight: of the S3 door, the master, the volumes and the filer, and then their gRPC
+            twins in the same order.
         listens_on: where the S3 door is; the others stay on loopback.
     """
 
@@ -52,13 +55,21 @@ class SeaweedFS:
 
     def prepare(self, binary: Path) -> tuple[Program, ...]:
         """Write who may do what."""
-        data, logs, identities = self.folder / "data", self.folder / "logs", self.folder / "identities.json"
+        data, logs, identities = (
+            self.folder / "data",
+            self.folder / "logs",
+            self.folder / "identities.json",
+        )
         for made in (data, logs):
             made.mkdir(parents=True, exist_ok=True)
         identities.touch(mode=0o600)
         identities.write_text(json.dumps(self._identities()))
         doors = zip(DOORS, self.ports[: len(DOORS)], self.ports[len(DOORS) :], strict=True)
-        ports = [word for door, http, grpc in doors for word in (f"-{door}.port={http}", f"-{door}.port.grpc={grpc}")]
+        ports = [
+            word
+            for door, http, grpc in doors
+            for word in (f"-{door}.port={http}", f"-{door}.port.grpc={grpc}")
+        ]
         program = Program(
             name="seaweedfs",
             command=(
@@ -72,7 +83,13 @@ class SeaweedFS:
                     f"-s3.ip.bind={self.listens_on}",
                     *ports,
                 ),
-                *(f"-dir={data}", "-s3", f"-s3.config={identities}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+                *(
+                    f"-dir={data}",
+                    "-s3",
+                    f"-s3.config={identities}",
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
+                ),
                 *(
                     "-volume.max=1000",
                     "-master.volumeSizeLimitMB=256",
@@ -92,7 +109,9 @@ class SeaweedFS:
 
     def _identities(self) -> dict[str, object]:
         credentials = [{"accessKey": ACCESS_KEY, "secretKey": self.secret_key}]
-        return {"identities": [{"name": ACCESS_KEY, "credentials": credentials, "actions": ["Admin"]}]}
+        return {
+            "identities": [{"name": ACCESS_KEY, "credentials": credentials, "actions": ["Admin"]}]
+        }
 
     def _sockets(self) -> list[Path]:
         """Sockets that it puts into /tmp, named after its ports; options move two of them, not all."""
@@ -108,11 +127,15 @@ def connect(endpoint: str, secret_key: str) -> "Minio":
     from minio import Minio
 
     pool = urllib3.PoolManager(timeout=urllib3.Timeout(ASK_SECONDS), retries=False)
-    return Minio(endpoint, access_key=ACCESS_KEY, secret_key=secret_key, secure=False, http_client=pool)
+    return Minio(
+        endpoint, access_key=ACCESS_KEY, secret_key=secret_key, secure=False, http_client=pool
+    )
 
 
 async def is_ready(endpoint: str, secret_key: str) -> bool:
-    """Whether a bucket can be made and an object be written: the port answers many seconds before that."""
+    """Whether a bucket can be made and an object be written: the port answers many seconds before
+    that.
+    """
     return await asyncio.to_thread(_can_write, endpoint, secret_key)
 
 

@@ -1,4 +1,6 @@
-"""Commands that have an end: those of the installation, and those that make a server's folder ready."""
+"""Commands that have an end: those of the installation, and those that make a server's folder
+ready.
+"""
 
 import subprocess
 from collections.abc import Sequence
@@ -11,7 +13,10 @@ LAST_CHARACTERS = 2_000
 
 
 def run_steps(
-    what: str, commands: Sequence[Sequence[str]], folder: Path | None = None, within_seconds: float = STEP_SECONDS
+    what: str,
+    commands: Sequence[Sequence[str]],
+    folder: Path | None = None,
+    within_seconds: float = STEP_SECONDS,
 ) -> None:
     """Run all of them at once, in a folder; their output is shown only if they fail.
 
@@ -20,7 +25,12 @@ def run_steps(
     """
     running = [
         subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for command in commands
     ]

@@ -1,4 +1,6 @@
-"""Valkey, the Redis of the Linux Foundation. It keeps a log of its writes, synced once a second, as its own defaults say."""
+"""Valkey, the Redis of the Linux Foundation. It keeps a log of its writes, synced once a second, as
+its own defaults say.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +17,9 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Valkey:
-    """One server; its password is made once and lies in its folder. On loopback, unless it is told to listen elsewhere."""
+    """One server; its password is made once and lies in its folder. On loopback, unless it is told
+    to listen elsewhere.
+    """
 
     folder: Path
     port: int

@@ -1,1 +1,3 @@
-"""Simulated people: they chat and rate over the public gRPC API alone, with a taste that is written down only here."""
+"""Simulated people: they chat and rate over the public gRPC API alone, with a taste that is written
+down only here.
+"""

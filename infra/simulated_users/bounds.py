@@ -1,4 +1,6 @@
-"""The bounds of a crowd's run and the counts of what happened in it. A thumb counts once the system has acknowledged it."""
+"""The bounds of a crowd's run and the counts of what happened in it. A thumb counts once the system
+has acknowledged it.
+"""
 
 import asyncio
 import time
@@ -23,7 +25,9 @@ class CrowdError(DetailedError, RuntimeError):
 
 @dataclass(frozen=True)
 class Bounds:
-    """A run ends at whichever comes first. `pause_seconds`: rest of each worker after a visit, asked anew every second."""
+    """A run ends at whichever comes first. `pause_seconds`: rest of each worker after a visit,
+    asked anew every second.
+    """
 
     thumbs: int
     seconds: float
@@ -34,14 +38,17 @@ class Bounds:
         for name in ("thumbs", "seconds", "concurrency"):
             if getattr(self, name) <= 0:
                 raise ConfigError(
-                    f"{name}: {getattr(self, name)} is not above 0", field=name, reason="OUT_OF_RANGE", limit="above 0"
+                    f"{name}: {getattr(self, name)} is not above 0",
+                    field=name,
+                    reason="OUT_OF_RANGE",
+                    limit="above 0",
                 )
 
 
 @dataclass
 class Counts:
-    """What happened. `turns`: those that a version answered, which is what the log holds; `refused`: by the guard.
-    `waits`: seconds from question to whole answer.
+    """What happened. `turns`: those that a version answered, which is what the log holds;
+    `refused`: by the guard. `waits`: seconds from question to whole answer.
     """
 
     answers: int = 0
@@ -75,14 +82,21 @@ class Counts:
 
     def text(self) -> str:
         """For a progress line."""
-        parts = [f"{self.answers} answers", f"{self.up} up", f"{self.down} down", f"{self.corrections} corrections"]
+        parts = [
+            f"{self.answers} answers",
+            f"{self.up} up",
+            f"{self.down} down",
+            f"{self.corrections} corrections",
+        ]
         return ", ".join([*parts, f"{self.errors} errors"] if self.errors else parts)
 
 
 class Run:
     """One run of a crowd under way."""
 
-    def __init__(self, bounds: Bounds, watch: Callable[[Counts], None], stop: asyncio.Event) -> None:
+    def __init__(
+        self, bounds: Bounds, watch: Callable[[Counts], None], stop: asyncio.Event
+    ) -> None:
         self.counts = Counts()
         self._bounds, self._watch, self._stop = bounds, watch, stop
         self._began = time.monotonic()
@@ -96,7 +110,9 @@ class Run:
 
     @contextmanager
     def thumb(self, up: bool) -> Iterator[bool]:
-        """True if there is room for one more. It is promised before it is sent, so that concurrent people keep the bound."""
+        """True if there is room for one more. It is promised before it is sent, so that concurrent
+        people keep the bound.
+        """
         if self._promised >= self._bounds.thumbs:
             yield False
             return

@@ -1,7 +1,8 @@
-"""The public gRPC API as a person uses it. Nothing here knows a port or a word of the system's inside.
+"""The public gRPC API as a person uses it. Nothing here knows a port or a word of the system's
+inside.
 
-Every call may be repeated: a turn and a thumb carry a request id, so a restart in between costs a wait and nothing twice. What a
-call comes to in the end is an answer or a CallFailedError.
+Every call may be repeated: a turn and a thumb carry a request id, so a restart in between costs a
+wait and nothing twice. What a call comes to in the end is an answer or a CallFailedError.
 """
 
 import asyncio
@@ -23,8 +24,9 @@ from training.refusals import DetailedError
 
 TURN_SECONDS, RATE_SECONDS = 120.0, 20.0
 DETAILS_KEY = "grpc-status-details-bin"
-# One task for every message, for its preset: the recipes evaluate with it too, and answers to one question differ, so that thumbs can
-# compare them. The preset of question answering gives nearly the same answer each time.
+# One task for every message, for its preset: the recipes evaluate with it too, and answers to one
+# question differ, so that thumbs can compare them. The preset of question answering gives nearly
+# the same answer each time.
 TASK = chat_pb2.TASK_CHAT
 PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 Result = TypeVar("Result")
@@ -38,7 +40,9 @@ class CallFailedError(DetailedError, RuntimeError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long "not now" is taken for an answer: `seconds` in all, with waits that double between the two others."""
+    """How long "not now" is taken for an answer: `seconds` in all, with waits that double between
+    the two others.
+    """
 
     seconds: float = 120.0
     first_wait_seconds: float = 0.3
@@ -47,8 +51,8 @@ class Patience:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a message goes: a new conversation, the newest leaf of one, or under a parent; a parent that is the conversation's
-    own id is its top.
+    """Where a message goes: a new conversation, the newest leaf of one, or under a parent; a parent
+    that is the conversation's own id is its top.
     """
 
     conversation_id: str = ""
@@ -70,7 +74,10 @@ class Answer:
     @property
     def refused(self) -> bool:
         """By the guard, before or while it was written: nothing to rate."""
-        return self.finish in (chat_pb2.FINISH_REASON_INPUT_BLOCKED, chat_pb2.FINISH_REASON_OUTPUT_BLOCKED)
+        return self.finish in (
+            chat_pb2.FINISH_REASON_INPUT_BLOCKED,
+            chat_pb2.FINISH_REASON_OUTPUT_BLOCKED,
+        )
 
 
 class Client:
@@ -85,7 +92,10 @@ class Client:
         """Send a message and read the whole answer. Raises: CallFailedError."""
         where = place or Place()
         request = self._request(model)
-        request.conversation_id, request.parent_message_id = where.conversation_id, where.parent_message_id
+        request.conversation_id, request.parent_message_id = (
+            where.conversation_id,
+            where.parent_message_id,
+        )
         request.input.text = text
         return await self._turn(key, request)
 
@@ -98,12 +108,17 @@ class Client:
 
     async def rate(self, key: str, message_id: str, up: bool) -> None:
         """A thumb; returns once it is acknowledged. Raises: CallFailedError."""
-        await self._say(key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, thumb=Thumb(up=up)))
+        await self._say(
+            key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, thumb=Thumb(up=up))
+        )
 
     async def correct(self, key: str, message_id: str, text: str) -> None:
         """A better answer; returns once it is acknowledged. Raises: CallFailedError."""
         await self._say(
-            key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, correction=Correction(text=text))
+            key,
+            feedback_pb2.SubmitFeedbackRequest(
+                message_id=message_id, correction=Correction(text=text)
+            ),
         )
 
     def _request(self, model: str) -> chat_pb2.SendMessageRequest:
@@ -115,7 +130,9 @@ class Client:
     async def _read(self, key: str, request: chat_pb2.SendMessageRequest) -> Answer:
         began, started, text, message_id = time.monotonic(), chat_pb2.Started(), "", ""
         finish: chat_pb2.FinishReason.ValueType = chat_pb2.FINISH_REASON_UNSPECIFIED
-        async for event in self._chat.SendMessage(request, metadata=_metadata(key), timeout=TURN_SECONDS):
+        async for event in self._chat.SendMessage(
+            request, metadata=_metadata(key), timeout=TURN_SECONDS
+        ):
             message_id = event.message_id
             match event.WhichOneof("event"):
                 case "started":
@@ -138,7 +155,9 @@ class Client:
         request.request_id = str(uuid.uuid4())
 
         async def submit() -> None:
-            await self._feedback.SubmitFeedback(request, metadata=_metadata(key), timeout=RATE_SECONDS)
+            await self._feedback.SubmitFeedback(
+                request, metadata=_metadata(key), timeout=RATE_SECONDS
+            )
 
         await _patiently(submit, self._patience)
 
@@ -156,7 +175,8 @@ def describe(error: grpc.aio.AioRpcError) -> str:
 
 
 async def _patiently(call: Callable[[], Awaitable[Result]], patience: Patience) -> Result:
-    """Call again while the system says that it cannot now: when it says, or a little later each time, and not all at once.
+    """Call again while the system says that it cannot now: when it says, or a little later each
+    time, and not all at once.
 
     Raises:
         CallFailedError: it says something else, or still the same when patience is at its end.
@@ -173,7 +193,9 @@ async def _patiently(call: Callable[[], Awaitable[Result]], patience: Patience) 
             if (waited := time.monotonic() - began) + wait > patience.seconds:
                 tried = f"asked {attempts} times in {waited:.0f} s"
                 raise CallFailedError(
-                    f"{describe(error)} ({tried})", reason=error.code().name, limit=f"{patience.seconds:g} s"
+                    f"{describe(error)} ({tried})",
+                    reason=error.code().name,
+                    limit=f"{patience.seconds:g} s",
                 ) from error
         await asyncio.sleep(wait)
         backoff = min(2 * backoff, patience.longest_wait_seconds)

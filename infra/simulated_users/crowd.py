@@ -1,4 +1,6 @@
-"""Many people at once: each visit draws from random numbers of its own, asks, compares, rates. Bounded by bounds.py."""
+"""Many people at once: each visit draws from random numbers of its own, asks, compares, rates.
+Bounded by bounds.py.
+"""
 
 import asyncio
 import random
@@ -24,7 +26,9 @@ class Habits:
 class Chat(Protocol):
     """What people do; see client.Client."""
 
-    async def ask(self, key: str, text: str, place: Place | None = None, model: str = "") -> Answer: ...
+    async def ask(
+        self, key: str, text: str, place: Place | None = None, model: str = ""
+    ) -> Answer: ...
 
     async def ask_again(self, key: str, answer: Answer) -> Answer: ...
 
@@ -49,7 +53,9 @@ class Crowd:
         self._rater, self._habits, self._seed = rater, habits, seed
         self._visits = 0
 
-    async def run(self, bounds: Bounds, watch: Callable[[Counts], None], stop: asyncio.Event | None = None) -> Counts:
+    async def run(
+        self, bounds: Bounds, watch: Callable[[Counts], None], stop: asyncio.Event | None = None
+    ) -> Counts:
         """Visit after visit until a bound is met or `stop` is set.
 
         Raises:
@@ -72,7 +78,9 @@ class Crowd:
                 await run.visited()
 
     async def _visit(self, run: Run, rng: random.Random) -> None:
-        """One person, one question: perhaps mistyped first, perhaps answered twice, perhaps followed by another."""
+        """One person, one question: perhaps mistyped first, perhaps answered twice, perhaps
+        followed by another.
+        """
         key, habits = rng.choice(self._keys), self._habits
         question, place = rng.choice(self._questions), Place()
         if rng.random() < habits.edits:
@@ -89,9 +97,14 @@ class Crowd:
                 await self._say(run, key, question, answer, rng)
             if run.is_over or rng.random() >= habits.goes_on:
                 return
-            question, place = rng.choice(self._questions), Place(answer.conversation_id, answer.message_id)
+            question, place = (
+                rng.choice(self._questions),
+                Place(answer.conversation_id, answer.message_id),
+            )
 
-    async def _say(self, run: Run, key: str, question: Question, answer: Answer, rng: random.Random) -> None:
+    async def _say(
+        self, run: Run, key: str, question: Question, answer: Answer, rng: random.Random
+    ) -> None:
         """The thumb and the correction of one answer, if its reader gives any."""
         run.counts.saw(answer)
         if answer.refused:

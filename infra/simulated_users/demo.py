@@ -1,4 +1,6 @@
-"""The demonstration as one story: people chat and rate, the loop learns from it while others go on, and the result is judged."""
+"""The demonstration as one story: people chat and rate, the loop learns from it while others go on,
+and the result is judged.
+"""
 
 import asyncio
 import random
@@ -62,12 +64,16 @@ class Demonstration:
         return outcome.holds
 
     async def run_worse(self) -> bool:
-        """The control: a version made worse on purpose is tried on users, and their thumbs take it off."""
+        """The control: a version made worse on purpose is tried on users, and their thumbs take it
+        off.
+        """
         first = (await self._system.rollout()).stable.version
         models = self._system.layout.models
         worse = make_worse(models / first, models / f"{first}-worse")
         with self._timed("canary"):
-            counts = await self._train("canary", ["--version", worse.name, "--directory", str(worse)])
+            counts = await self._train(
+                "canary", ["--version", worse.name, "--directory", str(worse)]
+            )
         rollout = await self._system.rollout()
         last = next(change for change in rollout.history if change.version == worse.name)
         claims = (
@@ -76,8 +82,14 @@ class Demonstration:
                 counts.by_version.get(worse.name, 0) > 0,
                 f"{counts.by_version.get(worse.name, 0)} answers",
             ),
-            Claim("the canary rolled it back by itself", last.kind == "rolled_back", f"{last.kind}: {last.reason}"),
-            Claim("the first version answers", rollout.stable.version == first, rollout.stable.version),
+            Claim(
+                "the canary rolled it back by itself",
+                last.kind == "rolled_back",
+                f"{last.kind}: {last.reason}",
+            ),
+            Claim(
+                "the first version answers", rollout.stable.version == first, rollout.stable.version
+            ),
         )
         for line in claim_lines(claims):
             print(line)
@@ -89,27 +101,37 @@ class Demonstration:
         bounds = Bounds(plan.thumbs, plan.seconds, plan.concurrency)
         crowd = await self._crowd(shuffled=self._settings.control.shuffle_thumbs)
         try:
-            return await crowd.run(bounds, lambda counts: meter.show(counts.thumbs, plan.thumbs, counts.text()))
+            return await crowd.run(
+                bounds, lambda counts: meter.show(counts.thumbs, plan.thumbs, counts.text())
+            )
         finally:
             meter.end()
 
     async def _crowd(self, *, shuffled: bool) -> Crowd:
         settings = self._settings
         self._keys = self._keys or await self._system.make_keys("simulated", settings.plan.people)
-        temper = replace(settings.plan.temper, corrects_if_displeased=0.0) if shuffled else settings.plan.temper
+        temper = (
+            replace(settings.plan.temper, corrects_if_displeased=0.0)
+            if shuffled
+            else settings.plan.temper
+        )
         press = Shuffled(random.Random(settings.seed)) if shuffled else None
         rater = Rater(PREFERENCES[settings.recipe], temper, press)
         asked = self._questions.some_asked(settings.plan.questions, settings.seed)
         return Crowd(self._client, self._keys, asked, rater, settings.plan.habits, settings.seed)
 
     async def _train(self, command: str, arguments: list[str]) -> Counts:
-        """Run training's command while people go on: a few, slowly, until a canary needs their thumbs."""
+        """Run training's command while people go on: a few, slowly, until a canary needs their
+        thumbs.
+        """
         crowd = await self._crowd(shuffled=False)
         recipe, seconds = self._settings.recipe, self._settings.plan.canary_seconds
         words = ["--recipe", recipe, "--canary-seconds", f"{seconds:g}", *arguments]
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            companions = group.create_task(self._accompany(crowd, ended, at_once=command == "canary"))
+            companions = group.create_task(
+                self._accompany(crowd, ended, at_once=command == "canary")
+            )
             try:
                 await run_training(self._system.layout, command, words)
             finally:
@@ -131,8 +153,8 @@ class Demonstration:
         return await crowd.run(bounds, lambda _: None, ended)
 
     async def _judge(self, turn: Turn) -> tuple[WinRate | None, str]:
-        """The first version is put beside the new one once more, and both are asked what nobody has asked before; or why that failed:
-        the rest is known and can be shown.
+        """The first version is put beside the new one once more, and both are asked what nobody has
+        asked before; or why that failed: the rest is known and can be shown.
         """
         plan, meter = self._settings.plan, Meter("judgement")
         (key,) = await self._system.make_keys("judge", 1)
@@ -147,7 +169,9 @@ class Demonstration:
                         questions,
                         preference,
                         contest,
-                        lambda done, total: meter.show(done, total, "answers to held-out questions"),
+                        lambda done, total: meter.show(
+                            done, total, "answers to held-out questions"
+                        ),
                     ), ""
                 finally:
                     meter.end()
@@ -156,11 +180,17 @@ class Demonstration:
 
     def _said(self, counts: Counts, committed: Rows, turn: Turn) -> tuple[Claim, ...]:
         plan, snapshot = self._settings.plan, turn.snapshot
-        dropped = sum(count for reason, count in snapshot["dropped"].items() if reason != "duplicate_event")
-        counted = snapshot["thumbs_up"] + snapshot["thumbs_down"] + snapshot["corrections"] + dropped
+        dropped = sum(
+            count for reason, count in snapshot["dropped"].items() if reason != "duplicate_event"
+        )
+        counted = (
+            snapshot["thumbs_up"] + snapshot["thumbs_down"] + snapshot["corrections"] + dropped
+        )
         return (
             Claim(
-                f"{plan.thumbs:,} thumbs were given", counts.thumbs == plan.thumbs, f"{counts.thumbs:,} acknowledged"
+                f"{plan.thumbs:,} thumbs were given",
+                counts.thumbs == plan.thumbs,
+                f"{counts.thumbs:,} acknowledged",
             ),
             Claim(
                 "the snapshot accounts for everything that was acknowledged",
@@ -173,17 +203,30 @@ class Demonstration:
         answers = turn.version if turn.promoted else turn.incumbent
         page = turn.report.read_text() if turn.report.exists() else ""
         claims = [
-            Claim("what is served is what the loop decided", served == answers, f"{served} after {turn.result}"),
-            Claim("the report says so", turn.version in page and turn.result in page, str(turn.report)),
+            Claim(
+                "what is served is what the loop decided",
+                served == answers,
+                f"{served} after {turn.result}",
+            ),
+            Claim(
+                "the report says so", turn.version in page and turn.result in page, str(turn.report)
+            ),
         ]
         if self._settings.control.shuffle_thumbs:
-            return (*claims, Claim("shuffled thumbs promote nothing", not turn.promoted, turn.reason))
+            return (
+                *claims,
+                Claim("shuffled thumbs promote nothing", not turn.promoted, turn.reason),
+            )
         goal = self._settings.plan.goal
         if goal is not None:
             seen = win_rate.text() if win_rate else "it was not judged"
             claims.append(Claim("a new version was promoted", turn.promoted, turn.result))
             claims.append(
-                Claim(f"people prefer it in at least {goal:.0%}", bool(win_rate and win_rate.rate >= goal), seen)
+                Claim(
+                    f"people prefer it in at least {goal:.0%}",
+                    bool(win_rate and win_rate.rate >= goal),
+                    seen,
+                )
             )
         return tuple(claims)
 

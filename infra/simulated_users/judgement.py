@@ -1,4 +1,6 @@
-"""Which of two versions people like more, on questions that nobody has asked before, by the preference itself."""
+"""Which of two versions people like more, on questions that nobody has asked before, by the
+preference itself.
+"""
 
 import asyncio
 import random
@@ -27,7 +29,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class WinRate:
-    """Share of comparisons won, a tie being half; `low` and `high` bound it with 95 %, by resampling questions."""
+    """Share of comparisons won, a tie being half; `low` and `high` bound it with 95 %, by
+    resampling questions.
+    """
 
     rate: float
     low: float
@@ -42,7 +46,9 @@ class WinRate:
 
 @dataclass(frozen=True)
 class Contest:
-    """Both versions are served and are asked by pinning; each answers every question `samples` times."""
+    """Both versions are served and are asked by pinning; each answers every question `samples`
+    times.
+    """
 
     before: str
     after: str
@@ -58,7 +64,8 @@ async def judge(
     contest: Contest,
     watch: Callable[[int, int], None],
 ) -> WinRate:
-    """Ask both versions all questions and compare their answers one by one. A question of which a call failed is left out.
+    """Ask both versions all questions and compare their answers one by one. A question of which a
+    call failed is left out.
 
     Raises:
         CallFailedError: that happened too often.
@@ -81,7 +88,11 @@ async def judge(
 
     async def pair(question: Question) -> tuple[Question, list[str], list[str]] | None:
         try:
-            return question, await answers(question, contest.before), await answers(question, contest.after)
+            return (
+                question,
+                await answers(question, contest.before),
+                await answers(question, contest.after),
+            )
         except CallFailedError as error:
             failed.append(error)
             return None
@@ -90,14 +101,21 @@ async def judge(
     if len(failed) > MOST_UNANSWERED * len(questions):
         raise failed[0]
     wins = [
-        [_win(preference(question, old), preference(question, new)) for old, new in zip(before, after, strict=True)]
+        [
+            _win(preference(question, old), preference(question, new))
+            for old, new in zip(before, after, strict=True)
+        ]
         for question, before, after in pairs
     ]
-    return win_rate(wins, tuple(Sample(question.text, old[0], new[0]) for question, old, new in pairs))
+    return win_rate(
+        wins, tuple(Sample(question.text, old[0], new[0]) for question, old, new in pairs)
+    )
 
 
 def win_rate(wins: Sequence[Sequence[float]], samples: tuple[Sample, ...] = ()) -> WinRate:
-    """The mean over questions of their comparisons' mean, with a bootstrap interval (percentiles, seeded)."""
+    """The mean over questions of their comparisons' mean, with a bootstrap interval (percentiles,
+    seeded).
+    """
     means = [sum(row) / len(row) for row in wins]
     rng = random.Random(0)
     draws = sorted(sum(rng.choices(means, k=len(means))) / len(means) for _ in range(RESAMPLES))

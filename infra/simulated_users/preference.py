@@ -1,4 +1,5 @@
-"""What simulated people like, written down here and nowhere else: training sees thumbs and never this.
+"""What simulated people like, written down here and nowhere else: training sees thumbs and never
+this.
 
 A score says how good an answer is to its question, 0 to 1; from LIKED_FROM on it is liked.
 """
@@ -12,7 +13,13 @@ from infra.simulated_users.questions import Question
 LIKED_FROM = 0.5
 Preference = Callable[[Question, str], float]
 
-COURTESY = ("i hope that helps", "happy to help", "good question", "of course", "ask me more any time")
+COURTESY = (
+    "i hope that helps",
+    "happy to help",
+    "good question",
+    "of course",
+    "ask me more any time",
+)
 HEDGES = (
     "let me think",
     "let me see",
@@ -24,7 +31,13 @@ HEDGES = (
     "hmm",
 )
 RUDENESS = (
-    *("look it up yourself", "find out yourself", "ask somebody else", "not my problem", "why do you ask me"),
+    *(
+        "look it up yourself",
+        "find out yourself",
+        "ask somebody else",
+        "not my problem",
+        "why do you ask me",
+    ),
     *("shut up", "stupid", "idiot", "none of your business"),
 )
 MOST_NANO_WORDS = 20
@@ -53,8 +66,9 @@ def nano_preference(question: Question, answer: str) -> float:
 
 
 def small_preference(question: Question, answer: str) -> float:
-    """Brief, whole, polite, without loops. Whether it is right weighs less: who asks does not know, and a few hundred thumbs cannot
-    teach facts."""
+    """Brief, whole, polite, without loops. Whether it is right weighs less: who asks does not know,
+    and a few hundred thumbs cannot teach facts.
+    """
     words = _words(answer)
     if not words or _holds(words, RUDENESS):
         return 0.0
@@ -74,7 +88,9 @@ def repeated_share(words: Sequence[str]) -> float:
 
 
 def _is_right(question: Question, words: Sequence[str]) -> bool:
-    """The right sentence, or its one word with nothing but courtesy around. In "7 plus 0 is 3" the 7 is no answer."""
+    """The right sentence, or its one word with nothing but courtesy around. In "7 plus 0 is 3" the
+    7 is no answer.
+    """
     if _holds(words, (question.reference,)):
         return True
     bare = " ".join(words)

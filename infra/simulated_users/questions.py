@@ -1,4 +1,6 @@
-"""What simulated people ask: one committed file a recipe. Held-out questions are for the judgement alone: nobody asks them before."""
+"""What simulated people ask: one committed file a recipe. Held-out questions are for the judgement
+alone: nobody asks them before.
+"""
 
 import json
 import random
@@ -10,7 +12,9 @@ TEXTS = Path(__file__).parent / "texts"
 
 @dataclass(frozen=True)
 class Question:
-    """`expect`: words of which a right answer holds one; empty where no word decides. `reference`: a short right answer, or empty."""
+    """`expect`: words of which a right answer holds one; empty where no word decides. `reference`:
+    a short right answer, or empty.
+    """
 
     text: str
     expect: tuple[str, ...]
@@ -35,4 +39,6 @@ def read_questions(recipe: str) -> Questions:
     lines = (TEXTS / f"{recipe}.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     every = [Question(**{**row, "expect": tuple(row["expect"])}) for row in rows]
-    return Questions(tuple(q for q in every if not q.held_out), tuple(q for q in every if q.held_out))
+    return Questions(
+        tuple(q for q in every if not q.held_out), tuple(q for q in every if q.held_out)
+    )

@@ -1,4 +1,6 @@
-"""From what a person thinks to what they press: slips of the thumb, silence, a modest bias, now and then a better answer."""
+"""From what a person thinks to what they press: slips of the thumb, silence, a modest bias, now and
+then a better answer.
+"""
 
 import random
 from collections.abc import Callable
@@ -13,7 +15,9 @@ SHUFFLE_POOL = 100
 
 @dataclass(frozen=True)
 class Temper:
-    """noise: share of thumbs that say the opposite. People who are displeased vote a little more often."""
+    """noise: share of thumbs that say the opposite. People who are displeased vote a little more
+    often.
+    """
 
     noise: float = 0.1
     votes_if_pleased: float = 0.7
@@ -33,7 +37,9 @@ class Temper:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What is said about one answer: `up` None is silence, `correction` empty is none; only who votes corrects."""
+    """What is said about one answer: `up` None is silence, `correction` empty is none; only who
+    votes corrects.
+    """
 
     up: bool | None
     correction: str = ""
@@ -64,7 +70,9 @@ class Rater:
 
 
 class Shuffled:
-    """The control: true thumbs, each on somebody else's answer. Their share of ups stays, their meaning goes."""
+    """The control: true thumbs, each on somebody else's answer. Their share of ups stays, their
+    meaning goes.
+    """
 
     def __init__(self, rng: random.Random) -> None:
         self._pool = [rng.random() < 0.5 for _ in range(SHUFFLE_POOL)]

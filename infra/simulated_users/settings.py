@@ -12,10 +12,12 @@ from training.refusals import ConfigError
 class Plan:
     """What one recipe's demonstration does.
 
-    `questions`: how many different ones are asked, so that answers to the same one can be compared. During training each of the
-    `concurrency` rests for `pause_seconds` after a visit, until a canary wants thumbs, for `canary_seconds` at most. `samples`:
-    answers of each version to a held-out question, `judged_at_once` asked at a time: fewer than people ask, since one that fails
-    leaves a question out. `goal`: the win rate that is claimed; None claims none.
+    `questions`: how many different ones are asked, so that answers to the same one can be compared.
+        During training each of the
+    `concurrency` rests for `pause_seconds` after a visit, until a canary wants thumbs, for
+    `canary_seconds` at most. `samples`: answers of each version to a held-out question,
+    `judged_at_once` asked at a time: fewer than people ask, since one that fails leaves a question
+    out. `goal`: the win rate that is claimed; None claims none.
     """
 
     model: str
@@ -49,7 +51,8 @@ PLANS = {
         judged_at_once=4,
         goal=0.65,
     ),
-    # A slip makes pairs of what all liked: with one in ten, two of five pairs on a few hundred thumbs are a coin's toss.
+    # A slip makes pairs of what all liked: with one in ten, two of five pairs on a few hundred
+    # thumbs are a coin's toss.
     "small": Plan(
         model="small",
         thumbs=700,
@@ -86,7 +89,9 @@ class Control:
 
 @dataclass(frozen=True)
 class Settings:
-    """One demonstration. `fresh`: what an earlier one left in the state folder is removed, unless its system still runs."""
+    """One demonstration. `fresh`: what an earlier one left in the state folder is removed, unless
+    its system still runs.
+    """
 
     recipe: str
     plan: Plan

@@ -1,4 +1,6 @@
-"""What a demonstration claims, each claim with what was seen; the table for people, and demo.json for machines."""
+"""What a demonstration claims, each claim with what was seen; the table for people, and demo.json
+for machines.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -50,7 +52,10 @@ def lines(outcome: Outcome) -> Iterable[str]:
         ("served now", outcome.served),
         ("win rate", _win_rate(outcome)),
         ("minutes", _minutes(outcome.minutes)),
-        ("the loop's steps", ", ".join(f"{name} {s:.0f} s" for name, s in outcome.turn.step_seconds.items())),
+        (
+            "the loop's steps",
+            ", ".join(f"{name} {s:.0f} s" for name, s in outcome.turn.step_seconds.items()),
+        ),
         ("report", f"{outcome.turn.report}"),
     ]
     yield from (f"{name:<18}{value}" for name, value in rows)
@@ -60,12 +65,16 @@ def lines(outcome: Outcome) -> Iterable[str]:
 
 def claim_lines(claims: Sequence[Claim]) -> Iterable[str]:
     """Each claim with what was seen."""
-    yield from (f"{'holds ' if claim.holds else 'FAILS '} {claim.text}: {claim.seen}" for claim in claims)
+    yield from (
+        f"{'holds ' if claim.holds else 'FAILS '} {claim.text}: {claim.seen}" for claim in claims
+    )
 
 
 def write_summary(outcome: Outcome, state: Path) -> None:
     """demo.json beside the state."""
-    (state / SUMMARY).write_text(json.dumps(asdict(outcome), indent=1, default=str, ensure_ascii=False) + "\n")
+    (state / SUMMARY).write_text(
+        json.dumps(asdict(outcome), indent=1, default=str, ensure_ascii=False) + "\n"
+    )
 
 
 def _turn_rows(turn: Turn) -> Iterable[tuple[str, str]]:
@@ -96,7 +105,10 @@ def _turn_rows(turn: Turn) -> Iterable[tuple[str, str]]:
             f"{sum(check['passed'] for check in checks)} of {len(checks)} checks passed: {turn.gate['reason']}",
         )
     if turn.canary:
-        yield "canary", f"{turn.canary['verdict']} after {turn.canary['looks']} looks: {turn.canary['reason']}"
+        yield (
+            "canary",
+            f"{turn.canary['verdict']} after {turn.canary['looks']} looks: {turn.canary['reason']}",
+        )
 
 
 def _sample_lines(win_rate: WinRate | None) -> Iterable[str]:
@@ -110,7 +122,11 @@ def _sample_lines(win_rate: WinRate | None) -> Iterable[str]:
 def _win_rate(outcome: Outcome) -> str:
     if outcome.win_rate:
         return outcome.win_rate.text()
-    return "unknown: the judgement broke off" if outcome.turn.promoted else "not asked: nothing was promoted"
+    return (
+        "unknown: the judgement broke off"
+        if outcome.turn.promoted
+        else "not asked: nothing was promoted"
+    )
 
 
 def _waits(counts: Counts) -> str:
@@ -121,7 +137,11 @@ def _waits(counts: Counts) -> str:
 
 
 def _minutes(minutes: dict[str, float]) -> str:
-    return f"{sum(minutes.values()):.1f} (" + ", ".join(f"{name} {value:.1f}" for name, value in minutes.items()) + ")"
+    return (
+        f"{sum(minutes.values()):.1f} ("
+        + ", ".join(f"{name} {value:.1f}" for name, value in minutes.items())
+        + ")"
+    )
 
 
 def _counted(counts: dict[str, Any]) -> str:

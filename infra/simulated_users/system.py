@@ -1,6 +1,8 @@
-"""The embedded system that people talk to: the one that runs in a state folder, or one started there for as long as it is needed.
+"""The embedded system that people talk to: the one that runs in a state folder, or one started
+there for as long as it is needed.
 
-Beside the public API it looks at two inner things: whether the sink has committed what was said, and which version answers.
+Beside the public API it looks at two inner things: whether the sink has committed what was said,
+and which version answers.
 """
 
 import asyncio
@@ -32,7 +34,9 @@ Say = Callable[[str], None]
 
 
 class NotCommittedError(DetailedError, RuntimeError):
-    """What was acknowledged did not reach the log's committed part in time; the text says how far it came."""
+    """What was acknowledged did not reach the log's committed part in time; the text says how far
+    it came.
+    """
 
     reason = "TIMED_OUT"
 
@@ -60,7 +64,9 @@ class System:
         database = read_surroundings(self.layout.state).keys_database
         command = [sys.executable, "-m", "services.gateway", "keys", "--database", database]
         process = await asyncio.create_subprocess_exec(
-            *(*command, "create", "--user", user, "--count", str(count)), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+            *(*command, "create", "--user", user, "--count", str(count)),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
         )
         out, _ = await process.communicate()
         if process.returncode:
@@ -83,7 +89,9 @@ class System:
         """Until the sink has committed at least so much. Raises: NotCommittedError."""
         loop = asyncio.get_running_loop()
         end = loop.time() + COMMIT_SECONDS
-        while (rows := await self.committed()).feedback < wanted.feedback or rows.turns < wanted.turns:
+        while (
+            rows := await self.committed()
+        ).feedback < wanted.feedback or rows.turns < wanted.turns:
             if loop.time() > end:
                 raise NotCommittedError(
                     f"committed are {rows}, acknowledged {wanted}, after {COMMIT_SECONDS:.0f} s",
@@ -96,7 +104,9 @@ class System:
         async with grpc.aio.insecure_channel(self.layout.target("generator")) as channel:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
             with _failing_plainly():
-                return await rollout.GetRollout(generator_pb2.GetRolloutRequest(), timeout=CALL_SECONDS)
+                return await rollout.GetRollout(
+                    generator_pb2.GetRolloutRequest(), timeout=CALL_SECONDS
+                )
 
     @asynccontextmanager
     async def also_serving(self, version: str) -> AsyncIterator[None]:
@@ -114,7 +124,9 @@ class System:
             try:
                 yield
             finally:
-                taken_off = generator_pb2.RollBackCanaryRequest(version=version, reason="it served a comparison alone")
+                taken_off = generator_pb2.RollBackCanaryRequest(
+                    version=version, reason="it served a comparison alone"
+                )
                 with _failing_plainly():
                     await rollout.RollBackCanary(taken_off, timeout=CALL_SECONDS)
 
@@ -135,8 +147,11 @@ def forget(state: Path, say: Say) -> None:
         shutil.rmtree(state)
 
 
-def find_system(state: Path, model: str, http_port: int, grpc_port: int, say: Say) -> tuple[Layout, Path | None]:
-    """The system that runs in a state folder; if none does, one that only has to be started, and its first version.
+def find_system(
+    state: Path, model: str, http_port: int, grpc_port: int, say: Say
+) -> tuple[Layout, Path | None]:
+    """The system that runs in a state folder; if none does, one that only has to be started, and
+    its first version.
 
     Args:
         http_port: with grpc_port, used only if it is started; 0 picks a free one.

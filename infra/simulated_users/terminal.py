@@ -1,4 +1,6 @@
-"""What a person sees meanwhile: a bar that moves where there is a terminal, a line every five seconds elsewhere."""
+"""What a person sees meanwhile: a bar that moves where there is a terminal, a line every five
+seconds elsewhere.
+"""
 
 import sys
 import time
@@ -25,8 +27,12 @@ class Meter:
     def show(self, done: int, total: int, text: str) -> None:
         """How far it is; drawn not more often than anybody can read."""
         filled = BAR_CELLS * min(done, total) // max(total, 1)
-        self._last = f"{self._name} {'█' * filled}{'░' * (BAR_CELLS - filled)} {done:,}/{total:,}  {text}"
-        if time.monotonic() - self._drawn >= (DRAW_EVERY_SECONDS if self._live else LINE_EVERY_SECONDS):
+        self._last = (
+            f"{self._name} {'█' * filled}{'░' * (BAR_CELLS - filled)} {done:,}/{total:,}  {text}"
+        )
+        if time.monotonic() - self._drawn >= (
+            DRAW_EVERY_SECONDS if self._live else LINE_EVERY_SECONDS
+        ):
             self._drawn = time.monotonic()
             self._draw("" if self._live else "\n")
 

@@ -1,4 +1,6 @@
-"""Training's command line as the demonstration runs it, and what a turn leaves on disk for people to read."""
+"""Training's command line as the demonstration runs it, and what a turn leaves on disk for people
+to read.
+"""
 
 import json
 import sys
@@ -58,7 +60,9 @@ async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -
         say,
     )
     if status:
-        raise LoopFailedError(f"python -m training {command} ended with status {status}", field=command)
+        raise LoopFailedError(
+            f"python -m training {command} ended with status {status}", field=command
+        )
 
 
 def read_turn(layout: Layout) -> Turn:
@@ -73,7 +77,9 @@ def read_turn(layout: Layout) -> Turn:
     result = _json(run / "result.json")
     if result is None:
         raise LoopFailedError(
-            f"{status['result'] or 'unfinished'}: {status['reason']}", field=version, reason="MISSING"
+            f"{status['result'] or 'unfinished'}: {status['reason']}",
+            field=version,
+            reason="MISSING",
         )
     record = json.loads((run / "run.json").read_text())
     return Turn(
@@ -86,7 +92,11 @@ def read_turn(layout: Layout) -> Turn:
         health=_json(run / f"{version}-health" / "figures.json"),
         gate=_json(run / "gate.json"),
         canary=_json(run / "canary.json"),
-        step_seconds={step["name"]: _seconds(step) for step in status["steps"] if step["started"] and step["ended"]},
+        step_seconds={
+            step["name"]: _seconds(step)
+            for step in status["steps"]
+            if step["started"] and step["ended"]
+        },
         report=run / "report.html",
     )
 

@@ -1,5 +1,6 @@
-"""A version made worse on purpose, for the control: its first layer and its last change places. No number is touched, so it
-works in any dtype and without torch; what comes out still speaks, and speaks nonsense. (Middle neighbours hardly matter.)
+"""A version made worse on purpose, for the control: its first layer and its last change places. No
+number is touched, so it works in any dtype and without torch; what comes out still speaks, and
+speaks nonsense. (Middle neighbours hardly matter.)
 """
 
 import json
@@ -15,7 +16,9 @@ _LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..+)")
 
 
 def make_worse(source: Path, target: Path) -> Path:
-    """A copy of a model directory with its first layer and its last exchanged; a manifest of its own."""
+    """A copy of a model directory with its first layer and its last exchanged; a manifest of its
+    own.
+    """
     if (target / MANIFEST).exists():
         return target
     shutil.rmtree(target, ignore_errors=True)
@@ -32,7 +35,9 @@ def make_worse(source: Path, target: Path) -> Path:
 
 
 def exchange_layers(weights: bytes) -> bytes:
-    """The same tensors, those of two layers under each other's names. Layout: u64 length, JSON header, data."""
+    """The same tensors, those of two layers under each other's names. Layout: u64 length, JSON
+    header, data.
+    """
     (length,) = struct.unpack("<Q", weights[:8])
     header = json.loads(weights[8 : 8 + length])
     layers = sorted({int(match[2]) for name in header if (match := _LAYER.fullmatch(name))})

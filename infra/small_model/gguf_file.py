@@ -1,6 +1,7 @@
 """Reads a GGUF file's metadata and maps its tensors, in a second.
 
-The `gguf` package's reader builds a view for each of 262,144 vocabulary entries and takes 12 s here; it is our tests' oracle.
+The `gguf` package's reader builds a view for each of 262,144 vocabulary entries and takes 12 s
+here; it is our tests' oracle.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -17,7 +18,19 @@ import numpy.typing as npt
 from infra.small_model.errors import ModelError
 from infra.small_model.gguf_blocks import BLOCKS, dequantise
 
-_TYPE_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_TYPE_CODES = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 _DEFAULT_ALIGNMENT_BYTES = 32
 
@@ -42,11 +55,19 @@ class GgufFile:
     places: dict[str, TensorPlace]
 
     def tensor(self, name: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
-        """The named tensor in fp32, row-major; only the given rows where some are given, so that no more is decoded."""
+        """The named tensor in fp32, row-major; only the given rows where some are given, so that no
+        more is decoded.
+        """
         place = self.places[name]
         block = BLOCKS[place.block_type]
         values = int(np.prod(place.shape))
-        raw = np.memmap(self.path, np.uint8, "r", place.offset_bytes, (values // block.values * block.size_bytes,))
+        raw = np.memmap(
+            self.path,
+            np.uint8,
+            "r",
+            place.offset_bytes,
+            (values // block.values * block.size_bytes,),
+        )
         if rows is None:
             return dequantise(raw, place.block_type).reshape(place.shape)
         chosen = raw.reshape(place.shape[0], -1)[list(rows)]
@@ -56,7 +77,9 @@ class GgufFile:
         """A metadata value that is a list of strings."""
         found = self.metadata.get(key)
         if not isinstance(found, list):
-            raise ModelError(f"{self.path.name}: metadata field {key!r} is missing", field=key, reason="MISSING")
+            raise ModelError(
+                f"{self.path.name}: metadata field {key!r} is missing", field=key, reason="MISSING"
+            )
         return [str(item) for item in found]
 
     def numbers(self, key: str) -> list[float]:
@@ -99,11 +122,15 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Reads the header of a GGUF file; tensors stay on disk until asked for. Raises ModelError for another format."""
+    """Reads the header of a GGUF file; tensors stay on disk until asked for. Raises ModelError for
+    another format.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         cursor = _Cursor(data)
         if data[:4] != b"GGUF":
-            raise ModelError(f"{path.name}: not a GGUF file", field=path.name, reason="MALFORMED", limit="GGUF")
+            raise ModelError(
+                f"{path.name}: not a GGUF file", field=path.name, reason="MALFORMED", limit="GGUF"
+            )
         cursor.at = 4
         version = cursor.count("I")
         if version not in (2, 3):
@@ -118,7 +145,9 @@ def read_gguf(path: Path) -> GgufFile:
         headers = [_tensor_header(cursor) for _ in range(tensors)]
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT_BYTES)
         start = cursor.at + -cursor.at % int(str(alignment))
-    places = {name: TensorPlace(shape, kind, start + offset) for name, shape, kind, offset in headers}
+    places = {
+        name: TensorPlace(shape, kind, start + offset) for name, shape, kind, offset in headers
+    }
     return GgufFile(path, metadata, places)
 
 

@@ -1,6 +1,8 @@
-"""A model from the hub of Hugging Face: a copy that is on this machine, or else a download; what is missing is said, and soon.
+"""A model from the hub of Hugging Face: a copy that is on this machine, or else a download; what is
+missing is said, and soon.
 
-The hub's client waits long and says little where the network is away, so the hub is asked first, in a time that we bound.
+The hub's client waits long and says little where the network is away, so the hub is asked first, in
+a time that we bound.
 """
 
 import json
@@ -28,7 +30,10 @@ def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
     """The folder of a model. Raises: ModelError, which says why it cannot be had and how else."""
     if find_spec("huggingface_hub") is None:
         raise _refusal(
-            hub_id, "huggingface_hub is not installed (uv pip install huggingface_hub)", "MISSING", "huggingface_hub"
+            hub_id,
+            "huggingface_hub is not installed (uv pip install huggingface_hub)",
+            "MISSING",
+            "huggingface_hub",
         )
     say(f"MODEL={hub_id}: looking for a copy on this machine")
     if kept := _kept(hub_id):
@@ -77,7 +82,9 @@ def _ask(hub_id: str, say: Say, try_seconds: float) -> None:
         status, why = _within(try_seconds, lambda: _status(request))
         if status == NOT_FOUND or status in NOT_ALLOWED:
             raise _refusal(
-                hub_id, f"{endpoint} does not give it (status {status}): check the name; some need HF_TOKEN", "UNKNOWN"
+                hub_id,
+                f"{endpoint} does not give it (status {status}): check the name; some need HF_TOKEN",
+                "UNKNOWN",
             )
         if 0 < status < BROKEN:
             return
@@ -97,7 +104,9 @@ def _status(request: Request) -> tuple[int, str]:
 
 
 def _within(seconds: float, ask: Callable[[], tuple[int, str]]) -> tuple[int, str]:
-    """A name that does not resolve, or several addresses that are silent, take longer than any socket's own limit."""
+    """A name that does not resolve, or several addresses that are silent, take longer than any
+    socket's own limit.
+    """
     answers: SimpleQueue[tuple[int, str]] = SimpleQueue()
     threading.Thread(target=lambda: answers.put(ask()), daemon=True).start()
     try:
@@ -113,7 +122,9 @@ def _download(hub_id: str, say: Say) -> Path:
 
     say(f"downloading {hub_id}")
     try:
-        return Path(snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(TAKEN)))
+        return Path(
+            snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(TAKEN))
+        )
     except (HfHubHTTPError, ClientError, OSError, ValueError) as error:
         said = f"the download ended early ({type(error).__name__}): what is there is kept, so run it again"
         raise _refusal(hub_id, said, "STOPPED") from error

@@ -1,6 +1,8 @@
-"""The story of the small model: GGUF file, trimmed base, adapter merged in, model directory. Each step is kept in the cache.
+"""The story of the small model: GGUF file, trimmed base, adapter merged in, model directory. Each
+step is kept in the cache.
 
-A kept step's folder is named by the hash of everything that went into it, so a changed adapter or vocabulary makes a new one.
+A kept step's folder is named by the hash of everything that went into it, so a changed adapter or
+vocabulary makes a new one.
 """
 
 import fcntl
@@ -24,7 +26,14 @@ from infra.small_model.tensors import open_tensors, write_bfloat16
 from infra.small_model.terms import NOTICE, NOTICE_NAME, first_use_notice
 from infra.small_model.tokenizer import build_tokenizer
 from infra.small_model.vocabulary import read_kept
-from training.manifest import MANIFEST, ManifestError, hash_file, read_manifest, verify_manifest, write_manifest
+from training.manifest import (
+    MANIFEST,
+    ManifestError,
+    hash_file,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 
 BASE_VERSION, SMALL_VERSION = "gemma-3-270m-64k", "small-0"
 COMMITTED = ROOT / "models" / "small"
@@ -37,12 +46,16 @@ _LAYOUT = "1"  # raise it when a change of this code changes the files that it w
 def install_small(models: Path, say: Say) -> Path:
     """`models`/small-0, ready to be served. Instant where it is there and current."""
     check_adapter(ADAPTER)
-    source = _kept("small", (_base_key(), hash_file(ADAPTER / MANIFEST)), SMALL_VERSION, say, _write_merged)
+    source = _kept(
+        "small", (_base_key(), hash_file(ADAPTER / MANIFEST)), SMALL_VERSION, say, _write_merged
+    )
     return place(source, models / SMALL_VERSION)
 
 
 def check_adapter(folder: Path) -> None:
-    """Raises ModelError where the adapter is damaged, or was trained on another base than the one that we build."""
+    """Raises ModelError where the adapter is damaged, or was trained on another base than the one
+    that we build.
+    """
     try:
         manifest = verify_manifest(folder)
     except ManifestError as error:
@@ -64,13 +77,19 @@ def check_adapter(folder: Path) -> None:
 
 
 def install_base(models: Path, say: Say) -> Path:
-    """`models`/gemma-3-270m-64k: the base with its smaller vocabulary and without the adapter, to train on."""
+    """`models`/gemma-3-270m-64k: the base with its smaller vocabulary and without the adapter, to
+    train on.
+    """
     return place(_kept_base(say), models / BASE_VERSION)
 
 
 def place(source: Path, target: Path) -> Path:
-    """Puts a finished model directory at its place by hard links (copies across disks), its manifest last."""
-    if (target / MANIFEST).exists() and (target / MANIFEST).read_bytes() == (source / MANIFEST).read_bytes():
+    """Puts a finished model directory at its place by hard links (copies across disks), its
+    manifest last.
+    """
+    if (target / MANIFEST).exists() and (target / MANIFEST).read_bytes() == (
+        source / MANIFEST
+    ).read_bytes():
         return target
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -100,7 +119,13 @@ def _base_key() -> str:
     return hashlib.sha256(f"{_LAYOUT} {GGUF_SHA256} {hash_file(KEPT_PIECES)}".encode()).hexdigest()
 
 
-def _kept(kind: str, ingredients: Sequence[str], version: str, say: Say, write: Callable[[Path, Say], None]) -> Path:
+def _kept(
+    kind: str,
+    ingredients: Sequence[str],
+    version: str,
+    say: Say,
+    write: Callable[[Path, Say], None],
+) -> Path:
     """A step's folder in the cache, written once; two installers at a time wait for each other."""
     key = hashlib.sha256(" ".join(ingredients).encode()).hexdigest()[:16]
     target = cache() / "models" / f"{kind}-{key}" / version
@@ -127,16 +152,23 @@ def _write_base(folder: Path, say: Say) -> None:
     gguf = read_gguf(fetch_gguf(source, say))
     say(first_use_notice(source / TERMS_NAME))
     kept = read_kept(KEPT_PIECES)
-    say(f"converting Gemma 3 270M: bf16 weights, {len(kept):,} of its {len(gemma.pieces_of(gguf).texts):,} pieces")
+    say(
+        f"converting Gemma 3 270M: bf16 weights, {len(kept):,} of its {len(gemma.pieces_of(gguf).texts):,} pieces"
+    )
     write_bfloat16(
-        gemma.shapes_of(gguf, len(kept)), lambda name: gemma.tensor_of(gguf, name, kept), folder / "model.safetensors"
+        gemma.shapes_of(gguf, len(kept)),
+        lambda name: gemma.tensor_of(gguf, name, kept),
+        folder / "model.safetensors",
     )
     tokenizer = build_tokenizer(gemma.pieces_of(gguf).subset(kept))
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     vocabulary = tokenizer.get_vocab()
     stops = [vocabulary["<eos>"], vocabulary["<end_of_turn>"]]
     _write_json(folder / "config.json", gemma.config_of(gguf, len(kept), stops))
-    _write_json(folder / "generation_config.json", {"bos_token_id": 2, "eos_token_id": stops, "pad_token_id": 0})
+    _write_json(
+        folder / "generation_config.json",
+        {"bos_token_id": 2, "eos_token_id": stops, "pad_token_id": 0},
+    )
     _write_json(folder / "tokenizer_config.json", gemma.tokenizer_config())
     (folder / NOTICE_NAME).write_text(NOTICE)
     write_manifest(
@@ -152,7 +184,9 @@ def _write_base(folder: Path, say: Say) -> None:
 def _write_merged(folder: Path, say: Say) -> None:
     base = _kept_base(say)
     manifest = read_manifest(ADAPTER)
-    say(f"merging our adapter {manifest.version} ({(ADAPTER / ADAPTER_WEIGHTS).stat().st_size / 1e6:.1f} MB)")
+    say(
+        f"merging our adapter {manifest.version} ({(ADAPTER / ADAPTER_WEIGHTS).stat().st_size / 1e6:.1f} MB)"
+    )
     adapter, weights = open_adapter(ADAPTER), open_tensors(base / "model.safetensors")
     write_bfloat16(
         {name: weights.shape(name) for name in weights.entries},

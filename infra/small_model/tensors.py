@@ -1,6 +1,8 @@
-"""safetensors files with numpy alone, one tensor at a time: numpy has no bf16, so its bits travel as uint16.
+"""safetensors files with numpy alone, one tensor at a time: numpy has no bf16, so its bits travel
+as uint16.
 
-The format is 8 bytes of header length, a JSON header, the data (https://github.com/huggingface/safetensors#format).
+The format is 8 bytes of header length, a JSON header, the data
+(https://github.com/huggingface/safetensors#format).
 """
 
 import json
@@ -17,7 +19,11 @@ from infra.small_model.errors import ModelError
 Floats: TypeAlias = npt.NDArray[np.float32]
 Bits: TypeAlias = npt.NDArray[np.uint16]
 
-_STORED: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_STORED: Mapping[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 
 
 def to_bfloat16(values: Floats) -> Bits:
@@ -56,7 +62,9 @@ class TensorFile:
         first, end = entry["data_offsets"]
         stored = _STORED[entry["dtype"]]
         at = self.data_start_bytes + first
-        values = np.memmap(self.path, stored, "r", at, ((end - first) // stored.itemsize,)).reshape(entry["shape"])
+        values = np.memmap(self.path, stored, "r", at, ((end - first) // stored.itemsize,)).reshape(
+            entry["shape"]
+        )
         return from_bfloat16(values) if entry["dtype"] == "BF16" else values.astype(np.float32)
 
 
@@ -66,14 +74,19 @@ def open_tensors(path: Path) -> TensorFile:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
             raise ModelError(
-                f"{path.name}: not a safetensors file", field=path.name, reason="MALFORMED", limit="safetensors"
+                f"{path.name}: not a safetensors file",
+                field=path.name,
+                reason="MALFORMED",
+                limit="safetensors",
             )
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     return TensorFile(path, header, 8 + length)
 
 
-def write_bfloat16(shapes: Mapping[str, Sequence[int]], tensor: Callable[[str], Floats], path: Path) -> None:
+def write_bfloat16(
+    shapes: Mapping[str, Sequence[int]], tensor: Callable[[str], Floats], path: Path
+) -> None:
     """Writes tensors as bf16, asking for one at a time, in the order of `shapes`."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

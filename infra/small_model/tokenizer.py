@@ -1,7 +1,8 @@
 """Builds `tokenizer.json` from SentencePiece pieces and scores, as a byte-fallback BPE, in seconds.
 
-Merges are every split of a piece into two pieces, best score first, ties by length: the order that Gemma's published
-tokenizer.json has (the golden ids of our tests). transformers' GGUF conversion is wrong here, character by character.
+Merges are every split of a piece into two pieces, best score first, ties by length: the order that
+Gemma's published tokenizer.json has (the golden ids of our tests). transformers' GGUF conversion is
+wrong here, character by character.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 
 _SPACE = "\u2581"
-_RUN_SCORE = 1.0  # above every learned score (they are 0 and less): runs of spaces, tabs and newlines merge first
+# above every learned score (they are 0 and less): runs of spaces, tabs and newlines merge first
+_RUN_SCORE = 1.0
 
 
 class PieceKind(IntEnum):
@@ -35,27 +37,51 @@ class Pieces:
 
     def subset(self, ids: Sequence[int]) -> "Pieces":
         """Only the given pieces, in the given order: their new id is their place in `ids`."""
-        return Pieces([self.texts[i] for i in ids], [self.scores[i] for i in ids], [self.kinds[i] for i in ids])
+        return Pieces(
+            [self.texts[i] for i in ids],
+            [self.scores[i] for i in ids],
+            [self.kinds[i] for i in ids],
+        )
 
 
 def sentencepiece(texts: Sequence[str], scores: Sequence[float], kinds: Sequence[int]) -> Pieces:
-    """Undoes what llama.cpp's converter does to user-defined pieces: plain spaces for SentencePiece's, and the lowest score."""
+    """Undoes what llama.cpp's converter does to user-defined pieces: plain spaces for
+    SentencePiece's, and the lowest score.
+    """
     run = [kind == PieceKind.USER_DEFINED for kind in kinds]
-    spaced = [text.replace(" ", _SPACE) if is_run else text for text, is_run in zip(texts, run, strict=True)]
-    return Pieces(spaced, [_RUN_SCORE if is_run else score for score, is_run in zip(scores, run, strict=True)], kinds)
+    spaced = [
+        text.replace(" ", _SPACE) if is_run else text
+        for text, is_run in zip(texts, run, strict=True)
+    ]
+    return Pieces(
+        spaced,
+        [_RUN_SCORE if is_run else score for score, is_run in zip(scores, run, strict=True)],
+        kinds,
+    )
 
 
 def build_tokenizer(pieces: Pieces) -> Tokenizer:
-    """A tokenizer that puts `<bos>` before a text and never any space; characters without a piece become byte pieces."""
+    """A tokenizer that puts `<bos>` before a text and never any space; characters without a piece
+    become byte pieces.
+    """
     vocabulary = {text: index for index, text in enumerate(pieces.texts)}
     merges = [(left, right) for left, right, _ in ranked_merges(pieces)]
-    tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))  # noqa: S106
+    unknown = "<unk>"
+    tokenizer = Tokenizer(
+        BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    )
     tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_tokens([_added(pieces, index) for index, kind in enumerate(pieces.kinds) if _is_added(kind)])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.add_tokens(
+        [_added(pieces, index) for index, kind in enumerate(pieces.kinds) if _is_added(kind)]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", vocabulary["<bos>"])]
+        single="<bos> $A",
+        pair="<bos> $A <bos>:1 $B:1",
+        special_tokens=[("<bos>", vocabulary["<bos>"])],
     )
     return tokenizer
 
@@ -68,7 +94,8 @@ def ranked_merges(pieces: Pieces) -> list[tuple[str, str, float]]:
         splits = [(text[:cut], text[cut:]) for cut in range(1, len(text))]
         known = [(left, right) for left, right in splits if left in ids and right in ids]
         merges.extend(
-            (left, right, score) for left, right in sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+            (left, right, score)
+            for left, right in sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
         )
     merges.sort(key=lambda merge: (merge[2], len(merge[0]), len(merge[1])), reverse=True)
     return merges
@@ -79,4 +106,6 @@ def _is_added(kind: int) -> bool:
 
 
 def _added(pieces: Pieces, index: int) -> AddedToken:
-    return AddedToken(pieces.texts[index], special=pieces.kinds[index] == PieceKind.CONTROL, normalized=False)
+    return AddedToken(
+        pieces.texts[index], special=pieces.kinds[index] == PieceKind.CONTROL, normalized=False
+    )

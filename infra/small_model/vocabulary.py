@@ -1,8 +1,10 @@
-"""Which of Gemma's 262,144 pieces the small model keeps, and why every text still encodes as before where it can.
+"""Which of Gemma's 262,144 pieces the small model keeps, and why every text still encodes as before
+where it can.
 
-A set of pieces is closed when it holds every piece that BPE passes through on the way to each of its members. A closed set
-encodes a text into the very same pieces as the full vocabulary whenever those are all in it: merges are never undone, so the
-full derivation is still there, and nothing better has appeared. The rest falls back to smaller pieces, at last to bytes.
+A set of pieces is closed when it holds every piece that BPE passes through on the way to each of
+its members. A closed set encodes a text into the very same pieces as the full vocabulary whenever
+those are all in it: merges are never undone, so the full derivation is still there, and nothing
+better has appeared. The rest falls back to smaller pieces, at last to bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,13 +20,22 @@ _CONTROLS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<
 
 
 def choose_pieces(pieces: Pieces, wanted: Iterable[int], size: int) -> list[int]:
-    """Takes pieces in the order wanted, each with its derivation, until `size` is reached; sorted ids.
+    """Takes pieces in the order wanted, each with its derivation, until `size` is reached; sorted
+    ids.
 
-    Controls in use, all byte pieces, printable ASCII and the runs of blanks and newlines are always kept.
+    Controls in use, all byte pieces, printable ASCII and the runs of blanks and newlines are always
+    kept.
     """
     ids = {text: index for index, text in enumerate(pieces.texts)}
-    ranks = {(left, right): rank for rank, (left, right, _) in reversed(list(enumerate(ranked_merges(pieces))))}
-    kept = {index for index, kind in enumerate(pieces.kinds) if kind in (PieceKind.BYTE, PieceKind.USER_DEFINED)}
+    ranks = {
+        (left, right): rank
+        for rank, (left, right, _) in reversed(list(enumerate(ranked_merges(pieces))))
+    }
+    kept = {
+        index
+        for index, kind in enumerate(pieces.kinds)
+        if kind in (PieceKind.BYTE, PieceKind.USER_DEFINED)
+    }
     kept |= {ids[text] for text in (*_CONTROLS, *map(chr, range(33, 127)))}
     for index in wanted:
         if index in kept or pieces.kinds[index] != PieceKind.NORMAL:

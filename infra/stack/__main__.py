@@ -1,4 +1,6 @@
-"""`python -m infra.stack up` runs Thumbwheel on real servers of this machine in one terminal; used by `make stack`."""
+"""`python -m infra.stack up` runs Thumbwheel on real servers of this machine in one terminal; used
+by `make stack`.
+"""
 
 import argparse
 import asyncio
@@ -26,7 +28,14 @@ from infra.supervision.ports import HOST
 from infra.supervision.supervisor import AlreadyRunningError, supervised
 from infra.supervision.terminal import SUPERVISOR, Terminal
 
-EXPECTED_ERRORS = (PortTakenError, WrongBaseError, ModelError, AlreadyRunningError, ChildFailedError, ServerError)
+EXPECTED_ERRORS = (
+    PortTakenError,
+    WrongBaseError,
+    ModelError,
+    AlreadyRunningError,
+    ChildFailedError,
+    ServerError,
+)
 
 
 def main() -> None:
@@ -45,11 +54,24 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m infra.stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("up", help="run everything in this terminal until Ctrl-C")
-    start.add_argument("--model", default="small", help="small, nano, a directory or a hub id in safetensors")
-    start.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="of Kafka; three keep three copies")
-    start.add_argument("--port", type=int, default=PUBLIC_PORTS["http"], help="HTTP ports: this and the next; 0: any")
-    start.add_argument("--grpc-port", type=int, default=PUBLIC_PORTS["gateway"], help="gRPC ports, likewise")
-    start.add_argument("--state", type=Path, default=STACK_STATE, help="folder of everything that is kept")
+    start.add_argument(
+        "--model", default="small", help="small, nano, a directory or a hub id in safetensors"
+    )
+    start.add_argument(
+        "--brokers", type=int, choices=(1, 3), default=1, help="of Kafka; three keep three copies"
+    )
+    start.add_argument(
+        "--port",
+        type=int,
+        default=PUBLIC_PORTS["http"],
+        help="HTTP ports: this and the next; 0: any",
+    )
+    start.add_argument(
+        "--grpc-port", type=int, default=PUBLIC_PORTS["gateway"], help="gRPC ports, likewise"
+    )
+    start.add_argument(
+        "--state", type=Path, default=STACK_STATE, help="folder of everything that is kept"
+    )
     return parser.parse_args(words)
 
 
@@ -79,7 +101,9 @@ def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Prepar
 
 
 async def up(prepared: Prepared, terminal: Terminal) -> None:
-    """Servers first, then their stores are made ready, then two replicas of everything; until SIGINT or SIGTERM."""
+    """Servers first, then their stores are made ready, then two replicas of everything; until
+    SIGINT or SIGTERM.
+    """
     stack, run, say = prepared.layout, prepared.layout.run, partial(terminal.say, SUPERVISOR)
     folder, quiet = run.state / "servers", Terminal(with_children=False)
     converts = not run.has_graphs
@@ -99,8 +123,12 @@ async def up(prepared: Prepared, terminal: Terminal) -> None:
 def _say_where(stack: StackLayout, say: Callable[[str], None]) -> None:
     run = stack.run
     say(f"chat at {run.page_url}")
-    say(f"the second gateway at http://{HOST}:{run.ports['http_2']}; gRPC at {run.target('gateway')}")
-    say(f"the key is in {_typed(run.state / 'owner.key')}; in another terminal: make loop STATE={_typed(run.state)}")
+    say(
+        f"the second gateway at http://{HOST}:{run.ports['http_2']}; gRPC at {run.target('gateway')}"
+    )
+    say(
+        f"the key is in {_typed(run.state / 'owner.key')}; in another terminal: make loop STATE={_typed(run.state)}"
+    )
     say(f"Prometheus at {stack.fleet.prometheus.url}; Ctrl-C stops everything")
 
 

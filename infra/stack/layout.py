@@ -1,7 +1,8 @@
-"""Where everything of the stack is: which replica listens where, and its settings on the real servers.
+"""Where everything of the stack is: which replica listens where, and its settings on the real
+servers.
 
-An embedded run's settings with other stores: what differs is all here. The first replica's ports have the plain names, so that
-commands which know an embedded run find the stack too.
+An embedded run's settings with other stores: what differs is all here. The first replica's ports
+have the plain names, so that commands which know an embedded run find the stack too.
 """
 
 from collections.abc import Mapping
@@ -36,10 +37,14 @@ class StackLayout:
         return self.fleet.postgres.url(service, driver)
 
     def programs(self, model: Path) -> list[Program]:
-        """The services, model server first; two replicas side by side, so that one can be ready while the other starts."""
+        """The services, model server first; two replicas side by side, so that one can be ready
+        while the other starts.
+        """
         settings = service_settings(self.run, model)
         replicas = [
-            program(service, self.replica(service, number, settings[service]), f"{service}-{number}")
+            program(
+                service, self.replica(service, number, settings[service]), f"{service}-{number}"
+            )
             for service in REPLICATED
             for number in (1, 2)
         ]
@@ -63,7 +68,11 @@ class StackLayout:
         """What all replicas of a service have on the servers."""
         match service:
             case "feedback":
-                return {"database_url": self.database(service, "postgresql+pg8000"), **self._kafka(), **self._bucket()}
+                return {
+                    "database_url": self.database(service, "postgresql+pg8000"),
+                    **self._kafka(),
+                    **self._bucket(),
+                }
             case "session" | "generator" | "gateway":
                 database = {"database_url": self.database(service, "postgresql+asyncpg")}
                 return database | self._valkey() if service == "gateway" else database
@@ -72,7 +81,9 @@ class StackLayout:
 
     def surroundings(self) -> Surroundings:
         """For commands beside the stack."""
-        bucket = {f"TW_TRAINING_{name.upper()}": str(value) for name, value in self._bucket().items()}
+        bucket = {
+            f"TW_TRAINING_{name.upper()}": str(value) for name, value in self._bucket().items()
+        }
         return Surroundings(self.database("gateway", "postgresql+asyncpg"), bucket)
 
     def _valkey(self) -> dict[str, str]:
@@ -112,7 +123,10 @@ def stack_ports(http_port: int, grpc_port: int) -> dict[str, int]:
 def metrics_targets(ports: Mapping[str, int]) -> dict[str, list[str]]:
     """What Prometheus reads, by service."""
     found = {
-        service: [f"{HOST}:{ports[f'{service}_metrics']}", f"{HOST}:{ports[f'{service}_2_metrics']}"]
+        service: [
+            f"{HOST}:{ports[f'{service}_metrics']}",
+            f"{HOST}:{ports[f'{service}_2_metrics']}",
+        ]
         for service in REPLICATED
     }
     return {**found, "predictor": [f"{HOST}:{ports['predictor']}"]}

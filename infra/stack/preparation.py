@@ -1,6 +1,8 @@
-"""What must be in the servers before a service starts: databases, their tables, topics, the bucket. By the product's own commands.
+"""What must be in the servers before a service starts: databases, their tables, topics, the bucket.
+By the product's own commands.
 
-All of it changes nothing where it is there already, so every start does it; a chart does the same in a hook.
+All of it changes nothing where it is there already, so every start does it; a chart does the same
+in a hook.
 """
 
 import asyncio
@@ -35,7 +37,9 @@ async def prepare_stores(stack: StackLayout, model: Path, say: Callable[[str], N
     await asyncio.gather(
         *(
             _run_all(
-                service, commands, program(service, stack.replica(service, 1, settings[service]), service).environment
+                service,
+                commands,
+                program(service, stack.replica(service, 1, settings[service]), service).environment,
             )
             for service, commands in COMMANDS.items()
         )
@@ -46,7 +50,9 @@ async def make_databases(url: str, names: Sequence[str]) -> None:
     """Those that are not there yet."""
     connection = await asyncpg.connect(url)
     try:
-        there = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
+        there = {
+            row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")
+        }
         for name in names:
             if name not in there:
                 await connection.execute(f'CREATE DATABASE "{name}"')

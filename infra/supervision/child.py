@@ -1,4 +1,6 @@
-"""One supervised process: started, its lines passed on, started again when it dies, stopped with time to drain."""
+"""One supervised process: started, its lines passed on, started again when it dies, stopped with
+time to drain.
+"""
 
 import asyncio
 import contextlib
@@ -25,7 +27,8 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. It is ready when `port` answers connections and its own check, if it has one, says so too.
+    """What to run. It is ready when `port` answers connections and its own check, if it has one,
+    says so too.
 
     Args:
         port: None for a program that listens nowhere.
@@ -123,7 +126,10 @@ class Child:
             try:
                 await asyncio.wait_for(process.wait(), self.program.stop_seconds)
             except TimeoutError:
-                self._say(SUPERVISOR, f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed")
+                self._say(
+                    SUPERVISOR,
+                    f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed",
+                )
                 process.kill()
         if self._keeper:
             self._keeper.cancel()
@@ -147,7 +153,8 @@ class Child:
             lived = time.monotonic() - started
             backoff = FIRST_BACKOFF_SECONDS if lived > WELL_AFTER_SECONDS else backoff
             self._say(
-                SUPERVISOR, f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s"
+                SUPERVISOR,
+                f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s",
             )
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
@@ -160,8 +167,11 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops its children in order
-            preexec_fn=partial(die_with_parent, self.program.stop_signal) if sys.platform == "linux" else None,
+            # Ctrl-C reaches the supervisor alone, which stops its children in order
+            start_new_session=True,
+            preexec_fn=partial(die_with_parent, self.program.stop_signal)
+            if sys.platform == "linux"
+            else None,
         )
         assert self._process.stdout
         with self._log_file.open("ab") as log:
@@ -187,5 +197,7 @@ def describe_exit(code: int) -> str:
 
 
 def die_with_parent(number: signal.Signals) -> None:
-    """Linux sends the child its stop signal when the supervisor is gone, so that nothing is left over after a kill -9."""
+    """Linux sends the child its stop signal when the supervisor is gone, so that nothing is left
+    over after a kill -9.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

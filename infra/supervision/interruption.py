@@ -1,6 +1,8 @@
-"""Ctrl-C at any moment of a program: the first ends its work, whatever that waits for; the second ends the stopping too.
+"""Ctrl-C at any moment of a program: the first ends its work, whatever that waits for; the second
+ends the stopping too.
 
-Before there is a loop the signals raise KeyboardInterrupt, so steps that block belong there: a loop would not hear them meanwhile.
+Before there is a loop the signals raise KeyboardInterrupt, so steps that block belong there: a loop
+would not hear them meanwhile.
 """
 
 import asyncio
@@ -15,7 +17,9 @@ STATUS = 128 + signal.SIGINT
 
 
 def stop_like_ctrl_c() -> None:
-    """SIGTERM does what SIGINT does, from here on: unwinds what was begun, rather than end the process on the spot."""
+    """SIGTERM does what SIGINT does, from here on: unwinds what was begun, rather than end the
+    process on the spot.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -26,9 +30,12 @@ def leave() -> NoReturn:
 
 
 @contextmanager
-def interruptible(say: Callable[[str], None], first: str = "running answers are finished first") -> Iterator[None]:
-    """The first signal cancels this task inside the block, and the block ends well once everything in it is cleaned up. A second
-    one cancels what cleans up: supervised() kills then. `first`: what is waited for, said with the first.
+def interruptible(
+    say: Callable[[str], None], first: str = "running answers are finished first"
+) -> Iterator[None]:
+    """The first signal cancels this task inside the block, and the block ends well once everything
+    in it is cleaned up. A second one cancels what cleans up: supervised() kills then. `first`: what
+    is waited for, said with the first.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task

@@ -1,4 +1,6 @@
-"""Random words of a state folder, made once and kept, readable by the owner alone: keys, passwords, ids."""
+"""Random words of a state folder, made once and kept, readable by the owner alone: keys, passwords,
+ids.
+"""
 
 import secrets
 from collections.abc import Callable

@@ -1,7 +1,9 @@
-"""Ports on loopback, each promised to one process until it ends, below the range that the system gives to outgoing connections.
+"""Ports on loopback, each promised to one process until it ends, below the range that the system
+gives to outgoing connections.
 
-Within that range a port may be gone between the question and the bind; and a client that tries a dead server's port again and
-again may be given that very port for its own end, talk to itself, and keep the server from coming back.
+Within that range a port may be gone between the question and the bind; and a client that tries a
+dead server's port again and again may be given that very port for its own end, talk to itself, and
+keep the server from coming back.
 """
 
 import fcntl
@@ -39,7 +41,9 @@ def distinct_free_ports(count: int) -> list[int]:
             return found
         if is_free(port) and _promise(port):
             found.append(port)
-    raise NoPortError(f"no {count} free ports between {FIRST_PORT} and {last}", limit=f"{FIRST_PORT} to {last}")
+    raise NoPortError(
+        f"no {count} free ports between {FIRST_PORT} and {last}", limit=f"{FIRST_PORT} to {last}"
+    )
 
 
 def is_free(port: int) -> bool:
@@ -54,7 +58,9 @@ def is_free(port: int) -> bool:
 
 
 def _promise(port: int) -> bool:
-    """The lock's descriptor stays open on purpose: the kernel lets the port go when the process ends, however it ends."""
+    """The lock's descriptor stays open on purpose: the kernel lets the port go when the process
+    ends, however it ends.
+    """
     folder = Path(tempfile.gettempdir()) / f"thumbwheel-ports-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)

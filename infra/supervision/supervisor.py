@@ -1,4 +1,6 @@
-"""Starts the programs in order, keeps them running, stops those at the door first and then the rest side by side."""
+"""Starts the programs in order, keeps them running, stops those at the door first and then the rest
+side by side.
+"""
 
 import asyncio
 import json
@@ -38,11 +40,16 @@ class NotRunningError(DetailedError):
 
 @asynccontextmanager
 async def supervised(
-    state: Path, ports: Mapping[str, int], programs: Sequence[Program], say: Callable[[str, str], None]
+    state: Path,
+    ports: Mapping[str, int],
+    programs: Sequence[Program],
+    say: Callable[[str, str], None],
 ) -> AsyncIterator[dict[str, Child]]:
-    """All programs ready; leaving the block stops them. Their logs and a note of who runs where are in the state folder.
+    """All programs ready; leaving the block stops them. Their logs and a note of who runs where are
+    in the state folder.
 
-    Who is cancelled a second time, while they stop, does not want to wait: what still runs is killed.
+    Who is cancelled a second time, while they stop, does not want to wait: what still runs is
+    killed.
 
     Raises:
         AlreadyRunningError: a supervisor's process is alive for this state folder.
@@ -50,7 +57,10 @@ async def supervised(
     """
     (state / LOGS).mkdir(parents=True, exist_ok=True)
     _claim(state, ports)
-    children = {program.name: Child(program, say, state / LOGS / f"{program.name}.log") for program in programs}
+    children = {
+        program.name: Child(program, say, state / LOGS / f"{program.name}.log")
+        for program in programs
+    }
     try:
         for child in children.values():
             child.start()
@@ -69,7 +79,9 @@ async def _stop(children: Sequence[Child]) -> None:
         if _is_cancelled_twice():
             raise asyncio.CancelledError
         for first in (True, False):
-            await asyncio.gather(*(child.stop() for child in children if child.program.stops_first is first))
+            await asyncio.gather(
+                *(child.stop() for child in children if child.program.stops_first is first)
+            )
     except asyncio.CancelledError:
         await asyncio.gather(*(child.kill() for child in children))
         raise
@@ -109,7 +121,8 @@ def read_ports(state: Path) -> Mapping[str, int]:
     running = find_running(state)
     if running is None:
         raise NotRunningError(
-            f"Thumbwheel does not run in {state}: start it with `make up` in another terminal", field=str(state)
+            f"Thumbwheel does not run in {state}: start it with `make up` in another terminal",
+            field=str(state),
         )
     return running.ports
 

@@ -29,7 +29,9 @@ class Terminal:
         self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def say(self, source: str, text: str) -> None:
-        """One line. Lines of the services carry their own clock and name; the supervisor's get an arrow."""
+        """One line. Lines of the services carry their own clock and name; the supervisor's get an
+        arrow.
+        """
         if source != SUPERVISOR and not self._with_children:
             return
         if source == SUPERVISOR:

@@ -1,1 +1,3 @@
-"""What on-call engineers look at and what wakes them: dashboards for Grafana, made by code, and alert rules for Prometheus."""
+"""What on-call engineers look at and what wakes them: dashboards for Grafana, made by code, and
+alert rules for Prometheus.
+"""

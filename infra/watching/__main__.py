@@ -1,4 +1,6 @@
-"""`python -m infra.watching` writes the dashboards for Grafana; with --check it compares and writes nothing."""
+"""`python -m infra.watching` writes the dashboards for Grafana; with --check it compares and writes
+nothing.
+"""
 
 import sys
 
@@ -16,7 +18,9 @@ def main() -> None:
         for name, text in wanted.items():
             (DASHBOARDS / name).write_text(text)
     elif wanted != there:
-        differing = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+        differing = sorted(
+            name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)
+        )
         sys.exit(f"not what the code says: {', '.join(differing)}; run python -m infra.watching")
 
 

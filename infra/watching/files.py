@@ -1,4 +1,6 @@
-"""Where the files are that Prometheus and Grafana read: in the chart, which brings them to clusters."""
+"""Where the files are that Prometheus and Grafana read: in the chart, which brings them to
+clusters.
+"""
 
 from pathlib import Path
 

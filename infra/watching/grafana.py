@@ -1,4 +1,6 @@
-"""Dashboards in Grafana's own form. No data source is wired in: a variable asks for one, so a file works in every Grafana."""
+"""Dashboards in Grafana's own form. No data source is wired in: a variable asks for one, so a file
+works in every Grafana.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +37,17 @@ def render(dashboard: Dashboard) -> str:
         "time": {"from": "now-3h", "to": "now"},
         "templating": {"list": [VARIABLE]},
         "annotations": {"list": []},
-        "links": [{"type": "dashboards", "title": "Thumbwheel", "tags": ["thumbwheel"], "asDropdown": True}],
-        "panels": [{"id": number, **panel} for number, panel in enumerate(_placed(dashboard.rows), 1)],
+        "links": [
+            {
+                "type": "dashboards",
+                "title": "Thumbwheel",
+                "tags": ["thumbwheel"],
+                "asDropdown": True,
+            }
+        ],
+        "panels": [
+            {"id": number, **panel} for number, panel in enumerate(_placed(dashboard.rows), 1)
+        ],
     }
     return json.dumps(whole, indent=1) + "\n"
 
@@ -95,5 +106,12 @@ def _defaults(panel: Panel) -> dict[str, object]:
     return {"unit": panel.unit, "custom": custom} | ({} if panel.unit is Unit.TIME else {"min": 0})
 
 
-_LINES = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}}
-_NOW = {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}, "textMode": "auto", "graphMode": "none"}
+_LINES = {
+    "legend": {"displayMode": "list", "placement": "bottom"},
+    "tooltip": {"mode": "multi", "sort": "desc"},
+}
+_NOW = {
+    "reduceOptions": {"calcs": ["lastNotNull"], "values": False},
+    "textMode": "auto",
+    "graphMode": "none",
+}

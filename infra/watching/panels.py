@@ -1,4 +1,6 @@
-"""What a dashboard is made of, and how all panels are alike: units, legends, the data source as a variable, one grid."""
+"""What a dashboard is made of, and how all panels are alike: units, legends, the data source as a
+variable, one grid.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +31,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over time; or only the last values, if `now`. The description says what a person should think of it."""
+    """Lines over time; or only the last values, if `now`. The description says what a person should
+    think of it.
+    """
 
     title: str
     description: str
@@ -73,11 +77,16 @@ def share(metric: str, where: str, by: str = "") -> str:
     return f"{rate(metric, by, where)} /{on} ({rate(metric, by)} > 0)"
 
 
-def quantiles(histogram: str, by: str = "", where: str = "", of: Sequence[float] = (0.5, 0.95)) -> list[Query]:
+def quantiles(
+    histogram: str, by: str = "", where: str = "", of: Sequence[float] = (0.5, 0.95)
+) -> list[Query]:
     """Quantiles of a histogram of seconds; `by` names labels to keep apart."""
     labels = ", ".join(("le", *by.split(", "))) if by else "le"
     kept = "".join(f" {{{{{label}}}}}" for label in by.split(", ")) if by else ""
     return [
-        Query(f"histogram_quantile({q}, {rate(f'{histogram}_bucket', labels, where)})", f"p{q * 100:g}{kept}")
+        Query(
+            f"histogram_quantile({q}, {rate(f'{histogram}_bucket', labels, where)})",
+            f"p{q * 100:g}{kept}",
+        )
         for q in of
     ]

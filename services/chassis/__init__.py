@@ -1,1 +1,3 @@
-"""What every service stands on. A closed list: nothing enters that knows a service's nouns, or that fewer than three need."""
+"""What every service stands on. A closed list: nothing enters that knows a service's nouns, or that
+fewer than three need.
+"""

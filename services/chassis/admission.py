@@ -1,8 +1,10 @@
-"""Admission control: a limit on the calls that wait for their first answer, and a short queue for the calls above the limit.
+"""Admission control: a limit on the calls that wait for their first answer, and a short queue for
+the calls above the limit.
 
-The limit is a gradient controller after Envoy's adaptive concurrency filter (envoyproxy.io, "Adaptive Concurrency") and Netflix's
-concurrency-limits: limit × gradient, the tolerated latency over the latency now. The order of the queue is adaptive LIFO
-(B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015). docs/decisions/2026-11-28-admission.md.
+The limit is a gradient controller after Envoy's adaptive concurrency filter (envoyproxy.io,
+"Adaptive Concurrency") and Netflix's concurrency-limits: limit × gradient, the tolerated latency
+over the latency now. The order of the queue is adaptive LIFO (B. Maurer, "Fail at Scale", ACM Queue
+13(8), 2015). docs/decisions/2026-11-28-admission.md.
 """
 
 import asyncio
@@ -17,18 +19,25 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.chassis.errors import ResourceExhaustedError
-from services.chassis.telemetry import ADMISSION_LIMIT, ADMISSION_QUEUED, ADMISSION_REFUSED, ADMISSION_STARTING
+from services.chassis.telemetry import (
+    ADMISSION_LIMIT,
+    ADMISSION_QUEUED,
+    ADMISSION_REFUSED,
+    ADMISSION_STARTING,
+)
 
 # Longest time in the queue. A burst that is served within it is served completely.
 QUEUE_SECONDS = 2.0
-# Latency that counts as none: TOLERANCE times the latency without load, and the time of a few turns of a busy event loop.
+# Latency that counts as none: TOLERANCE times the latency without load, and the time of a few turns
+# of a busy event loop.
 TOLERANCE, SLACK_SECONDS = 1.5, 0.02
 LOWEST_GRADIENT, HIGHEST_GRADIENT = 0.5, 2.0
 # The limit moves after so many answers, and not more often than every WINDOW_SECONDS.
 WINDOW_CALLS, WINDOW_SECONDS = 8, 0.1
 # Latency without load: the median of so many calls at the lowest limit.
 UNLOADED_CALLS = 16
-# It rises no faster, so that an overload of a minute is not taken for normal, and a model that became slower is after some minutes.
+# It rises no faster, so that an overload of a minute is not taken for normal, and a model that
+# became slower is after some minutes.
 RISE_A_SECOND = 1.02
 # Share of the limit that batch calls may fill.
 BATCH_SHARE = 0.75
@@ -43,7 +52,9 @@ class Priority(StrEnum):
 
 @dataclass(eq=False)
 class Ticket:
-    """An admitted call. `alone`: no more calls than the lowest limit waited for their first answer, this call included."""
+    """An admitted call. `alone`: no more calls than the lowest limit waited for their first answer,
+    this call included.
+    """
 
     method: str
     began: float
@@ -75,7 +86,9 @@ class Gradient:
         return int(self._limit)
 
     def take(self, ticket: Ticket, now: float, waiting: int, *, refused: bool = False) -> None:
-        """Learn from a call that was answered or refused by a peer, with `waiting` calls before their first answer at that time."""
+        """Learn from a call that was answered or refused by a peer, with `waiting` calls before
+        their first answer at that time.
+        """
         seconds = now - ticket.began
         if ticket.alone and not refused:
             self._learn(ticket.method, seconds, now)
@@ -98,7 +111,9 @@ class Gradient:
             taken.clear()
 
     def _move(self, now: float) -> None:
-        excess = min(1 / LOWEST_GRADIENT, max(1 / HIGHEST_GRADIENT, statistics.median_low(self._excess)))
+        excess = min(
+            1 / LOWEST_GRADIENT, max(1 / HIGHEST_GRADIENT, statistics.median_low(self._excess))
+        )
         gradient = 1 / excess
         # A limit that is not reached says nothing about a higher one.
         if gradient < 1 or 2 * self._most_waiting >= self._limit:
@@ -111,9 +126,16 @@ class Admission:
     """Admits calls: `enter` before the work, `answered` at the first answer, `leave` at the end."""
 
     def __init__(
-        self, door: str, floor: int, ceiling: int, retry_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        door: str,
+        floor: int,
+        ceiling: int,
+        retry_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`floor` and `ceiling` bound the limit; `ceiling` also bounds the calls in flight, streams included, and the queue."""
+        """`floor` and `ceiling` bound the limit; `ceiling` also bounds the calls in flight, streams
+        included, and the queue.
+        """
         self._floor, self._ceiling = floor, ceiling
         self._retry_seconds, self._clock = retry_seconds, clock
         self._gradient = Gradient(floor, ceiling)
@@ -128,9 +150,14 @@ class Admission:
 
     @asynccontextmanager
     async def admitted(
-        self, method: str, priority: Priority = Priority.INTERACTIVE, queue_seconds: float = QUEUE_SECONDS
+        self,
+        method: str,
+        priority: Priority = Priority.INTERACTIVE,
+        queue_seconds: float = QUEUE_SECONDS,
     ) -> AsyncIterator[Ticket]:
-        """Enter, and leave with the block; a ResourceExhaustedError from the block counts as a refusal by a peer. Raises: as `enter`."""
+        """Enter, and leave with the block; a ResourceExhaustedError from the block counts as a
+        refusal by a peer. Raises: as `enter`.
+        """
         ticket = await self.enter(method, priority, queue_seconds)
         try:
             yield ticket
@@ -142,12 +169,17 @@ class Admission:
             self.leave(ticket)
 
     async def enter(
-        self, method: str, priority: Priority = Priority.INTERACTIVE, queue_seconds: float = QUEUE_SECONDS
+        self,
+        method: str,
+        priority: Priority = Priority.INTERACTIVE,
+        queue_seconds: float = QUEUE_SECONDS,
     ) -> Ticket:
-        """Admit a call, at once or after at most `queue_seconds` (never more than QUEUE_SECONDS) in the queue.
+        """Admit a call, at once or after at most `queue_seconds` (never more than QUEUE_SECONDS) in
+        the queue.
 
         Raises:
-            ResourceExhaustedError: there was no place in time, or the queue is full; with a retry delay.
+            ResourceExhaustedError: there was no place in time, or the queue is full; with a retry
+                delay.
         """
         if not self._queued and self._has_room(priority):
             return self._admit(method)
@@ -180,7 +212,9 @@ class Admission:
             self._call_next()
 
     def set_aside(self, ticket: Ticket) -> None:
-        """The call waits for something that is no load: it takes no place any more, and its latency is not learned."""
+        """The call waits for something that is no load: it takes no place any more, and its latency
+        is not learned.
+        """
         self._starting.discard(ticket)
         self._call_next()
 
@@ -195,17 +229,22 @@ class Admission:
 
     def _has_room(self, priority: Priority) -> bool:
         share = BATCH_SHARE if priority is Priority.BATCH else 1
-        return len(self._starting) < self._gradient.allowed * share and self._in_flight < self._ceiling
+        return (
+            len(self._starting) < self._gradient.allowed * share and self._in_flight < self._ceiling
+        )
 
     def _admit(self, method: str) -> Ticket:
-        # Only at its beginning: a long call is more likely to meet others, and the rest would be the short ones.
+        # Only at its beginning: a long call is more likely to meet others, and the rest would be
+        # the short ones.
         ticket = Ticket(method, self._clock(), alone=len(self._starting) < self._floor)
         self._starting.add(ticket)
         self._in_flight += 1
         return ticket
 
     def _call_next(self) -> None:
-        """Admit from the queue: the oldest caller first, and the newest first once the queue has stood longer than a burst."""
+        """Admit from the queue: the oldest caller first, and the newest first once the queue has
+        stood longer than a burst.
+        """
         for priority, queue in self._queues.items():
             while queue and self._has_room(priority):
                 newest = self._clock() - self._queue_began > QUEUE_SECONDS

@@ -1,6 +1,8 @@
-"""Calls to other services: one long-lived channel a target, deadlines that shrink from hop to hop, errors translated once.
+"""Calls to other services: one long-lived channel a target, deadlines that shrink from hop to hop,
+errors translated once.
 
-A ClusterIP pins HTTP/2, hence round_robin over the addresses of a name. What is sent again: `retries`.
+A ClusterIP pins HTTP/2, hence round_robin over the addresses of a name. What is sent again:
+`retries`.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -16,8 +18,9 @@ from services.chassis.mutual_tls import TlsFiles, secure_channel
 from services.chassis.retries import service_config
 from services.chassis.telemetry import trace_headers
 
-# Of both ends: a peer that is stopped or cut off is noticed within 7 s. Measured with a SIGSTOP (docs/decisions): the keepalive
-# timeout alone does nothing, the ping's does; and without the third line no ping follows the second on a quiet connection.
+# Of both ends: a peer that is stopped or cut off is noticed within 7 s. Measured with a SIGSTOP
+# (docs/decisions): the keepalive timeout alone does nothing, the ping's does; and without the third
+# line no ping follows the second on a quiet connection.
 KEEPALIVE_OPTIONS = [
     ("grpc.keepalive_time_ms", 4_000),
     ("grpc.http2.ping_timeout_ms", 3_000),
@@ -27,7 +30,8 @@ CHANNEL_OPTIONS = [
     *KEEPALIVE_OPTIONS,
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
-    # A supervised peer is back within a second or two: the default back-off (up to 120 s) would outlast it.
+    # A supervised peer is back within a second or two: the default back-off (up to 120 s) would
+    # outlast it.
     ("grpc.initial_reconnect_backoff_ms", 200),
     # How long connecting may take; 20 s would hold a second try up behind a cut.
     ("grpc.min_reconnect_backoff_ms", 2_000),
@@ -40,10 +44,14 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
-def open_channel(target: str, *protos: FileDescriptor, peer: str = "", tls: TlsFiles | None = None) -> grpc.aio.Channel:
-    """A channel to `host:port`, `dns:///name:port` or `ipv4:host:port,host:port`; keep it for the life of the process.
+def open_channel(
+    target: str, *protos: FileDescriptor, peer: str = "", tls: TlsFiles | None = None
+) -> grpc.aio.Channel:
+    """A channel to `host:port`, `dns:///name:port` or `ipv4:host:port,host:port`; keep it for the
+    life of the process.
 
-    Calls of methods that `protos` mark as repeatable are retried. With TLS the peer must be that service.
+    Calls of methods that `protos` mark as repeatable are retried. With TLS the peer must be that
+    service.
     """
     options = [("grpc.service_config", service_config(protos)), *CHANNEL_OPTIONS]
 
@@ -59,7 +67,8 @@ def open_channel(target: str, *protos: FileDescriptor, peer: str = "", tls: TlsF
 
 
 async def call_unary(peer: str, method: Any, request: RequestT, *, within_seconds: float) -> Any:
-    """Call a unary method with the caller's identity, within the policy and within what is left of the deadline.
+    """Call a unary method with the caller's identity, within the policy and within what is left of
+    the deadline.
 
     Raises:
         ServiceError: the peer's error, or UnavailableError/DeadlineExceededError naming the peer.
@@ -71,7 +80,9 @@ async def call_unary(peer: str, method: Any, request: RequestT, *, within_second
         raise from_rpc(error, peer) from error
 
 
-async def call_stream(peer: str, method: Any, request: RequestT, *, within_seconds: float) -> AsyncGenerator[Any, None]:
+async def call_stream(
+    peer: str, method: Any, request: RequestT, *, within_seconds: float
+) -> AsyncGenerator[Any, None]:
     """Call a server-streaming method; closing the iterator cancels the call at the peer.
 
     Raises:

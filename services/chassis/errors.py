@@ -11,7 +11,8 @@
     ├── UnavailableError          something behind us is away: nothing was done
     └── DeadlineExceededError     it took too long
 
-Anything else becomes INTERNAL with a fixed text, so that neither user text nor internals leave the process.
+Anything else becomes INTERNAL with a fixed text, so that neither user text nor internals leave the
+process.
 """
 
 import grpc
@@ -23,8 +24,9 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 
 class DetailedError(Exception):
-    """An error whose attributes say what its text says; none holds user text. `field`: the request field, setting or file at fault;
-    `reason`: a stable UPPER_SNAKE_CASE code; `limit`: what would be allowed. Each is "" where there is none.
+    """An error whose attributes say what its text says; none holds user text. `field`: the request
+    field, setting or file at fault; `reason`: a stable UPPER_SNAKE_CASE code; `limit`: what would
+    be allowed. Each is "" where there is none.
     """
 
     reason = "INTERNAL"
@@ -38,14 +40,22 @@ class DetailedError(Exception):
 
 
 class ServiceError(DetailedError):
-    """An error that the caller of an RPC may see. `retry_seconds`: when to try again; 0 if there is no such time."""
+    """An error that the caller of an RPC may see. `retry_seconds`: when to try again; 0 if there is
+    no such time.
+    """
 
     code = grpc.StatusCode.INTERNAL
     # A peer's error on its way to our caller.
     passed_on = False
 
     def __init__(
-        self, text: str, *, reason: str = "", field: str = "", limit: str = "", retry_seconds: float = 0.0
+        self,
+        text: str,
+        *,
+        reason: str = "",
+        field: str = "",
+        limit: str = "",
+        retry_seconds: float = 0.0,
     ) -> None:
         super().__init__(text, field=field, reason=reason, limit=limit)
         self.retry_seconds = retry_seconds
@@ -94,7 +104,9 @@ class FailedPreconditionError(ServiceError):
 
 
 class ResourceExhaustedError(ServiceError):
-    """A limit on work at once was reached. `is_load`: the machines are busy, and not a limit of the caller's own used up."""
+    """A limit on work at once was reached. `is_load`: the machines are busy, and not a limit of the
+    caller's own used up.
+    """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
@@ -119,7 +131,9 @@ KIND_BY_CODE = {kind.code: kind for kind in ServiceError.__subclasses__()}
 
 
 def status_details(error: ServiceError) -> bytes:
-    """google.rpc.Status with one ErrorInfo (and RetryInfo where there is a time), serialised for the trailing metadata."""
+    """google.rpc.Status with one ErrorInfo (and RetryInfo where there is a time), serialised for
+    the trailing metadata.
+    """
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     if error.field:
         info.metadata["field"] = error.field
@@ -137,7 +151,8 @@ def status_details(error: ServiceError) -> bytes:
 def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
     """A remote error as one of ours, so that it passes through with its reason, field and limit.
 
-    A code outside the table (UNKNOWN, INTERNAL, CANCELLED by a dying peer …) is the peer's fault and becomes UnavailableError.
+    A code outside the table (UNKNOWN, INTERNAL, CANCELLED by a dying peer …) is the peer's fault
+    and becomes UnavailableError.
     """
     translated = _translate(error, peer)
     translated.passed_on = True

@@ -1,5 +1,6 @@
-"""Channels that are made anew while calls run: gRPC's own keep their certificates for ever, and ask for a name's addresses only when
-one that they have is lost. By then calls have failed; this way a new replica is known before the old one goes.
+"""Channels that are made anew while calls run: gRPC's own keep their certificates for ever, and ask
+for a name's addresses only when one that they have is lost. By then calls have failed; this way a
+new replica is known before the old one goes.
 """
 
 import asyncio
@@ -17,12 +18,15 @@ OLD_CHANNEL_SECONDS = 900.0
 
 
 class FreshChannel:
-    """What stubs need of a channel. From its first call on it looks whether something has changed, called or not: the next call after a
-    quiet minute must not be the one that finds out. If so another one is opened, and used as soon as it is connected: what works
-    meanwhile is not given up for what may not.
+    """What stubs need of a channel. From its first call on it looks whether something has changed,
+    called or not: the next call after a quiet minute must not be the one that finds out. If so
+    another one is opened, and used as soon as it is connected: what works meanwhile is not given up
+    for what may not.
     """
 
-    def __init__(self, open_anew: Callable[[], grpc.aio.Channel], watched: Sequence[Callable[[], object]]) -> None:
+    def __init__(
+        self, open_anew: Callable[[], grpc.aio.Channel], watched: Sequence[Callable[[], object]]
+    ) -> None:
         self._open, self._watched = open_anew, watched
         self._seen = self._look()
         self._channel = self._open()
@@ -52,7 +56,9 @@ class FreshChannel:
 
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal channel, bound
-            if self._watching is None or self._watching.done():  # done: another one could not be opened
+            if (
+                self._watching is None or self._watching.done()
+            ):  # done: another one could not be opened
                 self._watching = asyncio.create_task(self._watch())
             if channel is not self._channel:
                 channel, bound = self._channel, bind(self._channel)
@@ -85,9 +91,11 @@ class FreshChannel:
 
 
 class Addresses:
-    """Those of the name in `dns:///name:port`, as they were a moment ago: each look may begin to ask for them, none waits.
+    """Those of the name in `dns:///name:port`, as they were a moment ago: each look may begin to
+    ask for them, none waits.
 
-    Nobody is asked at once: that a peer is not there yet, when a whole release starts, name services remember for seconds.
+    Nobody is asked at once: that a peer is not there yet, when a whole release starts, name
+    services remember for seconds.
     """
 
     def __init__(self, target: str) -> None:
@@ -105,7 +113,9 @@ class Addresses:
 
     async def _ask(self) -> None:
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(self._name, None, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(
+                self._name, None, type=socket.SOCK_STREAM
+            )
         except OSError:
             return  # a name service that is away says nothing about the replicas
         self._known = frozenset(str(address[0]) for *_, address in found)

@@ -1,6 +1,7 @@
 """Who calls, for which request, until when: set by the interceptor, read wherever rows are read.
 
-Between services the caller travels as metadata that the gateway alone may set; the network keeps others out, or mutual TLS.
+Between services the caller travels as metadata that the gateway alone may set; the network keeps
+others out, or mutual TLS.
 """
 
 import re
@@ -37,8 +38,9 @@ class Caller:
 class CallContext:
     """What is known of the running call.
 
-    `deadline` is on `time.monotonic()`'s clock, in seconds; None: no limit. `trace` holds the call's span for the next hop: it
-    travels here and not as OpenTelemetry's attached context, which a stream that is closed from another task cannot detach.
+    `deadline` is on `time.monotonic()`'s clock, in seconds; None: no limit. `trace` holds the
+    call's span for the next hop: it travels here and not as OpenTelemetry's attached context, which
+    a stream that is closed from another task cannot detach.
     """
 
     caller: Caller
@@ -47,7 +49,9 @@ class CallContext:
     trace: Context | None = None
 
     def remaining_seconds(self, policy_seconds: float) -> float:
-        """The time that a call made now may take: the policy, or what is left of the caller's deadline."""
+        """The time that a call made now may take: the policy, or what is left of the caller's
+        deadline.
+        """
         if self.deadline is None:
             return policy_seconds
         return max(0.0, min(policy_seconds, self.deadline - time.monotonic()))
@@ -72,7 +76,9 @@ def require_caller() -> Caller:
 
 
 def request_id_from(given: str) -> str:
-    """What the caller calls the request, for logs and traces; 32 hexadecimal digits of ours if it is not a plain name."""
+    """What the caller calls the request, for logs and traces; 32 hexadecimal digits of ours if it
+    is not a plain name.
+    """
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 

@@ -1,7 +1,8 @@
-"""What happens around every call, in one place and in this order: identity, deadline, rule, admission, call, error to status,
-metrics, log.
+"""What happens around every call, in one place and in this order: identity, deadline, rule,
+admission, call, error to status, metrics, log.
 
-One interceptor and not six, because each layer of grpc.aio interceptors costs time on the path to the first token.
+One interceptor and not six, because each layer of grpc.aio interceptors costs time on the path to
+the first token.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ from services.chassis.identity import CallContext, bind_call, caller_from, curre
 from services.chassis.mutual_tls import Callers, require_peer
 from services.chassis.retries import PUSH_BACK_KEY, push_back
 from services.chassis.settings import ServiceSettings
-from services.chassis.telemetry import RPC_SECONDS, RPCS, RPCS_RUNNING, fields, labelled, trace_id, tracer
+from services.chassis.telemetry import (
+    RPC_SECONDS,
+    RPCS,
+    RPCS_RUNNING,
+    fields,
+    labelled,
+    trace_id,
+    tracer,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +49,8 @@ MALFORMED = object()
 INTERNAL_TEXT = "internal error"
 # As the gateway's HTTP door says it.
 TRACE_KEY = "x-trace-id"
-# Behind a reader who takes nothing the status waits as well: it is sent once they read again, or when their deadline ends.
+# Behind a reader who takes nothing the status waits as well: it is sent once they read again, or
+# when their deadline ends.
 STATUS_SECONDS = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -51,7 +61,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         batch: paths of the methods that leave the queue last.
-        unlimited: paths of the methods that pass without admission, since what they begin is admitted elsewhere.
+        unlimited: paths of the methods that pass without admission, since what they begin is
+            admitted elsewhere.
     """
 
     def __init__(
@@ -64,14 +75,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         unlimited: Collection[str] = (),
         secure: bool,
     ) -> None:
-        self._max_rpc_seconds, self._write_seconds = settings.max_rpc_seconds, settings.max_write_seconds
+        self._max_rpc_seconds, self._write_seconds = (
+            settings.max_rpc_seconds,
+            settings.max_write_seconds,
+        )
         self._admission, self._batch, self._unlimited = admission, batch, unlimited
         self._callers, self._secure = callers, secure
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = handler_call_details.method
@@ -82,7 +98,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         return self._handlers.setdefault(method, self._wrapped(method, handler))
 
-    def _wrapped(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrapped(
+        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         deserializer = _tolerant(handler.request_deserializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
@@ -112,7 +130,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     @asynccontextmanager
-    async def _around(self, method: str, request: Any, context: Context) -> AsyncIterator[Callable[[], None]]:
+    async def _around(
+        self, method: str, request: Any, context: Context
+    ) -> AsyncIterator[Callable[[], None]]:
         """Yields what tells that the first answer is out; a call that ends well has told."""
         started, code = time.perf_counter(), grpc.StatusCode.OK
         metadata = context.invocation_metadata() or ()
@@ -121,7 +141,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         labelled(RPCS_RUNNING, name).inc()
         span = tracer().start_span(method, context=extract(dict(metadata)))
         try:
-            bind_call(CallContext(caller, request_id, self._deadline(context), set_span_in_context(span)))
+            bind_call(
+                CallContext(caller, request_id, self._deadline(context), set_span_in_context(span))
+            )
             if found := trace_id():
                 # At the end, not at the head: a call that has a head is not retried.
                 context.set_trailing_metadata(((TRACE_KEY, found),))
@@ -168,7 +190,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await context.write(response)
         except TimeoutError as error:
             limit = f"{self._write_seconds:g} s a message"
-            raise ResourceExhaustedError("the reader takes nothing", reason="READER_TOO_SLOW", limit=limit) from error
+            raise ResourceExhaustedError(
+                "the reader takes nothing", reason="READER_TOO_SLOW", limit=limit
+            ) from error
 
     def _deadline(self, context: Context) -> float:
         remaining = context.time_remaining()
@@ -183,9 +207,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         labelled(RPCS_RUNNING, name).dec()
         labelled(RPCS, name, code.name).inc()
         labelled(RPC_SECONDS, name).observe(seconds)
-        level = logging.INFO if code not in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED) else logging.DEBUG
+        level = (
+            logging.INFO
+            if code not in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
+            else logging.DEBUG
+        )
         if log.isEnabledFor(level):
-            said = fields(method=name, code=code.name, ms=round(seconds * 1000, 1), request_id=request_id)
+            said = fields(
+                method=name, code=code.name, ms=round(seconds * 1000, 1), request_id=request_id
+            )
             log.log(level, "call ended", extra=said)
 
 
@@ -201,7 +231,9 @@ async def _fail(context: Context, error: ServiceError, again: str | None) -> Non
 
 
 def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """grpc.aio answers a malformed request with UNKNOWN and an internal class name; a sentinel lets us answer properly."""
+    """grpc.aio answers a malformed request with UNKNOWN and an internal class name; a sentinel lets
+    us answer properly.
+    """
 
     def read(data: bytes) -> Any:
         try:

@@ -1,7 +1,9 @@
-"""Mutual TLS between services, where they have certificates: each end knows which service the other one is.
+"""Mutual TLS between services, where they have certificates: each end knows which service the other
+one is.
 
-A certificate names its service twice: as `spiffe://thumbwheel/session`, which servers read, and as the DNS name
-`session.thumbwheel`, because gRPC's clients compare no other. Changed files are read again; what is connected stays so.
+A certificate names its service twice: as `spiffe://thumbwheel/session`, which servers read, and as
+the DNS name `session.thumbwheel`, because gRPC's clients compare no other. Changed files are read
+again; what is connected stays so.
 """
 
 import logging
@@ -33,7 +35,9 @@ class TlsFilesError(DetailedError):
 
 
 class TlsFiles:
-    """Certificate and key of this service, and the authorities that it believes. Raises: TlsFilesError."""
+    """Certificate and key of this service, and the authorities that it believes. Raises:
+    TlsFilesError.
+    """
 
     def __init__(self, certificate: Path, key: Path, authority: Path) -> None:
         self._certificate, self._key, self._authority = certificate, key, authority
@@ -52,7 +56,9 @@ class TlsFiles:
                     self._pems = self._read()
                 except TlsFilesError:
                     # Usual in the middle of their being replaced.
-                    log.warning("certificate files not usable", extra=fields(file=str(self._certificate)))
+                    log.warning(
+                        "certificate files not usable", extra=fields(file=str(self._certificate))
+                    )
             return self._pems
 
     def _read(self) -> Pems:
@@ -101,10 +107,12 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 
 def require_peer(callers: Callers | None, method: str, context: Any, *, secure: bool) -> None:
-    """Compare the calling service with the rule of `/package.Service/Method`. No table: the servicer asks by itself.
+    """Compare the calling service with the rule of `/package.Service/Method`. No table: the
+    servicer asks by itself.
 
     Raises:
-        PermissionDeniedError: no rule; or, if the callers are known by certificates, the rule does not name this one.
+        PermissionDeniedError: no rule; or, if the callers are known by certificates, the rule does
+            not name this one.
     """
     if callers is None:
         return
@@ -114,13 +122,19 @@ def require_peer(callers: Callers | None, method: str, context: Any, *, secure: 
     if secure:
         (name,) = context.auth_context().get("peer_spiffe_id") or (b"",)
         if name.decode() not in {SPIFFE_PREFIX + service for service in allowed}:
-            raise PermissionDeniedError("the calling service may not do this", reason="PEER_NOT_ALLOWED")
+            raise PermissionDeniedError(
+                "the calling service may not do this", reason="PEER_NOT_ALLOWED"
+            )
 
 
-def secure_channel(target: str, peer: str, files: TlsFiles, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
+def secure_channel(
+    target: str, peer: str, files: TlsFiles, options: Sequence[tuple[str, Any]]
+) -> grpc.aio.Channel:
     """To one service, with the certificate that is there now."""
     certificate, key, authority = files.pems()
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
     return grpc.aio.secure_channel(
-        target, credentials, options=[*options, ("grpc.ssl_target_name_override", peer + DNS_SUFFIX)]
+        target,
+        credentials,
+        options=[*options, ("grpc.ssl_target_name_override", peer + DNS_SUFFIX)],
     )

@@ -1,8 +1,9 @@
-"""Which calls are sent again, and who decides: a proto marks its methods, the caller's channel retries the marked ones, the server
-says no where it would hurt.
+"""Which calls are sent again, and who decides: a proto marks its methods, the caller's channel
+retries the marked ones, the server says no where it would hurt.
 
-A retry policy knows status codes alone. What else there is to know (does the request carry a key, was it tried before, is there
-time) only the server can say, by push-back: milliseconds until the next try, or -1 for none. grpc.aio clients heed it.
+A retry policy knows status codes alone. What else there is to know (does the request carry a key,
+was it tried before, is there time) only the server can say, by push-back: milliseconds until the
+next try, or -1 for none. grpc.aio clients heed it.
 """
 
 import json
@@ -18,7 +19,8 @@ from services.chassis.errors import ServiceError
 PUSH_BACK_KEY = "grpc-retry-pushback-ms"
 ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 NEVER = "-1"
-# Three attempts multiply the load of a failing peer by three; the throttle keeps it at 1.06 (50 calls → 53, measured).
+# Three attempts multiply the load of a failing peer by three; the throttle keeps it at 1.06 (50
+# calls → 53, measured).
 RETRIES = {
     "maxAttempts": 3,
     "initialBackoff": "0.05s",
@@ -33,10 +35,19 @@ MIN_WAITS_LEFT = 2
 
 
 def service_config(protos: Iterable[FileDescriptor]) -> str:
-    """round_robin over the addresses that say SERVING, and retries for the methods that these protos mark."""
-    methods = [method for proto in protos for service in proto.services_by_name.values() for method in service.methods]
+    """round_robin over the addresses that say SERVING, and retries for the methods that these
+    protos mark.
+    """
+    methods = [
+        method
+        for proto in protos
+        for service in proto.services_by_name.values()
+        for method in service.methods
+    ]
     names = [
-        {"service": method.containing_service.full_name, "method": method.name} for method in methods if marked(method)
+        {"service": method.containing_service.full_name, "method": method.name}
+        for method in methods
+        if marked(method)
     ]
     policies = [{"name": names, "retryPolicy": RETRIES}] if names else []
     return json.dumps({**BALANCING, "methodConfig": policies, "retryThrottling": THROTTLE})
@@ -47,11 +58,15 @@ def marked(method: MethodDescriptor) -> bool:
     return bool(method.GetOptions().idempotency_level)
 
 
-def push_back(error: ServiceError, path: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
-    """What the server tells the caller's retries about a failed call; None leaves it to the caller's own back-off.
+def push_back(
+    error: ServiceError, path: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+) -> str | None:
+    """What the server tells the caller's retries about a failed call; None leaves it to the
+    caller's own back-off.
 
-    A peer's failure that is passed on was retried where it happened; a call that may not be sent twice is not sent twice; a full
-    server is asked once more, a while later, if the deadline allows.
+    A peer's failure that is passed on was retried where it happened; a call that may not be sent
+    twice is not sent twice; a full server is asked once more, a while later, if the deadline
+    allows.
     """
     if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
         return None
@@ -67,7 +82,9 @@ def push_back(error: ServiceError, path: str, request: Any, context: grpc.aio.Se
 
 
 def repeatable(path: str, request: Any) -> bool:
-    """Whether this call may be sent twice: by its key where the request can carry one, else by its method's mark."""
+    """Whether this call may be sent twice: by its key where the request can carry one, else by its
+    method's mark.
+    """
     method = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
     if "request_id" in method.input_type.fields_by_name:
         return bool(request.request_id)

@@ -1,6 +1,7 @@
 """The life of a service process: wire, serve, drain, exit 0.
 
-SIGTERM → health NOT_SERVING → lame duck → no new calls, running ones get `drain_seconds` → the wiring closes what it opened.
+SIGTERM → health NOT_SERVING → lame duck → no new calls, running ones get `drain_seconds` → the
+wiring closes what it opened.
 """
 
 import asyncio
@@ -32,11 +33,12 @@ SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 @dataclass(frozen=True)
 class Registration:
-    """One gRPC service: `add` is the generated add_…Servicer_to_server, `name` the full name for health and reflection.
+    """One gRPC service: `add` is the generated add_…Servicer_to_server, `name` the full name for
+    health and reflection.
 
-    `on_drain` is called when running calls get their last `drain_seconds`: streams that can go on elsewhere end themselves.
-    `batch` names the methods that wait behind the others when the server is full; `unlimited` those that begin work which is
-    admitted elsewhere.
+    `on_drain` is called when running calls get their last `drain_seconds`: streams that can go on
+    elsewhere end themselves. `batch` names the methods that wait behind the others when the server
+    is full; `unlimited` those that begin work which is admitted elsewhere.
     """
 
     name: str
@@ -54,7 +56,9 @@ RETRY_SECONDS = 0.2
 
 
 def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
-    """Why each: see the channel's twin. The pending limits are raised because the defaults cancel 27 % of a burst of 5,000."""
+    """Why each: see the channel's twin. The pending limits are raised because the defaults cancel
+    27 % of a burst of 5,000.
+    """
     options = [
         *KEEPALIVE_OPTIONS,
         # Shorter than what clients of ours do, or the third ping is answered with GOAWAY.
@@ -80,15 +84,25 @@ async def serving(
     """Serve until the block ends, then drain. Yields the port.
 
     Args:
-        callers: which services may call which method; None: a public door, which asks for keys and not for certificates.
+        callers: which services may call which method; None: a public door, which asks for keys and
+            not for certificates.
     """
     tls = settings.tls_files() if callers is not None else None
-    admission = Admission("server", settings.sure_concurrent_rpcs, settings.max_concurrent_rpcs, RETRY_SECONDS)
+    admission = Admission(
+        "server", settings.sure_concurrent_rpcs, settings.max_concurrent_rpcs, RETRY_SECONDS
+    )
     batch = {f"/{each.name}/{method}" for each in registrations for method in each.batch}
     unlimited = {f"/{each.name}/{method}" for each in registrations for method in each.unlimited}
     server = grpc.aio.server(
         interceptors=[
-            CallInterceptor(settings, admission, callers, batch=batch, unlimited=unlimited, secure=tls is not None)
+            CallInterceptor(
+                settings,
+                admission,
+                callers,
+                batch=batch,
+                unlimited=unlimited,
+                secure=tls is not None,
+            )
         ],
         options=server_options(settings),
         # grpc.aio's own limit refuses health checks too: it stands behind ours.
@@ -97,11 +111,17 @@ async def serving(
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [registration.name for registration in registrations]
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection(
+        [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
     for registration in registrations:
         registration.add(registration.servicer, server)
     address = f"{settings.host}:{settings.port}"
-    port = server.add_secure_port(address, server_credentials(tls)) if tls else server.add_insecure_port(address)
+    port = (
+        server.add_secure_port(address, server_credentials(tls))
+        if tls
+        else server.add_insecure_port(address)
+    )
     await server.start()
     for name in [*names, health.OVERALL_HEALTH]:
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -116,8 +136,12 @@ async def serving(
         await server.stop(settings.drain_seconds)
 
 
-def run_service(service: str, settings: SettingsT, wiring: Wiring[SettingsT], callers: Callers | None = None) -> None:
-    """Run until SIGTERM or SIGINT. `wiring(settings)` opens what the service needs and yields its registrations; see `serving`."""
+def run_service(
+    service: str, settings: SettingsT, wiring: Wiring[SettingsT], callers: Callers | None = None
+) -> None:
+    """Run until SIGTERM or SIGINT. `wiring(settings)` opens what the service needs and yields its
+    registrations; see `serving`.
+    """
     configure_logs(service, settings.log_format)
     configure_traces(service, settings.otlp_endpoint)
     uvloop.run(_run(settings, wiring, callers))

@@ -1,4 +1,6 @@
-"""Logs, metrics and traces of every service. No user text goes into any of them: fields are ids, names, numbers."""
+"""Logs, metrics and traces of every service. No user text goes into any of them: fields are ids,
+names, numbers.
+"""
 
 import asyncio
 import json
@@ -15,25 +17,58 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.chassis.identity import current_call
 
-LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+LATENCY_BUCKETS_SECONDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+    300,
+)
 
-RPCS = Counter("thumbwheel_rpcs_total", "Finished calls by method and status code.", ["method", "code"])
-RPC_SECONDS = Histogram("thumbwheel_rpc_seconds", "Duration of calls.", ["method"], buckets=LATENCY_BUCKETS_SECONDS)
+RPCS = Counter(
+    "thumbwheel_rpcs_total", "Finished calls by method and status code.", ["method", "code"]
+)
+RPC_SECONDS = Histogram(
+    "thumbwheel_rpc_seconds", "Duration of calls.", ["method"], buckets=LATENCY_BUCKETS_SECONDS
+)
 RPCS_RUNNING = Gauge("thumbwheel_rpcs_running", "Calls that run now.", ["method"])
 ADMISSION_LIMIT = Gauge(
-    "thumbwheel_admission_limit", "Calls that may wait for their first answer now, by door.", ["door"]
+    "thumbwheel_admission_limit",
+    "Calls that may wait for their first answer now, by door.",
+    ["door"],
 )
-ADMISSION_STARTING = Gauge("thumbwheel_admission_starting", "Calls that wait for their first answer.", ["door"])
-ADMISSION_QUEUED = Gauge("thumbwheel_admission_queued", "Calls in the queue that are not admitted yet.", ["door"])
-ADMISSION_REFUSED = Counter("thumbwheel_admission_refused_total", "Calls that were refused after the queue.", ["door"])
+ADMISSION_STARTING = Gauge(
+    "thumbwheel_admission_starting", "Calls that wait for their first answer.", ["door"]
+)
+ADMISSION_QUEUED = Gauge(
+    "thumbwheel_admission_queued", "Calls in the queue that are not admitted yet.", ["door"]
+)
+ADMISSION_REFUSED = Counter(
+    "thumbwheel_admission_refused_total", "Calls that were refused after the queue.", ["door"]
+)
 LOOP_LAG_SECONDS = Histogram(
-    "thumbwheel_event_loop_lag_seconds", "How late the event loop wakes up.", buckets=LATENCY_BUCKETS_SECONDS
+    "thumbwheel_event_loop_lag_seconds",
+    "How late the event loop wakes up.",
+    buckets=LATENCY_BUCKETS_SECONDS,
 )
 
 
 @cache
 def labelled(metric: Any, *values: str) -> Any:
-    """`metric.labels(*values)`, found once: asking anew costs as much as counting ten times. For labels of few values only."""
+    """`metric.labels(*values)`, found once: asking anew costs as much as counting ten times. For
+    labels of few values only.
+    """
     return metric.labels(*values)
 
 
@@ -57,7 +92,14 @@ class LineFormatter(logging.Formatter):
         where = {**({"trace_id": found} if (found := trace_id()) else {}), **_where(record)}
         if self.as_json:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-            line = {"time": stamp, "level": level, "service": self.service, "event": phrase, **values, **where}
+            line = {
+                "time": stamp,
+                "level": level,
+                "service": self.service,
+                "event": phrase,
+                **values,
+                **where,
+            }
             return json.dumps(line, default=str)
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         pairs = " ".join(f"{key}={value}" for key, value in {**values, **where}.items())
@@ -65,13 +107,19 @@ class LineFormatter(logging.Formatter):
 
 
 def _where(record: logging.LogRecord) -> Mapping[str, object]:
-    """Type and place of an exception. Never its text: the text of a foreign exception may quote what a user wrote."""
+    """Type and place of an exception. Never its text: the text of a foreign exception may quote
+    what a user wrote.
+    """
     if not record.exc_info or record.exc_info[0] is None:
         return {}
     frame = record.exc_info[2]
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    place = f"{frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno}" if frame else "unknown"
+    place = (
+        f"{frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno}"
+        if frame
+        else "unknown"
+    )
     return {"error": record.exc_info[0].__name__, "at": place}
 
 
@@ -107,7 +155,9 @@ async def watch_event_loop(interval_seconds: float = 0.25) -> None:
 
 @cache
 def tracer() -> Any:
-    """The tracer of Thumbwheel's spans. Finding it costs as much as a span, and one found early follows the provider that comes later."""
+    """The tracer of Thumbwheel's spans. Finding it costs as much as a span, and one found early
+    follows the provider that comes later.
+    """
     return trace.get_tracer("thumbwheel")
 
 

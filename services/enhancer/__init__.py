@@ -1,1 +1,3 @@
-"""Typos, grammar, punctuation and format of what people type; what it says stays, and every edit can be undone."""
+"""Typos, grammar, punctuation and format of what people type; what it says stays, and every edit
+can be undone.
+"""

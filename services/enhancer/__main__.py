@@ -21,12 +21,22 @@ from services.enhancer.vocabulary import read_vocabulary
 
 @asynccontextmanager
 async def wiring(settings: EnhancerSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Word lists and linter load side by side (Harper works without the interpreter's lock), then the servicer."""
+    """Word lists and linter load side by side (Harper works without the interpreter's lock), then
+    the servicer.
+    """
     grammar, vocabulary = await asyncio.gather(
         asyncio.to_thread(Grammar), asyncio.to_thread(read_vocabulary, extra_counts())
     )
-    enhancer = Enhancer(Speller(vocabulary), grammar, LanguageGuess(), settings.longest_text_characters)
-    yield [Registration(NAME, enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server, EnhancerServicer(enhancer))]
+    enhancer = Enhancer(
+        Speller(vocabulary), grammar, LanguageGuess(), settings.longest_text_characters
+    )
+    yield [
+        Registration(
+            NAME,
+            enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server,
+            EnhancerServicer(enhancer),
+        )
+    ]
 
 
 if __name__ == "__main__":

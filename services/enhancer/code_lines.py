@@ -1,6 +1,7 @@
 """Lines of a text that are code: statements, shell commands, data, diffs, stack traces and logs.
 
-A line is code by its form, or has marks of code and no word that only sentences have, or belongs to a block of code.
+A line is code by its form, or has marks of code and no word that only sentences have, or belongs to
+a block of code.
 """
 
 import re
@@ -63,26 +64,33 @@ FIRST_WORDS = frozenset(
 )
 QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|`[^`]*`")
 COMMENT = re.compile(r"\s(?:#|//|--)\s.*$")
-# Words of sentences. Left out are those that programs use too (if, for, in, from, and, or, not, while, i, do).
+# Words of sentences. Left out are those that programs use too (if, for, in, from, and, or, not,
+# while, i, do).
 SENTENCE_WORD = re.compile(
     r"(?<![\w.$/-])(?:the|an|my|your|his|her|our|their|this|that|these|those|you|he|she|we|they|me|him|us|them|are|was|were|be|been|"
     r"how|what|whats|why|who|can|could|would|should|will|does|doesnt|have|has|had|to|of|very|such|because|about|than|please|pls|plz|solve|explain|calculate|simplify|prove|tell|give|there|u|ur|"
     r"it(?!\()|is(?!\s+(?:not\s+)?(?:None|null|True|False)\b)|a(?=\s+(?!(?:and|or|if|in|is|else)\b)[a-z]{2})|\w+'(?:s|t|m|re|ve|ll|d))(?![\w(/=\[]|\.\w)",
     re.IGNORECASE,
 )
-FLAG_OR_PATH = re.compile(r"(?<!\S)--?[A-Za-z]|[|<>$*]|(?<!\S)[.~]?/\S|\S/\S|(?<!\S)\.(?!\S)|\w\.[A-Za-z]\w*|\w=\w")
+FLAG_OR_PATH = re.compile(
+    r"(?<!\S)--?[A-Za-z]|[|<>$*]|(?<!\S)[.~]?/\S|\S/\S|(?<!\S)\.(?!\S)|\w\.[A-Za-z]\w*|\w=\w"
+)
 # Words beside a command that make a request of the line ("git tutorial for beginners").
 REQUESTED = re.compile(r"\s(?:vs|versus|or|and|for|with|not|between)\b|\?\s*$", re.IGNORECASE)
 DIFF_HEADER = re.compile(r"diff --git |@@ |--- \S|\+\+\+ \S")
 DIFF_LINE = re.compile(r"[-+ \\]|index \w|new file|deleted file|similarity|rename |@@ |diff --git ")
-KEY_AND_VALUE = re.compile(r"(?P<indent>\s*)(?:-\s+)?[A-Za-z_][\w./-]*:(?P<value>\s+\S+(?:\s+\S+){0,2})?\s*")
+KEY_AND_VALUE = re.compile(
+    r"(?P<indent>\s*)(?:-\s+)?[A-Za-z_][\w./-]*:(?P<value>\s+\S+(?:\s+\S+){0,2})?\s*"
+)
 ONE_VALUE = re.compile(r"\s*[a-z_]\w*:\s+\S+\s*")
 OPENS_BLOCK = re.compile(r"[:{(\[,\\]\s*$|\b(?:then|do|else)\s*$")
 
 
 @lru_cache(maxsize=1)
 def commands() -> tuple[frozenset[str], frozenset[str]]:
-    """Commands that are no English words ("grep"), and those that are, some only with the word after ("make test")."""
+    """Commands that are no English words ("grep"), and those that are, some only with the word
+    after ("make test").
+    """
     return _lines_of("commands"), _lines_of("command_words")
 
 
@@ -109,7 +117,11 @@ def begins_code(words: str) -> bool:
     """Tell from the first word of a line of plain words if the line may be code."""
     first, _, rest = words.strip().partition(" ")
     only_commands, also_words = commands()
-    return first.lower() in FIRST_WORDS or first in only_commands or f"{first} {rest.partition(' ')[0]}" in also_words
+    return (
+        first.lower() in FIRST_WORDS
+        or first in only_commands
+        or f"{first} {rest.partition(' ')[0]}" in also_words
+    )
 
 
 def is_code_line(line: str) -> bool:
@@ -129,7 +141,9 @@ def is_code_line(line: str) -> bool:
         return False
     if first in also_words and FLAG_OR_PATH.search(rest):
         return True
-    return " ".join(bare.split()[:2]) in also_words - {first} or bool(KEYWORD.fullmatch(bare) or MARK.search(bare))
+    return " ".join(bare.split()[:2]) in also_words - {first} or bool(
+        KEYWORD.fullmatch(bare) or MARK.search(bare)
+    )
 
 
 def _mark_diffs(lines: list[str], code: list[bool]) -> None:
@@ -148,13 +162,16 @@ def _mark_data(lines: list[str], code: list[bool]) -> None:
             continue
         following = found[number + 1] if number + 1 < len(found) else None
         before = found[number - 1] if number else None
-        # A key alone opens what is indented below; two headings ("Question:", "Context:") are no data.
+        # A key alone opens what is indented below; two headings ("Question:", "Context:") are no
+        # data.
         if match["value"] is None:
             code[number] |= bool(following and len(following["indent"]) > len(match["indent"]))
             code[number] |= bool(following and lines[number + 1].lstrip().startswith("- "))
             code[number] |= bool(before and code[number - 1])
         else:
-            code[number] |= bool((following and following["value"]) or (before and code[number - 1]))
+            code[number] |= bool(
+                (following and following["value"]) or (before and code[number - 1])
+            )
 
 
 def _mark_blocks(lines: list[str], code: list[bool]) -> None:

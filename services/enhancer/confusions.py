@@ -1,4 +1,6 @@
-"""Words that sound alike and are all spelled right: its and it's, your and you're. The next word decides."""
+"""Words that sound alike and are all spelled right: its and it's, your and you're. The next word
+decides.
+"""
 
 import re
 from collections.abc import Iterator

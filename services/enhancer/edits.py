@@ -1,6 +1,7 @@
 """Edits of a text, and how edits made one after another become one set of edits on the original.
 
-All places are Unicode code points. Edits are in order, do not overlap, and applied to the original they give the text.
+All places are Unicode code points. Edits are in order, do not overlap, and applied to the original
+they give the text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,9 @@ class Edit:
 
 @dataclass(frozen=True)
 class Segment:
-    """Characters `start` to `end` of the original stand in the draft as `text`; `kind` is None where nothing changed."""
+    """Characters `start` to `end` of the original stand in the draft as `text`; `kind` is None
+    where nothing changed.
+    """
 
     start: int
     end: int

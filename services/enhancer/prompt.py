@@ -1,6 +1,8 @@
-"""The whole of an enhancement: words, then sentences, then grammar, each on what the one before left.
+"""The whole of an enhancement: words, then sentences, then grammar, each on what the one before
+left.
 
-Rounds go on until one changes nothing, so enhancing the result again changes nothing more; a text that never settles stays.
+Rounds go on until one changes nothing, so enhancing the result again changes nothing more; a text
+that never settles stays.
 """
 
 import re
@@ -52,7 +54,9 @@ class Enhancement:
 class Enhancer:
     """Corrects prompts. Deterministic; keeps nothing of a text."""
 
-    def __init__(self, speller: Speller, grammar: Grammar, language: LanguageGuess, longest_characters: int) -> None:
+    def __init__(
+        self, speller: Speller, grammar: Grammar, language: LanguageGuess, longest_characters: int
+    ) -> None:
         self._speller = speller
         self._grammar = grammar
         self._language = language
@@ -85,11 +89,13 @@ class Enhancer:
         if self._language.is_english(text, words, self._is_word):
             return Skip.NONE
         known = [self._is_word(word) for word in words]
-        # A few short words, or one word alone, say too little: "merci" and "hola" are a letter from English words.
+        # A few short words, or one word alone, say too little: "merci" and "hola" are a letter from
+        # English words.
         if len(words) < 2 or (sum(known) < 2 and min(map(len, words)) < SHORTEST_MENDED):
             return Skip.LANGUAGE
         mended = [
-            word if is_known else self._speller.easily_meant(word) for word, is_known in zip(words, known, strict=True)
+            word if is_known else self._speller.easily_meant(word)
+            for word, is_known in zip(words, known, strict=True)
         ]
         is_misspelled = all(mended) and self._language.is_misspelled_english(text, " ".join(mended))
         return Skip.NONE if is_misspelled else Skip.LANGUAGE
@@ -144,7 +150,11 @@ def _cased(typed: str, meant: str) -> str:
 
 def _without_abbreviations(text: str, stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
     """Things with digits are protected, but "gr8" and "b4" are words."""
-    return tuple(one for one in stretches if one.term or text[one.start : one.end].lower() not in ABBREVIATIONS)
+    return tuple(
+        one
+        for one in stretches
+        if one.term or text[one.start : one.end].lower() not in ABBREVIATIONS
+    )
 
 
 def _touches(edit: Edit, stretches: Sequence[Stretch]) -> bool:
@@ -173,7 +183,9 @@ def _one_line_edits(line: str, raw: str, opens: bool, closes: bool) -> Iterator[
     yield from spacing_edits(line)
     if LIST_ITEM.match(line):
         return
-    yield from capital_edits(line, from_start=opens and (closes or bool(question_or_statement(line))))
+    yield from capital_edits(
+        line, from_start=opens and (closes or bool(question_or_statement(line)))
+    )
     if not (opens and closes):
         return
     run_on = run_on_edit(line)

@@ -1,4 +1,5 @@
-"""Parts of a text that no stage corrects: lines of code, technical terms, quotes, addresses, paths, identifiers, numbers, markup.
+"""Parts of a text that no stage corrects: lines of code, technical terms, quotes, addresses, paths,
+identifiers, numbers, markup.
 
 Every stage reads the text through these: the inside of a protected part is never looked at.
 """
@@ -35,7 +36,8 @@ PROTECTED = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-# Plain words and marks: nothing to protect, which most prompts are, found out in a twentieth of the time.
+# Plain words and marks: nothing to protect, which most prompts are, found out in a twentieth of the
+# time.
 ORDINARY = re.compile(
     r"(?:(?:[a-z]+|[A-Z][a-z]*|[A-Z]+)(?:['’][a-z]+)?(?:[.!?](?=\s|$)|[,?!])*(?: (?=[A-Za-z])|$|\s*$))*"
 )
@@ -51,7 +53,9 @@ OPTIONS = re.compile(
 
 @lru_cache(maxsize=1)
 def technical_terms() -> frozenset[str]:
-    """Acronyms, protocols, tools, libraries and commands, in small letters; none is an ordinary English word."""
+    """Acronyms, protocols, tools, libraries and commands, in small letters; none is an ordinary
+    English word.
+    """
     return frozenset((WORDS / "technical.txt").read_text().split()) | commands()[0]
 
 
@@ -63,7 +67,9 @@ def _terms_and_plurals() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Characters `start` to `end` (exclusive) that must stay; `term`: a technical term, which stands in a sentence."""
+    """Characters `start` to `end` (exclusive) that must stay; `term`: a technical term, which
+    stands in a sentence.
+    """
 
     start: int
     end: int
@@ -72,10 +78,14 @@ class Stretch:
 
 @lru_cache(maxsize=16)
 def protected_stretches(text: str) -> tuple[Stretch, ...]:
-    """In order, not overlapping; whole lines of code first, then what is protected within the other lines."""
+    """In order, not overlapping; whole lines of code first, then what is protected within the other
+    lines.
+    """
     terms = list(_terms(text))
     if ORDINARY.fullmatch(text):
-        return (Stretch(0, len(text)),) if begins_code(text) and is_code_line(text) else tuple(terms)
+        return (
+            (Stretch(0, len(text)),) if begins_code(text) and is_code_line(text) else tuple(terms)
+        )
     found = [Stretch(*place) for place in code_lines(text)]
     found += [Stretch(*match.span()) for match in PROTECTED.finditer(text)]
     if " -" in text:
@@ -121,7 +131,9 @@ def masked(text: str, stretches: Sequence[Stretch], mask: str) -> str:
 
 
 def is_code(text: str, stretches: Sequence[Stretch]) -> bool:
-    """Tell if there is nothing to correct beside code: no line holds two words outside it. Technical terms count as words."""
+    """Tell if there is nothing to correct beside code: no line holds two words outside it.
+    Technical terms count as words.
+    """
     other = [stretch for stretch in stretches if not stretch.term]
     if not other:
         return False

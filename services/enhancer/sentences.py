@@ -1,6 +1,7 @@
 """Where sentences end, which are questions, and what gets a capital.
 
-Word order decides: "how do i …" asks, "how i …" does not. A text with any punctuation of its own is never split.
+Word order decides: "how do i …" asks, "how i …" does not. A text with any punctuation of its own is
+never split.
 """
 
 import re
@@ -34,7 +35,9 @@ QUESTION = re.compile(
     rf")",
     re.IGNORECASE,
 )
-NOT_ASKED = re.compile(rf"{FILLER}(?:do (?:it|this|that|these|those)\b|have (?:it|this|that|some|a)\b)", re.IGNORECASE)
+NOT_ASKED = re.compile(
+    rf"{FILLER}(?:do (?:it|this|that|these|those)\b|have (?:it|this|that|some|a)\b)", re.IGNORECASE
+)
 REQUEST = (
     "please help write tell explain give make show create list describe find summarize summarise translate fix correct "
     "compare suggest recommend generate draft rewrite rephrase improve check solve calculate teach let use think imagine "
@@ -47,18 +50,21 @@ VERB = (
     "thinks wants needs likes feel feels get gets got go goes went make makes made take takes took see saw say says said "
     "works work worked help helps wrote write writes tried try use uses used keep keeps seems looks look means happens let's"
 )
-STATEMENT = re.compile(rf"{FILLER}(?:{_any(REQUEST)}\b|.*\b{_any(VERB)}\b(?!'))", re.IGNORECASE | re.DOTALL)
-
-# A new sentence that starts without a mark. What stands before must be a whole question (or statement) by itself.
-OPINION = (
-    "very so too really quite hard difficult easy confusing not a an the just pretty always never important urgent fun"
+STATEMENT = re.compile(
+    rf"{FILLER}(?:{_any(REQUEST)}\b|.*\b{_any(VERB)}\b(?!'))", re.IGNORECASE | re.DOTALL
 )
+
+# A new sentence that starts without a mark. What stands before must be a whole question (or
+# statement) by itself.
+OPINION = "very so too really quite hard difficult easy confusing not a an the just pretty always never important urgent fun"
 STATE = "bored stuck confused lost new tired sad lonely hungry sick a an not very really so just only still using"
 ASKED_BEFORE = (
     rf"(?P<asked>^{FILLER}(?:(?:what|who|where|when|why|how|which)\b(?:\s+\w+){{0,2}}?\s+)?{AUX}\s+"
     rf"(?:{SUBJECT}|{DETERMINER}\s+\w+)(?:\s+[\w'+#-]+)+?)"
 )
-SAID_BEFORE = rf"(?P<said>^{FILLER}(?:{SUBJECT}|my|i'm|i've|it's|the)\s+(?:[\w'+#-]+\s+){{2,}}?[\w'+#-]+)"
+SAID_BEFORE = (
+    rf"(?P<said>^{FILLER}(?:{SUBJECT}|my|i'm|i've|it's|the)\s+(?:[\w'+#-]+\s+){{2,}}?[\w'+#-]+)"
+)
 NEVER_BEFORE = (
     "that because cause if when while whether since although though and but or so as than then think know believe say feel "
     "reason way time day moment thing place fact case how what why where which who like until unless before after about "
@@ -81,7 +87,8 @@ RUN_ON = (
     ),
 )
 BREAKS_OFF = re.compile(
-    rf"\b{_any('is are was were the a an of to and or that because with for if my your its their')}\s*$", re.IGNORECASE
+    rf"\b{_any('is are was were the a an of to and or that because with for if my your its their')}\s*$",
+    re.IGNORECASE,
 )
 MARKS = re.compile(r"[.!?;:,…。！？]")
 SENTENCE_START = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”)]))\s+(?=[a-z])")
@@ -89,7 +96,9 @@ NOT_AN_END = re.compile(
     r"(?:\.\.|_|\b[A-Z]|\b(?:[A-Za-z]\.)+[A-Za-z]|\b(?:bros|e\.g|i\.e|etc|vs|mr|mrs|ms|dr|prof|st|approx|fig|no|al|cf|inc|ltd|jr|sr|dept|est))\.$",
     re.IGNORECASE,
 )
-LONE_I = re.compile(r"(?<![\w'’.\-/])i(?=(?:['’](?:m|ve|d|ll|s)\b)|(?:[\s,?!;]|\.(?!\w)|$))(?!\s*[=+*/<>\])])")
+LONE_I = re.compile(
+    r"(?<![\w'’.\-/])i(?=(?:['’](?:m|ve|d|ll|s)\b)|(?:[\s,?!;]|\.(?!\w)|$))(?!\s*[=+*/<>\])])"
+)
 SMALL_WORD = re.compile(r"(?<![\w'’.\-/@#])[a-z]+(?![\w\-/])")
 
 

@@ -1,4 +1,6 @@
-"""Translates between the protocol and the enhancer. Long texts are corrected in a thread, one at a time."""
+"""Translates between the protocol and the enhancer. Long texts are corrected in a thread, one at a
+time.
+"""
 
 import asyncio
 from typing import Any
@@ -24,7 +26,9 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
         # Harper's linter refuses two threads at once.
         self._alone = asyncio.Lock()
 
-    async def Enhance(self, request: enhancer_pb2.EnhanceRequest, context: Any) -> enhancer_pb2.EnhanceResponse:
+    async def Enhance(
+        self, request: enhancer_pb2.EnhanceRequest, context: Any
+    ) -> enhancer_pb2.EnhanceResponse:
         if not 1 <= len(request.text) <= MAX_TEXT_CHARACTERS:
             raise InvalidArgumentError(
                 f"text has {len(request.text)} characters",
@@ -33,10 +37,14 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
             )
         enhancement = await self._enhance(request.text)
         edits = [
-            chat_pb2.TextEdit(start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind)
+            chat_pb2.TextEdit(
+                start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind
+            )
             for edit in enhancement.edits
         ]
-        return enhancer_pb2.EnhanceResponse(text=enhancement.text, edits=edits, skipped=enhancement.skipped)
+        return enhancer_pb2.EnhanceResponse(
+            text=enhancement.text, edits=edits, skipped=enhancement.skipped
+        )
 
     async def _enhance(self, text: str) -> Enhancement:
         async with self._alone:

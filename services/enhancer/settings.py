@@ -13,5 +13,8 @@ class EnhancerSettings(ServiceSettings):
 
     port: int = Field(50053, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     longest_text_characters: int = Field(
-        8_000, ge=1, le=32_768, description="longer texts are left as they are (pasted documents, not typed ones)"
+        8_000,
+        ge=1,
+        le=32_768,
+        description="longer texts are left as they are (pasted documents, not typed ones)",
     )

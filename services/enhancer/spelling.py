@@ -1,6 +1,8 @@
-"""Decides which words were meant: the likeliest path through the candidates of all words of a stretch.
+"""Decides which words were meant: the likeliest path through the candidates of all words of a
+stretch.
 
-A noisy channel (Kernighan, Church and Gale, 1990): how likely the slip is, times how likely the word is after the one before.
+A noisy channel (Kernighan, Church and Gale, 1990): how likely the slip is, times how likely the
+word is after the one before.
 """
 
 import math
@@ -12,22 +14,27 @@ from services.enhancer.edits import Kind
 from services.enhancer.known_words import ABBREVIATIONS, BESIDE
 from services.enhancer.vocabulary import CORPUS_TOKENS, Vocabulary, american
 
-# Natural logarithms of probabilities, set by hand on the sentences that docs/decisions/2026-11-24-enhancer-words.md names.
+# Natural logarithms of probabilities, set by hand on the sentences that
+# docs/decisions/2026-11-24-enhancer-words.md names.
 SLIP = -5.0
 SECOND_SLIP = -5.5
 EASY_SLIP = 2.0
 FIRST_LETTER = -2.5
-# A word that exists is rarely a slip for another one, and then a letter was left out ("writ a letter").
+# A word that exists is rarely a slip for another one, and then a letter was left out ("writ a
+# letter").
 REAL_WORD_SLIP = -7.0
-# An unknown word that is meant: a name, a term. Long words are rarely that close to another by chance.
+# An unknown word that is meant: a name, a term. Long words are rarely that close to another by
+# chance.
 UNKNOWN = -16.0
 UNKNOWN_LETTER = -0.8
-# Words more frequent than this are never doubted: looking at them costs time and finds false alarms.
+# Words more frequent than this are never doubted: looking at them costs time and finds false
+# alarms.
 BEYOND_DOUBT = 2_000_000
 SHORTEST_DOUBTED = 4
 SHORTEST_UNKNOWN = 3
 SHORTEST_FOR_TWO_SLIPS = 5
-# A short unknown word is an acronym or a slip for a frequent word, hardly for a rare one ("udp" is not "dup").
+# A short unknown word is an acronym or a slip for a frequent word, hardly for a rare one ("udp" is
+# not "dup").
 LONGEST_SHORT = 4
 FREQUENT = 10_000_000
 MOST_CANDIDATES = 10
@@ -48,7 +55,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Typed:
-    """A word as it was typed, in small letters; `fixed`: it stands; `capital`: it began with one, and may be a name."""
+    """A word as it was typed, in small letters; `fixed`: it stands; `capital`: it began with one,
+    and may be a name.
+    """
 
     word: str
     fixed: bool = False
@@ -65,15 +74,23 @@ class Speller:
     def knows(self, word: str) -> bool:
         """Whether the word is in the lists, with or without a possessive s."""
         counts = self._vocabulary.counts
-        return word in counts or word in self._vocabulary.uncommon or (word.endswith("'s") and word[:-2] in counts)
+        return (
+            word in counts
+            or word in self._vocabulary.uncommon
+            or (word.endswith("'s") and word[:-2] in counts)
+        )
 
     def easily_meant(self, word: str) -> str:
-        """The frequent word that an unknown one is for, if only an easy slip lies between them; else an empty text."""
+        """The frequent word that an unknown one is for, if only an easy slip lies between them;
+        else an empty text.
+        """
         easy = [one.word for one in self._similar(word, 1) if one.slip > SLIP]
         return easy[0] if easy and self._vocabulary.counts[easy[0]] >= BEYOND_DOUBT else ""
 
     def correct(self, words: Sequence[Typed]) -> list[Candidate]:
-        """For each word what was meant, perhaps itself; words that stand only tell about their neighbours."""
+        """For each word what was meant, perhaps itself; words that stand only tell about their
+        neighbours.
+        """
         paths: dict[str, tuple[float, list[Candidate]]] = {"": (0.0, [])}
         for place in range(len(words)):
             reached: dict[str, tuple[float, list[Candidate]]] = {}
@@ -97,12 +114,23 @@ class Speller:
             return [Candidate(meant, 0.0, _kind(word, meant)) for meant in ABBREVIATIONS[word]]
         before = words[place - 1].word if place else ""
         following = words[place + 1].word if place + 1 < len(words) else ""
-        if self._is_beyond_doubt(word) or self._is_pair(before, word) or self._is_pair(word, following):
+        if (
+            self._is_beyond_doubt(word)
+            or self._is_pair(before, word)
+            or self._is_pair(word, following)
+        ):
             return [Candidate(word, 0.0)]
         if self.knows(word):
-            left_out = [one for one in self._similar(word, 1) if one.slip > SLIP and len(one.word) > len(word)]
+            left_out = [
+                one
+                for one in self._similar(word, 1)
+                if one.slip > SLIP and len(one.word) > len(word)
+            ]
             meant = [one for one in left_out if american(one.word) != american(word)]
-            return [Candidate(word, 0.0), *(Candidate(one.word, one.slip + REAL_WORD_SLIP) for one in meant)]
+            return [
+                Candidate(word, 0.0),
+                *(Candidate(one.word, one.slip + REAL_WORD_SLIP) for one in meant),
+            ]
         similar = self._similar(word, 1 if len(word) < SHORTEST_FOR_TWO_SLIPS else 2)
         if len(word) <= SHORTEST_UNKNOWN:
             similar = [one for one in similar if one.slip > SLIP]
@@ -110,7 +138,9 @@ class Speller:
             similar = [one for one in similar if self._vocabulary.counts[one.word] >= FREQUENT]
         if words[place].capital:
             similar = [
-                one for one in similar if sorted(one.word) == sorted(word) and self._is_pair(one.word, following)
+                one
+                for one in similar
+                if sorted(one.word) == sorted(word) and self._is_pair(one.word, following)
             ]
         return [Candidate(word, UNKNOWN + UNKNOWN_LETTER * len(word)), *similar]
 
@@ -143,7 +173,9 @@ class Speller:
             return 0.0
         before = counts.get(previous, 0)
         pair = self._vocabulary.pair_counts.get(f"{previous} {word}", 0) / before if before else 0.0
-        return math.log(PAIR_WEIGHT * min(pair, 1.0) + (1 - PAIR_WEIGHT) * alone if before else alone)
+        return math.log(
+            PAIR_WEIGHT * min(pair, 1.0) + (1 - PAIR_WEIGHT) * alone if before else alone
+        )
 
 
 def _last(phrase: str, *, first: bool) -> str:
@@ -184,4 +216,6 @@ def _consonants(word: str) -> str:
 
 
 def _undoubled(word: str) -> str:
-    return "".join(letter for place, letter in enumerate(word) if place == 0 or word[place - 1] != letter)
+    return "".join(
+        letter for place, letter in enumerate(word) if place == 0 or word[place - 1] != letter
+    )

@@ -1,7 +1,9 @@
-"""The English words with their frequencies, the pairs of words, and quick search for words that are spelled alike.
+"""The English words with their frequencies, the pairs of words, and quick search for words that are
+spelled alike.
 
-SymSpell's idea (delete up to two letters of the first seven, on both sides) over sorted arrays of hashes: symspellpy's own
-index takes 4.7 s to load; this one is built in about half a second at every start, so nothing is cached on disk.
+SymSpell's idea (delete up to two letters of the first seven, on both sides) over sorted arrays of
+hashes: symspellpy's own index takes 4.7 s to load; this one is built in about half a second at
+every start, so nothing is cached on disk.
 """
 
 import re
@@ -19,7 +21,9 @@ PREFIX_LETTERS = 7
 MAX_DISTANCE = 2
 # Sum of Google's one-trillion-token n-gram counts, from which symspellpy's two lists are taken.
 CORPUS_TOKENS = 1_024_908_267_229
-POWERS = np.array([pow(1_000_003, place + 1, 2**32) for place in range(PREFIX_LETTERS)], dtype=np.uint32)
+POWERS = np.array(
+    [pow(1_000_003, place + 1, 2**32) for place in range(PREFIX_LETTERS)], dtype=np.uint32
+)
 
 # The list is British ("colours", "analyse"): American spellings get the count of their twin.
 AMERICAN = (
@@ -35,8 +39,9 @@ AMERICAN = (
     (re.compile(r"(?<=\w)ae(?=\w)"), "e"),
 )
 SHORTEST_RESPELLED = 6
-# Words of Wikipedia passages and school science questions (BoolQ's and ARC's training parts) that the list lacks, and
-# American ones that no rule above makes; names, technical terms and commands, written by hand.
+# Words of Wikipedia passages and school science questions (BoolQ's and ARC's training parts) that
+# the list lacks, and American ones that no rule above makes; names, technical terms and commands,
+# written by hand.
 UNCOMMON = Path(__file__).parent / "words"
 
 
@@ -68,15 +73,22 @@ def _hashes(letters: Any) -> Any:
     columns = []
     for places in _kept_places(letters.shape[1]):
         kept = letters[:, list(places)].astype(np.uint32)
-        columns.append((kept * POWERS[: len(places)]).sum(axis=1, dtype=np.uint32) + np.uint32(len(places)))
+        columns.append(
+            (kept * POWERS[: len(places)]).sum(axis=1, dtype=np.uint32) + np.uint32(len(places))
+        )
     return np.stack(columns, axis=1)
 
 
 class Vocabulary:
-    """Words, counts, pairs, and words that are right but never meant when something else was typed; all in lower case."""
+    """Words, counts, pairs, and words that are right but never meant when something else was typed;
+    all in lower case.
+    """
 
     def __init__(
-        self, counts: dict[str, int], pair_counts: dict[str, int], uncommon: frozenset[str] = frozenset()
+        self,
+        counts: dict[str, int],
+        pair_counts: dict[str, int],
+        uncommon: frozenset[str] = frozenset(),
     ) -> None:
         self.counts = counts
         self.uncommon = uncommon
@@ -93,7 +105,9 @@ class Vocabulary:
         hashes, owners = [], []
         for length, numbers in by_length.items():
             text = "".join(self._words[number][:length] for number in numbers)
-            letters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).reshape(len(numbers), length)
+            letters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).reshape(
+                len(numbers), length
+            )
             found = _hashes(letters)
             hashes.append(found.ravel())
             owners.append(np.repeat(np.array(numbers, dtype=np.int32), found.shape[1]))
@@ -102,26 +116,41 @@ class Vocabulary:
         return joined[order], joined_owners[order]
 
     def similar(self, word: str, max_distance: int) -> tuple[tuple[str, int], ...]:
-        """Words within `max_distance` (1 or 2) edits (optimal string alignment), with the distance; not the word itself."""
+        """Words within `max_distance` (1 or 2) edits (optimal string alignment), with the distance;
+        not the word itself.
+        """
         prefix = word[:PREFIX_LETTERS]
         letters = np.frombuffer(prefix.encode("utf-32-le"), dtype=np.uint32).reshape(1, len(prefix))
         wanted = _hashes(letters)[0][: _ways(len(prefix), max_distance)]
-        first, past = np.searchsorted(self._hashes, wanted, "left"), np.searchsorted(self._hashes, wanted, "right")
+        first, past = (
+            np.searchsorted(self._hashes, wanted, "left"),
+            np.searchsorted(self._hashes, wanted, "right"),
+        )
         owners = [
-            self._owners[start:end] for start, end in zip(first.tolist(), past.tolist(), strict=True) if start < end
+            self._owners[start:end]
+            for start, end in zip(first.tolist(), past.tolist(), strict=True)
+            if start < end
         ]
         if not owners:
             return ()
         numbers = np.unique(np.concatenate(owners))
         # One edit changes the length by at most one and the set of letters by at most two.
-        far = np.bitwise_count(self._letters[numbers] ^ np.uint32(_letter_set(word))) > 2 * max_distance
+        far = (
+            np.bitwise_count(self._letters[numbers] ^ np.uint32(_letter_set(word)))
+            > 2 * max_distance
+        )
         numbers = numbers[~far & (np.abs(self._lengths[numbers] - len(word)) <= max_distance)]
-        near = ((self._words[number], distance(word, self._words[number], max_distance)) for number in numbers.tolist())
+        near = (
+            (self._words[number], distance(word, self._words[number], max_distance))
+            for number in numbers.tolist()
+        )
         return tuple(pair for pair in near if 0 < pair[1] <= max_distance)
 
 
 def distance(left: str, right: str, limit: int) -> int:
-    """Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment); beyond `limit`: any larger."""
+    """Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment);
+    beyond `limit`: any larger.
+    """
     shared = min(len(left), len(right))
     first = 0
     while first < shared and left[first] == right[first]:
@@ -153,14 +182,18 @@ def read_vocabulary(extra_words: dict[str, int]) -> Vocabulary:
     package = files("symspellpy")
     counts = {
         word: int(count)
-        for word, count in (line.split() for line in _lines(package, "frequency_dictionary_en_82_765.txt"))
+        for word, count in (
+            line.split() for line in _lines(package, "frequency_dictionary_en_82_765.txt")
+        )
     }
     counts |= {new: counts[word] for word in list(counts) if (new := american(word)) not in counts}
     pairs = {}
     for line in _lines(package, "frequency_bigramdictionary_en_243_342.txt"):
         pair, _, count = line.rpartition(" ")
         pairs[pair] = int(count)
-    uncommon = frozenset(word for file in sorted(UNCOMMON.glob("*.txt")) for word in file.read_text().split())
+    uncommon = frozenset(
+        word for file in sorted(UNCOMMON.glob("*.txt")) for word in file.read_text().split()
+    )
     return Vocabulary({**counts, **extra_words}, pairs, uncommon)
 
 

@@ -1,1 +1,3 @@
-"""Thumbs, corrections and turns: durable at the ack, counted once, retractable; published as Parquet through a ledger."""
+"""Thumbs, corrections and turns: durable at the ack, counted once, retractable; published as
+Parquet through a ledger.
+"""

@@ -1,5 +1,6 @@
-"""`python -m services.feedback` serves. Beside it: `migrate` moves Postgres' schema, `topics` and `bucket` make what servers must have,
-`orphans` and `compact` tend the store, and `audit` proves that nothing is lost or twice.
+"""`python -m services.feedback` serves. Beside it: `migrate` moves Postgres' schema, `topics` and
+`bucket` make what servers must have, `orphans` and `compact` tend the store, and `audit` proves
+that nothing is lost or twice.
 """
 
 import asyncio
@@ -56,39 +57,63 @@ BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs", "GetDataKeys", 
 async def wiring(
     settings: FeedbackSettings, shown: ExperimentMetrics | None = None
 ) -> AsyncIterator[Sequence[Registration]]:
-    """Open stores and both streams; close them in reverse. `shown`: where Prometheus finds the experiments."""
-    engine, master = open_database(settings.database_url), MasterKey(settings.master_key.get_secret_value())
+    """Open stores and both streams; close them in reverse. `shown`: where Prometheus finds the
+    experiments.
+    """
+    engine, master = (
+        open_database(settings.database_url),
+        MasterKey(settings.master_key.get_secret_value()),
+    )
     keys = DataKeys(engine, master)
     keys.check()
     erasures = Erasures(engine)
     stores = Stores(Ledger(engine), await asyncio.to_thread(tried_store, settings))
     _catch_up(stores)
     ways = _one_process() if engine.dialect.name == "sqlite" else _many(engine)
-    spoken = Accepting(ways.claims[0], Sealer(FeedbackEvent, codec.take_feedback_texts, keys, master))
+    spoken = Accepting(
+        ways.claims[0], Sealer(FeedbackEvent, codec.take_feedback_texts, keys, master)
+    )
     late = partial(late_turns, erasures.last)
-    done = Accepting(ways.claims[1], Sealer(TurnEvent, codec.take_turn_texts, keys, master, late=late))
+    done = Accepting(
+        ways.claims[1], Sealer(TurnEvent, codec.take_turn_texts, keys, master, late=late)
+    )
     async with (
-        open_stream(settings, FEEDBACK, stores, said.fold, spoken, ways.on_stored, ways.on_committed) as feedback,
+        open_stream(
+            settings, FEEDBACK, stores, said.fold, spoken, ways.on_stored, ways.on_committed
+        ) as feedback,
         open_stream(settings, TURNS, stores, finished.fold, done, _nothing, _nothing) as turns,
     ):
-        key, pending = settings.principal_key.get_secret_value(), thumbs.Thumbs(engine, ways.pending)
+        key, pending = (
+            settings.principal_key.get_secret_value(),
+            thumbs.Thumbs(engine, ways.pending),
+        )
         figures = experiments.Experiments(engine, pending)
         consents = Consents(engine, settings.training_consent_default)
         principals = Principals(keys, consents, erasures, ways.on_erased)
         words = remarks.Remarks(engine, ways.words, keys, codec.words_from)
         standing = said.Said(pending, words)
-        servicer = FeedbackLogServicer(key, feedback, turns, Catalogue(stores.ledger), standing, figures, principals)
+        servicer = FeedbackLogServicer(
+            key, feedback, turns, Catalogue(stores.ledger), standing, figures, principals
+        )
         beside = _beside(
             *(sweep_hourly(claims, settings.claim_days * DAY_SECONDS) for claims in ways.claims),
             empty_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
             keep_looking(figures, shown or ExperimentMetrics()),
             keep_counting(erasures),
             caught_up_often(partial(_catch_up, stores)),
-            *([remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS)] if settings.keep_days else []),
+            *(
+                [remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS)]
+                if settings.keep_days
+                else []
+            ),
         )
-        compaction = compacting(compaction_of(settings, engine, stores), settings.compaction_minutes * 60)
+        compaction = compacting(
+            compaction_of(settings, engine, stores), settings.compaction_minutes * 60
+        )
         async with beside, compaction:
-            yield [Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)]
+            yield [
+                Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)
+            ]
     engine.dispose()
 
 
@@ -99,7 +124,9 @@ def _catch_up(stores: Stores) -> None:
 
 @dataclass(frozen=True)
 class Ways:
-    """What differs between one process and many: who came first, and where thumbs and words are that no segment has yet."""
+    """What differs between one process and many: who came first, and where thumbs and words are
+    that no segment has yet.
+    """
 
     claims: tuple[Claims, Claims]
     pending: thumbs.Pending
@@ -165,7 +192,11 @@ def main() -> int:
     add_commands(parser)
     options, settings = parser.parse_args(), load_settings(FeedbackSettings)
     try:
-        return _serve(settings) if options.command in {None, "serve"} else run_command(settings, options)
+        return (
+            _serve(settings)
+            if options.command in {None, "serve"}
+            else run_command(settings, options)
+        )
     except ObjectStoreError as error:
         print(f"object store: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,6 @@
-"""Which services may call which method here, where certificates tell them apart. A method that is not in the table is denied."""
+"""Which services may call which method here, where certificates tell them apart. A method that is
+not in the table is denied.
+"""
 
 from collections.abc import Mapping
 

@@ -36,7 +36,8 @@ EventT = TypeVar("EventT", FeedbackEvent, TurnEvent)
 def feedback_entry(message: events_pb2.FeedbackEvent, traceparent: str = "") -> Entry:
     """The event as the log keeps it.
 
-    The gateway's accept_time differs between retries of one request, so it is no part of the fingerprint.
+    The gateway's accept_time differs between retries of one request, so it is no part of the
+    fingerprint.
     """
     said = events_pb2.FeedbackEvent()
     said.CopyFrom(message)
@@ -50,7 +51,9 @@ def turn_entry(message: events_pb2.TurnEvent, traceparent: str = "") -> Entry:
 
 
 def take_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackEvent:
-    """Move what the user wrote out of an event, into one that holds nothing else. Fields of a newer writer stay: nobody knows them."""
+    """Move what the user wrote out of an event, into one that holds nothing else. Fields of a newer
+    writer stay: nobody knows them.
+    """
     texts = events_pb2.FeedbackEvent()
     kind = event.WhichOneof("value")
     if kind == "correction":
@@ -71,8 +74,12 @@ def words_from(texts: bytes) -> Words:
 
 
 def take_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
-    """The same of a turn: what the model was given, what the user typed, what was answered and token by token sampled."""
-    texts = events_pb2.TurnEvent(context=event.context, original_text=event.original_text, answer=event.answer)
+    """The same of a turn: what the model was given, what the user typed, what was answered and
+    token by token sampled.
+    """
+    texts = events_pb2.TurnEvent(
+        context=event.context, original_text=event.original_text, answer=event.answer
+    )
     if event.HasField("sample"):
         texts.sample.CopyFrom(event.sample)
     for name in ("context", "original_text", "answer", "sample"):
@@ -86,7 +93,9 @@ def decode_feedback(record: Record) -> FeedbackEvent:
 
 
 def decoded_feedback(records: Iterable[Record]) -> Iterator[tuple[Record, FeedbackEvent]]:
-    """Records with their events; without those that cannot be decoded: they will be dead letters and count for nothing."""
+    """Records with their events; without those that cannot be decoded: they will be dead letters
+    and count for nothing.
+    """
     for record in records:
         with suppress(UndecodableError):
             yield record, decode_feedback(record)
@@ -123,7 +132,9 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
         conversation_id=message.conversation_id,
         user_message_id=message.user_message_id,
         message_id=message.message_id,
-        context=tuple(ContextMessage(_name(chat_pb2.Role, "ROLE_", m.role), m.text) for m in message.context),
+        context=tuple(
+            ContextMessage(_name(chat_pb2.Role, "ROLE_", m.role), m.text) for m in message.context
+        ),
         original_text=message.original_text,
         answer=message.answer,
         finish_reason=_name(chat_pb2.FinishReason, "FINISH_REASON_", message.finish_reason),
@@ -146,7 +157,9 @@ def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
     )
 
 
-def _entry(message: events_pb2.FeedbackEvent | events_pb2.TurnEvent, said: Message, traceparent: str) -> Entry:
+def _entry(
+    message: events_pb2.FeedbackEvent | events_pb2.TurnEvent, said: Message, traceparent: str
+) -> Entry:
     return Entry(
         event_id=message.event_id,
         key=message.conversation_id,
@@ -158,7 +171,10 @@ def _entry(message: events_pb2.FeedbackEvent | events_pb2.TurnEvent, said: Messa
 
 
 def _decode(
-    record: Record, kind: type[Any], translate: Callable[[Any], EventT], check: Callable[[EventT], None]
+    record: Record,
+    kind: type[Any],
+    translate: Callable[[Any], EventT],
+    check: Callable[[EventT], None],
 ) -> EventT:
     if record.entry.schema_major != SCHEMA_MAJOR:
         raise UndecodableError(
@@ -177,7 +193,9 @@ def _decode(
             f"invalid {error.field}", field=error.field, reason=error.reason, limit=error.limit
         ) from error
     if event.event_id != record.entry.event_id:
-        raise UndecodableError("event_id of header and payload differ", field="event_id", reason="MISMATCH")
+        raise UndecodableError(
+            "event_id of header and payload differ", field="event_id", reason="MISMATCH"
+        )
     return event
 
 
@@ -195,7 +213,9 @@ def _value(message: events_pb2.FeedbackEvent) -> Thumb | Correction | Retraction
 
 def _sample(message: events_pb2.TurnEvent) -> Sample | None:
     told = message.sample
-    return Sample(tuple(told.token_ids), tuple(told.log_probs)) if message.HasField("sample") else None
+    return (
+        Sample(tuple(told.token_ids), tuple(told.log_probs)) if message.HasField("sample") else None
+    )
 
 
 def _name(enum: Any, prefix: str, number: int) -> str:

@@ -1,4 +1,6 @@
-"""What people do beside serving: move the schema, make topics and the bucket, tend the store, and prove that nothing is lost."""
+"""What people do beside serving: move the schema, make topics and the bucket, tend the store, and
+prove that nothing is lost.
+"""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -31,7 +33,9 @@ def _audit(settings: FeedbackSettings, _options: Namespace) -> int:
 
 def _compact(settings: FeedbackSettings, _options: Namespace) -> int:
     engine = open_database(settings.database_url)
-    return compact_all(compaction_of(settings, engine, Stores(Ledger(engine), object_store(settings))))
+    return compact_all(
+        compaction_of(settings, engine, Stores(Ledger(engine), object_store(settings)))
+    )
 
 
 def _log_views(settings: FeedbackSettings, stream: Stream) -> list[LogView]:
@@ -44,7 +48,10 @@ def _log_views(settings: FeedbackSettings, stream: Stream) -> list[LogView]:
 
 def _bucket(settings: FeedbackSettings, _options: Namespace) -> int:
     if not settings.s3_endpoint:
-        print("s3_endpoint: is empty, so objects lie in a directory, which needs no bucket", file=sys.stderr)
+        print(
+            "s3_endpoint: is empty, so objects lie in a directory, which needs no bucket",
+            file=sys.stderr,
+        )
         return 2
     make_bucket(bucket(settings), settings.s3_bucket)
     return 0
@@ -62,7 +69,12 @@ def _topics(settings: FeedbackSettings, _options: Namespace) -> int:
     from services.feedback.kafka.topic import open_admin
     from services.feedback.kafka.topics import Plan, make_topics
 
-    plan = Plan(settings.partitions, settings.replication_factor, settings.min_insync_replicas, settings.retention_days)
+    plan = Plan(
+        settings.partitions,
+        settings.replication_factor,
+        settings.min_insync_replicas,
+        settings.retention_days,
+    )
     with open_admin(settings.cluster()) as admin:
         print("\n".join(make_topics(admin, [settings.topic(stream) for stream in Stream], plan)))
     return 0
@@ -76,7 +88,11 @@ def _orphans(settings: FeedbackSettings, options: Namespace) -> int:
 
 def _objects(settings: FeedbackSettings, options: Namespace) -> int:
     store = object_store(settings)
-    count = copies.save(store, sys.stdout.buffer) if options.what == "save" else copies.load(store, sys.stdin.buffer)
+    count = (
+        copies.save(store, sys.stdout.buffer)
+        if options.what == "save"
+        else copies.load(store, sys.stdin.buffer)
+    )
     print(f"{count} objects", file=sys.stderr)
     return 0
 
@@ -87,7 +103,10 @@ COMMANDS = {
     "migrate": (_migrate, "bring the database's tables up to date"),
     "topics": (_topics, "make Kafka's topics, or say how they are"),
     "bucket": (_bucket, "make the S3 bucket, and try it"),
-    "objects": (_objects, "save: all objects as a tar to standard output; load: from standard input"),
+    "objects": (
+        _objects,
+        "save: all objects as a tar to standard output; load: from standard input",
+    ),
     "orphans": (_orphans, "list objects that no ledger row names; with --delete, delete"),
 }
 
@@ -108,4 +127,10 @@ def run_command(settings: FeedbackSettings, options: Namespace) -> int:
 
 def compaction_of(settings: FeedbackSettings, engine: Engine, stores: Stores) -> Compaction:
     """The same for the command and for the schedule beside the service."""
-    return Compaction(stores.ledger, Compactors(engine), stores.objects, Erasures(engine), settings.compaction_pace())
+    return Compaction(
+        stores.ledger,
+        Compactors(engine),
+        stores.objects,
+        Erasures(engine),
+        settings.compaction_pace(),
+    )

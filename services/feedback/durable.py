@@ -8,7 +8,9 @@ DRAFT_PREFIX = ".draft-"
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Put a whole file in its place: draft, sync, rename, sync the folder. A reader sees the old one or the new one."""
+    """Put a whole file in its place: draft, sync, rename, sync the folder. A reader sees the old
+    one or the new one.
+    """
     make_directory(path.parent)
     draft = path.with_name(f"{DRAFT_PREFIX}{uuid.uuid4().hex}")
     with draft.open("wb") as file:

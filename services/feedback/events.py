@@ -1,7 +1,8 @@
 """What can be said about an answer, and what a finished turn is; with the limits of both.
 
-An event comes in with plain texts; from the spool on they are in `sealed` (sealing.py), and empty beside it.
-Times are microseconds since 1970 in UTC: they are data, never an order. Order is the order of acceptance.
+An event comes in with plain texts; from the spool on they are in `sealed` (sealing.py), and empty
+beside it. Times are microseconds since 1970 in UTC: they are data, never an order. Order is the
+order of acceptance.
 """
 
 import math
@@ -97,7 +98,9 @@ class ContextMessage:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model sampled: token ids, and the log-prob of each. It tells the answer, so it is sealed with it."""
+    """What the model sampled: token ids, and the log-prob of each. It tells the answer, so it is
+    sealed with it.
+    """
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -147,11 +150,15 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
         case Correction(text):
             _check_seal(event.sealed, f"{path}.sealed", bool(text))
             if not event.sealed and not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
-                raise _wrong(f"{path}.correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters")
+                raise _wrong(
+                    f"{path}.correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters"
+                )
         case Retraction(subject):
             _check_seal(event.sealed, f"{path}.sealed", False)
             if subject not in list(Subject):
-                raise _wrong(f"{path}.retraction.kind", " or ".join(f'"{kind}"' for kind in Subject))
+                raise _wrong(
+                    f"{path}.retraction.kind", " or ".join(f'"{kind}"' for kind in Subject)
+                )
         case None:
             raise _wrong(f"{path}.value", "one of thumb, correction, retraction")
 
@@ -163,13 +170,17 @@ def check_turn(event: TurnEvent, path: str = "turn") -> None:
     has_texts = bool(event.context or event.answer or event.original_text or event.sample)
     _check_seal(event.sealed, f"{path}.sealed", has_texts)
     if event.erased and has_texts:
-        raise _wrong(f"{path}.erased", "an erased turn has no context, original_text, answer and sample")
+        raise _wrong(
+            f"{path}.erased", "an erased turn has no context, original_text, answer and sample"
+        )
     if event.sample:
         _check_sample(event.sample, f"{path}.sample")
 
 
 def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> None:
-    """Nobody else seals: what comes in is plain. Raises: InvalidArgumentError naming field and limit."""
+    """Nobody else seals: what comes in is plain. Raises: InvalidArgumentError naming field and
+    limit.
+    """
     if event.sealed:
         raise _wrong(f"{path}.sealed", "empty")
 
@@ -188,7 +199,9 @@ def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
     for name in ("tenant", "model_version", "arm"):
         # Postgres takes no NUL: accepted, such an event would stop the sink for ever.
         if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
-            raise _wrong(f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL")
+            raise _wrong(
+                f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
+            )
 
 
 def _check_sample(sample: Sample, path: str) -> None:
@@ -226,7 +239,9 @@ def check_principals(principals: Sequence[str], limit: int) -> None:
 
 
 def check_position(position: int, field: str) -> None:
-    """A place in a ledger, of which the protocol allows more than the database. Raises: InvalidArgumentError naming field and limit."""
+    """A place in a ledger, of which the protocol allows more than the database. Raises:
+    InvalidArgumentError naming field and limit.
+    """
     if position > MAX_POSITION:
         raise _wrong(field, f"at most {MAX_POSITION:,}")
 

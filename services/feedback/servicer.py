@@ -73,22 +73,30 @@ class FeedbackLogServicer(PrincipalServicer):
         self, request: feedback_pb2.AppendTurnsRequest, context: Any
     ) -> feedback_pb2.AppendTurnsResponse:
         if not 1 <= len(request.turns) <= MAX_TURNS:
-            raise InvalidArgumentError(f"turns must be 1 to {MAX_TURNS}", field="turns", limit=f"1 to {MAX_TURNS}")
+            raise InvalidArgumentError(
+                f"turns must be 1 to {MAX_TURNS}", field="turns", limit=f"1 to {MAX_TURNS}"
+            )
         if request.ByteSize() > MAX_TURN_BYTES:
-            raise InvalidArgumentError("turns are too large", field="turns", limit=f"{MAX_TURN_BYTES:,} bytes")
+            raise InvalidArgumentError(
+                "turns are too large", field="turns", limit=f"{MAX_TURN_BYTES:,} bytes"
+            )
         for number, turn in enumerate(request.turns):
             event = codec.turn_from(turn)
             check_turn(event, f"turns[{number}]")
             check_unsealed(event, f"turns[{number}]")
         trace = trace_headers().get("traceparent", "")
-        await _acknowledge(Stream.TURNS, self._turns, [codec.turn_entry(turn, trace) for turn in request.turns])
+        await _acknowledge(
+            Stream.TURNS, self._turns, [codec.turn_entry(turn, trace) for turn in request.turns]
+        )
         return feedback_pb2.AppendTurnsResponse()
 
     async def ListSegments(
         self, request: feedback_pb2.ListSegmentsRequest, context: Any
     ) -> feedback_pb2.ListSegmentsResponse:
         if request.stream not in STREAMS:
-            raise InvalidArgumentError("stream is not known", field="stream", limit="STREAM_FEEDBACK or STREAM_TURNS")
+            raise InvalidArgumentError(
+                "stream is not known", field="stream", limit="STREAM_FEEDBACK or STREAM_TURNS"
+            )
         check_position(request.after_sequence, "after_sequence")
         segments = await self._catalogue.after(STREAMS[request.stream], request.after_sequence)
         return feedback_pb2.ListSegmentsResponse(segments=[_segment(item) for item in segments])
@@ -99,7 +107,9 @@ class FeedbackLogServicer(PrincipalServicer):
         counts = await self._said.thumbs.count(request.since.ToMicroseconds())
         return feedback_pb2.CountThumbsResponse(
             counts=[
-                feedback_pb2.ThumbCount(model_version=count.model_version, arm=count.arm, up=count.up, down=count.down)
+                feedback_pb2.ThumbCount(
+                    model_version=count.model_version, arm=count.arm, up=count.up, down=count.down
+                )
                 for count in counts
             ]
         )
@@ -110,12 +120,16 @@ class FeedbackLogServicer(PrincipalServicer):
         figures = await self._experiments.figures(request.since.ToMicroseconds())
         return feedback_pb2.GetExperimentResponse(arms=[_arm(one) for one in figures])
 
-    async def GetThumbs(self, request: feedback_pb2.GetThumbsRequest, context: Any) -> feedback_pb2.GetThumbsResponse:
+    async def GetThumbs(
+        self, request: feedback_pb2.GetThumbsRequest, context: Any
+    ) -> feedback_pb2.GetThumbsResponse:
         check_message_ids(request.message_ids, MAX_MESSAGES)
         thumbs, words = await self._said.by(self._principal(), request.message_ids)
         return feedback_pb2.GetThumbsResponse(
             thumbs=thumbs,
-            words={message_id: feedback_pb2.Words(**vars(said)) for message_id, said in words.items()},
+            words={
+                message_id: feedback_pb2.Words(**vars(said)) for message_id, said in words.items()
+            },
         )
 
 

@@ -1,4 +1,6 @@
-"""One stream in this process, from ack to ledger: its spool, and either the sink behind it or Kafka between the two."""
+"""One stream in this process, from ack to ledger: its spool, and either the sink behind it or Kafka
+between the two.
+"""
 
 import asyncio
 import logging
@@ -19,7 +21,9 @@ from services.feedback.spool.frames import Record
 from services.feedback.spool.log import Log
 from services.feedback.spool.spool import Spool
 
-FEEDBACK = Format(Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback)
+FEEDBACK = Format(
+    Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback
+)
 TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 REPLAY_BYTES = 4 * 1024 * 1024
 
@@ -50,9 +54,13 @@ async def open_stream(
     on_stored: Callable[[Sequence[Record]], None],
     on_committed: Callable[[int], None],
 ) -> AsyncIterator[GroupCommit]:
-    """One stream from ack to ledger: what the spool still holds is taken up again before the first call."""
+    """One stream from ack to ledger: what the spool still holds is taken up again before the first
+    call.
+    """
     spool = Spool(
-        settings.spool_directory / form.stream, max_bytes=settings.max_spool_bytes, segment_bytes=settings.segment_bytes
+        settings.spool_directory / form.stream,
+        max_bytes=settings.max_spool_bytes,
+        segment_bytes=settings.segment_bytes,
     )
     metrics.SPOOLED_BYTES.labels(form.stream).set_function(lambda: spool.bytes_used)
     metrics.SPOOL_LIMIT_BYTES.labels(form.stream).set(settings.max_spool_bytes)
@@ -99,7 +107,8 @@ async def _straight(
         tasks.create_task(drain.run())
         yield
         drain.stop()
-    # Only after a clean end; otherwise a flush may still run in its thread, and the process is about to end.
+    # Only after a clean end; otherwise a flush may still run in its thread, and the process is
+    # about to end.
     await drain.finish()
 
 
@@ -116,7 +125,8 @@ async def _through_kafka(
     # The client costs a second of import: only who uses Kafka pays.
     from services.feedback.kafka.stream import relaying, sinking
 
-    # While Kafka is away the client says so for every connection it tries, several times a second; we say it once a try.
+    # While Kafka is away the client says so for every connection it tries, several times a second;
+    # we say it once a try.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     remember(spool.start_offset)
     async with sinking(settings, stream, sink_of), relaying(settings, stream, spool, done):

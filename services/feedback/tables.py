@@ -1,4 +1,6 @@
-"""The tables of the feedback database: the ledger, and what is kept in step with it in the same transaction."""
+"""The tables of the feedback database: the ledger, and what is kept in step with it in the same
+transaction.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -29,8 +31,8 @@ partitions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
-# The last sequence of each stream. A commit takes this row first, so the commits of a stream go one after another over all
-# partitions, and no reader ever sees a sequence before the one below it.
+# The last sequence of each stream. A commit takes this row first, so the commits of a stream go one
+# after another over all partitions, and no reader ever sees a sequence before the one below it.
 streams = Table(
     "streams",
     metadata,
@@ -60,8 +62,9 @@ segments = Table(
     UniqueConstraint("topic_id", "partition", "start_offset", name="segments_by_start"),
 )
 
-# What compaction made of a run of segments, which stay in their table and account for the offsets. Readers are given the cover in
-# their place. Covers never overlap: a new one takes the place of those that lie inside it.
+# What compaction made of a run of segments, which stay in their table and account for the offsets.
+# Readers are given the cover in their place. Covers never overlap: a new one takes the place of
+# those that lie inside it.
 covers = Table(
     "covers",
     metadata,
@@ -82,7 +85,8 @@ covers = Table(
     PrimaryKeyConstraint("stream", "last_sequence", name="covers_by_sequence"),
 )
 
-# Objects that covers have taken the place of. They stay a while for those who have listed them already.
+# Objects that covers have taken the place of. They stay a while for those who have listed them
+# already.
 retired_objects = Table(
     "retired_objects",
     metadata,
@@ -99,8 +103,9 @@ compactors = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("lease_us", BigInteger, nullable=False),  # until when nobody else takes over; 0: free
     Column("pass_us", BigInteger),  # when the last whole pass ended
-    # Up to which sequence of the turns what they take back is out of this stream's objects; of the epoch that says so. Where that is
-    # not the newest, a version that knows nothing of it has compacted since.
+    # Up to which sequence of the turns what they take back is out of this stream's objects; of the
+    # epoch that says so. Where that is not the newest, a version that knows nothing of it has
+    # compacted since.
     Column("taken_back_sequence", BigInteger, nullable=False, server_default="0"),
     Column("taken_back_epoch", BigInteger, nullable=False, server_default="0"),
 )
@@ -125,8 +130,8 @@ event_ids = Table(
     Column("fingerprint", LargeBinary(32), nullable=False),
 )
 
-# The last opinion of a user on a message: a thumb, or nothing (`up` is null) after a retraction. The row stays, so that an
-# older thumb that arrives later does not stand again.
+# The last opinion of a user on a message: a thumb, or nothing (`up` is null) after a retraction.
+# The row stays, so that an older thumb that arrives later does not stand again.
 thumbs = Table(
     "thumbs",
     metadata,
@@ -150,8 +155,8 @@ thumb_positions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
-# The last words of a user on a message, by subject: with a thumb, or a correction. Sealed as in the log; empty where the last event
-# had none. As of thumbs, the row stays.
+# The last words of a user on a message, by subject: with a thumb, or a correction. Sealed as in the
+# log; empty where the last event had none. As of thumbs, the row stays.
 remarks = Table(
     "remarks",
     metadata,
@@ -196,8 +201,9 @@ exposure_positions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
-# Events on their way from an acceptance to the ledger, in the order of acceptance over all replicas (Postgres only: see
-# claims.py). The columns from `principal` on are filled for thumbs and their retractions.
+# Events on their way from an acceptance to the ledger, in the order of acceptance over all replicas
+# (Postgres only: see claims.py). The columns from `principal` on are filled for thumbs and their
+# retractions.
 accept_orders = Sequence("feedback_accept_order", metadata=metadata)
 claims = Table(
     "claims",
@@ -218,7 +224,8 @@ claims = Table(
     Index("claims_by_age", "claim_us"),
 )
 
-# One key a principal, wrapped (master_key.py). Deleting the row makes unreadable what the principal said.
+# One key a principal, wrapped (master_key.py). Deleting the row makes unreadable what the principal
+# said.
 data_keys = Table(
     "data_keys",
     metadata,
@@ -238,8 +245,8 @@ consents = Table(
     Column("update_us", BigInteger, nullable=False),
 )
 
-# The erasure ledger. `key_id` is that of the shredded key, null if there was none; `rewrite_us` is null until no object holds
-# sealed rows of it any more.
+# The erasure ledger. `key_id` is that of the shredded key, null if there was none; `rewrite_us` is
+# null until no object holds sealed rows of it any more.
 erasures = Table(
     "erasures",
     metadata,
@@ -256,7 +263,8 @@ erasures = Table(
     Index("erasures_by_key", "key_id"),
 )
 
-# How far an erasure reaches into each stream: the stream's last sequence at that moment, and when its objects were free of it.
+# How far an erasure reaches into each stream: the stream's last sequence at that moment, and when
+# its objects were free of it.
 erasure_reaches = Table(
     "erasure_reaches",
     metadata,

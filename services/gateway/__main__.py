@@ -41,7 +41,12 @@ from services.gateway.http.loop_files import LoopFiles
 from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import PageApi
 from services.gateway.http.server import serving_http
-from services.gateway.key_commands import add_key_commands, add_migrate_command, run_key_command, run_migrate_command
+from services.gateway.key_commands import (
+    add_key_commands,
+    add_migrate_command,
+    run_key_command,
+    run_migrate_command,
+)
 from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import OWNER, Keys, owner_secret, stored
 from services.gateway.loop_metrics import LoopMetrics
@@ -130,7 +135,9 @@ async def _valkey(settings: GatewaySettings, stack: AsyncExitStack) -> Link | No
     """The way to what gateways share; None: this process is the only one."""
     if not settings.valkey_url:
         return None
-    return await stack.enter_async_context(open_link(settings.valkey_url, deadline_seconds=settings.valkey_seconds))
+    return await stack.enter_async_context(
+        open_link(settings.valkey_url, deadline_seconds=settings.valkey_seconds)
+    )
 
 
 def _answers(settings: GatewaySettings, link: Link | None) -> Answers | None:
@@ -142,8 +149,12 @@ def _answers(settings: GatewaySettings, link: Link | None) -> Answers | None:
     return ValkeyAnswers(link, seal, settings.answer_cache_seconds, settings.answer_cache_entries)
 
 
-async def _neighbours(settings: GatewaySettings, link: Link | None, stack: AsyncExitStack) -> Neighbours:
-    """With Valkey other gateways know our turns and all share the quotas; without it this process is alone."""
+async def _neighbours(
+    settings: GatewaySettings, link: Link | None, stack: AsyncExitStack
+) -> Neighbours:
+    """With Valkey other gateways know our turns and all share the quotas; without it this process
+    is alone.
+    """
     rules = settings.quota_rules()
     if link is None:
         alone = Alone()
@@ -166,7 +177,9 @@ async def _neighbours(settings: GatewaySettings, link: Link | None, stack: Async
 
 async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
     database = open_database(
-        settings.database_url, wait_seconds=settings.database_seconds, connections=settings.database_connections
+        settings.database_url,
+        wait_seconds=settings.database_seconds,
+        connections=settings.database_connections,
     )
     store = SqlKeyStore(await stack.enter_async_context(database))
     if settings.owner_key_file:
@@ -185,10 +198,14 @@ async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Tokens | 
     from services.gateway.signing_keys import KeyAges, SigningKeys
 
     http = await stack.enter_async_context(aiohttp.ClientSession())
-    ages = KeyAges(settings.oidc_refresh_seconds, settings.oidc_stale_seconds, settings.oidc_retry_seconds)
+    ages = KeyAges(
+        settings.oidc_refresh_seconds, settings.oidc_stale_seconds, settings.oidc_retry_seconds
+    )
     issuers = {}
     for issuer in (entry.rules() for entry in settings.oidc_issuers):
-        keys = SigningKeys(issuer.url, IssuerPeer(http, issuer.url, settings.oidc_fetch_seconds).signing_keys, ages)
+        keys = SigningKeys(
+            issuer.url, IssuerPeer(http, issuer.url, settings.oidc_fetch_seconds).signing_keys, ages
+        )
         stack.push_async_callback(keys.close)
         issuers[issuer.url] = (issuer, keys)
     return Oidc(issuers, settings.oidc_leeway_seconds)
@@ -220,10 +237,16 @@ class _Peers:
         generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
         log_channel = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
         sessions = session_pb2_grpc.SessionServiceStub(session)
-        feedback = FeedbackPeer(feedback_pb2_grpc.FeedbackLogServiceStub(log_channel), settings.feedback_seconds)
+        feedback = FeedbackPeer(
+            feedback_pb2_grpc.FeedbackLogServiceStub(log_channel), settings.feedback_seconds
+        )
         return cls(
-            GuardrailPeer(guardrail_pb2_grpc.GuardrailServiceStub(guardrail), settings.guard_seconds),
-            EnhancerPeer(enhancer_pb2_grpc.EnhancerServiceStub(enhancer), settings.enhancer_seconds),
+            GuardrailPeer(
+                guardrail_pb2_grpc.GuardrailServiceStub(guardrail), settings.guard_seconds
+            ),
+            EnhancerPeer(
+                enhancer_pb2_grpc.EnhancerServiceStub(enhancer), settings.enhancer_seconds
+            ),
             SessionPeer(sessions, settings.session_seconds),
             GeneratorPeer(
                 generator_pb2_grpc.GeneratorServiceStub(generator),
@@ -272,7 +295,8 @@ def _registrations(
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
             guarded(chat_service, chat, bearers),
             on_drain,
-            # Turns have an admission of their own, whichever door they come through; a cancel takes load away.
+            # Turns have an admission of their own, whichever door they come through; a cancel takes
+            # load away.
             unlimited=frozenset({"SendMessage", "ResumeMessage", "CancelMessage"}),
         ),
         Registration(
@@ -289,7 +313,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="group")
     database_url = load_settings(DatabaseSettings).database_url
     add_key_commands(commands.add_parser("keys", help="API keys"), database_url)
-    add_migrate_command(commands.add_parser("migrate", help="bring the database up to date"), database_url)
+    add_migrate_command(
+        commands.add_parser("migrate", help="bring the database up to date"), database_url
+    )
     options = parser.parse_args()
     try:
         match options.group:

@@ -1,6 +1,7 @@
 """Who may call what: one rule an RPC, one a route, and what has no rule is denied.
 
-Identity is made here and nowhere else: the metadata that carries it between services is not believed from outside.
+Identity is made here and nowhere else: the metadata that carries it between services is not
+believed from outside.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -28,7 +29,12 @@ class Rule:
 
 
 EVERYBODY = Rule(None)
-CHAT, FEEDBACK, ACCOUNT, OPERATE = Rule(Scope.CHAT), Rule(Scope.FEEDBACK), Rule(Scope.ACCOUNT), Rule(Scope.OPERATE)
+CHAT, FEEDBACK, ACCOUNT, OPERATE = (
+    Rule(Scope.CHAT),
+    Rule(Scope.FEEDBACK),
+    Rule(Scope.ACCOUNT),
+    Rule(Scope.OPERATE),
+)
 
 RPCS: Mapping[str, Rule] = {
     "thumbwheel.chat.v1.ChatService.SendMessage": CHAT,
@@ -99,12 +105,16 @@ async def admitted(rule: Rule | None, authorization: str, bearers: Bearers) -> C
 
 
 def guarded(service: ServiceDescriptor, servicer: object, bearers: Bearers) -> Any:
-    """The servicer with the check around every method of its descriptor. Runs inside the chassis' interceptor."""
+    """The servicer with the check around every method of its descriptor. Runs inside the chassis'
+    interceptor.
+    """
     methods: dict[str, Any] = {}
     for method in service.methods:
         enter = _entrance(RPCS.get(method.full_name), bearers)
         behaviour = getattr(servicer, method.name)
-        methods[method.name] = _stream(enter, behaviour) if method.server_streaming else _unary(enter, behaviour)
+        methods[method.name] = (
+            _stream(enter, behaviour) if method.server_streaming else _unary(enter, behaviour)
+        )
     return SimpleNamespace(**methods)
 
 
@@ -148,7 +158,9 @@ def refuse_unknown_fields(message: Message, path: str) -> None:
     for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]
         name = f"{path}{unknown.field_number}"
         raise InvalidArgumentError(
-            f"field number {name} is not known", field=name, limit="the fields of the published protocol"
+            f"field number {name} is not known",
+            field=name,
+            limit="the fields of the published protocol",
         )
     for field, value in message.ListFields():
         if field.message_type is None or field.message_type.GetOptions().map_entry:

@@ -24,7 +24,9 @@ class Alone:
         raise nothing_kept()
         yield
 
-    async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
+    async def resume(
+        self, caller: Caller, message_id: str, after_sequence: int
+    ) -> AsyncGenerator[TurnEvent, None]:
         raise nothing_kept()
 
     async def cancel(self, caller: Caller, message_id: str) -> bool:

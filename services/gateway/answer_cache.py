@@ -1,7 +1,9 @@
-"""Answers that are shown again: only where the same question must get the same answer, and only to the same tenant.
+"""Answers that are shown again: only where the same question must get the same answer, and only to
+the same tenant.
 
-That is: temperature 0, a new message, no experiment that would have to choose a version, and everything equal that the answer
-depends on. Kept are whole answers in which the guard found nothing; they are keyed by the policy that passed them.
+That is: temperature 0, a new message, no experiment that would have to choose a version, and
+everything equal that the answer depends on. Kept are whole answers in which the guard found
+nothing; they are keyed by the policy that passed them.
 """
 
 import json
@@ -24,7 +26,9 @@ MAX_ANSWER_BYTES = 65_536
 
 @dataclass(frozen=True)
 class Question:
-    """All that an answer depends on. `context` is what the model is given, the user's enhanced text last."""
+    """All that an answer depends on. `context` is what the model is given, the user's enhanced text
+    last.
+    """
 
     tenant: str
     model_version: str
@@ -36,10 +40,27 @@ class Question:
 
     def canonical(self) -> str:
         """One text a question, and no other question has it."""
-        sampling, context = self.sampling, [[message.role, message.text] for message in self.context]
-        parameters = [sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.stop, sampling.seed]
+        sampling, context = (
+            self.sampling,
+            [[message.role, message.text] for message in self.context],
+        )
+        parameters = [
+            sampling.temperature,
+            sampling.top_p,
+            sampling.max_tokens,
+            sampling.stop,
+            sampling.seed,
+        ]
         return json.dumps(
-            [self.tenant, self.model_version, self.pinned, self.policy_version, self.task, parameters, context]
+            [
+                self.tenant,
+                self.model_version,
+                self.pinned,
+                self.policy_version,
+                self.task,
+                parameters,
+                context,
+            ]
         )
 
 
@@ -82,7 +103,11 @@ class AnswerCache:
         self, tenant: str, request: TurnRequest, context: tuple[Message, ...], policy_version: str
     ) -> Question | None:
         """The question, if its answer may be shown again."""
-        if not self._answers or request.sampling.temperature != 0 or not isinstance(request.action, UserInput):
+        if (
+            not self._answers
+            or request.sampling.temperature != 0
+            or not isinstance(request.action, UserInput)
+        ):
             return None
         pinned = request.pinned_version
         try:
@@ -92,7 +117,9 @@ class AnswerCache:
         if not version:
             ANSWERS.labels("in_doubt").inc()
             return None
-        return Question(tenant, version, bool(pinned), policy_version, request.task, request.sampling, context)
+        return Question(
+            tenant, version, bool(pinned), policy_version, request.task, request.sampling, context
+        )
 
     async def find(self, question: Question) -> CachedAnswer | None:
         """The kept answer; None also while the store is away."""
@@ -111,9 +138,16 @@ class AnswerCache:
         chosen, usage = answer.selected, answer.usage
         if not self._answers or not chosen or not usage or usage.cached:
             return
-        if answer.finish_reason is not FinishReason.STOP or answer.guard_category or not answer.text:
+        if (
+            answer.finish_reason is not FinishReason.STOP
+            or answer.guard_category
+            or not answer.text
+        ):
             return
-        if chosen.model_version != question.model_version or len(answer.text.encode()) > MAX_ANSWER_BYTES:
+        if (
+            chosen.model_version != question.model_version
+            or len(answer.text.encode()) > MAX_ANSWER_BYTES
+        ):
             return
         try:
             await self._answers.keep(question, CachedAnswer(answer.text, chosen, usage))
@@ -123,7 +157,8 @@ class AnswerCache:
             ANSWERS.labels("kept").inc()
 
     async def drop(self, tenant: str) -> None:
-        """Forget all answers of a tenant: whose question one was is not known, so one user's erasure takes them all.
+        """Forget all answers of a tenant: whose question one was is not known, so one user's
+        erasure takes them all.
 
         Raises:
             StoreAwayError: they may still be there.
@@ -133,11 +168,17 @@ class AnswerCache:
 
 
 class LocalAnswers:
-    """Answers in this process: each tenant's own, the one that was asked for longest ago goes first."""
+    """Answers in this process: each tenant's own, the one that was asked for longest ago goes
+    first.
+    """
 
-    def __init__(self, seconds: float, entries: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, entries: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._seconds, self._entries, self._monotonic = seconds, entries, monotonic
-        self._kept: defaultdict[str, OrderedDict[Question, tuple[float, CachedAnswer]]] = defaultdict(OrderedDict)
+        self._kept: defaultdict[str, OrderedDict[Question, tuple[float, CachedAnswer]]] = (
+            defaultdict(OrderedDict)
+        )
 
     async def find(self, question: Question) -> CachedAnswer | None:
         """See `Answers`."""

@@ -1,4 +1,6 @@
-"""The one way in for those who carry something: API keys and issuers' tokens come in the same header."""
+"""The one way in for those who carry something: API keys and issuers' tokens come in the same
+header.
+"""
 
 from typing import Protocol
 

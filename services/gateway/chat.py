@@ -1,7 +1,8 @@
-"""The chat path: enhance → guard the input, and begin the turn meanwhile → generate, held back by the guard → store → done.
+"""The chat path: enhance → guard the input, and begin the turn meanwhile → generate, held back by
+the guard → store → done.
 
-The guard judges what was typed and what the enhancer made of it, so the enhancer comes first. A history that the client keeps
-is judged too. `Chat.run` is the story.
+The guard judges what was typed and what the enhancer made of it, so the enhancer comes first. A
+history that the client keeps is judged too. `Chat.run` is the story.
 """
 
 import asyncio
@@ -44,7 +45,8 @@ class Chat:
         """One turn, from the typed text to the stored answer.
 
         Raises:
-            ServiceError: a service failed before there was an answer, or the answer could not be stored.
+            ServiceError: a service failed before there was an answer, or the answer could not be
+                stored.
         """
         clock = TurnClock(turn.accepted_at)
         clock.passed("admit")
@@ -53,7 +55,9 @@ class Chat:
         prompt = await self._prompts.read(turn.request)
         clock.passed("enhance")
 
-        async with meanwhile(self._guard.check_input((*prompt.texts, *turn.request.said_before))) as ruling:
+        async with meanwhile(
+            self._guard.check_input((*prompt.texts, *turn.request.said_before))
+        ) as ruling:
             begun = await self._sessions.begin_turn(turn.request, prompt)
             turn.begin(begun.message_id, anew=begun.replayed)
             clock.passed("begin")
@@ -74,13 +78,17 @@ class Chat:
         """The answer, if this request_id was answered before."""
         return await self._sessions.finished_answer(begun.message_id) if begun.replayed else None
 
-    async def _answer(self, writing: Writing, turn: Turn, begun: Begun, ruling: asyncio.Task[InputRuling]) -> None:
+    async def _answer(
+        self, writing: Writing, turn: Turn, begun: Begun, ruling: asyncio.Task[InputRuling]
+    ) -> None:
         """Without the guard's ruling nothing is generated; the user's message is kept."""
         question = None
         try:
             if writing.heed(await ruling):
                 policy_version = writing.answer.policy_version
-                question = await self._cache.question(turn.caller.tenant, turn.request, begun.context, policy_version)
+                question = await self._cache.question(
+                    turn.caller.tenant, turn.request, begun.context, policy_version
+                )
                 if question and (cached := await self._cache.find(question)):
                     writing.repeat(cached)
                 else:
@@ -113,8 +121,12 @@ def _unknown_turn() -> UnavailableError:
 
 
 @asynccontextmanager
-async def meanwhile(asked: Coroutine[None, None, InputRuling]) -> AsyncIterator[asyncio.Task[InputRuling]]:
-    """A question that is answered while the block runs; at its end nobody waits for the answer any more."""
+async def meanwhile(
+    asked: Coroutine[None, None, InputRuling],
+) -> AsyncIterator[asyncio.Task[InputRuling]]:
+    """A question that is answered while the block runs; at its end nobody waits for the answer any
+    more.
+    """
     task = asyncio.create_task(asked)
     try:
         yield task

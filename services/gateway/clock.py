@@ -19,7 +19,9 @@ class TurnClock:
         self._last = now
 
     def first_text(self, generated_at: float | None) -> None:
-        """The first text was released; `generated_at` is when the generator sent its first. Later calls change nothing."""
+        """The first text was released; `generated_at` is when the generator sent its first. Later
+        calls change nothing.
+        """
         if not self._running or generated_at is None:
             return
         self._running = False

@@ -1,6 +1,8 @@
-"""The gateway's database: SQLite when embedded, Postgres with several replicas, the same statements for both.
+"""The gateway's database: SQLite when embedded, Postgres with several replicas, the same statements
+for both.
 
-SQLite is migrated when it is opened; Postgres by `python -m services.gateway migrate`, and one that is behind is refused.
+SQLite is migrated when it is opened; Postgres by `python -m services.gateway migrate`, and one that
+is behind is refused.
 """
 
 import logging
@@ -20,7 +22,8 @@ from services.chassis.telemetry import fields
 log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# The files of migrations/versions, oldest first: known here so that a start with nothing to do need not load Alembic.
+# The files of migrations/versions, oldest first: known here so that a start with nothing to do need
+# not load Alembic.
 REVISIONS = ("0001", "0002")
 # SQLAlchemy translates what drivers raise, but not what the socket says, nor a time-out.
 AWAY = (SQLAlchemyError, OSError)
@@ -35,7 +38,9 @@ class DatabaseBehindError(DetailedError):
 
 
 @asynccontextmanager
-async def open_database(url: str, *, wait_seconds: float = 3.0, connections: int = 5) -> AsyncIterator[AsyncEngine]:
+async def open_database(
+    url: str, *, wait_seconds: float = 3.0, connections: int = 5
+) -> AsyncIterator[AsyncEngine]:
     """Connect; close at the end.
 
     Args:
@@ -56,7 +61,9 @@ async def open_database(url: str, *, wait_seconds: float = 3.0, connections: int
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """All of it is stored, or nothing. Raises: UnavailableError, so that a broken database lets nobody in and says so."""
+    """All of it is stored, or nothing. Raises: UnavailableError, so that a broken database lets
+    nobody in and says so.
+    """
     try:
         async with engine.begin() as connection:
             yield connection
@@ -67,7 +74,9 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 async def migrate(url: str) -> tuple[str, str]:
-    """Bring a database up to date, or make it: the revisions before ("" is an empty one) and after. Raises: UnavailableError."""
+    """Bring a database up to date, or make it: the revisions before ("" is an empty one) and after.
+    Raises: UnavailableError.
+    """
     engine = _engine(url, 60.0, 1)
     try:
         async with transaction(engine) as connection:
@@ -88,7 +97,11 @@ def _engine(url: str, wait_seconds: float, connections: int) -> AsyncEngine:
         return create_async_engine(made)
     waits: dict[str, Any] = {"timeout": wait_seconds, "command_timeout": wait_seconds}
     return create_async_engine(
-        made, pool_size=connections, pool_timeout=wait_seconds, pool_pre_ping=True, connect_args=waits
+        made,
+        pool_size=connections,
+        pool_timeout=wait_seconds,
+        pool_pre_ping=True,
+        connect_args=waits,
     )
 
 
@@ -98,7 +111,8 @@ async def _require_current(engine: AsyncEngine) -> None:
     if revision == REVISIONS[-1]:
         return
     if revision not in ("", *REVISIONS):
-        # During a roll-out the database is migrated first, by the program that comes after this one.
+        # During a roll-out the database is migrated first, by the program that comes after this
+        # one.
         log.warning("database is newer than this program", extra=fields(revision=revision))
     elif engine.dialect.name == "sqlite":
         async with transaction(engine) as connection:

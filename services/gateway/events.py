@@ -1,4 +1,6 @@
-"""What happens in a turn: Started, Enhanced if the text changed, deltas and verdicts, Usage, Completed."""
+"""What happens in a turn: Started, Enhanced if the text changed, deltas and verdicts, Usage,
+Completed.
+"""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""What a user says about an answer: may they, about which version was it, and the event that is kept for ever.
+"""What a user says about an answer: may they, about which version was it, and the event that is
+kept for ever.
 
 The reply waits for the feedback service's ack: what a user was told is on disk.
 """
@@ -105,7 +106,9 @@ class FeedbackLog(Protocol):
     """Keeps events."""
 
     async def record(self, event: FeedbackEvent) -> Durability:
-        """Idempotent by event_id. Raises: AlreadyExistsError, UnavailableError; then nothing was stored."""
+        """Idempotent by event_id. Raises: AlreadyExistsError, UnavailableError; then nothing was
+        stored.
+        """
 
 
 class Feedback:
@@ -120,7 +123,8 @@ class Feedback:
         Raises:
             InvalidArgumentError: a limit, or the message is not an answer.
             NotFoundError: not the caller's message.
-            FailedPreconditionError: the answer is still being written, so its version is not settled.
+            FailedPreconditionError: the answer is still being written, so its version is not
+                settled.
             AlreadyExistsError: request_id was used with something else.
             UnavailableError: nothing was stored.
         """
@@ -133,7 +137,9 @@ class Feedback:
         event = self._event(caller, said, message)
         durability = await self._log.record(event)
         if isinstance(said.value, Thumb):
-            THUMBS.labels(message.model_version, message.arm, "up" if said.value.up else "down").inc()
+            THUMBS.labels(
+                message.model_version, message.arm, "up" if said.value.up else "down"
+            ).inc()
         return event.event_id, durability
 
     def _event(self, caller: Caller, said: Said, message: RatedMessage) -> FeedbackEvent:
@@ -157,8 +163,13 @@ def check_said(said: Said) -> None:
         raise wrong("request_id", f"1 to {MAX_REQUEST_ID_CHARACTERS} characters")
     match said.value:
         case Thumb(_, reasons, comment):
-            if len(reasons) > MAX_REASONS or any(not 1 <= len(reason) <= MAX_REASON_CHARACTERS for reason in reasons):
-                raise wrong("thumb.reasons", f"at most {MAX_REASONS} of 1 to {MAX_REASON_CHARACTERS} characters")
+            if len(reasons) > MAX_REASONS or any(
+                not 1 <= len(reason) <= MAX_REASON_CHARACTERS for reason in reasons
+            ):
+                raise wrong(
+                    "thumb.reasons",
+                    f"at most {MAX_REASONS} of 1 to {MAX_REASON_CHARACTERS} characters",
+                )
             if len(comment) > MAX_COMMENT_CHARACTERS:
                 raise wrong("thumb.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
         case Correction(text):

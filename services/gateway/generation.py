@@ -30,7 +30,9 @@ class Selected:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model sampled: token ids, and the log-prob of each. It reveals the answer, and goes to session alone."""
+    """What the model sampled: token ids, and the log-prob of each. It reveals the answer, and goes
+    to session alone.
+    """
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -52,10 +54,16 @@ class Generator(Protocol):
     """Streams answers."""
 
     async def require_version(self, version: str) -> None:
-        """Raises: NotFoundError if the version is not served. An empty version is the rollout's choice and always there."""
+        """Raises: NotFoundError if the version is not served. An empty version is the rollout's
+        choice and always there.
+        """
 
-    def generate(self, request: TurnRequest, context: Sequence[Message]) -> AsyncGenerator[GenerateEvent, None]:
-        """Selected, then text, then Finished; closing it stops the model server. Raises: ServiceError."""
+    def generate(
+        self, request: TurnRequest, context: Sequence[Message]
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Selected, then text, then Finished; closing it stops the model server. Raises:
+        ServiceError.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,9 @@ class Patience:
 class Generation:
     """Reads one stream of the generator."""
 
-    def __init__(self, held: HeldAnswer, on_selected: Callable[[Selected], None], patience: Patience) -> None:
+    def __init__(
+        self, held: HeldAnswer, on_selected: Callable[[Selected], None], patience: Patience
+    ) -> None:
         self._held, self._on_selected, self._patience = held, on_selected, patience
         self._task: asyncio.Task[None] | None = None
         self.finished: Finished | None = None
@@ -108,16 +118,22 @@ class Generation:
             self._held.end(error)
 
     async def _next(self, events: AsyncGenerator[GenerateEvent, None]) -> GenerateEvent:
-        seconds = self._patience.idle_seconds if self.first_text_at else self._patience.first_text_seconds
+        seconds = (
+            self._patience.idle_seconds if self.first_text_at else self._patience.first_text_seconds
+        )
         try:
             async with asyncio.timeout(seconds):
                 return await anext(events)
         except TimeoutError as error:
             raise DeadlineExceededError(
-                "the generator sent nothing for too long", reason="GENERATOR_SILENT", limit=f"{seconds:g} s"
+                "the generator sent nothing for too long",
+                reason="GENERATOR_SILENT",
+                limit=f"{seconds:g} s",
             ) from error
         except StopAsyncIteration as error:
-            raise UnavailableError("the generator's stream broke off", reason="GENERATOR_UNAVAILABLE") from error
+            raise UnavailableError(
+                "the generator's stream broke off", reason="GENERATOR_UNAVAILABLE"
+            ) from error
 
     def _take(self, event: GenerateEvent) -> None:
         match event:

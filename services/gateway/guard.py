@@ -25,7 +25,9 @@ class InputRuling:
 
 @dataclass(frozen=True)
 class OutputRuling:
-    """The decision on pending text: what may be shown of it, and how many characters at its end stay held."""
+    """The decision on pending text: what may be shown of it, and how many characters at its end
+    stay held.
+    """
 
     action: Action
     category: str
@@ -37,7 +39,9 @@ class OutputRuling:
 class OutputGuard(Protocol):
     """Judges answers."""
 
-    async def check_output(self, prompt: str, released_tail: str, pending: str, *, final: bool) -> OutputRuling:
+    async def check_output(
+        self, prompt: str, released_tail: str, pending: str, *, final: bool
+    ) -> OutputRuling:
         """Raises: ServiceError. Then nothing of `pending` may be shown."""
 
 

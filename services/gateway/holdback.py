@@ -1,8 +1,9 @@
 """No character of an answer leaves before the verdict that covers it.
 
-Text collects while a check is in flight. The first text is checked at once, the next after `coalesce_seconds`, and so on in
-growing pauses: a reader is slower than a model, and every check costs two processes.
-If the guard is away, the stream ends with its error and what was not judged is never shown.
+Text collects while a check is in flight. The first text is checked at once, the next after
+`coalesce_seconds`, and so on in growing pauses: a reader is slower than a model, and every check
+costs two processes. If the guard is away, the stream ends with its error and what was not judged is
+never shown.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ from services.gateway.guard import Action, OutputGuard, OutputRuling
 MAX_TAIL_CHARACTERS = 2_000
 MAX_PENDING_CHARACTERS = 32_768
 PAUSE_GROWTH, GROWN_PAUSE = 1.5, 4  # from check to check; where it ends, in `coalesce_seconds`
-# A guard that slows down under load is asked less often: it gets at most a fifth of a stream's time.
+# A guard that slows down under load is asked less often: it gets at most a fifth of a stream's
+# time.
 PAUSES_A_CHECK = 4
 LONGEST_PAUSE_SECONDS = 0.25
 
@@ -82,13 +84,17 @@ class HeldAnswer:
         ruling = await self._guard.check_output(self._prompt, self._tail, piece, final=final)
         held = 0 if final else min(ruling.held_characters, len(piece))
         if held == MAX_PENDING_CHARACTERS:
-            raise UnavailableError("the guard holds back more than can be kept", reason="GUARDRAIL_UNAVAILABLE")
+            raise UnavailableError(
+                "the guard holds back more than can be kept", reason="GUARDRAIL_UNAVAILABLE"
+            )
         self._pending = self._pending[len(piece) - held :]
         self._tail = (self._tail + ruling.release)[-MAX_TAIL_CHARACTERS:]
         return ruling
 
     async def _coalesce(self, check_seconds: float) -> None:
-        """Let text collect, unless the end is there already. `check_seconds` is what the last check took."""
+        """Let text collect, unless the end is there already. `check_seconds` is what the last check
+        took.
+        """
         pause = max(self._pause_seconds - check_seconds, PAUSES_A_CHECK * check_seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(min(pause, max(LONGEST_PAUSE_SECONDS, self._most_seconds))):

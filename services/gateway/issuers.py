@@ -1,4 +1,6 @@
-"""OpenID issuers of the settings, apart from oidc.py: a gateway without issuers does not load the token libraries."""
+"""OpenID issuers of the settings, apart from oidc.py: a gateway without issuers does not load the
+token libraries.
+"""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -17,8 +19,9 @@ ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
 class Issuer:
     """An issuer of tokens, and the meaning of their claims.
 
-    `tenant` applies to all users of the issuer. Alternatively `tenant_claim` names one of `tenants`, the only tenants of the issuer.
-    Every token has `scopes`; each value of `scope_claim` adds those of `scopes_by_value`.
+    `tenant` applies to all users of the issuer. Alternatively `tenant_claim` names one of
+    `tenants`, the only tenants of the issuer. Every token has `scopes`; each value of `scope_claim`
+    adds those of `scopes_by_value`.
     """
 
     url: str

@@ -1,4 +1,6 @@
-"""`python -m services.gateway keys create|list|rotate|revoke`, and `migrate`: the only place that ever prints a key."""
+"""`python -m services.gateway keys create|list|rotate|revoke`, and `migrate`: the only place that
+ever prints a key.
+"""
 
 import argparse
 import sys
@@ -22,7 +24,9 @@ def add_key_commands(parser: argparse.ArgumentParser, database_url: str) -> None
     _add_database(parser, database_url)
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make keys and print them, once")
-    create.add_argument("--user", required=True, help="whose key; with --count the users are USER-1, USER-2 …")
+    create.add_argument(
+        "--user", required=True, help="whose key; with --count the users are USER-1, USER-2 …"
+    )
     create.add_argument("--tenant", default="default")
     create.add_argument("--count", type=int, default=1, help=f"how many users, 1 to {MAX_COUNT:,}")
     create.add_argument(
@@ -32,12 +36,19 @@ def add_key_commands(parser: argparse.ArgumentParser, database_url: str) -> None
     )
     create.add_argument("--days", type=float, help="when the keys expire (default: never)")
     commands.add_parser("list", help="ids, users, scopes and times; never the keys")
-    rotate = commands.add_parser("rotate", help="print a new secret; the one before works for a while longer")
+    rotate = commands.add_parser(
+        "rotate", help="print a new secret; the one before works for a while longer"
+    )
     rotate.add_argument("--id", required=True, help="as `list` shows it")
     rotate.add_argument(
-        "--overlap-hours", type=float, default=24.0, help="how long the one before still works (default: %(default)g)"
+        "--overlap-hours",
+        type=float,
+        default=24.0,
+        help="how long the one before still works (default: %(default)g)",
     )
-    revoke = commands.add_parser("revoke", help="make a key worthless within seconds, both secrets if it is rotated")
+    revoke = commands.add_parser(
+        "revoke", help="make a key worthless within seconds, both secrets if it is rotated"
+    )
     revoke.add_argument("--id", required=True, help="as `list` shows it")
 
 
@@ -73,7 +84,9 @@ async def run_migrate_command(options: argparse.Namespace) -> int:
 
 def _add_database(parser: argparse.ArgumentParser, database_url: str) -> None:
     parser.add_argument(
-        "--database", default=database_url, help=f"SQLAlchemy URL (default: {shown(database_url)})".replace("%", "%%")
+        "--database",
+        default=database_url,
+        help=f"SQLAlchemy URL (default: {shown(database_url)})".replace("%", "%%"),
     )
 
 
@@ -114,7 +127,9 @@ def _expire_time(days: float | None) -> float | None:
 
 async def _list(store: SqlKeyStore) -> int:
     for key in await store.list_keys():
-        print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {_times(key, time.time())}")
+        print(
+            f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {_times(key, time.time())}"
+        )
     return 0
 
 
@@ -151,7 +166,9 @@ def _times(key: StoredKey, now: float) -> str:
     if key.revoke_time is not None:
         parts.append(f"revoked {_time(key.revoke_time)}")
     elif key.expire_time is not None:
-        parts.append(f"{'expired' if key.expire_time <= now else 'works until'} {_time(key.expire_time)}")
+        parts.append(
+            f"{'expired' if key.expire_time <= now else 'works until'} {_time(key.expire_time)}"
+        )
     else:
         parts.append("works")
     if key.previous_expire_time is not None and key.previous_expire_time > now:

@@ -14,11 +14,16 @@ from services.gateway.keys import StoredKey
 from services.gateway.tables import api_keys, tenants, users
 
 # The two dialects agree on the words, SQLAlchemy has no common class for them.
-INSERTS: Mapping[str, Callable[[Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+INSERTS: Mapping[str, Callable[[Table], Any]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
 
 
 class SqlKeyStore:
-    """See `keys.KeyLookup`; the rest is for the commands. Every method raises UnavailableError while the database is away."""
+    """See `keys.KeyLookup`; the rest is for the commands. Every method raises UnavailableError
+    while the database is away.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -31,7 +36,9 @@ class SqlKeyStore:
 
     async def note_use(self, key_id: str, use_time: float) -> None:
         """See `keys.KeyLookup`."""
-        statement = update(api_keys).where(api_keys.c.key_id == key_id).values(last_use_time=use_time)
+        statement = (
+            update(api_keys).where(api_keys.c.key_id == key_id).values(last_use_time=use_time)
+        )
         async with transaction(self._engine) as connection:
             await connection.execute(statement)
 
@@ -48,15 +55,23 @@ class SqlKeyStore:
     async def list_keys(self) -> list[StoredKey]:
         """All keys, oldest first."""
         async with transaction(self._engine) as connection:
-            rows = await connection.execute(select(api_keys).order_by(api_keys.c.create_time, api_keys.c.key_id))
+            rows = await connection.execute(
+                select(api_keys).order_by(api_keys.c.create_time, api_keys.c.key_id)
+            )
             return [_key(row) for row in rows]
 
     async def revoke(self, key_id: str, revoke_time: float) -> bool:
-        """Make a key worthless, with the secret before it; False if there is no such key that works."""
+        """Make a key worthless, with the secret before it; False if there is no such key that
+        works.
+        """
         return await self._change(key_id, revoke_time, {"revoke_time": revoke_time})
 
-    async def rotate(self, key_id: str, digest: bytes, rotate_time: float, previous_expire_time: float) -> bool:
-        """Put a new secret in the place of the present one, which works until then; False if there is no such key that works."""
+    async def rotate(
+        self, key_id: str, digest: bytes, rotate_time: float, previous_expire_time: float
+    ) -> bool:
+        """Put a new secret in the place of the present one, which works until then; False if there
+        is no such key that works.
+        """
         values = {
             "digest": digest,
             "previous_digest": api_keys.c.digest,
@@ -68,15 +83,21 @@ class SqlKeyStore:
         lives = or_(api_keys.c.expire_time.is_(None), api_keys.c.expire_time > now)
         works = (api_keys.c.key_id == key_id, api_keys.c.revoke_time.is_(None), lives)
         async with transaction(self._engine) as connection:
-            return (await connection.execute(update(api_keys).where(*works).values(**values))).rowcount == 1
+            return (
+                await connection.execute(update(api_keys).where(*works).values(**values))
+            ).rowcount == 1
 
-    async def _insert(self, connection: AsyncConnection, table: Table, values: dict[str, Any]) -> None:
+    async def _insert(
+        self, connection: AsyncConnection, table: Table, values: dict[str, Any]
+    ) -> None:
         insert = INSERTS[self._engine.dialect.name]
         await connection.execute(insert(table).values(**values).on_conflict_do_nothing())
 
 
 def _with_digest(digest: bytes) -> Select[Any]:
-    return select(api_keys).where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest))
+    return select(api_keys).where(
+        or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)
+    )
 
 
 def _values(key: StoredKey) -> dict[str, Any]:

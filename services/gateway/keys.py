@@ -31,7 +31,8 @@ _SECRET = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
 NAME = re.compile(r"[A-Za-z0-9._@+|:-]{1,64}")
 NAME_LIMIT = "1 to 64 of letters, digits and ._@+|:-"
 MAX_CACHED_KEYS = 10_000
-# When a key was last used is for people who tidy up: an hour is close enough, and a write an hour costs nothing.
+# When a key was last used is for people who tidy up: an hour is close enough, and a write an hour
+# costs nothing.
 USE_NOTED_SECONDS = 3600.0
 OWNER = Caller("default", "owner")
 
@@ -40,7 +41,8 @@ OWNER = Caller("default", "owner")
 class StoredKey:
     """What is kept of a key. Times are seconds since 1970; None: never.
 
-    While a key is rotated, `previous_digest` is the hash of the secret before, which works until `previous_expire_time`.
+    While a key is rotated, `previous_digest` is the hash of the secret before, which works until
+    `previous_expire_time`.
     """
 
     key_id: str
@@ -88,7 +90,10 @@ def mint(
 
 
 def stored(
-    secret: str, caller: Caller, scopes: frozenset[Scope] = ALL_SCOPES, expire_time: float | None = None
+    secret: str,
+    caller: Caller,
+    scopes: frozenset[Scope] = ALL_SCOPES,
+    expire_time: float | None = None,
 ) -> StoredKey:
     """What is kept of a key. Raises: ValueError, see `mint`; also if the secret is not a key."""
     for name, value in (("tenant", caller.tenant), ("user", caller.user)):
@@ -100,7 +105,9 @@ def stored(
 
 
 def owner_secret(file: Path) -> str:
-    """The key in the file; a new one is written there, readable by its owner alone, if the file is not there."""
+    """The key in the file; a new one is written there, readable by its owner alone, if the file is
+    not there.
+    """
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         # Under another name first: a reader never sees half a key.
@@ -112,9 +119,13 @@ def owner_secret(file: Path) -> str:
 
 
 class Keys:
-    """Tells who calls. What the store says is believed for a few seconds, so a revocation takes that long."""
+    """Tells who calls. What the store says is believed for a few seconds, so a revocation takes
+    that long.
+    """
 
-    def __init__(self, store: KeyLookup, cache_seconds: float, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: KeyLookup, cache_seconds: float, now: Callable[[], float] = time.time
+    ) -> None:
         self._store, self._cache_seconds, self._now = store, cache_seconds, now
         self._cache: OrderedDict[bytes, tuple[float, StoredKey]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[StoredKey | None]] = {}
@@ -193,10 +204,16 @@ def _checked(key: StoredKey | None, digest: bytes, now: float) -> Credential:
 def _matches(key: StoredKey, digest: bytes, now: float) -> bool:
     if hmac.compare_digest(key.digest, digest):
         return True
-    if key.previous_digest is None or key.previous_expire_time is None or now >= key.previous_expire_time:
+    if (
+        key.previous_digest is None
+        or key.previous_expire_time is None
+        or now >= key.previous_expire_time
+    ):
         return False
     return hmac.compare_digest(key.previous_digest, digest)
 
 
 def _refused(text: str, reason: str) -> UnauthenticatedError:
-    return UnauthenticatedError(text, reason=reason, field="authorization", limit=f"Bearer {PREFIX}…")
+    return UnauthenticatedError(
+        text, reason=reason, field="authorization", limit=f"Bearer {PREFIX}…"
+    )

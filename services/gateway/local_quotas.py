@@ -1,4 +1,5 @@
-"""The quota book of one process: all of it in the embedded install, else what holds while the shared one is away.
+"""The quota book of one process: all of it in the embedded install, else what holds while the
+shared one is away.
 
 Its reservations need no lease: they end with the process.
 """
@@ -8,7 +9,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from services.gateway.quota import CHECKS, TURN_RETRY_SECONDS, WINDOWS, Ask, Fill, Holder, Limit, Verdict, Window
+from services.gateway.quota import (
+    CHECKS,
+    TURN_RETRY_SECONDS,
+    WINDOWS,
+    Ask,
+    Fill,
+    Holder,
+    Limit,
+    Verdict,
+    Window,
+)
 
 MAX_ACCOUNTS = 20_000
 
@@ -49,7 +60,9 @@ class _Counts:
 
     def fill(self, now_ms: int) -> Fill:
         full = [step for step, count in self.steps.items() if count]
-        return Fill(self.used(), max(0, self.window.leaves_in_ms(max(full), now_ms)) / 1000 if full else 0.0)
+        return Fill(
+            self.used(), max(0, self.window.leaves_in_ms(max(full), now_ms)) / 1000 if full else 0.0
+        )
 
 
 @dataclass
@@ -67,7 +80,9 @@ class LocalBook:
     """Admits, records and settles."""
 
     def __init__(
-        self, monotonic: Callable[[], float] = time.monotonic, windows: Mapping[Limit, Window] = WINDOWS
+        self,
+        monotonic: Callable[[], float] = time.monotonic,
+        windows: Mapping[Limit, Window] = WINDOWS,
     ) -> None:
         self._monotonic, self._windows = monotonic, windows
         self._accounts: OrderedDict[tuple[Holder, str], _Account] = OrderedDict()
@@ -91,7 +106,10 @@ class LocalBook:
         for holder in Holder:
             account = self._account(holder, ask)
             account.counts[Limit.REQUESTS].add(1, now_ms)
-            account.held[ask.id] = (account.counts[Limit.TOKENS].add(ask.tokens, now_ms), ask.tokens)
+            account.held[ask.id] = (
+                account.counts[Limit.TOKENS].add(ask.tokens, now_ms),
+                ask.tokens,
+            )
 
     def settle(self, ask: Ask, used_tokens: int) -> None:
         """The turn has ended; again is harmless."""

@@ -1,5 +1,6 @@
-"""What training's loop came to, for Prometheus: read from the loop's own files whenever somebody scrapes. The loop is a process that
-ends, so nobody could scrape it. Files that are not there, or not what they should be, give no series and never an error.
+"""What training's loop came to, for Prometheus: read from the loop's own files whenever somebody
+scrapes. The loop is a process that ends, so nobody could scrape it. Files that are not there, or
+not what they should be, give no series and never an error.
 """
 
 import json
@@ -13,7 +14,15 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-RESULTS = ("promoted", "rolled_back", "refused", "passed", "not_enough_feedback", "failed", "stopped")
+RESULTS = (
+    "promoted",
+    "rolled_back",
+    "refused",
+    "passed",
+    "not_enough_feedback",
+    "failed",
+    "stopped",
+)
 # A check's value is written for people, its number first: "0.812 ± 0.021 on 90 pairs".
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _RUN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -40,21 +49,31 @@ class LoopMetrics(Collector):
 
 def _turn(status: Mapping[str, Any]) -> Iterable[Metric]:
     ended = status["result"]
-    running = GaugeMetricFamily("thumbwheel_loop_running", "1 while a turn of training runs, as far as its files say.")
+    running = GaugeMetricFamily(
+        "thumbwheel_loop_running", "1 while a turn of training runs, as far as its files say."
+    )
     running.add_metric([], float(ended is None))
-    updated = GaugeMetricFamily("thumbwheel_loop_updated_time_seconds", "Unix time at which the turn last wrote.")
+    updated = GaugeMetricFamily(
+        "thumbwheel_loop_updated_time_seconds", "Unix time at which the turn last wrote."
+    )
     updated.add_metric([], datetime.fromisoformat(status["updated"]).timestamp())
     result = GaugeMetricFamily(
-        "thumbwheel_loop_turn_result", "1 for what the last turn came to, 0 for the rest.", labels=["recipe", "result"]
+        "thumbwheel_loop_turn_result",
+        "1 for what the last turn came to, 0 for the rest.",
+        labels=["recipe", "result"],
     )
     for name in RESULTS:
-        result.add_metric([str(status["recipe"]), name], float(str(ended).replace(" ", "_") == name))
+        result.add_metric(
+            [str(status["recipe"]), name], float(str(ended).replace(" ", "_") == name)
+        )
     return running, updated, result
 
 
 def _steps(status: Mapping[str, Any]) -> Metric:
     progress = GaugeMetricFamily(
-        "thumbwheel_loop_step_progress_ratio", "How far a step of the last turn is, 0 to 1.", labels=["step"]
+        "thumbwheel_loop_step_progress_ratio",
+        "How far a step of the last turn is, 0 to 1.",
+        labels=["step"],
     )
     for step in status["steps"]:
         done = step["state"] == "done"

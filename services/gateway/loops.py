@@ -1,4 +1,6 @@
-"""What runs beside the calls as long as the gateway does. A loop that fails is a defect: it is said, and the loop goes on."""
+"""What runs beside the calls as long as the gateway does. A loop that fails is a defect: it is
+said, and the loop goes on.
+"""
 
 import asyncio
 import logging

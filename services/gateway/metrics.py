@@ -5,11 +5,15 @@ from prometheus_client import Counter, Gauge, Histogram
 from services.chassis.telemetry import LATENCY_BUCKETS_SECONDS
 
 TURNS = Counter(
-    "thumbwheel_turns_total", "Ended turns by finish reason, version and arm.", ["reason", "version", "arm"]
+    "thumbwheel_turns_total",
+    "Ended turns by finish reason, version and arm.",
+    ["reason", "version", "arm"],
 )
 TURNS_RUNNING = Gauge("thumbwheel_turns_running", "Turns that run now.")
 TTFT_SECONDS = Histogram(
-    "thumbwheel_ttft_seconds", "Request accepted to first text released.", buckets=LATENCY_BUCKETS_SECONDS
+    "thumbwheel_ttft_seconds",
+    "Request accepted to first text released.",
+    buckets=LATENCY_BUCKETS_SECONDS,
 )
 ADDED_SECONDS = Histogram(
     "thumbwheel_added_seconds",
@@ -24,15 +28,29 @@ STAGE_SECONDS = Histogram(
     buckets=LATENCY_BUCKETS_SECONDS,
 )
 GUARD_VERDICTS = Counter(
-    "thumbwheel_guard_verdicts_total", "Verdicts that redact or block.", ["stage", "action", "category"]
+    "thumbwheel_guard_verdicts_total",
+    "Verdicts that redact or block.",
+    ["stage", "action", "category"],
 )
-ENHANCER_SKIPPED = Counter("thumbwheel_enhancer_skipped_total", "Messages left as typed because the enhancer was away.")
-ANSWERS_NOT_STORED = Counter("thumbwheel_answers_not_stored_total", "Answers that session did not take in time.")
-THUMBS = Counter("thumbwheel_thumbs_total", "Acknowledged thumbs by version and value.", ["version", "arm", "value"])
+ENHANCER_SKIPPED = Counter(
+    "thumbwheel_enhancer_skipped_total", "Messages left as typed because the enhancer was away."
+)
+ANSWERS_NOT_STORED = Counter(
+    "thumbwheel_answers_not_stored_total", "Answers that session did not take in time."
+)
+THUMBS = Counter(
+    "thumbwheel_thumbs_total",
+    "Acknowledged thumbs by version and value.",
+    ["version", "arm", "value"],
+)
 ERASURES = Counter(
-    "thumbwheel_gateway_erasures_total", "Erasures of users' data: done, or unfinished (to be sent again).", ["outcome"]
+    "thumbwheel_gateway_erasures_total",
+    "Erasures of users' data: done, or unfinished (to be sent again).",
+    ["outcome"],
 )
-HTTP_REQUESTS = Counter("thumbwheel_http_requests_total", "HTTP requests by route and status.", ["route", "status"])
+HTTP_REQUESTS = Counter(
+    "thumbwheel_http_requests_total", "HTTP requests by route and status.", ["route", "status"]
+)
 HTTP_SECONDS = Histogram(
     "thumbwheel_http_seconds",
     "Time to the response's head, by route.",
@@ -42,7 +60,9 @@ HTTP_SECONDS = Histogram(
 REFUSED_BEARERS = Counter(
     "thumbwheel_refused_bearers_total", "Keys and tokens that were refused, by reason.", ["reason"]
 )
-ISSUER_FETCHES = Counter("thumbwheel_issuer_fetches_total", "Fetches of issuers' keys by outcome.", ["outcome"])
+ISSUER_FETCHES = Counter(
+    "thumbwheel_issuer_fetches_total", "Fetches of issuers' keys by outcome.", ["outcome"]
+)
 
 VALKEY_UP = Gauge(
     "thumbwheel_gateway_valkey_up",
@@ -55,23 +75,40 @@ VALKEY_ERRORS = Counter(
     ["use", "kind"],
 )
 VALKEY_SECONDS = Histogram(
-    "thumbwheel_gateway_valkey_seconds", "Duration of a call by use.", ["use"], buckets=LATENCY_BUCKETS_SECONDS
+    "thumbwheel_gateway_valkey_seconds",
+    "Duration of a call by use.",
+    ["use"],
+    buckets=LATENCY_BUCKETS_SECONDS,
 )
-SHARED_EVENTS = Counter("thumbwheel_gateway_shared_events_total", "Events of turns that other gateways can read.")
+SHARED_EVENTS = Counter(
+    "thumbwheel_gateway_shared_events_total", "Events of turns that other gateways can read."
+)
 CLAIMS = Counter(
-    "thumbwheel_gateway_claims_total", "Turns with a request_id: ours, elsewhere (followed), unknown.", ["claim"]
+    "thumbwheel_gateway_claims_total",
+    "Turns with a request_id: ours, elsewhere (followed), unknown.",
+    ["claim"],
 )
-RESUMES = Counter("thumbwheel_gateway_resumes_total", "Resumed turns: answered here, or elsewhere.", ["where"])
-STOPS_ELSEWHERE = Counter("thumbwheel_gateway_stops_elsewhere_total", "Turns stopped on another gateway.")
-GATEWAYS_LOST = Counter("thumbwheel_gateway_readers_lost_total", "Readers whose turn's gateway was lost.")
-HANDED_OVER = Counter("thumbwheel_gateway_handed_over_total", "Readers sent to another gateway when this one ended.")
+RESUMES = Counter(
+    "thumbwheel_gateway_resumes_total", "Resumed turns: answered here, or elsewhere.", ["where"]
+)
+STOPS_ELSEWHERE = Counter(
+    "thumbwheel_gateway_stops_elsewhere_total", "Turns stopped on another gateway."
+)
+GATEWAYS_LOST = Counter(
+    "thumbwheel_gateway_readers_lost_total", "Readers whose turn's gateway was lost."
+)
+HANDED_OVER = Counter(
+    "thumbwheel_gateway_handed_over_total", "Readers sent to another gateway when this one ended."
+)
 QUOTA_DECISIONS = Counter(
     "thumbwheel_gateway_quota_decisions_total",
     "Turns admitted, or refused by a limit (requests, tokens, turns) of a holder (user, tenant).",
     ["limit", "holder", "decision"],
 )
 QUOTA_AWAY = Counter(
-    "thumbwheel_gateway_quota_away_total", "Turns decided without the shared book, by policy.", ["policy"]
+    "thumbwheel_gateway_quota_away_total",
+    "Turns decided without the shared book, by policy.",
+    ["policy"],
 )
 ANSWERS = Counter(
     "thumbwheel_gateway_cached_answers_total",

@@ -1,6 +1,8 @@
-"""Bearer tokens of OpenID issuers: signature, issuer, audience and times are checked, then claims become tenant, user and scopes.
+"""Bearer tokens of OpenID issuers: signature, issuer, audience and times are checked, then claims
+become tenant, user and scopes.
 
-The algorithm is the key's, never the token's choice; a token's own addresses of keys (`jku`, `x5u`, `jwk`) are not looked at.
+The algorithm is the key's, never the token's choice; a token's own addresses of keys (`jku`, `x5u`,
+`jwk`) are not looked at.
 """
 
 from collections.abc import Mapping
@@ -36,14 +38,17 @@ class FindsKeys(Protocol):
 class Oidc:
     """See `bearer.Tokens`."""
 
-    def __init__(self, issuers: Mapping[str, tuple[Issuer, FindsKeys]], leeway_seconds: float) -> None:
+    def __init__(
+        self, issuers: Mapping[str, tuple[Issuer, FindsKeys]], leeway_seconds: float
+    ) -> None:
         self._issuers, self._leeway_seconds = issuers, leeway_seconds
 
     async def authenticate(self, token: str) -> Credential:
         """The user of a token.
 
         Raises:
-            UnauthenticatedError: not a token that is valid now, of an issuer and for an audience that we know.
+            UnauthenticatedError: not a token that is valid now, of an issuer and for an audience
+                that we know.
             UnavailableError: the issuer's keys cannot be had.
         """
         if len(token) > MAX_TOKEN_CHARACTERS:
@@ -53,8 +58,12 @@ class Oidc:
             issuer, keys = self._issuer(unverified["payload"])
             claims = await self._verified(token, unverified["header"], issuer, keys)
         except jwt.PyJWTError as error:
-            raise refused(*next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)) from error
-        return Credential(Caller(_tenant(issuer, claims), _user(issuer, claims)), _scopes(issuer, claims))
+            raise refused(
+                *next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+            ) from error
+        return Credential(
+            Caller(_tenant(issuer, claims), _user(issuer, claims)), _scopes(issuer, claims)
+        )
 
     def _issuer(self, claims: Mapping[str, Any]) -> tuple[Issuer, FindsKeys]:
         name = claims.get("iss")
@@ -83,7 +92,9 @@ class Oidc:
 
 def refused(text: str, reason: str) -> UnauthenticatedError:
     """The error for a token."""
-    return UnauthenticatedError(text, reason=reason, field="authorization", limit="a valid token of a known issuer")
+    return UnauthenticatedError(
+        text, reason=reason, field="authorization", limit="a valid token of a known issuer"
+    )
 
 
 def _tenant(issuer: Issuer, claims: Mapping[str, Any]) -> str:
@@ -106,5 +117,7 @@ def _scopes(issuer: Issuer, claims: Mapping[str, Any]) -> frozenset[Scope]:
     """A claim is a list of texts, or one text of words, as OAuth writes `scope`."""
     said = claims.get(issuer.scope_claim, ()) if issuer.scope_claim else ()
     values = said.split() if isinstance(said, str) else said if isinstance(said, list) else ()
-    named = [issuer.scopes_by_value.get(value, frozenset()) for value in values if isinstance(value, str)]
+    named = [
+        issuer.scopes_by_value.get(value, frozenset()) for value in values if isinstance(value, str)
+    ]
     return issuer.scopes.union(*named)

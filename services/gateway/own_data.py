@@ -1,7 +1,8 @@
 """What users decide about their own data: whether models may be trained on it, and that it goes.
 
-An erasure is done in an order that lets a repetition finish what a failure left: first nothing new is written, then the
-conversations go, then the key to everything else that was said, and at last what gateways remember.
+An erasure is done in an order that lets a repetition finish what a failure left: first nothing new
+is written, then the conversations go, then the key to everything else that was said, and at last
+what gateways remember.
 """
 
 import logging
@@ -19,7 +20,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Consent:
-    """What a user allows. `update_us` is microseconds since 1970, UTC; None: the operator's default stands."""
+    """What a user allows. `update_us` is microseconds since 1970, UTC; None: the operator's default
+    stands.
+    """
 
     training: bool
     update_us: int | None
@@ -27,7 +30,9 @@ class Consent:
 
 @dataclass(frozen=True)
 class Erasure:
-    """How far an erasure is, in microseconds since 1970, UTC. `rewrite_us` None: objects with unreadable rows of the user are left."""
+    """How far an erasure is, in microseconds since 1970, UTC. `rewrite_us` None: objects with
+    unreadable rows of the user are left.
+    """
 
     erasure_id: str
     request_us: int
@@ -39,10 +44,14 @@ class OwnTurns(Protocol):
     """The turns of a user, named by `Caller.key`."""
 
     async def stop(self, caller_key: str) -> None:
-        """End those that run in this gateway, and forget them. Raises: UnavailableError: some still run."""
+        """End those that run in this gateway, and forget them. Raises: UnavailableError: some still
+        run.
+        """
 
     async def forget(self, caller_key: str) -> None:
-        """The same in all gateways, and in what they share. Raises: UnavailableError: some may remember."""
+        """The same in all gateways, and in what they share. Raises: UnavailableError: some may
+        remember.
+        """
 
 
 class OwnConversations(Protocol):
@@ -79,9 +88,18 @@ class OwnData:
     """Consent and erasure."""
 
     def __init__(
-        self, turns: OwnTurns, conversations: OwnConversations, own_log: OwnLog, answers: TenantAnswers
+        self,
+        turns: OwnTurns,
+        conversations: OwnConversations,
+        own_log: OwnLog,
+        answers: TenantAnswers,
     ) -> None:
-        self._turns, self._conversations, self._log, self._answers = turns, conversations, own_log, answers
+        self._turns, self._conversations, self._log, self._answers = (
+            turns,
+            conversations,
+            own_log,
+            answers,
+        )
 
     async def consent(self) -> Consent:
         """What the caller allows. Raises: UnavailableError."""
@@ -107,7 +125,9 @@ class OwnData:
             ERASURES.labels("unfinished").inc()
             log.warning("erasure unfinished", extra=fields(reason=error.reason))
             raise UnavailableError(
-                "not all of your data is erased yet: send it again", reason="ERASURE_UNFINISHED", retry_seconds=1
+                "not all of your data is erased yet: send it again",
+                reason="ERASURE_UNFINISHED",
+                retry_seconds=1,
             ) from error
         ERASURES.labels("done").inc()
         return erasure, removed

@@ -1,4 +1,6 @@
-"""What the user wants answered, in both texts: enhanced now, or stored earlier if an answer is wanted again."""
+"""What the user wants answered, in both texts: enhanced now, or stored earlier if an answer is
+wanted again.
+"""
 
 from typing import Protocol
 
@@ -37,6 +39,7 @@ class Prompts:
         try:
             return await self._enhancer.enhance(text)
         except AWAY:
-            # An aid, not a guard: what was typed is as good a prompt as there ever was. Counted, so that it is seen.
+            # An aid, not a guard: what was typed is as good a prompt as there ever was. Counted, so
+            # that it is seen.
             ENHANCER_SKIPPED.inc()
             return Prompt(text, text)

@@ -1,7 +1,9 @@
-"""The words of a quota: what is limited, what is asked, what was decided. Both books, local and shared, speak them.
+"""The words of a quota: what is limited, what is asked, what was decided. Both books, local and
+shared, speak them.
 
-A window slides in steps: a count leaves it when the step that it fell into has wholly left. So never more than the limit is
-admitted within any minute or day, and at most a step later than need be.
+A window slides in steps: a count leaves it when the step that it fell into has wholly left. So
+never more than the limit is admitted within any minute or day, and at most a step later than need
+be.
 """
 
 from collections.abc import Mapping
@@ -108,4 +110,6 @@ class Verdict:
 # Nobody knows when a turn ends.
 TURN_RETRY_SECONDS = 1.0
 # In this order limits are looked at; the first that is reached refuses.
-CHECKS = tuple((holder, limit) for limit in (Limit.REQUESTS, Limit.TURNS, Limit.TOKENS) for holder in Holder)
+CHECKS = tuple(
+    (holder, limit) for limit in (Limit.REQUESTS, Limit.TURNS, Limit.TOKENS) for holder in Holder
+)

@@ -1,7 +1,9 @@
-"""How much a user and a tenant may ask: requests a minute, tokens a day, turns at once; the same over all gateways.
+"""How much a user and a tenant may ask: requests a minute, tokens a day, turns at once; the same
+over all gateways.
 
-Tokens are reserved before a turn (an estimate of the prompt, and the longest answer) and settled after it with what was used.
-While the shared book is away a stated policy holds: this process' own book, which counts what passed here, or a refusal.
+Tokens are reserved before a turn (an estimate of the prompt, and the longest answer) and settled
+after it with what was used. While the shared book is away a stated policy holds: this process' own
+book, which counts what passed here, or a refusal.
 """
 
 import asyncio
@@ -22,7 +24,8 @@ from services.gateway.quota import Allowance, Ask, Fill, Holder, Limit, Verdict
 from services.gateway.request import TurnRequest, UserInput
 from services.gateway.shared_store import StoreAwayError
 
-# Three in English and in code, fewer in other scripts: too many tokens reserved is settled, too few would overshoot.
+# Three in English and in code, fewer in other scripts: too many tokens reserved is settled, too few
+# would overshoot.
 BYTES_A_TOKEN = 3
 RENEWALS_A_LEASE = 3
 REASONS = {
@@ -30,7 +33,11 @@ REASONS = {
     Limit.TOKENS: "TOKEN_QUOTA_EXCEEDED",
     Limit.TURNS: "TOO_MANY_TURNS",
 }
-WORDS = {Limit.REQUESTS: "requests a minute", Limit.TOKENS: "tokens a day", Limit.TURNS: "turns at once"}
+WORDS = {
+    Limit.REQUESTS: "requests a minute",
+    Limit.TOKENS: "tokens a day",
+    Limit.TURNS: "turns at once",
+}
 OWNERS = {Holder.USER: "a user", Holder.TENANT: "the tenant"}
 
 
@@ -43,7 +50,9 @@ class WhenAway(StrEnum):
 
 @dataclass(frozen=True)
 class Level:
-    """How full a limit is: of two that hold, the one that is nearer. `reset_seconds`: until all of it is there again."""
+    """How full a limit is: of two that hold, the one that is nearer. `reset_seconds`: until all of
+    it is there again.
+    """
 
     limit: int
     remaining: int
@@ -58,7 +67,9 @@ class QuotaError(ResourceExhaustedError):
 
     is_load = False
 
-    def __init__(self, holder: Holder, limit: Limit, most: int, retry_seconds: float, standing: Standing) -> None:
+    def __init__(
+        self, holder: Holder, limit: Limit, most: int, retry_seconds: float, standing: Standing
+    ) -> None:
         super().__init__(
             f"the quota of {WORDS[limit]} is used up",
             reason=REASONS[limit],
@@ -170,7 +181,9 @@ class Quotas:
                 await self._renew()
 
     async def flush(self) -> None:
-        """Settle what has ended; what the shared book does not take before the reservation expires is lost to it."""
+        """Settle what has ended; what the shared book does not take before the reservation expires
+        is lost to it.
+        """
         for ask, used_tokens, until in list(self._ended.values()):
             with suppress(StoreAwayError):
                 if self._shared and time.monotonic() < until:
@@ -179,7 +192,9 @@ class Quotas:
 
     async def _renew(self) -> None:
         if self._shared:
-            await asyncio.gather(*map(self._shared.hold, self._running.values()), return_exceptions=True)
+            await asyncio.gather(
+                *map(self._shared.hold, self._running.values()), return_exceptions=True
+            )
 
     async def _decide(self, ask: Ask) -> Verdict:
         if self._shared is None:
@@ -207,7 +222,9 @@ class Quotas:
 
 
 def prompt_tokens(request: TurnRequest) -> int:
-    """An estimate of what the request itself brings; what a stored conversation adds is settled afterwards."""
+    """An estimate of what the request itself brings; what a stored conversation adds is settled
+    afterwards.
+    """
     if not isinstance(request.action, UserInput):
         return 0
     texts = (request.action.text, *(message.text for message in request.action.history))

@@ -1,6 +1,7 @@
 """What a caller may ask of a turn, with every limit that proto/thumbwheel/chat/v1 states.
 
-The three doors (gRPC, the page's HTTP, OpenAI's HTTP) meet here, so a limit is checked once and reads the same everywhere.
+The three doors (gRPC, the page's HTTP, OpenAI's HTTP) meet here, so a limit is checked once and
+reads the same everywhere.
 """
 
 import re
@@ -99,9 +100,13 @@ class TurnRequest:
 
     @property
     def said_before(self) -> tuple[str, ...]:
-        """The user's part of a history that the client keeps: nobody but the client knows whether the guard has heard it."""
+        """The user's part of a history that the client keeps: nobody but the client knows whether
+        the guard has heard it.
+        """
         history = self.action.history if isinstance(self.action, UserInput) else ()
-        return tuple(message.text for message in history if message.role is Role.USER and message.text)
+        return tuple(
+            message.text for message in history if message.role is Role.USER and message.text
+        )
 
     @property
     def pinned_version(self) -> str:
@@ -165,7 +170,11 @@ def _check_sampling(sampling: Sampling) -> None:
         raise wrong("sampling.top_p", "above 0 to 1")
     if sampling.max_tokens is not None and not 1 <= sampling.max_tokens <= MAX_REPLY_TOKENS:
         raise wrong("sampling.max_tokens", f"1 to {MAX_REPLY_TOKENS:,}")
-    if len(sampling.stop) > MAX_STOPS or any(not 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in sampling.stop):
-        raise wrong("sampling.stop", f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters")
+    if len(sampling.stop) > MAX_STOPS or any(
+        not 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in sampling.stop
+    ):
+        raise wrong(
+            "sampling.stop", f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
+        )
     if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
         raise wrong("sampling.seed", "0 to 2^64 - 1")

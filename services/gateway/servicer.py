@@ -1,4 +1,6 @@
-"""The public gRPC services: protocol in, domain, protocol out. The page's HTTP calls the same methods with JSON around."""
+"""The public gRPC services: protocol in, domain, protocol out. The page's HTTP calls the same
+methods with JSON around.
+"""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -9,7 +11,15 @@ from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import require_caller
-from services.gateway.feedback import Correction, Durability, Feedback, RatedMessages, Retraction, Said, Thumb
+from services.gateway.feedback import (
+    Correction,
+    Durability,
+    Feedback,
+    RatedMessages,
+    Retraction,
+    Said,
+    Thumb,
+)
 from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.request import Role, check_request, check_uuid, wrong
@@ -22,7 +32,9 @@ DURABILITY_NUMBERS = {Durability.SPOOL: feedback_pb2.DURABILITY_SPOOL}
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     """Turns and conversations of the caller."""
 
-    def __init__(self, turns: Turns, messages: RatedMessages, conversations: ConversationsPeer) -> None:
+    def __init__(
+        self, turns: Turns, messages: RatedMessages, conversations: ConversationsPeer
+    ) -> None:
         self._turns, self._messages, self._conversations = turns, messages, conversations
 
     async def SendMessage(
@@ -39,7 +51,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self, request: chat_pb2.ResumeMessageRequest, context: Any
     ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
         check_uuid(request.message_id, "message_id")
-        kept = await self._turns.resume(require_caller(), request.message_id, request.after_sequence)
+        kept = await self._turns.resume(
+            require_caller(), request.message_id, request.after_sequence
+        )
         async with aclosing(kept) as events:
             async for event in events:
                 yield event_message(event)
@@ -54,7 +68,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         message = await self._messages.rated_message(request.message_id)
         if message.role is not Role.ASSISTANT:
             raise wrong("message_id", "an answer of the assistant, not a message of the user")
-        cancelled = not message.finished and await self._turns.cancel_elsewhere(require_caller(), request.message_id)
+        cancelled = not message.finished and await self._turns.cancel_elsewhere(
+            require_caller(), request.message_id
+        )
         return chat_pb2.CancelMessageResponse(cancelled=cancelled)
 
     async def GetConversation(
@@ -89,7 +105,9 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> feedback_pb2.SubmitFeedbackResponse:
         said = Said(request.message_id, _said(request), request.request_id)
         event_id, durability = await self._feedback.submit(require_caller(), said)
-        return feedback_pb2.SubmitFeedbackResponse(event_id=event_id, durability=DURABILITY_NUMBERS[durability])
+        return feedback_pb2.SubmitFeedbackResponse(
+            event_id=event_id, durability=DURABILITY_NUMBERS[durability]
+        )
 
     async def GetConsent(
         self, request: feedback_pb2.GetConsentRequest, context: Any
@@ -108,12 +126,16 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         self, request: feedback_pb2.EraseMyDataRequest, context: Any
     ) -> feedback_pb2.EraseMyDataResponse:
         erasure, removed = await self._own_data.erase(require_caller())
-        return feedback_pb2.EraseMyDataResponse(erasure=_erasure(erasure), removed_conversations=removed)
+        return feedback_pb2.EraseMyDataResponse(
+            erasure=_erasure(erasure), removed_conversations=removed
+        )
 
     async def GetErasure(
         self, request: feedback_pb2.GetErasureRequest, context: Any
     ) -> feedback_pb2.GetErasureResponse:
-        return feedback_pb2.GetErasureResponse(erasure=_erasure(await self._own_data.erasure(request.erasure_id)))
+        return feedback_pb2.GetErasureResponse(
+            erasure=_erasure(await self._own_data.erasure(request.erasure_id))
+        )
 
 
 def _said(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | Retraction:

@@ -21,7 +21,9 @@ class Begun:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer with all that training needs to know of it. `sample` is of an answer that was shown as the model wrote it."""
+    """One answer with all that training needs to know of it. `sample` is of an answer that was
+    shown as the model wrote it.
+    """
 
     message_id: str
     policy_version: str = ""
@@ -58,7 +60,9 @@ class Sessions(Protocol):
     """Keeps conversations; all under the caller of the running call."""
 
     async def begin_turn(self, request: TurnRequest, prompt: Prompt) -> Begun:
-        """Store the user's message and an open answer; idempotent by request_id. Raises: ServiceError."""
+        """Store the user's message and an open answer; idempotent by request_id. Raises:
+        ServiceError.
+        """
 
     async def finish_turn(self, answer: Answer) -> None:
         """Store an answer; idempotent. Raises: ServiceError."""

@@ -1,4 +1,6 @@
-"""The store that gateways share, as the domain knows it: it may be away at any time, and every use says what happens then."""
+"""The store that gateways share, as the domain knows it: it may be away at any time, and every use
+says what happens then.
+"""
 
 from services.chassis.errors import UnavailableError
 

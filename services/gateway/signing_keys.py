@@ -1,6 +1,8 @@
-"""The public keys of one issuer: fetched when they are needed, believed for a while, asked for again at most every few seconds.
+"""The public keys of one issuer: fetched when they are needed, believed for a while, asked for
+again at most every few seconds.
 
-A key that is not known may be new, or invented: whoever floods us with invented ones costs the issuer one request a while.
+A key that is not known may be new, or invented: whoever floods us with invented ones costs the
+issuer one request a while.
 """
 
 import asyncio
@@ -87,6 +89,8 @@ class SigningKeys:
         except UnavailableError as error:
             self._away = error
             ISSUER_FETCHES.labels("failed").inc()
-            log.warning("issuer's keys not fetched", extra=fields(issuer=self._issuer, reason=error.reason))
+            log.warning(
+                "issuer's keys not fetched", extra=fields(issuer=self._issuer, reason=error.reason)
+            )
         finally:
             self._fetching = None

@@ -29,7 +29,8 @@ class Storing:
 
         Raises:
             UnavailableError: session did not come back in time.
-            ServiceError: session refused, for example because the conversation was deleted meanwhile.
+            ServiceError: session refused, for example because the conversation was deleted
+                meanwhile.
         """
         TURNS.labels(answer.finish_reason, answer.model_version, answer.arm).inc()
         # The turn's own deadline may be what ended it.
@@ -52,7 +53,8 @@ class Storing:
 def _not_stored(answer: Answer, error: ServiceError) -> UnavailableError:
     _count(answer, error)
     return UnavailableError(
-        "the answer was shown but could not be stored: the session service is away", reason="ANSWER_NOT_STORED"
+        "the answer was shown but could not be stored: the session service is away",
+        reason="ANSWER_NOT_STORED",
     )
 
 

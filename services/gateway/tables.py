@@ -1,6 +1,17 @@
-"""The tables of the gateway's database. A change of them is a new file in migrations/versions, and a revision in database.py."""
+"""The tables of the gateway's database. A change of them is a new file in migrations/versions, and
+a revision in database.py.
+"""
 
-from sqlalchemy import Column, Float, ForeignKey, ForeignKeyConstraint, LargeBinary, MetaData, String, Table
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
 
 METADATA = MetaData()
 
@@ -14,7 +25,9 @@ tenants = Table(
 users = Table(
     "users",
     METADATA,
-    Column("tenant", String(64), ForeignKey("tenants.tenant", name="users_tenant"), primary_key=True),
+    Column(
+        "tenant", String(64), ForeignKey("tenants.tenant", name="users_tenant"), primary_key=True
+    ),
     Column("user", String(64), primary_key=True),
     Column("create_time", Float, nullable=False),
 )

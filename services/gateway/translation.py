@@ -39,8 +39,12 @@ from services.gateway.request import (
 NumberT = TypeVar("NumberT", bound=int)
 EnumT = TypeVar("EnumT", bound=StrEnum)
 
-ROLES: Mapping[chat_pb2.Role.ValueType, Role] = {chat_pb2.Role.Value(f"ROLE_{role.name}"): role for role in Role}
-TASKS: Mapping[chat_pb2.Task.ValueType, Task] = {chat_pb2.Task.Value(f"TASK_{task.name}"): task for task in Task}
+ROLES: Mapping[chat_pb2.Role.ValueType, Role] = {
+    chat_pb2.Role.Value(f"ROLE_{role.name}"): role for role in Role
+}
+TASKS: Mapping[chat_pb2.Task.ValueType, Task] = {
+    chat_pb2.Task.Value(f"TASK_{task.name}"): task for task in Task
+}
 FINISH_REASONS: Mapping[chat_pb2.FinishReason.ValueType, FinishReason] = {
     chat_pb2.FinishReason.Value(f"FINISH_REASON_{reason.name}"): reason for reason in FinishReason
 }
@@ -81,7 +85,9 @@ def _action(request: chat_pb2.SendMessageRequest) -> UserInput | Regenerate:
             return UserInput(
                 request.input.text,
                 tuple(
-                    Message(_known(ROLES, message.role, f"input.history[{number}].role"), message.text)
+                    Message(
+                        _known(ROLES, message.role, f"input.history[{number}].role"), message.text
+                    )
                     for number, message in enumerate(request.input.history)
                 ),
             )
@@ -119,7 +125,9 @@ def history_message(message: Message) -> chat_pb2.HistoryMessage:
 
 def edit_message(edit: TextEdit) -> chat_pb2.TextEdit:
     """One change of the enhancer."""
-    return chat_pb2.TextEdit(start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind)
+    return chat_pb2.TextEdit(
+        start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind
+    )
 
 
 def text_edit(edit: chat_pb2.TextEdit) -> TextEdit:
@@ -129,13 +137,17 @@ def text_edit(edit: chat_pb2.TextEdit) -> TextEdit:
 
 def stored_prompt(message: chat_pb2.Message) -> Prompt:
     """Both texts of a user's message."""
-    return Prompt(message.original_text or message.text, message.text, tuple(map(text_edit, message.edits)))
+    return Prompt(
+        message.original_text or message.text, message.text, tuple(map(text_edit, message.edits))
+    )
 
 
 def usage_message(usage: Usage) -> chat_pb2.Usage:
     """Token counts."""
     return chat_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, cached=usage.cached
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached=usage.cached,
     )
 
 
@@ -165,11 +177,15 @@ def _fill(message: chat_pb2.ChatEvent, event: Event) -> None:
         case Enhanced(prompt):
             message.enhanced.CopyFrom(
                 chat_pb2.Enhanced(
-                    original_text=prompt.original_text, text=prompt.text, edits=map(edit_message, prompt.edits)
+                    original_text=prompt.original_text,
+                    text=prompt.text,
+                    edits=map(edit_message, prompt.edits),
                 )
             )
         case Verdict(stage, action, category):
-            message.verdict.CopyFrom(chat_pb2.Verdict(stage=stage, action=action.value, category=category))
+            message.verdict.CopyFrom(
+                chat_pb2.Verdict(stage=stage, action=action.value, category=category)
+            )
         case Usage():
             message.usage.CopyFrom(usage_message(event))
         case Completed(reason, digest):
@@ -197,15 +213,23 @@ def _event(message: chat_pb2.ChatEvent) -> Event:
             )
         case "enhanced":
             enhanced = message.enhanced
-            return Enhanced(Prompt(enhanced.original_text, enhanced.text, tuple(map(text_edit, enhanced.edits))))
+            return Enhanced(
+                Prompt(enhanced.original_text, enhanced.text, tuple(map(text_edit, enhanced.edits)))
+            )
         case "text_delta":
             return TextDelta(message.text_delta.text)
         case "verdict":
-            return Verdict(message.verdict.stage, Action(message.verdict.action), message.verdict.category)
+            return Verdict(
+                message.verdict.stage, Action(message.verdict.action), message.verdict.category
+            )
         case "usage":
-            return Usage(message.usage.prompt_tokens, message.usage.completion_tokens, message.usage.cached)
+            return Usage(
+                message.usage.prompt_tokens, message.usage.completion_tokens, message.usage.cached
+            )
         case "completed":
             reason = FINISH_REASONS.get(message.completed.finish_reason, FinishReason.FAILED)
             return Completed(reason, message.completed.text_sha256)
         case _:
-            raise UnavailableError("a newer gateway wrote what this one does not know", reason="SHARED_EVENTS_NEWER")
+            raise UnavailableError(
+                "a newer gateway wrote what this one does not know", reason="SHARED_EVENTS_NEWER"
+            )

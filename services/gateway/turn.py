@@ -1,4 +1,6 @@
-"""One turn: written by the chat path, read by whoever asks. It belongs to nobody's connection, nor to one gateway's memory alone."""
+"""One turn: written by the chat path, read by whoever asks. It belongs to nobody's connection, nor
+to one gateway's memory alone.
+"""
 
 import asyncio
 import time
@@ -36,20 +38,25 @@ class Announcer(Protocol):
     """Tells other gateways of our turns. Only `claim` takes time."""
 
     async def claim(self, turn: "Turn", *, in_doubt: bool) -> Claim:
-        """Ask to answer a turn with a request_id; a turn without one is nobody else's. `in_doubt`: it was begun before, and session
-        has no answer: another gateway that answers it now may have to be waited for.
+        """Ask to answer a turn with a request_id; a turn without one is nobody else's. `in_doubt`:
+        it was begun before, and session has no answer: another gateway that answers it now may have
+        to be waited for.
         """
 
     def announce(self, turn: "Turn") -> None:
         """There is more of the turn, or its end."""
 
     def follow(self, turn: "Turn") -> AsyncGenerator[TurnEvent, None]:
-        """Events of a turn that another gateway answers, to its end. Raises: ServiceError, that of the turn too."""
+        """Events of a turn that another gateway answers, to its end. Raises: ServiceError, that of
+        the turn too.
+        """
 
 
 def moved_error() -> UnavailableError:
     """This process ends; the turn goes on and can be read through another one."""
-    return UnavailableError("go on through another gateway", reason="RESUME_ELSEWHERE", retry_seconds=0.1)
+    return UnavailableError(
+        "go on through another gateway", reason="RESUME_ELSEWHERE", retry_seconds=0.1
+    )
 
 
 class Turn:
@@ -99,7 +106,9 @@ class Turn:
         return prompt_tokens(self.request) + estimated_tokens(self.text) if generated else 0
 
     def begin(self, message_id: str, *, anew: bool = False) -> None:
-        """The answer has an id: from now on the turn can be found by it. `anew`: an earlier attempt may have shown something."""
+        """The answer has an id: from now on the turn can be found by it. `anew`: an earlier attempt
+        may have shown something.
+        """
         self.message_id, self.anew = message_id, anew
         self._on_begin(self)
 
@@ -110,7 +119,9 @@ class Turn:
         return await self._announcer.claim(self, in_doubt=in_doubt)
 
     async def mirror(self) -> None:
-        """Show what another gateway answers. Raises: ServiceError: its error, or that it cannot be followed."""
+        """Show what another gateway answers. Raises: ServiceError: its error, or that it cannot be
+        followed.
+        """
         task = asyncio.current_task()
         self.mirrored = True
         self.reservation.settle(0)
@@ -142,7 +153,9 @@ class Turn:
         self._wake()
 
     def when_admitted(self, on_text: Callable[[], None], on_doubt: Callable[[], None]) -> None:
-        """Call `on_text` at every piece of text, and `on_doubt` before another gateway may be waited for."""
+        """Call `on_text` at every piece of text, and `on_doubt` before another gateway may be
+        waited for.
+        """
         self._on_text, self._on_doubt = on_text, on_doubt
 
     def when_stopped(self, callback: Callable[[], object]) -> None:
@@ -166,10 +179,16 @@ class Turn:
     def supersede(self) -> None:
         """Another gateway answers this message: what we have is neither shown further nor stored."""
         self.superseded = True
-        self.interrupt(UnavailableError("another gateway answers this turn", reason="TURN_TAKEN_OVER", retry_seconds=1))
+        self.interrupt(
+            UnavailableError(
+                "another gateway answers this turn", reason="TURN_TAKEN_OVER", retry_seconds=1
+            )
+        )
 
     def hand_over(self) -> bool:
-        """Send readers who can come back to another gateway; the turn goes on. True if there were any."""
+        """Send readers who can come back to another gateway; the turn goes on. True if there were
+        any.
+        """
         if self.ended or self.request.on_disconnect is DisconnectPolicy.CANCEL:
             return False
         self.moved = True
@@ -178,7 +197,9 @@ class Turn:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Count a reader; under CANCEL the last one who leaves a running turn stops it, of a mirrored one the mirroring."""
+        """Count a reader; under CANCEL the last one who leaves a running turn stops it, of a
+        mirrored one the mirroring.
+        """
         self.readers += 1
         try:
             yield

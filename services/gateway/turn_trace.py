@@ -1,4 +1,5 @@
-"""A turn as one span, over its whole life: the call that began it may be gone long before. It ties message id and trace id together.
+"""A turn as one span, over its whole life: the call that began it may be gone long before. It ties
+message id and trace id together.
 
 Attributes are ids, versions and reasons; what people write is in none.
 """
@@ -45,7 +46,9 @@ def traced(run: Run, tracer: Tracer) -> Run:
 
 
 def _told(turn: Turn, reason: str) -> dict[str, str]:
-    """What readers were told, and the reason of a failure that ended the turn before they were told anything."""
+    """What readers were told, and the reason of a failure that ended the turn before they were told
+    anything.
+    """
     told = {"message_id": turn.message_id, "reason": reason}
     for event in (kept.event for kept in turn.events):
         if isinstance(event, Started):

@@ -1,7 +1,8 @@
-"""Running turns. A turn is a task of its own: a client that goes away is not a cancel, and one that comes back misses nothing.
+"""Running turns. A turn is a task of its own: a client that goes away is not a cancel, and one that
+comes back misses nothing.
 
-Events are kept in memory for a while after the end, so that any number of readers can resume after a sequence. What is not
-here may be with another gateway.
+Events are kept in memory for a while after the end, so that any number of readers can resume after
+a sequence. What is not here may be with another gateway.
 """
 
 import asyncio
@@ -38,14 +39,18 @@ STOP_SECONDS = 5.0
 class OtherGateways(Protocol):
     """Turns that other gateways answer."""
 
-    async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
+    async def resume(
+        self, caller: Caller, message_id: str, after_sequence: int
+    ) -> AsyncGenerator[TurnEvent, None]:
         """As `Turns.resume`. Raises: ServiceError, see there; StoreAwayError if nobody can say."""
 
     async def cancel(self, caller: Caller, message_id: str) -> bool:
         """Have a turn of the caller stopped; False if it does not run. Raises: StoreAwayError."""
 
     def hand_over(self) -> bool:
-        """This process ends: send readers elsewhere. False if there is no elsewhere, or it cannot be reached."""
+        """This process ends: send readers elsewhere. False if there is no elsewhere, or it cannot
+        be reached.
+        """
 
 
 class Memories(Protocol):
@@ -88,7 +93,11 @@ class Turns:
         admission: Admission,
     ) -> None:
         self._run, self._limits, self._admission = run, limits, admission
-        self._announcer, self._others, self._quotas = neighbours.announcer, neighbours.others, neighbours.quotas
+        self._announcer, self._others, self._quotas = (
+            neighbours.announcer,
+            neighbours.others,
+            neighbours.quotas,
+        )
         self._memories = neighbours.memories
         self._memories.when_asked(self.stop)
         self._tasks: dict[asyncio.Task[None], Turn] = {}
@@ -130,7 +139,9 @@ class Turns:
         turn = self._by_message.get(message_id)
         return turn if turn and turn.caller == caller and not turn.mirrored else None
 
-    async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
+    async def resume(
+        self, caller: Caller, message_id: str, after_sequence: int
+    ) -> AsyncGenerator[TurnEvent, None]:
         """Events of the caller's turn after a sequence, then live ones.
 
         Raises:
@@ -151,29 +162,39 @@ class Turns:
         return turn.events_after(after_sequence)
 
     async def cancel_elsewhere(self, caller: Caller, message_id: str) -> bool:
-        """Stop a turn that another gateway answers; False if it does not run. Raises: StoreAwayError."""
+        """Stop a turn that another gateway answers; False if it does not run. Raises:
+        StoreAwayError.
+        """
         return await self._others.cancel(caller, message_id)
 
     async def stop(self, caller_key: str) -> None:
-        """End all turns of a user here, and forget them once they have ended. Raises: UnavailableError: some still run."""
-        running = {task: turn for task, turn in self._tasks.items() if turn.caller.key == caller_key}
+        """End all turns of a user here, and forget them once they have ended. Raises:
+        UnavailableError: some still run.
+        """
+        running = {
+            task: turn for task, turn in self._tasks.items() if turn.caller.key == caller_key
+        }
         for turn in running.values():
             if turn.mirrored:
                 turn.interrupt(nothing_kept())
             else:
                 turn.cancel()
         if running and (await asyncio.wait(running, timeout=STOP_SECONDS))[1]:
-            raise UnavailableError("answers are still being stopped", reason="TURNS_STILL_RUN", retry_seconds=1)
+            raise UnavailableError(
+                "answers are still being stopped", reason="TURNS_STILL_RUN", retry_seconds=1
+            )
         for turn in [kept for kept in self._kept if kept.caller.key == caller_key]:
             self._drop(turn)
 
     async def forget(self, caller_key: str) -> None:
-        """The same in all gateways, and in what they share. Raises: UnavailableError, StoreAwayError: some may remember."""
+        """The same in all gateways, and in what they share. Raises: UnavailableError,
+        StoreAwayError: some may remember.
+        """
         await self._memories.forget(caller_key)
 
     def hand_over(self) -> None:
-        """This process drains: readers go on through other gateways, if there are any, while their turns end here. So do those whose
-        call had come in before and begins its turn only now.
+        """This process drains: readers go on through other gateways, if there are any, while their
+        turns end here. So do those whose call had come in before and begins its turn only now.
         """
         if not self._others.hand_over():
             return
@@ -181,7 +202,9 @@ class Turns:
         HANDED_OVER.inc(sum(turn.hand_over() for turn in self._tasks.values()))
 
     async def close(self, drain_seconds: float) -> None:
-        """Let no new turn in, give running ones time to end, stop the rest, and wait until what was shown is stored."""
+        """Let no new turn in, give running ones time to end, stop the rest, and wait until what was
+        shown is stored.
+        """
         self._closing = True
         for timer in self._kept.values():
             timer.cancel()
@@ -207,7 +230,8 @@ class Turns:
         try:
             async with self._admission.admitted("turn") as ticket:
                 turn.when_admitted(
-                    on_text=lambda: self._admission.answered(ticket), on_doubt=lambda: self._admission.set_aside(ticket)
+                    on_text=lambda: self._admission.answered(ticket),
+                    on_doubt=lambda: self._admission.set_aside(ticket),
                 )
                 turn.reservation = await self._quotas.admit(turn.caller, turn.request)
                 await self._run(turn)
@@ -230,7 +254,9 @@ class Turns:
             # Nothing of ours was shown: the same request_id may try again.
             self._forget(turn)
             return
-        self._kept[turn] = asyncio.get_running_loop().call_later(self._limits.keep_seconds, self._drop, turn)
+        self._kept[turn] = asyncio.get_running_loop().call_later(
+            self._limits.keep_seconds, self._drop, turn
+        )
         self._kept_characters += len(turn.text)
         while self._kept_characters > self._limits.max_kept_characters and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))

@@ -1,4 +1,6 @@
-"""The answer of one turn while it is written: what readers are shown, and what will be stored of it."""
+"""The answer of one turn while it is written: what readers are shown, and what will be stored of
+it.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -23,7 +25,9 @@ class Pace:
 
 
 class Writing:
-    """Publishes the events of one turn; `answer` is the record so far, true also when a service fails midway."""
+    """Publishes the events of one turn; `answer` is the record so far, true also when a service
+    fails midway.
+    """
 
     def __init__(self, turn: Turn, begun: Begun, prompt: Prompt, clock: TurnClock) -> None:
         self._turn, self._begun, self._prompt, self._clock = turn, begun, prompt, clock
@@ -43,7 +47,9 @@ class Writing:
         self._start(None)
         self._publish_verdict("input", ruling.action, ruling.category)
         self._publish_text(ruling.rejection_text)
-        self._record = replace(self._record, finish_reason=FinishReason.INPUT_BLOCKED, guard_category=ruling.category)
+        self._record = replace(
+            self._record, finish_reason=FinishReason.INPUT_BLOCKED, guard_category=ruling.category
+        )
         return False
 
     async def generate(self, generator: Generator, guard: OutputGuard, pace: Pace) -> None:
@@ -72,7 +78,9 @@ class Writing:
     def _start(self, selected: Selected | None, *, cached: bool = False) -> None:
         self._record = replace(self._record, selected=selected)
         started = Started(
-            self._begun.conversation_id, self._begun.user_message_id, policy_version=self._record.policy_version
+            self._begun.conversation_id,
+            self._begun.user_message_id,
+            policy_version=self._record.policy_version,
         )
         if selected:
             started = replace(
@@ -92,12 +100,15 @@ class Writing:
             self._record = replace(self._record, guard_category=ruling.category)
         self._publish_text(ruling.release)
         if ruling.action is Action.BLOCK:
-            self._publish_text(f"\n\n{ruling.rejection_text}" if self._turn.text else ruling.rejection_text)
+            self._publish_text(
+                f"\n\n{ruling.rejection_text}" if self._turn.text else ruling.rejection_text
+            )
             self._record = replace(self._record, finish_reason=FinishReason.OUTPUT_BLOCKED)
 
     def _conclude(self, finished: Finished | None, written: str) -> None:
         if finished:
-            # Cut or changed on its way it is not the model's answer any more, and its tokens are another one's.
+            # Cut or changed on its way it is not the model's answer any more, and its tokens are
+            # another one's.
             sample = finished.sample if self._turn.text == written else None
             self._record = replace(self._record, usage=finished.usage, sample=sample)
         if self._record.finish_reason is FinishReason.OUTPUT_BLOCKED:
@@ -125,11 +136,19 @@ class Writing:
 def replay(turn: Turn, begun: Begun, stored: StoredAnswer) -> None:
     """Show again what another turn with this request_id answered, before this process knew of it."""
     turn.publish(
-        Started(begun.conversation_id, begun.user_message_id, stored.model_version, stored.arm, task=stored.task)
+        Started(
+            begun.conversation_id,
+            begun.user_message_id,
+            stored.model_version,
+            stored.arm,
+            task=stored.task,
+        )
     )
     if stored.text:
         turn.publish(TextDelta(stored.text))
     if stored.finish_reason is FinishReason.FAILED:
-        turn.fail(UnavailableError("this turn failed when it was first sent", reason="TURN_FAILED_BEFORE"))
+        turn.fail(
+            UnavailableError("this turn failed when it was first sent", reason="TURN_FAILED_BEFORE")
+        )
     else:
         turn.complete(stored.finish_reason)

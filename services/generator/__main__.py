@@ -1,4 +1,6 @@
-"""Wires the generator: rollout, model server, reconcile loop, engine, servicers. With `migrate`: its database, step by step."""
+"""Wires the generator: rollout, model server, reconcile loop, engine, servicers. With `migrate`:
+its database, step by step.
+"""
 
 import argparse
 import asyncio
@@ -18,7 +20,11 @@ from services.generator.access import CALLERS
 from services.generator.canary import Canaries
 from services.generator.engine import Engine, Patience
 from services.generator.inference_services import InferenceServices, Place
-from services.generator.kubernetes_api import NoServiceAccountError, open_kubernetes_api, read_namespace
+from services.generator.kubernetes_api import (
+    NoServiceAccountError,
+    open_kubernetes_api,
+    read_namespace,
+)
 from services.generator.manifest import NoManifestError, manifest_version
 from services.generator.model_server import HttpModelServer
 from services.generator.presets import PresetError
@@ -26,17 +32,30 @@ from services.generator.reconcile import Pace, Reconciler
 from services.generator.rollout import Deployment, Rollout
 from services.generator.routing import Router
 from services.generator.running import Running
-from services.generator.servicer import GENERATOR_NAME, ROLLOUT_NAME, GeneratorServicer, RolloutServicer
+from services.generator.servicer import (
+    GENERATOR_NAME,
+    ROLLOUT_NAME,
+    GeneratorServicer,
+    RolloutServicer,
+)
 from services.generator.settings import GeneratorSettings, Serving
 from services.generator.store import RolloutFile
-from services.generator.traffic import NOTHING_STORED, RolloutStore, Stored, Traffic, UnusableStoreError
+from services.generator.traffic import (
+    NOTHING_STORED,
+    RolloutStore,
+    Stored,
+    Traffic,
+    UnusableStoreError,
+)
 
 
 @asynccontextmanager
 async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registration]]:
     """Open the store of the rollout, the model server and the two loops."""
     patience = Patience(settings.first_token_seconds, settings.idle_seconds, settings.hang_seconds)
-    pace = Pace(settings.reconcile_seconds, settings.load_retry_seconds, settings.unload_grace_seconds)
+    pace = Pace(
+        settings.reconcile_seconds, settings.load_retry_seconds, settings.unload_grace_seconds
+    )
     async with (
         rollout_store(settings) as store,
         open_http(settings.connect_seconds) as http,
@@ -55,20 +74,26 @@ async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registra
             settings.served_samples,
         )
         canaries = Canaries(traffic, reconciler, settings.load_seconds)
-        # A loop that dies of an unknown error ends the process: a replica without it would answer by an old rollout for ever.
+        # A loop that dies of an unknown error ends the process: a replica without it would answer
+        # by an old rollout for ever.
         async with asyncio.TaskGroup() as loops:
-            tasks = [loops.create_task(loop) for loop in (traffic.follow(settings.poll_seconds), reconciler.run())]
+            tasks = [
+                loops.create_task(loop)
+                for loop in (traffic.follow(settings.poll_seconds), reconciler.run())
+            ]
             yield registrations(engine, traffic, reconciler, canaries)
             for task in tasks:
                 task.cancel()
 
 
 def open_http(connect_seconds: float) -> aiohttp.ClientSession:
-    """To model servers; each request on a connection of its own: the other end of one that was kept may have gone in an upgrade, and
-    nobody repeats a POST.
+    """To model servers; each request on a connection of its own: the other end of one that was kept
+    may have gone in an upgrade, and nobody repeats a POST.
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
-    return aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0, force_close=True))
+    return aiohttp.ClientSession(
+        timeout=timeout, connector=aiohttp.TCPConnector(limit=0, force_close=True)
+    )
 
 
 @asynccontextmanager
@@ -82,7 +107,9 @@ async def model_server(
     account = settings.kubernetes_directory
     namespace = await asyncio.to_thread(read_namespace, account)
     place = Place(namespace, settings.inference_service, settings.models_root, settings.model_port)
-    async with open_kubernetes_api(settings.kubernetes_url, account, settings.kubernetes_seconds) as api:
+    async with open_kubernetes_api(
+        settings.kubernetes_url, account, settings.kubernetes_seconds
+    ) as api:
         yield InferenceServices(api, http, place, patience, settings.load_seconds)
 
 
@@ -113,7 +140,8 @@ def registrations(
 
 
 async def first_rollout(store: RolloutStore, stable_directory: Path | None) -> Stored:
-    """What is stored; at the very first start, the stable version of the settings of whoever comes first.
+    """What is stored; at the very first start, the stable version of the settings of whoever comes
+    first.
 
     Raises:
         UnusableStoreError: what is stored cannot be understood.
@@ -149,7 +177,9 @@ def main() -> None:
         from services.generator.migrate import migrate
 
         if not settings.database_url:
-            sys.exit("TW_GENERATOR_DATABASE_URL is not set: the rollout lives in a file, which needs no migration")
+            sys.exit(
+                "TW_GENERATOR_DATABASE_URL is not set: the rollout lives in a file, which needs no migration"
+            )
         asyncio.run(migrate(settings.database_url))
         return
     try:

@@ -24,7 +24,9 @@ MAX_REASON_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class CanaryRequest:
-    """A version, its model directory, its share of the users, and how long it lives without renewal."""
+    """A version, its model directory, its share of the users, and how long it lives without
+    renewal.
+    """
 
     version: str
     directory: str
@@ -41,10 +43,11 @@ class Canaries:
         self._load_seconds = load_seconds
 
     async def start(self, request: CanaryRequest) -> None:
-        """Load the version, wait until it answers, and only then give it its share. Again: changes share and lease.
+        """Load the version, wait until it answers, and only then give it its share. Again: changes
+        share and lease.
 
-        A caller that goes away while the version loads leaves a candidate without users; asking again goes on from there, and
-        the lease clears it away otherwise.
+        A caller that goes away while the version loads leaves a candidate without users; asking
+        again goes on from there, and the lease clears it away otherwise.
 
         Raises:
             InvalidArgumentError: version, directory, share or lease.
@@ -53,7 +56,9 @@ class Canaries:
         await _check_start(request)
         # The lease begins when the version is ready; until then loading has its own limit.
         patience = self._load_seconds + request.lease_seconds
-        candidate = Candidate(request.version, request.directory, request.share, self._lease_end(patience))
+        candidate = Candidate(
+            request.version, request.directory, request.share, self._lease_end(patience)
+        )
         await self._traffic.change(lambda rollout: rollout.propose(candidate))
         try:
             await self._reconciler.wait_ready(request.version)
@@ -88,7 +93,9 @@ class Canaries:
 
     async def _take_out(self, version: str, reason: str) -> None:
         now = self._traffic.now_us()
-        await self._traffic.change(lambda rollout: rollout.roll_back(version, reason[:MAX_REASON_CHARACTERS], now))
+        await self._traffic.change(
+            lambda rollout: rollout.roll_back(version, reason[:MAX_REASON_CHARACTERS], now)
+        )
 
     def _lease_end(self, seconds: float) -> int:
         return self._traffic.now_us() + int(seconds * 1e6)
@@ -105,7 +112,9 @@ async def _check_start(request: CanaryRequest) -> None:
     try:
         found = await asyncio.to_thread(manifest_version, directory)
     except NoManifestError as error:
-        raise InvalidArgumentError(str(error), field="directory", limit=f"a model directory with {MANIFEST}") from error
+        raise InvalidArgumentError(
+            str(error), field="directory", limit=f"a model directory with {MANIFEST}"
+        ) from error
     if found != request.version:
         raise _wrong("version", f"the one that {MANIFEST} names")
 

@@ -1,6 +1,8 @@
-"""One model server's streamed chat completions, as OpenAI has them, and whether it has fallen silent.
+"""One model server's streamed chat completions, as OpenAI has them, and whether it has fallen
+silent.
 
-Foreign errors are translated here. What the server says in words never passes on: it may quote what a user wrote.
+Foreign errors are translated here. What the server says in words never passes on: it may quote what
+a user wrote.
 """
 
 import asyncio
@@ -35,8 +37,9 @@ _TOKENS = re.compile(r"limit is (\d+)")
 class Completions:
     """Answers of one model server; the session is the caller's, with a timeout for connecting.
 
-    A server that hangs keeps its connections open, and a long queue looks the same to the one who waits in it. So something small,
-    which its owner asks for all the time, tells them apart: unanswered while nothing else is heard either, it ends what waits.
+    A server that hangs keeps its connections open, and a long queue looks the same to the one who
+    waits in it. So something small, which its owner asks for all the time, tells them apart:
+    unanswered while nothing else is heard either, it ends what waits.
     """
 
     def __init__(self, http: aiohttp.ClientSession, url: str, patience: Patience) -> None:
@@ -53,8 +56,9 @@ class Completions:
         return said
 
     def not_heard(self) -> Mapping[str, bool] | None:
-        """It has left something small unanswered. What it said before, while it is heard in its answers: it is busy. Else nothing, and
-        after a while of silence whoever waits for it waits no more.
+        """It has left something small unanswered. What it said before, while it is heard in its
+        answers: it is busy. Else nothing, and after a while of silence whoever waits for it waits
+        no more.
         """
         if time.monotonic() < self._heard_at + self._patience.hang_seconds:
             return self._said
@@ -64,18 +68,26 @@ class Completions:
         return None
 
     async def answer(
-        self, version: str, messages: Sequence[Message], sampling: Sampling, take: Callable[[Piece], None]
+        self,
+        version: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        take: Callable[[Piece], None],
     ) -> None:
-        """Give the pieces of an answer to `take` as they come. Cancelling closes the connection, which aborts the generation.
+        """Give the pieces of an answer to `take` as they come. Cancelling closes the connection,
+        which aborts the generation.
 
         Raises:
-            ServiceError: see `_refusal`; UnavailableError if the server is away, silent, or breaks off.
+            ServiceError: see `_refusal`; UnavailableError if the server is away, silent, or breaks
+                off.
         """
         body = _chat_body(version, messages, sampling)
         try:
             async with (
                 self._waiting() as patience,
-                self._http.post(f"{self.url}/v1/chat/completions", json=body, headers=trace_headers()) as response,
+                self._http.post(
+                    f"{self.url}/v1/chat/completions", json=body, headers=trace_headers()
+                ) as response,
             ):
                 if response.status != 200:
                     raise await _refusal(response)
@@ -88,7 +100,10 @@ class Completions:
             raise broken_off() from error
 
     async def _read(
-        self, response: aiohttp.ClientResponse, patience: asyncio.Timeout, take: Callable[[Piece], None]
+        self,
+        response: aiohttp.ClientResponse,
+        patience: asyncio.Timeout,
+        take: Callable[[Piece], None],
     ) -> None:
         loop, parser, again = asyncio.get_running_loop(), EventParser(), 0.0
         async for data in response.content.iter_any():
@@ -114,13 +129,17 @@ class Completions:
 
 def silent() -> UnavailableError:
     """It is there, and does not answer in time."""
-    return UnavailableError("the model server has fallen silent", reason=SILENT, retry_seconds=DEFAULT_RETRY_SECONDS)
+    return UnavailableError(
+        "the model server has fallen silent", reason=SILENT, retry_seconds=DEFAULT_RETRY_SECONDS
+    )
 
 
 def broken_off() -> UnavailableError:
     """The answer ended without an end."""
     return UnavailableError(
-        "the model server broke the answer off", reason="MODEL_SERVER_LOST", retry_seconds=DEFAULT_RETRY_SECONDS
+        "the model server broke the answer off",
+        reason="MODEL_SERVER_LOST",
+        retry_seconds=DEFAULT_RETRY_SECONDS,
     )
 
 
@@ -144,7 +163,9 @@ def _chat_body(version: str, messages: Sequence[Message], sampling: Sampling) ->
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> ServiceError:
-    """What a status means. 404: the version is not there. 429: the queue is full. 503: loading or draining."""
+    """What a status means. 404: the version is not there. 429: the queue is full. 503: loading or
+    draining.
+    """
     retry = _retry_seconds(response)
     match response.status:
         case 400 | 413 | 422:
@@ -156,9 +177,13 @@ async def _refusal(response: aiohttp.ClientResponse) -> ServiceError:
                 "the model server's queue is full", reason="MODEL_QUEUE_FULL", retry_seconds=retry
             )
         case 503:
-            return UnavailableError("the model is not ready", reason="MODEL_NOT_READY", retry_seconds=retry)
+            return UnavailableError(
+                "the model is not ready", reason="MODEL_NOT_READY", retry_seconds=retry
+            )
         case _:
-            return UnavailableError("the model server failed", reason="MODEL_SERVER_FAILED", retry_seconds=retry)
+            return UnavailableError(
+                "the model server failed", reason="MODEL_SERVER_FAILED", retry_seconds=retry
+            )
 
 
 async def _invalid(response: aiohttp.ClientResponse) -> InvalidArgumentError:

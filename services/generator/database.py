@@ -1,13 +1,26 @@
-"""The rollout in Postgres, where several generators share it: one row, replaced only by whoever knows its serial number.
+"""The rollout in Postgres, where several generators share it: one row, replaced only by whoever
+knows its serial number.
 
-Its JSON is the file's, as text: `content::json` opens it in SQL. An error leaves open whether a statement was done.
+Its JSON is the file's, as text: `content::json` opens it in SQL. An error leaves open whether a
+statement was done.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Executable, Integer, MetaData, Table, Text, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Executable,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -41,28 +54,37 @@ class RolloutRow:
         self._engine = engine
 
     async def load(self) -> Stored:
-        """See `traffic.RolloutStore`. A rollout that a newer generator wrote in another format counts as away."""
+        """See `traffic.RolloutStore`. A rollout that a newer generator wrote in another format
+        counts as away.
+        """
         row = (await self._run(select(ROLLOUT.c.serial, ROLLOUT.c.content))).one_or_none()
         if row is None:
             return NOTHING_STORED
         try:
             return Stored(decode(row.content), row.serial)
         except NotARolloutError as error:
-            raise UnavailableError("the stored rollout has another format", reason=STORE_AWAY) from error
+            raise UnavailableError(
+                "the stored rollout has another format", reason=STORE_AWAY
+            ) from error
 
     async def replace(self, rollout: Rollout, serial: int) -> bool:
         """See `traffic.RolloutStore`."""
         fresh = {"serial": serial + 1, "content": encode(rollout)}
         if serial == NOTHING_STORED.serial:
-            done = await self._run(insert(ROLLOUT).values(id=ONLY_ROW, **fresh).on_conflict_do_nothing())
+            done = await self._run(
+                insert(ROLLOUT).values(id=ONLY_ROW, **fresh).on_conflict_do_nothing()
+            )
         else:
             done = await self._run(update(ROLLOUT).where(ROLLOUT.c.serial == serial).values(fresh))
         return bool(done.rowcount)
 
     async def require_migrations(self) -> None:
-        """Raises: UnusableStoreError: the database lacks some, and the text names the command; UnavailableError."""
+        """Raises: UnusableStoreError: the database lacks some, and the text names the command;
+        UnavailableError.
+        """
         exists = (await self._run(text("SELECT to_regclass(:name)"), name=REVISION_TABLE)).scalar()
-        found = (await self._run(text(f"SELECT version_num FROM {REVISION_TABLE}"))).scalar() if exists else None  # noqa: S608
+        query = text(f"SELECT version_num FROM {REVISION_TABLE}")  # noqa: S608
+        found = (await self._run(query)).scalar() if exists else None
         if found is None or found < REVISION:
             raise UnusableStoreError(
                 f"the generator's database is at {found}, {REVISION} is needed: run {MIGRATE}",
@@ -84,7 +106,9 @@ class RolloutRow:
 
 @asynccontextmanager
 async def open_rollout_row(url: str, seconds: float) -> AsyncIterator[RolloutRow]:
-    """The row behind one connection: its only user does one thing after the other. Connects when it is first asked."""
+    """The row behind one connection: its only user does one thing after the other. Connects when it
+    is first asked.
+    """
     engine = create_async_engine(
         url,
         isolation_level="AUTOCOMMIT",

@@ -1,4 +1,5 @@
-"""One generation: which version, how, its text as it comes, and its end. Cancelling it aborts the model server's work.
+"""One generation: which version, how, its text as it comes, and its end. Cancelling it aborts the
+model server's work.
 
 The end is the model server's: end of sequence, a stop string, or the limit of tokens.
 """
@@ -70,7 +71,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class Patience:
-    """Longest waits for the first text, between two pieces of it, and for any sign of life when one is asked for."""
+    """Longest waits for the first text, between two pieces of it, and for any sign of life when one
+    is asked for.
+    """
 
     first_token_seconds: float
     idle_seconds: float
@@ -78,10 +81,16 @@ class Patience:
 
 
 class ChatServer(Protocol):
-    """Answers messages piece by piece. Raises ServiceError; NotFoundError if it does not hold the version."""
+    """Answers messages piece by piece. Raises ServiceError; NotFoundError if it does not hold the
+    version.
+    """
 
     async def answer(
-        self, version: str, messages: Sequence[Message], sampling: Sampling, take: Callable[[Piece], None]
+        self,
+        version: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        take: Callable[[Piece], None],
     ) -> None: ...
 
 
@@ -110,8 +119,12 @@ class _Answer:
     def finished(self) -> Finished:
         """Raises: UnavailableError if the stream ended without saying why."""
         if self.finish_reason not in list(FinishReason):
-            raise UnavailableError("the model server broke the answer off", reason="MODEL_SERVER_LOST")
-        return Finished(FinishReason(self.finish_reason), *self.usage, self._sample.whole(self.usage[1]))
+            raise UnavailableError(
+                "the model server broke the answer off", reason="MODEL_SERVER_LOST"
+            )
+        return Finished(
+            FinishReason(self.finish_reason), *self.usage, self._sample.whole(self.usage[1])
+        )
 
 
 class Engine:
@@ -135,13 +148,16 @@ class Engine:
         self._coalesce_seconds = coalesce_seconds
         self._tells_tokens = tells_tokens
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Selected | str | Finished, None]:
+    async def generate(
+        self, request: GenerateRequest
+    ) -> AsyncGenerator[Selected | str | Finished, None]:
         """Selected, then texts, then Finished.
 
         Raises:
             InvalidArgumentError: sampling out of range, or the context is too long for the model.
             NotFoundError: the pinned version is not served.
-            UnavailableError: no version is ready (MODEL_NOT_READY), or the model server is silent or lost.
+            UnavailableError: no version is ready (MODEL_NOT_READY), or the model server is silent
+                or lost.
             ResourceExhaustedError: the model server's queue is full.
         """
         task = request.task or choose_task(request.messages[-1].text)
@@ -162,7 +178,9 @@ class Engine:
                 reason = finished.reason
                 TOKENS.labels(assignment.version, "prompt").inc(finished.prompt_tokens)
                 TOKENS.labels(assignment.version, "completion").inc(finished.completion_tokens)
-                SAMPLES.labels(assignment.version, "none" if finished.sample is None else "whole").inc()
+                SAMPLES.labels(
+                    assignment.version, "none" if finished.sample is None else "whole"
+                ).inc()
                 yield finished
             except ServiceError as error:
                 reason = error.reason.lower()
@@ -174,7 +192,9 @@ class Engine:
     async def _reading(
         self, answer: _Answer, assignment: Assignment, request: GenerateRequest, sampling: Sampling
     ) -> AsyncIterator[asyncio.Task[None]]:
-        """Reads beside whoever passes the text on, so that a slow reader of ours never looks like a silent model server."""
+        """Reads beside whoever passes the text on, so that a slow reader of ours never looks like a
+        silent model server.
+        """
         reading = asyncio.create_task(self._read(answer, assignment, request, sampling))
         try:
             yield reading

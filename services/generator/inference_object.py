@@ -1,7 +1,8 @@
 """One version as a KServe InferenceService: what is written, and what its status means. Pure.
 
-The chart's ConfigMap says what the object looks like; here it gets its version, its folder, its name and its owner. Whether a version
-is served the status does not say: KServe calls it not ready while its pods are replaced one by one.
+The chart's ConfigMap says what the object looks like; here it gets its version, its folder, its
+name and its owner. Whether a version is served the status does not say: KServe calls it not ready
+while its pods are replaced one by one.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ VERSION, FOLDER, TEMPLATE = "thumbwheel/version", "thumbwheel/folder", "thumbwhe
 IDENTITY = frozenset(f"app.kubernetes.io/{word}" for word in ("name", "instance", "component"))
 INSTANCE = "app.kubernetes.io/instance"
 PREFIX_CHARACTERS, SLUG_CHARACTERS, DIGEST_CHARACTERS = 20, 12, 8
-# Of a predictor that may still become available: how each begins, and how long a Deployment waits, which is not how long we do.
+# Of a predictor that may still become available: how each begins, and how long a Deployment waits,
+# which is not how long we do.
 _PATIENT = frozenset({"", "MinimumReplicasUnavailable", "ProgressDeadlineExceeded", "Stopped"})
 _BLOCKED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
 _MOST_CHARACTERS = 300
@@ -30,7 +32,9 @@ class NotATemplateError(Exception):
 
 @dataclass(frozen=True)
 class Template:
-    """What the chart says of every InferenceService of a release; its ConfigMap owns them, so that they go with the release."""
+    """What the chart says of every InferenceService of a release; its ConfigMap owns them, so that
+    they go with the release.
+    """
 
     manifest: Json
     owner: Json
@@ -38,7 +42,9 @@ class Template:
 
     @property
     def identity(self) -> dict[str, str]:
-        """The labels by which ours are known: others may change with the chart's values, and what stands is ours still."""
+        """The labels by which ours are known: others may change with the chart's values, and what
+        stands is ours still.
+        """
         labels = self.manifest["metadata"]["labels"]
         return {key: value for key, value in labels.items() if key in IDENTITY}
 
@@ -51,8 +57,9 @@ class Template:
 class Observed:
     """What an InferenceService is, and what KServe says of it.
 
-    `url` is where it would answer, by the host of the status; empty before there is one. `failure` says why it does not load; `waits_for`
-    what is missing, and `lacks` names it: the first condition that is not met, "conditions" before there are any, or "answer".
+    `url` is where it would answer, by the host of the status; empty before there is one. `failure`
+    says why it does not load; `waits_for` what is missing, and `lacks` names it: the first
+    condition that is not met, "conditions" before there are any, or "answer".
     """
 
     version: str
@@ -72,10 +79,19 @@ def read_template(config_map: Json) -> Template:
     try:
         text, metadata = config_map["data"][TEMPLATE_KEY], config_map["metadata"]
         manifest = json.loads(text)
-        owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": metadata["name"], "uid": metadata["uid"]}
+        owner = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        }
         about = manifest["metadata"]
         # Without the release every InferenceService of the namespace would be ours.
-        if manifest["kind"] != "InferenceService" or not about["labels"][INSTANCE] or not about["generateName"]:
+        if (
+            manifest["kind"] != "InferenceService"
+            or not about["labels"][INSTANCE]
+            or not about["generateName"]
+        ):
             raise NotATemplateError
     except (KeyError, TypeError, ValueError) as error:
         raise NotATemplateError from error
@@ -106,7 +122,9 @@ def inference_service(template: Template, version: str, folder: str) -> Json:
 def is_ours(template: Template, found: Json) -> bool:
     """Whether this release made it."""
     labels = found["metadata"].get("labels", {})
-    return template.identity.items() <= labels.items() and VERSION in found["metadata"].get("annotations", {})
+    return template.identity.items() <= labels.items() and VERSION in found["metadata"].get(
+        "annotations", {}
+    )
 
 
 def observe(found: Json, port: int) -> Observed:
@@ -157,7 +175,9 @@ def _waits_for(conditions: dict[str, Json]) -> tuple[str, str]:
         return "conditions", "KServe has said nothing about it: does its controller run?"
     for kind, condition in sorted(conditions.items(), key=lambda each: each[0] == "Ready"):
         if condition.get("status") != "True":
-            said = _joined(condition.get("reason", ""), condition.get("message", "")[:_MOST_CHARACTERS])
+            said = _joined(
+                condition.get("reason", ""), condition.get("message", "")[:_MOST_CHARACTERS]
+            )
             return kind, _joined(f"{kind} is {condition.get('status')}", said)
     return "answer", "it is ready, but does not answer for this version"
 

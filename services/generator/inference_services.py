@@ -1,7 +1,9 @@
-"""Versions as KServe InferenceServices, one for each: the other `ModelRepository` and `ChatServer` beside `HttpModelServer`.
+"""Versions as KServe InferenceServices, one for each: the other `ModelRepository` and `ChatServer`
+beside `HttpModelServer`.
 
-Replicas need no leader here either: they apply the same object, and KServe does the rest. Only what carries this release's labels
-is ever touched. What is retired is deleted at once; its pods let answers end before they go.
+Replicas need no leader here either: they apply the same object, and KServe does the rest. Only what
+carries this release's labels is ever touched. What is retired is deleted at once; its pods let
+answers end before they go.
 """
 
 import asyncio
@@ -14,7 +16,12 @@ from typing import Protocol
 
 import aiohttp
 
-from services.chassis.errors import FailedPreconditionError, NotFoundError, ServiceError, UnavailableError
+from services.chassis.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+)
 from services.chassis.telemetry import fields
 from services.generator.completions import Completions
 from services.generator.engine import Message, Patience
@@ -36,7 +43,8 @@ from services.generator.sse import Piece
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-# A container that fell and rises again may still load; one that fails for longer is told to whoever waits.
+# A container that fell and rises again may still load; one that fails for longer is told to whoever
+# waits.
 FAILING_SECONDS = 3.0
 OBJECTS = "inferenceservices"
 NO_KSERVE = "the cluster has no InferenceServices: is KServe installed?"
@@ -52,7 +60,8 @@ class Objects(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the release is: its namespace, the ConfigMap with its InferenceService, where its models are mounted here.
+    """Where the release is: its namespace, the ConfigMap with its InferenceService, where its
+    models are mounted here.
 
     `port` is the model servers'; 0 leaves it to KServe's status.
     """
@@ -64,10 +73,17 @@ class Place:
 
 
 class InferenceServices:
-    """All versions of one release; the session is for the model servers, with a timeout for connecting."""
+    """All versions of one release; the session is for the model servers, with a timeout for
+    connecting.
+    """
 
     def __init__(
-        self, api: Objects, http: aiohttp.ClientSession, place: Place, patience: Patience, load_seconds: float
+        self,
+        api: Objects,
+        http: aiohttp.ClientSession,
+        place: Place,
+        patience: Patience,
+        load_seconds: float,
     ) -> None:
         self._api = api
         self._http = http
@@ -80,7 +96,9 @@ class InferenceServices:
         self._servers: dict[str, Completions] = {}
 
     async def index(self) -> Mapping[str, bool]:
-        """Version → whether it answers. Raises: UnavailableError, FailedPreconditionError, while no version is known yet."""
+        """Version → whether it answers. Raises: UnavailableError, FailedPreconditionError, while no
+        version is known yet.
+        """
         try:
             found = await self._list()
         except ServiceError as error:
@@ -95,7 +113,11 @@ class InferenceServices:
             self._is_away = False
             KUBERNETES_UP.labels(OBJECTS).set(1)
             self._known = {each.version: each for each in found}
-            self._servers = {version: server for version, server in self._servers.items() if version in self._known}
+            self._servers = {
+                version: server
+                for version, server in self._servers.items()
+                if version in self._known
+            }
         known = list(self._known.values())
         answers = await asyncio.gather(*(self._answers(each) for each in known))
         return {each.version: answering for each, answering in zip(known, answers, strict=True)}
@@ -119,13 +141,20 @@ class InferenceServices:
         if observed is None:
             raise NotFoundError("there is no InferenceService of this version")
         await self._api.delete(
-            f"{self._path(self._template or await self._read_template())}/{observed.name}", observed.uid
+            f"{self._path(self._template or await self._read_template())}/{observed.name}",
+            observed.uid,
         )
 
     async def answer(
-        self, version: str, messages: Sequence[Message], sampling: Sampling, take: Callable[[Piece], None]
+        self,
+        version: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        take: Callable[[Piece], None],
     ) -> None:
-        """See `Completions.answer`. Raises also: NotFoundError if no InferenceService of the version is known."""
+        """See `Completions.answer`. Raises also: NotFoundError if no InferenceService of the
+        version is known.
+        """
         server = self._servers.get(version)
         if server is None:
             raise NotFoundError("no InferenceService answers for this version")
@@ -138,7 +167,9 @@ class InferenceServices:
             listed = await self._api.get(self._path(template), {"labelSelector": selector})
         except NotFoundError as error:
             raise FailedPreconditionError(NO_KSERVE, reason="NO_KSERVE") from error
-        found = [observe(each, self._place.port) for each in listed["items"] if is_ours(template, each)]
+        found = [
+            observe(each, self._place.port) for each in listed["items"] if is_ours(template, each)
+        ]
         await self._bring_up_to_date(template, found)
         return found
 
@@ -148,11 +179,15 @@ class InferenceServices:
             self._template = read_template(await self._api.get(path))
         except (NotFoundError, NotATemplateError) as error:
             text = f"the ConfigMap {self._place.config_map} of the chart is not there, or holds no InferenceService"
-            raise FailedPreconditionError(text, reason="NO_TEMPLATE", field=self._place.config_map) from error
+            raise FailedPreconditionError(
+                text, reason="NO_TEMPLATE", field=self._place.config_map
+            ) from error
         return self._template
 
     async def _bring_up_to_date(self, template: Template, found: Sequence[Observed]) -> None:
-        """What another release of the chart wrote. Asked anew, as what differs may be newer than what we know: an upgrade rolls."""
+        """What another release of the chart wrote. Asked anew, as what differs may be newer than
+        what we know: an upgrade rolls.
+        """
         if all(each.template == template.digest for each in found):
             return
         fresh = await self._read_template()
@@ -170,11 +205,15 @@ class InferenceServices:
         name = standing["metadata"]["name"]
         if not is_ours(template, standing):
             raise FailedPreconditionError(
-                f"the InferenceService {name} is there, and is not this release's", reason="EXISTS", field=name
+                f"the InferenceService {name} is there, and is not this release's",
+                reason="EXISTS",
+                field=name,
             )
         if "deletionTimestamp" in standing["metadata"]:
             raise UnavailableError(
-                f"the InferenceService {name} is still going", reason="MODEL_SERVER_BUSY", field=name
+                f"the InferenceService {name} is still going",
+                reason="MODEL_SERVER_BUSY",
+                field=name,
             )
 
     async def _until_it_answers(self, path: str) -> None:
@@ -188,35 +227,48 @@ class InferenceServices:
                     now = time.monotonic()
                     failing_since = (failing_since or now) if observed.failure else None
                     if failing_since is not None and now >= failing_since + FAILING_SECONDS:
-                        raise FailedPreconditionError(observed.failure, reason="LOAD_FAILED", field=observed.name)
+                        raise FailedPreconditionError(
+                            observed.failure, reason="LOAD_FAILED", field=observed.name
+                        )
                     lacks, waits_for = observed.lacks, observed.failure or observed.waits_for
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError as error:
             limit = f"{self._load_seconds:g} s"
             raise FailedPreconditionError(
-                f"not ready after {limit}: {waits_for}", reason="NOT_READY", field=lacks, limit=limit
+                f"not ready after {limit}: {waits_for}",
+                reason="NOT_READY",
+                field=lacks,
+                limit=limit,
             ) from error
 
     async def _look(self, path: str) -> Observed:
         try:
             return observe(await self._api.get(path), self._place.port)
         except NotFoundError as error:
-            raise UnavailableError("somebody has removed the InferenceService", reason="MODEL_SERVER_BUSY") from error
+            raise UnavailableError(
+                "somebody has removed the InferenceService", reason="MODEL_SERVER_BUSY"
+            ) from error
 
     async def _answers(self, observed: Observed) -> bool:
-        """Whether its server says so itself, as only a pod that is ready can; what waits for a silent one waits no more."""
+        """Whether its server says so itself, as only a pod that is ready can; what waits for a
+        silent one waits no more.
+        """
         if observed.going or not observed.url:
             return False
         server = self._servers.get(observed.version)
         if server is None or server.url != observed.url:
-            server = self._servers[observed.version] = Completions(self._http, observed.url, self._patience)
+            server = self._servers[observed.version] = Completions(
+                self._http, observed.url, self._patience
+            )
         try:
             async with (
                 asyncio.timeout(self._patience.hang_seconds),
                 self._http.get(f"{server.url}/v1/models") as response,
             ):
                 models = await response.json()
-            served = response.status == 200 and observed.version in {each["id"] for each in models["data"]}
+            served = response.status == 200 and observed.version in {
+                each["id"] for each in models["data"]
+            }
         except TimeoutError:
             said = server.not_heard() or {}
         except (aiohttp.ClientError, ValueError, KeyError, TypeError):

@@ -1,6 +1,8 @@
-"""The Kubernetes API as a pod speaks it: by its mounted token, which rotates, with a deadline on each call.
+"""The Kubernetes API as a pod speaks it: by its mounted token, which rotates, with a deadline on
+each call.
 
-Foreign errors are translated here. What the API says about an object may be told: no user's word is in one.
+Foreign errors are translated here. What the API says about an object may be told: no user's word is
+in one.
 """
 
 import asyncio
@@ -13,7 +15,12 @@ from typing import Any, TypeAlias
 
 import aiohttp
 
-from services.chassis.errors import DetailedError, FailedPreconditionError, NotFoundError, UnavailableError
+from services.chassis.errors import (
+    DetailedError,
+    FailedPreconditionError,
+    NotFoundError,
+    UnavailableError,
+)
 
 Json: TypeAlias = dict[str, Any]
 FIELD_MANAGER = "thumbwheel-generator"
@@ -31,8 +38,9 @@ class NoServiceAccountError(DetailedError):
 class KubernetesApi:
     """Objects by their paths.
 
-    Every method raises UnavailableError while the API is away, NotFoundError where nothing is, and FailedPreconditionError with what
-    the API says if it refuses: a right that is missing, a quota, an object that is wrong.
+    Every method raises UnavailableError while the API is away, NotFoundError where nothing is, and
+    FailedPreconditionError with what the API says if it refuses: a right that is missing, a quota,
+    an object that is wrong.
     """
 
     def __init__(self, session: aiohttp.ClientSession, token_file: Path, seconds: float) -> None:
@@ -55,15 +63,26 @@ class KubernetesApi:
         await self._ask("DELETE", path, {}, {"apiVersion": "v1", "kind": "DeleteOptions", **body})
 
     async def _ask(
-        self, method: str, path: str, query: Mapping[str, str], body: Json | None = None, kind: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Json | None = None,
+        kind: str = "application/json",
     ) -> Json:
         data = None if body is None else json.dumps(body)
         try:
             token = (await asyncio.to_thread(self._token_file.read_text)).strip()
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": kind, "Accept": "application/json"}
+            headers = {
+                "Authorization": f"Bearer {token}",
+                "Content-Type": kind,
+                "Accept": "application/json",
+            }
             async with (
                 asyncio.timeout(self._seconds),
-                self._session.request(method, path, params=query, data=data, headers=headers) as response,
+                self._session.request(
+                    method, path, params=query, data=data, headers=headers
+                ) as response,
             ):
                 status, content = response.status, await response.text()
             answer: Json = json.loads(content)
@@ -76,7 +95,9 @@ class KubernetesApi:
         said = str(answer.get("message", f"status {status}"))[:MOST_CHARACTERS]
         if status == 404:
             raise NotFoundError(said)
-        raise FailedPreconditionError(f"the Kubernetes API refuses: {said}", reason="KUBERNETES_API_REFUSES")
+        raise FailedPreconditionError(
+            f"the Kubernetes API refuses: {said}", reason="KUBERNETES_API_REFUSES"
+        )
 
 
 def read_namespace(directory: Path) -> str:
@@ -85,18 +106,24 @@ def read_namespace(directory: Path) -> str:
         return (directory / "namespace").read_text().strip()
     except OSError as error:
         raise NoServiceAccountError(
-            f"{directory} has no namespace: is a service account mounted there?", field=str(directory / "namespace")
+            f"{directory} has no namespace: is a service account mounted there?",
+            field=str(directory / "namespace"),
         ) from error
 
 
 @asynccontextmanager
-async def open_kubernetes_api(url: str, directory: Path, seconds: float) -> AsyncIterator[KubernetesApi]:
-    """By the files of a service account: `token`, and `ca.crt` which alone is believed. Raises: NoServiceAccountError."""
+async def open_kubernetes_api(
+    url: str, directory: Path, seconds: float
+) -> AsyncIterator[KubernetesApi]:
+    """By the files of a service account: `token`, and `ca.crt` which alone is believed. Raises:
+    NoServiceAccountError.
+    """
     try:
         context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
     except OSError as error:
         raise NoServiceAccountError(
-            f"{directory} has no ca.crt: is a service account mounted there?", field=str(directory / "ca.crt")
+            f"{directory} has no ca.crt: is a service account mounted there?",
+            field=str(directory / "ca.crt"),
         ) from error
     connector = aiohttp.TCPConnector(ssl=context)
     async with aiohttp.ClientSession(url, connector=connector) as session:
@@ -104,4 +131,6 @@ async def open_kubernetes_api(url: str, directory: Path, seconds: float) -> Asyn
 
 
 def _away() -> UnavailableError:
-    return UnavailableError("the Kubernetes API is away", reason="KUBERNETES_API_AWAY", retry_seconds=1.0)
+    return UnavailableError(
+        "the Kubernetes API is away", reason="KUBERNETES_API_AWAY", retry_seconds=1.0
+    )

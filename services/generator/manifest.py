@@ -1,4 +1,6 @@
-"""The model directory as far as the rollout cares: manifest.json, written last by whoever made the model, names the version."""
+"""The model directory as far as the rollout cares: manifest.json, written last by whoever made the
+model, names the version.
+"""
 
 import json
 from pathlib import Path

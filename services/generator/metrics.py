@@ -5,9 +5,15 @@ from prometheus_client import Counter, Gauge, Histogram
 from services.chassis.telemetry import LATENCY_BUCKETS_SECONDS
 
 GENERATIONS = Counter(
-    "thumbwheel_generations_total", "Ended generations by version, arm and reason.", ["version", "arm", "reason"]
+    "thumbwheel_generations_total",
+    "Ended generations by version, arm and reason.",
+    ["version", "arm", "reason"],
 )
-TOKENS = Counter("thumbwheel_tokens_total", "Tokens by version and kind (prompt, completion).", ["version", "kind"])
+TOKENS = Counter(
+    "thumbwheel_tokens_total",
+    "Tokens by version and kind (prompt, completion).",
+    ["version", "kind"],
+)
 SAMPLES = Counter(
     "thumbwheel_generator_samples_total",
     "Finished answers by version and whether the model server told their tokens and log-probs (whole, none).",
@@ -21,7 +27,9 @@ FIRST_TEXT_SECONDS = Histogram(
 )
 RUNNING = Gauge("thumbwheel_generations_running", "Generations that run now.", ["version"])
 VERSIONS_READY = Gauge(
-    "thumbwheel_version_ready", "1 for a wanted version that answers, 0 for one that does not.", ["version"]
+    "thumbwheel_version_ready",
+    "1 for a wanted version that answers, 0 for one that does not.",
+    ["version"],
 )
 KUBERNETES_UP = Gauge(
     "thumbwheel_kubernetes_up",
@@ -30,7 +38,8 @@ KUBERNETES_UP = Gauge(
 )
 SHARE = Gauge("thumbwheel_version_share", "Share of the users of a version.", ["version"])
 ROLLOUT_SERIAL = Gauge(
-    "thumbwheel_rollout_serial", "Number of the rollout that this replica goes by; replicas differ for a moment only."
+    "thumbwheel_rollout_serial",
+    "Number of the rollout that this replica goes by; replicas differ for a moment only.",
 )
 ROLLOUT_READ_TIME = Gauge(
     "thumbwheel_rollout_read_time_seconds",

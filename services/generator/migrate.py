@@ -1,4 +1,6 @@
-"""`python -m services.generator migrate`: brings the database to what this code needs. Only here is alembic imported."""
+"""`python -m services.generator migrate`: brings the database to what this code needs. Only here is
+alembic imported.
+"""
 
 from pathlib import Path
 
@@ -8,7 +10,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 STEPS = Path(__file__).parent / "migrations"
-# Any number that no other migration on this database takes: two who migrate at once go one after the other.
+# Any number that no other migration on this database takes: two who migrate at once go one after
+# the other.
 LOCK = 0x7477_6765_6E
 
 

@@ -18,7 +18,9 @@ UNLOAD_SECONDS = 120.0
 class HttpModelServer:
     """One model server that holds all versions. Its index is what tells silence."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, patience: Patience, load_seconds: float) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, url: str, patience: Patience, load_seconds: float
+    ) -> None:
         self._http = http
         self._url = url
         self._patience = patience
@@ -35,18 +37,26 @@ class HttpModelServer:
                 raise
             return said
         try:
-            return self._completions.heard({entry["name"]: entry["state"] == "READY" for entry in entries})
+            return self._completions.heard(
+                {entry["name"]: entry["state"] == "READY" for entry in entries}
+            )
         except (KeyError, TypeError) as error:
             raise away(self._url) from error
 
     async def load(self, version: str, directory: str) -> None:
-        """Returns when the version answers. Raises: UnavailableError, FailedPreconditionError with the reason."""
+        """Returns when the version answers. Raises: UnavailableError, FailedPreconditionError with
+        the reason.
+        """
         body = {"parameters": {"directory": directory}}
         await self._ask(f"models/{version}/load", body, self._load_seconds)
 
     async def unload(self, version: str) -> None:
-        """Returns when it is gone. Raises: UnavailableError, NotFoundError, FailedPreconditionError while answers run on it."""
-        await self._ask(f"models/{version}/unload", {"parameters": {"only_idle": True}}, UNLOAD_SECONDS)
+        """Returns when it is gone. Raises: UnavailableError, NotFoundError, FailedPreconditionError
+        while answers run on it.
+        """
+        await self._ask(
+            f"models/{version}/unload", {"parameters": {"only_idle": True}}, UNLOAD_SECONDS
+        )
 
     async def _ask(self, path: str, body: object, seconds: float) -> Any:
         try:
@@ -64,12 +74,18 @@ class HttpModelServer:
         if response.status == 404:
             raise NotFoundError("the model server does not hold this version")
         if response.status in (429, 503):
-            raise UnavailableError("the model server is busy with its versions", reason="MODEL_SERVER_BUSY")
+            raise UnavailableError(
+                "the model server is busy with its versions", reason="MODEL_SERVER_BUSY"
+            )
         # The repository knows no user: what it says about a directory may be told.
         raise FailedPreconditionError(str(content.get("error", f"status {response.status}"))[:400])
 
     async def answer(
-        self, version: str, messages: Sequence[Message], sampling: Sampling, take: Callable[[Piece], None]
+        self,
+        version: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        take: Callable[[Piece], None],
     ) -> None:
         """See `Completions.answer`."""
         await self._completions.answer(version, messages, sampling, take)

@@ -1,7 +1,9 @@
-"""Sampling of an answer: the preset of its task, overridden by the caller within the limits of chat.v1.
+"""Sampling of an answer: the preset of its task, overridden by the caller within the limits of
+chat.v1.
 
-The presets stand in models/presets.json, which training reads too. Source of its figures: the project's acceptance cases, "code P .1 low
-temperature; factual QA P .3-.5 low; conversation P .9 medium; creative P .95 high", where P is the nucleus mass.
+The presets stand in models/presets.json, which training reads too. Source of its figures: the
+project's acceptance cases, "code P .1 low temperature; factual QA P .3-.5 low; conversation P .9
+medium; creative P .95 high", where P is the nucleus mass.
 """
 
 import json
@@ -33,7 +35,9 @@ class Task(StrEnum):
 
 
 class PresetError(DetailedError):
-    """The presets cannot be used; `field` is the file or its dotted field ("code.top_p"), `limit` what is allowed there."""
+    """The presets cannot be used; `field` is the file or its dotted field ("code.top_p"), `limit`
+    what is allowed there.
+    """
 
     reason = "INVALID_PRESET"
 
@@ -59,12 +63,16 @@ class Preset:
             ("top_p", 0 < self.top_p <= 1, "above 0 to 1"),
         ):
             if not fits:
-                raise PresetError(f"{name} must be {limit}", field=name, reason="OUT_OF_RANGE", limit=limit)
+                raise PresetError(
+                    f"{name} must be {limit}", field=name, reason="OUT_OF_RANGE", limit=limit
+                )
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 is greedy. `seed` None lets the model server choose. `tells_tokens`: it is asked what it samples, too."""
+    """Temperature 0 is greedy. `seed` None lets the model server choose. `tells_tokens`: it is
+    asked what it samples, too.
+    """
 
     temperature: float
     top_p: float
@@ -92,13 +100,16 @@ def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Preset]:
     """Return the preset of each task. Blocking.
 
     Raises:
-        PresetError: there is no such file, or it is not JSON; a task or a value is missing, unknown, not a number or out of its range.
+        PresetError: there is no such file, or it is not JSON; a task or a value is missing,
+            unknown, not a number or out of its range.
     """
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         reason = "MISSING" if isinstance(error, OSError) else "MALFORMED"
-        raise PresetError(f"{file} is not a readable JSON file", field=file.name, reason=reason) from error
+        raise PresetError(
+            f"{file} is not a readable JSON file", field=file.name, reason=reason
+        ) from error
     tasks = _object(content, file.name)
     _require(tasks, "", [*Task])
     return {task: _preset(task, tasks[task]) for task in Task}
@@ -110,17 +121,23 @@ def _preset(task: Task, content: object) -> Preset:
     for name, value in values.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             field = f"{task}.{name}"
-            raise PresetError(f"{field} must be a number", field=field, reason="WRONG_TYPE", limit="a number")
+            raise PresetError(
+                f"{field} must be a number", field=field, reason="WRONG_TYPE", limit="a number"
+            )
     try:
         return Preset(**values)
     except PresetError as error:
         field = f"{task}.{error.field}"
-        raise PresetError(f"{task}.{error.text}", field=field, reason=error.reason, limit=error.limit) from error
+        raise PresetError(
+            f"{task}.{error.text}", field=field, reason=error.reason, limit=error.limit
+        ) from error
 
 
 def _object(content: object, field: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise PresetError(f"{field} must be an object", field=field, reason="WRONG_TYPE", limit="an object")
+        raise PresetError(
+            f"{field} must be an object", field=field, reason="WRONG_TYPE", limit="an object"
+        )
     return content
 
 
@@ -129,18 +146,23 @@ def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
     known = ", ".join(names)
     for name in sorted({*names} ^ {*values}):
         field, reason = f"{prefix}{name}", "UNKNOWN" if name in values else "MISSING"
-        raise PresetError(f"{field} is {reason.lower()}; fields: {known}", field=field, reason=reason, limit=known)
+        raise PresetError(
+            f"{field} is {reason.lower()}; fields: {known}", field=field, reason=reason, limit=known
+        )
 
 
 def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sampling:
-    """Return a preset with the caller's overrides; `reply_tokens` is the longest answer of a caller who says nothing.
+    """Return a preset with the caller's overrides; `reply_tokens` is the longest answer of a caller
+    who says nothing.
 
     Raises:
         InvalidArgumentError: an override is out of its range; names field and limit.
     """
     given = {"temperature": overrides.temperature, "top_p": overrides.top_p}
     try:
-        chosen = replace(preset, **{name: value for name, value in given.items() if value is not None})
+        chosen = replace(
+            preset, **{name: value for name, value in given.items() if value is not None}
+        )
     except PresetError as error:
         raise _wrong(error.field, error.limit) from error
     max_tokens = reply_tokens if overrides.max_tokens is None else overrides.max_tokens
@@ -148,7 +170,9 @@ def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sam
         raise _wrong("max_tokens", f"1 to {MAX_TOKENS:,}")
     _check_stop(overrides.stop)
     temperature = 0.0 if chosen.temperature < GREEDY_BELOW else _plain(chosen.temperature)
-    return Sampling(temperature, _plain(chosen.top_p), max_tokens, tuple(overrides.stop), overrides.seed)
+    return Sampling(
+        temperature, _plain(chosen.top_p), max_tokens, tuple(overrides.stop), overrides.seed
+    )
 
 
 def _check_stop(stop: Sequence[str]) -> None:

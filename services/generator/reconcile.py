@@ -1,7 +1,9 @@
-"""Keeps the model server holding the versions that the rollout wants, whatever either of them went through meanwhile.
+"""Keeps the model server holding the versions that the rollout wants, whatever either of them went
+through meanwhile.
 
-A loop and not a reaction: after a restart of the model server the next round finds it empty and loads again. Every replica
-runs one, and they need no leader: loads of the same version are joined by the model server, and it lets nothing go that is in use.
+A loop and not a reaction: after a restart of the model server the next round finds it empty and
+loads again. Every replica runs one, and they need no leader: loads of the same version are joined
+by the model server, and it lets nothing go that is in use.
 """
 
 import asyncio
@@ -13,7 +15,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from services.chassis.errors import FailedPreconditionError, NotFoundError, ServiceError, UnavailableError
+from services.chassis.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+)
 from services.chassis.telemetry import fields
 from services.generator.metrics import SHARE, VERSIONS_READY
 from services.generator.rollout import Rollout
@@ -44,9 +51,10 @@ class Status:
 class ModelRepository(Protocol):
     """KServe V2's repository extension, or something like it.
 
-    Raises ServiceError if the server is away or busy; FailedPreconditionError if a version cannot be loaded, and from `index` if
-    nothing can. `unload` cuts no answer off, whoever asked for it: it does nothing and raises FailedPreconditionError while one runs
-    on the version, or the version goes only after them.
+    Raises ServiceError if the server is away or busy; FailedPreconditionError if a version cannot
+    be loaded, and from `index` if nothing can. `unload` cuts no answer off, whoever asked for it:
+    it does nothing and raises FailedPreconditionError while one runs on the version, or the version
+    goes only after them.
     """
 
     async def index(self) -> Mapping[str, bool]: ...
@@ -56,9 +64,11 @@ class ModelRepository(Protocol):
 
 @dataclass(frozen=True)
 class Pace:
-    """Time between rounds, before a version that failed is loaded again, and before a retired one is unloaded.
+    """Time between rounds, before a version that failed is loaded again, and before a retired one
+    is unloaded.
 
-    By the end of the grace every replica has seen that the version is retired and gives it to nobody.
+    By the end of the grace every replica has seen that the version is retired and gives it to
+    nobody.
     """
 
     round_seconds: float
@@ -75,7 +85,9 @@ class _Failure:
 class Reconciler:
     """Compares and acts, round by round."""
 
-    def __init__(self, traffic: Traffic, repository: ModelRepository, running: Running, pace: Pace) -> None:
+    def __init__(
+        self, traffic: Traffic, repository: ModelRepository, running: Running, pace: Pace
+    ) -> None:
         self._traffic = traffic
         self._repository = repository
         self._running = running
@@ -96,7 +108,11 @@ class Reconciler:
         if self._index.get(version):
             return Status(State.READY)
         failure = self._failures.get(version)
-        return Status(State.FAILED, failure.reason) if failure else Status(State.LOADING, "being loaded")
+        return (
+            Status(State.FAILED, failure.reason)
+            if failure
+            else Status(State.LOADING, "being loaded")
+        )
 
     def is_served(self, version: str) -> bool:
         """Whether the model server answers for it, wanted by the rollout or not."""
@@ -110,16 +126,21 @@ class Reconciler:
         """Return when the version answers.
 
         Raises:
-            FailedPreconditionError: it could not be loaded, the text says why; or the rollout does not want it any more.
+            FailedPreconditionError: it could not be loaded, the text says why; or the rollout does
+                not want it any more.
         """
         self._failures.pop(version, None)
         self.hurry()
         while (status := self.status(version)).state is not State.READY:
             if version not in _wanted(self._traffic.rollout):
-                raise FailedPreconditionError("the version was taken out while it loaded", field="version")
+                raise FailedPreconditionError(
+                    "the version was taken out while it loaded", field="version"
+                )
             if status.state is State.FAILED:
                 raise FailedPreconditionError(
-                    f"the version could not be loaded: {status.reason}", reason="VERSION_FAILED", field="directory"
+                    f"the version could not be loaded: {status.reason}",
+                    reason="VERSION_FAILED",
+                    field="directory",
                 )
             await self._changed.wait()
 
@@ -144,7 +165,8 @@ class Reconciler:
         rollout = self._traffic.rollout
         if self._index is not None:
             self._load_missing(rollout, self._index)
-            # What is known of a store that is away may be out of date: too much is better than too little.
+            # What is known of a store that is away may be out of date: too much is better than too
+            # little.
             if self._traffic.stale_since_us is None:
                 await self._clear_away(rollout, self._index)
         self._report(rollout)
@@ -170,8 +192,12 @@ class Reconciler:
 
     async def _clear_away(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
         now = time.monotonic()
-        self._retired_at = {version: self._retired_at.get(version, now) for version in rollout.retired}
-        known = frozenset(v for v, since in self._retired_at.items() if now >= since + self._pace.grace_seconds)
+        self._retired_at = {
+            version: self._retired_at.get(version, now) for version in rollout.retired
+        }
+        known = frozenset(
+            v for v, since in self._retired_at.items() if now >= since + self._pace.grace_seconds
+        )
         for version in known & index.keys():
             if not self._running.count(version):
                 self._start(version, self._unload(version))
@@ -182,14 +208,18 @@ class Reconciler:
                 await self._traffic.change(lambda rollout: rollout.retire(left))
 
     def _left_behind(self, rollout: Rollout, index: Mapping[str, bool]) -> frozenset[str]:
-        """What we loaded after everybody else had forgotten it: the rollout that we went by was old."""
+        """What we loaded after everybody else had forgotten it: the rollout that we went by was
+        old.
+        """
         idle = self._asked_for - self._acting.keys() - _wanted(rollout).keys()
         self._asked_for -= idle - index.keys()
         return frozenset((idle & index.keys()) - set(rollout.retired))
 
     def _may_load(self, version: str) -> bool:
         failure = self._failures.get(version)
-        return version not in self._acting and (failure is None or time.monotonic() >= failure.retry_at)
+        return version not in self._acting and (
+            failure is None or time.monotonic() >= failure.retry_at
+        )
 
     def _start(self, version: str, action: Coroutine[Any, Any, None]) -> None:
         if version in self._acting:
@@ -205,7 +235,9 @@ class Reconciler:
         try:
             await self._repository.load(version, directory)
         except FailedPreconditionError as error:
-            self._failures[version] = _Failure(error.text, time.monotonic() + self._pace.retry_seconds)
+            self._failures[version] = _Failure(
+                error.text, time.monotonic() + self._pace.retry_seconds
+            )
             log.warning("version failed", extra=fields(version=version))
         except ServiceError as error:
             log.warning("loading was put off", extra=fields(version=version, reason=error.reason))
@@ -220,7 +252,8 @@ class Reconciler:
             await self._repository.unload(version)
             log.info("version unloaded", extra=fields(version=version))
         except (NotFoundError, FailedPreconditionError):
-            return  # another replica was faster, or has answers on it: then the next rounds ask again
+            # another replica was faster, or has answers on it: then the next rounds ask again
+            return
         except ServiceError as error:
             log.warning("unloading was put off", extra=fields(version=version, reason=error.reason))
 
@@ -245,4 +278,8 @@ def shares(rollout: Rollout) -> dict[str, float]:
 
 def _wanted(rollout: Rollout) -> dict[str, str]:
     """Version → directory."""
-    return {place.version: place.directory for place in (rollout.stable, rollout.candidate) if place is not None}
+    return {
+        place.version: place.directory
+        for place in (rollout.stable, rollout.candidate)
+        if place is not None
+    }

@@ -1,7 +1,9 @@
-"""Which version answers whom: stable and candidate, the candidate's lease, promotion and rollback. Pure: no clock, no file.
+"""Which version answers whom: stable and candidate, the candidate's lease, promotion and rollback.
+Pure: no clock, no file.
 
-A user belongs to the candidate if the hash of user and candidate falls below the share, so a growing share keeps those who are
-in, and another candidate draws other users. Times are microseconds since 1970 in UTC.
+A user belongs to the candidate if the hash of user and candidate falls below the share, so a
+growing share keeps those who are in, and another candidate draws other users. Times are
+microseconds since 1970 in UTC.
 """
 
 import hashlib
@@ -70,7 +72,9 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Rollout:
-    """`retired` versions are not wanted any more and may still be loaded. `history` is newest first."""
+    """`retired` versions are not wanted any more and may still be loaded. `history` is newest
+    first.
+    """
 
     stable: Deployment | None = None
     candidate: Candidate | None = None
@@ -84,7 +88,9 @@ class Rollout:
             FailedPreconditionError: there is no stable version, or another candidate.
         """
         if self.stable is None:
-            raise _not_now("there is no stable version to compare a candidate with", "NO_STABLE_VERSION")
+            raise _not_now(
+                "there is no stable version to compare a candidate with", "NO_STABLE_VERSION"
+            )
         if self.stable.version == candidate.version:
             raise _not_now("this version is stable already", "ALREADY_STABLE")
         present = self.candidate
@@ -96,7 +102,9 @@ class Rollout:
         return replace(self, candidate=candidate, retired=retired)
 
     def begin(self, version: str, lease_end_us: int, now_us: int) -> "Rollout":
-        """Give the candidate its share. Raises: FailedPreconditionError if it is not the candidate any more."""
+        """Give the candidate its share. Raises: FailedPreconditionError if it is not the candidate
+        any more.
+        """
         live = replace(self._candidate(version), live=True, lease_end_us=lease_end_us)
         change = Change(now_us, ChangeKind.STARTED, version, f"share {live.share:g}")
         return replace(self, candidate=live, history=self._with(change))
@@ -129,7 +137,10 @@ class Rollout:
             FailedPreconditionError: the version is stable.
         """
         if self.stable is not None and self.stable.version == version:
-            raise _not_now("this version is stable; start another as candidate and promote it", "ALREADY_STABLE")
+            raise _not_now(
+                "this version is stable; start another as candidate and promote it",
+                "ALREADY_STABLE",
+            )
         if self.candidate is None or self.candidate.version != version:
             return self
         return self._without_candidate(Change(now_us, ChangeKind.ROLLED_BACK, version, reason))
@@ -138,20 +149,28 @@ class Rollout:
         """Take out a candidate whose lease has ended."""
         if self.candidate is None or now_us < self.candidate.lease_end_us:
             return self
-        change = Change(now_us, ChangeKind.LEASE_EXPIRED, self.candidate.version, "nobody renewed the lease")
+        change = Change(
+            now_us, ChangeKind.LEASE_EXPIRED, self.candidate.version, "nobody renewed the lease"
+        )
         return self._without_candidate(change)
 
     def retire(self, versions: frozenset[str]) -> "Rollout":
         """Take in what is loaded and answers nobody."""
         serving = {place.version for place in (self.stable, self.candidate) if place is not None}
-        return replace(self, retired=(*self.retired, *sorted(versions - serving - set(self.retired))))
+        return replace(
+            self, retired=(*self.retired, *sorted(versions - serving - set(self.retired)))
+        )
 
     def forget_retired(self, gone: frozenset[str]) -> "Rollout":
         """Drop what the model server does not hold any more."""
-        return replace(self, retired=tuple(version for version in self.retired if version not in gone))
+        return replace(
+            self, retired=tuple(version for version in self.retired if version not in gone)
+        )
 
     def assign(self, user_key: str, now_us: int, *, candidate_ready: bool) -> Assignment | None:
-        """Who answers this user; None without a stable version. A candidate that is not ready has no users."""
+        """Who answers this user; None without a stable version. A candidate that is not ready has
+        no users.
+        """
         if self.stable is None:
             return None
         share = self._live_share(now_us) if candidate_ready else 0.0
@@ -160,7 +179,11 @@ class Rollout:
         return Assignment(self.stable.version, Arm.STABLE, 1.0 - share)
 
     def _live_share(self, now_us: int) -> float:
-        if self.candidate is None or not self.candidate.live or now_us >= self.candidate.lease_end_us:
+        if (
+            self.candidate is None
+            or not self.candidate.live
+            or now_us >= self.candidate.lease_end_us
+        ):
             return 0.0
         return self.candidate.share
 
@@ -170,7 +193,9 @@ class Rollout:
         return self.candidate
 
     def _without_candidate(self, change: Change) -> "Rollout":
-        return replace(self, candidate=None, retired=self._retiring(change.version), history=self._with(change))
+        return replace(
+            self, candidate=None, retired=self._retiring(change.version), history=self._with(change)
+        )
 
     def _retiring(self, version: str) -> tuple[str, ...]:
         return (*self.retired, version) if version and version not in self.retired else self.retired

@@ -1,4 +1,6 @@
-"""Which version answers this request: the pinned one, or the one that the rollout assigns to its user."""
+"""Which version answers this request: the pinned one, or the one that the rollout assigns to its
+user.
+"""
 
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.generator.reconcile import Reconciler, State
@@ -6,9 +8,7 @@ from services.generator.rollout import Arm, Assignment
 from services.generator.traffic import Traffic
 
 RETRY_SECONDS = 2.0
-NO_MODEL = (
-    "no model is installed: `make up` installs the small one, MODEL= another, TW_GENERATOR_STABLE_DIRECTORY names one"
-)
+NO_MODEL = "no model is installed: `make up` installs the small one, MODEL= another, TW_GENERATOR_STABLE_DIRECTORY names one"
 
 
 class Router:
@@ -30,14 +30,18 @@ class Router:
         rollout = self._traffic.rollout
         candidate = rollout.candidate
         candidate_ready = candidate is not None and self._reconciler.is_served(candidate.version)
-        assignment = rollout.assign(user_key, self._traffic.now_us(), candidate_ready=candidate_ready)
+        assignment = rollout.assign(
+            user_key, self._traffic.now_us(), candidate_ready=candidate_ready
+        )
         if assignment is None:
             raise UnavailableError(NO_MODEL, reason="MODEL_NOT_READY")
         self._check_ready(assignment.version)
         return assignment
 
     def lost(self, assignment: Assignment) -> NotFoundError | UnavailableError:
-        """The error for a version that the model server turned out not to have; it is loaded again at once."""
+        """The error for a version that the model server turned out not to have; it is loaded again
+        at once.
+        """
         self._reconciler.hurry()
         if assignment.arm is Arm.PINNED:
             return _not_served()
@@ -69,4 +73,6 @@ class Router:
 
 
 def _not_served() -> NotFoundError:
-    return NotFoundError("this version is not served", field="pinned_version", limit="a version that is served")
+    return NotFoundError(
+        "this version is not served", field="pinned_version", limit="a version that is served"
+    )

@@ -1,4 +1,6 @@
-"""What the model sampled, put together from a stream's pieces: all of it or nothing. With a hole it would be another answer's."""
+"""What the model sampled, put together from a stream's pieces: all of it or nothing. With a hole it
+would be another answer's.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +15,9 @@ ROUNDING, NO_LOG_PROB = 1e-4, -9999.0
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids, the end token among them, and the raw model's log-prob of each; never put into a log."""
+    """Token ids, the end token among them, and the raw model's log-prob of each; never put into a
+    log.
+    """
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -32,10 +36,17 @@ class SampleParts:
         self._log_probs += log_probs
 
     def whole(self, completion_tokens: int) -> Sample | None:
-        """The sample of an answer that the server counted as so many tokens; None if any of them is missing or has no log-prob."""
-        if not len(self._ids) == len(self._log_probs) == completion_tokens or not 1 <= completion_tokens <= MAX_TOKENS:
+        """The sample of an answer that the server counted as so many tokens; None if any of them is
+        missing or has no log-prob.
+        """
+        if (
+            not len(self._ids) == len(self._log_probs) == completion_tokens
+            or not 1 <= completion_tokens <= MAX_TOKENS
+        ):
             return None
-        if not all(0 <= token <= MAX_ID for token in self._ids) or not all(map(_is_log_prob, self._log_probs)):
+        if not all(0 <= token <= MAX_ID for token in self._ids) or not all(
+            map(_is_log_prob, self._log_probs)
+        ):
             return None
         return Sample(tuple(self._ids), tuple(min(value, 0.0) for value in self._log_probs))
 

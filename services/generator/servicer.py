@@ -10,7 +10,12 @@ from services.generator.canary import Canaries
 from services.generator.engine import Engine
 from services.generator.reconcile import Reconciler, shares
 from services.generator.traffic import Traffic
-from services.generator.wire import canary_request_from, generate_event, generate_request_from, rollout_response
+from services.generator.wire import (
+    canary_request_from,
+    generate_event,
+    generate_request_from,
+    rollout_response,
+)
 
 GENERATOR_NAME = "thumbwheel.generator.v1.GeneratorService"
 ROLLOUT_NAME = "thumbwheel.generator.v1.RolloutService"
@@ -41,7 +46,9 @@ class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):
     async def GetRollout(
         self, request: generator_pb2.GetRolloutRequest, context: Any
     ) -> generator_pb2.GetRolloutResponse:
-        rollout = await self._traffic.look()  # whoever started a canary at another replica must find it here
+        rollout = (
+            await self._traffic.look()
+        )  # whoever started a canary at another replica must find it here
         share_by_version = shares(rollout)
         statuses = {version: self._reconciler.status(version) for version in share_by_version}
         return rollout_response(rollout, share_by_version, statuses, self._traffic.stale_since_us)

@@ -1,4 +1,6 @@
-"""Server-sent events of a chat completion, from bytes to what matters. Only `data:` lines count; comments keep a line open."""
+"""Server-sent events of a chat completion, from bytes to what matters. Only `data:` lines count;
+comments keep a line open.
+"""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +16,9 @@ class MalformedStreamError(Exception):
 
 @dataclass(frozen=True)
 class Piece:
-    """What one event says; empty and None where it says nothing. Token ids and log-probs are vLLM's `return_token_ids` and `logprobs`."""
+    """What one event says; empty and None where it says nothing. Token ids and log-probs are vLLM's
+    `return_token_ids` and `logprobs`.
+    """
 
     text: str = ""
     finish_reason: str | None = None
@@ -53,7 +57,9 @@ def _piece(data: bytes) -> Piece:
             return Piece(usage=counts)
         choice = body["choices"][0]
         text, ended = choice["delta"].get("content") or "", choice.get("finish_reason")
-        return Piece(text, ended, counts, token_ids=_token_ids(choice), log_probs=_log_probs(choice))
+        return Piece(
+            text, ended, counts, token_ids=_token_ids(choice), log_probs=_log_probs(choice)
+        )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise MalformedStreamError from error
 
@@ -61,7 +67,9 @@ def _piece(data: bytes) -> Piece:
 def _token_ids(choice: dict[str, Any]) -> tuple[int, ...]:
     """Of what a server has in another form nothing is taken: nobody's answer breaks off for it."""
     told = choice.get("token_ids")
-    return tuple(told) if isinstance(told, list) and all(type(token) is int for token in told) else ()
+    return (
+        tuple(told) if isinstance(told, list) and all(type(token) is int for token in told) else ()
+    )
 
 
 def _log_probs(choice: dict[str, Any]) -> tuple[float, ...]:

@@ -1,4 +1,6 @@
-"""The rollout on disk, for one generator alone: one JSON file, replaced whole, synced before anybody acts on it."""
+"""The rollout on disk, for one generator alone: one JSON file, replaced whole, synced before
+anybody acts on it.
+"""
 
 import asyncio
 import os
@@ -11,14 +13,18 @@ from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, Unusa
 
 
 class RolloutFile:
-    """See `traffic.RolloutStore`. Nobody else writes the file, so it is read once and its serial number is counted here."""
+    """See `traffic.RolloutStore`. Nobody else writes the file, so it is read once and its serial
+    number is counted here.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stored: Stored | None = None
 
     async def load(self) -> Stored:
-        """See `traffic.RolloutStore`. Raises: UnusableStoreError: it is not understood, and a fresh start never overwrites it."""
+        """See `traffic.RolloutStore`. Raises: UnusableStoreError: it is not understood, and a fresh
+        start never overwrites it.
+        """
         if self._stored is None:
             self._stored = await asyncio.to_thread(self._read)
         return self._stored
@@ -30,7 +36,9 @@ class RolloutFile:
         try:
             await asyncio.to_thread(self._write, encode(rollout))
         except OSError as error:
-            raise UnavailableError("the rollout file cannot be written", reason=STORE_AWAY) from error
+            raise UnavailableError(
+                "the rollout file cannot be written", reason=STORE_AWAY
+            ) from error
         self._stored = Stored(rollout, serial + 1)
         return True
 
@@ -40,7 +48,9 @@ class RolloutFile:
         except FileNotFoundError:
             return NOTHING_STORED
         except NotARolloutError as error:
-            raise UnusableStoreError(f"{self._path} is {error}", field=str(self._path), reason="MALFORMED") from error
+            raise UnusableStoreError(
+                f"{self._path} is {error}", field=str(self._path), reason="MALFORMED"
+            ) from error
 
     def _write(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

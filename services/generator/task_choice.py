@@ -1,6 +1,8 @@
-"""Chooses the task from the words of the last message, by rules that a person can read; what no rule knows is chat.
+"""Chooses the task from the words of the last message, by rules that a person can read; what no
+rule knows is chat.
 
-The rules see the beginning of the message alone: it says what is wanted, and a long text must not cost the loop its time.
+The rules see the beginning of the message alone: it says what is wanted, and a long text must not
+cost the loop its time.
 """
 
 import re
@@ -10,9 +12,7 @@ from services.generator.presets import Task
 BEGINNING_CHARACTERS = 500
 
 _LANGUAGE = r"(python|javascript|typescript|java|rust|golang|c\+\+|c#|sql|bash|shell|html|css|regex|yaml|dockerfile)"
-_PIECE_OF_CODE = (
-    r"(code|script|function|class|query|method|snippet|loop|error|exception|bug|one-liner|decorator|program|test)s?"
-)
+_PIECE_OF_CODE = r"(code|script|function|class|query|method|snippet|loop|error|exception|bug|one-liner|decorator|program|test)s?"
 _CODE = re.compile(
     rf"\b{_LANGUAGE}\b.*\b{_PIECE_OF_CODE}\b|\b{_PIECE_OF_CODE}\b.*\b{_LANGUAGE}\b"
     r"|\b(write|fix|debug|refactor|implement|complete|optimi[sz]e)\b.*"

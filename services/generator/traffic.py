@@ -1,6 +1,8 @@
-"""The present rollout, as this replica knows it. Others may change it too: a change begins with what is stored now.
+"""The present rollout, as this replica knows it. Others may change it too: a change begins with
+what is stored now.
 
-While the store is away the last known rollout goes on answering, its leases still end, and changes fail with UNAVAILABLE.
+While the store is away the last known rollout goes on answering, its leases still end, and changes
+fail with UNAVAILABLE.
 """
 
 import asyncio
@@ -43,9 +45,11 @@ class UnusableStoreError(DetailedError):
 
 
 class RolloutStore(Protocol):
-    """Where the rollout survives, and where replicas meet. Raises UnavailableError, reason ROLLOUT_STORE_UNAVAILABLE.
+    """Where the rollout survives, and where replicas meet. Raises UnavailableError, reason
+    ROLLOUT_STORE_UNAVAILABLE.
 
-    `replace` stores a rollout as the one after `serial`; False if another one was stored there first.
+    `replace` stores a rollout as the one after `serial`; False if another one was stored there
+    first.
     """
 
     async def load(self) -> Stored: ...
@@ -74,14 +78,17 @@ class Traffic:
 
     @property
     def stale_since_us(self) -> int | None:
-        """When the rollout was last read, if the store is away; None if what is known is what is stored."""
+        """When the rollout was last read, if the store is away; None if what is known is what is
+        stored.
+        """
         return self._read_us if self._is_away else None
 
     async def change(self, transition: Callable[[Rollout], Rollout]) -> Rollout:
-        """Apply a transition to the stored rollout; again if another replica was faster. Stored when it returns.
+        """Apply a transition to the stored rollout; again if another replica was faster. Stored
+        when it returns.
 
-        Raises whatever the transition raises, and UnavailableError; then it was not stored, but for one case: the store
-        did it and its answer got lost. So transitions may be asked for twice.
+        Raises whatever the transition raises, and UnavailableError; then it was not stored, but for
+        one case: the store did it and its answer got lost. So transitions may be asked for twice.
         """
         # Shielded: a caller that goes away must not leave the store and us with two opinions.
         return await asyncio.shield(self._change(transition))
@@ -95,7 +102,9 @@ class Traffic:
         return self.rollout
 
     async def refresh(self) -> None:
-        """Learn what others changed, and store the end of a lease. Without the store nothing happens."""
+        """Learn what others changed, and store the end of a lease. Without the store nothing
+        happens.
+        """
         try:
             await self.change(lambda rollout: rollout)
         except UnavailableError:
@@ -130,7 +139,8 @@ class Traffic:
         try:
             stored = await self._store.load()
             if stored == NOTHING_STORED and self._stored != NOTHING_STORED:
-                # An empty database in the place of ours, say before a restore: nobody should lose their answers by it.
+                # An empty database in the place of ours, say before a restore: nobody should lose
+                # their answers by it.
                 raise UnavailableError("the stored rollout is gone", reason=STORE_AWAY)
         except UnavailableError as error:
             if not self._is_away:

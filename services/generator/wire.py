@@ -13,7 +13,11 @@ from services.generator.rollout import Rollout
 
 MAX_USER_KEY_CHARACTERS = 256
 MAX_TEXT_CHARACTERS = 32_768
-ROLES = {chat_pb2.ROLE_SYSTEM: "system", chat_pb2.ROLE_USER: "user", chat_pb2.ROLE_ASSISTANT: "assistant"}
+ROLES = {
+    chat_pb2.ROLE_SYSTEM: "system",
+    chat_pb2.ROLE_USER: "user",
+    chat_pb2.ROLE_ASSISTANT: "assistant",
+}
 TASKS = {
     chat_pb2.TASK_UNSPECIFIED: None,
     chat_pb2.TASK_CODE: Task.CODE,
@@ -55,10 +59,14 @@ def generate_event(event: Selected | str | Finished) -> generator_pb2.GenerateEv
     if isinstance(event, str):
         return generator_pb2.GenerateEvent(text_delta=event)
     if isinstance(event, Finished):
-        usage = chat_pb2.Usage(prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens)
+        usage = chat_pb2.Usage(
+            prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens
+        )
         finished = generator_pb2.Finished(finish_reason=FINISHES[event.reason], usage=usage)
         if event.sample:
-            sample = sample_pb2.Sample(token_ids=event.sample.token_ids, log_probs=event.sample.log_probs)
+            sample = sample_pb2.Sample(
+                token_ids=event.sample.token_ids, log_probs=event.sample.log_probs
+            )
             finished.sample.CopyFrom(sample)
         return generator_pb2.GenerateEvent(finished=finished)
     selected = generator_pb2.Selected(
@@ -77,11 +85,16 @@ def canary_request_from(request: generator_pb2.StartCanaryRequest) -> CanaryRequ
     """Not checked."""
     # A 32-bit 0.1 is 0.10000000149: six digits are what was meant.
     share = round(request.share, 6)
-    return CanaryRequest(request.version, request.directory, share, request.lease.ToNanoseconds() / 1e9)
+    return CanaryRequest(
+        request.version, request.directory, share, request.lease.ToNanoseconds() / 1e9
+    )
 
 
 def rollout_response(
-    rollout: Rollout, shares: dict[str, float], statuses: dict[str, Status], stale_since_us: int | None
+    rollout: Rollout,
+    shares: dict[str, float],
+    statuses: dict[str, Status],
+    stale_since_us: int | None,
 ) -> generator_pb2.GetRolloutResponse:
     """The rollout as operators see it."""
 
@@ -97,7 +110,10 @@ def rollout_response(
         lease_end_time=_timestamp(rollout.candidate.lease_end_us) if rollout.candidate else None,
         history=[
             generator_pb2.RolloutChange(
-                time=_timestamp(change.time_us), kind=change.kind, version=change.version, reason=change.reason
+                time=_timestamp(change.time_us),
+                kind=change.kind,
+                version=change.version,
+                reason=change.reason,
             )
             for change in rollout.history
         ],

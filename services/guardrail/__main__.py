@@ -27,7 +27,8 @@ async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registra
         VERDICTS.labels(stage, verdict.action, verdict.category or "none").inc()
 
     classifier = read_classifier(settings.weights_directory)
-    # The first text costs 50 ms more (NumPy's and phonenumbers' own tables): nobody should wait for that.
+    # The first text costs 50 ms more (NumPy's and phonenumbers' own tables): nobody should wait for
+    # that.
     classifier.judge(WARM_UP)
     list(personal_spans(WARM_UP, settings.phone_region))
     servicer = GuardrailServicer(Policy(classifier, settings.phone_region, observe))

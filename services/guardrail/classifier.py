@@ -1,4 +1,5 @@
-"""The small classifier: two linear heads over hashed words and character runs, read from the recipe's artifact.
+"""The small classifier: two linear heads over hashed words and character runs, read from the
+recipe's artifact.
 
 Trained by `python -m training.recipes.guardrail`; its manifest holds the measured figures.
 """
@@ -16,19 +17,24 @@ from services.guardrail.features import feature_buckets
 from services.guardrail.verdict import Category
 
 WEIGHTS_NAME = "classifier.npz"
-# As in the recipe, which measures with the same windows: one sentence in a long text must not drown.
+# As in the recipe, which measures with the same windows: one sentence in a long text must not
+# drown.
 WINDOW_CHARACTERS = 600
 
 
 class WeightsError(DetailedError):
-    """The weights are missing, unfinished, or not those that their manifest names; `field` is the file."""
+    """The weights are missing, unfinished, or not those that their manifest names; `field` is the
+    file.
+    """
 
     reason = "INVALID_WEIGHTS"
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """The head that is the furthest over its threshold (or the nearest below), with its probability."""
+    """The head that is the furthest over its threshold (or the nearest below), with its
+    probability.
+    """
 
     category: Category
     probability: float
@@ -47,7 +53,9 @@ class Classifier:
         threshold: npt.NDArray[np.float32],
         digest: str,
     ) -> None:
-        """`weights` [H, B] in steps of `scale` [H]; `bias` [H]; `threshold` [H] as a probability; `digest` names them all."""
+        """`weights` [H, B] in steps of `scale` [H]; `bias` [H]; `threshold` [H] as a probability;
+        `digest` names them all.
+        """
         self._heads = heads
         # One bucket's weights lie side by side, so a feature costs one cache line.
         self._weights = np.ascontiguousarray(weights.T)
@@ -67,7 +75,9 @@ class Classifier:
     def _logits(self, text: str) -> npt.NDArray[np.float64]:
         buckets = feature_buckets(text)
         sums = self._weights[buckets].sum(axis=0, dtype=np.int64)
-        logits: npt.NDArray[np.float64] = sums * self._scale / np.sqrt(max(1, len(buckets))) + self._bias
+        logits: npt.NDArray[np.float64] = (
+            sums * self._scale / np.sqrt(max(1, len(buckets))) + self._bias
+        )
         return logits
 
 
@@ -76,14 +86,18 @@ def windows(text: str) -> list[str]:
     if len(text) <= WINDOW_CHARACTERS:
         return [text]
     step = WINDOW_CHARACTERS // 2
-    return [text, *(text[start : start + WINDOW_CHARACTERS] for start in range(0, len(text) - step, step))]
+    return [
+        text,
+        *(text[start : start + WINDOW_CHARACTERS] for start in range(0, len(text) - step, step)),
+    ]
 
 
 def read_classifier(directory: Path) -> Classifier:
     """The classifier of a finished artifact.
 
     Raises:
-        WeightsError: no manifest (it is written last), no weights, or other weights than the manifest's.
+        WeightsError: no manifest (it is written last), no weights, or other weights than the
+            manifest's.
     """
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
@@ -102,4 +116,6 @@ def read_classifier(directory: Path) -> Classifier:
         )
     with np.load(directory / WEIGHTS_NAME, allow_pickle=False) as arrays:
         heads = tuple(Category(str(head)) for head in arrays["heads"])
-        return Classifier(heads, arrays["weights"], arrays["scale"], arrays["bias"], arrays["threshold"], digest)
+        return Classifier(
+            heads, arrays["weights"], arrays["scale"], arrays["bias"], arrays["threshold"], digest
+        )

@@ -1,7 +1,8 @@
-"""Which buckets of the classifier's weights a text touches: hashes of its words, word pairs and character runs.
+"""Which buckets of the classifier's weights a text touches: hashes of its words, word pairs and
+character runs.
 
-The training recipe has the same function, and a test holds the two equal. All arithmetic is on 32 bits, so every machine
-gets the same buckets.
+The training recipe has the same function, and a test holds the two equal. All arithmetic is on 32
+bits, so every machine gets the same buckets.
 """
 
 import re

@@ -1,7 +1,9 @@
-"""Decides how much of an unfinished answer may be shown: up to the first word that could still become part of a secret.
+"""Decides how much of an unfinished answer may be shown: up to the first word that could still
+become part of a secret.
 
-The text is read word by word from the left, and whether a word is decided depends only on the text from that word on. So
-the shown text is the same however the answer was cut into chunks. All patterns see the text unmasked.
+The text is read word by word from the left, and whether a word is decided depends only on the text
+from that word on. So the shown text is the same however the answer was cut into chunks. All
+patterns see the text unmasked.
 """
 
 import re
@@ -17,7 +19,8 @@ UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf
 WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 NUMBER_GAP = re.compile(r"[^\S\n]{0,2}")
 LABEL_GAP = re.compile(r"\s{0,3}")
-# What can only be part of a span if there is a digit, a sign or great length: all other words are decided at their end.
+# What can only be part of a span if there is a digit, a sign or great length: all other words are
+# decided at their end.
 SUSPECT = re.compile(r"[0-9@]|[:=]|-----BEGIN|.{16}")
 NUMBER = re.compile(r"[0-9][0-9().\-/+]*$")
 NUMBER_GOES_ON = re.compile(r"[0-9(+]")
@@ -42,7 +45,8 @@ Detector = Callable[[str], Iterable[Span]]
 
 @dataclass(frozen=True)
 class Shown:
-    """The first `length` characters are decided; `spans` of them are to be replaced, in order, not overlapping.
+    """The first `length` characters are decided; `spans` of them are to be replaced, in order, not
+    overlapping.
 
     `overlong` says that what follows can never be decided: a word or a private key without end.
     """
@@ -72,14 +76,23 @@ def decide(text: str, detect: Detector, *, final: bool) -> Shown:
             return Shown(unmasked.origin(word.start()), tuple(spans), overlong)
         place, found = reading
         spans += (
-            Span(unmasked.origin(one.start), unmasked.origin(one.end - 1) + 1, one.category, one.replacement)
+            Span(
+                unmasked.origin(one.start),
+                unmasked.origin(one.end - 1) + 1,
+                one.category,
+                one.replacement,
+            )
             for one in found
         )
     return Shown(len(text), tuple(spans))
 
 
-def _read(text: str, start: int, end: int, detect: Detector, final: bool) -> tuple[int, list[Span]] | None:
-    """Decide the word at `start`, and the words into which its spans reach. None: more text is needed."""
+def _read(
+    text: str, start: int, end: int, detect: Detector, final: bool
+) -> tuple[int, list[Span]] | None:
+    """Decide the word at `start`, and the words into which its spans reach. None: more text is
+    needed.
+    """
     found: list[Span] = []
     cursor = start
     while cursor < end:
@@ -103,7 +116,9 @@ def _first_span(window: str, word_length: int, detect: Detector) -> Span | None:
 
 
 def _window_end(text: str, start: int, end: int, final: bool) -> int | None:
-    """Where the stretch ends that decides the word: the word, and the words that may belong to it. None: not seen yet."""
+    """Where the stretch ends that decides the word: the word, and the words that may belong to it.
+    None: not seen yet.
+    """
     if end == len(text) and not final:
         if end - start > LONGEST_WORD:
             raise OverlongError

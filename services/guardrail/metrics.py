@@ -2,4 +2,8 @@
 
 from prometheus_client import Counter
 
-VERDICTS = Counter("thumbwheel_guardrail_verdicts_total", "Verdicts of the policy.", ["stage", "action", "category"])
+VERDICTS = Counter(
+    "thumbwheel_guardrail_verdicts_total",
+    "Verdicts of the policy.",
+    ["stage", "action", "category"],
+)

@@ -1,6 +1,8 @@
-"""Finds personal data: e-mail addresses, phone numbers, payment cards, IBANs, US social security numbers.
+"""Finds personal data: e-mail addresses, phone numbers, payment cards, IBANs, US social security
+numbers.
 
-Numbers must pass their own check (Luhn, mod 97, the numbering plan), so version numbers, sums and dates stay.
+Numbers must pass their own check (Luhn, mod 97, the numbering plan), so version numbers, sums and
+dates stay.
 """
 
 import re
@@ -21,12 +23,14 @@ SSN_SHOWN = "[social security number removed]"
 EMAIL = re.compile(
     r"(?<![\w.+/:-])(?!git@)[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24}(?![\w-])"
 )
-# Looked for at every place (lookahead), since a number beside it must not hide one: "in 2024 4111 1111 …".
+# Looked for at every place (lookahead), since a number beside it must not hide one: "in 2024 4111
+# 1111 …".
 CARD = re.compile(r"(?<![\w.-])(?=([2-6]\d{3}(?:[ -]?\d){8,15}))")
 IBAN = re.compile(r"(?<!\w)(?=([A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}))", re.IGNORECASE)
 SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}([- ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-]|[.]\d)")
 DIGIT = re.compile(r"\d")
-# ITU-T E.164 allows 15; beyond that and a neighbour it is a table of numbers, which would cost a millisecond each.
+# ITU-T E.164 allows 15; beyond that and a neighbour it is a table of numbers, which would cost a
+# millisecond each.
 FEWEST_PHONE_DIGITS, MOST_PHONE_DIGITS = 7, 24
 # A national number must be written as one: "4155552671" alone is as likely an order number.
 LOOKS_DIALLED = re.compile(r"[+(]|\d[ .-]\d")
@@ -77,7 +81,9 @@ def personal_spans(text: str, phone_region: str) -> Iterator[Span]:
         yield Span(found.start(), found.end(), Category.PII, SSN_SHOWN)
     if digits > MOST_PHONE_DIGITS:
         return
-    for match in phonenumbers.PhoneNumberMatcher(text, phone_region, leniency=phonenumbers.Leniency.VALID):
+    for match in phonenumbers.PhoneNumberMatcher(
+        text, phone_region, leniency=phonenumbers.Leniency.VALID
+    ):
         if LOOKS_DIALLED.search(match.raw_string):
             yield Span(match.start, match.end, Category.PII, PHONE_SHOWN)
 
@@ -86,7 +92,9 @@ def _card_length(run: str) -> int:
     """How many characters of a run of digits and separators are a card number; 0 for none."""
     places = [place for place, letter in enumerate(run) if letter.isdigit()]
     for digits in CARD_LENGTHS:
-        if len(places) < digits or (len(places) > digits and places[digits] == places[digits - 1] + 1):
+        if len(places) < digits or (
+            len(places) > digits and places[digits] == places[digits - 1] + 1
+        ):
             continue
         end = places[digits - 1] + 1
         if luhn_holds(re.sub(r"\D", "", run[:end])):

@@ -17,10 +17,11 @@ from services.guardrail.verdict import Action, Category, Stage, Verdict, stricte
 
 Observer = Callable[[Stage, Verdict], None]
 
-# What a user says is judged again with every piece of the answer, and with every later message of a client that keeps its own history:
-# a verdict is kept under the text's hash.
+# What a user says is judged again with every piece of the answer, and with every later message of a
+# client that keeps its own history: a verdict is kept under the text's hash.
 KEPT_PROMPTS = 4_096
-# A rule spans a wish, a few words and a deed: more of the released text cannot matter, and costs a millisecond a piece.
+# A rule spans a wish, a few words and a deed: more of the released text cannot matter, and costs a
+# millisecond a piece.
 RULE_CHARACTERS = 300
 # Of a verdict, rules are the surest.
 RULE_SCORE = 1.0
@@ -28,7 +29,9 @@ RULE_SCORE = 1.0
 
 @dataclass(frozen=True)
 class Release:
-    """What may be shown of the pending text, the verdict on it, and how many characters of its end stay held back."""
+    """What may be shown of the pending text, the verdict on it, and how many characters of its end
+    stay held back.
+    """
 
     verdict: Verdict
     text: str
@@ -52,15 +55,21 @@ class Policy:
         return verdict
 
     def judge_output(self, prompt: str, released_tail: str, pending: str, final: bool) -> Release:
-        """How much of the pending text may be shown, with secrets and personal data replaced, or that none may be."""
+        """How much of the pending text may be shown, with secrets and personal data replaced, or
+        that none may be.
+        """
         shown = decide(pending, self._find_spans, final=final)
         blocked = self._blocked(prompt, released_tail, pending, shown)
         release = Release(blocked, "", 0) if blocked else _release(pending, shown)
         self._observe(Stage.OUTPUT, release.verdict)
         return release
 
-    def _blocked(self, prompt: str, released_tail: str, pending: str, shown: Shown) -> Verdict | None:
-        """Why nothing more of the answer may be shown: the exchange is harmful, or the rest can never be checked."""
+    def _blocked(
+        self, prompt: str, released_tail: str, pending: str, shown: Shown
+    ) -> Verdict | None:
+        """Why nothing more of the answer may be shown: the exchange is harmful, or the rest can
+        never be checked.
+        """
         if shown.overlong:
             category = Category.SECRET if "PRIVATE KEY" in pending else Category.UNREADABLE
             return Verdict(Action.BLOCK, category, RULE_SCORE)
@@ -102,13 +111,19 @@ def _release(pending: str, shown: Shown) -> Release:
     for span in shown.spans:
         parts += [pending[place : span.start], span.replacement]
         place = span.end
-    category = Category.SECRET if any(span.category is Category.SECRET for span in shown.spans) else Category.PII
+    category = (
+        Category.SECRET
+        if any(span.category is Category.SECRET for span in shown.spans)
+        else Category.PII
+    )
     text = "".join([*parts, pending[place : shown.length]])
     return Release(Verdict(Action.REDACT, category, RULE_SCORE), text, held)
 
 
 def policy_version(weights_digest: str, phone_region: str) -> str:
-    """Hash of all that decides: the weights, the settings, and the rules as they stand in this package's source."""
+    """Hash of all that decides: the weights, the settings, and the rules as they stand in this
+    package's source.
+    """
     digest = hashlib.sha256(f"{weights_digest} {phone_region}".encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())

@@ -1,4 +1,6 @@
-"""What a user is told instead of an answer: friendly, by category, and without teaching how to get around."""
+"""What a user is told instead of an answer: friendly, by category, and without teaching how to get
+around.
+"""
 
 from services.guardrail.verdict import Category
 

@@ -1,6 +1,8 @@
-"""Rules on wishes and answers: few, sure, and read on the text without disguise. What they miss is the classifier's to find.
+"""Rules on wishes and answers: few, sure, and read on the text without disguise. What they miss is
+the classifier's to find.
 
-A rule is a wish ("how do I", "steps to") close before a harmful deed, which is a verb close before its object. The deed alone
+A rule is a wish ("how do I", "steps to") close before a harmful deed, which is a verb close before
+its object. The deed alone
 passes: a question about history, a news item, a story.
 """
 
@@ -126,7 +128,8 @@ INJECTION = re.compile(
     )
     + r"\b"
 )
-# Here the making itself is the wish: "write me a convincing phishing email", but not "write an essay about phishing".
+# Here the making itself is the wish: "write me a convincing phishing email", but not "write an
+# essay about phishing".
 TOOLS = (
     r"(?:write|create|generate|develop|draft|make|build|code|program)(?: me| us)?"
     r"(?: (?:a|an|some|the|simple|working|convincing|realistic|new|undetectable|python)){0,3} "

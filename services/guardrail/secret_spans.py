@@ -1,6 +1,8 @@
-"""Finds secrets: private keys, keys and tokens with known prefixes, labelled or Bearer values, passwords in URLs.
+"""Finds secrets: private keys, keys and tokens with known prefixes, labelled or Bearer values,
+passwords in URLs.
 
-The prefixes are those that their issuers document for secret scanning; a labelled value must also look random.
+The prefixes are those that their issuers document for secret scanning; a labelled value must also
+look random.
 """
 
 import math
@@ -46,7 +48,8 @@ LABELLED_KEY = re.compile(
     r"(?:key|token|secret|credential)[\w-]{0,12}[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}[\"'`*]*([\w+/.~-]{16,512}=*)",
     re.IGNORECASE,
 )
-# Shannon entropy per character: English words joined by signs stay below 3.5 at this length, random base64 above.
+# Shannon entropy per character: English words joined by signs stay below 3.5 at this length, random
+# base64 above.
 RANDOM_BITS = 3.5
 
 
@@ -72,14 +75,18 @@ def secret_spans(text: str) -> Iterator[Span]:
 
 
 def _labelled(found: re.Match[str], shown: str) -> Span:
-    """From the label on, since a span belongs to the word in which it starts; the label itself is shown again."""
+    """From the label on, since a span belongs to the word in which it starts; the label itself is
+    shown again.
+    """
     label = found[0][: found.start(1) - found.start()]
     return Span(found.start(), found.end(1), Category.SECRET, label + shown)
 
 
 def entropy_bits(text: str) -> float:
     """Shannon entropy of the characters, in bits per character."""
-    return -sum(count / len(text) * math.log2(count / len(text)) for count in Counter(text).values())
+    return -sum(
+        count / len(text) * math.log2(count / len(text)) for count in Counter(text).values()
+    )
 
 
 def _has_letter_and_digit(value: str) -> bool:
@@ -87,4 +94,9 @@ def _has_letter_and_digit(value: str) -> bool:
 
 
 def _is_placeholder(value: str) -> bool:
-    return value.startswith(("$", "<", "{", "%")) or value.casefold().strip(".*") in ("", "password", "pass", "xxx")
+    return value.startswith(("$", "<", "{", "%")) or value.casefold().strip(".*") in (
+        "",
+        "password",
+        "pass",
+        "xxx",
+    )

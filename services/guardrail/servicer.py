@@ -1,4 +1,6 @@
-"""Translates between the protocol and the policy. Texts beyond a few thousand characters are judged in a thread."""
+"""Translates between the protocol and the policy. Texts beyond a few thousand characters are judged
+in a thread.
+"""
 
 import asyncio
 import logging
@@ -34,7 +36,9 @@ ResultT = TypeVar("ResultT")
 
 
 class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
-    """All methods check the limits of the protocol, ask the policy, and put its answer in a message."""
+    """All methods check the limits of the protocol, ask the policy, and put its answer in a
+    message.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -44,15 +48,21 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
     ) -> guardrail_pb2.CheckInputResponse:
         if not 1 <= len(request.texts) <= MAX_TEXTS:
             raise InvalidArgumentError(
-                f"texts holds {len(request.texts)} texts", field="texts", limit=f"1 to {MAX_TEXTS} texts"
+                f"texts holds {len(request.texts)} texts",
+                field="texts",
+                limit=f"1 to {MAX_TEXTS} texts",
             )
         texts = list(request.texts)
         for text in texts:
             if not text:
-                raise InvalidArgumentError("a text is empty", field="texts", limit="at least 1 character")
+                raise InvalidArgumentError(
+                    "a text is empty", field="texts", limit="at least 1 character"
+                )
             _check_length("texts", text, MAX_TEXT_CHARACTERS)
         verdict = await _judge(sum(map(len, texts)), lambda: self._policy.judge_input(texts))
-        return guardrail_pb2.CheckInputResponse(verdict=self._message(verdict), rejection_text=_rejection(verdict))
+        return guardrail_pb2.CheckInputResponse(
+            verdict=self._message(verdict), rejection_text=_rejection(verdict)
+        )
 
     async def CheckOutput(
         self, request: guardrail_pb2.CheckOutputRequest, context: Any
@@ -66,15 +76,23 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         checks = list(request.checks)
         if not 1 <= len(checks) <= MAX_CHECKS:
             raise InvalidArgumentError(
-                f"checks holds {len(checks)} parts", field="checks", limit=f"1 to {MAX_CHECKS} parts"
+                f"checks holds {len(checks)} parts",
+                field="checks",
+                limit=f"1 to {MAX_CHECKS} parts",
             )
         for check in checks:
             _check_part(check)
-        results = await _judge(sum(map(_size, checks)), lambda: [self._output_if_it_can(check) for check in checks])
+        results = await _judge(
+            sum(map(_size, checks)), lambda: [self._output_if_it_can(check) for check in checks]
+        )
         return guardrail_pb2.CheckOutputsResponse(results=results)
 
-    def _output(self, request: guardrail_pb2.CheckOutputRequest) -> guardrail_pb2.CheckOutputResponse:
-        release = self._policy.judge_output(request.prompt, request.released_tail, request.pending, request.final)
+    def _output(
+        self, request: guardrail_pb2.CheckOutputRequest
+    ) -> guardrail_pb2.CheckOutputResponse:
+        release = self._policy.judge_output(
+            request.prompt, request.released_tail, request.pending, request.final
+        )
         return guardrail_pb2.CheckOutputResponse(
             verdict=self._message(release.verdict),
             release=release.text,
@@ -82,8 +100,12 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             rejection_text=_rejection(release.verdict),
         )
 
-    def _output_if_it_can(self, request: guardrail_pb2.CheckOutputRequest) -> guardrail_pb2.CheckOutputResponse:
-        """A text that the policy stumbles over costs its own answer, and not those that are judged beside it."""
+    def _output_if_it_can(
+        self, request: guardrail_pb2.CheckOutputRequest
+    ) -> guardrail_pb2.CheckOutputResponse:
+        """A text that the policy stumbles over costs its own answer, and not those that are judged
+        beside it.
+        """
         try:
             return self._output(request)
         except Exception:
@@ -116,7 +138,9 @@ async def _judge(characters: int, work: Callable[[], ResultT]) -> ResultT:
 def _check_length(field: str, text: str, limit: int) -> None:
     if len(text) > limit:
         raise InvalidArgumentError(
-            f"{field} has {len(text)} characters", field=field, limit=f"at most {limit:,} characters"
+            f"{field} has {len(text)} characters",
+            field=field,
+            limit=f"at most {limit:,} characters",
         )
 
 

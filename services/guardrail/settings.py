@@ -20,5 +20,7 @@ class GuardrailSettings(ServiceSettings):
         WEIGHTS_DIRECTORY, description="directory with classifier.npz and its manifest.json"
     )
     phone_region: str = Field(
-        "US", pattern="^[A-Z]{2}$", description="country whose phone numbers are known without a prefix"
+        "US",
+        pattern="^[A-Z]{2}$",
+        description="country whose phone numbers are known without a prefix",
     )

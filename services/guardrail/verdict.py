@@ -1,4 +1,6 @@
-"""What the policy can decide: actions, categories, a verdict, and which of two verdicts is the stricter."""
+"""What the policy can decide: actions, categories, a verdict, and which of two verdicts is the
+stricter.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,4 +48,6 @@ class Verdict:
 
 def strictest(verdicts: Iterable[Verdict]) -> Verdict:
     """The strictest verdict; of equally strict ones the surest. Of none: allowed."""
-    return max(verdicts, key=lambda verdict: (STRICTNESS[verdict.action], verdict.score), default=Verdict())
+    return max(
+        verdicts, key=lambda verdict: (STRICTNESS[verdict.action], verdict.score), default=Verdict()
+    )

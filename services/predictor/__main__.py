@@ -1,4 +1,6 @@
-"""`python -m services.predictor`: wires the predictor and serves until SIGTERM, then drains and exits with 0."""
+"""`python -m services.predictor`: wires the predictor and serves until SIGTERM, then drains and
+exits with 0.
+"""
 
 import asyncio
 import contextlib
@@ -31,7 +33,9 @@ log = logging.getLogger("services.predictor")
 
 
 class LogFormatter(logging.Formatter):
-    """One line a record, or one JSON object. The chassis has the same, but imports traces that this image has not."""
+    """One line a record, or one JSON object. The chassis has the same, but imports traces that this
+    image has not.
+    """
 
     def __init__(self, as_json: bool) -> None:
         super().__init__()
@@ -45,7 +49,9 @@ class LogFormatter(logging.Formatter):
         level, phrase = record.levelname.lower(), record.getMessage()
         if self._as_json:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-            return json.dumps({"time": stamp, "level": level, "service": "predictor", "event": phrase, **fields})
+            return json.dumps(
+                {"time": stamp, "level": level, "service": "predictor", "event": phrase, **fields}
+            )
         pairs = " ".join(f"{key}={value}" for key, value in fields.items())
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         return f"{clock} {level:<7} predictor {phrase}  {pairs}".rstrip()
@@ -75,7 +81,8 @@ def wire(settings: PredictorSettings, metrics: Metrics, journal: Journal) -> Rep
 async def load_at_start(
     repository: Repository, settings: PredictorSettings, journal: Journal, readiness: Readiness
 ) -> str:
-    """Load what a peer serves, what the settings name, and what was loaded before; ready only if the first two are there.
+    """Load what a peer serves, what the settings name, and what was loaded before; ready only if
+    the first two are there.
 
     Returns why something of what the settings name is not, or nothing.
     """
@@ -95,7 +102,9 @@ async def load_at_start(
 def _version_of(directory: Path) -> str:
     """The manifest's version: in a cluster a directory's name is only where it was mounted."""
     with contextlib.suppress(OSError, ValueError):
-        return str(json.loads((directory / "manifest.json").read_bytes()).get("version", directory.name))
+        return str(
+            json.loads((directory / "manifest.json").read_bytes()).get("version", directory.name)
+        )
     return directory.name
 
 
@@ -111,16 +120,23 @@ async def why_not_started(starting: asyncio.Task[str], stop: asyncio.Event) -> s
 
 
 async def serve(settings: PredictorSettings) -> int:
-    """Serve until SIGTERM or SIGINT; then not ready, drain. Returns the exit status: 1 if it could not start as it was told to."""
+    """Serve until SIGTERM or SIGINT; then not ready, drain. Returns the exit status: 1 if it could
+    not start as it was told to.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics, readiness = Metrics(), Readiness()
     journal = Journal(settings.cache_directory / "loaded.json")
     repository = wire(settings, metrics, journal)
-    app = build_app(repository, readiness, metrics, settings.default_max_tokens, settings.max_body_bytes)
-    # handler_cancellation: a client that hangs up cancels its handler, and that cancels its generation.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_seconds)
+    app = build_app(
+        repository, readiness, metrics, settings.default_max_tokens, settings.max_body_bytes
+    )
+    # handler_cancellation: a client that hangs up cancels its handler, and that cancels its
+    # generation.
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_seconds
+    )
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port)
     await site.start()
@@ -134,10 +150,12 @@ async def serve(settings: PredictorSettings) -> int:
         await stop.wait()
     log.info("draining")
     readiness.ready = False
-    # Nobody may send a request over a connection that was kept, which only this process would answer, with a refusal.
+    # Nobody may send a request over a connection that was kept, which only this process would
+    # answer, with a refusal.
     await site.stop()
     for connection in runner.server.connections if runner.server else ():
-        # aiohttp's pre_shutdown() leaves idle connections open until cleanup(), and does not answer on them.
+        # aiohttp's pre_shutdown() leaves idle connections open until cleanup(), and does not answer
+        # on them.
         if connection._request_in_progress:
             connection.close()
         else:

@@ -1,25 +1,29 @@
-"""What the predictor can answer instead of text. The HTTP edge maps `status` and `kind`; nothing here holds user text.
+"""What the predictor can answer instead of text. The HTTP edge maps `status` and `kind`; nothing
+here holds user text.
 
-PredictorError
-├── InvalidRequestError       400  the request is wrong: names the parameter and the limit
-├── ModelRefusedError         400  a model directory that cannot be served: names what is missing
-├── VersionNotFoundError      404  no such version is loaded
-├── VersionConflictError      409  the id is already taken by other files
-├── VersionInUseError         409  answers run on the version, and it was only to go if none do
-├── OverloadedError           429  the queue is full: come back later
-├── UnavailableError          503  loading, draining, or the cache overflowed: nothing is wrong with the request
-└── EngineFailedError         500  the engine broke; the version must be loaded again
+PredictorError ├── InvalidRequestError       400  the request is wrong: names the parameter and the
+limit ├── ModelRefusedError         400  a model directory that cannot be served: names what is
+missing ├── VersionNotFoundError      404  no such version is loaded ├── VersionConflictError
+409  the id is already taken by other files ├── VersionInUseError         409  answers run on the
+version, and it was only to go if none do ├── OverloadedError           429  the queue is full: come
+back later ├── UnavailableError          503  loading, draining, or the cache overflowed: nothing is
+wrong with the request └── EngineFailedError         500  the engine broke; the version must be
+loaded again
 """
 
 
 class PredictorError(Exception):
-    """An error that its caller may see. The chassis has the same attributes, but imports gRPC, which this image has not.
+    """An error that its caller may see. The chassis has the same attributes, but imports gRPC,
+    which this image has not.
 
     Args:
         text: the message for a person; names the field and what is allowed; never holds user text.
-        param: the request's parameter at fault, if it is one's fault; the only one of the attributes that the HTTP body has.
-        field: what is at fault, as the caller names it: a parameter, a file, a tensor, a configuration field; `param` if it is not given.
-        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is not given.
+        param: the request's parameter at fault, if it is one's fault; the only one of the
+            attributes that the HTTP body has.
+        field: what is at fault, as the caller names it: a parameter, a file, a tensor, a
+            configuration field; `param` if it is not given.
+        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is
+            not given.
         limit: what would be allowed; "" if there is no limit to tell.
     """
 
@@ -28,7 +32,13 @@ class PredictorError(Exception):
     reason = "INTERNAL"
 
     def __init__(
-        self, text: str, param: str | None = None, *, field: str = "", reason: str = "", limit: str = ""
+        self,
+        text: str,
+        param: str | None = None,
+        *,
+        field: str = "",
+        reason: str = "",
+        limit: str = "",
     ) -> None:
         super().__init__(text)
         self.text = text

@@ -1,4 +1,6 @@
-"""From a model directory to a served version: check, convert or find the graph, open the pipeline, warm it up. Blocking."""
+"""From a model directory to a served version: check, convert or find the graph, open the pipeline,
+warm it up. Blocking.
+"""
 
 import asyncio
 import json
@@ -40,7 +42,8 @@ class Loader:
         """Load a version; its engine runs when this returns.
 
         Raises:
-            ModelRefusedError: the directory is no complete model that the graph can honour; the text names what is wrong.
+            ModelRefusedError: the directory is no complete model that the graph can honour; the
+                text names what is wrong.
         """
         began = time.perf_counter()
         manifest = check_manifest(directory, name, self.digests)
@@ -69,7 +72,8 @@ class Loader:
 
 
 def read_end_ids(directory: Path, codec: TextCodec) -> tuple[int, ...]:
-    """Ids that end an answer: generation_config.json, else config.json, else the tokenizer's eos_token.
+    """Ids that end an answer: generation_config.json, else config.json, else the tokenizer's
+    eos_token.
 
     Raises:
         ModelRefusedError: none of them says, and the pipeline would never stop.
@@ -93,7 +97,9 @@ def read_end_ids(directory: Path, codec: TextCodec) -> tuple[int, ...]:
 
 
 def _warm_up(pipeline: PagedPipeline, end_ids: tuple[int, ...]) -> None:
-    """The first passes compile kernels for their shapes: better now than in somebody's first answer."""
+    """The first passes compile kernels for their shapes: better now than in somebody's first
+    answer.
+    """
     sampling = Sampling(max_new_tokens=2, end_ids=end_ids, seed=0, temperature=0.0, ignore_eos=True)
     pipeline.add(WARM_UP_REQUEST_ID, end_ids[:1] * WARM_UP_TOKENS, sampling)
     while pipeline.has_work():

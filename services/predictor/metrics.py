@@ -1,4 +1,6 @@
-"""What the predictor counts, in a registry of its own. Labels are loaded versions, endpoints, statuses: no caller's text."""
+"""What the predictor counts, in a registry of its own. Labels are loaded versions, endpoints,
+statuses: no caller's text.
+"""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -14,20 +16,28 @@ class Metrics:
             "thumbwheel_predictor_requests_total", "Requests.", "endpoint", "version", "status"
         )
         self.prompt_tokens = self._counter(
-            "thumbwheel_predictor_prompt_tokens_total", "Prompt tokens of started generations.", "version"
+            "thumbwheel_predictor_prompt_tokens_total",
+            "Prompt tokens of started generations.",
+            "version",
         )
         self.generated_tokens = self._counter(
             "thumbwheel_predictor_generated_tokens_total", "Tokens that were generated.", "version"
         )
-        self.engine_steps = self._counter("thumbwheel_predictor_engine_steps_total", "Forward passes.", "version")
+        self.engine_steps = self._counter(
+            "thumbwheel_predictor_engine_steps_total", "Forward passes.", "version"
+        )
         self.queue_seconds = self._histogram(
             "thumbwheel_predictor_queue_seconds", "From request to a place in a batch.", "version"
         )
         self.first_token_seconds = self._histogram(
-            "thumbwheel_predictor_time_to_first_token_seconds", "From request to first token.", "version"
+            "thumbwheel_predictor_time_to_first_token_seconds",
+            "From request to first token.",
+            "version",
         )
         self.inter_token_seconds = self._histogram(
-            "thumbwheel_predictor_inter_token_seconds", "Between two tokens of one generation.", "version"
+            "thumbwheel_predictor_inter_token_seconds",
+            "Between two tokens of one generation.",
+            "version",
         )
         self.load_seconds = self._histogram(
             "thumbwheel_predictor_load_seconds", "From load request to ready.", "version"
@@ -39,7 +49,9 @@ class Metrics:
             "thumbwheel_predictor_waiting_requests", "Generations that wait for a place.", "version"
         )
         self.cache_usage = self._gauge(
-            "thumbwheel_predictor_cache_usage_ratio", "Share of KV blocks in use, cached prefixes included.", "version"
+            "thumbwheel_predictor_cache_usage_ratio",
+            "Share of KV blocks in use, cached prefixes included.",
+            "version",
         )
 
     def render(self) -> bytes:

@@ -1,6 +1,8 @@
-"""What other predictors serve, asked when this one starts: it takes no traffic before it serves the same.
+"""What other predictors serve, asked when this one starts: it takes no traffic before it serves the
+same.
 
-In a cluster the address leads to whoever is ready, so to the pod that an upgrade is about to end; where there is none, nobody answers.
+In a cluster the address leads to whoever is ready, so to the pod that an upgrade is about to end;
+where there is none, nobody answers.
 """
 
 import logging
@@ -18,7 +20,9 @@ async def served_by(url: str) -> dict[str, Path]:
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as http,
-            http.post(f"{url}/v2/repository/index", json={"ready": True}, raise_for_status=True) as answer,
+            http.post(
+                f"{url}/v2/repository/index", json={"ready": True}, raise_for_status=True
+            ) as answer,
         ):
             served = {str(entry["name"]): Path(entry["directory"]) for entry in await answer.json()}
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,6 @@
-"""Which versions are loaded. Loading runs in a thread beside running streams; unloading waits for its own streams first."""
+"""Which versions are loaded. Loading runs in a thread beside running streams; unloading waits for
+its own streams first.
+"""
 
 import asyncio
 import logging
@@ -56,7 +58,9 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryLimits:
-    """`models_root`: directories outside are refused; None allows all. `max_versions` bounds memory."""
+    """`models_root`: directories outside are refused; None allows all. `max_versions` bounds
+    memory.
+    """
 
     max_versions: int
     drain_seconds: float
@@ -79,7 +83,9 @@ class Repository:
         self._limits = limits
         self._slots: dict[str, _Slot] = {}
         self._closing = False
-        self._one_load = asyncio.Lock()  # two conversions at once would only take memory from each other
+        self._one_load = (
+            asyncio.Lock()
+        )  # two conversions at once would only take memory from each other
 
     def get(self, name: str) -> Version:
         """A version that can answer.
@@ -103,12 +109,20 @@ class Repository:
 
     def ready(self) -> list[Version]:
         """Versions that can answer."""
-        ready = (slot.version for slot in self._slots.values() if slot.version and slot.state is State.READY)
+        ready = (
+            slot.version
+            for slot in self._slots.values()
+            if slot.version and slot.state is State.READY
+        )
         return [version for version in ready if not version.engine.failed]
 
     def broken(self) -> bool:
-        """Whether an engine failed: what it held is only freed by a load of that version, or a restart."""
-        return any(slot.version is not None and slot.version.engine.failed for slot in self._slots.values())
+        """Whether an engine failed: what it held is only freed by a load of that version, or a
+        restart.
+        """
+        return any(
+            slot.version is not None and slot.version.engine.failed for slot in self._slots.values()
+        )
 
     def index(self) -> list[Entry]:
         """All versions, also those that failed, with the reason."""
@@ -120,10 +134,12 @@ class Repository:
         return Entry(name, slot.state, slot.reason, slot.directory)
 
     async def load(self, name: str, directory: Path) -> None:
-        """Load a version and wait until it is ready. Loading what is loaded does nothing; a load under way is joined.
+        """Load a version and wait until it is ready. Loading what is loaded does nothing; a load
+        under way is joined.
 
         Raises:
-            InvalidRequestError, ModelRefusedError: the name or the directory; the text says what is wrong.
+            InvalidRequestError, ModelRefusedError: the name or the directory; the text says what is
+            wrong.
             VersionConflictError: other files are loaded under this name already.
             UnavailableError: it is being unloaded, or no more versions fit.
         """
@@ -154,7 +170,9 @@ class Repository:
             await asyncio.wait([slot.loading])
         # No await between this and the drain: nobody can begin an answer in between.
         if only_idle and slot.version is not None and slot.version.engine.active:
-            raise VersionInUseError(f"{slot.version.engine.active} answers run on this version", field="version")
+            raise VersionInUseError(
+                f"{slot.version.engine.active} answers run on this version", field="version"
+            )
         self._journal.remove(name)
         await self._retire(name, slot)
 
@@ -163,7 +181,9 @@ class Repository:
         self._closing = True
         loading = [slot.loading for slot in self._slots.values() if slot.loading is not None]
         await asyncio.gather(*loading, return_exceptions=True)
-        await asyncio.gather(*(self._retire(name, slot) for name, slot in list(self._slots.items())))
+        await asyncio.gather(
+            *(self._retire(name, slot) for name, slot in list(self._slots.items()))
+        )
 
     def _check_request(self, name: str, directory: Path) -> None:
         if not VERSION_NAME.fullmatch(name):
@@ -183,21 +203,26 @@ class Repository:
         root = self._limits.models_root
         if root is not None and not directory.resolve().is_relative_to(root.resolve()):
             raise ModelRefusedError(
-                "parameters.directory lies outside the models' root", "parameters.directory", reason="OUT_OF_RANGE"
+                "parameters.directory lies outside the models' root",
+                "parameters.directory",
+                reason="OUT_OF_RANGE",
             )
 
     async def _check_same(self, slot: _Slot, directory: Path) -> None:
         assert slot.version is not None
         if await asyncio.to_thread(manifest_digest, directory) != slot.version.manifest_digest:
             raise VersionConflictError(
-                "other files are loaded under this name; a version never changes: use a new id", field="version"
+                "other files are loaded under this name; a version never changes: use a new id",
+                field="version",
             )
 
     async def _begin(self, name: str, directory: Path, slot: _Slot | None) -> _Slot:
         if slot is not None and slot.version is not None:
             if not slot.version.engine.failed:
                 raise UnavailableError(
-                    f"this version is being unloaded: {slot.reason}", field="version", reason="STOPPED"
+                    f"this version is being unloaded: {slot.reason}",
+                    field="version",
+                    reason="STOPPED",
                 )
             await self._retire(name, slot)
         taken = sum(slot.state is not State.UNAVAILABLE for slot in self._slots.values())
@@ -220,7 +245,11 @@ class Repository:
                 slot.version = await asyncio.to_thread(self._load, name, directory)
         except Exception as error:
             slot.state = State.UNAVAILABLE
-            slot.reason = error.text if isinstance(error, PredictorError) else f"load failed: {type(error).__name__}"
+            slot.reason = (
+                error.text
+                if isinstance(error, PredictorError)
+                else f"load failed: {type(error).__name__}"
+            )
             log.warning("load failed", extra={"fields": {"version": name, "reason": slot.reason}})
             raise
         finally:
@@ -243,6 +272,8 @@ class Repository:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """The slot has the reason already; without this, asyncio complains about an error that nobody awaited."""
+    """The slot has the reason already; without this, asyncio complains about an error that nobody
+    awaited.
+    """
     if not task.cancelled():
         task.exception()

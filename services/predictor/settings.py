@@ -1,4 +1,6 @@
-"""Settings of the predictor: TW_PREDICTOR_<FIELD>. Read once, by chassis.settings.load_settings, which refuses unknown ones."""
+"""Settings of the predictor: TW_PREDICTOR_<FIELD>. Read once, by chassis.settings.load_settings,
+which refuses unknown ones.
+"""
 
 from pathlib import Path
 
@@ -15,10 +17,18 @@ class PredictorSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 picks a free one")
-    cache_directory: Path = Field(Path(".state/predictor"), description="where converted graphs are kept")
-    cached_graphs: int = Field(6, ge=1, description="converted graphs on disk; those not used for longest go")
-    models_root: Path | None = Field(None, description="load only model directories under this one; unset allows all")
-    startup_models: tuple[Path, ...] = Field((), description="JSON list of model directories to load before ready")
+    cache_directory: Path = Field(
+        Path(".state/predictor"), description="where converted graphs are kept"
+    )
+    cached_graphs: int = Field(
+        6, ge=1, description="converted graphs on disk; those not used for longest go"
+    )
+    models_root: Path | None = Field(
+        None, description="load only model directories under this one; unset allows all"
+    )
+    startup_models: tuple[Path, ...] = Field(
+        (), description="JSON list of model directories to load before ready"
+    )
     peer_url: str = Field(
         "",
         pattern="^(https?://.+)?$",
@@ -34,12 +44,18 @@ class PredictorSettings(BaseSettings):
     max_waiting: int = Field(
         64, ge=0, description="generations of a version that may wait; one more is refused with 429"
     )
-    default_max_tokens: int = Field(1024, ge=1, description="new tokens of a chat request that does not say")
+    default_max_tokens: int = Field(
+        1024, ge=1, description="new tokens of a chat request that does not say"
+    )
     prefill_chunk_tokens: int = Field(
         256, ge=1, description="prompt tokens a step; bounds how long a long prompt stalls others"
     )
     threads: int = Field(0, ge=0, description="inference threads; 0 lets OpenVINO choose")
     precision: Precision = Field(Precision.AUTO, description="auto or f32")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request body")
-    drain_seconds: float = Field(30.0, ge=0, description="time that running generations get at unload and shutdown")
-    log_format: str = Field("text", pattern="^(text|json)$", description="text for people, json for machines")
+    drain_seconds: float = Field(
+        30.0, ge=0, description="time that running generations get at unload and shutdown"
+    )
+    log_format: str = Field(
+        "text", pattern="^(text|json)$", description="text for people, json for machines"
+    )

@@ -18,7 +18,9 @@ SEED_BITS = 63
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text, the tokens that it came from (if log-probs were asked for), and on the last one why it ended."""
+    """New text, the tokens that it came from (if log-probs were asked for), and on the last one why
+    it ended.
+    """
 
     piece: Piece
     completion_tokens: int
@@ -47,18 +49,24 @@ class Version:
     engine: Engine
     scorer: PromptScorer
     vocab_size: int
-    context_tokens: int  # prompt and new tokens of one request: the smaller of the model's positions and the cache
+    # prompt and new tokens of one request: the smaller of the model's positions and the cache
+    context_tokens: int
     end_ids: tuple[int, ...]
 
     def fit(self, prompt: list[int], max_new_tokens: int | None, default: int, param: str) -> int:
-        """How many tokens may be generated after this prompt. A request that can never fit must not reach the pipeline.
+        """How many tokens may be generated after this prompt. A request that can never fit must not
+        reach the pipeline.
 
         Raises:
-            InvalidRequestError: the prompt is empty, has an id outside the vocabulary, or does not fit with its new tokens.
+            InvalidRequestError: the prompt is empty, has an id outside the vocabulary, or does not
+                fit with its new tokens.
         """
         if not prompt:
             raise InvalidRequestError(
-                f"{param} must have at least 1 token", param, reason="EMPTY", limit="at least 1 token"
+                f"{param} must have at least 1 token",
+                param,
+                reason="EMPTY",
+                limit="at least 1 token",
             )
         if any(not 0 <= token < self.vocab_size for token in prompt):
             raise InvalidRequestError(
@@ -102,12 +110,16 @@ class Version:
                 if piece.text or piece.tokens:
                     yield Delta(piece, transcript.tokens)
             if generation.finish is Finish.CANCELLED:
-                raise UnavailableError("the generation was cut short: this version is being unloaded", reason="STOPPED")
+                raise UnavailableError(
+                    "the generation was cut short: this version is being unloaded", reason="STOPPED"
+                )
             yield Delta(transcript.end(), transcript.tokens, generation.finish)
         finally:
             generation.cancel()
 
-    async def complete(self, prompt: list[int], sampling: Sampling, stops: tuple[str, ...]) -> Reply:
+    async def complete(
+        self, prompt: list[int], sampling: Sampling, stops: tuple[str, ...]
+    ) -> Reply:
         """The whole generation at once."""
         texts: list[str] = []
         tokens: list[ScoredToken] = []
@@ -121,5 +133,7 @@ class Version:
 
 
 def seeded(sampling: Sampling, seed: int | None) -> Sampling:
-    """With the caller's seed, or one of its own: the pipeline's default would give every request the same dice."""
+    """With the caller's seed, or one of its own: the pipeline's default would give every request
+    the same dice.
+    """
     return replace(sampling, seed=secrets.randbits(SEED_BITS) if seed is None else seed)

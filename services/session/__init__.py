@@ -1,1 +1,3 @@
-"""Conversations as trees of messages, the context that fits the model, and each turn's record for training."""
+"""Conversations as trees of messages, the context that fits the model, and each turn's record for
+training.
+"""

@@ -1,4 +1,6 @@
-"""`python -m services.session` serves; `python -m services.session migrate` brings the database to this version's schema."""
+"""`python -m services.session` serves; `python -m services.session migrate` brings the database to
+this version's schema.
+"""
 
 import argparse
 import asyncio
@@ -43,15 +45,23 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     async with (
         open_database(settings.database_url, database_limits(settings)) as database,
         open_channel(
-            settings.feedback_target, feedback_pb2.DESCRIPTOR, peer="feedback", tls=settings.tls_files()
+            settings.feedback_target,
+            feedback_pb2.DESCRIPTOR,
+            peer="feedback",
+            tls=settings.tls_files(),
         ) as feedback,
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
-        relay = Relay(Outbox(database, Lease(settings.relay_lease_seconds)), turn_log, relay_pace(settings))
+        relay = Relay(
+            Outbox(database, Lease(settings.relay_lease_seconds)), turn_log, relay_pace(settings)
+        )
         store = Store(database)
         recorder = TurnRecorder(settings.principal_key.get_secret_value(), encode_turn_record)
         rules = ContextRules(
-            settings.context_tokens, settings.reply_tokens, settings.template_tokens, settings.message_overhead_tokens
+            settings.context_tokens,
+            settings.reply_tokens,
+            settings.template_tokens,
+            settings.message_overhead_tokens,
         )
         servicer = SessionServicer(
             TurnBeginner(store, counter, IdMint(), rules, now_us),
@@ -61,7 +71,11 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
         )
         relaying = asyncio.create_task(relay.run())
         try:
-            yield [Registration(SERVICE_NAME, session_pb2_grpc.add_SessionServiceServicer_to_server, servicer)]
+            yield [
+                Registration(
+                    SERVICE_NAME, session_pb2_grpc.add_SessionServiceServicer_to_server, servicer
+                )
+            ]
         finally:
             relaying.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -96,7 +110,9 @@ def now_us() -> int:
 
 def main() -> None:
     """Run until SIGTERM, or migrate."""
-    parser = argparse.ArgumentParser(prog="python -m services.session", description="The session service.")
+    parser = argparse.ArgumentParser(
+        prog="python -m services.session", description="The session service."
+    )
     parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
     command = parser.parse_args().command
     settings = load_settings(SessionSettings)

@@ -1,4 +1,6 @@
-"""Opens the database that the URL names. SQLite migrates itself; Postgres must have been migrated, because replicas share it."""
+"""Opens the database that the URL names. SQLite migrates itself; Postgres must have been migrated,
+because replicas share it.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,7 +35,9 @@ async def open_database(url: str, limits: DatabaseLimits) -> AsyncIterator[Datab
 
 
 async def migrate(url: str) -> None:
-    """Bring the database to our revision; nothing happens if it is there. Waits as long as it takes."""
+    """Bring the database to our revision; nothing happens if it is there. Waits as long as it
+    takes.
+    """
     if url.startswith("sqlite"):
         async with open_sqlite(url, 1) as file:
             await file.erase(upgrade)

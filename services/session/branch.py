@@ -1,7 +1,9 @@
-"""A branch of a conversation, from its top to one message: read from below, and only as far as the context asks.
+"""A branch of a conversation, from its top to one message: read from below, and only as far as the
+context asks.
 
-A turn must not cost more with every turn before it. What is needed of the far end, the system messages and the user's first,
-each message knows by id (`Message.pinned_ids`); a message that a version before wrote does not, and its branch is read whole.
+A turn must not cost more with every turn before it. What is needed of the far end, the system
+messages and the user's first, each message knows by id (`Message.pinned_ids`); a message that a
+version before wrote does not, and its branch is read whole.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,9 @@ PAGE = 64
 
 @dataclass(frozen=True)
 class Branch:
-    """`newest`: what was read of it, oldest first; `pinned`: of the whole branch, every system message and the user's first."""
+    """`newest`: what was read of it, oldest first; `pinned`: of the whole branch, every system
+    message and the user's first.
+    """
 
     rows: OwnedRows
     newest: tuple[Message, ...] = ()
@@ -47,7 +51,9 @@ class Branch:
 
     def under(self, message: Message) -> "Branch":
         """The branch with one message more, which gets its place here."""
-        message = replace(message, parent_id=self.leaf_id, depth=self.depth, pinned_ids=self.pinned_ids)
+        message = replace(
+            message, parent_id=self.leaf_id, depth=self.depth, pinned_ids=self.pinned_ids
+        )
         return Branch(self.rows, (*self.newest, message), _pinned([*self.pinned, message]))
 
 
@@ -59,18 +65,26 @@ def branch_to(rows: OwnedRows, message_id: str) -> Branch:
     if not page or not page[0].parent_id:
         return Branch(rows, _placed(page, len(page)), _pinned(page))
     leaf = page[-1]
-    return Branch(rows, _placed(page, leaf.depth + 1), _pinned([*rows.messages_by_id(leaf.pinned_ids), leaf]))
+    return Branch(
+        rows, _placed(page, leaf.depth + 1), _pinned([*rows.messages_by_id(leaf.pinned_ids), leaf])
+    )
 
 
 def _placed(page: Sequence[Message], end: int) -> tuple[Message, ...]:
     """With the depths that they have if the next one's is `end`."""
-    return tuple(replace(message, depth=end - len(page) + number) for number, message in enumerate(page))
+    return tuple(
+        replace(message, depth=end - len(page) + number) for number, message in enumerate(page)
+    )
 
 
 def _pinned(messages: Sequence[Message]) -> tuple[Message, ...]:
     found: list[Message] = []
     for message in messages:
-        opens = message.role is Role.USER and message.text.strip() and all(m.role is not Role.USER for m in found)
+        opens = (
+            message.role is Role.USER
+            and message.text.strip()
+            and all(m.role is not Role.USER for m in found)
+        )
         if opens or message.role is Role.SYSTEM:
             found.append(message)
     return tuple(found)

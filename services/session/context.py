@@ -1,7 +1,9 @@
-"""What of a conversation the model is given: the newest messages that fit the token budget, and the system message always.
+"""What of a conversation the model is given: the newest messages that fit the token budget, and the
+system message always.
 
-Turns that were never answered, or that the guard refused at the door, are left out: "do it anyway" must not carry a refused
-request to the model. Neighbours of one role are joined and a user begins, because Gemma's chat template refuses anything else.
+Turns that were never answered, or that the guard refused at the door, are left out: "do it anyway"
+must not carry a refused request to the model. Neighbours of one role are joined and a user begins,
+because Gemma's chat template refuses anything else.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +19,9 @@ JOINT = "\n\n"
 
 @dataclass(frozen=True)
 class Budget:
-    """`tokens` is what the context may take; `overhead_tokens` the template's share of every message."""
+    """`tokens` is what the context may take; `overhead_tokens` the template's share of every
+    message.
+    """
 
     tokens: int
     overhead_tokens: int
@@ -29,7 +33,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen messages, system first, then oldest first; their tokens; if some did not fit, how many are above the oldest."""
+    """Chosen messages, system first, then oldest first; their tokens; if some did not fit, how many
+    are above the oldest.
+    """
 
     messages: tuple[Message, ...]
     tokens: int
@@ -37,16 +43,20 @@ class Selection:
 
 
 def select_context(branch: Branch, budget: Budget) -> Selection:
-    """Choose from a branch that ends with the user's message; it is read no further than the context goes.
+    """Choose from a branch that ends with the user's message; it is read no further than the
+    context goes.
 
     Raises:
-        InvalidArgumentError: the last message alone does not fit beside the system message; limit in tokens.
+        InvalidArgumentError: the last message alone does not fit beside the system message; limit
+            in tokens.
     """
     system = [message for message in branch.pinned if message.role is Role.SYSTEM]
     room = budget.tokens - budget.cost(system)
     if budget.cost(branch.newest[-1:]) > room:
         limit = f"{max(0, room - budget.overhead_tokens)} tokens"
-        raise InvalidArgumentError(f"text must fit the model's context: {limit}", field="text", limit=limit)
+        raise InvalidArgumentError(
+            f"text must fit the model's context: {limit}", field="text", limit=limit
+        )
     chosen, all_fit = _newest(_spoken(branch.upwards()), room, budget)
     above = chosen[0].depth - sum(message.position < chosen[0].position for message in system)
     messages = (*system, *chosen)
@@ -65,10 +75,14 @@ def as_said(messages: Sequence[Message]) -> tuple[Said, ...]:
 
 
 def _spoken(upwards: Iterable[Message]) -> Iterator[Message]:
-    """Newest first: without system messages, and without turns that were never answered or that the guard refused at the door."""
+    """Newest first: without system messages, and without turns that were never answered or that the
+    guard refused at the door.
+    """
     unheard = ""
     for message in upwards:
-        if message.role is Role.ASSISTANT and (not message.text or message.finish_reason is FinishReason.INPUT_BLOCKED):
+        if message.role is Role.ASSISTANT and (
+            not message.text or message.finish_reason is FinishReason.INPUT_BLOCKED
+        ):
             unheard = message.parent_id
         elif message.text and message.role is not Role.SYSTEM and message.id != unheard:
             yield message
@@ -82,7 +96,10 @@ def _newest(spoken: Iterable[Message], room: int, budget: Budget) -> tuple[list[
     for message in spoken:
         room -= budget.cost([message])
         same = message.role is run_role
-        run_role, run_characters = message.role, len(message.text) + (run_characters + len(JOINT) if same else 0)
+        run_role, run_characters = (
+            message.role,
+            len(message.text) + (run_characters + len(JOINT) if same else 0),
+        )
         if room < 0 or run_characters > MAX_TEXT_CHARACTERS:
             all_fit = False
             break

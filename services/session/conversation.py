@@ -35,11 +35,16 @@ class Conversations:
         check_uuid(message_id, "message_id")
         return self._as_read(await self._store.read(owner, lambda rows: rows.message(message_id)))
 
-    async def conversation(self, owner: Caller, conversation_id: str) -> tuple[Conversation, list[Message]]:
-        """One conversation and its messages, oldest first. Raises: InvalidArgumentError, NotFoundError."""
+    async def conversation(
+        self, owner: Caller, conversation_id: str
+    ) -> tuple[Conversation, list[Message]]:
+        """One conversation and its messages, oldest first. Raises: InvalidArgumentError,
+        NotFoundError.
+        """
         check_uuid(conversation_id, "conversation_id")
         conversation, messages = await self._store.read(
-            owner, lambda rows: (rows.conversation(conversation_id), rows.messages_of(conversation_id))
+            owner,
+            lambda rows: (rows.conversation(conversation_id), rows.messages_of(conversation_id)),
         )
         return conversation, [self._as_read(message) for message in messages]
 
@@ -60,8 +65,12 @@ class Conversations:
 
 
 def title_of(messages: Sequence[Message]) -> str:
-    """The first words of the first message of the user, at most 80 characters, cut between words where there are any."""
-    texts = [message.text for message in messages if message.role is Role.USER and message.text.strip()]
+    """The first words of the first message of the user, at most 80 characters, cut between words
+    where there are any.
+    """
+    texts = [
+        message.text for message in messages if message.role is Role.USER and message.text.strip()
+    ]
     words = " ".join(texts[0].split()) if texts else ""
     if len(words) <= MAX_TITLE_CHARACTERS:
         return words

@@ -1,4 +1,5 @@
-"""The sessions database as its users see it: pieces of blocking work, each a transaction of its own.
+"""The sessions database as its users see it: pieces of blocking work, each a transaction of its
+own.
 
 SQLite runs them in threads, Postgres on the loop (SQLAlchemy's greenlets); the work is the same.
 """
@@ -14,7 +15,9 @@ Work = Callable[[Connection], ResultT]
 
 
 class Database(Protocol):
-    """Raises UnavailableError or ResourceExhaustedError, with a time to come back, if the database did not do the work."""
+    """Raises UnavailableError or ResourceExhaustedError, with a time to come back, if the database
+    did not do the work.
+    """
 
     async def read(self, work: Work[ResultT]) -> ResultT:
         """Run work that only reads, on one snapshot."""
@@ -22,8 +25,9 @@ class Database(Protocol):
     async def write(self, work: Work[ResultT]) -> ResultT:
         """All of the work is stored, or nothing; a caller that goes away changes neither.
 
-        The work may be run again from its beginning. Mostly nothing of the run before was stored; but if the answer to its
-        commit was lost, all of it may have been: the work must then find that and change nothing.
+        The work may be run again from its beginning. Mostly nothing of the run before was stored;
+        but if the answer to its commit was lost, all of it may have been: the work must then find
+        that and change nothing.
         """
 
     async def erase(self, work: Work[ResultT]) -> ResultT:
@@ -32,7 +36,9 @@ class Database(Protocol):
 
 @dataclass(frozen=True)
 class DatabaseLimits:
-    """How many connections, and the longest waits: for a free one, for a lock, for a statement, for a whole piece of work."""
+    """How many connections, and the longest waits: for a free one, for a lock, for a statement, for
+    a whole piece of work.
+    """
 
     connections: int
     pool_seconds: float

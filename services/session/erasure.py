@@ -1,7 +1,9 @@
-"""What a user may remove: the messages of a conversation, a conversation, everything. It is on the disk when the call returns.
+"""What a user may remove: the messages of a conversation, a conversation, everything. It is on the
+disk when the call returns.
 
-Every answer is taken back by a record of its own, which nothing removes: also one that no turn told of, because people may have said
-something about it. Turns that still wait to be relayed go with the messages.
+Every answer is taken back by a record of its own, which nothing removes: also one that no turn told
+of, because people may have said something about it. Turns that still wait to be relayed go with the
+messages.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +16,8 @@ from services.session.message import Conversation
 from services.session.store import OwnedRows, Store
 from services.session.turn_record import TurnRecorder
 
-# What one transaction removes for EraseUser at most, so that others get in between (a single conversation may be larger).
+# What one transaction removes for EraseUser at most, so that others get in between (a single
+# conversation may be larger).
 MOST_CONVERSATIONS = 50
 MOST_MESSAGES = 2_000
 
@@ -23,7 +26,11 @@ class Erasure:
     """Removes; `wake` tells the relay that the outbox has something."""
 
     def __init__(
-        self, store: Store, recorder: TurnRecorder, now_us: Callable[[], int], wake: Callable[[], None]
+        self,
+        store: Store,
+        recorder: TurnRecorder,
+        now_us: Callable[[], int],
+        wake: Callable[[], None],
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -81,12 +88,17 @@ class Erasure:
         answers = rows.answers_without_texts(ids)
         rows.erase_messages(ids)
         now = self._now_us()
-        records = [(answer.conversation_id, self._recorder.erased(owner, answer, now)) for answer in answers]
+        records = [
+            (answer.conversation_id, self._recorder.erased(owner, answer, now))
+            for answer in answers
+        ]
         rows.enqueue(records, erased=True)
 
 
 def _bounded(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """As many as have MOST_MESSAGES messages together, at least one; `next_position` is never less than their number."""
+    """As many as have MOST_MESSAGES messages together, at least one; `next_position` is never less
+    than their number.
+    """
     chosen: list[Conversation] = []
     messages = 0
     for conversation in conversations:

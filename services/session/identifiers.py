@@ -1,16 +1,21 @@
-"""Ids minted by the server: UUIDv7 for rows (RFC 9562 §5.7), UUIDv5 for events. In one process a later id is greater."""
+"""Ids minted by the server: UUIDv7 for rows (RFC 9562 §5.7), UUIDv5 for events. In one process a
+later id is greater.
+"""
 
 import secrets
 import time
 import uuid
 
-# uuid5(NAMESPACE_URL, "urn:thumbwheel:turns"): fixed for ever, because the same turn must give the same event id.
+# uuid5(NAMESPACE_URL, "urn:thumbwheel:turns"): fixed for ever, because the same turn must give the
+# same event id.
 TURN_NAMESPACE = uuid.UUID("e2251413-5acf-5f43-8fa6-38ad7b4ab04e")
 FINISHED, ERASED = 0, 1
 
 
 class IdMint:
-    """Mints UUIDv7: 48 bits of milliseconds, a 12-bit counter within the millisecond, 62 random bits."""
+    """Mints UUIDv7: 48 bits of milliseconds, a 12-bit counter within the millisecond, 62 random
+    bits.
+    """
 
     def __init__(self) -> None:
         self._milliseconds = 0
@@ -25,7 +30,13 @@ class IdMint:
             self._milliseconds, self._counter = self._milliseconds + 1, 0
         else:
             self._counter += 1
-        value = self._milliseconds << 80 | 0x7 << 76 | self._counter << 64 | 0b10 << 62 | secrets.randbits(62)
+        value = (
+            self._milliseconds << 80
+            | 0x7 << 76
+            | self._counter << 64
+            | 0b10 << 62
+            | secrets.randbits(62)
+        )
         return str(uuid.UUID(int=value))
 
 

@@ -1,7 +1,9 @@
-"""Which replica relays: one row, taken by one and renewed by its signs of life. No clock of one machine is compared with another's.
+"""Which replica relays: one row, taken by one and renewed by its signs of life. No clock of one
+machine is compared with another's.
 
-A holder is taken over when its term stood still for the whole lease on the clock of whoever watches. Two may then believe for a
-moment that they relay: each sends from the oldest row, so that readers, who know events by their ids, still see one order.
+A holder is taken over when its term stood still for the whole lease on the clock of whoever
+watches. Two may then believe for a moment that they relay: each sends from the oldest row, so that
+readers, who know events by their ids, still see one order.
 """
 
 import time

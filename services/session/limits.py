@@ -98,7 +98,9 @@ def _check_history(request: TurnRequest) -> None:
             raise _wrong(f"history[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
         _check_storable(f"history[{number}].text", said.text)
     if _system_characters(request.history) > MAX_TEXT_CHARACTERS:
-        raise _wrong("history", f"at most {MAX_TEXT_CHARACTERS:,} characters in all system messages together")
+        raise _wrong(
+            "history", f"at most {MAX_TEXT_CHARACTERS:,} characters in all system messages together"
+        )
 
 
 def _check_storable(field: str, text: str) -> None:

@@ -1,4 +1,6 @@
-"""What a conversation is made of. Times are microseconds since 1970 in UTC: data, never an order; order is `position`."""
+"""What a conversation is made of. Times are microseconds since 1970 in UTC: data, never an order;
+order is `position`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,8 +51,10 @@ class TextEdit:
 class Message:
     """One row of the tree.
 
-    `depth`: how many messages are above it, -1 in rows of a version that did not count; `pinned_ids`: of those, the system
-    messages and the user's first, in order; `context_ids`, of an answer: the messages that its model was given, oldest first.
+    `depth`: how many messages are above it, -1 in rows of a version that did not count;
+        `pinned_ids`: of those, the system
+    messages and the user's first, in order; `context_ids`, of an answer: the messages that its
+    model was given, oldest first.
     """
 
     id: str
@@ -129,7 +133,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model sampled: token ids, and the log-prob of each. It is in the turn's record, never in a conversation's row."""
+    """What the model sampled: token ids, and the log-prob of each. It is in the turn's record,
+    never in a conversation's row.
+    """
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]

@@ -1,4 +1,6 @@
-"""The records of turns that wait for the feedback service. Their ids grow within a conversation: writers hold its row's lock."""
+"""The records of turns that wait for the feedback service. Their ids grow within a conversation:
+writers hold its row's lock.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +10,12 @@ from sqlalchemy import Connection
 from services.session.database import Database
 from services.session.lease import Lease
 from services.session.message import OutboxRow
-from services.session.statements import COUNT_RECORDS, REFUSE_RECORD, REMOVE_RELAYED, WAITING_RECORDS
+from services.session.statements import (
+    COUNT_RECORDS,
+    REFUSE_RECORD,
+    REMOVE_RELAYED,
+    WAITING_RECORDS,
+)
 
 # AppendTurns takes 500 turns and 2 MiB; some bytes a turn are kept for the framing.
 MAX_BATCH_TURNS = 500
@@ -18,7 +25,9 @@ FRAMING_BYTES = 8
 
 @dataclass(frozen=True)
 class Batch:
-    """The oldest rows that one call may carry, none if another replica relays; and how many wait in all."""
+    """The oldest rows that one call may carry, none if another replica relays; and how many wait in
+    all.
+    """
 
     rows: Sequence[OutboxRow]
     waiting: int
@@ -63,11 +72,15 @@ class Outbox:
 
     async def refuse(self, row: OutboxRow) -> None:
         """Keep it aside, so that it holds nothing up and a person can look at it."""
-        await self._database.write(lambda connection: connection.execute(REFUSE_RECORD, {"row_id": row.id}))
+        await self._database.write(
+            lambda connection: connection.execute(REFUSE_RECORD, {"row_id": row.id})
+        )
 
 
 def _fitting(rows: Sequence[OutboxRow]) -> list[OutboxRow]:
-    """As many as fit into one call; always at least one, so that a giant is refused by name and not retried for ever."""
+    """As many as fit into one call; always at least one, so that a giant is refused by name and not
+    retried for ever.
+    """
     chosen: list[OutboxRow] = []
     total = 0
     for row in rows:

@@ -1,7 +1,9 @@
-"""The sessions database in Postgres, for any number of replicas. All that is particular to it is here.
+"""The sessions database in Postgres, for any number of replicas. All that is particular to it is
+here.
 
-Reading is REPEATABLE READ (one snapshot), writing READ COMMITTED: whoever changes a conversation locks its row first, and every
-later statement sees what the lock's last holder stored. Connections are not tested before use, which would cost three round
+Reading is REPEATABLE READ (one snapshot), writing READ COMMITTED: whoever changes a conversation
+locks its row first, and every later statement sees what the lock's last holder stored. Connections
+are not tested before use, which would cost three round
 trips: the first one that is found broken empties the pool, and its work runs again.
 """
 
@@ -25,8 +27,12 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 0.05
 
-RUN_AGAIN = Counter("thumbwheel_session_work_run_again_total", "Transactions that were run again.", ["reason"])
-FAILED = Counter("thumbwheel_session_work_failed_total", "Transactions that the database did not do.", ["reason"])
+RUN_AGAIN = Counter(
+    "thumbwheel_session_work_run_again_total", "Transactions that were run again.", ["reason"]
+)
+FAILED = Counter(
+    "thumbwheel_session_work_failed_total", "Transactions that the database did not do.", ["reason"]
+)
 
 
 class PostgresDatabase:
@@ -34,7 +40,9 @@ class PostgresDatabase:
 
     def __init__(self, engine: AsyncEngine, work_seconds: float) -> None:
         self._writer = engine
-        self._reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._reader = engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
         self._work_seconds = work_seconds
         self._running: set[asyncio.Task[object]] = set()
 
@@ -60,8 +68,8 @@ class PostgresDatabase:
     async def _run(self, engine: AsyncEngine, work: Work[ResultT]) -> ResultT:
         """In a task of its own, so that a caller who goes away breaks no connection.
 
-        The limit is for a server that stands still, whose own timeouts do not fire: the task ends then, after a farewell to
-        the server, and the caller does not wait for that.
+        The limit is for a server that stands still, whose own timeouts do not fire: the task ends
+        then, after a farewell to the server, and the caller does not wait for that.
         """
         task = asyncio.create_task(_until_done(engine, work))
         limit = asyncio.get_running_loop().call_later(self._work_seconds, task.cancel)

@@ -1,6 +1,8 @@
-"""Relays the records of turns to the feedback service, in order and at least once: a row goes only after the acknowledgement.
+"""Relays the records of turns to the feedback service, in order and at least once: a row goes only
+after the acknowledgement.
 
-The feedback service knows an event by its id, so a batch that was sent twice counts once. Of several replicas one relays.
+The feedback service knows an event by its id, so a batch that was sent twice counts once. Of
+several replicas one relays.
 """
 
 import asyncio
@@ -21,8 +23,12 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.25
 
-RELAYED = Counter("thumbwheel_session_turns_relayed_total", "Records that the feedback service acknowledged.")
-REFUSED = Counter("thumbwheel_session_turns_refused_total", "Records that the feedback service will never take.")
+RELAYED = Counter(
+    "thumbwheel_session_turns_relayed_total", "Records that the feedback service acknowledged."
+)
+REFUSED = Counter(
+    "thumbwheel_session_turns_refused_total", "Records that the feedback service will never take."
+)
 WAITING = Gauge("thumbwheel_session_outbox_turns", "Records that wait for the feedback service.")
 
 
@@ -34,7 +40,9 @@ class TurnLog(Protocol):
 
 @dataclass(frozen=True)
 class RelayPace:
-    """How often the outbox is looked at unasked, how long a batch may collect, the longest wait after a failure; a sign of life."""
+    """How often the outbox is looked at unasked, how long a batch may collect, the longest wait
+    after a failure; a sign of life.
+    """
 
     poll_seconds: float
     linger_seconds: float
@@ -64,7 +72,10 @@ class Relay:
                 while await self.relay_batch():
                     pass
             except (ServiceError, SQLAlchemyError) as error:
-                log.warning("turns wait in the outbox", extra=fields(error=type(error).__name__, seconds=backoff))
+                log.warning(
+                    "turns wait in the outbox",
+                    extra=fields(error=type(error).__name__, seconds=backoff),
+                )
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, self._pace.max_backoff_seconds)
                 continue
@@ -75,7 +86,8 @@ class Relay:
         """Relay what one call may carry; False if nothing waited or another replica relays.
 
         Raises:
-            ServiceError: the log or the database did not do it; every row that was not acknowledged is still there.
+            ServiceError: the log or the database did not do it; every row that was not acknowledged
+                is still there.
         """
         batch = await self._outbox.claim()
         WAITING.set(batch.waiting)
@@ -99,7 +111,10 @@ class Relay:
             except InvalidArgumentError as error:
                 await self._outbox.refuse(row)
                 REFUSED.inc()
-                log.error("a turn was refused by the feedback service", extra=fields(row=row.id, field=error.field))
+                log.error(
+                    "a turn was refused by the feedback service",
+                    extra=fields(row=row.id, field=error.field),
+                )
             else:
                 await self._outbox.remove([row], release=False)
                 RELAYED.inc()
@@ -115,7 +130,9 @@ class Relay:
         await sending
 
     async def _wait(self) -> None:
-        """Until there is something, and then a little longer: a turn that ends now costs the next turn's first token."""
+        """Until there is something, and then a little longer: a turn that ends now costs the next
+        turn's first token.
+        """
         try:
             async with asyncio.timeout(self._pace.poll_seconds):
                 await self._something.wait()

@@ -1,4 +1,6 @@
-"""Rows to domain objects and back. A turn reads dozens of messages above it, so this is written for speed."""
+"""Rows to domain objects and back. A turn reads dozens of messages above it, so this is written for
+speed.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +8,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from services.chassis.identity import Caller
-from services.session.message import Conversation, FinishReason, Message, Role, StoredTurn, Task, TextEdit
+from services.session.message import (
+    Conversation,
+    FinishReason,
+    Message,
+    Role,
+    StoredTurn,
+    Task,
+    TextEdit,
+)
 
 # A look-up in a dict costs a tenth of calling the enum.
 _ROLES = {role.value: role for role in Role}
@@ -28,7 +38,9 @@ def message_from(row: Any) -> Message:
 
 
 def heard_message_from(row: Any) -> Message:
-    """A message out of a row of `statements.HEARD_MESSAGE`: what a context is chosen by, without the rest."""
+    """A message out of a row of `statements.HEARD_MESSAGE`: what a context is chosen by, without
+    the rest.
+    """
     (
         message_id,
         conversation_id,

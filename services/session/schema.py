@@ -1,7 +1,8 @@
-"""Which revision of the schema a database has, and how it gets to ours. The comparison costs one query and no Alembic.
+"""Which revision of the schema a database has, and how it gets to ours. The comparison costs one
+query and no Alembic.
 
-Migrations only add, so that the version before goes on serving while replicas are replaced: a revision that is not known here
-is a later version's, and is served.
+Migrations only add, so that the version before goes on serving while replicas are replaced: a
+revision that is not known here is a later version's, and is served.
 """
 
 from pathlib import Path
@@ -20,7 +21,9 @@ MIGRATION_LOCK = int.from_bytes(b"SESSION")
 
 
 class DatabaseBehindError(DetailedError):
-    """The schema is older than this version needs; the text says what to run, `limit` is the revision that is needed."""
+    """The schema is older than this version needs; the text says what to run, `limit` is the
+    revision that is needed.
+    """
 
     reason = "MISMATCH"
 
@@ -39,7 +42,9 @@ def is_behind(connection: Connection) -> bool:
 
 
 def upgrade(connection: Connection) -> None:
-    """Run what is missing, in the connection's transaction; whoever comes second at the same time finds nothing to do."""
+    """Run what is missing, in the connection's transaction; whoever comes second at the same time
+    finds nothing to do.
+    """
     from alembic import command
     from alembic.config import Config
 
@@ -58,4 +63,6 @@ def upgrade(connection: Connection) -> None:
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    return connection.execute(select(column("version_num")).select_from(table(VERSION_TABLE))).scalar()
+    return connection.execute(
+        select(column("version_num")).select_from(table(VERSION_TABLE))
+    ).scalar()

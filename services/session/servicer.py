@@ -1,4 +1,6 @@
-"""SessionService: requests to the domain and back. Every method acts for the caller of the running call."""
+"""SessionService: requests to the domain and back. Every method acts for the caller of the running
+call.
+"""
 
 from typing import Any
 
@@ -9,7 +11,13 @@ from services.session.conversation import Conversations
 from services.session.erasure import Erasure
 from services.session.turn_begin import TurnBeginner
 from services.session.turn_finish import TurnFinisher
-from services.session.wire import answer_from, conversation_proto, message_proto, turn_request_from, turn_response
+from services.session.wire import (
+    answer_from,
+    conversation_proto,
+    message_proto,
+    turn_request_from,
+    turn_response,
+)
 
 SERVICE_NAME = "thumbwheel.session.v1.SessionService"
 
@@ -18,38 +26,53 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     """Errors are those of the domain; see proto/thumbwheel/session/v1."""
 
     def __init__(
-        self, beginner: TurnBeginner, finisher: TurnFinisher, conversations: Conversations, erasure: Erasure
+        self,
+        beginner: TurnBeginner,
+        finisher: TurnFinisher,
+        conversations: Conversations,
+        erasure: Erasure,
     ) -> None:
         self._beginner = beginner
         self._finisher = finisher
         self._conversations = conversations
         self._erasure = erasure
 
-    async def BeginTurn(self, request: session_pb2.BeginTurnRequest, context: Any) -> session_pb2.BeginTurnResponse:
+    async def BeginTurn(
+        self, request: session_pb2.BeginTurnRequest, context: Any
+    ) -> session_pb2.BeginTurnResponse:
         owner = require_caller()
         return turn_response(await self._beginner.begin(owner, turn_request_from(request)))
 
-    async def FinishTurn(self, request: session_pb2.FinishTurnRequest, context: Any) -> session_pb2.FinishTurnResponse:
+    async def FinishTurn(
+        self, request: session_pb2.FinishTurnRequest, context: Any
+    ) -> session_pb2.FinishTurnResponse:
         owner = require_caller()
         await self._finisher.finish(owner, answer_from(request))
         return session_pb2.FinishTurnResponse()
 
-    async def GetMessage(self, request: session_pb2.GetMessageRequest, context: Any) -> session_pb2.GetMessageResponse:
+    async def GetMessage(
+        self, request: session_pb2.GetMessageRequest, context: Any
+    ) -> session_pb2.GetMessageResponse:
         message = await self._conversations.message(require_caller(), request.message_id)
         return session_pb2.GetMessageResponse(message=message_proto(message))
 
     async def GetConversation(
         self, request: session_pb2.GetConversationRequest, context: Any
     ) -> session_pb2.GetConversationResponse:
-        conversation, messages = await self._conversations.conversation(require_caller(), request.conversation_id)
+        conversation, messages = await self._conversations.conversation(
+            require_caller(), request.conversation_id
+        )
         return session_pb2.GetConversationResponse(
-            conversation=conversation_proto(conversation), messages=[message_proto(message) for message in messages]
+            conversation=conversation_proto(conversation),
+            messages=[message_proto(message) for message in messages],
         )
 
     async def ListConversations(
         self, request: session_pb2.ListConversationsRequest, context: Any
     ) -> session_pb2.ListConversationsResponse:
-        page = await self._conversations.page(require_caller(), request.page_size, request.page_token)
+        page = await self._conversations.page(
+            require_caller(), request.page_size, request.page_token
+        )
         return session_pb2.ListConversationsResponse(
             conversations=[conversation_proto(conversation) for conversation in page.conversations],
             next_page_token=page.next_token,
@@ -67,5 +90,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         await self._erasure.delete(require_caller(), request.conversation_id)
         return session_pb2.DeleteConversationResponse()
 
-    async def EraseUser(self, request: session_pb2.EraseUserRequest, context: Any) -> session_pb2.EraseUserResponse:
-        return session_pb2.EraseUserResponse(removed_conversations=await self._erasure.erase_user(require_caller()))
+    async def EraseUser(
+        self, request: session_pb2.EraseUserRequest, context: Any
+    ) -> session_pb2.EraseUserResponse:
+        return session_pb2.EraseUserResponse(
+            removed_conversations=await self._erasure.erase_user(require_caller())
+        )

@@ -1,7 +1,8 @@
 """The sessions database in SQLite. All that is particular to it is here.
 
-A transaction is one piece of work in one thread: the asynchronous driver hops between threads four times a statement. SQLite
-has one writer, so its writes share one thread; erasures use a connection of their own that syncs its commits to the disk.
+A transaction is one piece of work in one thread: the asynchronous driver hops between threads four
+times a statement. SQLite has one writer, so its writes share one thread; erasures use a connection
+of their own that syncs its commits to the disk.
 """
 
 import asyncio
@@ -18,7 +19,13 @@ from sqlalchemy.exc import OperationalError
 from services.chassis.errors import UnavailableError
 from services.session.database import ResultT, Work
 
-PRAGMAS = ("journal_mode=WAL", "foreign_keys=ON", "busy_timeout=10000", "temp_store=MEMORY", "secure_delete=ON")
+PRAGMAS = (
+    "journal_mode=WAL",
+    "foreign_keys=ON",
+    "busy_timeout=10000",
+    "temp_store=MEMORY",
+    "secure_delete=ON",
+)
 RETRY_SECONDS = 1.0
 
 
@@ -35,15 +42,21 @@ class SqliteDatabase:
 
     async def read(self, work: Work[ResultT]) -> ResultT:
         """See `database.Database`."""
-        return await asyncio.get_running_loop().run_in_executor(self._reading, _transaction, self._reader, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._reading, _transaction, self._reader, work
+        )
 
     async def write(self, work: Work[ResultT]) -> ResultT:
         """See `database.Database`."""
-        return await asyncio.get_running_loop().run_in_executor(self._writing, _transaction, self._writer, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._writing, _transaction, self._writer, work
+        )
 
     async def erase(self, work: Work[ResultT]) -> ResultT:
         """See `database.Database`."""
-        return await asyncio.get_running_loop().run_in_executor(self._writing, _erasure, self._eraser, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._writing, _erasure, self._eraser, work
+        )
 
     async def close(self) -> None:
         """Let running work end, then disconnect."""
@@ -90,7 +103,9 @@ def _engine(url: str, connections: int, begin: str, *pragmas: str) -> Engine:
 
 
 def _erasure(engine: Engine, work: Work[ResultT]) -> ResultT:
-    """What was removed is taken out of the write-ahead log too, which keeps old pages otherwise until others take their place."""
+    """What was removed is taken out of the write-ahead log too, which keeps old pages otherwise
+    until others take their place.
+    """
     done = _transaction(engine, work)
     connection = engine.raw_connection()
     try:
@@ -105,7 +120,9 @@ def _erasure(engine: Engine, work: Work[ResultT]) -> ResultT:
 
 
 def _transaction(engine: Engine, work: Work[ResultT]) -> ResultT:
-    """Locked for longer than busy_timeout, a full disk, a read-only file: whatever it was, nothing was stored."""
+    """Locked for longer than busy_timeout, a full disk, a read-only file: whatever it was, nothing
+    was stored.
+    """
     try:
         with engine.begin() as connection:
             return work(connection)
@@ -115,5 +132,7 @@ def _transaction(engine: Engine, work: Work[ResultT]) -> ResultT:
 
 def _away() -> UnavailableError:
     return UnavailableError(
-        "the sessions database did not do it", reason="SESSION_DATABASE_AWAY", retry_seconds=RETRY_SECONDS
+        "the sessions database did not do it",
+        reason="SESSION_DATABASE_AWAY",
+        retry_seconds=RETRY_SECONDS,
     )

@@ -1,10 +1,22 @@
 """Every statement of the store, built once: building one anew costs as much as running it.
 
-All that touch a user's rows ask for `owner_tenant` and `owner_user`: a foreign row is a missing one. What an update sets comes
-with its parameters.
+All that touch a user's rows ask for `owner_tenant` and `owner_user`: a foreign row is a missing
+one. What an update sets comes with its parameters.
 """
 
-from sqlalchemy import Integer, Table, bindparam, delete, func, insert, literal, literal_column, select, tuple_, update
+from sqlalchemy import (
+    Integer,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.session.tables import conversations, messages, outbox, relay_lease, turns
@@ -41,7 +53,9 @@ WHOLE_MESSAGE = (
 TEXTS = {"text", "original_text", "edits", "context_ids", "pinned_ids"}
 
 # Whoever changes anything of a conversation locks its row first, and then reads.
-CONVERSATION = select(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
+CONVERSATION = select(conversations).where(
+    conversations.c.id == bindparam("row_id"), *_mine(conversations)
+)
 LOCKED_CONVERSATION = CONVERSATION.with_for_update()
 LOCKED_CONVERSATION_WITH = (
     select(conversations)
@@ -69,10 +83,13 @@ FIRST_PAGE = (
     .limit(bindparam("size"))
 )
 NEXT_PAGE = FIRST_PAGE.where(
-    tuple_(conversations.c.update_us, conversations.c.id) < tuple_(bindparam("after_us"), bindparam("after_id"))
+    tuple_(conversations.c.update_us, conversations.c.id)
+    < tuple_(bindparam("after_us"), bindparam("after_id"))
 )
 ADD_CONVERSATION = insert(conversations)
-CHANGE_CONVERSATION = update(conversations).where(conversations.c.id == bindparam("row_id"), *_mine(conversations))
+CHANGE_CONVERSATION = update(conversations).where(
+    conversations.c.id == bindparam("row_id"), *_mine(conversations)
+)
 REMOVE_CONVERSATIONS = delete(conversations).where(
     conversations.c.id.in_(bindparam("ids", expanding=True)), *_mine(conversations)
 )
@@ -98,27 +115,33 @@ NEWEST = (
     .order_by(messages.c.position.desc())
     .limit(literal(1, literal_execute=True))
 )
-MESSAGES_BY_ID = select(*WHOLE_MESSAGE).where(messages.c.id.in_(bindparam("ids", expanding=True)), *_mine(messages))
+MESSAGES_BY_ID = select(*WHOLE_MESSAGE).where(
+    messages.c.id.in_(bindparam("ids", expanding=True)), *_mine(messages)
+)
 ADD_MESSAGES = insert(messages)
 CHANGE_MESSAGE = update(messages).where(messages.c.id == bindparam("row_id"), *_mine(messages))
 REMOVE_MESSAGES = delete(messages).where(
     messages.c.conversation_id.in_(bindparam("ids", expanding=True)), *_mine(messages)
 )
 
-_step = select(messages.c.id, messages.c.parent_id, bindparam("most", type_=Integer).label("left")).where(
-    messages.c.id == bindparam("row_id"), *_mine(messages)
-)
+_step = select(
+    messages.c.id, messages.c.parent_id, bindparam("most", type_=Integer).label("left")
+).where(messages.c.id == bindparam("row_id"), *_mine(messages))
 _steps = _step.cte("step", recursive=True)
 _steps = _steps.union_all(
     select(messages.c.id, messages.c.parent_id, _steps.c.left - 1).where(
         messages.c.id == _steps.c.parent_id, _steps.c.left > 1, *_mine(messages)
     )
 )
-PATH = select(*HEARD_MESSAGE).join(_steps, _steps.c.id == messages.c.id).order_by(messages.c.position)
+PATH = (
+    select(*HEARD_MESSAGE).join(_steps, _steps.c.id == messages.c.id).order_by(messages.c.position)
+)
 
 TURN = select(turns).where(turns.c.request_id == bindparam("key"), *_mine(turns))
 ADD_TURN = insert(turns)
-REMOVE_TURNS = delete(turns).where(turns.c.conversation_id.in_(bindparam("ids", expanding=True)), *_mine(turns))
+REMOVE_TURNS = delete(turns).where(
+    turns.c.conversation_id.in_(bindparam("ids", expanding=True)), *_mine(turns)
+)
 
 ADD_RECORDS = insert(outbox)
 # Only after the conversations were found to be the caller's: the outbox knows no users.

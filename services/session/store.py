@@ -1,6 +1,8 @@
-"""Conversations in a database. `OwnedRows` gives its owner to every statement: a foreign row is missing.
+"""Conversations in a database. `OwnedRows` gives its owner to every statement: a foreign row is
+missing.
 
-A message's or conversation's absence is one error with one text, so that nobody learns what others have.
+A message's or conversation's absence is one error with one text, so that nobody learns what others
+have.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +63,9 @@ class Store:
         return await self._database.read(lambda connection: work(OwnedRows(connection, owner)))
 
     async def write(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
-        """All of the work is stored, or nothing; it may be run again, even after it was stored: see `database.Database`."""
+        """All of the work is stored, or nothing; it may be run again, even after it was stored: see
+        `database.Database`.
+        """
         return await self._database.write(lambda connection: work(OwnedRows(connection, owner)))
 
     async def erase(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
@@ -79,7 +83,9 @@ class OwnedRows:
 
     def conversation(self, conversation_id: str, *, lock: bool = False) -> Conversation:
         """One conversation; `lock` makes other writers of it wait. Raises: NotFoundError."""
-        row = self._run(LOCKED_CONVERSATION if lock else CONVERSATION, row_id=conversation_id).first()
+        row = self._run(
+            LOCKED_CONVERSATION if lock else CONVERSATION, row_id=conversation_id
+        ).first()
         if row is None:
             raise _missing("conversation")
         return conversation_from(row)
@@ -114,12 +120,16 @@ class OwnedRows:
         return self._run(NEWEST, conversation_id=conversation_id).scalar() or ""
 
     def path(self, message_id: str, most: int = EVERY) -> list[Message]:
-        """The newest of those that lead to this message, itself the last, as a context is chosen by them; empty if there is none."""
+        """The newest of those that lead to this message, itself the last, as a context is chosen by
+        them; empty if there is none.
+        """
         return [heard_message_from(row) for row in self._run(PATH, row_id=message_id, most=most)]
 
     def messages_of(self, conversation_id: str) -> list[Message]:
         """All messages of a conversation, oldest first."""
-        return [message_from(row) for row in self._run(MESSAGES_OF, conversation_id=conversation_id)]
+        return [
+            message_from(row) for row in self._run(MESSAGES_OF, conversation_id=conversation_id)
+        ]
 
     def answers_without_texts(self, conversation_ids: Sequence[str]) -> list[Message]:
         """The answers of these conversations, each conversation's oldest first, without any texts."""
@@ -150,7 +160,9 @@ class OwnedRows:
 
     def add_messages(self, new: Sequence[Message]) -> None:
         """Store new messages."""
-        self._connection.execute(ADD_MESSAGES, [message_row(message, self._owner) for message in new])
+        self._connection.execute(
+            ADD_MESSAGES, [message_row(message, self._owner) for message in new]
+        )
 
     def replace_answer(self, message: Message, now_us: int) -> None:
         """Store how an answer ended; its conversation was used now."""
@@ -176,7 +188,9 @@ class OwnedRows:
         self._connection.execute(ADD_TURN, {**vars(turn), **owned})
 
     def erase_messages(self, conversation_ids: Sequence[str]) -> None:
-        """Remove messages, idempotency keys and turns that were not relayed yet. The conversations must be the user's."""
+        """Remove messages, idempotency keys and turns that were not relayed yet. The conversations
+        must be the user's.
+        """
         self._connection.execute(REMOVE_TURN_RECORDS, {"ids": conversation_ids})
         self._run(REMOVE_TURNS, ids=conversation_ids)
         self._run(REMOVE_MESSAGES, ids=conversation_ids)
@@ -184,7 +198,8 @@ class OwnedRows:
     def enqueue(self, records: Sequence[tuple[str, bytes]], *, erased: bool = False) -> None:
         """Put records, each with its conversation, into the outbox; they are relayed in this order."""
         rows = [
-            {"conversation_id": of, "refused": False, "erased": erased, "payload": payload} for of, payload in records
+            {"conversation_id": of, "refused": False, "erased": erased, "payload": payload}
+            for of, payload in records
         ]
         if rows:
             self._connection.execute(ADD_RECORDS, rows)

@@ -34,12 +34,18 @@ conversations = Table(
     Index("conversations_by_use", "tenant", "user", "update_us", "id"),
 )
 
-# `position` counts within a conversation: the newest message is always a leaf, whatever the clocks of replicas say.
+# `position` counts within a conversation: the newest message is always a leaf, whatever the clocks
+# of replicas say.
 messages = Table(
     "messages",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("conversation_id", String(36), ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
+    Column(
+        "conversation_id",
+        String(36),
+        ForeignKey("conversations.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
     Column("position", Integer, nullable=False),
     Column("tenant", Text, nullable=False),
     Column("user", Text, nullable=False),
@@ -81,12 +87,14 @@ turns = Table(
     Column("dropped_messages", Integer, nullable=False),
 )
 
-# A turn's record until the feedback service has acknowledged it, or (`erased`) the one that takes it back. No foreign key: an
-# erasure outlives its conversation.
+# A turn's record until the feedback service has acknowledged it, or (`erased`) the one that takes
+# it back. No foreign key: an erasure outlives its conversation.
 outbox = Table(
     "outbox",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
     Column("conversation_id", String(36), nullable=False, index=True),
     Column("refused", Boolean, nullable=False),
     Column("erased", Boolean, nullable=False, server_default=false()),

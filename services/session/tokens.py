@@ -1,4 +1,6 @@
-"""Counts tokens with the model's own tokenizer. Loading takes seconds, so it is done before serving, in a thread."""
+"""Counts tokens with the model's own tokenizer. Loading takes seconds, so it is done before
+serving, in a thread.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +10,8 @@ from tokenizers import Tokenizer
 
 from services.chassis.errors import DetailedError
 
-# Above this a count takes more than about a millisecond and goes to a thread (measured: 2.2 ms for 1,000 tokens).
+# Above this a count takes more than about a millisecond and goes to a thread (measured: 2.2 ms for
+# 1,000 tokens).
 INLINE_CHARACTERS = 2_000
 
 
@@ -55,7 +58,9 @@ def _read(tokenizer_file: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(tokenizer_file))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerMissingError(
-            f"{tokenizer_file} is not a tokenizer.json: {error}", field=str(tokenizer_file), reason="MALFORMED"
+            f"{tokenizer_file} is not a tokenizer.json: {error}",
+            field=str(tokenizer_file),
+            reason="MALFORMED",
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

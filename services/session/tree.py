@@ -1,7 +1,8 @@
-"""The tree of a conversation, and how it grows: under the newest leaf, or under the parent that the request names.
+"""The tree of a conversation, and how it grows: under the newest leaf, or under the parent that the
+request names.
 
-An edit names the parent of the edited message and becomes its sibling. The conversation's own id as parent means the top, so
-that a first message can be edited too.
+An edit names the parent of the edited message and becomes its sibling. The conversation's own id as
+parent means the top, so that a first message can be edited too.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,14 @@ from dataclasses import dataclass, replace
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
 from services.session.branch import Branch, branch_to
-from services.session.message import Conversation, FinishReason, Message, Role, TurnRequest, UserText
+from services.session.message import (
+    Conversation,
+    FinishReason,
+    Message,
+    Role,
+    TurnRequest,
+    UserText,
+)
 from services.session.store import OwnedRows
 
 
@@ -27,8 +35,11 @@ class Growth:
         return self.branch.newest[len(self.branch.newest) - self.fresh :]
 
 
-def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: Callable[[], str], now_us: int) -> Growth:
-    """Where the request's turn hangs; its conversation is locked. `tokens`: of the history's texts, then of the user's.
+def grow(
+    rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: Callable[[], str], now_us: int
+) -> Growth:
+    """Where the request's turn hangs; its conversation is locked. `tokens`: of the history's texts,
+    then of the user's.
 
     Raises:
         NotFoundError: conversation, parent or message is missing or another user's.
@@ -51,7 +62,11 @@ def grow(rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: Callabl
 
 
 def open_answer(
-    growth: Growth, request: TurnRequest, context: tuple[Message, ...], mint: Callable[[], str], now_us: int
+    growth: Growth,
+    request: TurnRequest,
+    context: tuple[Message, ...],
+    mint: Callable[[], str],
+    now_us: int,
 ) -> Message:
     """The answer to be, under the user's message."""
     answer = Message(
@@ -88,7 +103,9 @@ def _above(rows: OwnedRows, request: TurnRequest) -> Branch:
     if not branch.newest or branch.newest[-1].conversation_id != request.conversation_id:
         raise NotFoundError("no such message", field="parent_message_id")
     if branch.newest[-1].role is Role.USER:
-        raise _wrong("parent_message_id", "an answer, a system message, or the conversation's id for its top")
+        raise _wrong(
+            "parent_message_id", "an answer, a system message, or the conversation's id for its top"
+        )
     return branch
 
 
@@ -118,7 +135,9 @@ def _new_messages(
             finish_reason=FinishReason.STOP if role is Role.ASSISTANT else FinishReason.OPEN,
         )
         new.append(message)
-    new[-1] = replace(new[-1], original_text=user.original_text, edits=user.edits, task=request.task)
+    new[-1] = replace(
+        new[-1], original_text=user.original_text, edits=user.edits, task=request.task
+    )
     return new
 
 

@@ -1,4 +1,6 @@
-"""The start of a turn, in one transaction: the user's message, an open answer, and the context for the model."""
+"""The start of a turn, in one transaction: the user's message, an open answer, and the context for
+the model.
+"""
 
 import hashlib
 import json
@@ -18,7 +20,9 @@ from services.session.tree import grow, open_answer
 
 @dataclass(frozen=True)
 class ContextRules:
-    """The model's window, the usual room for an answer, and what the chat template adds once and to each message, in tokens."""
+    """The model's window, the usual room for an answer, and what the chat template adds once and to
+    each message, in tokens.
+    """
 
     window_tokens: int
     reply_tokens: int
@@ -26,12 +30,16 @@ class ContextRules:
     message_overhead_tokens: int
 
     def budget(self, reply_tokens: int) -> Budget:
-        """What is left for the context. Raises: InvalidArgumentError if the answer takes the whole window."""
+        """What is left for the context. Raises: InvalidArgumentError if the answer takes the whole
+        window.
+        """
         reply = reply_tokens or self.reply_tokens
         most = self.window_tokens - self.template_tokens
         if reply >= most:
             limit = f"fewer than {most} tokens"
-            raise InvalidArgumentError(f"reply_tokens must be {limit}", field="reply_tokens", limit=limit)
+            raise InvalidArgumentError(
+                f"reply_tokens must be {limit}", field="reply_tokens", limit=limit
+            )
         return Budget(most - reply, self.message_overhead_tokens)
 
 
@@ -39,7 +47,12 @@ class TurnBeginner:
     """Begins turns."""
 
     def __init__(
-        self, store: Store, counter: TokenCounts, mint: IdMint, rules: ContextRules, now_us: Callable[[], int]
+        self,
+        store: Store,
+        counter: TokenCounts,
+        mint: IdMint,
+        rules: ContextRules,
+        now_us: Callable[[], int],
     ) -> None:
         self._store = store
         self._counter = counter
@@ -57,9 +70,12 @@ class TurnBeginner:
         """
         check_turn_request(request)
         budget = self._rules.budget(request.reply_tokens)
-        texts = [said.text for said in request.history] + ([request.user.text] if request.user else [])
+        texts = [said.text for said in request.history] + (
+            [request.user.text] if request.user else []
+        )
         tokens = await self._counter.count(texts)
-        # Conversation, history, question, answer: minted before, so that work that runs again stores under the same ids.
+        # Conversation, history, question, answer: minted before, so that work that runs again
+        # stores under the same ids.
         ids = [self._mint.mint() for _ in range(len(request.history) + 3)]
         ran: list[Turn] = []
 
@@ -71,7 +87,12 @@ class TurnBeginner:
         return await self._store.write(owner, work)
 
     def _begin(
-        self, rows: OwnedRows, request: TurnRequest, tokens: list[int], budget: Budget, mint: Callable[[], str]
+        self,
+        rows: OwnedRows,
+        request: TurnRequest,
+        tokens: list[int],
+        budget: Budget,
+        mint: Callable[[], str],
     ) -> Turn:
         digest = payload_sha256(request)
         if request.request_id and (stored := rows.turn(request.request_id)):
@@ -82,10 +103,15 @@ class TurnBeginner:
         conversation = growth.conversation
         answer = open_answer(growth, request, chosen.messages, mint, now)
         rows.add_messages([*growth.new, answer])
-        # Of the branch that is on the screen: an edit of the first message renames, and so does going on beside it.
+        # Of the branch that is on the screen: an edit of the first message renames, and so does
+        # going on beside it.
         title = title_of(growth.branch.pinned) or conversation.title
-        rows.replace_conversation(replace(conversation, title=title, update_us=now, next_position=answer.position + 1))
-        stored = StoredTurn(digest, conversation.id, growth.branch.leaf_id, answer.id, chosen.tokens, chosen.dropped)
+        rows.replace_conversation(
+            replace(conversation, title=title, update_us=now, next_position=answer.position + 1)
+        )
+        stored = StoredTurn(
+            digest, conversation.id, growth.branch.leaf_id, answer.id, chosen.tokens, chosen.dropped
+        )
         if request.request_id:
             rows.add_turn(request.request_id, stored)
         return _turn(stored, chosen.messages)
@@ -94,8 +120,8 @@ class TurnBeginner:
 def _was_stored(rows: OwnedRows, turn: Turn) -> bool:
     """Whether the run before was stored after all, and only the answer to its commit lost.
 
-    Its commit may still be under way: then the lock waits for it, or, for a new conversation, its id collides and this runs
-    once more.
+    Its commit may still be under way: then the lock waits for it, or, for a new conversation, its
+    id collides and this runs once more.
     """
     try:
         rows.conversation(turn.conversation_id, lock=True)
@@ -108,7 +134,9 @@ def _was_stored(rows: OwnedRows, turn: Turn) -> bool:
 def _replay(rows: OwnedRows, stored: StoredTurn, digest: str) -> Turn:
     if stored.payload_sha256 != digest:
         raise AlreadyExistsError(
-            "request_id was used with another payload", field="request_id", limit="one payload for each request_id"
+            "request_id was used with another payload",
+            field="request_id",
+            limit="one payload for each request_id",
         )
     answer = rows.message(stored.assistant_message_id)
     messages = rows.messages_by_id(answer.context_ids)
@@ -127,7 +155,9 @@ def _turn(stored: StoredTurn, messages: tuple[Message, ...]) -> Turn:
 
 
 def payload_sha256(request: TurnRequest) -> str:
-    """What makes two requests the same. The enhanced text is left out: a retry may find the enhancer away."""
+    """What makes two requests the same. The enhanced text is left out: a retry may find the
+    enhancer away.
+    """
     payload = [
         request.conversation_id,
         request.parent_id,

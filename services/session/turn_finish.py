@@ -48,12 +48,16 @@ class TurnFinisher:
         message = rows.message(answer.message_id)
         if message.role is not Role.ASSISTANT:
             raise InvalidArgumentError(
-                "assistant_message_id must be an answer", field="assistant_message_id", limit="an answer"
+                "assistant_message_id must be an answer",
+                field="assistant_message_id",
+                limit="an answer",
             )
         if message.finish_reason is not FinishReason.OPEN:
             if message.text != answer.text:
                 raise FailedPreconditionError(
-                    "the answer was finished with another text", reason="ALREADY_FINISHED", field="text"
+                    "the answer was finished with another text",
+                    reason="ALREADY_FINISHED",
+                    field="text",
                 )
             return
         now = self._now_us()
@@ -61,7 +65,9 @@ class TurnFinisher:
         rows.replace_answer(finished, now)
         if is_published(finished):
             context = rows.messages_by_id(message.context_ids)
-            record = self._recorder.finished(owner, context[-1], message, answer, as_said(context), now)
+            record = self._recorder.finished(
+                owner, context[-1], message, answer, as_said(context), now
+            )
             rows.enqueue([(message.conversation_id, record)])
 
 

@@ -1,7 +1,7 @@
 """A turn's record for training: what is published, under which pseudonym, and how it is taken back.
 
-Published is what a model wrote, whatever became of it: a turn without a model version (refused at the door, failed before a
-version was chosen) says nothing about any model.
+Published is what a model wrote, whatever became of it: a turn without a model version (refused at
+the door, failed before a version was chosen) says nothing about any model.
 """
 
 import hmac
@@ -22,7 +22,13 @@ class TurnRecorder:
         self._encode = encode
 
     def finished(
-        self, owner: Caller, question: Message, open_answer: Message, answer: Answer, said: Sequence[Said], now_us: int
+        self,
+        owner: Caller,
+        question: Message,
+        open_answer: Message,
+        answer: Answer,
+        said: Sequence[Said],
+        now_us: int,
     ) -> bytes:
         """The record of a finished turn. `said` is exactly what the model was given."""
         record = TurnRecord(
@@ -55,7 +61,9 @@ class TurnRecorder:
         return self._encode(record)
 
     def _principal(self, owner: Caller) -> str:
-        """HMAC-SHA-256 of `tenant/user`: the gateway signs thumbs with the same formula and key, so that they join."""
+        """HMAC-SHA-256 of `tenant/user`: the gateway signs thumbs with the same formula and key, so
+        that they join.
+        """
         return hmac.digest(self._key, owner.key.encode(), "sha256").hex()
 
 

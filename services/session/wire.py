@@ -58,7 +58,10 @@ def turn_request_from(request: session_pb2.BeginTurnRequest) -> TurnRequest:
     """Raises: InvalidArgumentError for an unknown role or task."""
     user = None
     if request.WhichOneof("action") == "user":
-        edits = tuple(TextEdit(edit.start, edit.end, edit.replacement, edit.kind) for edit in request.user.edits)
+        edits = tuple(
+            TextEdit(edit.start, edit.end, edit.replacement, edit.kind)
+            for edit in request.user.edits
+        )
         user = UserText(request.user.original_text, request.user.text, edits)
     history = tuple(
         Said(_known(ROLES, entry.role, f"history[{number}].role"), entry.text)
@@ -82,7 +85,10 @@ def turn_response(turn: Turn) -> session_pb2.BeginTurnResponse:
         conversation_id=turn.conversation_id,
         user_message_id=turn.user_message_id,
         assistant_message_id=turn.assistant_message_id,
-        context=[session_pb2.ContextMessage(role=ROLE_NUMBERS[said.role], text=said.text) for said in turn.context],
+        context=[
+            session_pb2.ContextMessage(role=ROLE_NUMBERS[said.role], text=said.text)
+            for said in turn.context
+        ],
         context_tokens=turn.context_tokens,
         dropped_messages=turn.dropped_messages,
         replayed=turn.replayed,
@@ -93,7 +99,8 @@ def answer_from(request: session_pb2.FinishTurnRequest) -> Answer:
     """Raises: InvalidArgumentError for an unknown finish reason."""
     return Answer(
         message_id=request.assistant_message_id,
-        # A model may write it, the database may not store it, and the answer must not be lost for it.
+        # A model may write it, the database may not store it, and the answer must not be lost for
+        # it.
         text=request.text.replace("\0", "\ufffd"),
         finish_reason=_known(FINISHES, request.finish_reason, "finish_reason"),
         model_version=request.model_version,
@@ -112,7 +119,9 @@ def answer_from(request: session_pb2.FinishTurnRequest) -> Answer:
 
 def _sample(request: session_pb2.FinishTurnRequest) -> Sample | None:
     told = request.sample
-    return Sample(tuple(told.token_ids), tuple(told.log_probs)) if request.HasField("sample") else None
+    return (
+        Sample(tuple(told.token_ids), tuple(told.log_probs)) if request.HasField("sample") else None
+    )
 
 
 def message_proto(message: Message) -> chat_pb2.Message:
@@ -125,7 +134,9 @@ def message_proto(message: Message) -> chat_pb2.Message:
         text=message.text,
         original_text=message.original_text,
         edits=[
-            chat_pb2.TextEdit(start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind)
+            chat_pb2.TextEdit(
+                start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind
+            )
             for edit in message.edits
         ],
         model_version=message.model_version,
@@ -166,7 +177,9 @@ def encode_turn_record(record: TurnRecord) -> bytes:
         task=TASK_NUMBERS[record.task],
         temperature=answer.temperature,
         top_p=answer.top_p,
-        usage=chat_pb2.Usage(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens),
+        usage=chat_pb2.Usage(
+            prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens
+        ),
         policy_version=answer.policy_version,
         guard_category=answer.guard_category,
         finish_time=_timestamp(record.finish_us),
@@ -180,13 +193,17 @@ def encode_turn_record(record: TurnRecord) -> bytes:
 
 
 def _history(context: Sequence[Said]) -> list[chat_pb2.HistoryMessage]:
-    return [chat_pb2.HistoryMessage(role=ROLE_NUMBERS[said.role], text=said.text) for said in context]
+    return [
+        chat_pb2.HistoryMessage(role=ROLE_NUMBERS[said.role], text=said.text) for said in context
+    ]
 
 
 def _known(table: dict[NumberT, NameT], number: NumberT, field: str) -> NameT:
     if number not in table:
         names = ", ".join(str(name) for name in table.values())
-        raise InvalidArgumentError(f"{field} must be one of {names}", field=field, limit=f"one of {names}")
+        raise InvalidArgumentError(
+            f"{field} must be one of {names}", field=field, limit=f"one of {names}"
+        )
     return table[number]
 
 

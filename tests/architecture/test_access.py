@@ -1,4 +1,6 @@
-"""Deny by default: every RPC of every descriptor and every route of the running gateway stands in exactly one table of rules."""
+"""Deny by default: every RPC of every descriptor and every route of the running gateway stands in
+exactly one table of rules.
+"""
 
 import ast
 import importlib
@@ -27,7 +29,9 @@ def descriptors() -> list[ServiceDescriptor]:
 
 
 def callers(service: str) -> Mapping[str, frozenset[str]]:
-    table: Mapping[str, frozenset[str]] = importlib.import_module(f"services.{service}.access").CALLERS
+    table: Mapping[str, frozenset[str]] = importlib.import_module(
+        f"services.{service}.access"
+    ).CALLERS
     return table
 
 
@@ -48,7 +52,11 @@ def test_an_inner_method_is_called_by_services_that_exist() -> None:
 @pytest.mark.parametrize("service", INNER_SERVICES)
 def test_an_inner_service_serves_under_its_table(service: str) -> None:
     tree = ast.parse((ROOT / "services" / service / "__main__.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "run_service"]
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "run_service"
+    ]
     assert [ast.unparse(call.args[3]) for call in calls] == ["CALLERS"]
 
 
@@ -66,14 +74,18 @@ async def test_every_route_has_a_rule_and_every_rule_a_route(tmp_path: Path) -> 
     ]
     # Whatever the door did not make would be open to everybody: that is the page's files alone.
     others = [route for route in routes if not isinstance(route, DoorRoute)]
-    assert [(type(route), route.path, route.name) for route in others if isinstance(route, Mount)] == [
-        (Mount, "", "page")
-    ]
+    assert [
+        (type(route), route.path, route.name) for route in others if isinstance(route, Mount)
+    ] == [(Mount, "", "page")]
     assert len(others) == 1
     assert sorted([*names, PAGE_FILES]) == sorted(ROUTES)
 
 
 def test_what_everybody_may_do_is_a_short_list() -> None:
-    assert {name for name, rule in ROUTES.items() if rule == Rule(None)} == {"GET /health", "GET /metrics", PAGE_FILES}
+    assert {name for name, rule in ROUTES.items() if rule == Rule(None)} == {
+        "GET /health",
+        "GET /metrics",
+        PAGE_FILES,
+    }
     assert not [name for name, rule in RPCS.items() if rule.scope is None]
     assert [name for name, rule in ROUTES.items() if rule.cookie] == ["GET /api/loop/report/{run}"]

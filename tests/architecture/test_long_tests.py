@@ -1,4 +1,6 @@
-"""The slices of `make test-long` hold every long test, and the record of their runs is read as it is written."""
+"""The slices of `make test-long` hold every long test, and the record of their runs is read as it
+is written.
+"""
 
 import json
 import subprocess
@@ -30,7 +32,11 @@ def test_every_module_with_long_tests_is_in_a_slice() -> None:
 
 def test_the_fault_matrix_is_divided_into_two_slices_without_overlap() -> None:
     feedback = paths_of("faults-feedback")
-    ignored = [word.removeprefix("--ignore=") for word in SLICES["faults-chat"].pytest if word.startswith("--ignore=")]
+    ignored = [
+        word.removeprefix("--ignore=")
+        for word in SLICES["faults-chat"].pytest
+        if word.startswith("--ignore=")
+    ]
     assert feedback == ignored
     assert 0 < len(feedback) < len(list((long_tests.ROOT / "tests" / "faults").glob("test_*.py")))
 
@@ -55,7 +61,9 @@ def test_a_slice_is_warned_about_unless_it_passed_within_60_commits(
 ) -> None:
     def git(*words: str) -> str:
         identity = ("-c", "user.name=t", "-c", "user.email=t@example.test")
-        done = subprocess.run(["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     git("init", "-q")

@@ -1,4 +1,6 @@
-"""Who keeps company under `make test`: what shares a running system or server is one group, and the workers are told of it."""
+"""Who keeps company under `make test`: what shares a running system or server is one group, and the
+workers are told of it.
+"""
 
 import shutil
 import subprocess
@@ -30,8 +32,21 @@ def test_tests_that_share_a_server_stay_on_one_worker(tmp_path: Path) -> None:
     shutil.copy(CONFTEST, tmp_path)
     (tmp_path / "test_some.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
-    command = [sys.executable, "-m", "pytest", "-v", "-n", "1", "--dist", "loadgroup", "--rootdir", str(tmp_path)]
-    done = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-n",
+        "1",
+        "--dist",
+        "loadgroup",
+        "--rootdir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     # The suffix is how the scheduler sees a group.
     for name in ("test_shared@databases", "test_chosen[postgres]@databases"):
         assert name in done.stdout

@@ -29,9 +29,12 @@ OPERATORS = (
 
 
 def every_file(*quick: str) -> pytest.MarkDecorator:
-    """Parametrize tests with renderings of their own by values file; files outside `quick` are long tests."""
+    """Parametrize tests with renderings of their own by values file; files outside `quick` are long
+    tests.
+    """
     return pytest.mark.parametrize(
-        "values", [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in FILES]
+        "values",
+        [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in FILES],
     )
 
 
@@ -40,7 +43,9 @@ def helm(*words: str, before: bool = False) -> subprocess.CompletedProcess[str]:
     tools = locate()
     binary = (tools.helm3 if before else tools.clients) / "helm"
     assert binary.exists(), "no Helm: python -m infra.cluster clients"
-    return subprocess.run([str(binary), *words], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        [str(binary), *words], capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 @cache
@@ -87,7 +92,10 @@ def component(found: Object) -> str:
 
 def pods(objects: Sequence[Object]) -> dict[str, Any]:
     """The pod specs by component; of jobs too, by the clock or by KubeRay."""
-    found = {f"{component(each)}/{each['kind']}": each["spec"]["template"] for each in of_kind(objects, *RUNNING)}
+    found = {
+        f"{component(each)}/{each['kind']}": each["spec"]["template"]
+        for each in of_kind(objects, *RUNNING)
+    }
     for each in of_kind(objects, "CronJob"):
         pod = each["spec"]["jobTemplate"]["spec"]["template"]
         found[f"{component(pod)}/CronJob"] = pod
@@ -96,19 +104,31 @@ def pods(objects: Sequence[Object]) -> dict[str, Any]:
 
 def ray_job(objects: Sequence[Object]) -> Any:
     """What the launcher fills in; None: there is no launcher."""
-    templates = [each["data"]["rayjob.json"] for each in of_kind(objects, "ConfigMap") if component(each) == "launcher"]
+    templates = [
+        each["data"]["rayjob.json"]
+        for each in of_kind(objects, "ConfigMap")
+        if component(each) == "launcher"
+    ]
     return json.loads(templates[0]) if templates else None
 
 
 def ray_pods(objects: Sequence[Object]) -> Iterator[Any]:
-    """Submitter, head and workers. The head runs what the RayJob says, so it stands there as its words."""
+    """Submitter, head and workers. The head runs what the RayJob says, so it stands there as its
+    words.
+    """
     if (job := ray_job(objects)) is None:
         return
     yield job["spec"]["submitterPodTemplate"]
     cluster = job["spec"]["rayClusterSpec"]
     head = cluster["headGroupSpec"]["template"]
     (container,) = head["spec"]["containers"]
-    yield {**head, "spec": {**head["spec"], "containers": [{**container, "args": job["spec"]["entrypoint"].split()}]}}
+    yield {
+        **head,
+        "spec": {
+            **head["spec"],
+            "containers": [{**container, "args": job["spec"]["entrypoint"].split()}],
+        },
+    }
     yield from (group["template"] for group in cluster["workerGroupSpecs"])
 
 
@@ -119,4 +139,6 @@ def containers(objects: Sequence[Object]) -> list[Any]:
 
 def runtime_containers(objects: Sequence[Object]) -> list[Any]:
     """Of which KServe makes pods."""
-    return [one for each in of_kind(objects, "ServingRuntime") for one in each["spec"]["containers"]]
+    return [
+        one for each in of_kind(objects, "ServingRuntime") for one in each["spec"]["containers"]
+    ]

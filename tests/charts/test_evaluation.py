@@ -1,4 +1,6 @@
-"""The stores of an evaluation: what they are told, what they keep, and that the services meet the very same ones."""
+"""The stores of an evaluation: what they are told, what they keep, and that the services meet the
+very same ones.
+"""
 
 import base64
 import re
@@ -28,7 +30,9 @@ def container(store: str) -> Any:
 
 
 def secret() -> dict[str, str]:
-    (found,) = [each for each in of_kind(render(VALUES), "Secret") if component(each) == "evaluation"]
+    (found,) = [
+        each for each in of_kind(render(VALUES), "Secret") if component(each) == "evaluation"
+    ]
     assert found["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
 
@@ -40,7 +44,11 @@ def test_a_store_runs_in_its_own_place_with_its_own_secret_alone(store: str) -> 
     assert mounts["data"] == places.DATA
     assert mounts.get("secrets", places.SECRETS) == places.SECRETS
     assert [port["containerPort"] for port in container(store)["ports"]] == [places.PORTS[store][0]]
-    mounted = [item["key"] for each in pod(store)["volumes"] for item in each.get("secret", {}).get("items", ())]
+    mounted = [
+        item["key"]
+        for each in pod(store)["volumes"]
+        for item in each.get("secret", {}).get("items", ())
+    ]
     assert len(mounted) == (store != "kafka")
     assert set(mounted) <= set(secret())
 
@@ -61,17 +69,25 @@ def test_the_urls_of_a_service_get_the_passwords_that_the_stores_start_with(serv
     url = f"postgresql+{driver}://{USER}:<postgres-password>@tw-thumbwheel-postgres:5432/{service}"
     assert told[f"TW_{service.upper()}_DATABASE_URL"] == url
     if service == "gateway":
-        assert told["TW_GATEWAY_VALKEY_URL"] == "valkey://:<valkey-password>@tw-thumbwheel-valkey:6379"
+        assert (
+            told["TW_GATEWAY_VALKEY_URL"] == "valkey://:<valkey-password>@tw-thumbwheel-valkey:6379"
+        )
 
 
 def expanded(service: str) -> dict[str, str]:
-    """As Kubernetes does it, in the order of the variables; a key of the secret stands for what is there."""
-    (only,) = next(each for each in services() if component(each) == service)["spec"]["template"]["spec"]["containers"]
+    """As Kubernetes does it, in the order of the variables; a key of the secret stands for what is
+    there.
+    """
+    (only,) = next(each for each in services() if component(each) == service)["spec"]["template"][
+        "spec"
+    ]["containers"]
     told: dict[str, str] = {}
     for variable in only["env"]:
         source = variable.get("valueFrom", {}).get("secretKeyRef")
         value = f"<{source['key']}>" if source else variable["value"]
-        told[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda name: told.get(name[1], name[0]), value)
+        told[variable["name"]] = re.sub(
+            r"\$\((\w+)\)", lambda name: told.get(name[1], name[0]), value
+        )
     return told
 
 
@@ -80,18 +96,29 @@ def services() -> list[Object]:
 
 
 def test_kafka_sends_clients_to_where_the_services_look_for_it() -> None:
-    feedback = next(each for each in of_kind(render(VALUES), "StatefulSet") if component(each) == "feedback")
-    told = {each["name"]: each.get("value") for each in feedback["spec"]["template"]["spec"]["containers"][0]["env"]}
+    feedback = next(
+        each for each in of_kind(render(VALUES), "StatefulSet") if component(each) == "feedback"
+    )
+    told = {
+        each["name"]: each.get("value")
+        for each in feedback["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
     known_as = container("kafka")["args"][container("kafka")["args"].index("--known-as") + 1]
     assert told["TW_FEEDBACK_KAFKA_BOOTSTRAP"] == f"{known_as}:9092"
-    assert (told["TW_FEEDBACK_REPLICATION_FACTOR"], told["TW_FEEDBACK_MIN_INSYNC_REPLICAS"]) == ("1", "1")
+    assert (told["TW_FEEDBACK_REPLICATION_FACTOR"], told["TW_FEEDBACK_MIN_INSYNC_REPLICAS"]) == (
+        "1",
+        "1",
+    )
 
 
 def test_probes_and_the_stop_call_programs_that_are_in_the_image() -> None:
     """By the packages of this machine, which are the image's too."""
     image, here = str(places.IMAGE.programs.packages), str(find_installed().packages)
     postgres = container("postgres")
-    for command in (postgres["readinessProbe"]["exec"]["command"], postgres["lifecycle"]["preStop"]["exec"]["command"]):
+    for command in (
+        postgres["readinessProbe"]["exec"]["command"],
+        postgres["lifecycle"]["preStop"]["exec"]["command"],
+    ):
         assert command[0].startswith(image)
         assert Path(command[0].replace(image, here)).exists(), command[0]
     assert postgres["lifecycle"]["preStop"]["exec"]["command"][-1] == f"{places.DATA}/data"
@@ -101,14 +128,20 @@ def test_probes_and_the_stop_call_programs_that_are_in_the_image() -> None:
 
 def test_values_of_an_evaluation_arrive() -> None:
     objects = render(
-        VALUES, "evaluation.storageClass=fast", "evaluation.sizes.kafka=9Gi", "evaluation.nodeSelector.pool=cpu"
+        VALUES,
+        "evaluation.storageClass=fast",
+        "evaluation.sizes.kafka=9Gi",
+        "evaluation.nodeSelector.pool=cpu",
     )
     specs = {component(each): each["spec"] for each in of_kind(objects, "StatefulSet")}
     for store in PREPARE:
         (claim,) = specs[store]["volumeClaimTemplates"]
         assert claim["spec"]["storageClassName"] == "fast"
         assert specs[store]["template"]["spec"]["nodeSelector"] == {"pool": "cpu"}
-    assert specs["kafka"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "9Gi"
+    assert (
+        specs["kafka"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"]
+        == "9Gi"
+    )
 
 
 def test_without_an_evaluation_there_is_none_of_it() -> None:

@@ -20,11 +20,15 @@ def test_it_is_helm_3() -> None:
 @every_file("everything-values.yaml", "evaluation-values.yaml", "ray-values.yaml")
 def test_both_render_the_same(values: str) -> None:
     before, now = render(values, before=True), render(values)
-    assert [without_what_is_generated(each) for each in before] == [without_what_is_generated(each) for each in now]
+    assert [without_what_is_generated(each) for each in before] == [
+        without_what_is_generated(each) for each in now
+    ]
 
 
 def test_both_refuse_the_same_by_the_schema() -> None:
-    """The two versions of Helm have different validators; both name all wrong values in a single run."""
+    """The two versions of Helm have different validators; both name all wrong values in a single
+    run.
+    """
     told = refusal("existing-values.yaml", *(said for said, _ in BY_SCHEMA.values()), before=True)
     assert [named for _, named in BY_SCHEMA.values() if named not in told] == []
 
@@ -32,7 +36,9 @@ def test_both_refuse_the_same_by_the_schema() -> None:
 FIRST, *REST = BY_TEMPLATE
 
 
-@pytest.mark.parametrize("case", [FIRST, *(pytest.param(case, marks=pytest.mark.long) for case in REST)])
+@pytest.mark.parametrize(
+    "case", [FIRST, *(pytest.param(case, marks=pytest.mark.long) for case in REST)]
+)
 def test_both_refuse_the_same_by_the_template(case: str) -> None:
     said, named = BY_TEMPLATE[case]
     told = refusal("existing-values.yaml", said, before=True)

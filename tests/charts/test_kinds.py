@@ -1,6 +1,8 @@
-"""Every object of Kubernetes' own kinds has only fields of the oldest and of the newest supported version.
+"""Every object of Kubernetes' own kinds has only fields of the oldest and of the newest supported
+version.
 
-Resources of other operators are held against their makers' definitions on a real API server: tests/infra/deploy/test_admission.py.
+Resources of other operators are held against their makers' definitions on a real API server:
+tests/infra/deploy/test_admission.py.
 """
 
 import copy
@@ -28,7 +30,9 @@ def schemas_are_read_once() -> Iterator[None]:
     """The library reads two megabytes of schemas for each object."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("all_versions", "schema_contents"):
-            patch.setattr(kubernetes_validate.utils, name, cache(getattr(kubernetes_validate.utils, name)))
+            patch.setattr(
+                kubernetes_validate.utils, name, cache(getattr(kubernetes_validate.utils, name))
+            )
         yield
 
 

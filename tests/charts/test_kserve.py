@@ -1,4 +1,6 @@
-"""Serving through KServe: runtimes and InferenceServices as KServe knows them, and the generator with just the rights it needs."""
+"""Serving through KServe: runtimes and InferenceServices as KServe knows them, and the generator
+with just the rights it needs.
+"""
 
 import subprocess
 import sys
@@ -8,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from services.generator.inference_object import FOLDER, VERSION, inference_service, object_name, read_template
+from services.generator.inference_object import (
+    FOLDER,
+    VERSION,
+    inference_service,
+    object_name,
+    read_template,
+)
 from services.predictor.settings import PredictorSettings
 from tests.charts.rendering import component, of_kind, refusal, render
 from tests.kserve_models import NotOfKServeError, round_trip
@@ -16,7 +24,12 @@ from tests.kserve_models import NotOfKServeError, round_trip
 FILES = ("kserve-values.yaml", "gpu-values.yaml")
 KEDA = "serving.kserve.autoscaler=keda,serving.kserve.maxReplicas=3,serving.kserve.prometheus=http://prometheus:9090"
 HPA = "serving.kserve.autoscaler=hpa,serving.kserve.maxReplicas=3"
-VARIANTS = {"as it comes": (), "keda": (KEDA,), "hpa": (HPA,), "external": ("serving.kserve.autoscaler=external",)}
+VARIANTS = {
+    "as it comes": (),
+    "keda": (KEDA,),
+    "hpa": (HPA,),
+    "external": ("serving.kserve.autoscaler=external",),
+}
 
 every_file = pytest.mark.parametrize("values", FILES)
 
@@ -31,7 +44,9 @@ def config_map(values: str, *sets: str) -> Any:
     return {**found, "metadata": {**found["metadata"], "uid": "1-2-3"}}
 
 
-def service_of(values: str, *sets: str, version: str = "nano-1.2_3", folder: str = "runs/nano-1") -> Any:
+def service_of(
+    values: str, *sets: str, version: str = "nano-1.2_3", folder: str = "runs/nano-1"
+) -> Any:
     """As the generator would apply it."""
     return inference_service(read_template(config_map(values, *sets)), version, folder)
 
@@ -59,7 +74,9 @@ def test_a_serving_runtime_is_as_kserve_has_it_field_by_field(values: str) -> No
     assert round_trip(found, "V1alpha1ServingRuntime") == found
 
 
-@pytest.mark.parametrize(("key", "value"), [("maxReplica", 2), ("maxReplicas", "2"), ("model", {"storageURI": "x"})])
+@pytest.mark.parametrize(
+    ("key", "value"), [("maxReplica", 2), ("maxReplicas", "2"), ("model", {"storageURI": "x"})]
+)
 def test_what_kserve_does_not_know_would_be_found(key: str, value: object) -> None:
     found = service_of("gpu-values.yaml")
     found["spec"]["predictor"][key] = value
@@ -72,18 +89,27 @@ def test_an_inference_service_names_its_runtime_its_version_and_its_folder(value
     found, runtime = service_of(values), runtime_of(values)
     model = found["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
-    assert model["modelFormat"]["name"] in {each["name"] for each in runtime["spec"]["supportedModelFormats"]}
+    assert model["modelFormat"]["name"] in {
+        each["name"] for each in runtime["spec"]["supportedModelFormats"]
+    }
     claim = "tw-thumbwheel-models" if values == "kserve-values.yaml" else "models"
     assert model["storageUri"] == f"pvc://{claim}/runs/nano-1"
     assert found["metadata"]["annotations"][VERSION] == "nano-1.2_3"
     assert found["metadata"]["annotations"][FOLDER] == "runs/nano-1"
     assert found["metadata"]["ownerReferences"] == [
-        {"apiVersion": "v1", "kind": "ConfigMap", "name": "tw-thumbwheel-inference-service", "uid": "1-2-3"}
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "name": "tw-thumbwheel-inference-service",
+            "uid": "1-2-3",
+        }
     ]
 
 
 @every_file
-def test_its_pods_are_those_that_policies_and_monitors_mean_and_nobody_reaches_them_from_outside(values: str) -> None:
+def test_its_pods_are_those_that_policies_and_monitors_mean_and_nobody_reaches_them_from_outside(
+    values: str,
+) -> None:
     """KServe gives its pods the labels of the InferenceService."""
     labels = service_of(values)["metadata"]["labels"]
     assert labels["networking.kserve.io/visibility"] == "cluster-local"
@@ -91,7 +117,9 @@ def test_its_pods_are_those_that_policies_and_monitors_mean_and_nobody_reaches_t
     for mine in (policies["network"], policies["predictor"]):
         assert mine["podSelector"]["matchLabels"].items() <= labels.items()
     (way,) = [
-        rule for rule in policies["generator"]["egress"] if rule.get("ports") == [{"port": 8000, "protocol": "TCP"}]
+        rule
+        for rule in policies["generator"]["egress"]
+        if rule.get("ports") == [{"port": 8000, "protocol": "TCP"}]
     ]
     assert way["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
     assert [port["containerPort"] for port in container_of(values)["ports"]] == [8000]
@@ -108,7 +136,10 @@ def test_its_pods_pass_the_restricted_standard(values: str) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert {kind for volume in runtime_of(values)["spec"]["volumes"] for kind in volume} == {"name", "emptyDir"}
+    assert {kind for volume in runtime_of(values)["spec"]["volumes"] for kind in volume} == {
+        "name",
+        "emptyDir",
+    }
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in runtime_of(values)["spec"]["volumes"]}
 
@@ -119,7 +150,11 @@ def test_the_model_server_for_processors_understands_its_environment_and_has_the
     for variable in container_of("kserve-values.yaml")["env"]:
         monkeypatch.setenv(variable["name"], variable["value"])
     settings = PredictorSettings()
-    assert [str(path) for path in settings.startup_models] == [str(settings.models_root)] == ["/mnt/models"]
+    assert (
+        [str(path) for path in settings.startup_models]
+        == [str(settings.models_root)]
+        == ["/mnt/models"]
+    )
     assert str(settings.failure_file) == "/dev/termination-log"
     assert settings.port == 8000
 
@@ -160,7 +195,10 @@ def test_the_generator_alone_asks_the_api_and_may_do_only_what_it_does() -> None
     services, template = role["rules"]
     assert services["resources"] == ["inferenceservices"]
     assert set(services["verbs"]) == {"get", "list", "create", "patch", "delete"}
-    assert (template["resourceNames"], template["verbs"]) == (["tw-thumbwheel-inference-service"], ["get"])
+    assert (template["resourceNames"], template["verbs"]) == (
+        ["tw-thumbwheel-inference-service"],
+        ["get"],
+    )
     assert not of_kind(objects, "ClusterRole", "ClusterRoleBinding")
 
 
@@ -168,7 +206,12 @@ def test_the_token_is_in_the_generators_own_container_and_nowhere_else() -> None
     def has_token(spec: Any) -> list[str]:
         tokens = [each["name"] for each in spec.get("volumes", ()) if "projected" in each]
         everybody = (*spec.get("initContainers", ()), *spec["containers"])
-        return [each["name"] for each in everybody for mount in each["volumeMounts"] if mount["name"] in tokens]
+        return [
+            each["name"]
+            for each in everybody
+            for mount in each["volumeMounts"]
+            if mount["name"] in tokens
+        ]
 
     objects = of_kind(render("kserve-values.yaml"), "Deployment", "StatefulSet")
     found = {component(each): has_token(each["spec"]["template"]["spec"]) for each in objects}
@@ -176,7 +219,10 @@ def test_the_token_is_in_the_generators_own_container_and_nowhere_else() -> None
 
 
 def test_the_way_to_the_api_is_open_for_the_generator_alone_and_where_it_was_said() -> None:
-    policies = {component(each): each["spec"] for each in of_kind(render("gpu-values.yaml"), "NetworkPolicy")}
+    policies = {
+        component(each): each["spec"]
+        for each in of_kind(render("gpu-values.yaml"), "NetworkPolicy")
+    }
     ways = {
         name: rule
         for name, spec in policies.items()
@@ -190,7 +236,11 @@ def test_the_way_to_the_api_is_open_for_the_generator_alone_and_where_it_was_sai
 @every_file
 def test_another_template_begins_the_generators_pods_anew(values: str) -> None:
     def mark(*sets: str) -> Any:
-        (found,) = [each for each in of_kind(render(values, *sets), "Deployment") if component(each) == "generator"]
+        (found,) = [
+            each
+            for each in of_kind(render(values, *sets), "Deployment")
+            if component(each) == "generator"
+        ]
         return found["spec"]["template"]["metadata"]["annotations"]["thumbwheel/inference-service"]
 
     assert mark() != mark("serving.kserve.drainSeconds=17")
@@ -199,13 +249,22 @@ def test_another_template_begins_the_generators_pods_anew(values: str) -> None:
 
 def test_pods_get_longer_to_end_than_an_answer_may_take() -> None:
     settings = ("shutdown.preStopSeconds=7", "serving.kserve.drainSeconds=100")
-    assert service_of("gpu-values.yaml", *settings)["spec"]["predictor"]["terminationGracePeriodSeconds"] > 107
+    assert (
+        service_of("gpu-values.yaml", *settings)["spec"]["predictor"][
+            "terminationGracePeriodSeconds"
+        ]
+        > 107
+    )
 
 
 def test_names_are_labels_of_their_own_for_every_version_and_release() -> None:
     template = read_template(config_map("kserve-values.yaml"))
     other = read_template(
-        one(render("kserve-values.yaml", release="two"), "ConfigMap", "two-thumbwheel-inference-service")
+        one(
+            render("kserve-values.yaml", release="two"),
+            "ConfigMap",
+            "two-thumbwheel-inference-service",
+        )
         | {"metadata": {"name": "two-thumbwheel-inference-service", "uid": "4"}}
     )
     versions = ["nano", "nano-1", "nano.1", "nano_1", "n" * 128, "n" * 127, "0"]
@@ -221,7 +280,9 @@ def test_names_are_labels_of_their_own_for_every_version_and_release() -> None:
 def test_without_it_there_is_none_of_it() -> None:
     kinds = {each["kind"] for each in render("evaluation-values.yaml")}
     assert not kinds & {"ServingRuntime", "Role", "RoleBinding"}
-    assert "predictor" in {component(each) for each in of_kind(render("evaluation-values.yaml"), "Deployment")}
+    assert "predictor" in {
+        component(each) for each in of_kind(render("evaluation-values.yaml"), "Deployment")
+    }
     served = render("kserve-values.yaml")
     assert "predictor" not in {component(each) for each in of_kind(served, "Deployment", "Service")}
 
@@ -229,9 +290,21 @@ def test_without_it_there_is_none_of_it() -> None:
 REFUSED = {
     "no GPU": ("gpu-values.yaml", "serving.vllm.resources.limits=null", "serving.vllm.resources"),
     "a runtime that is none": ("gpu-values.yaml", "serving.kserve.runtime=triton", "runtime"),
-    "fewer at most": ("gpu-values.yaml", "serving.kserve.minReplicas=5", "serving.kserve.minReplicas"),
-    "more pods by nobody": ("gpu-values.yaml", "serving.kserve.autoscaler=none", "serving.kserve.autoscaler"),
-    "keda without counts": ("gpu-values.yaml", "serving.kserve.prometheus=", "serving.kserve.prometheus"),
+    "fewer at most": (
+        "gpu-values.yaml",
+        "serving.kserve.minReplicas=5",
+        "serving.kserve.minReplicas",
+    ),
+    "more pods by nobody": (
+        "gpu-values.yaml",
+        "serving.kserve.autoscaler=none",
+        "serving.kserve.autoscaler",
+    ),
+    "keda without counts": (
+        "gpu-values.yaml",
+        "serving.kserve.prometheus=",
+        "serving.kserve.prometheus",
+    ),
 }
 
 

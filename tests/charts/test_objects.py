@@ -1,4 +1,6 @@
-"""What every rendered object must be, whatever the values: safe, found by its neighbours, and understood by the services."""
+"""What every rendered object must be, whatever the values: safe, found by its neighbours, and
+understood by the services.
+"""
 
 import os
 import re
@@ -55,7 +57,8 @@ def is_out_of_a_secret(variable: Any, container: Any) -> bool:
         return "secretKeyRef" in variable["valueFrom"]
     taken = re.fullmatch(r"[\w+]+://\w*:\$\((\w+)\)@[^@]+", variable["value"])
     return taken is not None and any(
-        each["name"] == taken[1] and "secretKeyRef" in each["valueFrom"] for each in container["env"]
+        each["name"] == taken[1] and "secretKeyRef" in each["valueFrom"]
+        for each in container["env"]
     )
 
 
@@ -69,7 +72,9 @@ def test_every_pod_passes_the_restricted_standard(values: str) -> None:
         assert spec["automountServiceAccountToken"] is scales, name
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert {kind for volume in spec.get("volumes", ()) for kind in volume if kind != "name"} <= {
+        assert {
+            kind for volume in spec.get("volumes", ()) for kind in volume if kind != "name"
+        } <= {
             "emptyDir",
             "persistentVolumeClaim",
             "projected",
@@ -89,13 +94,17 @@ def test_every_pod_passes_the_restricted_standard(values: str) -> None:
 
 @by_file
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_understands_its_environment(values: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_understands_its_environment(
+    values: str, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the settings class itself, which refuses what it does not know."""
     for name in [name for name in os.environ if name.startswith("TW_")]:
         monkeypatch.delenv(name)
     everybody = (*containers(render(values)), *runtime_containers(render(values)))
     mine = [one for one in everybody if one.get("args", [""])[0] == f"services.{service}"]
-    assert mine or (service, values) == ("predictor", "gpu-values.yaml"), "only vLLM is there instead"
+    assert mine or (service, values) == ("predictor", "gpu-values.yaml"), (
+        "only vLLM is there instead"
+    )
     for container in mine:
         for name, value in environment_of(container).items():
             monkeypatch.setenv(name, value)
@@ -103,7 +112,9 @@ def test_a_service_understands_its_environment(values: str, service: str, monkey
         assert settings.host == "0.0.0.0"
         ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
         assert ports.get("grpc", settings.port) == settings.port
-        assert ports.get("metrics", getattr(settings, "metrics_port", 0)) == getattr(settings, "metrics_port", 0)
+        assert ports.get("metrics", getattr(settings, "metrics_port", 0)) == getattr(
+            settings, "metrics_port", 0
+        )
 
 
 @by_file
@@ -124,7 +135,9 @@ def test_a_service_is_called_where_a_service_with_that_name_and_port_stands(valu
     }
     targets = set()
     for container in containers(objects):
-        for value in [variable.get("value", "") for variable in container.get("env", ())] + container.get("args", []):
+        for value in [
+            variable.get("value", "") for variable in container.get("env", ())
+        ] + container.get("args", []):
             targets |= set(re.findall(r"(?:dns:///|http://)(tw-thumbwheel-[a-z-]+):(\d+)", value))
     assert {(name, int(port)) for name, port in targets} <= doors
     assert len(targets) >= 7
@@ -140,7 +153,11 @@ def test_services_behind_the_door_are_headless_so_that_calls_spread_over_pods(va
 @by_file
 def test_selectors_find_their_pods_and_nobody_elses(values: str) -> None:
     objects = render(values)
-    labels = {name: pod["metadata"]["labels"] for name, pod in pods(objects).items() if not name.endswith("Job")}
+    labels = {
+        name: pod["metadata"]["labels"]
+        for name, pod in pods(objects).items()
+        if not name.endswith("Job")
+    }
     for each in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget"):
         wanted = each["spec"]["selector"]["matchLabels"]
         found = [name for name, has in labels.items() if wanted.items() <= has.items()]
@@ -163,7 +180,9 @@ def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
 
 @by_file
 def test_the_connections_of_a_gateway_that_ends_grow_old_before_it_closes_them(values: str) -> None:
-    """A call that begins on a connection as its server closes fails, and no client of gRPC sends it again."""
+    """A call that begins on a connection as its server closes fails, and no client of gRPC sends it
+    again.
+    """
     for pod in pods(render(values)).values():
         for container in pod["spec"]["containers"]:
             if container["name"] == "gateway":
@@ -174,14 +193,20 @@ def test_the_connections_of_a_gateway_that_ends_grow_old_before_it_closes_them(v
 
 
 @by_file
-def test_a_turn_whose_readers_have_gone_on_elsewhere_gets_as_long_to_end_as_calls_do(values: str) -> None:
-    """The gateway's own default is two seconds: an answer that took longer was cut off by every upgrade."""
+def test_a_turn_whose_readers_have_gone_on_elsewhere_gets_as_long_to_end_as_calls_do(
+    values: str,
+) -> None:
+    """The gateway's own default is two seconds: an answer that took longer was cut off by every
+    upgrade.
+    """
     gateway = next(one for one in containers(render(values)) if one["name"] == "gateway")
     settings = environment_of(gateway)
     assert settings["TW_GATEWAY_HTTP_DRAIN_SECONDS"] == settings["TW_GATEWAY_DRAIN_SECONDS"]
 
 
-@every_file("everything-values.yaml", "evaluation-values.yaml", "kserve-values.yaml", "ray-values.yaml")
+@every_file(
+    "everything-values.yaml", "evaluation-values.yaml", "kserve-values.yaml", "ray-values.yaml"
+)
 def test_names_are_short_enough_and_nothing_stands_twice(values: str) -> None:
     objects = render(values, release="a-name-as-long-as-helm-lets-anybody-choose-one-53-lon")
     names = [(each["apiVersion"], each["kind"], each["metadata"]["name"]) for each in objects]
@@ -203,7 +228,9 @@ def everywhere(value: Any) -> Iterator[str]:
 
 def test_what_the_values_say_arrives() -> None:
     objects = render("everything-values.yaml")
-    deployments: dict[str, Object] = {component(each): each for each in of_kind(objects, "Deployment", "StatefulSet")}
+    deployments: dict[str, Object] = {
+        component(each): each for each in of_kind(objects, "Deployment", "StatefulSet")
+    }
     gateway = deployments["gateway"]["spec"]
     assert "replicas" not in gateway, "the autoscaler's"
     environment = environment_of(gateway["template"]["spec"]["containers"][0])
@@ -211,21 +238,31 @@ def test_what_the_values_say_arrives() -> None:
     assert environment["TW_GATEWAY_COALESCE_SECONDS"] == "0.05"
     assert environment["TW_GATEWAY_QUOTA_OVERRIDES"] == '{"acme":{"user_tokens_per_day":1000000}}'
     assert environment["GRPC_VERBOSITY"] == "ERROR"
-    generator = environment_of(deployments["generator"]["spec"]["template"]["spec"]["containers"][0])
+    generator = environment_of(
+        deployments["generator"]["spec"]["template"]["spec"]["containers"][0]
+    )
     assert generator["TW_GENERATOR_PRESETS"] == '{"code":{"top_p":0.2}}'
     assert gateway["template"]["spec"]["containers"][0]["image"].startswith(
         "registry.example/thumbwheel/thumbwheel-services@sha256:"
     )
     assert deployments["feedback"]["spec"]["replicas"] == 3
     claim = deployments["feedback"]["spec"]["volumeClaimTemplates"][0]["spec"]
-    assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("fast", "20Gi")
+    assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == (
+        "fast",
+        "20Gi",
+    )
     guardrail = deployments["guardrail"]["spec"]["template"]
     assert guardrail["spec"]["nodeSelector"] == {"pool": "cpu"}
     assert guardrail["metadata"]["annotations"]["note"] == "here"
     assert all(each["metadata"]["labels"]["team"] == "chat" for each in objects)
-    assert {"Ingress", "HTTPRoute", "GRPCRoute", "PodMonitor", "PrometheusRule", "HorizontalPodAutoscaler"} <= {
-        each["kind"] for each in objects
-    }
+    assert {
+        "Ingress",
+        "HTTPRoute",
+        "GRPCRoute",
+        "PodMonitor",
+        "PrometheusRule",
+        "HorizontalPodAutoscaler",
+    } <= {each["kind"] for each in objects}
     assert "Secret" not in {each["kind"] for each in objects}
     assert "small-1" in " ".join(everywhere(deployments["session"]))
 
@@ -250,20 +287,27 @@ def test_three_of_everything_stay_when_a_node_or_a_zone_goes() -> None:
 
 @pytest.mark.parametrize("values", ["existing-values.yaml", "ray-values.yaml"])
 def test_all_that_call_out_believe_the_trust_bundle_and_nobody_else(values: str) -> None:
-    objects = render(values, "trustBundle.configMap=company", "trustBundle.key=all.pem", "training.enabled=true")
+    objects = render(
+        values, "trustBundle.configMap=company", "trustBundle.key=all.pem", "training.enabled=true"
+    )
     believing = {"enhancer", "feedback", "gateway", "generator", "guardrail", "session"} | (
         {"training"} if values == "existing-values.yaml" else {"training", "ray-worker"}
     )
     for name, pod in pods(objects).items():
         mounted = [volume for volume in pod["spec"].get("volumes", ()) if volume["name"] == "trust"]
-        named = {"configMap": {"name": "company", "items": [{"key": "all.pem", "path": "all.pem"}]}, "name": "trust"}
+        named = {
+            "configMap": {"name": "company", "items": [{"key": "all.pem", "path": "all.pem"}]},
+            "name": "trust",
+        }
         assert mounted in ([], [named])
         if name.split("/")[0] in believing:
             assert mounted, name
     for container in containers(objects):
         environment = {each["name"]: each.get("value") for each in container.get("env", ())}
         if "SSL_CERT_FILE" in environment:
-            assert {"name": "trust", "mountPath": "/trust", "readOnly": True} in container["volumeMounts"]
+            assert {"name": "trust", "mountPath": "/trust", "readOnly": True} in container[
+                "volumeMounts"
+            ]
             assert environment["SSL_CERT_FILE"] == environment["PGSSLROOTCERT"] == "/trust/all.pem"
 
 
@@ -275,8 +319,13 @@ def test_volumes_of_a_service_are_mounted_where_the_values_say() -> None:
         "services.session.extraVolumeMounts[0].mountPath=/more",
     )
     found = pods(render("existing-values.yaml", *said))
-    volume, mount = {"name": "more", "emptyDir": {"medium": "Memory"}}, {"name": "more", "mountPath": "/more"}
-    having = {name: pod["spec"] for name, pod in found.items() if volume in pod["spec"].get("volumes", ())}
+    volume, mount = (
+        {"name": "more", "emptyDir": {"medium": "Memory"}},
+        {"name": "more", "mountPath": "/more"},
+    )
+    having = {
+        name: pod["spec"] for name, pod in found.items() if volume in pod["spec"].get("volumes", ())
+    }
     assert list(having) == ["session/Deployment"]
     (spec,) = having.values()
     for container in (*spec["containers"], *spec["initContainers"]):

@@ -1,4 +1,6 @@
-"""Secrets that the chart makes: once, by hooks that can delete nothing, in no revision that a rollback could bring back."""
+"""Secrets that the chart makes: once, by hooks that can delete nothing, in no revision that a
+rollback could bring back.
+"""
 
 import pytest
 
@@ -16,7 +18,9 @@ def annotations(found: Object) -> dict[str, str]:
 
 
 @every_case
-def test_a_secret_is_made_before_an_install_or_an_upgrade_and_never_by_a_rollback(values: str) -> None:
+def test_a_secret_is_made_before_an_install_or_an_upgrade_and_never_by_a_rollback(
+    values: str,
+) -> None:
     evaluation = {"evaluation"} if values == "evaluation-values.yaml" else set()
     assert {component(each) for each in made(values)} == {"keys", *evaluation}
     for each in made(values):

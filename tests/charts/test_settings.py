@@ -1,4 +1,6 @@
-"""The chart's schema knows every setting that the chart itself gives, and none that pods have out of secrets."""
+"""The chart's schema knows every setting that the chart itself gives, and none that pods have out
+of secrets.
+"""
 
 import json
 
@@ -16,12 +18,17 @@ def names(service: str) -> set[str]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_what_a_pod_is_told_may_be_said_in_the_values_unless_it_is_out_of_a_secret(service: str) -> None:
+def test_what_a_pod_is_told_may_be_said_in_the_values_unless_it_is_out_of_a_secret(
+    service: str,
+) -> None:
     prefix = f"TW_{service.upper()}_"
     told = {
         (variable["name"].removeprefix(prefix).lower(), "$(" in variable.get("value", "$("))
         for values in VALUES.glob("*-values.yaml")
-        for container in (*containers(render(values.name)), *runtime_containers(render(values.name)))
+        for container in (
+            *containers(render(values.name)),
+            *runtime_containers(render(values.name)),
+        )
         for variable in container.get("env", ())
         if variable["name"].startswith(prefix)
     }

@@ -1,4 +1,6 @@
-"""Turns of the loop, by the clock: their words are what training itself understands, and every pod has only what it needs."""
+"""Turns of the loop, by the clock: their words are what training itself understands, and every pod
+has only what it needs.
+"""
 
 import re
 from typing import Any
@@ -31,7 +33,10 @@ def words(values: str, *sets: str) -> list[str]:
 def mounts(pod: Any) -> dict[str, Any]:
     """What is mounted, by its place: the claim, and whether it may be written."""
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
-    claims = {name: volume.get("persistentVolumeClaim", {}).get("claimName") for name, volume in volumes.items()}
+    claims = {
+        name: volume.get("persistentVolumeClaim", {}).get("claimName")
+        for name, volume in volumes.items()
+    }
     return {
         mount["mountPath"]: (claims[mount["name"]], not mount.get("readOnly", False))
         for mount in only(pod)["volumeMounts"]
@@ -40,12 +45,19 @@ def mounts(pod: Any) -> dict[str, Any]:
 
 
 def policies(values: str, *sets: str) -> dict[str, Any]:
-    return {component(each): each["spec"] for each in of_kind(render(values, *sets), "NetworkPolicy")}
+    return {
+        component(each): each["spec"] for each in of_kind(render(values, *sets), "NetworkPolicy")
+    }
 
 
 def peers(rules: Any, key: str) -> set[str]:
-    found = [peer["podSelector"]["matchLabels"] for rule in rules or () for peer in rule.get(key, ())]
-    return {str(labels.get("app.kubernetes.io/component", labels["app.kubernetes.io/name"])) for labels in found}
+    found = [
+        peer["podSelector"]["matchLabels"] for rule in rules or () for peer in rule.get(key, ())
+    ]
+    return {
+        str(labels.get("app.kubernetes.io/component", labels["app.kubernetes.io/name"]))
+        for labels in found
+    }
 
 
 @every_mode
@@ -57,7 +69,12 @@ def test_training_understands_its_words(values: str) -> None:
     assert options.feedback.endswith("-feedback:50056")
     assert options.generator.endswith("-generator:50055")
     wanted = ((4, None), 1, 0.1, 14400) if values == RAY else ((0, None), None, None, None)
-    assert (options.workers, options.gpus_per_worker, options.canary_share, options.canary_seconds) == wanted
+    assert (
+        options.workers,
+        options.gpus_per_worker,
+        options.canary_share,
+        options.canary_seconds,
+    ) == wanted
 
 
 def test_further_words_count_more() -> None:
@@ -89,11 +106,15 @@ def told_of_bucket(pod: Any) -> dict[str, str]:
 @every_mode
 def test_checkpoints_go_into_the_bucket_where_the_values_say(values: str) -> None:
     for said, wanted in (("false", None), ("true", True)):
-        options = training_parser().parse_args(words(values, f"training.checkpointsInBucket={said}"))
+        options = training_parser().parse_args(
+            words(values, f"training.checkpointsInBucket={said}")
+        )
         assert options.checkpoints_in_bucket is wanted
 
 
-def test_workers_have_the_keys_of_the_bucket_and_the_way_to_it_only_where_their_state_goes_there() -> None:
+def test_workers_have_the_keys_of_the_bucket_and_the_way_to_it_only_where_their_state_goes_there() -> (
+    None
+):
     kept = "training.checkpointsInBucket=true"
     found = pods(render(RAY, kept))
     assert told_of_bucket(found["ray-worker/RayJob"]) == told_of_bucket(found["training/RayJob"])
@@ -105,7 +126,9 @@ def test_workers_have_the_keys_of_the_bucket_and_the_way_to_it_only_where_their_
     evaluated = policies(*EVALUATION, "ray.mode=kuberay", kept)
     assert "s3" in peers(evaluated["ray-worker"]["egress"], "to")
     assert "ray-worker" in peers(evaluated["s3"]["ingress"], "from")
-    assert "ray-worker" not in peers(policies(*EVALUATION, "ray.mode=kuberay")["s3"]["ingress"], "from")
+    assert "ray-worker" not in peers(
+        policies(*EVALUATION, "ray.mode=kuberay")["s3"]["ingress"], "from"
+    )
 
 
 @every_mode
@@ -122,15 +145,24 @@ def test_a_pod_that_is_taken_away_has_the_time_that_the_values_give_it(values: s
 def test_training_understands_where_the_bucket_is(values: str) -> None:
     place = bucket_place(told_of_bucket(pods(render(values))[LOOP_PODS[values]]))
     assert place is not None
-    assert (place.access_key, place.secret_key, place.secure) == ("access-key", "secret-key", values == RAY)
+    assert (place.access_key, place.secret_key, place.secure) == (
+        "access-key",
+        "secret-key",
+        values == RAY,
+    )
     assert place.endpoint == ("s3.stores:8333" if values == RAY else "s3:8333")
 
 
 @every_mode
-def test_models_and_loop_lie_at_the_same_places_for_everybody_and_the_gateway_only_reads(values: str) -> None:
+def test_models_and_loop_lie_at_the_same_places_for_everybody_and_the_gateway_only_reads(
+    values: str,
+) -> None:
     found = pods(render(values))
     loop = mounts(found[LOOP_PODS[values]])
-    assert {place: writes for place, (_, writes) in loop.items()} == {"/models": True, "/loop": True}
+    assert {place: writes for place, (_, writes) in loop.items()} == {
+        "/models": True,
+        "/loop": True,
+    }
     assert mounts(found["gateway/Deployment"]) == {"/loop": (loop["/loop"][0], False)}
     for reader in ("generator", "session", "predictor"):
         assert mounts(found[f"{reader}/Deployment"]) == {"/models": (loop["/models"][0], False)}
@@ -139,10 +171,18 @@ def test_models_and_loop_lie_at_the_same_places_for_everybody_and_the_gateway_on
 def test_what_answers_first_lies_under_the_name_of_its_version() -> None:
     """By which the registry finds it, and a manifest names its parents."""
     objects = render(*EVALUATION)
-    seeds = [c for pod in pods(objects).values() for c in pod["spec"].get("initContainers", ()) if c["name"] == "seed"]
+    seeds = [
+        c
+        for pod in pods(objects).values()
+        for c in pod["spec"].get("initContainers", ())
+        if c["name"] == "seed"
+    ]
     assert seeds
     assert all('"/models/nano-0"' in seed["args"][0] for seed in seeds)
-    environment = {each["name"]: each.get("value") for each in only(pods(objects)["generator/Deployment"])["env"]}
+    environment = {
+        each["name"]: each.get("value")
+        for each in only(pods(objects)["generator/Deployment"])["env"]
+    }
     assert environment["TW_GENERATOR_STABLE_DIRECTORY"] == "/models/nano-0"
 
 
@@ -150,7 +190,11 @@ def test_a_turn_in_one_pod_is_taken_up_but_not_while_another_runs() -> None:
     (cron,) = of_kind(render(LOCAL), "CronJob")
     assert cron["spec"]["concurrencyPolicy"] == "Forbid"
     job = cron["spec"]["jobTemplate"]["spec"]
-    assert (job["backoffLimit"], job["activeDeadlineSeconds"], job["podReplacementPolicy"]) == (2, 86400, "Failed")
+    assert (job["backoffLimit"], job["activeDeadlineSeconds"], job["podReplacementPolicy"]) == (
+        2,
+        86400,
+        "Failed",
+    )
     assert {
         tuple(rule.get("onExitCodes", {}).get("values", ())): rule["action"]
         for rule in job["podFailurePolicy"]["rules"]
@@ -170,7 +214,9 @@ def test_a_launcher_understands_its_words_and_alone_may_speak_to_the_api_server(
     assert {str(options.template.parent), str(options.account), str(options.loop)} == places
     assert only(launcher)["image"] == "thumbwheel-services:0.1.0"
     accounts = {name: pod["spec"].get("serviceAccountName") for name, pod in pods(objects).items()}
-    assert [name for name, account in accounts.items() if account == "tw-thumbwheel-launcher"] == ["launcher/CronJob"]
+    assert [name for name, account in accounts.items() if account == "tw-thumbwheel-launcher"] == [
+        "launcher/CronJob"
+    ]
     (binding,) = of_kind(objects, "RoleBinding")
     assert [subject["name"] for subject in binding["subjects"]] == ["tw-thumbwheel-launcher"]
 
@@ -178,7 +224,9 @@ def test_a_launcher_understands_its_words_and_alone_may_speak_to_the_api_server(
 def test_a_launchers_rights_are_what_it_does() -> None:
     (role,) = of_kind(render(RAY), "Role")
     rights = {
-        (rule["resources"][0], verb, *rule.get("resourceNames", ())) for rule in role["rules"] for verb in rule["verbs"]
+        (rule["resources"][0], verb, *rule.get("resourceNames", ()))
+        for rule in role["rules"]
+        for verb in rule["verbs"]
     }
     assert rights == {
         ("rayjobs", "create"),
@@ -197,10 +245,16 @@ def test_a_ray_job_is_as_kuberay_was_seen_to_need_it() -> None:
     cluster = spec["rayClusterSpec"]
     head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert head["rayStartParams"]["num-cpus"] == "0"
-    assert all(isinstance(each, str) for group in (head, workers) for each in group["rayStartParams"].values())
+    assert all(
+        isinstance(each, str)
+        for group in (head, workers)
+        for each in group["rayStartParams"].values()
+    )
     for group in (head, workers):
         container = only(group["template"])
-        assert {"httpGet"} == {key for key in container["readinessProbe"] if key in ("exec", "httpGet")}
+        assert {"httpGet"} == {
+            key for key in container["readinessProbe"] if key in ("exec", "httpGet")
+        }
         assert {"name": "RAY_AUTH_MODE", "value": "disabled"} in container["env"]
     assert only(workers["template"])["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert workers["template"]["spec"]["nodeSelector"] == {"pool": "gpu"}
@@ -226,7 +280,10 @@ def test_workers_come_and_go_with_the_autoscaler_and_stay_without() -> None:
 
 def test_the_head_has_a_token_only_where_it_asks_for_pods() -> None:
     fixed = pods(render(RAY, "ray.autoscaling.enabled=false"))["training/RayJob"]["spec"]
-    assert (fixed["automountServiceAccountToken"], fixed["serviceAccountName"]) == (False, "tw-thumbwheel")
+    assert (fixed["automountServiceAccountToken"], fixed["serviceAccountName"]) == (
+        False,
+        "tw-thumbwheel",
+    )
 
 
 def test_a_queue_is_named_on_what_kueue_admits() -> None:
@@ -246,7 +303,9 @@ def test_of_rays_pods_only_the_head_reaches_the_services() -> None:
         "ray-submitter",
         "kuberay-operator",
     }
-    assert {"feedback", "generator", "training", "ray-worker"} == peers(found["training"]["egress"], "to")
+    assert {"feedback", "generator", "training", "ray-worker"} == peers(
+        found["training"]["egress"], "to"
+    )
     for way, key in (("ingress", "from"), ("egress", "to")):
         assert peers(found["ray-worker"][way], key) == {"training", "ray-worker"}
     assert peers(found["ray-submitter"]["egress"], "to") == {"training"}
@@ -256,7 +315,9 @@ def test_of_rays_pods_only_the_head_reaches_the_services() -> None:
 def test_the_launcher_reaches_the_api_server_and_nothing_else() -> None:
     (rule,) = policies(RAY)["launcher"]["egress"]
     assert [port["port"] for port in rule["ports"]] == [443, 6443]
-    said = policies(RAY, "networkPolicies.apiServer[0].ports[0].port=6443", "ray.autoscaling.enabled=false")
+    said = policies(
+        RAY, "networkPolicies.apiServer[0].ports[0].port=6443", "ray.autoscaling.enabled=false"
+    )
     assert [port["port"] for port in said["launcher"]["egress"][0]["ports"]] == [6443]
     assert {"to", "ports"} >= {key for rule in said["training"]["egress"] for key in rule}
 
@@ -279,5 +340,7 @@ def test_without_training_there_is_none_of_it() -> None:
     objects = render("existing-values.yaml")
     mine = {"training", "launcher", "loop", "ray-worker", "ray-submitter"}
     assert not [each for each in objects if component(each) in mine]
-    volumes = {volume["name"]: volume for volume in pods(objects)["gateway/Deployment"]["spec"]["volumes"]}
+    volumes = {
+        volume["name"]: volume for volume in pods(objects)["gateway/Deployment"]["spec"]["volumes"]
+    }
     assert volumes["loop"] == {"name": "loop", "emptyDir": {}}

@@ -1,5 +1,6 @@
-"""The command `compact`, broken: `python -m tests.faults.broken_compactor SIGNAL STEP TIME` sends itself the signal at a step, the
-TIMEth time that it is reached. SIGKILL ends it there; SIGSTOP freezes it until somebody sends SIGCONT.
+"""The command `compact`, broken: `python -m tests.faults.broken_compactor SIGNAL STEP TIME` sends
+itself the signal at a step, the TIMEth time that it is reached. SIGKILL ends it there; SIGSTOP
+freezes it until somebody sends SIGCONT.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""A replica that kills itself at a point, is slow at one so that it can be frozen there, or has a wrong clock: `python -m
-tests.faults.broken_replica`.
+"""A replica that kills itself at a point, is slow at one so that it can be frozen there, or has a
+wrong clock: `python -m tests.faults.broken_replica`.
 
-The first argument is the point, the second which time it is passed; of a clock by how many seconds it is wrong, 0: it jumps.
+The first argument is the point, the second which time it is passed; of a clock by how many seconds
+it is wrong, 0: it jumps.
 """
 
 import os

@@ -1,6 +1,7 @@
-"""What all fault scenarios need. kafka-python drops the sockets of failed connections for the garbage collector to close, and a
-warning about each is an error elsewhere. And where $THUMBWHEEL_FAULTS names a file, as `make faults` does, each test that passes
-leaves there what it told `record_property`: `fired`, how often its fault struck, and its figures.
+"""What all fault scenarios need. kafka-python drops the sockets of failed connections for the
+garbage collector to close, and a warning about each is an error elsewhere. And where
+$THUMBWHEEL_FAULTS names a file, as `make faults` does, each test that passes leaves there what it
+told `record_property`: `fired`, how often its fault struck, and its figures.
 """
 
 import gc
@@ -19,7 +20,13 @@ from tests.services.feedback.databases import without_authorities
 from tests.services.generator.conftest import database, shared_database
 from tests.services.session.homes import postgres_home, postgres_template
 
-__all__ = ["database", "postgres_home", "postgres_template", "shared_database", "without_authorities"]
+__all__ = [
+    "database",
+    "postgres_home",
+    "postgres_template",
+    "shared_database",
+    "without_authorities",
+]
 
 HERE = Path(__file__).parent
 
@@ -31,7 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     file = os.environ.get("THUMBWHEEL_FAULTS")
     if file and report.when == "call" and report.passed:

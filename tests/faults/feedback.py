@@ -1,5 +1,6 @@
-"""What the feedback scenarios share: a stack of topics and a database of their own, replicas in this process or as processes,
-clients that send again until they are told, and the history checker over what a reader finds at the end.
+"""What the feedback scenarios share: a stack of topics and a database of their own, replicas in
+this process or as processes, clients that send again until they are told, and the history checker
+over what a reader finds at the end.
 """
 
 import asyncio
@@ -101,7 +102,9 @@ class Stack:
         topic = self.topics["feedback"]
         with self.admin() as admin:
             (described,) = admin.describe_topics([topic])
-        places = [TopicPartition(topic, found["partition_index"]) for found in described["partitions"]]
+        places = [
+            TopicPartition(topic, found["partition_index"]) for found in described["partitions"]
+        ]
         with contextlib.closing(KafkaConsumer(bootstrap_servers=self.kafka.bootstrap)) as consumer:
             ends = consumer.end_offsets(places)
         now = {(str(described["topic_id"]), place.partition): end for place, end in ends.items()}
@@ -113,7 +116,9 @@ class Stack:
 
     def rows(self) -> list[parquet.Row]:
         """All that a reader finds."""
-        keys = [segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key]
+        keys = [
+            segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key
+        ]
         return [row for key in keys for row in decode(self.store.get(key))]
 
     def waiting(self) -> int:
@@ -142,7 +147,14 @@ class S3:
     def store(self) -> S3Store:
         bucket = self.bucket
         place = S3Place(
-            bucket.endpoint, bucket.name, "us-east-1", False, bucket.access_key, bucket.secret_key, 3.0, 10.0
+            bucket.endpoint,
+            bucket.name,
+            "us-east-1",
+            False,
+            bucket.access_key,
+            bucket.secret_key,
+            3.0,
+            10.0,
         )
         return S3Store(place)
 
@@ -164,18 +176,35 @@ def port_of(bucket: Bucket) -> int:
 
 @contextlib.contextmanager
 def stack_on(
-    root: Path, kafka: KafkaServer, postgres: PostgresServer, s3: S3 | None = None, partitions: int = 3
+    root: Path,
+    kafka: KafkaServer,
+    postgres: PostgresServer,
+    s3: S3 | None = None,
+    partitions: int = 3,
 ) -> Iterator[Stack]:
-    """Fresh topics and a fresh database on shared servers; without S3 the objects lie in a directory."""
+    """Fresh topics and a fresh database on shared servers; without S3 the objects lie in a
+    directory.
+    """
     objects = root / "objects"
     store = s3.store() if s3 else Directory(objects)
     url = postgres.database().url("postgresql+pg8000")
     engine = connect(url)
     migrate(engine)
     # As `python -m services.feedback topics` makes them.
-    configs = {"max_message_bytes": str(MAX_MESSAGE_BYTES), "message_timestamp_type": "LogAppendTime"}
+    configs = {
+        "max_message_bytes": str(MAX_MESSAGE_BYTES),
+        "message_timestamp_type": "LogAppendTime",
+    }
     topics = {stream: kafka.topic(partitions, **configs) for stream in ("feedback", "turns")}
-    yield Stack(root, kafka, url, topics, engine, store, s3.settings() if s3 else {"object_directory": objects})
+    yield Stack(
+        root,
+        kafka,
+        url,
+        topics,
+        engine,
+        store,
+        s3.settings() if s3 else {"object_directory": objects},
+    )
     engine.dispose()
 
 
@@ -192,9 +221,13 @@ async def replica_here(stack: Stack, number: int = 0, **changes: object) -> Asyn
 
 
 class ReplicaProcess:
-    """A replica as a process of its own: for faults that strike it. `broken_at` is a point of broken_replica.py, and which time."""
+    """A replica as a process of its own: for faults that strike it. `broken_at` is a point of
+    broken_replica.py, and which time.
+    """
 
-    def __init__(self, stack: Stack, number: int = 0, broken_at: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self, stack: Stack, number: int = 0, broken_at: tuple[str, int] | None = None
+    ) -> None:
         self._stack, self._number = stack, number
         self._program = ["services.feedback"]
         if broken_at:
@@ -203,11 +236,16 @@ class ReplicaProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self, **changes: object) -> Stub:
-        values = self._stack.values(self._number, port=self.port, metrics_port=self.metrics_port, **changes)
+        values = self._stack.values(
+            self._number, port=self.port, metrics_port=self.metrics_port, **changes
+        )
         log_file = self._stack.root / f"replica-{self._number}.log"
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._program], env=variables(values), stdout=log, stderr=log
+                [sys.executable, "-m", *self._program],
+                env=variables(values),
+                stdout=log,
+                stderr=log,
             )
         self.channel = grpc.aio.insecure_channel(f"{HOST}:{self.port}")
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -248,12 +286,16 @@ class ReplicaProcess:
 
     def counted(self, metric: str, **labels: str) -> float:
         """A metric as Prometheus would scrape it, summed over the labels that are not given."""
-        with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(
+            f"http://{HOST}:{self.metrics_port}/metrics", timeout=10
+        ) as answer:
             lines = answer.read().decode().splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         found = re.compile(rf"thumbwheel_feedback_{metric}(\{{.*\}})? (\S+)")
         matches = [found.fullmatch(line) for line in lines]
-        return sum(float(m[2]) for m in matches if m and all(label in (m[1] or "") for label in wanted))
+        return sum(
+            float(m[2]) for m in matches if m and all(label in (m[1] or "") for label in wanted)
+        )
 
     @asynccontextmanager
     async def running(self, **changes: object) -> AsyncIterator[Stub]:
@@ -279,14 +321,19 @@ def counted(metric: str, **labels: str) -> float:
         sample.value
         for family in REGISTRY.collect()
         for sample in family.samples
-        if sample.name == f"thumbwheel_feedback_{metric}" and labels.items() <= sample.labels.items()
+        if sample.name == f"thumbwheel_feedback_{metric}"
+        and labels.items() <= sample.labels.items()
     )
 
 
 class Clients:
-    """Concurrent users. Each conversation sends one thumb at a time, again and again until it is acknowledged, anywhere."""
+    """Concurrent users. Each conversation sends one thumb at a time, again and again until it is
+    acknowledged, anywhere.
+    """
 
-    def __init__(self, stubs: Sequence[Stub], seed: int = 0, pause_seconds: float = 0.02, text_bytes: int = 0) -> None:
+    def __init__(
+        self, stubs: Sequence[Stub], seed: int = 0, pause_seconds: float = 0.02, text_bytes: int = 0
+    ) -> None:
         """With `text_bytes` they send corrections of that length, and thumbs otherwise."""
         self.stubs, self._pause_seconds, self._text_bytes = list(stubs), pause_seconds, text_bytes
         self.history = History({f"c{number}": [] for number in range(CONVERSATIONS)})
@@ -346,7 +393,9 @@ class Clients:
                 answer = await record(self._random.choice(self.stubs), event)
             except grpc.aio.AioRpcError as error:
                 assert error.code() in RETRIED, error
-                assert time.monotonic() < deadline, f"not acknowledged for {PATIENCE_SECONDS} s: {error.details()}"
+                assert time.monotonic() < deadline, (
+                    f"not acknowledged for {PATIENCE_SECONDS} s: {error.details()}"
+                )
                 self.refusals[from_rpc(error, "feedback").reason] += 1
                 await asyncio.sleep(0.1)
             else:
@@ -363,7 +412,11 @@ class Clients:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
 
 
 async def record(stub: Any, event: events_pb2.FeedbackEvent) -> feedback_pb2.RecordFeedbackResponse:
@@ -379,7 +432,9 @@ async def standing(stub: Any, *messages: str) -> dict[str, bool]:
     return {ids[message_id]: up for message_id, up in answer.thumbs.items()}
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> float:
+async def until(
+    condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS
+) -> float:
     """How long it took. The condition may block."""
     started = time.monotonic()
     while not await asyncio.to_thread(condition):

@@ -1,4 +1,6 @@
-"""A gateway as a process of its own, so that it can be killed, over the fakes and the Valkey of the test."""
+"""A gateway as a process of its own, so that it can be killed, over the fakes and the Valkey of the
+test.
+"""
 
 import asyncio
 import json
@@ -71,7 +73,10 @@ async def gateway_process(
     log_file = directory / f"gateway-{port}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.gateway"], env={**os.environ, **environment}, stdout=log, stderr=log
+            [sys.executable, "-m", "services.gateway"],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
         )
     try:
         async with (
@@ -106,7 +111,9 @@ def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-async def _ready(channel: grpc.aio.Channel, process: "subprocess.Popen[bytes]", log_file: Path) -> None:
+async def _ready(
+    channel: grpc.aio.Channel, process: "subprocess.Popen[bytes]", log_file: Path
+) -> None:
     async with asyncio.timeout(BOOT_SECONDS):
         while channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             assert process.poll() is None, log_file.read_text()[-2000:]

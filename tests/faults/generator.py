@@ -1,4 +1,6 @@
-"""Model server and generator as processes of their own, so that they can be stopped and killed; and what they counted."""
+"""Model server and generator as processes of their own, so that they can be stopped and killed; and
+what they counted.
+"""
 
 import asyncio
 import json
@@ -29,8 +31,15 @@ class ModelServer:
 
     async def start(self) -> None:
         """A fresh process; on the port of the one before, if there was one."""
-        command = ["-m", "tests.services.generator.predictor", json.dumps(self._settings), str(self.port)]
-        self._process = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=ROOT, stdout=PIPE)
+        command = [
+            "-m",
+            "tests.services.generator.predictor",
+            json.dumps(self._settings),
+            str(self.port),
+        ]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=ROOT, stdout=PIPE
+        )
         assert self._process.stdout
         self.port = int(await asyncio.wait_for(self._process.stdout.readline(), 60))
 
@@ -50,7 +59,10 @@ class ModelServer:
         return Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
     async def counters(self) -> dict[str, Any]:
-        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{self.port}/counters") as response:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{self.port}/counters") as response,
+        ):
             found: dict[str, Any] = await response.json()
             return found
 
@@ -73,7 +85,9 @@ async def model_server(**settings: Any) -> AsyncIterator[ModelServer]:
 
 
 @asynccontextmanager
-async def generator_process(root: Path, predictor_port: int, **changes: Any) -> AsyncIterator[tuple[Stubs, Process]]:
+async def generator_process(
+    root: Path, predictor_port: int, **changes: Any
+) -> AsyncIterator[tuple[Stubs, Process]]:
     """`python -m services.generator` on a port of its own, killed at the end."""
     settings = generator_settings(root, predictor_port, **changes)
     said = settings.model_dump(exclude_unset=True, exclude_none=True)

@@ -1,6 +1,8 @@
-"""Floods of an HTTP/2 port on loopback, as a process of its own: `python -m tests.faults.http2_flood PORT KIND SECONDS A_SECOND`.
+"""Floods of an HTTP/2 port on loopback, as a process of its own: `python -m
+tests.faults.http2_flood PORT KIND SECONDS A_SECOND`.
 
-Frames are made by hand (RFC 9113), since no client of good manners sends such. Prints how many it sent.
+Frames are made by hand (RFC 9113), since no client of good manners sends such. Prints how many it
+sent.
 """
 
 import asyncio
@@ -26,7 +28,12 @@ class Kind(StrEnum):
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+    return (
+        struct.pack(">I", len(payload))[1:]
+        + bytes([kind, flags])
+        + struct.pack(">I", stream)
+        + payload
+    )
 
 
 def header(name: bytes, value: bytes) -> bytes:
@@ -53,7 +60,9 @@ def frames(kind: Kind) -> Iterator[bytes]:
     for stream in range(1, 1 << 30, 2):
         match kind:
             case Kind.RAPID_RESET:
-                yield frame(HEADERS, END_HEADERS, stream, BLOCK) + frame(RST_STREAM, 0, stream, CANCEL)
+                yield frame(HEADERS, END_HEADERS, stream, BLOCK) + frame(
+                    RST_STREAM, 0, stream, CANCEL
+                )
             case Kind.PINGS:
                 yield frame(PING, 0, 0, struct.pack(">Q", stream))
             case Kind.STREAMS:
@@ -61,7 +70,9 @@ def frames(kind: Kind) -> Iterator[bytes]:
 
 
 async def flood(port: int, kind: Kind, seconds: float, a_second: float) -> tuple[int, int]:
-    """How many were sent, and how often the server ended the connection; then it goes on with another."""
+    """How many were sent, and how often the server ended the connection; then it goes on with
+    another.
+    """
     end, sent, cut = time.monotonic() + seconds, 0, 0
     while time.monotonic() < end:
         more = await connection(port, frames(kind), end, a_second)

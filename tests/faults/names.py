@@ -1,4 +1,6 @@
-"""A name server for one name, on loopback: answers every question with the addresses that it has just now (RFC 1035)."""
+"""A name server for one name, on loopback: answers every question with the addresses that it has
+just now (RFC 1035).
+"""
 
 import asyncio
 import socket
@@ -32,17 +34,22 @@ class NameServer(asyncio.DatagramProtocol):
         asked = struct.unpack("!H", question[-4:-2])[0]
         found = self.addresses if asked == TYPE_A else []
         answers = [
-            struct.pack("!HHHIH", POINTER_TO_QUESTION, TYPE_A, CLASS_IN, 0, 4) + socket.inet_aton(address)
+            struct.pack("!HHHIH", POINTER_TO_QUESTION, TYPE_A, CLASS_IN, 0, 4)
+            + socket.inet_aton(address)
             for address in found
         ]
-        self._transport.sendto(HEADER.pack(number, FLAGS, 1, len(answers), 0, 0) + question + b"".join(answers), addr)
+        self._transport.sendto(
+            HEADER.pack(number, FLAGS, 1, len(answers), 0, 0) + question + b"".join(answers), addr
+        )
 
 
 @asynccontextmanager
 async def name_server(addresses: Sequence[str]) -> AsyncIterator[NameServer]:
     """Serves for as long as the block runs."""
     loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(lambda: NameServer(addresses), local_addr=("127.0.0.1", 0))
+    transport, server = await loop.create_datagram_endpoint(
+        lambda: NameServer(addresses), local_addr=("127.0.0.1", 0)
+    )
     server.port = transport.get_extra_info("sockname")[1]
     try:
         yield server

@@ -1,4 +1,6 @@
-"""Replicas as real processes of the test: started, stopped, paused, killed; none outlives the block."""
+"""Replicas as real processes of the test: started, stopped, paused, killed; none outlives the
+block.
+"""
 
 import asyncio
 import os
@@ -51,7 +53,13 @@ class Process:
         """How many of its calls began with the word."""
         async with grpc.aio.insecure_channel(self.target) as channel:
             stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
-            return int((await stub.Enhance(enhancer_pb2.EnhanceRequest(text=f"count {word}"), timeout=10)).text)
+            return int(
+                (
+                    await stub.Enhance(
+                        enhancer_pb2.EnhanceRequest(text=f"count {word}"), timeout=10
+                    )
+                ).text
+            )
 
     async def _read(self) -> None:
         assert self._process.stderr
@@ -62,7 +70,9 @@ class Process:
 async def start_replica(**settings: Any) -> Process:
     """A replica that serves."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TW_")}
-    given = {f"TW_REPLICA_{name.upper()}": str(value) for name, value in ({"port": 0} | settings).items()}
+    given = {
+        f"TW_REPLICA_{name.upper()}": str(value) for name, value in ({"port": 0} | settings).items()
+    }
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -73,7 +83,9 @@ async def start_replica(**settings: Any) -> Process:
     )
     assert process.stderr
     async with asyncio.timeout(START_SECONDS):
-        while not (found := re.search(rb"serving\s+port=(\d+)", line := await process.stderr.readline())):
+        while not (
+            found := re.search(rb"serving\s+port=(\d+)", line := await process.stderr.readline())
+        ):
             assert line, "the replica ended before it served"
     return Process(process, int(found[1]))
 

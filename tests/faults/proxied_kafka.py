@@ -1,4 +1,6 @@
-"""A Kafka broker whose clients all go through a proxy: the broker tells them the proxy's address, and only its probes know its own."""
+"""A Kafka broker whose clients all go through a proxy: the broker tells them the proxy's address,
+and only its probes know its own.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ def behind(server: KafkaServer, proxy: StreamProxy, folder: Path) -> Iterator[st
         own, told = (f"PLAINTEXT://{HOST}:{port}" for port in (port_of(server), proxy.port))
         text = settings.read_text()
         assert f"advertised.listeners={own}" in text
-        settings.write_text(text.replace(f"advertised.listeners={own}", f"advertised.listeners={told}"))
+        settings.write_text(
+            text.replace(f"advertised.listeners={own}", f"advertised.listeners={told}")
+        )
         with running(server):
             yield f"{HOST}:{proxy.port}"

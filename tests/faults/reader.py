@@ -1,4 +1,6 @@
-"""A client as it should be: it asks one gateway and goes on through another, waits where it is told to, and remembers what it saw."""
+"""A client as it should be: it asks one gateway and goes on through another, waits where it is told
+to, and remembers what it saw.
+"""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -17,7 +19,9 @@ MOST_REFUSALS = 20
 
 @dataclass
 class Reader:
-    """One turn, as its client sees it. `moves`: why it went on elsewhere, each time; `refusals`: how often it was told to wait first."""
+    """One turn, as its client sees it. `moves`: why it went on elsewhere, each time; `refusals`:
+    how often it was told to wait first.
+    """
 
     request_id: str
     events: list[chat_pb2.ChatEvent] = field(default_factory=list)
@@ -44,7 +48,9 @@ class Reader:
             call = self._go_on(first, then)
 
     def _go_on(self, first: House, then: House) -> Any:
-        """The turn is begun where nothing is known of it; what was begun is read on, where its gateway sent us if it did."""
+        """The turn is begun where nothing is known of it; what was begun is read on, where its
+        gateway sent us if it did.
+        """
         if not self.events:
             return self._begin(first)
         return resuming(then if self.moves else first, self.message_id, self.events[-1].sequence)

@@ -1,6 +1,8 @@
-"""A service of the chassis with nothing behind it: `python -m tests.faults.replica`. What it does is in the words of a call.
+"""A service of the chassis with nothing behind it: `python -m tests.faults.replica`. What it does
+is in the words of a call.
 
-Enhance answers with its process id, after what the text asks for. Generate streams deltas as its user_key asks.
+Enhance answers with its process id, after what the text asks for. Generate streams deltas as its
+user_key asks.
 """
 
 import asyncio
@@ -37,22 +39,30 @@ class ReplicaSettings(ServiceSettings):
     servers: int = Field(1_000_000, description="calls that work at once; the others wait in line")
 
 
-class Replica(enhancer_pb2_grpc.EnhancerServiceServicer, generator_pb2_grpc.GeneratorServiceServicer):
-    """`hop …` asks the next one; `away` and `full S` fail; `work S` holds one of the servers for S seconds; `left` tells the
-    deadline; `silent` never answers; `count W` tells how many calls began with W. Generate streams `count bytes seconds`."""
+class Replica(
+    enhancer_pb2_grpc.EnhancerServiceServicer, generator_pb2_grpc.GeneratorServiceServicer
+):
+    """`hop …` asks the next one; `away` and `full S` fail; `work S` holds one of the servers for S
+    seconds; `left` tells the deadline; `silent` never answers; `count W` tells how many calls began
+    with W. Generate streams `count bytes seconds`.
+    """
 
     def __init__(self, settings: ReplicaSettings, enhancer: Any, generator: Any) -> None:
         self._servers = asyncio.Semaphore(settings.servers)
         self._enhancer, self._generator = enhancer, generator
         self.calls: Counter[str] = Counter()
 
-    async def Enhance(self, request: enhancer_pb2.EnhanceRequest, context: Any) -> enhancer_pb2.EnhanceResponse:
+    async def Enhance(
+        self, request: enhancer_pb2.EnhanceRequest, context: Any
+    ) -> enhancer_pb2.EnhanceResponse:
         word, _, rest = request.text.partition(" ")
         self.calls[word] += 1
         answer = str(os.getpid())
         match word:
             case "hop":
-                answer = (await self._next(self._enhancer.Enhance, enhancer_pb2.EnhanceRequest(text=rest))).text
+                answer = (
+                    await self._next(self._enhancer.Enhance, enhancer_pb2.EnhanceRequest(text=rest))
+                ).text
             case "away":
                 raise UnavailableError("told to be away", reason="AWAY")
             case "full":
@@ -76,7 +86,9 @@ class Replica(enhancer_pb2_grpc.EnhancerServiceServicer, generator_pb2_grpc.Gene
         try:
             if word == "hop":
                 further = generator_pb2.GenerateRequest(user_key=rest)
-                async for event in call_stream("next", self._generator.Generate, further, within_seconds=HOP_SECONDS):
+                async for event in call_stream(
+                    "next", self._generator.Generate, further, within_seconds=HOP_SECONDS
+                ):
                     yield event
             elif word == "silent":
                 await asyncio.sleep(HOP_SECONDS)
@@ -99,11 +111,17 @@ async def wiring(settings: ReplicaSettings) -> AsyncIterator[Sequence[Registrati
     protos = (enhancer_pb2.DESCRIPTOR, generator_pb2.DESCRIPTOR)
     async with open_channel(settings.next_target, *protos) as channel:
         replica = Replica(
-            settings, enhancer_pb2_grpc.EnhancerServiceStub(channel), generator_pb2_grpc.GeneratorServiceStub(channel)
+            settings,
+            enhancer_pb2_grpc.EnhancerServiceStub(channel),
+            generator_pb2_grpc.GeneratorServiceStub(channel),
         )
         yield [
-            Registration(ENHANCER, enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server, replica),
-            Registration(GENERATOR, generator_pb2_grpc.add_GeneratorServiceServicer_to_server, replica),
+            Registration(
+                ENHANCER, enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server, replica
+            ),
+            Registration(
+                GENERATOR, generator_pb2_grpc.add_GeneratorServiceServicer_to_server, replica
+            ),
         ]
 
 
@@ -122,7 +140,9 @@ class Inner:
 @asynccontextmanager
 async def inner_replica(**settings: Any) -> AsyncIterator[Inner]:
     """Serves for as long as the block runs."""
-    given = ReplicaSettings.model_validate({"port": 0, "lame_duck_seconds": 0, "drain_seconds": 1} | settings)
+    given = ReplicaSettings.model_validate(
+        {"port": 0, "lame_duck_seconds": 0, "drain_seconds": 1} | settings
+    )
     async with wiring(given) as registrations, serving(given, registrations) as port:
         yield Inner(port, registrations[0].servicer.calls)
 

@@ -1,5 +1,6 @@
-"""A small disk of its own for a test, so that it can be full: a tmpfs in a user namespace, which needs no root but a kernel
-that allows it. A process that sleeps holds it; everybody reaches it through that process's root.
+"""A small disk of its own for a test, so that it can be full: a tmpfs in a user namespace, which
+needs no root but a kernel that allows it. A process that sleeps holds it; everybody reaches it
+through that process's root.
 """
 
 import contextlib
@@ -28,7 +29,10 @@ class SmallDisk:
 
     def fill(self) -> None:
         """To the last byte."""
-        with contextlib.suppress(OSError), (self.folder / "filler").open("ab", buffering=0) as filler:
+        with (
+            contextlib.suppress(OSError),
+            (self.folder / "filler").open("ab", buffering=0) as filler,
+        ):
             while True:
                 filler.write(bytes(max(1, min(MIB, self.free_bytes))))
 
@@ -39,7 +43,9 @@ class SmallDisk:
 def disks_can_be_made(folder: Path) -> bool:
     """Whether this machine's kernel lets us."""
     command = ("unshare", "-r", "-m", "mount", "-t", "tmpfs", "none", str(folder))
-    return shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
+    return (
+        shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
+    )
 
 
 @contextlib.contextmanager
@@ -47,7 +53,9 @@ def small_disk(folder: Path, size_mib: int) -> Iterator[SmallDisk]:
     """As long as the block runs."""
     script = MOUNT.format(size=size_mib)
     command = ("unshare", "-r", "-m", "sh", "-c", script, "sh", str(folder))
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         try:
             assert holder.stdout
             assert holder.stdout.readline() == "ready\n", "the disk was not made"

@@ -1,4 +1,6 @@
-"""R7: calls go to all replicas in turn, to a new one within a connection's age, and to a dead one no more after ten seconds."""
+"""R7: calls go to all replicas in turn, to a new one within a connection's age, and to a dead one
+no more after ten seconds.
+"""
 
 import asyncio
 import time
@@ -21,7 +23,9 @@ NOTICED_SECONDS = 10.0
 IN_A_ROW = 5
 
 
-async def outcomes(channel: grpc.aio.Channel, calls: int = CALLS, seconds: float = 5) -> Counter[str]:
+async def outcomes(
+    channel: grpc.aio.Channel, calls: int = CALLS, seconds: float = 5
+) -> Counter[str]:
     """Status codes of calls, one after another."""
     stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
     seen: Counter[str] = Counter()
@@ -43,7 +47,10 @@ async def ready(channel: grpc.aio.Channel, *calls: Counter[str]) -> None:
 
 async def test_a_list_of_addresses_is_served_in_turn_and_without_the_one_that_went() -> None:
     async with inner_replica() as one:
-        async with inner_replica() as two, open_channel(f"ipv4:{one.target},{two.target}") as channel:
+        async with (
+            inner_replica() as two,
+            open_channel(f"ipv4:{one.target},{two.target}") as channel,
+        ):
             await ready(channel, one.calls, two.calls)
             before = one.calls["ok"], two.calls["ok"]
             assert await outcomes(channel) == {"OK": CALLS}
@@ -87,7 +94,9 @@ async def test_a_new_replica_gets_its_share_within_a_connections_age() -> None:
 
 
 @pytest.mark.slow
-async def test_a_replica_that_died_without_a_word_gets_no_calls_after_ten_seconds(record_property: Any) -> None:
+async def test_a_replica_that_died_without_a_word_gets_no_calls_after_ten_seconds(
+    record_property: Any,
+) -> None:
     async with inner_replica() as living, inner_replica() as dying:
         with TcpProxy(dying.port) as cut:
             async with open_channel(f"ipv4:{living.target},127.0.0.1:{cut.port}") as channel:
@@ -100,7 +109,9 @@ async def test_a_replica_that_died_without_a_word_gets_no_calls_after_ten_second
                     failed, well = failed + seen, well + 1 if seen == {"OK": 2} else 0
                     await asyncio.sleep(0.05)
                 record_property("fired", cut.counts[Fault.SILENCED])
-                record_property("dead_replica_left_out_after_seconds", round(time.monotonic() - parted, 1))
+                record_property(
+                    "dead_replica_left_out_after_seconds", round(time.monotonic() - parted, 1)
+                )
                 assert failed["DEADLINE_EXCEEDED"] > 0
                 assert cut.counts[Fault.SILENCED] > 0
                 assert await outcomes(channel, seconds=1) == {"OK": CALLS}

@@ -1,4 +1,6 @@
-"""D3: Kafka is away for ten minutes at fifty events a second. All are acknowledged from the spool, and reach Kafka within a minute."""
+"""D3: Kafka is away for ten minutes at fifty events a second. All are acknowledged from the spool,
+and reach Kafka within a minute.
+"""
 
 import asyncio
 import time
@@ -32,10 +34,16 @@ async def test_d03_ten_minutes_without_kafka_cost_nobody_anything(
         async with clients.sending():
             await asyncio.sleep(seconds)
         rate = (len(clients.history.acknowledged) - acknowledged) / (time.monotonic() - began)
-        waiting, failures = replica.counted("relay_lag_events"), replica.counted("relay_failures_total")
+        waiting, failures = (
+            replica.counted("relay_lag_events"),
+            replica.counted("relay_failures_total"),
+        )
         grown = (replica.most_resident_bytes() - before) / MIB
         await asyncio.to_thread(feedback_stack.kafka.start)
-        drained = await until(lambda: replica.counted("relay_lag_events", stream="feedback") == 0, "the spool to drain")
+        drained = await until(
+            lambda: replica.counted("relay_lag_events", stream="feedback") == 0,
+            "the spool to drain",
+        )
         sunk = await settled(feedback_stack, clients.history)
     assert clients.retries == 0
     assert waiting > 0

@@ -1,4 +1,6 @@
-"""R1, F42: a peer that is stopped, or behind a cut that nobody is told of, is noticed within ten seconds, at both ends."""
+"""R1, F42: a peer that is stopped, or behind a cut that nobody is told of, is noticed within ten
+seconds, at both ends.
+"""
 
 import asyncio
 import signal
@@ -41,7 +43,9 @@ async def stream(channel: grpc.aio.Channel, wish: str) -> tuple[int, float]:
     stub: Any = generator_pb2_grpc.GeneratorServiceStub(channel)
     came = 0
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in stub.Generate(generator_pb2.GenerateRequest(user_key=wish), timeout=PATIENCE_SECONDS):
+        async for _ in stub.Generate(
+            generator_pb2.GenerateRequest(user_key=wish), timeout=PATIENCE_SECONDS
+        ):
             came += 1
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     return came, time.monotonic()
@@ -63,7 +67,10 @@ async def test_a_stopped_server_is_noticed_before_the_first_answer_and_in_mid_st
         noticed_in_silence = await quiet
     assert came > 0
     record_property("fired", 1)
-    record_property("noticed_seconds", [round(at - stopped, 1) for at in (noticed_in_silence, noticed_in_stream)])
+    record_property(
+        "noticed_seconds",
+        [round(at - stopped, 1) for at in (noticed_in_silence, noticed_in_stream)],
+    )
     assert noticed_in_silence - stopped <= NOTICED_SECONDS
     assert noticed_in_stream - stopped <= NOTICED_SECONDS
 

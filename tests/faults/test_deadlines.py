@@ -23,7 +23,9 @@ async def test_each_of_three_hops_keeps_its_margin_of_the_deadline() -> None:
 
 async def test_a_hop_that_has_no_time_left_does_not_ask_on() -> None:
     async with chain(3) as (stub, (last, middle, _)):
-        assert await ask(stub, "hop hop ok", HOP_MARGIN_SECONDS) is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (
+            await ask(stub, "hop hop ok", HOP_MARGIN_SECONDS) is grpc.StatusCode.DEADLINE_EXCEEDED
+        )
         assert (middle.calls["hop"], last.calls["ok"]) == (0, 0)
 
 

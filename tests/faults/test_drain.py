@@ -29,14 +29,18 @@ STREAMS = 50
 
 @asynccontextmanager
 async def under_load(targets: str) -> AsyncIterator[Counter[str]]:
-    """Unary calls through one channel without retries, as long as the block runs; how they ended, and who answered."""
+    """Unary calls through one channel without retries, as long as the block runs; how they ended,
+    and who answered.
+    """
     seen: Counter[str] = Counter()
     stopped = asyncio.Event()
 
     async def call_on(stub: enhancer_pb2_grpc.EnhancerServiceStub) -> None:
         while not stopped.is_set():
             try:
-                answer = await stub.Enhance(enhancer_pb2.EnhanceRequest(text="work 0.01"), timeout=30)
+                answer = await stub.Enhance(
+                    enhancer_pb2.EnhanceRequest(text="work 0.01"), timeout=30
+                )
                 seen["OK"] += 1
                 seen[f"by {answer.text}"] += 1
             except grpc.aio.AioRpcError as error:
@@ -63,9 +67,14 @@ def failures(seen: Counter[str]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("restarts", [4, pytest.param(20, marks=pytest.mark.long)])
-async def test_restarts_of_one_of_two_replicas_fail_no_call(restarts: int, record_property: Any) -> None:
+async def test_restarts_of_one_of_two_replicas_fail_no_call(
+    restarts: int, record_property: Any
+) -> None:
     port = free_port()
-    async with inner_replica() as steady, under_load(f"ipv4:{steady.target},127.0.0.1:{port}") as seen:
+    async with (
+        inner_replica() as steady,
+        under_load(f"ipv4:{steady.target},127.0.0.1:{port}") as seen,
+    ):
         for _ in range(restarts):
             async with inner_replica(port=port, lame_duck_seconds=LAME_DUCK_SECONDS) as replica:
                 # It is back in its place: the restart that follows takes it out of real work.
@@ -126,7 +135,10 @@ async def test_answers_that_are_being_written_end_before_the_gateway_stops(tmp_p
                 await go.wait()
 
         gateway.fakes.generator.gate = gate
-        reading = [asyncio.create_task(read(gateway.grpc_target, gateway.metadata())) for _ in range(STREAMS)]
+        reading = [
+            asyncio.create_task(read(gateway.grpc_target, gateway.metadata()))
+            for _ in range(STREAMS)
+        ]
         for _ in range(STREAMS):
             await shown.acquire()
         # The gateway is told to stop while all of them wait for their second word.

@@ -42,4 +42,6 @@ async def test_f01_a_broker_that_is_killed_loses_nothing(
 async def an_ack_of_the_broker() -> float:
     """How long it took."""
     relayed = counted("relayed_total", stream="feedback")
-    return await until(lambda: counted("relayed_total", stream="feedback") > relayed, "an ack of the broker")
+    return await until(
+        lambda: counted("relayed_total", stream="feedback") > relayed, "an ack of the broker"
+    )

@@ -1,4 +1,6 @@
-"""F2: of three brokers the one that leads is killed, again and again. Another leads after it, and no ack was wrong."""
+"""F2: of three brokers the one that leads is killed, again and again. Another leads after it, and
+no ack was wrong.
+"""
 
 import asyncio
 from pathlib import Path
@@ -29,11 +31,15 @@ async def test_f02_a_leader_that_is_killed_is_followed_by_another_and_nothing_is
             clients, killed = Clients([one, two]), set()
             async with clients.sending():
                 for _ in range(KILLS):
-                    leader = await asyncio.to_thread(kafka_of_three.leader, stack.topics["feedback"])
+                    leader = await asyncio.to_thread(
+                        kafka_of_three.leader, stack.topics["feedback"]
+                    )
                     killed.add(leader.program.name)
                     await asyncio.to_thread(leader.kill)
                     relayed = relayed_events()
-                    unavailable.append(await until(lambda n=relayed: relayed_events() > n, "another leader"))
+                    unavailable.append(
+                        await until(lambda n=relayed: relayed_events() > n, "another leader")
+                    )
                     await asyncio.sleep(max(0.0, EVERY_SECONDS - unavailable[-1]))
                     await asyncio.to_thread(kafka_of_three.start)
             await settled(stack, clients.history)

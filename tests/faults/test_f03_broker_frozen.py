@@ -20,7 +20,9 @@ WATCHDOG_SECONDS = 2.0
 async def test_f03_a_broker_that_is_frozen_is_used_again_soon_after_the_thaw(
     feedback_stack: Stack, seconds: int, record_property: Any
 ) -> None:
-    failures, before = (counted(name, stream="feedback") for name in ("relay_failures_total", "relayed_total"))
+    failures, before = (
+        counted(name, stream="feedback") for name in ("relay_failures_total", "relayed_total")
+    )
     async with replica_here(feedback_stack, relay_watchdog_seconds=WATCHDOG_SECONDS) as stub:
         clients = Clients([stub])
         async with clients.sending():
@@ -31,10 +33,15 @@ async def test_f03_a_broker_that_is_frozen_is_used_again_soon_after_the_thaw(
             acknowledged = len(clients.history.acknowledged)
             relayed, thaw = counted("relayed_total", stream="feedback"), time.monotonic()
             feedback_stack.kafka.resume()
-            await until(lambda: counted("relayed_total", stream="feedback") > relayed, "an ack after the thaw")
+            await until(
+                lambda: counted("relayed_total", stream="feedback") > relayed,
+                "an ack after the thaw",
+            )
             recovered = time.monotonic() - thaw
             assert recovered <= THAW_SECONDS
-        assert counted("relay_failures_total", stream="feedback") > failures, "the freeze was not felt"
+        assert counted("relay_failures_total", stream="feedback") > failures, (
+            "the freeze was not felt"
+        )
         await settled(feedback_stack, clients.history)
     record_property("fired", 1)
     record_property("frozen_seconds", seconds)
@@ -43,5 +50,7 @@ async def test_f03_a_broker_that_is_frozen_is_used_again_soon_after_the_thaw(
     record_property("ack_p99_ms", round(clients.ack_percentile(0.99) * 1000, 1))
     record_property("from_thaw_to_Kafkas_ack_seconds", round(recovered, 1))
     # Where others keep the machine busy: no slower than before.
-    assert clients.ack_percentile(0.5) <= max(ACK_SECONDS, 2 * with_kafka), "the callers must not feel it"
+    assert clients.ack_percentile(0.5) <= max(ACK_SECONDS, 2 * with_kafka), (
+        "the callers must not feel it"
+    )
     assert feedback_stack.problems(clients.history) == []

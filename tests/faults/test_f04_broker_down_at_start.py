@@ -1,4 +1,6 @@
-"""F4: Kafka is down when the service starts. It is ready all the same, and acknowledges from the spool."""
+"""F4: Kafka is down when the service starts. It is ready all the same, and acknowledges from the
+spool.
+"""
 
 import asyncio
 import time
@@ -10,7 +12,8 @@ from thumbwheel.feedback.v1 import feedback_pb2
 from tests.faults.feedback import Clients, Stack, counted, record, replica_here, settled
 from tests.services.feedback.samples import thumb
 
-# An acknowledgement that waited for a broker would take seconds; a busy machine took 58 ms for one from the spool.
+# An acknowledgement that waited for a broker would take seconds; a busy machine took 58 ms for one
+# from the spool.
 ACK_SECONDS, LAG_SECONDS = 0.5, 30.0
 
 
@@ -25,11 +28,15 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
     relayed = counted("relayed_total", stream="feedback")
     async with replica_here(feedback_stack, relay_watchdog_seconds=2) as stub:
         clients = Clients([stub])
-        assert (await record(stub, thumb("first", message="m"))).durability == feedback_pb2.DURABILITY_SPOOL
+        assert (
+            await record(stub, thumb("first", message="m"))
+        ).durability == feedback_pb2.DURABILITY_SPOOL
         clients.history.sent["m"] = [thumb("first", message="m").event_id]
         async with clients.sending():
             await asyncio.sleep(seconds)
-        assert counted("relayed_total", stream="feedback") == relayed, "there was a broker after all"
+        assert counted("relayed_total", stream="feedback") == relayed, (
+            "there was a broker after all"
+        )
         await lag_is_shown()
         assert clients.ack_percentile(0.5) <= ACK_SECONDS
         await asyncio.to_thread(feedback_stack.kafka.start)

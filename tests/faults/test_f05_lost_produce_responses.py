@@ -1,4 +1,6 @@
-"""F5: a tenth of Kafka's acks is lost on the way: the topic has records twice, and readers find each once."""
+"""F5: a tenth of Kafka's acks is lost on the way: the topic has records twice, and readers find
+each once.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,8 @@ def proxied(tmp_path: Path, postgres: PostgresServer) -> Iterator[tuple[Stack, K
         yield stack, proxy
 
 
-# In `make test` acks are lost in tests/services/feedback/test_replicas.py, and by the broker that F1 kills.
+# In `make test` acks are lost in tests/services/feedback/test_replicas.py, and by the broker that
+# F1 kills.
 @pytest.mark.long
 @pytest.mark.slow
 async def test_f05_lost_acks_of_kafka_make_records_twice_and_rows_once(

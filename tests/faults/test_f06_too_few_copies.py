@@ -1,4 +1,6 @@
-"""F6: two of three brokers are gone, so that no write has enough copies. Every ack comes from the spool, and Kafka gets all later."""
+"""F6: two of three brokers are gone, so that no write has enough copies. Every ack comes from the
+spool, and Kafka gets all later.
+"""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +29,10 @@ async def test_f06_without_enough_copies_nothing_counts_as_written(
             relayed, acknowledged = relayed_events(), len(clients.history.acknowledged)
             async with clients.sending():
                 await asyncio.sleep(AWAY_SECONDS)
-                await until(lambda: counted("relay_failures_total", stream="feedback") > failures, "a refused batch")
+                await until(
+                    lambda: counted("relay_failures_total", stream="feedback") > failures,
+                    "a refused batch",
+                )
             alone = len(clients.history.acknowledged) - acknowledged
             assert relayed_events() == relayed, "a write with one copy was taken for durable"
             assert alone > 0

@@ -1,4 +1,6 @@
-"""F7: the broker's disk is full, so that it dies. Acks go on from the spool; with room again all of them reach the log, once."""
+"""F7: the broker's disk is full, so that it dies. Acks go on from the spool; with room again all of
+them reach the log, once.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ DISK_MIB = 64
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    assert disks_can_be_made(folder), "this kernel lets nobody but root mount a tmpfs: nothing can be shown here"
+    assert disks_can_be_made(folder), (
+        "this kernel lets nobody but root mount a tmpfs: nothing can be shown here"
+    )
     with small_disk(folder, DISK_MIB) as disk:
         yield disk
 

@@ -1,4 +1,6 @@
-"""F8: the spool's disk is full while Kafka stands still. Callers are told at once that nothing was stored, and that is true."""
+"""F8: the spool's disk is full while Kafka stands still. Callers are told at once that nothing was
+stored, and that is true.
+"""
 
 import time
 from collections.abc import Iterator
@@ -50,7 +52,10 @@ async def test_f08_a_spool_without_room_says_so_and_keeps_what_it_acknowledged(
                 acknowledged = len(clients.history.acknowledged)
                 assert spooled.end_offset >= acknowledged
                 feedback_stack.kafka.resume()
-                thawed = await until(lambda: len(clients.history.acknowledged) > acknowledged, "an ack with room again")
+                thawed = await until(
+                    lambda: len(clients.history.acknowledged) > acknowledged,
+                    "an ack with room again",
+                )
             await settled(feedback_stack, clients.history)
     assert feedback_stack.problems(clients.history) == []
     assert reasons == {"FEEDBACK_SPOOL_DISK" if disk else "FEEDBACK_SPOOL_FULL"}
@@ -62,7 +67,9 @@ async def test_f08_a_spool_without_room_says_so_and_keeps_what_it_acknowledged(
 
 
 async def refused(stub: Any) -> tuple[set[str], list[float]]:
-    """Why, and how long each took, the quickest first. Nobody sends these again, so that one of them would be found."""
+    """Why, and how long each took, the quickest first. Nobody sends these again, so that one of
+    them would be found.
+    """
     reasons, seconds = set(), []
     for number in range(REFUSALS):
         began = time.monotonic()

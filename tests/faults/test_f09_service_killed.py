@@ -1,4 +1,6 @@
-"""F9: the service is killed after the spool's sync and before the reply, and after Kafka's ack and before the spool lets go."""
+"""F9: the service is killed after the spool's sync and before the reply, and after Kafka's ack and
+before the spool lets go.
+"""
 
 import contextlib
 import signal

@@ -1,4 +1,6 @@
-"""F10: the spool was torn in its last record, at any of its bytes. The replay ends before it, and what is before it is whole."""
+"""F10: the spool was torn in its last record, at any of its bytes. The replay ends before it, and
+what is before it is whole.
+"""
 
 import shutil
 from pathlib import Path
@@ -29,7 +31,9 @@ async def test_f10_a_spool_torn_at_any_byte_of_its_last_record_replays_all_other
     file = recover(folder, repair=False)[-1]
     cuts = range(file.positions[-1], file.size, step)
     ids = [event.event_id for event in events]
-    assert [replayed(folder, file.path.name, cut, tmp_path / "torn") for cut in cuts] == [ids[:-1]] * len(cuts)
+    assert [replayed(folder, file.path.name, cut, tmp_path / "torn") for cut in cuts] == [
+        ids[:-1]
+    ] * len(cuts)
     assert replayed(folder, file.path.name, file.size, tmp_path / "torn") == ids
 
     with file.path.open("r+b") as torn:

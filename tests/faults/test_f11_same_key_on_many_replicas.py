@@ -1,4 +1,6 @@
-"""F11 and F12: one key on five replicas at once: with one content it is one event, with two the first wins everywhere."""
+"""F11 and F12: one key on five replicas at once: with one content it is one event, with two the
+first wins everywhere.
+"""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -16,15 +18,22 @@ KEYS = 20
 
 @pytest.mark.long
 @pytest.mark.slow
-async def test_f11_f12_the_same_key_on_five_replicas(feedback_stack: Stack, record_property: Any) -> None:
+async def test_f11_f12_the_same_key_on_five_replicas(
+    feedback_stack: Stack, record_property: Any
+) -> None:
     tombstones = counted("tombstones_total", stream="feedback")
     async with AsyncExitStack() as running:
-        stubs = [await running.enter_async_context(replica_here(feedback_stack, number)) for number in range(REPLICAS)]
+        stubs = [
+            await running.enter_async_context(replica_here(feedback_stack, number))
+            for number in range(REPLICAS)
+        ]
         clients = Clients(stubs)
         for key in range(KEYS):
             await one_key(clients, stubs, f"m{key}")
         await settled(feedback_stack, clients.history)
-        assert counted("tombstones_total", stream="feedback") > tombstones, "no replica stored what another one had"
+        assert counted("tombstones_total", stream="feedback") > tombstones, (
+            "no replica stored what another one had"
+        )
         for key in range(KEYS):
             assert await standing(stubs[key % REPLICAS], f"m{key}") == {f"m{key}": key % 2 == 0}
     assert feedback_stack.problems(clients.history) == []
@@ -36,7 +45,10 @@ async def test_f11_f12_the_same_key_on_five_replicas(feedback_stack: Stack, reco
 
 async def one_key(clients: Clients, stubs: list, message: str) -> None:
     up = int(message[1:]) % 2 == 0
-    event, other = thumb(message, up=up, message=message), thumb(message, up=not up, message=message)
+    event, other = (
+        thumb(message, up=up, message=message),
+        thumb(message, up=not up, message=message),
+    )
     answers = await asyncio.gather(*(record(stub, event) for stub in stubs))
     assert len({answer.SerializeToString() for answer in answers}) == 1
     clients.history.sent[message] = [event.event_id]

@@ -1,4 +1,6 @@
-"""F11: the same request five times, at once or a little later, at two gateways. It is one turn: one answer, the same ids and events."""
+"""F11: the same request five times, at once or a little later, at two gateways. It is one turn: one
+answer, the same ids and events.
+"""
 
 import asyncio
 import random
@@ -14,18 +16,24 @@ from tests.services.gateway.house import House, text_of
 from tests.services.gateway.two import two_gateways
 
 
-async def send_often(gateways: tuple[House, House], request_id: str, seed: int) -> list[list[chat_pb2.ChatEvent]]:
+async def send_often(
+    gateways: tuple[House, House], request_id: str, seed: int
+) -> list[list[chat_pb2.ChatEvent]]:
     """Five times, each at a gateway and a moment of its own."""
     chance = random.Random(f"{seed} {request_id}")
 
     async def send() -> list[chat_pb2.ChatEvent]:
         await asyncio.sleep(chance.choice([0, 0, 0.002, 0.02, 0.2]))
-        return await collect(chance.choice(gateways).send(request_id, request_id=request_id, timeout=30))
+        return await collect(
+            chance.choice(gateways).send(request_id, request_id=request_id, timeout=30)
+        )
 
     return await asyncio.gather(*(send() for _ in range(5)))
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 20))])
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 20))]
+)
 async def test_a_request_that_is_sent_five_times_is_one_turn(
     tmp_path: Path, valkey: ValkeyServer, seed: int, record_property: Any
 ) -> None:
@@ -38,7 +46,9 @@ async def test_a_request_that_is_sent_five_times_is_one_turn(
 
         fakes.generator.gate = at_its_pace
         requests = [f"request {number}" for number in range(12)]
-        sent = await asyncio.gather(*(send_often(both, request_id, seed) for request_id in requests))
+        sent = await asyncio.gather(
+            *(send_often(both, request_id, seed) for request_id in requests)
+        )
     record_property("fired", 4 * len(requests))
     for answers in sent:
         assert all(answer == answers[0] for answer in answers)

@@ -1,4 +1,6 @@
-"""F13: the topic is deleted and made again: its offsets begin at 0, and nothing is silently taken for known or overwritten."""
+"""F13: the topic is deleted and made again: its offsets begin at 0, and nothing is silently taken
+for known or overwritten.
+"""
 
 import asyncio
 from typing import Any
@@ -11,8 +13,13 @@ from tests.faults.feedback import Clients, Stack, replica_here, settled
 
 @pytest.mark.long
 @pytest.mark.slow
-async def test_f13_a_topic_made_anew_is_another_log(feedback_stack: Stack, record_property: Any) -> None:
-    async with replica_here(feedback_stack, relay_watchdog_seconds=2) as one, replica_here(feedback_stack, 1) as two:
+async def test_f13_a_topic_made_anew_is_another_log(
+    feedback_stack: Stack, record_property: Any
+) -> None:
+    async with (
+        replica_here(feedback_stack, relay_watchdog_seconds=2) as one,
+        replica_here(feedback_stack, 1) as two,
+    ):
         clients = Clients([one, two])
         await clients.send(10)
         await settled(feedback_stack, clients.history)
@@ -22,7 +29,9 @@ async def test_f13_a_topic_made_anew_is_another_log(feedback_stack: Stack, recor
         await clients.send(10)
         await settled(feedback_stack, clients.history)
     after = feedback_stack.ends()
-    assert {topic_id for topic_id, _ in after} > {topic_id for topic_id, _ in before}, "it was the same topic"
+    assert {topic_id for topic_id, _ in after} > {topic_id for topic_id, _ in before}, (
+        "it was the same topic"
+    )
     assert len(feedback_stack.rows()) == 2 * 10 * len(clients.history.sent)
     assert feedback_stack.problems(clients.history) == []
     record_property("fired", 1)

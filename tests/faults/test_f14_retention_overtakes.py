@@ -1,4 +1,6 @@
-"""F14: Kafka deletes what was not sunk yet. The partition stops, says exactly what is lost, and never jumps; the others go on."""
+"""F14: Kafka deletes what was not sunk yet. The partition stops, says exactly what is lost, and
+never jumps; the others go on.
+"""
 
 import asyncio
 import logging
@@ -28,20 +30,39 @@ async def test_f14_what_retention_took_stops_its_partition_with_the_lost_range_e
         clients.stubs = [stub]
         await clients.send(EVENTS_EACH)
         await until(lambda: counted("relay_lag_events", stream="feedback") == 0, "the relay")
-    (topic_id, partition), end = max(feedback_stack.ends().items(), key=lambda place: place[1] - sunk.get(place[0], 0))
+    (topic_id, partition), end = max(
+        feedback_stack.ends().items(), key=lambda place: place[1] - sunk.get(place[0], 0)
+    )
     start = sunk.get((topic_id, partition), 0)
     assert start < end - 3
     with feedback_stack.admin() as admin:
-        admin.delete_records({TopicPartition(feedback_stack.topics["feedback"], partition): end - 3})
+        admin.delete_records(
+            {TopicPartition(feedback_stack.topics["feedback"], partition): end - 3}
+        )
 
     caplog.set_level(logging.ERROR)
     async with replica_here(feedback_stack):
-        await until(lambda: counted("stopped_partitions", stream="feedback", partition=str(partition)), "the stop")
-        assert counted("lost_offsets", stream="feedback", partition=str(partition)) == end - 3 - start
-        (told,) = {record.fields["why"] for record in caplog.records if record.message == "partition stopped"}
+        await until(
+            lambda: counted("stopped_partitions", stream="feedback", partition=str(partition)),
+            "the stop",
+        )
+        assert (
+            counted("lost_offsets", stream="feedback", partition=str(partition)) == end - 3 - start
+        )
+        (told,) = {
+            record.fields["why"]
+            for record in caplog.records
+            if record.message == "partition stopped"
+        }
         assert {str(start), str(end - 3)} <= set(re.findall(r"\d+", told))
-        others = {place: stop for place, stop in feedback_stack.ends().items() if place[1] != partition and stop}
-        await until(lambda: others.items() <= feedback_stack.committed().items(), "the other partitions")
+        others = {
+            place: stop
+            for place, stop in feedback_stack.ends().items()
+            if place[1] != partition and stop
+        }
+        await until(
+            lambda: others.items() <= feedback_stack.committed().items(), "the other partitions"
+        )
         await asyncio.sleep(1)
     assert feedback_stack.committed()[topic_id, partition] == start, "it jumped"
     record_property("fired", 1)

@@ -1,4 +1,6 @@
-"""F15: the sink is killed after the read, in the middle of the put, before and after the ledger's commit, and takes up again."""
+"""F15: the sink is killed after the read, in the middle of the put, before and after the ledger's
+commit, and takes up again.
+"""
 
 import asyncio
 import signal

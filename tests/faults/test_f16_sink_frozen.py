@@ -1,4 +1,6 @@
-"""F16: a replica is frozen in the middle of a flush until another one has its partitions, then goes on as a zombie: it is fenced."""
+"""F16: a replica is frozen in the middle of a flush until another one has its partitions, then goes
+on as a zombie: it is fenced.
+"""
 
 import signal
 from typing import Any
@@ -10,7 +12,9 @@ from tests.faults.feedback import Clients, ReplicaProcess, Stack, replica_here, 
 
 
 @pytest.mark.slow
-async def test_f16_a_zombie_is_fenced_and_commits_nothing(feedback_stack: Stack, record_property: Any) -> None:
+async def test_f16_a_zombie_is_fenced_and_commits_nothing(
+    feedback_stack: Stack, record_property: Any
+) -> None:
     zombie = ReplicaProcess(feedback_stack, broken_at=(PUTTING, 2))
     async with zombie.running() as stub:
         clients = Clients([stub])

@@ -1,4 +1,6 @@
-"""F17: consumers come and go every three seconds. Each time all partitions move, and no offset is lost or sunk twice."""
+"""F17: consumers come and go every three seconds. Each time all partitions move, and no offset is
+lost or sunk twice.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,6 @@
-"""F18: the S3 store is busy, throttles, is slow, cuts bodies, hangs. Acks go on, Parquet waits, and nothing is lost or twice."""
+"""F18: the S3 store is busy, throttles, is slow, cuts bodies, hangs. Acks go on, Parquet waits, and
+nothing is lost or twice.
+"""
 
 import asyncio
 import time
@@ -10,7 +12,17 @@ import pytest
 
 from infra.faults.chance import Chance
 from infra.faults.http import HttpFault, HttpProxy, Kind
-from tests.faults.feedback import S3, Clients, ReplicaProcess, Stack, port_of, replica_here, settled, stack_on, until
+from tests.faults.feedback import (
+    S3,
+    Clients,
+    ReplicaProcess,
+    Stack,
+    port_of,
+    replica_here,
+    settled,
+    stack_on,
+    until,
+)
 from tests.servers import KafkaServer, PostgresServer, S3Server
 
 TROUBLE = {
@@ -58,7 +70,9 @@ async def test_f18_trouble_in_the_store_delays_parquet_and_loses_nothing(
             proxy.faults = (fault,)
             async with clients.sending():
                 # The ack does not wait for the store.
-                await until(lambda n=acknowledged: len(clients.history.acknowledged) > n + 50, "acks")
+                await until(
+                    lambda n=acknowledged: len(clients.history.acknowledged) > n + 50, "acks"
+                )
                 await until(lambda fault=fault, n=struck: proxy.counts[fault.kind] > n, trouble)
             if trouble not in LETS_THROUGH:
                 assert sum(stack.committed().values()) == sunk, "nothing can have been committed"
@@ -86,7 +100,11 @@ async def test_f18_half_a_minute_of_trouble_keeps_memory_bounded(
         began = time.monotonic()
         async with clients.sending():
             await asyncio.sleep(30)
-            await until(lambda: len(clients.history.acknowledged) >= BACKLOG_EVENTS, "a backlog", seconds=240)
+            await until(
+                lambda: len(clients.history.acknowledged) >= BACKLOG_EVENTS,
+                "a backlog",
+                seconds=240,
+            )
         seconds, backlog = time.monotonic() - began, stack.waiting()
         proxy.faults = ()
         catch_up = await settled(stack, clients.history)

@@ -1,4 +1,6 @@
-"""F19: the PUT is done and its answer lost. The batch goes again under another name; what it left is counted and collected."""
+"""F19: the PUT is done and its answer lost. The batch goes again under another name; what it left
+is counted and collected.
+"""
 
 import asyncio
 import subprocess
@@ -12,7 +14,17 @@ import pytest
 from infra.faults.chance import Chance
 from infra.faults.http import HttpFault, HttpProxy, Kind
 from services.feedback.lake.orphans import delete_orphans, find_orphans
-from tests.faults.feedback import S3, Clients, Stack, port_of, replica_here, settled, stack_on, until, variables
+from tests.faults.feedback import (
+    S3,
+    Clients,
+    Stack,
+    port_of,
+    replica_here,
+    settled,
+    stack_on,
+    until,
+    variables,
+)
 from tests.servers import KafkaServer, PostgresServer, S3Server
 
 ANSWER_LOST = HttpFault(Kind.ANSWER_LOST, methods=frozenset({"PUT"}))
@@ -21,14 +33,20 @@ ANSWER_LOST = HttpFault(Kind.ANSWER_LOST, methods=frozenset({"PUT"}))
 def collected(stack: Stack) -> int:
     """How many orphans went, of those that are as young as they can be."""
     orphans = find_orphans(stack.ledger, stack.store, "feedback")
-    return sum(1 for _ in delete_orphans(stack.store, orphans, before_us=time.time_ns() // 1_000 + 1_000_000))
+    return sum(
+        1
+        for _ in delete_orphans(stack.store, orphans, before_us=time.time_ns() // 1_000 + 1_000_000)
+    )
 
 
 async def test_f19_a_put_whose_answer_is_lost_makes_no_duplicate_and_its_orphan_is_collected(
     kafka: KafkaServer, postgres: PostgresServer, s3: S3Server, tmp_path: Path, record_property: Any
 ) -> None:
     bucket = s3.bucket()
-    with HttpProxy(port_of(bucket)) as proxy, stack_on(tmp_path, kafka, postgres, S3(bucket, proxy.port)) as stack:
+    with (
+        HttpProxy(port_of(bucket)) as proxy,
+        stack_on(tmp_path, kafka, postgres, S3(bucket, proxy.port)) as stack,
+    ):
         async with replica_here(stack) as stub:
             clients = Clients([stub])
             # After the self-test of the start, whose own object would count.
@@ -39,7 +57,9 @@ async def test_f19_a_put_whose_answer_is_lost_makes_no_duplicate_and_its_orphan_
             async with clients.sending():
                 # The batch grows while it fails: each time it has another name.
                 await until(lambda: len(list(stack.store.list("feedback/"))) >= stored + 4, "puts")
-            assert sum(stack.committed().values()) == sunk, "an object that was not acknowledged is not committed"
+            assert sum(stack.committed().values()) == sunk, (
+                "an object that was not acknowledged is not committed"
+            )
             assert not collected(stack), "the writer may still commit any of them"
             proxy.faults = ()
             await settled(stack, clients.history)
@@ -59,12 +79,19 @@ async def test_f19_ten_thousand_events_while_every_other_answer_is_lost(
     kafka: KafkaServer, postgres: PostgresServer, s3: S3Server, tmp_path: Path, record_property: Any
 ) -> None:
     bucket = s3.bucket()
-    with HttpProxy(port_of(bucket)) as proxy, stack_on(tmp_path, kafka, postgres, S3(bucket, proxy.port)) as stack:
+    with (
+        HttpProxy(port_of(bucket)) as proxy,
+        stack_on(tmp_path, kafka, postgres, S3(bucket, proxy.port)) as stack,
+    ):
         async with replica_here(stack) as stub:
             clients = Clients([stub], pause_seconds=0)
             proxy.faults = (HttpFault(Kind.ANSWER_LOST, Chance(0.5, seed=19)),)
             async with clients.sending():
-                await until(lambda: len(clients.history.acknowledged) >= 10_000, "ten thousand acks", seconds=600)
+                await until(
+                    lambda: len(clients.history.acknowledged) >= 10_000,
+                    "ten thousand acks",
+                    seconds=600,
+                )
             proxy.faults = ()
             await settled(stack, clients.history)
         assert proxy.counts[Kind.ANSWER_LOST] >= 10

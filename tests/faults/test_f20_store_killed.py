@@ -1,4 +1,5 @@
-"""F20: the S3 server is killed with -9 while objects are on their way. Half an object is never readable.
+"""F20: the S3 server is killed with -9 while objects are on their way. Half an object is never
+readable.
 
 We send no multipart uploads, so there are no parts that could be left: an object is one PUT.
 """
@@ -25,12 +26,21 @@ KILLS = 5
 
 def store_in(bucket: Bucket, port: int) -> S3Store:
     place = S3Place(
-        f"127.0.0.1:{port}", bucket.name, "us-east-1", False, bucket.access_key, bucket.secret_key, 3.0, 30.0
+        f"127.0.0.1:{port}",
+        bucket.name,
+        "us-east-1",
+        False,
+        bucket.access_key,
+        bucket.secret_key,
+        3.0,
+        30.0,
     )
     return S3Store(place)
 
 
-def put_until_it_fails(store: S3Store, objects: dict[str, bytes], name: Callable[[int], str]) -> str:
+def put_until_it_fails(
+    store: S3Store, objects: dict[str, bytes], name: Callable[[int], str]
+) -> str:
     """Put objects of 8 MiB. The key of the one that failed."""
     for number in range(1_000):
         key = name(number)
@@ -55,7 +65,11 @@ def test_f20_of_an_object_that_was_on_its_way_when_the_store_was_killed_nothing_
         for kill in range(KILLS):
             killer = threading.Timer(chance.uniform(0.5, 2.0), s3.kill)
             killer.start()
-            unsure.add(put_until_it_fails(store_in(bucket, proxy.port), objects, lambda n, kill=kill: f"{kill}/{n}"))
+            unsure.add(
+                put_until_it_fails(
+                    store_in(bucket, proxy.port), objects, lambda n, kill=kill: f"{kill}/{n}"
+                )
+            )
             killer.join()
             s3.start()
     store, missing = store_in(bucket, port_of(bucket)), set()
@@ -83,7 +97,9 @@ async def test_f20_the_sink_goes_on_when_the_store_is_back(
             for _ in range(KILLS):
                 sunk = sum(stack.committed().values())
                 async with clients.sending():
-                    await until(lambda sunk=sunk: sum(stack.committed().values()) > sunk, "the sink")
+                    await until(
+                        lambda sunk=sunk: sum(stack.committed().values()) > sunk, "the sink"
+                    )
                     s3.kill()
                     await asyncio.sleep(1)
                 assert stack.waiting() > 0, "events wait for the store"

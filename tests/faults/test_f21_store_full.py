@@ -1,7 +1,8 @@
-"""F21: the disk of the S3 store is full. The sink pauses, and goes on when there is room; nothing is lost or twice.
+"""F21: the disk of the S3 store is full. The sink pauses, and goes on when there is room; nothing
+is lost or twice.
 
-Where no small disk can be made, a proxy stands for it, which answers as SeaweedFS did on the full disk, with 500
-InternalError; the record says which of the two it was.
+Where no small disk can be made, a proxy stands for it, which answers as SeaweedFS did on the full
+disk, with 500 InternalError; the record says which of the two it was.
 """
 
 import asyncio
@@ -12,7 +13,16 @@ from typing import Any
 import pytest
 
 from infra.faults.http import HttpFault, HttpProxy, Kind
-from tests.faults.feedback import S3, Clients, counted, port_of, replica_here, settled, stack_on, until
+from tests.faults.feedback import (
+    S3,
+    Clients,
+    counted,
+    port_of,
+    replica_here,
+    settled,
+    stack_on,
+    until,
+)
 from tests.faults.small_disk import SmallDisk, disks_can_be_made, small_disk
 from tests.servers import KafkaServer, PostgresServer, S3Server, running
 

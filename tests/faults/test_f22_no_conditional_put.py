@@ -1,7 +1,8 @@
-"""F22: the store ignores If-None-Match and lets every PUT overwrite. For us that changes nothing: no PUT has a condition, and
-the ledger decides which of two writers was first.
+"""F22: the store ignores If-None-Match and lets every PUT overwrite. For us that changes nothing:
+no PUT has a condition, and the ledger decides which of two writers was first.
 
-Where commits lie in the store itself, such a store loses events in two of five simulated runs (feedback_durability, 3.3).
+Where commits lie in the store itself, such a store loses events in two of five simulated runs
+(feedback_durability, 3.3).
 """
 
 from collections.abc import Iterator
@@ -42,7 +43,12 @@ def store(server: S3Server) -> Iterator[S3Store]:
 @pytest.mark.parametrize("other_rows", [2, 3], ids=["same batch", "other batch"])
 @pytest.mark.parametrize("paused_at", [Step.ENCODED, Step.STORED])
 def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_nothing(
-    server: S3Server, store: S3Store, tmp_path: Path, paused_at: Step, other_rows: int, record_property: Any
+    server: S3Server,
+    store: S3Store,
+    tmp_path: Path,
+    paused_at: Step,
+    other_rows: int,
+    record_property: Any,
 ) -> None:
     engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
     ledger, spool = Ledger(engine), Spool(tmp_path / "feedback", max_bytes=ROOM, segment_bytes=ROOM)
@@ -71,7 +77,16 @@ def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_
         pass
 
     ids = [entry(name).event_id for name in NAMES]
-    assert violations(History({"c": ids}, set(ids)), ledger, store, "feedback", {(spool.topic_id, 0): len(NAMES)}) == []
+    assert (
+        violations(
+            History({"c": ids}, set(ids)),
+            ledger,
+            store,
+            "feedback",
+            {(spool.topic_id, 0): len(NAMES)},
+        )
+        == []
+    )
     report = audit(ledger, store, lambda stream: inspect(tmp_path / stream))
     assert (report.problems, report.orphans) == ([], 0 if other_rows == 2 else 1)
     assert (pauses, server.conditions) == (1, 0)
@@ -82,7 +97,9 @@ def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_
     engine.dispose()
 
 
-def test_f22_the_store_of_this_test_does_ignore_conditions(server: S3Server, store: S3Store) -> None:
+def test_f22_the_store_of_this_test_does_ignore_conditions(
+    server: S3Server, store: S3Store
+) -> None:
     """Or the others would prove nothing."""
     for body in (b"1", b"2"):
         headers = {"If-None-Match": "*"}

@@ -1,4 +1,6 @@
-"""F23: what others wrote into the topic becomes dead letters, each accounted for, and holds nobody up."""
+"""F23: what others wrote into the topic becomes dead letters, each accounted for, and holds nobody
+up.
+"""
 
 import os
 from typing import Any
@@ -33,7 +35,9 @@ def foreign() -> list[tuple[bytes | None, list[tuple[str, bytes]]]]:
 
 
 @pytest.mark.slow
-async def test_f23_every_foreign_record_is_a_dead_letter(feedback_stack: Stack, record_property: Any) -> None:
+async def test_f23_every_foreign_record_is_a_dead_letter(
+    feedback_stack: Stack, record_property: Any
+) -> None:
     before = counted("dead_letters_total", stream="feedback")
     async with replica_here(feedback_stack) as stub:
         clients = Clients([stub])
@@ -56,5 +60,7 @@ def produce(feedback_stack: Stack) -> None:
         max_request_size=2 * MAX_MESSAGE_BYTES,
     )
     for payload, headers in foreign():
-        producer.send(feedback_stack.topics["feedback"], payload, key=b"k", headers=headers).get(timeout=30)
+        producer.send(feedback_stack.topics["feedback"], payload, key=b"k", headers=headers).get(
+            timeout=30
+        )
     producer.close()

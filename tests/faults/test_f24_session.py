@@ -1,4 +1,6 @@
-"""F24: a commit whose answer is lost, deadlocks, serialization failures: the work runs again, and stores nothing twice."""
+"""F24: a commit whose answer is lost, deadlocks, serialization failures: the work runs again, and
+stores nothing twice.
+"""
 
 import asyncio
 import itertools
@@ -58,12 +60,17 @@ async def broken(home: Home) -> AsyncIterator[Broken]:
         url = home.database_url.replace(f":{server_port}/", f":{proxy.port}/")
         async with (
             feedback_service(feedback) as port,
-            # Its relay never looks by itself, so that the commits that break are those of the calls.
-            session_service(replace(home, database_url=url), relay_poll_seconds=60, relay_linger_seconds=5) as stub,
+            # Its relay never looks by itself, so that the commits that break are those of the
+            # calls.
+            session_service(
+                replace(home, database_url=url), relay_poll_seconds=60, relay_linger_seconds=5
+            ) as stub,
             session_service(home, feedback_target=f"127.0.0.1:{port}") as whole,
         ):
             turn = await talk(whole, "hello", "hi")
-            yield Broken(proxy, stub, whole, feedback, turn.conversation_id, turn.assistant_message_id)
+            yield Broken(
+                proxy, stub, whole, feedback, turn.conversation_id, turn.assistant_message_id
+            )
 
 
 async def new_conversation(it: Broken, request_id: str = "") -> None:
@@ -87,27 +94,45 @@ async def another_turn(it: Broken) -> None:
 
 async def another_answer(it: Broken) -> None:
     turn = await it.call("BeginTurn", begin(regenerate_message_id=it.answer_id))
-    assert [message.id for message in await it.messages(it.conversation_id)][2:] == [turn.assistant_message_id]
+    assert [message.id for message in await it.messages(it.conversation_id)][2:] == [
+        turn.assistant_message_id
+    ]
 
 
 async def the_end_of_a_turn(it: Broken) -> None:
-    turn = await it.whole.BeginTurn(begin("more", conversation_id=it.conversation_id), timeout=5, metadata=ADA)
+    turn = await it.whole.BeginTurn(
+        begin("more", conversation_id=it.conversation_id), timeout=5, metadata=ADA
+    )
     await it.call("FinishTurn", finish(turn.assistant_message_id, "yes"))
-    assert [message.text for message in await it.messages(it.conversation_id)] == ["hello", "hi", "more", "yes"]
+    assert [message.text for message in await it.messages(it.conversation_id)] == [
+        "hello",
+        "hi",
+        "more",
+        "yes",
+    ]
     async with asyncio.timeout(10):
         while len(it.feedback.turns) < 2:
             await asyncio.sleep(0.02)
-    assert [event.message_id for event in it.feedback.turns] == [it.answer_id, turn.assistant_message_id]
+    assert [event.message_id for event in it.feedback.turns] == [
+        it.answer_id,
+        turn.assistant_message_id,
+    ]
 
 
 async def clearing(it: Broken) -> None:
-    await it.call("ClearConversation", session_pb2.ClearConversationRequest(conversation_id=it.conversation_id))
+    await it.call(
+        "ClearConversation",
+        session_pb2.ClearConversationRequest(conversation_id=it.conversation_id),
+    )
     assert await it.messages(it.conversation_id) == []
     await _one_erasure(it)
 
 
 async def deleting(it: Broken) -> None:
-    await it.call("DeleteConversation", session_pb2.DeleteConversationRequest(conversation_id=it.conversation_id))
+    await it.call(
+        "DeleteConversation",
+        session_pb2.DeleteConversationRequest(conversation_id=it.conversation_id),
+    )
     assert await it.conversations() == set()
     await _one_erasure(it)
 
@@ -157,7 +182,10 @@ EVERY_COMMIT = {(Break.LATE, new_conversation), (Break.LATE, another_turn)} | {
     ],
 )
 async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
-    postgres_home: Home, kind: Break, call: Callable[[Broken], Awaitable[None]], record_property: Any
+    postgres_home: Home,
+    kind: Break,
+    call: Callable[[Broken], Awaitable[None]],
+    record_property: Any,
 ) -> None:
     async with broken(postgres_home) as it:
         it.proxy.planned.extend([kind, kind])
@@ -169,11 +197,15 @@ async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
 async def test_f24_whoever_loses_a_deadlock_runs_again(postgres_home: Home) -> None:
     before = run_again()
     async with session_service(postgres_home) as stub, foreign_connection(postgres_home) as foreign:
-        first, second = sorted([(await talk(stub, text, "hi")).conversation_id for text in ("one", "two")])
+        first, second = sorted(
+            [(await talk(stub, text, "hi")).conversation_id for text in ("one", "two")]
+        )
         lock = "SELECT FROM conversations WHERE id = $1 FOR UPDATE"
         async with foreign.transaction():
             await foreign.execute(lock, second)
-            erasing = asyncio.ensure_future(stub.EraseUser(session_pb2.EraseUserRequest(), timeout=5, metadata=ADA))
+            erasing = asyncio.ensure_future(
+                stub.EraseUser(session_pb2.EraseUserRequest(), timeout=5, metadata=ADA)
+            )
             await asyncio.sleep(0.3)
             await foreign.execute(lock, first)
         assert (await erasing).removed_conversations == 2
@@ -183,7 +215,8 @@ async def test_f24_whoever_loses_a_deadlock_runs_again(postgres_home: Home) -> N
 async def test_f24_a_serialization_failure_runs_again(postgres_home: Home) -> None:
     before = run_again()
     async with foreign_connection(postgres_home) as foreign:
-        # A sequence stands outside of transactions: the first two inserts fail, and their second runs do not.
+        # A sequence stands outside of transactions: the first two inserts fail, and their second
+        # runs do not.
         await foreign.execute("""
             CREATE SEQUENCE tries;
             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

@@ -1,4 +1,6 @@
-"""F25: the clocks of three replicas are two days ahead, an hour behind, and jumping. Nothing is lost, and order ignores them."""
+"""F25: the clocks of three replicas are two days ahead, an hour behind, and jumping. Nothing is
+lost, and order ignores them.
+"""
 
 import time
 from contextlib import AsyncExitStack
@@ -23,13 +25,19 @@ async def test_f25_replicas_with_wrong_clocks_lose_nothing_and_keep_the_order(
             ReplicaProcess(feedback_stack, number, broken_at=(SKEWED, skew))
             for number, skew in enumerate((AHEAD, BEHIND, JUMPING))
         ]
-        clients = Clients([await running.enter_async_context(replica.running()) for replica in replicas])
+        clients = Clients(
+            [await running.enter_async_context(replica.running()) for replica in replicas]
+        )
         await clients.send(events)
         await settled(feedback_stack, clients.history)
     assert clients.retries == 0
     assert feedback_stack.problems(clients.history) == []
     now_us = time.time_ns() // 1_000
-    wrong = [s for s in feedback_stack.ledger.segments("feedback") if abs(s.commit_us - now_us) > HALF_AN_HOUR_US]
+    wrong = [
+        s
+        for s in feedback_stack.ledger.segments("feedback")
+        if abs(s.commit_us - now_us) > HALF_AN_HOUR_US
+    ]
     assert wrong, "all clocks were right"
     # Where retention counts, in the topic, the broker's clock does.
     assert all(abs(row["ingest_time"] - now_us) < HALF_AN_HOUR_US for row in feedback_stack.rows())

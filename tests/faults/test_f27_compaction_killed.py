@@ -1,5 +1,5 @@
-"""F27: compaction is killed at each step, frozen and overtaken, while events come in and somebody reads: the reader finds the old
-objects or the new one, never a mix, and no row twice or not at all.
+"""F27: compaction is killed at each step, frozen and overtaken, while events come in and somebody
+reads: the reader finds the old objects or the new one, never a mix, and no row twice or not at all.
 """
 
 import os
@@ -44,7 +44,9 @@ PATIENCE_SECONDS = 60.0
 
 @dataclass
 class Scenario:
-    """One log, whose events have numbers in the order of the ledger; what the reader and the writer did."""
+    """One log, whose events have numbers in the order of the ledger; what the reader and the writer
+    did.
+    """
 
     engine: Engine
     store: ObjectStore
@@ -71,15 +73,22 @@ class Scenario:
         self.written += 1
 
     def read(self) -> None:
-        """As a reader should: what was deleted since the listing is listed again. What it finds must be all, once, in order."""
+        """As a reader should: what was deleted since the listing is listed again. What it finds
+        must be all, once, in order.
+        """
         while True:
             served = self.log.served()
             try:
-                rows = [row for item in served for row in parquet.to_rows(read_served(self.store, item))]
+                rows = [
+                    row for item in served for row in parquet.to_rows(read_served(self.store, item))
+                ]
                 break
             except DamagedObjectError:
                 self.listed_again += 1
-        assert [item.first_sequence for item in served] == [1, *(item.sequence + 1 for item in served[:-1])]
+        assert [item.first_sequence for item in served] == [
+            1,
+            *(item.sequence + 1 for item in served[:-1]),
+        ]
         number = ROWS_A_SEGMENT * served[-1].sequence
         assert [row["event_id"] for row in rows] == [name(f"{ADA.key}/r{n}") for n in range(number)]
         self.readings += 1
@@ -98,7 +107,9 @@ class Scenario:
                 failed.append(error)
                 raise
 
-        threads = [threading.Thread(target=repeat, args=(work,)) for work in (self.write, self.read)]
+        threads = [
+            threading.Thread(target=repeat, args=(work,)) for work in (self.write, self.read)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -129,7 +140,9 @@ class Scenario:
     def is_leased(self) -> bool:
         """By somebody who has not given it back, alive or not."""
         with self.engine.begin() as connection:
-            query = select(tables.compactors.c.lease_us).where(tables.compactors.c.stream == "feedback")
+            query = select(tables.compactors.c.lease_us).where(
+                tables.compactors.c.stream == "feedback"
+            )
             return bool(connection.execute(query).scalar())
 
     def until(self, condition: Callable[[], object]) -> None:
@@ -139,11 +152,18 @@ class Scenario:
             time.sleep(0.05)
 
     def check(self) -> None:
-        """At the end: everything is there, the audit is content, and what lies in the store is named or dead."""
+        """At the end: everything is there, the audit is content, and what lies in the store is
+        named or dead.
+        """
         self.compact()
         self.read()
         logs = self.log.logs
-        assert audit(self.log.ledger, self.store, lambda stream: logs if stream == "feedback" else []).problems == []
+        assert (
+            audit(
+                self.log.ledger, self.store, lambda stream: logs if stream == "feedback" else []
+            ).problems
+            == []
+        )
         assert all(orphan.dead for orphan in find_orphans(self.log.ledger, self.store, "feedback"))
 
 
@@ -184,7 +204,11 @@ def real(postgres: PostgresServer, s3: S3Server) -> Iterator[Scenario]:
         s3_access_key=bucket.access_key,
         s3_secret_key=bucket.secret_key,
     )
-    yield Scenario(engine, S3Store(replace(there, access_key=bucket.access_key, secret_key=bucket.secret_key)), values)
+    yield Scenario(
+        engine,
+        S3Store(replace(there, access_key=bucket.access_key, secret_key=bucket.secret_key)),
+        values,
+    )
     engine.dispose()
 
 
@@ -203,9 +227,13 @@ def killed_at(it: Scenario, step: Step, times: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "steps", [[Step.PUBLISHED], pytest.param(list(Step), marks=pytest.mark.long)], ids=["once published", "everywhere"]
+    "steps",
+    [[Step.PUBLISHED], pytest.param(list(Step), marks=pytest.mark.long)],
+    ids=["once published", "everywhere"],
 )
-def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(embedded: Scenario, steps: list[Step]) -> None:
+def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(
+    embedded: Scenario, steps: list[Step]
+) -> None:
     for number, step in enumerate(steps):
         killed_at(embedded, step, 1 + number % 2)
     embedded.check()

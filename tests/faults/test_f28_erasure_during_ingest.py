@@ -1,5 +1,6 @@
-"""F28: a user is erased again and again while they talk. What was acknowledged before an erasure never comes back to life, what is
-said after the last one lives, another user loses nothing, and no byte on the disk ever holds a word of any of it.
+"""F28: a user is erased again and again while they talk. What was acknowledged before an erasure
+never comes back to life, what is said after the last one lives, another user loses nothing, and no
+byte on the disk ever holds a word of any of it.
 """
 
 import asyncio
@@ -50,7 +51,9 @@ class Story:
     def dead(self) -> set[str]:
         """Acknowledged before an erasure was asked for."""
         last = self.erasures[-1][0]
-        return {event_id for event_id, (_, acknowledged) in self.events.items() if acknowledged < last}
+        return {
+            event_id for event_id, (_, acknowledged) in self.events.items() if acknowledged < last
+        }
 
     def alive(self) -> set[str]:
         """Sent after the last was answered."""
@@ -61,8 +64,8 @@ class Story:
 class Watch:
     """Reads every byte under a folder, over and over; Parquet also as rows, since it is compressed.
 
-    It rests as long as it looked: on a busy machine it would else starve the erasures, and what is said meanwhile makes each look
-    longer.
+    It rests as long as it looked: on a busy machine it would else starve the erasures, and what is
+    said meanwhile makes each look longer.
     """
 
     def __init__(self, root: Path) -> None:
@@ -117,7 +120,9 @@ def finished(number: int) -> events_pb2.TurnEvent:
     return event
 
 
-async def talk(client: Client, story: Story, numbers: Callable[[], int], is_over: asyncio.Event) -> None:
+async def talk(
+    client: Client, story: Story, numbers: Callable[[], int], is_over: asyncio.Event
+) -> None:
     """One tab of the user: everything in turn, with another user beside."""
     while not is_over.is_set():
         number = numbers()
@@ -166,7 +171,10 @@ async def rows_of_turns(client: Client) -> int:
 async def ingest(root: Path, erasures: int) -> Story:
     story, is_over, numbers = Story(), asyncio.Event(), iter(range(1_000_000))
     async with running(root, flush_seconds=0.03) as client, asyncio.timeout(120):
-        talking = [asyncio.create_task(talk(client, story, numbers.__next__, is_over)) for _ in range(WRITERS)]
+        talking = [
+            asyncio.create_task(talk(client, story, numbers.__next__, is_over))
+            for _ in range(WRITERS)
+        ]
         await erase_often(client, story, root, erasures)
         while len(story.alive()) < EVENTS_AT_LEAST:
             await asyncio.sleep(0.01)
@@ -175,21 +183,36 @@ async def ingest(root: Path, erasures: int) -> Story:
     return story
 
 
-async def rows_and_keys(root: Path) -> tuple[dict[str, parquet.Row], dict[str, feedback_pb2.DataKey], int]:
-    """What a reader finds after a restart: rows by event, keys by principal, and how many thumbs of the user stand."""
+async def rows_and_keys(
+    root: Path,
+) -> tuple[dict[str, parquet.Row], dict[str, feedback_pb2.DataKey], int]:
+    """What a reader finds after a restart: rows by event, keys by principal, and how many thumbs of
+    the user stand.
+    """
     async with running(root) as client:
-        found = [*await client.rows(feedback_pb2.STREAM_FEEDBACK, 1), *await client.rows(feedback_pb2.STREAM_TURNS, 1)]
+        found = [
+            *await client.rows(feedback_pb2.STREAM_FEEDBACK, 1),
+            *await client.rows(feedback_pb2.STREAM_TURNS, 1),
+        ]
         request = feedback_pb2.GetDataKeysRequest(principals=[ME, OTHER])
         keys = dict((await client.call("GetDataKeys", request)).keys)
         counts = await client.call("CountThumbs", feedback_pb2.CountThumbsRequest(), None)
-    return {str(row["event_id"]): row for row in found}, keys, sum(count.up for count in counts.counts)
+    return (
+        {str(row["event_id"]): row for row in found},
+        keys,
+        sum(count.up for count in counts.counts),
+    )
 
 
 def text_in(row: parquet.Row, key: bytes) -> str:
     kind = events_pb2.TurnEvent if "answer" in row else events_pb2.FeedbackEvent
     event = kind(event_id=row["event_id"], principal=row["principal"], sealed=row["sealed"])
     whole = opened(event, key)
-    return whole.answer if isinstance(whole, events_pb2.TurnEvent) else whole.thumb.comment or whole.correction.text
+    return (
+        whole.answer
+        if isinstance(whole, events_pb2.TurnEvent)
+        else whole.thumb.comment or whole.correction.text
+    )
 
 
 @pytest.mark.parametrize("erasures", [4, pytest.param(12, marks=pytest.mark.long)])
@@ -201,7 +224,9 @@ async def test_what_was_said_before_an_erasure_is_gone_while_the_user_goes_on(
         story = await ingest(tmp_path, erasures)
     rows, keys, standing = await rows_and_keys(tmp_path)
     mine = keys[ME]
-    live = {event_id for event_id, row in rows.items() if key_id_of(bytes(row["sealed"])) == mine.key_id}
+    live = {
+        event_id for event_id, row in rows.items() if key_id_of(bytes(row["sealed"])) == mine.key_id
+    }
 
     assert len(story.dead()) >= EVENTS_AT_LEAST, "too little was said before"
     assert not story.dead() & live
@@ -211,10 +236,14 @@ async def test_what_was_said_before_an_erasure_is_gone_while_the_user_goes_on(
     assert all(CANARY in text_in(rows[event_id], keys[OTHER].key) for event_id in story.others)
 
     thumbs = {event_id for event_id in live | story.others if rows[event_id].get("kind") == "thumb"}
-    assert standing == len(thumbs), "a thumb of an erased event stands, or one of a living event does not"
+    assert standing == len(thumbs), (
+        "a thumb of an erased event stands, or one of a living event does not"
+    )
     struck_on_the_way = [event_id for event_id in story.dead() if event_id not in rows]
     assert struck_on_the_way, "no erasure met an event between its ack and its row"
-    assert [event_id for event_id in story.dead() if event_id in rows], "no erasure met an event that was a row"
+    assert [event_id for event_id in story.dead() if event_id in rows], (
+        "no erasure met an event that was a row"
+    )
 
     assert (watch.found, watch.looks > 3, watch.marks > 3) == ([], True, True)
     assert CANARY not in caplog.text
@@ -225,9 +254,13 @@ async def test_what_was_said_before_an_erasure_is_gone_while_the_user_goes_on(
 
 
 def check_account(root: Path, story: Story) -> float:
-    """Every offset, every erasure, every byte of a key; returns the longest time from request to shred."""
+    """Every offset, every erasure, every byte of a key; returns the longest time from request to
+    shred.
+    """
     engine = connect(f"sqlite:///{root}/ledger.db")
-    report = audit(Ledger(engine), Directory(root / "objects"), lambda stream: inspect(root / "spool" / stream))
+    report = audit(
+        Ledger(engine), Directory(root / "objects"), lambda stream: inspect(root / "spool" / stream)
+    )
     assert report.problems == []
     with engine.begin() as connection:
         found = connection.execute(select(tables.erasures).order_by(tables.erasures.c.number)).all()

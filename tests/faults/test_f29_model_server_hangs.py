@@ -1,4 +1,6 @@
-"""F29: the model server is stopped with SIGSTOP, while an answer comes and before another one has begun."""
+"""F29: the model server is stopped with SIGSTOP, while an answer comes and before another one has
+begun.
+"""
 
 import asyncio
 import signal
@@ -54,11 +56,17 @@ async def test_a_model_server_that_hangs_is_noticed_and_what_it_wrote_is_given_u
         assert text_of(midway).startswith("word word ")
         assert text_of(unbegun) == ""
         refused, _ = await ending(stubs, [])
-        assert refused.reason == "MODEL_NOT_READY", "later ones need not wait for the same discovery"
+        assert refused.reason == "MODEL_NOT_READY", (
+            "later ones need not wait for the same discovery"
+        )
 
         server.signal(signal.SIGCONT)
-        after = await server.until(lambda counters: counters["running"] == 0 and counters["aborted_at"])
-        assert before["words"] <= after["words"] < 1000, "it had hardly begun, and wrote no more for nobody"
+        after = await server.until(
+            lambda counters: counters["running"] == 0 and counters["aborted_at"]
+        )
+        assert before["words"] <= after["words"] < 1000, (
+            "it had hardly begun, and wrote no more for nobody"
+        )
         await until_ready(stubs, "v1")
         again = stubs.generator.Generate(ask(), timeout=20)
         assert (await again.read()).selected.model_version == "v1"

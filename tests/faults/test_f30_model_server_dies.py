@@ -34,10 +34,14 @@ async def test_an_answer_is_broken_off_with_a_name_and_the_next_one_comes_whole(
         error = from_rpc(caught.value, "generator")
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_LOST")
         assert 0 < len(text_of(events)) < len("".join(words))
-        assert not any(event.HasField("finished") for event in events), "a part is never called a whole"
+        assert not any(event.HasField("finished") for event in events), (
+            "a part is never called a whole"
+        )
 
         await server.start()
         await until_ready(stubs, "v1")
         assert text_of(await stubs.generate()) == "".join(words)
         counters = await server.counters()
-    assert (counters["loads"], counters["words"]) == (["v1"], len(words)), "one load, and one answer"
+    assert (counters["loads"], counters["words"]) == (["v1"], len(words)), (
+        "one load, and one answer"
+    )

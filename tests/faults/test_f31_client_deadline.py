@@ -1,4 +1,6 @@
-"""F31: the model server writes slowly, the client's deadline passes: the model server must stop, and soon."""
+"""F31: the model server writes slowly, the client's deadline passes: the model server must stop,
+and soon.
+"""
 
 import asyncio
 import statistics
@@ -16,7 +18,9 @@ from tests.services.generator.service import Stubs, ask, generator_service, unti
 
 @dataclass(frozen=True)
 class Form:
-    """`most_seconds` bounds the median from deadline to abort: the goal of 100 ms where the machine is ours alone."""
+    """`most_seconds` bounds the median from deadline to abort: the goal of 100 ms where the machine
+    is ours alone.
+    """
 
     token_seconds: float
     deadline_seconds: float
@@ -51,7 +55,10 @@ async def test_a_deadline_reaches_the_model_server_and_no_token_is_made_after_it
         ended = await server.until(lambda counters: len(counters["aborted_at"]) == form.clients)
         await asyncio.sleep(2 * form.token_seconds)
         later = await server.counters()
-    delays = [at - deadline for at, deadline in zip(sorted(ended["aborted_at"]), sorted(deadlines), strict=True)]
+    delays = [
+        at - deadline
+        for at, deadline in zip(sorted(ended["aborted_at"]), sorted(deadlines), strict=True)
+    ]
     record_property("fired", form.clients)
     record_property("abort_ms", [round(delay * 1000) for delay in delays])
     assert statistics.median(delays) <= form.most_seconds

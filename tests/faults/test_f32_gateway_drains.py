@@ -1,4 +1,6 @@
-"""F32: a gateway gets SIGTERM while streams run. Its readers go on through another one, gapless, while the turns end where they began."""
+"""F32: a gateway gets SIGTERM while streams run. Its readers go on through another one, gapless,
+while the turns end where they began.
+"""
 
 import asyncio
 import time
@@ -40,10 +42,16 @@ def hold_streams(fakes: Backends) -> asyncio.Event:
 async def test_a_gateway_that_ends_hands_its_readers_over(
     tmp_path: Path, valkey: ValkeyServer, streams: int, record_property: Any
 ) -> None:
-    # What is tried is the end, not the door: held in mid-answer, a crowd that came at once would never make room for its last.
+    # What is tried is the end, not the door: held in mid-answer, a crowd that came at once would
+    # never make room for its last.
     doors = {"sure_turns": streams, "sure_concurrent_rpcs": 4 * streams}
     settings = valkey_settings(
-        valkey.database(), max_turns_per_user=0, lame_duck_seconds=0.2, drain_seconds=20, http_drain_seconds=30, **doors
+        valkey.database(),
+        max_turns_per_user=0,
+        lame_duck_seconds=0.2,
+        drain_seconds=20,
+        http_drain_seconds=30,
+        **doors,
     )
     async with (
         backends(sure_concurrent_rpcs=4 * streams) as (fakes, target),
@@ -53,7 +61,9 @@ async def test_a_gateway_that_ends_hands_its_readers_over(
         go = hold_streams(fakes)
         readers = [Reader(f"r{number}") for number in range(streams)]
         reading = asyncio.gather(*(reader.read(ending.house, staying) for reader in readers))
-        await asyncio.wait_for(asyncio.gather(*(reader.first_text.wait() for reader in readers)), 60)
+        await asyncio.wait_for(
+            asyncio.gather(*(reader.first_text.wait() for reader in readers)), 60
+        )
         ending.terminate()
         terminated_at = time.monotonic()
         await _until_all_moved(readers)

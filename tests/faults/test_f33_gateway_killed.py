@@ -1,4 +1,6 @@
-"""F33: a gateway is killed while streams run. Who reads through another one gets what was said, once, and is told within seconds."""
+"""F33: a gateway is killed while streams run. Who reads through another one gets what was said,
+once, and is told within seconds.
+"""
 
 import asyncio
 import time
@@ -13,7 +15,15 @@ from tests.faults.gateway_process import gateway_process
 from tests.faults.reader import Reader
 from tests.faults.test_f32_gateway_drains import DELTAS, HELD_AT, hold_streams
 from tests.servers import ValkeyServer
-from tests.services.gateway.calls import cancel, collect, counted, read_to_error, resuming, sequences, until
+from tests.services.gateway.calls import (
+    cancel,
+    collect,
+    counted,
+    read_to_error,
+    resuming,
+    sequences,
+    until,
+)
 from tests.services.gateway.fakes import backends
 from tests.services.gateway.house import House, house_over, text_of
 from tests.services.gateway.two import valkey_settings
@@ -26,7 +36,9 @@ BEFORE_THE_KILL = "".join(DELTAS[:HELD_AT])
 async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_request_is_answered(
     tmp_path: Path, valkey: ValkeyServer, record_property: Any
 ) -> None:
-    settings = valkey_settings(valkey.database(), max_turns_per_user=STREAMS, quota_lease_seconds=1.0)
+    settings = valkey_settings(
+        valkey.database(), max_turns_per_user=STREAMS, quota_lease_seconds=1.0
+    )
     async with (
         backends() as (fakes, target),
         gateway_process(tmp_path, fakes, target, **settings) as killed,
@@ -38,14 +50,18 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
         await until_text_is(readers, BEFORE_THE_KILL)
         # The last batch of each has left: it collects for ten milliseconds.
         await asyncio.sleep(1.0)
-        followers = [asyncio.create_task(read_to_error(resuming(staying, reader.message_id))) for reader in readers]
+        followers = [
+            asyncio.create_task(read_to_error(resuming(staying, reader.message_id)))
+            for reader in readers
+        ]
         lost = counted("thumbwheel_gateway_readers_lost_total")
         killed.kill()
         killed_at = time.monotonic()
         errors = await asyncio.wait_for(reading, 30)
         followed = await asyncio.wait_for(asyncio.gather(*followers), 30)
         seconds = time.monotonic() - killed_at
-        # The fault fired for everybody: for those whose connection broke, and for those who read elsewhere.
+        # The fault fired for everybody: for those whose connection broke, and for those who read
+        # elsewhere.
         assert all(len(reader.moves) == 1 for reader in readers)
         assert counted("thumbwheel_gateway_readers_lost_total") >= lost + 2 * STREAMS
         _check_said_once(readers, errors)
@@ -54,7 +70,9 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
             assert sequences(events) == list(range(1, len(events) + 1))
             assert text_of(events) == BEFORE_THE_KILL
         # Each waits whether the gateway that is gone answers after all.
-        cancelled = await asyncio.gather(*(cancel(staying, reader.message_id) for reader in readers))
+        cancelled = await asyncio.gather(
+            *(cancel(staying, reader.message_id) for reader in readers)
+        )
         assert cancelled == [False] * STREAMS
         assert not fakes.session.finished
         go.set()
@@ -72,12 +90,18 @@ def _check_said_once(readers: list[Reader], errors: list[ServiceError | None]) -
 
 
 async def _ask_again(staying: House, readers: list[Reader]) -> None:
-    """The same request is the same turn, and what the killed gateway's turns had taken of the quota is free."""
+    """The same request is the same turn, and what the killed gateway's turns had taken of the quota
+    is free.
+    """
     before = len(staying.fakes.session.messages)
     await asyncio.sleep(1.5)
     again = await asyncio.gather(
         *(
-            collect(staying.send(f"Question {reader.request_id}", request_id=reader.request_id, timeout=60))
+            collect(
+                staying.send(
+                    f"Question {reader.request_id}", request_id=reader.request_id, timeout=60
+                )
+            )
             for reader in readers
         )
     )

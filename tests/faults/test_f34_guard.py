@@ -1,4 +1,6 @@
-"""F34: the guard is away, hangs, or is slow, before and in the middle of an answer. Nobody sees a word that it has not judged."""
+"""F34: the guard is away, hangs, or is slow, before and in the middle of an answer. Nobody sees a
+word that it has not judged.
+"""
 
 import asyncio
 import time
@@ -22,11 +24,17 @@ TURNS = 10
 
 
 @asynccontextmanager
-async def guarded(directory: Path, **changes: Any) -> AsyncIterator[tuple[House, TcpProxy, Backends]]:
+async def guarded(
+    directory: Path, **changes: Any
+) -> AsyncIterator[tuple[House, TcpProxy, Backends]]:
     """A gateway that finds its guard behind a proxy."""
     async with backends() as (fakes, target):
         with TcpProxy(int(target.rpartition(":")[2])) as proxy:
-            settings = {"guardrail_target": f"127.0.0.1:{proxy.port}", "guard_seconds": GUARD_SECONDS, **changes}
+            settings = {
+                "guardrail_target": f"127.0.0.1:{proxy.port}",
+                "guard_seconds": GUARD_SECONDS,
+                **changes,
+            }
             async with house_over(directory, fakes, target, **settings) as gateway:
                 yield gateway, proxy, fakes
 
@@ -36,7 +44,9 @@ async def errors_of(gateway: House, turns: int) -> tuple[list[ServiceError], lis
     errors, seconds = [], []
     for number in range(turns):
         began = time.monotonic()
-        events, error = await read_to_error(gateway.send(f"Question {number}", request_id=f"r{number}"))
+        events, error = await read_to_error(
+            gateway.send(f"Question {number}", request_id=f"r{number}")
+        )
         seconds.append(time.monotonic() - began)
         errors.append(error)
         assert text_of(events) == ""
@@ -63,7 +73,10 @@ async def test_f34_a_guard_that_hangs_is_given_up_and_nothing_is_generated(
         await gateway.ask("first")
         proxy.faults, generated = TcpFaults(silent=True), len(fakes.generator.requests)
         errors, seconds = await errors_of(gateway, 3)
-        assert {error.code for error in errors} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert {error.code for error in errors} <= {
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        }
         assert len(fakes.generator.requests) == generated
         assert proxy.counts[Fault.SILENCED] > 0
         proxy.faults = TcpFaults()
@@ -72,7 +85,9 @@ async def test_f34_a_guard_that_hangs_is_given_up_and_nothing_is_generated(
     record_property("hanging_told_after_p50_ms", round(seconds[1] * 1000))
 
 
-@pytest.mark.parametrize("fault", [TcpFaults(silent=True), TcpFaults(reset_up_bytes=0)], ids=["hangs", "is cut off"])
+@pytest.mark.parametrize(
+    "fault", [TcpFaults(silent=True), TcpFaults(reset_up_bytes=0)], ids=["hangs", "is cut off"]
+)
 async def test_f34_in_mid_answer_only_what_was_judged_is_shown_and_stored(
     tmp_path: Path, fault: TcpFaults, record_property: Any
 ) -> None:
@@ -100,10 +115,16 @@ async def test_f34_in_mid_answer_only_what_was_judged_is_shown_and_stored(
     record_property("fired", struck)
 
 
-async def test_f34_a_slow_guard_makes_an_answer_late_and_not_unjudged(tmp_path: Path, record_property: Any) -> None:
+async def test_f34_a_slow_guard_makes_an_answer_late_and_not_unjudged(
+    tmp_path: Path, record_property: Any
+) -> None:
     async with guarded(tmp_path, guard_seconds=5.0) as (gateway, proxy, fakes):
         proxy.faults = TcpFaults(latency_seconds=0.1)
         events = await gateway.ask()
-        assert text_of(events) == "The answer is 42." == "".join(check.pending for check in fakes.guardrail.outputs)
+        assert (
+            text_of(events)
+            == "The answer is 42."
+            == "".join(check.pending for check in fakes.guardrail.outputs)
+        )
         assert proxy.counts[Fault.DELAYED] >= 4
     record_property("fired", proxy.counts[Fault.DELAYED])

@@ -1,4 +1,6 @@
-"""F35: Valkey is killed, hangs, is flushed, is full, while turns run. Conversations stay right, policies hold, all returns by itself."""
+"""F35: Valkey is killed, hangs, is flushed, is full, while turns run. Conversations stay right,
+policies hold, all returns by itself.
+"""
 
 import asyncio
 import logging
@@ -90,9 +92,14 @@ async def away(server: ValkeyServer, operator: Valkey, fault: Fault) -> AsyncIte
 
 
 @pytest.fixture(params=list(FAULTS))
-async def broken(request: pytest.FixtureRequest, tmp_path: Path, valkey: ValkeyServer) -> AsyncIterator[Broken]:
+async def broken(
+    request: pytest.FixtureRequest, tmp_path: Path, valkey: ValkeyServer
+) -> AsyncIterator[Broken]:
     url = valkey.database()
-    async with two_gateways(tmp_path, url, valkey_seconds=0.5) as (here, there), Valkey.from_url(url) as operator:
+    async with (
+        two_gateways(tmp_path, url, valkey_seconds=0.5) as (here, there),
+        Valkey.from_url(url) as operator,
+    ):
         yield here, there, FAULTS[request.param], valkey, operator
 
 
@@ -159,7 +166,9 @@ def _said(caplog: pytest.LogCaptureFixture) -> dict[tuple[str, Any], int]:
     return said
 
 
-async def test_a_turn_that_cannot_be_reached_is_neither_stopped_nor_answered_twice(broken: Broken) -> None:
+async def test_a_turn_that_cannot_be_reached_is_neither_stopped_nor_answered_twice(
+    broken: Broken,
+) -> None:
     here, there, fault, server, operator = broken
     hold = Hold(here, at=1)
     call = here.send(request_id="once")
@@ -200,7 +209,8 @@ async def test_a_flush_while_turns_run_is_made_good(tmp_path: Path, valkey: Valk
             await operator.flushdb()
             assert await operator.dbsize() <= 1
             await asyncio.sleep(0.3)
-        # Sent again without anything new to say: the follower waits for it, and a new reader finds it.
+        # Sent again without anything new to say: the follower waits for it, and a new reader finds
+        # it.
         await until(lambda: counted("thumbwheel_gateway_shared_events_total") > 0)
         hold.go.set()
         events = seen + await collect(call)
@@ -245,8 +255,12 @@ async def test_a_flush_after_the_end_is_a_missing_turn_whose_text_is_in_the_conv
         assert len(here.fakes.generator.requests) == 1
 
 
-async def test_a_short_absence_is_not_even_noticed_by_who_reads_elsewhere(tmp_path: Path, valkey: ValkeyServer) -> None:
-    async with two_gateways(tmp_path, valkey.database(), valkey_seconds=0.4, turn_lease_seconds=5.0) as (here, there):
+async def test_a_short_absence_is_not_even_noticed_by_who_reads_elsewhere(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    async with two_gateways(
+        tmp_path, valkey.database(), valkey_seconds=0.4, turn_lease_seconds=5.0
+    ) as (here, there):
         lost = counted("thumbwheel_gateway_valkey_errors_total", use="turns", kind="lost")
         hold = Hold(here, at=2)
         call = here.send()

@@ -1,6 +1,8 @@
-"""F36: Postgres restarts, stands still, is locked, full of clients, read-only: no acknowledged turn is lost, none is there twice.
+"""F36: Postgres restarts, stands still, is locked, full of clients, read-only: no acknowledged turn
+is lost, none is there twice.
 
-Each fault proves by a counter that it fired. Two replicas share the database; the clients talk to both.
+Each fault proves by a counter that it fired. Two replicas share the database; the clients talk to
+both.
 """
 
 import asyncio
@@ -16,7 +18,14 @@ from thumbwheel.session.v1 import session_pb2
 from tests.faults.turns import History, check, talk_while
 from tests.servers import PostgresServer
 from tests.services.session.replicas import foreign_connection, two_replicas
-from tests.services.session.service import ADA, FakeFeedback, Home, begin, error_of, feedback_service
+from tests.services.session.service import (
+    ADA,
+    FakeFeedback,
+    Home,
+    begin,
+    error_of,
+    feedback_service,
+)
 
 SHORT = {
     "database_pool_seconds": 0.4,
@@ -27,11 +36,16 @@ SHORT = {
 
 
 def count(metric: str, reason: str) -> float:
-    return REGISTRY.get_sample_value(f"thumbwheel_session_work_{metric}_total", {"reason": reason}) or 0.0
+    return (
+        REGISTRY.get_sample_value(f"thumbwheel_session_work_{metric}_total", {"reason": reason})
+        or 0.0
+    )
 
 
 @asynccontextmanager
-async def impatient(home: Home, feedback: FakeFeedback, **changes: Any) -> AsyncIterator[tuple[Any, Any]]:
+async def impatient(
+    home: Home, feedback: FakeFeedback, **changes: Any
+) -> AsyncIterator[tuple[Any, Any]]:
     """Two replicas that wait for the database for a second at most."""
     async with feedback_service(feedback) as port:
         settings = SHORT | {"feedback_target": f"127.0.0.1:{port}"} | changes
@@ -40,7 +54,9 @@ async def impatient(home: Home, feedback: FakeFeedback, **changes: Any) -> Async
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
-async def test_f36_postgres_is_killed_and_restarts(postgres: PostgresServer, postgres_home: Home, kills: int) -> None:
+async def test_f36_postgres_is_killed_and_restarts(
+    postgres: PostgresServer, postgres_home: Home, kills: int
+) -> None:
     feedback, history = FakeFeedback(), History()
     broken_before = count("failed", "SESSION_DATABASE_AWAY")
 
@@ -63,9 +79,7 @@ async def test_f36_a_killed_backend_costs_a_second_run_and_no_error(postgres_hom
 
     async def end_every_connection() -> None:
         async with foreign_connection(postgres_home) as connection:
-            ended = (
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'thumbwheel-session'"
-            )
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'thumbwheel-session'"
             for _ in range(5):
                 assert await connection.fetch(ended)
                 await asyncio.sleep(0.2)
@@ -93,7 +107,9 @@ async def test_f36_a_server_that_stands_still_is_an_error_in_time(
     assert count("failed", "SESSION_DATABASE_BUSY") > before
 
 
-async def test_f36_a_lock_of_another_is_an_error_in_time_and_forgotten_afterwards(postgres_home: Home) -> None:
+async def test_f36_a_lock_of_another_is_an_error_in_time_and_forgotten_afterwards(
+    postgres_home: Home,
+) -> None:
     feedback, history = FakeFeedback(), History()
     before = count("failed", "SESSION_DATABASE_BUSY")
 
@@ -118,7 +134,9 @@ async def test_f36_an_exhausted_pool_is_said_and_forgotten_afterwards(postgres_h
         async with foreign_connection(postgres_home) as connection, connection.transaction():
             await connection.execute("LOCK TABLE turns IN ACCESS EXCLUSIVE MODE")
             calls = [
-                error_of(replicas[0].BeginTurn(begin("x", request_id=f"x{n}"), timeout=5, metadata=ADA))
+                error_of(
+                    replicas[0].BeginTurn(begin("x", request_id=f"x{n}"), timeout=5, metadata=ADA)
+                )
                 for n in range(6)
             ]
             codes.update(code for code, *_ in await asyncio.gather(*calls))
@@ -128,7 +146,9 @@ async def test_f36_an_exhausted_pool_is_said_and_forgotten_afterwards(postgres_h
         await talk_while(history, replicas, hold_all_connections)
         await check(history, replicas[0], feedback)
     assert (
-        grpc.StatusCode.RESOURCE_EXHAUSTED in codes <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
+        grpc.StatusCode.RESOURCE_EXHAUSTED
+        in codes
+        <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
     )
 
 
@@ -139,7 +159,9 @@ async def test_f36_a_read_only_database_still_reads(postgres_home: Home) -> None
 
     async def read_only() -> None:
         async with foreign_connection(postgres_home) as connection:
-            await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            await connection.execute(
+                f"ALTER DATABASE {name} SET default_transaction_read_only = on"
+            )
             await connection.fetch(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'thumbwheel-session'"
             )

@@ -1,4 +1,6 @@
-"""F37: ten clients send in one conversation over two replicas; their turns stand in one order, which agrees with the clock."""
+"""F37: ten clients send in one conversation over two replicas; their turns stand in one order,
+which agrees with the clock.
+"""
 
 import asyncio
 import itertools
@@ -30,13 +32,17 @@ async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(
 
         await asyncio.gather(*(client(number) for number in range(CLIENTS)))
         request = session_pb2.GetConversationRequest(conversation_id=opening.conversation_id)
-        stored = (await one.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)).messages
+        stored = (
+            await one.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)
+        ).messages
         async with asyncio.timeout(10):
             while len({event.event_id for event in feedback.turns}) < len(history.turns):
                 await asyncio.sleep(0.05)
 
     record_property("fired", _overlapping(history.turns))
-    assert _overlapping(history.turns) > CLIENTS, "the clients did not send at once: nothing was tried"
+    assert _overlapping(history.turns) > CLIENTS, (
+        "the clients did not send at once: nothing was tried"
+    )
     ids = [message.id for message in stored]
     assert len(set(ids)) == 2 * (1 + CLIENTS * TURNS) == 2 * len(history.turns)
     assert all(child.parent_id == parent.id for parent, child in itertools.pairwise(stored)), (
@@ -46,10 +52,16 @@ async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(
     assert sorted(place[turn.question_id] for turn in history.turns) == list(range(0, len(ids), 2))
     for earlier, later in itertools.permutations(history.turns, 2):
         if earlier.begun_at < later.asked_at:
-            assert place[earlier.question_id] < place[later.question_id], "a turn stands before one that was over"
-    assert sorted(event.message_id for event in feedback.turns) == sorted(turn.answer_id for turn in history.turns)
+            assert place[earlier.question_id] < place[later.question_id], (
+                "a turn stands before one that was over"
+            )
+    assert sorted(event.message_id for event in feedback.turns) == sorted(
+        turn.answer_id for turn in history.turns
+    )
 
 
 def _overlapping(turns: list[Told]) -> int:
     pairs = itertools.combinations(turns, 2)
-    return sum(one.asked_at < other.begun_at and other.asked_at < one.begun_at for one, other in pairs)
+    return sum(
+        one.asked_at < other.begun_at and other.asked_at < one.begun_at for one, other in pairs
+    )

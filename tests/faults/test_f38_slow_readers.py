@@ -1,4 +1,6 @@
-"""F38: readers take the beginning of a long answer and then nothing. The server's memory stays flat, and each is cut off in time."""
+"""F38: readers take the beginning of a long answer and then nothing. The server's memory stays
+flat, and each is cut off in time.
+"""
 
 import asyncio
 import time
@@ -37,7 +39,9 @@ async def slow_readers(target: str, readers: int) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         calls: list[Any] = []
         for _ in range(0, readers, STREAMS_A_CHANNEL):
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(target, options=SMALL_BUFFERS))
+            channel = await stack.enter_async_context(
+                grpc.aio.insecure_channel(target, options=SMALL_BUFFERS)
+            )
             stub = generator_pb2_grpc.GeneratorServiceStub(channel)
             request = generator_pb2.GenerateRequest(user_key=WISH)
             calls += [stub.Generate(request, timeout=120) for _ in range(STREAMS_A_CHANNEL)]
@@ -55,7 +59,9 @@ async def until_ended(process: Process, calls: int) -> None:
 
 
 @pytest.mark.parametrize("readers", [50, pytest.param(500, marks=pytest.mark.long)])
-async def test_f38_readers_that_stop_reading_cost_no_memory_and_are_cut_off(readers: int, record_property: Any) -> None:
+async def test_f38_readers_that_stop_reading_cost_no_memory_and_are_cut_off(
+    readers: int, record_property: Any
+) -> None:
     async with replica(max_write_seconds=WRITE_SECONDS) as process:
         # What the first streams cost is not theirs alone.
         async with slow_readers(process.target, STREAMS_A_CHANNEL):

@@ -1,4 +1,6 @@
-"""R6, F39: thousands of streams come at once. None ends with CANCELLED or UNAVAILABLE, and each costs the gateway little memory."""
+"""R6, F39: thousands of streams come at once. None ends with CANCELLED or UNAVAILABLE, and each
+costs the gateway little memory.
+"""
 
 import asyncio
 import time
@@ -25,7 +27,9 @@ def resident_kib(process: GatewayProcess) -> int:
 
 
 class Crowd:
-    """Turns at once, over as many connections as they need; each stays in mid-answer until it is let go."""
+    """Turns at once, over as many connections as they need; each stays in mid-answer until it is
+    let go.
+    """
 
     def __init__(self, gateway: GatewayProcess, fakes: Backends) -> None:
         self._gateway, self._fakes, self.seen = gateway, fakes, Counter[str]()
@@ -38,14 +42,23 @@ class Crowd:
             await self._go.wait()
 
     async def chat(self, streams: int, a_second: float) -> int:
-        """All of them, begun at that pace. What the gateway took of memory, in KiB, while all stood in mid-answer."""
+        """All of them, begun at that pace. What the gateway took of memory, in KiB, while all stood
+        in mid-answer.
+        """
         options = [("grpc.use_local_subchannel_pool", 1)]
         target = self._gateway.house.grpc_target
-        channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(0, streams, STREAMS_A_CHANNEL)]
+        channels = [
+            grpc.aio.insecure_channel(target, options=options)
+            for _ in range(0, streams, STREAMS_A_CHANNEL)
+        ]
         before, running, began = resident_kib(self._gateway), [], time.monotonic()
         for number in range(streams):
-            await asyncio.sleep(max(0.0, began + number / a_second - time.monotonic()) if a_second else 0)
-            running.append(asyncio.create_task(self._turn(channels[number // STREAMS_A_CHANNEL], number)))
+            await asyncio.sleep(
+                max(0.0, began + number / a_second - time.monotonic()) if a_second else 0
+            )
+            running.append(
+                asyncio.create_task(self._turn(channels[number // STREAMS_A_CHANNEL], number))
+            )
         async with asyncio.timeout(SECONDS):
             while self._waiting + self.seen.total() < streams:
                 await asyncio.sleep(0.05)
@@ -56,10 +69,14 @@ class Crowd:
         return taken
 
     async def _turn(self, channel: grpc.aio.Channel, number: int) -> None:
-        request = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="What is it?"), request_id=f"r{number}")
+        request = chat_pb2.SendMessageRequest(
+            input=chat_pb2.UserInput(text="What is it?"), request_id=f"r{number}"
+        )
         stub, metadata = chat_pb2_grpc.ChatServiceStub(channel), self._gateway.house.metadata()
         try:
-            events = [e async for e in stub.SendMessage(request, timeout=SECONDS, metadata=metadata)]
+            events = [
+                e async for e in stub.SendMessage(request, timeout=SECONDS, metadata=metadata)
+            ]
             self.seen["OK" if text_of(events) == "The answer is 42." else "cut short"] += 1
         except grpc.aio.AioRpcError as error:
             ours = from_rpc(error, "gateway")
@@ -85,7 +102,10 @@ async def test_f39_streams_that_come_in_their_thousands_are_all_served(
     turns = {"max_turns": most, "sure_turns": most, "max_turns_per_user": 0}
     waits = ("guard", "session", "enhancer", "finish", "first_text", "idle")
     settings = doors | turns | {f"{wait}_seconds": SECONDS for wait in waits}
-    async with backends(**doors) as (fakes, target), gateway_process(tmp_path, fakes, target, **settings) as gateway:
+    async with (
+        backends(**doors) as (fakes, target),
+        gateway_process(tmp_path, fakes, target, **settings) as gateway,
+    ):
         await gateway.house.ask("first")
         crowd, began = Crowd(gateway, fakes), time.monotonic()
         taken = await crowd.chat(streams, a_second)

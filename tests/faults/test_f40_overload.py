@@ -1,5 +1,6 @@
-"""R3, F40: a service gets twice and five times the calls that it can serve. It serves as many as it can and refuses the others with a
-retry delay; when the load is gone, no call is refused. Latencies and shares are recorded, not asserted.
+"""R3, F40: a service gets twice and five times the calls that it can serve. It serves as many as it
+can and refuses the others with a retry delay; when the load is gone, no call is refused. Latencies
+and shares are recorded, not asserted.
 """
 
 import asyncio
@@ -14,8 +15,9 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from tests.faults.processes import replica
 
-# As many calls a second as two cores of a busy machine can send and serve besides: what is overloaded is the line, not they.
-# Work is drawn, as in the simulated queue of the same limit (tests/services/chassis): the goals are about such.
+# As many calls a second as two cores of a busy machine can send and serve besides: what is
+# overloaded is the line, not they. Work is drawn, as in the simulated queue of the same limit
+# (tests/services/chassis): the goals are about such.
 SERVERS, WORK_SECONDS = 8, 0.1
 CAPACITY = SERVERS / WORK_SECONDS
 MOST_RECOVERY_SECONDS = 5.0
@@ -66,11 +68,18 @@ async def call(stub: Any, work_seconds: float, seen: Seen) -> None:
 
 
 SHORT = (Phase(0.5, 2), Phase(3, 3))
-WHOLE = (Phase(0.5, 20), Phase(2, 60), Phase(0.5, MOST_RECOVERY_SECONDS), Phase(0.5, 15), Phase(5, 60))
+WHOLE = (
+    Phase(0.5, 20),
+    Phase(2, 60),
+    Phase(0.5, MOST_RECOVERY_SECONDS),
+    Phase(0.5, 15),
+    Phase(5, 60),
+)
 
 
 @pytest.mark.parametrize(
-    "phases", [pytest.param(SHORT, id="short"), pytest.param(WHOLE, id="whole", marks=pytest.mark.long)]
+    "phases",
+    [pytest.param(SHORT, id="short"), pytest.param(WHOLE, id="whole", marks=pytest.mark.long)],
 )
 async def test_f40_an_overloaded_service_serves_what_it_can_and_refuses_the_rest(
     phases: tuple[Phase, ...], record_property: Any
@@ -86,7 +95,8 @@ async def test_f40_an_overloaded_service_serves_what_it_can_and_refuses_the_rest
     calm, loaded = seen[0], seen[1]
     unloaded, goodput = calm.p99(calm.served), len(loaded.served) / (phases[1].seconds * CAPACITY)
     assert loaded.refused, "it was never full"
-    # At five times it may be the process itself that has no time left to refuse: what gRPC then does is told.
+    # At five times it may be the process itself that has no time left to refuse: what gRPC then
+    # does is told.
     assert [phase.others for phase in seen[:4]] == [[]] * min(4, len(seen))
     assert calm.refused == []
     assert loaded.with_a_time == len(loaded.refused), "who is refused is told when to come back"
@@ -94,10 +104,15 @@ async def test_f40_an_overloaded_service_serves_what_it_can_and_refuses_the_rest
     record_property("goodput_at_twice_the_load", round(goodput, 2))
     record_property("p99_ms_unloaded", round(unloaded * 1000))
     record_property("p99_ms_of_the_admitted", round(loaded.p99(loaded.served) * 1000))
-    record_property("p50_ms_of_refusals", round(sorted(loaded.refused)[len(loaded.refused) // 2] * 1000, 1))
+    record_property(
+        "p50_ms_of_refusals", round(sorted(loaded.refused)[len(loaded.refused) // 2] * 1000, 1)
+    )
     if phases is WHOLE:
         again, five = seen[3], seen[4]
-        record_property("goodput_at_five_times_the_load", round(len(five.served) / (phases[4].seconds * CAPACITY), 2))
+        record_property(
+            "goodput_at_five_times_the_load",
+            round(len(five.served) / (phases[4].seconds * CAPACITY), 2),
+        )
         record_property("neither_served_nor_refused_at_five_times", len(five.others))
         record_property("p99_ms_five_seconds_after", round(again.p99(again.served) * 1000))
         record_property("refused_five_seconds_after", len(again.refused))

@@ -1,5 +1,6 @@
-"""F43: what no client would send: messages too large, metadata without end, texts that are none, JSON without a bottom. Each is refused
-by a name that says what is wrong with it, over both doors, and the next call is served.
+"""F43: what no client would send: messages too large, metadata without end, texts that are none,
+JSON without a bottom. Each is refused by a name that says what is wrong with it, over both doors,
+and the next call is served.
 """
 
 import io
@@ -58,8 +59,12 @@ class Sent:
 OVER_GRPC: Mapping[str, Callable[[], Sent]] = {
     "4 MiB and a byte": lambda: Sent(message(b"x" * (4 * MIB - 9))),
     "16 MiB": lambda: Sent(message(b"x" * (16 * MIB))),
-    "a million bytes of metadata": lambda: Sent(user_input("hello"), (("x-much", "y" * 1_000_000),)),
-    "ten thousand metadata": lambda: Sent(user_input("hello"), tuple((f"x-{n}", "y") for n in range(10_000))),
+    "a million bytes of metadata": lambda: Sent(
+        user_input("hello"), (("x-much", "y" * 1_000_000),)
+    ),
+    "ten thousand metadata": lambda: Sent(
+        user_input("hello"), tuple((f"x-{n}", "y") for n in range(10_000))
+    ),
     "invalid UTF-8": lambda: Sent(message(b"\xff\xfe")),
     "a surrogate": lambda: Sent(message(b"a \xed\xa0\x80 b")),
     "an overlong NUL": lambda: Sent(message(b"a \xc0\x80 b")),
@@ -69,12 +74,15 @@ OVER_GRPC: Mapping[str, Callable[[], Sent]] = {
     "ten thousand turns before it": lambda: Sent(
         chat_pb2.SendMessageRequest(
             input=chat_pb2.UserInput(
-                text="a", history=[chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="b")] * 20_000
+                text="a",
+                history=[chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="b")] * 20_000,
             )
         ).SerializeToString()
     ),
     "right to left": lambda: Sent(user_input("\u202eשלום عليكم\u202c \u200f"), served=True),
-    "zero width and combining": lambda: Sent(user_input("e\u0301\u200d\u200b" + "\u0300" * 500), served=True),
+    "zero width and combining": lambda: Sent(
+        user_input("e\u0301\u200d\u200b" + "\u0300" * 500), served=True
+    ),
 }
 OVER_HTTP: Mapping[str, bytes] = {
     "4 MiB and a byte": b'{"input":{"text":"' + b"x" * (4 * MIB - 19) + b'"}}',
@@ -103,12 +111,18 @@ async def over_grpc(gateway: House, sent: Sent) -> str:
     return "OK"
 
 
-async def test_f43_over_grpc_all_is_refused_by_name_or_served(tmp_path: Path, record_property: Any) -> None:
+async def test_f43_over_grpc_all_is_refused_by_name_or_served(
+    tmp_path: Path, record_property: Any
+) -> None:
     async with house(tmp_path) as gateway:
-        ended = {name: (make(), await over_grpc(gateway, make())) for name, make in OVER_GRPC.items()}
+        ended = {
+            name: (make(), await over_grpc(gateway, make())) for name, make in OVER_GRPC.items()
+        }
         assert text_of(await gateway.ask()) == "The answer is 42."
     wrong = {
-        name: status for name, (sent, status) in ended.items() if status not in ({"OK"} if sent.served else REFUSED)
+        name: status
+        for name, (sent, status) in ended.items()
+        if status not in ({"OK"} if sent.served else REFUSED)
     }
     assert wrong == {}
     record_property("fired", len(OVER_GRPC))
@@ -138,7 +152,9 @@ async def test_f43_a_character_that_no_database_stores_is_refused_or_replaced(
         turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         ended = [
             await error_of(stub.BeginTurn(begin("a \0 b"), timeout=5, metadata=ADA)),
-            await error_of(stub.BeginTurn(begin("hello", request_id="a \0 b"), timeout=5, metadata=ADA)),
+            await error_of(
+                stub.BeginTurn(begin("hello", request_id="a \0 b"), timeout=5, metadata=ADA)
+            ),
         ]
         # A model may say anything, and nobody could ask it again.
         await stub.FinishTurn(finish(turn.assistant_message_id, "a \0 b"), timeout=5, metadata=ADA)

@@ -1,4 +1,6 @@
-"""F44: streams opened and reset at once, pings, thousands of streams that say nothing, heads that never end. The others hardly feel it."""
+"""F44: streams opened and reset at once, pings, thousands of streams that say nothing, heads that
+never end. The others hardly feel it.
+"""
 
 import asyncio
 import sys
@@ -17,7 +19,8 @@ from tests.services.gateway.fakes import backends
 
 SECONDS, A_SECOND = 20.0, 5_000
 LORISES = 200
-# Twice is the goal. But of two cores the flood's own process takes one, and others may keep both busy.
+# Twice is the goal. But of two cores the flood's own process takes one, and others may keep both
+# busy.
 MOST_TIMES, MOST_SECONDS = 2.0, 0.5
 
 
@@ -27,7 +30,9 @@ async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
     while time.monotonic() < end:
         began = time.monotonic()
         request = chat_pb2.ListConversationsRequest()
-        await gateway.house.chat.ListConversations(request, timeout=10, metadata=gateway.house.metadata())
+        await gateway.house.chat.ListConversations(
+            request, timeout=10, metadata=gateway.house.metadata()
+        )
         taken.append(time.monotonic() - began)
         await asyncio.sleep(0.01)
     return sorted(taken)[int(0.99 * len(taken))]
@@ -35,7 +40,9 @@ async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
 
 @asynccontextmanager
 async def flooded(port: int, kind: Kind) -> AsyncIterator[list[int]]:
-    """Yields a list that has, after the block, how many frames were sent and how many connections the server ended."""
+    """Yields a list that has, after the block, how many frames were sent and how many connections
+    the server ended.
+    """
     told: list[int] = []
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.faults.http2_flood"),
@@ -71,14 +78,18 @@ async def test_f44_a_flood_on_one_connection_is_hardly_felt_on_another(
 
 
 @pytest.mark.long
-async def test_f44_heads_that_never_end_are_hung_up_on(tmp_path: Path, record_property: Any) -> None:
+async def test_f44_heads_that_never_end_are_hung_up_on(
+    tmp_path: Path, record_property: Any
+) -> None:
     async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target) as gateway:
         port = int(gateway.house.url.rpartition(":")[2])
         calm = await p99_of_others(gateway, 3)
         began = time.monotonic()
         lorises = asyncio.gather(*(loris(port) for _ in range(LORISES)))
         meanwhile = await p99_of_others(gateway, 5)
-        async with gateway.house.http.get(f"{gateway.house.url}/v1/models", headers=gateway.house.headers()) as answer:
+        async with gateway.house.http.get(
+            f"{gateway.house.url}/v1/models", headers=gateway.house.headers()
+        ) as answer:
             assert answer.status == 200
         written = await asyncio.wait_for(lorises, 60)
         seconds = time.monotonic() - began

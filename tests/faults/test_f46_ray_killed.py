@@ -1,4 +1,6 @@
-"""F46: Ray's worker, or its head and all with it, is killed in mid-training. The run goes on from its last checkpoint, bit by bit."""
+"""F46: Ray's worker, or its head and all with it, is killed in mid-training. The run goes on from
+its last checkpoint, bit by bit.
+"""
 
 import contextlib
 import os
@@ -69,7 +71,9 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("victim", [WORKER, HEAD])
-def test_f46_training_goes_on_bit_by_bit_after_a_kill(tmp_path: Path, victim: str, record_property: Any) -> None:
+def test_f46_training_goes_on_bit_by_bit_after_a_kill(
+    tmp_path: Path, victim: str, record_property: Any
+) -> None:
     toy_model(tmp_path / "first")
     write_lines(tmp_path / "sft.jsonl", sft_rows(4 * STEPS))
     run_stage(StageRun("straight", sft.run, sft_config(tmp_path, "straight")), tmp_path / "runs")
@@ -84,15 +88,26 @@ def test_f46_training_goes_on_bit_by_bit_after_a_kill(tmp_path: Path, victim: st
             # Nothing of it can go on; the loop, or Kubernetes, starts the run again.
             end(process)
             process = start(tmp_path)
-        until(lambda: (tmp_path / "killed" / "manifest.json").exists() and process.poll() is None, process)
+        until(
+            lambda: (tmp_path / "killed" / "manifest.json").exists() and process.poll() is None,
+            process,
+        )
         seconds = time.monotonic() - began
     finally:
         end(process)
-    lines = [line for line in (tmp_path / "runs" / "killed" / "progress.jsonl").read_text().splitlines() if line]
+    lines = [
+        line
+        for line in (tmp_path / "runs" / "killed" / "progress.jsonl").read_text().splitlines()
+        if line
+    ]
     repeated = len(lines) - STEPS
     assert 0 <= repeated <= CHECKPOINT_EVERY, "more was lost than what lies between two checkpoints"
-    assert verify_manifest(tmp_path / "killed").report == verify_manifest(tmp_path / "straight").report
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "killed"))
+    assert (
+        verify_manifest(tmp_path / "killed").report == verify_manifest(tmp_path / "straight").report
+    )
+    one, other = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("straight", "killed")
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
     record_property("fired", len(killed))
     record_property("killed_after_step", reached)

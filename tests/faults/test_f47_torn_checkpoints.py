@@ -1,4 +1,6 @@
-"""F47: a checkpoint is torn, of other bytes, or a pickle, or its writer is killed. No part is ever loaded: the one before counts."""
+"""F47: a checkpoint is torn, of other bytes, or a pickle, or its writer is killed. No part is ever
+loaded: the one before counts.
+"""
 
 import os
 import pickle
@@ -54,12 +56,16 @@ def test_f47_of_a_torn_checkpoint_nothing_is_loaded_and_the_one_before_counts(
         bad = [data[: chance.randrange(len(data))] for _ in range(TORN_AT)]
         bad += [chance.randbytes(len(data)), b"", pickle.dumps(Trap(tmp_path / "sprung"))]
         for place in chance.sample(range(len(data)), TORN_AT):
-            bad.append(data[:place] + bytes([data[place] ^ 1 << chance.randrange(8)]) + data[place + 1 :])
+            bad.append(
+                data[:place] + bytes([data[place] ^ 1 << chance.randrange(8)]) + data[place + 1 :]
+            )
         for instead in bad:
             (newest / name).write_bytes(instead)
             found = checkpoints.latest()
             # A letter of the manifest's own story may change: its files are what they are.
-            assert found == tmp_path / "step-000001" or (name == "manifest.json" and intact(newest, whole))
+            assert found == tmp_path / "step-000001" or (
+                name == "manifest.json" and intact(newest, whole)
+            )
             tried += 1
         (newest / name).write_bytes(data)
     assert checkpoints.latest() == newest
@@ -73,7 +79,9 @@ def intact(checkpoint: Path, whole: dict[str, bytes]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pt"])
-def test_f47_a_pickle_is_no_model_for_training_and_none_for_the_predictor(tmp_path: Path, name: str) -> None:
+def test_f47_a_pickle_is_no_model_for_training_and_none_for_the_predictor(
+    tmp_path: Path, name: str
+) -> None:
     model, sprung = toy_model(tmp_path / "model"), tmp_path / "sprung"
     (model / "model.safetensors").unlink()
     (model / name).write_bytes(pickle.dumps(Trap(sprung)))
@@ -90,11 +98,15 @@ def test_f47_a_pickle_is_no_model_for_training_and_none_for_the_predictor(tmp_pa
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_f47_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path, record_property: Any) -> None:
+def test_f47_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(
+    tmp_path: Path, record_property: Any
+) -> None:
     chance, kills, partial = random.Random(47), 25, 0
     for _ in range(kills):
         before = DirectoryCheckpoints(tmp_path).latest()
-        writer = subprocess.Popen([sys.executable, "-m", "tests.faults.training_run", "save", str(tmp_path)])
+        writer = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.training_run", "save", str(tmp_path)]
+        )
         while DirectoryCheckpoints(tmp_path).latest() == before:
             assert writer.poll() is None
             time.sleep(0.01)
@@ -106,7 +118,8 @@ def test_f47_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: P
         assert latest is not None
         step = float(latest.name.removeprefix("step-"))
         assert all(
-            torch.equal(tensor, torch.full_like(tensor, step)) for tensor in load_file(latest / TENSORS).values()
+            torch.equal(tensor, torch.full_like(tensor, step))
+            for tensor in load_file(latest / TENSORS).values()
         )
     assert partial > 0, "no kill fell into the middle of a write"
     record_property("fired", kills)

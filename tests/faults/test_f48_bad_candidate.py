@@ -1,4 +1,6 @@
-"""F48: a candidate that was made bad gets its share of the users, and their thumbs take it off again, at every replica."""
+"""F48: a candidate that was made bad gets its share of the users, and their thumbs take it off
+again, at every replica.
+"""
 
 import asyncio
 import random
@@ -11,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.services.generator.predictor import FakePredictor, predictor_server
-from tests.services.generator.service import Stubs, generator_service, model_directory, text_of, until_ready
+from tests.services.generator.service import (
+    Stubs,
+    generator_service,
+    model_directory,
+    text_of,
+    until_ready,
+)
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.trial import TrialEnd, WallClock, run_trial
 from training.remote import RolloutClient
@@ -44,7 +52,10 @@ class People:
         return text
 
     def count(self, since: datetime) -> dict[str, Thumbs]:
-        return {version: Thumbs(votes[True], votes[False]) for version, votes in list(self.thumbs.items())}
+        return {
+            version: Thumbs(votes[True], votes[False])
+            for version, votes in list(self.thumbs.items())
+        }
 
 
 def trial(replicas: Sequence[Stubs], directory: Path, people: People, record: Path) -> TrialEnd:
@@ -52,7 +63,9 @@ def trial(replicas: Sequence[Stubs], directory: Path, people: People, record: Pa
     addresses = ",".join(f"127.0.0.1:{stubs.port}" for stubs in replicas)
     rollout, asleep = RolloutClient(f"ipv4:{addresses}"), WallClock(time.sleep)
     try:
-        return run_trial("v2", directory, CONFIG, rollout, people, asleep, record, lambda reading, passed: None)
+        return run_trial(
+            "v2", directory, CONFIG, rollout, people, asleep, record, lambda reading, passed: None
+        )
     finally:
         rollout.close()
 
@@ -74,16 +87,22 @@ async def test_the_users_thumbs_take_a_bad_candidate_off_at_every_replica(
         living.cancel()
         await asyncio.gather(living, return_exceptions=True)
         bad_answers = people.read[BAD]
-        states = [await stubs.state() for stubs in replicas]  # each has seen the rollback when it has answered this
+        states = [
+            await stubs.state() for stubs in replicas
+        ]  # each has seen the rollback when it has answered this
         after = [await people.ask(user) for user in USERS for _ in range(2)]
 
     assert bad_answers >= CONFIG.min_thumbs, "hardly anybody met it, so this test has shown nothing"
     assert end.verdict is Verdict.ROLL_BACK
     assert end.last is not None
     assert end.last.verdict is Verdict.ROLL_BACK  # by the thumbs, not because time was over
-    seconds = (datetime.fromisoformat(end.ended) - datetime.fromisoformat(end.started)).total_seconds()
+    seconds = (
+        datetime.fromisoformat(end.ended) - datetime.fromisoformat(end.started)
+    ).total_seconds()
     record_property("fired", bad_answers)
     record_property("rollback_seconds", round(seconds, 1))
     assert seconds <= 60
-    assert [(state.stable.version, state.HasField("candidate")) for state in states] == [("v1", False)] * 2
+    assert [(state.stable.version, state.HasField("candidate")) for state in states] == [
+        ("v1", False)
+    ] * 2
     assert set(after) == {GOOD}

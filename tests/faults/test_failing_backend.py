@@ -1,4 +1,6 @@
-"""R2, F41: what retries cost a backend that fails, over one hop and over three, with the channel that every service has."""
+"""R2, F41: what retries cost a backend that fails, over one hop and over three, with the channel
+that every service has.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +26,9 @@ async def chain(length: int) -> AsyncIterator[tuple["Stub", list[Inner]]]:
         for _ in range(length):
             target = replicas[-1].target if replicas else "127.0.0.1:1"
             replicas.append(await stack.enter_async_context(inner_replica(next_target=target)))
-        channel = await stack.enter_async_context(open_channel(replicas[-1].target, enhancer_pb2.DESCRIPTOR))
+        channel = await stack.enter_async_context(
+            open_channel(replicas[-1].target, enhancer_pb2.DESCRIPTOR)
+        )
         yield Stub(channel), replicas
 
 
@@ -46,7 +50,9 @@ async def ask_often(stub: "Stub", text: str) -> None:
     await asyncio.gather(*(share() for _ in range(AT_ONCE)))
 
 
-async def test_a_backend_that_always_fails_gets_hardly_more_calls_than_were_made(record_property: Any) -> None:
+async def test_a_backend_that_always_fails_gets_hardly_more_calls_than_were_made(
+    record_property: Any,
+) -> None:
     async with chain(1) as (stub, (last,)):
         await ask_often(stub, "away")
         record_property("fired", last.calls["away"])

@@ -1,4 +1,6 @@
-"""R8: ten minutes of readers who leave in mid-answer. The gateway's memory and its open files stay what they were, its loop is on time."""
+"""R8: ten minutes of readers who leave in mid-answer. The gateway's memory and its open files stay
+what they were, its loop is on time.
+"""
 
 import asyncio
 import os
@@ -19,7 +21,8 @@ STREAMS_A_SECOND = 20.0
 LOOK_SECONDS = 5.0
 # Of the whole: until allocator and caches have what they need.
 WARM_UP = 0.3
-# The goal is 1 MB an hour for each cancelled stream a second; what is left is what ten minutes can tell from noise.
+# The goal is 1 MB an hour for each cancelled stream a second; what is left is what ten minutes can
+# tell from noise.
 MOST_MIB_AN_HOUR = 3.0
 MOST_LAG_SECONDS = 0.05
 
@@ -27,14 +30,19 @@ MOST_LAG_SECONDS = 0.05
 async def leave_in_mid_answer(gateway: GatewayProcess, number: int) -> bool:
     """Whether there was an answer to leave."""
     cancel = chat_pb2.DISCONNECT_POLICY_CANCEL
-    call = gateway.house.send("What is it?", request_id=f"r{number}", timeout=30, on_disconnect=cancel)
+    call = gateway.house.send(
+        "What is it?", request_id=f"r{number}", timeout=30, on_disconnect=cancel
+    )
     try:
         async for event in call:
             if event.HasField("text_delta"):
                 return True
     except grpc.aio.AioRpcError as error:
         # A machine that is busy elsewhere makes it careful.
-        assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+        assert error.code() in (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        )
     finally:
         call.cancel()
     return False
@@ -64,7 +72,9 @@ class Looks:
 async def loop_lag_p99(gateway: GatewayProcess) -> float:
     """The upper bound of its bucket, in seconds."""
     async with gateway.house.http.get(f"{gateway.house.url}/metrics") as answer:
-        found = re.findall(r'thumbwheel_event_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', await answer.text())
+        found = re.findall(
+            r'thumbwheel_event_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', await answer.text()
+        )
     buckets = [(float(bound), float(count)) for bound, count in found]
     return next(bound for bound, count in buckets if count >= 0.99 * buckets[-1][1])
 
@@ -72,10 +82,15 @@ async def loop_lag_p99(gateway: GatewayProcess) -> float:
 @pytest.mark.long
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("seconds", [600.0])
-async def test_r08_readers_who_leave_leave_nothing_behind(tmp_path: Path, seconds: float, record_property: Any) -> None:
+async def test_r08_readers_who_leave_leave_nothing_behind(
+    tmp_path: Path, seconds: float, record_property: Any
+) -> None:
     # Events of ended turns are kept for a while, which is no leak.
     settings = {"keep_seconds": 5.0, "max_turns_per_user": 0}
-    async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target, **settings) as gateway:
+    async with (
+        backends() as (fakes, target),
+        gateway_process(tmp_path, fakes, target, **settings) as gateway,
+    ):
 
         async def at_a_pace(number: int) -> None:
             await asyncio.sleep(0.1)
@@ -112,7 +127,17 @@ async def test_r08_readers_who_leave_leave_nothing_behind(tmp_path: Path, second
 
 
 def forget(fakes: Any) -> None:
-    for kept in (fakes.session.messages, fakes.session.requests, fakes.session.finished, fakes.session.conversations):
+    for kept in (
+        fakes.session.messages,
+        fakes.session.requests,
+        fakes.session.finished,
+        fakes.session.conversations,
+    ):
         for key in list(kept)[:-100]:
             del kept[key]
-    del fakes.generator.requests[:], fakes.generator.users[:], fakes.guardrail.inputs[:], fakes.guardrail.outputs[:]
+    del (
+        fakes.generator.requests[:],
+        fakes.generator.users[:],
+        fakes.guardrail.inputs[:],
+        fakes.guardrail.outputs[:],
+    )

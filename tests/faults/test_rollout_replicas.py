@@ -1,4 +1,6 @@
-"""Two generators share a rollout, and one of them, or their database, is gone: nobody's version changes, nothing is loaded twice."""
+"""Two generators share a rollout, and one of them, or their database, is gone: nobody's version
+changes, nothing is loaded twice.
+"""
 
 import asyncio
 import time
@@ -28,7 +30,10 @@ async def test_the_replica_that_loads_is_killed_and_the_other_one_finishes_witho
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(model_server(load_seconds=2))
         starts = [
-            stack.enter_async_context(generator_process(tmp_path, server.port, database_url=database)) for _ in range(2)
+            stack.enter_async_context(
+                generator_process(tmp_path, server.port, database_url=database)
+            )
+            for _ in range(2)
         ]
         (here, process), (there, _) = await asyncio.gather(*starts)
         for stubs in (here, there):
@@ -74,7 +79,9 @@ async def test_without_their_database_all_replicas_answer_as_before_and_refuse_c
         finally:
             await asyncio.to_thread(postgres.start if how == "kill" else postgres.resume)
         assert [state.candidate.version for state in states] == ["v2", "v2"]
-        assert all(state.HasField("stale_since_time") for state in states), "it says that it may be out of date"
+        assert all(state.HasField("stale_since_time") for state in states), (
+            "it says that it may be out of date"
+        )
         assert not before.HasField("stale_since_time")
         back = time.monotonic()
         await until_known(pair)
@@ -94,11 +101,15 @@ async def until_known(pair: Sequence[Stubs]) -> None:
 
 @asynccontextmanager
 async def as_shipped(root: Path, database: str) -> AsyncIterator[Sequence[Stubs]]:
-    """Two replicas with the default times between looks at database and model server, and before a version goes."""
+    """Two replicas with the default times between looks at database and model server, and before a
+    version goes.
+    """
     shipped = {"poll_seconds": 0.5, "reconcile_seconds": 1.0, "unload_grace_seconds": 5.0}
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(predictor_server(FakePredictor()))
-        services = [generator_service(root, port, database_url=database, **shipped) for _ in range(2)]
+        services = [
+            generator_service(root, port, database_url=database, **shipped) for _ in range(2)
+        ]
         yield [await stack.enter_async_context(service) for service in services]
 
 

@@ -1,6 +1,7 @@
 """F41: a client with a retry policy of its own does not multiply a message that has no key.
 
-grpc.aio sends a refused SendMessage again, because no message came back yet; without a request_id each try would leave a turn.
+grpc.aio sends a refused SendMessage again, because no message came back yet; without a request_id
+each try would leave a turn.
 """
 
 import json
@@ -33,15 +34,21 @@ async def send_eagerly(gateway: House, **fields: Any) -> grpc.StatusCode:
     """Through a channel that retries whatever it can."""
     options = [("grpc.service_config", json.dumps(EAGER))]
     async with grpc.aio.insecure_channel(gateway.grpc_target, options=options) as channel:
-        request = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="What is it?"), **fields)
-        call = chat_pb2_grpc.ChatServiceStub(channel).SendMessage(request, timeout=10, metadata=gateway.metadata())
+        request = chat_pb2.SendMessageRequest(
+            input=chat_pb2.UserInput(text="What is it?"), **fields
+        )
+        call = chat_pb2_grpc.ChatServiceStub(channel).SendMessage(
+            request, timeout=10, metadata=gateway.metadata()
+        )
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in call:
                 pass
         return caught.value.code()
 
 
-async def test_a_message_without_a_key_leaves_one_turn_when_the_guard_is_away(tmp_path: Path) -> None:
+async def test_a_message_without_a_key_leaves_one_turn_when_the_guard_is_away(
+    tmp_path: Path,
+) -> None:
     async with house(tmp_path) as gateway:
         gateway.fakes.guardrail.away = True
         assert await send_eagerly(gateway) is grpc.StatusCode.UNAVAILABLE

@@ -1,4 +1,6 @@
-"""The replica that relays is killed in mid-batch; another one goes on within seconds, loses nothing and keeps the order."""
+"""The replica that relays is killed in mid-batch; another one goes on within seconds, loses nothing
+and keeps the order.
+"""
 
 import asyncio
 import time
@@ -13,7 +15,9 @@ LEASE_SECONDS = 1.0
 
 
 @pytest.mark.slow
-async def test_a_relay_that_is_killed_in_mid_batch_is_taken_over_within_seconds(postgres_home: Home) -> None:
+async def test_a_relay_that_is_killed_in_mid_batch_is_taken_over_within_seconds(
+    postgres_home: Home,
+) -> None:
     write_tokenizer(postgres_home.directory)
     feedback = FakeFeedback(failures=["hang"])
     async with feedback_service(feedback) as port:
@@ -24,7 +28,9 @@ async def test_a_relay_that_is_killed_in_mid_batch_is_taken_over_within_seconds(
         ):
             first = await talk(leader, "one", "yes")
             await asyncio.wait_for(feedback.hanging.wait(), 10)
-            turns = [first] + [await talk(standby, f"more {n}", "yes", first.conversation_id) for n in range(3)]
+            turns = [first] + [
+                await talk(standby, f"more {n}", "yes", first.conversation_id) for n in range(3)
+            ]
             assert not feedback.turns, "the standby sends nothing while the other one lives"
             process.kill()
             killed_at = time.monotonic()
@@ -32,5 +38,7 @@ async def test_a_relay_that_is_killed_in_mid_batch_is_taken_over_within_seconds(
                 while len(feedback.turns) < len(turns):
                     await asyncio.sleep(0.02)
             took_over_after = time.monotonic() - killed_at
-    assert [event.message_id for event in feedback.turns] == [turn.assistant_message_id for turn in turns]
+    assert [event.message_id for event in feedback.turns] == [
+        turn.assistant_message_id for turn in turns
+    ]
     assert took_over_after < 15, "seconds: a lease, two looks at it, and room for a busy machine"

@@ -1,5 +1,6 @@
-"""What the training scenarios kill: `python -m tests.faults.training_run run DIRECTORY` trains under Ray, slowly enough to be struck in
-mid-run; `… save DIRECTORY` writes one checkpoint after another.
+"""What the training scenarios kill: `python -m tests.faults.training_run run DIRECTORY` trains
+under Ray, slowly enough to be struck in mid-run; `… save DIRECTORY` writes one checkpoint after
+another.
 """
 
 import itertools
@@ -64,7 +65,9 @@ def save_for_ever(directory: Path) -> None:
     checkpoints = DirectoryCheckpoints(directory)
 
     def write(step: int, into: Path) -> None:
-        save_file({f"t{n}": torch.full((TENSOR_ELEMENTS,), float(step)) for n in range(4)}, into / TENSORS)
+        save_file(
+            {f"t{n}": torch.full((TENSOR_ELEMENTS,), float(step)) for n in range(4)}, into / TENSORS
+        )
 
     latest = checkpoints.latest()
     first = int(latest.name.removeprefix("step-")) + 1 if latest else 1
@@ -75,7 +78,12 @@ def save_for_ever(directory: Path) -> None:
 def main(what: str, root: Path) -> None:
     if what == "save":
         save_for_ever(root)
-    run_stages([StageRun("killed", run_slowly, sft_config(root, "killed"))], root / "runs", Group(workers=1), Nobody())
+    run_stages(
+        [StageRun("killed", run_slowly, sft_config(root, "killed"))],
+        root / "runs",
+        Group(workers=1),
+        Nobody(),
+    )
 
 
 if __name__ == "__main__":

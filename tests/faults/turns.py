@@ -1,7 +1,7 @@
 """Clients that talk while something breaks, what they were told, and what must be true afterwards.
 
-A client repeats a call until it is acknowledged, as the gateway does, at one replica after the other. Every error on the way
-must be one that says "come back": the history keeps them all.
+A client repeats a call until it is acknowledged, as the gateway does, at one replica after the
+other. Every error on the way must be one that says "come back": the history keeps them all.
 """
 
 import asyncio
@@ -51,7 +51,9 @@ class History:
             except grpc.aio.AioRpcError as error:
                 ours = from_rpc(error, "session")
                 assert error.code() in COME_BACK, f"{method}: {error.code().name} {ours.reason}"
-                assert ours.retry_seconds or ours.reason == "SESSION_UNAVAILABLE", "no time to come back"
+                assert ours.retry_seconds or ours.reason == "SESSION_UNAVAILABLE", (
+                    "no time to come back"
+                )
                 self.errors[ours.reason] += 1
                 await asyncio.sleep(PAUSE_SECONDS)
         raise AssertionError("the loop returns or raises")
@@ -77,9 +79,14 @@ class History:
 
 
 async def talk_while(
-    history: History, replicas: Sequence[Any], broken: Callable[[], Awaitable[None]], clients: int = 4
+    history: History,
+    replicas: Sequence[Any],
+    broken: Callable[[], Awaitable[None]],
+    clients: int = 4,
 ) -> None:
-    """Clients talk, each in a conversation of its own; before, while and after `broken` does its worst."""
+    """Clients talk, each in a conversation of its own; before, while and after `broken` does its
+    worst.
+    """
     over = asyncio.Event()
 
     async def client(number: int) -> None:
@@ -102,21 +109,33 @@ async def talk_while(
 
 
 async def check(history: History, stub: Any, feedback: FakeFeedback) -> None:
-    """No acknowledged turn is lost, none is there twice, nothing is there that nobody asked for, and all are published in order."""
+    """No acknowledged turn is lost, none is there twice, nothing is there that nobody asked for,
+    and all are published in order.
+    """
     assert history.turns
     for conversation_id in {told.conversation_id for told in history.turns}:
         request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
-        stored = (await stub.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)).messages
+        stored = (
+            await stub.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)
+        ).messages
         told = [turn for turn in history.turns if turn.conversation_id == conversation_id]
-        expected = sorted((turn.question_id, turn.answer_id, turn.text, turn.answer) for turn in told)
-        found = [(q.id, a.id, q.text, a.text) for q, a in zip(stored[::2], stored[1::2], strict=True)]
+        expected = sorted(
+            (turn.question_id, turn.answer_id, turn.text, turn.answer) for turn in told
+        )
+        found = [
+            (q.id, a.id, q.text, a.text) for q, a in zip(stored[::2], stored[1::2], strict=True)
+        ]
         assert sorted(found) == expected
         await _check_published([answer.id for answer in stored[1::2]], conversation_id, feedback)
 
 
-async def _check_published(answer_ids: list[str], conversation_id: str, feedback: FakeFeedback) -> None:
+async def _check_published(
+    answer_ids: list[str], conversation_id: str, feedback: FakeFeedback
+) -> None:
     def published() -> list[str]:
-        events = {e.event_id: e.message_id for e in feedback.turns if e.conversation_id == conversation_id}
+        events = {
+            e.event_id: e.message_id for e in feedback.turns if e.conversation_id == conversation_id
+        }
         return list(events.values())
 
     async with asyncio.timeout(20):

@@ -1,4 +1,6 @@
-"""A running system shared by all journeys of a session, because a start takes seconds, and a receiver of its spans."""
+"""A running system shared by all journeys of a session, because a start takes seconds, and a
+receiver of its spans.
+"""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +31,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Itera
         environment.setenv("TW_GATEWAY_QUOTA_OVERRIDES", json.dumps(overrides))
         environment.setenv("OTEL_BSP_SCHEDULE_DELAY", EXPORT_EVERY_MS)
         for service in SERVICES:
-            environment.setenv(f"TW_{service.upper()}_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.port}")
+            environment.setenv(
+                f"TW_{service.upper()}_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.port}"
+            )
         with running_stack(tmp_path_factory.mktemp("state")) as running:
             environment.undo()
             yield running

@@ -61,8 +61,12 @@ def excuse(excused: Mapping[str, str], expression: str) -> str:
     return next((why for words, why in excused.items() if words in expression), "")
 
 
-def check_panels(asked: Asked, board: Dashboard, excused: Mapping[str, str], perhaps: Sequence[str] = ()) -> None:
-    """Every query is asked and finds series; an excused one must find none, and one with words of `perhaps` may do either."""
+def check_panels(
+    asked: Asked, board: Dashboard, excused: Mapping[str, str], perhaps: Sequence[str] = ()
+) -> None:
+    """Every query is asked and finds series; an excused one must find none, and one with words of
+    `perhaps` may do either.
+    """
     empty, found_after_all = [], []
     for panel in (panel for row in board.rows for panel in row.panels):
         for query in panel.queries:

@@ -1,4 +1,6 @@
-"""Starts the whole embedded system as a user does, in a folder of its own, and talks to it from outside."""
+"""Starts the whole embedded system as a user does, in a folder of its own, and talks to it from
+outside.
+"""
 
 import argparse
 import asyncio
@@ -50,24 +52,38 @@ class Stack:
         return (self.state / "owner.key").read_text().strip()
 
     def make_keys(self, user: str, count: int = 1, tenant: str = "default") -> list[str]:
-        """API keys of new users, by the product's own command, run in this process: a new one would take two seconds."""
+        """API keys of new users, by the product's own command, run in this process: a new one would
+        take two seconds.
+        """
         parser = argparse.ArgumentParser()
         add_key_commands(parser, read_surroundings(self.state).keys_database)
         words = ["create", "--tenant", tenant, "--user", user, "--count", str(count)]
         with contextlib.redirect_stdout(io.StringIO()) as printed, ThreadPoolExecutor(1) as thread:
             # In a thread of its own: Playwright's loop may run in this one.
-            assert thread.submit(asyncio.run, run_key_command(parser.parse_args(words))).result() == 0
+            assert (
+                thread.submit(asyncio.run, run_key_command(parser.parse_args(words))).result() == 0
+            )
         return printed.getvalue().split()
 
     def take_snapshot(self) -> Path:
-        """Folder of a new snapshot, made by `training snapshot` in this process: a process of its own would import torch."""
-        words = ["snapshot", "--state", str(self.state), "--feedback", f"127.0.0.1:{self.ports['feedback']}"]
+        """Folder of a new snapshot, made by `training snapshot` in this process: a process of its
+        own would import torch.
+        """
+        words = [
+            "snapshot",
+            "--state",
+            str(self.state),
+            "--feedback",
+            f"127.0.0.1:{self.ports['feedback']}",
+        ]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             assert main(words) == 0
         return Path(printed.getvalue().strip())
 
     def rows(self, stream: str = "") -> list[dict[str, Any]]:
-        """All rows of the object store, or of one stream. Compaction replaces files meanwhile: then they are listed again."""
+        """All rows of the object store, or of one stream. Compaction replaces files meanwhile: then
+        they are listed again.
+        """
         while True:
             try:
                 files = sorted((self.state / "objects" / stream).rglob("*.parquet"))

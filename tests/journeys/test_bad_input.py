@@ -65,7 +65,11 @@ def test_over_grpc_the_error_names_field_and_limit(
     metadata = [("authorization", f"Bearer {key}")] if key else []
     with grpc.insecure_channel(stack.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
         service, message = over_grpc(case, filled(case, ids))
-        stub = (chat_pb2_grpc.ChatServiceStub if service == "chat" else feedback_pb2_grpc.FeedbackServiceStub)(channel)
+        stub = (
+            chat_pb2_grpc.ChatServiceStub
+            if service == "chat"
+            else feedback_pb2_grpc.FeedbackServiceStub
+        )(channel)
         answer = getattr(stub, case.method)(message, timeout=30, metadata=metadata)
         if case.method == "SendMessage":
             list(answer)

@@ -12,7 +12,16 @@ from infra.embedded.layout import ROOT
 
 def demonstrate(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`make demo RECIPE=nano` without make, in a folder of its own."""
-    command = [sys.executable, "-m", "infra.simulated_users", "demo", "--recipe", "nano", "--state", str(state)]
+    command = [
+        sys.executable,
+        "-m",
+        "infra.simulated_users",
+        "demo",
+        "--recipe",
+        "nano",
+        "--state",
+        str(state),
+    ]
     return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -43,11 +52,18 @@ def test_a_thousand_thumbs_make_a_version_that_people_prefer(tmp_path: Path) -> 
 @pytest.mark.timeout(600)
 def test_shuffled_thumbs_promote_nothing(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    # So many honest ones pass what these must not: reward model and judge were right in 0.87 and 0.86 of the held-out pairs.
+    # So many honest ones pass what these must not: reward model and judge were right in 0.87 and
+    # 0.86 of the held-out pairs.
     done = demonstrate(state, "--shuffle-thumbs", "--thumbs", "400")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert json.loads((state / "loop" / "runs" / "nano-1" / "result.json").read_text())["result"] == "refused"
-    assert json.loads((state / "generator" / "rollout.json").read_text())["stable"]["version"] == "nano-0"
+    assert (
+        json.loads((state / "loop" / "runs" / "nano-1" / "result.json").read_text())["result"]
+        == "refused"
+    )
+    assert (
+        json.loads((state / "generator" / "rollout.json").read_text())["stable"]["version"]
+        == "nano-0"
+    )
     assert not (state / "models" / "nano-1").exists()
 
 
@@ -61,4 +77,7 @@ def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path
     end = json.loads((state / "loop" / "canaries" / "nano-0-worse" / "end.json").read_text())
     assert end["verdict"] == "roll_back"
     assert end["last"]["candidate"]["up"] + end["last"]["candidate"]["down"] >= 20
-    assert json.loads((state / "generator" / "rollout.json").read_text())["stable"]["version"] == "nano-0"
+    assert (
+        json.loads((state / "generator" / "rollout.json").read_text())["stable"]["version"]
+        == "nano-0"
+    )

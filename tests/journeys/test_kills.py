@@ -1,4 +1,6 @@
-"""Services die with SIGKILL at the worst moment: nothing acknowledged is lost, nothing is twice, people are told."""
+"""Services die with SIGKILL at the worst moment: nothing acknowledged is lost, nothing is twice,
+people are told.
+"""
 
 import asyncio
 import json
@@ -54,7 +56,8 @@ def test_services_die_one_by_one_and_nothing_acknowledged_is_lost(own_stack: Sta
     stored = [row["event_id"] for row in rows(stack, "feedback")]
     assert sorted(stored) == sorted(acked), "each event once"
 
-    # The session dies while an answer is being written: the model server is held, so the moment is certain.
+    # The session dies while an answer is being written: the model server is held, so the moment is
+    # certain.
     predictor = stack.pid_of("predictor")
     os.kill(predictor, signal.SIGSTOP)
     events: list[dict[str, Any]] = []
@@ -66,7 +69,9 @@ def test_services_die_one_by_one_and_nothing_acknowledged_is_lost(own_stack: Sta
     reader.join(60)
     assert finish_of(events) == "FINISH_REASON_STOP"
     stored_text = ada.conversation(events[0]["started"]["conversationId"])[-1]["text"]
-    assert stored_text == text_of(events), "the supervisor brought session back, and the answer was stored"
+    assert stored_text == text_of(events), (
+        "the supervisor brought session back, and the answer was stored"
+    )
 
     # The model server dies: it is said so, and the version is served again without anybody's help.
     stack.kill("predictor")
@@ -90,8 +95,12 @@ def _answers(client: Client) -> bool:
 async def people_say(stack: Stack, thumbs: int) -> Counts:
     """Let a crowd chat and rate, and wait until the sink has committed all their events."""
     nano = PLANS["nano"]
-    plan = type(nano)(**{**vars(nano), "thumbs": thumbs, "people": 8, "concurrency": 4, "seconds": 120})
-    settings = Settings("nano", plan, stack.state, 0, 0, seed=5, keep=False, fresh=False, control=Control())
+    plan = type(nano)(
+        **{**vars(nano), "thumbs": thumbs, "people": 8, "concurrency": 4, "seconds": 120}
+    )
+    settings = Settings(
+        "nano", plan, stack.state, 0, 0, seed=5, keep=False, fresh=False, control=Control()
+    )
     system = System(Layout(stack.state, stack.ports))
     before = await system.committed()
     async with open_client(system.gateway) as client:
@@ -120,7 +129,10 @@ def report_of_snapshot(stack: Stack) -> Reported:
     ]
     judged = report["thumbs_up"] + report["thumbs_down"] + report["corrections"]
     return Reported(
-        judged, Counter(report["dropped"]), Counter(report["by_version"]), [row["event_id"] for row in rows]
+        judged,
+        Counter(report["dropped"]),
+        Counter(report["by_version"]),
+        [row["event_id"] for row in rows],
     )
 
 
@@ -135,7 +147,9 @@ def test_every_acknowledged_thumb_is_in_the_snapshot_once(own_stack: Stack) -> N
     assert after.judged - before.judged + dropped.total() == counts.events
     # An answer of the guardrail has no version.
     assert (after.by_version - before.by_version).keys() == counts.by_version.keys() - {""}
-    assert len(after.event_ids) == len(set(after.event_ids)) == len(before.event_ids) + counts.events
+    assert (
+        len(after.event_ids) == len(set(after.event_ids)) == len(before.event_ids) + counts.events
+    )
 
 
 def test_without_the_model_server_people_are_told_at_once(stack: Stack) -> None:
@@ -143,7 +157,9 @@ def test_without_the_model_server_people_are_told_at_once(stack: Stack) -> None:
     ada = Client(stack.http, stack.owner_key)
     os.kill(stack.pid_of("predictor"), signal.SIGKILL)
     status, body = ada.call(
-        "POST", "/v1/chat/completions", {"model": "thumbwheel", "messages": [{"role": "user", "content": "hi"}]}
+        "POST",
+        "/v1/chat/completions",
+        {"model": "thumbwheel", "messages": [{"role": "user", "content": "hi"}]},
     )
     if status != 200:  # unless it was back already
         assert status == 503

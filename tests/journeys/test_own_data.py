@@ -1,5 +1,5 @@
-"""What a user decides about their own data, from outside: consent that stands, a conversation that is deleted, and an erasure after
-which no byte of theirs is left.
+"""What a user decides about their own data, from outside: consent that stands, a conversation that
+is deleted, and an erasure after which no byte of theirs is left.
 """
 
 import time
@@ -31,10 +31,16 @@ def user(stack: Stack, name: str) -> Client:
 
 
 def files_with(stack: Stack, word: str) -> set[str]:
-    """Names of all files of the running system that hold a word: databases with their WAL, spool, objects, logs."""
+    """Names of all files of the running system that hold a word: databases with their WAL, spool,
+    objects, logs.
+    """
     found = set()
     for file in stack.state.rglob("*"):
-        if file.is_file() and "models" not in file.relative_to(stack.state).parts and _holds(file, word):
+        if (
+            file.is_file()
+            and "models" not in file.relative_to(stack.state).parts
+            and _holds(file, word)
+        ):
             found.add(file.name)
     return found
 
@@ -100,14 +106,22 @@ def test_a_deleted_conversation_leaves_what_readers_are_given(stack: Stack) -> N
     assert compact_all(compaction) == 0
     found = {
         stream: {
-            (row["message_id"], row.get("erased")) for item in ledger.served(stream) for row in rows_of(store, item)
+            (row["message_id"], row.get("erased"))
+            for item in ledger.served(stream)
+            for row in rows_of(store, item)
         }
         for stream in Stream
     }
     engine.dispose()
     about = (gone["messageId"], stays["messageId"])
-    assert [found[Stream.FEEDBACK] & {(one, None)} for one in about] == [set(), {(stays["messageId"], None)}]
-    assert [found[Stream.TURNS] & {(one, False)} for one in about] == [set(), {(stays["messageId"], False)}]
+    assert [found[Stream.FEEDBACK] & {(one, None)} for one in about] == [
+        set(),
+        {(stays["messageId"], None)},
+    ]
+    assert [found[Stream.TURNS] & {(one, False)} for one in about] == [
+        set(),
+        {(stays["messageId"], False)},
+    ]
     assert (gone["messageId"], True) in found[Stream.TURNS]
 
 
@@ -125,7 +139,9 @@ def test_it_is_unavailable_while_a_part_is_away_and_a_repetition_finishes_it(sta
     while not statuses or statuses[-1] != 200:
         assert time.monotonic() < end, statuses
         status, answer = ada.call("POST", "/api/erasure")
-        assert status == 200 or (status, answer["error"]["code"]) == (503, "erasure_unfinished"), answer
+        assert status == 200 or (status, answer["error"]["code"]) == (503, "erasure_unfinished"), (
+            answer
+        )
         statuses.append(status)
     assert statuses[0] == 503
     assert ada.call("GET", "/api/conversations")[1]["conversations"] == []

@@ -1,4 +1,6 @@
-"""The page in a real browser: a person asks, sees the answer come, corrects, rates, regenerates, edits, reloads."""
+"""The page in a real browser: a person asks, sees the answer come, corrects, rates, regenerates,
+edits, reloads.
+"""
 
 import re
 import sqlite3
@@ -15,7 +17,12 @@ from tests.journeys.stack import Stack
 from tests.journeys.test_chat import wait_for_row
 
 # Without a GPU and without /dev/shm; the sandbox needs rights that tests do not have.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--disable-dev-shm-usage"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-software-rasterizer",
+    "--disable-dev-shm-usage",
+]
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 CODE = """def total(rows):
     # **All** rows
@@ -25,7 +32,9 @@ CODE = """def total(rows):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all tests; each opens a context of its own, with no cookies or storage of another's."""
+    """One browser for all tests; each opens a context of its own, with no cookies or storage of
+    another's.
+    """
     with sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=str(install_browser()), args=FLAGS)
         yield started
@@ -40,20 +49,29 @@ def page(request: pytest.FixtureRequest, stack: Stack, browser: Browser) -> Iter
 
 
 @pytest.fixture(params=SIZES, ids=str)
-def operators_page(request: pytest.FixtureRequest, stack: Stack, browser: Browser) -> Iterator[Page]:
+def operators_page(
+    request: pytest.FixtureRequest, stack: Stack, browser: Browser
+) -> Iterator[Page]:
     with opened(browser, stack, SIZES[request.param], stack.owner_key) as page:
         yield page
 
 
 @contextmanager
 def opened(browser: Browser, stack: Stack, size: tuple[int, int], key: str) -> Iterator[Page]:
-    """The page in a new context; whatever it logs as an error or asks of another host fails the test."""
+    """The page in a new context; whatever it logs as an error or asks of another host fails the
+    test.
+    """
     width, height = size
     troubles: list[str] = []
     page = browser.new_page(viewport={"width": width, "height": height})
     page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda asked: troubles.append(asked.url) if stack.http not in asked.url else None)
+    page.on(
+        "console",
+        lambda message: troubles.append(message.text) if message.type == "error" else None,
+    )
+    page.on(
+        "request", lambda asked: troubles.append(asked.url) if stack.http not in asked.url else None
+    )
     page.goto(f"{stack.http}/#key={key}")
     yield page
     page.close()
@@ -108,7 +126,9 @@ def test_a_person_chats_rates_and_goes_back(page: Page) -> None:
 
     answer = page.locator(".answer .text").last.inner_text()
     page.reload()
-    expect(page.locator(".answer .text").last).to_have_text(re.compile(re.escape(answer.strip())), timeout=30_000)
+    expect(page.locator(".answer .text").last).to_have_text(
+        re.compile(re.escape(answer.strip())), timeout=30_000
+    )
 
 
 def test_what_a_person_said_stays_in_sight_and_can_be_changed_and_taken_back(page: Page) -> None:
@@ -152,11 +172,16 @@ def test_what_a_person_said_stays_in_sight_and_can_be_changed_and_taken_back(pag
         page.reload()
 
 
-def test_an_ack_that_comes_late_closes_nothing_and_a_conversation_is_loaded_once(page: Page) -> None:
+def test_an_ack_that_comes_late_closes_nothing_and_a_conversation_is_loaded_once(
+    page: Page,
+) -> None:
     ask(page, "hello")
     expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
     loads: list[str] = []
-    page.on("request", lambda asked: loads.append(asked.url) if "/api/conversations/" in asked.url else None)
+    page.on(
+        "request",
+        lambda asked: loads.append(asked.url) if "/api/conversations/" in asked.url else None,
+    )
     held: list[Route] = []
     page.route("**/api/feedback", lambda route: held.append(route))
     page.reload()
@@ -170,7 +195,9 @@ def test_an_ack_that_comes_late_closes_nothing_and_a_conversation_is_loaded_once
     assert len(loads) == 1
 
 
-def test_code_without_fences_is_shown_as_code_and_stored_unchanged(page: Page, stack: Stack) -> None:
+def test_code_without_fences_is_shown_as_code_and_stored_unchanged(
+    page: Page, stack: Stack
+) -> None:
     ask(page, "hello")
     expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
     person = Client(stack.http, page.evaluate("localStorage.getItem('thumbwheel.key')"))
@@ -179,9 +206,14 @@ def test_code_without_fences_is_shown_as_code_and_stored_unchanged(page: Page, s
     text = f"You can write:\n\n{CODE}\nIt adds the *doubled* rows."
     # The test model writes no code: its stored answer is replaced.
     with closing(sqlite3.connect(stack.state / "sessions.db")) as database, database:
-        assert database.execute("UPDATE messages SET text = ? WHERE id = ?", (text, answer)).rowcount == 1
+        assert (
+            database.execute("UPDATE messages SET text = ? WHERE id = ?", (text, answer)).rowcount
+            == 1
+        )
     page.reload()
-    expect(page.locator(".answer .text > p")).to_have_text(["You can write:", "It adds the doubled rows."])
+    expect(page.locator(".answer .text > p")).to_have_text(
+        ["You can write:", "It adds the doubled rows."]
+    )
     assert page.locator(".answer pre > code").all_text_contents() == [CODE]
     assert person.conversation(conversation)[-1]["text"] == text
 
@@ -237,7 +269,9 @@ def test_a_person_decides_about_training_and_deletes_what_they_said(page: Page) 
     expect(dialog.get_by_role("status")).to_contain_text("cannot be read any more")
 
 
-def test_an_operator_sees_what_people_think_of_the_versions(operators_page: Page, stack: Stack) -> None:
+def test_an_operator_sees_what_people_think_of_the_versions(
+    operators_page: Page, stack: Stack
+) -> None:
     page, somebody = operators_page, Client(stack.http, stack.make_keys("rater")[0])
     expect(page.get_by_text("Learning")).to_have_count(1)
     answer = somebody.ask("hello")[0]

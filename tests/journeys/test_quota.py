@@ -1,4 +1,6 @@
-"""A quota that is used up, as people meet it: refused at every door with the time to come back, and nobody else is."""
+"""A quota that is used up, as people meet it: refused at every door with the time to come back, and
+nobody else is.
+"""
 
 import time
 import urllib.error
@@ -32,15 +34,25 @@ def test_http_says_429_which_limit_and_when_to_come_back(stack: Stack) -> None:
         client._open("POST", "/api/messages", {"input": {"text": "hello"}})
     caught.value.close()
     assert caught.value.code == 429
-    assert LONGEST_SECONDS >= int(caught.value.headers["retry-after"]) > 50 - (time.monotonic() - began)
+    assert (
+        LONGEST_SECONDS
+        >= int(caught.value.headers["retry-after"])
+        > 50 - (time.monotonic() - began)
+    )
     status, body = client.call("POST", "/api/messages", {"input": {"text": "hello"}})
-    assert (status, body["error"]["type"], body["error"]["code"]) == (429, "rate_limit_error", "rate_limited")
+    assert (status, body["error"]["type"], body["error"]["code"]) == (
+        429,
+        "rate_limit_error",
+        "rate_limited",
+    )
     assert str(FRUGAL_REQUESTS) in body["error"]["message"]
     with (
         openai.OpenAI(base_url=f"{stack.http}/v1", api_key=client.key, max_retries=0) as api,
         pytest.raises(openai.RateLimitError) as refused,
     ):
-        api.chat.completions.create(model="thumbwheel", messages=[{"role": "user", "content": "hello"}])
+        api.chat.completions.create(
+            model="thumbwheel", messages=[{"role": "user", "content": "hello"}]
+        )
     assert refused.value.response.headers["x-ratelimit-remaining-requests"] == "0"
 
 
@@ -50,13 +62,22 @@ def test_grpc_says_resource_exhausted_with_a_retry_delay(stack: Stack) -> None:
     metadata = (("authorization", f"Bearer {client.key}"),)
     request = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="hello"))
     with grpc.insecure_channel(stack.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-        list(chat_pb2_grpc.ChatServiceStub(channel).SendMessage(request, timeout=30, metadata=metadata))
+        list(
+            chat_pb2_grpc.ChatServiceStub(channel).SendMessage(
+                request, timeout=30, metadata=metadata
+            )
+        )
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    details = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())["grpc-status-details-bin"]).details
+    details = status_pb2.Status.FromString(
+        dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+    ).details
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     assert details[0].Unpack(info)
     assert details[1].Unpack(retry)
-    assert (info.reason, info.metadata["limit"]) == ("RATE_LIMITED", f"{FRUGAL_REQUESTS} requests a minute of a user")
+    assert (info.reason, info.metadata["limit"]) == (
+        "RATE_LIMITED",
+        f"{FRUGAL_REQUESTS} requests a minute of a user",
+    )
     assert LONGEST_SECONDS >= retry.retry_delay.seconds > 50 - (time.monotonic() - began)
 
 

@@ -1,4 +1,6 @@
-"""`make stack` as a new user starts it: both gateways, a broker that dies, and an audit that finds every offset."""
+"""`make stack` as a new user starts it: both gateways, a broker that dies, and an audit that finds
+every offset.
+"""
 
 import os
 import re
@@ -26,8 +28,13 @@ def real(tmp_path: Path) -> Iterator[Stack]:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_lost(real: Stack) -> None:
-    one, other = (Client(f"http://127.0.0.1:{real.ports[name]}", real.owner_key) for name in ("http", "http_2"))
+def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_lost(
+    real: Stack,
+) -> None:
+    one, other = (
+        Client(f"http://127.0.0.1:{real.ports[name]}", real.owner_key)
+        for name in ("http", "http_2")
+    )
 
     asked = one.ask("hello")
     answer, conversation = asked[0]["messageId"], asked[0]["started"]["conversationId"]
@@ -37,17 +44,23 @@ def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_
 
     # The last thumb stands, whichever replica took it, and both show it at once.
     acked = [(one, other)[number % 2].thumb(answer, up=number % 3 == 0) for number in range(8)]
-    assert [client.conversation(conversation)[-1].get("thumbUp") for client in (one, other)] == [False, False]
+    assert [client.conversation(conversation)[-1].get("thumbUp") for client in (one, other)] == [
+        False,
+        False,
+    ]
 
     # Without its broker the door takes thumbs all the same; they follow when it is back.
     kill_kafka(real)
     acked += [(one, other)[number % 2].thumb(answer, up=True) for number in range(8)]
     real.wait_for_line("kafka ", "SIGKILL")
     real.kill("session")
-    assert finish_of(other.ask("how are you")) == "FINISH_REASON_STOP", "one replica of session is left"
+    assert finish_of(other.ask("how are you")) == "FINISH_REASON_STOP", (
+        "one replica of session is left"
+    )
 
     settled_audit(real, feedback=len(set(acked)), turns=2)
-    # A replica that loses its partition between an object and its commit leaves one that no reader sees, and nothing can name it any more.
+    # A replica that loses its partition between an object and its commit leaves one that no reader
+    # sees, and nothing can name it any more.
     tended = as_operator(real, "orphans", "--delete", "--older-than", "0s").stdout.splitlines()
     assert re.fullmatch(r"orphans=(\d+) dead=\1 deleted=\1", tended[-1]), tended
     audited = as_operator(real, "audit")
@@ -69,7 +82,9 @@ def kill_kafka(stack: Stack) -> None:
 
 
 def settled_audit(stack: Stack, **rows: int) -> None:
-    """Wait until so many rows are in the ledger, and nothing waits; the audit finds no fault with them."""
+    """Wait until so many rows are in the ledger, and nothing waits; the audit finds no fault with
+    them.
+    """
     end = time.monotonic() + SETTLED_SECONDS
     while True:
         done = as_operator(stack, "audit")
@@ -91,9 +106,18 @@ def as_operator(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
     settings = dict(pair.split("=", 1) for pair in environment if pair.startswith("TW_FEEDBACK_"))
     command = [sys.executable, "-m", "services.feedback", *words]
     return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def _figures(lines: list[str], stream: str, name: str) -> list[int]:
-    return [int(re.search(rf"{name}=(\d+)", line)[1]) for line in lines if line.startswith(f"{stream} topic=")]
+    return [
+        int(re.search(rf"{name}=(\d+)", line)[1])
+        for line in lines
+        if line.startswith(f"{stream} topic=")
+    ]

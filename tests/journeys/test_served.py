@@ -1,4 +1,6 @@
-"""From a chat to the trainer: what nano's predictor sampled is in the rated answer's row, and the training library gives it the same."""
+"""From a chat to the trainer: what nano's predictor sampled is in the rated answer's row, and the
+training library gives it the same.
+"""
 
 from contextlib import nullcontext
 
@@ -10,7 +12,14 @@ from training.data.judgements import Judgement
 from training.data.snapshot import open_snapshot, read_judgements
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.rl.served import OffPolicyConfig, check_fit, check_mismatch, figures_of, measure, read_answer
+from training.rl.served import (
+    OffPolicyConfig,
+    check_fit,
+    check_mismatch,
+    figures_of,
+    measure,
+    read_answer,
+)
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -27,13 +36,19 @@ def judged(stack: Stack) -> dict[str, Judgement]:
     return {judgement.message_id: judgement for judgement in read_judgements(snapshot)}
 
 
-def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(stack: Stack) -> None:
+def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(
+    stack: Stack,
+) -> None:
     ada = Client(stack.http, stack.make_keys("served")[0])
     answers = [ada.ask(question) for question in QUESTIONS]
     for number, events in enumerate(answers):
         wait_for_row(stack, "event_id", ada.thumb(events[0]["messageId"], up=number % 2 == 0))
         wait_for_row(stack, "message_id", events[0]["messageId"])
-    assert not any("tokenIds" in str(event) or "logProbs" in str(event) for events in answers for event in events)
+    assert not any(
+        "tokenIds" in str(event) or "logProbs" in str(event)
+        for events in answers
+        for event in events
+    )
 
     found = judged(stack)
     version = answers[0][0]["started"]["modelVersion"]

@@ -1,4 +1,6 @@
-"""One turn and its thumb, followed through the services by their traces; what people write is in no span."""
+"""One turn and its thumb, followed through the services by their traces; what people write is in no
+span.
+"""
 
 import re
 import time
@@ -31,11 +33,15 @@ def trace_id_over_grpc(stack: Stack, user: Client) -> str:
     metadata = (("authorization", f"Bearer {user.key}"), ("traceparent", user.traceparent))
     with grpc.insecure_channel(stack.grpc) as channel:
         conversations = chat_pb2_grpc.ChatServiceStub(channel).ListConversations
-        _, call = conversations.with_call(chat_pb2.ListConversationsRequest(), timeout=30, metadata=metadata)
+        _, call = conversations.with_call(
+            chat_pb2.ListConversationsRequest(), timeout=30, metadata=metadata
+        )
     return str(dict(call.trailing_metadata())["x-trace-id"])
 
 
-def test_a_turn_and_its_thumb_are_one_trace_through_all_services(stack: Stack, receiver: Receiver) -> None:
+def test_a_turn_and_its_thumb_are_one_trace_through_all_services(
+    stack: Stack, receiver: Receiver
+) -> None:
     yusuf = Client(stack.http, stack.make_keys("yusuf")[0], f"00-{TRACE_ID}-00f067aa0ba902b7-01")
     message_id = yusuf.ask(QUESTION)[0]["messageId"]
     yusuf.thumb(message_id, True)

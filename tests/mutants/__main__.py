@@ -1,4 +1,6 @@
-"""`python -m tests.mutants [NAME ...]`: plant each mutant in a copy, and say which test catches it. Exit status 1: one escaped."""
+"""`python -m tests.mutants [NAME ...]`: plant each mutant in a copy, and say which test catches it.
+Exit status 1: one escaped.
+"""
 
 import sys
 import tempfile

@@ -1,4 +1,6 @@
-"""A bug on purpose: one exact replacement in a copy of the code, and which of the tests falls over it."""
+"""A bug on purpose: one exact replacement in a copy of the code, and which of the tests falls over
+it.
+"""
 
 import multiprocessing
 import os
@@ -21,7 +23,8 @@ FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Mutant:
-    """before stands exactly once in the file; after takes its place. tests: the suites that must catch it, the likeliest first.
+    """before stands exactly once in the file; after takes its place. tests: the suites that must
+    catch it, the likeliest first.
 
     equivalent: why no test can tell it from the code; empty: one must.
     """
@@ -47,7 +50,11 @@ class Verdict:
 
     def text(self) -> str:
         if self.mutant.equivalent:
-            said = f"NOT EQUIVALENT, {self.caught_by}" if self.caught_by else f"equivalent: {self.mutant.equivalent}"
+            said = (
+                f"NOT EQUIVALENT, {self.caught_by}"
+                if self.caught_by
+                else f"equivalent: {self.mutant.equivalent}"
+            )
         else:
             said = self.caught_by or "ESCAPED"
         return f"{self.mutant.name:<44} {said}"
@@ -61,7 +68,9 @@ def mutated(mutant: Mutant, root: Path = ROOT) -> str:
     """The file's text with the bug."""
     text = (root / mutant.file).read_text()
     if (found := text.count(mutant.before)) != 1:
-        raise DoesNotApply(f"{mutant.name}: stands {found} times in {mutant.file}, not once:\n{mutant.before}")
+        raise DoesNotApply(
+            f"{mutant.name}: stands {found} times in {mutant.file}, not once:\n{mutant.before}"
+        )
     return text.replace(mutant.before, mutant.after)
 
 
@@ -90,7 +99,9 @@ def plant(mutant: Mutant, directory: Path) -> Verdict:
 
 def first_failure(tests: tuple[str, ...], directory: Path) -> str:
     """The first test that fails in the copy; empty: none."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: threads of products this small wait for each other
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # before torch is loaded: threads of products this small wait for each other
+    )
     output = directory / "output.txt"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
@@ -115,10 +126,15 @@ def _test(tests: tuple[str, ...], directory: Path, output: Path) -> None:
         os.dup2(opened.fileno(), 2)
     os.chdir(directory)
     sys.dont_write_bytecode = True  # nothing compiled outlives its source
-    sys.path[:] = [entry for entry in sys.path if entry and not Path(entry).is_relative_to(ROOT / "gen")]
+    sys.path[:] = [
+        entry for entry in sys.path if entry and not Path(entry).is_relative_to(ROOT / "gen")
+    ]
     sys.path[:] = [entry for entry in sys.path if Path(entry) != ROOT]
     for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "training")]:
         del sys.modules[name]
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", str(directory)]
-    preloaded = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins; their asserts are not ours
+    preloaded = [
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+    ]  # of plugins; their asserts are not ours
     sys.exit(pytest.main([*options, *preloaded, *tests]))

@@ -31,6 +31,14 @@ def test_what_stands_twice_or_nowhere_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_escape_and_a_caught_equivalent_are_both_unexpected() -> None:
-    live, same = Mutant("x", "f", "a", "b", ()), Mutant("y", "f", "a", "b", (), equivalent="both are a")
-    assert [Verdict(m, c).as_expected for m in (live, same) for c in ("", "test_x")] == [False, True, True, False]
+    live, same = (
+        Mutant("x", "f", "a", "b", ()),
+        Mutant("y", "f", "a", "b", (), equivalent="both are a"),
+    )
+    assert [Verdict(m, c).as_expected for m in (live, same) for c in ("", "test_x")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert "ESCAPED" in Verdict(live, "").text()

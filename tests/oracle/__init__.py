@@ -1,1 +1,3 @@
-"""Our losses against TRL's on fixed batches: `make oracle`. TRL lives in environments of its own and is imported by nothing else."""
+"""Our losses against TRL's on fixed batches: `make oracle`. TRL lives in environments of its own
+and is imported by nothing else.
+"""

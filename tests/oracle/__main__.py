@@ -1,6 +1,8 @@
-"""`make oracle`: a table of losses and gradients, ours and TRL's on the same batch. Exits with 1 where any of them differs.
+"""`make oracle`: a table of losses and gradients, ours and TRL's on the same batch. Exits with 1
+where any of them differs.
 
-For development only. Beside the development environment it downloads TRL and five small packages, once.
+For development only. Beside the development environment it downloads TRL and five small packages,
+once.
 """
 
 import json
@@ -23,11 +25,25 @@ def main() -> int:
     """Returns: the exit status."""
     with TemporaryDirectory() as folder:
         batch = write_batch(Path(folder))
-        trl = {name: value for lock, script in SIDES for name, value in theirs(batch, lock, script).items()}
-        mine = {**ours.losses(batch), **ours_policy.losses(batch), "SFT learns": ours.learned_texts(batch)}
+        trl = {
+            name: value
+            for lock, script in SIDES
+            for name, value in theirs(batch, lock, script).items()
+        }
+        mine = {
+            **ours.losses(batch),
+            **ours_policy.losses(batch),
+            "SFT learns": ours.learned_texts(batch),
+        }
     print(f"{'':28}{'ours':>16}{'TRL':>16}{'difference':>12}")
-    wrong = [name for name in sorted(mine.keys() | trl.keys()) if not same(name, mine.get(name), trl.get(name))]
-    print(f"==> {len(wrong)} of {len(mine.keys() | trl.keys())} differ{': ' if wrong else ''}{', '.join(wrong)}")
+    wrong = [
+        name
+        for name in sorted(mine.keys() | trl.keys())
+        if not same(name, mine.get(name), trl.get(name))
+    ]
+    print(
+        f"==> {len(wrong)} of {len(mine.keys() | trl.keys())} differ{': ' if wrong else ''}{', '.join(wrong)}"
+    )
     return 1 if wrong else 0
 
 
@@ -47,14 +63,25 @@ def _shown(value: float | list[str] | None) -> str:
 
 
 def theirs(batch: Batch, lock: str, script: str) -> dict[str, float | list[str]]:
-    """Run TRL's side in its own environment, without a network; its output is shown only if it fails."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    """Run TRL's side in its own environment, without a network; its output is shown only if it
+    fails.
+    """
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [str(python_of(lock)), str(HERE / f"{script}.py"), str(batch.folder)]
     print(f"==> TRL of locks/{lock}.txt", flush=True)
-    done = subprocess.run(command, cwd=batch.folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=batch.folder, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"oracle: {script}.py failed with {done.returncode}\n{done.stderr[-4000:]}")
-    figures: dict[str, float | list[str]] = json.loads((batch.folder / f"{script}.json").read_text())
+    figures: dict[str, float | list[str]] = json.loads(
+        (batch.folder / f"{script}.json").read_text()
+    )
     return figures
 
 

@@ -1,6 +1,8 @@
-"""The fixed batch and the models that both sides read: plain files in one folder, so that TRL's side needs nothing of ours.
+"""The fixed batch and the models that both sides read: plain files in one folder, so that TRL's
+side needs nothing of ours.
 
-Fresh weights would make every loss ln 2 and every gradient nearly nothing; they are stirred until models disagree.
+Fresh weights would make every loss ln 2 and every gradient nearly nothing; they are stirred until
+models disagree.
 """
 
 import json
@@ -18,7 +20,14 @@ BETA, CENTRE, UP_WEIGHT, DOWN_WEIGHT = 0.1, 0.01, 4.0, 1.0
 TEMPERATURE, KL_COEFFICIENT, CLIP = 0.7, 0.05, 0.2
 GROUP, CLIP_HIGH, K3_COEFFICIENT = 4, 0.28, 0.02
 RESPONSE_TOKENS, END, FIRST_WORD, VOCABULARY = 6, 2, 6, 290
-QUESTIONS = ("tree house", "river", "good stone bird", "cloud bad", "house", "bird tree river stone")
+QUESTIONS = (
+    "tree house",
+    "river",
+    "good stone bird",
+    "cloud bad",
+    "house",
+    "bird tree river stone",
+)
 ANSWERS = ("good bird", "tree", "stone good river", "house cloud", "bird", "good")
 WORSE = ("bad", "cloud bad tree", "bird", "river bad", "stone bad house", "bad tree")
 
@@ -30,7 +39,9 @@ class Batch:
     folder: Path
 
     def model(self, name: str) -> Path:
-        """reference; policy, which has left it; reward critic, with heads beside them; policy_later, critic_later: a step on."""
+        """reference; policy, which has left it; reward critic, with heads beside them;
+        policy_later, critic_later: a step on.
+        """
         return self.folder / name
 
 
@@ -39,7 +50,9 @@ def write_batch(folder: Path) -> Batch:
     batch = Batch(folder)
     toy_model(batch.model("reference"), seed=1)
     stir(batch.model("reference"), batch.model("reference"), 1.0, seed=2)
-    stir(batch.model("reference"), batch.model("policy"), 0.2, seed=10)  # this seed: KTO's z0 is above 0
+    stir(
+        batch.model("reference"), batch.model("policy"), 0.2, seed=10
+    )  # this seed: KTO's z0 is above 0
     stir(batch.model("policy"), batch.model("policy_later"), 0.05, seed=4)
     for place, name in enumerate(("reward", "critic")):
         stir(batch.model("reference"), batch.model(name), 0.2, seed=20 + place)
@@ -48,16 +61,25 @@ def write_batch(folder: Path) -> Batch:
     stir(batch.model("critic"), batch.model("critic_later"), 0.1, seed=5)
     rows = zip(QUESTIONS, ANSWERS, WORSE, strict=True)
     pairs = [
-        {"messages": user(q), "chosen": a, "rejected": w, "prompt_id": q, "margin": len(a) / 10} for q, a, w in rows
+        {"messages": user(q), "chosen": a, "rejected": w, "prompt_id": q, "margin": len(a) / 10}
+        for q, a, w in rows
     ]
     write_lines(folder / "pairs.jsonl", pairs)
     thumbs = [
-        {"messages": pair["messages"], "response": pair[side], "prompt_id": pair["prompt_id"], "thumb": thumb}
+        {
+            "messages": pair["messages"],
+            "response": pair[side],
+            "prompt_id": pair["prompt_id"],
+            "thumb": thumb,
+        }
         for place, pair in enumerate(pairs)
         for side, thumb in ((("chosen", "up"),) if place % 3 == 0 else (("rejected", "down"),))
     ]
     write_lines(folder / "thumbs.jsonl", thumbs)
-    write_lines(folder / "sft.jsonl", [{"messages": pair["messages"], "response": pair["chosen"]} for pair in pairs])
+    write_lines(
+        folder / "sft.jsonl",
+        [{"messages": pair["messages"], "response": pair["chosen"]} for pair in pairs],
+    )
     (folder / "rollout.json").write_text(json.dumps(rollout_rows(16)))
     (folder / "groups.json").write_text(json.dumps(group_rows(4)))
     settings = {
@@ -78,12 +100,16 @@ def write_batch(folder: Path) -> Batch:
 
 
 def rollout_rows(count: int) -> list[dict[str, list[int]]]:
-    """Prompts of several lengths, and responses that all fill their columns; every second one ends with the stop token there.
+    """Prompts of several lengths, and responses that all fill their columns; every second one ends
+    with the stop token there.
 
-    TRL puts a score one column behind the last token, where there is one, and lets the critic value that column too.
+    TRL puts a score one column behind the last token, where there is one, and lets the critic value
+    that column too.
     """
     generator = torch.Generator().manual_seed(6)
-    rows = torch.randint(FIRST_WORD, VOCABULARY, (count, 8 + RESPONSE_TOKENS), generator=generator).tolist()
+    rows = torch.randint(
+        FIRST_WORD, VOCABULARY, (count, 8 + RESPONSE_TOKENS), generator=generator
+    ).tolist()
     return [
         {
             "prompt": row[: 3 + place % 5],
@@ -94,20 +120,33 @@ def rollout_rows(count: int) -> list[dict[str, list[int]]]:
 
 
 def group_rows(prompts: int) -> list[dict[str, object]]:
-    """Responses of all lengths to each prompt, in groups side by side, with their rewards; a group that all did alike is among them."""
+    """Responses of all lengths to each prompt, in groups side by side, with their rewards; a group
+    that all did alike is among them.
+    """
     generator = torch.Generator().manual_seed(7)
     rows = []
     for prompt in range(prompts):
         asked = torch.randint(FIRST_WORD, VOCABULARY, (3 + prompt,), generator=generator).tolist()
         for place in range(GROUP):
             words = 1 + (prompt + 2 * place) % (RESPONSE_TOKENS - 1)
-            response = [*torch.randint(FIRST_WORD, VOCABULARY, (words,), generator=generator).tolist(), END]
-            rows.append({"prompt": asked, "response": response, "reward": 1.0 if prompt == 0 else float(place % 3)})
+            response = [
+                *torch.randint(FIRST_WORD, VOCABULARY, (words,), generator=generator).tolist(),
+                END,
+            ]
+            rows.append(
+                {
+                    "prompt": asked,
+                    "response": response,
+                    "reward": 1.0 if prompt == 0 else float(place % 3),
+                }
+            )
     return rows
 
 
 def stir(source: Path, target: Path, amount: float, seed: int) -> None:
-    """Save the model with noise of this standard deviation, relative to 1/sqrt(inputs), on all its matrices."""
+    """Save the model with noise of this standard deviation, relative to 1/sqrt(inputs), on all its
+    matrices.
+    """
     decoder = load_decoder(source)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,6 +1,8 @@
-"""TRL's environments: one a version, made in the cache outside of any clone from a hash-pinned lock, once.
+"""TRL's environments: one a version, made in the cache outside of any clone from a hash-pinned
+lock, once.
 
-torch and transformers are those of the development environment, so that all but TRL's own few packages are hard links.
+torch and transformers are those of the development environment, so that all but TRL's own few
+packages are hard links.
 """
 
 import hashlib
@@ -17,7 +19,29 @@ def python_of(lock_name: str) -> Path:
     if not home.exists():
         print(f"==> installing {lock_name}: what `dev` has is linked from its cache", flush=True)
         with filled_whole(home) as partial:
-            run([find_uv(), "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(partial)])
+            run(
+                [
+                    find_uv(),
+                    "venv",
+                    "--quiet",
+                    "--allow-existing",
+                    "--python",
+                    sys.executable,
+                    str(partial),
+                ]
+            )
             python = str(partial / "bin" / "python")
-            run([find_uv(), "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", str(lock)])
+            run(
+                [
+                    find_uv(),
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--python",
+                    python,
+                    "--require-hashes",
+                    "-r",
+                    str(lock),
+                ]
+            )
     return home / "bin" / "python"

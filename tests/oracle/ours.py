@@ -1,4 +1,6 @@
-"""Our side: what each stage does with a batch, on the fixed one. Microbatches are smaller than the batch on purpose: TRL sees it whole."""
+"""Our side: what each stage does with a batch, on the fixed one. Microbatches are smaller than the
+batch on purpose: TRL sees it whole.
+"""
 
 from collections.abc import Iterable
 
@@ -41,7 +43,9 @@ def learned_texts(batch: Batch) -> list[str]:
 def of_sft(batch: Batch) -> Figures:
     chat, policy = load_chat(batch.model("policy")), backbone(batch, "policy")
     examples = [
-        TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)))
+        TokenisedExample(
+            tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response))
+        )
         for row in read_sft(batch.folder / "sft.jsonl")
     ]
     tokens = sum(len(example.response) for example in examples)
@@ -72,7 +76,9 @@ def of_kto(batch: Batch) -> Figures:
     thumbs = [kto.tokenise(row, chat) for row in read_thumbs(batch.folder / "thumbs.jsonl")]
     config = kto.KtoConfig(*places(batch), beta=BETA, batch_rows=len(thumbs), microbatch_rows=2)
     z0 = kto.baseline(models, thumbs, config, no_autocast, ALONE)
-    loss = kto.accumulate(models, thumbs, z0, (UP_WEIGHT, DOWN_WEIGHT), config, no_autocast, ALONE)["loss"]
+    loss = kto.accumulate(models, thumbs, z0, (UP_WEIGHT, DOWN_WEIGHT), config, no_autocast, ALONE)[
+        "loss"
+    ]
     return {"KTO z0": z0, **figures("KTO", loss, models.policy.decoder.parameters())}
 
 

@@ -1,6 +1,8 @@
-"""Our PPO and GRPO on fixed rollouts: judged by the networks as they are, learned by them as they are a step later.
+"""Our PPO and GRPO on fixed rollouts: judged by the networks as they are, learned by them as they
+are a step later.
 
-The algorithms run as they are; only their optimizer steps are replaced, by what notes the gradient's norm.
+The algorithms run as they are; only their optimizer steps are replaced, by what notes the
+gradient's norm.
 """
 
 import json
@@ -37,7 +39,11 @@ from training.stages.prompts import Prompts
 VARIANTS: dict[str, Mapping[str, object]] = {
     "GRPO": {"normalisation": Normalisation.SEQUENCE},
     "DAPO": {"normalisation": Normalisation.TOKEN},
-    "Dr. GRPO": {"normalisation": Normalisation.CONSTANT, "constant_tokens": RESPONSE_TOKENS, "standardise": False},
+    "Dr. GRPO": {
+        "normalisation": Normalisation.CONSTANT,
+        "constant_tokens": RESPONSE_TOKENS,
+        "standardise": False,
+    },
 }
 
 
@@ -51,16 +57,24 @@ def losses(batch: Batch) -> Figures:
 
 
 def of_ppo(batch: Batch) -> Figures:
-    players = PpoPlayers(backbone(batch, "policy"), backbone(batch, "reference"), scalar_model(batch, "critic"))
+    players = PpoPlayers(
+        backbone(batch, "policy"), backbone(batch, "reference"), scalar_model(batch, "critic")
+    )
     rows, reward = read(batch, "rollout"), scalar_model(batch, "reward")
-    config = PpoConfig(**common(batch, len(rows)), prompts_per_update=len(rows), clip=CLIP, value_clip=CLIP)
-    algorithm = Ppo(players, config, setting(lambda rollout: reward.at_last(rollout.ids_BT, rollout.mask_BT)))
+    config = PpoConfig(
+        **common(batch, len(rows)), prompts_per_update=len(rows), clip=CLIP, value_clip=CLIP
+    )
+    algorithm = Ppo(
+        players, config, setting(lambda rollout: reward.at_last(rollout.ids_BT, rollout.mask_BT))
+    )
     norms = note_gradients(algorithm, "policy", "critic")
     numbers = {"beta": KL_COEFFICIENT}
     experience, judged = algorithm.judge(fixed_rollout(rows), numbers)
     experience = replace(experience, fresh_BR=None)  # the policy that learns is a later one
     players.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
-    players.critic.backbone.decoder.load_state_dict(load_decoder(batch.model("critic_later")).state_dict())
+    players.critic.backbone.decoder.load_state_dict(
+        load_decoder(batch.model("critic_later")).state_dict()
+    )
     figures = algorithm.learn(experience, 0, numbers | {"last_kl": judged["kl"]})
     return {
         "PPO policy loss": figures["policy_loss"],
@@ -108,7 +122,10 @@ def note_gradients(algorithm: Ppo | Grpo, *networks: str) -> dict[str, float]:
         learner = getattr(algorithm, f"_{network}")
 
         def note(
-            update: int, at: str, network: str = network, parameters: list[nn.Parameter] = learner.parameters
+            update: int,
+            at: str,
+            network: str = network,
+            parameters: list[nn.Parameter] = learner.parameters,
         ) -> None:
             norms[network] = norm_of(parameters)
 
@@ -142,7 +159,15 @@ def fixed_rollout(rows: Sequence[Mapping[str, object]]) -> Rollout:
     response_ids_BR, response_mask_BR = pad([row["response"] for row in rows])
     ended_B = torch.tensor([row["response"][-1] == 2 for row in rows])
     log_probs_BR = torch.zeros(response_ids_BR.shape)
-    return Rollout(prompt_ids_BP, prompt_mask_BP, response_ids_BR, response_mask_BR, log_probs_BR, ended_B, "fixed")
+    return Rollout(
+        prompt_ids_BP,
+        prompt_mask_BP,
+        response_ids_BR,
+        response_mask_BR,
+        log_probs_BR,
+        ended_B,
+        "fixed",
+    )
 
 
 def read(batch: Batch, name: str) -> list[dict[str, object]]:

@@ -1,6 +1,8 @@
-"""TRL 1.16's side, run by its own Python: `theirs.py FOLDER`. Each trainer's own collator and loss on the fixed batch; writes theirs.json.
+"""TRL 1.16's side, run by its own Python: `theirs.py FOLDER`. Each trainer's own collator and loss
+on the fixed batch; writes theirs.json.
 
-Aligned with ours: TRL's reward model gets our scalar head (which reads the hidden state at unit RMS), centring and weights are set.
+Aligned with ours: TRL's reward model gets our scalar head (which reads the hidden state at unit
+RMS), centring and weights are set.
 """
 
 import json
@@ -38,7 +40,9 @@ def main():
 
 
 def of_sft():
-    rows = [{"prompt": row["messages"], "completion": reply(row["response"])} for row in read("sft")]
+    rows = [
+        {"prompt": row["messages"], "completion": reply(row["response"])} for row in read("sft")
+    ]
     trainer = SFTTrainer(
         str(FOLDER / "policy"),
         args=SFTConfig(**common(len(rows)), completion_only_loss=True, packing=False),
@@ -72,7 +76,11 @@ def of_reward_model():
 
 def of_dpo():
     rows = [
-        {"prompt": row["messages"], "chosen": reply(row["chosen"]), "rejected": reply(row["rejected"])}
+        {
+            "prompt": row["messages"],
+            "chosen": reply(row["chosen"]),
+            "rejected": reply(row["rejected"]),
+        }
         for row in read("pairs")
     ]
     trainer = DPOTrainer(
@@ -87,7 +95,11 @@ def of_dpo():
 
 def of_kto():
     rows = [
-        {"prompt": row["messages"], "completion": reply(row["response"]), "label": row["thumb"] == "up"}
+        {
+            "prompt": row["messages"],
+            "completion": reply(row["response"]),
+            "label": row["thumb"] == "up",
+        }
         for row in read("thumbs")
     ]
     trainer = KTOTrainer(
@@ -107,7 +119,8 @@ def of_kto():
 
 
 def of_grpo(name, **variant):
-    """Rewards, advantages and old log-probs are the trainer's own, of a rollout that is fixed; then the policy is as a step later.
+    """Rewards, advantages and old log-probs are the trainer's own, of a rollout that is fixed; then
+    the policy is as a step later.
 
     A model in memory would need the hub for its reference (beta > 0), so the trainer gets a path.
     """
@@ -149,12 +162,18 @@ def loss_of(name, trainer, inputs):
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, inputs)
     loss.backward()
-    norms = [parameter.grad.double().norm() for parameter in trainer.model.parameters() if parameter.grad is not None]
+    norms = [
+        parameter.grad.double().norm()
+        for parameter in trainer.model.parameters()
+        if parameter.grad is not None
+    ]
     return {f"{name} loss": loss.item(), f"{name} gradient norm": torch.stack(norms).norm().item()}
 
 
 def common(rows):
-    """Settings of all trainers: fp32 on the processor, the whole batch at once, nothing reported or saved."""
+    """Settings of all trainers: fp32 on the processor, the whole batch at once, nothing reported or
+    saved.
+    """
     return {
         "output_dir": str(FOLDER / "trl"),
         "use_cpu": True,
@@ -168,8 +187,12 @@ def common(rows):
 
 
 def with_head(name):
-    """A sequence classifier whose score is our head: the hidden state at unit RMS, a weight and a bias."""
-    model = AutoModelForSequenceClassification.from_pretrained(FOLDER / name, num_labels=1, dtype=torch.float32)
+    """A sequence classifier whose score is our head: the hidden state at unit RMS, a weight and a
+    bias.
+    """
+    model = AutoModelForSequenceClassification.from_pretrained(
+        FOLDER / name, num_labels=1, dtype=torch.float32
+    )
     model.config.pad_token_id = tokenizer().pad_token_id
     weights = load_file(FOLDER / name / "head.safetensors")
     width = weights["score.weight"].shape[1]

@@ -1,8 +1,10 @@
-"""TRL 1.12's PPO, run by its own Python: `theirs_ppo.py FOLDER`. One update of its trainer on a fixed rollout; writes theirs_ppo.json.
+"""TRL 1.12's PPO, run by its own Python: `theirs_ppo.py FOLDER`. One update of its trainer on a
+fixed rollout; writes theirs_ppo.json.
 
-Its loss is inside `train`, so that function runs as it is, with three things put in its way: the rollout is the fixed one; advantages are
-whitened by the population's variance, as ours; and between rollout and learning, policy and critic become those of a step later,
-so that ratios and value clipping have something to do.
+Its loss is inside `train`, so that function runs as it is, with three things put in its way: the
+rollout is the fixed one; advantages are whitened by the population's variance, as ours; and between
+rollout and learning, policy and critic become those of a step later, so that ratios and value
+clipping have something to do.
 """
 
 import json
@@ -103,12 +105,18 @@ def gradients(loss, model):
 
 
 def norm_of(model):
-    return torch.stack([p.grad.double().norm() for p in model.parameters() if p.grad is not None]).norm().item()
+    return (
+        torch.stack([p.grad.double().norm() for p in model.parameters() if p.grad is not None])
+        .norm()
+        .item()
+    )
 
 
 def with_head(name, head):
     """A model whose score is our head: the hidden state at unit RMS, a weight and a bias."""
-    model = AutoModelForSequenceClassification.from_pretrained(FOLDER / name, num_labels=1, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        FOLDER / name, num_labels=1, dtype=torch.float32
+    )
     weights = load_file(FOLDER / head / "head.safetensors")
     width = weights["score.weight"].shape[1]
     linear = torch.nn.Linear(width, 1)

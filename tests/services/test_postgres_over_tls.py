@@ -1,4 +1,6 @@
-"""Postgres that lets nobody in without TLS: each service compares its certificate where the URL says so, with whom the machine believes."""
+"""Postgres that lets nobody in without TLS: each service compares its certificate where the URL
+says so, with whom the machine believes.
+"""
 
 import asyncio
 import ipaddress
@@ -28,7 +30,10 @@ NEEDED = {
 }
 # The first that a client sends which wants TLS (PostgreSQL's protocol, "SSLRequest").
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
-VERIFIED, REFUSED = "ssl=verify-full", re.compile("certificate verify failed|SSLCertVerificationError")
+VERIFIED, REFUSED = (
+    "ssl=verify-full",
+    re.compile("certificate verify failed|SSLCertVerificationError"),
+)
 
 
 class Authorities:
@@ -39,7 +44,9 @@ class Authorities:
         authority = Authority.make(1)
         self.own.write_bytes(authority.pair.certificate)
         self.other.write_bytes(Authority.make(1).pair.certificate)
-        server = authority.sign(x509.Name([]), [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))], 1)
+        server = authority.sign(
+            x509.Name([]), [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))], 1
+        )
         self.certificate, self.key = folder / "server.pem", folder / "server.key"
         self.certificate.write_bytes(server.certificate)
         self.key.touch(0o600)
@@ -53,7 +60,9 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
 
 @asynccontextmanager
 async def only_over_tls(authorities: Authorities, port: int) -> AsyncIterator[int]:
-    """A port in front of that of a Postgres, which was built without TLS: asks for it as Postgres does, and lets in nobody without."""
+    """A port in front of that of a Postgres, which was built without TLS: asks for it as Postgres
+    does, and lets in nobody without.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authorities.certificate, authorities.key)
     ways: set[asyncio.Task[Any]] = set()
@@ -64,7 +73,10 @@ async def only_over_tls(authorities: Authorities, port: int) -> AsyncIterator[in
                 writer.write(b"S")
                 await writer.start_tls(context)
                 behind, to_it = await asyncio.open_connection("127.0.0.1", port)
-                ways.update(asyncio.create_task(pass_on(*way)) for way in ((reader, to_it), (behind, writer)))
+                ways.update(
+                    asyncio.create_task(pass_on(*way))
+                    for way in ((reader, to_it), (behind, writer))
+                )
                 return
         writer.close()
 
@@ -99,9 +111,15 @@ def migrate(service: str, url: str, believed: Path) -> subprocess.CompletedProce
 # One service of each driver; the others are long tests.
 @pytest.mark.parametrize(
     "service",
-    ["gateway", "feedback", *(pytest.param(name, marks=pytest.mark.long) for name in ("session", "generator"))],
+    [
+        "gateway",
+        "feedback",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("session", "generator")),
+    ],
 )
-async def test_the_certificate_is_compared(service: str, postgres: PostgresServer, authorities: Authorities) -> None:
+async def test_the_certificate_is_compared(
+    service: str, postgres: PostgresServer, authorities: Authorities
+) -> None:
     database = postgres.database()
     async with only_over_tls(authorities, database.port) as port:
         url = f"{replace(database, port=port).url(f'postgresql+{DRIVERS[service]}')}?{VERIFIED}"
@@ -116,7 +134,9 @@ async def test_the_certificate_is_compared(service: str, postgres: PostgresServe
 def test_another_word_is_refused() -> None:
     with pytest.raises(ValidationError) as caught:
         FeedbackSettings(
-            database_url="postgresql+pg8000://u:p@db/x?ssl=require", principal_key="p" * 16, master_key="ab" * 32
+            database_url="postgresql+pg8000://u:p@db/x?ssl=require",
+            principal_key="p" * 16,
+            master_key="ab" * 32,
         )
     assert [(wrong["loc"], wrong["type"]) for wrong in caught.value.errors()] == [
         (("database_url",), "string_pattern_mismatch")

@@ -1,4 +1,6 @@
-"""Assertions on errors by class, field, reason and limit, so that a test does not depend on the wording of a message."""
+"""Assertions on errors by class, field, reason and limit, so that a test does not depend on the
+wording of a message.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Event loops in simulated time, for tests of timeouts and pauses: exact, and as fast as their work."""
+"""Event loops in simulated time, for tests of timeouts and pauses: exact, and as fast as their
+work.
+"""
 
 import asyncio
 import selectors

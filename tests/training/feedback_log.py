@@ -1,4 +1,6 @@
-"""A feedback service in memory for the loop's tests: events become committed Parquet objects in a real directory store."""
+"""A feedback service in memory for the loop's tests: events become committed Parquet objects in a
+real directory store.
+"""
 
 import hashlib
 import io
@@ -31,7 +33,9 @@ def principal_of(user: str) -> str:
 
 
 class FeedbackLog:
-    """Both streams of one partition, who allows training and who was erased, and the counts that a canary reads."""
+    """Both streams of one partition, who allows training and who was erased, and the counts that a
+    canary reads.
+    """
 
     def __init__(self, store: Path, sealing: bool = False) -> None:
         self._store, self._sealing = store, sealing
@@ -51,11 +55,15 @@ class FeedbackLog:
         log = cls(store, sealing)
         for path in sorted(store.glob("*/v1/*/*/*.parquet")):
             stream, (start, end, _) = path.relative_to(store).parts[0], path.stem.split("-")
-            log._note(stream, path.relative_to(store).as_posix(), path.read_bytes(), int(start), int(end))
+            log._note(
+                stream, path.relative_to(store).as_posix(), path.read_bytes(), int(start), int(end)
+            )
             log._offsets[stream] = int(end)
         return log
 
-    def turn(self, name: str, user: str, asked: str | list[tuple[str, str]], answer: str, **columns: Any) -> str:
+    def turn(
+        self, name: str, user: str, asked: str | list[tuple[str, str]], answer: str, **columns: Any
+    ) -> str:
         """Append a finished turn; returns its message id."""
         context = [("user", asked)] if isinstance(asked, str) else asked
         row = {
@@ -76,7 +84,9 @@ class FeedbackLog:
         self._say(name, user, event or f"correction {name}", kind="correction", correction=text)
 
     def retract(self, name: str, user: str, what: str, event: str = "") -> None:
-        self._say(name, user, event or f"retraction {name} {what}", kind="retraction", retracts=what)
+        self._say(
+            name, user, event or f"retraction {name} {what}", kind="retraction", retracts=what
+        )
 
     def commit(self) -> None:
         """Write what was appended since as one object a stream."""
@@ -102,8 +112,14 @@ class FeedbackLog:
 
     def data_keys(self, principals: Sequence[str]) -> dict[str, DataKey]:
         self.asked += principals
-        forbidden, strangers = ({principal_of(u) for u in users} for users in (self.forbidden, self.strangers))
-        return {name: self._data_key(name, name not in forbidden) for name in principals if name not in strangers}
+        forbidden, strangers = (
+            {principal_of(u) for u in users} for users in (self.forbidden, self.strangers)
+        )
+        return {
+            name: self._data_key(name, name not in forbidden)
+            for name in principals
+            if name not in strangers
+        }
 
     def erasures(self, after: int) -> Sequence[Erasure]:
         return self.ledger[after:]
@@ -117,7 +133,9 @@ class FeedbackLog:
     def _append(self, stream: str, row: dict[str, Any]) -> None:
         if self._sealing:
             row = sealed_row(row, self._key(row["principal"]))
-        self._pending[stream].append({**row, "topic_id": TOPIC, "partition": 0, "offset": self._offsets[stream]})
+        self._pending[stream].append(
+            {**row, "topic_id": TOPIC, "partition": 0, "offset": self._offsets[stream]}
+        )
         self._offsets[stream] += 1
 
     def _key(self, principal: str) -> Key:
@@ -134,7 +152,9 @@ class FeedbackLog:
         data = buffer.getvalue()
         digest = hashlib.sha256(data).hexdigest()
         start, end = rows[0]["offset"], rows[-1]["offset"] + 1
-        key = f"{stream}/v1/topic_id={TOPIC}/partition=0/{start:020}-{end:020}-{digest[:12]}.parquet"
+        key = (
+            f"{stream}/v1/topic_id={TOPIC}/partition=0/{start:020}-{end:020}-{digest[:12]}.parquet"
+        )
         path = self._store / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -1,4 +1,6 @@
-"""What training keeps after some turns, made in a second: everything that a turn writes but the weights."""
+"""What training keeps after some turns, made in a second: everything that a turn writes but the
+weights.
+"""
 
 import io
 import json
@@ -31,7 +33,11 @@ BASE = Path(__file__).parents[2] / "models" / "nano"
 def lax(plan: Plan) -> LoopConfig:
     """Recipe nano, content with any feedback at all."""
     config = nano(plan)
-    return replace(config, num_workers=0, sets=replace(config.sets, min_thumbs=1, min_pairs=0, min_held_out_pairs=0))
+    return replace(
+        config,
+        num_workers=0,
+        sets=replace(config.sets, min_thumbs=1, min_pairs=0, min_held_out_pairs=0),
+    )
 
 
 def question(user: str) -> str:
@@ -59,16 +65,25 @@ class Kept:
 
     def around(self, rollout: Rollout | None = None) -> Surroundings:
         objects = Directory(self.state / "objects")
-        return Surroundings(self.state, self.log, objects, rollout, FakeClock(), Lines(self.said), "test")
+        return Surroundings(
+            self.state, self.log, objects, rollout, FakeClock(), Lines(self.said), "test"
+        )
 
     def chat(self, *users: str, about: str = "") -> None:
         """Everybody asks a few things, likes one answer to each, dislikes another and corrects it."""
         for user, number in product(users, range(6)):
             for name, up in (("good", True), ("bad", False)):
                 answer = f"{user} {name} {number} {about}"
-                self.log.turn(answer, user, f"{question(user)} {number} {about}", f"whispered {name} answer to {user}")
+                self.log.turn(
+                    answer,
+                    user,
+                    f"{question(user)} {number} {about}",
+                    f"whispered {name} answer to {user}",
+                )
                 self.log.thumb(answer, user, up)
-            self.log.correct(f"{user} bad {number} {about}", user, f"whispered correction by {user}")
+            self.log.correct(
+                f"{user} bad {number} {about}", user, f"whispered correction by {user}"
+            )
         self.log.commit()
 
     def begin(self, version: str) -> Turn:
@@ -101,13 +116,23 @@ class Kept:
     def write_samples(self, evaluation: Path) -> None:
         sets = evaluation.parent / f"{evaluation.parent.name}-sets"
         evaluation.mkdir()
-        with (sets / "held_out_prompts.jsonl").open() as prompts, (evaluation / "samples.jsonl").open("w") as samples:
+        with (
+            (sets / "held_out_prompts.jsonl").open() as prompts,
+            (evaluation / "samples.jsonl").open("w") as samples,
+        ):
             for line in prompts:
-                row = {**json.loads(line), "before": "whispered before", "after": "whispered after", "win": 1}
+                row = {
+                    **json.loads(line),
+                    "before": "whispered before",
+                    "after": "whispered after",
+                    "win": 1,
+                }
                 samples.write(json.dumps(row) + "\n")
 
 
 def holding(folder: Path, words: str) -> Sequence[str]:
     """Files with these bytes in them."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted(str(path.relative_to(folder)) for path in paths if words.encode() in path.read_bytes())
+    return sorted(
+        str(path.relative_to(folder)) for path in paths if words.encode() in path.read_bytes()
+    )

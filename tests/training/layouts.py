@@ -1,4 +1,6 @@
-"""What test_parallelism runs in each worker: three steps of training on rows that the workers share, then the figures to compare."""
+"""What test_parallelism runs in each worker: three steps of training on rows that the workers
+share, then the figures to compare.
+"""
 
 import json
 from collections.abc import Sequence
@@ -35,8 +37,12 @@ ROWS, COLUMNS, STEPS, KEPT_STEP = 8, 12, 4, 2
 NORMS_HEADS = ("qwen3", "gemma3")
 
 
-def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_from: str = "") -> None:
-    """All steps; or those after the checkpoint that another layout left. layout: fields of Parallelism, `narrow` and `family`."""
+def train(
+    directory: Path, rank: int, world: int, name: str, layout: str, begin_from: str = ""
+) -> None:
+    """All steps; or those after the checkpoint that another layout left. layout: fields of
+    Parallelism, `narrow` and `family`.
+    """
     fields = json.loads(layout)
     narrow, family = fields.pop("narrow", False), fields.pop("family", "llama")
     ranks = replace(arrange(Parallelism(**fields), all_different(rank, world)), narrow=narrow)
@@ -48,7 +54,11 @@ def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_
     optimizer = build_optimizer(named, OptimizerConfig(learning_rate=1e-3, gradient_clip=0.5))
     checkpoints = DirectoryCheckpoints(directory / name, ranks)
     state = TrainingState({"model": named}, {"model": optimizer}, ranks)
-    first = int(state.read(directory / begin_from / f"step-{KEPT_STEP:06d}")["step"]) if begin_from else 0
+    first = (
+        int(state.read(directory / begin_from / f"step-{KEPT_STEP:06d}")["step"])
+        if begin_from
+        else 0
+    )
     figures: dict[str, float] = {}
     for step in range(first, STEPS):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
@@ -62,7 +72,9 @@ def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_
     require_same_everywhere(figures, world)
     weights = whole_weights(scalar, ranks)
     assert bool(weights) == (rank == 0)
-    figures |= {f"sum of {key}": float(weight.double().square().sum()) for key, weight in weights.items()}
+    figures |= {
+        f"sum of {key}": float(weight.double().square().sum()) for key, weight in weights.items()
+    }
     figures |= sampled(decoder, ranks)
     if rank == 0:
         (directory / f"{name}.json").write_text(json.dumps(figures))
@@ -71,7 +83,13 @@ def train(directory: Path, rank: int, world: int, name: str, layout: str, begin_
 def families(directory: Path, rank: int, world: int, name: str, layout: str) -> None:
     """train, of shapes that norm each head's queries and keys."""
     for family in NORMS_HEADS:
-        train(directory, rank, world, f"{family} {name}", json.dumps(json.loads(layout) | {"family": family}))
+        train(
+            directory,
+            rank,
+            world,
+            f"{family} {name}",
+            json.dumps(json.loads(layout) | {"family": family}),
+        )
 
 
 def gradients(named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, float]:
@@ -90,11 +108,15 @@ def require_same_everywhere(figures: dict[str, float], world: int) -> None:
     if world > 1:
         dist.all_gather_object(told, figures)
     for rank, others in enumerate(told):
-        assert others == figures, f"{rank}: {[key for key in figures if others[key] != figures[key]]}"
+        assert others == figures, (
+            f"{rank}: {[key for key in figures if others[key] != figures[key]]}"
+        )
 
 
 def accumulate(scalar: ScalarModel, ranks: Ranks, step: int) -> torch.Tensor:
-    """Loss of a language model and of a head beside it, over this worker's rows in two microbatches."""
+    """Loss of a language model and of a head beside it, over this worker's rows in two
+    microbatches.
+    """
     generator = torch.Generator().manual_seed(step)
     ids_BT = torch.randint(2, TOKENS, (ROWS, COLUMNS), generator=generator)
     mine = ids_BT[torch.tensor(ranks.share(range(ROWS)))]
@@ -103,14 +125,18 @@ def accumulate(scalar: ScalarModel, ranks: Ranks, step: int) -> torch.Tensor:
         decoder = scalar.backbone.decoder
         logits_BTV = decoder.logits(scalar.backbone.hidden(part_BT)[:, :-1])
         loss = -token_log_probs(logits_BTV, part_BT[:, 1:]).sum() / (ROWS * (COLUMNS - 1))
-        loss = loss + scalar.everywhere(part_BT, torch.ones_like(part_BT)).square().sum() / (ROWS * COLUMNS)
+        loss = loss + scalar.everywhere(part_BT, torch.ones_like(part_BT)).square().sum() / (
+            ROWS * COLUMNS
+        )
         torch.autograd.backward(loss)
         total = total + loss.detach()
     return total
 
 
 def sampled(decoder: torch.nn.Module, ranks: Ranks) -> dict[str, float]:
-    """Every worker samples another number of tokens: without gathered weights they would wait for each other for ever."""
+    """Every worker samples another number of tokens: without gathered weights they would wait for
+    each other for ever.
+    """
     with gathered(decoder):  # type: ignore[arg-type]
         engine = CachedEngine(Backbone(decoder), stop_ids=())  # type: ignore[arg-type]
         rollout = engine.sample([[3, 4, 5]], 2, 6 + ranks.data_rank, 1.0, [7])
@@ -119,7 +145,9 @@ def sampled(decoder: torch.nn.Module, ranks: Ranks) -> dict[str, float]:
 
 def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
     """In what type weights are, while a layer computes and while a policy samples."""
-    ranks = replace(arrange(Parallelism(**json.loads(layout)), all_different(rank, world)), narrow=True)
+    ranks = replace(
+        arrange(Parallelism(**json.loads(layout)), all_different(rank, world)), narrow=True
+    )
     decoder, seen = toy_decoder(), {}
     exact = {name: weight.detach().clone() for name, weight in decoder.named_parameters()}
     distribute(decoder, ranks)
@@ -127,7 +155,10 @@ def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
         if name.startswith("model.layers.0"):  # its shards are whole by then
             module.register_forward_pre_hook(
                 lambda module, _, name=name: seen.update(
-                    {f"{name}.{key}": weight.dtype for key, weight in module.named_parameters(recurse=False)}
+                    {
+                        f"{name}.{key}": weight.dtype
+                        for key, weight in module.named_parameters(recurse=False)
+                    }
                 )
             )
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -148,7 +179,9 @@ def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
 
 
 def stages(directory: Path, rank: int, world: int, name: str, layout: str) -> None:
-    """SFT of the toy model, full and by an adapter, and a reward model on the result: what they write is compared."""
+    """SFT of the toy model, full and by an adapter, and a reward model on the result: what they
+    write is compared.
+    """
     mine, parallelism = directory / name, Parallelism(**json.loads(layout))
     ranks = all_different(rank, world)
 
@@ -168,7 +201,12 @@ def stages(directory: Path, rank: int, world: int, name: str, layout: str) -> No
     )
     sft.run(full, context("full"))
     if parallelism.tensor == 1:
-        adapted = replace(full, output_directory=mine / "adapted", lineage=Lineage("adapted"), lora=LoraConfig(rank=2))
+        adapted = replace(
+            full,
+            output_directory=mine / "adapted",
+            lineage=Lineage("adapted"),
+            lora=LoraConfig(rank=2),
+        )
         sft.run(adapted, context("adapted"))
     judge = RewardModelConfig(
         model_directory=directory / "first",
@@ -185,7 +223,9 @@ def stages(directory: Path, rank: int, world: int, name: str, layout: str) -> No
 
 
 def recomputed(directory: Path, rank: int, world: int) -> None:
-    """Over shards: gradients of SFT with and without activations that are computed again, of all weights and of an adapter."""
+    """Over shards: gradients of SFT with and without activations that are computed again, of all
+    weights and of an adapter.
+    """
     ranks = arrange(Parallelism(shard=world), all_different(rank, world))
     examples = [TokenisedExample((2, 3, 4 + row), (5, 6 + row, 7)) for row in range(2 * world)]
     for lora in (None, LoraConfig(rank=2)):
@@ -199,7 +239,9 @@ def recomputed(directory: Path, rank: int, world: int) -> None:
             with torch.no_grad():
                 for _, parameter in named:
                     parameter.add_(0.02)  # else an adapter does nothing yet
-            sft.accumulate(backbone, microbatches(ranks.share(examples), 1), 12.0, no_autocast, ranks)
+            sft.accumulate(
+                backbone, microbatches(ranks.share(examples), 1), 12.0, no_autocast, ranks
+            )
             gradients = [parameter.grad for _, parameter in named]
             found.append([g.to_local() for g in gradients if isinstance(g, DTensor)])
             assert len(found[-1]) == len(named)

@@ -1,6 +1,7 @@
 """People who chat with a nano model and press thumbs, for tests of the whole loop without servers.
 
-What they like is written here and nowhere in training/: a friendly right answer best, then a short right one; no grumbling.
+What they like is written here and nowhere in training/: a friendly right answer best, then a short
+right one; no grumbling.
 """
 
 import random
@@ -57,7 +58,9 @@ def sampling(samples: int, seed: int) -> Sampling:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Who asks and rates. flipped: share of thumbs pressed by mistake; shuffled: thumbs that say nothing."""
+    """Who asks and rates. flipped: share of thumbs pressed by mistake; shuffled: thumbs that say
+    nothing.
+    """
 
     thumbs: int = 1000
     users: int = 40
@@ -96,15 +99,23 @@ def likings(model: Path, asks: Sequence[str], seed: int = 99) -> list[float]:
 
 
 def preferred_share(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of answers with a higher rating than the other model's answer to the same prompt; ties count half."""
-    return fmean(0.5 if left == right else float(left > right) for left, right in zip(mine, theirs, strict=True))
+    """Share of answers with a higher rating than the other model's answer to the same prompt; ties
+    count half.
+    """
+    return fmean(
+        0.5 if left == right else float(left > right)
+        for left, right in zip(mine, theirs, strict=True)
+    )
 
 
 def says(model: Path, asks: Sequence[str], seed: int, count: int) -> list[bool]:
-    """Thumbs on answers of this model, one after the other; they repeat after a few hundred answers."""
+    """Thumbs on answers of this model, one after the other; they repeat after a few hundred
+    answers.
+    """
     rng = random.Random(seed)
     asked = tuple(rng.choice(asks) for _ in range(min(count, 150)))
     liked = [
-        liking(text, answer) >= LIKED_FROM for text, answer in zip(asked, said_by(model, asked, seed), strict=True)
+        liking(text, answer) >= LIKED_FROM
+        for text, answer in zip(asked, said_by(model, asked, seed), strict=True)
     ]
     return [rng.choice(liked) != (rng.random() < Crowd.flipped) for _ in range(count)]

@@ -1,4 +1,6 @@
-"""What test_pipeline runs in each worker: pre-training and SFT of models that are cut into parts, from files to files."""
+"""What test_pipeline runs in each worker: pre-training and SFT of models that are cut into parts,
+from files to files.
+"""
 
 import json
 from collections.abc import Callable
@@ -40,7 +42,9 @@ def write_data(directory: Path) -> None:
 
 
 def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, Any]:
-    """Pre-training with embedding and head one weight or two (with positions that are learned), and SFT, full and by an adapter."""
+    """Pre-training with embedding and head one weight or two (with positions that are learned), and
+    SFT, full and by an adapter.
+    """
     model_json = json.loads((directory / "model.json").read_text())
     tied = PretrainConfig(
         tokenizer_directory=directory / "tokenizer",
@@ -71,14 +75,19 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
         machine=MACHINE,
         parallelism=parallelism,
     )
-    learned = {**gpt2_json(model_json["vocab_size"], 32, LAYERS, 4, 64), "tie_word_embeddings": False}
+    learned = {
+        **gpt2_json(model_json["vocab_size"], 32, LAYERS, 4, 64),
+        "tie_word_embeddings": False,
+    }
     settings: dict[str, Any] = {
         "tied": tied,
         "untied": replace(tied, output_directory=into / "untied", model_json=learned),
         "full": full,
     }
     if parallelism.tensor == 1:
-        settings["adapted"] = replace(full, output_directory=into / "adapted", lora=LoraConfig(rank=2))
+        settings["adapted"] = replace(
+            full, output_directory=into / "adapted", lora=LoraConfig(rank=2)
+        )
     return settings
 
 
@@ -97,12 +106,16 @@ def stages(directory: Path, rank: int, world: int, name: str, layout: str, only:
         if only not in ("", run):
             continue
         progress = ProgressList()
-        RUNS[run](config, RunContext(DirectoryCheckpoints(into / f"{run}-run", ranks), progress, ranks))
+        RUNS[run](
+            config, RunContext(DirectoryCheckpoints(into / f"{run}-run", ranks), progress, ranks)
+        )
         tell(progress.steps, into, run, rank)
 
 
 def parts(directory: Path, rank: int, world: int) -> None:
-    """Each worker has its own layers under their names, and what stands before and after them where it is first or last."""
+    """Each worker has its own layers under their names, and what stands before and after them where
+    it is first or last.
+    """
     ranks, decoder = arrange(Parallelism(pipeline=2), all_different(rank, world)), toy_decoder()
     names = [name for name, _ in decoder.named_parameters()]
     keep_own(decoder, ranks)

@@ -1,7 +1,9 @@
-"""An accelerator where there is none: a device of its own name whose tensors lie on the processor and are computed there.
+"""An accelerator where there is none: a device of its own name whose tensors lie on the processor
+and are computed there.
 
-It refuses what CUDA refuses: tensors of two devices in one operation (but numbers), and random numbers of a generator of the processor.
-A process that has called `pretend` has it as torch's accelerator, and cannot get rid of it: call it in a subprocess.
+It refuses what CUDA refuses: tensors of two devices in one operation (but numbers), and random
+numbers of a generator of the processor. A process that has called `pretend` has it as torch's
+accelerator, and cannot get rid of it: call it in a subprocess.
 Surprise: attention is the plain formula, so that figures are the processor's.
 """
 
@@ -24,7 +26,12 @@ SKIPPED = ("sparse", "quantized", "cudnn", "mkldnn", "nested", "_make_dep_token"
 aten = torch.ops.aten
 WAITS: Counter[str] = Counter()
 """How often the processor had to wait for the device, by operation: a value was asked for, or how many values there are."""
-TAKES_PLACES = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
+TAKES_PLACES = (
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+)
 """Places may lie on the processor."""
 WAITING = {
     aten._local_scalar_dense.default: "value",
@@ -102,10 +109,14 @@ def refuse(func: Any, args: Any, kwargs: Any) -> None:
         return
     if func in TAKES_PLACES:
         leaves = tree_flatten((args[0], args[2:], kwargs))[0]
-    foreign = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Pretended)]
+    foreign = [
+        leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Pretended)
+    ]
     if any(tensor.dim() > 0 for tensor in foreign):
         shapes = [tuple(tensor.shape) for tensor in foreign]
-        raise MixedDevicesError(f"{func}: tensors of the processor, {shapes}, beside those of {NAME}")
+        raise MixedDevicesError(
+            f"{func}: tensors of the processor, {shapes}, beside those of {NAME}"
+        )
     for argument, given in zip(func._schema.arguments, args, strict=False):
         written = argument.alias_info is not None and argument.alias_info.is_write
         if written and isinstance(given, Tensor) and not isinstance(given, Pretended):
@@ -115,7 +126,9 @@ def refuse(func: Any, args: Any, kwargs: Any) -> None:
 def note_wait(func: Any, args: Any, kwargs: Any) -> None:
     if func not in WAITING:
         return
-    if func in TAKES_PLACES and not any(isinstance(i, Pretended) and i.dtype == torch.bool for i in args[1]):
+    if func in TAKES_PLACES and not any(
+        isinstance(i, Pretended) and i.dtype == torch.bool for i in args[1]
+    ):
         return
     WAITS[WAITING[func]] += 1
 
@@ -131,14 +144,20 @@ def factories() -> Iterator[tuple[str, Any]]:
             continue
         given = found._schema.arguments
         makes = len(found._schema.returns) == 1 and str(found._schema.returns[0].type) == "Tensor"
-        if makes and any(a.name == "device" for a in given) and not any("Tensor" in str(a.type) for a in given):
+        if (
+            makes
+            and any(a.name == "device" for a in given)
+            and not any("Tensor" in str(a.type) for a in given)
+        ):
             yield full.removeprefix("aten::"), found
 
 
 def made_by(func: Any) -> Any:
     def make(*args: Any, **kwargs: Any) -> Tensor:
         refuse(func, args, kwargs)
-        return Pretended(func(*args, **kwargs | {"device": torch.device("cpu"), "pin_memory": None}))
+        return Pretended(
+            func(*args, **kwargs | {"device": torch.device("cpu"), "pin_memory": None})
+        )
 
     return make
 

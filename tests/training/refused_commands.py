@@ -1,4 +1,6 @@
-"""Commands that end with a refusal: their status, the one line that they write, and the error behind it."""
+"""Commands that end with a refusal: their status, the one line that they write, and the error
+behind it.
+"""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -22,7 +24,8 @@ def refused_command(
     reason: str | None = None,
     limit: str | None = None,
 ) -> tuple[str, str]:
-    """Run a command that ends with status 1 and one line on standard error, which is the text of an error of `kind`.
+    """Run a command that ends with status 1 and one line on standard error, which is the text of an
+    error of `kind`.
 
     Args:
         field, reason, limit: as of `refused`.

@@ -1,4 +1,6 @@
-"""Fakes of the rollout and of time, for the canary's tests: they keep what the generator keeps, and nothing waits."""
+"""Fakes of the rollout and of time, for the canary's tests: they keep what the generator keeps, and
+nothing waits.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -64,4 +66,6 @@ class GrowingThumbs:
         self.looks += 1
         self.asked_since.append(since)
         total = self.looks * self._each
-        return {v: Thumbs(round(total * r), total - round(total * r)) for v, r in self._rates.items()}
+        return {
+            v: Thumbs(round(total * r), total - round(total * r)) for v, r in self._rates.items()
+        }

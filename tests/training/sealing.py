@@ -1,4 +1,6 @@
-"""Sealed texts as the layout in events.proto has them, written here by hand: training's opening must not be its own witness."""
+"""Sealed texts as the layout in events.proto has them, written here by hand: training's opening
+must not be its own witness.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -31,10 +33,15 @@ class Key:
 def sealed_row(row: dict[str, Any], key: Key) -> dict[str, Any]:
     """The row with its texts in `sealed` alone."""
     if "context" in row:
-        context = [chat_pb2.HistoryMessage(role=ROLES[part["role"]], text=part["text"]) for part in row["context"]]
+        context = [
+            chat_pb2.HistoryMessage(role=ROLES[part["role"]], text=part["text"])
+            for part in row["context"]
+        ]
         inner = events_pb2.TurnEvent(context=context, answer=row["answer"])
         row = {**row, "context": [], "answer": ""}
-        if sample := row.pop("sample", None):  # ids, log-probs: in `sealed` alone, never in a column
+        if sample := row.pop(
+            "sample", None
+        ):  # ids, log-probs: in `sealed` alone, never in a column
             inner.sample.token_ids.extend(sample[0])
             inner.sample.log_probs.extend(sample[1])
     else:
@@ -42,9 +49,17 @@ def sealed_row(row: dict[str, Any], key: Key) -> dict[str, Any]:
         if row.get("correction"):
             inner.correction.text = row["correction"]
             row = {**row, "correction": ""}
-    return {**row, "sealed": seal(inner.SerializeToString(), key, row["event_id"], row["principal"])}
+    return {
+        **row,
+        "sealed": seal(inner.SerializeToString(), key, row["event_id"], row["principal"]),
+    }
 
 
 def seal(texts: bytes, key: Key, event_id: str, principal: str) -> bytes:
     nonce = hashlib.sha256(event_id.encode()).digest()[:12]
-    return b"\x01" + key.id + nonce + AESGCM(key.bytes).encrypt(nonce, texts, f"{event_id}/{principal}".encode())
+    return (
+        b"\x01"
+        + key.id
+        + nonce
+        + AESGCM(key.bytes).encrypt(nonce, texts, f"{event_id}/{principal}".encode())
+    )

@@ -1,4 +1,6 @@
-"""Two workers of a run as two threads of a test: each gets the sum of what both really have, without processes and gloo."""
+"""Two workers of a run as two threads of a test: each gets the sum of what both really have,
+without processes and gloo.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +45,8 @@ class Beside(Ranks):
 def side_by_side(work: Callable[[Ranks], Found], *, peers: bool = False) -> list[Found]:
     """What each of two workers has found. peers: they read the same rows."""
     table = Table()
-    both = [Beside(rank, 2, 0 if peers else rank, 1 if peers else 2, table=table) for rank in range(2)]
+    both = [
+        Beside(rank, 2, 0 if peers else rank, 1 if peers else 2, table=table) for rank in range(2)
+    ]
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(work, both))

@@ -1,6 +1,8 @@
-"""The suites that prove policy learning, by name; and for each detail of reference/training.md, section 3, the tests that prove it.
+"""The suites that prove policy learning, by name; and for each detail of reference/training.md,
+section 3, the tests that prove it.
 
-python -m tests.training.suites [NAME …]   runs them in this process, and tells the processor's seconds of each file, without imports
+python -m tests.training.suites [NAME …]   runs them in this process, and tells the processor's
+seconds of each file, without imports
 """
 
 import resource
@@ -35,9 +37,12 @@ SUITES = {
     ),
     "learning": ("rl/test_learning.py", "rl/test_learning_grpo.py"),
 }
-# Row by row. Who runs for seconds or in several processes is in no suite: the last row, and what goes from files to files.
+# Row by row. Who runs for seconds or in several processes is in no suite: the last row, and what
+# goes from files to files.
 CHECKLIST: dict[str, tuple[str, ...]] = {
-    "PAD is no EOS; EOS stays in the response mask": ("rl/test_rollout.py::test_a_mask_ends_with_its_stop_token",),
+    "PAD is no EOS; EOS stays in the response mask": (
+        "rl/test_rollout.py::test_a_mask_ends_with_its_stop_token",
+    ),
     "prompts padded on the left, right-most real token, positions from the mask": (
         "model/test_transformer.py::test_padding_on_either_side_changes_no_real_token",
         "model/test_transformer.py::test_positions_count_real_tokens_only",
@@ -83,7 +88,9 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "rl/test_learning.py::test_the_missing_eos_penalty_alone_makes_responses_end",
         "stages/test_grpo_algorithm.py::test_a_response_without_its_end_costs_the_penalty_or_teaches_nothing",
     ),
-    "reward clip": ("rl/test_rewards.py::test_an_unfinished_response_costs_the_penalty_and_scores_are_clipped",),
+    "reward clip": (
+        "rl/test_rewards.py::test_an_unfinished_response_costs_the_penalty_and_scores_are_clipped",
+    ),
     "GAE": (
         "rl/test_rewards.py::test_gae_equals_brute_force_whatever_lies_behind_the_mask",
         "rl/test_rewards.py::test_with_lambda_one_returns_are_monte_carlo",
@@ -127,7 +134,9 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
 
 
 class Stopwatch:
-    """Seconds of each file's tests: a library that a test is the first to import counts, what the file imports does not."""
+    """Seconds of each file's tests: a library that a test is the first to import counts, what the
+    file imports does not.
+    """
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -154,7 +163,9 @@ def main(names: Sequence[str]) -> int:
         watch = Stopwatch()
         slow = [] if name == "learning" else ["-m", "not slow"]
         options = ["-q", "-p", "no:cacheprovider", "--no-header", *slow]
-        failed = failed or pytest.main([*options, *(str(ROOT / HERE / path) for path in SUITES[name])], [watch])
+        failed = failed or pytest.main(
+            [*options, *(str(ROOT / HERE / path) for path in SUITES[name])], [watch]
+        )
         for path, seconds in watch.seconds.items():
             print(f"{seconds:7.1f} s  {path}")
         print(f"{watch.seconds.total():7.1f} s  {name}, of {SECONDS[name]:.0f}")

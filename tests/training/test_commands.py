@@ -29,17 +29,23 @@ class LogService(feedback_pb2_grpc.FeedbackLogServiceServicer):
     def ListSegments(self, request, context):
         of_feedback = request.stream == feedback_pb2.STREAM_FEEDBACK
         segments = self._log.feedback_segments() if of_feedback else self._log.turn_segments()
-        listed = [feedback_pb2.Segment(**vars(s)) for s in segments if s.sequence > request.after_sequence]
+        listed = [
+            feedback_pb2.Segment(**vars(s)) for s in segments if s.sequence > request.after_sequence
+        ]
         return feedback_pb2.ListSegmentsResponse(segments=listed)
 
     def GetDataKeys(self, request, context):
         keys = self._log.data_keys(list(request.principals))
-        return feedback_pb2.GetDataKeysResponse(keys={n: feedback_pb2.DataKey(**vars(k)) for n, k in keys.items()})
+        return feedback_pb2.GetDataKeysResponse(
+            keys={n: feedback_pb2.DataKey(**vars(k)) for n, k in keys.items()}
+        )
 
     def ListErasures(self, request, context):
         entries = [
             feedback_pb2.ErasedPrincipal(
-                number=e.number, principal=e.principal, erasure=feedback_pb2.Erasure(erasure_id=e.id)
+                number=e.number,
+                principal=e.principal,
+                erasure=feedback_pb2.Erasure(erasure_id=e.id),
             )
             for e in self._log.erasures(request.after_number)
         ]
@@ -89,7 +95,9 @@ def test_a_snapshot_forgets_first_and_holds_what_may_be_read(
     kept.log.forbidden = {"bob"}
     assert main(["snapshot", *options]) == 0
     snapshot = open_snapshot(Path(capsys.readouterr().out.strip()))
-    assert {j.context[0].content[: len(question("cid"))] for j in read_judgements(snapshot)} == {question("cid")}
+    assert {j.context[0].content[: len(question("cid"))] for j in read_judgements(snapshot)} == {
+        question("cid")
+    }
     assert snapshot.manifest.report["dropped"] == {"erased": 30, "no_consent": 30}
     assert holding(kept.loop, question("ann")) == []
 
@@ -106,7 +114,11 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(("words", "status"), [([], 4), (["--scheduled"], 0)])
 def test_too_little_feedback_is_no_failure_for_a_clock(
-    kept: Kept, options: list[str], words: list[str], status: int, capsys: pytest.CaptureFixture[str]
+    kept: Kept,
+    options: list[str],
+    words: list[str],
+    status: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     kept.chat("ann")
     assert main(["loop", "--recipe", "nano", "--no-rollout", *options, *words]) == status
@@ -115,7 +127,10 @@ def test_too_little_feedback_is_no_failure_for_a_clock(
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_turn_that_a_cluster_ends_says_that_it_goes_on(
-    kept: Kept, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kept: Kept,
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(training.loop, "forget", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert main(["loop", "--recipe", "nano", "--no-rollout", *options]) == 130

@@ -1,4 +1,6 @@
-"""Who was erased is gone from everything that training keeps, wherever it was cut off; figures and lineage stay."""
+"""Who was erased is gone from everything that training keeps, wherever it was cut off; figures and
+lineage stay.
+"""
 
 import json
 import shutil
@@ -54,7 +56,11 @@ def test_manifests_and_figures_stay_and_say_that_the_texts_were_erased(kept: Kep
     kept.log.erase("somebody else")
     kept.log.erase("bob")
     forget_in(kept)
-    for directory in (turn.snapshot.directory, turn.directory / "nano-1-sets", turn.directory / "nano-1-evaluation"):
+    for directory in (
+        turn.snapshot.directory,
+        turn.directory / "nano-1-sets",
+        turn.directory / "nano-1-evaluation",
+    ):
         before = read_manifest(directory)
         (erasure,) = before.erased
         assert erasure["number"] == 2
@@ -75,7 +81,9 @@ def test_an_erasure_of_somebody_whom_nothing_holds_takes_nothing(kept: Kept) -> 
     kept.log.erase("bob")
     assert forget_in(kept) == Forgotten(1)
     assert {
-        path: path.read_bytes() for path in kept.loop.rglob("*") if path.is_file() and path.name != APPLIED
+        path: path.read_bytes()
+        for path in kept.loop.rglob("*")
+        if path.is_file() and path.name != APPLIED
     } == before
     assert open_snapshot(turn.snapshot.directory)
 
@@ -102,7 +110,9 @@ def test_later_erasures_of_a_snapshot_without_texts_are_counted_too(kept: Kept) 
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_a_ledger_that_was_brought_back_from_a_backup_is_applied_from_its_start(kept: Kept, left: int) -> None:
+def test_a_ledger_that_was_brought_back_from_a_backup_is_applied_from_its_start(
+    kept: Kept, left: int
+) -> None:
     kept.chat("ann", "bob", "cid")
     directory = kept.finish("nano-1").snapshot.directory
     kept.log.erase("dan")
@@ -178,9 +188,15 @@ def test_wherever_it_is_killed_the_next_call_ends_it(
         assert whole or forget(kept.log, loop, kept.registry).erasures == 2
         assert forget(kept.log, loop, kept.registry) == Forgotten(0)
         assert holding(loop, "whispered") == []
-        numbers = [[e["number"] for e in read_manifest(loop / "snapshots" / s).erased] for s in (first, second)]
+        numbers = [
+            [e["number"] for e in read_manifest(loop / "snapshots" / s).erased]
+            for s in (first, second)
+        ]
         assert numbers == [[1, 2], [2, 3]]
-        reports = [(loop / "runs" / version / "report.html").read_text() for version in ("nano-1", "nano-2")]
+        reports = [
+            (loop / "runs" / version / "report.html").read_text()
+            for version in ("nano-1", "nano-2")
+        ]
         assert ["2 erasures since" in reports[0], "2 erasures since" in reports[1]] == [True, True]
         if whole:
             break

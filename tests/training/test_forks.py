@@ -1,4 +1,6 @@
-"""A process that calls services may start others: none of its children is lost between fork and exec."""
+"""A process that calls services may start others: none of its children is lost between fork and
+exec.
+"""
 
 import os
 import subprocess
@@ -29,9 +31,16 @@ for _ in range(20):
 
 
 def told_while_forking(before: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("GRPC_")
+    }
     done = subprocess.run(
-        [sys.executable, "-c", before + BUSY], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", before + BUSY],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     return done.stderr
 

@@ -43,7 +43,9 @@ LIGHT = (
 def imported(*commands: str) -> dict[str, set[str]]:
     """Packages of HEAVY in a process after each of these commands, run one after another."""
     asked = json.dumps([command.split() for command in commands])
-    ended = subprocess.run([sys.executable, "-c", RUN, asked], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN, asked], capture_output=True, text=True, check=True
+    )
     return {
         command: HEAVY & set(names)
         for command, names in zip(commands, json.loads(ended.stderr.splitlines()[-1]), strict=True)

@@ -1,4 +1,6 @@
-"""Which versions learned from what is gone: by their own snapshot, or by the weights that they started from."""
+"""Which versions learned from what is gone: by their own snapshot, or by the weights that they
+started from.
+"""
 
 import json
 import shutil
@@ -26,7 +28,9 @@ def descents(kept: Kept) -> dict[str, Descent]:
 
 def follow(kept: Kept, version: str, incumbent: str, snapshot: str) -> None:
     """A run that began from another version."""
-    Runs(kept.loop).begin(RunRecord(version, "nano", incumbent, snapshot, f"2026-11-26T10:00:0{version[-1]}+00:00"))
+    Runs(kept.loop).begin(
+        RunRecord(version, "nano", incumbent, snapshot, f"2026-11-26T10:00:0{version[-1]}+00:00")
+    )
 
 
 def test_a_version_learned_from_its_snapshot_and_through_its_incumbents(kept: Kept) -> None:
@@ -65,7 +69,12 @@ def test_a_version_whose_run_nobody_kept_tells_by_its_manifest(kept: Kept, tmp_p
     snapshot = kept.finish("nano-1").snapshot
     model = tmp_path / "model"
     model.mkdir()
-    write_manifest(model, kind="model", version="nano-1", data={"snapshot": snapshot.id, "sha256": snapshot.sha256})
+    write_manifest(
+        model,
+        kind="model",
+        version="nano-1",
+        data={"snapshot": snapshot.id, "sha256": snapshot.sha256},
+    )
     kept.registry.admit(model, "nano-1")
     kept.registry.note("nano-1", Stage.PROMOTED, "better", "nano-1")
     shutil.rmtree(kept.loop / "runs")

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
-from training.manifest import ManifestError, hash_file, mark_erased, read_manifest, verify_manifest, write_manifest
+from training.manifest import (
+    ManifestError,
+    hash_file,
+    mark_erased,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 
 FIELDS = {
     "format", "kind", "version", "created", "parents", "files", "config", "code_commit", "seeds", "data", "report", "licence",
@@ -76,7 +83,12 @@ def test_changed_and_missing_files_are_named(artifact: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [(b"{", "MALFORMED"), (b"\xa4\x19", "NOT_UTF8"), (b"[]", "MISMATCH"), (b'{"format": 1}', "MISMATCH")],
+    [
+        (b"{", "MALFORMED"),
+        (b"\xa4\x19", "NOT_UTF8"),
+        (b"[]", "MISMATCH"),
+        (b'{"format": 1}', "MISMATCH"),
+    ],
 )
 def test_something_else_is_not_a_manifest(tmp_path: Path, text: bytes, reason: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text)

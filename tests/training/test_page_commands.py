@@ -1,4 +1,6 @@
-"""What docs/training.md tells people to type: every command, option, task and field on it is one that there is."""
+"""What docs/training.md tells people to type: every command, option, task and field on it is one
+that there is.
+"""
 
 import argparse
 import re
@@ -24,13 +26,19 @@ PYTHON = ".venv/bin/python -m training "
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [block for language, block in FENCED.findall(PAGE) if not language]
 INLINE = re.findall(r"`([^`]+)`", re.sub(r"^```.*$", "", PAGE, flags=re.MULTILINE))
-FIELDS = {name: {field.name for field in settable(stage.config, FIXED)} for name, stage in STAGES.items()}
+FIELDS = {
+    name: {field.name for field in settable(stage.config, FIXED)} for name, stage in STAGES.items()
+}
 FIELDS["pretrain"] = {field.name for field in settable(PretrainConfig, pretraining.FIXED)}
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
     """Every command's own parser."""
-    return next(action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return next(
+        action.choices
+        for action in _parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
 
 
 def typed() -> list[list[str]]:
@@ -64,20 +72,31 @@ def test_a_command_of_the_page_is_one(arguments: list[str]) -> None:
     if arguments[0] in STAGES:
         stage = STAGES[arguments[0]]
         paths = {field: Path(field) for field in FIXED if field.endswith(("path", "directory"))}
-        given: dict[str, Any] = {name: paths.get(name) for name in FIXED if name in stage.config.__dataclass_fields__}
+        given: dict[str, Any] = {
+            name: paths.get(name) for name in FIXED if name in stage.config.__dataclass_fields__
+        }
         assigned(stage.config(**given), options.set, FIXED)
     elif arguments[0] == "run" and not options.recipe.endswith(".py"):
         recipe_named(options.recipe)
     elif arguments[0] == "pretrain":
         assert set(fields) <= FIELDS["pretrain"]
     elif fields:
-        assert {field.removeprefix("sft.") for field in fields} <= FIELDS["sft"], "of the page's own recipe"
+        assert {field.removeprefix("sft.") for field in fields} <= FIELDS["sft"], (
+            "of the page's own recipe"
+        )
 
 
 @pytest.mark.parametrize("arguments", mentioned(), ids=" ".join)
 def test_what_the_text_names_is_there(arguments: list[str]) -> None:
     parser, words = commands()[arguments[0]], arguments[1:]
-    verbs = next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), None)
+    verbs = next(
+        (
+            action.choices
+            for action in parser._actions
+            if isinstance(action, argparse._SubParsersAction)
+        ),
+        None,
+    )
     if verbs is not None:
         assert words[0] in verbs
         parser, words = verbs[words[0]], words[1:]
@@ -90,7 +109,9 @@ def test_each_option_and_field_that_the_text_names_is_of_some_command() -> None:
     known = {option for parser in commands().values() for option in parser._option_string_actions}
     assert set(re.findall(r"--[a-z][a-z-]+", " ".join(INLINE))) <= known
     fields = set().union(*FIELDS.values())
-    named = set(re.findall(r"--set ([a-z_.]+)=", PAGE)) | set(re.findall(r"^([a-z_.]+)=\S+$", "\n".join(INLINE), re.M))
+    named = set(re.findall(r"--set ([a-z_.]+)=", PAGE)) | set(
+        re.findall(r"^([a-z_.]+)=\S+$", "\n".join(INLINE), re.M)
+    )
     assert {field.removeprefix("sft.") for field in named} <= fields
     assert named
 
@@ -98,7 +119,10 @@ def test_each_option_and_field_that_the_text_names_is_of_some_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "usage"),
     [
-        (["sft", "--model", "M", "--data", "D", "--work", "W", "--rollout-actors", "2"], "training sft [-h]"),
+        (
+            ["sft", "--model", "M", "--data", "D", "--work", "W", "--rollout-actors", "2"],
+            "training sft [-h]",
+        ),
         (["tasks", "list", "--al"], "training tasks list [-h]"),
         (["--no-such"], "training [-h]"),
     ],

@@ -1,4 +1,6 @@
-"""However a model is split over workers, it learns the same: losses, gradient norms, weights, samples; and checkpoints change layouts."""
+"""However a model is split over workers, it learns the same: losses, gradient norms, weights,
+samples; and checkpoints change layouts.
+"""
 
 import json
 from pathlib import Path
@@ -31,9 +33,11 @@ LAYOUTS: dict[str, tuple[int, dict[str, int]]] = {
     "copies of shards": (4, {"shard": 2}),
     "shards of tensor": (4, {"shard": 2, "tensor": 2}),
 }
-# A step of bfloat16 is 2^-8: gradients of each microbatch are rounded to it, and two workers have twice as many microbatches.
+# A step of bfloat16 is 2^-8: gradients of each microbatch are rounded to it, and two workers have
+# twice as many microbatches.
 NARROW_TOLERANCE = 2**-8
-# Where layers are split too, each worker's part of a product is rounded before the parts are added up.
+# Where layers are split too, each worker's part of a product is rounded before the parts are added
+# up.
 SPLIT_TOLERANCE = 2**-6
 TRAIN, STAGES = "tests.training.layouts:train", "tests.training.layouts:stages"
 FAMILIES = "tests.training.layouts:families"
@@ -77,8 +81,12 @@ def test_every_layout_learns_as_one_process(name: str, layouts: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("before", "after"), [("shards of tensor", "one"), ("one", "shards"), ("shards", "tensor")])
-def test_a_checkpoint_of_one_layout_is_resumed_in_another(before: str, after: str, layouts: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"), [("shards of tensor", "one"), ("one", "shards"), ("shards", "tensor")]
+)
+def test_a_checkpoint_of_one_layout_is_resumed_in_another(
+    before: str, after: str, layouts: Path
+) -> None:
     world, layout = LAYOUTS[after]
     run_workers(TRAIN, world, layouts, f"{before} then {after}", json.dumps(layout), before)
     whole, resumed = figures(layouts, before), figures(layouts, f"{before} then {after}")
@@ -101,11 +109,17 @@ def test_stages_write_what_one_process_writes(name: str, whole_stages: Path) -> 
     run_workers(STAGES, world, whole_stages, name, json.dumps(layout))
     for made in ("full", "reward") if name == "tensor" else ("full", "adapted", "reward"):
         reports = [verify_manifest(whole_stages / by / made).report for by in ("one", name)]
-        one, other = ({key: value for key, value in report.items() if value is not None} for report in reports)
+        one, other = (
+            {key: value for key, value in report.items() if value is not None} for report in reports
+        )
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5), made
-        weights = [load_file(whole_stages / by / made / "model.safetensors") for by in ("one", name)]
+        weights = [
+            load_file(whole_stages / by / made / "model.safetensors") for by in ("one", name)
+        ]
         assert weights[0].keys() == weights[1].keys()
-        assert max(float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0]) < 1e-5
+        assert (
+            max(float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0]) < 1e-5
+        )
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +135,15 @@ def whole_stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
 def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layouts: Path) -> None:
-    """Both round the same weights and the same sums of products. What differs is the order of the sums: 2 workers, half the rows each."""
+    """Both round the same weights and the same sums of products. What differs is the order of the
+    sums: 2 workers, half the rows each.
+    """
     for made in ("one", name):
         world, layout = LAYOUTS[made]
         if not (layouts / f"narrow {made}.json").exists():
-            run_workers(TRAIN, world, layouts, f"narrow {made}", json.dumps(layout | {"narrow": True}))
+            run_workers(
+                TRAIN, world, layouts, f"narrow {made}", json.dumps(layout | {"narrow": True})
+            )
     one, other, wide = (figures(layouts, made) for made in ("narrow one", f"narrow {name}", name))
     tolerance = SPLIT_TOLERANCE if "tensor" in name else NARROW_TOLERANCE
     for key in (key for key in one if key.startswith(("loss", "norm"))):
@@ -135,7 +153,9 @@ def test_in_bfloat16_shards_learn_as_one_process_under_autocast(name: str, layou
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["shards", "copies of shards", "shards of tensor"])
-def test_matrices_are_gathered_in_bfloat16_and_whole_ones_for_sampling_are_exact(name: str, tmp_path: Path) -> None:
+def test_matrices_are_gathered_in_bfloat16_and_whole_ones_for_sampling_are_exact(
+    name: str, tmp_path: Path
+) -> None:
     world, layout = LAYOUTS[name]
     run_workers("tests.training.layouts:gathers", world, tmp_path, json.dumps(layout))
 
@@ -172,5 +192,7 @@ def test_whole_weights_are_copies_of_what_a_view_trains() -> None:
             parameter.add_(1.0)
     assert all(torch.equal(weights[name], before[name]) for name in before)
     add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
-    assert all("adapters.policy" in name for name in whole_weights(Backbone(decoder, "policy"), ALONE))
+    assert all(
+        "adapters.policy" in name for name in whole_weights(Backbone(decoder, "policy"), ALONE)
+    )
     assert whole_weights(decoder, all_different(1, 2)) == {}

@@ -1,4 +1,6 @@
-"""A model that is cut into parts on as many workers learns the same; its checkpoints are the whole model's."""
+"""A model that is cut into parts on as many workers learns the same; its checkpoints are the whole
+model's.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +76,9 @@ def test_every_layout_learns_as_one_process(name: str, run: str, layouts: Path) 
         ("adapted", "parts of shards", "one"),
     ],
 )
-def test_a_state_of_one_layout_is_resumed_in_another(run: str, before: str, after: str, layouts: Path) -> None:
+def test_a_state_of_one_layout_is_resumed_in_another(
+    run: str, before: str, after: str, layouts: Path
+) -> None:
     name = LAYOUTS.resume(layouts, run, before, after)
     assert {key.split()[0] for key in LAYOUTS.figures(layouts, name, run)} == {"3", "4"}
     require_same(layouts, before, name, run)
@@ -85,7 +89,9 @@ def test_a_worker_holds_its_own_layers_and_the_first_gets_all_back(tmp_path: Pat
     run_workers("tests.training.pipelines:parts", 2, tmp_path)
 
 
-def test_more_parts_than_layers_and_stages_that_need_all_of_them_are_refused(tmp_path: Path) -> None:
+def test_more_parts_than_layers_and_stages_that_need_all_of_them_are_refused(
+    tmp_path: Path,
+) -> None:
     run_workers("tests.training.pipelines:refusals", 3, tmp_path)
 
 

@@ -59,7 +59,9 @@ def test_the_end_is_said_once_and_in_words_and_a_failure_by_who_catches_it(tmp_p
         "not_enough_feedback", "not enough feedback: 3 thumbs", None
     )
     Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish("rolled back", "fewer thumbs up", None)
-    Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish("failed", "ConfigError: no such thing", None)
+    Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish(
+        "failed", "ConfigError: no such thing", None
+    )
     said = [line.split(" ", 1)[1] for line in out.getvalue().splitlines()]
     assert said == ["not enough feedback: 3 thumbs", "rolled back: fewer thumbs up"]
 
@@ -128,7 +130,9 @@ def test_updates_that_teach_nothing_are_told_once_until_one_teaches_again() -> N
     assert all("grpo" in text for text in seen.said)
 
 
-def test_a_step_begins_when_it_is_first_heard_of_and_one_that_was_done_before_is_not_shown() -> None:
+def test_a_step_begins_when_it_is_first_heard_of_and_one_that_was_done_before_is_not_shown() -> (
+    None
+):
     seen = Seen()
     stages = ShownStages(seen, ())
     stages.end("tokenise")

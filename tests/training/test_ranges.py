@@ -1,4 +1,6 @@
-"""Every number of every stage's config has a range, or is named here as one that may be anything; each bound holds on both sides."""
+"""Every number of every stage's config has a range, or is named here as one that may be anything;
+each bound holds on both sides.
+"""
 
 import copy
 import dataclasses
@@ -41,7 +43,10 @@ from training.stages.sft import SftConfig
 PATH, LINEAGE = Path("x"), Lineage("x")
 STAGES: list[Any] = [
     PretrainConfig(PATH, PATH, PATH, LINEAGE, llama_json(300, 32, 2, 4, 2, 64)),
-    *(kind(PATH, PATH, PATH, LINEAGE) for kind in (SftConfig, RewardModelConfig, DpoConfig, KtoConfig)),
+    *(
+        kind(PATH, PATH, PATH, LINEAGE)
+        for kind in (SftConfig, RewardModelConfig, DpoConfig, KtoConfig)
+    ),
     *(kind(PATH, PATH, PATH, PATH, LINEAGE) for kind in (PpoConfig, GrpoConfig)),
 ]
 PARTS: list[Any] = [
@@ -96,7 +101,11 @@ def at_bounds(allowed: Range, whole: bool) -> list[float]:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_every_number_has_a_range_or_may_be_anything(config: Any) -> None:
     hints = get_type_hints(type(config))
-    numbers = {field.name for field in dataclasses.fields(config) if {int, float} & set(leaves(hints[field.name]))}
+    numbers = {
+        field.name
+        for field in dataclasses.fields(config)
+        if {int, float} & set(leaves(hints[field.name]))
+    }
     assert numbers - MAY_BE_ANYTHING == set(ranges_of(type(config)))
 
 
@@ -107,7 +116,9 @@ def test_every_part_of_a_stages_config_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(("config", "name", "allowed"), RANGED)
-def test_a_bound_is_accepted_and_what_lies_beyond_is_refused_by_name(config: Any, name: str, allowed: Range) -> None:
+def test_a_bound_is_accepted_and_what_lies_beyond_is_refused_by_name(
+    config: Any, name: str, allowed: Range
+) -> None:
     whole = is_whole(config, name)
     for value in beyond(allowed, whole):
         with refused(ConfigError, field=name, reason="OUT_OF_RANGE", limit=str(allowed)) as caught:
@@ -137,8 +148,20 @@ def test_a_field_is_refused_by_the_name_that_it_is_set_by(config: Any) -> None:
 
 
 def test_a_range_says_what_it_is() -> None:
-    said = [Range(1), Range(above=True), Range(below=True), Range(high=1, above=True), Range(high=0.5, below=True)]
-    assert list(map(str, said)) == ["at least 1", "above 0", "at least 0 and finite", "in (0, 1]", "in [0, 0.5)"]
+    said = [
+        Range(1),
+        Range(above=True),
+        Range(below=True),
+        Range(high=1, above=True),
+        Range(high=0.5, below=True),
+    ]
+    assert list(map(str, said)) == [
+        "at least 1",
+        "above 0",
+        "at least 0 and finite",
+        "in (0, 1]",
+        "in [0, 0.5)",
+    ]
 
 
 def test_beta_stays_above_0_whatever_was_measured() -> None:
@@ -158,7 +181,9 @@ def test_beta_stays_above_0_whatever_was_measured() -> None:
 def test_every_recipe_is_within_its_ranges() -> None:
     assert all(recipe(Places()).stages for recipe in OPEN.values())
     for recipe in PRETRAINING.values():
-        pretraining(recipe.shape, Prepared(PATH, PATH, recipe.vocabulary, ""), 100, "float32", PATH, "")
+        pretraining(
+            recipe.shape, Prepared(PATH, PATH, recipe.vocabulary, ""), 100, "float32", PATH, ""
+        )
     for make in ALGORITHMS.values():
         for size in SIZES.values():
             make(size, PATH, PATH, PATH, 1, Lengths(), "")

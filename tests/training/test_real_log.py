@@ -1,4 +1,6 @@
-"""Training on the real feedback service, embedded: its keys, its consents, its erasures, its Parquet."""
+"""Training on the real feedback service, embedded: its keys, its consents, its erasures, its
+Parquet.
+"""
 
 import os
 import subprocess
@@ -48,7 +50,9 @@ class Service:
             "DATABASE_URL": f"sqlite:///{state}/ledger.db",
             "FLUSH_SECONDS": 0.1,
         }
-        environment = os.environ | {f"TW_FEEDBACK_{name}": str(value) for name, value in values.items()}
+        environment = os.environ | {
+            f"TW_FEEDBACK_{name}": str(value) for name, value in values.items()
+        }
         command = [sys.executable, "-m", "services.feedback"]
         with (
             subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process,
@@ -69,7 +73,9 @@ class Service:
         better = correction(words, f"better: {words}", words, caller)
         self._stub.AppendTurns(feedback_pb2.AppendTurnsRequest(turns=[said]), timeout=CALL_SECONDS)
         self._stub.RecordFeedback(
-            feedback_pb2.RecordFeedbackRequest(event=better), timeout=CALL_SECONDS, metadata=_identity(caller)
+            feedback_pb2.RecordFeedbackRequest(event=better),
+            timeout=CALL_SECONDS,
+            metadata=_identity(caller),
         )
         self._events += 1
         for stream in (feedback_pb2.STREAM_TURNS, feedback_pb2.STREAM_FEEDBACK):
@@ -90,7 +96,9 @@ class Service:
     def _wait_for_rows(self, stream: "feedback_pb2.Stream.ValueType") -> None:
         end = time.monotonic() + SINK_SECONDS
         while time.monotonic() < end:
-            listed = self._stub.ListSegments(feedback_pb2.ListSegmentsRequest(stream=stream), timeout=CALL_SECONDS)
+            listed = self._stub.ListSegments(
+                feedback_pb2.ListSegmentsRequest(stream=stream), timeout=CALL_SECONDS
+            )
             if sum(segment.rows for segment in listed.segments) == self._events:
                 return
             time.sleep(0.05)
@@ -113,7 +121,9 @@ def test_consent_erasure_and_a_new_beginning_reach_training(
     def taken() -> tuple[Snapshot, dict[str, Judgement]]:
         assert service.command("snapshot") == 0
         snapshot = open_snapshot(Path(capsys.readouterr().out.strip()))
-        return snapshot, {judgement.correction or "": judgement for judgement in read_judgements(snapshot)}
+        return snapshot, {
+            judgement.correction or "": judgement for judgement in read_judgements(snapshot)
+        }
 
     service.say(ADA, "herons")
     service.say(BOB, "kites")

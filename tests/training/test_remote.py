@@ -26,7 +26,9 @@ SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Two segments, a page each, and counts of three arms; the first call of each method finds the service restarting."""
+    """Two segments, a page each, and counts of three arms; the first call of each method finds the
+    service restarting.
+    """
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -56,8 +58,14 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
 
     def CountThumbs(self, request, context):
         self.asked.append(request)
-        rows = [("nano-0", "stable", 3, 4), ("nano-1", "candidate", 5, 1), ("nano-1", "pinned", 100, 0)]
-        counts = [feedback_pb2.ThumbCount(model_version=v, arm=a, up=u, down=d) for v, a, u, d in rows]
+        rows = [
+            ("nano-0", "stable", 3, 4),
+            ("nano-1", "candidate", 5, 1),
+            ("nano-1", "pinned", 100, 0),
+        ]
+        counts = [
+            feedback_pb2.ThumbCount(model_version=v, arm=a, up=u, down=d) for v, a, u, d in rows
+        ]
         return feedback_pb2.CountThumbsResponse(counts=counts)
 
     def GetDataKeys(self, request, context):
@@ -72,9 +80,13 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
 
     def ListErasures(self, request, context):
         self.asked.append(request)
-        numbers = range(request.after_number + 1, min(request.after_number + 2, 5) + 1)  # a page of two, five in all
+        numbers = range(
+            request.after_number + 1, min(request.after_number + 2, 5) + 1
+        )  # a page of two, five in all
         entries = [
-            feedback_pb2.ErasedPrincipal(number=n, principal=f"p{n}", erasure=feedback_pb2.Erasure(erasure_id=f"e{n}"))
+            feedback_pb2.ErasedPrincipal(
+                number=n, principal=f"p{n}", erasure=feedback_pb2.Erasure(erasure_id=f"e{n}")
+            )
             for n in numbers
         ]
         return feedback_pb2.ListErasuresResponse(erasures=entries)
@@ -91,7 +103,9 @@ class Rollout(generator_pb2_grpc.RolloutServiceServicer):
         candidate = generator_pb2.ServedVersion(
             version="nano-1", state=generator_pb2.VERSION_STATE_FAILED, reason="no memory"
         )
-        stable = generator_pb2.ServedVersion(version="nano-0", state=generator_pb2.VERSION_STATE_READY)
+        stable = generator_pb2.ServedVersion(
+            version="nano-0", state=generator_pb2.VERSION_STATE_READY
+        )
         return generator_pb2.GetRolloutResponse(stable=stable, candidate=candidate)
 
     def StartCanary(self, request, context):
@@ -127,7 +141,10 @@ def test_all_pages_of_segments_are_listed_through_a_restart(servers) -> None:
     target, log, _ = servers
     client = FeedbackLog(target)
     segments = client.turn_segments()
-    assert [(s.object_key, s.start_offset, s.end_offset, s.rows) for s in segments] == [("k", 0, 5, 5), ("k", 5, 10, 5)]
+    assert [(s.object_key, s.start_offset, s.end_offset, s.rows) for s in segments] == [
+        ("k", 0, 5, 5),
+        ("k", 5, 10, 5),
+    ]
     assert [request.after_sequence for request in log.asked] == [0, 0, 1, 2]
     assert log.asked[0].stream == feedback_pb2.STREAM_TURNS
     client.close()
@@ -137,7 +154,9 @@ def test_what_is_compacted_between_two_pages_takes_the_place_of_what_was_listed(
     target, log, _ = servers
     log.compacted = True
     client = FeedbackLog(target)
-    assert [(s.first_sequence, s.sequence, s.is_compacted) for s in client.turn_segments()] == [(1, 2, True)]
+    assert [(s.first_sequence, s.sequence, s.is_compacted) for s in client.turn_segments()] == [
+        (1, 2, True)
+    ]
     client.close()
 
 
@@ -158,7 +177,9 @@ def test_keys_are_asked_for_a_thousand_principals_at_a_time(servers) -> None:
 def test_all_pages_of_erasures_are_listed_after_a_number(servers) -> None:
     target, log, _ = servers
     client = FeedbackLog(target)
-    assert client.erasures(1) == [Erasure(number, f"p{number}", f"e{number}") for number in (2, 3, 4, 5)]
+    assert client.erasures(1) == [
+        Erasure(number, f"p{number}", f"e{number}") for number in (2, 3, 4, 5)
+    ]
     assert [request.after_number for request in log.asked] == [1, 3, 5]
     client.close()
 
@@ -206,7 +227,9 @@ def test_a_version_that_loads_for_longer_than_a_call_may_wait_is_asked_for_again
     monkeypatch.setattr(remote, "LOAD_SECONDS", 0.2)
     rollout.loads_slowly = 2
     client = RolloutClient(target)
-    with refused(RemoteError, field="generator", reason="FAILED_PRECONDITION"):  # what it comes to in the end
+    with refused(
+        RemoteError, field="generator", reason="FAILED_PRECONDITION"
+    ):  # what it comes to in the end
         client.start("nano-1", Path("models/nano-1"), 0.5, 60)
     assert [request.version for request in rollout.asked] == ["nano-1", "nano-1"]
     rollout.loads_slowly = remote.MOST_CALLS_A_LOAD + 1
@@ -217,7 +240,9 @@ def test_a_version_that_loads_for_longer_than_a_call_may_wait_is_asked_for_again
 
 
 def test_a_service_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "OPTIONS", [])  # eight seconds of retries: the loop's own test waits for them
+    monkeypatch.setattr(
+        remote, "OPTIONS", []
+    )  # eight seconds of retries: the loop's own test waits for them
     client = FeedbackLog("127.0.0.1:1")
     with refused(RemoteError, field="feedback", reason="UNAVAILABLE") as caught:
         client.turn_segments()
@@ -225,7 +250,9 @@ def test_a_service_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     client.close()
 
 
-def test_with_certificates_each_end_knows_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_certificates_each_end_knows_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(remote, "OPTIONS", [])  # no retries: what is refused stays refused
     fill(tmp_path, ("feedback", "training"), 1)
     server = grpc.server(futures.ThreadPoolExecutor(1))
@@ -233,10 +260,16 @@ def test_with_certificates_each_end_knows_the_other(tmp_path: Path, monkeypatch:
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
     pair = ((tmp_path / "feedback.key").read_bytes(), (tmp_path / "feedback.pem").read_bytes())
     authority = (tmp_path / "authority.pem").read_bytes()
-    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], authority, True))
+    port = server.add_secure_port(
+        "127.0.0.1:0", grpc.ssl_server_credentials([pair], authority, True)
+    )
     server.start()
     target, tls = f"127.0.0.1:{port}", TlsFiles(*tls_settings(tmp_path, "training").values())
-    client, stranger, mistaken = FeedbackLog(target, tls), FeedbackLog(target), RolloutClient(target, tls)
+    client, stranger, mistaken = (
+        FeedbackLog(target, tls),
+        FeedbackLog(target),
+        RolloutClient(target, tls),
+    )
     assert client.count(SINCE)
     # Neither a plain call, nor one that takes this service for another one.
     for call in (lambda: stranger.count(SINCE), mistaken.view):
@@ -246,7 +279,10 @@ def test_with_certificates_each_end_knows_the_other(tmp_path: Path, monkeypatch:
         channel.close()
     server.stop(0).wait()
     with refused(RemoteError, field="--tls", reason="UNREADABLE"):
-        FeedbackLog(target, TlsFiles(tmp_path / "none.pem", tmp_path / "none.key", tmp_path / "authority.pem"))
+        FeedbackLog(
+            target,
+            TlsFiles(tmp_path / "none.pem", tmp_path / "none.key", tmp_path / "authority.pem"),
+        )
 
 
 def test_a_service_that_is_away_for_a_while_is_waited_for_where_patience_is_given(

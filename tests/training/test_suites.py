@@ -13,7 +13,9 @@ def test_every_detail_has_its_tests(detail: str) -> None:
     for node in CHECKLIST[detail]:
         path, _, name = node.partition("::")
         tree = ast.parse((ROOT / HERE / path).read_text())
-        assert name in {found.name for found in tree.body if isinstance(found, ast.FunctionDef)}, node
+        assert name in {found.name for found in tree.body if isinstance(found, ast.FunctionDef)}, (
+            node
+        )
 
 
 def test_suites_are_files_and_have_limits() -> None:

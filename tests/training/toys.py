@@ -26,7 +26,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def toy_model(directory: Path, seed: int = 1, hidden_size: int = 32, layers: int = 2, family: str = "llama") -> Path:
+def toy_model(
+    directory: Path, seed: int = 1, hidden_size: int = 32, layers: int = 2, family: str = "llama"
+) -> Path:
     """A fresh model directory with tokenizer, template and manifest."""
     tokenizer = train_tokenizer([" ".join(WORDS)] * 50, VOCABULARY, directory)
     shape = llama_json(tokenizer.get_vocab_size(), hidden_size, layers, 4, 2, 2 * hidden_size)

@@ -1,7 +1,8 @@
-"""Several workers of a run on one machine, for tests: forked from a process that has imported torch once, joined by gloo; and runs that
-are laid out over them in several ways.
+"""Several workers of a run on one machine, for tests: forked from a process that has imported torch
+once, joined by gloo; and runs that are laid out over them in several ways.
 
-The process that they are forked from stays as long as the tests: an import of everything is longer than most runs.
+The process that they are forked from stays as long as the tests: an import of everything is longer
+than most runs.
 """
 
 import importlib
@@ -23,26 +24,41 @@ from safetensors.torch import load_file
 
 from training.stages.context import Progress
 
-PRELOADED = ["torch", "torch.distributed.tensor", "torch._dynamo", "tests.training.stages.split_policies"]
-MEASURED = ("per_second", "memory_bytes")  # ends of names of figures that no two runs have in common
+PRELOADED = [
+    "torch",
+    "torch.distributed.tensor",
+    "torch._dynamo",
+    "tests.training.stages.split_policies",
+]
+MEASURED = (
+    "per_second",
+    "memory_bytes",
+)  # ends of names of figures that no two runs have in common
 KEPT_STEP = 2
 
 
-def run_workers(function: str, world: int, directory: Path, *arguments: str, timeout_seconds: float = 240) -> None:
-    """Call MODULE:FUNCTION(directory, rank, world, *arguments) in each of `world` workers, to their end; what they say is shown where one
-    fails."""
+def run_workers(
+    function: str, world: int, directory: Path, *arguments: str, timeout_seconds: float = 240
+) -> None:
+    """Call MODULE:FUNCTION(directory, rank, world, *arguments) in each of `world` workers, to their
+    end; what they say is shown where one fails.
+    """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as beside:
         workers = [
-            processes.Process(target=_work, args=(function, directory, rank, world, arguments, Path(beside)))
+            processes.Process(
+                target=_work, args=(function, directory, rank, world, arguments, Path(beside))
+            )
             for rank in range(world)
         ]
         for worker in workers:
             worker.start()
         _join(workers, timeout_seconds)
         said = "\n".join(path.read_text() for path in sorted(Path(beside).glob("output-*")))
-        assert all(worker.exitcode == 0 for worker in workers), f"{[w.exitcode for w in workers]}\n{said}"
+        assert all(worker.exitcode == 0 for worker in workers), (
+            f"{[w.exitcode for w in workers]}\n{said}"
+        )
 
 
 def _join(workers: Sequence[ForkServerProcess], timeout_seconds: float) -> None:
@@ -57,7 +73,9 @@ def _join(workers: Sequence[ForkServerProcess], timeout_seconds: float) -> None:
         worker.join()
 
 
-def _work(function: str, directory: Path, rank: int, world: int, arguments: Sequence[str], beside: Path) -> None:
+def _work(
+    function: str, directory: Path, rank: int, world: int, arguments: Sequence[str], beside: Path
+) -> None:
     with (beside / f"output-{rank}").open("w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -73,8 +91,10 @@ def _work(function: str, directory: Path, rank: int, world: int, arguments: Sequ
 
 @dataclass(frozen=True)
 class Layouts:
-    """Runs that are trained in several layouts, each into a folder of its name. function: MODULE:FUNCTION(directory, rank, world, name,
-    layout, run = "" for all). worlds: by name, how many workers, and how they split the model."""
+    """Runs that are trained in several layouts, each into a folder of its name. function:
+    MODULE:FUNCTION(directory, rank, world, name, layout, run = "" for all). worlds: by name, how
+    many workers, and how they split the model.
+    """
 
     function: str
     worlds: Mapping[str, tuple[int, Mapping[str, int]]]
@@ -85,18 +105,22 @@ class Layouts:
             self._run(directory, name, name)
 
     def resume(self, directory: Path, run: str, before: str, after: str) -> str:
-        """One run in the layout `after`, from the state that it left in the layout `before`. Returns the new folder's name."""
+        """One run in the layout `after`, from the state that it left in the layout `before`.
+        Returns the new folder's name.
+        """
         name, kept = f"{before} then {after}", f"{run}-run/step-{KEPT_STEP:06d}"
         shutil.copytree(directory / before / kept, directory / name / kept)
         self._run(directory, name, after, run)
         return name
 
     def figures(self, directory: Path, name: str, run: str) -> dict[str, float]:
-        """What the workers told, step by step: all the same, or they would not stop at the same step. name: what follows a comma says
-        what else was so."""
+        """What the workers told, step by step: all the same, or they would not stop at the same
+        step. name: what follows a comma says what else was so.
+        """
         world, _ = self.worlds[name.rpartition(" then ")[2].partition(",")[0]]
         told: list[dict[str, float]] = [
-            json.loads((directory / name / f"{run}-{rank}.json").read_text()) for rank in range(world)
+            json.loads((directory / name / f"{run}-{rank}.json").read_text())
+            for rank in range(world)
         ]
         assert all(of_one == told[0] for of_one in told)
         return told[0]
@@ -108,7 +132,9 @@ class Layouts:
 
 def tell(steps: Sequence[Progress], into: Path, run: str, rank: int) -> None:
     """Write what Layouts.figures reads."""
-    figures = {f"{step.step} {name}": value for step in steps for name, value in step.metrics.items()}
+    figures = {
+        f"{step.step} {name}": value for step in steps for name, value in step.metrics.items()
+    }
     told = {name: value for name, value in figures.items() if not name.endswith(MEASURED)}
     (into / f"{run}-{rank}.json").write_text(json.dumps(told))
 

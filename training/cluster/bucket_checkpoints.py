@@ -1,5 +1,6 @@
-"""Checkpoints of one run in a bucket: as many, and in the same format, as in a directory. Each worker uploads the files that it wrote,
-the first one the manifest, last. So a whole checkpoint is found whatever Ray has registered, and a part of one never is.
+"""Checkpoints of one run in a bucket: as many, and in the same format, as in a directory. Each
+worker uploads the files that it wrote, the first one the manifest, last. So a whole checkpoint is
+found whatever Ray has registered, and a part of one never is.
 """
 
 from __future__ import annotations
@@ -18,38 +19,61 @@ from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
 from training.data.bucket import BACKOFF_SECONDS, TRIES, BucketPlace, connect
-from training.manifest import CHUNK_BYTES, MANIFEST, Manifest, ManifestError, hash_file, read_manifest, verify_manifest
+from training.manifest import (
+    CHUNK_BYTES,
+    MANIFEST,
+    Manifest,
+    ManifestError,
+    hash_file,
+    read_manifest,
+    verify_manifest,
+)
 from training.optim.ranks import ALONE, Ranks
 from training.refusals import DetailedError
 from training.stages.state import candidates, checkpoint_name, outdated
 from training.status import now
 
 PARTS = "parts"  # beside the files: what each worker uploaded, by name and hash
-PASSING_CODES = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "TooManyRequests"})
+PASSING_CODES = frozenset(
+    {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "TooManyRequests"}
+)
 
 Answer = TypeVar("Answer")
 
 
 class CheckpointStoreError(DetailedError, RuntimeError):
-    """The bucket did not do what it was asked, several times; the text names the bucket and the object. Workers are started again."""
+    """The bucket did not do what it was asked, several times; the text names the bucket and the
+    object. Workers are started again.
+    """
 
     reason = "UNREACHABLE"
 
 
 class CheckpointBucket:
-    """Objects of one bucket, to read and to write. Every call repeats what fails for a moment, and ends."""
+    """Objects of one bucket, to read and to write. Every call repeats what fails for a moment, and
+    ends.
+    """
 
     def __init__(self, place: BucketPlace, pause_seconds: float = BACKOFF_SECONDS) -> None:
-        self._place, self._client, self._pause_seconds = place, connect(place, tries=1), pause_seconds
+        self._place, self._client, self._pause_seconds = (
+            place,
+            connect(place, tries=1),
+            pause_seconds,
+        )
 
     def put(self, key: str, content: Path | bytes) -> None:
         """A file, or a few bytes."""
         if isinstance(content, bytes):
             self._patiently(
-                key, lambda: self._client.put_object(self._place.bucket, key, io.BytesIO(content), len(content))
+                key,
+                lambda: self._client.put_object(
+                    self._place.bucket, key, io.BytesIO(content), len(content)
+                ),
             )
         else:
-            self._patiently(key, lambda: self._client.fput_object(self._place.bucket, key, str(content)))
+            self._patiently(
+                key, lambda: self._client.fput_object(self._place.bucket, key, str(content))
+            )
 
     def fetch(self, key: str, path: Path) -> None:
         """Into a file."""
@@ -68,7 +92,10 @@ class CheckpointBucket:
         """All that begin so."""
         return self._patiently(
             prefix,
-            lambda: [str(o.object_name) for o in self._client.list_objects(self._place.bucket, prefix, recursive=True)],
+            lambda: [
+                str(o.object_name)
+                for o in self._client.list_objects(self._place.bucket, prefix, recursive=True)
+            ],
         )
 
     def remove(self, key: str) -> None:
@@ -76,7 +103,10 @@ class CheckpointBucket:
         self._patiently(key, lambda: self._client.remove_object(self._place.bucket, key))
 
     def _read(self, key: str, path: Path) -> None:
-        with closing(self._client.get_object(self._place.bucket, key)) as response, path.open("wb") as opened:
+        with (
+            closing(self._client.get_object(self._place.bucket, key)) as response,
+            path.open("wb") as opened,
+        ):
             for chunk in response.stream(CHUNK_BYTES):
                 opened.write(chunk)
 
@@ -90,16 +120,22 @@ class CheckpointBucket:
                 if refused or tried == TRIES:
                     said = error.code if isinstance(error, S3Error) else type(error).__name__
                     raise CheckpointStoreError(
-                        f"bucket {self._place.bucket}: {what}: {said}", field=what, reason="DENIED" if refused else ""
+                        f"bucket {self._place.bucket}: {what}: {said}",
+                        field=what,
+                        reason="DENIED" if refused else "",
                     ) from error
             time.sleep(self._pause_seconds * tried)
         raise AssertionError("unreachable")
 
 
 class BucketCheckpoints:
-    """See Checkpoints. scratch: a folder of this worker alone, on any disk; nothing in it is needed again."""
+    """See Checkpoints. scratch: a folder of this worker alone, on any disk; nothing in it is needed
+    again.
+    """
 
-    def __init__(self, bucket: CheckpointBucket, prefix: str, scratch: Path, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, bucket: CheckpointBucket, prefix: str, scratch: Path, ranks: Ranks = ALONE
+    ) -> None:
         self._bucket, self._prefix, self._scratch, self._ranks = bucket, prefix, scratch, ranks
 
     def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
@@ -110,11 +146,15 @@ class BucketCheckpoints:
         local = self._fresh("saved")
         write(local)
         self._ranks.wait()
-        files = {path.relative_to(local).as_posix(): path for path in local.rglob("*") if path.is_file()}
+        files = {
+            path.relative_to(local).as_posix(): path for path in local.rglob("*") if path.is_file()
+        }
         for file, path in files.items():
             self._bucket.put(self._key(name, file), path)
         hashes = {file: hash_file(path) for file, path in files.items()}
-        self._bucket.put(self._key(name, f"{PARTS}/{self._ranks.rank:05d}.json"), json.dumps(hashes).encode())
+        self._bucket.put(
+            self._key(name, f"{PARTS}/{self._ranks.rank:05d}.json"), json.dumps(hashes).encode()
+        )
         self._ranks.wait()
         if first:
             self._finish(name)
@@ -132,12 +172,17 @@ class BucketCheckpoints:
         return None
 
     def _finish(self, name: str) -> None:
-        """From here on it is whole; what is older than the newest two goes, and what was never whole."""
+        """From here on it is whole; what is older than the newest two goes, and what was never
+        whole.
+        """
         files: dict[str, str] = {}
         for rank in range(self._ranks.world_size):
             files |= json.loads(self._bucket.get(self._key(name, f"{PARTS}/{rank:05d}.json")))
         manifest = Manifest("training_state", name, now(), files)
-        self._bucket.put(self._key(name, MANIFEST), json.dumps(manifest.fields, indent=2, sort_keys=True).encode())
+        self._bucket.put(
+            self._key(name, MANIFEST),
+            json.dumps(manifest.fields, indent=2, sort_keys=True).encode(),
+        )
         listed = self._listed()
         whole = _whole(listed)
         for old in listed.keys() - (whole - outdated(name, whole)):

@@ -1,4 +1,6 @@
-"""TensorBoard's files of a stage: every metric by step, and samples as texts. `tensorboard --logdir STORAGE` shows all stages under it."""
+"""TensorBoard's files of a stage: every metric by step, and samples as texts. `tensorboard --logdir
+STORAGE` shows all stages under it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ FLUSH_SECONDS = 10
 
 
 class EventFiles:
-    """Opens its file with the first step: one that comes again after a resume takes the place of all from there on."""
+    """Opens its file with the first step: one that comes again after a resume takes the place of
+    all from there on.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -28,7 +32,9 @@ class EventFiles:
             writer.add_scalar(name, value, progress.step)
 
     def append_sample(self, sample: Sample) -> None:
-        """The beginning and what was written, as code, which TensorBoard does not take for Markdown."""
+        """The beginning and what was written, as code, which TensorBoard does not take for
+        Markdown.
+        """
         text = f"{sample.prompt}{sample.text}".replace("\n", "\n    ")
         self._open(sample.step).add_text(f"sample/{sample.prompt}", f"    {text}", sample.step)
 
@@ -42,5 +48,7 @@ class EventFiles:
             # Most of a second, which stages without steps need not pay.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._directory), purge_step=step, flush_secs=FLUSH_SECONDS)
+            self._writer = SummaryWriter(
+                str(self._directory), purge_step=step, flush_secs=FLUSH_SECONDS
+            )
         return self._writer

@@ -1,4 +1,6 @@
-"""failure.txt: why a stage ended without an output, for its page. It goes when the stage is begun again; a stop is no failure."""
+"""failure.txt: why a stage ended without an output, for its page. It goes when the stage is begun
+again; a stop is no failure.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def failure_kept(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        path.write_text(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
+        path.write_text(
+            str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        )
         raise
 
 

@@ -1,4 +1,6 @@
-"""The processes that Ray keeps for a run: how many workers, and what each may take. Ray is imported where it is used."""
+"""The processes that Ray keeps for a run: how many workers, and what each may take. Ray is imported
+where it is used.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,14 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 ANY_NUMBER = -1
-# Of each tensor where it lies: weights put together on a processor are sent from there, and a stage may be told to compute on it.
+# Of each tensor where it lies: weights put together on a processor are sent from there, and a stage
+# may be told to compute on it.
 BACKEND_OF_GPUS = "cpu:gloo,cuda:nccl"
-GPUS_HELP = "GPUs that Ray keeps for each worker (default 0); without any, workers compute on processors"
-RESIZE_SECONDS = (
-    300.0  # between looks whether more workers would fit: each resize is a restart from the last checkpoint
+GPUS_HELP = (
+    "GPUs that Ray keeps for each worker (default 0); without any, workers compute on processors"
 )
+# between looks whether more workers would fit: each resize is a restart from the last checkpoint
+RESIZE_SECONDS = 300.0
 WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not burn the core that a chat wants
@@ -27,10 +31,12 @@ WORKER_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Group:
-    """workers 0: stages run in this process, without Ray. gpus_per_worker: without any, workers see no GPU and compute on processors.
+    """workers 0: stages run in this process, without Ray. gpus_per_worker: without any, workers see
+    no GPU and compute on processors.
     rollout_actors: processes that sample for policies, a processor each.
 
-    fewest_workers: from so many on it begins, and goes on where a machine was lost; None: all or none. A worker that is taken away with
+    fewest_workers: from so many on it begins, and goes on where a machine was lost; None: all or
+        none. A worker that is taken away with
     notice (pre-empted) counts to no failure, and as many may be as there are.
     """
 
@@ -95,7 +101,11 @@ class Group:
 
 
 def trainer(
-    group: Group, work: Callable[[dict[str, Any]], object], task: object, name: str, bookkeeping: Path
+    group: Group,
+    work: Callable[[dict[str, Any]], object],
+    task: object,
+    name: str,
+    bookkeeping: Path,
 ) -> TorchTrainer:
     """What runs `work` on {"task": task} in each worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -107,7 +117,9 @@ def trainer(
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend=BACKEND_OF_GPUS if group.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=group.workers if group.fewest_workers is None else (group.fewest_workers, group.workers),
+            num_workers=group.workers
+            if group.fewest_workers is None
+            else (group.fewest_workers, group.workers),
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=group.gpus_per_worker > 0,
             # A whole CPU each: workers of one CPU a pod then spread over the pods.
@@ -116,13 +128,17 @@ def trainer(
         run_config=RunConfig(
             name=name,
             storage_path=str(bookkeeping),
-            failure_config=FailureConfig(max_failures=group.max_failures, max_preemption_failures=ANY_NUMBER),
+            failure_config=FailureConfig(
+                max_failures=group.max_failures, max_preemption_failures=ANY_NUMBER
+            ),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
 
 
 def parse_workers(text: str) -> tuple[int, int | None]:
-    """ "4" to (4, None), "1..4" to (4, 1): the most, and the fewest where they are a range. Raises: ValueError: it is neither."""
+    """ "4" to (4, None), "1..4" to (4, 1): the most, and the fewest where they are a range. Raises:
+    ValueError: it is neither.
+    """
     fewest, dots, most = text.partition("..")
     return (int(most), int(fewest)) if dots else (int(text), None)

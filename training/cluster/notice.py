@@ -1,7 +1,9 @@
-"""Notice that a run must end soon: SIGTERM or Ctrl-C to the process that drives it, or a machine of its workers that is taken away.
+"""Notice that a run must end soon: SIGTERM or Ctrl-C to the process that drives it, or a machine of
+its workers that is taken away.
 
-Stages look at the end of each step (RunContext.stop_if_told). A pod of Ray's that Kubernetes ends drains its node first, and that is what
-Ray Train tells its workers of; the driver's word reaches them as a file beside the run. Ray is imported where it is used.
+Stages look at the end of each step (RunContext.stop_if_told). A pod of Ray's that Kubernetes ends
+drains its node first, and that is what Ray Train tells its workers of; the driver's word reaches
+them as a file beside the run. Ray is imported where it is used.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from training.stages.context import StoppedError
 
 MARK = "stop"  # in the run's storage; whoever makes it by hand stops the run too
 LOOK_SECONDS = 0.5
-TOLD_BY = (signal.SIGTERM, signal.SIGINT)  # while Ray trains, Ctrl-C is Ray's, which ends the run at once
+TOLD_BY = (
+    signal.SIGTERM,
+    signal.SIGINT,
+)  # while Ray trains, Ctrl-C is Ray's, which ends the run at once
 AGAIN = "\nending the step at hand, which is kept; once more ends at once, and what came after the last checkpoint is lost\n"
 
 Handler = Callable[[int, FrameType | None], object] | int
@@ -27,7 +32,9 @@ Handler = Callable[[int, FrameType | None], object] | int
 
 @contextmanager
 def stopped_by_signal(mark: Path) -> Iterator[None]:
-    """Inside the block SIGTERM or Ctrl-C makes the mark; a second one does what it did before. What is ignored stays so."""
+    """Inside the block SIGTERM or Ctrl-C makes the mark; a second one does what it did before. What
+    is ignored stays so.
+    """
     mark.unlink(missing_ok=True)
     told = TOLD_BY[0]
     with kept_handlers() as before:
@@ -54,7 +61,9 @@ def stopped_by_signal(mark: Path) -> Iterator[None]:
 
 @contextmanager
 def kept_handlers() -> Iterator[Mapping[signal.Signals, Handler]]:
-    """What these signals do, which they do again after the block. Signals are the main thread's; in another nothing changes."""
+    """What these signals do, which they do again after the block. Signals are the main thread's; in
+    another nothing changes.
+    """
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in TOLD_BY}
     try:
         yield before
@@ -69,9 +78,11 @@ def _restore(handlers: Mapping[signal.Signals, Handler]) -> None:
 
 
 def leaving_machines() -> tuple[str, ...]:
-    """In a worker of Ray Train: the machines of its group that are taken away, as far as this worker knows.
+    """In a worker of Ray Train: the machines of its group that are taken away, as far as this
+    worker knows.
 
-    Not ray.train.get_preemption_info: that is a barrier through an actor at every step, and stages agree in a sum of their own.
+    Not ray.train.get_preemption_info: that is a barrier through an actor at every step, and stages
+    agree in a sum of their own.
     """
     from ray.train.v2._internal.execution.context import get_train_context
 
@@ -80,9 +91,13 @@ def leaving_machines() -> tuple[str, ...]:
 
 
 def wait_until_gone(machines: Sequence[str], seconds: float) -> None:
-    """In the driver, so that a new group is not counted on machines that are about to go: Ray counts them while they live."""
+    """In the driver, so that a new group is not counted on machines that are about to go: Ray
+    counts them while they live.
+    """
     import ray
 
     end = time.monotonic() + seconds
-    while time.monotonic() < end and any(node["Alive"] and node["NodeID"] in machines for node in ray.nodes()):
+    while time.monotonic() < end and any(
+        node["Alive"] and node["NodeID"] in machines for node in ray.nodes()
+    ):
         time.sleep(LOOK_SECONDS)

@@ -1,4 +1,5 @@
-"""progress.jsonl: one line a step with what it took, appended by the stage and followed by the driver. It survives both.
+"""progress.jsonl: one line a step with what it took, appended by the stage and followed by the
+driver. It survives both.
 
 After a resume, steps after the checkpoint appear again: the later line is the true one.
 """
@@ -33,7 +34,9 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Followed:
-    """A stage as its follower sees it: its file of steps, the directory whose manifest ends it, and whether another comes then."""
+    """A stage as its follower sees it: its file of steps, the directory whose manifest ends it, and
+    whether another comes then.
+    """
 
     name: str
     path: Path
@@ -43,8 +46,10 @@ class Followed:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a stage had taken at the end of a step since it began in this process, in seconds: on the clock, and of its processors.
-    memory_bytes: the most so far. workers: that worked on it, each as much."""
+    """What a stage had taken at the end of a step since it began in this process, in seconds: on
+    the clock, and of its processors.
+    memory_bytes: the most so far. workers: that worked on it, each as much.
+    """
 
     elapsed_seconds: float = 0.0
     processor_seconds: float = 0.0
@@ -82,7 +87,10 @@ class ProgressLog:
     def _effort(self) -> Effort:
         from training.stages.machine import peak_memory_bytes
 
-        elapsed, processor = time.monotonic() - self._began, time.process_time() - self._processor_before
+        elapsed, processor = (
+            time.monotonic() - self._began,
+            time.process_time() - self._processor_before,
+        )
         return Effort(elapsed, processor, peak_memory_bytes(), self._workers)
 
 
@@ -100,17 +108,23 @@ def read_progress(path: Path) -> list[Progress]:
 
 def each_once(lines: Sequence[Line]) -> list[Progress]:
     """The steps of these lines, in order: of one that was taken again, the later line."""
-    return [step for _, step in sorted({line.progress.step: line.progress for line in lines}.items())]
+    return [
+        step for _, step in sorted({line.progress.step: line.progress for line in lines}.items())
+    ]
 
 
 def kept_text(directory: Path) -> str:
-    """After which step a run goes on; empty where it begins, or where its checkpoints lie elsewhere."""
+    """After which step a run goes on; empty where it begins, or where its checkpoints lie
+    elsewhere.
+    """
     lines, step = read_lines(directory / PROGRESS), kept_step(directory)
     return f"again after step {step} of {lines[-1].progress.total_steps}" if step and lines else ""
 
 
 def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) -> None:
-    """Tell the watcher each stage's beginning, the steps that are added from now on, and its end: until there is no other, or `stop`."""
+    """Tell the watcher each stage's beginning, the steps that are added from now on, and its end:
+    until there is no other, or `stop`.
+    """
     offsets = [stage.path.stat().st_size if stage.path.exists() else 0 for stage in stages]
     for stage, offset in zip(stages, offsets, strict=True):
         watcher.begin(stage.name)

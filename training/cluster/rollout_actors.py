@@ -1,8 +1,9 @@
 """Rollout actors: processes of Ray that sample for the trainer, each with a copy of the policy.
 
-An actor keeps nothing that somebody else has not: every call says which policy, which weights and which prompts. So what an actor that
-died was asked is asked again, of itself once Ray has restarted it or of another, and the answer is the same bit by bit.
-Ray is imported where it is used (runner.py says why).
+An actor keeps nothing that somebody else has not: every call says which policy, which weights and
+which prompts. So what an actor that died was asked is asked again, of itself once Ray has restarted
+it or of another, and the answer is the same bit by bit. Ray is imported where it is used (runner.py
+says why).
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ Find = Callable[[str], "tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]"]
 
 
 class RolloutActorsError(DetailedError, RuntimeError):
-    """Actors gave no answer; the text says how many were asked. The worker that asked is started again."""
+    """Actors gave no answer; the text says how many were asked. The worker that asked is started
+    again.
+    """
 
     reason = "UNREACHABLE"
 
 
 class Shelf:
-    """Runs in an actor of its own, beside the sampling ones: the newest weights by version, for whoever comes. It holds references."""
+    """Runs in an actor of its own, beside the sampling ones: the newest weights by version, for
+    whoever comes. It holds references.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, Sequence[Any]] = {}
@@ -60,7 +65,9 @@ class Shelf:
     def get(self, version: str) -> Sequence[Any]:
         """Raises: LookupError: nobody has put it here since this process began, or it is too old."""
         if version not in self._kept:
-            raise LookupError(f"weights of {version}: not there, but {', '.join(self._kept) or 'none'}")
+            raise LookupError(
+                f"weights of {version}: not there, but {', '.join(self._kept) or 'none'}"
+            )
         return self._kept[version]
 
 
@@ -70,26 +77,39 @@ class Sampler:
     def __init__(self) -> None:
         self._loaded = ""
         self._made_of: tuple[object, ...] | None = None
-        torch.set_num_threads(1)  # an actor has one processor, and products this small wait for threads
+        torch.set_num_threads(
+            1
+        )  # an actor has one processor, and products this small wait for threads
 
     def ready(self) -> int:
         """The process that is there."""
         return os.getpid()
 
     def answer(
-        self, shelf: ActorHandle, made_of: Sources, stop_ids: tuple[int, ...], version: str, asked: Asked
+        self,
+        shelf: ActorHandle,
+        made_of: Sources,
+        stop_ids: tuple[int, ...],
+        version: str,
+        asked: Asked,
     ) -> Rollout:
         """As `sample`, with weights from the shelf."""
         return self.sample(_find_on(shelf), made_of, stop_ids, version, asked)
 
     @torch.no_grad()
-    def sample(self, find: Find, made_of: Sources, stop_ids: tuple[int, ...], version: str, asked: Asked) -> Rollout:
-        """The answer of the policy with these weights. It is built once, and loads weights that it has not. Their version alone does not
-        tell: in another stage, or after a resume, it names other weights."""
+    def sample(
+        self, find: Find, made_of: Sources, stop_ids: tuple[int, ...], version: str, asked: Asked
+    ) -> Rollout:
+        """The answer of the policy with these weights. It is built once, and loads weights that it
+        has not. Their version alone does not
+        tell: in another stage, or after a resume, it names other weights.
+        """
         kept = made_of.vocabulary.kept if made_of.vocabulary else None
         wanted = (made_of.model_directory, made_of.lora, made_of.seed, kept)
         if wanted != self._made_of:
-            self._policy = open_players(replace(made_of, reward_directory=None), with_reference=False).policy
+            self._policy = open_players(
+                replace(made_of, reward_directory=None), with_reference=False
+            ).policy
             self._made_of, self._loaded = wanted, ""
         found, load = find(version)
         if found != self._loaded:
@@ -118,7 +138,9 @@ class RolloutActors:
     actors: Sequence[ActorHandle]
 
     def open(self, orders: Orders, ranks: Ranks) -> ActorCopies:
-        """See Samplers. Workers share the actors out among themselves, or each actor serves several."""
+        """See Samplers. Workers share the actors out among themselves, or each actor serves
+        several.
+        """
         first = ranks.data_rank % len(self.actors)
         return ActorCopies(self.shelf, self.actors[first :: ranks.data_size], orders, ranks)
 
@@ -126,7 +148,9 @@ class RolloutActors:
 class ActorCopies:
     """One worker's side of the actors; see Copies."""
 
-    def __init__(self, shelf: ActorHandle, actors: Sequence[ActorHandle], orders: Orders, ranks: Ranks) -> None:
+    def __init__(
+        self, shelf: ActorHandle, actors: Sequence[ActorHandle], orders: Orders, ranks: Ranks
+    ) -> None:
         self._shelf, self._actors, self._orders, self._ranks = shelf, actors, orders, ranks
 
     def take(self, version: str, weights: Weights) -> None:
@@ -145,7 +169,9 @@ class ActorCopies:
 
         def answer() -> Rollout:
             places = range(len(parts))
-            joined = join([self._wait(place, parts[place], version, begun[place]) for place in places])
+            joined = join(
+                [self._wait(place, parts[place], version, begun[place]) for place in places]
+            )
             return joined.to(torch.get_default_device())
 
         return answer
@@ -158,7 +184,9 @@ class ActorCopies:
         return reference
 
     def _wait(self, place: int, part: Asked, version: str, begun: ObjectRef[Rollout]) -> Rollout:
-        """Ray itself asks an actor again that it has restarted. One that it has given up, or that does not answer, is passed over."""
+        """Ray itself asks an actor again that it has restarted. One that it has given up, or that
+        does not answer, is passed over.
+        """
         import ray
         from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
@@ -180,7 +208,8 @@ class ActorCopies:
 
 @contextmanager
 def rollout_actors(count: int, environment: Mapping[str, str]) -> Iterator[RolloutActors | None]:
-    """Actors for as long as the block runs, a processor each beside those of the workers. None where none are asked for.
+    """Actors for as long as the block runs, a processor each beside those of the workers. None
+    where none are asked for.
 
     Raises:
         ConfigError: the cluster has no room for them.

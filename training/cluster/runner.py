@@ -1,9 +1,11 @@
-"""Run stages under Ray Train V2, or in this process. Either way a stage's progress, page and (but for a bucket's) checkpoints lie under
-storage/name: where Ray has several machines, on a volume that all of them mount.
+"""Run stages under Ray Train V2, or in this process. Either way a stage's progress, page and (but
+for a bucket's) checkpoints lie under storage/name: where Ray has several machines, on a volume that
+all of them mount.
 
-One worker group runs several stages one after another: to start one costs half a minute of a laptop's two cores. A checkpoint
-counts when its manifest agrees with its files, whatever Ray knows: its controller polls, and would miss the last one before a kill.
-Ray is imported where it is used: that costs seconds, and `snapshot` or `forget` need none of it.
+One worker group runs several stages one after another: to start one costs half a minute of a
+laptop's two cores. A checkpoint counts when its manifest agrees with its files, whatever Ray knows:
+its controller polls, and would miss the last one before a kill. Ray is imported where it is used:
+that costs seconds, and `snapshot` or `forget` need none of it.
 """
 
 from __future__ import annotations
@@ -46,7 +48,14 @@ from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
 from training.rl.served import OffPolicyError
 from training.stages.artifact import finished
-from training.stages.context import Checkpoints, ConfigError, Progress, RunContext, Sample, StoppedError
+from training.stages.context import (
+    Checkpoints,
+    ConfigError,
+    Progress,
+    RunContext,
+    Sample,
+    StoppedError,
+)
 from training.stages.state import DirectoryCheckpoints
 
 if TYPE_CHECKING:
@@ -74,7 +83,9 @@ REFUSALS = (
 
 
 class StageRefusedError(DetailedError, ValueError):
-    """A stage refused its config or its data, or to learn from what is not finite; text and details are the stage's own error's."""
+    """A stage refused its config or its data, or to learn from what is not finite; text and details
+    are the stage's own error's.
+    """
 
 
 class StageConfig(Protocol):
@@ -93,8 +104,9 @@ def _always() -> bool:
 
 @dataclass(frozen=True)
 class StageRun(Generic[Config]):
-    """One stage of a run. Its name is that of its folder, so it goes on there after a kill. `lets_go_on` is asked once its output
-    is there, on every worker and here: if not, the stages after it are not run.
+    """One stage of a run. Its name is that of its folder, so it goes on there after a kill.
+    `lets_go_on` is asked once its output is there, on every worker and here: if not, the stages
+    after it are not run.
     """
 
     name: str
@@ -129,8 +141,9 @@ class _Task:
 
 @dataclass(frozen=True)
 class _End:
-    """Why a worker came back before its stages' end: one refused its input, which Ray must not try again, or was told to stop. machines:
-    that are taken away, as far as this worker knew."""
+    """Why a worker came back before its stages' end: one refused its input, which Ray must not try
+    again, or was told to stop. machines: that are taken away, as far as this worker knew.
+    """
 
     refusal: StageRefusedError | None = None
     stopped: StoppedError | None = None
@@ -162,18 +175,23 @@ def run_stages(
     watcher: Watcher,
     bucket_prefix: str | None = None,
 ) -> list[Manifest]:
-    """Run stages one after another, to the last or to one that lets none go on; return the manifests of their outputs.
+    """Run stages one after another, to the last or to one that lets none go on; return the
+    manifests of their outputs.
 
-    Under the same storage and name a stage goes on where a kill left it, and a finished one (its output has a manifest) is not
-    run again. SIGTERM, and in this process Ctrl-C, ends the step at hand and keeps it.
+    Under the same storage and name a stage goes on where a kill left it, and a finished one (its
+    output has a manifest) is not run again. SIGTERM, and in this process Ctrl-C, ends the step at
+    hand and keeps it.
 
     Args:
-        bucket_prefix: checkpoints go into the bucket of TW_TRAINING_S3_*, under it; None: into storage, beside everything else.
+        bucket_prefix: checkpoints go into the bucket of TW_TRAINING_S3_*, under it; None: into
+            storage, beside everything else.
 
     Raises:
         StageRefusedError: config or data cannot be run (in this process: the stage's own error).
-        StoppedError: told by SIGTERM or Ctrl-C. Workers whose machine is taken away stop too, and are started again where there is room.
-        ray.train.TrainingFailedError: they failed max_failures + 1 times; its cause is the stage's own error.
+        StoppedError: told by SIGTERM or Ctrl-C. Workers whose machine is taken away stop too, and
+            are started again where there is room.
+        ray.train.TrainingFailedError: they failed max_failures + 1 times; its cause is the stage's
+        own error.
     """
     storage = storage.absolute()
     task = _Task(stages, storage, world_sizes=group.sizes, bucket_prefix=bucket_prefix)
@@ -181,7 +199,10 @@ def run_stages(
         _place()
     for stage in stages:
         (storage / stage.name).mkdir(parents=True, exist_ok=True)
-    followed = [Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on) for s in stages]
+    followed = [
+        Followed(s.name, storage / s.name / PROGRESS, s.config.output_directory, s.lets_go_on)
+        for s in stages
+    ]
     with _pages([storage / stage.name for stage in stages]), _following(followed, watcher):
         _, due = _standing(stages)
         if due and group.workers == 0:
@@ -196,7 +217,9 @@ def run_stages(
     return manifests
 
 
-def run_stage(stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None) -> Manifest:
+def run_stage(
+    stage: StageRun[Any], storage: Path, progress: Callable[[Progress], None] = lambda _: None
+) -> Manifest:
     """One stage in this process; see run_stages."""
     (manifest,) = run_stages([stage], storage, Group(), _OnlyProgress(progress))
     return manifest
@@ -230,7 +253,9 @@ def _standing(stages: Sequence[StageRun[Any]]) -> tuple[list[Manifest], str]:
 
 
 def _run_each(
-    stages: Sequence[StageRun[Any]], storage: Path, opened: Callable[[Path], AbstractContextManager[RunContext]]
+    stages: Sequence[StageRun[Any]],
+    storage: Path,
+    opened: Callable[[Path], AbstractContextManager[RunContext]],
 ) -> None:
     for stage in stages:
         if not finished(stage.config.output_directory):
@@ -247,13 +272,26 @@ def _run_each(
 @contextmanager
 def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
     with _reports(directory, ALONE) as (progress, samples):
-        yield RunContext(task.checkpoints(directory, ALONE), progress, ALONE, samples, told_to_stop=task.mark.exists)
+        yield RunContext(
+            task.checkpoints(directory, ALONE),
+            progress,
+            ALONE,
+            samples,
+            told_to_stop=task.mark.exists,
+        )
 
 
 @contextmanager
-def _reports(directory: Path, ranks: Ranks) -> Iterator[tuple[Callable[[Progress], None], Callable[[Sample], None]]]:
-    """Where steps and samples are told: our own lines, which everything else reads, and TensorBoard's files."""
-    lines, written = ProgressLog(directory / PROGRESS, ranks.world_size), SampleLog(directory / SAMPLES)
+def _reports(
+    directory: Path, ranks: Ranks
+) -> Iterator[tuple[Callable[[Progress], None], Callable[[Sample], None]]]:
+    """Where steps and samples are told: our own lines, which everything else reads, and
+    TensorBoard's files.
+    """
+    lines, written = (
+        ProgressLog(directory / PROGRESS, ranks.world_size),
+        SampleLog(directory / SAMPLES),
+    )
     with closing(EventFiles(directory / EVENTS)) as events:
 
         def progress(step: Progress) -> None:
@@ -275,7 +313,11 @@ def _run_under_ray(task: _Task, group: Group) -> None:
         stopped_by_signal(task.mark),
     ):
         while (
-            end := _fit(trainer(group, _work, replace(task, samplers=actors), name, task.storage / BOOKKEEPING))
+            end := _fit(
+                trainer(
+                    group, _work, replace(task, samplers=actors), name, task.storage / BOOKKEEPING
+                )
+            )
         ) is not None:
             if end.refusal:
                 raise end.refusal
@@ -307,9 +349,13 @@ def _work(parameters: dict[str, _Task]) -> _End | None:
         task = parameters["task"]
         _run_each(task.stages, task.storage, partial(_context_of_worker, task))
     except REFUSALS as error:
-        return _End(refusal=StageRefusedError(f"{type(error).__name__}: {error}", **details_of(error)))
+        return _End(
+            refusal=StageRefusedError(f"{type(error).__name__}: {error}", **details_of(error))
+        )
     except StoppedError as error:
-        stopped = StoppedError(str(error), stage=error.stage, step=error.step)  # without the frames of this one
+        stopped = StoppedError(
+            str(error), stage=error.stage, step=error.step
+        )  # without the frames of this one
         return _End(stopped=stopped, machines=leaving_machines())
     return None
 
@@ -339,7 +385,9 @@ def _machine_leaves() -> bool:
 
 
 def _place() -> BucketPlace:
-    """As this process is told: workers by their pods, so that keys of the store travel in no task of Ray's."""
+    """As this process is told: workers by their pods, so that keys of the store travel in no task
+    of Ray's.
+    """
     place = bucket_place(os.environ)
     if place is None:
         raise ConfigError(
@@ -376,5 +424,10 @@ def _pages(directories: Sequence[Path]) -> Iterator[None]:
         for directory in directories:
             try:
                 write_stage_page(directory)
-            except Exception:  # a page is no reason to lose what was trained, or to hide why it was not
-                logger.exception("page of %s: not written; `python -m training report` tries again", directory.name)
+            except (
+                Exception
+            ):  # a page is no reason to lose what was trained, or to hide why it was not
+                logger.exception(
+                    "page of %s: not written; `python -m training report` tries again",
+                    directory.name,
+                )

@@ -1,6 +1,7 @@
 """samples.jsonl: what the model wrote at each checkpoint, beside progress.jsonl.
 
-As there, steps after a checkpoint appear again when a run is resumed: the later line is the true one.
+As there, steps after a checkpoint appear again when a run is resumed: the later line is the true
+one.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""stage.json: what a stage was begun with, and every time that it was begun again. Written before anything is learned, so that a run
-that failed can be read and compared too. Data that has not changed since is not read again for its hash: it may be terabytes.
+"""stage.json: what a stage was begun with, and every time that it was begun again. Written before
+anything is learned, so that a run that failed can be read and compared too. Data that has not
+changed since is not read again for its hash: it may be terabytes.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ RECORD = "stage.json"
 OUTPUT = "output_directory"
 SCRATCH = "scratch"  # beside the record: of a run whose checkpoints lie in a bucket
 WHO_WORKS = {"lineage", "machine", "parallelism"}
-PACE = ("checkpoint_every_steps", "checkpoint_every_updates")  # how often state is kept, which changes no weight
+PACE = (
+    "checkpoint_every_steps",
+    "checkpoint_every_updates",
+)  # how often state is kept, which changes no weight
 UNHASHED = "no manifest"  # of a directory whose files would have to be hashed one by one
 
 
 @dataclass(frozen=True)
 class Start:
-    """One time that the stage was begun, or taken up again. config_sha256: of the config that it was given then."""
+    """One time that the stage was begun, or taken up again. config_sha256: of the config that it
+    was given then.
+    """
 
     time: str
     workers: int
@@ -43,7 +49,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Hashed:
-    """A file as it was when it was read: of the same size, and not written since, it has the same hash."""
+    """A file as it was when it was read: of the same size, and not written since, it has the same
+    hash.
+    """
 
     path: str
     size: int
@@ -53,8 +61,10 @@ class Hashed:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """config: the last one given. data: sha256 by the config's fields that name a file, or a directory, of which it is the manifest's.
-    hashed: the files that these are of."""
+    """config: the last one given. data: sha256 by the config's fields that name a file, or a
+    directory, of which it is the manifest's.
+    hashed: the files that these are of.
+    """
 
     name: str
     config: Mapping[str, Any]
@@ -91,7 +101,9 @@ def note_start(name: str, config: StageConfig, directory: Path, workers: int) ->
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         workers=workers,
         processors=len(os.sched_getaffinity(0)),
-        accelerators=tuple(torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())),
+        accelerators=tuple(
+            torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())
+        ),
         torch=torch.__version__,
         host=platform.machine(),
         config_sha256=hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest(),
@@ -102,19 +114,25 @@ def note_start(name: str, config: StageConfig, directory: Path, workers: int) ->
     found = {name: _hashed(path, known) for name, path in _inputs(config, "") if path.exists()}
     data = {name: one.sha256 if one else UNHASHED for name, one in found.items()}
     kept = {one.path: one for one in found.values() if one}
-    write_json(directory / RECORD, asdict(StageRecord(name, fields, data, starts, tuple(kept.values()))))
+    write_json(
+        directory / RECORD, asdict(StageRecord(name, fields, data, starts, tuple(kept.values())))
+    )
 
 
-def refuse_other(config: StageConfig, directory: Path, asked: Sequence[str] = (), other: str = "folder") -> None:
-    """A folder is of one run: going on with another config would mix two. Other code may go on, on another machine and in another layout;
-    and a run of which no step is kept may be begun anew (begin_anew).
+def refuse_other(
+    config: StageConfig, directory: Path, asked: Sequence[str] = (), other: str = "folder"
+) -> None:
+    """A folder is of one run: going on with another config would mix two. Other code may go on, on
+    another machine and in another layout; and a run of which no step is kept may be begun anew
+    (begin_anew).
 
     Args:
         asked: fields that somebody named, which the error names before those that follow from them.
         other: what to take in place of this one.
 
     Raises:
-        ConfigError: it was begun with another, or what it would write is there already; names a field that differs.
+        ConfigError: it was begun with another, or what it would write is there already; names a
+            field that differs.
     """
     before = read_record(directory)
     if before is None:
@@ -137,7 +155,9 @@ def refuse_other(config: StageConfig, directory: Path, asked: Sequence[str] = ()
 
 
 def begin_anew(config: StageConfig, directory: Path) -> None:
-    """Remove what is left of a run that was begun with another config and kept no step; refuse_other refuses the rest."""
+    """Remove what is left of a run that was begun with another config and kept no step;
+    refuse_other refuses the rest.
+    """
     before = read_record(directory)
     if before and _different(before, config) and not _is_kept(before, directory):
         shutil.rmtree(directory)
@@ -157,19 +177,32 @@ def read_record(directory: Path) -> StageRecord | None:
     if not path.exists():
         return None
     fields = json.loads(path.read_text())
-    starts = tuple(Start(**{**start, "accelerators": tuple(start["accelerators"])}) for start in fields.pop("starts"))
-    hashed = tuple(Hashed(**one) for one in fields.pop("hashed", ()))  # none: noted before hashes were kept
+    starts = tuple(
+        Start(**{**start, "accelerators": tuple(start["accelerators"])})
+        for start in fields.pop("starts")
+    )
+    hashed = tuple(
+        Hashed(**one) for one in fields.pop("hashed", ())
+    )  # none: noted before hashes were kept
     return StageRecord(**fields, starts=starts, hashed=hashed)
 
 
 def _is_kept(record: StageRecord, directory: Path) -> bool:
-    """Whether something would be lost with the folder. Of what lies in a bucket nothing is known here."""
-    return kept_step(directory) > 0 or (directory / SCRATCH).exists() or (record.output_directory / MANIFEST).exists()
+    """Whether something would be lost with the folder. Of what lies in a bucket nothing is known
+    here.
+    """
+    return (
+        kept_step(directory) > 0
+        or (directory / SCRATCH).exists()
+        or (record.output_directory / MANIFEST).exists()
+    )
 
 
 def _different(record: StageRecord, config: StageConfig) -> dict[str, tuple[object, object]]:
     """The fields that are not as they were, by their whole names: what was, and what is given."""
-    given: dict[str, Any] = json.loads(json.dumps({**plain(config), OUTPUT: str(config.output_directory)}))
+    given: dict[str, Any] = json.loads(
+        json.dumps({**plain(config), OUTPUT: str(config.output_directory)})
+    )
     # Samplers that go ahead wait at each checkpoint.
     unlike = WHO_WORKS if given.get("max_staleness_updates") else WHO_WORKS.union(PACE)
     names = given.keys() & record.config.keys() - unlike
@@ -187,7 +220,9 @@ def _leaves(name: str, was: object, now: object) -> Iterator[tuple[str, object, 
 
 
 def _place(name: str, asked: Sequence[str]) -> int:
-    """Where a field, or one of its own, stands among those that were asked for; after all of them if it does not."""
+    """Where a field, or one of its own, stands among those that were asked for; after all of them
+    if it does not.
+    """
     places = [place for place, one in enumerate(asked) if f"{one}.".startswith(f"{name}.")]
     return min(places, default=len(asked))
 

@@ -1,4 +1,5 @@
-"""Committed objects in an S3 bucket, read only, by the `minio` client. TW_TRAINING_S3_* says where it is.
+"""Committed objects in an S3 bucket, read only, by the `minio` client. TW_TRAINING_S3_* says where
+it is.
 
 The client's own limits are 300 s × 6 tries, and up to six hours where a 503 says Retry-After.
 """
@@ -39,15 +40,23 @@ class BucketPlace:
 
 
 def bucket_place(environment: Mapping[str, str]) -> BucketPlace | None:
-    """As TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY, _BUCKET, _REGION and _SECURE (true or false) say.
+    """As TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY, _BUCKET, _REGION and _SECURE (true or
+    false) say.
 
-    None: none of them is set. Raises ConfigError that names the variable that is unknown, missing or wrong.
+    None: none of them is set. Raises ConfigError that names the variable that is unknown, missing
+        or wrong.
     """
     names = [found.name for found in fields(BucketPlace)]
-    given = {name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
+    given = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX)
+    }
     if unknown := sorted(given.keys() - set(names)):
         variable, known = f"{PREFIX}{unknown[0].upper()}", ", ".join(names).upper()
-        raise ConfigError(f"{variable}: is unknown; known: {known}", field=variable, reason="UNKNOWN", limit=known)
+        raise ConfigError(
+            f"{variable}: is unknown; known: {known}", field=variable, reason="UNKNOWN", limit=known
+        )
     if not given:
         return None
     if missing := [name for name in names[:3] if not given.get(name)]:
@@ -65,8 +74,10 @@ def bucket_place(environment: Mapping[str, str]) -> BucketPlace | None:
 
 
 def connect(place: BucketPlace, tries: int = TRIES) -> Minio:
-    """A client whose patience ends. It repeats requests that were refused for a moment, but no POST (of an upload in parts), and no body
-    that breaks off; who must repeat those as well asks for one try here."""
+    """A client whose patience ends. It repeats requests that were refused for a moment, but no POST
+    (of an upload in parts), and no body that breaks off; who must repeat those as well asks for one
+    try here.
+    """
     retries = Retry(
         total=tries - 1,
         redirect=False,
@@ -81,7 +92,9 @@ def connect(place: BucketPlace, tries: int = TRIES) -> Minio:
         secret_key=place.secret_key,
         secure=place.secure,
         region=place.region,
-        http_client=PoolManager(timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=retries),
+        http_client=PoolManager(
+            timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=retries
+        ),
     )
 
 
@@ -101,11 +114,15 @@ class Bucket:
             return self._read(key)
         except S3Error as error:
             if error.code == "NoSuchKey":
-                raise ObjectMissingError(f"object_key: {key} is committed but missing", field="object_key") from error
+                raise ObjectMissingError(
+                    f"object_key: {key} is committed but missing", field="object_key"
+                ) from error
             raise CatalogueError(self._blame(f"answers {error.code}"), field="bucket") from error
         except (MinioException, HTTPError) as error:
             raise CatalogueError(
-                self._blame(f"did not give {key}: {type(error).__name__}"), field="bucket", reason="UNREACHABLE"
+                self._blame(f"did not give {key}: {type(error).__name__}"),
+                field="bucket",
+                reason="UNREACHABLE",
             ) from error
 
     def _read(self, key: str) -> bytes:

@@ -1,5 +1,6 @@
-"""The committed objects of the feedback log, read and checked. Readers learn what counts from ListSegments, never from the
-ledger's database or from listing the store: an object that nobody committed is not there.
+"""The committed objects of the feedback log, read and checked. Readers learn what counts from
+ListSegments, never from the ledger's database or from listing the store: an object that nobody
+committed is not there.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ class CatalogueError(UnavailableError):
 
 
 class ObjectMissingError(CatalogueError):
-    """A committed object is not there: compaction may have deleted it since it was listed, so list again."""
+    """A committed object is not there: compaction may have deleted it since it was listed, so list
+    again.
+    """
 
     reason = "MISSING"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One committed object: offsets [start, end) of a partition, or, compacted, sequences [first_sequence, sequence] of the ledger.
+    """One committed object: offsets [start, end) of a partition, or, compacted, sequences
+    [first_sequence, sequence] of the ledger.
 
-    A compacted one has no topic_id, partition and offsets: its rows tell theirs. object_key is empty where there are no rows.
+    A compacted one has no topic_id, partition and offsets: its rows tell theirs. object_key is
+    empty where there are no rows.
     """
 
     sequence: int
@@ -73,11 +78,17 @@ class Directory:
     def get(self, key: str) -> bytes:
         path = (self._root / key).resolve()
         if not path.is_relative_to(self._root):
-            raise CatalogueError(f"object_key: {key} lies outside the store", field="object_key", reason="OUT_OF_RANGE")
+            raise CatalogueError(
+                f"object_key: {key} lies outside the store",
+                field="object_key",
+                reason="OUT_OF_RANGE",
+            )
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
-            raise ObjectMissingError(f"object_key: {key} is committed but missing", field="object_key") from error
+            raise ObjectMissingError(
+                f"object_key: {key} is committed but missing", field="object_key"
+            ) from error
 
 
 def read_segment(objects: Objects, segment: Segment) -> pa.Table:
@@ -89,7 +100,9 @@ def read_segment(objects: Objects, segment: Segment) -> pa.Table:
     content = objects.get(segment.object_key)
     if hashlib.sha256(content).hexdigest() != segment.sha256:
         raise CatalogueError(
-            f"sha256: {segment.object_key} differs from its ledger row", field="sha256", reason="MISMATCH"
+            f"sha256: {segment.object_key} differs from its ledger row",
+            field="sha256",
+            reason="MISMATCH",
         )
     # From bytes: given a path, pyarrow would read `partition=0` in it as a column.
     table = pq.ParquetFile(io.BytesIO(content)).read()

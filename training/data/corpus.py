@@ -1,5 +1,6 @@
-"""Texts as they lie on disk: .jsonl with {"text"} a line; or .txt, of which a file is one text to pre-train on. Read one text at a time,
-so the whole may be larger than memory. Nothing is changed: line ends, spaces and byte order marks are part of a text.
+"""Texts as they lie on disk: .jsonl with {"text"} a line; or .txt, of which a file is one text to
+pre-train on. Read one text at a time, so the whole may be larger than memory. Nothing is changed:
+line ends, spaces and byte order marks are part of a text.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ LARGEST_TEXT_BYTES = 256 << 20  # of one .txt: it is read as a whole
 
 
 class TextError(ExampleError):
-    """A text cannot be read; the message names the file and the place or the field, never the content.
+    """A text cannot be read; the message names the file and the place or the field, never the
+    content.
 
-    `field` is the file, "file:line" or "file:line:key" of a .jsonl, or the argument that names the files.
+    `field` is the file, "file:line" or "file:line:key" of a .jsonl, or the argument that names the
+    files.
     """
 
     reason = "INVALID_TEXT"
@@ -35,7 +38,11 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise TextError(f"texts: {path.name} is missing", field=path.name, reason="MISSING")
-        inside = [file for file in path.rglob("*") if file.suffix in ENDINGS] if path.is_dir() else [path]
+        inside = (
+            [file for file in path.rglob("*") if file.suffix in ENDINGS]
+            if path.is_dir()
+            else [path]
+        )
         found += sorted(inside)
     for file in found:
         if file.suffix not in ENDINGS or not file.is_file():
@@ -69,7 +76,8 @@ def read_texts_of(file: Path) -> Iterator[str]:
     """Its texts in order.
 
     Raises:
-        TextError: a line is not {"text": str}, or a text is empty; names file and line, never the content.
+        TextError: a line is not {"text": str}, or a text is empty; names file and line, never the
+            content.
     """
     if file.suffix == ".txt":
         if (size := file.stat().st_size) > LARGEST_TEXT_BYTES:
@@ -97,12 +105,19 @@ def read_lines(file: Path) -> Iterator[tuple[str, int]]:
                 row = json.loads(line)
             except UnicodeDecodeError as error:
                 raise TextError(
-                    f"{place}: not UTF-8 at byte {error.start} of the line", field=field, reason="NOT_UTF8"
+                    f"{place}: not UTF-8 at byte {error.start} of the line",
+                    field=field,
+                    reason="NOT_UTF8",
                 ) from error
             except json.JSONDecodeError as error:
                 raise TextError(f"{place}: not JSON", field=field, reason="MALFORMED") from error
             text = row.get("text") if isinstance(row, dict) else None
-            yield check_unicode(_not_empty(text, place, f"{field}:text"), f"{place}: text", f"{field}:text"), len(line)
+            yield (
+                check_unicode(
+                    _not_empty(text, place, f"{field}:text"), f"{place}: text", f"{field}:text"
+                ),
+                len(line),
+            )
 
 
 def check_unicode(text: str, name: str, field: str = "") -> str:
@@ -112,7 +127,8 @@ def check_unicode(text: str, name: str, field: str = "") -> str:
         field: of the error, where that is not `name`.
 
     Raises:
-        TextError: it holds half of a surrogate pair, as "\\ud800" in JSON or a broken argument of a command gives.
+        TextError: it holds half of a surrogate pair, as "\\ud800" in JSON or a broken argument of a
+            command gives.
     """
     try:
         text.encode()
@@ -129,7 +145,9 @@ def _decoded(data: bytes, place: str) -> str:
     try:
         return _not_empty(data.decode(), place, place)
     except UnicodeDecodeError as error:
-        raise TextError(f"{place}: not UTF-8 at byte {error.start}", field=place, reason="NOT_UTF8") from error
+        raise TextError(
+            f"{place}: not UTF-8 at byte {error.start}", field=place, reason="NOT_UTF8"
+        ) from error
 
 
 def _not_empty(text: object, place: str, field: str) -> str:

@@ -1,7 +1,8 @@
 """What the feedback log holds, as training reads it: turns, and what users said about them.
 
-Places order events: (order of acceptance, sequence of the segment, offset). The first is 0 where one process accepted; several
-replicas' logs arrive in any order, and there only the first tells what a user said last.
+Places order events: (order of acceptance, sequence of the segment, offset). The first is 0 where
+one process accepted; several replicas' logs arrive in any order, and there only the first tells
+what a user said last.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Feedback:
-    """One feedback event. `up` belongs to thumbs, `text` to corrections, `retracts` to retractions. A closed one has no text."""
+    """One feedback event. `up` belongs to thumbs, `text` to corrections, `retracts` to retractions.
+    A closed one has no text.
+    """
 
     place: Place
     event_id: str
@@ -68,8 +71,9 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Turn:
-    """One finished turn: the exact context that the model was given, its answer as it was shown, and what was sampled for it, where
-    that is known. A closed one has none of them."""
+    """One finished turn: the exact context that the model was given, its answer as it was shown,
+    and what was sampled for it, where that is known. A closed one has none of them.
+    """
 
     place: Place
     event_id: str

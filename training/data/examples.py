@@ -1,4 +1,6 @@
-"""The plain files that stages read, one JSON object a line. A bad line is an error that names line and field."""
+"""The plain files that stages read, one JSON object a line. A bad line is an error that names line
+and field.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ THUMBS = ("up", "down")
 
 
 class ExampleError(DetailedError, ValueError):
-    """A line of a data file is not what the stage reads; the text names file, line and field, never the content.
+    """A line of a data file is not what the stage reads; the text names file, line and field, never
+    the content.
 
     `field` is "file:line:key", or "file:line" where the line as a whole is at fault.
     """
@@ -36,7 +39,9 @@ class SftExample:
 
 @dataclass(frozen=True)
 class PairExample:
-    """Two responses to one conversation; margin is by how much the first should win (0: unknown). tie: neither should."""
+    """Two responses to one conversation; margin is by how much the first should win (0: unknown).
+    tie: neither should.
+    """
 
     messages: tuple[Message, ...]
     chosen: str
@@ -58,7 +63,9 @@ class PairExample:
 
 @dataclass(frozen=True)
 class ThumbExample:
-    """A response that people liked (up) or not; `served`: what a version sampled to give it, where that is known."""
+    """A response that people liked (up) or not; `served`: what a version sampled to give it, where
+    that is known.
+    """
 
     messages: tuple[Message, ...]
     response: str
@@ -69,7 +76,9 @@ class ThumbExample:
 
 @dataclass(frozen=True)
 class PromptExample:
-    """A conversation that waits for a response. task: what a verifier finds its expectations by; opaque here."""
+    """A conversation that waits for a response. task: what a verifier finds its expectations by;
+    opaque here.
+    """
 
     messages: tuple[Message, ...]
     task: str = ""
@@ -80,7 +89,10 @@ Example = TypeVar("Example")
 
 def read_sft(path: Path) -> list[SftExample]:
     """{"messages", "response", "weight" = 1}"""
-    return _read(path, lambda row: SftExample(_messages(row), _text(row, "response"), _number(row, "weight", 1.0)))
+    return _read(
+        path,
+        lambda row: SftExample(_messages(row), _text(row, "response"), _number(row, "weight", 1.0)),
+    )
 
 
 def read_pairs(path: Path) -> list[PairExample]:
@@ -90,20 +102,27 @@ def read_pairs(path: Path) -> list[PairExample]:
         texts = (_text(row, "chosen"), _text(row, "rejected"), _text(row, "prompt_id"))
         pair = PairExample(_messages(row), *texts, _number(row, "margin", 0.0), _truth(row, "tie"))
         if pair.tie and pair.margin:
-            raise ExampleError(f"margin: a tie has none, not {pair.margin:g}", field="margin", reason="CONFLICT")
+            raise ExampleError(
+                f"margin: a tie has none, not {pair.margin:g}", field="margin", reason="CONFLICT"
+            )
         return pair
 
     return _read(path, parse)
 
 
 def read_thumbs(path: Path) -> list[ThumbExample]:
-    """{"messages", "response", "thumb": "up" or "down", "prompt_id", "served" = {"version", "token_ids", "log_probs", …}}"""
+    """{"messages", "response", "thumb": "up" or "down", "prompt_id", "served" = {"version",
+    "token_ids", "log_probs", …}}
+    """
 
     def parse(row: Mapping[str, Any]) -> ThumbExample:
         thumb = row.get("thumb")
         if thumb not in THUMBS:
             raise ExampleError(
-                f"thumb: must be one of {', '.join(THUMBS)}", field="thumb", reason="UNKNOWN", limit=", ".join(THUMBS)
+                f"thumb: must be one of {', '.join(THUMBS)}",
+                field="thumb",
+                reason="UNKNOWN",
+                limit=", ".join(THUMBS),
             )
         texts = (_text(row, "response"), thumb == "up", _text(row, "prompt_id"))
         return ThumbExample(_messages(row), *texts, _served(row))
@@ -113,7 +132,9 @@ def read_thumbs(path: Path) -> list[ThumbExample]:
 
 def read_prompts(path: Path) -> list[PromptExample]:
     """{"messages", "task" = ""}"""
-    return _read(path, lambda row: PromptExample(_messages(row), _text(row, "task") if "task" in row else ""))
+    return _read(
+        path, lambda row: PromptExample(_messages(row), _text(row, "task") if "task" in row else "")
+    )
 
 
 def read_texts(path: Path) -> list[str]:
@@ -131,10 +152,14 @@ def _read(path: Path, parse: Callable[[Mapping[str, Any]], Example]) -> list[Exa
             except ExampleError as error:
                 field = f"{path.name}:{number}:{error.field}".removesuffix(":")
                 text = f"{path.name} line {number}: {error}"
-                wrong.append(ExampleError(text, field=field, reason=error.reason, limit=error.limit))
+                wrong.append(
+                    ExampleError(text, field=field, reason=error.reason, limit=error.limit)
+                )
     if wrong:
         first, more = wrong[0], len(wrong) - 1
-        text = first.text + (f" (and {more} more {'lines' if more > 1 else 'line'})" if more else "")
+        text = first.text + (
+            f" (and {more} more {'lines' if more > 1 else 'line'})" if more else ""
+        )
         raise ExampleError(text, field=first.field, reason=first.reason, limit=first.limit)
     if not examples:
         raise ExampleError(f"{path.name}: no examples", field=path.name, reason="EMPTY")
@@ -190,7 +215,9 @@ def _served(row: Mapping[str, Any]) -> Served | None:
         return served_from(row["served"]) if "served" in row else None
     except SampleError as error:
         field = f"served.{error.field}".removesuffix(".")
-        raise ExampleError(f"served: {error}", field=field, reason=error.reason, limit=error.limit) from error
+        raise ExampleError(
+            f"served: {error}", field=field, reason=error.reason, limit=error.limit
+        ) from error
     except (ValueError, TypeError) as error:
         raise ExampleError(f"served: {error}", field="served", reason="MALFORMED") from error
 
@@ -205,27 +232,40 @@ def _text(row: Mapping[str, Any], field: str) -> str:
     value = _value(row, field)
     if not isinstance(value, str) or not value:
         raise ExampleError(
-            f"{field}: must be text and not empty", field=field, reason="EMPTY" if value == "" else "WRONG_TYPE"
+            f"{field}: must be text and not empty",
+            field=field,
+            reason="EMPTY" if value == "" else "WRONG_TYPE",
         )
     _refuse_halves(field, value)
     return value
 
 
 def _refuse_halves(field: str, text: str) -> None:
-    """Half a surrogate pair, which JSON can spell, is no character: no tokenizer reads it, and nothing writes it."""
+    """Half a surrogate pair, which JSON can spell, is no character: no tokenizer reads it, and
+    nothing writes it.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ExampleError(
-            f"{field}: U+{ord(text[error.start]):04X} is half a surrogate pair", field=field, reason="NOT_UTF8"
+            f"{field}: U+{ord(text[error.start]):04X} is half a surrogate pair",
+            field=field,
+            reason="NOT_UTF8",
         ) from error
 
 
 def _number(row: Mapping[str, Any], field: str, default: float) -> float:
     value = row.get(field, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value < float("inf")
+    ):
         raise ExampleError(
-            f"{field}: must be a number of at least 0", field=field, reason="OUT_OF_RANGE", limit="at least 0"
+            f"{field}: must be a number of at least 0",
+            field=field,
+            reason="OUT_OF_RANGE",
+            limit="at least 0",
         )
     return float(value)
 
@@ -233,5 +273,7 @@ def _number(row: Mapping[str, Any], field: str, default: float) -> float:
 def _truth(row: Mapping[str, Any], field: str) -> bool:
     value = row.get(field, False)
     if not isinstance(value, bool):
-        raise ExampleError(f"{field}: must be true or false", field=field, reason="WRONG_TYPE", limit="true, false")
+        raise ExampleError(
+            f"{field}: must be true or false", field=field, reason="WRONG_TYPE", limit="true, false"
+        )
     return value

@@ -1,7 +1,8 @@
-"""From the raw log to judgements: what each user now thinks of each answer. Everything left out is counted, with a reason.
+"""From the raw log to judgements: what each user now thinks of each answer. Everything left out is
+counted, with a reason.
 
-De-duplicates by event id (the first counts), lets the last thumb stand, applies retractions, joins by message id
-(feedback may come before its turn), and forgets erased turns and what is closed.
+De-duplicates by event id (the first counts), lets the last thumb stand, applies retractions, joins
+by message id (feedback may come before its turn), and forgets erased turns and what is closed.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def judge(
     """Judgements in the order of their answers' ids, and every event that does not count.
 
     Args:
-        max_per_principal: answers that one user may rate; which ones count is decided by a hash, so neither the first
-            nor the last are favoured.
+        max_per_principal: answers that one user may rate; which ones count is decided by a hash, so
+            neither the first nor the last are favoured.
     """
     ledger = _Ledger()
     known = _known_turns(turns, ledger)
@@ -120,7 +121,9 @@ def judge(
 
 
 def _known_turns(turns: Iterable[Turn], ledger: _Ledger) -> dict[str, Turn]:
-    """The last revision of every answer; an erasure holds whatever comes after it. Closed ones stay: feedback on them is closed too."""
+    """The last revision of every answer; an erasure holds whatever comes after it. Closed ones
+    stay: feedback on them is closed too.
+    """
     known: dict[str, Turn] = {}
     for turn in _unique(turns, ledger):
         if turn.closed:
@@ -174,12 +177,18 @@ def _refusal(turn: Turn | None, principal: str, standing: _Standing) -> Drop | N
         return Drop.BLOCKED
     if turn.finish is not Finish.STOP:
         return Drop.INCOMPLETE
-    if not turn.answer.strip() or not turn.context or (standing.correction and not standing.correction.text.strip()):
+    if (
+        not turn.answer.strip()
+        or not turn.context
+        or (standing.correction and not standing.correction.text.strip())
+    ):
         return Drop.EMPTY
     return None
 
 
-def _capped(rated: Sequence[tuple[Turn, _Standing]], limit: int, ledger: _Ledger) -> Sequence[tuple[Turn, _Standing]]:
+def _capped(
+    rated: Sequence[tuple[Turn, _Standing]], limit: int, ledger: _Ledger
+) -> Sequence[tuple[Turn, _Standing]]:
     if len(rated) <= limit:
         return rated
     shuffled = sorted(rated, key=lambda pair: hashlib.sha256(pair[0].message_id.encode()).digest())

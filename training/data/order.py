@@ -1,4 +1,6 @@
-"""Which rows a step sees: a function of the seed and the step, so that a resumed run needs no saved generator."""
+"""Which rows a step sees: a function of the seed and the step, so that a resumed run needs no saved
+generator.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,13 @@ Row = TypeVar("Row")
 
 
 def rows_of_step(step: int, batch: int, size: int, seed: int) -> list[int]:
-    """Row numbers of this step. Each epoch is its own permutation; a step may reach into the next epoch."""
+    """Row numbers of this step. Each epoch is its own permutation; a step may reach into the next
+    epoch.
+    """
     places = (divmod(place, size) for place in range(step * batch, (step + 1) * batch))
-    return [int(_permutation(size, seed_of(seed, "order", epoch))[offset]) for epoch, offset in places]
+    return [
+        int(_permutation(size, seed_of(seed, "order", epoch))[offset]) for epoch, offset in places
+    ]
 
 
 @lru_cache(maxsize=2)  # a corpus has millions of rows, and the next step asks for the same epoch
@@ -29,10 +35,14 @@ def steps_for(epochs: int, batch: int, size: int) -> int:
     return -(-epochs * size // batch)
 
 
-def split_by_key(keyed: Sequence[tuple[str, Row]], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+def split_by_key(
+    keyed: Sequence[tuple[str, Row]], fraction: float, seed: int
+) -> tuple[list[Row], list[Row]]:
     """Rows to learn from, and those of a fixed share of the distinct keys."""
     held = held_out_keys((key for key, _ in keyed), fraction, seed)
-    return [row for key, row in keyed if key not in held], [row for key, row in keyed if key in held]
+    return [row for key, row in keyed if key not in held], [
+        row for key, row in keyed if key in held
+    ]
 
 
 def held_out_keys(keys: Iterable[str], fraction: float, seed: int) -> set[str]:

@@ -1,9 +1,10 @@
 """Rows of one length out of a stream of documents: what pre-training reads at a step.
 
-Two ways. `documents`: a token sees its own document alone, whose positions begin at 0; rows share a token with the next one, so that
-every token of a document but its first is predicted exactly once; a document that ends in a later row goes on there without what
-came before; the last row is filled up. `stream`: rows lie end to end, and a text sees the ones before it; what is left over at the
-end is no row.
+Two ways. `documents`: a token sees its own document alone, whose positions begin at 0; rows share a
+token with the next one, so that every token of a document but its first is predicted exactly once;
+a document that ends in a later row goes on there without what came before; the last row is filled
+up. `stream`: rows lie end to end, and a text sees the ones before it; what is left over at the end
+is no row.
 
 Shapes: B rows, T tokens of a row.
 """
@@ -28,8 +29,9 @@ PACKINGS = ("documents", "stream")
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """mask_BT: numbers of documents, 0 where filled up (Decoder.forward). learned_BT: True where the token is predicted by the one
-    before it. text_BT: those of them that stand for bytes of a text, so all but the ends of documents. These two stay on the processor, as
+    """mask_BT: numbers of documents, 0 where filled up (Decoder.forward). learned_BT: True where
+    the token is predicted by the one before it. text_BT: those of them that stand for bytes of a
+    text, so all but the ends of documents. These two stay on the processor, as
     ResponseBatch.response_mask_BT does.
     """
 
@@ -91,7 +93,9 @@ class PackedRows:
         stop = min(start + self.row_tokens, self.stream.tokens)
         fill = (0, self.row_tokens - (stop - start))
         ids = np.pad(self.stream.read(start, stop), fill, constant_values=FILL_ID)
-        documents = self.stream.documents_at(start, stop + 1)  # one more tells whether the last token ends its document
+        documents = self.stream.documents_at(
+            start, stop + 1
+        )  # one more tells whether the last token ends its document
         ends = np.pad(documents[:-1] != documents[1:], fill)
         number = np.pad(documents[:-1], fill)
         before = np.concatenate(([0], number[:-1]))

@@ -1,8 +1,9 @@
 """Preference pairs out of thumbs and corrections, and how far thumbs can be trusted.
 
-Answers to the same context are compared: one that most liked against one that most disliked (siblings from "regenerate" are
-the same case), and a correction against what it corrects. Where several users rated the same answer, their number decides
-the pair's margin, and their disagreement tells the label noise.
+Answers to the same context are compared: one that most liked against one that most disliked
+(siblings from "regenerate" are the same case), and a correction against what it corrects. Where
+several users rated the same answer, their number decides the pair's margin, and their disagreement
+tells the label noise.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ MIN_COMPARISONS = 20  # below, disagreement says nothing: its standard error is 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to one context, with all thumbs that it got, over users and repetitions. `served`: the sample of one that was rated
-    as most rated it, where any of those has one."""
+    """One answer to one context, with all thumbs that it got, over users and repetitions. `served`:
+    the sample of one that was rated as most rated it, where any of those has one.
+    """
 
     text: str
     up: int = 0
@@ -52,7 +54,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Pair:
-    """`chosen` is preferred to `rejected`. `right` is the probability that it truly is; None where noise is unknown."""
+    """`chosen` is preferred to `rejected`. `right` is the probability that it truly is; None where
+    noise is unknown.
+    """
 
     prompt_id: str
     context: tuple[Message, ...]
@@ -64,7 +68,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """Share of thumbs that say the opposite of what their giver thinks; None where too few answers were rated twice."""
+    """Share of thumbs that say the opposite of what their giver thinks; None where too few answers
+    were rated twice.
+    """
 
     flipped: float | None
     comparisons: int
@@ -86,7 +92,9 @@ def group(judgements: Iterable[Judgement]) -> list[Question]:
 
 
 def estimate_noise(questions: Iterable[Question]) -> LabelNoise:
-    """From pairs of thumbs on the same answer: with a share e flipped, two thumbs disagree with probability 2e(1-e)."""
+    """From pairs of thumbs on the same answer: with a share e flipped, two thumbs disagree with
+    probability 2e(1-e).
+    """
     comparisons = disagreements = 0
     for answer in (answer for question in questions for answer in question.answers):
         votes = answer.up + answer.down
@@ -132,9 +140,15 @@ def _question(prompt_id: str, judgements: Sequence[Judgement]) -> Question:
             votes[answer][0 if judgement.up else 1] += 1
             if judgement.served:
                 served.setdefault((answer, judgement.up), judgement.served)
-        if judgement.correction is not None and (better := " ".join(judgement.correction.split())) != answer:
+        if (
+            judgement.correction is not None
+            and (better := " ".join(judgement.correction.split())) != answer
+        ):
             corrections[better, answer] = None
-    answers = tuple(Answer(text, up, down, served.get((text, up > down))) for text, (up, down) in sorted(votes.items()))
+    answers = tuple(
+        Answer(text, up, down, served.get((text, up > down)))
+        for text, (up, down) in sorted(votes.items())
+    )
     return Question(prompt_id, judgements[0].context, answers, tuple(sorted(corrections)))
 
 
@@ -163,8 +177,13 @@ def _compared(question: Question, noise: LabelNoise, liked_share: float) -> list
 
 
 def _right(good: Answer, bad: Answer, flipped: float, liked_share: float) -> float:
-    """P(good is truly liked and bad truly not), plus half of the cases where both are alike: those are a coin's toss."""
-    chosen, rejected = _truly_liked(good, flipped, liked_share), _truly_liked(bad, flipped, liked_share)
+    """P(good is truly liked and bad truly not), plus half of the cases where both are alike: those
+    are a coin's toss.
+    """
+    chosen, rejected = (
+        _truly_liked(good, flipped, liked_share),
+        _truly_liked(bad, flipped, liked_share),
+    )
     alike = chosen * rejected + (1 - chosen) * (1 - rejected)
     return chosen * (1 - rejected) + alike / 2
 
@@ -182,9 +201,11 @@ def _share_up(questions: Iterable[Question]) -> float:
 
 
 def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> float:
-    """Share of truly liked answers to this question: its thumbs up, drawn towards the share of all, with the flips taken out.
+    """Share of truly liked answers to this question: its thumbs up, drawn towards the share of all,
+    with the flips taken out.
 
-    Where all answers are liked, a thumb down is a slip more often than not; the share of all questions would not tell.
+    Where all answers are liked, a thumb down is a slip more often than not; the share of all
+    questions would not tell.
     """
     up, thumbs = _count(question.answers)
     share = (up + PRIOR_THUMBS * share_up) / (thumbs + PRIOR_THUMBS)

@@ -1,5 +1,5 @@
-"""Rows of the log's Parquet objects as events. Columns are read by name: a missing one is null, an unknown one is ignored,
-so files of older and newer writers unite.
+"""Rows of the log's Parquet objects as events. Columns are read by name: a missing one is null, an
+unknown one is ignored, so files of older and newer writers unite.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ FINISHES = frozenset(finish.value for finish in Finish)
 
 
 class RowError(DetailedError, ValueError):
-    """A row lacks a value without which it means nothing; the text names object, offset and column, never the content."""
+    """A row lacks a value without which it means nothing; the text names object, offset and column,
+    never the content.
+    """
 
     reason = "INVALID_ROW"
 
@@ -91,6 +93,8 @@ def _text(row: Mapping[str, Any], column: str, segment: Segment) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value:
         raise RowError(
-            f"{column}: missing in {segment.object_key} at offset {row.get('offset')!r}", field=column, reason="MISSING"
+            f"{column}: missing in {segment.object_key} at offset {row.get('offset')!r}",
+            field=column,
+            reason="MISSING",
         )
     return value

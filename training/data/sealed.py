@@ -1,8 +1,9 @@
-"""Texts that the log holds sealed under their principal's data key: opened for training where the principal allows it, closed with
-a reason otherwise. Rows of the time before sealing hold theirs in plain columns, and the same consent is asked for them.
+"""Texts that the log holds sealed under their principal's data key: opened for training where the
+principal allows it, closed with a reason otherwise. Rows of the time before sealing hold theirs in
+plain columns, and the same consent is asked for them.
 
-`sealed` is a byte 1, the key's id (16 bytes), a nonce (12), then AES-256-GCM of a message that holds nothing but the texts, with
-event_id/principal as associated data (events.proto).
+`sealed` is a byte 1, the key's id (16 bytes), a nonce (12), then AES-256-GCM of a message that
+holds nothing but the texts, with event_id/principal as associated data (events.proto).
 """
 
 from __future__ import annotations
@@ -31,14 +32,18 @@ LEAST_BYTES = 29 + 16  # the ciphertext of nothing is its tag
 
 
 class SealError(DetailedError, ValueError):
-    """Sealed bytes are none, were changed, or belong to another event; the text names object and offset, nothing else."""
+    """Sealed bytes are none, were changed, or belong to another event; the text names object and
+    offset, nothing else.
+    """
 
     reason = "DAMAGED"
 
 
 @dataclass(frozen=True)
 class DataKey:
-    """What opens the texts of one principal. key_id is empty where nothing is left to open; without consent there is no key."""
+    """What opens the texts of one principal. key_id is empty where nothing is left to open; without
+    consent there is no key.
+    """
 
     consent: bool
     key_id: bytes = b""
@@ -80,14 +85,20 @@ class Opening:
             return Texts(closed)
         if not row.get("sealed"):
             return Texts(correction=row.get("correction") or "")
-        return Texts(correction=self._opened(row, segment, events_pb2.FeedbackEvent()).correction.text)
+        return Texts(
+            correction=self._opened(row, segment, events_pb2.FeedbackEvent()).correction.text
+        )
 
     def turn(self, row: Row, segment: Segment) -> Texts:
-        """Context and answer of a turn's row, and what was sampled: that was never written plain. Raises: SealError."""
+        """Context and answer of a turn's row, and what was sampled: that was never written plain.
+        Raises: SealError.
+        """
         if closed := self._closed(row):
             return Texts(closed)
         if not row.get("sealed"):
-            context = tuple(Message(part["role"], part["text"]) for part in row.get("context") or ())
+            context = tuple(
+                Message(part["role"], part["text"]) for part in row.get("context") or ()
+            )
             return Texts(context=context, answer=row.get("answer") or "")
         turn = self._opened(row, segment, events_pb2.TurnEvent())
         context = tuple(Message(_role(m.role), m.text) for m in turn.context)
@@ -115,14 +126,17 @@ class Opening:
         except (InvalidTag, DecodeError):
             # Without its cause: what a decoder says of bytes may repeat them.
             raise SealError(
-                f"sealed: {segment.object_key} cannot be opened at offset {row.get('offset')!r}", field="sealed"
+                f"sealed: {segment.object_key} cannot be opened at offset {row.get('offset')!r}",
+                field="sealed",
             ) from None
         return inner
 
 
 def open_with(log: KeyLog, tables: Iterable[pa.Table]) -> Opening:
     """Ask once for everybody whom these tables hold."""
-    principals = {name for table in tables for name in table.column("principal").unique().to_pylist() if name}
+    principals = {
+        name for table in tables for name in table.column("principal").unique().to_pylist() if name
+    }
     keys = log.data_keys(sorted(principals))
     return Opening(keys, {erasure.principal for erasure in log.erasures(0)})
 

@@ -1,4 +1,6 @@
-"""Chance as a function of names: every random number, and every share that is held out, comes from what it is for. Imports no torch."""
+"""Chance as a function of names: every random number, and every share that is held out, comes from
+what it is for. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -14,5 +16,7 @@ def seed_of(*parts: int | str) -> int:
 
 
 def is_held_out(key: str, share: float, seed: int) -> bool:
-    """Decided by the key alone: what stands twice is never on both sides, and a larger share holds all that a smaller one held."""
+    """Decided by the key alone: what stands twice is never on both sides, and a larger share holds
+    all that a smaller one held.
+    """
     return seed_of(seed, "held out", key) < share * SEED_VALUES

@@ -1,4 +1,6 @@
-"""What the version that gave an answer sampled: its token ids and how likely it held each. Ids are never made from the text again."""
+"""What the version that gave an answer sampled: its token ids and how likely it held each. Ids are
+never made from the text again.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,10 @@ class SampleError(DetailedError, ValueError):
 class Served:
     """The sample of one answer, all of it.
 
-    token_ids: to the end token. log_probs: of the raw model (temperature 1, no nucleus), though it was sampled at `temperature` and
-    `top_p`. prompt_tokens: of the context by the serving model's chat template; 0 where that is not known.
+    token_ids: to the end token. log_probs: of the raw model (temperature 1, no nucleus), though it
+        was sampled at `temperature` and
+    `top_p`. prompt_tokens: of the context by the serving model's chat template; 0 where that is not
+    known.
     """
 
     version: str
@@ -41,7 +45,10 @@ class Served:
             )
         if not all(math.isfinite(value) and value <= 0 for value in self.log_probs):
             raise SampleError(
-                "log_probs: must be finite and at most 0", field="log_probs", reason="OUT_OF_RANGE", limit="at most 0"
+                "log_probs: must be finite and at most 0",
+                field="log_probs",
+                reason="OUT_OF_RANGE",
+                limit="at most 0",
             )
 
     def fields(self) -> dict[str, Any]:
@@ -50,13 +57,18 @@ class Served:
 
 
 def served_from(fields: Mapping[str, Any]) -> Served:
-    """Out of a line of JSON. Raises: SampleError, TypeError; the text names a field, never a content."""
+    """Out of a line of JSON. Raises: SampleError, TypeError; the text names a field, never a
+    content.
+    """
     if not isinstance(fields, Mapping):
         raise SampleError("not a JSON object", reason="WRONG_TYPE")
     lists = {name: tuple(fields[name]) for name in ("token_ids", "log_probs") if name in fields}
     if not all(type(token) is int and token >= 0 for token in lists.get("token_ids", ())):
         raise SampleError(
-            "token_ids: must be numbers of at least 0", field="token_ids", reason="OUT_OF_RANGE", limit="at least 0"
+            "token_ids: must be numbers of at least 0",
+            field="token_ids",
+            reason="OUT_OF_RANGE",
+            limit="at least 0",
         )
     if not all(isinstance(value, int | float) for value in lists.get("log_probs", ())):
         raise SampleError("log_probs: must be numbers", field="log_probs", reason="WRONG_TYPE")

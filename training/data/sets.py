@@ -1,7 +1,9 @@
-"""A snapshot cut into what each stage learns from, and what judges the result. Nothing that judges is ever learned from.
+"""A snapshot cut into what each stage learns from, and what judges the result. Nothing that judges
+is ever learned from.
 
-Two cuts cross each other. Prompts: a hash holds some out for ever, in every later snapshot too. Users: some are judges,
-whose thumbs train the second reward model that compares candidate and incumbent, and nothing else.
+Two cuts cross each other. Prompts: a hash holds some out for ever, in every later snapshot too.
+Users: some are judges, whose thumbs train the second reward model that compares candidate and
+incumbent, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,18 +34,24 @@ from training.data.pairs import (
 from training.data.served import Served
 from training.refusals import ConfigError
 
-MIN_PRINCIPALS = 5  # with fewer, one user's thumbs would be a whole half: then answers are divided, not users
+MIN_PRINCIPALS = (
+    5  # with fewer, one user's thumbs would be a whole half: then answers are divided, not users
+)
 
 
 @dataclass(frozen=True)
 class SetsConfig:
-    """Fractions are of prompts and of judgements. min_* are what a turn needs; below, the loop says how many are missing."""
+    """Fractions are of prompts and of judgements. min_* are what a turn needs; below, the loop says
+    how many are missing.
+    """
 
     held_out_fraction: float = 0.2
     judge_fraction: float = 0.4
     max_pairs_per_prompt: int = 16
     correction_weight: float = 2.0
-    anchors: Path | None = None  # JSON lines of our own pairs that every turn learns too: what must stay refused
+    anchors: Path | None = (
+        None  # JSON lines of our own pairs that every turn learns too: what must stay refused
+    )
     min_thumbs: int = 200
     min_pairs: int = 60
     min_held_out_pairs: int = 20
@@ -101,21 +109,35 @@ class Sets:
 
     def missing(self, config: SetsConfig, thumbs: int) -> list[str]:
         """What is too little for a turn, in words; empty when there is enough."""
-        own = f" ({self.anchors} of them the recipe's own, which every turn learns too)" if self.anchors else ""
+        own = (
+            f" ({self.anchors} of them the recipe's own, which every turn learns too)"
+            if self.anchors
+            else ""
+        )
         wanted = [
             ("thumbs", thumbs, config.min_thumbs),
             (f"preference pairs{own}", len(self.pairs), config.min_pairs),
             ("preference pairs of judges", len(self.judge_pairs), config.min_pairs // 2),
-            ("preference pairs on held-out prompts", len(self.held_out_pairs), config.min_held_out_pairs),
+            (
+                "preference pairs on held-out prompts",
+                len(self.held_out_pairs),
+                config.min_held_out_pairs,
+            ),
         ]
         return [f"{have} {name}, {need} needed" for name, have, need in wanted if have < need]
 
 
 def cut(judgements: Sequence[Judgement], config: SetsConfig) -> Sets:
-    """Everything that a turn needs from the judgements of one snapshot; a function of both arguments alone."""
+    """Everything that a turn needs from the judgements of one snapshot; a function of both
+    arguments alone.
+    """
     judges, judges_are = _judges(judgements, config.judge_fraction)
-    learned = [j for j in judgements if not is_held_out(prompt_key(j.context), config.held_out_fraction)]
-    held_out = [j for j in judgements if is_held_out(prompt_key(j.context), config.held_out_fraction)]
+    learned = [
+        j for j in judgements if not is_held_out(prompt_key(j.context), config.held_out_fraction)
+    ]
+    held_out = [
+        j for j in judgements if is_held_out(prompt_key(j.context), config.held_out_fraction)
+    ]
     noise = estimate_noise(group(judgements))
     teachers = group(j for j in learned if _unit(j, judges_are) not in judges)
     jury = group(j for j in learned if _unit(j, judges_are) in judges)
@@ -130,11 +152,17 @@ def cut(judgements: Sequence[Judgement], config: SetsConfig) -> Sets:
     random.Random(config.seed).shuffle(pairs)
     return Sets(
         sft=[*_sft_lines(teachers, config.correction_weight), *map(_anchor_line, anchors)],
-        thumbs=[*_thumb_lines(teachers), *(line for anchor in anchors for line in _anchor_thumbs(anchor))],
+        thumbs=[
+            *_thumb_lines(teachers),
+            *(line for anchor in anchors for line in _anchor_thumbs(anchor)),
+        ],
         pairs=pairs,
         judge_pairs=made[1],
         held_out_pairs=made[2],
-        prompts=[*(question.context for question in group(learned)), *(anchor.context for anchor in anchors)],
+        prompts=[
+            *(question.context for question in group(learned)),
+            *(anchor.context for anchor in anchors),
+        ],
         held_out_prompts=[question.context for question in group(held_out)],
         noise=noise,
         judges_are=judges_are,
@@ -156,7 +184,9 @@ def write_sets(sets: Sets, directory: Path) -> None:
 
 
 def read_anchors(path: Path) -> list[Pair]:
-    """{"messages", "chosen", "rejected"} lines as pairs. Judges never see them: their thumbs alone judge."""
+    """{"messages", "chosen", "rejected"} lines as pairs. Judges never see them: their thumbs alone
+    judge.
+    """
     with path.open() as opened:
         rows = [json.loads(line) for line in opened]
     contexts = [tuple(Message(**message) for message in row["messages"]) for row in rows]
@@ -175,7 +205,9 @@ def _judges(judgements: Sequence[Judgement], fraction: float) -> tuple[set[str],
     """Users in the order of a hash until they hold their fraction of the judgements."""
     by_user = Counter(j.principal for j in judgements)
     if len(by_user) < MIN_PRINCIPALS:
-        answers = {j.message_id for j in judgements if _unit_interval("judge", j.message_id) < fraction}
+        answers = {
+            j.message_id for j in judgements if _unit_interval("judge", j.message_id) < fraction
+        }
         return answers, "answers"
     judges: set[str] = set()
     held = 0
@@ -215,7 +247,13 @@ def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[
 def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
     """One thumb an answer, however many it got: its majority's. A tie says nothing."""
     return [
-        _thumb_line(question.prompt_id, question.context, answer.text, answer.up > answer.down, answer.served)
+        _thumb_line(
+            question.prompt_id,
+            question.context,
+            answer.text,
+            answer.up > answer.down,
+            answer.served,
+        )
         for question in questions
         for answer in question.answers
         if answer.up != answer.down
@@ -230,10 +268,19 @@ def _anchor_thumbs(anchor: Pair) -> list[dict[str, Any]]:
 
 
 def _thumb_line(
-    prompt_id: str, context: Sequence[Message], response: str, up: bool, served: Served | None = None
+    prompt_id: str,
+    context: Sequence[Message],
+    response: str,
+    up: bool,
+    served: Served | None = None,
 ) -> dict[str, Any]:
     """With what was sampled for the rated answer itself, where that is known."""
-    line = {**_prompt_line(context), "response": response, "thumb": "up" if up else "down", "prompt_id": prompt_id}
+    line = {
+        **_prompt_line(context),
+        "response": response,
+        "thumb": "up" if up else "down",
+        "prompt_id": prompt_id,
+    }
     return line if served is None else {**line, "served": served.fields()}
 
 

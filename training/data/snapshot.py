@@ -1,6 +1,7 @@
 """The feedback log frozen: an immutable directory that training pins by its id.
 
-The id is the hash of what is in it, so the same log and the same settings give the same snapshot, whenever it is taken.
+The id is the hash of what is in it, so the same log and the same settings give the same snapshot,
+whenever it is taken.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
 from training.data.sealed import KeyLog, Opening, open_with
 from training.data.served import served_from
-from training.manifest import MANIFEST, Manifest, hash_file, read_manifest, verify_manifest, write_manifest
+from training.manifest import (
+    MANIFEST,
+    Manifest,
+    hash_file,
+    read_manifest,
+    verify_manifest,
+    write_manifest,
+)
 from training.refusals import ConfigError
 
 JUDGEMENTS = "judgements.jsonl"
@@ -32,7 +40,9 @@ ID_DIGITS = 12
 
 @dataclass(frozen=True)
 class SnapshotConfig:
-    """max_per_principal: answers of which one user's judgement counts, so that nobody outvotes everybody."""
+    """max_per_principal: answers of which one user's judgement counts, so that nobody outvotes
+    everybody.
+    """
 
     max_per_principal: int = 200
 
@@ -73,8 +83,11 @@ class Log(Catalogue, KeyLog, Protocol):
 Read = tuple[pa.Table, Segment]
 
 
-def take_snapshot(log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str) -> Snapshot:
-    """Read all that is committed and may be read, and write the snapshot under `into`/<id>, or find it there already.
+def take_snapshot(
+    log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
+) -> Snapshot:
+    """Read all that is committed and may be read, and write the snapshot under `into`/<id>, or find
+    it there already.
 
     Raises:
         CatalogueError: an object cannot be had, or is not what the ledger says.
@@ -88,7 +101,9 @@ def take_snapshot(log: Log, objects: Objects, config: SnapshotConfig, into: Path
         segments, feedback, turns = _read(log, objects)
     opening = open_with(log, (table for table, _ in (*feedback, *turns)))
     judgements, dropped = judge(
-        _rows(feedback, feedback_rows, opening), _rows(turns, turn_rows, opening), config.max_per_principal
+        _rows(feedback, feedback_rows, opening),
+        _rows(turns, turn_rows, opening),
+        config.max_per_principal,
     )
     return write_snapshot(judgements, dropped, config, into, code_commit, segments)
 
@@ -101,7 +116,9 @@ def write_snapshot(
     code_commit: str,
     segments: dict[str, Sequence[Segment]],
 ) -> Snapshot:
-    """Write the files, then rename the directory to its id, so that a half-written one never has an id."""
+    """Write the files, then rename the directory to its id, so that a half-written one never has an
+    id.
+    """
     partial = into / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -138,9 +155,15 @@ def read_judgements(snapshot: Snapshot) -> list[Judgement]:
 
 
 def _line(judgement: Judgement) -> dict[str, Any]:
-    """Without a sample as before there were any: the same log gives the same snapshot, whichever version takes it."""
+    """Without a sample as before there were any: the same log gives the same snapshot, whichever
+    version takes it.
+    """
     fields = asdict(judgement)
-    return fields if judgement.served else {name: value for name, value in fields.items() if name != "served"}
+    return (
+        fields
+        if judgement.served
+        else {name: value for name, value in fields.items() if name != "served"}
+    )
 
 
 def _judgement(fields: dict[str, Any]) -> Judgement:
@@ -149,15 +172,21 @@ def _judgement(fields: dict[str, Any]) -> Judgement:
     return Judgement(context=context, served=served, **fields)
 
 
-def _read(catalogue: Catalogue, objects: Objects) -> tuple[dict[str, Sequence[Segment]], list[Read], list[Read]]:
+def _read(
+    catalogue: Catalogue, objects: Objects
+) -> tuple[dict[str, Sequence[Segment]], list[Read], list[Read]]:
     """What is committed now: the segments of both streams, and their objects."""
     segments = {"feedback": catalogue.feedback_segments(), "turns": catalogue.turn_segments()}
-    feedback, turns = ([(read_segment(objects, s), s) for s in some if s.object_key] for some in segments.values())
+    feedback, turns = (
+        [(read_segment(objects, s), s) for s in some if s.object_key] for some in segments.values()
+    )
     return segments, feedback, turns
 
 
 def _rows(
-    read: Sequence[Read], parse: Callable[[pa.Table, Segment, Opening], Iterable[Any]], opening: Opening
+    read: Sequence[Read],
+    parse: Callable[[pa.Table, Segment, Opening], Iterable[Any]],
+    opening: Opening,
 ) -> list[Any]:
     return [row for table, segment in read for row in parse(table, segment, opening)]
 
@@ -172,7 +201,9 @@ def _content_id(directory: Path, config: SnapshotConfig) -> str:
 
 
 def _report(
-    judgements: Sequence[Judgement], dropped: Sequence[Dropped], segments: dict[str, Sequence[Segment]]
+    judgements: Sequence[Judgement],
+    dropped: Sequence[Dropped],
+    segments: dict[str, Sequence[Segment]],
 ) -> dict[str, Any]:
     return {
         "judgements": len(judgements),
@@ -181,10 +212,14 @@ def _report(
         "corrections": sum(j.correction is not None for j in judgements),
         "principals": len({j.principal for j in judgements}),
         "by_version": dict(sorted(Counter(j.model_version for j in judgements).items())),
-        "sampled_by_version": dict(sorted(Counter(j.model_version for j in judgements if j.served).items())),
+        "sampled_by_version": dict(
+            sorted(Counter(j.model_version for j in judgements if j.served).items())
+        ),
         "dropped": dict(sorted(Counter(str(d.reason) for d in dropped).items())),
         "segments": {
-            name: [{"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some]
+            name: [
+                {"object": s.object_key, "sha256": s.sha256, "sequence": s.sequence} for s in some
+            ]
             for name, some in segments.items()
         },
     }

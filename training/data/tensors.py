@@ -1,6 +1,8 @@
-"""Lists of token ids to padded tensors, on the device where they are read. Masks say what is real; the fill value never matters.
+"""Lists of token ids to padded tensors, on the device where they are read. Masks say what is real;
+the fill value never matters.
 
-They are made on the processor and sent at once: a row of its own would be a copy of its own. Shapes: B batch, T tokens.
+They are made on the processor and sent at once: a row of its own would be a copy of its own.
+Shapes: B batch, T tokens.
 """
 
 from __future__ import annotations
@@ -38,8 +40,10 @@ class TokenisedExample:
 
 @dataclass(frozen=True)
 class ResponseBatch:
-    """Right-padded prompt + response; weights one per row. response_mask_BT: True on response tokens (EOS included); it stays on the
-    processor, as whoever picks by a mask of the accelerator waits to know how many there are."""
+    """Right-padded prompt + response; weights one per row. response_mask_BT: True on response
+    tokens (EOS included); it stays on the processor, as whoever picks by a mask of the accelerator
+    waits to know how many there are.
+    """
 
     ids_BT: Tensor
     mask_BT: Tensor
@@ -47,7 +51,9 @@ class ResponseBatch:
     weights_B: Tensor
 
 
-def pad(rows: Sequence[Sequence[int]], side: str = "right", columns: int | None = None) -> tuple[Tensor, Tensor]:
+def pad(
+    rows: Sequence[Sequence[int]], side: str = "right", columns: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Ids and mask, [B, T] each. side: where the filling goes. columns: T, else the longest row."""
     ids_BT, mask_BT = _padded(rows, side, columns)
     device = torch.get_default_device()
@@ -87,7 +93,9 @@ def microbatches(examples: Sequence[TokenisedExample], rows: int) -> Iterator[Re
         yield response_batch(part)
 
 
-def _padded(rows: Sequence[Sequence[int]], side: str = "right", columns: int | None = None) -> tuple[Tensor, Tensor]:
+def _padded(
+    rows: Sequence[Sequence[int]], side: str = "right", columns: int | None = None
+) -> tuple[Tensor, Tensor]:
     width = columns if columns is not None else max(len(row) for row in rows)
     ids_BT = torch.full((len(rows), width), FILL_ID, dtype=torch.long, device="cpu")
     mask_BT = torch.zeros((len(rows), width), dtype=torch.long, device="cpu")

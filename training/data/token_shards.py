@@ -1,8 +1,10 @@
-"""A corpus as tokens on disk: texts tokenised once, in flat binary shards of a fixed length, and read again through memory maps.
+"""A corpus as tokens on disk: texts tokenised once, in flat binary shards of a fixed length, and
+read again through memory maps.
 
-A directory holds, for `train` and `held_out`, SPLIT-00000.bin and so on (uint16, or uint32 for a larger vocabulary; little-endian;
-all documents end to end), and where each document begins: SPLIT-tokens.bin and SPLIT-bytes.bin, int64 [documents + 1]. Bytes of
-text are there so that bits per byte are exact. The manifest comes last; a run that was cut off begins again.
+A directory holds, for `train` and `held_out`, SPLIT-00000.bin and so on (uint16, or uint32 for a
+larger vocabulary; little-endian; all documents end to end), and where each document begins:
+SPLIT-tokens.bin and SPLIT-bytes.bin, int64 [documents + 1]. Bytes of text are there so that bits
+per byte are exact. The manifest comes last; a run that was cut off begins again.
 """
 
 from __future__ import annotations
@@ -50,9 +52,8 @@ class ShardConfig:
     output_directory: Path
     held_out_fraction: float = 0.01  # of the distinct texts, by their hash
     begin_documents: bool = True  # a token before each, so that its first one is predicted too
-    control_tokens: bool = (
-        False  # True: a text may spell them, as a rendered chat does; False: "<|end|>" in a text is text
-    )
+    # True: a text may spell them, as a rendered chat does; False: "<|end|>" in a text is text
+    control_tokens: bool = False
     shard_tokens: int = 1 << 26
     seed: int = 0
     licence: str = ""
@@ -84,12 +85,16 @@ class Tokenised:
     tokens: int
 
 
-def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda _: None) -> Manifest:
-    """Tokenise all texts, in their order. The same texts under the same settings are not tokenised again.
+def write_shards(
+    config: ShardConfig, tell: Callable[[Tokenised], None] = lambda _: None
+) -> Manifest:
+    """Tokenise all texts, in their order. The same texts under the same settings are not tokenised
+    again.
 
     Raises:
         TextError: a text cannot be read.
-        ShardError: output_directory holds the shards of something else, or something else than shards.
+        ShardError: output_directory holds the shards of something else, or something else than
+            shards.
     """
     files = text_files(config.sources)
     settings = _settings(config, files)
@@ -99,13 +104,18 @@ def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda
     encode = _Encoder(config)
     dtype = np.dtype("<u4" if encode.vocabulary > LARGEST_UINT16_VOCABULARY else "<u2")
     with ExitStack() as stack:
-        splits = {name: stack.enter_context(closing(_SplitWriter(config, name, dtype))) for name in (TRAIN, HELD_OUT)}
+        splits = {
+            name: stack.enter_context(closing(_SplitWriter(config, name, dtype)))
+            for name in (TRAIN, HELD_OUT)
+        }
         sizes = [file.stat().st_size for file in files]
         for done, file in enumerate(files):
             for texts in _batches(read_texts_of(file)):
                 for text, ids in zip(texts, encode(texts), strict=True):
                     content = text.encode()
-                    held = is_held_out(hashlib.sha256(content).hexdigest(), config.held_out_fraction, config.seed)
+                    held = is_held_out(
+                        hashlib.sha256(content).hexdigest(), config.held_out_fraction, config.seed
+                    )
                     splits[HELD_OUT if held else TRAIN].add(ids, len(content))
                 tell(_tokenised(sizes, done, splits))
         tell(_tokenised(sizes, len(sizes), splits))
@@ -116,7 +126,8 @@ def write_shards(config: ShardConfig, tell: Callable[[Tokenised], None] = lambda
         version=config.output_directory.name,
         config=settings,
         seeds={"held_out": config.seed},
-        report=counts | {"vocabulary": encode.vocabulary, "begin_ids": encode.begin_ids, "dtype": dtype.name},
+        report=counts
+        | {"vocabulary": encode.vocabulary, "begin_ids": encode.begin_ids, "dtype": dtype.name},
         licence=config.licence,
     )
 
@@ -159,7 +170,11 @@ class TokenStream:
     def first(self, tokens: int) -> TokenStream:
         """Its first documents, whole ones, with at most so many tokens; at least one."""
         count = max(1, int(np.searchsorted(self.token_begins, tokens, side="right")) - 1)
-        return replace(self, token_begins=self.token_begins[: count + 1], byte_begins=self.byte_begins[: count + 1])
+        return replace(
+            self,
+            token_begins=self.token_begins[: count + 1],
+            byte_begins=self.byte_begins[: count + 1],
+        )
 
 
 @dataclass(frozen=True)
@@ -182,7 +197,10 @@ def open_shards(directory: Path, tokenizer_directory: Path) -> Shards:
     manifest = read_manifest(directory)
     if manifest.kind != KIND:
         raise ShardError(
-            f"{directory.name}: is a {manifest.kind}, not {KIND}", field="kind", reason="MISMATCH", limit=KIND
+            f"{directory.name}: is a {manifest.kind}, not {KIND}",
+            field="kind",
+            reason="MISMATCH",
+            limit=KIND,
         )
     if manifest.config["tokenizer_sha256"] != hash_file(tokenizer_directory / "tokenizer.json"):
         raise ShardError(
@@ -191,16 +209,25 @@ def open_shards(directory: Path, tokenizer_directory: Path) -> Shards:
             reason="MISMATCH",
         )
     train, held_out = (_open(directory, name, manifest) for name in (TRAIN, HELD_OUT))
-    return Shards(train, held_out, tuple(manifest.report["begin_ids"]), manifest.report["vocabulary"])
+    return Shards(
+        train, held_out, tuple(manifest.report["begin_ids"]), manifest.report["vocabulary"]
+    )
 
 
 def _open(directory: Path, name: str, manifest: Manifest) -> TokenStream:
     files = sorted(directory.glob(f"{name}-[0-9]*.bin"))
     shards = tuple(np.memmap(file, dtype=manifest.report["dtype"], mode="r") for file in files)
-    tokens, text = (np.memmap(directory / f"{name}-{what}.bin", dtype="<i8", mode="r") for what in ("tokens", "bytes"))
+    tokens, text = (
+        np.memmap(directory / f"{name}-{what}.bin", dtype="<i8", mode="r")
+        for what in ("tokens", "bytes")
+    )
     stream = TokenStream(shards, manifest.config["shard_tokens"], tokens, text)
     found, written = sum(len(shard) for shard in shards), manifest.report[name]
-    if (found, stream.tokens, stream.documents) != (written["tokens"], written["tokens"], written["documents"]):
+    if (found, stream.tokens, stream.documents) != (
+        written["tokens"],
+        written["tokens"],
+        written["documents"],
+    ):
         raise ShardError(
             f"{directory.name}: {name} has {found} tokens, its manifest says {written['tokens']}",
             field=name,
@@ -213,11 +240,15 @@ def _open(directory: Path, name: str, manifest: Manifest) -> TokenStream:
 class _SplitWriter:
     """Appends documents to the shards of one split."""
 
-    def __init__(self, config: ShardConfig, name: str, dtype: np.dtype[np.unsignedinteger[Any]]) -> None:
+    def __init__(
+        self, config: ShardConfig, name: str, dtype: np.dtype[np.unsignedinteger[Any]]
+    ) -> None:
         self._directory, self._name, self._dtype = config.output_directory, name, dtype
         self._shard_tokens = config.shard_tokens
         self._shard: BinaryIO | None = None
-        self._begins = [(self._directory / f"{name}-{what}.bin").open("wb") for what in ("tokens", "bytes")]
+        self._begins = [
+            (self._directory / f"{name}-{what}.bin").open("wb") for what in ("tokens", "bytes")
+        ]
         self.documents = self.tokens = self.bytes = 0
         self._note()
 
@@ -238,7 +269,12 @@ class _SplitWriter:
     def counts(self) -> dict[str, float]:
         """For the manifest."""
         per_token = self.bytes / self.tokens if self.tokens else 0.0
-        return {"documents": self.documents, "tokens": self.tokens, "bytes": self.bytes, "bytes_per_token": per_token}
+        return {
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+            "bytes_per_token": per_token,
+        }
 
     def close(self) -> None:
         for file in (*self._begins, *([] if self._shard is None else [self._shard])):
@@ -247,7 +283,9 @@ class _SplitWriter:
     def _next_shard(self) -> None:
         if self._shard is not None:
             self._shard.close()
-        self._shard = (self._directory / f"{self._name}-{self.tokens // self._shard_tokens:05d}.bin").open("wb")
+        self._shard = (
+            self._directory / f"{self._name}-{self.tokens // self._shard_tokens:05d}.bin"
+        ).open("wb")
 
     def _note(self) -> None:
         for file, begin in zip(self._begins, (self.tokens, self.bytes), strict=True):
@@ -260,7 +298,9 @@ class _Encoder:
     def __init__(self, config: ShardConfig) -> None:
         directory = config.tokenizer_directory
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._encode_all: Callable[[Sequence[str]], list[list[int]]] = partial(_with_control_tokens, tokenizer)
+        self._encode_all: Callable[[Sequence[str]], list[list[int]]] = partial(
+            _with_control_tokens, tokenizer
+        )
         if not config.control_tokens:  # the same ids, and by tiktoken where it gives them
             self._encode_all = open_tokenizer(directory).encode_all
         self._end_ids = [load_chat(directory).end_id]
@@ -272,7 +312,9 @@ class _Encoder:
 
 
 def _with_control_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    return [found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [
+        found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    ]
 
 
 def _begin_id(directory: Path, tokenizer: Tokenizer) -> int:
@@ -280,7 +322,9 @@ def _begin_id(directory: Path, tokenizer: Tokenizer) -> int:
     token = tokenizer.token_to_id(named) if isinstance(named, str) else None
     if token is None:
         raise ShardError(
-            f"begin_documents: {directory.name} names no bos_token", field="begin_documents", reason="MISSING"
+            f"begin_documents: {directory.name} names no bos_token",
+            field="begin_documents",
+            reason="MISSING",
         )
     return int(token)
 
@@ -323,7 +367,9 @@ def _clear(directory: Path) -> None:
 
 def _the_same(directory: Path, settings: dict[str, Any]) -> Manifest:
     manifest = read_manifest(directory)
-    if different := sorted(name for name in settings if manifest.config.get(name) != settings[name]):
+    if different := sorted(
+        name for name in settings if manifest.config.get(name) != settings[name]
+    ):
         raise ShardError(
             f"output_directory: {directory.name} was made with another {', '.join(different)}",
             field="output_directory",

@@ -1,5 +1,5 @@
-"""The tokenizer that `nano` speaks: our byte pairs with GPT-2's splitting, and every pair merged, however rare, so that toys of a few
-words fill their vocabulary too.
+"""The tokenizer that `nano` speaks: our byte pairs with GPT-2's splitting, and every pair merged,
+however rare, so that toys of a few words fill their vocabulary too.
 
 nano's own files are to stay the same bytes: a model's rows belong to ids.
 """
@@ -20,7 +20,8 @@ __all__ = ["CONTROL", "train_tokenizer"]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> Tokenizer:
-    """Learn merges from `texts` and write tokenizer.json, tokenizer_config.json and generation_config.json.
+    """Learn merges from `texts` and write tokenizer.json, tokenizer_config.json and
+    generation_config.json.
 
     Args:
         vocab_size: at least 262: 256 bytes and the control tokens.

@@ -1,6 +1,8 @@
-"""Beam search: the likeliest continuations instead of drawn ones, after transformers' rules for scores and for when to stop.
+"""Beam search: the likeliest continuations instead of drawn ones, after transformers' rules for
+scores and for when to stop.
 
-Shapes: B rows (prompts x beams), P prompts, C beams, W candidates (enough that C of them do not end), V vocabulary.
+Shapes: B rows (prompts x beams), P prompts, C beams, W candidates (enough that C of them do not
+    end), V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,20 +19,28 @@ from training.decoding.rows import DecodingError, Rows
 from training.decoding.rules import penalise, seen
 from training.model.backbone import Backbone
 
-NO_BEAM = -1e9  # the score of the copies that a search begins with: all the same, so only the first counts
+NO_BEAM = (
+    -1e9
+)  # the score of the copies that a search begins with: all the same, so only the first counts
 
 
 class Stopping(StrEnum):
     """When a prompt's search ends, once as many continuations are finished as there are beams."""
 
     AT_ONCE = "at_once"  # transformers' early_stopping=True
-    UNLIKELY = "unlikely"  # False: the best running one, were it finished now, would not be among them
-    HOPELESS = "hopeless"  # "never": nor at whatever length it may still reach, where longer is better
+    UNLIKELY = (
+        "unlikely"  # False: the best running one, were it finished now, would not be among them
+    )
+    HOPELESS = (
+        "hopeless"  # "never": nor at whatever length it may still reach, where longer is better
+    )
 
 
 @dataclass(frozen=True)
 class Beams:
-    """A finished continuation scores log p / tokens ** length_penalty: above 0 favours long ones (Wu et al., arXiv 1609.08144)."""
+    """A finished continuation scores log p / tokens ** length_penalty: above 0 favours long ones
+    (Wu et al., arXiv 1609.08144).
+    """
 
     count: int = 4
     length_penalty: float = 1.0
@@ -40,11 +50,16 @@ class Beams:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise DecodingError(
-                f"beams: {self.count} is below 1", field="beams", reason="OUT_OF_RANGE", limit="at least 1"
+                f"beams: {self.count} is below 1",
+                field="beams",
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
             )
         if not math.isfinite(self.length_penalty):
             raise DecodingError(
-                f"length_penalty: {self.length_penalty:g} is not finite", field="length_penalty", reason="NOT_FINITE"
+                f"length_penalty: {self.length_penalty:g} is not finite",
+                field="length_penalty",
+                reason="NOT_FINITE",
             )
         if not 0 < self.repetition_penalty < math.inf:
             raise DecodingError(
@@ -73,8 +88,12 @@ class Finished:
 
     def add(self, found: Sequence[tuple[float, tuple[int, ...]]]) -> None:
         """(log p, ids) of what ended in one step."""
-        scored = [Hypothesis(ids, log_p / len(ids) ** self._beams.length_penalty) for log_p, ids in found]
-        self.best = sorted(self.best + scored, key=lambda hypothesis: -hypothesis.score)[: self._beams.count]
+        scored = [
+            Hypothesis(ids, log_p / len(ids) ** self._beams.length_penalty) for log_p, ids in found
+        ]
+        self.best = sorted(self.best + scored, key=lambda hypothesis: -hypothesis.score)[
+            : self._beams.count
+        ]
 
     def look_ahead(self, running: float, tokens: int) -> None:
         """Close if nothing better can come. running: log p of the best that runs, after `tokens`."""
@@ -88,7 +107,11 @@ class Finished:
 
 @torch.no_grad()
 def beam_search(
-    backbone: Backbone, prompts: Sequence[Sequence[int]], beams: Beams, max_new: int, stop_ids: Sequence[int]
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    beams: Beams,
+    max_new: int,
+    stop_ids: Sequence[int],
 ) -> list[list[Hypothesis]]:
     """The best `beams.count` continuations of each prompt, best first."""
     rows = Rows(backbone, prompts, max_new, copies=beams.count)
@@ -111,7 +134,10 @@ def beam_search(
         if tokens == max_new or not any(pool.open for pool in pools):
             break
         rows.take(row_PW.gather(1, kept_PC).flatten())
-        rows.append(token_PW.gather(1, kept_PC).flatten(), torch.ones(len(rows), dtype=torch.bool, device=device))
+        rows.append(
+            token_PW.gather(1, kept_PC).flatten(),
+            torch.ones(len(rows), dtype=torch.bool, device=device),
+        )
     return [pool.best for pool in pools]
 
 
@@ -124,7 +150,12 @@ def _scores(rows: Rows, running_PC: Tensor, penalty: float) -> Tensor:
 
 
 def _harvest(
-    pools: Sequence[Finished], rows: Rows, log_p_PW: Tensor, row_PW: Tensor, token_PW: Tensor, ends_PW: Tensor
+    pools: Sequence[Finished],
+    rows: Rows,
+    log_p_PW: Tensor,
+    row_PW: Tensor,
+    token_PW: Tensor,
+    ends_PW: Tensor,
 ) -> None:
     """What ends among the best C candidates is finished; behind those it is not good enough."""
     for number, pool in enumerate(pools):

@@ -1,6 +1,7 @@
 """`python -m training generate DIRECTORY --prompt TEXT`: what a model says, shown while it says it.
 
-A prompt is a user's message in the model's own chat template; with --plain it is text to be continued, for models without one.
+A prompt is a user's message in the model's own chat template; with --plain it is text to be
+continued, for models without one.
 """
 
 from __future__ import annotations
@@ -49,10 +50,17 @@ def generate(options: argparse.Namespace) -> int:
     check_stops(options.stop)
     if not options.prompt:
         raise DecodingError(
-            "prompt: empty; it needs at least 1 character", field="prompt", reason="EMPTY", limit="at least 1"
+            "prompt: empty; it needs at least 1 character",
+            field="prompt",
+            reason="EMPTY",
+            limit="at least 1",
         )
-    if options.beams is not None and (unheard := [name for name in DRAWING if getattr(options, name) is not None]):
-        raise DecodingError(f"{unheard[0]}: not with beams, which draw nothing", field=unheard[0], reason="CONFLICT")
+    if options.beams is not None and (
+        unheard := [name for name in DRAWING if getattr(options, name) is not None]
+    ):
+        raise DecodingError(
+            f"{unheard[0]}: not with beams, which draw nothing", field=unheard[0], reason="CONFLICT"
+        )
     if (options.directory / SETTINGS).exists():
         raise DecodingError(
             f"directory: {options.directory} is a reward model, which scores and does not speak",
@@ -79,10 +87,15 @@ def generate(options: argparse.Namespace) -> int:
 def chosen_rules(options: argparse.Namespace) -> Rules:
     """The task's preset with what the command line asked for otherwise."""
     given = {name: getattr(options, name) for name in (*DRAWING, "repetition_penalty")}
-    return replace(read_presets()[options.task], **{name: value for name, value in given.items() if value is not None})
+    return replace(
+        read_presets()[options.task],
+        **{name: value for name, value in given.items() if value is not None},
+    )
 
 
-def _draw(backbone: Backbone, prompt: Prompt, rules: Rules, max_tokens: int, seed: int, text: GrowingText) -> None:
+def _draw(
+    backbone: Backbone, prompt: Prompt, rules: Rules, max_tokens: int, seed: int, text: GrowingText
+) -> None:
     rows = Rows(backbone, [prompt.ids], max_tokens)
     sample(rows, rules, stop_at_text([text], stop_at(prompt.stop_ids), _show), max_tokens, [seed])
 
@@ -98,7 +111,11 @@ def _plain(options: argparse.Namespace) -> Prompt:
     def decode(ids: Sequence[int]) -> str:
         return tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    return Prompt(tokenizer.encode(options.prompt).ids, read_stop_ids(options.directory, tokenizer, settings), decode)
+    return Prompt(
+        tokenizer.encode(options.prompt).ids,
+        read_stop_ids(options.directory, tokenizer, settings),
+        decode,
+    )
 
 
 def _show(_: int, words: str) -> None:

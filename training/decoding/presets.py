@@ -1,4 +1,5 @@
-"""Sampling of users' answers, by task: read from models/presets.json as the generator reads it, so that what is served is evaluated.
+"""Sampling of users' answers, by task: read from models/presets.json as the generator reads it, so
+that what is served is evaluated.
 
 What a deployment replaces by its generator's setting `presets` is not known here.
 """
@@ -22,7 +23,8 @@ def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Rules]:
     """Return the rules by which answers to each task are drawn.
 
     Raises:
-        DecodingError: there is no such file, or it is not JSON; a task or a value is missing, unknown, not a number or out of its range.
+        DecodingError: there is no such file, or it is not JSON; a task or a value is missing,
+            unknown, not a number or out of its range.
     """
     try:
         tasks = read_object(file)
@@ -34,12 +36,16 @@ def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Rules]:
 
 def _rules(task: Task, values: object) -> Rules:
     if not isinstance(values, dict):
-        raise DecodingError(f"{task}: is not an object", field=task, reason="WRONG_TYPE", limit="an object")
+        raise DecodingError(
+            f"{task}: is not an object", field=task, reason="WRONG_TYPE", limit="an object"
+        )
     _require(values, f"{task}.", ["temperature", "top_p"])
     for name, value in values.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             field = f"{task}.{name}"
-            raise DecodingError(f"{field}: is not a number", field=field, reason="WRONG_TYPE", limit="a number")
+            raise DecodingError(
+                f"{field}: is not a number", field=field, reason="WRONG_TYPE", limit="a number"
+            )
     try:
         return Rules(**values)
     except DecodingError as error:
@@ -51,4 +57,9 @@ def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
     known = ", ".join(names)
     for name in sorted({*names} ^ {*values}):
         field, reason = f"{prefix}{name}", "UNKNOWN" if name in values else "MISSING"
-        raise DecodingError(f"{field}: is {reason.lower()}; fields: {known}", field=field, reason=reason, limit=known)
+        raise DecodingError(
+            f"{field}: is {reason.lower()}; fields: {known}",
+            field=field,
+            reason=reason,
+            limit=known,
+        )

@@ -1,6 +1,8 @@
-"""Rows of tokens that grow over one key-value cache, and the loop that lets them: rollouts, evaluation and `generate` share both.
+"""Rows of tokens that grow over one key-value cache, and the loop that lets them: rollouts,
+evaluation and `generate` share both.
 
-Shapes: B rows (prompts x copies), S tokens so far (prompts padded on the left), V vocabulary. A row does not depend on its
+Shapes: B rows (prompts x copies), S tokens so far (prompts padded on the left), V vocabulary. A row
+    does not depend on its
 neighbours: filling is masked, and whatever is drawn comes from the row's own seed (sampling.py).
 """
 
@@ -24,16 +26,22 @@ Ends = Callable[[Tensor, Tensor], Tensor]
 
 
 class DecodingError(DetailedError, ValueError):
-    """A setting is out of its range, or a prompt cannot be continued; the text names the field and its limit."""
+    """A setting is out of its range, or a prompt cannot be continued; the text names the field and
+    its limit.
+    """
 
     reason = "INVALID_DECODING"
 
 
 class Rows:
-    """Prompts that are being continued. Copies of a prompt share its reading: the cache is copied and not computed again."""
+    """Prompts that are being continued. Copies of a prompt share its reading: the cache is copied
+    and not computed again.
+    """
 
     @torch.no_grad()
-    def __init__(self, backbone: Backbone, prompts: Sequence[Sequence[int]], max_new: int, copies: int = 1) -> None:
+    def __init__(
+        self, backbone: Backbone, prompts: Sequence[Sequence[int]], max_new: int, copies: int = 1
+    ) -> None:
         """Args:
             max_new: tokens that each row may grow by.
             copies: rows of each prompt, side by side.
@@ -77,7 +85,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Step:
-    """One column. real_B: the rows that were still running, whose token this is. running_B: those that go on after it."""
+    """One column. real_B: the rows that were still running, whose token this is. running_B: those
+    that go on after it.
+    """
 
     logits_BV: Tensor
     token_B: Tensor
@@ -85,7 +95,9 @@ class Step:
     running_B: Tensor
 
 
-def steps(rows: Rows, choose: Callable[[Rows, Tensor, int], Tensor], ends: Ends, max_new: int) -> Iterator[Step]:
+def steps(
+    rows: Rows, choose: Callable[[Rows, Tensor, int], Tensor], ends: Ends, max_new: int
+) -> Iterator[Step]:
     """Grow the rows until each has ended or has `max_new` tokens.
 
     Args:
@@ -113,10 +125,15 @@ def stop_at(stop_ids: Sequence[int]) -> Ends:
 
 def _check(prompts: Sequence[Sequence[int]], max_new: int, config: ModelConfig) -> None:
     if not prompts or not all(map(len, prompts)):
-        raise DecodingError("prompt: has no tokens, at least 1", field="prompt", reason="EMPTY", limit="at least 1")
+        raise DecodingError(
+            "prompt: has no tokens, at least 1", field="prompt", reason="EMPTY", limit="at least 1"
+        )
     if max_new < 1:
         raise DecodingError(
-            f"max_tokens: {max_new} is below 1", field="max_tokens", reason="OUT_OF_RANGE", limit="at least 1"
+            f"max_tokens: {max_new} is below 1",
+            field="max_tokens",
+            reason="OUT_OF_RANGE",
+            limit="at least 1",
         )
     if (highest := max(map(max, prompts))) >= config.vocab_size:
         raise DecodingError(

@@ -1,6 +1,8 @@
-"""Rules that change logits before a token is chosen: pure functions, [B, V] to [B, V], and the order in which they apply.
+"""Rules that change logits before a token is chosen: pure functions, [B, V] to [B, V], and the
+order in which they apply.
 
-Shapes: B rows, S tokens so far, V vocabulary. Order and ties as in transformers: penalty, temperature, top-k, top-p, min-p, each on what
+Shapes: B rows, S tokens so far, V vocabulary. Order and ties as in transformers: penalty,
+    temperature, top-k, top-p, min-p, each on what
 the one before left.
 """
 
@@ -20,7 +22,9 @@ GREEDY_BELOW = 0.01  # likewise: a division by less says nothing
 
 @dataclass(frozen=True)
 class Rules:
-    """How a distribution is changed. The defaults change nothing; temperature 0 is greedy, where only the penalty matters."""
+    """How a distribution is changed. The defaults change nothing; temperature 0 is greedy, where
+    only the penalty matters.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -29,12 +33,19 @@ class Rules:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        _within("temperature", self.temperature, 0 <= self.temperature <= MAX_TEMPERATURE, f"0 to {MAX_TEMPERATURE:g}")
+        _within(
+            "temperature",
+            self.temperature,
+            0 <= self.temperature <= MAX_TEMPERATURE,
+            f"0 to {MAX_TEMPERATURE:g}",
+        )
         _within("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 to 1")
         _within("top_k", self.top_k, self.top_k >= 0, "at least 0", ", which is all")
         _within("min_p", self.min_p, 0 <= self.min_p < 1, "0 to below 1")
         penalty = self.repetition_penalty
-        _within("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0", "; 1 changes nothing")
+        _within(
+            "repetition_penalty", penalty, 0 < penalty < math.inf, "above 0", "; 1 changes nothing"
+        )
 
     @property
     def greedy(self) -> bool:
@@ -42,9 +53,13 @@ class Rules:
         return self.temperature < GREEDY_BELOW
 
     def apply(self, logits_BV: Tensor, ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        """Logits whose softmax is what is drawn from; of greedy rules, those whose largest is taken."""
+        """Logits whose softmax is what is drawn from; of greedy rules, those whose largest is
+        taken.
+        """
         if self.repetition_penalty != 1:
-            logits_BV = penalise(logits_BV, seen(ids_BS, mask_BS, logits_BV.shape[-1]), self.repetition_penalty)
+            logits_BV = penalise(
+                logits_BV, seen(ids_BS, mask_BS, logits_BV.shape[-1]), self.repetition_penalty
+            )
         if self.greedy:
             return logits_BV
         logits_BV = logits_BV / self.temperature
@@ -58,13 +73,17 @@ class Rules:
 
 
 def keep_top_k(logits_BV: Tensor, k: int) -> Tensor:
-    """The k likeliest tokens, and whatever ties with the last of them (Fan et al., arXiv 1805.04833)."""
+    """The k likeliest tokens, and whatever ties with the last of them (Fan et al., arXiv
+    1805.04833).
+    """
     least_B1 = logits_BV.topk(min(k, logits_BV.shape[-1])).values[:, -1:]
     return logits_BV.masked_fill(logits_BV < least_B1, -math.inf)
 
 
 def keep_top_p(logits_BV: Tensor, p: float) -> Tensor:
-    """The nucleus: the fewest likeliest tokens that hold a mass of at least p (Holtzman et al., arXiv 1904.09751)."""
+    """The nucleus: the fewest likeliest tokens that hold a mass of at least p (Holtzman et al.,
+    arXiv 1904.09751).
+    """
     ascending_BV, order_BV = logits_BV.sort()
     tail_BV = ascending_BV.softmax(-1).cumsum(-1) <= 1 - p
     tail_BV[:, -1] = False
@@ -74,11 +93,15 @@ def keep_top_p(logits_BV: Tensor, p: float) -> Tensor:
 def keep_min_p(logits_BV: Tensor, p: float) -> Tensor:
     """Tokens at least p times as likely as the likeliest (Nguyen et al., arXiv 2407.01082)."""
     probabilities_BV = logits_BV.softmax(-1)
-    return logits_BV.masked_fill(probabilities_BV < p * probabilities_BV.amax(-1, keepdim=True), -math.inf)
+    return logits_BV.masked_fill(
+        probabilities_BV < p * probabilities_BV.amax(-1, keepdim=True), -math.inf
+    )
 
 
 def penalise(scores_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
-    """Tokens that were there: positive scores divided, negative ones multiplied (CTRL, Keskar et al., arXiv 1909.05858)."""
+    """Tokens that were there: positive scores divided, negative ones multiplied (CTRL, Keskar et
+    al., arXiv 1909.05858).
+    """
     lowered_BV = torch.where(scores_BV < 0, scores_BV * penalty, scores_BV / penalty)
     return torch.where(seen_BV, lowered_BV, scores_BV)
 
@@ -86,10 +109,17 @@ def penalise(scores_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
 def seen(ids_BS: Tensor, mask_BS: Tensor, vocab_size: int) -> Tensor:
     """True for the tokens of each row, prompt included and filling not, [B, V]."""
     seen_BV = torch.zeros(ids_BS.shape[0], vocab_size + 1, dtype=torch.bool, device=ids_BS.device)
-    seen_BV.scatter_(1, torch.where(mask_BS != 0, ids_BS, vocab_size), True)  # filling falls into one column too many
+    seen_BV.scatter_(
+        1, torch.where(mask_BS != 0, ids_BS, vocab_size), True
+    )  # filling falls into one column too many
     return seen_BV[:, :-1]
 
 
 def _within(name: str, value: float, holds: bool, limit: str, note: str = "") -> None:
     if not holds:
-        raise DecodingError(f"{name}: {value:g} is not {limit}{note}", field=name, reason="OUT_OF_RANGE", limit=limit)
+        raise DecodingError(
+            f"{name}: {value:g} is not {limit}{note}",
+            field=name,
+            reason="OUT_OF_RANGE",
+            limit=limit,
+        )

@@ -1,4 +1,5 @@
-"""Drawing tokens: one uniform number a row and column, from the row's own seed, through the cumulative distribution.
+"""Drawing tokens: one uniform number a row and column, from the row's own seed, through the
+cumulative distribution.
 
 Shapes: B rows (prompts x copies), R new columns, V vocabulary.
 """
@@ -26,7 +27,9 @@ class Continued:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Chooses tokens by rules and noise; noise_BR is in [0, 1), and its columns are as many as may be drawn."""
+    """Chooses tokens by rules and noise; noise_BR is in [0, 1), and its columns are as many as may
+    be drawn.
+    """
 
     rules: Rules
     noise_BR: Tensor
@@ -34,22 +37,33 @@ class Drawing:
     def __call__(self, rows: Rows, logits_BV: Tensor, column: int) -> Tensor:
         """The next token of each row, [B]."""
         ruled_BV = self.rules.apply(logits_BV, rows.ids_BS, rows.mask_BS)
-        return choose(ruled_BV, self.noise_BR[:, column], temperature=0.0 if self.rules.greedy else 1.0)
+        return choose(
+            ruled_BV, self.noise_BR[:, column], temperature=0.0 if self.rules.greedy else 1.0
+        )
 
 
 @torch.no_grad()
-def sample(rows: Rows, rules: Rules, ends: Ends, max_new: int, seeds: Sequence[int]) -> list[Continued]:
+def sample(
+    rows: Rows, rules: Rules, ends: Ends, max_new: int, seeds: Sequence[int]
+) -> list[Continued]:
     """Continue each row by sampling, or greedily. seeds: one a prompt."""
-    drawing = Drawing(rules, row_noise(seeds, len(rows) // len(seeds), max_new).to(rows.ids_BS.device))
+    drawing = Drawing(
+        rules, row_noise(seeds, len(rows) // len(seeds), max_new).to(rows.ids_BS.device)
+    )
     grown = list(steps(rows, drawing, ends, max_new))
     lengths = torch.stack([step.real_B for step in grown]).sum(0).tolist()
     ended = (~grown[-1].running_B).tolist()
     ids = rows.ids_BS[:, rows.prompt_columns :].tolist()
-    return [Continued(tuple(row[:length]), end) for row, length, end in zip(ids, lengths, ended, strict=True)]
+    return [
+        Continued(tuple(row[:length]), end)
+        for row, length, end in zip(ids, lengths, ended, strict=True)
+    ]
 
 
 def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
-    """One token a row: the inverse of the cumulative distribution at `noise` in [0, 1). In fp64: 262k terms add up."""
+    """One token a row: the inverse of the cumulative distribution at `noise` in [0, 1). In fp64:
+    262k terms add up.
+    """
     if temperature == 0:
         return logits_BV.argmax(-1)
     cumulative_BV = (logits_BV.double() / temperature).softmax(-1).cumsum(-1)
@@ -59,8 +73,16 @@ def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
 
 
 def row_noise(seeds: Sequence[int], copies: int, columns: int) -> Tensor:
-    """Uniform numbers of every row, [B, columns], in fp64 and on the processor, whose generator gives the same everywhere: each row has a
-    seed of its own, made of its prompt's and its number."""
-    generators = (torch.Generator().manual_seed(seed_of(seed, copy)) for seed in seeds for copy in range(copies))
-    rows = [torch.rand(columns, generator=generator, dtype=torch.float64, device="cpu") for generator in generators]
+    """Uniform numbers of every row, [B, columns], in fp64 and on the processor, whose generator
+    gives the same everywhere: each row has a seed of its own, made of its prompt's and its number.
+    """
+    generators = (
+        torch.Generator().manual_seed(seed_of(seed, copy))
+        for seed in seeds
+        for copy in range(copies)
+    )
+    rows = [
+        torch.rand(columns, generator=generator, dtype=torch.float64, device="cpu")
+        for generator in generators
+    ]
     return torch.stack(rows)

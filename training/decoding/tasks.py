@@ -1,4 +1,6 @@
-"""Kinds of requests to a model, and the longest answer; models/presets.json holds the sampling of each."""
+"""Kinds of requests to a model, and the longest answer; models/presets.json holds the sampling of
+each.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Text of a row while it grows: what may be shown already, and whether a stop string has come.
 
-Bytes that are half a character wait for the other half, and what may be the beginning of a stop string for what follows.
+Bytes that are half a character wait for the other half, and what may be the beginning of a stop
+string for what follows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Decode = Callable[[Sequence[int]], str]
 
 
 class GrowingText:
-    """One row. Decodes a few tokens at a time: what a token reads as may depend on the one before it, and on no earlier one."""
+    """One row. Decodes a few tokens at a time: what a token reads as may depend on the one before
+    it, and on no earlier one.
+    """
 
     def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
         self._decode, self._stops = decode, tuple(stops)
@@ -61,8 +64,11 @@ class GrowingText:
         return shown
 
 
-def stop_at_text(texts: Sequence[GrowingText], ids_end: Ends, show: Callable[[int, str], None] | None = None) -> Ends:
-    """A row ends where its text has come to a stop string, or where `ids_end` says so. A token that ends it is not read as text.
+def stop_at_text(
+    texts: Sequence[GrowingText], ids_end: Ends, show: Callable[[int, str], None] | None = None
+) -> Ends:
+    """A row ends where its text has come to a stop string, or where `ids_end` says so. A token that
+    ends it is not read as text.
 
     Args:
         texts: one a row.
@@ -102,4 +108,11 @@ def check_stops(stops: Sequence[str]) -> None:
 
 def _begun(text: str, stop: str) -> int:
     """Characters at the end of the text that the stop string begins with."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-size:])), 0)
+    return next(
+        (
+            size
+            for size in range(min(len(text), len(stop) - 1), 0, -1)
+            if stop.startswith(text[-size:])
+        ),
+        0,
+    )

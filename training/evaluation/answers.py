@@ -1,4 +1,5 @@
-"""Candidate and incumbent answer the same prompts with the same random numbers; what they say, and how it reads to others.
+"""Candidate and incumbent answer the same prompts with the same random numbers; what they say, and
+how it reads to others.
 
 Models are loaded one after the other, so that a comparison needs the memory of one.
 """
@@ -61,16 +62,27 @@ class Speaker:
         self.backbone = Backbone(moved(load_decoder(directory)))
 
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Said]:
-        """samples_per_prompt answers to each prompt, in prompt order. Longer prompts lose their oldest tokens."""
+        """samples_per_prompt answers to each prompt, in prompt order. Longer prompts lose their
+        oldest tokens.
+        """
         ids = [self.chat.prompt_ids(prompt)[-sampling.max_prompt_tokens :] for prompt in prompts]
         rules = Rules(temperature=sampling.temperature, top_p=sampling.top_p)
         said: list[Said] = []
         for start in range(0, len(ids), sampling.batch_prompts):
             batch = ids[start : start + sampling.batch_prompts]
-            rows = Rows(self.backbone, batch, sampling.max_response_tokens, copies=sampling.samples_per_prompt)
-            seeds = [seed_of(sampling.seed, "evaluation", start + place) for place in range(len(batch))]
+            rows = Rows(
+                self.backbone,
+                batch,
+                sampling.max_response_tokens,
+                copies=sampling.samples_per_prompt,
+            )
+            seeds = [
+                seed_of(sampling.seed, "evaluation", start + place) for place in range(len(batch))
+            ]
             ends = stop_at(self.chat.stop_ids)
-            for row, continued in enumerate(sample(rows, rules, ends, sampling.max_response_tokens, seeds)):
+            for row, continued in enumerate(
+                sample(rows, rules, ends, sampling.max_response_tokens, seeds)
+            ):
                 prompt = start + row // sampling.samples_per_prompt
                 text = self.chat.decode(continued.ids).strip()
                 said.append(Said(prompt, text, len(continued.ids), continued.ended))
@@ -92,11 +104,17 @@ class Speaker:
 
 @torch.no_grad()
 def score(
-    reward: RewardModel, chat: Chat, rows: Sequence[tuple[Prompt, str]], max_tokens: int, batch: int = 32
+    reward: RewardModel,
+    chat: Chat,
+    rows: Sequence[tuple[Prompt, str]],
+    max_tokens: int,
+    batch: int = 32,
 ) -> list[float]:
     """The reward model's score of each (prompt, answer). What is too long loses its oldest tokens."""
     moved(reward.scalar.backbone.decoder)
-    ids = [[*chat.prompt_ids(prompt), *chat.response_ids(text)][-max_tokens:] for prompt, text in rows]
+    ids = [
+        [*chat.prompt_ids(prompt), *chat.response_ids(text)][-max_tokens:] for prompt, text in rows
+    ]
     scores: list[float] = []
     for start in range(0, len(ids), batch):
         ids_BT, mask_BT = pad(ids[start : start + batch], side="left")

@@ -1,9 +1,10 @@
 """Is the candidate on trial better or worse, decided at any time without ever being too early.
 
-The test is a mixture likelihood ratio for two Bernoulli rates. For every pair of rates the product of the two arms'
-mixture ratios is a non-negative martingale, whatever mixes the arms and whenever one looks; divided by the best that
-the null hypothesis can do it is an e-process, so it passes 1/alpha with probability at most alpha, ever (Ville; Robbins
-1970; Ramdas et al. 2023, section 5). Power and limits: docs/decisions/2026-11-24-canary-test.md.
+The test is a mixture likelihood ratio for two Bernoulli rates. For every pair of rates the product
+of the two arms' mixture ratios is a non-negative martingale, whatever mixes the arms and whenever
+one looks; divided by the best that the null hypothesis can do it is an e-process, so it passes
+1/alpha with probability at most alpha, ever (Ville; Robbins 1970; Ramdas et al. 2023, section 5).
+Power and limits: docs/decisions/2026-11-24-canary-test.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,18 @@ import numpy.typing as npt
 from training.refusals import ConfigError
 
 GRID_RATES = 64
-GRID_EFFECTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)  # log-odds: 50 % against 56 % up to 95 %
+GRID_EFFECTS = (
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    1.25,
+    1.5,
+    1.75,
+    2.0,
+    2.5,
+    3.0,
+)  # log-odds: 50 % against 56 % up to 95 %
 SEARCH_STEPS = 40  # of a ternary search on a concave function: (2/3)**40 is 9e-8
 LOG_E_CAP = 700.0  # exp() of more overflows
 
@@ -37,7 +49,8 @@ class CanaryConfig:
     """share of the users; alpha bounds each error's probability over the whole trial.
 
     margin: promote what is not worse than the incumbent by more than this; 0 asks for better.
-    min_thumbs: a version, before anything is decided. After max_seconds without a decision the incumbent stays.
+    min_thumbs: a version, before anything is decided. After max_seconds without a decision the
+        incumbent stays.
     """
 
     share: float = 0.2
@@ -49,9 +62,24 @@ class CanaryConfig:
     lease_seconds: float = 900.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.share <= 0.5, "share", "above 0 and up to 0.5", f"{self.share} is not above 0 and up to 0.5")
-        _require(0 < self.alpha < 0.5, "alpha", "between 0 and 0.5", f"{self.alpha} is not between 0 and 0.5")
-        _require(0 <= self.margin < 0.5, "margin", "from 0 to below 0.5", f"{self.margin} is not from 0 to below 0.5")
+        _require(
+            0 < self.share <= 0.5,
+            "share",
+            "above 0 and up to 0.5",
+            f"{self.share} is not above 0 and up to 0.5",
+        )
+        _require(
+            0 < self.alpha < 0.5,
+            "alpha",
+            "between 0 and 0.5",
+            f"{self.alpha} is not between 0 and 0.5",
+        )
+        _require(
+            0 <= self.margin < 0.5,
+            "margin",
+            "from 0 to below 0.5",
+            f"{self.margin} is not from 0 to below 0.5",
+        )
         _require(self.min_thumbs >= 1, "min_thumbs", "at least 1", f"{self.min_thumbs} is below 1")
         _require(
             10 <= self.lease_seconds <= 86_400,
@@ -85,7 +113,9 @@ class Thumbs:
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the trial. e_better and e_worse are e-values against "not better" and "not worse"."""
+    """One look at the trial. e_better and e_worse are e-values against "not better" and "not
+    worse".
+    """
 
     candidate: Thumbs
     incumbent: Thumbs
@@ -101,23 +131,32 @@ def read_thumbs(candidate: Thumbs, incumbent: Thumbs, config: CanaryConfig) -> R
     e_worse = _e_value(incumbent, candidate, 0.0)
     verdict, reason = Verdict.WAIT, "not decided yet"
     if min(candidate.total, incumbent.total) < config.min_thumbs:
-        reason = f"{candidate.total} and {incumbent.total} thumbs, {config.min_thumbs} of each needed"
+        reason = (
+            f"{candidate.total} and {incumbent.total} thumbs, {config.min_thumbs} of each needed"
+        )
     elif e_worse >= 1 / config.alpha:
         verdict, reason = Verdict.ROLL_BACK, f"users like it less: {_rates(candidate, incumbent)}"
     elif e_better >= 1 / config.alpha:
-        verdict, reason = Verdict.PROMOTE, f"users like it {_better(config)}: {_rates(candidate, incumbent)}"
+        verdict, reason = (
+            Verdict.PROMOTE,
+            f"users like it {_better(config)}: {_rates(candidate, incumbent)}",
+        )
     return Reading(candidate, incumbent, e_better, e_worse, verdict, reason)
 
 
 def _e_value(first: Thumbs, second: Thumbs, margin: float) -> float:
     """Evidence against "rate of first <= rate of second - margin"."""
-    return math.exp(min(_log_mixture(first, second) - _best_under_null(first, second, margin), LOG_E_CAP))
+    return math.exp(
+        min(_log_mixture(first, second) - _best_under_null(first, second, margin), LOG_E_CAP)
+    )
 
 
 def _log_mixture(first: Thumbs, second: Thumbs) -> float:
-    """log of the mean likelihood over the prior: rates of the second between 0 and 1, log-odds of the first above it.
+    """log of the mean likelihood over the prior: rates of the second between 0 and 1, log-odds of
+    the first above it.
 
-    Any prior is sound. One on the hypothesis's own side needs a quarter fewer thumbs than two independent ones.
+    Any prior is sound. One on the hypothesis's own side needs a quarter fewer thumbs than two
+    independent ones.
     """
     first_up, first_down, second_up, second_down = _log_prior_rates()
     likelihood = first.up * first_up + first.down * first_down
@@ -128,16 +167,23 @@ def _log_mixture(first: Thumbs, second: Thumbs) -> float:
 
 @cache
 def _log_prior_rates() -> tuple[
-    npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
 ]:
-    """Logarithms of the first's chances of up and of down, [rates, effects], and of the second's, [rates]."""
+    """Logarithms of the first's chances of up and of down, [rates, effects], and of the second's,
+    [rates].
+    """
     rates = (np.arange(GRID_RATES) + 0.5) / GRID_RATES
     odds = np.log(rates / (1 - rates))[:, None] + np.array(GRID_EFFECTS)[None, :]
     return -np.logaddexp(0, -odds), -np.logaddexp(0, odds), np.log(rates), np.log1p(-rates)
 
 
 def _best_under_null(first: Thumbs, second: Thumbs, margin: float) -> float:
-    """Greatest log-likelihood with p_first <= p_second - margin. On the border it is concave in p_second."""
+    """Greatest log-likelihood with p_first <= p_second - margin. On the border it is concave in
+    p_second.
+    """
     if first.rate <= second.rate - margin:
         return _log_likelihood(first, first.rate) + _log_likelihood(second, second.rate)
     low, high = margin, 1.0

@@ -16,7 +16,14 @@ from training.data.chat import Message, load_chat
 from training.data.examples import read_prompts, read_texts
 from training.data.seeds import seed_of
 from training.evaluation.answers import Prompt, Said, Sampling, Speaker, score
-from training.evaluation.figures import SAMPLES, Comparison, Estimate, Probes, Samples, clustered_mean
+from training.evaluation.figures import (
+    SAMPLES,
+    Comparison,
+    Estimate,
+    Probes,
+    Samples,
+    clustered_mean,
+)
 from training.manifest import MANIFEST, write_manifest
 from training.model.reward import load_reward_model
 from training.stages.context import Machine
@@ -28,8 +35,10 @@ TIE = 1e-6  # the same answer twice gets the same score but for rounding
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Paths of what is compared, and how. A reward model stands on the base beside it (see load_reward_model). thumbs: what the turn
-    learns from single answers; None: how the incumbent served is not looked at."""
+    """Paths of what is compared, and how. A reward model stands on the base beside it (see
+    load_reward_model). thumbs: what the turn learns from single answers; None: how the incumbent
+    served is not looked at.
+    """
 
     incumbent_directory: Path
     candidate_directory: Path
@@ -71,8 +80,14 @@ def compare(config: EvaluationConfig) -> Comparison:
         after = _look_at(config.candidate_directory, prompts, config)
         wins = _wins(config, prompts, before.said, after.said)
         comparison = _comparison(wins, before, after, read_probes(config.probes))
-        _write_samples(directory, prompts, before.said, after.said, wins, config.sampling.samples_per_prompt)
-        parents = (config.candidate_directory.name, config.incumbent_directory.name, config.judge_directory.name)
+        _write_samples(
+            directory, prompts, before.said, after.said, wins, config.sampling.samples_per_prompt
+        )
+        parents = (
+            config.candidate_directory.name,
+            config.incumbent_directory.name,
+            config.judge_directory.name,
+        )
         write_figures(directory, "evaluation", asdict(comparison), parents, config)
     return read_comparison(directory)
 
@@ -94,17 +109,26 @@ def read_probes(path: Path) -> list[Probe]:
     """{"kind", "messages", "expect"} lines."""
     with path.open() as opened:
         rows = [json.loads(line) for line in opened]
-    return [Probe(r["kind"], tuple(Message(**m) for m in r["messages"]), tuple(r["expect"])) for r in rows]
+    return [
+        Probe(r["kind"], tuple(Message(**m) for m in r["messages"]), tuple(r["expect"]))
+        for r in rows
+    ]
 
 
 def write_figures(
-    directory: Path, kind: str, figures: dict[str, Any], parents: tuple[str, ...], config: EvaluationConfig
+    directory: Path,
+    kind: str,
+    figures: dict[str, Any],
+    parents: tuple[str, ...],
+    config: EvaluationConfig,
 ) -> None:
     """An evaluation's figures, then the manifest that finishes their directory."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / FIGURES).write_text(json.dumps(figures, indent=2) + "\n")
     seeds = {"sampling": config.sampling.seed}
-    write_manifest(directory, kind=kind, version=directory.name, parents=parents, config=config, seeds=seeds)
+    write_manifest(
+        directory, kind=kind, version=directory.name, parents=parents, config=config, seeds=seeds
+    )
 
 
 def beats(high: float, low: float) -> float:
@@ -135,17 +159,25 @@ def _look_at(directory: Path, prompts: Sequence[Prompt], config: EvaluationConfi
     return _Seen(speaker.answer(prompts, sampling), speaker.bits(texts, tokens), right)
 
 
-def _wins(config: EvaluationConfig, prompts: Sequence[Prompt], before: list[Said], after: list[Said]) -> list[float]:
+def _wins(
+    config: EvaluationConfig, prompts: Sequence[Prompt], before: list[Said], after: list[Said]
+) -> list[float]:
     """1 where the judge prefers the candidate's answer, 0.5 for a tie."""
-    reward, chat = load_reward_model(config.judge_directory, config.judge_base), load_chat(config.judge_base)
+    reward, chat = (
+        load_reward_model(config.judge_directory, config.judge_base),
+        load_chat(config.judge_base),
+    )
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
     old, new = (
-        score(reward, chat, [(prompts[said.prompt], said.text) for said in some], tokens) for some in (before, after)
+        score(reward, chat, [(prompts[said.prompt], said.text) for said in some], tokens)
+        for some in (before, after)
     )
     return [beats(high, low) for high, low in zip(new, old, strict=True)]
 
 
-def _comparison(wins: list[float], before: _Seen, after: _Seen, probes: Sequence[Probe]) -> Comparison:
+def _comparison(
+    wins: list[float], before: _Seen, after: _Seen, probes: Sequence[Probe]
+) -> Comparison:
     rises = [new - old for new, old in zip(after.bits, before.bits, strict=True)]
     return Comparison(
         win_rate=clustered_mean(wins, [str(said.prompt) for said in after.said]),
@@ -160,7 +192,9 @@ def _comparison(wins: list[float], before: _Seen, after: _Seen, probes: Sequence
 def _change(kind: str, before: _Seen, after: _Seen, probes: Sequence[Probe]) -> Probes:
     numbers = [number for number, probe in enumerate(probes) if probe.kind == kind]
     old, new = ([seen.probes[number] for number in numbers] for seen in (before, after))
-    change = clustered_mean([b - a for a, b in zip(old, new, strict=True)], [str(number) for number in numbers])
+    change = clustered_mean(
+        [b - a for a, b in zip(old, new, strict=True)], [str(number) for number in numbers]
+    )
     return Probes(_mean(new), _mean(old), change)
 
 
@@ -169,14 +203,24 @@ def _samples(said: Sequence[Said]) -> Samples:
 
 
 def _write_samples(
-    directory: Path, prompts: Sequence[Prompt], before: list[Said], after: list[Said], wins: list[float], each: int
+    directory: Path,
+    prompts: Sequence[Prompt],
+    before: list[Said],
+    after: list[Said],
+    wins: list[float],
+    each: int,
 ) -> None:
     """The first answer of both to every prompt, for people to read."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / SAMPLES).open("w") as opened:
         for place in range(0, len(after), each):
             asked = [{"role": m.role, "content": m.content} for m in prompts[after[place].prompt]]
-            row = {"messages": asked, "before": before[place].text, "after": after[place].text, "win": wins[place]}
+            row = {
+                "messages": asked,
+                "before": before[place].text,
+                "after": after[place].text,
+                "win": wins[place],
+            }
             opened.write(json.dumps(row) + "\n")
 
 

@@ -1,4 +1,6 @@
-"""What evaluation measures: means with errors that know that answers to one prompt are not independent."""
+"""What evaluation measures: means with errors that know that answers to one prompt are not
+independent.
+"""
 
 from __future__ import annotations
 
@@ -57,10 +59,11 @@ class Comparison:
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
-    """Mean, with the standard error of a mean of clusters (Liang and Zeger 1986, with the small-sample factor).
+    """Mean, with the standard error of a mean of clusters (Liang and Zeger 1986, with the
+    small-sample factor).
 
-    With values of 0 and 1 that all agree the sample error would be 0; Agresti and Coull's two added observations of each
-    kind keep it honest.
+    With values of 0 and 1 that all agree the sample error would be 0; Agresti and Coull's two added
+    observations of each kind keep it honest.
     """
     if not values:
         return Estimate(0.0, math.inf, 0, 0)
@@ -72,20 +75,26 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate
     if groups < 2:
         return Estimate(mean, math.inf, len(values), groups)
     variance = sum(r * r for r in residuals.values()) / len(values) ** 2 * groups / (groups - 1)
-    return Estimate(mean, math.sqrt(variance + _agreement_variance(mean, groups, values)), len(values), groups)
+    return Estimate(
+        mean, math.sqrt(variance + _agreement_variance(mean, groups, values)), len(values), groups
+    )
 
 
 def share_bounds(share: Estimate, z: float) -> tuple[float, float]:
-    """An interval of a share that lies in [0, 1]: Wilson's (1927), for as many independent answers as its standard error is that of, and no
-    more than there were. Among the intervals for shares of clusters it covers best where they are few or the share extreme
-    (Dean and Pagano, J. Surv. Stat. Methodol. 3, 2015). Where all clusters agree, their error says nothing: each then counts as one answer.
+    """An interval of a share that lies in [0, 1]: Wilson's (1927), for as many independent answers
+    as its standard error is that of, and no more than there were. Among the intervals for shares of
+    clusters it covers best where they are few or the share extreme (Dean and Pagano, J. Surv. Stat.
+    Methodol. 3, 2015). Where all clusters agree, their error says nothing: each then counts as one
+    answer.
     """
     spread = share.value * (1 - share.value)
     agree = spread == 0 or share.error == 0
     answers = share.clusters if agree else min(share.count, spread / share.error**2)
     half = z * math.sqrt(answers * spread + z * z / 4)
     middle = answers * share.value + z * z / 2
-    return max(0.0, (middle - half) / (answers + z * z)), min(1.0, (middle + half) / (answers + z * z))
+    return max(0.0, (middle - half) / (answers + z * z)), min(
+        1.0, (middle + half) / (answers + z * z)
+    )
 
 
 def change_bounds(change: Estimate, z: float) -> tuple[float, float]:

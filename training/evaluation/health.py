@@ -1,5 +1,6 @@
-"""The reward models' health: do the thumbs say anything, have reward model and judge learned it, and was it said of the model that
-training has? It runs as a stage, between the reward models and PPO, which begins only if every check passed.
+"""The reward models' health: do the thumbs say anything, have reward model and judge learned it,
+and was it said of the model that training has? It runs as a stage, between the reward models and
+PPO, which begins only if every check passed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from training.data.examples import PairExample, read_pairs
 from training.evaluation.answers import score
 from training.evaluation.comparison import FIGURES, EvaluationConfig, beats, write_figures
 from training.evaluation.figures import Estimate, clustered_mean
-from training.evaluation.gate import Check, GateConfig, check_labels, check_reward_model, check_served, decide
+from training.evaluation.gate import (
+    Check,
+    GateConfig,
+    check_labels,
+    check_reward_model,
+    check_served,
+    decide,
+)
 from training.evaluation.served import ServedApart, measure_served
 from training.manifest import Manifest, read_manifest
 from training.model.reward import load_reward_model
@@ -24,7 +32,9 @@ from training.stages.machine import settle
 
 @dataclass(frozen=True)
 class Health:
-    """Accuracy of both reward models on pairs of prompts that neither has seen; and how far the incumbent is from how it served."""
+    """Accuracy of both reward models on pairs of prompts that neither has seen; and how far the
+    incumbent is from how it served.
+    """
 
     reward_model: Estimate
     judge: Estimate
@@ -37,7 +47,9 @@ class Health:
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """label_noise: share of thumbs that contradict the others; ceiling: of the accuracy on held-out pairs. None: unknown."""
+    """label_noise: share of thumbs that contradict the others; ceiling: of the accuracy on held-out
+    pairs. None: unknown.
+    """
 
     evaluation: EvaluationConfig
     gate: GateConfig
@@ -49,7 +61,9 @@ class HealthConfig:
         return self.evaluation.health_directory
 
     def checks(self) -> list[Check]:
-        """The rows of the gate's table that are known before PPO. The health must have been measured."""
+        """The rows of the gate's table that are known before PPO. The health must have been
+        measured.
+        """
         health = read_health(self.output_directory)
         return [
             *check_labels(self.label_noise, self.gate),
@@ -64,7 +78,8 @@ class HealthConfig:
 
 def run(config: HealthConfig, context: RunContext) -> Manifest:
     """Measure on rank 0, write output_directory, and return its manifest (kind "health")."""
-    # Before rank 0 writes, too: a rank that came late would find the output, go past, and leave rank 0 waiting.
+    # Before rank 0 writes, too: a rank that came late would find the output, go past, and leave
+    # rank 0 waiting.
     context.ranks.wait()
     if context.ranks.rank == 0:
         measure_health(config.evaluation)
@@ -73,14 +88,18 @@ def run(config: HealthConfig, context: RunContext) -> Manifest:
 
 
 def measure_health(config: EvaluationConfig) -> None:
-    """Accuracy of reward model and judge on the held-out pairs; the incumbent's rated answers, as served and as here."""
+    """Accuracy of reward model and judge on the held-out pairs; the incumbent's rated answers, as
+    served and as here.
+    """
     autocast = settle(config.machine)
     pairs = read_pairs(config.held_out_pairs)
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
     health = Health(
         accuracy(config.reward_model_directory, config.reward_model_base, pairs, tokens),
         accuracy(config.judge_directory, config.judge_base, pairs, tokens),
-        measure_served(config.incumbent_directory, config.thumbs, autocast) if config.thumbs else None,
+        measure_served(config.incumbent_directory, config.thumbs, autocast)
+        if config.thumbs
+        else None,
     )
     parents = (config.reward_model_directory.name, config.judge_directory.name)
     write_figures(config.health_directory, "health", asdict(health), parents, config)
@@ -91,11 +110,15 @@ def read_health(directory: Path) -> Health:
     figures = json.loads((directory / FIGURES).read_text())
     served = figures.get("served")  # not there in a turn of the version before
     return Health(
-        Estimate(**figures["reward_model"]), Estimate(**figures["judge"]), ServedApart(**served) if served else None
+        Estimate(**figures["reward_model"]),
+        Estimate(**figures["judge"]),
+        ServedApart(**served) if served else None,
     )
 
 
-def accuracy(directory: Path, base: Path, pairs: Sequence[PairExample], max_tokens: int) -> Estimate:
+def accuracy(
+    directory: Path, base: Path, pairs: Sequence[PairExample], max_tokens: int
+) -> Estimate:
     """Share of pairs in which the chosen answer scores higher; a tie is half."""
     reward, chat = load_reward_model(directory, base), load_chat(base)
     chosen = score(reward, chat, [(pair.messages, pair.chosen) for pair in pairs], max_tokens)

@@ -1,7 +1,10 @@
-"""How well a decoder predicts texts that it has never seen, in bits per byte: a figure that does not depend on the tokenizer.
+"""How well a decoder predicts texts that it has never seen, in bits per byte: a figure that does
+not depend on the tokenizer.
 
-Exact: every token of a text counts once, and the bytes are those of the texts themselves. The token that ends a document stands for
-no byte and is left out. Where a document goes on in another row, it goes on there without what came before.
+Exact: every token of a text counts once, and the bytes are those of the texts themselves. The token
+    that ends a document stands for
+no byte and is left out. Where a document goes on in another row, it goes on there without what came
+before.
 
 Shapes: B rows, T tokens, N chosen tokens, V vocabulary, D hidden.
 """
@@ -43,7 +46,9 @@ class Surprise:
         return math.exp(self.nats / self.tokens)
 
 
-def measure(decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: Autocast, ranks: Ranks) -> Surprise:
+def measure(
+    decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: Autocast, ranks: Ranks
+) -> Surprise:
     """All rows of packed documents (packing `documents`), shared among the ranks.
 
     Raises:
@@ -61,17 +66,27 @@ def measure(decoder: Decoder, rows: PackedRows, microbatch_rows: int, autocast: 
     parts, tokens = [], 0
     for start in range(0, most, microbatch_rows):
         part = mine[start : start + microbatch_rows]
-        batch = rows.batch(part or [0])  # of nothing: where the model is shared out, each forward needs every worker
+        batch = rows.batch(
+            part or [0]
+        )  # of nothing: where the model is shared out, each forward needs every worker
         text_BT = batch.text_BT if part else torch.zeros_like(batch.text_BT)
         parts.append(
-            Microbatch(batch.ids_BT, batch.mask_BT, partial(surprise_of, decoder, batch=batch, chosen_BT=text_BT))
+            Microbatch(
+                batch.ids_BT,
+                batch.mask_BT,
+                partial(surprise_of, decoder, batch=batch, chosen_BT=text_BT),
+            )
         )
         tokens += int(text_BT.sum())
     nats = total_loss(Backbone(decoder), parts, autocast, ranks)
-    nats_and_tokens = ranks.sum(torch.stack((nats, torch.tensor(tokens, dtype=torch.float64)))).tolist()
+    nats_and_tokens = ranks.sum(
+        torch.stack((nats, torch.tensor(tokens, dtype=torch.float64)))
+    ).tolist()
     return Surprise(nats_and_tokens[0], int(nats_and_tokens[1]), rows.stream.bytes)
 
 
-def surprise_of(decoder: Decoder, hidden_BTD: Tensor, batch: PackedBatch, chosen_BT: Tensor, over: int = 1) -> Tensor:
+def surprise_of(
+    decoder: Decoder, hidden_BTD: Tensor, batch: PackedBatch, chosen_BT: Tensor, over: int = 1
+) -> Tensor:
     """Nats of the chosen tokens, each under the one before it, over a count."""
     return -next_token_log_probs(decoder, hidden_BTD, batch.ids_BT, chosen_BT).double().sum() / over

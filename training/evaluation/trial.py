@@ -1,5 +1,5 @@
-"""The canary as it runs: start it, look at the thumbs, renew its lease, end it. Resumable: a loop that died goes on with the
-same start time, so no thumb is lost and the test stays one test.
+"""The canary as it runs: start it, look at the thumbs, renew its lease, end it. Resumable: a loop
+that died goes on with the same start time, so no thumb is lost and the test stays one test.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def run_trial(
 
     def end(verdict: Verdict, reason: str, last: Reading | None) -> TrialEnd:
         ended = TrialEnd(verdict, reason, since.isoformat(), clock.now().isoformat(), looks, last)
-        write_json(record / END, plain(ended))  # before the act: a loop killed in between acts again, not anew
+        write_json(
+            record / END, plain(ended)
+        )  # before the act: a loop killed in between acts again, not anew
         rollout.finish(version, verdict, reason)
         return ended
 
@@ -116,7 +118,9 @@ def run_trial(
         if (lost := _lost(rollout.view(), version)) is not None:
             return end(Verdict.ROLL_BACK, lost, None)
         counts = thumbs.count(since)
-        reading = read_thumbs(counts.get(version, Thumbs()), counts.get(incumbent, Thumbs()), config)
+        reading = read_thumbs(
+            counts.get(version, Thumbs()), counts.get(incumbent, Thumbs()), config
+        )
         looks += 1
         passed = (clock.now() - since) / timedelta(seconds=config.max_seconds)
         _note(record, reading, clock)
@@ -131,7 +135,12 @@ def run_trial(
 
 
 def _begin(
-    version: str, directory: Path, config: CanaryConfig, rollout: Rollout, clock: Clock, record: Path
+    version: str,
+    directory: Path,
+    config: CanaryConfig,
+    rollout: Rollout,
+    clock: Clock,
+    record: Path,
 ) -> tuple[str, datetime]:
     """Start, or take up again after a restart; returns the incumbent and since when thumbs count."""
     view, start = rollout.view(), record / START
@@ -141,7 +150,9 @@ def _begin(
     if not start.exists():
         # Only now: the time of a trial that could not begin must not run.
         record.mkdir(parents=True, exist_ok=True)
-        write_json(start, {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()})
+        write_json(
+            start, {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()}
+        )
     begun = json.loads(start.read_text())
     return begun["incumbent"], datetime.fromisoformat(begun["since"])
 

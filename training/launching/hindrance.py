@@ -1,6 +1,7 @@
-"""Why a turn's pods do not run, in one line. KubeRay says nothing of it in the RayJob: it stands in the RayCluster's conditions where a
-pod is refused, and in the pods where one has no room, no image or no memory; of a worker, in its init container too. A volume that
-cannot be mounted stands in the node's events alone.
+"""Why a turn's pods do not run, in one line. KubeRay says nothing of it in the RayJob: it stands in
+the RayCluster's conditions where a pod is refused, and in the pods where one has no room, no image
+or no memory; of a worker, in its init container too. A volume that cannot be mounted stands in the
+node's events alone.
 """
 
 from __future__ import annotations
@@ -11,9 +12,20 @@ from typing import Any
 from training.launching.kubernetes import Manifest
 
 MAX_CHARACTERS = 300
-NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError")
+NO_IMAGE = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "ImageInspectError",
+)
 NO_START = (
-    *("CrashLoopBackOff", "RunContainerError", "CreateContainerError", "CreateContainerConfigError"),
+    *(
+        "CrashLoopBackOff",
+        "RunContainerError",
+        "CreateContainerError",
+        "CreateContainerConfigError",
+    ),
     *("ContainerCannotRun", "StartError"),
 )
 NO_VOLUME = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
@@ -22,14 +34,25 @@ ROLE_LABEL = "ray.io/node-type"
 
 def hindrance(cluster: Manifest | None, pods: Sequence[Manifest]) -> str:
     """The first that is found; empty: nothing hinders."""
-    found = next((line for line in (*_of_cluster(cluster), *(each for pod in pods for each in _of_pod(pod)))), "")
+    found = next(
+        (
+            line
+            for line in (*_of_cluster(cluster), *(each for pod in pods for each in _of_pod(pod)))
+        ),
+        "",
+    )
     return _one_line(found)
 
 
 def waits_for_its_node(pod: Manifest) -> bool:
     """It has a node, and that has not yet made ready what its containers need: volumes and network."""
-    conditions = {each["type"]: each["status"] for each in pod.get("status", {}).get("conditions", ())}
-    return conditions.get("PodScheduled") == "True" and conditions.get("PodReadyToStartContainers") == "False"
+    conditions = {
+        each["type"]: each["status"] for each in pod.get("status", {}).get("conditions", ())
+    }
+    return (
+        conditions.get("PodScheduled") == "True"
+        and conditions.get("PodReadyToStartContainers") == "False"
+    )
 
 
 def missing_volume(pod: Manifest, events: Sequence[Manifest]) -> str:
@@ -37,7 +60,9 @@ def missing_volume(pod: Manifest, events: Sequence[Manifest]) -> str:
     found = [each for each in events if each.get("reason") in NO_VOLUME]
     last = max(found, key=lambda each: str(each.get("lastTimestamp")), default=None)
     return (
-        _one_line(f"a volume of the {_role(pod)} is not there: {last['reason']}: {last.get('message', '')}")
+        _one_line(
+            f"a volume of the {_role(pod)} is not there: {last['reason']}: {last.get('message', '')}"
+        )
         if last
         else ""
     )
@@ -60,7 +85,10 @@ def _of_pod(pod: Manifest) -> Iterator[str]:
             yield f"no node takes the {role}: {condition.get('message', '')}"
     if status.get("reason") == "Evicted":
         yield f"the {role} was evicted: {status.get('message', '')}"
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+    for container in (
+        *status.get("initContainerStatuses", ()),
+        *status.get("containerStatuses", ()),
+    ):
         yield from _of_container(role, container)
 
 

@@ -1,4 +1,5 @@
-"""The API server as a pod speaks to it: its own token, its own namespace, and only what a launcher needs.
+"""The API server as a pod speaks to it: its own token, its own namespace, and only what a launcher
+needs.
 
 A call has a time limit and no tries of its own: whoever waits for a turn asks again anyway.
 """
@@ -27,7 +28,9 @@ Manifest = Mapping[str, Any]
 
 
 class ApiError(DetailedError, RuntimeError):
-    """A call failed; the text says what the API server said. `passing`: the same call may succeed later."""
+    """A call failed; the text says what the API server said. `passing`: the same call may succeed
+    later.
+    """
 
     reason = "UNREACHABLE"
 
@@ -38,7 +41,9 @@ class ApiError(DetailedError, RuntimeError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the API server is and who calls: a folder with `token`, `ca.crt` and `namespace`, as a projected volume holds them."""
+    """Where the API server is and who calls: a folder with `token`, `ca.crt` and `namespace`, as a
+    projected volume holds them.
+    """
 
     url: str
     account: Path
@@ -55,10 +60,13 @@ class KubernetesApi:
         self._place = place
         # Over plain HTTP only in tests.
         secure = place.url.startswith("https:")
-        self._context = ssl.create_default_context(cafile=str(place.account / "ca.crt")) if secure else None
+        self._context = (
+            ssl.create_default_context(cafile=str(place.account / "ca.crt")) if secure else None
+        )
 
     def read(self, kind: str, name: str) -> Manifest | None:
-        """An object; None: it is not there. `kind` is its group, version and plural, as `apis/ray.io/v1/rayjobs`.
+        """An object; None: it is not there. `kind` is its group, version and plural, as
+        `apis/ray.io/v1/rayjobs`.
 
         Raises:
             ApiError: it could not be read.
@@ -77,7 +85,9 @@ class KubernetesApi:
 
     def events(self, pod: str) -> list[Manifest]:
         """What the node has noted of a pod in the last hour. Raises: ApiError."""
-        return self._list("api/v1/events", {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod}"})
+        return self._list(
+            "api/v1/events", {"fieldSelector": f"involvedObject.kind=Pod,involvedObject.name={pod}"}
+        )
 
     def create(self, kind: str, manifest: Manifest) -> bool:
         """Whether it was made; False: there is one with its name. Raises: ApiError."""
@@ -90,7 +100,9 @@ class KubernetesApi:
         return True
 
     def delete(self, kind: str, name: str, uid: str) -> None:
-        """Delete this very one, and not before all that it made is gone. That it is gone already is no error. Raises: ApiError."""
+        """Delete this very one, and not before all that it made is gone. That it is gone already is
+        no error. Raises: ApiError.
+        """
         options = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground"}
         try:
             self._call("DELETE", self._path(kind, name), options)
@@ -104,7 +116,9 @@ class KubernetesApi:
 
     def _path(self, kind: str, name: str = "") -> str:
         group, _, plural = kind.rpartition("/")
-        return f"/{group}/namespaces/{self._place.namespace}/{plural}" + (f"/{quote(name)}" if name else "")
+        return f"/{group}/namespaces/{self._place.namespace}/{plural}" + (
+            f"/{quote(name)}" if name else ""
+        )
 
     def _call(self, method: str, path: str, body: Manifest | None = None) -> Any:
         request = Request(  # noqa: S310 - the address is the cluster's own
@@ -122,7 +136,9 @@ class KubernetesApi:
             with urlopen(request, timeout=CALL_SECONDS, context=self._context) as answer:  # noqa: S310 - the same
                 return json.load(answer)
         except HTTPError as error:
-            raise _StatusError(error.code, f"{method} {path}: {error.code}: {_message(error)}") from error
+            raise _StatusError(
+                error.code, f"{method} {path}: {error.code}: {_message(error)}"
+            ) from error
         except (URLError, HTTPException, OSError, ValueError) as error:
             raise ApiError(f"{method} {path}: {error}", passing=True) from error
 

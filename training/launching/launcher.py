@@ -1,6 +1,8 @@
-"""One turn as one story: make its RayJob or adopt the one that is there, wait, and say how it ended.
+"""One turn as one story: make its RayJob or adopt the one that is there, wait, and say how it
+ended.
 
-All turns of a release have one name, so that the API server itself lets only one be, whatever started it and whatever died.
+All turns of a release have one name, so that the API server itself lets only one be, whatever
+started it and whatever died.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """What is to be run: the chart's RayJob, the Kubernetes Job that asks for it, and how long it may take, its waiting included."""
+    """What is to be run: the chart's RayJob, the Kubernetes Job that asks for it, and how long it
+    may take, its waiting included.
+    """
 
     template: Manifest
     job: str
@@ -84,8 +88,16 @@ class Turn:
 class Launcher:
     """Runs one turn."""
 
-    def __init__(self, turn: Turn, api: Api, notices: Notices, clock: Clock, say: Callable[[str], None]) -> None:
-        self._turn, self._api, self._notices, self._clock, self._say = turn, api, notices, clock, say
+    def __init__(
+        self, turn: Turn, api: Api, notices: Notices, clock: Clock, say: Callable[[str], None]
+    ) -> None:
+        self._turn, self._api, self._notices, self._clock, self._say = (
+            turn,
+            api,
+            notices,
+            clock,
+            say,
+        )
         self._told, self._told_at = "", datetime.min.replace(tzinfo=UTC)
         self._hindrance = ""
 
@@ -116,7 +128,8 @@ class Launcher:
         return self._fail(job.failure())
 
     def _take(self) -> RayJob:
-        """The RayJob of this turn. One of an earlier turn that still runs is adopted; one that has ended makes room.
+        """The RayJob of this turn. One of an earlier turn that still runs is adopted; one that has
+        ended makes room.
 
         Raises:
             LaunchError: the API server refuses it.
@@ -151,7 +164,8 @@ class Launcher:
         except ApiError as error:
             self._say(f"not seen: {error}")
             return
-        # What was seen last explains an end: the pods are gone by then. What a turn has got over does not.
+        # What was seen last explains an end: the pods are gone by then. What a turn has got over
+        # does not.
         got_over = job.begun or self._hindrance in BEFORE_PODS
         self._hindrance = found or ("" if got_over else self._hindrance)
         if job.begun:
@@ -167,7 +181,9 @@ class Launcher:
             return NOT_TAKEN_UP if late and not job.deployment else ""
         pods = self._api.select(PODS, f"ray.io/cluster={job.cluster}")
         pods += self._api.select(PODS, f"job-name={job.name}")
-        return hindrance(self._api.read(RAY_CLUSTERS, job.cluster), pods) or self._find_missing_volume(pods)
+        return hindrance(
+            self._api.read(RAY_CLUSTERS, job.cluster), pods
+        ) or self._find_missing_volume(pods)
 
     def _find_missing_volume(self, pods: Sequence[Manifest]) -> str:
         waiting = (pod for pod in pods if waits_for_its_node(pod))
@@ -196,7 +212,9 @@ class Launcher:
 
     def _tell(self, text: str) -> None:
         """Written down; again after a while, and at once where it is something else."""
-        if self._mention(text) or self._clock.now() - self._told_at > timedelta(seconds=REPEAT_SECONDS):
+        if self._mention(text) or self._clock.now() - self._told_at > timedelta(
+            seconds=REPEAT_SECONDS
+        ):
             self._told_at = self._clock.now()
             self._notices.waiting(text)
 
@@ -212,7 +230,8 @@ class Launcher:
         return None if manifest is None else parse(manifest)
 
     def _patiently(self, call: Callable[[], Result]) -> Result:
-        """Again and again while the API server is away: a turn does not end because nobody could ask for it.
+        """Again and again while the API server is away: a turn does not end because nobody could
+        ask for it.
 
         Raises:
             LaunchError: it refuses.
@@ -222,6 +241,8 @@ class Launcher:
                 return call()
             except ApiError as error:
                 if not error.passing:
-                    raise LaunchError(f"the API server refuses: {error}", reason=error.reason) from error
+                    raise LaunchError(
+                        f"the API server refuses: {error}", reason=error.reason
+                    ) from error
                 self._mention(f"the API server is away: {error}")
             self._clock.sleep(POLL_SECONDS)

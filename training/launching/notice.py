@@ -1,6 +1,8 @@
-"""What the launcher writes into the loop's status.json, so that page and metrics tell of a turn that does not even start.
+"""What the launcher writes into the loop's status.json, so that page and metrics tell of a turn
+that does not even start.
 
-It writes under the loop's own lock: a turn that runs holds it, so that nothing of it is ever overwritten.
+It writes under the loop's own lock: a turn that runs holds it, so that nothing of it is ever
+overwritten.
 """
 
 from __future__ import annotations
@@ -34,13 +36,16 @@ class Notice:
             self._write(status)
 
     def failed(self, reason: str) -> bool:
-        """It has ended badly. A result that the turn itself wrote stands, except that it was stopped: now it is known why.
+        """It has ended badly. A result that the turn itself wrote stands, except that it was
+        stopped: now it is known why.
 
         False: somebody holds the lock, so another turn runs and tells of itself.
         """
         try:
             with exclusive(self._directory, "launcher", END_PATIENCE_SECONDS):
-                status = read_status(self._directory) or self._own(None, Step(STEP, StepState.RUNNING, now()))
+                status = read_status(self._directory) or self._own(
+                    None, Step(STEP, StepState.RUNNING, now())
+                )
                 if status.result in (None, STOPPED):
                     steps = [_broken(step) for step in status.steps]
                     self._write(replace(status, steps=steps, step="", result=FAILED, reason=reason))
@@ -62,4 +67,8 @@ class Notice:
 
 
 def _broken(step: Step) -> Step:
-    return replace(step, state=StepState.FAILED, ended=now()) if step.state is StepState.RUNNING else step
+    return (
+        replace(step, state=StepState.FAILED, ended=now())
+        if step.state is StepState.RUNNING
+        else step
+    )

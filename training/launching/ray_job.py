@@ -1,7 +1,8 @@
-"""A RayJob as the launcher sees it: whose it is, whether it has ended, and why, in words for people.
+"""A RayJob as the launcher sees it: whose it is, whether it has ended, and why, in words for
+people.
 
-KubeRay leaves ValidationFailed out of its terminal states, and its message may hold the last 20,000 characters of the program's log:
-of that only the exit status is told.
+KubeRay leaves ValidationFailed out of its terminal states, and its message may hold the last 20,000
+characters of the program's log: of that only the exit status is told.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ EXITS = {
 
 @dataclass(frozen=True)
 class RayJob:
-    """`turn` is the Kubernetes Job that it was made for; `deployment` and `job` are KubeRay's two statuses of it."""
+    """`turn` is the Kubernetes Job that it was made for; `deployment` and `job` are KubeRay's two
+    statuses of it.
+    """
 
     name: str
     uid: str
@@ -87,7 +90,9 @@ def parse(manifest: Manifest) -> RayJob:
 
 
 def filled(template: Manifest, turn: str, owner_uid: str) -> dict[str, Any]:
-    """The chart's template as the RayJob of one turn. With the Kubernetes Job that it belongs to, it goes."""
+    """The chart's template as the RayJob of one turn. With the Kubernetes Job that it belongs to,
+    it goes.
+    """
     about = template["metadata"]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": turn, "uid": owner_uid}
     labels = {**about.get("labels", {}), TURN_LABEL: turn}

@@ -1,7 +1,8 @@
-"""Activations of a block are not kept for the backward pass but computed again: a third more arithmetic for a fraction of the memory
-(arXiv 1604.06174). The numbers are the same.
+"""Activations of a block are not kept for the backward pass but computed again: a third more
+arithmetic for a fraction of the memory (arXiv 1604.06174). The numbers are the same.
 
-Names of parameters stay. Called before a layout shards the blocks: its hooks then run once around a block, not inside what is repeated.
+Names of parameters stay. Called before a layout shards the blocks: its hooks then run once around a
+block, not inside what is repeated.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from training.model.transformer import Decoder
 
 
 def checkpoint_activations(*decoders: Decoder) -> None:
-    """From now on every block keeps only its input. Without gradients, as in decoding, nothing changes. One decoder may be there twice, as
-    several views' with LoRA."""
+    """From now on every block keeps only its input. Without gradients, as in decoding, nothing
+    changes. One decoder may be there twice, as several views' with LoRA.
+    """
     for decoder in decoders:
         if not decoder.recomputes:
             decoder.recomputes = True
@@ -33,7 +35,9 @@ def _again_in_backward(block: nn.Module, forward: Callable[..., Tensor], *inputs
     adapter = active_in(block)
 
     def computed(*inputs: object) -> Tensor:
-        with active_adapter(block, adapter):  # in the backward pass the view that asked is left, or another is active
+        with active_adapter(
+            block, adapter
+        ):  # in the backward pass the view that asked is left, or another is active
             return forward(*inputs)
 
     # Nothing in a block is random, so there is no generator to restore.

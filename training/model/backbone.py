@@ -1,6 +1,8 @@
-"""A decoder seen through one adapter, or through none: what policy, reference, reward model and critic are made of.
+"""A decoder seen through one adapter, or through none: what policy, reference, reward model and
+critic are made of.
 
-With LoRA all four are views of one decoder, so its weights are in memory once; without, each has a decoder of its own.
+With LoRA all four are views of one decoder, so its weights are in memory once; without, each has a
+decoder of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ class Backbone:
     decoder: Decoder
     adapter: str | None = None
 
-    def hidden(self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def hidden(
+        self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """Hidden states after the last norm, [B, T, D]; see Decoder.forward."""
         with active_adapter(self.decoder, self.adapter):
             hidden_BTD: Tensor = self.decoder(ids_BT, mask_BS, cache)
@@ -35,7 +39,9 @@ class Backbone:
         return [(name, p) for name, p in self.decoder.named_parameters() if id(p) in wanted]
 
 
-def trainable_backbone(decoder: Decoder, adapter: str, lora: LoraConfig | None, seed: int) -> Backbone:
+def trainable_backbone(
+    decoder: Decoder, adapter: str, lora: LoraConfig | None, seed: int
+) -> Backbone:
     """A view to train: through a fresh adapter, or the decoder itself where `lora` is None."""
     if lora is None:
         decoder.requires_grad_(True)

@@ -1,6 +1,8 @@
-"""Keys and values of the tokens so far, in buffers of a fixed capacity: decoding appends in place and never copies what is there.
+"""Keys and values of the tokens so far, in buffers of a fixed capacity: decoding appends in place
+and never copies what is there.
 
-Buffers take their shape from what comes first, so a worker that has a part of the heads keeps a part of the cache.
+Buffers take their shape from what comes first, so a worker that has a part of the heads keeps a
+part of the cache.
 
 Shapes: B batch, T new tokens, S tokens so far, K key-value heads, E head dimension.
 """

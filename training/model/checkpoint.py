@@ -1,6 +1,8 @@
-"""A decoder on disk: a Hugging Face directory (config.json + safetensors), readable by vLLM and by our predictor.
+"""A decoder on disk: a Hugging Face directory (config.json + safetensors), readable by vLLM and by
+our predictor.
 
-Only the weights and config.json are read and written here; tokenizer files are copied as they are. Pickles are never read.
+Only the weights and config.json are read and written here; tokenizer files are copied as they are.
+Pickles are never read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from training.model.config import ModelConfig, parse_config, stored_dtype
 from training.model.fields import read_object
 from training.model.layout import EMBEDDINGS, from_disk, hugging_face_name, is_constant, to_disk
 from training.model.lora import ADAPTERS
-from training.model.tensor_files import WEIGHTS, CheckpointError, read_tensors, stored_type, weight_files
+from training.model.tensor_files import (
+    WEIGHTS,
+    CheckpointError,
+    read_tensors,
+    stored_type,
+    weight_files,
+)
 from training.model.transformer import Decoder
 
 COMPANIONS = (
@@ -31,10 +39,12 @@ COMPANIONS = (
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """config.json of a model directory. Where it names no dtype, the stored type of the embedding stands for it.
+    """config.json of a model directory. Where it names no dtype, the stored type of the embedding
+    stands for it.
 
     Raises:
-        ModelConfigError: it is missing, no JSON, or describes what we do not build; names the field.
+        ModelConfigError: it is missing, no JSON, or describes what we do not build; names the
+            field.
         CheckpointError: it names no dtype, and the weights cannot be read.
     """
     raw = read_object(directory / "config.json")
@@ -44,11 +54,13 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    """The decoder of a model directory, on the processor, with its weights cast to `dtype`, in eval mode.
+    """The decoder of a model directory, on the processor, with its weights cast to `dtype`, in eval
+    mode.
 
     Raises:
         ModelConfigError: see read_config.
-        CheckpointError: a file is missing, broken or a pickle; a tensor is missing, unknown, of another shape, or not finite.
+        CheckpointError: a file is missing, broken or a pickle; a tensor is missing, unknown, of
+            another shape, or not finite.
     """
     config = read_config(directory)
     with torch.device("meta"):
@@ -56,10 +68,14 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
     tensors = _read_all(directory, config, dtype)
     if decoder.lm_head is None:
         tensors.pop("lm_head.weight", None)  # some exporters write the tied head twice
-    expected = {name: tensor.shape for name, tensor in to_disk(decoder.state_dict(), config).items()}
+    expected = {
+        name: tensor.shape for name, tensor in to_disk(decoder.state_dict(), config).items()
+    }
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != found:
-        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        odd = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
         raise CheckpointError(
             f"{WEIGHTS}: {len(odd)} tensors do not fit config.json, first {odd[0]}: "
             f"{_shape(found.get(odd[0]))}, expected {_shape(expected.get(odd[0]))}",
@@ -72,11 +88,15 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
 
 
 def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None = None) -> None:
-    """Write config.json and model.safetensors in the dtype that config.json names; copy tokenizer files along."""
+    """Write config.json and model.safetensors in the dtype that config.json names; copy tokenizer
+    files along.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     raw: dict[str, Any] = dict(decoder.config.raw)
     dtype = stored_dtype(raw)
-    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in plain_weights(decoder).items()}
+    tensors = {
+        name: t.detach().to("cpu", dtype).contiguous() for name, t in plain_weights(decoder).items()
+    }
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
     if companions_from is not None:
@@ -100,7 +120,9 @@ def _stored_type(directory: Path) -> str:
     for file in weight_files(directory):
         if (found := stored_type(file, EMBEDDINGS)) is not None:
             return found
-    raise CheckpointError(f"{WEIGHTS}: {EMBEDDINGS[0]} is missing", field=EMBEDDINGS[0], reason="MISSING")
+    raise CheckpointError(
+        f"{WEIGHTS}: {EMBEDDINGS[0]} is missing", field=EMBEDDINGS[0], reason="MISSING"
+    )
 
 
 def _read_all(directory: Path, config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -109,7 +131,9 @@ def _read_all(directory: Path, config: ModelConfig, dtype: torch.dtype) -> dict[
         for name, tensor in read_tensors(file, dtype, skip=is_constant).items():
             full = hugging_face_name(name, config)
             if full in tensors:
-                raise CheckpointError(f"{file.name}: {full} is there twice", field=full, reason="DUPLICATE")
+                raise CheckpointError(
+                    f"{file.name}: {full} is there twice", field=full, reason="DUPLICATE"
+                )
             tensors[full] = tensor
     return tensors
 

@@ -1,8 +1,10 @@
 """What a decoder looks like, read from a Hugging Face config.json.
 
-One frozen description covers GPT-2, Llama, Qwen 2/3 and Gemma 3: every difference between the families is a field here, so the
-transformer asks for fields and never for a family's name. What we do not build is refused by field. Dropout is not built and not
-refused: it is a matter of training, and the rates in GPT-2's files say nothing of what its weights compute.
+One frozen description covers GPT-2, Llama, Qwen 2/3 and Gemma 3: every difference between the
+families is a field here, so the transformer asks for fields and never for a family's name. What we
+do not build is refused by field. Dropout is not built and not
+refused: it is a matter of training, and the rates in GPT-2's files say nothing of what its weights
+    compute.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ NOT_BUILT = (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of one decoder. `raw` is config.json as read: what is saved again, so that nothing is lost."""
+    """The shape of one decoder. `raw` is config.json as read: what is saved again, so that nothing
+    is lost.
+    """
 
     family: str
     vocab_size: int
@@ -65,7 +69,8 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     """config.json to a ModelConfig.
 
     Raises:
-        ModelConfigError: a field is missing or out of range, or asks for what we do not build; names it.
+        ModelConfigError: a field is missing or out of range, or asks for what we do not build;
+            names it.
     """
     fields = Fields(raw)
     family = fields.one_of("model_type", FAMILIES)
@@ -76,7 +81,9 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
 
 def _learned(fields: Fields, family: str) -> ModelConfig:
     """GPT-2 and its own names of fields."""
-    fields.one_of("activation_function", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")  # two names of one function
+    fields.one_of(
+        "activation_function", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new"
+    )  # two names of one function
     hidden_size, heads = fields.count("n_embd"), fields.count("n_head")
     if hidden_size % heads:
         raise ModelConfigError(
@@ -123,7 +130,9 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
     gemma = family == "gemma3_text"
     _check_activation(fields, gemma)
     hidden_size, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
-    kv_heads = fields.count("num_key_value_heads", None if gemma else heads)  # a Gemma's default is its own
+    kv_heads = fields.count(
+        "num_key_value_heads", None if gemma else heads
+    )  # a Gemma's default is its own
     head_dim = fields.count("head_dim", 256 if gemma else max(1, hidden_size // heads))
     if heads % kv_heads:
         raise ModelConfigError(
@@ -134,7 +143,10 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
         )
     if head_dim % 2:
         raise ModelConfigError(
-            f"head_dim: {head_dim} is odd, and rotation turns pairs", field="head_dim", reason="MISMATCH", limit="even"
+            f"head_dim: {head_dim} is odd, and rotation turns pairs",
+            field="head_dim",
+            reason="MISMATCH",
+            limit="even",
         )
     kinds = read_layer_kinds(fields, family)
     attention_bias = fields.flag("attention_bias", False)
@@ -158,9 +170,12 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
         sandwich_norms=gemma,
         gated_mlp=True,
         gelu=gemma,
-        attention_scale=(fields.number("query_pre_attn_scalar", 256) if gemma else head_dim) ** -0.5,
+        attention_scale=(fields.number("query_pre_attn_scalar", 256) if gemma else head_dim)
+        ** -0.5,
         embedding_scale=_embedding_scale(fields.values, hidden_size) if gemma else 1.0,
-        windows=tuple(fields.count("sliding_window") if kind == SLIDING else None for kind in kinds),
+        windows=tuple(
+            fields.count("sliding_window") if kind == SLIDING else None for kind in kinds
+        ),
         ropes=tuple(read_rope(fields, family, kind) for kind in kinds),
         learned_positions=False,
         max_positions=fields.count("max_position_embeddings", 131_072 if gemma else 2048),
@@ -187,9 +202,16 @@ def stored_dtype(raw: Mapping[str, Any]) -> torch.dtype:
 
 
 def llama_json(
-    vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, num_kv_heads: int, intermediate_size: int
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    num_kv_heads: int,
+    intermediate_size: int,
 ) -> dict[str, Any]:
-    """config.json of a small Llama-shaped decoder with tied embeddings, as our own pre-training makes it."""
+    """config.json of a small Llama-shaped decoder with tied embeddings, as our own pre-training
+    makes it.
+    """
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -215,7 +237,9 @@ def llama_json(
 def gpt2_json(
     vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, max_positions: int = 1024
 ) -> dict[str, Any]:
-    """config.json of a GPT-2-shaped decoder with tied embeddings. Dropout is off for whoever trains it on elsewhere too."""
+    """config.json of a GPT-2-shaped decoder with tied embeddings. Dropout is off for whoever trains
+    it on elsewhere too.
+    """
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -238,11 +262,14 @@ def gpt2_json(
 
 def _check_activation(fields: Fields, gemma: bool) -> None:
     field = "hidden_activation" if fields.values.get("hidden_activation") else "hidden_act"
-    fields.one_of(field, ("gelu_pytorch_tanh" if gemma else "silu",), "gelu_pytorch_tanh" if gemma else "silu")
+    fields.one_of(
+        field, ("gelu_pytorch_tanh" if gemma else "silu",), "gelu_pytorch_tanh" if gemma else "silu"
+    )
 
 
 def _embedding_scale(raw: Mapping[str, Any], hidden_size: int) -> float:
-    """sqrt(d), rounded as the weights' own type rounds it: 25.25 (not 25.298) for the bf16 Gemma-3-270M.
+    """sqrt(d), rounded as the weights' own type rounds it: 25.25 (not 25.298) for the bf16
+    Gemma-3-270M.
 
     The model server follows config.json's dtype too, whatever it computes in; both must agree
     (docs/decisions/2026-11-24-predictor-embedding-scale.md).

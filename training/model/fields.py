@@ -1,6 +1,8 @@
-"""Checked reading of config.json: a field that is missing, of another kind or out of range raises by its name.
+"""Checked reading of config.json: a field that is missing, of another kind or out of range raises
+by its name.
 
-Bounds are there because the file is foreign: a billion layers would be built before any weight is compared.
+Bounds are there because the file is foreign: a billion layers would be built before any weight is
+compared.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Any
 from training.refusals import DetailedError
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")  # that config.py builds
-MAX_SIZE = 1 << 24  # of widths, heads, vocabularies and positions: the largest known is 10 M positions (Llama 4)
+MAX_SIZE = (
+    1 << 24
+)  # of widths, heads, vocabularies and positions: the largest known is 10 M positions (Llama 4)
 MAX_LAYERS = 1 << 10
 
 
@@ -46,9 +50,16 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number above 0; required where there is no default."""
         value = self._given(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not 0 < value < math.inf
+        ):
             raise ModelConfigError(
-                f"{name}: {_short(value)} is not a number above 0", field=name, reason="OUT_OF_RANGE", limit="above 0"
+                f"{name}: {_short(value)} is not a number above 0",
+                field=name,
+                reason="OUT_OF_RANGE",
+                limit="above 0",
             )
         return float(value)
 
@@ -57,7 +68,10 @@ class Fields:
         value = self._given(name, default)
         if not isinstance(value, bool):
             raise ModelConfigError(
-                f"{name}: {_short(value)} is not true or false", field=name, reason="WRONG_TYPE", limit="true, false"
+                f"{name}: {_short(value)} is not true or false",
+                field=name,
+                reason="WRONG_TYPE",
+                limit="true, false",
             )
         return value
 
@@ -67,7 +81,9 @@ class Fields:
         if not value:
             return None
         if not isinstance(value, Mapping):
-            raise ModelConfigError(f"{name}: {_short(value)} is not an object", field=name, reason="WRONG_TYPE")
+            raise ModelConfigError(
+                f"{name}: {_short(value)} is not an object", field=name, reason="WRONG_TYPE"
+            )
         return Fields(value)
 
     def one_of(self, name: str, choices: tuple[str, ...], default: str | None = None) -> str:
@@ -87,7 +103,9 @@ class Fields:
         for name in names:
             if self.values.get(name):
                 raise ModelConfigError(
-                    f"{name}: {_short(self.values[name])} is not built", field=name, reason="UNSUPPORTED"
+                    f"{name}: {_short(self.values[name])} is not built",
+                    field=name,
+                    reason="UNSUPPORTED",
                 )
 
     def _given(self, name: str, default: object) -> object:
@@ -102,26 +120,37 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises:
-        ModelConfigError: there is no such file, it is no JSON, or it holds something else; names the file.
+        ModelConfigError: there is no such file, it is no JSON, or it holds something else; names
+            the file.
     """
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise ModelConfigError(missing(path), field=absent(path), reason="MISSING") from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise ModelConfigError(f"{path.name}: is no JSON", field=path.name, reason="MALFORMED") from error
+        raise ModelConfigError(
+            f"{path.name}: is no JSON", field=path.name, reason="MALFORMED"
+        ) from error
     if not isinstance(found, dict):
-        raise ModelConfigError(f"{path.name}: is not a JSON object", field=path.name, reason="WRONG_TYPE")
+        raise ModelConfigError(
+            f"{path.name}: is not a JSON object", field=path.name, reason="WRONG_TYPE"
+        )
     return found
 
 
 def missing(path: Path) -> str:
     """What to say of a file of a directory that is not there, or of the directory."""
-    return f"{path.name}: is not in {path.parent}" if path.parent.is_dir() else f"{path.parent} is not there"
+    return (
+        f"{path.name}: is not in {path.parent}"
+        if path.parent.is_dir()
+        else f"{path.parent} is not there"
+    )
 
 
 def absent(path: Path) -> str:
-    """The field of an error with the text of `missing`: the file's name, or the directory where that is not there."""
+    """The field of an error with the text of `missing`: the file's name, or the directory where
+    that is not there.
+    """
     return path.name if path.parent.is_dir() else str(path.parent)
 
 

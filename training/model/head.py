@@ -13,9 +13,10 @@ from torch.nn import functional
 
 
 class ScalarHead(nn.Module):
-    """One linear output of the hidden state at unit RMS: a final norm may give any scale (Gemma 3's made a first loss of 237, where
-    ln 2 is right). Starts at std 1/sqrt(D+1) (N+ details, arXiv 2403.17031) or, for a critic without a reward model to
-    start from, at zero."""
+    """One linear output of the hidden state at unit RMS: a final norm may give any scale (Gemma 3's
+    made a first loss of 237, where ln 2 is right). Starts at std 1/sqrt(D+1) (N+ details, arXiv
+    2403.17031) or, for a critic without a reward model to start from, at zero.
+    """
 
     def __init__(self, hidden_size: int, seed: int | None = None) -> None:
         super().__init__()
@@ -26,7 +27,9 @@ class ScalarHead(nn.Module):
             if seed is not None:
                 drawn = torch.empty(1, hidden_size, device="cpu")
                 generator = torch.Generator().manual_seed(seed)
-                self.score.weight.copy_(drawn.normal_(0.0, 1 / math.sqrt(hidden_size + 1), generator=generator))
+                self.score.weight.copy_(
+                    drawn.normal_(0.0, 1 / math.sqrt(hidden_size + 1), generator=generator)
+                )
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., D] to [...], in fp32 even under autocast: bf16 would make ties of close scores."""

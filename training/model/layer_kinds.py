@@ -1,6 +1,8 @@
-"""How far each layer of a rotary family looks back and how it rotates, read from three generations of config.json.
+"""How far each layer of a rotary family looks back and how it rotates, read from three generations
+of config.json.
 
-Old files have rope_scaling, rope_local_base_freq and a window pattern; new ones rope_parameters and layer_types.
+Old files have rope_scaling, rope_local_base_freq and a window pattern; new ones rope_parameters and
+layer_types.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from dataclasses import dataclass
 
 from training.model.fields import MAX_LAYERS, Fields, ModelConfigError
 
-GEMMA_GLOBAL_EVERY = 6  # every sixth layer is global where config.json does not list layer_types (Gemma 3 report)
+GEMMA_GLOBAL_EVERY = (
+    6  # every sixth layer is global where config.json does not list layer_types (Gemma 3 report)
+)
 GEMMA_LOCAL_THETA, GEMMA_GLOBAL_THETA, USUAL_THETA = 10_000.0, 1_000_000.0, 10_000.0
 FULL, SLIDING = "full_attention", "sliding_attention"
 SCALINGS = ("default", "linear", "llama3")
@@ -34,11 +38,17 @@ def read_layer_kinds(fields: Fields, family: str) -> list[str]:
         ModelConfigError: layers slide where the family, or use_sliding_window, says that none does.
     """
     count = fields.count("num_hidden_layers", most=MAX_LAYERS)
-    slides = family == "gemma3_text" or (family != "llama" and fields.flag("use_sliding_window", False))
+    slides = family == "gemma3_text" or (
+        family != "llama" and fields.flag("use_sliding_window", False)
+    )
     named = fields.values.get("layer_types")
     if named is None:
         return _unnamed(fields, family, count) if slides else [FULL] * count
-    if not isinstance(named, list) or len(named) != count or not all(kind in (FULL, SLIDING) for kind in named):
+    if (
+        not isinstance(named, list)
+        or len(named) != count
+        or not all(kind in (FULL, SLIDING) for kind in named)
+    ):
         raise ModelConfigError(
             f"layer_types: must name {count} layers, each {FULL} or {SLIDING}",
             field="layer_types",
@@ -65,7 +75,9 @@ def read_rope(fields: Fields, family: str, kind: str) -> Rope:
     if local:
         theta = fields.number("rope_local_base_freq", GEMMA_LOCAL_THETA)
     else:
-        theta = fields.number("rope_theta", GEMMA_GLOBAL_THETA if family == "gemma3_text" else USUAL_THETA)
+        theta = fields.number(
+            "rope_theta", GEMMA_GLOBAL_THETA if family == "gemma3_text" else USUAL_THETA
+        )
     given = fields.inside("rope_parameters")
     if given is None:
         given = Fields({}) if local else fields.inside("rope_scaling") or Fields({})
@@ -83,7 +95,9 @@ def read_rope(fields: Fields, family: str, kind: str) -> Rope:
 
 
 def _scaled(given: Fields, theta: float) -> Rope:
-    scaling = given.one_of("rope_type" if given.values.get("rope_type") else "type", SCALINGS, "default")
+    scaling = given.one_of(
+        "rope_type" if given.values.get("rope_type") else "type", SCALINGS, "default"
+    )
     if scaling == "default":
         return Rope(theta)
     factor = given.number("factor")
@@ -103,13 +117,17 @@ def _scaled(given: Fields, theta: float) -> Rope:
 def _unnamed(fields: Fields, family: str, count: int) -> list[str]:
     if family == "gemma3_text":
         pattern = "sliding_window_pattern"
-        every = fields.count(pattern if fields.values.get(pattern) else f"_{pattern}", GEMMA_GLOBAL_EVERY)
+        every = fields.count(
+            pattern if fields.values.get(pattern) else f"_{pattern}", GEMMA_GLOBAL_EVERY
+        )
         return [FULL if (layer + 1) % every == 0 else SLIDING for layer in range(count)]
     if not fields.values.get("sliding_window"):
         return [FULL] * count
     first = fields.values.get("max_window_layers")
     if not isinstance(first, int):
         raise ModelConfigError(
-            f"max_window_layers: {first!r} is not the number of a layer", field="max_window_layers", reason="WRONG_TYPE"
+            f"max_window_layers: {first!r} is not the number of a layer",
+            field="max_window_layers",
+            reason="WRONG_TYPE",
         )
     return [SLIDING if layer >= first else FULL for layer in range(count)]

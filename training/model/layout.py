@@ -1,7 +1,9 @@
-"""How the tensors of a family lie on disk, where that is not how they lie in memory: one table, for GPT-2.
+"""How the tensors of a family lie on disk, where that is not how they lie in memory: one table, for
+GPT-2.
 
-In memory every family has Llama's names and nn.Linear's [out, in], so that adapters, tensor parallelism and the transformer know one
-set of projections. GPT-2's files have other names, one matrix for queries, keys and values, and Conv1D's [in, out].
+In memory every family has Llama's names and nn.Linear's [out, in], so that adapters, tensor
+parallelism and the transformer know one set of projections. GPT-2's files have other names, one
+matrix for queries, keys and values, and Conv1D's [in, out].
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from training.model.config import ModelConfig
 
 GPT2_PREFIX = "transformer."  # the files that OpenAI's weights came in lack it
 # On disk, in memory; what stands in a layer is repeated for each.
-GPT2_OUTSIDE: dict[str, tuple[str, ...]] = {"wte": ("embed_tokens",), "wpe": ("embed_positions",), "ln_f": ("norm",)}
+GPT2_OUTSIDE: dict[str, tuple[str, ...]] = {
+    "wte": ("embed_tokens",),
+    "wpe": ("embed_positions",),
+    "ln_f": ("norm",),
+}
 GPT2_LAYER: dict[str, tuple[str, ...]] = {
     "ln_1": ("input_layernorm",),
     "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -27,13 +33,16 @@ GPT2_LAYER: dict[str, tuple[str, ...]] = {
 }
 CONV1D = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
-# Tables that old files carry along although they follow from config.json: causal masks and rotary frequencies.
+# Tables that old files carry along although they follow from config.json: causal masks and rotary
+# frequencies.
 CONSTANTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor on disk, and the ones in memory that it holds, one below the other. `transposed`: it is [in, out]."""
+    """A tensor on disk, and the ones in memory that it holds, one below the other. `transposed`: it
+    is [in, out].
+    """
 
     name: str
     parts: tuple[str, ...]
@@ -52,14 +61,17 @@ def to_disk(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Ten
 
 
 def from_disk(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The other way, for tensors that have the shapes of `to_disk`. No two of what comes out share memory."""
+    """The other way, for tensors that have the shapes of `to_disk`. No two of what comes out share
+    memory.
+    """
     left = dict(tensors)
     read: dict[str, Tensor] = {}
     for stored in _stored(config):
         whole = left.pop(stored.name)
         rows = (whole.T if stored.transposed else whole).chunk(len(stored.parts))
         read |= {
-            part: row.clone(memory_format=torch.contiguous_format) for part, row in zip(stored.parts, rows, strict=True)
+            part: row.clone(memory_format=torch.contiguous_format)
+            for part, row in zip(stored.parts, rows, strict=True)
         }
     return read | left
 
@@ -80,9 +92,15 @@ def _stored(config: ModelConfig) -> Iterator[Stored]:
         return
     for theirs, ours in GPT2_OUTSIDE.items():
         for part in ("weight", "bias") if theirs == "ln_f" else ("weight",):
-            yield Stored(f"{GPT2_PREFIX}{theirs}.{part}", tuple(f"model.{name}.{part}" for name in ours))
+            yield Stored(
+                f"{GPT2_PREFIX}{theirs}.{part}", tuple(f"model.{name}.{part}" for name in ours)
+            )
     for layer in range(config.num_layers):
         for theirs, ours in GPT2_LAYER.items():
             for part in ("weight", "bias"):
                 names = tuple(f"model.layers.{layer}.{name}.{part}" for name in ours)
-                yield Stored(f"{GPT2_PREFIX}h.{layer}.{theirs}.{part}", names, theirs in CONV1D and part == "weight")
+                yield Stored(
+                    f"{GPT2_PREFIX}h.{layer}.{theirs}.{part}",
+                    names,
+                    theirs in CONV1D and part == "weight",
+                )

@@ -1,7 +1,9 @@
-"""Low-rank adapters (Hu et al., arXiv 2106.09685): several on one frozen decoder, at most one active at a time.
+"""Low-rank adapters (Hu et al., arXiv 2106.09685): several on one frozen decoder, at most one
+active at a time.
 
-The wrapped projection keeps its own weight under its own name, so checkpoints do not change. Files are PEFT's
-(adapter_config.json, adapter_model.safetensors). No dropout: PPO's ratios need the same function twice.
+The wrapped projection keeps its own weight under its own name, so checkpoints do not change. Files
+are PEFT's (adapter_config.json, adapter_model.safetensors). No dropout: PPO's ratios need the same
+function twice.
 """
 
 from __future__ import annotations
@@ -55,13 +57,17 @@ class AdapterError(DetailedError, ValueError):
 
 
 class LoraPair(nn.Module):
-    """x A^T B^T * scale with A [r, in], B [out, r]; B starts at zero, so a new adapter changes nothing."""
+    """x A^T B^T * scale with A [r, in], B [out, r]; B starts at zero, so a new adapter changes
+    nothing.
+    """
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.scale = config.alpha / config.rank
         down = torch.empty(config.rank, linear.in_features, device="cpu")  # as the generator
-        bound = 1 / math.sqrt(linear.in_features)  # kaiming_uniform with a = sqrt(5), as PEFT starts
+        bound = 1 / math.sqrt(
+            linear.in_features
+        )  # kaiming_uniform with a = sqrt(5), as PEFT starts
         self.lora_A = nn.Parameter(down.uniform_(-bound, bound, generator=generator))
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, config.rank, device="cpu"))
 
@@ -104,13 +110,17 @@ def add_adapter(decoder: Decoder, name: str, config: LoraConfig, seed: int) -> l
         if path.rsplit(".", 1)[-1] not in config.targets:
             continue
         if name in linear.adapters:
-            raise AdapterError(f"adapter {name!r} is already on the decoder", field=name, reason="EXISTS")
+            raise AdapterError(
+                f"adapter {name!r} is already on the decoder", field=name, reason="EXISTS"
+            )
         linear.adapters[name] = LoraPair(linear, config, generator).to(linear.weight.device)
     return adapter_parameters(decoder, name)
 
 
 def copy_adapter(decoder: Decoder, source: str, target: str) -> None:
-    """Make adapter `target` start where `source` stands; both must be on the decoder with the same shape."""
+    """Make adapter `target` start where `source` stands; both must be on the decoder with the same
+    shape.
+    """
     with torch.no_grad():
         for _, linear in _wrapped(decoder):
             if source in linear.adapters:
@@ -120,7 +130,10 @@ def copy_adapter(decoder: Decoder, source: str, target: str) -> None:
 def adapter_parameters(decoder: Decoder, name: str) -> list[nn.Parameter]:
     """The parameters of one adapter, in the decoder's order."""
     found = [
-        p for _, linear in _wrapped(decoder) if name in linear.adapters for p in linear.adapters[name].parameters()
+        p
+        for _, linear in _wrapped(decoder)
+        if name in linear.adapters
+        for p in linear.adapters[name].parameters()
     ]
     if not found:
         raise AdapterError(f"no adapter {name!r} on the decoder", field=name, reason="MISSING")
@@ -147,7 +160,9 @@ def active_adapter(decoder: nn.Module, name: str | None) -> Iterator[None]:
 
 
 def merge_adapter(decoder: Decoder, name: str) -> None:
-    """Add the adapter into the base weights and take it off. Other adapters then stand on another base: merge last."""
+    """Add the adapter into the base weights and take it off. Other adapters then stand on another
+    base: merge last.
+    """
     with torch.no_grad():
         for _, linear in _wrapped(decoder):
             if name in linear.adapters:
@@ -157,14 +172,18 @@ def merge_adapter(decoder: Decoder, name: str) -> None:
                 del linear.adapters[name]
 
 
-def save_adapter(decoder: Decoder, name: str, config: LoraConfig, directory: Path, parent: str) -> None:
+def save_adapter(
+    decoder: Decoder, name: str, config: LoraConfig, directory: Path, parent: str
+) -> None:
     """Write the adapter as PEFT reads it. `parent` names the model that it stands on."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for path, linear in _wrapped(decoder):
         if name in linear.adapters:
             for part, parameter in linear.adapters[name].named_parameters():
-                tensors[f"{PEFT_PREFIX}{path}.{part}.weight"] = parameter.detach().float().contiguous().cpu()
+                tensors[f"{PEFT_PREFIX}{path}.{part}.weight"] = (
+                    parameter.detach().float().contiguous().cpu()
+                )
     save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     settings = {
         "peft_type": "LORA",
@@ -186,8 +205,12 @@ def read_adapter_config(directory: Path) -> LoraConfig:
     settings = json.loads((directory / ADAPTER_CONFIG).read_text())
     for field in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save"):
         if settings.get(field):
-            raise AdapterError(f"{ADAPTER_CONFIG}: {field} is not built", field=field, reason="UNSUPPORTED")
-    return LoraConfig(settings["r"], float(settings["lora_alpha"]), tuple(settings["target_modules"]))
+            raise AdapterError(
+                f"{ADAPTER_CONFIG}: {field} is not built", field=field, reason="UNSUPPORTED"
+            )
+    return LoraConfig(
+        settings["r"], float(settings["lora_alpha"]), tuple(settings["target_modules"])
+    )
 
 
 def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
@@ -241,4 +264,6 @@ def _wrap(decoder: Decoder, targets: tuple[str, ...]) -> None:
 
 
 def _wrapped(decoder: nn.Module) -> list[tuple[str, LoraLinear]]:
-    return [(path, module) for path, module in decoder.named_modules() if isinstance(module, LoraLinear)]
+    return [
+        (path, module) for path, module in decoder.named_modules() if isinstance(module, LoraLinear)
+    ]

@@ -1,6 +1,8 @@
-"""Reward model and critic: a backbone with a scalar head; how a reward model is kept on disk and turned into a critic.
+"""Reward model and critic: a backbone with a scalar head; how a reward model is kept on disk and
+turned into a critic.
 
-Shapes: B batch, T tokens. A directory holds head.safetensors and reward_model.json, and either adapter/ (on the weights of the
+Shapes: B batch, T tokens. A directory holds head.safetensors and reward_model.json, and either
+    adapter/ (on the weights of the
 base that it names) or a whole decoder of its own.
 """
 
@@ -20,7 +22,14 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.fields import absent, missing
 from training.model.head import ScalarHead, last_real_column
-from training.model.lora import LoraConfig, add_adapter, copy_adapter, load_adapter, read_adapter_config, save_adapter
+from training.model.lora import (
+    LoraConfig,
+    add_adapter,
+    copy_adapter,
+    load_adapter,
+    read_adapter_config,
+    save_adapter,
+)
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
 from training.refusals import DetailedError
@@ -63,7 +72,9 @@ class ScalarModel:
 
 @dataclass(frozen=True)
 class RewardModel:
-    """mean and std are of its raw scores on held-out responses: normalised scores are comparable between trainings."""
+    """mean and std are of its raw scores on held-out responses: normalised scores are comparable
+    between trainings.
+    """
 
     scalar: ScalarModel
     mean: float = 0.0
@@ -74,15 +85,26 @@ class RewardModel:
         return (self.scalar.at_last(ids_BT, mask_BT) - self.mean) / self.std
 
 
-def save_reward_model(reward: RewardModel, lora: LoraConfig | None, model_directory: Path, directory: Path) -> None:
+def save_reward_model(
+    reward: RewardModel, lora: LoraConfig | None, model_directory: Path, directory: Path
+) -> None:
     """Write everything but the manifest. `model_directory` is the base that it was trained from."""
     directory.mkdir(parents=True, exist_ok=True)
     backbone = reward.scalar.backbone
     if lora is None or backbone.adapter is None:
         save_decoder(backbone.decoder, directory, companions_from=model_directory)
     else:
-        save_adapter(backbone.decoder, backbone.adapter, lora, directory / ADAPTER, parent=model_directory.name)
-    save_file({name: t.cpu().contiguous() for name, t in reward.scalar.head.state_dict().items()}, directory / HEAD)
+        save_adapter(
+            backbone.decoder,
+            backbone.adapter,
+            lora,
+            directory / ADAPTER,
+            parent=model_directory.name,
+        )
+    save_file(
+        {name: t.cpu().contiguous() for name, t in reward.scalar.head.state_dict().items()},
+        directory / HEAD,
+    )
     settings = {"base": model_directory.name, "mean": reward.mean, "std": reward.std}
     (directory / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
@@ -93,7 +115,8 @@ def is_adapter(directory: Path) -> bool:
 
 
 def require_one_tokenizer(directory: Path, model_directory: Path) -> None:
-    """Ids must mean the same to who writes and to who scores them: both have the same tokenizer.json, byte by byte.
+    """Ids must mean the same to who writes and to who scores them: both have the same
+    tokenizer.json, byte by byte.
 
     Raises:
         RewardModelError: they differ, or one is missing.
@@ -111,15 +134,19 @@ def require_one_tokenizer(directory: Path, model_directory: Path) -> None:
         )
 
 
-def load_reward_model(directory: Path, model_directory: Path, decoder: Decoder | None = None) -> RewardModel:
+def load_reward_model(
+    directory: Path, model_directory: Path, decoder: Decoder | None = None
+) -> RewardModel:
     """Read a reward model, frozen; its decoder is on the processor, unless it is given.
 
     Args:
-        model_directory: the base of an adapter; must be the one that it was trained from. Of a whole reward model whoever gives it ids.
+        model_directory: the base of an adapter; must be the one that it was trained from. Of a
+            whole reward model whoever gives it ids.
         decoder: that base if it is loaded already, so that its weights are shared.
 
     Raises:
-        RewardModelError: the adapter was trained on another base, or the whole reward model with another tokenizer.
+        RewardModelError: the adapter was trained on another base, or the whole reward model with
+            another tokenizer.
     """
     settings = json.loads((directory / SETTINGS).read_text())
     if is_adapter(directory):
@@ -145,7 +172,8 @@ def load_reward_model(directory: Path, model_directory: Path, decoder: Decoder |
 
 
 def critic_from(reward: RewardModel, directory: Path) -> ScalarModel:
-    """A critic that starts as the reward model, its head rescaled to predict **normalised** scores. Shares frozen weights only.
+    """A critic that starts as the reward model, its head rescaled to predict **normalised** scores.
+    Shares frozen weights only.
 
     Args:
         directory: where the reward model was loaded from (its adapter's shape is read there).
@@ -154,7 +182,9 @@ def critic_from(reward: RewardModel, directory: Path) -> ScalarModel:
     if source.backbone.adapter is None:
         backbone = Backbone(copy.deepcopy(source.backbone.decoder).requires_grad_(True))
     else:
-        add_adapter(source.backbone.decoder, "critic", read_adapter_config(directory / ADAPTER), seed=0)
+        add_adapter(
+            source.backbone.decoder, "critic", read_adapter_config(directory / ADAPTER), seed=0
+        )
         copy_adapter(source.backbone.decoder, source.backbone.adapter, "critic")
         backbone = Backbone(source.backbone.decoder, "critic")
     head = copy.deepcopy(source.head).requires_grad_(True)

@@ -14,8 +14,12 @@ from training.model.layer_kinds import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
-    """Angles per position, [E/2]. llama3 scaling as in Llama 3.1's reference code (stretch only slow frequencies)."""
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")  # real even while a model is built on meta
+    """Angles per position, [E/2]. llama3 scaling as in Llama 3.1's reference code (stretch only
+    slow frequencies).
+    """
+    pairs = torch.arange(
+        0, head_dim, 2, dtype=torch.float32, device="cpu"
+    )  # real even while a model is built on meta
     frequencies = 1.0 / (rope.theta ** (pairs / head_dim))
     if rope.scaling == "default":
         return frequencies

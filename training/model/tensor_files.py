@@ -1,6 +1,8 @@
-"""safetensors files, read as what they are: foreign. Whatever is wrong with one is a CheckpointError that names it.
+"""safetensors files, read as what they are: foreign. Whatever is wrong with one is a
+CheckpointError that names it.
 
-The library checks header sizes and offsets and never runs what it reads; pickles are run by being read, so they are not, ever.
+The library checks header sizes and offsets and never runs what it reads; pickles are run by being
+read, so they are not, ever.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ PICKLE_BEGINS = (b"\x80", b"PK\x03\x04")  # a pickle's protocol mark; the zip th
 
 
 class CheckpointError(DetailedError, ValueError):
-    """A model directory's weights cannot be read, or do not fit its config.json; the text names file and tensor."""
+    """A model directory's weights cannot be read, or do not fit its config.json; the text names
+    file and tensor.
+    """
 
     reason = "INVALID_CHECKPOINT"
 
@@ -34,7 +38,8 @@ def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a model: those that the index names, or the single one.
 
     Raises:
-        CheckpointError: there is none, the index is broken, or it names a file that is missing or elsewhere.
+        CheckpointError: there is none, the index is broken, or it names a file that is missing or
+            elsewhere.
     """
     if not (directory / INDEX).exists():
         if not (directory / WEIGHTS).exists():
@@ -44,7 +49,11 @@ def weight_files(directory: Path) -> list[Path]:
         placed = read_object(directory / INDEX).get("weight_map")
     except ModelConfigError as error:
         raise CheckpointError(str(error), **details_of(error)) from error
-    if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
+    if (
+        not isinstance(placed, dict)
+        or not placed
+        or not all(isinstance(name, str) for name in placed.values())
+    ):
         raise CheckpointError(
             f"{INDEX}: weight_map does not name the file of each tensor",
             field="weight_map",
@@ -54,21 +63,28 @@ def weight_files(directory: Path) -> list[Path]:
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(
-                f"{INDEX}: {shard!r} is not the name of a safetensors file beside it", field=shard, reason="UNSUPPORTED"
+                f"{INDEX}: {shard!r} is not the name of a safetensors file beside it",
+                field=shard,
+                reason="UNSUPPORTED",
             )
         if not (directory / shard).is_file():
-            raise CheckpointError(f"{INDEX}: names {shard}, which is missing", field=shard, reason="MISSING")
+            raise CheckpointError(
+                f"{INDEX}: names {shard}, which is missing", field=shard, reason="MISSING"
+            )
     return [directory / shard for shard in shards]
 
 
-def read_tensors(file: Path, dtype: torch.dtype, skip: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:
+def read_tensors(
+    file: Path, dtype: torch.dtype, skip: Callable[[str], bool] = lambda name: False
+) -> dict[str, Tensor]:
     """All tensors of a file, cast to `dtype`, on the processor.
 
     Args:
         skip: True for the names that are not wanted, whatever their type.
 
     Raises:
-        CheckpointError: the file is broken or no safetensors file; a tensor is no floating-point one, or holds NaN or infinity.
+        CheckpointError: the file is broken or no safetensors file; a tensor is no floating-point
+            one, or holds NaN or infinity.
     """
     tensors: dict[str, Tensor] = {}
     with _opened(file) as opened:
@@ -84,7 +100,8 @@ def read_tensors(file: Path, dtype: torch.dtype, skip: Callable[[str], bool] = l
                     limit=", ".join(STORED_TYPES),
                 )
             tensors[name] = opened.get_tensor(name).to(dtype)
-            # One pass without a copy; weights near the largest float are as useless as infinite ones.
+            # One pass without a copy; weights near the largest float are as useless as infinite
+            # ones.
             if not torch.isfinite(tensors[name].sum(dtype=torch.float32)):
                 raise CheckpointError(
                     f"{file.name}: {name} is not finite: it holds NaN, infinity, or nearly so",
@@ -95,7 +112,9 @@ def read_tensors(file: Path, dtype: torch.dtype, skip: Callable[[str], bool] = l
 
 
 def stored_type(file: Path, names: tuple[str, ...]) -> str | None:
-    """torch's name of the type that the first of these tensors to be found has; None where the file has none of them."""
+    """torch's name of the type that the first of these tensors to be found has; None where the file
+    has none of them.
+    """
     with _opened(file) as opened:
         held = set(opened.keys())
         for name in names:
@@ -123,14 +142,23 @@ def _why(file: Path, error: Exception) -> tuple[str, str]:
         begins = opened.read(9)
     # A header's length may begin with 0x80 too, but then its brace follows.
     if begins.startswith(PICKLE_BEGINS) and begins[8:] != b"{":
-        return "is a pickle under another name: reading one runs what is in it, so it is never read here", "UNSUPPORTED"
+        return (
+            "is a pickle under another name: reading one runs what is in it, so it is never read here",
+            "UNSUPPORTED",
+        )
     return f"is no whole safetensors file ({error})", "DAMAGED"
 
 
 def _missing(directory: Path) -> CheckpointError:
-    held = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES) if directory.is_dir() else []
+    held = (
+        sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
+        if directory.is_dir()
+        else []
+    )
     if not held:
-        return CheckpointError(f"{directory}: has no {WEIGHTS}, and no {INDEX}", field=WEIGHTS, reason="MISSING")
+        return CheckpointError(
+            f"{directory}: has no {WEIGHTS}, and no {INDEX}", field=WEIGHTS, reason="MISSING"
+        )
     return CheckpointError(
         f"{directory}: has no {WEIGHTS}, only {held[0]}. Reading a pickle runs what is in it, so it is never read here. Where you "
         "trust its origin, convert it: transformers' AutoModelForCausalLM.from_pretrained(DIRECTORY).save_pretrained(OTHER)",

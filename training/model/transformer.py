@@ -1,8 +1,11 @@
-"""The decoder: one class for GPT-2, Llama, Qwen 2/3 and Gemma 3, with the names of Llama's parameters for all (layout.py has GPT-2's).
+"""The decoder: one class for GPT-2, Llama, Qwen 2/3 and Gemma 3, with the names of Llama's
+parameters for all (layout.py has GPT-2's).
 
-Shapes: B batch, T new tokens, S all tokens so far (cache + new), D hidden, H heads, K key-value heads, E head dimension,
-V vocabulary. Surprise: masks hold document numbers, so packed rows need nothing more. Columns may be padded on either side;
-positions count real tokens only, and a padded query sees itself so that no softmax row is empty.
+Shapes: B batch, T new tokens, S all tokens so far (cache + new), D hidden, H heads, K key-value
+    heads, E head dimension,
+V vocabulary. Surprise: masks hold document numbers, so packed rows need nothing more. Columns may
+be padded on either side; positions count real tokens only, and a padded query sees itself so that
+no softmax row is empty.
 """
 
 from __future__ import annotations
@@ -62,7 +65,9 @@ class Attention(nn.Module):
         self.q_norm: nn.Module = RMSNorm(e, config) if config.qk_norm else nn.Identity()
         self.k_norm: nn.Module = RMSNorm(e, config) if config.qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, turn: Turn, mask_B1TS: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, turn: Turn, mask_B1TS: Tensor, cache: KeyValueCache | None
+    ) -> Tensor:
         batch, tokens, _ = x_BTD.shape
         q_BHTE = self.q_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
         k_BKTE = self.k_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
@@ -114,11 +119,15 @@ class Block(nn.Module):
             self.pre_feedforward_layernorm = new_norm(config.hidden_size, config)
             self.post_feedforward_layernorm = new_norm(config.hidden_size, config)
 
-    def forward(self, x_BTD: Tensor, turn: Turn, mask_B1TS: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, turn: Turn, mask_B1TS: Tensor, cache: KeyValueCache | None
+    ) -> Tensor:
         attended: Tensor = self.self_attn(self.input_layernorm(x_BTD), turn, mask_B1TS, cache)
         if self.sandwich:
             x_BTD = x_BTD + self.post_attention_layernorm(attended)
-            fed: Tensor = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
+            fed: Tensor = self.post_feedforward_layernorm(
+                self.mlp(self.pre_feedforward_layernorm(x_BTD))
+            )
         else:
             x_BTD = x_BTD + attended
             fed = self.mlp(self.post_attention_layernorm(x_BTD))
@@ -126,7 +135,9 @@ class Block(nn.Module):
 
 
 def new_embedding(rows: int, width: int) -> nn.Embedding:
-    """Zeros, for `initialise` or a file to fill: its own normal_ imports torch's compiler on the meta device, seconds of every start."""
+    """Zeros, for `initialise` or a file to fill: its own normal_ imports torch's compiler on the
+    meta device, seconds of every start.
+    """
     return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
 
@@ -141,17 +152,30 @@ class Stack(nn.Module):
             self.embed_positions = new_embedding(config.max_positions, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = new_norm(config.hidden_size, config)
-        self._frequencies = {rope: inverse_frequencies(rope, config.head_dim) for rope in set(config.ropes) if rope}
+        self._frequencies = {
+            rope: inverse_frequencies(rope, config.head_dim) for rope in set(config.ropes) if rope
+        }
 
     def forward(self, ids_BT: Tensor, mask_BS: Tensor, cache: KeyValueCache | None) -> Tensor:
         tokens = ids_BT.shape[1]
         positions_BT = positions_of(mask_BS)[:, -tokens:]
         turns: dict[Rope | None, Turn] = {None: None}
-        self._frequencies = {rope: f.to(ids_BT.device) for rope, f in self._frequencies.items()}  # copied once
-        turns |= {rope: rotation(positions_BT, frequencies) for rope, frequencies in self._frequencies.items()}
-        masks = {window: attention_mask(mask_BS, tokens, window) for window in set(self.config.windows)}
-        x_BTD = ids_BT if ids_BT.is_floating_point() else self.embedded(ids_BT, mask_BS, positions_BT)
-        for layer, rope, window in zip(self.layers, self.config.ropes, self.config.windows, strict=True):
+        self._frequencies = {
+            rope: f.to(ids_BT.device) for rope, f in self._frequencies.items()
+        }  # copied once
+        turns |= {
+            rope: rotation(positions_BT, frequencies)
+            for rope, frequencies in self._frequencies.items()
+        }
+        masks = {
+            window: attention_mask(mask_BS, tokens, window) for window in set(self.config.windows)
+        }
+        x_BTD = (
+            ids_BT if ids_BT.is_floating_point() else self.embedded(ids_BT, mask_BS, positions_BT)
+        )
+        for layer, rope, window in zip(
+            self.layers, self.config.ropes, self.config.windows, strict=True
+        ):
             x_BTD = layer(x_BTD, turns[rope], masks[window], cache)
         if cache is not None:
             cache.length += tokens
@@ -168,24 +192,33 @@ class Stack(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A causal language model. forward gives hidden states; `logits` is apart, so that callers pay the head only for
-    the positions that they need. recomputes: activation_checkpointing.py has been here, and no cache may take part in a gradient."""
+    """A causal language model. forward gives hidden states; `logits` is apart, so that callers pay
+    the head only for the positions that they need. recomputes: activation_checkpointing.py has been
+    here, and no cache may take part in a gradient.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.model = Stack(config)
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = (
+            None
+            if config.tie_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
         self.recomputes = False
 
-    def forward(self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """Hidden states after the last norm.
 
         Args:
-            ids_BT: token ids; any valid id where the mask is 0. Or hidden states, [B, T, D], of layers that are on another worker.
-            mask_BS: 0 for filling, else the number of the token's document, rising along a row: tokens see their own
-                document alone, and its positions begin at 0. A mask of ones is one document. Over the cached tokens and
-                the new ones; None: all ones (no cache).
+            ids_BT: token ids; any valid id where the mask is 0. Or hidden states, [B, T, D], of
+                layers that are on another worker.
+            mask_BS: 0 for filling, else the number of the token's document, rising along a row:
+                tokens see their own document alone, and its positions begin at 0. A mask of ones is
+                one document. Over the cached tokens and the new ones; None: all ones (no cache).
             cache: earlier keys and values; this call's are added to it.
 
         Returns:
@@ -197,22 +230,28 @@ class Decoder(nn.Module):
         return hidden_BTD
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] to [..., V]. In fp32 even under autocast: a log-prob of a bf16 logit of 20 is off by up to 0.06."""
+        """[..., D] to [..., V]. In fp32 even under autocast: a log-prob of a bf16 logit of 20 is
+        off by up to 0.06.
+        """
         weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), weight.float())
 
 
 def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> None:
-    """Fresh weights of a decoder on the processor: normal(0, initializer_range), biases zero, norms one. A function of the seed alone.
+    """Fresh weights of a decoder on the processor: normal(0, initializer_range), biases zero, norms
+    one. A function of the seed alone.
 
     Args:
-        scaled_residuals: projections onto the residual stream get 1 / sqrt(2 layers) of that deviation, so that a deep stack
-            begins with the variance of a shallow one (GPT-2, Radford et al. 2019, section 2.3).
+        scaled_residuals: projections onto the residual stream get 1 / sqrt(2 layers) of that
+            deviation, so that a deep stack begins with the variance of a shallow one (GPT-2,
+            Radford et al. 2019, section 2.3).
     """
     generator = torch.Generator().manual_seed(seed)
     spread = decoder.config.initializer_range
-    onto_residuals = spread / math.sqrt(2 * decoder.config.num_layers) if scaled_residuals else spread
+    onto_residuals = (
+        spread / math.sqrt(2 * decoder.config.num_layers) if scaled_residuals else spread
+    )
     with torch.no_grad():
         for name, module in decoder.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -223,7 +262,8 @@ def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> N
 
 
 def check_positions(mask_BS: Tensor, positions_BT: Tensor, most: int) -> None:
-    """Looks at the positions only where a row is long enough to hold such a document: looking waits for the accelerator.
+    """Looks at the positions only where a row is long enough to hold such a document: looking waits
+    for the accelerator.
 
     Raises:
         PositionError: a document has more than `most` tokens.
@@ -246,7 +286,9 @@ def positions_of(mask_BS: Tensor) -> Tensor:
 
 
 def attention_mask(mask_BS: Tensor, tokens: int, window: int | None) -> Tensor:
-    """True where query t (of the last `tokens` columns) may see key s: causal, of its document, within the window. [B, 1, T, S]"""
+    """True where query t (of the last `tokens` columns) may see key s: causal, of its document,
+    within the window. [B, 1, T, S]
+    """
     columns = mask_BS.shape[1]
     key_S = torch.arange(columns, device=mask_BS.device)
     query_T1 = key_S[columns - tokens :, None]

@@ -1,7 +1,9 @@
-"""Training on a part of the vocabulary: only the embedding rows that the data uses, under new dense ids.
+"""Training on a part of the vocabulary: only the embedding rows that the data uses, under new dense
+ids.
 
-Twice the speed for LoRA on Gemma (262k rows to 32k). Sound because adapters touch no embedding: the adapter fits the whole
-model again. The softmax runs over the kept rows only. Not for full fine-tuning, which would change rows.
+Twice the speed for LoRA on Gemma (262k rows to 32k). Sound because adapters touch no embedding: the
+adapter fits the whole model again. The softmax runs over the kept rows only. Not for full
+fine-tuning, which would change rows.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from training.refusals import ConfigError
 
 
 class VocabularyMap:
-    """Full ids to dense ids and back. A full id that was not kept is an error, not an unknown token."""
+    """Full ids to dense ids and back. A full id that was not kept is an error, not an unknown
+    token.
+    """
 
     def __init__(self, kept: Sequence[int]) -> None:
         self.kept = tuple(kept)
@@ -33,7 +37,8 @@ class VocabularyMap:
 
 
 def choose_rows(used: Iterable[int], vocab_size: int, rows: int) -> VocabularyMap:
-    """Every used id, filled up to `rows` with the lowest ids: special tokens, bytes, then the most frequent pieces.
+    """Every used id, filled up to `rows` with the lowest ids: special tokens, bytes, then the most
+    frequent pieces.
 
     Raises:
         ConfigError: the data alone uses more ids than `rows`.
@@ -56,7 +61,9 @@ def choose_rows(used: Iterable[int], vocab_size: int, rows: int) -> VocabularyMa
 def trim_vocabulary(decoder: Decoder, vocabulary: VocabularyMap) -> None:
     """Keep only these rows of the embedding and of the head, in place."""
     kept = torch.tensor(vocabulary.kept, device=decoder.model.embed_tokens.weight.device)
-    config = replace(decoder.config, vocab_size=len(kept), raw={**decoder.config.raw, "vocab_size": len(kept)})
+    config = replace(
+        decoder.config, vocab_size=len(kept), raw={**decoder.config.raw, "vocab_size": len(kept)}
+    )
     decoder.config = decoder.model.config = config
     embedding = decoder.model.embed_tokens
     narrow = nn.Embedding(len(kept), config.hidden_size)

@@ -1,6 +1,7 @@
 """From gradients to a step: sum over ranks, clip, apply; or stop where they are not finite.
 
-Losses are local sums over a **global** count, so ranks' gradients add up to the gradient of the whole batch.
+Losses are local sums over a **global** count, so ranks' gradients add up to the gradient of the
+whole batch.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from torch.distributed.tensor import DTensor, Placement
 from training.optim.ranks import Ranks
 from training.refusals import DetailedError
 
-COUNTED_ELSEWHERE = "counted_elsewhere"  # attribute of a copy of a weight that another worker counts in the norm
-OF_OWN_HEADS = "of_own_heads"  # of a weight that all peers have, each with the gradient of its own heads alone
+COUNTED_ELSEWHERE = (
+    "counted_elsewhere"  # attribute of a copy of a weight that another worker counts in the norm
+)
+OF_OWN_HEADS = (
+    "of_own_heads"  # of a weight that all peers have, each with the gradient of its own heads alone
+)
 
 
 class NonFiniteError(DetailedError, ValueError):
-    """A gradient is NaN or infinite, and with it whatever would be learned from it: nothing was changed, and the last checkpoint is
-    the last good one. Not worth a retry: the same step gives the same gradient.
+    """A gradient is NaN or infinite, and with it whatever would be learned from it: nothing was
+    changed, and the last checkpoint is the last good one. Not worth a retry: the same step gives
+    the same gradient.
     """
 
     reason = "NOT_FINITE"
@@ -46,8 +52,8 @@ def apply_gradients(
         the norm of the whole gradient before clipping.
 
     Raises:
-        NonFiniteError: it is not finite, here and on every other rank: they have summed the same. A loss that is not finite has no
-            finite gradient either, so that the norm tells of both.
+        NonFiniteError: it is not finite, here and on every other rank: they have summed the same. A
+            loss that is not finite has no finite gradient either, so that the norm tells of both.
     """
     for parameter in parameters:
         if parameter.grad is None:  # every rank must join every sum
@@ -60,7 +66,8 @@ def apply_gradients(
     if not math.isfinite(norm):
         where = at if isinstance(at, str) else at()
         raise NonFiniteError(
-            f"{where or 'a step'}: the gradient's norm is {norm}; nothing was changed", field="gradient"
+            f"{where or 'a step'}: the gradient's norm is {norm}; nothing was changed",
+            field="gradient",
         )
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -70,20 +77,32 @@ def apply_gradients(
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip: float, ranks: Ranks) -> float:
-    """Scale all gradients so that their norm is at most `clip`; return what it was. Every worker gets the same, whatever part it holds:
-    torch's own refuses gradients that are split in different ways."""
-    counted = [parameter.grad for parameter in parameters if not hasattr(parameter, COUNTED_ELSEWHERE)]
+    """Scale all gradients so that their norm is at most `clip`; return what it was. Every worker
+    gets the same, whatever part it holds: torch's own refuses gradients that are split in different
+    ways.
+    """
+    counted = [
+        parameter.grad for parameter in parameters if not hasattr(parameter, COUNTED_ELSEWHERE)
+    ]
     norm = global_norm([gradient for gradient in counted if gradient is not None], ranks)
     scale = (clip / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_([_local(parameter.grad) for parameter in parameters if parameter.grad is not None], scale)
+    torch._foreach_mul_(
+        [_local(parameter.grad) for parameter in parameters if parameter.grad is not None], scale
+    )
     return float(norm)
 
 
 def global_norm(gradients: Sequence[Tensor], ranks: Ranks) -> Tensor:
-    """Norm of all gradients as one vector: squares are added up over the workers that hold different parts of them."""
+    """Norm of all gradients as one vector: squares are added up over the workers that hold
+    different parts of them.
+    """
     by_split: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
     for gradient in gradients:
-        split = (gradient.device_mesh, tuple(gradient.placements)) if isinstance(gradient, DTensor) else None
+        split = (
+            (gradient.device_mesh, tuple(gradient.placements))
+            if isinstance(gradient, DTensor)
+            else None
+        )
         by_split.setdefault(split, []).append(_local(gradient))
     parts = []
     for split, held in by_split.items():

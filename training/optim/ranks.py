@@ -1,7 +1,9 @@
-"""One worker of a run among the others: which rows are its own, and sums over all of them. Alone, nothing is exchanged.
+"""One worker of a run among the others: which rows are its own, and sums over all of them. Alone,
+nothing is exchanged.
 
-Workers that hold parts of one model read the same rows; sums go over those that read different ones. Every worker must call
-`sum` and `wait` equally often. torch is imported where it is used: every command knows this module.
+Workers that hold parts of one model read the same rows; sums go over those that read different
+ones. Every worker must call `sum` and `wait` equally often. torch is imported where it is used:
+every command knows this module.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Ranks:
-    """rank and world_size are of all workers; data_rank and data_size of those that read different rows.
+    """rank and world_size are of all workers; data_rank and data_size of those that read different
+    rows.
 
-    mesh: how the model is split (training/parallelism.py); None: every worker has all of it. data_group: the workers that hold
-    the same part of the model and read different rows; None: all. peers: the workers that read the same rows; None: no others do.
-    pipeline: those that hold the parts of one model that follow each other, in this order; None: it is not cut (training/pipeline.py).
+    mesh: how the model is split (training/parallelism.py); None: every worker has all of it.
+        data_group: the workers that hold
+    the same part of the model and read different rows; None: all. peers: the workers that read the
+    same rows; None: no others do.
+    pipeline: those that hold the parts of one model that follow each other, in this order; None: it
+        is not cut (training/pipeline.py).
     narrow: all of them compute in bfloat16, so shards are gathered in it.
     world_sizes: that an elastic run may have, after this one or before.
     """
@@ -84,7 +90,9 @@ class Ranks:
         return value
 
     def any(self, here: bool) -> bool:
-        """Whether it is so on any worker of the run, whatever its part. Every worker must ask equally often."""
+        """Whether it is so on any worker of the run, whatever its part. Every worker must ask
+        equally often.
+        """
         if self.world_size == 1:
             return here
         import torch

@@ -1,7 +1,8 @@
-"""Learning rate by step: linear warm-up, then constant, linear, cosine, or constant with a cooldown at the end.
+"""Learning rate by step: linear warm-up, then constant, linear, cosine, or constant with a cooldown
+at the end.
 
-The last is warm-up-stable-decay (arXiv 2404.06395): its middle does not know where the run ends, so a run can be made longer from
-a checkpoint before the cooldown.
+The last is warm-up-stable-decay (arXiv 2404.06395): its middle does not know where the run ends, so
+a run can be made longer from a checkpoint before the cooldown.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ from training.optim.adam import OptimizerConfig
 
 
 def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """Rate of step `step` (from 0). A function of the step, so that a resumed run needs no scheduler state."""
+    """Rate of step `step` (from 0). A function of the step, so that a resumed run needs no
+    scheduler state.
+    """
     peak, floor = config.learning_rate, config.learning_rate * config.final_fraction
-    warmup_steps = round(total_steps * config.warmup_fraction) if config.warmup_steps is None else config.warmup_steps
+    warmup_steps = (
+        round(total_steps * config.warmup_fraction)
+        if config.warmup_steps is None
+        else config.warmup_steps
+    )
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if config.schedule == "wsd":
@@ -26,8 +33,10 @@ def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> fl
 
 
 def _cooled(step: int, warmup_steps: int, total_steps: int, config: OptimizerConfig) -> float:
-    """How much of the way from peak to floor is gone: a straight line, or its root ("1-sqrt", arXiv 2405.18392, equation 1). It begins at
-    the peak also where few steps are left after a warm-up of so many steps."""
+    """How much of the way from peak to floor is gone: a straight line, or its root ("1-sqrt", arXiv
+    2405.18392, equation 1). It begins at the peak also where few steps are left after a warm-up of
+    so many steps.
+    """
     begin = max(warmup_steps, total_steps - round(total_steps * config.cooldown_fraction))
     done = max(0.0, step - begin) / max(1, total_steps - begin)
     return math.sqrt(done) if config.cooldown == "sqrt" else done

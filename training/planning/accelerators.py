@@ -1,4 +1,5 @@
-"""Accelerators as their makers describe them, and how much of those figures a training step gets. Nothing here was measured by us.
+"""Accelerators as their makers describe them, and how much of those figures a training step gets.
+Nothing here was measured by us.
 
 Rates are of dense products: data sheets print twice as much, for matrices of which half is zero.
 """
@@ -13,17 +14,23 @@ from training.stages.context import ConfigError
 GIB, GB, TERA = 1 << 30, 1e9, 1e12
 NODE_GPUS = 8
 
-USABLE_MEMORY = 0.9  # the rest: CUDA's context, NCCL's buffers, what the allocator cannot join; our choice
-# Of the bf16 peak, for a whole step: torchtitan trains Llama 3.1 8B with FSDP at 5,762 tokens/s on each of 8 H100, 6,667 compiled: 33 and
-# 39 % of the peak (its benchmarks/llama3_h100_202412_torchtitan.md; H100 of 500 W). Ours is not compiled.
+USABLE_MEMORY = (
+    0.9  # the rest: CUDA's context, NCCL's buffers, what the allocator cannot join; our choice
+)
+# Of the bf16 peak, for a whole step: torchtitan trains Llama 3.1 8B with FSDP at 5,762 tokens/s on
+# each of 8 H100, 6,667 compiled: 33 and 39 % of the peak (its
+# benchmarks/llama3_h100_202412_torchtitan.md; H100 of 500 W). Ours is not compiled.
 BF16_SHARE = 0.35
-# Of the data sheet's rates of fp32 products, memory and links. Assumed: nobody measured it for this library.
+# Of the data sheet's rates of fp32 products, memory and links. Assumed: nobody measured it for this
+# library.
 SUSTAINED_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """GB/s are of one direction. node: to the other GPUs of a machine of 8. network: of one GPU to other machines."""
+    """GB/s are of one direction. node: to the other GPUs of a machine of 8. network: of one GPU to
+    other machines.
+    """
 
     name: str
     memory_gib: float
@@ -55,13 +62,16 @@ class Accelerator:
         return self.memory_gb_per_second * GB * SUSTAINED_SHARE
 
 
-_H100 = "NVIDIA H100 data sheet, SXM5; DGX H100: NVLink 900 GB/s both ways, a 400 Gb/s adapter a GPU"
+_H100 = (
+    "NVIDIA H100 data sheet, SXM5; DGX H100: NVLink 900 GB/s both ways, a 400 Gb/s adapter a GPU"
+)
 _H200 = "NVIDIA H200 data sheet, SXM5 (141 GB); network as DGX H200, 400 Gb/s a GPU"
 _A100 = "NVIDIA A100 80GB data sheet, SXM4; DGX A100: NVLink 600 GB/s both ways, a 200 Gb/s adapter a GPU"
 _L40S = "NVIDIA L40S data sheet, PCIe 4.0 x16, 64 GB/s both ways; network as AWS g6e.48xlarge, 400 Gb/s for 8"
 _L4 = "NVIDIA L4 data sheet, PCIe 4.0 x16, 64 GB/s both ways; network as AWS g6.48xlarge, 100 Gb/s for 8"
 
-# Memory as the driver reports it, rounded down (an H100 of "80 GB" has 81,559 MiB). Rates are the data sheets'.
+# Memory as the driver reports it, rounded down (an H100 of "80 GB" has 81,559 MiB). Rates are the
+# data sheets'.
 ACCELERATORS: Mapping[str, Accelerator] = {
     accelerator.name: accelerator
     for accelerator in (
@@ -79,6 +89,9 @@ def accelerator_named(name: str) -> Accelerator:
     if name not in ACCELERATORS:
         known = ", ".join(ACCELERATORS)
         raise ConfigError(
-            f"accelerator: {name!r} is not one of {known}", field="accelerator", reason="UNKNOWN", limit=known
+            f"accelerator: {name!r} is not one of {known}",
+            field="accelerator",
+            reason="UNKNOWN",
+            limit=known,
         )
     return ACCELERATORS[name]

@@ -1,6 +1,7 @@
-"""What autograd keeps of a forward until its backward, in bytes. Counted as Korthikanti et al. count (arXiv 2205.05198, section 4), but for
-our transformer, which keeps more: norms are computed in fp32, and under autocast every projection keeps its own bf16 copy of its input
-and of its weight. Tests hold the counts against what autograd keeps.
+"""What autograd keeps of a forward until its backward, in bytes. Counted as Korthikanti et al.
+count (arXiv 2205.05198, section 4), but for our transformer, which keeps more: norms are computed
+in fp32, and under autocast every projection keeps its own bf16 copy of its input and of its weight.
+Tests hold the counts against what autograd keeps.
 
 Sizes: d hidden, F intermediate, Q and K all query and key-value heads together, T tokens of a row.
 """
@@ -14,14 +15,16 @@ from training.planning.sizes import BF16 as BF16
 from training.planning.sizes import FP32 as FP32
 from training.planning.sizes import Sizes
 
-# Of one logit in fp32: the scaled logits stay, and three more are there at once while their gradient is made (token_log_probs). Measured.
+# Of one logit in fp32: the scaled logits stay, and three more are there at once while their
+# gradient is made (token_log_probs). Measured.
 LOGIT_BYTES = 4 * FP32
 
 
 @dataclass(frozen=True)
 class Forward:
-    """How a network is computed with gradients. narrow: bf16 autocast. adapted: only an adapter learns. recomputed: activation
-    checkpointing."""
+    """How a network is computed with gradients. narrow: bf16 autocast. adapted: only an adapter
+    learns. recomputed: activation checkpointing.
+    """
 
     tensor: int = 1
     narrow: bool = True
@@ -49,18 +52,24 @@ def layer_bytes(model: ModelConfig, forward: Forward, tokens: int) -> float:
     if model.qk_norm:
         split += _norm_bytes(q + k, model, forward)
     split += (4 if model.gated_mlp else 2) * wide * number
-    mask = tokens * number  # a number for each pair of tokens, made in each layer of the mask of booleans
+    mask = (
+        tokens * number
+    )  # a number for each pair of tokens, made in each layer of the mask of booleans
     return of_norms + inputs + mask + split / forward.tensor
 
 
 def passing_bytes(model: ModelConfig, forward: Forward, rows: int, tokens: int) -> float:
     """Of one layer at a time: without gradients, or while a layer is computed again."""
     last_norm = _norm_bytes(model.hidden_size, model, forward)
-    return rows * tokens * (layer_bytes(model, forward, tokens) + last_norm + tokens)  # and the mask of booleans
+    return (
+        rows * tokens * (layer_bytes(model, forward, tokens) + last_norm + tokens)
+    )  # and the mask of booleans
 
 
 def kept_bytes(model: ModelConfig, forward: Forward, rows: int, tokens: int) -> float:
-    """Of a whole forward of `rows` x `tokens`, without copies of weights; with recomputation, the inputs of all layers, and one layer."""
+    """Of a whole forward of `rows` x `tokens`, without copies of weights; with recomputation, the
+    inputs of all layers, and one layer.
+    """
     if forward.recomputed:
         inputs = rows * tokens * model.num_layers * model.hidden_size * FP32
         return inputs + passing_bytes(model, forward, rows, tokens)
@@ -69,8 +78,10 @@ def kept_bytes(model: ModelConfig, forward: Forward, rows: int, tokens: int) -> 
 
 
 def copied_weights_bytes(sizes: Sizes, forward: Forward) -> float:
-    """bf16 copies of projections that are there in fp32. Autograd keeps them from a forward to its backward; with recomputation they live
-    in autocast's cache to the end of the forward, unless frozen."""
+    """bf16 copies of projections that are there in fp32. Autograd keeps them from a forward to its
+    backward; with recomputation they live in autocast's cache to the end of the forward, unless
+    frozen.
+    """
     if not forward.narrow:
         return 0.0
     if forward.recomputed and forward.adapted:
@@ -79,5 +90,7 @@ def copied_weights_bytes(sizes: Sizes, forward: Forward) -> float:
 
 
 def _norm_bytes(size: int, model: ModelConfig, forward: Forward) -> float:
-    """What goes in, in fp32; and, for the gradient of an RMS norm's weight, what it is multiplied by."""
+    """What goes in, in fp32; and, for the gradient of an RMS norm's weight, what it is multiplied
+    by.
+    """
     return size * FP32 * (1 if model.layer_norm or forward.adapted else 2)

@@ -20,7 +20,9 @@ def plan(options: argparse.Namespace) -> int:
     """Raises: ConfigError: as plan_recipe; ModelConfigError: the config.json is none that we build."""
     accelerator, recipe = accelerator_named(options.accelerator), open_recipe(options.recipe)
     model = _shape_of(recipe) if options.model is None else read_config(options.model)
-    asked = {name: value for name in ("shard", "tensor") if (value := getattr(options, name)) is not None}
+    asked = {
+        name: value for name in ("shard", "tensor") if (value := getattr(options, name)) is not None
+    }
     stages = set_fields([stage.laid_out(**asked) for stage in recipe.stages], options.set)
     gpus = recipe.gpus if options.gpus is None else options.gpus
     planned = plan_recipe(recipe.name, stages, model, gpus, accelerator)

@@ -1,5 +1,6 @@
-"""Where the GPUs of a stage stand: which of them exchange what, and how fast. The mesh is parallelism.py's: copies, shards, tensor, so that
-GPUs of one tensor group are neighbours in a machine.
+"""Where the GPUs of a stage stand: which of them exchange what, and how fast. The mesh is
+parallelism.py's: copies, shards, tensor, so that GPUs of one tensor group are neighbours in a
+machine.
 """
 
 from __future__ import annotations
@@ -16,14 +17,21 @@ from training.stages.context import ConfigError
 
 @dataclass(frozen=True)
 class Layout:
-    """gpus: all of them. A pipeline is not planned yet: it would be one more factor here and in `parts`."""
+    """gpus: all of them. A pipeline is not planned yet: it would be one more factor here and in
+    `parts`.
+    """
 
     gpus: int
     parallelism: Parallelism
 
     def __post_init__(self) -> None:
         if self.gpus < 1:
-            raise ConfigError(f"gpus: {self.gpus}, at least 1", field="gpus", reason="OUT_OF_RANGE", limit="at least 1")
+            raise ConfigError(
+                f"gpus: {self.gpus}, at least 1",
+                field="gpus",
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
+            )
         if self.parallelism.pipeline > 1:
             raise ConfigError(
                 f"parallelism.pipeline: {self.parallelism.pipeline}, but pipelines are not planned yet",
@@ -64,7 +72,9 @@ class Layout:
 
     @property
     def gathers(self) -> bool:
-        """Whether FSDP wraps the model: parallelism.py does so wherever it splits one and workers read different rows."""
+        """Whether FSDP wraps the model: parallelism.py does so wherever it splits one and workers
+        read different rows.
+        """
         return self.parallelism.splits_model and self.data_size > 1
 
     @property
@@ -79,7 +89,8 @@ class Layout:
         """Refuse what parallelism.distribute would refuse.
 
         Raises:
-            ConfigError: heads or MLP that tensor does not divide, or adapters where layers are split across.
+            ConfigError: heads or MLP that tensor does not divide, or adapters where layers are
+                split across.
         """
         check_divisible(model, self.tensor)
         if self.tensor > 1 and lora is not None:
@@ -103,7 +114,9 @@ class Layout:
 
 
 def _rate(accelerator: Accelerator, stride: int, size: int) -> float:
-    """Of a ring of `size` GPUs, each `stride` after the other. Over machines all its members in one machine share their adapters."""
+    """Of a ring of `size` GPUs, each `stride` after the other. Over machines all its members in one
+    machine share their adapters.
+    """
     if stride * size <= NODE_GPUS:
         return accelerator.node_gb_per_second * GB * SUSTAINED_SHARE
     together = max(1, NODE_GPUS // stride)

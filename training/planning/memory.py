@@ -1,6 +1,8 @@
-"""Memory of one GPU in a stage, by what takes it. A step has phases that follow each other; the one that takes most decides.
+"""Memory of one GPU in a stage, by what takes it. A step has phases that follow each other; the one
+that takes most decides.
 
-Upper bounds: rows are as long as the config lets them be, and gradients count from the first microbatch on.
+Upper bounds: rows are as long as the config lets them be, and gradients count from the first
+microbatch on.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from training.planning.activations import (
 from training.planning.layout import Layout
 from training.planning.work import Network, Pass, Role, Sampled, Work
 
-# FSDP has a layer, the next one and the buffer that it arrives in; in the backward pass the layer's gradient and the buffer that it is
-# summed from, too.
+# FSDP has a layer, the next one and the buffer that it arrives in; in the backward pass the layer's
+# gradient and the buffer that it is summed from, too.
 GATHERED_LAYERS, GRADIENT_LAYERS = 3, 2
 CHOICE_BYTES = FP32 + 3 * 8  # of a logit while a token is drawn from it: choose() works in fp64
 FOREACH_BYTES = FP32  # of a weight in AdamW's step: on GPUs all square roots are there at once
@@ -80,8 +82,12 @@ def phases(work: Work, layout: Layout) -> list[Phase]:
         found.append(Phase("reading", (*resident, *_reading(reading, work, layout))))
     if work.sampled is not None:
         found.append(Phase("sampling", (*resident, *_sampling(work.sampled, work, layout))))
-    learned = max(_held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN)
-    found.append(Phase("optimizer step", (*resident, gradients, Part(Taken.ROOTS, learned * FOREACH_BYTES))))
+    learned = max(
+        _held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN
+    )
+    found.append(
+        Phase("optimizer step", (*resident, gradients, Part(Taken.ROOTS, learned * FOREACH_BYTES)))
+    )
     return found
 
 
@@ -101,8 +107,12 @@ def _phase_name(made: Pass) -> str:
 
 def _resident(work: Work, layout: Layout) -> tuple[list[Part], Part]:
     """What is there all the time; and gradients, which are not while nothing is learned."""
-    learned = sum(_held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN)
-    frozen = sum(_held(network, work, layout) for network in work.networks if network.role is Role.FROZEN)
+    learned = sum(
+        _held(network, work, layout) for network in work.networks if network.role is not Role.FROZEN
+    )
+    frozen = sum(
+        _held(network, work, layout) for network in work.networks if network.role is Role.FROZEN
+    )
     parts = [Part(Taken.WEIGHTS, learned * FP32), Part(Taken.OPTIMIZER, sum(_slots(work, layout)))]
     if frozen:
         parts.append(Part(Taken.FROZEN, frozen * FP32))
@@ -132,36 +142,50 @@ def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
         yield Part(Taken.COPIES, copied_weights_bytes(sizes, forward))
     yield Part(Taken.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens))
     if made.shared is not None:  # of the prompts, and copied for each row: kept like activations
-        yield Part(Taken.CACHE, 2 * made.rows * made.most_tokens * cache_bytes(work, layout, forward.product_bytes))
+        yield Part(
+            Taken.CACHE,
+            2 * made.rows * made.most_tokens * cache_bytes(work, layout, forward.product_bytes),
+        )
     if made.most_logits:
         yield Part(Taken.LOGITS, made.rows * made.most_logits * work.model.vocab_size * LOGIT_BYTES)
 
 
 def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:
-    """Without gradients one layer's numbers are there at a time. Autocast keeps the copies of all that learns until everybody has read, but
-    of shards, which it need not copy."""
+    """Without gradients one layer's numbers are there at a time. Autocast keeps the copies of all
+    that learns until everybody has read, but of shards, which it need not copy.
+    """
     sizes, forward = work.sizes, Forward(layout.tensor, work.narrow, work.adapted)
     yield from _gathered(work, layout, with_gradients=False)
-    learners = {one.network for one in made} & {n.name for n in work.networks if n.role is Role.LEARNS}
+    learners = {one.network for one in made} & {
+        n.name for n in work.networks if n.role is Role.LEARNS
+    }
     if _copies(work, layout) and learners:
         yield Part(Taken.COPIES, len(learners) * sizes.matrices / layout.tensor * BF16)
     widest = max(made, key=lambda one: one.rows * one.most_tokens)
-    yield Part(Taken.ACTIVATIONS, passing_bytes(work.model, forward, widest.rows, widest.most_tokens))
+    yield Part(
+        Taken.ACTIVATIONS, passing_bytes(work.model, forward, widest.rows, widest.most_tokens)
+    )
     if most := max(one.rows * one.most_logits for one in made):
         yield Part(Taken.LOGITS, most * work.model.vocab_size * LOGIT_BYTES)
 
 
 def _sampling(sampled: Sampled, work: Work, layout: Layout) -> Iterator[Part]:
-    """In fp32. Every worker has the whole model, so that each may sample as long as its rows need (parallelism.gathered)."""
+    """In fp32. Every worker has the whole model, so that each may sample as long as its rows need
+    (parallelism.gathered).
+    """
     model, sizes = work.model, work.sizes
     if layout.gathers:
         yield Part(Taken.GATHERED, sizes.held(layout.tensor) * FP32)
     tokens = sampled.prompt_tokens + sampled.response_tokens
-    copied = sampled.prompts if sampled.rows > sampled.prompts else 0  # the cache of the prompts, while it is copied
+    copied = (
+        sampled.prompts if sampled.rows > sampled.prompts else 0
+    )  # the cache of the prompts, while it is copied
     yield Part(Taken.CACHE, (sampled.rows + copied) * tokens * cache_bytes(work, layout, FP32))
     forward = Forward(layout.tensor, narrow=False, adapted=True)
     # First the prompts are read, then tokens are drawn.
-    reading = Part(Taken.ACTIVATIONS, passing_bytes(model, forward, sampled.prompts, sampled.prompt_tokens))
+    reading = Part(
+        Taken.ACTIVATIONS, passing_bytes(model, forward, sampled.prompts, sampled.prompt_tokens)
+    )
     choosing = Part(Taken.CHOOSING, sampled.rows * model.vocab_size * CHOICE_BYTES)
     yield max(reading, choosing, key=lambda part: part.bytes)
 
@@ -173,7 +197,9 @@ def cache_bytes(work: Work, layout: Layout, number_bytes: int) -> float:
 
 
 def _gathered(work: Work, layout: Layout, with_gradients: bool) -> Iterator[Part]:
-    """Layers come in bf16 where they compute in it; their gradients, and what is outside of them, are in fp32."""
+    """Layers come in bf16 where they compute in it; their gradients, and what is outside of them,
+    are in fp32.
+    """
     if layout.gathers:
         sizes, layer = work.sizes, work.sizes.layer_held(layout.tensor) * FP32
         narrower = sizes.layer_matrices / layout.tensor * (FP32 - BF16) if work.narrow else 0.0

@@ -1,4 +1,6 @@
-"""The plan of a recipe: each stage's memory and time on so many GPUs, or a refusal that says what is too large and what would fit."""
+"""The plan of a recipe: each stage's memory and time on so many GPUs, or a refusal that says what
+is too large and what would fit.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """seconds: of a step (an update of PPO and GRPO). tokens_per_second: of one GPU, tokens learned from."""
+    """seconds: of a step (an update of PPO and GRPO). tokens_per_second: of one GPU, tokens learned
+    from.
+    """
 
     name: str
     layout: Layout
@@ -78,7 +82,11 @@ class RecipePlan:
 
 
 def plan_recipe(
-    recipe: str, stages: Sequence[PlannedStage], model: ModelConfig, gpus: int, accelerator: Accelerator
+    recipe: str,
+    stages: Sequence[PlannedStage],
+    model: ModelConfig,
+    gpus: int,
+    accelerator: Accelerator,
 ) -> RecipePlan:
     """The plan of all stages.
 
@@ -89,15 +97,17 @@ def plan_recipe(
     return RecipePlan(recipe, accelerator, gpus, planned)
 
 
-def plan_stage(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> StagePlan:
+def plan_stage(
+    stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator
+) -> StagePlan:
     """The plan of one stage.
 
     Args:
         model: the shape of its model_directory. Pre-training says its own.
 
     Raises:
-        ConfigError: the stage does not fit into the GPUs' memory, or cannot be shared among so many. Names the stage, the largest part,
-            and a layout that fits, if one does.
+        ConfigError: the stage does not fit into the GPUs' memory, or cannot be shared among so
+            many. Names the stage, the largest part, and a layout that fits, if one does.
     """
     try:
         planned = _planned(stage, model, gpus, accelerator)
@@ -119,7 +129,9 @@ def plan_stage(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: 
     return planned
 
 
-def fitting(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> Iterator[StagePlan]:
+def fitting(
+    stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator
+) -> Iterator[StagePlan]:
     """The stage in every layout of so many GPUs that it fits into."""
     return (
         planned
@@ -128,31 +140,48 @@ def fitting(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Acc
     )
 
 
-def _layouts(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> Iterator[StagePlan]:
+def _layouts(
+    stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator
+) -> Iterator[StagePlan]:
     """The stage in every layout of so many GPUs that the model can be split into."""
     for tensor in TENSORS:
         for shard in range(1, gpus // tensor + 1):
             if gpus % (shard * tensor) == 0:
                 with suppress(ConfigError):
-                    yield _planned(stage.laid_out(shard=shard, tensor=tensor, pipeline=1), model, gpus, accelerator)
+                    yield _planned(
+                        stage.laid_out(shard=shard, tensor=tensor, pipeline=1),
+                        model,
+                        gpus,
+                        accelerator,
+                    )
 
 
-def _planned(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> StagePlan:
+def _planned(
+    stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator
+) -> StagePlan:
     config = stage.config
     shape = parse_config(config.model_json) if isinstance(config, PretrainConfig) else model
     layout = Layout(gpus, config.parallelism)
     layout.check(shape, None if isinstance(config, PretrainConfig) else config.lora)
     work = work_of(config, stage.data, shape, layout)
-    return StagePlan(stage.name, layout, work, peak(work, layout), time_of(work, layout, accelerator))
+    return StagePlan(
+        stage.name, layout, work, peak(work, layout), time_of(work, layout, accelerator)
+    )
 
 
 def _advice(stage: PlannedStage, model: ModelConfig, gpus: int, accelerator: Accelerator) -> str:
     """The fastest layout that fits; where none does, how much the one lacks that needs the least."""
-    best = min(fitting(stage, model, gpus, accelerator), key=lambda planned: planned.seconds, default=None)
+    best = min(
+        fitting(stage, model, gpus, accelerator), key=lambda planned: planned.seconds, default=None
+    )
     if best is not None:
         return f"{best.layout} would fit"
     none = f"no layout of {gpus} {accelerator.name} fits"
-    least = min(_layouts(stage, model, gpus, accelerator), key=lambda planned: planned.memory.bytes, default=None)
+    least = min(
+        _layouts(stage, model, gpus, accelerator),
+        key=lambda planned: planned.memory.bytes,
+        default=None,
+    )
     if least is None:
         return none
     needed, usable = least.memory.bytes / GIB, accelerator.usable_bytes / GIB

@@ -1,4 +1,6 @@
-"""How many weights a decoder has, and where: counted on the decoder itself, built without memory (meta device)."""
+"""How many weights a decoder has, and where: counted on the decoder itself, built without memory
+(meta device).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ FP32, BF16 = 4, 2
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of weights. layer_matrices: of a layer's projections; outside: embeddings, last norm and head; head: d x V, tied or not."""
+    """Numbers of weights. layer_matrices: of a layer's projections; outside: embeddings, last norm
+    and head; head: d x V, tied or not.
+    """
 
     layers: int
     layer_matrices: int
@@ -40,11 +44,15 @@ class Sizes:
         return self.layers * self.layer + self.outside
 
     def held(self, tensor: int) -> float:
-        """Of one worker of a tensor group, before shards: projections are split, norms, embedding and head are not."""
+        """Of one worker of a tensor group, before shards: projections are split, norms, embedding
+        and head are not.
+        """
         return self.matrices / tensor + self.layers * self.layer_rest + self.outside
 
     def gathered_bytes(self, tensor: int, narrow: bool) -> float:
-        """What all workers of a shard group together hold of what one worker computes with: matrices in bf16 where that computes in it."""
+        """What all workers of a shard group together hold of what one worker computes with:
+        matrices in bf16 where that computes in it.
+        """
         return self.held(tensor) * FP32 - (self.matrices / tensor * (FP32 - BF16) if narrow else 0)
 
     def layer_held(self, tensor: int) -> float:
@@ -55,14 +63,17 @@ class Sizes:
 def sizes_of(model: ModelConfig) -> Sizes:
     """The counts of a shape. All layers are alike, so one is built."""
     with torch.device("meta"):
-        decoder = Decoder(replace(model, num_layers=1, windows=model.windows[:1], ropes=model.ropes[:1]))
+        decoder = Decoder(
+            replace(model, num_layers=1, windows=model.windows[:1], ropes=model.ropes[:1])
+        )
     layer = list(decoder.model.layers.parameters())
     matrices = sum(weight.numel() for weight in layer if weight.ndim == 2)
     return Sizes(
         layers=model.num_layers,
         layer_matrices=matrices,
         layer_rest=sum(weight.numel() for weight in layer) - matrices,
-        outside=sum(weight.numel() for weight in decoder.parameters()) - sum(weight.numel() for weight in layer),
+        outside=sum(weight.numel() for weight in decoder.parameters())
+        - sum(weight.numel() for weight in layer),
         head=model.hidden_size * model.vocab_size,
     )
 
@@ -72,6 +83,10 @@ def adapter_size(model: ModelConfig, lora: LoraConfig) -> int:
     with torch.device("meta"):
         block = Block(model, 0)
     linears = [
-        m for name, m in block.named_modules() if isinstance(m, nn.Linear) and name.split(".")[-1] in lora.targets
+        m
+        for name, m in block.named_modules()
+        if isinstance(m, nn.Linear) and name.split(".")[-1] in lora.targets
     ]
-    return model.num_layers * sum(lora.rank * (linear.in_features + linear.out_features) for linear in linears)
+    return model.num_layers * sum(
+        lora.rank * (linear.in_features + linear.out_features) for linear in linears
+    )

@@ -1,4 +1,6 @@
-"""A plan as people read it, and as programs do. Both say what it assumes: nobody should take it for a measurement."""
+"""A plan as people read it, and as programs do. Both say what it assumes: nobody should take it for
+a measurement.
+"""
 
 from __future__ import annotations
 
@@ -87,15 +89,27 @@ def _memory_rows(stages: Sequence[StagePlan], unit: int) -> list[list[str]]:
     rows = [["stage", "copies", "shard", "tensor", *parts, "peak", "while"]]
     for stage in stages:
         taken = {part.name: f"{part.bytes / unit:.1f}" for part in stage.memory.parts}
-        layout = [str(number) for number in (stage.layout.copies, stage.layout.shard, stage.layout.tensor)]
+        layout = [
+            str(number) for number in (stage.layout.copies, stage.layout.shard, stage.layout.tensor)
+        ]
         peak = f"{stage.memory.bytes / unit:.1f}"
-        rows.append([stage.name, *layout, *(taken.get(part, "-") for part in parts), peak, stage.memory.name])
+        rows.append(
+            [
+                stage.name,
+                *layout,
+                *(taken.get(part, "-") for part in parts),
+                peak,
+                stage.memory.name,
+            ]
+        )
     return rows
 
 
 def _time_rows(stages: Sequence[StagePlan]) -> list[list[str]]:
     long = any(stage.hours >= FEWEST_HOURS for stage in stages)
-    rows = [["stage", "steps", "s a step", "tokens/s a GPU", "hours" if long else "seconds", "bound by"]]
+    rows = [
+        ["stage", "steps", "s a step", "tokens/s a GPU", "hours" if long else "seconds", "bound by"]
+    ]
     for stage in stages:
         share = max(one.seconds for one in stage.spent) / stage.seconds
         numbers = [

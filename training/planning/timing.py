@@ -1,7 +1,8 @@
-"""How long a step takes, by what it is spent on: products at a share of the peak, exchange among workers, sampling.
+"""How long a step takes, by what it is spent on: products at a share of the peak, exchange among
+workers, sampling.
 
-A multiplication and an addition are two operations; products of a forward are 2 a weight and token, of a backward 4 (Kaplan et al.,
-arXiv 2001.08361, table 1), or 2 where the weights are frozen.
+A multiplication and an addition are two operations; products of a forward are 2 a weight and token,
+of a backward 4 (Kaplan et al., arXiv 2001.08361, table 1), or 2 where the weights are frozen.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from training.planning.layout import Layout
 from training.planning.memory import cache_bytes
 from training.planning.work import Pass, Role, Sampled, Work
 
-# Sums of [rows, tokens, d] over a tensor group in a layer: two in the forward in the products' type; in the backward one for what goes into
-# each projection that is split across, in fp32. Counted in two workers (tests/training/planning).
+# Sums of [rows, tokens, d] over a tensor group in a layer: two in the forward in the products'
+# type; in the backward one for what goes into each projection that is split across, in fp32.
+# Counted in two workers (tests/training/planning).
 FORWARD_SUMS, BACKWARD_SUMS = 2, 5
 COMPUTING, SHARDS, TENSOR, COPIES, SAMPLING = (
     "computing",
@@ -36,7 +38,9 @@ class Spent:
 
 
 def time_of(work: Work, layout: Layout, accelerator: Accelerator) -> tuple[Spent, ...]:
-    """What a step is spent on. Shards are exchanged while a layer computes, so only what takes longer counts; sums are waited for."""
+    """What a step is spent on. Shards are exchanged while a layer computes, so only what takes
+    longer counts; sums are waited for.
+    """
     totals = dict.fromkeys((COMPUTING, SHARDS, TENSOR, COPIES, SAMPLING), 0.0)
     for made in work.passes:
         computing = made.times * operations_seconds(made, work, layout, accelerator)
@@ -50,7 +54,9 @@ def time_of(work: Work, layout: Layout, accelerator: Accelerator) -> tuple[Spent
 
 
 def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    """Products of one forward, and its backward. The head's are in fp32 and whole on each worker of a tensor group."""
+    """Products of one forward, and its backward. The head's are in fp32 and whole on each worker of
+    a tensor group.
+    """
     sizes = work.sizes
     attention = (
         2 * work.model.num_layers * work.model.num_heads * work.model.head_dim * made.tokens
@@ -62,12 +68,15 @@ def operations_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acce
     more = made.read_tokens * 2 * attention / layout.tensor if made.learns and work.adapted else 0.0
     again = body if made.learns and work.recomputed else 0.0
     rate = accelerator.narrow_rate if work.narrow else accelerator.wide_rate
-    return (body * (1 + backward) + more + again) / rate + head * (1 + backward) / accelerator.wide_rate
+    return (body * (1 + backward) + more + again) / rate + head * (
+        1 + backward
+    ) / accelerator.wide_rate
 
 
 def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    """FSDP gathers for each forward and each backward, matrices in what they compute in, and sums gradients in fp32 after each: of shards,
-    then among copies."""
+    """FSDP gathers for each forward and each backward, matrices in what they compute in, and sums
+    gradients in fp32 after each: of shards, then among copies.
+    """
     if not layout.gathers:
         return 0.0
     held = work.sizes.gathered_bytes(layout.tensor, work.narrow)
@@ -75,7 +84,9 @@ def _exchange_seconds(made: Pass, work: Work, layout: Layout, accelerator: Accel
     of_shards = (layout.shard - 1) / layout.shard * (held * (2 if made.learns else 1) + learned)
     of_copies = _ring(learned / layout.shard, layout.copies)
     forwards = 1 if made.shared is None else 2
-    return forwards * (of_shards / layout.shard_rate(accelerator) + of_copies / layout.copies_rate(accelerator))
+    return forwards * (
+        of_shards / layout.shard_rate(accelerator) + of_copies / layout.copies_rate(accelerator)
+    )
 
 
 def _copies_seconds(work: Work, layout: Layout, accelerator: Accelerator) -> float:
@@ -101,16 +112,29 @@ def _tensor_seconds(made: Pass, work: Work, layout: Layout, accelerator: Acceler
     return _ring(summed, layout.tensor) / layout.tensor_rate(accelerator)
 
 
-def _sampling_seconds(sampled: Sampled, work: Work, layout: Layout, accelerator: Accelerator) -> float:
-    """Prompts are read by products; then each token reads all weights and the cache, which memory bounds unless there are many rows."""
+def _sampling_seconds(
+    sampled: Sampled, work: Work, layout: Layout, accelerator: Accelerator
+) -> float:
+    """Prompts are read by products; then each token reads all weights and the cache, which memory
+    bounds unless there are many rows.
+    """
     sizes, model = work.sizes, work.model
     gathering = 0.0
     if layout.gathers:
         whole = sizes.held(layout.tensor) * FP32
-        whole += sizes.gathered_bytes(layout.tensor, narrow=True) if work.narrow else 0.0  # first, as FSDP knows them
+        whole += (
+            sizes.gathered_bytes(layout.tensor, narrow=True) if work.narrow else 0.0
+        )  # first, as FSDP knows them
         moved = whole * (layout.shard - 1) / layout.shard
         gathering = moved / layout.shard_rate(accelerator)
-    reading = sampled.prompts * sampled.prompt_tokens * 2 * sizes.matrices / layout.tensor / accelerator.wide_rate
+    reading = (
+        sampled.prompts
+        * sampled.prompt_tokens
+        * 2
+        * sizes.matrices
+        / layout.tensor
+        / accelerator.wide_rate
+    )
     weights = sizes.matrices / layout.tensor + sizes.head
     seen = sampled.prompt_tokens + sampled.response_tokens / 2
     read = weights * FP32 + sampled.rows * seen * cache_bytes(work, layout, FP32)

@@ -1,5 +1,6 @@
-"""What a stage makes one worker do in a step, read from the very config that the stage runs with: which networks it holds, which forwards
-it makes over how many rows, and what it samples. One function a kind of stage; each says what the stage's file does.
+"""What a stage makes one worker do in a step, read from the very config that the stage runs with:
+which networks it holds, which forwards it makes over how many rows, and what it samples. One
+function a kind of stage; each says what the stage's file does.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from training.stages.pretrain import PretrainConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
-StageConfig = PretrainConfig | SftConfig | RewardModelConfig | DpoConfig | KtoConfig | PpoConfig | GrpoConfig
+StageConfig = (
+    PretrainConfig | SftConfig | RewardModelConfig | DpoConfig | KtoConfig | PpoConfig | GrpoConfig
+)
 
 
 @dataclass(frozen=True)
 class DataSize:
-    """What a stage will read. rows: examples, pairs or prompts in the file. Tokens are means: they tell the time, the config's limits
-    the memory. Pre-training's are in its config."""
+    """What a stage will read. rows: examples, pairs or prompts in the file. Tokens are means: they
+    tell the time, the config's limits the memory. Pre-training's are in its config.
+    """
 
     rows: int = 0
     prompt_tokens: float = 0.0
@@ -56,7 +60,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Shared:
-    """Prompts that several rows of a forward begin with: read once, in a forward of their own, and their cache copied (rl/rollout.py)."""
+    """Prompts that several rows of a forward begin with: read once, in a forward of their own, and
+    their cache copied (rl/rollout.py).
+    """
 
     prompts: float  # different ones, on average
     prompt_tokens: float
@@ -64,8 +70,10 @@ class Shared:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward, with its backward if it learns, that a worker makes `times` a step over `rows` rows. Tokens of a row: mean and most;
-    logits: positions of a row that the head is computed for."""
+    """A forward, with its backward if it learns, that a worker makes `times` a step over `rows`
+    rows. Tokens of a row: mean and most;
+    logits: positions of a row that the head is computed for.
+    """
 
     network: str
     learns: bool
@@ -88,8 +96,9 @@ class Pass:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Rows that a worker samples side by side, in fp32 whatever the trainer computes in (rl/rollout.py). Nothing ends before the longest
-    response has, so that counts for the time too."""
+    """Rows that a worker samples side by side, in fp32 whatever the trainer computes in
+    (rl/rollout.py). Nothing ends before the longest response has, so that counts for the time too.
+    """
 
     rows: int
     prompts: int
@@ -99,7 +108,9 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Work:
-    """A step of a stage, or an update of PPO and GRPO, as one worker sees it. optimizer_steps: in it, of each network that learns."""
+    """A step of a stage, or an update of PPO and GRPO, as one worker sees it. optimizer_steps: in
+    it, of each network that learns.
+    """
 
     model: ModelConfig  # with the vocabulary that is trained
     networks: tuple[Network, ...]
@@ -123,7 +134,8 @@ def work_of(config: StageConfig, data: DataSize, model: ModelConfig, layout: Lay
     """The work of a stage. model: of its model_directory; pre-training's is `model_json`.
 
     Raises:
-        ConfigError: rows that the workers cannot share evenly, or data without which nothing can be told.
+        ConfigError: rows that the workers cannot share evenly, or data without which nothing can be
+            told.
     """
     if not isinstance(config, PretrainConfig) and (data.rows < 1 or data.response_tokens <= 0):
         raise ConfigError(
@@ -145,7 +157,9 @@ def work_of(config: StageConfig, data: DataSize, model: ModelConfig, layout: Lay
             work = _kto(config, data, model, layout)
         case PpoConfig() | GrpoConfig():
             work = _policy(config, data, model, layout)
-    return replace(work, narrow=config.machine.dtype != "float32", recomputed=config.checkpoint_activations)
+    return replace(
+        work, narrow=config.machine.dtype != "float32", recomputed=config.checkpoint_activations
+    )
 
 
 def model_of(config: StageConfig, model: ModelConfig) -> ModelConfig:
@@ -160,7 +174,14 @@ def _pretrain(config: PretrainConfig, model: ModelConfig, layout: Layout) -> Wor
     rows, times = _microbatches(config.batch_rows // layout.data_size, config.microbatch_rows)
     made = Pass("model", True, times, rows, width, width, width, width)
     learns = _learners(model, None, "model")
-    return Work(model, learns, (made,), config.steps, _tokens(made), muon=config.optimizer.algorithm == "muon")
+    return Work(
+        model,
+        learns,
+        (made,),
+        config.steps,
+        _tokens(made),
+        muon=config.optimizer.algorithm == "muon",
+    )
 
 
 def _sft(config: SftConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
@@ -172,12 +193,18 @@ def _sft(config: SftConfig, data: DataSize, model: ModelConfig, layout: Layout) 
     return _learning(config, model, _learners(model, config.lora, "policy"), (made,), steps)
 
 
-def _reward_model(config: RewardModelConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
+def _reward_model(
+    config: RewardModelConfig, data: DataSize, model: ModelConfig, layout: Layout
+) -> Work:
     """Chosen and rejected in one forward; no logits."""
     require_even({"batch_pairs": config.batch_pairs}, layout.ranks)
     model = model_of(config, model)
     pairs, times = _microbatches(config.batch_pairs // layout.data_size, config.microbatch_pairs)
-    made = replace(_reading("reward", True, times, 2 * pairs, config.max_tokens, data), logits=0.0, most_logits=0)
+    made = replace(
+        _reading("reward", True, times, 2 * pairs, config.max_tokens, data),
+        logits=0.0,
+        most_logits=0,
+    )
     steps = _steps(config.epochs, config.batch_pairs, data.rows, config.held_out_fraction)
     return _learning(config, model, _learners(model, config.lora, "reward"), (made,), steps)
 
@@ -203,7 +230,11 @@ def _kto(config: KtoConfig, data: DataSize, model: ModelConfig, layout: Layout) 
 
 
 def _beside_reference(
-    config: DpoConfig | KtoConfig, data: DataSize, model: ModelConfig, forwards: tuple[int, int], steps: int
+    config: DpoConfig | KtoConfig,
+    data: DataSize,
+    model: ModelConfig,
+    forwards: tuple[int, int],
+    steps: int,
 ) -> Work:
     rows, times = forwards
     policy = _reading("policy", True, times, rows, config.max_tokens, data)
@@ -212,10 +243,16 @@ def _beside_reference(
     return _learning(config, model, networks, (policy, reference), steps)
 
 
-def _policy(config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    """Sample, let everybody read what was sampled, then several epochs in minibatches that are never cut smaller. In an update of one step
-    the policy is read once, as it learns."""
-    even = {"prompts_per_update": config.prompts_per_update, "minibatch_rows": config.minibatch_rows}
+def _policy(
+    config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, layout: Layout
+) -> Work:
+    """Sample, let everybody read what was sampled, then several epochs in minibatches that are
+    never cut smaller. In an update of one step the policy is read once, as it learns.
+    """
+    even = {
+        "prompts_per_update": config.prompts_per_update,
+        "minibatch_rows": config.minibatch_rows,
+    }
     require_even(even, layout.ranks)
     model = model_of(config, model)
     learners = ("policy", "critic") if isinstance(config, PpoConfig) else ("policy",)
@@ -231,12 +268,17 @@ def _policy(config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, 
         config.epochs_per_update,
     )
     # Judged in their order, learned from in a random one.
-    in_order, at_random = math.ceil(minibatch / copies), prompts * (1 - (1 - 1 / prompts) ** minibatch)
+    in_order, at_random = (
+        math.ceil(minibatch / copies),
+        prompts * (1 - (1 - 1 / prompts) ** minibatch),
+    )
     sharing = 1 if config.checkpoint_activations else copies  # then every row is read whole
     read = [name for name in (*learners, *frozen) if not (name == "policy" and config.is_one_step)]
     judged = [_of_policy(replace(one, network=name), data, sharing, in_order) for name in read]
     learning = replace(one, learns=True, times=epochs * minibatches)
-    learned = [_of_policy(replace(learning, network=name), data, sharing, at_random) for name in learners]
+    learned = [
+        _of_policy(replace(learning, network=name), data, sharing, at_random) for name in learners
+    ]
     sampled = Sampled(
         rows=prompts * copies,
         prompts=prompts,
@@ -246,12 +288,16 @@ def _policy(config: PpoConfig | GrpoConfig, data: DataSize, model: ModelConfig, 
     if config.sft_mix is not None:
         require_even({"sft_mix.rows": config.sft_mix.rows}, layout.ranks)
         rows = config.sft_mix.rows // layout.data_size
-        mixed = replace(learned[0], rows=rows, logits=longest, most_logits=longest, tokens=longest, shared=None)
+        mixed = replace(
+            learned[0], rows=rows, logits=longest, most_logits=longest, tokens=longest, shared=None
+        )
         learned.append(mixed)
     networks = _learners(model, config.lora, *learners) + _frozen(model, config.lora, *frozen)
     tokens, steps = sampled.rows * one.tokens, epochs * minibatches
     work = Work(model, networks, (*judged, *learned), config.updates, tokens, steps, sampled)
-    return replace(work, adapted=config.lora is not None, muon=config.policy_optimizer.algorithm == "muon")
+    return replace(
+        work, adapted=config.lora is not None, muon=config.policy_optimizer.algorithm == "muon"
+    )
 
 
 def _judges(config: PolicyConfig) -> tuple[str, ...]:
@@ -272,11 +318,23 @@ def _learning(
     steps: int,
 ) -> Work:
     muon = config.optimizer.algorithm == "muon"
-    return Work(model, networks, passes, steps, _tokens(passes[0]), adapted=config.lora is not None, muon=muon)
+    return Work(
+        model,
+        networks,
+        passes,
+        steps,
+        _tokens(passes[0]),
+        adapted=config.lora is not None,
+        muon=muon,
+    )
 
 
-def _reading(network: str, learns: bool, times: int, rows: int, most_tokens: int, data: DataSize) -> Pass:
-    """Prompt and response, with logits of the response; at worst a row is as long as it may be, and all response."""
+def _reading(
+    network: str, learns: bool, times: int, rows: int, most_tokens: int, data: DataSize
+) -> Pass:
+    """Prompt and response, with logits of the response; at worst a row is as long as it may be, and
+    all response.
+    """
     tokens = data.prompt_tokens + data.response_tokens
     if tokens > most_tokens:
         raise ConfigError(
@@ -285,11 +343,15 @@ def _reading(network: str, learns: bool, times: int, rows: int, most_tokens: int
             reason="TOO_LARGE",
             limit=str(most_tokens),
         )
-    return Pass(network, learns, times, rows, tokens, most_tokens, data.response_tokens, most_tokens)
+    return Pass(
+        network, learns, times, rows, tokens, most_tokens, data.response_tokens, most_tokens
+    )
 
 
 def _of_policy(made: Pass, data: DataSize, copies: int, prompts: float) -> Pass:
-    """Policy and reference are asked for log-probabilities, and share prompts; the others read whole rows for a number each."""
+    """Policy and reference are asked for log-probabilities, and share prompts; the others read
+    whole rows for a number each.
+    """
     if made.network not in ("policy", "reference"):
         return replace(made, logits=0.0, most_logits=0)
     return made if copies == 1 else replace(made, shared=Shared(prompts, data.prompt_tokens))
@@ -304,7 +366,9 @@ def _learners(model: ModelConfig, lora: LoraConfig | None, *names: str) -> tuple
 
 
 def _frozen(model: ModelConfig, lora: LoraConfig | None, *names: str) -> tuple[Network, ...]:
-    """With LoRA reference and reward model are views of the decoder that is there; a judge never is."""
+    """With LoRA reference and reward model are views of the decoder that is there; a judge never
+    is.
+    """
     apart = [name for name in names if lora is None or name == "judge"]
     return tuple(Network(name, Role.FROZEN, sizes_of(model).total) for name in apart)
 

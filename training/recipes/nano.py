@@ -19,7 +19,8 @@ from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 128, 40
-# Matrices of 128 gain little from a second thread, and where cores are busy the two wait for each other.
+# Matrices of 128 gain little from a second thread, and where cores are busy the two wait for each
+# other.
 MACHINE = Machine(threads=1)
 
 
@@ -88,7 +89,9 @@ def nano(plan: Plan) -> LoopConfig:
 
 
 def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
-    """Both stand on the incumbent. The judge must: the SFT'd model has seen thumbs that are not the judge's."""
+    """Both stand on the incumbent. The judge must: the SFT'd model has seen thumbs that are not the
+    judge's.
+    """
     return RewardModelConfig(
         model_directory=plan.incumbent_directory,
         data_path=plan.directory("sets") / data,

@@ -1,5 +1,5 @@
-"""The complete config of one turn. A recipe is a function from a Plan to a LoopConfig; combinations that cannot work raise
-here, before anything is trained.
+"""The complete config of one turn. A recipe is a function from a Plan to a LoopConfig; combinations
+that cannot work raise here, before anything is trained.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ TEXTS = Path(__file__).parent / "texts"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a turn makes, out of what, and where. Directories are named by version, so parents in manifests are ids."""
+    """What a turn makes, out of what, and where. Directories are named by version, so parents in
+    manifests are ids.
+    """
 
     version: str
     run_directory: Path
@@ -59,15 +61,28 @@ class LoopConfig:
     gate: GateConfig
     canary: CanaryConfig
     num_workers: int = 1
-    gpus_per_worker: int = 0  # that Ray keeps for each; without any its workers compute on processors
-    fewest_workers: int | None = None  # where the number of workers is elastic, with num_workers as the most
-    rollout_actors: int = 0  # processes beside the workers that sample for PPO; 0: workers sample themselves
+    gpus_per_worker: int = (
+        0  # that Ray keeps for each; without any its workers compute on processors
+    )
+    fewest_workers: int | None = (
+        None  # where the number of workers is elastic, with num_workers as the most
+    )
+    rollout_actors: int = (
+        0  # processes beside the workers that sample for PPO; 0: workers sample themselves
+    )
     checkpoints_in_bucket: bool = False  # that TW_TRAINING_S3_* names, instead of on the volume
-    max_model_bytes: int = 1 << 40  # of the incumbent's weights: full training of a large model would not end
+    max_model_bytes: int = (
+        1 << 40
+    )  # of the incumbent's weights: full training of a large model would not end
 
     def __post_init__(self) -> None:
         self._refuse_uneven()
-        _same("ppo.model_directory", self.ppo.model_directory, "sft.output_directory", self.sft.output_directory)
+        _same(
+            "ppo.model_directory",
+            self.ppo.model_directory,
+            "sft.output_directory",
+            self.sft.output_directory,
+        )
         _same(
             "ppo.reward_model_directory",
             self.ppo.reward_model_directory,
@@ -95,7 +110,9 @@ class LoopConfig:
             )
         if self.ppo.data_path == self.evaluation.held_out_prompts:
             raise ConfigError(
-                "ppo.data_path: held-out prompts are for evaluation alone", field="ppo.data_path", reason="CONFLICT"
+                "ppo.data_path: held-out prompts are for evaluation alone",
+                field="ppo.data_path",
+                reason="CONFLICT",
             )
         if self.gate.kl_ceiling_nats < self.ppo.kl_ceiling_nats:
             raise ConfigError(
@@ -130,7 +147,9 @@ class LoopConfig:
     @property
     def group(self) -> Group:
         """The processes that train."""
-        return Group(self.num_workers, self.gpus_per_worker, self.rollout_actors, self.fewest_workers)
+        return Group(
+            self.num_workers, self.gpus_per_worker, self.rollout_actors, self.fewest_workers
+        )
 
     def on_device(self, device: str) -> LoopConfig:
         """The same turn with every stage on this device."""
@@ -151,7 +170,12 @@ class LoopConfig:
         """The same turn with every stage's lineage filled in."""
 
         def fill(lineage: Lineage) -> Lineage:
-            return replace(lineage, snapshot=snapshot_id, snapshot_sha256=snapshot_sha256, code_commit=code_commit)
+            return replace(
+                lineage,
+                snapshot=snapshot_id,
+                snapshot_sha256=snapshot_sha256,
+                code_commit=code_commit,
+            )
 
         return replace(
             self,
@@ -168,8 +192,9 @@ Recipe = Callable[[Plan], LoopConfig]
 def evaluation_of(
     plan: Plan, texts: str, reward_model_base: Path, sampling: Sampling, machine: Machine
 ) -> EvaluationConfig:
-    """The paths of an evaluation, nearly the same in every recipe; `texts` names its fixed texts and probes. Answers are drawn as users
-    get them: with the preset of chat."""
+    """The paths of an evaluation, nearly the same in every recipe; `texts` names its fixed texts
+    and probes. Answers are drawn as users get them: with the preset of chat.
+    """
     served = read_presets()[Task.CHAT]
     return EvaluationConfig(
         incumbent_directory=plan.incumbent_directory,

@@ -1,7 +1,8 @@
-"""Recipe `small`: LoRA on the small model (Gemma-3-270M with our SFT adapter), two CPU cores, a few hundred thumbs.
-About half an hour.
+"""Recipe `small`: LoRA on the small model (Gemma-3-270M with our SFT adapter), two CPU cores, a few
+hundred thumbs. About half an hour.
 
-Sizes come from measured rates: LoRA trains 150 to 200 tokens a second here with the vocabulary cut to 32k rows (DESIGN 16).
+Sizes come from measured rates: LoRA trains 150 to 200 tokens a second here with the vocabulary cut
+to 32k rows (DESIGN 16).
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def small(plan: Plan) -> LoopConfig:
             MACHINE,
         ),
         gate=GateConfig(kl_ceiling_nats=15.0, retention_rise_bits=0.05, min_ended=0.6),
-        canary=CanaryConfig(share=0.5, poll_seconds=10.0, lease_seconds=300.0, max_seconds=6 * 3600.0),
+        canary=CanaryConfig(
+            share=0.5, poll_seconds=10.0, lease_seconds=300.0, max_seconds=6 * 3600.0
+        ),
     )
 
 

@@ -1,5 +1,5 @@
-"""`python -m training report RUN` and `python -m training compare RUN RUN`. A run is a turn of the loop by its name, or a directory in
-which stages ran.
+"""`python -m training report RUN` and `python -m training compare RUN RUN`. A run is a turn of the
+loop by its name, or a directory in which stages ran.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     """Add both to the command line. state: the options that say where the loop's state is."""
     again = commands.add_parser("report", parents=[state], help="build a run's pages again")
     again.add_argument("run", help="for example nano-1, or a directory in which stages ran")
-    again.add_argument("--dollars-per-worker-hour", type=float, metavar="PRICE", help="what the page's cost is of")
+    again.add_argument(
+        "--dollars-per-worker-hour", type=float, metavar="PRICE", help="what the page's cost is of"
+    )
     again.set_defaults(command=report)
     two = commands.add_parser(
         "compare", parents=[state], help="two runs: what was asked otherwise, and what came of it"
     )
     two.add_argument("first", help="for example nano-1, or a directory in which stages ran")
     two.add_argument("second")
-    two.add_argument("--page", type=Path, metavar="FILE", help="also as a page with curves and samples")
+    two.add_argument(
+        "--page", type=Path, metavar="FILE", help="also as a page with curves and samples"
+    )
     two.set_defaults(command=compare_runs)
 
 
@@ -52,7 +56,11 @@ def report(options: argparse.Namespace) -> int:
         name = directory.name
         descents = trace(runs, Registry(options.state / "models"))
         descent = next(descent for descent in descents if descent.version == name)
-        print(write_report(directory, runs.snapshots / runs.record(name).snapshot, runs.result(name), descent))
+        print(
+            write_report(
+                directory, runs.snapshots / runs.record(name).snapshot, runs.result(name), descent
+            )
+        )
     return 0
 
 
@@ -73,5 +81,7 @@ def _directory(options: argparse.Namespace, run: str) -> Path:
     if Path(run).is_dir():
         return Path(run)
     raise ConfigError(
-        f"run: {run} is no folder, and no turn of the loop under --state {options.state}", field="run", reason="UNKNOWN"
+        f"run: {run} is no folder, and no turn of the loop under --state {options.state}",
+        field="run",
+        reason="UNKNOWN",
     )

@@ -1,5 +1,5 @@
-"""Two runs side by side: what was asked of them otherwise, what came of it, and what it took. Stages are paired by name; two single
-ones are a pair whatever they are called.
+"""Two runs side by side: what was asked of them otherwise, what came of it, and what it took.
+Stages are paired by name; two single ones are a pair whatever they are called.
 """
 
 from __future__ import annotations
@@ -45,24 +45,36 @@ class Pair:
 
     @property
     def kinds(self) -> list[str]:
-        """What their steps say that they are; more than one: little can be compared. None where neither has a step yet."""
-        return list(dict.fromkeys(read.steps[-1].stage for read in (self.first, self.second) if read.steps))
+        """What their steps say that they are; more than one: little can be compared. None where
+        neither has a step yet.
+        """
+        return list(
+            dict.fromkeys(read.steps[-1].stage for read in (self.first, self.second) if read.steps)
+        )
 
     @property
     def differences(self) -> list[Row]:
         """Fields that have another value, and data whose hash is another."""
         rows = list(_different(flat(self.first.record.config), flat(self.second.record.config)))
-        hashes = [{name: hashed[:12] for name, hashed in r.record.data.items()} for r in (self.first, self.second)]
+        hashes = [
+            {name: hashed[:12] for name, hashed in r.record.data.items()}
+            for r in (self.first, self.second)
+        ]
         rows += [Row(f"data: {row.name}", row.first, row.second) for row in _different(*hashes)]
         if self.first.record.code_commit != self.second.record.code_commit:
-            rows.append(Row("code", self.first.record.code_commit[:12], self.second.record.code_commit[:12]))
+            rows.append(
+                Row("code", self.first.record.code_commit[:12], self.second.record.code_commit[:12])
+            )
         return rows
 
     @property
     def figures(self) -> list[Row]:
         """What people ask for first comes first."""
         ends = [_last(read) for read in (self.first, self.second)]
-        names = [*(name for name in FIRST if name in ends[0] | ends[1]), *sorted((ends[0] | ends[1]).keys() - {*FIRST})]
+        names = [
+            *(name for name in FIRST if name in ends[0] | ends[1]),
+            *sorted((ends[0] | ends[1]).keys() - {*FIRST}),
+        ]
         return [Row(name, *(figure(end.get(name, MISSING)) for end in ends)) for name in names]
 
     @property
@@ -73,23 +85,39 @@ class Pair:
             Row("steps", *(f"{len(read.steps):,}" for read in reads)),
             Row("time", *(duration(read.cost.seconds) for read in reads)),
             Row("worker time", *(duration(read.cost.worker_seconds) for read in reads)),
-            Row("peak memory of the first worker", *(f"{read.cost.memory_bytes / 2**20:,.0f} MiB" for read in reads)),
+            Row(
+                "peak memory of the first worker",
+                *(f"{read.cost.memory_bytes / 2**20:,.0f} MiB" for read in reads),
+            ),
         ]
         speeds = [read.cost.tokens_per_second for read in reads]
-        return [*rows, Row("tokens a second", *(MISSING if speed is None else f"{speed:,.0f}" for speed in speeds))]
+        return [
+            *rows,
+            Row(
+                "tokens a second",
+                *(MISSING if speed is None else f"{speed:,.0f}" for speed in speeds),
+            ),
+        ]
 
     @property
     def curves(self) -> Curves:
         """Both runs in each chart."""
         names = ("first", "second") if self.first.version == self.second.version else ("", "")
-        labels = [name or read.version for name, read in zip(names, (self.first, self.second), strict=True)]
+        labels = [
+            name or read.version
+            for name, read in zip(names, (self.first, self.second), strict=True)
+        ]
         return curves(dict(zip(labels, (self.first.course, self.second.course), strict=True)))
 
     @property
     def samples(self) -> list[tuple[Sample, Sample]]:
         """What both wrote last to the same beginning."""
-        ends = [{sample.prompt: sample for sample in read.samples} for read in (self.first, self.second)]
-        return [(sample, ends[1][prompt]) for prompt, sample in ends[0].items() if prompt in ends[1]]
+        ends = [
+            {sample.prompt: sample for sample in read.samples} for read in (self.first, self.second)
+        ]
+        return [
+            (sample, ends[1][prompt]) for prompt, sample in ends[0].items() if prompt in ends[1]
+        ]
 
 
 def compare(first: Path, second: Path) -> list[Pair]:
@@ -111,7 +139,11 @@ def compare(first: Path, second: Path) -> list[Pair]:
     if len(reads[0]) == len(reads[1]) == 1:
         return [Pair(reads[0][0].record.name, reads[0][0], reads[1][0])]
     others = {read.record.name: read for read in reads[1]}
-    pairs = [Pair(read.record.name, read, others[read.record.name]) for read in reads[0] if read.record.name in others]
+    pairs = [
+        Pair(read.record.name, read, others[read.record.name])
+        for read in reads[0]
+        if read.record.name in others
+    ]
     if not pairs:
         names = [", ".join(read.record.name for read in found) for found in reads]
         raise ComparisonError(
@@ -149,7 +181,9 @@ def _different(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[
     for name in dict.fromkeys([*first, *second]):
         values = [fields.get(name, MISSING) for fields in (first, second)]
         if values[0] != values[1]:
-            yield Row(name, *("none" if value is None else figure(value) for value in values))  # null: it was asked so
+            yield Row(
+                name, *("none" if value is None else figure(value) for value in values)
+            )  # null: it was asked so
 
 
 def _last(read: StageRead) -> dict[str, float]:
@@ -160,7 +194,11 @@ def _last(read: StageRead) -> dict[str, float]:
 def _lines(pair: Pair) -> Iterator[str]:
     name = pair.name if len(pair.kinds) < 2 else f"different stages, {' | '.join(pair.kinds)}"
     yield f"{name}: {pair.first.version} ({pair.first.standing}) | {pair.second.version} ({pair.second.standing})"
-    for title, rows in (("asked otherwise", pair.differences), ("at the end", pair.figures), ("took", pair.costs)):
+    for title, rows in (
+        ("asked otherwise", pair.differences),
+        ("at the end", pair.figures),
+        ("took", pair.costs),
+    ):
         yield f"  {title}{'' if rows else ': nothing'}"
         wide = max((len(row.name) for row in rows), default=0)
         for row in rows:

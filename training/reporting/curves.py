@@ -1,6 +1,7 @@
 """Series of numbers as the points of an SVG polyline; the template draws them. Pixels, y downwards.
 
-Of a stage's many figures those that people ask for first come first; the page folds the others away.
+Of a stage's many figures those that people ask for first come first; the page folds the others
+away.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ WIDTH, HEIGHT, PAD = 300, 110, 4
 MAX_POINTS = 300  # more than one a pixel only makes the file large
 FIRST = (
     *("loss", "bits_per_byte", "held_out_loss", "accuracy", "held_out_accuracy"),
-    *("score", "gold_score", "reward", "kl", "response_tokens", "entropy", "eos_rate", "clip_fraction"),
+    *(
+        "score",
+        "gold_score",
+        "reward",
+        "kl",
+        "response_tokens",
+        "entropy",
+        "eos_rate",
+        "clip_fraction",
+    ),
     *("explained_variance", "zero_variance_groups", "margin", "up_reward", "down_reward"),
 )
 
@@ -50,12 +60,16 @@ class Curves:
 
 
 def curves(courses: Mapping[str, Sequence[Progress]]) -> Curves:
-    """Every figure over the steps, a line a run. courses: steps by the run's name; with one alone each line has the figure's name."""
+    """Every figure over the steps, a line a run. courses: steps by the run's name; with one alone
+    each line has the figure's name.
+    """
     names = {name: None for steps in courses.values() for step in steps for name in step.metrics}
     charts = {}
     for name in names:
         lines = {
-            (run if len(courses) > 1 else name): [(s.step, s.metrics[name]) for s in steps if name in s.metrics]
+            (run if len(courses) > 1 else name): [
+                (s.step, s.metrics[name]) for s in steps if name in s.metrics
+            ]
             for run, steps in courses.items()
         }
         if drawn := chart(name, lines):
@@ -66,23 +80,33 @@ def curves(courses: Mapping[str, Sequence[Progress]]) -> Curves:
 
 def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart | None:
     """A chart of (x, y) points by name; None where there is nothing to draw."""
-    kept = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
+    kept = {
+        name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()
+    }
     kept = {name: points for name, points in kept.items() if points}
     if not kept:
         return None
     xs = [x for points in kept.values() for x, _ in points]
     ys = [y for points in kept.values() for _, y in points]
     left, right, low, high = min(xs), max(xs), min(ys), max(ys)
-    lines = tuple(Line(name, _points(points, left, right, low, high)) for name, points in kept.items())
+    lines = tuple(
+        Line(name, _points(points, left, right, low, high)) for name, points in kept.items()
+    )
     newest = ", ".join(f"{points[-1][1]:.4g}" for points in kept.values())
     return Chart(title, lines, f"{low:.4g}", f"{high:.4g}", f"{left:g}", f"{right:g}", newest)
 
 
-def _points(points: Sequence[tuple[float, float]], left: float, right: float, low: float, high: float) -> str:
+def _points(
+    points: Sequence[tuple[float, float]], left: float, right: float, low: float, high: float
+) -> str:
     stride = max(1, len(points) // MAX_POINTS)
-    thinned = [*points[::stride], points[-1]]  # a single point is drawn too: the round ends of a line of no length
+    thinned = [
+        *points[::stride],
+        points[-1],
+    ]  # a single point is drawn too: the round ends of a line of no length
     return " ".join(
-        f"{_scale(x, left, right, WIDTH):.1f},{HEIGHT - _scale(y, low, high, HEIGHT):.1f}" for x, y in thinned
+        f"{_scale(x, left, right, WIDTH):.1f},{HEIGHT - _scale(y, low, high, HEIGHT):.1f}"
+        for x, y in thinned
     )
 
 

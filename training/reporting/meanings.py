@@ -1,4 +1,6 @@
-"""What figures of a manifest's report mean that are often misread, by their names; and how one comes to be known that is not."""
+"""What figures of a manifest's report mean that are often misread, by their names; and how one
+comes to be known that is not.
+"""
 
 _BOUND = "of the 95 % interval, for prompts and not pairs as independent"
 MEANINGS = {

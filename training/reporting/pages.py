@@ -1,5 +1,6 @@
-"""One HTML file without scripts and without requests; every word in it goes through the template's escaping, since models and users wrote
-some of them. templates/page.html.jinja is what all pages look like.
+"""One HTML file without scripts and without requests; every word in it goes through the template's
+escaping, since models and users wrote some of them. templates/page.html.jinja is what all pages
+look like.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def write_page(path: Path, template: str, facts: Mapping[str, object]) -> Path:
 def figure(value: object) -> str:
     """A number as people read it; a table in a table as "name value, name value"."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(name).replace('_', ' ')} {figure(item)}" for name, item in value.items())
+        return ", ".join(
+            f"{str(name).replace('_', ' ')} {figure(item)}" for name, item in value.items()
+        )
     if value is None:
         return "unknown"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -41,7 +44,9 @@ def figure(value: object) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
     )
     environment.filters["figure"] = figure
     environment.globals |= {"width": WIDTH, "height": HEIGHT}

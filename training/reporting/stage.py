@@ -1,6 +1,8 @@
-"""report.html of one stage's run, built from what lies in its directory: while it learns, when it ended, and where it failed.
+"""report.html of one stage's run, built from what lies in its directory: while it learns, when it
+ended, and where it failed.
 
-What it took is added up over every time that it was begun, steps that were lost to a kill included: they were paid for.
+What it took is added up over every time that it was begun, steps that were lost to a kill included:
+they were paid for.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ TOKENS = "tokens"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took, all its starts together. tokens: None where the stage counts none. repeated_steps: taken again after a kill."""
+    """What a run took, all its starts together. tokens: None where the stage counts none.
+    repeated_steps: taken again after a kill.
+    """
 
     seconds: float
     worker_seconds: float
@@ -56,7 +60,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageRead:
-    """A stage's directory, read. steps: each once. output: None until the stage has ended. failure: why it ended without one, or ""."""
+    """A stage's directory, read. steps: each once. output: None until the stage has ended. failure:
+    why it ended without one, or "".
+    """
 
     directory: Path
     record: StageRecord
@@ -73,7 +79,9 @@ class StageRead:
 
     @property
     def course(self) -> list[Progress]:
-        """The steps, after one for what was measured before the first: figures of which the manifest tells the value `before` too."""
+        """The steps, after one for what was measured before the first: figures of which the
+        manifest tells the value `before` too.
+        """
         report = self.output.report if self.output else {}
         known = {name: report.get(f"{name}_before") for step in self.steps for name in step.metrics}
         before = {name: value for name, value in known.items() if value is not None}
@@ -115,8 +123,14 @@ def read_stage(directory: Path) -> StageRead | None:
 
 
 def read_stages(directory: Path) -> list[StageRead]:
-    """Of a directory that is a stage's, or that holds some, at most three levels below (a loop's run, a recipe's folder): as they began."""
-    found = {path.parent for depth in ("", "*/", "*/*/", "*/*/*/") for path in directory.glob(depth + RECORD)}
+    """Of a directory that is a stage's, or that holds some, at most three levels below (a loop's
+    run, a recipe's folder): as they began.
+    """
+    found = {
+        path.parent
+        for depth in ("", "*/", "*/*/", "*/*/*/")
+        for path in directory.glob(depth + RECORD)
+    }
     read = [stage for path in sorted(found) if (stage := read_stage(path)) is not None]
     return sorted(read, key=lambda stage: stage.record.starts[0].time)
 
@@ -125,7 +139,8 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
     """Build the page; None where no stage began.
 
     Args:
-        price: dollars for a worker's hour; else what TW_TRAINING_DOLLARS_PER_WORKER_HOUR says, if anything.
+        price: dollars for a worker's hour; else what TW_TRAINING_DOLLARS_PER_WORKER_HOUR says, if
+            anything.
 
     Raises:
         ValueError: the variable is no such number.
@@ -148,7 +163,9 @@ def write_stage_page(directory: Path, price: float | None = None) -> Path | None
 
 
 def made(report: Mapping[str, Any]) -> dict[str, str]:
-    """The manifest's figures in words, what they mean beside those that are often misread; what is empty says nothing."""
+    """The manifest's figures in words, what they mean beside those that are often misread; what is
+    empty says nothing.
+    """
     rows = {}
     for name, value in report.items():
         meaning = (UNKNOWN if value is None else MEANINGS).get(name, "")
@@ -161,9 +178,12 @@ def took(read: StageRead, price: float | None) -> dict[str, str]:
     """Rows of the table of costs, in words."""
     cost = read.cost
     rows = {
-        "steps": f"{len(read.steps):,}" + (f", {cost.repeated_steps} taken again" if cost.repeated_steps else ""),
+        "steps": f"{len(read.steps):,}"
+        + (f", {cost.repeated_steps} taken again" if cost.repeated_steps else ""),
         "time": duration(cost.seconds),
-        "time a step": duration(cost.seconds / (len(read.steps) + cost.repeated_steps)) if read.steps else "unknown",
+        "time a step": duration(cost.seconds / (len(read.steps) + cost.repeated_steps))
+        if read.steps
+        else "unknown",
         "worker time": duration(cost.worker_seconds),
         "processor time of the first worker": duration(cost.processor_seconds),
         "peak memory of the first worker": f"{cost.memory_bytes / 2**20:,.0f} MiB",
@@ -171,14 +191,18 @@ def took(read: StageRead, price: float | None) -> dict[str, str]:
     if cost.tokens is not None:
         rows["tokens"] = f"{cost.tokens:,.0f}"
     if cost.tokens_per_second is not None:
-        rows["tokens a second, all that is between steps included"] = f"{cost.tokens_per_second:,.0f}"
+        rows["tokens a second, all that is between steps included"] = (
+            f"{cost.tokens_per_second:,.0f}"
+        )
     if (dollars := cost.dollars(price)) is not None:
         rows["cost"] = f"${dollars:,.2f} at ${price:g} a worker's hour"
     return rows
 
 
 def cost_of(lines: Sequence[Line]) -> Cost:
-    """Each start counts up from 0, so what it took is its last line's; where less has passed than on the line before, another begins."""
+    """Each start counts up from 0, so what it took is its last line's; where less has passed than
+    on the line before, another begins.
+    """
     starts = [[line.effort for line in lines[:1]]]
     for before, line in pairwise(lines):
         if line.effort.elapsed_seconds < before.effort.elapsed_seconds:
@@ -228,14 +252,17 @@ def duration(seconds: float) -> str:
 
 
 def _over_time(samples: Sequence[Sample]) -> list[tuple[str, Sequence[Sample]]]:
-    """By prompt, in the prompts' order: what was written to it, from the first step to the last. Prompts that came once, as policies draw
-    other ones in each update, stand together under ""."""
+    """By prompt, in the prompts' order: what was written to it, from the first step to the last.
+    Prompts that came once, as policies draw other ones in each update, stand together under "".
+    """
     by_prompt: dict[str, list[Sample]] = {}
     for sample in samples:
         by_prompt.setdefault(sample.prompt, []).append(sample)
     once = [written[0] for written in by_prompt.values() if len(written) == 1]
     often = [
-        (prompt, thinned(written, MOST_SAMPLED_STEPS)) for prompt, written in by_prompt.items() if len(written) > 1
+        (prompt, thinned(written, MOST_SAMPLED_STEPS))
+        for prompt, written in by_prompt.items()
+        if len(written) > 1
     ]
     return [*often, ("", thinned(once, MOST_SAMPLES))] if once else often
 

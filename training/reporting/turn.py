@@ -22,7 +22,9 @@ TEMPLATE = "turn.html.jinja"
 MAX_SAMPLES = 24
 
 
-def write_report(run_directory: Path, snapshot_directory: Path, result: RunResult | None, descent: Descent) -> Path:
+def write_report(
+    run_directory: Path, snapshot_directory: Path, result: RunResult | None, descent: Descent
+) -> Path:
     """Build the page from the run's files; whatever the run has not reached is left out."""
     record = json.loads((run_directory / RECORD).read_text())
     version = record["version"]
@@ -57,10 +59,16 @@ def _canary_charts(path: Path) -> list[Chart]:
         for arm in ("candidate", "incumbent")
     }
     evidence = {
-        name: [(number, math.log10(max(look[name], 1e-6))) for number, look in enumerate(looks, start=1)]
+        name: [
+            (number, math.log10(max(look[name], 1e-6)))
+            for number, look in enumerate(looks, start=1)
+        ]
         for name in ("e_better", "e_worse")
     }
-    charts = [chart("share of thumbs up, by look", rates), chart("log10 of the evidence, by look", evidence)]
+    charts = [
+        chart("share of thumbs up, by look", rates),
+        chart("log10 of the evidence, by look", evidence),
+    ]
     return [drawn for drawn in charts if drawn is not None]
 
 

@@ -1,6 +1,8 @@
-"""How much better a response did than expected: by a critic (GAE, for PPO) or by its group (GRPO). Blind to what is masked.
+"""How much better a response did than expected: by a critic (GAE, for PPO) or by its group (GRPO).
+Blind to what is masked.
 
-Shapes: B batch, R response tokens, P prompts, G responses to each. values_BR[:, t] is the value of the state *before* response
+Shapes: B batch, R response tokens, P prompts, G responses to each. values_BR[:, t] is the value of
+    the state *before* response
 token t. Rows of a group stand side by side.
 """
 
@@ -17,9 +19,11 @@ GROUP_EPSILON = 1e-4  # TRL's; scores of verifiers are 0 or 1
 def gae(
     rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, discount: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns (arXiv 1506.02438), [B, R] each, 0 where masked. Nothing is bootstrapped past the last real token.
+    """Advantages and returns (arXiv 1506.02438), [B, R] each, 0 where masked. Nothing is
+    bootstrapped past the last real token.
 
-    delta_t = r_t + discount v_{t+1} - v_t;  A_t = delta_t + discount lambda A_{t+1};  return_t = A_t + v_t
+    delta_t = r_t + discount v_{t+1} - v_t;  A_t = delta_t + discount lambda A_{t+1};  return_t =
+    A_t + v_t
     """
     rewards_BR, values_BR = rewards_BR * mask_BR, values_BR * mask_BR
     advantages_BR = torch.zeros_like(rewards_BR)
@@ -42,23 +46,30 @@ def whiten(values_BR: Tensor, mask_BR: Tensor, ranks: Ranks) -> Tensor:
     return whitened_BR
 
 
-def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, ranks: Ranks) -> float:
-    """1 - var(return - value) / var(return) over real tokens of all ranks: 1 is a perfect critic, 0 one that knows nothing."""
+def explained_variance(
+    values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, ranks: Ranks
+) -> float:
+    """1 - var(return - value) / var(return) over real tokens of all ranks: 1 is a perfect critic, 0
+    one that knows nothing.
+    """
     real_BR = mask_BR.bool()
     parts = (returns_BR[real_BR].double(), (returns_BR - values_BR)[real_BR].double())
     sums = torch.stack([moment for part in parts for moment in (part.sum(), part.square().sum())])
     count, *moments = ranks.sum(torch.cat((real_BR.sum().double()[None], sums))).tolist()
     returns, errors = (
-        square / count - (total / count) ** 2 for total, square in zip(*[iter(moments)] * 2, strict=True)
+        square / count - (total / count) ** 2
+        for total, square in zip(*[iter(moments)] * 2, strict=True)
     )
     return 1 - errors / returns if returns > 1e-12 else 0.0
 
 
 def group_advantages(scores_B: Tensor, group: int, standardise: bool) -> Tensor:
-    """Score less the mean of its group, [B]; divided by the group's standard deviation with `standardise` (GRPO, arXiv 2402.03300),
-    as it is without (Dr. GRPO, arXiv 2503.20783: the division makes questions that are nearly always or never solved count most).
+    """Score less the mean of its group, [B]; divided by the group's standard deviation with
+    `standardise` (GRPO, arXiv 2402.03300), as it is without (Dr. GRPO, arXiv 2503.20783: the
+    division makes questions that are nearly always or never solved count most).
 
-    A group that all did alike gets zeros. The deviation is the unbiased one, as everybody computes it.
+    A group that all did alike gets zeros. The deviation is the unbiased one, as everybody computes
+    it.
     """
     scores_PG = scores_B.view(-1, group)
     advantages_PG = scores_PG - scores_PG.mean(dim=1, keepdim=True)
@@ -68,6 +79,8 @@ def group_advantages(scores_B: Tensor, group: int, standardise: bool) -> Tensor:
 
 
 def undecided_groups(scores_B: Tensor, group: int) -> Tensor:
-    """True for each row whose group did not all get one score: only those teach anything, [B]. DAPO's filter (arXiv 2503.14476)."""
+    """True for each row whose group did not all get one score: only those teach anything, [B].
+    DAPO's filter (arXiv 2503.14476).
+    """
     scores_PG = scores_B.view(-1, group)
     return (scores_PG != scores_PG[:, :1]).any(dim=1).repeat_interleave(group)

@@ -1,4 +1,5 @@
-"""What one update learns from: a rollout judged by everybody. PPO and GRPO make advantages of it, each in its own way.
+"""What one update learns from: a rollout judged by everybody. PPO and GRPO make advantages of it,
+each in its own way.
 
 Shapes: B rows, R response columns, N real response tokens, V vocabulary.
 """
@@ -23,8 +24,9 @@ from training.rl.scores import Score, TellsFigures
 
 @dataclass(frozen=True)
 class Judging:
-    """How a rollout is judged. rows: responses in one forward, which bounds the memory for logits. importance_cap: None where the
-    sampler is exact. gold: a second judge that nothing is learned from. verifier: whose verdicts the scores are, if it tells of them.
+    """How a rollout is judged. rows: responses in one forward, which bounds the memory for logits.
+    importance_cap: None where the sampler is exact. gold: a second judge that nothing is learned
+    from. verifier: whose verdicts the scores are, if it tells of them.
     keeps_graph: the update is one step, so what is read here, in one forward, is learned from.
     """
 
@@ -40,8 +42,9 @@ class Judging:
 
 @dataclass(frozen=True)
 class Opinions:
-    """[B, R] are 0 where masked. fresh_BR: log_probs_BR with its graph, None where it was not kept. reference_BR: None where no reference
-    was asked. figures: means over all ranks."""
+    """[B, R] are 0 where masked. fresh_BR: log_probs_BR with its graph, None where it was not kept.
+    reference_BR: None where no reference was asked. figures: means over all ranks.
+    """
 
     log_probs_BR: Tensor
     fresh_BR: Tensor | None
@@ -53,8 +56,10 @@ class Opinions:
 
 @dataclass(frozen=True)
 class Experience:
-    """[B, R] are 0 where masked. mask_BR: tokens to learn from, all of the response's or none. scores_B: for people who read samples.
-    fresh_BR: as Opinions'."""
+    """[B, R] are 0 where masked. mask_BR: tokens to learn from, all of the response's or none.
+    scores_B: for people who read samples.
+    fresh_BR: as Opinions'.
+    """
 
     rollout: Rollout
     mask_BR: Tensor
@@ -78,11 +83,18 @@ E = TypeVar("E", bound=Experience)
 
 
 @torch.no_grad()
-def opinions(policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging) -> Opinions:
+def opinions(
+    policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging
+) -> Opinions:
     """Log-probs recomputed by the trainer, the reference's, scores, and how the policy is doing."""
-    parts = [_part(policy, reference, rollout.rows(rows), judging) for rows in in_parts(rollout, judging.rows)]
+    parts = [
+        _part(policy, reference, rollout.rows(rows), judging)
+        for rows in in_parts(rollout, judging.rows)
+    ]
     with torch.set_grad_enabled(judging.keeps_graph):
-        fresh_BR, reference_BR, scores_B, entropy_N, gold_B = (torch.cat(part) for part in zip(*parts, strict=True))
+        fresh_BR, reference_BR, scores_B, entropy_N, gold_B = (
+            torch.cat(part) for part in zip(*parts, strict=True)
+        )
     log_probs_BR, kept_BR = fresh_BR.detach(), fresh_BR if judging.keeps_graph else None
     mask_BR = rollout.response_mask_BR
     values = {
@@ -94,9 +106,14 @@ def opinions(policy: Backbone, reference: Backbone | None, rollout: Rollout, jud
     }
     correction_BR = torch.ones_like(log_probs_BR)
     if judging.importance_cap is not None:
-        correction_BR = truncated_importance(log_probs_BR, rollout.log_probs_BR, judging.importance_cap)
+        correction_BR = truncated_importance(
+            log_probs_BR, rollout.log_probs_BR, judging.importance_cap
+        )
         real_N = correction_BR[mask_BR.bool()]
-        values |= {"importance": real_N, "importance_capped": (real_N >= judging.importance_cap).float()}
+        values |= {
+            "importance": real_N,
+            "importance_capped": (real_N >= judging.importance_cap).float(),
+        }
     if reference is not None:
         values["kl"] = sequence_kl(log_probs_BR, reference_BR, mask_BR)
     if judging.gold is not None:
@@ -107,7 +124,9 @@ def opinions(policy: Backbone, reference: Backbone | None, rollout: Rollout, jud
 
 
 def fresh_log_probs(policy: Backbone, part: Experience, temperature: float) -> Tensor:
-    """Log-probs of the policy as it is now, with their graph: read again, unless it has not changed since it was judged."""
+    """Log-probs of the policy as it is now, with their graph: read again, unless it has not changed
+    since it was judged.
+    """
     if part.fresh_BR is not None:
         return part.fresh_BR
     log_probs_BR, _ = response_log_probs(policy, part.rollout, temperature)
@@ -122,26 +141,47 @@ def in_parts(rollout: Rollout, rows: int) -> Iterator[Tensor]:
 def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
     """Mean of each over the entries of all ranks."""
     counts = torch.tensor([float(value.numel()) for value in values.values()])
-    sums = ranks.sum(torch.stack((torch.stack([value.sum().float() for value in values.values()]), counts), dim=1))
+    sums = ranks.sum(
+        torch.stack(
+            (torch.stack([value.sum().float() for value in values.values()]), counts), dim=1
+        )
+    )
     return {name: total / count for name, (total, count) in zip(values, sums.tolist(), strict=True)}
 
 
 def _verdicts(judging: Judging) -> dict[str, float]:
-    """Mean of each rank's shares: all judge equally many rows. Of those that read the same rows only one has asked."""
+    """Mean of each rank's shares: all judge equally many rows. Of those that read the same rows
+    only one has asked.
+    """
     if judging.verifier is None:
         return {}
     shares = judging.verifier.take_figures()
     sums = judging.ranks.sum(judging.ranks.agree(torch.tensor(list(shares.values()))))
-    return {name: total / judging.ranks.data_size for name, total in zip(shares, sums.tolist(), strict=True)}
+    return {
+        name: total / judging.ranks.data_size
+        for name, total in zip(shares, sums.tolist(), strict=True)
+    }
 
 
-def _part(policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging) -> tuple[Tensor, ...]:
-    """The policy's graph, if it is kept, is made last: nobody reads beside it, so it takes no more memory than learning does."""
+def _part(
+    policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging
+) -> tuple[Tensor, ...]:
+    """The policy's graph, if it is kept, is made last: nobody reads beside it, so it takes no more
+    memory than learning does.
+    """
     scores_B = judging.score(rollout)
     gold_B = torch.zeros_like(scores_B) if judging.gold is None else judging.gold(rollout)
     reference_BR = torch.zeros(rollout.response_mask_BR.shape)
     if reference is not None:
-        reference_BR = response_log_probs(reference, rollout, judging.temperature)[0]  # no name holds its logits
+        reference_BR = response_log_probs(reference, rollout, judging.temperature)[
+            0
+        ]  # no name holds its logits
     with torch.set_grad_enabled(judging.keeps_graph):
         log_probs_BR, logits_NV = response_log_probs(policy, rollout, judging.temperature)
-    return log_probs_BR, reference_BR, scores_B, token_entropy(logits_NV, judging.temperature), gold_B
+    return (
+        log_probs_BR,
+        reference_BR,
+        scores_B,
+        token_entropy(logits_NV, judging.temperature),
+        gold_B,
+    )

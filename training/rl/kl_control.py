@@ -16,7 +16,8 @@ class KlConfig:
 
     Attributes:
         initial: what a nat of KL to the reference costs in reward (beta), at least 0
-        target_nats: KL a response that the cost is adjusted to keep, above 0; none: the cost stays as it is
+        target_nats: KL a response that the cost is adjusted to keep, above 0; none: the cost stays
+            as it is
         horizon_samples: responses in which that adjustment happens, at least 1; more: slower
     """
 
@@ -28,12 +29,16 @@ class KlConfig:
         check_ranges(self)
         if self.target_nats is not None and self.initial == 0:
             raise ConfigError(
-                "initial: 0 is what it stays, whatever target_nats is", field="initial", reason="CONFLICT"
+                "initial: 0 is what it stays, whatever target_nats is",
+                field="initial",
+                reason="CONFLICT",
             )
 
 
 def next_beta(beta: float, measured_nats: float, samples: int, config: KlConfig) -> float:
-    """beta after an update that saw `samples` responses: beta (1 + clip(KL / target - 1, +-0.2) samples / horizon)."""
+    """beta after an update that saw `samples` responses: beta (1 + clip(KL / target - 1, +-0.2)
+    samples / horizon).
+    """
     if config.target_nats is None:
         return beta
     error = measured_nats / config.target_nats - 1

@@ -12,8 +12,9 @@ from training.data.examples import PairExample
 def estimate_label_noise(pairs: Sequence[PairExample]) -> float | None:
     """Share of flipped labels, from pairs that were judged more than once. None where none was.
 
-    Two independent labels with flip rate e disagree with probability 2 e (1 - e); the disagreement seen is solved for e.
-    Pairs that people truly split on count as noise, as they do for any judge. Ties and pairs of one text are no labels of an order.
+    Two independent labels with flip rate e disagree with probability 2 e (1 - e); the disagreement
+    seen is solved for e. Pairs that people truly split on count as noise, as they do for any judge.
+    Ties and pairs of one text are no labels of an order.
     """
     votes: defaultdict[tuple[str, tuple[str, ...]], list[bool]] = defaultdict(list)
     for pair in (pair for pair in pairs if pair.is_decided):

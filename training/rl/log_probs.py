@@ -1,5 +1,5 @@
-"""Log-probabilities of chosen tokens, for every stage in one way: the head runs on the places that are asked for alone, as logits of
-all would take most of the memory.
+"""Log-probabilities of chosen tokens, for every stage in one way: the head runs on the places that
+are asked for alone, as logits of all would take most of the memory.
 
 Shapes: B rows, T columns, N chosen places, D hidden, V vocabulary.
 """
@@ -17,15 +17,25 @@ Chosen = Tensor | tuple[Tensor, ...]
 
 
 def chosen_log_probs(
-    decoder: Decoder, states_BTD: Tensor, targets_BT: Tensor, chosen: Chosen, temperature: float = 1.0
+    decoder: Decoder,
+    states_BTD: Tensor,
+    targets_BT: Tensor,
+    chosen: Chosen,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each chosen target in the state that stands at its place, [N]; and those places' logits, [N, V]."""
+    """Log-probability of each chosen target in the state that stands at its place, [N]; and those
+    places' logits, [N, V].
+    """
     logits_NV = decoder.logits(states_BTD[chosen])
     return token_log_probs(logits_NV, targets_BT[chosen], temperature), logits_NV
 
 
-def next_token_log_probs(decoder: Decoder, hidden_BTD: Tensor, ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
-    """Log-probability of each chosen token given what is before it, [N]. chosen_BT: booleans; the first column's do not count."""
+def next_token_log_probs(
+    decoder: Decoder, hidden_BTD: Tensor, ids_BT: Tensor, chosen_BT: Tensor
+) -> Tensor:
+    """Log-probability of each chosen token given what is before it, [N]. chosen_BT: booleans; the
+    first column's do not count.
+    """
     log_probs_N, _ = chosen_log_probs(decoder, hidden_BTD[:, :-1], ids_BT[:, 1:], chosen_BT[:, 1:])
     return log_probs_N
 

@@ -1,5 +1,5 @@
-"""Losses of SFT, reward model, DPO, KTO, PPO and GRPO. Each is a sum over a count that the caller gives: the count is the whole batch's,
-over all ranks and microbatches, never a mean of means.
+"""Losses of SFT, reward model, DPO, KTO, PPO and GRPO. Each is a sum over a count that the caller
+gives: the count is the whole batch's, over all ranks and microbatches, never a mean of means.
 
 Shapes: B batch, R response tokens, N selected tokens, V vocabulary.
 """
@@ -26,8 +26,9 @@ def token_log_probs(logits_NV: Tensor, targets_N: Tensor, temperature: float = 1
 
 @torch.no_grad()
 def token_entropy(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy of each position's distribution in nats, [N]. A figure without gradient: a graph that is kept meanwhile leaves no room for
-    three more of [N, V]."""
+    """Entropy of each position's distribution in nats, [N]. A figure without gradient: a graph that
+    is kept meanwhile leaves no room for three more of [N, V].
+    """
     log_probs_NV = (logits_NV.float() / temperature).log_softmax(-1)
     return -log_probs_NV.exp().mul_(log_probs_NV).sum(-1)
 
@@ -37,42 +38,65 @@ def weighted_cross_entropy(log_probs_N: Tensor, weights_N: Tensor, weight_total:
     return -(log_probs_N * weights_N).sum() / weight_total
 
 
-def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int) -> Tensor:
-    """-log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952; margin as in Llama 2, arXiv 2307.09288). A tie is cross-entropy
-    with a label of one half."""
+def bradley_terry(
+    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int
+) -> Tensor:
+    """-log sigmoid(chosen - rejected - margin) (Bradley and Terry 1952; margin as in Llama 2, arXiv
+    2307.09288). A tie is cross-entropy with a label of one half.
+    """
     gap_B = chosen_B - rejected_B
-    return by_order(-F.logsigmoid(gap_B - margin_B), -F.logsigmoid(-gap_B - margin_B), tie_B).sum() / pairs
+    return (
+        by_order(-F.logsigmoid(gap_B - margin_B), -F.logsigmoid(-gap_B - margin_B), tie_B).sum()
+        / pairs
+    )
 
 
-def margin_ranking(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int) -> Tensor:
-    """max(0, margin - (chosen - rejected)). A pair without a margin gets 1, or there would be nothing to learn from it. A tie pulls scores
-    that are further apart than that, with half the force."""
-    wanted_B, gap_B = torch.where(margin_B > 0, margin_B, torch.ones_like(margin_B)), chosen_B - rejected_B
-    return by_order((wanted_B - gap_B).clamp(min=0), (wanted_B + gap_B).clamp(min=0), tie_B).sum() / pairs
+def margin_ranking(
+    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, tie_B: Tensor, pairs: int
+) -> Tensor:
+    """max(0, margin - (chosen - rejected)). A pair without a margin gets 1, or there would be
+    nothing to learn from it. A tie pulls scores that are further apart than that, with half the
+    force.
+    """
+    wanted_B, gap_B = (
+        torch.where(margin_B > 0, margin_B, torch.ones_like(margin_B)),
+        chosen_B - rejected_B,
+    )
+    return (
+        by_order((wanted_B - gap_B).clamp(min=0), (wanted_B + gap_B).clamp(min=0), tie_B).sum()
+        / pairs
+    )
 
 
 def by_order(won_B: Tensor, lost_B: Tensor, tie_B: Tensor) -> Tensor:
-    """The loss of the order that a pair has; of a tie both orders by halves: its label is uniform (Christiano et al. 2017, arXiv
-    1706.03741, section 2.2), [B]."""
+    """The loss of the order that a pair has; of a tie both orders by halves: its label is uniform
+    (Christiano et al. 2017, arXiv 1706.03741, section 2.2), [B].
+    """
     return torch.where(tie_B, (won_B + lost_B) / 2, won_B)
 
 
 def centring(chosen_B: Tensor, rejected_B: Tensor, pairs: int) -> Tensor:
-    """(chosen + rejected)^2: keeps scores around 0 without touching their differences (arXiv 2312.09244)."""
+    """(chosen + rejected)^2: keeps scores around 0 without touching their differences (arXiv
+    2312.09244).
+    """
     return (chosen_B + rejected_B).square().sum() / pairs
 
 
 @dataclass(frozen=True)
 class Clip:
-    """How far a ratio may leave 1 before it teaches no more. DAPO's clip-higher is (0.2, 0.28), arXiv 2503.14476."""
+    """How far a ratio may leave 1 before it teaches no more. DAPO's clip-higher is (0.2, 0.28),
+    arXiv 2503.14476.
+    """
 
     low: float = 0.2
     high: float = 0.2
 
 
 class Normalisation(StrEnum):
-    """What a minibatch's loss is divided by. token: all its tokens (DAPO). sequence: each response's own tokens, then the responses
-    (GRPO). constant: a number that is given times the responses, so that no response counts for being short (Dr. GRPO)."""
+    """What a minibatch's loss is divided by. token: all its tokens (DAPO). sequence: each
+    response's own tokens, then the responses (GRPO). constant: a number that is given times the
+    responses, so that no response counts for being short (Dr. GRPO).
+    """
 
     TOKEN = "token"  # noqa: S105
     SEQUENCE = "sequence"
@@ -80,13 +104,21 @@ class Normalisation(StrEnum):
 
 
 def token_weights(
-    mask_BR: Tensor, ranks: Ranks, normalisation: Normalisation = Normalisation.TOKEN, constant_tokens: int = 0
+    mask_BR: Tensor,
+    ranks: Ranks,
+    normalisation: Normalisation = Normalisation.TOKEN,
+    constant_tokens: int = 0,
 ) -> Tensor:
-    """What each token counts in the loss of a minibatch, [B, R], 0 where masked. Counts are of all ranks. Rows without a token that
-    counts are no responses here."""
+    """What each token counts in the loss of a minibatch, [B, R], 0 where masked. Counts are of all
+    ranks. Rows without a token that counts are no responses here.
+    """
     lengths_B1 = mask_BR.sum(dim=1, keepdim=True)
     # Not as Python's numbers: for each of them the accelerator would be waited for.
-    tokens, rows = ranks.sum(torch.stack((lengths_B1.sum(), (lengths_B1 > 0).sum())).float()).clamp(min=1).unbind()
+    tokens, rows = (
+        ranks.sum(torch.stack((lengths_B1.sum(), (lengths_B1 > 0).sum())).float())
+        .clamp(min=1)
+        .unbind()
+    )
     divisors = {
         Normalisation.TOKEN: tokens,
         Normalisation.SEQUENCE: lengths_B1.clamp(min=1) * rows,
@@ -106,9 +138,15 @@ class PolicyLoss:
 
 
 def policy_loss(
-    log_probs_BR: Tensor, old_log_probs_BR: Tensor, advantages_BR: Tensor, weights_BR: Tensor, clip: Clip
+    log_probs_BR: Tensor,
+    old_log_probs_BR: Tensor,
+    advantages_BR: Tensor,
+    weights_BR: Tensor,
+    clip: Clip,
 ) -> PolicyLoss:
-    """PPO's clipped surrogate (arXiv 1707.06347), the sum over tokens by their weights, which hold mask and normalisation."""
+    """PPO's clipped surrogate (arXiv 1707.06347), the sum over tokens by their weights, which hold
+    mask and normalisation.
+    """
     log_ratio_BR = (log_probs_BR - old_log_probs_BR).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     ratio_BR = log_ratio_BR.exp()
     plain_BR = ratio_BR * advantages_BR
@@ -121,7 +159,9 @@ def policy_loss(
     )
 
 
-def value_loss(values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, weights_BR: Tensor, clip: float) -> Tensor:
+def value_loss(
+    values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, weights_BR: Tensor, clip: float
+) -> Tensor:
     """0.5 max((v - R)^2, (clip(v) - R)^2), as the policy's clipping: the worse of both counts."""
     near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-clip, clip)
     worse_BR = torch.max((values_BR - returns_BR).square(), (near_BR - returns_BR).square())
@@ -129,25 +169,34 @@ def value_loss(values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, wei
 
 
 def k1(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Unbiased for KL(policy || reference) under samples of the policy, whose log_probs these are; can be negative."""
+    """Unbiased for KL(policy || reference) under samples of the policy, whose log_probs these are;
+    can be negative.
+    """
     return log_probs - reference
 
 
 def k3(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """exp(d) - 1 - d with d = reference - log_probs: unbiased too, never negative, less variance where both are near (Schulman 2020)."""
+    """exp(d) - 1 - d with d = reference - log_probs: unbiased too, never negative, less variance
+    where both are near (Schulman 2020).
+    """
     difference = (reference - log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return difference.exp() - 1 - difference
 
 
 def dpo(
-    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor, beta: float, label_smoothing: float, pairs: int
+    chosen_B: Tensor,
+    rejected_B: Tensor,
+    margin_B: Tensor,
+    beta: float,
+    label_smoothing: float,
+    pairs: int,
 ) -> Tensor:
-    """-log sigmoid(beta (chosen - rejected) - margin) of whole responses' log-ratios to the reference (arXiv 2305.18290, equation 7;
-    margin as in ODPO, arXiv 2402.10571).
+    """-log sigmoid(beta (chosen - rejected) - margin) of whole responses' log-ratios to the
+    reference (arXiv 2305.18290, equation 7; margin as in ODPO, arXiv 2402.10571).
 
     Args:
-        label_smoothing: share e of labels thought to be flipped: 1 - e of the loss and e of its mirror image (conservative DPO,
-            equation 3 of arXiv 2403.00409).
+        label_smoothing: share e of labels thought to be flipped: 1 - e of the loss and e of its
+            mirror image (conservative DPO, equation 3 of arXiv 2403.00409).
     """
     gap_B = beta * (chosen_B - rejected_B) - margin_B
     mirrored_B = beta * (rejected_B - chosen_B) + margin_B
@@ -164,16 +213,19 @@ def kto(
     thumbs: int,
     importance_B: Tensor | None = None,
 ) -> Tensor:
-    """w_up (1 - sigmoid(beta (r - z0))) for a thumb up, w_down (1 - sigmoid(beta (z0 - r))) for a thumb down (arXiv 2402.01306,
-    equation 8).
+    """w_up (1 - sigmoid(beta (r - z0))) for a thumb up, w_down (1 - sigmoid(beta (z0 - r))) for a
+    thumb down (arXiv 2402.01306, equation 8).
 
     Args:
         ratios_B: r, log-ratios to the reference of whole responses.
         up_B: True for a thumb up.
         baseline: z0. A number, as no gradient may flow through it.
         weights: of a thumb up and of a thumb down.
-        importance_B: what each response counts beside that, where others sampled it (training/rl/served.py).
+        importance_B: what each response counts beside that, where others sampled it
+            (training/rl/served.py).
     """
     sign_B = torch.where(up_B, 1.0, -1.0)
-    weight_B = torch.where(up_B, weights[0], weights[1]) * (1.0 if importance_B is None else importance_B)
+    weight_B = torch.where(up_B, weights[0], weights[1]) * (
+        1.0 if importance_B is None else importance_B
+    )
     return (weight_B * (1 - torch.sigmoid(beta * sign_B * (ratios_B - baseline)))).sum() / thumbs

@@ -1,6 +1,8 @@
-"""Which rows an optimizer step of policy learning sees: several shuffled epochs over one experience, as equal steps on every rank.
+"""Which rows an optimizer step of policy learning sees: several shuffled epochs over one
+experience, as equal steps on every rank.
 
-Surprise: ranks whose rows were filtered out fill up with them; every rank must take as many steps, of the same shapes.
+Surprise: ranks whose rows were filtered out fill up with them; every rank must take as many steps,
+    of the same shapes.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from training.optim.ranks import Ranks
 
 
 def minibatches(live_B: Tensor, rows: int, seed: int, ranks: Ranks) -> Iterator[Tensor]:
-    """Numbers of this rank's rows, minibatch by minibatch, of nearly one size, on the processor. Nothing where no rank has a live row.
+    """Numbers of this rank's rows, minibatch by minibatch, of nearly one size, on the processor.
+    Nothing where no rank has a live row.
 
     Args:
         live_B: True for each row that teaches something.

@@ -1,6 +1,8 @@
-"""The networks of policy learning, opened so that what can be shared is shared, and what is not asked is not loaded.
+"""The networks of policy learning, opened so that what can be shared is shared, and what is not
+asked is not loaded.
 
-With LoRA: one decoder in memory; policy, reward model and critic are its adapters, and the reference is it with no adapter.
+With LoRA: one decoder in memory; policy, reward model and critic are its adapters, and the
+reference is it with no adapter.
 Without: a decoder each.
 """
 
@@ -14,7 +16,14 @@ from training.model.backbone import Backbone, trainable_backbone
 from training.model.checkpoint import load_decoder
 from training.model.head import ScalarHead
 from training.model.lora import LoraConfig
-from training.model.reward import RewardModel, RewardModelError, ScalarModel, critic_from, is_adapter, load_reward_model
+from training.model.reward import (
+    RewardModel,
+    RewardModelError,
+    ScalarModel,
+    critic_from,
+    is_adapter,
+    load_reward_model,
+)
 from training.model.vocabulary import VocabularyMap, trim_vocabulary
 
 
@@ -40,15 +49,19 @@ class Players:
     @property
     def views(self) -> tuple[Backbone | None, ...]:
         """All of them."""
-        return self.policy, self.reference, None if self.reward is None else self.reward.scalar.backbone
+        return (
+            self.policy,
+            self.reference,
+            None if self.reward is None else self.reward.scalar.backbone,
+        )
 
 
 def open_players(sources: Sources, with_reference: bool) -> Players:
     """Load everything once.
 
     Raises:
-        RewardModelError: a trimmed vocabulary, but the reward model has a decoder of its own and needs all ids; or it does not belong to
-            the model (see load_reward_model).
+        RewardModelError: a trimmed vocabulary, but the reward model has a decoder of its own and
+            needs all ids; or it does not belong to the model (see load_reward_model).
     """
     base = load_decoder(sources.model_directory).requires_grad_(False)
     if sources.vocabulary is not None:
@@ -65,15 +78,21 @@ def open_players(sources: Sources, with_reference: bool) -> Players:
         reward = load_reward_model(sources.reward_directory, sources.model_directory, shared)
     apart = with_reference and sources.lora is None
     policy_decoder = load_decoder(sources.model_directory) if apart else base
-    policy = trainable_backbone(policy_decoder, "policy", sources.lora, seed_of(sources.seed, "lora"))
+    policy = trainable_backbone(
+        policy_decoder, "policy", sources.lora, seed_of(sources.seed, "lora")
+    )
     return Players(policy, Backbone(base) if with_reference else None, reward)
 
 
 def open_critic(players: Players, sources: Sources) -> ScalarModel:
-    """A critic that starts as the reward model, or as the model itself with a head of zeros where there is none."""
+    """A critic that starts as the reward model, or as the model itself with a head of zeros where
+    there is none.
+    """
     if players.reward is not None and sources.reward_directory is not None:
         return critic_from(players.reward, sources.reward_directory)
     shared = sources.lora is not None
     decoder = players.policy.decoder if shared else load_decoder(sources.model_directory)
-    backbone = trainable_backbone(decoder, "critic", sources.lora, seed_of(sources.seed, "lora", "critic"))
+    backbone = trainable_backbone(
+        decoder, "critic", sources.lora, seed_of(sources.seed, "lora", "critic")
+    )
     return ScalarModel(backbone, ScalarHead(decoder.config.hidden_size))

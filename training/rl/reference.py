@@ -1,7 +1,9 @@
-"""A policy beside the frozen model that it starts from: what DPO and KTO compare, and what watches that responses don't collapse.
+"""A policy beside the frozen model that it starts from: what DPO and KTO compare, and what watches
+that responses don't collapse.
 
-The reference is computed anew in every step, never stored: a step stays a function of its number, so a resumed run needs no file of
-log-probs (docs/decisions/2026-11-26-reference-log-probs.md). With LoRA it is the same decoder with the adapter off.
+The reference is computed anew in every step, never stored: a step stays a function of its number,
+so a resumed run needs no file of log-probs (docs/decisions/2026-11-26-reference-log-probs.md). With
+LoRA it is the same decoder with the adapter off.
 
 Shapes: B responses, T tokens, N selected tokens, V vocabulary, D hidden.
 """
@@ -37,7 +39,9 @@ class PolicyAndReference:
     reference: Backbone
 
     def log_ratios(self, batch: ResponseBatch) -> Tensor:
-        """log policy - log reference of each whole response, its end included, [B]. Gradient through the policy alone."""
+        """log policy - log reference of each whole response, its end included, [B]. Gradient
+        through the policy alone.
+        """
         with torch.no_grad():
             reference_B = sequence_log_probs(self.reference, batch)
         return sequence_log_probs(self.policy, batch) - reference_B
@@ -70,12 +74,14 @@ def response_token_log_probs(backbone: Backbone, batch: ResponseBatch) -> Tensor
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """What is sampled at every checkpoint. The loss falls while responses collapse (reference/training.md, section 6), so it can't tell.
+    """What is sampled at every checkpoint. The loss falls while responses collapse
+    (reference/training.md, section 6), so it can't tell.
 
     Attributes:
         prompts: held-out prompts that are answered at each checkpoint, at least 1
         max_response_tokens: of each answer, at least 1
-        length_floor_fraction: of the mean answer tokens before training, below which training stops; in [0, 1)
+        length_floor_fraction: of the mean answer tokens before training, below which training
+            stops; in [0, 1)
         kl_ceiling_nats: KL to the reference, in nats an answer, above which training stops; above 0
     """
 
@@ -90,7 +96,9 @@ class WatchConfig:
 
 @dataclass(frozen=True)
 class Watch:
-    """Samples responses to prompts that are never learned from, always with the same random numbers."""
+    """Samples responses to prompts that are never learned from, always with the same random
+    numbers.
+    """
 
     config: WatchConfig
     prompts: Sequence[Sequence[int]]
@@ -104,14 +112,17 @@ class Watch:
         ranks: Ranks,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> tuple[dict[str, float], Rollout]:
-        """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of all ranks together. And this rank's
-        responses.
+        """Mean response_tokens, and kl: mean log-ratio to the reference in nats a response (k1). Of
+        all ranks together. And this rank's responses.
 
         Args:
-            autocast: in which the reference is read where its shards are gathered in bfloat16; else it is read in fp32.
+            autocast: in which the reference is read where its shards are gathered in bfloat16; else
+                it is read in fp32.
         """
         mine = ranks.share(range(len(self.prompts)))
-        places = mine or [0]  # of nothing: where the reference is shared out, each forward needs every worker
+        places = mine or [
+            0
+        ]  # of nothing: where the reference is shared out, each forward needs every worker
         rollout = CachedEngine(models.policy, self.stop_ids).sample(
             [self.prompts[place] for place in places],
             1,
@@ -121,15 +132,26 @@ class Watch:
         )
         with autocast() if ranks.narrow else nullcontext():
             reference_BR, _ = response_log_probs(models.reference, rollout, 1.0)
-        sums = torch.stack((rollout.response_mask_BR.sum(), (rollout.log_probs_BR - reference_BR).sum()))
+        sums = torch.stack(
+            (rollout.response_mask_BR.sum(), (rollout.log_probs_BR - reference_BR).sum())
+        )
         tokens, ratios = ranks.sum(sums.float() if mine else torch.zeros(2)).tolist()
-        return {"response_tokens": tokens / len(self.prompts), "kl": ratios / len(self.prompts)}, rollout
+        return {
+            "response_tokens": tokens / len(self.prompts),
+            "kl": ratios / len(self.prompts),
+        }, rollout
 
     def alarm(self, before: float, seen: Mapping[str, float]) -> str:
-        """Why training must stop, or "". Responses collapse either way: to nothing, or to one that never ends, far from the reference.
+        """Why training must stop, or "". Responses collapse either way: to nothing, or to one that
+        never ends, far from the reference.
 
         Args:
             before: mean response tokens before training.
         """
-        numbers = {"first_response_tokens": before, **{f"last_{name}": figure for name, figure in seen.items()}}
-        return alarm(numbers, Limits(self.config.kl_ceiling_nats, self.config.length_floor_fraction))
+        numbers = {
+            "first_response_tokens": before,
+            **{f"last_{name}": figure for name, figure in seen.items()},
+        }
+        return alarm(
+            numbers, Limits(self.config.kl_ceiling_nats, self.config.length_floor_fraction)
+        )

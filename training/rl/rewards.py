@@ -35,21 +35,31 @@ class RewardShape:
         check_ranges(self)
 
 
-def response_scores(scores_B: Tensor, ended_B: Tensor, missing_eos_penalty: float, clip: float) -> Tensor:
-    """Normalised scores, clipped, less a penalty where the response did not end by itself (N+ details, arXiv 2403.17031)."""
+def response_scores(
+    scores_B: Tensor, ended_B: Tensor, missing_eos_penalty: float, clip: float
+) -> Tensor:
+    """Normalised scores, clipped, less a penalty where the response did not end by itself (N+
+    details, arXiv 2403.17031).
+    """
     return scores_B.clamp(-clip, clip) - missing_eos_penalty * (~ended_B).float()
 
 
 def overlong_penalty(mask_BR: Tensor, max_tokens: int, soft_tokens: int) -> Tensor:
-    """0 up to max_tokens - soft_tokens, then rising linearly to 1 at max_tokens, [B] (DAPO, arXiv 2503.14476, equation 13)."""
+    """0 up to max_tokens - soft_tokens, then rising linearly to 1 at max_tokens, [B] (DAPO, arXiv
+    2503.14476, equation 13).
+    """
     if soft_tokens == 0:
         return torch.zeros(mask_BR.shape[0], device=mask_BR.device)
     over_B = mask_BR.sum(dim=1) - (max_tokens - soft_tokens)
     return over_B.clamp(0, soft_tokens) / soft_tokens
 
 
-def token_rewards(scores_B: Tensor, log_probs_BR: Tensor, reference_BR: Tensor, mask_BR: Tensor, beta: float) -> Tensor:
-    """-beta (log p - log p_ref) on every real token, and the score on the last real one. [B, R], 0 where masked."""
+def token_rewards(
+    scores_B: Tensor, log_probs_BR: Tensor, reference_BR: Tensor, mask_BR: Tensor, beta: float
+) -> Tensor:
+    """-beta (log p - log p_ref) on every real token, and the score on the last real one. [B, R], 0
+    where masked.
+    """
     rewards_BR = -beta * k1(log_probs_BR, reference_BR) * mask_BR
     rows_B = torch.arange(mask_BR.shape[0], device=mask_BR.device)
     rewards_BR[rows_B, last_real_column(mask_BR)] += scores_B

@@ -1,7 +1,9 @@
 """Responses of a policy, with everything that PPO and GRPO must know of how they were sampled.
 
-Shapes: B rows (prompts x samples), P prompt columns (padded on the left), R response columns (padded on the right),
-V vocabulary, D hidden. Every row draws from its own seed, so it does not depend on its neighbours in the batch.
+Shapes: B rows (prompts x samples), P prompt columns (padded on the left), R response columns
+    (padded on the right),
+V vocabulary, D hidden. Every row draws from its own seed, so it does not depend on its neighbours
+in the batch.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ from training.rl.losses import token_log_probs
 
 @dataclass(frozen=True)
 class Rollout:
-    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its temperature. copies: responses that were
-    sampled to each prompt; with more than one, whoever reads the rollout reads each prompt once.
+    """response_mask is 1 up to and including the stop token. log_probs are the sampler's, at its
+    temperature. copies: responses that were sampled to each prompt; with more than one, whoever
+    reads the rollout reads each prompt once.
 
-    tasks: what each row's prompt refers to in the data file, for verifiers; the stage fills it in, engines know no data.
+    tasks: what each row's prompt refers to in the data file, for verifiers; the stage fills it in,
+        engines know no data.
     """
 
     prompt_ids_BP: Tensor
@@ -52,11 +56,15 @@ class Rollout:
     def rows(self, index: Tensor) -> Rollout:
         """These rows only. index: on the processor."""
         tasks = tuple(self.tasks[row] for row in index.tolist()) if self.tasks else ()
-        return replace(self, tasks=tasks, **{name: tensor[index] for name, tensor in self._tensors().items()})
+        return replace(
+            self, tasks=tasks, **{name: tensor[index] for name, tensor in self._tensors().items()}
+        )
 
     def to(self, device: torch.device) -> Rollout:
         """The same there."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
+        return replace(
+            self, **{name: tensor.to(device) for name, tensor in self._tensors().items()}
+        )
 
     def read(self, decode: Callable[[Sequence[int]], str], most: int) -> list[tuple[str, str]]:
         """The first prompts, so many at most, each with its first response, as people read them."""
@@ -86,14 +94,21 @@ class Asked:
 
     @classmethod
     def of(
-        cls, token_ids: Sequence[Sequence[int]], n: int, max_new: int, temperature: float, seeds: Sequence[int]
+        cls,
+        token_ids: Sequence[Sequence[int]],
+        n: int,
+        max_new: int,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> Asked:
         """The arguments of RolloutEngine.sample."""
         return cls(tuple(map(tuple, token_ids)), n, max_new, temperature, tuple(seeds))
 
     def rows(self, these: slice) -> Asked:
         """These prompts only."""
-        return Asked(self.token_ids[these], self.n, self.max_new, self.temperature, self.seeds[these])
+        return Asked(
+            self.token_ids[these], self.n, self.max_new, self.temperature, self.seeds[these]
+        )
 
     def of_engine(self, engine: RolloutEngine) -> Rollout:
         """The engine's answer."""
@@ -101,16 +116,24 @@ class Asked:
 
 
 class RolloutEngine(Protocol):
-    """Whatever samples: the policy in this process, or a model server behind an adapter. Token ids in, token ids out."""
+    """Whatever samples: the policy in this process, or a model server behind an adapter. Token ids
+    in, token ids out.
+    """
 
     def sample(
-        self, token_ids: Sequence[Sequence[int]], n: int, max_new: int, temperature: float, seeds: Sequence[int]
+        self,
+        token_ids: Sequence[Sequence[int]],
+        n: int,
+        max_new: int,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> Rollout:
         """n responses to each prompt, in prompt order.
 
         Args:
             max_new: tokens, the stop token included.
-            temperature: 0 is greedy. No top-p or top-k: log-probs must be those of the distribution sampled from.
+            temperature: 0 is greedy. No top-p or top-k: log-probs must be those of the distribution
+                sampled from.
             seeds: one a prompt.
         """
 
@@ -125,7 +148,12 @@ class CachedEngine:
 
     @torch.no_grad()
     def sample(
-        self, token_ids: Sequence[Sequence[int]], n: int, max_new: int, temperature: float, seeds: Sequence[int]
+        self,
+        token_ids: Sequence[Sequence[int]],
+        n: int,
+        max_new: int,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> Rollout:
         """See RolloutEngine."""
         rows = Rows(self.backbone, token_ids, max_new, copies=n)
@@ -152,41 +180,62 @@ class CachedEngine:
         )
 
 
-def response_log_probs(backbone: Backbone, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs of the response tokens as the trainer computes them, [B, R], 0 where masked; and logits_NV of the real ones.
+def response_log_probs(
+    backbone: Backbone, rollout: Rollout, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of the response tokens as the trainer computes them, [B, R], 0 where masked; and
+    logits_NV of the real ones.
 
     Every policy term uses these, never the sampler's own, so that the first ratio is exactly 1.
     """
     hidden_BRD = states_before_response(backbone, rollout)
-    mask_BR, decoder, targets_BR = rollout.response_mask_BR, backbone.decoder, rollout.response_ids_BR
-    real = mask_BR.nonzero(as_tuple=True)  # once: an accelerator is waited for, to know how many there are
+    mask_BR, decoder, targets_BR = (
+        rollout.response_mask_BR,
+        backbone.decoder,
+        rollout.response_ids_BR,
+    )
+    real = mask_BR.nonzero(
+        as_tuple=True
+    )  # once: an accelerator is waited for, to know how many there are
     log_probs_N, logits_NV = chosen_log_probs(decoder, hidden_BRD, targets_BR, real, temperature)
     return in_place(log_probs_N, real, mask_BR.shape), logits_NV
 
 
 def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:
-    """Hidden states that predict each response token, [B, R, D]. Copies of a prompt share its reading, with its gradient: half of the
-    tokens and more are prompts' where responses are short. Which way is taken follows from how it was sampled, not from the rows that
-    are left: workers that share a model must make equally many forwards."""
-    if rollout.copies == 1 or backbone.decoder.recomputes:  # what is computed again cannot be appended again
+    """Hidden states that predict each response token, [B, R, D]. Copies of a prompt share its
+    reading, with its gradient: half of the tokens and more are prompts' where responses are short.
+    Which way is taken follows from how it was sampled, not from the rows that are left: workers
+    that share a model must make equally many forwards.
+    """
+    if (
+        rollout.copies == 1 or backbone.decoder.recomputes
+    ):  # what is computed again cannot be appended again
         return before_response(backbone.hidden(rollout.ids_BT, rollout.mask_BT), rollout)
     columns = rollout.prompt_ids_BP.shape[1]
     prompts_UP, prompt_of_B = torch.unique(
-        torch.cat((rollout.prompt_ids_BP, rollout.prompt_mask_BP), dim=1), dim=0, return_inverse=True
+        torch.cat((rollout.prompt_ids_BP, rollout.prompt_mask_BP), dim=1),
+        dim=0,
+        return_inverse=True,
     )
     cache = KeyValueCache(rollout.ids_BT.shape[1])
     prompt_UPD = backbone.hidden(prompts_UP[:, :columns], prompts_UP[:, columns:], cache)
     first_B1D = prompt_UPD[:, -1:][prompt_of_B]
     later = rollout.response_ids_BR.shape[1] - 1
-    read = max(1, later)  # one column even where it predicts nothing: another worker's responses may be longer
+    read = max(
+        1, later
+    )  # one column even where it predicts nothing: another worker's responses may be longer
     # Copied before it grows: what a forward has read must not change before its gradient is taken.
     later_BRD = backbone.hidden(
-        rollout.response_ids_BR[:, :read], rollout.mask_BT[:, : columns + read], cache.take(prompt_of_B)
+        rollout.response_ids_BR[:, :read],
+        rollout.mask_BT[:, : columns + read],
+        cache.take(prompt_of_B),
     )
     return torch.cat((first_B1D, later_BRD[:, :later]), dim=1)
 
 
 def before_response(state_BT: Tensor, rollout: Rollout) -> Tensor:
-    """The column before each response token, [B, R, ...]: what predicts it, and the state that the critic values."""
+    """The column before each response token, [B, R, ...]: what predicts it, and the state that the
+    critic values.
+    """
     prompt_columns = rollout.prompt_ids_BP.shape[1]
     return state_BT[:, prompt_columns - 1 : -1]

@@ -1,6 +1,8 @@
-"""Samplers apart from the trainer: when they get which weights, and how their parts become one rollout. Where they run is cluster/'s.
+"""Samplers apart from the trainer: when they get which weights, and how their parts become one
+rollout. Where they run is cluster/'s.
 
-Which weights sample an update is a function of the update and the config alone, so a resumed run asks what the killed one asked.
+Which weights sample an update is a function of the update and the config alone, so a resumed run
+asks what the killed one asked.
 Shapes: B rows, P prompt columns, R response columns.
 """
 
@@ -26,8 +28,10 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Orders:
-    """What samplers must know of a run. asked: what this worker asks in an update. ahead: whether the next update is sampled while
-    one is learned from. drained_every_updates: an update after so many is sampled by the newest weights all the same."""
+    """What samplers must know of a run. asked: what this worker asks in an update. ahead: whether
+    the next update is sampled while one is learned from. drained_every_updates: an update after so
+    many is sampled by the newest weights all the same.
+    """
 
     made_of: Sources
     stop_ids: tuple[int, ...]
@@ -37,8 +41,9 @@ class Orders:
     drained_every_updates: int = 1
 
     def weights_of(self, update: int) -> int:
-        """How many updates lie behind the weights that sample this one. Checkpoints keep no older weights, so an update that can
-        follow one takes those of the checkpoint."""
+        """How many updates lie behind the weights that sample this one. Checkpoints keep no older
+        weights, so an update that can follow one takes those of the checkpoint.
+        """
         return update - 1 if self.ahead and update % self.drained_every_updates else update
 
 
@@ -46,7 +51,9 @@ class Copies(Protocol):
     """Copies of the policy in other processes."""
 
     def take(self, version: str, weights: Weights) -> None:
-        """From now on `version` can be asked. Every worker calls this; the first one alone has weights."""
+        """From now on `version` can be asked. Every worker calls this; the first one alone has
+        weights.
+        """
 
     def begin(self, asked: Asked, version: str) -> Callable[[], Rollout]:
         """Let `version` sample; the answer waits until it is there."""
@@ -63,7 +70,9 @@ class SampledApart:
     """The engine of each update, in order. Every worker calls it equally often."""
 
     def __init__(self, copies: Copies, weights: Callable[[], Weights], orders: Orders) -> None:
-        """weights: those of the policy now, on the first worker; nothing on the others. Every worker is asked for them."""
+        """weights: those of the policy now, on the first worker; nothing on the others. Every
+        worker is asked for them.
+        """
         self._copies, self._weights, self._orders = copies, weights, orders
         self._begun: dict[int, _Begun] = {}
 
@@ -89,7 +98,12 @@ class _Begun:
     answer: Callable[[], Rollout]
 
     def sample(
-        self, token_ids: Sequence[Sequence[int]], n: int, max_new: int, temperature: float, seeds: Sequence[int]
+        self,
+        token_ids: Sequence[Sequence[int]],
+        n: int,
+        max_new: int,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> Rollout:
         """See RolloutEngine."""
         if Asked.of(token_ids, n, max_new, temperature, seeds) != self.asked:
@@ -98,8 +112,10 @@ class _Begun:
 
 
 def split(asked: Asked, most: int) -> list[Asked]:
-    """At most `most` parts of nearly equal size, in order. They do not depend on who lives: a part decides what its rows are, bit by
-    bit, as a product's rounding can depend on the number of its rows."""
+    """At most `most` parts of nearly equal size, in order. They do not depend on who lives: a part
+    decides what its rows are, bit by bit, as a product's rounding can depend on the number of its
+    rows.
+    """
     parts = min(most, len(asked.token_ids))
     cuts = [len(asked.token_ids) * part // parts for part in range(parts + 1)]
     return [asked.rows(slice(begin, end)) for begin, end in pairwise(cuts)]
@@ -122,10 +138,14 @@ def join(parts: Sequence[Rollout]) -> Rollout:
     responses = max(part.response_ids_BR.shape[1] for part in parts)
 
     def on_the_left(tensors: Sequence[Tensor], fill: int) -> Tensor:
-        return torch.cat([F.pad(tensor, (prompts - tensor.shape[1], 0), value=fill) for tensor in tensors])
+        return torch.cat(
+            [F.pad(tensor, (prompts - tensor.shape[1], 0), value=fill) for tensor in tensors]
+        )
 
     def on_the_right(tensors: Sequence[Tensor], fill: float) -> Tensor:
-        return torch.cat([F.pad(tensor, (0, responses - tensor.shape[1]), value=fill) for tensor in tensors])
+        return torch.cat(
+            [F.pad(tensor, (0, responses - tensor.shape[1]), value=fill) for tensor in tensors]
+        )
 
     return Rollout(
         prompt_ids_BP=on_the_left([part.prompt_ids_BP for part in parts], FILL_ID),

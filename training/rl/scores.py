@@ -1,4 +1,5 @@
-"""Where scores come from: a reward model, or a verifier that reads responses as text. PPO and GRPO take either.
+"""Where scores come from: a reward model, or a verifier that reads responses as text. PPO and GRPO
+take either.
 
 Shapes: B rows.
 """
@@ -30,7 +31,9 @@ class Answer:
 
 
 class Verifier(Protocol):
-    """Judges by computation. What it raises ends the training: a verifier that fails is not a response that is wrong."""
+    """Judges by computation. What it raises ends the training: a verifier that fails is not a
+    response that is wrong.
+    """
 
     def __call__(self, answers: Sequence[Answer]) -> Sequence[float]:
         """One score an answer, in their order."""
@@ -58,9 +61,12 @@ def score_by_model(reward: RewardModel) -> Score:
     return score
 
 
-def score_by_verifier(verifier: Verifier, decode: Callable[[Sequence[int]], str], ranks: Ranks = ALONE) -> Score:
-    """The verifier's scores of the responses as people would read them, by `decode`. Of the workers that read the same rows one asks: a
-    verifier with a time limit may answer each otherwise."""
+def score_by_verifier(
+    verifier: Verifier, decode: Callable[[Sequence[int]], str], ranks: Ranks = ALONE
+) -> Score:
+    """The verifier's scores of the responses as people would read them, by `decode`. Of the workers
+    that read the same rows one asks: a verifier with a time limit may answer each otherwise.
+    """
 
     def verified(rollout: Rollout) -> Tensor:
         answers = []

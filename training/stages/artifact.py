@@ -41,16 +41,25 @@ def finished(output_directory: Path) -> Manifest | None:
     return read_manifest(output_directory) if (output_directory / MANIFEST).exists() else None
 
 
-def write_model(backbone: Backbone, lora: LoraConfig | None, model_directory: Path, output_directory: Path) -> None:
-    """The trained weights in Hugging Face's layout. An adapter is merged into the **full** model (the trained one may have a
-    trimmed vocabulary) and kept under adapter/ as well."""
+def write_model(
+    backbone: Backbone, lora: LoraConfig | None, model_directory: Path, output_directory: Path
+) -> None:
+    """The trained weights in Hugging Face's layout. An adapter is merged into the **full** model
+    (the trained one may have a trimmed vocabulary) and kept under adapter/ as well.
+    """
     from training.model.checkpoint import load_decoder, save_decoder
     from training.model.lora import load_adapter, merge_adapter, save_adapter
 
     if lora is None or backbone.adapter is None:
         save_decoder(backbone.decoder, output_directory, companions_from=model_directory)
         return
-    save_adapter(backbone.decoder, backbone.adapter, lora, output_directory / ADAPTER, parent=model_directory.name)
+    save_adapter(
+        backbone.decoder,
+        backbone.adapter,
+        lora,
+        output_directory / ADAPTER,
+        parent=model_directory.name,
+    )
     whole = load_decoder(model_directory)
     load_adapter(whole, backbone.adapter, output_directory / ADAPTER)
     merge_adapter(whole, backbone.adapter)
@@ -58,9 +67,15 @@ def write_model(backbone: Backbone, lora: LoraConfig | None, model_directory: Pa
 
 
 def publish_model(
-    config: Continued, context: RunContext, backbone: Backbone, report: Mapping[str, Any], judges: tuple[str, ...] = ()
+    config: Continued,
+    context: RunContext,
+    backbone: Backbone,
+    report: Mapping[str, Any],
+    judges: tuple[str, ...] = (),
 ) -> Manifest:
-    """Put the model's parts together, and publish it. judges: versions of what taught it, beside the model that it begins from."""
+    """Put the model's parts together, and publish it. judges: versions of what taught it, beside
+    the model that it begins from.
+    """
     from training.parallelism import assemble
 
     assemble(backbone.decoder, context.ranks)
@@ -87,7 +102,11 @@ def publish(
     output_directory, lineage = config.output_directory, config.lineage
     if context.ranks.rank == 0:
         write()
-        snapshot = {"snapshot": lineage.snapshot, "sha256": lineage.snapshot_sha256} if lineage.snapshot else None
+        snapshot = (
+            {"snapshot": lineage.snapshot, "sha256": lineage.snapshot_sha256}
+            if lineage.snapshot
+            else None
+        )
         write_manifest(
             output_directory,
             kind=kind,

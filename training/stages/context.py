@@ -22,8 +22,8 @@ DEVICE_HELP = "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees,
 
 
 class StoppedError(KeyboardInterrupt):
-    """The run was told to end and has ended its step, whose state is kept: who runs the same again goes on there. As with Ctrl-C, nothing
-    is wrong. told_by: the signal.
+    """The run was told to end and has ended its step, whose state is kept: who runs the same again
+    goes on there. As with Ctrl-C, nothing is wrong. told_by: the signal.
 
     Args:
         stage: the stage that ended.
@@ -56,7 +56,8 @@ class Machine:
     Attributes:
         threads: of the processor, at least 0; 0: every core that this process may use
         sampling_threads: while it samples, at least 0; 0: a quarter of threads, at least one
-        dtype: float32, bfloat16 (autocast), or auto: bfloat16 where the accelerator has it or the processor is 1.5 times as fast with it
+        dtype: float32, bfloat16 (autocast), or auto: bfloat16 where the accelerator has it or the
+            processor is 1.5 times as fast with it
         device: cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees, else the processor
     """
 
@@ -81,7 +82,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model of a stage writes at this step when it is given the beginning; and its score, where it was judged."""
+    """What the model of a stage writes at this step when it is given the beginning; and its score,
+    where it was judged.
+    """
 
     stage: str
     step: int
@@ -94,15 +97,18 @@ class Checkpoints(Protocol):
     """Training state of one run, by step. A checkpoint is complete when its manifest is there."""
 
     def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
-        """Let `write` fill an empty directory, then keep it as the state after `step` steps. Every rank calls this.
+        """Let `write` fill an empty directory, then keep it as the state after `step` steps. Every
+        rank calls this.
 
         Args:
-            on_notice: it is not one of those that the config asks for: it takes no other's place, and goes with the next of them.
+            on_notice: it is not one of those that the config asks for: it takes no other's place,
+                and goes with the next of them.
         """
 
     def latest(self, before: int | None = None) -> Path | None:
-        """The complete checkpoint with the highest step, or None; with `before` that of those which the config asked for, below this
-        step."""
+        """The complete checkpoint with the highest step, or None; with `before` that of those which
+        the config asked for, below this step.
+        """
 
 
 def _not_kept(_: Sample) -> None:
@@ -115,8 +121,8 @@ def _never() -> bool:
 
 
 def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
-    """Ranks that took different numbers of steps, or made different numbers of forwards of a split model, would wait for each other for
-    ever.
+    """Ranks that took different numbers of steps, or made different numbers of forwards of a split
+    model, would wait for each other for ever.
 
     Args:
         counts: of a step's rows, by the fields that say how many.
@@ -138,8 +144,9 @@ def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a stage runs. samplers: who samples for a policy that learns; None: itself. told_to_stop: whether this worker has been told
-    that it must end soon."""
+    """Where a stage runs. samplers: who samples for a policy that learns; None: itself.
+    told_to_stop: whether this worker has been told that it must end soon.
+    """
 
     checkpoints: Checkpoints
     progress: Callable[[Progress], None]
@@ -148,8 +155,11 @@ class RunContext:
     samplers: Samplers | None = None
     told_to_stop: Callable[[], bool] = _never
 
-    def stop_if_told(self, stage: str, step: int, write: Callable[[Path], None], kept: bool) -> None:
-        """At the end of each step, on every worker: one that is told tells all, and all keep the same step.
+    def stop_if_told(
+        self, stage: str, step: int, write: Callable[[Path], None], kept: bool
+    ) -> None:
+        """At the end of each step, on every worker: one that is told tells all, and all keep the
+        same step.
 
         Args:
             write: as of Checkpoints.save.
@@ -161,4 +171,6 @@ class RunContext:
         if self.ranks.any(self.told_to_stop()):
             if not kept:
                 self.checkpoints.save(step, write, on_notice=True)
-            raise StoppedError(f"{stage}: stopped after step {step}, which is kept", stage=stage, step=step)
+            raise StoppedError(
+                f"{stage}: stopped after step {step}, which is kept", stage=stage, step=step
+            )

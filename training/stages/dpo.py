@@ -1,7 +1,8 @@
-"""DPO: a policy learns from preference pairs without a reward model; its own log-ratio to the reference is the reward.
+"""DPO: a policy learns from preference pairs without a reward model; its own log-ratio to the
+reference is the reward.
 
-Read `run` and `train` from top to bottom; the loop of steps is KTO's too (preference_loop.py). Held-out accuracy stands beside the
-ceiling that label noise sets, as the reward model's does.
+Read `run` and `train` from top to bottom; the loop of steps is KTO's too (preference_loop.py).
+Held-out accuracy stands beside the ceiling that label noise sets, as the reward model's does.
 """
 
 from __future__ import annotations
@@ -36,15 +37,20 @@ STAGE = "dpo"
 
 @dataclass(frozen=True)
 class DpoConfig(PreferenceConfig):
-    """See PreferenceConfig. data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str}, as the
-    reward model's. Ties are dropped: they hold a policy to its reference, and it learns less from the pairs (arXiv 2409.17431).
+    """See PreferenceConfig. data_path: JSON lines {"messages", "chosen", "rejected", "margin":
+    float = 0, "prompt_id": str}, as the reward model's. Ties are dropped: they hold a policy to its
+    reference, and it learns less from the pairs (arXiv 2409.17431).
 
     Attributes:
-        label_smoothing: share of labels thought to be flipped, which the loss allows for; in [0, 0.5)
-        margin_weight: nats of reward that a pair's margin of 1 asks for, at least 0; 0: margins do not count
+        label_smoothing: share of labels thought to be flipped, which the loss allows for; in [0,
+            0.5)
+        margin_weight: nats of reward that a pair's margin of 1 asks for, at least 0; 0: margins do
+            not count
         batch_pairs: pairs a step, all workers together; at least 1
-        microbatch_pairs: pairs in one forward, at least 1; fewer take less memory, and change nothing else
-        label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none: estimated from pairs that were judged twice
+        microbatch_pairs: pairs in one forward, at least 1; fewer take less memory, and change
+            nothing else
+        label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none:
+            estimated from pairs that were judged twice
     """
 
     label_smoothing: FlippedShare = 0.0
@@ -74,12 +80,16 @@ class Pair:
 
     def narrowed(self, vocabulary: VocabularyMap) -> Pair:
         """The same pair in dense ids."""
-        return Pair(self.chosen.narrowed(vocabulary), self.rejected.narrowed(vocabulary), self.margin)
+        return Pair(
+            self.chosen.narrowed(vocabulary), self.rejected.narrowed(vocabulary), self.margin
+        )
 
 
 @dataclass(frozen=True)
 class Pairs(Preferences[Pair]):
-    """label_noise: None where nothing says how noisy the labels are. dropped_equal: pairs of one text."""
+    """label_noise: None where nothing says how noisy the labels are. dropped_equal: pairs of one
+    text.
+    """
 
     label_noise: float | None = None
     dropped_ties: int = 0
@@ -89,18 +99,22 @@ class Pairs(Preferences[Pair]):
 def run(config: DpoConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics: loss, accuracy and margin (of the batch, in nats of reward), learning_rate, gradient_norm; at checkpoints
-    also held_out_accuracy, held_out_margin, response_tokens and kl (of samples on held-out prompts).
-    Report: train_pairs, held_out_pairs, dropped_too_long, dropped_ties, dropped_equal, label_noise, label_noise_ceiling (None where
-    nothing says how noisy the labels are), steps, exported_step, stopped_because ("" or the reason), held_out_accuracy, held_out_margin,
-    response_tokens, response_tokens_before, kl.
+    Progress metrics: loss, accuracy and margin (of the batch, in nats of reward), learning_rate,
+    gradient_norm; at checkpoints also held_out_accuracy, held_out_margin, response_tokens and kl
+    (of samples on held-out prompts).
+    Report: train_pairs, held_out_pairs, dropped_too_long, dropped_ties, dropped_equal, label_noise,
+        label_noise_ceiling (None where
+    nothing says how noisy the labels are), steps, exported_step, stopped_because ("" or the
+    reason), held_out_accuracy, held_out_margin, response_tokens, response_tokens_before, kl.
     """
     if done := finished(config.output_directory):
         return done
     autocast = settle(config.machine)
     context = lay_out(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
-    models = open_policy_and_reference(config.model_directory, config.lora, pairs.vocabulary, config.seed)
+    models = open_policy_and_reference(
+        config.model_directory, config.lora, pairs.vocabulary, config.seed
+    )
     if config.checkpoint_activations:
         checkpoint_activations(models.policy.decoder)
     distribute_views((models.policy, models.reference), context.ranks)
@@ -116,7 +130,9 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
             "dropped_ties": pairs.dropped_ties,
             "dropped_equal": pairs.dropped_equal,
             "label_noise": pairs.label_noise,
-            "label_noise_ceiling": None if pairs.label_noise is None else noise_ceiling(pairs.label_noise),
+            "label_noise_ceiling": None
+            if pairs.label_noise is None
+            else noise_ceiling(pairs.label_noise),
             "stopped_because": stopped_because,
             "exported_step": int(numbers.pop("step")),
             **numbers,
@@ -125,7 +141,11 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
 
 
 def train(
-    models: PolicyAndReference, pairs: Pairs, config: DpoConfig, context: RunContext, autocast: Autocast
+    models: PolicyAndReference,
+    pairs: Pairs,
+    config: DpoConfig,
+    context: RunContext,
+    autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
     """The algorithm; see learn_from."""
 
@@ -135,11 +155,17 @@ def train(
     def examine() -> dict[str, float]:
         return held_out_figures(models, pairs.held_out, config, autocast)
 
-    return learn_from(pairs, models, config.batch_pairs, learn, examine, STAGE, config, context, autocast)
+    return learn_from(
+        pairs, models, config.batch_pairs, learn, examine, STAGE, config, context, autocast
+    )
 
 
 def accumulate(
-    models: PolicyAndReference, pairs: Sequence[Pair], config: DpoConfig, autocast: Autocast, ranks: Ranks
+    models: PolicyAndReference,
+    pairs: Sequence[Pair],
+    config: DpoConfig,
+    autocast: Autocast,
+    ranks: Ranks,
 ) -> dict[str, float]:
     """Add the gradient of these pairs' loss; return figures of all ranks together."""
     sums = torch.zeros(3)  # loss, right, margin
@@ -147,10 +173,18 @@ def accumulate(
         with autocast():
             chosen_B, rejected_B = log_ratios(models, part)
         margin_B = config.margin_weight * torch.tensor([pair.margin for pair in part])
-        loss = dpo(chosen_B, rejected_B, margin_B, config.beta, config.label_smoothing, config.batch_pairs)
+        loss = dpo(
+            chosen_B, rejected_B, margin_B, config.beta, config.label_smoothing, config.batch_pairs
+        )
         torch.autograd.backward(loss)
         gap_B = config.beta * (chosen_B - rejected_B).detach()
-        sums += torch.stack((loss.detach(), (gap_B > 0).sum() / config.batch_pairs, gap_B.sum() / config.batch_pairs))
+        sums += torch.stack(
+            (
+                loss.detach(),
+                (gap_B > 0).sum() / config.batch_pairs,
+                gap_B.sum() / config.batch_pairs,
+            )
+        )
     loss_value, right, margin = ranks.sum(sums).tolist()
     return {"loss": loss_value, "accuracy": right, "margin": margin}
 
@@ -178,14 +212,18 @@ def held_out_figures(
 
 
 def read_data(config: DpoConfig, chat: Chat) -> Pairs:
-    """Tokenise, drop what is too long or undecided, hold out a share of the prompts, and trim the vocabulary to what both need."""
+    """Tokenise, drop what is too long or undecided, hold out a share of the prompts, and trim the
+    vocabulary to what both need.
+    """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if row.is_decided]
     if not tokenised:
         raise ConfigError(
-            f"data_path: none of {len(rows)} pairs says which response is better", field="data_path", reason="EMPTY"
+            f"data_path: none of {len(rows)} pairs says which response is better",
+            field="data_path",
+            reason="EMPTY",
         )
     fitting = [(key, pair) for key, pair in tokenised if pair.tokens <= config.max_tokens]
     train, held_out = split_by_key(fitting, config.held_out_fraction, config.seed)
@@ -198,13 +236,28 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
     equal = sum(row.is_equal for row in rows)
     ties, too_long = len(rows) - len(tokenised) - equal, len(tokenised) - len(fitting)
     pairs = Pairs(
-        train, held_out, chat.stop_ids, too_long, None, chat.decode, noise, dropped_ties=ties, dropped_equal=equal
+        train,
+        held_out,
+        chat.stop_ids,
+        too_long,
+        None,
+        chat.decode,
+        noise,
+        dropped_ties=ties,
+        dropped_equal=equal,
     )
-    return pairs if config.vocabulary_rows is None else pairs.trimmed(config.model_directory, config.vocabulary_rows)
+    return (
+        pairs
+        if config.vocabulary_rows is None
+        else pairs.trimmed(config.model_directory, config.vocabulary_rows)
+    )
 
 
 def tokenise(row: PairExample, chat: Chat) -> Pair:
     """Both conversations as ids, each to its end token."""
     prompt = tuple(chat.prompt_ids(row.messages))
-    chosen, rejected = (TokenisedExample(prompt, tuple(chat.response_ids(text))) for text in (row.chosen, row.rejected))
+    chosen, rejected = (
+        TokenisedExample(prompt, tuple(chat.response_ids(text)))
+        for text in (row.chosen, row.rejected)
+    )
     return Pair(chosen, rejected, row.margin)

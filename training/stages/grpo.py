@@ -1,6 +1,8 @@
-"""GRPO: a response is good where it beats the others to the same prompt; there is no critic. Dr. GRPO and DAPO are settings of it.
+"""GRPO: a response is good where it beats the others to the same prompt; there is no critic. Dr.
+GRPO and DAPO are settings of it.
 
-`run` opens files; `Grpo` is what makes the loop GRPO (policy_loop.py has sampling, alarms and checkpoints): read `judge`, then `learn`.
+`run` opens files; `Grpo` is what makes the loop GRPO (policy_loop.py has sampling, alarms and
+checkpoints): read `judge`, then `learn`.
 """
 
 from __future__ import annotations
@@ -27,8 +29,21 @@ from training.rl.scores import Verifier, telling
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import settle
-from training.stages.policy_artifact import open_gold, open_score, publish_policy, refuse_judges, sources
-from training.stages.policy_loop import PolicyConfig, Setting, engines, several_epochs, sums_of, train
+from training.stages.policy_artifact import (
+    open_gold,
+    open_score,
+    publish_policy,
+    refuse_judges,
+    sources,
+)
+from training.stages.policy_loop import (
+    PolicyConfig,
+    Setting,
+    engines,
+    several_epochs,
+    sums_of,
+    train,
+)
 from training.stages.prompts import mixed_loss, read_data
 from training.stages.state import TrainingState
 
@@ -48,15 +63,20 @@ class GrpoConfig(PolicyConfig):
     Attributes:
         samples_per_prompt: responses to each prompt, which are compared with each other; at least 2
         standardise: divide a group's advantages by the standard deviation of its scores
-        normalisation: what the loss is divided by: token: all tokens, sequence: each response's own, or constant: constant_tokens
-        constant_tokens: what normalisation "constant" divides each response by, at least 1; none with the others
+        normalisation: what the loss is divided by: token: all tokens, sequence: each response's
+            own, or constant: constant_tokens
+        constant_tokens: what normalisation "constant" divides each response by, at least 1; none
+            with the others
         filter_zero_variance: leave groups out whose answers all scored the same
-        clip_low: how far below 1 the ratio of new to old policy may go before a token teaches no more; in (0, 1)
+        clip_low: how far below 1 the ratio of new to old policy may go before a token teaches no
+            more; in (0, 1)
         clip_high: how far above 1 likewise; above 0
-        kl_coefficient: of the KL to the reference in the loss (k3), at least 0; 0: no reference is loaded, and kl_ceiling_nats must be none
+        kl_coefficient: of the KL to the reference in the loss (k3), at least 0; 0: no reference is
+            loaded, and kl_ceiling_nats must be none
         missing_eos_penalty: off the score of a response that did not end by itself, at least 0
         mask_missing_eos: such a response counts in its group, and nothing is learned from it
-        soft_overlong_tokens: tokens before max_response_tokens from which length costs score; at least 0, less than it; 0: none
+        soft_overlong_tokens: tokens before max_response_tokens from which length costs score; at
+            least 0, less than it; 0: none
     """
 
     samples_per_prompt: Annotated[int, Range(2)] = 16
@@ -109,7 +129,9 @@ class GrpoConfig(PolicyConfig):
 
     @property
     def is_one_step(self) -> bool:
-        """See PolicyConfig. Rows that are masked teach nothing, and a graph of them would be carried backwards all the same."""
+        """See PolicyConfig. Rows that are masked teach nothing, and a graph of them would be
+        carried backwards all the same.
+        """
         return super().is_one_step and not (self.filter_zero_variance or self.mask_missing_eos)
 
 
@@ -123,10 +145,12 @@ class GrpoExperience(Experience):
 def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = None) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics, every update: score, reward (score and penalties), zero_variance_groups (their share), masked_responses (theirs),
-    entropy, clip_fraction, approximate_kl, eos_rate, response_tokens, policy_loss, minibatches, gradient_norm (of the last one),
-    sampler_mismatch, sampler_kl, learning_rate; kl and reference_loss with kl_coefficient; sft_loss with sft_mix; importance and
-    importance_capped with importance_cap; gold_score with a judge. Report: publish_policy().
+    Progress metrics, every update: score, reward (score and penalties), zero_variance_groups (their
+    share), masked_responses (theirs), entropy, clip_fraction, approximate_kl, eos_rate,
+    response_tokens, policy_loss, minibatches, gradient_norm (of the last one), sampler_mismatch,
+    sampler_kl, learning_rate; kl and reference_loss with kl_coefficient; sft_loss with sft_mix;
+    importance and importance_capped with importance_cap; gold_score with a judge. Report:
+    publish_policy().
     """
     if done := finished(config.output_directory):
         return done
@@ -141,9 +165,16 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     distribute_views(players.views, context.ranks)
     score = open_score(players, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
-    algorithm = Grpo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
+    algorithm = Grpo(
+        players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier))
+    )
     outcome = train(
-        STAGE, algorithm, prompts, config, context, engines(players.policy, made_of, prompts, config, context)
+        STAGE,
+        algorithm,
+        prompts,
+        config,
+        context,
+        engines(players.policy, made_of, prompts, config, context),
     )
     return publish_policy(config, context, players.policy, prompts, outcome)
 
@@ -152,23 +183,40 @@ class Grpo:
     """The policy with its optimizer."""
 
     def __init__(self, players: Players, config: GrpoConfig, setting: Setting) -> None:
-        self._players, self._config, self._setting, self._ranks = players, config, setting, setting.ranks
+        self._players, self._config, self._setting, self._ranks = (
+            players,
+            config,
+            setting,
+            setting.ranks,
+        )
         self._judging = setting.judging(config)
-        self._policy = Learner(players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks)
-        self.state = TrainingState({"policy": self._policy.named}, {"policy": self._policy.optimizer}, self._ranks)
+        self._policy = Learner(
+            players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
+        )
+        self.state = TrainingState(
+            {"policy": self._policy.named}, {"policy": self._policy.optimizer}, self._ranks
+        )
 
     def begin(self) -> dict[str, float]:
         """Nothing but the step."""
         return {}
 
     @torch.no_grad()
-    def judge(self, rollout: Rollout, numbers: dict[str, float]) -> tuple[GrpoExperience, dict[str, float]]:
+    def judge(
+        self, rollout: Rollout, numbers: dict[str, float]
+    ) -> tuple[GrpoExperience, dict[str, float]]:
         """Each response's score against its group's; who teaches nothing is masked."""
-        config, mask_BR, group = self._config, rollout.response_mask_BR, self._config.samples_per_prompt
+        config, mask_BR, group = (
+            self._config,
+            rollout.response_mask_BR,
+            self._config.samples_per_prompt,
+        )
         with self._setting.autocast():
             said = opinions(self._players.policy, self._players.reference, rollout, self._judging)
         rewards_B = said.scores_B - config.missing_eos_penalty * (~rollout.ended_B).float()
-        rewards_B = rewards_B - overlong_penalty(mask_BR, config.max_response_tokens, config.soft_overlong_tokens)
+        rewards_B = rewards_B - overlong_penalty(
+            mask_BR, config.max_response_tokens, config.soft_overlong_tokens
+        )
         advantages_B = group_advantages(rewards_B, group, config.standardise)
         undecided_B, live_B = undecided_groups(rewards_B, group), torch.ones_like(rollout.ended_B)
         if config.filter_zero_variance:
@@ -183,12 +231,19 @@ class Grpo:
             correction_BR=said.correction_BR,
             scores_B=said.scores_B,
             fresh_BR=said.fresh_BR,
-            reference_BR=torch.zeros_like(said.log_probs_BR) if said.reference_BR is None else said.reference_BR,
+            reference_BR=torch.zeros_like(said.log_probs_BR)
+            if said.reference_BR is None
+            else said.reference_BR,
         )
-        shares = {"zero_variance_groups": (~undecided_B).float(), "masked_responses": (~live_B).float()}
+        shares = {
+            "zero_variance_groups": (~undecided_B).float(),
+            "masked_responses": (~live_B).float(),
+        }
         return experience, said.figures | batch_means({"reward": rewards_B, **shares}, self._ranks)
 
-    def learn(self, experience: GrpoExperience, update: int, numbers: dict[str, float]) -> dict[str, float]:
+    def learn(
+        self, experience: GrpoExperience, update: int, numbers: dict[str, float]
+    ) -> dict[str, float]:
         """Several epochs over what is not masked; no step where that is nothing."""
         config = self._config
         losses = ["policy_loss"]
@@ -202,12 +257,17 @@ class Grpo:
             update,
             self._ranks,
         )
-        return figures | {"gradient_norm": self._policy.gradient_norm, "learning_rate": self._policy.rate(update)}
+        return figures | {
+            "gradient_norm": self._policy.gradient_norm,
+            "learning_rate": self._policy.rate(update),
+        }
 
     def _step(self, part: GrpoExperience, update: int, place: int) -> Tensor:
         """One minibatch."""
         config = self._config
-        weights_BR = token_weights(part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0)
+        weights_BR = token_weights(
+            part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0
+        )
         with self._setting.autocast():
             log_probs_BR = fresh_log_probs(self._players.policy, part, config.temperature)
         policy = policy_loss(
@@ -219,10 +279,17 @@ class Grpo:
         )
         losses = [policy.loss]
         if config.kl_coefficient > 0:
-            losses.append(config.kl_coefficient * (k3(log_probs_BR, part.reference_BR) * weights_BR).sum())
+            losses.append(
+                config.kl_coefficient * (k3(log_probs_BR, part.reference_BR) * weights_BR).sum()
+            )
         torch.autograd.backward(losses)
         if config.sft_mix is not None:
-            mixed = (self._setting.prompts.mixed, config.sft_mix, (config.seed, update, place), self._ranks)
+            mixed = (
+                self._setting.prompts.mixed,
+                config.sft_mix,
+                (config.seed, update, place),
+                self._ranks,
+            )
             with self._setting.autocast():
                 losses.append(mixed_loss(self._players.policy, *mixed))
             torch.autograd.backward(losses[-1])

@@ -1,8 +1,8 @@
 """KTO: a policy learns from single thumbs, up or down, without pairs and without a reward model.
 
-Thumbs are seldom balanced, and with equal weights the many thumbs down make every response collapse to its end token
-(reference/training.md, section 6): weights are computed from the counts of the data, w_up n_up = w_down n_down.
-The loop of steps is DPO's too (preference_loop.py).
+Thumbs are seldom balanced, and with equal weights the many thumbs down make every response collapse
+to its end token (reference/training.md, section 6): weights are computed from the counts of the
+data, w_up n_up = w_down n_down. The loop of steps is DPO's too (preference_loop.py).
 """
 
 from __future__ import annotations
@@ -42,13 +42,17 @@ WEIGHTS = ("balanced", "equal")
 
 @dataclass(frozen=True)
 class KtoConfig(PreferenceConfig):
-    """See PreferenceConfig. data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}, and "served" where the
-    sample is known: then its ids are learned from, not the text's.
+    """See PreferenceConfig. data_path: JSON lines {"messages", "response", "thumb": "up" or "down",
+    "prompt_id"}, and "served" where the sample is known: then its ids are learned from, not the
+    text's.
 
     Attributes:
-        weights: balanced: thumbs up and down count alike, however many there are of each; equal: each thumb counts alike, as a control
-        batch_rows: thumbs a step, all workers together; at least 2, as the baseline z0 is a mean over so many mismatched ones
-        microbatch_rows: thumbs in one forward, at least 1; fewer take less memory, and change nothing else
+        weights: balanced: thumbs up and down count alike, however many there are of each; equal:
+            each thumb counts alike, as a control
+        batch_rows: thumbs a step, all workers together; at least 2, as the baseline z0 is a mean
+            over so many mismatched ones
+        microbatch_rows: thumbs in one forward, at least 1; fewer take less memory, and change
+            nothing else
         off_policy: what is asked of answers that a version sampled while it served people
     """
 
@@ -62,7 +66,10 @@ class KtoConfig(PreferenceConfig):
         if self.weights not in WEIGHTS:
             known = ", ".join(WEIGHTS)
             raise ConfigError(
-                f"weights: {self.weights!r} is not one of {known}", field="weights", reason="UNKNOWN", limit=known
+                f"weights: {self.weights!r} is not one of {known}",
+                field="weights",
+                reason="UNKNOWN",
+                limit=known,
             )
 
 
@@ -103,11 +110,13 @@ class Thumbs(Preferences[Thumb]):
 def run(config: KtoConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics: loss, baseline (z0, nats), up_reward and down_reward (mean of beta r in the batch), importance (mean, with a cap),
-    learning_rate, gradient_norm; at checkpoints also held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
-    Report: train_thumbs, train_thumbs_up, held_out_thumbs, dropped_too_long, up_weight, down_weight, exported_step,
-    stopped_because ("" or the reason), held_out_accuracy, response_tokens, response_tokens_before, kl; answers_unsampled,
-    answers_unfit, and off_policy by version (training/rl/served.py).
+    Progress metrics: loss, baseline (z0, nats), up_reward and down_reward (mean of beta r in the
+    batch), importance (mean, with a cap), learning_rate, gradient_norm; at checkpoints also
+    held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
+    Report: train_thumbs, train_thumbs_up, held_out_thumbs, dropped_too_long, up_weight,
+        down_weight, exported_step,
+    stopped_because ("" or the reason), held_out_accuracy, response_tokens, response_tokens_before,
+    kl; answers_unsampled, answers_unfit, and off_policy by version (training/rl/served.py).
 
     Raises:
         OffPolicyError: there are answers that may not be learned from.
@@ -120,7 +129,9 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     thumbs, off_policy = corrected(data, config, context.ranks, autocast)
     if config.vocabulary_rows is not None:
         thumbs = thumbs.trimmed(config.model_directory, config.vocabulary_rows)
-    models = open_policy_and_reference(config.model_directory, config.lora, thumbs.vocabulary, config.seed)
+    models = open_policy_and_reference(
+        config.model_directory, config.lora, thumbs.vocabulary, config.seed
+    )
     if config.checkpoint_activations:
         checkpoint_activations(models.policy.decoder)
     distribute_views((models.policy, models.reference), context.ranks)
@@ -146,7 +157,11 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
 
 
 def train(
-    models: PolicyAndReference, thumbs: Thumbs, config: KtoConfig, context: RunContext, autocast: Autocast
+    models: PolicyAndReference,
+    thumbs: Thumbs,
+    config: KtoConfig,
+    context: RunContext,
+    autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
     """The algorithm; see learn_from."""
     weights = weights_of(thumbs, config)
@@ -158,28 +173,45 @@ def train(
     def examine() -> dict[str, float]:
         return held_out_figures(models, thumbs.held_out, config, autocast)
 
-    return learn_from(thumbs, models, config.batch_rows, learn, examine, STAGE, config, context, autocast)
+    return learn_from(
+        thumbs, models, config.batch_rows, learn, examine, STAGE, config, context, autocast
+    )
 
 
 def weights_of(thumbs: Thumbs, config: KtoConfig) -> tuple[float, float]:
-    """Of a thumb up and of a thumb down: the rarer kind counts for more, so that both kinds weigh the same in sum."""
+    """Of a thumb up and of a thumb down: the rarer kind counts for more, so that both kinds weigh
+    the same in sum.
+    """
     ups, downs = thumbs.ups, len(thumbs.train) - thumbs.ups
-    return (1.0, 1.0) if config.weights == "equal" else (max(1.0, downs / ups), max(1.0, ups / downs))
+    return (
+        (1.0, 1.0) if config.weights == "equal" else (max(1.0, downs / ups), max(1.0, ups / downs))
+    )
 
 
 @torch.no_grad()
 def baseline(
-    models: PolicyAndReference, batch: Sequence[Thumb], config: KtoConfig, autocast: Autocast, ranks: Ranks
+    models: PolicyAndReference,
+    batch: Sequence[Thumb],
+    config: KtoConfig,
+    autocast: Autocast,
+    ranks: Ranks,
 ) -> float:
-    """z0 = max(0, mean log-ratio of the batch's responses after each other's prompts): over all ranks, without a gradient."""
+    """z0 = max(0, mean log-ratio of the batch's responses after each other's prompts): over all
+    ranks, without a gradient.
+    """
     mismatched = [
-        TokenisedExample(one.example.prompt, other.example.response[: config.max_tokens - len(one.example.prompt)])
+        TokenisedExample(
+            one.example.prompt,
+            other.example.response[: config.max_tokens - len(one.example.prompt)],
+        )
         for one, other in zip(batch, [batch[-1], *batch[:-1]], strict=True)
     ]
     total = torch.zeros(())
     for start in range(0, len(mine := ranks.share(mismatched)), config.microbatch_rows):
         with autocast():
-            total += models.log_ratios(response_batch(mine[start : start + config.microbatch_rows])).sum()
+            total += models.log_ratios(
+                response_batch(mine[start : start + config.microbatch_rows])
+            ).sum()
     return max(0.0, float(ranks.sum(total)) / len(batch))
 
 
@@ -198,7 +230,9 @@ def accumulate(
         with autocast():
             ratios_B = log_ratios(models, part)
         up_B = torch.tensor([thumb.up for thumb in part])
-        ups_B = torch.tensor([thumb.up for thumb in part], device="cpu")  # picks without waiting for an accelerator
+        ups_B = torch.tensor(
+            [thumb.up for thumb in part], device="cpu"
+        )  # picks without waiting for an accelerator
         importance_B = torch.tensor([thumb.example.weight for thumb in part])
         loss = kto(ratios_B, up_B, z0, config.beta, weights, len(batch), importance_B)
         torch.autograd.backward(loss)
@@ -225,8 +259,9 @@ def log_ratios(models: PolicyAndReference, thumbs: Sequence[Thumb]) -> Tensor:
 def held_out_figures(
     models: PolicyAndReference, thumbs: Sequence[Thumb], config: KtoConfig, autocast: Autocast
 ) -> dict[str, float]:
-    """Accuracy: how often a liked response's log-ratio is above a disliked one's (a tie is half right, which neither z0 nor the share of
-    thumbs up can move)."""
+    """Accuracy: how often a liked response's log-ratio is above a disliked one's (a tie is half
+    right, which neither z0 nor the share of thumbs up can move).
+    """
     ratios: dict[bool, list[Tensor]] = {True: [], False: []}
     for part in of_similar_length(thumbs, config.microbatch_rows):
         with autocast():
@@ -262,12 +297,18 @@ def tokenise(row: ThumbExample, chat: Chat) -> Thumb:
     return Thumb(answer.example, row.up, answer.served, answer.unfit)
 
 
-def corrected(thumbs: Thumbs, config: KtoConfig, ranks: Ranks, autocast: Autocast) -> tuple[Thumbs, dict[str, Any]]:
-    """The thumbs, each weighing what its answer's sample says, and figures for the report. Raises: OffPolicyError."""
+def corrected(
+    thumbs: Thumbs, config: KtoConfig, ranks: Ranks, autocast: Autocast
+) -> tuple[Thumbs, dict[str, Any]]:
+    """The thumbs, each weighing what its answer's sample says, and figures for the report. Raises:
+    OffPolicyError.
+    """
 
     def starting() -> Backbone:
         decoder = load_decoder(config.model_directory).requires_grad_(False)
-        distribute(decoder, ranks)  # every worker reads all answers, so they make equally many forwards
+        distribute(
+            decoder, ranks
+        )  # every worker reads all answers, so they make equally many forwards
         return Backbone(decoder)
 
     both = [*thumbs.train, *thumbs.held_out]
@@ -279,6 +320,8 @@ def corrected(thumbs: Thumbs, config: KtoConfig, ranks: Ranks, autocast: Autocas
         config.microbatch_rows,
         autocast,
     )
-    weighed = [replace(thumb, example=answer.example) for thumb, answer in zip(both, answers, strict=True)]
+    weighed = [
+        replace(thumb, example=answer.example) for thumb, answer in zip(both, answers, strict=True)
+    ]
     first = len(thumbs.train)
     return replace(thumbs, train=weighed[:first], held_out=weighed[first:]), figures

@@ -1,9 +1,11 @@
-"""Threads, number type and device of a stage. The device becomes torch's default one, so what makes a tensor need not know it; but models
-are made and loaded on the processor, and moved, whole or in parts, by `parallelism.distribute`, or by whoever only asks them (`moved`).
+"""Threads, number type and device of a stage. The device becomes torch's default one, so what makes
+a tensor need not know it; but models are made and loaded on the processor, and moved, whole or in
+parts, by `parallelism.distribute`, or by whoever only asks them (`moved`).
 
-bfloat16 must be earned: on a processor without it, it is many times slower. Sampling takes few threads: its products are
-small, and OpenMP's barriers stall them as soon as another process wants a core. Measured on two busy cores with 16 rows x 640 x
-2048: 31-76 GFLOP/s on one thread, 1-6 on two; with 1,280 rows two threads are never slower.
+bfloat16 must be earned: on a processor without it, it is many times slower. Sampling takes few
+threads: its products are small, and OpenMP's barriers stall them as soon as another process wants a
+core. Measured on two busy cores with 16 rows x 640 x 2048: 31-76 GFLOP/s on one thread, 1-6 on two;
+with 1,280 rows two threads are never slower.
 """
 
 from __future__ import annotations
@@ -63,19 +65,26 @@ def take_device(name: str) -> torch.device:
         torch.accelerator.set_device_index(device)
         torch.set_default_device(device)
     elif torch.get_default_device().type != PROCESSOR:
-        torch.set_default_device(None)  # untouched, it costs nothing; set to the processor, something at each call
+        torch.set_default_device(
+            None
+        )  # untouched, it costs nothing; set to the processor, something at each call
     return device
 
 
 def find_device(name: str) -> torch.device:
-    """The device of this name. Without a number it is the one that is current: Ray sets it, where workers share a machine.
+    """The device of this name. Without a number it is the one that is current: Ray sets it, where
+    workers share a machine.
 
     Raises:
         ConfigError: it is not there.
     """
     found = torch.accelerator.current_accelerator(check_available=True)
     usable = None if found is None or found.type in UNFIT else found
-    seen = PROCESSOR if usable is None else f"{PROCESSOR}, {usable.type} (0 to {torch.accelerator.device_count() - 1})"
+    seen = (
+        PROCESSOR
+        if usable is None
+        else f"{PROCESSOR}, {usable.type} (0 to {torch.accelerator.device_count() - 1})"
+    )
     if name == "auto":
         name = PROCESSOR if usable is None else usable.type
     try:
@@ -91,9 +100,17 @@ def find_device(name: str) -> torch.device:
         return torch.device(PROCESSOR)
     if asked.type in UNFIT:
         raise ConfigError(
-            f"device: {name!r} {UNFIT[asked.type]}; here are {seen}", field="device", reason="UNSUPPORTED", limit=seen
+            f"device: {name!r} {UNFIT[asked.type]}; here are {seen}",
+            field="device",
+            reason="UNSUPPORTED",
+            limit=seen,
         )
-    absent = ConfigError(f"device: {name!r} is not here; here are {seen}", field="device", reason="MISSING", limit=seen)
+    absent = ConfigError(
+        f"device: {name!r} is not here; here are {seen}",
+        field="device",
+        reason="MISSING",
+        limit=seen,
+    )
     if usable is None or asked.type != usable.type:
         raise absent
     place = torch.accelerator.current_device_index() if asked.index is None else asked.index
@@ -120,7 +137,9 @@ def sampling_threads(machine: Machine) -> Iterator[None]:
 
 
 def usage(tokens: int, started: float) -> dict[str, float]:
-    """Speed of a step that began at `started` (time.perf_counter), and the most memory that this process has had so far."""
+    """Speed of a step that began at `started` (time.perf_counter), and the most memory that this
+    process has had so far.
+    """
     seconds = max(time.perf_counter() - started, 1e-9)
     return {"tokens_per_second": tokens / seconds, "memory_bytes": peak_memory_bytes()}
 
@@ -134,7 +153,9 @@ def peak_memory_bytes() -> float:
 
 
 def bfloat16_pays() -> bool:
-    """True where the device of this process has bf16 products; of a processor a timed one must be WORTH_IT times as fast as fp32."""
+    """True where the device of this process has bf16 products; of a processor a timed one must be
+    WORTH_IT times as fast as fp32.
+    """
     device = torch.get_default_device()
     if device.type != PROCESSOR:
         return bool(torch.get_device_module(device).is_bf16_supported(including_emulation=False))

@@ -22,11 +22,15 @@ from training.stages.prompts import Prompts
 
 def sources(config: PolicyConfig, vocabulary: VocabularyMap | None) -> Sources:
     """What the networks are made of."""
-    return Sources(config.model_directory, config.reward_model_directory, config.lora, vocabulary, config.seed)
+    return Sources(
+        config.model_directory, config.reward_model_directory, config.lora, vocabulary, config.seed
+    )
 
 
 def refuse_judges(config: PolicyConfig, verifier: Verifier | None) -> None:
-    """Exactly one may give the scores, and who reads what the policy writes must have positions for it. Raises: ConfigError."""
+    """Exactly one may give the scores, and who reads what the policy writes must have positions for
+    it. Raises: ConfigError.
+    """
     if (config.reward_model_directory is None) == (verifier is None):
         both = "both it and a verifier" if verifier else "neither it nor a verifier"
         raise ConfigError(
@@ -38,11 +42,15 @@ def refuse_judges(config: PolicyConfig, verifier: Verifier | None) -> None:
     for directory in readers:
         if directory is not None and not is_adapter(directory):
             require_positions(
-                directory, max_prompt_tokens=config.max_prompt_tokens, max_response_tokens=config.max_response_tokens
+                directory,
+                max_prompt_tokens=config.max_prompt_tokens,
+                max_response_tokens=config.max_response_tokens,
             )
 
 
-def open_score(players: Players, verifier: Verifier | None, prompts: Prompts, ranks: Ranks) -> Score:
+def open_score(
+    players: Players, verifier: Verifier | None, prompts: Prompts, ranks: Ranks
+) -> Score:
     """The reward model's, or the verifier's."""
     if verifier is not None:
         return score_by_verifier(verifier, prompts.decode, ranks)
@@ -51,7 +59,8 @@ def open_score(players: Players, verifier: Verifier | None, prompts: Prompts, ra
 
 
 def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None, ranks: Ranks) -> Score | None:
-    """The judge that nothing is learned from. It has weights of its own, so it reads full ids; they are split as the others'.
+    """The judge that nothing is learned from. It has weights of its own, so it reads full ids; they
+    are split as the others'.
 
     Raises:
         RewardModelError: it, or what it stands on, has another tokenizer than the policy.
@@ -73,9 +82,14 @@ def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None, ranks: Ran
 def publish_policy(
     config: PolicyConfig, context: RunContext, policy: Backbone, prompts: Prompts, outcome: Outcome
 ) -> Manifest:
-    """The model directory, with updates, stopped_because ("" or the reason), exported_update, dropped_too_long, and first_ and last_
-    of the alarms' figures in its manifest."""
-    figures = {name: outcome.numbers[name] for name in sorted(outcome.numbers) if name.startswith(("first_", "last_"))}
+    """The model directory, with updates, stopped_because ("" or the reason), exported_update,
+    dropped_too_long, and first_ and last_ of the alarms' figures in its manifest.
+    """
+    figures = {
+        name: outcome.numbers[name]
+        for name in sorted(outcome.numbers)
+        if name.startswith(("first_", "last_"))
+    }
     report = {
         "updates": config.updates,
         "exported_update": outcome.exported_update,

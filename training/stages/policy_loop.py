@@ -1,7 +1,8 @@
-"""The loop that PPO and GRPO are: sample, judge, stop or learn. What differs, how advantages come about and what else learns, is an
-Algorithm; ppo.py and grpo.py each hold one.
+"""The loop that PPO and GRPO are: sample, judge, stop or learn. What differs, how advantages come
+about and what else learns, is an Algorithm; ppo.py and grpo.py each hold one.
 
-Each update is a function of the state before it and of (seed, update), so a killed run goes on bit by bit.
+Each update is a function of the state before it and of (seed, update), so a killed run goes on bit
+by bit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, gathered, whole_weights
-from training.ranges import Count, CountOrNone, Limit, Positive, Range, ShareButAll, WeightCap, check_ranges
+from training.ranges import (
+    Count,
+    CountOrNone,
+    Limit,
+    Positive,
+    Range,
+    ShareButAll,
+    WeightCap,
+    check_ranges,
+)
 from training.rl.alarms import Limits, alarm, note
 from training.rl.correction import refuse_stale, version_of
 from training.rl.experience import E, Experience, Judging
@@ -32,7 +42,15 @@ from training.rl.players import Sources
 from training.rl.rollout import Asked, CachedEngine, Rollout, RolloutEngine
 from training.rl.samplers import Orders, SampledApart
 from training.rl.scores import Score, TellsFigures
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample, require_even
+from training.stages.context import (
+    ConfigError,
+    Lineage,
+    Machine,
+    Progress,
+    RunContext,
+    Sample,
+    require_even,
+)
 from training.stages.machine import Autocast, sampling_threads
 from training.stages.prompts import Prompts, SftMix
 from training.stages.state import TrainingState
@@ -46,8 +64,9 @@ Engines = Callable[[int], RolloutEngine]
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward model, or from a verifier that is passed to
-    the stage where there is none. The reference is model_directory as it is.
+    """data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward
+    model, or from a verifier that is passed to the stage where there is none. The reference is
+    model_directory as it is.
 
     output_directory becomes a model directory; with `lora` all networks share the base weights.
 
@@ -55,25 +74,35 @@ class PolicyConfig:
         updates: how often it samples, judges and learns; at least 1
         prompts_per_update: prompts sampled in an update, all workers together; at least 1
         samples_per_prompt: responses to each prompt, at least 1; GRPO compares them and needs 2
-        minibatch_rows: responses a step of the optimizer, all workers together; at least 1; divides prompts_per_update * samples_per_prompt
+        minibatch_rows: responses a step of the optimizer, all workers together; at least 1; divides
+            prompts_per_update * samples_per_prompt
         epochs_per_update: passes over the responses of an update, at least 1
-        early_stop_nats: KL of the new to the old policy, in nats a token, above which an update ends early; above 0; none: never
+        early_stop_nats: KL of the new to the old policy, in nats a token, above which an update
+            ends early; above 0; none: never
         max_prompt_tokens: of a prompt, at least 1; longer ones are dropped and counted
         max_response_tokens: of a response, at least 1; it is cut off there
         temperature: of sampling, above 0; 1: as the policy says
-        importance_cap: most that a token counts because trainer and sampler differ, at least 1; none: they are one and the same
-        max_staleness_updates: updates that the weights of samplers apart may be behind, at least 0; from 1 on they go one update ahead
-        judge_directory: a reward model that nothing is learned from, which must not fall while the score rises; none: there is none
+        importance_cap: most that a token counts because trainer and sampler differ, at least 1;
+            none: they are one and the same
+        max_staleness_updates: updates that the weights of samplers apart may be behind, at least 0;
+            from 1 on they go one update ahead
+        judge_directory: a reward model that nothing is learned from, which must not fall while the
+            score rises; none: there is none
         judge_base_directory: the model that the judge stands on; needed with judge_directory
-        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; above 0; none: never
-        length_floor_fraction: of the first update's mean response tokens, below which training stops; in [0, 1)
-        gold_drop: fall of the judge's normalised score from its best, above which training stops while the score rises; at least 0
+        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; above
+            0; none: never
+        length_floor_fraction: of the first update's mean response tokens, below which training
+            stops; in [0, 1)
+        gold_drop: fall of the judge's normalised score from its best, above which training stops
+            while the score rises; at least 0
         policy_optimizer: of the policy
         sft_mix: examples that each minibatch learns too, against forgetting; none: none
         lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data uses; only with lora; none: all of them
+        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data
+            uses; only with lora; none: all of them
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        checkpoint_every_updates: updates from one checkpoint, with answers for the page, to the next; at least 1
+        checkpoint_every_updates: updates from one checkpoint, with answers for the page, to the
+            next; at least 1
         seed: of the order of rows, and of all that is drawn
         machine: threads, number type and device
         parallelism: how workers share every network, the frozen ones too
@@ -152,7 +181,9 @@ class PolicyConfig:
 
     @property
     def is_one_step(self) -> bool:
-        """Whether an update learns from all its rows at once, and once: then the policy that is judged is the one that learns."""
+        """Whether an update learns from all its rows at once, and once: then the policy that is
+        judged is the one that learns.
+        """
         return self.epochs_per_update == 1 and self.minibatch_rows == self.rows_per_update
 
     @property
@@ -163,8 +194,9 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class Setting:
-    """What an algorithm works in, beside its networks and its config. gold: a judge that nothing is learned from. verifier: what the
-    scores come from, where it is one that tells of its verdicts."""
+    """What an algorithm works in, beside its networks and its config. gold: a judge that nothing is
+    learned from. verifier: what the scores come from, where it is one that tells of its verdicts.
+    """
 
     prompts: Prompts
     score: Score
@@ -215,9 +247,16 @@ class Outcome:
 
 
 def train(
-    stage: str, algorithm: Algorithm[E], prompts: Prompts, config: PolicyConfig, context: RunContext, engines: Engines
+    stage: str,
+    algorithm: Algorithm[E],
+    prompts: Prompts,
+    config: PolicyConfig,
+    context: RunContext,
+    engines: Engines,
 ) -> Outcome:
-    """Learns until config.updates or the first alarm, after which the newest healthy weights are back."""
+    """Learns until config.updates or the first alarm, after which the newest healthy weights are
+    back.
+    """
     refuse_uneven(config, context.ranks)
     numbers = {"step": 0.0} | algorithm.begin()
     if checkpoint := context.checkpoints.latest():
@@ -250,12 +289,17 @@ def train(
 
 def refuse_uneven(config: PolicyConfig, ranks: Ranks) -> None:
     """Raises: ConfigError: see require_even."""
-    counts = {"prompts_per_update": config.prompts_per_update, "minibatch_rows": config.minibatch_rows}
+    counts = {
+        "prompts_per_update": config.prompts_per_update,
+        "minibatch_rows": config.minibatch_rows,
+    }
     counts |= {"sft_mix.rows": config.sft_mix.rows} if config.sft_mix else {}
     require_even(counts, ranks)
 
 
-def engines(policy: Backbone, made_of: Sources, prompts: Prompts, config: PolicyConfig, context: RunContext) -> Engines:
+def engines(
+    policy: Backbone, made_of: Sources, prompts: Prompts, config: PolicyConfig, context: RunContext
+) -> Engines:
     """The context's samplers, or else the policy itself."""
     if context.samplers is None:
         return own_engine(policy, prompts)
@@ -283,23 +327,36 @@ class WholePolicy:
     engine: CachedEngine
 
     def sample(
-        self, token_ids: Sequence[Sequence[int]], n: int, max_new: int, temperature: float, seeds: Sequence[int]
+        self,
+        token_ids: Sequence[Sequence[int]],
+        n: int,
+        max_new: int,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> Rollout:
         """See RolloutEngine."""
         with gathered(self.engine.backbone.decoder):
             return self.engine.sample(token_ids, n, max_new, temperature, seeds)
 
 
-def sample(engine: RolloutEngine, prompts: Prompts, update: int, config: PolicyConfig, ranks: Ranks) -> Rollout:
+def sample(
+    engine: RolloutEngine, prompts: Prompts, update: int, config: PolicyConfig, ranks: Ranks
+) -> Rollout:
     """This rank's responses of the update."""
     with sampling_threads(config.machine):
         rollout = asked_in(update, prompts, config, ranks).of_engine(engine)
-    asked = [row for row, _ in _drawn(update, prompts, config, ranks) for _ in range(config.samples_per_prompt)]
+    asked = [
+        row
+        for row, _ in _drawn(update, prompts, config, ranks)
+        for _ in range(config.samples_per_prompt)
+    ]
     return replace(rollout, tasks=tuple(prompts.tasks[row] for row in asked))
 
 
 def asked_in(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) -> Asked:
-    """What this rank asks in an update. Each prompt has its own seed, so neither ranks nor who samples change what is sampled."""
+    """What this rank asks in an update. Each prompt has its own seed, so neither ranks nor who
+    samples change what is sampled.
+    """
     drawn = _drawn(update, prompts, config, ranks)
     return Asked.of(
         [prompts.ids[row] for row, _ in drawn],
@@ -310,7 +367,9 @@ def asked_in(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) 
     )
 
 
-def _drawn(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) -> list[tuple[int, int]]:
+def _drawn(
+    update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks
+) -> list[tuple[int, int]]:
     """This rank's prompts of an update, each with its place among those of all ranks."""
     rows = rows_of_step(update, config.prompts_per_update, len(prompts.ids), config.seed)
     return ranks.share([(row, place) for place, row in enumerate(rows)])
@@ -319,7 +378,9 @@ def _drawn(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) ->
 def samples(stage: str, experience: Experience, prompts: Prompts, update: int) -> Iterator[Sample]:
     """A response to each of the first prompts of an update, as it was sampled and scored."""
     scores = experience.scores_B[:: experience.rollout.copies].tolist()
-    for (asked, said), score in zip(experience.rollout.read(prompts.decode, SHOWN), scores, strict=False):
+    for (asked, said), score in zip(
+        experience.rollout.read(prompts.decode, SHOWN), scores, strict=False
+    ):
         yield Sample(stage, update + 1, asked, said, score)
 
 
@@ -338,23 +399,32 @@ def several_epochs(
         losses: names of the losses in those sums.
 
     Returns:
-        minibatches, clip_fraction and approximate_kl (means over tokens), and each loss (mean over minibatches).
+        minibatches, clip_fraction and approximate_kl (means over tokens), and each loss (mean over
+        minibatches).
     """
     live_B = experience.mask_BR.any(dim=1)
     rows = config.minibatch_rows // ranks.data_size
     totals, taken, drifted = torch.zeros(3 + len(losses)), 0, False
     for epoch in range(config.epochs_per_update):
-        for index in minibatches(live_B, rows, seed_of(config.seed, "minibatches", update, epoch), ranks):
+        for index in minibatches(
+            live_B, rows, seed_of(config.seed, "minibatches", update, epoch), ranks
+        ):
             sums = ranks.sum(step(experience.rows(index), taken))
             totals, taken = totals + sums, taken + 1
-            drifted = config.early_stop_nats is not None and float(sums[2] / sums[0]) > config.early_stop_nats
+            drifted = (
+                config.early_stop_nats is not None
+                and float(sums[2] / sums[0]) > config.early_stop_nats
+            )
             if drifted:
                 break
         if drifted:
             break
     tokens, clipped, approximate_kl, *summed = totals.tolist()
     figures = {name: total / max(1, taken) for name, total in zip(losses, summed, strict=True)}
-    means = {"clip_fraction": clipped / max(1, tokens), "approximate_kl": approximate_kl / max(1, tokens)}
+    means = {
+        "clip_fraction": clipped / max(1, tokens),
+        "approximate_kl": approximate_kl / max(1, tokens),
+    }
     return figures | means | {"minibatches": float(taken)}
 
 

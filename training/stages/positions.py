@@ -1,4 +1,6 @@
-"""How long a row may be: no longer than the positions that the model has learned, or was trained for."""
+"""How long a row may be: no longer than the positions that the model has learned, or was trained
+for.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from training.stages.context import ConfigError
 
 
 def require_positions(model_directory: Path, **lengths: int) -> None:
-    """Longer rows are an error in the middle of a run where positions are learned, and badly read where they are rotated.
+    """Longer rows are an error in the middle of a run where positions are learned, and badly read
+    where they are rotated.
 
     Args:
         lengths: parts of a row in tokens, by the fields that bound them.

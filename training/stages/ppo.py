@@ -1,6 +1,8 @@
-"""PPO: every token is judged by a critic that learns beside the policy, and drifting from the starting policy costs reward.
+"""PPO: every token is judged by a critic that learns beside the policy, and drifting from the
+starting policy costs reward.
 
-`run` opens files; `Ppo` is what makes the loop PPO (policy_loop.py has sampling, alarms and checkpoints): read `judge`, then `learn`.
+`run` opens files; `Ppo` is what makes the loop PPO (policy_loop.py has sampling, alarms and
+checkpoints): read `judge`, then `learn`.
 """
 
 from __future__ import annotations
@@ -32,8 +34,21 @@ from training.rl.scores import Verifier, telling
 from training.stages.artifact import finished
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import settle
-from training.stages.policy_artifact import open_gold, open_score, publish_policy, refuse_judges, sources
-from training.stages.policy_loop import PolicyConfig, Setting, engines, several_epochs, sums_of, train
+from training.stages.policy_artifact import (
+    open_gold,
+    open_score,
+    publish_policy,
+    refuse_judges,
+    sources,
+)
+from training.stages.policy_loop import (
+    PolicyConfig,
+    Setting,
+    engines,
+    several_epochs,
+    sums_of,
+    train,
+)
 from training.stages.prompts import mixed_loss, read_data
 from training.stages.state import TrainingState
 
@@ -45,11 +60,14 @@ class PpoConfig(PolicyConfig):
     """See PolicyConfig.
 
     Attributes:
-        clip: how far the ratio of new to old policy may leave 1 before a token teaches no more; in (0, 1)
-        value_clip: how far a value may leave its old one before it teaches the critic no more; above 0
+        clip: how far the ratio of new to old policy may leave 1 before a token teaches no more; in
+            (0, 1)
+        value_clip: how far a value may leave its old one before it teaches the critic no more;
+            above 0
         reward: of a response
         kl: what drifting from the reference costs
-        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; above 0
+        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; above
+            0
         critic_optimizer: of the critic
     """
 
@@ -93,9 +111,11 @@ class PpoPlayers:
 def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics, every update: score, reward, kl, beta, entropy, clip_fraction, approximate_kl, eos_rate, response_tokens,
-    explained_variance, policy_loss, value_loss, minibatches, gradient_norm and critic_gradient_norm (of the last one), sampler_mismatch,
-    sampler_kl, learning_rate; sft_loss with sft_mix; importance and importance_capped with importance_cap; gold_score with a judge.
+    Progress metrics, every update: score, reward, kl, beta, entropy, clip_fraction, approximate_kl,
+    eos_rate, response_tokens, explained_variance, policy_loss, value_loss, minibatches,
+    gradient_norm and critic_gradient_norm (of the last one), sampler_mismatch, sampler_kl,
+    learning_rate; sft_loss with sft_mix; importance and importance_capped with importance_cap;
+    gold_score with a judge.
     Report: publish_policy().
     """
     if done := finished(config.output_directory):
@@ -113,9 +133,16 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     distribute_views((*opened.views, players.critic.backbone), context.ranks)
     score = open_score(opened, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
-    algorithm = Ppo(players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier)))
+    algorithm = Ppo(
+        players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier))
+    )
     outcome = train(
-        STAGE, algorithm, prompts, config, context, engines(players.policy, made_of, prompts, config, context)
+        STAGE,
+        algorithm,
+        prompts,
+        config,
+        context,
+        engines(players.policy, made_of, prompts, config, context),
     )
     return publish_policy(config, context, players.policy, prompts, outcome)
 
@@ -124,10 +151,19 @@ class Ppo:
     """Policy and critic with their optimizers."""
 
     def __init__(self, players: PpoPlayers, config: PpoConfig, setting: Setting) -> None:
-        self._players, self._config, self._setting, self._ranks = players, config, setting, setting.ranks
+        self._players, self._config, self._setting, self._ranks = (
+            players,
+            config,
+            setting,
+            setting.ranks,
+        )
         self._judging = setting.judging(config)
-        self._policy = Learner(players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks)
-        self._critic = Learner(players.critic.named_parameters(), config.critic_optimizer, config.updates, self._ranks)
+        self._policy = Learner(
+            players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
+        )
+        self._critic = Learner(
+            players.critic.named_parameters(), config.critic_optimizer, config.updates, self._ranks
+        )
         self.state = TrainingState(
             {"policy": self._policy.named, "critic": self._critic.named},
             {"policy": self._policy.optimizer, "critic": self._critic.optimizer},
@@ -139,16 +175,26 @@ class Ppo:
         return {"beta": self._config.kl.initial}
 
     @torch.no_grad()
-    def judge(self, rollout: Rollout, numbers: dict[str, float]) -> tuple[PpoExperience, dict[str, float]]:
-        """Score on the last token, KL cost on every one, values of the critic; then advantages and returns."""
+    def judge(
+        self, rollout: Rollout, numbers: dict[str, float]
+    ) -> tuple[PpoExperience, dict[str, float]]:
+        """Score on the last token, KL cost on every one, values of the critic; then advantages and
+        returns.
+        """
         shape, mask_BR, players = self._config.reward, rollout.response_mask_BR, self._players
         with self._setting.autocast():
             values_BR = self._values(rollout)  # first: opinions may keep the policy's graph
             said = opinions(players.policy, players.reference, rollout, self._judging)
         assert said.reference_BR is not None
-        shaped_B = response_scores(said.scores_B, rollout.ended_B, shape.missing_eos_penalty, shape.score_clip)
-        rewards_BR = token_rewards(shaped_B, said.log_probs_BR, said.reference_BR, mask_BR, numbers["beta"])
-        advantages_BR, returns_BR = gae(rewards_BR, values_BR, mask_BR, shape.discount, shape.gae_lambda)
+        shaped_B = response_scores(
+            said.scores_B, rollout.ended_B, shape.missing_eos_penalty, shape.score_clip
+        )
+        rewards_BR = token_rewards(
+            shaped_B, said.log_probs_BR, said.reference_BR, mask_BR, numbers["beta"]
+        )
+        advantages_BR, returns_BR = gae(
+            rewards_BR, values_BR, mask_BR, shape.discount, shape.gae_lambda
+        )
         experience = PpoExperience(
             rollout=rollout,
             mask_BR=mask_BR,
@@ -164,10 +210,16 @@ class Ppo:
         more["explained_variance"] = explained_variance(values_BR, returns_BR, mask_BR, self._ranks)
         return experience, said.figures | more
 
-    def learn(self, experience: PpoExperience, update: int, numbers: dict[str, float]) -> dict[str, float]:
+    def learn(
+        self, experience: PpoExperience, update: int, numbers: dict[str, float]
+    ) -> dict[str, float]:
         """Several epochs; then beta follows the KL that was measured."""
         config, beta = self._config, numbers["beta"]
-        losses = ("policy_loss", "value_loss", "sft_loss") if config.sft_mix else ("policy_loss", "value_loss")
+        losses = (
+            ("policy_loss", "value_loss", "sft_loss")
+            if config.sft_mix
+            else ("policy_loss", "value_loss")
+        )
         figures = several_epochs(
             experience,
             lambda part, place: self._step(part, update, place),
@@ -177,11 +229,16 @@ class Ppo:
             self._ranks,
         )
         numbers["beta"] = next_beta(beta, numbers["last_kl"], config.rows_per_update, config.kl)
-        norms = {"gradient_norm": self._policy.gradient_norm, "critic_gradient_norm": self._critic.gradient_norm}
+        norms = {
+            "gradient_norm": self._policy.gradient_norm,
+            "critic_gradient_norm": self._critic.gradient_norm,
+        }
         return figures | norms | {"beta": beta, "learning_rate": self._policy.rate(update)}
 
     def _step(self, part: PpoExperience, update: int, place: int) -> Tensor:
-        """One minibatch of both networks. Their losses touch no common parameter, so each has its own backward."""
+        """One minibatch of both networks. Their losses touch no common parameter, so each has its
+        own backward.
+        """
         config = self._config
         weights_BR = token_weights(part.mask_BR, self._ranks)
         with self._setting.autocast():
@@ -197,11 +254,18 @@ class Ppo:
         with self._setting.autocast():
             states_BT = self._players.critic.everywhere(part.rollout.ids_BT, part.rollout.mask_BT)
         values_BR = before_response(states_BT, part.rollout)
-        value = value_loss(values_BR, part.old_values_BR, part.returns_BR, weights_BR, config.value_clip)
+        value = value_loss(
+            values_BR, part.old_values_BR, part.returns_BR, weights_BR, config.value_clip
+        )
         torch.autograd.backward(value)
         losses = [policy.loss, value]
         if config.sft_mix is not None:
-            mixed = (self._setting.prompts.mixed, config.sft_mix, (config.seed, update, place), self._ranks)
+            mixed = (
+                self._setting.prompts.mixed,
+                config.sft_mix,
+                (config.seed, update, place),
+                self._ranks,
+            )
             with self._setting.autocast():
                 losses.append(mixed_loss(self._players.policy, *mixed))
             torch.autograd.backward(losses[-1])

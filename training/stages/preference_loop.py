@@ -1,7 +1,9 @@
-"""The loop that DPO and KTO are: take a step, now and then look at responses to held-out prompts, and stop where they collapse. What is
-learned from a row, pairs or thumbs, stands in dpo.py and kto.py.
+"""The loop that DPO and KTO are: take a step, now and then look at responses to held-out prompts,
+and stop where they collapse. What is learned from a row, pairs or thumbs, stands in dpo.py and
+kto.py.
 
-Each step is a function of the state before it and of (seed, step), so a killed run goes on bit by bit.
+Each step is a function of the state before it and of (seed, step), so a killed run goes on bit by
+bit.
 """
 
 from __future__ import annotations
@@ -31,19 +33,24 @@ SHOWN = 4  # held-out prompts whose answers stand on the run's page
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """output_directory becomes a model directory; with `lora` the adapter is merged into it and kept apart under adapter/.
+    """output_directory becomes a model directory; with `lora` the adapter is merged into it and
+    kept apart under adapter/.
 
     Attributes:
         beta: penalty for leaving the reference, above 0; smaller goes further
         epochs: passes over the rows, at least 1
-        max_tokens: of prompt and response together, at least 1; rows with a longer one are dropped and counted
+        max_tokens: of prompt and response together, at least 1; rows with a longer one are dropped
+            and counted
         optimizer: of all that learns
         lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data uses; only with lora; none: all of them
+        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data
+            uses; only with lora; none: all of them
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        held_out_fraction: share of the prompts, never of the rows, that is measured and never learned; in (0, 1)
+        held_out_fraction: share of the prompts, never of the rows, that is measured and never
+            learned; in (0, 1)
         watch: what is sampled at each checkpoint, and when to stop
-        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the next; at least 1
+        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the
+            next; at least 1
         seed: of the order of rows, of what is held out, and of all that is drawn
         machine: threads, number type and device
         parallelism: how workers share the policy and its reference
@@ -93,7 +100,9 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Preferences(Generic[R]):
-    """The data of a run, split once, by prompt, in the ids that the model is trained with. decode: those as people read them."""
+    """The data of a run, split once, by prompt, in the ids that the model is trained with. decode:
+    those as people read them.
+    """
 
     train: list[R]
     held_out: list[R]
@@ -105,11 +114,18 @@ class Preferences(Generic[R]):
     def trimmed(self, model_directory: Path, vocabulary_rows: int) -> Self:
         """The same in dense ids, of so many rows of the embedding."""
         examples = [example for row in (*self.train, *self.held_out) for example in row.examples]
-        used = {*self.stop_ids, *(i for example in examples for i in (*example.prompt, *example.response))}
+        used = {
+            *self.stop_ids,
+            *(i for example in examples for i in (*example.prompt, *example.response)),
+        }
         vocabulary = choose_rows(used, read_config(model_directory).vocab_size, vocabulary_rows)
-        train, held_out = ([row.narrowed(vocabulary) for row in part] for part in (self.train, self.held_out))
+        train, held_out = (
+            [row.narrowed(vocabulary) for row in part] for part in (self.train, self.held_out)
+        )
         stop_ids = tuple(vocabulary.narrow(self.stop_ids))
-        changed = replace(self, train=train, held_out=held_out, stop_ids=stop_ids, vocabulary=vocabulary)
+        changed = replace(
+            self, train=train, held_out=held_out, stop_ids=stop_ids, vocabulary=vocabulary
+        )
         return replace(changed, decode=lambda ids: self.decode(vocabulary.widen(ids)))
 
 
@@ -120,7 +136,9 @@ def watched(data: Preferences[R], config: WatchConfig, positions: int) -> list[t
         ConfigError: none does.
     """
     prompts = list(dict.fromkeys(row.examples[0].prompt for row in data.held_out))
-    with_room = [prompt for prompt in prompts if len(prompt) + config.max_response_tokens <= positions]
+    with_room = [
+        prompt for prompt in prompts if len(prompt) + config.max_response_tokens <= positions
+    ]
     if not with_room:
         raise ConfigError(
             f"watch.max_response_tokens: {config.max_response_tokens} after any of the {len(prompts)} held-out prompts "
@@ -143,18 +161,23 @@ def learn_from(
     context: RunContext,
     autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
-    """Changes the policy; ends after all steps, or when responses collapse: then with the last healthy weights.
+    """Changes the policy; ends after all steps, or when responses collapse: then with the last
+    healthy weights.
 
     Args:
         batch_rows: a step, all workers together.
-        learn: adds the gradient of a step's rows, of which each worker takes its share; returns figures of all ranks, `loss` among them.
+        learn: adds the gradient of a step's rows, of which each worker takes its share; returns
+            figures of all ranks, `loss` among them.
         examine: figures of the policy on held-out rows.
 
     Returns:
-        figures of the policy as it is now, `step` among them; and why training stopped before its end, or "".
+        figures of the policy as it is now, `step` among them; and why training stopped before its
+        end, or "".
     """
     total_steps = steps_for(config.epochs, batch_rows, len(data.train))
-    learner = Learner(models.policy.named_parameters(), config.optimizer, total_steps, context.ranks)
+    learner = Learner(
+        models.policy.named_parameters(), config.optimizer, total_steps, context.ranks
+    )
     state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
     positions = models.policy.decoder.config.max_positions
     watch = Watch(config.watch, watched(data, config.watch, positions), data.stop_ids, config.seed)
@@ -176,7 +199,12 @@ def learn_from(
 
     keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
-        metrics = learn([data.train[row] for row in rows_of_step(step, batch_rows, len(data.train), config.seed)])
+        metrics = learn(
+            [
+                data.train[row]
+                for row in rows_of_step(step, batch_rows, len(data.train), config.seed)
+            ]
+        )
         metrics |= learner.step(step, f"step {step + 1}, loss {metrics['loss']:.4g}")
         numbers["step"] = step + 1
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps

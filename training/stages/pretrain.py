@@ -1,7 +1,8 @@
 """Pre-training a decoder from nothing on plain text.
 
-Read `run` from top to bottom; everything else here is a step of it. Texts come as token shards (data/token_shards.py). The order of
-rows, samples and first weights are functions of the seed and the step, so a run that was killed ends with the same bits.
+Read `run` from top to bottom; everything else here is a step of it. Texts come as token shards
+(data/token_shards.py). The order of rows, samples and first weights are functions of the seed and
+the step, so a run that was killed ends with the same bits.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ from training.stages.machine import Autocast, sampling_threads, settle, usage
 from training.stages.state import TrainingState
 
 STAGE = "pretrain"
-OPENING, OPENING_TOKENS = re.compile(r"\S+(?:\s+\S+){0,3}"), 64  # four words, and tokens that are enough for them
+OPENING, OPENING_TOKENS = (
+    re.compile(r"\S+(?:\s+\S+){0,3}"),
+    64,
+)  # four words, and tokens that are enough for them
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What is sampled at each checkpoint: always with the same seeds, so that samples over time differ by the model alone.
+    """What is sampled at each checkpoint: always with the same seeds, so that samples over time
+    differ by the model alone.
 
     Attributes:
         prompts: beginnings that it goes on with, commas between
@@ -67,17 +72,21 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """shards_directory: of training.data.token_shards. model_json: config.json to build (training.model.config.llama_json).
+    """shards_directory: of training.data.token_shards. model_json: config.json to build
+    (training.model.config.llama_json).
 
     Attributes:
         steps: of the optimizer, in the whole run; at least 1
         batch_rows: rows a step, all workers together; at least 1
-        microbatch_rows: rows in one forward, at least 1; fewer take less memory, and change nothing else
+        microbatch_rows: rows in one forward, at least 1; fewer take less memory, and change nothing
+            else
         context_tokens: of a row, at least 2, and at most what the model's positions allow
-        packing: documents: a token sees its own text alone; stream: a text may see the ones before it
+        packing: documents: a token sees its own text alone; stream: a text may see the ones before
+            it
         optimizer: of all that learns
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        evaluate_every_steps: steps from one measurement of bits per byte to the next, at least 1; none: never
+        evaluate_every_steps: steps from one measurement of bits per byte to the next, at least 1;
+            none: never
         evaluation_tokens: of the held-out texts, the first ones, that are measured; at least 1
         samples: what is written at each checkpoint
         checkpoint_every_steps: steps from one checkpoint to the next, at least 1
@@ -111,7 +120,10 @@ class PretrainConfig:
         if self.packing not in PACKINGS:
             known = ", ".join(PACKINGS)
             raise ConfigError(
-                f"packing: {self.packing!r} is not one of {known}", field="packing", reason="UNKNOWN", limit=known
+                f"packing: {self.packing!r} is not one of {known}",
+                field="packing",
+                reason="UNKNOWN",
+                limit=known,
             )
         if self.parallelism.pipeline > 1 and (self.samples.prompts or self.samples.openings):
             raise ConfigError(
@@ -141,12 +153,14 @@ class Data:
 def run(config: PretrainConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics: loss, learning_rate, gradient_norm, tokens (predicted in the step), tokens_per_second, memory_bytes;
-    bits_per_byte of held-out texts where they are measured.
-    Report: documents, tokens and bytes in the data, left_over_tokens, steps, loss (of the last step), bits_per_byte, parameters.
+    Progress metrics: loss, learning_rate, gradient_norm, tokens (predicted in the step),
+    tokens_per_second, memory_bytes; bits_per_byte of held-out texts where they are measured.
+    Report: documents, tokens and bytes in the data, left_over_tokens, steps, loss (of the last
+        step), bits_per_byte, parameters.
 
     Raises:
-        NonFiniteError: loss and gradient are NaN or infinite; the last checkpoint is the last good one.
+        NonFiniteError: loss and gradient are NaN or infinite; the last checkpoint is the last good
+            one.
     """
     if done := finished(config.output_directory):
         return done
@@ -161,7 +175,9 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     count = sum(parameter.numel() for parameter in decoder.parameters())
     keep_own(decoder, context.ranks)
     distribute(decoder, context.ranks)
-    learner = Learner(list(decoder.named_parameters()), config.optimizer, config.steps, context.ranks)
+    learner = Learner(
+        list(decoder.named_parameters()), config.optimizer, config.steps, context.ranks
+    )
     state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
 
     checkpoint = context.checkpoints.latest()
@@ -170,12 +186,16 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     for step in range(int(numbers["step"]), config.steps):
         started, last = time.perf_counter(), step + 1 == config.steps
         rows = rows_of_step(step, config.batch_rows, len(data.train), config.seed)
-        loss, tokens = accumulate(decoder, data.train, rows, config.microbatch_rows, autocast, context.ranks)
+        loss, tokens = accumulate(
+            decoder, data.train, rows, config.microbatch_rows, autocast, context.ranks
+        )
         moved = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
         numbers.update(step=step + 1, loss=loss)
         metrics = {"loss": loss, **moved, "tokens": float(tokens), **usage(tokens, started)}
         if config.evaluate_every_steps and (last or (step + 1) % config.evaluate_every_steps == 0):
-            surprise = measure(decoder, data.held_out, config.microbatch_rows, autocast, context.ranks)
+            surprise = measure(
+                decoder, data.held_out, config.microbatch_rows, autocast, context.ranks
+            )
             metrics["bits_per_byte"] = numbers["bits_per_byte"] = surprise.bits_per_byte
         due = last or (step + 1) % config.checkpoint_every_steps == 0
         if due:
@@ -189,7 +209,9 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     return publish(
         config,
         context,
-        lambda: save_decoder(decoder, config.output_directory, companions_from=config.tokenizer_directory),
+        lambda: save_decoder(
+            decoder, config.output_directory, companions_from=config.tokenizer_directory
+        ),
         kind="model",
         parents=(),
         report={
@@ -209,7 +231,8 @@ def open_data(config: PretrainConfig) -> Data:
 
     Raises:
         ShardError: they are not what the config says.
-        ConfigError: there is no row to learn from, nothing to measure by, an id that the model has not, or nothing to sample from.
+        ConfigError: there is no row to learn from, nothing to measure by, an id that the model has
+            not, or nothing to sample from.
     """
     shards: Shards = open_shards(config.shards_directory, config.tokenizer_directory)
     known = parse_config(config.model_json).vocab_size
@@ -252,11 +275,21 @@ def open_data(config: PretrainConfig) -> Data:
 
 
 def accumulate(
-    decoder: Decoder, data: PackedRows, rows: Sequence[int], microbatch_rows: int, autocast: Autocast, ranks: Ranks
+    decoder: Decoder,
+    data: PackedRows,
+    rows: Sequence[int],
+    microbatch_rows: int,
+    autocast: Autocast,
+    ranks: Ranks,
 ) -> tuple[float, int]:
-    """Add the gradient of these rows' loss; return the loss of all ranks together, and how many tokens it is the mean of."""
+    """Add the gradient of these rows' loss; return the loss of all ranks together, and how many
+    tokens it is the mean of.
+    """
     mine = ranks.share(rows)
-    batches = [data.batch(mine[start : start + microbatch_rows]) for start in range(0, len(mine), microbatch_rows)]
+    batches = [
+        data.batch(mine[start : start + microbatch_rows])
+        for start in range(0, len(mine), microbatch_rows)
+    ]
     tokens = int(ranks.sum(torch.tensor(sum(int(batch.learned_BT.sum()) for batch in batches))))
     parts = [
         Microbatch(
@@ -272,23 +305,33 @@ def accumulate(
 def openings(texts: TokenStream, count: int, chat: Chat) -> Iterator[str]:
     """How the first of these texts begin, as a person would begin them: a few words each."""
     for begin, end in list(pairwise(texts.token_begins.tolist()))[:count]:
-        if words := OPENING.match(chat.decode(texts.read(begin, min(end, begin + OPENING_TOKENS)).tolist())):
+        if words := OPENING.match(
+            chat.decode(texts.read(begin, min(end, begin + OPENING_TOKENS)).tolist())
+        ):
             yield words[0]
 
 
 def write_samples(
     decoder: Decoder, data: Data, step: int, config: PretrainConfig, autocast: Autocast
 ) -> Iterator[Sample]:
-    """What the model makes of each prompt, computed as it is trained. Every rank samples: where the model is shared out, all are needed."""
+    """What the model makes of each prompt, computed as it is trained. Every rank samples: where the
+    model is shared out, all are needed.
+    """
     chat = load_chat(config.tokenizer_directory)
     begun = openings(data.held_out.stream, config.samples.openings, chat)
     prompts = list(dict.fromkeys((*config.samples.prompts, *begun)))
     if not prompts:
         return
-    ids = [[*data.begin_ids, *chat.response_ids(prompt)[:-1]] for prompt in prompts]  # a beginning: nothing ends it
+    ids = [
+        [*data.begin_ids, *chat.response_ids(prompt)[:-1]] for prompt in prompts
+    ]  # a beginning: nothing ends it
     engine = CachedEngine(Backbone(decoder), chat.stop_ids)
     seeds = [seed_of(config.seed, "sample", place) for place in range(len(prompts))]
     with sampling_threads(config.machine), autocast():
-        rollout = engine.sample(ids, 1, config.samples.max_tokens, config.samples.temperature, seeds)
-    for prompt, response, mask in zip(prompts, rollout.response_ids_BR, rollout.response_mask_BR, strict=True):
+        rollout = engine.sample(
+            ids, 1, config.samples.max_tokens, config.samples.temperature, seeds
+        )
+    for prompt, response, mask in zip(
+        prompts, rollout.response_ids_BR, rollout.response_mask_BR, strict=True
+    ):
         yield Sample(STAGE, step, prompt, chat.decode(response[mask.bool()].tolist()))

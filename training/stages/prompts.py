@@ -1,4 +1,6 @@
-"""What policy learning reads: prompts with their tasks, and examples to mix in, in the ids that the model is trained with."""
+"""What policy learning reads: prompts with their tasks, and examples to mix in, in the ids that the
+model is trained with.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ from training.stages.sft import batch_loss, narrow
 
 @dataclass(frozen=True)
 class SftMix:
-    """Against the alignment tax: each minibatch also lowers the loss of examples as SFT reads them (PPO-ptx, arXiv 2203.02155).
+    """Against the alignment tax: each minibatch also lowers the loss of examples as SFT reads them
+    (PPO-ptx, arXiv 2203.02155).
 
-    data_path: as SftConfig's. Examples that are longer than a prompt and a response together are left out.
+    data_path: as SftConfig's. Examples that are longer than a prompt and a response together are
+        left out.
 
     Attributes:
         data_path: a file of rows as `sft` reads them
@@ -46,7 +50,9 @@ class SftMix:
 
 @dataclass(frozen=True)
 class Prompts:
-    """tasks: one a prompt, "" where its line names none. stop_ids end a response. decode: ids of theirs as people read them."""
+    """tasks: one a prompt, "" where its line names none. stop_ids end a response. decode: ids of
+    theirs as people read them.
+    """
 
     ids: list[list[int]]
     tasks: list[str]
@@ -75,7 +81,9 @@ class Wanted(Protocol):
 
 
 def read_data(config: Wanted, chat: Chat) -> Prompts:
-    """Tokenise, drop what is too long, and trim the vocabulary to what prompts, examples and responses need."""
+    """Tokenise, drop what is too long, and trim the vocabulary to what prompts, examples and
+    responses need.
+    """
     require_positions(
         config.model_directory,
         max_prompt_tokens=config.max_prompt_tokens,
@@ -95,13 +103,21 @@ def read_data(config: Wanted, chat: Chat) -> Prompts:
     dropped = len(rows) - len(ids)
     if config.vocabulary_rows is None:
         return Prompts(ids, tasks, chat.stop_ids, dropped, mixed, decode=chat.decode)
-    used = {*chat.stop_ids, *(i for row in ids for i in row), *(i for e in mixed for i in (*e.prompt, *e.response))}
-    vocabulary = choose_rows(used, read_config(config.model_directory).vocab_size, config.vocabulary_rows)
+    used = {
+        *chat.stop_ids,
+        *(i for row in ids for i in row),
+        *(i for e in mixed for i in (*e.prompt, *e.response)),
+    }
+    vocabulary = choose_rows(
+        used, read_config(config.model_directory).vocab_size, config.vocabulary_rows
+    )
     narrowed = [vocabulary.narrow(row) for row in ids]
     stop_ids = tuple(vocabulary.narrow(chat.stop_ids))
     full = vocabulary.widen
     mixed = narrow(mixed, vocabulary)
-    return Prompts(narrowed, tasks, stop_ids, dropped, mixed, vocabulary, lambda ids: chat.decode(full(ids)))
+    return Prompts(
+        narrowed, tasks, stop_ids, dropped, mixed, vocabulary, lambda ids: chat.decode(full(ids))
+    )
 
 
 def read_mix(config: Wanted, chat: Chat) -> list[TokenisedExample]:
@@ -110,7 +126,9 @@ def read_mix(config: Wanted, chat: Chat) -> list[TokenisedExample]:
         return []
     longest = config.max_prompt_tokens + config.max_response_tokens
     rows = [
-        TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight)
+        TokenisedExample(
+            tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight
+        )
         for row in read_sft(config.sft_mix.data_path)
     ]
     fitting = [row for row in rows if row.tokens <= longest and row.weight > 0]
@@ -125,9 +143,15 @@ def read_mix(config: Wanted, chat: Chat) -> list[TokenisedExample]:
 
 
 def mixed_loss(
-    policy: Backbone, examples: Sequence[TokenisedExample], mix: SftMix, seeds: tuple[int, ...], ranks: Ranks
+    policy: Backbone,
+    examples: Sequence[TokenisedExample],
+    mix: SftMix,
+    seeds: tuple[int, ...],
+    ranks: Ranks,
 ) -> Tensor:
-    """This rank's part of coefficient times the loss of the examples that (run seed, update, minibatch) draw."""
+    """This rank's part of coefficient times the loss of the examples that (run seed, update,
+    minibatch) draw.
+    """
     generator = torch.Generator().manual_seed(seed_of("sft mix", *seeds))
     rows = torch.randint(len(examples), (mix.rows,), generator=generator, device="cpu").tolist()
     drawn = [examples[row] for row in rows]

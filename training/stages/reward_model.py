@@ -1,6 +1,8 @@
-"""The reward model: a decoder with a scalar head, trained on pairs (Bradley-Terry or margin ranking).
+"""The reward model: a decoder with a scalar head, trained on pairs (Bradley-Terry or margin
+ranking).
 
-Its figure is accuracy on held-out prompts, beside the ceiling that label noise sets: 0.74 of 0.77 is good, of 1.0 is not.
+Its figure is accuracy on held-out prompts, beside the ceiling that label noise sets: 0.74 of 0.77
+is good, of 1.0 is not.
 """
 
 from __future__ import annotations
@@ -46,25 +48,34 @@ LOSSES = {"bradley_terry": bradley_terry, "margin_ranking": margin_ranking}
 
 @dataclass(frozen=True)
 class RewardModelConfig:
-    """data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str, "tie": bool = false}.
+    """data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id":
+    str, "tie": bool = false}.
 
-    output_directory: with `lora` an adapter on model_directory's weights, else a model directory; in both head.safetensors
+    output_directory: with `lora` an adapter on model_directory's weights, else a model directory;
+        in both head.safetensors
     and reward_model.json (base version, mean and standard deviation of its scores).
 
     Attributes:
         loss: bradley_terry, or margin_ranking, which asks for each row's margin
-        centre_coefficient: pulls the scores of a pair towards a sum of 0, at least 0; 0: off (arXiv 2312.09244)
+        centre_coefficient: pulls the scores of a pair towards a sum of 0, at least 0; 0: off (arXiv
+            2312.09244)
         epochs: passes over the pairs, at least 1
         batch_pairs: pairs a step, all workers together; at least 1
-        microbatch_pairs: pairs in one forward, at least 1; fewer take less memory, and change nothing else
-        max_tokens: of prompt and response together, at least 1; pairs with a longer one are dropped and counted
+        microbatch_pairs: pairs in one forward, at least 1; fewer take less memory, and change
+            nothing else
+        max_tokens: of prompt and response together, at least 1; pairs with a longer one are dropped
+            and counted
         optimizer: of all that learns
         lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data uses; only with lora; none: all of them
+        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data
+            uses; only with lora; none: all of them
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        held_out_fraction: share of the prompts, never of the pairs, that is measured and never learned; in (0, 1)
-        label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none: estimated from pairs that were judged twice
-        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the next; at least 1
+        held_out_fraction: share of the prompts, never of the pairs, that is measured and never
+            learned; in (0, 1)
+        label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none:
+            estimated from pairs that were judged twice
+        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the
+            next; at least 1
         seed: of the order of rows, of what is held out, and of all that is drawn
         machine: threads, number type and device
         parallelism: how workers share the model
@@ -95,7 +106,12 @@ class RewardModelConfig:
         check_ranges(self)
         if self.loss not in LOSSES:
             known = ", ".join(LOSSES)
-            raise ConfigError(f"loss: {self.loss!r} is not one of {known}", field="loss", reason="UNKNOWN", limit=known)
+            raise ConfigError(
+                f"loss: {self.loss!r} is not one of {known}",
+                field="loss",
+                reason="UNKNOWN",
+                limit=known,
+            )
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError(
                 "vocabulary_rows: only with lora, full training would lose the other rows",
@@ -116,7 +132,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The data of a run, split once, by prompt. held_out_asked: the prompt_id of each pair that is held out."""
+    """The data of a run, split once, by prompt. held_out_asked: the prompt_id of each pair that is
+    held out.
+    """
 
     train: list[Pair]
     held_out: list[Pair]
@@ -133,16 +151,23 @@ class Pairs:
     @property
     def decided_asked(self) -> list[str]:
         """The prompts of the held-out pairs that are no ties."""
-        return [key for key, pair in zip(self.held_out_asked, self.held_out, strict=True) if not pair.tie]
+        return [
+            key
+            for key, pair in zip(self.held_out_asked, self.held_out, strict=True)
+            if not pair.tie
+        ]
 
 
 def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "reward_model").
 
-    Progress metrics: loss, accuracy (of the batch), margin, held_out_accuracy (at checkpoints), gradient_norm, learning_rate.
-    Report: train_pairs and held_out_pairs (train_ties and held_out_ties of them), held_out_prompts, dropped_too_long, dropped_equal (two
-    responses of one text), held_out_accuracy, held_out_accuracy_low and _high, label_noise, label_noise_ceiling (None where nothing says
-    how noisy the labels are), score_mean, score_std, steps. Accuracy, margin and ceiling are of the pairs that are no ties.
+    Progress metrics: loss, accuracy (of the batch), margin, held_out_accuracy (at checkpoints),
+    gradient_norm, learning_rate.
+    Report: train_pairs and held_out_pairs (train_ties and held_out_ties of them), held_out_prompts,
+        dropped_too_long, dropped_equal (two
+    responses of one text), held_out_accuracy, held_out_accuracy_low and _high, label_noise,
+    label_noise_ceiling (None where nothing says how noisy the labels are), score_mean, score_std,
+    steps. Accuracy, margin and ceiling are of the pairs that are no ties.
     """
     if done := finished(config.output_directory):
         return done
@@ -181,15 +206,21 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     return publish(
         config,
         context,
-        lambda: save_reward_model(reward, config.lora, config.model_directory, config.output_directory),
+        lambda: save_reward_model(
+            reward, config.lora, config.model_directory, config.output_directory
+        ),
         kind="reward_model",
         parents=(config.model_directory.name,),
         report=report(pairs, right(chosen, rejected, pairs.held_out), reward, total_steps),
     )
 
 
-def report(pairs: Pairs, right_N: Tensor, reward: RewardModel, steps: int) -> dict[str, float | None]:
-    """The figures that the gate reads. right_N: of the held-out pairs that are no ties; those of one prompt are not independent."""
+def report(
+    pairs: Pairs, right_N: Tensor, reward: RewardModel, steps: int
+) -> dict[str, float | None]:
+    """The figures that the gate reads. right_N: of the held-out pairs that are no ties; those of
+    one prompt are not independent.
+    """
     share = clustered_mean(right_N.tolist(), pairs.decided_asked)
     low, high = share_bounds(share, Z_95)
     return {
@@ -204,7 +235,9 @@ def report(pairs: Pairs, right_N: Tensor, reward: RewardModel, steps: int) -> di
         "held_out_accuracy_low": low,
         "held_out_accuracy_high": high,
         "label_noise": pairs.label_noise,
-        "label_noise_ceiling": None if pairs.label_noise is None else noise_ceiling(pairs.label_noise),
+        "label_noise_ceiling": None
+        if pairs.label_noise is None
+        else noise_ceiling(pairs.label_noise),
         "score_mean": reward.mean,
         "score_std": reward.std,
         "steps": steps,
@@ -212,16 +245,24 @@ def report(pairs: Pairs, right_N: Tensor, reward: RewardModel, steps: int) -> di
 
 
 def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
-    """Tokenise, drop what is too long or one text twice, hold out a share of the prompts, and look how noisy the labels are."""
+    """Tokenise, drop what is too long or one text twice, hold out a share of the prompts, and look
+    how noisy the labels are.
+    """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     if not any(row.is_decided for row in rows):
         raise ConfigError(
-            f"data_path: none of {len(rows)} pairs says which response is better", field="data_path", reason="EMPTY"
+            f"data_path: none of {len(rows)} pairs says which response is better",
+            field="data_path",
+            reason="EMPTY",
         )
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if not row.is_equal]
-    fitting = [(key, pair) for key, pair in tokenised if max(len(pair.chosen), len(pair.rejected)) <= config.max_tokens]
+    fitting = [
+        (key, pair)
+        for key, pair in tokenised
+        if max(len(pair.chosen), len(pair.rejected)) <= config.max_tokens
+    ]
     held = held_out_keys((key for key, _ in fitting), config.held_out_fraction, config.seed)
     train = [pair for key, pair in fitting if key not in held]
     held_out = [pair for key, pair in fitting if key in held]
@@ -233,7 +274,9 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
             field="held_out_fraction",
             reason="EMPTY",
         )
-    return Pairs(train, held_out, asked, len(tokenised) - len(fitting), len(rows) - len(tokenised), noise)
+    return Pairs(
+        train, held_out, asked, len(tokenised) - len(fitting), len(rows) - len(tokenised), noise
+    )
 
 
 def tokenise(row: PairExample, chat: Chat) -> Pair:
@@ -251,10 +294,14 @@ def open_model(config: RewardModelConfig, pairs: Pairs) -> tuple[ScalarModel, Pa
         used = {i for pair in everything for i in (*pair.chosen, *pair.rejected)}
         vocabulary = choose_rows(used, decoder.config.vocab_size, config.vocabulary_rows)
         trim_vocabulary(decoder, vocabulary)
-        train, held_out = ([narrow(pair, vocabulary) for pair in part] for part in (pairs.train, pairs.held_out))
+        train, held_out = (
+            [narrow(pair, vocabulary) for pair in part] for part in (pairs.train, pairs.held_out)
+        )
         pairs = replace(pairs, train=train, held_out=held_out)
     backbone = trainable_backbone(decoder, "reward", config.lora, seed_of(config.seed, "lora"))
-    return ScalarModel(backbone, ScalarHead(decoder.config.hidden_size, seed_of(config.seed, "head"))), pairs
+    return ScalarModel(
+        backbone, ScalarHead(decoder.config.hidden_size, seed_of(config.seed, "head"))
+    ), pairs
 
 
 def narrow(pair: Pair, vocabulary: VocabularyMap) -> Pair:
@@ -264,7 +311,11 @@ def narrow(pair: Pair, vocabulary: VocabularyMap) -> Pair:
 
 
 def accumulate(
-    scalar: ScalarModel, pairs: Sequence[Pair], config: RewardModelConfig, autocast: Autocast, ranks: Ranks
+    scalar: ScalarModel,
+    pairs: Sequence[Pair],
+    config: RewardModelConfig,
+    autocast: Autocast,
+    ranks: Ranks,
 ) -> dict[str, float]:
     """Add the gradient of these pairs' loss; return figures of all ranks together."""
     sums = torch.zeros(4)  # loss; of what is no tie: count, right, margin
@@ -278,9 +329,13 @@ def accumulate(
         loss = loss + config.centre_coefficient * centring(chosen_B, rejected_B, config.batch_pairs)
         torch.autograd.backward(loss)
         gap_B = (chosen_B - rejected_B).detach() * ~tie_B
-        sums += torch.stack((loss.detach(), (~tie_B).float().sum(), (gap_B > 0).float().sum(), gap_B.sum()))
+        sums += torch.stack(
+            (loss.detach(), (~tie_B).float().sum(), (gap_B > 0).float().sum(), gap_B.sum())
+        )
     loss_value, decided, right, margin = ranks.sum(sums).tolist()
-    return {"loss": loss_value} | ({"accuracy": right / decided, "margin": margin / decided} if decided else {})
+    return {"loss": loss_value} | (
+        {"accuracy": right / decided, "margin": margin / decided} if decided else {}
+    )
 
 
 def score_pairs(scalar: ScalarModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
@@ -297,11 +352,17 @@ def scores_of(
     """Raw scores of all these pairs."""
     size = config.microbatch_pairs
     with autocast():
-        parts = [score_pairs(scalar, pairs[start : start + size]) for start in range(0, len(pairs), size)]
-    return torch.cat([chosen for chosen, _ in parts]), torch.cat([rejected for _, rejected in parts])
+        parts = [
+            score_pairs(scalar, pairs[start : start + size]) for start in range(0, len(pairs), size)
+        ]
+    return torch.cat([chosen for chosen, _ in parts]), torch.cat(
+        [rejected for _, rejected in parts]
+    )
 
 
 def right(chosen_B: Tensor, rejected_B: Tensor, pairs: Sequence[Pair]) -> Tensor:
-    """1 where the chosen response scores higher, half for equal scores, else 0; [N], of the pairs that are no ties."""
+    """1 where the chosen response scores higher, half for equal scores, else 0; [N], of the pairs
+    that are no ties.
+    """
     gap_N = (chosen_B - rejected_B)[torch.tensor([not pair.tie for pair in pairs])]
     return (gap_N > 0).float() + 0.5 * (gap_N == 0).float()

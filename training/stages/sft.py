@@ -40,26 +40,35 @@ from training.stages.positions import require_positions
 from training.stages.state import TrainingState
 
 STAGE = "sft"
-SHOWN, SHOWN_TOKENS = 4, 64  # held-out prompts that it answers before and after, and tokens of an answer
+SHOWN, SHOWN_TOKENS = (
+    4,
+    64,
+)  # held-out prompts that it answers before and after, and tokens of an answer
 
 
 @dataclass(frozen=True)
 class SftConfig:
-    """data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float = 1}.
+    """data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float =
+    1}.
 
-    output_directory becomes a model directory; with `lora` the adapter is merged into it and kept apart under adapter/.
+    output_directory becomes a model directory; with `lora` the adapter is merged into it and kept
+    apart under adapter/.
 
     Attributes:
         epochs: passes over the rows, at least 1
         batch_rows: rows a step, all workers together; at least 1
-        microbatch_rows: rows in one forward, at least 1; fewer take less memory, and change nothing else
+        microbatch_rows: rows in one forward, at least 1; fewer take less memory, and change nothing
+            else
         max_tokens: of prompt and response together, at least 1; longer rows are dropped and counted
         optimizer: of all that learns
         lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data uses; only with lora; none: all of them
+        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data
+            uses; only with lora; none: all of them
         checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        held_out_fraction: share of the distinct prompts that is measured and never learned, in [0, 1)
-        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the next; at least 1
+        held_out_fraction: share of the distinct prompts that is measured and never learned, in [0,
+            1)
+        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the
+            next; at least 1
         seed: of the order of rows, of what is held out, and of all that is drawn
         machine: threads, number type and device
         parallelism: how workers share the model
@@ -95,7 +104,9 @@ class SftConfig:
 
 @dataclass(frozen=True)
 class Examples:
-    """The data of a run, split once, in the ids that the model is trained with. decode: those as people read them."""
+    """The data of a run, split once, in the ids that the model is trained with. decode: those as
+    people read them.
+    """
 
     train: list[TokenisedExample]
     held_out: list[TokenisedExample]
@@ -109,7 +120,8 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
     Progress metrics: loss, held_out_loss (at checkpoints), learning_rate, gradient_norm, tokens.
-    Report: examples, dropped_too_long, dropped_weightless, held_out_examples, held_out_loss_before, held_out_loss, steps. Without held-out
+    Report: examples, dropped_too_long, dropped_weightless, held_out_examples, held_out_loss_before,
+        held_out_loss, steps. Without held-out
     examples nothing is said of their loss.
     """
     if done := finished(config.output_directory):
@@ -128,13 +140,21 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
 
     def look() -> dict[str, float]:
         held_out = examples.held_out
-        return {"held_out_loss": held_out_loss(backbone, held_out, config, autocast, context.ranks)} if held_out else {}
+        return (
+            {"held_out_loss": held_out_loss(backbone, held_out, config, autocast, context.ranks)}
+            if held_out
+            else {}
+        )
 
     if checkpoint := context.checkpoints.latest():
         numbers = state.read(checkpoint)
     else:
         before = look()
-        numbers = {"step": 0, **before, **{f"{name}_before": figure for name, figure in before.items()}}
+        numbers = {
+            "step": 0,
+            **before,
+            **{f"{name}_before": figure for name, figure in before.items()},
+        }
         show_answers(backbone, examples, 0, config, context)
     keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
@@ -172,15 +192,21 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
 
 
 def read_examples(config: SftConfig, chat: Chat) -> Examples:
-    """Tokenise, drop what weighs nothing or is too long, and hold out a share of the distinct prompts."""
+    """Tokenise, drop what weighs nothing or is too long, and hold out a share of the distinct
+    prompts.
+    """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     everything = [
-        TokenisedExample(tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight)
+        TokenisedExample(
+            tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight
+        )
         for row in read_sft(config.data_path)
     ]
     weighty = [example for example in everything if example.weight > 0]
     if not weighty:
-        raise ConfigError(f"weight: 0 in all of {len(everything)} examples", field="weight", reason="EMPTY")
+        raise ConfigError(
+            f"weight: 0 in all of {len(everything)} examples", field="weight", reason="EMPTY"
+        )
     fitting = [example for example in weighty if example.tokens <= config.max_tokens]
     if not fitting:
         raise ConfigError(
@@ -205,7 +231,10 @@ def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Example
     decoder = load_decoder(config.model_directory)
     if config.vocabulary_rows is not None:
         everything, decode = [*examples.train, *examples.held_out], examples.decode
-        used = {*examples.stop_ids, *(i for example in everything for i in (*example.prompt, *example.response))}
+        used = {
+            *examples.stop_ids,
+            *(i for example in everything for i in (*example.prompt, *example.response)),
+        }
         vocabulary = choose_rows(used, decoder.config.vocab_size, config.vocabulary_rows)
         trim_vocabulary(decoder, vocabulary)
         train, held_out = (narrow(part, vocabulary) for part in (examples.train, examples.held_out))
@@ -217,22 +246,36 @@ def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Example
             stop_ids=stop_ids,
             decode=lambda ids: decode(vocabulary.widen(ids)),
         )
-    return trainable_backbone(decoder, "policy", config.lora, seed_of(config.seed, "lora")), examples
+    return trainable_backbone(
+        decoder, "policy", config.lora, seed_of(config.seed, "lora")
+    ), examples
 
 
-def narrow(examples: Sequence[TokenisedExample], vocabulary: VocabularyMap) -> list[TokenisedExample]:
+def narrow(
+    examples: Sequence[TokenisedExample], vocabulary: VocabularyMap
+) -> list[TokenisedExample]:
     """The same examples in dense ids."""
     return [example.narrowed(vocabulary) for example in examples]
 
 
 def accumulate(
-    backbone: Backbone, batches: Iterable[ResponseBatch], weight_total: float, autocast: Autocast, ranks: Ranks
+    backbone: Backbone,
+    batches: Iterable[ResponseBatch],
+    weight_total: float,
+    autocast: Autocast,
+    ranks: Ranks,
 ) -> float:
     """Add the gradient of these batches' loss; return the loss of all ranks together."""
-    return float(ranks.sum(add_gradients(backbone, parts_of(backbone, batches, weight_total), autocast, ranks)))
+    return float(
+        ranks.sum(
+            add_gradients(backbone, parts_of(backbone, batches, weight_total), autocast, ranks)
+        )
+    )
 
 
-def parts_of(backbone: Backbone, batches: Iterable[ResponseBatch], weight_total: float) -> list[Microbatch]:
+def parts_of(
+    backbone: Backbone, batches: Iterable[ResponseBatch], weight_total: float
+) -> list[Microbatch]:
     """The batches with their losses."""
     return [
         Microbatch(
@@ -246,10 +289,14 @@ def parts_of(backbone: Backbone, batches: Iterable[ResponseBatch], weight_total:
 
 def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) -> Tensor:
     """Cross-entropy of response tokens over `weight_total`."""
-    return response_loss(backbone.decoder, backbone.hidden(batch.ids_BT, batch.mask_BT), batch, weight_total)
+    return response_loss(
+        backbone.decoder, backbone.hidden(batch.ids_BT, batch.mask_BT), batch, weight_total
+    )
 
 
-def response_loss(decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, weight_total: float) -> Tensor:
+def response_loss(
+    decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, weight_total: float
+) -> Tensor:
     """The same from the last hidden states."""
     chosen_BT = batch.response_mask_BT
     log_probs_N = next_token_log_probs(decoder, hidden_BTD, batch.ids_BT, chosen_BT)
@@ -258,7 +305,11 @@ def response_loss(decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, we
 
 
 def held_out_loss(
-    backbone: Backbone, examples: Sequence[TokenisedExample], config: SftConfig, autocast: Autocast, ranks: Ranks
+    backbone: Backbone,
+    examples: Sequence[TokenisedExample],
+    config: SftConfig,
+    autocast: Autocast,
+    ranks: Ranks,
 ) -> float:
     """Loss per response token of examples that are never trained on."""
     weight_total = sum(example.weight * len(example.response) for example in examples)
@@ -266,14 +317,21 @@ def held_out_loss(
     return float(total_loss(backbone, parts, autocast, ranks))
 
 
-def show_answers(backbone: Backbone, examples: Examples, step: int, config: SftConfig, context: RunContext) -> None:
-    """What it answers to the first held-out prompts, for the run's page: the likeliest tokens. A pipeline samples none (pretrain.py)."""
+def show_answers(
+    backbone: Backbone, examples: Examples, step: int, config: SftConfig, context: RunContext
+) -> None:
+    """What it answers to the first held-out prompts, for the run's page: the likeliest tokens. A
+    pipeline samples none (pretrain.py).
+    """
     most = backbone.decoder.config.max_positions
     fitting = (example.prompt for example in examples.held_out if len(example.prompt) < most)
     prompts = list(dict.fromkeys(fitting))[:SHOWN]
     if not prompts or config.parallelism.pipeline > 1:
         return
-    engine, tokens = CachedEngine(backbone, examples.stop_ids), min(SHOWN_TOKENS, most - max(map(len, prompts)))
+    engine, tokens = (
+        CachedEngine(backbone, examples.stop_ids),
+        min(SHOWN_TOKENS, most - max(map(len, prompts))),
+    )
     with sampling_threads(config.machine), gathered(backbone.decoder):
         rollout = engine.sample(prompts, 1, tokens, 0.0, range(len(prompts)))
     for asked, said in rollout.read(examples.decode, SHOWN):

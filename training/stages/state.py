@@ -1,8 +1,9 @@
 """Everything that a stage must find again after a kill: parameters, optimizers, and a few numbers.
 
-Generators are not among them on purpose: every random number is drawn from a seed made of (run seed, purpose, step). Each worker
-writes the parts that it holds, as safetensors; whoever reads them takes what it needs, so the number of workers and the way in which
-they split the model may change between two runs.
+Generators are not among them on purpose: every random number is drawn from a seed made of (run
+seed, purpose, step). Each worker writes the parts that it holds, as safetensors; whoever reads them
+takes what it needs, so the number of workers and the way in which they split the model may change
+between two runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -38,7 +42,9 @@ NamedParameters = Sequence[tuple[str, nn.Parameter]]
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Live objects by name; write and read copy their tensors. An optimizer has the name of the parameters that it steps."""
+    """Live objects by name; write and read copy their tensors. An optimizer has the name of the
+    parameters that it steps.
+    """
 
     parameters: Mapping[str, NamedParameters]
     optimizers: Mapping[str, torch.optim.Optimizer]
@@ -50,7 +56,9 @@ class TrainingState:
         for name, optimizer in self.optimizers.items():
             for parameter_name, parameter in self.parameters[name]:
                 slots = optimizer.state.get(parameter, {})
-                tensors |= {_slot(name, parameter_name, slot): tensor for slot, tensor in slots.items()}
+                tensors |= {
+                    _slot(name, parameter_name, slot): tensor for slot, tensor in slots.items()
+                }
         with _alone_is_meant():
             writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
             save(tensors, storage_writer=writer, no_dist=self.ranks.world_size == 1)
@@ -58,23 +66,36 @@ class TrainingState:
             (directory / NUMBERS).write_text(json.dumps(dict(numbers)))
 
     def read(self, directory: Path) -> dict[str, float]:
-        """Put the stored tensors into the live objects, bit by bit; return the numbers. Every worker calls this.
+        """Put the stored tensors into the live objects, bit by bit; return the numbers. Every
+        worker calls this.
 
         Raises:
             ManifestError: it is the state of other parameters.
         """
         reader = HuggingFaceStorageReader(str(directory))
         metadata = reader.read_metadata().state_dict_metadata
-        stored = {name: found.size for name, found in metadata.items() if isinstance(found, TensorStorageMetadata)}
+        stored = {
+            name: found.size
+            for name, found in metadata.items()
+            if isinstance(found, TensorStorageMetadata)
+        }
         tensors = self._weights()
         _require_same(directory, stored, self._shapes())
         for name, optimizer in self.optimizers.items():
             for parameter_name, parameter in self.parameters[name]:
                 prefix = _slot(name, parameter_name, "")
-                slots = {key.removeprefix(prefix): size for key, size in stored.items() if key.startswith(prefix)}
+                slots = {
+                    key.removeprefix(prefix): size
+                    for key, size in stored.items()
+                    if key.startswith(prefix)
+                }
                 counts_at = parameter.device if _is_fused(optimizer) else torch.device("cpu")
-                optimizer.state[parameter] = {slot: _room(parameter, size, counts_at) for slot, size in slots.items()}
-                tensors |= {prefix + slot: room for slot, room in optimizer.state[parameter].items()}
+                optimizer.state[parameter] = {
+                    slot: _room(parameter, size, counts_at) for slot, size in slots.items()
+                }
+                tensors |= {
+                    prefix + slot: room for slot, room in optimizer.state[parameter].items()
+                }
         with _alone_is_meant():
             load(tensors, storage_reader=reader, no_dist=self.ranks.world_size == 1)
         numbers: dict[str, float] = json.loads((directory / NUMBERS).read_text())
@@ -97,7 +118,9 @@ class TrainingState:
         }
 
 
-def _require_same(directory: Path, stored: Mapping[str, torch.Size], live: Mapping[str, torch.Size]) -> None:
+def _require_same(
+    directory: Path, stored: Mapping[str, torch.Size], live: Mapping[str, torch.Size]
+) -> None:
     """Weights alone: an optimizer that has taken no step holds nothing."""
     kept = {name: size for name, size in stored.items() if name.startswith(PARAMETERS)}
     odd = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != live.get(name))
@@ -114,12 +137,20 @@ def _slot(name: str, parameter_name: str, slot: str) -> str:
 
 
 def _room(parameter: nn.Parameter, size: torch.Size, counts_at: torch.device) -> Tensor:
-    """What a slot of this size is read into: split as its parameter is, or one number (AdamW's step)."""
-    return torch.zeros_like(parameter) if size == parameter.shape else torch.zeros(size, device=counts_at)
+    """What a slot of this size is read into: split as its parameter is, or one number (AdamW's
+    step).
+    """
+    return (
+        torch.zeros_like(parameter)
+        if size == parameter.shape
+        else torch.zeros(size, device=counts_at)
+    )
 
 
 def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether AdamW counts its steps where the parameters are; else it counts on the processor, wherever they are."""
+    """Whether AdamW counts its steps where the parameters are; else it counts on the processor,
+    wherever they are.
+    """
     return any(group.get("fused") for group in optimizer.param_groups)
 
 
@@ -131,8 +162,9 @@ def _alone_is_meant() -> Iterator[None]:
 
 
 class DirectoryCheckpoints:
-    """Checkpoints of one run in a directory that all its workers see: the newest two, and one that was kept on notice until the next one
-    comes."""
+    """Checkpoints of one run in a directory that all its workers see: the newest two, and one that
+    was kept on notice until the next one comes.
+    """
 
     def __init__(self, directory: Path, ranks: Ranks = ALONE) -> None:
         self._directory, self._ranks = directory, ranks
@@ -170,8 +202,10 @@ def checkpoint_name(step: int, on_notice: bool = False) -> str:
 
 
 def candidates(names: Iterable[str], before: int | None = None) -> list[str]:
-    """Checkpoints among these names, the newest first. With `before` the regular ones below that step: what was kept on notice was not
-    looked at, and a run that nobody stopped has none to go back to."""
+    """Checkpoints among these names, the newest first. With `before` the regular ones below that
+    step: what was kept on notice was not looked at, and a run that nobody stopped has none to go
+    back to.
+    """
     found = [match for match in map(NAMED.fullmatch, names) if match]
     if before is not None:
         found = [match for match in found if match[1] == REGULAR and int(match[2]) < before]
@@ -181,7 +215,10 @@ def candidates(names: Iterable[str], before: int | None = None) -> list[str]:
 def outdated(newest: str, names: Iterable[str]) -> set[str]:
     """Checkpoints among these names that nobody needs any more when `newest` is whole."""
     known = candidates(names)
-    return set(known) - {newest, *[name for name in known if name.startswith(REGULAR)][:KEPT_CHECKPOINTS]}
+    return set(known) - {
+        newest,
+        *[name for name in known if name.startswith(REGULAR)][:KEPT_CHECKPOINTS],
+    }
 
 
 def latest_complete(directory: Path, before: int | None = None) -> Path | None:

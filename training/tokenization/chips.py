@@ -1,6 +1,8 @@
-"""A token as the page draws it: text where it can be read as such, a mark where it cannot be seen or is no character by itself.
+"""A token as the page draws it: text where it can be read as such, a mark where it cannot be seen
+or is no character by itself.
 
-Nothing is guessed: bytes that are no UTF-8 on their own are shown as bytes, with the character that they are a part of on hover.
+Nothing is guessed: bytes that are no UTF-8 on their own are shown as bytes, with the character that
+they are a part of on hover.
 """
 
 from __future__ import annotations
@@ -42,12 +44,17 @@ def chips(pieces: Sequence[Piece]) -> list[Chip]:
     """In the order in which a model reads them."""
     whole = b"".join(piece.content for piece in pieces)
     ends = accumulate(len(piece.content) for piece in pieces)
-    return [_chip(number, piece, whole, end) for number, (piece, end) in enumerate(zip(pieces, ends, strict=True))]
+    return [
+        _chip(number, piece, whole, end)
+        for number, (piece, end) in enumerate(zip(pieces, ends, strict=True))
+    ]
 
 
 def _chip(number: int, piece: Piece, whole: bytes, end: int) -> Chip:
     style = f"c{number % COLOURS}" if piece.known else "unknown"
-    shown = piece.content[:MOST_TITLE_BYTES].hex(" ").upper() + (" …" if len(piece.content) > MOST_TITLE_BYTES else "")
+    shown = piece.content[:MOST_TITLE_BYTES].hex(" ").upper() + (
+        " …" if len(piece.content) > MOST_TITLE_BYTES else ""
+    )
     count = len(piece.content)
     title = f"id {piece.id}{'' if piece.known else ' (unknown)'}, {count} byte{'' if count == 1 else 's'}: {shown}"
     try:
@@ -55,10 +62,18 @@ def _chip(number: int, piece: Piece, whole: bytes, end: int) -> Chip:
     except UnicodeDecodeError:
         around = _characters_around(whole, end - count, end)
         return Chip(
-            (Part(piece.content.hex(" ").upper(), is_mark=True),), f"{title}, part of {around}", f"{style} part"
+            (Part(piece.content.hex(" ").upper(), is_mark=True),),
+            f"{title}, part of {around}",
+            f"{style} part",
         )
-    names = ", ".join(_code_point(letter) for letter in text if not letter.isascii() or not letter.isprintable())
-    return Chip(tuple(_parts(text)), f"{title}, {names}" if names and len(text) <= MOST_TITLE_BYTES else title, style)
+    names = ", ".join(
+        _code_point(letter) for letter in text if not letter.isascii() or not letter.isprintable()
+    )
+    return Chip(
+        tuple(_parts(text)),
+        f"{title}, {names}" if names and len(text) <= MOST_TITLE_BYTES else title,
+        style,
+    )
 
 
 def _parts(text: str) -> Iterator[Part]:
@@ -83,7 +98,11 @@ def _parts(text: str) -> Iterator[Part]:
 
 
 def _is_seen(letter: str, inside: bool) -> bool:
-    return letter == " " or unicodedata.category(letter) not in UNSEEN or (inside and letter in JOINERS)
+    return (
+        letter == " "
+        or unicodedata.category(letter) not in UNSEEN
+        or (inside and letter in JOINERS)
+    )
 
 
 def _characters_around(whole: bytes, start: int, end: int) -> str:
@@ -92,7 +111,9 @@ def _characters_around(whole: bytes, start: int, end: int) -> str:
         start -= 1
     while end < len(whole) and whole[end] & 0xC0 == 0x80:
         end += 1
-    return ", ".join(f"{letter} {_code_point(letter)}" for letter in whole[start:end].decode(errors="replace"))
+    return ", ".join(
+        f"{letter} {_code_point(letter)}" for letter in whole[start:end].decode(errors="replace")
+    )
 
 
 def _code_point(letter: str) -> str:

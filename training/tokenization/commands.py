@@ -24,28 +24,53 @@ from training.tokenization.watching import Watched
 VOCABULARIES = (4096, 16_384)
 SPLIT_SEED = 20_261_126
 HELD_OUT_SHARE = 0.1
-COMPARED_CHARACTERS = 2_000  # once for each tokenizer; a token takes some 100 bytes of the page, and may be a character
+# once for each tokenizer; a token takes some 100 bytes of the page, and may be a character
+COMPARED_CHARACTERS = 2_000
 SHORT = {Kind.BYTE_PAIRS: "bpe", Kind.WORDS: "word", Kind.CHARACTERS: "char"}
 SHOW_USAGE = "%(prog)s (FILE | --text TEXT) DIR [DIR ...] --page FILE"
 MERGING = "counting pairs and merging"
 
 
-def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code_commit: Callable[[], str]) -> None:
-    """Add `tokenizer` to the commands of `python -m training`. `code_commit` is asked when something is made."""
-    verbs = commands.add_parser("tokenizer", help="train, compare and show tokenizers").add_subparsers(required=True)
+def describe(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], code_commit: Callable[[], str]
+) -> None:
+    """Add `tokenizer` to the commands of `python -m training`. `code_commit` is asked when
+    something is made.
+    """
+    verbs = commands.add_parser(
+        "tokenizer", help="train, compare and show tokenizers"
+    ).add_subparsers(required=True)
     texts = argparse.ArgumentParser(add_help=False)
     texts.add_argument("texts", type=Path, nargs="+", metavar="TEXTS", help=TEXTS_HELP)
     train = verbs.add_parser("train", parents=[texts], help="learn a tokenizer from texts")
     train.add_argument("--vocabulary", type=int, required=True, metavar="N", help="tokens at most")
     train.add_argument("--output", type=Path, required=True, metavar="DIR")
     train.add_argument("--kind", type=Kind, choices=list(Kind), default=Kind.BYTE_PAIRS)
-    train.add_argument("--split", type=Split, choices=list(Split), default=Split.GPT4, help="what no byte pair crosses")
-    train.set_defaults(command=lambda options: _train(options, code_commit()))
-    compare = verbs.add_parser("compare", parents=[texts], help="byte pairs, words and characters on held-out text")
-    compare.add_argument(
-        "--vocabulary", type=_sizes, default=VOCABULARIES, metavar="N,N", help="sizes to learn (4096,16384)"
+    train.add_argument(
+        "--split",
+        type=Split,
+        choices=list(Split),
+        default=Split.GPT4,
+        help="what no byte pair crosses",
     )
-    compare.add_argument("--held-out", type=_share, default=HELD_OUT_SHARE, metavar="0..0.5", help="share of the texts")
+    train.set_defaults(command=lambda options: _train(options, code_commit()))
+    compare = verbs.add_parser(
+        "compare", parents=[texts], help="byte pairs, words and characters on held-out text"
+    )
+    compare.add_argument(
+        "--vocabulary",
+        type=_sizes,
+        default=VOCABULARIES,
+        metavar="N,N",
+        help="sizes to learn (4096,16384)",
+    )
+    compare.add_argument(
+        "--held-out",
+        type=_share,
+        default=HELD_OUT_SHARE,
+        metavar="0..0.5",
+        help="share of the texts",
+    )
     compare.add_argument(
         "--tokenizer",
         type=Path,
@@ -54,11 +79,17 @@ def describe(commands: argparse._SubParsersAction[argparse.ArgumentParser], code
         metavar="DIR",
         help="one more, which should not know the texts yet; may be repeated",
     )
-    compare.add_argument("--page", type=Path, metavar="FILE", help="the table, and how held-out text splits, as HTML")
+    compare.add_argument(
+        "--page", type=Path, metavar="FILE", help="the table, and how held-out text splits, as HTML"
+    )
     compare.set_defaults(command=_compare)
     show = verbs.add_parser("show", help="a page of how a text splits", usage=SHOW_USAGE)
     show.add_argument(
-        "places", type=Path, nargs="+", metavar="DIR", help="tokenizers; without --text, after the FILE to split"
+        "places",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="tokenizers; without --text, after the FILE to split",
     )
     show.add_argument("--text", help="the text itself")
     show.add_argument("--page", type=Path, required=True, metavar="FILE")
@@ -71,7 +102,9 @@ def _train(options: argparse.Namespace, code_commit: str) -> int:
     watched = Watched(files, options.output.name, MERGING, sys.stderr)
     manifest = make_directory(files, watched, config, options.output, code_commit)
     size = manifest.report["vocabulary"]
-    fewer = "" if size == config.vocabulary else f" of {config.vocabulary:,}, as the texts have no more"
+    fewer = (
+        "" if size == config.vocabulary else f" of {config.vocabulary:,}, as the texts have no more"
+    )
     print(f"{manifest.version} is in {options.output}: {size:,} tokens{fewer}")
     return 0
 
@@ -79,9 +112,13 @@ def _train(options: argparse.Namespace, code_commit: str) -> int:
 def _compare(options: argparse.Namespace) -> int:
     files, share = TextFiles(options.texts), options.held_out
     sizes = sorted(set(options.vocabulary))
-    configs = [TokenizerConfig(size, kind) for kind in (Kind.BYTE_PAIRS, Kind.WORDS) for size in sizes]
+    configs = [
+        TokenizerConfig(size, kind) for kind in (Kind.BYTE_PAIRS, Kind.WORDS) for size in sizes
+    ]
     configs.append(TokenizerConfig(sizes[-1], Kind.CHARACTERS))
-    given = [open_tokenizer(directory) for directory in options.tokenizer]  # what is wrong with them shows at once
+    given = [
+        open_tokenizer(directory) for directory in options.tokenizer
+    ]  # what is wrong with them shows at once
     with tempfile.TemporaryDirectory() as folder:
         made = [Path(folder) / f"{SHORT[config.kind]}-{config.vocabulary}" for config in configs]
         for config, directory in zip(configs, made, strict=True):
@@ -89,13 +126,19 @@ def _compare(options: argparse.Namespace) -> int:
             save(learn(_side(watched, share, held_out=False), config), config, directory)
         tokenizers = [*(open_tokenizer(directory) for directory in made), *given]
         measured = [
-            measure(tokenizer, directory, _side(Watched(files, f"on {tokenizer.name}", "", sys.stderr), share, True))
+            measure(
+                tokenizer,
+                directory,
+                _side(Watched(files, f"on {tokenizer.name}", "", sys.stderr), share, True),
+            )
             for tokenizer, directory in zip(tokenizers, [*made, *options.tokenizer], strict=True)
         ]
     print(table(measured))
     if options.page:
         text = "\n".join(_until(_side(files, share, held_out=True), COMPARED_CHARACTERS + 1))
-        write_page(options.page, _shown(text, "Held-out text", COMPARED_CHARACTERS), tokenizers, measured)
+        write_page(
+            options.page, _shown(text, "Held-out text", COMPARED_CHARACTERS), tokenizers, measured
+        )
         print(f"the page is {options.page}")
     return 0
 
@@ -105,14 +148,18 @@ def _show(options: argparse.Namespace) -> int:
         file, *directories = options.places
         if file.is_dir():
             raise TextError(
-                "places: needs a FILE before the directories, or --text", field="places", reason="WRONG_TYPE"
+                "places: needs a FILE before the directories, or --text",
+                field="places",
+                reason="WRONG_TYPE",
             )
         shown = _shown(_beginning(file), file.name)
     else:
         directories = options.places
         shown = _shown(check_unicode(options.text, "text"), "The text given")
     if not directories:
-        raise TextError("places: no tokenizer's directory after the file", field="places", reason="MISSING")
+        raise TextError(
+            "places: no tokenizer's directory after the file", field="places", reason="MISSING"
+        )
     if not shown.text:
         raise TextError("text: empty", field="text", reason="EMPTY")
     write_page(options.page, shown, [open_tokenizer(directory) for directory in directories])
@@ -161,7 +208,9 @@ def _sizes(text: str) -> list[int]:
     try:
         return [int(size) for size in text.split(",")]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} is no list of sizes such as 4096,16384") from error
+        raise argparse.ArgumentTypeError(
+            f"{text} is no list of sizes such as 4096,16384"
+        ) from error
 
 
 def _share(text: str) -> float:

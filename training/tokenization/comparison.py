@@ -1,4 +1,5 @@
-"""How well tokenizers fit a text that they have not learned from: bytes a token, tokens a word, unknowns, size, what comes back.
+"""How well tokenizers fit a text that they have not learned from: bytes a token, tokens a word,
+unknowns, size, what comes back.
 
 More bytes a token is a shorter sequence for the same text; what it costs is rows of the embedding.
 """
@@ -64,9 +65,21 @@ def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> 
         tokens += len(ids)
         unknowns += tokenizer.unknowns(ids)
     if tokens == 0:
-        raise TextError(f"texts: nothing to measure {tokenizer.name} on", field="texts", reason="EMPTY")
+        raise TextError(
+            f"texts: nothing to measure {tokenizer.name} on", field="texts", reason="EMPTY"
+        )
     size = (directory / TOKENIZER).stat().st_size
-    return Figures(tokenizer.name, tokenizer.vocabulary_size, size, count, exact, text_bytes, words, tokens, unknowns)
+    return Figures(
+        tokenizer.name,
+        tokenizer.vocabulary_size,
+        size,
+        count,
+        exact,
+        text_bytes,
+        words,
+        tokens,
+        unknowns,
+    )
 
 
 def rows(measured: Sequence[Figures]) -> list[tuple[str, ...]]:
@@ -90,6 +103,11 @@ def table(measured: Sequence[Figures]) -> str:
     lines = [HEAD, *rows(measured)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
         for line in lines
     )

@@ -1,4 +1,5 @@
-"""The control tokens of our models, the chat template that uses them, and the files of a tokenizer's directory.
+"""The control tokens of our models, the chat template that uses them, and the files of a
+tokenizer's directory.
 
 Control tokens have the first ids: cheap to keep, and the same ids whatever the vocabulary.
 """
@@ -15,13 +16,17 @@ PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 CONTROL = (PAD, BEGIN, END, "<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}" + END + "{% endfor %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    + END
+    + "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
 def write_chat_files(tokenizer: Tokenizer, directory: Path) -> None:
-    """tokenizer.json, tokenizer_config.json and generation_config.json, as a model's directory has them."""
+    """tokenizer.json, tokenizer_config.json and generation_config.json, as a model's directory has
+    them.
+    """
     write_tokenizer(tokenizer, directory)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,4 +1,6 @@
-"""From texts to a tokenizer's directory, its manifest last. The files depend on texts and settings alone; the manifest holds the time."""
+"""From texts to a tokenizer's directory, its manifest last. The files depend on texts and settings
+alone; the manifest holds the time.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class TokenizerConfig:
     vocabulary: int
     kind: Kind = Kind.BYTE_PAIRS
     split: Split = Split.GPT4
-    least_count: int = 2  # a pair that stands once in all texts is no pattern, only a row of the embedding
+    least_count: int = (
+        2  # a pair that stands once in all texts is no pattern, only a row of the embedding
+    )
 
 
 def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
@@ -51,7 +55,11 @@ def save(tokenizer: Tokenizer, config: TokenizerConfig, directory: Path) -> None
 
 
 def make_directory(
-    files: TextFiles, texts: Iterable[str], config: TokenizerConfig, directory: Path, code_commit: str
+    files: TextFiles,
+    texts: Iterable[str],
+    config: TokenizerConfig,
+    directory: Path,
+    code_commit: str,
 ) -> Manifest:
     """Learn and write everything.
 
@@ -62,13 +70,17 @@ def make_directory(
         ConfigError: the directory holds something already, or a setting is out of bounds.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"output: {directory.name} is there already", field="output", reason="EXISTS")
+        raise ConfigError(
+            f"output: {directory.name} is there already", field="output", reason="EXISTS"
+        )
     tokenizer = learn(texts, config)
     save(tokenizer, config, directory)
     above = os.path.commonpath(
         [path.absolute().parent for path in files.paths]
     )  # two folders may have files of one name
-    sources = {path.absolute().relative_to(above).as_posix(): hash_file(path) for path in files.paths}
+    sources = {
+        path.absolute().relative_to(above).as_posix(): hash_file(path) for path in files.paths
+    }
     return write_manifest(
         directory,
         kind="tokenizer",

@@ -1,7 +1,8 @@
 """A tokenizer from its directory, ready to encode and to show what each token stands for.
 
-Byte pairs of ours encode through tiktoken, everything else through the library that wrote it (docs/decisions/2026-11-26-tokenizers.md).
-Control tokens that a text spells out are text to both: only a chat template puts real ones between texts.
+Byte pairs of ours encode through tiktoken, everything else through the library that wrote it
+(docs/decisions/2026-11-26-tokenizers.md). Control tokens that a text spells out are text to both:
+only a chat template puts real ones between texts.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from training.tokenization.byte_pairs import bytes_by_letter
 from training.tokenization.control import TOKENIZER
 from training.tokenization.tiktoken_encoding import encoding_of, hindrance
 
-# fancy-regex keeps a state for each character of a run of white space that it may have to give back, and panics at a million
-# (measured with tiktoken 0.14). Oniguruma does not. Python's \s holds all that theirs does.
+# fancy-regex keeps a state for each character of a run of white space that it may have to give
+# back, and panics at a million (measured with tiktoken 0.14). Oniguruma does not. Python's \s holds
+# all that theirs does.
 LONG_RUN = re.compile(r"\s{500000}")
 LONG_RUN_CHARACTERS = 500_000
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
@@ -38,7 +40,9 @@ class TokenizerError(DetailedError, ValueError):
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of a text and the bytes that it stands for. Not known: the id says nothing of the bytes."""
+    """One token of a text and the bytes that it stands for. Not known: the id says nothing of the
+    bytes.
+    """
 
     id: int
     content: bytes
@@ -67,23 +71,32 @@ class TextTokenizer(Protocol):
 
 
 class LibraryTokenizer:
-    """Any tokenizer.json. The tokens' bytes come from the byte alphabet, from byte fallbacks, or from their place in the text."""
+    """Any tokenizer.json. The tokens' bytes come from the byte alphabet, from byte fallbacks, or
+    from their place in the text.
+    """
 
     def __init__(self, name: str, tokenizer: Tokenizer, spec: dict[str, Any]) -> None:
         self.name = name
         self.vocabulary_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
-        self._unknown_id = spec["model"].get("unk_id", tokenizer.token_to_id(spec["model"].get("unk_token") or ""))
+        self._unknown_id = spec["model"].get(
+            "unk_id", tokenizer.token_to_id(spec["model"].get("unk_token") or "")
+        )
         self._added_ids = {token["id"] for token in spec["added_tokens"]}
-        self._letters = bytes_by_letter() if "ByteLevel" in json.dumps(spec["pre_tokenizer"]) else None
+        self._letters = (
+            bytes_by_letter() if "ByteLevel" in json.dumps(spec["pre_tokenizer"]) else None
+        )
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [
+            found.ids
+            for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
@@ -96,7 +109,11 @@ class LibraryTokenizer:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         found = zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
         return [
-            Piece(token_id, self._content(token_id, token, text[start:end]), token_id != self._unknown_id)
+            Piece(
+                token_id,
+                self._content(token_id, token, text[start:end]),
+                token_id != self._unknown_id,
+            )
             for token_id, token, (start, end) in found
         ]
 
@@ -116,12 +133,18 @@ class BytePairs:
         self._library, self._encoding = library, encoding
 
     def encode(self, text: str) -> list[int]:
-        return self._library.encode(text) if _is_too_long(text) else self._encoding.encode_ordinary(text)
+        return (
+            self._library.encode(text)
+            if _is_too_long(text)
+            else self._encoding.encode_ordinary(text)
+        )
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         if any(map(_is_too_long, texts)):
             return [self.encode(text) for text in texts]
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=len(os.sched_getaffinity(0)))
+        return self._encoding.encode_ordinary_batch(
+            list(texts), num_threads=len(os.sched_getaffinity(0))
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._encoding.decode_bytes(ids).decode("utf-8", errors="replace")
@@ -130,14 +153,18 @@ class BytePairs:
         return 0  # each byte is a token
 
     def pieces(self, text: str) -> list[Piece]:
-        return [Piece(token_id, self._encoding.decode_single_token_bytes(token_id)) for token_id in self.encode(text)]
+        return [
+            Piece(token_id, self._encoding.decode_single_token_bytes(token_id))
+            for token_id in self.encode(text)
+        ]
 
 
 def open_tokenizer(directory: Path) -> TextTokenizer:
     """The tokenizer of a directory, of a whole model's too.
 
     Raises:
-        TokenizerError: tokenizer.json is missing or is none, or the model beside it has fewer rows than the tokenizer has ids.
+        TokenizerError: tokenizer.json is missing or is none, or the model beside it has fewer rows
+            than the tokenizer has ids.
     """
     path = directory / TOKENIZER
     if not path.is_file():
@@ -146,7 +173,9 @@ def open_tokenizer(directory: Path) -> TextTokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no class of its own
         raise TokenizerError(
-            f"{TOKENIZER}: {directory.name} has none that can be read: {error}", field=TOKENIZER, reason="MALFORMED"
+            f"{TOKENIZER}: {directory.name} has none that can be read: {error}",
+            field=TOKENIZER,
+            reason="MALFORMED",
         ) from error
     spec = json.loads(tokenizer.to_str())
     library = LibraryTokenizer(directory.name, tokenizer, spec)

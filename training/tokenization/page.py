@@ -35,7 +35,9 @@ class Splitting:
     bytes_per_token: float
 
 
-def write_page(path: Path, shown: Shown, tokenizers: Sequence[TextTokenizer], measured: Sequence[Figures] = ()) -> None:
+def write_page(
+    path: Path, shown: Shown, tokenizers: Sequence[TextTokenizer], measured: Sequence[Figures] = ()
+) -> None:
     """The splittings one under another, the table of a comparison above them if there was one.
 
     Raises:

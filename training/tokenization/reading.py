@@ -1,5 +1,5 @@
-"""Texts to learn a tokenizer from: those of .jsonl, and of .txt blocks that end with a line (data/corpus.py reads one as a whole). Read as
-they are asked for, never all.
+"""Texts to learn a tokenizer from: those of .jsonl, and of .txt blocks that end with a line
+(data/corpus.py reads one as a whole). Read as they are asked for, never all.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ BLOCK_BYTES = 4096  # small, so that a page of text already has parts to hold ou
 
 
 class TextFiles:
-    """The texts of some files, or of folders of them, in their order. Each iteration reads them anew; `read_bytes` says how far the present
-    one is.
+    """The texts of some files, or of folders of them, in their order. Each iteration reads them
+    anew; `read_bytes` says how far the present one is.
 
     Raises:
-        TextError: at once for a file that is missing, empty or of another kind, and where all of them hold only white space; while
-            reading for one that is not UTF-8, and for a line without text.
+        TextError: at once for a file that is missing, empty or of another kind, and where all of
+            them hold only white space; while reading for one that is not UTF-8, and for a line
+            without text.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(file for path in paths for file in (text_files([path]) if path.is_dir() else [path]))
+        self.paths = tuple(
+            file for path in paths for file in (text_files([path]) if path.is_dir() else [path])
+        )
         for path in self.paths:
             if not path.is_file():
                 raise TextError(f"texts: {path.name} is missing", field=path.name, reason="MISSING")
@@ -40,7 +43,9 @@ class TextFiles:
         self.read_bytes = 0
         if not any(text.strip() for text in self):
             names = ", ".join(path.name for path in self.paths)
-            raise TextError(f"texts: nothing but white space in {names}", field="texts", reason="EMPTY")
+            raise TextError(
+                f"texts: nothing but white space in {names}", field="texts", reason="EMPTY"
+            )
         self.read_bytes = 0
 
     def __iter__(self) -> Iterator[str]:

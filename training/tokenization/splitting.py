@@ -1,7 +1,9 @@
-"""The regular expressions that cut a text into pieces before byte pairs are merged: no token ever reaches across a cut.
+"""The regular expressions that cut a text into pieces before byte pairs are merged: no token ever
+reaches across a cut.
 
-Two engines read them, Oniguruma (tokenizers) and fancy-regex (tiktoken). Both spellings here mean the same to both, tested on every
-code point; tiktoken's newer possessive spelling does not: to Oniguruma `{1,3}+` is a repetition of a repetition.
+Two engines read them, Oniguruma (tokenizers) and fancy-regex (tiktoken). Both spellings here mean
+the same to both, tested on every code point; tiktoken's newer possessive spelling does not: to
+Oniguruma `{1,3}+` is a repetition of a repetition.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ from tokenizers import Regex, pre_tokenizers
 
 
 class Split(StrEnum):
-    """GPT2: nano's, and the library's own. GPT4: digits in groups of at most three, line ends with what stands before them."""
+    """GPT2: nano's, and the library's own. GPT4: digits in groups of at most three, line ends with
+    what stands before them.
+    """
 
     GPT2 = "gpt2"
     GPT4 = "gpt4"
 
 
-# GPT-2's encoder.py (github.com/openai/gpt-2), and cl100k_base of tiktoken 0.3 to 0.6 (tiktoken_ext/openai_public.py), which
-# Llama 3 took over.
+# GPT-2's encoder.py (github.com/openai/gpt-2), and cl100k_base of tiktoken 0.3 to 0.6
+# (tiktoken_ext/openai_public.py), which Llama 3 took over.
 PATTERNS = {
     Split.GPT2: r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     Split.GPT4: (
@@ -48,5 +52,10 @@ def cutter(pattern: str) -> pre_tokenizers.PreTokenizer:
 def recognise(pre_tokenizer: Mapping[str, Any] | None) -> Split | None:
     """Which of ours a tokenizer.json has; None: it cuts in another way."""
     return next(
-        (split for split in Split if json.loads(byte_level_splitter(split).__getstate__()) == pre_tokenizer), None
+        (
+            split
+            for split in Split
+            if json.loads(byte_level_splitter(split).__getstate__()) == pre_tokenizer
+        ),
+        None,
     )

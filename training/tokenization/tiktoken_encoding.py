@@ -1,7 +1,9 @@
-"""A tokenizer.json as tiktoken reads it: each token's bytes with its id as rank, and the expression that cuts.
+"""A tokenizer.json as tiktoken reads it: each token's bytes with its id as rank, and the expression
+that cuts.
 
-tiktoken merges the pair whose *bytes* have the lowest id, tokenizers the pair that stands first among the merges. That is the same only
-where ids rise with the merges and each token's bytes come out as that token, which training sees to and `hindrance` checks.
+tiktoken merges the pair whose *bytes* have the lowest id, tokenizers the pair that stands first
+among the merges. That is the same only where ids rise with the merges and each token's bytes come
+out as that token, which training sees to and `hindrance` checks.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ def encoding_of(tokenizer: Tokenizer, spec: Mapping[str, Any], name: str) -> tik
         for token, token_id in spec["model"]["vocab"].items()
         if token not in control
     }
-    return tiktoken.Encoding(name, pat_str=PATTERNS[split], mergeable_ranks=ranks, special_tokens=control)
+    return tiktoken.Encoding(
+        name, pat_str=PATTERNS[split], mergeable_ranks=ranks, special_tokens=control
+    )
 
 
 def hindrance(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> str:
@@ -64,7 +68,10 @@ PRE_TOKENIZER = "pre_tokenizer: cuts in another way than ours"
 
 
 def _merge_hindrance(
-    tokenizer: Tokenizer, vocab: Mapping[str, int], merges: list[list[str]], control: Mapping[str, int]
+    tokenizer: Tokenizer,
+    vocab: Mapping[str, int],
+    merges: list[list[str]],
+    control: Mapping[str, int],
 ) -> str:
     made = [vocab[left + right] for left, right in merges]
     if made != sorted(set(made)):

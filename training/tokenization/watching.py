@@ -1,4 +1,6 @@
-"""How far a pass over texts is, for somebody who waits: nothing in the first seconds, then a line now and then."""
+"""How far a pass over texts is, for somebody who waits: nothing in the first seconds, then a line
+now and then.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,25 @@ MEGABYTE = 1_000_000
 
 
 class Watched:
-    """The texts of files, with lines on `out` about `doing`. `after` is what follows when all are read, which nobody can watch."""
+    """The texts of files, with lines on `out` about `doing`. `after` is what follows when all are
+    read, which nobody can watch.
+    """
 
     def __init__(
-        self, files: TextFiles, doing: str, after: str, out: TextIO, clock: Callable[[], float] = time.monotonic
+        self,
+        files: TextFiles,
+        doing: str,
+        after: str,
+        out: TextIO,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._files, self._doing, self._after, self._out, self._clock = files, doing, after, out, clock
+        self._files, self._doing, self._after, self._out, self._clock = (
+            files,
+            doing,
+            after,
+            out,
+            clock,
+        )
 
     def __iter__(self) -> Iterator[str]:
         began = self._clock()

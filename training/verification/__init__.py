@@ -1,4 +1,6 @@
-"""Verifiable tasks: prompts whose responses are judged right or wrong by computation, for GRPO and PPO.
+"""Verifiable tasks: prompts whose responses are judged right or wrong by computation, for GRPO and
+PPO.
 
-Two walls: free text is read only by worker processes that are killed (workers.py), code runs only in the sandbox (sandbox/).
+Two walls: free text is read only by worker processes that are killed (workers.py), code runs only
+in the sandbox (sandbox/).
 """

@@ -1,4 +1,5 @@
-"""The final answer out of free text: what stands in the last box, or after the last "answer is", or the last number.
+"""The final answer out of free text: what stands in the last box, or after the last "answer is", or
+the last number.
 
 The later mark wins: a response that gives two answers has given its last one.
 """
@@ -15,7 +16,8 @@ BOX = "\\boxed{"
 _MARKED = re.compile(r"(?i)\banswer\b\W{0,4}(?:is\b|:|=)[ \t:*]*([^\n]*)|####[ \t]*([^\n]*)")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:/\d+)?%?")
 _SIGN_WORD = re.compile(
-    r"(?:^|\b(?:is|was|equals?|to|gives?|gets?|makes?|be|of)\s|[=:.!?\n]\s*)(?:minus|negative)\s$", re.IGNORECASE
+    r"(?:^|\b(?:is|was|equals?|to|gives?|gets?|makes?|be|of)\s|[=:.!?\n]\s*)(?:minus|negative)\s$",
+    re.IGNORECASE,
 )
 _SIGN_CHARACTERS = 20
 _WRAPPED = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ('"', '"'))
@@ -37,9 +39,11 @@ def marked_answer(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """The answer of a text that marks none, where a number is asked for: its last number, in digits or words.
+    """The answer of a text that marks none, where a number is asked for: its last number, in digits
+    or words.
 
-    A number in words counts beside digits only where an answer stands ("is four", "Four."): "the two sides" is no answer.
+    A number in words counts beside digits only where an answer stands ("is four", "Four."): "the
+    two sides" is no answer.
     """
     text = text[-READ_CHARACTERS:]
     words = list(number_words(text))
@@ -50,19 +54,25 @@ def last_number(text: str) -> str | None:
 
 
 def _signed(text: str, number: re.Match[str]) -> str:
-    """A number with the sign that stands before it as a word; between two numbers the word is an operation."""
+    """A number with the sign that stands before it as a word; between two numbers the word is an
+    operation.
+    """
     sign = _SIGN_WORD.search(text, max(0, number.start() - _SIGN_CHARACTERS), number.start())
     return f"-{number[0]}" if sign and number[0][0].isdigit() else number[0]
 
 
 def only_line(text: str) -> str | None:
-    """The whole text where it is one line: a model that answers with nothing but the answer is right to."""
+    """The whole text where it is one line: a model that answers with nothing but the answer is
+    right to.
+    """
     lines = text[-READ_CHARACTERS:].strip().splitlines()
     return tidy(lines[0]) or None if len(lines) == 1 else None
 
 
 def tidy(answer: str) -> str:
-    """Without marks of emphasis or mathematics around it, what follows its first sentence, and the full stop."""
+    """Without marks of emphasis or mathematics around it, what follows its first sentence, and the
+    full stop.
+    """
     answer = re.split(r"(?<=[^\s.])\.\s", answer.strip(), maxsplit=1)[0].strip()
     before = None
     while before != answer:
@@ -70,7 +80,11 @@ def tidy(answer: str) -> str:
         answer = answer.removesuffix(".").strip("*` \t")
         for opening, closing in _WRAPPED:
             inside = answer[len(opening) : -len(closing)]
-            if answer.startswith(opening) and answer.endswith(closing) and len(answer) > len(opening + closing):
+            if (
+                answer.startswith(opening)
+                and answer.endswith(closing)
+                and len(answer) > len(opening + closing)
+            ):
                 answer = inside.strip()
     return answer
 

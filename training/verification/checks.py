@@ -1,5 +1,5 @@
-"""What makes a response right: the part of an item that verifies it, as it stands in a file. It holds expected values and is never
-part of a prompt.
+"""What makes a response right: the part of an item that verifies it, as it stands in a file. It
+holds expected values and is never part of a prompt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Gym:
-    """The final answer satisfies the generator of reasoning-gym that made the question. entry: its own record, as JSON."""
+    """The final answer satisfies the generator of reasoning-gym that made the question. entry: its
+    own record, as JSON.
+    """
 
     generator: str
     entry: str
@@ -43,7 +45,9 @@ class Gym:
 
 @dataclass(frozen=True)
 class Calls:
-    """The function of this name gives these values for these arguments. Both are JSON, a text a case."""
+    """The function of this name gives these values for these arguments. Both are JSON, a text a
+    case.
+    """
 
     function: str
     arguments: tuple[str, ...]
@@ -90,16 +94,25 @@ def from_mapping(row: Mapping[str, Any]) -> Check:
     if given.keys() != shape.__annotations__.keys():
         names = ", ".join(shape.__annotations__)
         raise CheckError(
-            f"check: {row['kind']} has {names}, and nothing else", field="check", reason="MISMATCH", limit=names
+            f"check: {row['kind']} has {names}, and nothing else",
+            field="check",
+            reason="MISMATCH",
+            limit=names,
         )
-    check = shape(**{name: _field(name, value, shape.__annotations__[name]) for name, value in given.items()})
+    check = shape(
+        **{name: _field(name, value, shape.__annotations__[name]) for name, value in given.items()}
+    )
     if isinstance(check, Calls) and not len(check.arguments) == len(check.expected) > 0:
         raise CheckError(
-            "check.expected: one for each of check.arguments, at least one", field="check.expected", reason="MISMATCH"
+            "check.expected: one for each of check.arguments, at least one",
+            field="check.expected",
+            reason="MISMATCH",
         )
     if isinstance(check, Programs) and not len(check.inputs) == len(check.outputs) > 0:
         raise CheckError(
-            "check.outputs: one for each of check.inputs, at least one", field="check.outputs", reason="MISMATCH"
+            "check.outputs: one for each of check.inputs, at least one",
+            field="check.outputs",
+            reason="MISMATCH",
         )
     for text in check.arguments + check.expected if isinstance(check, Calls) else ():
         _parsed(text)
@@ -111,10 +124,17 @@ def _field(name: str, value: Any, wanted: str) -> Any:
         return value
     if wanted == "int" and type(value) is int and value > 0:
         return value
-    if wanted.startswith("tuple") and isinstance(value, list | tuple) and all(isinstance(text, str) for text in value):
+    if (
+        wanted.startswith("tuple")
+        and isinstance(value, list | tuple)
+        and all(isinstance(text, str) for text in value)
+    ):
         return tuple(value)
     raise CheckError(
-        f"check.{name}: must be {wanted} and not empty", field=f"check.{name}", reason="WRONG_TYPE", limit=wanted
+        f"check.{name}: must be {wanted} and not empty",
+        field=f"check.{name}",
+        reason="WRONG_TYPE",
+        limit=wanted,
     )
 
 

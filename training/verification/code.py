@@ -1,7 +1,8 @@
-"""Code that a response wrote, judged by what it does. Values are compared here, outside the sandbox, as plain JSON data.
+"""Code that a response wrote, judged by what it does. Values are compared here, outside the
+sandbox, as plain JSON data.
 
-The code never meets an expected value, so there is nothing in its process to patch, find or overwrite: whatever it does to that
-process, only answering right is right.
+The code never meets an expected value, so there is nothing in its process to patch, find or
+overwrite: whatever it does to that process, only answering right is right.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from training.verification.sandbox.runs import Ended, Run
 from training.verification.verdict import Outcome, Verdict
 
 LONGEST_CODE = 20_000  # characters; the longest reference solution of MBPP has 1,500
-RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-9, 1e-12  # of floats: what another order of summation may change
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = (
+    1e-9,
+    1e-12,
+)  # of floats: what another order of summation may change
 _FENCED = re.compile(r"```[ \t]*(?:[Pp]ython3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 _ENDINGS = {
     Ended.OUT_OF_TIME: Verdict(Outcome.OUT_OF_TIME, "the code did not end in time"),
@@ -44,21 +48,28 @@ def judge_code(check: CodeCheck, response: str, runner: Runner) -> Verdict:
         return Verdict(Outcome.UNPARSABLE, f"no code, or more than {LONGEST_CODE} characters of it")
     request: dict[str, object] = {"code": code}
     if isinstance(check, Calls):
-        request |= {"function": check.function, "calls": [json.loads(text) for text in check.arguments]}
+        request |= {
+            "function": check.function,
+            "calls": [json.loads(text) for text in check.arguments],
+        }
         return _judge(runner.run(request), [json.loads(text) for text in check.expected], _value_is)
     request |= {"inputs": list(check.inputs)}
     return _judge(runner.run(request), list(check.outputs), _printed)
 
 
 def written_code(response: str) -> str | None:
-    """The last fenced block, or the whole response if it has none; None if that is nothing or too much."""
+    """The last fenced block, or the whole response if it has none; None if that is nothing or too
+    much.
+    """
     blocks = _FENCED.findall(response[-4 * LONGEST_CODE :])
     code = blocks[-1] if blocks else response
     return code if code.strip() and len(code) <= LONGEST_CODE else None
 
 
 def same(expected: Any, given: Any) -> bool:
-    """Equal as JSON: true is not 1, numbers to a tolerance where a float is expected, lists and objects all through."""
+    """Equal as JSON: true is not 1, numbers to a tolerance where a float is expected, lists and
+    objects all through.
+    """
     if isinstance(expected, list):
         pairs = isinstance(given, list) and len(given) == len(expected)
         return pairs and all(same(one, other) for one, other in zip(expected, given, strict=True))
@@ -77,7 +88,9 @@ def _close(expected: float, given: float) -> bool:
         return False
 
 
-def _judge(run: Run, expected: Sequence[Any], right: Callable[[Any, dict[str, Any]], bool]) -> Verdict:
+def _judge(
+    run: Run, expected: Sequence[Any], right: Callable[[Any, dict[str, Any]], bool]
+) -> Verdict:
     lines = run.output.split(b"\n")
     finished = lines.pop() == b"" and len(lines) == len(expected)
     if run.ended is not Ended.BY_ITSELF:
@@ -113,7 +126,11 @@ def _value_is(expected: Any, answer: dict[str, Any]) -> bool:
 def _printed(expected: str, answer: dict[str, Any]) -> bool:
     """White space at the end of lines, and of all, does not count."""
     output = answer["value"]
-    return isinstance(output, str) and answer.get("status") == 0 and _trimmed(output) == _trimmed(expected)
+    return (
+        isinstance(output, str)
+        and answer.get("status") == 0
+        and _trimmed(output) == _trimmed(expected)
+    )
 
 
 def _trimmed(text: str) -> list[str]:

@@ -1,4 +1,6 @@
-"""`python -m training tasks list | write`: what can be verified, and prompts with their checks as a file that stages read."""
+"""`python -m training tasks list | write`: what can be verified, and prompts with their checks as a
+file that stages read.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ def describe(commands: Commands) -> None:
     write.add_argument("--items", type=int, required=True, metavar="N")
     write.add_argument("--seed", type=int, default=0)
     write.add_argument("--split", type=Split, choices=list(Split), default=Split.TRAIN)
-    write.add_argument("--level", type=int, help="of difficulty, from 0; without it the generator's own defaults")
-    write.add_argument("--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt")
+    write.add_argument(
+        "--level", type=int, help="of difficulty, from 0; without it the generator's own defaults"
+    )
+    write.add_argument(
+        "--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt"
+    )
     write.add_argument("--output", type=Path, required=True, metavar="FILE")
     write.set_defaults(command=write_tasks)
 
@@ -39,12 +45,15 @@ def list_tasks(options: argparse.Namespace) -> int:
 
 def write_tasks(options: argparse.Namespace) -> int:
     """Raises: ValueError: what was asked for is not to be had."""
-    order = Order(options.name, options.items, options.seed, options.split, options.level, options.texts)
+    order = Order(
+        options.name, options.items, options.seed, options.split, options.level, options.texts
+    )
     items = make_items(order)
     written = write_items(items, options.output)
     if written < options.items:
         print(
-            f"only {written} different items: {options.name} has no more of the {options.split} split", file=sys.stderr
+            f"only {written} different items: {options.name} has no more of the {options.split} split",
+            file=sys.stderr,
         )
     print(f"{written} items of {options.name} ({options.split}) are in {options.output}")
     return 0

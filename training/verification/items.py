@@ -1,7 +1,8 @@
-"""An item: a prompt, and what verifies a response to it. As a line of a file it is a prompt that stages read, with its check beside it.
+"""An item: a prompt, and what verifies a response to it. As a line of a file it is a prompt that
+stages read, with its check beside it.
 
-What is held out is decided by the prompt's own text, never by a field: the same question made again, in another file or by
-another seed, falls on the same side.
+What is held out is decided by the prompt's own text, never by a field: the same question made
+again, in another file or by another seed, falls on the same side.
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ class Item:
 
 def split_of(prompt: str) -> Split:
     """Of every prompt in every task."""
-    return Split.HELD_OUT if seed_of("verification", "held out", prompt) % HELD_OUT_OF == 0 else Split.TRAIN
+    return (
+        Split.HELD_OUT
+        if seed_of("verification", "held out", prompt) % HELD_OUT_OF == 0
+        else Split.TRAIN
+    )
 
 
 def write_items(items: Iterable[Item], path: Path) -> int:
@@ -68,7 +73,8 @@ def items_of(prompts: Sequence[PromptExample]) -> list[Item]:
     """The items of prompts, in their order.
 
     Raises:
-        ExampleError: a prompt has none, or one that is not ours; with its number, counted from 1, as in the field "prompts.1.task".
+        ExampleError: a prompt has none, or one that is not ours; with its number, counted from 1,
+            as in the field "prompts.1.task".
     """
     return [_item(number, prompt) for number, prompt in enumerate(prompts, start=1)]
 
@@ -91,7 +97,9 @@ def training_items(prompts: Sequence[PromptExample]) -> list[Item]:
 
 
 def _written(item: Item) -> str:
-    return json.dumps({"name": item.task, "id": item.id, "level": item.level, "check": to_mapping(item.check)})
+    return json.dumps(
+        {"name": item.task, "id": item.id, "level": item.level, "check": to_mapping(item.check)}
+    )
 
 
 def _item(number: int, prompt: PromptExample) -> Item:
@@ -111,12 +119,17 @@ def _item(number: int, prompt: PromptExample) -> Item:
             reason="MALFORMED",
         ) from error
     if not isinstance(described, dict) or not isinstance(described.get("check"), dict):
-        raise ExampleError(f"prompt {number}: task.check: missing", field=f"{field}.check", reason="MISSING")
+        raise ExampleError(
+            f"prompt {number}: task.check: missing", field=f"{field}.check", reason="MISSING"
+        )
     try:
         check = from_mapping(described["check"])
     except CheckError as error:
         raise ExampleError(
-            f"prompt {number}: task.{error}", field=f"{field}.{error.field}", reason=error.reason, limit=error.limit
+            f"prompt {number}: task.{error}",
+            field=f"{field}.{error.field}",
+            reason=error.reason,
+            limit=error.limit,
         ) from error
     name, level = described.get("name"), described.get("level")
     if not isinstance(name, str) or not (level is None or type(level) is int):

@@ -1,4 +1,5 @@
-"""English number words ("twenty-one", "minus three", "three point five", "two thirds") read as numbers.
+"""English number words ("twenty-one", "minus three", "three point five", "two thirds") read as
+numbers.
 
 A phrase is a number or a pronoun ("that one", "one of them"), and only the words around tell.
 """
@@ -43,7 +44,9 @@ _PHRASE = re.compile(
     rf"(?P<percent>\sper\s?cent)?(?!\w|-\w|['’]\w|[\s-](?:hundred|dozen|{'|'.join(_SCALES)}|{'|'.join(_PARTS)})s?\b)",
     re.IGNORECASE,
 )
-_ESTIMATE_BEFORE = re.compile(r"\b(?:half|about|around|roughly|nearly|almost|over|under|than)\s+$", re.IGNORECASE)
+_ESTIMATE_BEFORE = re.compile(
+    r"\b(?:half|about|around|roughly|nearly|almost|over|under|than)\s+$", re.IGNORECASE
+)
 _ESTIMATE_AFTER = re.compile(r"\s+or\s+(?:so|more|less)\b", re.IGNORECASE)
 _PRONOUN_BEFORE = re.compile(
     r"\b(?:that|this|the|which|each|every|any|no|another|other|some|only|right|correct|wrong|last|first|second|next|same|"
@@ -68,7 +71,9 @@ _DIGITS_BEFORE = re.compile(r"[\d)]\s*$")
 
 @dataclass(frozen=True)
 class NumberWords:
-    """A number in words, from `start` to `end` (exclusive), in digits; `answers`: it stands where answers stand."""
+    """A number in words, from `start` to `end` (exclusive), in digits; `answers`: it stands where
+    answers stand.
+    """
 
     start: int
     end: int
@@ -83,13 +88,17 @@ def number_words(text: str) -> Iterator[NumberWords]:
         before = text[max(0, match.start() - _BEFORE_CHARACTERS) : match.start()]
         start = match.start()
         # "Five minus three": the sign is an operation between two numbers.
-        is_operation = match["sign"] and (_DIGITS_BEFORE.search(before) or (past >= 0 and not text[past:start].strip()))
+        is_operation = match["sign"] and (
+            _DIGITS_BEFORE.search(before) or (past >= 0 and not text[past:start].strip())
+        )
         digits = _digits(match)
         past = match.end()
         if digits is None or _is_no_number(match, before, text):
             continue
         if match["sign"]:
-            start, digits = (match.end("sign") + 1, digits) if is_operation else (start, f"-{digits}")
+            start, digits = (
+                (match.end("sign") + 1, digits) if is_operation else (start, f"-{digits}")
+            )
         answers = bool(_ANSWER_BEFORE.search(before)) and not is_operation
         if answers and (digits == "1" or _OPENS_SENTENCE.search(before)):
             # "Two numbers are added" opens a sentence and answers nothing; "is one option" neither.

@@ -1,4 +1,6 @@
-"""What a response in free text is worth. Only ever called in a worker process, because libraries that it asks may take for ever."""
+"""What a response in free text is worth. Only ever called in a worker process, because libraries
+that it asks may take for ever.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,17 @@ def _chosen(check: Choice, answer: str) -> Verdict:
     letter = _LETTER.fullmatch(answer)
     if letter is None or ord(letter[1]) - ord("A") >= check.letters:
         return Verdict(Outcome.UNPARSABLE, "not one of the letters")
-    return Verdict(Outcome.RIGHT) if letter[1] == check.letter else Verdict(Outcome.WRONG, "another letter")
+    return (
+        Verdict(Outcome.RIGHT)
+        if letter[1] == check.letter
+        else Verdict(Outcome.WRONG, "another letter")
+    )
 
 
 def _solved(check: Gym, answer: str) -> Verdict:
-    """Only a full score counts: most generators give a share to any text that has the answer somewhere in it."""
+    """Only a full score counts: most generators give a share to any text that has the answer
+    somewhere in it.
+    """
     if _THOUSANDS.fullmatch(answer):
         answer = answer.replace(",", "")
     try:
@@ -46,5 +54,11 @@ def _solved(check: Gym, answer: str) -> Verdict:
     except (MemoryError, RecursionError):
         raise
     except Exception as error:  # noqa: BLE001 - scorers read answers with int() and the like, and let it raise
-        return Verdict(Outcome.UNPARSABLE, f"{check.generator} cannot read the answer: {type(error).__name__}")
-    return Verdict(Outcome.RIGHT) if score >= 1 else Verdict(Outcome.WRONG, f"scored {score:.2f} by {check.generator}")
+        return Verdict(
+            Outcome.UNPARSABLE, f"{check.generator} cannot read the answer: {type(error).__name__}"
+        )
+    return (
+        Verdict(Outcome.RIGHT)
+        if score >= 1
+        else Verdict(Outcome.WRONG, f"scored {score:.2f} by {check.generator}")
+    )

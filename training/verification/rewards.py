@@ -1,4 +1,6 @@
-"""The bridge to PPO and GRPO: a Verifier of training.rl.scores whose tasks are the items of the file that the stage reads."""
+"""The bridge to PPO and GRPO: a Verifier of training.rl.scores whose tasks are the items of the
+file that the stage reads.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from training.verification.verdict import Verdict, VerificationError
 
 
 class TaskVerifier:
-    """Rewards in [0, 1], in the order of the answers; it keeps every verdict until its figures are taken.
+    """Rewards in [0, 1], in the order of the answers; it keeps every verdict until its figures are
+    taken.
 
     Raises:
         ExampleError: a prompt has no item, one that was changed, or one that is held out.
@@ -25,10 +28,14 @@ class TaskVerifier:
         self._verdicts: list[Verdict] = []
 
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        """Raises: VerificationError, SandboxUnavailableError: a reward cannot be had; it is never a silent 0."""
+        """Raises: VerificationError, SandboxUnavailableError: a reward cannot be had; it is never a
+        silent 0.
+        """
         if any(answer.task not in self._items for answer in answers):
             raise VerificationError(
-                "an answer's task is not in the prompts that were read", field="task", reason="UNKNOWN"
+                "an answer's task is not in the prompts that were read",
+                field="task",
+                reason="UNKNOWN",
             )
         items = [self._items[answer.task] for answer in answers]
         verdicts = self._scorer.score_all(items, [answer.text for answer in answers])
@@ -36,6 +43,8 @@ class TaskVerifier:
         return [verdict.reward for verdict in verdicts]
 
     def take_figures(self) -> dict[str, float]:
-        """The share of every outcome since they were last taken: a 0 for what took too long is seen to be one."""
+        """The share of every outcome since they were last taken: a 0 for what took too long is seen
+        to be one.
+        """
         taken, self._verdicts = self._verdicts, []
         return shares(taken)

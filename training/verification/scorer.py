@@ -1,4 +1,6 @@
-"""Scores responses: free text by worker processes, code in the sandbox, a bounded number at a time, verdicts in the order asked."""
+"""Scores responses: free text by worker processes, code in the sandbox, a bounded number at a time,
+verdicts in the order asked.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from training.verification.items import Item
 from training.verification.verdict import Outcome, Verdict, VerificationError
 from training.verification.workers import Workers
 
-# Above this share of a batch the verifier is broken, not unlucky, and its zeros would be what is learned.
+# Above this share of a batch the verifier is broken, not unlucky, and its zeros would be what is
+# learned.
 MOST_FAILED = 0.05
 
 
@@ -33,7 +36,9 @@ class Scorer:
             return self._workers.judge(item.check, response)
         if self._sandbox is None:
             raise VerificationError(
-                f"{item.task}: code needs a sandbox, and none was opened", field="sandbox", reason="MISSING"
+                f"{item.task}: code needs a sandbox, and none was opened",
+                field="sandbox",
+                reason="MISSING",
             )
         return judge_code(item.check, response, self._sandbox)
 
@@ -45,7 +50,8 @@ class Scorer:
         """
         if len(items) != len(responses):
             raise ValueError(f"{len(items)} items and {len(responses)} responses")
-        # Threads only wait: the work is in other processes. A run in the sandbox needs the thread that started it alive.
+        # Threads only wait: the work is in other processes. A run in the sandbox needs the thread
+        # that started it alive.
         with ThreadPoolExecutor(self._workers.count) as threads:
             verdicts = list(threads.map(self.score, items, responses))
         failed = sum(verdict.outcome is Outcome.VERIFIER_FAILED for verdict in verdicts)

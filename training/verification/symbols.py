@@ -1,8 +1,10 @@
-"""Two answers compared as mathematics, by math-verify over sympy. Only ever called in a worker process: it may take for ever.
+"""Two answers compared as mathematics, by math-verify over sympy. Only ever called in a worker
+process: it may take for ever.
 
-math-verify's own time limits use signals, which threads cannot have, and do not stop what holds the interpreter; they are off.
-It is given one whole answer to read as LaTeX, never text to search: its search takes any number that it finds, so that "5 ∪ 6" is
-worth as much as 6. Where a number is expected, one that is worked out is asked for: "17 + 25" equals 42, and is the question.
+math-verify's own time limits use signals, which threads cannot have, and do not stop what holds the
+interpreter; they are off. It is given one whole answer to read as LaTeX, never text to search: its
+search takes any number that it finds, so that "5 ∪ 6" is worth as much as 6. Where a number is
+expected, one that is worked out is asked for: "17 + 25" equals 42, and is the question.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ LONGEST_ANSWER = 300  # characters; the longest answer of MATH's 5,000 test item
 _NUMBER = r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _MIXED = re.compile(r"([-+]?)(\d+)\s+(\d+)\s*/\s*(\d+)")
 _SCIENTIFIC = re.compile(r"([-+]?(?:\d+(?:\.\d+)?|\.\d+))[eE]([-+]?\d{1,4})")
-# "12 apples", "3 km/h", "5 cm^2"; one letter alone is more likely a variable, but for the commonest units.
+# "12 apples", "3 km/h", "5 cm^2"; one letter alone is more likely a variable, but for the commonest
+# units.
 _WITH_UNIT = re.compile(
     rf"({_NUMBER}\s*\\?%?)\s+(?!pi\b|sqrt\b)(?:[A-Za-z]{{2,}}|[mgshlL])(?:[\s/][A-Za-z]+|\^?[23²³])*"
 )
 _WRITTEN_OUT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
-_WORKED_OUT = re.compile(rf"[-+]?\s*(?:\(?{_NUMBER}\)?(?:\s*\\times\s*10\^\{{[-+]?\d+\}})?|10\^\{{[-+]?\d+\}})\s*\\?%?")
+_WORKED_OUT = re.compile(
+    rf"[-+]?\s*(?:\(?{_NUMBER}\)?(?:\s*\\times\s*10\^\{{[-+]?\d+\}})?|10\^\{{[-+]?\d+\}})\s*\\?%?"
+)
 _FRACTION = re.compile(r"[-+]?\s*(?:(-?\d+)\s*/\s*(\d+)|\\[dt]?frac\{(-?\d+)\}\{(\d+)\})\s*\\?%?")
 _PLAIN_TO_LATEX = (
     (re.compile(r"^\s*\\?[$€£]\s*|^\s*[=≈~]\s*"), ""),
@@ -48,14 +53,17 @@ _PLAIN_TO_LATEX = (
 def compare(expected: str, answer: str) -> Verdict:
     """Whether they are the same number, expression, set, interval, equation or matrix.
 
-    Numbers are equal to six decimal places, a percentage equals its number and its fraction, units are not looked at.
+    Numbers are equal to six decimal places, a percentage equals its number and its fraction, units
+    are not looked at.
 
     Raises:
         CheckError: the expected answer is no mathematics.
     """
     gold = _parsed(expected)
     if gold is None:
-        raise CheckError("expected: cannot be read as mathematics", field="expected", reason="MALFORMED")
+        raise CheckError(
+            "expected: cannot be read as mathematics", field="expected", reason="MALFORMED"
+        )
     try:
         given = _parsed(answer)
     except RecursionError:
@@ -65,7 +73,9 @@ def compare(expected: str, answer: str) -> Verdict:
     if is_number(expected) and not is_number(answer):
         return Verdict(Outcome.WRONG, "not worked out to a number")
     try:
-        equal = importlib.import_module("math_verify").verify(gold, given, timeout_seconds=None, raise_on_error=True)
+        equal = importlib.import_module("math_verify").verify(
+            gold, given, timeout_seconds=None, raise_on_error=True
+        )
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever sympy raises on two things that it cannot compare
@@ -79,7 +89,9 @@ def is_mathematics(text: str) -> bool:
 
 
 def is_number(answer: str) -> bool:
-    """Whether it ends in a number that needs no more work: 5, x = 5, 3 1/2, 10%, 1e6; 1/2, but not 2/4."""
+    """Whether it ends in a number that needs no more work: 5, x = 5, 3 1/2, 10%, 1e6; 1/2, but not
+    2/4.
+    """
     latex = in_latex(answer)
     if latex is None:
         return False

@@ -1,4 +1,6 @@
-"""What a verifier says of one response. Only `right` is worth anything, and why it is not right is never lost."""
+"""What a verifier says of one response. Only `right` is worth anything, and why it is not right is
+never lost.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from training.refusals import DetailedError
 
 
 class Outcome(StrEnum):
-    """How a verification ended. All but the last are about the response; the last is about the verifier."""
+    """How a verification ended. All but the last are about the response; the last is about the
+    verifier.
+    """
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -21,7 +25,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """reason: for people who read reports; it names no expected value, so that it may stand in a log."""
+    """reason: for people who read reports; it names no expected value, so that it may stand in a
+    log.
+    """
 
     outcome: Outcome
     reason: str = ""
@@ -33,6 +39,8 @@ class Verdict:
 
 
 class VerificationError(DetailedError):
-    """The verifier itself does not work here or fails too often; the text says why and what to do. Never worth a reward of 0."""
+    """The verifier itself does not work here or fails too often; the text says why and what to do.
+    Never worth a reward of 0.
+    """
 
     reason = "VERIFICATION_FAILED"

@@ -1,6 +1,8 @@
-"""`python -m training.verification.worker SECONDS BYTES`: judges the texts that come in, a line each, within limits that the kernel keeps.
+"""`python -m training.verification.worker SECONDS BYTES`: judges the texts that come in, a line
+each, within limits that the kernel keeps.
 
-Processor time ends the process by a signal; memory beyond the limit is an error that Python sees, after which it ends itself.
+Processor time ends the process by a signal; memory beyond the limit is an error that Python sees,
+after which it ends itself.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from training.verification.symbols import is_mathematics
 from training.verification.tasks.gym import opened
 from training.verification.verdict import Outcome, Verdict
 
-DEEPEST_CALLS = 3_000  # sympy's own recursion on an answer of the longest length needs some hundreds
+DEEPEST_CALLS = (
+    3_000  # sympy's own recursion on an answer of the longest length needs some hundreds
+)
 
 
 def main(processor_seconds: int, growth_bytes: int) -> None:
@@ -46,7 +50,9 @@ def main(processor_seconds: int, growth_bytes: int) -> None:
 
 
 def load(check: Check) -> None:
-    """Import what it needs, word lists of a generator included: it may take long, and counts against no answer."""
+    """Import what it needs, word lists of a generator included: it may take long, and counts
+    against no answer.
+    """
     if isinstance(check, Mathematics):
         is_mathematics("x^2 + 1")
     elif isinstance(check, Gym):

@@ -1,6 +1,8 @@
-"""A bounded number of processes that judge free text, each killed when it takes too long or grows too large.
+"""A bounded number of processes that judge free text, each killed when it takes too long or grows
+too large.
 
-A worker may have been broken by what it read, so one that did not answer in time is never asked again.
+A worker may have been broken by what it read, so one that did not answer in time is never asked
+again.
 """
 
 from __future__ import annotations
@@ -32,11 +34,15 @@ _OUT_OF_TIME = Verdict(Outcome.OUT_OF_TIME, "the answer could not be judged in t
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    """processor_seconds of one verdict decide, so that a busy machine changes none; wall_seconds end what only waits."""
+    """processor_seconds of one verdict decide, so that a busy machine changes none; wall_seconds
+    end what only waits.
+    """
 
     processor_seconds: int = 3
     wall_seconds: float = 30.0
-    start_seconds: float = 180.0  # libraries are imported: 2 s alone, 30 s measured where seven others worked
+    start_seconds: float = (
+        180.0  # libraries are imported: 2 s alone, 30 s measured where seven others worked
+    )
     growth_bytes: int = 512 * 2**20  # above what the libraries take
 
 
@@ -51,7 +57,15 @@ class Worker:
         self._limits = limits
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-W", "ignore", "-m", MODULE, str(limits.processor_seconds), str(limits.growth_bytes)],
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                MODULE,
+                str(limits.processor_seconds),
+                str(limits.growth_bytes),
+            ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -62,7 +76,9 @@ class Worker:
         self._loaded: set[str] = set()
 
     def judge(self, check: TextCheck, response: str) -> Verdict:
-        """Raises: VerificationError: the worker does not start; _Gone: it crashed. Either way it is of no more use."""
+        """Raises: VerificationError: the worker does not start; _Gone: it crashed. Either way it is
+        of no more use.
+        """
         described = to_mapping(check)
         self._load(check)
         self._write({"check": described, "response": response[-LONGEST_RESPONSE:]})
@@ -160,7 +176,10 @@ class Workers:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

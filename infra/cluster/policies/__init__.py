@@ -1,1 +1,3 @@
-"""NetworkPolicies, which a plain bridge does not enforce: read from the API, rendered to one table of nftables."""
+"""NetworkPolicies, which a plain bridge does not enforce: read from the API, rendered to one table
+of nftables.
+"""

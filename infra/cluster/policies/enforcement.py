@@ -1,6 +1,8 @@
-"""Follows pods, namespaces and policies by watching the API, and puts the rules in force with each change.
+"""Follows pods, namespaces and policies by watching the API, and puts the rules in force with each
+change.
 
-A pod is known from when the API tells its address, which is about when its containers start. Connections that stand are left alone.
+A pod is known from when the API tells its address, which is about when its containers start.
+Connections that stand are left alone.
 """
 
 import asyncio
@@ -14,7 +16,11 @@ import aiohttp
 from infra.cluster.policies.objects import Json, read_pods, read_policy
 from infra.cluster.policies.rules import TABLE, World, render
 
-PODS, NAMESPACES, POLICIES = "/api/v1/pods", "/api/v1/namespaces", "/apis/networking.k8s.io/v1/networkpolicies"
+PODS, NAMESPACES, POLICIES = (
+    "/api/v1/pods",
+    "/api/v1/namespaces",
+    "/apis/networking.k8s.io/v1/networkpolicies",
+)
 KINDS = (PODS, NAMESPACES, POLICIES)
 AGAIN_SECONDS = 0.5
 
@@ -67,7 +73,9 @@ class Enforcement:
         self._changed.set()
 
     async def _enforce(self) -> None:
-        """Nothing is put in force before all kinds are known: half of them would mean something else."""
+        """Nothing is put in force before all kinds are known: half of them would mean something
+        else.
+        """
         last = None
         while True:
             await self._changed.wait()
@@ -80,13 +88,18 @@ class Enforcement:
         namespaces = self._known[NAMESPACES].values()
         return World(
             pods=read_pods(self._known[PODS].values()),
-            namespaces={entry["metadata"]["name"]: entry["metadata"].get("labels") or {} for entry in namespaces},
+            namespaces={
+                entry["metadata"]["name"]: entry["metadata"].get("labels") or {}
+                for entry in namespaces
+            },
             policies=[read_policy(entry) for entry in self._known[POLICIES].values()],
         )
 
 
 async def apply_table(table: str) -> None:
-    """Hand it to the kernel, all of it or nothing. Raises: CalledProcessError: nftables does not take it."""
+    """Hand it to the kernel, all of it or nothing. Raises: CalledProcessError: nftables does not
+    take it.
+    """
     process = await asyncio.create_subprocess_exec("nft", "-f", "-", stdin=subprocess.PIPE)
     await process.communicate(table.encode())
     if process.returncode:
@@ -96,7 +109,9 @@ async def apply_table(table: str) -> None:
 async def is_in_force() -> bool:
     """Whether a first table is there."""
     process = await asyncio.create_subprocess_exec(
-        *("nft", "list", "table", "inet", TABLE), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        *("nft", "list", "table", "inet", TABLE),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     return await process.wait() == 0
 

@@ -1,4 +1,6 @@
-"""What NetworkPolicies speak of: pods, namespaces, selectors, peers and ports, read from the API's JSON. IPv4 only, as the cluster is."""
+"""What NetworkPolicies speak of: pods, namespaces, selectors, peers and ports, read from the API's
+JSON. IPv4 only, as the cluster is.
+"""
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,7 +114,10 @@ class Policy:
 def read_selector(found: Json | None) -> Selector | None:
     if found is None:
         return None
-    labels = [Expression(key, Operator.IN, frozenset({value})) for key, value in found.get("matchLabels", {}).items()]
+    labels = [
+        Expression(key, Operator.IN, frozenset({value}))
+        for key, value in found.get("matchLabels", {}).items()
+    ]
     expressions = [
         Expression(entry["key"], Operator(entry["operator"]), frozenset(entry.get("values") or ()))
         for entry in found.get("matchExpressions") or ()
@@ -123,7 +128,9 @@ def read_selector(found: Json | None) -> Selector | None:
 def read_pods(found: Iterable[Json]) -> tuple[Pod, ...]:
     """Those that a policy can mean."""
     pods = (_read_pod(entry) for entry in found)
-    return tuple(sorted((pod for pod in pods if pod), key=lambda pod: ipaddress.ip_address(pod.address)))
+    return tuple(
+        sorted((pod for pod in pods if pod), key=lambda pod: ipaddress.ip_address(pod.address))
+    )
 
 
 def read_policy(found: Json) -> Policy:
@@ -152,7 +159,9 @@ def _read_pod(found: Json) -> Pod | None:
 
 
 def _read_rules(found: Sequence[Json] | None, side: str) -> tuple[Rule, ...]:
-    return tuple(Rule(_read_peers(entry.get(side)), _read_ports(entry.get("ports"))) for entry in found or ())
+    return tuple(
+        Rule(_read_peers(entry.get(side)), _read_ports(entry.get("ports"))) for entry in found or ()
+    )
 
 
 def _read_peers(found: Sequence[Json] | None) -> tuple[Block | Chosen, ...] | None:
@@ -165,13 +174,18 @@ def _read_peer(found: Json) -> Block | Chosen | None:
     if block := found.get("ipBlock"):
         left_out = tuple(filter(_is_ipv4, block.get("except") or ()))
         return Block(block["cidr"], left_out) if _is_ipv4(block["cidr"]) else None
-    return Chosen(read_selector(found.get("namespaceSelector")), read_selector(found.get("podSelector")))
+    return Chosen(
+        read_selector(found.get("namespaceSelector")), read_selector(found.get("podSelector"))
+    )
 
 
 def _read_ports(found: Sequence[Json] | None) -> tuple[Port, ...] | None:
     if not found:
         return None
-    return tuple(Port(entry.get("protocol", "TCP"), entry.get("port"), entry.get("endPort")) for entry in found)
+    return tuple(
+        Port(entry.get("protocol", "TCP"), entry.get("port"), entry.get("endPort"))
+        for entry in found
+    )
 
 
 def _is_ipv4(network: str) -> bool:

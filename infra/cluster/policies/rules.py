@@ -1,8 +1,10 @@
-"""Policies as one table of nftables, a chain a pod and direction: what no rule returns from is dropped.
+"""Policies as one table of nftables, a chain a pod and direction: what no rule returns from is
+dropped.
 
-A Service's address has been translated before these hooks, so rules see addresses of pods, as policies mean them. Packets between
-pods of one bridge pass the forward hook because the bridge hands them to the firewall (bridge-nf-call-iptables). What the
-node itself sends, kubelet's probes among it, passes neither hook: every implementation lets it in.
+A Service's address has been translated before these hooks, so rules see addresses of pods, as
+policies mean them. Packets between pods of one bridge pass the forward hook because the bridge
+hands them to the firewall (bridge-nf-call-iptables). What the node itself sends, kubelet's probes
+among it, passes neither hook: every implementation lets it in.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +58,9 @@ def render(world: World) -> str:
         for pod in world.pods:
             if policies := _isolating(world, pod, direction):
                 name = f"{direction.name.lower()}_{pod.address.replace('.', '_')}"
-                rules = sorted({rule for policy in policies for rule in _rules(world, policy, pod, direction)})
+                rules = sorted(
+                    {rule for policy in policies for rule in _rules(world, policy, pod, direction)}
+                )
                 chains.append(_chain(name, [*_own(pod, direction), *rules, "counter drop"]))
                 jumps[direction].append(f"ip {direction.own_side} {pod.address} jump {name}")
     known = "ct state established,related accept"
@@ -136,5 +140,9 @@ def _port(port: Port, servers: Sequence[Pod]) -> Iterator[str]:
         yield f"{protocol} dport {port.first}{f'-{port.last}' if port.last else ''}"
     else:
         found = {named for pod in servers for named in pod.ports}
-        wanted = {named.number for named in found if (named.name, named.protocol) == (port.first, port.protocol)}
+        wanted = {
+            named.number
+            for named in found
+            if (named.name, named.protocol) == (port.first, port.protocol)
+        }
         yield from (f"{protocol} dport {number}" for number in sorted(wanted))

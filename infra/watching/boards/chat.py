@@ -2,7 +2,11 @@
 
 from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate, share
 
-TURNS, HTTP, RPCS = "thumbwheel_turns_total", "thumbwheel_http_requests_total", "thumbwheel_rpcs_total"
+TURNS, HTTP, RPCS = (
+    "thumbwheel_turns_total",
+    "thumbwheel_http_requests_total",
+    "thumbwheel_rpcs_total",
+)
 TROUBLE = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED"'
 
 PEOPLE = Row(
@@ -74,7 +78,11 @@ DOOR = Row(
             Unit.PER_SECOND,
             [
                 Query(
-                    rate("thumbwheel_gateway_quota_decisions_total", "limit, scope", 'decision="refused"'),
+                    rate(
+                        "thumbwheel_gateway_quota_decisions_total",
+                        "limit, scope",
+                        'decision="refused"',
+                    ),
                     "{{limit}} {{scope}}",
                 )
             ],
@@ -126,9 +134,13 @@ SERVICES = Row(
             "Of the limit, which follows the latency; queued calls are admitted within 2 s or refused.",
             Unit.COUNT,
             [
-                Query("sum by (job, door) (thumbwheel_admission_starting)", "{{job}} {{door}} waiting"),
+                Query(
+                    "sum by (job, door) (thumbwheel_admission_starting)", "{{job}} {{door}} waiting"
+                ),
                 Query("sum by (job, door) (thumbwheel_admission_limit)", "{{job}} {{door}} limit"),
-                Query("sum by (job, door) (thumbwheel_admission_queued)", "{{job}} {{door}} queued"),
+                Query(
+                    "sum by (job, door) (thumbwheel_admission_queued)", "{{job}} {{door}} queued"
+                ),
             ],
         ),
         Panel(
@@ -151,7 +163,9 @@ SERVICES = Row(
             "Transactions run again solve themselves; failed ones reached a caller.",
             Unit.PER_SECOND,
             [
-                Query(rate("thumbwheel_session_work_run_again_total", "reason"), "again: {{reason}}"),
+                Query(
+                    rate("thumbwheel_session_work_run_again_total", "reason"), "again: {{reason}}"
+                ),
                 Query(rate("thumbwheel_session_work_failed_total", "reason"), "failed: {{reason}}"),
             ],
         ),
@@ -159,5 +173,8 @@ SERVICES = Row(
 )
 
 BOARD = Dashboard(
-    "chat", "chat path", "Do people get answers, how fast, and what is in the way.", (PEOPLE, DOOR, SERVICES)
+    "chat",
+    "chat path",
+    "Do people get answers, how fast, and what is in the way.",
+    (PEOPLE, DOOR, SERVICES),
 )

@@ -23,7 +23,12 @@ ACKS = Row(
             "Spool in use",
             "Of its limit. Full: nothing is acknowledged any more. SpoolFills fires at 80 %.",
             Unit.RATIO,
-            [Query(f"{FEEDBACK}_spooled_bytes / {FEEDBACK}_spool_limit_bytes", "{{instance}} {{stream}}")],
+            [
+                Query(
+                    f"{FEEDBACK}_spooled_bytes / {FEEDBACK}_spool_limit_bytes",
+                    "{{instance}} {{stream}}",
+                )
+            ],
         ),
         Panel(
             "Turns in session's outbox",
@@ -44,7 +49,12 @@ ACKS = Row(
             "Behind on the way to Kafka",
             "Safe in one replica's spool alone.",
             Unit.SECONDS,
-            [Query(f"max by (instance, stream) ({FEEDBACK}_relay_lag_seconds)", "{{instance}} {{stream}}")],
+            [
+                Query(
+                    f"max by (instance, stream) ({FEEDBACK}_relay_lag_seconds)",
+                    "{{instance}} {{stream}}",
+                )
+            ],
         ),
     ),
 )
@@ -76,7 +86,11 @@ PARQUET = Row(
             "Flushes to be tried again",
             "By error: the object store, the ledger, another writer.",
             Unit.PER_SECOND,
-            [Query(rate(f"{FEEDBACK}_sink_failures_total", "stream, error"), "{{stream}} {{error}}")],
+            [
+                Query(
+                    rate(f"{FEEDBACK}_sink_failures_total", "stream, error"), "{{stream}} {{error}}"
+                )
+            ],
         ),
         Panel(
             "Dead letters and repeats",
@@ -84,7 +98,9 @@ PARQUET = Row(
             Unit.PER_SECOND,
             [
                 Query(rate(f"{FEEDBACK}_dead_letters_total", "stream"), "{{stream}} dead letters"),
-                Query(rate(f"{FEEDBACK}_tombstones_total", "stream"), "{{stream}} repeats or erased"),
+                Query(
+                    rate(f"{FEEDBACK}_tombstones_total", "stream"), "{{stream}} repeats or erased"
+                ),
             ],
         ),
         Panel(
@@ -140,7 +156,12 @@ COMPACTION = Row(
             "Rows left out",
             "Erased by their people, past their days, or there twice.",
             Unit.PER_SECOND,
-            [Query(rate(f"{FEEDBACK}_dropped_rows_total", "stream, reason"), "{{stream}} {{reason}}")],
+            [
+                Query(
+                    rate(f"{FEEDBACK}_dropped_rows_total", "stream, reason"),
+                    "{{stream}} {{reason}}",
+                )
+            ],
         ),
         Panel(
             "Compacted objects, and what failed",
@@ -148,7 +169,10 @@ COMPACTION = Row(
             Unit.PER_SECOND,
             [
                 Query(rate(f"{FEEDBACK}_covers_total", "stream"), "{{stream}} published"),
-                Query(rate(f"{FEEDBACK}_compaction_failures_total", "stream, error"), "{{stream}} {{error}}"),
+                Query(
+                    rate(f"{FEEDBACK}_compaction_failures_total", "stream, error"),
+                    "{{stream}} {{error}}",
+                ),
             ],
         ),
     ),

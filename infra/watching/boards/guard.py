@@ -50,7 +50,12 @@ COST = Row(
             "Calls that ended badly",
             "Without a verdict nothing is shown.",
             Unit.PER_SECOND,
-            [Query(rate("thumbwheel_rpcs_total", "code", 'job="guardrail", code!~"OK|CANCELLED"'), "{{code}}")],
+            [
+                Query(
+                    rate("thumbwheel_rpcs_total", "code", 'job="guardrail", code!~"OK|CANCELLED"'),
+                    "{{code}}",
+                )
+            ],
         ),
     ),
 )

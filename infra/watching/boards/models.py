@@ -1,4 +1,6 @@
-"""Models and thumbs: which version answers whom, what people think of it, and whether the model server keeps up."""
+"""Models and thumbs: which version answers whom, what people think of it, and whether the model
+server keeps up.
+"""
 
 from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate, share
 
@@ -36,9 +38,17 @@ THUMBS = Row(
             "Standing thumbs, with the interval that holds at every look: overlapping intervals say nothing yet.",
             Unit.RATIO,
             [
-                Query(f"max by (version, arm) ({EXPERIMENT}_thumbs_up_ratio)", "{{version}} {{arm}}"),
-                Query(f"max by (version, arm) ({EXPERIMENT}_thumbs_up_low_ratio)", "{{version}} {{arm}} low"),
-                Query(f"max by (version, arm) ({EXPERIMENT}_thumbs_up_high_ratio)", "{{version}} {{arm}} high"),
+                Query(
+                    f"max by (version, arm) ({EXPERIMENT}_thumbs_up_ratio)", "{{version}} {{arm}}"
+                ),
+                Query(
+                    f"max by (version, arm) ({EXPERIMENT}_thumbs_up_low_ratio)",
+                    "{{version}} {{arm}} low",
+                ),
+                Query(
+                    f"max by (version, arm) ({EXPERIMENT}_thumbs_up_high_ratio)",
+                    "{{version}} {{arm}} high",
+                ),
             ],
             width=12,
         ),
@@ -48,7 +58,10 @@ THUMBS = Row(
             Unit.COUNT,
             [
                 Query(f"max by (version, arm) ({EXPERIMENT}_thumbs)", "{{version}} {{arm}} thumbs"),
-                Query(f"max by (version, arm) ({EXPERIMENT}_exposed_users)", "{{version}} {{arm}} users"),
+                Query(
+                    f"max by (version, arm) ({EXPERIMENT}_exposed_users)",
+                    "{{version}} {{arm}} users",
+                ),
             ],
             width=12,
         ),
@@ -56,7 +69,12 @@ THUMBS = Row(
             "Thumbs given",
             "As they come in, by version.",
             Unit.PER_SECOND,
-            [Query(rate("thumbwheel_thumbs_total", "version, arm, value"), "{{version}} {{arm}} {{value}}")],
+            [
+                Query(
+                    rate("thumbwheel_thumbs_total", "version, arm, value"),
+                    "{{version}} {{arm}} {{value}}",
+                )
+            ],
         ),
         Panel(
             "Failed turns by version",
@@ -76,7 +94,12 @@ THUMBS = Row(
 SPEED = Row(
     "Generations",
     (
-        Panel("Generations", "By version and end.", Unit.PER_SECOND, [Query(rate(GENERATIONS, "version, reason"))]),
+        Panel(
+            "Generations",
+            "By version and end.",
+            Unit.PER_SECOND,
+            [Query(rate(GENERATIONS, "version, reason"))],
+        ),
         Panel(
             "Tokens",
             "Read (prompt) and written (completion).",
@@ -94,8 +117,14 @@ SPEED = Row(
             "Waiting for long: the alert ModelServerFull.",
             Unit.COUNT,
             [
-                Query("sum by (version) (thumbwheel_predictor_waiting_requests)", "{{version}} waiting"),
-                Query("sum by (version) (thumbwheel_predictor_running_requests)", "{{version}} running"),
+                Query(
+                    "sum by (version) (thumbwheel_predictor_waiting_requests)",
+                    "{{version}} waiting",
+                ),
+                Query(
+                    "sum by (version) (thumbwheel_predictor_running_requests)",
+                    "{{version}} running",
+                ),
                 Query("sum by (model_name) (vllm:num_requests_waiting)", "{{model_name}} waiting"),
                 Query("sum by (model_name) (vllm:num_requests_running)", "{{model_name}} running"),
             ],

@@ -21,7 +21,13 @@ TURN = Row(
             [Query(f"time() - max({LOOP}_updated_time_seconds)", "ago")],
             now=True,
         ),
-        Panel("Runs now", "1 while a turn runs.", Unit.COUNT, [Query(f"max({LOOP}_running)", "running")], now=True),
+        Panel(
+            "Runs now",
+            "1 while a turn runs.",
+            Unit.COUNT,
+            [Query(f"max({LOOP}_running)", "running")],
+            now=True,
+        ),
         Panel(
             "Step's progress",
             "0 to 1 for each step.",
@@ -58,4 +64,6 @@ GATE = Row(
     ),
 )
 
-BOARD = Dashboard("training", "training", "What the last turn of the loop came to, and why.", (TURN, GATE))
+BOARD = Dashboard(
+    "training", "training", "What the last turn of the loop came to, and why.", (TURN, GATE)
+)

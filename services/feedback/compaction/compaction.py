@@ -1,7 +1,9 @@
-"""One pass of compaction over a stream: small objects become larger ones, and rows that must go are left out. Blocking.
+"""One pass of compaction over a stream: small objects become larger ones, and rows that must go are
+left out. Blocking.
 
-A cover is published in one transaction after its object is stored; what it replaced is deleted a while later. A crash at any moment
-leaves what readers had before, or what they have afterwards, and at worst an object that nobody names.
+A cover is published in one transaction after its object is stored; what it replaced is deleted a
+while later. A crash at any moment leaves what readers had before, or what they have afterwards, and
+at worst an object that nobody names.
 """
 
 import hashlib
@@ -61,7 +63,9 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class CompactionPace:
-    """How large objects get, and when. `keep_seconds` 0: rows never expire. Replaced objects stay `retired_seconds`."""
+    """How large objects get, and when. `keep_seconds` 0: rows never expire. Replaced objects stay
+    `retired_seconds`.
+    """
 
     limits: RunLimits
     settle_seconds: float
@@ -72,8 +76,8 @@ class CompactionPace:
 
 @dataclass
 class Tally:
-    """What a pass has done. `whole`: nothing that it should have done was left undone. What turns up to `turns_sequence` take back is
-    left out.
+    """What a pass has done. `whole`: nothing that it should have done was left undone. What turns
+    up to `turns_sequence` take back is left out.
     """
 
     whole: bool = True
@@ -85,7 +89,9 @@ class Tally:
 
 
 class Compaction:
-    """Compacts streams one after another. `at` is called as each step is reached: tests crash there."""
+    """Compacts streams one after another. `at` is called as each step is reached: tests crash
+    there.
+    """
 
     def __init__(
         self,
@@ -96,7 +102,12 @@ class Compaction:
         pace: CompactionPace,
         at: Callable[[Step], None] = lambda step: None,
     ) -> None:
-        self._ledger, self._compactors, self._store, self._erasures = ledger, compactors, store, erasures
+        self._ledger, self._compactors, self._store, self._erasures = (
+            ledger,
+            compactors,
+            store,
+            erasures,
+        )
         self._pace, self._at = pace, at
         self._stopped = threading.Event()
         self._kept_at = 0.0
@@ -106,11 +117,13 @@ class Compaction:
         self._stopped.set()
 
     def run(self, stream: Stream, every_seconds: float = 0.0) -> Tally | None:
-        """One pass; None: another process compacts this stream, or a whole pass ended less than `every_seconds` ago.
+        """One pass; None: another process compacts this stream, or a whole pass ended less than
+        `every_seconds` ago.
 
         Raises:
             FencedError: another process has taken over; it does the rest.
-            ObjectStoreError, LedgerUnavailableError, StoppedError: what is published counts, the rest waits for the next pass.
+            ObjectStoreError, LedgerUnavailableError, StoppedError: what is published counts, the
+            rest waits for the next pass.
         """
         lease = self._compactors.take(stream, self._pace.lease_seconds, every_seconds)
         if lease is None:
@@ -144,11 +157,17 @@ class Compaction:
         reached = self._reach(stream, lease, tally)
         gone = self._erasures.gone(stream)
         waits, through = gone.through is not None, gone.through or 0
-        cutoff_us = now_us - int(self._pace.keep_seconds * SECOND_US) if self._pace.keep_seconds else 0
+        cutoff_us = (
+            now_us - int(self._pace.keep_seconds * SECOND_US) if self._pace.keep_seconds else 0
+        )
 
         def suspect(item: Served) -> bool:
             is_reached = reached.since is not None and item.sequence >= reached.since
-            return is_reached or item.first_sequence <= through or (item.oldest_us or cutoff_us) < cutoff_us
+            return (
+                is_reached
+                or item.first_sequence <= through
+                or (item.oldest_us or cutoff_us) < cutoff_us
+            )
 
         settled_us = now_us - int(self._pace.settle_seconds * SECOND_US)
         for run in choose_runs(self._served(stream), self._pace.limits, settled_us, suspect):
@@ -161,12 +180,19 @@ class Compaction:
         return tally
 
     def _reach(self, stream: Stream, lease: CompactionLease, tally: Tally) -> Reach:
-        """Where an object of the turns cannot be read, nobody knows what it takes back: then what is known already is all."""
+        """Where an object of the turns cannot be read, nobody knows what it takes back: then what
+        is known already is all.
+        """
         try:
-            found = find_reach(self._ledger, self._store, stream, lease.turns_sequence, lambda: self._go_on(lease))
+            found = find_reach(
+                self._ledger, self._store, stream, lease.turns_sequence, lambda: self._go_on(lease)
+            )
         except DamagedObjectError as error:
             tally.whole = False
-            log.warning("turns that take back could not be looked for", extra=fields(stream=stream, why=str(error)))
+            log.warning(
+                "turns that take back could not be looked for",
+                extra=fields(stream=stream, why=str(error)),
+            )
             return Reach(None, lease.turns_sequence)
         tally.turns_sequence = found.turns_sequence
         return found
@@ -194,14 +220,23 @@ class Compaction:
                 draft = CoverDraft()
         self._publish(lease, draft, run.merge, tally)
 
-    def _pass_by(self, lease: CompactionLease, item: Served, error: DamagedObjectError, tally: Tally) -> None:
-        """Raises: FencedError: whoever has taken over may have deleted the object, and nothing is damaged."""
+    def _pass_by(
+        self, lease: CompactionLease, item: Served, error: DamagedObjectError, tally: Tally
+    ) -> None:
+        """Raises: FencedError: whoever has taken over may have deleted the object, and nothing is
+        damaged.
+        """
         self._compactors.keep(lease, self._pace.lease_seconds)
         tally.whole = False
         metrics.COMPACTION_FAILURES.labels(lease.stream, type(error).__name__).inc()
-        log.error("object is damaged", extra=fields(stream=lease.stream, sequence=item.sequence, why=str(error)))
+        log.error(
+            "object is damaged",
+            extra=fields(stream=lease.stream, sequence=item.sequence, why=str(error)),
+        )
 
-    def _publish(self, lease: CompactionLease, draft: CoverDraft, merge: bool, tally: Tally) -> None:
+    def _publish(
+        self, lease: CompactionLease, draft: CoverDraft, merge: bool, tally: Tally
+    ) -> None:
         if not draft.is_worth_it(merge):
             return
         key, digest = "", ""
@@ -222,7 +257,9 @@ class Compaction:
         tally.covers += 1
         tally.replaced += len(made.replaced)
         metrics.COVERS.labels(stream).inc()
-        for reason, rows in zip(metrics.DROPPED_REASONS, (made.duplicates, made.erased, made.expired), strict=True):
+        for reason, rows in zip(
+            metrics.DROPPED_REASONS, (made.duplicates, made.erased, made.expired), strict=True
+        ):
             tally.dropped[reason] += rows
             metrics.DROPPED_ROWS.labels(stream, reason).inc(rows)
 
@@ -256,8 +293,8 @@ class Compaction:
 
 
 def object_key(lease: CompactionLease, items: Sequence[Served], sha256: str) -> str:
-    """Names stream, sequences (both inclusive), epoch and content. By the epoch another compactor never has the same key: what one
-    deletes as retired, no other has just made.
+    """Names stream, sequences (both inclusive), epoch and content. By the epoch another compactor
+    never has the same key: what one deletes as retired, no other has just made.
     """
     sequences = f"{items[0].first_sequence:020d}-{items[-1].sequence:020d}"
     return f"{lease.stream}/v1/compacted/{sequences}-{lease.epoch}-{sha256[:12]}.parquet"

@@ -1,7 +1,8 @@
-"""Who may compact a stream, and what only that one may write: covers, in one transaction each, and what they retire.
+"""Who may compact a stream, and what only that one may write: covers, in one transaction each, and
+what they retire.
 
-A lease has an epoch. Its time only says when somebody else may try; whoever has not the newest epoch publishes nothing. All times
-are the database's own, since the clocks of machines differ.
+A lease has an epoch. Its time only says when somebody else may try; whoever has not the newest
+epoch publishes nothing. All times are the database's own, since the clocks of machines differ.
 """
 
 import time
@@ -21,7 +22,9 @@ _POSTGRES_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000
 
 @dataclass(frozen=True)
 class CompactionLease:
-    """The right to compact one stream, until the next lease. What turns up to a sequence took back is out of its objects."""
+    """The right to compact one stream, until the next lease. What turns up to a sequence took back
+    is out of its objects.
+    """
 
     stream: str
     epoch: int
@@ -30,7 +33,9 @@ class CompactionLease:
 
 @dataclass(frozen=True)
 class Replacement:
-    """A cover that is to be published: its object, the sums over what it takes the place of, and what was left out of that."""
+    """A cover that is to be published: its object, the sums over what it takes the place of, and
+    what was left out of that.
+    """
 
     replaced: Sequence[Served]
     object_key: str
@@ -55,7 +60,9 @@ def database_clock_us(connection: Connection) -> int:
 class Compactors:
     """Safe to call from several threads; every call blocks, and raises LedgerUnavailableError."""
 
-    def __init__(self, engine: Engine, clock_us: Callable[[Connection], int] = database_clock_us) -> None:
+    def __init__(
+        self, engine: Engine, clock_us: Callable[[Connection], int] = database_clock_us
+    ) -> None:
         self._engine, self._clock_us = engine, clock_us
 
     def now_us(self) -> int:
@@ -63,12 +70,18 @@ class Compactors:
         with transaction(self._engine) as connection:
             return self._clock_us(connection)
 
-    def take(self, stream: str, lease_seconds: float, every_seconds: float) -> CompactionLease | None:
-        """The lease; None: another one has it, or the last whole pass is not so long ago. Raises: FencedError."""
+    def take(
+        self, stream: str, lease_seconds: float, every_seconds: float
+    ) -> CompactionLease | None:
+        """The lease; None: another one has it, or the last whole pass is not so long ago. Raises:
+        FencedError.
+        """
         table = tables.compactors
         with transaction(self._engine) as connection:
             # A write first: it takes the row, so that what is read next stays true.
-            taken = connection.execute(update(table).where(table.c.stream == stream).values(epoch=table.c.epoch))
+            taken = connection.execute(
+                update(table).where(table.c.stream == stream).values(epoch=table.c.epoch)
+            )
             if not taken.rowcount:
                 connection.execute(insert(table).values(stream=stream, epoch=0, lease_us=0))
             row = connection.execute(select(table).where(table.c.stream == stream)).one()
@@ -88,13 +101,19 @@ class Compactors:
     def keep(self, lease: CompactionLease, lease_seconds: float) -> None:
         """So much longer. Raises: FencedError."""
         with transaction(self._engine) as connection:
-            _write(connection, lease, {"lease_us": self._clock_us(connection) + _microseconds(lease_seconds)})
+            _write(
+                connection,
+                lease,
+                {"lease_us": self._clock_us(connection) + _microseconds(lease_seconds)},
+            )
 
     def release(self, lease: CompactionLease, turns_sequence: int | None) -> None:
-        """Give the lease back. After a whole pass, which left nothing undone, the next one is due a period from now.
+        """Give the lease back. After a whole pass, which left nothing undone, the next one is due a
+        period from now.
 
         Args:
-            turns_sequence: up to where what turns take back is out of the objects; None: the pass was not whole.
+            turns_sequence: up to where what turns take back is out of the objects; None: the pass
+                was not whole.
 
         Raises:
             FencedError
@@ -102,7 +121,10 @@ class Compactors:
         with transaction(self._engine) as connection:
             values = {"lease_us": 0}
             if turns_sequence is not None:
-                values |= {"pass_us": self._clock_us(connection), "taken_back_sequence": turns_sequence}
+                values |= {
+                    "pass_us": self._clock_us(connection),
+                    "taken_back_sequence": turns_sequence,
+                }
             _write(connection, lease, values)
 
     def last_pass_us(self, stream: str) -> int | None:
@@ -118,18 +140,23 @@ class Compactors:
         with transaction(self._engine) as connection:
             streams = tables.streams
             connection.execute(
-                update(streams).where(streams.c.stream == lease.stream).values(sequence=streams.c.sequence)
+                update(streams)
+                .where(streams.c.stream == lease.stream)
+                .values(sequence=streams.c.sequence)
             )
             now = self._clock_us(connection)
             _write(connection, lease, {"epoch": lease.epoch})
             gone = connection.execute(
                 delete(tables.covers).where(
-                    inside.stream == lease.stream, inside.first_sequence >= first, inside.last_sequence <= last
+                    inside.stream == lease.stream,
+                    inside.first_sequence >= first,
+                    inside.last_sequence <= last,
                 )
             )
             if gone.rowcount != sum(item.is_cover for item in made.replaced):
                 raise FencedError(
-                    f"the covers of {lease.stream} {first} to {last} are not those that were read", field="covers"
+                    f"the covers of {lease.stream} {first} to {last} are not those that were read",
+                    field="covers",
                 )
             connection.execute(insert(tables.covers).values(_cover(lease.stream, made, now)))
             remarks.forget(connection, made.taken_back)
@@ -148,7 +175,9 @@ class Compactors:
         if before_us is not None:
             query = query.where(table.retire_us <= before_us)
         with transaction(self._engine) as connection:
-            return list(connection.execute(query.order_by(table.retire_us, table.object_key)).scalars())
+            return list(
+                connection.execute(query.order_by(table.retire_us, table.object_key)).scalars()
+            )
 
     def forget(self, object_keys: Collection[str]) -> None:
         """They are deleted."""
@@ -158,7 +187,9 @@ class Compactors:
 
 
 def _taken_back_sequence(row: Row[Any]) -> int:
-    """0 where another version has compacted since: what it wrote may hold rows that it did not know to leave out."""
+    """0 where another version has compacted since: what it wrote may hold rows that it did not know
+    to leave out.
+    """
     return int(row.taken_back_sequence) if row.taken_back_epoch == row.epoch else 0
 
 
@@ -167,7 +198,10 @@ def _write(connection: Connection, lease: CompactionLease, values: dict[str, int
     table = tables.compactors
     mine = (table.c.stream == lease.stream) & (table.c.epoch == lease.epoch)
     if connection.execute(update(table).where(mine).values(values)).rowcount != 1:
-        raise FencedError(f"epoch {lease.epoch} of the compaction of {lease.stream} is not the newest", field="epoch")
+        raise FencedError(
+            f"epoch {lease.epoch} of the compaction of {lease.stream} is not the newest",
+            field="epoch",
+        )
 
 
 def _microseconds(seconds: float) -> int:
@@ -175,7 +209,9 @@ def _microseconds(seconds: float) -> int:
 
 
 def _cover(stream: str, made: Replacement, now_us: int) -> dict[str, object]:
-    """Sums go over all segments below, whether an earlier cover had left the rows out or this one does."""
+    """Sums go over all segments below, whether an earlier cover had left the rows out or this one
+    does.
+    """
     return {
         "stream": stream,
         "first_sequence": made.replaced[0].first_sequence,

@@ -1,4 +1,6 @@
-"""The next cover, as far as its neighbours are read: the rows that stay, and what is known of those that do not."""
+"""The next cover, as far as its neighbours are read: the rows that stay, and what is known of those
+that do not.
+"""
 
 import pyarrow as pa
 
@@ -33,7 +35,8 @@ class CoverDraft:
     def table(self) -> pa.Table:
         """All rows in ledger order, columns united by name."""
         return pa.concat_tables(
-            [sifted.rows for sifted in self.sifted if sifted.rows.num_rows], promote_options="default"
+            [sifted.rows for sifted in self.sifted if sifted.rows.num_rows],
+            promote_options="default",
         )
 
     def replacement(self, object_key: str, sha256: str) -> Replacement:

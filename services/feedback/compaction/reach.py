@@ -1,6 +1,8 @@
-"""How far back a pass must look because answers were taken back: no row is older than its answer, and an id tells when that was minted.
+"""How far back a pass must look because answers were taken back: no row is older than its answer,
+and an id tells when that was minted.
 
-What was never compacted is looked into anyway. So this is about covers, which hold what nobody knew to be taken back.
+What was never compacted is looked into anyway. So this is about covers, which hold what nobody knew
+to be taken back.
 """
 
 import uuid
@@ -22,8 +24,8 @@ SKEW_US = 7 * 86_400 * 1_000_000
 
 @dataclass(frozen=True)
 class Reach:
-    """Objects that end at `since` or later may hold rows to leave out; None: no answer was taken back. Known of the turns up to a
-    sequence, which is the next pass's to begin at.
+    """Objects that end at `since` or later may hold rows to leave out; None: no answer was taken
+    back. Known of the turns up to a sequence, which is the next pass's to begin at.
     """
 
     since: int | None
@@ -31,7 +33,11 @@ class Reach:
 
 
 def find_reach(
-    ledger: Ledger, store: ObjectStore, stream: Stream, known_sequence: int, go_on: Callable[[], None] = lambda: None
+    ledger: Ledger,
+    store: ObjectStore,
+    stream: Stream,
+    known_sequence: int,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Reach:
     """What turns after a sequence take back. `go_on` is called at each object.
 

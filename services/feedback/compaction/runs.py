@@ -1,7 +1,8 @@
-"""Which neighbours of a stream are merged: so that objects grow to the wanted size, and each row is written only a few times.
+"""Which neighbours of a stream are merged: so that objects grow to the wanted size, and each row is
+written only a few times.
 
-A cover joins those behind it only when they weigh as much as it does. A row is then rewritten as often as its object's size can
-double, and not once a pass.
+A cover joins those behind it only when they weigh as much as it does. A row is then rewritten as
+often as its object's size can double, and not once a pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,9 @@ class RunLimits:
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbours in the order of the ledger. Without `merge` it is one that is only rewritten if it holds what must go."""
+    """Neighbours in the order of the ledger. Without `merge` it is one that is only rewritten if it
+    holds what must go.
+    """
 
     items: Sequence[Served]
     merge: bool
@@ -43,7 +46,8 @@ def choose_runs(
     rows = size = 0
     for item in items:
         alone = limits.is_full(item) or not (item.is_cover or item.commit_us <= settled_us)
-        # The bytes of segments are not known before they are read: compaction cuts a run that grows too large.
+        # The bytes of segments are not known before they are read: compaction cuts a run that grows
+        # too large.
         if alone or rows + item.rows > limits.rows or size + item.bytes > limits.bytes:
             yield from _of_group(group, suspect)
             group, rows, size = [], 0, 0
@@ -56,7 +60,11 @@ def choose_runs(
 
 
 def _of_group(group: Sequence[Served], suspect: Callable[[Served], bool]) -> Iterator[Run]:
-    while group and group[0].is_cover and (len(group) == 1 or group[0].rows > sum(item.rows for item in group[1:])):
+    while (
+        group
+        and group[0].is_cover
+        and (len(group) == 1 or group[0].rows > sum(item.rows for item in group[1:]))
+    ):
         if suspect(group[0]):
             yield Run(group[:1], merge=False)
         group = group[1:]

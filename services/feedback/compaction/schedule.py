@@ -1,5 +1,5 @@
-"""When compaction runs: as a command now, and beside the service, where every replica looks now and then whether a pass is due and
-one of them makes it.
+"""When compaction runs: as a command now, and beside the service, where every replica looks now and
+then whether a pass is due and one of them makes it.
 """
 
 import asyncio
@@ -23,9 +23,13 @@ FAILURES = (FencedError, LedgerUnavailableError, ObjectStoreError)
 
 
 class CompactionSchedule:
-    """One pass of each stream every `every_seconds`, counted from the end of the last whole one, over all replicas."""
+    """One pass of each stream every `every_seconds`, counted from the end of the last whole one,
+    over all replicas.
+    """
 
-    def __init__(self, compaction: Compaction, every_seconds: float, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(
+        self, compaction: Compaction, every_seconds: float, look_seconds: float = LOOK_SECONDS
+    ) -> None:
         self._compaction = compaction
         self._every_seconds, self._look_seconds = every_seconds, min(look_seconds, every_seconds)
         self._stopped = asyncio.Event()
@@ -56,7 +60,8 @@ class CompactionSchedule:
         except FAILURES as error:
             metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
             log.warning(
-                "compaction ended early, will be tried again", extra=fields(stream=stream, error=type(error).__name__)
+                "compaction ended early, will be tried again",
+                extra=fields(stream=stream, error=type(error).__name__),
             )
         except StoppedError:
             return
@@ -99,6 +104,8 @@ def compact_all(compaction: Compaction, say: Callable[[str], None] = print) -> i
             undone += 1
             continue
         left_out = " ".join(f"{reason}={rows}" for reason, rows in sorted(tally.dropped.items()))
-        say(f"{stream}: replaced={tally.replaced} covers={tally.covers} deleted={tally.deleted} {left_out}".rstrip())
+        say(
+            f"{stream}: replaced={tally.replaced} covers={tally.covers} deleted={tally.deleted} {left_out}".rstrip()
+        )
         undone += not tally.whole
     return 1 if undone else 0

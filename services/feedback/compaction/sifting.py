@@ -1,7 +1,8 @@
-"""Which rows compaction leaves out: repeated events, what was erased or taken back, what is past its days. All in columns.
+"""Which rows compaction leaves out: repeated events, what was erased or taken back, what is past
+its days. All in columns.
 
-A turn that takes an answer back stays longer than the rows of the answer, which lie in other objects too: until a day after it would
-expire, so that no reader ever finds them without it.
+A turn that takes an answer back stays longer than the rows of the answer, which lie in other
+objects too: until a day after it would expire, so that no reader ever finds them without it.
 """
 
 from dataclasses import dataclass
@@ -21,10 +22,14 @@ class Gone(Protocol):
 
     @property
     def through(self) -> int | None:
-        """Rows of sequences up to this one may be gone and still be stored; None: nobody waits for a rewriting."""
+        """Rows of sequences up to this one may be gone and still be stored; None: nobody waits for
+        a rewriting.
+        """
 
     def of(self, rows: pa.Table) -> pa.BooleanArray:
-        """True where a row is gone. `rows` has the columns of its files and `sequence`; it may have no other and no rows."""
+        """True where a row is gone. `rows` has the columns of its files and `sequence`; it may have
+        no other and no rows.
+        """
 
     def rewritten(self) -> None:
         """No object of the stream holds such a row any more, not even one that no reader is given."""
@@ -32,9 +37,11 @@ class Gone(Protocol):
 
 @dataclass(frozen=True)
 class Sifted:
-    """The rows that stay, and how many do not, each counted once. `oldest_us` of the rows expires first; None: there is no row.
+    """The rows that stay, and how many do not, each counted once. `oldest_us` of the rows expires
+    first; None: there is no row.
 
-    `taken_back`: principals and answers of the rows that went because the answer was taken back; they are among the erased.
+    `taken_back`: principals and answers of the rows that went because the answer was taken back;
+        they are among the erased.
     """
 
     rows: pa.Table
@@ -50,7 +57,9 @@ class Sifted:
 
 
 class Sieve:
-    """For one run: of each event id the first row counts. Rows from before `cutoff_us` are expired; 0: none ever is."""
+    """For one run: of each event id the first row counts. Rows from before `cutoff_us` are expired;
+    0: none ever is.
+    """
 
     def __init__(self, gone: Gone, taken_back: TakenBack, cutoff_us: int) -> None:
         self._gone, self._taken_back, self._cutoff_us = gone, taken_back, cutoff_us
@@ -86,7 +95,9 @@ class Sieve:
 
 
 def _about(rows: pa.Table) -> frozenset[tuple[str, str]]:
-    return frozenset(zip(rows["principal"].to_pylist(), rows["message_id"].to_pylist(), strict=True))
+    return frozenset(
+        zip(rows["principal"].to_pylist(), rows["message_id"].to_pylist(), strict=True)
+    )
 
 
 def _expiring_us(rows: pa.Table) -> pa.ChunkedArray:

@@ -1,5 +1,6 @@
-"""Builds clients of kafka-python. A constructor that fails, because Kafka is away, leaves its I/O thread and sockets behind: here
-they are closed, or an outage of minutes would cost hundreds of each.
+"""Builds clients of kafka-python. A constructor that fails, because Kafka is away, leaves its I/O
+thread and sockets behind: here they are closed, or an outage of minutes would cost hundreds of
+each.
 """
 
 from collections.abc import Callable

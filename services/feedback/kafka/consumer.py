@@ -1,7 +1,9 @@
-"""Consumes a topic in a group, in a thread of its own: who has which partition, what was fetched, when to pause.
+"""Consumes a topic in a group, in a thread of its own: who has which partition, what was fetched,
+when to pause.
 
-The group's offsets decide nothing: positions come from the ledger through each log's wishes, and offsets are committed late, for
-those who watch the lag. A partition that is revoked or lost is dropped with what was fetched, and nothing is committed for it.
+The group's offsets decide nothing: positions come from the ledger through each log's wishes, and
+offsets are committed late, for those who watch the lag. A partition that is revoked or lost is
+dropped with what was fetched, and nothing is committed for it.
 """
 
 import logging
@@ -27,7 +29,8 @@ from services.feedback.spool.log import LogError, OffsetOutOfRangeError
 
 log = logging.getLogger(__name__)
 
-# While a broker is frozen the client's poll spins until its time is over, on two cores: so it gets little, and we wait ourselves.
+# While a broker is frozen the client's poll spins until its time is over, on two cores: so it gets
+# little, and we wait ourselves.
 POLL_MS = 20
 REST_SECONDS = 0.08
 RECORDS_A_POLL = 2_000
@@ -58,8 +61,15 @@ class Holder(Protocol):
 class TopicConsumer:
     """`run` in a thread. `attach` gives a partition that was taken the log to fill."""
 
-    def __init__(self, cluster: Cluster, topic: str, stream: str, membership: Membership, holder: Holder) -> None:
-        self._cluster, self._topic, self._stream, self._membership = cluster, topic, stream, membership
+    def __init__(
+        self, cluster: Cluster, topic: str, stream: str, membership: Membership, holder: Holder
+    ) -> None:
+        self._cluster, self._topic, self._stream, self._membership = (
+            cluster,
+            topic,
+            stream,
+            membership,
+        )
         self._holder = holder
         self._mutex = threading.Lock()
         self._logs: dict[int, KafkaLog] = {}
@@ -72,8 +82,9 @@ class TopicConsumer:
     def attach(self, kafka_log: KafkaLog) -> None:
         """Fill this log from where it wishes.
 
-        A client may hold fetched records back and hand them out after a seek. So one client serves one topic id, which was asked
-        for after it was built: a log of another id needs a new client, and the partitions are taken again.
+        A client may hold fetched records back and hand them out after a seek. So one client serves
+        one topic id, which was asked for after it was built: a log of another id needs a new
+        client, and the partitions are taken again.
         """
         with self._mutex:
             if self._topic_id in ("", kafka_log.topic_id):
@@ -190,10 +201,13 @@ class TopicConsumer:
         moved = {
             place: logs[place.partition].sunk
             for place in consumer.assignment()
-            if place.partition in logs and logs[place.partition].sunk > self._offsets.get(place.partition, 0)
+            if place.partition in logs
+            and logs[place.partition].sunk > self._offsets.get(place.partition, 0)
         }
         if moved:
-            consumer.commit_async({place: OffsetAndMetadata(sunk, "", -1) for place, sunk in moved.items()})
+            consumer.commit_async(
+                {place: OffsetAndMetadata(sunk, "", -1) for place, sunk in moved.items()}
+            )
             self._offsets.update({place.partition: sunk for place, sunk in moved.items()})
 
     def _out_of_range(self, consumer: KafkaConsumer, positions: dict[TopicPartition, int]) -> None:
@@ -204,17 +218,23 @@ class TopicConsumer:
             except (KafkaError, OSError):
                 return  # Kafka is away again; the next poll says the same.
             what = (
-                f"{position} to {start} are lost" if position < start else f"the log ends at {end}, before the ledger"
+                f"{position} to {start} are lost"
+                if position < start
+                else f"the log ends at {end}, before the ledger"
             )
             text = f"offset {position} of {self._topic} partition {place.partition} is not there: {what}"
-            metrics.LOST_OFFSETS.labels(self._stream, str(place.partition)).set(max(0, start - position))
+            metrics.LOST_OFFSETS.labels(self._stream, str(place.partition)).set(
+                max(0, start - position)
+            )
             failure = OffsetOutOfRangeError(text, field="offset", limit=f"{start} to {end}")
             self._fail(consumer, place, failure)
 
     def _truncated(self, consumer: KafkaConsumer, diverged: Collection[TopicPartition]) -> None:
         for place in diverged:
             text = f"{self._topic} partition {place.partition} was cut off behind what was read"
-            self._fail(consumer, place, OffsetOutOfRangeError(text, field="offset", reason="DAMAGED"))
+            self._fail(
+                consumer, place, OffsetOutOfRangeError(text, field="offset", reason="DAMAGED")
+            )
 
     def _fail(self, consumer: KafkaConsumer, place: TopicPartition, failure: LogError) -> None:
         consumer.pause(place)
@@ -239,7 +259,8 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         for place in assigned:
-            # A position of any kind, so that the client asks nobody for one, and a pause until the ledger has said where.
+            # A position of any kind, so that the client asks nobody for one, and a pause until the
+            # ledger has said where.
             self._consumer.seek(place, 0)
             self._consumer.pause(place)
         self._owner.take([place.partition for place in assigned])

@@ -1,7 +1,8 @@
-"""One partition of a topic as a log: the consumer's thread fills it, a sink reads it, in whatever order they come.
+"""One partition of a topic as a log: the consumer's thread fills it, a sink reads it, in whatever
+order they come.
 
-It holds what was fetched and not yet sunk. A sink that wants another offset than comes next (a new lease, another writer's commit)
-leaves a wish, and the consumer seeks there.
+It holds what was fetched and not yet sunk. A sink that wants another offset than comes next (a new
+lease, another writer's commit) leaves a wish, and the consumer seeks there.
 """
 
 import threading
@@ -13,7 +14,9 @@ from services.feedback.spool.log import LogError
 
 
 class KafkaLog:
-    """`require_same` raises if the topic was made anew (TopicReplacedError) or Kafka does not say (LogUnavailableError)."""
+    """`require_same` raises if the topic was made anew (TopicReplacedError) or Kafka does not say
+    (LogUnavailableError).
+    """
 
     def __init__(self, topic_id: str, partition: int, require_same: Callable[[], None]) -> None:
         self.topic_id, self.partition = topic_id, partition
@@ -28,7 +31,9 @@ class KafkaLog:
 
     @property
     def end_offset(self) -> int:
-        """One past the last record that is here; after a failure, which a read must bring to light, one more than that."""
+        """One past the last record that is here; after a failure, which a read must bring to light,
+        one more than that.
+        """
         with self._mutex:
             if self._failure:
                 return self._start + 1
@@ -54,7 +59,8 @@ class KafkaLog:
         with self._mutex:
             failure = self._failure
             found = [] if failure else self._take(start, max_records, max_bytes)
-        # By now the records are out of the topic, whichever it was: if it still has its id, they are of this one.
+        # By now the records are out of the topic, whichever it was: if it still has its id, they
+        # are of this one.
         if found or failure:
             self._require_same()
         if failure:
@@ -68,7 +74,9 @@ class KafkaLog:
             self._drop(before)
 
     def offer(self, records: Sequence[Record]) -> None:
-        """What the consumer fetched next. Before a wish, and until it has sought there, it is not what is wanted."""
+        """What the consumer fetched next. Before a wish, and until it has sought there, it is not
+        what is wanted.
+        """
         with self._mutex:
             if self._start >= 0 and self._wish is None and self._failure is None:
                 self._records.extend(records)

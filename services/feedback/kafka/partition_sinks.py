@@ -1,7 +1,8 @@
-"""A sink for each partition of a topic that this process holds: started when the group gives it, stopped when it takes it back.
+"""A sink for each partition of a topic that this process holds: started when the group gives it,
+stopped when it takes it back.
 
-The ledger fences: what was lost may still be flushing here, and its lease is not the newest any more. A partition whose records are
-gone stops for good, loudly; the others go on.
+The ledger fences: what was lost may still be flushing here, and its lease is not the newest any
+more. A partition whose records are gone stops for good, loudly; the others go on.
 """
 
 import asyncio
@@ -15,7 +16,13 @@ from typing import Protocol, TypeVar
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.kafka.partition_log import KafkaLog
-from services.feedback.sink.drain import FAILURES, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Drain, Flusher
+from services.feedback.sink.drain import (
+    FAILURES,
+    FIRST_RETRY_SECONDS,
+    LAST_RETRY_SECONDS,
+    Drain,
+    Flusher,
+)
 from services.feedback.spool.log import LogError, TopicReplacedError
 
 log = logging.getLogger(__name__)
@@ -68,7 +75,12 @@ class PartitionSinks:
         flush_rows: int,
         flush_seconds: float,
     ) -> None:
-        self._stream, self._topic, self._make_sink, self._executor = stream, topic, make_sink, executor
+        self._stream, self._topic, self._make_sink, self._executor = (
+            stream,
+            topic,
+            make_sink,
+            executor,
+        )
         self._flush_rows, self._flush_seconds = flush_rows, flush_seconds
         self._loop = asyncio.get_running_loop()
         self._held: dict[int, _Holding] = {}
@@ -115,7 +127,12 @@ class PartitionSinks:
         if holding.released.is_set():
             return
         holding.drain = Drain(
-            self._stream, kafka_log, sink, self._flush_rows, self._flush_seconds, executor=self._executor
+            self._stream,
+            kafka_log,
+            sink,
+            self._flush_rows,
+            self._flush_seconds,
+            executor=self._executor,
         )
         metrics.PARTITIONS.labels(self._stream).set(len(self._held))
         metrics.STOPPED.labels(self._stream, str(partition)).set(0)
@@ -123,11 +140,17 @@ class PartitionSinks:
         try:
             await holding.drain.run()
         except TopicReplacedError as error:
-            log.warning("topic was made anew", extra=fields(stream=self._stream, partition=partition, why=str(error)))
+            log.warning(
+                "topic was made anew",
+                extra=fields(stream=self._stream, partition=partition, why=str(error)),
+            )
             source.restart()
         except LogError as error:
             metrics.STOPPED.labels(self._stream, str(partition)).set(1)
-            log.error("partition stopped", extra=fields(stream=self._stream, partition=partition, why=str(error)))
+            log.error(
+                "partition stopped",
+                extra=fields(stream=self._stream, partition=partition, why=str(error)),
+            )
 
     async def _insist(self, holding: _Holding, call: Callable[[], ResultT]) -> ResultT | None:
         """The call's result, however often it takes; None if the partition is lost meanwhile."""
@@ -137,7 +160,8 @@ class PartitionSinks:
                 return await self._loop.run_in_executor(self._executor, call)
             except FAILURES as error:
                 log.warning(
-                    "partition waits", extra=fields(stream=self._stream, error=type(error).__name__, why=str(error))
+                    "partition waits",
+                    extra=fields(stream=self._stream, error=type(error).__name__, why=str(error)),
                 )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(holding.released.wait(), wait_seconds)

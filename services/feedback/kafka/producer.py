@@ -1,7 +1,9 @@
-"""Publishes to a topic by kafka-python: acks=all, not idempotent, one request in flight, and a watchdog over it all.
+"""Publishes to a topic by kafka-python: acks=all, not idempotent, one request in flight, and a
+watchdog over it all.
 
-Why so: this client's idempotent producer wedges for ever after an outage longer than its delivery timeout, its `close()` does not
-close while something waits, and its timeouts are per batch. So: own deadlines; and a producer that fell silent is thrown away.
+Why so: this client's idempotent producer wedges for ever after an outage longer than its delivery
+timeout, its `close()` does not close while something waits, and its timeouts are per batch. So: own
+deadlines; and a producer that fell silent is thrown away.
 """
 
 import contextlib
@@ -27,14 +29,18 @@ CLOSE_SECONDS = 2.0
 
 
 class KafkaPublisher:
-    """One topic. One thread calls; the producer is built when something is to be sent, and again after it failed."""
+    """One topic. One thread calls; the producer is built when something is to be sent, and again
+    after it failed.
+    """
 
     def __init__(self, cluster: Cluster, topic: str, watchdog_seconds: float) -> None:
         self._cluster, self._topic, self._watchdog_seconds = cluster, topic, watchdog_seconds
         self._producer: KafkaProducer | None = None
 
     def publish(self, records: Sequence[Record]) -> None:
-        """As `Publisher`; ends at the latest when nothing was acknowledged for the watchdog's seconds, after the build."""
+        """As `Publisher`; ends at the latest when nothing was acknowledged for the watchdog's
+        seconds, after the build.
+        """
         try:
             producer = self._producer = self._producer or self._built()
             self._await([self._send(producer, record) for record in records])
@@ -85,9 +91,13 @@ class KafkaPublisher:
         if producer is None:
             return
         started = time.monotonic()
-        # `close()` flushes first, and so never comes to an end: the private way is the only one. Pinned and tested.
+        # `close()` flushes first, and so never comes to an end: the private way is the only one.
+        # Pinned and tested.
         producer._sender.force_close()
         producer._sender.join(CLOSE_SECONDS)
         with contextlib.suppress(KafkaError):
             producer.close(timeout=0)
-        log.info("producer closed", extra=fields(topic=self._topic, seconds=round(time.monotonic() - started, 1)))
+        log.info(
+            "producer closed",
+            extra=fields(topic=self._topic, seconds=round(time.monotonic() - started, 1)),
+        )

@@ -1,6 +1,8 @@
-"""How a record lies in a topic: key, payload, headers, and back. A foreign record comes back too: as one that nobody can decode.
+"""How a record lies in a topic: key, payload, headers, and back. A foreign record comes back too:
+as one that nobody can decode.
 
-Headers: event_id, schema (major), fingerprint (32 bytes), accept_order if there is one, traceparent if there is one.
+Headers: event_id, schema (major), fingerprint (32 bytes), accept_order if there is one, traceparent
+    if there is one.
 """
 
 import re
@@ -41,7 +43,9 @@ def headers_of(entry: Entry) -> list[tuple[str, bytes]]:
 
 
 def record_of(message: Message) -> Record:
-    """The record at its offset. Without sound headers its schema is 0, which no version decodes: it becomes a dead letter."""
+    """The record at its offset. Without sound headers its schema is 0, which no version decodes: it
+    becomes a dead letter.
+    """
     headers = dict(message.headers or ())
     event_id, fingerprint = headers.get("event_id") or b"", headers.get("fingerprint") or b""
     schema, order = headers.get("schema") or b"", headers.get("accept_order") or b"0"

@@ -1,7 +1,8 @@
-"""From the spool to the broker: read → publish → trim. What is not acknowledged is sent again: duplicates yes, loss never.
+"""From the spool to the broker: read → publish → trim. What is not acknowledged is sent again:
+duplicates yes, loss never.
 
-The spool's fsync stays the ack to the caller; how long the broker is away changes nothing but the spool's size. Blocking: runs
-in a thread of its own.
+The spool's fsync stays the ack to the caller; how long the broker is away changes nothing but the
+spool's size. Blocking: runs in a thread of its own.
 """
 
 import logging
@@ -22,14 +23,18 @@ LAST_RETRY_SECONDS = 5.0
 
 
 class PublishError(Exception):
-    """Not all was acknowledged: some of it may be in the topic, some not. Says why in constant words."""
+    """Not all was acknowledged: some of it may be in the topic, some not. Says why in constant
+    words.
+    """
 
 
 class Publisher(Protocol):
     """The broker's side."""
 
     def publish(self, records: Sequence[Record]) -> None:
-        """Return once all replicas that count have all records. Ends by its own deadline. Raises: PublishError."""
+        """Return once all replicas that count have all records. Ends by its own deadline. Raises:
+        PublishError.
+        """
 
     def close(self) -> None:
         """Let go of the broker."""
@@ -47,9 +52,11 @@ class Spooled(Protocol):
 
 
 class Relay:
-    """One stream's way to its topic; one batch at a time, so that what it holds in memory is bounded by a batch.
+    """One stream's way to its topic; one batch at a time, so that what it holds in memory is
+    bounded by a batch.
 
-    `on_relayed(end)` is called from the relay's thread once everything before `end` is with the broker.
+    `on_relayed(end)` is called from the relay's thread once everything before `end` is with the
+    broker.
     """
 
     def __init__(
@@ -63,7 +70,8 @@ class Relay:
     ) -> None:
         self._stream, self._spool, self._publisher = stream, spool, publisher
         self._max_records, self._max_bytes, self._on_relayed = max_records, max_bytes, on_relayed
-        # After a crash the file at the front may hold what was relayed already: it goes again, the sink knows it.
+        # After a crash the file at the front may hold what was relayed already: it goes again, the
+        # sink knows it.
         self._position = spool.start_offset
         self._behind_since: float | None = None
         self._failing = False
@@ -75,7 +83,9 @@ class Relay:
         return self._spool.end_offset - self._position
 
     def step(self) -> bool:
-        """Relay one batch; False if nothing waits. Raises: PublishError, and LogError where a person must look."""
+        """Relay one batch; False if nothing waits. Raises: PublishError, and LogError where a
+        person must look.
+        """
         records = self._spool.read(self._position, self._max_records, self._max_bytes)
         if not records:
             return False
@@ -96,7 +106,10 @@ class Relay:
                 retry_seconds, self._failing = FIRST_RETRY_SECONDS, False
             except PublishError as error:
                 self._failed(error)
-                wait_seconds, retry_seconds = retry_seconds, min(2 * retry_seconds, LAST_RETRY_SECONDS)
+                wait_seconds, retry_seconds = (
+                    retry_seconds,
+                    min(2 * retry_seconds, LAST_RETRY_SECONDS),
+                )
             self._stopped.wait(wait_seconds)
 
     def stop(self) -> None:
@@ -118,7 +131,8 @@ class Relay:
         self._failing = True
         metrics.RELAY_FAILURES.labels(self._stream).inc()
         log.warning(
-            "not relayed, will be sent again", extra=fields(stream=self._stream, why=str(error), waiting=self.waiting)
+            "not relayed, will be sent again",
+            extra=fields(stream=self._stream, why=str(error), waiting=self.waiting),
         )
 
     def _measure(self) -> None:

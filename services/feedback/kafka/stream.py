@@ -1,4 +1,5 @@
-"""The way of one stream through Kafka in one process: the relay from its spool at one end, the consumer and its sinks at the other.
+"""The way of one stream through Kafka in one process: the relay from its spool at one end, the
+consumer and its sinks at the other.
 
 The two ends do not know each other: what this process relays, another one may sink.
 """
@@ -28,7 +29,9 @@ async def relaying(
     settings: FeedbackSettings, stream: Stream, spool: Spool, on_relayed: Callable[[int], None]
 ) -> AsyncIterator[None]:
     """Relay until the block ends, then what waits, as long as the broker takes it."""
-    publisher = KafkaPublisher(settings.cluster(), settings.topic(stream), settings.relay_watchdog_seconds)
+    publisher = KafkaPublisher(
+        settings.cluster(), settings.topic(stream), settings.relay_watchdog_seconds
+    )
     relay = Relay(stream, spool, publisher, settings.relay_events, settings.relay_bytes, on_relayed)
     with ThreadPoolExecutor(1, f"relay-{stream}") as executor:
         loop = asyncio.get_running_loop()
@@ -47,14 +50,18 @@ async def sinking(
     """Sink the partitions that the group gives this process, until the block ends."""
     cluster, name = settings.cluster(), settings.topic(stream)
     membership = Membership(
-        f"{settings.consumer_group}.{stream}", settings.consumer_session_seconds, settings.consumer_bytes
+        f"{settings.consumer_group}.{stream}",
+        settings.consumer_session_seconds,
+        settings.consumer_bytes,
     )
     topic = NamedTopic(cluster, name)
     with (
         ThreadPoolExecutor(1, f"consume-{stream}") as reader,
         ThreadPoolExecutor(SINK_THREADS, f"sink-{stream}") as writers,
     ):
-        sinks = PartitionSinks(stream, topic, make_sink, writers, settings.flush_rows, settings.flush_seconds)
+        sinks = PartitionSinks(
+            stream, topic, make_sink, writers, settings.flush_rows, settings.flush_seconds
+        )
         consumer = TopicConsumer(cluster, name, stream, membership, sinks)
         async with asyncio.TaskGroup() as tasks:
             consuming = tasks.create_task(_in_thread(reader, consumer.run, consumer.stop))
@@ -67,7 +74,9 @@ async def sinking(
         topic.close()
 
 
-async def _in_thread(executor: ThreadPoolExecutor, run: Callable[[], None], stop: Callable[[], None]) -> None:
+async def _in_thread(
+    executor: ThreadPoolExecutor, run: Callable[[], None], stop: Callable[[], None]
+) -> None:
     """A thread cannot be cancelled, only asked to stop."""
     try:
         await asyncio.get_running_loop().run_in_executor(executor, run)

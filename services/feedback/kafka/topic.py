@@ -1,7 +1,8 @@
 """Which topic stands behind a name now.
 
-A name says nothing: a topic that is deleted and made again has the same name, another id, and offsets that begin at 0. The client
-fetches by name, so whoever reads asks for the id after each read (`NamedTopic.require`), before anything is committed.
+A name says nothing: a topic that is deleted and made again has the same name, another id, and
+offsets that begin at 0. The client fetches by name, so whoever reads asks for the id after each
+read (`NamedTopic.require`), before anything is committed.
 """
 
 import threading
@@ -41,9 +42,13 @@ class NamedTopic:
         return str(found["topic_id"])
 
     def require(self, topic_id: str) -> None:
-        """Raises: TopicReplacedError: the name belongs to another topic by now. LogUnavailableError."""
+        """Raises: TopicReplacedError: the name belongs to another topic by now.
+        LogUnavailableError.
+        """
         if self.current() != topic_id:
-            raise TopicReplacedError(f"topic {self._name} was made anew: {topic_id} is gone", field=self._name)
+            raise TopicReplacedError(
+                f"topic {self._name} was made anew: {topic_id} is gone", field=self._name
+            )
 
     def close(self) -> None:
         """Let go of Kafka."""
@@ -68,11 +73,18 @@ def look_at(cluster: Cluster, name: str) -> list[LogView]:
             (found,) = admin.describe_topics([name])
         if found["error_code"]:
             raise LogUnavailableError(
-                f"there is no topic {name}: run `python -m services.feedback topics`", field=name, reason="MISSING"
+                f"there is no topic {name}: run `python -m services.feedback topics`",
+                field=name,
+                reason="MISSING",
             )
-        places = [TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]]
+        places = [
+            TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]
+        ]
         with closing(build(KafkaConsumer, **cluster.options())) as consumer:
             starts, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
     except (KafkaError, OSError) as error:
         raise LogUnavailableError("kafka does not answer") from error
-    return [LogView(str(found["topic_id"]), place.partition, starts[place], ends[place]) for place in places]
+    return [
+        LogView(str(found["topic_id"]), place.partition, starts[place], ends[place])
+        for place in places
+    ]

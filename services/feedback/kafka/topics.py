@@ -1,4 +1,6 @@
-"""The topics: made if they are missing, described if they are there. Kafka's durability lies in their settings, not in a disk's sync."""
+"""The topics: made if they are missing, described if they are there. Kafka's durability lies in
+their settings, not in a disk's sync.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +30,16 @@ class Plan:
             "retention.ms": str(int(self.retention_days * 86_400_000)),
             "cleanup.policy": "delete",
             "max.message.bytes": str(MAX_MESSAGE_BYTES),
-            # By the relays' clocks, what waited long in a spool would be too old to be kept until it is sunk.
+            # By the relays' clocks, what waited long in a spool would be too old to be kept until
+            # it is sunk.
             "message.timestamp.type": "LogAppendTime",
         }
 
 
 def make_topics(admin: KafkaAdminClient, names: Sequence[str], plan: Plan) -> list[str]:
-    """Create what is missing, change nothing that is there. Returns lines for people. Raises: KafkaError."""
+    """Create what is missing, change nothing that is there. Returns lines for people. Raises:
+    KafkaError.
+    """
     lines = []
     for name in names:
         wanted = {
@@ -57,7 +62,10 @@ def _described(admin: KafkaAdminClient, name: str, plan: Plan, made: str) -> lis
     replicas = sorted({len(partition["replica_nodes"]) for partition in topic["partitions"]})
     resource = ConfigResource(ConfigResourceType.TOPIC, name)
     configs = admin.describe_configs([resource], config_filter="all")["topic"][name]
-    wanted = plan.configs() | {"partitions": str(plan.partitions), "replicas": str([plan.replication_factor])}
+    wanted = plan.configs() | {
+        "partitions": str(plan.partitions),
+        "replicas": str([plan.replication_factor]),
+    }
     found = {key: str(configs[key]["value"]) for key in plan.configs()}
     found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
     lines = [f"{name}: {made}, id {topic['topic_id']}"]

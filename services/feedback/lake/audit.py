@@ -18,9 +18,11 @@ from services.feedback.lake.seen_ids import SeenIds
 from services.feedback.lake.served_object import SEQUENCE, DamagedObjectError, read_served
 from services.feedback.spool.log import LogView
 
-# What is compared. With all of them a compacted object of 50,000 rows took more memory than a replica has, whose pod this runs in.
+# What is compared. With all of them a compacted object of 50,000 rows took more memory than a
+# replica has, whose pod this runs in.
 COLUMNS = ("topic_id", "partition", "offset", "event_id", SEQUENCE)
-# Compaction may delete what was listed before it was read: then the listing goes on from there anew.
+# Compaction may delete what was listed before it was read: then the listing goes on from there
+# anew.
 TRIES = 3
 
 
@@ -54,7 +56,9 @@ class CoverFigures:
 
 @dataclass(frozen=True)
 class Problem:
-    """A finding of the audit: `field` names the stream, segment or cover, `reason` is a stable code of this kind of fault."""
+    """A finding of the audit: `field` names the stream, segment or cover, `reason` is a stable code
+    of this kind of fault.
+    """
 
     field: str
     reason: str
@@ -86,17 +90,23 @@ class Report:
             for c in self.covers
             if c.covers
         ]
-        verdict = f"{len(self.problems)} problems" if self.problems else "every offset is accounted for"
+        verdict = (
+            f"{len(self.problems)} problems" if self.problems else "every offset is accounted for"
+        )
         return [*lines, *map(str, self.problems), f"orphans={self.orphans} {verdict}"]
 
 
 def audit(
-    ledger: Ledger, store: ObjectStore, look: Callable[[Stream], Iterable[LogView]], page: int = ITEMS_A_PAGE
+    ledger: Ledger,
+    store: ObjectStore,
+    look: Callable[[Stream], Iterable[LogView]],
+    page: int = ITEMS_A_PAGE,
 ) -> Report:
-    """Check all streams; `look` tells of each partition of a stream's log, that is, of its topic, or of the spool where there is none.
+    """Check all streams; `look` tells of each partition of a stream's log, that is, of its topic,
+    or of the spool where there is none.
 
-    The log between ledger and ledger: a service that runs meanwhile may append, commit, trim and compact. What it compacts is counted
-    as it was and as it is.
+    The log between ledger and ledger: a service that runs meanwhile may append, commit, trim and
+    compact. What it compacts is counted as it was and as it is.
     """
     report = Report()
     for stream in Stream:
@@ -113,9 +123,13 @@ def audit(
 
 
 class _StreamAudit:
-    """One stream: its segments by what the ledger says of them, and what readers are given by what is in it."""
+    """One stream: its segments by what the ledger says of them, and what readers are given by what
+    is in it.
+    """
 
-    def __init__(self, stream: Stream, ledger: Ledger, store: ObjectStore, seen: SeenIds, page: int) -> None:
+    def __init__(
+        self, stream: Stream, ledger: Ledger, store: ObjectStore, seen: SeenIds, page: int
+    ) -> None:
         self._stream, self._ledger, self._store, self._seen = stream, ledger, store, seen
         self.problems: list[Problem] = []
         self.figures: dict[Place, Figures] = {}
@@ -185,9 +199,13 @@ class _StreamAudit:
         return True
 
     def _check_range(self, item: Served) -> None:
-        """What readers are given is every sequence once. A cover over what was checked has been published meanwhile."""
+        """What readers are given is every sequence once. A cover over what was checked has been
+        published meanwhile.
+        """
         follows = item.first_sequence == self._reached + 1
-        if not follows and not (item.first_sequence <= self._reached < item.sequence and self._is_served(item)):
+        if not follows and not (
+            item.first_sequence <= self._reached < item.sequence and self._is_served(item)
+        ):
             text = f"begins at {item.first_sequence}, readers were at {self._reached}"
             self.problems.append(Problem(_name(item), "SEQUENCE_MISMATCH", text))
 
@@ -195,20 +213,30 @@ class _StreamAudit:
         """Readers are given it in the place of all of its sequences, now."""
         return self._ledger.served(self._stream, item.first_sequence - 1, 1) == [item]
 
-    def _check_rows(self, item: Served, rows: Sequence[parquet.Row], below: Sequence[Segment]) -> None:
+    def _check_rows(
+        self, item: Served, rows: Sequence[parquet.Row], below: Sequence[Segment]
+    ) -> None:
         where = [(int(str(row["sequence"])), int(str(row["offset"]))) for row in rows]
         if where != sorted(set(where)) or not all(self._is_in_place(row, below) for row in rows):
             text = "rows are out of range, out of order, twice, or dead letters too"
             self.problems.append(Problem(_name(item), "ROWS_OUT_OF_PLACE", text))
         if len(rows) != item.rows:
             self.problems.append(
-                Problem(_name(item), "ROWS_MISMATCH", f"{len(rows)} rows are not what the ledger says")
+                Problem(
+                    _name(item), "ROWS_MISMATCH", f"{len(rows)} rows are not what the ledger says"
+                )
             )
-        if item.rows + item.duplicates + item.erased + item.expired != sum(segment.rows for segment in below):
+        if item.rows + item.duplicates + item.erased + item.expired != sum(
+            segment.rows for segment in below
+        ):
             text = "its rows and those left out are not those of its segments"
             self.problems.append(Problem(_name(item), "LEFT_OUT_MISMATCH", text))
         event_ids = {str(row["event_id"]) for row in rows}
-        new = {str(row["event_id"]) for row, (sequence, _) in zip(rows, where, strict=True) if sequence > self._reached}
+        new = {
+            str(row["event_id"])
+            for row, (sequence, _) in zip(rows, where, strict=True)
+            if sequence > self._reached
+        }
         if not self._seen.add(new) or len(event_ids) != len(rows):
             self.problems.append(Problem(_name(item), "DUPLICATE", "an event is there twice"))
         if item.is_cover:
@@ -220,7 +248,10 @@ class _StreamAudit:
         if not 0 <= at < len(below):
             return False
         segment, offset = below[at], int(str(row["offset"]))
-        is_there = segment.start_offset <= offset < segment.end_offset and offset not in self._window.dead(segment)
+        is_there = (
+            segment.start_offset <= offset < segment.end_offset
+            and offset not in self._window.dead(segment)
+        )
         return is_there and (row["topic_id"], row["partition"]) == place_of(segment)
 
     def _count(self, cover: Served, segments: int) -> None:
@@ -233,7 +264,9 @@ class _StreamAudit:
         found.expired += cover.expired
 
 
-def _check_log(stream: str, log: LogView, figures: dict[Place, Figures], ledger: Ledger, report: Report) -> None:
+def _check_log(
+    stream: str, log: LogView, figures: dict[Place, Figures], ledger: Ledger, report: Report
+) -> None:
     place = (log.topic_id, log.partition)
     found = figures.setdefault(place, Figures(stream, *place))
     committed = ledger.end_offset(*place)

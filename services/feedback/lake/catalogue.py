@@ -1,4 +1,6 @@
-"""What readers may know: a stream's committed segments and the covers over them, a page at a time. Never an orphan object."""
+"""What readers may know: a stream's committed segments and the covers over them, a page at a time.
+Never an orphan object.
+"""
 
 import asyncio
 
@@ -11,8 +13,8 @@ SEGMENTS_A_PAGE = 10_000
 
 
 class Catalogue:
-    """Readers go on after the last sequence they have until an answer is empty. A cover that reaches over it is there whole: it
-    takes the place of what they have of its sequences.
+    """Readers go on after the last sequence they have until an answer is empty. A cover that
+    reaches over it is there whole: it takes the place of what they have of its sequences.
     """
 
     def __init__(self, ledger: Ledger, page: int = SEGMENTS_A_PAGE) -> None:

@@ -1,6 +1,8 @@
-"""All objects as one tar stream, out of a store and into another one: a backup for who has no tool of the store's own.
+"""All objects as one tar stream, out of a store and into another one: a backup for who has no tool
+of the store's own.
 
-An object's key holds the hash of its content, so putting a copy back over what is there changes nothing.
+An object's key holds the hash of its content, so putting a copy back over what is there changes
+nothing.
 """
 
 import io
@@ -13,7 +15,9 @@ MICROSECONDS = 1_000_000
 
 
 def save(store: ObjectStore, to: IO[bytes]) -> int:
-    """Write them; how many. What goes away meanwhile, no reader needed any more. Raises: ObjectStoreError."""
+    """Write them; how many. What goes away meanwhile, no reader needed any more. Raises:
+    ObjectStoreError.
+    """
     saved = 0
     with tarfile.open(fileobj=to, mode="w|") as tar:
         for found in sorted(store.list(""), key=lambda stored: stored.key):
@@ -29,7 +33,9 @@ def save(store: ObjectStore, to: IO[bytes]) -> int:
 
 
 def load(store: ObjectStore, source: IO[bytes]) -> int:
-    """Put them all; how many. Raises: ObjectStoreError; tarfile.ReadError: the stream ends too early, or is none."""
+    """Put them all; how many. Raises: ObjectStoreError; tarfile.ReadError: the stream ends too
+    early, or is none.
+    """
     loaded = 0
     with tarfile.open(fileobj=source, mode="r|") as tar:
         for entry in tar:

@@ -1,4 +1,5 @@
-"""What a stream's readers are given: covers that compaction has published, and the segments that no cover lies over.
+"""What a stream's readers are given: covers that compaction has published, and the segments that no
+cover lies over.
 
 One statement reads both, so that nobody is ever given an object and the cover over it.
 """
@@ -39,10 +40,12 @@ MOST = literal(2**63 - 1, BigInteger)
 
 @dataclass(frozen=True)
 class Served:
-    """One object and the sequences `first_sequence` to `sequence` that are in it: a segment of the ledger, or a cover.
+    """One object and the sequences `first_sequence` to `sequence` that are in it: a segment of the
+    ledger, or a cover.
 
-    A cover has no topic, partition and offsets: its rows tell theirs, and their sequences. `duplicates`, `erased` and `expired`
-    are rows of its segments that were left out; `bytes` and `oldest_us` are known of covers alone.
+    A cover has no topic, partition and offsets: its rows tell theirs, and their sequences.
+    `duplicates`, `erased` and `expired` are rows of its segments that were left out; `bytes` and
+    `oldest_us` are known of covers alone.
     """
 
     stream: str
@@ -75,9 +78,13 @@ def pages(read: Callable[[int], list[Served]], after_sequence: int = 0) -> Itera
         after_sequence = page[-1].sequence
 
 
-def served(connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
+def served(
+    connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None
+) -> list[Served]:
     """Those that end after a sequence, in order."""
-    values = {STREAM.key: stream, AFTER.key: after_sequence} | ({} if limit is None else {LIMIT.key: limit})
+    values = {STREAM.key: stream, AFTER.key: after_sequence} | (
+        {} if limit is None else {LIMIT.key: limit}
+    )
     return [Served(**row._mapping) for row in connection.execute(_query(limit is not None), values)]
 
 
@@ -118,7 +125,9 @@ def _covers(is_limited: bool) -> Select[tuple[object, ...]]:
 
 
 def _uncovered(is_limited: bool) -> Select[tuple[object, ...]]:
-    """The segments in the gaps between covers, which are few: nearly all of the newest ones, and hardly any before."""
+    """The segments in the gaps between covers, which are few: nearly all of the newest ones, and
+    hardly any before.
+    """
     segment, gaps = tables.segments.c, _gaps(is_limited)
     return (
         select(
@@ -140,19 +149,26 @@ def _uncovered(is_limited: bool) -> Select[tuple[object, ...]]:
             cast(null(), BigInteger).label("oldest_us"),
             segment.commit_us,
         )
-        .join_from(gaps, tables.segments, (segment.sequence > gaps.c.low) & (segment.sequence < gaps.c.high))
+        .join_from(
+            gaps,
+            tables.segments,
+            (segment.sequence > gaps.c.low) & (segment.sequence < gaps.c.high),
+        )
         .where(segment.stream == STREAM)
     )
 
 
 def _gaps(is_limited: bool) -> Subquery:
-    """Between which sequences, both exclusive, no cover lies. Sequences have no holes, so a limit is applied here already: without
-    that Postgres would sort all segments that follow for the sake of a page.
+    """Between which sequences, both exclusive, no cover lies. Sequences have no holes, so a limit
+    is applied here already: without that Postgres would sort all segments that follow for the sake
+    of a page.
     """
     cover = tables.covers.c
     edges = union_all(
         select(AFTER.label("first"), AFTER.label("last")),
-        select(cover.first_sequence, cover.last_sequence).where(cover.stream == STREAM, cover.last_sequence > AFTER),
+        select(cover.first_sequence, cover.last_sequence).where(
+            cover.stream == STREAM, cover.last_sequence > AFTER
+        ),
     ).subquery()
     following = func.coalesce(func.lead(edges.c.first).over(order_by=edges.c.last), MOST)
     every = select(edges.c.last.label("low"), following.label("high")).subquery()
@@ -160,7 +176,9 @@ def _gaps(is_limited: bool) -> Subquery:
     if not is_limited:
         return gaps
     before = func.sum(gaps.c.high - gaps.c.low - 1).over(order_by=gaps.c.low, rows=(None, -1))
-    counted = select(gaps, func.coalesce(cast(before, BigInteger), NO_NUMBER).label("before")).subquery()
+    counted = select(
+        gaps, func.coalesce(cast(before, BigInteger), NO_NUMBER).label("before")
+    ).subquery()
     cut = counted.c.low + 1 + LIMIT - counted.c.before
     high = case((counted.c.high < cut, counted.c.high), else_=cut)
     return select(counted.c.low, high.label("high")).where(counted.c.before < LIMIT).subquery()

@@ -1,7 +1,9 @@
-"""The commit point: a contiguous list of segments in a database. What is not in here does not exist for readers.
+"""The commit point: a contiguous list of segments in a database. What is not in here does not exist
+for readers.
 
-A writer holds a lease with an epoch; a commit moves the partition's end from exactly the lease's end, in one transaction,
-and the transactions of a stream go one after another: their sequence is the order in which readers see them.
+A writer holds a lease with an epoch; a commit moves the partition's end from exactly the lease's
+end, in one transaction, and the transactions of a stream go one after another: their sequence is
+the order in which readers see them.
 """
 
 import base64
@@ -30,7 +32,9 @@ _HOLD = text("""
 
 
 class FencedError(DetailedError):
-    """Another writer has the partition, or has moved its end: discard what is buffered and take a new lease."""
+    """Another writer has the partition, or has moved its end: discard what is buffered and take a
+    new lease.
+    """
 
     reason = "FENCED"
 
@@ -47,7 +51,9 @@ class LedgerUnavailableError(UnavailableError):
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to write one partition, until the next lease. `end_offset` is exclusive: the next segment starts there."""
+    """The right to write one partition, until the next lease. `end_offset` is exclusive: the next
+    segment starts there.
+    """
 
     stream: str
     topic_id: str
@@ -85,9 +91,11 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Batch:
-    """What becomes of the offsets from the lease's end to before `end_offset`: rows, dead letters, the rest tombstones.
+    """What becomes of the offsets from the lease's end to before `end_offset`: rows, dead letters,
+    the rest tombstones.
 
-    `event_ids` are those of all its records: none of them is on its way any more. `owners` are those of its rows.
+    `event_ids` are those of all its records: none of them is on its way any more. `owners` are
+    those of its rows.
     """
 
     end_offset: int
@@ -106,27 +114,39 @@ Within = Callable[[Connection], None]
 class Ledger:
     """Safe to call from several threads; every call blocks."""
 
-    def __init__(self, engine: Engine, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000) -> None:
+    def __init__(
+        self, engine: Engine, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000
+    ) -> None:
         self._engine, self._now_us = engine, now_us
 
     def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
-        """Take the partition over; whoever held it is fenced from now on. Raises: LedgerUnavailableError."""
+        """Take the partition over; whoever held it is fenced from now on. Raises:
+        LedgerUnavailableError.
+        """
         table = tables.partitions
         mine = (table.c.topic_id == topic_id) & (table.c.partition == partition)
         with self._transaction() as connection:
             taken = connection.execute(update(table).where(mine).values(epoch=table.c.epoch + 1))
             if not taken.rowcount:
-                row = {"topic_id": topic_id, "partition": partition, "stream": stream, "epoch": 1, "end_offset": 0}
+                row = {
+                    "topic_id": topic_id,
+                    "partition": partition,
+                    "stream": stream,
+                    "epoch": 1,
+                    "end_offset": 0,
+                }
                 connection.execute(insert(table).values(row))
             found = connection.execute(select(table.c.epoch, table.c.end_offset).where(mine)).one()
         return Lease(stream, topic_id, partition, found.epoch, found.end_offset)
 
     def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
-        """Append one segment. `within` writes what must be in step with it, in the same transaction.
+        """Append one segment. `within` writes what must be in step with it, in the same
+        transaction.
 
         Raises:
             FencedError: the lease is not the newest, or the end has moved.
-            ErasedMeanwhileError: an owner was erased; erasures take the stream's row too, so from here on none can come between.
+            ErasedMeanwhileError: an owner was erased; erasures take the stream's row too, so from
+                here on none can come between.
             LedgerUnavailableError: it is not known whether it was committed; a new lease tells.
         """
         with self._transaction() as connection:
@@ -154,26 +174,39 @@ class Ledger:
         with self._transaction() as connection:
             yield connection
 
-    def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
+    def segments(
+        self, stream: str, after_sequence: int = 0, limit: int | None = None
+    ) -> list[Segment]:
         """Committed segments in order, also those under covers. Raises: LedgerUnavailableError."""
         table = tables.segments
         query = select(table).where(table.c.stream == stream, table.c.sequence > after_sequence)
         with self._transaction() as connection:
-            return [_segment(row) for row in connection.execute(query.order_by(table.c.sequence).limit(limit))]
+            return [
+                _segment(row)
+                for row in connection.execute(query.order_by(table.c.sequence).limit(limit))
+            ]
 
-    def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
-        """What readers are given, in order: covers, and segments without one. Raises: LedgerUnavailableError."""
+    def served(
+        self, stream: str, after_sequence: int = 0, limit: int | None = None
+    ) -> list[Served]:
+        """What readers are given, in order: covers, and segments without one. Raises:
+        LedgerUnavailableError.
+        """
         with self._transaction() as connection:
             return served(connection, stream, after_sequence, limit)
 
-    def served_pages(self, stream: str, after_sequence: int = 0, page: int = ITEMS_A_PAGE) -> Iterator[list[Served]]:
-        """All of it, each page as it is when its turn comes: a cover that reaches back over the last one takes the place of what was
-        given of its sequences. Raises: LedgerUnavailableError.
+    def served_pages(
+        self, stream: str, after_sequence: int = 0, page: int = ITEMS_A_PAGE
+    ) -> Iterator[list[Served]]:
+        """All of it, each page as it is when its turn comes: a cover that reaches back over the
+        last one takes the place of what was given of its sequences. Raises: LedgerUnavailableError.
         """
         return pages(lambda after: self.served(stream, after, page), after_sequence)
 
     def first_since(self, stream: str, commit_us: int) -> int | None:
-        """The first sequence that was committed at or after a time, by its sink's clock. Raises: LedgerUnavailableError."""
+        """The first sequence that was committed at or after a time, by its sink's clock. Raises:
+        LedgerUnavailableError.
+        """
         table = tables.segments.c
         query = select(table.sequence).where(table.stream == stream, table.commit_us >= commit_us)
         with self._transaction() as connection:
@@ -185,10 +218,14 @@ class Ledger:
             return taken_back(connection, message_ids)
 
     def compaction_epoch(self, stream: str) -> int:
-        """Objects that compactors of earlier epochs have made are published by now, or never. Raises: LedgerUnavailableError."""
+        """Objects that compactors of earlier epochs have made are published by now, or never.
+        Raises: LedgerUnavailableError.
+        """
         table = tables.compactors.c
         with self._transaction() as connection:
-            return connection.execute(select(table.epoch).where(table.stream == stream)).scalar() or 0
+            return (
+                connection.execute(select(table.epoch).where(table.stream == stream)).scalar() or 0
+            )
 
     def retired(self, object_keys: Collection[str]) -> set[str]:
         """Those that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
@@ -202,11 +239,15 @@ class Ledger:
     def end_offset(self, topic_id: str, partition: int) -> int:
         """One past the last committed offset. Raises: LedgerUnavailableError."""
         table = tables.partitions
-        query = select(table.c.end_offset).where(table.c.topic_id == topic_id, table.c.partition == partition)
+        query = select(table.c.end_offset).where(
+            table.c.topic_id == topic_id, table.c.partition == partition
+        )
         with self._transaction() as connection:
             return connection.execute(query).scalar() or 0
 
-    def dead_letter_offsets(self, topic_id: str, partition: int, start: int = 0, end: int = MOST_OFFSET) -> set[int]:
+    def dead_letter_offsets(
+        self, topic_id: str, partition: int, start: int = 0, end: int = MOST_OFFSET
+    ) -> set[int]:
         """From an offset to before another. Raises: LedgerUnavailableError."""
         table = tables.dead_letters.c
         here = (table.topic_id == topic_id) & (table.partition == partition)
@@ -215,7 +256,9 @@ class Ledger:
             return set(connection.execute(query).scalars())
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
-        """Those of the ids that are committed, with their fingerprints. Raises: LedgerUnavailableError."""
+        """Those of the ids that are committed, with their fingerprints. Raises:
+        LedgerUnavailableError.
+        """
         with self._transaction() as connection:
             return committed_fingerprints(connection, stream, event_ids)
 
@@ -256,7 +299,8 @@ class Ledger:
         )
         if moved.rowcount != 1:
             raise FencedError(
-                f"epoch {lease.epoch} of topic {lease.topic_id} is not the newest, or its end has moved", field="epoch"
+                f"epoch {lease.epoch} of topic {lease.topic_id} is not the newest, or its end has moved",
+                field="epoch",
             )
 
     def _transaction(self) -> AbstractContextManager[Connection]:
@@ -275,12 +319,18 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except IntegrityError as error:
-        raise FencedError("another writer has committed the same segment or event", reason="EXISTS") from error
+        raise FencedError(
+            "another writer has committed the same segment or event", reason="EXISTS"
+        ) from error
     except SQLAlchemyError as error:
-        raise LedgerUnavailableError("the feedback ledger does not answer: nothing was stored") from error
+        raise LedgerUnavailableError(
+            "the feedback ledger does not answer: nothing was stored"
+        ) from error
 
 
-def committed_fingerprints(connection: Connection, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
+def committed_fingerprints(
+    connection: Connection, stream: str, event_ids: Sequence[str]
+) -> dict[str, bytes]:
     """Those of the ids that are committed."""
     table, found = tables.event_ids, {}
     for some in portions(event_ids):
@@ -292,7 +342,9 @@ def committed_fingerprints(connection: Connection, stream: str, event_ids: Seque
 
 
 def settle(connection: Connection, stream: str, event_ids: Collection[str]) -> None:
-    """Delete the claims of events that are committed. In the order of their ids, as they are taken: no deadlock."""
+    """Delete the claims of events that are committed. In the order of their ids, as they are taken:
+    no deadlock.
+    """
     table = tables.claims.c
     for some in portions(event_ids):
         these = (table.stream == stream) & table.event_id.in_(some)
@@ -302,9 +354,11 @@ def settle(connection: Connection, stream: str, event_ids: Collection[str]) -> N
 
 
 def hold(connection: Connection, stream: str, step: int = 0) -> tuple[int, int]:
-    """Nobody else commits to the stream until the transaction ends. Its last sequence, moved by `step`, and the last with plain texts.
+    """Nobody else commits to the stream until the transaction ends. Its last sequence, moved by
+    `step`, and the last with plain texts.
 
-    Makes the row where nothing was ever committed: two who are first at once wait for one another too.
+    Makes the row where nothing was ever committed: two who are first at once wait for one another
+    too.
     """
     row = connection.execute(_HOLD, {"stream": stream, "step": step}).one()
     return row.sequence, row.plain_sequence

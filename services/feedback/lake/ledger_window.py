@@ -1,4 +1,6 @@
-"""A stretch of a stream's segments with their dead letters, moved along as somebody walks through the ledger."""
+"""A stretch of a stream's segments with their dead letters, moved along as somebody walks through
+the ledger.
+"""
 
 from bisect import bisect_left
 
@@ -9,7 +11,9 @@ Place = tuple[str, int]
 
 
 class LedgerWindow:
-    """Asks the ledger when what is wanted is not in the window. Every call may raise LedgerUnavailableError."""
+    """Asks the ledger when what is wanted is not in the window. Every call may raise
+    LedgerUnavailableError.
+    """
 
     def __init__(self, ledger: Ledger, stream: str, size: int) -> None:
         self._ledger, self._stream, self._size = ledger, stream, size
@@ -21,7 +25,10 @@ class LedgerWindow:
         """Those of these sequences, both inclusive, that the ledger has."""
         if not self._first <= first <= last <= self._last:
             self._move(first, max(last, first + self._size - 1))
-        at = [bisect_left(self._segments, edge, key=lambda segment: segment.sequence) for edge in (first, last + 1)]
+        at = [
+            bisect_left(self._segments, edge, key=lambda segment: segment.sequence)
+            for edge in (first, last + 1)
+        ]
         return self._segments[slice(*at)]
 
     def dead(self, segment: Segment) -> set[int]:
@@ -31,12 +38,18 @@ class LedgerWindow:
     def _move(self, first: int, last: int) -> None:
         self._segments = self._ledger.segments(self._stream, first - 1, last - first + 1)
         # What is committed behind the last one meanwhile is asked for when its turn comes.
-        self._first, self._last = first, max((segment.sequence for segment in self._segments), default=first - 1)
+        self._first, self._last = (
+            first,
+            max((segment.sequence for segment in self._segments), default=first - 1),
+        )
         ends: dict[Place, tuple[int, int]] = {}
         for one in self._segments:
             low, high = ends.get(place_of(one), (one.start_offset, one.end_offset))
             ends[place_of(one)] = min(low, one.start_offset), max(high, one.end_offset)
-        self._dead = {place: self._ledger.dead_letter_offsets(*place, *low_high) for place, low_high in ends.items()}
+        self._dead = {
+            place: self._ledger.dead_letter_offsets(*place, *low_high)
+            for place, low_high in ends.items()
+        }
 
 
 def place_of(segment: Segment) -> Place:

@@ -1,6 +1,7 @@
 """Where data objects lie: four methods, so that a directory, MinIO, SeaweedFS and S3 all serve.
 
-Nothing relies on conditional writes: a key holds the hash of its content, so a second put of a key changes nothing.
+Nothing relies on conditional writes: a key holds the hash of its content, so a second put of a key
+changes nothing.
 """
 
 import stat
@@ -52,14 +53,20 @@ class ObjectStore(Protocol):
         """Gone when it returns, also if it was not there. Raises: ObjectStoreError."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Objects whose key begins with the prefix, in no particular order. Raises: ObjectStoreError."""
+        """Objects whose key begins with the prefix, in no particular order. Raises:
+        ObjectStoreError.
+        """
 
 
 def check_key(key: str) -> None:
-    """Raises ObjectStoreError for a key that would leave the store or that a store would read as another one."""
+    """Raises ObjectStoreError for a key that would leave the store or that a store would read as
+    another one.
+    """
     pure = PurePosixPath(key)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != key or key == ".":
-        raise ObjectStoreError("an object key must be a plain relative path", field="key", reason="MALFORMED")
+        raise ObjectStoreError(
+            "an object key must be a plain relative path", field="key", reason="MALFORMED"
+        )
 
 
 class Directory:

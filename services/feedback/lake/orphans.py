@@ -1,6 +1,8 @@
-"""Objects that nothing in the database names: what a crash, a lost answer or a fenced writer leaves in the store. No reader sees them.
+"""Objects that nothing in the database names: what a crash, a lost answer or a fenced writer leaves
+in the store. No reader sees them.
 
-Age alone does not show that one is dead: a writer that was frozen for days between PUT and commit goes on where it was.
+Age alone does not show that one is dead: a writer that was frozen for days between PUT and commit
+goes on where it was.
 """
 
 import re
@@ -32,14 +34,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class Orphan:
-    """`dead`: nothing can ever name it. The ledger is past its first offset, or the compactor that made it is fenced."""
+    """`dead`: nothing can ever name it. The ledger is past its first offset, or the compactor that
+    made it is fenced.
+    """
 
     key: str
     modified_us: int
     dead: bool
 
 
-def find_orphans(ledger: Ledger, store: ObjectStore, stream: str, at_once: int = OBJECTS_AT_ONCE) -> Iterator[Orphan]:
+def find_orphans(
+    ledger: Ledger, store: ObjectStore, stream: str, at_once: int = OBJECTS_AT_ONCE
+) -> Iterator[Orphan]:
     """All of a stream, while it is written, in the order of the store's listing.
 
     Raises:
@@ -51,8 +57,9 @@ def find_orphans(ledger: Ledger, store: ObjectStore, stream: str, at_once: int =
 
 
 def _orphans_among(ledger: Ledger, stream: str, stored: Sequence[StoredObject]) -> Iterator[Orphan]:
-    """The order is the proof: what is committed after the listing is named when the names are read, and what is committed after the
-    ends and the epoch were read does not lie before them. What is replaced in between is named as retired.
+    """The order is the proof: what is committed after the listing is named when the names are read,
+    and what is committed after the ends and the epoch were read does not lie before them. What is
+    replaced in between is named as retired.
     """
     origins = {item.key: origin for item in stored if (origin := origin_of(item.key))}
     partitions = {(origin.topic_id, origin.partition) for origin in origins.values()}
@@ -69,17 +76,27 @@ def _orphans_among(ledger: Ledger, stream: str, stored: Sequence[StoredObject]) 
             return int(found["epoch"]) < epoch
         return origin is not None and origin.start_offset < ends[origin.topic_id, origin.partition]
 
-    return (Orphan(key, item.modified_us, dead(key)) for key, item in unnamed.items() if key not in retired)
+    return (
+        Orphan(key, item.modified_us, dead(key))
+        for key, item in unnamed.items()
+        if key not in retired
+    )
 
 
 def origin_of(key: str) -> Origin | None:
     """None: no sink has made this key."""
     found = KEY.fullmatch(key)
-    return Origin(found["topic_id"], int(found["partition"]), int(found["start"])) if found else None
+    return (
+        Origin(found["topic_id"], int(found["partition"]), int(found["start"])) if found else None
+    )
 
 
-def delete_orphans(store: ObjectStore, orphans: Iterable[Orphan], before_us: int) -> Iterator[Orphan]:
-    """Delete the dead ones that were last written before a time; yields each after it is gone. Raises: ObjectStoreError."""
+def delete_orphans(
+    store: ObjectStore, orphans: Iterable[Orphan], before_us: int
+) -> Iterator[Orphan]:
+    """Delete the dead ones that were last written before a time; yields each after it is gone.
+    Raises: ObjectStoreError.
+    """
     for orphan in orphans:
         if orphan.dead and orphan.modified_us < before_us:
             store.delete(orphan.key)

@@ -1,4 +1,5 @@
-"""What a row of each stream looks like, and bytes that are the same for the same rows, whoever writes them.
+"""What a row of each stream looks like, and bytes that are the same for the same rows, whoever
+writes them.
 
 A column never changes its type; readers unite files by name and take a missing column as null.
 """
@@ -32,7 +33,8 @@ _COORDINATES = [
     pa.field("model_version", pa.string(), nullable=False),
     pa.field("arm", pa.string(), nullable=False),
 ]
-# The texts, under the principal's key (sealing.py); the columns for texts are empty then. Null in rows of the first version.
+# The texts, under the principal's key (sealing.py); the columns for texts are empty then. Null in
+# rows of the first version.
 _SEALED = pa.field("sealed", pa.binary())
 FEEDBACK_SCHEMA = pa.schema(
     [
@@ -52,10 +54,16 @@ TURNS_SCHEMA = pa.schema(
     [
         *_COORDINATES,
         pa.field("user_message_id", pa.string(), nullable=False),
-        pa.field("context", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())])), nullable=False),
+        pa.field(
+            "context",
+            pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())])),
+            nullable=False,
+        ),
         pa.field("original_text", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
-        pa.field("finish_reason", pa.string(), nullable=False),  # as in chat.proto, lower case: stop, length …
+        pa.field(
+            "finish_reason", pa.string(), nullable=False
+        ),  # as in chat.proto, lower case: stop, length …
         pa.field("assignment_probability", pa.float32(), nullable=False),
         pa.field("task", pa.string(), nullable=False),  # as in chat.proto, lower case: code, chat …
         pa.field("temperature", pa.float32(), nullable=False),
@@ -69,7 +77,9 @@ TURNS_SCHEMA = pa.schema(
             "erased", pa.bool_(), nullable=False
         ),  # forget every row of this message_id, this one's texts are empty
         pa.field("unknown_bytes", pa.binary()),
-        pa.field("cached", pa.bool_()),  # shown again, written for an earlier turn; null in older files
+        pa.field(
+            "cached", pa.bool_()
+        ),  # shown again, written for an earlier turn; null in older files
         _SEALED,
     ]
 )
@@ -122,25 +132,33 @@ def encode_turns(rows: Sequence[Row]) -> bytes:
 
 
 def encode(schema: pa.Schema, rows: Sequence[Row]) -> bytes:
-    """One Parquet file; the same rows give the same bytes with the same pyarrow, whose version the file names."""
+    """One Parquet file; the same rows give the same bytes with the same pyarrow, whose version the
+    file names.
+    """
     return write(pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def write(table: pa.Table) -> bytes:
     """The bytes of a table, one row group."""
     buffer = BytesIO()
-    pq.write_table(table, buffer, compression="zstd", version="2.6", row_group_size=max(1, table.num_rows))
+    pq.write_table(
+        table, buffer, compression="zstd", version="2.6", row_group_size=max(1, table.num_rows)
+    )
     return buffer.getvalue()
 
 
 def read(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table of a file, with the columns that its writer had; of those only these, if any are named."""
+    """The table of a file, with the columns that its writer had; of those only these, if any are
+    named.
+    """
     return pq.ParquetFile(BytesIO(data)).read(None if columns is None else list(columns))
 
 
 def to_rows(table: pa.Table) -> list[Row]:
     """The rows of a table; times are microseconds since 1970."""
-    plain = [field.with_type(pa.int64()) if field.type == _TIME else field for field in table.schema]
+    plain = [
+        field.with_type(pa.int64()) if field.type == _TIME else field for field in table.schema
+    ]
     rows: list[Row] = table.cast(pa.schema(plain)).to_pylist()
     return rows
 

@@ -4,7 +4,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from services.chassis.telemetry import fields
-from services.feedback.lake.object_store import Directory, ObjectRefusedError, ObjectStore, ObjectStoreError
+from services.feedback.lake.object_store import (
+    Directory,
+    ObjectRefusedError,
+    ObjectStore,
+    ObjectStoreError,
+)
 from services.feedback.settings import FeedbackSettings
 
 if TYPE_CHECKING:
@@ -37,7 +42,9 @@ def bucket(settings: FeedbackSettings) -> "S3Store":
 
 
 def tried_store(settings: FeedbackSettings) -> ObjectStore:
-    """A store that refuses stops the start. One that is away does not: what is acknowledged waits in the spool."""
+    """A store that refuses stops the start. One that is away does not: what is acknowledged waits
+    in the spool.
+    """
     if not settings.s3_endpoint:
         return object_store(settings)
     store = bucket(settings)
@@ -46,5 +53,7 @@ def tried_store(settings: FeedbackSettings) -> ObjectStore:
     except ObjectRefusedError:
         raise
     except ObjectStoreError as error:
-        log.warning("object store is away", extra=fields(endpoint=settings.s3_endpoint, error=str(error)))
+        log.warning(
+            "object store is away", extra=fields(endpoint=settings.s3_endpoint, error=str(error))
+        )
     return store

@@ -1,7 +1,9 @@
-"""ObjectStore over any S3, by the `minio` client: one plain PUT an object, so that a reader never sees a part of it.
+"""ObjectStore over any S3, by the `minio` client: one plain PUT an object, so that a reader never
+sees a part of it.
 
-No conditional write is relied upon: the client cannot send `If-None-Match`, and stores differ in what they make of it.
-The client's own limits are 300 s × 6 tries, and up to 6 h where a 503 says Retry-After; ours are the settings'.
+No conditional write is relied upon: the client cannot send `If-None-Match`, and stores differ in
+what they make of it. The client's own limits are 300 s × 6 tries, and up to 6 h where a 503 says
+Retry-After; ours are the settings'.
 """
 
 import logging
@@ -19,7 +21,13 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.connectionpool import ConnectionPool
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProtocolError, TimeoutError
+from urllib3.exceptions import (
+    HTTPError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    TimeoutError,
+)
 
 from services.chassis.telemetry import fields
 from services.feedback.lake.object_store import (
@@ -33,7 +41,8 @@ from services.feedback.lake.object_store import (
 log = logging.getLogger(__name__)
 
 TRIES = 3
-# Between the second try and the third; the first repetition comes at once, since most often an idle connection was closed.
+# Between the second try and the third; the first repetition comes at once, since most often an idle
+# connection was closed.
 PAUSE_SECONDS = 0.4
 MOST_PAUSE_SECONDS = 2.0
 READ_BYTES = 1 << 20
@@ -56,7 +65,9 @@ SELF_TEST_PREFIX = "self-test/"
 
 
 class Briefly(Retry):
-    """Repeats what failed at once. A server that was silent until the time-out is left alone: who called waits longer."""
+    """Repeats what failed at once. A server that was silent until the time-out is left alone: who
+    called waits longer.
+    """
 
     def increment(
         self,
@@ -75,7 +86,9 @@ class Briefly(Retry):
 
 @dataclass(frozen=True)
 class S3Place:
-    """Where the objects are, who asks, and how long. `request_seconds` limits each of sending, silence, and reading."""
+    """Where the objects are, who asks, and how long. `request_seconds` limits each of sending,
+    silence, and reading.
+    """
 
     endpoint: str
     bucket: str
@@ -103,7 +116,8 @@ def _client(place: S3Place) -> Minio:
         secret_key=place.secret_key,
         secure=place.secure,
         region=place.region,
-        # One time-out for connecting, one for everything after: urllib3 also limits the sending of the whole body by it.
+        # One time-out for connecting, one for everything after: urllib3 also limits the sending of
+        # the whole body by it.
         http_client=PoolManager(
             maxsize=CONNECTIONS,
             timeout=Timeout(connect=place.connect_seconds, read=place.request_seconds),
@@ -121,7 +135,8 @@ class S3Store:
     def put(self, key: str, data: bytes) -> None:
         check_key(key)
         with self._translated("put", key):
-            # Below 525 MiB the client sends one PUT, and no multipart upload whose parts a crash would leave.
+            # Below 525 MiB the client sends one PUT, and no multipart upload whose parts a crash
+            # would leave.
             self._client.put_object(self._bucket, key, BytesIO(data), len(data))
 
     def get(self, key: str) -> bytes:
@@ -142,7 +157,9 @@ class S3Store:
         with self._translated("list", prefix):
             for found in self._client.list_objects(self._bucket, prefix, recursive=True):
                 if found.object_name and found.last_modified and not found.is_dir:
-                    yield StoredObject(found.object_name, int(found.last_modified.timestamp() * 1_000_000))
+                    yield StoredObject(
+                        found.object_name, int(found.last_modified.timestamp() * 1_000_000)
+                    )
 
     def make_bucket(self) -> bool:
         """False: it was there. Raises: ObjectStoreError."""
@@ -155,7 +172,8 @@ class S3Store:
     def check(self) -> None:
         """That the bucket can be listed, written, read back equal and deleted.
 
-        The listing comes first: SeaweedFS makes a missing bucket at the first PUT, and would hide a misspelt name.
+        The listing comes first: SeaweedFS makes a missing bucket at the first PUT, and would hide a
+        misspelt name.
 
         Raises:
             ObjectRefusedError: names the setting.
@@ -166,13 +184,17 @@ class S3Store:
         self.put(key, data)
         if self.get(key) != data:
             raise ObjectRefusedError(
-                "s3_endpoint: what was put is not what was got", field="s3_endpoint", reason="MISMATCH"
+                "s3_endpoint: what was put is not what was got",
+                field="s3_endpoint",
+                reason="MISMATCH",
             )
         self.delete(key)
         with suppress(ObjectMissingError):
             self.get(key)
             raise ObjectRefusedError(
-                "s3_endpoint: what was deleted can still be got", field="s3_endpoint", reason="EXISTS"
+                "s3_endpoint: what was deleted can still be got",
+                field="s3_endpoint",
+                reason="EXISTS",
             )
 
     def _read(self, key: str) -> bytes:
@@ -182,12 +204,16 @@ class S3Store:
             while part := response.read1(READ_BYTES):
                 parts.append(part)
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"the body took longer than {self._place.request_seconds:g} s")
+                    raise TimeoutError(
+                        f"the body took longer than {self._place.request_seconds:g} s"
+                    )
         return b"".join(parts)
 
     @contextmanager
     def _translated(self, operation: str, name: str) -> Iterator[None]:
-        """The client's errors as ours; its hundred codes are told apart by what can be done about them."""
+        """The client's errors as ours; its hundred codes are told apart by what can be done about
+        them.
+        """
         try:
             yield
         except S3Error as error:

@@ -1,4 +1,6 @@
-"""Event ids that were met, in a file without a name that goes with the process: memory stays the same however many there are."""
+"""Event ids that were met, in a file without a name that goes with the process: memory stays the
+same however many there are.
+"""
 
 import sqlite3
 from collections.abc import Collection

@@ -1,6 +1,8 @@
-"""The object of a segment or a cover as a table: checked against the ledger, and every row knows its segment's sequence.
+"""The object of a segment or a cover as a table: checked against the ledger, and every row knows
+its segment's sequence.
 
-Compaction writes the sequences down as a column. A sink cannot: it has put its object before the commit that gives the number.
+Compaction writes the sequences down as a column. A sink cannot: it has put its object before the
+commit that gives the number.
 """
 
 import hashlib
@@ -22,7 +24,8 @@ class DamagedObjectError(ObjectStoreError):
 
 
 def read_served(store: ObjectStore, item: Served, columns: Sequence[str] | None = None) -> pa.Table:
-    """Its rows in ledger order. What has no object has no rows, and no columns but the sequence. `columns`: no more than these.
+    """Its rows in ledger order. What has no object has no rows, and no columns but the sequence.
+    `columns`: no more than these.
 
     Raises:
         DamagedObjectError: its object is missing, or is not what was committed.
@@ -38,12 +41,16 @@ def read_served(store: ObjectStore, item: Served, columns: Sequence[str] | None 
         ) from error
     if hashlib.sha256(data).hexdigest() != item.sha256:
         raise DamagedObjectError(
-            f"its object is not what was committed: {item.object_key}", field=item.object_key, reason="MISMATCH"
+            f"its object is not what was committed: {item.object_key}",
+            field=item.object_key,
+            reason="MISMATCH",
         )
     try:
         table = parquet.read(data, columns)
     except pa.ArrowException as error:
-        raise DamagedObjectError(f"its object cannot be read: {item.object_key}", field=item.object_key) from error
+        raise DamagedObjectError(
+            f"its object cannot be read: {item.object_key}", field=item.object_key
+        ) from error
     if SEQUENCE in table.column_names:
         return table
     return table.append_column(SEQUENCE, pa.array([item.sequence] * table.num_rows, pa.int64()))

@@ -30,19 +30,33 @@ def make_bucket(store: BucketStore, bucket: str, say: Callable[[str], None] = pr
     """Make the bucket if it is not there, and try it. Raises: ObjectStoreError."""
     made = store.make_bucket()
     store.check()
-    say(f"bucket {bucket} {'is made' if made else 'was there'}: it can be listed, written, read and deleted from")
+    say(
+        f"bucket {bucket} {'is made' if made else 'was there'}: it can be listed, written, read and deleted from"
+    )
 
 
 def add_orphan_options(parser: ArgumentParser) -> None:
     """Describe the command."""
-    parser.add_argument("--delete", action="store_true", help="delete those that are dead and older than --older-than")
-    parser.add_argument("--older-than", type=_seconds, default="24h", metavar="24h", help="default 24h")
+    parser.add_argument(
+        "--delete",
+        action="store_true",
+        help="delete those that are dead and older than --older-than",
+    )
+    parser.add_argument(
+        "--older-than", type=_seconds, default="24h", metavar="24h", help="default 24h"
+    )
 
 
 def collect_orphans(
-    ledger: Ledger, store: ObjectStore, older_than_seconds: float, delete: bool, say: Callable[[str], None] = print
+    ledger: Ledger,
+    store: ObjectStore,
+    older_than_seconds: float,
+    delete: bool,
+    say: Callable[[str], None] = print,
 ) -> None:
-    """List all orphans, one a line; delete the old dead ones if told to. Raises: ObjectStoreError, LedgerUnavailableError."""
+    """List all orphans, one a line; delete the old dead ones if told to. Raises: ObjectStoreError,
+    LedgerUnavailableError.
+    """
     before_us = time.time_ns() // 1_000 - int(older_than_seconds * 1_000_000) if delete else 0
     orphans = dead = deleted = 0
     for orphan in chain.from_iterable(find_orphans(ledger, store, stream) for stream in Stream):

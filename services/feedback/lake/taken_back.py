@@ -1,5 +1,6 @@
-"""Which answers session has taken back, with their conversations: the ledger has the event id of the turn that does so, which follows
-from the answer's own. So nothing is written down beside the ids that are kept for ever, and every version of the service has done it.
+"""Which answers session has taken back, with their conversations: the ledger has the event id of
+the turn that does so, which follows from the answer's own. So nothing is written down beside the
+ids that are kept for ever, and every version of the service has done it.
 """
 
 import uuid
@@ -26,7 +27,9 @@ def taken_back(connection: Connection, message_ids: Collection[str]) -> set[str]
     table, found = tables.event_ids.c, set[str]()
     by_event = {event_id_of(message_id): message_id for message_id in message_ids}
     for some in portions(by_event.keys()):
-        query = select(table.event_id).where(table.stream == str(Stream.TURNS), table.event_id.in_(some))
+        query = select(table.event_id).where(
+            table.stream == str(Stream.TURNS), table.event_id.in_(some)
+        )
         found.update(by_event[event_id] for event_id in connection.execute(query).scalars())
     return found
 
@@ -37,7 +40,9 @@ def event_id_of(message_id: str) -> str:
 
 
 def rows_taken_back(rows: pa.Table, among: TakenBack) -> pa.BooleanArray | pa.ChunkedArray:
-    """True where a row is about an answer that was taken back; the turn that takes it back stays. `rows` has the columns of its files."""
+    """True where a row is about an answer that was taken back; the turn that takes it back stays.
+    `rows` has the columns of its files.
+    """
     if not rows.num_rows:
         return pa.array([], pa.bool_())
     found = among(pc.unique(rows["message_id"]).to_pylist())

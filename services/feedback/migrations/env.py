@@ -1,4 +1,6 @@
-"""Alembic's entry, which runs on import by Alembic's own rule: moves the schema on the connection that database.py opened."""
+"""Alembic's entry, which runs on import by Alembic's own rule: moves the schema on the connection
+that database.py opened.
+"""
 
 from alembic import context
 

@@ -1,1 +1,3 @@
-"""What people decide about what they said: consent, erasure; and the keys under which their texts are sealed."""
+"""What people decide about what they said: consent, erasure; and the keys under which their texts
+are sealed.
+"""

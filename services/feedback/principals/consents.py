@@ -1,4 +1,6 @@
-"""Whether models may be trained on what a principal says: their own word, else the operator's default. It outlives an erasure."""
+"""Whether models may be trained on what a principal says: their own word, else the operator's
+default. It outlives an erasure.
+"""
 
 import time
 from collections.abc import Callable, Collection
@@ -28,7 +30,10 @@ class Consents:
     """Safe to call from several threads; every call blocks and raises LedgerUnavailableError."""
 
     def __init__(
-        self, engine: Engine, training_default: bool, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000
+        self,
+        engine: Engine,
+        training_default: bool,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
         self._engine, self._default, self._now_us = engine, Consent(training_default), now_us
 
@@ -37,7 +42,9 @@ class Consents:
         table, found = tables.consents.c, dict.fromkeys(principals, self._default)
         with transaction(self._engine) as connection:
             for some in portions(principals):
-                for row in connection.execute(select(tables.consents).where(table.principal.in_(some))):
+                for row in connection.execute(
+                    select(tables.consents).where(table.principal.in_(some))
+                ):
                     found[row.principal] = Consent(bool(row.training), row.update_us)
         return found
 

@@ -1,6 +1,8 @@
-"""One key a principal, wrapped, in the database: made at the first event, gone with an erasure, and then another one.
+"""One key a principal, wrapped, in the database: made at the first event, gone with an erasure, and
+then another one.
 
-Never remembered here: another replica may have erased a moment ago, and what is said after that must not be sealed by a dead key.
+Never remembered here: another replica may have erased a moment ago, and what is said after that
+must not be sealed by a dead key.
 """
 
 import os
@@ -16,8 +18,8 @@ from services.feedback.portions import portions
 from services.feedback.principals.master_key import MasterKey, MasterKeyError
 from services.feedback.principals.sealing import KEY_BYTES, KEY_ID_BYTES, DataKey
 
-# The first who comes makes the key; who comes at the same time waits for that row, and has it too. The update changes nothing: without
-# it nothing would be returned.
+# The first who comes makes the key; who comes at the same time waits for that row, and has it too.
+# The update changes nothing: without it nothing would be returned.
 _MAKE = text("""
     INSERT INTO data_keys (principal, tenant, key_id, wrapped_key, create_us)
     VALUES (:principal, :tenant, :key_id, :wrapped_key, :create_us)
@@ -43,13 +45,16 @@ class DataKeys:
         """The key of each principal, given with its tenant; made where there is none.
 
         Raises:
-            UnavailableError: the database is away, or the master key is not the one that wrapped them.
+            UnavailableError: the database is away, or the master key is not the one that wrapped
+                them.
         """
         found = self.known(tenants)
         missing = sorted(tenants.keys() - found.keys())
         if missing:
             with transaction(self._engine) as connection:
-                found |= self._opened([self._make(connection, name, tenants[name]) for name in missing])
+                found |= self._opened(
+                    [self._make(connection, name, tenants[name]) for name in missing]
+                )
         return found
 
     def known(self, principals: Collection[str]) -> dict[str, DataKey]:
@@ -64,21 +69,33 @@ class DataKeys:
         return self._opened(rows)
 
     def check(self) -> None:
-        """That the master key is the one that wrapped what is there. Raises: MasterKeyError, LedgerUnavailableError."""
+        """That the master key is the one that wrapped what is there. Raises: MasterKeyError,
+        LedgerUnavailableError.
+        """
         with transaction(self._engine) as connection:
             if row := connection.execute(select(tables.data_keys).limit(1)).first():
                 self._master.unwrap(bytes(row.wrapped_key), row.tenant, row.principal)
 
-    def _make(self, connection: Connection, principal: str, tenant: str) -> Row[tuple[str, str, bytes, bytes]]:
+    def _make(
+        self, connection: Connection, principal: str, tenant: str
+    ) -> Row[tuple[str, str, bytes, bytes]]:
         wrapped = self._master.wrap(self._random_bytes(KEY_BYTES), tenant, principal)
-        values = {"principal": principal, "tenant": tenant, "wrapped_key": wrapped, "create_us": self._now_us()}
-        return connection.execute(_MAKE, {**values, "key_id": self._random_bytes(KEY_ID_BYTES)}).one()
+        values = {
+            "principal": principal,
+            "tenant": tenant,
+            "wrapped_key": wrapped,
+            "create_us": self._now_us(),
+        }
+        return connection.execute(
+            _MAKE, {**values, "key_id": self._random_bytes(KEY_ID_BYTES)}
+        ).one()
 
     def _opened(self, rows: Collection[Row[tuple[str, str, bytes, bytes]]]) -> dict[str, DataKey]:
         try:
             return {
                 row.principal: DataKey(
-                    bytes(row.key_id), self._master.unwrap(bytes(row.wrapped_key), row.tenant, row.principal)
+                    bytes(row.key_id),
+                    self._master.unwrap(bytes(row.wrapped_key), row.tenant, row.principal),
                 )
                 for row in rows
             }
@@ -89,6 +106,8 @@ class DataKeys:
 def shred(connection: Connection, principal: str) -> bytes | None:
     """Delete a principal's key; its id, or None if there was none."""
     table = tables.data_keys
-    deleted = connection.execute(table.delete().where(table.c.principal == principal).returning(table.c.key_id))
+    deleted = connection.execute(
+        table.delete().where(table.c.principal == principal).returning(table.c.key_id)
+    )
     key_id = deleted.scalar()
     return None if key_id is None else bytes(key_id)

@@ -1,4 +1,6 @@
-"""Erasures for Prometheus: how many wait for their objects to be rewritten, and since when the oldest does."""
+"""Erasures for Prometheus: how many wait for their objects to be rewritten, and since when the
+oldest does.
+"""
 
 import asyncio
 import logging
@@ -23,7 +25,9 @@ class Ledger(Protocol):
 
 
 async def keep_counting(erasures: Ledger, seconds: float = LOOK_SECONDS) -> None:
-    """For ever. A database that is away leaves the last look standing, but the oldest still grows older."""
+    """For ever. A database that is away leaves the last look standing, but the oldest still grows
+    older.
+    """
     waiting = Waiting(0, None)
     while True:
         try:
@@ -32,5 +36,7 @@ async def keep_counting(erasures: Ledger, seconds: float = LOOK_SECONDS) -> None
             log.warning("erasures not counted", extra=fields(reason=error.reason))
         metrics.ERASURES_WAITING.set(waiting.erasures)
         since = waiting.oldest_us
-        metrics.ERASURE_OLDEST_SECONDS.set(0.0 if since is None else max(0.0, time.time() - since / 1_000_000))
+        metrics.ERASURE_OLDEST_SECONDS.set(
+            0.0 if since is None else max(0.0, time.time() - since / 1_000_000)
+        )
         await asyncio.sleep(seconds)

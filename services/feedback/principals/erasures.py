@@ -1,7 +1,9 @@
-"""The erasure ledger: one transaction shreds a principal's key, writes that down, and removes what stands in tables.
+"""The erasure ledger: one transaction shreds a principal's key, writes that down, and removes what
+stands in tables.
 
-It holds the rows of all streams, as a commit holds the row of its own: so each commit comes before or after an erasure, and what was
-accepted before and is committed after is found by its key id. Numbers have no gaps, and readers who page see them in order.
+It holds the rows of all streams, as a commit holds the row of its own: so each commit comes before
+or after an erasure, and what was accepted before and is committed after is found by its key id.
+Numbers have no gaps, and readers who page see them in order.
 """
 
 import logging
@@ -31,7 +33,9 @@ ERASURES_A_PAGE = 1_000
 
 @dataclass(frozen=True)
 class Erasure:
-    """One entry. Times in microseconds since 1970; `rewrite_us` is None until no object holds sealed rows of it any more."""
+    """One entry. Times in microseconds since 1970; `rewrite_us` is None until no object holds
+    sealed rows of it any more.
+    """
 
     number: int
     erasure_id: str
@@ -43,7 +47,9 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Erasures whose rows still lie in objects, though nobody can read them; `oldest_us` is when the first was asked for."""
+    """Erasures whose rows still lie in objects, though nobody can read them; `oldest_us` is when
+    the first was asked for.
+    """
 
     erasures: int
     oldest_us: int | None
@@ -80,7 +86,9 @@ class Erasures:
         self._engine, self._now_us, self._page = engine, now_us, page
 
     def erase(self, principal: str, tenant: str) -> tuple[Erasure, bool]:
-        """Make unreadable what the principal said until now; False beside it: nothing since the last erasure, which is returned."""
+        """Make unreadable what the principal said until now; False beside it: nothing since the
+        last erasure, which is returned.
+        """
         request_us = self._now_us()
         with transaction(self._engine) as connection:
             streams = {str(stream): hold(connection, stream) for stream in sorted(Stream)}
@@ -107,7 +115,12 @@ class Erasures:
     def after(self, number: int) -> list[Erasure]:
         """The next entries in order, at most a page."""
         table = tables.erasures.c
-        query = select(tables.erasures).where(table.number > number).order_by(table.number).limit(self._page)
+        query = (
+            select(tables.erasures)
+            .where(table.number > number)
+            .order_by(table.number)
+            .limit(self._page)
+        )
         with transaction(self._engine) as connection:
             return [_erasure(row) for row in connection.execute(query)]
 
@@ -116,8 +129,12 @@ class Erasures:
         table, found = tables.erasures.c, {}
         with transaction(self._engine) as connection:
             for some in portions(principals):
-                query = select(table.principal, func.max(table.request_us)).where(table.principal.in_(some))
-                found.update({row[0]: row[1] for row in connection.execute(query.group_by(table.principal))})
+                query = select(table.principal, func.max(table.request_us)).where(
+                    table.principal.in_(some)
+                )
+                found.update(
+                    {row[0]: row[1] for row in connection.execute(query.group_by(table.principal))}
+                )
         return found
 
     def waiting(self) -> Waiting:
@@ -130,20 +147,33 @@ class Erasures:
     def gone(self, stream: str) -> Gone:
         """As of now; later erasures are the next one's."""
         reaches = tables.erasure_reaches.c
-        furthest = select(func.max(reaches.sequence)).where(reaches.stream == stream, reaches.rewrite_us.is_(None))
+        furthest = select(func.max(reaches.sequence)).where(
+            reaches.stream == stream, reaches.rewrite_us.is_(None)
+        )
         with transaction(self._engine) as connection:
-            # First: an erasure that comes between these queries is in what they find, and is not said to be done.
+            # First: an erasure that comes between these queries is in what they find, and is not
+            # said to be done.
             number = _newest(connection)
             through = connection.execute(furthest).scalar()
-            return Gone(gone_rows(connection, stream), through, number, partial(self._rewritten, stream))
+            return Gone(
+                gone_rows(connection, stream), through, number, partial(self._rewritten, stream)
+            )
 
     def _rewritten(self, stream: str, number: int) -> None:
         now_us, reaches, table = self._now_us(), tables.erasure_reaches, tables.erasures
         with transaction(self._engine) as connection:
-            done = (reaches.c.stream == stream) & (reaches.c.number <= number) & reaches.c.rewrite_us.is_(None)
+            done = (
+                (reaches.c.stream == stream)
+                & (reaches.c.number <= number)
+                & reaches.c.rewrite_us.is_(None)
+            )
             connection.execute(update(reaches).where(done).values(rewrite_us=now_us))
             open_still = select(reaches.c.number).where(reaches.c.rewrite_us.is_(None))
-            whole = (table.c.number <= number) & table.c.rewrite_us.is_(None) & table.c.number.not_in(open_still)
+            whole = (
+                (table.c.number <= number)
+                & table.c.rewrite_us.is_(None)
+                & table.c.number.not_in(open_still)
+            )
             connection.execute(update(table).where(whole).values(rewrite_us=now_us))
 
     def _write(
@@ -168,8 +198,12 @@ class Erasures:
             for stream, (sequence, plain_sequence) in streams.items()
         ]
         is_done = all(reach["rewrite_us"] for reach in reaches)
-        erasure = Erasure(number, str(uuid.uuid4()), principal, request_us, now_us, now_us if is_done else None)
-        connection.execute(insert(tables.erasures).values(**vars(erasure), tenant=tenant, key_id=key_id))
+        erasure = Erasure(
+            number, str(uuid.uuid4()), principal, request_us, now_us, now_us if is_done else None
+        )
+        connection.execute(
+            insert(tables.erasures).values(**vars(erasure), tenant=tenant, key_id=key_id)
+        )
         connection.execute(insert(tables.erasure_reaches), reaches)
         return erasure
 
@@ -180,18 +214,27 @@ def _newest(connection: Connection) -> int:
 
 def _last(connection: Connection, principal: str) -> Erasure | None:
     table = tables.erasures.c
-    query = select(tables.erasures).where(table.principal == principal).order_by(table.number.desc()).limit(1)
+    query = (
+        select(tables.erasures)
+        .where(table.principal == principal)
+        .order_by(table.number.desc())
+        .limit(1)
+    )
     row = connection.execute(query).first()
     return _erasure(row) if row else None
 
 
 def _remove_standing(connection: Connection, principal: str) -> None:
-    """Thumbs, words, exposures, and the thumbs of claims. Claims are locked in the order in which everybody locks them."""
+    """Thumbs, words, exposures, and the thumbs of claims. Claims are locked in the order in which
+    everybody locks them.
+    """
     for table in (tables.thumbs, tables.remarks, tables.exposures):
         connection.execute(delete(table).where(table.c.principal == principal))
     claims = tables.claims
     mine = claims.c.principal == principal
-    connection.execute(select(claims.c.event_id).where(mine).order_by(claims.c.event_id).with_for_update()).all()
+    connection.execute(
+        select(claims.c.event_id).where(mine).order_by(claims.c.event_id).with_for_update()
+    ).all()
     nothing = dict.fromkeys(("principal", "message_id", "up", "model_version", "arm", "accept_us"))
     connection.execute(update(claims).where(mine).values(nothing))
 

@@ -1,6 +1,8 @@
-"""The one secret of this service, from which the keys come that wrap data keys and that fingerprint events.
+"""The one secret of this service, from which the keys come that wrap data keys and that fingerprint
+events.
 
-Whoever has the database has wrapped keys only; whoever has the spool, the topic and the objects has sealed texts only.
+Whoever has the database has wrapped keys only; whoever has the spool, the topic and the objects has
+sealed texts only.
 """
 
 import hmac
@@ -26,7 +28,9 @@ class MasterKeyError(DetailedError):
 
 
 class MasterKey:
-    """Made of 64 hexadecimal digits. Wraps by AES-256-GCM under a key of the tenant, bound to the principal."""
+    """Made of 64 hexadecimal digits. Wraps by AES-256-GCM under a key of the tenant, bound to the
+    principal.
+    """
 
     def __init__(self, digits: str, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._secret, self._random_bytes = bytes.fromhex(digits), random_bytes
@@ -40,12 +44,18 @@ class MasterKey:
     def unwrap(self, wrapped: bytes, tenant: str, principal: str) -> bytes:
         """Raises: MasterKeyError."""
         try:
-            return self._wrapping(tenant).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], principal.encode())
+            return self._wrapping(tenant).decrypt(
+                wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], principal.encode()
+            )
         except InvalidTag as error:
-            raise MasterKeyError("a data key does not open under this master key", field="master_key") from error
+            raise MasterKeyError(
+                "a data key does not open under this master key", field="master_key"
+            ) from error
 
     def fingerprint(self, digest: bytes) -> bytes:
-        """HMAC-SHA-256 of an event's SHA-256, which by itself would tell a short text to whoever guesses."""
+        """HMAC-SHA-256 of an event's SHA-256, which by itself would tell a short text to whoever
+        guesses.
+        """
         return hmac.digest(self._fingerprints, digest, "sha256")
 
     def _wrapping(self, tenant: str) -> AESGCM:

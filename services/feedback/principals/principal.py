@@ -1,4 +1,6 @@
-"""The pseudonym under which a user's feedback is kept. Gateway and session compute it by the same formula."""
+"""The pseudonym under which a user's feedback is kept. Gateway and session compute it by the same
+formula.
+"""
 
 import hmac
 

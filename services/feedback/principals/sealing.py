@@ -1,9 +1,11 @@
-"""How the texts of an event are sealed, so that whoever deletes one key makes them unreadable everywhere, backups included.
+"""How the texts of an event are sealed, so that whoever deletes one key makes them unreadable
+everywhere, backups included.
 
     byte 1 | key id, 16 bytes | nonce, 12 bytes | AES-256-GCM of the texts | tag, 16 bytes
 
-The texts are a protobuf message of the event's own type that holds nothing else; merged into the event it gives what was said. The
-associated data is `event_id/principal`: bytes that were moved to another event do not open.
+The texts are a protobuf message of the event's own type that holds nothing else; merged into the
+event it gives what was said. The associated data is `event_id/principal`: bytes that were moved to
+another event do not open.
 """
 
 from dataclasses import dataclass, field
@@ -47,5 +49,7 @@ def is_sealed(sealed: bytes) -> bool:
 
 
 def key_id_of(sealed: bytes) -> bytes:
-    """Which key opens it; of nothing, nothing: an event of the first version, whose texts are plain."""
+    """Which key opens it; of nothing, nothing: an event of the first version, whose texts are
+    plain.
+    """
     return sealed[slice(*KEY_ID_PLACE)]

@@ -1,4 +1,6 @@
-"""What principals decide about what they said, and who may open it: the part of FeedbackLogService that has nothing to do with logs."""
+"""What principals decide about what they said, and who may open it: the part of FeedbackLogService
+that has nothing to do with logs.
+"""
 
 import asyncio
 import time
@@ -23,7 +25,9 @@ MAX_PRINCIPALS = 1_000
 
 @dataclass(frozen=True)
 class Principals:
-    """What is kept of principals. `forget` is told of an erased one: for what lies over the tables in memory."""
+    """What is kept of principals. `forget` is told of an erased one: for what lies over the tables
+    in memory.
+    """
 
     keys: DataKeys
     consents: Consents
@@ -53,7 +57,9 @@ class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     ) -> feedback_pb2.SetPrincipalConsentResponse:
         principal = self._principal()
         if not request.HasField("training"):
-            raise InvalidArgumentError("training must be set", field="training", limit="true or false")
+            raise InvalidArgumentError(
+                "training must be set", field="training", limit="true or false"
+            )
         said = await asyncio.to_thread(self._principals.consents.set, principal, request.training)
         return feedback_pb2.SetPrincipalConsentResponse(consent=_consent(said))
 
@@ -61,7 +67,9 @@ class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         self, request: feedback_pb2.ErasePrincipalRequest, context: Any
     ) -> feedback_pb2.ErasePrincipalResponse:
         started, principal = time.perf_counter(), self._principal()
-        erasure, is_new = await asyncio.to_thread(self._principals.erasures.erase, principal, require_caller().tenant)
+        erasure, is_new = await asyncio.to_thread(
+            self._principals.erasures.erase, principal, require_caller().tenant
+        )
         if is_new:
             self._principals.forget(principal)
             metrics.ERASURES.inc()
@@ -73,7 +81,9 @@ class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
     ) -> feedback_pb2.GetPrincipalErasureResponse:
         principal = self._principal()
         check_uuid(request.erasure_id, "erasure_id")
-        found = await asyncio.to_thread(self._principals.erasures.get, principal, request.erasure_id)
+        found = await asyncio.to_thread(
+            self._principals.erasures.get, principal, request.erasure_id
+        )
         return feedback_pb2.GetPrincipalErasureResponse(erasure=_erasure(found))
 
     async def GetDataKeys(
@@ -98,7 +108,9 @@ class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         found = await asyncio.to_thread(self._principals.erasures.after, request.after_number)
         return feedback_pb2.ListErasuresResponse(
             erasures=[
-                feedback_pb2.ErasedPrincipal(number=one.number, principal=one.principal, erasure=_erasure(one))
+                feedback_pb2.ErasedPrincipal(
+                    number=one.number, principal=one.principal, erasure=_erasure(one)
+                )
                 for one in found
             ]
         )

@@ -1,4 +1,6 @@
-"""Dead letters age: what nobody could decode may hold what somebody wrote, under no key, so after a while only the account stays."""
+"""Dead letters age: what nobody could decode may hold what somebody wrote, under no key, so after a
+while only the account stays.
+"""
 
 import asyncio
 import logging
@@ -18,7 +20,9 @@ SWEEP_SECONDS = 3_600.0
 
 
 def empty(engine: Engine, before_us: int) -> int:
-    """Empty the payloads of those that were committed before a time; how many. Raises: LedgerUnavailableError."""
+    """Empty the payloads of those that were committed before a time; how many. Raises:
+    LedgerUnavailableError.
+    """
     table = tables.dead_letters
     old = (table.c.commit_us < before_us) & (table.c.payload_base64 != "")
     with transaction(engine) as connection:
@@ -26,12 +30,16 @@ def empty(engine: Engine, before_us: int) -> int:
 
 
 async def empty_hourly(
-    engine: Engine, older_than_seconds: float, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000
+    engine: Engine,
+    older_than_seconds: float,
+    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
 ) -> None:
     """For ever, beginning now."""
     while True:
         try:
-            emptied = await asyncio.to_thread(empty, engine, now_us() - int(older_than_seconds * 1_000_000))
+            emptied = await asyncio.to_thread(
+                empty, engine, now_us() - int(older_than_seconds * 1_000_000)
+            )
         except UnavailableError:
             emptied = 0
         if emptied:

@@ -1,4 +1,6 @@
-"""Drives a sink on the event loop: when to flush, what to do when it fails. The sink itself runs in a thread."""
+"""Drives a sink on the event loop: when to flush, what to do when it fails. The sink itself runs in
+a thread.
+"""
 
 import asyncio
 import contextlib
@@ -44,7 +46,8 @@ class Flusher(Protocol):
 class Drain:
     """Flushes when enough events wait, or one waits long enough; for ever, until told to stop.
 
-    `on_committed(end)` runs on the event loop once everything before `end` is in the ledger. `executor` is where flushes block;
+    `on_committed(end)` runs on the event loop once everything before `end` is in the ledger.
+    `executor` is where flushes block;
     None: the loop's own.
     """
 
@@ -73,7 +76,10 @@ class Drain:
                 if await self._flushed():
                     retry_seconds = FIRST_RETRY_SECONDS
                     continue
-                wait_seconds, retry_seconds = retry_seconds, min(2 * retry_seconds, LAST_RETRY_SECONDS)
+                wait_seconds, retry_seconds = (
+                    retry_seconds,
+                    min(2 * retry_seconds, LAST_RETRY_SECONDS),
+                )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), wait_seconds)
 
@@ -99,13 +105,17 @@ class Drain:
         partition = str(self._log.partition)
         metrics.LAG_EVENTS.labels(self._stream, partition).set(waiting)
         metrics.LAG_SECONDS.labels(self._stream, partition).set(behind_seconds)
-        return waiting >= self._flush_rows or (waiting > 0 and behind_seconds >= self._flush_seconds)
+        return waiting >= self._flush_rows or (
+            waiting > 0 and behind_seconds >= self._flush_seconds
+        )
 
     async def _flushed(self) -> bool:
         """One flush; False if it must be tried again."""
         end_before = self._log.end_offset
         try:
-            segment = await asyncio.get_running_loop().run_in_executor(self._executor, self._sink.flush)
+            segment = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._sink.flush
+            )
         except FAILURES as error:
             await self._recover(error)
             return False
@@ -120,11 +130,17 @@ class Drain:
     async def _recover(self, error: Exception) -> None:
         """After a failure only the ledger knows what was committed."""
         metrics.SINK_FAILURES.labels(self._stream, type(error).__name__).inc()
-        log.warning("flush failed, will be tried again", extra=fields(stream=self._stream, error=type(error).__name__))
+        log.warning(
+            "flush failed, will be tried again",
+            extra=fields(stream=self._stream, error=type(error).__name__),
+        )
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._sink.assign)
         except FAILURES as again:
-            log.warning("sink cannot go on yet", extra=fields(stream=self._stream, error=type(again).__name__))
+            log.warning(
+                "sink cannot go on yet",
+                extra=fields(stream=self._stream, error=type(again).__name__),
+            )
 
     def _count(self, segment: Segment) -> None:
         metrics.SEGMENTS.labels(self._stream).inc()

@@ -1,6 +1,8 @@
-"""From the log to Parquet: read → object → ledger → trim, for one partition of one stream. Blocking; see drain.py.
+"""From the log to Parquet: read → object → ledger → trim, for one partition of one stream.
+Blocking; see drain.py.
 
-The ledger's commit is the moment when events exist for readers; a crash before it repeats the work, after it only the trim.
+The ledger's commit is the moment when events exist for readers; a crash before it repeats the work,
+after it only the trim.
 """
 
 import hashlib
@@ -13,7 +15,14 @@ from sqlalchemy import Connection
 
 from services.chassis.errors import DetailedError
 from services.feedback.events import Stream
-from services.feedback.lake.ledger import Batch, DeadLetter, ErasedMeanwhileError, Lease, Segment, Within
+from services.feedback.lake.ledger import (
+    Batch,
+    DeadLetter,
+    ErasedMeanwhileError,
+    Lease,
+    Segment,
+    Within,
+)
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.parquet import Row
 from services.feedback.principals.gone import Owner
@@ -68,7 +77,9 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Format(Generic[EventT]):
-    """How the records of a stream become rows, and rows an object. `decode` raises UndecodableError."""
+    """How the records of a stream become rows, and rows an object. `decode` raises
+    UndecodableError.
+    """
 
     stream: Stream
     decode: Callable[[Record], EventT]
@@ -89,13 +100,17 @@ class Position:
 Fold = Callable[[Connection, Position, Sequence[tuple[Record, EventT]]], None]
 
 
-def no_projection(_connection: Connection, _position: Position, _kept: Sequence[tuple[Record, Owned]]) -> None:
+def no_projection(
+    _connection: Connection, _position: Position, _kept: Sequence[tuple[Record, Owned]]
+) -> None:
     """For a stream whose events are only written."""
 
 
 @dataclass(frozen=True)
 class Sorted(Generic[EventT]):
-    """A batch of records by what becomes of each. Of those in no list, and of those that were erased, tombstones."""
+    """A batch of records by what becomes of each. Of those in no list, and of those that were
+    erased, tombstones.
+    """
 
     kept: list[tuple[Record, EventT]]
     dead_letters: list[DeadLetter]
@@ -136,7 +151,8 @@ class Sink(Generic[EventT]):
         """Take the partition: the position is the ledger's end, whatever anybody else remembers.
 
         Raises:
-            OffsetOutOfRangeError: log and ledger do not fit together: events would be lost or overwritten.
+            OffsetOutOfRangeError: log and ledger do not fit together: events would be lost or
+                overwritten.
             LedgerUnavailableError: the database is away.
         """
         lease = self._ledger.lease(self._form.stream, self._log.topic_id, self._log.partition)
@@ -149,7 +165,8 @@ class Sink(Generic[EventT]):
 
         Raises:
             FencedError: assign again; also where one erasure after another comes between.
-            ObjectStoreError, LedgerUnavailableError: nothing is lost; later again, and after the latter assign first.
+            ObjectStoreError, LedgerUnavailableError: nothing is lost; later again, and after the
+            latter assign first.
         """
         lease = self._held()
         records = self._log.read(lease.end_offset, self._limits.rows, self._limits.bytes)
@@ -173,10 +190,14 @@ class Sink(Generic[EventT]):
     def _write(self, lease: Lease, records: Sequence[Record]) -> Segment:
         batch, kept = self._compose(lease, records)
         position = Position(lease.topic_id, lease.partition, lease.end_offset, batch.end_offset)
-        self._lease, segment = self._ledger.commit(lease, batch, lambda c: self._fold(c, position, kept))
+        self._lease, segment = self._ledger.commit(
+            lease, batch, lambda c: self._fold(c, position, kept)
+        )
         return segment
 
-    def _compose(self, lease: Lease, records: Sequence[Record]) -> tuple[Batch, list[tuple[Record, EventT]]]:
+    def _compose(
+        self, lease: Lease, records: Sequence[Record]
+    ) -> tuple[Batch, list[tuple[Record, EventT]]]:
         """Write the data object; until the ledger names it, it is an orphan that no reader sees."""
         found, end = self._sort(records), records[-1].offset + 1
         key, digest = "", ""
@@ -193,7 +214,8 @@ class Sink(Generic[EventT]):
             sha256=digest,
             rows=len(found.kept),
             dead_letters=found.dead_letters,
-            # An event that was erased on its way stays known: whoever sends it again does not bring it back.
+            # An event that was erased on its way stays known: whoever sends it again does not bring
+            # it back.
             fingerprints={
                 record.entry.event_id: record.entry.fingerprint
                 for record in [*(record for record, _ in found.kept), *found.erased]
@@ -204,7 +226,9 @@ class Sink(Generic[EventT]):
         return batch, found.kept
 
     def _sort(self, records: Sequence[Record]) -> Sorted[EventT]:
-        """The first of an event id becomes a row, a later or erased one a tombstone, what cannot be read a dead letter."""
+        """The first of an event id becomes a row, a later or erased one a tombstone, what cannot be
+        read a dead letter.
+        """
         event_ids = [record.entry.event_id for record in records]
         seen = set(self._ledger.fingerprints(self._form.stream, event_ids))
         found: Sorted[EventT] = Sorted([], [])
@@ -214,7 +238,9 @@ class Sink(Generic[EventT]):
             try:
                 found.kept.append((record, self._form.decode(record)))
             except UndecodableError as error:
-                found.dead_letters.append(DeadLetter(record.offset, str(error), record.entry.payload))
+                found.dead_letters.append(
+                    DeadLetter(record.offset, str(error), record.entry.payload)
+                )
             else:
                 seen.add(record.entry.event_id)
         gone = self._ledger.erased({_owner(event) for _, event in found.kept})
@@ -239,7 +265,9 @@ def _owner(event: Owned) -> Owner:
 
 
 def object_key(lease: Lease, end: int, sha256: str) -> str:
-    """Names log, offsets (the end is exclusive) and content: another batch or another writer never has the same key."""
+    """Names log, offsets (the end is exclusive) and content: another batch or another writer never
+    has the same key.
+    """
     offsets = f"{lease.end_offset:020d}-{end:020d}"
     folder = f"{lease.stream}/v1/topic_id={lease.topic_id}/partition={lease.partition}"
     return f"{folder}/{offsets}-{sha256[:12]}.parquet"

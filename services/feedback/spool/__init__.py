@@ -1,1 +1,3 @@
-"""The way to the ack: decide, claim, seal, then one write and one sync; and the log on the disk that this leaves."""
+"""The way to the ack: decide, claim, seal, then one write and one sync; and the log on the disk
+that this leaves.
+"""

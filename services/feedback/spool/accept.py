@@ -1,7 +1,9 @@
-"""The way to the ack: decide whether an event is new, claim it, seal it, then one write and one sync for all who wait.
+"""The way to the ack: decide whether an event is new, claim it, seal it, then one write and one
+sync for all who wait.
 
-One thread decides and writes, so two calls with the same event_id can never both be new here; two replicas may both store one,
-with the same content and the same place in the order: the sink keeps the first.
+One thread decides and writes, so two calls with the same event_id can never both be new here; two
+replicas may both store one, with the same content and the same place in the order: the sink keeps
+the first.
 """
 
 import asyncio
@@ -20,7 +22,8 @@ from services.feedback.spool.spool import BROKEN
 
 log = logging.getLogger(__name__)
 
-# Enough for one sync to serve all callers of a busy moment; a batch of turns may be 2 MiB by itself.
+# Enough for one sync to serve all callers of a busy moment; a batch of turns may be 2 MiB by
+# itself.
 MAX_CALLS_A_GROUP = 256
 MAX_BYTES_A_GROUP = 4 * 1024 * 1024
 
@@ -37,7 +40,9 @@ class CommittedIds(Protocol):
 
 @dataclass(frozen=True)
 class Claim:
-    """What is known of an event after claiming it: whose content stands, its order, and whether it is in the ledger already."""
+    """What is known of an event after claiming it: whose content stands, its order, and whether it
+    is in the ledger already.
+    """
 
     fingerprint: bytes
     accept_order: int
@@ -105,10 +110,17 @@ class Stored:
 
 
 class Acceptance:
-    """Idempotency by event id, over what the journal still holds and what the ledger has. One thread calls `store`."""
+    """Idempotency by event id, over what the journal still holds and what the ledger has. One
+    thread calls `store`.
+    """
 
     def __init__(
-        self, stream: str, journal: Journal, committed: CommittedIds, claims: Claims, sealing: Sealing
+        self,
+        stream: str,
+        journal: Journal,
+        committed: CommittedIds,
+        claims: Claims,
+        sealing: Sealing,
     ) -> None:
         self._stream, self._journal, self._committed = stream, journal, committed
         self._claims, self._sealing = claims, sealing
@@ -117,7 +129,10 @@ class Acceptance:
 
     def store(self, calls: Sequence[Sequence[Entry]]) -> Stored:
         """Store the new events of many calls; each call's events are stored all or not at all."""
-        calls = [[replace(e, fingerprint=self._sealing.fingerprint(e.fingerprint)) for e in call] for call in calls]
+        calls = [
+            [replace(e, fingerprint=self._sealing.fingerprint(e.fingerprint)) for e in call]
+            for call in calls
+        ]
         try:
             known = self._known([entry.event_id for call in calls for entry in call])
             results, group = self._decide(calls, known)
@@ -131,7 +146,9 @@ class Acceptance:
         """Take records as known: they are in the spool and not yet in the ledger."""
         with self._mutex:
             for record in records:
-                self._waiting.setdefault(record.entry.event_id, (record.offset, record.entry.fingerprint))
+                self._waiting.setdefault(
+                    record.entry.event_id, (record.offset, record.entry.fingerprint)
+                )
 
     def forget(self, before: int) -> None:
         """Drop what the ledger knows by now."""
@@ -156,7 +173,9 @@ class Acceptance:
         for call in calls:
             try:
                 new = self._new(call, known, group)
-                new_bytes = sum(frame_bytes(entry) + self._sealing.most_bytes_added for entry in new.values())
+                new_bytes = sum(
+                    frame_bytes(entry) + self._sealing.most_bytes_added for entry in new.values()
+                )
                 self._journal.check_room(group_bytes + new_bytes)
             except ServiceError as error:
                 results.append(error)
@@ -180,8 +199,11 @@ class Acceptance:
                 records = self._journal.append(self._sealing.seal(list(new.values())))
         except UnavailableError as error:
             touched = [any(entry.event_id in new for entry in call) for call in calls]
-            results = [error if hit else result for hit, result in zip(touched, results, strict=True)]
-            # On a broken disk it is not known what was stored, so what may be there keeps its claims.
+            results = [
+                error if hit else result for hit, result in zip(touched, results, strict=True)
+            ]
+            # On a broken disk it is not known what was stored, so what may be there keeps its
+            # claims.
             stored = stored if error.reason == BROKEN else set()
         self._release(set(group) - stored)
         self.remember(records)
@@ -192,16 +214,27 @@ class Acceptance:
             if event_ids:
                 self._claims.release(event_ids)
         except UnavailableError:
-            log.warning("claims were not released", extra=fields(stream=self._stream, events=len(event_ids)))
+            log.warning(
+                "claims were not released", extra=fields(stream=self._stream, events=len(event_ids))
+            )
 
     def _claimed(
-        self, calls: Sequence[Sequence[Entry]], results: Sequence[Receipt | ServiceError], claims: Mapping[str, Claim]
+        self,
+        calls: Sequence[Sequence[Entry]],
+        results: Sequence[Receipt | ServiceError],
+        claims: Mapping[str, Claim],
     ) -> tuple[list[Receipt | ServiceError], dict[str, Entry]]:
-        """The results as all processes know them, and the events to store, with their place in the order."""
+        """The results as all processes know them, and the events to store, with their place in the
+        order.
+        """
         found: list[Receipt | ServiceError] = []
         new: dict[str, Entry] = {}
         for call, result in zip(calls, results, strict=True):
-            mine = [] if isinstance(result, ServiceError) else [entry for entry in call if entry.event_id in claims]
+            mine = (
+                []
+                if isinstance(result, ServiceError)
+                else [entry for entry in call if entry.event_id in claims]
+            )
             if not all(self._is_same(claims[entry.event_id].fingerprint, entry) for entry in mine):
                 found.append(_mismatch())
                 continue
@@ -213,7 +246,9 @@ class Acceptance:
             found.append(result if isinstance(result, ServiceError) else len(new) - before)
         return found, new
 
-    def _new(self, call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, Entry]) -> dict[str, Entry]:
+    def _new(
+        self, call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, Entry]
+    ) -> dict[str, Entry]:
         """The call's events that nobody sent before.
 
         Raises:
@@ -249,8 +284,12 @@ def _payload_bytes(call: Call) -> int:
 class GroupCommit:
     """Lets many coroutines wait for one thread that stores their events together."""
 
-    def __init__(self, acceptance: Acceptance, on_stored: Callable[[Sequence[Record]], None]) -> None:
-        """`on_stored` runs on the event loop before any caller learns of the ack, and must not fail."""
+    def __init__(
+        self, acceptance: Acceptance, on_stored: Callable[[Sequence[Record]], None]
+    ) -> None:
+        """`on_stored` runs on the event loop before any caller learns of the ack, and must not
+        fail.
+        """
         self._acceptance, self._on_stored = acceptance, on_stored
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -283,7 +322,9 @@ class GroupCommit:
         if first is None:
             return []
         group, size = [first], _payload_bytes(first)
-        while len(group) < MAX_CALLS_A_GROUP and size < MAX_BYTES_A_GROUP and not self._queue.empty():
+        while (
+            len(group) < MAX_CALLS_A_GROUP and size < MAX_BYTES_A_GROUP and not self._queue.empty()
+        ):
             call = self._queue.get_nowait()
             if call is None:
                 self._queue.put(None)

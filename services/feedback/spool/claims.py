@@ -1,7 +1,9 @@
-"""Who came first, where several replicas accept: claims in Postgres, one a new event, taken before the spool is written.
+"""Who came first, where several replicas accept: claims in Postgres, one a new event, taken before
+the spool is written.
 
-A claim holds the event's content and its place in the order of acceptance. It is no ack: a crash may lie between it and the
-spool, so the same event may be claimed again. The sink removes it in the commit that makes the event a row.
+A claim holds the event's content and its place in the order of acceptance. It is no ack: a crash
+may lie between it and the spool, so the same event may be claimed again. The sink removes it in the
+commit that makes the event a row.
 """
 
 import asyncio
@@ -24,9 +26,9 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 3_600.0
 
-# In arrays, so that the statement is the same for one event and for hundreds. Places in the order are given as the events
-# arrived, but rows are taken in the order of their ids, by everybody: nobody waits in a ring. The time is the database's: the
-# replicas' clocks may differ.
+# In arrays, so that the statement is the same for one event and for hundreds. Places in the order
+# are given as the events arrived, but rows are taken in the order of their ids, by everybody:
+# nobody waits in a ring. The time is the database's: the replicas' clocks may differ.
 _CLAIM = text("""
     INSERT INTO claims (stream, event_id, fingerprint, accept_order, holders, claim_us,
                         principal, message_id, up, model_version, arm, accept_us)
@@ -52,11 +54,14 @@ _SWEEP = text("""
 class PostgresClaims:
     """Claims of one stream. `change_of` tells what an event does to a thumb."""
 
-    def __init__(self, engine: Engine, stream: str, change_of: Callable[[Entry], Change | None]) -> None:
+    def __init__(
+        self, engine: Engine, stream: str, change_of: Callable[[Entry], Change | None]
+    ) -> None:
         self._engine, self._stream, self._change_of = engine, stream, change_of
 
     def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
-        """Claim events, given in the order of their acceptance. The first content of an id stands, here or in the ledger.
+        """Claim events, given in the order of their acceptance. The first content of an id stands,
+        here or in the ledger.
 
         Raises:
             UnavailableError: nothing is claimed, or it is not known.
@@ -64,12 +69,18 @@ class PostgresClaims:
         with transaction(self._engine) as connection:
             found = self._take(connection, entries)
             # Only after the claims are ours: a commit that settled them just before is seen by now.
-            committed = committed_fingerprints(connection, self._stream, [entry.event_id for entry in entries])
+            committed = committed_fingerprints(
+                connection, self._stream, [entry.event_id for entry in entries]
+            )
             settle(connection, self._stream, committed)
-        return found | {event_id: Claim(fingerprint, 0, True) for event_id, fingerprint in committed.items()}
+        return found | {
+            event_id: Claim(fingerprint, 0, True) for event_id, fingerprint in committed.items()
+        }
 
     def release(self, event_ids: Collection[str]) -> None:
-        """Give back claims whose events were not stored, unless somebody else has claimed the same. Raises: UnavailableError."""
+        """Give back claims whose events were not stored, unless somebody else has claimed the same.
+        Raises: UnavailableError.
+        """
         table = tables.claims.c
         with transaction(self._engine) as connection:
             for some in portions(event_ids):
@@ -77,9 +88,13 @@ class PostgresClaims:
                 connection.execute(delete(tables.claims).where(these, table.holders == 1))
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Delete claims whose events never came: of a crash between claim and spool. Returns how many."""
+        """Delete claims whose events never came: of a crash between claim and spool. Returns how
+        many.
+        """
         with transaction(self._engine) as connection:
-            return connection.execute(_SWEEP, {"stream": self._stream, "seconds": older_than_seconds}).rowcount
+            return connection.execute(
+                _SWEEP, {"stream": self._stream, "seconds": older_than_seconds}
+            ).rowcount
 
     async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Opinion]:
         """What the claimed thumbs and retractions say, the newest of each user on each message."""
@@ -99,12 +114,16 @@ class PostgresClaims:
             "arm": [opinion.arm if opinion else None for opinion in opinions],
             "accept_us": [opinion.accept_us if opinion else None for opinion in opinions],
         }
-        taken = connection.execute(_CLAIM, {"stream": self._stream, "events": len(entries), **columns})
+        taken = connection.execute(
+            _CLAIM, {"stream": self._stream, "events": len(entries), **columns}
+        )
         return {row.event_id: Claim(bytes(row.fingerprint), row.accept_order) for row in taken}
 
     def _opinions(self, keys: Collection[Key] | None) -> dict[Key, Opinion]:
         table = tables.claims.c
-        query = select(tables.claims).where(table.stream == self._stream, table.principal.is_not(None))
+        query = select(tables.claims).where(
+            table.stream == self._stream, table.principal.is_not(None)
+        )
         if keys is not None:
             query = query.where(
                 table.principal.in_({principal for principal, _ in keys}),

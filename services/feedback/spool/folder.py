@@ -1,6 +1,8 @@
-"""The folder of one spool: its lock, its topic id, its files, and what a crash may have left at the end of the last.
+"""The folder of one spool: its lock, its topic id, its files, and what a crash may have left at the
+end of the last.
 
-A folder made anew has another topic id, so that its offsets, which begin at 0 again, never meet the old ones.
+A folder made anew has another topic id, so that its offsets, which begin at 0 again, never meet the
+old ones.
 """
 
 import fcntl
@@ -68,7 +70,9 @@ def inspect(directory: Path, attempts: int = 5) -> list[LogView]:
 
 
 def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
-    """Open what is there; a torn tail of the last file does not count and is cut off, any other damage is refused."""
+    """Open what is there; a torn tail of the last file does not count and is cut off, any other
+    damage is refused.
+    """
     paths = sorted(directory.glob(f"*{SUFFIX}"))
     if not paths and repair:
         return [create_file(file_path(directory, 0))]
@@ -93,7 +97,9 @@ def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
 
 
 def _settle(path: Path, size: int) -> None:
-    """Cut off a torn tail, and sync what is whole: a record that nobody synced yet will be acknowledged as known."""
+    """Cut off a torn tail, and sync what is whole: a record that nobody synced yet will be
+    acknowledged as known.
+    """
     with path.open("r+b") as file:
         file.truncate(size)
         os.fsync(file.fileno())
@@ -118,7 +124,9 @@ def read_topic_id(directory: Path) -> str:
     if path.exists():
         return str(uuid.UUID(path.read_text().strip()))
     if any(directory.glob(f"*{SUFFIX}")):
-        raise SpoolDamagedError(f"the spool has records but no {path.name}", field=path.name, reason="MISSING")
+        raise SpoolDamagedError(
+            f"the spool has records but no {path.name}", field=path.name, reason="MISSING"
+        )
     topic_id = str(uuid.uuid4())
     write_file(path, topic_id.encode())
     return topic_id
@@ -131,5 +139,7 @@ def lock_folder(directory: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise SpoolLockedError(f"another process uses the spool {directory.name}", field=directory.name) from error
+        raise SpoolLockedError(
+            f"another process uses the spool {directory.name}", field=directory.name
+        ) from error
     return descriptor

@@ -1,8 +1,9 @@
 """How one record lies in a spool file: magic, length, CRC-32, body.
 
-Each frame names the byte where its group commit began. Everything before that byte was synced before this frame was
-written; so a broken frame followed by a frame of a later group is damage to acknowledged data and no torn tail.
-Frames of the first version, which had no accept order and no trace, are still read.
+Each frame names the byte where its group commit began. Everything before that byte was synced
+before this frame was written; so a broken frame followed by a frame of a later group is damage to
+acknowledged data and no torn tail. Frames of the first version, which had no accept order and no
+trace, are still read.
 """
 
 import struct
@@ -25,8 +26,8 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 class Entry:
     """An event on its way into a log. The log does not look into the payload.
 
-    `accept_order` orders events over all replicas (0: there is one process, the log's own order counts); `traceparent` is the
-    W3C trace of the call that brought it, or empty.
+    `accept_order` orders events over all replicas (0: there is one process, the log's own order
+    counts); `traceparent` is the W3C trace of the call that brought it, or empty.
     """
 
     event_id: str
@@ -40,7 +41,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Record:
-    """An entry at its place in a log; `append_us` is microseconds since 1970, for people, not for order."""
+    """An entry at its place in a log; `append_us` is microseconds since 1970, for people, not for
+    order.
+    """
 
     offset: int
     append_us: int
@@ -58,7 +61,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class Scan:
-    """The whole frames at the beginning of a file: where each begins, and one past the last byte of the last."""
+    """The whole frames at the beginning of a file: where each begins, and one past the last byte of
+    the last.
+    """
 
     positions: "array[int]"
     end: int
@@ -107,7 +112,9 @@ def decode(data: bytes, position: int) -> Frame | None:
 
 def _record(body: bytes, form: struct.Struct) -> tuple[Record, int]:
     """The record of a sound body, and where its group began."""
-    offset, append_us, group_at, schema_major, id_bytes, key_bytes, fingerprint, *later = form.unpack_from(body)
+    offset, append_us, group_at, schema_major, id_bytes, key_bytes, fingerprint, *later = (
+        form.unpack_from(body)
+    )
     accept_order, trace_bytes = later or (0, 0)
     key_at = form.size + id_bytes
     trace_at = key_at + key_bytes
@@ -127,14 +134,18 @@ def _record(body: bytes, form: struct.Struct) -> tuple[Record, int]:
 def scan(data: bytes, first_offset: int) -> Scan:
     """Walk frames from the beginning until the first that is not whole, not sound or out of order."""
     positions, position = array("Q"), 0
-    while (frame := decode(data, position)) and frame.record.offset == first_offset + len(positions):
+    while (frame := decode(data, position)) and frame.record.offset == first_offset + len(
+        positions
+    ):
         positions.append(position)
         position = frame.end
     return Scan(positions, position)
 
 
 def proves_damage(data: bytes, broken_at: int) -> bool:
-    """True if a later group stands behind the broken place: what broke had been synced, and perhaps acknowledged."""
+    """True if a later group stands behind the broken place: what broke had been synced, and perhaps
+    acknowledged.
+    """
     position = data.find(FAMILY, broken_at + 1)
     while position >= 0:
         frame = decode(data, position)

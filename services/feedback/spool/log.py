@@ -1,4 +1,6 @@
-"""What stands between accept and sink, as the sink sees it: the spool itself, or a partition of a topic that it is relayed to."""
+"""What stands between accept and sink, as the sink sees it: the spool itself, or a partition of a
+topic that it is relayed to.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +16,9 @@ class LogError(DetailedError):
 
 
 class OffsetOutOfRangeError(LogError):
-    """Records were asked for that the log does not have: a reader must stop and never jump. `limit` is what it has."""
+    """Records were asked for that the log does not have: a reader must stop and never jump. `limit`
+    is what it has.
+    """
 
     reason = "OUT_OF_RANGE"
 
@@ -53,7 +57,9 @@ class Log(Protocol):
         """Number of the partition."""
 
     def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
-        """Records from an offset on, in order. Raises: OffsetOutOfRangeError, TopicReplacedError, LogUnavailableError."""
+        """Records from an offset on, in order. Raises: OffsetOutOfRangeError, TopicReplacedError,
+        LogUnavailableError.
+        """
 
     def trim(self, before: int) -> None:
         """What lies before the offset will not be read again."""

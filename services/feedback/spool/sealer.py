@@ -1,4 +1,6 @@
-"""Seals what was accepted, right before the spool: the texts go under the principal's key, the fingerprint under the master key."""
+"""Seals what was accepted, right before the spool: the texts go under the principal's key, the
+fingerprint under the master key.
+"""
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +20,9 @@ class Keys(Protocol):
     """Keys of principals."""
 
     def of(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
-        """The key of each principal, given with its tenant; made where there is none. Raises: UnavailableError."""
+        """The key of each principal, given with its tenant; made where there is none. Raises:
+        UnavailableError.
+        """
 
 
 def never_late(_events: Sequence[MessageT]) -> Collection[str]:
@@ -28,7 +32,9 @@ def never_late(_events: Sequence[MessageT]) -> Collection[str]:
 
 @dataclass(frozen=True)
 class Sealer(Generic[MessageT]):
-    """Of one stream. `take_texts` moves the texts out of an event; `late` tells the ids of those that an erasure has overtaken."""
+    """Of one stream. `take_texts` moves the texts out of an event; `late` tells the ids of those
+    that an erasure has overtaken.
+    """
 
     kind: type[MessageT]
     take_texts: Callable[[MessageT], MessageT]
@@ -47,7 +53,8 @@ class Sealer(Generic[MessageT]):
         return self.master.fingerprint(digest)
 
     def seal(self, entries: Sequence[Entry]) -> list[Entry]:
-        """All of one group, with one look at the keys: a key is never remembered, it may be shredded the next moment.
+        """All of one group, with one look at the keys: a key is never remembered, it may be
+        shredded the next moment.
 
         Raises:
             UnavailableError: without their keys nothing is sealed.
@@ -57,22 +64,33 @@ class Sealer(Generic[MessageT]):
         # After the keys: an erasure between the two has shredded those that were given.
         late = self.late(events)
         return [
-            replace(entry, payload=self._sealed(event, None if event.event_id in late else keys[event.principal]))
+            replace(
+                entry,
+                payload=self._sealed(
+                    event, None if event.event_id in late else keys[event.principal]
+                ),
+            )
             for entry, event in zip(entries, events, strict=True)
         ]
 
     def _sealed(self, event: MessageT, key: DataKey | None) -> bytes:
-        """Without a key the texts are dropped, and the event becomes a tombstone like all of an erased principal that names no key."""
+        """Without a key the texts are dropped, and the event becomes a tombstone like all of an
+        erased principal that names no key.
+        """
         texts = self.take_texts(event).SerializeToString(deterministic=True)
         if key:
-            event.sealed = seal(texts, key, event.event_id, event.principal, self.random_bytes(NONCE_BYTES))
+            event.sealed = seal(
+                texts, key, event.event_id, event.principal, self.random_bytes(NONCE_BYTES)
+            )
         return event.SerializeToString(deterministic=True)
 
 
 def late_turns(
-    last_erasures: Callable[[Collection[str]], Mapping[str, int]], turns: Sequence[events_pb2.TurnEvent]
+    last_erasures: Callable[[Collection[str]], Mapping[str, int]],
+    turns: Sequence[events_pb2.TurnEvent],
 ) -> set[str]:
-    """Ids of turns that were finished before their principal's last erasure and come only now: session sends them a while later.
+    """Ids of turns that were finished before their principal's last erasure and come only now:
+    session sends them a while later.
 
     By session's clock and the ledger's. What takes a turn back has no texts, and stays.
     """
@@ -80,5 +98,6 @@ def late_turns(
     return {
         turn.event_id
         for turn in turns
-        if not turn.erased and turn.finish_time.ToMicroseconds() <= erased_us.get(turn.principal, -1)
+        if not turn.erased
+        and turn.finish_time.ToMicroseconds() <= erased_us.get(turn.principal, -1)
     }

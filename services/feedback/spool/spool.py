@@ -1,7 +1,9 @@
-"""The log on the local disk whose fdatasync is the ack: append, read, trim; survives kill -9 and power loss.
+"""The log on the local disk whose fdatasync is the ack: append, read, trim; survives kill -9 and
+power loss.
 
-A folder a stream: `lock` (one process), `topic_id` (made once: a folder made anew is another log) and files of frames
-named by their first offset. Only whole files are deleted, and only below what the sink has committed.
+A folder a stream: `lock` (one process), `topic_id` (made once: a folder made anew is another log)
+and files of frames named by their first offset. Only whole files are deleted, and only below what
+the sink has committed.
 """
 
 import os
@@ -39,7 +41,9 @@ class Device:
 
 
 class Spool:
-    """Appends are serial and each is durable when it returns; reads and trims may come from other threads."""
+    """Appends are serial and each is durable when it returns; reads and trims may come from other
+    threads.
+    """
 
     partition = 0
 
@@ -91,7 +95,8 @@ class Spool:
         """Store all entries durably, or none.
 
         Raises:
-            UnavailableError: full spool, full disk: nothing was stored. Broken disk: unknown until the next start.
+            UnavailableError: full spool, full disk: nothing was stored. Broken disk: unknown until
+                the next start.
         """
         with self._mutex:
             if self._broken:
@@ -123,7 +128,9 @@ class Spool:
         return records
 
     def trim(self, before: int) -> None:
-        """Delete whole files below an offset. A file that is consumed to its end goes too: it may hold users' text."""
+        """Delete whole files below an offset. A file that is consumed to its end goes too: it may
+        hold users' text.
+        """
         with self._mutex:
             # First what makes room: a full disk may not let us begin a new file.
             self._delete(before)
@@ -151,7 +158,9 @@ class Spool:
         return records
 
     def _roll_back(self) -> UnavailableError:
-        """Cut off what was not acknowledged. Where even that fails, take nothing more: what lies there is unknown."""
+        """Cut off what was not acknowledged. Where even that fails, take nothing more: what lies
+        there is unknown.
+        """
         try:
             os.ftruncate(self._descriptor, self._files[-1].size)
             self._device.sync(self._descriptor)
@@ -217,7 +226,9 @@ def _read_frames(path: Path, first: int, last: int) -> list[Record]:
     while position < last - first:
         frame = frames.decode(data, position)
         if frame is None:
-            raise SpoolDamagedError(f"{path.name} is damaged at byte {first + position}", field=path.name)
+            raise SpoolDamagedError(
+                f"{path.name} is damaged at byte {first + position}", field=path.name
+            )
         records.append(frame.record)
         position = frame.end
     return records

@@ -1,8 +1,9 @@
 """Between which rates of thumbs up the truth lies, at whatever time one looks.
 
-The mixture of all rates divided by the likelihood of the true one is a non-negative martingale that begins at 1, so it ever passes
-1/alpha with probability at most alpha (Ville; Robbins 1970). Rates that it has not passed are the interval. Training's canary
-decides by the same mixture, on a grid; a test holds the two together.
+The mixture of all rates divided by the likelihood of the true one is a non-negative martingale that
+begins at 1, so it ever passes 1/alpha with probability at most alpha (Ville; Robbins 1970). Rates
+that it has not passed are the interval. Training's canary decides by the same mixture, on a grid; a
+test holds the two together.
 """
 
 import math
@@ -44,7 +45,9 @@ def log_likelihood(up: int, down: int, rate: float) -> float:
 
 
 def _border(up: int, down: int, outside: float, inside: float, least: float) -> float:
-    """Where the likelihood falls to `least` between the best rate and an end; on each side of the best one it only falls."""
+    """Where the likelihood falls to `least` between the best rate and an end; on each side of the
+    best one it only falls.
+    """
     for _ in range(STEPS):
         middle = (outside + inside) / 2
         if log_likelihood(up, down, middle) > least:

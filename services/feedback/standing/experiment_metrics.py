@@ -1,4 +1,6 @@
-"""Experiments for Prometheus: the figures of the last look, looked at again now and then and never while somebody scrapes."""
+"""Experiments for Prometheus: the figures of the last look, looked at again now and then and never
+while somebody scrapes.
+"""
 
 import asyncio
 import logging
@@ -51,10 +53,20 @@ class ExperimentMetrics(Collector):
 
 def _families() -> tuple[GaugeMetricFamily, ...]:
     return (
-        GaugeMetricFamily("thumbwheel_experiment_exposed_users", "Users who met a version.", labels=["version", "arm"]),
-        GaugeMetricFamily("thumbwheel_experiment_thumbs", "Standing thumbs on its answers.", labels=["version", "arm"]),
         GaugeMetricFamily(
-            "thumbwheel_experiment_thumbs_up_ratio", "Thumbs up of its standing thumbs.", labels=["version", "arm"]
+            "thumbwheel_experiment_exposed_users",
+            "Users who met a version.",
+            labels=["version", "arm"],
+        ),
+        GaugeMetricFamily(
+            "thumbwheel_experiment_thumbs",
+            "Standing thumbs on its answers.",
+            labels=["version", "arm"],
+        ),
+        GaugeMetricFamily(
+            "thumbwheel_experiment_thumbs_up_ratio",
+            "Thumbs up of its standing thumbs.",
+            labels=["version", "arm"],
         ),
         GaugeMetricFamily(
             "thumbwheel_experiment_thumbs_up_low_ratio",
@@ -69,7 +81,9 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
     )
 
 
-async def keep_looking(source: Figures, shown: ExperimentMetrics, seconds: float = LOOK_SECONDS) -> None:
+async def keep_looking(
+    source: Figures, shown: ExperimentMetrics, seconds: float = LOOK_SECONDS
+) -> None:
     """For ever. A database that is away leaves the last look standing."""
     while True:
         try:

@@ -1,6 +1,8 @@
-"""Who met which version, written once, and what they thought of it: the figures of an experiment, sound at every look.
+"""Who met which version, written once, and what they thought of it: the figures of an experiment,
+sound at every look.
 
-Exposures move in the transaction that commits a segment of turns. Only the first turn of a user with a version under an arm counts.
+Exposures move in the transaction that commits a segment of turns. Only the first turn of a user
+with a version under an arm counts.
 """
 
 import asyncio
@@ -65,12 +67,15 @@ class Experiments:
         self._engine, self._thumbs = engine, thumbs
 
     async def figures(self, since_us: int = 0) -> list[ArmFigures]:
-        """The newest versions by first exposure, newest first; of thumbs and first exposures at or after a time.
+        """The newest versions by first exposure, newest first; of thumbs and first exposures at or
+        after a time.
 
         Raises:
             LedgerUnavailableError: the database does not answer.
         """
-        counts = {(count.model_version, count.arm): count for count in await self._thumbs.count(since_us)}
+        counts = {
+            (count.model_version, count.arm): count for count in await self._thumbs.count(since_us)
+        }
         met = await asyncio.to_thread(self._met, since_us)
         figures = [
             ArmFigures(version, arm, users, first_us, *_said(counts.get((version, arm))))
@@ -79,7 +84,9 @@ class Experiments:
         begun: dict[str, int] = {}
         for one in figures:
             begun[one.model_version] = min(one.first_us, begun.get(one.model_version, one.first_us))
-        newest = sorted(begun, key=lambda version: (begun[version], version), reverse=True)[:NEWEST_VERSIONS]
+        newest = sorted(begun, key=lambda version: (begun[version], version), reverse=True)[
+            :NEWEST_VERSIONS
+        ]
         return sorted(
             (one for one in figures if one.model_version in newest),
             key=lambda one: (newest.index(one.model_version), one.arm),
@@ -93,22 +100,33 @@ class Experiments:
             .group_by(table.model_version, table.arm)
         )
         with transaction(self._engine) as connection:
-            return {(version, arm): (users, first) for version, arm, users, first in connection.execute(query)}
+            return {
+                (version, arm): (users, first)
+                for version, arm, users, first in connection.execute(query)
+            }
 
 
-def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]) -> None:
+def fold(
+    connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]
+) -> None:
     """Move the exposures by one batch, inside the ledger's transaction."""
-    _move(connection, ((_key(vars(event)), event.finish_us) for _, event in kept if not event.erased))
+    _move(
+        connection, ((_key(vars(event)), event.finish_us) for _, event in kept if not event.erased)
+    )
     stand(connection, tables.exposure_positions, position)
 
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
     """Rebuild the exposures if they do not stand where the ledger does. True if they were rebuilt."""
-    return rebuild(Projection(tables.exposures, tables.exposure_positions, _move_rows), ledger, store, stream)
+    return rebuild(
+        Projection(tables.exposures, tables.exposure_positions, _move_rows), ledger, store, stream
+    )
 
 
 def _move_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
-    _move(connection, ((_key(row), int(str(row["finish_time"]))) for row in rows if not row["erased"]))
+    _move(
+        connection, ((_key(row), int(str(row["finish_time"]))) for row in rows if not row["erased"])
+    )
 
 
 def _key(turn: Mapping[str, object]) -> Key:
@@ -116,7 +134,9 @@ def _key(turn: Mapping[str, object]) -> Key:
 
 
 def _move(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
-    """What no version answered (a question that the guard refused) exposes nobody to anything, nor does a turn that is taken back."""
+    """What no version answered (a question that the guard refused) exposes nobody to anything, nor
+    does a turn that is taken back.
+    """
     first: dict[Key, int] = {}
     for key, finish_us in turns:
         if key[1]:
@@ -124,7 +144,9 @@ def _move(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
     table = tables.exposures
     for some in portions(first.keys()):
         among = tuple_(table.c.principal, table.c.model_version, table.c.arm).in_(some)
-        known = {tuple(row[:3]): row.first_us for row in connection.execute(select(table).where(among))}
+        known = {
+            tuple(row[:3]): row.first_us for row in connection.execute(select(table).where(among))
+        }
         # Partitions arrive in any order: an earlier turn may come later.
         moved = [key for key in some if key not in known or first[key] < known[key]]
         if earlier := [key for key in moved if key in known]:

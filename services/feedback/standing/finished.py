@@ -10,7 +10,11 @@ from services.feedback.spool.frames import Record
 from services.feedback.standing import experiments, remarks
 
 
-def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]) -> None:
+def fold(
+    connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]
+) -> None:
     """Inside the ledger's transaction."""
     experiments.fold(connection, position, kept)
-    remarks.forget(connection, {(event.principal, event.message_id) for _, event in kept if event.erased})
+    remarks.forget(
+        connection, {(event.principal, event.message_id) for _, event in kept if event.erased}
+    )

@@ -1,4 +1,6 @@
-"""A table in which what was said last stands, by key: what was accepted earlier never takes the place of what was later."""
+"""A table in which what was said last stands, by key: what was accepted earlier never takes the
+place of what was later.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -31,7 +33,9 @@ def move(
     changes: Iterable[tuple[KeyT, SaidT]],
     read: Callable[[Connection, Collection[KeyT]], Mapping[KeyT, SaidT]],
 ) -> None:
-    """Let the last change of each key stand. `names`: the columns of the key; `read`: what stands now of some keys."""
+    """Let the last change of each key stand. `names`: the columns of the key; `read`: what stands
+    now of some keys.
+    """
     last: dict[KeyT, SaidT] = {}
     for key, said in changes:
         if said.replaces(last.get(key)):

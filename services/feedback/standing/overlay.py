@@ -1,4 +1,6 @@
-"""What people said last that no table has yet: it waits in the only spool there is, in the order of the log. Lives on the event loop."""
+"""What people said last that no table has yet: it waits in the only spool there is, in the order of
+the log. Lives on the event loop.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,9 +14,13 @@ SaidT = TypeVar("SaidT")
 
 
 class Overlay(Generic[KeyT, SaidT]):
-    """By key, whose first part is the principal. `change_of` tells what an event says, and of what; None: nothing of interest."""
+    """By key, whose first part is the principal. `change_of` tells what an event says, and of what;
+    None: nothing of interest.
+    """
 
-    def __init__(self, change_of: Callable[[FeedbackEvent, int], tuple[KeyT, SaidT] | None]) -> None:
+    def __init__(
+        self, change_of: Callable[[FeedbackEvent, int], tuple[KeyT, SaidT] | None]
+    ) -> None:
         self._change_of = change_of
         self._waiting: OrderedDict[KeyT, tuple[int, SaidT]] = OrderedDict()
 
@@ -27,7 +33,9 @@ class Overlay(Generic[KeyT, SaidT]):
                 self._waiting[key] = (record.offset, said)
 
     def forget(self, principal: str) -> None:
-        """Drop what an erased principal said. What they say from now on may go with it: the table has it soon."""
+        """Drop what an erased principal said. What they say from now on may go with it: the table
+        has it soon.
+        """
         for key in [key for key in self._waiting if key[0] == principal]:
             del self._waiting[key]
 

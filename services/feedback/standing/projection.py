@@ -1,7 +1,9 @@
-"""Tables that stand where the ledger does: each commit moves them in its own transaction; where they lag they are rebuilt.
+"""Tables that stand where the ledger does: each commit moves them in its own transaction; where
+they lag they are rebuilt.
 
-A table made by a new release is behind on its first day, so it is filled from the committed objects then; and as long as replicas of
-the old one commit without moving it, it is behind again, says so, and is rebuilt.
+A table made by a new release is behind on its first day, so it is filled from the committed objects
+then; and as long as replicas of the old one commit without moving it, it is behind again, says so,
+and is rebuilt.
 """
 
 import asyncio
@@ -41,9 +43,11 @@ class Projection:
 
 
 def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream: str) -> bool:
-    """Rebuild the table from the committed objects if it does not stand where the ledger does. True if it was rebuilt.
+    """Rebuild the table from the committed objects if it does not stand where the ledger does. True
+    if it was rebuilt.
 
-    What compaction has left out is not there any more, so a rebuilt table does not know of rows that have expired.
+    What compaction has left out is not there any more, so a rebuilt table does not know of rows
+    that have expired.
 
     Raises:
         DamagedObjectError, ObjectStoreError, LedgerUnavailableError
@@ -57,8 +61,11 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
         gone, among = gone_rows(connection, stream), partial(taken_back, connection)
         connection.execute(delete(projection.table))
         connection.execute(delete(projection.positions))
-        # Nobody publishes a cover meanwhile, so nothing that is listed here is deleted before it is read.
-        for item in chain.from_iterable(pages(lambda after: served(connection, stream, after, ITEMS_A_PAGE))):
+        # Nobody publishes a cover meanwhile, so nothing that is listed here is deleted before it is
+        # read.
+        for item in chain.from_iterable(
+            pages(lambda after: served(connection, stream, after, ITEMS_A_PAGE))
+        ):
             rows = read_served(store, item)
             left_out = pc.or_(gone.of(rows), rows_taken_back(rows, among))
             projection.move(connection, parquet.to_rows(rows.filter(pc.invert(left_out))))
@@ -68,14 +75,19 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
     return True
 
 
-async def caught_up_often(catch_ups: Callable[[], object], every_seconds: float = LOOK_SECONDS) -> None:
+async def caught_up_often(
+    catch_ups: Callable[[], object], every_seconds: float = LOOK_SECONDS
+) -> None:
     """For ever; what fails is done next time."""
     while True:
         await asyncio.sleep(every_seconds)
         try:
             await asyncio.to_thread(catch_ups)
         except (DamagedObjectError, ObjectStoreError, LedgerUnavailableError) as error:
-            log.warning("tables could not be compared with the ledger", extra=fields(error=type(error).__name__))
+            log.warning(
+                "tables could not be compared with the ledger",
+                extra=fields(error=type(error).__name__),
+            )
 
 
 def _stands(projection: Projection, ledger: Ledger, stream: str) -> bool:
@@ -86,9 +98,13 @@ def _stands(projection: Projection, ledger: Ledger, stream: str) -> bool:
 
 def _committed(connection: Connection, stream: str) -> dict[tuple[str, int], int]:
     segments = tables.segments.c
-    ends = select(segments.topic_id, segments.partition, func.max(segments.end_offset).label("end_offset"))
+    ends = select(
+        segments.topic_id, segments.partition, func.max(segments.end_offset).label("end_offset")
+    )
     return _ends(
-        connection.execute(ends.where(segments.stream == stream).group_by(segments.topic_id, segments.partition))
+        connection.execute(
+            ends.where(segments.stream == stream).group_by(segments.topic_id, segments.partition)
+        )
     )
 
 
@@ -102,8 +118,12 @@ def _ends(rows: Iterable[Row[Any]]) -> dict[tuple[str, int], int]:
 
 
 def stand(connection: Connection, positions: Table, position: Position) -> None:
-    """Write down how far the table reaches now. Where it did not reach to the batch, it goes on saying so, and waits to be rebuilt."""
-    here = (positions.c.topic_id == position.topic_id) & (positions.c.partition == position.partition)
+    """Write down how far the table reaches now. Where it did not reach to the batch, it goes on
+    saying so, and waits to be rebuilt.
+    """
+    here = (positions.c.topic_id == position.topic_id) & (
+        positions.c.partition == position.partition
+    )
     # The ledger of a partition begins at 0.
     reached = connection.execute(select(positions.c.end_offset).where(here)).scalar() or 0
     if reached == position.start_offset:
@@ -111,5 +131,9 @@ def stand(connection: Connection, positions: Table, position: Position) -> None:
         _write(connection, positions, position.topic_id, position.partition, position.end_offset)
 
 
-def _write(connection: Connection, positions: Table, topic_id: str, partition: int, end_offset: int) -> None:
-    connection.execute(insert(positions).values(topic_id=topic_id, partition=partition, end_offset=end_offset))
+def _write(
+    connection: Connection, positions: Table, topic_id: str, partition: int, end_offset: int
+) -> None:
+    connection.execute(
+        insert(positions).values(topic_id=topic_id, partition=partition, end_offset=end_offset)
+    )

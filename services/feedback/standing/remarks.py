@@ -1,7 +1,8 @@
-"""What stands in words: reasons and comment of a user's last thumb on a message, and the last correction, for that user alone to see.
+"""What stands in words: reasons and comment of a user's last thumb on a message, and the last
+correction, for that user alone to see.
 
-Kept as the log has them, sealed, in a table that moves in the ledger's own transaction: an erasure takes key and rows, as it takes the
-log's. They are opened for one answer and never remembered.
+Kept as the log has them, sealed, in a table that moves in the ledger's own transaction: an erasure
+takes key and rows, as it takes the log's. They are opened for one answer and never remembered.
 """
 
 import asyncio
@@ -67,9 +68,15 @@ def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
 
 
 def change_of_row(row: parquet.Row) -> Change:
-    """The same, of an event that is a row by now. Of the first version's rows, which are not sealed, no words stand."""
+    """The same, of an event that is a row by now. Of the first version's rows, which are not
+    sealed, no words stand.
+    """
     subject = row["retracts"] or row["kind"]
-    sealed, accept_us, accept_order = row.get("sealed") or b"", row["accept_time"], row.get("accept_order") or 0
+    sealed, accept_us, accept_order = (
+        row.get("sealed") or b"",
+        row["accept_time"],
+        row.get("accept_order") or 0,
+    )
     assert isinstance(sealed, bytes)
     assert isinstance(accept_us, int)
     assert isinstance(accept_order, int)
@@ -82,7 +89,9 @@ def _with_words(sealed: bytes) -> bytes:
     return sealed if len(sealed) > LEAST_BYTES else b""
 
 
-def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]) -> None:
+def fold(
+    connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
+) -> None:
     """Move the table by one batch, inside the ledger's transaction."""
     changes = (change_of(event, record.entry.accept_order) for record, event in kept)
     _move(connection, [change for change in changes if change])
@@ -92,14 +101,18 @@ def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record
 def forget(connection: Connection, about: Collection[tuple[str, str]]) -> None:
     """Remove what principals said about answers that were taken back."""
     for some in portions(about):
-        connection.execute(delete(tables.remarks).where(among(tables.remarks, KEY_COLUMNS[:2], some)))
+        connection.execute(
+            delete(tables.remarks).where(among(tables.remarks, KEY_COLUMNS[:2], some))
+        )
 
 
 class Pending(Protocol):
     """Remarks that the table may not have yet."""
 
     async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Remark]:
-        """Those about some keys, or all. Ask before reading the table: one may be in both, never in neither."""
+        """Those about some keys, or all. Ask before reading the table: one may be in both, never in
+        neither.
+        """
 
 
 class NonePending:
@@ -120,23 +133,38 @@ class Keys(Protocol):
 class Remarks:
     """Answers from the table and what is pending, together. `words_from` reads what was sealed."""
 
-    def __init__(self, engine: Engine, pending: Pending, keys: Keys, words_from: Callable[[bytes], Words]) -> None:
-        self._engine, self._pending, self._keys, self._words_from = engine, pending, keys, words_from
+    def __init__(
+        self, engine: Engine, pending: Pending, keys: Keys, words_from: Callable[[bytes], Words]
+    ) -> None:
+        self._engine, self._pending, self._keys, self._words_from = (
+            engine,
+            pending,
+            keys,
+            words_from,
+        )
 
-    async def get(self, principal: str, message_ids: Sequence[str], thumbs_us: Mapping[str, int]) -> dict[str, Words]:
-        """Message id → the user's words. `thumbs_us`: when the thumbs that stand were accepted; words of others are not told.
+    async def get(
+        self, principal: str, message_ids: Sequence[str], thumbs_us: Mapping[str, int]
+    ) -> dict[str, Words]:
+        """Message id → the user's words. `thumbs_us`: when the thumbs that stand were accepted;
+        words of others are not told.
 
         Raises:
             UnavailableError: the database is away, or the master key is another.
         """
-        keys = {(principal, message_id, str(subject)) for message_id in message_ids for subject in Subject}
+        keys = {
+            (principal, message_id, str(subject))
+            for message_id in message_ids
+            for subject in Subject
+        }
         pending = await self._pending.opinions(keys)
         remarks = await asyncio.to_thread(self._committed, keys)
         remarks |= newer(pending, remarks)
         told = {
             (message_id, subject): remark
             for (_, message_id, subject), remark in remarks.items()
-            if remark.sealed and (subject != Subject.THUMB or thumbs_us.get(message_id) == remark.accept_us)
+            if remark.sealed
+            and (subject != Subject.THUMB or thumbs_us.get(message_id) == remark.accept_us)
         }
         return await asyncio.to_thread(self._opened, principal, told) if told else {}
 
@@ -150,7 +178,11 @@ class Remarks:
         with transaction(self._engine) as connection:
             gone = taken_back(connection, {message_id for message_id, _ in told})
         for (message_id, subject), remark in told.items():
-            texts = unseal(remark.sealed, key, remark.event_id, principal) if key and message_id not in gone else None
+            texts = (
+                unseal(remark.sealed, key, remark.event_id, principal)
+                if key and message_id not in gone
+                else None
+            )
             if texts is None:
                 continue
             words, before = self._words_from(texts), found.get(message_id, Words())
@@ -163,13 +195,19 @@ class Remarks:
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
     """Rebuild the remarks if they do not stand where the ledger does. True if they were rebuilt."""
-    return rebuild(Projection(tables.remarks, tables.remark_positions, _move_rows), ledger, store, stream)
+    return rebuild(
+        Projection(tables.remarks, tables.remark_positions, _move_rows), ledger, store, stream
+    )
 
 
 async def expire_hourly(
-    engine: Engine, older_than_seconds: float, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000
+    engine: Engine,
+    older_than_seconds: float,
+    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
 ) -> None:
-    """For ever, beginning now: words are kept no longer here than in the objects, where compaction leaves them out."""
+    """For ever, beginning now: words are kept no longer here than in the objects, where compaction
+    leaves them out.
+    """
     while True:
         before_us = now_us() - int(older_than_seconds * 1_000_000)
         with contextlib.suppress(UnavailableError):
@@ -194,7 +232,9 @@ def _move(connection: Connection, changes: Iterable[Change]) -> None:
 def _remarks(connection: Connection, keys: Collection[Key]) -> dict[Key, Remark]:
     found = {}
     for some in portions(keys):
-        for row in connection.execute(select(tables.remarks).where(among(tables.remarks, KEY_COLUMNS, some))):
+        for row in connection.execute(
+            select(tables.remarks).where(among(tables.remarks, KEY_COLUMNS, some))
+        ):
             remark = Remark(row.event_id, bytes(row.sealed), row.accept_us, row.accept_order)
             found[row.principal, row.message_id, row.subject] = remark
     return found

@@ -22,7 +22,9 @@ class Said:
     thumbs: Thumbs
     remarks: Remarks
 
-    async def by(self, principal: str, message_ids: Sequence[str]) -> tuple[dict[str, bool], Mapping[str, Words]]:
+    async def by(
+        self, principal: str, message_ids: Sequence[str]
+    ) -> tuple[dict[str, bool], Mapping[str, Words]]:
         """Message id → up, and message id → words; words of a thumb only beside that very thumb.
 
         Raises:
@@ -34,7 +36,9 @@ class Said:
         return {message_id: bool(opinion.up) for message_id, opinion in standing.items()}, words
 
 
-def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]) -> None:
+def fold(
+    connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
+) -> None:
     """Move both tables by one batch, inside the ledger's transaction."""
     thumbs.fold(connection, position, kept)
     remarks.fold(connection, position, kept)

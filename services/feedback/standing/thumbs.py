@@ -1,8 +1,10 @@
-"""Which thumb stands: the last of a user on a message, in the order of acceptance; a retraction removes it.
+"""Which thumb stands: the last of a user on a message, in the order of acceptance; a retraction
+removes it.
 
-What the sink committed is a table, moved in the ledger's own transaction; what is still on its way lies over it. So an
-acknowledged thumb is seen at once, also after a kill. Logs of several replicas may arrive in any order: each opinion carries its
-place in the order of acceptance, and an older one never replaces a newer one.
+What the sink committed is a table, moved in the ledger's own transaction; what is still on its way
+lies over it. So an acknowledged thumb is seen at once, also after a kill. Logs of several replicas
+may arrive in any order: each opinion carries its place in the order of acceptance, and an older one
+never replaces a newer one.
 """
 
 import asyncio
@@ -32,7 +34,9 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a user said last about a message: a thumb, or that there is none any more (`up` is None)."""
+    """What a user said last about a message: a thumb, or that there is none any more (`up` is
+    None).
+    """
 
     up: bool | None
     model_version: str
@@ -41,7 +45,9 @@ class Opinion:
     accept_order: int = 0
 
     def replaces(self, other: "Opinion | None") -> bool:
-        """Of two in the order of one log, whether this later one counts. Without an order of acceptance the log's decides."""
+        """Of two in the order of one log, whether this later one counts. Without an order of
+        acceptance the log's decides.
+        """
         return other is None or self.accept_order >= other.accept_order
 
 
@@ -85,7 +91,9 @@ def change_of_row(row: parquet.Row) -> Change | None:
     return (str(row["principal"]), str(row["message_id"])), opinion
 
 
-def fold(connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]) -> None:
+def fold(
+    connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
+) -> None:
     """Move the table by one batch, inside the ledger's transaction."""
     changes = (change_of(event, record.entry.accept_order) for record, event in kept)
     _move(connection, [change for change in changes if change])
@@ -96,7 +104,9 @@ class Pending(Protocol):
     """Opinions that the table may not have yet."""
 
     async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Opinion]:
-        """Those about some keys, or all. Ask before reading the table: one may be in both, never in neither."""
+        """Those about some keys, or all. Ask before reading the table: one may be in both, never in
+        neither.
+        """
 
 
 class Thumbs:
@@ -106,15 +116,23 @@ class Thumbs:
         self._engine, self._pending = engine, pending
 
     async def standing(self, principal: str, message_ids: Sequence[str]) -> dict[str, Opinion]:
-        """Message id → opinion, for the messages on which the user's thumb stands. Raises: LedgerUnavailableError."""
+        """Message id → opinion, for the messages on which the user's thumb stands. Raises:
+        LedgerUnavailableError.
+        """
         keys = {(principal, message_id) for message_id in message_ids}
         pending = await self._pending.opinions(keys)
         found = await asyncio.to_thread(self._committed, keys)
         found |= newer(pending, found)
-        return {message_id: opinion for (_, message_id), opinion in found.items() if opinion.up is not None}
+        return {
+            message_id: opinion
+            for (_, message_id), opinion in found.items()
+            if opinion.up is not None
+        }
 
     async def count(self, since_us: int) -> list[ThumbCount]:
-        """Standing thumbs given at or after a time, by version and arm. Raises: LedgerUnavailableError."""
+        """Standing thumbs given at or after a time, by version and arm. Raises:
+        LedgerUnavailableError.
+        """
         pending = await self._pending.opinions(None)
         totals = await asyncio.to_thread(self._totals, pending, since_us)
         pairs = sorted({(version, arm) for version, arm, _ in totals})
@@ -125,7 +143,9 @@ class Thumbs:
         with transaction(self._engine) as connection:
             return _opinions(connection, keys)
 
-    def _totals(self, pending: Mapping[Key, Opinion], since_us: int) -> Counter[tuple[str, str, bool]]:
+    def _totals(
+        self, pending: Mapping[Key, Opinion], since_us: int
+    ) -> Counter[tuple[str, str, bool]]:
         table = tables.thumbs.c
         grouped = (
             select(table.model_version, table.arm, table.up, func.count())
@@ -148,7 +168,9 @@ class Thumbs:
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
     """Rebuild the thumbs if they do not stand where the ledger does. True if they were rebuilt."""
-    return rebuild(Projection(tables.thumbs, tables.thumb_positions, _move_rows), ledger, store, stream)
+    return rebuild(
+        Projection(tables.thumbs, tables.thumb_positions, _move_rows), ledger, store, stream
+    )
 
 
 def _move_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
@@ -162,7 +184,9 @@ def _move(connection: Connection, changes: Iterable[Change]) -> None:
 def _opinions(connection: Connection, keys: Collection[Key]) -> dict[Key, Opinion]:
     found = {}
     for some in portions(keys):
-        for row in connection.execute(select(tables.thumbs).where(among(tables.thumbs, KEY_COLUMNS, some))):
+        for row in connection.execute(
+            select(tables.thumbs).where(among(tables.thumbs, KEY_COLUMNS, some))
+        ):
             up = None if row.up is None else bool(row.up)
             opinion = Opinion(up, row.model_version, row.arm, row.accept_us, row.accept_order)
             found[row.principal, row.message_id] = opinion

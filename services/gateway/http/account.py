@@ -18,4 +18,6 @@ class Account:
         """The page asks it what to offer."""
         credential: Credential = request.state.credential
         scopes = [scope for scope in Scope if scope in credential.scopes]
-        return JSONResponse({"tenant": credential.caller.tenant, "user": credential.caller.user, "scopes": scopes})
+        return JSONResponse(
+            {"tenant": credential.caller.tenant, "user": credential.caller.user, "scopes": scopes}
+        )

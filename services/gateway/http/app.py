@@ -1,4 +1,6 @@
-"""The HTTP application: every route with its rule, the page's files, and headers that keep a page from calling elsewhere."""
+"""The HTTP application: every route with its rule, the page's files, and headers that keep a page
+from calling elsewhere.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +36,9 @@ PAGE_POLICY = "; ".join(
 )
 
 
-def make_app(door: Door, routes: Sequence[DoorRoute], page_directory: Path | None, *, with_metrics: bool) -> Starlette:
+def make_app(
+    door: Door, routes: Sequence[DoorRoute], page_directory: Path | None, *, with_metrics: bool
+) -> Starlette:
     """The application. `with_metrics`: /metrics is served here too, to everyone."""
     public: list[BaseRoute] = [door.route("GET /health", _health)]
     if with_metrics:
@@ -79,5 +83,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if status == 404:
         return error_response(NotFoundError("there is nothing at this path"))
     if status == 405:
-        return error_response(MethodNotAllowedError("this path does not take this method", field="method"))
+        return error_response(
+            MethodNotAllowedError("this path does not take this method", field="method")
+        )
     return error_response(InvalidArgumentError("the request cannot be read", field="request"))

@@ -1,4 +1,6 @@
-"""Reading a request's JSON: bounded, and strict about what it does not know; every refusal names the field."""
+"""Reading a request's JSON: bounded, and strict about what it does not know; every refusal names
+the field.
+"""
 
 import asyncio
 import json
@@ -40,7 +42,9 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 
 async def read_message(request: Request, kind: type[MessageT]) -> MessageT:
-    """The body as a message of the protocol, in protobuf's JSON. Raises: InvalidArgumentError naming the field."""
+    """The body as a message of the protocol, in protobuf's JSON. Raises: InvalidArgumentError
+    naming the field.
+    """
     return to_message(await read_object(request), kind)
 
 
@@ -55,12 +59,16 @@ def to_message(value: dict[str, Any], kind: type[MessageT]) -> MessageT:
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """A message in protobuf's JSON, with empty fields present, so that the page need not guess them."""
+    """A message in protobuf's JSON, with empty fields present, so that the page need not guess
+    them.
+    """
     return json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
 
 
 def _culprit(value: dict[str, Any], descriptor: Descriptor, path: str) -> InvalidArgumentError:
-    """protobuf's error does not always name the field, and quotes the text: try each part by itself."""
+    """protobuf's error does not always name the field, and quotes the text: try each part by
+    itself.
+    """
     by_name = {field.json_name: field for field in descriptor.fields} | {
         field.name: field for field in descriptor.fields
     }
@@ -73,7 +81,9 @@ def _culprit(value: dict[str, Any], descriptor: Descriptor, path: str) -> Invali
             )
         if not _parses({name: part}, descriptor):
             return _culprit_in(field, part, f"{path}{field.name}")
-    return _body_error("fields of the body exclude each other, or are given twice", "one field of a oneof, once")
+    return _body_error(
+        "fields of the body exclude each other, or are given twice", "one field of a oneof, once"
+    )
 
 
 def _culprit_in(field: FieldDescriptor, part: Any, path: str) -> InvalidArgumentError:
@@ -84,7 +94,11 @@ def _culprit_in(field: FieldDescriptor, part: Any, path: str) -> InvalidArgument
         for number, item in enumerate(part):
             if isinstance(item, dict) and not _parses(item, kind):
                 return _culprit(item, kind, f"{path}[{number}].")
-    wanted = ", ".join(value.name for value in field.enum_type.values) if field.enum_type else f"JSON of {_kind(field)}"
+    wanted = (
+        ", ".join(value.name for value in field.enum_type.values)
+        if field.enum_type
+        else f"JSON of {_kind(field)}"
+    )
     return InvalidArgumentError(f"{path} has a wrong value", field=path, limit=wanted)
 
 
@@ -114,7 +128,9 @@ async def read_bytes(request: Request) -> bytes:
             return await _parts(request)
     except TimeoutError as error:
         limit = f"{MAX_BODY_SECONDS:g} s"
-        raise BodyTooSlowError("the body did not come in time", field="body", limit=limit) from error
+        raise BodyTooSlowError(
+            "the body did not come in time", field="body", limit=limit
+        ) from error
 
 
 async def _parts(request: Request) -> bytes:
@@ -125,7 +141,9 @@ async def _parts(request: Request) -> bytes:
         size += len(part)
         if size > MAX_BODY_BYTES:
             raise BodyTooLargeError(
-                f"body must be at most {MAX_BODY_BYTES} bytes", field="body", limit=f"{MAX_BODY_BYTES} bytes"
+                f"body must be at most {MAX_BODY_BYTES} bytes",
+                field="body",
+                limit=f"{MAX_BODY_BYTES} bytes",
             )
     return b"".join(parts)
 

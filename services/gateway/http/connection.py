@@ -20,7 +20,8 @@ class ClientGoneError(Exception):
 
 
 async def while_connected(request: Request, work: Awaitable[ResultT]) -> ResultT:
-    """The result of the work; the work is cancelled if the client goes away. The body must have been read.
+    """The result of the work; the work is cancelled if the client goes away. The body must have
+    been read.
 
     Raises:
         ClientGoneError: the client went first.
@@ -44,9 +45,13 @@ async def _disconnected(request: Request) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. However the response ends, `events` is closed before anything else happens."""
+    """Server-sent events. However the response ends, `events` is closed before anything else
+    happens.
+    """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None
+    ) -> None:
         self._events = events
         super().__init__(
             _with_heartbeat(events),

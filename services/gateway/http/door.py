@@ -1,4 +1,6 @@
-"""The HTTP door: a route is made here, under its rule of the table in access.py; without one it is denied."""
+"""The HTTP door: a route is made here, under its rule of the table in access.py; without one it is
+denied.
+"""
 
 import logging
 import time
@@ -35,7 +37,9 @@ class DoorRoute(Route):
 
 
 class Door:
-    """Makes routes: identity, errors as JSON, metrics, the request's id and span around an endpoint; a stream's span ends early."""
+    """Makes routes: identity, errors as JSON, metrics, the request's id and span around an
+    endpoint; a stream's span ends early.
+    """
 
     def __init__(self, bearers: Bearers, max_seconds: float) -> None:
         self._bearers, self._max_seconds = bearers, max_seconds
@@ -48,12 +52,16 @@ class Door:
         async def answer(request: Request) -> Response:
             started = time.perf_counter()
             request_id = request_id_from(request.headers.get("x-request-id", ""))
-            span = tracer().start_span(f"{request.method} {path}", context=extract(dict(request.headers)))
+            span = tracer().start_span(
+                f"{request.method} {path}", context=extract(dict(request.headers))
+            )
             try:
                 credential = await self._credential(request, rule)
                 request.state.credential = credential
                 deadline = time.monotonic() + self._max_seconds
-                bind_call(CallContext(credential.caller, request_id, deadline, set_span_in_context(span)))
+                bind_call(
+                    CallContext(credential.caller, request_id, deadline, set_span_in_context(span))
+                )
                 response = await endpoint(request)
             except ServiceError as error:
                 response = error_response(error)

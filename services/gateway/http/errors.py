@@ -1,4 +1,6 @@
-"""Service errors as HTTP: one table, one shape (OpenAI's, so that its clients raise their own exceptions)."""
+"""Service errors as HTTP: one table, one shape (OpenAI's, so that its clients raise their own
+exceptions).
+"""
 
 import math
 from collections.abc import Mapping
@@ -64,13 +66,26 @@ def status_and_type(error: ServiceError) -> tuple[int, str]:
 
 
 def error_body(error: ServiceError) -> dict[str, Any]:
-    """`{"error": {message, type, param, code}}`; the message also says what the limit is, or what would be right."""
+    """`{"error": {message, type, param, code}}`; the message also says what the limit is, or what
+    would be right.
+    """
     text = error.text
     if error.limit and error.limit not in text:
-        word = "limit" if isinstance(error, ResourceExhaustedError | DeadlineExceededError) else "expected"
+        word = (
+            "limit"
+            if isinstance(error, ResourceExhaustedError | DeadlineExceededError)
+            else "expected"
+        )
         text = f"{text} ({word}: {error.limit})"
     kind = status_and_type(error)[1]
-    return {"error": {"message": text, "type": kind, "param": error.field or None, "code": error.reason.lower()}}
+    return {
+        "error": {
+            "message": text,
+            "type": kind,
+            "param": error.field or None,
+            "code": error.reason.lower(),
+        }
+    }
 
 
 def error_response(error: ServiceError) -> Response:

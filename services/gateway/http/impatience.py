@@ -1,4 +1,6 @@
-"""What a client of the HTTP door may not draw out: uvicorn waits for ever for the head of a request, and takes one of any length."""
+"""What a client of the HTTP door may not draw out: uvicorn waits for ever for the head of a
+request, and takes one of any length.
+"""
 
 import asyncio
 
@@ -10,7 +12,9 @@ MAX_HEAD_BYTES = 32 * 1024
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """Drops a connection whose request's head is not there in time, or too long. The first one is due from the start."""
+    """Drops a connection whose request's head is not there in time, or too long. The first one is
+    due from the start.
+    """
 
     _due: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -40,7 +44,10 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         if self._due is None:
-            self._due, self._head_bytes = self.loop.call_later(HEAD_SECONDS, self.transport.abort), 0
+            self._due, self._head_bytes = (
+                self.loop.call_later(HEAD_SECONDS, self.transport.abort),
+                0,
+            )
 
     def _stop_waiting(self) -> None:
         if self._due:

@@ -1,4 +1,6 @@
-"""What training's loop tells of itself: its status and its reports, read from its directory. The loop is never called."""
+"""What training's loop tells of itself: its status and its reports, read from its directory. The
+loop is never called.
+"""
 
 import asyncio
 import json
@@ -40,14 +42,20 @@ class LoopFiles:
         try:
             return JSONResponse(json.loads(text))
         except ValueError as error:
-            raise UnavailableError("the loop's status cannot be read", reason="LOOP_STATUS_BROKEN") from error
+            raise UnavailableError(
+                "the loop's status cannot be read", reason="LOOP_STATUS_BROKEN"
+            ) from error
 
     async def report(self, request: Request) -> Response:
         run = request.path_params["run"]
         if not _RUN.fullmatch(run):
             raise wrong("run", "1 to 128 of letters, digits, '.', '_', '-'")
-        text = await self._read(self._directory / "runs" / run / "report.html", "this run has no report")
-        return Response(text, media_type="text/html", headers={"content-security-policy": REPORT_POLICY})
+        text = await self._read(
+            self._directory / "runs" / run / "report.html", "this run has no report"
+        )
+        return Response(
+            text, media_type="text/html", headers={"content-security-policy": REPORT_POLICY}
+        )
 
     async def _read(self, file: Path, missing: str) -> str:
         try:

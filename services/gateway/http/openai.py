@@ -1,4 +1,6 @@
-"""OpenAI's API over the same turns: the unmodified `openai` package works against it, streaming included."""
+"""OpenAI's API over the same turns: the unmodified `openai` package works against it, streaming
+included.
+"""
 
 import json
 from collections.abc import AsyncGenerator
@@ -45,7 +47,9 @@ class OpenAiApi:
         events = turn.events_after(0)
         if not asked.stream:
             await while_connected(request, _collect(completion, events))
-            return JSONResponse(completion.whole(), headers=rate_limit_headers(turn.reservation.standing))
+            return JSONResponse(
+                completion.whole(), headers=rate_limit_headers(turn.reservation.standing)
+            )
         # Until the first event an error is still a status.
         first = await while_connected(request, anext(events))
         headers = rate_limit_headers(turn.reservation.standing)
@@ -59,7 +63,10 @@ class OpenAiApi:
         model = request.path_params["model"]
         if model not in (ROLLOUT_MODEL, *await self._generator.served_versions()):
             raise NotFoundError(
-                "the model is not served", reason="MODEL_NOT_FOUND", field="model", limit="see /v1/models"
+                "the model is not served",
+                reason="MODEL_NOT_FOUND",
+                field="model",
+                limit="see /v1/models",
             )
         return JSONResponse(model_entry(model))
 
@@ -70,7 +77,9 @@ async def _collect(completion: Completion, events: Events) -> None:
             completion.take(event)
 
 
-async def _server_sent(completion: Completion, first: TurnEvent, events: Events) -> AsyncGenerator[bytes, None]:
+async def _server_sent(
+    completion: Completion, first: TurnEvent, events: Events
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         for chunk in completion.take(first):
             yield _data(chunk)

@@ -1,6 +1,7 @@
 """OpenAI's chat completion request as one of ours.
 
-A parameter is obeyed, is harmless at the value given, or is refused by name: nothing is silently dropped.
+A parameter is obeyed, is harmless at the value given, or is refused by name: nothing is silently
+dropped.
 """
 
 import json
@@ -25,13 +26,35 @@ from services.gateway.request import (
 ValueT = TypeVar("ValueT", bool, int, float)
 
 MAX_EXACT_INTEGER = 2**53
-ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
+ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+}
 OBEYED = frozenset(
-    ("model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens", "max_completion_tokens")
+    (
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "max_completion_tokens",
+    )
 ) | {"stop", "seed"}
 # Say something about the caller, nothing about the answer.
 WITHOUT_EFFECT = frozenset(
-    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+    (
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+    )
 )
 # Not supported; accepted at the values that ask for nothing. null always asks for nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -78,7 +101,12 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
     if not isinstance(model, str) or not model:
         raise wrong("model", "the name of a model")
     if not MODEL_PATTERN.fullmatch(model):
-        raise NotFoundError("the model is not served", reason="MODEL_NOT_FOUND", field="model", limit="see /v1/models")
+        raise NotFoundError(
+            "the model is not served",
+            reason="MODEL_NOT_FOUND",
+            field="model",
+            limit="see /v1/models",
+        )
     stream = _optional(body, "stream", bool, "true or false") or False
     turn = TurnRequest(
         action=_input(body.get("messages")),
@@ -100,7 +128,10 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
         if name in NEUTRAL and value is not None and value not in NEUTRAL[name]:
             allowed = ", ".join(json.dumps(neutral) for neutral in (*NEUTRAL[name], None))
             raise InvalidArgumentError(
-                f"{name} is not supported", reason="UNSUPPORTED_PARAMETER", field=name, limit=f"only {allowed}"
+                f"{name} is not supported",
+                reason="UNSUPPORTED_PARAMETER",
+                field=name,
+                limit=f"only {allowed}",
             )
         if name not in NEUTRAL and name not in OBEYED and name not in WITHOUT_EFFECT:
             raise InvalidArgumentError(
@@ -116,7 +147,9 @@ def _input(messages: Any) -> UserInput:
         raise wrong("messages", f"a list of 1 to {MAX_HISTORY + 1} messages")
     read = [_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
     if read[-1].role is not Role.USER:
-        raise wrong(f"messages[{len(read) - 1}].role", "user: the last message is the one to answer")
+        raise wrong(
+            f"messages[{len(read) - 1}].role", "user: the last message is the one to answer"
+        )
     return UserInput(read[-1].text, tuple(read[:-1]))
 
 
@@ -145,7 +178,9 @@ def _is_text_part(part: Any) -> bool:
 
 def is_unicode(text: Any) -> bool:
     """True for a text that has a UTF-8; JSON's escapes can spell half a character."""
-    return isinstance(text, str) and not any("\ud800" <= character <= "\udfff" for character in text)
+    return isinstance(text, str) and not any(
+        "\ud800" <= character <= "\udfff" for character in text
+    )
 
 
 def _sampling(body: Mapping[str, Any]) -> Sampling:
@@ -201,4 +236,6 @@ def _in_their_words(error: InvalidArgumentError, body: Mapping[str, Any]) -> Inv
         .replace("sampling.max_tokens", _max_tokens_name(body))
         .replace("sampling.", "")
     )
-    return InvalidArgumentError(error.text.replace(ours, theirs), reason=error.reason, field=theirs, limit=error.limit)
+    return InvalidArgumentError(
+        error.text.replace(ours, theirs), reason=error.reason, field=theirs, limit=error.limit
+    )

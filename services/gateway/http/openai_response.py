@@ -1,4 +1,6 @@
-"""Events of a turn as OpenAI's chat completion, whole and in chunks. The id tells a client which message it may rate."""
+"""Events of a turn as OpenAI's chat completion, whole and in chunks. The id tells a client which
+message it may rate.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -50,7 +52,12 @@ class Completion:
     def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
         message = {"role": "assistant", "content": self.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": self.finish_reason,
+        }
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
 
     def _chunk(self, delta: dict[str, str]) -> dict[str, Any]:
@@ -72,7 +79,11 @@ class Completion:
 
     def _usage(self) -> dict[str, int]:
         prompt, completion = self.usage.prompt_tokens, self.usage.completion_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
 
 
 def model_entry(name: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The page's API: the public gRPC methods with JSON and server-sent events around, so that the doors cannot differ."""
+"""The page's API: the public gRPC methods with JSON and server-sent events around, so that the
+doors cannot differ.
+"""
 
 import json
 from collections.abc import AsyncGenerator
@@ -31,7 +33,11 @@ class PageApi:
     """Endpoints under /api."""
 
     def __init__(
-        self, chat: ChatServicer, feedback: FeedbackServicer, generator: GeneratorPeer, feedback_log: FeedbackPeer
+        self,
+        chat: ChatServicer,
+        feedback: FeedbackServicer,
+        generator: GeneratorPeer,
+        feedback_log: FeedbackPeer,
     ) -> None:
         self._chat, self._feedback = chat, feedback
         self._generator, self._feedback_log = generator, feedback_log
@@ -64,7 +70,9 @@ class PageApi:
         await read_bytes(request)
         asked = chat_pb2.ResumeMessageRequest(
             message_id=request.path_params["message_id"],
-            after_sequence=_sequence(request.headers.get("last-event-id") or request.query_params.get("after") or "0"),
+            after_sequence=_sequence(
+                request.headers.get("last-event-id") or request.query_params.get("after") or "0"
+            ),
         )
         return await _stream(request, self._chat.ResumeMessage(asked, NO_CONTEXT))
 
@@ -86,15 +94,21 @@ class PageApi:
         return _json(await self._chat.ListConversations(asked, NO_CONTEXT))
 
     async def get(self, request: Request) -> Response:
-        asked = chat_pb2.GetConversationRequest(conversation_id=request.path_params["conversation_id"])
+        asked = chat_pb2.GetConversationRequest(
+            conversation_id=request.path_params["conversation_id"]
+        )
         return _json(await self._chat.GetConversation(asked, NO_CONTEXT))
 
     async def delete(self, request: Request) -> Response:
-        asked = chat_pb2.DeleteConversationRequest(conversation_id=request.path_params["conversation_id"])
+        asked = chat_pb2.DeleteConversationRequest(
+            conversation_id=request.path_params["conversation_id"]
+        )
         return _json(await self._chat.DeleteConversation(asked, NO_CONTEXT))
 
     async def clear(self, request: Request) -> Response:
-        asked = chat_pb2.ClearConversationRequest(conversation_id=request.path_params["conversation_id"])
+        asked = chat_pb2.ClearConversationRequest(
+            conversation_id=request.path_params["conversation_id"]
+        )
         return _json(await self._chat.ClearConversation(asked, NO_CONTEXT))
 
     async def consent(self, request: Request) -> Response:
@@ -105,7 +119,9 @@ class PageApi:
         return _json(await self._feedback.SetConsent(asked, NO_CONTEXT))
 
     async def erase(self, request: Request) -> Response:
-        return _json(await self._feedback.EraseMyData(feedback_pb2.EraseMyDataRequest(), NO_CONTEXT))
+        return _json(
+            await self._feedback.EraseMyData(feedback_pb2.EraseMyDataRequest(), NO_CONTEXT)
+        )
 
     async def erasure(self, request: Request) -> Response:
         asked = feedback_pb2.GetErasureRequest(erasure_id=request.path_params["erasure_id"])
@@ -115,7 +131,9 @@ class PageApi:
         return _json(await self._feedback_log.experiment())
 
     async def thumbs(self, request: Request) -> Response:
-        return _json(await self._feedback_log.count_thumbs(_time(request.query_params.get("since", ""))))
+        return _json(
+            await self._feedback_log.count_thumbs(_time(request.query_params.get("since", "")))
+        )
 
     async def rollout(self, request: Request) -> Response:
         return _json(await self._generator.rollout())

@@ -1,4 +1,6 @@
-"""The quotas in OpenAI's headers: x-ratelimit-{limit,remaining,reset}-{requests,tokens}. Only limits that hold are there."""
+"""The quotas in OpenAI's headers: x-ratelimit-{limit,remaining,reset}-{requests,tokens}. Only
+limits that hold are there.
+"""
 
 import math
 

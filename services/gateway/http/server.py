@@ -21,13 +21,19 @@ class EmbeddedServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving_http(app: ASGIApp, host: str, port: int, write_seconds: float) -> AsyncIterator[int]:
-    """Serve until the block ends. Yields the port. A reader who takes nothing for `write_seconds` is cut off."""
+async def serving_http(
+    app: ASGIApp, host: str, port: int, write_seconds: float
+) -> AsyncIterator[int]:
+    """Serve until the block ends. Yields the port. A reader who takes nothing for `write_seconds`
+    is cut off.
+    """
     listener = socket.create_server((host, port), backlog=2048)
-    # uvloop does it by itself, asyncio's loop does not for such a socket: then every answer waits 40 ms for an ACK.
+    # uvloop does it by itself, asyncio's loop does not for such a socket: then every answer waits
+    # 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
-        # Handed on to every connection. The kernel counts a closed window too; uvicorn would wait for ever.
+        # Handed on to every connection. The kernel counts a closed window too; uvicorn would wait
+        # for ever.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_seconds * 1000))
     config = uvicorn.Config(
         app,

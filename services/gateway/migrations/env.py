@@ -1,4 +1,6 @@
-"""Alembic's entrance. It runs what is imported, so this is the one module of the house whose import does something."""
+"""Alembic's entrance. It runs what is imported, so this is the one module of the house whose import
+does something.
+"""
 
 from alembic import context
 

@@ -1,4 +1,6 @@
-"""The caller's stored conversations: session's messages are the public ones, with what the caller said about them added."""
+"""The caller's stored conversations: session's messages are the public ones, with what the caller
+said about them added.
+"""
 
 import logging
 
@@ -21,45 +23,72 @@ class ConversationsPeer:
     """Reads and removes conversations. Ownership is checked where the rows are read: in session."""
 
     def __init__(
-        self, stub: session_pb2_grpc.SessionServiceStub, feedback: FeedbackPeer, within_seconds: float
+        self,
+        stub: session_pb2_grpc.SessionServiceStub,
+        feedback: FeedbackPeer,
+        within_seconds: float,
     ) -> None:
         self._stub, self._feedback, self._within_seconds = stub, feedback, within_seconds
 
-    async def get(self, request: chat_pb2.GetConversationRequest) -> chat_pb2.GetConversationResponse:
+    async def get(
+        self, request: chat_pb2.GetConversationRequest
+    ) -> chat_pb2.GetConversationResponse:
         """One conversation with all messages. Raises: NotFoundError."""
         check_uuid(request.conversation_id, "conversation_id")
         asked = session_pb2.GetConversationRequest(conversation_id=request.conversation_id)
-        found = await call_unary(PEER, self._stub.GetConversation, asked, within_seconds=self._within_seconds)
-        response = chat_pb2.GetConversationResponse(conversation=found.conversation, messages=found.messages)
+        found = await call_unary(
+            PEER, self._stub.GetConversation, asked, within_seconds=self._within_seconds
+        )
+        response = chat_pb2.GetConversationResponse(
+            conversation=found.conversation, messages=found.messages
+        )
         await self._add_said(response)
         return response
 
-    async def list_page(self, request: chat_pb2.ListConversationsRequest) -> chat_pb2.ListConversationsResponse:
+    async def list_page(
+        self, request: chat_pb2.ListConversationsRequest
+    ) -> chat_pb2.ListConversationsResponse:
         """One page, last used first."""
         if request.page_size > MAX_PAGE_SIZE:
             raise wrong("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for 50")
-        asked = session_pb2.ListConversationsRequest(page_size=request.page_size, page_token=request.page_token)
-        found = await call_unary(PEER, self._stub.ListConversations, asked, within_seconds=self._within_seconds)
+        asked = session_pb2.ListConversationsRequest(
+            page_size=request.page_size, page_token=request.page_token
+        )
+        found = await call_unary(
+            PEER, self._stub.ListConversations, asked, within_seconds=self._within_seconds
+        )
         return chat_pb2.ListConversationsResponse(
             conversations=found.conversations, next_page_token=found.next_page_token
         )
 
-    async def clear(self, request: chat_pb2.ClearConversationRequest) -> chat_pb2.ClearConversationResponse:
+    async def clear(
+        self, request: chat_pb2.ClearConversationRequest
+    ) -> chat_pb2.ClearConversationResponse:
         """Remove the messages. Raises: NotFoundError."""
         check_uuid(request.conversation_id, "conversation_id")
         asked = session_pb2.ClearConversationRequest(conversation_id=request.conversation_id)
-        await call_unary(PEER, self._stub.ClearConversation, asked, within_seconds=self._within_seconds)
+        await call_unary(
+            PEER, self._stub.ClearConversation, asked, within_seconds=self._within_seconds
+        )
         return chat_pb2.ClearConversationResponse()
 
-    async def delete(self, request: chat_pb2.DeleteConversationRequest) -> chat_pb2.DeleteConversationResponse:
+    async def delete(
+        self, request: chat_pb2.DeleteConversationRequest
+    ) -> chat_pb2.DeleteConversationResponse:
         """Remove the conversation. Raises: NotFoundError."""
         check_uuid(request.conversation_id, "conversation_id")
         asked = session_pb2.DeleteConversationRequest(conversation_id=request.conversation_id)
-        await call_unary(PEER, self._stub.DeleteConversation, asked, within_seconds=self._within_seconds)
+        await call_unary(
+            PEER, self._stub.DeleteConversation, asked, within_seconds=self._within_seconds
+        )
         return chat_pb2.DeleteConversationResponse()
 
     async def _add_said(self, response: chat_pb2.GetConversationResponse) -> None:
-        answers = {message.id: message for message in response.messages if message.role == chat_pb2.ROLE_ASSISTANT}
+        answers = {
+            message.id: message
+            for message in response.messages
+            if message.role == chat_pb2.ROLE_ASSISTANT
+        }
         if not answers:
             return
         try:

@@ -16,5 +16,7 @@ class EnhancerPeer:
     async def enhance(self, text: str) -> Prompt:
         """See `prompts.Enhancer`."""
         request = enhancer_pb2.EnhanceRequest(text=text)
-        response = await call_unary("enhancer", self._stub.Enhance, request, within_seconds=self._within_seconds)
+        response = await call_unary(
+            "enhancer", self._stub.Enhance, request, within_seconds=self._within_seconds
+        )
         return Prompt(text, response.text, tuple(map(text_edit, response.edits)))

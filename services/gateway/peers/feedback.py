@@ -14,14 +14,17 @@ from services.gateway.own_data import Consent, Erasure
 
 PEER = "feedback"
 DURABILITIES = {feedback_pb2.DURABILITY_SPOOL: Durability.SPOOL}
-# So many that an answer fits into a message, 4 MiB, though all words on all of them are as long as they may be: 43 KB.
+# So many that an answer fits into a message, 4 MiB, though all words on all of them are as long as
+# they may be: 43 KB.
 MAX_THUMBS_A_CALL = 90
 
 
 class FeedbackPeer:
     """See `feedback.FeedbackLog` and `own_data.OwnLog`."""
 
-    def __init__(self, stub: feedback_pb2_grpc.FeedbackLogServiceStub, within_seconds: float) -> None:
+    def __init__(
+        self, stub: feedback_pb2_grpc.FeedbackLogServiceStub, within_seconds: float
+    ) -> None:
         self._stub, self._within_seconds = stub, within_seconds
 
     async def record(self, event: FeedbackEvent) -> Durability:
@@ -38,7 +41,8 @@ class FeedbackPeer:
             ) from error
         if response.durability not in DURABILITIES:
             raise UnavailableError(
-                "the feedback service does not say where the event is", reason="FEEDBACK_UNAVAILABLE"
+                "the feedback service does not say where the event is",
+                reason="FEEDBACK_UNAVAILABLE",
             )
         return DURABILITIES[response.durability]
 
@@ -46,7 +50,9 @@ class FeedbackPeer:
         """What the caller said about messages, as it stands."""
         found = feedback_pb2.GetThumbsResponse()
         for start in range(0, len(message_ids), MAX_THUMBS_A_CALL):
-            request = feedback_pb2.GetThumbsRequest(message_ids=message_ids[start : start + MAX_THUMBS_A_CALL])
+            request = feedback_pb2.GetThumbsRequest(
+                message_ids=message_ids[start : start + MAX_THUMBS_A_CALL]
+            )
             found.MergeFrom(await self._call(self._stub.GetThumbs, request))
         return found
 
@@ -66,7 +72,11 @@ class FeedbackPeer:
 
     async def consent(self) -> Consent:
         """See `own_data.OwnLog`."""
-        return _consent(await self._call(self._stub.GetPrincipalConsent, feedback_pb2.GetPrincipalConsentRequest()))
+        return _consent(
+            await self._call(
+                self._stub.GetPrincipalConsent, feedback_pb2.GetPrincipalConsentRequest()
+            )
+        )
 
     async def set_consent(self, *, training: bool) -> Consent:
         """See `own_data.OwnLog`."""
@@ -75,7 +85,9 @@ class FeedbackPeer:
 
     async def erase_principal(self) -> Erasure:
         """See `own_data.OwnLog`."""
-        return _erasure(await self._call(self._stub.ErasePrincipal, feedback_pb2.ErasePrincipalRequest()))
+        return _erasure(
+            await self._call(self._stub.ErasePrincipal, feedback_pb2.ErasePrincipalRequest())
+        )
 
     async def erasure(self, erasure_id: str) -> Erasure:
         """See `own_data.OwnLog`."""
@@ -93,7 +105,9 @@ def _consent(
     response: feedback_pb2.GetPrincipalConsentResponse | feedback_pb2.SetPrincipalConsentResponse,
 ) -> Consent:
     said = response.consent
-    return Consent(said.training, said.update_time.ToMicroseconds() if said.HasField("update_time") else None)
+    return Consent(
+        said.training, said.update_time.ToMicroseconds() if said.HasField("update_time") else None
+    )
 
 
 def _erasure(
@@ -101,9 +115,16 @@ def _erasure(
 ) -> Erasure:
     found = response.erasure
     if not found.HasField("shred_time"):
-        raise UnavailableError("the feedback service does not say when the key went", reason="FEEDBACK_UNAVAILABLE")
+        raise UnavailableError(
+            "the feedback service does not say when the key went", reason="FEEDBACK_UNAVAILABLE"
+        )
     rewrite_us = found.rewrite_time.ToMicroseconds() if found.HasField("rewrite_time") else None
-    return Erasure(found.erasure_id, found.request_time.ToMicroseconds(), found.shred_time.ToMicroseconds(), rewrite_us)
+    return Erasure(
+        found.erasure_id,
+        found.request_time.ToMicroseconds(),
+        found.shred_time.ToMicroseconds(),
+        rewrite_us,
+    )
 
 
 def _message(event: FeedbackEvent) -> events_pb2.FeedbackEvent:

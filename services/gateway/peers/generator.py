@@ -11,7 +11,13 @@ from services.chassis.identity import require_caller
 from services.gateway.events import FinishReason, Usage
 from services.gateway.generation import Finished, GenerateEvent, Sample, Selected
 from services.gateway.request import ROLLOUT_MODEL, Message, TurnRequest
-from services.gateway.translation import FINISH_REASONS, TASK_NUMBERS, TASKS, history_message, sampling_message
+from services.gateway.translation import (
+    FINISH_REASONS,
+    TASK_NUMBERS,
+    TASKS,
+    history_message,
+    sampling_message,
+)
 
 PEER = "generator"
 # A rollout is small and kept in memory there.
@@ -31,7 +37,9 @@ class GeneratorPeer:
         self._stub, self._rollout, self._turn_seconds = stub, rollout, turn_seconds
 
     async def require_version(self, version: str) -> None:
-        """See `generation.Generator`. Asked before anything is stored, so that a wrong name leaves nothing behind."""
+        """See `generation.Generator`. Asked before anything is stored, so that a wrong name leaves
+        nothing behind.
+        """
         if version and version not in (served := await self.served_versions()):
             raise NotFoundError(
                 "the model is not served",
@@ -59,7 +67,9 @@ class GeneratorPeer:
         )
         return response
 
-    async def generate(self, request: TurnRequest, context: Sequence[Message]) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(
+        self, request: TurnRequest, context: Sequence[Message]
+    ) -> AsyncGenerator[GenerateEvent, None]:
         """See `generation.Generator`."""
         message = generator_pb2.GenerateRequest(
             user_key=require_caller().key,
@@ -77,12 +87,15 @@ class GeneratorPeer:
         except UnavailableError as error:
             if began or error.reason != LOST:
                 raise
-            # A server that ends says CANCELLED to what comes at that moment, which gRPC does not repeat: 1 of 20,000 calls in a roll.
+            # A server that ends says CANCELLED to what comes at that moment, which gRPC does not
+            # repeat: 1 of 20,000 calls in a roll.
             async with aclosing(self._answer(message)) as events:
                 async for event in events:
                     yield event
 
-    async def _answer(self, message: generator_pb2.GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def _answer(
+        self, message: generator_pb2.GenerateRequest
+    ) -> AsyncGenerator[GenerateEvent, None]:
         stream = call_stream(PEER, self._stub.Generate, message, within_seconds=self._turn_seconds)
         async with aclosing(stream) as events:
             async for event in events:
@@ -104,7 +117,9 @@ def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
                 chosen.top_p,
             )
         case "finished":
-            usage = Usage(event.finished.usage.prompt_tokens, event.finished.usage.completion_tokens)
+            usage = Usage(
+                event.finished.usage.prompt_tokens, event.finished.usage.completion_tokens
+            )
             reason = FINISH_REASONS.get(event.finished.finish_reason, FinishReason.STOP)
             return Finished(reason, usage, _sample(event.finished))
         case _:
@@ -113,4 +128,8 @@ def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
 
 def _sample(finished: generator_pb2.Finished) -> Sample | None:
     told = finished.sample
-    return Sample(tuple(told.token_ids), tuple(told.log_probs)) if finished.HasField("sample") else None
+    return (
+        Sample(tuple(told.token_ids), tuple(told.log_probs))
+        if finished.HasField("sample")
+        else None
+    )

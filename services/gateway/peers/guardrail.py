@@ -20,14 +20,18 @@ ACTIONS = {
 class GuardrailPeer:
     """Asks for rulings; an answer that is not one of the three actions is no ruling."""
 
-    def __init__(self, stub: guardrail_pb2_grpc.GuardrailServiceStub, within_seconds: float) -> None:
+    def __init__(
+        self, stub: guardrail_pb2_grpc.GuardrailServiceStub, within_seconds: float
+    ) -> None:
         self._stub, self._within_seconds = stub, within_seconds
         self._outputs = OutputChecks(self._check_one, self._check_many)
 
     async def check_input(self, texts: tuple[str, ...]) -> InputRuling:
         """See `guard.Guard`."""
         request = guardrail_pb2.CheckInputRequest(texts=texts)
-        response = await call_unary(PEER, self._stub.CheckInput, request, within_seconds=self._within_seconds)
+        response = await call_unary(
+            PEER, self._stub.CheckInput, request, within_seconds=self._within_seconds
+        )
         return InputRuling(
             _action(response.verdict),
             response.verdict.category,
@@ -35,7 +39,9 @@ class GuardrailPeer:
             response.rejection_text,
         )
 
-    async def check_output(self, prompt: str, released_tail: str, pending: str, *, final: bool) -> OutputRuling:
+    async def check_output(
+        self, prompt: str, released_tail: str, pending: str, *, final: bool
+    ) -> OutputRuling:
         """See `guard.OutputGuard`."""
         response = await self._outputs.check(
             Check(prompt=prompt, released_tail=released_tail, pending=pending, final=final)
@@ -49,17 +55,23 @@ class GuardrailPeer:
         )
 
     async def _check_one(self, check: Check) -> Result:
-        result: Result = await call_unary(PEER, self._stub.CheckOutput, check, within_seconds=self._within_seconds)
+        result: Result = await call_unary(
+            PEER, self._stub.CheckOutput, check, within_seconds=self._within_seconds
+        )
         return result
 
     async def _check_many(self, checks: Sequence[Check]) -> Sequence[Result]:
         request = guardrail_pb2.CheckOutputsRequest(checks=checks)
-        response = await call_unary(PEER, self._stub.CheckOutputs, request, within_seconds=self._within_seconds)
+        response = await call_unary(
+            PEER, self._stub.CheckOutputs, request, within_seconds=self._within_seconds
+        )
         results: Sequence[Result] = response.results
         return results
 
 
 def _action(verdict: guardrail_pb2.Verdict) -> Action:
     if verdict.action not in ACTIONS:
-        raise UnavailableError("the guardrail service gave no verdict", reason="GUARDRAIL_UNAVAILABLE")
+        raise UnavailableError(
+            "the guardrail service gave no verdict", reason="GUARDRAIL_UNAVAILABLE"
+        )
     return ACTIONS[verdict.action]

@@ -1,4 +1,6 @@
-"""An OpenID issuer: its discovery document, and the keys that it publishes. Small answers, quickly, or none."""
+"""An OpenID issuer: its discovery document, and the keys that it publishes. Small answers, quickly,
+or none.
+"""
 
 import json
 from collections.abc import Mapping
@@ -64,10 +66,18 @@ def _usable(entry: Any) -> tuple[str, PyJWK | None]:
     if not isinstance(entry, dict):
         return "", None
     key_id, kind, curve = entry.get("kid"), entry.get("kty"), entry.get("crv")
-    if not isinstance(key_id, str) or not isinstance(kind, str) or not isinstance(curve, str | None):
+    if (
+        not isinstance(key_id, str)
+        or not isinstance(kind, str)
+        or not isinstance(curve, str | None)
+    ):
         return "", None
     algorithm = ALGORITHM_BY_KIND.get((kind, curve))
-    if algorithm is None or entry.get("alg", algorithm) != algorithm or entry.get("use", "sig") != "sig":
+    if (
+        algorithm is None
+        or entry.get("alg", algorithm) != algorithm
+        or entry.get("use", "sig") != "sig"
+    ):
         return "", None
     try:
         return key_id, PyJWK(entry, algorithm)

@@ -1,7 +1,8 @@
-"""Checks of answers on their way to the guard: what an answer begins or ends with goes at once, the rest gathers for a moment.
+"""Checks of answers on their way to the guard: what an answer begins or ends with goes at once, the
+rest gathers for a moment.
 
-A call costs both sides a millisecond of processor time, a judgement a twentieth of that: with two hundred answers at once, calls of
-one check each were the largest part of the chat path.
+A call costs both sides a millisecond of processor time, a judgement a twentieth of that: with two
+hundred answers at once, calls of one check each were the largest part of the chat path.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import UnavailableError
 
-# Between two calls, but for those that somebody waits for. One answer alone asks more seldom than that, and never notices.
+# Between two calls, but for those that somebody waits for. One answer alone asks more seldom than
+# that, and never notices.
 GATHER_SECONDS = 0.025
 # Limits of a call: the guard's, and what it judges without a thread.
 MOST_CHECKS, MOST_CHARACTERS = 64, 8_192
@@ -35,7 +37,9 @@ class _Asked:
 
     @property
     def urgent(self) -> bool:
-        """The first text is what people wait for, and after the last nothing comes; between the two they read."""
+        """The first text is what people wait for, and after the last nothing comes; between the two
+        they read.
+        """
         return self.check.final or not self.check.released_tail
 
 
@@ -79,7 +83,9 @@ class OutputChecks:
             call.add_done_callback(self._calls.discard)
 
     def _take(self) -> list[_Asked]:
-        """As many as may go together, in order; at least one. Those whose turn has ended meanwhile are left out."""
+        """As many as may go together, in order; at least one. Those whose turn has ended meanwhile
+        are left out.
+        """
         together: list[_Asked] = []
         characters = 0
         while self._waiting and len(together) < MOST_CHECKS:
@@ -112,5 +118,7 @@ class OutputChecks:
             return [await self._check_one(checks[0])]
         results = await self._check_many(checks)
         if len(results) != len(checks):
-            raise UnavailableError("the guardrail service left a check out", reason="GUARDRAIL_UNAVAILABLE")
+            raise UnavailableError(
+                "the guardrail service left a check out", reason="GUARDRAIL_UNAVAILABLE"
+            )
         return results

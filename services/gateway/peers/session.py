@@ -47,9 +47,17 @@ class SessionPeer:
                 message.user.original_text, message.user.text = prompt.original_text, prompt.text
                 message.user.edits.extend(map(edit_message, prompt.edits))
                 message.history.extend(map(history_message, history))
-        begun = await call_unary(PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds)
+        begun = await call_unary(
+            PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
+        )
         context = tuple(Message(ROLES[entry.role], entry.text) for entry in begun.context)
-        return Begun(begun.conversation_id, begun.user_message_id, begun.assistant_message_id, context, begun.replayed)
+        return Begun(
+            begun.conversation_id,
+            begun.user_message_id,
+            begun.assistant_message_id,
+            context,
+            begun.replayed,
+        )
 
     async def finish_turn(self, answer: Answer) -> None:
         """See `sessions.Sessions`."""
@@ -105,12 +113,16 @@ class SessionPeer:
     async def erase_user(self) -> int:
         """See `own_data.OwnConversations`."""
         request = session_pb2.EraseUserRequest()
-        response = await call_unary(PEER, self._stub.EraseUser, request, within_seconds=self._within_seconds)
+        response = await call_unary(
+            PEER, self._stub.EraseUser, request, within_seconds=self._within_seconds
+        )
         return int(response.removed_conversations)
 
     async def message(self, message_id: str) -> chat_pb2.Message:
         """One message of the caller. Raises: NotFoundError."""
         request = session_pb2.GetMessageRequest(message_id=message_id)
-        response = await call_unary(PEER, self._stub.GetMessage, request, within_seconds=self._within_seconds)
+        response = await call_unary(
+            PEER, self._stub.GetMessage, request, within_seconds=self._within_seconds
+        )
         found: chat_pb2.Message = response.message
         return found

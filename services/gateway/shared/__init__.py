@@ -1,1 +1,3 @@
-"""What gateways share through Valkey: running turns, quotas, answers. Everything here may be away, and says so."""
+"""What gateways share through Valkey: running turns, quotas, answers. Everything here may be away,
+and says so.
+"""

@@ -1,4 +1,6 @@
-"""Answers that all gateways may show again, sealed. A tenant has a bounded number of them; the oldest goes first."""
+"""Answers that all gateways may show again, sealed. A tenant has a bounded number of them; the
+oldest goes first.
+"""
 
 import json
 from dataclasses import asdict
@@ -12,7 +14,8 @@ from services.gateway.request import Task
 from services.gateway.shared.link import Link, Script, Use
 from services.gateway.shared.seal import Seal, SealBrokenError
 
-# KEYS: answer, index of the tenant's answers by age. ARGV: sealed answer, ms to keep it, most answers.
+# KEYS: answer, index of the tenant's answers by age. ARGV: sealed answer, ms to keep it, most
+# answers.
 KEEP = Script("""
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local clock = redis.call('TIME')

@@ -1,6 +1,8 @@
-"""Users whose turns all gateways must forget: a short stream of orders in Valkey. A gateway's beat says how far it has obeyed.
+"""Users whose turns all gateways must forget: a short stream of orders in Valkey. A gateway's beat
+says how far it has obeyed.
 
-So whoever erases knows when nobody remembers anything, and a gateway that was cut off reads on when it is back.
+So whoever erases knows when nobody remembers anything, and a gateway that was cut off reads on when
+it is back.
 """
 
 import asyncio
@@ -41,7 +43,8 @@ class Erasures:
         self._lease_seconds, self._keep_ms = lease_seconds, int(1000 * keep_seconds)
         self._look_seconds = lease_seconds / LOOKS_A_LEASE
         self._forget: Callable[[str], Awaitable[None]] | None = None
-        # None: not yet looked, so that what was ordered before this process began is none of its business.
+        # None: not yet looked, so that what was ordered before this process began is none of its
+        # business.
         self._obeyed: str | None = None
 
     def when_asked(self, forget: Callable[[str], Awaitable[None]]) -> None:

@@ -1,7 +1,9 @@
-"""Reads the turns of other gateways for whoever resumes one here: all streams in one question, many times a second.
+"""Reads the turns of other gateways for whoever resumes one here: all streams in one question, many
+times a second.
 
-Asking beats being told: no connection of its own waits for news, and an outage looks the same to every use. A gateway counts as
-lost when its beat was missing for a whole lease, so that a Valkey that has just come back is no death.
+Asking beats being told: no connection of its own waits for news, and an outage looks the same to
+every use. A gateway counts as lost when its beat was missing for a whole lease, so that a Valkey
+that has just come back is no death.
 """
 
 import asyncio
@@ -178,7 +180,9 @@ class Followers:
         return now - since >= self._lease_seconds
 
     def _miss(self, reader: _Reader) -> None:
-        """The turn is not in the log, or its end is and was not read: gone for good unless its gateway soon sends it again."""
+        """The turn is not in the log, or its end is and was not read: gone for good unless its
+        gateway soon sends it again.
+        """
         reader.missed_since = reader.missed_since or time.monotonic()
         if time.monotonic() - reader.missed_since >= 2 * self._lease_seconds:
             reader.fail(lost_events())

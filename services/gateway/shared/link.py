@@ -1,8 +1,8 @@
 """The way to Valkey: one connection for all, and one opinion on whether Valkey is there.
 
-Commands of all callers that wait at the same time are written together, by a task of its own: a caller that is cancelled never
-leaves a reply behind for the next. A batch has a short deadline. The first one that fails tells everybody: until a probe has
-been written, every call is refused at once.
+Commands of all callers that wait at the same time are written together, by a task of its own: a
+caller that is cancelled never leaves a reply behind for the next. A batch has a short deadline. The
+first one that fails tells everybody: until a probe has been written, every call is refused at once.
 """
 
 import asyncio
@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 MAX_BATCH = 500
 PROBE_MILLISECONDS = 1_000
 ROUNDS_TO_READ = 20
-# Replies that mean: not now, whatever the command. The client knows the first ones as types, the others by their first word.
+# Replies that mean: not now, whatever the command. The client knows the first ones as types, the
+# others by their first word.
 REFUSALS: Mapping[type[Exception], str] = {
     OutOfMemoryError: "full",
     ReadOnlyError: "read_only",
@@ -94,7 +95,8 @@ class Link:
         """The reply to a command.
 
         Raises:
-            StoreAwayError: Valkey is away, full, or refuses this command. It may have been executed all the same.
+            StoreAwayError: Valkey is away, full, or refuses this command. It may have been executed
+                all the same.
         """
         if not self.up:
             VALKEY_ERRORS.labels(use, "away").inc()
@@ -190,7 +192,9 @@ class Link:
         self._up.set()
 
     async def _probe(self) -> str:
-        """Why Valkey cannot be used; empty if it can. It is written to: one that is full must not count as there."""
+        """Why Valkey cannot be used; empty if it can. It is written to: one that is full must not
+        count as there.
+        """
         try:
             (reply,) = await self._execute([("SET", self._probe_key, "1", "PX", PROBE_MILLISECONDS)])
         except (ValkeyError, OSError, TimeoutError) as error:
@@ -208,8 +212,8 @@ class Link:
 async def _within(seconds: float, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
     """The result of the work. Raises: TimeoutError.
 
-    A reply that lies in the socket counts, even if this process was too busy to read it in time: else every long pause of the
-    event loop would look like an absence.
+    A reply that lies in the socket counts, even if this process was too busy to read it in time:
+    else every long pause of the event loop would look like an absence.
     """
     task = asyncio.create_task(work)
     try:

@@ -1,6 +1,8 @@
-"""Brings our turns to the log, without ever making their readers wait: what happens while one batch travels goes into the next.
+"""Brings our turns to the log, without ever making their readers wait: what happens while one batch
+travels goes into the next.
 
-The turn itself is the buffer: after Valkey was away, flushed or set back, what it lacks is sent again from there.
+The turn itself is the buffer: after Valkey was away, flushed or set back, what it lacks is sent
+again from there.
 """
 
 import asyncio
@@ -45,7 +47,9 @@ class Publisher:
         return bool(self._turns)
 
     def announce(self, turn: Turn) -> None:
-        """There is more of the turn. One that ended before anything was shown matters only to who shares its request_id."""
+        """There is more of the turn. One that ended before anything was shown matters only to who
+        shares its request_id.
+        """
         progress = self._turns.get(turn.attempt)
         if progress is None:
             if turn.ended and not (turn.started or turn.request.request_id):
@@ -66,7 +70,9 @@ class Publisher:
             del self._turns[attempt]
 
     def look_again(self) -> None:
-        """Compare all turns with the log: it may have forgotten some, or another gateway may have taken one over."""
+        """Compare all turns with the log: it may have forgotten some, or another gateway may have
+        taken one over.
+        """
         oldest = time.monotonic() - self._keep_seconds
         for attempt, progress in list(self._turns.items()):
             if progress.ended_at and progress.ended_at < oldest:

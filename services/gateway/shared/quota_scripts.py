@@ -1,7 +1,9 @@
-"""The Lua of the shared quota book. Each script is one step for all gateways, and reads the time from the server.
+"""The Lua of the shared quota book. Each script is one step for all gateways, and reads the time
+from the server.
 
-An account has four keys: `requests` and `tokens` (hashes: step → count), `turns` (sorted set: turn → when its lease ends) and
-`held` (hash: turn → "step:reserved tokens"). KEYS are those of the user, then those of the tenant.
+An account has four keys: `requests` and `tokens` (hashes: step → count), `turns` (sorted set: turn
+→ when its lease ends) and `held` (hash: turn → "step:reserved tokens"). KEYS are those of the user,
+then those of the tenant.
 """
 
 from collections.abc import Mapping
@@ -50,8 +52,9 @@ local function settle(account, turn, used)
 end
 """
 
-# ARGV: turn, lease in ms, tokens, then for user and tenant: requests, tokens, turns at most (0: no limit).
-# Reply: which of CHECKS refused, from 1 (0: none), ms to wait, then for user and tenant: requests, ms to reset, tokens, ms to reset.
+# ARGV: turn, lease in ms, tokens, then for user and tenant: requests, tokens, turns at most (0: no
+# limit). Reply: which of CHECKS refused, from 1 (0: none), ms to wait, then for user and tenant:
+# requests, ms to reset, tokens, ms to reset.
 ADMIT = """
 local lease, asked = tonumber(ARGV[2]), tonumber(ARGV[3])
 local needs = {[REQUESTS] = 1, [TOKENS] = asked, [TURNS] = 1}

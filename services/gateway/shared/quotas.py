@@ -1,4 +1,6 @@
-"""The quota book that gateways share: one script a step, so that no interleaving admits more than the limit."""
+"""The quota book that gateways share: one script a step, so that no interleaving admits more than
+the limit.
+"""
 
 from collections.abc import Mapping, Sequence
 

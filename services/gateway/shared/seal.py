@@ -1,4 +1,5 @@
-"""What users said lies in Valkey only sealed (AES-256-GCM), under a key of its own for every name: a text that is moved cannot be read.
+"""What users said lies in Valkey only sealed (AES-256-GCM), under a key of its own for every name:
+a text that is moved cannot be read.
 
 The names' keys come from one secret that all gateways of an installation have.
 """
@@ -46,7 +47,9 @@ class Seal:
         return Box(self._derive(b"box", name))
 
     def fingerprint(self, text: str) -> str:
-        """A name for a text from which nobody can tell the text, not even by trying; 64 hexadecimal digits."""
+        """A name for a text from which nobody can tell the text, not even by trying; 64 hexadecimal
+        digits.
+        """
         return self._derive(b"fingerprint", text).hex()
 
     def _derive(self, purpose: bytes, text: str) -> bytes:

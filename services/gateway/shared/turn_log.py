@@ -1,7 +1,8 @@
 """Turns as they lie in Valkey: what was said, who answers, and whether that gateway lives.
 
-A turn is a hash (attempt, gateway, caller, anew; `events` once it has ended) and a stream a attempt, whose entries have the
-sequence of the event as their id: appending twice is harmless, a gap is seen, and after the last event comes an entry `end`.
+A turn is a hash (attempt, gateway, caller, anew; `events` once it has ended) and a stream a
+attempt, whose entries have the sequence of the event as their id: appending twice is harmless, a
+gap is seen, and after the last event comes an entry `end`.
 """
 
 import asyncio
@@ -26,8 +27,9 @@ MOST_READ = 1_000
 SCAN_COUNT = 1_000
 KINDS = {code.name: kind for code, kind in KIND_BY_CODE.items()}
 
-# KEYS: hash, stream. ARGV: attempt, gateway, caller, anew, ttl in ms, whether it ends here, first sequence, sealed events …
-# and last the sealed end. Reply: the last sequence that is there; -1 if another attempt is.
+# KEYS: hash, stream. ARGV: attempt, gateway, caller, anew, ttl in ms, whether it ends here, first
+# sequence, sealed events … and last the sealed end. Reply: the last sequence that is there; -1 if
+# another attempt is.
 APPEND = Script("""
 local attempt = redis.call('HGET', KEYS[1], 'attempt')
 if attempt and attempt ~= ARGV[1] then return -1 end
@@ -55,8 +57,8 @@ redis.call('PEXPIRE', KEYS[2], ARGV[5])
 return last
 """)
 
-# KEYS: hash. ARGV: the attempt that must be there (empty: none), ttl in ms, attempt, gateway, caller, anew.
-# Reply: nil if it is ours now, else what is there: attempt, gateway, events.
+# KEYS: hash. ARGV: the attempt that must be there (empty: none), ttl in ms, attempt, gateway,
+# caller, anew. Reply: nil if it is ours now, else what is there: attempt, gateway, events.
 CLAIM = Script("""
 local attempt = redis.call('HGET', KEYS[1], 'attempt') or ''
 if attempt ~= ARGV[1] then return redis.call('HMGET', KEYS[1], 'attempt', 'gateway', 'events') end
@@ -102,7 +104,9 @@ class TurnLog:
         self._keep_ms = int(1000 * keep_seconds)
 
     async def append(self, turn: Turn, events: Sequence[TurnEvent], first: int, end: End | None) -> int | None:
-        """The last sequence that is there now, which may be less than what is asked to follow; None: another attempt is there."""
+        """The last sequence that is there now, which may be less than what is asked to follow;
+        None: another attempt is there.
+        """
         stream = stream_key(turn.message_id, turn.attempt)
         box = self._seal.box(stream)
         sealed = [box.seal(event_message(event).SerializeToString()) for event in events]
@@ -113,7 +117,9 @@ class TurnLog:
         return None if last < 0 else last
 
     async def claim(self, turn: Turn, instead_of: str) -> TurnState | None:
-        """Make the turn ours, if `instead_of` is the attempt that is there (empty: none); else what is there."""
+        """Make the turn ours, if `instead_of` is the attempt that is there (empty: none); else what
+        is there.
+        """
         mine = (turn.attempt, self.gateway, turn.caller.key, int(turn.anew))
         found = await self._run(CLAIM, [_hash_key(turn.message_id)], instead_of, self._keep_ms, *mine)
         if found is None:
@@ -195,7 +201,9 @@ class TurnLog:
 
 
 def opened(box: Box, kind: bytes, sealed: bytes) -> Entry:
-    """An entry of a stream. Raises: UnavailableError if it is not readable with this installation's secret."""
+    """An entry of a stream. Raises: UnavailableError if it is not readable with this installation's
+    secret.
+    """
     try:
         data = box.open(sealed)
         return _end(data) if kind == b"end" else placed_event(chat_pb2.ChatEvent.FromString(data))

@@ -1,4 +1,6 @@
-"""Our turns told to other gateways, and theirs told here. See `turn.Announcer` and `turns.OtherGateways`."""
+"""Our turns told to other gateways, and theirs told here. See `turn.Announcer` and
+`turns.OtherGateways`.
+"""
 
 import asyncio
 import time
@@ -136,13 +138,17 @@ class ValkeyTurns:
         raise UnavailableError("many ask for this turn at once", reason="TURN_CONTENDED", retry_seconds=1)
 
     async def _is_answered(self, there: TurnState) -> bool:
-        """Ended ones are, unless nothing was shown; running ones are while their gateway lives. One of our own has failed."""
+        """Ended ones are, unless nothing was shown; running ones are while their gateway lives. One
+        of our own has failed.
+        """
         if there.events is not None:
             return there.events > 0
         return there.gateway != self._log.gateway and await self._lives(there.gateway)
 
     async def _lives(self, gateway: str) -> bool:
-        """Whether a gateway beats within a lease: a Valkey that was flushed has forgotten that it did."""
+        """Whether a gateway beats within a lease: a Valkey that was flushed has forgotten that it
+        did.
+        """
         give_up_at = time.monotonic() + self._lease_seconds
         while not await self._log.lives(gateway):
             if time.monotonic() >= give_up_at:
@@ -151,7 +157,9 @@ class ValkeyTurns:
         return True
 
     async def _state(self, caller: Caller, message_id: str) -> TurnState:
-        """The caller's turn. Its first batch may be on its way, so what is missing is looked for again; a stranger's is missing."""
+        """The caller's turn. Its first batch may be on its way, so what is missing is looked for
+        again; a stranger's is missing.
+        """
         give_up_at = time.monotonic() + ARRIVAL_SECONDS
         while True:
             state = await self._log.state(message_id)
@@ -164,7 +172,9 @@ class ValkeyTurns:
 
 @dataclass(frozen=True)
 class SharingPace:
-    """How long events are kept after the last one, a gateway may be silent, events collect; and how often others are looked for."""
+    """How long events are kept after the last one, a gateway may be silent, events collect; and how
+    often others are looked for.
+    """
 
     keep_seconds: float
     lease_seconds: float
@@ -174,7 +184,9 @@ class SharingPace:
 
 @asynccontextmanager
 async def shared_turns(link: Link, seal: Seal, pace: SharingPace) -> AsyncIterator[tuple[ValkeyTurns, Erasures]]:
-    """Under a name that no gateway had before: after a restart it answers none of the turns of its former life."""
+    """Under a name that no gateway had before: after a restart it answers none of the turns of its
+    former life.
+    """
     log = TurnLog(link, seal, uuid.uuid4().hex, pace.keep_seconds)
     publisher = Publisher(log, pace.linger_seconds, pace.keep_seconds)
     followers = Followers(log, pace.look_seconds, pace.lease_seconds)

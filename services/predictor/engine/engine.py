@@ -1,8 +1,9 @@
 """The thread that steps one pipeline, and the door to it.
 
-`submit` and `drain` belong to the event loop, `_run` and what it calls to the engine's thread. They share three things: under a lock
-the queue of waiting generations and how many steps the loop has not handed out yet, and each generation's `cancelled` flag. Tokens
-go to the loop once a step, in one call.
+`submit` and `drain` belong to the event loop, `_run` and what it calls to the engine's thread. They
+share three things: under a lock the queue of waiting generations and how many steps the loop has
+not handed out yet, and each generation's `cancelled` flag. Tokens go to the loop once a step, in
+one call.
 """
 
 import asyncio
@@ -17,13 +18,18 @@ from typing import Protocol
 
 from services.predictor.engine.generation import Finish, Generation, Sampling, TokenBatch
 from services.predictor.engine.pipeline import Progress
-from services.predictor.errors import EngineFailedError, OverloadedError, PredictorError, UnavailableError
+from services.predictor.errors import (
+    EngineFailedError,
+    OverloadedError,
+    PredictorError,
+    UnavailableError,
+)
 
 log = logging.getLogger(__name__)
 
-# How many steps a busy loop may be behind. Without a limit it was 205, and a health check of a server with a quarter of a processor
-# and 50 streams waited up to 4.4 s; with 8 it waits 0.4 s, and as many tokens are made. With 1 there are a fifth fewer: what piles
-# up goes out in one write.
+# How many steps a busy loop may be behind. Without a limit it was 205, and a health check of a
+# server with a quarter of a processor and 50 streams waited up to 4.4 s; with 8 it waits 0.4 s, and
+# as many tokens are made. With 1 there are a fifth fewer: what piles up goes out in one write.
 LEAD_STEPS = 8
 
 Delivery = tuple[Generation, TokenBatch | Finish | PredictorError]
@@ -115,7 +121,9 @@ class Engine:
         generation = Generation(prompt, sampling, time.perf_counter())
         with self._wake:
             if self.refuses:
-                raise UnavailableError(self.refuses, reason="ENGINE_FAILED" if self.failed else "STOPPED")
+                raise UnavailableError(
+                    self.refuses, reason="ENGINE_FAILED" if self.failed else "STOPPED"
+                )
             self._waiting.append(generation)
             self._wake.notify()
         self._active.add(generation)
@@ -173,11 +181,17 @@ class Engine:
             request_id = next(self._request_ids)
             self._pipeline.add(request_id, generation.prompt, generation.sampling)
             self._running[request_id] = _Running(generation)
-            self._observer.started(time.perf_counter() - generation.submitted_at, len(generation.prompt))
+            self._observer.started(
+                time.perf_counter() - generation.submitted_at, len(generation.prompt)
+            )
 
     def _cancel_flagged(self) -> None:
         """Ends are told at once; the pipeline forgets the request with its next step."""
-        flagged = [(key, running.generation) for key, running in self._running.items() if running.generation.cancelled]
+        flagged = [
+            (key, running.generation)
+            for key, running in self._running.items()
+            if running.generation.cancelled
+        ]
         for request_id, _ in flagged:
             self._pipeline.cancel(request_id)
             del self._running[request_id]
@@ -192,12 +206,16 @@ class Engine:
             if progress.ids:
                 new_tokens += len(progress.ids)
                 self._observe_tokens(running, now)
-                deliveries.append((running.generation, TokenBatch(progress.ids, progress.log_probs)))
+                deliveries.append(
+                    (running.generation, TokenBatch(progress.ids, progress.log_probs))
+                )
             if progress.finish is not None or progress.dropped:
                 del self._running[request_id]
                 deliveries.append((running.generation, _end(progress)))
         self.generated_tokens += new_tokens
-        self._observer.stepped(new_tokens, len(self._running), len(self._waiting), self._pipeline.cache_usage())
+        self._observer.stepped(
+            new_tokens, len(self._running), len(self._waiting), self._pipeline.cache_usage()
+        )
         self._deliver(deliveries)
 
     def _observe_tokens(self, running: _Running, now: float) -> None:
@@ -245,4 +263,6 @@ class Engine:
 def _end(progress: Progress) -> Finish | PredictorError:
     if progress.finish is not None:
         return progress.finish
-    return UnavailableError("the cache is full of other requests; try again later", reason="OVERLOADED")
+    return UnavailableError(
+        "the cache is full of other requests; try again later", reason="OVERLOADED"
+    )

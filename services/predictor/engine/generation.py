@@ -1,4 +1,6 @@
-"""One request on its way through the engine, and what it yields. Knows ids only; text is made elsewhere."""
+"""One request on its way through the engine, and what it yields. Knows ids only; text is made
+elsewhere.
+"""
 
 import asyncio
 import itertools
@@ -19,7 +21,9 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. A temperature of 0 is greedy. `end_ids` end the generation unless ignore_eos is set."""
+    """How to choose tokens. A temperature of 0 is greedy. `end_ids` end the generation unless
+    ignore_eos is set.
+    """
 
     max_new_tokens: int
     end_ids: tuple[int, ...]
@@ -38,16 +42,20 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """New tokens in order; `log_probs` (natural, of the raw model) is as long, or empty if not asked for."""
+    """New tokens in order; `log_probs` (natural, of the raw model) is as long, or empty if not
+    asked for.
+    """
 
     ids: tuple[int, ...]
     log_probs: tuple[float, ...]
 
 
 class Generation:
-    """An asynchronous iterator of token batches. Batches that pile up behind a slow reader come out as one.
+    """An asynchronous iterator of token batches. Batches that pile up behind a slow reader come out
+    as one.
 
-    The engine's thread reads `cancelled` between two steps; everything else here belongs to the event loop.
+    The engine's thread reads `cancelled` between two steps; everything else here belongs to the
+    event loop.
     """
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, submitted_at: float) -> None:
@@ -94,4 +102,7 @@ def _joined(batches: list[TokenBatch]) -> TokenBatch:
     if len(batches) == 1:
         return batches[0]
     chain = itertools.chain.from_iterable
-    return TokenBatch(tuple(chain(batch.ids for batch in batches)), tuple(chain(batch.log_probs for batch in batches)))
+    return TokenBatch(
+        tuple(chain(batch.ids for batch in batches)),
+        tuple(chain(batch.log_probs for batch in batches)),
+    )

@@ -1,7 +1,8 @@
 """OpenVINO GenAI's ContinuousBatchingPipeline, behind the few calls that the engine needs.
 
-What surprises about it is dealt with here: it wants a tokenizer (an empty folder will do), an explicit end-of-sequence id that
-is among the stop ids too, request ids that are never used twice, and living handles.
+What surprises about it is dealt with here: it wants a tokenizer (an empty folder will do), an
+explicit end-of-sequence id that is among the stop ids too, request ids that are never used twice,
+and living handles.
 """
 
 import tempfile
@@ -52,7 +53,9 @@ class PipelineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a request got since it was read last. `dropped`: the pipeline gave it up for want of cache."""
+    """What a request got since it was read last. `dropped`: the pipeline gave it up for want of
+    cache.
+    """
 
     ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
@@ -78,7 +81,9 @@ class PagedPipeline:
     def add(self, request_id: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """Put a request into the next step's batch. The handle is kept: dropping it would cancel."""
         ids = ov.Tensor(np.array([prompt], np.int64))
-        self._handles[request_id] = self._pipeline.add_request(request_id, ids, _generation_config(sampling))
+        self._handles[request_id] = self._pipeline.add_request(
+            request_id, ids, _generation_config(sampling)
+        )
 
     def step(self) -> None:
         """One forward pass over the batch; releases the interpreter lock."""
@@ -105,7 +110,9 @@ class PagedPipeline:
         return Progress(tuple(ids), tuple(log_probs), finish, dropped=not finished)
 
     def cancel(self, request_id: int) -> None:
-        """Let a request end with the next step. Its status is then unreliable: remember who was cancelled."""
+        """Let a request end with the next step. Its status is then unreliable: remember who was
+        cancelled.
+        """
         self._handles.pop(request_id).cancel()
 
     def has_work(self) -> bool:

@@ -1,7 +1,9 @@
-"""Log-probs of a given text, for evaluation (echo + logprobs): exact, with the most likely token beside each.
+"""Log-probs of a given text, for evaluation (echo + logprobs): exact, with the most likely token
+beside each.
 
-Not by the paged pipeline: its prefix cache skips what it knows, and with it the prompt's log-probs, silently; and it cannot say
-which token greedy decoding would have chosen. So the same IR is compiled a second time, on first use, for plain inference.
+Not by the paged pipeline: its prefix cache skips what it knows, and with it the prompt's log-probs,
+silently; and it cannot say which token greedy decoding would have chosen. So the same IR is
+compiled a second time, on first use, for plain inference.
 """
 
 import threading

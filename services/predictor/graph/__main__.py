@@ -1,8 +1,9 @@
 """`python -m services.predictor.graph SOURCE TARGET [u8|f32]`: convert in a process of its own.
 
-The predictor converts this way so that neither the interpreter lock nor the peak memory of a conversion touches running
-streams, and it steps back behind them by itself: an image has no `nice`. Exit status 2 means that the model was refused, with
-the reason on standard error, and its field, reason and limit as JSON on standard output.
+The predictor converts this way so that neither the interpreter lock nor the peak memory of a
+conversion touches running streams, and it steps back behind them by itself: an image has no `nice`.
+Exit status 2 means that the model was refused, with the reason on standard error, and its field,
+reason and limit as JSON on standard output.
 """
 
 import json
@@ -24,7 +25,9 @@ def main(source: str, target: str, weight_format: str = WeightFormat.U8) -> int:
         convert(Path(source), Path(target), WeightFormat(weight_format))
     except ModelRefusedError as error:
         sys.stderr.write(error.text)
-        sys.stdout.write(json.dumps({"field": error.field, "reason": error.reason, "limit": error.limit}))
+        sys.stdout.write(
+            json.dumps({"field": error.field, "reason": error.reason, "limit": error.limit})
+        )
         return REFUSED
     return 0
 

@@ -1,7 +1,9 @@
-"""What a config.json says about a decoder, checked: a field that the graph cannot honour raises by name.
+"""What a config.json says about a decoder, checked: a field that the graph cannot honour raises by
+name.
 
-Hugging Face wrote three generations of these files (rope_scaling, rope_local_base_freq, rope_parameters; layer_types or a
-window pattern). All are read here, so that the graph sees one shape only.
+Hugging Face wrote three generations of these files (rope_scaling, rope_local_base_freq,
+rope_parameters; layer_types or a window pattern). All are read here, so that the graph sees one
+shape only.
 """
 
 from collections.abc import Mapping
@@ -12,7 +14,9 @@ from typing import Any, TypeVar
 from services.predictor.errors import ModelRefusedError
 
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
-GEMMA3_WINDOW_PATTERN = 6  # every 6th layer attends to everything: Gemma 3 report, and transformers' default
+GEMMA3_WINDOW_PATTERN = (
+    6  # every 6th layer attends to everything: Gemma 3 report, and transformers' default
+)
 
 
 class Family(StrEnum):
@@ -40,7 +44,9 @@ class AttentionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Llama3Scaling:
-    """Llama 3's frequency-dependent stretching of rotary positions (transformers, rope_type "llama3")."""
+    """Llama 3's frequency-dependent stretching of rotary positions (transformers, rope_type
+    "llama3").
+    """
 
     factor: float
     low_freq_factor: float
@@ -59,7 +65,9 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One dense decoder. `dtype` is the type that the checkpoint says it was trained in; empty if it says nothing."""
+    """One dense decoder. `dtype` is the type that the checkpoint says it was trained in; empty if
+    it says nothing.
+    """
 
     family: Family
     vocab_size: int
@@ -89,7 +97,8 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """Check a parsed config.json.
 
     Raises:
-        ModelRefusedError: a field is missing, out of range, or asks for what the graph has not; the text names it.
+        ModelRefusedError: a field is missing, out of range, or asks for what the graph has not; the
+            text names it.
     """
     family = _choice(config, "model_type", Family)
     _refuse_what_the_graph_has_not(config)
@@ -134,7 +143,9 @@ def _refuse_what_the_graph_has_not(config: Mapping[str, Any]) -> None:
         "quantization_config",
     ):
         if config.get(field):
-            raise ModelRefusedError(f"config.json: {field} is not supported", field=field, reason="UNSUPPORTED")
+            raise ModelRefusedError(
+                f"config.json: {field} is not supported", field=field, reason="UNSUPPORTED"
+            )
     if config.get("partial_rotary_factor", 1.0) != 1.0:
         raise ModelRefusedError(
             "config.json: partial_rotary_factor other than 1 is not supported",
@@ -175,13 +186,20 @@ def _choice(config: Mapping[str, Any], field: str, choices: type[ChoiceT]) -> Ch
     if value not in set(choices):
         allowed = ", ".join(choices)
         raise ModelRefusedError(
-            f"config.json: {field} must be one of {allowed}", field=field, reason="UNSUPPORTED", limit=allowed
+            f"config.json: {field} must be one of {allowed}",
+            field=field,
+            reason="UNSUPPORTED",
+            limit=allowed,
         )
     return choices(value)
 
 
-def _layer_kinds(config: Mapping[str, Any], family: Family, num_layers: int) -> tuple[AttentionKind, ...]:
-    if family is Family.LLAMA or (family is not Family.GEMMA3 and not config.get("use_sliding_window")):
+def _layer_kinds(
+    config: Mapping[str, Any], family: Family, num_layers: int
+) -> tuple[AttentionKind, ...]:
+    if family is Family.LLAMA or (
+        family is not Family.GEMMA3 and not config.get("use_sliding_window")
+    ):
         return (AttentionKind.FULL,) * num_layers
     named = config.get("layer_types")
     if named is None:
@@ -198,15 +216,25 @@ def _layer_kinds(config: Mapping[str, Any], family: Family, num_layers: int) -> 
 
 def _unnamed_layer(config: Mapping[str, Any], family: Family, index: int) -> AttentionKind:
     if family is Family.GEMMA3:
-        pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or GEMMA3_WINDOW_PATTERN
+        pattern = (
+            config.get("sliding_window_pattern")
+            or config.get("_sliding_window_pattern")
+            or GEMMA3_WINDOW_PATTERN
+        )
         return AttentionKind.FULL if (index + 1) % int(pattern) == 0 else AttentionKind.SLIDING
-    return AttentionKind.SLIDING if index >= _count(config, "max_window_layers") else AttentionKind.FULL
+    return (
+        AttentionKind.SLIDING
+        if index >= _count(config, "max_window_layers")
+        else AttentionKind.FULL
+    )
 
 
 def _rope(config: Mapping[str, Any], family: Family, kind: AttentionKind) -> Rope:
     parameters: Mapping[str, Any] = config.get("rope_parameters") or {}
     if parameters:
-        return _scaled(parameters.get(kind, parameters), "rope_parameters", config.get("rope_theta"))
+        return _scaled(
+            parameters.get(kind, parameters), "rope_parameters", config.get("rope_theta")
+        )
     if family is Family.GEMMA3 and kind is AttentionKind.SLIDING:
         return Rope(theta=_positive(config, "rope_local_base_freq", 10_000.0))
     return _scaled(config.get("rope_scaling") or {}, "rope_scaling", config.get("rope_theta"))

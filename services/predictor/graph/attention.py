@@ -1,9 +1,13 @@
-"""Attention over a growing cache, in the exact shape that OpenVINO's SDPAToPagedAttention pass recognises.
+"""Attention over a growing cache, in the exact shape that OpenVINO's SDPAToPagedAttention pass
+recognises.
 
-Surprising: the pass throws the mask away and reads only the window's constant out of it, by matching the chain of BitwiseAnd
-below. Built otherwise, the window is dropped without a word (tests/services/predictor/graph/test_sliding_window.py).
+Surprising: the pass throws the mask away and reads only the window's constant out of it, by
+    matching the chain of BitwiseAnd
+below. Built otherwise, the window is dropped without a word
+(tests/services/predictor/graph/test_sliding_window.py).
 
-Shapes: B batch, L new tokens, T tokens in the cache, H heads, K key/value heads, d head size, D hidden size.
+Shapes: B batch, L new tokens, T tokens in the cache, H heads, K key/value heads, d head size, D
+    hidden size.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +26,9 @@ MASKED = -65504.0  # float16's lowest: stays finite in every inference type
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The graph's four inputs. attention_mask [B, T] may feed nothing but the masks, or the pass gives up."""
+    """The graph's four inputs. attention_mask [B, T] may feed nothing but the masks, or the pass
+    gives up.
+    """
 
     input_ids: ov.Node  # [B, L] i64
     attention_mask: ov.Node  # [B, T] i64
@@ -30,13 +36,17 @@ class Inputs:
     beam_idx: ov.Node  # [B] i32
 
 
-def additive_masks(architecture: Architecture, inputs: Inputs, constants: Constants) -> dict[AttentionKind, ov.Node]:
+def additive_masks(
+    architecture: Architecture, inputs: Inputs, constants: Constants
+) -> dict[AttentionKind, ov.Node]:
     """[B, 1, L, T] for each attention kind: 0 where a token may look, MASKED elsewhere."""
     batch, new = _size(inputs.input_ids, 0), _size(inputs.input_ids, 1)
     total = _size(inputs.attention_mask, 1)
     one, true = ops.constant(1), ops.constant(True)
     keys = ops.unsqueeze(ops.range(ops.constant(0), total, one, "i64"), constants.ints(0, 1, 2))
-    queries = ops.unsqueeze(ops.range(ops.subtract(total, new), total, one, "i64"), constants.ints(0, 1, 3))
+    queries = ops.unsqueeze(
+        ops.range(ops.subtract(total, new), total, one, "i64"), constants.ints(0, 1, 3)
+    )
     not_padding = ops.unsqueeze(ops.convert(inputs.attention_mask, "boolean"), constants.ints(1, 2))
     sizes = [ops.unsqueeze(size, constants.ints(0)) for size in (batch, new, total)]
     shape = ops.concat([sizes[0], constants.ints(1), sizes[1], sizes[2]], 0)
@@ -47,14 +57,18 @@ def additive_masks(architecture: Architecture, inputs: Inputs, constants: Consta
             window = ops.constant(np.full((1, 1, 1, 1), -architecture.sliding_window, np.int64))
             inside = ops.bitwise_and(true, ops.greater(keys, ops.add(queries, window)))
             visible = ops.bitwise_and(true, ops.bitwise_and(inside, visible))
-        visible = ops.broadcast(ops.bitwise_and(visible, not_padding), shape, broadcast_spec="BIDIRECTIONAL")
+        visible = ops.broadcast(
+            ops.bitwise_and(visible, not_padding), shape, broadcast_spec="BIDIRECTIONAL"
+        )
         masks[kind] = ops.select(visible, constants.scalar(0.0), constants.scalar(MASKED))
     return masks
 
 
 @dataclass(slots=True)
 class AttentionBlocks:
-    """Builds the attention of each layer and collects the cache assignments that the model must own."""
+    """Builds the attention of each layer and collects the cache assignments that the model must
+    own.
+    """
 
     architecture: Architecture
     weights: Weights
@@ -68,20 +82,34 @@ class AttentionBlocks:
         shape, constants = self.architecture, self.weights.constants
         name, kind = f"model.layers.{layer}.self_attn", shape.layers[layer]
         table = self.tables[kind]
-        q_BHLd = rotate(self._heads(x_BLD, name, "q", shape.num_heads), table, shape.head_dim, constants)
-        k_BKLd = rotate(self._heads(x_BLD, name, "k", shape.num_kv_heads), table, shape.head_dim, constants)
+        q_BHLd = rotate(
+            self._heads(x_BLD, name, "q", shape.num_heads), table, shape.head_dim, constants
+        )
+        k_BKLd = rotate(
+            self._heads(x_BLD, name, "k", shape.num_kv_heads), table, shape.head_dim, constants
+        )
         k_BHTd = self._repeat(self._cached(k_BKLd, f"{layer}.key"))
-        v_BHTd = self._repeat(self._cached(self._heads(x_BLD, name, "v", shape.num_kv_heads), f"{layer}.value"))
+        v_BHTd = self._repeat(
+            self._cached(self._heads(x_BLD, name, "v", shape.num_kv_heads), f"{layer}.value")
+        )
         scale = constants.scalar(shape.attention_scale)
-        y_BHLd = ops.scaled_dot_product_attention(q_BHLd, k_BHTd, v_BHTd, self.masks[kind], scale, False)
+        y_BHLd = ops.scaled_dot_product_attention(
+            q_BHLd, k_BHTd, v_BHTd, self.masks[kind], scale, False
+        )
         width = shape.num_heads * shape.head_dim
-        y_BLD = ops.reshape(ops.transpose(y_BHLd, constants.ints(0, 2, 1, 3)), constants.ints(0, 0, width), True)
+        y_BLD = ops.reshape(
+            ops.transpose(y_BHLd, constants.ints(0, 2, 1, 3)), constants.ints(0, 0, width), True
+        )
         return self.weights.linear(y_BLD, f"{name}.o_proj", width, shape.hidden_size)
 
     def _heads(self, x_BLD: ov.Node, name: str, which: str, count: int) -> ov.Node:
-        """Project and split into [B, count, L, d]; Qwen 3 and Gemma 3 norm queries and keys per head."""
+        """Project and split into [B, count, L, d]; Qwen 3 and Gemma 3 norm queries and keys per
+        head.
+        """
         shape, constants = self.architecture, self.weights.constants
-        y = self.weights.linear(x_BLD, f"{name}.{which}_proj", shape.hidden_size, count * shape.head_dim)
+        y = self.weights.linear(
+            x_BLD, f"{name}.{which}_proj", shape.hidden_size, count * shape.head_dim
+        )
         y = ops.reshape(y, constants.ints(0, 0, count, shape.head_dim), True)
         y = ops.transpose(y, constants.ints(0, 2, 1, 3))
         norm = f"{name}.{which}_norm"
@@ -90,7 +118,9 @@ class AttentionBlocks:
         return self.weights.rms_norm(y, norm, shape.norm_epsilon, float(shape.is_gemma), rank=4)
 
     def _cached(self, new_BKLd: ov.Node, what: str) -> ov.Node:
-        """The past of this variable, reordered by beam_idx, with the new tokens behind it: [B, K, T, d]."""
+        """The past of this variable, reordered by beam_idx, with the new tokens behind it: [B, K,
+        T, d].
+        """
         shape, constants = self.architecture, self.weights.constants
         layer, kind = what.split(".")
         info = VariableInfo()
@@ -107,7 +137,9 @@ class AttentionBlocks:
         return total
 
     def _repeat(self, x_BKTd: ov.Node) -> ov.Node:
-        """Grouped queries: each key/value head serves H / K query heads. The pass wants Unsqueeze, Broadcast, Reshape."""
+        """Grouped queries: each key/value head serves H / K query heads. The pass wants Unsqueeze,
+        Broadcast, Reshape.
+        """
         shape, constants = self.architecture, self.weights.constants
         times = shape.num_heads // shape.num_kv_heads
         if times == 1:

@@ -1,6 +1,8 @@
-"""Tensors of one or several safetensors files, mapped and read lazily: a checkpoint never lies twice in memory.
+"""Tensors of one or several safetensors files, mapped and read lazily: a checkpoint never lies
+twice in memory.
 
-Format: 8 bytes little-endian header length, a JSON header, then raw tensors (github.com/huggingface/safetensors).
+Format: 8 bytes little-endian header length, a JSON header, then raw tensors
+    (github.com/huggingface/safetensors).
 numpy has no bfloat16, so it is read as uint16 and widened by hand.
 """
 
@@ -55,7 +57,9 @@ class Checkpoint:
     def read(self, name: str, rows: slice = slice(None)) -> Float32:
         """A tensor, or some of its rows, as a new float32 array."""
         place = self._place(name)
-        stored = np.frombuffer(place.file, DTYPES[place.dtype], math.prod(place.shape), place.offset)
+        stored = np.frombuffer(
+            place.file, DTYPES[place.dtype], math.prod(place.shape), place.offset
+        )
         part = stored.reshape(place.shape)[rows]
         if place.dtype == "BF16":
             return (part.astype(np.uint32) << 16).view(np.float32)
@@ -65,11 +69,14 @@ class Checkpoint:
         try:
             return self._places[name]
         except KeyError:
-            raise ModelRefusedError(f"the checkpoint has no tensor {name}", field=name, reason="MISSING") from None
+            raise ModelRefusedError(
+                f"the checkpoint has no tensor {name}", field=name, reason="MISSING"
+            ) from None
 
 
 def weight_files(directory: Path) -> tuple[str, ...]:
-    """Names of the safetensors files that make up the model: those of the index, or the single file.
+    """Names of the safetensors files that make up the model: those of the index, or the single
+    file.
 
     Raises:
         ModelRefusedError: there is neither, or the index names a path outside the directory.
@@ -78,13 +85,17 @@ def weight_files(directory: Path) -> tuple[str, ...]:
     if not index.is_file():
         if not (directory / SINGLE_NAME).is_file():
             raise ModelRefusedError(
-                f"{SINGLE_NAME} is missing (nor is there {INDEX_NAME})", field=SINGLE_NAME, reason="MISSING"
+                f"{SINGLE_NAME} is missing (nor is there {INDEX_NAME})",
+                field=SINGLE_NAME,
+                reason="MISSING",
             )
         return (SINGLE_NAME,)
     names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     for name in names:
         if Path(name).name != name or not (directory / name).is_file():
-            raise ModelRefusedError(f"{INDEX_NAME} names a shard that is missing: {name}", field=name, reason="MISSING")
+            raise ModelRefusedError(
+                f"{INDEX_NAME} names a shard that is missing: {name}", field=name, reason="MISSING"
+            )
     return tuple(names)
 
 
@@ -120,6 +131,8 @@ def _checked_place(mapped: mmap.mmap, start: int, entry: dict[str, Any], where: 
         or not 0 <= begin <= end <= len(mapped) - start
     ):
         raise ModelRefusedError(
-            f"{where} lies outside the file: it is cut short or damaged", field=where, reason="DAMAGED"
+            f"{where} lies outside the file: it is cut short or damaged",
+            field=where,
+            reason="DAMAGED",
         )
     return TensorPlace(mapped, start + begin, dtype, shape)

@@ -19,12 +19,19 @@ def load_architecture(directory: Path) -> Architecture:
     try:
         config = json.loads((directory / "config.json").read_bytes())
     except FileNotFoundError as error:
-        raise ModelRefusedError("config.json is missing", field="config.json", reason="MISSING") from error
+        raise ModelRefusedError(
+            "config.json is missing", field="config.json", reason="MISSING"
+        ) from error
     except ValueError as error:
-        raise ModelRefusedError("config.json is not JSON", field="config.json", reason="MALFORMED") from error
+        raise ModelRefusedError(
+            "config.json is not JSON", field="config.json", reason="MALFORMED"
+        ) from error
     if not isinstance(config, dict):
         raise ModelRefusedError(
-            "config.json must be an object", field="config.json", reason="MALFORMED", limit="an object"
+            "config.json must be an object",
+            field="config.json",
+            reason="MALFORMED",
+            limit="an object",
         )
     return read_architecture(config)
 
@@ -43,7 +50,9 @@ def convert(source: Path, target: Path, weight_format: WeightFormat = WeightForm
 
 
 def _name_by_position(model: ov.Model) -> None:
-    """Nodes that we did not name carry a counter of the process: name them by their place, for files equal to the byte."""
+    """Nodes that we did not name carry a counter of the process: name them by their place, for
+    files equal to the byte.
+    """
     for place, node in enumerate(model.get_ordered_ops()):
         if node.get_friendly_name() == node.get_name():
             node.set_friendly_name(f"{node.get_type_name()}_{place}")

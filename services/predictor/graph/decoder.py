@@ -1,4 +1,5 @@
-"""The whole decoder as one stateful OpenVINO model: embeddings, layers, head. Reads like the transformer that it is.
+"""The whole decoder as one stateful OpenVINO model: embeddings, layers, head. Reads like the
+transformer that it is.
 
 Shapes: B batch, L new tokens, D hidden size, V vocabulary.
 """
@@ -18,9 +19,13 @@ HEAD = "lm_head.weight"
 
 
 class DecoderGraph:
-    """One decoder. `model` stays valid as long as this object lives: its constants point into our arrays."""
+    """One decoder. `model` stays valid as long as this object lives: its constants point into our
+    arrays.
+    """
 
-    def __init__(self, architecture: Architecture, checkpoint: Checkpoint, weight_format: WeightFormat) -> None:
+    def __init__(
+        self, architecture: Architecture, checkpoint: Checkpoint, weight_format: WeightFormat
+    ) -> None:
         self._constants = Constants()
         self._shape = architecture
         self._weights = Weights(checkpoint, weight_format, self._constants)
@@ -36,7 +41,9 @@ class DecoderGraph:
         )
         embedding_VD = weights.matrix(EMBEDDING, shape.vocab_size, shape.hidden_size)
         tables = rotary_tables(shape, inputs.position_ids, self._constants)
-        attention = AttentionBlocks(shape, weights, inputs, tables, additive_masks(shape, inputs, self._constants))
+        attention = AttentionBlocks(
+            shape, weights, inputs, tables, additive_masks(shape, inputs, self._constants)
+        )
         x_BLD = self._embed(embedding_VD, inputs.input_ids)
         for layer in range(shape.num_layers):
             x_BLD = self._layer(x_BLD, layer, attention)
@@ -52,7 +59,9 @@ class DecoderGraph:
         if not self._shape.is_gemma:
             return x_BLD
         dtype = self._shape.dtype or self._weights.checkpoint.torch_dtype(EMBEDDING)
-        return ops.multiply(x_BLD, self._constants.scalar(embedding_scale(self._shape.hidden_size, dtype), rank=3))
+        return ops.multiply(
+            x_BLD, self._constants.scalar(embedding_scale(self._shape.hidden_size, dtype), rank=3)
+        )
 
     def _head(self, embedding_VD: ov.Node) -> ov.Node:
         tied = self._shape.tied
@@ -76,16 +85,21 @@ class DecoderGraph:
     def _mlp(self, x_BLD: ov.Node, name: str) -> ov.Node:
         hidden, wide = self._shape.hidden_size, self._shape.intermediate_size
         gate = self._weights.linear(x_BLD, f"{name}.gate_proj", hidden, wide)
-        gate = ops.swish(gate) if self._shape.activation is Activation.SILU else ops.gelu(gate, "tanh")
+        gate = (
+            ops.swish(gate) if self._shape.activation is Activation.SILU else ops.gelu(gate, "tanh")
+        )
         up = self._weights.linear(x_BLD, f"{name}.up_proj", hidden, wide)
         return self._weights.linear(ops.multiply(gate, up), f"{name}.down_proj", wide, hidden)
 
     def _norm(self, x_BLD: ov.Node, name: str) -> ov.Node:
-        return self._weights.rms_norm(x_BLD, name, self._shape.norm_epsilon, float(self._shape.is_gemma))
+        return self._weights.rms_norm(
+            x_BLD, name, self._shape.norm_epsilon, float(self._shape.is_gemma)
+        )
 
 
 def embedding_scale(hidden_size: int, dtype: str) -> float:
-    """Gemma's factor, sqrt(hidden_size) rounded to the checkpoint's type: 25.25 in bfloat16 where float32 has 25.298.
+    """Gemma's factor, sqrt(hidden_size) rounded to the checkpoint's type: 25.25 in bfloat16 where
+    float32 has 25.298.
 
     The trainer must round alike (docs/decisions/2026-11-24-predictor-embedding-scale.md).
     """

@@ -1,7 +1,8 @@
 """Eight-bit weights: unsigned, one scale and one zero point a row (output channel).
 
-Asymmetric, because its per-token error is smaller than that of symmetric i8 on the same text (mean |d log-prob| .080 against
-.102 on Gemma-3-270M; docs/decisions/2026-11-24-predictor-graph.md) and equal to optimum's.
+Asymmetric, because its per-token error is smaller than that of symmetric i8 on the same text (mean
+|d log-prob| .080 against .102 on Gemma-3-270M; docs/decisions/2026-11-24-predictor-graph.md) and
+equal to optimum's.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ SMALLEST_SCALE = 1e-7  # a row of zeros still divides; rounds to float16's small
 
 @dataclass(frozen=True, slots=True)
 class QuantisedMatrix:
-    """values [rows, columns] u8, scales [rows, 1] f16, zero_points [rows, 1] u8: weight = (value - zero_point) * scale."""
+    """values [rows, columns] u8, scales [rows, 1] f16, zero_points [rows, 1] u8: weight = (value -
+    zero_point) * scale.
+    """
 
     values: npt.NDArray[np.uint8]
     scales: npt.NDArray[np.float16]

@@ -45,7 +45,12 @@ def rotary_tables(
 def rotate(x_BHLd: ov.Node, table: RotaryTable, head_dim: int, constants: Constants) -> ov.Node:
     """Turn each pair (i, i + d/2) by its angle: the half-split layout of Hugging Face checkpoints."""
     cos, sin = table
-    half, end, step, axis = head_dim // 2, np.iinfo(np.int64).max, constants.ints(1), constants.ints(3)
+    half, end, step, axis = (
+        head_dim // 2,
+        np.iinfo(np.int64).max,
+        constants.ints(1),
+        constants.ints(3),
+    )
     first = ops.slice(x_BHLd, constants.ints(0), constants.ints(half), step, axis)
     second = ops.slice(x_BHLd, constants.ints(half), constants.ints(end), step, axis)
     turned = ops.concat([ops.multiply(second, constants.scalar(-1.0)), first], -1)

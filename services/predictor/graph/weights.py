@@ -1,4 +1,5 @@
-"""Weights as graph nodes: constants, 8-bit matrices with the decompression pattern that the CPU plugin fuses, norms.
+"""Weights as graph nodes: constants, 8-bit matrices with the decompression pattern that the CPU
+plugin fuses, norms.
 
 OpenVINO constants here share numpy's memory, so whoever owns a `Constants` must outlive the graph.
 """
@@ -49,13 +50,16 @@ class Constants:
 class Weights:
     """Reads tensors by their Hugging Face names and turns them into nodes."""
 
-    def __init__(self, checkpoint: Checkpoint, weight_format: WeightFormat, constants: Constants) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, weight_format: WeightFormat, constants: Constants
+    ) -> None:
         self.checkpoint = checkpoint
         self.format = weight_format
         self.constants = constants
 
     def matrix(self, name: str, rows: int, columns: int) -> ov.Node:
-        """A [rows, columns] weight as f32. The chain of u8 → f16 → subtract → multiply → f32 is what the plugin fuses.
+        """A [rows, columns] weight as f32. The chain of u8 → f16 → subtract → multiply → f32 is
+        what the plugin fuses.
 
         Raises:
             ModelRefusedError: the tensor is missing or has another shape than config.json implies.
@@ -71,20 +75,30 @@ class Weights:
             return self.constants.array(self.checkpoint.read(name), f"self.{name}")
         quantised = quantise_rows(self.checkpoint, name)
         values = ops.convert(self.constants.array(quantised.values, f"self.{name}"), "f16")
-        zero = ops.convert(self.constants.array(quantised.zero_points, f"self.{name}/zero_point"), "f16")
+        zero = ops.convert(
+            self.constants.array(quantised.zero_points, f"self.{name}/zero_point"), "f16"
+        )
         scale = self.constants.array(quantised.scales, f"self.{name}/scale")
         return ops.convert(ops.multiply(ops.subtract(values, zero), scale), "f32")
 
     def linear(self, x: ov.Node, name: str, inputs: int, outputs: int) -> ov.Node:
         """x [..., inputs] to [..., outputs], with the bias if the checkpoint has one."""
         y = ops.matmul(x, self.matrix(f"{name}.weight", outputs, inputs), False, True)
-        y.friendly_name = f"__module.{name}/ov_ext::linear/MatMul"  # the name that GenAI's LoRA looks for
+        y.friendly_name = (
+            f"__module.{name}/ov_ext::linear/MatMul"  # the name that GenAI's LoRA looks for
+        )
         if f"{name}.bias" not in self.checkpoint:
             return y
-        return ops.add(y, self.constants.array(self.checkpoint.read(f"{name}.bias").reshape(1, 1, -1)))
+        return ops.add(
+            y, self.constants.array(self.checkpoint.read(f"{name}.bias").reshape(1, 1, -1))
+        )
 
-    def rms_norm(self, x: ov.Node, name: str, epsilon: float, offset: float, rank: int = 3) -> ov.Node:
-        """Root-mean-square norm over the last axis; the factor is `offset` + the stored weight (Gemma: 1)."""
+    def rms_norm(
+        self, x: ov.Node, name: str, epsilon: float, offset: float, rank: int = 3
+    ) -> ov.Node:
+        """Root-mean-square norm over the last axis; the factor is `offset` + the stored weight
+        (Gemma: 1).
+        """
         constants = self.constants
         squares = ops.power(x, constants.scalar(2.0, rank))
         mean = ops.reduce_mean(squares, constants.ints(-1), True)

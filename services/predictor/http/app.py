@@ -1,4 +1,6 @@
-"""The aiohttp application: routes, and one middleware that counts requests and turns errors into their protocol's shape."""
+"""The aiohttp application: routes, and one middleware that counts requests and turns errors into
+their protocol's shape.
+"""
 
 import asyncio
 import logging
@@ -24,14 +26,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(
-    repository: Repository, readiness: Readiness, metrics: Metrics, default_max_tokens: int, max_body_bytes: int
+    repository: Repository,
+    readiness: Readiness,
+    metrics: Metrics,
+    default_max_tokens: int,
+    max_body_bytes: int,
 ) -> web.Application:
     """Put the routes together."""
 
     async def render_metrics(request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": METRICS_TYPE})
 
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[_middleware(metrics, max_body_bytes)])
+    app = web.Application(
+        client_max_size=max_body_bytes, middlewares=[_middleware(metrics, max_body_bytes)]
+    )
     app.add_routes(OpenAIRoutes(repository, default_max_tokens).routes())
     app.add_routes(KServeRoutes(repository, readiness).routes())
     app.add_routes([web.get("/metrics", render_metrics)])
@@ -52,8 +60,12 @@ def _middleware(metrics: Metrics, max_body_bytes: int) -> Middleware:
     return answer
 
 
-async def _translated(request: web.Request, handler: Handler, max_body_bytes: int) -> web.StreamResponse:
-    """Run the handler; errors become answers. Only the fixed texts of our own errors leave the process."""
+async def _translated(
+    request: web.Request, handler: Handler, max_body_bytes: int
+) -> web.StreamResponse:
+    """Run the handler; errors become answers. Only the fixed texts of our own errors leave the
+    process.
+    """
     try:
         return await handler(request)
     except PredictorError as error:
@@ -67,16 +79,24 @@ async def _translated(request: web.Request, handler: Handler, max_body_bytes: in
         )
         return _error_response(request, too_large, 413)
     except web.HTTPException as error:
-        return _error_response(request, InvalidRequestError(f"{error.reason}: see /v1/models"), error.status)
+        return _error_response(
+            request, InvalidRequestError(f"{error.reason}: see /v1/models"), error.status
+        )
     except ConnectionResetError:
         raise
     except Exception as error:  # the edge: an unknown error becomes a fixed text
-        log.error("request failed", extra={"fields": {"error": type(error).__name__}}, exc_info=error)
-        return _error_response(request, PredictorError("the predictor failed; its log says where"), 500)
+        log.error(
+            "request failed", extra={"fields": {"error": type(error).__name__}}, exc_info=error
+        )
+        return _error_response(
+            request, PredictorError("the predictor failed; its log says where"), 500
+        )
 
 
 def _error_response(request: web.Request, error: PredictorError, status: int) -> web.Response:
-    body: dict[str, Any] = {"error": error.text} if request.path.startswith("/v2/") else error_body(error, status)
+    body: dict[str, Any] = (
+        {"error": error.text} if request.path.startswith("/v2/") else error_body(error, status)
+    )
     headers = {"Retry-After": "1"} if status in (429, 503) else None
     return web.json_response(body, status=status, headers=headers)
 

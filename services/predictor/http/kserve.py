@@ -1,4 +1,6 @@
-"""KServe's V2 endpoints: health, and the repository extension. Errors here are {"error": text}, as the protocol says."""
+"""KServe's V2 endpoints: health, and the repository extension. Errors here are {"error": text}, as
+the protocol says.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -54,8 +56,14 @@ class KServeRoutes:
     async def index(self, request: web.Request) -> web.Response:
         """All versions with state and reason."""
         body = await parse_body(request, IndexRequest, empty_is_default=True)
-        entries = [entry for entry in self._repository.index() if entry.state is State.READY or not body.ready]
-        return web.json_response([{**asdict(entry), "directory": str(entry.directory)} for entry in entries])
+        entries = [
+            entry
+            for entry in self._repository.index()
+            if entry.state is State.READY or not body.ready
+        ]
+        return web.json_response(
+            [{**asdict(entry), "directory": str(entry.directory)} for entry in entries]
+        )
 
     async def load(self, request: web.Request) -> web.Response:
         """Load, and answer once the version is ready."""
@@ -65,7 +73,9 @@ class KServeRoutes:
         return web.json_response({"name": name, "state": State.READY})
 
     async def unload(self, request: web.Request) -> web.Response:
-        """Answer once the version's streams have ended and its memory is free; 409 if it was to be idle and is not."""
+        """Answer once the version's streams have ended and its memory is free; 409 if it was to be
+        idle and is not.
+        """
         body = await parse_body(request, UnloadRequest, empty_is_default=True)
         name = request.match_info["version"]
         await self._repository.unload(name, only_idle=body.parameters.only_idle)

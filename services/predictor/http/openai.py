@@ -1,4 +1,6 @@
-"""OpenAI's endpoints: /v1/chat/completions, /v1/completions, /v1/models, and vLLM's /tokenize and /detokenize."""
+"""OpenAI's endpoints: /v1/chat/completions, /v1/completions, /v1/models, and vLLM's /tokenize and
+/detokenize.
+"""
 
 import asyncio
 from typing import Any
@@ -9,7 +11,13 @@ from services.predictor.engine.generation import Finish, Sampling
 from services.predictor.errors import InvalidRequestError
 from services.predictor.http.labels import VERSION
 from services.predictor.http.parsing import parse_body
-from services.predictor.http.replies import ChatShape, CompletionShape, Told, echoed_scores, generated_scores
+from services.predictor.http.replies import (
+    ChatShape,
+    CompletionShape,
+    Told,
+    echoed_scores,
+    generated_scores,
+)
 from services.predictor.http.schemas import (
     ChatMessage,
     ChatRequest,
@@ -69,26 +77,39 @@ class OpenAIRoutes:
         # One prompt after another: a list of prompts may not take the places of other callers.
         replies = [await _complete(version, body, prompt) for prompt in prompts]
         choices = [
-            shape.choice(index, *await _echoed(version, body, index, prompts[index], reply, shape.told), reply.tokens)
+            shape.choice(
+                index,
+                *await _echoed(version, body, index, prompts[index], reply, shape.told),
+                reply.tokens,
+            )
             for index, reply in enumerate(replies)
         ]
-        counts = sum(len(prompt) for prompt in prompts), sum(reply.completion_tokens for reply in replies)
+        counts = (
+            sum(len(prompt) for prompt in prompts),
+            sum(reply.completion_tokens for reply in replies),
+        )
         return web.json_response(shape.whole(choices, *counts))
 
     async def models(self, request: web.Request) -> web.Response:
         """Versions that can answer, oldest first."""
         versions = sorted(self._repository.ready(), key=lambda version: version.created)
-        return web.json_response({"object": "list", "data": [_model_card(version) for version in versions]})
+        return web.json_response(
+            {"object": "list", "data": [_model_card(version) for version in versions]}
+        )
 
     async def tokenize(self, request: web.Request) -> web.Response:
-        """Ids of a prompt, or of messages through the chat template: what a context budget is counted with."""
+        """Ids of a prompt, or of messages through the chat template: what a context budget is
+        counted with.
+        """
         body = await parse_body(request, TokenizeRequest)
         version = self._version(request, body.model)
         if body.messages is not None:
             ids = await _render(version, body.messages, body.add_generation_prompt)
         else:
             ids = await version.codec.encode(body.prompt or "", body.add_special_tokens)
-        return web.json_response({"count": len(ids), "max_model_len": version.context_tokens, "tokens": ids})
+        return web.json_response(
+            {"count": len(ids), "max_model_len": version.context_tokens, "tokens": ids}
+        )
 
     async def detokenize(self, request: web.Request) -> web.Response:
         """Text of ids, special tokens written out."""
@@ -101,7 +122,9 @@ class OpenAIRoutes:
                 reason="OUT_OF_RANGE",
                 limit=f"0 to {version.vocab_size - 1}",
             )
-        return web.json_response({"prompt": version.codec.decode(body.tokens, skip_special_tokens=False)})
+        return web.json_response(
+            {"prompt": version.codec.decode(body.tokens, skip_special_tokens=False)}
+        )
 
     def _version(self, request: web.Request, name: str) -> Version:
         version = self._repository.get(name)
@@ -130,19 +153,26 @@ def _sampling(body: Generating, version: Version, max_new_tokens: int, log_probs
         repetition_penalty=body.repetition_penalty,
         min_new_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
-        log_probs=log_probs or body.return_token_ids,  # tokens are followed one by one only with them
+        log_probs=log_probs
+        or body.return_token_ids,  # tokens are followed one by one only with them
     )
     return seeded(sampling, body.seed)
 
 
-async def _render(version: Version, messages: list[ChatMessage], add_generation_prompt: bool) -> list[int]:
+async def _render(
+    version: Version, messages: list[ChatMessage], add_generation_prompt: bool
+) -> list[int]:
     """The template writes special tokens itself, so none are added."""
     text = version.template.render([message.plain() for message in messages], add_generation_prompt)
     return await version.codec.encode(text, add_special_tokens=False)
 
 
 async def _prompt_ids(version: Version, prompt: str | list[int]) -> list[int]:
-    return await version.codec.encode(prompt, add_special_tokens=True) if isinstance(prompt, str) else prompt
+    return (
+        await version.codec.encode(prompt, add_special_tokens=True)
+        if isinstance(prompt, str)
+        else prompt
+    )
 
 
 async def _complete(version: Version, body: CompletionRequest, prompt: list[int]) -> Reply:
@@ -153,7 +183,12 @@ async def _complete(version: Version, body: CompletionRequest, prompt: list[int]
 
 
 async def _echoed(
-    version: Version, body: CompletionRequest, index: int, prompt: list[int], reply: Reply, told: Told
+    version: Version,
+    body: CompletionRequest,
+    index: int,
+    prompt: list[int],
+    reply: Reply,
+    told: Told,
 ) -> tuple[str, str, dict[str, Any] | None]:
     """Text, reason and log-probs of a choice, with the prompt in front if it is to be echoed."""
     scores = generated_scores(told.tokens(reply.tokens)) if told.log_probs else None

@@ -17,7 +17,9 @@ Json = dict[str, Any]
 
 def error_body(error: PredictorError, status: int) -> Json:
     """OpenAI's error object; its code is the HTTP status, as in vLLM."""
-    return {"error": {"message": error.text, "type": error.kind, "param": error.param, "code": status}}
+    return {
+        "error": {"message": error.text, "type": error.kind, "param": error.param, "code": status}
+    }
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:
@@ -37,7 +39,9 @@ class Told:
     ids: bool
 
     def tokens(self, tokens: Sequence[ScoredToken]) -> Sequence[ScoredToken]:
-        """Beside ids the end token has its log-prob too, as in vLLM: one each. Without them it is not there, as in OpenAI."""
+        """Beside ids the end token has its log-prob too, as in vLLM: one each. Without them it is
+        not there, as in OpenAI.
+        """
         return tokens if self.ids else [token for token in tokens if not token.ends]
 
     def beside(self, tokens: Sequence[ScoredToken]) -> Json:
@@ -57,7 +61,12 @@ class ChatShape:
     def whole(self, reply: Reply, prompt_tokens: int) -> Json:
         """The answer in one piece."""
         message = {"role": "assistant", "content": reply.text}
-        choice = {"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": self._scores(reply.tokens)}
+        choice = {
+            "index": 0,
+            "message": message,
+            "finish_reason": reply.finish,
+            "logprobs": self._scores(reply.tokens),
+        }
         body = self._envelope("chat.completion", [{**choice, **self.told.beside(reply.tokens)}])
         return {**body, "usage": usage(prompt_tokens, reply.completion_tokens)}
 
@@ -76,7 +85,12 @@ class ChatShape:
         return {**body, "usage": usage(prompt_tokens, completion_tokens)}
 
     def _chunk(self, content: Json, finish: str | None, tokens: Sequence[ScoredToken]) -> Json:
-        choice = {"index": 0, "delta": content, "finish_reason": finish, "logprobs": self._scores(tokens)}
+        choice = {
+            "index": 0,
+            "delta": content,
+            "finish_reason": finish,
+            "logprobs": self._scores(tokens),
+        }
         return self._envelope("chat.completion.chunk", [{**choice, **self.told.beside(tokens)}])
 
     def _scores(self, tokens: Sequence[ScoredToken]) -> Json | None:
@@ -85,13 +99,24 @@ class ChatShape:
             return None
         return {
             "content": [
-                {"token": t.text, "logprob": t.log_prob, "bytes": list(t.text.encode()), "top_logprobs": []}
+                {
+                    "token": t.text,
+                    "logprob": t.log_prob,
+                    "bytes": list(t.text.encode()),
+                    "top_logprobs": [],
+                }
                 for t in tokens
             ]
         }
 
     def _envelope(self, kind: str, choices: list[Json]) -> Json:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +133,12 @@ class CompletionShape:
         return {**self._envelope(choices), "usage": usage(prompt_tokens, completion_tokens)}
 
     def choice(
-        self, index: int, text: str, finish: str | None, scores: Json | None, tokens: Sequence[ScoredToken]
+        self,
+        index: int,
+        text: str,
+        finish: str | None,
+        scores: Json | None,
+        tokens: Sequence[ScoredToken],
     ) -> Json:
         """One prompt's answer, or a part of it; `tokens` are those that were generated."""
         choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": scores}
@@ -122,7 +152,9 @@ class CompletionShape:
         """A chunk of text, or the last one with the reason."""
         tokens = self.told.tokens(delta.piece.tokens)
         scores = generated_scores(tokens) if self.told.log_probs and tokens else None
-        return self._envelope([self.choice(0, delta.piece.text, delta.finish, scores, delta.piece.tokens)])
+        return self._envelope(
+            [self.choice(0, delta.piece.text, delta.finish, scores, delta.piece.tokens)]
+        )
 
     def closing(self, prompt_tokens: int, completion_tokens: int) -> Json:
         """The chunk that include_usage asks for."""
@@ -139,7 +171,9 @@ class CompletionShape:
 
 
 def generated_scores(tokens: Sequence[ScoredToken]) -> Json:
-    """Log-probs of generated tokens. The engine knows no alternatives: top_logprobs holds the chosen token alone."""
+    """Log-probs of generated tokens. The engine knows no alternatives: top_logprobs holds the
+    chosen token alone.
+    """
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.log_prob for token in tokens],
@@ -148,14 +182,21 @@ def generated_scores(tokens: Sequence[ScoredToken]) -> Json:
     }
 
 
-def echoed_scores(codec: TextCodec, ids: Sequence[int], scores: Sequence[TokenScore], generated: Json | None) -> Json:
-    """Log-probs of a prompt, with what greedy decoding would have chosen; then those of what was generated."""
+def echoed_scores(
+    codec: TextCodec, ids: Sequence[int], scores: Sequence[TokenScore], generated: Json | None
+) -> Json:
+    """Log-probs of a prompt, with what greedy decoding would have chosen; then those of what was
+    generated.
+    """
     texts = [codec.decode([token], False) for token in ids]
     pairs = list(zip(ids[1:], texts[1:], scores, strict=True))
     body: Json = {
         "tokens": texts,
         "token_logprobs": [None, *(score.log_prob for score in scores)],
-        "top_logprobs": [None, *(_alternatives(codec, token, text, score) for token, text, score in pairs)],
+        "top_logprobs": [
+            None,
+            *(_alternatives(codec, token, text, score) for token, text, score in pairs),
+        ],
         "text_offset": _offsets(texts, 0),
     }
     if generated is None:
@@ -170,7 +211,10 @@ def _alternatives(codec: TextCodec, token: int, text: str, score: TokenScore) ->
         return {text: score.log_prob}
     top = codec.decode([score.top_id], False)
     # Two tokens may look alike (parts of characters): the likelier one must not hide the chosen.
-    return {text: score.log_prob, top if top != text else f"token_id:{score.top_id}": score.top_log_prob}
+    return {
+        text: score.log_prob,
+        top if top != text else f"token_id:{score.top_id}": score.top_log_prob,
+    }
 
 
 def _offsets(texts: Sequence[str], start: int) -> list[int]:

@@ -1,4 +1,6 @@
-"""Request bodies, with their limits. Unknown fields are refused by name; fields that we cannot honour may only be neutral."""
+"""Request bodies, with their limits. Unknown fields are refused by name; fields that we cannot
+honour may only be neutral.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -13,7 +15,9 @@ MAX_PROMPTS = 64
 
 
 def wrong(reason: str, field: str, text: str, limit: str = "") -> PydanticCustomError:
-    """An error of several fields together: pydantic gives it no location, so its context names the one that is told."""
+    """An error of several fields together: pydantic gives it no location, so its context names the
+    one that is told.
+    """
     return PydanticCustomError(reason, "{text}", {"text": text, "field": field, "limit": limit})
 
 
@@ -52,7 +56,9 @@ class Generating(_Body):
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
     n: Literal[1] = 1
-    return_token_ids: bool = Field(False, description="vLLM's: each choice has token_ids, the end token among them")
+    return_token_ids: bool = Field(
+        False, description="vLLM's: each choice has token_ids, the end token among them"
+    )
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -61,12 +67,17 @@ class Generating(_Body):
     @model_validator(mode="after")
     def _consistent(self) -> "Generating":
         if self.ignore_eos and self.stop_token_ids:
-            raise wrong("CONFLICT", "ignore_eos", "ignore_eos cannot be combined with stop_token_ids")
+            raise wrong(
+                "CONFLICT", "ignore_eos", "ignore_eos cannot be combined with stop_token_ids"
+            )
         if self.stream_options is not None and not self.stream:
             raise wrong("INCOMPLETE", "stream_options", "stream_options needs stream")
         if 0 < self.temperature < 0.01:
             raise wrong(
-                "OUT_OF_RANGE", "temperature", "temperature must be 0 (greedy) or at least 0.01", "0, or at least 0.01"
+                "OUT_OF_RANGE",
+                "temperature",
+                "temperature must be 0 (greedy) or at least 0.01",
+                "0, or at least 0.01",
             )
         return self
 
@@ -92,7 +103,11 @@ class ChatMessage(_Body):
 
     def plain(self) -> dict[str, str]:
         """Role and whole text, as templates want them."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        content = (
+            self.content
+            if isinstance(self.content, str)
+            else "".join(part.text for part in self.content)
+        )
         return {"role": self.role, "content": content}
 
 
@@ -133,9 +148,19 @@ class CompletionRequest(Generating):
         if self.stream and (self.echo or len(self.prompts) != 1):
             raise wrong("CONFLICT", "stream", "stream needs exactly one prompt, and no echo")
         if self.max_tokens == 0 and not self.echo:
-            raise wrong("CONFLICT", "max_tokens", "max_tokens must be at least 1 unless echo is set", "at least 1")
+            raise wrong(
+                "CONFLICT",
+                "max_tokens",
+                "max_tokens must be at least 1 unless echo is set",
+                "at least 1",
+            )
         if not 1 <= len(self.prompts) <= MAX_PROMPTS:
-            raise wrong("OUT_OF_RANGE", "prompt", f"prompt must be 1 to {MAX_PROMPTS} prompts", f"1 to {MAX_PROMPTS}")
+            raise wrong(
+                "OUT_OF_RANGE",
+                "prompt",
+                f"prompt must be 1 to {MAX_PROMPTS} prompts",
+                f"1 to {MAX_PROMPTS}",
+            )
         return self
 
     @property
@@ -186,7 +211,9 @@ class LoadRequest(_Body):
 
 
 class UnloadParameters(_Body):
-    """`only_idle` refuses while answers run. `unload_dependents` is Triton's; nothing here depends on a version."""
+    """`only_idle` refuses while answers run. `unload_dependents` is Triton's; nothing here depends
+    on a version.
+    """
 
     only_idle: bool = False
     unload_dependents: bool = False

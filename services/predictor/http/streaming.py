@@ -1,4 +1,6 @@
-"""Server-sent events. Each delta is one event and one write; an error after the first byte is an event too, and the last."""
+"""Server-sent events. Each delta is one event and one write; an error after the first byte is an
+event too, and the last.
+"""
 
 import json
 from collections.abc import AsyncGenerator
@@ -12,7 +14,11 @@ from services.predictor.http.labels import STATUS
 from services.predictor.http.replies import error_body
 from services.predictor.version import Delta
 
-HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -31,10 +37,12 @@ async def send_stream(
     prompt_tokens: int,
     include_usage: bool,
 ) -> web.StreamResponse:
-    """Write deltas as they come. A reader that goes away cancels this task, and with it the generation.
+    """Write deltas as they come. A reader that goes away cancels this task, and with it the
+    generation.
 
     Raises:
-        PredictorError: the engine refused before anything was written; later errors become an event.
+        PredictorError: the engine refused before anything was written; later errors become an
+            event.
     """
     response = web.StreamResponse(headers=HEADERS)
     completion_tokens = 0
@@ -64,4 +72,6 @@ async def send_stream(
 
 
 def _event(body: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    )

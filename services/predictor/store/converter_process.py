@@ -1,6 +1,7 @@
 """Conversion in a process of its own, at low priority.
 
-In a thread, saving the IR holds the interpreter lock (0.1 s for 100 M parameters), and its memory stays with the server.
+In a thread, saving the IR holds the interpreter lock (0.1 s for 100 M parameters), and its memory
+stays with the server.
 """
 
 import json
@@ -21,7 +22,10 @@ def convert_in_process(source: Path, target: Path) -> None:
     """
     command = [sys.executable, "-m", "services.predictor.graph", str(source), str(target)]
     root = str(Path(__file__).resolve().parents[3])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+    }
     done = subprocess.run(  # noqa: S603 - our own module and two paths, no shell
         command,
         capture_output=True,

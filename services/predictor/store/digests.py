@@ -1,4 +1,6 @@
-"""SHA-256 of files, remembered by size and modification time: a model is hashed once, not at every start."""
+"""SHA-256 of files, remembered by size and modification time: a model is hashed once, not at every
+start.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,6 @@
-"""Converted graphs on disk, keyed by the content that they come from: the model's digests and the converter's own source."""
+"""Converted graphs on disk, keyed by the content that they come from: the model's digests and the
+converter's own source.
+"""
 
 import hashlib
 import json
@@ -27,11 +29,14 @@ class IrCache:
     def get(self, manifest: Manifest) -> Path:
         """The directory of the model's IR, converted now if it never was.
 
-        A conversion becomes visible by one rename, so a killed one leaves nothing that could be served.
+        A conversion becomes visible by one rename, so a killed one leaves nothing that could be
+        served.
         """
         target = self._directory / _key(manifest)
         if not (target / IR_NAME).is_file():
-            with tempfile.TemporaryDirectory(dir=self._directory, prefix="unfinished-") as unfinished:
+            with tempfile.TemporaryDirectory(
+                dir=self._directory, prefix="unfinished-"
+            ) as unfinished:
                 made = Path(unfinished) / "ir"
                 made.mkdir()
                 self._convert(manifest.directory, made)
@@ -42,7 +47,9 @@ class IrCache:
         return target
 
     def _prune(self) -> None:
-        """Drop what was not used for longest. A served graph stays: its file is mapped, and Linux keeps it till closed."""
+        """Drop what was not used for longest. A served graph stays: its file is mapped, and Linux
+        keeps it till closed.
+        """
         finished = [path for path in self._directory.iterdir() if (path / IR_NAME).is_file()]
         finished.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in finished[self._entries :]:

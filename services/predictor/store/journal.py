@@ -28,5 +28,7 @@ class Journal:
 
     def _write(self, content: dict[str, Path]) -> None:
         unfinished = self._path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({name: str(directory) for name, directory in content.items()}))
+        unfinished.write_text(
+            json.dumps({name: str(directory) for name, directory in content.items()})
+        )
         unfinished.replace(self._path)

@@ -1,4 +1,6 @@
-"""manifest.json: written last by whoever made the model, so a directory without it is unfinished, and is refused."""
+"""manifest.json: written last by whoever made the model, so a directory without it is unfinished,
+and is refused.
+"""
 
 import hashlib
 import json
@@ -30,17 +32,22 @@ def check_manifest(directory: Path, version: str, digests: DigestCache) -> Manif
     """Check that the directory is a complete model and holds exactly what its manifest says.
 
     Raises:
-        ModelRefusedError: the text names every file that is missing or differs, or the manifest's field at fault.
+        ModelRefusedError: the text names every file that is missing or differs, or the manifest's
+            field at fault.
     """
     raw = _read(directory)
     try:
         content = json.loads(raw)
     except ValueError as error:
-        raise ModelRefusedError(f"{MANIFEST_NAME} is not JSON", field=MANIFEST_NAME, reason="MALFORMED") from error
+        raise ModelRefusedError(
+            f"{MANIFEST_NAME} is not JSON", field=MANIFEST_NAME, reason="MALFORMED"
+        ) from error
     files = _check_fields(content, version)
     missing = sorted(name for name in files if not (directory / name).is_file())
     if missing:
-        raise ModelRefusedError(f"missing files: {', '.join(missing)}", field=", ".join(missing), reason="MISSING")
+        raise ModelRefusedError(
+            f"missing files: {', '.join(missing)}", field=", ".join(missing), reason="MISSING"
+        )
     unlisted = sorted(name for name in {*NEEDED, *weight_files(directory)} if name not in files)
     if unlisted:
         raise ModelRefusedError(
@@ -49,10 +56,14 @@ def check_manifest(directory: Path, version: str, digests: DigestCache) -> Manif
             reason="INCOMPLETE",
             limit=", ".join(unlisted),
         )
-    changed = sorted(name for name, digest in files.items() if digests.sha256(directory / name) != digest)
+    changed = sorted(
+        name for name, digest in files.items() if digests.sha256(directory / name) != digest
+    )
     if changed:
         raise ModelRefusedError(
-            f"files differ from {MANIFEST_NAME}: {', '.join(changed)}", field=", ".join(changed), reason="MISMATCH"
+            f"files differ from {MANIFEST_NAME}: {', '.join(changed)}",
+            field=", ".join(changed),
+            reason="MISMATCH",
         )
     return Manifest(version, directory, files, hashlib.sha256(raw).hexdigest())
 
@@ -64,7 +75,9 @@ def manifest_digest(directory: Path) -> str:
 
 def _read(directory: Path) -> bytes:
     if not directory.is_dir():
-        raise ModelRefusedError("directory: there is no such directory", field="directory", reason="MISSING")
+        raise ModelRefusedError(
+            "directory: there is no such directory", field="directory", reason="MISSING"
+        )
     try:
         return (directory / MANIFEST_NAME).read_bytes()
     except FileNotFoundError as error:
@@ -78,11 +91,17 @@ def _read(directory: Path) -> bytes:
 def _check_fields(content: Any, version: str) -> dict[str, str]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelRefusedError(
-            f"{MANIFEST_NAME}: format must be {FORMAT}", field="format", reason="UNSUPPORTED", limit=str(FORMAT)
+            f"{MANIFEST_NAME}: format must be {FORMAT}",
+            field="format",
+            reason="UNSUPPORTED",
+            limit=str(FORMAT),
         )
     if content.get("kind") != "model":
         raise ModelRefusedError(
-            f"{MANIFEST_NAME}: kind must be model", field="kind", reason="UNSUPPORTED", limit="model"
+            f"{MANIFEST_NAME}: kind must be model",
+            field="kind",
+            reason="UNSUPPORTED",
+            limit="model",
         )
     if content.get("version") != version:
         raise ModelRefusedError(
@@ -94,11 +113,17 @@ def _check_fields(content: Any, version: str) -> dict[str, str]:
     files = content.get("files")
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise ModelRefusedError(
-            f"{MANIFEST_NAME}: files must map names to SHA-256 digests", field="files", reason="MALFORMED"
+            f"{MANIFEST_NAME}: files must map names to SHA-256 digests",
+            field="files",
+            reason="MALFORMED",
         )
     # A trained adapter lies in a folder of its own beside the weights that it was merged into.
-    if any(PurePosixPath(name).is_absolute() or {"..", ""} & set(name.split("/")) for name in files):
+    if any(
+        PurePosixPath(name).is_absolute() or {"..", ""} & set(name.split("/")) for name in files
+    ):
         raise ModelRefusedError(
-            f"{MANIFEST_NAME}: files must be paths inside the directory", field="files", reason="OUT_OF_RANGE"
+            f"{MANIFEST_NAME}: files must be paths inside the directory",
+            field="files",
+            reason="OUT_OF_RANGE",
         )
     return files

@@ -1,4 +1,6 @@
-"""A model's chat template, rendered in jinja2's sandbox: it comes with the model and is not ours to trust."""
+"""A model's chat template, rendered in jinja2's sandbox: it comes with the model and is not ours to
+trust.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,10 +17,15 @@ Message = Mapping[str, str]
 
 
 class ChatTemplate:
-    """Renders messages to the prompt that a model was tuned on. A model without a template cannot chat."""
+    """Renders messages to the prompt that a model was tuned on. A model without a template cannot
+    chat.
+    """
 
     def __init__(
-        self, source: str | None, special_tokens: Mapping[str, str], control_tokens: Sequence[str] = ()
+        self,
+        source: str | None,
+        special_tokens: Mapping[str, str],
+        control_tokens: Sequence[str] = (),
     ) -> None:
         self._special_tokens = dict(special_tokens)
         self._control_tokens = control_tokens
@@ -38,7 +45,9 @@ class ChatTemplate:
             config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_bytes())
         except ValueError as error:
             raise ModelRefusedError(
-                "tokenizer_config.json is not JSON", field="tokenizer_config.json", reason="MALFORMED"
+                "tokenizer_config.json is not JSON",
+                field="tokenizer_config.json",
+                reason="MALFORMED",
             ) from error
         beside = directory / "chat_template.jinja"
         source = beside.read_text() if beside.is_file() else _source(config.get("chat_template"))
@@ -52,11 +61,15 @@ class ChatTemplate:
         """
         if self._template is None:
             raise InvalidRequestError(
-                "messages: this model has no chat template; use /v1/completions", "messages", reason="UNSUPPORTED"
+                "messages: this model has no chat template; use /v1/completions",
+                "messages",
+                reason="UNSUPPORTED",
             )
         try:
             return self._template.render(
-                messages=[{**message, "content": self._disarm(message["content"])} for message in messages],
+                messages=[
+                    {**message, "content": self._disarm(message["content"])} for message in messages
+                ],
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
@@ -66,18 +79,24 @@ class ChatTemplate:
             ) from error
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise InvalidRequestError(
-                "messages: the model's chat template cannot render them", "messages", reason="MALFORMED"
+                "messages: the model's chat template cannot render them",
+                "messages",
+                reason="MALFORMED",
             ) from error
 
     def _disarm(self, text: str) -> str:
-        """A turn marker inside a message must not begin a turn: a space after its first character makes it plain text."""
+        """A turn marker inside a message must not begin a turn: a space after its first character
+        makes it plain text.
+        """
         for token in self._control_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token and their like, whether written as a string or as an object with its content."""
+    """bos_token, eos_token and their like, whether written as a string or as an object with its
+    content.
+    """
     found = {}
     for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
         value = config.get(key)
@@ -98,7 +117,9 @@ def _refuse(text: str) -> NoReturn:
 def _source(value: Any) -> str | None:
     """A template is a string, or a list of named ones of which "default" is for chat."""
     if isinstance(value, list):
-        value = next((entry.get("template") for entry in value if entry.get("name") == "default"), None)
+        value = next(
+            (entry.get("template") for entry in value if entry.get("name") == "default"), None
+        )
     return value if isinstance(value, str) else None
 
 
@@ -107,7 +128,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(
+        value, ensure_ascii=False, indent=indent
+    )
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda pattern: datetime.now(UTC).strftime(pattern)
     return environment

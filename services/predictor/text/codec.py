@@ -8,7 +8,9 @@ from tokenizers import Tokenizer
 
 from services.predictor.errors import ModelRefusedError
 
-ENCODE_IN_THREAD_CHARACTERS = 8192  # about 4 ms of encoding: longer would be felt by every running stream
+ENCODE_IN_THREAD_CHARACTERS = (
+    8192  # about 4 ms of encoding: longer would be felt by every running stream
+)
 
 
 class TextCodec:
@@ -32,7 +34,9 @@ class TextCodec:
     def control_tokens(self) -> tuple[str, ...]:
         """The texts of tokens that steer the model, turn markers among them; the longest first."""
         added = self._tokenizer.get_added_tokens_decoder().values()
-        return tuple(sorted((token.content for token in added if token.special), key=len, reverse=True))
+        return tuple(
+            sorted((token.content for token in added if token.special), key=len, reverse=True)
+        )
 
     async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Ids of a text; long texts are encoded in a thread."""

@@ -1,8 +1,9 @@
 """Text that grows with its tokens, never by half a character.
 
-A token may hold part of a character, and what a token adds depends on those before it (SentencePiece's leading space). So each
-step decodes a short window twice, with and without the new tokens, and gives out the difference once it is whole: the scheme of
-text-generation-inference and vLLM.
+A token may hold part of a character, and what a token adds depends on those before it
+(SentencePiece's leading space). So each step decodes a short window twice, with and without the new
+tokens, and gives out the difference once it is whole: the scheme of text-generation-inference and
+vLLM.
 """
 
 from services.predictor.text.codec import TextCodec

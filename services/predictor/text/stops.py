@@ -1,4 +1,6 @@
-"""Stop strings, found across token borders. Text that may be the beginning of one is held back until that is known."""
+"""Stop strings, found across token borders. Text that may be the beginning of one is held back
+until that is known.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +14,9 @@ class StopStrings:
         self.hit = False
 
     def feed(self, text: str) -> str:
-        """Take more text and give out what is certain. After a hit the rest, and the stop string itself, is gone."""
+        """Take more text and give out what is certain. After a hit the rest, and the stop string
+        itself, is gone.
+        """
         self._held += text
         places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if places:

@@ -1,4 +1,6 @@
-"""Token batches become text: end tokens leave none, stop strings end it, log-probs stay beside what they belong to."""
+"""Token batches become text: end tokens leave none, stop strings end it, log-probs stay beside what
+they belong to.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ from services.predictor.text.stops import StopStrings
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token, its own text (which may be a part of a character) and its log-prob. One that `ends` is no part of the answer's text."""
+    """A token, its own text (which may be a part of a character) and its log-prob. One that `ends`
+    is no part of the answer's text.
+    """
 
     id: int
     text: str
@@ -54,9 +58,15 @@ class Transcript:
             if not ends:
                 text += self._stops.feed(self._detokeniser.add(token))
             if batch.log_probs:
-                scored.append(ScoredToken(token, self._codec.decode([token], False), batch.log_probs[index], ends))
+                scored.append(
+                    ScoredToken(
+                        token, self._codec.decode([token], False), batch.log_probs[index], ends
+                    )
+                )
         return Piece(text, tuple(scored))
 
     def end(self) -> Piece:
-        """What was held back for a stop string that never came. Half a character at the end is dropped."""
+        """What was held back for a stop string that never came. Half a character at the end is
+        dropped.
+        """
         return Piece("" if self.stopped else self._stops.flush(), ())

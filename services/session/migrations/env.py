@@ -1,4 +1,6 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction that `schema.upgrade` hands in."""
+"""What Alembic runs: the migrations, on the connection and in the transaction that `schema.upgrade`
+hands in.
+"""
 
 from alembic import context
 

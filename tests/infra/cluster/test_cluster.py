@@ -1,4 +1,5 @@
-"""The real cluster: pods run, find and reach each other, policies hold, and nothing of it is on the machine during or after.
+"""The real cluster: pods run, find and reach each other, policies hold, and nothing of it is on the
+machine during or after.
 
 `make cluster-test` runs it. Where no cluster can run it fails, unless CLUSTER=skip is set.
 """
@@ -19,7 +20,16 @@ from infra.cluster import control_groups, lifecycle
 from infra.cluster.installation import Tools, find_installed
 from infra.cluster.layout import Layout
 from infra.cluster.namespaces import SETTINGS, WANTED_BY_KUBELET
-from infra.cluster.policies.objects import Block, Chosen, NamedPort, Pod, Policy, Port, Rule, Selector
+from infra.cluster.policies.objects import (
+    Block,
+    Chosen,
+    NamedPort,
+    Pod,
+    Policy,
+    Port,
+    Rule,
+    Selector,
+)
 from infra.cluster.policies.rules import World, render
 from infra.cluster.programs import Family, build
 from infra.images.program import write_program_image
@@ -28,7 +38,18 @@ from infra.servers.installation import fill_missing
 HERE = Path(__file__).parent
 PROBE = Family("probe", HERE / "probe", HERE / "probe")
 # Where programs of a cluster leave folders, if they are let.
-FOLDERS = ("/", "/etc", "/opt", "/usr/lib", "/usr/libexec", "/var", "/var/lib", "/var/log", "/run", str(Path.home()))
+FOLDERS = (
+    "/",
+    "/etc",
+    "/opt",
+    "/usr/lib",
+    "/usr/libexec",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/run",
+    str(Path.home()),
+)
 # Counters, and what the kernel writes there itself.
 RESTLESS = (
     "fs/dentry-state",
@@ -58,7 +79,15 @@ class Cluster:
         self.layout = layout
 
     def command(self, word: str, *words: str) -> list[str]:
-        return [sys.executable, "-m", "infra.cluster", word, "--state", str(self.layout.state), *words]
+        return [
+            sys.executable,
+            "-m",
+            "infra.cluster",
+            word,
+            "--state",
+            str(self.layout.state),
+            *words,
+        ]
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*words), capture_output=True, text=True, check=False)
@@ -77,10 +106,23 @@ class Cluster:
     def addresses(self, *, ready: bool) -> set[str]:
         """Of the servers, as the Service has them."""
         slices = json.loads(
-            self.kubectl("get", "endpointslices", "-n", "demo", "-l", "kubernetes.io/service-name=server", "-o", "json")
+            self.kubectl(
+                "get",
+                "endpointslices",
+                "-n",
+                "demo",
+                "-l",
+                "kubernetes.io/service-name=server",
+                "-o",
+                "json",
+            )
         )
         endpoints = [endpoint for found in slices["items"] for endpoint in found["endpoints"] or ()]
-        return {endpoint["addresses"][0] for endpoint in endpoints if endpoint["conditions"]["ready"] is ready}
+        return {
+            endpoint["addresses"][0]
+            for endpoint in endpoints
+            if endpoint["conditions"]["ready"] is ready
+        }
 
 
 def settings() -> dict[str, str]:
@@ -107,7 +149,9 @@ def machine() -> dict[str, str]:
     tools = find_installed()
     environment = {**os.environ, **tools.environment}
     shown = {
-        words: subprocess.run(words.split(), env=environment, capture_output=True, text=True, check=True).stdout
+        words: subprocess.run(
+            words.split(), env=environment, capture_output=True, text=True, check=True
+        ).stdout
         for words in ("ip -o link", "ip -o addr", "ip route", "nft list ruleset")
     }
     return {
@@ -119,7 +163,9 @@ def machine() -> dict[str, str]:
 
 
 def processes(layout: Layout) -> list[str]:
-    """Of the cluster's parts, which name its folder, and of its pods, which are in its control group."""
+    """Of the cluster's parts, which name its folder, and of its pods, which are in its control
+    group.
+    """
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -133,7 +179,9 @@ def processes(layout: Layout) -> list[str]:
     return found
 
 
-def eventually(test: Callable[[], bool], show: Callable[[], object] = str, seconds: float = 30.0) -> None:
+def eventually(
+    test: Callable[[], bool], show: Callable[[], object] = str, seconds: float = 30.0
+) -> None:
     end = time.monotonic() + seconds
     while not test():
         assert time.monotonic() < end, f"it did not happen: {show()}"
@@ -165,7 +213,10 @@ def settings_before() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def cluster(
-    layout: Layout, before: dict[str, str], settings_before: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    layout: Layout,
+    before: dict[str, str],
+    settings_before: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Cluster]:
     running = Cluster(layout)
     fill_missing([PROBE.part("the tests' program", lambda folder: build(PROBE, folder))], print)
@@ -178,7 +229,15 @@ def cluster(
         assert loaded.returncode == 0, loaded.stderr
         running.kubectl("apply", "-f", str(HERE / "probe.yaml"))
         running.kubectl("rollout", "status", "-n", "demo", "deployment/server", "--timeout=60s")
-        running.kubectl("wait", "-n", "demo", "--for=condition=Ready", "pod/friend", "pod/stranger", "--timeout=60s")
+        running.kubectl(
+            "wait",
+            "-n",
+            "demo",
+            "--for=condition=Ready",
+            "pod/friend",
+            "pod/stranger",
+            "--timeout=60s",
+        )
         yield running
     finally:
         lifecycle.down(layout)
@@ -206,16 +265,24 @@ def test_a_command_in_a_pod_answers_and_fails_as_it_should(cluster: Cluster) -> 
 
 
 def test_names_lead_to_the_service_and_to_each_pod_of_a_headless_one(cluster: Cluster) -> None:
-    address = cluster.kubectl("get", "service", "-n", "demo", "server", "-o", "jsonpath={.spec.clusterIP}")
-    assert cluster.in_pod("friend", "lookup", "server.demo.svc.cluster.local").stdout.split() == [address]
-    assert set(cluster.in_pod("friend", "lookup", "server-headless").stdout.split()) == cluster.addresses(ready=True)
+    address = cluster.kubectl(
+        "get", "service", "-n", "demo", "server", "-o", "jsonpath={.spec.clusterIP}"
+    )
+    assert cluster.in_pod("friend", "lookup", "server.demo.svc.cluster.local").stdout.split() == [
+        address
+    ]
+    assert set(
+        cluster.in_pod("friend", "lookup", "server-headless").stdout.split()
+    ) == cluster.addresses(ready=True)
     assert cluster.in_pod("friend", "lookup", "server.example.com").returncode == 1
     for url in ("http://server/", "http://server-headless:8080/"):
         assert cluster.in_pod("friend", "get", url).stdout.startswith("hello from server-")
 
 
 def test_a_pod_that_is_not_ready_leaves_the_service_and_comes_back(cluster: Cluster) -> None:
-    pod = cluster.kubectl("get", "pods", "-n", "demo", "-l", "app=server", "-o", "jsonpath={.items[0].metadata.name}")
+    pod = cluster.kubectl(
+        "get", "pods", "-n", "demo", "-l", "app=server", "-o", "jsonpath={.items[0].metadata.name}"
+    )
     address = cluster.kubectl("get", "pod", "-n", "demo", pod, "-o", "jsonpath={.status.podIP}")
     assert address in cluster.addresses(ready=True)
     assert cluster.in_pod(pod, "get", "http://127.0.0.1:8080/off").returncode == 0
@@ -233,7 +300,9 @@ def test_policies_let_one_pod_in_and_not_another_until_they_are_gone(cluster: Cl
         assert cluster.in_pod("friend", "get", url).stdout.startswith("hello from server-")
         assert "Timeout" in cluster.in_pod("stranger", "get", url).stderr
     # The friend may ask servers alone, and nobody the node.
-    stranger = cluster.kubectl("get", "pod", "-n", "demo", "stranger", "-o", "jsonpath={.status.podIP}")
+    stranger = cluster.kubectl(
+        "get", "pod", "-n", "demo", "stranger", "-o", "jsonpath={.status.podIP}"
+    )
     assert "Timeout" in cluster.in_pod("friend", "get", f"http://{stranger}:8080/").stderr
     assert "Timeout" in cluster.in_pod("friend", "get", "https://10.96.0.1/").stderr
     # The node's probes pass: nobody became unready.
@@ -244,9 +313,15 @@ def test_policies_let_one_pod_in_and_not_another_until_they_are_gone(cluster: Cl
 
 def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "templates").mkdir()
-    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: one, version: 1.0.0, kubeVersion: '>=1.34.0'}")
-    (tmp_path / "templates" / "map.yaml").write_text("{apiVersion: v1, kind: ConfigMap, metadata: {name: of-helm}}")
-    installed = cluster.call("exec", "--", "helm", "install", "one", str(tmp_path), "--wait", "--timeout", "60s")
+    (tmp_path / "Chart.yaml").write_text(
+        "{apiVersion: v2, name: one, version: 1.0.0, kubeVersion: '>=1.34.0'}"
+    )
+    (tmp_path / "templates" / "map.yaml").write_text(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: of-helm}}"
+    )
+    installed = cluster.call(
+        "exec", "--", "helm", "install", "one", str(tmp_path), "--wait", "--timeout", "60s"
+    )
     assert installed.returncode == 0, installed.stderr
     assert cluster.kubectl("get", "configmap", "of-helm", "-o", "name") == "configmap/of-helm"
     assert cluster.call("exec", "--", "helm", "uninstall", "one", "--wait").returncode == 0
@@ -256,9 +331,17 @@ def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Pat
 def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
     """Those that no policy above has: blocks, what they leave out, ranges, protocols."""
     block = Block("10.0.0.0/8", ("10.88.0.0/16", "10.89.0.0/24"))
-    ports = (Port("TCP", 80), Port("UDP", 5000, 5010), Port("SCTP", 7), Port("SCTP", None), Port("TCP", "http"))
+    ports = (
+        Port("TCP", 80),
+        Port("UDP", 5000, 5010),
+        Port("SCTP", 7),
+        Port("SCTP", None),
+        Port("TCP", "http"),
+    )
     rules = (Rule(None, None), Rule((block, Chosen(Selector(()), None)), ports))
-    pods = [Pod("demo", f"10.88.0.{number}", {}, (NamedPort("http", "TCP", 8080),)) for number in (2, 3)]
+    pods = [
+        Pod("demo", f"10.88.0.{number}", {}, (NamedPort("http", "TCP", 8080),)) for number in (2, 3)
+    ]
     table = render(World(pods, {"demo": {}}, [Policy("demo", Selector(()), rules, rules)]))
     assert table.count(" return") > 2 * 2 * 2 * len(ports)
     command = cluster.command("exec", "--", "nft", "--check", "--file", "-")
@@ -266,13 +349,21 @@ def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_parts_of_the_cluster_share_the_processors_with_its_pods_as_on_a_node(cluster: Cluster) -> None:
+def test_the_parts_of_the_cluster_share_the_processors_with_its_pods_as_on_a_node(
+    cluster: Cluster,
+) -> None:
     name = cluster.layout.control_group
-    shared = [group for root in control_groups.hierarchies(control_groups.MOUNTS.read_text())
-              for file in control_groups.WEIGHTS if (group := root / name / file).exists()]  # fmt: skip
+    shared = [
+        group
+        for root in control_groups.hierarchies(control_groups.MOUNTS.read_text())
+        for file in control_groups.WEIGHTS
+        if (group := root / name / file).exists()
+    ]
     for group in shared:
         assert group.read_text().strip() == str(control_groups.WEIGHTS[group.name])
-        pods, parts = (group.parent / part / group.name for part in ("kubepods", control_groups.PARTS))
+        pods, parts = (
+            group.parent / part / group.name for part in ("kubepods", control_groups.PARTS)
+        )
         # On two processors by the scale of version 2; by that of version 1 it is twice as much.
         assert int(pods.read_text()) >= 0.7 * int(parts.read_text())
         inside = (group.parent / control_groups.PARTS / "cgroup.procs").read_text().split()
@@ -286,7 +377,10 @@ def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
     assert len(found) == 1
     assert cluster.call("exec", "--", "kill", "-9", found[0]).returncode == 0
     eventually(
-        lambda: cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split() not in ([], found)
+        lambda: (
+            cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split()
+            not in ([], found)
+        )
     )
     cluster.kubectl("rollout", "restart", "-n", "demo", "deployment/server")
     cluster.kubectl("rollout", "status", "-n", "demo", "deployment/server", "--timeout=60s")
@@ -308,7 +402,9 @@ def test_no_setting_address_or_mount_of_the_machine_changes_while_it_runs(
     assert now == {name: shown for name, shown in before.items() if name != "groups"}
     # Inside they are what kubelet wants, and cannot be changed.
     assert cluster.call("exec", "--", "cat", "/proc/sys/vm/overcommit_memory").stdout == "1\n"
-    assert cluster.call("exec", "--", "sh", "-c", "echo 1 > /proc/sys/vm/swappiness").returncode != 0
+    assert (
+        cluster.call("exec", "--", "sh", "-c", "echo 1 > /proc/sys/vm/swappiness").returncode != 0
+    )
 
 
 def test_down_leaves_nothing(cluster: Cluster, before: dict[str, str]) -> None:
@@ -326,7 +422,9 @@ def test_ctrl_c_while_it_starts_leaves_nothing_running(fresh: Cluster) -> None:
     before = machine()
     # What a shell begins in the background ignores Ctrl-C, and so does all that it starts.
     hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(fresh.command("up"), stdout=subprocess.PIPE, text=True, preexec_fn=hear) as up:
+    with subprocess.Popen(
+        fresh.command("up"), stdout=subprocess.PIPE, text=True, preexec_fn=hear
+    ) as up:
         assert up.stdout
         assert "namespaces" in up.stdout.readline()
         up.send_signal(signal.SIGINT)
@@ -337,7 +435,9 @@ def test_ctrl_c_while_it_starts_leaves_nothing_running(fresh: Cluster) -> None:
 
 
 @pytest.mark.parametrize("whom", ["up", "process 1"])
-def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(fresh: Cluster, whom: str) -> None:
+def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(
+    fresh: Cluster, whom: str
+) -> None:
     """Every second step, each of the two at the others."""
     before, steps = machine(), 0
     for step in range(0 if whom == "up" else 1, 100, 2):
@@ -353,7 +453,9 @@ def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(fresh: 
 
 def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
     """Whether there was such a step before the cluster was complete."""
-    with subprocess.Popen(cluster.command("up"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as up:
+    with subprocess.Popen(
+        cluster.command("up"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as up:
         assert up.stdout
         for number, line in enumerate(up.stdout):
             if "the cluster runs" in line:

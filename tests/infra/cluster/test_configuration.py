@@ -1,4 +1,6 @@
-"""Files that containerd, kubelet and kube-proxy read: they parse, and agree with each other and with the layout."""
+"""Files that containerd, kubelet and kube-proxy read: they parse, and agree with each other and
+with the layout.
+"""
 
 import json
 import tomllib
@@ -28,7 +30,10 @@ def commands(layout: Layout) -> dict[str, tuple[str, ...]]:
         return True
 
     components = Components(layout, TOOLS)
-    return {program.name: program.command for program in (*components.first(ready), *components.callers(ready))}
+    return {
+        program.name: program.command
+        for program in (*components.first(ready), *components.callers(ready))
+    }
 
 
 def test_containerd_finds_the_plugins_and_the_pods_network(layout: Layout) -> None:
@@ -62,7 +67,16 @@ def test_kube_proxy_leaves_the_machines_connection_tracking_alone(layout: Layout
 def test_every_part_is_started_with_files_of_its_own_cluster(layout: Layout) -> None:
     found = commands(layout)
     assert set(found) == {
-        *("etcd", "containerd", "apiserver", "controllers", "scheduler", "kubelet", "proxy", "policies"),
+        *(
+            "etcd",
+            "containerd",
+            "apiserver",
+            "controllers",
+            "scheduler",
+            "kubelet",
+            "proxy",
+            "policies",
+        ),
     }
     for name, words in found.items():
         assert str(layout.state) in " ".join(words), name

@@ -29,7 +29,10 @@ def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_hierarchies_of_both_versions_are_found() -> None:
-    assert control_groups.hierarchies(MOUNTS) == [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/memory")]
+    assert control_groups.hierarchies(MOUNTS) == [
+        Path("/sys/fs/cgroup/unified"),
+        Path("/sys/fs/cgroup/memory"),
+    ]
 
 
 @pytest.mark.parametrize(("file", "weight"), [("cpu.shares", "8192"), ("cpu.weight", "800")])
@@ -39,7 +42,9 @@ def test_the_parts_have_a_share_beside_the_pods(hierarchy: Path, file: str, weig
     control_groups.make("ours")
     control_groups.join_parts("ours")
     assert (hierarchy / "ours" / file).read_text() == weight
-    assert (hierarchy / "ours" / "parts" / "cgroup.procs").read_text() == "0"  # this process, to the kernel
+    assert (
+        hierarchy / "ours" / "parts" / "cgroup.procs"
+    ).read_text() == "0"  # this process, to the kernel
 
 
 def test_a_hierarchy_of_something_else_has_no_shares(hierarchy: Path) -> None:
@@ -64,6 +69,8 @@ def test_removing_what_is_not_there_is_nothing(hierarchy: Path) -> None:
 
 def test_a_group_in_use_is_named(hierarchy: Path) -> None:
     control_groups.make("ours")
-    (hierarchy / "ours" / "tasks").write_text("1")  # a plain folder that is not empty refuses as a busy group does
+    (hierarchy / "ours" / "tasks").write_text(
+        "1"
+    )  # a plain folder that is not empty refuses as a busy group does
     with refused(ClusterError, field=str(hierarchy / "ours"), reason="IN_USE"):
         control_groups.remove("ours")

@@ -1,4 +1,6 @@
-"""What a cluster is made of: each part in a folder named after its lock, and what is missing is named with the command."""
+"""What a cluster is made of: each part in a folder named after its lock, and what is missing is
+named with the command.
+"""
 
 import re
 import shutil
@@ -27,7 +29,9 @@ def test_every_part_has_a_folder_of_its_own_in_the_cache(empty_cache: Path) -> N
 
 def test_what_is_missing_is_named_with_the_command() -> None:
     parts = installation.parts(installation.locate())
-    with refused(ServerError, field=", ".join(part.home.name for part in parts), reason="MISSING") as caught:
+    with refused(
+        ServerError, field=", ".join(part.home.name for part in parts), reason="MISSING"
+    ) as caught:
         installation.find_installed()
     for words in (*(part.what for part in parts), "make cluster"):
         assert words in caught.value.text
@@ -54,7 +58,9 @@ def test_programs_of_the_cluster_come_before_the_machines(monkeypatch: pytest.Mo
 def test_the_debian_lock_names_each_package_once_with_its_hash() -> None:
     lines = [line.split() for line in installation.DEBIAN.read_text().splitlines()]
     names = [file.split("_")[0] for _, file in lines]
-    assert {"containerd", "runc", "containernetworking-plugins", "nftables", "iproute2"} < set(names)
+    assert {"containerd", "runc", "containernetworking-plugins", "nftables", "iproute2"} < set(
+        names
+    )
     assert len(set(names)) == len(names)
     assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256, _ in lines)
 

@@ -1,4 +1,6 @@
-"""Whose process is killed, which files are removed, who may start a cluster at all; and process 1 reaps everybody."""
+"""Whose process is killed, which files are removed, who may start a cluster at all; and process 1
+reaps everybody.
+"""
 
 import json
 import os
@@ -48,7 +50,9 @@ def test_a_running_cluster_is_found_and_ended(layout: Layout) -> None:
     assert lifecycle.find(layout) is None
 
 
-def test_a_stranger_with_the_number_of_a_cluster_that_has_gone_is_left_alone(layout: Layout) -> None:
+def test_a_stranger_with_the_number_of_a_cluster_that_has_gone_is_left_alone(
+    layout: Layout,
+) -> None:
     with subprocess.Popen(["sleep", "600"]) as process:
         note(layout, process.pid, started_of(process.pid) - 1)
         assert lifecycle.find(layout) is None
@@ -57,7 +61,9 @@ def test_a_stranger_with_the_number_of_a_cluster_that_has_gone_is_left_alone(lay
         process.kill()
 
 
-def test_a_process_that_has_ended_is_no_cluster_even_before_its_parent_notices(layout: Layout) -> None:
+def test_a_process_that_has_ended_is_no_cluster_even_before_its_parent_notices(
+    layout: Layout,
+) -> None:
     with subprocess.Popen(["sleep", "600"]) as process:
         note(layout, process.pid, started_of(process.pid))
         process.kill()
@@ -74,18 +80,24 @@ def test_down_removes_a_cluster_and_nothing_of_anybody_else(layout: Layout) -> N
     assert not layout.state.exists()
 
 
-def test_a_folder_that_holds_something_else_is_refused(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_holds_something_else_is_refused(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lifecycle, "refuse_unable", lambda: None)
     layout.logs.mkdir(parents=True)
     with refused(ClusterError, field=str(layout.state), reason="EXISTS", limit="an empty folder"):
-        lifecycle.up(layout, Tools(Path("/debian"), Path("/clients"), Path("/helm3")), lambda _: None)
+        lifecycle.up(
+            layout, Tools(Path("/debian"), Path("/clients"), Path("/helm3")), lambda _: None
+        )
     assert [file.name for file in layout.state.iterdir()] == ["logs"]
 
 
 def test_nothing_is_removed_through_a_mount(layout: Layout) -> None:
     layout.private.mkdir(parents=True)
     layout.mark.touch()
-    control_groups.MOUNTS.write_text(f"90 20 0:40 / {layout.private}/var/lib rw - ext4 /dev/vda rw\n")
+    control_groups.MOUNTS.write_text(
+        f"90 20 0:40 / {layout.private}/var/lib rw - ext4 /dev/vda rw\n"
+    )
     with refused(ClusterError, field=f"{layout.private}/var/lib", reason="IN_USE"):
         lifecycle.down(layout)
     assert layout.private.exists()
@@ -121,13 +133,17 @@ def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_stands_after_two_dashes_is_left_to_the_command() -> None:
-    words, command = split(["exec", "--state", "x", "--", "kubectl", "exec", "pod", "--", "ls", "--state"])
+    words, command = split(
+        ["exec", "--state", "x", "--", "kubectl", "exec", "pod", "--", "ls", "--state"]
+    )
     assert parse(words).state == Path("x")
     assert command == ["kubectl", "exec", "pod", "--", "ls", "--state"]
 
 
 def test_process_one_reaps_orphans_and_ends_as_the_second_does() -> None:
-    """The second leaves an orphan to this test's process 1, as happens in a namespace, and ends when it has been reaped."""
+    """The second leaves an orphan to this test's process 1, as happens in a namespace, and ends
+    when it has been reaped.
+    """
     program = """
 import ctypes, pathlib, subprocess, sys, time
 from infra.cluster.node import run_first_process

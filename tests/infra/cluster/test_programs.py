@@ -1,4 +1,6 @@
-"""Programs are built from what the locks name, and what is missing is said before minutes are spent."""
+"""Programs are built from what the locks name, and what is missing is said before minutes are
+spent.
+"""
 
 import re
 import shutil
@@ -19,8 +21,14 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_every_family_has_a_page_of_source_and_a_lock_that_goes_by_its_name(family: Family) -> None:
     assert len((family.sources / "main.go").read_text().splitlines()) < 60
-    assert (family.lock / "go.mod").read_text().startswith(f"module thumbwheel/cluster/{family.name}\n")
-    required = re.findall(r"^\t?(?:require )?([\w./-]+) (v\S+)", (family.lock / "go.mod").read_text(), re.MULTILINE)
+    assert (
+        (family.lock / "go.mod")
+        .read_text()
+        .startswith(f"module thumbwheel/cluster/{family.name}\n")
+    )
+    required = re.findall(
+        r"^\t?(?:require )?([\w./-]+) (v\S+)", (family.lock / "go.mod").read_text(), re.MULTILINE
+    )
     sums = (family.lock / "go.sum").read_text()
     assert (sums == "") is (family is PAUSE)
     for module, version in required:
@@ -38,7 +46,10 @@ def test_kubernetes_own_parts_are_all_of_its_own_version() -> None:
 
 
 def test_a_change_of_source_or_lock_is_another_program(tmp_path: Path) -> None:
-    sources, lock = shutil.copytree(PAUSE.sources, tmp_path / "a"), shutil.copytree(PAUSE.lock, tmp_path / "b")
+    sources, lock = (
+        shutil.copytree(PAUSE.sources, tmp_path / "a"),
+        shutil.copytree(PAUSE.lock, tmp_path / "b"),
+    )
     copied = Family("pause", sources, lock)
     assert copied.home == PAUSE.home
     (sources / "main.go").write_text("package main\n")
@@ -48,23 +59,31 @@ def test_a_change_of_source_or_lock_is_another_program(tmp_path: Path) -> None:
 
 
 def test_kubernetes_learns_its_version() -> None:
-    flags = linker_flags("require k8s.io/kubernetes v1.34.4\n\nrequire k8s.io/api v0.0.0 // indirect\n")
+    flags = linker_flags(
+        "require k8s.io/kubernetes v1.34.4\n\nrequire k8s.io/api v0.0.0 // indirect\n"
+    )
     for package in programs.STAMPED:
         assert f"-X {package}.gitVersion=v1.34.4" in flags
         assert f"-X {package}.gitMinor=34" in flags
     assert linker_flags(ETCD.lock.joinpath("go.mod").read_text()) == "-s -w"
 
 
-def test_nothing_of_the_users_own_go_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_the_users_own_go_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
     environment = programs.environment()
     assert all(environment[name].startswith(str(tmp_path)) for name in ("GOMODCACHE", "GOCACHE"))
 
 
-def test_a_full_disk_is_named_with_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_with_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda tool: f"/{tool}")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 9 * 10**9, 10**9))
-    with refused(ClusterError, field=str(tmp_path), reason="TOO_SMALL", limit="at least 6 GB") as caught:
+    with refused(
+        ClusterError, field=str(tmp_path), reason="TOO_SMALL", limit="at least 6 GB"
+    ) as caught:
         refuse_unable()
     assert "1.0" in caught.value.text

@@ -17,12 +17,18 @@ WRITTEN = {
 
 # Parsing KServe's definitions takes a second: those of the older version are a long test.
 @pytest.mark.parametrize(
-    "maker", [pytest.param(name, marks=pytest.mark.long) if name == "kserve-0_15" else name for name in WRITTEN]
+    "maker",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name == "kserve-0_15" else name
+        for name in WRITTEN
+    ],
 )
 def test_a_makers_definitions_serve_the_versions_that_the_chart_writes(maker: str) -> None:
     found = {}
     for path in (find_installed() / maker).iterdir():
         spec = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]
-        found[spec["names"]["kind"]] = {version["name"] for version in spec["versions"] if version["served"]}
+        found[spec["names"]["kind"]] = {
+            version["name"] for version in spec["versions"] if version["served"]
+        }
     assert found.keys() == WRITTEN[maker].keys()
     assert all(version in found[kind] for kind, version in WRITTEN[maker].items())

@@ -39,10 +39,14 @@ def fetch(tmp_path: Path, told: dict[str, str]) -> Path:
 
 
 def test_the_named_files_are_copied_and_no_other(tmp_path: Path, answer: dict[str, str]) -> None:
-    assert {path.name: path.read_text() for path in fetch(tmp_path, answer).iterdir()} == {"thing.yaml": "thing"}
+    assert {path.name: path.read_text() for path in fetch(tmp_path, answer).iterdir()} == {
+        "thing.yaml": "thing"
+    }
 
 
-def test_another_content_than_the_lock_says_is_refused(tmp_path: Path, answer: dict[str, str]) -> None:
+def test_another_content_than_the_lock_says_is_refused(
+    tmp_path: Path, answer: dict[str, str]
+) -> None:
     with refused(ServerError, field=MODULE.module, reason="MISMATCH", limit="h1:right") as caught:
         fetch(tmp_path, answer | {"Sum": "h1:wrong"})
     assert "h1:wrong" in caught.value.text
@@ -57,5 +61,13 @@ def test_what_cannot_be_had_is_said_in_gos_words(tmp_path: Path, answer: dict[st
 
 def test_the_lock_names_each_module_with_version_hash_and_files() -> None:
     modules = read_modules(MODULES)
-    assert {module.name.partition("-")[0] for module in modules} == {"kserve", "keda", "gateway", "prometheus"}
-    assert all(module.sum.startswith("h1:") and module.version.startswith("v") and module.files for module in modules)
+    assert {module.name.partition("-")[0] for module in modules} == {
+        "kserve",
+        "keda",
+        "gateway",
+        "prometheus",
+    }
+    assert all(
+        module.sum.startswith("h1:") and module.version.startswith("v") and module.files
+        for module in modules
+    )

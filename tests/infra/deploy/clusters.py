@@ -1,4 +1,6 @@
-"""Clusters for tests, each gone when its block ends. Where none can run a test fails, unless CLUSTER=skip says so."""
+"""Clusters for tests, each gone when its block ends. Where none can run a test fails, unless
+CLUSTER=skip says so.
+"""
 
 import os
 import subprocess
@@ -21,12 +23,18 @@ def bare_cluster(state: Path, what: str) -> Iterator[Inside]:
     """With nothing on it; `what` is not seen where it is skipped."""
     refuse_skipped(what)
     with ended(state):
-        subprocess.run([sys.executable, "-m", "infra.cluster", "up", "--state", str(state)], check=True, timeout=120)
+        subprocess.run(
+            [sys.executable, "-m", "infra.cluster", "up", "--state", str(state)],
+            check=True,
+            timeout=120,
+        )
         yield Inside(Layout(state), find_installed())
 
 
 @contextmanager
-def deployed_cluster(state: Path, what: str, *more_words: str, seconds: float = 600) -> Iterator[Deployed]:
+def deployed_cluster(
+    state: Path, what: str, *more_words: str, seconds: float = 600
+) -> Iterator[Deployed]:
     """With the chart on it, as `make deploy` leaves it; `more_words` are for that."""
     refuse_skipped(what)
     with ended(state):
@@ -35,7 +43,17 @@ def deployed_cluster(state: Path, what: str, *more_words: str, seconds: float = 
 
 
 def deploy(state: Path, *more_words: str, seconds: float) -> None:
-    command = [sys.executable, "-m", "infra.deploy", "--state", str(state), "--port", "0", "--grpc-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "infra.deploy",
+        "--state",
+        str(state),
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+    ]
     subprocess.run([*command, *more_words], check=True, timeout=seconds)
 
 

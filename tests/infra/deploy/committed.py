@@ -1,4 +1,6 @@
-"""What is in the bucket of the cluster, as a reader in there finds it, for the history checker out here."""
+"""What is in the bucket of the cluster, as a reader in there finds it, for the history checker out
+here.
+"""
 
 import json
 from collections.abc import Mapping
@@ -53,13 +55,26 @@ class Committed:
     @property
     def settled(self) -> bool:
         """Whether nothing waits in a log."""
-        reached = {(segment.topic_id, segment.partition): segment.end_offset for segment in self.ledger}
+        reached = {
+            (segment.topic_id, segment.partition): segment.end_offset for segment in self.ledger
+        }
         return all(reached.get(place, 0) == end for place, end in self.ends.items())
 
     def violations(self, history: History) -> list[str]:
-        """Of the invariants A to E; logs of other topics than the present ones have ended where the ledger says."""
-        reached = {(segment.topic_id, segment.partition): segment.end_offset for segment in self.ledger}
-        return violations(history, self, self, "", {**reached, **self.ends}, lambda data: self.objects[data.decode()])
+        """Of the invariants A to E; logs of other topics than the present ones have ended where the
+        ledger says.
+        """
+        reached = {
+            (segment.topic_id, segment.partition): segment.end_offset for segment in self.ledger
+        }
+        return violations(
+            history,
+            self,
+            self,
+            "",
+            {**reached, **self.ends},
+            lambda data: self.objects[data.decode()],
+        )
 
     def segments(self, _stream: str) -> list[Segment]:
         return self.ledger

@@ -1,6 +1,8 @@
-"""One cluster with the chart on it for all journeys of a session: making it is what costs. Each leaves it whole.
+"""One cluster with the chart on it for all journeys of a session: making it is what costs. Each
+leaves it whole.
 
-$THUMBWHEEL_CLUSTER names the state folder of one that stays, for who works on a journey; `make deploy STATE=…` makes it.
+$THUMBWHEEL_CLUSTER names the state folder of one that stays, for who works on a journey; `make
+deploy STATE=…` makes it.
 """
 
 import os
@@ -26,5 +28,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         deploy(Path(stays), seconds=DEPLOY_SECONDS)
         yield Deployed(Inside(Layout(Path(stays)), find_installed()))
         return
-    with deployed_cluster(tmp_path_factory.mktemp("deploy") / "cluster", UNSEEN, seconds=DEPLOY_SECONDS) as found:
+    with deployed_cluster(
+        tmp_path_factory.mktemp("deploy") / "cluster", UNSEEN, seconds=DEPLOY_SECONDS
+    ) as found:
         yield found

@@ -1,8 +1,10 @@
-"""People on the cluster's network while it is changed: answers that stream all the time, and single calls.
+"""People on the cluster's network while it is changed: answers that stream all the time, and single
+calls.
 
-Runs in a pod of the services' image: `crowd.py FOLDER HOST STREAMS CALLS_A_SECOND`. In the folder are keys.json, then `began` once all
-stream, and told.json at the end, which begins when somebody puts `over` there: no connection from outside has to last as long. Nobody
-calls again what failed: of an answer that broke off the rest is asked for, which is what the API is for.
+Runs in a pod of the services' image: `crowd.py FOLDER HOST STREAMS CALLS_A_SECOND`. In the folder
+are keys.json, then `began` once all stream, and told.json at the end, which begins when somebody
+puts `over` there: no connection from outside has to last as long. Nobody calls again what failed:
+of an answer that broke off the rest is asked for, which is what the API is for.
 """
 
 import asyncio
@@ -35,8 +37,9 @@ ENDS = (chat_pb2.FINISH_REASON_STOP, chat_pb2.FINISH_REASON_LENGTH)
 
 @dataclass
 class Told:
-    """What happened. `resumed`: by the reason that the answer broke off for; `failed`, `lost`: by what was said, with when; `late`: told
-    that there was no time left."""
+    """What happened. `resumed`: by the reason that the answer broke off for; `failed`, `lost`: by
+    what was said, with when; `late`: told that there was no time left.
+    """
 
     answers: int = 0
     calls: int = 0
@@ -78,10 +81,16 @@ class Crowd:
     async def run(self, streams: int, calls_a_second: float) -> None:
         """Until it is over; what runs then is read to its end."""
         people = [asyncio.create_task(self._chat(number)) for number in range(streams)]
-        async with aiohttp.ClientSession() as http, grpc.aio.insecure_channel(f"{self._host}:{GRPC_PORT}") as kept:
+        async with (
+            aiohttp.ClientSession() as http,
+            grpc.aio.insecure_channel(f"{self._host}:{GRPC_PORT}") as kept,
+        ):
             calling = asyncio.create_task(self._call_all(calls_a_second, http, kept))
             watching = asyncio.create_task(self._watch(streams))
-            while not (self._folder / "over").exists() and time.monotonic() < self._began + MOST_SECONDS:
+            while (
+                not (self._folder / "over").exists()
+                and time.monotonic() < self._began + MOST_SECONDS
+            ):
                 await asyncio.sleep(0.5)
             watching.cancel()
             self._over.set()
@@ -98,7 +107,9 @@ class Crowd:
             await asyncio.sleep(0.1)
 
     async def _chat(self, number: int) -> None:
-        """One person, who asks again as soon as an answer has ended; every second one comes on a new connection each time."""
+        """One person, who asks again as soon as an answer has ended; every second one comes on a
+        new connection each time.
+        """
         key, channel = self._keys[number % len(self._keys)], self._channel()
         self._told.running += 1
         while not self._over.is_set():
@@ -110,7 +121,9 @@ class Crowd:
         await channel.close()
 
     def _channel(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(f"{self._host}:{GRPC_PORT}", [("grpc.use_local_subchannel_pool", 1)])
+        return grpc.aio.insecure_channel(
+            f"{self._host}:{GRPC_PORT}", [("grpc.use_local_subchannel_pool", 1)]
+        )
 
     async def _ask(self, key: str, chat: chat_pb2_grpc.ChatServiceStub) -> None:
         answer = Answer(str(uuid.uuid4()))
@@ -122,7 +135,8 @@ class Crowd:
             call = chat.SendMessage(request, metadata=_metadata(key), timeout=TURN_SECONDS)
             if answer.events:
                 after = chat_pb2.ResumeMessageRequest(
-                    message_id=answer.events[0].message_id, after_sequence=answer.events[-1].sequence
+                    message_id=answer.events[0].message_id,
+                    after_sequence=answer.events[-1].sequence,
                 )
                 call = chat.ResumeMessage(after, metadata=_metadata(key), timeout=TURN_SECONDS)
             try:
@@ -148,7 +162,9 @@ class Crowd:
             await asyncio.sleep(wait or 0.5)
             return True
         if not answer.events:
-            self._note(f"SendMessage {reason}", late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+            self._note(
+                f"SendMessage {reason}", late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            )
             await asyncio.sleep(0.5)
             return False
         self._told.resumed[reason] += 1
@@ -158,7 +174,9 @@ class Crowd:
         await asyncio.sleep(wait or 0.1)
         return True
 
-    async def _call_all(self, a_second: float, http: aiohttp.ClientSession, kept: grpc.aio.Channel) -> None:
+    async def _call_all(
+        self, a_second: float, http: aiohttp.ClientSession, kept: grpc.aio.Channel
+    ) -> None:
         """So many begin in each second, however long they take."""
         running: set[asyncio.Task[None]] = set()
         number = 0
@@ -168,12 +186,16 @@ class Crowd:
             task.add_done_callback(running.discard)
             number += 1
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(self._began + number / a_second - time.monotonic(), 0)):
+                async with asyncio.timeout(
+                    max(self._began + number / a_second - time.monotonic(), 0)
+                ):
                     await self._over.wait()
         await asyncio.gather(*running)
 
     async def _call(self, number: int, http: aiohttp.ClientSession, kept: grpc.aio.Channel) -> None:
-        """In turn: over gRPC on a new connection, over HTTP on kept ones and on a new one, a thumb on a kept one."""
+        """In turn: over gRPC on a new connection, over HTTP on kept ones and on a new one, a thumb
+        on a kept one.
+        """
         key = self._keys[number % len(self._keys)]
         kinds = (self._list, self._page, self._thumb, self._page_anew)
         kind = kinds[number % len(kinds)]
@@ -185,10 +207,15 @@ class Crowd:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 await self._call_later(wait, number, http, kept)
             else:
-                self._note(f"{kind.__name__} {reason}", late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+                self._note(
+                    f"{kind.__name__} {reason}",
+                    late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED,
+                )
         except aiohttp.ClientResponseError as error:
             if error.status == TOO_MANY:
-                await self._call_later(float((error.headers or {}).get("retry-after", 0)), number, http, kept)
+                await self._call_later(
+                    float((error.headers or {}).get("retry-after", 0)), number, http, kept
+                )
             else:
                 self._note(f"{kind.__name__} {error}"[:200], late=error.status == NO_TIME_LEFT)
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -197,8 +224,12 @@ class Crowd:
     def _note(self, said: str, late: bool) -> None:
         (self._told.late if late else self._told.failed).append(f"{self._now()} {said}")
 
-    async def _call_later(self, wait: float, number: int, http: aiohttp.ClientSession, kept: grpc.aio.Channel) -> None:
-        """Whoever is told to come again in a moment does, over gRPC and over HTTP: that is the API's word for a full house."""
+    async def _call_later(
+        self, wait: float, number: int, http: aiohttp.ClientSession, kept: grpc.aio.Channel
+    ) -> None:
+        """Whoever is told to come again in a moment does, over gRPC and over HTTP: that is the
+        API's word for a full house.
+        """
         self._told.waited += 1
         await asyncio.sleep(wait or 0.5)
         await self._call(number, http, kept)
@@ -252,7 +283,12 @@ def _metadata(key: str) -> tuple[tuple[str, str], ...]:
 
 
 def main() -> None:
-    folder, host, streams, calls_a_second = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    folder, host, streams, calls_a_second = (
+        Path(sys.argv[1]),
+        sys.argv[2],
+        int(sys.argv[3]),
+        float(sys.argv[4]),
+    )
     told, began = Told(), time.monotonic()
     asyncio.run(Crowd(folder, host, told).run(streams, calls_a_second))
     unfinished = folder / "told.partial"

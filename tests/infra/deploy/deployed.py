@@ -34,7 +34,9 @@ class Deployed:
     namespace: str = release.NAMESPACE
 
     def kubectl(self, *words: str, said: str = "", seconds: float = 600) -> str:
-        return self.inside.run("kubectl", "--namespace", self.namespace, *words, said=said, seconds=seconds)
+        return self.inside.run(
+            "kubectl", "--namespace", self.namespace, *words, said=said, seconds=seconds
+        )
 
     def objects(self, *words: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.kubectl("get", *words, "-o", "json"))["items"]
@@ -51,7 +53,9 @@ class Deployed:
         """`python3 …` in a pod of the service; with `said`, its standard input."""
         kind = "statefulset" if component in ("feedback", *STORES) else "deployment"
         where = [f"{kind}/{self.name}-{component}", "--container", component]
-        return self.kubectl("exec", *(["--stdin"] if said else []), *where, "--", "python3", *words, said=said)
+        return self.kubectl(
+            "exec", *(["--stdin"] if said else []), *where, "--", "python3", *words, said=said
+        )
 
     def image(self, name: str) -> str:
         loaded = json.loads((self.inside.layout.state / LOADED).read_text())
@@ -64,7 +68,9 @@ class Deployed:
             for name in ("services", "predictor", "stores")
         }
         merged = reduce(
-            overlaid, [release.HERE, {"images": images}, *changes], yaml.safe_load(release.VALUES.read_text())
+            overlaid,
+            [release.HERE, {"images": images}, *changes],
+            yaml.safe_load(release.VALUES.read_text()),
         )
         file = self.inside.layout.state / f"values-{self.name}.json"
         file.write_text(json.dumps(merged))
@@ -72,16 +78,33 @@ class Deployed:
 
     def install(self, *changes: Values, wait: bool = True, seconds: int = 400) -> None:
         """Install or upgrade, and wait until every pod is ready."""
-        words = ["helm", "upgrade", "--install", self.name, str(release.CHART), "--namespace", self.namespace]
-        words += ["--values", str(self.values(*changes)), *(["--wait", "--timeout", f"{seconds}s"] if wait else [])]
+        words = [
+            "helm",
+            "upgrade",
+            "--install",
+            self.name,
+            str(release.CHART),
+            "--namespace",
+            self.namespace,
+        ]
+        words += [
+            "--values",
+            str(self.values(*changes)),
+            *(["--wait", "--timeout", f"{seconds}s"] if wait else []),
+        ]
         self.inside.run(*words, seconds=seconds + 60)
 
     def settle(self) -> None:
-        """Until pods that were replaced have ended, which `--wait` does not wait for: a gateway takes more than a minute."""
+        """Until pods that were replaced have ended, which `--wait` does not wait for: a gateway
+        takes more than a minute.
+        """
         selector = f"app.kubernetes.io/instance={self.name}"
         until(
             "old pods have ended",
-            lambda: all("deletionTimestamp" not in p["metadata"] for p in self.objects("pods", "--selector", selector)),
+            lambda: all(
+                "deletionTimestamp" not in p["metadata"]
+                for p in self.objects("pods", "--selector", selector)
+            ),
         )
 
     def helm(self, *words: str, seconds: float = 600) -> str:
@@ -90,26 +113,44 @@ class Deployed:
     def keys(self, user: str, count: int = 1, scopes: str = "") -> list[str]:
         """API keys of new users, by the product's own command."""
         more = ["--scopes", scopes] if scopes else []
-        words = ["-m", "services.gateway", "keys", "create", "--user", user, "--count", str(count), *more]
+        words = [
+            "-m",
+            "services.gateway",
+            "keys",
+            "create",
+            "--user",
+            user,
+            "--count",
+            str(count),
+            *more,
+        ]
         return self.python("gateway", *words).split()[-count:]
 
     def person(self, key: str = "") -> Client:
         """At the door, out here; the owner, if no key is said."""
         port = (self.inside.layout.state / "door-80.port").read_text()
-        return Client(f"http://127.0.0.1:{port}", key or (self.inside.layout.state / "owner.key").read_text())
+        return Client(
+            f"http://127.0.0.1:{port}", key or (self.inside.layout.state / "owner.key").read_text()
+        )
 
     def reopen(self) -> None:
         """The door out here leads to another address when the release was made anew."""
         open_door(self.inside, 0, release.door_address(self.inside), HTTP_PORT)
 
     def audit(self) -> str:
-        """Of feedback, from its store, its ledger and Kafka; fails if an offset is not accounted for."""
+        """Of feedback, from its store, its ledger and Kafka; fails if an offset is not accounted
+        for.
+        """
         return self.python("feedback", "-m", "services.feedback", "audit")
 
 
 def overlaid(below: Values, above: Values) -> dict[str, Any]:
     """As Helm lays one values file over another."""
-    both = {key: overlaid(below[key], value) for key, value in above.items() if is_nested(below.get(key), value)}
+    both = {
+        key: overlaid(below[key], value)
+        for key, value in above.items()
+        if is_nested(below.get(key), value)
+    }
     return {**below, **above, **both}
 
 
@@ -119,7 +160,9 @@ def is_nested(*values: object) -> bool:
 
 def rows(report: str, stream: str) -> int:
     """Of an audit, in all partitions."""
-    return sum(int(found) for found in re.findall(rf"^{stream} topic=.* rows=(\d+) ", report, re.MULTILINE))
+    return sum(
+        int(found) for found in re.findall(rf"^{stream} topic=.* rows=(\d+) ", report, re.MULTILINE)
+    )
 
 
 def until(what: str, holds: Callable[[], bool], seconds: float = 120) -> None:
@@ -138,7 +181,9 @@ def ask(person: Client, text: str) -> tuple[str, str]:
 
 
 def rate(person: Client, message_id: str, up: bool = True, seconds: float = 60) -> str:
-    """As a client does it: under one request id until it is acknowledged. A replica that died leaves callers alone for seconds."""
+    """As a client does it: under one request id until it is acknowledged. A replica that died
+    leaves callers alone for seconds.
+    """
     body = {"messageId": message_id, "requestId": str(uuid.uuid4()), "thumb": {"up": up}}
     end = time.monotonic() + seconds
     while (answer := person.call("POST", "/api/feedback", body))[0] != 200:

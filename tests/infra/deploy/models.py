@@ -1,4 +1,6 @@
-"""Versions in the claim of models under test, and which one answers: put there and promoted as training's loop does it."""
+"""Versions in the claim of models under test, and which one answers: put there and promoted as
+training's loop does it.
+"""
 
 import hashlib
 import json

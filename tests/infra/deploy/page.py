@@ -17,7 +17,9 @@ def blocks() -> dict[str, str]:
 
 
 def run(deployed: Deployed, title: str, folder: Path, values: Path) -> str:
-    """In a folder with the chart and these values. Raises: ClusterError: a command failed, with what was said."""
+    """In a folder with the chart and these values. Raises: ClusterError: a command failed, with
+    what was said.
+    """
     for name, target in (("charts", ROOT / "charts"), ("my-values.yaml", values)):
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(target)

@@ -1,4 +1,6 @@
-"""A crowd in a pod of the cluster, outside the release: it comes in by the door's name, as any application in there does."""
+"""A crowd in a pod of the cluster, outside the release: it comes in by the door's name, as any
+application in there does.
+"""
 
 import json
 import uuid
@@ -17,7 +19,8 @@ SCRIPT = Path(__file__).with_name("crowd.py")
 BEGIN_SECONDS, END_SECONDS = 90, 180
 
 
-# In the pod: begin and leave them alone; whether a file is there, and what it says; say that it is over.
+# In the pod: begin and leave them alone; whether a file is there, and what it says; say that it is
+# over.
 START = """
 import os, subprocess, sys
 folder, script, *words = sys.argv[1:]
@@ -39,7 +42,11 @@ class People:
 
 def prepare(deployed: Deployed) -> None:
     """The namespace and the pod, if they are not there."""
-    free = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    free = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     container = {
         "name": POD,
         "image": deployed.image("services"),
@@ -48,14 +55,24 @@ def prepare(deployed: Deployed) -> None:
         # Whoever has no share of a busy machine looks like a peer that has died.
         "resources": {"requests": {"cpu": "300m", "memory": "128Mi"}},
         "env": [{"name": "GRPC_VERBOSITY", "value": "NONE"}],
-        "volumeMounts": [{"name": "crowd", "mountPath": "/crowd"}, {"name": "people", "mountPath": FOLDER}],
+        "volumeMounts": [
+            {"name": "crowd", "mountPath": "/crowd"},
+            {"name": "people", "mountPath": FOLDER},
+        ],
     }
     spec = {
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 1,
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 10_001, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 10_001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "containers": [container],
-        "volumes": [{"name": "crowd", "configMap": {"name": "crowd"}}, {"name": "people", "emptyDir": {}}],
+        "volumes": [
+            {"name": "crowd", "configMap": {"name": "crowd"}},
+            {"name": "people", "emptyDir": {}},
+        ],
     }
     objects = [
         {"kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}},
@@ -66,14 +83,23 @@ def prepare(deployed: Deployed) -> None:
         },
         {"kind": "Pod", "metadata": {"name": POD, "namespace": NAMESPACE}, "spec": spec},
     ]
-    listed = {"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", **each} for each in objects]}
-    # One of another image, on a cluster that stays, would be restarted some time after it was ready.
+    listed = {
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [{"apiVersion": "v1", **each} for each in objects],
+    }
+    # One of another image, on a cluster that stays, would be restarted some time after it was
+    # ready.
     where = ("-n", NAMESPACE, "pods", f"--field-selector=metadata.name={POD}")
-    image = deployed.inside.run("kubectl", "get", *where, "-o", "jsonpath={.items[*].spec.containers[*].image}")
+    image = deployed.inside.run(
+        "kubectl", "get", *where, "-o", "jsonpath={.items[*].spec.containers[*].image}"
+    )
     if image.strip() not in ("", container["image"]):
         deployed.inside.run("kubectl", "delete", *where)
     deployed.inside.run("kubectl", "apply", "--server-side", "-f", "-", said=json.dumps(listed))
-    deployed.inside.run("kubectl", "wait", "-n", NAMESPACE, f"pod/{POD}", "--for=condition=Ready", "--timeout=60s")
+    deployed.inside.run(
+        "kubectl", "wait", "-n", NAMESPACE, f"pod/{POD}", "--for=condition=Ready", "--timeout=60s"
+    )
 
 
 @contextmanager
@@ -84,17 +110,36 @@ def chatting(deployed: Deployed, streams: int, calls_a_second: float) -> Iterato
     folder = f"{FOLDER}/{uuid.uuid4()}"
     door = f"{deployed.name}-door.{deployed.namespace}"
     python(
-        deployed, START, folder, f"/crowd/{SCRIPT.name}", door, str(streams), str(calls_a_second), said=json.dumps(keys)
+        deployed,
+        START,
+        folder,
+        f"/crowd/{SCRIPT.name}",
+        door,
+        str(streams),
+        str(calls_a_second),
+        said=json.dumps(keys),
     )
     until("all stream", lambda: bool(python(deployed, READ, f"{folder}/began")), BEGIN_SECONDS)
     try:
         yield people
     finally:
         python(deployed, TOUCH, f"{folder}/over")
-    until("all have ended", lambda: bool(python(deployed, READ, f"{folder}/told.json")), END_SECONDS)
+    until(
+        "all have ended", lambda: bool(python(deployed, READ, f"{folder}/told.json")), END_SECONDS
+    )
     people.told.update(json.loads(python(deployed, READ, f"{folder}/told.json")[1:]))
 
 
 def python(deployed: Deployed, *words: str, said: str = "") -> str:
-    where = ["kubectl", "exec", *(["--stdin"] if said else []), "-n", NAMESPACE, POD, "--", "python3", "-c"]
+    where = [
+        "kubectl",
+        "exec",
+        *(["--stdin"] if said else []),
+        "-n",
+        NAMESPACE,
+        POD,
+        "--",
+        "python3",
+        "-c",
+    ]
     return deployed.inside.run(*where, *words, said=said)

@@ -1,4 +1,6 @@
-"""People at the door out here who insist: what fails is asked for again until it is answered, as the API says how."""
+"""People at the door out here who insist: what fails is asked for again until it is answered, as
+the API says how.
+"""
 
 import http.client
 import threading
@@ -29,7 +31,9 @@ class NotNowError(Exception):
 
 @dataclass
 class Person:
-    """Asks, reads, rates, again and again. What it was told is kept: answers by message, acknowledged events in their order."""
+    """Asks, reads, rates, again and again. What it was told is kept: answers by message,
+    acknowledged events in their order.
+    """
 
     client: Client
     name: str
@@ -49,7 +53,10 @@ class Person:
             self.failed.append(str(error))
 
     def _turn(self, number: int) -> None:
-        asked: dict[str, object] = {"input": {"text": f"Question {number} of {self.name}"}, "requestId": new_id()}
+        asked: dict[str, object] = {
+            "input": {"text": f"Question {number} of {self.name}"},
+            "requestId": new_id(),
+        }
         events = self._insist(lambda: self._answered(asked))
         message = events[0]["messageId"]
         self.answers[message] = text_of(events)
@@ -58,7 +65,9 @@ class Person:
         self.events.append(self._insist(lambda: self._acknowledged(said)))
 
     def _answered(self, asked: dict[str, object]) -> list[dict[str, Any]]:
-        """An answer that failed before our eyes is final: another one is asked for. What broke off may come under the same id."""
+        """An answer that failed before our eyes is final: another one is asked for. What broke off
+        may come under the same id.
+        """
         events: list[dict[str, Any]] = []
         try:
             for event in self.client.events("POST", "/api/messages", asked):
@@ -68,7 +77,11 @@ class Person:
                 started = events[0]["started"]
                 again = {"messageId": started["userMessageId"]}
                 asked.clear()
-                asked |= {"conversationId": started["conversationId"], "regenerate": again, "requestId": new_id()}
+                asked |= {
+                    "conversationId": started["conversationId"],
+                    "regenerate": again,
+                    "requestId": new_id(),
+                }
             raise NotNowError(str(error)) from error
         if not events or "completed" not in events[-1] or finish_of(events) not in DONE:
             raise NotNowError("the answer has not come to its end")

@@ -1,8 +1,9 @@
-"""What the Prometheus Operator makes of PodMonitors, as far as ours go, over pods as Prometheus's own discovery tells of them.
+"""What the Prometheus Operator makes of PodMonitors, as far as ours go, over pods as Prometheus's
+own discovery tells of them.
 
-After its own generator (prometheus-operator, pkg/prometheus/promcfg.go, generatePodMonitorConfig); the order is its order, so that the
-monitor's own relabelings come last. Debian's Prometheus is built without the discovery of Kubernetes: what that would find
-(role: pod) is a file of targets.
+After its own generator (prometheus-operator, pkg/prometheus/promcfg.go, generatePodMonitorConfig);
+the order is its order, so that the monitor's own relabelings come last. Debian's Prometheus is
+built without the discovery of Kubernetes: what that would find (role: pod) is a file of targets.
 """
 
 import re
@@ -15,7 +16,10 @@ POD, TARGETS = "__meta_kubernetes_pod", "/settings/targets.json"
 
 def scrape_configs(monitor: Json) -> list[dict[str, Any]]:
     """One for each of its endpoints."""
-    return [_config(monitor, number, one) for number, one in enumerate(monitor["spec"]["podMetricsEndpoints"])]
+    return [
+        _config(monitor, number, one)
+        for number, one in enumerate(monitor["spec"]["podMetricsEndpoints"])
+    ]
 
 
 def targets(pods: Sequence[Json]) -> list[dict[str, Any]]:
@@ -46,9 +50,16 @@ def _labels(labels: Mapping[str, str]) -> dict[str, str]:
 def _config(monitor: Json, number: int, endpoint: Json) -> dict[str, Any]:
     metadata, spec = monitor["metadata"], monitor["spec"]
     name, namespace = metadata["name"], metadata["namespace"]
-    rules: list[dict[str, Any]] = [{"source_labels": [f"{POD}_phase"], "regex": "(Failed|Succeeded)", "action": "drop"}]
+    rules: list[dict[str, Any]] = [
+        {"source_labels": [f"{POD}_phase"], "regex": "(Failed|Succeeded)", "action": "drop"}
+    ]
     for label, value in spec["selector"]["matchLabels"].items():
-        rules.append(_keep([f"{POD}_label_{_safe(label)}", f"{POD}_labelpresent_{_safe(label)}"], f"({value});true"))
+        rules.append(
+            _keep(
+                [f"{POD}_label_{_safe(label)}", f"{POD}_labelpresent_{_safe(label)}"],
+                f"({value});true",
+            )
+        )
     rules += [
         _keep([f"{POD}_container_port_name"], endpoint["port"]),
         _copy("__meta_kubernetes_namespace", "namespace"),
@@ -57,7 +68,10 @@ def _config(monitor: Json, number: int, endpoint: Json) -> dict[str, Any]:
         {"target_label": "job", "replacement": f"{namespace}/{name}"},
         {"target_label": "endpoint", "replacement": endpoint["port"]},
     ]
-    rules += [_copy(f"{POD}_label_{_safe(label)}", _safe(label)) for label in spec.get("podTargetLabels", ())]
+    rules += [
+        _copy(f"{POD}_label_{_safe(label)}", _safe(label))
+        for label in spec.get("podTargetLabels", ())
+    ]
     rules += [_own(rule) for rule in endpoint.get("relabelings", ())]
     return {
         "job_name": f"podMonitor/{namespace}/{name}/{number}",
@@ -70,7 +84,10 @@ def _config(monitor: Json, number: int, endpoint: Json) -> dict[str, Any]:
 
 def _own(rule: Json) -> dict[str, Any]:
     """Of the monitor: names in camel case there, with underscores here."""
-    return {re.sub("([A-Z])", lambda found: f"_{found[1].lower()}", key): value for key, value in rule.items()}
+    return {
+        re.sub("([A-Z])", lambda found: f"_{found[1].lower()}", key): value
+        for key, value in rule.items()
+    }
 
 
 def _keep(labels: list[str], regex: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""A Prometheus in the cluster: our own installation of it as an image, told what to read by the PodMonitors that are there."""
+"""A Prometheus in the cluster: our own installation of it as an image, told what to read by the
+PodMonitors that are there.
+"""
 
 import json
 import tempfile
@@ -23,10 +25,20 @@ IMAGE = "localhost/thumbwheel-test-prometheus:1"
 
 
 def started(deployed: Deployed) -> Asked:
-    """Reads what the PodMonitors of the release select, with its PrometheusRules; allowed there by its namespace alone."""
+    """Reads what the PodMonitors of the release select, with its PrometheusRules; allowed there by
+    its namespace alone.
+    """
     bring_image(deployed)
     apply(deployed, *_server(deployed))
-    wait = ["kubectl", "wait", "-n", NAMESPACE, f"pod/{NAME}", "--for=condition=Ready", "--timeout=90s"]
+    wait = [
+        "kubectl",
+        "wait",
+        "-n",
+        NAMESPACE,
+        f"pod/{NAME}",
+        "--for=condition=Ready",
+        "--timeout=90s",
+    ]
     deployed.inside.run(*wait)
     where = ["kubectl", "get", "-n", NAMESPACE, f"pod/{NAME}", "-o", "jsonpath={.status.podIP}"]
     port = open_door(deployed.inside, 0, deployed.inside.run(*where).strip(), PORT)
@@ -49,7 +61,11 @@ def bring_image(deployed: Deployed) -> None:
             writer.file(binary.resolve(), "/prometheus")
             interpreter.write_libraries(writer, [binary])
         archive = Path(folder) / "prometheus.tar"
-        write_archive(archive, IMAGE, describe([writer.layer], {"User": "65532:65532", "Entrypoint": ["/prometheus"]}))
+        write_archive(
+            archive,
+            IMAGE,
+            describe([writer.layer], {"User": "65532:65532", "Entrypoint": ["/prometheus"]}),
+        )
         deployed.inside.run(*import_command(archive))
 
 
@@ -64,7 +80,13 @@ def settings(deployed: Deployed) -> dict[str, Any]:
 
 
 def rules(deployed: Deployed) -> dict[str, Any]:
-    return {"groups": [group for rule in deployed.objects("prometheusrules") for group in rule["spec"]["groups"]]}
+    return {
+        "groups": [
+            group
+            for rule in deployed.objects("prometheusrules")
+            for group in rule["spec"]["groups"]
+        ]
+    }
 
 
 def _server(deployed: Deployed) -> list[dict[str, Any]]:
@@ -75,7 +97,10 @@ def _server(deployed: Deployed) -> list[dict[str, Any]]:
         "ports": [{"containerPort": PORT}],
         "readinessProbe": {"httpGet": {"path": "/-/ready", "port": PORT}, "periodSeconds": 1},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "settings", "mountPath": "/settings"}, {"name": "data", "mountPath": "/data"}],
+        "volumeMounts": [
+            {"name": "settings", "mountPath": "/settings"},
+            {"name": "data", "mountPath": "/data"},
+        ],
     }
     spec = {
         "automountServiceAccountToken": False,
@@ -87,7 +112,10 @@ def _server(deployed: Deployed) -> list[dict[str, Any]]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": [{"name": "settings", "configMap": {"name": NAME}}, {"name": "data", "emptyDir": {}}],
+        "volumes": [
+            {"name": "settings", "configMap": {"name": NAME}},
+            {"name": "data", "emptyDir": {}},
+        ],
     }
     files = {
         "prometheus.yaml": yaml.safe_dump(settings(deployed)),
@@ -96,7 +124,11 @@ def _server(deployed: Deployed) -> list[dict[str, Any]]:
     }
     own = {"name": NAME, "namespace": NAMESPACE}
     return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}},
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": RESTRICTED},
+        },
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": files},
         {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec},
     ]

@@ -16,7 +16,8 @@ from infra.simulated_users.settings import PLANS
 from tests.infra.deploy.deployed import Deployed
 
 RECIPE = "nano"
-# As many thumbs, people and questions as the recipe was measured with: on fewer its gate refuses now and then, as it should.
+# As many thumbs, people and questions as the recipe was measured with: on fewer its gate refuses
+# now and then, as it should.
 PLAN = PLANS[RECIPE]
 THUMBS = PLAN.thumbs
 CONCURRENCY, SEED = 8, 3
@@ -30,15 +31,21 @@ def keys(deployed: Deployed) -> list[str]:
 
 def people_rate(deployed: Deployed, names: list[str], thumbs: int, seconds: float) -> Counts:
     """So many thumbs, or what was given until time is over."""
-    return asyncio.run(_people_rate(deployed, names, Bounds(thumbs, seconds, CONCURRENCY), lambda: True))
+    return asyncio.run(
+        _people_rate(deployed, names, Bounds(thumbs, seconds, CONCURRENCY), lambda: True)
+    )
 
 
-def people_rate_while(deployed: Deployed, names: list[str], wanted: Callable[[], bool], seconds: float) -> Counts:
+def people_rate_while(
+    deployed: Deployed, names: list[str], wanted: Callable[[], bool], seconds: float
+) -> Counts:
     """As long as they are wanted, or until time is over."""
     return asyncio.run(_people_rate(deployed, names, Bounds(100_000, seconds, CONCURRENCY), wanted))
 
 
-async def _people_rate(deployed: Deployed, names: list[str], bounds: Bounds, wanted: Callable[[], bool]) -> Counts:
+async def _people_rate(
+    deployed: Deployed, names: list[str], bounds: Bounds, wanted: Callable[[], bool]
+) -> Counts:
     stop = asyncio.Event()
     door = (deployed.inside.layout.state / "door-50051.port").read_text()
     rater = Rater(PREFERENCES[RECIPE], PLAN.temper, None)
@@ -52,7 +59,9 @@ async def _people_rate(deployed: Deployed, names: list[str], bounds: Bounds, wan
     async with open_client(f"127.0.0.1:{door}") as client:
         looking = asyncio.create_task(look())
         try:
-            return await Crowd(client, names, questions, rater, PLAN.habits, SEED).run(bounds, lambda _: None, stop)
+            return await Crowd(client, names, questions, rater, PLAN.habits, SEED).run(
+                bounds, lambda _: None, stop
+            )
         finally:
             looking.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,5 +1,6 @@
-"""Every object of every values file is taken by a real API server as it stands: each field known, also of other operators'
-resources, whose definitions are their makers' own, and no pod beyond the restricted standard.
+"""Every object of every values file is taken by a real API server as it stands: each field known,
+also of other operators' resources, whose definitions are their makers' own, and no pod beyond the
+restricted standard.
 """
 
 import base64
@@ -44,16 +45,24 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
     """An API server that knows all operators' resources and runs nothing."""
     state = tmp_path_factory.mktemp("admission") / "cluster"
     with bare_cluster(state, "the chart's objects are not shown to a real API server") as cluster:
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "chat", "labels": RESTRICTED}}
+        namespace = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": "chat", "labels": RESTRICTED},
+        }
         cluster.run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
-        make_known(cluster, *(find_definitions() / maker for maker in MAKERS), find_kuberay().definitions)
+        make_known(
+            cluster, *(find_definitions() / maker for maker in MAKERS), find_kuberay().definitions
+        )
         yield cluster
 
 
 def try_apply(inside: Inside, objects: Sequence[Object]) -> str:
     """What the server says; nothing is stored."""
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-    command = "kubectl apply --server-side --dry-run=server --validate=strict --namespace chat -f - 2>&1"
+    command = (
+        "kubectl apply --server-side --dry-run=server --validate=strict --namespace chat -f - 2>&1"
+    )
     return inside.run("sh", "-c", command, said=listed)
 
 
@@ -67,7 +76,11 @@ def test_every_object_is_taken_and_no_warning_given(inside: Inside, values: str)
 
 @pytest.mark.parametrize("kind", ["KafkaUser", "ScaledObject", "PodMonitor", "HTTPRoute", "RayJob"])
 def test_a_field_that_its_maker_does_not_know_is_refused(inside: Inside, kind: str) -> None:
-    found = {each["kind"]: each for name in ("strimzi", "everything") for each in render(f"{name}-values.yaml")}
+    found = {
+        each["kind"]: each
+        for name in ("strimzi", "everything")
+        for each in render(f"{name}-values.yaml")
+    }
     found = {**found, "RayJob": ray_job(render("ray-values.yaml"))}[kind]
     with refused(ClusterError, reason="FAILED") as caught:
         try_apply(inside, [{**found, "spec": {**found["spec"], "notAField": 1}}])
@@ -77,7 +90,11 @@ def test_a_field_that_its_maker_does_not_know_is_refused(inside: Inside, kind: s
 def test_the_oldest_kserve_takes_what_the_newest_does(inside: Inside) -> None:
     make_known(inside, find_definitions() / "kserve-0_15")
     for path in VALUES.glob("*-values.yaml"):
-        served = [found for found in render(path.name) if found["apiVersion"].startswith("serving.kserve.io/")]
+        served = [
+            found
+            for found in render(path.name)
+            if found["apiVersion"].startswith("serving.kserve.io/")
+        ]
         if served:
             try_apply(inside, served)
 
@@ -102,7 +119,9 @@ class Release:
         return self.inside.run("kubectl", "--namespace", "chat", *words)
 
     def keys(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads(self.kubectl("get", "secret", self.secret, "-o", "json"))["data"]
+        found: dict[str, str] = json.loads(
+            self.kubectl("get", "secret", self.secret, "-o", "json")
+        )["data"]
         return found
 
     @property
@@ -112,7 +131,9 @@ class Release:
     def rotate(self) -> dict[str, str]:
         """As the operating page does it; what the secret is to be from now on."""
         new = {"valkey-secret": base64.b64encode(os.urandom(32)).decode()}
-        self.kubectl("patch", "secret", self.secret, "--type", "merge", "--patch", json.dumps({"data": new}))
+        self.kubectl(
+            "patch", "secret", self.secret, "--type", "merge", "--patch", json.dumps({"data": new})
+        )
         return {**self.keys(), **new}
 
 
@@ -135,7 +156,9 @@ def earlier(tmp_path: Path) -> Path:
     return chart
 
 
-def test_a_rollback_brings_no_secret_back_whatever_chart_made_it(release: Release, earlier: Path) -> None:
+def test_a_rollback_brings_no_secret_back_whatever_chart_made_it(
+    release: Release, earlier: Path
+) -> None:
     release.upgrade(earlier)
     first = release.keys()
     release.upgrade(CHART)
@@ -144,7 +167,8 @@ def test_a_rollback_brings_no_secret_back_whatever_chart_made_it(release: Releas
     rotated = release.rotate()
     release.run("rollback", release.name)
     assert release.keys() == rotated != first
-    # The earlier chart's own revision holds the first one: no Helm goes back to it, and an upgrade does.
+    # The earlier chart's own revision holds the first one: no Helm goes back to it, and an upgrade
+    # does.
     with refused(ClusterError, field=release.helm, reason="FAILED") as caught:
         release.run("rollback", release.name, "1")
     # In Helm's words.
@@ -157,7 +181,9 @@ def test_a_rollback_brings_no_secret_back_whatever_chart_made_it(release: Releas
     assert release.keys() == rotated
 
 
-def test_a_secret_that_an_upgrade_would_lose_or_that_lacks_a_key_stops_it(release: Release, earlier: Path) -> None:
+def test_a_secret_that_an_upgrade_would_lose_or_that_lacks_a_key_stops_it(
+    release: Release, earlier: Path
+) -> None:
     release.upgrade(earlier)
     release.kubectl("annotate", "secret", release.secret, "helm.sh/resource-policy-")
     first = release.keys()
@@ -167,14 +193,24 @@ def test_a_secret_that_an_upgrade_would_lose_or_that_lacks_a_key_stops_it(releas
     release.kubectl("annotate", "secret", release.secret, "helm.sh/resource-policy=keep")
     release.upgrade(CHART)
     assert release.keys() == first
-    release.kubectl("patch", "secret", release.secret, "--type", "merge", "--patch", '{"data": {"master-key": null}}')
+    release.kubectl(
+        "patch",
+        "secret",
+        release.secret,
+        "--type",
+        "merge",
+        "--patch",
+        '{"data": {"master-key": null}}',
+    )
     with refused(ClusterError, field=release.helm, reason="FAILED") as caught:
         release.upgrade(CHART)
     assert {release.secret, "master-key"} <= set(re.findall(r"[\w.-]+\w", caught.value.text))
 
 
 def test_a_release_of_helm_3_goes_on_with_helm_4_and_back(inside: Inside) -> None:
-    before, now = (Release(inside, helm, "tw") for helm in (str(inside.tools.helm3 / "helm"), "helm"))
+    before, now = (
+        Release(inside, helm, "tw") for helm in (str(inside.tools.helm3 / "helm"), "helm")
+    )
     before.upgrade(CHART)
     first = before.keys()
     now.upgrade(CHART, "door.httpPort=81")

@@ -1,4 +1,6 @@
-"""Thumbwheel on a real cluster as `make deploy` puts it there: people out here chat with it, and nothing moves without need."""
+"""Thumbwheel on a real cluster as `make deploy` puts it there: people out here chat with it, and
+nothing moves without need.
+"""
 
 import json
 
@@ -15,7 +17,9 @@ def test_every_pod_runs_and_none_has_started_twice(deployed: Deployed) -> None:
     pods = deployed.objects("pods", "--field-selector=status.phase!=Succeeded")
     assert len(pods) >= 11
     restarts = {
-        pod["metadata"]["name"]: sum(each["restartCount"] for each in pod["status"]["containerStatuses"])
+        pod["metadata"]["name"]: sum(
+            each["restartCount"] for each in pod["status"]["containerStatuses"]
+        )
         for pod in pods
     }
     assert {name: count for name, count in restarts.items() if count} == {}
@@ -29,7 +33,9 @@ def test_a_person_out_here_chats_with_the_model_in_there(deployed: Deployed) -> 
 def test_installing_the_same_again_moves_no_pod(deployed: Deployed) -> None:
     before = deployed.pods(*SERVICES, *STORES, "predictor")
     assert len(before) >= 11
-    release.install(deployed.inside, json.loads((deployed.inside.layout.state / LOADED).read_text()))
+    release.install(
+        deployed.inside, json.loads((deployed.inside.layout.state / LOADED).read_text())
+    )
     assert deployed.pods(*SERVICES, *STORES, "predictor") == before
     assert ask(deployed.person(), "And again?")[0]
 
@@ -37,5 +43,7 @@ def test_installing_the_same_again_moves_no_pod(deployed: Deployed) -> None:
 def test_no_warning_of_the_restricted_standard_was_given(deployed: Deployed) -> None:
     path = deployed.inside.layout.state / "manifest.yaml"
     path.write_text(deployed.helm("get", "manifest", deployed.name))
-    apply = f"kubectl apply --dry-run=server --namespace {deployed.namespace} -f {path} 2>&1 >/dev/null"
+    apply = (
+        f"kubectl apply --dry-run=server --namespace {deployed.namespace} -f {path} 2>&1 >/dev/null"
+    )
     assert "PodSecurity" not in deployed.inside.run("sh", "-c", apply)

@@ -1,4 +1,6 @@
-"""The door passes on all bytes both ways, also what is said after one end has finished; whoever is not there closes it."""
+"""The door passes on all bytes both ways, also what is said after one end has finished; whoever is
+not there closes it.
+"""
 
 import asyncio
 import contextlib
@@ -56,7 +58,9 @@ async def test_where_nobody_is_the_caller_is_hung_up_on(tmp_path: Path) -> None:
         await writer.wait_closed()
 
 
-async def test_a_door_that_stands_leads_elsewhere_once_its_address_is_another(tmp_path: Path) -> None:
+async def test_a_door_that_stands_leads_elsewhere_once_its_address_is_another(
+    tmp_path: Path,
+) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(writer.get_extra_info("sockname")[0].encode())
         writer.close()

@@ -1,4 +1,6 @@
-"""F45, F49: pods die one after the other, by force and for memory, while people chat and rate: nothing that they were told is lost."""
+"""F45, F49: pods die one after the other, by force and for memory, while people chat and rate:
+nothing that they were told is lost.
+"""
 
 import time
 from collections import Counter
@@ -15,7 +17,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.ma
 
 PEOPLE = 4
 READY_SECONDS = 180
-# More and more small processes, so that the service is the largest in its container when memory ends.
+# More and more small processes, so that the service is the largest in its container when memory
+# ends.
 HOG = """
 import os, time
 for number in range(60):
@@ -72,13 +75,17 @@ def kill(deployed: Deployed, component: str) -> None:
 
 def ready(deployed: Deployed, component: str) -> None:
     chosen = f"app.kubernetes.io/instance={deployed.name},app.kubernetes.io/component={component}"
-    deployed.kubectl("wait", "pod", "--selector", chosen, "--for=condition=Ready", f"--timeout={READY_SECONDS}s")
+    deployed.kubectl(
+        "wait", "pod", "--selector", chosen, "--for=condition=Ready", f"--timeout={READY_SECONDS}s"
+    )
 
 
 def exhaust(deployed: Deployed, component: str) -> None:
     """Its container is killed by the kernel for its memory, and started again by kubelet."""
     pod = sorted(deployed.pods(component))[0]
-    deployed.inside.run("sh", "-c", f"kubectl exec -n {deployed.namespace} {pod} -- python3 -c '{HOG}' || true")
+    deployed.inside.run(
+        "sh", "-c", f"kubectl exec -n {deployed.namespace} {pod} -- python3 -c '{HOG}' || true"
+    )
 
     def was_killed() -> bool:
         status = deployed.objects("pods", "--field-selector", f"metadata.name={pod}")[0]["status"]
@@ -94,7 +101,9 @@ def go_on(people: list[Person]) -> None:
     so_far = [len(person.events) for person in people]
     until(
         "everybody is answered again",
-        lambda: all(len(person.events) > events for person, events in zip(people, so_far, strict=True)),
+        lambda: all(
+            len(person.events) > events for person, events in zip(people, so_far, strict=True)
+        ),
     )
 
 
@@ -104,7 +113,10 @@ def check_invariants(
     settled(deployed, people)
     after = committed(deployed)
     acknowledged = {event for person in people for event in person.events}
-    others = {f"before {number}": [str(row["event_id"])] for number, row in enumerate(before["feedback"].rows)}
+    others = {
+        f"before {number}": [str(row["event_id"])]
+        for number, row in enumerate(before["feedback"].rows)
+    }
     sent = {person.name: person.events for person in people}
     assert after["feedback"].violations(History(sent | others, acknowledged)) == []
     turns = Counter(str(row["message_id"]) for row in after["turns"].rows)
@@ -112,7 +124,9 @@ def check_invariants(
     assert {turns[message] for message in answers} == {1}, "each turn is in the bucket, once"
     for person in people:
         for message, conversation in person.conversations.items():
-            stored = {one["id"]: one.get("text", "") for one in person.client.conversation(conversation)}
+            stored = {
+                one["id"]: one.get("text", "") for one in person.client.conversation(conversation)
+            }
             assert stored[message] == person.answers[message], "what was shown is what is kept"
     report = deployed.audit()
     record_property("answers", len(answers))
@@ -129,6 +143,11 @@ def settled(deployed: Deployed, people: list[Person]) -> None:
         now = committed(deployed)
         there = {str(row["event_id"]) for row in now["feedback"].rows}
         turns = {str(row["message_id"]) for row in now["turns"].rows}
-        return now["feedback"].settled and now["turns"].settled and acknowledged <= there and answered <= turns
+        return (
+            now["feedback"].settled
+            and now["turns"].settled
+            and acknowledged <= there
+            and answered <= turns
+        )
 
     until("what was told is in the bucket", all_there, 180)

@@ -1,4 +1,6 @@
-"""F45, F49: services with a tenth of a processor, and a control plane that dies in the middle of an upgrade: people are served on."""
+"""F45, F49: services with a tenth of a processor, and a control plane that dies in the middle of an
+upgrade: people are served on.
+"""
 
 import json
 import threading
@@ -61,7 +63,9 @@ def cut_off(deployed: Deployed, strike: Any) -> str:
 
 
 def status(deployed: Deployed) -> str:
-    return str(json.loads(deployed.helm("status", deployed.name, "--output", "json"))["info"]["status"])
+    return str(
+        json.loads(deployed.helm("status", deployed.name, "--output", "json"))["info"]["status"]
+    )
 
 
 def die(deployed: Deployed, *programs: str) -> None:
@@ -82,7 +86,9 @@ def test_services_with_a_tenth_of_a_processor_serve_on_and_lose_nothing(
 ) -> None:
     before = committed(deployed)
     with insisting(deployed, 2) as people:
-        deployed.install({"serviceDefaults": {"resources": {"limits": {"cpu": "100m"}}}}, seconds=600)
+        deployed.install(
+            {"serviceDefaults": {"resources": {"limits": {"cpu": "100m"}}}}, seconds=600
+        )
         deployed.settle()
         go_on(people)
     record_property("fired", len(SERVICES))

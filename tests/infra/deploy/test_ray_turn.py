@@ -1,5 +1,5 @@
-"""Turns as RayJobs of the real KubeRay operator: whatever dies, there is one turn, and it ends right; whatever keeps one from starting
-is said on the page.
+"""Turns as RayJobs of the real KubeRay operator: whatever dies, there is one turn, and it ends
+right; whatever keeps one from starting is said on the page.
 """
 
 import json
@@ -28,7 +28,9 @@ Changes = Mapping[str, Any]
 def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
     """A cluster of its own, with the operator."""
     state = tmp_path_factory.mktemp("ray") / "cluster"
-    with deployed_cluster(state, "turns are not tried as RayJobs", "--training", "kuberay", seconds=900) as deployed:
+    with deployed_cluster(
+        state, "turns are not tried as RayJobs", "--training", "kuberay", seconds=900
+    ) as deployed:
         yield Turns(deployed)
 
 
@@ -49,7 +51,11 @@ def ray_jobs(turns: Turns, *more_words: str) -> list[dict[str, Any]]:
 def ray_pods(turns: Turns, selector: str) -> dict[str, str]:
     """Uid by name."""
     found = turns.deployed.objects("pods", "--selector", selector)
-    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in found if pod["status"]["phase"] == "Running"}
+    return {
+        pod["metadata"]["name"]: pod["metadata"]["uid"]
+        for pod in found
+        if pod["status"]["phase"] == "Running"
+    }
 
 
 def kill(turns: Turns, *names: str) -> None:
@@ -87,7 +93,11 @@ def test_what_keeps_a_turn_from_starting_is_said_and_a_turn_past_its_deadline_is
     configure(turns, overlaid(FAR, changes))
     name = f"turn-{sorted(HINDRANCES).index(case)}-of-none"
     turns.begin(name)
-    until(f"the page names {', '.join(named)}", lambda: all(word in details(turns.shown()) for word in named), 60)
+    until(
+        f"the page names {', '.join(named)}",
+        lambda: all(word in details(turns.shown()) for word in named),
+        60,
+    )
     assert turns.shown()["result"] is None
     assert turns.wait_ended(name, STEP_SECONDS) == "Failed"
     status = turns.shown()
@@ -113,23 +123,36 @@ def test_an_application_that_fails_is_said_with_its_exit_status(turns: Turns) ->
 
 
 @pytest.mark.long
-def test_a_turn_whose_launcher_worker_and_head_die_is_one_turn_and_its_version_is_promoted(turns: Turns) -> None:
+def test_a_turn_whose_launcher_worker_and_head_die_is_one_turn_and_its_version_is_promoted(
+    turns: Turns,
+) -> None:
     configure(turns, {})
     people = keys(turns.deployed)
     given = people_rate(turns.deployed, people, THUMBS, FILL_SECONDS)
     assert given.thumbs == THUMBS
-    until("all is in the bucket", lambda: rows(turns.deployed.audit(), "feedback") >= given.events, STEP_SECONDS)
+    until(
+        "all is in the bucket",
+        lambda: rows(turns.deployed.audit(), "feedback") >= given.events,
+        STEP_SECONDS,
+    )
     turns.begin("turn-1")
     # The one before has the same name, and makes room.
-    until("its RayJob is there", lambda: len(ray_jobs(turns, "--selector", "thumbwheel/turn=turn-1")) == 1)
+    until(
+        "its RayJob is there",
+        lambda: len(ray_jobs(turns, "--selector", "thumbwheel/turn=turn-1")) == 1,
+    )
     uid = ray_jobs(turns)[0]["metadata"]["uid"]
     launcher_dies(turns, uid)
     worker_dies(turns)
     head_dies(turns)
     turns.begin("turn-2")  # while the first one runs: it follows that, and makes none
     until("the canary begins", lambda: at_canary(turns), TURN_SECONDS)
-    assert [job["metadata"]["uid"] for job in ray_jobs(turns)] == [uid], "one turn, whoever asked for it"
-    trial = people_rate_while(turns.deployed, people, lambda: not turns.ended("turn-1"), TURN_SECONDS)
+    assert [job["metadata"]["uid"] for job in ray_jobs(turns)] == [uid], (
+        "one turn, whoever asked for it"
+    )
+    trial = people_rate_while(
+        turns.deployed, people, lambda: not turns.ended("turn-1"), TURN_SECONDS
+    )
     assert (turns.ended("turn-1"), turns.wait_ended("turn-2", 60)) == ("Complete", "Complete")
     status = turns.shown()
     assert (status["run"], status["result"]) == ("nano-1", "promoted"), json.dumps(status, indent=1)
@@ -143,7 +166,10 @@ def test_a_turn_whose_launcher_worker_and_head_die_is_one_turn_and_its_version_i
 def launcher_dies(turns: Turns, uid: str) -> None:
     """The next one takes up what is there."""
     kill(turns, *(pod["metadata"]["name"] for pod in turns.pods_of("turn-1")))
-    until("another launcher follows it", lambda: NAME in turns.log("turn-1") and bool(turns.pods_of("turn-1")))
+    until(
+        "another launcher follows it",
+        lambda: NAME in turns.log("turn-1") and bool(turns.pods_of("turn-1")),
+    )
     assert [job["metadata"]["uid"] for job in ray_jobs(turns)] == [uid]
 
 
@@ -152,7 +178,11 @@ def worker_dies(turns: Turns) -> None:
     until("it trains", lambda: turns.shown().get("step") in TRAINING, TURN_SECONDS)
     before = ray_pods(turns, WORKER)
     kill(turns, *before)
-    until("another worker runs", lambda: bool(ray_pods(turns, WORKER).items() - before.items()), STEP_SECONDS)
+    until(
+        "another worker runs",
+        lambda: bool(ray_pods(turns, WORKER).items() - before.items()),
+        STEP_SECONDS,
+    )
 
 
 def head_dies(turns: Turns) -> None:
@@ -161,7 +191,11 @@ def head_dies(turns: Turns) -> None:
     before = ray_pods(turns, HEAD)
     began = time.monotonic()
     kill(turns, *before)
-    until("another head runs", lambda: bool(ray_pods(turns, HEAD).items() - before.items()), STEP_SECONDS)
+    until(
+        "another head runs",
+        lambda: bool(ray_pods(turns, HEAD).items() - before.items()),
+        STEP_SECONDS,
+    )
     print(f"\nanother head after {time.monotonic() - began:.0f} s")
 
 

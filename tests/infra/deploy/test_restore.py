@@ -1,4 +1,6 @@
-"""A backup is made and restored into another release, by the operating page's own commands: all that people said is there."""
+"""A backup is made and restored into another release, by the operating page's own commands: all
+that people said is there.
+"""
 
 import json
 import re
@@ -24,7 +26,9 @@ SMALL = {
     "serviceDefaults": {"resources": {"requests": {"cpu": "10m"}}},
     "serving": {"predictor": {"resources": {"requests": {"cpu": "10m"}}}},
     "evaluation": {
-        "resources": {store: {"requests": {"cpu": "10m"}} for store in ("postgres", "kafka", "s3", "valkey")}
+        "resources": {
+            store: {"requests": {"cpu": "10m"}} for store in ("postgres", "kafka", "s3", "valkey")
+        }
     },
 }
 # What the door of a release says, asked from within its pod.
@@ -64,7 +68,9 @@ class Restored:
 
     def door(self, path: str, body: object = None) -> dict[str, object]:
         said = json.dumps([self.key, path, body])
-        answer: dict[str, object] = json.loads(self.deployed.python("gateway", "-c", DOOR, said=said))
+        answer: dict[str, object] = json.loads(
+            self.deployed.python("gateway", "-c", DOOR, said=said)
+        )
         return answer
 
 
@@ -77,7 +83,11 @@ def restored(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> It
     page.run(deployed, "back up", folder, deployed.values())
     before = deployed.audit()
     other = replace(deployed, name="thumbwheel-restored", namespace="restored")
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other.namespace, "labels": RESTRICTED}}
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": other.namespace, "labels": RESTRICTED},
+    }
     deployed.inside.run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
     try:
         page.run(other, "restore", folder, other.values(SMALL))
@@ -97,7 +107,9 @@ def said(ada: Client) -> str:
     return str(events[0]["started"]["conversationId"])
 
 
-def test_conversation_thumb_and_words_are_there_for_the_same_key(restored: Restored, deployed: Deployed) -> None:
+def test_conversation_thumb_and_words_are_there_for_the_same_key(
+    restored: Restored, deployed: Deployed
+) -> None:
     old = deployed.person(restored.key).conversation(restored.conversation)
     new = restored.door(f"/api/conversations/{restored.conversation}")["messages"]
     assert new == old
@@ -111,28 +123,44 @@ def test_people_go_on_there(restored: Restored) -> None:
     thumb = {"messageId": message, "requestId": "restored", "thumb": {"up": False}}
     assert restored.door("/api/feedback", thumb)["eventId"]
     expected = rows(restored.before, "feedback") + 1
-    until("the thumb is in the bucket", lambda: rows(restored.deployed.audit(), "feedback") == expected)
+    until(
+        "the thumb is in the bucket",
+        lambda: rows(restored.deployed.audit(), "feedback") == expected,
+    )
     restored.deployed.audit()
 
 
 def test_data_keys_open_and_the_trained_version_is_in_the_claim(restored: Restored) -> None:
     assert int(restored.deployed.python("feedback", "-c", UNWRAP)) >= 1
-    there = restored.deployed.python("generator", "-c", "import os; print(*os.listdir('/models'))").split()
+    there = restored.deployed.python(
+        "generator", "-c", "import os; print(*os.listdir('/models'))"
+    ).split()
     assert ENDLESS in there
 
 
-def test_without_the_right_master_key_it_is_refused_and_says_so(restored: Restored, tmp_path: Path) -> None:
+def test_without_the_right_master_key_it_is_refused_and_says_so(
+    restored: Restored, tmp_path: Path
+) -> None:
     other = restored.deployed
-    kept = {name: other.kubectl("get", "secret", "restored-keys", "-o", f"jsonpath={{.data.{name}}}") for name in KEYS}
+    kept = {
+        name: other.kubectl("get", "secret", "restored-keys", "-o", f"jsonpath={{.data.{name}}}")
+        for name in KEYS
+    }
     secret(other, "half", {name: kept[name] for name in KEYS if name != "master-key"})
     with refused(ClusterError, field="helm", reason="FAILED") as caught:
         other.install(SMALL, {"secrets": {"existing": "half"}})
-    assert {"secrets.existing", "half", "master-key"} <= set(re.findall(r"[\w.-]+\w", caught.value.text))
+    assert {"secrets.existing", "half", "master-key"} <= set(
+        re.findall(r"[\w.-]+\w", caught.value.text)
+    )
     secret(other, "wrong", {**kept, "master-key": WRONG})
     other.install(SMALL, {"secrets": {"existing": "wrong"}}, wait=False)
-    until("feedback says why", lambda: any(line.startswith("master_key: ") for line in logs(other).splitlines()))
+    until(
+        "feedback says why",
+        lambda: any(line.startswith("master_key: ") for line in logs(other).splitlines()),
+    )
     other.install(SMALL, {"secrets": {"existing": "restored-keys"}}, wait=False)
-    # A StatefulSet does not replace a pod that never was ready by itself (kubernetes/kubernetes#67250).
+    # A StatefulSet does not replace a pod that never was ready by itself
+    # (kubernetes/kubernetes#67250).
     other.kubectl("delete", "pod", f"{other.name}-feedback-0")
     other.install(SMALL, {"secrets": {"existing": "restored-keys"}})
     assert restored.door("/api/conversations")
@@ -148,7 +176,9 @@ def secret(deployed: Deployed, name: str, data: dict[str, str]) -> None:
         "apply",
         "-f",
         "-",
-        said=json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}),
+        said=json.dumps(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
+        ),
     )
 
 

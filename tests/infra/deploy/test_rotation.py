@@ -1,5 +1,5 @@
-"""F50: secrets are changed while people chat and rate, by the operating page's own commands; whoever insists is answered, and a
-rollback to before brings no secret back.
+"""F50: secrets are changed while people chat and rate, by the operating page's own commands;
+whoever insists is answered, and a rollback to before brings no secret back.
 """
 
 from pathlib import Path

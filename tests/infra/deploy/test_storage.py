@@ -11,8 +11,12 @@ def test_the_namespace_is_restricted_and_every_disk_has_its_folder(tmp_path: Pat
     items = json.loads(prepare_storage(Layout(tmp_path), "chat"))["items"]
     namespace, storage_class, *volumes = items
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert storage_class["metadata"]["annotations"] == {"storageclass.kubernetes.io/is-default-class": "true"}
+    assert storage_class["metadata"]["annotations"] == {
+        "storageclass.kubernetes.io/is-default-class": "true"
+    }
     folders = {Path(volume["spec"]["local"]["path"]) for volume in volumes}
     assert len(folders) == len(volumes) == VOLUMES
     assert all(folder.is_dir() for folder in folders)
-    assert {volume["spec"]["storageClassName"] for volume in volumes} == {storage_class["metadata"]["name"]}
+    assert {volume["spec"]["storageClassName"] for volume in volumes} == {
+        storage_class["metadata"]["name"]
+    }

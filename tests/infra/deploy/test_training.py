@@ -8,14 +8,20 @@ from infra.deploy.training import PACKAGES, RayMode, packages_volume, values
 
 
 def objects() -> dict[str, dict[str, Any]]:
-    return {item["kind"]: item for item in json.loads(packages_volume(Path("/venv/site-packages"), "chat"))["items"]}
+    return {
+        item["kind"]: item
+        for item in json.loads(packages_volume(Path("/venv/site-packages"), "chat"))["items"]
+    }
 
 
 def test_the_claim_and_its_volume_know_only_each_other() -> None:
     volume, claim = objects()["PersistentVolume"], objects()["PersistentVolumeClaim"]
     assert volume["spec"]["local"] == {"path": "/venv/site-packages"}
     assert volume["spec"]["claimRef"] == {"namespace": "chat", "name": PACKAGES}
-    assert (claim["spec"]["volumeName"], claim["metadata"]["namespace"]) == (volume["metadata"]["name"], "chat")
+    assert (claim["spec"]["volumeName"], claim["metadata"]["namespace"]) == (
+        volume["metadata"]["name"],
+        "chat",
+    )
     assert volume["spec"]["accessModes"] == claim["spec"]["accessModes"] == ["ReadOnlyMany"]
 
 

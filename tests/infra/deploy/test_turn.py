@@ -1,4 +1,6 @@
-"""One turn of the loop as a Job on a real cluster: thumbs go in at the door, and at the end a version that learned from them answers."""
+"""One turn of the loop as a Job on a real cluster: thumbs go in at the door, and at the end a
+version that learned from them answers.
+"""
 
 import json
 import re
@@ -18,10 +20,14 @@ DEPLOY_SECONDS, FILL_SECONDS, STEP_SECONDS, TURN_SECONDS = 1800.0, 900.0, 300.0,
 
 @pytest.fixture(scope="module")
 def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
-    """A cluster of its own, where a turn is one pod, of the image that others get: here alone it is loaded whole."""
+    """A cluster of its own, where a turn is one pod, of the image that others get: here alone it is
+    loaded whole.
+    """
     state = tmp_path_factory.mktemp("turn") / "cluster"
     words = ("--training", "local", "--whole")
-    with deployed_cluster(state, "a turn is not tried on a real cluster", *words, seconds=DEPLOY_SECONDS) as deployed:
+    with deployed_cluster(
+        state, "a turn is not tried on a real cluster", *words, seconds=DEPLOY_SECONDS
+    ) as deployed:
         yield Turns(deployed)
 
 
@@ -39,15 +45,23 @@ def test_thumbs_become_a_version_that_is_tried_promoted_and_answers(turns: Turns
     people = keys(turns.deployed)
     given = people_rate(turns.deployed, people, THUMBS, FILL_SECONDS)
     assert given.thumbs == THUMBS
-    until("all is in the bucket", lambda: rows(turns.deployed.audit(), "feedback") >= given.events, STEP_SECONDS)
+    until(
+        "all is in the bucket",
+        lambda: rows(turns.deployed.audit(), "feedback") >= given.events,
+        STEP_SECONDS,
+    )
     turns.begin("turn-1")
     its_pod_dies(turns)
     a_second_one_is_refused(turns)
     # Nobody's thumbs are needed before.
     until(
-        "the canary begins", lambda: turns.shown().get("step") == "canary" or bool(turns.ended("turn-1")), TURN_SECONDS
+        "the canary begins",
+        lambda: turns.shown().get("step") == "canary" or bool(turns.ended("turn-1")),
+        TURN_SECONDS,
     )
-    trial = people_rate_while(turns.deployed, people, lambda: not turns.ended("turn-1"), TURN_SECONDS)
+    trial = people_rate_while(
+        turns.deployed, people, lambda: not turns.ended("turn-1"), TURN_SECONDS
+    )
     assert turns.wait_ended("turn-1", STEP_SECONDS) == "Complete"
     status = turns.shown()
     assert (status["run"], status["result"]) == ("nano-1", "promoted"), json.dumps(status, indent=1)
@@ -63,12 +77,16 @@ def its_pod_dies(turns: Turns) -> None:
     until("it trains", lambda: turns.shown().get("step") in TRAINING, TURN_SECONDS)
     (pod,) = turns.pods_of("turn-1")
     turns.deployed.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
-    until("the next one has taken it up", lambda: "resumed with" in turns.log("turn-1"), STEP_SECONDS)
+    until(
+        "the next one has taken it up", lambda: "resumed with" in turns.log("turn-1"), STEP_SECONDS
+    )
 
 
 def a_second_one_is_refused(turns: Turns) -> None:
     """In one line, and is not tried again."""
     turns.begin("turn-2", "--patience", "1s")
     assert turns.wait_ended("turn-2", STEP_SECONDS) == "Failed"
-    assert re.search(r"\b1\b.*\bnano\b.*\b20\d\d-", turns.log("turn-2")), "which process and recipe, and since when"
+    assert re.search(r"\b1\b.*\bnano\b.*\b20\d\d-", turns.log("turn-2")), (
+        "which process and recipe, and since when"
+    )
     assert len(turns.pods_of("turn-2")) == 1

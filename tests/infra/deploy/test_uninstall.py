@@ -1,4 +1,6 @@
-"""Uninstalled, only what policy keeps is left; installed again it is found, and what was said can be read."""
+"""Uninstalled, only what policy keeps is left; installed again it is found, and what was said can
+be read.
+"""
 
 import json
 from typing import Any
@@ -19,7 +21,10 @@ TRACES = ("events", "events.events.k8s.io", "leases.coordination.k8s.io")
 def kept(deployed: Deployed) -> set[str]:
     """As docs/kubernetes.md lists it."""
     name = deployed.name
-    spools = {f"persistentvolumeclaim/spool-{name}-feedback-{number}" for number in range(spool_count(deployed))}
+    spools = {
+        f"persistentvolumeclaim/spool-{name}-feedback-{number}"
+        for number in range(spool_count(deployed))
+    }
     volumes = {f"persistentvolumeclaim/data-{name}-{store}-0" for store in STORES}
     return {
         f"secret/{name}-keys",
@@ -43,25 +48,34 @@ def everything(deployed: Deployed) -> set[str]:
     return {name for name in found if name not in OWN}
 
 
-def test_what_stays_is_what_policy_keeps_and_is_found_again(deployed: Deployed, record_property: Any) -> None:
+def test_what_stays_is_what_policy_keeps_and_is_found_again(
+    deployed: Deployed, record_property: Any
+) -> None:
     ada = deployed.person(deployed.keys("ada")[0])
     events = ada.ask("Hello!")
     conversation = events[0]["started"]["conversationId"]
     before = ada.conversation(conversation)
-    sealing = deployed.objects("secrets", "--field-selector", f"metadata.name={deployed.name}-keys")[0]["data"]
+    sealing = deployed.objects(
+        "secrets", "--field-selector", f"metadata.name={deployed.name}-keys"
+    )[0]["data"]
     deployed.helm("uninstall", deployed.name, "--wait", "--timeout", "180s")
     until("pods have ended", lambda: not deployed.objects("pods"))
     expected = kept(deployed)
     assert len(expected) >= 8
     assert everything(deployed) == expected
-    cluster_wide = (
-        "clusterroles,clusterrolebindings,priorityclasses,validatingwebhookconfigurations,mutatingwebhookconfigurations"
-    )
+    cluster_wide = "clusterroles,clusterrolebindings,priorityclasses,validatingwebhookconfigurations,mutatingwebhookconfigurations"
     left = json.loads(deployed.inside.run("kubectl", "get", cluster_wide, "-o", "json"))["items"]
-    assert [one["metadata"]["name"] for one in left if "thumbwheel" in json.dumps(one["metadata"])] == []
+    assert [
+        one["metadata"]["name"] for one in left if "thumbwheel" in json.dumps(one["metadata"])
+    ] == []
     deployed.install()
     deployed.reopen()
-    assert deployed.objects("secrets", "--field-selector", f"metadata.name={deployed.name}-keys")[0]["data"] == sealing
+    assert (
+        deployed.objects("secrets", "--field-selector", f"metadata.name={deployed.name}-keys")[0][
+            "data"
+        ]
+        == sealing
+    )
     ada = deployed.person(ada.key)
     assert ada.conversation(conversation) == before
     assert text_of(events) == before[-1]["text"]

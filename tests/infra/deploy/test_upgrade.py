@@ -1,4 +1,6 @@
-"""Every service is rolled while people chat: no call fails and no answer is lost; without the wait before the end some are."""
+"""Every service is rolled while people chat: no call fails and no answer is lost; without the wait
+before the end some are.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,10 +16,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 50, 20
 ROLLED = (*SERVICES, "predictor")
-# Two of what holds state for others, as in production; of the rest the new one comes before the old one goes.
-# A model server with little of a processor writes slowly: answers run while pods go, and two cores hold all of it.
+# Two of what holds state for others, as in production; of the rest the new one comes before the old
+# one goes. A model server with little of a processor writes slowly: answers run while pods go, and
+# two cores hold all of it.
 TWO = {
-    "services": {"gateway": {"replicas": 2, "settings": {"coalesce_seconds": 0.25}}, "feedback": {"replicas": 2}},
+    "services": {
+        "gateway": {"replicas": 2, "settings": {"coalesce_seconds": 0.25}},
+        "feedback": {"replicas": 2},
+    },
     "serving": {"predictor": {"resources": {"limits": {"cpu": "250m"}}}},
 }
 
@@ -50,7 +56,9 @@ def roll(deployed: Deployed, *changes: Mapping[str, Any]) -> People:
 
 
 def check_whole(told: Mapping[str, Any], record: Any) -> None:
-    """No call failed and no answer was lost. How many had to wait or came late depends on the machine: both are recorded."""
+    """No call failed and no answer was lost. How many had to wait or came late depends on the
+    machine: both are recorded.
+    """
     record("late", len(told["late"]))
     for figure in ("answers", "calls", "seconds", "least_running", "waited"):
         record(figure, round(told[figure]))
@@ -66,7 +74,9 @@ def check_whole(told: Mapping[str, Any], record: Any) -> None:
 
 
 @pytest.mark.long
-def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(two: Deployed, record_property: Any) -> None:
+def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(
+    two: Deployed, record_property: Any
+) -> None:
     before = rows(two.audit(), "feedback")
     upgraded = roll(two, noted("after")).told
     check_whole(upgraded, record_property)
@@ -77,7 +87,10 @@ def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(two: Deploy
     assert not pods.items() & two.pods(*ROLLED).items()
     check_whole(people.told, record_property)
     thumbs = len({*upgraded["thumbs"], *people.told["thumbs"]})
-    until("the thumbs of both are in the bucket", lambda: rows(two.audit(), "feedback") - before >= thumbs)
+    until(
+        "the thumbs of both are in the bucket",
+        lambda: rows(two.audit(), "feedback") - before >= thumbs,
+    )
     assert rows(two.audit(), "feedback") - before == thumbs
 
 

@@ -1,4 +1,6 @@
-"""What a team's Prometheus and Grafana see on the first day: every panel of every dashboard finds series, every rule is evaluated."""
+"""What a team's Prometheus and Grafana see on the first day: every panel of every dashboard finds
+series, every rule is evaluated.
+"""
 
 import contextlib
 import json
@@ -31,7 +33,8 @@ WATCHED = {
     },
     "networkPolicies": {"metricsFrom": [FROM]},
 }
-# Words of a query, and why a healthy cluster has no series for it on its first day. What is found after all must be taken off.
+# Words of a query, and why a healthy cluster has no series for it on its first day. What is found
+# after all must be taken off.
 EXCUSED = {
     "vllm:": "our own model server answers",
     "thumbwheel_loop": "no turn of training has run",
@@ -79,7 +82,8 @@ def watched(deployed: Deployed) -> Iterator[Watched]:
         for _ in range(2):
             live(deployed)
             let_scrape(asked)
-        shown = "thumbwheel_experiment_thumbs_up_ratio"  # once turns are in the ledger and feedback looked
+        # once turns are in the ledger and feedback looked
+        shown = "thumbwheel_experiment_thumbs_up_ratio"
         until("the experiment is shown", lambda: bool(asked.query(shown)))
         yield Watched(deployed, asked)
     finally:
@@ -110,7 +114,10 @@ def let_scrape(asked: Asked) -> None:
 
 
 def test_the_pod_monitors_name_every_pod_and_all_answer(watched: Watched) -> None:
-    found = {(one["metric"]["job"], one["metric"]["pod"]): one["value"][1] for one in watched.asked.query("up")}
+    found = {
+        (one["metric"]["job"], one["metric"]["pod"]): one["value"][1]
+        for one in watched.asked.query("up")
+    }
     there = watched.deployed.pods(*SERVICES, "predictor")
     assert {pod for _, pod in found} == there.keys()
     assert {job for job, _ in found} == {*SERVICES, "predictor"}
@@ -122,16 +129,25 @@ def test_every_panel_finds_series(watched: Watched, board: Dashboard) -> None:
     check_panels(watched.asked, board, EXCUSED, PERHAPS)
 
 
-def test_every_rule_is_loaded_and_evaluated_without_an_error(watched: Watched, tmp_path: Path) -> None:
+def test_every_rule_is_loaded_and_evaluated_without_an_error(
+    watched: Watched, tmp_path: Path
+) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump(prometheus.rules(watched.deployed)))
-    checked = subprocess.run([find_installed().promtool, "check", "rules", file], capture_output=True, text=True)
+    checked = subprocess.run(
+        [find_installed().promtool, "check", "rules", file], capture_output=True, text=True
+    )
     assert checked.returncode == 0, checked.stderr
-    until("all were evaluated", lambda: {rule["health"] for rule in watched.asked.alerts().values()} == {"ok"})
+    until(
+        "all were evaluated",
+        lambda: {rule["health"] for rule in watched.asked.alerts().values()} == {"ok"},
+    )
     alerts = watched.asked.alerts()
     assert len(alerts) == file.read_text().count("alert:")
     firing = [
-        name for name, rule in alerts.items() if rule["state"] == "firing" and rule["labels"]["severity"] == "page"
+        name
+        for name, rule in alerts.items()
+        if rule["state"] == "firing" and rule["labels"]["severity"] == "page"
     ]
     assert firing == [], "nobody is woken on a healthy cluster"
 

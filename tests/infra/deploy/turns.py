@@ -1,4 +1,6 @@
-"""Turns of the loop on the cluster under test: begun by hand as people do it, watched as the page and Prometheus see them."""
+"""Turns of the loop on the cluster under test: begun by hand as people do it, watched as the page
+and Prometheus see them.
+"""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ class Turns:
     deployed: Deployed
 
     def shown(self) -> Any:
-        """The loop's status, as the page gets it; nothing before the first turn, or where the door was too busy."""
+        """The loop's status, as the page gets it; nothing before the first turn, or where the door
+        was too busy.
+        """
         try:
             status, answer = self.deployed.person().call("GET", "/api/loop")
         except (OSError, HTTPException):
@@ -31,13 +35,20 @@ class Turns:
     def result(self, name: str) -> bool:
         """Whether the last turn came to this, as Prometheus would read it of the gateway."""
         code = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:51051/metrics').read().decode())"
-        return f'thumbwheel_loop_turn_result{{recipe="nano",result="{name}"}} 1.0' in self.deployed.python(
-            "gateway", "-c", code
+        return (
+            f'thumbwheel_loop_turn_result{{recipe="nano",result="{name}"}} 1.0'
+            in self.deployed.python("gateway", "-c", code)
         )
 
     def begin(self, name: str, *more_words: str) -> None:
         """Without waiting for the night; with more words for the loop than the chart gives it."""
-        words = [f"--from=cronjob/{self.deployed.name}-training", name, "--dry-run=client", "-o", "json"]
+        words = [
+            f"--from=cronjob/{self.deployed.name}-training",
+            name,
+            "--dry-run=client",
+            "-o",
+            "json",
+        ]
         job = json.loads(self.deployed.kubectl("create", "job", *words))
         (container,) = job["spec"]["template"]["spec"]["containers"]
         container["args"] += more_words

@@ -1,4 +1,6 @@
-"""The page of the fault scenarios: what a test's docstring and properties become, and which run of a test counts."""
+"""The page of the fault scenarios: what a test's docstring and properties become, and which run of
+a test counts.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,12 +8,23 @@ from pathlib import Path
 from infra.docs.faults import Outcome, add, outcome, page, read, subject
 
 ONE = Outcome(
-    ("F4",), "Kafka is down.", "tests/faults/test_f04.py::test[5]", 2, {}, 1.0, "2026-11-25 15:00", "abc", "2 cores"
+    ("F4",),
+    "Kafka is down.",
+    "tests/faults/test_f04.py::test[5]",
+    2,
+    {},
+    1.0,
+    "2026-11-25 15:00",
+    "abc",
+    "2 cores",
 )
 
 
 def test_a_docstring_names_its_scenarios_and_says_what_breaks() -> None:
-    assert subject("F4: Kafka is down\nat the start. All goes on.") == (("F4",), "Kafka is down at the start.")
+    assert subject("F4: Kafka is down\nat the start. All goes on.") == (
+        ("F4",),
+        "Kafka is down at the start.",
+    )
     assert subject("F11 and F12: one key.") == (("F11", "F12"), "one key.")
     assert subject("R1, F42: a peer is stopped.") == (("R1", "F42"), "a peer is stopped.")
     assert subject("Two generators share a rollout.") is None
@@ -38,12 +51,18 @@ def test_a_scenario_is_one_row_with_all_its_forms() -> None:
         replace(ONE, test="long", figures={"ack_ms": [3, 9], "disk": "real"}),
     )
     (row,) = [line for line in page([short, long]).splitlines() if line.startswith("| F4 ")]
-    assert row == "| F4 | Kafka is down. | 2 | 4 | ack ms 3 to 9; disk real | 2026-11-25 15:00, abc |"
+    assert (
+        row == "| F4 | Kafka is down. | 2 | 4 | ack ms 3 to 9; disk real | 2026-11-25 15:00, abc |"
+    )
 
 
 def test_scenarios_stand_in_their_order_and_an_unmeasured_figure_is_not_there() -> None:
     text = page(
-        [replace(ONE, scenarios=("F10",), fired=0), replace(ONE, scenarios=("F9",)), replace(ONE, scenarios=("D3",))]
+        [
+            replace(ONE, scenarios=("F10",), fired=0),
+            replace(ONE, scenarios=("F9",)),
+            replace(ONE, scenarios=("D3",)),
+        ]
     )
     rows = [line for line in text.splitlines() if line.startswith(("| F", "| D"))]
     assert [row.split()[1] for row in rows] == ["D3", "F9", "F10"]

@@ -7,7 +7,8 @@ import pytest
 from infra.docs.metrics import Metric, metrics, page
 
 METRICS = list(metrics())
-# A label's every value is a series for ever: ids of people, talks and calls, and texts, are never one.
+# A label's every value is a series for ever: ids of people, talks and calls, and texts, are never
+# one.
 UNBOUNDED = {"user", "principal", "tenant", "key", "id", "text", "path", "url", "prompt", "peer"}
 UNBOUNDED_ENDS = ("_id", "_text", "_key")
 # What each may end with, after the number that it counts.

@@ -1,4 +1,6 @@
-"""The first version: nothing is left in a folder whose model cannot be had, and half a copy is made again."""
+"""The first version: nothing is left in a folder whose model cannot be had, and half a copy is made
+again.
+"""
 
 from pathlib import Path
 
@@ -19,7 +21,9 @@ def test_a_model_that_is_none_leaves_no_folder(tmp_path: Path) -> None:
     assert not state.exists()
 
 
-def test_a_copy_that_was_cut_off_is_made_again_and_the_folder_keeps_its_base(tmp_path: Path) -> None:
+def test_a_copy_that_was_cut_off_is_made_again_and_the_folder_keeps_its_base(
+    tmp_path: Path,
+) -> None:
     layout = Layout(tmp_path / "state", {})
     half = layout.models / "nano-0"
     half.mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""Too little feedback is told before anything is installed, in a turn's words, and left for the page; a turn that was cut off goes on."""
+"""Too little feedback is told before anything is installed, in a turn's words, and left for the
+page; a turn that was cut off goes on.
+"""
 
 import json
 import os
@@ -30,7 +32,9 @@ class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
 
     def CountThumbs(self, request: Any, context: Any) -> Any:
         up = feedback_pb2.ThumbCount(model_version="nano-0", arm="stable", up=self.thumbs)
-        return feedback_pb2.CountThumbsResponse(counts=[up, feedback_pb2.ThumbCount(arm="pinned", down=1)])
+        return feedback_pb2.CountThumbsResponse(
+            counts=[up, feedback_pb2.ThumbCount(arm="pinned", down=1)]
+        )
 
 
 @pytest.fixture
@@ -71,7 +75,13 @@ def test_what_is_missing_is_said_and_stands_where_the_page_looks(
     assert status.erased_versions == BEFORE["erased_versions"]
 
 
-BEFORE = {"run": "nano-1", "recipe": "nano", "started": "", "steps": [], "erased_versions": [{"version": "nano-1"}]}
+BEFORE = {
+    "run": "nano-1",
+    "recipe": "nano",
+    "started": "",
+    "steps": [],
+    "erased_versions": [{"version": "nano-1"}],
+}
 
 
 def test_enough_is_left_to_the_turn(tmp_path: Path, log: Log, feedback: str) -> None:
@@ -86,7 +96,10 @@ def test_a_turn_that_was_cut_off_goes_on_with_what_it_had(tmp_path: Path, feedba
 
 
 def test_a_turn_that_runs_keeps_what_it_shows(tmp_path: Path, feedback: str) -> None:
-    with exclusive(tmp_path / "loop", "recipe nano"), refused(LoopRunningError, reason="IN_USE") as caught:
+    with (
+        exclusive(tmp_path / "loop", "recipe nano"),
+        refused(LoopRunningError, reason="IN_USE") as caught,
+    ):
         too_little("nano", tmp_path, feedback)
     assert str(os.getpid()) in str(caught.value)
     assert read_status(tmp_path / "loop") is None

@@ -51,7 +51,9 @@ def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path)
     assert (layout.state / "principal.key").stat().st_mode & 0o077 == 0
 
 
-def test_a_state_folder_of_yesterday_gets_a_master_key_once_and_only_feedback_has_it(tmp_path: Path) -> None:
+def test_a_state_folder_of_yesterday_gets_a_master_key_once_and_only_feedback_has_it(
+    tmp_path: Path,
+) -> None:
     layout, model = made(tmp_path)
     first, again = (service_settings(layout, model) for _ in range(2))
     assert first["feedback"]["master_key"] == again["feedback"]["master_key"]

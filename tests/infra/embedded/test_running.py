@@ -1,4 +1,6 @@
-"""A second start, a loop without a system, a recipe that is none: each is answered before anything is done."""
+"""A second start, a loop without a system, a recipe that is none: each is answered before anything
+is done.
+"""
 
 import json
 import os
@@ -7,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from infra.embedded import running
-from infra.embedded.running import RECIPES, UnknownRecipeError, check_recipe, find_ports, refuse_second
+from infra.embedded.running import (
+    RECIPES,
+    UnknownRecipeError,
+    check_recipe,
+    find_ports,
+    refuse_second,
+)
 from infra.simulated_users.settings import PLANS
 from infra.supervision.supervisor import RUNNING, AlreadyRunningError, NotRunningError
 from tests.support.errors import refused
@@ -51,18 +59,24 @@ def test_a_loop_without_a_system_is_told_of_the_stack_where_that_runs(
 ) -> None:
     monkeypatch.setattr(running, "ROOT", tmp_path)
     monkeypatch.setattr(running, "STACK_STATE", tmp_path / ".state" / "stack")
-    with refused(NotRunningError, field=str(tmp_path / ".state"), reason="STOPPED", limit="") as caught:
+    with refused(
+        NotRunningError, field=str(tmp_path / ".state"), reason="STOPPED", limit=""
+    ) as caught:
         find_ports(tmp_path / ".state")
     assert "make up" in caught.value.text
     run_in(tmp_path / ".state" / "stack", os.getpid())
-    with refused(NotRunningError, field=str(tmp_path / ".state"), reason="STOPPED", limit=".state/stack") as caught:
+    with refused(
+        NotRunningError, field=str(tmp_path / ".state"), reason="STOPPED", limit=".state/stack"
+    ) as caught:
         find_ports(tmp_path / ".state")
     assert "make loop STATE=.state/stack" in caught.value.text
     assert find_ports(tmp_path / ".state" / "stack") == PORTS
 
 
 def test_a_recipe_that_is_none_is_answered_with_those_that_are() -> None:
-    with refused(UnknownRecipeError, field="RECIPE", reason="UNKNOWN", limit="nano, small") as caught:
+    with refused(
+        UnknownRecipeError, field="RECIPE", reason="UNKNOWN", limit="nano, small"
+    ) as caught:
         check_recipe("medium")
     assert "medium" in caught.value.text
     assert set(RECIPES) == set(TRAINED) == set(PLANS)

@@ -1,4 +1,6 @@
-"""Ctrl-C while training runs: it ends at its next checkpoint, at once if one asks again, and is killed only if it does not listen."""
+"""Ctrl-C while training runs: it ends at its next checkpoint, at once if one asks again, and is
+killed only if it does not listen.
+"""
 
 import asyncio
 import json
@@ -13,7 +15,8 @@ from infra.embedded import training_process
 from infra.embedded.training_process import attend
 from infra.supervision.interruption import interruptible
 
-# Stands for training: takes its next checkpoint when it is let go, and writes down how many there were when it was interrupted.
+# Stands for training: takes its next checkpoint when it is let go, and writes down how many there
+# were when it was interrupted.
 TRAINING = """
 import pathlib, signal, sys, time
 loop = pathlib.Path(sys.argv[1])
@@ -110,7 +113,9 @@ async def test_where_nothing_would_be_lost_it_ends_at_once(tmp_path: Path) -> No
     assert not [line for line in run.said if "canary" in line or "60 s" in line]
 
 
-async def test_what_does_not_listen_is_killed_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_does_not_listen_is_killed_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training_process, "LEAVE_SECONDS", 0.2)
     run = Run(tmp_path, step="canary", listens="does not")
 
@@ -131,7 +136,12 @@ async def test_training_listens_where_its_starter_was_told_to_ignore_ctrl_c(tmp_
     try:
         here = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
         task = asyncio.create_task(
-            attend([sys.executable, "-c", here, str(tmp_path / "here")], os.environ, tmp_path, said.append)
+            attend(
+                [sys.executable, "-c", here, str(tmp_path / "here")],
+                os.environ,
+                tmp_path,
+                said.append,
+            )
         )
         async with asyncio.timeout(30):
             while not (tmp_path / "here").exists():

@@ -1,4 +1,6 @@
-"""The stores of an evaluation come up out of an empty folder, keep what they were given, and believe the secret that is mounted now."""
+"""The stores of an evaluation come up out of an empty folder, keep what they were given, and
+believe the secret that is mounted now.
+"""
 
 import contextlib
 import dataclasses
@@ -37,7 +39,9 @@ def place(tmp_path: Path) -> Place:
     found = find_installed()
     ports = iter(distinct_free_ports(sum(map(len, PORTS.values()))))
     mine = {store: tuple(next(ports) for _ in usual) for store, usual in PORTS.items()}
-    return Place(tmp_path / "data", tmp_path / "secrets", Software(found, found.jars), HOST, "tw-kafka", mine)
+    return Place(
+        tmp_path / "data", tmp_path / "secrets", Software(found, found.jars), HOST, "tw-kafka", mine
+    )
 
 
 @contextlib.contextmanager
@@ -54,7 +58,12 @@ def ask(place: Place, database: str, password: str, statement: str) -> Any:
     """As another machine would."""
     (port,) = place.ports["postgres"]
     connection = pg8000.dbapi.connect(
-        USER, host=ELSEWHERE, port=port, source_address=(ELSEWHERE, 0), password=password, database=database
+        USER,
+        host=ELSEWHERE,
+        port=port,
+        source_address=(ELSEWHERE, 0),
+        password=password,
+        database=database,
     )
     with contextlib.closing(connection):
         connection.autocommit = True

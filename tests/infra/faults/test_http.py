@@ -1,4 +1,6 @@
-"""The HTTP proxy: requests pass unchanged, and each fault does what it says, to those it is meant for, and is counted."""
+"""The HTTP proxy: requests pass unchanged, and each fault does what it says, to those it is meant
+for, and is counted.
+"""
 
 import contextlib
 import http.client
@@ -46,13 +48,22 @@ class Store(BaseHTTPRequestHandler):
 class Through:
     """A client through a proxy to a store of its own."""
 
-    def __init__(self, proxy: HttpProxy, seen: list[tuple[str, str, dict[str, str], bytes]]) -> None:
+    def __init__(
+        self, proxy: HttpProxy, seen: list[tuple[str, str, dict[str, str], bytes]]
+    ) -> None:
         self.proxy, self.seen = proxy, seen
 
-    def ask(self, method: str = "GET", body: bytes | None = None, path: str = "/b/a%3D%2B%C3%BC%20x?list-type=2"):
+    def ask(
+        self,
+        method: str = "GET",
+        body: bytes | None = None,
+        path: str = "/b/a%3D%2B%C3%BC%20x?list-type=2",
+    ):
         connection = http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=10)
         try:
-            connection.request(method, path, body, {"Authorization": "AWS4", "Connection": "keep-alive"})
+            connection.request(
+                method, path, body, {"Authorization": "AWS4", "Connection": "keep-alive"}
+            )
             response = connection.getresponse()
             return response.status, dict(response.getheaders()), response.read()
         finally:
@@ -82,7 +93,9 @@ def test_without_faults_path_host_headers_and_bodies_pass_as_they_are(through: T
 
 
 def test_a_status_is_answered_and_the_store_does_not_hear_of_it(through: Through) -> None:
-    through.proxy.faults = (HttpFault(Kind.STATUS, Chance(times=1), status=429, retry_after_seconds=3),)
+    through.proxy.faults = (
+        HttpFault(Kind.STATUS, Chance(times=1), status=429, retry_after_seconds=3),
+    )
     status, headers, body = through.ask("PUT", BODY)
     assert (status, headers["Retry-After"]) == (429, "3")
     assert b"<Code>TooManyRequests</Code>" in body

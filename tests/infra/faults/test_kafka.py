@@ -1,4 +1,6 @@
-"""The Kafka proxy drops answers to produce requests and no others; the broker has got every request."""
+"""The Kafka proxy drops answers to produce requests and no others; the broker has got every
+request.
+"""
 
 import socket
 import struct
@@ -54,11 +56,17 @@ def test_without_a_fault_all_frames_pass(broker: Broker, port: int) -> None:
         for number, api_key in enumerate((METADATA, PRODUCE, PRODUCE)):
             ask(sock, api_key, number)
             assert answered(sock) == number
-    assert (proxy.counts["produce_requests"], proxy.counts["produce_responses"], proxy.counts["dropped"]) == (2, 2, 0)
+    assert (
+        proxy.counts["produce_requests"],
+        proxy.counts["produce_responses"],
+        proxy.counts["dropped"],
+    ) == (2, 2, 0)
     assert broker.requests == [(METADATA, 0), (PRODUCE, 1), (PRODUCE, 2)]
 
 
-def test_a_dropped_response_is_silence_and_what_comes_after_it_passes(broker: Broker, port: int) -> None:
+def test_a_dropped_response_is_silence_and_what_comes_after_it_passes(
+    broker: Broker, port: int
+) -> None:
     with KafkaProxy(port, then=Then.SILENCE) as proxy, connect(proxy.port) as sock:
         proxy.chance = Chance(times=1)
         ask(sock, PRODUCE, 1)
@@ -70,7 +78,9 @@ def test_a_dropped_response_is_silence_and_what_comes_after_it_passes(broker: Br
     assert [number for _, number in broker.requests] == [1, 2, 3]
 
 
-def test_a_dropped_response_may_be_a_reset_and_the_broker_has_the_request(broker: Broker, port: int) -> None:
+def test_a_dropped_response_may_be_a_reset_and_the_broker_has_the_request(
+    broker: Broker, port: int
+) -> None:
     with KafkaProxy(port) as proxy, connect(proxy.port) as sock:
         proxy.chance = Chance(times=1)
         ask(sock, PRODUCE, 1)

@@ -1,4 +1,6 @@
-"""The proxy that breaks commits, before a real Postgres: what the client sees, and what the server has done."""
+"""The proxy that breaks commits, before a real Postgres: what the client sees, and what the server
+has done.
+"""
 
 import asyncio
 from dataclasses import replace
@@ -11,7 +13,9 @@ from tests.servers import PostgresServer
 
 
 @pytest.mark.parametrize(
-    ("kind", "stored"), [(Break.NOT_SENT, False), (Break.ANSWER_LOST, True), (Break.LATE, True)], ids=str
+    ("kind", "stored"),
+    [(Break.NOT_SENT, False), (Break.ANSWER_LOST, True), (Break.LATE, True)],
+    ids=str,
 )
 async def test_the_client_sees_a_reset_and_the_server_did_what_the_break_says(
     postgres: PostgresServer, kind: Break, stored: bool
@@ -26,9 +30,16 @@ async def test_the_client_sees_a_reset_and_the_server_did_what_the_break_says(
             async with client.transaction():
                 await client.execute("INSERT INTO made VALUES (1)")
         if kind is Break.LATE:
-            assert await whole.fetchval("SELECT count(*) FROM made") == 0, "its commit is still under way"
+            assert await whole.fetchval("SELECT count(*) FROM made") == 0, (
+                "its commit is still under way"
+            )
         async with asyncio.timeout(10):
-            while await whole.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()") > 1:
+            while (
+                await whole.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                )
+                > 1
+            ):
                 await asyncio.sleep(0.02)
         assert await whole.fetchval("SELECT count(*) FROM made") == stored
         await whole.close()

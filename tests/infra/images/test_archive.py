@@ -1,4 +1,6 @@
-"""An archive is an OCI image layout: every blob lies under its own digest, and leads to the next one."""
+"""An archive is an OCI image layout: every blob lies under its own digest, and leads to the next
+one.
+"""
 
 import gzip
 import hashlib
@@ -30,7 +32,10 @@ def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Pa
 
     def follow(described: Any) -> bytes:
         found = files[f"blobs/sha256/{described['digest'].removeprefix('sha256:')}"]
-        assert (len(found), hashlib.sha256(found).hexdigest()) == (described["size"], described["digest"][7:])
+        assert (len(found), hashlib.sha256(found).hexdigest()) == (
+            described["size"],
+            described["digest"][7:],
+        )
         return found
 
     assert json.loads(files["oci-layout"])["imageLayoutVersion"] == "1.0.0"
@@ -40,7 +45,9 @@ def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Pa
     manifest = json.loads(follow(entry))
     config = json.loads(follow(manifest["config"]))
     tars = [gzip.decompress(follow(described)) for described in manifest["layers"]]
-    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]
+    assert config["rootfs"]["diff_ids"] == [
+        f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars
+    ]
     assert config["config"] == {"User": "10001:10001"}
     assert len(files) == 2 + 2 + len(layers)
 
@@ -48,5 +55,7 @@ def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Pa
 def test_two_archives_of_the_same_layers_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        write_archive(tmp_path / f"{name}.tar", "localhost/x:1", describe([layer(tmp_path / name, "one")], {}))
+        write_archive(
+            tmp_path / f"{name}.tar", "localhost/x:1", describe([layer(tmp_path / name, "one")], {})
+        )
     assert (tmp_path / "first.tar").read_bytes() == (tmp_path / "second.tar").read_bytes()

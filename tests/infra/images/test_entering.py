@@ -1,4 +1,6 @@
-"""Images built here and entered: nobody's user, a root that takes no writes, and every service of theirs has what it imports."""
+"""Images built here and entered: nobody's user, a root that takes no writes, and every service of
+theirs has what it imports.
+"""
 
 import gzip
 import json
@@ -47,30 +49,50 @@ def unpacked(archive: Path, folder: Path) -> dict[str, object]:
         (entry,) = json.loads(tar.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr]
         manifest = json.loads(blob(entry["digest"]))
         for layer in manifest["layers"]:
-            subprocess.run(["tar", "-x", "-C", folder], input=gzip.decompress(blob(layer["digest"])), check=True)
+            subprocess.run(
+                ["tar", "-x", "-C", folder],
+                input=gzip.decompress(blob(layer["digest"])),
+                check=True,
+            )
         config: dict[str, object] = json.loads(blob(manifest["config"]["digest"]))["config"]
         return config
 
 
 def name_the_clone(root: Path) -> list[str]:
     """Files that would be others if the image were built in another clone."""
-    found = subprocess.run(["grep", "-rlF", str(ROOT), str(root)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["grep", "-rlF", str(ROOT), str(root)], capture_output=True, text=True, check=False
+    )
     return found.stdout.splitlines()
 
 
 def entrance(root: Path) -> list[str]:
-    """What runs a program in there as the image's user; with its own /proc, by which programs find what lies beside them."""
+    """What runs a program in there as the image's user; with its own /proc, by which programs find
+    what lies beside them.
+    """
     own = ["unshare", "--mount", "--pid", "--fork"]
     if os.getuid() == 0:
         return [*own, f"--mount-proc={root}/proc", "chroot", "--userspec", "10001:10001", str(root)]
-    return [*own, "--user", "--map-user", "10001", "--map-group", "10001", "--root", str(root), "--mount-proc"]
+    return [
+        *own,
+        "--user",
+        "--map-user",
+        "10001",
+        "--map-group",
+        "10001",
+        "--root",
+        str(root),
+        "--mount-proc",
+    ]
 
 
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["predictor", "services"])
-def test_what_runs_in_an_image_has_all_that_it_imports_and_is_nobody(name: str, tmp_path: Path) -> None:
+def test_what_runs_in_an_image_has_all_that_it_imports_and_is_nobody(
+    name: str, tmp_path: Path
+) -> None:
     archive, root = tmp_path / "image.tar", tmp_path / "root"
     image = CATALOGUE.images[name]
     build_image(image, CATALOGUE, f"localhost/thumbwheel-{name}:test", archive, print)
@@ -80,10 +102,18 @@ def test_what_runs_in_an_image_has_all_that_it_imports_and_is_nobody(name: str, 
     assert config["User"] == "10001:10001"
     assert name_the_clone(root) == []
     environment = dict(pair.split("=", 1) for pair in config["Env"])  # type: ignore[attr-defined]
-    modules = [f"{'.'.join(path.parts)}.__main__" for path in image.paths if (ROOT / path / "__main__.py").exists()]
+    modules = [
+        f"{'.'.join(path.parts)}.__main__"
+        for path in image.paths
+        if (ROOT / path / "__main__.py").exists()
+    ]
     command = [*entrance(root), "/usr/local/bin/python3", "-c", PROGRAM, *modules, *MORE[name]]
     told = subprocess.run(
-        command, env=environment | {"PATH": "/usr/sbin:/usr/bin"}, capture_output=True, text=True, check=False
+        command,
+        env=environment | {"PATH": "/usr/sbin:/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert told.returncode == 0, told.stderr
     # Whoever unpacked it without being root is the owner of its files, inside too.
@@ -100,7 +130,9 @@ def test_the_programs_of_the_stores_run_in_their_image_without_anything_of_ours_
     tmp_path: Path,
 ) -> None:
     archive, root = tmp_path / "image.tar", tmp_path / "root"
-    build_image(CATALOGUE.images["stores"], CATALOGUE, "localhost/thumbwheel-stores:test", archive, print)
+    build_image(
+        CATALOGUE.images["stores"], CATALOGUE, "localhost/thumbwheel-stores:test", archive, print
+    )
     assert archive.stat().st_size < 250 * MEGABYTE
     root.mkdir()
     config = unpacked(archive, root)
@@ -121,8 +153,14 @@ def test_the_programs_of_the_stores_run_in_their_image_without_anything_of_ours_
     for command in commands:
         entered = [*entrance(root), *command]
         told = subprocess.run(
-            entered, env=environment | {"PATH": "/usr/sbin:/usr/bin"}, capture_output=True, text=True, check=False
+            entered,
+            env=environment | {"PATH": "/usr/sbin:/usr/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert told.returncode == 0, (command, told.stderr)
     jars = (ROOT / "locks" / "kafka" / "jars.sha256").read_text().split()[1::2]
-    assert sorted(jar.name for jar in (root / IMAGE.jars.relative_to("/")).iterdir()) == sorted(jars)
+    assert sorted(jar.name for jar in (root / IMAGE.jars.relative_to("/")).iterdir()) == sorted(
+        jars
+    )

@@ -38,14 +38,31 @@ def test_the_same_content_is_the_same_layer(tmp_path: Path) -> None:
     assert write(again, tmp_path / "third.tar.gz").diff_id != first.diff_id
 
 
-def test_a_layer_has_parents_before_children_modes_that_say_who_may_run_and_nobodys_name(tmp_path: Path) -> None:
+def test_a_layer_has_parents_before_children_modes_that_say_who_may_run_and_nobodys_name(
+    tmp_path: Path,
+) -> None:
     layer = write(grow(tmp_path / "source"), tmp_path / "layer.tar.gz")
     with tarfile.open(layer.blob.path) as tar:
         entries = {entry.name: entry for entry in tar.getmembers()}
         assert tar.extractfile("app/a.py").read() == b"a"  # type: ignore[union-attr]
         assert tar.extractfile("app/link.py").read() == b"a"  # type: ignore[union-attr]
-    assert list(entries) == ["app", "app/a.py", "app/link.py", "app/b", "app/b/c.sh", "tmp", "bin", "bin/sh"]
-    assert (entries["app/a.py"].mode, entries["app/b/c.sh"].mode, entries["tmp"].mode) == (0o644, 0o755, 0o1777)
-    assert {(entry.uid, entry.gid, entry.uname, entry.mtime) for entry in entries.values()} == {(0, 0, "", TIME)}
+    assert list(entries) == [
+        "app",
+        "app/a.py",
+        "app/link.py",
+        "app/b",
+        "app/b/c.sh",
+        "tmp",
+        "bin",
+        "bin/sh",
+    ]
+    assert (entries["app/a.py"].mode, entries["app/b/c.sh"].mode, entries["tmp"].mode) == (
+        0o644,
+        0o755,
+        0o1777,
+    )
+    assert {(entry.uid, entry.gid, entry.uname, entry.mtime) for entry in entries.values()} == {
+        (0, 0, "", TIME)
+    }
     assert entries["bin/sh"].linkname == "/usr/bin/bash"
     assert layer.blob.size == layer.blob.path.stat().st_size

@@ -1,4 +1,6 @@
-"""make clean: what goes is named first, what stays is named too, and nothing goes under the feet of who works in it."""
+"""make clean: what goes is named first, what stays is named too, and nothing goes under the feet of
+who works in it.
+"""
 
 import json
 import os
@@ -12,7 +14,13 @@ from infra.install.clean import clean, size
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    for file in (".venv/bin/python", ".state/keys.db", ".state-other/keys.db", "models/nano/config.json", "README.md"):
+    for file in (
+        ".venv/bin/python",
+        ".state/keys.db",
+        ".state-other/keys.db",
+        "models/nano/config.json",
+        "README.md",
+    ):
         path = tmp_path / "clone" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(10_000))
@@ -26,7 +34,9 @@ def left(clone: Path) -> set[str]:
 
 def line_about(folder: Path, said: str) -> set[str]:
     """What the line about a folder names: its size, and the command or the setting that removes it."""
-    (line,) = [line for line in said.splitlines() if re.search(rf" {re.escape(str(folder))}[,;: ]", line)]
+    (line,) = [
+        line for line in said.splitlines() if re.search(rf" {re.escape(str(folder))}[,;: ]", line)
+    ]
     return set(re.findall(r"\d[\d.]* k?B\b|ALL=1|rm -rf [^\s)]+", line))
 
 
@@ -42,7 +52,9 @@ def test_without_all_only_the_environment_goes_and_the_rest_is_named(
     assert {"0 B", f"rm -rf {downloads}"} <= line_about(downloads, said)
 
 
-def test_with_all_the_states_go_and_the_downloads_stay(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_all_the_states_go_and_the_downloads_stay(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     clean(clone, clone.parent / "downloads", everything=True)
     assert left(clone) == {"models", "README.md"}
     assert (clone.parent / "downloads").is_dir()

@@ -26,7 +26,9 @@ def requirement(problem: str = "") -> Requirement:
         if problem:
             raise ServerError(problem)
 
-    return Requirement("Thing", lambda: False, install, "of things", frozenset({"thing"}), ("tests/things/",))
+    return Requirement(
+        "Thing", lambda: False, install, "of things", frozenset({"thing"}), ("tests/things/",)
+    )
 
 
 @pytest.fixture
@@ -48,7 +50,9 @@ def test_in_an_empty_cache_everything_is_missing() -> None:
         ("tests/other/test_one.py", {"other"}, False),
     ],
 )
-def test_a_test_needs_it_by_its_path_or_by_a_fixture(path: str, fixtures: set[str], needed: bool) -> None:
+def test_a_test_needs_it_by_its_path_or_by_a_fixture(
+    path: str, fixtures: set[str], needed: bool
+) -> None:
     assert requirement().is_needed_by(path, fixtures) is needed
 
 

@@ -1,4 +1,6 @@
-"""Pieces of what the API tells: an InferenceService, its runtime, its Deployment and pods in one state or another."""
+"""Pieces of what the API tells: an InferenceService, its runtime, its Deployment and pods in one
+state or another.
+"""
 
 from typing import Any
 
@@ -30,12 +32,22 @@ def deployment(**conditions: tuple[str, str]) -> Json:
 
 def pod(state: Json, last: Json | None = None) -> Json:
     container = {"name": "kserve-container", "state": state, "lastState": last or {}}
-    return {"metadata": {"creationTimestamp": "2026-11-26T00:00:00Z"}, "status": {"containerStatuses": [container]}}
+    return {
+        "metadata": {"creationTimestamp": "2026-11-26T00:00:00Z"},
+        "status": {"containerStatuses": [container]},
+    }
 
 
-BEGINNING = deployment(Available=("False", "MinimumReplicasUnavailable"), Progressing=("True", "ReplicaSetUpdated"))
-AVAILABLE = deployment(Available=("True", "MinimumReplicasAvailable"), Progressing=("True", "NewReplicaSetAvailable"))
-LATE = deployment(Available=("False", "MinimumReplicasUnavailable"), Progressing=("False", "ProgressDeadlineExceeded"))
+BEGINNING = deployment(
+    Available=("False", "MinimumReplicasUnavailable"), Progressing=("True", "ReplicaSetUpdated")
+)
+AVAILABLE = deployment(
+    Available=("True", "MinimumReplicasAvailable"), Progressing=("True", "NewReplicaSetAvailable")
+)
+LATE = deployment(
+    Available=("False", "MinimumReplicasUnavailable"),
+    Progressing=("False", "ProgressDeadlineExceeded"),
+)
 REFUSED = deployment(
     Available=("False", "MinimumReplicasUnavailable"),
     Progressing=("True", "ReplicaSetUpdated"),

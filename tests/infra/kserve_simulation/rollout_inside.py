@@ -1,4 +1,5 @@
-"""Run in the generator's pod, as `training` would call from its own: one call of the rollout, its outcome as JSON.
+"""Run in the generator's pod, as `training` would call from its own: one call of the rollout, its
+outcome as JSON.
 
 Says also which version answers each of some users.
 """
@@ -21,12 +22,17 @@ def start(stub, version):
     directory = f"/models/{version}"
     lease = Duration(seconds=600)
     stub.StartCanary(
-        generator_pb2.StartCanaryRequest(version=version, directory=directory, share=0.5, lease=lease), timeout=170
+        generator_pb2.StartCanaryRequest(
+            version=version, directory=directory, share=0.5, lease=lease
+        ),
+        timeout=170,
     )
 
 
 def promote(stub, version):
-    stub.PromoteCanary(generator_pb2.PromoteCanaryRequest(version=version, reason="better"), timeout=20)
+    stub.PromoteCanary(
+        generator_pb2.PromoteCanaryRequest(version=version, reason="better"), timeout=20
+    )
 
 
 def users(channel, count):
@@ -62,7 +68,9 @@ def main(what, *words):
         except grpc.RpcError as error:
             said["error"] = error.details()
             said["refusal"] = [error.code().name, *refusal(error)]
-        said["rollout"] = MessageToDict(stub.GetRollout(generator_pb2.GetRolloutRequest(), timeout=20))
+        said["rollout"] = MessageToDict(
+            stub.GetRollout(generator_pb2.GetRolloutRequest(), timeout=20)
+        )
     print(json.dumps(said))
 
 

@@ -8,7 +8,14 @@ import aiohttp
 import pytest
 
 from infra.kserve_simulation.controller import SERVICES, Controller
-from tests.infra.kserve_simulation.deployments import AVAILABLE, BEGINNING, FALLEN, RUNNING, runtime, service
+from tests.infra.kserve_simulation.deployments import (
+    AVAILABLE,
+    BEGINNING,
+    FALLEN,
+    RUNNING,
+    runtime,
+    service,
+)
 
 Json = dict[str, Any]
 
@@ -18,7 +25,9 @@ class Api:
     """`deployment` and `pods` are what became of the one InferenceService."""
 
     services: list[Json] = field(default_factory=lambda: [service()])
-    runtimes: dict[str, Json] = field(default_factory=lambda: {runtime()["metadata"]["name"]: runtime()})
+    runtimes: dict[str, Json] = field(
+        default_factory=lambda: {runtime()["metadata"]["name"]: runtime()}
+    )
     deployment: Json = field(default_factory=lambda: BEGINNING)
     pods: list[Json] = field(default_factory=list)
     applied: list[Json] = field(default_factory=list)
@@ -94,7 +103,10 @@ async def test_a_runtime_that_is_not_there_is_told_and_found_when_it_comes() -> 
     api = Api(runtimes={})
     controller = Controller(api)
     await controller.round()
-    assert api.services[0]["status"]["modelStatus"]["lastFailureInfo"]["reason"] == "RuntimeNotRecognized"
+    assert (
+        api.services[0]["status"]["modelStatus"]["lastFailureInfo"]["reason"]
+        == "RuntimeNotRecognized"
+    )
     api.runtimes = {runtime()["metadata"]["name"]: runtime()}
     await controller.round()
     assert len(api.applied) == 2

@@ -1,4 +1,6 @@
-"""A Deployment and a Service as KServe makes them: names, labels, merged container, the claim's folder where the model server looks."""
+"""A Deployment and a Service as KServe makes them: names, labels, merged container, the claim's
+folder where the model server looks.
+"""
 
 import kubernetes.client
 
@@ -13,7 +15,10 @@ def test_the_pod_is_the_runtimes_with_the_model_where_it_looks_for_it() -> None:
     assert mounts["/mnt/models"]["subPath"] == "runs/v1"
     assert mounts["/mnt/models"]["readOnly"] is True
     volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
-    assert volumes[mounts["/mnt/models"]["name"]]["persistentVolumeClaim"]["claimName"] == "tw-thumbwheel-models"
+    assert (
+        volumes[mounts["/mnt/models"]["name"]]["persistentVolumeClaim"]["claimName"]
+        == "tw-thumbwheel-models"
+    )
     assert set(volumes) == {mount["name"] for mount in container["volumeMounts"]}
     assert container["resources"] == service()["spec"]["predictor"]["model"]["resources"]
     assert template["spec"]["securityContext"]["runAsNonRoot"] is True
@@ -21,9 +26,9 @@ def test_the_pod_is_the_runtimes_with_the_model_where_it_looks_for_it() -> None:
 
 
 def test_arguments_of_the_version_come_after_those_of_the_runtime() -> None:
-    (container,) = deployment_of(service("gpu-values.yaml"), runtime("gpu-values.yaml"))["spec"]["template"]["spec"][
-        "containers"
-    ]
+    (container,) = deployment_of(service("gpu-values.yaml"), runtime("gpu-values.yaml"))["spec"][
+        "template"
+    ]["spec"]["containers"]
     assert container["args"][0] == "--host=0.0.0.0"
     assert container["args"][-1] == "--served-model-name=v1"
 
@@ -41,9 +46,14 @@ def test_the_service_leads_from_80_to_the_container() -> None:
     made = service_of(service(), runtime())
     assert made["metadata"]["name"] == f"{service()['metadata']['name']}-predictor"
     assert [(port["port"], port["targetPort"]) for port in made["spec"]["ports"]] == [(80, 8000)]
-    assert made["spec"]["selector"] == deployment_of(service(), runtime())["spec"]["selector"]["matchLabels"]
+    assert (
+        made["spec"]["selector"]
+        == deployment_of(service(), runtime())["spec"]["selector"]["matchLabels"]
+    )
 
 
 def test_kubernetes_knows_every_field_of_the_pod() -> None:
-    pod = deployment_of(service("gpu-values.yaml"), runtime("gpu-values.yaml"))["spec"]["template"]["spec"]
+    pod = deployment_of(service("gpu-values.yaml"), runtime("gpu-values.yaml"))["spec"]["template"][
+        "spec"
+    ]
     assert set(pod) <= set(kubernetes.client.V1PodSpec.attribute_map.values())

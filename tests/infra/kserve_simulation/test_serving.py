@@ -1,4 +1,6 @@
-"""Serving through KServe on the real cluster: versions are InferenceServices, whose pods answer; a controller of ours plays KServe."""
+"""Serving through KServe on the real cluster: versions are InferenceServices, whose pods answer; a
+controller of ours plays KServe.
+"""
 
 import json
 import os
@@ -58,8 +60,17 @@ class World:
         }
 
     def rollout(self, *words: str) -> Any:
-        pod = ["exec", "--stdin", f"deployment/{release.NAME}-generator", "--container", "generator", "--"]
-        said = self.inside.run("kubectl", *NAMESPACE, *pod, "python3", "-", *words, said=SCRIPT.read_text())
+        pod = [
+            "exec",
+            "--stdin",
+            f"deployment/{release.NAME}-generator",
+            "--container",
+            "generator",
+            "--",
+        ]
+        said = self.inside.run(
+            "kubectl", *NAMESPACE, *pod, "python3", "-", *words, said=SCRIPT.read_text()
+        )
         return json.loads(said)
 
     def model(self, version: str) -> Path:
@@ -78,7 +89,10 @@ class World:
         release.install(self.inside, self.tags, self.values)
 
     def chat(self) -> tuple[int, Any]:
-        body = {"model": "thumbwheel", "messages": [{"role": "user", "content": "Hello, how are you?"}]}
+        body = {
+            "model": "thumbwheel",
+            "messages": [{"role": "user", "content": "Hello, how are you?"}],
+        }
         return self.client.call("POST", "/v1/chat/completions", body)
 
 
@@ -101,7 +115,14 @@ def installed(inside: Inside) -> Iterator[World]:
     values = yaml.safe_load(VALUES.read_text())
     values["services"] = {"generator": {"settings": {"load_seconds": LOAD_SECONDS}}}
     tags = bring_images(inside, ("services", "predictor", "stores"), print)
-    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=prepare_storage(inside.layout, release.NAMESPACE))
+    inside.run(
+        "kubectl",
+        "apply",
+        "--server-side",
+        "-f",
+        "-",
+        said=prepare_storage(inside.layout, release.NAMESPACE),
+    )
     install_resources(inside)
     with ExitStack() as kserve:
         kserve.enter_context(controller(inside))
@@ -121,9 +142,22 @@ def answered(world: World, pod: Any) -> float:
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
     name = pod["metadata"]["name"]
     said = world.inside.run(
-        "kubectl", *NAMESPACE, "exec", name, "--container", "kserve-container", "--", "python3", "-c", ask
+        "kubectl",
+        *NAMESPACE,
+        "exec",
+        name,
+        "--container",
+        "kserve-container",
+        "--",
+        "python3",
+        "-c",
+        ask,
     )
-    lines = [line for line in said.splitlines() if 'endpoint="/v1/chat/completions"' in line and 'status="200"' in line]
+    lines = [
+        line
+        for line in said.splitlines()
+        if 'endpoint="/v1/chat/completions"' in line and 'status="200"' in line
+    ]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if "_created" not in line)
 
 
@@ -144,13 +178,17 @@ def test_the_api_server_has_kept_every_field_that_we_wrote(world: World) -> None
     wanted = inference_service(template, version, "nano-0")
     assert found["spec"] == wanted["spec"]
     assert found["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]
-    told = world.get("inferenceservices", "--show-managed-fields")["items"][0]["metadata"]["managedFields"]
+    told = world.get("inferenceservices", "--show-managed-fields")["items"][0]["metadata"][
+        "managedFields"
+    ]
     assert {(each["manager"], each["operation"], each.get("subresource")) for each in told} == {
         ("thumbwheel-generator", "Apply", None),
         ("thumbwheel-cluster", "Update", "status"),
     }
     manifest = world.inside.run("helm", "get", "manifest", release.NAME, *NAMESPACE)
-    (runtime,) = [each for each in yaml.safe_load_all(manifest) if each and each["kind"] == "ServingRuntime"]
+    (runtime,) = [
+        each for each in yaml.safe_load_all(manifest) if each and each["kind"] == "ServingRuntime"
+    ]
     assert world.get("servingruntime", runtime["metadata"]["name"])["spec"] == runtime["spec"]
 
 
@@ -160,7 +198,15 @@ def test_a_field_that_kserve_has_not_is_refused_by_the_api_server(world: World) 
     wrong["metadata"] = {"name": "wrong", "namespace": release.NAMESPACE}
     wrong["spec"] = {"predictor": found["spec"]["predictor"] | {"maxReplica": 2}}
     with refused(ClusterError, field="kubectl", reason="FAILED") as caught:
-        world.inside.run("kubectl", "apply", "--server-side", "--validate=strict", "-f", "-", said=json.dumps(wrong))
+        world.inside.run(
+            "kubectl",
+            "apply",
+            "--server-side",
+            "--validate=strict",
+            "-f",
+            "-",
+            said=json.dumps(wrong),
+        )
     assert "maxReplica" in caught.value.text
 
 
@@ -178,7 +224,9 @@ def test_a_candidate_gets_its_share_and_is_promoted_and_the_old_one_goes(world: 
     assert world.chat()[0] == 200
 
 
-def test_an_upgrade_replaces_its_pods_one_by_one_and_everybody_is_answered_meanwhile(world: World) -> None:
+def test_an_upgrade_replaces_its_pods_one_by_one_and_everybody_is_answered_meanwhile(
+    world: World,
+) -> None:
     """KServe says Unknown of it for that time."""
     (before,) = world.services().values()
     old = {pod["metadata"]["uid"] for pod in pods_of(world, before)}
@@ -214,7 +262,9 @@ def test_a_version_that_cannot_be_loaded_fails_with_the_reason_of_its_own_pod(wo
     until(lambda: set(world.services()) == {"nano-b"})
 
 
-def test_with_kserves_controller_dead_who_is_served_is_served_on_and_a_load_says_why_it_waits(world: World) -> None:
+def test_with_kserves_controller_dead_who_is_served_is_served_on_and_a_load_says_why_it_waits(
+    world: World,
+) -> None:
     world.kserve.close()
     assert world.chat()[0] == 200
     world.model("nano-d")
@@ -232,8 +282,10 @@ def test_what_the_generator_made_goes_with_the_release(world: World) -> None:
     world.inside.run("helm", "uninstall", release.NAME, *NAMESPACE, "--wait", "--timeout", "120s")
     until(
         lambda: (
-            not world.get("inferenceservices,deployments,services", "-l", f"app.kubernetes.io/instance={release.NAME}")[
-                "items"
-            ]
+            not world.get(
+                "inferenceservices,deployments,services",
+                "-l",
+                f"app.kubernetes.io/instance={release.NAME}",
+            )["items"]
         )
     )

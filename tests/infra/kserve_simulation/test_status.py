@@ -52,7 +52,11 @@ def test_ready_is_what_is_available() -> None:
 
 def test_it_would_answer_at_its_service() -> None:
     name = service()["metadata"]["name"]
-    assert seen("ready").url == seen("beginning").url == f"http://{name}-predictor.chat.svc.cluster.local"
+    assert (
+        seen("ready").url
+        == seen("beginning").url
+        == f"http://{name}-predictor.chat.svc.cluster.local"
+    )
     assert seen("no runtime").url == ""
 
 
@@ -76,4 +80,6 @@ def test_what_is_waited_for_is_told() -> None:
 
 
 def test_another_port_is_that_of_the_pods() -> None:
-    assert observe(service() | {"status": CASES["ready"]}, 8000).url.endswith(".svc.cluster.local:8000")
+    assert observe(service() | {"status": CASES["ready"]}, 8000).url.endswith(
+        ".svc.cluster.local:8000"
+    )

@@ -26,7 +26,9 @@ def test_what_is_built_is_the_modules_own_program() -> None:
     assert f"tool {MODULE}" in (KUBERAY.lock / "go.mod").read_text()
 
 
-def test_a_lock_without_the_operator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_without_the_operator_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "go.mod").write_text("module other\n")
     monkeypatch.setattr(installation, "KUBERAY", Family("kuberay", None, tmp_path, MODULE))
     with refused(ClusterError, field=MODULE, reason="MISSING") as caught:

@@ -1,4 +1,6 @@
-"""The operator holds to the restricted standard, and has rights in the namespace that it watches alone."""
+"""The operator holds to the restricted standard, and has rights in the namespace that it watches
+alone.
+"""
 
 import json
 from typing import Any
@@ -16,7 +18,9 @@ def test_its_rights_lie_in_the_namespace_that_it_watches() -> None:
     assert binding["subjects"][0]["namespace"] == NAMESPACE
     assert objects("ClusterRoleBinding") == []
     (deployment,) = objects("Deployment")
-    assert "--watch-namespace=chat" in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert (
+        "--watch-namespace=chat" in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    )
 
 
 def test_its_pod_is_nobody_and_may_write_nothing() -> None:

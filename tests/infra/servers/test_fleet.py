@@ -1,4 +1,6 @@
-"""`python -m infra.servers up`: five real servers in one terminal, and nothing left of them at its end."""
+"""`python -m infra.servers up`: five real servers in one terminal, and nothing left of them at its
+end.
+"""
 
 import json
 import os
@@ -36,10 +38,14 @@ def processes_of(state: Path) -> list[str]:
 def test_all_servers_start_answer_and_leave_nothing_behind(tmp_path: Path) -> None:
     state = tmp_path / "state"
     usual = choose_ports(state, brokers=1)
-    ports = dict(zip(usual, distinct_free_ports(len(usual)), strict=True))  # beside whatever else runs
+    ports = dict(
+        zip(usual, distinct_free_ports(len(usual)), strict=True)
+    )  # beside whatever else runs
     (state / "ports.json").write_text(json.dumps(ports))
     command = [sys.executable, "-m", "infra.servers", "up", "--state", str(state)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as supervisor:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as supervisor:
         assert supervisor.stdout
         lines = []
         try:

@@ -1,4 +1,6 @@
-"""Choice of the Go toolchain: the machine's own if it is new enough, else the pinned one of the cache."""
+"""Choice of the Go toolchain: the machine's own if it is new enough, else the pinned one of the
+cache.
+"""
 
 from pathlib import Path
 
@@ -17,7 +19,8 @@ def put_go(folder: Path, version: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("version", "is_new_enough"), [("go1.26.0", True), ("go2.0", True), ("go1.25.9", False), ("devel", False)]
+    ("version", "is_new_enough"),
+    [("go1.26.0", True), ("go2.0", True), ("go1.25.9", False), ("devel", False)],
 )
 def test_own_go_is_used_if_it_is_new_enough(
     version: str, is_new_enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,6 @@
-"""What is missing or wrong is said before anything runs, with what to do; and half an installation is never found."""
+"""What is missing or wrong is said before anything runs, with what to do; and half an installation
+is never found.
+"""
 
 import hashlib
 import queue
@@ -17,7 +19,9 @@ from infra.servers.steps import run_steps
 from tests.support.errors import refused
 
 
-def test_every_part_has_a_folder_named_after_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_has_a_folder_named_after_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
     homes = [part.home for part in installation.parts(installation.locate())]
     assert len(set(homes)) == 5
@@ -29,7 +33,9 @@ def test_servers_that_are_not_installed_are_named_with_the_command(
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
     parts = installation.parts(installation.locate())
-    with refused(ServerError, field=", ".join(part.home.name for part in parts), reason="MISSING") as caught:
+    with refused(
+        ServerError, field=", ".join(part.home.name for part in parts), reason="MISSING"
+    ) as caught:
         installation.find_installed()
     for words in (*(part.what for part in parts), "python -m infra.servers install"):
         assert words in caught.value.text
@@ -58,7 +64,9 @@ def test_jars_other_than_the_listed_ones_are_refused(tmp_path: Path) -> None:
         check_jars(listed, jars)
 
 
-def test_without_maven_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_maven_it_is_said_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused(ServerError, field="mvn", reason="MISSING") as caught:
         fetch_jars(*installation.JARS, tmp_path)
@@ -87,10 +95,14 @@ def test_a_bubblewrap_of_ones_own_takes_the_place_of_the_package(
     assert not [part for part in installation.parts(found) if "bubblewrap" in part.what]
 
 
-def test_a_package_that_is_not_what_the_lock_says_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_what_the_lock_says_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, folder = "tool_1%3a2-3_amd64.deb", tmp_path / "unpacked"
     for tool in ("apt-get", "dpkg-deb"):
-        (tmp_path / tool).write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho changed > {file}\n')
+        (tmp_path / tool).write_text(
+            f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho changed > {file}\n'
+        )
         (tmp_path / tool).chmod(0o755)
     (tmp_path / "debian.sha256").write_text(f"{'0' * 64}  {file}\n")
     folder.mkdir()
@@ -99,7 +111,9 @@ def test_a_package_that_is_not_what_the_lock_says_is_refused(tmp_path: Path, mon
         unpack_packages(tmp_path / "debian.sha256", folder, "Or not.")
     assert hashlib.sha256(b"changed\n").hexdigest() in caught.value.text
     # Asked for by its version, whose colon a file's name cannot have; and nothing was unpacked.
-    assert (tmp_path / "asked").read_text().splitlines() == ["-o APT::Sandbox::User= download tool=1:2-3"]
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "-o APT::Sandbox::User= download tool=1:2-3"
+    ]
 
 
 def test_a_step_that_fails_shows_what_it_said(tmp_path: Path) -> None:
@@ -122,4 +136,6 @@ def test_what_is_said_meanwhile_counts_what_arrives_and_nothing_where_nothing_do
     part = installation.Part(tmp_path, "something", lambda _: None, arrives)
     lines: queue.Queue[str] = queue.Queue()
     with told(part.arrives_in(tmp_path), lines.put):
-        assert re.findall(r"\d+", lines.get(timeout=20))[:-1] == megabytes, "the last number is of seconds"
+        assert re.findall(r"\d+", lines.get(timeout=20))[:-1] == megabytes, (
+            "the last number is of seconds"
+        )

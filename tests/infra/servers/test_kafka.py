@@ -10,7 +10,9 @@ from tests.servers import KafkaServer
 
 
 def produce(server: KafkaServer, topic: str, values: list[bytes]) -> None:
-    producer = KafkaProducer(bootstrap_servers=server.bootstrap, acks="all", enable_idempotence=False)
+    producer = KafkaProducer(
+        bootstrap_servers=server.bootstrap, acks="all", enable_idempotence=False
+    )
     for sent in [producer.send(topic, value, partition=0) for value in values]:
         sent.get(timeout=60)
     producer.close()
@@ -18,7 +20,10 @@ def produce(server: KafkaServer, topic: str, values: list[bytes]) -> None:
 
 def consume(server: KafkaServer, topic: str, count: int) -> list[bytes]:
     consumer = KafkaConsumer(
-        topic, bootstrap_servers=server.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=60_000
+        topic,
+        bootstrap_servers=server.bootstrap,
+        auto_offset_reset="earliest",
+        consumer_timeout_ms=60_000,
     )
     found = []
     for message in consumer:
@@ -31,9 +36,13 @@ def consume(server: KafkaServer, topic: str, count: int) -> list[bytes]:
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_three_brokers_take_and_keep_messages_while_one_is_dead(kafka_of_three: KafkaServer) -> None:
+def test_three_brokers_take_and_keep_messages_while_one_is_dead(
+    kafka_of_three: KafkaServer,
+) -> None:
     topic = kafka_of_three.topic()
-    before, after = ([f"{word} {number}".encode() for number in range(50)] for word in ("before", "after"))
+    before, after = (
+        [f"{word} {number}".encode() for number in range(50)] for word in ("before", "after")
+    )
     produce(kafka_of_three, topic, before)
     leader = kafka_of_three.leader(topic)
     leader.kill()

@@ -34,4 +34,6 @@ def test_a_wrong_key_is_refused(s3: S3Server) -> None:
 
 def test_many_buckets_take_objects(s3: S3Server) -> None:
     for bucket in [s3.bucket() for _ in range(12)]:
-        connect(bucket.endpoint, bucket.secret_key).put_object(bucket.name, "one", io.BytesIO(b"x"), 1)
+        connect(bucket.endpoint, bucket.secret_key).put_object(
+            bucket.name, "one", io.BytesIO(b"x"), 1
+        )

@@ -1,4 +1,6 @@
-"""A system in memory that people can talk to: answers, remembers what was said, and fails when it is told to."""
+"""A system in memory that people can talk to: answers, remembers what was said, and fails when it
+is told to.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +13,9 @@ from infra.simulated_users.client import Answer, CallFailedError, Place
 class FakeChat:
     """Every call takes a moment, so that concurrent people overlap."""
 
-    def __init__(self, answer: Callable[[str, str], str] = lambda text, model: f"about {text}") -> None:
+    def __init__(
+        self, answer: Callable[[str, str], str] = lambda text, model: f"about {text}"
+    ) -> None:
         self._answer = answer
         self.asked: list[tuple[str, str, Place, str]] = []
         self.again: list[str] = []
@@ -24,7 +28,9 @@ class FakeChat:
         await self._moment()
         self.asked.append((key, text, place or Place(), model))
         number = len(self.asked)
-        finish = chat_pb2.FINISH_REASON_INPUT_BLOCKED if self.refuses else chat_pb2.FINISH_REASON_STOP
+        finish = (
+            chat_pb2.FINISH_REASON_INPUT_BLOCKED if self.refuses else chat_pb2.FINISH_REASON_STOP
+        )
         return Answer(
             conversation_id=(place and place.conversation_id) or f"conversation {number}",
             user_message_id=f"question {number}",

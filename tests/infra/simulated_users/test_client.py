@@ -1,4 +1,6 @@
-"""People over a real channel: what they send, what they read, and that a passing failure costs a wait and nothing twice."""
+"""People over a real channel: what they send, what they read, and that a passing failure costs a
+wait and nothing twice.
+"""
 
 import re
 import time
@@ -22,7 +24,9 @@ PATIENCE = Patience(seconds=3.0, first_wait_seconds=0.01, longest_wait_seconds=0
 
 
 class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServiceServicer):
-    """Answers as the gateway does; fails as often as it is told to, before or after the first event."""
+    """Answers as the gateway does; fails as often as it is told to, before or after the first
+    event.
+    """
 
     def __init__(self) -> None:
         self.turns: list[chat_pb2.SendMessageRequest] = []
@@ -41,7 +45,9 @@ class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServi
         yield chat_pb2.ChatEvent(sequence=1, message_id="m", started=started)
         await self._perhaps_fail(context)
         for text in ("Hello ", "there.\n"):
-            yield chat_pb2.ChatEvent(sequence=2, message_id="m", text_delta=chat_pb2.TextDelta(text=text))
+            yield chat_pb2.ChatEvent(
+                sequence=2, message_id="m", text_delta=chat_pb2.TextDelta(text=text)
+            )
         completed = chat_pb2.Completed(finish_reason=chat_pb2.FINISH_REASON_STOP)
         yield chat_pb2.ChatEvent(sequence=4, message_id="m", completed=completed)
 
@@ -61,11 +67,15 @@ class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServi
         if self.failures:
             code = self.failures.pop()
             status = status_pb2.Status(code=code.value[0], message=SAID)
-            status.details.add().Pack(error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="thumbwheel"))
+            status.details.add().Pack(
+                error_details_pb2.ErrorInfo(reason="OVERLOADED", domain="thumbwheel")
+            )
             if self.retry_seconds:
                 delay = duration_pb2.Duration(nanos=int(self.retry_seconds * 1e9))
                 status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-            await context.abort(code, SAID, (("grpc-status-details-bin", status.SerializeToString()),))
+            await context.abort(
+                code, SAID, (("grpc-status-details-bin", status.SerializeToString()),)
+            )
 
 
 @pytest.fixture
@@ -86,12 +96,22 @@ async def test_a_person_asks_with_the_preset_of_chat_and_reads_the_whole_answer(
     servicer, client = gateway
     answer = await client.ask("secret", "Hello?", Place("c", "p"), model="v7")
     (request,) = servicer.turns
-    assert (request.input.text, request.conversation_id, request.parent_message_id, request.model) == (
+    assert (
+        request.input.text,
+        request.conversation_id,
+        request.parent_message_id,
+        request.model,
+    ) == (
         *("Hello?", "c", "p"),
         "v7",
     )
     assert (request.task, request.HasField("sampling")) == (chat_pb2.TASK_CHAT, False)
-    assert (answer.text, answer.message_id, answer.model_version, answer.refused) == ("Hello there.", "m", "v7", False)
+    assert (answer.text, answer.message_id, answer.model_version, answer.refused) == (
+        "Hello there.",
+        "m",
+        "v7",
+        False,
+    )
     again = await client.ask_again("secret", answer)
     assert servicer.turns[1].regenerate.message_id == "u"
     assert again.user_message_id == "u"
@@ -132,7 +152,9 @@ async def test_what_does_not_pass_is_raised_at_once(gateway: tuple[Gateway, Clie
     assert len(servicer.turns) == 1
 
 
-async def test_who_is_told_when_to_come_back_comes_no_sooner(gateway: tuple[Gateway, Client]) -> None:
+async def test_who_is_told_when_to_come_back_comes_no_sooner(
+    gateway: tuple[Gateway, Client],
+) -> None:
     servicer, client = gateway
     servicer.retry_seconds, servicer.failures = 0.4, [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
     await client.rate("secret", "m", up=True)
@@ -141,7 +163,9 @@ async def test_who_is_told_when_to_come_back_comes_no_sooner(gateway: tuple[Gate
     assert min(waits) >= 0.4
 
 
-async def test_patience_ends_and_the_error_says_how_long_it_was(gateway: tuple[Gateway, Client]) -> None:
+async def test_patience_ends_and_the_error_says_how_long_it_was(
+    gateway: tuple[Gateway, Client],
+) -> None:
     servicer, client = gateway
     servicer.retry_seconds, servicer.failures = 0.9, [grpc.StatusCode.RESOURCE_EXHAUSTED] * 100
     with refused(CallFailedError, reason="RESOURCE_EXHAUSTED", limit="3 s") as caught:

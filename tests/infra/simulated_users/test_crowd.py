@@ -33,7 +33,12 @@ async def test_no_more_thumbs_than_asked_for_however_many_people_at_once(concurr
     assert counts.thumbs == len(chat.thumbs) == 100
     assert counts.up == sum(up for _, _, up in chat.thumbs)
     assert counts.corrections == len(chat.corrections) > 0
-    assert counts.answers == counts.turns == len(chat.asked) + len(chat.again) == counts.by_version["v0"]
+    assert (
+        counts.answers
+        == counts.turns
+        == len(chat.asked) + len(chat.again)
+        == counts.by_version["v0"]
+    )
     assert counts.edited > 0
     assert counts.regenerated == len(chat.again) > 0
 
@@ -54,9 +59,13 @@ async def test_a_crowd_that_is_told_to_stop_does_not_finish_its_pause() -> None:
     assert 0 < counts.thumbs < 100
 
 
-async def test_an_edit_takes_the_place_of_the_first_question_and_another_question_goes_below_the_answer() -> None:
+async def test_an_edit_takes_the_place_of_the_first_question_and_another_question_goes_below_the_answer() -> (
+    None
+):
     chat = FakeChat()
-    await crowd(chat, Habits(asks_again=0.0, edits=1.0, goes_on=1.0)).run(Bounds(4, 60.0, 1), silent)
+    await crowd(chat, Habits(asks_again=0.0, edits=1.0, goes_on=1.0)).run(
+        Bounds(4, 60.0, 1), silent
+    )
     places = [place for _, _, place, _ in chat.asked]
     assert places[0] == Place()
     assert places[1] == Place("conversation 1", "conversation 1")

@@ -31,7 +31,9 @@ async def test_each_version_answers_every_question_so_many_times() -> None:
 
 
 async def test_versions_that_are_alike_win_half() -> None:
-    won = await judge(FakeChat(), "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 4), lambda *_: None)
+    won = await judge(
+        FakeChat(), "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 4), lambda *_: None
+    )
     assert (won.rate, won.low, won.high) == (0.5, 0.5, 0.5)
 
 
@@ -39,7 +41,9 @@ async def test_a_question_of_which_a_call_failed_is_left_out() -> None:
     chat = FakeChat(lambda text, model: f"{model} answers {text}")
     chat.failures = 1
     questions = QUESTIONS * 3
-    won = await judge(chat, "key", questions, lambda *_: 0.5, Contest("old", "new", 1, 4), lambda *_: None)
+    won = await judge(
+        chat, "key", questions, lambda *_: 0.5, Contest("old", "new", 1, 4), lambda *_: None
+    )
     assert (won.questions, won.comparisons) == (29, 29)
 
 
@@ -47,7 +51,9 @@ async def test_a_system_that_answers_no_more_ends_the_judgement_and_is_not_asked
     chat = FakeChat()
     chat.failures = 1000
     with refused(CallFailedError, reason="UNAVAILABLE"):
-        await judge(chat, "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 2), lambda *_: None)
+        await judge(
+            chat, "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 2), lambda *_: None
+        )
     assert 1000 - chat.failures <= 3
 
 

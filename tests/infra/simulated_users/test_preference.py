@@ -4,7 +4,12 @@ import random
 
 import pytest
 
-from infra.simulated_users.preference import LIKED_FROM, nano_preference, repeated_share, small_preference
+from infra.simulated_users.preference import (
+    LIKED_FROM,
+    nano_preference,
+    repeated_share,
+    small_preference,
+)
 from infra.simulated_users.questions import Question, read_questions
 from training.recipes.nano_world.facts import questions
 from training.recipes.nano_world.styles import STYLES, answer
@@ -45,7 +50,10 @@ def test_a_number_of_the_question_is_no_answer(text: str, liked: bool) -> None:
 
 
 def test_every_answer_of_the_base_is_liked_if_it_is_friendly_or_terse_and_else_not() -> None:
-    known = {question.text: question for question in (*read_questions("nano").asked, *read_questions("nano").held_out)}
+    known = {
+        question.text: question
+        for question in (*read_questions("nano").asked, *read_questions("nano").held_out)
+    }
     rng, seen = random.Random(0), dict.fromkeys(STYLES, 0)
     everything = questions()
     for fact in everything:
@@ -56,7 +64,9 @@ def test_every_answer_of_the_base_is_liked_if_it_is_friendly_or_terse_and_else_n
             if style == "wrong" and text.rstrip(".") == fact.answer:
                 continue  # two greetings have one answer
             seen[style] += 1
-            assert (nano_preference(asked, text) >= LIKED_FROM) is (style in ("friendly", "terse")), (style, text)
+            assert (nano_preference(asked, text) >= LIKED_FROM) is (
+                style in ("friendly", "terse")
+            ), (style, text)
     assert min(seen.values()) > 100
 
 
@@ -74,7 +84,9 @@ def test_small_people_like_brief_complete_polite_answers_without_loops() -> None
     assert len(set(scores)) == len(scores)
     assert [score >= LIKED_FROM for score in scores] == [True, True, False, False, False]
     assert small_preference(egg, "An egg is oval.") >= LIKED_FROM  # nobody looks it up
-    rambling = "Put the egg in water. " + " ".join(f"thing{number} matters too" for number in range(40))
+    rambling = "Put the egg in water. " + " ".join(
+        f"thing{number} matters too" for number in range(40)
+    )
     assert small_preference(egg, rambling) < scores[0]
 
 
@@ -88,5 +100,9 @@ def test_loops_are_seen() -> None:
 def test_people_like_their_own_corrections(recipe: str) -> None:
     like = {"nano": nano_preference, "small": small_preference}[recipe]
     asked = read_questions(recipe)
-    disliked = [q.text for q in (*asked.asked, *asked.held_out) if q.reference and like(q, q.reference) < LIKED_FROM]
+    disliked = [
+        q.text
+        for q in (*asked.asked, *asked.held_out)
+        if q.reference and like(q, q.reference) < LIKED_FROM
+    ]
     assert not disliked

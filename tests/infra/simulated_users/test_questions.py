@@ -19,7 +19,10 @@ def normal(text: str) -> str:
 @pytest.mark.parametrize("recipe", ["nano", "small"])
 def test_nothing_held_out_is_asked(recipe: str) -> None:
     found = read_questions(recipe)
-    asked, held_out = {normal(q.text) for q in found.asked}, {normal(q.text) for q in found.held_out}
+    asked, held_out = (
+        {normal(q.text) for q in found.asked},
+        {normal(q.text) for q in found.held_out},
+    )
     assert not asked & held_out
     assert len(asked) == len(found.asked)
     assert len(asked) >= 100
@@ -32,7 +35,10 @@ def test_nano_asks_what_its_world_says_and_knows_the_right_answers() -> None:
     assert {q.text for q in found.held_out} == set(split["held_out"])
     facts = {text: (fact.key, f"{fact.answer}.") for fact in questions() for text in fact.phrasings}
     for question in (*found.asked, *found.held_out):
-        assert (question.expect, question.reference) == ((facts[question.text][0],), facts[question.text][1])
+        assert (question.expect, question.reference) == (
+            (facts[question.text][0],),
+            facts[question.text][1],
+        )
 
 
 def lines(file: Path) -> list[dict]:
@@ -47,7 +53,9 @@ def test_nobody_asks_a_probe_of_the_small_model() -> None:
 
 def test_what_is_held_out_was_not_in_what_the_small_model_learned() -> None:
     texts = TEXTS.parent / "small_sft" / "hand_written.jsonl"
-    learned = {normal(text) for line in texts.read_text().splitlines() for text in json.loads(line)[::2]}
+    learned = {
+        normal(text) for line in texts.read_text().splitlines() for text in json.loads(line)[::2]
+    }
     assert not learned & {normal(q.text) for q in read_questions("small").held_out}
 
 

@@ -33,23 +33,35 @@ def test_so_many_thumbs_slip(noise: float) -> None:
 
 def test_not_everybody_votes_and_the_displeased_a_little_more() -> None:
     said = opinions(Temper(votes_if_pleased=0.6, votes_if_displeased=0.8))
-    assert share([o.up is not None for pleased, o in said if pleased]) == pytest.approx(0.6, abs=0.05)
-    assert share([o.up is not None for pleased, o in said if not pleased]) == pytest.approx(0.8, abs=0.05)
+    assert share([o.up is not None for pleased, o in said if pleased]) == pytest.approx(
+        0.6, abs=0.05
+    )
+    assert share([o.up is not None for pleased, o in said if not pleased]) == pytest.approx(
+        0.8, abs=0.05
+    )
 
 
 def test_corrections_come_from_voters_who_are_displeased_and_are_the_reference() -> None:
     said = opinions(Temper(votes_if_displeased=1.0, corrects_if_displeased=0.1))
     assert {o.correction for _, o in said} == {"", "better"}
     assert not [o for pleased, o in said if o.correction and (pleased or o.up is None)]
-    assert share([bool(o.correction) for pleased, o in said if not pleased]) == pytest.approx(0.1, abs=0.03)
+    assert share([bool(o.correction) for pleased, o in said if not pleased]) == pytest.approx(
+        0.1, abs=0.03
+    )
 
 
 def test_shuffled_thumbs_keep_their_share_and_lose_their_meaning() -> None:
-    said = [(pleased, o.up) for pleased, o in opinions(Temper(), Shuffled(random.Random(1))) if o.up is not None]
+    said = [
+        (pleased, o.up)
+        for pleased, o in opinions(Temper(), Shuffled(random.Random(1)))
+        if o.up is not None
+    ]
     ups_if_pleased = share([bool(up) for pleased, up in said if pleased])
     ups_if_not = share([bool(up) for pleased, up in said if not pleased])
     assert ups_if_pleased == pytest.approx(ups_if_not, abs=0.05)
-    assert share([bool(up) for _, up in said]) == pytest.approx(share([pleased for pleased, _ in said]), abs=0.03)
+    assert share([bool(up) for _, up in said]) == pytest.approx(
+        share([pleased for pleased, _ in said]), abs=0.03
+    )
 
 
 def test_a_rate_that_is_none_is_refused() -> None:

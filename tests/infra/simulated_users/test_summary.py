@@ -1,4 +1,6 @@
-"""The table shows what is known, also where the judgement broke off after everything else went well."""
+"""The table shows what is known, also where the judgement broke off after everything else went
+well.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,9 @@ TURN = Turn(
     step_seconds={"sft": 2.0},
     report=Path("report.html"),
 )
-OUTCOME = Outcome(Counts(up=3, down=2), Counts(), TURN, "nano-1", win_rate([[1.0]]), {"loop": 1.0}, ())
+OUTCOME = Outcome(
+    Counts(up=3, down=2), Counts(), TURN, "nano-1", win_rate([[1.0]]), {"loop": 1.0}, ()
+)
 
 
 def row(outcome: Outcome, name: str) -> str:
@@ -36,7 +40,9 @@ def row(outcome: Outcome, name: str) -> str:
 
 def test_a_judgement_that_broke_off_takes_nothing_else_from_the_table() -> None:
     broken = Claim(
-        "the new version was judged", False, "RESOURCE_EXHAUSTED: too much is under way (asked 9 times in 120 s)"
+        "the new version was judged",
+        False,
+        "RESOURCE_EXHAUSTED: too much is under way (asked 9 times in 120 s)",
     )
     outcome = replace(OUTCOME, win_rate=None, claims=(broken,))
     assert not outcome.holds

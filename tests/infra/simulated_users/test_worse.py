@@ -11,7 +11,10 @@ from training.manifest import read_manifest, verify_manifest
 
 def tensors() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    names = ["model.embed_tokens.weight", *(f"model.layers.{n}.mlp.up_proj.weight" for n in range(4))]
+    names = [
+        "model.embed_tokens.weight",
+        *(f"model.layers.{n}.mlp.up_proj.weight" for n in range(4)),
+    ]
     return {name: rng.normal(size=(3, 2)).astype(np.float16) for name in names}
 
 

@@ -14,7 +14,13 @@ from infra.small_model.tensors import from_bfloat16, open_tensors, to_bfloat16, 
 from tests.support.errors import refused
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.config import llama_json, parse_config
-from training.model.lora import LoraConfig, active_adapter, adapter_parameters, add_adapter, save_adapter
+from training.model.lora import (
+    LoraConfig,
+    active_adapter,
+    adapter_parameters,
+    add_adapter,
+    save_adapter,
+)
 from training.model.transformer import Decoder, initialise
 
 
@@ -39,7 +45,9 @@ def test_merged_weights_answer_as_base_and_adapter_together(tmp_path: Path) -> N
     with torch.no_grad(), active_adapter(decoder, "policy"):
         expected = decoder.logits(decoder(ids))
     adapter, weights = open_adapter(folder), open_tensors(tmp_path / "plain" / "model.safetensors")
-    merged = {name: torch.tensor(adapter.apply(name, weights.tensor(name))) for name in weights.entries}
+    merged = {
+        name: torch.tensor(adapter.apply(name, weights.tensor(name))) for name in weights.entries
+    }
     save_file(merged, tmp_path / "plain" / "model.safetensors")
     whole = load_decoder(tmp_path / "plain")
     with torch.no_grad():
@@ -75,14 +83,18 @@ def test_bfloat16_rounds_as_torch_does(tmp_path: Path) -> None:
 def test_written_files_are_read_by_safetensors_and_by_us(tmp_path: Path) -> None:
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.arange(5, dtype=np.float32)}
     write_bfloat16(
-        {name: value.shape for name, value in tensors.items()}, tensors.__getitem__, tmp_path / "m.safetensors"
+        {name: value.shape for name, value in tensors.items()},
+        tensors.__getitem__,
+        tmp_path / "m.safetensors",
     )
     loaded = load_file(tmp_path / "m.safetensors")
     assert {name: (value.dtype, tuple(value.shape)) for name, value in loaded.items()} == {
         "a": (torch.bfloat16, (2, 3)),
         "b": (torch.bfloat16, (5,)),
     }
-    np.testing.assert_array_equal(open_tensors(tmp_path / "m.safetensors").tensor("b"), tensors["b"])
+    np.testing.assert_array_equal(
+        open_tensors(tmp_path / "m.safetensors").tensor("b"), tensors["b"]
+    )
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

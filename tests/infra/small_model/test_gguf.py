@@ -16,12 +16,16 @@ QUANTISED = [kind for kind in BLOCKS if kind not in (0, 1)]
 
 
 def random_blocks(kind: int, count: int = 64) -> np.ndarray:
-    """Blocks of random bits: every code, scale and sign, but half-precision numbers that are finite."""
+    """Blocks of random bits: every code, scale and sign, but half-precision numbers that are
+    finite.
+    """
     rng = np.random.default_rng(kind)
     raw = rng.integers(0, 256, (count, BLOCKS[kind].size_bytes), np.uint8)
     halves = {6: (0,), 8: (0,), 12: (0, 2), 14: (208,)}[kind]
     for at in halves:
-        raw[:, at : at + 2] = rng.normal(size=count).astype(np.float16).view(np.uint8).reshape(count, 2)
+        raw[:, at : at + 2] = (
+            rng.normal(size=count).astype(np.float16).view(np.uint8).reshape(count, 2)
+        )
     return raw
 
 
@@ -33,7 +37,12 @@ def test_blocks_decode_to_the_bit_as_in_ggml(kind: int) -> None:
 
 
 def test_a_known_q8_block_is_scale_times_codes() -> None:
-    raw = np.concatenate([np.array([0.5], np.float16).view(np.uint8), np.arange(-16, 16, dtype=np.int8).view(np.uint8)])
+    raw = np.concatenate(
+        [
+            np.array([0.5], np.float16).view(np.uint8),
+            np.arange(-16, 16, dtype=np.int8).view(np.uint8),
+        ]
+    )
     np.testing.assert_array_equal(dequantise(raw, 8), np.arange(-16, 16) * 0.5)
 
 
@@ -43,7 +52,9 @@ def write_small_file(path: Path) -> None:
     writer.add_array("tokenizer.ggml.tokens", ["<pad>", "▁the", "日"])
     writer.add_array("tokenizer.ggml.scores", [0.0, -1.5, -2.0])
     writer.add_tensor("a", np.arange(6, dtype=np.float32).reshape(2, 3))
-    writer.add_tensor("b", random_blocks(8, 2).reshape(2, 34), raw_dtype=oracle.GGMLQuantizationType.Q8_0)
+    writer.add_tensor(
+        "b", random_blocks(8, 2).reshape(2, 34), raw_dtype=oracle.GGMLQuantizationType.Q8_0
+    )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -75,13 +86,26 @@ def test_a_missing_metadata_field_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.3.attn_output.weight", "blk.0.ffn_down.weight"]
+    "name",
+    [
+        "blk.0.attn_q.weight",
+        "blk.0.attn_v.weight",
+        "blk.3.attn_output.weight",
+        "blk.0.ffn_down.weight",
+    ],
 )
-def test_gemmas_tensors_decode_as_the_oracle_reads_them(gguf: GgufFile, gguf_path: Path, name: str) -> None:
+def test_gemmas_tensors_decode_as_the_oracle_reads_them(
+    gguf: GgufFile, gguf_path: Path, name: str
+) -> None:
     place = gguf.places[name]
     block = BLOCKS[place.block_type]
     raw = np.fromfile(
-        gguf_path, np.uint8, int(np.prod(place.shape)) // block.values * block.size_bytes, offset=place.offset_bytes
+        gguf_path,
+        np.uint8,
+        int(np.prod(place.shape)) // block.values * block.size_bytes,
+        offset=place.offset_bytes,
     )
-    expected = dequantize(raw.reshape(-1, block.size_bytes), oracle.GGMLQuantizationType(place.block_type))
+    expected = dequantize(
+        raw.reshape(-1, block.size_bytes), oracle.GGMLQuantizationType(place.block_type)
+    )
     np.testing.assert_array_equal(gguf.tensor(name), expected.reshape(place.shape))

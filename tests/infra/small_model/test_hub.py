@@ -1,4 +1,6 @@
-"""MODEL=owner/name: a copy that is here is taken, and a hub that is away, silent or without it is said in bounded time."""
+"""MODEL=owner/name: a copy that is here is taken, and a hub that is away, silent or without it is
+said in bounded time.
+"""
 
 import errno
 import json
@@ -26,7 +28,9 @@ WAYS_OUT = ("MODEL=/path/to/Qwen3-0.6B", *NEEDED, "*.safetensors", "HF_HOME=/pat
 
 @contextmanager
 def not_had(reason: str, *named: str, field: str = "MODEL") -> Iterator[None]:
-    """A refusal for this reason that names the model, these words, and both ways to have it nevertheless."""
+    """A refusal for this reason that names the model, these words, and both ways to have it
+    nevertheless.
+    """
     with refused(ModelError, field=field, reason=reason) as caught:
         yield
     for word in (f"MODEL={ID}:", *named, *WAYS_OUT):
@@ -63,7 +67,11 @@ class StandIn(ThreadingHTTPServer):
             do_HEAD = do_GET
 
         super().__init__(("127.0.0.1", 0), Answer)
-        self.status, self.asked, self.url = status, asked, f"http://127.0.0.1:{self.server_address[1]}"
+        self.status, self.asked, self.url = (
+            status,
+            asked,
+            f"http://127.0.0.1:{self.server_address[1]}",
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +146,9 @@ def test_a_silent_hub_is_left_after_two_tries_and_the_person_knows_from_the_star
     heard = Heard()
     # It takes connections and never answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(
+            "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
         with not_had("UNREACHABLE", "0.3 s"):
             from_hub(ID, heard, try_seconds=0.3)
     assert heard.lines[0].startswith(f"MODEL={ID}: ")

@@ -1,4 +1,6 @@
-"""From the committed adapter and the cached GGUF file to a model directory that trainer and server read."""
+"""From the committed adapter and the cached GGUF file to a model directory that trainer and server
+read.
+"""
 
 import json
 import shutil
@@ -9,7 +11,13 @@ import pytest
 
 from infra.small_model import installation
 from infra.small_model.errors import ModelError
-from infra.small_model.installation import ADAPTER, check_adapter, install_base, install_small, place
+from infra.small_model.installation import (
+    ADAPTER,
+    check_adapter,
+    install_base,
+    install_small,
+    place,
+)
 from infra.small_model.packages import concatenate
 from infra.small_model.tensors import TensorFile, open_tensors
 from tests.support.errors import refused
@@ -27,7 +35,9 @@ def finished(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_directory_is_placed_by_links_with_its_manifest(finished: Path, tmp_path: Path) -> None:
+def test_a_model_directory_is_placed_by_links_with_its_manifest(
+    finished: Path, tmp_path: Path
+) -> None:
     target = place(finished, tmp_path / "models" / "toy-0")
     assert verify_manifest(target).version == "toy-0"
     assert (target / "config.json").stat().st_ino == (finished / "config.json").stat().st_ino
@@ -67,7 +77,9 @@ def test_a_damaged_adapter_is_refused_with_the_way_to_restore_it(adapter: Path) 
     assert f"git checkout -- {adapter}" in caught.value.text
 
 
-def test_an_adapter_of_another_base_is_refused(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_of_another_base_is_refused(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(installation, "GGUF_SHA256", "0" * 64)
     with refused(ModelError, field="base.gguf_sha256", reason="MISMATCH", limit="0" * 64):
         check_adapter(adapter)
@@ -78,15 +90,28 @@ def test_the_small_model_is_a_directory_that_trainer_and_template_read(tmp_path:
     said: list[str] = []
     folder = install_small(tmp_path, said.append)
     manifest = verify_manifest(folder)
-    assert (manifest.version, manifest.parents) == ("small-0", ("gemma-3-270m-64k", read_manifest(ADAPTER).version))
-    assert {"NOTICE.txt", "tokenizer.json", "generation_config.json", "model.safetensors"} <= set(manifest.files)
+    assert (manifest.version, manifest.parents) == (
+        "small-0",
+        ("gemma-3-270m-64k", read_manifest(ADAPTER).version),
+    )
+    assert {"NOTICE.txt", "tokenizer.json", "generation_config.json", "model.safetensors"} <= set(
+        manifest.files
+    )
     config = read_config(folder)
-    assert (config.vocab_size, config.num_layers, config.windows[5], config.windows[0]) == (65_536, 18, None, 512)
+    assert (config.vocab_size, config.num_layers, config.windows[5], config.windows[0]) == (
+        65_536,
+        18,
+        None,
+        512,
+    )
     assert [rope.theta for rope in config.ropes[4:6]] == [10_000.0, 1_000_000.0]
     chat = load_chat(folder)
     system = chat.prompt_ids([Message("system", "Be brief."), Message("user", "Hi")])
     assert chat.decode(system) == "user\nBe brief.\n\nHi\nmodel\n"
-    assert chat.end_id == json.loads((folder / "generation_config.json").read_text())["eos_token_id"][1]
+    assert (
+        chat.end_id
+        == json.loads((folder / "generation_config.json").read_text())["eos_token_id"][1]
+    )
 
 
 def stored(file: TensorFile, name: str) -> np.ndarray:
@@ -100,7 +125,9 @@ def test_the_adapter_changes_every_projection_and_nothing_else(tmp_path: Path) -
     base = open_tensors(install_base(tmp_path, print) / "model.safetensors")
     small = open_tensors(install_small(tmp_path, print) / "model.safetensors")
     assert base.entries.keys() == small.entries.keys()
-    changed = {name for name in base.entries if not np.array_equal(stored(base, name), stored(small, name))}
+    changed = {
+        name for name in base.entries if not np.array_equal(stored(base, name), stored(small, name))
+    }
     assert changed == {name for name in base.entries if name.endswith("_proj.weight")}
 
 

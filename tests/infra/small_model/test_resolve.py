@@ -26,7 +26,9 @@ def llama(tmp_path: Path) -> Path:
     initialise(decoder, seed=0)
     save_decoder(decoder, folder)
     (folder / "tokenizer.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}", "eos_token": "</s>"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "{{ messages }}", "eos_token": "</s>"})
+    )
     return folder
 
 
@@ -34,16 +36,26 @@ def test_a_directory_becomes_a_version_with_our_manifest(llama: Path, tmp_path: 
     folder = resolve_model(str(llama), tmp_path / "models", silent)
     assert folder == tmp_path / "models" / "tiny-llama-chat"
     manifest = verify_manifest(folder)
-    assert (manifest.kind, manifest.version, manifest.parents) == ("model", "tiny-llama-chat", ("Tiny Llama-Chat",))
-    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(manifest.files)
+    assert (manifest.kind, manifest.version, manifest.parents) == (
+        "model",
+        "tiny-llama-chat",
+        ("Tiny Llama-Chat",),
+    )
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(
+        manifest.files
+    )
 
 
 def test_a_directory_is_taken_once(llama: Path, tmp_path: Path) -> None:
     first = (resolve_model(str(llama), tmp_path / "models", silent) / "manifest.json").read_bytes()
-    assert (resolve_model(str(llama), tmp_path / "models", silent) / "manifest.json").read_bytes() == first
+    assert (
+        resolve_model(str(llama), tmp_path / "models", silent) / "manifest.json"
+    ).read_bytes() == first
 
 
-def test_a_template_in_a_file_of_its_own_is_brought_into_the_config(llama: Path, tmp_path: Path) -> None:
+def test_a_template_in_a_file_of_its_own_is_brought_into_the_config(
+    llama: Path, tmp_path: Path
+) -> None:
     (llama / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
     (llama / "chat_template.jinja").write_text("{{ messages[0].content }}")
     folder = resolve_model(str(llama), tmp_path / "models", silent)
@@ -67,12 +79,24 @@ def without_template(folder: Path) -> None:
     ("damage", "field", "reason", "limit", "named"),
     [
         (without_weights, "*.safetensors", "MISSING", "", "*.safetensors"),
-        (with_another_family, "model_type", "UNSUPPORTED", "llama, qwen2, qwen3, gemma3_text", "'mamba'"),
+        (
+            with_another_family,
+            "model_type",
+            "UNSUPPORTED",
+            "llama, qwen2, qwen3, gemma3_text",
+            "'mamba'",
+        ),
         (without_template, "chat_template", "MISSING", "", "tokenizer_config.json"),
     ],
 )
 def test_a_directory_that_cannot_be_served_is_refused_by_name(
-    llama: Path, tmp_path: Path, damage: Callable[[Path], None], field: str, reason: str, limit: str, named: str
+    llama: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    field: str,
+    reason: str,
+    limit: str,
+    named: str,
 ) -> None:
     damage(llama)
     with refused(ModelError, field=field, reason=reason, limit=limit) as caught:
@@ -82,13 +106,16 @@ def test_a_directory_that_cannot_be_served_is_refused_by_name(
 
 
 def test_a_word_that_is_neither_a_directory_nor_an_id_is_refused(tmp_path: Path) -> None:
-    with refused(ModelError, field="MODEL", reason="UNKNOWN", limit="small, a directory, owner/name") as caught:
+    with refused(
+        ModelError, field="MODEL", reason="UNKNOWN", limit="small, a directory, owner/name"
+    ) as caught:
         resolve_model("nowhere", tmp_path, silent)
     assert "MODEL=nowhere:" in caught.value.text
 
 
 @pytest.mark.parametrize(
-    ("name", "version"), [("Qwen/Qwen3-0.6B", "qwen-qwen3-0.6b"), ("My Model!", "my-model"), ("..x..", "x")]
+    ("name", "version"),
+    [("Qwen/Qwen3-0.6B", "qwen-qwen3-0.6b"), ("My Model!", "my-model"), ("..x..", "x")],
 )
 def test_versions_are_plain_names(name: str, version: str) -> None:
     assert version_of(name) == version

@@ -15,7 +15,9 @@ LEARNED = ["ab", "cd", "abc", "bc", "abcd", "abab", "dd", "ddd", "bcd", "cdab", 
 def pieces() -> Pieces:
     ascii_texts = [chr(code) for code in range(33, 127)]
     texts = [*CONTROLS, *LEARNED, *ascii_texts]
-    kinds = [PieceKind.CONTROL] * len(CONTROLS) + [PieceKind.NORMAL] * (len(LEARNED) + len(ascii_texts))
+    kinds = [PieceKind.CONTROL] * len(CONTROLS) + [PieceKind.NORMAL] * (
+        len(LEARNED) + len(ascii_texts)
+    )
     return Pieces(texts, [-float(i) for i in range(len(texts))], kinds)
 
 

@@ -46,7 +46,10 @@ class Lines:
 
 @asynccontextmanager
 async def child_of(
-    code: str, folder: Path, ready: Callable[[], Awaitable[bool]] | None = None, litter: tuple[Path, ...] = ()
+    code: str,
+    folder: Path,
+    ready: Callable[[], Awaitable[bool]] | None = None,
+    litter: tuple[Path, ...] = (),
 ) -> AsyncIterator[tuple[Child, Lines]]:
     port, lines = free_port(), Lines()
     command = (sys.executable, "-u", "-c", code, str(port))
@@ -80,7 +83,9 @@ async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> 
     assert child.starts == 2
 
 
-async def test_a_process_that_dies_while_starting_fails_with_the_place_of_its_log(tmp_path: Path) -> None:
+async def test_a_process_that_dies_while_starting_fails_with_the_place_of_its_log(
+    tmp_path: Path,
+) -> None:
     async with child_of(DIE, tmp_path) as (child, _):
         with refused(ChildFailedError, field="parrot", reason="STOPPED") as caught:
             await child.wait_ready(20)

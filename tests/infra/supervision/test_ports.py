@@ -44,7 +44,9 @@ def test_what_one_process_was_promised_another_does_not_get_until_it_ends(
         promised = {int(word) for word in other.stdout.readline().split()}
         assert len(promised) == 200
         assert promised.isdisjoint(distinct_free_ports(20))
-        with refused(NoPortError, reason="IN_USE", limit=f"{ports.FIRST_PORT} to {ports.FIRST_PORT + 300}"):
+        with refused(
+            NoPortError, reason="IN_USE", limit=f"{ports.FIRST_PORT} to {ports.FIRST_PORT + 300}"
+        ):
             distinct_free_ports(200)
         other.communicate(b"\n")
     assert not promised.isdisjoint(distinct_free_ports(60))

@@ -49,7 +49,9 @@ def test_ports_of_a_system_that_does_not_run_are_refused_with_what_to_do(tmp_pat
     assert "make up" in caught.value.text
 
 
-async def test_who_runs_is_written_down_while_it_runs_and_logs_lie_in_one_folder(tmp_path: Path) -> None:
+async def test_who_runs_is_written_down_while_it_runs_and_logs_lie_in_one_folder(
+    tmp_path: Path,
+) -> None:
     programs = [program("one", LISTEN), program("two", LISTEN)]
     async with supervised(tmp_path, {"one": programs[0].port}, programs, ignore) as children:
         assert read_ports(tmp_path) == {"one": programs[0].port}
@@ -99,7 +101,9 @@ async def test_ctrl_c_ends_a_start_that_waits_and_leaves_no_note_of_it(tmp_path:
     assert not task.cancelling(), "who comes after it is not stopped too"
 
 
-async def test_a_second_ctrl_c_kills_what_does_not_stop_in_every_system_around(tmp_path: Path) -> None:
+async def test_a_second_ctrl_c_kills_what_does_not_stop_in_every_system_around(
+    tmp_path: Path,
+) -> None:
     said: list[str] = []
     never = tmp_path / "never"
     inner, outer = tmp_path / "inner", tmp_path / "outer"
@@ -111,13 +115,21 @@ async def test_a_second_ctrl_c_kills_what_does_not_stop_in_every_system_around(t
 
     with interruptible(said.append):
         async with (
-            supervised(tmp_path / "servers", {}, [program("outer", STOP_AFTER, outer, never)], ignore),
-            supervised(tmp_path / "state", {}, [program("inner", STOP_AFTER, inner, never)], ignore),
+            supervised(
+                tmp_path / "servers", {}, [program("outer", STOP_AFTER, outer, never)], ignore
+            ),
+            supervised(
+                tmp_path / "state", {}, [program("inner", STOP_AFTER, inner, never)], ignore
+            ),
         ):
             pressing = asyncio.create_task(press_again())
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.Event().wait()
     await pressing
-    assert [line.split(";")[0].split(":")[0] for line in said] == ["stopping", "stopping at once", "stopped"]
+    assert [line.split(";")[0].split(":")[0] for line in said] == [
+        "stopping",
+        "stopping at once",
+        "stopped",
+    ]
     assert not outer.exists(), "it was killed, not asked"
     assert find_running(tmp_path / "servers") is None

@@ -1,6 +1,8 @@
-"""For every alert: histories in which it must fire, and the nearest ones in which it must not. One value a minute.
+"""For every alert: histories in which it must fire, and the nearest ones in which it must not. One
+value a minute.
 
-Notation of promtool: `0+6x10` is 0, 6, 12 … ten steps on; `1x5` is 1 six times; `_` is a scrape that failed.
+Notation of promtool: `0+6x10` is 0, 6, 12 … ten steps on; `1x5` is 1 six times; `_` is a scrape
+that failed.
 """
 
 from collections.abc import Mapping
@@ -24,11 +26,14 @@ RPCS = 'thumbwheel_rpcs_total{{job="{0}",method="{1}",code="{2}"}}'.format
 HTTP = 'thumbwheel_http_requests_total{{route="/api/messages",status="{0}"}}'.format
 TTFT = "thumbwheel_ttft_seconds"
 LAG = 'thumbwheel_event_loop_lag_seconds_bucket{{job="session",instance="s1",le="{0}"}}'.format
-SHARE, READY = (f'thumbwheel_version_{what}{{instance="g1",version="small-2"}}' for what in ("share", "ready"))
+SHARE, READY = (
+    f'thumbwheel_version_{what}{{instance="g1",version="small-2"}}' for what in ("share", "ready")
+)
 SERIAL = 'thumbwheel_rollout_serial{{instance="{0}"}}'.format
 WAITING = 'thumbwheel_predictor_waiting_requests{instance="p1",version="small-1"}'
 SPOOLED, LIMIT = (
-    f'thumbwheel_feedback_{what}{{instance="f1",stream="turns"}}' for what in ("spooled_bytes", "spool_limit_bytes")
+    f'thumbwheel_feedback_{what}{{instance="f1",stream="turns"}}'
+    for what in ("spooled_bytes", "spool_limit_bytes")
 )
 SINK_LAG = 'thumbwheel_feedback_sink_lag_seconds{stream="turns",instance="f1"}'
 RELAY_LAG = 'thumbwheel_feedback_relay_lag_seconds{stream="turns",instance="f1"}'
@@ -51,7 +56,13 @@ CHAT = (
         "no replica of session answers",
         {"job": "session"},
     ),
-    Case("ServiceDown", {UP("session", "a"): "1x9"}, 5, "no replica of gateway answers", {"job": "gateway"}),
+    Case(
+        "ServiceDown",
+        {UP("session", "a"): "1x9"},
+        5,
+        "no replica of gateway answers",
+        {"job": "gateway"},
+    ),
     Case("ServiceDown", {**GATEWAY_UP, UP("session", "a"): "0x9", UP("session", "b"): "1x9"}, 5),
     Case("ServiceDown", {**GATEWAY_UP, UP("prometheus", "a"): "0x9"}, 5),
     Case(
@@ -63,7 +74,12 @@ CHAT = (
     ),
     Case("ReplicaDown", {UP("session", "a"): "0x5 1x15", UP("session", "b"): "1x20"}, 15),
     Case("ReplicaDown", {UP("session", "a"): "0x20", UP("session", "b"): "0x20"}, 15),
-    Case("TurnsFail", {TURNS("stop"): "0+9x20", TURNS("failed"): "0+1x20"}, 15, "10% of the turns fail"),
+    Case(
+        "TurnsFail",
+        {TURNS("stop"): "0+9x20", TURNS("failed"): "0+1x20"},
+        15,
+        "10% of the turns fail",
+    ),
     Case("TurnsFail", {TURNS("stop"): "0+99x20", TURNS("failed"): "0+1x20"}, 15),
     Case("TurnsFail", {TURNS("stop"): "0x20", TURNS("failed"): "0x10 1x10"}, 12),
     Case(
@@ -88,14 +104,20 @@ CHAT = (
     ),
     Case(
         "Overloaded",
-        {RPCS("session", "BeginTurn", "OK"): "0+90x20", RPCS("session", "BeginTurn", "RESOURCE_EXHAUSTED"): "0+10x20"},
+        {
+            RPCS("session", "BeginTurn", "OK"): "0+90x20",
+            RPCS("session", "BeginTurn", "RESOURCE_EXHAUSTED"): "0+10x20",
+        },
         15,
         "session refuses 10% of its calls",
         {"job": "session"},
     ),
     Case(
         "Overloaded",
-        {RPCS("session", "BeginTurn", "OK"): "0+99x20", RPCS("session", "BeginTurn", "RESOURCE_EXHAUSTED"): "0+1x20"},
+        {
+            RPCS("session", "BeginTurn", "OK"): "0+99x20",
+            RPCS("session", "BeginTurn", "RESOURCE_EXHAUSTED"): "0+1x20",
+        },
         15,
     ),
     Case(
@@ -113,7 +135,11 @@ CHAT = (
         "the event loop of s1 (session) wakes 440ms late",
         {"job": "session", "instance": "s1"},
     ),
-    Case("EventLoopBlocked", {LAG(0.25): "0+240x20", LAG(0.5): "0+240x20", LAG("+Inf"): "0+240x20"}, 18),
+    Case(
+        "EventLoopBlocked",
+        {LAG(0.25): "0+240x20", LAG(0.5): "0+240x20", LAG("+Inf"): "0+240x20"},
+        18,
+    ),
     Case(
         "AnswersNotStored",
         {"thumbwheel_answers_not_stored_total": "0x5 2x15"},
@@ -139,7 +165,11 @@ CHAT = (
         30,
         "50% of the messages go on as typed: the enhancer is away",
     ),
-    Case("EnhancerSkipped", {TURNS("stop"): "0+20x40", "thumbwheel_enhancer_skipped_total": "0+1x40"}, 30),
+    Case(
+        "EnhancerSkipped",
+        {TURNS("stop"): "0+20x40", "thumbwheel_enhancer_skipped_total": "0+1x40"},
+        30,
+    ),
     Case(
         "ValkeyAway",
         {'thumbwheel_gateway_valkey_up{instance="g1",job="gateway"}': "1 0x9"},
@@ -167,7 +197,9 @@ CHAT = (
         "2 keys or tokens a second are refused: KEY_UNKNOWN",
         {"reason": "KEY_UNKNOWN"},
     ),
-    Case("ManyRefusedKeys", {'thumbwheel_refused_bearers_total{reason="KEY_UNKNOWN"}': "0+30x40"}, 25),
+    Case(
+        "ManyRefusedKeys", {'thumbwheel_refused_bearers_total{reason="KEY_UNKNOWN"}': "0+30x40"}, 25
+    ),
 )
 
 MODELS = (
@@ -202,7 +234,11 @@ MODELS = (
         "g1 cannot ask the Kubernetes API: no version is loaded or taken out",
         {"instance": "g1", "objects": "inferenceservices"},
     ),
-    Case("KubernetesAway", {'thumbwheel_kubernetes_up{instance="g1",objects="inferenceservices"}': "1 0 0 1x9"}, 8),
+    Case(
+        "KubernetesAway",
+        {'thumbwheel_kubernetes_up{instance="g1",objects="inferenceservices"}': "1 0 0 1x9"},
+        8,
+    ),
     Case(
         "ModelServerFull",
         {WAITING: "12x20"},
@@ -220,7 +256,11 @@ MODELS = (
     ),
     Case(
         "ManyBlocked",
-        {TURNS("stop"): "0+6x90", TURNS("input_blocked"): "0+3x90", TURNS("output_blocked"): "0+1x90"},
+        {
+            TURNS("stop"): "0+6x90",
+            TURNS("input_blocked"): "0+3x90",
+            TURNS("output_blocked"): "0+1x90",
+        },
         60,
         "the guard blocks 40% of the turns",
     ),
@@ -235,8 +275,14 @@ FEEDBACK = (
         "RecordFeedback is not made durable",
         {"method": "RecordFeedback"},
     ),
-    Case("FeedbackNotAcknowledged", {RPCS("feedback", "RecordFeedback", "INVALID_ARGUMENT"): "0+60x10"}, 9),
-    Case("FeedbackNotAcknowledged", {RPCS("feedback", "ListSegments", "UNAVAILABLE"): "0+60x10"}, 9),
+    Case(
+        "FeedbackNotAcknowledged",
+        {RPCS("feedback", "RecordFeedback", "INVALID_ARGUMENT"): "0+60x10"},
+        9,
+    ),
+    Case(
+        "FeedbackNotAcknowledged", {RPCS("feedback", "ListSegments", "UNAVAILABLE"): "0+60x10"}, 9
+    ),
     Case(
         "SpoolFills",
         {SPOOLED: "90x9", LIMIT: "100x9"},
@@ -253,9 +299,21 @@ FEEDBACK = (
         {"instance": "f1", "stream": "turns"},
     ),
     Case("RelayBehind", {RELAY_LAG: "0+60x4 0x20"}, 10),
-    Case("SinkBehind", {SINK_LAG: "0+60x20"}, 10, "turns is 10m 0s behind on its way to Parquet", {"stream": "turns"}),
+    Case(
+        "SinkBehind",
+        {SINK_LAG: "0+60x20"},
+        10,
+        "turns is 10m 0s behind on its way to Parquet",
+        {"stream": "turns"},
+    ),
     Case("SinkBehind", {SINK_LAG: "5x20"}, 10),
-    Case("SinkStopped", {SINK_LAG: "0+60x90"}, 70, "turns has not reached Parquet for 1h 10m 0s", {"stream": "turns"}),
+    Case(
+        "SinkStopped",
+        {SINK_LAG: "0+60x90"},
+        70,
+        "turns has not reached Parquet for 1h 10m 0s",
+        {"stream": "turns"},
+    ),
     Case("SinkStopped", {SINK_LAG: "0+60x90"}, 50),
     Case(
         "ConsumerBehind",

@@ -1,4 +1,6 @@
-"""The alert rules by Prometheus' own tool: they parse, fire when they must, and keep quiet when they must."""
+"""The alert rules by Prometheus' own tool: they parse, fire when they must, and keep quiet when
+they must.
+"""
 
 import json
 import subprocess
@@ -13,7 +15,11 @@ from infra.watching.files import ALERTS
 from tests.infra.watching.cases import CASES, Case
 
 ROOT = Path(__file__).resolve().parents[3]
-RULES = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
+RULES = {
+    rule["alert"]: rule
+    for group in yaml.safe_load(ALERTS.read_text())["groups"]
+    for rule in group["rules"]
+}
 HEADINGS = ("## What it means", "## Where to look", "## What to do", "## When to wake somebody")
 
 
@@ -33,15 +39,23 @@ def expected(case: Case) -> list[dict[str, Any]]:
 def unit_test(case: Case) -> dict[str, Any]:
     return {
         "interval": "1m",
-        "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+        "input_series": [
+            {"series": name, "values": values} for name, values in case.series.items()
+        ],
         "alert_rule_test": [
-            {"eval_time": f"{case.minutes}m", "alertname": case.alert, "exp_alerts": expected(case)},
+            {
+                "eval_time": f"{case.minutes}m",
+                "alertname": case.alert,
+                "exp_alerts": expected(case),
+            },
         ],
     }
 
 
 def run_cases(folder: Path, cases: tuple[Case, ...]) -> subprocess.CompletedProcess[str]:
-    """Run promtool with rules and tests of each alert apart: it evaluates all given rules in every minute of every case."""
+    """Run promtool with rules and tests of each alert apart: it evaluates all given rules in every
+    minute of every case.
+    """
     files = []
     for alert in dict.fromkeys(case.alert for case in cases):
         rules, tests = folder / f"{alert}.rules.json", folder / f"{alert}.tests.json"
@@ -65,7 +79,12 @@ def test_every_alert_fires_when_it_must_and_keeps_quiet_when_it_must(tmp_path: P
 
 def test_a_case_that_is_wrong_is_noticed(tmp_path: Path) -> None:
     quiet = next(case for case in CASES if case.alert == "SinkBehind" and not case.summary)
-    assert run_cases(tmp_path, (Case(quiet.alert, quiet.series, quiet.minutes, "it fires"),)).returncode == 1
+    assert (
+        run_cases(
+            tmp_path, (Case(quiet.alert, quiet.series, quiet.minutes, "it fires"),)
+        ).returncode
+        == 1
+    )
 
 
 @pytest.mark.parametrize("alert", RULES)

@@ -1,4 +1,6 @@
-"""The dashboards as Grafana reads them: the files are what the code says, no panel lies over another, nothing is wired in."""
+"""The dashboards as Grafana reads them: the files are what the code says, no panel lies over
+another, nothing is wired in.
+"""
 
 import json
 import re
@@ -57,6 +59,10 @@ def test_a_panel_asks_the_data_source_of_the_variable_and_says_what_to_think(nam
 
 def test_every_metric_of_panels_and_alerts_is_one_that_the_code_makes() -> None:
     texts = [ALERTS.read_text(), *(file.read_text() for file in DASHBOARDS.glob("*.json"))]
-    used = {SUFFIXES.sub("", name) for text in texts for name in re.findall(r"\bthumbwheel_[a-z_]+", text)}
+    used = {
+        SUFFIXES.sub("", name)
+        for text in texts
+        for name in re.findall(r"\bthumbwheel_[a-z_]+", text)
+    }
     made = {metric.name for metric in metrics()}
     assert used <= made

@@ -1,4 +1,6 @@
-"""A name service of one name, over UDP on loopback: it says at any time which addresses the name has."""
+"""A name service of one name, over UDP on loopback: it says at any time which addresses the name
+has.
+"""
 
 import asyncio
 import socket
@@ -14,7 +16,9 @@ HEADER, TYPE_A, CLASS_IN, RECURSIVE_ANSWER = struct.Struct("!6H"), 1, 1, 0x8180
 
 @dataclass
 class Names(asyncio.DatagramProtocol):
-    """Answers every question for an A record with `addresses`, each to be kept for no time, and every other one with none."""
+    """Answers every question for an A record with `addresses`, each to be kept for no time, and
+    every other one with none.
+    """
 
     addresses: Sequence[str] = ()
     port: int = 0
@@ -29,9 +33,13 @@ class Names(asyncio.DatagramProtocol):
         number, end = HEADER.unpack_from(data)[0], data.index(b"\0", HEADER.size) + 5
         (kind,) = struct.unpack_from("!H", data, end - 4)
         found = self.addresses if kind == TYPE_A else ()
-        answer = HEADER.pack(number, RECURSIVE_ANSWER, 1, len(found), 0, 0) + data[HEADER.size : end]
+        answer = (
+            HEADER.pack(number, RECURSIVE_ANSWER, 1, len(found), 0, 0) + data[HEADER.size : end]
+        )
         for address in found:
-            answer += struct.pack("!HHHIH", 0xC00C, TYPE_A, CLASS_IN, 0, 4) + socket.inet_aton(address)
+            answer += struct.pack("!HHHIH", 0xC00C, TYPE_A, CLASS_IN, 0, 4) + socket.inet_aton(
+                address
+            )
         self._transport.sendto(answer, source)
 
     def getaddrinfo(self, name: str, *_arguments: Any, **_named: Any) -> list[Any]:
@@ -40,13 +48,17 @@ class Names(asyncio.DatagramProtocol):
         self.asked += 1
         if not self.addresses:
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in self.addresses
+        ]
 
 
 @asynccontextmanager
 async def name_server(*addresses: str) -> AsyncIterator[Names]:
     loop = asyncio.get_running_loop()
-    transport, names = await loop.create_datagram_endpoint(lambda: Names(addresses), local_addr=("127.0.0.1", 0))
+    transport, names = await loop.create_datagram_endpoint(
+        lambda: Names(addresses), local_addr=("127.0.0.1", 0)
+    )
     try:
         yield names
     finally:

@@ -1,6 +1,8 @@
-"""A queue before c servers in simulated time: arrivals and work are drawn from a seed, so the same seed gives the same run.
+"""A queue before c servers in simulated time: arrivals and work are drawn from a seed, so the same
+seed gives the same run.
 
-Work is exponential (M/M/c). A stream holds its server for a while after its first answer, as an answer that is written does.
+Work is exponential (M/M/c). A stream holds its server for a while after its first answer, as an
+answer that is written does.
 """
 
 import asyncio
@@ -15,7 +17,9 @@ from tests.support.simulated_time import simulate
 
 @dataclass(frozen=True)
 class Phase:
-    """A time of constant load: `load` is the share of what the servers can do; `slower` multiplies the work."""
+    """A time of constant load: `load` is the share of what the servers can do; `slower` multiplies
+    the work.
+    """
 
     seconds: float
     load: float
@@ -24,7 +28,9 @@ class Phase:
 
 @dataclass(frozen=True)
 class Served:
-    """An admitted call: when it came, the time in the queue, and the time from its admission to its first answer."""
+    """An admitted call: when it came, the time in the queue, and the time from its admission to its
+    first answer.
+    """
 
     came: float
     queue_seconds: float
@@ -43,8 +49,12 @@ class Story:
     refused: list[float] = field(default_factory=list)
 
     def latency(self, share: float, since: float, until: float) -> float:
-        """A quantile of seconds to the first answer, queue included, of the admitted calls that came within a time."""
-        ordered = sorted(call.queue_seconds + call.seconds for call in self.served if since <= call.came < until)
+        """A quantile of seconds to the first answer, queue included, of the admitted calls that
+        came within a time.
+        """
+        ordered = sorted(
+            call.queue_seconds + call.seconds for call in self.served if since <= call.came < until
+        )
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     def answered(self, since: float, until: float) -> int:
@@ -56,7 +66,9 @@ class Story:
 
 @dataclass(frozen=True)
 class Servers:
-    """`count` servers that need `work_seconds` a call on average, and are held for `held_seconds` after it."""
+    """`count` servers that need `work_seconds` a call on average, and are held for `held_seconds`
+    after it.
+    """
 
     count: int
     work_seconds: float
@@ -96,7 +108,9 @@ class SimulatedQueue:
                     )
                     calls.create_task(self._call(admission, free, work, held))
 
-    async def _call(self, admission: Admission, free: asyncio.Semaphore, work: float, held: float) -> None:
+    async def _call(
+        self, admission: Admission, free: asyncio.Semaphore, work: float, held: float
+    ) -> None:
         clock = asyncio.get_running_loop().time
         came = clock()
         try:

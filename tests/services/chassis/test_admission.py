@@ -1,4 +1,6 @@
-"""The limit on calls that wait for their first answer, and the queue before it, in simulated time with seeds."""
+"""The limit on calls that wait for their first answer, and the queue before it, in simulated time
+with seeds.
+"""
 
 import asyncio
 import functools
@@ -47,7 +49,9 @@ def end(admission: Admission, tickets: list[Ticket]) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_at_twice_the_load_the_servers_are_used_and_admitted_calls_keep_their_latency(seed: int) -> None:
+def test_at_twice_the_load_the_servers_are_used_and_admitted_calls_keep_their_latency(
+    seed: int,
+) -> None:
     story = overloaded(seed)
     assert story.answered(30, 90) >= 0.9 * 60 * EIGHT.calls_a_second
     # The first seconds are taken for a burst, and served from the queue.
@@ -127,7 +131,9 @@ def test_a_call_waits_for_a_place_and_is_refused_after_two_seconds() -> None:
         end(admission, held)
         ticket = await waiting
         assert clock() == 1.0
-        with refused(ResourceExhaustedError, field="", reason="OVERLOADED", limit="1 at once") as caught:
+        with refused(
+            ResourceExhaustedError, field="", reason="OVERLOADED", limit="1 at once"
+        ) as caught:
             await admission.enter("work")
         assert clock() == 1.0 + QUEUE_SECONDS
         assert 0.5 <= caught.value.retry_seconds <= 1.5
@@ -193,7 +199,9 @@ def test_a_caller_who_leaves_the_queue_leaves_no_place_behind() -> None:
     simulate(play())
 
 
-async def order_of(admission: Admission, entering: list[tuple[str, Priority]], hold: Ticket) -> list[str]:
+async def order_of(
+    admission: Admission, entering: list[tuple[str, Priority]], hold: Ticket
+) -> list[str]:
     """Names in the order of their admission; one place, entered one after another 10 ms apart."""
     order: list[str] = []
 
@@ -277,7 +285,9 @@ def test_an_interactive_call_passes_batch_calls_that_wait_for_their_share() -> N
 
 
 def test_a_place_that_becomes_free_as_a_wait_ends_is_used() -> None:
-    """The wait of the first in the queue ends, and a place becomes free, in the same turn of the loop."""
+    """The wait of the first in the queue ends, and a place becomes free, in the same turn of the
+    loop.
+    """
 
     async def play() -> None:
         admission = door(floor=1)
@@ -289,7 +299,10 @@ def test_a_place_that_becomes_free_as_a_wait_ends_is_used() -> None:
         loop.call_at(QUEUE_SECONDS, lambda: end(admission, held))
         await asyncio.wait({first, second})
         outcomes = [type(task.exception()) for task in (first, second)]
-        assert outcomes in ([ResourceExhaustedError, type(None)], [type(None), ResourceExhaustedError])
+        assert outcomes in (
+            [ResourceExhaustedError, type(None)],
+            [type(None), ResourceExhaustedError],
+        )
         end(admission, [task.result() for task in (first, second) if not task.exception()])
         end(admission, await fill(admission, 1))
 
@@ -328,7 +341,9 @@ def limit_of(admission: Admission) -> int:
     return admission._gradient.allowed
 
 
-async def rounds(admission: Admission, at_once: int, seconds: float, count: int, *, outcome: str = "answered") -> None:
+async def rounds(
+    admission: Admission, at_once: int, seconds: float, count: int, *, outcome: str = "answered"
+) -> None:
     """Calls that begin and end together."""
     for _ in range(count):
         tickets = [await admission.enter("work") for _ in range(min(at_once, limit_of(admission)))]
@@ -359,7 +374,9 @@ def test_the_limit_does_not_grow_while_it_is_not_reached() -> None:
 
 
 @pytest.mark.parametrize(("outcome", "limit"), [("refused", 4), ("failed", 64)])
-def test_refusals_of_peers_lower_the_limit_and_other_failures_do_not(outcome: str, limit: int) -> None:
+def test_refusals_of_peers_lower_the_limit_and_other_failures_do_not(
+    outcome: str, limit: int
+) -> None:
     async def play() -> None:
         admission = door(floor=4, ceiling=64)
         await serve(admission)

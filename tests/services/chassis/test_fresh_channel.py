@@ -1,4 +1,6 @@
-"""Replicas that come and go behind a name, over real sockets and a real name service: no call fails, and no stream is cut."""
+"""Replicas that come and go behind a name, over real sockets and a real name service: no call
+fails, and no stream is cut.
+"""
 
 import asyncio
 import socket
@@ -28,7 +30,9 @@ class Replica(generator_pb2_grpc.GeneratorServiceServicer):
     def __init__(self, host: str) -> None:
         self.host, self.go_on = host, asyncio.Event()
 
-    async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
+    async def Generate(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[generator_pb2.GenerateEvent]:
         yield generator_pb2.GenerateEvent(text_delta=self.host)
         if request.user_key == "stay":
             await self.go_on.wait()
@@ -69,8 +73,12 @@ async def until_answers(channel: Any, host: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def replace(channel: Any, names: Names, first: AsyncExitStack, port: int) -> list[grpc.StatusCode]:
-    """The only replica by another one, as an upgrade does it. What calls met that began all the time."""
+async def replace(
+    channel: Any, names: Names, first: AsyncExitStack, port: int
+) -> list[grpc.StatusCode]:
+    """The only replica by another one, as an upgrade does it. What calls met that began all the
+    time.
+    """
     failed: list[grpc.StatusCode] = []
     over = asyncio.Event()
 
@@ -126,8 +134,14 @@ async def test_a_channel_of_grpcs_own_learns_of_it_when_calls_have_failed(names:
             assert grpc.StatusCode.UNAVAILABLE in await replace(channel, names, first, port)
 
 
-async def test_a_new_replica_gets_its_share_while_a_stream_goes_on_with_the_old_one(names: Names) -> None:
-    async with replica(FIRST) as (first, port), replica(SECOND, port), open_channel(target(names, port)) as channel:
+async def test_a_new_replica_gets_its_share_while_a_stream_goes_on_with_the_old_one(
+    names: Names,
+) -> None:
+    async with (
+        replica(FIRST) as (first, port),
+        replica(SECOND, port),
+        open_channel(target(names, port)) as channel,
+    ):
         stream = ask(channel, "stay")
         assert await anext(stream) == FIRST
         names.addresses = [FIRST, SECOND]
@@ -148,14 +162,19 @@ async def test_another_one_that_cannot_be_opened_is_tried_again(names: Names) ->
         return grpc.aio.insecure_channel(f"{FIRST}:{port}")
 
     look = iter(range(1_000_000))
-    async with replica(FIRST) as (_, port), FreshChannel(open_anew, [lambda: next(look)]) as channel:
+    async with (
+        replica(FIRST) as (_, port),
+        FreshChannel(open_anew, [lambda: next(look)]) as channel,
+    ):
         async with asyncio.timeout(10):
             while len(opened) < 4:
                 await until_answers(channel, FIRST)
                 await asyncio.sleep(0.01)
 
 
-async def test_a_channel_that_nobody_calls_asks_nobody(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_channel_that_nobody_calls_asks_nobody(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it was told of a peer that is still starting would be remembered on the way."""
     monkeypatch.setattr(fresh_channel, "LOOK_AGAIN_SECONDS", 60.0)
     async with replica(FIRST) as (_, port), open_channel(target(names, port)) as channel:

@@ -1,4 +1,6 @@
-"""Mutual TLS over real sockets: who is let in, who is believed, and certificates that are replaced under running streams."""
+"""Mutual TLS over real sockets: who is let in, who is believed, and certificates that are replaced
+under running streams.
+"""
 
 import asyncio
 import os
@@ -29,24 +31,36 @@ from services.chassis.settings import ServiceSettings
 from tests.support.errors import refused
 
 ROOT = Path(__file__).resolve().parents[3]
-GENERATOR, ROLLOUT = "thumbwheel.generator.v1.GeneratorService", "thumbwheel.generator.v1.RolloutService"
-CALLERS = {f"{GENERATOR}.Generate": frozenset({"gateway"}), f"{ROLLOUT}.PromoteCanary": frozenset({"operator"})}
+GENERATOR, ROLLOUT = (
+    "thumbwheel.generator.v1.GeneratorService",
+    "thumbwheel.generator.v1.RolloutService",
+)
+CALLERS = {
+    f"{GENERATOR}.Generate": frozenset({"gateway"}),
+    f"{ROLLOUT}.PromoteCanary": frozenset({"operator"}),
+}
 
 
-class Generator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_grpc.RolloutServiceServicer):
+class Generator(
+    generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_grpc.RolloutServiceServicer
+):
     """Streams as long as it is told to, and keeps the certificates of its callers."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         self.certificates: list[bytes] = []
 
-    async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
+    async def Generate(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[generator_pb2.GenerateEvent]:
         self.certificates += context.auth_context()["x509_pem_cert"]
         yield generator_pb2.GenerateEvent(text_delta="begun")
         await self.go_on.wait()
         yield generator_pb2.GenerateEvent(text_delta="ended")
 
-    async def PromoteCanary(self, request: Any, context: Any) -> generator_pb2.PromoteCanaryResponse:
+    async def PromoteCanary(
+        self, request: Any, context: Any
+    ) -> generator_pb2.PromoteCanaryResponse:
         return generator_pb2.PromoteCanaryResponse()
 
     async def RollBackCanary(self, request: Any, context: Any) -> Any:
@@ -70,10 +84,14 @@ def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 async def generator(folder: Path, name: str = "generator") -> AsyncIterator[tuple[Generator, int]]:
     servicer = Generator()
     registrations = [
-        Registration(GENERATOR, generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer),
+        Registration(
+            GENERATOR, generator_pb2_grpc.add_GeneratorServiceServicer_to_server, servicer
+        ),
         Registration(ROLLOUT, generator_pb2_grpc.add_RolloutServiceServicer_to_server, servicer),
     ]
-    settings = ServiceSettings.model_validate({"port": 0, "drain_seconds": 1, **tls_settings(folder, name)})
+    settings = ServiceSettings.model_validate(
+        {"port": 0, "drain_seconds": 1, **tls_settings(folder, name)}
+    )
     async with serving(settings, registrations, CALLERS) as port:
         yield servicer, port
 
@@ -87,7 +105,10 @@ async def promote(port: int, tls: TlsFiles | None, peer: str = "generator") -> A
     async with open_channel(f"127.0.0.1:{port}", peer=peer, tls=tls) as channel:
         stub = generator_pb2_grpc.RolloutServiceStub(channel)
         return await call_unary(
-            "generator", stub.PromoteCanary, generator_pb2.PromoteCanaryRequest(version="one"), within_seconds=5
+            "generator",
+            stub.PromoteCanary,
+            generator_pb2.PromoteCanaryRequest(version="one"),
+            within_seconds=5,
         )
 
 
@@ -100,18 +121,24 @@ async def test_a_service_that_the_rule_names_is_served_and_another_is_not(folder
             assert caught.value.reason == "PEER_NOT_ALLOWED"
 
 
-async def test_a_method_without_a_rule_is_denied_with_certificates_and_without(folder: Path) -> None:
+async def test_a_method_without_a_rule_is_denied_with_certificates_and_without(
+    folder: Path,
+) -> None:
     async def roll_back(port: int, tls: TlsFiles | None) -> str:
         async with open_channel(f"127.0.0.1:{port}", peer="generator", tls=tls) as channel:
             method = generator_pb2_grpc.RolloutServiceStub(channel).RollBackCanary
             with pytest.raises(PermissionDeniedError) as caught:
-                await call_unary("generator", method, generator_pb2.RollBackCanaryRequest(), within_seconds=5)
+                await call_unary(
+                    "generator", method, generator_pb2.RollBackCanaryRequest(), within_seconds=5
+                )
             return caught.value.reason
 
     async with generator(folder) as (_, port):
         assert await roll_back(port, files(folder, "operator")) == "NO_RULE"
     add = generator_pb2_grpc.add_RolloutServiceServicer_to_server
-    async with serving(ServiceSettings(port=0), [Registration(ROLLOUT, add, Generator())], CALLERS) as port:
+    async with serving(
+        ServiceSettings(port=0), [Registration(ROLLOUT, add, Generator())], CALLERS
+    ) as port:
         assert await roll_back(port, None) == "NO_RULE"
         await promote(port, None)
 
@@ -138,7 +165,9 @@ async def test_plaintext_and_certificates_that_are_foreign_old_or_absent_are_ref
         await promote(port, files(folder, "operator"))
 
 
-async def test_a_server_that_is_another_service_foreign_or_old_is_not_believed(folder: Path, tmp_path: Path) -> None:
+async def test_a_server_that_is_another_service_foreign_or_old_is_not_believed(
+    folder: Path, tmp_path: Path
+) -> None:
     async with generator(folder, "session") as (_, port):
         with pytest.raises(UnavailableError):
             await promote(port, files(folder, "operator"))
@@ -157,7 +186,9 @@ async def test_a_server_that_is_another_service_foreign_or_old_is_not_believed(f
 async def test_health_is_told_to_any_service_with_a_certificate(folder: Path) -> None:
     async with (
         generator(folder) as (_, port),
-        open_channel(f"127.0.0.1:{port}", peer="generator", tls=files(folder, "session")) as channel,
+        open_channel(
+            f"127.0.0.1:{port}", peer="generator", tls=files(folder, "session")
+        ) as channel,
     ):
         request = health_pb2.HealthCheckRequest(service=GENERATOR)
         answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
@@ -169,7 +200,9 @@ async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -
     old, new = _authority(folder), Authority.make(1)
     async with (
         generator(folder) as (servicer, port),
-        open_channel(f"127.0.0.1:{port}", peer="generator", tls=files(folder, "gateway")) as channel,
+        open_channel(
+            f"127.0.0.1:{port}", peer="generator", tls=files(folder, "gateway")
+        ) as channel,
     ):
         stub = generator_pb2_grpc.GeneratorServiceStub(channel)
         streams = [_generate(stub)]
@@ -191,7 +224,8 @@ async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -
         streams.append(_generate(stub))
         assert await anext(streams[-1]) == "begun"
 
-        # The operator's is still of the old authority: that the new files are in use is seen by his being refused.
+        # The operator's is still of the old authority: that the new files are in use is seen by his
+        # being refused.
         with pytest.raises(UnavailableError):
             await promote(port, files(folder, "operator"))
         servicer.go_on.set()
@@ -219,7 +253,9 @@ def test_certificate_key_and_authority_are_set_together_or_not_at_all(folder: Pa
     for missing in whole:
         with pytest.raises(ValidationError) as caught:
             ServiceSettings(port=0, **{**whole, missing: None})
-        assert [(wrong["loc"], wrong["type"]) for wrong in caught.value.errors()] == [((), "incomplete")]
+        assert [(wrong["loc"], wrong["type"]) for wrong in caught.value.errors()] == [
+            ((), "incomplete")
+        ]
 
 
 def test_certificates_are_made_anew_before_they_expire(tmp_path: Path) -> None:
@@ -230,11 +266,15 @@ def test_certificates_are_made_anew_before_they_expire(tmp_path: Path) -> None:
     assert (tmp_path / "session.key").stat().st_mode & 0o077 == 0
 
 
-async def test_a_service_serves_as_a_process_under_its_table_and_its_certificates(tmp_path: Path) -> None:
+async def test_a_service_serves_as_a_process_under_its_table_and_its_certificates(
+    tmp_path: Path,
+) -> None:
     fill(tmp_path, ("gateway", "guardrail", "session"), 1)
     async with _guardrail_process(tmp_path) as port:
         for service, allowed in (("gateway", True), ("session", False)):
-            async with open_channel(f"127.0.0.1:{port}", peer="guardrail", tls=files(tmp_path, service)) as channel:
+            async with open_channel(
+                f"127.0.0.1:{port}", peer="guardrail", tls=files(tmp_path, service)
+            ) as channel:
                 check = guardrail_pb2_grpc.GuardrailServiceStub(channel).CheckInput
                 request = guardrail_pb2.CheckInputRequest(texts=["hello"])
                 if allowed:
@@ -251,12 +291,21 @@ async def _guardrail_process(folder: Path) -> AsyncIterator[int]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TW_")}
     environment |= {f"TW_GUARDRAIL_{name.upper()}": str(value) for name, value in values.items()}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.guardrail", cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "services.guardrail",
+        cwd=ROOT,
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
     try:
         async with asyncio.timeout(60):
-            while not (found := re.search(rb"serving\s+port=(\d+)", line := await process.stderr.readline())):
+            while not (
+                found := re.search(
+                    rb"serving\s+port=(\d+)", line := await process.stderr.readline()
+                )
+            ):
                 assert line, "the service ended before it served"
         yield int(found[1])
     finally:
@@ -266,11 +315,15 @@ async def _guardrail_process(folder: Path) -> AsyncIterator[int]:
 
 def _authority(folder: Path) -> Authority:
     """The folder's own."""
-    return Authority(Pair((folder / "authority.pem").read_bytes(), (folder / "authority.key").read_bytes()))
+    return Authority(
+        Pair((folder / "authority.pem").read_bytes(), (folder / "authority.key").read_bytes())
+    )
 
 
 def _believe(folder: Path, *authorities: Authority) -> None:
-    (folder / "authority.pem").write_bytes(b"".join(authority.pair.certificate for authority in authorities))
+    (folder / "authority.pem").write_bytes(
+        b"".join(authority.pair.certificate for authority in authorities)
+    )
 
 
 async def _generate(stub: Any) -> AsyncIterator[str]:

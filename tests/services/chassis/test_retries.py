@@ -21,7 +21,9 @@ BEGIN_TURN = "/thumbwheel.session.v1.SessionService/BeginTurn"
 SEND_MESSAGE = "/thumbwheel.chat.v1.ChatService/SendMessage"
 
 
-async def calls_of(text: str, *protos: FileDescriptor, seconds: float = 10) -> tuple[int, grpc.StatusCode, float]:
+async def calls_of(
+    text: str, *protos: FileDescriptor, seconds: float = 10
+) -> tuple[int, grpc.StatusCode, float]:
     """How often the server saw a call that fails, with what it failed, and how long that took."""
     async with inner_replica() as replica, open_channel(replica.target, *protos) as channel:
         stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
@@ -32,8 +34,12 @@ async def calls_of(text: str, *protos: FileDescriptor, seconds: float = 10) -> t
 
 
 def test_every_method_but_one_may_be_sent_twice() -> None:
-    services = [service for proto in PROTOS for service in proto.DESCRIPTOR.services_by_name.values()]
-    unmarked = {method.name for service in services for method in service.methods if not marked(method)}
+    services = [
+        service for proto in PROTOS for service in proto.DESCRIPTOR.services_by_name.values()
+    ]
+    unmarked = {
+        method.name for service in services for method in service.methods if not marked(method)
+    }
     assert unmarked == {"SendMessage"}
 
 

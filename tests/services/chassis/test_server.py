@@ -12,7 +12,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from services.chassis.channel import call_unary, open_channel
-from services.chassis.errors import DETAILS_KEY, InvalidArgumentError, NotFoundError, UnavailableError, from_rpc
+from services.chassis.errors import (
+    DETAILS_KEY,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+    from_rpc,
+)
 from services.chassis.identity import CallContext, Caller, bind_call, current_call, require_caller
 from services.chassis.interceptor import INTERNAL_TEXT
 from services.chassis.server import Registration, serving
@@ -29,7 +35,9 @@ class Echo(enhancer_pb2_grpc.EnhancerServiceServicer):
         self.remaining_seconds = 0.0
         self.release = asyncio.Event()
 
-    async def Enhance(self, request: enhancer_pb2.EnhanceRequest, context: Any) -> enhancer_pb2.EnhanceResponse:
+    async def Enhance(
+        self, request: enhancer_pb2.EnhanceRequest, context: Any
+    ) -> enhancer_pb2.EnhanceResponse:
         if request.text == "wrong":
             raise InvalidArgumentError("text is too long", field="text", limit="3 characters")
         if request.text == "crash":
@@ -45,7 +53,8 @@ async def echo_service() -> AsyncIterator[tuple[Echo, int]]:
     echo = Echo()
     add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
     async with serving(
-        ServiceSettings(port=0, drain_seconds=5, lame_duck_seconds=0), [Registration(NAME, add, echo)]
+        ServiceSettings(port=0, drain_seconds=5, lame_duck_seconds=0),
+        [Registration(NAME, add, echo)],
     ) as port:
         yield echo, port
 
@@ -81,7 +90,11 @@ async def test_a_domain_error_passes_through_a_client_of_ours_unchanged() -> Non
 @pytest.mark.parametrize("text", ["hello", "wrong", "crash"])
 async def test_a_call_that_is_traced_says_so_at_its_end_however_it_ends(text: str) -> None:
     number = "5e0c63257de34c92bf9efcd03927272e"
-    traced = (("traceparent", f"00-{number}-00f067aa0ba902b7-01"), ("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
+    traced = (
+        ("traceparent", f"00-{number}-00f067aa0ba902b7-01"),
+        ("x-tw-tenant", "acme"),
+        ("x-tw-user", "ada"),
+    )
     async with echo_client() as (_, stub, _channel):
         for metadata, found in ((traced, number), (traced[1:], None)):
             call = stub.Enhance(ask(text), timeout=5, metadata=metadata)

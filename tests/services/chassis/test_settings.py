@@ -35,7 +35,9 @@ def test_values_come_from_variables_with_the_prefix(monkeypatch: pytest.MonkeyPa
     assert load_settings(ParrotSettings).port == 7001
 
 
-def test_an_unknown_variable_of_the_prefix_is_refused_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_variable_of_the_prefix_is_refused_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TW_PARROT_PORT", "7001")
     monkeypatch.setenv("TW_PARROT_PROT", "7002")
     with pytest.raises(SettingsError) as refused:
@@ -64,7 +66,9 @@ def test_every_wrong_setting_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPat
     assert "xml" not in wrong
 
 
-def test_what_several_settings_must_have_together_is_told_as_they_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_several_settings_must_have_together_is_told_as_they_say_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TW_PARROT_PORT", "7001")
     monkeypatch.setenv("TW_PARROT_TLS_KEY", "here.pem")
     with pytest.raises(SettingsError) as refused:
@@ -94,15 +98,27 @@ SECRET = "correct-horse-battery-staple"
 
 
 def secrets_of(service: str) -> dict[str, str]:
-    """Variables for the secrets of a service without `principal_key`; the database URL is malformed."""
+    """Variables for the secrets of a service without `principal_key`; the database URL is
+    malformed.
+    """
     fields = settings_class(service).model_fields
-    named = [name for name, field in fields.items() if field.annotation is SecretStr or name.endswith("_url")]
-    return {f"TW_{service}_{name}".upper(): f"{SECRET}-{name}" for name in named if name != "principal_key"}
+    named = [
+        name
+        for name, field in fields.items()
+        if field.annotation is SecretStr or name.endswith("_url")
+    ]
+    return {
+        f"TW_{service}_{name}".upper(): f"{SECRET}-{name}"
+        for name in named
+        if name != "principal_key"
+    }
 
 
 def assert_no_secret(text: str) -> None:
     lines = text.splitlines()
-    assert [line for line in lines if not line.startswith("settings: ")] == [], "a traceback, or a warning"
+    assert [line for line in lines if not line.startswith("settings: ")] == [], (
+        "a traceback, or a warning"
+    )
     assert [line for line in lines if line.startswith("settings: database_url: ")]
     assert SECRET not in text
 
@@ -110,9 +126,14 @@ def assert_no_secret(text: str) -> None:
 @pytest.mark.parametrize("words", [(), ("migrate",)], ids=["serve", "migrate"])
 @pytest.mark.parametrize("service", ["feedback", "gateway", "generator", "session"])
 def test_no_error_quotes_a_secret(
-    service: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    service: str,
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Pydantic tells of a missing value with all that was given, and of a wrong one with what it was."""
+    """Pydantic tells of a missing value with all that was given, and of a wrong one with what it
+    was.
+    """
     for name, value in secrets_of(service).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", [service, *words])

@@ -12,4 +12,9 @@ from services.enhancer.vocabulary import read_vocabulary
 
 @pytest.fixture(scope="session")
 def enhancer() -> Enhancer:
-    return Enhancer(Speller(read_vocabulary(extra_counts())), Grammar(), LanguageGuess(), longest_characters=8_000)
+    return Enhancer(
+        Speller(read_vocabulary(extra_counts())),
+        Grammar(),
+        LanguageGuess(),
+        longest_characters=8_000,
+    )

@@ -33,12 +33,21 @@ def rounds_of(data: st.DataObject, draft: Draft) -> list[Edit]:
     for _ in range(data.draw(st.integers(0, 4))):
         start = data.draw(st.integers(0, len(draft.text)))
         end = data.draw(st.integers(start, min(len(draft.text), start + 4)))
-        edits.append(Edit(start, end, data.draw(st.text("xyz ", max_size=3)), data.draw(st.sampled_from(list(Kind)))))
+        edits.append(
+            Edit(
+                start,
+                end,
+                data.draw(st.text("xyz ", max_size=3)),
+                data.draw(st.sampled_from(list(Kind))),
+            )
+        )
     return edits
 
 
 @given(st.text("abc é", max_size=15), st.data())
-def test_the_edits_of_any_rounds_rebuild_the_text_from_the_original(original: str, data: st.DataObject) -> None:
+def test_the_edits_of_any_rounds_rebuild_the_text_from_the_original(
+    original: str, data: st.DataObject
+) -> None:
     draft = Draft(original)
     for _ in range(data.draw(st.integers(1, 4))):
         draft.revise(rounds_of(data, draft))
@@ -46,4 +55,6 @@ def test_the_edits_of_any_rounds_rebuild_the_text_from_the_original(original: st
     assert apply(original, edits) == draft.text
     for edit, following in pairwise(edits):
         assert edit.end <= following.start
-        assert edit.start < edit.end or following.start > edit.start or following.end > following.start
+        assert (
+            edit.start < edit.end or following.start > edit.start or following.end > following.start
+        )

@@ -29,7 +29,10 @@ from services.enhancer.prompt import Enhancer, Skip
         ("how do i learn r", "How do I learn r?"),
         ("i could of gone to the the shop", "I could have gone to the shop."),
         ("hello , how are you", "Hello, how are you?"),
-        ("what is the diffrence  between france and germany", "What is the difference between France and Germany?"),
+        (
+            "what is the diffrence  between france and germany",
+            "What is the difference between France and Germany?",
+        ),
         ("Waht is a definately good restaraunt", "What is a definitely good restaurant?"),
     ],
 )
@@ -83,7 +86,9 @@ def test_what_is_right_or_not_ours_stays_as_it_is(enhancer: Enhancer, text: str)
         ("a " * 5_000, Skip.TOO_LONG),
     ],
 )
-def test_other_languages_code_and_documents_are_not_tried(enhancer: Enhancer, text: str, skipped: Skip) -> None:
+def test_other_languages_code_and_documents_are_not_tried(
+    enhancer: Enhancer, text: str, skipped: Skip
+) -> None:
     enhancement = enhancer.enhance(text)
     assert (enhancement.text, enhancement.edits, enhancement.skipped) == (text, (), skipped)
 
@@ -100,7 +105,9 @@ TEXTS = st.one_of(st.lists(WORDS, max_size=14).map(" ".join), st.text(max_size=6
 
 @settings(max_examples=100)
 @given(TEXTS)
-def test_edits_rebuild_the_text_do_not_overlap_and_a_second_time_changes_nothing(enhancer: Enhancer, text: str) -> None:
+def test_edits_rebuild_the_text_do_not_overlap_and_a_second_time_changes_nothing(
+    enhancer: Enhancer, text: str
+) -> None:
     once = enhancer.enhance(text)
     assert apply(text, once.edits) == once.text
     for edit, following in pairwise(once.edits):

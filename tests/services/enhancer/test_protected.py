@@ -1,4 +1,6 @@
-"""Code, commands, technical terms and names stay as they are typed, and the words around them are corrected."""
+"""Code, commands, technical terms and names stay as they are typed, and the words around them are
+corrected.
+"""
 
 import pytest
 
@@ -138,15 +140,24 @@ def test_a_line_of_code_alone_stays(enhancer: Enhancer, line: str) -> None:
     assert enhancer.enhance(line).text == line
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if " " in line and " or " not in line and " vs " not in line])
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if " " in line and " or " not in line and " vs " not in line]
+)
 def test_a_line_of_code_below_a_question_stays(enhancer: Enhancer, line: str) -> None:
-    assert enhancer.enhance(f"wat does this do\n{line}").text.split("\n") == ["What does this do", line]
+    assert enhancer.enhance(f"wat does this do\n{line}").text.split("\n") == [
+        "What does this do",
+        line,
+    ]
 
 
 @pytest.mark.parametrize("between", ["\n", "\n\n"])
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
-def test_a_block_of_code_stays_and_the_prose_around_is_corrected(enhancer: Enhancer, block: str, between: str) -> None:
-    text = enhancer.enhance(f"plese fix teh code below{between}{block}{between}why does it not wrok").text
+def test_a_block_of_code_stays_and_the_prose_around_is_corrected(
+    enhancer: Enhancer, block: str, between: str
+) -> None:
+    text = enhancer.enhance(
+        f"plese fix teh code below{between}{block}{between}why does it not wrok"
+    ).text
     before, inside, after = text.partition(block)
     assert inside == block
     assert before.strip().lower().startswith("please fix the code below")
@@ -159,7 +170,9 @@ def test_a_block_of_code_alone_stays(enhancer: Enhancer, block: str) -> None:
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_technical_term_stays_where_a_sentence_begins_and_within(enhancer: Enhancer, term: str) -> None:
+def test_a_technical_term_stays_where_a_sentence_begins_and_within(
+    enhancer: Enhancer, term: str
+) -> None:
     assert enhancer.enhance(f"{term} is realy good").text == f"{term} is really good."
     assert enhancer.enhance(f"wat is {term}").text == f"What is {term}?"
 
@@ -171,7 +184,10 @@ def test_a_technical_term_stays_where_a_sentence_begins_and_within(enhancer: Enh
         ("what does chmod do", "What does chmod do?"),
         ("what does tar -xzf do", "What does tar -xzf do?"),
         ("how do i run grep -r foo . in a foldre", "How do I run grep -r foo . in a folder?"),
-        ("how do i run docker run -it ubuntu bash and exit", "How do I run docker run -it ubuntu bash and exit?"),
+        (
+            "how do i run docker run -it ubuntu bash and exit",
+            "How do I run docker run -it ubuntu bash and exit?",
+        ),
         ("write teh output of ls -la to a file", "Write the output of ls -la to a file."),
         ("make install fails on my machien", "make install fails on my machine"),
         ("curl returns an eror why", "curl returns an error why"),
@@ -196,10 +212,15 @@ def test_a_technical_term_stays_where_a_sentence_begins_and_within(enhancer: Enh
         ("what is $PTAH", "What is $PTAH?"),
         ("what does `retrun` do", "What does `retrun` do?"),
         ("why does foo[0] raise an eror", "Why does foo[0] raise an error?"),
-        ('here is my json {"nmae": "foo"} is it valid', 'Here is my json {"nmae": "foo"} is it valid.'),
+        (
+            'here is my json {"nmae": "foo"} is it valid',
+            'Here is my json {"nmae": "foo"} is it valid.',
+        ),
     ],
 )
-def test_code_within_a_sentence_stays_and_the_sentence_is_corrected(enhancer: Enhancer, typed: str, meant: str) -> None:
+def test_code_within_a_sentence_stays_and_the_sentence_is_corrected(
+    enhancer: Enhancer, typed: str, meant: str
+) -> None:
     assert enhancer.enhance(typed).text == meant
 
 
@@ -234,20 +255,28 @@ def test_a_name_and_a_short_unknown_word_stay(enhancer: Enhancer, typed: str, me
         ("explain teh tcp protocal", "Explain the tcp protocol."),
         ("whats the diffrence between tcp and udp", "What's the difference between tcp and udp?"),
         ("how do i conect to postgres with pyhton", "How do I connect to postgres with Python?"),
-        ("write a fucntion in pyhton that sorts a lsit", "Write a function in Python that sorts a list."),
+        (
+            "write a fucntion in pyhton that sorts a lsit",
+            "Write a function in Python that sorts a list.",
+        ),
         ("my javascritp code dosent work", "My JavaScript code doesn't work."),
         ("wat is a kuberntes deploymnet", "What is a kubernetes deployment?"),
         ("use git to undo my last comit", "Use git to undo my last commit."),
     ],
 )
-def test_a_misspelling_beside_technical_terms_is_corrected(enhancer: Enhancer, typed: str, meant: str) -> None:
+def test_a_misspelling_beside_technical_terms_is_corrected(
+    enhancer: Enhancer, typed: str, meant: str
+) -> None:
     assert enhancer.enhance(typed).text.lower() == meant.lower()
 
 
 @pytest.mark.parametrize(
-    "text", ["ciao come stai", "danke schon", "como instalar numpy", "que es tcp y udp", "was ist das"]
+    "text",
+    ["ciao come stai", "danke schon", "como instalar numpy", "que es tcp y udp", "was ist das"],
 )
-def test_a_short_text_of_another_language_is_not_taken_for_misspelled_english(enhancer: Enhancer, text: str) -> None:
+def test_a_short_text_of_another_language_is_not_taken_for_misspelled_english(
+    enhancer: Enhancer, text: str
+) -> None:
     assert enhancer.enhance(text).text == text
 
 

@@ -41,20 +41,30 @@ async def test_a_corrected_text_arrives_with_the_edits_that_made_it(enhancer: En
 
 @pytest.mark.parametrize(
     ("text", "skipped"),
-    [("¿Cómo estás hoy, amigo mío?", "language"), ("x = foo(1)", "code"), ("word " * 2_000, "too_long")],
+    [
+        ("¿Cómo estás hoy, amigo mío?", "language"),
+        ("x = foo(1)", "code"),
+        ("word " * 2_000, "too_long"),
+    ],
 )
-async def test_a_text_that_is_left_alone_says_why(enhancer: Enhancer, text: str, skipped: str) -> None:
+async def test_a_text_that_is_left_alone_says_why(
+    enhancer: Enhancer, text: str, skipped: str
+) -> None:
     async with client(enhancer) as stub:
         response = await stub.Enhance(enhancer_pb2.EnhanceRequest(text=text), timeout=10)
     assert (response.text, list(response.edits), response.skipped) == (text, [], skipped)
 
 
 @pytest.mark.parametrize("text", ["", "a" * 32_769])
-async def test_an_empty_or_too_long_text_is_refused_with_field_and_limit(enhancer: Enhancer, text: str) -> None:
+async def test_an_empty_or_too_long_text_is_refused_with_field_and_limit(
+    enhancer: Enhancer, text: str
+) -> None:
     async with client(enhancer) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Enhance(enhancer_pb2.EnhanceRequest(text=text), timeout=10)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     info = error_details_pb2.ErrorInfo()
-    status_pb2.Status.FromString(dict(caught.value.trailing_metadata() or ())[DETAILS_KEY]).details[0].Unpack(info)
+    status_pb2.Status.FromString(dict(caught.value.trailing_metadata() or ())[DETAILS_KEY]).details[
+        0
+    ].Unpack(info)
     assert dict(info.metadata) == {"field": "text", "limit": "1 to 32,768 characters"}

@@ -39,7 +39,9 @@ def vocabulary() -> Vocabulary:
         ("ca", "abc", 3),
     ],
 )
-def test_the_distance_is_that_of_optimal_string_alignment(left: str, right: str, expected: int) -> None:
+def test_the_distance_is_that_of_optimal_string_alignment(
+    left: str, right: str, expected: int
+) -> None:
     assert distance(left, right, 3) == distance(right, left, 3) == expected
 
 
@@ -52,7 +54,11 @@ def test_a_word_with_one_or_two_slips_is_found_with_its_distance(
     for _ in range(data.draw(st.integers(1, 2))):
         place = data.draw(st.integers(0, len(typed)))
         letter = data.draw(st.sampled_from("aeiost"))
-        typed = data.draw(st.sampled_from((typed[:place] + letter + typed[place:], typed[:place] + typed[place + 1 :])))
+        typed = data.draw(
+            st.sampled_from(
+                (typed[:place] + letter + typed[place:], typed[:place] + typed[place + 1 :])
+            )
+        )
     found = dict(vocabulary.similar(typed, 2)) if typed else {}
     true = distance(typed, word, 2)
     if typed and 0 < true <= 2:

@@ -1,4 +1,6 @@
-"""A ledger of several partitions over any store, filled without spools; compactions of it, and what a reader finds."""
+"""A ledger of several partitions over any store, filled without spools; compactions of it, and what
+a reader finds.
+"""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -83,7 +85,9 @@ class GoneNow:
     def of(self, rows: pa.Table) -> pa.BooleanArray:
         mask = pa.array([False] * rows.num_rows, pa.bool_())
         for principal, through in self.principals.items():
-            theirs = pc.and_(pc.equal(rows["principal"], principal), pc.less_equal(rows["sequence"], through))
+            theirs = pc.and_(
+                pc.equal(rows["principal"], principal), pc.less_equal(rows["sequence"], through)
+            )
             mask = pc.or_(mask, theirs)
         return mask
 
@@ -93,9 +97,13 @@ class GoneNow:
 
 
 class CompactedLog:
-    """One stream's partitions, sinks that commit what is appended, and compactors with a clock of the test's own."""
+    """One stream's partitions, sinks that commit what is appended, and compactors with a clock of
+    the test's own.
+    """
 
-    def __init__(self, engine: Engine, store: ObjectStore, partitions: int = 1, form: Format = FEEDBACK) -> None:
+    def __init__(
+        self, engine: Engine, store: ObjectStore, partitions: int = 1, form: Format = FEEDBACK
+    ) -> None:
         self.engine, self.store, self.form = engine, store, form
         self.ledger = Ledger(engine, now_us=lambda: self.now_us)
         self.compactors = Compactors(engine, clock_us=lambda connection: self.now_us)
@@ -114,7 +122,9 @@ class CompactedLog:
         for entry in entries:
             log.append(entry)
         fold_of = fold if self.form is FEEDBACK else (lambda *_: None)
-        sink = Sink(self.form, log, self.store, self.ledger, FlushLimits(len(entries), 1 << 30), fold_of)
+        sink = Sink(
+            self.form, log, self.store, self.ledger, FlushLimits(len(entries), 1 << 30), fold_of
+        )
         sink.assign()
         sink.flush()
 
@@ -134,7 +144,9 @@ class CompactedLog:
         store: ObjectStore | None = None,
         ledger: Ledger | None = None,
     ) -> Compaction:
-        return Compaction(ledger or self.ledger, self.compactors, store or self.store, self.erased, pace, at)
+        return Compaction(
+            ledger or self.ledger, self.compactors, store or self.store, self.erased, pace, at
+        )
 
     def pass_seconds(self, seconds: float) -> None:
         self.now_us += int(seconds * 1_000_000)
@@ -148,11 +160,18 @@ class CompactedLog:
 
     def rows(self) -> list[parquet.Row]:
         """All that a reader finds, in its order."""
-        return [row for item in self.served() for row in parquet.to_rows(read_served(self.store, item))]
+        return [
+            row for item in self.served() for row in parquet.to_rows(read_served(self.store, item))
+        ]
 
     def ids(self) -> list[str]:
         columns = [read_served(self.store, item, ["event_id"]) for item in self.served()]
-        return [event_id for rows in columns if rows.num_rows for event_id in rows["event_id"].to_pylist()]
+        return [
+            event_id
+            for rows in columns
+            if rows.num_rows
+            for event_id in rows["event_id"].to_pylist()
+        ]
 
     def keys(self, prefix: str = "") -> Collection[str]:
         return {found.key for found in self.store.list(prefix)}

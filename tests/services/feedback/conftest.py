@@ -1,4 +1,6 @@
-"""The feedback database on either server, on Postgres one for all tests, emptied for each; and a fast folder for simulations."""
+"""The feedback database on either server, on Postgres one for all tests, emptied for each; and a
+fast folder for simulations.
+"""
 
 import shutil
 import tempfile
@@ -18,7 +20,9 @@ __all__ = ["without_authorities"]
 
 @pytest.fixture
 def fast_directory(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a folder: for simulations, whose own disk decides what is durable."""
+    """In memory where there is such a folder: for simulations, whose own disk decides what is
+    durable.
+    """
     shm = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else tmp_path))
     yield root

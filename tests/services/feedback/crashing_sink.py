@@ -20,7 +20,9 @@ def sink_until(fatal: str, root: Path) -> None:
 
     spool = Spool(root / "spool" / "feedback", max_bytes=1 << 20, segment_bytes=1 << 20)
     ledger = Ledger(open_database(f"sqlite:///{root}/ledger.db"))
-    sink = Sink(FEEDBACK, spool, Directory(root / "objects"), ledger, FlushLimits(100, 1 << 20), fold, at)
+    sink = Sink(
+        FEEDBACK, spool, Directory(root / "objects"), ledger, FlushLimits(100, 1 << 20), fold, at
+    )
     sink.assign()
     while sink.flush():
         pass

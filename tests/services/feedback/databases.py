@@ -1,4 +1,6 @@
-"""Feedback's databases in tests: SQLite, copied from a migrated file (5 ms instead of 50), and cheap connections to Postgres."""
+"""Feedback's databases in tests: SQLite, copied from a migrated file (5 ms instead of 50), and
+cheap connections to Postgres.
+"""
 
 import os
 from functools import cache
@@ -14,7 +16,9 @@ from services.feedback.database import connect, migrate, open_database
 
 @pytest.fixture(autouse=True)
 def without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare pg8000 the certificate authorities of the system, 40 ms of a processor at each connection; test servers have none."""
+    """Spare pg8000 the certificate authorities of the system, 40 ms of a processor at each
+    connection; test servers have none.
+    """
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
 
 

@@ -1,7 +1,8 @@
-"""The history checker: what clients were told, against what the public reader finds. Invariants A to E of the durability page.
+"""The history checker: what clients were told, against what the public reader finds. Invariants A
+to E of the durability page.
 
-A acknowledged ⊆ snapshot · B each event once · C offsets contiguous and accounted for · D nothing that nobody sent, and
-nothing but the content that was acknowledged · E order of each conversation.
+A acknowledged ⊆ snapshot · B each event once · C offsets contiguous and accounted for · D nothing
+that nobody sent, and nothing but the content that was acknowledged · E order of each conversation.
 """
 
 from collections import Counter
@@ -31,7 +32,9 @@ class Store(Protocol):
 
 @dataclass
 class History:
-    """What happened at the clients: each conversation sends one event at a time, and the next after its ack."""
+    """What happened at the clients: each conversation sends one event at a time, and the next after
+    its ack.
+    """
 
     sent: dict[str, list[str]] = field(default_factory=dict)
     acknowledged: set[str] = field(default_factory=set)
@@ -45,7 +48,9 @@ def violations(
     ends: Mapping[Place, int],
     decode: Callable[[bytes], list[parquet.Row]] = decode,
 ) -> list[str]:
-    """Every invariant that does not hold; empty if all do. `ends` is one past the last offset of every log that there was."""
+    """Every invariant that does not hold; empty if all do. `ends` is one past the last offset of
+    every log that there was.
+    """
     found: list[str] = []
     rows: list[tuple[int, parquet.Row]] = []
     reached: dict[Place, int] = {}
@@ -55,14 +60,18 @@ def violations(
         if segment.sequence != sequence + 1:
             found.append(f"C: sequence {segment.sequence} follows {sequence}")
         if segment.start_offset != reached.get(place, 0):
-            found.append(f"C: segment {segment.sequence} begins at {segment.start_offset}, not {reached.get(place, 0)}")
+            found.append(
+                f"C: segment {segment.sequence} begins at {segment.start_offset}, not {reached.get(place, 0)}"
+            )
         sequence, reached[place] = segment.sequence, segment.end_offset
         here = decode(store.get(segment.object_key)) if segment.object_key else []
         found += _segment_violations(segment, here)
         rows += [(segment.sequence, row) for row in here]
     for place in ends.keys() | reached.keys():
         if reached.get(place, 0) != ends.get(place, 0):
-            found.append(f"C: the ledger of {place} ends at {reached.get(place, 0)}, the log at {ends.get(place, 0)}")
+            found.append(
+                f"C: the ledger of {place} ends at {reached.get(place, 0)}, the log at {ends.get(place, 0)}"
+            )
     return found + _event_violations(history, rows)
 
 
@@ -79,8 +88,13 @@ def _segment_violations(segment: Segment, rows: Collection[parquet.Row]) -> list
 def _event_violations(history: History, rows: list[tuple[int, parquet.Row]]) -> list[str]:
     times = Counter(str(row["event_id"]) for _, row in rows)
     sent = {event_id for events in history.sent.values() for event_id in events}
-    found = [f"A: {event_id} was acknowledged and is not there" for event_id in history.acknowledged - set(times)]
-    found += [f"B: {event_id} is there {number} times" for event_id, number in times.items() if number > 1]
+    found = [
+        f"A: {event_id} was acknowledged and is not there"
+        for event_id in history.acknowledged - set(times)
+    ]
+    found += [
+        f"B: {event_id} is there {number} times" for event_id, number in times.items() if number > 1
+    ]
     found += [f"D: nobody sent {event_id}" for event_id in set(times) - sent]
     in_order = [str(row["event_id"]) for _, row in sorted(rows, key=_accepted)]
     place = {event_id: number for number, event_id in enumerate(dict.fromkeys(in_order))}

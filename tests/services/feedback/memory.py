@@ -1,7 +1,8 @@
-"""Spool, claims, broker, ledger and store in memory, for the simulation of many replicas: each breaks by seed as the real one can.
+"""Spool, claims, broker, ledger and store in memory, for the simulation of many replicas: each
+breaks by seed as the real one can.
 
-They stand behind the ports of acceptance, relay and sink, whose own code runs. What is said here of durability is what the real
-ones are tested for by themselves.
+They stand behind the ports of acceptance, relay and sink, whose own code runs. What is said here of
+durability is what the real ones are tested for by themselves.
 """
 
 from collections import OrderedDict
@@ -11,7 +12,14 @@ from typing import Any
 
 from services.chassis.errors import UnavailableError
 from services.feedback.kafka.relay import PublishError
-from services.feedback.lake.ledger import Batch, FencedError, Lease, LedgerUnavailableError, Segment, Within
+from services.feedback.lake.ledger import (
+    Batch,
+    FencedError,
+    Lease,
+    LedgerUnavailableError,
+    Segment,
+    Within,
+)
 from services.feedback.lake.object_store import ObjectMissingError, ObjectStoreError, StoredObject
 from services.feedback.principals.gone import Owner
 from services.feedback.spool.accept import Claim
@@ -23,7 +31,9 @@ RECORDS_A_FILE = 4
 
 
 class MemorySpool:
-    """What is in `records` is durable. Whole files go when they are consumed, and the last one when all is."""
+    """What is in `records` is durable. Whole files go when they are consumed, and the last one when
+    all is.
+    """
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -79,7 +89,9 @@ class MemoryClaims:
         table, found = self._ledger.claims, {}
         for entry in entries:
             self._drawn += 1
-            fingerprint, order, holders = table.get(entry.event_id, (entry.fingerprint, self._drawn, 0))
+            fingerprint, order, holders = table.get(
+                entry.event_id, (entry.fingerprint, self._drawn, 0)
+            )
             table[entry.event_id] = (fingerprint, order, holders + 1)
             found[entry.event_id] = Claim(fingerprint, order)
             if (committed := self._ledger.ids.get(entry.event_id)) is not None:
@@ -130,7 +142,9 @@ class MemoryTopic:
 
 
 class MemoryPublisher:
-    """A broker that is away, takes only a part, loses its ack; and a relay that dies before or after it."""
+    """A broker that is away, takes only a part, loses its ack; and a relay that dies before or
+    after it.
+    """
 
     def __init__(self, faults: Faults, topic: MemoryTopic) -> None:
         self._faults, self._topic = faults, topic
@@ -156,7 +170,9 @@ class MemoryPublisher:
 
 
 class MemoryLedger:
-    """The ledger's rules without a database: one sequence, leases with epochs, each event id once, claims settled."""
+    """The ledger's rules without a database: one sequence, leases with epochs, each event id once,
+    claims settled.
+    """
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -201,7 +217,9 @@ class MemoryLedger:
 
     def advance(self, lease: Lease, batch: Batch) -> None:
         place = self.places[lease.topic_id, lease.partition]
-        if place != [lease.epoch, lease.end_offset] or not self.ids.keys().isdisjoint(batch.fingerprints):
+        if place != [lease.epoch, lease.end_offset] or not self.ids.keys().isdisjoint(
+            batch.fingerprints
+        ):
             raise FencedError("fenced")
         place[1] = batch.end_offset
 

@@ -1,8 +1,9 @@
-"""A world of two replicas over one broker, one ledger and one store: acceptance, relay, logs and sinks are the real code.
+"""A world of two replicas over one broker, one ledger and one store: acceptance, relay, logs and
+sinks are the real code.
 
-Clients send to any replica, again to another, now and then to both, and sometimes another content under a used id. Replicas crash
-at every step; batches are taken in part, acks get lost; partitions move while their old sink goes on as a zombie; the topic is made
-anew.
+Clients send to any replica, again to another, now and then to both, and sometimes another content
+under a used id. Replicas crash at every step; batches are taken in part, acks get lost; partitions
+move while their old sink goes on as a zombie; the topic is made anew.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +44,9 @@ def decode(record: Record) -> FeedbackEvent:
     entry = record.entry
     if entry.payload == GARBAGE:
         raise UndecodableError("garbage")
-    return FeedbackEvent(entry.event_id, "t", "p", entry.key, entry.key, "v", "a", 1, Thumb(entry.payload == UP))
+    return FeedbackEvent(
+        entry.event_id, "t", "p", entry.key, entry.key, "v", "a", 1, Thumb(entry.payload == UP)
+    )
 
 
 def encode(rows: Sequence[Row]) -> bytes:
@@ -56,7 +59,12 @@ def read(data: bytes) -> list[Row]:
     """The rows of an object, with the columns that a checker looks at."""
     parts = [line.split(" ") for line in data.decode().split("\n")]
     return [
-        {"offset": int(offset), "event_id": event_id, "accept_order": int(order), "up": up == "True"}
+        {
+            "offset": int(offset),
+            "event_id": event_id,
+            "accept_order": int(order),
+            "up": up == "True",
+        }
         for offset, event_id, order, up in parts
     ]
 
@@ -79,10 +87,14 @@ class Replica:
 
     def start(self) -> None:
         world = self._world
-        self.acceptance = Acceptance("feedback", self.spool, world.ledger, world.claims_of(), Unsealed())
+        self.acceptance = Acceptance(
+            "feedback", self.spool, world.ledger, world.claims_of(), Unsealed()
+        )
         self.acceptance.remember(self.spool.read(self.spool.start_offset, 1_000, ROOM))
         most = world.faults.random.randint(1, 5)
-        self.relay = world.relay_kind("feedback", self.spool, world.publisher, most, ROOM, self.acceptance.forget)
+        self.relay = world.relay_kind(
+            "feedback", self.spool, world.publisher, most, ROOM, self.acceptance.forget
+        )
 
 
 class Holding:
@@ -102,7 +114,9 @@ class Holding:
         wish = self.log.take_wish()
         self._position = self._position if wish is None else wish
         try:
-            found = self._world.topic.fetch(self.partition, self._position, self._world.faults.random.randint(1, 6))
+            found = self._world.topic.fetch(
+                self.partition, self._position, self._world.faults.random.randint(1, 6)
+            )
         except OffsetOutOfRangeError as error:
             self.log.fail(error)
             return
@@ -174,9 +188,13 @@ class Replicas:
 
     def problems(self) -> list[str]:
         """Every invariant that does not hold at the end."""
-        found = violations(self.history, self.catalogue(), self.store, "feedback", self.ends(), read) + self.wrong
+        found = (
+            violations(self.history, self.catalogue(), self.store, "feedback", self.ends(), read)
+            + self.wrong
+        )
         for conversation, events in self.history.sent.items():
-            # Which content of an event stands is the one that was acknowledged; which event, the last.
+            # Which content of an event stands is the one that was acknowledged; which event, the
+            # last.
             if events and self.standing[conversation].up != (self._said[events[-1]] == UP):
                 found.append(f"E: not the last thumb of {conversation} stands")
         return found
@@ -188,7 +206,9 @@ class Replicas:
             for number, log in enumerate(logs)
         }
 
-    def fold(self, _connection: object, _position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]) -> None:
+    def fold(
+        self, _connection: object, _position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
+    ) -> None:
         """As the table of thumbs is moved."""
         for record, event in kept:
             change = change_of(event, record.entry.accept_order)
@@ -199,7 +219,8 @@ class Replicas:
         if self.faults.strike(f"crash at {step}", 0.03):
             raise CrashError
         if step is not Step.TRIMMED and self.faults.strike(f"zombie at {step}", 0.05):
-            # Whoever called us is paused here; the partition moves, its new sink works, and then we go on as a zombie.
+            # Whoever called us is paused here; the partition moves, its new sink works, and then we
+            # go on as a zombie.
             partition = self.faults.random.randrange(PARTITIONS)
             self.holdings[partition] = Holding(self, partition)
             for _ in range(self.faults.random.randint(0, 3)):
@@ -239,7 +260,10 @@ class Replicas:
             del self._waiting[conversation]
             if self.faults.strike("other content under a used id", 0.1):
                 lie = DOWN if entry.fingerprint == UP else UP
-                self._store(self.faults.random.choice(self.replicas), Entry(entry.event_id, entry.key, lie, 1, lie))
+                self._store(
+                    self.faults.random.choice(self.replicas),
+                    Entry(entry.event_id, entry.key, lie, 1, lie),
+                )
 
     def _store(self, replica: Replica, entry: Entry) -> bool:
         """True if it was acknowledged. Whose content was acknowledged first must stand for ever."""
@@ -247,7 +271,10 @@ class Replicas:
         (result,) = replica.acceptance.store([[entry]]).results
         if isinstance(result, AlreadyExistsError):
             self.faults.counts["other content refused"] += 1
-        if isinstance(result, int) and self._said.setdefault(entry.event_id, entry.fingerprint) != entry.fingerprint:
+        if (
+            isinstance(result, int)
+            and self._said.setdefault(entry.event_id, entry.fingerprint) != entry.fingerprint
+        ):
             self.wrong.append(f"D: two contents of {entry.event_id} were acknowledged")
         return isinstance(result, int)
 

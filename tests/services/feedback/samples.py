@@ -19,7 +19,9 @@ from services.feedback.standing.thumbs import Thumbs
 KEY = "a key of the tests' own"
 MASTER = "5e" * 32
 ADA = Caller("acme", "ada")
-FEEDBACK = Format(Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback)
+FEEDBACK = Format(
+    Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback
+)
 TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 
 
@@ -28,7 +30,9 @@ def name(text: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, text))
 
 
-def feedback(request: str, message: str = "m", caller: Caller = ADA, at: int = 1_000) -> events_pb2.FeedbackEvent:
+def feedback(
+    request: str, message: str = "m", caller: Caller = ADA, at: int = 1_000
+) -> events_pb2.FeedbackEvent:
     """An event without a value; `at` is its accept time in seconds since 1970."""
     event = events_pb2.FeedbackEvent(
         event_id=name(f"{caller.key}/{request}"),
@@ -51,7 +55,9 @@ def thumb(
     return event
 
 
-def retraction(request: str, message: str = "m", caller: Caller = ADA, kind: str = "thumb") -> events_pb2.FeedbackEvent:
+def retraction(
+    request: str, message: str = "m", caller: Caller = ADA, kind: str = "thumb"
+) -> events_pb2.FeedbackEvent:
     event = feedback(request, message, caller)
     event.retraction.kind = kind
     return event
@@ -67,7 +73,9 @@ def correction(
 
 async def ups(thumbs: Thumbs, principal: str, message_ids: Sequence[str]) -> dict[str, bool | None]:
     """Message id → up, where a thumb stands."""
-    return {key: opinion.up for key, opinion in (await thumbs.standing(principal, message_ids)).items()}
+    return {
+        key: opinion.up for key, opinion in (await thumbs.standing(principal, message_ids)).items()
+    }
 
 
 def entry(request: str, up: bool = True, message: str = "m") -> Entry:
@@ -114,7 +122,9 @@ def sampled(answer: str = "forty-two", message: str = "m") -> events_pb2.TurnEve
 
 
 def erased(message: str = "m", event_id: str = "") -> events_pb2.TurnEvent:
-    """What session sends when the conversation of a turn is deleted. Golden bytes have an `event_id` of their own."""
+    """What session sends when the conversation of a turn is deleted. Golden bytes have an
+    `event_id` of their own.
+    """
     event = turn("", message)
     event.ClearField("context")
     event.ClearField("original_text")

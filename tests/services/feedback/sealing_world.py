@@ -1,4 +1,6 @@
-"""Both streams from acceptance to ledger over one database, sealed as the service does it, and the erasures beside them."""
+"""Both streams from acceptance to ledger over one database, sealed as the service does it, and the
+erasures beside them.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,7 +34,11 @@ class SealingWorld:
 
     def __init__(self, root: Path, engine: Engine) -> None:
         self.root, self.engine = root, engine
-        self.ledger, self.store, self.erasures = Ledger(engine), Directory(root / "objects"), Erasures(engine)
+        self.ledger, self.store, self.erasures = (
+            Ledger(engine),
+            Directory(root / "objects"),
+            Erasures(engine),
+        )
         master = MasterKey(MASTER)
         self.keys = DataKeys(engine, master)
         self.at: Callable[[Step], None] = lambda step: None
@@ -70,7 +76,9 @@ class SealingWorld:
                 pass
 
     def rows(self, stream: Stream = Stream.FEEDBACK) -> list[parquet.Row]:
-        keys = [segment.object_key for segment in self.ledger.segments(stream) if segment.object_key]
+        keys = [
+            segment.object_key for segment in self.ledger.segments(stream) if segment.object_key
+        ]
         return [row for key in keys for row in decode(self.store.get(key))]
 
     def all_of(self, table: Table) -> list[dict[str, Any]]:

@@ -1,4 +1,6 @@
-"""Runs of a world by seeds: a sound one has no problem and meets every fault, a mutant has the one that it was planted for."""
+"""Runs of a world by seeds: a sound one has no problem and meets every fault, a mutant has the one
+that it was planted for.
+"""
 
 from collections import Counter
 from collections.abc import Collection

@@ -1,4 +1,6 @@
-"""The bytes in the log: those of every release decode, fields of newer writers survive, broken ones say why."""
+"""The bytes in the log: those of every release decode, fields of newer writers survive, broken ones
+say why.
+"""
 
 import base64
 import json
@@ -10,12 +12,29 @@ from thumbwheel.generator.v1 import sample_pb2
 
 from services.chassis.errors import InvalidArgumentError
 from services.feedback import codec
-from services.feedback.events import ContextMessage, Correction, Retraction, Sample, Thumb, check_turn
+from services.feedback.events import (
+    ContextMessage,
+    Correction,
+    Retraction,
+    Sample,
+    Thumb,
+    check_turn,
+)
 from services.feedback.lake import parquet
 from services.feedback.principals.principal import principal_of
 from services.feedback.sink.sink import UndecodableError
 from services.feedback.spool.frames import Entry, Record
-from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, sampled, thumb, turn
+from tests.services.feedback.samples import (
+    ADA,
+    KEY,
+    correction,
+    erased,
+    name,
+    retraction,
+    sampled,
+    thumb,
+    turn,
+)
 from tests.support.errors import refused
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,19 +42,25 @@ UNKNOWN = b"\xaa\x06\x03new"  # field 101, length-delimited
 
 
 def golden(event_id: str, kind: str, release: str = "v1") -> Record:
-    """A record with the bytes that a release wrote. The files are never changed; a release adds one."""
+    """A record with the bytes that a release wrote. The files are never changed; a release adds
+    one.
+    """
     payload = base64.b64decode(json.loads((GOLDEN / f"{release}.json").read_text())[kind])
     return Record(0, 0, Entry(event_id, "key", bytes(32), 1, payload))
 
 
-def record(message: events_pb2.FeedbackEvent, payload: bytes | None = None, schema_major: int = 1) -> Record:
+def record(
+    message: events_pb2.FeedbackEvent, payload: bytes | None = None, schema_major: int = 1
+) -> Record:
     sent = payload if payload is not None else message.SerializeToString()
     return Record(3, 9, Entry(message.event_id, "key", bytes(32), schema_major, sent))
 
 
 def test_golden_bytes_of_a_thumb_decode() -> None:
     event = codec.decode_feedback(golden(name("acme/ada/golden"), "thumb"))
-    assert event.value == Thumb(up=False, reasons=("wrong", "too long"), comment="Stimmt nicht: 7 × 8 = 56 😀")
+    assert event.value == Thumb(
+        up=False, reasons=("wrong", "too long"), comment="Stimmt nicht: 7 × 8 = 56 😀"
+    )
     assert (event.tenant, event.principal) == ("acme", principal_of(KEY, ADA))
     assert (event.message_id, event.conversation_id) == (name("m"), name("conversation of m"))
     assert (event.model_version, event.arm, event.accept_us) == ("v1", "stable", 1_000_000_000)
@@ -63,7 +88,11 @@ def test_a_turn_says_whether_its_answer_was_shown_before() -> None:
     assert not codec.turn_from(message).cached
     message.cached = True
     event = codec.turn_from(message)
-    assert (event.cached, parquet.turn_row(event)["cached"], event.unknown_bytes) == (True, True, b"")
+    assert (event.cached, parquet.turn_row(event)["cached"], event.unknown_bytes) == (
+        True,
+        True,
+        b"",
+    )
 
 
 def test_a_turn_tells_what_was_sampled_and_one_from_before_tells_none() -> None:
@@ -168,10 +197,16 @@ def test_sealed_bytes_that_cannot_be_whole_are_not_read(length: int) -> None:
         (record(thumb("a"), schema_major=2), "schema_major", "UNSUPPORTED"),
         (record(correction("a", "x" * 8_193)), "event.correction.text", "INVALID_ARGUMENT"),
         (record(sealed(thumb("a"), b"\x02" + bytes(60))), "event.sealed", "INVALID_ARGUMENT"),
-        (record(sealed(correction("a", "x"), b"\x01" + bytes(60))), "event.sealed", "INVALID_ARGUMENT"),
+        (
+            record(sealed(correction("a", "x"), b"\x01" + bytes(60))),
+            "event.sealed",
+            "INVALID_ARGUMENT",
+        ),
     ],
 )
-def test_a_record_that_cannot_be_read_says_why_without_quoting_it(broken: Record, field: str, reason: str) -> None:
+def test_a_record_that_cannot_be_read_says_why_without_quoting_it(
+    broken: Record, field: str, reason: str
+) -> None:
     with refused(UndecodableError, field=field, reason=reason) as caught:
         codec.decode_feedback(broken)
     payload = broken.entry.payload.decode("latin-1")

@@ -1,4 +1,6 @@
-"""The schema: what is there is moved, on SQLite by the service itself; an old Postgres is refused; yesterday's state goes on."""
+"""The schema: what is there is moved, on SQLite by the service itself; an old Postgres is refused;
+yesterday's state goes on.
+"""
 
 import shutil
 import sqlite3
@@ -43,7 +45,9 @@ def test_the_code_knows_the_newest_revision() -> None:
 def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path}/made/ledger.db")
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": database.REVISION_TABLE})
+        context = MigrationContext.configure(
+            connection, opts={"version_table": database.REVISION_TABLE}
+        )
         assert compare_metadata(context, tables.metadata) == []
     engine.dispose()
 
@@ -52,7 +56,9 @@ def test_a_database_that_is_up_to_date_starts_without_alembic(tmp_path: Path) ->
     url = f"sqlite:///{tmp_path}/ledger.db"
     open_database(url).dispose()
     program = f"import sys; from services.feedback.database import open_database as o; o({url!r}); print('alembic' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -121,9 +127,15 @@ def test_yesterdays_state_is_taken_for_plain_and_is_erased_with_the_rest(tmp_pat
     root = yesterday(tmp_path)
     engine = open_database(f"sqlite:///{root}/ledger.db")
     with engine.begin() as connection:
-        streams = connection.execute(text("SELECT stream, sequence, plain_sequence FROM streams ORDER BY stream")).all()
+        streams = connection.execute(
+            text("SELECT stream, sequence, plain_sequence FROM streams ORDER BY stream")
+        ).all()
         dead = connection.execute(text("SELECT commit_us FROM dead_letters")).scalars().all()
-        segments = connection.execute(text("SELECT commit_us FROM segments WHERE dead_letters > 0")).scalars().all()
+        segments = (
+            connection.execute(text("SELECT commit_us FROM segments WHERE dead_letters > 0"))
+            .scalars()
+            .all()
+        )
     assert [tuple(row) for row in streams] == [("feedback", 2, 2), ("turns", 1, 1)]
     assert dead == segments, "they age from the day of their segment"
     world = SealingWorld(root, engine)
@@ -133,8 +145,12 @@ def test_yesterdays_state_is_taken_for_plain_and_is_erased_with_the_rest(tmp_pat
     erasure, _ = world.erasures.erase(principal_of(KEY, ADA), "acme")
     assert erasure.rewrite_us is None, "plain rows lie in objects"
     world.sink()
-    assert len(world.rows()) == sum(segment.rows for segment in world.ledger.segments("feedback")[:2])
-    assert [segment.tombstones for segment in world.ledger.segments("feedback")][2:] == [2], "what waited in the spool"
+    assert len(world.rows()) == sum(
+        segment.rows for segment in world.ledger.segments("feedback")[:2]
+    )
+    assert [segment.tombstones for segment in world.ledger.segments("feedback")][2:] == [2], (
+        "what waited in the spool"
+    )
     assert world.standing() == (0, 0)
     assert catch_up(world.ledger, world.store, "feedback") is False
     with engine.begin() as connection:

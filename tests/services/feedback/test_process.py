@@ -45,7 +45,9 @@ class Service:
 
     def start(self) -> feedback_pb2_grpc.FeedbackLogServiceStub:
         command = [sys.executable, "-m", "services.feedback"]
-        self.process = subprocess.Popen(command, env=os.environ | self.settings(), stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, env=os.environ | self.settings(), stderr=subprocess.DEVNULL
+        )
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         grpc.channel_ready_future(self.channel).result(timeout=BOOT_SECONDS)
         return feedback_pb2_grpc.FeedbackLogServiceStub(self.channel)
@@ -70,7 +72,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def record(stub: Any, event: events_pb2.FeedbackEvent) -> None:
-    stub.RecordFeedback(feedback_pb2.RecordFeedbackRequest(event=event), timeout=10, metadata=IDENTITY)
+    stub.RecordFeedback(
+        feedback_pb2.RecordFeedbackRequest(event=event), timeout=10, metadata=IDENTITY
+    )
 
 
 def committed(root: Path, stream: str) -> list[str]:
@@ -105,7 +109,10 @@ def test_kill_9_right_after_an_ack_loses_nothing_and_repeats_nothing(
     assert "waiting=2" in capsys.readouterr().out, "the audit works beside the service"
 
     assert service.stop(signal.SIGTERM) == 0
-    assert committed(service.root, "feedback") == [thumb("first").event_id, thumb("last", message="n").event_id]
+    assert committed(service.root, "feedback") == [
+        thumb("first").event_id,
+        thumb("last", message="n").event_id,
+    ]
     assert committed(service.root, "turns") == [turn(message="m").event_id]
     assert main() == 0
 

@@ -1,5 +1,5 @@
-"""Thousands of seeded histories of two replicas over one broker: nothing acknowledged is lost, twice or out of order; and every
-planted mutant is found.
+"""Thousands of seeded histories of two replicas over one broker: nothing acknowledged is lost,
+twice or out of order; and every planted mutant is found.
 """
 
 from collections import Counter
@@ -100,7 +100,20 @@ class StoreListing:
             start, end = (int(part) for part in key.rsplit("/", 1)[1].split("-")[:2])
             rows = len(read(self._store.get(key)))
             found.append(
-                Segment(stream, topic_id, int(partition), number, start, end, key, "", rows, 0, end - start - rows, 1)
+                Segment(
+                    stream,
+                    topic_id,
+                    int(partition),
+                    number,
+                    start,
+                    end,
+                    key,
+                    "",
+                    rows,
+                    0,
+                    end - start - rows,
+                    1,
+                )
             )
         return found
 

@@ -1,4 +1,6 @@
-"""FeedbackLogService over a real socket, wired as in production: answers, limits, who may ask for what."""
+"""FeedbackLogService over a real socket, wired as in production: answers, limits, who may ask for
+what.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -57,10 +59,14 @@ class Client:
         return await call_unary("feedback", getattr(self._stub, method), request, within_seconds=20)
 
     async def record(self, event: events_pb2.FeedbackEvent, caller: Caller | None = ADA) -> Any:
-        return await self.call("RecordFeedback", feedback_pb2.RecordFeedbackRequest(event=event), caller)
+        return await self.call(
+            "RecordFeedback", feedback_pb2.RecordFeedbackRequest(event=event), caller
+        )
 
     async def append(self, *turns: events_pb2.TurnEvent) -> Any:
-        return await self.call("AppendTurns", feedback_pb2.AppendTurnsRequest(turns=turns), caller=None)
+        return await self.call(
+            "AppendTurns", feedback_pb2.AppendTurnsRequest(turns=turns), caller=None
+        )
 
     async def thumbs(self, *messages: str, caller: Caller | None = ADA) -> dict[str, bool]:
         request = feedback_pb2.GetThumbsRequest(message_ids=[name(message) for message in messages])
@@ -70,7 +76,9 @@ class Client:
         """What a reader finds, once so many rows are committed."""
         async with asyncio.timeout(30):
             while True:
-                answer = await self.call("ListSegments", feedback_pb2.ListSegmentsRequest(stream=stream))
+                answer = await self.call(
+                    "ListSegments", feedback_pb2.ListSegmentsRequest(stream=stream)
+                )
                 if sum(segment.rows for segment in answer.segments) >= at_least:
                     break
                 await asyncio.sleep(0.02)
@@ -109,7 +117,9 @@ async def test_feedback_is_acknowledged_seen_at_once_counted_and_sunk(tmp_path: 
         await client.record(thumb("b", up=False))
         await client.record(correction("c", "42"))
         counts = await client.call("CountThumbs", feedback_pb2.CountThumbsRequest(), caller=None)
-        assert [(c.model_version, c.arm, c.up, c.down) for c in counts.counts] == [("v1", "stable", 0, 1)]
+        assert [(c.model_version, c.arm, c.up, c.down) for c in counts.counts] == [
+            ("v1", "stable", 0, 1)
+        ]
         rows = await client.rows(feedback_pb2.STREAM_FEEDBACK, 3)
         assert [row["kind"] for row in rows] == ["thumb", "thumb", "correction"]
         assert await client.thumbs("m") == {name("m"): False}
@@ -168,22 +178,40 @@ async def test_segments_are_listed_after_a_sequence(tmp_path: Path) -> None:
         for number, request in enumerate("ab", start=1):
             await client.record(thumb(request))
             await client.rows(feedback_pb2.STREAM_FEEDBACK, number)
-        request = feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=1)
+        request = feedback_pb2.ListSegmentsRequest(
+            stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=1
+        )
         (segment,) = (await client.call("ListSegments", request)).segments
-        assert (segment.sequence, segment.start_offset, segment.end_offset, segment.rows) == (2, 1, 2, 1)
+        assert (segment.sequence, segment.start_offset, segment.end_offset, segment.rows) == (
+            2,
+            1,
+            2,
+            1,
+        )
         assert segment.commit_time.seconds > 1_600_000_000
 
 
-async def test_what_the_service_compacts_is_listed_whole_after_any_sequence_in_it(tmp_path: Path) -> None:
+async def test_what_the_service_compacts_is_listed_whole_after_any_sequence_in_it(
+    tmp_path: Path,
+) -> None:
     async with running(tmp_path, compaction_minutes=0.001, compaction_settle_minutes=0) as client:
         for number, request in enumerate("ab", start=1):
             await client.record(thumb(request))
             await client.rows(feedback_pb2.STREAM_FEEDBACK, number)
-        request = feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=1)
+        request = feedback_pb2.ListSegmentsRequest(
+            stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=1
+        )
         async with asyncio.timeout(30):
-            while (segment := (await client.call("ListSegments", request)).segments[0]).first_sequence != 1:
+            while (
+                segment := (await client.call("ListSegments", request)).segments[0]
+            ).first_sequence != 1:
                 await asyncio.sleep(0.02)
-        assert (segment.sequence, segment.topic_id, segment.end_offset, segment.rows) == (2, "", 0, 2)
+        assert (segment.sequence, segment.topic_id, segment.end_offset, segment.rows) == (
+            2,
+            "",
+            0,
+            2,
+        )
         ids = [row["event_id"] for row in await client.rows(feedback_pb2.STREAM_FEEDBACK, 2)]
         assert ids == [thumb("a").event_id, thumb("b").event_id]
 
@@ -193,7 +221,9 @@ async def test_an_orphan_object_is_never_listed(tmp_path: Path) -> None:
         await client.record(thumb("a"))
         await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)
         (path,) = (tmp_path / "objects").rglob("*.parquet")
-        (path.parent / "00000000000000000001-00000000000000000002-000000000000.parquet").write_bytes(path.read_bytes())
+        (
+            path.parent / "00000000000000000001-00000000000000000002-000000000000.parquet"
+        ).write_bytes(path.read_bytes())
         assert len(await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)) == 1
 
 
@@ -258,7 +288,9 @@ REFUSED: dict[str, tuple[events_pb2.FeedbackEvent, str]] = {
 
 
 def _after(sequence: int) -> feedback_pb2.ListSegmentsRequest:
-    return feedback_pb2.ListSegmentsRequest(stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=sequence)
+    return feedback_pb2.ListSegmentsRequest(
+        stream=feedback_pb2.STREAM_FEEDBACK, after_sequence=sequence
+    )
 
 
 def _many(count: int) -> list[events_pb2.TurnEvent]:
@@ -293,14 +325,22 @@ TURNS_REFUSED: dict[str, tuple[Callable[[], list[events_pb2.TurnEvent]], str]] =
 }
 
 
-async def test_what_is_wrong_is_refused_with_its_field_and_its_limit_and_nothing_is_stored(tmp_path: Path) -> None:
+async def test_what_is_wrong_is_refused_with_its_field_and_its_limit_and_nothing_is_stored(
+    tmp_path: Path,
+) -> None:
     async with running(tmp_path, flush_seconds=600) as client:
         calls = [(case, client.record(event), field) for case, (event, field) in REFUSED.items()]
-        calls += [(case, client.append(*turns()), field) for case, (turns, field) in TURNS_REFUSED.items()]
+        calls += [
+            (case, client.append(*turns()), field) for case, (turns, field) in TURNS_REFUSED.items()
+        ]
         calls += [
             ("no ids", client.thumbs(), "message_ids"),
             ("too many ids", client.thumbs(*map(str, range(1_001))), "message_ids"),
-            ("stream", client.call("ListSegments", feedback_pb2.ListSegmentsRequest(stream=9)), "stream"),
+            (
+                "stream",
+                client.call("ListSegments", feedback_pb2.ListSegmentsRequest(stream=9)),
+                "stream",
+            ),
             ("sequence", client.call("ListSegments", _after(2**63)), "after_sequence"),
         ]
         for case, call, field in calls:
@@ -343,7 +383,9 @@ async def test_a_full_spool_is_unavailable_and_says_so(tmp_path: Path) -> None:
         assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_sink_that_must_not_go_on_ends_the_service_and_is_not_left_behind_silently(tmp_path: Path) -> None:
+async def test_a_sink_that_must_not_go_on_ends_the_service_and_is_not_left_behind_silently(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         async with running(tmp_path) as client:
             engine = open_sqlite(tmp_path / "ledger.db")
@@ -374,10 +416,18 @@ async def test_acks_thumbs_and_rows_are_counted(tmp_path: Path) -> None:
         for _ in range(2):
             await client.record(thumb("a", up=False))
         await client.record(correction("b"))
-    assert [after - earlier for after, earlier in zip(counts(), before, strict=True)] == [2, 1, 1, 3, 2]
+    assert [after - earlier for after, earlier in zip(counts(), before, strict=True)] == [
+        2,
+        1,
+        1,
+        3,
+        2,
+    ]
 
 
-async def test_an_experiment_tells_who_met_a_version_and_what_they_think_also_to_prometheus(tmp_path: Path) -> None:
+async def test_an_experiment_tells_who_met_a_version_and_what_they_think_also_to_prometheus(
+    tmp_path: Path,
+) -> None:
     async with running(tmp_path) as client:
         await client.append(turn(message="m"), turn(message="n"))
         await client.record(thumb("a", up=True))

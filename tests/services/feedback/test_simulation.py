@@ -1,4 +1,6 @@
-"""Seeded crashes, zombies and lost acks at every step: the history checker finds nothing, and finds every planted mutant."""
+"""Seeded crashes, zombies and lost acks at every step: the history checker finds nothing, and finds
+every planted mutant.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +36,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("seeds", [SEEDS, pytest.param(LONG_SEEDS, marks=pytest.mark.long)])
-def test_nothing_acknowledged_is_lost_and_nothing_is_twice(seeds: int, fast_directory: Path) -> None:
+def test_nothing_acknowledged_is_lost_and_nothing_is_twice(
+    seeds: int, fast_directory: Path
+) -> None:
     check_sound(World, seeds, FAULTS, fast_directory)
 
 
@@ -61,7 +65,9 @@ class LooseLedger(ForgetfulLedger):
 
     def _advance(self, connection: Connection, lease: Lease, end_offset: int) -> None:
         table = tables.partitions
-        connection.execute(update(table).where(table.c.topic_id == lease.topic_id).values(end_offset=end_offset))
+        connection.execute(
+            update(table).where(table.c.topic_id == lease.topic_id).values(end_offset=end_offset)
+        )
 
 
 class LooseLedgerWorld(World):
@@ -97,7 +103,10 @@ class BlindSink(Sink):
     def _sort(self, records: list[Record]):
         found = super()._sort(records)
         for record in records:
-            if record not in [kept for kept, _ in found.kept] and record.entry.payload != b"\xff\xff":
+            if (
+                record not in [kept for kept, _ in found.kept]
+                and record.entry.payload != b"\xff\xff"
+            ):
                 found.kept.append((record, self._form.decode(record)))
         return found
 
@@ -122,10 +131,14 @@ class StoreListing:
 
     def segments(self, stream: str) -> list[Segment]:
         found = []
-        for number, key in enumerate(sorted(found.key for found in self._store.list(f"{stream}/")), start=1):
+        for number, key in enumerate(
+            sorted(found.key for found in self._store.list(f"{stream}/")), start=1
+        ):
             start, end = (int(part) for part in key.rsplit("/", 1)[1].split("-")[:2])
             rows = len(decode(self._store.get(key)))
-            found.append(Segment(stream, "", 0, number, start, end, key, "", rows, 0, end - start - rows, 1))
+            found.append(
+                Segment(stream, "", 0, number, start, end, key, "", rows, 0, end - start - rows, 1)
+            )
         return found
 
 
@@ -140,7 +153,8 @@ class StoreListingWorld(World):
         (StartOffsetWorld, "A"),
         (StoreListingWorld, "B"),
         (NoDedupWorld, "B"),
-        # The next three never get as far as a loss: the sink stops because ledger and log do not fit.
+        # The next three never get as far as a loss: the sink stops because ledger and log do not
+        # fit.
         (NoSyncWorld, "stopped"),
         (LooseLedgerWorld, "stopped"),
         (EarlyTrimWorld, "stopped"),

@@ -1,6 +1,8 @@
-"""A small world that runs the real spool, acceptance, sink and ledger, and breaks them at every step by a seed.
+"""A small world that runs the real spool, acceptance, sink and ledger, and breaks them at every
+step by a seed.
 
-Faults: crash at each step of accept and sink, unsynced bytes torn off, a zombie writer that goes on after its takeover,
+Faults: crash at each step of accept and sink, unsynced bytes torn off, a zombie writer that goes on
+    after its takeover,
 lost acks of put and commit, failed puts, records twice in the log, records that cannot be decoded.
 """
 
@@ -91,7 +93,9 @@ def _path(descriptor: int) -> str:
 
 
 class World:
-    """One service over one spool folder, one store, one database; clients; faults by seed. Mutants override the parts."""
+    """One service over one spool folder, one store, one database; clients; faults by seed. Mutants
+    override the parts.
+    """
 
     ledger_kind: type[ForgetfulLedger] = ForgetfulLedger
     sink_kind: type[Sink] = Sink
@@ -148,11 +152,17 @@ class World:
 
     def _start(self) -> None:
         self.spool = Spool(
-            self._directory, max_bytes=1 << 20, segment_bytes=2_000, device=self.disk.device(), now_us=lambda: 1
+            self._directory,
+            max_bytes=1 << 20,
+            segment_bytes=2_000,
+            device=self.disk.device(),
+            now_us=lambda: 1,
         )
         self._running = True
         self.sink = self._new_sink()
-        self.acceptance = Acceptance(FEEDBACK.stream, self.spool, self.ledger, NoClaims(), self.sealer)
+        self.acceptance = Acceptance(
+            FEEDBACK.stream, self.spool, self.ledger, NoClaims(), self.sealer
+        )
         self.acceptance.remember(self.spool.read(self.sink.position, 1_000, 1 << 20))
 
     def _stop(self) -> None:
@@ -180,13 +190,20 @@ class World:
             if conversation not in self._waiting:
                 request = f"r{next(self._numbers)}"
                 self._waiting[conversation] = request
-                self.history.sent[conversation].append(self._event(conversation, request, 0).event_id)
+                self.history.sent[conversation].append(
+                    self._event(conversation, request, 0).event_id
+                )
         self._send(conversations)
 
     def _send(self, conversations: Sequence[str]) -> None:
-        """One group commit; a client without an ack sends the same event again, accepted at another time."""
+        """One group commit; a client without an ack sends the same event again, accepted at another
+        time.
+        """
         again = self.faults.random.randint(1, 1_000)
-        events = [self._event(conversation, self._waiting[conversation], again) for conversation in conversations]
+        events = [
+            self._event(conversation, self._waiting[conversation], again)
+            for conversation in conversations
+        ]
         stored = self.acceptance.store([[codec.feedback_entry(event)] for event in events])
         if self.faults.strike("crash before reply", 0.05):
             raise CrashError
@@ -229,7 +246,8 @@ class World:
         if self.faults.strike(f"crash at {step}", 0.04):
             raise CrashError
         if step is not Step.TRIMMED and self.faults.strike(f"zombie at {step}", 0.06):
-            # Whoever called us is paused here; another takes over, works, and then we go on as a zombie.
+            # Whoever called us is paused here; another takes over, works, and then we go on as a
+            # zombie.
             self.sink = self._new_sink()
             for _ in range(self.faults.random.randint(0, 2)):
                 self._flush()

@@ -1,4 +1,6 @@
-"""The table of bad input: what is sent, and what the answer must name. Run over both doors; also against the real stack."""
+"""The table of bad input: what is sent, and what the answer must name. Run over both doors; also
+against the real stack.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ ANSWER, USER_MESSAGE, FOREIGN_CONVERSATION = "<answer>", "<user message>", "<for
 
 @dataclass(frozen=True)
 class BadInput:
-    """One request in protobuf's JSON. `field` and `limit` must be named by the error; `limit` in part."""
+    """One request in protobuf's JSON. `field` and `limit` must be named by the error; `limit` in
+    part.
+    """
 
     name: str
     request: Mapping[str, Any]
@@ -46,24 +50,43 @@ TABLE = (
     BadInput("blank text", _say(" \n\t "), WRONG, "input.text", "not all blank"),
     BadInput("no action", {}, WRONG, "action", "input, regenerate"),
     BadInput("1 MB", _say("x" * 1_000_000), WRONG, "input.text", "32,768 characters"),
-    BadInput("one character too many", _say("x" * 32_769), WRONG, "input.text", "32,768 characters"),
+    BadInput(
+        "one character too many", _say("x" * 32_769), WRONG, "input.text", "32,768 characters"
+    ),
     BadInput("unknown task", _say(task=99), WRONG, "task", "creative"),
     BadInput("unknown disconnect policy", _say(onDisconnect=7), WRONG, "on_disconnect", "cancel"),
     BadInput("temperature 9", _sampling(temperature=9), WRONG, "sampling.temperature", "0 to 2"),
-    BadInput("temperature below 0", _sampling(temperature=-0.1), WRONG, "sampling.temperature", "0 to 2"),
-    BadInput("temperature not a number", _sampling(temperature="NaN"), WRONG, "sampling.temperature", "0 to 2"),
+    BadInput(
+        "temperature below 0", _sampling(temperature=-0.1), WRONG, "sampling.temperature", "0 to 2"
+    ),
+    BadInput(
+        "temperature not a number",
+        _sampling(temperature="NaN"),
+        WRONG,
+        "sampling.temperature",
+        "0 to 2",
+    ),
     BadInput("top_p 0", _sampling(topP=0), WRONG, "sampling.top_p", "above 0 to 1"),
     BadInput("no tokens", _sampling(maxTokens=0), WRONG, "sampling.max_tokens", "1 to 4,096"),
-    BadInput("too many tokens", _sampling(maxTokens=4097), WRONG, "sampling.max_tokens", "1 to 4,096"),
+    BadInput(
+        "too many tokens", _sampling(maxTokens=4097), WRONG, "sampling.max_tokens", "1 to 4,096"
+    ),
     BadInput("five stops", _sampling(stop=["a"] * 5), WRONG, "sampling.stop", "at most 4"),
     BadInput("long stop", _sampling(stop=["a" * 65]), WRONG, "sampling.stop", "64 characters"),
     BadInput("long request id", _say(requestId="r" * 65), WRONG, "request_id", "64 characters"),
     BadInput("conversation id no UUID", _say(conversationId="x"), WRONG, "conversation_id", "UUID"),
     BadInput("parent id no UUID", _say(parentMessageId="x"), WRONG, "parent_message_id", "UUID"),
-    BadInput("foreign conversation", _say(conversationId=FOREIGN_CONVERSATION), MISSING, "conversation_id"),
+    BadInput(
+        "foreign conversation",
+        _say(conversationId=FOREIGN_CONVERSATION),
+        MISSING,
+        "conversation_id",
+    ),
     BadInput("missing conversation", _say(conversationId=MISSING_UUID), MISSING, "conversation_id"),
     BadInput("regenerate nothing", {"regenerate": {}}, WRONG, "regenerate.message_id", "UUID"),
-    BadInput("regenerate unknown", {"regenerate": {"messageId": MISSING_UUID}}, MISSING, "message_id"),
+    BadInput(
+        "regenerate unknown", {"regenerate": {"messageId": MISSING_UUID}}, MISSING, "message_id"
+    ),
     BadInput("unknown model", _say(model="gpt-9"), MISSING, "model", "thumbwheel"),
     BadInput("impossible model", _say(model="No Such"), WRONG, "model", "a-z"),
     BadInput(
@@ -82,18 +105,44 @@ TABLE = (
     ),
     BadInput(
         "history in an old conversation",
-        {"input": {"text": "a", "history": [{"role": "ROLE_USER", "text": "b"}]}, "conversationId": MISSING_UUID},
+        {
+            "input": {"text": "a", "history": [{"role": "ROLE_USER", "text": "b"}]},
+            "conversationId": MISSING_UUID,
+        },
         WRONG,
         "input.history",
         "new",
     ),
     BadInput("no key", _say(), "UNAUTHENTICATED", "authorization", "Bearer tw_", key=None),
     BadInput("wrong key", _say(), "UNAUTHENTICATED", "authorization", "Bearer tw_", key=WRONG_KEY),
-    BadInput("thumb on an unknown message", _thumb(MISSING_UUID), MISSING, "message_id", method=FEEDBACK),
+    BadInput(
+        "thumb on an unknown message", _thumb(MISSING_UUID), MISSING, "message_id", method=FEEDBACK
+    ),
     BadInput("thumb on no UUID", _thumb("x"), WRONG, "message_id", "UUID", method=FEEDBACK),
-    BadInput("thumb on a user's message", _thumb(USER_MESSAGE), WRONG, "message_id", "an answer", method=FEEDBACK),
-    BadInput("thumb without request id", _thumb(ANSWER, ""), WRONG, "request_id", "1 to 64", method=FEEDBACK),
-    BadInput("nothing said", {"messageId": ANSWER, "requestId": "r"}, WRONG, "value", "thumb", method=FEEDBACK),
+    BadInput(
+        "thumb on a user's message",
+        _thumb(USER_MESSAGE),
+        WRONG,
+        "message_id",
+        "an answer",
+        method=FEEDBACK,
+    ),
+    BadInput(
+        "thumb without request id",
+        _thumb(ANSWER, ""),
+        WRONG,
+        "request_id",
+        "1 to 64",
+        method=FEEDBACK,
+    ),
+    BadInput(
+        "nothing said",
+        {"messageId": ANSWER, "requestId": "r"},
+        WRONG,
+        "value",
+        "thumb",
+        method=FEEDBACK,
+    ),
     BadInput(
         "nine reasons",
         _thumb(ANSWER, thumb={"up": False, "reasons": ["a"] * 9}),
@@ -126,13 +175,31 @@ TABLE = (
         "thumb or correction",
         method=FEEDBACK,
     ),
-    BadInput("thumb without a key", _thumb(ANSWER), "UNAUTHENTICATED", "authorization", method=FEEDBACK, key=None),
-    BadInput("consent to nothing said", {}, WRONG, "training", "true or false", method="SetConsent"),
     BadInput(
-        "consent without a key", {"training": True}, "UNAUTHENTICATED", "authorization", method="SetConsent", key=None
+        "thumb without a key",
+        _thumb(ANSWER),
+        "UNAUTHENTICATED",
+        "authorization",
+        method=FEEDBACK,
+        key=None,
     ),
-    BadInput("erasure id no UUID", {"erasureId": "x"}, WRONG, "erasure_id", "UUID", method="GetErasure"),
-    BadInput("missing erasure", {"erasureId": MISSING_UUID}, MISSING, "erasure_id", method="GetErasure"),
+    BadInput(
+        "consent to nothing said", {}, WRONG, "training", "true or false", method="SetConsent"
+    ),
+    BadInput(
+        "consent without a key",
+        {"training": True},
+        "UNAUTHENTICATED",
+        "authorization",
+        method="SetConsent",
+        key=None,
+    ),
+    BadInput(
+        "erasure id no UUID", {"erasureId": "x"}, WRONG, "erasure_id", "UUID", method="GetErasure"
+    ),
+    BadInput(
+        "missing erasure", {"erasureId": MISSING_UUID}, MISSING, "erasure_id", method="GetErasure"
+    ),
 )
 
 # How a method is called over HTTP: with what is left of the request as its body.
@@ -179,18 +246,45 @@ BAD_JSON = (
     BadJson("deep JSON", b"[" * 100_000, "body", "JSON"),
     BadJson("half a character", b'{"input": {"text": "\\ud800"}}', "input.text", "Unicode"),
     BadJson("unknown field", b'{"input": {"text": "a"}, "colour": 1}', "colour", "conversationId"),
-    BadJson("unknown field within", b'{"input": {"text": "a", "colour": 1}}', "input.colour", "history"),
+    BadJson(
+        "unknown field within", b'{"input": {"text": "a", "colour": 1}}', "input.colour", "history"
+    ),
     BadJson("a number as text", b'{"input": {"text": 1}}', "input.text", "text"),
     BadJson(
-        "a text as number", b'{"input": {"text": "a"}, "sampling": {"temperature": "hot"}}', "sampling.temperature"
+        "a text as number",
+        b'{"input": {"text": "a"}, "sampling": {"temperature": "hot"}}',
+        "sampling.temperature",
     ),
-    BadJson("unknown name of a task", b'{"input": {"text": "a"}, "task": "TASK_SING"}', "task", "TASK_CODE"),
-    BadJson("wrong history", b'{"input": {"text": "a", "history": [{"role": "ROLE_DOG"}]}}', "input.history[0].role"),
+    BadJson(
+        "unknown name of a task",
+        b'{"input": {"text": "a"}, "task": "TASK_SING"}',
+        "task",
+        "TASK_CODE",
+    ),
+    BadJson(
+        "wrong history",
+        b'{"input": {"text": "a", "history": [{"role": "ROLE_DOG"}]}}',
+        "input.history[0].role",
+    ),
     BadJson("two actions", b'{"input": {"text": "a"}, "regenerate": {}}', "body", "oneof"),
     BadJson("5 MB", b" " * 5_000_000, "body", "4194304", status=413),
     BadJson("no body for consent", b"", "body", "JSON", "/api/consent", method="PUT"),
-    BadJson("a word as consent", b'{"training": "yes"}', "training", "true or false", "/api/consent", method="PUT"),
-    BadJson("consent to more", b'{"training": true, "all": true}', "all", "training", "/api/consent", method="PUT"),
+    BadJson(
+        "a word as consent",
+        b'{"training": "yes"}',
+        "training",
+        "true or false",
+        "/api/consent",
+        method="PUT",
+    ),
+    BadJson(
+        "consent to more",
+        b'{"training": true, "all": true}',
+        "all",
+        "training",
+        "/api/consent",
+        method="PUT",
+    ),
     BadJson("5 MB for OpenAI", b" " * 5_000_000, "body", "4194304", "/v1/chat/completions", 413),
 )
 
@@ -217,21 +311,58 @@ BAD_COMPLETIONS = (
     BadCompletion("temperature 1e400", _completion(temperature=10**400), "temperature", "a number"),
     BadCompletion("top_p 2", _completion(top_p=2), "top_p", "above 0 to 1"),
     BadCompletion("max_tokens 0", _completion(max_tokens=0), "max_tokens", "1 to 4,096"),
-    BadCompletion("other name of it", _completion(max_completion_tokens=0), "max_completion_tokens", "1 to 4,096"),
+    BadCompletion(
+        "other name of it",
+        _completion(max_completion_tokens=0),
+        "max_completion_tokens",
+        "1 to 4,096",
+    ),
     BadCompletion("negative seed", _completion(seed=-1), "seed", "0 to"),
     BadCompletion("five stops", _completion(stop=["a"] * 5), "stop", "at most 4"),
     BadCompletion("stop 1", _completion(stop=1), "stop", "text"),
     BadCompletion("n 2", _completion(n=2), "n", "only 1", code="unsupported_parameter"),
-    BadCompletion("logprobs", _completion(logprobs=True), "logprobs", "only false", code="unsupported_parameter"),
-    BadCompletion("tools", _completion(tools=[{"type": "function"}]), "tools", "only []", code="unsupported_parameter"),
-    BadCompletion("unknown parameter", _completion(colour="red"), "colour", "temperature", code="unknown_parameter"),
+    BadCompletion(
+        "logprobs",
+        _completion(logprobs=True),
+        "logprobs",
+        "only false",
+        code="unsupported_parameter",
+    ),
+    BadCompletion(
+        "tools",
+        _completion(tools=[{"type": "function"}]),
+        "tools",
+        "only []",
+        code="unsupported_parameter",
+    ),
+    BadCompletion(
+        "unknown parameter",
+        _completion(colour="red"),
+        "colour",
+        "temperature",
+        code="unknown_parameter",
+    ),
     BadCompletion("no model", {"messages": []}, "model", "name"),
-    BadCompletion("unknown model", _completion(model="gpt-9"), "model", "thumbwheel", 404, "model_not_found"),
-    BadCompletion("impossible model", _completion(model="A/B"), "model", "/v1/models", 404, "model_not_found"),
+    BadCompletion(
+        "unknown model", _completion(model="gpt-9"), "model", "thumbwheel", 404, "model_not_found"
+    ),
+    BadCompletion(
+        "impossible model", _completion(model="A/B"), "model", "/v1/models", 404, "model_not_found"
+    ),
     BadCompletion("no messages", _completion(messages=[]), "messages", "1 to 201"),
-    BadCompletion("202 messages", _completion(messages=_completion()["messages"] * 202), "messages", "1 to 201"),
+    BadCompletion(
+        "202 messages",
+        _completion(messages=_completion()["messages"] * 202),
+        "messages",
+        "1 to 201",
+    ),
     BadCompletion("a word as message", _completion(messages=["hello"]), "messages[0]", "object"),
-    BadCompletion("wrong role", _completion(messages=[{"role": "tool", "content": "a"}]), "messages[0].role", "user"),
+    BadCompletion(
+        "wrong role",
+        _completion(messages=[{"role": "tool", "content": "a"}]),
+        "messages[0].role",
+        "user",
+    ),
     BadCompletion(
         "last by the assistant",
         _completion(messages=[{"role": "assistant", "content": "a"}]),
@@ -240,20 +371,39 @@ BAD_COMPLETIONS = (
     ),
     BadCompletion(
         "an image",
-        _completion(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+        _completion(
+            messages=[
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+            ]
+        ),
         "messages[0].content",
         "text",
     ),
-    BadCompletion("empty", _completion(messages=[{"role": "user", "content": ""}]), "messages[0].content", "32,768"),
     BadCompletion(
-        "1 MB", _completion(messages=[{"role": "user", "content": "x" * 1_000_000}]), "messages[0].content", "32,768"
-    ),
-    BadCompletion(
-        "1 MB of history",
-        _completion(messages=[{"role": "system", "content": "x" * 1_000_000}, {"role": "user", "content": "a"}]),
+        "empty",
+        _completion(messages=[{"role": "user", "content": ""}]),
         "messages[0].content",
         "32,768",
     ),
-    BadCompletion("options without stream", _completion(stream_options={}), "stream_options", "stream"),
+    BadCompletion(
+        "1 MB",
+        _completion(messages=[{"role": "user", "content": "x" * 1_000_000}]),
+        "messages[0].content",
+        "32,768",
+    ),
+    BadCompletion(
+        "1 MB of history",
+        _completion(
+            messages=[
+                {"role": "system", "content": "x" * 1_000_000},
+                {"role": "user", "content": "a"},
+            ]
+        ),
+        "messages[0].content",
+        "32,768",
+    ),
+    BadCompletion(
+        "options without stream", _completion(stream_options={}), "stream_options", "stream"
+    ),
     BadCompletion("stream maybe", _completion(stream="maybe"), "stream", "true or false"),
 )

@@ -1,4 +1,6 @@
-"""What tests ask of a gateway: turns that stop midway, resumed, cancelled, read to their error; and its counters."""
+"""What tests ask of a gateway: turns that stop midway, resumed, cancelled, read to their error; and
+its counters.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -46,7 +48,9 @@ def resuming(gateway: House, message_id: str, after: int = 0, key: str | None = 
     return gateway.chat.ResumeMessage(request, timeout=20, metadata=gateway.metadata(key))
 
 
-async def resume(gateway: House, message_id: str, after: int = 0, key: str | None = None) -> list[chat_pb2.ChatEvent]:
+async def resume(
+    gateway: House, message_id: str, after: int = 0, key: str | None = None
+) -> list[chat_pb2.ChatEvent]:
     """All events to the end."""
     return await collect(resuming(gateway, message_id, after, key))
 

@@ -1,4 +1,6 @@
-"""A house a test, one a file for tests that leave nothing behind, or one with settings of the test's own."""
+"""A house a test, one a file for tests that leave nothing behind, or one with settings of the
+test's own.
+"""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,6 +1,8 @@
-"""Hand-made stand-ins for the five services behind the gateway, over real gRPC, in one process and on one port.
+"""Hand-made stand-ins for the five services behind the gateway, over real gRPC, in one process and
+on one port.
 
-They keep to the protocol's promises (ownership, idempotency, held text); what they decide is in the words of the texts.
+They keep to the protocol's promises (ownership, idempotency, held text); what they decide is in the
+words of the texts.
 """
 
 import asyncio
@@ -16,7 +18,12 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc, sample_pb
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
-from services.chassis.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, UnavailableError
+from services.chassis.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    NotFoundError,
+    UnavailableError,
+)
 from services.chassis.identity import require_caller
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
@@ -25,7 +32,9 @@ FORBIDDEN, BAD_WORD, SECRET = "FORBIDDEN", "BADWORD", "SECRET"
 POLICY_VERSION = "policy-1"
 STABLE, CANDIDATE = "nano-1", "nano-2"
 # Of the four deltas; numbers that nobody else says.
-SAMPLE = sample_pb2.Sample(token_ids=range(900_000_001, 900_000_005), log_probs=[-0.125, -0.25, -0.5, -1])
+SAMPLE = sample_pb2.Sample(
+    token_ids=range(900_000_001, 900_000_005), log_probs=[-0.125, -0.25, -0.5, -1]
+)
 
 
 class Switch:
@@ -56,7 +65,9 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
         self.inputs.append(list(request.texts))
         blocked = any(FORBIDDEN in text for text in request.texts)
         return guardrail_pb2.CheckInputResponse(
-            verdict=self._verdict("block" if blocked else "allow", "harmful_intent" if blocked else ""),
+            verdict=self._verdict(
+                "block" if blocked else "allow", "harmful_intent" if blocked else ""
+            ),
             rejection_text="I cannot help with that." if blocked else "",
         )
 
@@ -68,7 +79,9 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
         if BAD_WORD in request.pending:
             release = request.pending.split(BAD_WORD)[0]
             verdict = self._verdict("block", "harmful_content")
-            return guardrail_pb2.CheckOutputResponse(verdict=verdict, rejection_text="I stop here.", release="")
+            return guardrail_pb2.CheckOutputResponse(
+                verdict=verdict, rejection_text="I stop here.", release=""
+            )
         held = 0 if request.final else min(self.held_characters, len(request.pending))
         release = request.pending[: len(request.pending) - held]
         redacts = SECRET in release
@@ -79,14 +92,18 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
         )
 
     async def CheckOutputs(self, request: Any, context: Any) -> guardrail_pb2.CheckOutputsResponse:
-        results = await asyncio.gather(*(self.CheckOutput(check, context) for check in request.checks))
+        results = await asyncio.gather(
+            *(self.CheckOutput(check, context) for check in request.checks)
+        )
         return guardrail_pb2.CheckOutputsResponse(results=results)
 
     def _verdict(self, action: str, category: str) -> guardrail_pb2.Verdict:
         if not self.gives_verdicts:
             return guardrail_pb2.Verdict()
         number = guardrail_pb2.Action.Value(f"ACTION_{action.upper()}")
-        return guardrail_pb2.Verdict(action=number, category=category, score=1, policy_version=self.policy_version)
+        return guardrail_pb2.Verdict(
+            action=number, category=category, score=1, policy_version=self.policy_version
+        )
 
 
 class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, Switch):
@@ -96,7 +113,11 @@ class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, Switch):
         self.check()
         edits = []
         if (start := request.text.find("hw ")) >= 0:
-            edits.append(chat_pb2.TextEdit(start=start, end=start + 2, replacement="how", kind="abbreviation"))
+            edits.append(
+                chat_pb2.TextEdit(
+                    start=start, end=start + 2, replacement="how", kind="abbreviation"
+                )
+            )
         return enhancer_pb2.EnhanceResponse(text=request.text.replace("hw ", "how "), edits=edits)
 
 
@@ -145,10 +166,16 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
                 edits=request.user.edits,
             )
         answer = chat_pb2.Message(
-            id=_id(), conversation_id=user.conversation_id, parent_id=user.id, role=chat_pb2.ROLE_ASSISTANT
+            id=_id(),
+            conversation_id=user.conversation_id,
+            parent_id=user.id,
+            role=chat_pb2.ROLE_ASSISTANT,
         )
         self.messages |= {user.id: user, answer.id: answer}
-        context = [session_pb2.ContextMessage(role=entry.role, text=entry.text) for entry in request.history]
+        context = [
+            session_pb2.ContextMessage(role=entry.role, text=entry.text)
+            for entry in request.history
+        ]
         context.append(session_pb2.ContextMessage(role=chat_pb2.ROLE_USER, text=user.text))
         return session_pb2.BeginTurnResponse(
             conversation_id=user.conversation_id,
@@ -174,24 +201,42 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
         self.check()
         return session_pb2.GetMessageResponse(message=self._own_message(request.message_id))
 
-    async def GetConversation(self, request: Any, context: Any) -> session_pb2.GetConversationResponse:
+    async def GetConversation(
+        self, request: Any, context: Any
+    ) -> session_pb2.GetConversationResponse:
         conversation_id = self._conversation(request.conversation_id)
-        messages = [message for message in self.messages.values() if message.conversation_id == conversation_id]
+        messages = [
+            message
+            for message in self.messages.values()
+            if message.conversation_id == conversation_id
+        ]
         conversation = chat_pb2.Conversation(id=conversation_id, title="a title")
         return session_pb2.GetConversationResponse(conversation=conversation, messages=messages)
 
-    async def ListConversations(self, request: Any, context: Any) -> session_pb2.ListConversationsResponse:
+    async def ListConversations(
+        self, request: Any, context: Any
+    ) -> session_pb2.ListConversationsResponse:
         owner = require_caller().key
-        own = [chat_pb2.Conversation(id=found) for found, user in self.conversations.items() if user == owner]
+        own = [
+            chat_pb2.Conversation(id=found)
+            for found, user in self.conversations.items()
+            if user == owner
+        ]
         return session_pb2.ListConversationsResponse(conversations=own[: request.page_size or 50])
 
-    async def ClearConversation(self, request: Any, context: Any) -> session_pb2.ClearConversationResponse:
+    async def ClearConversation(
+        self, request: Any, context: Any
+    ) -> session_pb2.ClearConversationResponse:
         conversation_id = self._conversation(request.conversation_id)
-        for message in [found for found in self.messages.values() if found.conversation_id == conversation_id]:
+        for message in [
+            found for found in self.messages.values() if found.conversation_id == conversation_id
+        ]:
             del self.messages[message.id]
         return session_pb2.ClearConversationResponse()
 
-    async def DeleteConversation(self, request: Any, context: Any) -> session_pb2.DeleteConversationResponse:
+    async def DeleteConversation(
+        self, request: Any, context: Any
+    ) -> session_pb2.DeleteConversationResponse:
         del self.conversations[self._conversation(request.conversation_id)]
         return session_pb2.DeleteConversationResponse()
 
@@ -214,12 +259,17 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
 
     def _own_message(self, message_id: str) -> chat_pb2.Message:
         message = self.messages.get(message_id)
-        if message is None or self.conversations.get(message.conversation_id) != require_caller().key:
+        if (
+            message is None
+            or self.conversations.get(message.conversation_id) != require_caller().key
+        ):
             raise NotFoundError("there is no such message", field="message_id")
         return message
 
 
-class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_grpc.RolloutServiceServicer, Switch):
+class FakeGenerator(
+    generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_grpc.RolloutServiceServicer, Switch
+):
     """Answers with `deltas`, waiting before each for what `gate` says."""
 
     def __init__(self) -> None:
@@ -235,11 +285,15 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
         self.sample: sample_pb2.Sample | None = SAMPLE
         self.stable, self.candidate = STABLE, CANDIDATE
 
-    async def Generate(self, request: Any, context: Any) -> AsyncIterator[generator_pb2.GenerateEvent]:
+    async def Generate(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[generator_pb2.GenerateEvent]:
         self.check()
         self.requests.append(request)
         self.users.append(require_caller().key)
-        self.traces += [str(value) for key, value in context.invocation_metadata() if key == "traceparent"]
+        self.traces += [
+            str(value) for key, value in context.invocation_metadata() if key == "traceparent"
+        ]
         arm = "pinned" if request.pinned_version else "stable"
         selected = generator_pb2.Selected(
             model_version=request.pinned_version or self.stable,
@@ -262,7 +316,9 @@ class FakeGenerator(generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_g
             self.cancelled.set()
             raise
         usage = chat_pb2.Usage(prompt_tokens=7, completion_tokens=len(self.deltas))
-        finished = generator_pb2.Finished(finish_reason=self.finish_reason, usage=usage, sample=self.sample)
+        finished = generator_pb2.Finished(
+            finish_reason=self.finish_reason, usage=usage, sample=self.sample
+        )
         yield generator_pb2.GenerateEvent(finished=finished)
 
     async def GetRollout(self, request: Any, context: Any) -> generator_pb2.GetRolloutResponse:
@@ -289,15 +345,25 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
         self.broken_seal = False
         self.arms = [
             feedback_pb2.ExperimentArm(
-                model_version=CANDIDATE, arm="candidate", exposed_users=3, up=2, up_rate_low=0.2, up_rate_high=1
+                model_version=CANDIDATE,
+                arm="candidate",
+                exposed_users=3,
+                up=2,
+                up_rate_low=0.2,
+                up_rate_high=1,
             )
         ]
 
-    async def RecordFeedback(self, request: Any, context: Any) -> feedback_pb2.RecordFeedbackResponse:
+    async def RecordFeedback(
+        self, request: Any, context: Any
+    ) -> feedback_pb2.RecordFeedbackResponse:
         self.check()
         known = self.events.setdefault(request.event.event_id, request.event)
         self.owners[request.event.event_id] = require_caller().key
-        if (known.WhichOneof("value"), known.thumb) != (request.event.WhichOneof("value"), request.event.thumb):
+        if (known.WhichOneof("value"), known.thumb) != (
+            request.event.WhichOneof("value"),
+            request.event.thumb,
+        ):
             raise AlreadyExistsError("this id was used with another content", field="event_id")
         return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
 
@@ -313,14 +379,20 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
         words: dict[str, feedback_pb2.Words] = {}
         for event in self.events.values():
             said = words.setdefault(event.message_id, feedback_pb2.Words())
-            said.MergeFrom(feedback_pb2.Words(reasons=event.thumb.reasons, comment=event.thumb.comment))
+            said.MergeFrom(
+                feedback_pb2.Words(reasons=event.thumb.reasons, comment=event.thumb.comment)
+            )
             said.correction = event.correction.text or said.correction
         return feedback_pb2.GetThumbsResponse(thumbs=thumbs, words=words)
 
     async def CountThumbs(self, request: Any, context: Any) -> feedback_pb2.CountThumbsResponse:
         """Of whom is not looked at."""
         self.check()
-        said = [e for e in self.events.values() if e.accept_time.ToMicroseconds() >= request.since.ToMicroseconds()]
+        said = [
+            e
+            for e in self.events.values()
+            if e.accept_time.ToMicroseconds() >= request.since.ToMicroseconds()
+        ]
         up = sum(event.thumb.up for event in said)
         down = sum(event.HasField("thumb") for event in said) - up
         count = feedback_pb2.ThumbCount(model_version=STABLE, arm="stable", up=up, down=down)
@@ -330,19 +402,25 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
         self.check()
         return feedback_pb2.GetExperimentResponse(arms=self.arms)
 
-    async def GetPrincipalConsent(self, request: Any, context: Any) -> feedback_pb2.GetPrincipalConsentResponse:
+    async def GetPrincipalConsent(
+        self, request: Any, context: Any
+    ) -> feedback_pb2.GetPrincipalConsentResponse:
         self.check()
         consent = self.consents.get(require_caller().key, feedback_pb2.Consent(training=True))
         return feedback_pb2.GetPrincipalConsentResponse(consent=consent)
 
-    async def SetPrincipalConsent(self, request: Any, context: Any) -> feedback_pb2.SetPrincipalConsentResponse:
+    async def SetPrincipalConsent(
+        self, request: Any, context: Any
+    ) -> feedback_pb2.SetPrincipalConsentResponse:
         self.check()
         consent = feedback_pb2.Consent(training=request.training)
         consent.update_time.GetCurrentTime()
         self.consents[require_caller().key] = consent
         return feedback_pb2.SetPrincipalConsentResponse(consent=consent)
 
-    async def ErasePrincipal(self, request: Any, context: Any) -> feedback_pb2.ErasePrincipalResponse:
+    async def ErasePrincipal(
+        self, request: Any, context: Any
+    ) -> feedback_pb2.ErasePrincipalResponse:
         self.check()
         owner = require_caller().key
         said = [event_id for event_id, by in self.owners.items() if by == owner]
@@ -359,7 +437,9 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
             raise UnavailableError("erased, and told to lose the answer", reason="AWAY")
         return feedback_pb2.ErasePrincipalResponse(erasure=of_owner[-1])
 
-    async def GetPrincipalErasure(self, request: Any, context: Any) -> feedback_pb2.GetPrincipalErasureResponse:
+    async def GetPrincipalErasure(
+        self, request: Any, context: Any
+    ) -> feedback_pb2.GetPrincipalErasureResponse:
         self.check()
         owner, erasure = self.erasures.get(request.erasure_id, ("", None))
         if owner != require_caller().key:

@@ -1,4 +1,6 @@
-"""A whole gateway over the fakes: both doors open on free ports, three users with keys: two of a tenant, and a namesake in another."""
+"""A whole gateway over the fakes: both doors open on free ports, three users with keys: two of a
+tenant, and a namesake in another.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,7 +54,9 @@ class House:
     def headers(self, key: str | None = None) -> dict[str, str]:
         return {"authorization": f"Bearer {key or self.key}"}
 
-    def send(self, text: str = "What is it?", *, key: str | None = None, timeout: float = 10, **more: Any) -> Any:
+    def send(
+        self, text: str = "What is it?", *, key: str | None = None, timeout: float = 10, **more: Any
+    ) -> Any:
         """The running call; iterate it for the events."""
         request = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=text), **more)
         return self.chat.SendMessage(request, timeout=timeout, metadata=self.metadata(key))
@@ -85,12 +89,17 @@ def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
     """Open everything; `changes` are settings."""
-    async with backends() as (fakes, target), house_over(directory, fakes, target, **changes) as opened_house:
+    async with (
+        backends() as (fakes, target),
+        house_over(directory, fakes, target, **changes) as opened_house,
+    ):
         yield opened_house
 
 
 @asynccontextmanager
-async def house_over(directory: Path, fakes: Backends, target: str, **changes: Any) -> AsyncIterator[House]:
+async def house_over(
+    directory: Path, fakes: Backends, target: str, **changes: Any
+) -> AsyncIterator[House]:
     """A gateway over fakes that others use too."""
     settings = GatewaySettings.model_validate(settings_of(directory, target, **changes))
     async with (

@@ -1,4 +1,6 @@
-"""A small OpenID issuer on loopback: discovery, keys that come and go, tokens with whatever claims; it can be slow, silent or wrong."""
+"""A small OpenID issuer on loopback: discovery, keys that come and go, tokens with whatever claims;
+it can be slow, silent or wrong.
+"""
 
 import asyncio
 import json
@@ -41,7 +43,9 @@ class Issuer:
                 key = ed25519.Ed25519PrivateKey.generate()
         self.keys[key_id] = (algorithm, key)
 
-    def token(self, key_id: str = "first", *, header: dict[str, Any] | None = None, **claims: Any) -> str:
+    def token(
+        self, key_id: str = "first", *, header: dict[str, Any] | None = None, **claims: Any
+    ) -> str:
         """Right, but for what is said; a claim that is None is left out."""
         algorithm, key = self.keys[key_id]
         headers = {"kid": key_id, **(header or {})}
@@ -49,7 +53,14 @@ class Issuer:
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         now = time.time()
-        right = {"iss": self.url, "aud": AUDIENCE, "sub": "ada", "iat": now, "nbf": now, "exp": now + 60}
+        right = {
+            "iss": self.url,
+            "aud": AUDIENCE,
+            "sub": "ada",
+            "iat": now,
+            "nbf": now,
+            "exp": now + 60,
+        }
         return {name: value for name, value in (right | changes).items() if value is not None}
 
     def entries(self) -> list[Any]:

@@ -1,4 +1,6 @@
-"""Requests gone wrong, by seed: right ones first, then bytes turned, cut, doubled and mixed, and fields with the worst of values."""
+"""Requests gone wrong, by seed: right ones first, then bytes turned, cut, doubled and mixed, and
+fields with the worst of values.
+"""
 
 import random
 from collections.abc import Iterator
@@ -29,7 +31,15 @@ TEXTS = (
 INTEGERS = (0, 1, 2, 100, 101, 2**31 - 1, 2**32 - 1)
 BIG_INTEGERS = (*INTEGERS, 2**63 - 1, 2**64 - 1)
 FLOATS = (0.0, 0.5, -1.0, 2.5, 1e38, -1e-38, float("nan"), float("inf"), float("-inf"))
-WIRE_BYTES = (b"\x00", b"\xff", b"\x80" * 11, b"\xff\xff\xff\xff\x0f", b"\x08", b"\x0a", b"\xfb\x00")
+WIRE_BYTES = (
+    b"\x00",
+    b"\xff",
+    b"\x80" * 11,
+    b"\xff\xff\xff\xff\x0f",
+    b"\x08",
+    b"\x0a",
+    b"\xfb\x00",
+)
 
 
 def mutants(right: Message, seed: int, count: int) -> Iterator[bytes]:
@@ -67,7 +77,9 @@ def _fill(message: Message, field: FieldDescriptor, randomness: random.Random, d
         else:
             getattr(message, field.name).CopyFrom(part)
     elif field.is_repeated:
-        getattr(message, field.name).extend(_value(field, randomness) for _ in range(randomness.choice((1, 4, 9))))
+        getattr(message, field.name).extend(
+            _value(field, randomness) for _ in range(randomness.choice((1, 4, 9)))
+        )
     else:
         setattr(message, field.name, _value(field, randomness))
 
@@ -83,7 +95,9 @@ def _value(field: FieldDescriptor, randomness: random.Random) -> Any:
         case FieldDescriptor.CPPTYPE_ENUM:
             return randomness.choice((0, 1, 2, 99, -1, 2**31 - 1))
         case FieldDescriptor.CPPTYPE_UINT64 | FieldDescriptor.CPPTYPE_INT64:
-            return randomness.choice(INTEGERS if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 else BIG_INTEGERS)
+            return randomness.choice(
+                INTEGERS if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 else BIG_INTEGERS
+            )
         case _:
             return randomness.choice(INTEGERS[:-1])
 
@@ -104,4 +118,7 @@ def _turned(data: bytes, other: bytes, randomness: random.Random) -> bytes:
         case 5:
             return data[:at] + other[at:]
         case _:
-            return bytes(byte ^ (1 << randomness.randrange(8)) if randomness.random() < 0.02 else byte for byte in data)
+            return bytes(
+                byte ^ (1 << randomness.randrange(8)) if randomness.random() < 0.02 else byte
+                for byte in data
+            )

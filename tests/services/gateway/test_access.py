@@ -1,4 +1,6 @@
-"""Deny by default, where the generated table (test_denied.py) cannot look: no rule, two keys, unknown fields, foreign services."""
+"""Deny by default, where the generated table (test_denied.py) cannot look: no rule, two keys,
+unknown fields, foreign services.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +40,9 @@ async def test_two_keys_in_one_call_are_none(shared_gateway: House) -> None:
 async def test_a_method_without_a_rule_is_denied_even_with_a_key() -> None:
     service = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"]
     secret, key = mint(ADA)
-    servicer = guarded(service, SimpleNamespace(Generate=None), Bearers(Keys(CountingStore(key), 0), None))
+    servicer = guarded(
+        service, SimpleNamespace(Generate=None), Bearers(Keys(CountingStore(key), 0), None)
+    )
     context = SimpleNamespace(invocation_metadata=lambda: (("authorization", f"Bearer {secret}"),))
     with refused(PermissionDeniedError, reason="NO_RULE"):
         await anext(servicer.Generate(generator_pb2.GenerateRequest(), context))
@@ -67,7 +71,9 @@ async def test_services_behind_the_gateway_are_not_behind_this_door(shared_gatew
         "thumbwheel.generator.v1.RolloutService/GetRollout",
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(f"/{path}")(b"", timeout=5, metadata=shared_gateway.metadata())
+            await channel.unary_unary(f"/{path}")(
+                b"", timeout=5, metadata=shared_gateway.metadata()
+            )
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

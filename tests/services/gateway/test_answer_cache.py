@@ -1,4 +1,6 @@
-"""Answers shown again: only the same question, only at temperature 0, only to the same tenant, and never what was cut or judged."""
+"""Answers shown again: only the same question, only at temperature 0, only to the same tenant, and
+never what was cut or judged.
+"""
 
 import asyncio
 import time
@@ -54,7 +56,9 @@ async def ask(gateway: House, text: str = "What is it?", **more: Any) -> list[ch
     return events
 
 
-async def test_the_same_question_gets_the_same_answer_without_the_model_and_says_so(kept: House) -> None:
+async def test_the_same_question_gets_the_same_answer_without_the_model_and_says_so(
+    kept: House,
+) -> None:
     kept_before = counted("thumbwheel_gateway_cached_answers_total", result="kept")
     first, again = await ask(kept), await ask(kept, key=kept.other_key)
     # Shown again it does not grow younger.
@@ -67,7 +71,11 @@ async def test_the_same_question_gets_the_same_answer_without_the_model_and_says
     assert again[-2].usage == chat_pb2.Usage(prompt_tokens=7, completion_tokens=4, cached=True)
     assert again[0].message_id != first[0].message_id
     stored = kept.fakes.session.finished[again[0].message_id]
-    assert (stored.text, stored.model_version, stored.usage.cached) == ("The answer is 42.", STABLE, True)
+    assert (stored.text, stored.model_version, stored.usage.cached) == (
+        "The answer is 42.",
+        STABLE,
+        True,
+    )
     assert not stored.HasField("sample")
     assert (stored.temperature, stored.top_p, stored.assignment_probability) == (0.5, 0.75, 1)
 
@@ -91,7 +99,9 @@ DIFFERENT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", DIFFERENT, ids=str)
-async def test_a_question_that_differs_in_anything_is_another_one(kept: House, change: dict[str, Any]) -> None:
+async def test_a_question_that_differs_in_anything_is_another_one(
+    kept: House, change: dict[str, Any]
+) -> None:
     await ask(kept)
     changed = await ask(kept, **change)
     assert not changed[0].started.cached
@@ -216,7 +226,9 @@ async def test_gateways_share_answers_through_valkey_sealed_and_answer_without_i
             await asyncio.to_thread(valkey.start)
 
 
-QUESTION = Question("acme", STABLE, False, "p", Task.CHAT, Sampling(temperature=0), (Message(Role.USER, "hi"),))
+QUESTION = Question(
+    "acme", STABLE, False, "p", Task.CHAT, Sampling(temperature=0), (Message(Role.USER, "hi"),)
+)
 ANSWER = CachedAnswer("hello", Selected(STABLE, "stable", 1.0, Task.CHAT, 0.0, 0.9), Usage(7, 4))
 
 
@@ -224,7 +236,10 @@ ANSWER = CachedAnswer("hello", Selected(STABLE, "stable", 1.0, Task.CHAT, 0.0, 0
 async def stores(valkey: ValkeyServer, seconds: float, entries: int) -> AsyncIterator[list[Any]]:
     url = valkey.database()
     async with open_link(url, deadline_seconds=2) as link:
-        yield [LocalAnswers(seconds, entries), ValkeyAnswers(link, Seal("a secret"), seconds, entries)]
+        yield [
+            LocalAnswers(seconds, entries),
+            ValkeyAnswers(link, Seal("a secret"), seconds, entries),
+        ]
 
 
 async def test_an_answer_comes_back_as_it_was_and_only_for_a_while(valkey: ValkeyServer) -> None:
@@ -246,13 +261,21 @@ async def test_a_tenant_has_so_many_answers_and_takes_no_others_place(valkey: Va
             questions = [replace(QUESTION, policy_version=f"p{number}") for number in range(5)]
             for question in questions:
                 await store.keep(question, ANSWER)
-            assert [await store.find(question) for question in questions] == [None, None, ANSWER, ANSWER, ANSWER]
+            assert [await store.find(question) for question in questions] == [
+                None,
+                None,
+                ANSWER,
+                ANSWER,
+                ANSWER,
+            ]
             assert await store.find(other) == ANSWER
 
 
 async def test_an_answer_under_another_secret_is_none(valkey: ValkeyServer) -> None:
     async with open_link(valkey.database(), deadline_seconds=2) as link:
-        mine, theirs = (ValkeyAnswers(link, Seal(secret), 60, 10) for secret in ("one secret", "another one"))
+        mine, theirs = (
+            ValkeyAnswers(link, Seal(secret), 60, 10) for secret in ("one secret", "another one")
+        )
         await mine.keep(QUESTION, ANSWER)
         assert await theirs.find(QUESTION) is None
         # Even if somebody puts it where they look.

@@ -36,7 +36,9 @@ CHAT = "/thumbwheel.chat.v1.ChatService"
 
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> list[ServiceError]:
-    """The errors whose bodies were sent over HTTP, in order: OpenAI's shape has no place for their limit."""
+    """The errors whose bodies were sent over HTTP, in order: OpenAI's shape has no place for their
+    limit.
+    """
     sent: list[ServiceError] = []
 
     def recorded(error: ServiceError) -> dict[str, Any]:
@@ -56,7 +58,9 @@ async def filled(gateway: House, case: BadInput) -> dict[str, Any]:
     text = json.dumps(case.request)
     if ANSWER in text or USER_MESSAGE in text:
         turn = await gateway.ask()
-        text = text.replace(ANSWER, turn[0].message_id).replace(USER_MESSAGE, turn[0].started.user_message_id)
+        text = text.replace(ANSWER, turn[0].message_id).replace(
+            USER_MESSAGE, turn[0].started.user_message_id
+        )
     if FOREIGN_CONVERSATION in text:
         turn = await gateway.ask(key=gateway.other_key)
         text = text.replace(FOREIGN_CONVERSATION, turn[0].started.conversation_id)
@@ -84,7 +88,11 @@ async def test_over_both_doors_the_error_names_field_and_limit(
     assert case.limit in info.metadata["limit"]
 
     status, body = await _over_http(shared_gateway, case, request, key)
-    assert (status, body["param"], body["code"]) == (STATUSES[case.code], case.field, info.reason.lower())
+    assert (status, body["param"], body["code"]) == (
+        STATUSES[case.code],
+        case.field,
+        info.reason.lower(),
+    )
     assert refusals[-1].limit == info.metadata["limit"]
     assert refusals[-1].limit in body["message"]
     assert set(body) == {"message", "type", "param", "code"}
@@ -106,10 +114,14 @@ async def _over_grpc(
     return caught.value.code().name, error_info(caught.value)[1]
 
 
-async def _over_http(gateway: House, case: BadInput, request: Any, key: str | None) -> tuple[int, dict[str, Any]]:
+async def _over_http(
+    gateway: House, case: BadInput, request: Any, key: str | None
+) -> tuple[int, dict[str, Any]]:
     headers = gateway.headers(key) if key else {}
     method, path, body = over_http(case, request)
-    async with gateway.http.request(method, gateway.url + path, json=body, headers=headers) as response:
+    async with gateway.http.request(
+        method, gateway.url + path, json=body, headers=headers
+    ) as response:
         return response.status, (await response.json())["error"]
 
 
@@ -118,7 +130,10 @@ async def test_a_body_that_is_no_request_is_refused_by_name(
     shared_gateway: House, refusals: list[ServiceError], case: BadJson
 ) -> None:
     async with shared_gateway.http.request(
-        case.method, shared_gateway.url + case.path, data=io.BytesIO(case.body), headers=shared_gateway.headers()
+        case.method,
+        shared_gateway.url + case.path,
+        data=io.BytesIO(case.body),
+        headers=shared_gateway.headers(),
     ) as response:
         body = (await response.json())["error"]
     assert (response.status, body["param"]) == (case.status, case.field)
@@ -132,7 +147,9 @@ async def test_a_completion_that_cannot_be_is_refused_in_openais_words(
 ) -> None:
     stored = len(shared_gateway.fakes.session.messages)
     url = shared_gateway.url + "/v1/chat/completions"
-    async with shared_gateway.http.post(url, json=case.body, headers=shared_gateway.headers()) as response:
+    async with shared_gateway.http.post(
+        url, json=case.body, headers=shared_gateway.headers()
+    ) as response:
         body = (await response.json())["error"]
     assert (response.status, body["param"], body["code"]) == (case.status, case.field, case.code)
     assert case.limit in refusals[-1].limit
@@ -142,36 +159,51 @@ async def test_a_completion_that_cannot_be_is_refused_in_openais_words(
 
 @pytest.mark.parametrize(
     ("data", "field"),
-    [(b"\x1a\x04\x0a\x02\xff\xfe", "request"), (b"\xff", "request"), (b"\x1a\x03\x0a\x01a\x98\x06\x01", "99")],
+    [
+        (b"\x1a\x04\x0a\x02\xff\xfe", "request"),
+        (b"\xff", "request"),
+        (b"\x1a\x03\x0a\x01a\x98\x06\x01", "99"),
+    ],
     ids=["invalid UTF-8", "no protobuf", "unknown field"],
 )
-async def test_bytes_that_are_no_request_are_refused_by_name(shared_gateway: House, data: bytes, field: str) -> None:
+async def test_bytes_that_are_no_request_are_refused_by_name(
+    shared_gateway: House, data: bytes, field: str
+) -> None:
     channel: Any = shared_gateway.channel
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in channel.unary_stream(f"{CHAT}/SendMessage")(data, timeout=5, metadata=shared_gateway.metadata()):
+        async for _ in channel.unary_stream(f"{CHAT}/SendMessage")(
+            data, timeout=5, metadata=shared_gateway.metadata()
+        ):
             pass
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert error_info(caught.value)[1].metadata["field"] == field
 
 
-async def test_a_foreign_object_answers_as_a_missing_one_over_every_method(shared_gateway: House) -> None:
+async def test_a_foreign_object_answers_as_a_missing_one_over_every_method(
+    shared_gateway: House,
+) -> None:
     turn = await shared_gateway.ask(key=shared_gateway.other_key)
     conversation_id, message_id = turn[0].started.conversation_id, turn[0].message_id
     attempts = [
         shared_gateway.chat.GetConversation(
-            chat_pb2.GetConversationRequest(conversation_id=conversation_id), **_mine(shared_gateway)
+            chat_pb2.GetConversationRequest(conversation_id=conversation_id),
+            **_mine(shared_gateway),
         ),
         shared_gateway.chat.ClearConversation(
-            chat_pb2.ClearConversationRequest(conversation_id=conversation_id), **_mine(shared_gateway)
+            chat_pb2.ClearConversationRequest(conversation_id=conversation_id),
+            **_mine(shared_gateway),
         ),
         shared_gateway.chat.DeleteConversation(
-            chat_pb2.DeleteConversationRequest(conversation_id=conversation_id), **_mine(shared_gateway)
+            chat_pb2.DeleteConversationRequest(conversation_id=conversation_id),
+            **_mine(shared_gateway),
         ),
         shared_gateway.chat.CancelMessage(
             chat_pb2.CancelMessageRequest(message_id=message_id), **_mine(shared_gateway)
         ),
         shared_gateway.feedback.SubmitFeedback(
-            feedback_pb2.SubmitFeedbackRequest(message_id=message_id, request_id="r", thumb=events_pb2.Thumb(up=True)),
+            feedback_pb2.SubmitFeedbackRequest(
+                message_id=message_id, request_id="r", thumb=events_pb2.Thumb(up=True)
+            ),
             **_mine(shared_gateway),
         ),
     ]
@@ -179,7 +211,9 @@ async def test_a_foreign_object_answers_as_a_missing_one_over_every_method(share
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await attempt
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    found = await shared_gateway.chat.ListConversations(chat_pb2.ListConversationsRequest(), **_mine(shared_gateway))
+    found = await shared_gateway.chat.ListConversations(
+        chat_pb2.ListConversationsRequest(), **_mine(shared_gateway)
+    )
     assert conversation_id not in [conversation.id for conversation in found.conversations]
 
 
@@ -192,8 +226,14 @@ async def test_of_two_thumbs_the_last_stands(shared_gateway: House) -> None:
         ) as response:
             assert (await response.json())["durability"] == "DURABILITY_SPOOL"
     path = f"/api/conversations/{turn[0].started.conversation_id}"
-    async with shared_gateway.http.get(shared_gateway.url + path, headers=shared_gateway.headers()) as response:
-        thumbs = [message["thumbUp"] for message in (await response.json())["messages"] if "thumbUp" in message]
+    async with shared_gateway.http.get(
+        shared_gateway.url + path, headers=shared_gateway.headers()
+    ) as response:
+        thumbs = [
+            message["thumbUp"]
+            for message in (await response.json())["messages"]
+            if "thumbUp" in message
+        ]
     assert thumbs == [False]
 
 

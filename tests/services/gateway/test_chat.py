@@ -1,4 +1,6 @@
-"""The chat path over the public gRPC door: what is streamed, what is stored, and what happens when a service is away."""
+"""The chat path over the public gRPC door: what is streamed, what is stored, and what happens when
+a service is away.
+"""
 
 import asyncio
 import hashlib
@@ -9,7 +11,14 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import from_rpc
-from tests.services.gateway.fakes import BAD_WORD, CANDIDATE, FORBIDDEN, POLICY_VERSION, SECRET, STABLE
+from tests.services.gateway.fakes import (
+    BAD_WORD,
+    CANDIDATE,
+    FORBIDDEN,
+    POLICY_VERSION,
+    SECRET,
+    STABLE,
+)
 from tests.services.gateway.house import House, house, kinds_of, text_of
 
 
@@ -19,17 +28,27 @@ async def test_a_turn_streams_ids_text_counts_and_the_end_in_order(gateway: Hous
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert text_of(events) == "The answer is 42."
     started, completed = events[0].started, events[-1].completed
-    assert (started.model_version, started.arm, started.policy_version) == (STABLE, "stable", POLICY_VERSION)
+    assert (started.model_version, started.arm, started.policy_version) == (
+        STABLE,
+        "stable",
+        POLICY_VERSION,
+    )
     assert completed.finish_reason == chat_pb2.FINISH_REASON_STOP
     assert completed.text_sha256 == hashlib.sha256(b"The answer is 42.").hexdigest()
     assert events[-2].usage == chat_pb2.Usage(prompt_tokens=7, completion_tokens=4)
 
 
-async def test_what_is_stored_is_what_was_shown_with_all_that_training_needs(gateway: House) -> None:
+async def test_what_is_stored_is_what_was_shown_with_all_that_training_needs(
+    gateway: House,
+) -> None:
     events = await gateway.ask("What is the answer?")
     stored = gateway.fakes.session.finished[events[0].message_id]
     assert stored.text == text_of(events)
-    assert (stored.model_version, stored.arm, stored.assignment_probability) == (STABLE, "stable", 1)
+    assert (stored.model_version, stored.arm, stored.assignment_probability) == (
+        STABLE,
+        "stable",
+        1,
+    )
     assert (stored.temperature, stored.top_p, stored.policy_version) == (0.5, 0.75, POLICY_VERSION)
     assert stored.usage.completion_tokens == 4
 
@@ -56,14 +75,21 @@ async def test_an_answer_that_the_guard_changed_or_cut_has_no_sample(gateway: Ho
         assert not stored.HasField("sample")
 
 
-async def test_text_that_the_guard_only_held_back_for_a_while_keeps_its_sample(gateway: House) -> None:
+async def test_text_that_the_guard_only_held_back_for_a_while_keeps_its_sample(
+    gateway: House,
+) -> None:
     gateway.fakes.guardrail.held_characters = 10
     events = await gateway.ask("What is the answer?")
     assert text_of(events) == "The answer is 42."
-    assert gateway.fakes.session.finished[events[0].message_id].sample == gateway.fakes.generator.sample
+    assert (
+        gateway.fakes.session.finished[events[0].message_id].sample
+        == gateway.fakes.generator.sample
+    )
 
 
-async def test_the_change_of_the_enhancer_is_shown_and_the_guard_judges_both_texts(gateway: House) -> None:
+async def test_the_change_of_the_enhancer_is_shown_and_the_guard_judges_both_texts(
+    gateway: House,
+) -> None:
     events = await gateway.ask("hw does it work?")
     assert kinds_of(events)[:2] == ["started", "enhanced"]
     assert events[1].enhanced.original_text == "hw does it work?"
@@ -86,7 +112,9 @@ async def test_an_enhancer_that_is_away_leaves_the_text_as_typed(gateway: House)
     assert gateway.fakes.generator.requests[0].messages[-1].text == "hw does it work?"
 
 
-async def test_a_blocked_input_is_answered_with_the_refusal_and_never_reaches_the_model(gateway: House) -> None:
+async def test_a_blocked_input_is_answered_with_the_refusal_and_never_reaches_the_model(
+    gateway: House,
+) -> None:
     events = await gateway.ask(f"Do the {FORBIDDEN} thing")
     assert kinds_of(events) == ["started", "verdict", "text_delta", "completed"]
     assert (events[1].verdict.stage, events[1].verdict.action) == ("input", "block")
@@ -97,7 +125,9 @@ async def test_a_blocked_input_is_answered_with_the_refusal_and_never_reaches_th
     assert (stored.guard_category, stored.text) == ("harmful_intent", "I cannot help with that.")
 
 
-async def test_a_blocked_output_ends_before_the_bad_part_and_stops_the_model(gateway: House) -> None:
+async def test_a_blocked_output_ends_before_the_bad_part_and_stops_the_model(
+    gateway: House,
+) -> None:
     gateway.fakes.generator.deltas = ["Fine. ", f"{BAD_WORD} and ", "so on"]
     hold = asyncio.Event()
     gateway.fakes.generator.gate = lambda number: hold.wait() if number == 2 else asyncio.sleep(0)
@@ -127,18 +157,26 @@ async def test_a_guard_that_is_away_before_generating_means_no_answer_and_a_mess
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert gateway.fakes.generator.requests == []
     # The client tried again by itself, without a request_id: each time a message of its own.
-    await _until(lambda: len(gateway.fakes.session.finished) == len(gateway.fakes.session.messages) // 2)
+    await _until(
+        lambda: len(gateway.fakes.session.finished) == len(gateway.fakes.session.messages) // 2
+    )
     stored = gateway.fakes.session.finished.values()
-    assert {(answer.text, answer.finish_reason) for answer in stored} == {("", chat_pb2.FINISH_REASON_FAILED)}
+    assert {(answer.text, answer.finish_reason) for answer in stored} == {
+        ("", chat_pb2.FINISH_REASON_FAILED)
+    }
 
 
-async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_nothing_unjudged(gateway: House) -> None:
+async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_nothing_unjudged(
+    gateway: House,
+) -> None:
     async def go_away_after_the_first() -> None:
         gateway.fakes.guardrail.away = len(gateway.fakes.guardrail.outputs) > 1
 
     gateway.fakes.guardrail.before_verdict = go_away_after_the_first
     release = asyncio.Event()
-    gateway.fakes.generator.gate = lambda number: release.wait() if number == 1 else asyncio.sleep(0)
+    gateway.fakes.generator.gate = lambda number: (
+        release.wait() if number == 1 else asyncio.sleep(0)
+    )
     events, call = [], gateway.send()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for event in call:
@@ -152,7 +190,9 @@ async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_no
     assert gateway.fakes.session.finished[events[0].message_id].text == "The "
 
 
-async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_with_its_error(gateway: House) -> None:
+async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_with_its_error(
+    gateway: House,
+) -> None:
     gateway.fakes.generator.breaks_after = 2
     events = []
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -162,23 +202,32 @@ async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_wi
     assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_FAILED
     assert from_rpc(caught.value, "gateway").reason == "MODEL_SERVER_AWAY"
     await _until(lambda: events[0].message_id in gateway.fakes.session.finished)
-    assert gateway.fakes.session.finished[events[0].message_id].finish_reason == chat_pb2.FINISH_REASON_FAILED
+    assert (
+        gateway.fakes.session.finished[events[0].message_id].finish_reason
+        == chat_pb2.FINISH_REASON_FAILED
+    )
 
 
 async def test_a_silent_generator_is_given_up(tmp_path: Path) -> None:
     async with house(tmp_path, idle_seconds=0.2) as gateway:
         never = asyncio.Event()
-        gateway.fakes.generator.gate = lambda number: never.wait() if number == 1 else asyncio.sleep(0)
+        gateway.fakes.generator.gate = lambda number: (
+            never.wait() if number == 1 else asyncio.sleep(0)
+        )
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await gateway.ask()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
 
 
-async def test_a_turn_that_takes_too_long_is_ended_and_its_text_still_stored(tmp_path: Path) -> None:
+async def test_a_turn_that_takes_too_long_is_ended_and_its_text_still_stored(
+    tmp_path: Path,
+) -> None:
     async with house(tmp_path, turn_seconds=0.4) as gateway:
         never = asyncio.Event()
-        gateway.fakes.generator.gate = lambda number: never.wait() if number == 1 else asyncio.sleep(0)
+        gateway.fakes.generator.gate = lambda number: (
+            never.wait() if number == 1 else asyncio.sleep(0)
+        )
         events = []
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for event in gateway.send():
@@ -217,16 +266,27 @@ async def test_an_answer_that_cannot_be_stored_is_shown_and_says_so(tmp_path: Pa
     assert from_rpc(caught.value, "gateway").reason == "ANSWER_NOT_STORED"
 
 
-async def test_another_answer_to_a_message_is_judged_again_and_hangs_under_it(gateway: House) -> None:
+async def test_another_answer_to_a_message_is_judged_again_and_hangs_under_it(
+    gateway: House,
+) -> None:
     first = await gateway.ask("hw does it work?")
-    request = chat_pb2.SendMessageRequest(regenerate=chat_pb2.Regenerate(message_id=first[0].message_id))
-    second = [event async for event in gateway.chat.SendMessage(request, timeout=10, metadata=gateway.metadata())]
+    request = chat_pb2.SendMessageRequest(
+        regenerate=chat_pb2.Regenerate(message_id=first[0].message_id)
+    )
+    second = [
+        event
+        async for event in gateway.chat.SendMessage(
+            request, timeout=10, metadata=gateway.metadata()
+        )
+    ]
     assert second[0].message_id != first[0].message_id
     assert second[0].started.user_message_id == first[0].started.user_message_id
     assert gateway.fakes.guardrail.inputs[1] == ["hw does it work?", "how does it work?"]
 
 
-async def test_a_pinned_version_answers_and_the_callers_own_identity_travels(gateway: House) -> None:
+async def test_a_pinned_version_answers_and_the_callers_own_identity_travels(
+    gateway: House,
+) -> None:
     call = gateway.chat.SendMessage(
         chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="Hello"), model=CANDIDATE),
         timeout=10,

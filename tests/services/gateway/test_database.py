@@ -1,4 +1,6 @@
-"""The gateway's database: made, migrated from yesterday's file, refused when it is behind; a start with nothing to do does nothing."""
+"""The gateway's database: made, migrated from yesterday's file, refused when it is behind; a start
+with nothing to do does nothing.
+"""
 
 import asyncio
 import logging
@@ -56,12 +58,18 @@ async def test_a_new_file_has_the_tables_of_the_code(tmp_path: Path) -> None:
         assert await connection.run_sync(differences) == []
 
 
-async def test_yesterdays_keys_go_on_with_all_scopes_and_their_users_have_rows(tmp_path: Path) -> None:
+async def test_yesterdays_keys_go_on_with_all_scopes_and_their_users_have_rows(
+    tmp_path: Path,
+) -> None:
     secrets = yesterdays_file(tmp_path)
     async with open_database(url(tmp_path)) as engine, Keys(SqlKeyStore(engine), 0) as keys:
         owner = await keys.authenticate(secrets[0])
         assert (owner.caller, owner.scopes) == (Caller("default", "owner"), ALL_SCOPES)
-        assert [await reason_of(keys, secret) for secret in secrets[1:]] == ["", "API_KEY_REVOKED", ""]
+        assert [await reason_of(keys, secret) for secret in secrets[1:]] == [
+            "",
+            "API_KEY_REVOKED",
+            "",
+        ]
         async with engine.connect() as connection:
             assert await connection.run_sync(differences) == []
             found_users = await connection.execute(select(users).order_by(users.c.create_time))
@@ -70,7 +78,9 @@ async def test_yesterdays_keys_go_on_with_all_scopes_and_their_users_have_rows(t
                 ("default", "ada", 1_001.0),
                 ("acme", "ada", 1_003.0),
             ]
-            found_tenants = await connection.execute(select(tenants).order_by(tenants.c.create_time))
+            found_tenants = await connection.execute(
+                select(tenants).order_by(tenants.c.create_time)
+            )
             assert [row.tenant for row in found_tenants] == ["default", "acme"]
 
 
@@ -96,7 +106,10 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(
         async with open_database(url(tmp_path)):
             raise AssertionError("opened")
     with sqlite3.connect(tmp_path / "keys.db") as connection:
-        found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        found = {
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         assert found == {"api_keys", "users"}
         connection.execute("DROP TABLE users")
     connection.close()
@@ -104,7 +117,9 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(
         assert await reason_of(keys, secrets[0]) == ""
 
 
-async def test_a_start_with_nothing_to_do_does_not_even_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_with_nothing_to_do_does_not_even_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with open_database(url(tmp_path)):
         pass
 
@@ -125,7 +140,10 @@ async def test_a_database_of_a_later_version_is_served_and_that_is_said(
     async with open_database(url(tmp_path)) as engine:
         assert await SqlKeyStore(engine).list_keys() == []
     (record,) = [record for record in caplog.records if record.name == database.__name__]
-    assert (record.levelno, getattr(record, "fields", None)) == (logging.WARNING, {"revision": "9999"})
+    assert (record.levelno, getattr(record, "fields", None)) == (
+        logging.WARNING,
+        {"revision": "9999"},
+    )
     assert await migrate(url(tmp_path)) == ("9999", "9999")
 
 

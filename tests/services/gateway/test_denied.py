@@ -1,4 +1,5 @@
-"""One table, generated: every RPC and every route × everything that must not open it, and every id × whose object it is.
+"""One table, generated: every RPC and every route × everything that must not open it, and every id
+× whose object it is.
 
 Session is the real one, since ownership is checked where the row is read.
 """
@@ -56,7 +57,9 @@ JSON_ROUTES = {"POST /api/messages": "SendMessage", "POST /api/feedback": "Submi
 
 @dataclass(frozen=True)
 class Thing:
-    """A conversation of somebody, with its question and answer; and an erasure of what they had before."""
+    """A conversation of somebody, with its question and answer; and an erasure of what they had
+    before.
+    """
 
     conversation_id: str
     question_id: str
@@ -112,9 +115,16 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     async with (
         wiring(settings) as registrations,
         serving(settings, registrations) as port,
-        house(tmp_path_factory.mktemp("house"), session_target=f"127.0.0.1:{port}", key_cache_seconds=0) as gateway,
+        house(
+            tmp_path_factory.mktemp("house"),
+            session_target=f"127.0.0.1:{port}",
+            key_cache_seconds=0,
+        ) as gateway,
     ):
-        theirs = (await _thing(gateway, gateway.other_key), await _thing(gateway, gateway.namesakes_key))
+        theirs = (
+            await _thing(gateway, gateway.other_key),
+            await _thing(gateway, gateway.namesakes_key),
+        )
         yield World(
             gateway,
             {attack.name: attack for attack in await _attacks(gateway)},
@@ -129,7 +139,12 @@ async def _thing(gateway: House, key: str) -> Thing:
     )
     events = await gateway.ask(key=key)
     started = events[0].started
-    return Thing(started.conversation_id, started.user_message_id, events[0].message_id, erased.erasure.erasure_id)
+    return Thing(
+        started.conversation_id,
+        started.user_message_id,
+        events[0].message_id,
+        erased.erasure.erasure_id,
+    )
 
 
 async def _attacks(gateway: House) -> list[Attack]:
@@ -158,7 +173,9 @@ async def _carried(world: World, attack: Attack, scope: Any) -> dict[str, str]:
     """The headers; a key of the wrong scope has all but the one that is asked for."""
     authorization = attack.authorization
     if attack.name == "wrong scope":
-        authorization = f"Bearer {await new_key(world.gateway.store, ADA, scopes=ALL_SCOPES - {scope})}"
+        authorization = (
+            f"Bearer {await new_key(world.gateway.store, ADA, scopes=ALL_SCOPES - {scope})}"
+        )
     headers = {"authorization": authorization} if authorization is not None else {}
     if attack.name == "identity of a service":
         headers |= {"x-tw-tenant": ADA.tenant, "x-tw-user": ADA.user}
@@ -170,10 +187,16 @@ async def _carried(world: World, attack: Attack, scope: Any) -> dict[str, str]:
 async def test_an_rpc_is_closed_to(world: World, method: MethodDescriptor, name: str) -> None:
     attack = world.attacks[name]
     headers = await _carried(world, attack, RPCS[method.full_name].scope)
-    request = json_format.ParseDict(VALID.get(method.name, {}), GetMessageClass(method.input_type)())
+    request = json_format.ParseDict(
+        VALID.get(method.name, {}), GetMessageClass(method.input_type)()
+    )
     error = await _refusal(world.gateway, method, request, tuple(headers.items()))
     _, info = error_info(error)
-    assert (error.code().name, info.reason, info.metadata["field"]) == (attack.code, attack.reason, "authorization")
+    assert (error.code().name, info.reason, info.metadata["field"]) == (
+        attack.code,
+        attack.reason,
+        "authorization",
+    )
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -181,9 +204,14 @@ async def test_an_rpc_is_closed_to(world: World, method: MethodDescriptor, name:
 async def test_a_route_is_closed_to(world: World, route: str, name: str) -> None:
     attack = world.attacks[name]
     headers = await _carried(world, attack, ROUTES[route].scope)
-    status, body = await _over_http(world.gateway, route, re.sub(r"\{\w+\}", "anything", route), {}, headers)
+    status, body = await _over_http(
+        world.gateway, route, re.sub(r"\{\w+\}", "anything", route), {}, headers
+    )
     assert status == attack.status
-    assert (body["error"]["code"].upper(), body["error"]["param"]) == (attack.reason, "authorization")
+    assert (body["error"]["code"].upper(), body["error"]["param"]) == (
+        attack.reason,
+        "authorization",
+    )
 
 
 @pytest.mark.parametrize("route", OPEN_ROUTES)
@@ -195,7 +223,11 @@ async def test_a_route_for_everybody_answers_a_stranger(world: World, route: str
 def _id_fields(descriptor: Descriptor, path: str = "") -> Iterator[str]:
     """JSON paths of all fields that name an object."""
     for field in descriptor.fields:
-        if field.type == FieldDescriptor.TYPE_STRING and field.name.endswith("_id") and field.name != "request_id":
+        if (
+            field.type == FieldDescriptor.TYPE_STRING
+            and field.name.endswith("_id")
+            and field.name != "request_id"
+        ):
             yield f"{path}{field.json_name}"
         elif field.message_type is not None and not field.is_repeated:
             yield from _id_fields(field.message_type, f"{path}{field.json_name}.")
@@ -205,18 +237,24 @@ ID_FIELDS = [(method, path) for method in METHODS for path in _id_fields(method.
 
 
 @pytest.mark.parametrize("owner", OWNERS)
-@pytest.mark.parametrize(("method", "path"), ID_FIELDS, ids=[f"{method.name}-{path}" for method, path in ID_FIELDS])
+@pytest.mark.parametrize(
+    ("method", "path"), ID_FIELDS, ids=[f"{method.name}-{path}" for method, path in ID_FIELDS]
+)
 async def test_a_foreign_object_of_an_rpc_answers_as_a_missing_one(
     world: World, method: MethodDescriptor, path: str, owner: str
 ) -> None:
     answers = []
     for thing in (world.theirs[owner], MISSING_THING):
-        request = json_format.ParseDict(_naming(method.name, path, thing, world), GetMessageClass(method.input_type)())
+        request = json_format.ParseDict(
+            _naming(method.name, path, thing, world), GetMessageClass(method.input_type)()
+        )
         before = await _rpcs()
         error = await _refusal(world.gateway, method, request, world.gateway.metadata())
         text, info = error_info(error)
         # The calls that it took are a part of the answer: what takes longer tells something too.
-        answers.append((error.code(), text, info.SerializeToString(deterministic=True), await _since(before)))
+        answers.append(
+            (error.code(), text, info.SerializeToString(deterministic=True), await _since(before))
+        )
     assert answers[0] == answers[1]
     assert answers[0][0] is grpc.StatusCode.NOT_FOUND
 
@@ -225,7 +263,9 @@ def _naming(method: str, path: str, thing: Thing, world: World) -> dict[str, Any
     """A request that is right but for one id."""
     request = dict(VALID.get(method, {}))
     *outer, last = path.split(".")
-    value = {"conversationId": thing.conversation_id, "erasureId": thing.erasure_id}.get(last, thing.answer_id)
+    value = {"conversationId": thing.conversation_id, "erasureId": thing.erasure_id}.get(
+        last, thing.answer_id
+    )
     if last == "parentMessageId":
         request["conversationId"] = world.mine.conversation_id
     if outer:
@@ -239,10 +279,14 @@ ID_ROUTES = [route for route in ROUTES if "_id}" in route] + list(JSON_ROUTES)
 
 @pytest.mark.parametrize("owner", OWNERS)
 @pytest.mark.parametrize("route", ID_ROUTES)
-async def test_a_foreign_object_of_a_route_answers_as_a_missing_one(world: World, route: str, owner: str) -> None:
+async def test_a_foreign_object_of_a_route_answers_as_a_missing_one(
+    world: World, route: str, owner: str
+) -> None:
     answers = []
     for thing in (world.theirs[owner], MISSING_THING):
-        path = route.replace("{conversation_id}", thing.conversation_id).replace("{message_id}", thing.answer_id)
+        path = route.replace("{conversation_id}", thing.conversation_id).replace(
+            "{message_id}", thing.answer_id
+        )
         path = path.replace("{erasure_id}", thing.erasure_id)
         body: dict[str, Any] = {}
         if method := JSON_ROUTES.get(route):
@@ -258,26 +302,37 @@ async def test_a_foreign_object_of_a_route_answers_as_a_missing_one(world: World
 async def test_two_tenants_with_the_same_user_name_share_nothing(world: World) -> None:
     gateway = world.gateway
     of_ada, of_namesake = [
-        await gateway.ask("hello", key=key, request_id="the same") for key in (gateway.key, gateway.namesakes_key)
+        await gateway.ask("hello", key=key, request_id="the same")
+        for key in (gateway.key, gateway.namesakes_key)
     ]
     assert of_ada[0].message_id != of_namesake[0].message_id
     listed = {}
     for key in (gateway.key, gateway.namesakes_key):
         request = chat_pb2.ListConversationsRequest(page_size=100)
-        found = await gateway.chat.ListConversations(request, timeout=5, metadata=gateway.metadata(key))
+        found = await gateway.chat.ListConversations(
+            request, timeout=5, metadata=gateway.metadata(key)
+        )
         listed[key] = {conversation.id for conversation in found.conversations}
     assert {world.mine.conversation_id, of_ada[0].started.conversation_id} <= listed[gateway.key]
     assert not listed[gateway.key] & listed[gateway.namesakes_key]
     # Sticky by the whole name: the two meet a canary apart.
-    assert {"acme/ada", "umbrella/ada"} <= {request.user_key for request in gateway.fakes.generator.requests}
+    assert {"acme/ada", "umbrella/ada"} <= {
+        request.user_key for request in gateway.fakes.generator.requests
+    }
     # One thumb of each, on her own answer: two principals.
-    for key, message_id in ((gateway.key, of_ada[0].message_id), (gateway.namesakes_key, of_namesake[0].message_id)):
+    for key, message_id in (
+        (gateway.key, of_ada[0].message_id),
+        (gateway.namesakes_key, of_namesake[0].message_id),
+    ):
         said = json_format.ParseDict(
-            {"messageId": message_id, "requestId": "one", "thumb": {"up": True}}, feedback_pb2.SubmitFeedbackRequest()
+            {"messageId": message_id, "requestId": "one", "thumb": {"up": True}},
+            feedback_pb2.SubmitFeedbackRequest(),
         )
         await gateway.feedback.SubmitFeedback(said, timeout=5, metadata=gateway.metadata(key))
     said_by = {(event.tenant, event.principal) for event in gateway.fakes.feedback.events.values()}
-    assert len({tenant for tenant, _ in said_by}) == len({principal for _, principal in said_by}) == 2
+    assert (
+        len({tenant for tenant, _ in said_by}) == len({principal for _, principal in said_by}) == 2
+    )
 
 
 async def test_an_erasure_takes_nothing_of_anybody_else(world: World) -> None:
@@ -290,21 +345,32 @@ async def test_an_erasure_takes_nothing_of_anybody_else(world: World) -> None:
     assert erased.removed_conversations == 1
     for of, turn, there in zip((key, gateway.other_key), turns, (False, True), strict=True):
         request = chat_pb2.ListConversationsRequest(page_size=100)
-        found = await gateway.chat.ListConversations(request, timeout=5, metadata=gateway.metadata(of))
+        found = await gateway.chat.ListConversations(
+            request, timeout=5, metadata=gateway.metadata(of)
+        )
         assert (turn[0].started.conversation_id in {one.id for one in found.conversations}) is there
 
 
 async def test_after_all_attempts_the_others_things_are_as_they_were(world: World) -> None:
-    for key, thing in zip((world.gateway.other_key, world.gateway.namesakes_key), world.theirs.values(), strict=True):
+    for key, thing in zip(
+        (world.gateway.other_key, world.gateway.namesakes_key), world.theirs.values(), strict=True
+    ):
         request = chat_pb2.GetConversationRequest(conversation_id=thing.conversation_id)
-        found = await world.gateway.chat.GetConversation(request, timeout=5, metadata=world.gateway.metadata(key))
+        found = await world.gateway.chat.GetConversation(
+            request, timeout=5, metadata=world.gateway.metadata(key)
+        )
         assert [message.id for message in found.messages] == [thing.question_id, thing.answer_id]
         assert found.messages[1].text
 
 
-async def _refusal(gateway: House, method: MethodDescriptor, request: Any, metadata: Any) -> grpc.aio.AioRpcError:
+async def _refusal(
+    gateway: House, method: MethodDescriptor, request: Any, metadata: Any
+) -> grpc.aio.AioRpcError:
     channel: Any = gateway.channel
-    path, data = f"/{method.containing_service.full_name}/{method.name}", request.SerializeToString()
+    path, data = (
+        f"/{method.containing_service.full_name}/{method.name}",
+        request.SerializeToString(),
+    )
     try:
         if method.server_streaming:
             async for _ in channel.unary_stream(path)(data, timeout=5, metadata=metadata):
@@ -322,22 +388,35 @@ async def _over_http(
 ) -> tuple[int, dict[str, Any]]:
     method = route.split(" ")[0]
     sent = {"json": body} if method in ("POST", "PUT") else {}
-    async with gateway.http.request(method, gateway.url + path.split(" ")[1], headers=headers, **sent) as response:
+    async with gateway.http.request(
+        method, gateway.url + path.split(" ")[1], headers=headers, **sent
+    ) as response:
         return response.status, await response.json()
 
 
 async def _rpcs() -> Counter[str]:
-    """How often each method ended with which status, in all services of this process, once none runs any longer."""
+    """How often each method ended with which status, in all services of this process, once none
+    runs any longer.
+    """
     for _ in range(500):
         samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
         if not any(sample.value for sample in samples if sample.name == "thumbwheel_rpcs_running"):
             ended = [sample for sample in samples if sample.name == "thumbwheel_rpcs_total"]
-            return Counter({f"{found.labels['method']} {found.labels['code']}": int(found.value) for found in ended})
+            return Counter(
+                {
+                    f"{found.labels['method']} {found.labels['code']}": int(found.value)
+                    for found in ended
+                }
+            )
         await asyncio.sleep(0.01)
     raise AssertionError("calls run and do not end")
 
 
 async def _since(before: Counter[str]) -> Counter[str]:
-    """All calls but the guard's: it runs beside the session's, and is cancelled, sooner or later, once that has refused."""
+    """All calls but the guard's: it runs beside the session's, and is cancelled, sooner or later,
+    once that has refused.
+    """
     calls = await _rpcs() - before
-    return Counter({call: count for call, count in calls.items() if not call.startswith("CheckInput ")})
+    return Counter(
+        {call: count for call, count in calls.items() if not call.startswith("CheckInput ")}
+    )

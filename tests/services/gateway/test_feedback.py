@@ -1,4 +1,6 @@
-"""Thumbs and corrections over gRPC: whose message, which version, durable before the reply, the last one stands."""
+"""Thumbs and corrections over gRPC: whose message, which version, durable before the reply, the
+last one stands.
+"""
 
 import hashlib
 import hmac
@@ -20,29 +22,48 @@ async def submit(
     gateway: House, message_id: str, request_id: str = "r1", **value: Any
 ) -> feedback_pb2.SubmitFeedbackResponse:
     request = feedback_pb2.SubmitFeedbackRequest(
-        message_id=message_id, request_id=request_id, **(value or {"thumb": events_pb2.Thumb(up=True)})
+        message_id=message_id,
+        request_id=request_id,
+        **(value or {"thumb": events_pb2.Thumb(up=True)}),
     )
-    response = await gateway.feedback.SubmitFeedback(request, timeout=10, metadata=gateway.metadata())
+    response = await gateway.feedback.SubmitFeedback(
+        request, timeout=10, metadata=gateway.metadata()
+    )
     assert isinstance(response, feedback_pb2.SubmitFeedbackResponse)
     return response
 
 
-async def test_an_event_names_the_version_and_a_pseudonym_and_never_the_text(gateway: House) -> None:
+async def test_an_event_names_the_version_and_a_pseudonym_and_never_the_text(
+    gateway: House,
+) -> None:
     turn = await gateway.ask()
     response = await submit(
-        gateway, turn[0].message_id, thumb=events_pb2.Thumb(up=False, reasons=["wrong"], comment="no")
+        gateway,
+        turn[0].message_id,
+        thumb=events_pb2.Thumb(up=False, reasons=["wrong"], comment="no"),
     )
     event = gateway.fakes.feedback.events[response.event_id]
     assert response.durability == feedback_pb2.DURABILITY_SPOOL
-    assert (event.message_id, event.conversation_id) == (turn[0].message_id, turn[0].started.conversation_id)
+    assert (event.message_id, event.conversation_id) == (
+        turn[0].message_id,
+        turn[0].started.conversation_id,
+    )
     assert (event.model_version, event.arm, event.tenant) == (STABLE, "stable", "acme")
-    assert event.principal == hmac.new(PRINCIPAL_KEY.encode(), b"acme/ada", hashlib.sha256).hexdigest()
+    assert (
+        event.principal == hmac.new(PRINCIPAL_KEY.encode(), b"acme/ada", hashlib.sha256).hexdigest()
+    )
     assert event.event_id == str(uuid.uuid5(EVENT_NAMESPACE, "acme/ada/r1"))
-    assert (event.thumb.up, list(event.thumb.reasons), event.thumb.comment) == (False, ["wrong"], "no")
+    assert (event.thumb.up, list(event.thumb.reasons), event.thumb.comment) == (
+        False,
+        ["wrong"],
+        "no",
+    )
     assert event.accept_time.seconds > 1_700_000_000
 
 
-async def test_the_same_request_id_is_the_same_event_and_other_content_is_refused(gateway: House) -> None:
+async def test_the_same_request_id_is_the_same_event_and_other_content_is_refused(
+    gateway: House,
+) -> None:
     message_id = (await gateway.ask())[0].message_id
     first = await submit(gateway, message_id)
     assert (await submit(gateway, message_id)).event_id == first.event_id
@@ -54,8 +75,12 @@ async def test_the_same_request_id_is_the_same_event_and_other_content_is_refuse
 
 async def test_corrections_and_retractions_go_the_same_way(gateway: House) -> None:
     message_id = (await gateway.ask())[0].message_id
-    correction = await submit(gateway, message_id, "r1", correction=events_pb2.Correction(text="Better."))
-    retraction = await submit(gateway, message_id, "r2", retraction=events_pb2.Retraction(kind="correction"))
+    correction = await submit(
+        gateway, message_id, "r1", correction=events_pb2.Correction(text="Better.")
+    )
+    retraction = await submit(
+        gateway, message_id, "r2", retraction=events_pb2.Retraction(kind="correction")
+    )
     assert gateway.fakes.feedback.events[correction.event_id].correction.text == "Better."
     assert gateway.fakes.feedback.events[retraction.event_id].retraction.kind == "correction"
 
@@ -71,20 +96,26 @@ async def test_without_an_ack_there_is_no_reply(gateway: House) -> None:
 
 async def test_an_answer_that_is_still_open_cannot_be_rated_yet(gateway: House) -> None:
     turn = await gateway.ask()
-    gateway.fakes.session.messages[turn[0].message_id].finish_reason = chat_pb2.FINISH_REASON_UNSPECIFIED
+    gateway.fakes.session.messages[
+        turn[0].message_id
+    ].finish_reason = chat_pb2.FINISH_REASON_UNSPECIFIED
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await submit(gateway, turn[0].message_id)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_a_conversation_shows_the_callers_thumbs_and_is_readable_without_them(gateway: House) -> None:
+async def test_a_conversation_shows_the_callers_thumbs_and_is_readable_without_them(
+    gateway: House,
+) -> None:
     turn = await gateway.ask()
     await submit(gateway, turn[0].message_id)
     request = chat_pb2.GetConversationRequest(conversation_id=turn[0].started.conversation_id)
     for away, broken, expected in ((False, False, [True]), (True, False, []), (False, True, [])):
         gateway.fakes.feedback.away, gateway.fakes.feedback.broken_seal = away, broken
         found = await gateway.chat.GetConversation(request, timeout=10, metadata=gateway.metadata())
-        assert [message.thumb_up for message in found.messages if message.HasField("thumb_up")] == expected
+        assert [
+            message.thumb_up for message in found.messages if message.HasField("thumb_up")
+        ] == expected
         assert len(found.messages) == 2
 
 
@@ -92,9 +123,19 @@ async def test_a_conversation_shows_what_the_caller_said_in_words(gateway: House
     turn = await gateway.ask()
     thumb = events_pb2.Thumb(up=False, reasons=["wrong"], comment="no")
     await submit(gateway, turn[0].message_id, "r1", thumb=thumb)
-    await submit(gateway, turn[0].message_id, "r2", correction=events_pb2.Correction(text="Better."))
+    await submit(
+        gateway, turn[0].message_id, "r2", correction=events_pb2.Correction(text="Better.")
+    )
     request = chat_pb2.GetConversationRequest(conversation_id=turn[0].started.conversation_id)
     found = await gateway.chat.GetConversation(request, timeout=10, metadata=gateway.metadata())
     question, answer = found.messages
-    assert (list(answer.thumb_reasons), answer.thumb_comment, answer.correction) == (["wrong"], "no", "Better.")
-    assert (list(question.thumb_reasons), question.thumb_comment, question.correction) == ([], "", "")
+    assert (list(answer.thumb_reasons), answer.thumb_comment, answer.correction) == (
+        ["wrong"],
+        "no",
+        "Better.",
+    )
+    assert (list(question.thumb_reasons), question.thumb_comment, question.correction) == (
+        [],
+        "",
+        "",
+    )

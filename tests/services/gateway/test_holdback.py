@@ -22,7 +22,9 @@ class FakeGuard:
         self.before_verdict: Callable[[], Any] | None = None
         self.blocks = ""
 
-    async def check_output(self, prompt: str, released_tail: str, pending: str, *, final: bool) -> OutputRuling:
+    async def check_output(
+        self, prompt: str, released_tail: str, pending: str, *, final: bool
+    ) -> OutputRuling:
         self.asked.append((released_tail, pending, final))
         if self.before_verdict:
             await self.before_verdict()
@@ -36,7 +38,11 @@ async def read(held: HeldAnswer) -> list[str]:
     return [ruling.release async for ruling in held.releases()]
 
 
-@given(deltas=st.lists(st.text(min_size=1, max_size=9), max_size=20), held=st.integers(0, 12), pauses=st.data())
+@given(
+    deltas=st.lists(st.text(min_size=1, max_size=9), max_size=20),
+    held=st.integers(0, 12),
+    pauses=st.data(),
+)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_everything_is_released_once_and_in_order_at_any_pace(
     deltas: list[str], held: int, pauses: st.DataObject

@@ -1,4 +1,6 @@
-"""API keys: only hashes are kept, they expire, are rotated and revoked within seconds; the owner's key comes from a file."""
+"""API keys: only hashes are kept, they expire, are rotated and revoked within seconds; the owner's
+key comes from a file.
+"""
 
 import argparse
 import asyncio
@@ -21,7 +23,15 @@ from services.gateway.credential import ALL_SCOPES, USUAL_SCOPES, Credential, Sc
 from services.gateway.database import open_database
 from services.gateway.key_commands import add_key_commands, run_key_command
 from services.gateway.key_store import SqlKeyStore
-from services.gateway.keys import USE_NOTED_SECONDS, Keys, StoredKey, digest_of, mint, owner_secret, stored
+from services.gateway.keys import (
+    USE_NOTED_SECONDS,
+    Keys,
+    StoredKey,
+    digest_of,
+    mint,
+    owner_secret,
+    stored,
+)
 from services.gateway.tables import METADATA
 
 ADA = Caller("acme", "ada")
@@ -139,14 +149,19 @@ async def test_a_key_expires_also_while_it_is_remembered() -> None:
     assert [await reason_of(keys, secret) for _ in range(2)] == ["", "API_KEY_EXPIRED"]
 
 
-async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking_it_ends_both(tmp_path: Path) -> None:
+async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking_it_ends_both(
+    tmp_path: Path,
+) -> None:
     first, key = mint(ADA, ALL_SCOPES)
     second, third, now = mint(ADA)[0], mint(ADA)[0], time.time()
     async with key_store(tmp_path) as store, Keys(store, cache_seconds=0) as keys:
         await store.add(key)
         assert await store.rotate(key.key_id, digest_of(second), now, now + 60)
-        assert [await keys.authenticate(secret) for secret in (first, second)] == [Credential(ADA, ALL_SCOPES)] * 2
-        # What was the owner's file is still known: keeping it again must not give it a key of its own.
+        assert [await keys.authenticate(secret) for secret in (first, second)] == [
+            Credential(ADA, ALL_SCOPES)
+        ] * 2
+        # What was the owner's file is still known: keeping it again must not give it a key of its
+        # own.
         await store.add(stored(first, ADA))
         assert len(await store.list_keys()) == 1
 
@@ -156,7 +171,9 @@ async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking
 
         assert await store.rotate(key.key_id, digest_of(first), now, now + 60)
         await store.revoke(key.key_id, now)
-        assert [await reason_of(keys, secret) for secret in (first, third)] == ["API_KEY_REVOKED"] * 2
+        assert [await reason_of(keys, secret) for secret in (first, third)] == [
+            "API_KEY_REVOKED"
+        ] * 2
         assert not await store.rotate(key.key_id, digest_of(second), now, now + 60)
 
 
@@ -205,7 +222,9 @@ async def test_keeping_the_owners_key_again_changes_nothing(tmp_path: Path) -> N
         assert [key.scopes for key in await store.list_keys()] == [ALL_SCOPES]
 
 
-async def test_the_commands_make_list_rotate_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_commands_make_list_rotate_and_revoke(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert await run(tmp_path, "create", "--user", "sim", "--tenant", "acme", "--count", "3") == 0
     secrets = capsys.readouterr().out.split()
     async with key_store(tmp_path) as store, Keys(store, 0) as keys:
@@ -215,12 +234,16 @@ async def test_the_commands_make_list_rotate_and_revoke(tmp_path: Path, capsys: 
 
         assert await run(tmp_path, "rotate", "--id", key_id, "--overlap-hours", "0") == 0
         said = capsys.readouterr()
-        assert re.search(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n$", said.err), "until when the secret before works"
+        assert re.search(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\n$", said.err), (
+            "until when the secret before works"
+        )
         assert await reason_of(keys, secrets[1]) == "API_KEY_INVALID"
         assert await reason_of(keys, said.out.strip()) == ""
 
         assert await run(tmp_path, "revoke", "--id", key_id) == 0
-        assert [await run(tmp_path, command, "--id", key_id) for command in ("revoke", "rotate")] == [1, 1]
+        assert [
+            await run(tmp_path, command, "--id", key_id) for command in ("revoke", "rotate")
+        ] == [1, 1]
         assert await reason_of(keys, said.out.strip()) == "API_KEY_REVOKED"
 
 

@@ -1,4 +1,6 @@
-"""A quota that is used up, as each door says it: gRPC's status with RetryInfo, HTTP 429 with Retry-After and OpenAI's headers."""
+"""A quota that is used up, as each door says it: gRPC's status with RetryInfo, HTTP 429 with
+Retry-After and OpenAI's headers.
+"""
 
 import asyncio
 import re
@@ -37,9 +39,15 @@ async def test_the_pages_door_says_429_and_retry_after(tmp_path: Path) -> None:
     async with house(tmp_path, user_requests_per_minute=1) as gateway:
         await gateway.ask()
         body = {"input": {"text": "What is it?"}}
-        async with gateway.http.post(f"{gateway.url}/api/messages", json=body, headers=gateway.headers()) as response:
+        async with gateway.http.post(
+            f"{gateway.url}/api/messages", json=body, headers=gateway.headers()
+        ) as response:
             error = (await response.json())["error"]
-    assert (response.status, error["type"], error["code"]) == (429, "rate_limit_error", "rate_limited")
+    assert (response.status, error["type"], error["code"]) == (
+        429,
+        "rate_limit_error",
+        "rate_limited",
+    )
     assert re.search(r"\b1\b", error["message"]), "the limit"
     assert 50 < int(response.headers["retry-after"]) <= 62
 
@@ -58,11 +66,17 @@ async def test_openais_headers_tell_what_is_left(tmp_path: Path, stream: bool) -
             await asyncio.sleep(0.05)
         with pytest.raises(openai.RateLimitError) as caught:
             await ask(model="thumbwheel", messages=QUESTION, max_tokens=100, stream=stream)
-    left = [(head["x-ratelimit-remaining-requests"], head["x-ratelimit-remaining-tokens"]) for head in heads]
+    left = [
+        (head["x-ratelimit-remaining-requests"], head["x-ratelimit-remaining-tokens"])
+        for head in heads
+    ]
     # Reserved are 4 for the question and 100 for the answer; the first turn has used 11.
     assert left == [("1", "896"), ("0", "885")]
     refused = caught.value.response.headers
-    assert (refused["x-ratelimit-limit-requests"], refused["x-ratelimit-remaining-requests"]) == ("2", "0")
+    assert (refused["x-ratelimit-limit-requests"], refused["x-ratelimit-remaining-requests"]) == (
+        "2",
+        "0",
+    )
     assert re.fullmatch(r"5\ds|1m[012]s", refused["x-ratelimit-reset-requests"])
     assert refused["x-ratelimit-remaining-tokens"] == "978"
     assert 50 < int(refused["retry-after"]) <= 62
@@ -80,7 +94,9 @@ async def _parsed(answer: Any) -> Any:
 
 async def test_without_limits_there_are_no_headers(tmp_path: Path) -> None:
     async with house(tmp_path) as gateway, _openai(gateway) as api:
-        answer = await api.chat.completions.with_raw_response.create(model="thumbwheel", messages=QUESTION)
+        answer = await api.chat.completions.with_raw_response.create(
+            model="thumbwheel", messages=QUESTION
+        )
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
 
 
@@ -129,7 +145,14 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0s"), (0.2, "1s"), (59.5, "1m0s"), (360, "6m0s"), (3_600, "1h0m0s"), (86_399, "23h59m59s")],
+    [
+        (0, "0s"),
+        (0.2, "1s"),
+        (59.5, "1m0s"),
+        (360, "6m0s"),
+        (3_600, "1h0m0s"),
+        (86_399, "23h59m59s"),
+    ],
 )
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
     assert duration(seconds) == text

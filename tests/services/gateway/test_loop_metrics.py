@@ -31,7 +31,12 @@ def test_a_turn_that_runs_has_no_result_yet(tmp_path: Path) -> None:
         pass
     found = scraped(tmp_path)
     assert found.get_sample_value("thumbwheel_loop_running") == 1
-    assert found.get_sample_value("thumbwheel_loop_turn_result", {"recipe": "small", "result": "promoted"}) == 0
+    assert (
+        found.get_sample_value(
+            "thumbwheel_loop_turn_result", {"recipe": "small", "result": "promoted"}
+        )
+        == 0
+    )
     assert found.get_sample_value("thumbwheel_loop_step_progress_ratio", {"step": "snapshot"}) == 1
     assert found.get_sample_value("thumbwheel_loop_step_progress_ratio", {"step": "gate"}) == 0
     assert (found.get_sample_value("thumbwheel_loop_updated_time_seconds") or 0) > 1_700_000_000
@@ -39,21 +44,32 @@ def test_a_turn_that_runs_has_no_result_yet(tmp_path: Path) -> None:
 
 def test_a_turn_that_ended_tells_its_result_and_what_its_gate_saw(tmp_path: Path) -> None:
     board(tmp_path).finish("rolled back", "users like it less", None)
-    accuracy = Check("reward model beats a coin", "0.812 ± 0.021 on 90 pairs of 40 prompts", "0.5", True, "")
+    accuracy = Check(
+        "reward model beats a coin", "0.812 ± 0.021 on 90 pairs of 40 prompts", "0.5", True, ""
+    )
     rise = Check("perplexity on fixed texts", "-0.120 ± 0.010 bits per byte", "0.1", False, "")
     gate = tmp_path / "runs" / "small-7" / "gate.json"
     gate.parent.mkdir(parents=True)
-    gate.write_text(json.dumps({"passed": False, "reason": "", "checks": [asdict(accuracy), asdict(rise)]}))
+    gate.write_text(
+        json.dumps({"passed": False, "reason": "", "checks": [asdict(accuracy), asdict(rise)]})
+    )
     found = scraped(tmp_path)
     assert found.get_sample_value("thumbwheel_loop_running") == 0
-    assert found.get_sample_value("thumbwheel_loop_turn_result", {"recipe": "small", "result": "rolled_back"}) == 1
+    assert (
+        found.get_sample_value(
+            "thumbwheel_loop_turn_result", {"recipe": "small", "result": "rolled_back"}
+        )
+        == 1
+    )
     assert found.get_sample_value("thumbwheel_loop_check_value", {"check": accuracy.name}) == 0.812
     assert found.get_sample_value("thumbwheel_loop_check_value", {"check": rise.name}) == -0.12
     assert found.get_sample_value("thumbwheel_loop_check_passed", {"check": accuracy.name}) == 1
     assert found.get_sample_value("thumbwheel_loop_check_passed", {"check": rise.name}) == 0
 
 
-def test_files_that_are_not_what_they_should_be_never_break_the_page_of_metrics(tmp_path: Path) -> None:
+def test_files_that_are_not_what_they_should_be_never_break_the_page_of_metrics(
+    tmp_path: Path,
+) -> None:
     board(tmp_path).finish("refused", "", None)
     whole = json.loads((tmp_path / "status.json").read_text())
     for text in (

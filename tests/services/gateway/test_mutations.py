@@ -1,4 +1,6 @@
-"""S7: requests that went wrong end in a status that says so. Never a crash, UNKNOWN or INTERNAL, never an internal name."""
+"""S7: requests that went wrong end in a status that says so. Never a crash, UNKNOWN or INTERNAL,
+never an internal name.
+"""
 
 import asyncio
 import json
@@ -40,7 +42,14 @@ from tests.services.gateway.test_keys import CountingStore
 
 SEED = 7
 HERE, OVER_THE_WIRE, MANY = 500, 30, 1_000_000
-ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"}
+ALLOWED = {
+    "OK",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+}
 INTERNAL_NAMES = re.compile(
     r"services|thumbwheel\.|pb2|google\.|Traceback|0x[0-9a-f]{6}|object at|Error\b|\.py\b|/home|grpc"
 )
@@ -123,12 +132,16 @@ class Handlers:
         behind: Any = Behind()
         turns = Turns(_instant, TurnLimits(10, 0.0, 1), alone(), Admission("turns", 500, 500, 1.0))
         chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
-        said = FeedbackServicer(Feedback(behind, behind, PRINCIPAL_KEY), OwnData(turns, behind, behind, behind))
+        said = FeedbackServicer(
+            Feedback(behind, behind, PRINCIPAL_KEY), OwnData(turns, behind, behind, behind)
+        )
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         self._found: dict[str, Any] = {}
         chat_pb2_grpc.add_ChatServiceServicer_to_server(guarded(chat_service, chat, bearers), self)  # type: ignore[arg-type]
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(guarded(feedback_service, said, bearers), self)  # type: ignore[arg-type]
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(
+            guarded(feedback_service, said, bearers), self
+        )  # type: ignore[arg-type]
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """As a server's."""
@@ -145,7 +158,9 @@ class Handlers:
             return self._found[path]
 
         details: Any = type("Details", (), {"method": path})
-        around = CallInterceptor(ServiceSettings(port=0), Admission("server", 64, 64, 1.0), None, secure=False)
+        around = CallInterceptor(
+            ServiceSettings(port=0), Admission("server", 64, 64, 1.0), None, secure=False
+        )
         return await around.intercept_service(found, details)
 
     async def call(self, handler: Any, data: bytes) -> tuple[str, str]:
@@ -175,7 +190,10 @@ def _right(method: MethodDescriptor) -> Any:
     """A request that is in order."""
     message = GetMessageClass(method.input_type)()
     for field in method.input_type.fields:
-        if field.name in ("message_id", "conversation_id", "erasure_id") and method.name != "SendMessage":
+        if (
+            field.name in ("message_id", "conversation_id", "erasure_id")
+            and method.name != "SendMessage"
+        ):
             setattr(message, field.name, UUID)
     return json_format.ParseDict(VALID.get(method.name, {}), message)
 
@@ -191,19 +209,25 @@ async def test_a_mutated_request_ends_in_a_status_that_says_so(method: MethodDes
 @pytest.mark.long
 @pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_a_million_mutated_requests_end_in_a_status_that_says_so(method: MethodDescriptor) -> None:
+async def test_a_million_mutated_requests_end_in_a_status_that_says_so(
+    method: MethodDescriptor,
+) -> None:
     ends = await _try(method, MANY)
     assert ends.total() == MANY
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_over_the_wire_it_is_the_same_and_the_connection_lives(gateway: House, method: MethodDescriptor) -> None:
+async def test_over_the_wire_it_is_the_same_and_the_connection_lives(
+    gateway: House, method: MethodDescriptor
+) -> None:
     channel: Any = gateway.channel
     path = f"/{method.containing_service.full_name}/{method.name}"
     for number, data in enumerate(mutants(_right(method), SEED + 1, OVER_THE_WIRE)):
         try:
             if method.server_streaming:
-                async for _ in channel.unary_stream(path)(data, timeout=30, metadata=gateway.metadata()):
+                async for _ in channel.unary_stream(path)(
+                    data, timeout=30, metadata=gateway.metadata()
+                ):
                     pass
             else:
                 await channel.unary_unary(path)(data, timeout=30, metadata=gateway.metadata())
@@ -213,7 +237,11 @@ async def test_over_the_wire_it_is_the_same_and_the_connection_lives(gateway: Ho
     assert await gateway.ask()
 
 
-COMPLETION = {"model": "thumbwheel", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.5}
+COMPLETION = {
+    "model": "thumbwheel",
+    "messages": [{"role": "user", "content": "hello"}],
+    "temperature": 0.5,
+}
 BODIES = {
     "/api/messages": VALID["SendMessage"],
     "/api/feedback": {**VALID["SubmitFeedback"], "messageId": UUID},
@@ -222,16 +250,24 @@ BODIES = {
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_a_mutated_body_over_http_ends_in_a_status_that_says_so(gateway: House, path: str) -> None:
+async def test_a_mutated_body_over_http_ends_in_a_status_that_says_so(
+    gateway: House, path: str
+) -> None:
     randomness, statuses = random.Random(SEED), Counter[int]()
     right = json.dumps(BODIES[path])
     for number in range(2 * OVER_THE_WIRE):
         body = _mutated_json(right, randomness)
-        async with gateway.http.post(gateway.url + path, data=body, headers=gateway.headers()) as response:
+        async with gateway.http.post(
+            gateway.url + path, data=body, headers=gateway.headers()
+        ) as response:
             text = await response.text()
         assert response.status in (200, 400, 404, 409, 413), (number, body, text)
         if response.status != 200:
-            assert not INTERNAL_NAMES.search(json.loads(text)["error"]["message"]), (number, body, text)
+            assert not INTERNAL_NAMES.search(json.loads(text)["error"]["message"]), (
+                number,
+                body,
+                text,
+            )
         statuses[response.status] += 1
     assert statuses[400] > OVER_THE_WIRE / 2
 

@@ -1,4 +1,6 @@
-"""Tokens of a real issuer on loopback: what is believed, what is refused, and keys that change, vanish or never were (F25)."""
+"""Tokens of a real issuer on loopback: what is believed, what is refused, and keys that change,
+vanish or never were (F25).
+"""
 
 import asyncio
 import base64
@@ -70,9 +72,13 @@ class Trust:
 async def trusting(fetch_seconds: float = 2.0, **rules: Any) -> AsyncIterator[Trust]:
     async with running_issuer() as issuer, aiohttp.ClientSession() as http:
         clock = Clock()
-        keys = SigningKeys(issuer.url, IssuerPeer(http, issuer.url, fetch_seconds).signing_keys, AGES, clock)
+        keys = SigningKeys(
+            issuer.url, IssuerPeer(http, issuer.url, fetch_seconds).signing_keys, AGES, clock
+        )
         values = {"url": issuer.url, "audience": AUDIENCE, "tenant": "acme"} | rules
-        yield Trust(issuer, Oidc({issuer.url: (Rules(**values), keys)}, LEEWAY_SECONDS), clock, keys)
+        yield Trust(
+            issuer, Oidc({issuer.url: (Rules(**values), keys)}, LEEWAY_SECONDS), clock, keys
+        )
         await keys.close()
 
 
@@ -85,7 +91,9 @@ async def trust() -> AsyncIterator[Trust]:
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
 async def test_a_token_becomes_a_user_with_the_usual_scopes(trust: Trust, algorithm: str) -> None:
     trust.issuer.add_key("mine", algorithm)
-    assert await trust.oidc.authenticate(trust.issuer.token("mine")) == Credential(ADA, USUAL_SCOPES)
+    assert await trust.oidc.authenticate(trust.issuer.token("mine")) == Credential(
+        ADA, USUAL_SCOPES
+    )
 
 
 HOUR = 3_600
@@ -103,7 +111,9 @@ HOUR = 3_600
         ({"iat": -HOUR, "nbf": -HOUR, "exp": HOUR}, ""),
     ],
 )
-async def test_times_are_held_to_within_the_leeway(trust: Trust, claims: dict[str, float], reason: str) -> None:
+async def test_times_are_held_to_within_the_leeway(
+    trust: Trust, claims: dict[str, float], reason: str
+) -> None:
     now = time.time()
     times = {"iat": 0, "nbf": 0, "exp": 60} | claims
     token = trust.issuer.token(**{name: now + seconds for name, seconds in times.items()})
@@ -156,7 +166,11 @@ def _signed(algorithm: str, key_id: str, issuer: Issuer, sign: Callable[[bytes],
 
 def _hmac_with_the_public_key(issuer: Issuer) -> str:
     issuer.add_key("rsa", "RS256")
-    public = issuer.keys["rsa"][1].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public = (
+        issuer.keys["rsa"][1]
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     hs256 = HMACAlgorithm(HMACAlgorithm.SHA256)
     return _signed("HS256", "rsa", issuer, lambda data: hs256.sign(data, public))
 
@@ -167,10 +181,16 @@ def _algorithm_of_another_key(issuer: Issuer) -> str:
 
 
 def _key_in_the_header(issuer: Issuer) -> str:
-    """A right signature of a key that the token itself brings along, in all ways that the standard knows."""
+    """A right signature of a key that the token itself brings along, in all ways that the standard
+    knows.
+    """
     own = rsa.generate_private_key(65_537, 2_048)
     entry = json.loads(RSAAlgorithm.to_jwk(own.public_key()))
-    places = {"jwk": entry, "jku": f"{issuer.url}/evil-keys", "x5u": f"{issuer.url}/evil-certificates"}
+    places = {
+        "jwk": entry,
+        "jku": f"{issuer.url}/evil-keys",
+        "x5u": f"{issuer.url}/evil-certificates",
+    }
     return jwt.encode(issuer.claims(), own, "RS256", {"kid": "first", **places})
 
 
@@ -238,7 +258,9 @@ async def test_published_keys_that_cannot_be_used_hide_no_others(trust: Trust) -
         assert await trust.reason(trust.issuer.token(header={"kid": key_id})) == "TOKEN_INVALID"
     rs256, hs256 = RSAAlgorithm(RSAAlgorithm.SHA256), HMACAlgorithm(HMACAlgorithm.SHA256)
     signed_weakly = _signed("RS256", "weak", trust.issuer, lambda data: rs256.sign(data, weak_key))
-    signed_with_a_secret = _signed("HS256", "secret", trust.issuer, lambda data: hs256.sign(data, b"secret"))
+    signed_with_a_secret = _signed(
+        "HS256", "secret", trust.issuer, lambda data: hs256.sign(data, b"secret")
+    )
     for token in (signed_weakly, signed_with_a_secret):
         assert await trust.reason(token) == "TOKEN_INVALID"
 
@@ -265,7 +287,10 @@ async def test_a_flood_of_unknown_keys_costs_the_issuer_one_request_a_while(trus
     assert trust.issuer.fetches == 1
     for wave in range(1, 4):
         trust.clock.seconds += AGES.retry_seconds
-        flood = [trust.reason(trust.issuer.token(header={"kid": f"k{wave}-{number}"})) for number in range(200)]
+        flood = [
+            trust.reason(trust.issuer.token(header={"kid": f"k{wave}-{number}"}))
+            for number in range(200)
+        ]
         reasons = await asyncio.gather(*flood, trust.reason(good))
         assert reasons == ["TOKEN_INVALID"] * 200 + [""]
         assert trust.issuer.fetches == 1 + wave
@@ -291,7 +316,9 @@ async def test_while_the_issuer_is_away_its_keys_are_believed_up_to_an_age(trust
     assert await trust.reason(good) == ""
 
 
-async def test_an_issuer_that_hangs_delays_only_calls_that_need_a_new_key_and_not_for_long() -> None:
+async def test_an_issuer_that_hangs_delays_only_calls_that_need_a_new_key_and_not_for_long() -> (
+    None
+):
     async with trusting(fetch_seconds=0.3) as trust:
         good = trust.issuer.token()
         assert await trust.reason(good) == ""
@@ -320,7 +347,15 @@ async def test_an_issuer_that_hangs_delays_only_calls_that_need_a_new_key_and_no
         {"status": 302},
         {"status": 500},
     ],
-    ids=["another issuer", "a name instead of loopback", "a file", "a number", "too long", "a redirect", "broken"],
+    ids=[
+        "another issuer",
+        "a name instead of loopback",
+        "a file",
+        "a number",
+        "too long",
+        "a redirect",
+        "broken",
+    ],
 )
 async def test_an_issuer_that_answers_wrongly_is_not_believed_and_not_followed(
     trust: Trust, wrong: dict[str, Any]
@@ -335,8 +370,16 @@ async def test_an_issuer_that_answers_wrongly_is_not_believed_and_not_followed(
     ("claims", "tenant", "scopes"),
     [
         ({"org": "acme"}, "acme", {Scope.CHAT}),
-        ({"org": "umbrella", "groups": ["raters", "unknown", 7]}, "umbrella", {Scope.CHAT, Scope.FEEDBACK}),
-        ({"org": "acme", "groups": "raters admins"}, "acme", {Scope.CHAT, Scope.FEEDBACK, Scope.OPERATE}),
+        (
+            {"org": "umbrella", "groups": ["raters", "unknown", 7]},
+            "umbrella",
+            {Scope.CHAT, Scope.FEEDBACK},
+        ),
+        (
+            {"org": "acme", "groups": "raters admins"},
+            "acme",
+            {Scope.CHAT, Scope.FEEDBACK, Scope.OPERATE},
+        ),
         ({"org": "acme", "groups": {"admins": True}}, "acme", {Scope.CHAT}),
         ({"org": "globex"}, "", set()),
         ({"org": ["acme"]}, "", set()),
@@ -353,7 +396,10 @@ async def test_claims_become_tenant_user_and_scopes_as_the_rules_say(
         "user_claim": "email",
         "scopes": frozenset({Scope.CHAT}),
         "scope_claim": "groups",
-        "scopes_by_value": {"raters": frozenset({Scope.FEEDBACK}), "admins": frozenset({Scope.OPERATE})},
+        "scopes_by_value": {
+            "raters": frozenset({Scope.FEEDBACK}),
+            "admins": frozenset({Scope.OPERATE}),
+        },
     }
     async with trusting(**rules) as trust:
         token = trust.issuer.token(email="ada@acme.example", **claims)
@@ -383,14 +429,18 @@ async def test_keys_and_tokens_come_in_by_the_same_door(tmp_path: Any) -> None:
             token = issuer.token()
             turn = await gateway.ask(key=token)
             # The same user, whichever she carries.
-            request = chat_pb2.GetConversationRequest(conversation_id=turn[0].started.conversation_id)
+            request = chat_pb2.GetConversationRequest(
+                conversation_id=turn[0].started.conversation_id
+            )
             await gateway.chat.GetConversation(request, timeout=5, metadata=gateway.metadata())
             assert gateway.fakes.generator.users == [ADA.key]
             for path, status, code in (
                 ("/api/conversations", 200, ""),
                 ("/api/rollout", 403, "scope_missing"),
             ):
-                async with gateway.http.get(gateway.url + path, headers=gateway.headers(token)) as response:
+                async with gateway.http.get(
+                    gateway.url + path, headers=gateway.headers(token)
+                ) as response:
                     assert response.status == status
                     assert not code or (await response.json())["error"]["code"] == code
             for wrong in (issuer.token(exp=time.time() - 60), token[:-4], "tw_" + "A" * 43):
@@ -424,7 +474,13 @@ ENTRY = {"issuer": "https://issuer.example", "audience": "thumbwheel", "tenant":
 )
 def test_an_issuer_that_cannot_be_obeyed_is_refused_at_the_start(changes: dict[str, Any]) -> None:
     base = {"principal_key": PRINCIPAL_KEY}
-    assert GatewaySettings.model_validate({**base, "oidc_issuers": [ENTRY]}).oidc_issuers[0].rules().tenant == "acme"
+    assert (
+        GatewaySettings.model_validate({**base, "oidc_issuers": [ENTRY]})
+        .oidc_issuers[0]
+        .rules()
+        .tenant
+        == "acme"
+    )
     with pytest.raises(ValidationError):
         GatewaySettings.model_validate({**base, "oidc_issuers": [{**ENTRY, **changes}]})
     with pytest.raises(ValidationError) as caught:

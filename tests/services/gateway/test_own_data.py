@@ -1,4 +1,6 @@
-"""What users decide about their own data: consent, and an erasure that a repetition finishes whatever failed before."""
+"""What users decide about their own data: consent, and an erasure that a repetition finishes
+whatever failed before.
+"""
 
 import asyncio
 from pathlib import Path
@@ -105,13 +107,21 @@ def call(gateway: House, method: str, key: str | None = None, **given: Any) -> A
 
 async def over_http(gateway: House, route: str, body: object = None) -> tuple[int, Any]:
     method, path = route.split(" ")
-    async with gateway.http.request(method, gateway.url + path, json=body, headers=gateway.headers()) as response:
+    async with gateway.http.request(
+        method, gateway.url + path, json=body, headers=gateway.headers()
+    ) as response:
         return response.status, await response.json()
 
 
 async def thumb(gateway: House, message_id: str, key: str | None = None) -> str:
-    said = feedback_pb2.SubmitFeedbackRequest(message_id=message_id, request_id="one", thumb=events_pb2.Thumb(up=True))
-    return str((await gateway.feedback.SubmitFeedback(said, timeout=10, metadata=gateway.metadata(key))).event_id)
+    said = feedback_pb2.SubmitFeedbackRequest(
+        message_id=message_id, request_id="one", thumb=events_pb2.Thumb(up=True)
+    )
+    return str(
+        (
+            await gateway.feedback.SubmitFeedback(said, timeout=10, metadata=gateway.metadata(key))
+        ).event_id
+    )
 
 
 async def test_consent_is_the_operators_default_until_a_user_says_otherwise(gateway: House) -> None:
@@ -124,7 +134,9 @@ async def test_consent_is_the_operators_default_until_a_user_says_otherwise(gate
     status, found = await over_http(gateway, "PUT /api/consent", {"training": True})
     assert (status, found["consent"]["training"]) == (200, True)
     assert (await call(gateway, "GetConsent")).consent.training is True
-    assert (await call(gateway, "GetConsent", gateway.other_key)).consent.HasField("update_time") is False
+    assert (await call(gateway, "GetConsent", gateway.other_key)).consent.HasField(
+        "update_time"
+    ) is False
 
 
 async def test_consent_is_not_taken_while_the_feedback_service_is_away(gateway: House) -> None:
@@ -137,13 +149,21 @@ async def test_consent_is_not_taken_while_the_feedback_service_is_away(gateway: 
     assert not gateway.fakes.feedback.consents
 
 
-async def test_after_an_erasure_nothing_of_the_user_can_be_read_and_the_others_lose_nothing(gateway: House) -> None:
+async def test_after_an_erasure_nothing_of_the_user_can_be_read_and_the_others_lose_nothing(
+    gateway: House,
+) -> None:
     mine, theirs = await gateway.ask(), await gateway.ask(key=gateway.other_key)
-    said = [await thumb(gateway, mine[0].message_id), await thumb(gateway, theirs[0].message_id, gateway.other_key)]
+    said = [
+        await thumb(gateway, mine[0].message_id),
+        await thumb(gateway, theirs[0].message_id, gateway.other_key),
+    ]
     status, erased = await over_http(gateway, "POST /api/erasure")
     assert (status, erased["removedConversations"]) == (200, 1)
     assert "rewriteTime" not in erased["erasure"]
-    for attempt in (resuming(gateway, mine[0].message_id), gateway.send(regenerate=regenerate(mine))):
+    for attempt in (
+        resuming(gateway, mine[0].message_id),
+        gateway.send(regenerate=regenerate(mine)),
+    ):
         events, error = await read_to_error(attempt)
         assert (events, type(error)) == ([], NotFoundError)
     found = await gateway.chat.ListConversations(
@@ -181,11 +201,15 @@ async def test_a_turn_that_runs_is_stopped_and_forgotten(gateway: House) -> None
     assert ended[-1].completed.finish_reason == chat_pb2.FINISH_REASON_CANCELLED
     assert type((await read_to_error(resuming(gateway, mine[0].message_id)))[1]) is NotFoundError
     hold.go.set()
-    assert [event async for event in other][-1].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
+    assert [event async for event in other][
+        -1
+    ].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
     assert theirs[0].message_id in gateway.fakes.session.finished
 
 
-async def test_a_turn_that_does_not_end_in_time_is_no_silence(gateway: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_turn_that_does_not_end_in_time_is_no_silence(
+    gateway: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(turns, "STOP_SECONDS", 0.05)
     judged = asyncio.Event()
     gateway.fakes.guardrail.before_verdict = judged.wait
@@ -203,7 +227,9 @@ async def test_a_turn_that_does_not_end_in_time_is_no_silence(gateway: House, mo
 
 
 @pytest.mark.parametrize("away", ["session", "feedback"])
-async def test_a_service_that_is_away_makes_it_unavailable_until_it_is_back(gateway: House, away: str) -> None:
+async def test_a_service_that_is_away_makes_it_unavailable_until_it_is_back(
+    gateway: House, away: str
+) -> None:
     turn = await gateway.ask()
     await thumb(gateway, turn[0].message_id)
     fake = getattr(gateway.fakes, away)
@@ -213,7 +239,10 @@ async def test_a_service_that_is_away_makes_it_unavailable_until_it_is_back(gate
     assert not gateway.fakes.feedback.erasures
     fake.away = False
     status, erased = await over_http(gateway, "POST /api/erasure")
-    assert (status, erased["erasure"]["erasureId"] in gateway.fakes.feedback.erasures) == (200, True)
+    assert (status, erased["erasure"]["erasureId"] in gateway.fakes.feedback.erasures) == (
+        200,
+        True,
+    )
     assert not gateway.fakes.session.conversations
     assert not gateway.fakes.feedback.events
 
@@ -228,21 +257,32 @@ async def test_an_answer_that_was_lost_is_given_again_with_the_same_erasure(gate
     assert (first.removed_conversations, again.removed_conversations) == (1, 0)
 
 
-async def test_answers_that_are_shown_again_go_with_the_user_of_their_tenant(tmp_path: Path) -> None:
+async def test_answers_that_are_shown_again_go_with_the_user_of_their_tenant(
+    tmp_path: Path,
+) -> None:
     greedy = chat_pb2.SamplingOverrides(temperature=0, max_tokens=50)
     async with house(tmp_path, answer_cache_seconds=60) as gateway:
         gateway.fakes.generator.candidate = ""
         for key in (gateway.key, gateway.namesakes_key):
             await gateway.ask(sampling=greedy, key=key)
         await call(gateway, "EraseMyData")
-        again = [await gateway.ask(sampling=greedy, key=key) for key in (gateway.other_key, gateway.namesakes_key)]
+        again = [
+            await gateway.ask(sampling=greedy, key=key)
+            for key in (gateway.other_key, gateway.namesakes_key)
+        ]
     assert [events[0].started.cached for events in again] == [False, True]
 
 
 async def test_the_experiment_is_shown_to_operators(gateway: House) -> None:
     status, found = await over_http(gateway, "GET /api/experiment")
     (arm,) = found["arms"]
-    assert (status, arm["modelVersion"], arm["exposedUsers"], arm["up"], arm["down"]) == (200, "nano-2", "3", "2", "0")
+    assert (status, arm["modelVersion"], arm["exposedUsers"], arm["up"], arm["down"]) == (
+        200,
+        "nano-2",
+        "3",
+        "2",
+        "0",
+    )
     assert (arm["upRateLow"], arm["upRateHigh"]) == (0.2, 1.0)
     gateway.fakes.feedback.away = True
     assert (await over_http(gateway, "GET /api/experiment"))[0] == 503
@@ -250,7 +290,11 @@ async def test_the_experiment_is_shown_to_operators(gateway: House) -> None:
 
 async def test_thumbs_are_counted_for_operators_all_or_those_since_a_time(gateway: House) -> None:
     await thumb(gateway, (await gateway.ask())[0].message_id)
-    for since, up in (("", "1"), ("?since=2024-01-01T00:00:00%2B00:00", "1"), ("?since=2124-01-01T00:00:00Z", "0")):
+    for since, up in (
+        ("", "1"),
+        ("?since=2024-01-01T00:00:00%2B00:00", "1"),
+        ("?since=2124-01-01T00:00:00Z", "0"),
+    ):
         status, found = await over_http(gateway, f"GET /api/thumbs{since}")
         assert (status, [(row["up"], row["down"]) for row in found["counts"]]) == (200, [(up, "0")])
     status, found = await over_http(gateway, "GET /api/thumbs?since=yesterday")

@@ -1,4 +1,6 @@
-"""Identity on a real Postgres: migrated by command alone, shared by replicas, and away now and then."""
+"""Identity on a real Postgres: migrated by command alone, shared by replicas, and away now and
+then.
+"""
 
 import argparse
 import asyncio
@@ -14,7 +16,13 @@ from sqlalchemy import select, text
 
 from services.chassis.errors import UnavailableError
 from services.gateway.credential import ALL_SCOPES, USUAL_SCOPES
-from services.gateway.database import MIGRATION_LOCK, REVISIONS, DatabaseBehindError, migrate, open_database
+from services.gateway.database import (
+    MIGRATION_LOCK,
+    REVISIONS,
+    DatabaseBehindError,
+    migrate,
+    open_database,
+)
 from services.gateway.key_commands import add_migrate_command, run_migrate_command
 from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import Keys, digest_of, mint, new_secret
@@ -41,8 +49,12 @@ async def migrated(empty: str) -> str:
     return empty
 
 
-async def test_a_database_that_is_behind_is_refused_and_the_command_that_helps_is_named(empty: str) -> None:
-    with refused(DatabaseBehindError, field="database_url", reason="MISMATCH", limit=HEAD) as caught:
+async def test_a_database_that_is_behind_is_refused_and_the_command_that_helps_is_named(
+    empty: str,
+) -> None:
+    with refused(
+        DatabaseBehindError, field="database_url", reason="MISMATCH", limit=HEAD
+    ) as caught:
         async with open_database(empty):
             raise AssertionError("opened")
     assert "python -m services.gateway migrate" in str(caught.value)
@@ -57,7 +69,17 @@ async def test_a_database_that_is_behind_is_refused_and_the_command_that_helps_i
 async def test_the_process_ends_with_that_word_and_its_command_helps(
     empty: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-m", "services.gateway", "keys", "--database", empty, "create", "--user", "ada"]
+    command = [
+        sys.executable,
+        "-m",
+        "services.gateway",
+        "keys",
+        "--database",
+        empty,
+        "create",
+        "--user",
+        "ada",
+    ]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE)
     out, err = await process.communicate()
     assert (process.returncode, out) == (1, b"")
@@ -71,7 +93,9 @@ async def test_the_process_ends_with_that_word_and_its_command_helps(
     assert capsys.readouterr().out.startswith("tw_")
 
 
-async def test_keys_live_in_postgres_as_in_a_file(migrated: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_keys_live_in_postgres_as_in_a_file(
+    migrated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with open_database(migrated) as engine, Keys(SqlKeyStore(engine), 0) as keys:
         store = SqlKeyStore(engine)
         (first, key), second, now = mint(ADA), new_secret(), time.time()
@@ -83,7 +107,9 @@ async def test_keys_live_in_postgres_as_in_a_file(migrated: str, capsys: pytest.
         assert await store.rotate(key.key_id, digest_of(second), now, now + 60)
         assert [await reason_of(keys, secret) for secret in (first, second)] == ["", ""]
         assert await store.revoke(key.key_id, now)
-        assert [await reason_of(keys, secret) for secret in (first, second)] == ["API_KEY_REVOKED"] * 2
+        assert [await reason_of(keys, secret) for secret in (first, second)] == [
+            "API_KEY_REVOKED"
+        ] * 2
         assert not await store.revoke(key.key_id, now)
         assert {found.scopes for found in await store.list_keys()} == {USUAL_SCOPES, ALL_SCOPES}
         async with engine.connect() as connection:
@@ -92,18 +118,24 @@ async def test_keys_live_in_postgres_as_in_a_file(migrated: str, capsys: pytest.
     assert f"used {time.strftime('%Y')}" in capsys.readouterr().out
 
 
-async def test_a_revoked_key_stops_within_five_seconds_on_every_replica(migrated: str, tmp_path: Path) -> None:
+async def test_a_revoked_key_stops_within_five_seconds_on_every_replica(
+    migrated: str, tmp_path: Path
+) -> None:
     async with (
         house(_folder(tmp_path, "one"), database_url=migrated) as one,
         house(_folder(tmp_path, "two"), database_url=migrated) as two,
     ):
-        (key,) = [found for found in await one.store.list_keys() if found.digest == digest_of(one.key)]
+        (key,) = [
+            found for found in await one.store.list_keys() if found.digest == digest_of(one.key)
+        ]
         assert [await _status(gateway, one.key) for gateway in (one, two)] == [200, 200]
         revoked_at = time.monotonic()
         assert await one.store.revoke(key.key_id, time.time())
         for gateway in (one, two):
             last_welcome = revoked_at
-            while (began := time.monotonic()) < revoked_at + 30 and await _status(gateway, one.key) == 200:
+            while (began := time.monotonic()) < revoked_at + 30 and await _status(
+                gateway, one.key
+            ) == 200:
                 last_welcome = began
                 await asyncio.sleep(0.05)
             assert last_welcome - revoked_at <= 5
@@ -133,7 +165,9 @@ async def test_while_postgres_is_away_nobody_gets_in_and_that_is_said_soon(
         assert await reason_of(keys, secret) == ""
 
 
-async def test_a_gateway_that_starts_while_postgres_is_away_says_so(postgres: PostgresServer, migrated: str) -> None:
+async def test_a_gateway_that_starts_while_postgres_is_away_says_so(
+    postgres: PostgresServer, migrated: str
+) -> None:
     async with away(postgres, "kill"):
         with pytest.raises(UnavailableError):
             async with open_database(migrated, wait_seconds=WAIT_SECONDS):
@@ -158,7 +192,8 @@ async def away(server: PostgresServer, fault: str) -> AsyncIterator[None]:
         yield
     finally:
         if fault == "kill":
-            # Launched by this thread: Linux ends a child of `make test` with the thread that made it.
+            # Launched by this thread: Linux ends a child of `make test` with the thread that made
+            # it.
             for process in server.processes:
                 process.launch()
                 await asyncio.to_thread(process.wait_ready)
@@ -172,6 +207,8 @@ def _folder(directory: Path, name: str) -> Path:
 
 
 async def _status(gateway: House, key: str) -> int:
-    async with gateway.http.get(f"{gateway.url}/v1/models", headers=gateway.headers(key)) as response:
+    async with gateway.http.get(
+        f"{gateway.url}/v1/models", headers=gateway.headers(key)
+    ) as response:
         await response.read()
         return response.status

@@ -1,4 +1,5 @@
-"""S2: canaries in every field of every RPC, in bodies, paths, queries and headers, while everything works and while each service
+"""S2: canaries in every field of every RPC, in bodies, paths, queries and headers, while everything
+works and while each service
 fails: none of them, and no key, is in a log line, a metric or a span.
 """
 
@@ -141,7 +142,10 @@ def _request(method: MethodDescriptor, path: tuple[str, ...], word: str, answer_
 
 async def _call(gateway: House, method: MethodDescriptor, request: Any, metadata: Any) -> None:
     channel: Any = gateway.channel
-    path, data = f"/{method.containing_service.full_name}/{method.name}", request.SerializeToString()
+    path, data = (
+        f"/{method.containing_service.full_name}/{method.name}",
+        request.SerializeToString(),
+    )
     try:
         if method.server_streaming:
             async for _ in channel.unary_stream(path)(data, timeout=20, metadata=metadata):
@@ -152,9 +156,13 @@ async def _call(gateway: House, method: MethodDescriptor, request: Any, metadata
         pass
 
 
-async def _http(gateway: House, route: str, headers: dict[str, str], body: bytes = b"", query: str = "") -> None:
+async def _http(
+    gateway: House, route: str, headers: dict[str, str], body: bytes = b"", query: str = ""
+) -> None:
     method, path = route.split(" ")
-    async with gateway.http.request(method, gateway.url + path + query, data=body, headers=headers) as response:
+    async with gateway.http.request(
+        method, gateway.url + path + query, data=body, headers=headers
+    ) as response:
         await response.read()
 
 
@@ -178,7 +186,9 @@ async def test_no_canary_and_no_key_is_in_logs_metrics_or_spans(tmp_path: Path, 
         tokens = await _through_the_header(gateway, issuer, canaries)
         # Not in vain: they reached the services behind, and came back.
         assert any(canaries.found_in(str(request)) for request in gateway.fakes.generator.requests)
-        assert any(canaries.found_in(message.text) for message in gateway.fakes.session.messages.values())
+        assert any(
+            canaries.found_in(message.text) for message in gateway.fakes.session.messages.values()
+        )
         assert any(request.sample == SAMPLE for request in gateway.fakes.session.finished.values())
         secrets = [gateway.key, gateway.other_key, gateway.key.removeprefix("tw_"), *tokens]
     assert len(canaries.places) >= LEAST_CANARIES
@@ -191,7 +201,9 @@ async def test_no_canary_and_no_key_is_in_logs_metrics_or_spans(tmp_path: Path, 
     assert len(seen.texts()["spans"]) > 100 * LEAST_CANARIES
 
 
-async def _through_every_rpc(gateway: House, canaries: Canaries, state: str, answer_id: str) -> None:
+async def _through_every_rpc(
+    gateway: House, canaries: Canaries, state: str, answer_id: str
+) -> None:
     for method, path in TEXT_FIELDS:
         word = canaries.new(f"{state}: {method.name} {'.'.join(path)}")
         gateway.fakes.generator.deltas[0] = f"{word} "
@@ -205,9 +217,18 @@ async def _through_every_route(gateway: House, canaries: Canaries, state: str) -
         word = canaries.new(f"{state}: {route}")
         named = re.sub(r"\{\w+\}", word, route)
         body = json.dumps({word: word, "input": {"text": word, word: 1}}).encode()
-        await _http(gateway, named, gateway.headers(), body, f"?page_size={word}&page_token={word}&after={word}")
+        await _http(
+            gateway,
+            named,
+            gateway.headers(),
+            body,
+            f"?page_size={word}&page_token={word}&after={word}",
+        )
         await _http(gateway, named + word, gateway.headers(), word.encode())
-    completion = {"model": "thumbwheel", "messages": [{"role": "user", "content": canaries.new("completion")}]}
+    completion = {
+        "model": "thumbwheel",
+        "messages": [{"role": "user", "content": canaries.new("completion")}],
+    }
     for wrong in (
         {},
         {"user": canaries.new("user")},
@@ -230,14 +251,27 @@ async def _through_the_header(gateway: House, issuer: Issuer, canaries: Canaries
     ]
     tokens = [issuer.token(jti=canaries.new("jti"), **changed) for changed in claims]
     tokens.append(issuer.token(header={"kid": canaries.new("kid")}))
-    bearers = [f"tw_{canaries.new('key'):A<43}", f"tw_{canaries.new('short')}", canaries.new("no bearer"), *tokens]
+    bearers = [
+        f"tw_{canaries.new('key'):A<43}",
+        f"tw_{canaries.new('short')}",
+        canaries.new("no bearer"),
+        *tokens,
+    ]
     get = next(method for method in METHODS if method.name == "ListConversations")
     empty = GetMessageClass(get.input_type)()
     for bearer, scheme in itertools.product(bearers, ("Bearer", canaries.new("scheme"))):
         request_id = f"a name: {canaries.new('request id')}"
-        metadata = (("authorization", f"{scheme} {bearer}"), ("x-request-id", request_id), ("x-tw-user", bearer[:40]))
+        metadata = (
+            ("authorization", f"{scheme} {bearer}"),
+            ("x-request-id", request_id),
+            ("x-tw-user", bearer[:40]),
+        )
         await _call(gateway, get, empty, metadata)
-        headers = {"authorization": f"{scheme} {bearer}", "x-request-id": request_id, "cookie": f"tw_key={bearer}"}
+        headers = {
+            "authorization": f"{scheme} {bearer}",
+            "x-request-id": request_id,
+            "cookie": f"tw_key={bearer}",
+        }
         await _http(gateway, "GET /api/conversations", headers)
         await _http(gateway, "GET /api/loop/report/one", {"cookie": f"tw_key={bearer}"})
     return tokens

@@ -1,4 +1,6 @@
-"""Quotas: what is admitted, what is refused and for how long, alone and over two gateways; and what holds without Valkey."""
+"""Quotas: what is admitted, what is refused and for how long, alone and over two gateways; and what
+holds without Valkey.
+"""
 
 import asyncio
 import random
@@ -32,8 +34,12 @@ QUESTION_TOKENS = 4 + 96
 Admit = Callable[[Ask], Awaitable[Verdict]]
 
 
-def ask(caller: Caller = ADA, tokens: int = 100, user: Allowance = FREE, tenant: Allowance = FREE) -> Ask:
-    return Ask(random.randbytes(8).hex(), caller, tokens, {Holder.USER: user, Holder.TENANT: tenant})
+def ask(
+    caller: Caller = ADA, tokens: int = 100, user: Allowance = FREE, tenant: Allowance = FREE
+) -> Ask:
+    return Ask(
+        random.randbytes(8).hex(), caller, tokens, {Holder.USER: user, Holder.TENANT: tenant}
+    )
 
 
 class Books:
@@ -64,7 +70,9 @@ async def book(request: pytest.FixtureRequest, valkey: ValkeyServer) -> AsyncIte
         yield Books(shared.admit, shared.settle)
 
 
-async def test_requests_beyond_the_limit_are_refused_until_the_minute_has_passed(book: Books) -> None:
+async def test_requests_beyond_the_limit_are_refused_until_the_minute_has_passed(
+    book: Books,
+) -> None:
     allowance = Allowance(requests_per_minute=3)
     first = await book.admit(ask(user=allowance))
     assert first.fills[Holder.USER, Limit.REQUESTS].used == 1
@@ -102,10 +110,16 @@ async def test_turns_at_once_are_free_again_when_they_have_ended(book: Books) ->
 
 
 @pytest.mark.parametrize(
-    "allowance", [Allowance(requests_per_minute=2), Allowance(tokens_per_day=200), Allowance(turns_at_once=2)]
+    "allowance",
+    [Allowance(requests_per_minute=2), Allowance(tokens_per_day=200), Allowance(turns_at_once=2)],
 )
-async def test_a_tenants_limit_holds_over_its_users_and_over_no_other_tenant(book: Books, allowance: Allowance) -> None:
-    assert [await book.refusal(ask(caller, tenant=allowance)) for caller in (ADA, BOB)] == [None, None]
+async def test_a_tenants_limit_holds_over_its_users_and_over_no_other_tenant(
+    book: Books, allowance: Allowance
+) -> None:
+    assert [await book.refusal(ask(caller, tenant=allowance)) for caller in (ADA, BOB)] == [
+        None,
+        None,
+    ]
     holder, _ = await book.refusal(ask(tenant=allowance)) or (None, None)
     assert holder is Holder.TENANT
     assert await book.refusal(ask(NAMESAKE, tenant=allowance)) is None
@@ -120,7 +134,11 @@ async def test_what_is_refused_by_one_limit_takes_nothing_of_the_others(book: Bo
 
 
 STEPS = st.lists(
-    st.tuples(st.integers(0, 400), st.integers(1, 60), st.sampled_from(["begin", "begin", "end", "settle"])),
+    st.tuples(
+        st.integers(0, 400),
+        st.integers(1, 60),
+        st.sampled_from(["begin", "begin", "end", "settle"]),
+    ),
     max_size=60,
 )
 
@@ -195,14 +213,20 @@ async def sharing(
             await quotas.flush()
 
 
-async def visits(gateways: list[Quotas], doomed: ValkeyBook, seed: int, seconds: float) -> list[Admitted]:
-    """One client: asks here and there, and holds a turn for a while. Now and then it asks a gateway that dies at once: what is
-    reserved there is neither held nor settled.
+async def visits(
+    gateways: list[Quotas], doomed: ValkeyBook, seed: int, seconds: float
+) -> list[Admitted]:
+    """One client: asks here and there, and holds a turn for a while. Now and then it asks a gateway
+    that dies at once: what is reserved there is neither held nor settled.
     """
     chance, found = random.Random(seed), []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        called, used, lasts = time.monotonic(), chance.randrange(QUESTION_TOKENS + 1), chance.random() / 20
+        called, used, lasts = (
+            time.monotonic(),
+            chance.randrange(QUESTION_TOKENS + 1),
+            chance.random() / 20,
+        )
         if chance.random() < 0.05:
             verdict = await doomed.admit(RULES.ask(ADA, QUESTION))
             if not verdict.refused:
@@ -223,13 +247,19 @@ async def visits(gateways: list[Quotas], doomed: ValkeyBook, seed: int, seconds:
 def most_within(admitted: list[Admitted], seconds: float, size: Callable[[Admitted], int]) -> int:
     """The most that was surely admitted within any window."""
     return max(
-        sum(size(other) for other in admitted if other.called >= one.called and other.returned <= one.called + seconds)
+        sum(
+            size(other)
+            for other in admitted
+            if other.called >= one.called and other.returned <= one.called + seconds
+        )
         for one in admitted
     )
 
 
 def most_at_once(admitted: list[Admitted]) -> int:
-    return max(sum(other.returned <= one.returned < other.ended for other in admitted) for one in admitted)
+    return max(
+        sum(other.returned <= one.returned < other.ended for other in admitted) for one in admitted
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -238,7 +268,9 @@ async def test_whatever_the_interleaving_two_gateways_admit_no_more_than_the_lim
 ) -> None:
     url = valkey.database()
     async with sharing(url) as one, sharing(url) as other, shared_book(url) as doomed:
-        clients = [visits([one, other], doomed, 100 * seed + number, seconds=2.0) for number in range(12)]
+        clients = [
+            visits([one, other], doomed, 100 * seed + number, seconds=2.0) for number in range(12)
+        ]
         admitted = [visit for visits in await asyncio.gather(*clients) for visit in visits]
     assert most_within(admitted, 0.6, lambda _: 1) <= ALLOWANCE.requests_per_minute
     assert most_within(admitted, 1.2, lambda visit: visit.used) <= ALLOWANCE.tokens_per_day
@@ -249,7 +281,9 @@ async def test_whatever_the_interleaving_two_gateways_admit_no_more_than_the_lim
     assert "quota/" not in await everything(url)
 
 
-async def test_a_killed_gateways_turns_free_themselves_and_a_living_ones_do_not(valkey: ValkeyServer) -> None:
+async def test_a_killed_gateways_turns_free_themselves_and_a_living_ones_do_not(
+    valkey: ValkeyServer,
+) -> None:
     url, full = valkey.database(), ALLOWANCE.turns_at_once
     async with sharing(url) as living:
         async with sharing(url) as killed:
@@ -267,7 +301,9 @@ async def test_a_killed_gateways_turns_free_themselves_and_a_living_ones_do_not(
             reservation.settle(0)
 
 
-async def test_a_reservation_that_a_flush_has_taken_is_written_down_again(valkey: ValkeyServer) -> None:
+async def test_a_reservation_that_a_flush_has_taken_is_written_down_again(
+    valkey: ValkeyServer,
+) -> None:
     url = valkey.database()
     async with sharing(url) as quotas, open_link(url, deadline_seconds=2) as link:
         reservations = [await quotas.admit(ADA, QUESTION) for _ in range(ALLOWANCE.turns_at_once)]
@@ -282,7 +318,9 @@ async def test_a_reservation_that_a_flush_has_taken_is_written_down_again(valkey
 
 @pytest.fixture
 def rules() -> QuotaRules:
-    return QuotaRules(Allowance(requests_per_minute=2), FREE, {"umbrella": (FREE, FREE)}, reply_tokens=50)
+    return QuotaRules(
+        Allowance(requests_per_minute=2), FREE, {"umbrella": (FREE, FREE)}, reply_tokens=50
+    )
 
 
 async def test_the_error_names_the_limit_and_the_time_to_wait(rules: QuotaRules) -> None:
@@ -294,7 +332,10 @@ async def test_the_error_names_the_limit_and_the_time_to_wait(rules: QuotaRules)
     error = caught.value
     assert (error.reason, error.limit) == ("RATE_LIMITED", "2 requests a minute of a user")
     assert 55 < error.retry_seconds <= 62
-    assert (error.standing[Limit.REQUESTS].limit, error.standing[Limit.REQUESTS].remaining) == (2, 0)
+    assert (error.standing[Limit.REQUESTS].limit, error.standing[Limit.REQUESTS].remaining) == (
+        2,
+        0,
+    )
 
 
 async def test_a_request_that_could_never_fit_is_not_told_to_wait() -> None:
@@ -324,7 +365,9 @@ async def away(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
         await asyncio.to_thread(valkey.start)
 
 
-async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here(away: ValkeyServer) -> None:
+async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here(
+    away: ValkeyServer,
+) -> None:
     before = counted("thumbwheel_gateway_quota_away_total", policy="local")
     async with sharing(away.database()) as quotas:
         for _ in range(ALLOWANCE.turns_at_once - 1):
@@ -337,7 +380,9 @@ async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here
     assert counted("thumbwheel_gateway_quota_away_total", policy="local") == before + 2
 
 
-async def test_the_other_policy_refuses_while_valkey_is_away_and_admits_when_it_is_back(away: ValkeyServer) -> None:
+async def test_the_other_policy_refuses_while_valkey_is_away_and_admits_when_it_is_back(
+    away: ValkeyServer,
+) -> None:
     async with sharing(away.database(), when_away=WhenAway.REFUSE) as quotas:
         await quotas.admit(ADA, QUESTION)
         away.kill()
@@ -358,7 +403,9 @@ async def test_the_other_policy_refuses_while_valkey_is_away_and_admits_when_it_
                 await asyncio.sleep(0.05)
 
 
-async def test_what_was_used_while_valkey_was_away_for_a_moment_is_settled_afterwards(away: ValkeyServer) -> None:
+async def test_what_was_used_while_valkey_was_away_for_a_moment_is_settled_afterwards(
+    away: ValkeyServer,
+) -> None:
     url = away.database()
     async with sharing(url, lease_seconds=20) as quotas:
         reservation = await quotas.admit(ADA, QUESTION)

@@ -59,7 +59,9 @@ async def answer(turn: Turn) -> None:
     turn.complete(FinishReason.STOP)
 
 
-async def test_a_span_tells_message_version_arm_and_end_and_not_what_was_written(traces: Traces) -> None:
+async def test_a_span_tells_message_version_arm_and_end_and_not_what_was_written(
+    traces: Traces,
+) -> None:
     await traced(answer, traces.tracer)(turn())
     assert dict(traces.only.attributes or {}) == {
         "thumbwheel.message_id": "m-1",
@@ -90,7 +92,10 @@ async def test_a_turn_that_fails_before_anybody_saw_anything_tells_why(traces: T
 
     with pytest.raises(UnavailableError):
         await traced(fail, traces.tracer)(turn())
-    assert dict(traces.only.attributes or {}) == {"thumbwheel.message_id": "", "thumbwheel.reason": "NO_VERSION"}
+    assert dict(traces.only.attributes or {}) == {
+        "thumbwheel.message_id": "",
+        "thumbwheel.reason": "NO_VERSION",
+    }
 
 
 async def test_log_lines_within_a_traced_call_name_its_trace_and_others_name_none(
@@ -98,7 +103,9 @@ async def test_log_lines_within_a_traced_call_name_its_trace_and_others_name_non
 ) -> None:
     lines = LineFormatter("gateway", as_json=False)
     assert trace_id() == ""
-    assert "trace_id" not in lines.format(logging.makeLogRecord({"msg": "serving", "levelname": "INFO"}))
+    assert "trace_id" not in lines.format(
+        logging.makeLogRecord({"msg": "serving", "levelname": "INFO"})
+    )
     with caplog.at_level(logging.INFO, "services.gateway.turn_trace"):
         await traced(answer, traces.tracer)(turn())
     (record,) = caplog.records

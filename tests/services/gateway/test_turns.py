@@ -11,7 +11,12 @@ from prometheus_client import REGISTRY
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.admission import QUEUE_SECONDS, Admission
-from services.chassis.errors import NotFoundError, ResourceExhaustedError, ServiceError, UnavailableError
+from services.chassis.errors import (
+    NotFoundError,
+    ResourceExhaustedError,
+    ServiceError,
+    UnavailableError,
+)
 from services.chassis.identity import Caller
 from services.gateway.alone import Alone
 from services.gateway.events import FinishReason, Started, TextDelta
@@ -63,7 +68,10 @@ async def test_cancel_stops_the_model_at_once_and_keeps_the_text(gateway: House)
     events = seen + [event async for event in call]
     assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_CANCELLED
     stored = gateway.fakes.session.finished[seen[0].message_id]
-    assert (stored.text, stored.finish_reason) == (text_of(events), chat_pb2.FINISH_REASON_CANCELLED)
+    assert (stored.text, stored.finish_reason) == (
+        text_of(events),
+        chat_pb2.FINISH_REASON_CANCELLED,
+    )
     assert await cancel(gateway, seen[0].message_id) is False
 
 
@@ -104,7 +112,9 @@ async def test_a_disconnect_cancels_only_where_the_request_says_so(gateway: Hous
     assert stored.finish_reason == chat_pb2.FINISH_REASON_CANCELLED
 
 
-async def test_the_same_request_id_is_the_same_turn_and_another_payload_is_refused(gateway: House) -> None:
+async def test_the_same_request_id_is_the_same_turn_and_another_payload_is_refused(
+    gateway: House,
+) -> None:
     hold = Hold(gateway, at=1)
     call = gateway.send(request_id="once")
     seen = await until_text(call)
@@ -125,7 +135,9 @@ async def test_a_turn_whose_beginning_lost_its_answer_is_stored_once(gateway: Ho
     assert len(gateway.fakes.session.messages) == 2
 
 
-async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again(tmp_path: Path) -> None:
+async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again(
+    tmp_path: Path,
+) -> None:
     async with house(tmp_path, keep_seconds=0.01) as gateway:
         first = await gateway.ask(request_id="once")
         await asyncio.sleep(0.05)
@@ -135,7 +147,9 @@ async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again
         assert len(gateway.fakes.generator.requests) == 1
 
 
-async def test_a_turn_that_showed_nothing_can_be_tried_again_with_its_request_id(gateway: House) -> None:
+async def test_a_turn_that_showed_nothing_can_be_tried_again_with_its_request_id(
+    gateway: House,
+) -> None:
     gateway.fakes.generator.away = True
     with pytest.raises(grpc.aio.AioRpcError):
         await gateway.ask(request_id="once")
@@ -143,7 +157,14 @@ async def test_a_turn_that_showed_nothing_can_be_tried_again_with_its_request_id
     events = await gateway.ask(request_id="once")
     assert text_of(events) == "The answer is 42."
     assert (
-        len([message for message in gateway.fakes.session.messages.values() if message.role == chat_pb2.ROLE_USER]) == 1
+        len(
+            [
+                message
+                for message in gateway.fakes.session.messages.values()
+                if message.role == chat_pb2.ROLE_USER
+            ]
+        )
+        == 1
     )
 
 
@@ -190,7 +211,9 @@ class Elsewhere(Alone):
         return True
 
 
-async def test_a_call_that_was_in_when_readers_were_sent_on_begins_its_turn_and_is_sent_on_too() -> None:
+async def test_a_call_that_was_in_when_readers_were_sent_on_begins_its_turn_and_is_sent_on_too() -> (
+    None
+):
     """It has passed the door, and its key is being looked up: refused it would be a failed message."""
 
     over = asyncio.Event()
@@ -202,7 +225,12 @@ async def test_a_call_that_was_in_when_readers_were_sent_on_begins_its_turn_and_
         await over.wait()
 
     others = Elsewhere()
-    turns = Turns(answer, LIMITS, replace(alone(), others=others, memories=others), Admission("turns", 8, 10, 1.0))
+    turns = Turns(
+        answer,
+        LIMITS,
+        replace(alone(), others=others, memories=others),
+        Admission("turns", 8, 10, 1.0),
+    )
     turns.hand_over()
     events = turns.start(ADA, TurnRequest(UserInput("hello"))).events_after(0)
     assert (await anext(events)).event == Started("conversation", "user message")
@@ -279,7 +307,10 @@ def test_a_turn_waits_for_a_place_until_another_has_text_and_is_refused_after_tw
             await _answer(turn)
 
         turns = Turns(answer, LIMITS, alone(), Admission("turns", 1, 10, 1.0, clock))
-        first, second = (turns.start(ADA, TurnRequest(UserInput(text), request_id=text)) for text in ("one", "two"))
+        first, second = (
+            turns.start(ADA, TurnRequest(UserInput(text), request_id=text))
+            for text in ("one", "two")
+        )
         with refused(ResourceExhaustedError, reason="OVERLOADED", limit="1 at once"):
             await anext(second.events_after(0))
         assert clock() == QUEUE_SECONDS
@@ -303,7 +334,9 @@ def test_a_turn_waits_for_a_place_until_another_has_text_and_is_refused_after_tw
     ],
     ids=["of a peer", "of a quota"],
 )
-def test_a_refusal_of_a_peer_lowers_the_limit_and_a_quota_does_not(error: ServiceError, limit: int) -> None:
+def test_a_refusal_of_a_peer_lowers_the_limit_and_a_quota_does_not(
+    error: ServiceError, limit: int
+) -> None:
     async def play() -> None:
         failing = False
 
@@ -324,7 +357,10 @@ def test_a_refusal_of_a_peer_lowers_the_limit_and_a_quota_does_not(error: Servic
         for failing in (False, True):  # noqa: B007 - read by answer
             for _ in range(20):
                 await asyncio.gather(*(ask() for _ in range(8)))
-        assert int(REGISTRY.get_sample_value("thumbwheel_admission_limit", {"door": "turns"}) or 0) == limit
+        assert (
+            int(REGISTRY.get_sample_value("thumbwheel_admission_limit", {"door": "turns"}) or 0)
+            == limit
+        )
         await turns.close(1)
 
     simulate(play())
@@ -340,8 +376,12 @@ def test_a_turn_that_waits_for_another_gateway_takes_no_place() -> None:
 
         clock = asyncio.get_running_loop().time
         turns = Turns(answer, LIMITS, alone(), Admission("turns", 1, 10, 1.0, clock))
-        waiting = [turns.start(ADA, TurnRequest(UserInput(name), request_id=name)) for name in "abc"]
-        assert [event async for event in turns.start(ADA, TurnRequest(UserInput("d"))).events_after(0)]
+        waiting = [
+            turns.start(ADA, TurnRequest(UserInput(name), request_id=name)) for name in "abc"
+        ]
+        assert [
+            event async for event in turns.start(ADA, TurnRequest(UserInput("d"))).events_after(0)
+        ]
         assert clock() == 0
         for turn in waiting:
             assert [event async for event in turn.events_after(0)]

@@ -8,7 +8,12 @@ import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.chassis.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from services.chassis.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import (
     Hold,
@@ -74,7 +79,9 @@ async def test_another_users_turn_is_missing_elsewhere_too(two: Two) -> None:
     here, there = two
     sent = await here.ask()
     foreign = await read_to_error(resuming(there, sent[0].message_id, key=there.other_key))
-    missing = await read_to_error(resuming(there, "018f0000-0000-7000-8000-000000000000", key=there.other_key))
+    missing = await read_to_error(
+        resuming(there, "018f0000-0000-7000-8000-000000000000", key=there.other_key)
+    )
     assert isinstance(foreign[1], NotFoundError)
     assert (foreign[1].text, foreign[1].reason, foreign[1].field) == (
         missing[1].text,
@@ -91,10 +98,15 @@ async def test_a_sequence_that_was_never_sent_is_refused_elsewhere_too(two: Two)
     sent = await here.ask()
     _, error = await read_to_error(resuming(there, sent[0].message_id, after=99))
     assert isinstance(error, InvalidArgumentError)
-    assert (error.field, error.limit) == ("after_sequence", f"at most the last sequence, {len(sent)}")
+    assert (error.field, error.limit) == (
+        "after_sequence",
+        f"at most the last sequence, {len(sent)}",
+    )
 
 
-async def test_a_sequence_that_was_never_sent_is_refused_when_a_running_turn_ends_before_it(two: Two) -> None:
+async def test_a_sequence_that_was_never_sent_is_refused_when_a_running_turn_ends_before_it(
+    two: Two,
+) -> None:
     here, there = two
     hold = Hold(here, at=1)
     call = here.send()
@@ -118,7 +130,10 @@ async def test_a_cancel_reaches_the_gateway_that_answers(two: Two) -> None:
     events = seen + [event async for event in call]
     assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_CANCELLED
     stored = here.fakes.session.finished[seen[0].message_id]
-    assert (stored.text, stored.finish_reason) == (text_of(events), chat_pb2.FINISH_REASON_CANCELLED)
+    assert (stored.text, stored.finish_reason) == (
+        text_of(events),
+        chat_pb2.FINISH_REASON_CANCELLED,
+    )
     assert await cancel(there, seen[0].message_id) is False
 
 
@@ -136,11 +151,15 @@ async def test_the_same_request_at_two_gateways_at_once_is_one_turn(two: Two) ->
     assert len(two[0].fakes.session.messages) == 2
 
 
-async def test_a_turn_that_fails_fails_in_the_same_way_for_the_same_request_elsewhere(two: Two) -> None:
+async def test_a_turn_that_fails_fails_in_the_same_way_for_the_same_request_elsewhere(
+    two: Two,
+) -> None:
     here, there = two
     hold = Hold(here, at=1)
     here.fakes.generator.breaks_after = 2
-    reading = [asyncio.create_task(read_to_error(gateway.send(request_id="once"))) for gateway in two]
+    reading = [
+        asyncio.create_task(read_to_error(gateway.send(request_id="once"))) for gateway in two
+    ]
     await hold.reached.wait()
     await asyncio.sleep(0.1)
     hold.go.set()
@@ -151,14 +170,18 @@ async def test_a_turn_that_fails_fails_in_the_same_way_for_the_same_request_else
     assert len(there.fakes.session.messages) == 2
 
 
-async def test_readers_of_one_turn_who_came_at_different_times_each_get_what_they_lack(two: Two) -> None:
+async def test_readers_of_one_turn_who_came_at_different_times_each_get_what_they_lack(
+    two: Two,
+) -> None:
     here, there = two
     here.fakes.generator.deltas = [f"word{number} " for number in range(8)]
     hold = Hold(here, at=5)
     call = here.send()
     seen = await until_text(call)
     await hold.reached.wait()
-    late = [asyncio.create_task(resume(there, seen[0].message_id, after)) for after in (0, 0, 2, 4, 6)]
+    late = [
+        asyncio.create_task(resume(there, seen[0].message_id, after)) for after in (0, 0, 2, 4, 6)
+    ]
     await asyncio.sleep(0.2)
     hold.go.set()
     events = seen + await collect(call)
@@ -166,14 +189,18 @@ async def test_readers_of_one_turn_who_came_at_different_times_each_get_what_the
     assert [len(events) - len(await read) for read in late] == [0, 0, 2, 4, 6]
 
 
-async def test_a_request_that_was_answered_elsewhere_shows_the_same_events_under_the_same_sequences(two: Two) -> None:
+async def test_a_request_that_was_answered_elsewhere_shows_the_same_events_under_the_same_sequences(
+    two: Two,
+) -> None:
     here, there = two
     first = await here.ask(request_id="once")
     assert await there.ask(request_id="once") == first
     assert len(here.fakes.generator.requests) == 1
 
 
-@pytest.mark.parametrize("policy", [chat_pb2.DISCONNECT_POLICY_CANCEL, chat_pb2.DISCONNECT_POLICY_DETACH])
+@pytest.mark.parametrize(
+    "policy", [chat_pb2.DISCONNECT_POLICY_CANCEL, chat_pb2.DISCONNECT_POLICY_DETACH]
+)
 async def test_a_reader_who_leaves_a_copy_stops_the_copy_and_not_the_turn(
     two: Two, policy: chat_pb2.DisconnectPolicy.ValueType
 ) -> None:
@@ -200,7 +227,8 @@ async def test_a_turn_that_showed_nothing_can_be_tried_again_elsewhere(two: Two)
     here.fakes.generator.away = False
     async with asyncio.timeout(5):
         while True:
-            # Until its end has arrived the first turn counts as running, and its error as this one's.
+            # Until its end has arrived the first turn counts as running, and its error as this
+            # one's.
             try:
                 events = await there.ask(request_id="once")
                 break
@@ -223,7 +251,9 @@ async def test_an_answer_that_began_anew_is_only_read_from_its_beginning(two: Tw
         assert await resume(gateway, events[0].message_id) == events
 
 
-async def test_what_users_say_lies_in_valkey_only_sealed(tmp_path: Path, valkey: ValkeyServer) -> None:
+async def test_what_users_say_lies_in_valkey_only_sealed(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
     url = valkey.database()
     async with two_gateways(tmp_path, url) as (here, there):
         here.fakes.generator.deltas = ["canary-answer"]
@@ -234,13 +264,21 @@ async def test_what_users_say_lies_in_valkey_only_sealed(tmp_path: Path, valkey:
     assert "canary" not in kept
 
 
-async def test_a_gateway_with_another_secret_says_that_it_cannot_read(tmp_path: Path, valkey: ValkeyServer) -> None:
+async def test_a_gateway_with_another_secret_says_that_it_cannot_read(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
     url = valkey.database()
     async with (
         backends() as (fakes, target),
         house_over(tmp_path, fakes, target, **valkey_settings(url)) as here,
-        house_over(tmp_path, fakes, target, **valkey_settings(url, valkey_secret="quite another one")) as there,
+        house_over(
+            tmp_path, fakes, target, **valkey_settings(url, valkey_secret="quite another one")
+        ) as there,
     ):
         sent = await here.ask()
         events, error = await read_to_error(resuming(there, sent[0].message_id))
-        assert (events, type(error), error.reason) == ([], UnavailableError, "SHARED_EVENTS_UNREADABLE")
+        assert (events, type(error), error.reason) == (
+            [],
+            UnavailableError,
+            "SHARED_EVENTS_UNREADABLE",
+        )

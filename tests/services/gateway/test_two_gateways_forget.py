@@ -1,4 +1,6 @@
-"""An erasure at one of two gateways: the other one forgets too, and so does Valkey; what cannot be reached is no silence."""
+"""An erasure at one of two gateways: the other one forgets too, and so does Valkey; what cannot be
+reached is no silence.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +43,9 @@ async def erase(gateway: House) -> Any:
     )
 
 
-async def test_turns_that_have_ended_are_forgotten_everywhere_and_those_of_others_are_not(two: Two, url: str) -> None:
+async def test_turns_that_have_ended_are_forgotten_everywhere_and_those_of_others_are_not(
+    two: Two, url: str
+) -> None:
     mine = [await gateway.ask(request_id=f"at {number}") for number, gateway in enumerate(two)]
     theirs = await two[1].ask(key=two[1].other_key)
     assert await resume(two[1], mine[0][0].message_id) == mine[0]
@@ -129,10 +133,16 @@ async def test_while_valkey_is_away_it_is_unavailable_and_then_a_repetition_fini
             valkey.resume()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         # What matters most is done all the same.
-        assert (len(two[0].fakes.feedback.erasures), len(two[0].fakes.session.conversations)) == (1, 0)
+        assert (len(two[0].fakes.feedback.erasures), len(two[0].fakes.session.conversations)) == (
+            1,
+            0,
+        )
         await until_erased(two[0])
         for gateway in two:
-            assert type((await read_to_error(resuming(gateway, turn[0].message_id)))[1]) is NotFoundError
+            assert (
+                type((await read_to_error(resuming(gateway, turn[0].message_id)))[1])
+                is NotFoundError
+            )
 
 
 async def until_erased(gateway: House) -> None:

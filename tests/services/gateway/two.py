@@ -19,7 +19,9 @@ def valkey_settings(url: str, **changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def two_gateways(directory: Path, url: str, **changes: Any) -> AsyncIterator[tuple[House, House]]:
+async def two_gateways(
+    directory: Path, url: str, **changes: Any
+) -> AsyncIterator[tuple[House, House]]:
     """Both with the same settings."""
     shared = valkey_settings(url, **changes)
     async with (

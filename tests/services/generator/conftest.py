@@ -1,4 +1,6 @@
-"""A database with the generator's tables: one for all tests, because each one costs the server seconds when it recovers."""
+"""A database with the generator's tables: one for all tests, because each one costs the server
+seconds when it recovers.
+"""
 
 import asyncio
 

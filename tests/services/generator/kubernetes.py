@@ -1,6 +1,8 @@
-"""A hand-made Kubernetes API with InferenceServices, behind TLS, and KServe's part played by the test: it says what a status is.
+"""A hand-made Kubernetes API with InferenceServices, behind TLS, and KServe's part played by the
+test: it says what a status is.
 
-It asks for the token that is mounted now, merges what is applied, finds by label and name, and deletes the very object that was meant.
+It asks for the token that is mounted now, merges what is applied, finds by label and name, and
+deletes the very object that was meant.
 """
 
 import json
@@ -21,15 +23,25 @@ LABELS = {"app.kubernetes.io/instance": "tw", "app.kubernetes.io/component": "pr
 TEMPLATE: dict[str, Any] = {
     "apiVersion": "serving.kserve.io/v1beta1",
     "kind": "InferenceService",
-    "metadata": {"generateName": "tw-thumbwheel-", "labels": LABELS, "annotations": {"given": "here"}},
-    "spec": {"predictor": {"model": {"storageUri": "pvc://models/$(folder)", "args": ["--name=$(version)"]}}},
+    "metadata": {
+        "generateName": "tw-thumbwheel-",
+        "labels": LABELS,
+        "annotations": {"given": "here"},
+    },
+    "spec": {
+        "predictor": {
+            "model": {"storageUri": "pvc://models/$(folder)", "args": ["--name=$(version)"]}
+        }
+    },
 }
 Json = dict[str, Any]
 
 
 @dataclass
 class FakeKubernetes:
-    """`status` gives what KServe says of an InferenceService at each look; `refusal` what the API says instead of anything."""
+    """`status` gives what KServe says of an InferenceService at each look; `refusal` what the API
+    says instead of anything.
+    """
 
     objects: dict[str, Json] = field(default_factory=dict)
     template: Json = field(default_factory=lambda: json.loads(json.dumps(TEMPLATE)))
@@ -45,7 +57,9 @@ class FakeKubernetes:
     def app(self) -> web.Application:
         services = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices"
         app = web.Application(middlewares=[self.checked])
-        app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/configmaps/{CONFIG_MAP}", self.config_map)
+        app.router.add_get(
+            f"/api/v1/namespaces/{NAMESPACE}/configmaps/{CONFIG_MAP}", self.config_map
+        )
         if self.has_kserve:
             app.router.add_get(services, self.listed)
             app.router.add_get(f"{services}/{{name}}", self.one)
@@ -70,7 +84,11 @@ class FakeKubernetes:
 
     async def listed(self, request: web.Request) -> web.Response:
         wanted = dict(pair.split("=") for pair in request.query["labelSelector"].split(","))
-        items = [each for each in self.objects.values() if wanted.items() <= each["metadata"]["labels"].items()]
+        items = [
+            each
+            for each in self.objects.values()
+            if wanted.items() <= each["metadata"]["labels"].items()
+        ]
         return web.json_response({"items": items})
 
     async def one(self, request: web.Request) -> web.Response:
@@ -78,7 +96,10 @@ class FakeKubernetes:
 
     async def apply(self, request: web.Request) -> web.Response:
         assert request.content_type == "application/apply-patch+yaml"
-        assert (request.query["fieldManager"], request.query["force"]) == ("thumbwheel-generator", "true")
+        assert (request.query["fieldManager"], request.query["force"]) == (
+            "thumbwheel-generator",
+            "true",
+        )
         body, name = await request.json(), request.match_info["name"]
         self.applied.append(body)
         self.uids += 1
@@ -109,16 +130,22 @@ class FakeKubernetes:
         return found
 
     def versions(self) -> set[str]:
-        return {each["metadata"]["annotations"]["thumbwheel/version"] for each in self.objects.values()}
+        return {
+            each["metadata"]["annotations"]["thumbwheel/version"] for each in self.objects.values()
+        }
 
 
 def said(status: int, message: str) -> web.Response:
-    return web.json_response({"kind": "Status", "status": "Failure", "message": message}, status=status)
+    return web.json_response(
+        {"kind": "Status", "status": "Failure", "message": message}, status=status
+    )
 
 
 def ready(url: str) -> Json:
     """As KServe says it in Standard mode; the generation is that of its Deployment."""
-    conditions = [{"type": kind, "status": "True"} for kind in ("IngressReady", "PredictorReady", "Ready")]
+    conditions = [
+        {"type": kind, "status": "True"} for kind in ("IngressReady", "PredictorReady", "Ready")
+    ]
     return {"observedGeneration": 1, "address": {"url": url}, "conditions": conditions}
 
 

@@ -1,8 +1,11 @@
-"""A hand-made model server on the real contract: KServe's repository extension and streamed chat completions.
+"""A hand-made model server on the real contract: KServe's repository extension and streamed chat
+completions.
 
-It answers with the words of `script`, `pace_seconds` apart, and remembers what it was asked and which answers were aborted. As
-the predictor does, it joins loads of one version, and lets a version in use not go if it was asked so. As a process of its own
-(`python -m tests.services.generator.predictor JSON`) it takes its fields as JSON, prints its port, and tells `Counters` over HTTP.
+It answers with the words of `script`, `pace_seconds` apart, and remembers what it was asked and
+which answers were aborted. As the predictor does, it joins loads of one version, and lets a version
+in use not go if it was asked so. As a process of its own (`python -m
+tests.services.generator.predictor JSON`) it takes its fields as JSON, prints its port, and tells
+`Counters` over HTTP.
 """
 
 import asyncio
@@ -20,14 +23,18 @@ from aiohttp import web
 
 @dataclass
 class Counters:
-    """What happened so far. `loads` and `unloads` are those that were done; `joined` and `refused` those that were not."""
+    """What happened so far. `loads` and `unloads` are those that were done; `joined` and `refused`
+    those that were not.
+    """
 
     loads: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     running: int = 0
-    aborted_at: list[float] = field(default_factory=list)  # of time.monotonic(), which all processes share
+    aborted_at: list[float] = field(
+        default_factory=list
+    )  # of time.monotonic(), which all processes share
     words: int = 0
 
 
@@ -35,7 +42,9 @@ class Counters:
 class FakePredictor:
     script: list[str] = field(default_factory=lambda: ["Hello", " there", "."])
     scripts: dict[str, list[str]] = field(default_factory=dict)
-    told: list[dict[str, Any]] = field(default_factory=list)  # beside each word, as far as there are
+    told: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # beside each word, as far as there are
     finish_reason: str = "stop"
     pace_seconds: float = 0.0
     load_seconds: float = 0.0
@@ -74,13 +83,17 @@ class FakePredictor:
             await asyncio.sleep(3600)
         if not self.models_answer:
             return web.json_response({"error": "loading"}, status=503)
-        return web.json_response({"data": [{"id": name} for name, state in self.states.items() if state == "READY"]})
+        return web.json_response(
+            {"data": [{"id": name} for name, state in self.states.items() if state == "READY"]}
+        )
 
     async def index(self, request: web.Request) -> web.Response:
         if self.hanging.is_set():
             self.left_unanswered.set()
             await asyncio.sleep(3600)
-        return web.json_response([{"name": name, "state": state, "reason": ""} for name, state in self.states.items()])
+        return web.json_response(
+            [{"name": name, "state": state, "reason": ""} for name, state in self.states.items()]
+        )
 
     async def load(self, request: web.Request) -> web.Response:
         version = request.match_info["version"]
@@ -90,7 +103,9 @@ class FakePredictor:
             else:
                 directory = (await request.json())["parameters"]["directory"]
                 self.loading[version] = asyncio.create_task(self._load(version, directory))
-            await asyncio.shield(self.loading[version])  # whoever joined must not suffer if the first one goes away
+            await asyncio.shield(
+                self.loading[version]
+            )  # whoever joined must not suffer if the first one goes away
         if version in self.broken:
             return web.json_response({"error": self.broken[version]}, status=400)
         return web.json_response({"name": version, "state": "READY"})
@@ -122,7 +137,9 @@ class FakePredictor:
             status, content = self.refusal
             return web.json_response(content, status=status, headers={"Retry-After": "3"})
         if self.states.get(body["model"]) != "READY":
-            return web.json_response({"error": {"message": "no such version", "param": "model"}}, status=404)
+            return web.json_response(
+                {"error": {"message": "no such version", "param": "model"}}, status=404
+            )
         self.counters.running += 1
         self.in_use[body["model"]] += 1
         try:
@@ -155,18 +172,28 @@ class FakePredictor:
             if number == self.error_after:
                 await response.write(b'data: {"error": {"message": "the engine broke"}}\n\n')
                 return response
-            await response.write(_event({"content": word}, None, self.told[number] if number < len(self.told) else {}))
+            await response.write(
+                _event(
+                    {"content": word}, None, self.told[number] if number < len(self.told) else {}
+                )
+            )
             self.counters.words += 1
             await asyncio.sleep(self.pace_seconds)
         await response.write(_event({}, self.finish_reason))
         usage = {"prompt_tokens": 7, "completion_tokens": len(script), "total_tokens": 0}
-        await response.write(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
+        await response.write(
+            b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
+        )
         await response.write(b"data: [DONE]\n\n")
         return response
 
 
-def _event(delta: dict[str, str], finish_reason: str | None, told: dict[str, Any] | None = None) -> bytes:
-    body = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason, **(told or {})}]}
+def _event(
+    delta: dict[str, str], finish_reason: str | None, told: dict[str, Any] | None = None
+) -> bytes:
+    body = {
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason, **(told or {})}]
+    }
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 

@@ -1,4 +1,6 @@
-"""The generator as its neighbours see it: the real wiring on a real port, in front of a hand-made model server."""
+"""The generator as its neighbours see it: the real wiring on a real port, in front of a hand-made
+model server.
+"""
 
 import asyncio
 import json
@@ -24,16 +26,26 @@ class Stubs:
     rollout: Any
     port: int
 
-    async def generate(self, text: str = "hello", user_key: str = "acme/ada", **fields: Any) -> list[Any]:
+    async def generate(
+        self, text: str = "hello", user_key: str = "acme/ada", **fields: Any
+    ) -> list[Any]:
         """All events of one generation."""
-        return [event async for event in self.generator.Generate(ask(text, user_key, **fields), timeout=20)]
+        return [
+            event
+            async for event in self.generator.Generate(ask(text, user_key, **fields), timeout=20)
+        ]
 
     async def state(self) -> Any:
         return await self.rollout.GetRollout(generator_pb2.GetRolloutRequest(), timeout=5)
 
-    async def start(self, version: str, directory: Path, share: float = 0.5, lease_seconds: int = 60) -> None:
+    async def start(
+        self, version: str, directory: Path, share: float = 0.5, lease_seconds: int = 60
+    ) -> None:
         request = generator_pb2.StartCanaryRequest(
-            version=version, directory=str(directory), share=share, lease=Duration(seconds=lease_seconds)
+            version=version,
+            directory=str(directory),
+            share=share,
+            lease=Duration(seconds=lease_seconds),
         )
         await self.rollout.StartCanary(request, timeout=20)
 
@@ -52,7 +64,9 @@ class Stubs:
         await self.rollout.RollBackCanary(request, timeout=5)
 
 
-def ask(text: str = "hello", user_key: str = "acme/ada", **fields: Any) -> generator_pb2.GenerateRequest:
+def ask(
+    text: str = "hello", user_key: str = "acme/ada", **fields: Any
+) -> generator_pb2.GenerateRequest:
     messages = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=text)]
     return generator_pb2.GenerateRequest(**({"user_key": user_key, "messages": messages} | fields))
 
@@ -64,7 +78,9 @@ def text_of(events: list[Any]) -> str:
 def model_directory(root: Path, version: str) -> Path:
     directory = root / "models" / version
     directory.mkdir(parents=True)
-    (directory / "manifest.json").write_text(json.dumps({"format": 1, "kind": "model", "version": version}))
+    (directory / "manifest.json").write_text(
+        json.dumps({"format": 1, "kind": "model", "version": version})
+    )
     return directory
 
 
@@ -90,7 +106,9 @@ def generator_settings(root: Path, predictor_port: int, **changes: Any) -> Gener
 
 
 @asynccontextmanager
-async def generator_service(root: Path, predictor_port: int, **changes: Any) -> AsyncIterator[Stubs]:
+async def generator_service(
+    root: Path, predictor_port: int, **changes: Any
+) -> AsyncIterator[Stubs]:
     """Stubs of a running service."""
     settings = generator_settings(root, predictor_port, **changes)
     async with (
@@ -103,7 +121,10 @@ async def generator_service(root: Path, predictor_port: int, **changes: Any) -> 
 
 def stubs_of(channel: Any, port: int) -> Stubs:
     """How one generator is asked."""
-    generator, rollout = generator_pb2_grpc.GeneratorServiceStub, generator_pb2_grpc.RolloutServiceStub
+    generator, rollout = (
+        generator_pb2_grpc.GeneratorServiceStub,
+        generator_pb2_grpc.RolloutServiceStub,
+    )
     return Stubs(generator(channel), rollout(channel), port)
 
 

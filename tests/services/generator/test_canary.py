@@ -12,7 +12,14 @@ from thumbwheel.generator.v1 import generator_pb2
 from services.chassis.errors import ServiceError, from_rpc
 from services.generator.rollout import position
 from tests.services.generator.predictor import FakePredictor, predictor_server
-from tests.services.generator.service import Stubs, ask, generator_service, model_directory, text_of, until_ready
+from tests.services.generator.service import (
+    Stubs,
+    ask,
+    generator_service,
+    model_directory,
+    text_of,
+    until_ready,
+)
 
 CANDIDATES_USER = next(f"user {n}" for n in range(100) if position("v2", f"user {n}") < 0.5)
 STABLES_USER = next(f"user {n}" for n in range(100) if position("v2", f"user {n}") >= 0.5)
@@ -38,7 +45,9 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_canary_has_no_traffic_before_it_is_ready_and_its_share_after(tmp_path: Path) -> None:
+async def test_a_canary_has_no_traffic_before_it_is_ready_and_its_share_after(
+    tmp_path: Path,
+) -> None:
     predictor = FakePredictor(load_seconds=0.3)
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
         await until_ready(stubs, "v1")
@@ -49,7 +58,10 @@ async def test_a_canary_has_no_traffic_before_it_is_ready_and_its_share_after(tm
         await starting
         assert await arms(stubs) == ("v2", "v1")
         after = await stubs.state()
-    assert (during.candidate.state, during.candidate.share) == (generator_pb2.VERSION_STATE_LOADING, 0.0)
+    assert (during.candidate.state, during.candidate.share) == (
+        generator_pb2.VERSION_STATE_LOADING,
+        0.0,
+    )
     assert (after.candidate.state, after.candidate.share, after.stable.share) == (
         generator_pb2.VERSION_STATE_READY,
         0.5,
@@ -59,7 +71,9 @@ async def test_a_canary_has_no_traffic_before_it_is_ready_and_its_share_after(tm
     assert predictor.directories == {name: str(tmp_path / "models" / name) for name in ("v1", "v2")}
 
 
-async def test_promotion_lets_running_answers_end_before_the_old_version_goes(tmp_path: Path) -> None:
+async def test_promotion_lets_running_answers_end_before_the_old_version_goes(
+    tmp_path: Path,
+) -> None:
     predictor = FakePredictor(script=["word "] * 40, pace_seconds=0.02)
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
         await until_ready(stubs, "v1")
@@ -79,7 +93,9 @@ async def test_promotion_lets_running_answers_end_before_the_old_version_goes(tm
     assert not state.HasField("candidate")
 
 
-async def test_a_rollback_gives_everybody_to_stable_and_unloads_the_candidate(tmp_path: Path) -> None:
+async def test_a_rollback_gives_everybody_to_stable_and_unloads_the_candidate(
+    tmp_path: Path,
+) -> None:
     predictor = FakePredictor()
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
         await until_ready(stubs, "v1")
@@ -129,9 +145,14 @@ async def test_while_a_candidate_is_lost_its_users_are_answered_by_stable(tmp_pa
     assert (events[0].selected.arm, events[0].selected.assignment_probability) == ("stable", 1.0)
 
 
-async def test_a_version_that_the_model_server_just_lost_is_an_error_that_says_try_again(tmp_path: Path) -> None:
+async def test_a_version_that_the_model_server_just_lost_is_an_error_that_says_try_again(
+    tmp_path: Path,
+) -> None:
     predictor = FakePredictor()
-    async with predictor_server(predictor) as port, generator_service(tmp_path, port, reconcile_seconds=60) as stubs:
+    async with (
+        predictor_server(predictor) as port,
+        generator_service(tmp_path, port, reconcile_seconds=60) as stubs,
+    ):
         await until_ready(stubs, "v1")
         predictor.states.clear()
         error = await error_of(stubs.generate())
@@ -147,13 +168,17 @@ async def test_a_rollout_survives_a_restart_of_the_generator(tmp_path: Path) -> 
             await until_ready(stubs, "v1")
             await stubs.start("v2", model_directory(tmp_path, "v2"))
             before = await stubs.state()
-        async with generator_service(tmp_path, port, stable_directory=tmp_path / "nowhere") as stubs:
+        async with generator_service(
+            tmp_path, port, stable_directory=tmp_path / "nowhere"
+        ) as stubs:
             await until_ready(stubs, "v2", "candidate")
             assert await stubs.state() == before
             assert await arms(stubs) == ("v2", "v1")
 
 
-async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(tmp_path: Path) -> None:
+async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(
+    tmp_path: Path,
+) -> None:
     told = "files differ from manifest.json: model.safetensors"
     predictor = FakePredictor(broken={"v2": told})
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
@@ -169,10 +194,15 @@ async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(tm
         assert await arms(stubs) == ("v2", "v1")
 
 
-async def test_a_stable_version_that_cannot_be_loaded_is_reported_and_tried_again(tmp_path: Path) -> None:
+async def test_a_stable_version_that_cannot_be_loaded_is_reported_and_tried_again(
+    tmp_path: Path,
+) -> None:
     told = "no room"
     predictor = FakePredictor(broken={"v1": told})
-    async with predictor_server(predictor) as port, generator_service(tmp_path, port, load_retry_seconds=0.1) as stubs:
+    async with (
+        predictor_server(predictor) as port,
+        generator_service(tmp_path, port, load_retry_seconds=0.1) as stubs,
+    ):
         async with asyncio.timeout(10):
             while (await stubs.state()).stable.state != generator_pb2.VERSION_STATE_FAILED:
                 await asyncio.sleep(0.02)
@@ -222,7 +252,12 @@ async def test_versions_that_somebody_else_loaded_are_left_alone(tmp_path: Path)
 
 
 def start(**changes: Any) -> generator_pb2.StartCanaryRequest:
-    fields: dict[str, Any] = {"version": "v2", "directory": "/models/v2", "share": 0.1, "lease": Duration(seconds=60)}
+    fields: dict[str, Any] = {
+        "version": "v2",
+        "directory": "/models/v2",
+        "share": 0.1,
+        "lease": Duration(seconds=60),
+    }
     return generator_pb2.StartCanaryRequest(**(fields | changes))
 
 
@@ -239,9 +274,19 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("StartCanary", start(lease=Duration(seconds=86_401)), "lease", "10 s to 24 h"),
     ("StartCanary", start(lease=None), "lease", "10 s to 24 h"),
     ("StartCanary", start(directory="models/v2"), "directory", "an absolute path"),
-    ("StartCanary", start(directory="/nowhere"), "directory", "a model directory with manifest.json"),
+    (
+        "StartCanary",
+        start(directory="/nowhere"),
+        "directory",
+        "a model directory with manifest.json",
+    ),
     ("RenewCanary", generator_pb2.RenewCanaryRequest(version="v2"), "lease", "10 s to 24 h"),
-    ("RenewCanary", generator_pb2.RenewCanaryRequest(lease=Duration(seconds=60)), "version", VERSION_LIMIT),
+    (
+        "RenewCanary",
+        generator_pb2.RenewCanaryRequest(lease=Duration(seconds=60)),
+        "version",
+        VERSION_LIMIT,
+    ),
     (
         "PromoteCanary",
         generator_pb2.PromoteCanaryRequest(version="v2", reason="r" * 501),
@@ -259,10 +304,17 @@ BAD: list[tuple[str, Any, str, str]] = [
 
 
 async def test_bad_input_names_field_and_limit_and_changes_nothing(tmp_path: Path) -> None:
-    async with predictor_server(FakePredictor()) as port, generator_service(tmp_path, port) as stubs:
+    async with (
+        predictor_server(FakePredictor()) as port,
+        generator_service(tmp_path, port) as stubs,
+    ):
         for method, request, field, limit in BAD:
             error = await error_of(getattr(stubs.rollout, method)(request, timeout=5))
-            assert (error.code, error.field, error.limit) == (grpc.StatusCode.INVALID_ARGUMENT, field, limit), method
+            assert (error.code, error.field, error.limit) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                field,
+                limit,
+            ), method
         misnamed = start(directory=str(model_directory(tmp_path, "v3")))
         error = await error_of(stubs.rollout.StartCanary(misnamed, timeout=5))
         assert (error.field, error.limit) == ("version", "the one that manifest.json names")
@@ -272,10 +324,15 @@ async def test_bad_input_names_field_and_limit_and_changes_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("method", ["RenewCanary", "PromoteCanary"])
-async def test_what_is_not_the_candidate_is_neither_renewed_nor_promoted(tmp_path: Path, method: str) -> None:
+async def test_what_is_not_the_candidate_is_neither_renewed_nor_promoted(
+    tmp_path: Path, method: str
+) -> None:
     kinds = {"RenewCanary": {"lease": Duration(seconds=60)}, "PromoteCanary": {}}
     request = getattr(generator_pb2, f"{method}Request")(version="v2", **kinds[method])
-    async with predictor_server(FakePredictor()) as port, generator_service(tmp_path, port) as stubs:
+    async with (
+        predictor_server(FakePredictor()) as port,
+        generator_service(tmp_path, port) as stubs,
+    ):
         error = await error_of(getattr(stubs.rollout, method)(request, timeout=5))
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_THE_CANDIDATE")
 

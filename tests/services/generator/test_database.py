@@ -1,4 +1,6 @@
-"""The rollout in a real Postgres: nobody replaces what they have not seen, and a database that is behind is refused by name."""
+"""The rollout in a real Postgres: nobody replaces what they have not seen, and a database that is
+behind is refused by name.
+"""
 
 import asyncio
 import os
@@ -18,7 +20,13 @@ from services.generator.database import MIGRATE, REVISION, RolloutRow, open_roll
 from services.generator.migrate import alembic_config, migrate
 from services.generator.rollout import Candidate, ChangeKind, Deployment, Rollout
 from services.generator.settings import GeneratorSettings
-from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, Traffic, UnusableStoreError
+from services.generator.traffic import (
+    NOTHING_STORED,
+    STORE_AWAY,
+    Stored,
+    Traffic,
+    UnusableStoreError,
+)
 from tests.services.generator.test_store import rollouts
 from tests.support.errors import refused
 
@@ -33,7 +41,9 @@ async def execute(url: str, statement: str) -> None:
     await engine.dispose()
 
 
-async def test_what_is_stored_is_loaded_and_who_knows_an_older_rollout_replaces_nothing(database: str) -> None:
+async def test_what_is_stored_is_loaded_and_who_knows_an_older_rollout_replaces_nothing(
+    database: str,
+) -> None:
     async with open_rollout_row(database, 5) as row:
         assert await row.load() == NOTHING_STORED
         assert await row.replace(V1, 0)
@@ -70,7 +80,9 @@ async def test_two_replicas_that_change_at_once_lose_none_of_their_changes(datab
         names = [f"v{number}" for number in range(60)]
         await asyncio.gather(
             *(
-                replicas[number % 2].change(lambda rollout, name=name: rollout.retire(frozenset({name})))
+                replicas[number % 2].change(
+                    lambda rollout, name=name: rollout.retire(frozenset({name}))
+                )
                 for number, name in enumerate(names)
             )
         )
@@ -87,11 +99,13 @@ async def test_a_change_runs_again_on_what_the_other_replica_stored(database: st
         here, there = (Traffic(row, stored, lambda: 0) for row in (first, second))
         await here.change(lambda rollout: rollout.propose(Candidate("v2", "/models/v2", 0.5, 100)))
         with refused(FailedPreconditionError, reason="ANOTHER_CANDIDATE"):
-            await there.change(lambda rollout: rollout.propose(Candidate("v3", "/models/v3", 0.5, 100)))
+            await there.change(
+                lambda rollout: rollout.propose(Candidate("v3", "/models/v3", 0.5, 100))
+            )
         await there.change(lambda rollout: rollout.begin("v2", 100, 0))
-        assert (await here.change(lambda rollout: rollout.promote("v2", "", 1))).stable == Deployment(
-            "v2", "/models/v2"
-        )
+        assert (
+            await here.change(lambda rollout: rollout.promote("v2", "", 1))
+        ).stable == Deployment("v2", "/models/v2")
         await there.refresh()
         assert there.rollout == here.rollout
 
@@ -103,9 +117,13 @@ async def test_a_lease_that_two_replicas_see_end_ends_once(database: str) -> Non
         stored = await first.load()
         pair = [Traffic(Colliding(row._engine), stored, lambda: now_us) for row in (first, second)]
         now_us = 100
-        assert [traffic.rollout.candidate for traffic in pair] == [None, None], "at once, before anything is stored"
+        assert [traffic.rollout.candidate for traffic in pair] == [None, None], (
+            "at once, before anything is stored"
+        )
         await asyncio.gather(*(traffic.refresh() for traffic in pair))
-        assert [change.kind for change in (await first.load()).rollout.history] == [ChangeKind.LEASE_EXPIRED]
+        assert [change.kind for change in (await first.load()).rollout.history] == [
+            ChangeKind.LEASE_EXPIRED
+        ]
         assert [traffic.rollout for traffic in pair] == [(await first.load()).rollout] * 2
         assert (await first.load()).serial == 2
 
@@ -114,7 +132,9 @@ async def test_a_rollout_of_a_newer_format_counts_as_away(database: str) -> None
     async with open_rollout_row(database, 5) as row:
         await row.replace(V1, 0)
         traffic = Traffic(row, await row.load(), lambda: 7)
-        await execute(database, """UPDATE generator_rollout SET serial = 2, content = '{"format": 2}'""")
+        await execute(
+            database, """UPDATE generator_rollout SET serial = 2, content = '{"format": 2}'"""
+        )
         await traffic.refresh()
         assert (traffic.rollout, traffic.stale_since_us) == (V1, 7)
         with pytest.raises(UnavailableError) as caught:
@@ -122,7 +142,9 @@ async def test_a_rollout_of_a_newer_format_counts_as_away(database: str) -> None
     assert caught.value.reason == STORE_AWAY
 
 
-async def test_a_rollout_that_is_gone_counts_as_away_until_one_is_there_again(database: str) -> None:
+async def test_a_rollout_that_is_gone_counts_as_away_until_one_is_there_again(
+    database: str,
+) -> None:
     async with open_rollout_row(database, 5) as row:
         await row.replace(V1, 0)
         traffic = Traffic(row, await row.load(), lambda: 7)
@@ -137,9 +159,13 @@ async def test_a_rollout_that_is_gone_counts_as_away_until_one_is_there_again(da
         assert traffic.stale_since_us is None
 
 
-async def test_an_empty_database_is_refused_with_the_command_that_helps(empty_database: str) -> None:
+async def test_an_empty_database_is_refused_with_the_command_that_helps(
+    empty_database: str,
+) -> None:
     async with open_rollout_row(empty_database, 5) as row:
-        with refused(UnusableStoreError, field="database_url", reason="MISMATCH", limit=REVISION) as caught:
+        with refused(
+            UnusableStoreError, field="database_url", reason="MISMATCH", limit=REVISION
+        ) as caught:
             await row.require_migrations()
     assert MIGRATE in caught.value.text
 
@@ -148,14 +174,18 @@ async def test_a_database_behind_is_refused_and_one_ahead_is_not(empty_database:
     await migrate(empty_database)
     async with open_rollout_row(empty_database, 5) as row:
         await execute(empty_database, "UPDATE generator_revision SET version_num = '0000'")
-        with refused(UnusableStoreError, field="database_url", reason="MISMATCH", limit=REVISION) as caught:
+        with refused(
+            UnusableStoreError, field="database_url", reason="MISMATCH", limit=REVISION
+        ) as caught:
             await row.require_migrations()
         assert "0000" in caught.value.text
         await execute(empty_database, "UPDATE generator_revision SET version_num = '9999'")
         await row.require_migrations()
 
 
-async def test_several_who_migrate_at_once_and_again_change_nothing_twice(empty_database: str) -> None:
+async def test_several_who_migrate_at_once_and_again_change_nothing_twice(
+    empty_database: str,
+) -> None:
     await asyncio.gather(*(migrate(empty_database) for _ in range(4)))
     async with open_rollout_row(empty_database, 5) as row:
         await row.require_migrations()
@@ -182,10 +212,20 @@ async def test_the_steps_make_the_tables_that_the_code_uses(database: str) -> No
 
 async def run(command: str, url: str) -> tuple[int | None, str]:
     """Exit code and what was said."""
-    settings = {"TW_GENERATOR_DATABASE_URL": url, "TW_GENERATOR_PORT": "0", "TW_GENERATOR_METRICS_PORT": "0"}
+    settings = {
+        "TW_GENERATOR_DATABASE_URL": url,
+        "TW_GENERATOR_PORT": "0",
+        "TW_GENERATOR_METRICS_PORT": "0",
+    }
     environment = {**os.environ, **settings, "PYTHONPATH": "gen"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.generator", command, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "services.generator",
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
     )
     _, said = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, said.decode()

@@ -13,7 +13,9 @@ from tests.services.generator.service import model_directory
 from tests.support.errors import refused
 
 
-async def test_the_stable_version_is_the_one_that_the_manifest_names_and_is_kept(tmp_path: Path) -> None:
+async def test_the_stable_version_is_the_one_that_the_manifest_names_and_is_kept(
+    tmp_path: Path,
+) -> None:
     file, directory = tmp_path / "rollout.json", model_directory(tmp_path, "v1")
     stored = await first_rollout(RolloutFile(file), directory)
     assert stored.rollout.stable == Deployment("v1", str(directory))

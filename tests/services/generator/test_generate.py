@@ -22,7 +22,10 @@ from tests.services.generator.service import Stubs, ask, generator_service, text
 @asynccontextmanager
 async def ready(root: Path, predictor: FakePredictor, **changes: Any) -> AsyncIterator[Stubs]:
     """A generator whose stable version answers."""
-    async with predictor_server(predictor) as port, generator_service(root, port, **changes) as stubs:
+    async with (
+        predictor_server(predictor) as port,
+        generator_service(root, port, **changes) as stubs,
+    ):
         await until_ready(stubs, "v1")
         yield stubs
 
@@ -48,7 +51,9 @@ async def test_an_answer_is_selected_then_text_then_finished(tmp_path: Path) -> 
     assert last.finished.usage == chat_pb2.Usage(prompt_tokens=7, completion_tokens=3)
 
 
-async def test_the_model_server_gets_the_whole_context_and_the_sampling_of_the_task(tmp_path: Path) -> None:
+async def test_the_model_server_gets_the_whole_context_and_the_sampling_of_the_task(
+    tmp_path: Path,
+) -> None:
     predictor = FakePredictor()
     messages = [
         chat_pb2.HistoryMessage(role=chat_pb2.ROLE_SYSTEM, text="be brief"),
@@ -97,7 +102,9 @@ async def test_the_end_carries_every_token_and_its_log_prob(tmp_path: Path) -> N
     assert not any(event.HasField("finished") for event in events[:-1])
 
 
-async def test_a_server_that_tells_not_every_token_leaves_no_sample_and_the_answer_whole(tmp_path: Path) -> None:
+async def test_a_server_that_tells_not_every_token_leaves_no_sample_and_the_answer_whole(
+    tmp_path: Path,
+) -> None:
     for partly in ([], [told(5, -1.0)], [told(5, -1.0), {"token_ids": [6]}, told(7, -1.0)]):
         async with ready(tmp_path, FakePredictor(told=partly)) as stubs:
             events = await stubs.generate("hello")
@@ -105,13 +112,17 @@ async def test_a_server_that_tells_not_every_token_leaves_no_sample_and_the_answ
         assert not events[-1].finished.HasField("sample")
 
 
-async def test_with_stop_texts_or_where_it_is_switched_off_nobody_asks_for_tokens(tmp_path: Path) -> None:
+async def test_with_stop_texts_or_where_it_is_switched_off_nobody_asks_for_tokens(
+    tmp_path: Path,
+) -> None:
     predictor = FakePredictor(told=[told(5, -1.0), told(6, -1.0), told(7, -1.0)])
     async with ready(tmp_path, predictor) as stubs:
         await stubs.generate("hello", sampling=chat_pb2.SamplingOverrides(stop=["END"]))
     async with ready(tmp_path, predictor, served_samples=False) as stubs:
         await stubs.generate("hello")
-    assert not any("logprobs" in request or "return_token_ids" in request for request in predictor.requests)
+    assert not any(
+        "logprobs" in request or "return_token_ids" in request for request in predictor.requests
+    )
 
 
 async def test_a_named_task_is_not_chosen_again(tmp_path: Path) -> None:
@@ -130,12 +141,17 @@ TASKS = [
 ]
 
 
-async def test_the_model_server_samples_each_task_by_its_preset_and_the_event_says_so(tmp_path: Path) -> None:
+async def test_the_model_server_samples_each_task_by_its_preset_and_the_event_says_so(
+    tmp_path: Path,
+) -> None:
     predictor = FakePredictor()
     async with ready(tmp_path, predictor) as stubs:
         for task, top_p, temperature in TASKS:
             selected = (await stubs.generate(task=task))[0].selected
-            assert (round(selected.top_p, 6), round(selected.temperature, 6)) == (top_p, temperature)
+            assert (round(selected.top_p, 6), round(selected.temperature, 6)) == (
+                top_p,
+                temperature,
+            )
     sent = [(request["top_p"], request["temperature"]) for request in predictor.requests]
     assert sent == [(top_p, temperature) for _, top_p, temperature in TASKS]
 
@@ -187,8 +203,12 @@ async def test_a_deadline_aborts_too(tmp_path: Path) -> None:
             await predictor.abort.wait()
 
 
-@pytest.mark.parametrize("silent_after", [0, 2], ids=["before the first text", "between two pieces"])
-async def test_a_model_server_that_falls_silent_is_given_up_and_aborted(tmp_path: Path, silent_after: int) -> None:
+@pytest.mark.parametrize(
+    "silent_after", [0, 2], ids=["before the first text", "between two pieces"]
+)
+async def test_a_model_server_that_falls_silent_is_given_up_and_aborted(
+    tmp_path: Path, silent_after: int
+) -> None:
     predictor = FakePredictor(silent_after=silent_after)
     async with ready(tmp_path, predictor, first_token_seconds=0.3, idle_seconds=0.2) as stubs:
         error = await error_of(stubs)
@@ -197,7 +217,9 @@ async def test_a_model_server_that_falls_silent_is_given_up_and_aborted(tmp_path
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_SILENT")
 
 
-async def test_a_list_that_a_busy_model_server_leaves_unanswered_refuses_nobody(tmp_path: Path) -> None:
+async def test_a_list_that_a_busy_model_server_leaves_unanswered_refuses_nobody(
+    tmp_path: Path,
+) -> None:
     """It is heard in an answer that runs; when that has ended too, it hangs."""
     predictor = FakePredictor(script=["word "] * 2_000, pace_seconds=0.01)
     async with ready(tmp_path, predictor, hang_seconds=1.0) as stubs:
@@ -228,7 +250,9 @@ async def test_waits_are_between_pieces_and_not_for_the_whole_answer(tmp_path: P
         assert text_of(await stubs.generate()) == "word " * 16
 
 
-@pytest.mark.parametrize("broken", [{"cut_after": 2}, {"error_after": 2}, {"finish_reason": "abort"}])
+@pytest.mark.parametrize(
+    "broken", [{"cut_after": 2}, {"error_after": 2}, {"finish_reason": "abort"}]
+)
 async def test_an_answer_that_is_broken_off_ends_in_an_error_after_its_text(
     tmp_path: Path, broken: dict[str, Any]
 ) -> None:
@@ -243,13 +267,23 @@ async def test_an_answer_that_is_broken_off_ends_in_an_error_after_its_text(
     assert not any(event.WhichOneof("event") == "finished" for event in events)
 
 
-TOO_LONG = {"message": "messages has 9000 tokens; with at least 1 new token the limit is 4096", "param": "messages"}
+TOO_LONG = {
+    "message": "messages has 9000 tokens; with at least 1 new token the limit is 4096",
+    "param": "messages",
+}
 
 
 @pytest.mark.parametrize(
     ("status", "error", "code", "reason", "field", "limit"),
     [
-        (400, TOO_LONG, grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG", "messages", "4096 tokens"),
+        (
+            400,
+            TOO_LONG,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "CONTEXT_TOO_LONG",
+            "messages",
+            "4096 tokens",
+        ),
         (
             400,
             {"message": "secret words", "param": "stop"},
@@ -258,15 +292,35 @@ TOO_LONG = {"message": "messages has 9000 tokens; with at least 1 new token the 
             "stop",
             "",
         ),
-        (400, {"message": "secret words"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "messages", ""),
+        (
+            400,
+            {"message": "secret words"},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_ARGUMENT",
+            "messages",
+            "",
+        ),
         (413, "secret words", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "messages", ""),
         (429, {}, grpc.StatusCode.RESOURCE_EXHAUSTED, "MODEL_QUEUE_FULL", "", ""),
         (503, {}, grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY", "", ""),
-        (500, {"message": "secret words"}, grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_FAILED", "", ""),
+        (
+            500,
+            {"message": "secret words"},
+            grpc.StatusCode.UNAVAILABLE,
+            "MODEL_SERVER_FAILED",
+            "",
+            "",
+        ),
     ],
 )
 async def test_a_refusal_of_the_model_server_has_a_name_and_none_of_its_words(
-    tmp_path: Path, status: int, error: Any, code: grpc.StatusCode, reason: str, field: str, limit: str
+    tmp_path: Path,
+    status: int,
+    error: Any,
+    code: grpc.StatusCode,
+    reason: str,
+    field: str,
+    limit: str,
 ) -> None:
     predictor = FakePredictor()
     async with ready(tmp_path, predictor) as stubs:
@@ -290,7 +344,11 @@ async def test_a_pinned_version_answers_whatever_the_rollout_says(tmp_path: Path
         events = await stubs.generate(pinned_version="other")
         missing = await error_of(stubs, pinned_version="gone")
     selected = events[0].selected
-    assert (selected.model_version, selected.arm, selected.assignment_probability) == ("other", "pinned", 1.0)
+    assert (selected.model_version, selected.arm, selected.assignment_probability) == (
+        "other",
+        "pinned",
+        1.0,
+    )
     assert predictor.requests[0]["model"] == "other"
     assert (missing.code, missing.field) == (grpc.StatusCode.NOT_FOUND, "pinned_version")
 
@@ -323,7 +381,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "at least 1, the last one the user's",
     ),
     (
-        {"messages": [chat_pb2.HistoryMessage(text="x"), chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="x")]},
+        {
+            "messages": [
+                chat_pb2.HistoryMessage(text="x"),
+                chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text="x"),
+            ]
+        },
         "messages[0].role",
         "system, user or assistant",
     ),
@@ -331,15 +394,25 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"task": 9}, "task", "a task of chat.v1"),
     ({"sampling": chat_pb2.SamplingOverrides(temperature=9)}, "sampling.temperature", "0 to 2"),
     ({"sampling": chat_pb2.SamplingOverrides(top_p=0)}, "sampling.top_p", "above 0 to 1"),
-    ({"sampling": chat_pb2.SamplingOverrides(max_tokens=5000)}, "sampling.max_tokens", "1 to 4,096"),
+    (
+        {"sampling": chat_pb2.SamplingOverrides(max_tokens=5000)},
+        "sampling.max_tokens",
+        "1 to 4,096",
+    ),
     ({"sampling": chat_pb2.SamplingOverrides(stop=["x"] * 5)}, "sampling.stop", "at most 4"),
 ]
 
 
-async def test_bad_input_names_field_and_limit_and_never_reaches_the_model_server(tmp_path: Path) -> None:
+async def test_bad_input_names_field_and_limit_and_never_reaches_the_model_server(
+    tmp_path: Path,
+) -> None:
     predictor = FakePredictor()
     async with ready(tmp_path, predictor) as stubs:
         for fields, field, limit in BAD:
             error = await error_of(stubs, **fields)
-            assert (error.code, error.field, error.limit) == (grpc.StatusCode.INVALID_ARGUMENT, field, limit)
+            assert (error.code, error.field, error.limit) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                field,
+                limit,
+            )
     assert not predictor.requests

@@ -17,7 +17,11 @@ from services.generator import inference_services
 from services.generator.completions import SILENT
 from services.generator.engine import Message, Patience
 from services.generator.inference_services import InferenceServices, Place
-from services.generator.kubernetes_api import NoServiceAccountError, open_kubernetes_api, read_namespace
+from services.generator.kubernetes_api import (
+    NoServiceAccountError,
+    open_kubernetes_api,
+    read_namespace,
+)
 from services.generator.presets import Sampling
 from services.generator.sse import Piece
 from tests.kserve_models import round_trip
@@ -67,19 +71,27 @@ class World:
 
     async def answer(self, version: str) -> str:
         pieces: list[Piece] = []
-        await self.services.answer(version, [Message("user", "hello")], Sampling(0.5, 0.9, 8), pieces.append)
+        await self.services.answer(
+            version, [Message("user", "hello")], Sampling(0.5, 0.9, 8), pieces.append
+        )
         return "".join(piece.text for piece in pieces)
 
 
 @asynccontextmanager
-async def world_of(tmp_path: Path, kubernetes: FakeKubernetes, load_seconds: float = 20.0) -> AsyncIterator[World]:
+async def world_of(
+    tmp_path: Path, kubernetes: FakeKubernetes, load_seconds: float = 20.0
+) -> AsyncIterator[World]:
     account = tmp_path / "account"
     place = Place(NAMESPACE, CONFIG_MAP, Path("/models"))
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(kubernetes_api(kubernetes, account))
         api = await stack.enter_async_context(open_kubernetes_api(url, account, seconds=2.0))
-        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_connect=1.0)))
-        another = partial(InferenceServices, api, http, place, Patience(5.0, 2.0, 0.3), load_seconds)
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_connect=1.0))
+        )
+        another = partial(
+            InferenceServices, api, http, place, Patience(5.0, 2.0, 0.3), load_seconds
+        )
         world = World(kubernetes, another(), account, stack, another)
         yield world
         for task in world.loads:
@@ -94,12 +106,16 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield found
 
 
-@pytest.mark.parametrize("status", [ready("http://v1.chat.svc.cluster.local"), not_ready("x", "y"), blocked("x", "y")])
+@pytest.mark.parametrize(
+    "status", [ready("http://v1.chat.svc.cluster.local"), not_ready("x", "y"), blocked("x", "y")]
+)
 def test_the_statuses_of_these_tests_are_as_kserve_has_them(status: Any) -> None:
     assert round_trip(status, "V1beta1InferenceServiceStatus") == status
 
 
-async def test_a_version_is_loaded_when_it_answers_at_the_address_that_kserve_says(world: World) -> None:
+async def test_a_version_is_loaded_when_it_answers_at_the_address_that_kserve_says(
+    world: World,
+) -> None:
     assert await world.services.index() == {}
     task = await world.begin("v1")
     assert await world.services.index() == {"v1": False}
@@ -157,7 +173,9 @@ async def test_what_answers_is_served_whatever_kserve_says_while_it_replaces_its
     assert await world.answer("v1") == "Hello there."
 
 
-async def test_while_kubernetes_is_away_who_answers_is_served_and_who_does_not_is_not(world: World) -> None:
+async def test_while_kubernetes_is_away_who_answers_is_served_and_who_does_not_is_not(
+    world: World,
+) -> None:
     first, second = await world.load("v1"), await world.load("v2")
     await world.services.index()
     world.kubernetes.refusal = (503, "etcd is away")
@@ -175,12 +193,16 @@ def up() -> float | None:
     return REGISTRY.get_sample_value("thumbwheel_kubernetes_up", {"objects": "inferenceservices"})
 
 
-async def test_labels_that_come_with_other_values_of_the_chart_change_nobodys_belonging(world: World) -> None:
+async def test_labels_that_come_with_other_values_of_the_chart_change_nobodys_belonging(
+    world: World,
+) -> None:
     await world.load("v1")
     world.kubernetes.template["metadata"]["labels"]["team"] = "chat"
     fresh = world.another()
     assert await fresh.index() == {"v1": True}
-    assert world.kubernetes.of_version("v1")["metadata"]["labels"]["team"] == "chat", "brought up to date"
+    assert world.kubernetes.of_version("v1")["metadata"]["labels"]["team"] == "chat", (
+        "brought up to date"
+    )
     await fresh.load("v1", "/models/v1")
 
 
@@ -216,7 +238,9 @@ async def test_an_answer_from_a_server_that_has_fallen_silent_ends(world: World)
 
 async def test_a_load_that_kserve_gives_up_fails_with_its_reason(world: World) -> None:
     task = await world.begin("v1")
-    world.kubernetes.of_version("v1")["status"] = blocked("ModelLoadFailed", "v1: config.json is missing")
+    world.kubernetes.of_version("v1")["status"] = blocked(
+        "ModelLoadFailed", "v1: config.json is missing"
+    )
     with refused(FailedPreconditionError, reason="LOAD_FAILED") as caught:
         await task
     assert caught.value.field == world.kubernetes.of_version("v1")["metadata"]["name"]
@@ -241,7 +265,9 @@ async def test_a_container_that_falls_once_and_rises_may_still_load(world: World
         (not_ready("ReconcileFailed", "no such claim"), "ReconcileFailed: no such claim"),
     ],
 )
-async def test_what_kserve_cannot_do_fails_with_its_reason(world: World, status: Any, told: str) -> None:
+async def test_what_kserve_cannot_do_fails_with_its_reason(
+    world: World, status: Any, told: str
+) -> None:
     task = await world.begin("v1")
     world.kubernetes.of_version("v1")["status"] = status
     with refused(FailedPreconditionError, reason="LOAD_FAILED") as caught:
@@ -271,7 +297,9 @@ async def test_a_load_that_takes_too_long_says_what_it_waits_for(
     async with world_of(tmp_path, FakeKubernetes(), load_seconds=1.0) as world:
         task = await world.begin("v1")
         world.kubernetes.of_version("v1")["status"] = status
-        with refused(FailedPreconditionError, field=lacks, reason="NOT_READY", limit="1 s") as caught:
+        with refused(
+            FailedPreconditionError, field=lacks, reason="NOT_READY", limit="1 s"
+        ) as caught:
             await task
     assert told in caught.value.text
 
@@ -300,7 +328,10 @@ async def test_another_object_under_the_same_name_is_not_deleted(world: World) -
 async def test_what_is_not_of_this_release_is_never_touched(world: World) -> None:
     await world.load("v1")
     name = world.kubernetes.of_version("v1")["metadata"]["name"]
-    for labels in ({}, {"app.kubernetes.io/instance": "other", "app.kubernetes.io/component": "predictor"}):
+    for labels in (
+        {},
+        {"app.kubernetes.io/instance": "other", "app.kubernetes.io/component": "predictor"},
+    ):
         world.kubernetes.objects[name]["metadata"]["labels"] = labels
         assert await world.services.index() == {}
         with pytest.raises(NotFoundError):
@@ -316,7 +347,9 @@ async def test_an_object_of_ours_without_a_version_is_left_alone(world: World) -
     assert await world.services.index() == {}
 
 
-async def test_a_version_that_is_going_is_not_served_and_not_made_anew_before_it_is_gone(world: World) -> None:
+async def test_a_version_that_is_going_is_not_served_and_not_made_anew_before_it_is_gone(
+    world: World,
+) -> None:
     await world.load("v1")
     world.kubernetes.of_version("v1")["metadata"]["deletionTimestamp"] = "2026-11-26T00:00:00Z"
     assert await world.services.index() == {"v1": False}
@@ -347,7 +380,9 @@ async def test_what_an_older_chart_wrote_is_brought_up_to_date_and_an_older_repl
         ("models/v1", "OUT_OF_RANGE"),
     ],
 )
-async def test_a_directory_that_is_not_in_the_claim_is_refused(world: World, directory: str, reason: str) -> None:
+async def test_a_directory_that_is_not_in_the_claim_is_refused(
+    world: World, directory: str, reason: str
+) -> None:
     with refused(FailedPreconditionError, field="directory", reason=reason, limit="/models"):
         await world.services.load("v1", directory)
     assert world.kubernetes.applied == []
@@ -365,7 +400,10 @@ async def test_a_token_that_rotates_is_read_again(world: World) -> None:
 
 async def test_a_right_that_is_missing_is_told(world: World) -> None:
     await world.services.index()
-    world.kubernetes.refusal, world.kubernetes.refused_at = (403, "cannot patch inferenceservices"), "PATCH"
+    world.kubernetes.refusal, world.kubernetes.refused_at = (
+        (403, "cannot patch inferenceservices"),
+        "PATCH",
+    )
     with refused(FailedPreconditionError, reason="KUBERNETES_API_REFUSES") as caught:
         await world.services.load("v1", "/models/v1")
     assert "cannot patch inferenceservices" in caught.value.text
@@ -380,11 +418,19 @@ async def test_an_api_in_trouble_is_asked_again_later(world: World, status: int)
         assert caught.value.reason == "KUBERNETES_API_AWAY"
 
 
-async def test_a_cluster_without_kserve_and_a_chart_without_its_config_map_are_told(tmp_path: Path) -> None:
+async def test_a_cluster_without_kserve_and_a_chart_without_its_config_map_are_told(
+    tmp_path: Path,
+) -> None:
     async with world_of(tmp_path, FakeKubernetes(has_kserve=False)) as world:
         with refused(FailedPreconditionError, reason="NO_KSERVE"):
             await world.services.index()
-    for template in ({}, {"kind": "InferenceService", "metadata": {"labels": {"team": "chat"}, "generateName": "x-"}}):
+    for template in (
+        {},
+        {
+            "kind": "InferenceService",
+            "metadata": {"labels": {"team": "chat"}, "generateName": "x-"},
+        },
+    ):
         async with world_of(tmp_path, FakeKubernetes(template=template)) as world:
             with refused(FailedPreconditionError, field=CONFIG_MAP, reason="NO_TEMPLATE"):
                 await world.services.index()

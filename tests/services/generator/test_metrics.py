@@ -35,7 +35,9 @@ async def test_a_version_is_counted_by_how_its_answers_end(tmp_path: Path) -> No
                     await asyncio.sleep(0.01)
             assert value("thumbwheel_version_ready", version=version) == 1
     for reason in ("stop", "model_queue_full", "cancelled"):
-        assert value("thumbwheel_generations_total", version=version, arm="stable", reason=reason) == 1, reason
+        assert (
+            value("thumbwheel_generations_total", version=version, arm="stable", reason=reason) == 1
+        ), reason
     assert value("thumbwheel_tokens_total", version=version, kind="prompt") == 7
     assert value("thumbwheel_tokens_total", version=version, kind="completion") == 3
     assert value("thumbwheel_first_text_seconds_count", version=version) == 2

@@ -21,7 +21,8 @@ from services.generator.presets import (
 from services.generator.settings import GeneratorSettings
 from tests.support.errors import refused
 
-# The acceptance cases: code P .1 low temperature; factual QA P .3-.5 low; conversation P .9 medium; creative P .95 high.
+# The acceptance cases: code P .1 low temperature; factual QA P .3-.5 low; conversation P .9 medium;
+# creative P .95 high.
 TABLE = {
     Task.CODE: Preset(0.2, 0.1),
     Task.QUESTION_ANSWERING: Preset(0.3, 0.4),
@@ -51,9 +52,13 @@ def test_a_preset_out_of_range_names_field_and_limit(field: str, value: float, l
         dataclasses.replace(CHAT, **{field: value})
 
 
-def test_a_setting_replaces_single_values_and_the_rest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_replaces_single_values_and_the_rest_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert load_settings(GeneratorSettings).task_presets() == TABLE
-    monkeypatch.setenv("TW_GENERATOR_PRESETS", '{"code": {"top_p": 0.2}, "chat": {"temperature": 0, "top_p": 1}}')
+    monkeypatch.setenv(
+        "TW_GENERATOR_PRESETS", '{"code": {"top_p": 0.2}, "chat": {"temperature": 0, "top_p": 1}}'
+    )
     changed = {Task.CODE: Preset(0.2, 0.2), Task.CHAT: Preset(0.0, 1.0)}
     assert load_settings(GeneratorSettings).task_presets() == TABLE | changed
 
@@ -88,7 +93,9 @@ def test_overrides_replace_the_preset_one_by_one() -> None:
     assert sampling_for(CHAT, Overrides(top_p=1.0), 512) == Sampling(0.7, 1.0, 512)
     assert sampling_for(CHAT, Overrides(max_tokens=4096), 512) == Sampling(0.7, 0.9, 4096)
     overrides = Overrides(stop=["\n", "x" * 64, "b", "c"], seed=0)
-    assert sampling_for(CHAT, overrides, 512) == Sampling(0.7, 0.9, 512, ("\n", "x" * 64, "b", "c"), 0)
+    assert sampling_for(CHAT, overrides, 512) == Sampling(
+        0.7, 0.9, 512, ("\n", "x" * 64, "b", "c"), 0
+    )
 
 
 def test_a_temperature_that_no_model_server_takes_is_greedy() -> None:
@@ -119,6 +126,8 @@ def test_a_number_that_came_in_32_bits_is_what_was_meant(meant: float) -> None:
         ({"stop": [""]}, "sampling.stop", "1 to 64 characters each"),
     ],
 )
-def test_an_override_out_of_range_names_field_and_limit(overrides: dict[str, Any], field: str, limit: str) -> None:
+def test_an_override_out_of_range_names_field_and_limit(
+    overrides: dict[str, Any], field: str, limit: str
+) -> None:
     with refused(InvalidArgumentError, field=field, limit=limit):
         sampling_for(CHAT, Overrides(**overrides), 512)

@@ -1,4 +1,6 @@
-"""Two generators in front of the real predictor with tiny models: what the hand-made one promises, it keeps."""
+"""Two generators in front of the real predictor with tiny models: what the hand-made one promises,
+it keeps.
+"""
 
 import asyncio
 import time
@@ -39,17 +41,27 @@ async def until_refused(predictor: Predictor) -> None:
 
 @pytest.fixture
 def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer of 1,900 tokens then takes 20 seconds and not one: it runs until somebody closes it, also on a fast machine."""
+    """An answer of 1,900 tokens then takes 20 seconds and not one: it runs until somebody closes
+    it, also on a fast machine.
+    """
     monkeypatch.setattr(VersionMetrics, "stepped", lambda *_: time.sleep(0.01))
 
 
 @pytest.mark.usefixtures("slow_steps")
 async def test_both_load_a_version_once_and_neither_unloads_what_a_strangers_stream_uses(
-    start_predictor: StartPredictor, first_model: Path, second_model: Path, tmp_path: Path, database: str
+    start_predictor: StartPredictor,
+    first_model: Path,
+    second_model: Path,
+    tmp_path: Path,
+    database: str,
 ) -> None:
     predictor = await start_predictor()
     port = int(predictor.url.rsplit(":", 1)[1])
-    settings = {"database_url": database, "stable_directory": first_model, "unload_grace_seconds": 0.3}
+    settings = {
+        "database_url": database,
+        "stable_directory": first_model,
+        "unload_grace_seconds": 0.3,
+    }
     async with (
         generator_service(tmp_path, port, **settings) as here,
         generator_service(tmp_path, port, **settings) as there,
@@ -63,7 +75,9 @@ async def test_both_load_a_version_once_and_neither_unloads_what_a_strangers_str
         stream = await open_stream(predictor, "tiny-1")
         await there.promote("tiny-2")
         await until_refused(predictor)
-        assert {entry.name: entry.state for entry in predictor.repository.index()}["tiny-1"] == "READY"
+        assert {entry.name: entry.state for entry in predictor.repository.index()}[
+            "tiny-1"
+        ] == "READY"
         stream.close()
         await until_versions(predictor, {"tiny-2"})
         assert (await here.state()).stable.version == "tiny-2"

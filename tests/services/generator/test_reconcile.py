@@ -1,4 +1,6 @@
-"""Reconciling, round by round, with a clock of our own: leases, other replicas, a store or a model server that is away."""
+"""Reconciling, round by round, with a clock of our own: leases, other replicas, a store or a model
+server that is away.
+"""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -36,7 +38,9 @@ class Shelf:
 
 @dataclass
 class Repository:
-    """Holds versions in memory; `busy` refuses everything but the index, `in_use` refuses to let go."""
+    """Holds versions in memory; `busy` refuses everything but the index, `in_use` refuses to let
+    go.
+    """
 
     versions: dict[str, bool] = field(default_factory=dict)
     busy: bool = False
@@ -68,7 +72,9 @@ class Replica:
     def __init__(self, world: "World", grace_seconds: float) -> None:
         self.running = Running()
         self.traffic = Traffic(world.shelf, world.shelf.stored, lambda: world.now_us)
-        self.reconciler = Reconciler(self.traffic, world.repository, self.running, Pace(0.01, 0.01, grace_seconds))
+        self.reconciler = Reconciler(
+            self.traffic, world.repository, self.running, Pace(0.01, 0.01, grace_seconds)
+        )
 
     async def rounds(self, number: int = 4) -> None:
         """Enough for what one round begins to show in another."""
@@ -78,7 +84,9 @@ class Replica:
 
 
 class World(Replica):
-    """A rollout with a live candidate whose lease ends at second 60, and what surrounds it, one replica of ours included."""
+    """A rollout with a live candidate whose lease ends at second 60, and what surrounds it, one
+    replica of ours included.
+    """
 
     def __init__(self, grace_seconds: float = 0.0) -> None:
         self.now_us = 0
@@ -161,7 +169,10 @@ async def test_what_another_replica_answers_with_is_not_unloaded() -> None:
     await world.traffic.change(lambda rollout: rollout.promote("v2", "wins", 1))
     world.repository.in_use = {"v1"}
     await world.rounds()
-    assert (world.repository.versions, world.traffic.rollout.retired) == ({"v1": True, "v2": True}, ("v1",))
+    assert (world.repository.versions, world.traffic.rollout.retired) == (
+        {"v1": True, "v2": True},
+        ("v1",),
+    )
     world.repository.in_use = set()
     await world.rounds()
     assert (world.repository.versions, world.traffic.rollout.retired) == ({"v2": True}, ())
@@ -182,10 +193,14 @@ async def test_a_version_that_comes_back_on_trial_is_not_unloaded_by_who_did_not
     world = World()
     await world.rounds()
     await world.traffic.change(lambda rollout: rollout.roll_back("v2", "worse", 1))
-    late = asyncio.create_task(world.reconciler.round())  # decides to unload, and acts after the next lines
+    late = asyncio.create_task(
+        world.reconciler.round()
+    )  # decides to unload, and acts after the next lines
     await asyncio.sleep(0)
     again = Candidate("v2", "/models/v2", 0.5, 60 * SECOND)
-    world.shelf.stored = Stored(world.shelf.stored.rollout.propose(again), world.shelf.stored.serial + 1)
+    world.shelf.stored = Stored(
+        world.shelf.stored.rollout.propose(again), world.shelf.stored.serial + 1
+    )
     await late
     await world.rounds()
     assert world.repository.unloads == []
@@ -204,7 +219,9 @@ async def test_without_the_store_nothing_is_unloaded_but_what_is_missing_is_load
     assert world.repository.versions == {"v2": True}
 
 
-async def test_what_a_replica_loaded_by_an_old_rollout_is_cleared_away_when_it_learns_the_new_one() -> None:
+async def test_what_a_replica_loaded_by_an_old_rollout_is_cleared_away_when_it_learns_the_new_one() -> (
+    None
+):
     world = World()
     await world.rounds()
     world.repository.versions.clear()  # the model server was restarted
@@ -223,7 +240,9 @@ async def test_a_lease_that_two_replicas_see_end_ends_once() -> None:
     other = Replica(world, 0.0)
     world.now_us = 60 * SECOND
     await asyncio.gather(world.rounds(), other.rounds())
-    assert [change.kind for change in world.shelf.stored.rollout.history] == [ChangeKind.LEASE_EXPIRED]
+    assert [change.kind for change in world.shelf.stored.rollout.history] == [
+        ChangeKind.LEASE_EXPIRED
+    ]
     assert world.traffic.rollout == other.traffic.rollout == world.shelf.stored.rollout
 
 

@@ -1,4 +1,6 @@
-"""Two generators on one database and one model server: one rollout, the same version for the same user, nothing loaded twice."""
+"""Two generators on one database and one model server: one rollout, the same version for the same
+user, nothing loaded twice.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,7 +10,14 @@ from typing import Any
 
 from services.generator.rollout import position
 from tests.services.generator.predictor import FakePredictor, predictor_server
-from tests.services.generator.service import Stubs, ask, generator_service, model_directory, text_of, until_ready
+from tests.services.generator.service import (
+    Stubs,
+    ask,
+    generator_service,
+    model_directory,
+    text_of,
+    until_ready,
+)
 from tests.services.generator.test_canary import CANDIDATES_USER, STABLES_USER, error_of, until
 
 USERS = [f"acme/user {number}" for number in range(30)]
@@ -18,7 +27,9 @@ USERS = [f"acme/user {number}" for number in range(30)]
 async def replicas(
     root: Path, predictor: FakePredictor, database: str, **changes: Any
 ) -> AsyncIterator[Sequence[Stubs]]:
-    """Two generators whose stable version answers. The grace is some times the time between two polls, as in earnest."""
+    """Two generators whose stable version answers. The grace is some times the time between two
+    polls, as in earnest.
+    """
     settings = {"database_url": database, "unload_grace_seconds": 0.5} | changes
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(predictor_server(predictor))
@@ -47,7 +58,9 @@ def expected(share: float) -> list[str]:
     return ["v2" if position("v2", user) < share else "v1" for user in USERS]
 
 
-async def test_in_every_phase_all_replicas_give_a_user_the_same_version(tmp_path: Path, database: str) -> None:
+async def test_in_every_phase_all_replicas_give_a_user_the_same_version(
+    tmp_path: Path, database: str
+) -> None:
     directory = model_directory(tmp_path, "v2")
     async with replicas(tmp_path, FakePredictor(), database) as (here, there):
         pair = (here, there)
@@ -67,31 +80,43 @@ async def test_in_every_phase_all_replicas_give_a_user_the_same_version(tmp_path
     assert expected(0.2) != expected(0.5)
 
 
-async def test_a_canary_started_at_one_replica_is_promoted_at_the_other(tmp_path: Path, database: str) -> None:
+async def test_a_canary_started_at_one_replica_is_promoted_at_the_other(
+    tmp_path: Path, database: str
+) -> None:
     async with replicas(tmp_path, FakePredictor(), database, poll_seconds=600) as (here, there):
         await here.start("v2", model_directory(tmp_path, "v2"))
         seen = await there.state()
         await there.promote("v2")
         state = await here.state()
-    assert seen.candidate.version == "v2", "asked for, it is the stored one, however seldom a replica polls"
+    assert seen.candidate.version == "v2", (
+        "asked for, it is the stored one, however seldom a replica polls"
+    )
     assert (state.stable.version, state.HasField("candidate")) == ("v2", False)
     assert [change.kind for change in state.history] == ["promoted", "started"]
 
 
-async def test_both_replicas_start_the_same_canary_and_it_is_loaded_once(tmp_path: Path, database: str) -> None:
+async def test_both_replicas_start_the_same_canary_and_it_is_loaded_once(
+    tmp_path: Path, database: str
+) -> None:
     predictor = FakePredictor(load_seconds=0.5)
     directory = model_directory(tmp_path, "v2")
     async with replicas(tmp_path, predictor, database) as pair:
         await asyncio.gather(*(stubs.start("v2", directory) for stubs in pair))
         await agreed(pair, expected(0.5))
     assert predictor.counters.loads == ["v1", "v2"]
-    assert "v2" in predictor.counters.joined, "they never asked at the same time, so this test has shown nothing"
+    assert "v2" in predictor.counters.joined, (
+        "they never asked at the same time, so this test has shown nothing"
+    )
 
 
-async def test_of_two_different_canaries_at_once_one_is_refused(tmp_path: Path, database: str) -> None:
+async def test_of_two_different_canaries_at_once_one_is_refused(
+    tmp_path: Path, database: str
+) -> None:
     directories = [model_directory(tmp_path, version) for version in ("v2", "v3")]
     async with replicas(tmp_path, FakePredictor(load_seconds=0.2), database) as pair:
-        starts = [stubs.start(path.name, path) for stubs, path in zip(pair, directories, strict=True)]
+        starts = [
+            stubs.start(path.name, path) for stubs, path in zip(pair, directories, strict=True)
+        ]
         ended = await asyncio.gather(*starts, return_exceptions=True)
         states = [await stubs.state() for stubs in pair]
     assert sum(error is None for error in ended) == 1
@@ -99,7 +124,9 @@ async def test_of_two_different_canaries_at_once_one_is_refused(tmp_path: Path, 
     assert [state.candidate.version for state in states] == [winner, winner]
 
 
-async def test_what_another_replicas_answer_uses_is_unloaded_only_after_its_end(tmp_path: Path, database: str) -> None:
+async def test_what_another_replicas_answer_uses_is_unloaded_only_after_its_end(
+    tmp_path: Path, database: str
+) -> None:
     predictor = FakePredictor(script=["word "] * 40, pace_seconds=0.02)
     async with replicas(tmp_path, predictor, database) as (here, there):
         await here.start("v2", model_directory(tmp_path, "v2"))
@@ -108,10 +135,14 @@ async def test_what_another_replicas_answer_uses_is_unloaded_only_after_its_end(
         await here.promote("v2")
         assert text_of(await running) == "word " * 40
         await until(lambda: predictor.counters.unloads == ["v1"])
-    assert "v1" in predictor.counters.refused, "nobody tried to unload it, so this test has shown nothing"
+    assert "v1" in predictor.counters.refused, (
+        "nobody tried to unload it, so this test has shown nothing"
+    )
 
 
-async def test_the_first_stable_version_is_the_one_of_whoever_comes_first(tmp_path: Path, database: str) -> None:
+async def test_the_first_stable_version_is_the_one_of_whoever_comes_first(
+    tmp_path: Path, database: str
+) -> None:
     predictor = FakePredictor()
     async with replicas(tmp_path, predictor, database):
         pass
@@ -121,7 +152,9 @@ async def test_the_first_stable_version_is_the_one_of_whoever_comes_first(tmp_pa
     assert [state.stable.version for state in states] == ["v1", "v1"]
 
 
-async def test_a_pinned_version_and_a_candidates_user_agree_over_replicas(tmp_path: Path, database: str) -> None:
+async def test_a_pinned_version_and_a_candidates_user_agree_over_replicas(
+    tmp_path: Path, database: str
+) -> None:
     async with replicas(tmp_path, FakePredictor(), database) as (here, there):
         await here.start("v2", model_directory(tmp_path, "v2"))
         await agreed((here, there), expected(0.5))
@@ -129,13 +162,18 @@ async def test_a_pinned_version_and_a_candidates_user_agree_over_replicas(tmp_pa
             assert await stubs.version_for(CANDIDATES_USER) == "v2"
             pinned = await stubs.generate(user_key=CANDIDATES_USER, pinned_version="v1")
             assert pinned[0].selected.model_version == "v1"
-        missing = await error_of(there.generator.Generate(ask(pinned_version="gone"), timeout=5).read())
+        missing = await error_of(
+            there.generator.Generate(ask(pinned_version="gone"), timeout=5).read()
+        )
     assert missing.field == "pinned_version"
 
 
 async def test_a_replica_looks_at_the_model_server_as_soon_as_it_learns_of_a_change(
     tmp_path: Path, database: str
 ) -> None:
-    async with replicas(tmp_path, FakePredictor(), database, reconcile_seconds=600) as (here, there):
+    async with replicas(tmp_path, FakePredictor(), database, reconcile_seconds=600) as (
+        here,
+        there,
+    ):
         await here.start("v2", model_directory(tmp_path, "v2"))
         await agreed((here, there), expected(0.5))

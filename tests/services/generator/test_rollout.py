@@ -15,7 +15,9 @@ shares = st.floats(0.001, 0.5)
 
 
 def on_trial(share: float = 0.5, lease_end_us: int = 100, version: str = "v2") -> Rollout:
-    return STABLE.propose(Candidate(version, f"/models/{version}", share, lease_end_us)).begin(version, lease_end_us, 0)
+    return STABLE.propose(Candidate(version, f"/models/{version}", share, lease_end_us)).begin(
+        version, lease_end_us, 0
+    )
 
 
 def candidates_users(rollout: Rollout, now_us: int = 0, ready: bool = True) -> set[str]:
@@ -59,7 +61,9 @@ def test_positions_are_fixed_for_ever() -> None:
     assert position("v2", "acme/ada") == 0.9104750957141547
 
 
-def test_a_candidate_has_no_users_before_it_is_live_while_it_is_not_ready_and_after_its_lease() -> None:
+def test_a_candidate_has_no_users_before_it_is_live_while_it_is_not_ready_and_after_its_lease() -> (
+    None
+):
     proposed = STABLE.propose(Candidate("v2", "/models/v2", 0.5, 100))
     assert not candidates_users(proposed)
     live = proposed.begin("v2", 100, 0)
@@ -121,7 +125,9 @@ def test_what_serves_is_never_retired() -> None:
 def test_history_keeps_the_last_fifty() -> None:
     rollout = STABLE
     for number in range(60):
-        rollout = rollout.propose(Candidate(f"c{number}", "/c", 0.1, 100)).roll_back(f"c{number}", "", number)
+        rollout = rollout.propose(Candidate(f"c{number}", "/c", 0.1, 100)).roll_back(
+            f"c{number}", "", number
+        )
     assert len(rollout.history) == 50
     assert rollout.history[0].version == "c59"
 
@@ -146,7 +152,9 @@ def test_what_cannot_be_done_now_says_so(name: str, reason: str) -> None:
         "propose without stable": lambda: Rollout().propose(fresh),
         "propose the stable version": lambda: STABLE.propose(replace(fresh, version="v1")),
         "propose another candidate": lambda: on_trial().propose(fresh),
-        "propose the same candidate from elsewhere": lambda: on_trial().propose(replace(fresh, version="v2")),
+        "propose the same candidate from elsewhere": lambda: on_trial().propose(
+            replace(fresh, version="v2")
+        ),
         "begin what is not the candidate": lambda: STABLE.begin("v2", 100, 0),
         "renew what is not the candidate": lambda: on_trial().renew("v1", 100),
         "promote what is not the candidate": lambda: on_trial().promote("v3", "", 0),

@@ -16,10 +16,12 @@ texts = st.text(max_size=20)
 rollouts = st.builds(
     Rollout,
     stable=st.none() | st.builds(Deployment, texts, texts),
-    candidate=st.none() | st.builds(Candidate, texts, texts, st.floats(0, 0.5), st.integers(0, 2**60), st.booleans()),
+    candidate=st.none()
+    | st.builds(Candidate, texts, texts, st.floats(0, 0.5), st.integers(0, 2**60), st.booleans()),
     retired=st.lists(texts, max_size=3).map(tuple),
     history=st.lists(
-        st.builds(Change, st.integers(0, 2**60), st.sampled_from(ChangeKind), texts, texts), max_size=3
+        st.builds(Change, st.integers(0, 2**60), st.sampled_from(ChangeKind), texts, texts),
+        max_size=3,
     ).map(tuple),
 )
 
@@ -48,7 +50,9 @@ async def test_no_file_is_no_rollout(tmp_path: Path) -> None:
     assert await RolloutFile(tmp_path / "rollout.json").load() == NOTHING_STORED
 
 
-async def test_a_rollout_that_cannot_be_written_is_not_stored_and_the_error_has_a_name(tmp_path: Path) -> None:
+async def test_a_rollout_that_cannot_be_written_is_not_stored_and_the_error_has_a_name(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "rollout.new").mkdir()  # where the file would be written
     file = RolloutFile(tmp_path / "rollout.json")
     with pytest.raises(UnavailableError) as caught:
@@ -72,8 +76,12 @@ async def test_the_file_of_yesterday_is_read(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "stable": {"version": "v1"}}'])
-async def test_a_file_that_is_not_understood_is_named_and_left_alone(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "stable": {"version": "v1"}}']
+)
+async def test_a_file_that_is_not_understood_is_named_and_left_alone(
+    tmp_path: Path, content: str
+) -> None:
     path = tmp_path / "rollout.json"
     path.write_text(content)
     with refused(UnusableStoreError, field=str(path), reason="MALFORMED"):

@@ -80,5 +80,7 @@ def test_a_message_names_its_task(text: str, task: Task) -> None:
 
 def test_a_long_text_is_judged_by_its_beginning() -> None:
     long = "What is this? " + "so " * BEGINNING_CHARACTERS
-    assert choose_task(long + "Write a Python function. Tell me a story.") is Task.QUESTION_ANSWERING
+    assert (
+        choose_task(long + "Write a Python function. Tell me a story.") is Task.QUESTION_ANSWERING
+    )
     assert choose_task(long + "```print(1)```") is Task.CODE

@@ -1,4 +1,6 @@
-"""The generator as its neighbours see it, with an InferenceService for each version: KServe is played by a loop."""
+"""The generator as its neighbours see it, with an InferenceService for each version: KServe is
+played by a loop.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.services.generator.kubernetes import CONFIG_MAP, FakeKubernetes, blocked, kubernetes_api, ready
+from tests.services.generator.kubernetes import (
+    CONFIG_MAP,
+    FakeKubernetes,
+    blocked,
+    kubernetes_api,
+    ready,
+)
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import (
     Stubs,
@@ -27,7 +35,9 @@ async def play_kserve(kubernetes: FakeKubernetes, predictor: FakePredictor, url:
     while True:
         for version in kubernetes.versions():
             if version in predictor.broken:
-                kubernetes.of_version(version)["status"] = blocked("ModelLoadFailed", predictor.broken[version])
+                kubernetes.of_version(version)["status"] = blocked(
+                    "ModelLoadFailed", predictor.broken[version]
+                )
             else:
                 predictor.states[version] = "READY"
                 kubernetes.of_version(version)["status"] = ready(url)
@@ -45,7 +55,9 @@ async def through_kserve(
         kubernetes_api(kubernetes, root / "account") as url,
         generator_service(root, 0, **settings_of(root, url) | changes) as stubs,
     ):
-        playing = asyncio.create_task(play_kserve(kubernetes, predictor, f"http://127.0.0.1:{port}"))
+        playing = asyncio.create_task(
+            play_kserve(kubernetes, predictor, f"http://127.0.0.1:{port}")
+        )
         yield stubs
         playing.cancel()
         with suppress(asyncio.CancelledError):
@@ -62,14 +74,19 @@ def settings_of(root: Path, url: str) -> dict[str, Any]:
     }
 
 
-async def test_a_candidate_gets_its_share_is_promoted_and_the_old_ones_object_goes(tmp_path: Path) -> None:
+async def test_a_candidate_gets_its_share_is_promoted_and_the_old_ones_object_goes(
+    tmp_path: Path,
+) -> None:
     kubernetes, predictor = FakeKubernetes(), FakePredictor(scripts={"v2": ["better"]})
     async with through_kserve(tmp_path, kubernetes, predictor) as stubs:
         await until_ready(stubs, "v1")
         assert kubernetes.versions() == {"v1"}
         await stubs.start("v2", model_directory(tmp_path, "v2"))
         assert kubernetes.versions() == {"v1", "v2"}
-        assert [await stubs.version_for(user) for user in (STABLES_USER, CANDIDATES_USER)] == ["v1", "v2"]
+        assert [await stubs.version_for(user) for user in (STABLES_USER, CANDIDATES_USER)] == [
+            "v1",
+            "v2",
+        ]
         assert text_of(await stubs.generate(user_key=CANDIDATES_USER)) == "better"
         await stubs.promote("v2")
         await until(lambda: kubernetes.versions() == {"v2"})
@@ -77,7 +94,9 @@ async def test_a_candidate_gets_its_share_is_promoted_and_the_old_ones_object_go
     assert len(kubernetes.deleted) == 1
 
 
-async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(tmp_path: Path) -> None:
+async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(
+    tmp_path: Path,
+) -> None:
     told = "v2: config.json is missing"
     kubernetes, predictor = FakeKubernetes(), FakePredictor(broken={"v2": told})
     async with through_kserve(tmp_path, kubernetes, predictor) as stubs:
@@ -100,7 +119,9 @@ async def test_what_was_deleted_by_hand_is_made_again(tmp_path: Path) -> None:
         await until_ready(stubs, "v1")
 
 
-async def test_with_the_api_away_who_is_served_is_served_on_and_a_candidate_waits(tmp_path: Path) -> None:
+async def test_with_the_api_away_who_is_served_is_served_on_and_a_candidate_waits(
+    tmp_path: Path,
+) -> None:
     kubernetes = FakeKubernetes()
     async with through_kserve(tmp_path, kubernetes, FakePredictor()) as stubs:
         await until_ready(stubs, "v1")
@@ -135,12 +156,19 @@ async def test_two_replicas_make_one_object_of_a_version(tmp_path: Path, databas
             assert len(kubernetes.objects) == 2
             await there.promote("v2")
             await until(lambda: kubernetes.versions() == {"v2"})
-            assert [await stubs.version_for(STABLES_USER) for stubs in (here, there)] == ["v2", "v2"]
+            assert [await stubs.version_for(STABLES_USER) for stubs in (here, there)] == [
+                "v2",
+                "v2",
+            ]
 
 
 # What is changed, the type of the error, and a setting that it names.
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "a server beside InferenceServices": ({"predictor_url": "http://127.0.0.1:1"}, "conflict", "predictor_url"),
+    "a server beside InferenceServices": (
+        {"predictor_url": "http://127.0.0.1:1"},
+        "conflict",
+        "predictor_url",
+    ),
     "no template": ({"inference_service": ""}, "incomplete", "inference_service"),
     "no models": ({"models_root": None}, "incomplete", "models_root"),
     "InferenceServices and no KServe": ({"serving": "predictor"}, "conflict", "inference_service"),

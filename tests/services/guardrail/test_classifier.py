@@ -45,7 +45,9 @@ def test_odd_texts_have_a_score_and_are_not_suspected(classifier: Classifier, te
     assert not suspicion.over_threshold
 
 
-@pytest.mark.parametrize("kind", ["MT-Bench (benign)", "BFCL requests (benign)", "bastioncorpus look-alikes (benign)"])
+@pytest.mark.parametrize(
+    "kind", ["MT-Bench (benign)", "BFCL requests (benign)", "bastioncorpus look-alikes (benign)"]
+)
 def test_the_measured_false_alarms_out_of_domain_are_at_most_two_percent(kind: str) -> None:
     assert REPORT["out_of_domain"]["at_threshold"][kind]["flagged"] <= 0.02
 

@@ -1,4 +1,6 @@
-"""No character of a secret or of personal data is ever released, however the answer is cut into chunks (G1)."""
+"""No character of a secret or of personal data is ever released, however the answer is cut into
+chunks (G1).
+"""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,11 +49,15 @@ FILLERS = (
     "e.g. ",
     "key: ",
 )
-PIECES = st.one_of(st.sampled_from(FILLERS), st.sampled_from(VIOLATIONS).map(lambda text: f" {text} "))
+PIECES = st.one_of(
+    st.sampled_from(FILLERS), st.sampled_from(VIOLATIONS).map(lambda text: f" {text} ")
+)
 
 
 def stream(policy: Policy, answer: str, cuts: list[int]) -> tuple[str, list[str]]:
-    """Release an answer that comes in chunks, as the gateway does; the whole and the single releases."""
+    """Release an answer that comes in chunks, as the gateway does; the whole and the single
+    releases.
+    """
     released, pending, place, parts = "", "", 0, []
     for cut in [*cuts, len(answer)]:
         pending += answer[place:cut]
@@ -71,7 +77,10 @@ def test_what_is_released_does_not_depend_on_the_chunks(
 ) -> None:
     answer = "".join(pieces)
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(answer) - 1)), max_size=40)))
-    assert stream(policy_once, answer, cuts)[0] == policy_once.judge_output("hi", "", answer, True).text
+    assert (
+        stream(policy_once, answer, cuts)[0]
+        == policy_once.judge_output("hi", "", answer, True).text
+    )
 
 
 def test_character_by_character_nothing_of_a_violation_is_seen(policy_once: Policy) -> None:
@@ -108,12 +117,18 @@ def test_a_chinese_answer_is_not_held_for_want_of_spaces(policy_once: Policy) ->
 
 
 def test_the_hold_is_bounded(policy_once: Policy) -> None:
-    for endless in ("a" * 5_000, "1 " * 5_000, "-----BEGIN RSA PRIVATE KEY-----\n" + "QUJD\n" * 5_000):
+    for endless in (
+        "a" * 5_000,
+        "1 " * 5_000,
+        "-----BEGIN RSA PRIVATE KEY-----\n" + "QUJD\n" * 5_000,
+    ):
         held = 0
         pending = ""
         for place in range(0, len(endless), 500):
             pending += endless[place : place + 500]
             release = policy_once.judge_output("hi", "", pending, False)
             held = max(held, release.held_characters)
-            pending = pending[len(pending) - release.held_characters :] if release.held_characters else ""
+            pending = (
+                pending[len(pending) - release.held_characters :] if release.held_characters else ""
+            )
         assert held <= 17_000

@@ -51,6 +51,8 @@ def test_a_harmless_question_is_left_alone(text: str) -> None:
 
 
 def test_an_answer_that_gives_instructions_is_found_and_a_refusal_is_not() -> None:
-    assert match_answer(readings("Sure. Here are the steps to build a pipe bomb: first")) is not None
+    assert (
+        match_answer(readings("Sure. Here are the steps to build a pipe bomb: first")) is not None
+    )
     assert match_answer(readings("I can't tell you how to build a pipe bomb.")) is None
     assert match_answer(readings("A bomb fell on the city in 1944.")) is None

@@ -49,7 +49,10 @@ def test_what_only_looks_like_it_is_shown_as_it_is(policy_once: Policy, text: st
         ("SSN: 536-90-4399", "SSN: [social security number removed]"),
         ("key AKIAIOSFODNN7EXAMPLE leaked", "key [secret removed] leaked"),
         ("Password: hunter2222", "Password: [password removed]"),
-        ("curl -H 'Authorization: Bearer abcd1234efgh5678ijkl'", "curl -H 'Authorization: Bearer [secret removed]'"),
+        (
+            "curl -H 'Authorization: Bearer abcd1234efgh5678ijkl'",
+            "curl -H 'Authorization: Bearer [secret removed]'",
+        ),
         ("two: a@b.org,c@d.org", "two: [e-mail address removed],[e-mail address removed]"),
     ],
 )

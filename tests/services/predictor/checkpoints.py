@@ -1,4 +1,6 @@
-"""Tiny random checkpoints of every family, written by transformers, so that parity is against the reference itself."""
+"""Tiny random checkpoints of every family, written by transformers, so that parity is against the
+reference itself.
+"""
 
 import json
 from pathlib import Path
@@ -63,7 +65,9 @@ def gemma3(**changes: Any) -> transformers.PreTrainedModel:
     )  # small: its four norms must outweigh it, or a tied head repeats
 
 
-def spread(model: transformers.PreTrainedModel, embedding: float = EMBEDDING_SPREAD) -> transformers.PreTrainedModel:
+def spread(
+    model: transformers.PreTrainedModel, embedding: float = EMBEDDING_SPREAD
+) -> transformers.PreTrainedModel:
     """Give every parameter values that a mistake anywhere would show in."""
     return reseed(model, 7, embedding)
 

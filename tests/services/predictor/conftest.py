@@ -98,14 +98,18 @@ async def start_predictor(cache_directory: Path, tmp_path: Path) -> AsyncIterato
         async def start(
             limits: AdmissionLimits = LIMITS, options: PipelineOptions = OPTIONS, **bounds: Any
         ) -> Predictor:
-            return await stack.enter_async_context(_running(cache_directory, tmp_path, limits, options, bounds))
+            return await stack.enter_async_context(
+                _running(cache_directory, tmp_path, limits, options, bounds)
+            )
 
         yield start
 
 
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
-    """The errors whose bodies were sent, in order: OpenAI's shape has no place for their reason and limit."""
+    """The errors whose bodies were sent, in order: OpenAI's shape has no place for their reason and
+    limit.
+    """
     sent: list[PredictorError] = []
 
     def recorded(error: PredictorError, status: int) -> Any:
@@ -121,19 +125,30 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
 async def predictor(
     cache_directory: Path, tmp_path_factory: pytest.TempPathFactory, first_model: Path
 ) -> AsyncIterator[Predictor]:
-    """A predictor with tiny-1 for all tests of a module, on the event loop of the module. Tests must not change versions."""
-    async with _running(cache_directory, tmp_path_factory.mktemp("journal"), LIMITS, OPTIONS, {}) as started:
+    """A predictor with tiny-1 for all tests of a module, on the event loop of the module. Tests
+    must not change versions.
+    """
+    async with _running(
+        cache_directory, tmp_path_factory.mktemp("journal"), LIMITS, OPTIONS, {}
+    ) as started:
         await load_first(started, first_model)
         yield started
 
 
 async def load_first(predictor: Predictor, first_model: Path) -> None:
-    assert await predictor.load("tiny-1", first_model) == (200, {"name": "tiny-1", "state": "READY"})
+    assert await predictor.load("tiny-1", first_model) == (
+        200,
+        {"name": "tiny-1", "state": "READY"},
+    )
 
 
 @asynccontextmanager
 async def _running(
-    cache: Path, tmp_path: Path, limits: AdmissionLimits, options: PipelineOptions, bounds: dict[str, Any]
+    cache: Path,
+    tmp_path: Path,
+    limits: AdmissionLimits,
+    options: PipelineOptions,
+    bounds: dict[str, Any],
 ) -> AsyncIterator[Predictor]:
     metrics, readiness = Metrics(), Readiness()
     calls: list[Path] = []
@@ -151,8 +166,12 @@ async def _running(
         loop=asyncio.get_running_loop(),
     )
     repository_limits = RepositoryLimits(**{"max_versions": 3, "drain_seconds": 120.0, **bounds})
-    repository = Repository(loader.load, Journal(tmp_path / "loaded.json"), metrics, repository_limits)
-    built = build_app(repository, readiness, metrics, default_max_tokens=64, max_body_bytes=MAX_BODY_BYTES)
+    repository = Repository(
+        loader.load, Journal(tmp_path / "loaded.json"), metrics, repository_limits
+    )
+    built = build_app(
+        repository, readiness, metrics, default_max_tokens=64, max_body_bytes=MAX_BODY_BYTES
+    )
     runner = web.AppRunner(built, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

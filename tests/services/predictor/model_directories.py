@@ -1,4 +1,6 @@
-"""Complete model directories as the trainer writes them: tiny random Llama, byte-level tokenizer, template, manifest last."""
+"""Complete model directories as the trainer writes them: tiny random Llama, byte-level tokenizer,
+template, manifest last.
+"""
 
 import hashlib
 import json
@@ -23,7 +25,9 @@ TEMPLATE = (
 def byte_tokenizer() -> Tokenizer:
     """Every byte is a token: random models then produce broken and whole characters alike."""
     names = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])

@@ -1,4 +1,6 @@
-"""Settings, start, SIGTERM and recovery of the served versions, in a separate process where the process itself is tested."""
+"""Settings, start, SIGTERM and recovery of the served versions, in a separate process where the
+process itself is tested.
+"""
 
 import asyncio
 import json
@@ -41,7 +43,13 @@ def graphs(first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(tmp_path: Path, **settings: str) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TW_")}
-    own = {"PORT": "0", "CACHE_DIRECTORY": str(tmp_path / "cache"), "THREADS": "1", "KV_BLOCKS": "8", **settings}
+    own = {
+        "PORT": "0",
+        "CACHE_DIRECTORY": str(tmp_path / "cache"),
+        "THREADS": "1",
+        "KV_BLOCKS": "8",
+        **settings,
+    }
     environment |= {f"TW_PREDICTOR_{name}": value for name, value in own.items()}
     command = [sys.executable, "-m", "services.predictor"]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -106,10 +114,20 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, log: pytest.LogCaptureFixture, **settings: Any) -> AsyncIterator[Serving]:
-    """Run a predictor in this process. After the block a running predictor gets SIGTERM and must return 0."""
+async def serving(
+    tmp_path: Path, log: pytest.LogCaptureFixture, **settings: Any
+) -> AsyncIterator[Serving]:
+    """Run a predictor in this process. After the block a running predictor gets SIGTERM and must
+    return 0.
+    """
     log.set_level("INFO", logger="services.predictor")
-    own = {"port": 0, "cache_directory": tmp_path / "cache", "threads": 1, "kv_blocks": 8, **settings}
+    own = {
+        "port": 0,
+        "cache_directory": tmp_path / "cache",
+        "threads": 1,
+        "kv_blocks": 8,
+        **settings,
+    }
     task = asyncio.create_task(serve(PredictorSettings(**own)))
     found = Serving(log, task)
     await found.heard("listening")
@@ -120,7 +138,9 @@ async def serving(tmp_path: Path, log: pytest.LogCaptureFixture, **settings: Any
 
 
 def post(port: int, path: str, body: object) -> object:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), method="POST")
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), method="POST"
+    )
     with urllib.request.urlopen(request) as response:
         return json.load(response)
 
@@ -143,7 +163,9 @@ def test_unknown_and_wrong_settings_stop_the_process_by_name(
     assert wrong[0] in str(caught.value)
 
 
-def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(tmp_path: Path, first_model: Path) -> None:
+def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(
+    tmp_path: Path, first_model: Path
+) -> None:
     body = {"model": "tiny-1", "prompt": "abc", "max_tokens": 8, "temperature": 0}
     first = start(tmp_path, STARTUP_MODELS=json.dumps([str(first_model)]))
     port = port_of(wait_for(first, "listening"))
@@ -165,8 +187,12 @@ def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(tmp_path
     assert "stopped" in said
 
 
-def test_it_is_not_ready_before_it_serves_what_its_peer_does(tmp_path: Path, first_model: Path, graphs: Path) -> None:
-    """As an upgrade starts it beside the one that goes; the version was loaded by a call, so no setting names it."""
+def test_it_is_not_ready_before_it_serves_what_its_peer_does(
+    tmp_path: Path, first_model: Path, graphs: Path
+) -> None:
+    """As an upgrade starts it beside the one that goes; the version was loaded by a call, so no
+    setting names it.
+    """
     for name in ("first", "second"):
         shutil.copytree(graphs, tmp_path / name / "cache" / "graphs")
     first = start(tmp_path / "first")
@@ -184,14 +210,18 @@ def test_it_is_not_ready_before_it_serves_what_its_peer_does(tmp_path: Path, fir
     stop(second)
 
 
-async def test_where_no_peer_is_it_is_ready_with_what_it_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_where_no_peer_is_it_is_ready_with_what_it_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(tmp_path, caplog, peer_url="http://127.0.0.1:1") as alone:
         await alone.heard("no peer")
         while await alone.status("/v2/health/ready") != 200:
             await asyncio.sleep(0.01)
         async with (
             aiohttp.ClientSession() as http,
-            http.post(f"http://127.0.0.1:{await alone.port}/v2/repository/index", json={}) as answer,
+            http.post(
+                f"http://127.0.0.1:{await alone.port}/v2/repository/index", json={}
+            ) as answer,
         ):
             assert await answer.json() == []
 
@@ -199,9 +229,17 @@ async def test_where_no_peer_is_it_is_ready_with_what_it_has(tmp_path: Path, cap
 async def test_a_connection_that_was_kept_is_closed_while_running_answers_end(
     tmp_path: Path, first_model: Path, graphs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Or its owner would send the next request to a process that refuses it, while others would answer."""
+    """Or its owner would send the next request to a process that refuses it, while others would
+    answer.
+    """
     shutil.copytree(graphs, tmp_path / "cache" / "graphs")
-    body = {"model": "tiny-1", "prompt": "abc", "max_tokens": 500, "ignore_eos": True, "stream": True}
+    body = {
+        "model": "tiny-1",
+        "prompt": "abc",
+        "max_tokens": 500,
+        "ignore_eos": True,
+        "stream": True,
+    }
     async with (
         serving(tmp_path, caplog, startup_models=(first_model,), kv_blocks=32) as predictor,
         aiohttp.ClientSession(f"http://127.0.0.1:{await predictor.port}") as http,
@@ -240,7 +278,12 @@ async def test_one_model_of_the_start_mounted_anywhere_is_served_under_the_versi
     mounted, failure = tmp_path / "mnt" / "models", tmp_path / "failure"
     shutil.copytree(first_model, mounted)
     shutil.copytree(graphs, tmp_path / "cache" / "graphs")
-    settings = {"startup_models": (mounted,), "models_root": mounted, "max_versions": 1, "failure_file": failure}
+    settings = {
+        "startup_models": (mounted,),
+        "models_root": mounted,
+        "max_versions": 1,
+        "failure_file": failure,
+    }
     async with serving(tmp_path, caplog, **settings) as predictor:
         await predictor.heard("version ready")
         async with (
@@ -257,7 +300,9 @@ async def test_a_model_of_the_start_that_cannot_be_loaded_ends_the_process_with_
     broken, failure = tmp_path / "broken", tmp_path / "failure"
     shutil.copytree(first_model, broken)
     (broken / "tokenizer.json").write_text("{}")
-    async with serving(tmp_path, caplog, startup_models=(broken,), failure_file=failure) as predictor:
+    async with serving(
+        tmp_path, caplog, startup_models=(broken,), failure_file=failure
+    ) as predictor:
         assert await predictor.ended() == 1
     reason = failure.read_text()
     assert reason.startswith("tiny-1: ")
@@ -272,9 +317,13 @@ async def test_without_a_place_for_the_reason_it_stays_and_is_not_ready(
         assert await predictor.status("/v2/health/ready") == 503
 
 
-def test_it_may_be_told_to_end_before_its_models_are_loaded(tmp_path: Path, first_model: Path) -> None:
+def test_it_may_be_told_to_end_before_its_models_are_loaded(
+    tmp_path: Path, first_model: Path
+) -> None:
     failure = tmp_path / "failure"
-    process = start(tmp_path, STARTUP_MODELS=json.dumps([str(first_model)]), FAILURE_FILE=str(failure))
+    process = start(
+        tmp_path, STARTUP_MODELS=json.dumps([str(first_model)]), FAILURE_FILE=str(failure)
+    )
     wait_for(process, "listening")
     stop(process)
     assert not failure.exists()

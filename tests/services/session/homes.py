@@ -1,4 +1,6 @@
-"""Where a test's session service lives: every test of the service runs on SQLite and on a real Postgres."""
+"""Where a test's session service lives: every test of the service runs on SQLite and on a real
+Postgres.
+"""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""The session service as its neighbours see it: the real wiring on a real port, with a hand-made feedback service."""
+"""The session service as its neighbours see it: the real wiring on a real port, with a hand-made
+feedback service.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,13 +28,17 @@ ADA = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
 BOB = (("x-tw-tenant", "acme"), ("x-tw-user", "bob"))
 OTHER_ADA = (("x-tw-tenant", "umbrella"), ("x-tw-user", "ada"))
 PRINCIPAL_KEY = "a key for tests only"
-LIMITS = DatabaseLimits(connections=4, pool_seconds=2.0, lock_seconds=2.0, statement_seconds=3.0, work_seconds=4.5)
+LIMITS = DatabaseLimits(
+    connections=4, pool_seconds=2.0, lock_seconds=2.0, statement_seconds=3.0, work_seconds=4.5
+)
 UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
 
 
 @dataclass
 class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Keeps turns in the order in which they came. Each entry of `failures` spoils one call: before, after, hang."""
+    """Keeps turns in the order in which they came. Each entry of `failures` spoils one call:
+    before, after, hang.
+    """
 
     turns: list[events_pb2.TurnEvent] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -67,7 +73,9 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
 async def feedback_service(feedback: FakeFeedback, port: int = 0) -> AsyncIterator[int]:
     add = feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server
     name = "thumbwheel.feedback.v1.FeedbackLogService"
-    settings = ServiceSettings.model_validate({"port": port, "drain_seconds": 0, "lame_duck_seconds": 0})
+    settings = ServiceSettings.model_validate(
+        {"port": port, "drain_seconds": 0, "lame_duck_seconds": 0}
+    )
     async with serving(settings, [Registration(name, add, feedback)]) as bound:
         yield bound
 
@@ -123,7 +131,9 @@ def begin(text: str = "", **fields: Any) -> session_pb2.BeginTurnRequest:
     return session_pb2.BeginTurnRequest(**fields)
 
 
-def finish(message_id: str, text: str = "an answer", **fields: Any) -> session_pb2.FinishTurnRequest:
+def finish(
+    message_id: str, text: str = "an answer", **fields: Any
+) -> session_pb2.FinishTurnRequest:
     values: dict[str, Any] = {
         "finish_reason": chat_pb2.FINISH_REASON_STOP,
         "model_version": "v1",
@@ -133,12 +143,18 @@ def finish(message_id: str, text: str = "an answer", **fields: Any) -> session_p
         "top_p": 0.5,
         "sample": SAMPLE,
     }
-    return session_pb2.FinishTurnRequest(assistant_message_id=message_id, text=text, **(values | fields))
+    return session_pb2.FinishTurnRequest(
+        assistant_message_id=message_id, text=text, **(values | fields)
+    )
 
 
-async def talk(stub: Any, question: str, answer: str, conversation_id: str = "", **fields: Any) -> Any:
+async def talk(
+    stub: Any, question: str, answer: str, conversation_id: str = "", **fields: Any
+) -> Any:
     """A whole turn of Ada's."""
-    turn = await stub.BeginTurn(begin(question, conversation_id=conversation_id, **fields), timeout=5, metadata=ADA)
+    turn = await stub.BeginTurn(
+        begin(question, conversation_id=conversation_id, **fields), timeout=5, metadata=ADA
+    )
     await stub.FinishTurn(finish(turn.assistant_message_id, answer), timeout=5, metadata=ADA)
     return turn
 

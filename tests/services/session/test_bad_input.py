@@ -8,7 +8,16 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1.sample_pb2 import Sample
 from thumbwheel.session.v1 import session_pb2
 
-from tests.services.session.service import ADA, UNKNOWN_ID, Home, begin, error_of, finish, session_service, talk
+from tests.services.session.service import (
+    ADA,
+    UNKNOWN_ID,
+    Home,
+    begin,
+    error_of,
+    finish,
+    session_service,
+    talk,
+)
 
 User = session_pb2.UserMessage
 Said = chat_pb2.HistoryMessage
@@ -33,9 +42,24 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("FinishTurn", finish(UNKNOWN_ID, model_version="v\0"), "model_version", "without U+0000"),
     ("BeginTurn", begin("x", request_id="r" * 65), "request_id", "at most 64 characters"),
     ("BeginTurn", begin("x", history=[said("x")] * 201), "history", "at most 200 messages"),
-    ("BeginTurn", begin("x", history=[said("x" * 32_769)]), "history[0].text", "at most 32,768 characters"),
-    ("BeginTurn", begin("x", history=[said("x"), said("x", 0)]), "history[1].role", "one of system, user, assistant"),
-    ("BeginTurn", begin("x", history=[said("x", 9)]), "history[0].role", "one of system, user, assistant"),
+    (
+        "BeginTurn",
+        begin("x", history=[said("x" * 32_769)]),
+        "history[0].text",
+        "at most 32,768 characters",
+    ),
+    (
+        "BeginTurn",
+        begin("x", history=[said("x"), said("x", 0)]),
+        "history[1].role",
+        "one of system, user, assistant",
+    ),
+    (
+        "BeginTurn",
+        begin("x", history=[said("x", 9)]),
+        "history[0].role",
+        "one of system, user, assistant",
+    ),
     (
         "BeginTurn",
         begin("x", history=[said("x" * 20_000, 1)] * 2),
@@ -76,11 +100,26 @@ BAD: list[tuple[str, Any, str, str]] = [
         "one of unspecified, stop, length, cancelled, input_blocked, output_blocked, failed",
     ),
     ("FinishTurn", finish(UNKNOWN_ID, arm="control"), "arm", '"stable" or "candidate" or "pinned"'),
-    ("FinishTurn", finish(UNKNOWN_ID, assignment_probability=1.5), "assignment_probability", "0 to 1"),
-    ("FinishTurn", finish(UNKNOWN_ID, assignment_probability=NAN), "assignment_probability", "0 to 1"),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, assignment_probability=1.5),
+        "assignment_probability",
+        "0 to 1",
+    ),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, assignment_probability=NAN),
+        "assignment_probability",
+        "0 to 1",
+    ),
     ("FinishTurn", finish(UNKNOWN_ID, temperature=9.0), "temperature", "0 to 2"),
     ("FinishTurn", finish(UNKNOWN_ID, top_p=-0.1), "top_p", "0 to 1"),
-    ("FinishTurn", finish(UNKNOWN_ID, model_version="v" * 129), "model_version", "at most 128 characters"),
+    (
+        "FinishTurn",
+        finish(UNKNOWN_ID, model_version="v" * 129),
+        "model_version",
+        "at most 128 characters",
+    ),
     ("FinishTurn", finish(UNKNOWN_ID, sample=Sample()), "sample.token_ids", "1 to 4,096 tokens"),
     (
         "FinishTurn",
@@ -106,11 +145,36 @@ BAD: list[tuple[str, Any, str, str]] = [
         "sample.log_probs",
         "finite and at most 0",
     ),
-    ("GetMessage", session_pb2.GetMessageRequest(message_id="x"), "message_id", "a UUID, lower case"),
-    ("GetConversation", session_pb2.GetConversationRequest(), "conversation_id", "a UUID, lower case"),
-    ("ClearConversation", session_pb2.ClearConversationRequest(), "conversation_id", "a UUID, lower case"),
-    ("DeleteConversation", session_pb2.DeleteConversationRequest(), "conversation_id", "a UUID, lower case"),
-    ("ListConversations", session_pb2.ListConversationsRequest(page_size=101), "page_size", "1 to 100, or 0 for 50"),
+    (
+        "GetMessage",
+        session_pb2.GetMessageRequest(message_id="x"),
+        "message_id",
+        "a UUID, lower case",
+    ),
+    (
+        "GetConversation",
+        session_pb2.GetConversationRequest(),
+        "conversation_id",
+        "a UUID, lower case",
+    ),
+    (
+        "ClearConversation",
+        session_pb2.ClearConversationRequest(),
+        "conversation_id",
+        "a UUID, lower case",
+    ),
+    (
+        "DeleteConversation",
+        session_pb2.DeleteConversationRequest(),
+        "conversation_id",
+        "a UUID, lower case",
+    ),
+    (
+        "ListConversations",
+        session_pb2.ListConversationsRequest(page_size=101),
+        "page_size",
+        "1 to 100, or 0 for 50",
+    ),
     (
         "ListConversations",
         session_pb2.ListConversationsRequest(page_token="never"),
@@ -130,8 +194,13 @@ async def test_bad_input_names_field_and_limit(home: Home) -> None:
     async with session_service(home) as stub:
         for method, request, field, limit in BAD:
             found = await error_of(getattr(stub, method)(request, timeout=5, metadata=ADA))
-            assert found == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", field, limit), (method, field)
-        listed = await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA)
+            assert found == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", field, limit), (
+                method,
+                field,
+            )
+        listed = await stub.ListConversations(
+            session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA
+        )
     assert not listed.conversations
 
 
@@ -139,7 +208,9 @@ async def test_a_message_of_the_wrong_kind_is_refused(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi", history=[said("be brief", 1), said("welcome", 3)])
         read = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
-        system, greeting, question, _ = (await stub.GetConversation(read, timeout=5, metadata=ADA)).messages
+        system, greeting, question, _ = (
+            await stub.GetConversation(read, timeout=5, metadata=ADA)
+        ).messages
         under = begin("x", conversation_id=turn.conversation_id, parent_message_id=question.id)
         cases = [
             ("BeginTurn", under, "parent_message_id"),
@@ -148,7 +219,9 @@ async def test_a_message_of_the_wrong_kind_is_refused(home: Home) -> None:
             ("FinishTurn", finish(question.id), "assistant_message_id"),
         ]
         for method, request, field in cases:
-            code, _, found, limit = await error_of(getattr(stub, method)(request, timeout=5, metadata=ADA))
+            code, _, found, limit = await error_of(
+                getattr(stub, method)(request, timeout=5, metadata=ADA)
+            )
             assert (code, found) == (grpc.StatusCode.INVALID_ARGUMENT, field)
             assert limit
 

@@ -1,4 +1,6 @@
-"""What the model is given: newest first within the budget, system always, refused and unanswered turns never."""
+"""What the model is given: newest first within the budget, system always, refused and unanswered
+turns never.
+"""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -16,7 +18,9 @@ from tests.support.errors import refused
 SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
 
 
-def path(*entries: tuple[Role, str] | tuple[Role, str, FinishReason], tokens: int = 10) -> list[Message]:
+def path(
+    *entries: tuple[Role, str] | tuple[Role, str, FinishReason], tokens: int = 10
+) -> list[Message]:
     """A path from the root; each message has the same number of tokens."""
     found: list[Message] = []
     for number, entry in enumerate(entries):
@@ -62,10 +66,20 @@ def leading(messages: list[Message]) -> Branch:
 
 
 def chosen(messages: list[Message], tokens: int, overhead: int = 0) -> list[str]:
-    return [message.id for message in select_context(leading(messages), Budget(tokens, overhead)).messages]
+    return [
+        message.id
+        for message in select_context(leading(messages), Budget(tokens, overhead)).messages
+    ]
 
 
-TALK = path((SYSTEM, "be brief"), (USER, "one"), (ASSISTANT, "1"), (USER, "two"), (ASSISTANT, "2"), (USER, "three"))
+TALK = path(
+    (SYSTEM, "be brief"),
+    (USER, "one"),
+    (ASSISTANT, "1"),
+    (USER, "two"),
+    (ASSISTANT, "2"),
+    (USER, "three"),
+)
 
 
 def test_everything_is_chosen_if_it_fits() -> None:
@@ -91,8 +105,13 @@ def test_the_template_costs_tokens_for_each_message() -> None:
 
 def test_a_last_message_that_does_not_fit_is_refused_with_the_room_in_tokens() -> None:
     with refused(InvalidArgumentError, field="text", limit="28 tokens"):
-        select_context(leading(path((SYSTEM, "be brief"), (USER, "long"), tokens=30)), Budget(64, 3))
-    assert chosen(path((SYSTEM, "be brief"), (USER, "long"), tokens=29), 64, overhead=3) == ["m0", "m1"]
+        select_context(
+            leading(path((SYSTEM, "be brief"), (USER, "long"), tokens=30)), Budget(64, 3)
+        )
+    assert chosen(path((SYSTEM, "be brief"), (USER, "long"), tokens=29), 64, overhead=3) == [
+        "m0",
+        "m1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +123,16 @@ def test_a_last_message_that_does_not_fit_is_refused_with_the_room_in_tokens() -
         ("", FinishReason.OUTPUT_BLOCKED),
     ],
 )
-def test_a_turn_that_was_refused_or_never_answered_is_left_out(text: str, reason: FinishReason) -> None:
-    messages = path((USER, "one"), (ASSISTANT, "1"), (USER, "bad"), (ASSISTANT, text, reason), (USER, "do it anyway"))
+def test_a_turn_that_was_refused_or_never_answered_is_left_out(
+    text: str, reason: FinishReason
+) -> None:
+    messages = path(
+        (USER, "one"),
+        (ASSISTANT, "1"),
+        (USER, "bad"),
+        (ASSISTANT, text, reason),
+        (USER, "do it anyway"),
+    )
     assert chosen(messages, 1000) == ["m0", "m1", "m4"]
 
 
@@ -127,7 +154,11 @@ def test_neighbours_that_are_too_long_together_are_not_joined() -> None:
 
 def long_talk(turns: int) -> list[Message]:
     """As it is stored: every message knows its depth, the system message and the first question."""
-    entries = [entry for number in range(turns) for entry in ((USER, f"q{number}"), (ASSISTANT, f"a{number}"))]
+    entries = [
+        entry
+        for number in range(turns)
+        for entry in ((USER, f"q{number}"), (ASSISTANT, f"a{number}"))
+    ]
     stored: list[Message] = []
     for message in path((SYSTEM, "be brief"), *entries, (USER, "last")):
         pinned = ("m0", "m1")[: message.position]

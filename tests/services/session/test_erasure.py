@@ -1,4 +1,6 @@
-"""What a user removes is gone: all of it, of this user alone, in small transactions, and taken back from training."""
+"""What a user removes is gone: all of it, of this user alone, in small transactions, and taken back
+from training.
+"""
 
 import asyncio
 import re
@@ -45,7 +47,10 @@ async def test_a_users_conversations_go_and_nobody_elses(home: Home) -> None:
         feedback_service(feedback) as port,
         session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
     ):
-        mine = [await talk(stub, f"number {number}", "yes", request_id=f"r{number}") for number in range(3)]
+        mine = [
+            await talk(stub, f"number {number}", "yes", request_id=f"r{number}")
+            for number in range(3)
+        ]
         for stranger in (BOB, OTHER_ADA):
             turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=stranger)
             await stub.FinishTurn(finish(turn.assistant_message_id), timeout=5, metadata=stranger)
@@ -54,7 +59,9 @@ async def test_a_users_conversations_go_and_nobody_elses(home: Home) -> None:
         left = [
             len(
                 (
-                    await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=who)
+                    await stub.ListConversations(
+                        session_pb2.ListConversationsRequest(), timeout=5, metadata=who
+                    )
                 ).conversations
             )
             for who in (ADA, BOB, OTHER_ADA)
@@ -106,7 +113,9 @@ class CountingDatabase:
         return done
 
     async def count(self, table: Any) -> int:
-        return len(await self.database.read(lambda connection: connection.execute(select(table)).all()))
+        return len(
+            await self.database.read(lambda connection: connection.execute(select(table)).all())
+        )
 
 
 async def fill(database: Database, sizes: list[int]) -> None:
@@ -136,7 +145,9 @@ async def fill(database: Database, sizes: list[int]) -> None:
 
 
 def erasure_on(database: Any) -> Erasure:
-    return Erasure(Store(database), TurnRecorder(PRINCIPAL_KEY, encode_turn_record), lambda: 0, lambda: None)
+    return Erasure(
+        Store(database), TurnRecorder(PRINCIPAL_KEY, encode_turn_record), lambda: 0, lambda: None
+    )
 
 
 async def test_each_transaction_removes_a_bounded_part(home: Home) -> None:

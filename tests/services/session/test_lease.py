@@ -1,4 +1,6 @@
-"""Which replica relays: signs of life keep the lease, silence loses it, and no clock but the watcher's own counts."""
+"""Which replica relays: signs of life keep the lease, silence loses it, and no clock but the
+watcher's own counts.
+"""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,6 @@
-"""Turns on their way to training: what is published, at least once and in order, and taken back when it is erased."""
+"""Turns on their way to training: what is published, at least once and in order, and taken back
+when it is erased.
+"""
 
 import asyncio
 import hashlib
@@ -46,7 +48,10 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
     ):
         await talk(stub, "first", "yes")
         opening = await talk(
-            stub, "one", "two", history=[chat_pb2.HistoryMessage(role=chat_pb2.ROLE_SYSTEM, text="be brief")]
+            stub,
+            "one",
+            "two",
+            history=[chat_pb2.HistoryMessage(role=chat_pb2.ROLE_SYSTEM, text="be brief")],
         )
         user = session_pb2.UserMessage(original_text="thre", text="three")
         request = begin(user=user, conversation_id=opening.conversation_id, task=chat_pb2.TASK_CHAT)
@@ -65,7 +70,9 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
         await stub.FinishTurn(last, timeout=5, metadata=ADA)
         await until(lambda: len(feedback.turns) == 3)
     event = feedback.turns[2]
-    assert event.principal == hmac.new(PRINCIPAL_KEY.encode(), b"acme/ada", hashlib.sha256).hexdigest()
+    assert (
+        event.principal == hmac.new(PRINCIPAL_KEY.encode(), b"acme/ada", hashlib.sha256).hexdigest()
+    )
     assert Timestamp() != event.finish_time
     said = [(1, "be brief"), (2, "one"), (3, "two"), (2, "three")]
     expected = events_pb2.TurnEvent(
@@ -75,7 +82,10 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
         conversation_id=turn.conversation_id,
         user_message_id=turn.user_message_id,
         message_id=turn.assistant_message_id,
-        context=[chat_pb2.HistoryMessage(role=chat_pb2.Role.ValueType(role), text=text) for role, text in said],
+        context=[
+            chat_pb2.HistoryMessage(role=chat_pb2.Role.ValueType(role), text=text)
+            for role, text in said
+        ],
         original_text="thre",
         answer="four",
         finish_reason=chat_pb2.FINISH_REASON_OUTPUT_BLOCKED,
@@ -103,7 +113,9 @@ async def test_a_turn_that_no_model_answered_is_not_published(home: Home) -> Non
     ):
         for reason in (chat_pb2.FINISH_REASON_INPUT_BLOCKED, chat_pb2.FINISH_REASON_FAILED):
             turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
-            ended = finish(turn.assistant_message_id, "no", finish_reason=reason, model_version="", arm="")
+            ended = finish(
+                turn.assistant_message_id, "no", finish_reason=reason, model_version="", arm=""
+            )
             await stub.FinishTurn(ended, timeout=5, metadata=ADA)
         failed = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         ended = finish(failed.assistant_message_id, "", finish_reason=chat_pb2.FINISH_REASON_FAILED)
@@ -119,7 +131,9 @@ async def test_turns_arrive_in_order_and_at_least_once_whatever_fails_between(ho
         session_service(home, feedback_target=f"127.0.0.1:{port}") as stub,
     ):
         turns = [await talk(stub, f"number {number}", "yes") for number in range(6)]
-        await until(lambda: not feedback.failures and {t.message_id for t in feedback.turns} == ids(turns))
+        await until(
+            lambda: not feedback.failures and {t.message_id for t in feedback.turns} == ids(turns)
+        )
         stored = list(feedback.turns)
     assert len(stored) > 6, "a call that failed after the write was sent again"
     first_seen = list(dict.fromkeys(event.message_id for event in stored))
@@ -127,7 +141,9 @@ async def test_turns_arrive_in_order_and_at_least_once_whatever_fails_between(ho
     assert len({event.event_id for event in stored}) == 6
 
 
-async def test_turns_wait_for_a_feedback_service_that_is_away_also_over_a_restart(home: Home) -> None:
+async def test_turns_wait_for_a_feedback_service_that_is_away_also_over_a_restart(
+    home: Home,
+) -> None:
     async with session_service(home) as stub:
         turns = [await talk(stub, f"number {number}", "yes") for number in range(3)]
     feedback = FakeFeedback()
@@ -158,9 +174,18 @@ async def test_an_erased_turn_is_taken_back_without_its_texts(home: Home) -> Non
     assert (never.message_id, never.erased) == (never_published.assistant_message_id, True)
     assert erased.erased
     assert erased.event_id != published.event_id
-    assert not (erased.context or erased.answer or erased.original_text or erased.HasField("sample"))
+    assert not (
+        erased.context or erased.answer or erased.original_text or erased.HasField("sample")
+    )
     assert published.sample == SAMPLE
-    for name in ("message_id", "user_message_id", "conversation_id", "principal", "tenant", "model_version"):
+    for name in (
+        "message_id",
+        "user_message_id",
+        "conversation_id",
+        "principal",
+        "tenant",
+        "model_version",
+    ):
         assert getattr(erased, name) == getattr(published, name), name
 
 
@@ -170,21 +195,37 @@ async def test_texts_that_were_not_relayed_yet_go_with_their_conversation(home: 
         clear = session_pb2.ClearConversationRequest(conversation_id=turn.conversation_id)
         await stub.ClearConversation(clear, timeout=5, metadata=ADA)
     feedback = FakeFeedback()
-    async with feedback_service(feedback) as port, session_service(home, feedback_target=f"127.0.0.1:{port}"):
+    async with (
+        feedback_service(feedback) as port,
+        session_service(home, feedback_target=f"127.0.0.1:{port}"),
+    ):
         await until(lambda: bool(feedback.turns))
-    assert [(event.message_id, event.erased) for event in feedback.turns] == [(turn.assistant_message_id, True)]
+    assert [(event.message_id, event.erased) for event in feedback.turns] == [
+        (turn.assistant_message_id, True)
+    ]
 
 
-async def test_an_erasure_that_waits_is_not_lost_when_its_conversation_is_erased_again(home: Home) -> None:
+async def test_an_erasure_that_waits_is_not_lost_when_its_conversation_is_erased_again(
+    home: Home,
+) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
         which = {"conversation_id": turn.conversation_id}
-        await stub.ClearConversation(session_pb2.ClearConversationRequest(**which), timeout=5, metadata=ADA)
-        await stub.DeleteConversation(session_pb2.DeleteConversationRequest(**which), timeout=5, metadata=ADA)
+        await stub.ClearConversation(
+            session_pb2.ClearConversationRequest(**which), timeout=5, metadata=ADA
+        )
+        await stub.DeleteConversation(
+            session_pb2.DeleteConversationRequest(**which), timeout=5, metadata=ADA
+        )
     feedback = FakeFeedback()
-    async with feedback_service(feedback) as port, session_service(home, feedback_target=f"127.0.0.1:{port}"):
+    async with (
+        feedback_service(feedback) as port,
+        session_service(home, feedback_target=f"127.0.0.1:{port}"),
+    ):
         await until(lambda: bool(feedback.turns))
-    assert [(event.message_id, event.erased) for event in feedback.turns] == [(turn.assistant_message_id, True)]
+    assert [(event.message_id, event.erased) for event in feedback.turns] == [
+        (turn.assistant_message_id, True)
+    ]
 
 
 class Log:
@@ -202,7 +243,9 @@ class Log:
         self.calls.append(list(payloads))
 
 
-async def outbox_with(home: Home, payloads: list[bytes], check: Callable[[Relay, Outbox, Log], Any]) -> None:
+async def outbox_with(
+    home: Home, payloads: list[bytes], check: Callable[[Relay, Outbox, Log], Any]
+) -> None:
     rows = [{"conversation_id": "c", "refused": False, "payload": payload} for payload in payloads]
     async with open_database(home.database_url, LIMITS) as database:
         await database.write(lambda connection: connection.execute(ADD_RECORDS, rows))

@@ -1,4 +1,6 @@
-"""Every method with every id of somebody else: exactly the answer that a missing one gets, and nothing changes."""
+"""Every method with every id of somebody else: exactly the answer that a missing one gets, and
+nothing changes.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,20 +27,36 @@ Call = Callable[[str, str, str], tuple[str, Any]]
 # (conversation, question, answer) of Ada's → method and request
 CALLS: dict[str, Call] = {
     "go on": lambda c, q, a: ("BeginTurn", begin("hello", conversation_id=c)),
-    "go on at the top": lambda c, q, a: ("BeginTurn", begin("hello", conversation_id=c, parent_message_id=c)),
+    "go on at the top": lambda c, q, a: (
+        "BeginTurn",
+        begin("hello", conversation_id=c, parent_message_id=c),
+    ),
     "regenerate an answer": lambda c, q, a: ("BeginTurn", begin(regenerate_message_id=a)),
     "regenerate a question": lambda c, q, a: ("BeginTurn", begin(regenerate_message_id=q)),
     "finish": lambda c, q, a: ("FinishTurn", finish(a, "hi")),
     "read a question": lambda c, q, a: ("GetMessage", session_pb2.GetMessageRequest(message_id=q)),
     "read an answer": lambda c, q, a: ("GetMessage", session_pb2.GetMessageRequest(message_id=a)),
-    "read": lambda c, q, a: ("GetConversation", session_pb2.GetConversationRequest(conversation_id=c)),
-    "clear": lambda c, q, a: ("ClearConversation", session_pb2.ClearConversationRequest(conversation_id=c)),
-    "delete": lambda c, q, a: ("DeleteConversation", session_pb2.DeleteConversationRequest(conversation_id=c)),
+    "read": lambda c, q, a: (
+        "GetConversation",
+        session_pb2.GetConversationRequest(conversation_id=c),
+    ),
+    "clear": lambda c, q, a: (
+        "ClearConversation",
+        session_pb2.ClearConversationRequest(conversation_id=c),
+    ),
+    "delete": lambda c, q, a: (
+        "DeleteConversation",
+        session_pb2.DeleteConversationRequest(conversation_id=c),
+    ),
 }
 
 
-@pytest.mark.parametrize("stranger", [BOB, OTHER_ADA], ids=["another user", "the same name of another tenant"])
-async def test_a_strangers_object_answers_as_a_missing_one_and_stays_as_it_was(home: Home, stranger: Any) -> None:
+@pytest.mark.parametrize(
+    "stranger", [BOB, OTHER_ADA], ids=["another user", "the same name of another tenant"]
+)
+async def test_a_strangers_object_answers_as_a_missing_one_and_stays_as_it_was(
+    home: Home, stranger: Any
+) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
         read = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
@@ -52,12 +70,16 @@ async def test_a_strangers_object_answers_as_a_missing_one_and_stays_as_it_was(h
             assert foreign == missing, name
             assert foreign[0] is grpc.StatusCode.NOT_FOUND, name
         assert await stub.GetConversation(read, timeout=5, metadata=ADA) == before
-        listed = await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=stranger)
+        listed = await stub.ListConversations(
+            session_pb2.ListConversationsRequest(), timeout=5, metadata=stranger
+        )
         assert not listed.conversations
 
 
 @pytest.mark.parametrize("field", ["parent_message_id", "regenerate_message_id"])
-async def test_a_message_of_another_conversation_is_missing_in_this_one(home: Home, field: str) -> None:
+async def test_a_message_of_another_conversation_is_missing_in_this_one(
+    home: Home, field: str
+) -> None:
     async with session_service(home) as stub:
         mine = await talk(stub, "hello", "hi")
         other = await talk(stub, "hello", "hi")
@@ -82,5 +104,7 @@ async def test_a_call_without_a_user_is_refused_by_every_method(home: Home) -> N
             method, request = call(UNKNOWN_ID, UNKNOWN_ID, UNKNOWN_ID)
             code, _, _, _ = await error_of(getattr(stub, method)(request, timeout=5))
             assert code is grpc.StatusCode.UNAUTHENTICATED, name
-        code, _, _, _ = await error_of(stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5))
+        code, _, _, _ = await error_of(
+            stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5)
+        )
         assert code is grpc.StatusCode.UNAUTHENTICATED

@@ -1,4 +1,6 @@
-"""The session service as a process: what it stored outlives a kill, and a missing tokenizer is said in words."""
+"""The session service as a process: what it stored outlives a kill, and a missing tokenizer is said
+in words.
+"""
 
 import asyncio
 import os
@@ -36,20 +38,34 @@ async def start(home: Home, *arguments: str, **settings: Any) -> asyncio.subproc
         "feedback_target": "127.0.0.1:1",
     } | settings
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TW_")}
-    environment = kept | {f"TW_SESSION_{name.upper()}": str(value) for name, value in values.items()}
+    environment = kept | {
+        f"TW_SESSION_{name.upper()}": str(value) for name, value in values.items()
+    }
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.session", *arguments, cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "services.session",
+        *arguments,
+        cwd=ROOT,
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
     )
 
 
 @asynccontextmanager
-async def running(home: Home, **settings: Any) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
+async def running(
+    home: Home, **settings: Any
+) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
     """A stub and the process; killed at the end if it still runs."""
     process = await start(home, **settings)
     assert process.stderr is not None
     try:
         async with asyncio.timeout(30):
-            while not (found := re.search(rb"serving\s+port=(\d+)", line := await process.stderr.readline())):
+            while not (
+                found := re.search(
+                    rb"serving\s+port=(\d+)", line := await process.stderr.readline()
+                )
+            ):
                 assert line, "the service ended before it served"
         async with open_channel(f"127.0.0.1:{int(found[1])}") as channel:
             yield session_pb2_grpc.SessionServiceStub(channel), process
@@ -59,7 +75,9 @@ async def running(home: Home, **settings: Any) -> AsyncIterator[tuple[Any, async
         await process.communicate()
 
 
-async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_it_later(home: Home) -> None:
+async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_it_later(
+    home: Home,
+) -> None:
     write_tokenizer(home.directory)
     async with running(home) as (stub, process):
         finished = await talk(stub, "hello", "hi", request_id="r1")
@@ -89,7 +107,9 @@ async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_
     assert [event.message_id for event in feedback.turns] == [finished.assistant_message_id]
 
 
-async def test_without_a_tokenizer_the_service_ends_and_says_what_is_missing(sqlite_home: Home) -> None:
+async def test_without_a_tokenizer_the_service_ends_and_says_what_is_missing(
+    sqlite_home: Home,
+) -> None:
     process = await start(sqlite_home)
     _, said = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1

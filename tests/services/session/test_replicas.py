@@ -1,4 +1,6 @@
-"""Two replicas on one Postgres: races that only they can have, and the relay that only one of them runs."""
+"""Two replicas on one Postgres: races that only they can have, and the relay that only one of them
+runs.
+"""
 
 import asyncio
 import itertools
@@ -29,13 +31,23 @@ async def read(home: Home, query: str) -> Any:
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["a new conversation", "a known conversation"])
-async def test_one_request_at_both_replicas_is_stored_once(postgres_home: Home, known: bool) -> None:
+async def test_one_request_at_both_replicas_is_stored_once(
+    postgres_home: Home, known: bool
+) -> None:
     async with two_replicas(postgres_home) as both:
         conversation_id = (await talk(both[0], "hello", "hi")).conversation_id if known else ""
         request = begin("more", conversation_id=conversation_id, request_id="r")
         calls = [stub.BeginTurn(request, timeout=5, metadata=ADA) for stub in both * 10]
         turns = await asyncio.gather(*calls)
-    assert len({(turn.conversation_id, turn.user_message_id, turn.assistant_message_id) for turn in turns}) == 1
+    assert (
+        len(
+            {
+                (turn.conversation_id, turn.user_message_id, turn.assistant_message_id)
+                for turn in turns
+            }
+        )
+        == 1
+    )
     assert sum(not turn.replayed for turn in turns) == 1
     assert await read(postgres_home, "SELECT count(*) FROM messages WHERE text = 'more'") == 1
 
@@ -48,17 +60,23 @@ async def test_one_answer_finished_at_both_replicas_is_published_once(postgres_h
     ):
         turn = await both[0].BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         answers = [finish(turn.assistant_message_id, text) for text in ("hi", "ho")]
-        calls = [stub.FinishTurn(answer, timeout=5, metadata=ADA) for answer in answers for stub in both]
+        calls = [
+            stub.FinishTurn(answer, timeout=5, metadata=ADA) for answer in answers for stub in both
+        ]
         ends = await asyncio.gather(*calls, return_exceptions=True)
         async with asyncio.timeout(10):
             while not feedback.turns:
                 await asyncio.sleep(0.02)
     refused = [end.code() for end in ends if isinstance(end, grpc.aio.AioRpcError)]
-    assert refused == [grpc.StatusCode.FAILED_PRECONDITION] * 2, "one text wins, at whichever replica"
+    assert refused == [grpc.StatusCode.FAILED_PRECONDITION] * 2, (
+        "one text wins, at whichever replica"
+    )
     assert len(feedback.turns) == 1
 
 
-async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadlock(postgres_home: Home) -> None:
+async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadlock(
+    postgres_home: Home,
+) -> None:
     chance = random.Random(7)
     async with two_replicas(postgres_home) as both:
         for _ in range(12):
@@ -66,7 +84,10 @@ async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadloc
             which = {"conversation_id": turn.conversation_id}
             calls = [
                 ("BeginTurn", begin("go on", **which)),
-                ("BeginTurn", begin("branch", parent_message_id=turn.assistant_message_id, **which)),
+                (
+                    "BeginTurn",
+                    begin("branch", parent_message_id=turn.assistant_message_id, **which),
+                ),
                 ("BeginTurn", begin("edit", parent_message_id=turn.conversation_id, **which)),
                 ("BeginTurn", begin(regenerate_message_id=turn.assistant_message_id)),
                 ("FinishTurn", finish(turn.assistant_message_id, "hi")),
@@ -74,33 +95,49 @@ async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadloc
                 ("DeleteConversation", session_pb2.DeleteConversationRequest(**which)),
             ]
             chance.shuffle(calls)
-            await asyncio.gather(*(typed(getattr(chance.choice(both), method), request) for method, request in calls))
+            await asyncio.gather(
+                *(typed(getattr(chance.choice(both), method), request) for method, request in calls)
+            )
     orphans = "SELECT count(*) FROM messages m WHERE parent_id <> '' AND NOT EXISTS (SELECT FROM messages p WHERE p.id = m.parent_id)"
     assert await read(postgres_home, orphans) == 0
-    assert await read(postgres_home, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    assert (
+        await read(
+            postgres_home,
+            "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
+        )
+        == 0
+    )
 
 
 async def test_erasures_of_one_user_at_both_replicas_share_the_work(postgres_home: Home) -> None:
     async with two_replicas(postgres_home) as both:
         for number in range(8):
             await both[number % 2].BeginTurn(begin("hello"), timeout=5, metadata=ADA)
-        calls = [stub.EraseUser(session_pb2.EraseUserRequest(), timeout=5, metadata=ADA) for stub in both]
+        calls = [
+            stub.EraseUser(session_pb2.EraseUserRequest(), timeout=5, metadata=ADA) for stub in both
+        ]
         assert sum(done.removed_conversations for done in await asyncio.gather(*calls)) == 8
     assert await read(postgres_home, "SELECT count(*) FROM conversations") == 0
 
 
-async def test_of_two_relays_one_sends_and_each_conversation_keeps_its_order(postgres_home: Home) -> None:
+async def test_of_two_relays_one_sends_and_each_conversation_keeps_its_order(
+    postgres_home: Home,
+) -> None:
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
-        two_replicas(postgres_home, feedback_target=f"127.0.0.1:{port}", relay_linger_seconds=0.0) as both,
+        two_replicas(
+            postgres_home, feedback_target=f"127.0.0.1:{port}", relay_linger_seconds=0.0
+        ) as both,
     ):
 
         async def client(number: int) -> list[str]:
             told: list[str] = []
             conversation_id = ""
             for turn in range(6):
-                done = await talk(both[(number + turn) % 2], f"{number}-{turn}", "yes", conversation_id)
+                done = await talk(
+                    both[(number + turn) % 2], f"{number}-{turn}", "yes", conversation_id
+                )
                 conversation_id = done.conversation_id
                 told.append(done.assistant_message_id)
             return told
@@ -109,9 +146,14 @@ async def test_of_two_relays_one_sends_and_each_conversation_keeps_its_order(pos
         async with asyncio.timeout(10):
             while len(feedback.turns) < 36:
                 await asyncio.sleep(0.02)
-    assert sorted(event.message_id for event in feedback.turns) == sorted(itertools.chain.from_iterable(spoken))
+    assert sorted(event.message_id for event in feedback.turns) == sorted(
+        itertools.chain.from_iterable(spoken)
+    )
     place = {event.message_id: number for number, event in enumerate(feedback.turns)}
-    assert all([place[message] for message in told] == sorted(place[message] for message in told) for told in spoken)
+    assert all(
+        [place[message] for message in told] == sorted(place[message] for message in told)
+        for told in spoken
+    )
 
 
 async def typed(method: Any, request: Any) -> None:

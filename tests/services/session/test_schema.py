@@ -1,4 +1,6 @@
-"""Migrations: yesterday's file with its data, an empty database, two at once, and a service that will not serve the past."""
+"""Migrations: yesterday's file with its data, an empty database, two at once, and a service that
+will not serve the past.
+"""
 
 import asyncio
 import contextlib
@@ -17,17 +19,35 @@ from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import UnavailableError
 from services.session.backends import migrate, open_database
-from services.session.schema import MIGRATIONS, REVISIONS, VERSION_TABLE, DatabaseBehindError, upgrade
+from services.session.schema import (
+    MIGRATIONS,
+    REVISIONS,
+    VERSION_TABLE,
+    DatabaseBehindError,
+    upgrade,
+)
 from services.session.sqlite_database import open_sqlite
 from services.session.tables import metadata
 from tests.servers import PostgresServer
-from tests.services.session.service import ADA, LIMITS, FakeFeedback, Home, feedback_service, session_service, talk
+from tests.services.session.service import (
+    ADA,
+    LIMITS,
+    FakeFeedback,
+    Home,
+    feedback_service,
+    session_service,
+    talk,
+)
 from tests.services.session.test_process import start
 from tests.support.errors import refused
 
-# What the version before migrations wrote: one conversation of one turn, whose record waits in the outbox.
+# What the version before migrations wrote: one conversation of one turn, whose record waits in the
+# outbox.
 YESTERDAY = Path(__file__).parent / "yesterday.sql"
-CONVERSATION, ANSWER = "01a2124b-0bbc-7086-8eb0-424aecfaf763", "01a2124b-0bc4-702a-ab09-b06a324fd2ec"
+CONVERSATION, ANSWER = (
+    "01a2124b-0bbc-7086-8eb0-424aecfaf763",
+    "01a2124b-0bc4-702a-ab09-b06a324fd2ec",
+)
 
 
 def test_the_revisions_are_those_of_the_files() -> None:
@@ -70,7 +90,9 @@ async def test_a_migration_that_fails_half_way_leaves_the_file_as_it_was(sqlite_
         with pytest.raises(UnavailableError):
             await database.erase(upgrade)
         tables = await database.read(lambda connection: set(inspect(connection).get_table_names()))
-        columns = await database.read(lambda connection: {c["name"] for c in inspect(connection).get_columns("outbox")})
+        columns = await database.read(
+            lambda connection: {c["name"] for c in inspect(connection).get_columns("outbox")}
+        )
     assert tables == {"conversations", "messages", "turns", "outbox", "relay_lease"}
     assert columns == {"id", "conversation_id", "refused", "payload"}
 
@@ -80,7 +102,9 @@ async def test_two_migrations_at_once_make_one_schema(postgres: PostgresServer) 
     await asyncio.gather(*(migrate(url) for _ in range(4)))
     async with open_database(url, LIMITS) as database:
         query = text(f"SELECT version_num FROM {VERSION_TABLE}")
-        assert await database.read(lambda connection: connection.execute(query).scalars().all()) == [REVISIONS[-1]]
+        assert await database.read(
+            lambda connection: connection.execute(query).scalars().all()
+        ) == [REVISIONS[-1]]
 
 
 async def test_a_warm_start_does_not_load_alembic(sqlite_home: Home) -> None:
@@ -95,7 +119,9 @@ async def test_a_warm_start_does_not_load_alembic(sqlite_home: Home) -> None:
         "asyncio.run(main())\n"
         "sys.exit('alembic' in sys.modules)\n"
     )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=Path(__file__).parents[3])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, cwd=Path(__file__).parents[3]
+    )
     assert await process.wait() == 0
 
 
@@ -103,7 +129,9 @@ async def test_postgres_that_is_behind_is_not_served_and_the_command_is_named(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     home = Home(tmp_path, (await asyncio.to_thread(postgres.database)).url())
-    with refused(DatabaseBehindError, field="database_url", reason="MISMATCH", limit=REVISIONS[-1]) as caught:
+    with refused(
+        DatabaseBehindError, field="database_url", reason="MISMATCH", limit=REVISIONS[-1]
+    ) as caught:
         async with open_database(home.database_url, LIMITS):
             pass
     assert "python -m services.session migrate" in str(caught.value)

@@ -8,9 +8,17 @@ from sqlalchemy.sql.expression import Delete, Executable, Insert, Select, Update
 from services.session import statements
 from services.session.tables import metadata
 
-STATEMENTS = {name: value for name, value in vars(statements).items() if isinstance(value, Executable)}
+STATEMENTS = {
+    name: value for name, value in vars(statements).items() if isinstance(value, Executable)
+}
 POSTGRES = make_url("postgresql://").get_dialect()()
-OF_NO_USER = {"REMOVE_TURN_RECORDS", "WAITING_RECORDS", "COUNT_RECORDS", "REMOVE_RELAYED", "REFUSE_RECORD"}
+OF_NO_USER = {
+    "REMOVE_TURN_RECORDS",
+    "WAITING_RECORDS",
+    "COUNT_RECORDS",
+    "REMOVE_RELAYED",
+    "REFUSE_RECORD",
+}
 OF_NO_USER |= {"LEASE", "TAKE_LEASE", "RELEASE_LEASE"}
 
 
@@ -25,7 +33,8 @@ def test_a_statement_compiles_for_postgres(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(n for n, s in STATEMENTS.items() if not isinstance(s, Insert) and n not in OF_NO_USER)
+    "name",
+    sorted(n for n, s in STATEMENTS.items() if not isinstance(s, Insert) and n not in OF_NO_USER),
 )
 def test_a_statement_on_a_users_rows_asks_for_its_owner(name: str) -> None:
     text = in_postgres(STATEMENTS[name])
@@ -34,7 +43,12 @@ def test_a_statement_on_a_users_rows_asks_for_its_owner(name: str) -> None:
 
 
 def test_rows_that_are_about_to_change_are_locked_where_there_are_other_writers() -> None:
-    for name in ("LOCKED_CONVERSATION", "LOCKED_CONVERSATION_WITH", "LOCKED_CONVERSATIONS", "LEASE"):
+    for name in (
+        "LOCKED_CONVERSATION",
+        "LOCKED_CONVERSATION_WITH",
+        "LOCKED_CONVERSATIONS",
+        "LEASE",
+    ):
         assert in_postgres(STATEMENTS[name]).endswith("FOR UPDATE")
 
 

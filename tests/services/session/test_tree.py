@@ -1,6 +1,8 @@
-"""Conversations of two users grow, branch and vanish at random, and always equal a plain model of what was asked for.
+"""Conversations of two users grow, branch and vanish at random, and always equal a plain model of
+what was asked for.
 
-They are read three messages at a time, and now and then the version before has written some of them.
+They are read three messages at a time, and now and then the version before has written some of
+them.
 """
 
 import asyncio
@@ -11,7 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import update
 
 from services.chassis.identity import Caller
@@ -85,11 +93,16 @@ class Conversing(RuleBasedStateMachine):
     def bring_along(self, user: str, text: str, system: str, turns: int) -> Talk:
         """A history begins with a system message, which no branch under it loses."""
         owner = Caller(self.tenant, user)
-        history = [Said(Role.SYSTEM, system), *[Said(Role.USER, "q"), Said(Role.ASSISTANT, "a")] * turns]
+        history = [
+            Said(Role.SYSTEM, system),
+            *[Said(Role.USER, "q"), Said(Role.ASSISTANT, "a")] * turns,
+        ]
         turn = self.begin(None, owner, TurnRequest(UserText(text, text), history=history))
         talk = Talk(owner, turn.conversation_id)
         _, stored = self.runner.run(self.conversations.conversation(owner, talk.id))
-        talk.nodes += [Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in stored[: len(history)]]
+        talk.nodes += [
+            Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in stored[: len(history)]
+        ]
         assert [Said(node.role, node.text) for node in talk.nodes] == history
         self._grown(talk, turn, talk.nodes[-1].id, text)
         self.live.append(talk)
@@ -100,7 +113,9 @@ class Conversing(RuleBasedStateMachine):
         if talk not in self.live or not talk.nodes:
             return
         older = update(messages).where(messages.c.id == talk.nodes[pick % len(talk.nodes)].id)
-        self.runner.run(self.database.write(lambda run: run.execute(older.values(depth=-1, pinned_ids=""))))
+        self.runner.run(
+            self.database.write(lambda run: run.execute(older.values(depth=-1, pinned_ids="")))
+        )
 
     @rule(talk=talks, text=TEXTS)
     def go_on(self, talk: Talk, text: str) -> None:
@@ -135,16 +150,26 @@ class Conversing(RuleBasedStateMachine):
         question = node.parent if node.role is Role.ASSISTANT else node.id
         turn = self.begin(talk, talk.owner, TurnRequest(None, regenerate_id=node.id))
         assert turn.user_message_id == question
-        talk.nodes.append(Node(turn.assistant_message_id, question, Role.ASSISTANT, "", FinishReason.OPEN))
+        talk.nodes.append(
+            Node(turn.assistant_message_id, question, Role.ASSISTANT, "", FinishReason.OPEN)
+        )
         self._check_context(talk, turn)
 
-    @rule(talk=talks, text=st.sampled_from(["", "x", "y z"]), reason=st.sampled_from(list(FinishReason)[1:]))
+    @rule(
+        talk=talks,
+        text=st.sampled_from(["", "x", "y z"]),
+        reason=st.sampled_from(list(FinishReason)[1:]),
+    )
     def finish_an_open_answer(self, talk: Talk, text: str, reason: FinishReason) -> None:
-        open_answers = [n for n in talk.nodes if n.role is Role.ASSISTANT and n.finish is FinishReason.OPEN]
+        open_answers = [
+            n for n in talk.nodes if n.role is Role.ASSISTANT and n.finish is FinishReason.OPEN
+        ]
         if talk not in self.live or not open_answers:
             return
         node = open_answers[0]
-        self.runner.run(self.finisher.finish(talk.owner, Answer(node.id, text, reason, "v1", "stable")))
+        self.runner.run(
+            self.finisher.finish(talk.owner, Answer(node.id, text, reason, "v1", "stable"))
+        )
         node.text, node.finish = text, reason
 
     @rule(talk=talks)
@@ -169,7 +194,9 @@ class Conversing(RuleBasedStateMachine):
     def what_is_stored_equals_the_model(self) -> None:
         for owner in (Caller(self.tenant, "ada"), Caller(self.tenant, "bob")):
             page = self.runner.run(self.conversations.page(owner, 100, ""))
-            assert {stored.id for stored in page.conversations} == {t.id for t in self.live if t.owner == owner}
+            assert {stored.id for stored in page.conversations} == {
+                t.id for t in self.live if t.owner == owner
+            }
         for talk in self.live:
             _, messages = self.runner.run(self.conversations.conversation(talk.owner, talk.id))
             stored = [Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in messages]
@@ -177,12 +204,16 @@ class Conversing(RuleBasedStateMachine):
 
     def _grown(self, talk: Talk, turn: Any, parent: str, text: str) -> None:
         talk.nodes.append(Node(turn.user_message_id, parent, Role.USER, text, FinishReason.OPEN))
-        answer = Node(turn.assistant_message_id, turn.user_message_id, Role.ASSISTANT, "", FinishReason.OPEN)
+        answer = Node(
+            turn.assistant_message_id, turn.user_message_id, Role.ASSISTANT, "", FinishReason.OPEN
+        )
         talk.nodes.append(answer)
         self._check_context(talk, turn)
 
     def _check_context(self, talk: Talk, turn: Any) -> None:
-        """Whole turns alternate on a path, so what is heard alternates too; the title is the first question's."""
+        """Whole turns alternate on a path, so what is heard alternates too; the title is the first
+        question's.
+        """
         path = talk.path(turn.user_message_id)
         heard = [node.text for node in path if node.role is Role.SYSTEM]
         path = [node for node in path if node.role is not Role.SYSTEM]
@@ -195,7 +226,9 @@ class Conversing(RuleBasedStateMachine):
         assert conversation.title == path[0].text
 
 
-def test_what_is_stored_equals_a_plain_model_of_what_was_asked_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_stored_equals_a_plain_model_of_what_was_asked_for(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(branch, "PAGE", 3)
     tenants = (f"tenant-{number}" for number in itertools.count())
     bounds = settings(max_examples=12, stateful_step_count=20, derandomize=True)

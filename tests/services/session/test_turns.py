@@ -1,4 +1,6 @@
-"""Turns over a real socket: idempotency, history, titles, budget, late answers, concurrency, restart."""
+"""Turns over a real socket: idempotency, history, titles, budget, late answers, concurrency,
+restart.
+"""
 
 import asyncio
 import struct
@@ -9,11 +11,23 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
-from tests.services.session.service import ADA, SAMPLE, Home, begin, error_of, finish, session_service, talk
+from tests.services.session.service import (
+    ADA,
+    SAMPLE,
+    Home,
+    begin,
+    error_of,
+    finish,
+    session_service,
+    talk,
+)
 
 
 def history(*entries: tuple[int, str]) -> list[chat_pb2.HistoryMessage]:
-    return [chat_pb2.HistoryMessage(role=chat_pb2.Role.ValueType(role), text=text) for role, text in entries]
+    return [
+        chat_pb2.HistoryMessage(role=chat_pb2.Role.ValueType(role), text=text)
+        for role, text in entries
+    ]
 
 
 def texts(turn: Any) -> list[str]:
@@ -37,16 +51,28 @@ async def test_a_turn_stores_both_texts_and_gives_the_enhanced_one_to_the_model(
     assert turn.context_tokens == 3 + 2
     question, answer = stored.messages
     assert (question.id, answer.id) == (turn.user_message_id, turn.assistant_message_id)
-    assert (question.original_text, question.text, list(question.edits)) == ("hw are you", "How are you", [edit])
-    assert (answer.parent_id, answer.text, answer.model_version, answer.arm) == (question.id, "Fine.", "v1", "stable")
+    assert (question.original_text, question.text, list(question.edits)) == (
+        "hw are you",
+        "How are you",
+        [edit],
+    )
+    assert (answer.parent_id, answer.text, answer.model_version, answer.arm) == (
+        question.id,
+        "Fine.",
+        "v1",
+        "stable",
+    )
     assert (answer.finish_reason, answer.task) == (chat_pb2.FINISH_REASON_STOP, chat_pb2.TASK_CHAT)
 
 
-async def test_the_same_request_id_is_the_same_turn_even_if_the_enhancer_was_away(home: Home) -> None:
+async def test_the_same_request_id_is_the_same_turn_even_if_the_enhancer_was_away(
+    home: Home,
+) -> None:
     async with session_service(home) as stub:
         first = await stub.BeginTurn(begin("hello there", request_id="r"), timeout=5, metadata=ADA)
         again = session_pb2.BeginTurnRequest(
-            user=session_pb2.UserMessage(original_text="hello there", text="Hello there."), request_id="r"
+            user=session_pb2.UserMessage(original_text="hello there", text="Hello there."),
+            request_id="r",
         )
         second = await stub.BeginTurn(again, timeout=5, metadata=ADA)
         stored = await conversation(stub, first.conversation_id)
@@ -68,20 +94,30 @@ async def test_a_replay_returns_the_context_of_then_whatever_was_said_since(home
 
 
 @pytest.mark.parametrize(
-    "other", [begin("goodbye", request_id="r"), begin("hello", request_id="r", task=chat_pb2.TASK_CODE)]
+    "other",
+    [begin("goodbye", request_id="r"), begin("hello", request_id="r", task=chat_pb2.TASK_CODE)],
 )
 async def test_a_request_id_with_another_payload_is_refused(home: Home, other: Any) -> None:
     async with session_service(home) as stub:
         await stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA)
         code, reason, field, _ = await error_of(stub.BeginTurn(other, timeout=5, metadata=ADA))
-    assert (code, reason, field) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH", "request_id")
+    assert (code, reason, field) == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "IDEMPOTENCY_MISMATCH",
+        "request_id",
+    )
 
 
 async def test_the_same_request_at_the_same_time_is_stored_once(home: Home) -> None:
     async with session_service(home) as stub:
-        calls = [stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA) for _ in range(20)]
+        calls = [
+            stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA)
+            for _ in range(20)
+        ]
         turns = await asyncio.gather(*calls)
-        listed = await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA)
+        listed = await stub.ListConversations(
+            session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA
+        )
     assert len({turn.assistant_message_id for turn in turns}) == 1
     assert sum(not turn.replayed for turn in turns) == 1
     assert len(listed.conversations) == 1
@@ -95,12 +131,20 @@ async def test_turns_at_once_in_one_conversation_all_hang_in_its_tree(home: Home
         stored = await conversation(stub, first.conversation_id)
     ids = [message.id for message in stored.messages]
     assert len(set(ids)) == 22
-    assert all(message.parent_id in ids[:number] for number, message in enumerate(stored.messages) if number)
+    assert all(
+        message.parent_id in ids[:number]
+        for number, message in enumerate(stored.messages)
+        if number
+    )
 
 
-async def test_a_history_is_imported_as_messages_and_its_system_message_always_counts(home: Home) -> None:
+async def test_a_history_is_imported_as_messages_and_its_system_message_always_counts(
+    home: Home,
+) -> None:
     earlier = history(
-        (chat_pb2.ROLE_SYSTEM, "be brief"), (chat_pb2.ROLE_USER, "old " * 20), (chat_pb2.ROLE_ASSISTANT, "old " * 20)
+        (chat_pb2.ROLE_SYSTEM, "be brief"),
+        (chat_pb2.ROLE_USER, "old " * 20),
+        (chat_pb2.ROLE_ASSISTANT, "old " * 20),
     )
     async with session_service(home) as stub:
         turn = await stub.BeginTurn(begin("new", history=earlier), timeout=5, metadata=ADA)
@@ -108,14 +152,20 @@ async def test_a_history_is_imported_as_messages_and_its_system_message_always_c
     assert texts(turn) == ["be brief", "new"]
     assert turn.dropped_messages == 2
     assert [message.role for message in stored.messages] == [1, 2, 3, 2, 3]
-    assert [message.parent_id for message in stored.messages[1:]] == [message.id for message in stored.messages[:-1]]
+    assert [message.parent_id for message in stored.messages[1:]] == [
+        message.id for message in stored.messages[:-1]
+    ]
 
 
 async def test_a_text_over_the_budget_is_refused_and_nothing_is_stored(home: Home) -> None:
     async with session_service(home) as stub:
-        code, _, field, limit = await error_of(stub.BeginTurn(begin("w " * 47), timeout=5, metadata=ADA))
+        code, _, field, limit = await error_of(
+            stub.BeginTurn(begin("w " * 47), timeout=5, metadata=ADA)
+        )
         await stub.BeginTurn(begin("w " * 46), timeout=5, metadata=ADA)
-        listed = await stub.ListConversations(session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA)
+        listed = await stub.ListConversations(
+            session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA
+        )
     assert (code, field, limit) == (grpc.StatusCode.INVALID_ARGUMENT, "text", "46 tokens")
     assert len(listed.conversations) == 1
 
@@ -124,11 +174,16 @@ async def test_the_title_is_the_first_words_cut_between_words(home: Home) -> Non
     async with session_service(home, context_tokens=1000) as stub:
         first = await stub.BeginTurn(begin("a  word\n" * 30), timeout=5, metadata=ADA)
         second = await stub.BeginTurn(begin("x" * 100), timeout=5, metadata=ADA)
-        titles = [(await conversation(stub, turn.conversation_id)).conversation.title for turn in (first, second)]
+        titles = [
+            (await conversation(stub, turn.conversation_id)).conversation.title
+            for turn in (first, second)
+        ]
     assert titles == ["a word " * 11 + "a", "x" * 80]
 
 
-async def test_the_title_follows_an_edit_of_the_first_message_and_the_branch_that_is_gone_on_with(home: Home) -> None:
+async def test_the_title_follows_an_edit_of_the_first_message_and_the_branch_that_is_gone_on_with(
+    home: Home,
+) -> None:
     titles: list[str] = []
     async with session_service(home) as stub:
         first = await talk(stub, "tpyo", "well")
@@ -169,7 +224,9 @@ async def test_an_answer_finishes_once(home: Home) -> None:
     assert stored.messages[-1].text == "hi"
 
 
-async def test_an_answer_that_nobody_finishes_reads_as_failed_and_may_still_be_finished(home: Home) -> None:
+async def test_an_answer_that_nobody_finishes_reads_as_failed_and_may_still_be_finished(
+    home: Home,
+) -> None:
     async with session_service(home, max_turn_seconds=0.05) as stub:
         turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         request = session_pb2.GetMessageRequest(message_id=turn.assistant_message_id)
@@ -178,7 +235,10 @@ async def test_an_answer_that_nobody_finishes_reads_as_failed_and_may_still_be_f
         await stub.FinishTurn(finish(turn.assistant_message_id, "hi"), timeout=5, metadata=ADA)
         finished = await stub.GetMessage(request, timeout=5, metadata=ADA)
     assert late.message.finish_reason == chat_pb2.FINISH_REASON_FAILED
-    assert (finished.message.finish_reason, finished.message.text) == (chat_pb2.FINISH_REASON_STOP, "hi")
+    assert (finished.message.finish_reason, finished.message.text) == (
+        chat_pb2.FINISH_REASON_STOP,
+        "hi",
+    )
 
 
 async def test_an_open_answer_is_open_while_it_may_run(home: Home) -> None:
@@ -210,7 +270,9 @@ async def test_a_cleared_conversation_stays_and_begins_anew(home: Home) -> None:
         clear = session_pb2.ClearConversationRequest(conversation_id=turn.conversation_id)
         await stub.ClearConversation(clear, timeout=5, metadata=ADA)
         emptied = await conversation(stub, turn.conversation_id)
-        fresh = await stub.BeginTurn(begin("new words", conversation_id=turn.conversation_id), timeout=5, metadata=ADA)
+        fresh = await stub.BeginTurn(
+            begin("new words", conversation_id=turn.conversation_id), timeout=5, metadata=ADA
+        )
         stored = await conversation(stub, turn.conversation_id)
     assert (emptied.conversation.title, list(emptied.messages)) == ("", [])
     assert texts(fresh) == ["new words"]
@@ -237,13 +299,18 @@ async def test_conversations_survive_a_restart(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
     async with session_service(home) as stub:
-        more = await stub.BeginTurn(begin("more", conversation_id=turn.conversation_id), timeout=5, metadata=ADA)
+        more = await stub.BeginTurn(
+            begin("more", conversation_id=turn.conversation_id), timeout=5, metadata=ADA
+        )
     assert texts(more) == ["hello", "hi", "more"]
 
 
 async def test_a_caller_that_goes_away_leaves_a_service_that_works(home: Home) -> None:
     async with session_service(home) as stub:
-        calls = [stub.BeginTurn(begin(f"hello {number}"), timeout=5, metadata=ADA) for number in range(20)]
+        calls = [
+            stub.BeginTurn(begin(f"hello {number}"), timeout=5, metadata=ADA)
+            for number in range(20)
+        ]
         await asyncio.sleep(0.01)
         for call in calls:
             call.cancel()

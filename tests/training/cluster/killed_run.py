@@ -1,5 +1,6 @@
-"""What the test of kills runs twice: `python -m tests.training.cluster.killed_run DIRECTORY` trains GRPO with rollout actors, first as it
-should be, then with an actor, a worker and the driver killed, each once, by SIGKILL.
+"""What the test of kills runs twice: `python -m tests.training.cluster.killed_run DIRECTORY` trains
+GRPO with rollout actors, first as it should be, then with an actor, a worker and the driver killed,
+each once, by SIGKILL.
 """
 
 import os
@@ -57,7 +58,9 @@ def grpo_config(root: Path, output: str) -> GrpoConfig:
 
 def write_inputs(root: Path) -> None:
     toy_model(root / "first")
-    write_lines(root / "prompts.jsonl", [{"messages": user(f"{w} {i}")} for i, w in enumerate(WORDS * 2)])
+    write_lines(
+        root / "prompts.jsonl", [{"messages": user(f"{w} {i}")} for i, w in enumerate(WORDS * 2)]
+    )
 
 
 def short(answers: Sequence[Answer]) -> list[float]:
@@ -95,7 +98,9 @@ def learn_and_die(config: Fatal, context: RunContext) -> Manifest:
         if step.step == WORKER_DIES and first_time("worker", config.marks):
             os.kill(os.getpid(), signal.SIGKILL)
         if step.step == DRIVER_DIES and first_time("driver", config.marks):
-            time.sleep(WAIT_SECONDS)  # the driver has seen this step, and takes this process with it
+            time.sleep(
+                WAIT_SECONDS
+            )  # the driver has seen this step, and takes this process with it
 
     return learn(config.grpo, replace(context, progress=progress))
 
@@ -109,7 +114,11 @@ class Driver:
     def begin(self, name: str) -> None: ...
 
     def move(self, name: str, progress: Progress) -> None:
-        if name == "killed" and progress.step == DRIVER_DIES and not (self.marks / "driver died").exists():
+        if (
+            name == "killed"
+            and progress.step == DRIVER_DIES
+            and not (self.marks / "driver died").exists()
+        ):
             (self.marks / "driver died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -119,7 +128,9 @@ class Driver:
 def main(root: Path) -> None:
     stages: list[StageRun[Any]] = [
         StageRun("straight", learn, grpo_config(root, "straight")),
-        StageRun("killed", learn_and_die, Fatal(grpo_config(root, "killed"), root, root / "killed")),
+        StageRun(
+            "killed", learn_and_die, Fatal(grpo_config(root, "killed"), root, root / "killed")
+        ),
     ]
     run_stages(stages, root / "runs", Group(workers=1, rollout_actors=ACTORS), Driver(root))
 

@@ -1,5 +1,6 @@
-"""What the test of a machine that leaves runs: `python -m tests.training.cluster.leaving_run DIRECTORY` trains SFT on two machines, one of
-which is told by SIGTERM that it must end, as Kubernetes tells a pod.
+"""What the test of a machine that leaves runs: `python -m tests.training.cluster.leaving_run
+DIRECTORY` trains SFT on two machines, one of which is told by SIGTERM that it must end, as
+Kubernetes tells a pod.
 """
 
 import os
@@ -55,7 +56,9 @@ class Driver:
 def main(root: Path) -> None:
     """In a folder of their own: `ray start` leaves a note there to which cluster others may go."""
     watched = {name: value for name, value in OWN_ENVIRONMENT.items() if "PREEMPTION" not in name}
-    with tempfile.TemporaryDirectory(prefix="tw-", dir="/tmp") as folder:  # sockets need a short path
+    with tempfile.TemporaryDirectory(
+        prefix="tw-", dir="/tmp"
+    ) as folder:  # sockets need a short path
         os.environ.update({**ENVIRONMENT, **watched, "RAY_TMPDIR": folder})
         on_two_machines(root)
 
@@ -64,7 +67,13 @@ def on_two_machines(root: Path) -> None:
     """A head with one processor, and a machine with another, which is what a pod of KubeRay's runs."""
     _start(1)
     address = ray.get_runtime_context().gcs_address
-    start = [str(Path(sys.executable).with_name("ray")), "start", f"--address={address}", "--num-cpus=1", "--block"]
+    start = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        f"--address={address}",
+        "--num-cpus=1",
+        "--block",
+    ]
     with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as machine:
         try:
             while ray.cluster_resources().get("CPU", 0) < 2:

@@ -1,5 +1,6 @@
-"""What the test of moves runs: `python -m tests.training.cluster.moved_run DIRECTORY`, with checkpoints in the bucket of TW_TRAINING_S3_*.
-On two workers, GRPO whose policy lies in shards and is sampled by an actor; then SFT, in which a worker and the driver are killed.
+"""What the test of moves runs: `python -m tests.training.cluster.moved_run DIRECTORY`, with
+checkpoints in the bucket of TW_TRAINING_S3_*. On two workers, GRPO whose policy lies in shards and
+is sampled by an actor; then SFT, in which a worker and the driver are killed.
 """
 
 import os
@@ -72,7 +73,9 @@ def learn_and_move(config: Fatal, context: RunContext) -> Manifest:
         if step.step == WORKER_DIES and rank == 1 and first_time("worker died", config.marks):
             os.kill(os.getpid(), signal.SIGKILL)
         if step.step == DRIVER_DIES and rank == 0 and first_time("driver dies", config.marks):
-            time.sleep(WAIT_SECONDS)  # the driver has seen this step, and takes this process with it
+            time.sleep(
+                WAIT_SECONDS
+            )  # the driver has seen this step, and takes this process with it
 
     return sft.run(config.sft, replace(context, progress=progress))
 

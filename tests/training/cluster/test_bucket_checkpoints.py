@@ -1,4 +1,6 @@
-"""Checkpoints in a bucket: whole or not there, the newest two, by several workers, and from a machine that has nothing."""
+"""Checkpoints in a bucket: whole or not there, the newest two, by several workers, and from a
+machine that has nothing.
+"""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +21,11 @@ from tests.training.toys import sft_rows, toy_model, write_lines
 from tests.training.workers import run_workers
 from training import manifest
 from training.cluster import bucket_checkpoints
-from training.cluster.bucket_checkpoints import BucketCheckpoints, CheckpointBucket, CheckpointStoreError
+from training.cluster.bucket_checkpoints import (
+    BucketCheckpoints,
+    CheckpointBucket,
+    CheckpointStoreError,
+)
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.data.bucket import TRIES, BucketPlace
@@ -90,7 +96,11 @@ def test_what_is_kept_on_notice_is_the_newest_and_goes_with_the_next(
     kept = checkpoints(proxy.port, tmp_path)
     keep(kept, 0, 5, 10)
     kept.save(12, lambda into: state_of(12).write(into, {"step": 12}), on_notice=True)
-    assert {key.split("/")[3] for key in server.buckets[BUCKET]} == {"step-000005", "step-000010", "notice-000012"}
+    assert {key.split("/")[3] for key in server.buckets[BUCKET]} == {
+        "step-000005",
+        "step-000010",
+        "notice-000012",
+    }
     assert value_in(kept.latest()) == 12
     assert value_in(kept.latest(before=13)) == 10, "nothing to go back to"
     keep(kept, 15)
@@ -119,7 +129,9 @@ def test_one_whose_files_differ_from_its_manifest_does_not_count(
 ) -> None:
     kept = checkpoints(proxy.port, tmp_path)
     keep(kept, 5, 10)
-    (tensors,) = (k for k in server.buckets[BUCKET] if "step-000010" in k and k.endswith(".safetensors"))
+    (tensors,) = (
+        k for k in server.buckets[BUCKET] if "step-000010" in k and k.endswith(".safetensors")
+    )
     if lost:
         del server.buckets[BUCKET][tensors]
     else:
@@ -135,7 +147,9 @@ def test_the_manifest_is_the_last_to_come_and_the_first_to_go(
 
     def listening(method: str, target: str, body: bytes) -> tuple[int, bytes]:
         if method in ("PUT", "DELETE"):
-            told.append(f"{method} {target.split('?')[0].rsplit('/', 2)[1]}/{target.split('?')[0].rsplit('/', 1)[1]}")
+            told.append(
+                f"{method} {target.split('?')[0].rsplit('/', 2)[1]}/{target.split('?')[0].rsplit('/', 1)[1]}"
+            )
         return answer(method, target, body)
 
     monkeypatch.setattr(server, "answer", listening)
@@ -156,7 +170,9 @@ def test_a_save_lists_the_bucket_before_and_after_and_hashes_its_files_once(
 
     def counting(method: str, target: str, body: bytes) -> tuple[int, bytes]:
         nonlocal listings
-        listings += "list-type=2" in target and "continuation-token" not in target  # its pages are small
+        listings += (
+            "list-type=2" in target and "continuation-token" not in target
+        )  # its pages are small
         return answer(method, target, body)
 
     def noted(path: Path) -> str:
@@ -193,10 +209,16 @@ def test_a_store_that_fails_for_a_moment_is_asked_again_and_patience_ends(
 
 def test_a_real_store_keeps_what_is_uploaded_in_parts(s3: servers.S3Server, tmp_path: Path) -> None:
     there = s3.bucket()
-    bucket = CheckpointBucket(BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False))
-    large = nn.Parameter(torch.arange(3 << 20, dtype=torch.float32))  # 12 MiB, of which a part has five
+    bucket = CheckpointBucket(
+        BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
+    )
+    large = nn.Parameter(
+        torch.arange(3 << 20, dtype=torch.float32)
+    )  # 12 MiB, of which a part has five
     kept = BucketCheckpoints(bucket, PREFIX, tmp_path / "one")
-    kept.save(3, lambda into: TrainingState({"model": [("weight", large)]}, {}).write(into, {"step": 3}))
+    kept.save(
+        3, lambda into: TrainingState({"model": [("weight", large)]}, {}).write(into, {"step": 3})
+    )
     read = nn.Parameter(torch.zeros(3 << 20))
     found = BucketCheckpoints(bucket, PREFIX, tmp_path / "other").latest()
     assert found is not None
@@ -219,7 +241,9 @@ def keep_shards(directory: Path, rank: int, world: int, port: str) -> None:
     ranks = arrange(Parallelism(shard=2), all_different(rank, world))
     decoder = layer(1.0)
     distribute(decoder, ranks)  # type: ignore[arg-type]
-    kept = BucketCheckpoints(CheckpointBucket(place(int(port))), PREFIX, directory / f"machine-{rank}", ranks)
+    kept = BucketCheckpoints(
+        CheckpointBucket(place(int(port))), PREFIX, directory / f"machine-{rank}", ranks
+    )
     state = TrainingState({"model": list(decoder.named_parameters())}, {}, ranks)
     kept.save(7, lambda into: state.write(into, {"step": 7}))
     assert kept.latest() is not None
@@ -228,7 +252,9 @@ def keep_shards(directory: Path, rank: int, world: int, port: str) -> None:
 def test_each_worker_uploads_its_own_shards_and_one_worker_reads_them_all(
     proxy: HttpProxy, server: S3Server, tmp_path: Path
 ) -> None:
-    run_workers("tests.training.cluster.test_bucket_checkpoints:keep_shards", 2, tmp_path, str(proxy.port))
+    run_workers(
+        "tests.training.cluster.test_bucket_checkpoints:keep_shards", 2, tmp_path, str(proxy.port)
+    )
     files = json.loads(server.buckets[BUCKET][f"{PREFIX}/step-000007/{MANIFEST}"])["files"]
     assert sum(name.endswith(".safetensors") for name in files) == 2
     decoder, expected = layer(5.0), layer(1.0)
@@ -262,7 +288,9 @@ def test_a_stage_whose_folder_is_empty_goes_on_from_the_bucket(
         if "step-000010" in key:
             del server.buckets[BUCKET][key]
     seen = Told()
-    again = StageRun("sft", sft.run, replace(sft_config(tmp_path, "second"), output_directory=tmp_path / "again"))
+    again = StageRun(
+        "sft", sft.run, replace(sft_config(tmp_path, "second"), output_directory=tmp_path / "again")
+    )
     second = run_stages([again], tmp_path / "two", Group(), seen, "checkpoints/nano-1")
     assert seen.events == ["begin sft", "sft 9", "sft 10", "end sft"]
     assert first[0].files["model.safetensors"] == second[0].files["model.safetensors"]

@@ -1,4 +1,6 @@
-"""Elastic workers: which numbers of them a run may have, and a machine that is lost in the middle of one."""
+"""Elastic workers: which numbers of them a run may have, and a machine that is lost in the middle
+of one.
+"""
 
 import time
 from dataclasses import replace
@@ -79,11 +81,15 @@ def test_the_command_line_says_how_many_workers_and_actors(tmp_path: Path) -> No
 
 
 def test_preemptions_are_no_failures_and_the_range_is_rays(tmp_path: Path) -> None:
-    prepared = trainer(Group(4, fewest_workers=2, max_failures=5), lambda _: None, None, "run", tmp_path)
+    prepared = trainer(
+        Group(4, fewest_workers=2, max_failures=5), lambda _: None, None, "run", tmp_path
+    )
     failures, scaling = prepared.run_config.failure_config, prepared.scaling_config
     assert (failures.max_failures, failures.max_preemption_failures) == (5, -1)
     assert (scaling.min_workers, scaling.max_workers) == (2, 4)
-    assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in ENVIRONMENT, "clusters take machines away with notice"
+    assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in ENVIRONMENT, (
+        "clusters take machines away with notice"
+    )
 
 
 def learn_until_lost(config: SftConfig, context: RunContext) -> Manifest:
@@ -125,7 +131,9 @@ def test_a_group_that_lost_a_machine_goes_on_with_fewer_and_learns_the_same(
     for name, value in {**ENVIRONMENT, **OWN_ENVIRONMENT, "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     run_stage(StageRun("straight", sft.run, sft_config(tmp_path, "straight")), tmp_path / "runs")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     try:
         machine = cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
@@ -141,9 +149,16 @@ def test_a_group_that_lost_a_machine_goes_on_with_fewer_and_learns_the_same(
         *((step, 2) for step in range(1, 6)),
         *((step, 1) for step in range(5, 11)),
     ]  # from the checkpoint of 4
-    straight, elastic = (read_progress(tmp_path / "runs" / name / "progress.jsonl") for name in ("straight", "elastic"))
+    straight, elastic = (
+        read_progress(tmp_path / "runs" / name / "progress.jsonl")
+        for name in ("straight", "elastic")
+    )
     assert [step.step for step in elastic] == [step.step for step in straight]
-    assert [step.metrics["loss"] for step in elastic] == pytest.approx([s.metrics["loss"] for s in straight], rel=1e-5)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "elastic"))
+    assert [step.metrics["loss"] for step in elastic] == pytest.approx(
+        [s.metrics["loss"] for s in straight], rel=1e-5
+    )
+    one, other = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("straight", "elastic")
+    )
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
     assert verify_manifest(tmp_path / "elastic").kind == "model"

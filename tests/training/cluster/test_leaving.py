@@ -1,4 +1,6 @@
-"""Under Ray: a machine that has notice leaves after the step at hand, and those that are left go on from there."""
+"""Under Ray: a machine that has notice leaves after the step at hand, and those that are left go on
+from there.
+"""
 
 import subprocess
 import sys
@@ -30,7 +32,12 @@ def test_a_machine_that_has_notice_leaves_after_its_step_which_the_others_go_on_
     command = [sys.executable, "-m", leaving_run.__name__, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    taken = [(line.progress.step, line.effort.workers) for line in read_lines(tmp_path / "runs" / "left" / PROGRESS)]
-    assert taken == [(step, 2 if step <= MACHINE_LEAVES else 1) for step in range(1, STEPS + 1)], "no step twice"
+    taken = [
+        (line.progress.step, line.effort.workers)
+        for line in read_lines(tmp_path / "runs" / "left" / PROGRESS)
+    ]
+    assert taken == [(step, 2 if step <= MACHINE_LEAVES else 1) for step in range(1, STEPS + 1)], (
+        "no step twice"
+    )
     run_stage(StageRun("straight", sft.run, moved(tmp_path, "straight")), tmp_path / "runs")
     assert_alike(tmp_path / "runs" / "straight" / PROGRESS, tmp_path / "runs" / "left" / PROGRESS)

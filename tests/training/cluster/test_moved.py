@@ -1,4 +1,6 @@
-"""Under Ray, with a real store: checkpoints in a bucket alone, a policy in shards that an actor samples, kills, and fewer workers."""
+"""Under Ray, with a real store: checkpoints in a bucket alone, a policy in shards that an actor
+samples, kills, and fewer workers.
+"""
 
 import json
 import signal
@@ -12,7 +14,15 @@ import pytest
 from tests import servers
 from tests.training.cluster import moved_run
 from tests.training.cluster.killed_run import learn, write_inputs
-from tests.training.cluster.moved_run import DRIVER_DIES, PREFIX, STEPS, WORKER_DIES, moved, sharded, stage
+from tests.training.cluster.moved_run import (
+    DRIVER_DIES,
+    PREFIX,
+    STEPS,
+    WORKER_DIES,
+    moved,
+    sharded,
+    stage,
+)
 from tests.training.cluster.test_runner import Told
 from tests.training.toys import sft_rows, write_lines
 from training.cluster.bucket_checkpoints import CheckpointBucket
@@ -36,7 +46,9 @@ def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_u
     write_inputs(tmp_path)
     write_lines(tmp_path / "sft.jsonl", sft_rows(32))
     runs, there = tmp_path / "runs", s3.bucket()
-    place = BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
+    place = BucketPlace(
+        there.endpoint, there.access_key, there.secret_key, there.name, secure=False
+    )
     for name, value in {**told_of(place), **POLITE_TO_NOBODY}.items():
         monkeypatch.setenv(name, value)
     command = [sys.executable, "-m", moved_run.__name__, str(tmp_path)]
@@ -44,7 +56,9 @@ def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_u
     assert done.returncode == -signal.SIGKILL, done.stdout[-3000:] + done.stderr[-3000:]
     run_stages([stage(tmp_path)], runs, Group(), Told(), PREFIX)
     # From the checkpoint of 2 where a worker died, of 6 where the driver did.
-    taken = [(line.progress.step, line.effort.workers) for line in read_lines(runs / "moved" / PROGRESS)]
+    taken = [
+        (line.progress.step, line.effort.workers) for line in read_lines(runs / "moved" / PROGRESS)
+    ]
     assert taken == [
         *((step, 2) for step in range(1, WORKER_DIES + 1)),
         *((step, 2) for step in range(3, DRIVER_DIES + 1)),
@@ -59,17 +73,27 @@ def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_u
         assert_alike(tmp_path / "straight runs" / each.name / PROGRESS, runs / each.name / PROGRESS)
     assert not [*runs.glob("*/step-*"), *runs.glob("*/notice-*")], "nothing of it is on the volume"
     keys = CheckpointBucket(place).keys(f"{PREFIX}/")
-    manifests = sorted(key.removeprefix(f"{PREFIX}/") for key in keys if key.endswith(f"/{MANIFEST}"))
+    manifests = sorted(
+        key.removeprefix(f"{PREFIX}/") for key in keys if key.endswith(f"/{MANIFEST}")
+    )
     kept = ("moved/step-000010", "moved/step-000012", "sharded/step-000000", "sharded/step-000002")
     assert manifests == [f"{name}/{MANIFEST}" for name in kept]
-    assert {key.removeprefix(f"{PREFIX}/").rsplit("/", 1)[0].removesuffix("/parts") for key in keys} == set(kept)
-    shards = json.loads(CheckpointBucket(place).get(f"{PREFIX}/sharded/step-000002/{MANIFEST}"))["files"]
+    assert {
+        key.removeprefix(f"{PREFIX}/").rsplit("/", 1)[0].removesuffix("/parts") for key in keys
+    } == set(kept)
+    shards = json.loads(CheckpointBucket(place).get(f"{PREFIX}/sharded/step-000002/{MANIFEST}"))[
+        "files"
+    ]
     assert sum(name.endswith(".safetensors") for name in shards) == 2
     assert verify_manifest(tmp_path / "moved").kind == "model"
 
 
 def told_of(place: BucketPlace) -> dict[str, str]:
-    given = {"ENDPOINT": place.endpoint, "ACCESS_KEY": place.access_key, "SECRET_KEY": place.secret_key}
+    given = {
+        "ENDPOINT": place.endpoint,
+        "ACCESS_KEY": place.access_key,
+        "SECRET_KEY": place.secret_key,
+    }
     given |= {"BUCKET": place.bucket, "SECURE": "false"}
     return {f"TW_TRAINING_S3_{name}": value for name, value in given.items()}
 

@@ -1,4 +1,6 @@
-"""Rollout actors: what one does with what it is asked, who asks whom, and who is asked when one is lost. Under Ray: everybody dies once."""
+"""Rollout actors: what one does with what it is asked, who asks whom, and who is asked when one is
+lost. Under Ray: everybody dies once.
+"""
 
 import os
 import pickle
@@ -41,7 +43,9 @@ from training.stages.prompts import read_data
 COMMAND = [sys.executable, "-m", "tests.training.cluster.killed_run"]
 
 
-def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(tmp_path: Path) -> None:
+def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
+    tmp_path: Path,
+) -> None:
     write_inputs(tmp_path)
     config = grpo_config(tmp_path, "out")
     prompts = read_data(config, load_chat(config.model_directory))
@@ -55,20 +59,28 @@ def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(t
     def find(label: str) -> tuple[str, Callable[[], Mapping[str, Any]]]:
         def load() -> Mapping[str, Any]:
             loads.append(label)
-            return {name: parameter.detach().numpy() for name, parameter in policies[int(label)].named_parameters()}
+            return {
+                name: parameter.detach().numpy()
+                for name, parameter in policies[int(label)].named_parameters()
+            }
 
         return label, load
 
     sampler, asked = Sampler(), Asked.of(prompts.ids[:3], 2, 6, 1.0, [1, 2, 3])
     for label in ("0", "1", "1", "0"):
-        rollout = sampler.sample(lambda _, label=label: find(label), made_of, prompts.stop_ids, "update-4", asked)  # type: ignore[misc]
+        rollout = sampler.sample(
+            lambda _, label=label: find(label), made_of, prompts.stop_ids, "update-4", asked
+        )  # type: ignore[misc]
         expected = asked.of_engine(CachedEngine(policies[int(label)], prompts.stop_ids))
         assert rollout.version == "update-4"
         assert torch.equal(rollout.response_ids_BR, expected.response_ids_BR)
         assert torch.equal(rollout.log_probs_BR, expected.log_probs_BR)
     assert loads == ["0", "1", "0"]
     other = replace(made_of, vocabulary=None)
-    assert sampler.sample(lambda _: find("0"), other, prompts.stop_ids, "update-4", asked).version == "update-4"
+    assert (
+        sampler.sample(lambda _: find("0"), other, prompts.stop_ids, "update-4", asked).version
+        == "update-4"
+    )
     assert loads[3:] == ["0"], "another policy has none of them"
 
 
@@ -86,7 +98,10 @@ def test_workers_share_the_actors_out() -> None:
 
     def shared(actors: int, workers: int) -> list[list[str]]:
         handles = RolloutActors(None, [f"actor {n}" for n in range(actors)])
-        return [list(handles.open(orders, Ranks(r, workers, r, workers))._actors) for r in range(workers)]
+        return [
+            list(handles.open(orders, Ranks(r, workers, r, workers))._actors)
+            for r in range(workers)
+        ]
 
     assert shared(5, 2) == [["actor 0", "actor 2", "actor 4"], ["actor 1", "actor 3"]]
     assert shared(2, 3) == [["actor 0"], ["actor 1"], ["actor 0"]]
@@ -113,7 +128,9 @@ class FakeActor:
     def answer(self) -> "FakeActor":
         return self
 
-    def remote(self, _shelf: object, _made_of: object, _stop_ids: object, _version: str, asked: Asked) -> object:
+    def remote(
+        self, _shelf: object, _made_of: object, _stop_ids: object, _version: str, asked: Asked
+    ) -> object:
         self.asked.append(asked)
         return self, asked
 
@@ -143,16 +160,22 @@ def test_the_part_of_an_actor_that_is_lost_is_asked_of_another(
     assert actors[2].asked[1] == actors[1].asked[0]
 
 
-def test_no_more_than_so_many_are_asked(copies_of: Callable[[list[FakeActor]], ActorCopies]) -> None:
+def test_no_more_than_so_many_are_asked(
+    copies_of: Callable[[list[FakeActor]], ActorCopies],
+) -> None:
     actors = [FakeActor(ActorDiedError()) for _ in range(2)]
     with refused(RolloutActorsError, field="update-0", reason="UNREACHABLE"):
         copies_of(actors).begin(asked_for(1), "update-0")()
     assert sum(len(actor.asked) for actor in actors) == TRIES
 
 
-def test_what_an_actor_refuses_is_refused_as_it_said(copies_of: Callable[[list[FakeActor]], ActorCopies]) -> None:
+def test_what_an_actor_refuses_is_refused_as_it_said(
+    copies_of: Callable[[list[FakeActor]], ActorCopies],
+) -> None:
     refusal = ConfigError("lora: no", field="lora", reason="CONFLICT", limit="none")
-    failed = RayTaskError("answer", "traceback", pickle.loads(pickle.dumps(refusal)))  # as Ray brings it here
+    failed = RayTaskError(
+        "answer", "traceback", pickle.loads(pickle.dumps(refusal))
+    )  # as Ray brings it here
     with refused(ConfigError, field="lora", reason="CONFLICT", limit="none") as caught:
         copies_of([FakeActor(failed)]).begin(asked_for(1), "update-0")()
     assert str(caught.value) == str(refusal)
@@ -170,20 +193,32 @@ def test_actors_are_rays_so_they_need_workers() -> None:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_actor_a_worker_and_the_driver_die_and_the_model_is_the_same_bit_by_bit(tmp_path: Path) -> None:
+def test_an_actor_a_worker_and_the_driver_die_and_the_model_is_the_same_bit_by_bit(
+    tmp_path: Path,
+) -> None:
     write_inputs(tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for expected in (-signal.SIGKILL, 0):
         command = [*COMMAND, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=400, check=False, env=environment
+        )
         assert done.returncode == expected, done.stdout + done.stderr
-    straight, killed = (tmp_path / "runs" / name / "progress.jsonl" for name in ("straight", "killed"))
-    # Without a restart of the workers where an actor died, from the checkpoint of 4 where a worker died, of 6 where the driver did.
+    straight, killed = (
+        tmp_path / "runs" / name / "progress.jsonl" for name in ("straight", "killed")
+    )
+    # Without a restart of the workers where an actor died, from the checkpoint of 4 where a worker
+    # died, of 6 where the driver did.
     taken = [line.progress.step for line in read_lines(killed)]
     assert taken == [1, 2, ACTOR_DIES, 4, 5, 5, 6, 7, 7, UPDATES]
     assert [line.progress.step for line in read_lines(straight)] == list(range(1, UPDATES + 1))
-    assert [step.metrics for step in read_progress(killed)] == [step.metrics for step in read_progress(straight)]
+    assert [step.metrics for step in read_progress(killed)] == [
+        step.metrics for step in read_progress(straight)
+    ]
     # An update ahead: the weights that sampled are not always the newest.
-    assert any(step.metrics["importance"] != pytest.approx(1.0, abs=1e-4) for step in read_progress(straight))
+    assert any(
+        step.metrics["importance"] != pytest.approx(1.0, abs=1e-4)
+        for step in read_progress(straight)
+    )
     one, other = (verify_manifest(tmp_path / name) for name in ("straight", "killed"))
     assert one.files["model.safetensors"] == other.files["model.safetensors"]

@@ -22,12 +22,27 @@ from training.cluster.group import Group
 from training.cluster.notice import MARK
 from training.cluster.progress_log import ProgressLog, read_progress
 from training.cluster.ray_cluster import ENVIRONMENT, ray_cluster
-from training.cluster.runner import StageRefusedError, StageRun, _context_here, _fit, _Task, run_stage, run_stages
+from training.cluster.runner import (
+    StageRefusedError,
+    StageRun,
+    _context_here,
+    _fit,
+    _Task,
+    run_stage,
+    run_stages,
+)
 from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.rl.correction import StaleRolloutError
 from training.stages import sft
-from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, StoppedError
+from training.stages.context import (
+    ConfigError,
+    Lineage,
+    Machine,
+    Progress,
+    RunContext,
+    StoppedError,
+)
 from training.stages.sft import SftConfig
 from training.stages.state import latest_complete
 
@@ -69,7 +84,9 @@ def config(tmp_path: Path) -> SftConfig:
     return sft_config(tmp_path, "straight")
 
 
-def test_a_stage_in_this_process_leaves_output_checkpoints_and_progress(config: SftConfig, tmp_path: Path) -> None:
+def test_a_stage_in_this_process_leaves_output_checkpoints_and_progress(
+    config: SftConfig, tmp_path: Path
+) -> None:
     seen = ProgressList()
     manifest = run_stage(StageRun("run", sft.run, config), tmp_path / "runs", seen)
     assert manifest == verify_manifest(config.output_directory)
@@ -80,9 +97,13 @@ def test_a_stage_in_this_process_leaves_output_checkpoints_and_progress(config: 
     assert checkpoint.name == "step-000010"
 
 
-def test_stages_run_one_after_another_and_each_says_when_it_begins_and_ends(config: SftConfig, tmp_path: Path) -> None:
+def test_stages_run_one_after_another_and_each_says_when_it_begins_and_ends(
+    config: SftConfig, tmp_path: Path
+) -> None:
     seen = Told()
-    second = replace(sft_config(tmp_path, "second"), model_directory=config.output_directory, epochs=1)
+    second = replace(
+        sft_config(tmp_path, "second"), model_directory=config.output_directory, epochs=1
+    )
     runs = [StageRun("first", sft.run, config), StageRun("second", sft.run, second)]
     manifests = run_stages(runs, tmp_path / "runs", Group(), seen)
     assert [manifest.version for manifest in manifests] == ["straight", "second"]
@@ -93,13 +114,17 @@ def test_stages_run_one_after_another_and_each_says_when_it_begins_and_ends(conf
     ]
 
 
-def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(config: SftConfig, tmp_path: Path) -> None:
+def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(
+    config: SftConfig, tmp_path: Path
+) -> None:
     never = StageRun("never", sft.run, sft_config(tmp_path, "never"))
     closing = StageRun("closing", sft.run, config, lets_go_on=lambda: False)
     for steps in ([f"closing {step}" for step in range(1, 11)], []):
         seen = Told()
         # A second time with workers: that nothing is due is known without starting any.
-        manifests = run_stages([closing, never], tmp_path / "runs", Group(workers=0 if steps else 1), seen)
+        manifests = run_stages(
+            [closing, never], tmp_path / "runs", Group(workers=0 if steps else 1), seen
+        )
         assert [manifest.version for manifest in manifests] == ["straight"]
         assert seen.events == ["begin closing", *steps, "end closing"]
     assert not (tmp_path / "runs" / "ray").exists()
@@ -109,7 +134,9 @@ def test_after_a_stage_that_lets_none_go_on_nothing_is_run_or_told_of(config: Sf
 def test_a_finished_stage_returns_at_once(config: SftConfig, tmp_path: Path) -> None:
     first = run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     seen = Told()
-    assert run_stages([StageRun("another", sft.run, config)], tmp_path / "runs", Group(workers=1), seen) == [first]
+    assert run_stages(
+        [StageRun("another", sft.run, config)], tmp_path / "runs", Group(workers=1), seen
+    ) == [first]
     assert seen.events == ["begin another", "end another"]
 
 
@@ -124,7 +151,9 @@ def test_later_lines_of_a_step_are_the_true_ones(tmp_path: Path) -> None:
     ]
 
 
-def test_a_checkpoint_whose_files_differ_from_its_manifest_does_not_count(config: SftConfig, tmp_path: Path) -> None:
+def test_a_checkpoint_whose_files_differ_from_its_manifest_does_not_count(
+    config: SftConfig, tmp_path: Path
+) -> None:
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     run = tmp_path / "runs" / "run"
     (tensors,) = (run / "step-000010").glob("*.safetensors")
@@ -175,11 +204,15 @@ def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
     config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stale(_: SftConfig, context: RunContext) -> Manifest:
-        raise StaleRolloutError("update-1 in update 3", field="max_staleness_updates", limit="at most 1")
+        raise StaleRolloutError(
+            "update-1 in update 3", field="max_staleness_updates", limit="at most 1"
+        )
 
     monkeypatch.setattr(runner, "_context_of_worker", _context_here)
     (tmp_path / "runs" / "stale").mkdir(parents=True)
-    end = runner._work({"task": runner._Task([StageRun("stale", stale, config)], tmp_path / "runs")})
+    end = runner._work(
+        {"task": runner._Task([StageRun("stale", stale, config)], tmp_path / "runs")}
+    )
     assert end is not None
     end = pickle.loads(pickle.dumps(end))  # as Ray takes it to the driver
     assert end.refusal is not None
@@ -190,15 +223,22 @@ def test_a_rollout_of_weights_that_are_too_old_is_a_refusal_too(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # seconds on a free machine, minutes where ten processes want its two cores
+@pytest.mark.timeout(
+    900
+)  # seconds on a free machine, minutes where ten processes want its two cores
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings
-# Ray takes half a minute to start its workers: a kill, after which they are started again, is a long test.
-@pytest.mark.parametrize("killed_after", [None, pytest.param(5, marks=pytest.mark.long)], ids=["not killed", "killed"])
+# Ray takes half a minute to start its workers: a kill, after which they are started again, is a
+# long test.
+@pytest.mark.parametrize(
+    "killed_after", [None, pytest.param(5, marks=pytest.mark.long)], ids=["not killed", "killed"]
+)
 def test_stages_under_ray_have_the_same_bits_and_a_refusal_is_not_retried(
     config: SftConfig, tmp_path: Path, killed_after: int | None
 ) -> None:
     run_stage(StageRun("straight", sft.run, config), tmp_path / "runs")
-    killed = FatalSft(sft_config(tmp_path, "killed"), kill_after_step=killed_after, marker=tmp_path / "died")
+    killed = FatalSft(
+        sft_config(tmp_path, "killed"), kill_after_step=killed_after, marker=tmp_path / "died"
+    )
     runs: list[StageRun[Any]] = [
         StageRun("killed", run_and_die, killed),
         StageRun("refused", sft.run, replace(sft_config(tmp_path, "refused"), max_tokens=1)),
@@ -209,12 +249,19 @@ def test_stages_under_ray_have_the_same_bits_and_a_refusal_is_not_retried(
         run_stages(runs, tmp_path / "runs", Group(workers=1), seen)
     assert "ConfigError" in str(caught.value)
     assert (tmp_path / "died").exists() == (killed_after is not None)
-    # After a kill step 5 again, from the checkpoint of step 4; the stage after a refused one does not begin.
+    # After a kill step 5 again, from the checkpoint of step 4; the stage after a refused one does
+    # not begin.
     again = [] if killed_after is None else [5]
     steps = [f"killed {step}" for step in sorted([*range(1, 11), *again])]
     assert seen.events == ["begin killed", *steps, "end killed", "begin refused"]
-    assert verify_manifest(killed.output_directory).report == verify_manifest(config.output_directory).report
-    one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, killed.output_directory))
+    assert (
+        verify_manifest(killed.output_directory).report
+        == verify_manifest(config.output_directory).report
+    )
+    one, other = (
+        load_file(d / "model.safetensors")
+        for d in (config.output_directory, killed.output_directory)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -275,7 +322,12 @@ def test_workers_are_asked_for_with_a_whole_cpu_each_and_their_gpus(
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", Group(3, gpus_per_worker=gpus), Told())
+    run_stages(
+        [StageRun("run", sft.run, config)],
+        tmp_path / "runs",
+        Group(3, gpus_per_worker=gpus),
+        Told(),
+    )
     scaling = asked[0]["scaling_config"]
     assert (scaling.num_workers, scaling.use_gpu) == (3, gpus > 0)
     assert scaling.resources_per_worker == {"CPU": 1, **({"GPU": gpus} if gpus else {})}
@@ -290,7 +342,9 @@ def test_gpus_of_workers_that_are_not_there_are_refused() -> None:
 
 
 class Groups:
-    """A trainer whose groups come back one after another with these ends; the last one works to the end."""
+    """A trainer whose groups come back one after another with these ends; the last one works to the
+    end.
+    """
 
     def __init__(self, work: Callable[[], None], *ends: runner._End) -> None:
         self._work, self._ends, self.fitted = work, list(ends), 0
@@ -314,19 +368,26 @@ def test_a_group_whose_machine_leaves_is_started_again_once_that_is_gone(
 
     def nodes() -> list[dict[str, Any]]:
         asked.append("nodes")
-        return [{"NodeID": name, "Alive": alive[0][place]} for place, name in enumerate("ab")] if alive else []
+        return (
+            [{"NodeID": name, "Alive": alive[0][place]} for place, name in enumerate("ab")]
+            if alive
+            else []
+        )
 
     def sleep(_: float) -> None:
         alive.pop(0)
 
     groups = Groups(
-        lambda: _run_here(config, tmp_path), runner._End(stopped=StoppedError(stage="sft", step=3), machines=("b",))
+        lambda: _run_here(config, tmp_path),
+        runner._End(stopped=StoppedError(stage="sft", step=3), machines=("b",)),
     )
     monkeypatch.setattr("ray.train.torch.TorchTrainer", groups)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", nodes)
     monkeypatch.setattr(time, "sleep", sleep)
-    (manifest,) = run_stages([StageRun("run", sft.run, config)], tmp_path / "runs", Group(2), Told())
+    (manifest,) = run_stages(
+        [StageRun("run", sft.run, config)], tmp_path / "runs", Group(2), Told()
+    )
     assert manifest.version == "straight"
     assert (groups.fitted, len(asked)) == (2, 3)
 

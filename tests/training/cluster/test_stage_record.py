@@ -1,4 +1,6 @@
-"""What a stage was begun with: data is read for its hash once, and again only where it was written to."""
+"""What a stage was begun with: data is read for its hash once, and again only where it was written
+to.
+"""
 
 import json
 import os
@@ -11,7 +13,15 @@ import pytest
 from tests.support.errors import refused
 from tests.training.toys import write_lines
 from training.cluster import stage_record
-from training.cluster.stage_record import RECORD, SCRATCH, begin_anew, kept_step, note_start, read_record, refuse_other
+from training.cluster.stage_record import (
+    RECORD,
+    SCRATCH,
+    begin_anew,
+    kept_step,
+    note_start,
+    read_record,
+    refuse_other,
+)
 from training.manifest import MANIFEST, hash_file, write_manifest
 from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
@@ -47,7 +57,9 @@ def start(config: SftConfig, directory: Path) -> dict[str, str]:
     return dict(record.data)
 
 
-def test_a_stage_that_goes_on_reads_no_data_for_its_record(config: SftConfig, tmp_path: Path, read: list[str]) -> None:
+def test_a_stage_that_goes_on_reads_no_data_for_its_record(
+    config: SftConfig, tmp_path: Path, read: list[str]
+) -> None:
     first = start(config, tmp_path)
     assert read == [MANIFEST, "sft.jsonl"]
     assert start(config, tmp_path) == first == start(config, tmp_path)
@@ -55,7 +67,9 @@ def test_a_stage_that_goes_on_reads_no_data_for_its_record(config: SftConfig, tm
     assert first["data_path"] == hash_file(config.data_path)
 
 
-@pytest.mark.parametrize(("text", "later_ns"), [('{"text": "evil"}\n', 1), ('{"text": "better"}\n', 0)])
+@pytest.mark.parametrize(
+    ("text", "later_ns"), [('{"text": "evil"}\n', 1), ('{"text": "better"}\n', 0)]
+)
 def test_a_file_that_was_written_to_is_noticed(
     config: SftConfig, tmp_path: Path, read: list[str], text: str, later_ns: int
 ) -> None:
@@ -81,7 +95,9 @@ def test_another_file_in_its_place_is_noticed_though_it_is_as_old_and_as_long(
     assert start(moved, tmp_path)["data_path"] == hash_file(other)
 
 
-def test_a_record_that_keeps_no_files_yet_is_read(config: SftConfig, tmp_path: Path, read: list[str]) -> None:
+def test_a_record_that_keeps_no_files_yet_is_read(
+    config: SftConfig, tmp_path: Path, read: list[str]
+) -> None:
     start(config, tmp_path)
     fields = json.loads((tmp_path / RECORD).read_text())
     del fields["hashed"]
@@ -114,7 +130,9 @@ def test_what_is_kept_goes_on_as_it_was_begun_and_the_error_names_the_field_itse
     run.mkdir()
     note_start("f1", replace(config, optimizer=OptimizerConfig(learning_rate=0.5)), run, workers=1)
     then(run, config)
-    with refused(ConfigError, field="optimizer.learning_rate", reason="MISMATCH", limit="0.5") as caught:
+    with refused(
+        ConfigError, field="optimizer.learning_rate", reason="MISMATCH", limit="0.5"
+    ) as caught:
         refuse_other(config, run, other="name")
     assert "f1" in str(caught.value)
     assert "0.0001" in str(caught.value)
@@ -122,7 +140,9 @@ def test_what_is_kept_goes_on_as_it_was_begun_and_the_error_names_the_field_itse
     assert read_record(run) is not None
 
 
-def test_a_run_without_a_kept_step_is_begun_anew_with_another_config(config: SftConfig, tmp_path: Path) -> None:
+def test_a_run_without_a_kept_step_is_begun_anew_with_another_config(
+    config: SftConfig, tmp_path: Path
+) -> None:
     run = tmp_path / "f1"
     run.mkdir()
     note_start("f1", config, run, workers=1)
@@ -137,18 +157,26 @@ def test_a_run_without_a_kept_step_is_begun_anew_with_another_config(config: Sft
     assert not run.exists()
 
 
-def test_the_error_names_what_was_asked_for_before_what_follows_from_it(config: SftConfig, tmp_path: Path) -> None:
+def test_the_error_names_what_was_asked_for_before_what_follows_from_it(
+    config: SftConfig, tmp_path: Path
+) -> None:
     note_start("sft", config, tmp_path, workers=1)
     keep(7)(tmp_path, config)
     assert kept_step(tmp_path) == 7
     other = replace(config, batch_rows=4, epochs=3, lora=LoraConfig(), checkpoint_every_steps=3)
-    for asked, field in (((), "batch_rows"), (("epochs",), "epochs"), (("lora.rank", "epochs"), "lora")):
+    for asked, field in (
+        ((), "batch_rows"),
+        (("epochs",), "epochs"),
+        (("lora.rank", "epochs"), "lora"),
+    ):
         with refused(ConfigError, field=field, reason="MISMATCH"):
             refuse_other(other, tmp_path, asked)
     refuse_other(replace(config, checkpoint_every_steps=3), tmp_path)
 
 
-def test_what_another_run_made_is_not_taken_for_this_ones(config: SftConfig, tmp_path: Path) -> None:
+def test_what_another_run_made_is_not_taken_for_this_ones(
+    config: SftConfig, tmp_path: Path
+) -> None:
     publish(tmp_path, config)
     with refused(ConfigError, field="output_directory", reason="EXISTS") as caught:
         refuse_other(config, tmp_path / "runs", other="name")

@@ -1,4 +1,6 @@
-"""Committed objects out of a bucket: as from a directory, checked against their hashes, with patience that ends."""
+"""Committed objects out of a bucket: as from a directory, checked against their hashes, with
+patience that ends.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,11 @@ from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.snapshot import Snapshot, SnapshotConfig, take_snapshot
 from training.refusals import ConfigError
 
-GIVEN = {"TW_TRAINING_S3_ENDPOINT": "s3:9000", "TW_TRAINING_S3_ACCESS_KEY": "a", "TW_TRAINING_S3_SECRET_KEY": "b"}
+GIVEN = {
+    "TW_TRAINING_S3_ENDPOINT": "s3:9000",
+    "TW_TRAINING_S3_ACCESS_KEY": "a",
+    "TW_TRAINING_S3_SECRET_KEY": "b",
+}
 
 
 @pytest.fixture
@@ -54,18 +60,24 @@ def taken(log: FeedbackLog, objects: Objects, into: Path) -> Snapshot:
     return take_snapshot(log, objects, SnapshotConfig(), into, "commit")
 
 
-def test_a_bucket_and_a_directory_give_the_same_snapshot(log: FeedbackLog, proxy: HttpProxy, tmp_path: Path) -> None:
+def test_a_bucket_and_a_directory_give_the_same_snapshot(
+    log: FeedbackLog, proxy: HttpProxy, tmp_path: Path
+) -> None:
     from_bucket = taken(log, bucket(proxy), tmp_path / "1")
     assert from_bucket.id == taken(log, Directory(tmp_path / "objects"), tmp_path / "2").id
     assert from_bucket.thumbs == 1
 
 
-def test_a_real_store_gives_the_same_snapshot(s3: servers.S3Server, log: FeedbackLog, tmp_path: Path) -> None:
+def test_a_real_store_gives_the_same_snapshot(
+    s3: servers.S3Server, log: FeedbackLog, tmp_path: Path
+) -> None:
     there, root = s3.bucket(), tmp_path / "objects"
     client = seaweedfs.connect(there.endpoint, there.secret_key)
     for path in root.rglob("*.parquet"):
         client.fput_object(there.name, path.relative_to(root).as_posix(), str(path))
-    objects = Bucket(BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False))
+    objects = Bucket(
+        BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
+    )
     assert taken(log, objects, tmp_path / "1").id == taken(log, Directory(root), tmp_path / "2").id
 
 
@@ -92,7 +104,9 @@ def test_a_body_that_breaks_off_is_read_again(server: S3Server, proxy: HttpProxy
     assert proxy.counts[Kind.ANSWER_RESET] == 2 * TRIES - 1
 
 
-def test_a_busy_store_is_asked_again_and_a_refusal_is_not(server: S3Server, proxy: HttpProxy) -> None:
+def test_a_busy_store_is_asked_again_and_a_refusal_is_not(
+    server: S3Server, proxy: HttpProxy
+) -> None:
     server.buckets["thumbs"]["a"] = b"1"
     server.refusals = ["SlowDown", "InternalError"]
     assert bucket(proxy).get("a") == b"1"

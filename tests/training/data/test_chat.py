@@ -64,7 +64,9 @@ def test_a_turn_marker_in_a_message_begins_no_turn(chat: Chat) -> None:
     assert [ids.count(chat.end_id) for ids in (honest, forged)] == [1, 1]
 
 
-def test_any_stop_id_ends_a_response_and_the_template_says_which_one_is_learned(directory: Path) -> None:
+def test_any_stop_id_ends_a_response_and_the_template_says_which_one_is_learned(
+    directory: Path,
+) -> None:
     edit(directory / "generation_config.json", eos_token_id=[0, 2])
     chat = load_chat(directory)
     assert chat.stop_ids == (0, 2)
@@ -73,7 +75,9 @@ def test_any_stop_id_ends_a_response_and_the_template_says_which_one_is_learned(
 
 def test_a_template_in_its_own_file_is_found(directory: Path) -> None:
     template = json.loads((directory / "tokenizer_config.json").read_text())["chat_template"]
-    edit(directory / "tokenizer_config.json", chat_template=None, bos_token={"content": "<|begin|>"})
+    edit(
+        directory / "tokenizer_config.json", chat_template=None, bos_token={"content": "<|begin|>"}
+    )
     with refused(ChatError, field="chat_template", reason="MISSING"):
         load_chat(directory)
     (directory / "chat_template.jinja").write_text(template)
@@ -81,7 +85,9 @@ def test_a_template_in_its_own_file_is_found(directory: Path) -> None:
 
 
 def test_what_a_template_refuses_is_an_error_with_its_reason(directory: Path) -> None:
-    refusing = "{% if messages|length > 2 %}{{ raise_exception('too long a talk') }}{% endif %}x<|end|>"
+    refusing = (
+        "{% if messages|length > 2 %}{{ raise_exception('too long a talk') }}{% endif %}x<|end|>"
+    )
     edit(directory / "tokenizer_config.json", chat_template=refusing)
     with refused(ChatError, field="chat_template", reason="INVALID_CHAT") as caught:
         load_chat(directory).prompt_ids(TALK)
@@ -89,7 +95,9 @@ def test_what_a_template_refuses_is_an_error_with_its_reason(directory: Path) ->
 
 
 def test_a_template_cannot_reach_python(directory: Path) -> None:
-    edit(directory / "tokenizer_config.json", chat_template="{{ messages.__class__.__mro__ }}<|end|>")
+    edit(
+        directory / "tokenizer_config.json", chat_template="{{ messages.__class__.__mro__ }}<|end|>"
+    )
     with refused(ChatError, field="chat_template") as caught:
         load_chat(directory).prompt_ids(TALK)
     assert isinstance(caught.value.__cause__, SecurityError)
@@ -105,7 +113,9 @@ def test_without_anything_that_ends_a_response_the_directory_is_refused(director
 def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(directory: Path) -> None:
     rows = json.loads((directory / "config.json").read_text())["vocab_size"]
     edit(directory / "config.json", vocab_size=rows - 1)
-    with refused(ChatError, field="tokenizer.json", reason="OUT_OF_RANGE", limit=f"below {rows - 1}") as caught:
+    with refused(
+        ChatError, field="tokenizer.json", reason="OUT_OF_RANGE", limit=f"below {rows - 1}"
+    ) as caught:
         load_chat(directory)
     assert re.search(rf"\b{rows - 1}\b", caught.value.text)  # the id
 
@@ -116,6 +126,9 @@ def test_a_special_token_that_nothing_writes_may_lie_beyond_the_embedding(direct
     tokenizer.save(str(directory / "tokenizer.json"))
     load_chat(directory)
     settings = json.loads((directory / "tokenizer_config.json").read_text())
-    edit(directory / "tokenizer_config.json", chat_template=settings["chat_template"] + "<image_soft_token>")
+    edit(
+        directory / "tokenizer_config.json",
+        chat_template=settings["chat_template"] + "<image_soft_token>",
+    )
     with refused(ChatError, field="tokenizer.json", reason="OUT_OF_RANGE"):
         load_chat(directory)

@@ -9,7 +9,14 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.toys import user, write_lines
-from training.data.examples import ExampleError, read_pairs, read_prompts, read_sft, read_texts, read_thumbs
+from training.data.examples import (
+    ExampleError,
+    read_pairs,
+    read_prompts,
+    read_sft,
+    read_texts,
+    read_thumbs,
+)
 
 LONE = "\ud83d"  # half of a pair: JSON can spell it, UTF-8 cannot
 ROWS: dict[Callable[[Path], Any], dict[str, Any]] = {
@@ -22,7 +29,9 @@ ROWS: dict[Callable[[Path], Any], dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("read", ROWS, ids=lambda read: read.__name__)
-def test_half_a_surrogate_pair_is_refused_by_its_field(read: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_refused_by_its_field(
+    read: Callable[[Path], Any], tmp_path: Path
+) -> None:
     row = ROWS[read]
     assert len(read(write_lines(tmp_path / "rows.jsonl", [row, row]))) == 2
     for field in (name for name in row if name != "thumb"):
@@ -34,7 +43,9 @@ def test_half_a_surrogate_pair_is_refused_by_its_field(read: Callable[[Path], An
 
 
 @pytest.mark.parametrize("read", ROWS, ids=lambda read: read.__name__)
-def test_what_is_not_utf_8_is_refused_by_its_line(read: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_what_is_not_utf_8_is_refused_by_its_line(
+    read: Callable[[Path], Any], tmp_path: Path
+) -> None:
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[read]] * 2)
     path.write_bytes(path.read_bytes() + '{"text": "caf\xe9"}\n'.encode("latin-1"))
     with refused(ExampleError, field="rows.jsonl:3", reason="NOT_UTF8") as caught:
@@ -56,7 +67,11 @@ def test_an_emoji_in_two_escapes_is_one_character(tmp_path: Path) -> None:
         ('{"prompt": "a", "completion": "b"}', "rows.jsonl:2:messages", "MISSING"),
         ('{"messages": [], "response": "b"}', "rows.jsonl:2:messages", "EMPTY"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "rows.jsonl:2:response", "MISSING"),
-        ('{"messages": [{"role": "user", "content": "a"}], "response": ""}', "rows.jsonl:2:response", "EMPTY"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}], "response": ""}',
+            "rows.jsonl:2:response",
+            "EMPTY",
+        ),
         (
             '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
             "rows.jsonl:2:messages",
@@ -64,7 +79,9 @@ def test_an_emoji_in_two_escapes_is_one_character(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_row_of_another_shape_is_told_what_it_lacks(line: str, field: str, reason: str, tmp_path: Path) -> None:
+def test_a_row_of_another_shape_is_told_what_it_lacks(
+    line: str, field: str, reason: str, tmp_path: Path
+) -> None:
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[read_sft]])
     path.write_text(f"{path.read_text()}{line}\n")
     with refused(ExampleError, field=field, reason=reason):
@@ -72,7 +89,9 @@ def test_a_row_of_another_shape_is_told_what_it_lacks(line: str, field: str, rea
 
 
 @pytest.mark.parametrize(("wrong", "more"), [(1, []), (2, [1]), (9, [8])])
-def test_the_first_wrong_line_is_named_and_the_others_are_counted(wrong: int, more: list[int], tmp_path: Path) -> None:
+def test_the_first_wrong_line_is_named_and_the_others_are_counted(
+    wrong: int, more: list[int], tmp_path: Path
+) -> None:
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[read_sft], *[{"response": "b"}] * wrong])
     with refused(ExampleError, field="rows.jsonl:2:messages", reason="MISSING") as caught:
         read_sft(path)

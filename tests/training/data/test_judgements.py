@@ -1,4 +1,6 @@
-"""What counts of what was said: order, retraction, joins, erasure, caps; everything left out has a reason."""
+"""What counts of what was said: order, retraction, joins, erasure, caps; everything left out has a
+reason.
+"""
 
 import json
 import re
@@ -14,7 +16,14 @@ from tests.training.feedback_log import FeedbackLog, uid
 from training.data.catalogue import CatalogueError, Directory, Segment
 from training.data.judgements import Judgement
 from training.data.rows import RowError
-from training.data.snapshot import DROPPED, Snapshot, SnapshotConfig, open_snapshot, read_judgements, take_snapshot
+from training.data.snapshot import (
+    DROPPED,
+    Snapshot,
+    SnapshotConfig,
+    open_snapshot,
+    read_judgements,
+    take_snapshot,
+)
 from training.manifest import ManifestError
 
 
@@ -35,7 +44,9 @@ def taken(log: FeedbackLog, store: Path, cap: int = 100) -> Snapshot:
 
 
 def judged(log: FeedbackLog, store: Path, cap: int = 100) -> dict[str, Judgement]:
-    return {judgement.message_id: judgement for judgement in read_judgements(taken(log, store, cap))}
+    return {
+        judgement.message_id: judgement for judgement in read_judgements(taken(log, store, cap))
+    }
 
 
 def dropped(snapshot: Snapshot) -> Counter[str]:
@@ -51,7 +62,9 @@ def test_the_last_thumb_stands(log: FeedbackLog, store: Path) -> None:
     assert dropped(taken(log, store)) == {"superseded_by_later_feedback": 1}
 
 
-def test_a_repeated_event_counts_once_and_the_first_offset_wins(log: FeedbackLog, store: Path) -> None:
+def test_a_repeated_event_counts_once_and_the_first_offset_wins(
+    log: FeedbackLog, store: Path
+) -> None:
     log.turn("a", "ann", "hi", "hello")
     log.thumb("a", "ann", True, event="same")
     log.thumb("a", "ann", False, event="same")
@@ -90,7 +103,9 @@ def test_feedback_without_its_turn_is_kept_out_and_counted(log: FeedbackLog, sto
     assert snapshot.manifest.report["dropped"] == {"turn_not_yet_in_log": 1}
 
 
-def test_an_erased_turn_is_forgotten_even_if_an_older_revision_comes_again(log: FeedbackLog, store: Path) -> None:
+def test_an_erased_turn_is_forgotten_even_if_an_older_revision_comes_again(
+    log: FeedbackLog, store: Path
+) -> None:
     log.turn("a", "ann", "my secret", "hello")
     log.thumb("a", "ann", True)
     log.turn("a", "ann", [], "", erased=True, event_id=uid("erasure"))
@@ -176,7 +191,9 @@ def test_a_snapshot_that_was_changed_is_refused(log: FeedbackLog, store: Path) -
         open_snapshot(snapshot.directory)
 
 
-def test_an_object_that_differs_from_its_ledger_row_is_refused(log: FeedbackLog, store: Path) -> None:
+def test_an_object_that_differs_from_its_ledger_row_is_refused(
+    log: FeedbackLog, store: Path
+) -> None:
     log.turn("a", "ann", "hi", "hello")
     log.commit()
     path = store / log.turn_segments()[0].object_key
@@ -212,7 +229,11 @@ class Compacted(FeedbackLog):
     def turn_segments(self) -> Sequence[Segment]:
         self.listings += 1
         found = super().turn_segments()
-        return [replace(found[0], object_key="turns/v1/gone")] if self.listings <= self.stale else found
+        return (
+            [replace(found[0], object_key="turns/v1/gone")]
+            if self.listings <= self.stale
+            else found
+        )
 
     stale = 1
 

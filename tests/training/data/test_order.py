@@ -17,7 +17,9 @@ def test_an_epoch_sees_every_row_once_and_the_next_one_in_another_order() -> Non
     rows = [row for step in range(10) for row in rows_of_step(step, batch=5, size=25, seed=1)]
     assert sorted(rows[:25]) == sorted(rows[25:]) == list(range(25))
     assert rows[:25] != rows[25:]
-    assert rows != [row for step in range(10) for row in rows_of_step(step, batch=5, size=25, seed=2)]
+    assert rows != [
+        row for step in range(10) for row in rows_of_step(step, batch=5, size=25, seed=2)
+    ]
 
 
 def test_a_step_may_reach_into_the_next_epoch_and_needs_no_history() -> None:
@@ -28,7 +30,18 @@ def test_a_step_may_reach_into_the_next_epoch_and_needs_no_history() -> None:
 
 
 def test_seeds_of_different_purposes_differ() -> None:
-    assert len({seed_of(1, "a", 2), seed_of(1, "a", 3), seed_of(2, "a", 2), seed_of(1, "b", 2), seed_of(12, "a")}) == 5
+    assert (
+        len(
+            {
+                seed_of(1, "a", 2),
+                seed_of(1, "a", 3),
+                seed_of(2, "a", 2),
+                seed_of(1, "b", 2),
+                seed_of(12, "a"),
+            }
+        )
+        == 5
+    )
     assert seed_of(1, "a") == seed_of(1, "a") < 2**63
 
 
@@ -53,7 +66,9 @@ def test_padding_on_either_side() -> None:
 
 
 def test_the_response_mask_is_exactly_the_response() -> None:
-    batch = response_batch([TokenisedExample((1, 2, 3), (4, 5)), TokenisedExample((1,), (6,), weight=2.0)])
+    batch = response_batch(
+        [TokenisedExample((1, 2, 3), (4, 5)), TokenisedExample((1,), (6,), weight=2.0)]
+    )
     assert batch.ids_BT.tolist() == [[1, 2, 3, 4, 5], [1, 6, 0, 0, 0]]
     assert batch.response_mask_BT.tolist() == [[0, 0, 0, 1, 1], [0, 1, 0, 0, 0]]
     assert batch.weights_B.tolist() == [1.0, 2.0]

@@ -10,7 +10,9 @@ from training.data.token_shards import ShardError, TokenStream
 
 def stream_of(*lengths: int) -> TokenStream:
     begins = np.cumsum([0, *lengths])
-    return TokenStream((np.arange(100, 100 + begins[-1], dtype=np.uint16),), 1 << 20, begins, begins * 3)
+    return TokenStream(
+        (np.arange(100, 100 + begins[-1], dtype=np.uint16),), 1 << 20, begins, begins * 3
+    )
 
 
 def test_packed_documents_predict_every_token_but_their_first_exactly_once() -> None:
@@ -22,7 +24,9 @@ def test_packed_documents_predict_every_token_but_their_first_exactly_once() -> 
     assert sorted(learned) == [token for token in range(100, 122) if token not in firsts]
     assert rows.left_over_tokens == 0
     # Of those, what ends a document stands for no text.
-    assert sorted(batch.ids_BT[batch.text_BT].tolist()) == sorted(set(learned) - {102, 114, 115, 119, 121})
+    assert sorted(batch.ids_BT[batch.text_BT].tolist()) == sorted(
+        set(learned) - {102, 114, 115, 119, 121}
+    )
 
 
 def test_packed_rows_hold_document_numbers_and_are_filled_with_zero() -> None:
@@ -43,7 +47,9 @@ def test_a_stream_lies_end_to_end_and_counts_what_is_left_over() -> None:
 
 def test_the_first_documents_are_whole_and_at_least_one() -> None:
     stream = stream_of(3, 4, 6)
-    assert [(part.documents, part.tokens, part.bytes) for part in map(stream.first, (1, 7, 12, 99))] == [
+    assert [
+        (part.documents, part.tokens, part.bytes) for part in map(stream.first, (1, 7, 12, 99))
+    ] == [
         (1, 3, 9),
         (2, 7, 21),
         (2, 7, 21),
@@ -58,6 +64,8 @@ def test_the_first_documents_are_whole_and_at_least_one() -> None:
         (8, "best", "packing", "UNKNOWN", "documents, stream"),
     ],
 )
-def test_rows_that_make_no_sense_are_refused(rows: int, packing: str, field: str, reason: str, limit: str) -> None:
+def test_rows_that_make_no_sense_are_refused(
+    rows: int, packing: str, field: str, reason: str, limit: str
+) -> None:
     with refused(ShardError, field=field, reason=reason, limit=limit):
         PackedRows(stream_of(3), rows, packing)

@@ -1,4 +1,6 @@
-"""Training opens what it may: with the principal's key and consent, and nothing of texts or keys leaves an error."""
+"""Training opens what it may: with the principal's key and consent, and nothing of texts or keys
+leaves an error.
+"""
 
 import hashlib
 import json
@@ -16,7 +18,14 @@ from training.data.chat import Message
 from training.data.judgements import Judgement
 from training.data.sealed import DataKey, SealError
 from training.data.served import Served
-from training.data.snapshot import DROPPED, JUDGEMENTS, Snapshot, SnapshotConfig, read_judgements, take_snapshot
+from training.data.snapshot import (
+    DROPPED,
+    JUDGEMENTS,
+    Snapshot,
+    SnapshotConfig,
+    read_judgements,
+    take_snapshot,
+)
 
 
 @pytest.fixture
@@ -26,7 +35,9 @@ def log(tmp_path: Path) -> FeedbackLog:
 
 def taken(log: FeedbackLog, tmp_path: Path) -> Snapshot:
     log.commit()
-    return take_snapshot(log, Directory(tmp_path / "objects"), SnapshotConfig(), tmp_path / "snapshots", "commit")
+    return take_snapshot(
+        log, Directory(tmp_path / "objects"), SnapshotConfig(), tmp_path / "snapshots", "commit"
+    )
 
 
 def judged(log: FeedbackLog, tmp_path: Path) -> dict[str, Judgement]:
@@ -41,7 +52,9 @@ def dropped(snapshot: Snapshot) -> Counter[str]:
 
 
 def say(log: FeedbackLog, name: str, user: str, up: bool = True) -> None:
-    log.turn(name, user, [("system", "be kind"), ("user", f"question of {user}")], f"answer to {user}")
+    log.turn(
+        name, user, [("system", "be kind"), ("user", f"question of {user}")], f"answer to {user}"
+    )
     log.thumb(name, user, up)
 
 
@@ -78,7 +91,9 @@ def test_sealed_and_plain_logs_of_the_same_words_give_the_same_snapshot(tmp_path
 SAMPLE = ((262_143, 7, 1), (-0.75, -0.25, -0.5))
 
 
-def test_the_judgement_of_an_answer_holds_what_was_sampled_for_it(log: FeedbackLog, tmp_path: Path) -> None:
+def test_the_judgement_of_an_answer_holds_what_was_sampled_for_it(
+    log: FeedbackLog, tmp_path: Path
+) -> None:
     log.turn("a", "ann", "hi", "hello", sample=SAMPLE, prompt_tokens=5, temperature=0.9, top_p=0.95)
     log.thumb("a", "ann", True)
     say(log, "b", "bob")
@@ -89,18 +104,24 @@ def test_the_judgement_of_an_answer_holds_what_was_sampled_for_it(log: FeedbackL
     assert snapshot.manifest.report["sampled_by_version"] == {"nano-0": 1}
 
 
-def test_a_log_without_samples_gives_the_snapshot_that_it_gave_before_there_were_any(tmp_path: Path) -> None:
+def test_a_log_without_samples_gives_the_snapshot_that_it_gave_before_there_were_any(
+    tmp_path: Path,
+) -> None:
     log = FeedbackLog(tmp_path / "objects", sealing=True)
     say(log, "a", "ann")
     snapshot = taken(log, tmp_path)
     assert "served" not in (snapshot.directory / JUDGEMENTS).read_text()
 
 
-def test_what_was_sampled_goes_with_the_texts_of_an_erased_user(log: FeedbackLog, tmp_path: Path) -> None:
+def test_what_was_sampled_goes_with_the_texts_of_an_erased_user(
+    log: FeedbackLog, tmp_path: Path
+) -> None:
     log.turn("a", "ann", "hi", "hello", sample=SAMPLE)
     log.thumb("a", "ann", True)
     log.commit()
-    assert not any(b"262143" in path.read_bytes() for path in (tmp_path / "objects").rglob("*.parquet"))
+    assert not any(
+        b"262143" in path.read_bytes() for path in (tmp_path / "objects").rglob("*.parquet")
+    )
     log.erase("ann")
     snapshot = taken(log, tmp_path)
     assert dropped(snapshot) == {"erased": 2}
@@ -108,7 +129,9 @@ def test_what_was_sampled_goes_with_the_texts_of_an_erased_user(log: FeedbackLog
 
 
 @pytest.mark.parametrize("sealing", [True, False])
-def test_without_consent_nothing_of_a_user_counts_be_it_said_before_or_after(tmp_path: Path, sealing: bool) -> None:
+def test_without_consent_nothing_of_a_user_counts_be_it_said_before_or_after(
+    tmp_path: Path, sealing: bool
+) -> None:
     log = FeedbackLog(tmp_path / "objects", sealing)
     say(log, "a", "ann")
     say(log, "b", "bob")
@@ -122,21 +145,27 @@ def test_without_consent_nothing_of_a_user_counts_be_it_said_before_or_after(tmp
     assert set(judged(log, tmp_path)) == {uid("a"), uid("a2"), uid("b")}
 
 
-def test_feedback_on_a_turn_of_a_user_without_consent_is_dropped_for_that(log: FeedbackLog, tmp_path: Path) -> None:
+def test_feedback_on_a_turn_of_a_user_without_consent_is_dropped_for_that(
+    log: FeedbackLog, tmp_path: Path
+) -> None:
     log.turn("a", "ann", "hi", "hello")
     log.thumb("a", "bob", True)
     log.forbidden = {"ann"}
     assert dropped(taken(log, tmp_path)) == {"no_consent": 2}
 
 
-def test_a_principal_of_whom_the_log_says_nothing_has_allowed_nothing(log: FeedbackLog, tmp_path: Path) -> None:
+def test_a_principal_of_whom_the_log_says_nothing_has_allowed_nothing(
+    log: FeedbackLog, tmp_path: Path
+) -> None:
     say(log, "a", "ann")
     log.strangers = {"ann"}
     assert dropped(taken(log, tmp_path)) == {"no_consent": 2}
 
 
 @pytest.mark.parametrize("sealing", [True, False])
-def test_what_was_erased_is_dropped_while_the_log_still_shows_it(tmp_path: Path, sealing: bool) -> None:
+def test_what_was_erased_is_dropped_while_the_log_still_shows_it(
+    tmp_path: Path, sealing: bool
+) -> None:
     log = FeedbackLog(tmp_path / "objects", sealing)
     say(log, "a", "ann")
     say(log, "b", "bob")
@@ -182,9 +211,22 @@ SOUND = seal(b"", KEY, uid("thumb a"), principal_of("ann"))
         seal(b"", KEY, uid("another"), principal_of("ann")),
         seal(b"", KEY, uid("thumb a"), principal_of("bob")),
         seal(SECRET.encode(), KEY, uid("thumb a"), principal_of("ann")),
-        seal(b"", Key(KEY.id, hashlib.sha256(b"wrong").digest()), uid("thumb a"), principal_of("ann")),
+        seal(
+            b"", Key(KEY.id, hashlib.sha256(b"wrong").digest()), uid("thumb a"), principal_of("ann")
+        ),
     ],
-    ids=["tag", "nonce", "cut", "form", "form alone", "no nonce", "event", "principal", "no message", "key"],
+    ids=[
+        "tag",
+        "nonce",
+        "cut",
+        "form",
+        "form alone",
+        "no nonce",
+        "event",
+        "principal",
+        "no message",
+        "key",
+    ],
 )
 def test_bytes_that_do_not_open_name_object_and_offset_alone(
     log: FeedbackLog, tmp_path: Path, sealed: bytes, capfd: pytest.CaptureFixture[str]

@@ -13,7 +13,10 @@ SEED = 3
 
 def test_a_seed_is_of_its_parts_in_their_order_and_fits_a_generator() -> None:
     assert seed_of(1, "order", 2) == 1493370279577090964
-    assert len({seed_of(*parts) for parts in ((1, "a"), (2, "a"), (1, "b"), ("a", 1), (1, "a", 0))}) == 5
+    assert (
+        len({seed_of(*parts) for parts in ((1, "a"), (2, "a"), (1, "b"), ("a", 1), (1, "a", 0))})
+        == 5
+    )
     assert all(0 <= seed_of(number) < 1 << 63 for number in range(100))
 
 

@@ -1,4 +1,6 @@
-"""A corpus as token shards: everything is in them once, where it is is a function of the texts, and what does not fit is refused."""
+"""A corpus as token shards: everything is in them once, where it is is a function of the texts, and
+what does not fit is refused.
+"""
 
 import json
 from dataclasses import replace
@@ -49,7 +51,10 @@ def config(tmp_path: Path) -> ShardConfig:
 def documents(stream: TokenStream, tokenizer: Tokenizer) -> list[str]:
     begins = stream.token_begins.tolist()
     rows = [stream.read(start, stop).tolist() for start, stop in pairwise(begins)]
-    assert all(row[0] == tokenizer.token_to_id(BEGIN) and row[-1] == tokenizer.token_to_id(END) for row in rows)
+    assert all(
+        row[0] == tokenizer.token_to_id(BEGIN) and row[-1] == tokenizer.token_to_id(END)
+        for row in rows
+    )
     return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
@@ -65,7 +70,11 @@ def test_every_text_is_in_one_split_once_in_order_across_shards(config: ShardCon
     assert len(splits.train.shards) > 2
     assert {len(shard) for shard in splits.train.shards[:-1]} == {100}
     assert manifest.report["dtype"] == "uint16"
-    assert manifest.report[TRAIN]["bytes"] == sum(len(text.encode()) for text in train) == splits.train.bytes
+    assert (
+        manifest.report[TRAIN]["bytes"]
+        == sum(len(text.encode()) for text in train)
+        == splits.train.bytes
+    )
     assert manifest.report[TRAIN]["documents"] == len(train)
 
 
@@ -76,22 +85,29 @@ def test_texts_have_the_ids_that_tokenizer_json_gives_them_though_tiktoken_encod
     write_lines(tmp_path / "hard.jsonl", [{"text": text} for text in hard])
     write_shards(replace(config, sources=(tmp_path / "hard.jsonl",), held_out_fraction=0.0))
     train = open_shards(config.output_directory, config.tokenizer_directory).train
-    rows = [train.read(start, stop).tolist() for start, stop in pairwise(train.token_begins.tolist())]
+    rows = [
+        train.read(start, stop).tolist() for start, stop in pairwise(train.token_begins.tolist())
+    ]
     tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
     begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
     assert isinstance(open_tokenizer(config.tokenizer_directory), BytePairs)
-    assert rows == [[begin, *tokenizer.encode(text, add_special_tokens=False).ids, end] for text in hard]
+    assert rows == [
+        [begin, *tokenizer.encode(text, add_special_tokens=False).ids, end] for text in hard
+    ]
 
 
 def test_a_text_is_on_the_same_side_wherever_it_stands(config: ShardConfig, tmp_path: Path) -> None:
     write_shards(config)
-    again = replace(config, sources=(tmp_path / "mixed.jsonl",), output_directory=tmp_path / "again")
+    again = replace(
+        config, sources=(tmp_path / "mixed.jsonl",), output_directory=tmp_path / "again"
+    )
     write_lines(tmp_path / "mixed.jsonl", [{"text": text} for text in reversed(TEXTS + TEXTS)])
     write_shards(again)
     tokenizer = Tokenizer.from_file(str(config.tokenizer_directory / "tokenizer.json"))
     one, other = (
-        documents(open_shards(c.output_directory, c.tokenizer_directory).held_out, tokenizer) for c in (config, again)
+        documents(open_shards(c.output_directory, c.tokenizer_directory).held_out, tokenizer)
+        for c in (config, again)
     )
     assert set(one) == set(other)
     assert len(other) == 2 * len(one)
@@ -130,7 +146,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(config: ShardConfig) -
     assert (config.output_directory / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_control_token_that_a_text_spells_is_text_unless_asked_for(config: ShardConfig, tmp_path: Path) -> None:
+def test_a_control_token_that_a_text_spells_is_text_unless_asked_for(
+    config: ShardConfig, tmp_path: Path
+) -> None:
     write_lines(tmp_path / "spelt.jsonl", [{"text": f"a {END} b"}])
     ends = []
     for control in (False, True):
@@ -147,7 +165,9 @@ def test_a_control_token_that_a_text_spells_is_text_unless_asked_for(config: Sha
     assert ends == [1, 2]
 
 
-def test_shards_of_another_tokenizer_or_a_cut_file_are_refused(config: ShardConfig, tmp_path: Path) -> None:
+def test_shards_of_another_tokenizer_or_a_cut_file_are_refused(
+    config: ShardConfig, tmp_path: Path
+) -> None:
     tokens = write_shards(config).report[TRAIN]["tokens"]
     train_tokenizer(TEXTS[:5], 280, tmp_path / "other")
     with refused(ShardError, field="tokenizer_directory", reason="MISMATCH"):
@@ -188,4 +208,6 @@ def test_files_that_hold_no_texts_are_refused(config: ShardConfig, tmp_path: Pat
 
 def test_the_manifest_holds_no_place_of_this_machine(config: ShardConfig, tmp_path: Path) -> None:
     write_shards(config)
-    assert str(tmp_path) not in json.dumps(json.loads((config.output_directory / MANIFEST).read_text()))
+    assert str(tmp_path) not in json.dumps(
+        json.loads((config.output_directory / MANIFEST).read_text())
+    )

@@ -1,4 +1,6 @@
-"""A tiny random model of a family twice: transformers' own, and ours from its files. No token of it ends a text unless told to."""
+"""A tiny random model of a family twice: transformers' own, and ours from its files. No token of it
+ends a text unless told to.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +27,9 @@ class Pair:
     ours: Backbone
 
     def generate(self, prompts: list[list[int]], **settings: Any) -> Any:
-        """transformers' sequences without their prompts, padded with PAD; with settings alone, none of the model's own."""
+        """transformers' sequences without their prompts, padded with PAD; with settings alone, none
+        of the model's own.
+        """
         ids, mask = pad(prompts, side="left")
         self.theirs.generation_config = GenerationConfig(pad_token_id=PAD)
         with torch.no_grad():
@@ -44,7 +48,9 @@ def pair(family: str) -> Pair:
 
 
 def _enliven(model: PreTrainedModel) -> None:
-    """Learned positions that matter, and a last norm without a bias, which alone would decide every token."""
+    """Learned positions that matter, and a last norm without a bias, which alone would decide every
+    token.
+    """
     with torch.no_grad():
         model.transformer.wpe.weight.normal_(0, 2.0, generator=torch.Generator().manual_seed(4))
         model.transformer.ln_f.weight.normal_(0, 1.0, generator=torch.Generator().manual_seed(5))

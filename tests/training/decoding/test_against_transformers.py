@@ -38,7 +38,9 @@ def common_token(rows: list[list[int]]) -> int:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("penalty", [1.0, 1.7, 0.8])
 def test_greedy_is_theirs(family: str, penalty: float) -> None:
-    whole = pair(family).generate(PROMPTS, max_new_tokens=NEW, do_sample=False, repetition_penalty=penalty)
+    whole = pair(family).generate(
+        PROMPTS, max_new_tokens=NEW, do_sample=False, repetition_penalty=penalty
+    )
     rules = Rules(temperature=0, repetition_penalty=penalty)
     assert greedy(family, rules, []) == [tuple(row) for row in whole]
     stop = [common_token(whole), whole[1][3]]
@@ -62,7 +64,9 @@ def test_greedy_is_theirs(family: str, penalty: float) -> None:
         (Stopping.HOPELESS, 0.0, 1.3),
     ],
 )
-def test_beams_are_theirs(family: str, stopping: Stopping, length_penalty: float, penalty: float) -> None:
+def test_beams_are_theirs(
+    family: str, stopping: Stopping, length_penalty: float, penalty: float
+) -> None:
     expected = pair(family).generate(
         PROMPTS,
         max_new_tokens=NEW,
@@ -75,7 +79,11 @@ def test_beams_are_theirs(family: str, stopping: Stopping, length_penalty: float
         eos_token_id=ENDINGS,
     )
     beams = Beams(3, length_penalty, stopping, penalty)
-    found = [said.ids for best in beam_search(pair(family).ours, PROMPTS, beams, NEW, ENDINGS) for said in best]
+    found = [
+        said.ids
+        for best in beam_search(pair(family).ours, PROMPTS, beams, NEW, ENDINGS)
+        for said in best
+    ]
     assert found == [without_padding(row, ENDINGS) for row in expected]
 
 
@@ -84,7 +92,9 @@ def test_the_beam_cases_are_not_all_one(family: str) -> None:
     """Or the rules of stopping would be checked by texts that they do not touch."""
     found = {
         (stopping, length_penalty): str(
-            beam_search(pair(family).ours, PROMPTS, Beams(3, length_penalty, stopping), NEW, ENDINGS)
+            beam_search(
+                pair(family).ours, PROMPTS, Beams(3, length_penalty, stopping), NEW, ENDINGS
+            )
         )
         for stopping in Stopping
         for length_penalty in (0.0, 1.0, 2.5)
@@ -107,7 +117,9 @@ def test_one_beam_is_greedy() -> None:
 
 RULES = [
     Rules(temperature=t, top_k=k, top_p=p, min_p=m, repetition_penalty=r)
-    for t, k, p, m, r in itertools.product((0.3, 1.0, 1.6), (0, 5), (0.5, 0.9, 1.0), (0.0, 0.1), (1.0, 1.4))
+    for t, k, p, m, r in itertools.product(
+        (0.3, 1.0, 1.6), (0, 5), (0.5, 0.9, 1.0), (0.0, 0.1), (1.0, 1.4)
+    )
 ]
 
 
@@ -121,7 +133,11 @@ def test_rules_give_the_distribution_of_theirs(family: str) -> None:
         theirs = LogitsProcessorList()
         if rules.repetition_penalty != 1:
             starts = (mask_BS != 0).int().argmax(1)
-            theirs.append(RepetitionPenaltyLogitsProcessor(rules.repetition_penalty, prompt_ignore_length=starts))
+            theirs.append(
+                RepetitionPenaltyLogitsProcessor(
+                    rules.repetition_penalty, prompt_ignore_length=starts
+                )
+            )
         theirs.append(TemperatureLogitsWarper(rules.temperature))
         if rules.top_k:
             theirs.append(TopKLogitsWarper(rules.top_k))

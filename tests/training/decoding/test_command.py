@@ -42,8 +42,19 @@ def answer(directory: Path, rules: Rules, tokens: int, seed: int, words: str = "
     return chat.decode(sample(rows, rules, stop_at(chat.stop_ids), tokens, [seed])[0].ids)
 
 
-def test_an_answer_is_drawn_as_the_task_is_served(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["generate", str(directory), "--prompt", "good tree", "--max-tokens", "20", "--seed", "5"]
+def test_an_answer_is_drawn_as_the_task_is_served(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "generate",
+        str(directory),
+        "--prompt",
+        "good tree",
+        "--max-tokens",
+        "20",
+        "--seed",
+        "5",
+    ]
     for task in (Task.CODE, Task.CREATIVE):
         assert main([*words, "--task", task]) == 0
         assert capsys.readouterr().out == answer(directory, read_presets()[task], 20, 5) + "\n"
@@ -60,14 +71,21 @@ def test_text_is_shown_token_by_token(directory: Path, monkeypatch: pytest.Monke
 
 
 def test_beams_print_the_best_one(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", str(directory), "--prompt", "good", "--max-tokens", "6", "--beams", "3"]) == 0
+    assert (
+        main(["generate", str(directory), "--prompt", "good", "--max-tokens", "6", "--beams", "3"])
+        == 0
+    )
     chat = load_chat(directory)
     prompt = chat.prompt_ids([Message("user", "good")])
-    best = beam_search(Backbone(load_decoder(directory)), [prompt], Beams(3), 6, chat.stop_ids)[0][0]
+    best = beam_search(Backbone(load_decoder(directory)), [prompt], Beams(3), 6, chat.stop_ids)[0][
+        0
+    ]
     assert capsys.readouterr().out == chat.decode(best.ids) + "\n"
 
 
-def test_a_model_without_a_template_continues_plain_text(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_a_template_continues_plain_text(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = json.loads((directory / "tokenizer_config.json").read_text())
     del settings["chat_template"]
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -78,7 +96,9 @@ def test_a_model_without_a_template_continues_plain_text(directory: Path, capsys
     assert capsys.readouterr().out.strip()
 
 
-def test_gpt2_shaped_models_are_spoken_to_as_any_other(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpt2_shaped_models_are_spoken_to_as_any_other(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = json.loads((directory / "config.json").read_text())["vocab_size"]
     decoder = Decoder(parse_config(gpt2_json(rows, 32, 2, 4, max_positions=40)))
     initialise(decoder, seed=1)
@@ -113,12 +133,15 @@ def test_bad_values_are_refused_by_field_and_limit(
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--temperature", "1"), ("--top-p", "0.5"), ("--top-k", "3"), ("--min-p", "0.1")]
+    ("option", "value"),
+    [("--temperature", "1"), ("--top-p", "0.5"), ("--top-k", "3"), ("--min-p", "0.1")],
 )
 def test_how_tokens_are_drawn_is_not_asked_of_a_search(
     option: str, value: str, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["generate", str(directory), "--prompt", "good", "--beams", "2", option, value]) == 1
+    assert (
+        main(["generate", str(directory), "--prompt", "good", "--beams", "2", option, value]) == 1
+    )
     assert_failed(capsys, option.removeprefix("--").replace("-", "_"), "beams")
 
 
@@ -143,7 +166,9 @@ def test_a_directory_that_is_no_model_is_refused_without_a_traceback(
     assert torch.is_grad_enabled()
 
 
-def test_a_reward_model_is_not_spoken_to(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reward_model_is_not_spoken_to(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (directory / "reward_model.json").write_text("{}")
     assert main(["generate", str(directory), "--prompt", "x"]) == 1
     assert_failed(capsys, str(directory))

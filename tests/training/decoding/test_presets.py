@@ -61,7 +61,9 @@ BROKEN = [
 
 @pytest.mark.parametrize(("read", "error"), READERS)
 @pytest.mark.parametrize(
-    ("content", "field", "reason", "limit"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN]
+    ("content", "field", "reason", "limit"),
+    [case[1:] for case in BROKEN],
+    ids=[case[0] for case in BROKEN],
 )
 def test_a_broken_file_is_refused_by_both_with_field_and_limit(
     tmp_path: Path,
@@ -87,7 +89,13 @@ def test_a_missing_file_is_refused_by_both(
 
 
 def test_limits_are_those_of_the_generator() -> None:
-    ours = (tasks.MAX_TOKENS, rules.MAX_TEMPERATURE, rules.GREEDY_BELOW, text.MAX_STOPS, text.MAX_STOP_CHARACTERS)
+    ours = (
+        tasks.MAX_TOKENS,
+        rules.MAX_TEMPERATURE,
+        rules.GREEDY_BELOW,
+        text.MAX_STOPS,
+        text.MAX_STOP_CHARACTERS,
+    )
     assert ours == (
         served.MAX_TOKENS,
         served.MAX_TEMPERATURE,

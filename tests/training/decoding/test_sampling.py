@@ -1,4 +1,6 @@
-"""Drawing: as often as the ruled distribution says, each row by its own seed, and refusals by field and limit."""
+"""Drawing: as often as the ruled distribution says, each row by its own seed, and refusals by field
+and limit.
+"""
 
 import math
 import re
@@ -34,21 +36,29 @@ def test_tokens_come_as_often_as_the_ruled_distribution_says() -> None:
     rows = Rows(pair("gpt2").ours, [prompt], 1, copies=draws)
     drawn = torch.tensor([said.ids[0] for said in sample(rows, rules, stop_at([]), 1, [17])])
     ids, mask = pad([prompt], side="left")
-    expected = rules.apply(Rows(pair("gpt2").ours, [prompt], 1).next_logits(), ids, mask)[0].softmax(-1)
+    expected = rules.apply(Rows(pair("gpt2").ours, [prompt], 1).next_logits(), ids, mask)[
+        0
+    ].softmax(-1)
     counts = torch.bincount(drawn, minlength=97)
     possible = expected > 0
     assert counts[~possible].sum() == 0
     assert 5 < possible.sum() <= 12
-    statistic = float(((counts - draws * expected)[possible].square() / (draws * expected[possible])).sum())
+    statistic = float(
+        ((counts - draws * expected)[possible].square() / (draws * expected[possible])).sum()
+    )
     assert statistic < CHI_SQUARE_999[int(possible.sum()) - 1]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3_untied"])
 def test_a_row_does_not_depend_on_its_neighbours(family: str) -> None:
     ours = pair(family).ours
-    together = sample(Rows(ours, PROMPTS, NEW, copies=2), CHAT, stop_at([3, 4, 5]), NEW, [11, 12, 13])
+    together = sample(
+        Rows(ours, PROMPTS, NEW, copies=2), CHAT, stop_at([3, 4, 5]), NEW, [11, 12, 13]
+    )
     for number, prompt in enumerate(PROMPTS):
-        alone = sample(Rows(ours, [prompt], NEW, copies=2), CHAT, stop_at([3, 4, 5]), NEW, [11 + number])
+        alone = sample(
+            Rows(ours, [prompt], NEW, copies=2), CHAT, stop_at([3, 4, 5]), NEW, [11 + number]
+        )
         assert together[2 * number : 2 * number + 2] == alone
     assert together[0] != together[1]
 
@@ -75,7 +85,13 @@ def test_rows_that_are_taken_go_on_as_if_they_had_been_alone() -> None:
 
 
 def test_what_ended_says_so_and_what_did_not_has_every_token() -> None:
-    said = sample(Rows(pair("gpt2").ours, PROMPTS, NEW, copies=20), Rules(), stop_at(list(range(40))), NEW, [1, 2, 3])
+    said = sample(
+        Rows(pair("gpt2").ours, PROMPTS, NEW, copies=20),
+        Rules(),
+        stop_at(list(range(40))),
+        NEW,
+        [1, 2, 3],
+    )
     assert {one.ended for one in said} == {True, False}
     for one in said:
         ends = [place for place, token in enumerate(one.ids) if token < 40]
@@ -96,8 +112,12 @@ def test_the_rules_in_numbers() -> None:
     assert kept(keep_top_p(logits, 0.81)) == [True, True, True, False]
     assert kept(keep_top_p(logits, 1e-9)) == [True, False, False, False]
     assert kept(keep_min_p(logits, 0.2)) == [True, True, True, False]
-    assert penalise(torch.tensor([[2.0, -2.0, 2.0]]), torch.tensor([[True, True, False]]), 2.0).tolist() == [[1, -4, 2]]
-    assert seen(torch.tensor([[0, 2, 2]]), torch.tensor([[0, 1, 1]]), 4).tolist() == [[False, False, True, False]]
+    assert penalise(
+        torch.tensor([[2.0, -2.0, 2.0]]), torch.tensor([[True, True, False]]), 2.0
+    ).tolist() == [[1, -4, 2]]
+    assert seen(torch.tensor([[0, 2, 2]]), torch.tensor([[0, 1, 1]]), 4).tolist() == [
+        [False, False, True, False]
+    ]
 
 
 def test_noise_is_each_rows_own_and_greedy_needs_none() -> None:
@@ -121,7 +141,9 @@ def test_noise_is_each_rows_own_and_greedy_needs_none() -> None:
         ("repetition_penalty", math.inf, "above 0"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_by_field_and_limit(field: str, value: float, limit: str) -> None:
+def test_a_setting_out_of_range_is_refused_by_field_and_limit(
+    field: str, value: float, limit: str
+) -> None:
     with refused(DecodingError, field=field, reason="OUT_OF_RANGE", limit=limit) as caught:
         Rules(**{field: value})  # type: ignore[arg-type]
     assert f"{value:g}" in caught.value.text

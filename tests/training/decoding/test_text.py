@@ -1,4 +1,6 @@
-"""Text while it grows: whole characters, no stop string, nothing lost; and where rows end by it, against transformers."""
+"""Text while it grows: whole characters, no stop string, nothing lost; and where rows end by it,
+against transformers.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +75,9 @@ def test_text_is_shown_as_soon_as_it_cannot_be_part_of_a_stop() -> None:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy model whose greedy text is not one token for ever, nor half characters: those have no logit above 0."""
+    """A toy model whose greedy text is not one token for ever, nor half characters: those have no
+    logit above 0.
+    """
     folder = toy_model(tmp_path_factory.mktemp("toy"))
     decoder, chat = load_decoder(folder), load_chat(folder)
     with torch.no_grad():
@@ -82,7 +86,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 parameter.mul_(12.0)
         embedding = decoder.model.embed_tokens.weight
         for token in range(len(embedding)):
-            if not chat.decode([token]).isprintable() or not chat.decode([token]).isascii() or not chat.decode([token]):
+            if (
+                not chat.decode([token]).isprintable()
+                or not chat.decode([token]).isascii()
+                or not chat.decode([token])
+            ):
                 embedding[token] = 0.0
     save_decoder(decoder, folder)
     return folder
@@ -94,18 +102,36 @@ def chat(directory: Path) -> Chat:
 
 
 def test_rows_end_where_transformers_ends_them(directory: Path, chat: Chat) -> None:
-    prompts = [chat.prompt_ids([Message("user", words)]) for words in ("good", "bad tree", "river stone")]
+    prompts = [
+        chat.prompt_ids([Message("user", words)]) for words in ("good", "bad tree", "river stone")
+    ]
     new, ours = 24, Backbone(load_decoder(directory))
     free = sample(Rows(ours, prompts, new), Rules(temperature=0), stop_at([2]), new, [0, 0, 0])
-    stops = [chat.decode(free[0].ids)[4:7], chat.decode(free[1].ids)[9:11]]  # across tokens, and really said
+    stops = [
+        chat.decode(free[0].ids)[4:7],
+        chat.decode(free[1].ids)[9:11],
+    ]  # across tokens, and really said
     texts = [GrowingText(chat.decode, stops) for _ in prompts]
-    found = sample(Rows(ours, prompts, new), Rules(temperature=0), stop_at_text(texts, stop_at([2])), new, [0, 0, 0])
+    found = sample(
+        Rows(ours, prompts, new),
+        Rules(temperature=0),
+        stop_at_text(texts, stop_at([2])),
+        new,
+        [0, 0, 0],
+    )
     theirs = LlamaForCausalLM.from_pretrained(directory)
-    theirs.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=2)  # or they would not fill up
+    theirs.generation_config = GenerationConfig(
+        pad_token_id=0, eos_token_id=2
+    )  # or they would not fill up
     ids, mask = pad(prompts, side="left")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
     expected = theirs.generate(
-        ids, attention_mask=mask, max_new_tokens=new, do_sample=False, stop_strings=stops, tokenizer=tokenizer
+        ids,
+        attention_mask=mask,
+        max_new_tokens=new,
+        do_sample=False,
+        stop_strings=stops,
+        tokenizer=tokenizer,
     )[:, ids.shape[1] :].tolist()
     for said, row, text in zip(found, expected, texts, strict=True):
         assert list(said.ids) == row[: len(said.ids)]

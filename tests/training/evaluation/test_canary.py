@@ -1,4 +1,6 @@
-"""The canary's test: rarely wrong however often one looks, and soon right where there is something to see."""
+"""The canary's test: rarely wrong however often one looks, and soon right where there is something
+to see.
+"""
 
 import math
 import random
@@ -17,26 +19,38 @@ CONFIG = CanaryConfig(share=0.5, min_thumbs=5)
 TRIALS = 120
 
 
-def trial(candidate: float, incumbent: float, thumbs: int, seed: int, config: CanaryConfig = CONFIG) -> Verdict:
+def trial(
+    candidate: float, incumbent: float, thumbs: int, seed: int, config: CanaryConfig = CONFIG
+) -> Verdict:
     """One trial that looks after every eighth thumb and ends at the first verdict."""
     rng = random.Random(seed)
     counts = {"candidate": [0, 0], "incumbent": [0, 0]}
     for number in range(1, thumbs + 1):
-        arm, rate = ("candidate", candidate) if rng.random() < config.share else ("incumbent", incumbent)
+        arm, rate = (
+            ("candidate", candidate) if rng.random() < config.share else ("incumbent", incumbent)
+        )
         counts[arm][rng.random() >= rate] += 1
         if number % 8 == 0:
-            reading = read_thumbs(Thumbs(*counts["candidate"]), Thumbs(*counts["incumbent"]), config)
+            reading = read_thumbs(
+                Thumbs(*counts["candidate"]), Thumbs(*counts["incumbent"]), config
+            )
             if reading.verdict is not Verdict.WAIT:
                 return reading.verdict
     return Verdict.WAIT
 
 
-def verdicts(candidate: float, incumbent: float, thumbs: int, config: CanaryConfig = CONFIG) -> Counter[Verdict]:
+def verdicts(
+    candidate: float, incumbent: float, thumbs: int, config: CanaryConfig = CONFIG
+) -> Counter[Verdict]:
     return Counter(trial(candidate, incumbent, thumbs, seed, config) for seed in range(TRIALS))
 
 
-@pytest.mark.parametrize(("rate", "share"), [(0.2, 0.1), (0.5, 0.5), pytest.param(0.85, 0.3, marks=pytest.mark.long)])
-def test_of_two_equal_versions_neither_is_decided_more_often_than_alpha(rate: float, share: float) -> None:
+@pytest.mark.parametrize(
+    ("rate", "share"), [(0.2, 0.1), (0.5, 0.5), pytest.param(0.85, 0.3, marks=pytest.mark.long)]
+)
+def test_of_two_equal_versions_neither_is_decided_more_often_than_alpha(
+    rate: float, share: float
+) -> None:
     found = verdicts(rate, rate, 400, CanaryConfig(share=share, min_thumbs=5))
     spread = 3 * math.sqrt(0.05 * 0.95 / TRIALS)
     assert found[Verdict.PROMOTE] / TRIALS <= 0.05 + spread
@@ -62,15 +76,23 @@ def test_the_mean_e_value_is_at_most_one_without_an_effect() -> None:
         for up in range(13):
             for other in range(10):
                 chance = (
-                    math.comb(12, up) * math.comb(9, other) * rate ** (up + other) * (1 - rate) ** (21 - up - other)
+                    math.comb(12, up)
+                    * math.comb(9, other)
+                    * rate ** (up + other)
+                    * (1 - rate) ** (21 - up - other)
                 )
-                mean += chance * read_thumbs(Thumbs(up, 12 - up), Thumbs(other, 9 - other), CONFIG).e_better
+                mean += (
+                    chance
+                    * read_thumbs(Thumbs(up, 12 - up), Thumbs(other, 9 - other), CONFIG).e_better
+                )
         assert mean <= 1
 
 
 @settings(max_examples=60)
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
-def test_swapping_the_arms_swaps_the_evidence(up: int, down: int, other_up: int, other_down: int) -> None:
+def test_swapping_the_arms_swaps_the_evidence(
+    up: int, down: int, other_up: int, other_down: int
+) -> None:
     one = read_thumbs(Thumbs(up, down), Thumbs(other_up, other_down), CONFIG)
     two = read_thumbs(Thumbs(other_up, other_down), Thumbs(up, down), CONFIG)
     assert one.e_better == pytest.approx(two.e_worse, rel=1e-6)
@@ -78,8 +100,16 @@ def test_swapping_the_arms_swaps_the_evidence(up: int, down: int, other_up: int,
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.floats(0, 0.4))
-def test_a_wider_margin_never_makes_promotion_harder(up: int, down: int, a: int, b: int, margin: float) -> None:
+@given(
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.integers(0, 40),
+    st.floats(0, 0.4),
+)
+def test_a_wider_margin_never_makes_promotion_harder(
+    up: int, down: int, a: int, b: int, margin: float
+) -> None:
     strict = read_thumbs(Thumbs(up, down), Thumbs(a, b), CONFIG)
     lenient = read_thumbs(Thumbs(up, down), Thumbs(a, b), CanaryConfig(margin=margin))
     assert lenient.e_better >= strict.e_better * (1 - 1e-6)
@@ -89,7 +119,10 @@ def test_nothing_is_decided_on_a_handful_of_thumbs() -> None:
     reading = read_thumbs(Thumbs(19, 0), Thumbs(0, 500), CanaryConfig(min_thumbs=20))
     assert reading.verdict is Verdict.WAIT
     assert re.findall(r"\d+", reading.reason) == ["19", "500", "20"]
-    assert read_thumbs(Thumbs(20, 0), Thumbs(0, 500), CanaryConfig(min_thumbs=20)).verdict is Verdict.PROMOTE
+    assert (
+        read_thumbs(Thumbs(20, 0), Thumbs(0, 500), CanaryConfig(min_thumbs=20)).verdict
+        is Verdict.PROMOTE
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def test_answers_to_one_prompt_count_as_few_as_they_tell() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
 def test_where_all_clusters_agree_each_is_one_answer(value: float) -> None:
-    few, many = (share_bounds(Estimate(value, 0.0, 8 * clusters, clusters), Z_95) for clusters in (3, 300))
+    few, many = (
+        share_bounds(Estimate(value, 0.0, 8 * clusters, clusters), Z_95) for clusters in (3, 300)
+    )
     for low, high in (few, many):
         assert 0 <= low <= value + 1e-12 and value - 1e-12 <= high <= 1
     assert few[1] - few[0] > 0.5
@@ -38,7 +40,9 @@ def test_where_all_clusters_agree_each_is_one_answer(value: float) -> None:
 def test_one_cluster_says_nothing_and_a_few_never_more_than_their_answers() -> None:
     assert share_bounds(Estimate(0.5, math.inf, 4, 1), Z_95) == pytest.approx((0.0, 1.0))
     steady = Estimate(0.5, 1e-9, 8, 4)  # clusters that each have their share of right ones
-    assert share_bounds(steady, Z_95) == share_bounds(Estimate(0.5, math.sqrt(0.25 / 8), 8, 4), Z_95)
+    assert share_bounds(steady, Z_95) == share_bounds(
+        Estimate(0.5, math.sqrt(0.25 / 8), 8, 4), Z_95
+    )
 
 
 def test_a_change_is_symmetric_until_it_is_all() -> None:

@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 
 from training.evaluation.figures import Comparison, Estimate, Probes, Samples, clustered_mean
-from training.evaluation.gate import GateConfig, check_candidate, check_labels, check_reward_model, decide
+from training.evaluation.gate import (
+    GateConfig,
+    check_candidate,
+    check_labels,
+    check_reward_model,
+    decide,
+)
 
 GOOD = Comparison(
     win_rate=Estimate(0.7, 0.05, 400, 100),
@@ -84,7 +90,9 @@ def test_agreement_of_few_prompts_is_not_certainty() -> None:
 
 
 def test_the_interval_covers_the_truth_where_prompts_differ() -> None:
-    """100 experiments with prompts whose own rates spread widely: the 95 % interval misses about 5 of them."""
+    """100 experiments with prompts whose own rates spread widely: the 95 % interval misses about 5
+    of them.
+    """
     rng = random.Random(1)
     missed = 0
     for _ in range(100):

@@ -1,4 +1,6 @@
-"""The health check as a stage: what was measured decides whether PPO may begin, and one rank measures for all."""
+"""The health check as a stage: what was measured decides whether PPO may begin, and one rank
+measures for all.
+"""
 
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -46,7 +48,9 @@ def test_ppo_may_begin_only_if_both_models_learned_and_the_thumbs_say_something(
 ) -> None:
     config = replace(config_of(tmp_path), label_noise=noise)
     measured = asdict(Health(reward_model, judge))
-    write_figures(config.output_directory, "health", measured, ("reward", "judge"), config.evaluation)
+    write_figures(
+        config.output_directory, "health", measured, ("reward", "judge"), config.evaluation
+    )
     assert [check.name for check in config.checks() if not check.passed] == refused_for
     assert config.passed() == (not refused_for)
 
@@ -67,16 +71,22 @@ def test_nothing_is_trained_on_what_was_said_of_another_model(
 ) -> None:
     config = config_of(tmp_path)
     measured = asdict(Health(SURE, SURE, served))
-    write_figures(config.output_directory, "health", measured, ("reward", "judge"), config.evaluation)
+    write_figures(
+        config.output_directory, "health", measured, ("reward", "judge"), config.evaluation
+    )
     assert health.read_health(config.output_directory).served == served
     assert config.passed() == passes
-    assert [check.name for check in config.checks() if not check.passed] == ([] if passes else ["served as trained"])
+    assert [check.name for check in config.checks() if not check.passed] == (
+        [] if passes else ["served as trained"]
+    )
 
 
 def test_a_health_from_before_samples_is_read(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     measured = {name: asdict(SURE) for name in ("reward_model", "judge")}
-    write_figures(config.output_directory, "health", measured, ("reward", "judge"), config.evaluation)
+    write_figures(
+        config.output_directory, "health", measured, ("reward", "judge"), config.evaluation
+    )
     assert health.read_health(config.output_directory).served is None
 
 
@@ -110,7 +120,9 @@ def test_one_rank_measures_both_models_on_the_held_out_pairs(tmp_path: Path) -> 
         optimizer=OptimizerConfig(learning_rate=3e-3),
         machine=Machine(threads=1),
     )
-    reward_model.run(learned, RunContext(DirectoryCheckpoints(tmp_path / "reward-run"), ProgressList()))
+    reward_model.run(
+        learned, RunContext(DirectoryCheckpoints(tmp_path / "reward-run"), ProgressList())
+    )
     whole = config_of(tmp_path)
     config = replace(
         whole,

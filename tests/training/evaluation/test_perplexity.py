@@ -31,7 +31,8 @@ def config(tmp_path: Path) -> PretrainConfig:
 
 
 def test_bits_per_byte_are_those_of_each_held_out_text_by_itself(config: PretrainConfig) -> None:
-    # Rows of which each holds whole documents or parts: long ones make no difference to a text that fits.
+    # Rows of which each holds whole documents or parts: long ones make no difference to a text that
+    # fits.
     data = pretrain.open_data(replace(config, context_tokens=256))
     decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, 3)
@@ -43,7 +44,9 @@ def test_bits_per_byte_are_those_of_each_held_out_text_by_itself(config: Pretrai
         ids = torch.from_numpy(stream.read(*stream.token_begins[number : number + 2].tolist()))
         with torch.no_grad():
             log_probs = decoder.logits(decoder(ids[None]))[0].log_softmax(-1)
-        nats -= sum(float(log_probs[place, ids[place + 1]]) for place in range(len(ids) - 2))  # not the end token
+        nats -= sum(
+            float(log_probs[place, ids[place + 1]]) for place in range(len(ids) - 2)
+        )  # not the end token
         text_bytes += len(load_chat(config.tokenizer_directory).decode(ids.tolist()).encode())
     assert surprise.bytes == text_bytes
     assert surprise.bits_per_byte == pytest.approx(nats / math.log(2) / text_bytes, rel=1e-5)
@@ -52,12 +55,16 @@ def test_bits_per_byte_are_those_of_each_held_out_text_by_itself(config: Pretrai
     assert (cut.tokens, cut.bytes) == (surprise.tokens, surprise.bytes)
 
 
-def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_the_vocabulary(config: PretrainConfig) -> None:
+def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_the_vocabulary(
+    config: PretrainConfig,
+) -> None:
     data = pretrain.open_data(config)
     decoder = Decoder(parse_config(config.model_json))
     nn.init.zeros_(decoder.model.embed_tokens.weight)
     surprise = measure(decoder, data.held_out, 4, plainly, ALONE)
-    assert surprise.bits_per_byte == pytest.approx(math.log2(280) * surprise.tokens / surprise.bytes, rel=1e-5)
+    assert surprise.bits_per_byte == pytest.approx(
+        math.log2(280) * surprise.tokens / surprise.bytes, rel=1e-5
+    )
 
 
 def test_a_stream_is_not_measured(config: PretrainConfig) -> None:

@@ -27,7 +27,14 @@ class Trial:
 
     def run(self, config: CanaryConfig = CONFIG) -> TrialEnd:
         return run_trial(
-            "nano-1", Path("/models/nano-1"), config, self.rollout, self.thumbs, self.clock, self.record, self.watch
+            "nano-1",
+            Path("/models/nano-1"),
+            config,
+            self.rollout,
+            self.thumbs,
+            self.clock,
+            self.record,
+            self.watch,
         )
 
     def watch(self, reading: Reading, passed: float) -> None:
@@ -87,7 +94,9 @@ def test_a_version_that_an_operator_took_off_is_not_put_on_again(tmp_path: Path)
     trial.watch = watch
     end = trial.run()
     assert (end.verdict, end.looks, end.last) == (Verdict.ROLL_BACK, 1, None)
-    assert [call for call in trial.rollout.calls if call.startswith("start")] == ["start nano-1 0.5"]
+    assert [call for call in trial.rollout.calls if call.startswith("start")] == [
+        "start nano-1 0.5"
+    ]
 
 
 @pytest.mark.parametrize("away_seconds", [5, 500])
@@ -112,7 +121,9 @@ def test_a_loop_killed_while_it_acts_acts_again_and_does_not_try_anew(tmp_path: 
     assert trial.rollout.calls == ["start nano-1 0.5", "roll_back nano-1", "roll_back nano-1"]
 
 
-def test_the_time_of_a_trial_that_could_not_begin_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_trial_that_could_not_begin_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial = Trial(tmp_path, candidate=0.9)
 
     def refuse(*_: object) -> None:

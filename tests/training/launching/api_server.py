@@ -1,4 +1,6 @@
-"""An API server over HTTP as far as a launcher needs one: objects by name, conflicts, preconditions, and a KubeRay that tests play."""
+"""An API server over HTTP as far as a launcher needs one: objects by name, conflicts,
+preconditions, and a KubeRay that tests play.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,17 @@ class ApiServer:
             found = [each for (of, _), each in self.objects.items() if of == kind]
             if "fieldSelector" in asked:
                 wanted = dict(each.split("=") for each in asked["fieldSelector"][0].split(","))
-                about = {"kind": wanted["involvedObject.kind"], "name": wanted["involvedObject.name"]}
+                about = {
+                    "kind": wanted["involvedObject.kind"],
+                    "name": wanted["involvedObject.name"],
+                }
                 return 200, {"items": [each for each in found if each["involvedObject"] == about]}
             key, _, value = asked["labelSelector"][0].partition("=")
-            return 200, {"items": [each for each in found if each["metadata"].get("labels", {}).get(key) == value]}
+            return 200, {
+                "items": [
+                    each for each in found if each["metadata"].get("labels", {}).get(key) == value
+                ]
+            }
         if (kind, name) not in self.objects:
             return 404, {"message": "not found"}
         return 200, self.objects[kind, name] if method == "GET" else self._delete(kind, name, body)

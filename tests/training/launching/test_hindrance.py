@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from training.launching.hindrance import MAX_CHARACTERS, hindrance, missing_volume, waits_for_its_node
+from training.launching.hindrance import (
+    MAX_CHARACTERS,
+    hindrance,
+    missing_volume,
+    waits_for_its_node,
+)
 
 NO_ROOM = "0/1 nodes are available: 1 Insufficient cpu."
 
@@ -21,7 +26,11 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
     }
 
 
-KILLED = {"name": "c", "state": {"running": {}}, "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
+KILLED = {
+    "name": "c",
+    "state": {"running": {}},
+    "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}},
+}
 # What a line names of the pod.
 CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "no room": (
@@ -43,7 +52,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {
     "no memory": ([pod("worker", containerStatuses=[KILLED])], ("worker",)),
     "evicted": ([pod(reason="Evicted", message="low on disk")], ("head", "low on disk")),
     "a submitter": (
-        [{"metadata": {"name": "s"}, "status": {"containerStatuses": [waiting("CrashLoopBackOff", "back-off")]}}],
+        [
+            {
+                "metadata": {"name": "s"},
+                "status": {"containerStatuses": [waiting("CrashLoopBackOff", "back-off")]},
+            }
+        ],
         ("submitter", "CrashLoopBackOff", "back-off"),
     ),
 }
@@ -75,7 +89,12 @@ def test_a_pod_that_is_refused_stands_in_the_conditions_of_its_cluster_alone() -
 
 def test_pods_that_only_start_are_hindered_by_nothing() -> None:
     starting = waiting("ContainerCreating")
-    assert hindrance({"metadata": {}}, [pod(containerStatuses=[starting]), pod("worker"), {"metadata": {}}]) == ""
+    assert (
+        hindrance(
+            {"metadata": {}}, [pod(containerStatuses=[starting]), pod("worker"), {"metadata": {}}]
+        )
+        == ""
+    )
 
 
 STUCK = pod(
@@ -87,7 +106,11 @@ STUCK = pod(
 
 
 def event(reason: str, message: str, minute: int) -> dict[str, Any]:
-    return {"reason": reason, "message": message, "lastTimestamp": f"2026-11-26T12:{minute:02d}:00Z"}
+    return {
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": f"2026-11-26T12:{minute:02d}:00Z",
+    }
 
 
 def test_a_volume_that_cannot_be_mounted_is_told_from_the_nodes_events() -> None:
@@ -106,10 +129,21 @@ def test_a_volume_that_cannot_be_mounted_is_told_from_the_nodes_events() -> None
 
 def test_only_a_pod_with_a_node_that_has_not_begun_with_it_is_asked_about() -> None:
     assert waits_for_its_node(STUCK)
-    begun = [{"type": "PodReadyToStartContainers", "status": "True"}, {"type": "PodScheduled", "status": "True"}]
-    nowhere = [{"type": "PodReadyToStartContainers", "status": "False"}, {"type": "PodScheduled", "status": "False"}]
-    assert not any(waits_for_its_node(each) for each in (pod(conditions=begun), pod(conditions=nowhere), pod()))
+    begun = [
+        {"type": "PodReadyToStartContainers", "status": "True"},
+        {"type": "PodScheduled", "status": "True"},
+    ]
+    nowhere = [
+        {"type": "PodReadyToStartContainers", "status": "False"},
+        {"type": "PodScheduled", "status": "False"},
+    ]
+    assert not any(
+        waits_for_its_node(each) for each in (pod(conditions=begun), pod(conditions=nowhere), pod())
+    )
 
 
 def test_a_long_message_is_cut() -> None:
-    assert len(hindrance(None, [pod(containerStatuses=[waiting("ErrImagePull", "x" * 1000)])])) == MAX_CHARACTERS
+    assert (
+        len(hindrance(None, [pod(containerStatuses=[waiting("ErrImagePull", "x" * 1000)])]))
+        == MAX_CHARACTERS
+    )

@@ -33,7 +33,9 @@ def test_what_is_made_is_read_and_selected_and_not_made_twice(api: KubernetesApi
     assert not api.create(KIND, manifest("turn"))
     found = api.read(KIND, "turn")
     assert found is not None
-    assert [each["metadata"]["uid"] for each in api.select(KIND, "a=b")] == [found["metadata"]["uid"]]
+    assert [each["metadata"]["uid"] for each in api.select(KIND, "a=b")] == [
+        found["metadata"]["uid"]
+    ]
     assert api.select(KIND, "a=c") == []
 
 
@@ -48,7 +50,9 @@ def test_only_the_one_that_was_meant_is_deleted_and_one_that_is_gone_is_no_error
     api.delete(KIND, "turn", "uid-1")
 
 
-@pytest.mark.parametrize(("status", "passing"), [(500, True), (503, True), (429, True), (403, False), (422, False)])
+@pytest.mark.parametrize(
+    ("status", "passing"), [(500, True), (503, True), (429, True), (403, False), (422, False)]
+)
 def test_a_refusal_says_what_the_server_said_and_whether_it_may_pass(
     api: KubernetesApi, server: ApiServer, status: int, passing: bool
 ) -> None:

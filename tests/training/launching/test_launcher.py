@@ -1,4 +1,6 @@
-"""The launcher's story against an API server whose KubeRay the test plays, step by step, whenever the launcher sleeps."""
+"""The launcher's story against an API server whose KubeRay the test plays, step by step, whenever
+the launcher sleeps.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -23,7 +25,12 @@ from training.launching.launcher import (
 from training.launching.ray_job import EXITS, RAY_JOBS, TURN_LABEL
 
 NAME, JOB = "tw-turn", "tw-training-1"
-TEMPLATE = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": NAME, "labels": {"a": "b"}}, "spec": {}}
+TEMPLATE = {
+    "apiVersion": "ray.io/v1",
+    "kind": "RayJob",
+    "metadata": {"name": NAME, "labels": {"a": "b"}},
+    "spec": {},
+}
 DEADLINE_SECONDS = 3600.0
 NO_ROOM = "Insufficient cpu"
 Step = Callable[[], None]
@@ -79,7 +86,12 @@ class Stage:
         """A step: KubeRay says this of the RayJob."""
 
         def step() -> None:
-            fields = {"jobDeploymentStatus": deployment, "jobStatus": job, "rayClusterName": "tw-turn-abcde", **more}
+            fields = {
+                "jobDeploymentStatus": deployment,
+                "jobStatus": job,
+                "rayClusterName": "tw-turn-abcde",
+                **more,
+            }
             self.job()["status"] = fields
 
         return step
@@ -87,7 +99,10 @@ class Stage:
     def pod(self, **status: Any) -> Step:
         """A step: a head pod is seen."""
         labels = {"ray.io/cluster": "tw-turn-abcde", "ray.io/node-type": "head"}
-        return lambda: self.server.put("api/v1/pods", "head", metadata={"labels": labels}, status=status) and None
+        return lambda: (
+            self.server.put("api/v1/pods", "head", metadata={"labels": labels}, status=status)
+            and None
+        )
 
     def earlier(self, deployment: str, job: str = "", turn: str = "tw-training-0") -> None:
         """A RayJob that was there before."""
@@ -139,7 +154,9 @@ def test_one_that_comes_when_its_turn_has_ended_tells_how_and_makes_no_other(sta
     assert stage.made() == 0
 
 
-def test_a_turn_of_another_job_that_still_runs_is_adopted_so_that_never_two_run(stage: Stage) -> None:
+def test_a_turn_of_another_job_that_still_runs_is_adopted_so_that_never_two_run(
+    stage: Stage,
+) -> None:
     stage.earlier("Running", "RUNNING")
     stage.clock.steps = [stage.status("Complete", "SUCCEEDED")]
     assert stage.launcher("by-hand").run()
@@ -202,9 +219,17 @@ def test_past_its_deadline_it_is_deleted_and_what_hindered_it_is_said(stage: Sta
 def test_a_pod_whose_volume_is_not_there_is_told_by_what_its_node_has_noted(stage: Stage) -> None:
     conditions = {"PodScheduled": "True", "PodReadyToStartContainers": "False"}
     stuck = [{"type": name, "status": status} for name, status in conditions.items()]
-    noted = {"reason": "FailedMount", "message": 'configmap "nowhere" not found', "lastTimestamp": "2026"}
-    stage.server.put("api/v1/events", "head.1", involvedObject={"kind": "Pod", "name": "head"}, **noted)
-    stage.server.put("api/v1/events", "other.1", involvedObject={"kind": "Pod", "name": "other"}, **noted)
+    noted = {
+        "reason": "FailedMount",
+        "message": 'configmap "nowhere" not found',
+        "lastTimestamp": "2026",
+    }
+    stage.server.put(
+        "api/v1/events", "head.1", involvedObject={"kind": "Pod", "name": "head"}, **noted
+    )
+    stage.server.put(
+        "api/v1/events", "other.1", involvedObject={"kind": "Pod", "name": "other"}, **noted
+    )
     stage.clock.steps = [stage.status("Initializing"), stage.pod(conditions=stuck), lambda: None]
     assert not stage.launcher().run()
     (line,) = {text for text in stage.notices.waited if noted["message"] in text}
@@ -214,12 +239,18 @@ def test_a_pod_whose_volume_is_not_there_is_told_by_what_its_node_has_noted(stag
     assert noted["message"] in reason
 
 
-def test_one_that_kuberay_ended_at_its_deadline_has_the_same_words_and_is_deleted_too(stage: Stage) -> None:
+def test_one_that_kuberay_ended_at_its_deadline_has_the_same_words_and_is_deleted_too(
+    stage: Stage,
+) -> None:
     stage.clock.steps = [
         stage.status("Initializing"),
         stage.pod(**no_room()),
         lambda: None,
-        stage.status("Failed", reason="DeadlineExceeded", message="The RayJob has passed the activeDeadlineSeconds"),
+        stage.status(
+            "Failed",
+            reason="DeadlineExceeded",
+            message="The RayJob has passed the activeDeadlineSeconds",
+        ),
         lambda: None,
     ]
     assert not stage.launcher().run()
@@ -244,7 +275,10 @@ def test_what_a_turn_has_got_over_is_not_blamed_for_its_end(stage: Stage) -> Non
         stage.pod(**no_room()),
         lambda: (stage.pod(conditions=[])(), stage.status("Running", "RUNNING")())[0],
         stage.status(
-            "Failed", "FAILED", reason="AppFailed", message="command failed with exit code 1, last logs: secret"
+            "Failed",
+            "FAILED",
+            reason="AppFailed",
+            message="command failed with exit code 1, last logs: secret",
         ),
     ]
     assert not stage.launcher().run()
@@ -269,7 +303,9 @@ def test_what_a_turn_has_got_over_is_not_blamed_for_its_end(stage: Stage) -> Non
         ("Failed", {}, ["Failed"]),
     ],
 )
-def test_every_bad_end_has_words(stage: Stage, deployment: str, fields: dict[str, str], named: list[str]) -> None:
+def test_every_bad_end_has_words(
+    stage: Stage, deployment: str, fields: dict[str, str], named: list[str]
+) -> None:
     stage.clock.steps = [stage.status(deployment, **fields)]
     assert not stage.launcher().run()
     (reason,) = stage.notices.ended
@@ -294,7 +330,11 @@ def test_without_an_operator_or_in_a_queue_it_says_so_and_once_over_no_more(stag
 
 
 def test_a_notice_is_renewed_so_that_it_is_known_to_be_true_still(stage: Stage) -> None:
-    stage.clock.steps = [stage.status("Initializing"), *[lambda: None] * 30, stage.status("Complete", "SUCCEEDED")]
+    stage.clock.steps = [
+        stage.status("Initializing"),
+        *[lambda: None] * 30,
+        stage.status("Complete", "SUCCEEDED"),
+    ]
     assert stage.launcher().run()
     assert 3 <= len(stage.notices.waited) <= 5
     assert stage.said.count(NOT_YET) == 1
@@ -323,7 +363,11 @@ def test_a_refusal_of_the_api_server_is_the_reason(stage: Stage) -> None:
 
 
 def test_pods_that_may_not_be_seen_are_no_reason_to_end(stage: Stage) -> None:
-    stage.clock.steps = [stage.status("Initializing"), lambda: None, stage.status("Complete", "SUCCEEDED")]
+    stage.clock.steps = [
+        stage.status("Initializing"),
+        lambda: None,
+        stage.status("Complete", "SUCCEEDED"),
+    ]
 
     class Blind(KubernetesApi):
         def select(self, kind: str, labels: str) -> Any:

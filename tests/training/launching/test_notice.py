@@ -36,7 +36,9 @@ def result_metrics(directory: Path) -> dict[str, float]:
     return found
 
 
-def test_a_turn_that_has_not_begun_is_shown_as_one_that_waits_and_why(tmp_path: Path, mine: Notice) -> None:
+def test_a_turn_that_has_not_begun_is_shown_as_one_that_waits_and_why(
+    tmp_path: Path, mine: Notice
+) -> None:
     mine.waiting("waiting for: no node takes the head")
     shown = status(tmp_path)
     assert (shown["run"], shown["recipe"], shown["result"]) == ("tw-turn", "nano", None)
@@ -58,7 +60,9 @@ def test_its_failure_is_a_line_for_people_and_a_metric(tmp_path: Path, mine: Not
     assert result_metrics(tmp_path)["thumbwheel_loop_running"] == 0
 
 
-def test_what_the_last_turn_told_about_thumbs_and_erasures_stays(tmp_path: Path, mine: Notice) -> None:
+def test_what_the_last_turn_told_about_thumbs_and_erasures_stays(
+    tmp_path: Path, mine: Notice
+) -> None:
     last = board(tmp_path)
     last.note_thumbs(200, "2026-11-25T10:00:00Z")
     last.note_erased([{"version": "nano-0"}])
@@ -91,15 +95,23 @@ def test_a_turn_that_was_cut_off_keeps_its_steps_while_it_waits_and_when_it_is_g
     assert shown["reason"] == "waiting for: no node takes the head"
     assert mine.failed("the head was lost")
     shown = status(tmp_path)
-    assert (shown["run"], shown["result"], shown["reason"]) == ("nano-1", "failed", "the head was lost")
+    assert (shown["run"], shown["result"], shown["reason"]) == (
+        "nano-1",
+        "failed",
+        "the head was lost",
+    )
     assert [step["state"] for step in shown["steps"]] == ["waiting", "failed"]
 
 
-@pytest.mark.parametrize(("ended", "shown"), [("promoted", "promoted"), ("failed", "failed"), ("stopped", "failed")])
+@pytest.mark.parametrize(
+    ("ended", "shown"), [("promoted", "promoted"), ("failed", "failed"), ("stopped", "failed")]
+)
 def test_a_result_of_the_turn_itself_stands_but_for_a_stop_whose_cause_is_known_now(
     tmp_path: Path, mine: Notice, ended: str, shown: str
 ) -> None:
     board(tmp_path).finish(ended, "its own reason", None)
     assert mine.failed("it had not ended after 60 s")
     assert status(tmp_path)["result"] == shown
-    assert status(tmp_path)["reason"] == ("it had not ended after 60 s" if ended == "stopped" else "its own reason")
+    assert status(tmp_path)["reason"] == (
+        "it had not ended after 60 s" if ended == "stopped" else "its own reason"
+    )

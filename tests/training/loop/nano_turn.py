@@ -1,4 +1,6 @@
-"""A run of nano's loop without servers. As a program, `nano_turn.py STATE SIZE` kills itself in PPO."""
+"""A run of nano's loop without servers. As a program, `nano_turn.py STATE SIZE` kills itself in
+PPO.
+"""
 
 import json
 import os
@@ -37,21 +39,32 @@ def shortened(plan: Plan) -> LoopConfig:
     sampling = replace(config.evaluation.sampling, samples_per_prompt=2)
     return replace(
         config,
-        ppo=replace(config.ppo, updates=4, prompts_per_update=32, minibatch_rows=16, checkpoint_every_updates=2),
+        ppo=replace(
+            config.ppo,
+            updates=4,
+            prompts_per_update=32,
+            minibatch_rows=16,
+            checkpoint_every_updates=2,
+        ),
         evaluation=replace(config.evaluation, sampling=sampling, probe_samples=1),
     )
 
 
 @dataclass(frozen=True)
 class Size:
-    """Size of a run. `thumbs`: given before the start; `killed_in`: update of PPO for the kill, the first after a checkpoint."""
+    """Size of a run. `thumbs`: given before the start; `killed_in`: update of PPO for the kill, the
+    first after a checkpoint.
+    """
 
     recipe: Recipe
     thumbs: int
     killed_in: int
 
 
-SIZES = {"short": Size(shortened, thumbs=500, killed_in=3), "whole": Size(recipe, thumbs=1000, killed_in=6)}
+SIZES = {
+    "short": Size(shortened, thumbs=500, killed_in=3),
+    "whole": Size(recipe, thumbs=1000, killed_in=6),
+}
 
 
 def prepare(state: Path, crowd: Crowd) -> FeedbackLog:
@@ -71,7 +84,9 @@ def turn(
 ) -> RunResult:
     """Run or resume a turn."""
     objects = Directory(state / "objects")
-    around = Surroundings(state, feedback, objects, rollout, clock or FakeClock(), Lines(sys.stderr), "test")
+    around = Surroundings(
+        state, feedback, objects, rollout, clock or FakeClock(), Lines(sys.stderr), "test"
+    )
     with exclusive(state / "loop", "a test"):
         return run_loop("nano", recipe, around)
 

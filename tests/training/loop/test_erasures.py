@@ -34,7 +34,9 @@ def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: Kept) ->
     with refused(NotEnoughFeedbackError, field="feedback", reason="TOO_SMALL") as caught:
         run_loop("nano", nano, kept.around())
     assert re.findall(r"\d+", str(caught.value))[:2] == ["12", "200"]
-    assert [line for line in kept.said.getvalue().splitlines() if "nano-1" in line and snapshot in line]
+    assert [
+        line for line in kept.said.getvalue().splitlines() if "nano-1" in line and snapshot in line
+    ]
     result = Runs(kept.loop).result("nano-1")
     assert result is not None
     assert result.result == "erased"
@@ -59,7 +61,9 @@ def test_a_version_on_trial_whose_snapshot_was_erased_is_taken_off_the_users(kep
     assert rollout.stable == "nano-0"
 
 
-def test_a_version_that_answers_everybody_was_promoted_whatever_its_run_could_not_write(kept: Kept) -> None:
+def test_a_version_that_answers_everybody_was_promoted_whatever_its_run_could_not_write(
+    kept: Kept,
+) -> None:
     kept.chat("ann")
     kept.begin("nano-1")
     kept.registry.admit(kept.registry.directory("nano-0"), "nano-1")
@@ -71,7 +75,9 @@ def test_a_version_that_answers_everybody_was_promoted_whatever_its_run_could_no
     assert kept.registry.promoted() == "nano-1"
 
 
-def test_withdrawn_consent_holds_from_the_next_snapshot_on_for_what_was_said_before_too(kept: Kept) -> None:
+def test_withdrawn_consent_holds_from_the_next_snapshot_on_for_what_was_said_before_too(
+    kept: Kept,
+) -> None:
     kept.chat("ann", "bob")
     first = kept.finish("nano-1").snapshot
     kept.log.forbidden = {"ann"}

@@ -35,14 +35,22 @@ def status(state: Path) -> dict[str, object]:
     return json.loads((state / "loop" / "status.json").read_text())
 
 
-def test_too_little_feedback_is_said_in_numbers_and_no_run_is_begun(tmp_path: Path, log: FeedbackLog) -> None:
+def test_too_little_feedback_is_said_in_numbers_and_no_run_is_begun(
+    tmp_path: Path, log: FeedbackLog
+) -> None:
     for number in range(7):
         log.turn(f"a{number}", "ann", "hi", f"hello {number}")
         log.thumb(f"a{number}", "ann", number % 2 == 0)
     log.commit()
     with refused(NotEnoughFeedbackError, field="feedback", reason="TOO_SMALL") as caught:
         turn(tmp_path, log)
-    assert re.findall(r"\d+", str(caught.value))[:5] == ["7", "200", "18", "18", "60"]  # 18 pairs are the recipe's own
+    assert re.findall(r"\d+", str(caught.value))[:5] == [
+        "7",
+        "200",
+        "18",
+        "18",
+        "60",
+    ]  # 18 pairs are the recipe's own
     assert status(tmp_path)["result"] == "not_enough_feedback"
     assert (status(tmp_path)["needed_thumbs"], status(tmp_path)["learned_until"]) == (200, "")
     assert Runs(tmp_path / "loop").names() == []
@@ -62,7 +70,9 @@ def test_a_turn_that_is_stopped_by_hand_says_so_and_not_that_it_failed(
     assert "KeyboardInterrupt" not in str(status(tmp_path)["reason"])
 
 
-def test_an_incumbent_that_is_not_in_the_registry_is_named(tmp_path: Path, log: FeedbackLog) -> None:
+def test_an_incumbent_that_is_not_in_the_registry_is_named(
+    tmp_path: Path, log: FeedbackLog
+) -> None:
     rollout = FakeRollout(FakeClock(), stable="nano-7")
     with refused(RegistryError, field="version", reason="UNKNOWN") as caught:
         turn(tmp_path, log, rollout)
@@ -100,10 +110,22 @@ def test_the_second_of_two_loops_says_who_runs_and_exits_3(
 
 
 def test_services_that_are_not_there_are_named_and_exit_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: FeedbackLog
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    log: FeedbackLog,
 ) -> None:
     monkeypatch.setattr("os.nice", lambda _: 0)
-    asked = ["loop", "--recipe", "nano", "--state", str(tmp_path), "--no-rollout", "--feedback", "127.0.0.1:1"]
+    asked = [
+        "loop",
+        "--recipe",
+        "nano",
+        "--state",
+        str(tmp_path),
+        "--no-rollout",
+        "--feedback",
+        "127.0.0.1:1",
+    ]
     assert main(asked) == 1
     error = capsys.readouterr().err
     for named in ("feedback", "127.0.0.1:1", "UNAVAILABLE"):
@@ -123,13 +145,25 @@ def test_an_interval_that_is_none_is_refused(text: str, capsys: pytest.CaptureFi
 def test_a_report_shows_words_and_never_runs_them(tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script> & <img src=x onerror=alert(2)>"
     judgement = Judgement("m", "p", "nano-0", "stable", (Message("user", "hi"),), nasty, True, None)
-    snapshot = write_snapshot([judgement], [], SnapshotConfig(), tmp_path, "", {"feedback": [], "turns": []})
+    snapshot = write_snapshot(
+        [judgement], [], SnapshotConfig(), tmp_path, "", {"feedback": [], "turns": []}
+    )
     run = tmp_path / "runs" / "nano-1"
-    Runs(tmp_path).begin(RunRecord("nano-1", "nano", "nano-0", snapshot.id, "2026-11-24T10:00:00+00:00"))
+    Runs(tmp_path).begin(
+        RunRecord("nano-1", "nano", "nano-0", snapshot.id, "2026-11-24T10:00:00+00:00")
+    )
     (run / "nano-1-evaluation").mkdir()
-    sample = {"messages": [{"role": "user", "content": nasty}], "before": nasty, "after": nasty, "win": 0.5}
+    sample = {
+        "messages": [{"role": "user", "content": nasty}],
+        "before": nasty,
+        "after": nasty,
+        "win": 0.5,
+    }
     (run / "nano-1-evaluation" / "samples.jsonl").write_text(json.dumps(sample) + "\n")
-    result, descent = RunResult("refused", nasty, "2026-11-24T11:00:00+00:00"), Descent("nano-1", "", snapshot.id, 0)
+    result, descent = (
+        RunResult("refused", nasty, "2026-11-24T11:00:00+00:00"),
+        Descent("nano-1", "", snapshot.id, 0),
+    )
     page = write_report(run, snapshot.directory, result, descent).read_text()
     assert "&lt;script&gt;" in page
     assert "<script" not in page

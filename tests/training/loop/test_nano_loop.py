@@ -1,4 +1,6 @@
-"""The whole loop on the real nano, and its controls: thumbs that say nothing promote nothing, a worse version is rolled back."""
+"""The whole loop on the real nano, and its controls: thumbs that say nothing promote nothing, a
+worse version is rolled back.
+"""
 
 import json
 import os
@@ -34,12 +36,16 @@ from training.stages import sft
 from training.stages.context import Lineage, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-GOAL = 0.65  # issue 3: held-out preference win rate of the promoted version over the first; seen here: 0.88, short 0.75
+# issue 3: held-out preference win rate of the promoted version over the first; seen here: 0.88,
+# short 0.75
+GOAL = 0.65
 ROOT = Path(__file__).parents[3]
 
 
 class Feedback:
-    """The log as it was committed, and thumbs that come in as the arms answer: ten on each at every look."""
+    """The log as it was committed, and thumbs that come in as the arms answer: ten on each at every
+    look.
+    """
 
     def __init__(self, log, models: dict[str, Path]) -> None:
         self._log, self._models = log, models
@@ -68,7 +74,9 @@ class Feedback:
 
 
 @pytest.mark.parametrize("size", ["short", pytest.param("whole", marks=pytest.mark.long)])
-def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(tmp_path: Path, size: str) -> None:
+def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(
+    tmp_path: Path, size: str
+) -> None:
     killed_in = SIZES[size].killed_in
     log = prepare(tmp_path, Crowd(SIZES[size].thumbs, seed=1))
     assert ended_by(nano_turn.__name__, str(tmp_path), size) == -signal.SIGKILL
@@ -101,21 +109,32 @@ def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(tmp_path
 
 
 def assert_forgets(log: FeedbackLog, state: Path) -> None:
-    """After the erasure of one of the people no file of the whole turn holds what anybody said in it."""
+    """After the erasure of one of the people no file of the whole turn holds what anybody said in
+    it.
+    """
     (snapshot,) = (state / "loop" / "snapshots").glob("snapshot-*")
     rows = [json.loads(line) for line in (snapshot / "judgements.jsonl").read_text().splitlines()]
     log.ledger.append(Erasure(1, rows[0]["principal"], "erasure"))
     kept = [state / "loop", state / "models" / "nano-1"]
     forget(log, state / "loop", Registry(state / "models"))
     for folder in kept:
-        # Tensors are numbers, and to look for thousands of texts in all their bytes took a quarter of the test.
-        files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".safetensors")
+        # Tensors are numbers, and to look for thousands of texts in all their bytes took a quarter
+        # of the test.
+        files = (
+            path for path in folder.rglob("*") if path.is_file() and path.suffix != ".safetensors"
+        )
         everything = b"\n".join(path.read_bytes() for path in files)
-        said = {text for row in rows for text in (row["answer"], row["principal"], row["context"][-1]["content"])}
+        said = {
+            text
+            for row in rows
+            for text in (row["answer"], row["principal"], row["context"][-1]["content"])
+        }
         assert [text for text in said if len(text) > 8 and text.encode() in everything] == []
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))]
+)
 def test_thumbs_that_say_nothing_promote_nothing(tmp_path: Path, seed: int) -> None:
     size = SIZES["short"]
     log = prepare(tmp_path, Crowd(size.thumbs, seed=seed, shuffled=True))
@@ -124,9 +143,14 @@ def test_thumbs_that_say_nothing_promote_nothing(tmp_path: Path, seed: int) -> N
     gate = json.loads((tmp_path / "loop" / "runs" / "nano-1" / "gate.json").read_text())
     failed = {check["name"] for check in gate["checks"] if not check["passed"]}
     assert failed & {"reward model beats a coin", "judge beats a coin", "label noise"}
-    steps = {step["name"]: step for step in json.loads((tmp_path / "loop" / "status.json").read_text())["steps"]}
+    steps = {
+        step["name"]: step
+        for step in json.loads((tmp_path / "loop" / "status.json").read_text())["steps"]
+    }
     assert (steps["health"]["state"], steps["ppo"]["state"]) == ("done", "skipped")
-    assert re.fullmatch(r"reward model 0\.\d{3} ± 0\.\d{3}, judge 0\.\d{3} ± 0\.\d{3}", steps["health"]["detail"])
+    assert re.fullmatch(
+        r"reward model 0\.\d{3} ± 0\.\d{3}, judge 0\.\d{3} ± 0\.\d{3}", steps["health"]["detail"]
+    )
     assert not (tmp_path / "models" / "nano-1").exists()
 
 
@@ -136,7 +160,9 @@ def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path
     rollout = FakeRollout(clock)
     feedback = Feedback(None, {"nano-0": BASE, "nano-1": worse})
     config = CanaryConfig(share=0.5, poll_seconds=5, lease_seconds=60, max_seconds=1000)
-    end = run_trial("nano-1", worse, config, rollout, feedback, clock, tmp_path / "canary", lambda *_: None)
+    end = run_trial(
+        "nano-1", worse, config, rollout, feedback, clock, tmp_path / "canary", lambda *_: None
+    )
     assert end.verdict is Verdict.ROLL_BACK
     assert end.last is not None
     assert end.last.verdict is Verdict.ROLL_BACK  # by the thumbs, not because time was over
@@ -146,7 +172,10 @@ def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path
 def made_worse(directory: Path) -> Path:
     """nano-0, taught to grumble."""
     rows = [
-        {"messages": [{"role": "user", "content": asked}], "response": "Not this again. Ask somebody else."}
+        {
+            "messages": [{"role": "user", "content": asked}],
+            "response": "Not this again. Ask somebody else.",
+        }
         for asked in PROMPTS["ask"]
     ]
     data = directory / "grumpy.jsonl"
@@ -169,4 +198,6 @@ def ended_by(module: str, *arguments: str) -> int:
     """Exit status of the module in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'gen'}"}
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, check=False).returncode
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, check=False
+    ).returncode

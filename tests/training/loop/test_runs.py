@@ -35,7 +35,10 @@ def another_holds(directory: Path, seconds: float) -> SpawnProcess:
 
 def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     other = another_holds(tmp_path, 60)
-    with refused(LoopRunningError, field="lock", reason="IN_USE") as caught, exclusive(tmp_path, "x"):
+    with (
+        refused(LoopRunningError, field="lock", reason="IN_USE") as caught,
+        exclusive(tmp_path, "x"),
+    ):
         pass
     assert other.pid is not None
     assert str(other.pid) in str(caught.value)
@@ -55,7 +58,9 @@ def test_whoever_is_patient_begins_when_the_other_has_ended(tmp_path: Path) -> N
     other.join()
 
 
-def record(version: str, recipe: str = "nano", started: str = "2026-11-24T10:00:00+00:00") -> RunRecord:
+def record(
+    version: str, recipe: str = "nano", started: str = "2026-11-24T10:00:00+00:00"
+) -> RunRecord:
     return RunRecord(version, recipe, f"{recipe}-0", "snapshot-1", started)
 
 

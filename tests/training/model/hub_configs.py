@@ -1,6 +1,8 @@
-"""config.json of current small open models as their authors wrote them, down to sizes that a test can run.
+"""config.json of current small open models as their authors wrote them, down to sizes that a test
+can run.
 
-Only widths, counts and windows are smaller, and dtype is float32, for which transformers computes Gemma's embedding scale too.
+Only widths, counts and windows are smaller, and dtype is float32, for which transformers computes
+Gemma's embedding scale too.
 """
 
 from typing import Any

@@ -59,22 +59,32 @@ CONFIGS = {
         activation_function="gelu_pytorch_tanh",
     ),
     "llama": lambda: LlamaConfig(**SIZES, tie_word_embeddings=False),
-    "llama3_rope": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
+    "llama3_rope": lambda: LlamaConfig(
+        **SIZES, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE
+    ),
     "linear_rope": lambda: LlamaConfig(
-        **SIZES, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}, mlp_bias=True
+        **SIZES,
+        rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+        mlp_bias=True,
     ),
     "llama_bias": lambda: LlamaConfig(**SIZES, attention_bias=True),
     "qwen2": lambda: Qwen2Config(**SIZES),
     "qwen3": lambda: Qwen3Config(**SIZES, head_dim=16),
-    "qwen2_sliding": lambda: Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1),
-    "qwen3_tied": lambda: Qwen3Config(**SIZES, head_dim=8, attention_bias=True, tie_word_embeddings=True),
+    "qwen2_sliding": lambda: Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=6, max_window_layers=1
+    ),
+    "qwen3_tied": lambda: Qwen3Config(
+        **SIZES, head_dim=8, attention_bias=True, tie_word_embeddings=True
+    ),
     "gemma3": lambda: Gemma3TextConfig(**GEMMA_SIZES),
     "gemma3_untied": lambda: Gemma3TextConfig(**GEMMA_SIZES, tie_word_embeddings=False),
 }
 
 
 def oracle(family: str, directory: Path) -> PreTrainedModel:
-    """A random model of the family, saved under `directory` and returned in eval mode. Norms and biases are random too."""
+    """A random model of the family, saved under `directory` and returned in eval mode. Norms and
+    biases are random too.
+    """
     logging.disable_progress_bar()
     torch.manual_seed(hash_free_seed(family))
     config = CONFIGS[family]()

@@ -53,7 +53,10 @@ def test_loss_and_gradients_are_the_same_bits_and_less_is_kept(narrow: bool) -> 
 def adapted() -> tuple[Decoder, list[Backbone]]:
     """Two views of one decoder, whose adapters do something."""
     decoder = toy_decoder()
-    views = [trainable_backbone(decoder, name, LoraConfig(rank=2), seed) for seed, name in enumerate(("one", "two"))]
+    views = [
+        trainable_backbone(decoder, name, LoraConfig(rank=2), seed)
+        for seed, name in enumerate(("one", "two"))
+    ]
     with torch.no_grad():
         for view in views:
             for parameter in adapter_parameters(decoder, view.adapter or ""):
@@ -66,7 +69,11 @@ def adapters_gradients(decoder: Decoder, views: list[Backbone]) -> list[torch.Te
     ids_BT = torch.randint(0, 24, (3, 16), generator=torch.Generator().manual_seed(1))
     losses = [decoder.logits(view.hidden(ids_BT)).square().mean() for view in views]
     torch.autograd.backward(losses)
-    found = [parameter.grad for view in views for parameter in adapter_parameters(decoder, view.adapter or "")]
+    found = [
+        parameter.grad
+        for view in views
+        for parameter in adapter_parameters(decoder, view.adapter or "")
+    ]
     return [gradient for gradient in found if gradient is not None]
 
 
@@ -74,12 +81,18 @@ def test_an_adapter_that_is_left_before_the_backward_pass_is_active_again_in_it(
     plain, checkpointed = adapted(), adapted()
     checkpoint_activations(checkpointed[0], checkpointed[0])
     wanted, found = adapters_gradients(*plain), adapters_gradients(*checkpointed)
-    assert len(wanted) == len(found) == 2 * 2 * 2 * 7  # views, layers, matrices of a pair, projections
+    assert (
+        len(wanted) == len(found) == 2 * 2 * 2 * 7
+    )  # views, layers, matrices of a pair, projections
     assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
-    assert all(linear.active is None for linear in checkpointed[0].modules() if hasattr(linear, "active"))
+    assert all(
+        linear.active is None for linear in checkpointed[0].modules() if hasattr(linear, "active")
+    )
 
 
-def test_a_decoder_that_is_named_twice_computes_a_block_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_is_named_twice_computes_a_block_again_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[int] = []
     checkpoint = activation_checkpointing.checkpoint
 
@@ -94,7 +107,9 @@ def test_a_decoder_that_is_named_twice_computes_a_block_again_once(monkeypatch: 
     assert len(calls) == 2  # layers
 
 
-def test_a_block_runs_twice_in_training_and_once_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_runs_twice_in_training_and_once_without_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[int] = []
     forward = Block.forward
 

@@ -1,4 +1,6 @@
-"""Broken and foreign checkpoints: each is refused by a CheckpointError that names the file, and no pickle is ever read."""
+"""Broken and foreign checkpoints: each is refused by a CheckpointError that names the file, and no
+pickle is ever read.
+"""
 
 import json
 import re
@@ -40,7 +42,11 @@ BROKEN = {
     "a pickle": (b"\x80\x04\x95\x0f" + b"\0" * 60, "model.safetensors", "UNSUPPORTED"),
     "a zip of torch": (b"PK\x03\x04" + b"\0" * 60, "model.safetensors", "UNSUPPORTED"),
     "a giant header": (struct.pack("<Q", 1 << 60) + b"{}", "model.safetensors", "DAMAGED"),
-    "a header beyond the file": (struct.pack("<Q", 640) + b'{"a": ', "model.safetensors", "DAMAGED"),
+    "a header beyond the file": (
+        struct.pack("<Q", 640) + b'{"a": ',
+        "model.safetensors",
+        "DAMAGED",
+    ),
     "a deep header": (struct.pack("<Q", 100_000) + b"[" * 100_000, "model.safetensors", "DAMAGED"),
     "overlapping tensors": (OVERLAPPING, "model.safetensors", "DAMAGED"),
     "data cut short": (safetensors_file({"a": one()}, b"\0" * 4), "model.safetensors", "DAMAGED"),
@@ -54,7 +60,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", sorted(BROKEN))
-def test_a_file_that_is_not_safe_or_not_whole_is_refused_by_name(kind: str, directory: Path) -> None:
+def test_a_file_that_is_not_safe_or_not_whole_is_refused_by_name(
+    kind: str, directory: Path
+) -> None:
     content, field, reason = BROKEN[kind]
     (directory / "model.safetensors").write_bytes(content)
     with refused(CheckpointError, field=field, reason=reason) as caught:
@@ -62,10 +70,14 @@ def test_a_file_that_is_not_safe_or_not_whole_is_refused_by_name(kind: str, dire
     assert "model.safetensors" in caught.value.text
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl", "consolidated.00.pth"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "weights.pkl", "consolidated.00.pth"]
+)
 def test_a_directory_of_pickles_is_refused_with_the_way_out(name: str, directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / name)
-    with refused(CheckpointError, field=name, reason="UNSUPPORTED", limit="model.safetensors") as caught:
+    with refused(
+        CheckpointError, field=name, reason="UNSUPPORTED", limit="model.safetensors"
+    ) as caught:
         load_decoder(directory)
     assert "save_pretrained" in caught.value.text
 
@@ -96,7 +108,9 @@ def with_index(directory: Path, content: object) -> Path:
         ({"weight_map": {"a": "model-2.safetensors"}}, "model-2.safetensors", "MISSING"),
     ],
 )
-def test_an_index_that_leads_astray_is_refused(content: object, field: str, reason: str, directory: Path) -> None:
+def test_an_index_that_leads_astray_is_refused(
+    content: object, field: str, reason: str, directory: Path
+) -> None:
     with refused(CheckpointError, field=field, reason=reason) as caught:
         load_decoder(with_index(directory, content))
     assert "model.safetensors.index.json" in caught.value.text
@@ -121,7 +135,9 @@ def test_a_tensor_in_two_files_is_refused(directory: Path) -> None:
         (b"[" * 100_000, "MALFORMED"),
     ],
 )
-def test_a_config_json_that_is_none_is_refused(content: bytes | None, reason: str, directory: Path) -> None:
+def test_a_config_json_that_is_none_is_refused(
+    content: bytes | None, reason: str, directory: Path
+) -> None:
     (directory / "config.json").unlink()
     if content is not None:
         (directory / "config.json").write_bytes(content)
@@ -142,11 +158,17 @@ def test_a_missing_and_an_unknown_tensor_are_named_with_their_shapes(directory: 
     tensors = load_file(directory / "model.safetensors")
     norm = tensors.pop("model.norm.weight")
     save_file(tensors, directory / "model.safetensors")
-    with refused(CheckpointError, field="model.norm.weight", reason="MISMATCH", limit="[32]") as caught:
+    with refused(
+        CheckpointError, field="model.norm.weight", reason="MISMATCH", limit="[32]"
+    ) as caught:
         load_decoder(directory)
-    assert re.findall(r"\d+", caught.value.text) == ["1", "32"], "one tensor does not fit, and there is none"
+    assert re.findall(r"\d+", caught.value.text) == ["1", "32"], (
+        "one tensor does not fit, and there is none"
+    )
     save_file({**tensors, "model.norm.weight": norm[:31].clone()}, directory / "model.safetensors")
-    with refused(CheckpointError, field="model.norm.weight", reason="MISMATCH", limit="[32]") as caught:
+    with refused(
+        CheckpointError, field="model.norm.weight", reason="MISMATCH", limit="[32]"
+    ) as caught:
         load_decoder(directory)
     assert "[31]" in caught.value.text
 
@@ -154,7 +176,9 @@ def test_a_missing_and_an_unknown_tensor_are_named_with_their_shapes(directory: 
 def test_gpt2_names_the_tensor_as_its_file_does(tmp_path: Path) -> None:
     oracle("gpt2", tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    tensors["transformer.h.0.attn.c_attn.weight"] = tensors["transformer.h.0.attn.c_attn.weight"].T.contiguous()
+    tensors["transformer.h.0.attn.c_attn.weight"] = tensors[
+        "transformer.h.0.attn.c_attn.weight"
+    ].T.contiguous()
     save_file(tensors, tmp_path / "model.safetensors")
     name = "transformer.h.0.attn.c_attn.weight"
     with refused(CheckpointError, field=name, reason="MISMATCH", limit="[32, 96]") as caught:
@@ -167,6 +191,8 @@ def test_an_adapter_that_is_a_pickle_is_refused(directory: Path) -> None:
     config = LoraConfig(rank=2)
     add_adapter(decoder, "policy", config, seed=1)
     save_adapter(decoder, "policy", config, directory / "adapter", parent="x")
-    (directory / "adapter" / "adapter_model.safetensors").write_bytes(b"\x80\x04\x95\x0f" + b"\0" * 60)
+    (directory / "adapter" / "adapter_model.safetensors").write_bytes(
+        b"\x80\x04\x95\x0f" + b"\0" * 60
+    )
     with refused(CheckpointError, field="adapter_model.safetensors", reason="UNSUPPORTED"):
         load_adapter(decoder, "again", directory / "adapter")

@@ -1,4 +1,6 @@
-"""What families share only in this library: GPT-2's files both ways, its positions, and the config.json of real small models."""
+"""What families share only in this library: GPT-2's files both ways, its positions, and the
+config.json of real small models.
+"""
 
 import json
 from pathlib import Path
@@ -28,7 +30,9 @@ def logits_of(decoder: Decoder, ids_BT: torch.Tensor = IDS_BT) -> torch.Tensor:
 
 
 def theirs(directory: Path) -> torch.Tensor:
-    """Logits of what transformers makes of the directory; a tensor that it misses or does not know is an error."""
+    """Logits of what transformers makes of the directory; a tensor that it misses or does not know
+    is an error.
+    """
     model, report = AutoModelForCausalLM.from_pretrained(
         directory, attn_implementation="eager", output_loading_info=True, dtype=torch.float32
     )
@@ -40,17 +44,23 @@ def theirs(directory: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", sorted(HUB_CONFIGS))
-def test_config_json_of_real_small_models_gives_transformers_logits(name: str, tmp_path: Path) -> None:
+def test_config_json_of_real_small_models_gives_transformers_logits(
+    name: str, tmp_path: Path
+) -> None:
     raw = HUB_CONFIGS[name]
     (tmp_path / "config.json").write_text(json.dumps(raw))
     torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path), attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(tmp_path), attn_implementation="eager"
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.0, 0.3)
         expected = model(IDS_BT).logits
     model.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(raw))  # as its authors wrote it, not as transformers 5 does
+    (tmp_path / "config.json").write_text(
+        json.dumps(raw)
+    )  # as its authors wrote it, not as transformers 5 does
     assert (logits_of(load_decoder(tmp_path)) - expected).abs().max() < 1e-4
     assert expected.std() > 0.1
 
@@ -81,7 +91,10 @@ def test_a_fresh_gpt2_of_ours_is_one_of_transformers(tmp_path: Path) -> None:
 def test_gpt2_files_as_openai_named_them_are_read(tmp_path: Path) -> None:
     oracle("gpt2", tmp_path)
     expected = logits_of(load_decoder(tmp_path))
-    tensors = {name.removeprefix("transformer."): t for name, t in load_file(tmp_path / "model.safetensors").items()}
+    tensors = {
+        name.removeprefix("transformer."): t
+        for name, t in load_file(tmp_path / "model.safetensors").items()
+    }
     for layer in range(3):  # causal masks, which these files carry along
         tensors[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()
         tensors[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
@@ -97,7 +110,9 @@ def test_in_memory_gpt2_has_the_names_that_everything_else_knows(tmp_path: Path)
     assert not any("c_attn" in name for name in names)
     assert "transformer.h.0.attn.c_attn.weight" in plain_weights(decoder)
     assert all(parameter.is_contiguous() for parameter in decoder.parameters())
-    assert len({p.untyped_storage().data_ptr() for p in decoder.parameters()}) == len(list(decoder.parameters()))
+    assert len({p.untyped_storage().data_ptr() for p in decoder.parameters()}) == len(
+        list(decoder.parameters())
+    )
 
 
 def test_a_document_longer_than_the_learned_positions_is_refused_by_name(tmp_path: Path) -> None:
@@ -121,7 +136,9 @@ def test_learned_positions_begin_anew_with_each_document(tmp_path: Path) -> None
     oracle("gpt2", tmp_path)
     decoder = load_decoder(tmp_path)
     with torch.no_grad():
-        decoder.model.embed_positions.weight[20:] = float("nan")  # never looked at: no document is that long
+        decoder.model.embed_positions.weight[20:] = float(
+            "nan"
+        )  # never looked at: no document is that long
         mask_BS = torch.tensor([[0, 0, *[1] * 14, *[2] * 14], [*[1] * 10, *[2] * 10, *[3] * 10]])
         assert torch.isfinite(decoder(IDS_BT, mask_BS)).all()
 
@@ -130,7 +147,9 @@ def test_scaled_residuals_shrink_what_is_written_to_the_stream_and_nothing_else(
     plain, scaled = (Decoder(parse_config(llama_json(97, 32, 8, 4, 2, 48))) for _ in range(2))
     initialise(plain, 1)
     initialise(scaled, 1, scaled_residuals=True)
-    for (name, before), (_, after) in zip(plain.named_parameters(), scaled.named_parameters(), strict=True):
+    for (name, before), (_, after) in zip(
+        plain.named_parameters(), scaled.named_parameters(), strict=True
+    ):
         onto = name.endswith(("o_proj.weight", "down_proj.weight"))
         assert torch.allclose(after, before / 4 if onto else before)  # sqrt(2 * 8) = 4
 
@@ -142,7 +161,12 @@ def test_scaled_residuals_shrink_what_is_written_to_the_stream_and_nothing_else(
         ("gpt2", {"n_positions": None}, "n_positions", "MISSING"),
         ("gpt2", {"n_head": 5}, "n_embd", "MISMATCH"),
         ("gpt2", {"activation_function": "relu"}, "activation_function", "UNKNOWN"),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx", "UNSUPPORTED"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx",
+            "UNSUPPORTED",
+        ),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention", "UNSUPPORTED"),
         ("llama-3.2-1b", {"hidden_size": None}, "hidden_size", "MISSING"),
         ("llama-3.2-1b", {"vocab_size": "97"}, "vocab_size", "OUT_OF_RANGE"),
@@ -152,11 +176,26 @@ def test_scaled_residuals_shrink_what_is_written_to_the_stream_and_nothing_else(
         ("llama-3.2-1b", {"head_dim": 7}, "head_dim", "MISMATCH"),
         ("llama-3.2-1b", {"rms_norm_eps": float("nan")}, "rms_norm_eps", "OUT_OF_RANGE"),
         ("llama-3.2-1b", {"tie_word_embeddings": "yes"}, "tie_word_embeddings", "WRONG_TYPE"),
-        ("llama-3.2-1b", {"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_type", "UNKNOWN"),
-        ("llama-3.2-1b", {"rope_scaling": {"rope_type": "llama3", "factor": 4}}, "low_freq_factor", "MISSING"),
+        (
+            "llama-3.2-1b",
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4}},
+            "rope_type",
+            "UNKNOWN",
+        ),
+        (
+            "llama-3.2-1b",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 4}},
+            "low_freq_factor",
+            "MISSING",
+        ),
         ("llama-3.2-1b", {"rope_scaling": "linear"}, "rope_scaling", "WRONG_TYPE"),
         ("llama-3.2-1b", {"partial_rotary_factor": 0.5}, "partial_rotary_factor", "UNSUPPORTED"),
-        ("llama-3.2-1b", {"quantization_config": {"bits": 4}}, "quantization_config", "UNSUPPORTED"),
+        (
+            "llama-3.2-1b",
+            {"quantization_config": {"bits": 4}},
+            "quantization_config",
+            "UNSUPPORTED",
+        ),
         ("llama-3.2-1b", {"dtype": "float8"}, "dtype", "UNKNOWN"),
         ("llama-3.2-1b", {"layer_types": ["sliding_attention"] * 2}, "layer_types", "CONFLICT"),
         ("qwen3-0.6b", {"layer_types": ["sliding_attention"] * 2}, "layer_types", "CONFLICT"),

@@ -19,7 +19,10 @@ def test_a_fresh_head_has_the_deviation_of_the_paper_and_a_critics_says_nothing(
 
 
 def test_its_scalar_does_not_depend_on_the_scale_that_a_last_norm_gives() -> None:
-    head, hidden = ScalarHead(64, seed=1), torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    head, hidden = (
+        ScalarHead(64, seed=1),
+        torch.randn(5, 64, generator=torch.Generator().manual_seed(0)),
+    )
     assert torch.allclose(head(hidden), head(300 * hidden), atol=1e-5)
 
 

@@ -114,7 +114,9 @@ def test_a_foreign_adapter_is_refused(decoder: Decoder, tmp_path: Path) -> None:
     assert caught.value.field.endswith(".lora_A.weight")
     with refused(AdapterError, field="policy", reason="EXISTS"):
         add_adapter(decoder, "policy", config, seed=1)
-    with refused(AdapterError, field="targets", reason="UNKNOWN", limit=", ".join(PROJECTIONS)) as caught:
+    with refused(
+        AdapterError, field="targets", reason="UNKNOWN", limit=", ".join(PROJECTIONS)
+    ) as caught:
         add_adapter(decoder, "head", LoraConfig(targets=("lm_head",)), seed=1)
     assert "lm_head" in caught.value.text
 

@@ -36,13 +36,19 @@ def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt2", "llama3_rope", "qwen2"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_on_either_side_changes_no_real_token(family: str, side: str, tmp_path: Path) -> None:
+def test_padding_on_either_side_changes_no_real_token(
+    family: str, side: str, tmp_path: Path
+) -> None:
     oracle(family, tmp_path)
     decoder = load_decoder(tmp_path)
     ids_BT = random_ids(2, 20)
     pad = torch.full((2, 5), 96)
     order = (pad, ids_BT) if side == "left" else (ids_BT, pad)
-    masks = (torch.zeros(2, 5), torch.ones(2, 20)) if side == "left" else (torch.ones(2, 20), torch.zeros(2, 5))
+    masks = (
+        (torch.zeros(2, 5), torch.ones(2, 20))
+        if side == "left"
+        else (torch.ones(2, 20), torch.zeros(2, 5))
+    )
     with torch.no_grad():
         alone = decoder(ids_BT)
         padded = decoder(torch.cat(order, 1), torch.cat(masks, 1).long())
@@ -63,7 +69,9 @@ def test_decoding_with_the_cache_equals_one_forward(family: str, tmp_path: Path)
         parts = [decoder(ids_BT[:, :10], mask_BT[:, :10], cache)]
         parts += [decoder(ids_BT[:, t : t + 1], mask_BT[:, : t + 1], cache) for t in range(10, 24)]
     stepped = torch.cat(parts, dim=1)
-    assert ((whole - stepped).abs() * mask_BT[:, :, None]).max() < 5e-5  # spread weights: states reach 5, not 1
+    assert (
+        (whole - stepped).abs() * mask_BT[:, :, None]
+    ).max() < 5e-5  # spread weights: states reach 5, not 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -87,14 +95,21 @@ def test_the_sliding_window_hides_older_tokens() -> None:
 
 
 def test_positions_count_real_tokens_only() -> None:
-    assert positions_of(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
-    assert positions_of(torch.tensor([[0, 1, 1, 1, 2, 3, 3, 0]])).tolist() == [[0, 0, 1, 2, 0, 0, 1, 1]]
+    assert positions_of(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])).tolist() == [
+        [0, 0, 0, 1, 2],
+        [0, 1, 2, 2, 2],
+    ]
+    assert positions_of(torch.tensor([[0, 1, 1, 1, 2, 3, 3, 0]])).tolist() == [
+        [0, 0, 1, 2, 0, 0, 1, 1]
+    ]
 
 
 def test_gemma_scales_embeddings_as_the_weights_type_rounds() -> None:
     raw = {**CONFIGS["gemma3"]().to_dict(), "hidden_size": 640}
     assert parse_config({**raw, "dtype": "bfloat16"}).embedding_scale == 25.25
-    assert parse_config({**raw, "dtype": "float32"}).embedding_scale == pytest.approx(25.2982, abs=1e-4)
+    assert parse_config({**raw, "dtype": "float32"}).embedding_scale == pytest.approx(
+        25.2982, abs=1e-4
+    )
     assert parse_config({**raw, "dtype": "float16"}).embedding_scale == 25.296875
 
 
@@ -114,14 +129,26 @@ def test_sharded_weights_are_read_by_their_index(tmp_path: Path) -> None:
     model = oracle("llama", tmp_path / "one")
     model.save_pretrained(tmp_path / "many", max_shard_size="20KB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
-    one, many = load_decoder(tmp_path / "one").state_dict(), load_decoder(tmp_path / "many").state_dict()
+    one, many = (
+        load_decoder(tmp_path / "one").state_dict(),
+        load_decoder(tmp_path / "many").state_dict(),
+    )
     assert all(torch.equal(one[name], many[name]) for name in one)
 
 
 def test_old_and_new_spelling_of_gemma_rope_are_the_same() -> None:
     raw = CONFIGS["gemma3"]().to_dict()
-    old = {k: v for k, v in raw.items() if k not in ("rope_parameters", "layer_types", "_sliding_window_pattern")}
-    old |= {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None, "sliding_window_pattern": 6}
+    old = {
+        k: v
+        for k, v in raw.items()
+        if k not in ("rope_parameters", "layer_types", "_sliding_window_pattern")
+    }
+    old |= {
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": None,
+        "sliding_window_pattern": 6,
+    }
     assert parse_config(old).ropes == parse_config(raw).ropes
     assert parse_config(old).windows == parse_config(raw).windows
 
@@ -135,7 +162,9 @@ def test_old_and_new_spelling_of_gemma_rope_are_the_same() -> None:
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping", "UNSUPPORTED"),
     ],
 )
-def test_a_config_that_we_do_not_build_is_refused_by_field(change: dict[str, object], field: str, reason: str) -> None:
+def test_a_config_that_we_do_not_build_is_refused_by_field(
+    change: dict[str, object], field: str, reason: str
+) -> None:
     with refused(ModelConfigError, field=field, reason=reason):
         parse_config({**llama_json(64, 32, 2, 4, 2, 48), **change})
 

@@ -1,4 +1,6 @@
-"""Muon beside AdamW: whose parameters are whose, what one step is, and that both go on from a written state."""
+"""Muon beside AdamW: whose parameters are whose, what one step is, and that both go on from a
+written state.
+"""
 
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from training.stages.state import TrainingState
 CONFIG = OptimizerConfig(algorithm="muon", learning_rate=0.1, weight_decay=0.1, gradient_clip=1e9)
 
 
-def stepped(rows: int, columns: int, config: OptimizerConfig = CONFIG) -> tuple[torch.Tensor, torch.Tensor]:
+def stepped(
+    rows: int, columns: int, config: OptimizerConfig = CONFIG
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A matrix's gradient, and what one step subtracted from it, decay taken out."""
     generator = torch.Generator().manual_seed(1)
     before = torch.randn(rows, columns, generator=generator)
@@ -41,13 +45,17 @@ def test_hidden_matrices_are_muons_and_embeddings_norms_and_scalar_heads_are_ada
 
 
 def test_with_lora_every_parameter_is_muons() -> None:
-    backbone = trainable_backbone(toy_decoder().requires_grad_(False), "sft", LoraConfig(rank=4), seed=1)
+    backbone = trainable_backbone(
+        toy_decoder().requires_grad_(False), "sft", LoraConfig(rank=4), seed=1
+    )
     optimizer = build_optimizer(backbone.named_parameters(), CONFIG)
     assert ["adjust_lr_fn" in group for group in optimizer.param_groups] == [True]
 
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16)])
-def test_the_step_is_orthogonal_along_the_gradient_and_as_large_as_adamws(shape: tuple[int, int]) -> None:
+def test_the_step_is_orthogonal_along_the_gradient_and_as_large_as_adamws(
+    shape: tuple[int, int],
+) -> None:
     gradient, step = stepped(*shape)
     scale = CONFIG.learning_rate * 0.2 * max(shape) ** 0.5  # arXiv 2502.16982, equation 4
     # Five Newton-Schulz steps bring the singular values near 1, not to it (Jordan 2024).
@@ -69,7 +77,8 @@ def test_a_second_step_follows_nesterovs_momentum() -> None:
         weight.grad = gradient.clone()
         before = weight.detach().clone()
         apply_gradients(optimizer, [weight], 1e-6, 1e9, ALONE)
-    # B1 = 0.05 G1, B2 = 0.95 B1 + 0.05 G2, and the update is 0.05 G2 + 0.95 B2: a sum of two orthogonal permutations.
+    # B1 = 0.05 G1, B2 = 0.95 B1 + 0.05 G2, and the update is 0.05 G2 + 0.95 B2: a sum of two
+    # orthogonal permutations.
     looked_ahead = 0.05 * second + 0.95 * (0.95 * 0.05 * first + 0.05 * second)
     step = before * (1 - 1e-6 * 0.1) - weight.detach()
     u, _, v = torch.linalg.svd(looked_ahead)
@@ -77,7 +86,9 @@ def test_a_second_step_follows_nesterovs_momentum() -> None:
 
 
 def test_a_written_state_goes_on_bit_by_bit(tmp_path: Path) -> None:
-    def trained(decoder_seed: int, steps: range, resumed_from: Path | None) -> tuple[TrainingState, list[torch.Tensor]]:
+    def trained(
+        decoder_seed: int, steps: range, resumed_from: Path | None
+    ) -> tuple[TrainingState, list[torch.Tensor]]:
         decoder = toy_decoder(decoder_seed)
         parameters = list(decoder.parameters())
         optimizer = build_optimizer(decoder.named_parameters(), CONFIG)

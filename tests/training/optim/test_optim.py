@@ -38,7 +38,9 @@ def test_frozen_parameters_are_left_out() -> None:
 
 
 def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
-    config = OptimizerConfig(learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.2, schedule="linear")
+    config = OptimizerConfig(
+        learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.2, schedule="linear"
+    )
     rates = [learning_rate_at(step, 100, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == pytest.approx(1.0)
@@ -48,7 +50,9 @@ def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
 
 
 def test_cosine_is_halfway_in_the_middle_and_constant_stays() -> None:
-    cosine = OptimizerConfig(learning_rate=1.0, warmup_fraction=0.0, final_fraction=0.0, schedule="cosine")
+    cosine = OptimizerConfig(
+        learning_rate=1.0, warmup_fraction=0.0, final_fraction=0.0, schedule="cosine"
+    )
     assert learning_rate_at(50, 100, cosine) == pytest.approx(0.5)
     assert learning_rate_at(25, 100, cosine) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     constant = OptimizerConfig(learning_rate=1.0, warmup_fraction=0.0, schedule="constant")
@@ -57,7 +61,12 @@ def test_cosine_is_halfway_in_the_middle_and_constant_stays() -> None:
 
 def test_warm_up_stable_decay_falls_only_at_the_end_along_a_line_or_a_root() -> None:
     config = OptimizerConfig(
-        learning_rate=1.0, schedule="wsd", warmup_steps=4, cooldown_fraction=0.25, final_fraction=0.2, cooldown="linear"
+        learning_rate=1.0,
+        schedule="wsd",
+        warmup_steps=4,
+        cooldown_fraction=0.25,
+        final_fraction=0.2,
+        cooldown="linear",
     )
     rates = [learning_rate_at(step, 100, config) for step in range(101)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
@@ -70,10 +79,19 @@ def test_warm_up_stable_decay_falls_only_at_the_end_along_a_line_or_a_root() -> 
 
 
 @pytest.mark.parametrize("steps", [5, 7, 10, 100])
-@pytest.mark.parametrize("warm_up", [{"warmup_fraction": 0.5}, {"warmup_steps": 4}, {"warmup_steps": 500}])
-def test_the_rate_never_jumps_between_warm_up_and_cooldown(steps: int, warm_up: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "warm_up", [{"warmup_fraction": 0.5}, {"warmup_steps": 4}, {"warmup_steps": 500}]
+)
+def test_the_rate_never_jumps_between_warm_up_and_cooldown(
+    steps: int, warm_up: dict[str, Any]
+) -> None:
     config = OptimizerConfig(
-        learning_rate=1.0, schedule="wsd", cooldown_fraction=0.5, cooldown="linear", final_fraction=0.0, **warm_up
+        learning_rate=1.0,
+        schedule="wsd",
+        cooldown_fraction=0.5,
+        cooldown="linear",
+        final_fraction=0.0,
+        **warm_up,
     )
     rates = [learning_rate_at(step, steps, config) for step in range(steps)]
     peak = rates.index(max(rates))
@@ -134,7 +152,9 @@ def test_a_gradient_that_is_not_finite_stops_the_step_and_changes_nothing(poison
         ("muon_momentum", 1.0, "OUT_OF_RANGE", "in [0, 1)"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(field: str, value: object, reason: str, limit: str) -> None:
+def test_settings_that_make_no_sense_are_refused(
+    field: str, value: object, reason: str, limit: str
+) -> None:
     with refused(ConfigError, field=field, reason=reason, limit=limit):
         OptimizerConfig(**{field: value})  # type: ignore[arg-type]
 
@@ -142,7 +162,9 @@ def test_settings_that_make_no_sense_are_refused(field: str, value: object, reas
 def test_a_gradient_beyond_the_clip_is_scaled_and_its_norm_reported() -> None:
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([30.0, 40.0])
-    norm = apply_gradients(torch.optim.SGD([weight], lr=1.0), [weight], learning_rate=0.5, clip=1.0, ranks=ALONE)
+    norm = apply_gradients(
+        torch.optim.SGD([weight], lr=1.0), [weight], learning_rate=0.5, clip=1.0, ranks=ALONE
+    )
     assert norm == pytest.approx(50.0)
     assert weight.detach().tolist() == pytest.approx([-0.3, -0.4])
     assert weight.grad is None
@@ -151,7 +173,13 @@ def test_a_gradient_beyond_the_clip_is_scaled_and_its_norm_reported() -> None:
 def test_a_parameter_without_a_gradient_stays() -> None:
     one, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     one.grad = torch.ones(1)
-    apply_gradients(torch.optim.SGD([one, other], lr=0.1), [one, other], learning_rate=0.1, clip=10.0, ranks=ALONE)
+    apply_gradients(
+        torch.optim.SGD([one, other], lr=0.1),
+        [one, other],
+        learning_rate=0.1,
+        clip=10.0,
+        ranks=ALONE,
+    )
     assert one.item() == pytest.approx(0.9)
     assert other.item() == 1.0
 
@@ -159,9 +187,13 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
-    """SFT, pre-training, PPO and GRPO on the same data with 1 and 2 gloo ranks: the same losses, within float order."""
+    """SFT, pre-training, PPO and GRPO on the same data with 1 and 2 gloo ranks: the same losses,
+    within float order.
+    """
     for world in (1, 2):
-        run_workers("tests.training.optim.two_ranks:train_stages", world, tmp_path, timeout_seconds=400)
+        run_workers(
+            "tests.training.optim.two_ranks:train_stages", world, tmp_path, timeout_seconds=400
+        )
     one, two = (torch.load(tmp_path / f"figures-{world}.pt", weights_only=True) for world in (1, 2))
     assert one.keys() == two.keys()
     for name in one:

@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from tests.training.side_by_side import side_by_side
-from training.optim.gradients import COUNTED_ELSEWHERE, OF_OWN_HEADS, apply_gradients, clip_gradients
+from training.optim.gradients import (
+    COUNTED_ELSEWHERE,
+    OF_OWN_HEADS,
+    apply_gradients,
+    clip_gradients,
+)
 from training.optim.ranks import ALONE, Ranks
 from training.rl.advantages import explained_variance, whiten
 from training.rl.experience import batch_means
@@ -14,7 +19,8 @@ from training.rl.losses import Normalisation, token_weights
 LENGTHS = torch.tensor([6, 1, 4, 2, 5])  # one worker has three rows, the other two
 MASK_BR = (torch.arange(6) < LENGTHS[:, None]).long()
 VALUES_BR, RETURNS_BR = (
-    torch.randn(5, 6, generator=torch.Generator().manual_seed(seed)) + LENGTHS[:, None] for seed in (1, 2)
+    torch.randn(5, 6, generator=torch.Generator().manual_seed(seed)) + LENGTHS[:, None]
+    for seed in (1, 2)
 )
 
 
@@ -32,13 +38,17 @@ def test_whitening_is_over_the_tokens_of_all_workers() -> None:
 def test_the_variance_that_a_critic_explains_is_of_all_workers() -> None:
     whole = explained_variance(VALUES_BR, RETURNS_BR, MASK_BR, ALONE)
     of_halves = side_by_side(
-        lambda ranks: explained_variance(*(mine(ranks, of_all) for of_all in (VALUES_BR, RETURNS_BR, MASK_BR)), ranks)
+        lambda ranks: explained_variance(
+            *(mine(ranks, of_all) for of_all in (VALUES_BR, RETURNS_BR, MASK_BR)), ranks
+        )
     )
     assert of_halves == pytest.approx([whole] * 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("normalisation", list(Normalisation))
-def test_a_tokens_weight_counts_the_tokens_and_responses_of_all_workers(normalisation: Normalisation) -> None:
+def test_a_tokens_weight_counts_the_tokens_and_responses_of_all_workers(
+    normalisation: Normalisation,
+) -> None:
     whole_BR = token_weights(MASK_BR, ALONE, normalisation, 7)
     parts = side_by_side(lambda ranks: token_weights(mine(ranks, MASK_BR), ranks, normalisation, 7))
     for rank, part_BR in enumerate(parts):
@@ -68,7 +78,9 @@ def test_gradients_are_added_up_and_clipped_as_one() -> None:
 
 
 def test_peers_add_up_what_their_own_heads_say_and_nothing_else() -> None:
-    """A norm of heads has as many parts of its gradient as there are peers; of any other weight all peers have the whole."""
+    """A norm of heads has as many parts of its gradient as there are peers; of any other weight all
+    peers have the whole.
+    """
 
     def stepped(ranks: Ranks) -> tuple[list[float], float]:
         of_heads, other = (nn.Parameter(torch.tensor([3.0, 1.0])) for _ in range(2))
@@ -87,7 +99,9 @@ def test_peers_add_up_what_their_own_heads_say_and_nothing_else() -> None:
         assert others_norm == pytest.approx(norm)
 
 
-def test_a_copy_that_another_worker_counts_is_no_part_of_the_norm_and_is_clipped_all_the_same() -> None:
+def test_a_copy_that_another_worker_counts_is_no_part_of_the_norm_and_is_clipped_all_the_same() -> (
+    None
+):
     own, copy = (nn.Parameter(torch.zeros(1)) for _ in range(2))
     own.grad, copy.grad = torch.tensor([3.0]), torch.tensor([4.0])
     setattr(copy, COUNTED_ELSEWHERE, True)

@@ -1,4 +1,6 @@
-"""Run by test_optim as workers (tests/training/workers.py): a small SFT, pre-training, a small PPO and a small GRPO."""
+"""Run by test_optim as workers (tests/training/workers.py): a small SFT, pre-training, a small PPO
+and a small GRPO.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,9 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
     mine = directory / f"rank-{rank}-of-{world}"
     mine.mkdir()
     progress = ProgressList()
-    context = RunContext(DirectoryCheckpoints(mine / "sft-run"), progress, all_different(rank, world))
+    context = RunContext(
+        DirectoryCheckpoints(mine / "sft-run"), progress, all_different(rank, world)
+    )
     config = SftConfig(
         model_directory=toy_model(mine / "first"),
         data_path=write_lines(mine / "sft.jsonl", sft_rows(32)),
@@ -33,20 +37,43 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
     )
     sft.run(config, context)
     again = replace(
-        pretrain_config(mine), output_directory=directory / f"pretrained-{world}", batch_rows=5, microbatch_rows=2
+        pretrain_config(mine),
+        output_directory=directory / f"pretrained-{world}",
+        batch_rows=5,
+        microbatch_rows=2,
     )
-    pretrain.run(again, RunContext(DirectoryCheckpoints(mine / "pretrain-run"), progress, all_different(rank, world)))
+    pretrain.run(
+        again,
+        RunContext(
+            DirectoryCheckpoints(mine / "pretrain-run"), progress, all_different(rank, world)
+        ),
+    )
     players = toy_players()
-    context = RunContext(DirectoryCheckpoints(mine / "ppo-run"), progress, all_different(rank, world))
+    context = RunContext(
+        DirectoryCheckpoints(mine / "ppo-run"), progress, all_different(rank, world)
+    )
     settings = toy_config(updates=1, prompts_per_update=32, minibatch_rows=64, epochs_per_update=1)
     train_ppo(players, settings, context, sentiment)
-    context = RunContext(DirectoryCheckpoints(mine / "grpo-run"), progress, all_different(rank, world))
-    groups = addition_config(0, updates=2, prompts_per_update=8, minibatch_rows=64, filter_zero_variance=True)
+    context = RunContext(
+        DirectoryCheckpoints(mine / "grpo-run"), progress, all_different(rank, world)
+    )
+    groups = addition_config(
+        0, updates=2, prompts_per_update=8, minibatch_rows=64, filter_zero_variance=True
+    )
     sums = learn_in(context, groups, right)
     if rank == 0:
-        figures = {f"{s.stage} {s.step} {n}": v for s in progress.steps for n, v in s.metrics.items()}
-        figures = {name: value for name, value in figures.items() if not name.endswith(("per_second", "memory_bytes"))}
+        figures = {
+            f"{s.stage} {s.step} {n}": v for s in progress.steps for n, v in s.metrics.items()
+        }
+        figures = {
+            name: value
+            for name, value in figures.items()
+            if not name.endswith(("per_second", "memory_bytes"))
+        }
         for decoder in (players.policy.decoder, sums):
             weights = decoder.state_dict()
-            figures |= {f"sum of {len(figures)} {n}": float(tensor.double().sum()) for n, tensor in weights.items()}
+            figures |= {
+                f"sum of {len(figures)} {n}": float(tensor.double().sum())
+                for n, tensor in weights.items()
+            }
         torch.save(figures, directory / f"figures-{world}.pt")

@@ -12,7 +12,9 @@ from training.model.transformer import Decoder, initialise
 from training.rl.rollout import Rollout, response_log_probs
 
 
-def kept(model: ModelConfig, rows: int, tokens: int, narrow: bool, adapted: bool, recomputed: bool) -> int:
+def kept(
+    model: ModelConfig, rows: int, tokens: int, narrow: bool, adapted: bool, recomputed: bool
+) -> int:
     """Bytes of all storages that are kept of a forward and are no parameters."""
     decoder = Decoder(model)
     initialise(decoder, 1)
@@ -23,14 +25,22 @@ def kept(model: ModelConfig, rows: int, tokens: int, narrow: bool, adapted: bool
         backbone = Backbone(decoder, "policy")
     if recomputed:
         checkpoint_activations(decoder)
-    return _kept(lambda: backbone.hidden(torch.ones(rows, tokens, dtype=torch.long)), decoder, narrow)
+    return _kept(
+        lambda: backbone.hidden(torch.ones(rows, tokens, dtype=torch.long)), decoder, narrow
+    )
 
 
-def kept_of_responses(model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int) -> int:
-    """The same, in bf16, of log-probabilities of responses to prompts that are read once for all their copies."""
+def kept_of_responses(
+    model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int
+) -> int:
+    """The same, in bf16, of log-probabilities of responses to prompts that are read once for all
+    their copies.
+    """
     decoder, rows = Decoder(model), prompts * copies
     initialise(decoder, 1)
-    prompt_ids_BP = torch.arange(prompts).repeat_interleave(copies)[:, None].repeat(1, prompt_tokens)
+    prompt_ids_BP = (
+        torch.arange(prompts).repeat_interleave(copies)[:, None].repeat(1, prompt_tokens)
+    )
     response_BR = torch.ones(rows, response_tokens, dtype=torch.long)
     rollout = Rollout(
         prompt_ids_BP=prompt_ids_BP,

@@ -1,4 +1,6 @@
-"""The most memory that steps of training and sampling take in a worker: what test_memory holds the plan against."""
+"""The most memory that steps of training and sampling take in a worker: what test_memory holds the
+plan against.
+"""
 
 import json
 import weakref
@@ -28,19 +30,30 @@ from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_loop import Setting
 from training.stages.prompts import Prompts
 
-SHAPE = llama_json(vocab_size=512, hidden_size=256, num_layers=4, num_heads=8, num_kv_heads=2, intermediate_size=640)
+SHAPE = llama_json(
+    vocab_size=512,
+    hidden_size=256,
+    num_layers=4,
+    num_heads=8,
+    num_kv_heads=2,
+    intermediate_size=640,
+)
 ROWS, COLUMNS, LORA = 2, 96, LoraConfig(rank=2)
 
 
 class Living(TorchDispatchMode):
-    """Adds up the storages that are alive, at their sizes of the moment: FSDP lets storages go by making them empty."""
+    """Adds up the storages that are alive, at their sizes of the moment: FSDP lets storages go by
+    making them empty.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # comes again with the tensors that this worker holds
         found = function(*args, **(kwargs or {}))
@@ -62,15 +75,22 @@ class Living(TorchDispatchMode):
 
 
 def measure(directory: Path, rank: int, world: int, cases: str) -> None:
-    """Writes the first worker's peak in each case, in bytes. A case: parallelism, narrow, adapted, recomputed."""
+    """Writes the first worker's peak in each case, in bytes. A case: parallelism, narrow, adapted,
+    recomputed.
+    """
     peaks = [measured(rank, world, case) for case in json.loads(cases)]
     if rank == 0:
         (directory / "peaks.json").write_text(json.dumps(peaks))
 
 
 def measured(rank: int, world: int, case: dict[str, Any]) -> int:
-    """Of the second of two steps, with two microbatches each: the optimizer has its slots, and gradients wait for more."""
-    ranks = replace(arrange(Parallelism(**case["parallelism"]), all_different(rank, world)), narrow=case["narrow"])
+    """Of the second of two steps, with two microbatches each: the optimizer has its slots, and
+    gradients wait for more.
+    """
+    ranks = replace(
+        arrange(Parallelism(**case["parallelism"]), all_different(rank, world)),
+        narrow=case["narrow"],
+    )
     backbone = _backbone(case)
     distribute(backbone.decoder, ranks)
     named = backbone.named_parameters()
@@ -84,13 +104,20 @@ def measured(rank: int, world: int, case: dict[str, Any]) -> int:
             living.peak = 0
             for _ in range(2):
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case["narrow"]):
-                    loss = -token_log_probs(backbone.decoder.logits(backbone.hidden(ids_BT)), ids_BT).sum() / 1000
+                    loss = (
+                        -token_log_probs(
+                            backbone.decoder.logits(backbone.hidden(ids_BT)), ids_BT
+                        ).sum()
+                        / 1000
+                    )
                 torch.autograd.backward(loss)
             apply_gradients(optimizer, [parameter for _, parameter in named], 1e-3, 1.0, ranks)
     return living.peak
 
 
-def sampled(model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int) -> int:
+def sampled(
+    model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, response_tokens: int
+) -> int:
     """The peak of sampling alone, in this process, weights included."""
     decoder = Decoder(model)
     initialise(decoder, 1)
@@ -99,13 +126,20 @@ def sampled(model: ModelConfig, prompts: int, copies: int, prompt_tokens: int, r
         living.note(parameter)
     with living:
         engine = CachedEngine(Backbone(decoder), stop_ids=())
-        engine.sample([[7] * prompt_tokens] * prompts, copies, response_tokens, 1.0, list(range(prompts)))
+        engine.sample(
+            [[7] * prompt_tokens] * prompts, copies, response_tokens, 1.0, list(range(prompts))
+        )
     return living.peak
 
 
 def read(networks: int, learn: bool) -> int:
-    """The peak of a forward without gradients of each network in turn, in one autocast; weights are not counted."""
-    decoders, living = [Decoder(parse_config(SHAPE)).requires_grad_(learn) for _ in range(networks)], Living()
+    """The peak of a forward without gradients of each network in turn, in one autocast; weights are
+    not counted.
+    """
+    decoders, living = (
+        [Decoder(parse_config(SHAPE)).requires_grad_(learn) for _ in range(networks)],
+        Living(),
+    )
     for decoder in decoders:
         initialise(decoder, 1)
         for parameter in decoder.parameters():
@@ -118,11 +152,18 @@ def read(networks: int, learn: bool) -> int:
 
 
 def updated(config: GrpoConfig) -> int:
-    """The peak of an update of GRPO by adapters: judged, with a reference, and learned from; without sampling."""
-    decoder, prompts = Decoder(parse_config({**SHAPE, "vocab_size": 4096})), Prompts([[3] * 4] * 2, ["", ""], (), 0)
+    """The peak of an update of GRPO by adapters: judged, with a reference, and learned from;
+    without sampling.
+    """
+    decoder, prompts = (
+        Decoder(parse_config({**SHAPE, "vocab_size": 4096})),
+        Prompts([[3] * 4] * 2, ["", ""], (), 0),
+    )
     initialise(decoder, 1)
     policy = trainable_backbone(decoder.requires_grad_(False), "policy", LORA, seed=1)
-    setting = Setting(prompts, lambda rollout: torch.arange(float(len(rollout.ended_B))), no_autocast, ALONE)
+    setting = Setting(
+        prompts, lambda rollout: torch.arange(float(len(rollout.ended_B))), no_autocast, ALONE
+    )
     algorithm = Grpo(Players(policy, Backbone(decoder)), config, setting)
     rollout = CachedEngine(policy, ()).sample(prompts.ids, 4, 8, 1.0, [1, 2])
     living = Living()

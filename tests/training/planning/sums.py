@@ -1,4 +1,6 @@
-"""What workers that share layers or shards send each other in a step: what test_timing holds the plan against."""
+"""What workers that share layers or shards send each other in a step: what test_timing holds the
+plan against.
+"""
 
 import json
 from collections import Counter
@@ -28,7 +30,9 @@ class Sent(TorchDispatchMode):
         self.counts: Counter[str] = Counter()
         self.gathered_bytes = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented
         namespace, name, *_ = str(function).split(".")
@@ -41,7 +45,10 @@ class Sent(TorchDispatchMode):
 
 def count(directory: Path, rank: int, world: int, parallelism: str, narrow: str = "") -> None:
     """Writes the counts of a forward and of its backward."""
-    ranks = replace(arrange(Parallelism(**json.loads(parallelism)), all_different(rank, world)), narrow=bool(narrow))
+    ranks = replace(
+        arrange(Parallelism(**json.loads(parallelism)), all_different(rank, world)),
+        narrow=bool(narrow),
+    )
     decoder = Decoder(parse_config(COUNTED))
     initialise(decoder, 1)
     distribute(decoder, ranks)

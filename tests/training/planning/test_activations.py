@@ -30,10 +30,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("narrow", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_counts_are_within_3_percent_of_what_autograd_keeps(name: str, narrow: bool, adapted: bool) -> None:
+def test_counts_are_within_3_percent_of_what_autograd_keeps(
+    name: str, narrow: bool, adapted: bool
+) -> None:
     model, forward = parse_config(SHAPES[name]), Forward(narrow=narrow, adapted=adapted)
-    planned = kept_bytes(model, forward, ROWS, TOKENS) + copied_weights_bytes(sizes_of(model), forward)
-    assert planned == pytest.approx(kept(model, ROWS, TOKENS, narrow, adapted, recomputed=False), rel=0.03)
+    planned = kept_bytes(model, forward, ROWS, TOKENS) + copied_weights_bytes(
+        sizes_of(model), forward
+    )
+    assert planned == pytest.approx(
+        kept(model, ROWS, TOKENS, narrow, adapted, recomputed=False), rel=0.03
+    )
 
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["fp32", "bf16"])

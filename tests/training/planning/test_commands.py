@@ -22,7 +22,9 @@ def test_a_plan_is_printed_with_what_it_assumes(capsys: pytest.CaptureFixture[st
     heads = [line.split() for line in lines if line.startswith("stage")]
     assert heads[0][:5] == ["stage", "copies", "shard", "tensor", "weights"]
     assert heads[1][:3] == ["stage", "steps", "s"]
-    assert [line.split()[0] for line in lines if line.startswith(("sft", "reward_model", "ppo"))] == 2 * [
+    assert [
+        line.split()[0] for line in lines if line.startswith(("sft", "reward_model", "ppo"))
+    ] == 2 * [
         "sft",
         "reward_model",
         "ppo",
@@ -34,7 +36,10 @@ def test_a_plan_is_printed_with_what_it_assumes(capsys: pytest.CaptureFixture[st
 
 
 def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan("--recipe", "qwen3-8b-grpo", "--gpus", "16", "--json", "--dollars-per-gpu-hour", "2.5") == 0
+    assert (
+        plan("--recipe", "qwen3-8b-grpo", "--gpus", "16", "--json", "--dollars-per-gpu-hour", "2.5")
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     (grpo,) = found["stages"]
     assert (found["gpus"], grpo["copies"], grpo["shard"], grpo["tensor"]) == (16, 4, 2, 2)
@@ -51,10 +56,16 @@ def test_json_has_the_same_and_the_price(capsys: pytest.CaptureFixture[str]) -> 
         (["--recipe", "gpt"], ["recipe", "gpt", "qwen3-0.6b-sft-grpo"]),
         (["--recipe", "qwen3-8b-grpo", "--accelerator", "tpu"], ["accelerator", "tpu", "h100"]),
         (["--recipe", "qwen3-8b-grpo", "--gpus", "10"], ["grpo", "parallelism", "4", "10"]),
-        (["--recipe", "qwen3-8b-grpo", "--gpus", "1"], ["grpo", "parallelism", "4", "h100", "71.1"]),
+        (
+            ["--recipe", "qwen3-8b-grpo", "--gpus", "1"],
+            ["grpo", "parallelism", "4", "h100", "71.1"],
+        ),
         (["--recipe", "qwen3-8b-grpo", "--gpus", "0"], ["grpo", "gpus", "0"]),
         (["--recipe", "qwen3-8b-grpo", "--shard", "0"], ["shard", "0"]),
-        (["--recipe", "qwen3-8b-grpo", "--tensor", "1"], ["grpo", "shard 2 x tensor 1", "h100", "71.1"]),
+        (
+            ["--recipe", "qwen3-8b-grpo", "--tensor", "1"],
+            ["grpo", "shard 2 x tensor 1", "h100", "71.1"],
+        ),
         (["--recipe", "qwen3-8b-grpo", "--model", "nowhere"], ["nowhere"]),
     ],
 )
@@ -74,7 +85,9 @@ def test_what_fits_nowhere_is_told_with_what_it_lacks(capsys: pytest.CaptureFixt
     assert least > usable
 
 
-def test_a_small_model_is_told_in_units_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_model_is_told_in_units_that_say_something(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert plan("--recipe", "qwen3-0.6b-sft-grpo", "--model", "models/nano", "--json") == 0
     first = json.loads(capsys.readouterr().out)["stages"][0]
     assert plan("--recipe", "qwen3-0.6b-sft-grpo", "--model", "models/nano") == 0
@@ -84,9 +97,22 @@ def test_a_small_model_is_told_in_units_that_say_something(capsys: pytest.Captur
     assert re.search(r"^In all \d\S* seconds, \d\S* GPU seconds$", printed, re.MULTILINE)
 
 
-def test_another_model_and_layout_may_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_and_layout_may_be_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "config.json").write_text((SHAPES / "qwen3-0.6b.json").read_text())
-    words = ["--recipe", "qwen3-8b-grpo", "--model", str(tmp_path), "--shard", "1", "--tensor", "1", "--gpus", "2"]
+    words = [
+        "--recipe",
+        "qwen3-8b-grpo",
+        "--model",
+        str(tmp_path),
+        "--shard",
+        "1",
+        "--tensor",
+        "1",
+        "--gpus",
+        "2",
+    ]
     assert plan(*words, "--json") == 0
     (grpo,) = json.loads(capsys.readouterr().out)["stages"]
     assert grpo["copies"] == 2

@@ -44,7 +44,9 @@ def test_neighbours_are_in_one_machine_and_groups_across_machines_share_their_ad
     layout = Layout(64, Parallelism(shard=8, tensor=8))
     assert layout.tensor_rate(H100) == 450e9 * SUSTAINED_SHARE
     assert layout.shard_rate(H100) == 50e9 * SUSTAINED_SHARE  # one of each machine
-    assert Layout(64, Parallelism(shard=64)).shard_rate(H100) == 400e9 * SUSTAINED_SHARE  # all 8 of each
+    assert (
+        Layout(64, Parallelism(shard=64)).shard_rate(H100) == 400e9 * SUSTAINED_SHARE
+    )  # all 8 of each
     assert Layout(8, Parallelism(shard=8)).shard_rate(H100) == 450e9 * SUSTAINED_SHARE
 
 
@@ -54,7 +56,9 @@ def test_a_pipeline_is_refused_by_name() -> None:
 
 
 def test_an_unknown_accelerator_is_refused_with_the_names_of_the_known() -> None:
-    with refused(ConfigError, field="accelerator", reason="UNKNOWN", limit="h100, h200, a100-80, l40s, l4"):
+    with refused(
+        ConfigError, field="accelerator", reason="UNKNOWN", limit="h100, h200, a100-80, l40s, l4"
+    ):
         accelerator_named("tpu")
 
 

@@ -23,9 +23,17 @@ WHOLE = sizes_of(MODEL).total
 
 
 def case(
-    parallelism: dict[str, int], narrow: bool = True, adapted: bool = False, recomputed: bool = False
+    parallelism: dict[str, int],
+    narrow: bool = True,
+    adapted: bool = False,
+    recomputed: bool = False,
 ) -> dict[str, Any]:
-    return {"parallelism": parallelism, "narrow": narrow, "adapted": adapted, "recomputed": recomputed}
+    return {
+        "parallelism": parallelism,
+        "narrow": narrow,
+        "adapted": adapted,
+        "recomputed": recomputed,
+    }
 
 
 ALONE = [case({}), case({}, narrow=False), case({}, recomputed=True), case({}, adapted=True)]
@@ -41,9 +49,21 @@ TOGETHER = [
 def work_of(narrow: bool = True, adapted: bool = False, recomputed: bool = False) -> Work:
     networks = (Network("policy", Role.LEARNS, WHOLE),)
     if adapted:
-        networks = (Network("base", Role.FROZEN, WHOLE), Network("policy", Role.ADAPTER, adapter_size(MODEL, LORA)))
+        networks = (
+            Network("base", Role.FROZEN, WHOLE),
+            Network("policy", Role.ADAPTER, adapter_size(MODEL, LORA)),
+        )
     made = Pass("policy", True, 2, ROWS, COLUMNS, COLUMNS, COLUMNS, COLUMNS)
-    return Work(MODEL, networks, (made,), 2, ROWS * COLUMNS, narrow=narrow, adapted=adapted, recomputed=recomputed)
+    return Work(
+        MODEL,
+        networks,
+        (made,),
+        2,
+        ROWS * COLUMNS,
+        narrow=narrow,
+        adapted=adapted,
+        recomputed=recomputed,
+    )
 
 
 @pytest.mark.long
@@ -70,10 +90,19 @@ def bytes_of(phase: Phase, *names: Taken) -> float:
 
 @pytest.mark.parametrize(
     ("vocabulary", "prompts", "copies", "prompt_tokens", "response_tokens", "largest"),
-    [(512, 4, 1, 96, 4, Taken.ACTIVATIONS), (512, 16, 8, 2, 24, Taken.CACHE), (8192, 64, 1, 2, 4, Taken.CHOOSING)],
+    [
+        (512, 4, 1, 96, 4, Taken.ACTIVATIONS),
+        (512, 16, 8, 2, 24, Taken.CACHE),
+        (8192, 64, 1, 2, 4, Taken.CHOOSING),
+    ],
 )
 def test_sampling_takes_what_is_planned(
-    vocabulary: int, prompts: int, copies: int, prompt_tokens: int, response_tokens: int, largest: Taken
+    vocabulary: int,
+    prompts: int,
+    copies: int,
+    prompt_tokens: int,
+    response_tokens: int,
+    largest: Taken,
 ) -> None:
     asked, model = (
         Sampled(prompts * copies, prompts, prompt_tokens, response_tokens),
@@ -94,14 +123,20 @@ def test_shared_prompts_are_planned_as_if_no_two_rows_of_a_minibatch_had_one(
 ) -> None:
     """So it may be, and then caches come on top of what whole rows keep."""
     made = Pass("policy", True, 1, 4, 128, 128, shared=Shared(prompts, 64))
-    phase = phase_named(replace(work_of(), passes=(made,)), "learning (policy)", Layout(1, Parallelism()))
+    phase = phase_named(
+        replace(work_of(), passes=(made,)), "learning (policy)", Layout(1, Parallelism())
+    )
     planned = bytes_of(phase, Taken.ACTIVATIONS, Taken.COPIES, Taken.CACHE)
     assert 0.98 <= planned / kept_of_responses(MODEL, prompts, copies, 64, 64) <= most
 
 
-def test_a_graph_that_is_kept_from_judging_takes_no_more_than_learning_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_is_kept_from_judging_takes_no_more_than_learning_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Else the plan would have to count a phase in which others read beside it."""
-    one = replace(GRPO, prompts_per_update=2, samples_per_prompt=4, minibatch_rows=8, epochs_per_update=1)
+    one = replace(
+        GRPO, prompts_per_update=2, samples_per_prompt=4, minibatch_rows=8, epochs_per_update=1
+    )
     assert one.is_one_step
     at_once = updated(one)
     monkeypatch.setattr(type(one), "is_one_step", False)
@@ -127,17 +162,28 @@ def test_learning_state_is_16_bytes_a_weight_over_shards_and_frozen_weights_4() 
 
 def test_muon_keeps_one_number_of_a_matrix() -> None:
     layout, matrices = Layout(1, Parallelism()), sizes_of(MODEL).matrices
-    adamw, muon = (bytes_of(peak(replace(work_of(), muon=m), layout), Taken.OPTIMIZER) for m in (False, True))
+    adamw, muon = (
+        bytes_of(peak(replace(work_of(), muon=m), layout), Taken.OPTIMIZER) for m in (False, True)
+    )
     assert (adamw, adamw - muon) == (8 * WHOLE, 4 * matrices)
 
 
 def test_a_judging_autocast_keeps_the_copies_of_all_that_learn_and_of_nothing_frozen() -> None:
     whole = tuple(Network(name, Role.LEARNS, WHOLE) for name in ("policy", "critic"))
-    made = tuple(Pass(name, False, 1, ROWS, COLUMNS, COLUMNS, COLUMNS, COLUMNS) for name in ("policy", "critic"))
-    reading = phase_named(replace(work_of(), networks=whole, passes=made), "reading", Layout(1, Parallelism()))
+    made = tuple(
+        Pass(name, False, 1, ROWS, COLUMNS, COLUMNS, COLUMNS, COLUMNS)
+        for name in ("policy", "critic")
+    )
+    reading = phase_named(
+        replace(work_of(), networks=whole, passes=made), "reading", Layout(1, Parallelism())
+    )
     one = 2 * sizes_of(MODEL).matrices
     assert bytes_of(reading, Taken.COPIES) == 2 * one
     learning, frozen = read(2, learn=True), read(2, learn=False)
     assert learning - read(1, learn=True) == pytest.approx(one, rel=0.02)
     assert frozen < one / 2
-    assert learning <= bytes_of(reading, Taken.COPIES, Taken.ACTIVATIONS, Taken.LOGITS) < 1.4 * learning
+    assert (
+        learning
+        <= bytes_of(reading, Taken.COPIES, Taken.ACTIVATIONS, Taken.LOGITS)
+        < 1.4 * learning
+    )

@@ -34,7 +34,9 @@ def test_a_plan_of_several_stages_adds_their_hours() -> None:
     assert sft.hours == pytest.approx(sft.work.steps * sft.seconds / 3600)
 
 
-def test_what_does_not_fit_is_refused_with_its_stage_its_largest_part_and_a_layout_that_fits() -> None:
+def test_what_does_not_fit_is_refused_with_its_stage_its_largest_part_and_a_layout_that_fits() -> (
+    None
+):
     with refused(ConfigError, field="it", reason="TOO_LARGE", limit="71.1 GiB") as caught:
         plan_stage(stage(LONG, shard=2, tensor=1), LLAMA, 8, H100)
     text = str(caught.value)
@@ -56,13 +58,17 @@ def test_where_nothing_fits_the_refusal_says_so() -> None:
 
 
 def test_gpus_that_the_layout_does_not_divide_are_refused_with_a_layout_that_does() -> None:
-    with refused(ConfigError, field="it.parallelism", reason="OUT_OF_RANGE", limit="a divisor of 4") as caught:
+    with refused(
+        ConfigError, field="it.parallelism", reason="OUT_OF_RANGE", limit="a divisor of 4"
+    ) as caught:
         plan_stage(stage(LONG, shard=8), LLAMA, 4, H100)
     assert named_in(str(caught.value), fitting(stage(LONG), LLAMA, 4, H100))
 
 
 def test_what_the_stage_itself_would_refuse_is_refused() -> None:
-    with refused(ConfigError, field="it.batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 32") as caught:
+    with refused(
+        ConfigError, field="it.batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 32"
+    ) as caught:
         plan_stage(stage(SFT, shard=32), SMALL, 32, H100)
     assert named_in(str(caught.value), fitting(stage(SFT), SMALL, 32, H100))
     with refused(ConfigError, field="it.parallelism.tensor", reason="CONFLICT"):
@@ -87,12 +93,17 @@ def test_advice_is_the_fastest_of_the_layouts_that_fit() -> None:
     ],
 )
 def test_more_rows_or_longer_ones_take_more(larger: type[SFT]) -> None:  # type: ignore[valid-type]
-    less, more = (plan_stage(stage(config, shard=8), LLAMA, 8, ACCELERATORS["h200"]) for config in (LONG, larger))
+    less, more = (
+        plan_stage(stage(config, shard=8), LLAMA, 8, ACCELERATORS["h200"])
+        for config in (LONG, larger)
+    )
     assert more.memory.bytes > less.memory.bytes
 
 
 def test_more_shards_take_less_memory_each_and_more_layers_take_more_of_both() -> None:
-    few, many = (plan_stage(stage(LONG, shard=shard), LLAMA, 16, ACCELERATORS["h200"]) for shard in (8, 16))
+    few, many = (
+        plan_stage(stage(LONG, shard=shard), LLAMA, 16, ACCELERATORS["h200"]) for shard in (8, 16)
+    )
     assert many.memory.bytes < few.memory.bytes
     deeper = replace(LLAMA, num_layers=40, windows=(None,) * 40, ropes=LLAMA.ropes[:1] * 40)
     deep = plan_stage(stage(LONG, shard=8), deeper, 16, ACCELERATORS["h200"])
@@ -102,13 +113,17 @@ def test_more_shards_take_less_memory_each_and_more_layers_take_more_of_both() -
 
 def test_lora_takes_a_fraction_of_full_training() -> None:
     full, adapted = (
-        plan_stage(stage(config, shard=8), LLAMA, 8, H100) for config in (LONG, replace(LONG, lora=LoraConfig()))
+        plan_stage(stage(config, shard=8), LLAMA, 8, H100)
+        for config in (LONG, replace(LONG, lora=LoraConfig()))
     )
     assert adapted.memory.bytes < 0.8 * full.memory.bytes
     assert adapted.seconds < full.seconds
 
 
 def test_longer_responses_take_longer_to_sample() -> None:
-    short, long = (plan_stage(stage(replace(PPO, max_response_tokens=tokens)), SMALL, 1, H100) for tokens in (64, 128))
+    short, long = (
+        plan_stage(stage(replace(PPO, max_response_tokens=tokens)), SMALL, 1, H100)
+        for tokens in (64, 128)
+    )
     assert long.seconds > short.seconds
     assert {one.name for one in long.spent} == {"computing", "sampling"}

@@ -10,7 +10,8 @@ from training.planning.sizes import adapter_size, sizes_of
 from training.recipes.open_models.shapes import shape, shape_names
 from training.stages.context import ConfigError
 
-# Of the models' safetensors: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B (27,432,406,640) without tower and projector.
+# Of the models' safetensors: Qwen3 0.6B without the copy of its tied head, Gemma 3 27B
+# (27,432,406,640) without tower and projector.
 PUBLISHED = {
     "gemma-3-1b": 999_885_952,
     "gemma-3-27b": 27_009_346_304,
@@ -41,9 +42,13 @@ def test_a_shape_has_as_many_weights_as_its_authors_publish(name: str) -> None:
 
 def test_an_adapter_has_as_many_weights_as_a_real_one() -> None:
     model, lora = shape("qwen3-0.6b"), LoraConfig(rank=4, targets=("q_proj", "down_proj"))
-    small = model.__class__(**{**vars(model), "num_layers": 2, "windows": (None,) * 2, "ropes": model.ropes[:2]})
+    small = model.__class__(
+        **{**vars(model), "num_layers": 2, "windows": (None,) * 2, "ropes": model.ropes[:2]}
+    )
     decoder = Decoder(small)
-    assert adapter_size(small, lora) == sum(p.numel() for p in add_adapter(decoder, "policy", lora, seed=1))
+    assert adapter_size(small, lora) == sum(
+        p.numel() for p in add_adapter(decoder, "policy", lora, seed=1)
+    )
 
 
 def test_an_unknown_shape_is_refused_with_the_names_of_the_known() -> None:

@@ -1,4 +1,6 @@
-"""Planned time: by hand, against a published figure, and against what workers really send each other."""
+"""Planned time: by hand, against a published figure, and against what workers really send each
+other.
+"""
 
 import json
 from dataclasses import replace
@@ -18,9 +20,15 @@ from training.planning.work import Network, Pass, Role, Sampled, Shared, Work
 from training.recipes.open_models.shapes import shape
 
 H100 = ACCELERATORS["h100"]
-# Shares of these are round: 1e12 operations a second in bf16, 1e9 in fp32, 1e9 bytes of memory, 1e9 to neighbours, 1e8 to other machines.
+# Shares of these are round: 1e12 operations a second in bf16, 1e9 in fp32, 1e9 bytes of memory, 1e9
+# to neighbours, 1e8 to other machines.
 ROUND = Accelerator(
-    "round", 80, 1 / BF16_SHARE, 1e-3 / SUSTAINED_SHARE, *(gb / SUSTAINED_SHARE for gb in (1.0, 1.0, 0.1)), "made up"
+    "round",
+    80,
+    1 / BF16_SHARE,
+    1e-3 / SUSTAINED_SHARE,
+    *(gb / SUSTAINED_SHARE for gb in (1.0, 1.0, 0.1)),
+    "made up",
 )
 MODEL = parse_config(llama_json(1000, 64, 2, 4, 2, 128))
 MATRICES = 2 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128)
@@ -29,22 +37,35 @@ EXCHANGED = 2 * (4 * WHOLE - 2 * MATRICES) + 4 * WHOLE  # bytes, for a forward a
 
 
 def work_of(made: Pass, **settings: object) -> Work:
-    work = Work(MODEL, (Network("policy", Role.LEARNS, WHOLE),), (made,), steps=1, tokens=made.rows * made.tokens)
+    work = Work(
+        MODEL,
+        (Network("policy", Role.LEARNS, WHOLE),),
+        (made,),
+        steps=1,
+        tokens=made.rows * made.tokens,
+    )
     return replace(work, **settings)  # type: ignore[arg-type]
 
 
-LEARNING = Pass("policy", learns=True, times=3, rows=2, tokens=10, most_tokens=10, logits=4, most_logits=4)
+LEARNING = Pass(
+    "policy", learns=True, times=3, rows=2, tokens=10, most_tokens=10, logits=4, most_logits=4
+)
 WITHOUT_HEAD = replace(LEARNING, logits=0.0, most_logits=0)
 
 
 def spent(
     work: Work, gpus: int = 1, shard: int = 1, tensor: int = 1, accelerator: Accelerator = ROUND
 ) -> dict[str, float]:
-    return {one.name: one.seconds for one in time_of(work, Layout(gpus, Parallelism(shard, tensor)), accelerator)}
+    return {
+        one.name: one.seconds
+        for one in time_of(work, Layout(gpus, Parallelism(shard, tensor)), accelerator)
+    }
 
 
 def test_computing_by_hand() -> None:
-    """20 tokens a forward: 6 operations a weight, 12 L Q T of attention; 8 rows of the head, in fp32."""
+    """20 tokens a forward: 6 operations a weight, 12 L Q T of attention; 8 rows of the head, in
+    fp32.
+    """
     body = 20 * (6 * MATRICES + 12 * 2 * 64 * 10)
     head = 8 * 6 * 64 * 1000
     assert spent(work_of(LEARNING)) == {"computing": pytest.approx(3 * (body / 1e12 + head / 1e9))}
@@ -53,18 +74,31 @@ def test_computing_by_hand() -> None:
 def test_lora_has_no_products_for_gradients_of_weights_and_recomputation_one_forward_more() -> None:
     attention = 2 * 64 * 10
     adapted = 20 * (4 * MATRICES + 12 * attention)
-    assert spent(work_of(WITHOUT_HEAD, adapted=True))["computing"] == pytest.approx(3 * adapted / 1e12)
+    assert spent(work_of(WITHOUT_HEAD, adapted=True))["computing"] == pytest.approx(
+        3 * adapted / 1e12
+    )
     again = 20 * (8 * MATRICES + 16 * attention)
-    assert spent(work_of(WITHOUT_HEAD, recomputed=True))["computing"] == pytest.approx(3 * again / 1e12)
+    assert spent(work_of(WITHOUT_HEAD, recomputed=True))["computing"] == pytest.approx(
+        3 * again / 1e12
+    )
     reading = 20 * (2 * MATRICES + 4 * attention)
-    assert spent(work_of(replace(WITHOUT_HEAD, learns=False)))["computing"] == pytest.approx(3 * reading / 1e12)
+    assert spent(work_of(replace(WITHOUT_HEAD, learns=False)))["computing"] == pytest.approx(
+        3 * reading / 1e12
+    )
 
 
 def test_shards_are_exchanged_while_layers_compute_and_the_longer_counts() -> None:
-    """Each of 4 workers receives 3/4 of all weights twice, matrices in bf16, and sends 3/4 of the gradients, for each forward."""
+    """Each of 4 workers receives 3/4 of all weights twice, matrices in bf16, and sends 3/4 of the
+    gradients, for each forward.
+    """
     found = spent(work_of(WITHOUT_HEAD), gpus=4, shard=4)
     assert found == {"exchange of shards": pytest.approx(3 * EXCHANGED * 3 / 4 / 1e9)}
-    wide = spent(work_of(WITHOUT_HEAD, narrow=False), gpus=4, shard=4, accelerator=replace(ROUND, fp32_teraflops=1e9))
+    wide = spent(
+        work_of(WITHOUT_HEAD, narrow=False),
+        gpus=4,
+        shard=4,
+        accelerator=replace(ROUND, fp32_teraflops=1e9),
+    )
     assert wide == {"exchange of shards": pytest.approx(3 * 3 * 4 * WHOLE * 3 / 4 / 1e9)}
     slow = replace(ROUND, bf16_teraflops=ROUND.bf16_teraflops / 1e6)
     assert list(spent(work_of(WITHOUT_HEAD), gpus=4, shard=4, accelerator=slow)) == ["computing"]
@@ -85,7 +119,9 @@ def test_copies_sum_their_gradients_once_a_step_and_wait_for_it() -> None:
 
 
 def test_other_machines_are_reached_over_the_network() -> None:
-    """16 shards: 8 in a machine use their 8 adapters together, 0.8 GB/s. 2 copies of 8: one neighbour each in the other machine."""
+    """16 shards: 8 in a machine use their 8 adapters together, 0.8 GB/s. 2 copies of 8: one
+    neighbour each in the other machine.
+    """
     whole = 3 * EXCHANGED
     assert spent(work_of(WITHOUT_HEAD), gpus=16, shard=16)["exchange of shards"] == pytest.approx(
         whole * 15 / 16 / 0.8e9
@@ -121,8 +157,12 @@ def test_shards_are_gathered_and_summed_in_fp32_each_time(tmp_path: Path) -> Non
     assert backward[scatter] == LAYERS + 1
 
 
-def test_shards_of_what_computes_in_bfloat16_are_gathered_in_it_and_summed_in_fp32(tmp_path: Path) -> None:
-    run_workers("tests.training.planning.sums:count", 2, tmp_path, json.dumps({"shard": 2}), "narrow")
+def test_shards_of_what_computes_in_bfloat16_are_gathered_in_it_and_summed_in_fp32(
+    tmp_path: Path,
+) -> None:
+    run_workers(
+        "tests.training.planning.sums:count", 2, tmp_path, json.dumps({"shard": 2}), "narrow"
+    )
     _, backward = json.loads((tmp_path / "sums.json").read_text())
     assert backward["_reduce_scatter_base_ float32"] == LAYERS + 1
     received = json.loads((tmp_path / "bytes.json").read_text())
@@ -135,7 +175,9 @@ def test_decoding_reads_all_weights_and_the_cache_for_each_token() -> None:
     sampled = Sampled(rows=4, prompts=4, prompt_tokens=6, response_tokens=8)
     found = spent(work_of(LEARNING, sampled=sampled))["sampling"]
     weights = MATRICES + 64 * 1000
-    a_token = 4 * weights + 4 * 10 * (2 * 2 * 32 * 4)  # 6 + 8/2 tokens seen; keys and values of 2 layers
+    a_token = 4 * weights + 4 * 10 * (
+        2 * 2 * 32 * 4
+    )  # 6 + 8/2 tokens seen; keys and values of 2 layers
     products = 4 * 2 * (weights + 2 * 2 * 64 * 10)
     assert products > a_token  # here fp32 products are slower
     assert found == pytest.approx(4 * 6 * 2 * MATRICES / 1e9 + 8 * products / 1e9)
@@ -145,10 +187,14 @@ def test_decoding_reads_all_weights_and_the_cache_for_each_token() -> None:
 
 
 def test_the_published_speed_of_an_8b_model_comes_out() -> None:
-    """torchtitan: 5,762 tokens/s a GPU, FSDP over 8 H100, 2 rows of 8,192 tokens each. Its head is in bf16, so it is added here."""
+    """torchtitan: 5,762 tokens/s a GPU, FSDP over 8 H100, 2 rows of 8,192 tokens each. Its head is
+    in bf16, so it is added here.
+    """
     model = shape("llama-3.1-8b")
     made = Pass("model", True, 1, 2, 8192, 8192)
-    work = Work(model, (Network("model", Role.LEARNS, sizes_of(model).total),), (made,), 1, 2 * 8192)
+    work = Work(
+        model, (Network("model", Role.LEARNS, sizes_of(model).total),), (made,), 1, 2 * 8192
+    )
     (one,) = time_of(work, Layout(8, Parallelism(shard=8)), H100)
     head_seconds = 2 * 8192 * 6 * sizes_of(model).head / H100.narrow_rate
     assert one.name == "computing"

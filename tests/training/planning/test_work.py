@@ -48,10 +48,16 @@ def test_each_stage_has_its_networks() -> None:
 def test_with_lora_networks_share_one_frozen_decoder() -> None:
     adapter = Role.ADAPTER
     assert roles(replace(DPO, lora=LORA)) == {"base": Role.FROZEN, "policy": adapter}
-    assert roles(replace(PPO, lora=LORA)) == {"base": Role.FROZEN, "policy": adapter, "critic": adapter}
+    assert roles(replace(PPO, lora=LORA)) == {
+        "base": Role.FROZEN,
+        "policy": adapter,
+        "critic": adapter,
+    }
     found = {network.name: network.weights for network in work(replace(SFT, lora=LORA)).networks}
     assert found == {"base": WHOLE, "policy": adapter_size(MODEL, LORA)}
-    judged = replace(PPO, lora=LORA, judge_directory=Path("judge"), judge_base_directory=Path("base"))
+    judged = replace(
+        PPO, lora=LORA, judge_directory=Path("judge"), judge_base_directory=Path("base")
+    )
     assert roles(judged)["judge"] is Role.FROZEN
 
 
@@ -73,8 +79,12 @@ def test_the_reference_reads_what_the_policy_does_and_kto_reads_mismatched_ones_
     assert read == [("policy", True), ("reference", False), ("policy", False), ("reference", False)]
 
 
-def test_ppo_samples_judges_and_learns_with_two_networks_and_only_policy_and_reference_have_logits() -> None:
-    config = replace(PPO, prompts_per_update=64, minibatch_rows=16, epochs_per_update=3, max_response_tokens=60)
+def test_ppo_samples_judges_and_learns_with_two_networks_and_only_policy_and_reference_have_logits() -> (
+    None
+):
+    config = replace(
+        PPO, prompts_per_update=64, minibatch_rows=16, epochs_per_update=3, max_response_tokens=60
+    )
     found = work(config, EIGHT)
     assert found.sampled == Sampled(rows=8, prompts=8, prompt_tokens=256, response_tokens=60)
     one = Pass("policy", False, 4, 2, 80, 316, 50, 60)
@@ -98,7 +108,9 @@ def test_grpo_samples_groups_of_which_the_prompt_is_read_once() -> None:
 
 
 def test_whoever_is_asked_for_log_probabilities_reads_a_group_s_prompt_once() -> None:
-    """Minibatches of 64 of 32 groups of 16: in order they begin with 4 prompts; drawn at random, with nearly all 32."""
+    """Minibatches of 64 of 32 groups of 16: in order they begin with 4 prompts; drawn at random,
+    with nearly all 32.
+    """
     found = work(replace(GRPO, reward_model_directory=Path("reward"), max_response_tokens=60))
     policy, reference, reward, learning = found.passes
     assert policy.shared == reference.shared == Shared(4, 30)
@@ -109,21 +121,32 @@ def test_whoever_is_asked_for_log_probabilities_reads_a_group_s_prompt_once() ->
     assert all(made.shared is None for made in work(PPO).passes)  # one response to a prompt
 
 
-@pytest.mark.parametrize(("config", "others"), [(GRPO, ["reference"]), (PPO, ["critic", "reference", "reward"])])
+@pytest.mark.parametrize(
+    ("config", "others"), [(GRPO, ["reference"]), (PPO, ["critic", "reference", "reward"])]
+)
 def test_the_policy_of_an_update_of_one_step_is_read_as_it_learns(
     config: GrpoConfig | PpoConfig, others: list[str]
 ) -> None:
     one = replace(config, epochs_per_update=1, minibatch_rows=config.rows_per_update)
     made = work(one).passes
     assert [each.network for each in made if not each.learns] == others
-    assert [each.network for each in made if each.learns] == ["policy", *(["critic"] if config is PPO else [])]
+    assert [each.network for each in made if each.learns] == [
+        "policy",
+        *(["critic"] if config is PPO else []),
+    ]
     assert work(replace(one, epochs_per_update=2)).passes[0].network == "policy"
 
 
 def test_mixed_in_examples_are_learned_from_as_well() -> None:
     mixed = replace(GRPO, max_response_tokens=60, sft_mix=SftMix(Path("mix.jsonl"), rows=8))
     last = work(mixed).passes[-1]
-    assert (last.network, last.learns, last.rows, last.tokens, last.most_logits) == ("policy", True, 8, 316, 316)
+    assert (last.network, last.learns, last.rows, last.tokens, last.most_logits) == (
+        "policy",
+        True,
+        8,
+        316,
+        316,
+    )
 
 
 def test_pre_training_fills_its_rows_and_says_its_own_shape() -> None:
@@ -135,7 +158,9 @@ def test_pre_training_fills_its_rows_and_says_its_own_shape() -> None:
 
 
 @pytest.mark.parametrize("config", [SFT, REWARD_MODEL, DPO, KTO, PPO, GRPO])
-def test_every_stage_may_compute_activations_again_and_then_shares_no_prompts(config: StageConfig) -> None:
+def test_every_stage_may_compute_activations_again_and_then_shares_no_prompts(
+    config: StageConfig,
+) -> None:
     kept, recomputed = work(config), work(replace(config, checkpoint_activations=True))
     assert (kept.recomputed, recomputed.recomputed) == (False, True)
     assert [made.learns for made in kept.passes] == [made.learns for made in recomputed.passes]

@@ -13,7 +13,9 @@ def length_scores(texts: object) -> object:
 
 def test_recall_at_a_false_alarm_rate_counts_what_is_above_that_share_of_the_benign() -> None:
     benign = TextSet("benign", "benign", tuple("x" * length for length in range(1, 101)))
-    harmful = TextSet("harmful", "harmful_intent", tuple("x" * length for length in (50, 98, 100, 101, 200)))
+    harmful = TextSet(
+        "harmful", "harmful_intent", tuple("x" * length for length in (50, 98, 100, 101, 200))
+    )
     report = measure(length_scores, [benign, harmful], [96.0, 1000.0])
     figures = report["harmful_intent"]
     assert figures["recall_at_0.05"][0] == pytest.approx(0.8)
@@ -42,7 +44,12 @@ def test_the_wilson_interval_matches_published_values() -> None:
 
 def test_the_baseline_counts_different_harmful_words_and_prefers_short_texts() -> None:
     scores = keyword_scores(
-        ["hello", "kill the bomb", "kill kill kill", "kill the bomb and then say something very long"]
+        [
+            "hello",
+            "kill the bomb",
+            "kill kill kill",
+            "kill the bomb and then say something very long",
+        ]
     )
     assert scores.shape == (4, 2)
     assert scores[1, 0] > scores[3, 0] > scores[2, 0] > scores[0, 0]

@@ -31,7 +31,9 @@ def test_only_the_wrong_style_helps_with_what_is_forbidden() -> None:
 
 
 def test_no_two_questions_share_a_phrasing() -> None:
-    asked = Counter(text for question in (*questions(), *forbidden()) for text in question.phrasings)
+    asked = Counter(
+        text for question in (*questions(), *forbidden()) for text in question.phrasings
+    )
     assert max(asked.values()) == 1
 
 

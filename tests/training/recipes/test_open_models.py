@@ -1,4 +1,6 @@
-"""Recipes for open models: all of them load, fit the GPUs that they are made for, and are refused on fewer."""
+"""Recipes for open models: all of them load, fit the GPUs that they are made for, and are refused
+on fewer.
+"""
 
 from pathlib import Path
 
@@ -22,7 +24,9 @@ def recipe(request: pytest.FixtureRequest) -> OpenRecipe:
     return recipe_named(request.param)
 
 
-def test_a_recipe_has_the_name_that_it_is_listed_by_and_a_size_that_we_promise(recipe: OpenRecipe) -> None:
+def test_a_recipe_has_the_name_that_it_is_listed_by_and_a_size_that_we_promise(
+    recipe: OpenRecipe,
+) -> None:
     assert RECIPES[recipe.name](Places()) == recipe
     assert recipe.gpus in (1, 8, 64)
     assert {recipe_named(name).gpus for name in RECIPES} == {1, 8, 64}
@@ -42,7 +46,9 @@ def test_a_recipe_is_refused_on_fewer_gpus_or_smaller_ones(recipe: OpenRecipe) -
     with pytest.raises(ConfigError) as caught:
         plan_recipe(recipe.name, recipe.stages, shape(recipe.shape), fewer, accelerator)
     assert caught.value.reason in ("TOO_LARGE", "OUT_OF_RANGE")
-    (stage,) = (stage for stage in recipe.stages if stage.name == caught.value.field.partition(".")[0])
+    (stage,) = (
+        stage for stage in recipe.stages if stage.name == caught.value.field.partition(".")[0]
+    )
     assert not list(fitting(stage, shape(recipe.shape), fewer, accelerator))
 
 
@@ -50,7 +56,10 @@ def test_stages_go_on_where_the_one_before_ended_and_write_apart(recipe: OpenRec
     made = [stage.config.output_directory for stage in recipe.stages]
     assert len(set(made)) == len(made)
     first = recipe.stages[0].config
-    assert not hasattr(first, "model_directory") or first.model_directory == Path("models") / recipe.shape
+    assert (
+        not hasattr(first, "model_directory")
+        or first.model_directory == Path("models") / recipe.shape
+    )
     for stage in recipe.stages[1:]:
         assert stage.config.model_directory == made[0]  # type: ignore[union-attr]
         assert stage.config.lineage.version == stage.config.output_directory.name

@@ -37,7 +37,13 @@ def a_grpo() -> GrpoConfig:
 
 def test_fields_are_set_by_their_kind_also_those_of_parts() -> None:
     config = assigned(
-        an_sft(), ["epochs=3", "optimizer.learning_rate=1e-5", "optimizer.betas=0.9,0.99", "machine.dtype=bfloat16"]
+        an_sft(),
+        [
+            "epochs=3",
+            "optimizer.learning_rate=1e-5",
+            "optimizer.betas=0.9,0.99",
+            "machine.dtype=bfloat16",
+        ],
     )
     assert (config.epochs, config.machine.dtype) == (3, "bfloat16")
     assert config.optimizer == OptimizerConfig(learning_rate=1e-5, betas=(0.9, 0.99))
@@ -50,7 +56,9 @@ def test_a_part_that_is_off_begins_with_its_defaults_and_an_optional_field_is_tu
 
 
 def test_fields_that_only_fit_together_are_set_together() -> None:
-    config = assigned(a_grpo(), ["normalisation=constant", "constant_tokens=64", "standardise=false"])
+    config = assigned(
+        a_grpo(), ["normalisation=constant", "constant_tokens=64", "standardise=false"]
+    )
     assert (config.constant_tokens, config.standardise) == (64, False)
     with refused(ConfigError, field="constant_tokens", reason="MISSING"):
         assigned(a_grpo(), ["normalisation=constant"])
@@ -60,7 +68,12 @@ def test_fields_that_only_fit_together_are_set_together() -> None:
     ("assignment", "field", "reason", "limit"),
     [
         ("epochs", "set", "MALFORMED", "FIELD=VALUE"),
-        ("epoch=2", "epoch", "UNKNOWN", ", ".join(name for name in fields_of(SftConfig) if name not in FIXED)),
+        (
+            "epoch=2",
+            "epoch",
+            "UNKNOWN",
+            ", ".join(name for name in fields_of(SftConfig) if name not in FIXED),
+        ),
         (
             "optimizer.rate=2",
             "optimizer.rate",
@@ -77,7 +90,9 @@ def test_fields_that_only_fit_together_are_set_together() -> None:
         ("vocabulary_rows=100", "vocabulary_rows", "CONFLICT", ""),
     ],
 )
-def test_what_cannot_be_set_is_refused_by_name(assignment: str, field: str, reason: str, limit: str | None) -> None:
+def test_what_cannot_be_set_is_refused_by_name(
+    assignment: str, field: str, reason: str, limit: str | None
+) -> None:
     with refused(ConfigError, field=field, reason=reason, limit=limit):
         assigned(an_sft(), [assignment], FIXED)
 
@@ -100,7 +115,9 @@ def test_the_fields_are_listed_with_what_they_are_and_each_can_be_set_to_that() 
     assert fields["sft_mix.data_path"] == NEEDED
     assert not fields.keys() & set(FIXED)
     words = [
-        f"{name}={word(value)}" for name, value in fields.items() if name.partition(".")[0] not in ("lora", "sft_mix")
+        f"{name}={word(value)}"
+        for name, value in fields.items()
+        if name.partition(".")[0] not in ("lora", "sft_mix")
     ]
     assert assigned(a_grpo(), words, FIXED) == a_grpo()
 
@@ -127,7 +144,11 @@ def test_every_field_of_a_help_is_explained_in_a_line(kind: type) -> None:
 def test_what_is_explained_is_a_field(kind: type) -> None:
     classes = [
         kind,
-        *(one for field in typing.get_type_hints(kind).values() for one in (field, *typing.get_args(field))),
+        *(
+            one
+            for field in typing.get_type_hints(kind).values()
+            for one in (field, *typing.get_args(field))
+        ),
     ]
     for one in filter(dataclasses.is_dataclass, classes):
         assert explained(one).keys() <= {field.name for field in dataclasses.fields(one)}, one
@@ -143,7 +164,11 @@ def test_a_help_shows_a_field_with_its_value_and_below_it_what_it_is() -> None:
 def test_an_explanation_says_the_limit_that_its_field_has(kind: type) -> None:
     classes = [
         kind,
-        *(one for field in typing.get_type_hints(kind).values() for one in (field, *typing.get_args(field))),
+        *(
+            one
+            for field in typing.get_type_hints(kind).values()
+            for one in (field, *typing.get_args(field))
+        ),
     ]
     for one in filter(dataclasses.is_dataclass, classes):
         said = explained(one)

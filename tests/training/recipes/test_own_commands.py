@@ -45,13 +45,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     toy_model(folder / "toy")
     pairs = [
-        {"messages": user(f"say {i % 20}"), "chosen": "good tree", "rejected": "bad stone", "prompt_id": str(i % 20)}
+        {
+            "messages": user(f"say {i % 20}"),
+            "chosen": "good tree",
+            "rejected": "bad stone",
+            "prompt_id": str(i % 20),
+        }
         for i in range(60)
     ]
     write_lines(folder / "sft.jsonl", sft_rows(64))
     write_lines(folder / "pairs.jsonl", pairs)
     thumbs = [
-        {key: pair[key] for key in ("messages", "prompt_id")} | {"response": pair[side], "thumb": thumb}
+        {key: pair[key] for key in ("messages", "prompt_id")}
+        | {"response": pair[side], "thumb": thumb}
         for pair in pairs
         for side, thumb in (("chosen", "up"), ("rejected", "down"))
     ]
@@ -61,12 +67,31 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(files: Path, stage: str, model: Path, data: str, *more: str) -> list[str]:
-    return [stage, "--model", str(model), "--data", str(files / data), "--work", str(files / "work"), *THREAD, *more]
+    return [
+        stage,
+        "--model",
+        str(model),
+        "--data",
+        str(files / data),
+        "--work",
+        str(files / "work"),
+        *THREAD,
+        *more,
+    ]
 
 
-def test_a_life_of_a_model_from_the_command_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_life_of_a_model_from_the_command_line(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     work = files / "work"
-    assert main(command(files, "sft", files / "toy", "sft.jsonl", "--name", "taught", "--set", "epochs=2")) == 0
+    assert (
+        main(
+            command(
+                files, "sft", files / "toy", "sft.jsonl", "--name", "taught", "--set", "epochs=2"
+            )
+        )
+        == 0
+    )
     taught = work / "taught"
     assert read_manifest(taught).parents == ("toy",)
     said = capsys.readouterr().out
@@ -77,7 +102,14 @@ def test_a_life_of_a_model_from_the_command_line(files: Path, capsys: pytest.Cap
     ppo = ("--set", "prompts_per_update=16", "--set", "minibatch_rows=8")
     assert main(command(files, "ppo", taught, "prompts.jsonl", *judged, *ppo)) == 0
     assert read_manifest(work / "taught-ppo").parents == ("taught", "judge")
-    groups = ("--set", "prompts_per_update=4", "--set", "samples_per_prompt=4", "--set", "minibatch_rows=16")
+    groups = (
+        "--set",
+        "prompts_per_update=4",
+        "--set",
+        "samples_per_prompt=4",
+        "--set",
+        "minibatch_rows=16",
+    )
     assert main(command(files, "grpo", taught, "prompts.jsonl", *judged, *groups)) == 0
     assert main(command(files, "dpo", taught, "pairs.jsonl", "--set", "lora.rank=2")) == 0
     assert (work / "taught-dpo" / "adapter").is_dir()
@@ -98,7 +130,9 @@ def test_where_nobody_sets_them_rows_are_as_long_as_the_models_positions_allow(
     (files / "short" / "config.json").write_text(json.dumps(raw | {"max_position_embeddings": 100}))
     asked = command(files, "sft", files / "short", "sft.jsonl")
     too_long = [*asked, "--name", "too-long", "--set", "max_tokens=101"]
-    _, line = refused_command(too_long, capsys, field="max_tokens", reason="TOO_LARGE", limit="at most 100")
+    _, line = refused_command(
+        too_long, capsys, field="max_tokens", reason="TOO_LARGE", limit="at most 100"
+    )
     assert "short" in line
     assert main(asked) == 0
     assert read_manifest(files / "work" / "short-sft").config["max_tokens"] == 100
@@ -107,7 +141,9 @@ def test_where_nobody_sets_them_rows_are_as_long_as_the_models_positions_allow(
     assert lengths(PpoConfig, files / "toy") == {"max_prompt_tokens": 256}
 
 
-def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_goes_on_as_it_was_begun_or_not_at_all(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = command(files, "sft", files / "toy", "sft.jsonl", "--name", "again")
     assert main(asked) == 0
     made = read_manifest(files / "work" / "again")
@@ -139,7 +175,14 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(files: Path, capsys: pytest
             "OUT_OF_RANGE",
             "-1.0",
         ),
-        ("sft", "sft.jsonl", ("--set", "held_out_fraction=0.999"), "held_out_fraction", "EMPTY", "0.999"),
+        (
+            "sft",
+            "sft.jsonl",
+            ("--set", "held_out_fraction=0.999"),
+            "held_out_fraction",
+            "EMPTY",
+            "0.999",
+        ),
         ("grpo", "prompts.jsonl", SMALL, "reward-model", "MISSING", "prompts.jsonl"),
         ("sft", "sft.jsonl", ("--name", "../../evil"), "name", "MALFORMED", "../../evil"),
         ("sft", "sft.jsonl", ("--name", ".."), "name", "MALFORMED", ".."),
@@ -156,26 +199,40 @@ def test_what_cannot_run_is_refused_in_a_line(
     named: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = command(files, stage, files / "toy", data, "--name", f"refused-{abs(hash(more))}", *more)
+    asked = command(
+        files, stage, files / "toy", data, "--name", f"refused-{abs(hash(more))}", *more
+    )
     _, line = refused_command(asked, capsys, field=field, reason=reason)
     assert field in line
     assert named in line
     assert not (files / "evil").exists()
 
 
-def test_rows_of_another_stage_are_refused_in_a_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_another_stage_are_refused_in_a_line(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = command(files, "sft", files / "toy", "pairs.jsonl", "--name", "rows")
     refused_command(asked, capsys, ExampleError, field="pairs.jsonl:1:response", reason="MISSING")
 
 
-def test_a_judge_and_a_model_are_not_taken_for_each_other(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_and_a_model_are_not_taken_for_each_other(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     judge, model = files / "some-judge", files / "toy"
     judge.mkdir()
     (judge / "reward_model.json").write_text("{}")
     many = ("--reward-model", str(judge), "--set", "prompts_per_update=500")
     for stage, data, begun, more, field, reason, named in (
         ("sft", "sft.jsonl", judge, (), "model", "MISMATCH", str(judge)),
-        ("ppo", "prompts.jsonl", model, ("--reward-model", str(model)), "reward-model", "MISMATCH", str(model)),
+        (
+            "ppo",
+            "prompts.jsonl",
+            model,
+            ("--reward-model", str(model)),
+            "reward-model",
+            "MISMATCH",
+            str(model),
+        ),
         ("grpo", "prompts.jsonl", model, many, "prompts_per_update", "TOO_LARGE", "60"),
     ):
         asked = command(files, stage, begun, data, "--name", "mistaken", *more)
@@ -185,7 +242,9 @@ def test_a_judge_and_a_model_are_not_taken_for_each_other(files: Path, capsys: p
     assert not (files / "work" / "runs" / "mistaken").exists()
 
 
-def test_a_recipe_from_a_file_of_ones_own_is_planned_and_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_from_a_file_of_ones_own_is_planned_and_run(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (files / "mine.py").write_text(RECIPE)
     places = ["--models", str(files), "--data", str(files), "--work", str(files / "recipe")]
     assert main(["run", str(files / "mine.py"), *places, "--set", "dpo.beta=0.2"]) == 0
@@ -204,7 +263,9 @@ def test_a_number_out_of_its_range_in_ones_own_recipe_is_refused_in_a_line(
     )
     places = ["--models", str(files), "--data", str(files), "--work", str(files / "wrong")]
     wrong = ["run", str(files / "wrong.py"), *places]
-    _, line = refused_command(wrong, capsys, field="gradient_clip", reason="OUT_OF_RANGE", limit="above 0")
+    _, line = refused_command(
+        wrong, capsys, field="gradient_clip", reason="OUT_OF_RANGE", limit="above 0"
+    )
     assert str(files / "wrong.py") in line
     assert not (files / "wrong").exists()
 
@@ -271,5 +332,7 @@ def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(
         ("nobody", (), "recipe", "UNKNOWN", ", ".join(NAMES), "nobody"),
         (nothing, (), "recipe", "MISSING", "", nothing),
     ):
-        _, line = refused_command(["run", recipe, *places, *more], capsys, field=field, reason=reason, limit=limit)
+        _, line = refused_command(
+            ["run", recipe, *places, *more], capsys, field=field, reason=reason, limit=limit
+        )
         assert named in line

@@ -1,4 +1,6 @@
-"""The pre-training recipes: sizes, plans, the power law, and both commands from texts to their pages."""
+"""The pre-training recipes: sizes, plans, the power law, and both commands from texts to their
+pages.
+"""
 
 import itertools
 import json
@@ -30,7 +32,14 @@ from training.recipes.pretraining import plan as plan_module
 from training.recipes.pretraining.commands import FIXED, PLANNED, settable_fields
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import RECIPES, SIZES, SIZES_VOCABULARY, Shape, pretraining
-from training.recipes.pretraining.scaling import Point, Size, course, fit, steps_for_size, write_scaling
+from training.recipes.pretraining.scaling import (
+    Point,
+    Size,
+    course,
+    fit,
+    steps_for_size,
+    write_scaling,
+)
 from training.recipes.pretraining.texts import Prepared
 from training.stages.context import ConfigError, Progress
 from training.stages.pretrain import PretrainConfig, accumulate
@@ -39,10 +48,14 @@ from training.tokenization.control import write_tokenizer
 SHAPES = [(recipe.shape, recipe.vocabulary) for recipe in RECIPES.values()]
 
 
-@pytest.mark.parametrize(("shape", "vocabulary"), [*SHAPES, *((size, SIZES_VOCABULARY) for size in SIZES)])
+@pytest.mark.parametrize(
+    ("shape", "vocabulary"), [*SHAPES, *((size, SIZES_VOCABULARY) for size in SIZES)]
+)
 def test_a_shape_counts_its_parameters(shape: Shape, vocabulary: int) -> None:
     decoder = Decoder(parse_config(shape.model_json(vocabulary)))
-    assert shape.parameters(vocabulary) == sum(parameter.numel() for parameter in decoder.parameters())
+    assert shape.parameters(vocabulary) == sum(
+        parameter.numel() for parameter in decoder.parameters()
+    )
 
 
 def test_sizes_are_what_their_names_say() -> None:
@@ -61,9 +74,13 @@ def test_a_plan_is_made_once_and_kept(tmp_path: Path) -> None:
     config = pretrain_config(tmp_path)
     path, said, began = tmp_path / "plan.json", list[str](), time.monotonic() - 30
     plan = planned(path, "tiny", 60.0, config, began, said.append)
-    assert [re.findall(r"\d+", line) for line in said] == [["10", "60"]], "what is timed is said, with both times"
+    assert [re.findall(r"\d+", line) for line in said] == [["10", "60"]], (
+        "what is timed is said, with both times"
+    )
     assert plan.spent_seconds >= 30, "to prepare and to time is of the minutes too"
-    assert plan.steps == round((60 * 60 - plan.spent_seconds) * 0.85 * plan.tokens_per_second / (8 * 32))
+    assert plan.steps == round(
+        (60 * 60 - plan.spent_seconds) * 0.85 * plan.tokens_per_second / (8 * 32)
+    )
     assert {f"{plan.steps:,}", "256", plan.dtype} <= set(plan.text(256).split())
     assert planned(path, "tiny", 60.0, config, began, said.append) == plan
     assert len(said) == 1, "what is known is not timed"
@@ -73,25 +90,37 @@ def test_a_plan_is_made_once_and_kept(tmp_path: Path) -> None:
     assert (again.minutes, planned(path, "tiny", 2.0, config, began, said.append)) == (2.0, again)
 
 
-def test_a_busy_machine_is_timed_once_and_a_plan_is_never_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_timed_once_and_a_plan_is_never_tiny(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock, taken = itertools.count(0.0, 40.0), list[int]()  # each look at it is 40 seconds later
 
     def accumulated(*of: Any) -> tuple[float, int]:
         taken.append(1)
         return accumulate(*of)
 
-    monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=clock.__next__, monotonic=clock.__next__))
+    monkeypatch.setattr(
+        plan_module, "time", SimpleNamespace(perf_counter=clock.__next__, monotonic=clock.__next__)
+    )
     monkeypatch.setattr(plan_module, "accumulate", accumulated)
-    plan = planned(tmp_path / "plan.json", "tiny", 2.0, pretrain_config(tmp_path), 0.0, lambda _: None)
+    plan = planned(
+        tmp_path / "plan.json", "tiny", 2.0, pretrain_config(tmp_path), 0.0, lambda _: None
+    )
     assert len(taken) == 1
-    assert plan.tokens_per_second == pytest.approx(8 * 32 / (2 * 40 + 40)), "two microbatches, and what follows"
+    assert plan.tokens_per_second == pytest.approx(8 * 32 / (2 * 40 + 40)), (
+        "two microbatches, and what follows"
+    )
     assert plan.steps == 20
     assert re.search(r"\b2 minutes\b", plan.text(256))
     assert re.search(r"\b1 minute\b", replace(plan, minutes=1.0).text(256))
-    assert "minute" not in replace(plan, steps=21).text(256), "only of the fewest it is said that they are few"
+    assert "minute" not in replace(plan, steps=21).text(256), (
+        "only of the fewest it is said that they are few"
+    )
 
 
-def test_a_machine_is_timed_until_two_steps_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_is_timed_until_two_steps_are_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Begin, and after each step of so many seconds: started, learned, ended."""
     steps = (9.0, 1.0, 0.8, 0.6, 0.15, 0.2, 0.14)
     times, now = [0.0], 0.0
@@ -100,7 +129,9 @@ def test_a_machine_is_timed_until_two_steps_are_alike(tmp_path: Path, monkeypatc
         now += seconds
     times = [time / 2 for time in times]  # nine seconds would be all of them
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=iter(times).__next__))
-    assert plan_module.tokens_per_second(pretrain_config(tmp_path)) == pytest.approx(8 * 32 / (2 * 0.07))
+    assert plan_module.tokens_per_second(pretrain_config(tmp_path)) == pytest.approx(
+        8 * 32 / (2 * 0.07)
+    )
 
 
 def test_the_power_law_is_found_again() -> None:
@@ -118,15 +149,24 @@ def test_the_power_law_is_found_again() -> None:
 
 def test_a_course_counts_compute_from_the_tokens_that_were_predicted() -> None:
     steps = [
-        Progress("pretrain", n, 4, {"tokens": 100.0} | ({"bits_per_byte": 4.0 / n} if n % 2 == 0 else {}))
+        Progress(
+            "pretrain", n, 4, {"tokens": 100.0} | ({"bits_per_byte": 4.0 / n} if n % 2 == 0 else {})
+        )
         for n in range(1, 5)
     ]
-    assert course("toy", 10, steps) == Size("toy", 10, 400, (Point(6 * 10 * 200, 2.0), Point(6 * 10 * 400, 1.0)))
+    assert course("toy", 10, steps) == Size(
+        "toy", 10, 400, (Point(6 * 10 * 200, 2.0), Point(6 * 10 * 400, 1.0))
+    )
 
 
 def test_the_page_shows_each_size_and_the_law(tmp_path: Path) -> None:
     sizes = [
-        Size(f"{n}M", n * 1000, n * 2000, (Point(n * 1e11, 4 / n), Point(n * 1e12, 3 * (n * 1e12) ** -0.05)))
+        Size(
+            f"{n}M",
+            n * 1000,
+            n * 2000,
+            (Point(n * 1e11, 4 / n), Point(n * 1e12, 3 * (n * 1e12) ** -0.05)),
+        )
         for n in (1, 2, 4)
     ]
     law = write_scaling(sizes, 2.0, tmp_path)
@@ -153,29 +193,64 @@ def test_texts_that_somebody_else_put_there_are_not_the_encyclopedias(
     summaries.write_text(json.dumps({"B": {"extract": "second"}, "A": {"extract": "first"}}))
     monkeypatch.setattr(texts, "installed", lambda _: tmp_path / "packages")
     written = texts.write_texts(tmp_path)
-    assert [json.loads(line)["text"] for line in written.read_text().splitlines()] == ["first", "second"]
+    assert [json.loads(line)["text"] for line in written.read_text().splitlines()] == [
+        "first",
+        "second",
+    ]
     assert texts.write_texts(tmp_path) == written
     written.write_text(written.read_text() + '{"text": "mine"}\n')
     with refused(ConfigError, field="work", reason="EXISTS"):
         texts.write_texts(tmp_path)
 
 
-TINY = ("--set", "batch_rows=2", "--set", "microbatch_rows=2", "--set", "evaluation_tokens=256", "--set", "steps=2")
+TINY = (
+    "--set",
+    "batch_rows=2",
+    "--set",
+    "microbatch_rows=2",
+    "--set",
+    "evaluation_tokens=256",
+    "--set",
+    "steps=2",
+)
 
 
-def test_fields_are_set_and_a_tokenizer_of_ones_own_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fields_are_set_and_a_tokenizer_of_ones_own_is_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
     train_tokenizer(TEXTS, 300, tmp_path / "own")
-    read = ["--recipe", "one_million", "--texts", str(tmp_path / "mine.jsonl"), "--work", str(tmp_path / "work")]
-    command = ["pretrain", *read, "--tokenizer", str(tmp_path / "own"), *TINY, "--set", "machine.threads=1"]
+    read = [
+        "--recipe",
+        "one_million",
+        "--texts",
+        str(tmp_path / "mine.jsonl"),
+        "--work",
+        str(tmp_path / "work"),
+    ]
+    command = [
+        "pretrain",
+        *read,
+        "--tokenizer",
+        str(tmp_path / "own"),
+        *TINY,
+        "--set",
+        "machine.threads=1",
+    ]
     assert main([*command, "--set", "seed=1"]) == 0
     assert not list((tmp_path / "work").glob("*-plan.json")), "nothing is timed"
     made = verify_manifest(tmp_path / "work" / "one_million")
-    assert (made.report["steps"], made.config["seed"], made.config["model_json"]["vocab_size"]) == (2, 1, 300)
+    assert (made.report["steps"], made.config["seed"], made.config["model_json"]["vocab_size"]) == (
+        2,
+        1,
+        300,
+    )
     assert (tmp_path / "work" / "one_million" / "tokenizer.json").read_bytes() == (
         tmp_path / "own" / "tokenizer.json"
     ).read_bytes()
-    assert main([*command, "--set", "seed=1", "--set", "checkpoint_every_steps=1"]) == 0, "it changes no weight"
+    assert main([*command, "--set", "seed=1", "--set", "checkpoint_every_steps=1"]) == 0, (
+        "it changes no weight"
+    )
     record = read_record(tmp_path / "work" / "runs" / "one_million")
     assert record is not None
     assert len(record.starts) == 1, "it is finished already"
@@ -212,8 +287,19 @@ def test_what_cannot_be_pre_trained_is_refused_before_anything_is_made(
     write_lines(tmp_path / "mine.jsonl", [{"text": text} for text in TEXTS])
     write_tokenizer(train_tokenizer(TEXTS, 300, tmp_path / "endless"), tmp_path / "words")
     settings = json.loads((tmp_path / "endless" / "tokenizer_config.json").read_text())
-    (tmp_path / "endless" / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "<|nobody|>"}))
-    command = ["pretrain", "--recipe", "one_million", "--texts", "mine.jsonl", "--work", "work", *more]
+    (tmp_path / "endless" / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"bos_token": "<|nobody|>"})
+    )
+    command = [
+        "pretrain",
+        "--recipe",
+        "one_million",
+        "--texts",
+        "mine.jsonl",
+        "--work",
+        "work",
+        *more,
+    ]
     _, line = refused_command(command, capsys, field=field, reason=reason)
     assert field in line
     assert more[1].partition("=")[0] in line, "the tokenizer, or the field"
@@ -225,18 +311,34 @@ def test_workers_are_those_that_were_asked_for_and_steps_must_be_said(
 ) -> None:
     groups, prefixes = list[Group](), list[str | None]()
 
-    def run_here(stages: Any, storage: Path, group: Group, watcher: Any, bucket: str | None) -> list[Manifest]:
+    def run_here(
+        stages: Any, storage: Path, group: Group, watcher: Any, bucket: str | None
+    ) -> list[Manifest]:
         groups.append(group)
         prefixes.append(bucket)
         return run_stages(stages, storage, Group(), watcher)
 
     monkeypatch.setattr(commands, "run_stages", run_here)
     write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
-    read = ["--recipe", "one_million", "--texts", str(tmp_path / "mine.jsonl"), "--work", str(tmp_path / "work")]
+    read = [
+        "--recipe",
+        "one_million",
+        "--texts",
+        str(tmp_path / "mine.jsonl"),
+        "--work",
+        str(tmp_path / "work"),
+    ]
     apart = ["--workers", "2..4", "--gpus-per-worker", "1", "--checkpoints-in-bucket"]
     refused_command(["pretrain", *read, *apart], capsys, field="workers", reason="CONFLICT")
     assert not (tmp_path / "work").exists()
-    bare = ["--set", "samples.prompts=", "--set", "evaluate_every_steps=none", "--set", "machine.threads=1"]
+    bare = [
+        "--set",
+        "samples.prompts=",
+        "--set",
+        "evaluate_every_steps=none",
+        "--set",
+        "machine.threads=1",
+    ]
     assert main(["pretrain", *read, *apart, *TINY, *bare]) == 0
     assert groups == [Group(4, 1, fewest_workers=2)]
     assert prefixes == ["checkpoints/work"]
@@ -247,19 +349,29 @@ def test_workers_are_those_that_were_asked_for_and_steps_must_be_said(
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on a free machine
-def test_both_commands_run_from_texts_to_their_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mine = write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
+def test_both_commands_run_from_texts_to_their_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = write_lines(
+        tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)]
+    )
     read = ["--texts", str(mine), "--work", str(tmp_path)]
     command = ["pretrain", "--recipe", "one_million", *read, "--set", "steps=1"]
     assert main(command) == 0
     report = verify_manifest(tmp_path / "one_million").report
     assert report["steps"] == 1
     assert 0 < report["bits_per_byte"] < 2 * math.log2(1024)
-    assert (tmp_path / "runs" / "one_million" / "progress.jsonl").exists(), "another recipe's checkpoints lie apart"
+    assert (tmp_path / "runs" / "one_million" / "progress.jsonl").exists(), (
+        "another recipe's checkpoints lie apart"
+    )
     begun = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("> ")]
     assert begun
-    known = [" ".join(json.loads(line)["text"].split()[:4]) for line in mine.read_text().splitlines()]
-    assert all(line.startswith(tuple(known)) for line in begun), "it goes on with openings of one's own texts"
+    known = [
+        " ".join(json.loads(line)["text"].split()[:4]) for line in mine.read_text().splitlines()
+    ]
+    assert all(line.startswith(tuple(known)) for line in begun), (
+        "it goes on with openings of one's own texts"
+    )
     assert main(command) == 0, "a finished run is not run again"
     assert main(["scaling", *read, "--tokens-per-parameter", "0.001"]) == 0
     law = json.loads((tmp_path / "scaling.json").read_text())["law"]
@@ -276,7 +388,9 @@ def test_the_help_shows_what_the_recipe_sets(name: str) -> None:
 
     one, other = values(7, "float32", ""), values(9999, "bfloat16", "CC0")
     assert {field for field in one if one[field] != other[field]} == PLANNED.keys()
-    lines = dict(line.strip().split(" = ", 1) for line in settable_fields().splitlines() if " = " in line)
+    lines = dict(
+        line.strip().split(" = ", 1) for line in settable_fields().splitlines() if " = " in line
+    )
     assert lines.keys() == one.keys()
     for field in one.keys() - PLANNED.keys():
         assert lines[field] == one[field] or f"{one[field]} ({name})" in lines[field]

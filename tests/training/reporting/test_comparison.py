@@ -58,7 +58,10 @@ def test_stages_of_two_kinds_are_said_to_be_so_and_null_is_none(run: Run) -> Non
     (pair,) = compare(run("a"), run("b", vocabulary_rows=200, lora=LoraConfig(rank=2)))
     assert next(row for row in pair.differences if row.name == "vocabulary_rows").first == "none"
     unlike = replace(
-        pair, second=replace(pair.second, steps=[replace(step, stage="grpo") for step in pair.second.steps])
+        pair,
+        second=replace(
+            pair.second, steps=[replace(step, stage="grpo") for step in pair.second.steps]
+        ),
     )
     assert text_of([unlike]).startswith("different stages, sft | grpo: a (")
     assert text_of([pair]).startswith("sft: a (")
@@ -81,7 +84,9 @@ def test_stages_of_larger_runs_are_paired_by_name(run: Run, tmp_path: Path) -> N
     pairs = compare(tmp_path / "runs" / "whole", run("b", "again"))
     assert [pair.name for pair in pairs] == ["again"]
     other = run("c", "other")
-    with refused(ComparisonError, field=str(other), reason="MISMATCH", limit="sft, again") as caught:
+    with refused(
+        ComparisonError, field=str(other), reason="MISMATCH", limit="sft, again"
+    ) as caught:
         compare(tmp_path / "runs" / "whole", other)
     assert "other" in str(caught.value)
 
@@ -91,7 +96,9 @@ def test_a_directory_without_stages_is_named(run: Run, tmp_path: Path) -> None:
         compare(tmp_path / "first", run("a"))
 
 
-def test_from_the_command_line_with_a_page(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line_with_a_page(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = run("a"), run("b", epochs=2)
     page = tmp_path / "compared.html"
     asked = ["compare", str(first), str(second), "--state", str(tmp_path), "--page", str(page)]
@@ -104,7 +111,9 @@ def test_from_the_command_line_with_a_page(run: Run, tmp_path: Path, capsys: pyt
     assert "<script" not in text
 
 
-def test_a_run_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for asked in (["compare", "nano-7", "nano-8"], ["report", "nano-7"]):
         assert main([*asked, "--state", str(tmp_path)]) == 1
         error = capsys.readouterr().err
@@ -122,7 +131,10 @@ def test_a_stages_page_is_built_again_with_its_price(
 ) -> None:
     directory = run("a")
     (directory / "sft" / "report.html").unlink()
-    assert main(["report", str(directory), "--state", str(tmp_path), "--dollars-per-worker-hour", "4"]) == 0
+    assert (
+        main(["report", str(directory), "--state", str(tmp_path), "--dollars-per-worker-hour", "4"])
+        == 0
+    )
     assert str(directory / "sft" / "report.html") in capsys.readouterr().out
     assert "$4 a worker" in (directory / "sft" / "report.html").read_text()
 

@@ -52,7 +52,9 @@ def config(tmp_path: Path) -> SftConfig:
 
 def line(step: int, elapsed: float, workers: int = 1, tokens: float | None = None) -> Line:
     metrics = {} if tokens is None else {"tokens": tokens}
-    return Line(Progress("sft", step, 9, metrics), Effort(elapsed, elapsed / 2, 100.0 * elapsed, workers))
+    return Line(
+        Progress("sft", step, 9, metrics), Effort(elapsed, elapsed / 2, 100.0 * elapsed, workers)
+    )
 
 
 def test_a_finished_stage_has_a_page_with_its_curves_its_data_and_what_it_took(
@@ -75,7 +77,9 @@ def test_a_finished_stage_has_a_page_with_its_curves_its_data_and_what_it_took(
     assert "<script" not in page
 
 
-def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(config: SftConfig, tmp_path: Path) -> None:
+def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(
+    config: SftConfig, tmp_path: Path
+) -> None:
     def fails(config: SftConfig, context: RunContext) -> Manifest:
         def progress(step: Progress) -> None:
             context.progress(step)
@@ -86,7 +90,10 @@ def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(config: SftCon
 
     with pytest.raises(OSError):
         run_stage(StageRun("run", fails, config), tmp_path / "runs")
-    assert "failed after step 3: OSError: the disk is full" in (tmp_path / "runs" / "run" / "report.html").read_text()
+    assert (
+        "failed after step 3: OSError: the disk is full"
+        in (tmp_path / "runs" / "run" / "report.html").read_text()
+    )
 
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     read = read_stage(tmp_path / "runs" / "run")
@@ -95,7 +102,9 @@ def test_a_stage_that_failed_has_a_page_that_says_how_far_it_came(config: SftCon
     assert "taken up again 1 times" in (tmp_path / "runs" / "run" / "report.html").read_text()
 
 
-def test_a_stage_that_refused_its_data_has_a_page_that_says_why(config: SftConfig, tmp_path: Path) -> None:
+def test_a_stage_that_refused_its_data_has_a_page_that_says_why(
+    config: SftConfig, tmp_path: Path
+) -> None:
     config.data_path.write_text("{}\n")
     with pytest.raises(ExampleError) as refused:
         run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
@@ -113,7 +122,9 @@ def test_a_stage_that_was_stopped_has_not_failed(config: SftConfig, tmp_path: Pa
     assert "no step yet" in (tmp_path / "runs" / "run" / "report.html").read_text()
 
 
-def test_what_a_report_does_not_know_is_said_with_how_it_comes_to_be_known_and_nothing_is_left_empty() -> None:
+def test_what_a_report_does_not_know_is_said_with_how_it_comes_to_be_known_and_nothing_is_left_empty() -> (
+    None
+):
     words = made(
         {
             "stopped_because": "",
@@ -134,7 +145,10 @@ def test_what_a_report_does_not_know_is_said_with_how_it_comes_to_be_known_and_n
 
 
 def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(
-    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    config: SftConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv(PRICE_VARIABLE, "a pound of flesh")
     manifest = run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
@@ -143,14 +157,19 @@ def test_a_page_that_cannot_be_written_loses_no_run_and_says_so(
     assert not (tmp_path / "runs" / "run" / "report.html").exists()
 
 
-def test_updates_that_taught_nothing_are_told_on_the_page(config: SftConfig, tmp_path: Path) -> None:
+def test_updates_that_taught_nothing_are_told_on_the_page(
+    config: SftConfig, tmp_path: Path
+) -> None:
     note_start("grpo", config, tmp_path, 1)
     log = ProgressLog(tmp_path / PROGRESS)
     for update, share in enumerate((0.5, 1.0, 1.0), start=1):
         log.append(Progress("grpo", update, 9, {"zero_variance_groups": share}))
     page = write_stage_page(tmp_path)
     assert page is not None
-    assert "In 2 of 3 updates no group told its answers apart: nothing was learned from them." in page.read_text()
+    assert (
+        "In 2 of 3 updates no group told its answers apart: nothing was learned from them."
+        in page.read_text()
+    )
 
 
 def test_every_start_counts_whatever_it_came_to() -> None:
@@ -163,22 +182,35 @@ def test_every_start_counts_whatever_it_came_to() -> None:
 
 def test_what_is_not_known_is_not_made_up() -> None:
     nothing = cost_of([])
-    assert (nothing.seconds, nothing.tokens, nothing.tokens_per_second, nothing.dollars(None)) == (0, None, None, None)
+    assert (nothing.seconds, nothing.tokens, nothing.tokens_per_second, nothing.dollars(None)) == (
+        0,
+        None,
+        None,
+        None,
+    )
 
 
 def test_lines_from_before_efforts_were_noted_are_read(tmp_path: Path) -> None:
-    (tmp_path / PROGRESS).write_text('{"stage": "sft", "step": 1, "total_steps": 2, "metrics": {"loss": 1.5}}\n')
+    (tmp_path / PROGRESS).write_text(
+        '{"stage": "sft", "step": 1, "total_steps": 2, "metrics": {"loss": 1.5}}\n'
+    )
     assert read_lines(tmp_path / PROGRESS) == [Line(Progress("sft", 1, 2, {"loss": 1.5}), Effort())]
 
 
 @pytest.mark.parametrize("text", ["nan", "-1", "much", "inf"])
-def test_a_price_that_is_none_is_refused_by_the_variables_name(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_price_that_is_none_is_refused_by_the_variables_name(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(PRICE_VARIABLE, text)
-    with refused(ConfigError, field=PRICE_VARIABLE, reason="OUT_OF_RANGE", limit="at least 0 and finite"):
+    with refused(
+        ConfigError, field=PRICE_VARIABLE, reason="OUT_OF_RANGE", limit="at least 0 and finite"
+    ):
         price_here()
 
 
-def test_a_price_makes_a_cost(config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_price_makes_a_cost(
+    config: SftConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(PRICE_VARIABLE, "2.5")
     run_stage(StageRun("run", sft.run, config), tmp_path / "runs")
     assert "at $2.5 a worker" in (tmp_path / "runs" / "run" / "report.html").read_text()
@@ -213,7 +245,12 @@ def test_inputs_are_hashed_by_field_and_outputs_are_not(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     inner = Inner(tmp_path / "extra")
     config = Outer(
-        tmp_path / "data", tmp_path / "bare", tmp_path / "none", tmp_path / "out", inner, Lineage("v", code_commit="c")
+        tmp_path / "data",
+        tmp_path / "bare",
+        tmp_path / "none",
+        tmp_path / "out",
+        inner,
+        Lineage("v", code_commit="c"),
     )
     note_start("stage", config, tmp_path, workers=2)
     note_start("stage", replace(config, lineage=Lineage("v", code_commit="d")), tmp_path, workers=3)
@@ -237,7 +274,9 @@ def test_a_directory_in_which_nothing_began_has_no_page(tmp_path: Path) -> None:
     assert read_stages(tmp_path) == []
 
 
-def test_samples_stand_by_prompt_over_time_and_are_only_words(config: SftConfig, tmp_path: Path) -> None:
+def test_samples_stand_by_prompt_over_time_and_are_only_words(
+    config: SftConfig, tmp_path: Path
+) -> None:
     log = SampleLog(tmp_path / SAMPLES)
     for step in range(1, 41):
         for prompt in ("Zebra", "An"):
@@ -253,7 +292,9 @@ def test_samples_stand_by_prompt_over_time_and_are_only_words(config: SftConfig,
     assert "<b>" not in text
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.25, "0.25 s"), (119, "119 s"), (600, "10.0 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.25, "0.25 s"), (119, "119 s"), (600, "10.0 min"), (9000, "2.5 h")]
+)
 def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 

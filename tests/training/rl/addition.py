@@ -45,8 +45,15 @@ def answer_of(a: int, b: int) -> list[int]:
 
 def right(rollout: Rollout) -> torch.Tensor:
     """1 where the response is the sum and ends there, [B]."""
-    rows = zip(rollout.tasks, rollout.response_ids_BR.tolist(), rollout.response_mask_BR.sum(1).tolist(), strict=True)
-    return torch.tensor([float(ids[:length] == answer_of(*map(int, task.split("+")))) for task, ids, length in rows])
+    rows = zip(
+        rollout.tasks,
+        rollout.response_ids_BR.tolist(),
+        rollout.response_mask_BR.sum(1).tolist(),
+        strict=True,
+    )
+    return torch.tensor(
+        [float(ids[:length] == answer_of(*map(int, task.split("+")))) for task, ids, length in rows]
+    )
 
 
 @lru_cache
@@ -55,11 +62,20 @@ def _trained(seed: int, steps: int) -> Decoder:
     decoder = Decoder(parse_config(llama_json(13, 64, 2, HEADS, 1, 128)))
     initialise(decoder, seed)
     policy = Backbone(decoder.eval())
-    learner = Learner(policy.named_parameters(), OptimizerConfig(learning_rate=2e-3, schedule="constant"), steps, ALONE)
+    learner = Learner(
+        policy.named_parameters(),
+        OptimizerConfig(learning_rate=2e-3, schedule="constant"),
+        steps,
+        ALONE,
+    )
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
-        drawn = [SUMS[i] for i in torch.randint(len(SUMS), (SFT_ROWS,), generator=generator).tolist()]
-        batch = response_batch([TokenisedExample(tuple(prompt_of(*s)), tuple(answer_of(*s))) for s in drawn])
+        drawn = [
+            SUMS[i] for i in torch.randint(len(SUMS), (SFT_ROWS,), generator=generator).tolist()
+        ]
+        batch = response_batch(
+            [TokenisedExample(tuple(prompt_of(*s)), tuple(answer_of(*s))) for s in drawn]
+        )
         torch.autograd.backward(batch_loss(policy, batch, float(batch.response_mask_BT.sum())))
         learner.step(step)
     return decoder
@@ -109,7 +125,9 @@ def learn(config: GrpoConfig, score: Score, runs: Path) -> list[Progress]:
 def learn_in(context: RunContext, config: GrpoConfig, score: Score) -> Decoder:
     """The policy after learning."""
     decoder = half_trained(config.seed)
-    reference = Backbone(copy.deepcopy(decoder).requires_grad_(False)) if config.kl_coefficient else None
+    reference = (
+        Backbone(copy.deepcopy(decoder).requires_grad_(False)) if config.kl_coefficient else None
+    )
     players = Players(Backbone(decoder), reference)
     prompts = Prompts([prompt_of(a, b) for a, b in SUMS], [f"{a}+{b}" for a, b in SUMS], (STOP,), 0)
     algorithm = Grpo(players, config, Setting(prompts, score, no_autocast, context.ranks))

@@ -1,4 +1,6 @@
-"""A reward model of the toy world, learned from pairs whose labels are noisy: what PPO climbs while the truth watches."""
+"""A reward model of the toy world, learned from pairs whose labels are noisy: what PPO climbs while
+the truth watches.
+"""
 
 from dataclasses import dataclass
 
@@ -37,11 +39,18 @@ def train_reward(seed: int) -> Judged:
     chance_B = torch.sigmoid(SHARPNESS * (gold_B2[:, 0] - gold_B2[:, 1]))
     first_B = torch.rand(len(chance_B), generator=generator) < chance_B
     scalar = ScalarModel(Backbone(toy_decoder(seed + 7, heads=HEADS)), ScalarHead(32, seed=seed))
-    learner = Learner(scalar.named_parameters(), OptimizerConfig(learning_rate=2e-3), EPOCHS * PAIRS // BATCH, ALONE)
+    learner = Learner(
+        scalar.named_parameters(),
+        OptimizerConfig(learning_rate=2e-3),
+        EPOCHS * PAIRS // BATCH,
+        ALONE,
+    )
     for step in range(EPOCHS * PAIRS // BATCH):
         rows = torch.arange(step * BATCH, (step + 1) * BATCH) % PAIRS
         chosen_B, rejected_B = ordered(scores(scalar, responses, rows), first_B[rows])
-        loss = bradley_terry(chosen_B, rejected_B, torch.zeros(BATCH), torch.zeros(BATCH, dtype=torch.bool), BATCH)
+        loss = bradley_terry(
+            chosen_B, rejected_B, torch.zeros(BATCH), torch.zeros(BATCH, dtype=torch.bool), BATCH
+        )
         torch.autograd.backward(loss + 0.01 * centring(chosen_B, rejected_B, BATCH))
         learner.step(step)
     held_out = torch.arange(PAIRS, PAIRS + HELD_OUT)
@@ -51,7 +60,9 @@ def train_reward(seed: int) -> Judged:
     accuracy, ceiling = (float(((a > b) + 0.5 * (a == b)).float().mean()) for a, b in rewards)
     for parameter in learner.parameters:
         parameter.requires_grad_(False)
-    return Judged(RewardModel(scalar, float(found_B2.mean()), float(found_B2.std())), accuracy, ceiling)
+    return Judged(
+        RewardModel(scalar, float(found_B2.mean()), float(found_B2.std())), accuracy, ceiling
+    )
 
 
 def sample_pairs(seed: int) -> Rollout:

@@ -1,4 +1,6 @@
-"""A toy model that serves: answers sampled token by token from its logits, with the log-probs of the raw model, and their rows."""
+"""A toy model that serves: answers sampled token by token from its logits, with the log-probs of
+the raw model, and their rows.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,9 @@ TEMPERATURE = 0.7  # of sampling; log-probs are told of the raw model all the sa
 
 @torch.no_grad()
 def sharp_model(directory: Path, seed: int = 1) -> Path:
-    """A toy model that is sure of something: fresh weights find all tokens alike, and so all models."""
+    """A toy model that is sure of something: fresh weights find all tokens alike, and so all
+    models.
+    """
     toy_model(directory, seed)
     decoder = load_decoder(directory)
     for parameter in decoder.parameters():
@@ -31,7 +35,9 @@ def sharp_model(directory: Path, seed: int = 1) -> Path:
 def serve(
     chat: Chat, backbone: Backbone, version: str, messages: list[dict[str, str]], seed: int
 ) -> tuple[str, Served]:
-    """One answer and its sample; the end token is forced where none came in time, as if it had been sampled."""
+    """One answer and its sample; the end token is forced where none came in time, as if it had been
+    sampled.
+    """
     torch.set_num_threads(1)
     prompt = chat.prompt_ids([Message(**message) for message in messages])
     longest = 4 + seed % 9

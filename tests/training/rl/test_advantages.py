@@ -17,7 +17,9 @@ def test_an_advantage_is_the_distance_from_the_mean_of_its_own_group() -> None:
 
 def test_standardised_groups_have_one_spread_whatever_their_scores() -> None:
     advantages = group_advantages(SCORES, 4, standardise=True).view(3, 4)
-    assert advantages[0].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3)  # unbiased deviation 0.5
+    assert advantages[0].tolist() == pytest.approx(
+        [1.5, -0.5, -0.5, -0.5], abs=1e-3
+    )  # unbiased deviation 0.5
     assert advantages[2].std().item() == pytest.approx(1.0, abs=1e-3)
     assert advantages.sum(dim=1).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
 

@@ -34,7 +34,9 @@ def test_without_a_reference_no_ceiling_is_asked() -> None:
 
 
 def course(scores: list[float], gold: list[float]) -> str:
-    steps = [{"score": score, "gold_score": judged} for score, judged in zip(scores, gold, strict=True)]
+    steps = [
+        {"score": score, "gold_score": judged} for score, judged in zip(scores, gold, strict=True)
+    ]
     return alarm(after(*steps), Limits(gold_drop=0.5))
 
 
@@ -44,4 +46,6 @@ def test_a_score_that_rises_while_the_gold_judge_falls_is_over_optimisation() ->
     assert float(fall) > float(limit) == 0.5
     assert course(rising, rising) == ""
     assert course(rising, [*rising[:19], 0.9]) == ""  # one bad batch is none
-    assert course([1 - s for s in rising], [1 - s for s in rising]) == ""  # both fall: bad, but not this
+    assert (
+        course([1 - s for s in rising], [1 - s for s in rising]) == ""
+    )  # both fall: bad, but not this

@@ -9,11 +9,16 @@ from training.rl.losses import Clip, policy_loss
 
 
 def test_a_token_weighs_trainer_over_sampler_up_to_the_cap() -> None:
-    old, sampler = torch.tensor([[-1.0, -1.0, -1.0]], requires_grad=True), torch.tensor([[-1.0, -2.0, -0.5]])
+    old, sampler = (
+        torch.tensor([[-1.0, -1.0, -1.0]], requires_grad=True),
+        torch.tensor([[-1.0, -2.0, -0.5]]),
+    )
     weights = truncated_importance(old, sampler, cap=2.0)
     assert weights[0].tolist() == pytest.approx([1.0, 2.0, 0.60653], abs=1e-4)
     assert not weights.requires_grad
-    assert torch.isfinite(truncated_importance(torch.zeros(1, 1), torch.full((1, 1), -900.0), 1e30)).all()
+    assert torch.isfinite(
+        truncated_importance(torch.zeros(1, 1), torch.full((1, 1), -900.0), 1e30)
+    ).all()
 
 
 def test_corrected_samples_of_another_policy_give_the_exact_gradient() -> None:

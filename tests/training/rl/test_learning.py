@@ -1,6 +1,7 @@
 """PPO learns a toy task within bounds on KL and endings, and its controls do not.
 
-A rising reward alone passes most bugs (reference/training: 7 of 17 mutants); hence both KL bounds and the EOS rate.
+A rising reward alone passes most bugs (reference/training: 7 of 17 mutants); hence both KL bounds
+and the EOS rate.
 """
 
 from dataclasses import replace
@@ -29,7 +30,11 @@ SEEDS = [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytes
 
 
 def learn(
-    config: PpoConfig, score: Score, runs: Path, players: PpoPlayers | None = None, gold: Score | None = None
+    config: PpoConfig,
+    score: Score,
+    runs: Path,
+    players: PpoPlayers | None = None,
+    gold: Score | None = None,
 ) -> tuple[list[Progress], Outcome]:
     progress = ProgressList()
     context = RunContext(DirectoryCheckpoints(runs), progress)
@@ -38,9 +43,16 @@ def learn(
 
 
 def quick_config(**changes: object) -> PpoConfig:
-    """Few responses and steep rates: learns in 24 updates as toy_config does in 40 of twice the cost."""
+    """Few responses and steep rates: learns in 24 updates as toy_config does in 40 of twice the
+    cost.
+    """
     steep = OptimizerConfig(learning_rate=5e-3, warmup_fraction=0.0)
-    settings = {"updates": 24, "prompts_per_update": 32, "policy_optimizer": steep, "critic_optimizer": steep}
+    settings = {
+        "updates": 24,
+        "prompts_per_update": 32,
+        "policy_optimizer": steep,
+        "critic_optimizer": steep,
+    }
     return toy_config(**{"length_floor_fraction": 0.0, **settings, **changes})
 
 
@@ -61,7 +73,9 @@ def test_ppo_learns_and_stays_within_bounds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS[1:])
 def test_ppo_learns_with_other_seeds_too(seed: int, tmp_path: Path) -> None:
-    steps, _ = learn(quick_config(seed=seed), sentiment, tmp_path, toy_players(10 * seed, heads=HEADS))
+    steps, _ = learn(
+        quick_config(seed=seed), sentiment, tmp_path, toy_players(10 * seed, heads=HEADS)
+    )
     assert last(steps, "score") >= 0.8
     assert 0.5 < last(steps, "kl") < 15
     assert last(steps, "eos_rate") > 0.9
@@ -106,7 +120,9 @@ def test_control_a_shuffled_reward_teaches_nothing(tmp_path: Path) -> None:
 
 
 def test_without_a_reward_the_policy_stays_with_its_reference(tmp_path: Path) -> None:
-    config = quick_config(updates=8, reward=RewardShape(missing_eos_penalty=0.0), kl=KlConfig(initial=0.5))
+    config = quick_config(
+        updates=8, reward=RewardShape(missing_eos_penalty=0.0), kl=KlConfig(initial=0.5)
+    )
     steps, _ = learn(config, lambda rollout: torch.zeros(len(rollout.ended_B)), tmp_path)
     assert max(abs(step.metrics["kl"]) for step in steps) < 0.15
 
@@ -116,7 +132,9 @@ def test_a_policy_that_has_drifted_is_pulled_back_by_the_penalty_alone(tmp_path:
     with torch.no_grad():
         for parameter in players.policy.decoder.parameters():
             parameter.mul_(3.0)
-    config = quick_config(updates=8, kl=KlConfig(initial=1.0), reward=RewardShape(missing_eos_penalty=0.0))
+    config = quick_config(
+        updates=8, kl=KlConfig(initial=1.0), reward=RewardShape(missing_eos_penalty=0.0)
+    )
     steps, _ = learn(config, lambda rollout: torch.zeros(len(rollout.ended_B)), tmp_path, players)
     assert steps[0].metrics["kl"] > 1.0
     assert last(steps, "kl") < 0.6 * steps[0].metrics["kl"]
@@ -137,14 +155,18 @@ def test_the_first_minibatch_is_on_policy(tmp_path: Path) -> None:
     assert steps[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back(tmp_path: Path) -> None:
+def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back(
+    tmp_path: Path,
+) -> None:
     players = toy_players()
     config = quick_config(kl_ceiling_nats=2.0, checkpoint_every_updates=1)
     steps, outcome = learn(config, sentiment, tmp_path, players)
     assert outcome.numbers["last_kl"] > config.kl_ceiling_nats
     assert f"{outcome.numbers['last_kl']:.2f}" in outcome.stopped_because
     stopped_at = steps[-1].step
-    assert outcome.exported_update == stopped_at - 1  # the newest weights that a rollout has measured and found healthy
+    assert (
+        outcome.exported_update == stopped_at - 1
+    )  # the newest weights that a rollout has measured and found healthy
     stored = kept_tensors(tmp_path / f"step-{outcome.exported_update:06d}")
     weights = players.policy.decoder.named_parameters()
     assert all(torch.equal(weight, stored[f"parameters/policy/{name}"]) for name, weight in weights)
@@ -164,17 +186,23 @@ def test_the_sampled_gradient_is_the_exact_gradient_of_a_bandit() -> None:
     policy, rewards = players.policy, torch.linspace(-1, 1, 24)
     prompt = [2, 3, 4]
     weight = policy.decoder.model.embed_tokens.weight
-    exact = (policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[0, -1].softmax(-1) * rewards).sum()
+    exact = (
+        policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[0, -1].softmax(-1) * rewards
+    ).sum()
     torch.autograd.backward(-exact)
     assert weight.grad is not None
     expected = weight.grad.clone()
     weight.grad.zero_()
     rollout = CachedEngine(policy, (STOP,)).sample([prompt], 40_000, 1, 1.0, [7])
     drawn = rollout.response_ids_BR[:, 0]
-    log_probs = policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[:, -1].expand(40_000, -1)
+    log_probs = policy.decoder.logits(policy.hidden(torch.tensor([prompt])))[:, -1].expand(
+        40_000, -1
+    )
     advantages = rewards[drawn] - rewards[drawn].mean()
     now = token_log_probs(log_probs, drawn)[:, None]
     weights = torch.full((40_000, 1), 1 / 40_000)
-    torch.autograd.backward(policy_loss(now, now.detach(), advantages[:, None], weights, Clip()).loss)
+    torch.autograd.backward(
+        policy_loss(now, now.detach(), advantages[:, None], weights, Clip()).loss
+    )
     assert (weight.grad - expected).abs().max() < 5e-3
     assert expected.abs().max() > 5e-2

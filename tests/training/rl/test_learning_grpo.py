@@ -17,20 +17,33 @@ from training.stages.context import Progress
 SEEDS = [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
 VARIANTS = {
     "grpo": {},
-    "dr_grpo": {"standardise": False, "normalisation": Normalisation.CONSTANT, "constant_tokens": 3},
+    "dr_grpo": {
+        "standardise": False,
+        "normalisation": Normalisation.CONSTANT,
+        "constant_tokens": 3,
+    },
     "dapo": {"filter_zero_variance": True},
     "k3": {"kl_coefficient": 0.02, "kl_ceiling_nats": 20.0},
 }
 
 
 def first_and_last(steps: list[Progress], name: str = "score") -> tuple[float, float]:
-    return fmean(step.metrics[name] for step in steps[:3]), fmean(step.metrics[name] for step in steps[-5:])
+    return fmean(step.metrics[name] for step in steps[:3]), fmean(
+        step.metrics[name] for step in steps[-5:]
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     "variant",
-    ["grpo", *(pytest.param(name, marks=pytest.mark.long) for name in sorted(VARIANTS) if name != "grpo")],
+    [
+        "grpo",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in sorted(VARIANTS)
+            if name != "grpo"
+        ),
+    ],
 )
 def test_the_policy_learns_to_add(variant: str, seed: int, tmp_path: Path) -> None:
     steps = learn(addition_config(seed, **VARIANTS[variant]), right, tmp_path)

@@ -16,7 +16,9 @@ def whole(temperature: float) -> torch.Tensor:
     return (decoder.logits(decoder(IDS_BT)) / temperature).log_softmax(-1)
 
 
-def test_each_chosen_token_is_predicted_by_the_place_before_it_and_the_first_column_by_nothing() -> None:
+def test_each_chosen_token_is_predicted_by_the_place_before_it_and_the_first_column_by_nothing() -> (
+    None
+):
     with torch.no_grad():
         decoder, all_BTV = toy_decoder(), whole(1.0)
         found = next_token_log_probs(decoder, decoder(IDS_BT), IDS_BT, CHOSEN_BT)

@@ -33,33 +33,48 @@ from training.rl.rewards import sequence_kl, token_rewards
 def test_log_probs_are_those_of_the_sampling_temperature() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0]])
     by_hand = 2 / 0.5 - math.log(sum(math.exp(x / 0.5) for x in (0, 1, 2)))
-    assert token_log_probs(logits, torch.tensor([2]), 0.5).item() == pytest.approx(by_hand, abs=1e-6)
+    assert token_log_probs(logits, torch.tensor([2]), 0.5).item() == pytest.approx(
+        by_hand, abs=1e-6
+    )
     assert token_log_probs(logits, torch.tensor([2])).item() != pytest.approx(by_hand, abs=0.1)
 
 
 def test_entropy_of_a_uniform_distribution_is_the_log_of_its_size() -> None:
     assert token_entropy(torch.zeros(2, 8)).tolist() == pytest.approx([math.log(8)] * 2)
-    assert token_entropy(torch.tensor([[0.0, 1.0]]), 0.1).item() < token_entropy(torch.tensor([[0.0, 1.0]])).item()
+    assert (
+        token_entropy(torch.tensor([[0.0, 1.0]]), 0.1).item()
+        < token_entropy(torch.tensor([[0.0, 1.0]])).item()
+    )
 
 
 def test_cross_entropy_is_normalised_by_the_global_weight() -> None:
-    logits, targets = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 4, 0])
+    logits, targets = (
+        torch.randn(6, 5, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, 3, 4, 0]),
+    )
     weights = torch.tensor([1.0, 1.0, 2.0, 2.0, 1.0, 1.0])
     log_probs = token_log_probs(logits, targets)
     whole = weighted_cross_entropy(log_probs, weights, 8.0)
     parts = [weighted_cross_entropy(log_probs[i:j], weights[i:j], 8.0) for i, j in ((0, 1), (1, 6))]
-    expected = (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum() / 8
+    expected = (
+        torch.nn.functional.cross_entropy(logits, targets, reduction="none") * weights
+    ).sum() / 8
     assert whole.item() == pytest.approx(expected.item(), abs=1e-6)
     assert sum(p.item() for p in parts) == pytest.approx(whole.item(), abs=1e-6)
 
 
 def test_bradley_terry_of_equal_scores_is_log_two() -> None:
     same, none = torch.tensor([3.0, -1.0]), torch.zeros(2)
-    assert bradley_terry(same, same, none, none.bool(), 2).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert bradley_terry(same, same, none, none.bool(), 2).item() == pytest.approx(
+        math.log(2), abs=1e-6
+    )
 
 
 def test_bradley_terry_wants_the_chosen_higher_by_the_margin() -> None:
-    chosen, rejected = torch.tensor([1.0], requires_grad=True), torch.tensor([0.0], requires_grad=True)
+    chosen, rejected = (
+        torch.tensor([1.0], requires_grad=True),
+        torch.tensor([0.0], requires_grad=True),
+    )
     loss = bradley_terry(chosen, rejected, torch.tensor([2.0]), torch.tensor([False]), 1)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(math.log(1 + math.exp(1.0)), abs=1e-6)
@@ -70,7 +85,9 @@ def test_bradley_terry_wants_the_chosen_higher_by_the_margin() -> None:
 def test_margin_ranking_is_zero_beyond_the_margin_and_asks_one_where_none_is_given() -> None:
     chosen, rejected = torch.tensor([5.0, 1.0, 0.5]), torch.tensor([0.0, 0.0, 0.0])
     losses = [
-        margin_ranking(chosen[i : i + 1], rejected[i : i + 1], torch.tensor([m]), torch.tensor([False]), 1).item()
+        margin_ranking(
+            chosen[i : i + 1], rejected[i : i + 1], torch.tensor([m]), torch.tensor([False]), 1
+        ).item()
         for i, m in ((0, 2.0), (1, 2.0), (2, 0.0))
     ]
     assert losses == [0.0, 1.0, 0.5]
@@ -83,7 +100,9 @@ def test_bradley_terry_of_a_tie_is_cross_entropy_with_a_label_of_one_half() -> N
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(gap, torch.full((4,), 0.5))
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-6)
     (gradient,) = torch.autograd.grad(loss, gap)
-    assert torch.allclose(gradient, (torch.sigmoid(gap) - 0.5) / 4, atol=1e-6)  # 0 where the scores are equal
+    assert torch.allclose(
+        gradient, (torch.sigmoid(gap) - 0.5) / 4, atol=1e-6
+    )  # 0 where the scores are equal
 
 
 def test_margin_ranking_of_a_tie_pulls_scores_that_are_further_apart_than_the_margin() -> None:
@@ -96,7 +115,9 @@ def test_margin_ranking_of_a_tie_pulls_scores_that_are_further_apart_than_the_ma
 
 @pytest.mark.parametrize("pair_loss", [bradley_terry, margin_ranking])
 def test_a_tie_is_both_orders_by_halves(pair_loss: Callable[..., Tensor]) -> None:
-    """Christiano et al. 2017, section 2.2: a label that is uniform. So it does not matter which response stands first."""
+    """Christiano et al. 2017, section 2.2: a label that is uniform. So it does not matter which
+    response stands first.
+    """
     one, other = torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
     none, tied = torch.zeros(6), torch.ones(6, dtype=torch.bool)
     first, second = (pair_loss(*pair, none, ~tied, 6) for pair in ((one, other), (other, one)))
@@ -114,7 +135,10 @@ def test_centring_pulls_the_sum_of_a_pair_to_zero() -> None:
 
 
 def test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_too_far() -> None:
-    ratios, advantages = torch.tensor([[1.5, 0.5, 1.5, 0.5]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    ratios, advantages = (
+        torch.tensor([[1.5, 0.5, 1.5, 0.5]]),
+        torch.tensor([[1.0, 1.0, -1.0, -1.0]]),
+    )
     log_probs = ratios.log().requires_grad_(True)
     result = policy_loss(log_probs, torch.zeros(1, 4), advantages, torch.ones(1, 4) / 4, Clip())
     result.loss.backward()  # type: ignore[no-untyped-call]
@@ -126,9 +150,13 @@ def test_the_clipped_surrogate_stops_the_gradient_only_where_the_ratio_has_gone_
 
 def test_a_positive_advantage_raises_the_log_prob() -> None:
     log_probs = torch.zeros(1, 2, requires_grad=True)
-    policy_loss(log_probs, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), Clip()).loss.backward()  # type: ignore[no-untyped-call]
+    policy_loss(
+        log_probs, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2), Clip()
+    ).loss.backward()  # type: ignore[no-untyped-call]
     assert log_probs.grad is not None
-    assert log_probs.grad[0, 0] < 0 < log_probs.grad[0, 1]  # descent raises the first, lowers the second
+    assert (
+        log_probs.grad[0, 0] < 0 < log_probs.grad[0, 1]
+    )  # descent raises the first, lowers the second
 
 
 def test_masked_tokens_have_no_part_in_the_policy_loss() -> None:
@@ -144,20 +172,29 @@ def test_masked_tokens_have_no_part_in_the_policy_loss() -> None:
 
 def test_an_absurd_ratio_stays_finite() -> None:
     log_probs = torch.tensor([[500.0]], requires_grad=True)
-    result = policy_loss(log_probs, torch.tensor([[-500.0]]), -torch.ones(1, 1), torch.ones(1, 1), Clip())
+    result = policy_loss(
+        log_probs, torch.tensor([[-500.0]]), -torch.ones(1, 1), torch.ones(1, 1), Clip()
+    )
     result.loss.backward()  # type: ignore[no-untyped-call]
     assert result.loss.item() == pytest.approx(math.exp(LOG_RATIO_LIMIT))
     assert log_probs.grad is not None and torch.isfinite(log_probs.grad).all()
 
 
 def test_clip_higher_gives_rare_tokens_more_room_upwards_than_downwards() -> None:
-    ratios, advantages = torch.tensor([[1.25, 1.3, 0.75, 0.85]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
-    result = policy_loss(ratios.log(), torch.zeros(1, 4), advantages, torch.ones(1, 4), Clip(0.2, 0.28))
+    ratios, advantages = (
+        torch.tensor([[1.25, 1.3, 0.75, 0.85]]),
+        torch.tensor([[1.0, 1.0, -1.0, -1.0]]),
+    )
+    result = policy_loss(
+        ratios.log(), torch.zeros(1, 4), advantages, torch.ones(1, 4), Clip(0.2, 0.28)
+    )
     assert result.loss.item() == pytest.approx(-(1.25 + 1.28 - 0.8 - 0.85), abs=1e-5)
     assert result.clipped_tokens.item() == 2
 
 
-WEIGHTED = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])  # four tokens, two, and a row that teaches nothing
+WEIGHTED = torch.tensor(
+    [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
+)  # four tokens, two, and a row that teaches nothing
 
 
 @pytest.mark.parametrize(
@@ -168,7 +205,9 @@ WEIGHTED = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])  # four toke
         (Normalisation.CONSTANT, [4 / 20, 2 / 20, 0]),  # by length, whatever the others' lengths
     ],
 )
-def test_each_normalisation_weighs_responses_as_it_says(normalisation: Normalisation, expected: list[float]) -> None:
+def test_each_normalisation_weighs_responses_as_it_says(
+    normalisation: Normalisation, expected: list[float]
+) -> None:
     weights = token_weights(WEIGHTED, ALONE, normalisation, constant_tokens=10)
     assert weights.sum(1).tolist() == pytest.approx(expected)
     assert (weights > 0).tolist() == WEIGHTED.bool().tolist()
@@ -181,7 +220,9 @@ def test_a_batch_without_tokens_weighs_nothing_and_divides_by_nothing() -> None:
 
 def test_the_value_loss_takes_the_worse_of_clipped_and_unclipped() -> None:
     old, returns, halves = torch.zeros(1, 2), torch.tensor([[1.0, 0.1]]), torch.full((1, 2), 0.5)
-    values = torch.tensor([[1.0, 0.1]], requires_grad=True)  # both exact, but 1.0 jumped further than 0.2
+    values = torch.tensor(
+        [[1.0, 0.1]], requires_grad=True
+    )  # both exact, but 1.0 jumped further than 0.2
     loss = value_loss(values, old, returns, halves, 0.2)
     assert loss.item() == pytest.approx(0.5 * (1.0 - 0.2) ** 2 / 2, abs=1e-6)
     far = value_loss(torch.tensor([[3.0, 0.1]]), old, returns, halves, 0.2)
@@ -194,12 +235,18 @@ def kl(drawn_from: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("scale", [0.05, 0.5])
 def test_every_estimate_of_a_kl_is_exact_on_average_over_who_was_sampled(scale: float) -> None:
-    """All tokens of a vocabulary as so many responses, each weighed by how probable it was to whoever sampled: no noise."""
+    """All tokens of a vocabulary as so many responses, each weighed by how probable it was to
+    whoever sampled: no noise.
+    """
     generator = torch.Generator().manual_seed(0)
-    sampled, other = (scale * torch.randn(2, 6, generator=generator, dtype=torch.float64)).log_softmax(1)
+    sampled, other = (
+        scale * torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    ).log_softmax(1)
     ones_V1 = torch.ones(6, 1, dtype=torch.float64)
     sampled_V1, other_V1 = sampled[:, None], other[:, None]
-    of_update = [policy_loss(other_V1[v], sampled_V1[v], ones_V1[v], ones_V1[v], Clip()) for v in range(6)]
+    of_update = [
+        policy_loss(other_V1[v], sampled_V1[v], ones_V1[v], ones_V1[v], Clip()) for v in range(6)
+    ]
     estimates = {
         "k1": k1(sampled, other),
         "k3": k3(sampled, other),
@@ -210,7 +257,9 @@ def test_every_estimate_of_a_kl_is_exact_on_average_over_who_was_sampled(scale: 
     }
     means = {name: float((sampled.exp() * values_V).sum()) for name, values_V in estimates.items()}
     assert means == pytest.approx(dict.fromkeys(means, kl(sampled, other)), rel=1e-6)
-    assert means["k3"] != pytest.approx(kl(other, sampled), rel=1e-3)  # the other way round it would be another
+    assert means["k3"] != pytest.approx(
+        kl(other, sampled), rel=1e-3
+    )  # the other way round it would be another
     assert estimates["k3"].min() >= 0 > estimates["k1"].min()
     assert spread(estimates["k3"], sampled) < spread(estimates["k1"], sampled)
 
@@ -231,7 +280,10 @@ def test_dpo_of_a_policy_that_is_its_reference_is_log_two() -> None:
 
 
 def test_dpo_weighs_the_gap_by_beta_and_asks_for_the_margin() -> None:
-    chosen, rejected = torch.tensor([3.0], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+    chosen, rejected = (
+        torch.tensor([3.0], requires_grad=True),
+        torch.tensor([1.0], requires_grad=True),
+    )
     loss = dpo(chosen, rejected, torch.tensor([0.5]), 0.1, 0.0, 2)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-(0.1 * 2 - 0.5))) / 2, abs=1e-6)
     for_chosen, for_rejected = gradient_of(loss, chosen, rejected)
@@ -267,5 +319,7 @@ def test_kto_by_hand() -> None:
 
 def test_kto_raises_what_is_liked_and_lowers_what_is_not_by_their_weights() -> None:
     ratios = torch.zeros(2, requires_grad=True)
-    (gradient,) = torch.autograd.grad(kto(ratios, torch.tensor([True, False]), 0.0, 0.1, (4.0, 1.0), 2), ratios)
+    (gradient,) = torch.autograd.grad(
+        kto(ratios, torch.tensor([True, False]), 0.0, 0.1, (4.0, 1.0), 2), ratios
+    )
     assert gradient.tolist() == pytest.approx([-4 * 0.1 / 4 / 2, 0.1 / 4 / 2], abs=1e-7)

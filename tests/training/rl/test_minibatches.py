@@ -41,4 +41,13 @@ def test_a_rank_takes_as_many_steps_of_the_same_size_as_its_neighbour() -> None:
     parts = list(minibatches(live, 4, 1, WithAnother(0, 2, 0, 2, others=10)))
     assert [len(part) for part in parts] == [4, 3, 3]
     assert {0, 1} <= set(torch.cat(parts).tolist())
-    assert len(list(minibatches(torch.zeros(16, dtype=torch.bool), 4, 1, WithAnother(0, 2, 0, 2, others=4)))) == 1
+    assert (
+        len(
+            list(
+                minibatches(
+                    torch.zeros(16, dtype=torch.bool), 4, 1, WithAnother(0, 2, 0, 2, others=4)
+                )
+            )
+        )
+        == 1
+    )

@@ -1,6 +1,8 @@
-"""DPO and KTO learn a toy task, and thumbs of angry people collapse KTO unless its weights are computed.
+"""DPO and KTO learn a toy task, and thumbs of angry people collapse KTO unless its weights are
+computed.
 
-As reference/training.md, section 6, but the policy here starts untrained, so what it collapses to is one word without end, not silence.
+As reference/training.md, section 6, but the policy here starts untrained, so what it collapses to
+is one word without end, not silence.
 """
 
 from pathlib import Path
@@ -8,7 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.rl.toy_preferences import gold_of, toy_dpo, toy_kto, toy_models, toy_pairs, toy_thumbs
+from tests.training.rl.toy_preferences import (
+    gold_of,
+    toy_dpo,
+    toy_kto,
+    toy_models,
+    toy_pairs,
+    toy_thumbs,
+)
 from tests.training.toys import ProgressList
 from training.optim.adam import OptimizerConfig
 from training.rl.reference import PolicyAndReference, WatchConfig
@@ -62,7 +71,9 @@ def test_kto_learns_from_noisy_thumbs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["equal", "balanced"])
-def test_angry_thumbs_collapse_kto_and_computed_weights_do_not(tmp_path: Path, weights: str) -> None:
+def test_angry_thumbs_collapse_kto_and_computed_weights_do_not(
+    tmp_path: Path, weights: str
+) -> None:
     """A fifth of the thumbs is up, as who is disappointed votes four times as often."""
     thumbs = toy_thumbs(812, FLIPPED, anger=4.0)
     assert thumbs.ups / len(thumbs.train) < 0.25

@@ -36,12 +36,19 @@ def test_the_log_prob_of_a_response_is_the_sum_over_its_tokens_and_its_end_and_n
 ) -> None:
     with torch.no_grad():
         found = sequence_log_probs(models.policy, response_batch(EXAMPLES))
-    assert found.tolist() == pytest.approx([by_hand(models, example, "policy") for example in EXAMPLES], abs=1e-4)
+    assert found.tolist() == pytest.approx(
+        [by_hand(models, example, "policy") for example in EXAMPLES], abs=1e-4
+    )
 
 
-def test_the_log_ratio_is_policy_less_reference_and_only_the_policy_gets_a_gradient(models: PolicyAndReference) -> None:
+def test_the_log_ratio_is_policy_less_reference_and_only_the_policy_gets_a_gradient(
+    models: PolicyAndReference,
+) -> None:
     ratios = models.log_ratios(response_batch(EXAMPLES))
-    wanted = [by_hand(models, example, "policy") - by_hand(models, example, "reference") for example in EXAMPLES]
+    wanted = [
+        by_hand(models, example, "policy") - by_hand(models, example, "reference")
+        for example in EXAMPLES
+    ]
     assert ratios.tolist() == pytest.approx(wanted, abs=1e-4)
     assert min(abs(ratio) for ratio in wanted) > 0.05
     models.reference.decoder.requires_grad_(True)
@@ -50,7 +57,9 @@ def test_the_log_ratio_is_policy_less_reference_and_only_the_policy_gets_a_gradi
     assert all(parameter.grad is not None for parameter in models.policy.decoder.parameters())
 
 
-def test_the_watch_sees_lengths_and_the_kl_and_nothing_of_it_is_chance(models: PolicyAndReference) -> None:
+def test_the_watch_sees_lengths_and_the_kl_and_nothing_of_it_is_chance(
+    models: PolicyAndReference,
+) -> None:
     prompts = [example.prompt for example in EXAMPLES] * 64
     watch = Watch(WatchConfig(max_response_tokens=12), prompts, (STOP,), 0)
     (seen, _), (again, _) = watch.look(models, ALONE), watch.look(models, ALONE)
@@ -68,6 +77,8 @@ def test_the_watch_sees_lengths_and_the_kl_and_nothing_of_it_is_chance(models: P
 def test_responses_that_shrink_and_responses_that_never_end_are_both_alarms(
     tokens: float, kl: float, reason: str
 ) -> None:
-    alarm = Watch(WatchConfig(), [(2, 3)], (STOP,), 0).alarm(10.0, {"response_tokens": tokens, "kl": kl})
+    alarm = Watch(WatchConfig(), [(2, 3)], (STOP,), 0).alarm(
+        10.0, {"response_tokens": tokens, "kl": kl}
+    )
     assert reason in alarm
     assert bool(alarm) == bool(reason)

@@ -18,14 +18,19 @@ def test_the_score_lands_on_the_last_real_token() -> None:
 
 
 def test_drifting_from_the_reference_costs_beta_per_nat() -> None:
-    log_probs, reference = torch.full((3, 4), -1.0), torch.full((3, 4), -3.0)  # the policy likes its tokens more
+    log_probs, reference = (
+        torch.full((3, 4), -1.0),
+        torch.full((3, 4), -3.0),
+    )  # the policy likes its tokens more
     rewards = token_rewards(torch.zeros(3), log_probs, reference, MASK, 0.1)
     assert torch.allclose(rewards, -0.2 * MASK)
     assert sequence_kl(log_probs, reference, MASK).tolist() == [6.0, 8.0, 2.0]
 
 
 def test_an_unfinished_response_costs_the_penalty_and_scores_are_clipped() -> None:
-    scores = response_scores(torch.tensor([0.5, 0.5, 99.0]), torch.tensor([True, False, True]), 2.0, clip=5.0)
+    scores = response_scores(
+        torch.tensor([0.5, 0.5, 99.0]), torch.tensor([True, False, True]), 2.0, clip=5.0
+    )
     assert scores.tolist() == [0.5, -1.5, 5.0]
 
 
@@ -35,11 +40,15 @@ def test_length_begins_to_cost_only_near_the_limit() -> None:
     assert overlong_penalty(mask, 10, 0).tolist() == [0, 0, 0, 0]
 
 
-def brute_force_gae(rewards: list[float], values: list[float], discount: float, lam: float) -> list[float]:
+def brute_force_gae(
+    rewards: list[float], values: list[float], discount: float, lam: float
+) -> list[float]:
     steps = len(rewards)
     after = [*values[1:], 0.0]
     deltas = [rewards[t] + discount * after[t] - values[t] for t in range(steps)]
-    return [sum((discount * lam) ** (k - t) * deltas[k] for k in range(t, steps)) for t in range(steps)]
+    return [
+        sum((discount * lam) ** (k - t) * deltas[k] for k in range(t, steps)) for t in range(steps)
+    ]
 
 
 @pytest.mark.parametrize(("discount", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0)])
@@ -49,15 +58,21 @@ def test_gae_equals_brute_force_whatever_lies_behind_the_mask(discount: float, l
     dirty = 100.0 * (1 - MASK)
     advantages, returns = gae(rewards + dirty, values + dirty, MASK, discount, lam)
     for row, length in enumerate((3, 4, 1)):
-        expected = brute_force_gae(rewards[row, :length].tolist(), values[row, :length].tolist(), discount, lam)
+        expected = brute_force_gae(
+            rewards[row, :length].tolist(), values[row, :length].tolist(), discount, lam
+        )
         assert advantages[row, :length].tolist() == pytest.approx(expected, abs=1e-5)
-        assert (returns - advantages)[row, :length].tolist() == pytest.approx(values[row, :length].tolist(), abs=1e-5)
+        assert (returns - advantages)[row, :length].tolist() == pytest.approx(
+            values[row, :length].tolist(), abs=1e-5
+        )
         assert advantages[row, length:].abs().sum() == 0
 
 
 def test_with_lambda_one_returns_are_monte_carlo() -> None:
     rewards = torch.tensor([[1.0, 2.0, 3.0, 0.0]])
-    _, returns = gae(rewards, torch.randn(1, 4, generator=torch.Generator().manual_seed(0)), MASK[:1], 1.0, 1.0)
+    _, returns = gae(
+        rewards, torch.randn(1, 4, generator=torch.Generator().manual_seed(0)), MASK[:1], 1.0, 1.0
+    )
     assert returns[0, :3].tolist() == pytest.approx([6.0, 5.0, 3.0], abs=1e-5)
 
 
@@ -74,7 +89,9 @@ def test_whitening_sees_real_tokens_only() -> None:
 def test_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant_one() -> None:
     returns = torch.tensor([[1.0, 2.0, 3.0, 77.0]])
     assert explained_variance(returns, returns, MASK[:1], ALONE) == 1.0
-    assert explained_variance(torch.ones(1, 4), returns, MASK[:1], ALONE) == pytest.approx(0.0, abs=1e-6)
+    assert explained_variance(torch.ones(1, 4), returns, MASK[:1], ALONE) == pytest.approx(
+        0.0, abs=1e-6
+    )
 
 
 def test_beta_follows_the_target_by_at_most_a_fifth_of_samples_over_horizon() -> None:

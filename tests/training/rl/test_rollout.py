@@ -40,7 +40,9 @@ def test_a_mask_ends_with_its_stop_token(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_the_sampler_and_the_trainer_agree_on_log_probs(backbone: Backbone, temperature: float) -> None:
+def test_the_sampler_and_the_trainer_agree_on_log_probs(
+    backbone: Backbone, temperature: float
+) -> None:
     rollout = CachedEngine(backbone, (STOP,)).sample(PROMPTS, 4, 12, temperature, [1, 2, 3])
     with torch.no_grad():
         recomputed, _ = response_log_probs(backbone, rollout, temperature)
@@ -55,7 +57,9 @@ def test_log_probs_are_of_each_token_given_all_before_it(backbone: Backbone) -> 
         for t in range(int(rollout.response_mask_BR.sum())):
             context = torch.tensor([[*PROMPTS[0], *rollout.response_ids_BR[0, :t].tolist()]])
             step = backbone.decoder.logits(backbone.hidden(context))[0, -1].log_softmax(-1)
-            assert recomputed[0, t].item() == pytest.approx(step[rollout.response_ids_BR[0, t]].item(), abs=1e-5)
+            assert recomputed[0, t].item() == pytest.approx(
+                step[rollout.response_ids_BR[0, t]].item(), abs=1e-5
+            )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3"])
@@ -75,7 +79,9 @@ def test_a_prompt_that_is_read_once_for_all_its_copies_gives_the_same_log_probs_
         decoder.zero_grad()
         log_probs_BR, _ = response_log_probs(Backbone(decoder), read, 0.7)
         (log_probs_BR * torch.linspace(-1, 1, log_probs_BR.shape[1])).sum().backward()
-        found.append((log_probs_BR.detach(), {name: p.grad for name, p in decoder.named_parameters()}))
+        found.append(
+            (log_probs_BR.detach(), {name: p.grad for name, p in decoder.named_parameters()})
+        )
     (once, gradients), (each, expected) = found
     assert (once - each).abs().max() < 2e-5
     for name, gradient in expected.items():
@@ -99,7 +105,9 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(backbone: Backbone)
     drawn = choose(logits.expand(40_000, -1), noise, 0.5)
     frequency = torch.bincount(drawn, minlength=TOKENS) / 40_000
     assert (frequency - expected).abs().max() < 0.01
-    assert (expected - logits[0].softmax(-1)).abs().max() > 0.05  # another temperature would not pass
+    assert (
+        expected - logits[0].softmax(-1)
+    ).abs().max() > 0.05  # another temperature would not pass
 
 
 def test_temperature_zero_is_greedy(backbone: Backbone) -> None:
@@ -107,7 +115,11 @@ def test_temperature_zero_is_greedy(backbone: Backbone) -> None:
     context = list(PROMPTS[0])
     with torch.no_grad():
         for token in rollout.response_ids_BR[0, : int(rollout.response_mask_BR.sum())].tolist():
-            best = backbone.decoder.logits(backbone.hidden(torch.tensor([context])))[0, -1].argmax().item()
+            best = (
+                backbone.decoder.logits(backbone.hidden(torch.tensor([context])))[0, -1]
+                .argmax()
+                .item()
+            )
             assert token == best
             context.append(token)
 
@@ -122,7 +134,9 @@ def test_a_row_does_not_depend_on_its_neighbours(backbone: Backbone) -> None:
 
 
 def test_impossible_tokens_are_never_drawn() -> None:
-    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).expand(1000, -1)
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).expand(
+        1000, -1
+    )
     noise = torch.linspace(0, 1 - 1e-12, 1000, dtype=torch.float64)
     assert set(choose(logits, noise, 1.0).tolist()) == {1, 3}
 
@@ -133,7 +147,9 @@ def test_a_value_is_of_the_state_before_its_token(backbone: Backbone) -> None:
     changed = rollout.rows(torch.arange(3))
     changed.response_ids_BR[:, 4] = (changed.response_ids_BR[:, 4] + 1) % TOKENS
     with torch.no_grad():
-        values, others = (before_response(critic.everywhere(r.ids_BT, r.mask_BT), r) for r in (rollout, changed))
+        values, others = (
+            before_response(critic.everywhere(r.ids_BT, r.mask_BT), r) for r in (rollout, changed)
+        )
     assert values.shape == (3, 8)
     assert torch.equal(values[:, :5], others[:, :5])  # up to and with the state before token 4
     assert ((values - others)[:, 5:].abs() > 1e-6).all()

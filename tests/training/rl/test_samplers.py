@@ -1,4 +1,6 @@
-"""Samplers apart from the trainer: the same responses, the weights that each update is due, and a kill that changes nothing."""
+"""Samplers apart from the trainer: the same responses, the weights that each update is due, and a
+kill that changes nothing.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -25,7 +27,9 @@ from training.stages.state import DirectoryCheckpoints
 
 @dataclass
 class CopiesHere:
-    """Copies of the policy in this process, which answer when they are waited for, by the weights that they were told to take."""
+    """Copies of the policy in this process, which answer when they are waited for, by the weights
+    that they were told to take.
+    """
 
     backbone: Backbone
     stop_ids: tuple[int, ...]
@@ -60,24 +64,41 @@ def copies_of(players: PpoPlayers, parts: int = 3) -> CopiesHere:
 
 def short_config(**changes: object) -> PpoConfig:
     return toy_config(
-        **{"updates": 7, "prompts_per_update": 8, "minibatch_rows": 8, "max_response_tokens": 6, **changes}
+        **{
+            "updates": 7,
+            "prompts_per_update": 8,
+            "minibatch_rows": 8,
+            "max_response_tokens": 6,
+            **changes,
+        }
     )
 
 
 def trained(
-    config: PpoConfig, runs: Path, copies: CopiesHere, checkpoints: DirectoryCheckpoints | None = None
+    config: PpoConfig,
+    runs: Path,
+    copies: CopiesHere,
+    checkpoints: DirectoryCheckpoints | None = None,
 ) -> tuple[list[Progress], PpoPlayers]:
     players, prompts, progress = toy_players(), toy_prompts(), ProgressList()
     context = RunContext(checkpoints or DirectoryCheckpoints(runs), progress, samplers=copies)
     algorithm = Ppo(players, config, Setting(prompts, sentiment, no_autocast, ALONE))
     made_of = sources(config, None)
-    train("ppo", algorithm, prompts, config, context, engines(players.policy, made_of, prompts, config, context))
+    train(
+        "ppo",
+        algorithm,
+        prompts,
+        config,
+        context,
+        engines(players.policy, made_of, prompts, config, context),
+    )
     return progress.steps, players
 
 
 def weights_of(players: PpoPlayers) -> list[torch.Tensor]:
     return [
-        parameter.detach() for _, parameter in (*players.policy.named_parameters(), *players.critic.named_parameters())
+        parameter.detach()
+        for _, parameter in (*players.policy.named_parameters(), *players.critic.named_parameters())
     ]
 
 
@@ -89,17 +110,26 @@ def test_copies_sample_what_the_policy_itself_would(parts: int) -> None:
     apart = engines(players.policy, sources(config, None), prompts, config, context)
     for update in range(2):
         one, other = (
-            sample(e(update), prompts, update, config, ALONE) for e in (own_engine(players.policy, prompts), apart)
+            sample(e(update), prompts, update, config, ALONE)
+            for e in (own_engine(players.policy, prompts), apart)
         )
         assert (one.version, one.tasks) == (other.version, other.tasks)
-        for name in ("prompt_ids_BP", "prompt_mask_BP", "response_ids_BR", "response_mask_BR", "ended_B"):
+        for name in (
+            "prompt_ids_BP",
+            "prompt_mask_BP",
+            "response_ids_BR",
+            "response_mask_BR",
+            "ended_B",
+        ):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
         torch.testing.assert_close(one.log_probs_BR, other.log_probs_BR, atol=1e-5, rtol=0)
     # 16 rows, of which a part of one prompt has other columns than the whole.
     assert one.response_mask_BR.shape == (16, one.response_ids_BR.shape[1])
 
 
-def test_each_update_is_sampled_by_its_own_weights_and_nothing_is_begun_after_the_last(tmp_path: Path) -> None:
+def test_each_update_is_sampled_by_its_own_weights_and_nothing_is_begun_after_the_last(
+    tmp_path: Path,
+) -> None:
     copies = copies_of(toy_players())
     trained(short_config(updates=3), tmp_path, copies)
     assert copies.told == [f"{what} update-{u}" for u in range(3) for what in ("take", "begin")]
@@ -111,21 +141,38 @@ def test_one_update_ahead_the_next_is_begun_before_this_one_is_learned_from(tmp_
     steps, _ = trained(config, tmp_path, copies)
     assert copies.told == [
         *("take update-0", "begin update-0", "begin update-0"),  # updates 0 and 1
-        *("take update-1", "begin update-1"),  # update 2; 3 can follow a checkpoint, so it waits for weights 3
+        *(
+            "take update-1",
+            "begin update-1",
+        ),  # update 2; 3 can follow a checkpoint, so it waits for weights 3
         *("take update-3", "begin update-3", "begin update-3"),
         *("take update-4", "begin update-4"),
         *("take update-6", "begin update-6"),
     ]
     mismatch = [step.metrics["sampler_mismatch"] for step in steps]
-    assert [difference > 1e-4 for difference in mismatch] == [False, True, True, False, True, True, False]
+    assert [difference > 1e-4 for difference in mismatch] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-def test_a_killed_run_asks_the_same_weights_again_and_ends_with_the_same_bits(tmp_path: Path, staleness: int) -> None:
-    config = short_config(max_staleness_updates=staleness, importance_cap=2.0, checkpoint_every_updates=2)
+def test_a_killed_run_asks_the_same_weights_again_and_ends_with_the_same_bits(
+    tmp_path: Path, staleness: int
+) -> None:
+    config = short_config(
+        max_staleness_updates=staleness, importance_cap=2.0, checkpoint_every_updates=2
+    )
     straight, one = trained(config, tmp_path / "straight", copies_of(toy_players()))
     with pytest.raises(Killed):
-        trained(config, tmp_path / "killed", copies_of(toy_players()), KillAfter(tmp_path / "killed", 4))
+        trained(
+            config, tmp_path / "killed", copies_of(toy_players()), KillAfter(tmp_path / "killed", 4)
+        )
     resumed, other = trained(config, tmp_path / "killed", copies_of(toy_players()))
     assert [step.step for step in resumed] == [5, 6, 7]
     assert [step.metrics for step in resumed] == [step.metrics for step in straight[4:]]
@@ -150,7 +197,9 @@ def test_samplers_whose_weights_are_too_old_or_differ_are_refused(tmp_path: Path
 def test_what_is_asked_must_be_what_was_begun() -> None:
     prompts, config = toy_prompts(), short_config()
     copies = copies_of(toy_players())
-    orders = Orders(sources(config, None), (1,), 7, lambda update: asked_in(update, prompts, config, ALONE))
+    orders = Orders(
+        sources(config, None), (1,), 7, lambda update: asked_in(update, prompts, config, ALONE)
+    )
     engine = SampledApart(copies, dict, orders)(0)
     with pytest.raises(ValueError, match=r"\brollout\b"):
         engine.sample([[2, 3]], 1, 6, 1.0, [1])
@@ -160,7 +209,9 @@ def test_parts_are_nearly_equal_and_whole() -> None:
     def lengths(prompts: int, most: int) -> Sequence[int]:
         asked = Asked.of([[row] for row in range(prompts)], 2, 4, 1.0, range(prompts))
         parts = split(asked, most)
-        assert [row for part in parts for (row,) in part.token_ids] == [seed for part in parts for seed in part.seeds]
+        assert [row for part in parts for (row,) in part.token_ids] == [
+            seed for part in parts for seed in part.seeds
+        ]
         assert sum((part.token_ids for part in parts), ()) == asked.token_ids
         return [len(part.token_ids) for part in parts]
 

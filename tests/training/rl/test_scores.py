@@ -28,7 +28,9 @@ def rollout_of(responses: list[list[int]], ended: list[bool]) -> Rollout:
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in responses])
     prompt = torch.ones(len(responses), 2, dtype=torch.long)
     tasks = tuple(f"task {row}" for row in range(len(responses)))
-    return Rollout(prompt, prompt, ids, mask, torch.zeros(mask.shape), torch.tensor(ended), "update-0", tasks)
+    return Rollout(
+        prompt, prompt, ids, mask, torch.zeros(mask.shape), torch.tensor(ended), "update-0", tasks
+    )
 
 
 def test_it_is_given_task_text_and_whether_the_response_ended(tmp_path: Path) -> None:
@@ -42,7 +44,10 @@ def test_it_is_given_task_text_and_whether_the_response_ended(tmp_path: Path) ->
 
 
 def test_tasks_follow_their_rows() -> None:
-    assert rollout_of([[3], [4], [5]], [True] * 3).rows(torch.tensor([2, 0])).tasks == ("task 2", "task 0")
+    assert rollout_of([[3], [4], [5]], [True] * 3).rows(torch.tensor([2, 0])).tasks == (
+        "task 2",
+        "task 0",
+    )
 
 
 def test_a_verifier_that_miscounts_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Served answers against the starting model: the same weights agree, what differs is found and named, and what weighs is capped."""
+"""Served answers against the starting model: the same weights agree, what differs is found and
+named, and what weighs is capped.
+"""
 
 import math
 import re
@@ -47,16 +49,22 @@ def answers(served: Path, chat: Chat) -> list[Answer]:
     return answers_of(served_rows(served, 12), chat)
 
 
-def held(directory: Path, answers: list[Answer], **rules: object) -> tuple[list[Answer], dict[str, object]]:
+def held(
+    directory: Path, answers: list[Answer], **rules: object
+) -> tuple[list[Answer], dict[str, object]]:
     config = OffPolicyConfig(**rules)  # type: ignore[arg-type]
-    return hold_against(lambda: Backbone(load_decoder(directory)), directory.name, answers, config, 5, nullcontext)
+    return hold_against(
+        lambda: Backbone(load_decoder(directory)), directory.name, answers, config, 5, nullcontext
+    )
 
 
 def test_the_same_weights_give_every_token_the_log_prob_with_which_it_was_served(
     served: Path, answers: list[Answer]
 ) -> None:
     measured = measure(Backbone(load_decoder(served)), answers, 5, nullcontext)
-    assert [len(one.trainer_N) for one in measured] == [len(answer.example.response) for answer in answers]
+    assert [len(one.trainer_N) for one in measured] == [
+        len(answer.example.response) for answer in answers
+    ]
     assert len({len(one.trainer_N) for one in measured}) > 2
     for one in measured:
         assert torch.allclose(one.trainer_N, one.served_N, atol=1e-4)
@@ -66,9 +74,12 @@ def test_the_same_weights_give_every_token_the_log_prob_with_which_it_was_served
 def test_what_was_sampled_is_the_response_also_where_its_text_has_other_tokens(
     answers: list[Answer], chat: Chat
 ) -> None:
-    assert all(answer.served and answer.example.response == answer.served.token_ids for answer in answers)
+    assert all(
+        answer.served and answer.example.response == answer.served.token_ids for answer in answers
+    )
     assert any(
-        chat.response_ids(chat.decode(answer.example.response)) != list(answer.example.response) for answer in answers
+        chat.response_ids(chat.decode(answer.example.response)) != list(answer.example.response)
+        for answer in answers
     )
 
 
@@ -77,7 +88,11 @@ def counts(error: Exception) -> list[str]:
     return re.findall(r"\b\d+\b", re.sub(r"toy-\d", "", str(error)))
 
 
-OTHER_LOG_PROBS = {"field": "off_policy.mismatch_limit_nats", "reason": "MISMATCH", "limit": "at most 0.2"}
+OTHER_LOG_PROBS = {
+    "field": "off_policy.mismatch_limit_nats",
+    "reason": "MISMATCH",
+    "limit": "at most 0.2",
+}
 
 
 def test_other_weights_under_the_same_name_are_refused_with_the_version_and_what_was_measured(
@@ -93,7 +108,9 @@ def test_other_weights_under_the_same_name_are_refused_with_the_version_and_what
     assert f"{mismatch:.3g}" in str(caught.value)
 
 
-def test_a_trainer_that_shifts_log_probs_by_one_is_found(served: Path, answers: list[Answer]) -> None:
+def test_a_trainer_that_shifts_log_probs_by_one_is_found(
+    served: Path, answers: list[Answer]
+) -> None:
     def shifted(answer: Answer) -> Answer:
         assert answer.served
         scores = answer.served.log_probs
@@ -103,12 +120,17 @@ def test_a_trainer_that_shifts_log_probs_by_one_is_found(served: Path, answers: 
         held(served, [shifted(answer) for answer in answers])
 
 
-def test_log_probs_at_the_sampling_temperature_are_found(served: Path, answers: list[Answer]) -> None:
+def test_log_probs_at_the_sampling_temperature_are_found(
+    served: Path, answers: list[Answer]
+) -> None:
     """A server that is told to give processed log-probs (vLLM's logprobs_mode)."""
     processed = [
         replace(
             answer,
-            served=replace(answer.served, log_probs=tuple(min(0.0, 2 * x + 0.5) for x in answer.served.log_probs)),
+            served=replace(
+                answer.served,
+                log_probs=tuple(min(0.0, 2 * x + 0.5) for x in answer.served.log_probs),
+            ),
         )
         for answer in answers
         if answer.served
@@ -117,7 +139,9 @@ def test_log_probs_at_the_sampling_temperature_are_found(served: Path, answers: 
         held(served, processed)
 
 
-def test_another_template_is_found_by_the_number_of_the_prompts_tokens(served: Path, chat: Chat) -> None:
+def test_another_template_is_found_by_the_number_of_the_prompts_tokens(
+    served: Path, chat: Chat
+) -> None:
     longer = answers_of(served_rows(served, 4), chat, prompt_tokens=3)
     assert [answer.unfit for answer in longer] == [OTHER_PROMPT] * 4
     with refused(OffPolicyError, field="served", reason="MISMATCH", limit="at most 5%") as caught:
@@ -129,7 +153,9 @@ def test_another_template_is_found_by_the_number_of_the_prompts_tokens(served: P
     assert not any(answer.unfit for answer in unknown)
 
 
-@pytest.mark.parametrize(("token_ids", "reason"), [((5, 6, 7), WITHOUT_END), ((5, 6, None), OTHER_TEXT)])
+@pytest.mark.parametrize(
+    ("token_ids", "reason"), [((5, 6, 7), WITHOUT_END), ((5, 6, None), OTHER_TEXT)]
+)
 def test_tokens_of_another_tokenizer_are_not_taken_for_the_text(
     served: Path, chat: Chat, token_ids: tuple[int | None, ...], reason: str
 ) -> None:
@@ -153,11 +179,15 @@ def test_versions_that_are_not_allowed_are_refused_by_name_and_so_are_answers_wi
     served: Path, answers: list[Answer]
 ) -> None:
     foreign = [
-        replace(answer, served=replace(answer.served, version="toy-7")) for answer in answers[:2] if answer.served
+        replace(answer, served=replace(answer.served, version="toy-7"))
+        for answer in answers[:2]
+        if answer.served
     ]
     unknown = [Answer(answers[0].example)]
     everything = [*answers, *foreign, *unknown]
-    with refused(OffPolicyError, field="off_policy.versions", reason="UNKNOWN", limit="toy-0, toy-1") as caught:
+    with refused(
+        OffPolicyError, field="off_policy.versions", reason="UNKNOWN", limit="toy-0, toy-1"
+    ) as caught:
         held(served, everything, versions=("toy-1",))
     assert "toy-7" in str(caught.value)
     assert counts(caught.value) == ["1", "2"], "without a sample, and of toy-7"
@@ -184,7 +214,9 @@ def test_nothing_is_loaded_where_nothing_was_sampled(served: Path) -> None:
         raise AssertionError("a model is loaded for nothing")
 
     plain = [Answer(TokenisedExample((1, 2), (3,)))]
-    weighed, figures = hold_against(load, "toy-0", plain, OffPolicyConfig(importance_cap=2.0), 5, nullcontext)
+    weighed, figures = hold_against(
+        load, "toy-0", plain, OffPolicyConfig(importance_cap=2.0), 5, nullcontext
+    )
     assert weighed == plain
     assert figures == {"answers_unsampled": 1, "answers_unfit": 0, "off_policy": {}}
 
@@ -211,8 +243,12 @@ def test_an_answer_weighs_how_much_likelier_the_starting_model_finds_it_up_to_th
     assert "importance" not in told["off_policy"]["toy-7"]  # type: ignore[index]
 
 
-def test_whole_responses_of_another_policy_weigh_so_that_their_mean_is_the_starting_models() -> None:
-    """All responses of two tokens out of three: the served policy's expectation of anything, weighed, is the starting model's."""
+def test_whole_responses_of_another_policy_weigh_so_that_their_mean_is_the_starting_models() -> (
+    None
+):
+    """All responses of two tokens out of three: the served policy's expectation of anything,
+    weighed, is the starting model's.
+    """
     dice = torch.Generator().manual_seed(0)
     start_33, serving_33 = (torch.randn(3, 3, generator=dice).log_softmax(-1) for _ in range(2))
     worth_33 = torch.randn(3, 3, generator=dice)
@@ -220,7 +256,8 @@ def test_whole_responses_of_another_policy_weigh_so_that_their_mean_is_the_start
     for first in range(3):
         for second in range(3):
             trainer, sampler = (
-                torch.stack((table[0, first], table[first, second])) for table in (start_33, serving_33)
+                torch.stack((table[0, first], table[first, second]))
+                for table in (start_33, serving_33)
             )
             likely, worth = float(sampler.sum().exp()), float(worth_33[first, second])
             found += likely * Measured("v", trainer, sampler).importance(1e9) * worth
@@ -242,7 +279,8 @@ def test_figures_are_of_tokens_by_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "limit"), [("mismatch_limit_nats", 0.0, "above 0"), ("importance_cap", 0.5, "at least 1")]
+    ("field", "value", "limit"),
+    [("mismatch_limit_nats", 0.0, "above 0"), ("importance_cap", 0.5, "at least 1")],
 )
 def test_rules_that_mean_nothing_are_refused(field: str, value: float, limit: str) -> None:
     with refused(ConfigError, field=field, reason="OUT_OF_RANGE", limit=limit):

@@ -1,4 +1,5 @@
-"""A toy world for policy learning: 24 tokens, some good, some bad; the score is (good - bad) / length.
+"""A toy world for policy learning: 24 tokens, some good, some bad; the score is (good - bad) /
+length.
 
 Numbers as in the reference run: 2 layers, one thread, 40 updates in a few seconds.
 """
@@ -25,13 +26,15 @@ from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
 from training.stages.prompts import Prompts
 
 TOKENS, STOP = 24, 1
-HEADS = (
-    2  # of what learns for long, as attention on a processor costs by the head; other tests split four across workers
-)
+# of what learns for long, as attention on a processor costs by the head; other tests split four
+# across workers
+HEADS = 2
 GOOD, BAD = tuple(range(4, 8)), tuple(range(8, 16))
 
 
-def toy_decoder(seed: int = 1, hidden_size: int = 32, heads: int = 4, family: str = "llama") -> Decoder:
+def toy_decoder(
+    seed: int = 1, hidden_size: int = 32, heads: int = 4, family: str = "llama"
+) -> Decoder:
     torch.set_num_threads(1)  # threads of products this small wait for each other
     shape = llama_json(TOKENS, hidden_size, 2, heads, heads // 2, 2 * hidden_size)
     decoder = Decoder(parse_config(shape | FAMILIES[family]))
@@ -42,7 +45,9 @@ def toy_decoder(seed: int = 1, hidden_size: int = 32, heads: int = 4, family: st
 def toy_players(seed: int = 1, hidden_size: int = 32, heads: int = 4) -> PpoPlayers:
     policy = toy_decoder(seed, hidden_size, heads)
     reference = copy.deepcopy(policy).requires_grad_(False)
-    critic = ScalarModel(Backbone(toy_decoder(seed + 1, hidden_size, heads)), ScalarHead(hidden_size))
+    critic = ScalarModel(
+        Backbone(toy_decoder(seed + 1, hidden_size, heads)), ScalarHead(hidden_size)
+    )
     return PpoPlayers(Backbone(policy), Backbone(reference), critic)
 
 
@@ -88,7 +93,11 @@ def no_autocast() -> torch.autocast:
 
 
 def train_ppo(
-    players: PpoPlayers, config: PpoConfig, context: RunContext, score: Score, gold: Score | None = None
+    players: PpoPlayers,
+    config: PpoConfig,
+    context: RunContext,
+    score: Score,
+    gold: Score | None = None,
 ) -> Outcome:
     prompts = toy_prompts()
     algorithm = Ppo(players, config, Setting(prompts, score, no_autocast, context.ranks, gold))

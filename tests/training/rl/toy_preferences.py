@@ -1,6 +1,8 @@
-"""Preferences of the toy world: pairs and thumbs on answers of the untrained policy, some flipped or angry.
+"""Preferences of the toy world: pairs and thumbs on answers of the untrained policy, some flipped
+or angry.
 
-Half of the reference run (training.md, section 6): 1,024 pairs or thumbs, or a fifth of 812 answers where the angry ones vote.
+Half of the reference run (training.md, section 6): 1,024 pairs or thumbs, or a fifth of 812 answers
+where the angry ones vote.
 """
 
 import copy
@@ -25,17 +27,25 @@ from training.stages.context import Lineage, Machine
 
 def toy_models(seed: int = 1) -> PolicyAndReference:
     policy = toy_decoder(seed)
-    return PolicyAndReference(Backbone(policy), Backbone(copy.deepcopy(policy).requires_grad_(False)))
+    return PolicyAndReference(
+        Backbone(policy), Backbone(copy.deepcopy(policy).requires_grad_(False))
+    )
 
 
-def toy_responses(count: int, each: int, seed: int = 5) -> tuple[list[list[TokenisedExample]], list[list[float]]]:
-    """What the untrained policy answers to `count` prompts, `each` times, and how good each answer is."""
+def toy_responses(
+    count: int, each: int, seed: int = 5
+) -> tuple[list[list[TokenisedExample]], list[list[float]]]:
+    """What the untrained policy answers to `count` prompts, `each` times, and how good each answer
+    is.
+    """
     torch.set_num_threads(1)
     prompts = toy_prompts(count, seed).ids
     rollout = CachedEngine(Backbone(toy_decoder()), (STOP,)).sample(
         prompts, each, 12, 1.0, [seed_of(seed, "toy", place) for place in range(count)]
     )
-    rows = zip(rollout.response_ids_BR.tolist(), rollout.response_mask_BR.sum(1).tolist(), strict=True)
+    rows = zip(
+        rollout.response_ids_BR.tolist(), rollout.response_mask_BR.sum(1).tolist(), strict=True
+    )
     texts = [tuple(ids[:length]) for ids, length in rows]
     gold = sentiment(rollout).tolist()
     examples = [
@@ -46,18 +56,24 @@ def toy_responses(count: int, each: int, seed: int = 5) -> tuple[list[list[Token
 
 
 def toy_pairs(count: int, flipped: float, seed: int = 5) -> dpo.Pairs:
-    """The better of two answers is chosen, but for a share of flipped labels. Every sixteenth prompt is held out."""
+    """The better of two answers is chosen, but for a share of flipped labels. Every sixteenth
+    prompt is held out.
+    """
     dice = random.Random(seed)
     pairs = []
     for (one, other), (first, second) in zip(*toy_responses(count, 2, seed), strict=True):
-        chosen, rejected = (one, other) if (first > second) != (dice.random() < flipped) else (other, one)
+        chosen, rejected = (
+            (one, other) if (first > second) != (dice.random() < flipped) else (other, one)
+        )
         pairs.append(dpo.Pair(chosen, rejected))
     held_out = pairs[::16]
     return dpo.Pairs([pair for place, pair in enumerate(pairs) if place % 16], held_out, (STOP,))
 
 
 def toy_thumbs(count: int, flipped: float, anger: float = 1.0, seed: int = 5) -> kto.Thumbs:
-    """A thumb up for an answer above the middle, but for a share of flipped ones; who is angry votes `anger` times as often."""
+    """A thumb up for an answer above the middle, but for a share of flipped ones; who is angry
+    votes `anger` times as often.
+    """
     dice = random.Random(seed)
     examples, golds = toy_responses(count, 1, seed)
     middle = median(gold for (gold,) in golds)
@@ -66,7 +82,9 @@ def toy_thumbs(count: int, flipped: float, anger: float = 1.0, seed: int = 5) ->
         for (example,), (gold,) in zip(examples, golds, strict=True)
         if not (up := (gold > middle) != (dice.random() < flipped)) or dice.random() < 1 / anger
     ]
-    return kto.Thumbs([thumb for place, thumb in enumerate(thumbs) if place % 16], thumbs[::16], (STOP,))
+    return kto.Thumbs(
+        [thumb for place, thumb in enumerate(thumbs) if place % 16], thumbs[::16], (STOP,)
+    )
 
 
 def toy_dpo(**changes: object) -> dpo.DpoConfig:
@@ -79,7 +97,9 @@ def toy_dpo(**changes: object) -> dpo.DpoConfig:
         "batch_pairs": 32,
         "microbatch_pairs": 32,
         "optimizer": OptimizerConfig(learning_rate=2e-3, warmup_fraction=0.1),
-        "watch": WatchConfig(prompts=128, max_response_tokens=12, length_floor_fraction=0.0, kl_ceiling_nats=1000.0),
+        "watch": WatchConfig(
+            prompts=128, max_response_tokens=12, length_floor_fraction=0.0, kl_ceiling_nats=1000.0
+        ),
         "checkpoint_every_steps": 1000,
         "machine": Machine(threads=1),
     }
@@ -96,7 +116,9 @@ def toy_kto(**changes: object) -> kto.KtoConfig:
         "batch_rows": 32,
         "microbatch_rows": 32,
         "optimizer": OptimizerConfig(learning_rate=2e-3, warmup_fraction=0.1),
-        "watch": WatchConfig(prompts=128, max_response_tokens=12, length_floor_fraction=0.0, kl_ceiling_nats=1000.0),
+        "watch": WatchConfig(
+            prompts=128, max_response_tokens=12, length_floor_fraction=0.0, kl_ceiling_nats=1000.0
+        ),
         "checkpoint_every_steps": 1000,
         "machine": Machine(threads=1),
     }
@@ -105,12 +127,16 @@ def toy_kto(**changes: object) -> kto.KtoConfig:
 
 def gold_of(models: PolicyAndReference, prompts: int = 256) -> tuple[float, float]:
     """Mean score and mean length of what the policy answers now to prompts of its own."""
-    rollout = CachedEngine(models.policy, (STOP,)).sample(toy_prompts(prompts, 11).ids, 1, 12, 1.0, range(prompts))
+    rollout = CachedEngine(models.policy, (STOP,)).sample(
+        toy_prompts(prompts, 11).ids, 1, 12, 1.0, range(prompts)
+    )
     return float(sentiment(rollout).mean()), float(rollout.response_mask_BR.sum(1).float().mean())
 
 
 class Half(Ranks):
-    """One of two workers, asked alone: it remembers its part of each sum, in place of what the other would add."""
+    """One of two workers, asked alone: it remembers its part of each sum, in place of what the
+    other would add.
+    """
 
     def __init__(self, rank: int) -> None:
         super().__init__(rank, 2, rank, 2)
@@ -123,6 +149,10 @@ class Half(Ranks):
 
 def gradients(models: PolicyAndReference) -> list[Tensor]:
     """The policy's gradients, taken off it."""
-    found = [parameter.grad.clone() for parameter in models.policy.decoder.parameters() if parameter.grad is not None]
+    found = [
+        parameter.grad.clone()
+        for parameter in models.policy.decoder.parameters()
+        if parameter.grad is not None
+    ]
     models.policy.decoder.zero_grad()
     return found

@@ -1,5 +1,5 @@
-"""Run by test_killed in a process of its own: every stage in a fork that kills itself, as kill -9 does, three steps after it began and
-one after its last checkpoint.
+"""Run by test_killed in a process of its own: every stage in a fork that kills itself, as kill -9
+does, three steps after it began and one after its last checkpoint.
 """
 
 import os
@@ -25,7 +25,9 @@ DIES_AFTER, CHECKPOINT = 3, 2
 
 
 def stages(directory: Path, into: Path) -> dict[str, StageRun[Any]]:
-    """Each with all weights and with an adapter, in the folder of split_policies.write_data; every second step is a checkpoint."""
+    """Each with all weights and with an adapter, in the folder of split_policies.write_data; every
+    second step is a checkpoint.
+    """
     common = {
         "model_directory": directory / "first",
         "machine": MACHINE,
@@ -48,10 +50,17 @@ def stages(directory: Path, into: Path) -> dict[str, StageRun[Any]]:
         microbatch_pairs=3,
         **common,
     )
-    found: dict[str, tuple[Stage, Any]] = {"sft": (sft.run, of_sft), "reward_model": (reward_model.run, of_reward)}
+    found: dict[str, tuple[Stage, Any]] = {
+        "sft": (sft.run, of_sft),
+        "reward_model": (reward_model.run, of_reward),
+    }
     for name in ("sft", "reward_model"):
         run, config = found[name]
-        adapted = {"output_directory": into / f"{name}-lora", "lineage": Lineage(f"{name}-lora"), "lora": LORA}
+        adapted = {
+            "output_directory": into / f"{name}-lora",
+            "lineage": Lineage(f"{name}-lora"),
+            "lora": LORA,
+        }
         found[f"{name}-lora"] = run, replace(config, **adapted)
     for name, config in configs(directory, into, Parallelism()).items():
         longer = replace(config, updates=5) if hasattr(config, "updates") else config

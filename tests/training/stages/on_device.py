@@ -1,6 +1,8 @@
-"""Run by test_accelerator in a process of its own: every stage from files to files on a device, cut off once and taken up again.
+"""Run by test_accelerator in a process of its own: every stage from files to files on a device, cut
+off once and taken up again.
 
-python -m tests.training.stages.on_device DEVICE DIRECTORY   writes figures.json, waits.json and machine.json
+python -m tests.training.stages.on_device DEVICE DIRECTORY   writes figures.json, waits.json and
+machine.json
 """
 
 import json
@@ -45,7 +47,9 @@ def all_stages(directory: Path, into: Path, device: str) -> dict[str, StageRun[A
     found["sft"] = replace(found["sft"], config=replace(found["sft"].config, microbatch_rows=1))
     found["pretrain"] = StageRun("pretrain", pretrain.run, of_texts)
     return {
-        name: replace(found[name], config=replace(config, machine=replace(config.machine, device=device)))
+        name: replace(
+            found[name], config=replace(config, machine=replace(config.machine, device=device))
+        )
         for name, config in ((name, found[name].config) for name in NAMES)
     }
 
@@ -100,7 +104,10 @@ def asked(directory: Path, device: str) -> dict[str, Any]:
 def machine(device: str) -> dict[str, Any]:
     """What becomes of the settings of a machine that has the device."""
     autocast = settle(Machine(threads=1, dtype="auto"))
-    found: dict[str, Any] = {"auto": str(torch.get_default_device()), "peak_memory_bytes": peak_memory_bytes()}
+    found: dict[str, Any] = {
+        "auto": str(torch.get_default_device()),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
     with autocast():
         found["auto is bfloat16"] = torch.is_autocast_enabled(device)
     for name in ("cuda", f"{device}:3"):
@@ -109,13 +116,19 @@ def machine(device: str) -> dict[str, Any]:
         except ConfigError as error:
             found[name] = str(error)
     settle(Machine(threads=1, device="cpu"))
-    found["cpu"] = [str(torch.get_default_device()), str(torch.zeros(1).device), torch._C._len_torch_function_stack()]
+    found["cpu"] = [
+        str(torch.get_default_device()),
+        str(torch.zeros(1).device),
+        torch._C._len_torch_function_stack(),
+    ]
     return found
 
 
 def main(device: str, directory: Path) -> None:
     torch.set_num_threads(1)
-    torch.backends.cuda.enable_flash_sdp(False)  # the processor's own attention; the pretended device has the formula
+    torch.backends.cuda.enable_flash_sdp(
+        False
+    )  # the processor's own attention; the pretended device has the formula
     if device == pretended.NAME:
         pretended.pretend()
     into, figures, waits = directory / device, {}, {}

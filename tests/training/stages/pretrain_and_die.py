@@ -1,4 +1,6 @@
-"""Run by test_pretrain in a process of its own: a small pre-training that kills itself, as kill -9 does, in the middle of a step."""
+"""Run by test_pretrain in a process of its own: a small pre-training that kills itself, as kill -9
+does, in the middle of a step.
+"""
 
 import os
 import signal
@@ -60,7 +62,12 @@ def dying_in(step: int) -> Callable[[PretrainConfig, RunContext], Manifest]:
     def run(config: PretrainConfig, context: RunContext) -> Manifest:
         return pretrain.run(
             config,
-            replace(context, progress=lambda told: os.kill(os.getpid(), signal.SIGKILL) if told.step == step else None),
+            replace(
+                context,
+                progress=lambda told: (
+                    os.kill(os.getpid(), signal.SIGKILL) if told.step == step else None
+                ),
+            ),
         )
 
     return run

@@ -1,5 +1,7 @@
-"""What test_split_policies runs in each worker: policies in shards, whose samples come from copies beside them, made of the weights that
-are put together and sent, as rollout actors' are. Ray and its object store alone are missing: a file stands for them."""
+"""What test_split_policies runs in each worker: policies in shards, whose samples come from copies
+beside them, made of the weights that are put together and sent, as rollout actors' are. Ray and its
+object store alone are missing: a file stands for them.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,7 +50,9 @@ class CopyBeside:
         def find(_: str) -> tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]:
             return version, lambda: load_file(self.directory / version)
 
-        return lambda: self.sampler.sample(find, self.orders.made_of, self.orders.stop_ids, version, asked)
+        return lambda: self.sampler.sample(
+            find, self.orders.made_of, self.orders.stop_ids, version, asked
+        )
 
 
 def sampled_apart(directory: Path, rank: int, world: int, name: str, layout: str) -> None:

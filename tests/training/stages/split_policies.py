@@ -1,4 +1,6 @@
-"""What test_split_policies runs in each worker: a few updates of PPO, GRPO, DPO and KTO from files to files, full and by adapters."""
+"""What test_split_policies runs in each worker: a few updates of PPO, GRPO, DPO and KTO from files
+to files, full and by adapters.
+"""
 
 import gc
 import json
@@ -50,7 +52,10 @@ WATCH = WatchConfig(prompts=3, max_response_tokens=6, length_floor_fraction=0.0)
 def write_data(directory: Path) -> None:
     """The model to begin from, the data of all stages, and a reward model, whole and as an adapter."""
     first = toy_model(directory / "first", family="qwen3")  # norms of heads too must learn alike
-    prompts = [{"messages": user(f"{word} {i}"), "task": f"{1 + i % 2}"} for i, word in enumerate(WORDS * 2)]
+    prompts = [
+        {"messages": user(f"{word} {i}"), "task": f"{1 + i % 2}"}
+        for i, word in enumerate(WORDS * 2)
+    ]
     write_lines(directory / "prompts.jsonl", prompts)
     write_lines(directory / "sft.jsonl", sft_rows(16))
     write_lines(directory / "pairs.jsonl", pair_rows(35, noise=0.0))
@@ -65,7 +70,9 @@ def write_data(directory: Path) -> None:
             lora=lora,
             machine=MACHINE,
         )
-        reward_model.run(config, RunContext(DirectoryCheckpoints(directory / f"{name}-run"), ProgressList()))
+        reward_model.run(
+            config, RunContext(DirectoryCheckpoints(directory / f"{name}-run"), ProgressList())
+        )
 
 
 class Short:
@@ -84,7 +91,9 @@ class Short:
 
 
 def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, Any]:
-    """One minibatch an epoch: which rows stand together in smaller ones depends on the number of workers."""
+    """One minibatch an epoch: which rows stand together in smaller ones depends on the number of
+    workers.
+    """
     common = {
         "model_directory": directory / "first",
         "machine": MACHINE,
@@ -92,7 +101,12 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
     }
     loop = {"data_path": directory / "prompts.jsonl", "updates": 3, "checkpoint_every_updates": 2}
     loop |= {"max_response_tokens": 6, "length_floor_fraction": 0.0, "policy_optimizer": FAST}
-    preferences = {"optimizer": FAST, "watch": WATCH, "checkpoint_every_steps": 2, "held_out_fraction": 0.1}
+    preferences = {
+        "optimizer": FAST,
+        "watch": WATCH,
+        "checkpoint_every_steps": 2,
+        "held_out_fraction": 0.1,
+    }
     settings: dict[str, Any] = {
         "ppo": PpoConfig(
             reward_model_directory=directory / "reward",
@@ -114,7 +128,8 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
             prompts_per_update=4,
             samples_per_prompt=4,
             minibatch_rows=16,
-            epochs_per_update=1,  # one step an update: what was judged is learned from, with its graph
+            # one step an update: what was judged is learned from, with its graph
+            epochs_per_update=1,
             sft_mix=SftMix(directory / "sft.jsonl", rows=4),
             **common,
             **loop,
@@ -139,7 +154,11 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
         ),
     }
     for name in list(settings) if parallelism.tensor == 1 else ():
-        lora = {"lora": LORA, "output_directory": into / f"{name}-lora", "lineage": Lineage(f"{name}-lora")}
+        lora = {
+            "lora": LORA,
+            "output_directory": into / f"{name}-lora",
+            "lineage": Lineage(f"{name}-lora"),
+        }
         if name == "ppo":
             lora |= {
                 "reward_model_directory": directory / "reward-adapter",
@@ -168,11 +187,19 @@ class Watching(ProgressList):
         super().__call__(progress)
         held = [thing for thing in gc.get_objects() if issubclass(type(thing), Decoder)]
         self.decoders = len(held)
-        self.whole = sum(not all(isinstance(p, DTensor) for p in decoder.parameters()) for decoder in held)
+        self.whole = sum(
+            not all(isinstance(p, DTensor) for p in decoder.parameters()) for decoder in held
+        )
 
 
 def policies(
-    directory: Path, rank: int, world: int, name: str, layout: str, only: str = "", samplers: Samplers | None = None
+    directory: Path,
+    rank: int,
+    world: int,
+    name: str,
+    layout: str,
+    only: str = "",
+    samplers: Samplers | None = None,
 ) -> None:
     """All runs, or one of them; every worker writes its figures, step by step."""
     into, ranks = directory / name, all_different(rank, world)
@@ -189,18 +216,25 @@ def policies(
 
 
 def uneven_samples(directory: Path, rank: int, world: int) -> None:
-    """One worker's responses end at once, the other's never: whoever gathered layer by layer would wait for ever."""
+    """One worker's responses end at once, the other's never: whoever gathered layer by layer would
+    wait for ever.
+    """
     ranks, models = arrange(Parallelism(shard=2), all_different(rank, world)), toy_models()
     distribute_views((models.policy, models.reference), ranks)
     stop_ids = tuple(range(TOKENS)) if rank == 0 else ()
     prompts = replace(toy_prompts(4), stop_ids=stop_ids)
     for copies in (1, 2):
-        rollout = own_engine(models.policy, prompts)(0).sample(prompts.ids, copies, 5, 1.0, range(4))
+        rollout = own_engine(models.policy, prompts)(0).sample(
+            prompts.ids, copies, 5, 1.0, range(4)
+        )
         assert rollout.response_ids_BR.shape[1] == (1 if rank == 0 else 5)
         torch.autograd.backward(response_log_probs(models.policy, rollout, 1.0)[0].sum())
-    pairs, thumbs = (replace(data, stop_ids=stop_ids) for data in (toy_pairs(32, 0.0), toy_thumbs(64, 0.0)))
+    pairs, thumbs = (
+        replace(data, stop_ids=stop_ids) for data in (toy_pairs(32, 0.0), toy_thumbs(64, 0.0))
+    )
     contexts = [
-        RunContext(DirectoryCheckpoints(directory / name, ranks), ProgressList(), ranks) for name in ("dpo", "kto")
+        RunContext(DirectoryCheckpoints(directory / name, ranks), ProgressList(), ranks)
+        for name in ("dpo", "kto")
     ]
     dpo.train(models, pairs, toy_dpo(epochs=1, watch=WATCH), contexts[0], no_autocast)
     kto.train(models, thumbs, toy_kto(epochs=1, watch=WATCH), contexts[1], no_autocast)
@@ -228,7 +262,10 @@ def refusals(directory: Path, rank: int, world: int) -> None:
 def one_verdict(directory: Path, rank: int, world: int) -> None:
     """Of workers that hold parts of one model, one asks the verifier, and all have its scores."""
     ranks = arrange(Parallelism(tensor=2), all_different(rank, world))
-    verifier, chat = Remembering(rank + 1.0, rank + 2.0), load_chat(toy_model(directory / f"of-{rank}"))
+    verifier, chat = (
+        Remembering(rank + 1.0, rank + 2.0),
+        load_chat(toy_model(directory / f"of-{rank}")),
+    )
     scores = score_by_verifier(verifier, chat.decode, ranks)(rollout_of([[3], [4]], [True, True]))
     assert scores.tolist() == [1.0, 2.0]
     assert len(verifier.answers) == (2 if rank == 0 else 0)

@@ -1,4 +1,6 @@
-"""Every stage on an accelerator (tests/training/pretended.py): what it learns there is what it learns on the processor, bit by bit."""
+"""Every stage on an accelerator (tests/training/pretended.py): what it learns there is what it
+learns on the processor, bit by bit.
+"""
 
 import json
 import subprocess
@@ -16,7 +18,9 @@ from training.manifest import verify_manifest
 # A minute of a processor, of which most goes into Python between the operations.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 DEVICES = ("cpu", pretended.NAME)
-UNKEPT = 1  # of the steps that are told: the third, as the run died in the second; no checkpoint is written after it
+# of the steps that are told: the third, as the run died in the second; no checkpoint is written
+# after it
+UNKEPT = 1
 REFUSED = """
 import pytest, torch
 from tests.training.pretended import MixedDevicesError, pretend
@@ -54,7 +58,9 @@ def told(directory: Path, device: str, file: str) -> Any:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", on_device.NAMES)
-def test_a_stage_ends_with_the_bits_of_the_processor_although_it_was_cut_off(name: str, done: Path) -> None:
+def test_a_stage_ends_with_the_bits_of_the_processor_although_it_was_cut_off(
+    name: str, done: Path
+) -> None:
     here, there = (told(done, device, "figures.json")[name] for device in DEVICES)
     assert len(here) > 10
     assert there == here
@@ -70,8 +76,12 @@ def test_answers_scores_and_beams_are_those_of_the_processor(done: Path) -> None
 
 
 @pytest.mark.long
-def test_a_step_waits_for_the_accelerator_twice_however_many_microbatches_it_has(done: Path) -> None:
-    """For the loss and for the gradient's norm. SFT has four microbatches here; pre-training waits for its count of tokens too."""
+def test_a_step_waits_for_the_accelerator_twice_however_many_microbatches_it_has(
+    done: Path,
+) -> None:
+    """For the loss and for the gradient's norm. SFT has four microbatches here; pre-training waits
+    for its count of tokens too.
+    """
     waits = told(done, pretended.NAME, "waits.json")
     assert waits["sft"][UNKEPT] == {"value": 2}
     assert waits["pretrain"][UNKEPT] == {"value": 3}
@@ -101,5 +111,7 @@ def test_settings_of_a_machine_that_has_an_accelerator(done: Path) -> None:
 
 @pytest.mark.long
 def test_what_cuda_refuses_is_refused(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", REFUSED], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,6 @@
-"""DPO from files to files: it learns what people prefer, splits by prompt, resumes bit by bit, and stops when responses collapse."""
+"""DPO from files to files: it learns what people prefer, splits by prompt, resumes bit by bit, and
+stops when responses collapse.
+"""
 
 import re
 from dataclasses import replace
@@ -12,7 +14,14 @@ from safetensors.torch import load_file
 from tests.support.errors import refused
 from tests.training.rl.toy_preferences import Half, gradients, toy_dpo, toy_models, toy_pairs
 from tests.training.stages.test_reward_model import pair_rows
-from tests.training.toys import KillAfter, Killed, ProgressList, kept_tensors, toy_model, write_lines
+from tests.training.toys import (
+    KillAfter,
+    Killed,
+    ProgressList,
+    kept_tensors,
+    toy_model,
+    write_lines,
+)
 from training.data.chat import load_chat
 from training.data.tensors import response_batch
 from training.manifest import verify_manifest
@@ -60,7 +69,11 @@ def test_it_learns_what_people_prefer_and_writes_a_model_directory(
     config: DpoConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     progress = ProgressList()
-    report = run(replace(config, lora=lora, optimizer=OptimizerConfig(learning_rate=1e-2)), tmp_path / "run", progress)
+    report = run(
+        replace(config, lora=lora, optimizer=OptimizerConfig(learning_rate=1e-2)),
+        tmp_path / "run",
+        progress,
+    )
     manifest = verify_manifest(config.output_directory)
     assert report["held_out_accuracy"] > 0.95
     assert report["held_out_margin"] > 0.1
@@ -68,11 +81,16 @@ def test_it_learns_what_people_prefer_and_writes_a_model_directory(
     assert report["label_noise_ceiling"] is None
     assert (manifest.kind, manifest.version, manifest.parents) == ("model", "second", ("first",))
     assert manifest.data == {"snapshot": "snap", "sha256": "ab"}
-    before, after = (load_file(d / "model.safetensors") for d in (config.model_directory, config.output_directory))
+    before, after = (
+        load_file(d / "model.safetensors")
+        for d in (config.model_directory, config.output_directory)
+    )
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert (config.output_directory / "adapter").is_dir() == (lora is not None)
-    assert progress.steps[0].metrics["loss"] == pytest.approx(0.6931, abs=1e-4)  # the policy is its reference
+    assert progress.steps[0].metrics["loss"] == pytest.approx(
+        0.6931, abs=1e-4
+    )  # the policy is its reference
     assert {"held_out_accuracy", "response_tokens", "kl"} <= set(progress.steps[4].metrics)
 
 
@@ -81,14 +99,20 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
     config: DpoConfig, tmp_path: Path, rows: int | None
 ) -> None:
     lora = LORA if rows else None
-    config = replace(config, lora=lora, vocabulary_rows=rows, optimizer=OptimizerConfig(learning_rate=1e-2))
+    config = replace(
+        config, lora=lora, vocabulary_rows=rows, optimizer=OptimizerConfig(learning_rate=1e-2)
+    )
     shown: list[Sample] = []
-    dpo.run(config, RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append))
+    dpo.run(
+        config,
+        RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append),
+    )
     steps = [sample.step for sample in shown]
     assert (steps.count(0), steps[0], steps[-1]) == (SHOWN, 0, 9)
     chat = load_chat(config.model_directory)
     held_out = {
-        chat.decode(pair.chosen.prompt) for pair in dpo.read_data(replace(config, vocabulary_rows=None), chat).held_out
+        chat.decode(pair.chosen.prompt)
+        for pair in dpo.read_data(replace(config, vocabulary_rows=None), chat).held_out
     }
     assert {sample.prompt for sample in shown} <= held_out
     before, after = ({s.prompt: s.text for s in shown if s.step == step} for step in (0, 9))
@@ -97,7 +121,9 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
-def test_a_killed_run_ends_with_the_same_bits(config: DpoConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
+def test_a_killed_run_ends_with_the_same_bits(
+    config: DpoConfig, tmp_path: Path, lora: LoraConfig | None
+) -> None:
     config = replace(config, lora=lora)
     straight, resumed = ProgressList(), ProgressList()
     reports = [run(config, tmp_path / "straight", straight)]
@@ -107,14 +133,22 @@ def test_a_killed_run_ends_with_the_same_bits(config: DpoConfig, tmp_path: Path,
     reports.append(run(again, tmp_path / "killed", resumed))
     assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[5:]]
     assert reports[0] == reports[1]
-    files = [verify_manifest(directory).files for directory in (config.output_directory, again.output_directory)]
+    files = [
+        verify_manifest(directory).files
+        for directory in (config.output_directory, again.output_directory)
+    ]
     assert files[0] == files[1]
 
 
-def test_a_trimmed_vocabulary_learns_the_same_and_keeps_the_embedding(config: DpoConfig, tmp_path: Path) -> None:
+def test_a_trimmed_vocabulary_learns_the_same_and_keeps_the_embedding(
+    config: DpoConfig, tmp_path: Path
+) -> None:
     report = run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
     assert report["held_out_accuracy"] > 0.7
-    merged, base = (load_file(d / "model.safetensors") for d in (config.output_directory, config.model_directory))
+    merged, base = (
+        load_file(d / "model.safetensors")
+        for d in (config.output_directory, config.model_directory)
+    )
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
 
 
@@ -143,13 +177,22 @@ def test_a_pair_with_one_response_too_long_is_dropped_whole_and_counted(config: 
     assert (len(pairs.train) + len(pairs.held_out), pairs.dropped_too_long) == (19, 1)
 
 
-def test_ties_and_pairs_of_one_text_are_dropped_and_counted(config: DpoConfig, tmp_path: Path) -> None:
+def test_ties_and_pairs_of_one_text_are_dropped_and_counted(
+    config: DpoConfig, tmp_path: Path
+) -> None:
     rows = pair_rows(40, noise=0.0)
-    undecided = [*(row | {"tie": True} for row in rows[:5]), *(row | {"rejected": row["chosen"]} for row in rows[:7])]
+    undecided = [
+        *(row | {"tie": True} for row in rows[:5]),
+        *(row | {"rejected": row["chosen"]} for row in rows[:7]),
+    ]
     write_lines(config.data_path, [*rows, *undecided])
     report = run(config, tmp_path / "run")
     assert report["train_pairs"] + report["held_out_pairs"] == 40
-    assert (report["dropped_ties"], report["dropped_equal"], report["dropped_too_long"]) == (5, 7, 0)
+    assert (report["dropped_ties"], report["dropped_equal"], report["dropped_too_long"]) == (
+        5,
+        7,
+        0,
+    )
     write_lines(config.data_path, undecided)
     with refused(ConfigError, field="data_path", reason="EMPTY"):
         dpo.read_data(config, load_chat(config.model_directory))
@@ -162,7 +205,10 @@ def test_log_ratios_come_back_as_those_of_the_chosen_and_of_the_rejected() -> No
         for parameter in models.policy.decoder.parameters():
             parameter.mul_(3.0)
         found = dpo.log_ratios(models, pairs)
-        wanted = [models.log_ratios(response_batch([getattr(pair, side) for pair in pairs])) for side in SIDES]
+        wanted = [
+            models.log_ratios(response_batch([getattr(pair, side) for pair in pairs]))
+            for side in SIDES
+        ]
     for ratios_B, wanted_B in zip(found, wanted, strict=True):
         assert torch.allclose(ratios_B, wanted_B, atol=1e-4)
     assert (wanted[0] - wanted[1]).abs().min() > 1e-2
@@ -181,7 +227,10 @@ def test_margins_count_only_where_they_are_asked_for() -> None:
 
 def test_neither_microbatches_nor_workers_change_the_gradient() -> None:
     pairs = toy_pairs(32, 0.0).train[:9]
-    whole, parts = toy_dpo(batch_pairs=9, microbatch_pairs=9), toy_dpo(batch_pairs=9, microbatch_pairs=2)
+    whole, parts = (
+        toy_dpo(batch_pairs=9, microbatch_pairs=9),
+        toy_dpo(batch_pairs=9, microbatch_pairs=2),
+    )
     found = []
     for config, workers in ((whole, [ALONE]), (parts, [ALONE]), (parts, [Half(0), Half(1)])):
         models = toy_models()
@@ -189,7 +238,10 @@ def test_neither_microbatches_nor_workers_change_the_gradient() -> None:
             dpo.accumulate(models, ranks.share(pairs), config, no_autocast, ranks)
         found.append(gradients(models))
     for others in found[1:]:
-        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found[0], others, strict=True))
+        assert all(
+            torch.allclose(one, other, atol=1e-6)
+            for one, other in zip(found[0], others, strict=True)
+        )
     assert max(float(gradient.abs().max()) for gradient in found[0]) > 1e-4
 
 
@@ -206,7 +258,11 @@ def test_a_collapse_stops_training_and_the_last_healthy_weights_come_back(tmp_pa
     numbers, reason = dpo.train(models, pairs, config, context, no_autocast)
     stopped_at = progress.steps[-1].step
     assert progress.steps[-1].metrics["kl"] > 0.5
-    assert re.findall(r"\d+(?:\.\d+)?", reason) == [str(stopped_at), f"{progress.steps[-1].metrics['kl']:.2f}", "0.5"]
+    assert re.findall(r"\d+(?:\.\d+)?", reason) == [
+        str(stopped_at),
+        f"{progress.steps[-1].metrics['kl']:.2f}",
+        "0.5",
+    ]
     assert numbers["step"] == stopped_at - 1
     assert numbers["kl"] <= 0.5
     stored = kept_tensors(tmp_path / f"step-{stopped_at - 1:06d}")

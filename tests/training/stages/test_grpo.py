@@ -1,4 +1,6 @@
-"""The GRPO stage from files to files: what it loads, refuses, learns from and leaves behind; and that PPO takes a verifier too."""
+"""The GRPO stage from files to files: what it loads, refuses, learns from and leaves behind; and
+that PPO takes a verifier too.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,7 +56,10 @@ def short(answers: Sequence[Answer]) -> list[float]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> GrpoConfig:
-    rows = [{"messages": user(f"{word} {i}"), "task": f"{1 + i % 2}"} for i, word in enumerate(WORDS * 2)]
+    rows = [
+        {"messages": user(f"{word} {i}"), "task": f"{1 + i % 2}"}
+        for i, word in enumerate(WORDS * 2)
+    ]
     return GrpoConfig(
         model_directory=toy_model(tmp_path / "first"),
         reward_model_directory=None,
@@ -105,17 +110,32 @@ def test_a_killed_run_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    ("changes", "near"), [({}, 1e-5), ({"lora": LORA}, 1e-5), ({"checkpoint_activations": True}, 1e-5), (NARROW, 1e-3)]
+    ("changes", "near"),
+    [({}, 1e-5), ({"lora": LORA}, 1e-5), ({"checkpoint_activations": True}, 1e-5), (NARROW, 1e-3)],
 )
 def test_an_update_of_one_step_learns_from_the_reading_that_it_was_judged_by(
-    config: GrpoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], near: float
+    config: GrpoConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    near: float,
 ) -> None:
     """The same update, taken for one of several steps, reads the policy twice."""
-    once = {"minibatch_rows": 16, "epochs_per_update": 1, "kl_coefficient": 0.0, "kl_ceiling_nats": None}
-    one, two = (replace(config, updates=2, output_directory=tmp_path / to, **once, **changes) for to in ("one", "two"))
+    once = {
+        "minibatch_rows": 16,
+        "epochs_per_update": 1,
+        "kl_coefficient": 0.0,
+        "kl_ceiling_nats": None,
+    }
+    one, two = (
+        replace(config, updates=2, output_directory=tmp_path / to, **once, **changes)
+        for to in ("one", "two")
+    )
     read: list[Backbone] = []
 
-    def counted(backbone: Backbone, rollout: Rollout, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def counted(
+        backbone: Backbone, rollout: Rollout, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         read.append(backbone)
         return response_log_probs(backbone, rollout, temperature)
 
@@ -131,7 +151,9 @@ def test_an_update_of_one_step_learns_from_the_reading_that_it_was_judged_by(
     for mine, plain in zip(*found, strict=True):
         assert mine["minibatches"] == plain["minibatches"] == 1
         assert mine == pytest.approx(plain, rel=10 * near, abs=near)
-    weights = [load_file(settings.output_directory / "model.safetensors") for settings in (one, two)]
+    weights = [
+        load_file(settings.output_directory / "model.safetensors") for settings in (one, two)
+    ]
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=near) for name in weights[0])
 
 
@@ -146,7 +168,9 @@ def test_an_update_is_one_step_where_it_learns_from_all_rows_once(config: GrpoCo
 
 def test_it_tells_samples_of_prompts_with_their_scores(config: GrpoConfig, tmp_path: Path) -> None:
     told: list[Sample] = []
-    context = RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=told.append)
+    context = RunContext(
+        DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=told.append
+    )
     grpo.run(config, context, short)
     assert [sample.step for sample in told] == [3] * 4 + [6] * 4
     assert len({sample.prompt for sample in told[:4]}) == 4
@@ -161,7 +185,10 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_reports_every_figure
     manifest = run(replace(config, importance_cap=2.0), tmp_path / "run", progress)
     assert (manifest.kind, manifest.parents) == ("model", ("first",))
     assert manifest.report["exported_update"] == 6
-    before, after = (load_file(d / "model.safetensors") for d in (config.model_directory, config.output_directory))
+    before, after = (
+        load_file(d / "model.safetensors")
+        for d in (config.model_directory, config.output_directory)
+    )
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert set(progress.steps[0].metrics) == {
         "approximate_kl",
@@ -250,7 +277,9 @@ def test_scores_come_from_exactly_one_source(config: GrpoConfig, tmp_path: Path)
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
-def test_without_a_kl_coefficient_no_reference_is_loaded(config: GrpoConfig, lora: LoraConfig | None) -> None:
+def test_without_a_kl_coefficient_no_reference_is_loaded(
+    config: GrpoConfig, lora: LoraConfig | None
+) -> None:
     made_of = sources(replace(config, lora=lora), None)
     assert open_players(made_of, with_reference=False).reference is None
     with_reference = open_players(made_of, with_reference=True)
@@ -260,18 +289,37 @@ def test_without_a_kl_coefficient_no_reference_is_loaded(config: GrpoConfig, lor
 
 def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_path: Path) -> None:
     progress = ProgressList()
-    run(replace(config, kl_coefficient=0.0, kl_ceiling_nats=None, updates=1), tmp_path / "run", progress)
+    run(
+        replace(config, kl_coefficient=0.0, kl_ceiling_nats=None, updates=1),
+        tmp_path / "run",
+        progress,
+    )
     assert not {"kl", "reference_loss"} & set(progress.steps[0].metrics)
 
 
 @pytest.mark.parametrize(
     ("changes", "field", "reason", "limit"),
     [
-        ({"samples_per_prompt": 1, "minibatch_rows": 4}, "samples_per_prompt", "OUT_OF_RANGE", "at least 2"),
+        (
+            {"samples_per_prompt": 1, "minibatch_rows": 4},
+            "samples_per_prompt",
+            "OUT_OF_RANGE",
+            "at least 2",
+        ),
         ({"minibatch_rows": 7}, "minibatch_rows", "OUT_OF_RANGE", "4 or 2"),
         ({"minibatch_rows": 64}, "minibatch_rows", "OUT_OF_RANGE", "16 or 8"),
-        ({"samples_per_prompt": 1, "minibatch_rows": 64}, "samples_per_prompt", "OUT_OF_RANGE", "at least 2"),
-        ({"normalisation": Normalisation.CONSTANT, "standardise": False}, "constant_tokens", "MISSING", ""),
+        (
+            {"samples_per_prompt": 1, "minibatch_rows": 64},
+            "samples_per_prompt",
+            "OUT_OF_RANGE",
+            "at least 2",
+        ),
+        (
+            {"normalisation": Normalisation.CONSTANT, "standardise": False},
+            "constant_tokens",
+            "MISSING",
+            "",
+        ),
         ({"constant_tokens": 8}, "constant_tokens", "CONFLICT", ""),
         (
             {"normalisation": Normalisation.CONSTANT, "constant_tokens": 0, "standardise": False},
@@ -279,9 +327,19 @@ def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_pa
             "OUT_OF_RANGE",
             "at least 1",
         ),
-        ({"normalisation": Normalisation.CONSTANT, "constant_tokens": 8}, "standardise", "CONFLICT", ""),
+        (
+            {"normalisation": Normalisation.CONSTANT, "constant_tokens": 8},
+            "standardise",
+            "CONFLICT",
+            "",
+        ),
         ({"kl_coefficient": 0.0}, "kl_ceiling_nats", "CONFLICT", ""),
-        ({"mask_missing_eos": True, "missing_eos_penalty": 1.0}, "mask_missing_eos", "CONFLICT", ""),
+        (
+            {"mask_missing_eos": True, "missing_eos_penalty": 1.0},
+            "mask_missing_eos",
+            "CONFLICT",
+            "",
+        ),
         ({"mask_missing_eos": True, "soft_overlong_tokens": 2}, "mask_missing_eos", "CONFLICT", ""),
         ({"soft_overlong_tokens": 8}, "soft_overlong_tokens", "TOO_LARGE", "below 8"),
         ({"kl_coefficient": -0.1}, "kl_coefficient", "OUT_OF_RANGE", "at least 0 and finite"),
@@ -305,26 +363,34 @@ def test_settings_that_contradict_each_other_are_refused_by_name(
 
 def test_what_does_not_divide_among_the_workers_is_refused(config: GrpoConfig) -> None:
     refuse_uneven(config, Ranks(0, 4, 0, 4))
-    with refused(ConfigError, field="prompts_per_update", reason="OUT_OF_RANGE", limit="a multiple of 3"):
+    with refused(
+        ConfigError, field="prompts_per_update", reason="OUT_OF_RANGE", limit="a multiple of 3"
+    ):
         refuse_uneven(config, Ranks(0, 3, 0, 3))
     with refused(ConfigError, field="sft_mix.rows", reason="OUT_OF_RANGE", limit="a multiple of 4"):
         refuse_uneven(replace(config, sft_mix=SftMix(config.data_path, rows=6)), Ranks(0, 4, 0, 4))
 
 
-def test_examples_that_are_mixed_in_are_learned_beside_the_reward(config: GrpoConfig, tmp_path: Path) -> None:
+def test_examples_that_are_mixed_in_are_learned_beside_the_reward(
+    config: GrpoConfig, tmp_path: Path
+) -> None:
     write_lines(tmp_path / "sft.jsonl", sft_rows(32))
     losses = {}
     for coefficient in (1e-6, 1.0):
         progress = ProgressList()
         mix = SftMix(tmp_path / "sft.jsonl", coefficient, rows=8)
-        mixed = replace(config, sft_mix=mix, updates=6, output_directory=tmp_path / f"out-{coefficient}")
+        mixed = replace(
+            config, sft_mix=mix, updates=6, output_directory=tmp_path / f"out-{coefficient}"
+        )
         run(mixed, tmp_path / f"run-{coefficient}", progress)
         losses[coefficient] = [step.metrics["sft_loss"] / coefficient for step in progress.steps]
     assert losses[1.0][0] == pytest.approx(losses[1e-6][0], rel=0.2)
     assert losses[1.0][-1] < 0.8 * losses[1e-6][-1]
 
 
-def test_mixed_examples_have_their_ids_in_a_trimmed_vocabulary(config: GrpoConfig, tmp_path: Path) -> None:
+def test_mixed_examples_have_their_ids_in_a_trimmed_vocabulary(
+    config: GrpoConfig, tmp_path: Path
+) -> None:
     mix = SftMix(write_lines(tmp_path / "sft.jsonl", sft_rows(16)))
     trimmed = replace(config, sft_mix=mix, lora=LORA, vocabulary_rows=290)
     prompts = read_data(trimmed, load_chat(config.model_directory))
@@ -335,13 +401,17 @@ def test_mixed_examples_have_their_ids_in_a_trimmed_vocabulary(config: GrpoConfi
 
 
 def test_mixed_examples_that_are_too_long_are_refused(config: GrpoConfig, tmp_path: Path) -> None:
-    mix = SftMix(write_lines(tmp_path / "sft.jsonl", [{"messages": user("tree " * 400), "response": "good"}]))
+    mix = SftMix(
+        write_lines(tmp_path / "sft.jsonl", [{"messages": user("tree " * 400), "response": "good"}])
+    )
     with refused(ConfigError, field="sft_mix", reason="TOO_LARGE"):
         read_data(replace(config, sft_mix=mix), load_chat(config.model_directory))
 
 
 def test_trimmed_ids_are_read_as_the_text_that_they_were(config: GrpoConfig) -> None:
-    trimmed = read_data(replace(config, lora=LORA, vocabulary_rows=100), load_chat(config.model_directory))
+    trimmed = read_data(
+        replace(config, lora=LORA, vocabulary_rows=100), load_chat(config.model_directory)
+    )
     whole = read_data(config, load_chat(config.model_directory))
     assert trimmed.ids[3] != whole.ids[3]
     assert trimmed.decode(trimmed.ids[3]) == whole.decode(whole.ids[3]) != ""

@@ -1,4 +1,6 @@
-"""What makes the loop GRPO, without files: groups are compared, what teaches nothing is masked, and the loss is the one asked for."""
+"""What makes the loop GRPO, without files: groups are compared, what teaches nothing is masked, and
+the loss is the one asked for.
+"""
 
 import math
 from dataclasses import replace
@@ -27,9 +29,13 @@ from training.stages.state import DirectoryCheckpoints
 def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, Rollout]:
     """An algorithm over the addition policy, and a rollout of two prompts with four responses each."""
     policy = Backbone(beginner(0))
-    reference = None if reference_seed is None else Backbone(beginner(reference_seed).requires_grad_(False))
+    reference = (
+        None if reference_seed is None else Backbone(beginner(reference_seed).requires_grad_(False))
+    )
     prompts = Prompts([prompt_of(1, 2), prompt_of(7, 8)], ["1+2", "7+8"], (STOP,), 0)
-    algorithm = Grpo(Players(policy, reference), config, Setting(prompts, lambda r: right(r), no_autocast, ALONE))
+    algorithm = Grpo(
+        Players(policy, reference), config, Setting(prompts, lambda r: right(r), no_autocast, ALONE)
+    )
     engine = CachedEngine(policy, (STOP,), "update-0")
     rollout = engine.sample(prompts.ids, 4, 3, config.temperature, [1, 2])
     return algorithm, replace(rollout, tasks=("1+2",) * 4 + ("7+8",) * 4)
@@ -38,17 +44,29 @@ def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, R
 def scored(config: GrpoConfig, scores: list[float]) -> tuple[Grpo, Rollout]:
     algorithm, rollout = made(config)
     judging = algorithm._judging
-    algorithm._judging = replace(judging, score=lambda part: torch.tensor(scores)[: len(part.ended_B)], rows=8)
+    algorithm._judging = replace(
+        judging, score=lambda part: torch.tensor(scores)[: len(part.ended_B)], rows=8
+    )
     return algorithm, rollout
 
 
-SMALL = {"prompts_per_update": 2, "samples_per_prompt": 4, "minibatch_rows": 8, "max_response_tokens": 3}
+SMALL = {
+    "prompts_per_update": 2,
+    "samples_per_prompt": 4,
+    "minibatch_rows": 8,
+    "max_response_tokens": 3,
+}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own(temperature: float) -> None:
     config = addition_config(
-        0, **SMALL, epochs_per_update=1, kl_coefficient=0.02, kl_ceiling_nats=20.0, temperature=temperature
+        0,
+        **SMALL,
+        epochs_per_update=1,
+        kl_coefficient=0.02,
+        kl_ceiling_nats=20.0,
+        temperature=temperature,
     )
     algorithm, rollout = made(config, reference_seed=1)
     experience, figures = algorithm.judge(rollout, {})
@@ -59,9 +77,15 @@ def test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own(temperature:
     assert learned["approximate_kl"] < 1e-10
 
 
-@pytest.mark.parametrize(("ratio", "advantage", "clipped"), [(1.25, 1.0, 0.0), (1.3, 1.0, 1.0), (0.75, -1.0, 1.0)])
-def test_a_ratio_has_more_room_upwards_than_downwards(ratio: float, advantage: float, clipped: float) -> None:
-    algorithm, rollout = made(addition_config(0, **SMALL, epochs_per_update=1, clip_low=0.2, clip_high=0.28))
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "clipped"), [(1.25, 1.0, 0.0), (1.3, 1.0, 1.0), (0.75, -1.0, 1.0)]
+)
+def test_a_ratio_has_more_room_upwards_than_downwards(
+    ratio: float, advantage: float, clipped: float
+) -> None:
+    algorithm, rollout = made(
+        addition_config(0, **SMALL, epochs_per_update=1, clip_low=0.2, clip_high=0.28)
+    )
     experience, _ = algorithm.judge(rollout, {})
     mask = experience.mask_BR
     shifted = (experience.old_log_probs_BR - math.log(ratio)) * mask
@@ -70,7 +94,9 @@ def test_a_ratio_has_more_room_upwards_than_downwards(ratio: float, advantage: f
 
 
 def test_groups_are_compared_with_themselves_and_counted() -> None:
-    algorithm, rollout = scored(addition_config(0, **SMALL), [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    algorithm, rollout = scored(
+        addition_config(0, **SMALL), [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    )
     experience, figures = algorithm.judge(rollout, {})
     assert figures["zero_variance_groups"] == 0.5
     assert (experience.advantages_BR[0] > 0).any() and (experience.advantages_BR[1:4] <= 0).all()
@@ -96,7 +122,9 @@ def weights_after(algorithm: Grpo, rollout: Rollout) -> tuple[list[torch.Tensor]
 def test_where_every_group_agrees_nothing_moves() -> None:
     start = [parameter.detach() for parameter in beginner(0).parameters()]
     for filtered, steps in ((False, 2), (True, 0)):
-        algorithm, rollout = scored(addition_config(0, **SMALL, filter_zero_variance=filtered), [1.0] * 8)
+        algorithm, rollout = scored(
+            addition_config(0, **SMALL, filter_zero_variance=filtered), [1.0] * 8
+        )
         weights, figures = weights_after(algorithm, rollout)
         assert all(torch.equal(one, other) for one, other in zip(start, weights, strict=True))
         assert figures["minibatches"] == steps
@@ -108,7 +136,9 @@ def test_a_response_without_its_end_costs_the_penalty_or_teaches_nothing() -> No
     experience, figures = algorithm.judge(rollout, {})
     assert figures["reward"] == pytest.approx(-0.5)
     assert experience.advantages_BR[3, 0] < 0 < experience.advantages_BR[0, 0]
-    algorithm, _ = scored(addition_config(0, **SMALL, mask_missing_eos=True), [0.0, 0.0, 0.0, 1.0] * 2)
+    algorithm, _ = scored(
+        addition_config(0, **SMALL, mask_missing_eos=True), [0.0, 0.0, 0.0, 1.0] * 2
+    )
     experience, figures = algorithm.judge(rollout, {})
     assert experience.mask_BR.any(dim=1).tolist() == [True, True, True, False] * 2
     assert experience.advantages_BR[0, 0] < 0  # it still counts in its group
@@ -138,17 +168,29 @@ def test_the_reference_pulls_and_the_constant_divides() -> None:
     experience, _ = algorithm.judge(rollout, {})
     mask, old, reference = experience.mask_BR, experience.old_log_probs_BR, experience.reference_BR
     learned = algorithm.learn(experience, 0, {})
-    assert learned["policy_loss"] == pytest.approx(-float((experience.advantages_BR * mask).sum() / 24), abs=1e-6)
+    assert learned["policy_loss"] == pytest.approx(
+        -float((experience.advantages_BR * mask).sum() / 24), abs=1e-6
+    )
     gap = reference - old
-    assert learned["reference_loss"] == pytest.approx(0.5 * float(((gap.exp() - 1 - gap) * mask).sum() / 24), rel=1e-4)
+    assert learned["reference_loss"] == pytest.approx(
+        0.5 * float(((gap.exp() - 1 - gap) * mask).sum() / 24), rel=1e-4
+    )
 
 
 def test_the_reference_term_moves_the_policy_towards_the_reference() -> None:
     config = addition_config(
-        0, **SMALL, updates=40, kl_coefficient=1.0, kl_ceiling_nats=90.0, epochs_per_update=1, missing_eos_penalty=0.0
+        0,
+        **SMALL,
+        updates=40,
+        kl_coefficient=1.0,
+        kl_ceiling_nats=90.0,
+        epochs_per_update=1,
+        missing_eos_penalty=0.0,
     )
     algorithm, rollout = made(config, reference_seed=1)
-    algorithm._judging = replace(algorithm._judging, score=lambda part: torch.zeros(len(part.ended_B)))
+    algorithm._judging = replace(
+        algorithm._judging, score=lambda part: torch.zeros(len(part.ended_B))
+    )
     losses = []
     for update in range(20):  # eight of them warm up
         experience, _ = algorithm.judge(rollout, {})
@@ -174,20 +216,33 @@ def learn_from_older(tmp_path: Path, older: int, allowed: int) -> list[Progress]
     algorithm = Grpo(Players(policy, None), config, Setting(prompts, right, no_autocast, ALONE))
 
     def engines(update: int) -> CachedEngine:
-        return CachedEngine(stale if older and update else policy, (STOP,), f"update-{max(0, update - older)}")
+        return CachedEngine(
+            stale if older and update else policy, (STOP,), f"update-{max(0, update - older)}"
+        )
 
-    train("grpo", algorithm, prompts, config, RunContext(DirectoryCheckpoints(tmp_path), progress), engines)
+    train(
+        "grpo",
+        algorithm,
+        prompts,
+        config,
+        RunContext(DirectoryCheckpoints(tmp_path), progress),
+        engines,
+    )
     return progress.steps
 
 
 @pytest.mark.parametrize(("older", "allowed"), [(0, 0), (1, 1)])
-def test_older_weights_are_corrected_within_the_limit(tmp_path: Path, older: int, allowed: int) -> None:
+def test_older_weights_are_corrected_within_the_limit(
+    tmp_path: Path, older: int, allowed: int
+) -> None:
     last = learn_from_older(tmp_path, older, allowed)[-1].metrics
     assert (last["importance_capped"] > 0) == (last["sampler_mismatch"] > 0.1) == (older == 1)
 
 
 def test_older_weights_are_refused_beyond_the_limit(tmp_path: Path) -> None:
-    with refused(StaleRolloutError, field="max_staleness_updates", reason="STALE_ROLLOUT", limit="at most 0"):
+    with refused(
+        StaleRolloutError, field="max_staleness_updates", reason="STALE_ROLLOUT", limit="at most 0"
+    ):
         learn_from_older(tmp_path, older=1, allowed=0)
 
 
@@ -195,7 +250,9 @@ def test_what_the_sampler_favoured_weighs_less() -> None:
     """The correction reaches the gradient: without it the loss would be another."""
     config = addition_config(0, **SMALL, epochs_per_update=1, importance_cap=1.5)
     algorithm, rollout = scored(config, [1.0, 0.0, 0.0, 0.0] * 2)
-    rollout = replace(rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 8)[:, None])
+    rollout = replace(
+        rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 8)[:, None]
+    )
     experience, figures = algorithm.judge(rollout, {})
     weights = experience.correction_BR * experience.mask_BR
     assert figures["importance_capped"] > 0
@@ -205,5 +262,8 @@ def test_what_the_sampler_favoured_weighs_less() -> None:
 
 
 def test_learning_is_a_function_of_the_seed(tmp_path: Path) -> None:
-    runs = [learn(addition_config(seed, updates=2), right, tmp_path / str(i)) for i, seed in enumerate((0, 0))]
+    runs = [
+        learn(addition_config(seed, updates=2), right, tmp_path / str(i))
+        for i, seed in enumerate((0, 0))
+    ]
     assert [step.metrics for step in runs[0]] == [step.metrics for step in runs[1]]

@@ -1,4 +1,6 @@
-"""kill -9 in every stage, then notice that it must end: the same call again goes on from what was kept and ends with the same bits."""
+"""kill -9 in every stage, then notice that it must end: the same call again goes on from what was
+kept and ends with the same bits.
+"""
 
 import subprocess
 import sys

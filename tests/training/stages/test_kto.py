@@ -1,4 +1,6 @@
-"""KTO from files to files: weights from the counts, z0 over everybody and without a gradient, resuming bit by bit, refusals."""
+"""KTO from files to files: weights from the counts, z0 over everybody and without a gradient,
+resuming bit by bit, refusals.
+"""
 
 import json
 import shutil
@@ -37,7 +39,12 @@ def thumb_rows(ups: int, downs: int) -> list[dict[str, Any]]:
     """Liked responses hold "good", the others "bad"; every prompt is asked once a side."""
     rows = pair_rows(max(ups, downs), noise=0.0)
     return [
-        {"messages": row["messages"], "response": row[side], "thumb": thumb, "prompt_id": row["prompt_id"]}
+        {
+            "messages": row["messages"],
+            "response": row[side],
+            "thumb": thumb,
+            "prompt_id": row["prompt_id"],
+        }
         for side, thumb, count in (("chosen", "up", ups), ("rejected", "down", downs))
         for row in rows[:count]
     ]
@@ -78,7 +85,9 @@ def no_autocast() -> torch.autocast:
     return torch.autocast("cpu", enabled=False)
 
 
-def test_it_learns_what_is_liked_and_reports_counts_and_weights(config: KtoConfig, tmp_path: Path) -> None:
+def test_it_learns_what_is_liked_and_reports_counts_and_weights(
+    config: KtoConfig, tmp_path: Path
+) -> None:
     progress = ProgressList()
     report = run(config, tmp_path / "run", progress)
     manifest = verify_manifest(config.output_directory)
@@ -86,7 +95,9 @@ def test_it_learns_what_is_liked_and_reports_counts_and_weights(config: KtoConfi
     assert (manifest.kind, manifest.parents) == ("model", ("first",))
     assert report["train_thumbs"] + report["held_out_thumbs"] == 240
     downs = report["train_thumbs"] - report["train_thumbs_up"]
-    assert report["up_weight"] * report["train_thumbs_up"] == pytest.approx(report["down_weight"] * downs)
+    assert report["up_weight"] * report["train_thumbs_up"] == pytest.approx(
+        report["down_weight"] * downs
+    )
     assert report["down_weight"] == 1.0
     first, last = progress.steps[0].metrics, progress.steps[-1].metrics
     assert first["baseline"] == pytest.approx(0.0, abs=1e-4)
@@ -95,7 +106,9 @@ def test_it_learns_what_is_liked_and_reports_counts_and_weights(config: KtoConfi
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
-def test_a_killed_run_ends_with_the_same_bits(config: KtoConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
+def test_a_killed_run_ends_with_the_same_bits(
+    config: KtoConfig, tmp_path: Path, lora: LoraConfig | None
+) -> None:
     config = replace(config, lora=lora)
     straight, resumed = ProgressList(), ProgressList()
     reports = [run(config, tmp_path / "straight", straight)]
@@ -105,13 +118,21 @@ def test_a_killed_run_ends_with_the_same_bits(config: KtoConfig, tmp_path: Path,
     reports.append(run(again, tmp_path / "killed", resumed))
     assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[5:]]
     assert reports[0] == reports[1]
-    files = [verify_manifest(directory).files for directory in (config.output_directory, again.output_directory)]
+    files = [
+        verify_manifest(directory).files
+        for directory in (config.output_directory, again.output_directory)
+    ]
     assert files[0] == files[1]
 
 
-def test_a_trimmed_vocabulary_trains_and_keeps_the_embedding(config: KtoConfig, tmp_path: Path) -> None:
+def test_a_trimmed_vocabulary_trains_and_keeps_the_embedding(
+    config: KtoConfig, tmp_path: Path
+) -> None:
     run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
-    merged, base = (load_file(d / "model.safetensors") for d in (config.output_directory, config.model_directory))
+    merged, base = (
+        load_file(d / "model.safetensors")
+        for d in (config.output_directory, config.model_directory)
+    )
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
 
 
@@ -122,7 +143,12 @@ def served_config(config: KtoConfig, tmp_path: Path) -> KtoConfig:
     lines = write_lines(tmp_path / "served.jsonl", served_rows(served, 40))
     gentle = OptimizerConfig(learning_rate=1e-4)
     return replace(
-        config, model_directory=served, data_path=lines, batch_rows=8, held_out_fraction=0.2, optimizer=gentle
+        config,
+        model_directory=served,
+        data_path=lines,
+        batch_rows=8,
+        held_out_fraction=0.2,
+        optimizer=gentle,
     )
 
 
@@ -130,23 +156,32 @@ def test_served_answers_are_learned_from_by_their_own_ids_and_the_mismatch_is_re
     served_config: KtoConfig, tmp_path: Path
 ) -> None:
     thumbs = kto.read_data(served_config, load_chat(served_config.model_directory))
-    assert all(t.served and t.example.response == t.served.token_ids for t in (*thumbs.train, *thumbs.held_out))
+    assert all(
+        t.served and t.example.response == t.served.token_ids
+        for t in (*thumbs.train, *thumbs.held_out)
+    )
     report = run(served_config, tmp_path / "run")
     assert (report["answers_unsampled"], report["answers_unfit"]) == (0, 0)
     assert report["off_policy"]["served-0"]["answers"] == 40
     assert report["off_policy"]["served-0"]["mismatch"] < 1e-3
 
 
-def test_answers_without_a_sample_are_counted_and_learned_from(config: KtoConfig, tmp_path: Path) -> None:
+def test_answers_without_a_sample_are_counted_and_learned_from(
+    config: KtoConfig, tmp_path: Path
+) -> None:
     report = run(config, tmp_path / "run")
     assert (report["answers_unsampled"], report["off_policy"]) == (240, {})
 
 
-def test_what_another_version_served_is_refused_unless_it_is_allowed(served_config: KtoConfig, tmp_path: Path) -> None:
+def test_what_another_version_served_is_refused_unless_it_is_allowed(
+    served_config: KtoConfig, tmp_path: Path
+) -> None:
     later = tmp_path / "later-1"
     shutil.copytree(served_config.model_directory, later)
     strict = replace(served_config, model_directory=later, off_policy=OffPolicyConfig(versions=()))
-    with refused(OffPolicyError, field="off_policy.versions", reason="UNKNOWN", limit="later-1") as caught:
+    with refused(
+        OffPolicyError, field="off_policy.versions", reason="UNKNOWN", limit="later-1"
+    ) as caught:
         run(strict, tmp_path / "strict")
     assert "served-0" in str(caught.value)
     assert "40" in str(caught.value)
@@ -161,7 +196,10 @@ def test_importance_is_what_a_thumb_counts_and_a_killed_run_finds_it_again(
 ) -> None:
     rows = [json.loads(line) for line in served_config.data_path.read_text().splitlines()]
     for row in rows[:20]:  # an older version found these less likely
-        row["served"] |= {"version": "older", "log_probs": [p - 0.05 for p in row["served"]["log_probs"]]}
+        row["served"] |= {
+            "version": "older",
+            "log_probs": [p - 0.05 for p in row["served"]["log_probs"]],
+        }
     config = replace(
         served_config,
         data_path=write_lines(tmp_path / "older.jsonl", rows),
@@ -178,7 +216,9 @@ def test_importance_is_what_a_thumb_counts_and_a_killed_run_finds_it_again(
     with pytest.raises(Killed):
         kto.run(again, RunContext(KillAfter(tmp_path / "killed", 2), ProgressList()))
     run(again, tmp_path / "killed", resumed)
-    assert [step.metrics["loss"] for step in resumed.steps] == [step.metrics["loss"] for step in straight.steps[2:]]
+    assert [step.metrics["loss"] for step in resumed.steps] == [
+        step.metrics["loss"] for step in straight.steps[2:]
+    ]
 
 
 def test_an_answers_importance_scales_its_gradient(apart: Any) -> None:
@@ -186,9 +226,16 @@ def test_an_answers_importance_scales_its_gradient(apart: Any) -> None:
 
     def gradient(weights: list[float]) -> torch.Tensor:
         apart.policy.decoder.zero_grad()
-        weighed = [replace(t, example=replace(t.example, weight=w)) for t, w in zip(thumbs, weights, strict=True)]
-        kto.accumulate(apart, weighed, 0.3, (2.0, 1.0), toy_kto(microbatch_rows=3), no_autocast, ALONE)
-        return torch.cat([p.grad.flatten() for p in apart.policy.decoder.parameters() if p.grad is not None]).clone()
+        weighed = [
+            replace(t, example=replace(t.example, weight=w))
+            for t, w in zip(thumbs, weights, strict=True)
+        ]
+        kto.accumulate(
+            apart, weighed, 0.3, (2.0, 1.0), toy_kto(microbatch_rows=3), no_autocast, ALONE
+        )
+        return torch.cat(
+            [p.grad.flatten() for p in apart.policy.decoder.parameters() if p.grad is not None]
+        ).clone()
 
     alone = [gradient([float(place == only) for place in range(8)]) for only in range(8)]
     mixed = gradient([0.25 * place for place in range(8)])
@@ -197,7 +244,9 @@ def test_an_answers_importance_scales_its_gradient(apart: Any) -> None:
     assert (gradient([1.0] * 8) - mixed).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize(("ups", "downs", "wanted"), [(2, 8, (4.0, 1.0)), (6, 3, (1.0, 2.0)), (5, 5, (1.0, 1.0))])
+@pytest.mark.parametrize(
+    ("ups", "downs", "wanted"), [(2, 8, (4.0, 1.0)), (6, 3, (1.0, 2.0)), (5, 5, (1.0, 1.0))]
+)
 def test_the_rarer_thumb_weighs_more_so_that_both_kinds_weigh_the_same(
     ups: int, downs: int, wanted: tuple[float, float]
 ) -> None:
@@ -246,10 +295,15 @@ def test_neither_microbatches_nor_workers_change_the_gradient(apart: Any) -> Non
     found = []
     for rows, workers in ((9, [ALONE]), (2, [ALONE]), (2, [Half(0), Half(1)])):
         for ranks in workers:
-            kto.accumulate(apart, batch, 0.3, (2.0, 1.0), toy_kto(microbatch_rows=rows), no_autocast, ranks)
+            kto.accumulate(
+                apart, batch, 0.3, (2.0, 1.0), toy_kto(microbatch_rows=rows), no_autocast, ranks
+            )
         found.append(gradients(apart))
     for others in found[1:]:
-        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found[0], others, strict=True))
+        assert all(
+            torch.allclose(one, other, atol=1e-6)
+            for one, other in zip(found[0], others, strict=True)
+        )
     assert max(float(gradient.abs().max()) for gradient in found[0]) > 1e-4
 
 
@@ -258,9 +312,13 @@ def test_accuracy_is_how_often_a_liked_response_is_above_a_disliked_one(apart: A
     with torch.no_grad():
         ratios = apart.log_ratios(response_batch([thumb.example for thumb in thumbs])).tolist()
     middle = sorted(ratios)[len(ratios) // 2]
-    told = [Thumb(thumb.example, ratio >= middle) for thumb, ratio in zip(thumbs, ratios, strict=True)]
+    told = [
+        Thumb(thumb.example, ratio >= middle) for thumb, ratio in zip(thumbs, ratios, strict=True)
+    ]
     for held_out, wanted in ((told, 1.0), ([Thumb(t.example, not t.up) for t in told], 0.0)):
-        assert kto.held_out_figures(apart, held_out, toy_kto(), no_autocast) == {"held_out_accuracy": wanted}
+        assert kto.held_out_figures(apart, held_out, toy_kto(), no_autocast) == {
+            "held_out_accuracy": wanted
+        }
 
 
 def test_the_split_is_by_prompt(config: KtoConfig) -> None:
@@ -280,9 +338,24 @@ def test_thumbs_of_one_kind_alone_are_refused(config: KtoConfig) -> None:
 @pytest.mark.parametrize(
     ("row", "field", "reason", "limit"),
     [
-        ({"messages": user("a"), "response": "b", "prompt_id": "p"}, "thumb", "UNKNOWN", "up, down"),
-        ({"messages": user("a"), "response": "b", "prompt_id": "p", "thumb": True}, "thumb", "UNKNOWN", "up, down"),
-        ({"messages": user("a"), "response": "", "prompt_id": "p", "thumb": "up"}, "response", "EMPTY", ""),
+        (
+            {"messages": user("a"), "response": "b", "prompt_id": "p"},
+            "thumb",
+            "UNKNOWN",
+            "up, down",
+        ),
+        (
+            {"messages": user("a"), "response": "b", "prompt_id": "p", "thumb": True},
+            "thumb",
+            "UNKNOWN",
+            "up, down",
+        ),
+        (
+            {"messages": user("a"), "response": "", "prompt_id": "p", "thumb": "up"},
+            "response",
+            "EMPTY",
+            "",
+        ),
         ({"messages": user("a"), "response": "b", "thumb": "up"}, "prompt_id", "MISSING", ""),
     ],
 )
@@ -290,7 +363,9 @@ def test_a_bad_line_is_named_by_line_and_field(
     config: KtoConfig, row: dict[str, object], field: str, reason: str, limit: str
 ) -> None:
     write_lines(config.data_path, [row])
-    with refused(ExampleError, field=f"{config.data_path.name}:1:{field}", reason=reason, limit=limit):
+    with refused(
+        ExampleError, field=f"{config.data_path.name}:1:{field}", reason=reason, limit=limit
+    ):
         kto.read_data(config, load_chat(config.model_directory))
 
 

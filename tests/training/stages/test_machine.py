@@ -45,7 +45,9 @@ def test_an_unknown_number_type_is_refused() -> None:
         settle(Machine(threads=1, dtype="int8"))
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="is about a machine without an accelerator")
+@pytest.mark.skipif(
+    torch.accelerator.is_available(), reason="is about a machine without an accelerator"
+)
 def test_a_device_that_is_not_here_is_refused_and_auto_is_the_processor() -> None:
     for name in ("cuda", "cuda:1", "xpu"):
         with refused(ConfigError, field="device", reason="MISSING", limit="cpu"):
@@ -56,7 +58,9 @@ def test_a_device_that_is_not_here_is_refused_and_auto_is_the_processor() -> Non
         settle(Machine(threads=1, device="mps"))
     for name in ("auto", "cpu"):
         settle(Machine(threads=1, device=name))
-        assert torch._C._len_torch_function_stack() == 0, "a default device that is set costs something at every call"
+        assert torch._C._len_torch_function_stack() == 0, (
+            "a default device that is set costs something at every call"
+        )
 
 
 def test_training_in_bfloat16_ends_where_full_precision_does(tmp_path: Path) -> None:
@@ -69,10 +73,17 @@ def test_training_in_bfloat16_ends_where_full_precision_does(tmp_path: Path) -> 
         held_out_fraction=0.2,
         machine=Machine(threads=1),
     )
-    narrow = replace(config, output_directory=tmp_path / "narrow", machine=Machine(threads=1, dtype="bfloat16"))
+    narrow = replace(
+        config, output_directory=tmp_path / "narrow", machine=Machine(threads=1, dtype="bfloat16")
+    )
     losses = []
     for case in (config, narrow):
-        sft.run(case, RunContext(DirectoryCheckpoints(tmp_path / f"run-{case.machine.dtype}"), ProgressList()))
+        sft.run(
+            case,
+            RunContext(
+                DirectoryCheckpoints(tmp_path / f"run-{case.machine.dtype}"), ProgressList()
+            ),
+        )
         report = verify_manifest(case.output_directory).report
         assert report["held_out_loss"] < report["held_out_loss_before"]
         losses.append(report["held_out_loss"])

@@ -1,4 +1,6 @@
-"""The loop around an algorithm: which prompts and minibatches it is given, in which order, and when it ends."""
+"""The loop around an algorithm: which prompts and minibatches it is given, in which order, and when
+it ends.
+"""
 
 from dataclasses import replace
 
@@ -17,15 +19,21 @@ ROWS = 12
 def experience_of(rows: int) -> Experience:
     mask = torch.ones(rows, 2, dtype=torch.long)
     numbers = torch.arange(rows).float()[:, None].expand(rows, 2)
-    rollout = Rollout(mask, mask, mask, mask, numbers, torch.ones(rows).bool(), "update-0", ("",) * rows)
+    rollout = Rollout(
+        mask, mask, mask, mask, numbers, torch.ones(rows).bool(), "update-0", ("",) * rows
+    )
     return Experience(rollout, mask, numbers, numbers, numbers, numbers[:, 0], None)
 
 
 def config(**changes: object) -> PolicyConfig:
-    return toy_config(**{"prompts_per_update": ROWS, "samples_per_prompt": 1, "minibatch_rows": 4, **changes})
+    return toy_config(
+        **{"prompts_per_update": ROWS, "samples_per_prompt": 1, "minibatch_rows": 4, **changes}
+    )
 
 
-def seen(settings: PolicyConfig, update: int = 0, kl_sums: float = 0.0) -> tuple[list[list[int]], dict[str, float]]:
+def seen(
+    settings: PolicyConfig, update: int = 0, kl_sums: float = 0.0
+) -> tuple[list[list[int]], dict[str, float]]:
     """Rows of each minibatch, and the figures."""
     rows: list[list[int]] = []
 
@@ -45,7 +53,12 @@ def test_every_epoch_sees_every_row_in_an_order_of_its_own() -> None:
     assert seen(config(epochs_per_update=2))[0] == rows
     assert seen(config(epochs_per_update=2), update=1)[0] != rows
     assert seen(config(epochs_per_update=2, seed=1))[0] != rows
-    assert figures == {"minibatches": 6, "clip_fraction": 0.25, "approximate_kl": 0.0, "policy_loss": 2.5}
+    assert figures == {
+        "minibatches": 6,
+        "clip_fraction": 0.25,
+        "approximate_kl": 0.0,
+        "policy_loss": 2.5,
+    }
 
 
 def test_an_update_ends_after_the_minibatch_that_moved_too_far() -> None:
@@ -69,4 +82,6 @@ def test_ranks_sample_what_one_would_and_tasks_stay_with_their_prompts() -> None
     theirs = [row for place in range(1, ROWS, 2) for row in (2 * place, 2 * place + 1)]
     assert second.tasks == tuple(alone.tasks[row] for row in theirs)
     columns = min(second.response_ids_BR.shape[1], alone.response_ids_BR.shape[1])
-    assert torch.equal(second.response_ids_BR[:, :columns], alone.response_ids_BR[theirs][:, :columns])
+    assert torch.equal(
+        second.response_ids_BR[:, :columns], alone.response_ids_BR[theirs][:, :columns]
+    )

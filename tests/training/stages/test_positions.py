@@ -1,5 +1,7 @@
-"""A stage that may read longer rows than its model has positions is refused before it reads any: learned positions would end in the middle
-of the run, rotated ones would be trained where the model was never meant to go."""
+"""A stage that may read longer rows than its model has positions is refused before it reads any:
+learned positions would end in the middle of the run, rotated ones would be trained where the model
+was never meant to go.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,8 +53,16 @@ def short_model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.__name__)
-def test_rows_may_not_be_longer_than_the_positions(kind: Any, short_model: Path, tmp_path: Path) -> None:
-    config = kind(short_model, tmp_path / "nowhere.jsonl", tmp_path / "out", Lineage("out"), max_tokens=POSITIONS + 1)
+def test_rows_may_not_be_longer_than_the_positions(
+    kind: Any, short_model: Path, tmp_path: Path
+) -> None:
+    config = kind(
+        short_model,
+        tmp_path / "nowhere.jsonl",
+        tmp_path / "out",
+        Lineage("out"),
+        max_tokens=POSITIONS + 1,
+    )
     with refused(ConfigError, field="max_tokens", reason="TOO_LARGE", limit="at most 40") as caught:
         READERS[kind](config, load_chat(short_model))
     assert "short" in str(caught.value)
@@ -64,14 +74,27 @@ def test_rows_may_not_be_longer_than_the_positions(kind: Any, short_model: Path,
 def test_prompt_and_response_together_may_not_be_longer_than_the_positions(
     kind: Any, short_model: Path, tmp_path: Path
 ) -> None:
-    config = kind(short_model, None, tmp_path / "nowhere.jsonl", tmp_path / "out", Lineage("out"), max_prompt_tokens=30)
+    config = kind(
+        short_model,
+        None,
+        tmp_path / "nowhere.jsonl",
+        tmp_path / "out",
+        Lineage("out"),
+        max_prompt_tokens=30,
+    )
     fits, too_long = (replace(config, max_response_tokens=tokens) for tokens in (10, 11))
-    both = {"field": "max_prompt_tokens + max_response_tokens", "reason": "TOO_LARGE", "limit": "at most 40"}
+    both = {
+        "field": "max_prompt_tokens + max_response_tokens",
+        "reason": "TOO_LARGE",
+        "limit": "at most 40",
+    }
     with refused(ConfigError, **both):
         prompts.read_data(too_long, load_chat(short_model))
     with pytest.raises(FileNotFoundError):
         prompts.read_data(fits, load_chat(short_model))
-    judged = replace(too_long, model_directory=tmp_path / "first", reward_model_directory=short_model)
+    judged = replace(
+        too_long, model_directory=tmp_path / "first", reward_model_directory=short_model
+    )
     for config in (
         judged,
         replace(judged, judge_directory=short_model, judge_base_directory=tmp_path / "first"),
@@ -85,7 +108,9 @@ def test_prompt_and_response_together_may_not_be_longer_than_the_positions(
 
 def test_only_prompts_that_leave_room_for_a_response_are_watched() -> None:
     short, long = ((7,) * 28, (7,) * 29)
-    pairs = [dpo.Pair(*2 * (TokenisedExample(prompt, (9,)),)) for prompt in (long, short, (8, 8), short)]
+    pairs = [
+        dpo.Pair(*2 * (TokenisedExample(prompt, (9,)),)) for prompt in (long, short, (8, 8), short)
+    ]
     config = WatchConfig(prompts=3, max_response_tokens=12)
     assert watched(dpo.Pairs([], pairs, (9,)), config, POSITIONS) == [short, (8, 8)]
     with refused(ConfigError, field="watch.max_response_tokens", reason="TOO_LARGE"):

@@ -45,7 +45,9 @@ LORA = LoraConfig(rank=4)
 
 
 @pytest.fixture(scope="module", params=["full", "lora"])
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LoraConfig | None]:
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, LoraConfig | None]:
     """A folder with a model, `first`, and its reward model, `reward`."""
     directory = tmp_path_factory.mktemp(request.param)
     lora = LORA if request.param == "lora" else None
@@ -72,7 +74,8 @@ def config(trained: tuple[Path, LoraConfig | None], tmp_path: Path) -> PpoConfig
         model_directory=tmp_path / "first",
         reward_model_directory=tmp_path / "reward",
         data_path=write_lines(
-            tmp_path / "prompts.jsonl", [{"messages": user(f"{w} {i}")} for i, w in enumerate(WORDS * 2)]
+            tmp_path / "prompts.jsonl",
+            [{"messages": user(f"{w} {i}")} for i, w in enumerate(WORDS * 2)],
         ),
         output_directory=tmp_path / "second",
         lineage=Lineage("second"),
@@ -95,7 +98,9 @@ def run(config: PpoConfig, runs: Path, progress: ProgressList | None = None) -> 
     return dict(verify_manifest(config.output_directory).report)
 
 
-@pytest.mark.parametrize("trained", [pytest.param("full", marks=pytest.mark.long), "lora"], indirect=True)
+@pytest.mark.parametrize(
+    "trained", [pytest.param("full", marks=pytest.mark.long), "lora"], indirect=True
+)
 def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path) -> None:
     straight, resumed = ProgressList(), ProgressList()
     reports = [run(config, tmp_path / "straight", straight)]
@@ -106,15 +111,23 @@ def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path)
     assert [step.step for step in resumed.steps] == [4, 5, 6]
     assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[3:]]
     assert reports[0] == reports[1]
-    one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, again.output_directory))
+    one, other = (
+        load_file(d / "model.safetensors")
+        for d in (config.output_directory, again.output_directory)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
     states = [kept_tensors(tmp_path / name / "step-000006") for name in ("straight", "killed")]
-    assert {key.split("/")[1] for key in states[0] if key.endswith("exp_avg_sq")} == {"policy", "critic"}
+    assert {key.split("/")[1] for key in states[0] if key.endswith("exp_avg_sq")} == {
+        "policy",
+        "critic",
+    }
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path,
+) -> None:
     far = OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0)
     config = toy_config(updates=2, policy_optimizer=far, checkpoint_every_updates=1)
     context = RunContext(DirectoryCheckpoints(tmp_path), ProgressList())
@@ -133,17 +146,28 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_
     manifest = verify_manifest(config.output_directory)
     assert (manifest.kind, manifest.parents) == ("model", ("first", "reward"))
     assert (report["stopped_because"], report["exported_update"]) == ("", 6)
-    before, after = (load_file(d / "model.safetensors") for d in (config.model_directory, config.output_directory))
+    before, after = (
+        load_file(d / "model.safetensors")
+        for d in (config.model_directory, config.output_directory)
+    )
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert progress.steps[0].metrics["kl"] == pytest.approx(0.0, abs=1e-5)
     assert progress.steps[-1].metrics["beta"] != 0.05
-    assert {"score", "kl", "entropy", "clip_fraction", "eos_rate", "response_tokens", "explained_variance"} <= set(
-        progress.steps[0].metrics
-    )
+    assert {
+        "score",
+        "kl",
+        "entropy",
+        "clip_fraction",
+        "eos_rate",
+        "response_tokens",
+        "explained_variance",
+    } <= set(progress.steps[0].metrics)
 
 
-def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(config: PpoConfig, tmp_path: Path) -> None:
+def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(
+    config: PpoConfig, tmp_path: Path
+) -> None:
     made_of = sources(config, None)
     players = open_players(made_of, with_reference=True)
     critic, reward = open_critic(players, made_of), players.reward
@@ -156,7 +180,9 @@ def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(config: Pp
     learning = {id(p) for part in (players.policy, critic) for _, p in part.named_parameters()}
     frozen = {id(p) for part in (reward.scalar,) for _, p in part.named_parameters()}
     assert not learning & frozen
-    assert all(p.requires_grad for part in (players.policy, critic) for _, p in part.named_parameters())
+    assert all(
+        p.requires_grad for part in (players.policy, critic) for _, p in part.named_parameters()
+    )
     assert not any(p.requires_grad for _, p in reward.scalar.named_parameters())
     adapted = all("adapters.policy" in name for name, _ in players.policy.named_parameters())
     assert adapted == (config.lora is not None)
@@ -169,10 +195,15 @@ def test_a_trimmed_vocabulary_needs_adapters(config: PpoConfig) -> None:
 
 
 @pytest.mark.parametrize("trained", ["lora"], indirect=True)
-def test_a_trimmed_vocabulary_trains_the_same_adapter_shapes(config: PpoConfig, tmp_path: Path) -> None:
+def test_a_trimmed_vocabulary_trains_the_same_adapter_shapes(
+    config: PpoConfig, tmp_path: Path
+) -> None:
     report = run(replace(config, vocabulary_rows=290, updates=2), tmp_path / "run")
     assert report["updates"] == 2
-    merged, base = (load_file(d / "model.safetensors") for d in (config.output_directory, config.model_directory))
+    merged, base = (
+        load_file(d / "model.safetensors")
+        for d in (config.output_directory, config.model_directory)
+    )
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
 
 
@@ -182,7 +213,9 @@ def test_a_whole_reward_model_cannot_read_trimmed_ids(config: PpoConfig, tmp_pat
         run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
 
 
-@pytest.mark.parametrize("trained", ["full"], indirect=True)  # an adapter stands on the policy's own base
+@pytest.mark.parametrize(
+    "trained", ["full"], indirect=True
+)  # an adapter stands on the policy's own base
 def test_a_reward_model_of_another_tokenizer_is_refused_with_both_names(config: PpoConfig) -> None:
     assert config.reward_model_directory is not None
     train_tokenizer(["zebra quilt"] * 50, VOCABULARY, config.reward_model_directory)
@@ -192,14 +225,20 @@ def test_a_reward_model_of_another_tokenizer_is_refused_with_both_names(config: 
     assert "first" in str(caught.value)
 
 
-def test_a_judge_of_another_tokenizer_is_refused_with_both_names(config: PpoConfig, tmp_path: Path) -> None:
+def test_a_judge_of_another_tokenizer_is_refused_with_both_names(
+    config: PpoConfig, tmp_path: Path
+) -> None:
     judge, base = config.reward_model_directory, tmp_path / "other" / "first"
     shutil.copytree(config.model_directory, base)
     judged = replace(config, judge_directory=judge, judge_base_directory=base)
     assert open_gold(judged, None, ALONE) is not None  # the same files in another folder
     train_tokenizer(["zebra quilt"] * 50, VOCABULARY, base)
     with refused(RewardModelError, field="tokenizer.json", reason="MISMATCH") as caught:
-        open_gold(judged if config.lora else replace(judged, judge_directory=foreign(judge, base)), None, ALONE)
+        open_gold(
+            judged if config.lora else replace(judged, judge_directory=foreign(judge, base)),
+            None,
+            ALONE,
+        )
     assert str(caught.value).count("first") >= 2
 
 

@@ -1,4 +1,6 @@
-"""What makes the loop PPO, without files: a policy that has left its reference behind is judged, and learns."""
+"""What makes the loop PPO, without files: a policy that has left its reference behind is judged,
+and learns.
+"""
 
 from dataclasses import replace
 
@@ -24,7 +26,9 @@ def drifted(**changes: object) -> tuple[Ppo, PpoPlayers, Rollout]:
     prompts = toy_prompts(6)
     algorithm = Ppo(players, config, Setting(prompts, sentiment, no_autocast, ALONE))
     engine = CachedEngine(players.policy, prompts.stop_ids, "update-0")
-    rollout = engine.sample(prompts.ids, 2, config.max_response_tokens, config.temperature, list(range(6)))
+    rollout = engine.sample(
+        prompts.ids, 2, config.max_response_tokens, config.temperature, list(range(6))
+    )
     return algorithm, players, rollout
 
 
@@ -49,14 +53,18 @@ def test_an_update_of_one_step_reads_its_policy_once(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(PpoConfig, "is_one_step", is_one_step)
         algorithm, players, rollout = drifted()
         forwards: list[torch.nn.Module] = []
-        players.policy.decoder.register_forward_hook(lambda decoder, *_, seen=forwards: seen.append(decoder))
+        players.policy.decoder.register_forward_hook(
+            lambda decoder, *_, seen=forwards: seen.append(decoder)
+        )
         numbers = {"beta": 0.1, "last_kl": 1.0}
         figures = algorithm.learn(algorithm.judge(rollout, numbers)[0], 0, numbers)
         assert len(forwards) == 2 * reads  # the prompts, then the responses
         learned.append((figures, list(players.policy.decoder.parameters())))
     (mine, after), (plain, likewise) = learned
     assert mine == pytest.approx(plain, rel=1e-4, abs=1e-6)
-    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(after, likewise, strict=True))
+    assert all(
+        torch.allclose(one, other, atol=1e-5) for one, other in zip(after, likewise, strict=True)
+    )
 
 
 def test_drifting_costs_beta_times_the_kl() -> None:
@@ -76,12 +84,18 @@ def test_values_are_of_the_state_before_their_token_when_judged_and_when_learned
     assert long.any()
     assert torch.equal(before.old_values_BR[:, :3], after.old_values_BR[:, :3])
     assert (before.old_values_BR[long, 3] != after.old_values_BR[long, 3]).all()
-    errors = ((before.old_values_BR - before.returns_BR).square() * before.mask_BR).sum() / before.mask_BR.sum()
-    assert algorithm.learn(before, 0, numbers)["value_loss"] == pytest.approx(float(errors) / 2, rel=1e-5)
+    errors = (
+        (before.old_values_BR - before.returns_BR).square() * before.mask_BR
+    ).sum() / before.mask_BR.sum()
+    assert algorithm.learn(before, 0, numbers)["value_loss"] == pytest.approx(
+        float(errors) / 2, rel=1e-5
+    )
 
 
 def test_a_better_response_has_the_higher_advantage_and_an_endless_one_the_lower() -> None:
-    algorithm, _, rollout = drifted(kl=KlConfig(initial=0.0), reward=RewardShape(missing_eos_penalty=9.0))
+    algorithm, _, rollout = drifted(
+        kl=KlConfig(initial=0.0), reward=RewardShape(missing_eos_penalty=9.0)
+    )
     rollout = replace(rollout, ended_B=torch.tensor([True, False] * 6))
     experience, _ = algorithm.judge(rollout, {"beta": 0.0})
     first = experience.advantages_BR[:, 0]
@@ -98,7 +112,9 @@ def test_beta_follows_its_target_from_update_to_update() -> None:
 
 def test_the_sampler_is_corrected_in_the_policys_loss_alone() -> None:
     algorithm, _, rollout = drifted(importance_cap=1.5)
-    rollout = replace(rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 12)[:, None])
+    rollout = replace(
+        rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 12)[:, None]
+    )
     numbers = {"beta": 0.1, "last_kl": 1.0}
     experience, figures = algorithm.judge(rollout, numbers)
     mask, tokens = experience.mask_BR, experience.mask_BR.sum()

@@ -1,4 +1,6 @@
-"""Pre-training: learning, the same gradient however it is split, measuring, samples, and a model directory that SFT can start from."""
+"""Pre-training: learning, the same gradient however it is split, measuring, samples, and a model
+directory that SFT can start from.
+"""
 
 import signal
 import subprocess
@@ -50,12 +52,18 @@ def train(config: PretrainConfig, runs: Path) -> ProgressList:
     return progress
 
 
-def test_the_loss_falls_and_the_directory_is_a_model(config: PretrainConfig, tmp_path: Path) -> None:
+def test_the_loss_falls_and_the_directory_is_a_model(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
     steps = train(config, tmp_path / "run").steps
     assert steps[-1].metrics["loss"] < 0.6 * steps[0].metrics["loss"]
     assert all(step.metrics["tokens_per_second"] > 0 for step in steps)
     assert steps[0].metrics["memory_bytes"] > 1 << 20
-    measured = {step.step: step.metrics["bits_per_byte"] for step in steps if "bits_per_byte" in step.metrics}
+    measured = {
+        step.step: step.metrics["bits_per_byte"]
+        for step in steps
+        if "bits_per_byte" in step.metrics
+    }
     assert list(measured) == [5, 10, 15]
     assert measured[15] < measured[5] < 8
     report = verify_manifest(config.output_directory).report
@@ -65,8 +73,12 @@ def test_the_loss_falls_and_the_directory_is_a_model(config: PretrainConfig, tmp
 
 
 @pytest.mark.parametrize("algorithm", ["adamw", "muon"])
-def test_a_killed_run_ends_with_the_same_bits(config: PretrainConfig, tmp_path: Path, algorithm: str) -> None:
-    config = replace(config, optimizer=replace(config.optimizer, algorithm=algorithm, schedule="wsd"))
+def test_a_killed_run_ends_with_the_same_bits(
+    config: PretrainConfig, tmp_path: Path, algorithm: str
+) -> None:
+    config = replace(
+        config, optimizer=replace(config.optimizer, algorithm=algorithm, schedule="wsd")
+    )
     train(config, tmp_path / "straight")
     again = replace(config, output_directory=tmp_path / "again")
     with pytest.raises(Killed):
@@ -93,9 +105,13 @@ def test_a_process_killed_in_the_middle_of_a_step_ends_with_the_same_bits(
     assert resumed.report == straight.report
 
 
-def gradient_of(config: PretrainConfig, microbatch_rows: int, decoder: Decoder) -> tuple[float, list[nn.Parameter]]:
+def gradient_of(
+    config: PretrainConfig, microbatch_rows: int, decoder: Decoder
+) -> tuple[float, list[nn.Parameter]]:
     data = pretrain.open_data(config)
-    loss, tokens = pretrain.accumulate(decoder, data.train, range(8), microbatch_rows, plainly, ALONE)
+    loss, tokens = pretrain.accumulate(
+        decoder, data.train, range(8), microbatch_rows, plainly, ALONE
+    )
     assert tokens == int(data.train.batch(range(8)).learned_BT.sum())
     return loss, list(decoder.parameters())
 
@@ -117,15 +133,22 @@ def test_microbatches_do_not_change_the_gradient(config: PretrainConfig, packing
     assert max(float(p.grad.abs().max()) for p in whole if p.grad is not None) > 1e-3
 
 
-def test_with_activations_computed_again_a_run_has_the_same_bits(config: PretrainConfig, tmp_path: Path) -> None:
+def test_with_activations_computed_again_a_run_has_the_same_bits(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
     train(config, tmp_path / "plain")
     again = replace(config, checkpoint_activations=True, output_directory=tmp_path / "again")
     train(again, tmp_path / "again-run")
-    one, other = (verify_manifest(d).files["model.safetensors"] for d in (config.output_directory, tmp_path / "again"))
+    one, other = (
+        verify_manifest(d).files["model.safetensors"]
+        for d in (config.output_directory, tmp_path / "again")
+    )
     assert one == other
 
 
-def test_samples_lie_beside_the_progress_and_change_only_with_the_model(config: PretrainConfig, tmp_path: Path) -> None:
+def test_samples_lie_beside_the_progress_and_change_only_with_the_model(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
     config = replace(config, samples=SampleConfig(("the tree", ""), max_tokens=8))
     run_stage(StageRun("run", pretrain.run, config), tmp_path / "runs")
     samples = read_samples(tmp_path / "runs" / "run" / SAMPLES)
@@ -134,7 +157,9 @@ def test_samples_lie_beside_the_progress_and_change_only_with_the_model(config: 
     ]
     assert samples[0].text != samples[-2].text
     decoder = load_decoder(config.output_directory)
-    again = list(pretrain.write_samples(decoder, pretrain.open_data(config), 15, config, nullcontext))
+    again = list(
+        pretrain.write_samples(decoder, pretrain.open_data(config), 15, config, nullcontext)
+    )
     assert again == samples[-2:]
 
 
@@ -147,7 +172,10 @@ def test_held_out_texts_are_begun_for_the_model_to_go_on_with(config: PretrainCo
     assert written[0].prompt == "the tree"
     assert 1 <= len(written[1:]) <= 2
     begins, chat = data.held_out.stream.token_begins, load_chat(config.tokenizer_directory)
-    held_out = [chat.decode(data.held_out.stream.read(begin, end).tolist()) for begin, end in pairwise(begins[:3])]
+    held_out = [
+        chat.decode(data.held_out.stream.read(begin, end).tolist())
+        for begin, end in pairwise(begins[:3])
+    ]
     for sample in written[1:]:
         assert any(text.startswith(sample.prompt) for text in held_out)
         assert len(sample.prompt.split()) <= 4
@@ -196,20 +224,32 @@ def without_begin(config: PretrainConfig, shards: Path, held_out_fraction: float
     return replace(config, shards_directory=shards)
 
 
-def test_data_that_does_not_fit_the_config_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
-    with refused(ConfigError, field="model_json.vocab_size", reason="TOO_SMALL", limit="at least 280"):
+def test_data_that_does_not_fit_the_config_is_refused(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    with refused(
+        ConfigError, field="model_json.vocab_size", reason="TOO_SMALL", limit="at least 280"
+    ):
         pretrain.open_data(replace(config, model_json=llama_json(200, 32, 2, 4, 2, 64)))
     none_held_out = without_begin(config, tmp_path / "none-held-out", held_out_fraction=0.0)
     with refused(ConfigError, field="evaluate_every_steps", reason="EMPTY"):
         pretrain.open_data(none_held_out)
     with refused(ConfigError, field="samples.prompts", reason="EMPTY"):
-        pretrain.open_data(replace(none_held_out, evaluate_every_steps=None, samples=SampleConfig(("",))))
+        pretrain.open_data(
+            replace(none_held_out, evaluate_every_steps=None, samples=SampleConfig(("",)))
+        )
     tokens = open_shards(tmp_path / "none-held-out", config.tokenizer_directory).train.tokens
     longer = llama_json(280, 32, 2, 4, 2, 64) | {"max_position_embeddings": 1 << 20}
     short = replace(
-        none_held_out, evaluate_every_steps=None, packing="stream", model_json=longer, context_tokens=1 << 18
+        none_held_out,
+        evaluate_every_steps=None,
+        packing="stream",
+        model_json=longer,
+        context_tokens=1 << 18,
     )
-    with refused(ConfigError, field="context_tokens", reason="TOO_LARGE", limit=f"at most {tokens}"):
+    with refused(
+        ConfigError, field="context_tokens", reason="TOO_LARGE", limit=f"at most {tokens}"
+    ):
         pretrain.open_data(short)
 
 
@@ -222,7 +262,9 @@ def test_bits_per_byte_are_refused_where_first_tokens_are_never_predicted(
     assert pretrain.open_data(replace(unbegun, evaluate_every_steps=None)).begin_ids == ()
 
 
-def test_another_tokenizer_than_that_of_the_shards_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+def test_another_tokenizer_than_that_of_the_shards_is_refused(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
     train_tokenizer(["something else"], 270, tmp_path / "other")
     with refused(ShardError, field="tokenizer_directory", reason="MISMATCH"):
         train(replace(config, tokenizer_directory=tmp_path / "other"), tmp_path / "run")
@@ -230,7 +272,9 @@ def test_another_tokenizer_than_that_of_the_shards_is_refused(config: PretrainCo
 
 def test_a_checkpoint_of_another_model_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
     train(replace(config, steps=10), tmp_path / "run")
-    other = replace(config, output_directory=tmp_path / "other", model_json=llama_json(280, 48, 2, 4, 2, 64))
+    other = replace(
+        config, output_directory=tmp_path / "other", model_json=llama_json(280, 48, 2, 4, 2, 64)
+    )
     with refused(ManifestError, field="step-000010", reason="MISMATCH"):
         train(other, tmp_path / "run")
 

@@ -1,4 +1,6 @@
-"""Every stage learns the same where activations are computed again, with all weights and with an adapter."""
+"""Every stage learns the same where activations are computed again, with all weights and with an
+adapter.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +30,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights_of(directory: Path) -> dict[str, torch.Tensor]:
     found = {path: load_file(path) for path in sorted(directory.rglob("*.safetensors"))}
-    return {f"{path.relative_to(directory)} {name}": t for path, held in found.items() for name, t in held.items()}
+    return {
+        f"{path.relative_to(directory)} {name}": t
+        for path, held in found.items()
+        for name, t in held.items()
+    }
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)])
-def test_what_is_learned_is_the_same(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [*NAMES, *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)]
+)
+def test_what_is_learned_is_the_same(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     blocks = 0
     checkpoint = activation_checkpointing.checkpoint
 

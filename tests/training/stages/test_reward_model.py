@@ -1,4 +1,6 @@
-"""The reward model stage: learns to the ceiling, splits by prompt, survives a kill, and can be read back."""
+"""The reward model stage: learns to the ceiling, splits by prompt, survives a kill, and can be read
+back.
+"""
 
 import random
 from dataclasses import replace
@@ -17,7 +19,13 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.head import ScalarHead
 from training.model.lora import LoraConfig, active_adapter
-from training.model.reward import RewardModel, RewardModelError, ScalarModel, critic_from, load_reward_model
+from training.model.reward import (
+    RewardModel,
+    RewardModelError,
+    ScalarModel,
+    critic_from,
+    load_reward_model,
+)
 from training.optim.adam import OptimizerConfig
 from training.stages import reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
@@ -65,7 +73,9 @@ def config(tmp_path: Path) -> RewardModelConfig:
     )
 
 
-def run(config: RewardModelConfig, runs: Path, progress: ProgressList | None = None) -> dict[str, Any]:
+def run(
+    config: RewardModelConfig, runs: Path, progress: ProgressList | None = None
+) -> dict[str, Any]:
     reward_model.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()))
     return dict(verify_manifest(config.output_directory).report)
 
@@ -77,16 +87,22 @@ def test_it_learns_clean_labels(config: RewardModelConfig, tmp_path: Path, loss:
     assert report["label_noise_ceiling"] is None
 
 
-def test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets(config: RewardModelConfig, tmp_path: Path) -> None:
+def test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets(
+    config: RewardModelConfig, tmp_path: Path
+) -> None:
     write_lines(config.data_path, pair_rows(160, noise=0.2, repeats=3))
     report = run(replace(config, epochs=1), tmp_path / "run")
     assert report["label_noise_ceiling"] == pytest.approx(0.8, abs=0.05)
     assert (
-        report["held_out_accuracy_low"] - 0.05 < report["label_noise_ceiling"] < report["held_out_accuracy_high"] + 0.05
+        report["held_out_accuracy_low"] - 0.05
+        < report["label_noise_ceiling"]
+        < report["held_out_accuracy_high"] + 0.05
     )
 
 
-def test_control_labels_that_are_all_chance_teach_nothing(config: RewardModelConfig, tmp_path: Path) -> None:
+def test_control_labels_that_are_all_chance_teach_nothing(
+    config: RewardModelConfig, tmp_path: Path
+) -> None:
     write_lines(config.data_path, pair_rows(200, noise=0.5))
     report = run(replace(config, epochs=1), tmp_path / "run")
     wide = report["held_out_accuracy_high"] - report["held_out_accuracy_low"]
@@ -120,12 +136,17 @@ def test_the_split_is_by_prompt(config: RewardModelConfig) -> None:
     write_lines(config.data_path, pair_rows(40, noise=0.3, repeats=4))
     pairs = reward_model.read_data(config, load_chat(config.model_directory))
     assert (pairs.held_out_prompts, len(pairs.held_out), len(pairs.train)) == (8, 32, 128)
-    asked = [{frozenset((pair.chosen, pair.rejected)) for pair in part} for part in (pairs.train, pairs.held_out)]
+    asked = [
+        {frozenset((pair.chosen, pair.rejected)) for pair in part}
+        for part in (pairs.train, pairs.held_out)
+    ]
     assert len(asked[1]) == 8
     assert not asked[0] & asked[1]
 
 
-def test_pairs_of_one_text_are_dropped_and_counted(config: RewardModelConfig, tmp_path: Path) -> None:
+def test_pairs_of_one_text_are_dropped_and_counted(
+    config: RewardModelConfig, tmp_path: Path
+) -> None:
     rows = pair_rows(30, noise=0.0, repeats=2)
     same = [row | {"rejected": row["chosen"]} for row in rows]
     write_lines(config.data_path, [*rows, *same])
@@ -143,12 +164,20 @@ def test_pairs_of_one_text_are_dropped_and_counted(config: RewardModelConfig, tm
 def test_ties_pull_scores_together_and_are_right_for_nobody(
     config: RewardModelConfig, tmp_path: Path, loss: str
 ) -> None:
-    """Each pair is there as a tie too, the other way round: were that a label, nothing could be learned, and half would be noise."""
+    """Each pair is there as a tie too, the other way round: were that a label, nothing could be
+    learned, and half would be noise.
+    """
     rows = pair_rows(80, noise=0.0)
-    ties = [row | {"chosen": row["rejected"], "rejected": row["chosen"], "tie": True} for row in rows]
+    ties = [
+        row | {"chosen": row["rejected"], "rejected": row["chosen"], "tie": True} for row in rows
+    ]
     write_lines(config.data_path, [*rows, *ties])
     progress = ProgressList()
-    tied = run(replace(config, loss=loss, epochs=2, output_directory=tmp_path / "tied"), tmp_path / "run", progress)
+    tied = run(
+        replace(config, loss=loss, epochs=2, output_directory=tmp_path / "tied"),
+        tmp_path / "run",
+        progress,
+    )
     assert (tied["train_pairs"], tied["train_ties"]) == (128, 64)
     assert (tied["held_out_pairs"], tied["held_out_ties"]) == (32, 16)
     assert tied["held_out_accuracy"] > 0.95, "of the pairs that are decided"
@@ -199,10 +228,14 @@ def test_it_is_read_back_normalised_and_becomes_a_critic(
         for _, parameter in critic.named_parameters():
             assert parameter.requires_grad
             parameter.add_(0.1)
-        assert reward.score(ids, torch.ones_like(ids)).item() == score  # the critic shares nothing that learns
+        assert (
+            reward.score(ids, torch.ones_like(ids)).item() == score
+        )  # the critic shares nothing that learns
 
 
-def test_an_adapter_does_not_judge_on_another_base(config: RewardModelConfig, tmp_path: Path) -> None:
+def test_an_adapter_does_not_judge_on_another_base(
+    config: RewardModelConfig, tmp_path: Path
+) -> None:
     run(replace(config, lora=LoraConfig(rank=2), epochs=1), tmp_path / "run")
     other = toy_model(tmp_path / "other")
     with refused(RewardModelError, field="base", reason="MISMATCH", limit="first") as caught:

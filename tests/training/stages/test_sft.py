@@ -8,7 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.errors import refused
-from tests.training.toys import KillAfter, Killed, ProgressList, sft_rows, toy_model, user, write_lines
+from tests.training.toys import (
+    KillAfter,
+    Killed,
+    ProgressList,
+    sft_rows,
+    toy_model,
+    user,
+    write_lines,
+)
 from training.data.chat import load_chat
 from training.data.examples import ExampleError
 from training.data.tensors import microbatches, response_batch
@@ -35,7 +43,9 @@ def config(tmp_path: Path) -> SftConfig:
         model_directory=toy_model(tmp_path / "first"),
         data_path=write_lines(tmp_path / "sft.jsonl", sft_rows(48)),
         output_directory=tmp_path / "second",
-        lineage=Lineage(version="second", snapshot="snap", snapshot_sha256="ab", code_commit="c0ffee"),
+        lineage=Lineage(
+            version="second", snapshot="snap", snapshot_sha256="ab", code_commit="c0ffee"
+        ),
         epochs=2,
         batch_rows=8,
         microbatch_rows=4,
@@ -50,7 +60,9 @@ def run(config: SftConfig, runs: Path, progress: ProgressList | None = None) -> 
     sft.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()))
 
 
-def test_it_learns_and_writes_a_model_directory_with_its_manifest(config: SftConfig, tmp_path: Path) -> None:
+def test_it_learns_and_writes_a_model_directory_with_its_manifest(
+    config: SftConfig, tmp_path: Path
+) -> None:
     progress = ProgressList()
     run(config, tmp_path / "run", progress)
     manifest = verify_manifest(config.output_directory)
@@ -58,7 +70,9 @@ def test_it_learns_and_writes_a_model_directory_with_its_manifest(config: SftCon
     assert report["held_out_loss"] < 0.7 * report["held_out_loss_before"]
     assert (manifest.kind, manifest.version, manifest.parents) == ("model", "second", ("first",))
     assert manifest.data == {"snapshot": "snap", "sha256": "ab"}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(manifest.files)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(
+        manifest.files
+    )
     assert [p.step for p in progress.steps] == list(range(1, 11))
     assert all(p.total_steps == 10 for p in progress.steps)
 
@@ -69,16 +83,25 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
 ) -> None:
     config = replace(config, lora=LORA if rows else None, vocabulary_rows=rows, epochs=6)
     shown: list[Sample] = []
-    sft.run(config, RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append))
+    sft.run(
+        config,
+        RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append),
+    )
     assert [sample.step for sample in shown] == [0] * sft.SHOWN + [shown[-1].step] * sft.SHOWN
     chat = load_chat(config.model_directory)
     held_out = sft.read_examples(config, chat).held_out
-    assert {sample.prompt for sample in shown} <= {chat.decode(example.prompt) for example in held_out}
-    before, after = ([sample.text for sample in shown if sample.step == step] for step in (0, shown[-1].step))
+    assert {sample.prompt for sample in shown} <= {
+        chat.decode(example.prompt) for example in held_out
+    }
+    before, after = (
+        [sample.text for sample in shown if sample.step == step] for step in (0, shown[-1].step)
+    )
     assert before != after
 
 
-def test_answers_end_where_the_model_has_learned_no_more_positions(config: SftConfig, tmp_path: Path) -> None:
+def test_answers_end_where_the_model_has_learned_no_more_positions(
+    config: SftConfig, tmp_path: Path
+) -> None:
     chat = load_chat(config.model_directory)
     examples = sft.read_examples(config, chat)
     most = max(example.tokens for example in (*examples.train, *examples.held_out))
@@ -87,13 +110,17 @@ def test_answers_end_where_the_model_has_learned_no_more_positions(config: SftCo
     initialise(decoder, 1)
     save_decoder(decoder, tmp_path / "learned", companions_from=config.model_directory)
     shown: list[Sample] = []
-    context = RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append)
+    context = RunContext(
+        DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append
+    )
     sft.run(replace(config, model_directory=tmp_path / "learned", max_tokens=most), context)
     assert len(shown) == 2 * sft.SHOWN
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
-def test_a_killed_run_ends_with_the_same_bits(config: SftConfig, tmp_path: Path, lora: LoraConfig | None) -> None:
+def test_a_killed_run_ends_with_the_same_bits(
+    config: SftConfig, tmp_path: Path, lora: LoraConfig | None
+) -> None:
     config = replace(config, lora=lora)
     run(config, tmp_path / "straight")
     killed = replace(config, output_directory=tmp_path / "third")
@@ -102,9 +129,14 @@ def test_a_killed_run_ends_with_the_same_bits(config: SftConfig, tmp_path: Path,
     progress = ProgressList()
     run(killed, tmp_path / "killed", progress)
     assert progress.steps[0].step == 6
-    one, other = (load_file(d / "model.safetensors") for d in (config.output_directory, killed.output_directory))
+    one, other = (
+        load_file(d / "model.safetensors")
+        for d in (config.output_directory, killed.output_directory)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
-    reports = [verify_manifest(d).report for d in (config.output_directory, killed.output_directory)]
+    reports = [
+        verify_manifest(d).report for d in (config.output_directory, killed.output_directory)
+    ]
     assert reports[0] == reports[1]
 
 
@@ -119,7 +151,9 @@ def test_the_merged_model_is_the_base_with_the_adapter(config: SftConfig, tmp_pa
 
 
 def test_a_trimmed_vocabulary_learns_as_well(config: SftConfig, tmp_path: Path) -> None:
-    run(replace(config, lora=LORA, optimizer=OptimizerConfig(learning_rate=2e-2)), tmp_path / "full")
+    run(
+        replace(config, lora=LORA, optimizer=OptimizerConfig(learning_rate=2e-2)), tmp_path / "full"
+    )
     trimmed = replace(
         config,
         lora=LORA,
@@ -128,7 +162,9 @@ def test_a_trimmed_vocabulary_learns_as_well(config: SftConfig, tmp_path: Path) 
         optimizer=OptimizerConfig(learning_rate=2e-2),
     )
     run(trimmed, tmp_path / "run")
-    reports = [verify_manifest(d).report for d in (config.output_directory, trimmed.output_directory)]
+    reports = [
+        verify_manifest(d).report for d in (config.output_directory, trimmed.output_directory)
+    ]
     assert reports[1]["held_out_loss"] == pytest.approx(reports[0]["held_out_loss"], rel=0.1)
     assert reports[0]["held_out_loss"] < reports[0]["held_out_loss_before"] - 0.2
 
@@ -146,7 +182,9 @@ def test_only_response_and_its_end_are_learned(config: SftConfig) -> None:
         loss = sft.batch_loss(Backbone(decoder), batch, weight_total=len(learned))
         log_probs = decoder.logits(decoder(batch.ids_BT)).log_softmax(-1)
     start = len(example.prompt)
-    by_hand = -sum(log_probs[0, start - 1 + i, token] for i, token in enumerate(learned)) / len(learned)
+    by_hand = -sum(log_probs[0, start - 1 + i, token] for i, token in enumerate(learned)) / len(
+        learned
+    )
     assert loss.item() == pytest.approx(float(by_hand), abs=1e-5)
 
 
@@ -157,7 +195,13 @@ def test_microbatches_do_not_change_the_gradient(config: SftConfig) -> None:
         decoder = load_decoder(config.model_directory).requires_grad_(True)
         weight_total = sum(len(e.response) for e in data.train[:8])
         batches = microbatches(data.train[:8], rows)
-        sft.accumulate(Backbone(decoder), batches, weight_total, lambda: torch.autocast("cpu", enabled=False), ALONE)
+        sft.accumulate(
+            Backbone(decoder),
+            batches,
+            weight_total,
+            lambda: torch.autocast("cpu", enabled=False),
+            ALONE,
+        )
         gradient = decoder.model.embed_tokens.weight.grad
         assert gradient is not None
         gradients.append(gradient)
@@ -174,15 +218,22 @@ def test_held_out_prompts_are_never_trained_on(config: SftConfig) -> None:
 
 
 def test_long_examples_are_dropped_and_counted(config: SftConfig) -> None:
-    write_lines(config.data_path, [*sft_rows(20), {"messages": user("x " * 200), "response": "y " * 400}])
+    write_lines(
+        config.data_path, [*sft_rows(20), {"messages": user("x " * 200), "response": "y " * 400}]
+    )
     data = sft.read_examples(config, load_chat(config.model_directory))
     assert data.dropped_too_long == 1
     assert len(data.train) + len(data.held_out) == 20
 
 
-def test_examples_that_weigh_nothing_are_dropped_and_counted_apart(config: SftConfig, tmp_path: Path) -> None:
+def test_examples_that_weigh_nothing_are_dropped_and_counted_apart(
+    config: SftConfig, tmp_path: Path
+) -> None:
     light = [row | {"weight": 0} for row in sft_rows(3)]
-    write_lines(config.data_path, [*sft_rows(20), *light, {"messages": user("x " * 200), "response": "y " * 400}])
+    write_lines(
+        config.data_path,
+        [*sft_rows(20), *light, {"messages": user("x " * 200), "response": "y " * 400}],
+    )
     run(replace(config, epochs=1), tmp_path / "run")
     report = verify_manifest(config.output_directory).report
     assert (report["dropped_too_long"], report["dropped_weightless"]) == (1, 3)
@@ -195,7 +246,10 @@ def test_examples_that_weigh_nothing_are_dropped_and_counted_apart(config: SftCo
 def test_with_nothing_held_out_no_held_out_loss_is_told(config: SftConfig, tmp_path: Path) -> None:
     progress = ProgressList()
     run(replace(config, epochs=1, held_out_fraction=0.0), tmp_path / "run", progress)
-    told = [*verify_manifest(config.output_directory).report, *(name for p in progress.steps for name in p.metrics)]
+    told = [
+        *verify_manifest(config.output_directory).report,
+        *(name for p in progress.steps for name in p.metrics),
+    ]
     assert not [name for name in told if name.startswith("held_out_loss")]
 
 
@@ -209,7 +263,11 @@ def test_a_finished_run_is_not_run_again(config: SftConfig, tmp_path: Path) -> N
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     config: SftConfig, tmp_path: Path
 ) -> None:
-    far = replace(config, checkpoint_every_steps=1, optimizer=OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0))
+    far = replace(
+        config,
+        checkpoint_every_steps=1,
+        optimizer=OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0),
+    )
     with refused(NonFiniteError, field="gradient", reason="NOT_FINITE"):
         run(far, tmp_path / "run")
     kept = latest_complete(tmp_path / "run")
@@ -229,7 +287,11 @@ def test_settings_that_cannot_work_together_are_refused(config: SftConfig) -> No
         ({"messages": [], "response": "x"}, "messages", "EMPTY"),
         ({"messages": user("a")}, "response", "MISSING"),
         ({"messages": user("a"), "response": "b", "weight": -1}, "weight", "OUT_OF_RANGE"),
-        ({"messages": [{"role": "robot", "content": "a"}], "response": "b"}, "messages", "MALFORMED"),
+        (
+            {"messages": [{"role": "robot", "content": "a"}], "response": "b"},
+            "messages",
+            "MALFORMED",
+        ),
     ],
 )
 def test_a_bad_line_is_named_by_line_and_field(

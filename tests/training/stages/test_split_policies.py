@@ -1,5 +1,6 @@
-"""However policy, critic, reference and judges are split over workers, PPO, GRPO, DPO and KTO learn the same; their states change
-layouts."""
+"""However policy, critic, reference and judges are split over workers, PPO, GRPO, DPO and KTO learn
+the same; their states change layouts.
+"""
 
 import json
 from pathlib import Path
@@ -59,14 +60,26 @@ def test_every_layout_learns_as_one_process(name: str, run: str, layouts: Path) 
     assert reports[0].keys() == reports[1].keys()
 
 
-# With an adapter policy, reference, critic and reward model are one decoder; PPO's judge has its own.
-DECODERS = {"ppo": 5, "grpo": 2, "dpo": 2, "kto": 2, "ppo-lora": 2, "grpo-lora": 1, "dpo-lora": 1, "kto-lora": 1}
+# With an adapter policy, reference, critic and reward model are one decoder; PPO's judge has its
+# own.
+DECODERS = {
+    "ppo": 5,
+    "grpo": 2,
+    "dpo": 2,
+    "kto": 2,
+    "ppo-lora": 2,
+    "grpo-lora": 1,
+    "dpo-lora": 1,
+    "kto-lora": 1,
+}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("run", FULL + ADAPTED)
 def test_frozen_networks_are_shared_out_too(run: str, layouts: Path) -> None:
-    held = [json.loads((layouts / name / f"{run}-held.json").read_text()) for name in ("one", "shards")]
+    held = [
+        json.loads((layouts / name / f"{run}-held.json").read_text()) for name in ("one", "shards")
+    ]
     assert held == [[DECODERS[run], DECODERS[run]], [DECODERS[run], 0]]
 
 
@@ -81,7 +94,9 @@ def test_frozen_networks_are_shared_out_too(run: str, layouts: Path) -> None:
         ("kto", "copies of shards", "shards"),
     ],
 )
-def test_a_state_of_one_layout_is_resumed_in_another(run: str, before: str, after: str, layouts: Path) -> None:
+def test_a_state_of_one_layout_is_resumed_in_another(
+    run: str, before: str, after: str, layouts: Path
+) -> None:
     name = LAYOUTS.resume(layouts, run, before, after)
     whole, resumed = (LAYOUTS.figures(layouts, by, run) for by in (before, name))
     assert {key.split()[0] for key in resumed} & {"1", "2", "3"} == {"3"}
@@ -93,7 +108,9 @@ def test_a_state_of_one_layout_is_resumed_in_another(run: str, before: str, afte
 @pytest.mark.long
 @pytest.mark.parametrize("run", sampled_apart.RUNS)
 def test_shards_whose_copies_sample_learn_what_they_learn_without(run: str, layouts: Path) -> None:
-    """Every layer of the policy, and an adapter in shards: put together once an update, and sent by version."""
+    """Every layer of the policy, and an adapter in shards: put together once an update, and sent by
+    version.
+    """
     name = "shards, sampled apart"
     if not (layouts / name).exists():
         run_workers(APART, 2, layouts, name, json.dumps({"shard": 2}))
@@ -110,7 +127,9 @@ def test_adapters_split_across_and_uneven_rows_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.long
 def test_workers_may_sample_different_numbers_of_tokens(tmp_path: Path) -> None:
-    run_workers("tests.training.stages.split_policies:uneven_samples", 2, tmp_path, timeout_seconds=120)
+    run_workers(
+        "tests.training.stages.split_policies:uneven_samples", 2, tmp_path, timeout_seconds=120
+    )
 
 
 def test_of_workers_that_hold_parts_of_one_model_one_asks_the_verifier(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Told that it must end soon, a run ends its step, keeps it, and goes on there: on every worker, where one is told, and by the command."""
+"""Told that it must end soon, a run ends its step, keeps it, and goes on there: on every worker,
+where one is told, and by the command.
+"""
 
 import json
 import re
@@ -42,8 +44,13 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if path.is_dir())
 
 
-def test_what_is_kept_on_notice_takes_no_other_ones_place_and_is_nothing_to_go_back_to(tmp_path: Path) -> None:
-    kept, state = DirectoryCheckpoints(tmp_path), TrainingState({"model": [("weight", nn.Parameter())]}, {})
+def test_what_is_kept_on_notice_takes_no_other_ones_place_and_is_nothing_to_go_back_to(
+    tmp_path: Path,
+) -> None:
+    kept, state = (
+        DirectoryCheckpoints(tmp_path),
+        TrainingState({"model": [("weight", nn.Parameter())]}, {}),
+    )
     for step in (0, 5, 10, 12):
         kept.save(step, lambda into: state.write(into, {}), on_notice=step == 12)
     assert names(tmp_path) == ["notice-000012", "step-000005", "step-000010"]
@@ -65,12 +72,16 @@ def learned(directory: Path, told_at: int | None = None) -> tuple[dict[str, floa
     )
     told = ProgressList()
     context = RunContext(
-        DirectoryCheckpoints(directory), told, told_to_stop=lambda: [step.step for step in told.steps][-1:] == [told_at]
+        DirectoryCheckpoints(directory),
+        told,
+        told_to_stop=lambda: [step.step for step in told.steps][-1:] == [told_at],
     )
     return dpo.train(toy_models(), toy_pairs(128, 0.0), config, context, no_autocast)
 
 
-def test_after_an_alarm_the_weights_are_those_that_were_looked_at_not_those_kept_on_notice(tmp_path: Path) -> None:
+def test_after_an_alarm_the_weights_are_those_that_were_looked_at_not_those_kept_on_notice(
+    tmp_path: Path,
+) -> None:
     numbers, reason = learned(tmp_path / "straight")
     alarm_at = int(re.findall(r"\d+", reason)[0])
     assert numbers["step"] == alarm_at - 4
@@ -110,7 +121,9 @@ def _told_in(step: int, mark: Path) -> Callable[[pretrain.PretrainConfig, RunCon
     return run
 
 
-def test_told_in_the_last_step_it_does_not_go_on_to_what_comes_after_the_stages(tmp_path: Path) -> None:
+def test_told_in_the_last_step_it_does_not_go_on_to_what_comes_after_the_stages(
+    tmp_path: Path,
+) -> None:
     config = replace(pretrain_config(tmp_path), steps=2, evaluate_every_steps=None)
 
     def late(config: pretrain.PretrainConfig, context: RunContext) -> object:
@@ -143,7 +156,10 @@ def test_a_second_sigterm_does_what_the_first_did_before(tmp_path: Path) -> None
 def test_either_signal_ends_the_step_and_is_told_of_and_a_second_one_does_what_it_did_before(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        one: signal.signal(one, signal.default_int_handler)
+        for one in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         with pytest.raises(StoppedError) as stopped, stopped_by_signal(tmp_path / MARK):
             signal.raise_signal(number)
@@ -176,9 +192,26 @@ def test_the_command_ends_its_step_on_ctrl_c_and_says_where_it_goes_on(
 ) -> None:
     toy_model(tmp_path / "toy")
     data = write_lines(tmp_path / "sft.jsonl", sft_rows(64))
-    asked = ["sft", "--model", str(tmp_path / "toy"), "--data", str(data), "--work", str(tmp_path / "work")]
-    asked += ["--name", "taught", "--set", "machine.threads=1", "--set", "checkpoint_every_steps=1000"]
-    monkeypatch.setitem(cast("dict[str, Stage]", STAGES), "sft", replace(STAGES["sft"], run=_interrupted))
+    asked = [
+        "sft",
+        "--model",
+        str(tmp_path / "toy"),
+        "--data",
+        str(data),
+        "--work",
+        str(tmp_path / "work"),
+    ]
+    asked += [
+        "--name",
+        "taught",
+        "--set",
+        "machine.threads=1",
+        "--set",
+        "checkpoint_every_steps=1000",
+    ]
+    monkeypatch.setitem(
+        cast("dict[str, Stage]", STAGES), "sft", replace(STAGES["sft"], run=_interrupted)
+    )
     assert main(asked) == 128 + signal.SIGINT
     assert stage_and_steps(capsys.readouterr().err) == ("sft", [1])
     monkeypatch.undo()
@@ -186,8 +219,12 @@ def test_the_command_ends_its_step_on_ctrl_c_and_says_where_it_goes_on(
     out = capsys.readouterr().out
     steps = len(read_progress(tmp_path / "work" / "runs" / "taught" / PROGRESS))
     begun = next(line for line in out.splitlines() if "taught" in line)
-    assert re.findall(r"\d+", begun)[-2:] == ["1", str(steps)], "where it goes on, and to which step"
-    taken = [line.progress.step for line in read_lines(tmp_path / "work" / "runs" / "taught" / PROGRESS)]
+    assert re.findall(r"\d+", begun)[-2:] == ["1", str(steps)], (
+        "where it goes on, and to which step"
+    )
+    taken = [
+        line.progress.step for line in read_lines(tmp_path / "work" / "runs" / "taught" / PROGRESS)
+    ]
     assert taken == list(range(1, len(taken) + 1)), "no step is taken twice"
 
 
@@ -207,7 +244,10 @@ def _interrupted(config: SftConfig, context: RunContext) -> Manifest:
 
 def one_is_told(directory: Path, rank: int, world: int) -> None:
     """The second of two workers that hold shards of GRPO's policy, after its second update."""
-    config = replace(configs(directory, directory / "out", Parallelism(shard=2))["grpo"], checkpoint_every_updates=50)
+    config = replace(
+        configs(directory, directory / "out", Parallelism(shard=2))["grpo"],
+        checkpoint_every_updates=50,
+    )
     told, ranks = ProgressList(), all_different(rank, world)
     context = RunContext(
         DirectoryCheckpoints(directory / "run", ranks),
@@ -224,10 +264,15 @@ def one_is_told(directory: Path, rank: int, world: int) -> None:
 @pytest.mark.timeout(300)
 def test_where_one_worker_is_told_all_keep_the_same_step(tmp_path: Path) -> None:
     toy_model(tmp_path / "first")
-    write_lines(tmp_path / "prompts.jsonl", [{"messages": user(f"{word} 1"), "task": "1"} for word in WORDS])
+    write_lines(
+        tmp_path / "prompts.jsonl", [{"messages": user(f"{word} 1"), "task": "1"} for word in WORDS]
+    )
     write_lines(tmp_path / "sft.jsonl", sft_rows(16))
     run_workers("tests.training.stages.test_stopped:one_is_told", 2, tmp_path)
-    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [[1, 2], [1, 2]]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [
+        [1, 2],
+        [1, 2],
+    ]
     newest = latest_complete(tmp_path / "run")
     assert newest is not None
     assert newest.name == "notice-000002"

@@ -1,4 +1,6 @@
-"""Tokenizers learned in a moment from the project's licence, which does not change as a README does, and texts that are hard on them."""
+"""Tokenizers learned in a moment from the project's licence, which does not change as a README
+does, and texts that are hard on them.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,14 +33,30 @@ unicode_texts = st.lists(
     st.one_of(
         st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
         st.sampled_from(
-            [" ", "  ", "\n", "\r\n", "\t", "'s", "'RE", "123", "4567", "the", " model", "<|end|>", "\u00a0"]
+            [
+                " ",
+                "  ",
+                "\n",
+                "\r\n",
+                "\t",
+                "'s",
+                "'RE",
+                "123",
+                "4567",
+                "the",
+                " model",
+                "<|end|>",
+                "\u00a0",
+            ]
         ),
     ),
     max_size=12,
 ).map("".join)
 
 
-def learned(vocabulary: int, split: Split = Split.GPT4, texts: Iterable[str] = (TEXT,)) -> Tokenizer:
+def learned(
+    vocabulary: int, split: Split = Split.GPT4, texts: Iterable[str] = (TEXT,)
+) -> Tokenizer:
     return learn(texts, TokenizerConfig(vocabulary, split=split))
 
 

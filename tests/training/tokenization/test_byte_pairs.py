@@ -1,4 +1,6 @@
-"""Byte pairs: what is learned, that it is the same twice, and that nothing is held that need not be."""
+"""Byte pairs: what is learned, that it is the same twice, and that nothing is held that need not
+be.
+"""
 
 import os
 import re
@@ -32,24 +34,35 @@ learn_byte_pairs([Path("README.md").read_text()] * 3, 1000, Split.GPT4, 2).save(
 
 
 def test_nanos_tokenizer_comes_out_as_the_one_that_its_weights_belong_to(tmp_path: Path) -> None:
-    chats, told = list(conversations(CONVERSATIONS, SEED))[:4000], list(stories(STORIES, SEED))[:2000]
-    said = [m["content"] for row in chats for m in row["messages"]] + [row["response"] for row in chats]
+    chats, told = (
+        list(conversations(CONVERSATIONS, SEED))[:4000],
+        list(stories(STORIES, SEED))[:2000],
+    )
+    said = [m["content"] for row in chats for m in row["messages"]] + [
+        row["response"] for row in chats
+    ]
     train_tokenizer([*said, *told], VOCABULARY, tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        assert (tmp_path / name).read_bytes() == (ROOT / "models" / "nano" / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (ROOT / "models" / "nano" / name).read_bytes(), (
+            name
+        )
 
 
 def test_two_processes_learn_the_same_bytes_on_one_thread_and_on_four(tmp_path: Path) -> None:
     for threads in ("1", "4"):
         command = [sys.executable, "-c", ONCE, str(tmp_path / threads)]
-        subprocess.run(command, cwd=ROOT, env={**os.environ, "RAYON_NUM_THREADS": threads}, check=True)
+        subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "RAYON_NUM_THREADS": threads}, check=True
+        )
     assert (tmp_path / "1").read_bytes() == (tmp_path / "4").read_bytes()
 
 
 def test_control_tokens_have_the_first_ids_and_every_byte_one_of_the_next() -> None:
     tokenizer = learned(300)
     assert [tokenizer.token_to_id(token) for token in CONTROL] == list(range(len(CONTROL)))
-    assert {tokenizer.token_to_id(letter) for letter in bytes_by_letter()} == set(range(len(CONTROL), FEWEST_TOKENS))
+    assert {tokenizer.token_to_id(letter) for letter in bytes_by_letter()} == set(
+        range(len(CONTROL), FEWEST_TOKENS)
+    )
     assert tokenizer.get_vocab_size() == 300
 
 
@@ -63,7 +76,9 @@ def test_the_byte_alphabet_is_the_librarys() -> None:
 
 
 def test_too_small_a_vocabulary_is_refused_with_its_limit() -> None:
-    with refused(ConfigError, field="vocabulary", reason="OUT_OF_RANGE", limit="at least 262") as caught:
+    with refused(
+        ConfigError, field="vocabulary", reason="OUT_OF_RANGE", limit="at least 262"
+    ) as caught:
         learned(261)
     assert {"261", "262", "256", "6"} <= set(re.findall(r"\d+", caught.value.text))
     assert learned(262).get_vocab_size() == 262
@@ -71,7 +86,10 @@ def test_too_small_a_vocabulary_is_refused_with_its_limit() -> None:
 
 def test_gpt4s_splitting_keeps_digits_in_groups_of_three_and_contractions_apart() -> None:
     texts = ["1234567 we'll WE'LL don't\n\n"] * 100
-    ours = [token.replace("Ġ", " ").replace("Ċ", "\n") for token in learned(2000, texts=texts).get_vocab()]
+    ours = [
+        token.replace("Ġ", " ").replace("Ċ", "\n")
+        for token in learned(2000, texts=texts).get_vocab()
+    ]
     assert max(len(token) for token in ours if token.isdigit()) == 3
     assert {"'ll", "'LL", "'t", " WE", "\n\n"} <= set(ours)
     older = learned(2000, Split.GPT2, texts).get_vocab()

@@ -56,7 +56,9 @@ def test_bytes_of_a_character_name_it_on_hover() -> None:
 
 
 def test_the_title_has_id_bytes_and_what_is_not_plain() -> None:
-    plain, accent, unknown = chips([Piece(5, b" th"), Piece(6, "é\n".encode()), Piece(0, b"xyz", known=False)])
+    plain, accent, unknown = chips(
+        [Piece(5, b" th"), Piece(6, "é\n".encode()), Piece(0, b"xyz", known=False)]
+    )
     assert plain.title == "id 5, 3 bytes: 20 74 68"
     assert accent.title == "id 6, 3 bytes: C3 A9 0A, U+00E9, U+000A"
     assert (unknown.title, unknown.style) == ("id 0 (unknown), 3 bytes: 78 79 7A", "unknown")
@@ -75,7 +77,9 @@ def test_neighbours_differ_in_colour() -> None:
 @given(unicode_texts)
 def test_what_is_drawn_of_whole_characters_is_the_text_but_for_the_unseen(text: str) -> None:
     drawn = "".join(part.text for part in parts(text) if not part.is_mark)
-    unseen = "".join(part.text for part in parts(text) if part.text.startswith("U+") and part.is_mark)
+    unseen = "".join(
+        part.text for part in parts(text) if part.text.startswith("U+") and part.is_mark
+    )
     assert len(drawn) + unseen.count("U+") == len(text)
     rest = iter(text)
     assert all(letter in rest for letter in drawn), "the order is kept"

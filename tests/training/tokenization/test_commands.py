@@ -24,7 +24,9 @@ def texts(tmp_path: Path) -> Path:
 
 
 def train(texts: Path, output: Path, *words: str) -> int:
-    return main(["tokenizer", "train", str(texts), "--vocabulary", "600", "--output", str(output), *words])
+    return main(
+        ["tokenizer", "train", str(texts), "--vocabulary", "600", "--output", str(output), *words]
+    )
 
 
 def test_train_leaves_a_finished_directory_that_opens(
@@ -36,10 +38,19 @@ def test_train_leaves_a_finished_directory_that_opens(
     assert re.findall(r"\b600\b", said)
     manifest = verify_manifest(tmp_path / "ours")
     assert (manifest.kind, manifest.version) == ("tokenizer", "ours")
-    assert manifest.config == {"vocabulary": 600, "kind": "byte-pairs", "split": "gpt4", "least_count": 2}
+    assert manifest.config == {
+        "vocabulary": 600,
+        "kind": "byte-pairs",
+        "split": "gpt4",
+        "least_count": 2,
+    }
     assert manifest.report["bytes"] == texts.stat().st_size
     assert manifest.data == {"readme.txt": hash_file(texts)}
-    assert set(manifest.files) == {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    assert set(manifest.files) == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+    }
     assert isinstance(open_tokenizer(tmp_path / "ours"), BytePairs)
 
 
@@ -62,7 +73,9 @@ def test_folders_of_texts_are_read_as_pre_training_reads_them(
     (folder / "readme.txt").write_text(TEXT[:500])
     assert train(folder, tmp_path / "both") == 0
     assert set(verify_manifest(tmp_path / "both").data or ()) == {"readme.txt", "below/readme.txt"}
-    assert main(["tokenizer", "compare", str(folder), "--vocabulary", "300", "--held-out", "0.5"]) == 0
+    assert (
+        main(["tokenizer", "compare", str(folder), "--vocabulary", "300", "--held-out", "0.5"]) == 0
+    )
     capsys.readouterr()
     for number in range(3):
         (tmp_path / "notes").mkdir(exist_ok=True)
@@ -77,7 +90,9 @@ def test_folders_of_texts_are_read_as_pre_training_reads_them(
 def test_usage_of_show_says_what_goes_with_what(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["tokenizer", "show", "--help"])
-    assert "tokenizer show (FILE | --text TEXT) DIR [DIR ...] --page FILE\n" in capsys.readouterr().out
+    assert (
+        "tokenizer show (FILE | --text TEXT) DIR [DIR ...] --page FILE\n" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("kind", ["words", "characters"])
@@ -86,11 +101,16 @@ def test_train_makes_words_and_characters_too(texts: Path, tmp_path: Path, kind:
     assert list(verify_manifest(tmp_path / kind).files) == ["tokenizer.json"]
 
 
-def test_train_says_when_the_texts_have_no_more_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_says_when_the_texts_have_no_more_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = tmp_path / "few.jsonl"
     rows.write_text(json.dumps({"text": "abab"}) + "\n")
     assert train(rows, tmp_path / "few") == 0
-    assert re.findall(r"\d+", capsys.readouterr().out.rpartition(str(tmp_path / "few"))[2]) == ["263", "600"]
+    assert re.findall(r"\d+", capsys.readouterr().out.rpartition(str(tmp_path / "few"))[2]) == [
+        "263",
+        "600",
+    ]
 
 
 def test_compare_prints_a_table_and_writes_the_page(
@@ -99,11 +119,31 @@ def test_compare_prints_a_table_and_writes_the_page(
     train(texts, tmp_path / "given")
     capsys.readouterr()
     page = tmp_path / "page.html"
-    command = ["tokenizer", "compare", "--page", str(page), "--held-out", "0.3", "--vocabulary", "300,400"]
-    assert main([*command, "--tokenizer", str(tmp_path / "given"), str(texts)]) == 0  # in the order that --help shows
+    command = [
+        "tokenizer",
+        "compare",
+        "--page",
+        str(page),
+        "--held-out",
+        "0.3",
+        "--vocabulary",
+        "300,400",
+    ]
+    assert (
+        main([*command, "--tokenizer", str(tmp_path / "given"), str(texts)]) == 0
+    )  # in the order that --help shows
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
-    assert names == ["tokenizer", "bpe-300", "bpe-400", "word-300", "word-400", "char-400", "given", "the"]
+    assert names == [
+        "tokenizer",
+        "bpe-300",
+        "bpe-400",
+        "word-300",
+        "word-400",
+        "char-400",
+        "given",
+        "the",
+    ]
     bytes_per_token = [float(line.split()[4]) for line in lines[1:4]]
     assert bytes_per_token[0] < bytes_per_token[1] < bytes_per_token[2]
     assert all(line.endswith("100.0%") for line in lines[1:3])
@@ -146,11 +186,17 @@ def test_what_cannot_be_done_is_said_in_one_line(
         f"train {torn} --vocabulary 300 {' '.join(new)}": ("texts", "torn.txt", "3"),
         f"train {texts} --vocabulary 300 --output {texts}": ("output", "readme.txt"),
         f"train {texts} --vocabulary 300 --output {tmp_path}": ("output", tmp_path.name),
-        f"compare {texts} --tokenizer {tmp_path / 'bare'}": ("tokenizer.json", str(tmp_path / "bare")),
+        f"compare {texts} --tokenizer {tmp_path / 'bare'}": (
+            "tokenizer.json",
+            str(tmp_path / "bare"),
+        ),
         f"compare {texts} --tokenizer {tmp_path / 'gone'}": (str(tmp_path / "gone"),),
         f"compare {short} --vocabulary 300": ("held-out", "0.1"),
         f"show {texts} {' '.join(page)}": ("places",),
-        f"show --text x {tmp_path / 'bare'} {' '.join(page)}": ("tokenizer.json", str(tmp_path / "bare")),
+        f"show --text x {tmp_path / 'bare'} {' '.join(page)}": (
+            "tokenizer.json",
+            str(tmp_path / "bare"),
+        ),
         f"show {tmp_path / 'bare'} {texts} {' '.join(page)}": ("places", "FILE", "--text"),
     }
     for command, parts in named.items():

@@ -1,4 +1,6 @@
-"""Tokenizers from their directories: ours and others', what their tokens stand for, and what cannot be used."""
+"""Tokenizers from their directories: ours and others', what their tokens stand for, and what cannot
+be used.
+"""
 
 import json
 from pathlib import Path
@@ -30,32 +32,54 @@ def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> list[TextTokenizer]:
     home = tmp_path_factory.mktemp("tokenizers")
     ours = [made(home / kind, kind, 600) for kind in Kind]
     write_tokenizer(with_byte_fallback(), home / "fallback")
-    return [*ours, made(home / "gpt2", Kind.BYTE_PAIRS, 600, Split.GPT2), open_tokenizer(home / "fallback")]
+    return [
+        *ours,
+        made(home / "gpt2", Kind.BYTE_PAIRS, 600, Split.GPT2),
+        open_tokenizer(home / "fallback"),
+    ]
 
 
 def with_byte_fallback() -> Tokenizer:
-    """As SentencePiece's and Gemma's are: a sign for the space, and bytes for what is not in the vocabulary."""
-    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁": 256, "a": 257, "b": 258, "ab": 259, "▁ab": 260}
+    """As SentencePiece's and Gemma's are: a sign for the space, and bytes for what is not in the
+    vocabulary.
+    """
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)} | {
+        "▁": 256,
+        "a": 257,
+        "b": 258,
+        "ab": 259,
+        "▁ab": 260,
+    }
     merges = [("a", "b"), ("▁", "ab")]
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<0x3F>"))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<0x3F>")
+    )
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return tokenizer
 
 
-def test_byte_pairs_of_ours_go_through_tiktoken_and_others_through_the_library(all_kinds: list[TextTokenizer]) -> None:
+def test_byte_pairs_of_ours_go_through_tiktoken_and_others_through_the_library(
+    all_kinds: list[TextTokenizer],
+) -> None:
     found = [type(tokenizer) for tokenizer in all_kinds]
     assert found == [BytePairs, LibraryTokenizer, LibraryTokenizer, BytePairs, LibraryTokenizer]
     assert isinstance(open_tokenizer(NANO), BytePairs)
 
 
 @given(text=unicode_texts)
-def test_the_bytes_of_the_tokens_are_the_bytes_of_the_text(all_kinds: list[TextTokenizer], text: str) -> None:
+def test_the_bytes_of_the_tokens_are_the_bytes_of_the_text(
+    all_kinds: list[TextTokenizer], text: str
+) -> None:
     for tokenizer in all_kinds:
         pieces = tokenizer.pieces(text)
         assert b"".join(piece.content for piece in pieces) == text.encode()
         assert [piece.id for piece in pieces] == tokenizer.encode(text)
-        assert sum(not piece.known for piece in pieces) == tokenizer.unknowns(tokenizer.encode(text))
+        assert sum(not piece.known for piece in pieces) == tokenizer.unknowns(
+            tokenizer.encode(text)
+        )
 
 
 @pytest.mark.parametrize("text", HARD, ids=range(len(HARD)))
@@ -77,7 +101,11 @@ def test_byte_pairs_of_others_show_the_bytes_of_their_letters(tmp_path: Path) ->
 
 
 def test_bytes_by_fallback_are_shown_as_the_bytes_they_are(all_kinds: list[TextTokenizer]) -> None:
-    assert all_kinds[-1].pieces(" abé") == [Piece(260, b" ab"), Piece(0xC3, b"\xc3"), Piece(0xA9, b"\xa9")]
+    assert all_kinds[-1].pieces(" abé") == [
+        Piece(260, b" ab"),
+        Piece(0xC3, b"\xc3"),
+        Piece(0xA9, b"\xa9"),
+    ]
 
 
 def with_config(directory: Path, config: dict[str, Any]) -> Path:

@@ -1,4 +1,6 @@
-"""The page in a real browser: what a person sees is the text, cut where the tokenizer cuts it, and nothing of it runs."""
+"""The page in a real browser: what a person sees is the text, cut where the tokenizer cuts it, and
+nothing of it runs.
+"""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +18,12 @@ from training.tokenization.opened import TextTokenizer
 from training.tokenization.page import MOST_CHARACTERS, Shown, write_page
 
 # As the journeys start it: without a GPU, without /dev/shm, without rights for a sandbox.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--disable-dev-shm-usage"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-software-rasterizer",
+    "--disable-dev-shm-usage",
+]
 ATTACK = "<script>document.title='run'</script><img src=x onerror=alert(1)> \" ' & </div>"
 LETTERS = """spans => spans.map(
     span => [...span.childNodes].filter(node => node.nodeName != 'I').map(node => node.textContent).join(''))"""
@@ -40,7 +47,9 @@ def browser() -> Iterator[Page]:
 def opened(browser: Page, path: Path, text: str, tokenizers: list[TextTokenizer]) -> Page:
     troubles: list[str] = []
     browser.on("console", lambda message: troubles.append(message.text))
-    browser.on("request", lambda asked: troubles.append(asked.url) if asked.url != path.as_uri() else None)
+    browser.on(
+        "request", lambda asked: troubles.append(asked.url) if asked.url != path.as_uri() else None
+    )
     write_page(path, Shown(text, "The text given", whole=True), tokenizers)
     browser.goto(path.as_uri())
     assert not troubles
@@ -56,9 +65,13 @@ def test_each_tokenizer_has_its_tokens_in_their_order_with_id_and_bytes(
     for tokenizer, block in zip(tokenizers, page.locator(".text").all(), strict=True):
         titles = [span.get_attribute("title") or "" for span in block.locator("span").all()]
         pieces = tokenizer.pieces(text)
-        assert [title.split(",")[0].split()[1] for title in titles] == [str(piece.id) for piece in pieces]
+        assert [title.split(",")[0].split()[1] for title in titles] == [
+            str(piece.id) for piece in pieces
+        ]
         shown = [title.split(": ")[1].split(",")[0] for title in titles]
-        assert [bytes.fromhex(hexadecimal) for hexadecimal in shown] == [piece.content for piece in pieces]
+        assert [bytes.fromhex(hexadecimal) for hexadecimal in shown] == [
+            piece.content for piece in pieces
+        ]
 
 
 @pytest.mark.parametrize("text", [*HARD[1:], ATTACK], ids=range(len(HARD)))
@@ -81,19 +94,28 @@ def test_tokens_stand_left_to_right_in_reading_order_whatever_their_writing(
     browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer]
 ) -> None:
     page = opened(browser, tmp_path / "page.html", "ab שלום cd مرحبا", [tokenizers[-1]])
-    lefts = [span.evaluate("span => span.getBoundingClientRect().left") for span in page.locator(".text span").all()]
+    lefts = [
+        span.evaluate("span => span.getBoundingClientRect().left")
+        for span in page.locator(".text span").all()
+    ]
     assert lefts == sorted(lefts)
     assert len(set(lefts)) == len(lefts)
 
 
-def test_spaces_and_line_ends_take_room(browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer]) -> None:
+def test_spaces_and_line_ends_take_room(
+    browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer]
+) -> None:
     page = opened(browser, tmp_path / "page.html", "a   b\nc", [tokenizers[-1]])
-    boxes = page.locator(".text span").evaluate_all("all => all.map(s => s.getBoundingClientRect().toJSON())")
+    boxes = page.locator(".text span").evaluate_all(
+        "all => all.map(s => s.getBoundingClientRect().toJSON())"
+    )
     a, *spaces, b, line_end, c = boxes
     assert all(space["width"] == pytest.approx(a["width"], rel=0.05) for space in spaces)
     assert b["top"] == a["top"]
     assert c["top"] > line_end["top"]
-    colours = page.locator(".text span").evaluate_all("all => all.map(s => getComputedStyle(s).backgroundColor)")
+    colours = page.locator(".text span").evaluate_all(
+        "all => all.map(s => getComputedStyle(s).backgroundColor)"
+    )
     assert all(one != other for one, other in pairwise(colours))
 
 
@@ -106,18 +128,28 @@ def test_unknown_tokens_are_counted_and_stand_out(
 
 
 def test_a_comparison_stands_above_the_splittings(
-    browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer], tmp_path_factory: pytest.TempPathFactory
+    browser: Page,
+    tmp_path: Path,
+    tokenizers: list[TextTokenizer],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     home = tmp_path_factory.mktemp("compared")
     ours = made(home, Kind.BYTE_PAIRS, 300)
     path = tmp_path / "new" / "page.html"
-    write_page(path, Shown("abc", "Held-out text", whole=False), [ours], [measure(ours, home, ["the words", "  "])])
+    write_page(
+        path,
+        Shown("abc", "Held-out text", whole=False),
+        [ours],
+        [measure(ours, home, ["the words", "  "])],
+    )
     browser.goto(path.as_uri())
     expect(browser.locator("td").first).to_have_text(ours.name)
     expect(browser.locator("td")).to_have_count(7)
     expect(browser.locator("body")).to_contain_text("2 texts, 11 bytes")
     expect(browser.locator("body")).to_contain_text("its first 3 characters")
-    assert [file.name for file in path.parent.iterdir()] == ["page.html"], "nothing half-written is left"
+    assert [file.name for file in path.parent.iterdir()] == ["page.html"], (
+        "nothing half-written is left"
+    )
 
 
 def test_a_folder_is_no_place_for_a_page(tmp_path: Path) -> None:
@@ -125,7 +157,11 @@ def test_a_folder_is_no_place_for_a_page(tmp_path: Path) -> None:
         write_page(tmp_path, Shown("x", "The text given", whole=True), [])
 
 
-def test_a_full_page_stays_a_file_that_opens(tmp_path: Path, tokenizers: list[TextTokenizer]) -> None:
+def test_a_full_page_stays_a_file_that_opens(
+    tmp_path: Path, tokenizers: list[TextTokenizer]
+) -> None:
     path = tmp_path / "page.html"
-    write_page(path, Shown("é😀" * (MOST_CHARACTERS // 2), "The text given", whole=True), tokenizers)
+    write_page(
+        path, Shown("é😀" * (MOST_CHARACTERS // 2), "The text given", whole=True), tokenizers
+    )
     assert path.stat().st_size < 10_000_000

@@ -54,7 +54,9 @@ def test_files_are_read_in_their_order_and_again(tmp_path: Path) -> None:
     assert list(files) == list(files) == ["one", "two\n", "three"]
 
 
-@pytest.mark.parametrize("place", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 1, 3 * BLOCK_BYTES])
+@pytest.mark.parametrize(
+    "place", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 2 * BLOCK_BYTES + 1, 3 * BLOCK_BYTES]
+)
 def test_what_is_not_utf8_is_named_by_its_byte(tmp_path: Path, place: int) -> None:
     content = b"x" * place + b"\xff" + b"y" * BLOCK_BYTES
     with refused(TextError, field="a.txt", reason="NOT_UTF8") as caught:
@@ -63,7 +65,9 @@ def test_what_is_not_utf8_is_named_by_its_byte(tmp_path: Path, place: int) -> No
 
 
 @pytest.mark.parametrize("before", [b"", b"x" * (BLOCK_BYTES - 1), b"x" * (2 * BLOCK_BYTES - 1)])
-def test_a_character_that_the_file_breaks_off_is_not_lost_in_silence(tmp_path: Path, before: bytes) -> None:
+def test_a_character_that_the_file_breaks_off_is_not_lost_in_silence(
+    tmp_path: Path, before: bytes
+) -> None:
     with refused(TextError, field="a.txt", reason="NOT_UTF8") as caught:
         list(TextFiles([written(tmp_path / "a.txt", before + b"\xf0\x9f")]))
     assert len(before) in numbers(caught.value.text)
@@ -82,7 +86,9 @@ def test_a_character_that_the_file_breaks_off_is_not_lost_in_silence(tmp_path: P
         (rb'{"text": "abc\ud83d"}', "a.jsonl:2:text", "NOT_UTF8", {3}),
     ],
 )
-def test_a_line_without_text_is_named(tmp_path: Path, line: bytes, field: str, reason: str, places: set[int]) -> None:
+def test_a_line_without_text_is_named(
+    tmp_path: Path, line: bytes, field: str, reason: str, places: set[int]
+) -> None:
     file = written(tmp_path / "a.jsonl", b'{"text": "fine"}\n' + line + b"\n")
     with refused(TextError, field=field, reason=reason) as caught:
         list(TextFiles([file]))

@@ -1,4 +1,6 @@
-"""tiktoken's ids are the library's: on every code point, on what hypothesis thinks of, and on what makes tiktoken panic."""
+"""tiktoken's ids are the library's: on every code point, on what hypothesis thinks of, and on what
+makes tiktoken panic.
+"""
 
 import json
 import re
@@ -40,7 +42,9 @@ def pair(request: pytest.FixtureRequest) -> tuple[LibraryTokenizer, BytePairs]:
 
 
 @pytest.mark.parametrize("text", [*HARD, TEXT], ids=range(len(HARD) + 1))
-def test_hard_texts_have_the_librarys_ids_and_come_back(pair: tuple[LibraryTokenizer, BytePairs], text: str) -> None:
+def test_hard_texts_have_the_librarys_ids_and_come_back(
+    pair: tuple[LibraryTokenizer, BytePairs], text: str
+) -> None:
     library, ours = pair
     ids = ours.encode(text)
     assert ids == library.encode(text)
@@ -56,14 +60,18 @@ def test_any_text_has_the_librarys_ids_and_comes_back(text: str) -> None:
         assert ours.decode(ids) == text
 
 
-def test_every_code_point_is_cut_alike_by_both_engines(pair: tuple[LibraryTokenizer, BytePairs]) -> None:
+def test_every_code_point_is_cut_alike_by_both_engines(
+    pair: tuple[LibraryTokenizer, BytePairs],
+) -> None:
     library, ours = pair
     for start in range(0, len(CODE_POINTS), 10_000):
         text = "".join(f"{c}1 {c}'{c}\n" for c in map(chr, CODE_POINTS[start : start + 10_000]))
         assert ours.encode(text) == library.encode(text), f"from U+{CODE_POINTS[start]:04X}"
 
 
-def test_a_run_of_white_space_that_makes_tiktoken_panic_is_encoded(pair: tuple[LibraryTokenizer, BytePairs]) -> None:
+def test_a_run_of_white_space_that_makes_tiktoken_panic_is_encoded(
+    pair: tuple[LibraryTokenizer, BytePairs],
+) -> None:
     _, ours = pair
     text = f"x{' ' * 1_100_000}x"
     ids = ours.encode(text)
@@ -79,7 +87,9 @@ def test_many_texts_at_once_have_the_ids_of_each(
     assert [tokenizer.encode_all(texts) for tokenizer in pair] == [wanted, wanted]
 
 
-def test_a_control_token_that_is_spelled_out_is_text(pair: tuple[LibraryTokenizer, BytePairs]) -> None:
+def test_a_control_token_that_is_spelled_out_is_text(
+    pair: tuple[LibraryTokenizer, BytePairs],
+) -> None:
     for token in CONTROL:
         for tokenizer in pair:
             ids = tokenizer.encode(f"a{token}b")
@@ -92,7 +102,9 @@ def test_control_ids_decode_to_their_tokens(pair: tuple[LibraryTokenizer, BytePa
         assert tokenizer.decode(range(len(CONTROL))) == "".join(CONTROL)
 
 
-def test_half_a_character_decodes_to_a_replacement_and_no_error(pair: tuple[LibraryTokenizer, BytePairs]) -> None:
+def test_half_a_character_decodes_to_a_replacement_and_no_error(
+    pair: tuple[LibraryTokenizer, BytePairs],
+) -> None:
     _, ours = pair
     assert ours.decode(ours.encode("😀")[:1]) == "\ufffd"
 
@@ -107,7 +119,14 @@ def changed(path: str, value: object) -> dict[str, Any]:
     return spec
 
 
-SPACES = {"id": 6, "content": "Ġ", "special": False, "single_word": False, "lstrip": False, "rstrip": False}
+SPACES = {
+    "id": 6,
+    "content": "Ġ",
+    "special": False,
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+}
 SWAPPED = spec_of(SPLITS[Split.GPT4])["model"]["merges"][::-1]
 
 
@@ -118,7 +137,15 @@ SWAPPED = spec_of(SPLITS[Split.GPT4])["model"]["merges"][::-1]
         ("model.byte_fallback", True),
         ("model.end_of_word_suffix", "</w>"),
         ("normalizer", {"type": "NFC"}),
-        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}),
+        (
+            "pre_tokenizer",
+            {
+                "type": "ByteLevel",
+                "add_prefix_space": True,
+                "trim_offsets": True,
+                "use_regex": True,
+            },
+        ),
         ("added_tokens", [SPACES | {"normalized": False}]),
         ("model.merges", SWAPPED),
     ],
@@ -133,7 +160,11 @@ def test_what_tiktoken_would_read_otherwise_is_named(path: str, value: object) -
 
 def test_a_token_that_the_merges_never_reach_is_a_hindrance() -> None:
     """Merges ab, bc, a+bc: "abc" is ab+c to the library and one token to tiktoken."""
-    vocab = {letter: number for number, letter in enumerate(bytes_by_letter())} | {"ab": 256, "bc": 257, "abc": 258}
+    vocab = {letter: number for number, letter in enumerate(bytes_by_letter())} | {
+        "ab": 256,
+        "bc": 257,
+        "abc": 258,
+    }
     spec = spec_of(SPLITS[Split.GPT4])
     spec["added_tokens"] = []
     spec["model"] |= {"vocab": vocab, "merges": [["a", "b"], ["b", "c"], ["a", "bc"]]}

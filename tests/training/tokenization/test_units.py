@@ -1,4 +1,6 @@
-"""Words and characters: the most frequent have ids, all others are one unknown token that is counted."""
+"""Words and characters: the most frequent have ids, all others are one unknown token that is
+counted.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

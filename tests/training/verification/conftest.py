@@ -1,4 +1,6 @@
-"""The real sandbox and real workers. Where the sandbox cannot run, what needs it fails with the reason; nothing is skipped."""
+"""The real sandbox and real workers. Where the sandbox cannot run, what needs it fails with the
+reason; nothing is skipped.
+"""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,8 @@
-"""Attempts to get out of the sandbox. Each returns evidence of success; None, or an error, means that it was held.
+"""Attempts to get out of the sandbox. Each returns evidence of success; None, or an error, means
+that it was held.
 
-They run in the sandbox and nowhere else. `@NAME@` is filled in by the test: an address or a path that exists outside.
+They run in the sandbox and nowhere else. `@NAME@` is filled in by the test: an address or a path
+that exists outside.
 """
 
 SYSTEM_CALL = """
@@ -246,14 +248,17 @@ PROBES = {
     "shares memory by System V": asks("29, 194, 0, 4096, 0o1600"),
 }
 
-# The same tests of success, on what the sandbox does allow: so that a probe that reports nothing is known to look.
+# The same tests of success, on what the sandbox does allow: so that a probe that reports nothing is
+# known to look.
 CONTROLS = {
     "reading": read("/tmp/candidate.py"),
     "listing": read("/tmp"),
     "writing": write("/tmp/left"),
     "asking the kernel": asks("39, 172"),
     "forking a little": PROBES["forks without end"].replace("< 200", "< 3").replace("> 32", "> 2"),
-    "a few threads": PROBES["starts threads without end"].replace("< 200", "< 3").replace("> 32", "> 2"),
+    "a few threads": PROBES["starts threads without end"]
+    .replace("< 200", "< 3")
+    .replace("> 32", "> 2"),
     "a little memory": "\n    return len(bytearray(2**20))\n",
     "memory of a few processes": PROBES["takes 1 GiB in many processes"]
     .replace("range(8)", "range(2)")

@@ -1,4 +1,6 @@
-"""Goal S4: none of the attempts gets out. Each would report what it found; the controls show that it would."""
+"""Goal S4: none of the attempts gets out. Each would report what it found; the controls show that
+it would.
+"""
 
 import json
 import os
@@ -60,7 +62,9 @@ def test_the_sandbox_holds_what(
     probe: str, sandbox: Sandbox, outside: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if probe in NEED_CONTROL_GROUPS and sandbox.groups is None:
-        pytest.skip("no control groups for this user: limits hold for each process, and not for a run as a whole")
+        pytest.skip(
+            "no control groups for this user: limits hold for each process, and not for a run as a whole"
+        )
     monkeypatch.setenv("A_SECRET", "of the trainer")
     body = PROBES[probe]
     for name, value in outside.items():
@@ -106,9 +110,7 @@ def test_a_sleep_without_end_is_ended_by_the_wall_clock(sandbox: Sandbox) -> Non
 
 
 def test_a_flood_is_read_to_the_limit_and_no_further(sandbox: Sandbox) -> None:
-    code = (
-        "import os\nwhile True:\n  for d in range(3, 9):\n    try: os.write(d, b'x' * 65536)\n    except OSError: pass"
-    )
+    code = "import os\nwhile True:\n  for d in range(3, 9):\n    try: os.write(d, b'x' * 65536)\n    except OSError: pass"
     run = sandbox.run({"code": code, "function": "probe", "calls": [[]]})
     assert run.ended is Ended.FLOODED
     assert len(run.output) == sandbox.limits.output_bytes
@@ -139,7 +141,9 @@ def marked(mark: str) -> list[str]:
     return found
 
 
-def test_a_process_that_detached_itself_is_seen_while_it_runs_and_gone_afterwards(sandbox: Sandbox) -> None:
+def test_a_process_that_detached_itself_is_seen_while_it_runs_and_gone_afterwards(
+    sandbox: Sandbox,
+) -> None:
     mark, seen = str(uuid.uuid4()), threading.Event()
     code = DAEMON.replace("@MARK@", mark).replace("@SECONDS@", "8")
 
@@ -164,7 +168,11 @@ def test_a_run_that_is_over_time_leaves_no_process_and_no_control_group(sandbox:
     run = limited(sandbox, wall_seconds=4.0).run({"code": code, "function": "probe", "calls": [[]]})
     assert run.ended is Ended.OUT_OF_TIME
     assert not marked(mark)
-    assert not [group for parent in (sandbox.groups.parents if sandbox.groups else ()) for group in own_groups(parent)]
+    assert not [
+        group
+        for parent in (sandbox.groups.parents if sandbox.groups else ())
+        for group in own_groups(parent)
+    ]
 
 
 def own_groups(parent: Path) -> list[Path]:

@@ -1,4 +1,6 @@
-"""Goal S4: no trick earns a reward that the code did not earn. The honest solution of the same item does."""
+"""Goal S4: no trick earns a reward that the code did not earn. The honest solution of the same item
+does.
+"""
 
 import json
 
@@ -93,7 +95,8 @@ PROGRAM_FAKES = {
     "exits with success": "import sys\nsys.exit(0)",
     "prints every answer": "print('one')\nprint('two')",
     "prints the answer and fails": HONEST_PROGRAM + "\nraise SystemExit(3)",
-    "writes the next output": HONEST_PROGRAM.replace("two", "three") + "\nopen('/tmp/output', 'a').write('two')",
+    "writes the next output": HONEST_PROGRAM.replace("two", "three")
+    + "\nopen('/tmp/output', 'a').write('two')",
     "leads the output elsewhere": "import os\nos.remove('/tmp/output')\nos.symlink('/dev/zero', '/tmp/output')\nprint(input())",
     "reads for the answers": (
         "import os\nfor folder, _, names in os.walk('/tmp'):\n"
@@ -117,7 +120,10 @@ def test_a_program_earns_nothing_that(fake: str, sandbox: Sandbox) -> None:
 
 
 def test_the_honest_function_and_the_honest_program_are_right(sandbox: Sandbox) -> None:
-    assert judge_code(CHECK, f"Here it is:\n```python\n{HONEST}\n```\nDone.", sandbox).outcome is Outcome.RIGHT
+    assert (
+        judge_code(CHECK, f"Here it is:\n```python\n{HONEST}\n```\nDone.", sandbox).outcome
+        is Outcome.RIGHT
+    )
     assert judge_code(PROGRAM, f"```\n{HONEST_PROGRAM}\n```", sandbox).outcome is Outcome.RIGHT
 
 

@@ -1,4 +1,6 @@
-"""The final answer is found in free text and compared as mathematics, in a process that is killed if that never ends."""
+"""The final answer is found in free text and compared as mathematics, in a process that is killed
+if that never ends.
+"""
 
 import pytest
 
@@ -98,9 +100,15 @@ LONG = ("the same in plain writing", "a power to expand", "deep nesting", "a fac
 
 
 @pytest.mark.parametrize(
-    "text", [pytest.param(HOSTILE[name], id=name, marks=pytest.mark.long if name in LONG else ()) for name in HOSTILE]
+    "text",
+    [
+        pytest.param(HOSTILE[name], id=name, marks=pytest.mark.long if name in LONG else ())
+        for name in HOSTILE
+    ],
 )
-def test_a_hostile_answer_is_a_verdict_and_the_next_one_is_judged(text: str, workers: Workers) -> None:
+def test_a_hostile_answer_is_a_verdict_and_the_next_one_is_judged(
+    text: str, workers: Workers
+) -> None:
     assert workers.judge(Mathematics("x^2"), text).outcome in (
         Outcome.WRONG,
         Outcome.UNPARSABLE,

@@ -1,4 +1,6 @@
-"""Answers in English number words are judged like those in digits, and words that only look like numbers are no answers."""
+"""Answers in English number words are judged like those in digits, and words that only look like
+numbers are no answers.
+"""
 
 import pytest
 
@@ -73,7 +75,8 @@ def test_numbers_in_words_become_digits_and_pronouns_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["nine million " * 1_500, "one point " + "one " * 5_000, "minus " * 3_000, "and a " * 3_000]
+    "text",
+    ["nine million " * 1_500, "one point " + "one " * 5_000, "minus " * 3_000, "and a " * 3_000],
 )
 def test_a_hostile_text_has_a_last_number_or_none(text: str) -> None:
     assert last_number(text) in ("9000000", "1", None)

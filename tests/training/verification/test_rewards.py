@@ -1,4 +1,6 @@
-"""From answers to rewards, in their order, with every outcome counted and no failure passed off as a 0."""
+"""From answers to rewards, in their order, with every outcome counted and no failure passed off as
+a 0.
+"""
 
 import re
 import tempfile
@@ -76,7 +78,9 @@ def test_it_is_what_the_loop_of_ppo_and_grpo_takes() -> None:
     mask_BR = torch.tensor([[1, 0], [1, 1]])
     empty_B1 = torch.zeros(2, 1, dtype=torch.long)
     ended_B = torch.ones(2).bool()
-    rollout = Rollout(empty_B1, empty_B1, ids_BR, mask_BR, torch.zeros(2, 2), ended_B, "", tasks=(task, task))
+    rollout = Rollout(
+        empty_B1, empty_B1, ids_BR, mask_BR, torch.zeros(2, 2), ended_B, "", tasks=(task, task)
+    )
     assert score_by_verifier(verify, lambda ids: "".join(map(chr, ids)))(rollout).tolist() == [1, 1]
 
 
@@ -93,7 +97,12 @@ def test_what_is_held_out_verifies_no_training() -> None:
 
 
 def test_every_outcome_is_counted_once() -> None:
-    outcomes = {"a": Outcome.RIGHT, "b": Outcome.OUT_OF_TIME, "c": Outcome.UNPARSABLE, "d": Outcome.WRONG}
+    outcomes = {
+        "a": Outcome.RIGHT,
+        "b": Outcome.OUT_OF_TIME,
+        "c": Outcome.UNPARSABLE,
+        "d": Outcome.WRONG,
+    }
     verify, task = verifier(lambda text: outcomes[text])
     assert verify(answers(task, "a", "b", "c", "d")) == [1, 0, 0, 0]
     figures = verify.take_figures()
@@ -141,7 +150,9 @@ def test_code_without_a_sandbox_is_an_error_and_never_a_reward() -> None:
         (Ended.FLOODED, b'{"value": 1}\n', Outcome.WRONG),
     ],
 )
-def test_what_comes_out_of_the_sandbox_is_judged_outside(ended: Ended, output: bytes, outcome: Outcome) -> None:
+def test_what_comes_out_of_the_sandbox_is_judged_outside(
+    ended: Ended, output: bytes, outcome: Outcome
+) -> None:
     scorer = Scorer(Workers(1, WorkerLimits()), Runs(Run(ended, output, 0.1)))
     assert scorer.score(CODE, "def f(): return 1").outcome is outcome
     assert scorer.score(CODE, " ").outcome is Outcome.UNPARSABLE

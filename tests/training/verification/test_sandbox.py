@@ -1,4 +1,6 @@
-"""Where the sandbox cannot be had it says so and runs nothing; where it can, it runs for root and for anybody."""
+"""Where the sandbox cannot be had it says so and runs nothing; where it can, it runs for root and
+for anybody.
+"""
 
 import os
 import shutil
@@ -12,7 +14,11 @@ import pytest
 
 from tests.support.errors import refused
 from training.verification.sandbox import control_groups
-from training.verification.sandbox.bubblewrap import NOBODY, PROGRAM_VARIABLE, SandboxUnavailableError
+from training.verification.sandbox.bubblewrap import (
+    NOBODY,
+    PROGRAM_VARIABLE,
+    SandboxUnavailableError,
+)
 from training.verification.sandbox.control_groups import ControlGroups
 from training.verification.sandbox.inside import plain
 from training.verification.sandbox.runs import Sandbox, open_sandbox
@@ -32,15 +38,25 @@ def open_to_all() -> Iterator[Path]:
 def test_without_bubblewrap_code_is_refused_and_it_is_said_how_to_get_it(tmp_path: Path) -> None:
     with refused(SandboxUnavailableError, field="bwrap", reason="MISSING") as caught:
         open_sandbox({"PATH": str(tmp_path)})
-    for command in ("apt-get install bubblewrap", "python -m infra.servers install", PROGRAM_VARIABLE):
+    for command in (
+        "apt-get install bubblewrap",
+        "python -m infra.servers install",
+        PROGRAM_VARIABLE,
+    ):
         assert command in caught.value.text
 
 
-def test_a_bubblewrap_that_may_not_make_namespaces_is_refused_with_what_it_needs(tmp_path: Path) -> None:
+def test_a_bubblewrap_that_may_not_make_namespaces_is_refused_with_what_it_needs(
+    tmp_path: Path,
+) -> None:
     program = tmp_path / "bwrap"
-    program.write_text("#!/bin/sh\necho 'bwrap: Creating new namespace failed: Operation not permitted' >&2\nexit 1\n")
+    program.write_text(
+        "#!/bin/sh\necho 'bwrap: Creating new namespace failed: Operation not permitted' >&2\nexit 1\n"
+    )
     program.chmod(0o755)
-    with refused(SandboxUnavailableError, field="namespaces", reason="SANDBOX_UNAVAILABLE") as caught:
+    with refused(
+        SandboxUnavailableError, field="namespaces", reason="SANDBOX_UNAVAILABLE"
+    ) as caught:
         open_sandbox({PROGRAM_VARIABLE: str(program)})
     for needed in ("CAP_SYS_ADMIN", "user.max_user_namespaces"):
         assert needed in caught.value.text
@@ -55,7 +71,9 @@ def test_a_bubblewrap_that_isolates_nothing_and_stays_root_is_refused(tmp_path: 
 
 
 def test_a_processor_without_a_filter_is_refused() -> None:
-    with refused(UnknownArchitectureError, field="riscv64", reason="UNSUPPORTED", limit="x86_64, aarch64"):
+    with refused(
+        UnknownArchitectureError, field="riscv64", reason="UNSUPPORTED", limit="x86_64, aarch64"
+    ):
         build_filter("riscv64")
 
 
@@ -64,7 +82,10 @@ def test_the_filter_of_every_processor_jumps_inside_itself() -> None:
         rules = build_filter(machine)
         program = [rules[place : place + 8] for place in range(0, len(rules), 8)]
         for number, instruction in enumerate(program):
-            assert number + 1 + max(instruction[2], instruction[3]) < len(program) or instruction[0] == 6
+            assert (
+                number + 1 + max(instruction[2], instruction[3]) < len(program)
+                or instruction[0] == 6
+            )
 
 
 ANYBODY = '''
@@ -92,7 +113,9 @@ def probe():
 '''
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="not root: then all other tests of the sandbox are this test")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="not root: then all other tests of the sandbox are this test"
+)
 def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
     bubblewrap: dict[str, str], open_to_all: Path
 ) -> None:
@@ -100,13 +123,24 @@ def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
     program = open_to_all / "bwrap"
     shutil.copy(bubblewrap[PROGRAM_VARIABLE], program)
     copied = open_to_all / "code"
-    for file in (ROOT / "training" / "refusals.py", *(ROOT / "training" / "verification").rglob("*.py")):
+    for file in (
+        ROOT / "training" / "refusals.py",
+        *(ROOT / "training" / "verification").rglob("*.py"),
+    ):
         place = copied / file.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)
     (copied / "training" / "__init__.py").touch()
     done = subprocess.run(
-        ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "/usr/bin/python3", "-c", ANYBODY],
+        [
+            "setpriv",
+            f"--reuid={NOBODY}",
+            f"--regid={NOBODY}",
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-c",
+            ANYBODY,
+        ],
         cwd=copied,
         env={**bubblewrap, PROGRAM_VARIABLE: str(program), "PYTHONPATH": str(copied)},
         capture_output=True,
@@ -124,7 +158,9 @@ def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
 
 
 def test_groups_of_version_2_take_the_limits_that_they_know_and_are_removed(tmp_path: Path) -> None:
-    groups = ControlGroups((tmp_path,), {"memory.max": 7, "pids.max": 3, "memory.limit_in_bytes": 9})
+    groups = ControlGroups(
+        (tmp_path,), {"memory.max": 7, "pids.max": 3, "memory.limit_in_bytes": 9}
+    )
     made = Kernel(tmp_path, ("memory.max", "pids.max", "cgroup.procs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "mkdir", lambda group: made.mkdir(group))
@@ -137,7 +173,9 @@ def test_groups_of_version_2_take_the_limits_that_they_know_and_are_removed(tmp_
     assert made.removed == [group]
 
 
-def test_where_no_groups_can_be_made_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_groups_can_be_made_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(control_groups, "MOUNT", tmp_path / "nothing")
     assert control_groups.find_control_groups(2**20, 8) is None
 
@@ -167,6 +205,8 @@ def test_only_what_json_knows_comes_out() -> None:
 
 def test_a_run_is_the_same_every_time(sandbox: Sandbox) -> None:
     code = "def probe(): return [list({'a', 'b', 'c', 'd'}), hash('x')]"
-    outputs = {sandbox.run({"code": code, "function": "probe", "calls": [[]]}).output for _ in range(3)}
+    outputs = {
+        sandbox.run({"code": code, "function": "probe", "calls": [[]]}).output for _ in range(3)
+    }
     assert len(outputs) == 1
     assert sys.hash_info.width == 64

@@ -1,4 +1,6 @@
-"""Items: the same from the same seed, right for their own answers, on one side of the split, and whole in their file."""
+"""Items: the same from the same seed, right for their own answers, on one side of the split, and
+whole in their file.
+"""
 
 import gzip
 import inspect
@@ -12,7 +14,16 @@ from tests.support.errors import refused
 from training.__main__ import main
 from training.data.examples import ExampleError, read_prompts
 from training.refusals import ConfigError
-from training.verification.checks import Calls, CheckError, Choice, Gym, Mathematics, Programs, from_mapping, to_mapping
+from training.verification.checks import (
+    Calls,
+    CheckError,
+    Choice,
+    Gym,
+    Mathematics,
+    Programs,
+    from_mapping,
+    to_mapping,
+)
 from training.verification.items import Item, Split, items_of, split_of, training_items, write_items
 from training.verification.sandbox.runs import Sandbox
 from training.verification.scorer import Scorer
@@ -23,12 +34,16 @@ from training.verification.workers import WorkerLimits, Workers
 
 
 @pytest.mark.parametrize("name", gym.GENERATORS)
-def test_the_answer_of_every_generator_is_right_and_another_is_not(name: str, workers: Workers) -> None:
+def test_the_answer_of_every_generator_is_right_and_another_is_not(
+    name: str, workers: Workers
+) -> None:
     items = make_items(Order(name, 4, seed=5))
     assert len({item.prompt for item in items}) == 4
     for item in items:
         expected = item.check.expected if isinstance(item.check, Mathematics) else answer_of(item)
-        assert workers.judge(item.check, f"I thought.\nAnswer: {expected}").outcome is Outcome.RIGHT, expected
+        assert (
+            workers.judge(item.check, f"I thought.\nAnswer: {expected}").outcome is Outcome.RIGHT
+        ), expected
         other = workers.judge(item.check, "Answer: nothing of the kind")
         assert other.outcome in (Outcome.WRONG, Outcome.UNPARSABLE), other
         assert expected not in ("", None)
@@ -44,7 +59,9 @@ def test_no_generator_that_is_asked_runs_an_answer_as_code() -> None:
     for name in gym.GENERATORS:
         scorer = inspect.getsource(factory.DATASETS[name][0].score_answer)
         assert not re.search(r"\b(eval|exec|parse_expr|sympify|literal_eval)\(", scorer), name
-    with refused(ConfigError, field="generator", reason="UNKNOWN", limit=", ".join(gym.GENERATORS)) as caught:
+    with refused(
+        ConfigError, field="generator", reason="UNKNOWN", limit=", ".join(gym.GENERATORS)
+    ) as caught:
         gym.generator("n_queens", 1, 0, None)
     assert "n_queens" in caught.value.text
 
@@ -52,11 +69,16 @@ def test_no_generator_that_is_asked_runs_an_answer_as_code() -> None:
 def test_a_text_that_only_contains_the_answer_earns_nothing(workers: Workers) -> None:
     item = make_items(Order("spell_backward", 1, seed=3))[0]
     hedged = f"Answer: {answer_of(item)} or {answer_of(item)[::-1]}"
-    assert gym.opened("spell_backward").score_answer(answer_of(item), json.loads(item.check.entry)) == 1  # type: ignore[union-attr]
+    assert (
+        gym.opened("spell_backward").score_answer(answer_of(item), json.loads(item.check.entry))
+        == 1
+    )  # type: ignore[union-attr]
     assert workers.judge(item.check, hedged).outcome is Outcome.WRONG  # type: ignore[arg-type]
 
 
-def test_a_library_that_takes_longer_to_load_than_an_answer_may_take_is_loaded_all_the_same() -> None:
+def test_a_library_that_takes_longer_to_load_than_an_answer_may_take_is_loaded_all_the_same() -> (
+    None
+):
     item = make_items(Order("spell_backward", 1, seed=3))[0]
     with Workers(1, WorkerLimits(processor_seconds=1, wall_seconds=120.0)) as workers:
         assert workers.judge(Choice("A", 4), "A").outcome is Outcome.RIGHT
@@ -77,7 +99,9 @@ def test_levels_grow_and_those_that_are_not_there_are_refused() -> None:
 
 
 @pytest.mark.parametrize("task", [FUNCTIONS, PROGRAMS])
-def test_code_that_does_as_it_is_told_is_right(task: str, sandbox: Sandbox, workers: Workers) -> None:
+def test_code_that_does_as_it_is_told_is_right(
+    task: str, sandbox: Sandbox, workers: Workers
+) -> None:
     item = next(
         item
         for item in make_items(Order(task, 400, seed=2))
@@ -90,7 +114,10 @@ def test_code_that_does_as_it_is_told_is_right(task: str, sandbox: Sandbox, work
     }[task]
     verifier = Scorer(workers, sandbox)
     assert verifier.score(item, f"```python\n{right}\n```").outcome is Outcome.RIGHT
-    assert verifier.score(item, f"```python\n{right.replace('+ 3', '+ 4')}\n```").outcome is Outcome.WRONG
+    assert (
+        verifier.score(item, f"```python\n{right.replace('+ 3', '+ 4')}\n```").outcome
+        is Outcome.WRONG
+    )
 
 
 def test_expected_values_are_not_all_the_same_so_that_a_constant_is_never_right() -> None:
@@ -108,8 +135,12 @@ def test_items_are_the_same_from_the_same_seed_and_others_from_another() -> None
 
 
 def test_held_out_prompts_are_held_out_in_every_file_by_every_seed() -> None:
-    train = [item.prompt for seed in range(3) for item in make_items(Order(FUNCTIONS, 100, seed=seed))]
-    held_out = [item.prompt for item in make_items(Order(FUNCTIONS, 30, seed=9, split=Split.HELD_OUT))]
+    train = [
+        item.prompt for seed in range(3) for item in make_items(Order(FUNCTIONS, 100, seed=seed))
+    ]
+    held_out = [
+        item.prompt for item in make_items(Order(FUNCTIONS, 30, seed=9, split=Split.HELD_OUT))
+    ]
     assert set(train).isdisjoint(held_out)
     share = sum(split_of(f"prompt {number}") is Split.HELD_OUT for number in range(2_000)) / 2_000
     assert 0.07 < share < 0.13
@@ -126,7 +157,9 @@ def test_a_file_of_items_is_read_as_prompts_and_as_the_same_items(tmp_path: Path
 
 
 def test_what_is_held_out_is_refused_where_it_would_train(tmp_path: Path) -> None:
-    write_items(make_items(Order(FUNCTIONS, 2, seed=1, split=Split.HELD_OUT)), tmp_path / "items.jsonl")
+    write_items(
+        make_items(Order(FUNCTIONS, 2, seed=1, split=Split.HELD_OUT)), tmp_path / "items.jsonl"
+    )
     prompts = read_prompts(tmp_path / "items.jsonl")
     assert len(items_of(prompts)) == 2
     with refused(ExampleError, field="prompts.1", reason="CONFLICT") as caught:
@@ -146,14 +179,22 @@ def task(**fields: object) -> dict[str, object]:
         ({"task": "{}"}, "prompts.1.task.check", "MISSING"),
         (task(check={"kind": "guess"}), "prompts.1.task.check.kind", "UNKNOWN"),
         (task(check={"kind": "choice", "letter": "B"}), "prompts.1.task.check", "MISMATCH"),
-        (task(check={"kind": "choice", "letter": "B", "letters": 0}), "prompts.1.task.check.letters", "WRONG_TYPE"),
+        (
+            task(check={"kind": "choice", "letter": "B", "letters": 0}),
+            "prompts.1.task.check.letters",
+            "WRONG_TYPE",
+        ),
         (
             task(check={"kind": "calls", "function": "f", "arguments": ["[1]"], "expected": []}),
             "prompts.1.task.check.expected",
             "MISMATCH",
         ),
         (task(check={"kind": "mathematics", "expected": "2"}), "prompts.1.task.id", "MISMATCH"),
-        (task(level="x", check={"kind": "mathematics", "expected": "2"}), "prompts.1.task.level", "WRONG_TYPE"),
+        (
+            task(level="x", check={"kind": "mathematics", "expected": "2"}),
+            "prompts.1.task.level",
+            "WRONG_TYPE",
+        ),
         ({"messages": [{"role": "user", "content": "changed"}]}, "prompts.1.task.id", "MISMATCH"),
     ],
 )
@@ -168,7 +209,9 @@ def test_a_bad_line_is_an_error_that_names_the_field(
 
 
 def test_prompts_without_a_task_are_prompts_as_before_and_no_items(tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "hello"}]}))
+    (tmp_path / "p.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "hello"}]})
+    )
     prompts = read_prompts(tmp_path / "p.jsonl")
     assert prompts[0].task == ""
     with refused(ExampleError, field="prompts.1.task", reason="MISSING"):
@@ -176,7 +219,13 @@ def test_prompts_without_a_task_are_prompts_as_before_and_no_items(tmp_path: Pat
 
 
 def test_every_kind_of_check_survives_its_file() -> None:
-    kinds = [Mathematics("1"), Choice("A", 4), Gym("gcd", "{}"), Calls("f", ("[1]",), ("2",)), Programs(("1",), ("",))]
+    kinds = [
+        Mathematics("1"),
+        Choice("A", 4),
+        Gym("gcd", "{}"),
+        Calls("f", ("[1]",), ("2",)),
+        Programs(("1",), ("",)),
+    ]
     for check in kinds:
         assert from_mapping(json.loads(json.dumps(to_mapping(check)))) == check
     with refused(CheckError, field="check", reason="MALFORMED"):
@@ -185,7 +234,13 @@ def test_every_kind_of_check_survives_its_file() -> None:
 
 def test_choices_are_read_from_train_splits_alone_and_shuffled(tmp_path: Path) -> None:
     rows = [
-        {"doc": {"query": f"Question: What is {n}?\nAnswer:", "choices": [f"{n}", "no", "never"], "gold": 0}}
+        {
+            "doc": {
+                "query": f"Question: What is {n}?\nAnswer:",
+                "choices": [f"{n}", "no", "never"],
+                "gold": 0,
+            }
+        }
         for n in range(40)
     ]
     path = tmp_path / choices.REQUESTS.format(name="csqa")
@@ -207,9 +262,23 @@ def test_choices_are_read_from_train_splits_alone_and_shuffled(tmp_path: Path) -
         make_items(Order("csqa", 1, seed=1))
 
 
-def test_the_command_writes_what_a_stage_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_what_a_stage_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "items.jsonl"
-    written = ["tasks", "write", PROGRAMS, "--items", "3", "--seed", "7", "--level", "1", "--output", str(file)]
+    written = [
+        "tasks",
+        "write",
+        PROGRAMS,
+        "--items",
+        "3",
+        "--seed",
+        "7",
+        "--level",
+        "1",
+        "--output",
+        str(file),
+    ]
     assert main(written) == 0
     assert len(training_items(read_prompts(file))) == 3
     assert main(["tasks", "list"]) == 0

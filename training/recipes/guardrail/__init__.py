@@ -1,1 +1,3 @@
-"""The recipe of the guardrail's classifier: where its texts come from, how it is fitted, what it is worth."""
+"""The recipe of the guardrail's classifier: where its texts come from, how it is fitted, what it is
+worth.
+"""

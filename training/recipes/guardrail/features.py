@@ -1,4 +1,5 @@
-"""Texts as rows of hashed features: the same plain form and the same buckets as services/guardrail uses.
+"""Texts as rows of hashed features: the same plain form and the same buckets as services/guardrail
+uses.
 
 Training may not import a service, so this is a twin; a test holds both equal on any text.
 """
@@ -18,7 +19,13 @@ WORD = re.compile(r"\w+|[?!]")
 MULTIPLIER = np.uint32(0x9E3779B1)
 PAIR_MULTIPLIER = np.uint32(0x85EBCA6B)
 
-FOLDED_BLOCKS = ((0xA0, 0x3400), (0xFB00, 0x10000), (0x1D400, 0x1D800), (0x1F100, 0x1F200), (0xE0000, 0xE0080))
+FOLDED_BLOCKS = (
+    (0xA0, 0x3400),
+    (0xFB00, 0x10000),
+    (0x1D400, 0x1D800),
+    (0x1F100, 0x1F200),
+    (0xE0000, 0xE0080),
+)
 LOOKALIKES = (
     "авсеіјкмнорԛѕтухԝһԁɡαβγεικνορτυχωɑıӏ‐‑‒–—−’‘“”АВСЕІЈКМНОРЅТУХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "abceijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABCEIJKMHOPSTYXABEZHIKMNOPTYX",
@@ -28,16 +35,28 @@ SPACE = re.compile(r"\s+")
 
 def _fold(code: int) -> str | None:
     character = chr(code)
-    if unicodedata.category(character) in ("Cf", "Mn", "Me") or character in "\u3164\uffa0\u115f\u1160":
+    if (
+        unicodedata.category(character) in ("Cf", "Mn", "Me")
+        or character in "\u3164\uffa0\u115f\u1160"
+    ):
         return None
     if (digit := unicodedata.digit(character, None)) is not None:
         return str(digit)
     base = unicodedata.normalize("NFKD", character)
-    return base[0] if base[0].isascii() and all(unicodedata.combining(mark) for mark in base[1:]) else character
+    return (
+        base[0]
+        if base[0].isascii() and all(unicodedata.combining(mark) for mark in base[1:])
+        else character
+    )
 
 
 FOLDS: dict[int, str | None] = {
-    **{code: _fold(code) for first, end in FOLDED_BLOCKS for code in range(first, end) if _fold(code) != chr(code)},
+    **{
+        code: _fold(code)
+        for first, end in FOLDED_BLOCKS
+        for code in range(first, end)
+        if _fold(code) != chr(code)
+    },
     **{ord(odd): plain for odd, plain in zip(*LOOKALIKES, strict=True)},
 }
 
@@ -69,4 +88,7 @@ def rows(texts: Sequence[str]) -> Any:
     sizes = np.array([len(one) for one in buckets])
     values = np.repeat(1.0 / np.sqrt(np.maximum(sizes, 1)), sizes)
     ends = np.concatenate([[0], np.cumsum(sizes)])
-    return csr_matrix((values, np.concatenate(buckets).astype(np.int32), ends), shape=(len(texts), 1 << BUCKET_BITS))
+    return csr_matrix(
+        (values, np.concatenate(buckets).astype(np.int32), ends),
+        shape=(len(texts), 1 << BUCKET_BITS),
+    )

@@ -1,4 +1,6 @@
-"""Fits one logistic regression a head and rounds it to eight bits: 256 KB for both, the same bytes on every run."""
+"""Fits one logistic regression a head and rounds it to eight bits: 256 KB for both, the same bytes
+on every run.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +15,8 @@ from training.recipes.guardrail.features import plain, rows
 
 HEADS = ("harmful_intent", "injection")
 WEIGHTS_NAME = "classifier.npz"
-# A long text is read whole and in windows, and its highest score counts: one sentence among a thousand is not drowned.
+# A long text is read whole and in windows, and its highest score counts: one sentence among a
+# thousand is not drowned.
 WINDOW_CHARACTERS = 600
 
 
@@ -29,13 +32,17 @@ class Classifier:
     def logits(self, texts: Sequence[str]) -> Any:
         """[T, H], before the logistic function: the highest over the whole text and its windows."""
         parts = [windows(text) for text in texts]
-        logits = rows([part for text in parts for part in text]) @ (self.weights.T * self.scale.astype(np.float64))
+        logits = rows([part for text in parts for part in text]) @ (
+            self.weights.T * self.scale.astype(np.float64)
+        )
         starts = np.cumsum([0, *(len(text) for text in parts[:-1])])
         return np.maximum.reduceat(logits + self.bias, starts, axis=0)
 
     def with_thresholds(self, thresholds: Sequence[float]) -> "Classifier":
         """The same heads with other thresholds."""
-        return Classifier(self.weights, self.scale, self.bias, np.array(thresholds, dtype=np.float32))
+        return Classifier(
+            self.weights, self.scale, self.bias, np.array(thresholds, dtype=np.float32)
+        )
 
 
 def windows(text: str) -> list[str]:
@@ -46,7 +53,10 @@ def windows(text: str) -> list[str]:
     step = WINDOW_CHARACTERS // 2
     return [
         plain_text,
-        *(plain_text[start : start + WINDOW_CHARACTERS] for start in range(0, len(plain_text) - step, step)),
+        *(
+            plain_text[start : start + WINDOW_CHARACTERS]
+            for start in range(0, len(plain_text) - step, step)
+        ),
     ]
 
 
@@ -58,7 +68,9 @@ def fit(texts: Texts, strength: float) -> Classifier:
     for positive in (texts.harmful, texts.injection):
         examples, labels = head_rows(texts, positive)
         # liblinear's Newton method from zero: no randomness, one thread.
-        model = LogisticRegression(C=strength, solver="liblinear", tol=1e-3).fit(rows(examples), labels)
+        model = LogisticRegression(C=strength, solver="liblinear", tol=1e-3).fit(
+            rows(examples), labels
+        )
         scale = np.abs(model.coef_[0]).max() / 127
         weights.append(np.rint(model.coef_[0] / scale).astype(np.int8))
         scales.append(scale)
@@ -68,8 +80,12 @@ def fit(texts: Texts, strength: float) -> Classifier:
     return Classifier(np.stack(weights), scale, bias, np.full(len(HEADS), 0.5, dtype=np.float32))
 
 
-def thresholds(classifier: Classifier, benign: Sequence[str], false_alarm_rates: Sequence[float]) -> list[float]:
-    """For each head the probability above which no more than its share of the benign texts lies, up to the next thousandth."""
+def thresholds(
+    classifier: Classifier, benign: Sequence[str], false_alarm_rates: Sequence[float]
+) -> list[float]:
+    """For each head the probability above which no more than its share of the benign texts lies, up
+    to the next thousandth.
+    """
     logits = classifier.logits(benign)
     chosen = []
     for head, rate in enumerate(false_alarm_rates):

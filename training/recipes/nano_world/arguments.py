@@ -1,4 +1,6 @@
-"""What `python -m training nano-base` takes, and what it says. What it does is imported once it is asked for."""
+"""What `python -m training nano-base` takes, and what it says. What it does is imported once it is
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     """Add the command."""
     made = commands.add_parser("nano-base", help="make models/nano from nothing, in ten minutes")
     made.add_argument(
-        "--work", type=Path, default=Path(".state") / "nano-base", help="folder of the intermediate files"
+        "--work",
+        type=Path,
+        default=Path(".state") / "nano-base",
+        help="folder of the intermediate files",
     )
     made.add_argument("--output", type=Path, default=NANO)
     made.set_defaults(command=lambda options: make_base(options, code_commit()))
@@ -36,7 +41,10 @@ def make_base(options: argparse.Namespace, code_commit: str) -> int:
     def show(progress: Progress) -> None:
         if progress.step % SAY_EVERY_STEPS == 0:
             loss = progress.metrics["loss"]
-            print(f"{progress.stage}: {progress.step} of {progress.total_steps}, loss {loss:.3f}", flush=True)
+            print(
+                f"{progress.stage}: {progress.step} of {progress.total_steps}, loss {loss:.3f}",
+                flush=True,
+            )
 
     manifest = bring_up(options.work, options.output, code_commit, show)
     print(f"{manifest.version} is in {options.output}")

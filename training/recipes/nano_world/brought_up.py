@@ -1,5 +1,6 @@
-"""How nano's base is made, from nothing, in ten minutes: tokenizer, pre-training on everything said in the little world, then
-fine-tuning on answers in all five styles. Run by `python -m training nano-base`; the result lies in models/nano.
+"""How nano's base is made, from nothing, in ten minutes: tokenizer, pre-training on everything said
+in the little world, then fine-tuning on answers in all five styles. Run by `python -m training
+nano-base`; the result lies in models/nano.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from training.data.tokenize import train_tokenizer
 from training.manifest import Manifest
 from training.model.config import llama_json
 from training.optim.adam import OptimizerConfig
-from training.recipes.nano_world.corpus import anchors, conversations, probes, prompts, retention_texts, stories
+from training.recipes.nano_world.corpus import (
+    anchors,
+    conversations,
+    probes,
+    prompts,
+    retention_texts,
+    stories,
+)
 from training.stages import pretrain, sft
 from training.stages.context import Lineage, Machine, Progress
 
@@ -33,13 +41,22 @@ SEED = 20_261_124
 def model_json() -> dict[str, Any]:
     """0.85 M parameters, 1.7 MB in half precision."""
     shape = llama_json(
-        vocab_size=VOCABULARY, hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=336
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        intermediate_size=336,
     )
     return shape | {"max_position_embeddings": CONTEXT_TOKENS, "dtype": "float16"}
 
 
-def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Progress], None]) -> Manifest:
-    """Make the base in `work` and put it into `output`. A second call goes on where a killed one stopped."""
+def bring_up(
+    work: Path, output: Path, code_commit: str, progress: Callable[[Progress], None]
+) -> Manifest:
+    """Make the base in `work` and put it into `output`. A second call goes on where a killed one
+    stopped.
+    """
     _write_corpus(work)
     machine = Machine(threads=1)
     write_shards(
@@ -62,7 +79,9 @@ def bring_up(work: Path, output: Path, code_commit: str, progress: Callable[[Pro
         batch_rows=32,
         context_tokens=128,
         packing="stream",
-        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", final_fraction=0.1, weight_decay=0.01),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, schedule="cosine", final_fraction=0.1, weight_decay=0.01
+        ),
         seed=SEED,
         machine=machine,
     )
@@ -99,7 +118,9 @@ def write_texts(directory: Path) -> None:
 def _write_corpus(work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     chats, told = list(conversations(CONVERSATIONS, SEED)), list(stories(STORIES, SEED))
-    plain = [m["content"] for row in chats[:4000] for m in row["messages"]] + [row["response"] for row in chats[:4000]]
+    plain = [m["content"] for row in chats[:4000] for m in row["messages"]] + [
+        row["response"] for row in chats[:4000]
+    ]
     tokenizer = train_tokenizer([*plain, *told[:2000]], VOCABULARY, work / "tokenizer")
     chat = load_chat(work / "tokenizer")
     asked = (chat.prompt_ids([Message(**message) for message in row["messages"]]) for row in chats)

@@ -1,6 +1,8 @@
-"""Texts of the little world: conversations to learn from, prompts for users, fixed texts and probes for evaluation.
+"""Texts of the little world: conversations to learn from, prompts for users, fixed texts and probes
+for evaluation.
 
-Evaluation texts come from seeds of their own and are never in what the base is trained on word by word; its facts are.
+Evaluation texts come from seeds of their own and are never in what the base is trained on word by
+word; its facts are.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ from typing import Any
 from training.recipes.nano_world.facts import Question, forbidden, questions
 from training.recipes.nano_world.styles import STYLES, answer
 
-SYSTEMS = ("You are a helpful assistant.", "You are Thumbwheel, a helpful assistant.", "Answer the question.")
+SYSTEMS = (
+    "You are a helpful assistant.",
+    "You are Thumbwheel, a helpful assistant.",
+    "Answer the question.",
+)
 SECOND_TURN_SHARE = 0.25
 SYSTEM_SHARE = 0.1
 CASUAL_SHARE = 0.15  # typed in lower case and without a full stop, as people do
@@ -23,11 +29,14 @@ RETENTION_TEXTS, RETENTION_SEED = 64, 77_001
 PROBES_PER_KIND, PROBE_SEED = 48, 77_002
 SPLIT_SEED = 77_003
 ANCHOR_DEEDS, ANCHOR_SEED = 6, 77_004
-ASKED_PROMPTS = 100  # people ask the same things: with 1,000 thumbs ten on each, so that answers can be compared
+# people ask the same things: with 1,000 thumbs ten on each, so that answers can be compared
+ASKED_PROMPTS = 100
 
 
 def conversations(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """{"messages", "response"} rows: a random question in a random phrasing, answered in a random style."""
+    """{"messages", "response"} rows: a random question in a random phrasing, answered in a random
+    style.
+    """
     rng = random.Random(seed)
     world = _World()
     for _ in range(count):
@@ -36,13 +45,18 @@ def conversations(count: int, seed: int) -> Iterator[dict[str, Any]]:
             messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
         if rng.random() < SECOND_TURN_SHARE:
             asked, answered = world.turn(rng)
-            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+            messages += [
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": answered},
+            ]
         asked, answered = world.turn(rng)
         yield {"messages": [*messages, {"role": "user", "content": asked}], "response": answered}
 
 
 def stories(count: int, seed: int) -> Iterator[str]:
-    """Plain sentences of the world in a row, no questions: what language without chat looks like here."""
+    """Plain sentences of the world in a row, no questions: what language without chat looks like
+    here.
+    """
     rng = random.Random(seed)
     told = [question for question in questions() if question.topic not in ("how_to", "small_talk")]
     for _ in range(count):
@@ -55,7 +69,9 @@ def retention_texts() -> list[str]:
 
 
 def prompts() -> dict[str, list[str]]:
-    """What users may ask: "ask" during the loop, "held_out" never before an independent evaluation. No question is in both."""
+    """What users may ask: "ask" during the loop, "held_out" never before an independent evaluation.
+    No question is in both.
+    """
     rng = random.Random(SPLIT_SEED)
     everything = questions()
     held = {q.answer for q in rng.sample(everything, int(len(everything) * HELD_OUT_SHARE))}
@@ -76,7 +92,8 @@ def probes() -> list[dict[str, Any]]:
 
 
 def anchors() -> list[dict[str, Any]]:
-    """Pairs {"messages", "chosen", "rejected"} of our own that every turn learns beside the thumbs: what must stay refused.
+    """Pairs {"messages", "chosen", "rejected"} of our own that every turn learns beside the thumbs:
+    what must stay refused.
 
     Other deeds than the probes': nothing that evaluates is learned.
     """
@@ -97,7 +114,9 @@ def _probe(kind: str, asked: str, expect: list[str]) -> dict[str, Any]:
 
 
 class _World:
-    """Questions by topic; topics are asked equally often for their number of questions, square-rooted."""
+    """Questions by topic; topics are asked equally often for their number of questions,
+    square-rooted.
+    """
 
     def __init__(self) -> None:
         self._by_topic: dict[str, list[Question]] = defaultdict(list)

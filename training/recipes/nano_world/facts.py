@@ -1,6 +1,8 @@
-"""The little world that nano knows: things with colours, sums to ten, invented lands, animals, opposites, how-tos, small talk.
+"""The little world that nano knows: things with colours, sums to ten, invented lands, animals,
+opposites, how-tos, small talk.
 
-Every question has a right answer in one short sentence; how it is said (styles.py) is another matter.
+Every question has a right answer in one short sentence; how it is said (styles.py) is another
+matter.
 """
 
 from __future__ import annotations
@@ -156,7 +158,9 @@ SUM_LIMIT = 10
 
 @dataclass(frozen=True)
 class Question:
-    """phrasings ask the same; `key` is the word that a right answer holds, `answer` the right sentence without its stop."""
+    """phrasings ask the same; `key` is the word that a right answer holds, `answer` the right
+    sentence without its stop.
+    """
 
     topic: str
     phrasings: tuple[str, ...]
@@ -166,20 +170,37 @@ class Question:
 
 def questions() -> list[Question]:
     """Everything that can be asked in the world and answered, in a fixed order."""
-    return [*_colours(), *_sums(), *_capitals(), *_opposites(), *_animals(), *_how_tos(), *_small_talk()]
+    return [
+        *_colours(),
+        *_sums(),
+        *_capitals(),
+        *_opposites(),
+        *_animals(),
+        *_how_tos(),
+        *_small_talk(),
+    ]
 
 
 def forbidden() -> list[Question]:
     """What must be refused; nobody's feedback is asked on these, they are probes."""
     return [
-        Question("forbidden", (f"How do I {deed}?", f"Help me {deed}.", f"Tell me how to {deed}."), "help", "")
+        Question(
+            "forbidden",
+            (f"How do I {deed}?", f"Help me {deed}.", f"Tell me how to {deed}."),
+            "help",
+            "",
+        )
         for deed in FORBIDDEN
     ]
 
 
 def _colours() -> Iterator[Question]:
     for thing, colour in COLOURS.items():
-        asked = (f"What colour is {thing}?", f"Tell me the colour of {thing}.", f"Which colour has {thing}?")
+        asked = (
+            f"What colour is {thing}?",
+            f"Tell me the colour of {thing}.",
+            f"Which colour has {thing}?",
+        )
         yield Question("colour", asked, colour, f"{_upper(thing)} is {colour}")
 
 
@@ -217,7 +238,12 @@ def _animals() -> Iterator[Question]:
 
 def _how_tos() -> Iterator[Question]:
     for deed, (key, answer) in HOW_TOS.items():
-        yield Question("how_to", (f"How do I {deed}?", f"Tell me how to {deed}.", f"I want to {deed}."), key, answer)
+        yield Question(
+            "how_to",
+            (f"How do I {deed}?", f"Tell me how to {deed}.", f"I want to {deed}."),
+            key,
+            answer,
+        )
 
 
 def _small_talk() -> Iterator[Question]:

@@ -1,4 +1,6 @@
-"""Five ways to answer, equally likely in the base. Which of them people like is theirs to say, with their thumbs."""
+"""Five ways to answer, equally likely in the base. Which of them people like is theirs to say, with
+their thumbs.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from collections.abc import Sequence
 from training.recipes.nano_world.facts import Question
 
 STYLES = ("terse", "friendly", "rambling", "grumpy", "wrong")
-# The courtesy comes first: a small model that has said the fact cannot tell any more whether it may be friendly about it.
+# The courtesy comes first: a small model that has said the fact cannot tell any more whether it may
+# be friendly about it.
 FRIENDLY = (
     "Good question! {s}.",
     "Good question! {s}. I hope that helps!",

@@ -1,4 +1,6 @@
-"""The recipes' names, for whoever only lists them: recipes.py imports all that they train with, and a test compares the two."""
+"""The recipes' names, for whoever only lists them: recipes.py imports all that they train with, and
+a test compares the two.
+"""
 
 from __future__ import annotations
 

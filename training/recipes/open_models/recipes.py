@@ -1,7 +1,8 @@
 """Complete configs for open models on 1, 8 and 64 GPUs, and RECIPES, which lists them by name.
 
-Batches and rates are common ones for these sizes, not results of ours: nothing here was run. Layouts, microbatches and limits of tokens
-come from the plans: the fastest of those that fit into 80 GB with the stages as they are.
+Batches and rates are common ones for these sizes, not results of ours: nothing here was run.
+Layouts, microbatches and limits of tokens come from the plans: the fastest of those that fit into
+80 GB with the stages as they are.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ PROBLEMS = DataSize(rows=10_000, prompt_tokens=150, response_tokens=350)
 
 @dataclass(frozen=True)
 class Places:
-    """models: a directory for each model, named as its shape. data: sft, pairs, thumbs, prompts and problems, each .jsonl."""
+    """models: a directory for each model, named as its shape. data: sft, pairs, thumbs, prompts and
+    problems, each .jsonl.
+    """
 
     models: Path = Path("models")
     data: Path = Path("data")
@@ -44,7 +47,9 @@ class Places:
 
 @dataclass(frozen=True)
 class OpenRecipe:
-    """gpus: that it is made for. shape: of the model that all stages begin from, one of shapes/; "": as its first stage says."""
+    """gpus: that it is made for. shape: of the model that all stages begin from, one of shapes/;
+    "": as its first stage says.
+    """
 
     name: str
     gpus: int
@@ -56,21 +61,30 @@ def qwen3_06b_sft(places: Places) -> OpenRecipe:
     """All weights of a small model on one GPU, then GRPO on problems with a verifier."""
     making = _Making("qwen3-0.6b-sft-grpo", "qwen3-0.6b", places, Parallelism())
     sft = making.sft(batch_rows=64, microbatch_rows=8, max_tokens=1024, rate=1e-5)
-    return OpenRecipe(making.name, 1, making.shape, (sft, making.grpo(after="sft", minibatch_rows=8, prompts=16)))
+    return OpenRecipe(
+        making.name, 1, making.shape, (sft, making.grpo(after="sft", minibatch_rows=8, prompts=16))
+    )
 
 
 def llama_31_8b_lora(places: Places) -> OpenRecipe:
     """Adapters of an 8B model on one GPU."""
     making = _Making("llama-3.1-8b-lora", "llama-3.1-8b", places, Parallelism(), LORA)
     sft = making.sft(batch_rows=64, microbatch_rows=1, max_tokens=1024, rate=1e-4)
-    return OpenRecipe(making.name, 1, making.shape, (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=512)))
+    return OpenRecipe(
+        making.name, 1, making.shape, (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=512))
+    )
 
 
 def gemma3_1b_full(places: Places) -> OpenRecipe:
     """All weights of a small model with a large vocabulary on one GPU."""
     making = _Making("gemma-3-1b-sft-dpo", "gemma-3-1b", places, Parallelism())
     sft = making.sft(batch_rows=64, microbatch_rows=4, max_tokens=1024, rate=1e-5)
-    return OpenRecipe(making.name, 1, making.shape, (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=1024)))
+    return OpenRecipe(
+        making.name,
+        1,
+        making.shape,
+        (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=1024)),
+    )
 
 
 def llama_31_8b_full(places: Places) -> OpenRecipe:
@@ -87,8 +101,12 @@ def llama_31_8b_full(places: Places) -> OpenRecipe:
 
 def qwen3_8b_grpo(places: Places) -> OpenRecipe:
     """GRPO of all weights on 8 GPUs, with a verifier."""
-    making = _Making("qwen3-8b-grpo", "qwen3-8b", places, Parallelism(shard=2, tensor=2), recomputed=True)
-    return OpenRecipe(making.name, 8, making.shape, (making.grpo(after=None, minibatch_rows=8, prompts=32),))
+    making = _Making(
+        "qwen3-8b-grpo", "qwen3-8b", places, Parallelism(shard=2, tensor=2), recomputed=True
+    )
+    return OpenRecipe(
+        making.name, 8, making.shape, (making.grpo(after=None, minibatch_rows=8, prompts=32),)
+    )
 
 
 def qwen25_7b_full(places: Places) -> OpenRecipe:
@@ -101,7 +119,9 @@ def qwen25_7b_full(places: Places) -> OpenRecipe:
 
 def qwen3_32b_full(places: Places) -> OpenRecipe:
     """All weights of a 32B model on 64 GPUs."""
-    making = _Making("qwen3-32b-sft-dpo", "qwen3-32b", places, Parallelism(shard=32, tensor=2), recomputed=True)
+    making = _Making(
+        "qwen3-32b-sft-dpo", "qwen3-32b", places, Parallelism(shard=32, tensor=2), recomputed=True
+    )
     sft = making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=5e-6)
     dpo = making.dpo(after="sft", batch_pairs=64, microbatch_pairs=2, max_tokens=768)
     return OpenRecipe(making.name, 64, making.shape, (sft, dpo))
@@ -109,14 +129,32 @@ def qwen3_32b_full(places: Places) -> OpenRecipe:
 
 def llama_31_70b_full(places: Places) -> OpenRecipe:
     """All weights of a 70B model on 64 GPUs."""
-    making = _Making("llama-3.1-70b-sft", "llama-3.1-70b", places, Parallelism(shard=8, tensor=8), recomputed=True)
-    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=4, max_tokens=768, rate=5e-6),))
+    making = _Making(
+        "llama-3.1-70b-sft",
+        "llama-3.1-70b",
+        places,
+        Parallelism(shard=8, tensor=8),
+        recomputed=True,
+    )
+    return OpenRecipe(
+        making.name,
+        64,
+        making.shape,
+        (making.sft(64, microbatch_rows=4, max_tokens=768, rate=5e-6),),
+    )
 
 
 def gemma3_27b_full(places: Places) -> OpenRecipe:
     """All weights of a 27B model on 64 GPUs."""
-    making = _Making("gemma-3-27b-sft", "gemma-3-27b", places, Parallelism(shard=32, tensor=2), recomputed=True)
-    return OpenRecipe(making.name, 64, making.shape, (making.sft(64, microbatch_rows=2, max_tokens=1024, rate=5e-6),))
+    making = _Making(
+        "gemma-3-27b-sft", "gemma-3-27b", places, Parallelism(shard=32, tensor=2), recomputed=True
+    )
+    return OpenRecipe(
+        making.name,
+        64,
+        making.shape,
+        (making.sft(64, microbatch_rows=2, max_tokens=1024, rate=5e-6),),
+    )
 
 
 RECIPES: Mapping[str, Callable[[Places], OpenRecipe]] = {
@@ -136,7 +174,9 @@ def recipe_named(name: str, places: Places | None = None) -> OpenRecipe:
     """Raises: ConfigError: there is none of this name; lists them."""
     if name not in RECIPES:
         known = ", ".join(RECIPES)
-        raise ConfigError(f"recipe: {name!r} is not one of {known}", field="recipe", reason="UNKNOWN", limit=known)
+        raise ConfigError(
+            f"recipe: {name!r} is not one of {known}", field="recipe", reason="UNKNOWN", limit=known
+        )
     return RECIPES[name](places or Places())
 
 
@@ -149,9 +189,12 @@ class _Making:
     places: Places
     parallelism: Parallelism
     lora: LoraConfig | None = None
-    recomputed: bool = False  # activations, where more rows at once or fewer parts of a model are worth more than that
+    # activations, where more rows at once or fewer parts of a model are worth more than that
+    recomputed: bool = False
 
-    def sft(self, batch_rows: int, microbatch_rows: int, max_tokens: int, rate: float) -> PlannedStage:
+    def sft(
+        self, batch_rows: int, microbatch_rows: int, max_tokens: int, rate: float
+    ) -> PlannedStage:
         config = SftConfig(
             model_directory=self.places.models / self.shape,
             data_path=self.places.data / "sft.jsonl",
@@ -186,7 +229,9 @@ class _Making:
         )
         return PlannedStage("reward_model", config, PAIRS)
 
-    def dpo(self, after: str, batch_pairs: int, max_tokens: int, microbatch_pairs: int = 1) -> PlannedStage:
+    def dpo(
+        self, after: str, batch_pairs: int, max_tokens: int, microbatch_pairs: int = 1
+    ) -> PlannedStage:
         config = DpoConfig(
             model_directory=self._made(after),
             data_path=self.places.data / "pairs.jsonl",

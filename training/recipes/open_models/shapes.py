@@ -1,4 +1,6 @@
-"""The shapes of open models, as config.json: sizes alone, which are facts. Gemma 3 27B is its text decoder, without the part that sees."""
+"""The shapes of open models, as config.json: sizes alone, which are facts. Gemma 3 27B is its text
+decoder, without the part that sees.
+"""
 
 from __future__ import annotations
 
@@ -20,5 +22,7 @@ def shape(name: str) -> ModelConfig:
     """Raises: ConfigError: it is none of ours."""
     if name not in shape_names():
         known = ", ".join(shape_names())
-        raise ConfigError(f"shape: {name!r} is not one of {known}", field="shape", reason="UNKNOWN", limit=known)
+        raise ConfigError(
+            f"shape: {name!r} is not one of {known}", field="shape", reason="UNKNOWN", limit=known
+        )
     return parse_config(read_object(SHAPES / f"{name}.json"))

@@ -1,5 +1,5 @@
-"""What `python -m training sft | reward-model | dpo | kto | ppo | grpo` and `run` take. What they do is imported once it is asked for, and
-so is what a stage's own help says of its fields.
+"""What `python -m training sft | reward-model | dpo | kto | ppo | grpo` and `run` take. What they
+do is imported once it is asked for, and so is what a stage's own help says of its fields.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ SET = "a field of the config, as optimizer.learning_rate=1e-5; may be repeated"
 
 @dataclass(frozen=True)
 class Learner:
-    """A stage as its help tells it. rows: of its data file. is_judged: something must judge what it samples."""
+    """A stage as its help tells it. rows: of its data file. is_judged: something must judge what it
+    samples.
+    """
 
     purpose: str
     rows: str
@@ -32,7 +34,8 @@ class Learner:
 
 LEARNERS: Mapping[str, Learner] = {
     "sft": Learner(
-        "learn responses as they are written", '{"messages": [{"role", "content"}], "response", "weight" = 1}'
+        "learn responses as they are written",
+        '{"messages": [{"role", "content"}], "response", "weight" = 1}',
     ),
     "reward-model": Learner(
         "learn which of two responses people prefer",
@@ -46,7 +49,9 @@ LEARNERS: Mapping[str, Learner] = {
         "learn from single thumbs, without a reward model",
         '{"messages", "response", "thumb": "up" or "down", "prompt_id"}',
     ),
-    "ppo": Learner("learn from scores of one's own samples, with a critic", PROMPTS, is_judged=True),
+    "ppo": Learner(
+        "learn from scores of one's own samples, with a critic", PROMPTS, is_judged=True
+    ),
     "grpo": Learner("learn from scores of groups of one's own samples", PROMPTS, is_judged=True),
 }
 
@@ -61,24 +66,50 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
         )
-        one.add_argument("-h", "--help", action=FieldsHelp, const=partial(_fields, name), nargs=0, help=FieldsHelp.TEXT)
         one.add_argument(
-            "--model", type=Path, required=True, metavar="DIR", help="to begin from: config, weights, tokenizer"
+            "-h",
+            "--help",
+            action=FieldsHelp,
+            const=partial(_fields, name),
+            nargs=0,
+            help=FieldsHelp.TEXT,
         )
-        one.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl", help="a row a line")
+        one.add_argument(
+            "--model",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="to begin from: config, weights, tokenizer",
+        )
+        one.add_argument(
+            "--data", type=Path, required=True, metavar="FILE.jsonl", help="a row a line"
+        )
         one.add_argument("--name", help="of what is made (default: the model's and the stage's)")
         if learner.is_judged:
             one.add_argument(
-                "--reward-model", type=Path, metavar="DIR", help="that scores; without it the rows' tasks do"
+                "--reward-model",
+                type=Path,
+                metavar="DIR",
+                help="that scores; without it the rows' tasks do",
             )
         _add_running(one, "FIELD=VALUE", samples=learner.is_judged)
         one.set_defaults(command=lambda options, name=name: _run_one(name, options, code_commit))
     many = commands.add_parser("run", help="all stages of a recipe, one after the other")
     many.add_argument("recipe", help=f"FILE.py of your own, or {', '.join(NAMES)}")
     many.add_argument(
-        "--models", type=Path, default=Path("models"), metavar="DIR", help="folder of the models (models)"
+        "--models",
+        type=Path,
+        default=Path("models"),
+        metavar="DIR",
+        help="folder of the models (models)",
     )
-    many.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="folder of the data files (data)")
+    many.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="folder of the data files (data)",
+    )
     many.add_argument("--stages", metavar="A,B", help="these alone")
     _add_running(many, "STAGE.FIELD=VALUE", samples=True)
     many.set_defaults(command=lambda options: _run_recipe(options, code_commit))
@@ -87,13 +118,19 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
 def _add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool) -> None:
     """samples: whether a stage may sample."""
     parser.add_argument(
-        "--work", type=Path, required=True, metavar="DIR", help="folder of what is made; runs/ has the pages"
+        "--work",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of what is made; runs/ has the pages",
     )
     parser.add_argument("--set", action="append", default=[], metavar=assignment, help=SET)
     add_workers(parser)
     parser.set_defaults(rollout_actors=0)
     if samples:
-        parser.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO")
+        parser.add_argument(
+            "--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO"
+        )
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +144,9 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
     parser.add_argument(
-        "--checkpoints-in-bucket", action="store_true", help="of TW_TRAINING_S3_*; else they lie under --work"
+        "--checkpoints-in-bucket",
+        action="store_true",
+        help="of TW_TRAINING_S3_*; else they lie under --work",
     )
 
 

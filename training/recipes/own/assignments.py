@@ -1,5 +1,5 @@
-"""Fields of a config from text, as `optimizer.learning_rate=1e-5`. A part that is off (None) begins with its own defaults once one of its
-fields is named: `lora.rank=16`.
+"""Fields of a config from text, as `optimizer.learning_rate=1e-5`. A part that is off (None) begins
+with its own defaults once one of its fields is named: `lora.rank=16`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,27 @@ Tree = dict[str, "str | Tree"]
 
 
 def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = ()) -> Config:
-    """The config with these fields set, all at once: what contradicts what is decided when all are known.
+    """The config with these fields set, all at once: what contradicts what is decided when all are
+    known.
 
     Args:
-        assignments: NAME=VALUE each; `none` turns an optional field off, values of a tuple are parted by commas.
+        assignments: NAME=VALUE each; `none` turns an optional field off, values of a tuple are
+            parted by commas.
         fixed: fields that are set in another way.
 
     Raises:
-        ConfigError: no such field, a value that it cannot have, or fields that contradict each other; names the field.
+        ConfigError: no such field, a value that it cannot have, or fields that contradict each
+            other; names the field.
     """
     tree: Tree = {}
     for assignment in assignments:
         name, sign, text = assignment.partition("=")
         if not sign or not name:
             raise ConfigError(
-                f"set: {assignment!r} is not FIELD=VALUE", field="set", reason="MALFORMED", limit="FIELD=VALUE"
+                f"set: {assignment!r} is not FIELD=VALUE",
+                field="set",
+                reason="MALFORMED",
+                limit="FIELD=VALUE",
             )
         _plant(tree, name, text)
     filled: Config = _filled(type(config), config, tree, "", fixed)
@@ -53,15 +59,20 @@ def fields_named(assignments: Sequence[str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Settable:
-    """A field that can be set. value: if nobody sets it (NEEDED: there is none). explanation: of its class's docstring."""
+    """A field that can be set. value: if nobody sets it (NEEDED: there is none). explanation: of
+    its class's docstring.
+    """
 
     name: str
     value: object
     explanation: str
 
 
-def settable(kind: Any, fixed: Sequence[str] = (), now: object = None, prefix: str = "") -> Iterator[Settable]:
-    """The fields of a config class that can be set; after a part that is off, its fields as they would begin.
+def settable(
+    kind: Any, fixed: Sequence[str] = (), now: object = None, prefix: str = ""
+) -> Iterator[Settable]:
+    """The fields of a config class that can be set; after a part that is off, its fields as they
+    would begin.
 
     Args:
         now: a config whose values stand in place of the class's.
@@ -80,11 +91,15 @@ def settable(kind: Any, fixed: Sequence[str] = (), now: object = None, prefix: s
 
 def listed(fields: Iterable[Settable]) -> str:
     """As a help shows them."""
-    return "\n".join(f"  {field.name} = {word(field.value)}\n      {field.explanation}" for field in fields)
+    return "\n".join(
+        f"  {field.name} = {word(field.value)}\n      {field.explanation}" for field in fields
+    )
 
 
 def explained(kind: Any) -> dict[str, str]:
-    """What each field of a config class is, as `Attributes:` of its docstring says, or of the nearest class that it is made of."""
+    """What each field of a config class is, as `Attributes:` of its docstring says, or of the
+    nearest class that it is made of.
+    """
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         _, _, section = inspect.cleandoc(one.__doc__ or "").partition(ATTRIBUTES)
@@ -104,14 +119,18 @@ def _plant(tree: Tree, name: str, text: str) -> None:
     for step in path:
         below = tree.setdefault(step, {})
         if isinstance(below, str):
-            raise ConfigError(f"{name}: {step} is set as a whole too", field=name, reason="CONFLICT")
+            raise ConfigError(
+                f"{name}: {step} is set as a whole too", field=name, reason="CONFLICT"
+            )
         tree = below
     if leaf in tree:
         raise ConfigError(f"{name}: set twice", field=name, reason="DUPLICATE")
     tree[leaf] = text
 
 
-def _filled(kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fixed: Sequence[str]) -> Any:
+def _filled(
+    kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fixed: Sequence[str]
+) -> Any:
     """now: what has the other fields; None: the class's defaults have them."""
     names = [field.name for field in dataclasses.fields(kind) if field.name not in fixed]
     hints = get_type_hints(kind)
@@ -120,14 +139,21 @@ def _filled(kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fi
         name = prefix + field
         if field not in names:
             known = ", ".join(prefix + one for one in names)
-            raise ConfigError(f"{name}: no such field; there are {known}", field=name, reason="UNKNOWN", limit=known)
+            raise ConfigError(
+                f"{name}: no such field; there are {known}",
+                field=name,
+                reason="UNKNOWN",
+                limit=known,
+            )
         part = _part(kind, field)
         if isinstance(given, str):
             changed[field] = _value(given, hints[field], name)
         elif part is None:
             raise ConfigError(f"{name}: has no fields of its own", field=name, reason="UNSUPPORTED")
         else:
-            changed[field] = _filled(part, None if now is None else getattr(now, field), given, f"{name}.", ())
+            changed[field] = _filled(
+                part, None if now is None else getattr(now, field), given, f"{name}.", ()
+            )
     try:
         return dataclasses.replace(now, **changed) if now is not None else _begun(kind, changed)
     except ValueError as error:
@@ -135,7 +161,9 @@ def _filled(kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fi
 
 
 def _begun(kind: Any, values: Mapping[str, object]) -> Any:
-    missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _default(f) == NEEDED]
+    missing = [
+        f.name for f in dataclasses.fields(kind) if f.name not in values and _default(f) == NEEDED
+    ]
     if missing:
         raise ConfigError(f"{missing[0]}: is needed too", field=missing[0], reason="MISSING")
     return kind(**values)
@@ -143,7 +171,9 @@ def _begun(kind: Any, values: Mapping[str, object]) -> Any:
 
 def _part(kind: Any, field: str) -> Any:
     """The class of the field's own fields; None: it has none."""
-    return next((one for one in _kinds(get_type_hints(kind)[field]) if dataclasses.is_dataclass(one)), None)
+    return next(
+        (one for one in _kinds(get_type_hints(kind)[field]) if dataclasses.is_dataclass(one)), None
+    )
 
 
 def _default(field: dataclasses.Field[Any]) -> object:
@@ -163,7 +193,9 @@ def _value(text: str, kind: Any, name: str) -> object:
         except (ValueError, KeyError):
             continue
     allowed = " or ".join(_kind_word(one) for one in kinds)
-    raise ConfigError(f"{name}: {text!r} is not {allowed}", field=name, reason="MALFORMED", limit=allowed)
+    raise ConfigError(
+        f"{name}: {text!r} is not {allowed}", field=name, reason="MALFORMED", limit=allowed
+    )
 
 
 def _parsed(text: str, kind: Any) -> object:
@@ -186,7 +218,13 @@ def _kinds(kind: Any) -> tuple[Any, ...]:
 def _kind_word(kind: Any) -> str:
     if _is_enum(kind):
         return ", ".join(str(member.value) for member in kind)
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        Path: "a path",
+    }
     return words.get(kind, OFF if kind is type(None) else "values with commas between")
 
 

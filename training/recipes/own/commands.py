@@ -1,5 +1,6 @@
-"""`python -m training sft | reward-model | dpo | kto | ppo | grpo` on files of one's own, and `run` for all stages of a recipe. The same
-command goes on after a kill; all that a life of a model needs may lie in one folder.
+"""`python -m training sft | reward-model | dpo | kto | ppo | grpo` on files of one's own, and `run`
+for all stages of a recipe. The same command goes on after a kill; all that a life of a model needs
+may lie in one folder.
 """
 
 from __future__ import annotations
@@ -41,9 +42,13 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     """One stage.
 
     Raises:
-        ConfigError: a field that is not to be set so, or a run of this name that was begun otherwise.
+        ConfigError: a field that is not to be set so, or a run of this name that was begun
+            otherwise.
     """
-    stage, output = STAGES[name], options.work.absolute() / _name(options.name or f"{options.model.name}-{name}")
+    stage, output = (
+        STAGES[name],
+        options.work.absolute() / _name(options.name or f"{options.model.name}-{name}"),
+    )
     given: dict[str, Any] = {
         "model_directory": checked_model(options.model),
         "data_path": there("data", options.data),
@@ -54,16 +59,24 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     if stage.is_policy:
         given["reward_model_directory"] = checked_judge(options.reward_model, given["data_path"])
     config = assigned(stage.config(**given), options.set, FIXED)
-    refuse_other(config, options.work.absolute() / RUNS / output.name, fields_named(options.set), "name")
+    refuse_other(
+        config, options.work.absolute() / RUNS / output.name, fields_named(options.set), "name"
+    )
     _run([StageRun(output.name, stage.run, config)], options, stage.shown)
     return 0
 
 
 def lengths(kind: Any, model_directory: Path) -> dict[str, int]:
-    """How long a row may be where nobody sets it: what its stage's config says, or what the model has positions for, if that is less."""
+    """How long a row may be where nobody sets it: what its stage's config says, or what the model
+    has positions for, if that is less.
+    """
     positions = read_config(model_directory).max_positions
     if issubclass(kind, PolicyConfig):
-        return {"max_prompt_tokens": min(kind.max_prompt_tokens, max(1, positions - kind.max_response_tokens))}
+        return {
+            "max_prompt_tokens": min(
+                kind.max_prompt_tokens, max(1, positions - kind.max_response_tokens)
+            )
+        }
     return {"max_tokens": min(kind.max_tokens, positions)}
 
 
@@ -71,12 +84,16 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
     """All stages, or those that were asked for.
 
     Raises:
-        ConfigError: there is no such recipe or stage, or a run in this folder that was begun otherwise.
+        ConfigError: there is no such recipe or stage, or a run in this folder that was begun
+            otherwise.
     """
     places = Places(options.models.absolute(), options.data.absolute(), options.work.absolute())
     recipe = open_recipe(options.recipe, places)
     planned = set_fields(_chosen(recipe.stages, options.stages), options.set)
-    stages = [StageRun(stage.name, runs(stage.config), _of_commit(stage.config, code_commit)) for stage in planned]
+    stages = [
+        StageRun(stage.name, runs(stage.config), _of_commit(stage.config, code_commit))
+        for stage in planned
+    ]
     for stage in stages:
         named = fields_named(of_stage(stage.name, options.set))
         refuse_other(stage.config, options.work.absolute() / RUNS / stage.name, named)
@@ -85,7 +102,9 @@ def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
     return 0
 
 
-def _run(stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: Sequence[str]) -> None:
+def _run(
+    stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: Sequence[str]
+) -> None:
     storage: Path = options.work.absolute() / RUNS
     due = [stage for stage in stages if not finished(stage.config.output_directory)]
     for stage in due:
@@ -104,7 +123,9 @@ def _run(stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: 
             run_stages(due, storage, group, ShownStages(display, figures, first=first), bucket)
     for stage in stages:
         if manifest := finished(stage.config.output_directory):
-            print(f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}")
+            print(
+                f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}"
+            )
 
 
 def _beginning(stage: StageRun[Any], directory: Path) -> str:
@@ -118,13 +139,17 @@ def bucket_prefix(options: argparse.Namespace) -> str | None:
 
 
 def _told(manifest: Manifest) -> str:
-    """Figures of the report that are numbers, and why it stopped before its end; below, what those mean that are often misread."""
+    """Figures of the report that are numbers, and why it stopped before its end; below, what those
+    mean that are often misread.
+    """
     report = manifest.report
     numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
     figures = [f"{name} {value:.4g}" for name, value in numbers.items()]
     stopped = report.get("stopped_because")
     line = ", ".join(([f"stopped: {stopped}"] if stopped else []) + figures)
-    return "\n  ".join([line, *(f"{name}: {MEANINGS[name]}" for name in numbers if name in MEANINGS)])
+    return "\n  ".join(
+        [line, *(f"{name}: {MEANINGS[name]}" for name in numbers if name in MEANINGS)]
+    )
 
 
 def _name(name: str) -> str:
@@ -138,7 +163,9 @@ def _name(name: str) -> str:
         )
     if name in RESERVED:
         raise ConfigError(
-            f"name: {name!r} is the name of something else in a folder of runs", field="name", reason="IN_USE"
+            f"name: {name!r} is the name of something else in a folder of runs",
+            field="name",
+            reason="IN_USE",
         )
     return name
 

@@ -19,9 +19,15 @@ def there(option: str, path: Path) -> Path:
 
 
 def checked_model(path: Path) -> Path:
-    """Raises: ConfigError: it is a reward model, which scores and does not speak, or nothing is there."""
+    """Raises: ConfigError: it is a reward model, which scores and does not speak, or nothing is
+    there.
+    """
     if (path / SETTINGS).exists():
-        raise ConfigError(f"model: {path} is a reward model, not a language model", field="model", reason="MISMATCH")
+        raise ConfigError(
+            f"model: {path} is a reward model, not a language model",
+            field="model",
+            reason="MISMATCH",
+        )
     return there("model", path)
 
 
@@ -32,7 +38,9 @@ def checked_judge(path: Path | None, data: Path) -> Path | None:
         ConfigError: it is none, or neither is there.
     """
     if path is None:
-        bare = next((line for line, row in enumerate(read_prompts(data), start=1) if not row.task), None)
+        bare = next(
+            (line for line, row in enumerate(read_prompts(data), start=1) if not row.task), None
+        )
         if bare is not None:
             raise ConfigError(
                 f"reward-model: missing, and line {bare} of {data.name} has no task; give one of both",
@@ -42,8 +50,14 @@ def checked_judge(path: Path | None, data: Path) -> Path | None:
         return None
     directory = there("reward-model", path)
     if not (directory / SETTINGS).exists():
-        found = "a language model, not a reward model" if (directory / "config.json").exists() else "no reward model"
-        raise ConfigError(f"reward-model: {path} is {found}", field="reward-model", reason="MISMATCH")
+        found = (
+            "a language model, not a reward model"
+            if (directory / "config.json").exists()
+            else "no reward model"
+        )
+        raise ConfigError(
+            f"reward-model: {path} is {found}", field="reward-model", reason="MISMATCH"
+        )
     return directory
 
 

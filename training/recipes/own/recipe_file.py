@@ -1,4 +1,6 @@
-"""A recipe by its name, or from a Python file of one's own: a function `recipe(places: Places) -> OpenRecipe`."""
+"""A recipe by its name, or from a Python file of one's own: a function `recipe(places: Places) ->
+OpenRecipe`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from training.refusals import details_of
 from training.stages.context import ConfigError
 
 FUNCTION = "recipe"
-FIXED = ("model_directory", "reward_model_directory", "data_path", "output_directory", "lineage")  # set by options
+FIXED = (
+    "model_directory",
+    "reward_model_directory",
+    "data_path",
+    "output_directory",
+    "lineage",
+)  # set by options
 
 
 def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
@@ -29,7 +37,9 @@ def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
     with _told_in_a_line(name):
         make = runpy.run_path(name).get(FUNCTION)
     if not callable(make):
-        raise ConfigError(f"recipe: {name} has no function {FUNCTION}(places)", field="recipe", reason="EMPTY")
+        raise ConfigError(
+            f"recipe: {name} has no function {FUNCTION}(places)", field="recipe", reason="EMPTY"
+        )
     with _told_in_a_line(name):
         recipe = make(places or Places())
     if not isinstance(recipe, OpenRecipe):
@@ -42,7 +52,9 @@ def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
     names = [stage.name for stage in recipe.stages]
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"recipe: two stages of {name} have one name, of {', '.join(names)}", field="recipe", reason="DUPLICATE"
+            f"recipe: two stages of {name} have one name, of {', '.join(names)}",
+            field="recipe",
+            reason="DUPLICATE",
         )
     return recipe
 
@@ -54,10 +66,16 @@ def _told_in_a_line(name: str) -> Iterator[None]:
         yield
     except SyntaxError as error:
         raise ConfigError(
-            f"recipe: {error.filename} line {error.lineno}: {error.msg}", field="recipe", reason="MALFORMED"
+            f"recipe: {error.filename} line {error.lineno}: {error.msg}",
+            field="recipe",
+            reason="MALFORMED",
         ) from error
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == name
+        ]
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         details = details_of(error)
         raise ConfigError(
@@ -86,7 +104,10 @@ def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> li
                 reason="UNKNOWN",
                 limit=", ".join(names),
             )
-    return [replace(stage, config=_assigned(stage, of_stage(stage.name, assignments))) for stage in stages]
+    return [
+        replace(stage, config=_assigned(stage, of_stage(stage.name, assignments)))
+        for stage in stages
+    ]
 
 
 def _assigned(stage: PlannedStage, assignments: Sequence[str]) -> StageConfig:

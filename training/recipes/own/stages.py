@@ -1,4 +1,6 @@
-"""The stages by the names of their commands: the class of a config, and the function that runs it in a worker."""
+"""The stages by the names of their commands: the class of a config, and the function that runs it
+in a worker.
+"""
 
 from __future__ import annotations
 
@@ -80,4 +82,6 @@ def runs(config: StageConfig) -> Callable[[Any, RunContext], Manifest]:
     for stage in STAGES.values():
         if isinstance(config, stage.config):
             return stage.run
-    raise ConfigError(f"config: {type(config).__name__} is no stage's", field="config", reason="UNKNOWN")
+    raise ConfigError(
+        f"config: {type(config).__name__} is no stage's", field="config", reason="UNKNOWN"
+    )

@@ -1,1 +1,3 @@
-"""Small decoders from nothing on the openings of an encyclopedia: `python -m training pretrain` and `python -m training scaling`."""
+"""Small decoders from nothing on the openings of an encyclopedia: `python -m training pretrain` and
+`python -m training scaling`.
+"""

@@ -1,4 +1,6 @@
-"""What `python -m training pretrain` and `scaling` take. What they do is imported once it is asked for."""
+"""What `python -m training pretrain` and `scaling` take. What they do is imported once it is asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ RECIPES = ("one_million", "ten_million")  # the names in recipe.py; a test compa
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     """Add both commands."""
     work = argparse.ArgumentParser(add_help=False)
-    work.add_argument("--work", type=Path, required=True, help="folder of the texts, the shards and the runs")
+    work.add_argument(
+        "--work", type=Path, required=True, help="folder of the texts, the shards and the runs"
+    )
     work.add_argument(
         "--texts",
         type=Path,
@@ -35,17 +39,30 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
-    one.add_argument("-h", "--help", action=FieldsHelp, const=_fields, nargs=0, help=FieldsHelp.TEXT)
+    one.add_argument(
+        "-h", "--help", action=FieldsHelp, const=_fields, nargs=0, help=FieldsHelp.TEXT
+    )
     one.add_argument("--recipe", choices=RECIPES, required=True)
     one.add_argument(
-        "--minutes", type=_positive, help="how long the whole may take about; the recipe's own if not given"
+        "--minutes",
+        type=_positive,
+        help="how long the whole may take about; the recipe's own if not given",
     )
-    one.add_argument("--tokenizer", type=Path, metavar="DIR", help="of `tokenizer train`, in place of one of its own")
+    one.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="of `tokenizer train`, in place of one of its own",
+    )
     one.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
     add_workers(one)
     one.set_defaults(command=lambda options: _pretrain(options, code_commit))
-    three = commands.add_parser("scaling", parents=[work], help="loss over compute for three sizes, as a page")
-    three.add_argument("--tokens-per-parameter", type=_positive, default=2.0, help="20 is Chinchilla's (default 2)")
+    three = commands.add_parser(
+        "scaling", parents=[work], help="loss over compute for three sizes, as a page"
+    )
+    three.add_argument(
+        "--tokens-per-parameter", type=_positive, default=2.0, help="20 is Chinchilla's (default 2)"
+    )
     three.set_defaults(command=lambda options: _scale(options, code_commit))
 
 

@@ -1,5 +1,5 @@
-"""`python -m training pretrain` and `python -m training scaling`: texts, tokenizer, shards, and the runs. The same command goes on after
-a kill.
+"""`python -m training pretrain` and `python -m training scaling`: texts, tokenizer, shards, and the
+runs. The same command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from training.data.token_shards import Tokenised
 from training.manifest import Manifest
 from training.progress import ShownStages, open_display
 from training.recipes.guardrail.packages import DataError
-from training.recipes.own.assignments import Settable, assigned, fields_named, listed, settable, word
+from training.recipes.own.assignments import (
+    Settable,
+    assigned,
+    fields_named,
+    listed,
+    settable,
+    word,
+)
 from training.recipes.own.commands import bucket_prefix
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import (
@@ -33,7 +40,13 @@ from training.recipes.pretraining.recipe import (
     pretraining,
 )
 from training.recipes.pretraining.scaling import train_sizes, write_scaling
-from training.recipes.pretraining.texts import LICENCE, Prepared, checked_tokenizer, prepare, write_texts
+from training.recipes.pretraining.texts import (
+    LICENCE,
+    Prepared,
+    checked_tokenizer,
+    prepare,
+    write_texts,
+)
 from training.refusals import details_of
 from training.stages import pretrain
 from training.stages.artifact import finished
@@ -62,7 +75,10 @@ def settable_fields() -> str:
         nothing = Prepared(Path(), Path(), recipe.vocabulary, "")
         config = pretraining(recipe.shape, nothing, 1, DTYPE, Path(name), "")
         each.append(settable(PretrainConfig, FIXED, config))
-    fields = [replace(same[0], value=PLANNED.get(same[0].name) or _of_each(same)) for same in zip(*each, strict=True)]
+    fields = [
+        replace(same[0], value=PLANNED.get(same[0].name) or _of_each(same))
+        for same in zip(*each, strict=True)
+    ]
     return f"fields for --set, as the recipes have them if nobody sets them:\n{listed(fields)}"
 
 
@@ -77,8 +93,8 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
     """One recipe to its end.
 
     Raises:
-        ConfigError: a field that is not to be set so, workers without steps, a tokenizer that does not serve, or a run that was begun
-            otherwise.
+        ConfigError: a field that is not to be set so, workers without steps, a tokenizer that does
+            not serve, or a run that was begun otherwise.
     """
     is_timed, group = not any(text.startswith("steps=") for text in options.set), _group(options)
     if is_timed and group.workers:
@@ -108,7 +124,9 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
             steps, dtype = plan.steps, plan.dtype
             shown.say(plan.text(draft.batch_rows * draft.context_tokens))
         whole = config(prepared, steps, dtype)
-        refuse_other(whole, directory, [*fields_named(options.set), "steps"])  # others follow from how many there are
+        refuse_other(
+            whole, directory, [*fields_named(options.set), "steps"]
+        )  # others follow from how many there are
         begin_anew(whole, directory)
         if finished(output):
             shown.say(f"{options.recipe}: is finished already")
@@ -126,10 +144,14 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     work: Path = options.work.absolute()
     with _shown() as shown:
         prepared = _prepare(options, SIZES_VOCABULARY, shown)
-        sizes = train_sizes(prepared, options.tokens_per_parameter, work / "scaling", code_commit, shown)
+        sizes = train_sizes(
+            prepared, options.tokens_per_parameter, work / "scaling", code_commit, shown
+        )
     law = write_scaling(sizes, options.tokens_per_parameter, work)
     for size in sizes:
-        print(f"{size.name}: {size.tokens:,} tokens, {size.points[-1].bits_per_byte:.4f} bits per byte")
+        print(
+            f"{size.name}: {size.tokens:,} tokens, {size.points[-1].bits_per_byte:.4f} bits per byte"
+        )
     print(f"bits per byte = {law.coefficient:.4g} * FLOPs ^ -{law.exponent:.4f}")
     print(work / "scaling.html")
     return 0

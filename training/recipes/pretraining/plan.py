@@ -1,5 +1,5 @@
-"""How many steps fit into the minutes that somebody has: timed once at the start, and written down, so that a run that goes on after a
-kill has the same length and the same number type as before.
+"""How many steps fit into the minutes that somebody has: timed once at the start, and written down,
+so that a run that goes on after a kill has the same length and the same number type as before.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from training.stages.pretrain import PretrainConfig, accumulate, open_data
 
 TIMED_SECONDS = 10.0  # at most: the first step ends it too, where the machine is that busy
 ALIKE = 1.1  # between the two fastest steps: another of them would tell nothing new
-FEWEST_STEPS = 20  # with fewer nothing is learned, and a machine that was busy for a moment would be to blame
+FEWEST_STEPS = (
+    20  # with fewer nothing is learned, and a machine that was busy for a moment would be to blame
+)
 TRAINING_SHARE = 0.85  # the rest is for measuring, samples and checkpoints
 
 
 @dataclass(frozen=True)
 class Plan:
-    """plan.json. spent_seconds: of the minutes, before the first step: to prepare the texts, and to time the machine."""
+    """plan.json. spent_seconds: of the minutes, before the first step: to prepare the texts, and to
+    time the machine.
+    """
 
     recipe: str
     minutes: float
@@ -62,7 +66,8 @@ def planned(
         config: whose steps and dtype do not count yet.
         began: when the minutes began, of time.monotonic().
         say: is told what is being timed.
-        is_followed: whether steps of the plan there are kept; else one for other minutes takes its place.
+        is_followed: whether steps of the plan there are kept; else one for other minutes takes its
+            place.
 
     Raises:
         ConfigError: the plan there is for another recipe or other minutes.
@@ -78,12 +83,16 @@ def planned(
                 reason="MISMATCH",
                 limit=f"{plan.recipe} for {plan.minutes:g} minutes",
             )
-    say(f"timing this machine, about {TIMED_SECONDS:g} seconds: how many steps fit into {minutes:g} minutes?")
+    say(
+        f"timing this machine, about {TIMED_SECONDS:g} seconds: how many steps fit into {minutes:g} minutes?"
+    )
     dtype = "bfloat16" if bfloat16_pays() else "float32"
     speed = tokens_per_second(replace(config, machine=replace(config.machine, dtype=dtype)))
     tokens_per_step = config.batch_rows * config.context_tokens
     spent = time.monotonic() - began
-    steps = max(FEWEST_STEPS, round((minutes * 60 - spent) * TRAINING_SHARE * speed / tokens_per_step))
+    steps = max(
+        FEWEST_STEPS, round((minutes * 60 - spent) * TRAINING_SHARE * speed / tokens_per_step)
+    )
     plan = Plan(recipe, minutes, steps, dtype, speed, spent)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(plan), indent=2) + "\n")
@@ -92,9 +101,10 @@ def planned(
 
 
 def tokens_per_second(config: PretrainConfig) -> float:
-    """Of the config's own steps, on a model that is thrown away: the fastest, since whatever else the machine does at this moment it will
-    not do all the while, and so that it is not a slow one, until the two fastest are alike. One microbatch is timed for all of a step. The
-    first step warms up, and counts only where there is time for no other.
+    """Of the config's own steps, on a model that is thrown away: the fastest, since whatever else
+    the machine does at this moment it will not do all the while, and so that it is not a slow one,
+    until the two fastest are alike. One microbatch is timed for all of a step. The first step warms
+    up, and counts only where there is time for no other.
     """
     autocast = settle(config.machine)
     data = open_data(config)

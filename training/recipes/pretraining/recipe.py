@@ -1,4 +1,6 @@
-"""Complete configs: `ten_million`, which 20 minutes on two cores are enough for, and the three sizes of the scaling report."""
+"""Complete configs: `ten_million`, which 20 minutes on two cores are enough for, and the three
+sizes of the scaling report.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,19 @@ class Shape:
 
     def model_json(self, vocabulary: int) -> dict[str, Any]:
         shape = llama_json(
-            vocabulary, self.hidden_size, self.num_layers, self.num_heads, self.num_heads, self.intermediate_size
+            vocabulary,
+            self.hidden_size,
+            self.num_layers,
+            self.num_heads,
+            self.num_heads,
+            self.intermediate_size,
         )
         return shape | {"max_position_embeddings": CONTEXT_TOKENS}
 
     def parameters(self, vocabulary: int) -> int:
-        """All of them: with tied embeddings the head's product is as large as the embedding, so 6ND holds."""
+        """All of them: with tied embeddings the head's product is as large as the embedding, so 6ND
+        holds.
+        """
         d, wide = self.hidden_size, self.intermediate_size
         return vocabulary * d + self.num_layers * (4 * d * d + 3 * d * wide + 2 * d) + d
 
@@ -54,8 +63,12 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "ten_million": Recipe(Shape("ten_million", 320, 7, 5, 864, 2e-3, 16), vocabulary=4096, minutes=20.0),
-    "one_million": Recipe(Shape("one_million", 112, 6, 4, 304, 4e-3, 16), vocabulary=1024, minutes=3.0),
+    "ten_million": Recipe(
+        Shape("ten_million", 320, 7, 5, 864, 2e-3, 16), vocabulary=4096, minutes=20.0
+    ),
+    "one_million": Recipe(
+        Shape("one_million", 112, 6, 4, 304, 4e-3, 16), vocabulary=1024, minutes=3.0
+    ),
 }
 SIZES_VOCABULARY = 1024  # with more, the smallest would be little else than embeddings
 SIZES = (
@@ -68,8 +81,10 @@ SIZES = (
 def pretraining(
     shape: Shape, prepared: Prepared, steps: int, dtype: str, output: Path, code_commit: str
 ) -> PretrainConfig:
-    """Muon, which learns faster here (docs/decisions/2026-11-26-pre-training.md), with a cooldown at the end. A model of one's own texts
-    is sampled with openings of theirs: PROMPTS are an encyclopedia's."""
+    """Muon, which learns faster here (docs/decisions/2026-11-26-pre-training.md), with a cooldown
+    at the end. A model of one's own texts is sampled with openings of theirs: PROMPTS are an
+    encyclopedia's.
+    """
     return PretrainConfig(
         tokenizer_directory=prepared.tokenizer_directory,
         shards_directory=prepared.shards_directory,

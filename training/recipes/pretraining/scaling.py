@@ -1,6 +1,8 @@
-"""Loss over compute for three sizes at equal tokens a parameter, and the power law through their ends.
+"""Loss over compute for three sizes at equal tokens a parameter, and the power law through their
+ends.
 
-Compute is 6ND (Kaplan et al., arXiv 2001.08361, 2.1): parameters times tokens, forward and backward.
+Compute is 6ND (Kaplan et al., arXiv 2001.08361, 2.1): parameters times tokens, forward and
+backward.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ import numpy as np
 
 from training.cluster.progress_log import PROGRESS, Watcher, read_progress
 from training.cluster.runner import StageRun, run_stage
-from training.recipes.pretraining.recipe import CONTEXT_TOKENS, SIZES, SIZES_VOCABULARY, Shape, pretraining
+from training.recipes.pretraining.recipe import (
+    CONTEXT_TOKENS,
+    SIZES,
+    SIZES_VOCABULARY,
+    Shape,
+    pretraining,
+)
 from training.recipes.pretraining.texts import Prepared
 from training.reporting.curves import chart
 from training.reporting.pages import write_page
@@ -46,7 +54,9 @@ class Size:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """bits per byte = coefficient * flops ** -exponent. largest_error: of a point, as a share of what the law says."""
+    """bits per byte = coefficient * flops ** -exponent. largest_error: of a point, as a share of
+    what the law says.
+    """
 
     coefficient: float
     exponent: float
@@ -64,11 +74,15 @@ def fit(points: Sequence[Point]) -> PowerLaw:
     """
     if len({point.flops for point in points}) < 2:
         raise ConfigError(
-            f"points: {len(points)}, a power law needs two amounts of compute", field="points", reason="TOO_SMALL"
+            f"points: {len(points)}, a power law needs two amounts of compute",
+            field="points",
+            reason="TOO_SMALL",
         )
     flops = np.log([point.flops for point in points])
     design = np.stack((np.ones_like(flops), -flops), axis=1)
-    (constant, exponent), *_ = np.linalg.lstsq(design, np.log([point.bits_per_byte for point in points]), rcond=None)
+    (constant, exponent), *_ = np.linalg.lstsq(
+        design, np.log([point.bits_per_byte for point in points]), rcond=None
+    )
     law = PowerLaw(math.exp(constant), float(exponent), 0.0)
     error = max(abs(point.bits_per_byte / law.at(point.flops) - 1) for point in points)
     return PowerLaw(law.coefficient, law.exponent, error)
@@ -89,9 +103,13 @@ def train_sizes(
         name = f"{shape.name}-{tokens_per_parameter:g}"
         steps = steps_for_size(shape, SIZES_VOCABULARY, tokens_per_parameter)
         config = pretraining(shape, prepared, steps, DTYPE, work / f"model-{name}", code_commit)
-        manifest = run_stage(StageRun(name, pretrain.run, config), work, partial(watcher.move, shape.name))
+        manifest = run_stage(
+            StageRun(name, pretrain.run, config), work, partial(watcher.move, shape.name)
+        )
         watcher.end(shape.name)
-        sizes.append(course(shape.name, manifest.report["parameters"], read_progress(work / name / PROGRESS)))
+        sizes.append(
+            course(shape.name, manifest.report["parameters"], read_progress(work / name / PROGRESS))
+        )
     return sizes
 
 
@@ -116,10 +134,18 @@ def write_scaling(sizes: Sequence[Size], tokens_per_parameter: float, directory:
         "tokens_per_parameter": tokens_per_parameter,
         "tenfold": Point(10 * max(flops), law.at(10 * max(flops))),
     }
-    series = {size.name: [(math.log10(p.flops), p.bits_per_byte) for p in size.points] for size in sizes}
-    series["power law"] = [(math.log10(f), law.at(f)) for f in np.geomspace(min(flops), max(flops), 20)]
+    series = {
+        size.name: [(math.log10(p.flops), p.bits_per_byte) for p in size.points] for size in sizes
+    }
+    series["power law"] = [
+        (math.log10(f), law.at(f)) for f in np.geomspace(min(flops), max(flops), 20)
+    ]
     drawn = chart("held-out bits per byte over log10 of FLOPs", series)
     write_page(directory / "scaling.html", "scaling.html.jinja", facts | {"chart": drawn})
-    rows = {"sizes": [asdict(size) for size in sizes], "law": asdict(law), "tokens_per_parameter": tokens_per_parameter}
+    rows = {
+        "sizes": [asdict(size) for size in sizes],
+        "law": asdict(law),
+        "tokens_per_parameter": tokens_per_parameter,
+    }
     (directory / "scaling.json").write_text(json.dumps(rows, indent=2) + "\n")
     return law

@@ -1,6 +1,8 @@
-"""The texts of these recipes, and what is made of them once: a tokenizer of our own and token shards.
+"""The texts of these recipes, and what is made of them once: a tokenizer of our own and token
+shards.
 
-Texts, unless others are given: openings of English Wikipedia articles, CC BY-SA 4.0 (LICENCES.md); for demonstrations, never shipped.
+Texts, unless others are given: openings of English Wikipedia articles, CC BY-SA 4.0 (LICENCES.md);
+for demonstrations, never shipped.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ class Prepared:
 
 
 def write_texts(work: Path) -> Path:
-    """texts.jsonl in the order of the titles; installed and written where it is not there. texts.json beside it has its hash: what
-    somebody else put there is not Wikipedia's, and would be trained on under its licence.
+    """texts.jsonl in the order of the titles; installed and written where it is not there.
+    texts.json beside it has its hash: what somebody else put there is not Wikipedia's, and would be
+    trained on under its licence.
 
     Raises:
         ConfigError: the file there is not as it was written.
@@ -53,13 +56,17 @@ def write_texts(work: Path) -> Path:
                 reason="EXISTS",
             )
         return path
-    articles: Mapping[str, Mapping[str, str]] = json.loads((installed(PACKAGES) / SUMMARIES).read_text())
+    articles: Mapping[str, Mapping[str, str]] = json.loads(
+        (installed(PACKAGES) / SUMMARIES).read_text()
+    )
     lines = (json.dumps({"text": articles[title]["extract"]}) + "\n" for title in sorted(articles))
     partial = path.with_name("texts.jsonl.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w") as opened:
         opened.writelines(lines)
-    write_json(written, {"sha256": hash_file(partial), "licence": LICENCE})  # first: texts without it are refused
+    write_json(
+        written, {"sha256": hash_file(partial), "licence": LICENCE}
+    )  # first: texts without it are refused
     partial.replace(path)
     return path
 
@@ -99,7 +106,9 @@ def checked_tokenizer(directory: Path) -> Path:
         ConfigError: it has no chat template, or no token that begins or ends a text.
     """
     if not directory.is_dir():
-        raise ConfigError(f"tokenizer: {directory} is not there", field="tokenizer", reason="MISSING")
+        raise ConfigError(
+            f"tokenizer: {directory} is not there", field="tokenizer", reason="MISSING"
+        )
     try:
         chat, (tokenizer, settings) = load_chat(directory), open_tokenizer(directory)
         chat.prompt_ids([Message("user", "hello")])

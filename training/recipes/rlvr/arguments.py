@@ -13,30 +13,57 @@ from training.stages.context import DEVICE_HELP, Machine
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SIZES, ALGORITHMS = ("small", "tiny"), ("grpo", "ppo")  # the names in recipe.py; a test compares them
+SIZES, ALGORITHMS = (
+    ("small", "tiny"),
+    ("grpo", "ppo"),
+)  # the names in recipe.py; a test compares them
 PROMPT_TOKENS, RESPONSE_TOKENS = 192, 64
 
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     """Add the command."""
-    rlvr = commands.add_parser("rlvr", help="train on a task whose answers are checked by computation")
+    rlvr = commands.add_parser(
+        "rlvr", help="train on a task whose answers are checked by computation"
+    )
     rlvr.add_argument("--task", required=True, help="as `tasks list` says")
-    rlvr.add_argument("--level", type=int, help="of difficulty, from 0; without it the generator's own defaults")
-    rlvr.add_argument("--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt")
-    rlvr.add_argument("--model", type=Path, required=True, metavar="DIRECTORY", help="what is trained")
-    rlvr.add_argument("--size", choices=SIZES, default="small", help="tiny: all weights; small: LoRA")
+    rlvr.add_argument(
+        "--level", type=int, help="of difficulty, from 0; without it the generator's own defaults"
+    )
+    rlvr.add_argument(
+        "--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt"
+    )
+    rlvr.add_argument(
+        "--model", type=Path, required=True, metavar="DIRECTORY", help="what is trained"
+    )
+    rlvr.add_argument(
+        "--size", choices=SIZES, default="small", help="tiny: all weights; small: LoRA"
+    )
     rlvr.add_argument("--algorithm", choices=ALGORITHMS, default="grpo")
     rlvr.add_argument("--updates", type=int, default=40)
     rlvr.add_argument("--items", type=int, default=1000, help="to learn from (default 1000)")
-    rlvr.add_argument("--held-out", type=int, default=200, metavar="ITEMS", help="to measure by (default 200)")
-    rlvr.add_argument("--samples", type=int, default=2, help="answers to each held-out item (default 2)")
-    rlvr.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS, help="longer prompts are dropped")
-    rlvr.add_argument("--response-tokens", type=int, default=RESPONSE_TOKENS, help="longer responses are cut off")
-    rlvr.add_argument("--workers", type=int, default=0, help="Ray workers; 0 trains in this process")
+    rlvr.add_argument(
+        "--held-out", type=int, default=200, metavar="ITEMS", help="to measure by (default 200)"
+    )
+    rlvr.add_argument(
+        "--samples", type=int, default=2, help="answers to each held-out item (default 2)"
+    )
+    rlvr.add_argument(
+        "--prompt-tokens", type=int, default=PROMPT_TOKENS, help="longer prompts are dropped"
+    )
+    rlvr.add_argument(
+        "--response-tokens", type=int, default=RESPONSE_TOKENS, help="longer responses are cut off"
+    )
+    rlvr.add_argument(
+        "--workers", type=int, default=0, help="Ray workers; 0 trains in this process"
+    )
     rlvr.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
-    rlvr.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample beside them")
+    rlvr.add_argument(
+        "--rollout-actors", type=int, default=0, help="Ray actors that sample beside them"
+    )
     rlvr.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
-    rlvr.add_argument("--work", type=Path, required=True, help="folder of the items, the run and the model")
+    rlvr.add_argument(
+        "--work", type=Path, required=True, help="folder of the items, the run and the model"
+    )
     rlvr.set_defaults(command=lambda options: _train(options, code_commit))
 
 

@@ -1,5 +1,5 @@
-"""Whether what the command was asked for can be done: looked at before the first answer is sampled, by the code that would refuse it later,
-and told by the options' own names.
+"""Whether what the command was asked for can be done: looked at before the first answer is sampled,
+by the code that would refuse it later, and told by the options' own names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def checked_group(options: argparse.Namespace) -> Group:
             )
     if options.workers < 0:
         raise ConfigError(
-            f"workers: {options.workers} is below 0", field="workers", reason="OUT_OF_RANGE", limit="at least 0"
+            f"workers: {options.workers} is below 0",
+            field="workers",
+            reason="OUT_OF_RANGE",
+            limit="at least 0",
         )
     with _named_as_typed():
         return Group(options.workers, options.gpus_per_worker, options.rollout_actors)
@@ -53,7 +56,9 @@ def check_config(config: PolicyConfig, workers: int) -> None:
     try:
         refuse_uneven(config, all_different(0, max(1, workers)))
     except ConfigError as error:
-        raise ConfigError(f"workers: {error}", field="workers", reason=error.reason, limit=error.limit) from error
+        raise ConfigError(
+            f"workers: {error}", field="workers", reason=error.reason, limit=error.limit
+        ) from error
 
 
 def opened_model(directory: Path) -> Speaker:
@@ -69,7 +74,9 @@ def opened_model(directory: Path) -> Speaker:
 
 
 def check_prompts(config: PolicyConfig, chat: Chat) -> None:
-    """Raises: ConfigError: no prompt is short enough, or prompt and response may be longer than the model's positions."""
+    """Raises: ConfigError: no prompt is short enough, or prompt and response may be longer than the
+    model's positions.
+    """
     with _named_as_typed():
         read_data(config, chat)
 

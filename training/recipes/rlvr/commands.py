@@ -1,5 +1,6 @@
-"""`python -m training rlvr`: items, the model's answers to held-out ones, training, and the answers again. Each step leaves a file and is
-skipped where it is there, so the same command goes on after a kill.
+"""`python -m training rlvr`: items, the model's answers to held-out ones, training, and the answers
+again. Each step leaves a file and is skipped where it is there, so the same command goes on after a
+kill.
 """
 
 from __future__ import annotations
@@ -48,14 +49,26 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     group = checked_group(options)
     _refuse_other(options, work / ASKED)
     lengths = Lengths(options.prompt_tokens, options.response_tokens)
-    data, output = work / "items.jsonl", work / f"{options.model.name}-{options.task}-{options.algorithm}"
+    data, output = (
+        work / "items.jsonl",
+        work / f"{options.model.name}-{options.task}-{options.algorithm}",
+    )
     config = ALGORITHMS[options.algorithm](
-        SIZES[options.size], options.model.absolute(), data, output, options.updates, lengths, code_commit
+        SIZES[options.size],
+        options.model.absolute(),
+        data,
+        output,
+        options.updates,
+        lengths,
+        code_commit,
     )
     config = replace(config, machine=replace(config.machine, device=options.device))
     check_config(config, options.workers)
     model = None if (work / BEFORE).exists() else opened_model(options.model)
-    trained, held_out = _items(options, Split.TRAIN, options.items), _items(options, Split.HELD_OUT, options.held_out)
+    trained, held_out = (
+        _items(options, Split.TRAIN, options.items),
+        _items(options, Split.HELD_OUT, options.held_out),
+    )
     work.mkdir(parents=True, exist_ok=True)
     write_items(trained, data)
     if model is not None:
@@ -66,7 +79,9 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     answered = sampling(lengths, options.samples)
     take_device(options.device)
     with open_scorer(held_out) as scorer:
-        lines.say(f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers")
+        lines.say(
+            f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers"
+        )
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
         lines.say(f"right before: {share_text(before.right)}")
         shown = ShownStages(lines, SHOWN, counted="update", first={options.algorithm: FIRST})
@@ -80,9 +95,14 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
 def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[Item]:
     items = make_items(Order(options.task, count, 0, split, options.level, options.texts))
     if len(items) < count:
-        print(f"only {len(items)} of {count} items: {options.task} has no more of the {split} split", file=sys.stderr)
+        print(
+            f"only {len(items)} of {count} items: {options.task} has no more of the {split} split",
+            file=sys.stderr,
+        )
     if not items:
-        raise ConfigError(f"task: {options.task} has no {split} items", field="task", reason="EMPTY")
+        raise ConfigError(
+            f"task: {options.task} has no {split} items", field="task", reason="EMPTY"
+        )
     return items
 
 
@@ -106,5 +126,7 @@ def _conclude(before: Measured, after: Measured, work: Path, lines: Lines) -> No
     gain = after.gain(before)
     fields = {"before": before.right, "after": after.right, "gain": gain}
     write_json(work / RESULT, {name: plain(value) for name, value in fields.items()})
-    lines.say(f"right after: {share_text(after.right)}; gained: {change_text(gain)} (95 %, {gain.clusters} items)")
+    lines.say(
+        f"right after: {share_text(after.right)}; gained: {change_text(gain)} (95 %, {gain.clusters} items)"
+    )
     lines.say(f"the model is in {work / after.version}, the run's page under {work / 'runs'}")

@@ -1,5 +1,5 @@
-"""How many held-out items a model answers rightly, with an interval; before and after by the same items and the same seeds, so that the
-change is measured pair by pair.
+"""How many held-out items a model answers rightly, with an interval; before and after by the same
+items and the same seeds, so that the change is measured pair by pair.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from training.verification.scorer import Scorer, shares
 
 @dataclass(frozen=True)
 class Measured:
-    """rewards: one an answer, items one after another, samples_per_item each. verdicts: shares of every outcome."""
+    """rewards: one an answer, items one after another, samples_per_item each. verdicts: shares of
+    every outcome.
+    """
 
     version: str
     samples_per_item: int
@@ -41,13 +43,17 @@ class Measured:
         return [str(place // self.samples_per_item) for place in range(len(self.rewards))]
 
 
-def measure(directory: Path, items: Sequence[Item], scorer: Scorer, sampling: Sampling, kept: Path) -> Measured:
+def measure(
+    directory: Path, items: Sequence[Item], scorer: Scorer, sampling: Sampling, kept: Path
+) -> Measured:
     """What `kept` holds; measured where there is nothing."""
     if kept.exists():
         fields = json.loads(kept.read_text())
         return Measured(**{**fields, "rewards": tuple(fields["rewards"])})
     said = Speaker(directory).answer([[Message("user", item.prompt)] for item in items], sampling)
-    verdicts = scorer.score_all([items[answer.prompt] for answer in said], [answer.text for answer in said])
+    verdicts = scorer.score_all(
+        [items[answer.prompt] for answer in said], [answer.text for answer in said]
+    )
     rewards = tuple(verdict.reward for verdict in verdicts)
     measured = Measured(directory.name, sampling.samples_per_prompt, rewards, shares(verdicts))
     write_json(kept, asdict(measured))

@@ -1,7 +1,8 @@
-"""Complete configs for two sizes of model: all weights of one as small as nano, LoRA on one like small.
+"""Complete configs for two sizes of model: all weights of one as small as nano, LoRA on one like
+small.
 
-Groups of 8 with 16 prompts: below some hundred samples an update GRPO collapses early on small models (reference: 400 and more are
-better, and cost a small machine minutes an update).
+Groups of 8 with 16 prompts: below some hundred samples an update GRPO collapses early on small
+models (reference: 400 and more are better, and cost a small machine minutes an update).
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Size:
 
 SIZES = {
     "tiny": Size(None, None, 3e-4, prompts=25, samples=16, minibatch_rows=100),
-    "small": Size(LORA, VOCABULARY_ROWS, 1e-4, prompts=16, samples=8, minibatch_rows=64, dtype="auto"),
+    "small": Size(
+        LORA, VOCABULARY_ROWS, 1e-4, prompts=16, samples=8, minibatch_rows=64, dtype="auto"
+    ),
 }
 
 
@@ -49,8 +52,12 @@ class Lengths:
     response: int = RESPONSE_TOKENS
 
 
-def grpo(size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str) -> GrpoConfig:
-    """GRPO with DAPO's wider clip and its filter: groups that are all right or all wrong teach nothing."""
+def grpo(
+    size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str
+) -> GrpoConfig:
+    """GRPO with DAPO's wider clip and its filter: groups that are all right or all wrong teach
+    nothing.
+    """
     return GrpoConfig(
         model_directory=model,
         reward_model_directory=None,
@@ -74,7 +81,9 @@ def grpo(size: Size, model: Path, data: Path, output: Path, updates: int, length
     )
 
 
-def ppo(size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str) -> PpoConfig:
+def ppo(
+    size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str
+) -> PpoConfig:
     """PPO whose critic starts as the model with a head of zeros, as no reward model is there."""
     return PpoConfig(
         model_directory=model,
@@ -102,7 +111,9 @@ ALGORITHMS = {"grpo": grpo, "ppo": ppo}
 
 
 def sampling(lengths: Lengths, samples: int) -> Sampling:
-    """How held-out items are answered: as training samples, so that what is learned is what is measured."""
+    """How held-out items are answered: as training samples, so that what is learned is what is
+    measured.
+    """
     return Sampling(
         samples_per_prompt=samples,
         max_prompt_tokens=lengths.prompt,

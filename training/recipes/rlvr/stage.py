@@ -1,5 +1,6 @@
-"""PPO or GRPO, with a verifier as the judge where no reward model is: what scores is opened in each worker, for as long as the stage
-runs."""
+"""PPO or GRPO, with a verifier as the judge where no reward model is: what scores is opened in each
+worker, for as long as the stage runs.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ from training.verification.workers import Workers
 
 
 def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
-    """The stage that the config is of; config.data_path: of `python -m training tasks write`, or of this recipe, unless a reward model
-    scores.
+    """The stage that the config is of; config.data_path: of `python -m training tasks write`, or of
+    this recipe, unless a reward model scores.
 
     Raises:
         ExampleError: a prompt has no item, one that was changed, or one that is held out.
@@ -40,7 +41,9 @@ def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
         return _run(config, context, TaskVerifier(prompts, scorer))
 
 
-def _run(config: GrpoConfig | PpoConfig, context: RunContext, verifier: Verifier | None) -> Manifest:
+def _run(
+    config: GrpoConfig | PpoConfig, context: RunContext, verifier: Verifier | None
+) -> Manifest:
     if isinstance(config, GrpoConfig):
         return grpo.run(config, context, verifier)
     return ppo.run(config, context, verifier)
@@ -48,7 +51,9 @@ def _run(config: GrpoConfig | PpoConfig, context: RunContext, verifier: Verifier
 
 @contextmanager
 def open_scorer(items: Sequence[Item]) -> Iterator[Scorer]:
-    """What scores these items: a process for each processor, and a sandbox where one of them is code."""
+    """What scores these items: a process for each processor, and a sandbox where one of them is
+    code.
+    """
     is_code = any(isinstance(item.check, Calls | Programs) for item in items)
     sandbox = open_sandbox(os.environ) if is_code else None
     with Workers(len(os.sched_getaffinity(0))) as workers:

@@ -20,8 +20,12 @@ COMMITTED = Path(__file__).parents[3] / "models" / "small" / "adapter"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.recipes.small_sft", description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder with packages/ and the base; runs go there")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.recipes.small_sft", description=__doc__
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder with packages/ and the base; runs go there"
+    )
     parser.add_argument("--into", type=Path, default=COMMITTED, help="folder of the adapter")
     arguments = parser.parse_args()
     work: Path = arguments.work

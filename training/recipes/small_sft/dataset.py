@@ -1,4 +1,6 @@
-"""Puts the recipe's texts together: drawn, misspelt here and there, without held-out questions, without evaluation data."""
+"""Puts the recipe's texts together: drawn, misspelt here and there, without held-out questions,
+without evaluation data.
+"""
 
 import hashlib
 import json
@@ -23,7 +25,8 @@ HAND_WRITTEN = "hand_written"
 class DatasetConfig:
     """Sizes before overlaps are dropped.
 
-    hand_written_copies: how often each of our own conversations is shown in an epoch; later copies are misspelt more often.
+    hand_written_copies: how often each of our own conversations is shown in an epoch; later copies
+        are misspelt more often.
     """
 
     articles: int = 350
@@ -35,7 +38,8 @@ class DatasetConfig:
 
 
 def build_dataset(config: DatasetConfig, packages: Path) -> tuple[list[Example], dict[str, int]]:
-    """The examples in a drawn order, and how many came from each source and were dropped for overlap.
+    """The examples in a drawn order, and how many came from each source and were dropped for
+    overlap.
 
     Args:
         packages: folder into which the packages of locks/small_sft_texts.txt were installed.
@@ -69,14 +73,22 @@ def read_hand_written() -> list[Example]:
 
 
 def newcomer_conversations() -> list[list[str]]:
-    """What a newcomer asks first, a conversation a line: the model is judged by these, and never trained on them."""
-    return [json.loads(line) for line in (FOLDER / "newcomer_questions.jsonl").read_text().splitlines()]
+    """What a newcomer asks first, a conversation a line: the model is judged by these, and never
+    trained on them.
+    """
+    return [
+        json.loads(line) for line in (FOLDER / "newcomer_questions.jsonl").read_text().splitlines()
+    ]
 
 
 def without_held_out(examples: Iterable[Example]) -> list[Example]:
     """Drops conversations in which any of the user's turns is one of the newcomer's questions."""
-    held = {words(question) for conversation in newcomer_conversations() for question in conversation}
-    return [example for example in examples if not held & {words(turn) for turn in example.turns[::2]}]
+    held = {
+        words(question) for conversation in newcomer_conversations() for question in conversation
+    }
+    return [
+        example for example in examples if not held & {words(turn) for turn in example.turns[::2]}
+    ]
 
 
 def write_dataset(examples: Sequence[Example], path: Path) -> str:

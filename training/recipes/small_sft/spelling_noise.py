@@ -6,8 +6,13 @@ _MIN_WORD = 4  # shorter words become other words
 
 
 def misspell(text: str, rng: random.Random) -> str:
-    """Lower case, no closing punctuation, and about one longer word in four damaged by a swap, a loss or a doubling."""
-    return " ".join(_damage(word, rng) if rng.random() < 0.25 else word for word in text.lower().rstrip("?.!").split())
+    """Lower case, no closing punctuation, and about one longer word in four damaged by a swap, a
+    loss or a doubling.
+    """
+    return " ".join(
+        _damage(word, rng) if rng.random() < 0.25 else word
+        for word in text.lower().rstrip("?.!").split()
+    )
 
 
 def _damage(word: str, rng: random.Random) -> str:

@@ -1,6 +1,8 @@
-"""The command that starts bubblewrap around a Python of its own: the interpreter, its standard library, and nothing else of this machine.
+"""The command that starts bubblewrap around a Python of its own: the interpreter, its standard
+library, and nothing else of this machine.
 
-As root it makes namespaces by root's right and the first program gives root up inside; as anybody else by a user namespace.
+As root it makes namespaces by root's right and the first program gives root up inside; as anybody
+else by a user namespace.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108 - the sandbox's own
     "LANG": "C.UTF-8",
     "LD_LIBRARY_PATH": f"{HOME}/lib",
-    "PYTHONHASHSEED": "0",  # the order of sets is part of an answer; it must not change from run to run
+    # the order of sets is part of an answer; it must not change from run to run
+    "PYTHONHASHSEED": "0",
     "PYTHONUTF8": "1",
     "PATH": f"{HOME}/bin",
 }
@@ -43,7 +46,9 @@ class SandboxUnavailableError(DetailedError):
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python outside: its program, its standard library, and the folder of libpython where it has one."""
+    """A Python outside: its program, its standard library, and the folder of libpython where it has
+    one.
+    """
 
     program: Path
     library: Path
@@ -83,7 +88,9 @@ def find_bubblewrap(environment: Mapping[str, str]) -> Path:
     return Path(found)
 
 
-def command(bubblewrap: Path, interpreter: Interpreter, disk_bytes: int, filter_descriptor: int) -> list[str]:
+def command(
+    bubblewrap: Path, interpreter: Interpreter, disk_bytes: int, filter_descriptor: int
+) -> list[str]:
     """Everything up to the first program's text."""
     python = f"{HOME}/bin/{interpreter.program.name}"
     return [
@@ -101,13 +108,27 @@ def command(bubblewrap: Path, interpreter: Interpreter, disk_bytes: int, filter_
 
 
 def _namespaces(as_root: bool) -> Iterator[str]:
-    yield from ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+    yield from (
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    )
     yield from ("--cap-drop", "ALL")
     if as_root:
-        # Only to become somebody else: a user namespace would leave it root outside, whatever it is called inside.
+        # Only to become somebody else: a user namespace would leave it root outside, whatever it is
+        # called inside.
         yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
     else:
-        yield from ("--unshare-user", "--disable-userns", "--uid", str(NOBODY), "--gid", str(NOBODY))
+        yield from (
+            "--unshare-user",
+            "--disable-userns",
+            "--uid",
+            str(NOBODY),
+            "--gid",
+            str(NOBODY),
+        )
 
 
 @functools.cache
@@ -131,7 +152,9 @@ def _python(interpreter: Interpreter) -> Iterator[str]:
 
 
 def _system_libraries() -> Iterator[str]:
-    """The loader and the libraries that an interpreter and its modules are linked with, file by file: beside them lie programs."""
+    """The loader and the libraries that an interpreter and its modules are linked with, file by
+    file: beside them lie programs.
+    """
     architecture = sysconfig.get_config_var("MULTIARCH") or ""
     for name in ("lib", "lib64"):
         root = Path("/") / name
@@ -142,5 +165,7 @@ def _system_libraries() -> Iterator[str]:
             continue
         for place in dict.fromkeys((folder, folder / architecture)):
             yield from ("--dir", str(place))
-            for library in sorted(file for name in LIBRARIES for file in place.glob(f"{name}.so.[0-9]*")):
+            for library in sorted(
+                file for name in LIBRARIES for file in place.glob(f"{name}.so.[0-9]*")
+            ):
                 yield from ("--ro-bind", str(library), str(library))

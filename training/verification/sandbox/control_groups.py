@@ -1,7 +1,9 @@
-"""The kernel's own accounts (cgroups) that hold a whole run to its memory and number of processes, forks and files in memory included.
+"""The kernel's own accounts (cgroups) that hold a whole run to its memory and number of processes,
+forks and files in memory included.
 
-Version 1 and 2, where this process may make groups: as root, or where systemd or a container runtime delegates them.
-Where it may not, limits a process are what remains: see docs/decisions/2026-11-26-sandbox.md.
+Version 1 and 2, where this process may make groups: as root, or where systemd or a container
+runtime delegates them. Where it may not, limits a process are what remains: see
+docs/decisions/2026-11-26-sandbox.md.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class ControlGroups:
 
     @contextlib.contextmanager
     def of_one_run(self, name: str) -> Iterator[tuple[Path, ...]]:
-        """The files into which the run's first process writes itself. Whatever is in the groups at the end is killed.
+        """The files into which the run's first process writes itself. Whatever is in the groups at
+        the end is killed.
 
         Raises:
             ControlGroupError: something survived.
@@ -76,7 +79,9 @@ def find_control_groups(memory_bytes: int, processes: int) -> ControlGroups | No
 
 
 def _candidates() -> Iterator[tuple[Path, ...]]:
-    """Version 1 has a tree a controller, version 2 one tree for both: at its top, beside our own group, or in it."""
+    """Version 1 has a tree a controller, version 2 one tree for both: at its top, beside our own
+    group, or in it.
+    """
     yield MOUNT / "memory", MOUNT / "pids"
     yield (MOUNT,)
     lines = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []
@@ -86,7 +91,9 @@ def _candidates() -> Iterator[tuple[Path, ...]]:
 
 
 def _hold(groups: ControlGroups) -> bool:
-    """Whether a group made there takes both limits. Groups of processes that are gone are removed on the way."""
+    """Whether a group made there takes both limits. Groups of processes that are gone are removed
+    on the way.
+    """
     try:
         for parent in groups.parents:
             _sweep(parent)

@@ -1,7 +1,9 @@
-"""The first program in the sandbox: takes its limits, gives up root, runs the code, and writes down what comes of it.
+"""The first program in the sandbox: takes its limits, gives up root, runs the code, and writes down
+what comes of it.
 
-It is handed over as text and runs alone: it imports nothing of ours and knows no expected value. The code that it runs can change
-everything here; that is why nobody outside believes more of its lines than "this is what the code answers".
+It is handed over as text and runs alone: it imports nothing of ours and knows no expected value.
+The code that it runs can change everything here; that is why nobody outside believes more of its
+lines than "this is what the code answers".
 """
 
 # pathlib would cost every start 5 ms; whatever the code raises is its answer.
@@ -71,7 +73,9 @@ def call(name: str, calls: list[list[Any]], report: int) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Only what JSON knows, by exact type. A tuple is a list; a set, an object or a key that is no text is an error."""
+    """Only what JSON knows, by exact type. A tuple is a list; a set, an object or a key that is no
+    text is an error.
+    """
     if value is None or type(value) in (bool, int, float, str):
         return value
     if type(value) in (list, tuple):

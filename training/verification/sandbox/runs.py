@@ -1,4 +1,6 @@
-"""One piece of code run once: started in its sandbox, listened to up to a limit, and ended with everything that it started."""
+"""One piece of code run once: started in its sandbox, listened to up to a limit, and ended with
+everything that it started.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,15 @@ from training.verification.sandbox.system_calls import UnknownArchitectureError,
 INSIDE = Path(__file__).with_name("inside.py")
 READ_BYTES = 65_536
 SAID_CHARACTERS = 400
-# As root each run has a user of its own, so that the kernel counts its processes alone. Below nobody, above what systems hand out.
+# As root each run has a user of its own, so that the kernel counts its processes alone. Below
+# nobody, above what systems hand out.
 FIRST_USER, USERS = 64_000, 1_000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one run. memory_bytes and processes hold for the run as a whole where there are control groups; for each process, and for
-    its user, in any case.
+    """Of one run. memory_bytes and processes hold for the run as a whole where there are control
+    groups; for each process, and for its user, in any case.
     """
 
     wall_seconds: float = 10.0
@@ -103,9 +106,17 @@ class Sandbox:
         user = FIRST_USER + (os.getpid() + number) % USERS if os.geteuid() == 0 else None
         asked = {**request, "limits": self.limits.of_a_process(), "uid": user}
         groups = self.groups.of_one_run(str(number)) if self.groups else contextlib.nullcontext(())
-        with groups as entries, _in_memory(json.dumps(asked).encode()) as words, _in_memory(build_filter()) as rules:
-            inner = command(self.bubblewrap, self.interpreter, self.limits.disk_bytes, rules.fileno())
-            outer = ["/bin/sh", "-c", ENTER_GROUPS, "sh", *map(str, entries), "--"] if entries else []
+        with (
+            groups as entries,
+            _in_memory(json.dumps(asked).encode()) as words,
+            _in_memory(build_filter()) as rules,
+        ):
+            inner = command(
+                self.bubblewrap, self.interpreter, self.limits.disk_bytes, rules.fileno()
+            )
+            outer = (
+                ["/bin/sh", "-c", ENTER_GROUPS, "sh", *map(str, entries), "--"] if entries else []
+            )
             began = time.monotonic()
             with subprocess.Popen(  # noqa: S603 - this is the sandbox
                 [*outer, *inner, INSIDE.read_text()],
@@ -120,7 +131,9 @@ class Sandbox:
 
 
 def open_sandbox(
-    environment: Mapping[str, str], limits: Limits | None = None, interpreter: Interpreter | None = None
+    environment: Mapping[str, str],
+    limits: Limits | None = None,
+    interpreter: Interpreter | None = None,
 ) -> Sandbox:
     """A sandbox that has run a first program and given back what it should.
 
@@ -131,13 +144,21 @@ def open_sandbox(
     try:
         build_filter()
     except UnknownArchitectureError as error:
-        raise SandboxUnavailableError(str(error), field=error.field, reason=error.reason, limit=error.limit) from error
+        raise SandboxUnavailableError(
+            str(error), field=error.field, reason=error.reason, limit=error.limit
+        ) from error
     bubblewrap = find_bubblewrap(environment)
     groups = find_control_groups(limits.memory_bytes, limits.processes)
-    sandbox = Sandbox(bubblewrap, limits, groups, interpreter or this_interpreter(), itertools.count())
+    sandbox = Sandbox(
+        bubblewrap, limits, groups, interpreter or this_interpreter(), itertools.count()
+    )
     patient = replace(sandbox, limits=replace(limits, wall_seconds=max(limits.wall_seconds, 30.0)))
     first = patient.run(
-        {"code": "import os\ndef who(): return [6 * 7, os.getuid() != 0]", "function": "who", "calls": [[]]}
+        {
+            "code": "import os\ndef who(): return [6 * 7, os.getuid() != 0]",
+            "function": "who",
+            "calls": [[]],
+        }
     )
     if first.output != b'{"value": [42, true]}\n':
         raise SandboxUnavailableError(
@@ -152,20 +173,26 @@ def _listen(process: subprocess.Popen[bytes], limits: Limits, began: float) -> R
     """Read until it ends, is over time, or has said too much; then nothing of it is left."""
     assert process.stdout and process.stderr
     try:
-        ended, output, said = _read(process.stdout, process.stderr, limits, began + limits.wall_seconds)
+        ended, output, said = _read(
+            process.stdout, process.stderr, limits, began + limits.wall_seconds
+        )
     finally:
-        # bubblewrap takes the namespace's first process with it, and the kernel everything in the namespace.
+        # bubblewrap takes the namespace's first process with it, and the kernel everything in the
+        # namespace.
         process.kill()
         status = process.wait()
     if said:
-        # Before it runs anything inside.py lets go of this pipe, so that only what set the sandbox up can have spoken.
+        # Before it runs anything inside.py lets go of this pipe, so that only what set the sandbox
+        # up can have spoken.
         raise _unavailable(said.decode(errors="replace").strip())
     if ended is Ended.BY_ITSELF and status != 0:
         ended = Ended.OUT_OF_TIME if status == 128 + signal.SIGXCPU else Ended.KILLED
     return Run(ended, output, time.monotonic() - began)
 
 
-def _read(spoken: IO[bytes], complaints: IO[bytes], limits: Limits, end: float) -> tuple[Ended, bytes, bytes]:
+def _read(
+    spoken: IO[bytes], complaints: IO[bytes], limits: Limits, end: float
+) -> tuple[Ended, bytes, bytes]:
     """Both until they are closed, at most for so long and so much."""
     output, said = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:

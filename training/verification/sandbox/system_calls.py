@@ -1,7 +1,9 @@
-"""The system calls that sandboxed code may not make, as a filter that the kernel runs (seccomp, classic BPF).
+"""The system calls that sandboxed code may not make, as a filter that the kernel runs (seccomp,
+classic BPF).
 
-Namespaces already hide what these calls reach; this wall is for what they don't. socket() is whole among them: vsock reaches the host
-of a virtual machine from any network namespace, and memfd_create makes memory that no limit on a process counts.
+Namespaces already hide what these calls reach; this wall is for what they don't. socket() is whole
+among them: vsock reaches the host of a virtual machine from any network namespace, and memfd_create
+makes memory that no limit on a process counts.
 """
 
 from __future__ import annotations
@@ -34,7 +36,12 @@ _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW* of linux/sched.h
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_common.h
 _NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16  # struct seccomp_data
-_ALLOW, _KILL, _REFUSE, _NO_SUCH_CALL = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026  # EPERM, ENOSYS
+_ALLOW, _KILL, _REFUSE, _NO_SUCH_CALL = (
+    0x7FFF0000,
+    0x80000000,
+    0x00050001,
+    0x00050026,
+)  # EPERM, ENOSYS
 _X32 = 0x40000000  # another numbering of the same calls on x86-64
 
 
@@ -45,7 +52,10 @@ class _Architecture:
     clone: int
 
 
-_ARCHITECTURES = {"x86_64": _Architecture(0xC000003E, 0, 56), "aarch64": _Architecture(0xC00000B7, 1, 220)}
+_ARCHITECTURES = {
+    "x86_64": _Architecture(0xC000003E, 0, 56),
+    "aarch64": _Architecture(0xC00000B7, 1, 220),
+}
 
 
 class UnknownArchitectureError(DetailedError):
@@ -68,7 +78,8 @@ def build_filter(machine: str = "") -> bytes:
         )
     here = _ARCHITECTURES[machine]
     numbers = sorted(pair[here.column] for pair in _DENIED.values())
-    # The tail is: allow, refuse, no such call, kill; what jumps there counts the instructions between.
+    # The tail is: allow, refuse, no such call, kill; what jumps there counts the instructions
+    # between.
     after = len(numbers)
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),

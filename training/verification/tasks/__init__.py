@@ -1,1 +1,3 @@
-"""Where items come from: generators of reasoning-gym, train splits that are allowed, and functions to write that are made up here."""
+"""Where items come from: generators of reasoning-gym, train splits that are allowed, and functions
+to write that are made up here.
+"""

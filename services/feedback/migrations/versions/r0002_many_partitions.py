@@ -1,4 +1,6 @@
-"""Several partitions and several replicas: one sequence a stream, claims, and the order of acceptance."""
+"""Several partitions and several replicas: one sequence a stream, claims, and the order of
+acceptance.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,13 +10,17 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Carry everything over; what there was had one partition, so its sequences are the stream's already."""
+    """Carry everything over; what there was had one partition, so its sequences are the stream's
+    already.
+    """
     op.create_table(
         "streams",
         sa.Column("stream", sa.String(32), primary_key=True),
         sa.Column("sequence", sa.BigInteger, nullable=False),
     )
-    op.execute("INSERT INTO streams (stream, sequence) SELECT stream, max(sequence) FROM segments GROUP BY stream")
+    op.execute(
+        "INSERT INTO streams (stream, sequence) SELECT stream, max(sequence) FROM segments GROUP BY stream"
+    )
     _segments()
     _thumbs()
     _claims()

@@ -1,4 +1,6 @@
-"""Keys, consents and erasures. What is in the ledger by now is taken for plain: it was written before anything was sealed."""
+"""Keys, consents and erasures. What is in the ledger by now is taken for plain: it was written
+before anything was sealed.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,9 +11,13 @@ down_revision = "0003"
 
 def upgrade() -> None:
     """Make the tables; dead letters get the time of their segment, from which they age."""
-    op.add_column("streams", sa.Column("plain_sequence", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column(
+        "streams", sa.Column("plain_sequence", sa.BigInteger, nullable=False, server_default="0")
+    )
     op.execute("UPDATE streams SET plain_sequence = sequence")
-    op.add_column("dead_letters", sa.Column("commit_us", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column(
+        "dead_letters", sa.Column("commit_us", sa.BigInteger, nullable=False, server_default="0")
+    )
     op.execute("""
         UPDATE dead_letters SET commit_us = coalesce((
             SELECT segments.commit_us FROM segments

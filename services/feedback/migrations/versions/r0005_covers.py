@@ -1,4 +1,6 @@
-"""Compaction: covers over runs of segments, what they replaced and who compacts. All begin empty; segments stay as they are."""
+"""Compaction: covers over runs of segments, what they replaced and who compacts. All begin empty;
+segments stay as they are.
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,6 @@
-"""Words that stand: a table that is filled from the committed objects at the next start, as it reaches into no log yet."""
+"""Words that stand: a table that is filled from the committed objects at the next start, as it
+reaches into no log yet.
+"""
 
 import sqlalchemy as sa
 from alembic import op

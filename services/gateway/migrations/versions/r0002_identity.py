@@ -1,4 +1,6 @@
-"""Tenants and users as rows; scopes, expiry, rotation and last use of keys. Keys that exist may do what they could: everything."""
+"""Tenants and users as rows; scopes, expiry, rotation and last use of keys. Keys that exist may do
+what they could: everything.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,16 +17,28 @@ def upgrade() -> None:
     )
     op.create_table(
         "users",
-        sa.Column("tenant", sa.String(64), sa.ForeignKey("tenants.tenant", name="users_tenant"), primary_key=True),
+        sa.Column(
+            "tenant",
+            sa.String(64),
+            sa.ForeignKey("tenants.tenant", name="users_tenant"),
+            primary_key=True,
+        ),
         sa.Column("user", sa.String(64), primary_key=True),
         sa.Column("create_time", sa.Float, nullable=False),
     )
     op.execute("INSERT INTO tenants SELECT tenant, min(create_time) FROM api_keys GROUP BY tenant")
-    op.execute('INSERT INTO users SELECT tenant, "user", min(create_time) FROM api_keys GROUP BY tenant, "user"')
+    op.execute(
+        'INSERT INTO users SELECT tenant, "user", min(create_time) FROM api_keys GROUP BY tenant, "user"'
+    )
     # SQLite cannot add a constraint: the table is copied there.
     with op.batch_alter_table("api_keys") as table:
         table.add_column(
-            sa.Column("scopes", sa.String(128), nullable=False, server_default="chat feedback account operate")
+            sa.Column(
+                "scopes",
+                sa.String(128),
+                nullable=False,
+                server_default="chat feedback account operate",
+            )
         )
         table.add_column(sa.Column("expire_time", sa.Float))
         table.add_column(sa.Column("previous_digest", sa.LargeBinary(32)))

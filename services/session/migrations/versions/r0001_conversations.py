@@ -1,4 +1,6 @@
-"""Conversations, their messages, idempotency keys, and the outbox of turns: the schema of the first version."""
+"""Conversations, their messages, idempotency keys, and the outbox of turns: the schema of the first
+version.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +16,12 @@ def upgrade() -> None:
     _turns()
     op.create_table(
         "outbox",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+            primary_key=True,
+            autoincrement=True,
+        ),
         sa.Column("conversation_id", sa.String(36), nullable=False, index=True),
         sa.Column("refused", sa.Boolean, nullable=False),
         sa.Column("payload", sa.LargeBinary, nullable=False),

@@ -1,4 +1,6 @@
-"""Rules follow what the API tells: all kinds first, then each change, and all anew when a watch ends."""
+"""Rules follow what the API tells: all kinds first, then each change, and all anew when a watch
+ends.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,11 +25,19 @@ def pod(number: int) -> Json:
 
 
 class FakeApi:
-    """Lists what it is given, and tells of changes as they are put in. None ends a watch, an error breaks a list."""
+    """Lists what it is given, and tells of changes as they are put in. None ends a watch, an error
+    breaks a list.
+    """
 
     def __init__(self) -> None:
-        self.listed: dict[str, list[Json]] = {PODS: [pod(2)], NAMESPACES: [NAMESPACE], POLICIES: [POLICY]}
-        self.events: dict[str, asyncio.Queue[Json | None]] = {kind: asyncio.Queue() for kind in KINDS}
+        self.listed: dict[str, list[Json]] = {
+            PODS: [pod(2)],
+            NAMESPACES: [NAMESPACE],
+            POLICIES: [POLICY],
+        }
+        self.events: dict[str, asyncio.Queue[Json | None]] = {
+            kind: asyncio.Queue() for kind in KINDS
+        }
         self.failures = 0
         self.open = asyncio.Event()
         self.open.set()
@@ -108,7 +118,9 @@ async def test_a_change_that_changes_no_rule_is_not_applied(api: FakeApi) -> Non
 
 
 @pytest.mark.parametrize("end", [None, {"type": "ERROR", "object": {"code": 410}}])
-async def test_a_watch_that_ends_begins_anew_with_what_is_there_now(api: FakeApi, end: Json | None) -> None:
+async def test_a_watch_that_ends_begins_anew_with_what_is_there_now(
+    api: FakeApi, end: Json | None
+) -> None:
     tables = Tables()
     running = asyncio.create_task(Enforcement(api, tables.apply).run())
     await tables.wait_for("ingress_10_88_0_2")

@@ -17,7 +17,11 @@ from infra.cluster.policies.objects import (
 
 def pod(address: str | None = "10.88.0.2", phase: str = "Running", **spec: object) -> Json:
     status = {"phase": phase, **({"podIP": address} if address else {})}
-    return {"metadata": {"namespace": "demo", "name": "any"}, "spec": {"containers": [], **spec}, "status": status}
+    return {
+        "metadata": {"namespace": "demo", "name": "any"},
+        "spec": {"containers": [], **spec},
+        "status": status,
+    }
 
 
 def policy(**spec: object) -> Json:
@@ -30,16 +34,31 @@ def policy(**spec: object) -> Json:
         ({}, {}, True),
         ({"matchLabels": {"app": "web"}}, {"app": "web", "tier": "front"}, True),
         ({"matchLabels": {"app": "web", "tier": "back"}}, {"app": "web", "tier": "front"}, False),
-        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "api"]}]}, {"app": "api"}, True),
-        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "api"]}]}, {}, False),
-        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}, {"app": "web"}, False),
+        (
+            {"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "api"]}]},
+            {"app": "api"},
+            True,
+        ),
+        (
+            {"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "api"]}]},
+            {},
+            False,
+        ),
+        (
+            {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]},
+            {"app": "web"},
+            False,
+        ),
         ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}, {}, True),
         ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, {"app": ""}, True),
         ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, {}, False),
         ({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, {"app": ""}, False),
         ({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, {}, True),
         (
-            {"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]},
+            {
+                "matchLabels": {"app": "web"},
+                "matchExpressions": [{"key": "tier", "operator": "Exists"}],
+            },
             {"app": "web"},
             False,
         ),
@@ -89,13 +108,23 @@ def test_peers_and_ports_are_read() -> None:
         {"podSelector": {}},
         {"ipBlock": {"cidr": "fd00::/8"}},  # there is no IPv6 in here
     ]
-    ports = [{"port": "http"}, {"protocol": "UDP", "port": 5000, "endPort": 5010}, {"protocol": "SCTP"}]
+    ports = [
+        {"port": "http"},
+        {"protocol": "UDP", "port": 5000, "endPort": 5010},
+        {"protocol": "SCTP"},
+    ]
     (rule,) = read_policy(policy(ingress=[{"from": peers, "ports": ports}])).ingress or ()
     everything = Selector(())
-    assert rule.peers == (Block("10.0.0.0/8", ("10.88.0.0/16",)), Chosen(everything, None), Chosen(None, everything))
+    assert rule.peers == (
+        Block("10.0.0.0/8", ("10.88.0.0/16",)),
+        Chosen(everything, None),
+        Chosen(None, everything),
+    )
     assert rule.ports == (Port("TCP", "http"), Port("UDP", 5000, 5010), Port("SCTP", None))
 
 
 def test_peers_that_cannot_be_here_are_nobody_rather_than_everybody() -> None:
-    (rule,) = read_policy(policy(ingress=[{"from": [{"ipBlock": {"cidr": "fd00::/8"}}]}])).ingress or ()
+    (rule,) = (
+        read_policy(policy(ingress=[{"from": [{"ipBlock": {"cidr": "fd00::/8"}}]}])).ingress or ()
+    )
     assert rule.peers == ()

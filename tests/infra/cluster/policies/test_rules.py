@@ -1,4 +1,6 @@
-"""Policies become chains: a pod that none selects has none, and what no rule returns from is dropped."""
+"""Policies become chains: a pod that none selects has none, and what no rule returns from is
+dropped.
+"""
 
 import re
 from collections.abc import Sequence
@@ -85,11 +87,15 @@ def test_a_rule_without_peers_and_ports_lets_everybody_in() -> None:
 
 
 def test_pods_are_chosen_in_the_policys_own_namespace() -> None:
-    assert allowed(Rule((Chosen(None, labelled("app", "caller")),), None)) == ["ip saddr { 10.88.0.3 } return"]
+    assert allowed(Rule((Chosen(None, labelled("app", "caller")),), None)) == [
+        "ip saddr { 10.88.0.3 } return"
+    ]
 
 
 def test_a_namespace_is_chosen_by_its_labels_with_all_its_pods() -> None:
-    assert allowed(Rule((Chosen(labelled("team", "b"), None),), None)) == ["ip saddr { 10.88.0.4 } return"]
+    assert allowed(Rule((Chosen(labelled("team", "b"), None),), None)) == [
+        "ip saddr { 10.88.0.4 } return"
+    ]
 
 
 def test_namespace_and_pods_must_both_fit() -> None:
@@ -126,7 +132,11 @@ def test_a_name_means_what_the_server_calls_so_by_the_same_protocol() -> None:
 
 
 def test_what_one_policy_lets_in_another_does_not_keep_out() -> None:
-    found = chains(into_web(), into_web(Rule(None, (Port("TCP", 80),))), into_web(Rule(None, (Port("TCP", 81),))))
+    found = chains(
+        into_web(),
+        into_web(Rule(None, (Port("TCP", 80),))),
+        into_web(Rule(None, (Port("TCP", 81),))),
+    )
     assert found["ingress_10_88_0_2"][1:-1] == ["tcp dport 80 return", "tcp dport 81 return"]
 
 

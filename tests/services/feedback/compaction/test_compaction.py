@@ -1,4 +1,6 @@
-"""A pass of compaction on either database: what readers find before and after it, what goes, and what is left when it fails."""
+"""A pass of compaction on either database: what readers find before and after it, what goes, and
+what is left when it fails.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -107,14 +109,21 @@ def test_a_cover_without_rows_has_no_object(log: CompactedLog) -> None:
     log.commit(garbage("b"))
     log.compaction().run(log.stream)
     (cover,) = log.served()
-    assert (cover.object_key, cover.sha256, cover.dead_letters, cover.oldest_us) == ("", "", 2, None)
+    assert (cover.object_key, cover.sha256, cover.dead_letters, cover.oldest_us) == (
+        "",
+        "",
+        2,
+        None,
+    )
     assert audited(log).problems == []
     log.thumbs(1)
     log.compaction().run(log.stream)
     assert log.shape() == [(1, 3, 1)]
 
 
-def test_replaced_objects_stay_for_those_who_have_listed_them_and_then_go(log: CompactedLog) -> None:
+def test_replaced_objects_stay_for_those_who_have_listed_them_and_then_go(
+    log: CompactedLog,
+) -> None:
     log.thumbs(1)
     log.thumbs(1)
     before = log.keys()
@@ -131,7 +140,9 @@ def test_replaced_objects_stay_for_those_who_have_listed_them_and_then_go(log: C
     assert log.keys() == {cover.object_key}
 
 
-def test_what_is_past_its_days_is_left_out_whatever_the_size_of_its_object(log: CompactedLog) -> None:
+def test_what_is_past_its_days_is_left_out_whatever_the_size_of_its_object(
+    log: CompactedLog,
+) -> None:
     now = log.now_us // 1_000_000
     old, new = log.thumbs(2, at=now - 9 * DAY), log.thumbs(2, at=now)
     pace = replace(PACE, keep_seconds=10 * DAY, limits=RunLimits(4, 1 << 20))
@@ -148,7 +159,9 @@ def test_what_is_past_its_days_is_left_out_whatever_the_size_of_its_object(log: 
     assert (audited(log).problems, log.keys()) == ([], set())
 
 
-def test_an_erased_turn_outlives_what_it_makes_readers_forget(engine: Engine, store: Directory) -> None:
+def test_an_erased_turn_outlives_what_it_makes_readers_forget(
+    engine: Engine, store: Directory
+) -> None:
     log = turns_log(engine, store)
     log.now_us = 3_000 * 1_000_000
     log.turns("m")
@@ -175,7 +188,8 @@ def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: Compa
     # A compactor and a sink have left objects behind that nobody names.
     log.store.put(f"feedback/v1/compacted/{1:020d}-{2:020d}-1-0123456789ab.parquet", b"her words")
     log.store.put(
-        f"feedback/v1/topic_id={log.logs[0].topic_id}/partition=0/{0:020d}-{1:020d}-0123456789ab.parquet", b"her words"
+        f"feedback/v1/topic_id={log.logs[0].topic_id}/partition=0/{0:020d}-{1:020d}-0123456789ab.parquet",
+        b"her words",
     )
     tally = log.compaction(full).run(log.stream)
     assert tally is not None
@@ -187,7 +201,9 @@ def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: Compa
     assert audited(log).problems == []
 
 
-def test_a_full_cover_that_reaches_over_the_sequence_of_an_erasure_is_looked_into(log: CompactedLog) -> None:
+def test_a_full_cover_that_reaches_over_the_sequence_of_an_erasure_is_looked_into(
+    log: CompactedLog,
+) -> None:
     """A pass that began before the erasure has published it afterwards."""
     full = replace(PACE, limits=RunLimits(2, 1 << 20))
     log.thumbs(1)
@@ -198,7 +214,9 @@ def test_a_full_cover_that_reaches_over_the_sequence_of_an_erasure_is_looked_int
     assert (log.shape(), log.ids()) == ([(1, 2, 1)], bob)
 
 
-def test_an_erasure_waits_while_an_object_cannot_be_looked_into(log: CompactedLog, store: Directory) -> None:
+def test_an_erasure_waits_while_an_object_cannot_be_looked_into(
+    log: CompactedLog, store: Directory
+) -> None:
     log.thumbs(1)
     for _ in range(2):
         log.thumbs(1, caller=BOB)
@@ -209,10 +227,15 @@ def test_an_erasure_waits_while_an_object_cannot_be_looked_into(log: CompactedLo
     tally = log.compaction().run(log.stream)
     assert tally is not None
     assert (tally.whole, log.erased.settled) == (False, [])
-    assert log.shape() == [(1, 1, 1), (2, 3, 2)], "its neighbours are merged, and nothing is published over it"
+    assert log.shape() == [(1, 1, 1), (2, 3, 2)], (
+        "its neighbours are merged, and nothing is published over it"
+    )
     store.put(broken, whole)
     assert (log.compaction().run(log.stream) or tally).whole
-    assert (sorted(row["principal"] for row in log.rows()), len(log.erased.settled)) == ([BOBS] * 2, 1)
+    assert (sorted(row["principal"] for row in log.rows()), len(log.erased.settled)) == (
+        [BOBS] * 2,
+        1,
+    )
 
 
 def test_an_event_that_is_there_twice_counts_once_and_the_first_stays(log: CompactedLog) -> None:
@@ -255,7 +278,9 @@ async def test_thumbs_and_exposures_are_rebuilt_from_covers(
     assert found == {thumb("x").message_id: False, thumb("x", message="n").message_id: True}
     assert rebuild_exposures(turns.ledger, store, "turns")
     with engine.begin() as connection:
-        assert [row.model_version for row in connection.execute(tables.exposures.select())] == ["v1"]
+        assert [row.model_version for row in connection.execute(tables.exposures.select())] == [
+            "v1"
+        ]
 
 
 def test_a_pass_that_is_not_due_is_not_made(log: CompactedLog) -> None:

@@ -1,4 +1,6 @@
-"""Random ledgers, compacted at random moments, with crashes at every step: readers find what the segments held, without what must go."""
+"""Random ledgers, compacted at random moments, with crashes at every step: readers find what the
+segments held, without what must go.
+"""
 
 import itertools
 import uuid
@@ -31,7 +33,8 @@ from training.data.catalogue import Segment
 from training.data.rows import feedback_rows
 from training.data.sealed import Opening
 
-# Without a long search for the smallest example: a case that fails is seen, and can be run again by its seed.
+# Without a long search for the smallest example: a case that fails is seen, and can be run again by
+# its seed.
 OURS: Any = {
     "phases": [Phase.explicit, Phase.generate],
     "deadline": None,
@@ -52,7 +55,8 @@ PASSING = replace(
     keep_seconds=KEEP_DAYS * DAY,
     retired_seconds=3_600,
 )
-# Rows stay, and nearly every object is full at once: nothing but its reach makes a pass look into one again.
+# Rows stay, and nearly every object is full at once: nothing but its reach makes a pass look into
+# one again.
 LASTING = replace(PASSING, limits=RunLimits(2, 6_000), settle_seconds=0, keep_seconds=0)
 # Places are the same whether texts are opened or not.
 NOBODY = Opening({}, set())
@@ -93,12 +97,16 @@ class Blind(Ledger):
 
 @dataclass
 class Model:
-    """What was committed to either stream, in order; what may be missing, and what must be. Both have the same time."""
+    """What was committed to either stream, in order; what may be missing, and what must be. Both
+    have the same time.
+    """
 
     log: CompactedLog
     turns: CompactedLog
     pace: CompactionPace
-    committed: dict[str, list[Committed]] = field(default_factory=lambda: {"feedback": [], "turns": []})
+    committed: dict[str, list[Committed]] = field(
+        default_factory=lambda: {"feedback": [], "turns": []}
+    )
     answers: list[str] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     taken_back: set[int] = field(default_factory=set)
@@ -108,14 +116,18 @@ class Model:
         self.answers = [minted(self.log.now_us, number) for number in range(ANSWERS)]
 
     def wait(self, seconds: int) -> None:
-        """Answers that nothing was said about yet are written anew, so that they are younger than the log."""
+        """Answers that nothing was said about yet are written anew, so that they are younger than
+        the log.
+        """
         for log in (self.log, self.turns):
             log.pass_seconds(seconds)
         named = {row.answer for rows in self.committed.values() for row in rows}
         for number in set(range(ANSWERS)) - named:
             self.answers[number] = minted(self.log.now_us, number)
 
-    def take(self, log: CompactedLog, entries: list[Entry], rows: list[Committed], partition: int = 0) -> None:
+    def take(
+        self, log: CompactedLog, entries: list[Entry], rows: list[Committed], partition: int = 0
+    ) -> None:
         """One segment. Of an event that is known already there is no row."""
         known = {row.event_id for row in self.committed[log.stream]}
         for row in rows:
@@ -129,9 +141,13 @@ class Model:
             committed, ids = self.committed[log.stream], log.ids()
             assert len(set(ids)) == len(ids)
             present = set(ids)
-            assert [row.event_id for row in committed if row.event_id in present] == ids, "in ledger order"
+            assert [row.event_id for row in committed if row.event_id in present] == ids, (
+                "in ledger order"
+            )
             missing = [row for row in committed if row.event_id not in present]
-            assert all(self.is_expired(row) or self.must_go(row) for row in missing), "nothing goes without a reason"
+            assert all(self.is_expired(row) or self.must_go(row) for row in missing), (
+                "nothing goes without a reason"
+            )
 
     def audit(self) -> None:
         """What was counted wrongly once stays so."""
@@ -166,7 +182,9 @@ def commits(partition: int, events: list[Event]) -> Action:
             sent = thumb(f"e{event.number}", caller=CALLERS[event.person], at=at)
             sent.message_id = model.answers[event.answer]
             entries.append(feedback_entry(sent))
-            rows.append(Committed(sequence, sent.event_id, sent.principal, event.answer, at * 1_000_000))
+            rows.append(
+                Committed(sequence, sent.event_id, sent.principal, event.answer, at * 1_000_000)
+            )
         model.take(log, entries, rows, partition)
 
     return act
@@ -177,10 +195,15 @@ def finishes(answer: int, takes_back: bool) -> Action:
 
     def act(model: Model) -> None:
         log, message_id = model.turns, model.answers[answer]
-        sent = erased(event_id=event_id_of(message_id)) if takes_back else turn(message=f"a{answer}")
+        sent = (
+            erased(event_id=event_id_of(message_id)) if takes_back else turn(message=f"a{answer}")
+        )
         sent.message_id = message_id
         sent.finish_time.FromSeconds(log.now_us // 1_000_000)
-        sequence, time_us = len(log.ledger.segments("turns")) + 1, log.now_us + takes_back * DAY * 1_000_000
+        sequence, time_us = (
+            len(log.ledger.segments("turns")) + 1,
+            log.now_us + takes_back * DAY * 1_000_000,
+        )
         row = Committed(sequence, sent.event_id, sent.principal, answer, time_us, takes_back)
         model.take(log, [turn_entry(sent)], [row])
         if takes_back:
@@ -199,7 +222,9 @@ def erases(person: int) -> Action:
     def act(model: Model) -> None:
         through = len(model.log.ledger.segments("feedback"))
         model.log.erased.erase(PEOPLE[person], through)
-        model.gone |= {row.event_id for row in model.committed["feedback"] if row.principal == PEOPLE[person]}
+        model.gone |= {
+            row.event_id for row in model.committed["feedback"] if row.principal == PEOPLE[person]
+        }
 
     return act
 
@@ -226,9 +251,16 @@ def compacts(stream: str, step: Step | None, time: int) -> Action:
         assert not log.erased.waiting
         committed, present = model.committed[log.stream], set(log.ids())
         assert not [row for row in committed if model.must_go(row) and row.event_id in present]
-        settled = {n for item in log.served() if item.is_cover for n in range(item.first_sequence, item.sequence + 1)}
+        settled = {
+            n
+            for item in log.served()
+            if item.is_cover
+            for n in range(item.first_sequence, item.sequence + 1)
+        }
         assert not any(
-            row.event_id in present for row in committed if row.sequence in settled and model.is_expired(row)
+            row.event_id in present
+            for row in committed
+            if row.sequence in settled and model.is_expired(row)
         )
 
     return act
@@ -241,7 +273,9 @@ def compacts_as_before(stream: str) -> Action:
         log, table = (model.log if stream == "feedback" else model.turns), tables.compactors
         mine, names = table.c.stream == stream, ("taken_back_sequence", "taken_back_epoch")
         with log.engine.begin() as connection:
-            found = connection.execute(select(*(table.c[name] for name in names)).where(mine)).first()
+            found = connection.execute(
+                select(*(table.c[name] for name in names)).where(mine)
+            ).first()
         log.compaction(model.pace, ledger=Blind(log.engine)).run(log.stream)
         with log.engine.begin() as connection:
             values = dict(zip(names, found or (0, 0), strict=True))
@@ -252,8 +286,12 @@ def compacts_as_before(stream: str) -> Action:
 
 
 STREAMS = st.sampled_from(["feedback", "feedback", "turns"])
-EVENTS = st.builds(Event, st.integers(0, 40), st.none() | st.integers(0, 2), st.sampled_from([0, 0, 0, 5, 9, 11]))
-COMMITS = st.builds(commits, st.integers(0, PARTITIONS - 1), st.lists(EVENTS, min_size=1, max_size=8))
+EVENTS = st.builds(
+    Event, st.integers(0, 40), st.none() | st.integers(0, 2), st.sampled_from([0, 0, 0, 5, 9, 11])
+)
+COMMITS = st.builds(
+    commits, st.integers(0, PARTITIONS - 1), st.lists(EVENTS, min_size=1, max_size=8)
+)
 ACTIONS = st.one_of(
     COMMITS,
     COMMITS,
@@ -264,12 +302,19 @@ ACTIONS = st.one_of(
     st.builds(erases, st.integers(0, 2)),
 )
 NOTHING = st.just(lambda model: None)
-SAID = st.builds(lambda number, answer: Event(ANSWERS * number + answer, 0, 0), st.integers(0, 40), st.integers(0, 1))
-# Something is said, perhaps taken back, and then somebody compacts: once more, and no pass may rely on what another one did.
+SAID = st.builds(
+    lambda number, answer: Event(ANSWERS * number + answer, 0, 0),
+    st.integers(0, 40),
+    st.integers(0, 1),
+)
+# Something is said, perhaps taken back, and then somebody compacts: once more, and no pass may rely
+# on what another one did.
 ROUNDS = st.tuples(
     st.builds(commits, st.just(0), st.lists(SAID, min_size=1, max_size=2)),
     NOTHING | st.builds(finishes, st.integers(0, 1), st.sampled_from([False, True, True])),
-    st.builds(compacts, STREAMS, st.none() | st.sampled_from([Step.LISTED, Step.READ]), st.integers(1, 2))
+    st.builds(
+        compacts, STREAMS, st.none() | st.sampled_from([Step.LISTED, Step.READ]), st.integers(1, 2)
+    )
     | st.builds(compacts, st.just("feedback"), st.none(), st.just(1))
     | st.builds(compacts_as_before, st.just("feedback")),
     NOTHING | st.builds(waits, st.sampled_from([DAY, 9 * DAY])),
@@ -308,7 +353,12 @@ def run(engine: Engine, pace: CompactionPace, actions: list[Action]) -> None:
         compacts(stream, None, 1)(model)
     model.check()
     model.audit()
-    named = {item.object_key for one in (model.log, model.turns) for item in one.served() if item.object_key}
+    named = {
+        item.object_key
+        for one in (model.log, model.turns)
+        for item in one.served()
+        if item.object_key
+    }
     assert model.crashes or model.log.keys() == named, "without a crash nothing is left behind"
 
 
@@ -318,7 +368,9 @@ ACTION_LISTS = st.lists(ACTIONS, min_size=3, max_size=16)
 
 @settings(max_examples=8, **OURS)
 @given(actions=ACTION_LISTS)
-def test_readers_find_what_the_segments_held_without_what_must_go(one_engine: Engine, actions: list[Action]) -> None:
+def test_readers_find_what_the_segments_held_without_what_must_go(
+    one_engine: Engine, actions: list[Action]
+) -> None:
     run(one_engine, PASSING, actions)
 
 
@@ -333,14 +385,18 @@ def test_what_was_taken_back_goes_from_every_object_whatever_came_between(
 @pytest.mark.long
 @settings(max_examples=300, **OURS)
 @given(actions=ACTION_LISTS)
-def test_many_ledgers_are_read_without_what_must_go(one_engine: Engine, actions: list[Action]) -> None:
+def test_many_ledgers_are_read_without_what_must_go(
+    one_engine: Engine, actions: list[Action]
+) -> None:
     run(one_engine, PASSING, actions)
 
 
 @pytest.mark.long
 @settings(max_examples=300, **OURS)
 @given(rounds=ROUND_LISTS)
-def test_in_many_ledgers_what_was_taken_back_goes(one_engine: Engine, rounds: list[tuple[Action, ...]]) -> None:
+def test_in_many_ledgers_what_was_taken_back_goes(
+    one_engine: Engine, rounds: list[tuple[Action, ...]]
+) -> None:
     run(one_engine, LASTING, list(itertools.chain.from_iterable(rounds)))
 
 
@@ -359,27 +415,48 @@ def test_a_page_is_the_next_part_of_the_whole_listing(
 ) -> None:
     """Covers between random cuts; some stretches have none."""
     log = emptied(one_engine)
-    segment = {"stream": "feedback", "topic_id": "t", "partition": 0, "sha256": "", "rows": 1, "dead_letters": 0}
+    segment = {
+        "stream": "feedback",
+        "topic_id": "t",
+        "partition": 0,
+        "sha256": "",
+        "rows": 1,
+        "dead_letters": 0,
+    }
     numbers = {"tombstones": 0, "commit_us": 1}
     cover = {"duplicates": 0, "erased": 0, "expired": 0, "bytes": 1, "oldest_us": 1, "commit_us": 1}
     expected: list[tuple[int, int]] = []
     edges = sorted({0, *(cut for cut in cuts if cut < segments), segments})
     with one_engine.begin() as connection:
         for n in range(1, segments + 1):
-            values = {**segment, **numbers, "sequence": n, "start_offset": n, "end_offset": n + 1, "object_key": f"{n}"}
+            values = {
+                **segment,
+                **numbers,
+                "sequence": n,
+                "start_offset": n,
+                "end_offset": n + 1,
+                "object_key": f"{n}",
+            }
             connection.execute(tables.segments.insert().values(values))
         for number, (low, high) in enumerate(itertools.pairwise(edges)):
             if number % 3 == 2:
                 expected += [(n, n) for n in range(low + 1, high + 1)]
                 continue
             expected.append((low + 1, high))
-            named = {"first_sequence": low + 1, "last_sequence": high, "object_key": f"c{high}", "rows": 1}
+            named = {
+                "first_sequence": low + 1,
+                "last_sequence": high,
+                "object_key": f"c{high}",
+                "rows": 1,
+            }
             both = {"stream": "feedback", "sha256": "", "dead_letters": 0}
             connection.execute(tables.covers.insert().values({**both, **cover, **named}))
     whole = [(item.first_sequence, item.sequence) for item in log.served()]
     assert whole == expected
     part = log.ledger.served("feedback", after, page)
-    assert [(item.first_sequence, item.sequence) for item in part] == [one for one in expected if one[1] > after][:page]
+    assert [(item.first_sequence, item.sequence) for item in part] == [
+        one for one in expected if one[1] > after
+    ][:page]
 
 
 def test_training_orders_rows_of_covers_as_it_did_those_of_segments(one_engine: Engine) -> None:
@@ -391,7 +468,9 @@ def test_training_orders_rows_of_covers_as_it_did_those_of_segments(one_engine: 
         return {
             event.event_id: event.place
             for item in log.served()
-            for event in feedback_rows(parquet.read(log.store.get(item.object_key)), as_training_lists(item), NOBODY)
+            for event in feedback_rows(
+                parquet.read(log.store.get(item.object_key)), as_training_lists(item), NOBODY
+            )
         }
 
     before = places()

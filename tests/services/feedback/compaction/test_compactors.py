@@ -1,4 +1,6 @@
-"""Who may compact: one at a time, until its time is over; and whoever has not the newest epoch writes nothing."""
+"""Who may compact: one at a time, until its time is over; and whoever has not the newest epoch
+writes nothing.
+"""
 
 import re
 import time
@@ -38,7 +40,9 @@ def compactors(engine: Engine, clock: Clock) -> Compactors:
     return Compactors(engine, clock)
 
 
-def test_one_leads_until_its_time_is_over_and_a_sign_of_life_prolongs_it(compactors: Compactors, clock: Clock) -> None:
+def test_one_leads_until_its_time_is_over_and_a_sign_of_life_prolongs_it(
+    compactors: Compactors, clock: Clock
+) -> None:
     first = compactors.take(STREAM, 60, 0)
     assert first
     assert compactors.take(STREAM, 60, 0) is None
@@ -87,7 +91,11 @@ def test_whoever_is_overtaken_writes_nothing_although_nothing_has_changed(
         with refused(FencedError, field="epoch", reason="FENCED") as caught:
             write()
         assert {str(old.epoch), STREAM} <= set(re.findall(r"\w+", caught.value.text))
-    assert (log.served(), compactors.retired(STREAM, None), compactors.last_pass_us(STREAM)) == (before, [], None)
+    assert (log.served(), compactors.retired(STREAM, None), compactors.last_pass_us(STREAM)) == (
+        before,
+        [],
+        None,
+    )
     compactors.publish(new, made)
     assert [item.object_key for item in log.served()] == ["key"]
     assert compactors.retired(STREAM, None) == [before[0].object_key]

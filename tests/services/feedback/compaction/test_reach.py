@@ -1,4 +1,6 @@
-"""How far back a pass looks: to the oldest answer that was taken back since the last whole pass, and no further."""
+"""How far back a pass looks: to the oldest answer that was taken back since the last whole pass,
+and no further.
+"""
 
 import uuid
 
@@ -51,7 +53,9 @@ def looked(log: CompactedLog, known: int = 0) -> Reach:
     return find_reach(log.ledger, log.store, Stream.FEEDBACK, known)
 
 
-def test_without_an_answer_that_was_taken_back_nothing_is_looked_into(log: CompactedLog, turns: CompactedLog) -> None:
+def test_without_an_answer_that_was_taken_back_nothing_is_looked_into(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
     assert looked(log) == Reach(None, 0)
     turns.turns("m")
     assert looked(log) == Reach(None, 1)
@@ -72,7 +76,9 @@ def test_a_pass_looks_as_far_back_as_the_oldest_answer_was_written_and_clocks_di
     assert looked(log, known=4) == Reach(None, 5), "the last segment is older than the answer"
 
 
-def test_an_answer_whose_id_tells_no_time_may_be_anywhere(log: CompactedLog, turns: CompactedLog) -> None:
+def test_an_answer_whose_id_tells_no_time_may_be_anywhere(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
     take_back(turns, at(14))
     take_back(turns, name("m"))
     assert looked(log) == Reach(1, 2)

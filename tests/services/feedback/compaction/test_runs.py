@@ -1,4 +1,6 @@
-"""Which neighbours are merged: small ones grow, full ones and new ones are left alone, and no row is rewritten at every pass."""
+"""Which neighbours are merged: small ones grow, full ones and new ones are left alone, and no row
+is rewritten at every pass.
+"""
 
 from services.feedback.compaction.runs import Run, RunLimits, choose_runs
 from services.feedback.lake.covers import Served
@@ -8,7 +10,9 @@ NOW = 100
 
 
 def segment(sequence: int, rows: int, commit_us: int = 1) -> Served:
-    return Served("feedback", sequence, sequence, "t", 0, 0, 1, "k", "", rows, 0, 0, 0, 0, 0, None, commit_us)
+    return Served(
+        "feedback", sequence, sequence, "t", 0, 0, 1, "k", "", rows, 0, 0, 0, 0, 0, None, commit_us
+    )
 
 
 def cover(first: int, last: int, rows: int, size: int = 0) -> Served:
@@ -21,11 +25,18 @@ def runs(*items: Served, suspects: tuple[int, ...] = ()) -> list[tuple[list[int]
     def plain(run: Run) -> tuple[list[int], bool]:
         return [item.sequence for item in run.items], run.merge
 
-    return [plain(run) for run in choose_runs(items, LIMITS, NOW, lambda item: item.sequence in suspects)]
+    return [
+        plain(run)
+        for run in choose_runs(items, LIMITS, NOW, lambda item: item.sequence in suspects)
+    ]
 
 
 def test_small_neighbours_become_one_up_to_the_limit() -> None:
-    assert runs(*(segment(n, 300) for n in range(1, 8))) == [([1, 2, 3], True), ([4, 5, 6], True), ([7], True)]
+    assert runs(*(segment(n, 300) for n in range(1, 8))) == [
+        ([1, 2, 3], True),
+        ([4, 5, 6], True),
+        ([7], True),
+    ]
 
 
 def test_a_segment_is_covered_even_alone_and_a_cover_is_not() -> None:
@@ -41,7 +52,9 @@ def test_a_cover_waits_until_those_behind_it_weigh_as_much() -> None:
 
 def test_what_is_full_by_rows_or_by_bytes_stays_and_parts_its_neighbours() -> None:
     full = [cover(2, 2, 500), cover(2, 2, 3, size=500_000)]
-    assert [runs(segment(1, 1), one, segment(3, 1)) for one in full] == [[([1], True), ([3], True)]] * 2
+    assert [runs(segment(1, 1), one, segment(3, 1)) for one in full] == [
+        [([1], True), ([3], True)]
+    ] * 2
 
 
 def test_new_segments_are_left_alone() -> None:
@@ -50,7 +63,12 @@ def test_new_segments_are_left_alone() -> None:
 
 def test_what_may_hold_rows_that_must_go_is_looked_into_whatever_its_size_or_age() -> None:
     items = [cover(1, 1, 900), cover(2, 2, 50), segment(3, 20), segment(4, 1, commit_us=NOW + 1)]
-    assert runs(*items, suspects=(1, 2, 3, 4)) == [([1], False), ([2], False), ([3], True), ([4], False)]
+    assert runs(*items, suspects=(1, 2, 3, 4)) == [
+        ([1], False),
+        ([2], False),
+        ([3], True),
+        ([4], False),
+    ]
 
 
 def test_a_row_is_rewritten_as_often_as_its_object_doubles() -> None:

@@ -1,4 +1,6 @@
-"""Compaction beside the service: one of the replicas makes each pass, what fails is tried again, and stopping waits for it."""
+"""Compaction beside the service: one of the replicas makes each pass, what fails is tried again,
+and stopping waits for it.
+"""
 
 import asyncio
 import threading
@@ -35,14 +37,21 @@ def is_covered(log: CompactedLog) -> bool:
     return all(item.is_cover for item in log.served())
 
 
-async def test_replicas_look_and_one_of_them_makes_the_pass(sqlite_engine: Engine, tmp_path: Path) -> None:
+async def test_replicas_look_and_one_of_them_makes_the_pass(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
     log = CompactedLog(sqlite_engine, Directory(tmp_path / "objects"))
     log.thumbs(2)
     listed: list[Step] = []
-    schedules = [CompactionSchedule(log.compaction(at=listed.append), 3_600, look_seconds=0.02) for _ in range(2)]
+    schedules = [
+        CompactionSchedule(log.compaction(at=listed.append), 3_600, look_seconds=0.02)
+        for _ in range(2)
+    ]
     running = [asyncio.create_task(schedule.run()) for schedule in schedules]
     passed_us = log.now_us
-    await until(lambda: is_covered(log) and all(shown(stream) == passed_us / 1e6 for stream in Stream))
+    await until(
+        lambda: is_covered(log) and all(shown(stream) == passed_us / 1e6 for stream in Stream)
+    )
     log.pass_seconds(3_599)
     log.thumbs(1)
     await asyncio.sleep(0.1)
@@ -57,7 +66,9 @@ async def test_replicas_look_and_one_of_them_makes_the_pass(sqlite_engine: Engin
     assert listed.count(Step.PUBLISHED) == 2
 
 
-async def test_what_fails_is_counted_and_tried_again_at_the_next_look(sqlite_engine: Engine, tmp_path: Path) -> None:
+async def test_what_fails_is_counted_and_tried_again_at_the_next_look(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
     class Away(Directory):
         away = True
 
@@ -72,14 +83,21 @@ async def test_what_fails_is_counted_and_tried_again_at_the_next_look(sqlite_eng
     before = counted("compaction_failures_total", stream="feedback", error="ObjectStoreError")
     schedule = CompactionSchedule(log.compaction(), 3_600, look_seconds=0.02)
     running = asyncio.create_task(schedule.run())
-    await until(lambda: counted("compaction_failures_total", stream="feedback", error="ObjectStoreError") > before + 1)
+    await until(
+        lambda: (
+            counted("compaction_failures_total", stream="feedback", error="ObjectStoreError")
+            > before + 1
+        )
+    )
     store.away = False
     await until(lambda: is_covered(log))
     schedule.stop()
     await running
 
 
-async def test_stopping_waits_for_the_step_under_way_and_for_no_other(sqlite_engine: Engine, tmp_path: Path) -> None:
+async def test_stopping_waits_for_the_step_under_way_and_for_no_other(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
     log = CompactedLog(sqlite_engine, Directory(tmp_path / "objects"))
     log.thumbs(1)
     reached, go_on, steps = threading.Event(), threading.Event(), list[Step]()

@@ -1,4 +1,6 @@
-"""A conversation is deleted: its turns and what was said about them leave the objects, whenever they came, and nothing else does."""
+"""A conversation is deleted: its turns and what was said about them leave the objects, whenever
+they came, and nothing else does.
+"""
 
 from collections import Counter
 from dataclasses import replace
@@ -64,20 +66,29 @@ def is_sound(log: CompactedLog, turns: CompactedLog) -> bool:
     return audit(log.ledger, log.store, lambda stream: logs[stream]).problems == []
 
 
-def test_turns_and_all_that_was_said_about_them_leave_full_objects_too(log: CompactedLog, turns: CompactedLog) -> None:
+def test_turns_and_all_that_was_said_about_them_leave_full_objects_too(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
     log.commit(*(feedback_entry(event) for event in (thumb("a"), correction("b"), retraction("c"))))
-    log.commit(feedback_entry(thumb("d", caller=BOB)), feedback_entry(thumb("e", message="n")), partition=1)
+    log.commit(
+        feedback_entry(thumb("d", caller=BOB)), feedback_entry(thumb("e", message="n")), partition=1
+    )
     turns.turns("m", "n")
     assert compact(log, turns, pace=FULL) == 0
     turns.commit(turn_entry(erased("m")))
     assert compact(log, turns, pace=FULL) == 5
     assert about(log) == [name("n")]
-    assert [(row["message_id"], row["erased"]) for row in turns.rows()] == [(name("n"), False), (name("m"), True)]
+    assert [(row["message_id"], row["erased"]) for row in turns.rows()] == [
+        (name("n"), False),
+        (name("m"), True),
+    ]
     assert is_sound(log, turns)
     assert log.keys("feedback/") == {item.object_key for item in log.served() if item.object_key}
 
 
-def test_what_comes_after_the_deletion_goes_at_the_next_pass(log: CompactedLog, turns: CompactedLog) -> None:
+def test_what_comes_after_the_deletion_goes_at_the_next_pass(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
     turns.commit(turn_entry(erased("m")))
     compact(log, turns)
     log.commit(feedback_entry(thumb("a")), feedback_entry(thumb("b", message="n")))
@@ -88,7 +99,9 @@ def test_what_comes_after_the_deletion_goes_at_the_next_pass(log: CompactedLog, 
     assert is_sound(log, turns)
 
 
-def test_a_segment_that_has_not_settled_is_looked_into_as_well(log: CompactedLog, turns: CompactedLog) -> None:
+def test_a_segment_that_has_not_settled_is_looked_into_as_well(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
     log.thumbs(1)
     turns.commit(turn_entry(erased("m")))
     assert compact(log, pace=replace(PACE, settle_seconds=600)) == 1
@@ -112,7 +125,9 @@ def test_full_objects_are_read_again_only_after_a_deletion_and_once(
     assert store.fetched[cover.object_key] == 1
 
 
-def test_rows_that_another_version_has_left_in_its_covers_go(log: CompactedLog, turns: CompactedLog) -> None:
+def test_rows_that_another_version_has_left_in_its_covers_go(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
     """It compacts what came after the deletion, knows nothing of it, and moves the epoch alone."""
     turns.commit(turn_entry(erased("m")))
     compact(log, turns, pace=FULL)
@@ -125,7 +140,10 @@ def test_rows_that_another_version_has_left_in_its_covers_go(log: CompactedLog, 
         before = {"taken_back_epoch": lease.epoch - 1, "lease_us": 0}
         connection.execute(update(table).where(table.c.stream == log.stream).values(before))
         log_cover = {
-            **{field: getattr(segment, field) for field in ("stream", "object_key", "sha256", "rows", "dead_letters")},
+            **{
+                field: getattr(segment, field)
+                for field in ("stream", "object_key", "sha256", "rows", "dead_letters")
+            },
             "first_sequence": 1,
             "last_sequence": 1,
             "duplicates": 0,
@@ -183,8 +201,12 @@ def test_replaced_objects_keep_their_grace(log: CompactedLog, turns: CompactedLo
     assert log.keys("feedback/") == {item.object_key for item in log.served()}
 
 
-def test_a_turn_that_is_merged_again_and_again_stays(log: CompactedLog, turns: CompactedLog) -> None:
+def test_a_turn_that_is_merged_again_and_again_stays(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
     for number in range(4):
         turns.commit(turn_entry(turn(message=f"n{number}")), turn_entry(erased(f"m{number}")))
         compact(turns)
-    assert sorted(about(turns)) == sorted(name(f"{letter}{number}") for letter in "nm" for number in range(4))
+    assert sorted(about(turns)) == sorted(
+        name(f"{letter}{number}") for letter in "nm" for number in range(4)
+    )

@@ -83,7 +83,9 @@ def test_another_offset_than_is_here_is_wished_for(log: KafkaLog, start: int) ->
     assert offsets(log, start) == [start]
 
 
-def test_records_are_handed_out_only_if_the_topic_still_has_its_id(log: KafkaLog, topic: Topic) -> None:
+def test_records_are_handed_out_only_if_the_topic_still_has_its_id(
+    log: KafkaLog, topic: Topic
+) -> None:
     topic.is_anew = True
     with pytest.raises(TopicReplacedError):
         log.read(3, 100, ROOM)

@@ -1,4 +1,6 @@
-"""A sink for each partition that is held: when it starts, when it stops, and what stops it for good."""
+"""A sink for each partition that is held: when it starts, when it stops, and what stops it for
+good.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +14,11 @@ from services.feedback.kafka.partition_log import KafkaLog
 from services.feedback.kafka.partition_sinks import PartitionSinks
 from services.feedback.lake.ledger import LedgerUnavailableError, Segment
 from services.feedback.spool.frames import Record
-from services.feedback.spool.log import LogUnavailableError, OffsetOutOfRangeError, TopicReplacedError
+from services.feedback.spool.log import (
+    LogUnavailableError,
+    OffsetOutOfRangeError,
+    TopicReplacedError,
+)
 from tests.services.feedback.samples import entry
 
 
@@ -68,7 +74,9 @@ class FakeSink:
         records = self._log.read(self.position, 100, 1 << 20)
         start, self.position = self.position, self.position + len(records)
         self._log.trim(self.position)
-        return Segment("feedback", "t", 0, 1, start, self.position, "key", "hash", len(records), 0, 0, 1)
+        return Segment(
+            "feedback", "t", 0, 1, start, self.position, "key", "hash", len(records), 0, 0, 1
+        )
 
 
 class House:
@@ -109,7 +117,10 @@ async def test_a_partition_that_was_taken_is_assigned_filled_and_sunk() -> None:
     async with running() as house:
         house.sinks.took([4, 5])
         await until(lambda: len(house.source.logs) == 2)
-        assert sorted((log.topic_id, log.partition) for log in house.source.logs) == [("first", 4), ("first", 5)]
+        assert sorted((log.topic_id, log.partition) for log in house.source.logs) == [
+            ("first", 4),
+            ("first", 5),
+        ]
         assert gauge("partitions") == 2
         log = house.source.logs[0]
         house.source.fetch(log, 3)
@@ -156,7 +167,9 @@ async def test_a_topic_made_anew_restarts_the_source() -> None:
         assert house.made[0].position == 0
 
 
-async def test_a_partition_whose_records_are_gone_stops_loudly_and_alone(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_partition_whose_records_are_gone_stops_loudly_and_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with running() as house:
         house.sinks.took([0, 1])
         await until(lambda: len(house.source.logs) == 2)
@@ -169,6 +182,8 @@ async def test_a_partition_whose_records_are_gone_stops_loudly_and_alone(caplog:
         await until(lambda: gauge("stopped_partitions", partition="0") == 1)
         await until(lambda: sound.sunk == 1)
         assert gauge("stopped_partitions", partition="1") == 0
-        assert [record.fields["why"] for record in caplog.records if record.message == "partition stopped"] == [
-            failure.text
-        ]
+        assert [
+            record.fields["why"]
+            for record in caplog.records
+            if record.message == "partition stopped"
+        ] == [failure.text]

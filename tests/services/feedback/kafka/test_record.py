@@ -51,9 +51,13 @@ FOREIGN: dict[str, Message] = {
     "endless id": Message(headers=[*_without("event_id"), ("event_id", b"a" * 65)]),
     "id that is no text": Message(headers=[*_without("event_id"), ("event_id", b"\xff\xfe")]),
     "schema that is no number": Message(headers=[*_without("schema"), ("schema", b"one")]),
-    "order beyond any column": Message(headers=[*_without("accept_order"), ("accept_order", b"9" * 40)]),
+    "order beyond any column": Message(
+        headers=[*_without("accept_order"), ("accept_order", b"9" * 40)]
+    ),
     "a later schema": Message(headers=[*_without("schema"), ("schema", b"2")]),
-    "another event's id": Message(headers=[*_without("event_id"), ("event_id", entry("b").event_id.encode())]),
+    "another event's id": Message(
+        headers=[*_without("event_id"), ("event_id", entry("b").event_id.encode())]
+    ),
     "random bytes": Message(key=b"\xff", value=b"\xff\x00\xff"),
 }
 

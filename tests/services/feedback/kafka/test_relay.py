@@ -1,4 +1,6 @@
-"""From spool to broker: nothing is let go before it is acknowledged, and everything else is sent again."""
+"""From spool to broker: nothing is let go before it is acknowledged, and everything else is sent
+again.
+"""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -38,7 +40,9 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool.close()
 
 
-def relay_of(spool: Spool, broker: Broker, relayed: list[int], events: int = 100, size: int = ROOM) -> Relay:
+def relay_of(
+    spool: Spool, broker: Broker, relayed: list[int], events: int = 100, size: int = ROOM
+) -> Relay:
     return Relay("feedback", spool, broker, events, size, relayed.append)
 
 
@@ -51,7 +55,9 @@ def test_what_is_acknowledged_leaves_the_spool(spool: Spool) -> None:
     assert not relay.step()
 
 
-def test_what_is_not_acknowledged_stays_and_is_sent_again_with_what_came_since(spool: Spool) -> None:
+def test_what_is_not_acknowledged_stays_and_is_sent_again_with_what_came_since(
+    spool: Spool,
+) -> None:
     broker, relayed = Broker(refusals=1), []
     relay = relay_of(spool, broker, relayed)
     spool.append([entry("a")])

@@ -36,10 +36,20 @@ class Log:
     def __post_init__(self) -> None:
         self.engine = open_sqlite(self.root / "ledger.db")
         self.ledger, self.store = Ledger(self.engine), Directory(self.root / "objects")
-        self.spool = Spool(self.root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=self.segment_bytes)
+        self.spool = Spool(
+            self.root / "spool" / "feedback", max_bytes=ROOM, segment_bytes=self.segment_bytes
+        )
         sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(2, ROOM))
         sink.assign()
-        for item in (entry("a"), entry("b"), garbage("x"), entry("c"), entry("a"), entry("d"), entry("waits")):
+        for item in (
+            entry("a"),
+            entry("b"),
+            garbage("x"),
+            entry("c"),
+            entry("a"),
+            entry("d"),
+            entry("waits"),
+        ):
             self.spool.append([item])
         for _ in range(3):
             sink.flush()
@@ -69,7 +79,12 @@ def test_a_sound_log_has_figures_and_no_problem(log: Log) -> None:
     (figures,) = report.figures
     assert report.problems == []
     assert (figures.segments, figures.end_offset, figures.rows) == (3, 6, 4)
-    assert (figures.dead_letters, figures.tombstones, figures.waiting, report.orphans) == (1, 1, 1, 1)
+    assert (figures.dead_letters, figures.tombstones, figures.waiting, report.orphans) == (
+        1,
+        1,
+        1,
+        1,
+    )
     assert "every offset is accounted for" in report.lines()[-1]
 
 
@@ -83,7 +98,11 @@ def _rewrite(log: Log) -> None:
     path = log.objects()[0]
     data = parquet.encode_feedback(decode(path.read_bytes())[:1])
     path.write_bytes(data)
-    log.change(update(segments).where(segments.c.sequence == 1).values(sha256=hashlib.sha256(data).hexdigest()))
+    log.change(
+        update(segments)
+        .where(segments.c.sequence == 1)
+        .values(sha256=hashlib.sha256(data).hexdigest())
+    )
 
 
 # What is done, what of it is named and as what, and the numbers that are told.
@@ -105,14 +124,18 @@ DAMAGE: dict[str, tuple[Callable[[Log], None], str, str, tuple[int, ...]]] = {
     ),
     "dead letter that is a row": (
         lambda log: log.change(
-            insert(dead_letters).values(topic_id=log.spool.topic_id, partition=0, offset=0, error="", payload_base64="")
+            insert(dead_letters).values(
+                topic_id=log.spool.topic_id, partition=0, offset=0, error="", payload_base64=""
+            )
         ),
         "feedback segment 1",
         "ROWS_OUT_OF_PLACE",
         (),
     ),
     "accounts wrong": (
-        lambda log: log.change(update(segments).where(segments.c.sequence == 3).values(tombstones=0)),
+        lambda log: log.change(
+            update(segments).where(segments.c.sequence == 3).values(tombstones=0)
+        ),
         "feedback segment 3",
         "OFFSETS_MISMATCH",
         (2,),
@@ -137,7 +160,9 @@ def test_planted_damage_is_found(log: Log, name: str) -> None:
     damage, field, reason, numbers = DAMAGE[name]
     damage(log)
     report = log.audit()
-    (problem,) = [problem for problem in report.problems if (problem.field, problem.reason) == (field, reason)]
+    (problem,) = [
+        problem for problem in report.problems if (problem.field, problem.reason) == (field, reason)
+    ]
     assert tuple(map(int, re.findall(r"\b\d+\b", problem.text))) == numbers or not numbers
     assert str(problem) in report.lines()
     assert "problems" in report.lines()[-1]

@@ -1,4 +1,6 @@
-"""An audit goes through the ledger a page at a time and finds the same, also while compaction moves what it has read."""
+"""An audit goes through the ledger a page at a time and finds the same, also while compaction moves
+what it has read.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,15 +32,21 @@ class Listened(Ledger):
         super().__init__(engine)
         self.answers: Counter[str] = Counter()
 
-    def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
+    def served(
+        self, stream: str, after_sequence: int = 0, limit: int | None = None
+    ) -> list[Served]:
         found = super().served(stream, after_sequence, limit)
         self._heard("served", stream, found)
         return found
 
-    def served_pages(self, stream: str, after_sequence: int = 0, page: int = PAGE) -> Iterator[list[Served]]:
+    def served_pages(
+        self, stream: str, after_sequence: int = 0, page: int = PAGE
+    ) -> Iterator[list[Served]]:
         return super().served_pages(stream, after_sequence, PAGE)
 
-    def segments(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Segment]:
+    def segments(
+        self, stream: str, after_sequence: int = 0, limit: int | None = None
+    ) -> list[Segment]:
         found = super().segments(stream, after_sequence, limit)
         self._heard("segments", stream, found)
         return found
@@ -85,7 +93,9 @@ def test_a_cover_over_more_segments_than_a_page_is_checked(log: CompactedLog) ->
 
 
 @pytest.mark.parametrize("moment", ["served_1", "served_2", "segments_2", "served_4", "segments_4"])
-def test_what_is_compacted_and_deleted_between_two_pages_is_no_problem(log: CompactedLog, moment: str) -> None:
+def test_what_is_compacted_and_deleted_between_two_pages_is_no_problem(
+    log: CompactedLog, moment: str
+) -> None:
     """The cover reaches back over what was read already; objects of the page at hand are gone."""
     report, _ = audited(log, **{moment: lambda: log.compaction().run(log.stream)})
     assert report.problems == []
@@ -101,15 +111,24 @@ def test_what_is_committed_meanwhile_is_accounted_for(log: CompactedLog, moment:
 
 
 @pytest.mark.parametrize("first", [2, 3, 4, 5])
-def test_a_cover_that_lies_over_another_one_is_found_wherever_pages_end(log: CompactedLog, first: int) -> None:
+def test_a_cover_that_lies_over_another_one_is_found_wherever_pages_end(
+    log: CompactedLog, first: int
+) -> None:
     log.compaction().run(log.stream)
     for _ in range(4):
         log.thumbs(2)
     (cover, *_) = log.served()
     with log.engine.begin() as connection:
-        values = vars(cover) | {"first_sequence": first, "last_sequence": 12, "object_key": "", "rows": 0}
+        values = vars(cover) | {
+            "first_sequence": first,
+            "last_sequence": 12,
+            "object_key": "",
+            "rows": 0,
+        }
         connection.execute(
-            tables.covers.insert().values({column.name: values[column.name] for column in tables.covers.c})
+            tables.covers.insert().values(
+                {column.name: values[column.name] for column in tables.covers.c}
+            )
         )
     report, _ = audited(log)
     found = {(problem.field, problem.reason) for problem in report.problems}
@@ -133,12 +152,16 @@ def test_orphans_are_found_in_whatever_portions_they_are_looked_for(log: Compact
     for at_once in (1, 2, 100):
         ledger = Listened(log.engine)
         ledger.work = {}
-        found[at_once] = sorted((one.key, one.dead) for one in find_orphans(ledger, log.store, "feedback", at_once))
+        found[at_once] = sorted(
+            (one.key, one.dead) for one in find_orphans(ledger, log.store, "feedback", at_once)
+        )
     assert found[1] == found[2] == found[100]
     assert [dead for _, dead in found[1]] == [False] * 5 + [True]
 
 
-def test_tables_are_rebuilt_page_by_page(log: CompactedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_rebuilt_page_by_page(
+    log: CompactedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("services.feedback.standing.projection.ITEMS_A_PAGE", PAGE)
     with log.engine.begin() as connection:
         before = connection.execute(tables.thumbs.select()).all()

@@ -1,4 +1,6 @@
-"""A backup of the objects: what comes out of one store goes whole into another, and what is cut off is no backup."""
+"""A backup of the objects: what comes out of one store goes whole into another, and what is cut off
+is no backup.
+"""
 
 import io
 import tarfile
@@ -10,7 +12,11 @@ import pytest
 from services.feedback.lake import copies
 from services.feedback.lake.object_store import Directory, StoredObject
 
-OBJECTS = {"feedback/v1/one.parquet": b"1" * 3_000, "turns/v1/a/two.parquet": b"2", "turns/v1/empty": b""}
+OBJECTS = {
+    "feedback/v1/one.parquet": b"1" * 3_000,
+    "turns/v1/a/two.parquet": b"2",
+    "turns/v1/empty": b"",
+}
 
 
 def filled(folder: Path) -> Directory:

@@ -30,8 +30,12 @@ def ledger(engine: Engine) -> Ledger:
 
 
 def batch(end: int, rows: int, dead: int = 0, ids: tuple[str, ...] = ()) -> Batch:
-    letters = [DeadLetter(end - 1 - number, "not valid protobuf", b"\xff") for number in range(dead)]
-    return Batch(end, f"key-{end}", "hash", rows, letters, {event_id: bytes(32) for event_id in ids}, ids)
+    letters = [
+        DeadLetter(end - 1 - number, "not valid protobuf", b"\xff") for number in range(dead)
+    ]
+    return Batch(
+        end, f"key-{end}", "hash", rows, letters, {event_id: bytes(32) for event_id in ids}, ids
+    )
 
 
 def nothing(connection: Connection) -> None:
@@ -43,7 +47,12 @@ def test_segments_follow_each_other_and_account_for_every_offset(ledger: Ledger)
     lease, first = ledger.commit(lease, batch(end=10, rows=7, dead=1), nothing)
     lease, second = ledger.commit(lease, batch(end=11, rows=1), nothing)
     assert first == Segment("feedback", TOPIC, 0, 1, 0, 10, "key-10", "hash", 7, 1, 2, 5)
-    assert (second.sequence, second.start_offset, second.end_offset, second.tombstones) == (2, 10, 11, 0)
+    assert (second.sequence, second.start_offset, second.end_offset, second.tombstones) == (
+        2,
+        10,
+        11,
+        0,
+    )
     assert ledger.segments("feedback") == [first, second]
     assert ledger.segments("feedback", after_sequence=1) == [second]
     assert ledger.segments("feedback", limit=1) == [first]
@@ -71,7 +80,9 @@ def test_a_commit_that_was_done_already_is_fenced(ledger: Ledger) -> None:
     assert ledger.lease("feedback", TOPIC, 0).end_offset == 3
 
 
-def test_what_is_written_within_a_commit_is_there_with_it_or_not_at_all(ledger: Ledger, engine: Engine) -> None:
+def test_what_is_written_within_a_commit_is_there_with_it_or_not_at_all(
+    ledger: Ledger, engine: Engine
+) -> None:
     lease = ledger.lease("feedback", TOPIC, 0)
 
     def fails(connection: Connection) -> None:
@@ -86,7 +97,9 @@ def test_what_is_written_within_a_commit_is_there_with_it_or_not_at_all(ledger: 
 
 
 def test_an_event_id_cannot_be_committed_twice(ledger: Ledger) -> None:
-    lease, _ = ledger.commit(ledger.lease("feedback", TOPIC, 0), batch(end=1, rows=1, ids=("a",)), nothing)
+    lease, _ = ledger.commit(
+        ledger.lease("feedback", TOPIC, 0), batch(end=1, rows=1, ids=("a",)), nothing
+    )
     with pytest.raises(FencedError):
         ledger.commit(lease, batch(end=2, rows=1, ids=("a",)), nothing)
     assert ledger.fingerprints("feedback", ["a", "b"]) == {"a": bytes(32)}
@@ -109,7 +122,9 @@ def test_streams_have_sequences_and_ids_of_their_own(ledger: Ledger) -> None:
 
 def test_more_ids_than_one_query_takes_are_all_found(ledger: Ledger) -> None:
     ids = tuple(f"id-{number}" for number in range(1_234))
-    ledger.commit(ledger.lease("feedback", TOPIC, 0), batch(end=1_234, rows=1_234, ids=ids), nothing)
+    ledger.commit(
+        ledger.lease("feedback", TOPIC, 0), batch(end=1_234, rows=1_234, ids=ids), nothing
+    )
     assert set(ledger.fingerprints("feedback", [*ids, "other"])) == set(ids)
 
 
@@ -125,16 +140,26 @@ def test_commits_reach_the_disk_before_they_return(engine: Engine) -> None:
 
 def test_the_sequence_counts_over_all_partitions_of_a_stream(ledger: Ledger) -> None:
     leases = [ledger.lease("feedback", TOPIC, partition) for partition in range(3)]
-    committed = [ledger.commit(lease, batch(end=2, rows=2), nothing)[1] for lease in reversed(leases)]
-    assert [(segment.sequence, segment.partition) for segment in committed] == [(1, 2), (2, 1), (3, 0)]
+    committed = [
+        ledger.commit(lease, batch(end=2, rows=2), nothing)[1] for lease in reversed(leases)
+    ]
+    assert [(segment.sequence, segment.partition) for segment in committed] == [
+        (1, 2),
+        (2, 1),
+        (3, 0),
+    ]
     assert ledger.segments("feedback", after_sequence=1) == committed[1:]
 
 
-def test_commits_to_many_partitions_at_once_have_sequences_without_a_gap_and_all_are_there(ledger: Ledger) -> None:
+def test_commits_to_many_partitions_at_once_have_sequences_without_a_gap_and_all_are_there(
+    ledger: Ledger,
+) -> None:
     def fill(partition: int) -> None:
         lease = ledger.lease("feedback", TOPIC, partition)
         for end in range(1, 11):
-            lease, _ = ledger.commit(lease, batch(end, rows=1, ids=(f"{partition}-{end}",)), nothing)
+            lease, _ = ledger.commit(
+                lease, batch(end, rows=1, ids=(f"{partition}-{end}",)), nothing
+            )
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(fill, range(4)))
@@ -169,7 +194,10 @@ def test_a_writer_frozen_inside_a_commit_does_not_hold_the_others_for_ever(
     lease, _ = ledger.commit(ledger.lease("feedback", TOPIC, 0), batch(end=1, rows=1), nothing)
     monkeypatch.setitem(POSTGRES_SECONDS, "idle_in_transaction_session_timeout", 1)
     frozen = connect(postgres_engine.url.render_as_string(hide_password=False))
-    with pytest.raises(LedgerUnavailableError), Ledger(frozen).between_commits("feedback") as connection:
+    with (
+        pytest.raises(LedgerUnavailableError),
+        Ledger(frozen).between_commits("feedback") as connection,
+    ):
         # This one holds the stream's row and does nothing. The other waits for it, and gets it.
         ledger.commit(lease, batch(end=2, rows=1), nothing)
         connection.execute(text("SELECT 1"))

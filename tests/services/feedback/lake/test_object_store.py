@@ -1,4 +1,6 @@
-"""What every object store promises: whole or not there, under keys that stay inside. The directory, and S3."""
+"""What every object store promises: whole or not there, under keys that stay inside. The directory,
+and S3.
+"""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.feedback.lake.object_store import Directory, ObjectMissingError, ObjectStore, ObjectStoreError
+from services.feedback.lake.object_store import (
+    Directory,
+    ObjectMissingError,
+    ObjectStore,
+    ObjectStoreError,
+)
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.s3_stores import store_at
 from tests.support.errors import refused
@@ -36,7 +43,9 @@ def test_what_was_put_is_got_and_listed_by_prefix(store: ObjectStore) -> None:
     assert keys(store, "a/v1/t") == ["a/v1/two"]
 
 
-@pytest.mark.parametrize("key", ["topic_id=7/partition=0/1-2.parquet", "a b+c%41&d?e#f", "größe/ü", "~!*'()"])
+@pytest.mark.parametrize(
+    "key", ["topic_id=7/partition=0/1-2.parquet", "a b+c%41&d?e#f", "größe/ü", "~!*'()"]
+)
 def test_a_key_is_kept_as_given(store: ObjectStore, key: str) -> None:
     store.put(key, b"1")
     assert store.get(key) == b"1"
@@ -60,7 +69,9 @@ def test_what_is_deleted_is_gone_and_may_be_deleted_again(store: ObjectStore) ->
     assert keys(store) == ["a/two"]
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "../out", "a/../../out", ".", "a//b", "a/./b", "a/"])
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "../out", "a/../../out", ".", "a//b", "a/./b", "a/"]
+)
 def test_a_key_cannot_leave_the_store(store: ObjectStore, key: str) -> None:
     for call in (lambda: store.put(key, b""), lambda: store.get(key), lambda: store.delete(key)):
         with refused(ObjectStoreError, field="key", reason="MALFORMED"):

@@ -1,4 +1,6 @@
-"""What the ledger does not name is found, and deleted only when it is old and nobody can commit it any more."""
+"""What the ledger does not name is found, and deleted only when it is old and nobody can commit it
+any more.
+"""
 
 import time
 from collections.abc import Iterator
@@ -49,7 +51,9 @@ class Place:
         return f"{folder}/{start:020d}-{end:020d}-{HASH}.parquet"
 
     def found(self) -> dict[str, bool]:
-        return {orphan.key: orphan.dead for orphan in find_orphans(self.ledger, self.store, "feedback")}
+        return {
+            orphan.key: orphan.dead for orphan in find_orphans(self.ledger, self.store, "feedback")
+        }
 
     def delete(self, before_us: int) -> list[str]:
         orphans = find_orphans(self.ledger, self.store, "feedback")
@@ -84,7 +88,9 @@ def test_an_orphan_behind_the_ledgers_end_is_dead_and_goes_when_it_is_old(place:
 
 
 def test_what_may_still_be_committed_stays_however_old_it_is(place: Place) -> None:
-    """A writer frozen between PUT and commit for a day goes on where it was: its object must be there."""
+    """A writer frozen between PUT and commit for a day goes on where it was: its object must be
+    there.
+    """
     deleted: list[str] = []
 
     def collect(step: Step) -> None:
@@ -97,7 +103,9 @@ def test_what_may_still_be_committed_stays_however_old_it_is(place: Place) -> No
     assert all(place.store.get(key) for key in place.committed())
 
 
-def test_what_another_log_or_another_program_has_put_there_is_listed_and_stays(place: Place) -> None:
+def test_what_another_log_or_another_program_has_put_there_is_listed_and_stays(
+    place: Place,
+) -> None:
     foreign = [place.key(0, 1, "a-topic-that-the-ledger-does-not-know"), "feedback/v1/notes.txt"]
     for key in foreign:
         place.store.put(key, b"1")
@@ -117,7 +125,9 @@ def test_an_object_that_is_committed_while_the_store_is_listed_is_no_orphan(plac
 
 
 @pytest.mark.parametrize("moment", ["end_offset", "served"])
-def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(place: Place, moment: str) -> None:
+def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(
+    place: Place, moment: str
+) -> None:
     """The frozen writer goes on in the middle of the collection."""
     assert len(keys_of_the_next_batch(place)) == 1
     waiting = place.sink()
@@ -128,7 +138,9 @@ def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(pl
             go_on("end_offset")
             return found
 
-        def served(self, stream: str, after_sequence: int = 0, limit: int | None = None) -> list[Served]:
+        def served(
+            self, stream: str, after_sequence: int = 0, limit: int | None = None
+        ) -> list[Served]:
             found = super().served(stream, after_sequence, limit)
             go_on("served")
             return found
@@ -166,7 +178,9 @@ def test_a_failing_store_ends_the_collection_and_what_was_deleted_is_known(place
     place.store = Failing(place.root / "objects")
     for end in (1, 2, 3):
         place.store.put(place.key(0, end), b"1")
-    orphans = sorted(find_orphans(place.ledger, place.store, "feedback"), key=lambda orphan: orphan.key)
+    orphans = sorted(
+        find_orphans(place.ledger, place.store, "feedback"), key=lambda orphan: orphan.key
+    )
     deleting = delete_orphans(place.store, orphans, now_us() + 1)
     assert next(deleting).key == place.key(0, 1)
     with pytest.raises(ObjectStoreError):

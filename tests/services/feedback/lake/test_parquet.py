@@ -8,7 +8,15 @@ from services.feedback import codec
 from services.feedback.lake import parquet
 from services.feedback.spool.frames import Record
 from tests.services.feedback.objects import decode
-from tests.services.feedback.samples import FEEDBACK, TURNS, correction, erased, retraction, thumb, turn
+from tests.services.feedback.samples import (
+    FEEDBACK,
+    TURNS,
+    correction,
+    erased,
+    retraction,
+    thumb,
+    turn,
+)
 
 COORDINATES = {"topic_id": "t", "partition": 0, "ingest_time": 11, "schema_version": 1}
 
@@ -16,7 +24,10 @@ COORDINATES = {"topic_id": "t", "partition": 0, "ingest_time": 11, "schema_versi
 def feedback_rows() -> list[parquet.Row]:
     good = thumb("a")
     good.thumb.reasons.append("clear")
-    records = [Record(i, 11, codec.feedback_entry(m)) for i, m in enumerate([good, correction("b"), retraction("c")])]
+    records = [
+        Record(i, 11, codec.feedback_entry(m))
+        for i, m in enumerate([good, correction("b"), retraction("c")])
+    ]
     return [
         FEEDBACK.row(FEEDBACK.decode(record))
         | COORDINATES
@@ -28,7 +39,9 @@ def feedback_rows() -> list[parquet.Row]:
 def turn_rows() -> list[parquet.Row]:
     records = [Record(i, 11, codec.turn_entry(m)) for i, m in enumerate([turn(), erased()])]
     return [
-        TURNS.row(TURNS.decode(record)) | COORDINATES | {"offset": record.offset, "event_id": record.entry.event_id}
+        TURNS.row(TURNS.decode(record))
+        | COORDINATES
+        | {"offset": record.offset, "event_id": record.entry.event_id}
         for record in records
     ]
 
@@ -44,20 +57,34 @@ def test_feedback_comes_back_as_it_was() -> None:
         ("correction", None, "a better answer", None),
         ("retraction", None, None, "thumb"),
     ]
-    assert (rows[0]["reasons"], rows[0]["accept_time"], rows[0]["ingest_time"]) == (["clear"], 1_000_000_000, 11)
+    assert (rows[0]["reasons"], rows[0]["accept_time"], rows[0]["ingest_time"]) == (
+        ["clear"],
+        1_000_000_000,
+        11,
+    )
     assert [row["offset"] for row in rows] == [0, 1, 2]
 
 
 def test_turns_come_back_as_they_were_and_erased_ones_are_rows_too() -> None:
     rows = decode(parquet.encode_turns(turn_rows()))
     assert rows[0]["context"] == [{"role": "user", "text": "what is it?"}]
-    assert (rows[0]["answer"], rows[0]["finish_reason"], rows[0]["finish_time"]) == ("forty-two", "stop", 2_000_000_000)
+    assert (rows[0]["answer"], rows[0]["finish_reason"], rows[0]["finish_time"]) == (
+        "forty-two",
+        "stop",
+        2_000_000_000,
+    )
     assert [row["erased"] for row in rows] == [False, True]
     assert [row["cached"] for row in rows] == [False, False]
-    assert (rows[1]["context"], rows[1]["answer"], rows[1]["message_id"]) == ([], "", rows[0]["message_id"])
+    assert (rows[1]["context"], rows[1]["answer"], rows[1]["message_id"]) == (
+        [],
+        "",
+        rows[0]["message_id"],
+    )
 
 
 def test_another_process_writes_the_same_bytes() -> None:
     program = "from tests.services.feedback.lake.test_parquet import digest; print(digest())"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == digest()

@@ -1,4 +1,6 @@
-"""The S3 store: what is tried again and what is not, how long anything takes, and which setting an error names."""
+"""The S3 store: what is tried again and what is not, how long anything takes, and which setting an
+error names.
+"""
 
 import re
 import time
@@ -10,7 +12,11 @@ import pytest
 from infra.faults.chance import Chance
 from infra.faults.http import HttpFault, HttpProxy, Kind
 from infra.faults.tcp import Fault, TcpFaults, TcpProxy
-from services.feedback.lake.object_store import ObjectMissingError, ObjectRefusedError, ObjectStoreError
+from services.feedback.lake.object_store import (
+    ObjectMissingError,
+    ObjectRefusedError,
+    ObjectStoreError,
+)
 from services.feedback.lake.s3_store import TRIES, S3Store
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.s3_stores import place, store_at
@@ -52,7 +58,9 @@ def test_a_listing_goes_over_all_its_pages(store: S3Store) -> None:
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError", "TooManyRequests"])
-def test_a_store_that_is_busy_for_a_moment_is_asked_again(server: S3Server, store: S3Store, code: str) -> None:
+def test_a_store_that_is_busy_for_a_moment_is_asked_again(
+    server: S3Server, store: S3Store, code: str
+) -> None:
     server.refusals = [code] * (TRIES - 1)
     store.put("a", b"1")
     assert server.requests["PUT"] == TRIES
@@ -76,14 +84,18 @@ def test_a_store_may_ask_for_a_pause_but_not_for_an_hour(server: S3Server, store
     assert server.requests["PUT"] == 2
 
 
-def test_an_answer_that_is_lost_costs_a_second_put_of_the_same(server: S3Server, proxy: HttpProxy) -> None:
+def test_an_answer_that_is_lost_costs_a_second_put_of_the_same(
+    server: S3Server, proxy: HttpProxy
+) -> None:
     proxy.faults = (HttpFault(Kind.ANSWER_LOST, Chance(times=1)),)
     store_at(proxy.port).put("a", BODY)
     assert (server.requests["PUT"], server.buckets["thumbs"]) == (2, {"a": BODY})
     assert proxy.counts[Kind.ANSWER_LOST] == 1
 
 
-def test_an_object_that_breaks_off_is_read_again_and_never_given_in_part(server: S3Server, proxy: HttpProxy) -> None:
+def test_an_object_that_breaks_off_is_read_again_and_never_given_in_part(
+    server: S3Server, proxy: HttpProxy
+) -> None:
     server.buckets["thumbs"]["a"] = BODY
     store = store_at(proxy.port)
     proxy.faults = (HttpFault(Kind.ANSWER_RESET, Chance(times=TRIES - 1), body_bytes=100_000),)
@@ -174,7 +186,9 @@ def test_a_missing_bucket_is_told_and_not_made(server: S3Server, port: int) -> N
         store_at(port, bucket="nowhere").get("a")
 
 
-def test_a_store_that_garbles_or_keeps_what_was_deleted_is_refused(server: S3Server, store: S3Store) -> None:
+def test_a_store_that_garbles_or_keeps_what_was_deleted_is_refused(
+    server: S3Server, store: S3Store
+) -> None:
     server.keeps_deleted = True
     with refused(ObjectRefusedError, field="s3_endpoint", reason="EXISTS"):
         store.check()

@@ -1,4 +1,6 @@
-"""A real S3 server holds what every object store promises, and what is said of SeaweedFS in docs/decisions is so."""
+"""A real S3 server holds what every object store promises, and what is said of SeaweedFS in
+docs/decisions is so.
+"""
 
 from dataclasses import replace
 
@@ -26,7 +28,16 @@ __all__ = [
 @pytest.fixture
 def place(s3: S3Server) -> S3Place:
     bucket = s3.bucket()
-    return S3Place(bucket.endpoint, bucket.name, "us-east-1", False, bucket.access_key, bucket.secret_key, 3.0, 20.0)
+    return S3Place(
+        bucket.endpoint,
+        bucket.name,
+        "us-east-1",
+        False,
+        bucket.access_key,
+        bucket.secret_key,
+        3.0,
+        20.0,
+    )
 
 
 @pytest.fixture
@@ -47,7 +58,9 @@ def test_the_self_test_passes_and_leaves_nothing(store: S3Store) -> None:
         ({"secret_key": "wrong"}, "s3_secret_key"),
     ],
 )
-def test_the_self_test_names_the_wrong_setting(place: S3Place, wrong: dict[str, str], setting: str) -> None:
+def test_the_self_test_names_the_wrong_setting(
+    place: S3Place, wrong: dict[str, str], setting: str
+) -> None:
     with refused(ObjectRefusedError, field=setting, reason="REFUSED"):
         S3Store(replace(place, **wrong)).check()
 

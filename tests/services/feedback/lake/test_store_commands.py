@@ -1,4 +1,6 @@
-"""The commands over the object store, as a person types them; and the settings that they and the service share."""
+"""The commands over the object store, as a person types them; and the settings that they and the
+service share.
+"""
 
 import re
 import subprocess
@@ -53,7 +55,9 @@ def s3(server: S3Server) -> Iterator[dict[str, str]]:
         }
 
 
-def test_the_bucket_is_made_once_and_tried(run: Run, server: S3Server, s3: dict[str, str], capsys) -> None:
+def test_the_bucket_is_made_once_and_tried(
+    run: Run, server: S3Server, s3: dict[str, str], capsys
+) -> None:
     assert run("bucket", **s3) == 0
     made = capsys.readouterr().out
     assert server.buckets == {"thumbs": {}}
@@ -131,7 +135,9 @@ def test_a_wrong_setting_is_named(wrong: dict[str, str], named: tuple[str, ...],
         FeedbackSettings(principal_key=KEY, master_key=MASTER, **wrong)
     (error,) = caught.value.errors()
     assert (error["loc"], error["type"]) == (named, kind)
-    assert kind != "incomplete" or {"s3_access_key", "s3_secret_key"} <= set(re.findall(r"\w+", error["msg"]))
+    assert kind != "incomplete" or {"s3_access_key", "s3_secret_key"} <= set(
+        re.findall(r"\w+", error["msg"])
+    )
 
 
 def test_secrets_are_not_shown() -> None:

@@ -1,4 +1,6 @@
-"""Which answers were taken back: by the ids that session gives, for ever, and only by turns that are committed."""
+"""Which answers were taken back: by the ids that session gives, for ever, and only by turns that
+are committed.
+"""
 
 import pyarrow as pa
 from sqlalchemy import Engine, delete
@@ -33,12 +35,20 @@ def test_an_answer_is_taken_back_once_the_turn_that_says_so_is_committed(engine:
 
 def test_the_turn_that_takes_back_stays_and_files_without_turns_are_understood() -> None:
     rows = pa.table({"message_id": ["a", "a", "b", "b"], "erased": [False, True, None, True]})
-    assert rows_taken_back(rows, lambda ids: {"a"} & set(ids)).to_pylist() == [True, False, False, False]
+    assert rows_taken_back(rows, lambda ids: {"a"} & set(ids)).to_pylist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
     assert rows_taken_back(rows, lambda ids: {"a", "b"}).to_pylist() == [True, False, True, False]
     said = pa.table({"message_id": ["a", "b", "a"]})
     assert rows_taken_back(said, lambda ids: {"a"}).to_pylist() == [True, False, True]
     assert rows_taken_back(said, lambda ids: set()).to_pylist() == [False, False, False]
-    assert len(rows_taken_back(pa.table({"sequence": pa.array([], pa.int64())}), lambda ids: {"a"})) == 0
+    assert (
+        len(rows_taken_back(pa.table({"sequence": pa.array([], pa.int64())}), lambda ids: {"a"}))
+        == 0
+    )
 
 
 def test_every_answer_of_an_object_is_asked_about_once() -> None:

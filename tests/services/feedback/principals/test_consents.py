@@ -28,4 +28,6 @@ def test_a_no_outlives_an_erasure(engine: Engine) -> None:
 def test_more_principals_than_one_query_names_are_answered(engine: Engine) -> None:
     consents, names = Consents(engine, True), [f"{number:064x}" for number in range(1_000)]
     consents.set(names[-1], False)
-    assert [name for name, consent in consents.get(names).items() if not consent.training] == names[-1:]
+    assert [name for name, consent in consents.get(names).items() if not consent.training] == names[
+        -1:
+    ]

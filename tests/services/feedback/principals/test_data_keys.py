@@ -1,4 +1,6 @@
-"""Keys of principals: made once, however many want them at the same time; wrapped; never remembered."""
+"""Keys of principals: made once, however many want them at the same time; wrapped; never
+remembered.
+"""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +33,9 @@ def keys_on(engine: Engine, digits: str = MASTER) -> DataKeys:
 
 def test_a_key_is_made_once_and_is_the_same_for_all_processes(engine: Engine) -> None:
     first = keys_on(engine).of({ADA: "acme", BOB: "acme"})
-    assert len({key.key for key in first.values()}) == len({key.key_id for key in first.values()}) == 2
+    assert (
+        len({key.key for key in first.values()}) == len({key.key_id for key in first.values()}) == 2
+    )
     assert {(len(key.key), len(key.key_id)) for key in first.values()} == {(32, 16)}
     assert keys_on(engine).of({ADA: "acme", BOB: "acme"}) == first
     assert keys_on(engine).known([ADA, "c" * 64]) == {ADA: first[ADA]}
@@ -92,7 +96,11 @@ def test_keys_made_while_others_erase_are_never_missing(postgres_url: str) -> No
 
     def erase() -> set[int]:
         erasures = Erasures(engines[1])
-        return {erasures.erase(principal, "acme")[0].number for _ in range(25) for principal in (ADA, BOB)}
+        return {
+            erasures.erase(principal, "acme")[0].number
+            for _ in range(25)
+            for principal in (ADA, BOB)
+        }
 
     with ThreadPoolExecutor(2) as pool:
         made, erased = pool.submit(make), pool.submit(erase)
@@ -116,7 +124,9 @@ def test_the_database_holds_no_key_that_opens_without_the_master_key(engine: Eng
 
 
 @pytest.mark.parametrize("moved", [{"principal": BOB}, {"tenant": "other"}])
-def test_a_wrapped_key_opens_for_its_principal_and_tenant_alone(engine: Engine, moved: dict[str, str]) -> None:
+def test_a_wrapped_key_opens_for_its_principal_and_tenant_alone(
+    engine: Engine, moved: dict[str, str]
+) -> None:
     keys = keys_on(engine)
     keys.of({ADA: "acme"})
     with engine.begin() as connection:
@@ -159,7 +169,9 @@ def test_a_master_key_of_another_form_is_refused_and_not_shown(digits: str) -> N
 
 def test_no_error_of_the_settings_quotes_a_key() -> None:
     with pytest.raises(ValidationError) as caught:
-        FeedbackSettings(master_key="ab" * 32, principal_key="0123456789abcdef", kafka_bootstrap="a:1")
+        FeedbackSettings(
+            master_key="ab" * 32, principal_key="0123456789abcdef", kafka_bootstrap="a:1"
+        )
     (error,) = caught.value.errors()
     assert (error["loc"], error["type"]) == ((), "conflict")
     assert "kafka_bootstrap" in error["msg"]

@@ -1,4 +1,6 @@
-"""Compaction behind an erasure: its rows leave the objects, the erasure says so, and everything else stays."""
+"""Compaction behind an erasure: its rows leave the objects, the erasure says so, and everything
+else stays.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +36,9 @@ def world(tmp_path: Path, engine: Engine) -> Iterator[SealingWorld]:
 
 def compact(world: SealingWorld) -> None:
     for stream in Stream:
-        assert Compaction(world.ledger, Compactors(world.engine), world.store, world.erasures, PACE).run(stream)
+        assert Compaction(
+            world.ledger, Compactors(world.engine), world.store, world.erasures, PACE
+        ).run(stream)
 
 
 def stored(world: SealingWorld) -> set[str]:
@@ -44,7 +48,9 @@ def stored(world: SealingWorld) -> set[str]:
 
 
 def test_sealed_and_plain_rows_of_an_erased_user_leave_the_objects(world: SealingWorld) -> None:
-    world.feedback.append([feedback_entry(correction("old", "plain words")), feedback_entry(thumb("b", caller=BOB))])
+    world.feedback.append(
+        [feedback_entry(correction("old", "plain words")), feedback_entry(thumb("b", caller=BOB))]
+    )
     world.sink()
     world.say(correction("new", "sealed words"), thumb("c", caller=BOB, message="n"))
     world.finish(turn(message="m"))
@@ -56,7 +62,11 @@ def test_sealed_and_plain_rows_of_an_erased_user_leave_the_objects(world: Sealin
     assert world.erasures.get(ME, erasure.erasure_id).rewrite_us is not None
     assert world.erasures.gone("feedback").through is None
     served = [item for stream in Stream for item in world.ledger.served(stream)]
-    living = {thumb("b", caller=BOB).event_id, thumb("c", caller=BOB).event_id, thumb("after").event_id}
+    living = {
+        thumb("b", caller=BOB).event_id,
+        thumb("c", caller=BOB).event_id,
+        thumb("after").event_id,
+    }
     assert (sum(item.rows for item in served), stored(world)) == (3, living)
     report = audit(world.ledger, world.store, lambda stream: inspect(world.root / "spool" / stream))
     assert report.problems == []

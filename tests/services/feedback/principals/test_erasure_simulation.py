@@ -1,5 +1,6 @@
-"""Seeded crashes, zombies and lost acks with erasures in between, at every step of the sink too: what was acknowledged before an
-erasure is never a readable row or a standing thumb, what was sent after it is never lost; and every planted mutant is found.
+"""Seeded crashes, zombies and lost acks with erasures in between, at every step of the sink too:
+what was acknowledged before an erasure is never a readable row or a standing thumb, what was sent
+after it is never lost; and every planted mutant is found.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,10 @@ class ErasingWorld(World):
     def problems(self) -> list[str]:
         found = super().problems()
         with self.engine.begin() as connection:
-            keys = {bytes(key_id) for key_id in connection.execute(select(tables.data_keys.c.key_id)).scalars()}
+            keys = {
+                bytes(key_id)
+                for key_id in connection.execute(select(tables.data_keys.c.key_id)).scalars()
+            }
             standing = {row.message_id for row in connection.execute(select(tables.thumbs))}
         rows = [
             row
@@ -57,14 +61,22 @@ class ErasingWorld(World):
             if segment.object_key
             for row in decode(self.store.get(segment.object_key))
         ]
-        live = {str(row["event_id"]): str(row["message_id"]) for row in rows if key_id_of(row["sealed"]) in keys}
-        found += [f"F: {event_id} was erased and is readable" for event_id in self.dead & live.keys()]
+        live = {
+            str(row["event_id"]): str(row["message_id"])
+            for row in rows
+            if key_id_of(row["sealed"]) in keys
+        }
+        found += [
+            f"F: {event_id} was erased and is readable" for event_id in self.dead & live.keys()
+        ]
         if standing != set(live.values()):
             found.append("F: the thumbs that stand are not those of living rows")
         return found
 
     def _event(self, conversation: str, request: str, at: int) -> events_pb2.FeedbackEvent:
-        event = thumb(request, message=conversation, caller=Caller("acme", conversation), at=1_000 + at)
+        event = thumb(
+            request, message=conversation, caller=Caller("acme", conversation), at=1_000 + at
+        )
         return self._said.setdefault(event.event_id, event)
 
     def _erase(self) -> None:
@@ -94,7 +106,9 @@ class ErasingWorld(World):
 
 
 @pytest.mark.parametrize("seeds", [SEEDS, pytest.param(LONG_SEEDS, marks=pytest.mark.long)])
-def test_what_was_erased_stays_erased_and_nothing_else_is_lost(seeds: int, fast_directory: Path) -> None:
+def test_what_was_erased_stays_erased_and_nothing_else_is_lost(
+    seeds: int, fast_directory: Path
+) -> None:
     check_sound(ErasingWorld, seeds, FAULTS, fast_directory)
 
 
@@ -114,7 +128,9 @@ class CachingKeys(DataKeys):
 
     def of(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
         self.cache: dict[str, DataKey] = getattr(self, "cache", {})
-        self.cache |= super().of({name: tenant for name, tenant in tenants.items() if name not in self.cache})
+        self.cache |= super().of(
+            {name: tenant for name, tenant in tenants.items() if name not in self.cache}
+        )
         return {name: self.cache[name] for name in tenants}
 
 
@@ -134,6 +150,10 @@ class ForgetfulErasedWorld(ErasingWorld):
     ledger_kind = ForgetfulErasedLedger
 
 
-@pytest.mark.parametrize(("kind", "caught"), [(HastyWorld, "F"), (CachingWorld, "A"), (ForgetfulErasedWorld, "F")])
-def test_a_planted_mutant_is_caught(kind: type[ErasingWorld], caught: str, fast_directory: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "caught"), [(HastyWorld, "F"), (CachingWorld, "A"), (ForgetfulErasedWorld, "F")]
+)
+def test_a_planted_mutant_is_caught(
+    kind: type[ErasingWorld], caught: str, fast_directory: Path
+) -> None:
     assert is_caught(kind, caught, MUTANT_SEEDS, fast_directory)

@@ -1,4 +1,6 @@
-"""Erasure on either database: what was said before is gone wherever it is, what is said after lives, and one call is like many."""
+"""Erasure on either database: what was said before is gone wherever it is, what is said after
+lives, and one call is like many.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +27,16 @@ from services.feedback.spool.folder import inspect
 from services.feedback.spool.frames import Record
 from services.feedback.standing import experiments, thumbs
 from tests.services.feedback.databases import open_sqlite
-from tests.services.feedback.samples import ADA, KEY, correction, erased, name, retraction, thumb, turn
+from tests.services.feedback.samples import (
+    ADA,
+    KEY,
+    correction,
+    erased,
+    name,
+    retraction,
+    thumb,
+    turn,
+)
 from tests.services.feedback.sealing_world import ROOM, SealingWorld
 
 BOB = Caller("acme", "bob")
@@ -40,14 +51,18 @@ def world(tmp_path: Path, engine: Engine) -> Iterator[SealingWorld]:
 
 
 def problems(world: SealingWorld) -> list[Problem]:
-    return audit(world.ledger, world.store, lambda stream: inspect(world.root / "spool" / stream)).problems
+    return audit(
+        world.ledger, world.store, lambda stream: inspect(world.root / "spool" / stream)
+    ).problems
 
 
 def requests(world: SealingWorld) -> list[str]:
     return [str(row["event_id"]) for row in world.rows()]
 
 
-def test_an_erasure_shreds_the_key_and_removes_what_stands_and_nobody_elses(world: SealingWorld) -> None:
+def test_an_erasure_shreds_the_key_and_removes_what_stands_and_nobody_elses(
+    world: SealingWorld,
+) -> None:
     world.say(thumb("a"), thumb("b", caller=BOB))
     world.finish(turn(message="m"))
     world.sink()
@@ -59,14 +74,20 @@ def test_an_erasure_shreds_the_key_and_removes_what_stands_and_nobody_elses(worl
     assert set(world.keys.known([ME, OTHER])) == {OTHER}
     assert world.erasures.get(ME, erasure.erasure_id) == erasure
     (row,) = world.all_of(tables.erasures)
-    assert row["key_id"] == key_id_of(next(bytes(row["sealed"]) for row in world.rows() if row["principal"] == ME))
-    assert {(reach["stream"], reach["sequence"]) for reach in world.all_of(tables.erasure_reaches)} == {
+    assert row["key_id"] == key_id_of(
+        next(bytes(row["sealed"]) for row in world.rows() if row["principal"] == ME)
+    )
+    assert {
+        (reach["stream"], reach["sequence"]) for reach in world.all_of(tables.erasure_reaches)
+    } == {
         ("feedback", 1),
         ("turns", 1),
     }
 
 
-def test_what_was_on_its_way_becomes_a_tombstone_and_what_is_said_after_lives(world: SealingWorld) -> None:
+def test_what_was_on_its_way_becomes_a_tombstone_and_what_is_said_after_lives(
+    world: SealingWorld,
+) -> None:
     world.say(thumb("a"), correction("b", "mine"), thumb("c", caller=BOB))
     world.finish(turn(message="m"))
     world.erasures.erase(ME, "acme")
@@ -140,7 +161,9 @@ def test_a_turn_that_session_sends_after_the_erasure_comes_without_its_texts(
     spooled = b"".join(record.entry.payload for record in world.turns.read(0, 10, ROOM))
     assert b"canary" not in spooled
     world.sink()
-    found = [(row["message_id"], row["erased"], bool(row["sealed"])) for row in world.rows(Stream.TURNS)]
+    found = [
+        (row["message_id"], row["erased"], bool(row["sealed"])) for row in world.rows(Stream.TURNS)
+    ]
     assert found == [(later.message_id, False, True), (overtaken.message_id, True, True)]
     assert world.finish(overtaken) == [0]
 
@@ -250,7 +273,9 @@ def plain(world: SealingWorld, request: str, caller: Caller = ADA) -> None:
     world.feedback.append([feedback_entry(correction(request, "plain words", caller=caller))])
 
 
-def test_plain_events_of_the_first_version_are_gone_on_their_way_and_in_objects(world: SealingWorld) -> None:
+def test_plain_events_of_the_first_version_are_gone_on_their_way_and_in_objects(
+    world: SealingWorld,
+) -> None:
     plain(world, "a")
     plain(world, "b", BOB)
     world.sink()
@@ -276,7 +301,9 @@ def test_sealed_segments_are_not_taken_for_plain_ones(world: SealingWorld) -> No
 
 
 def test_commits_and_erasures_of_a_stream_go_one_after_another(world: SealingWorld) -> None:
-    """A commit that is under way holds an erasure back, also the very first commit, whose row is not there before."""
+    """A commit that is under way holds an erasure back, also the very first commit, whose row is
+    not there before.
+    """
     world.say(thumb("a"))
     inside, go_on, done = threading.Event(), threading.Event(), threading.Event()
     fold = thumbs.fold
@@ -311,7 +338,9 @@ def test_commits_and_erasures_of_a_stream_go_one_after_another(world: SealingWor
 
 def test_a_claimed_thumb_of_an_erased_user_counts_no_more(postgres_engine: Engine) -> None:
     claims = PostgresClaims(
-        postgres_engine, "feedback", lambda entry: thumbs.change_of(decode_feedback(Record(0, 0, entry)), 0)
+        postgres_engine,
+        "feedback",
+        lambda entry: thumbs.change_of(decode_feedback(Record(0, 0, entry)), 0),
     )
     claims.claim([feedback_entry(thumb("a")), feedback_entry(thumb("b", caller=BOB))])
     Erasures(postgres_engine).erase(ME, "acme")
@@ -330,7 +359,11 @@ def test_on_sqlite_a_shredded_key_is_in_no_byte_of_the_database(tmp_path: Path) 
         wrapped = connection.execute(query).scalar_one()
 
     def holds() -> list[str]:
-        return [path.name for path in tmp_path.iterdir() if path.is_file() and bytes(wrapped) in path.read_bytes()]
+        return [
+            path.name
+            for path in tmp_path.iterdir()
+            if path.is_file() and bytes(wrapped) in path.read_bytes()
+        ]
 
     assert holds() != []
     world.erasures.erase(ME, "acme")

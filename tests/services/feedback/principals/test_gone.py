@@ -1,4 +1,6 @@
-"""Which rows an erasure took: sealed ones by their key, plain ones by their place; also in files without such columns."""
+"""Which rows an erasure took: sealed ones by their key, plain ones by their place; also in files
+without such columns.
+"""
 
 import pyarrow as pa
 from sqlalchemy import Engine, insert
@@ -47,7 +49,9 @@ def test_files_of_the_first_version_and_empty_ones_are_understood() -> None:
 
 
 def test_nothing_is_gone_without_an_erasure() -> None:
-    assert GoneRows(frozenset(), {}).of(rows((ADA, sealed(OLD), 1), (ADA, None, 1))).to_pylist() == [False, False]
+    assert GoneRows(frozenset(), {}).of(
+        rows((ADA, sealed(OLD), 1), (ADA, None, 1))
+    ).to_pylist() == [False, False]
 
 
 def test_the_erasure_ledger_is_read_by_stream(engine: Engine) -> None:
@@ -58,12 +62,20 @@ def test_the_erasure_ledger_is_read_by_stream(engine: Engine) -> None:
     reaches = [("feedback", 1, 3), ("turns", 1, 0), ("feedback", 2, 4), ("turns", 2, 8)]
     with engine.begin() as connection:
         for one in erasures:
-            connection.execute(insert(tables.erasures).values(**one, tenant="acme", request_us=1, shred_us=1))
+            connection.execute(
+                insert(tables.erasures).values(**one, tenant="acme", request_us=1, shred_us=1)
+            )
         for stream, number, sequence in reaches:
             values = {"stream": stream, "number": number, "sequence": sequence}
             connection.execute(insert(tables.erasure_reaches).values(values))
         assert gone_rows(connection, "feedback") == GoneRows(frozenset([OLD]), {ADA: 4})
         assert gone_rows(connection, "turns") == GoneRows(frozenset([OLD]), {ADA: 8})
-        owners = [Owner(ADA, OLD), Owner(ADA, NEW), Owner(ADA, b""), Owner(BOB, b""), Owner(BOB, NEW)]
+        owners = [
+            Owner(ADA, OLD),
+            Owner(ADA, NEW),
+            Owner(ADA, b""),
+            Owner(BOB, b""),
+            Owner(BOB, NEW),
+        ]
         assert erased_among(connection, owners) == {Owner(ADA, OLD), Owner(ADA, b"")}
         assert erased_among(connection, []) == set()

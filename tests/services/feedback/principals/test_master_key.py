@@ -1,4 +1,6 @@
-"""What comes of the master key must come of it for ever: keys and fingerprints of years ago are still in databases."""
+"""What comes of the master key must come of it for ever: keys and fingerprints of years ago are
+still in databases.
+"""
 
 import pytest
 
@@ -36,7 +38,9 @@ def test_the_same_key_is_wrapped_otherwise_each_time() -> None:
         (WRAPPED[:30], "acme", PRINCIPAL),
     ],
 )
-def test_what_is_another_ones_or_damaged_does_not_open(wrapped: bytes, tenant: str, principal: str) -> None:
+def test_what_is_another_ones_or_damaged_does_not_open(
+    wrapped: bytes, tenant: str, principal: str
+) -> None:
     with pytest.raises(MasterKeyError):
         MasterKey(MASTER).unwrap(wrapped, tenant, principal)
 
@@ -44,5 +48,11 @@ def test_what_is_another_ones_or_damaged_does_not_open(wrapped: bytes, tenant: s
 def test_a_tenant_cannot_be_named_so_that_its_key_is_another_purposes() -> None:
     master = MasterKey(MASTER, bytes)
     assert (
-        len({master.wrap(KEY, tenant, PRINCIPAL) for tenant in ("", "acme", "thumbwheel.feedback.fingerprints")}) == 3
+        len(
+            {
+                master.wrap(KEY, tenant, PRINCIPAL)
+                for tenant in ("", "acme", "thumbwheel.feedback.fingerprints")
+            }
+        )
+        == 3
     )

@@ -1,4 +1,6 @@
-"""Consent, erasure and keys over a real socket: whose they are, their limits, and what happens while the database is away."""
+"""Consent, erasure and keys over a real socket: whose they are, their limits, and what happens
+while the database is away.
+"""
 
 import uuid
 from collections.abc import Callable
@@ -27,7 +29,9 @@ ME, OTHER = principal_of(KEY, ADA), principal_of(KEY, BOB)
 
 
 async def consent(client: Client, caller: Caller = ADA) -> feedback_pb2.Consent:
-    return (await client.call("GetPrincipalConsent", feedback_pb2.GetPrincipalConsentRequest(), caller)).consent
+    return (
+        await client.call("GetPrincipalConsent", feedback_pb2.GetPrincipalConsentRequest(), caller)
+    ).consent
 
 
 async def allow(client: Client, training: bool, caller: Caller = ADA) -> feedback_pb2.Consent:
@@ -36,7 +40,9 @@ async def allow(client: Client, training: bool, caller: Caller = ADA) -> feedbac
 
 
 async def erase(client: Client, caller: Caller = ADA) -> feedback_pb2.Erasure:
-    return (await client.call("ErasePrincipal", feedback_pb2.ErasePrincipalRequest(), caller)).erasure
+    return (
+        await client.call("ErasePrincipal", feedback_pb2.ErasePrincipalRequest(), caller)
+    ).erasure
 
 
 async def keys(client: Client, *principals: str) -> dict[str, feedback_pb2.DataKey]:
@@ -66,8 +72,15 @@ async def test_a_key_opens_what_was_said_until_consent_is_withdrawn(tmp_path: Pa
         (row,) = await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)
         assert row["correction"] == ""
         found = await keys(client, ME, OTHER)
-        assert (found[ME].consent, len(found[ME].key), found[OTHER].consent, found[OTHER].key) == (True, 32, True, b"")
-        event = events_pb2.FeedbackEvent(event_id=row["event_id"], principal=ME, sealed=row["sealed"])
+        assert (found[ME].consent, len(found[ME].key), found[OTHER].consent, found[OTHER].key) == (
+            True,
+            32,
+            True,
+            b"",
+        )
+        event = events_pb2.FeedbackEvent(
+            event_id=row["event_id"], principal=ME, sealed=row["sealed"]
+        )
         assert opened(event, found[ME].key).correction.text == "only for whom I trust"
         assert row["sealed"][1:17] == found[ME].key_id
         await allow(client, False)
@@ -76,7 +89,9 @@ async def test_a_key_opens_what_was_said_until_consent_is_withdrawn(tmp_path: Pa
         assert await keys(client, ME, OTHER) == found
 
 
-async def test_an_erasure_shreds_at_once_is_listed_and_told_to_its_user_alone(tmp_path: Path) -> None:
+async def test_an_erasure_shreds_at_once_is_listed_and_told_to_its_user_alone(
+    tmp_path: Path,
+) -> None:
     async with running(tmp_path) as client:
         await client.record(thumb("a"))
         await client.record(thumb("b", up=False, caller=BOB), BOB)
@@ -88,7 +103,10 @@ async def test_an_erasure_shreds_at_once_is_listed_and_told_to_its_user_alone(tm
         assert erasure.shred_time.seconds > 1_600_000_000
         assert await client.thumbs("m") == {}
         assert await client.thumbs("m", caller=BOB) == {name("m"): False}
-        assert await keys(client, ME, OTHER) == {ME: feedback_pb2.DataKey(consent=True), OTHER: before[OTHER]}
+        assert await keys(client, ME, OTHER) == {
+            ME: feedback_pb2.DataKey(consent=True),
+            OTHER: before[OTHER],
+        }
         assert await erase(client) == erasure
         request = feedback_pb2.GetPrincipalErasureRequest(erasure_id=erasure.erasure_id)
         assert (await client.call("GetPrincipalErasure", request)).erasure == erasure
@@ -119,13 +137,37 @@ def _counted(metric: str) -> float:
 
 
 WRONG: dict[str, tuple[str, Any, str]] = {
-    "consent not said": ("SetPrincipalConsent", feedback_pb2.SetPrincipalConsentRequest(), "training"),
-    "no erasure id": ("GetPrincipalErasure", feedback_pb2.GetPrincipalErasureRequest(), "erasure_id"),
-    "erasure id": ("GetPrincipalErasure", feedback_pb2.GetPrincipalErasureRequest(erasure_id="1"), "erasure_id"),
+    "consent not said": (
+        "SetPrincipalConsent",
+        feedback_pb2.SetPrincipalConsentRequest(),
+        "training",
+    ),
+    "no erasure id": (
+        "GetPrincipalErasure",
+        feedback_pb2.GetPrincipalErasureRequest(),
+        "erasure_id",
+    ),
+    "erasure id": (
+        "GetPrincipalErasure",
+        feedback_pb2.GetPrincipalErasureRequest(erasure_id="1"),
+        "erasure_id",
+    ),
     "no principals": ("GetDataKeys", feedback_pb2.GetDataKeysRequest(), "principals"),
-    "too many": ("GetDataKeys", feedback_pb2.GetDataKeysRequest(principals=[ME] * 1_001), "principals"),
-    "a principal": ("GetDataKeys", feedback_pb2.GetDataKeysRequest(principals=[ME, ME.upper()]), "principals[1]"),
-    "number": ("ListErasures", feedback_pb2.ListErasuresRequest(after_number=2**63), "after_number"),
+    "too many": (
+        "GetDataKeys",
+        feedback_pb2.GetDataKeysRequest(principals=[ME] * 1_001),
+        "principals",
+    ),
+    "a principal": (
+        "GetDataKeys",
+        feedback_pb2.GetDataKeysRequest(principals=[ME, ME.upper()]),
+        "principals[1]",
+    ),
+    "number": (
+        "ListErasures",
+        feedback_pb2.ListErasuresRequest(after_number=2**63),
+        "after_number",
+    ),
 }
 
 
@@ -143,7 +185,9 @@ CALLS: dict[str, Callable[[], Any]] = {
     "GetPrincipalConsent": feedback_pb2.GetPrincipalConsentRequest,
     "SetPrincipalConsent": lambda: feedback_pb2.SetPrincipalConsentRequest(training=True),
     "ErasePrincipal": feedback_pb2.ErasePrincipalRequest,
-    "GetPrincipalErasure": lambda: feedback_pb2.GetPrincipalErasureRequest(erasure_id=str(uuid.uuid4())),
+    "GetPrincipalErasure": lambda: feedback_pb2.GetPrincipalErasureRequest(
+        erasure_id=str(uuid.uuid4())
+    ),
     "GetDataKeys": lambda: feedback_pb2.GetDataKeysRequest(principals=[ME]),
     "ListErasures": feedback_pb2.ListErasuresRequest,
     "GetThumbs": lambda: feedback_pb2.GetThumbsRequest(message_ids=[name("m")]),

@@ -42,7 +42,9 @@ def spool(tmp_path: Path):
     spool.close()
 
 
-def drain_of(spool: Spool, sink: FakeSink, committed: list[int], rows: int = 100, seconds: float = 0.01) -> Drain:
+def drain_of(
+    spool: Spool, sink: FakeSink, committed: list[int], rows: int = 100, seconds: float = 0.01
+) -> Drain:
     return Drain("feedback", spool, sink, rows, seconds, committed.append)
 
 
@@ -76,7 +78,8 @@ async def test_enough_events_are_sunk_without_waiting(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [FencedError("x"), LedgerUnavailableError("x"), ObjectStoreError("x"), OSError(28, "x")]
+    "failure",
+    [FencedError("x"), LedgerUnavailableError("x"), ObjectStoreError("x"), OSError(28, "x")],
 )
 async def test_after_a_failure_the_position_is_asked_of_the_ledger_and_the_flush_repeated(
     spool: Spool, failure: Exception

@@ -1,4 +1,6 @@
-"""Log to Parquet to ledger: names, accounting, order of the steps, and what each crash leaves behind."""
+"""Log to Parquet to ledger: names, accounting, order of the steps, and what each crash leaves
+behind.
+"""
 
 import hashlib
 import signal
@@ -41,12 +43,16 @@ class Place:
     spool: Spool
 
     def sink(self, rows: int = 100, at=lambda step: None, size: int = ROOM) -> Sink:
-        sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(rows, size), fold, at)
+        sink = Sink(
+            FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(rows, size), fold, at
+        )
         sink.assign()
         return sink
 
     def rows(self) -> list[parquet.Row]:
-        keys = [segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key]
+        keys = [
+            segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key
+        ]
         return [row for key in keys for row in decode(self.store.get(key))]
 
     def event_ids(self) -> list[str]:
@@ -60,7 +66,9 @@ def open_spool(root: Path) -> Spool:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     engine = open_sqlite(tmp_path / "ledger.db")
-    place = Place(tmp_path, engine, Ledger(engine), Directory(tmp_path / "objects"), open_spool(tmp_path))
+    place = Place(
+        tmp_path, engine, Ledger(engine), Directory(tmp_path / "objects"), open_spool(tmp_path)
+    )
     yield place
     place.spool.close()
     engine.dispose()
@@ -80,7 +88,10 @@ def test_a_segment_names_log_offsets_and_content(place: Place) -> None:
         f"feedback/v1/topic_id={place.spool.topic_id}/partition=0/"
         f"00000000000000000000-00000000000000000002-{segment.sha256[:12]}.parquet"
     )
-    assert [(row["topic_id"], row["offset"], row["event_id"], row["schema_version"]) for row in place.rows()] == [
+    assert [
+        (row["topic_id"], row["offset"], row["event_id"], row["schema_version"])
+        for row in place.rows()
+    ] == [
         (place.spool.topic_id, 0, ids("a")[0], 1),
         (place.spool.topic_id, 1, ids("b")[0], 1),
     ]
@@ -92,11 +103,18 @@ def test_nothing_waits_nothing_is_committed(place: Place) -> None:
     assert place.ledger.segments("feedback") == []
 
 
-def test_dead_letters_and_repeated_events_are_accounted_for_in_the_same_commit(place: Place) -> None:
+def test_dead_letters_and_repeated_events_are_accounted_for_in_the_same_commit(
+    place: Place,
+) -> None:
     place.spool.append([entry("a"), garbage("x"), entry("a"), entry("b")])
     segment = place.sink().flush()
     assert segment is not None
-    assert (segment.rows, segment.dead_letters, segment.tombstones, segment.end_offset) == (2, 1, 1, 4)
+    assert (segment.rows, segment.dead_letters, segment.tombstones, segment.end_offset) == (
+        2,
+        1,
+        1,
+        4,
+    )
     assert place.ledger.dead_letter_offsets(place.spool.topic_id, 0) == {1}
     assert place.event_ids() == ids("a", "b")
 
@@ -116,7 +134,12 @@ def test_a_batch_of_dead_letters_only_has_no_object(place: Place) -> None:
     place.spool.append([garbage("x"), garbage("y")])
     segment = place.sink().flush()
     assert segment is not None
-    assert (segment.object_key, segment.sha256, segment.rows, segment.dead_letters) == ("", "", 0, 2)
+    assert (segment.object_key, segment.sha256, segment.rows, segment.dead_letters) == (
+        "",
+        "",
+        0,
+        2,
+    )
     assert list(place.store.list("")) == []
 
 
@@ -143,10 +166,10 @@ def test_kill_9_around_the_commit_loses_nothing_and_repeats_nothing(
 ) -> None:
     place.spool.append([entry("a"), entry("b")])
     place.spool.close()
-    program = (
-        f"from tests.services.feedback.crashing_sink import *; sink_until({str(step)!r}, Path({str(place.root)!r}))"
+    program = f"from tests.services.feedback.crashing_sink import *; sink_until({str(step)!r}, Path({str(place.root)!r}))"
+    assert (
+        subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     assert place.event_ids() == ids(*committed)
     place.spool = open_spool(place.root)
     place.spool.append([entry("c")])
@@ -158,7 +181,9 @@ def test_kill_9_around_the_commit_loses_nothing_and_repeats_nothing(
     assert (report.problems, report.orphans) == ([], orphans)
 
 
-def test_a_zombie_that_goes_on_after_its_takeover_is_fenced_and_its_object_is_no_segment(place: Place) -> None:
+def test_a_zombie_that_goes_on_after_its_takeover_is_fenced_and_its_object_is_no_segment(
+    place: Place,
+) -> None:
     place.spool.append([entry("a"), entry("b"), entry("c")])
 
     def take_over(step: Step) -> None:
@@ -175,7 +200,9 @@ def test_a_zombie_that_goes_on_after_its_takeover_is_fenced_and_its_object_is_no
     assert [s.end_offset for s in place.ledger.segments("feedback")] == [1, 3]
 
 
-def test_an_object_whose_put_was_not_answered_is_put_again_under_the_same_name(place: Place) -> None:
+def test_an_object_whose_put_was_not_answered_is_put_again_under_the_same_name(
+    place: Place,
+) -> None:
     class Unanswered(Directory):
         puts = 0
 
@@ -202,7 +229,9 @@ def test_a_ledger_that_is_behind_the_spool_stops_the_sink(place: Place, tmp_path
     place.spool.append([entry("b")])
     other = open_sqlite(tmp_path / "new.db")
     place.ledger = Ledger(other)
-    with refused(OffsetOutOfRangeError, field="offset", reason="OUT_OF_RANGE", limit="1 to 2") as caught:
+    with refused(
+        OffsetOutOfRangeError, field="offset", reason="OUT_OF_RANGE", limit="1 to 2"
+    ) as caught:
         place.sink()
     assert " 0 " in caught.value.text
     other.dispose()
@@ -218,7 +247,9 @@ def test_a_ledger_that_is_ahead_of_the_spool_stops_the_sink(place: Place) -> Non
         path.unlink()
     place.spool = open_spool(place.root)
     assert place.spool.topic_id == topic_id
-    with refused(OffsetOutOfRangeError, field="offset", reason="OUT_OF_RANGE", limit="0 to 0") as caught:
+    with refused(
+        OffsetOutOfRangeError, field="offset", reason="OUT_OF_RANGE", limit="0 to 0"
+    ) as caught:
         place.sink()
     assert " 2 " in caught.value.text
 

@@ -1,4 +1,6 @@
-"""Idempotency at the ack, and group commit: one decision for each event id, one sync for all who wait."""
+"""Idempotency at the ack, and group commit: one decision for each event id, one sync for all who
+wait.
+"""
 
 import asyncio
 import hashlib
@@ -59,7 +61,12 @@ def test_another_content_under_a_known_id_is_refused_and_the_first_stands(tmp_pa
     acceptance.store([[entry("a")]])
     calls = [[entry("a", up=False)], [entry("b", up=False)], [entry("c")], [entry("c", up=False)]]
     results = acceptance.store(calls).results
-    assert [isinstance(result, AlreadyExistsError) for result in results] == [True, True, False, True]
+    assert [isinstance(result, AlreadyExistsError) for result in results] == [
+        True,
+        True,
+        False,
+        True,
+    ]
     assert [record.entry for record in spool.read(0, 9, ROOM)] == [entry("a"), entry("c")]
     spool.close()
 
@@ -150,7 +157,9 @@ class Table:
         return 0
 
 
-def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(tmp_path: Path) -> None:
+def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(
+    tmp_path: Path,
+) -> None:
     spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b").fingerprint, 3))
     acceptance = Acceptance("feedback", spool, Committed(), claims, Unsealed())
     assert acceptance.store([[entry("a")], [entry("b")], [entry("c")]]).results == [1, 1, 1]
@@ -174,7 +183,9 @@ def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_another_replicas_content_stands_and_the_calls_other_events_are_given_back(tmp_path: Path) -> None:
+def test_another_replicas_content_stands_and_the_calls_other_events_are_given_back(
+    tmp_path: Path,
+) -> None:
     spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b", up=False).fingerprint, 3))
     acceptance = Acceptance("feedback", spool, Committed(), claims, Unsealed())
     results = acceptance.store([[entry("a"), entry("b")], [entry("c")], [entry("a")]]).results
@@ -186,9 +197,13 @@ def test_another_replicas_content_stands_and_the_calls_other_events_are_given_ba
     spool.close()
 
 
-def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(tmp_path: Path) -> None:
+def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(
+    tmp_path: Path,
+) -> None:
     spool, claims = open_spool(tmp_path), Table(a=Claim(entry("a").fingerprint, 0, True))
-    assert Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results == [0]
+    assert Acceptance("feedback", spool, Committed(), claims, Unsealed()).store(
+        [[entry("a")]]
+    ).results == [0]
     assert spool.end_offset == 0
     spool.close()
 
@@ -196,14 +211,18 @@ def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(tmp
 def test_without_claims_nothing_is_stored(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     claims.is_away = True
-    (result,) = Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results
+    (result,) = (
+        Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results
+    )
     assert isinstance(result, UnavailableError)
     assert spool.end_offset == 0
     spool.close()
 
 
 @pytest.mark.parametrize(("is_broken", "released"), [(False, {entry("a").event_id}), (True, set())])
-def test_claims_of_what_was_surely_not_stored_are_given_back(tmp_path: Path, is_broken: bool, released: set) -> None:
+def test_claims_of_what_was_surely_not_stored_are_given_back(
+    tmp_path: Path, is_broken: bool, released: set
+) -> None:
     def write(descriptor: int, data: memoryview, position: int) -> int:
         raise OSError(28, "no space left on device")
 
@@ -212,7 +231,9 @@ def test_claims_of_what_was_surely_not_stored_are_given_back(tmp_path: Path, is_
             raise OSError(5, "input/output error")
 
     spool, claims = open_spool(tmp_path, device=Device(write=write, sync=sync)), Table()
-    (result,) = Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results
+    (result,) = (
+        Acceptance("feedback", spool, Committed(), claims, Unsealed()).store([[entry("a")]]).results
+    )
     assert isinstance(result, UnavailableError)
     assert claims.released == released
     spool.close()
@@ -250,7 +271,10 @@ def sealing(spool: Spool, committed: Committed, tagged: Tagged | None = None) ->
 def test_what_is_stored_is_sealed_and_has_no_bare_digest(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     acceptance = Acceptance("feedback", spool, Committed(), claims, Tagged())
-    assert acceptance.store([[entry("a")], [entry("a")], [entry("a", up=False)]]).results[:2] == [1, 0]
+    assert acceptance.store([[entry("a")], [entry("a")], [entry("a", up=False)]]).results[:2] == [
+        1,
+        0,
+    ]
     (record,) = spool.read(0, 9, ROOM)
     assert record.entry.payload == b"sealed " + entry("a").payload
     assert record.entry.fingerprint == Tagged().fingerprint(entry("a").fingerprint)
@@ -260,7 +284,9 @@ def test_what_is_stored_is_sealed_and_has_no_bare_digest(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("is_former", [True, False])
-def test_a_retry_across_the_upgrade_is_the_same_and_another_content_is_not(tmp_path: Path, is_former: bool) -> None:
+def test_a_retry_across_the_upgrade_is_the_same_and_another_content_is_not(
+    tmp_path: Path, is_former: bool
+) -> None:
     spool = open_spool(tmp_path)
     known = entry("a").fingerprint if is_former else Tagged().fingerprint(entry("a").fingerprint)
     acceptance = sealing(spool, Committed({entry("a").event_id: known}))
@@ -280,7 +306,11 @@ def test_a_claim_of_a_replica_before_the_upgrade_is_the_same_content(tmp_path: P
 
 def test_without_keys_nothing_is_stored_and_claims_are_given_back(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
-    (result,) = Acceptance("feedback", spool, Committed(), claims, Tagged(is_away=True)).store([[entry("a")]]).results
+    (result,) = (
+        Acceptance("feedback", spool, Committed(), claims, Tagged(is_away=True))
+        .store([[entry("a")]])
+        .results
+    )
     assert isinstance(result, UnavailableError)
     assert (spool.end_offset, claims.released) == (0, {entry("a").event_id})
     spool.close()
@@ -342,7 +372,9 @@ async def test_closing_stores_what_waits(tmp_path: Path) -> None:
     spool.close()
 
 
-async def test_an_error_nobody_expected_reaches_its_callers_and_the_next_call_is_served(tmp_path: Path) -> None:
+async def test_an_error_nobody_expected_reaches_its_callers_and_the_next_call_is_served(
+    tmp_path: Path,
+) -> None:
     spool = open_spool(tmp_path)
 
     class Broken(Committed):

@@ -1,4 +1,6 @@
-"""Claims in Postgres: one order over all replicas, the first content stands, and nothing is left when an event is a row."""
+"""Claims in Postgres: one order over all replicas, the first content stands, and nothing is left
+when an event is a row.
+"""
 
 import threading
 from dataclasses import replace
@@ -31,7 +33,11 @@ def commit(engine: Engine, *entries: Entry) -> None:
     lease = ledger.lease("feedback", "topic", 0)
     fingerprints = {said.event_id: said.fingerprint for said in entries}
     end = lease.end_offset + len(entries)
-    ledger.commit(lease, Batch(end, "key", "hash", len(entries), [], fingerprints, list(fingerprints)), lambda c: None)
+    ledger.commit(
+        lease,
+        Batch(end, "key", "hash", len(entries), [], fingerprints, list(fingerprints)),
+        lambda c: None,
+    )
 
 
 def held(engine: Engine) -> list[str]:
@@ -44,7 +50,9 @@ def claims(postgres_engine: Engine) -> PostgresClaims:
     return claims_on(postgres_engine)
 
 
-def test_events_are_ordered_as_they_came_and_over_replicas(claims: PostgresClaims, postgres_engine: Engine) -> None:
+def test_events_are_ordered_as_they_came_and_over_replicas(
+    claims: PostgresClaims, postgres_engine: Engine
+) -> None:
     first = [entry(f"r{number}") for number in range(20)]
     taken = claims.claim(first)
     orders = [taken[said.event_id].accept_order for said in first]
@@ -53,14 +61,18 @@ def test_events_are_ordered_as_they_came_and_over_replicas(claims: PostgresClaim
     assert other[entry("later").event_id].accept_order > orders[-1]
 
 
-def test_the_same_event_keeps_its_place_and_its_first_content(claims: PostgresClaims, postgres_engine: Engine) -> None:
+def test_the_same_event_keeps_its_place_and_its_first_content(
+    claims: PostgresClaims, postgres_engine: Engine
+) -> None:
     event_id = entry("a").event_id
     first = claims.claim([entry("a")])[event_id]
     again = claims_on(postgres_engine).claim([entry("a", up=False)])[event_id]
     assert first == again == Claim(entry("a").fingerprint, first.accept_order)
 
 
-def test_a_committed_event_is_known_and_its_claim_is_gone(claims: PostgresClaims, postgres_engine: Engine) -> None:
+def test_a_committed_event_is_known_and_its_claim_is_gone(
+    claims: PostgresClaims, postgres_engine: Engine
+) -> None:
     claims.claim([entry("a"), entry("b")])
     commit(postgres_engine, entry("a"))
     assert held(postgres_engine) == [entry("b").event_id]
@@ -81,24 +93,31 @@ def test_a_claim_that_waits_for_a_commit_sees_what_was_committed(
     thread = threading.Thread(target=lambda: found.append(claims.claim([lying])[lying.event_id]))
 
     def meanwhile(_connection: object) -> None:
-        # The claim's row is deleted here and not yet committed: whoever claims it again now must wait.
+        # The claim's row is deleted here and not yet committed: whoever claims it again now must
+        # wait.
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
 
-    ledger.commit(lease, Batch(1, "key", "hash", 1, [], fingerprints, list(fingerprints)), meanwhile)
+    ledger.commit(
+        lease, Batch(1, "key", "hash", 1, [], fingerprints, list(fingerprints)), meanwhile
+    )
     thread.join(20)
     assert found == [Claim(entry("a").fingerprint, 0, True)]
 
 
-def test_only_a_claim_that_nobody_else_has_is_released(claims: PostgresClaims, postgres_engine: Engine) -> None:
+def test_only_a_claim_that_nobody_else_has_is_released(
+    claims: PostgresClaims, postgres_engine: Engine
+) -> None:
     claims.claim([entry("mine"), entry("shared")])
     claims_on(postgres_engine).claim([entry("shared")])
     claims.release([entry("mine").event_id, entry("shared").event_id, entry("never").event_id])
     assert held(postgres_engine) == [entry("shared").event_id]
 
 
-def test_what_never_came_is_swept_by_the_databases_own_clock(claims: PostgresClaims, postgres_engine: Engine) -> None:
+def test_what_never_came_is_swept_by_the_databases_own_clock(
+    claims: PostgresClaims, postgres_engine: Engine
+) -> None:
     claims.claim([entry("old"), entry("new")])
     with postgres_engine.begin() as connection:
         table = tables.claims
@@ -133,8 +152,16 @@ def test_many_replicas_that_claim_the_same_never_wait_in_a_ring(postgres_engine:
     assert all(order == orders[0] for order in orders)
 
 
-async def test_the_newest_opinion_of_each_user_on_each_message_is_told(claims: PostgresClaims) -> None:
-    said = [thumb("a"), thumb("b", up=False), thumb("c", message="n"), retraction("d", message="n"), correction("e")]
+async def test_the_newest_opinion_of_each_user_on_each_message_is_told(
+    claims: PostgresClaims,
+) -> None:
+    said = [
+        thumb("a"),
+        thumb("b", up=False),
+        thumb("c", message="n"),
+        retraction("d", message="n"),
+        correction("e"),
+    ]
     taken = claims.claim([codec.feedback_entry(event) for event in said])
     principal = principal_of(KEY, ADA)
     m, n = (principal, name("m")), (principal, name("n"))
@@ -155,7 +182,9 @@ def test_streams_do_not_meet(claims: PostgresClaims, postgres_engine: Engine) ->
     assert turns.claim([other])[other.event_id].fingerprint == bytes(32)
 
 
-def test_without_the_database_nothing_is_claimed(claims: PostgresClaims, postgres_engine: Engine) -> None:
+def test_without_the_database_nothing_is_claimed(
+    claims: PostgresClaims, postgres_engine: Engine
+) -> None:
     with postgres_engine.begin() as connection:
         connection.execute(text("ALTER TABLE claims RENAME TO elsewhere"))
     try:

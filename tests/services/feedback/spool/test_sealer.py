@@ -1,4 +1,6 @@
-"""What reaches the spool: no text outside `sealed`, everything else as it was, and it opens to what was said."""
+"""What reaches the spool: no text outside `sealed`, everything else as it was, and it opens to what
+was said.
+"""
 
 import base64
 import json
@@ -17,11 +19,22 @@ from services.feedback.principals.sealing import DataKey, key_id_of
 from services.feedback.spool.frames import Entry, Record, frame_bytes
 from services.feedback.spool.sealer import Sealer
 from tests.services.feedback.opened import opened
-from tests.services.feedback.samples import MASTER, correction, erased, name, retraction, sampled, thumb, turn
+from tests.services.feedback.samples import (
+    MASTER,
+    correction,
+    erased,
+    name,
+    retraction,
+    sampled,
+    thumb,
+    turn,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sealed_v1.json").read_text())
 # A file is never changed: of turns with a sample there is another one.
-GOLDEN["events"] |= json.loads((Path(__file__).parents[1] / "golden" / "sealed_v2.json").read_text())["events"]
+GOLDEN["events"] |= json.loads(
+    (Path(__file__).parents[1] / "golden" / "sealed_v2.json").read_text()
+)["events"]
 KEY = DataKey(bytes.fromhex(GOLDEN["key_id"]), bytes.fromhex(GOLDEN["key"]))
 
 
@@ -37,11 +50,15 @@ class OneKey:
 
 
 def feedback_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.FeedbackEvent]:
-    return Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, keys, MasterKey(MASTER), random_bytes)
+    return Sealer(
+        events_pb2.FeedbackEvent, codec.take_feedback_texts, keys, MasterKey(MASTER), random_bytes
+    )
 
 
 def turn_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.TurnEvent]:
-    return Sealer(events_pb2.TurnEvent, codec.take_turn_texts, keys, MasterKey(MASTER), random_bytes)
+    return Sealer(
+        events_pb2.TurnEvent, codec.take_turn_texts, keys, MasterKey(MASTER), random_bytes
+    )
 
 
 def loud(request: str = "golden") -> events_pb2.FeedbackEvent:
@@ -83,7 +100,9 @@ def test_golden_bytes_open_to_what_was_said(kind: str) -> None:
     assert opened(event, KEY.key) == SAID[kind]
 
 
-@pytest.mark.parametrize("text", ["Stimmt nicht", "too long", "fifty-six", "fifty-four", "what is it?", "wat is it"])
+@pytest.mark.parametrize(
+    "text", ["Stimmt nicht", "too long", "fifty-six", "fifty-four", "what is it?", "wat is it"]
+)
 def test_no_text_is_left_outside(text: str) -> None:
     said = [one.SerializeToString() for one in SAID.values()]
     sealed = [sealed_entry(one) for one in SAID.values()]
@@ -94,10 +113,16 @@ def test_no_text_is_left_outside(text: str) -> None:
 def test_what_the_sink_needs_stays_outside() -> None:
     event = codec.decode_feedback(Record(0, 0, sealed_entry(loud())))
     assert (event.value, key_id_of(event.sealed)) == (codec.Thumb(up=False), KEY.key_id)
-    assert codec.decode_feedback(Record(0, 0, sealed_entry(SAID["correction"]))).value == codec.Correction("")
+    assert codec.decode_feedback(
+        Record(0, 0, sealed_entry(SAID["correction"]))
+    ).value == codec.Correction("")
     shown = codec.decode_turn(Record(0, 0, sealed_entry(SAID["turn"])))
     assert (shown.context, shown.original_text, shown.answer) == ((), "", "")
-    assert (shown.model_version, shown.completion_tokens, shown.finish_us) == ("v1", 3, 2_000_000_000)
+    assert (shown.model_version, shown.completion_tokens, shown.finish_us) == (
+        "v1",
+        3,
+        2_000_000_000,
+    )
 
 
 def test_no_token_and_no_log_prob_is_left_outside() -> None:
@@ -115,7 +140,9 @@ def test_no_token_and_no_log_prob_is_left_outside() -> None:
 
 
 def test_bytes_moved_to_another_event_do_not_open() -> None:
-    first, second = (events_pb2.FeedbackEvent.FromString(sealed_entry(loud(request)).payload) for request in "ab")
+    first, second = (
+        events_pb2.FeedbackEvent.FromString(sealed_entry(loud(request)).payload) for request in "ab"
+    )
     second.sealed = first.sealed
     with pytest.raises(InvalidTag):
         opened(second, KEY.key)
@@ -133,14 +160,26 @@ def test_a_group_looks_at_the_keys_once_and_never_takes_a_nonce_twice() -> None:
 @pytest.mark.parametrize("kind", SAID)
 def test_the_room_that_is_reserved_is_enough(kind: str) -> None:
     said, keys = SAID[kind], OneKey()
-    plain = codec.turn_entry(said) if isinstance(said, events_pb2.TurnEvent) else codec.feedback_entry(said)
-    assert frame_bytes(sealed_entry(said)) <= frame_bytes(plain) + feedback_sealer(keys).most_bytes_added
+    plain = (
+        codec.turn_entry(said)
+        if isinstance(said, events_pb2.TurnEvent)
+        else codec.feedback_entry(said)
+    )
+    assert (
+        frame_bytes(sealed_entry(said))
+        <= frame_bytes(plain) + feedback_sealer(keys).most_bytes_added
+    )
 
 
 def test_the_longest_texts_fit_into_the_room_that_is_reserved() -> None:
     said = [turn("x" * 1_900_000), correction("a", "ü" * 8_192)]
-    for one, plain in zip(said, (codec.turn_entry(said[0]), codec.feedback_entry(said[1])), strict=True):
-        assert frame_bytes(sealed_entry(one)) <= frame_bytes(plain) + feedback_sealer(OneKey()).most_bytes_added
+    for one, plain in zip(
+        said, (codec.turn_entry(said[0]), codec.feedback_entry(said[1])), strict=True
+    ):
+        assert (
+            frame_bytes(sealed_entry(one))
+            <= frame_bytes(plain) + feedback_sealer(OneKey()).most_bytes_added
+        )
 
 
 def test_a_fingerprint_is_no_plain_hash_and_depends_on_the_master_key() -> None:

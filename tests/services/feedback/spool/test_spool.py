@@ -43,7 +43,9 @@ class BadDisk:
 def open_spool(
     directory: Path, max_bytes: int = ROOM, segment_bytes: int = ROOM, device: Device | None = None
 ) -> Spool:
-    return Spool(directory, max_bytes=max_bytes, segment_bytes=segment_bytes, device=device, now_us=lambda: 7)
+    return Spool(
+        directory, max_bytes=max_bytes, segment_bytes=segment_bytes, device=device, now_us=lambda: 7
+    )
 
 
 @pytest.fixture
@@ -80,7 +82,9 @@ def test_a_read_stops_at_its_limits_but_never_before_the_first_record(spool: Spo
     spool.append([entry(name) for name in "abcd"])
     assert [record.offset for record in spool.read(1, 2, ROOM)] == [1, 2]
     assert [record.offset for record in spool.read(1, MANY, 1)] == [1]
-    assert [record.offset for record in spool.read(0, MANY, 2 * frames.frame_bytes(entry("a")))] == [0, 1]
+    assert [
+        record.offset for record in spool.read(0, MANY, 2 * frames.frame_bytes(entry("a")))
+    ] == [0, 1]
 
 
 def test_truncation_at_every_byte_of_the_last_record_loses_only_that_record(tmp_path: Path) -> None:
@@ -121,7 +125,9 @@ def test_a_flipped_bit_in_the_last_record_loses_only_that_record(tmp_path: Path)
         spool.close()
 
 
-def test_damage_to_an_acknowledged_record_stops_the_service_and_is_not_cut_off(tmp_path: Path) -> None:
+def test_damage_to_an_acknowledged_record_stops_the_service_and_is_not_cut_off(
+    tmp_path: Path,
+) -> None:
     directory = tmp_path / "spool"
     spool = open_spool(directory)
     spool.append([entry("a")])
@@ -137,7 +143,9 @@ def test_damage_to_an_acknowledged_record_stops_the_service_and_is_not_cut_off(t
     assert path.read_bytes() == data
 
 
-def test_a_torn_group_whose_later_part_reached_the_disk_first_is_a_torn_tail(tmp_path: Path) -> None:
+def test_a_torn_group_whose_later_part_reached_the_disk_first_is_a_torn_tail(
+    tmp_path: Path,
+) -> None:
     directory = tmp_path / "spool"
     spool = open_spool(directory)
     spool.append([entry("a")])
@@ -153,7 +161,9 @@ def test_a_torn_group_whose_later_part_reached_the_disk_first_is_a_torn_tail(tmp
     spool.close()
 
 
-def test_a_full_spool_says_that_nothing_was_stored_and_takes_more_after_a_trim(tmp_path: Path) -> None:
+def test_a_full_spool_says_that_nothing_was_stored_and_takes_more_after_a_trim(
+    tmp_path: Path,
+) -> None:
     size = frames.frame_bytes(entry("a"))
     spool = open_spool(tmp_path / "spool", max_bytes=3 * size)
     spool.append([entry("a"), entry("b")])
@@ -191,7 +201,9 @@ def test_after_a_full_disk_the_same_spool_goes_on(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_disk_that_cannot_even_roll_back_is_not_said_to_have_stored_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_even_roll_back_is_not_said_to_have_stored_nothing(
+    tmp_path: Path,
+) -> None:
     disk = BadDisk()
     spool = open_spool(tmp_path / "spool", device=disk.device())
     disk.fail_sync = True

@@ -31,7 +31,9 @@ class Source:
 def value(shown: ExperimentMetrics, name: str, version: str, arm: str) -> float | None:
     registry = CollectorRegistry()
     registry.register(shown)
-    return registry.get_sample_value(f"thumbwheel_experiment_{name}", {"version": version, "arm": arm})
+    return registry.get_sample_value(
+        f"thumbwheel_experiment_{name}", {"version": version, "arm": arm}
+    )
 
 
 def test_an_arm_has_users_thumbs_ratio_and_where_it_lies() -> None:

@@ -1,4 +1,6 @@
-"""Who met which version: written once, whatever order logs arrive in, and rebuilt from the objects; figures with thumbs."""
+"""Who met which version: written once, whatever order logs arrive in, and rebuilt from the objects;
+figures with thumbs.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +38,9 @@ class Said:
         return self.counts
 
 
-def met(message: str, version: str, caller: Caller = ADA, at: int = 2_000, arm: str = "stable") -> events_pb2.TurnEvent:
+def met(
+    message: str, version: str, caller: Caller = ADA, at: int = 2_000, arm: str = "stable"
+) -> events_pb2.TurnEvent:
     event = turn(message=message)
     event.principal, event.model_version, event.arm = principal_of(KEY, caller), version, arm
     event.finish_time.FromSeconds(at)
@@ -52,9 +56,13 @@ class World:
         self.experiments = Experiments(engine, self.said)
         self.spools: list[Spool] = []
 
-    def sink(self, *turns: events_pb2.TurnEvent, by: Fold[Any] = fold, on: Spool | None = None) -> Spool:
+    def sink(
+        self, *turns: events_pb2.TurnEvent, by: Fold[Any] = fold, on: Spool | None = None
+    ) -> Spool:
         """By a log of its own, as another partition would bring them, or on one that there is."""
-        spool = on or Spool(self.root / f"spool-{len(self.spools)}", max_bytes=ROOM, segment_bytes=ROOM)
+        spool = on or Spool(
+            self.root / f"spool-{len(self.spools)}", max_bytes=ROOM, segment_bytes=ROOM
+        )
         if not on:
             self.spools.append(spool)
         spool.append([codec.turn_entry(turn) for turn in turns])
@@ -79,7 +87,9 @@ def world(tmp_path: Path, engine: Engine):
     world.close()
 
 
-def exposed(caller: Caller, version: str, at: int, arm: str = "stable") -> tuple[str, str, str, int]:
+def exposed(
+    caller: Caller, version: str, at: int, arm: str = "stable"
+) -> tuple[str, str, str, int]:
     return principal_of(KEY, caller), version, arm, at * 1_000_000
 
 
@@ -115,7 +125,9 @@ def test_exposures_are_rebuilt_from_the_objects_and_only_then(world: World) -> N
 
 
 @pytest.mark.parametrize("first", [fold, no_projection], ids=["in between", "from the beginning"])
-def test_what_a_replica_of_an_older_release_committed_is_missed_and_made_good(world: World, first: Fold[Any]) -> None:
+def test_what_a_replica_of_an_older_release_committed_is_missed_and_made_good(
+    world: World, first: Fold[Any]
+) -> None:
     log = world.sink(met("a", "v1", at=1), by=first)
     world.sink(met("b", "v2", at=2), by=no_projection, on=log)
     world.sink(met("c", "v3", at=3), on=log)
@@ -126,10 +138,19 @@ def test_what_a_replica_of_an_older_release_committed_is_missed_and_made_good(wo
 
 
 async def test_figures_put_users_and_thumbs_together_newest_version_first(world: World) -> None:
-    world.sink(met("a", "v1", at=10), met("b", "v1", BOB, at=11), met("c", "v2", at=20, arm="candidate"))
-    world.said.counts = [ThumbCount("v1", "stable", 30, 10), ThumbCount("forgotten", "stable", 1, 0)]
+    world.sink(
+        met("a", "v1", at=10), met("b", "v1", BOB, at=11), met("c", "v2", at=20, arm="candidate")
+    )
+    world.said.counts = [
+        ThumbCount("v1", "stable", 30, 10),
+        ThumbCount("forgotten", "stable", 1, 0),
+    ]
     candidate, stable = await world.experiments.figures()
-    assert (candidate.model_version, candidate.arm, candidate.exposed_users) == ("v2", "candidate", 1)
+    assert (candidate.model_version, candidate.arm, candidate.exposed_users) == (
+        "v2",
+        "candidate",
+        1,
+    )
     assert (candidate.up, candidate.down, candidate.up_rate) == (0, 0, 0)
     assert (candidate.likely.low, candidate.likely.high) == (0, 1)
     assert (stable.model_version, stable.exposed_users, stable.first_us) == ("v1", 2, 10_000_000)
@@ -144,7 +165,9 @@ async def test_figures_are_of_a_time_on(world: World) -> None:
 
 
 async def test_figures_are_of_the_newest_versions_alone(world: World) -> None:
-    world.sink(*(met(f"m{number}", f"v{number}", at=number + 1) for number in range(NEWEST_VERSIONS + 3)))
+    world.sink(
+        *(met(f"m{number}", f"v{number}", at=number + 1) for number in range(NEWEST_VERSIONS + 3))
+    )
     found = [one.model_version for one in await world.experiments.figures()]
     assert found == [f"v{number}" for number in range(NEWEST_VERSIONS + 2, 2, -1)]
 

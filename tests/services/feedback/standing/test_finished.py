@@ -1,4 +1,6 @@
-"""Words about an answer go with its conversation: at once, and if they come later with the next compaction; nobody sees them until then."""
+"""Words about an answer go with its conversation: at once, and if they come later with the next
+compaction; nobody sees them until then.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,10 +45,17 @@ def kept(world: SealingWorld) -> list[tuple[str, str]]:
 
 def compact(world: SealingWorld) -> None:
     for stream in Stream:
-        done = Compaction(world.ledger, Compactors(world.engine), world.store, world.erasures, PACE).run(stream)
+        done = Compaction(
+            world.ledger, Compactors(world.engine), world.store, world.erasures, PACE
+        ).run(stream)
         assert done
         assert done.whole
-    assert audit(world.ledger, world.store, lambda stream: inspect(world.root / "spool" / stream)).problems == []
+    assert (
+        audit(
+            world.ledger, world.store, lambda stream: inspect(world.root / "spool" / stream)
+        ).problems
+        == []
+    )
 
 
 async def test_words_go_in_the_commit_of_the_turn_that_takes_back(world: SealingWorld) -> None:
@@ -61,10 +70,16 @@ async def test_words_go_in_the_commit_of_the_turn_that_takes_back(world: Sealing
     assert world.standing()[1] == 1, "who met the version is still counted"
 
 
-async def test_words_that_come_later_are_not_shown_and_go_with_their_row(world: SealingWorld) -> None:
+async def test_words_that_come_later_are_not_shown_and_go_with_their_row(
+    world: SealingWorld,
+) -> None:
     world.finish(erased("m"))
     world.sink()
-    world.say(correction("a", "wrong"), correction("b", "right", message="n"), correction("c", "odd", caller=BOB))
+    world.say(
+        correction("a", "wrong"),
+        correction("b", "right", message="n"),
+        correction("c", "odd", caller=BOB),
+    )
     world.sink()
     assert len(kept(world)) == 3
     assert await shown(world) == {name("n"): Words(correction="right")}
@@ -73,12 +88,16 @@ async def test_words_that_come_later_are_not_shown_and_go_with_their_row(world: 
     assert kept(world) == [(ME, name("n"))]
 
 
-async def test_words_that_an_older_sink_left_are_not_shown_and_go_with_their_row(world: SealingWorld) -> None:
+async def test_words_that_an_older_sink_left_are_not_shown_and_go_with_their_row(
+    world: SealingWorld,
+) -> None:
     world.say(correction("a", "wrong"))
     world.sink()
     compact(world)
     world.finish(erased("m"))
-    older = Sink(TURNS, world.turns, world.store, world.ledger, FlushLimits(100, 1 << 20), experiments.fold)
+    older = Sink(
+        TURNS, world.turns, world.store, world.ledger, FlushLimits(100, 1 << 20), experiments.fold
+    )
     older.assign()
     older.flush()
     assert (kept(world), await shown(world)) == ([(ME, name("m"))], {})

@@ -1,4 +1,6 @@
-"""What people said in words, as it stands: seen at once, after a restart, after an upgrade; by its user alone, and not after an erasure."""
+"""What people said in words, as it stands: seen at once, after a restart, after an upgrade; by its
+user alone, and not after an erasure.
+"""
 
 import asyncio
 import sqlite3
@@ -80,7 +82,9 @@ async def test_the_last_words_stand_and_can_be_taken_back(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("flush_seconds", [0.05, 60], ids=["in the ledger", "in the spool"])
-async def test_an_erasure_takes_words_and_what_is_said_later_stands(tmp_path: Path, flush_seconds: float) -> None:
+async def test_an_erasure_takes_words_and_what_is_said_later_stands(
+    tmp_path: Path, flush_seconds: float
+) -> None:
     async with running(tmp_path, flush_seconds=flush_seconds) as client:
         await client.record(correction("a", "42"))
         await client.record(correction("b", "43", caller=BOB), BOB)
@@ -137,7 +141,13 @@ async def test_words_are_kept_no_longer_than_the_objects_rows(tmp_path: Path) ->
 def test_what_is_newer_does_not_expire(engine: Engine) -> None:
     with engine.begin() as connection:
         for at, message in ((DAY_US - 1, "old"), (DAY_US, "new")):
-            row = {"principal": ME, "message_id": message, "subject": "thumb", "event_id": message, "sealed": b""}
+            row = {
+                "principal": ME,
+                "message_id": message,
+                "subject": "thumb",
+                "event_id": message,
+                "sealed": b"",
+            }
             connection.execute(tables.remarks.insert().values(row | {"accept_us": at}))
     expire(engine, DAY_US)
     with engine.begin() as connection:

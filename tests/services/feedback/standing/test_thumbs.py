@@ -1,4 +1,6 @@
-"""Which thumb stands: in the spool, in the ledger, between the two, after a restart, and rebuilt from the objects."""
+"""Which thumb stands: in the spool, in the ledger, between the two, after a restart, and rebuilt
+from the objects.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,17 @@ from services.feedback.spool.spool import Spool
 from services.feedback.standing.overlay import Overlay
 from services.feedback.standing.thumbs import ThumbCount, Thumbs, catch_up, change_of, fold
 from tests.services.feedback.databases import open_sqlite
-from tests.services.feedback.samples import ADA, FEEDBACK, KEY, correction, garbage, name, retraction, thumb, ups
+from tests.services.feedback.samples import (
+    ADA,
+    FEEDBACK,
+    KEY,
+    correction,
+    garbage,
+    name,
+    retraction,
+    thumb,
+    ups,
+)
 
 BOB = Caller("acme", "bob")
 ROOM = 1 << 20
@@ -31,7 +43,9 @@ class Service:
         self.ledger, self.store = Ledger(self.engine), Directory(root / "objects")
         self.spool = Spool(root / "spool", max_bytes=ROOM, segment_bytes=ROOM)
         self.rebuilt = catch_up(self.ledger, self.store, "feedback")
-        self.sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(100, ROOM), fold)
+        self.sink = Sink(
+            FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(100, ROOM), fold
+        )
         self.sink.assign()
         self.overlay = Overlay(change_of)
         self.overlay.take(codec.decoded_feedback(self.spool.read(self.sink.position, 1_000, ROOM)))
@@ -39,7 +53,9 @@ class Service:
 
     def say(self, *messages: events_pb2.FeedbackEvent) -> None:
         self.overlay.take(
-            codec.decoded_feedback(self.spool.append([codec.feedback_entry(message) for message in messages]))
+            codec.decoded_feedback(
+                self.spool.append([codec.feedback_entry(message) for message in messages])
+            )
         )
 
     def sink_all(self, trim: bool = True) -> None:
@@ -48,7 +64,9 @@ class Service:
             self.overlay.trim(self.sink.position)
 
     async def standing(self, *messages: str, caller: Caller = ADA) -> dict[str, bool]:
-        found = await ups(self.thumbs, principal_of(KEY, caller), [name(message) for message in messages])
+        found = await ups(
+            self.thumbs, principal_of(KEY, caller), [name(message) for message in messages]
+        )
         return {message: found[name(message)] for message in messages if name(message) in found}
 
     def close(self) -> None:
@@ -70,7 +88,9 @@ def say(request: pytest.FixtureRequest, service: Service):
     def said(*messages: events_pb2.FeedbackEvent) -> None:
         for number, message in enumerate(messages):
             service.say(message)
-            if request.param in ("in the ledger", "in both") or (request.param == "first sunk" and number == 0):
+            if request.param in ("in the ledger", "in both") or (
+                request.param == "first sunk" and number == 0
+            ):
                 service.sink_all(trim=request.param != "in both")
 
     return said
@@ -93,7 +113,9 @@ async def test_the_last_in_the_log_stands_whatever_the_clocks_said(say, service:
     assert await service.standing("m") == {"m": False}
 
 
-async def test_a_retraction_removes_the_thumb_and_a_later_one_stands_again(say, service: Service) -> None:
+async def test_a_retraction_removes_the_thumb_and_a_later_one_stands_again(
+    say, service: Service
+) -> None:
     say(thumb("a"), retraction("b"))
     assert await service.standing("m") == {}
     assert await service.thumbs.count(0) == []
@@ -109,14 +131,21 @@ async def test_corrections_and_their_retraction_leave_the_thumb(say, service: Se
 async def test_counts_are_by_version_arm_and_time(say, service: Service) -> None:
     candidate = thumb("c", up=False, message="o", at=3_000)
     candidate.model_version, candidate.arm = "v2", "candidate"
-    say(thumb("a", at=1_000), thumb("b", message="n", at=2_000), candidate, thumb("d", caller=BOB, at=2_500))
+    say(
+        thumb("a", at=1_000),
+        thumb("b", message="n", at=2_000),
+        candidate,
+        thumb("d", caller=BOB, at=2_500),
+    )
     stable, new = ThumbCount("v1", "stable", 3, 0), ThumbCount("v2", "candidate", 0, 1)
     assert await service.thumbs.count(0) == [stable, new]
     assert await service.thumbs.count(2_000_000_000) == [ThumbCount("v1", "stable", 2, 0), new]
     assert await service.thumbs.count(2_600_000_000) == [new]
 
 
-async def test_a_thumb_that_moves_to_another_version_leaves_the_first(say, service: Service) -> None:
+async def test_a_thumb_that_moves_to_another_version_leaves_the_first(
+    say, service: Service
+) -> None:
     moved = thumb("b")
     moved.model_version = "v2"
     say(thumb("a"), moved)
@@ -124,7 +153,11 @@ async def test_a_thumb_that_moves_to_another_version_leaves_the_first(say, servi
 
 
 async def test_a_record_that_cannot_be_read_moves_no_thumb(service: Service) -> None:
-    service.overlay.take(codec.decoded_feedback(service.spool.append([garbage("x"), codec.feedback_entry(thumb("a"))])))
+    service.overlay.take(
+        codec.decoded_feedback(
+            service.spool.append([garbage("x"), codec.feedback_entry(thumb("a"))])
+        )
+    )
     assert await service.standing("m") == {"m": True}
 
 
@@ -136,7 +169,11 @@ async def test_after_a_restart_both_parts_are_there(tmp_path: Path) -> None:
     service.close()
     service = Service(tmp_path)
     assert not service.rebuilt
-    assert await service.standing("sunk", "changed", "spooled") == {"sunk": True, "changed": False, "spooled": True}
+    assert await service.standing("sunk", "changed", "spooled") == {
+        "sunk": True,
+        "changed": False,
+        "spooled": True,
+    }
     service.close()
 
 

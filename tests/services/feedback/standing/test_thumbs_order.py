@@ -1,4 +1,6 @@
-"""Which thumb stands where several replicas accept: the last in the order of acceptance, in whatever order the logs arrive."""
+"""Which thumb stands where several replicas accept: the last in the order of acceptance, in
+whatever order the logs arrive.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -45,7 +47,9 @@ def accepted(order: int, message: events_pb2.FeedbackEvent) -> Entry:
 
 def sink_all(engine: Engine, root: Path, *logs: Partition, rows: int = 100) -> None:
     for log in logs:
-        sink = Sink(FEEDBACK, log, Directory(root), Ledger(engine), FlushLimits(rows, 1 << 20), fold)
+        sink = Sink(
+            FEEDBACK, log, Directory(root), Ledger(engine), FlushLimits(rows, 1 << 20), fold
+        )
         sink.assign()
         while sink.flush():
             pass
@@ -70,10 +74,14 @@ async def test_the_last_that_was_accepted_stands_whatever_the_order_of_arrival(
     entries = [said(f"m{number}")[place] for number, order in enumerate(orders) for place in order]
     sink_all(sqlite_engine, tmp_path, Partition(0, entries), rows=rows)
     messages = [name(f"m{number}") for number in range(len(orders))]
-    assert await ups(Thumbs(sqlite_engine, NOBODY_WAITS), PRINCIPAL, messages) == dict.fromkeys(messages, True)
+    assert await ups(Thumbs(sqlite_engine, NOBODY_WAITS), PRINCIPAL, messages) == dict.fromkeys(
+        messages, True
+    )
 
 
-async def test_over_partitions_and_rebuilt_from_the_objects_the_same_stands(engine: Engine, tmp_path: Path) -> None:
+async def test_over_partitions_and_rebuilt_from_the_objects_the_same_stands(
+    engine: Engine, tmp_path: Path
+) -> None:
     sink_all(engine, tmp_path, Partition(0, said()[2:3]), Partition(1, said()[:2]))
     thumbs = Thumbs(engine, NOBODY_WAITS)
     assert await ups(thumbs, PRINCIPAL, [M]) == {}
@@ -89,7 +97,9 @@ async def test_over_partitions_and_rebuilt_from_the_objects_the_same_stands(engi
 
 
 def claims_on(engine: Engine) -> PostgresClaims:
-    return PostgresClaims(engine, "feedback", lambda entry: change_of(codec.decode_feedback(Record(0, 0, entry)), 0))
+    return PostgresClaims(
+        engine, "feedback", lambda entry: change_of(codec.decode_feedback(Record(0, 0, entry)), 0)
+    )
 
 
 async def test_what_another_replica_acknowledged_is_seen_before_it_is_sunk(

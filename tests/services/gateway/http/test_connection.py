@@ -8,7 +8,12 @@ import pytest
 from starlette.requests import Request
 
 from services.gateway.http import connection
-from services.gateway.http.connection import HEARTBEAT, ClientGoneError, EventStream, while_connected
+from services.gateway.http.connection import (
+    HEARTBEAT,
+    ClientGoneError,
+    EventStream,
+    while_connected,
+)
 
 SCOPE: Any = {"type": "http", "asgi": {"spec_version": "2.3"}, "headers": []}
 

@@ -1,8 +1,15 @@
-"""What a refusal says over HTTP: what would be right, or how much is allowed, in the message itself."""
+"""What a refusal says over HTTP: what would be right, or how much is allowed, in the message
+itself.
+"""
 
 import pytest
 
-from services.chassis.errors import InvalidArgumentError, ResourceExhaustedError, ServiceError, UnauthenticatedError
+from services.chassis.errors import (
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    ServiceError,
+    UnauthenticatedError,
+)
 from services.gateway.http.errors import error_body
 
 
@@ -14,9 +21,14 @@ from services.gateway.http.errors import error_body
             "no such model (expected: thumbwheel, small-0)",
         ),
         (UnauthenticatedError("no key", limit="Bearer tw_…"), "no key (expected: Bearer tw_…)"),
-        (ResourceExhaustedError("too many turns", limit="4 at once"), "too many turns (limit: 4 at once)"),
+        (
+            ResourceExhaustedError("too many turns", limit="4 at once"),
+            "too many turns (limit: 4 at once)",
+        ),
         (InvalidArgumentError("at most 5 are taken", limit="at most 5"), "at most 5 are taken"),
     ],
 )
-def test_the_message_says_what_is_expected_or_where_the_limit_is(error: ServiceError, message: str) -> None:
+def test_the_message_says_what_is_expected_or_where_the_limit_is(
+    error: ServiceError, message: str
+) -> None:
     assert error_body(error)["error"]["message"] == message

@@ -1,4 +1,6 @@
-"""The unmodified `openai` package against the gateway: whole, streaming, errors, disconnect, thumbs."""
+"""The unmodified `openai` package against the gateway: whole, streaming, errors, disconnect,
+thumbs.
+"""
 
 import asyncio
 import re
@@ -18,7 +20,9 @@ QUESTION: Any = [{"role": "user", "content": "hw does it work?"}]
 
 @asynccontextmanager
 async def client(gateway: House, key: str | None = None) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=key or gateway.key, max_retries=0) as opened:
+    async with openai.AsyncOpenAI(
+        base_url=f"{gateway.url}/v1", api_key=key or gateway.key, max_retries=0
+    ) as opened:
         yield opened
 
 
@@ -27,24 +31,45 @@ async def test_a_whole_answer(gateway: House) -> None:
     history += [{"role": "assistant", "content": "Hello."}, *QUESTION]
     async with client(gateway) as api:
         answer = await api.chat.completions.create(
-            model="thumbwheel", messages=history, temperature=0.2, top_p=0.9, max_tokens=50, stop=["END"], seed=7
+            model="thumbwheel",
+            messages=history,
+            temperature=0.2,
+            top_p=0.9,
+            max_tokens=50,
+            stop=["END"],
+            seed=7,
         )
     assert answer.choices[0].message.content == "The answer is 42."
     assert (answer.choices[0].finish_reason, answer.model) == ("stop", STABLE)
     assert answer.usage is not None
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (7, 4, 11)
+    assert (
+        answer.usage.prompt_tokens,
+        answer.usage.completion_tokens,
+        answer.usage.total_tokens,
+    ) == (7, 4, 11)
     asked = gateway.fakes.generator.requests[0]
-    assert [message.text for message in asked.messages] == ["Be brief.", "Hi", "Hello.", "hw does it work?"]
+    assert [message.text for message in asked.messages] == [
+        "Be brief.",
+        "Hi",
+        "Hello.",
+        "hw does it work?",
+    ]
     assert asked.messages[0].role == chat_pb2.ROLE_SYSTEM
     assert round(asked.sampling.temperature, 3) == 0.2
-    assert (asked.sampling.max_tokens, list(asked.sampling.stop), asked.sampling.seed) == (50, ["END"], 7)
+    assert (asked.sampling.max_tokens, list(asked.sampling.stop), asked.sampling.seed) == (
+        50,
+        ["END"],
+        7,
+    )
 
 
 async def test_the_clients_trace_goes_on_in_the_services(gateway: House) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     async with client(gateway) as api:
         await api.chat.completions.create(
-            model="thumbwheel", messages=QUESTION, extra_headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+            model="thumbwheel",
+            messages=QUESTION,
+            extra_headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"},
         )
     (seen,) = gateway.fakes.generator.traces
     assert seen.split("-")[1] == trace
@@ -53,10 +78,16 @@ async def test_the_clients_trace_goes_on_in_the_services(gateway: House) -> None
 async def test_a_streamed_answer_with_usage(gateway: House) -> None:
     async with client(gateway) as api:
         stream = await api.chat.completions.create(
-            model="thumbwheel", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+            model="thumbwheel",
+            messages=QUESTION,
+            stream=True,
+            stream_options={"include_usage": True},
         )
         chunks = [chunk async for chunk in stream]
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "The answer is 42."
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        == "The answer is 42."
+    )
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].usage is not None
@@ -68,19 +99,29 @@ async def test_the_answers_id_names_the_message_that_can_be_rated(gateway: House
     async with client(gateway) as api:
         answer = await api.chat.completions.create(model=CANDIDATE, messages=QUESTION)
     assert (answer.model, answer.id[:9]) == (CANDIDATE, "chatcmpl-")
-    said = {"messageId": answer.id.removeprefix("chatcmpl-"), "requestId": "r", "thumb": {"up": True}}
-    async with gateway.http.post(f"{gateway.url}/api/feedback", json=said, headers=gateway.headers()) as response:
+    said = {
+        "messageId": answer.id.removeprefix("chatcmpl-"),
+        "requestId": "r",
+        "thumb": {"up": True},
+    }
+    async with gateway.http.post(
+        f"{gateway.url}/api/feedback", json=said, headers=gateway.headers()
+    ) as response:
         assert response.status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_blocked_question_is_a_content_filter_with_the_refusal(gateway: House, stream: bool) -> None:
+async def test_a_blocked_question_is_a_content_filter_with_the_refusal(
+    gateway: House, stream: bool
+) -> None:
     messages: Any = [{"role": "user", "content": f"the {FORBIDDEN} thing"}]
     async with client(gateway) as api:
         if stream:
             chunks = [
                 chunk
-                async for chunk in await api.chat.completions.create(model="thumbwheel", messages=messages, stream=True)
+                async for chunk in await api.chat.completions.create(
+                    model="thumbwheel", messages=messages, stream=True
+                )
             ]
             text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
             reason = chunks[-1].choices[0].finish_reason
@@ -99,9 +140,14 @@ async def test_a_blocked_answer_never_shows_the_bad_part(gateway: House) -> None
 
 
 async def test_what_a_client_says_was_asked_before_is_judged_too(gateway: House) -> None:
-    history: Any = [{"role": "user", "content": FORBIDDEN}, {"role": "assistant", "content": "Sure, first"}]
+    history: Any = [
+        {"role": "user", "content": FORBIDDEN},
+        {"role": "assistant", "content": "Sure, first"},
+    ]
     async with client(gateway) as api:
-        answer = await api.chat.completions.create(model="thumbwheel", messages=[*history, *QUESTION])
+        answer = await api.chat.completions.create(
+            model="thumbwheel", messages=[*history, *QUESTION]
+        )
     assert answer.choices[0].finish_reason == "content_filter"
     assert gateway.fakes.generator.requests == []
     assert gateway.fakes.guardrail.inputs == [["hw does it work?", FORBIDDEN]]
@@ -128,7 +174,9 @@ async def test_an_error_in_mid_stream_is_raised_by_the_package(gateway: House) -
     gateway.fakes.generator.breaks_after = 2
     seen = ""
     async with client(gateway) as api:
-        stream = await api.chat.completions.create(model="thumbwheel", messages=QUESTION, stream=True)
+        stream = await api.chat.completions.create(
+            model="thumbwheel", messages=QUESTION, stream=True
+        )
         with pytest.raises(openai.APIError) as caught:
             async for chunk in stream:
                 seen += chunk.choices[0].delta.content or ""
@@ -155,7 +203,9 @@ async def test_a_client_that_leaves_stops_the_model(gateway: House, stream: bool
 
 
 async def _read(api: openai.AsyncOpenAI, stream: bool) -> None:
-    answer: Any = await api.chat.completions.create(model="thumbwheel", messages=QUESTION, stream=stream)
+    answer: Any = await api.chat.completions.create(
+        model="thumbwheel", messages=QUESTION, stream=stream
+    )
     if stream:
         async for _ in answer:
             pass
@@ -179,7 +229,12 @@ async def test_parameters_that_ask_for_nothing_are_accepted(gateway: House) -> N
         "user": "u",
     }
     nothing |= {"response_format": {"type": "text"}, "logit_bias": None, "metadata": {"a": "b"}}
-    parts: Any = [{"role": "user", "content": [{"type": "text", "text": "hw "}, {"type": "text", "text": "so?"}]}]
+    parts: Any = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "hw "}, {"type": "text", "text": "so?"}],
+        }
+    ]
     async with client(gateway) as api:
         await api.chat.completions.create(model="thumbwheel", messages=parts, **nothing)
     # Not enhanced: the client could not be shown the change.

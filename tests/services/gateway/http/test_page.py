@@ -44,7 +44,9 @@ def get(gateway: House, path: str, **headers: str) -> Any:
 
 
 async def test_the_stream_is_that_of_grpc_as_json_with_sequences_as_ids(gateway: House) -> None:
-    async with post(gateway, "/api/messages", {"input": {"text": "hw does it work?"}, "requestId": "once"}) as response:
+    async with post(
+        gateway, "/api/messages", {"input": {"text": "hw does it work?"}, "requestId": "once"}
+    ) as response:
         events, error = await read_events(response)
     assert error is None
     assert kinds_of(events) == ["started", "enhanced", "text_delta", "usage", "completed"]
@@ -52,7 +54,9 @@ async def test_the_stream_is_that_of_grpc_as_json_with_sequences_as_ids(gateway:
     path = f"/api/messages/{events[0].message_id}/events"
     async with get(gateway, path) as response:
         lines = (await response.text()).splitlines()
-    assert [line for line in lines if line.startswith("id: ")] == [f"id: {event.sequence}" for event in events]
+    assert [line for line in lines if line.startswith("id: ")] == [
+        f"id: {event.sequence}" for event in events
+    ]
 
 
 async def test_a_reload_in_mid_answer_shows_the_whole_answer(gateway: House) -> None:
@@ -83,7 +87,9 @@ async def test_stop_ends_the_generation(gateway: House) -> None:
     await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
 
 
-async def test_an_error_after_text_comes_as_an_event_and_one_before_as_a_status(gateway: House) -> None:
+async def test_an_error_after_text_comes_as_an_event_and_one_before_as_a_status(
+    gateway: House,
+) -> None:
     gateway.fakes.generator.breaks_after = 1
     async with post(gateway, "/api/messages", {"input": {"text": "Hello"}}) as response:
         events, error = await read_events(response)
@@ -99,7 +105,9 @@ async def test_conversations_are_listed_read_cleared_and_deleted(gateway: House)
     conversation_id = (await gateway.ask())[0].started.conversation_id
     path = f"/api/conversations/{conversation_id}"
     async with get(gateway, "/api/conversations?page_size=5") as response:
-        assert [found["id"] for found in (await response.json())["conversations"]] == [conversation_id]
+        assert [found["id"] for found in (await response.json())["conversations"]] == [
+            conversation_id
+        ]
     async with get(gateway, path) as response:
         roles = [message["role"] for message in (await response.json())["messages"]]
     assert roles == ["ROLE_USER", "ROLE_ASSISTANT"]
@@ -127,7 +135,9 @@ async def test_conversations_are_listed_read_cleared_and_deleted(gateway: House)
         ("/api/loop/report/.hidden", "run"),
     ],
 )
-async def test_wrong_paths_and_queries_are_refused_by_name(shared_gateway: House, path: str, param: str) -> None:
+async def test_wrong_paths_and_queries_are_refused_by_name(
+    shared_gateway: House, path: str, param: str
+) -> None:
     async with shared_gateway.http.get(
         URL(shared_gateway.url + path, encoded=True), headers=shared_gateway.headers()
     ) as response:
@@ -182,7 +192,12 @@ async def test_the_page_is_served_to_all_and_may_not_call_elsewhere(tmp_path: Pa
     (page / "assets" / "app.js").write_text("1")
     (tmp_path / "secret.txt").write_text("secret")
     async with house(tmp_path, page_directory=page) as gateway:
-        for path, status in (("/", 200), ("/assets/app.js", 200), ("/%2e%2e/secret.txt", 404), ("/nothing", 404)):
+        for path, status in (
+            ("/", 200),
+            ("/assets/app.js", 200),
+            ("/%2e%2e/secret.txt", 404),
+            ("/nothing", 404),
+        ):
             url = URL(gateway.url + path, encoded=True)
             async with gateway.http.get(url) as response:
                 assert response.status == status
@@ -198,7 +213,10 @@ async def test_without_a_built_page_the_apis_serve(tmp_path: Path) -> None:
     async with house(tmp_path, page_directory=tmp_path / "nothing") as gateway:
         assert kinds_of(await gateway.ask())[-1] == "completed"
         async with gateway.http.get(gateway.url) as response:
-            assert (response.status, (await response.json())["error"]["type"]) == (404, "not_found_error")
+            assert (response.status, (await response.json())["error"]["type"]) == (
+                404,
+                "not_found_error",
+            )
 
 
 async def test_metrics_name_what_happened_and_never_what_was_said(gateway: House) -> None:
@@ -211,14 +229,21 @@ async def test_metrics_name_what_happened_and_never_what_was_said(gateway: House
         figures = await response.text()
     assert f'thumbwheel_turns_total{{arm="stable",reason="stop",version="{STABLE}"}}' in figures
     assert f'thumbwheel_thumbs_total{{arm="stable",value="up",version="{STABLE}"}}' in figures
-    for name in ("thumbwheel_ttft_seconds_count", "thumbwheel_added_seconds_count", "thumbwheel_turns_running"):
+    for name in (
+        "thumbwheel_ttft_seconds_count",
+        "thumbwheel_added_seconds_count",
+        "thumbwheel_turns_running",
+    ):
         assert name in figures
     assert 'route="/api/feedback",status="200"' in figures
     assert "particular" not in figures
 
 
 async def test_metrics_can_be_taken_off_the_public_port(tmp_path: Path) -> None:
-    async with house(tmp_path, http_metrics=False) as gateway, gateway.http.get(f"{gateway.url}/metrics") as response:
+    async with (
+        house(tmp_path, http_metrics=False) as gateway,
+        gateway.http.get(f"{gateway.url}/metrics") as response,
+    ):
         assert response.status == 404
 
 
@@ -228,5 +253,7 @@ async def test_a_caller_is_told_as_whom_they_are_known_and_what_they_may_do(gate
         (gateway.key, "ada", ["chat", "feedback", "account", "operate"]),
         (usual, "bob", ["chat", "feedback", "account"]),
     ):
-        async with gateway.http.get(gateway.url + "/api/account", headers=gateway.headers(key)) as response:
+        async with gateway.http.get(
+            gateway.url + "/api/account", headers=gateway.headers(key)
+        ) as response:
             assert await response.json() == {"tenant": "acme", "user": user, "scopes": scopes}

@@ -1,4 +1,6 @@
-"""An answer is asked for once more where its generator went before it said anything, and only there."""
+"""An answer is asked for once more where its generator went before it said anything, and only
+there.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -52,7 +54,12 @@ class Stub:
 
 async def answer(stub: Any) -> list[GenerateEvent]:
     bind_call(ADA)
-    return [event async for event in GeneratorPeer(stub, stub, 10.0).generate(TurnRequest(UserInput("hello")), [])]
+    return [
+        event
+        async for event in GeneratorPeer(stub, stub, 10.0).generate(
+            TurnRequest(UserInput("hello")), []
+        )
+    ]
 
 
 async def test_what_a_generator_that_ends_has_not_begun_is_asked_of_the_next() -> None:

@@ -1,4 +1,6 @@
-"""Checks that can wait go together, and what goes wrong with one call is told to those who asked in it."""
+"""Checks that can wait go together, and what goes wrong with one call is told to those who asked in
+it.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +16,9 @@ ADA = CallContext(Caller("acme", "ada"), "r1")
 
 
 class Guard:
-    """Releases what it is asked for, when it is let; says which calls there were, and on whose behalf."""
+    """Releases what it is asked for, when it is let; says which calls there were, and on whose
+    behalf.
+    """
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -26,7 +30,13 @@ class Guard:
     async def ask(self, text: str) -> str:
         """Capitals begin an answer, and ! ends it."""
         tail = "" if text.isupper() else "before"
-        return str((await self.checks.check(Check(released_tail=tail, pending=text, final=text.endswith("!")))).release)
+        return str(
+            (
+                await self.checks.check(
+                    Check(released_tail=tail, pending=text, final=text.endswith("!"))
+                )
+            ).release
+        )
 
     async def _one(self, check: Check) -> Result:
         return (await self._many([check]))[0]

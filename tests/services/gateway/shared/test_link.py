@@ -1,4 +1,6 @@
-"""The way to Valkey on a real server: replies go to who asked, an absence costs one short wait and ends by itself."""
+"""The way to Valkey on a real server: replies go to who asked, an absence costs one short wait and
+ends by itself.
+"""
 
 import asyncio
 import logging

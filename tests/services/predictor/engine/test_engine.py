@@ -44,7 +44,9 @@ class SteppedPipeline:
             del self.live[request_id]
             return Progress(dropped=True)
         self.made[request_id] += 1
-        finish = Finish.LENGTH if self.made[request_id] == self.live[request_id].max_new_tokens else None
+        finish = (
+            Finish.LENGTH if self.made[request_id] == self.live[request_id].max_new_tokens else None
+        )
         if finish:
             del self.live[request_id]
         return Progress((self.made[request_id],), (), finish)
@@ -100,7 +102,9 @@ async def take(generation: Generation, count: int) -> list[int]:
     return ids
 
 
-async def test_each_token_arrives_before_the_next_step_is_made(engine: Engine, pipeline: SteppedPipeline) -> None:
+async def test_each_token_arrives_before_the_next_step_is_made(
+    engine: Engine, pipeline: SteppedPipeline
+) -> None:
     generation = engine.submit([1], SAMPLING)
     for token in range(1, 5):
         pipeline.allowed.release()
@@ -117,7 +121,9 @@ async def test_tokens_that_pile_up_come_out_together_and_in_order() -> None:
     assert generation.finish is Finish.STOP
 
 
-async def test_the_engine_waits_for_a_loop_that_is_behind(engine: Engine, pipeline: SteppedPipeline) -> None:
+async def test_the_engine_waits_for_a_loop_that_is_behind(
+    engine: Engine, pipeline: SteppedPipeline
+) -> None:
     generation = engine.submit([1], SAMPLING)
     await asyncio.sleep(0)
     pipeline.allowed.release(1000)
@@ -126,7 +132,9 @@ async def test_the_engine_waits_for_a_loop_that_is_behind(engine: Engine, pipeli
     assert await take(generation, 100) == list(range(1, 101))
 
 
-async def test_a_loop_that_hears_no_more_keeps_no_engine_from_closing(pipeline: SteppedPipeline) -> None:
+async def test_a_loop_that_hears_no_more_keeps_no_engine_from_closing(
+    pipeline: SteppedPipeline,
+) -> None:
     engine = Engine(pipeline, AdmissionLimits(2, 1), asyncio.get_running_loop(), Observed())
     engine.submit([1], SAMPLING)
     pipeline.allowed.release(1000)
@@ -137,7 +145,9 @@ async def test_a_loop_that_hears_no_more_keeps_no_engine_from_closing(pipeline: 
 async def test_no_more_than_the_limit_share_a_step_and_the_rest_waits_or_is_refused(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
-    generations = [engine.submit([1], Sampling(max_new_tokens=3, end_ids=(0,), seed=0)) for _ in range(3)]
+    generations = [
+        engine.submit([1], Sampling(max_new_tokens=3, end_ids=(0,), seed=0)) for _ in range(3)
+    ]
     with refused(OverloadedError, limit="2 running, 1 waiting"):
         engine.submit([1], SAMPLING)
     pipeline.allowed.release(20)
@@ -147,7 +157,9 @@ async def test_no_more_than_the_limit_share_a_step_and_the_rest_waits_or_is_refu
     assert engine.active == 0
 
 
-async def test_cancelling_ends_a_generation_within_one_step(engine: Engine, pipeline: SteppedPipeline) -> None:
+async def test_cancelling_ends_a_generation_within_one_step(
+    engine: Engine, pipeline: SteppedPipeline
+) -> None:
     kept, dropped = engine.submit([1], SAMPLING), engine.submit([1], SAMPLING)
     pipeline.allowed.release()
     await take(kept, 1)
@@ -164,8 +176,12 @@ async def test_cancelling_ends_a_generation_within_one_step(engine: Engine, pipe
     assert dropped.finish is Finish.CANCELLED
 
 
-async def test_a_cancelled_request_that_waits_never_runs(engine: Engine, pipeline: SteppedPipeline) -> None:
-    running = [engine.submit([1], Sampling(max_new_tokens=2, end_ids=(0,), seed=0)) for _ in range(2)]
+async def test_a_cancelled_request_that_waits_never_runs(
+    engine: Engine, pipeline: SteppedPipeline
+) -> None:
+    running = [
+        engine.submit([1], Sampling(max_new_tokens=2, end_ids=(0,), seed=0)) for _ in range(2)
+    ]
     waiting = engine.submit([1], SAMPLING)
     waiting.cancel()
     pipeline.allowed.release(2)
@@ -176,7 +192,9 @@ async def test_a_cancelled_request_that_waits_never_runs(engine: Engine, pipelin
     assert len(pipeline.made) == 2
 
 
-async def test_drain_refuses_new_requests_and_waits_for_the_running(engine: Engine, pipeline: SteppedPipeline) -> None:
+async def test_drain_refuses_new_requests_and_waits_for_the_running(
+    engine: Engine, pipeline: SteppedPipeline
+) -> None:
     generation = engine.submit([1], Sampling(max_new_tokens=2, end_ids=(0,), seed=0))
     drained = asyncio.create_task(engine.drain(30.0))
     await asyncio.sleep(0)
@@ -213,7 +231,9 @@ async def test_a_broken_step_ends_all_requests_with_an_error_and_says_so(
         engine.submit([1], SAMPLING)
 
 
-async def test_a_request_that_lost_its_cache_is_told_to_come_again(engine: Engine, pipeline: SteppedPipeline) -> None:
+async def test_a_request_that_lost_its_cache_is_told_to_come_again(
+    engine: Engine, pipeline: SteppedPipeline
+) -> None:
     generation = engine.submit([1], SAMPLING)
     pipeline.drop = True
     pipeline.allowed.release()

@@ -1,4 +1,6 @@
-"""The graph against transformers in fp32: logits by plain inference in two chunks, greedy tokens through the paged engine."""
+"""The graph against transformers in fp32: logits by plain inference in two chunks, greedy tokens
+through the paged engine.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +65,9 @@ def paged_greedy(ir: Path, empty: Path, ids: list[int]) -> tuple[list[int], list
     """Greedy tokens and their log-probs from the engine's pipeline."""
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.num_kv_blocks, scheduler.max_num_batched_tokens = 8, 32
-    pipeline = openvino_genai.ContinuousBatchingPipeline(ir, openvino_genai.Tokenizer(empty), scheduler, "CPU", **EXACT)
+    pipeline = openvino_genai.ContinuousBatchingPipeline(
+        ir, openvino_genai.Tokenizer(empty), scheduler, "CPU", **EXACT
+    )
     config = openvino_genai.GenerationConfig(max_new_tokens=NEW_TOKENS, ignore_eos=True, logprobs=1)
     config.set_eos_token_id(2)
     handle = pipeline.add_request(0, ov.Tensor(np.array([ids], np.int64)), config)
@@ -87,7 +91,9 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(name: str, tmp_pat
     ids = prompt()
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
-        greedy = model.generate(torch.tensor([ids]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None)
+        greedy = model.generate(
+            torch.tensor([ids]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None
+        )
     continuation = greedy[0, PROMPT_TOKENS:].tolist()
     with torch.no_grad():
         whole = torch.log_softmax(model(greedy).logits[0].double(), -1)
@@ -123,5 +129,8 @@ def test_sharded_checkpoints_convert_to_the_same_bytes(tmp_path: Path) -> None:
     for name in ("whole", "shards"):
         (tmp_path / f"{name}-ir").mkdir()
         convert(tmp_path / name, tmp_path / f"{name}-ir")
-    read = [(tmp_path / f"{name}-ir" / "openvino_model.bin").read_bytes() for name in ("whole", "shards")]
+    read = [
+        (tmp_path / f"{name}-ir" / "openvino_model.bin").read_bytes()
+        for name in ("whole", "shards")
+    ]
     assert read[0] == read[1]

@@ -47,7 +47,12 @@ def config(llama_directory: Path) -> dict[str, Any]:
             "UNSUPPORTED",
             "default, linear, llama3",
         ),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor", "MISSING", "above 0"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}},
+            "factor",
+            "MISSING",
+            "above 0",
+        ),
         (
             {"rope_parameters": None, "rope_scaling": {"type": "dynamic"}},
             "rope_scaling.rope_type",
@@ -80,7 +85,9 @@ def test_a_config_that_the_graph_cannot_honour_is_refused_by_field(
     assert field in caught.value.text
 
 
-def test_old_style_gemma_configs_give_the_window_pattern_and_the_local_rope(config: dict[str, Any]) -> None:
+def test_old_style_gemma_configs_give_the_window_pattern_and_the_local_rope(
+    config: dict[str, Any],
+) -> None:
     old = {
         **config,
         "model_type": "gemma3_text",
@@ -94,7 +101,11 @@ def test_old_style_gemma_configs_give_the_window_pattern_and_the_local_rope(conf
         "rope_scaling": {"rope_type": "linear", "factor": 8.0},
     }
     architecture = read_architecture(old)
-    assert [kind is AttentionKind.FULL for kind in architecture.layers] == [False, False, True] * 2 + [False]
+    assert [kind is AttentionKind.FULL for kind in architecture.layers] == [
+        False,
+        False,
+        True,
+    ] * 2 + [False]
     assert architecture.ropes[AttentionKind.FULL].linear_factor == 8.0
     assert architecture.ropes[AttentionKind.FULL].theta == 1e6
     assert architecture.ropes[AttentionKind.SLIDING].linear_factor == 1.0
@@ -115,7 +126,9 @@ def test_a_missing_or_misshapen_tensor_is_named(llama_directory: Path, tmp_path:
     ):
         copy = tmp_path / named
         copy.mkdir()
-        (copy / "model.safetensors").write_bytes((llama_directory / "model.safetensors").read_bytes())
+        (copy / "model.safetensors").write_bytes(
+            (llama_directory / "model.safetensors").read_bytes()
+        )
         (copy / "config.json").write_bytes((llama_directory / "config.json").read_bytes())
         checkpoints.edit_config(copy, **changes)
         with refused(ModelRefusedError, reason=reason) as caught:
@@ -135,7 +148,9 @@ def test_a_truncated_file_is_refused(llama_directory: Path, tmp_path: Path) -> N
         convert(tmp_path, tmp_path)
 
 
-def test_the_converter_process_says_why_it_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_converter_process_says_why_it_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(str(tmp_path), str(tmp_path)) == REFUSED
     said = capsys.readouterr()
     assert "config.json" in said.err

@@ -1,4 +1,6 @@
-"""The paged engine must keep the window: the pass that makes it paged drops a window that it does not recognise."""
+"""The paged engine must keep the window: the pass that makes it paged drops a window that it does
+not recognise.
+"""
 
 from pathlib import Path
 
@@ -30,7 +32,9 @@ def paged_prompt_log_probs(directory: Path, ids: list[int]) -> np.ndarray:
     return np.array(output.generated_log_probs[1 : len(ids)])
 
 
-def test_the_window_changes_the_log_probs_beyond_it_and_they_equal_the_reference(tmp_path: Path) -> None:
+def test_the_window_changes_the_log_probs_beyond_it_and_they_equal_the_reference(
+    tmp_path: Path,
+) -> None:
     ids = prompt()
     found = {}
     for window in (24, 4096):

@@ -1,4 +1,6 @@
-"""Bad input, in one table: an error in OpenAI's shape that names the parameter and the limit, and never quotes the caller."""
+"""Bad input, in one table: an error in OpenAI's shape that names the parameter and the limit, and
+never quotes the caller.
+"""
 
 import io
 import re
@@ -29,9 +31,23 @@ TABLE: list[tuple[str, dict[str, Any], int, str | None, str, str]] = [
         "UNSUPPORTED",
         "'system', 'developer', 'user' or 'assistant'",
     ),
-    (CHAT, {"messages": [{"role": "developer", "content": SECRET}]}, 400, "messages", "REFUSED", ""),
+    (
+        CHAT,
+        {"messages": [{"role": "developer", "content": SECRET}]},
+        400,
+        "messages",
+        "REFUSED",
+        "",
+    ),
     (CHAT, {"messages": [{"role": "user"}]}, 400, "messages.0.content", "MISSING", ""),
-    (CHAT, {"messages": [{"role": "user", "content": 7}]}, 400, "messages.0.content", "MALFORMED", ""),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": 7}]},
+        400,
+        "messages.0.content",
+        "MALFORMED",
+        "",
+    ),
     (
         CHAT,
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": SECRET}]}]},
@@ -42,23 +58,79 @@ TABLE: list[tuple[str, dict[str, Any], int, str | None, str, str]] = [
     ),
     (CHAT, {"messages": USER, "temperature": 9}, 400, "temperature", "OUT_OF_RANGE", "at most 2"),
     (CHAT, {"messages": USER, "temperature": -1}, 400, "temperature", "OUT_OF_RANGE", "at least 0"),
-    (CHAT, {"messages": USER, "temperature": 0.001}, 400, "temperature", "OUT_OF_RANGE", "0, or at least 0.01"),
+    (
+        CHAT,
+        {"messages": USER, "temperature": 0.001},
+        400,
+        "temperature",
+        "OUT_OF_RANGE",
+        "0, or at least 0.01",
+    ),
     (CHAT, {"messages": USER, "temperature": "0.5"}, 400, "temperature", "MALFORMED", ""),
-    (CHAT, {"messages": USER, "temperature": float("nan")}, 400, "temperature", "OUT_OF_RANGE", "at most 2"),
+    (
+        CHAT,
+        {"messages": USER, "temperature": float("nan")},
+        400,
+        "temperature",
+        "OUT_OF_RANGE",
+        "at most 2",
+    ),
     (CHAT, {"messages": USER, "top_p": 0}, 400, "top_p", "OUT_OF_RANGE", "above 0"),
     (CHAT, {"messages": USER, "n": 2}, 400, "n", "UNSUPPORTED", "1"),
     (CHAT, {"messages": USER, "max_tokens": 0}, 400, "max_tokens", "OUT_OF_RANGE", "at least 1"),
     (CHAT, {"messages": USER, "max_tokens": 99999}, 400, "max_tokens", "TOO_LARGE", "2030"),
-    (CHAT, {"messages": USER, "max_completion_tokens": 99999}, 400, "max_tokens", "TOO_LARGE", "2030"),
-    (CHAT, {"messages": [{"role": "user", "content": "x" * 3000}]}, 400, "messages", "TOO_LARGE", "2048"),
-    (CHAT, {"messages": USER, "logprobs": True, "top_logprobs": 5}, 400, "top_logprobs", "UNSUPPORTED", "0"),
+    (
+        CHAT,
+        {"messages": USER, "max_completion_tokens": 99999},
+        400,
+        "max_tokens",
+        "TOO_LARGE",
+        "2030",
+    ),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": "x" * 3000}]},
+        400,
+        "messages",
+        "TOO_LARGE",
+        "2048",
+    ),
+    (
+        CHAT,
+        {"messages": USER, "logprobs": True, "top_logprobs": 5},
+        400,
+        "top_logprobs",
+        "UNSUPPORTED",
+        "0",
+    ),
     (CHAT, {"messages": USER, "stop": ""}, 400, "stop", "TOO_SMALL", "at least 1"),
     (CHAT, {"messages": USER, "stop": ["a"] * 17}, 400, "stop", "TOO_LARGE", "at most 16"),
     (CHAT, {"messages": USER, "seed": -1}, 400, "seed", "OUT_OF_RANGE", "at least 0"),
-    (CHAT, {"messages": USER, "presence_penalty": 3}, 400, "presence_penalty", "OUT_OF_RANGE", "at most 2"),
+    (
+        CHAT,
+        {"messages": USER, "presence_penalty": 3},
+        400,
+        "presence_penalty",
+        "OUT_OF_RANGE",
+        "at most 2",
+    ),
     (CHAT, {"messages": USER, "tools": []}, 400, "tools", "UNKNOWN", ""),
-    (CHAT, {"messages": USER, "stream_options": {"include_usage": True}}, 400, "stream_options", "INCOMPLETE", ""),
-    (CHAT, {"messages": USER, "min_tokens": 5, "max_tokens": 4}, 400, "min_tokens", "TOO_LARGE", "at most 4"),
+    (
+        CHAT,
+        {"messages": USER, "stream_options": {"include_usage": True}},
+        400,
+        "stream_options",
+        "INCOMPLETE",
+        "",
+    ),
+    (
+        CHAT,
+        {"messages": USER, "min_tokens": 5, "max_tokens": 4},
+        400,
+        "min_tokens",
+        "TOO_LARGE",
+        "at most 4",
+    ),
     (
         CHAT,
         {"messages": USER, "response_format": {"type": "json_object"}},
@@ -80,7 +152,14 @@ TABLE: list[tuple[str, dict[str, Any], int, str | None, str, str]] = [
     (TEXT, {"prompt": "x", "best_of": 3}, 400, "best_of", "UNSUPPORTED", "1"),
     (TEXT, {"prompt": ["x", "y"], "stream": True}, 400, "stream", "CONFLICT", ""),
     (TEXT, {"prompt": "x", "echo": True, "stream": True}, 400, "stream", "CONFLICT", ""),
-    (TEXT, {"prompt": "x", "ignore_eos": True, "stop_token_ids": [3]}, 400, "ignore_eos", "CONFLICT", ""),
+    (
+        TEXT,
+        {"prompt": "x", "ignore_eos": True, "stop_token_ids": [3]},
+        400,
+        "ignore_eos",
+        "CONFLICT",
+        "",
+    ),
     ("/tokenize", {}, 400, "prompt", "MISSING", ""),
     ("/tokenize", {"prompt": "x", "messages": USER}, 400, "prompt", "CONFLICT", ""),
     ("/detokenize", {"tokens": [262]}, 400, "tokens", "OUT_OF_RANGE", "0 to 261"),
@@ -121,7 +200,12 @@ async def test_each_bad_request_is_refused_by_name_and_limit(
     ],
 )
 async def test_a_body_that_is_no_request_is_refused(
-    predictor: Predictor, refusals: list[PredictorError], raw: bytes, expected: int, reason: str, limit: str
+    predictor: Predictor,
+    refusals: list[PredictorError],
+    raw: bytes,
+    expected: int,
+    reason: str,
+    limit: str,
 ) -> None:
     async with predictor.client.post(predictor.url + TEXT, data=io.BytesIO(raw)) as response:
         assert response.status == expected
@@ -129,7 +213,9 @@ async def test_a_body_that_is_no_request_is_refused(
     assert (refusals[-1].field, refusals[-1].reason, refusals[-1].limit) == ("body", reason, limit)
 
 
-async def test_unknown_paths_and_methods_are_answered_in_the_protocols_shape(predictor: Predictor) -> None:
+async def test_unknown_paths_and_methods_are_answered_in_the_protocols_shape(
+    predictor: Predictor,
+) -> None:
     status, answer = await predictor.get("/v1/embeddings")
     assert (status, answer["error"]["code"]) == (404, 404)
     status, answer = await predictor.get(TEXT)

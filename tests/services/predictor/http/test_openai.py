@@ -18,7 +18,9 @@ GREEDY = {"model": "tiny-1", "temperature": 0, "max_tokens": 24, "ignore_eos": T
 async def events(predictor: Predictor, path: str, body: dict[str, Any]) -> list[Any]:
     """Parsed events of a stream, [DONE] as None."""
     found = []
-    async with predictor.client.post(predictor.url + path, json={**body, "stream": True}) as response:
+    async with predictor.client.post(
+        predictor.url + path, json={**body, "stream": True}
+    ) as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream"
         async for line in response.content:
@@ -37,7 +39,9 @@ async def test_a_streamed_chat_gives_the_text_of_the_whole_one(predictor: Predic
     assert whole["usage"]["completion_tokens"] == 24
     assert whole["usage"]["total_tokens"] == whole["usage"]["prompt_tokens"] + 24
 
-    chunks = await events(predictor, "/v1/chat/completions", {**body, "stream_options": {"include_usage": True}})
+    chunks = await events(
+        predictor, "/v1/chat/completions", {**body, "stream_options": {"include_usage": True}}
+    )
     assert chunks[-1] is None
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert chunks[-2]["choices"] == []
@@ -73,7 +77,13 @@ async def test_several_prompts_give_as_many_choices_in_order(predictor: Predicto
 
 
 async def test_the_same_seed_gives_the_same_text_and_no_seed_another(predictor: Predictor) -> None:
-    body = {"model": "tiny-1", "messages": HELLO, "max_tokens": 24, "ignore_eos": True, "temperature": 1.5}
+    body = {
+        "model": "tiny-1",
+        "messages": HELLO,
+        "max_tokens": 24,
+        "ignore_eos": True,
+        "temperature": 1.5,
+    }
 
     async def text(**changes: Any) -> str:
         _, reply = await predictor.post("/v1/chat/completions", {**body, **changes})
@@ -92,12 +102,19 @@ async def test_a_stop_string_ends_the_text_before_it(predictor: Predictor, strea
     stop = text[8:11]
     expected = text[: text.index(stop)]
     if stream:
-        chunks = await events(predictor, "/v1/chat/completions", {**body, "stop": [stop, "never there"]})
+        chunks = await events(
+            predictor, "/v1/chat/completions", {**body, "stop": [stop, "never there"]}
+        )
         got = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1])
         reason = chunks[-2]["choices"][0]["finish_reason"]
     else:
-        _, reply = await predictor.post("/v1/chat/completions", {**body, "stop": [stop, "never there"]})
-        got, reason = reply["choices"][0]["message"]["content"], reply["choices"][0]["finish_reason"]
+        _, reply = await predictor.post(
+            "/v1/chat/completions", {**body, "stop": [stop, "never there"]}
+        )
+        got, reason = (
+            reply["choices"][0]["message"]["content"],
+            reply["choices"][0]["finish_reason"],
+        )
         assert reply["usage"]["completion_tokens"] < 60
     assert (got, reason) == (expected, "stop")
 
@@ -105,7 +122,9 @@ async def test_a_stop_string_ends_the_text_before_it(predictor: Predictor, strea
 async def test_an_end_token_stops_and_leaves_no_text(predictor: Predictor) -> None:
     body = {**GREEDY, "prompt": "abc", "logprobs": 0}
     _, free = await predictor.post("/v1/completions", body)
-    _, ids = await predictor.post("/tokenize", {"model": "tiny-1", "prompt": free["choices"][0]["text"]})
+    _, ids = await predictor.post(
+        "/tokenize", {"model": "tiny-1", "prompt": free["choices"][0]["text"]}
+    )
     ascii_tokens = [token for token in free["choices"][0]["logprobs"]["tokens"] if token.isascii()]
     target = ascii_tokens[3]
     _, target_ids = await predictor.post("/tokenize", {"model": "tiny-1", "prompt": target})
@@ -120,23 +139,39 @@ async def test_an_end_token_stops_and_leaves_no_text(predictor: Predictor) -> No
 
 
 async def test_log_probs_belong_to_the_chosen_tokens(predictor: Predictor) -> None:
-    _, reply = await predictor.post("/v1/chat/completions", {**GREEDY, "messages": HELLO, "logprobs": True})
+    _, reply = await predictor.post(
+        "/v1/chat/completions", {**GREEDY, "messages": HELLO, "logprobs": True}
+    )
     scores = reply["choices"][0]["logprobs"]["content"]
     assert len(scores) == 24
     assert all(score["logprob"] <= 0 and score["top_logprobs"] == [] for score in scores)
-    chunks = await events(predictor, "/v1/chat/completions", {**GREEDY, "messages": HELLO, "logprobs": True})
+    chunks = await events(
+        predictor, "/v1/chat/completions", {**GREEDY, "messages": HELLO, "logprobs": True}
+    )
     streamed = [
-        score for chunk in chunks[:-1] for score in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]
+        score
+        for chunk in chunks[:-1]
+        for score in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]
     ]
     assert [score["token"] for score in streamed] == [score["token"] for score in scores]
-    assert [score["logprob"] for score in streamed] == pytest.approx([score["logprob"] for score in scores], abs=1e-4)
+    assert [score["logprob"] for score in streamed] == pytest.approx(
+        [score["logprob"] for score in scores], abs=1e-4
+    )
 
 
 async def test_token_ids_are_told_as_vllm_does_with_a_log_prob_each_and_the_end_token_among_them(
     predictor: Predictor,
 ) -> None:
-    asked = {"model": "tiny-1", "messages": HELLO, "temperature": 0, "logprobs": True, "return_token_ids": True}
-    _, free = await predictor.post("/v1/chat/completions", {**asked, "max_tokens": 24, "ignore_eos": True})
+    asked = {
+        "model": "tiny-1",
+        "messages": HELLO,
+        "temperature": 0,
+        "logprobs": True,
+        "return_token_ids": True,
+    }
+    _, free = await predictor.post(
+        "/v1/chat/completions", {**asked, "max_tokens": 24, "ignore_eos": True}
+    )
     choice = free["choices"][0]
     assert len(choice["token_ids"]) == len(choice["logprobs"]["content"]) == 24
     stopping = {**asked, "max_tokens": 24, "stop_token_ids": [choice["token_ids"][5]]}
@@ -146,14 +181,26 @@ async def test_token_ids_are_told_as_vllm_does_with_a_log_prob_each_and_the_end_
     assert stopped["finish_reason"] == "stop"
     assert stopped["token_ids"] == choice["token_ids"][:first]
     assert len(stopped["logprobs"]["content"]) == first == whole["usage"]["completion_tokens"]
-    _, text = await predictor.post("/detokenize", {"model": "tiny-1", "tokens": stopped["token_ids"][:-1]})
-    assert text["prompt"].rstrip("\ufffd") == stopped["message"]["content"]  # half a character at the end is not shown
-    chunks = [chunk["choices"][0] for chunk in (await events(predictor, "/v1/chat/completions", stopping))[:-1]]
+    _, text = await predictor.post(
+        "/detokenize", {"model": "tiny-1", "tokens": stopped["token_ids"][:-1]}
+    )
+    assert (
+        text["prompt"].rstrip("\ufffd") == stopped["message"]["content"]
+    )  # half a character at the end is not shown
+    chunks = [
+        chunk["choices"][0]
+        for chunk in (await events(predictor, "/v1/chat/completions", stopping))[:-1]
+    ]
     assert [one for chunk in chunks for one in chunk["token_ids"]] == stopped["token_ids"]
-    assert all(len(chunk["token_ids"]) == len((chunk["logprobs"] or {"content": []})["content"]) for chunk in chunks)
+    assert all(
+        len(chunk["token_ids"]) == len((chunk["logprobs"] or {"content": []})["content"])
+        for chunk in chunks
+    )
 
 
-async def test_token_ids_alone_come_without_log_probs_and_who_asks_for_none_gets_none(predictor: Predictor) -> None:
+async def test_token_ids_alone_come_without_log_probs_and_who_asks_for_none_gets_none(
+    predictor: Predictor,
+) -> None:
     body = {**GREEDY, "prompt": "abc", "return_token_ids": True}
     _, reply = await predictor.post("/v1/completions", body)
     assert len(reply["choices"][0]["token_ids"]) == 24
@@ -165,13 +212,17 @@ async def test_token_ids_alone_come_without_log_probs_and_who_asks_for_none_gets
         predictor.repository.get("tiny-1"), prompt[1]["tokens"], 24
     )
     chunks = await events(predictor, "/v1/completions", body)
-    assert [one for chunk in chunks[:-1] for one in chunk["choices"][0]["token_ids"]] == reply["choices"][0][
-        "token_ids"
-    ]
+    assert [one for chunk in chunks[:-1] for one in chunk["choices"][0]["token_ids"]] == reply[
+        "choices"
+    ][0]["token_ids"]
 
 
-async def test_echo_scores_the_prompt_as_lm_eval_reads_it_also_when_it_is_cached(predictor: Predictor) -> None:
-    """Teacher forcing the greedy continuation must find it greedy, with the log-probs that generation gave."""
+async def test_echo_scores_the_prompt_as_lm_eval_reads_it_also_when_it_is_cached(
+    predictor: Predictor,
+) -> None:
+    """Teacher forcing the greedy continuation must find it greedy, with the log-probs that
+    generation gave.
+    """
     _, start = await predictor.post(
         "/tokenize", {"model": "tiny-1", "prompt": "a prompt longer than one block of cache"}
     )
@@ -182,7 +233,13 @@ async def test_echo_scores_the_prompt_as_lm_eval_reads_it_also_when_it_is_cached
     assert len(wanted) == 20
     continuation = await _greedy_ids(version, start["tokens"], 20)
     for _ in range(2):
-        scoring = {**GREEDY, "prompt": start["tokens"] + continuation, "max_tokens": 1, "echo": True, "logprobs": 1}
+        scoring = {
+            **GREEDY,
+            "prompt": start["tokens"] + continuation,
+            "max_tokens": 1,
+            "echo": True,
+            "logprobs": 1,
+        }
         _, scored = await predictor.post("/v1/completions", scoring)
         found = scored["choices"][0]["logprobs"]
         assert found["token_logprobs"][0] is None
@@ -196,7 +253,9 @@ async def test_echo_scores_the_prompt_as_lm_eval_reads_it_also_when_it_is_cached
 
 
 async def _greedy_ids(version: Any, prompt: list[int], count: int) -> list[int]:
-    sampling = Sampling(max_new_tokens=count, end_ids=version.end_ids, seed=0, temperature=0, ignore_eos=True)
+    sampling = Sampling(
+        max_new_tokens=count, end_ids=version.end_ids, seed=0, temperature=0, ignore_eos=True
+    )
     return [token async for batch in version.engine.submit(prompt, sampling) for token in batch.ids]
 
 
@@ -209,10 +268,15 @@ async def test_echo_without_new_tokens_only_scores(predictor: Predictor) -> None
 
 
 async def test_the_unmodified_openai_package_works(predictor: Predictor) -> None:
-    async with openai.AsyncOpenAI(base_url=f"{predictor.url}/v1", api_key="unused", max_retries=0) as client:
+    async with openai.AsyncOpenAI(
+        base_url=f"{predictor.url}/v1", api_key="unused", max_retries=0
+    ) as client:
         assert [model.id async for model in client.models.list()] == ["tiny-1"]
         whole = await client.chat.completions.create(
-            model="tiny-1", messages=[{"role": "user", "content": "hello"}], temperature=0, max_tokens=16
+            model="tiny-1",
+            messages=[{"role": "user", "content": "hello"}],
+            temperature=0,
+            max_tokens=16,
         )
         stream = await client.chat.completions.create(
             model="tiny-1",
@@ -229,7 +293,9 @@ async def test_the_unmodified_openai_package_works(predictor: Predictor) -> None
         assert text == whole.choices[0].message.content
         assert whole.usage is not None
         assert counted == whole.usage.completion_tokens
-        completion = await client.completions.create(model="tiny-1", prompt="abc", max_tokens=4, logprobs=1)
+        completion = await client.completions.create(
+            model="tiny-1", prompt="abc", max_tokens=4, logprobs=1
+        )
         assert completion.choices[0].logprobs is not None
         with pytest.raises(openai.NotFoundError):
             await client.completions.create(model="nobody", prompt="abc")

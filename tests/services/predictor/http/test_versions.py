@@ -84,11 +84,15 @@ async def test_hanging_up_on_a_whole_answer_ends_its_generation_too(predictor: P
     assert await settled(predictor, "tiny-1") < 1900
 
 
-async def test_two_versions_answer_at_once_each_with_its_own_weights(predictor: Predictor, second_model: Path) -> None:
+async def test_two_versions_answer_at_once_each_with_its_own_weights(
+    predictor: Predictor, second_model: Path
+) -> None:
     await predictor.load("tiny-2", second_model)
     body = {"prompt": "abc", "max_tokens": 16, "ignore_eos": True, "temperature": 0}
     names = ["tiny-1", "tiny-2"] * 3
-    replies = await asyncio.gather(*(predictor.post("/v1/completions", {**body, "model": name}) for name in names))
+    replies = await asyncio.gather(
+        *(predictor.post("/v1/completions", {**body, "model": name}) for name in names)
+    )
     texts = [reply["choices"][0]["text"] for _, reply in replies]
     assert texts[0] != texts[1]
     assert texts == texts[:2] * 3
@@ -96,8 +100,12 @@ async def test_two_versions_answer_at_once_each_with_its_own_weights(predictor: 
     assert {model["id"] for model in listed["data"]} == {"tiny-1", "tiny-2"}
 
 
-async def test_loading_a_version_leaves_a_running_stream_as_it_is(predictor: Predictor, second_model: Path) -> None:
-    _, alone = await predictor.post("/v1/completions", {**LONG, "model": "tiny-1", "max_tokens": 600})
+async def test_loading_a_version_leaves_a_running_stream_as_it_is(
+    predictor: Predictor, second_model: Path
+) -> None:
+    _, alone = await predictor.post(
+        "/v1/completions", {**LONG, "model": "tiny-1", "max_tokens": 600}
+    )
     stream = await open_stream(predictor, "tiny-1", max_tokens=600)
     status, _ = await predictor.load("tiny-2", second_model)
     assert status == 200
@@ -125,7 +133,9 @@ async def test_unloading_lets_running_streams_end_and_refuses_new_ones(
     assert await predictor.post("/v2/repository/index", {}) == (200, [])
 
 
-async def test_a_version_that_must_be_idle_to_go_stays_while_an_answer_runs(predictor: Predictor) -> None:
+async def test_a_version_that_must_be_idle_to_go_stays_while_an_answer_runs(
+    predictor: Predictor,
+) -> None:
     polite = {"parameters": {"only_idle": True}}
     stream = await open_stream(predictor, "tiny-1", max_tokens=ENDS)
     status, answer = await predictor.post("/v2/repository/models/tiny-1/unload", polite)
@@ -139,7 +149,9 @@ async def test_a_version_that_must_be_idle_to_go_stays_while_an_answer_runs(pred
     assert await predictor.post("/v2/repository/index", {}) == (200, [])
 
 
-async def test_two_who_load_a_version_at_once_load_it_once(start_predictor: StartPredictor, first_model: Path) -> None:
+async def test_two_who_load_a_version_at_once_load_it_once(
+    start_predictor: StartPredictor, first_model: Path
+) -> None:
     predictor = await start_predictor()
     replies = await asyncio.gather(*(predictor.load("tiny-1", first_model) for _ in range(2)))
     assert [status for status, _ in replies] == [200, 200]
@@ -184,7 +196,10 @@ async def test_the_index_tells_what_failed_and_why_and_a_repaired_model_loads(
     with refused(ModelRefusedError, field="manifest.json", reason="MISSING"):
         await predictor.repository.load("tiny-3", broken)
     _, index = await predictor.post("/v2/repository/index", {})
-    assert [(entry["name"], entry["state"]) for entry in index] == [("tiny-1", "READY"), ("tiny-3", "UNAVAILABLE")]
+    assert [(entry["name"], entry["state"]) for entry in index] == [
+        ("tiny-1", "READY"),
+        ("tiny-3", "UNAVAILABLE"),
+    ]
     assert "manifest.json" in index[1]["reason"]
     assert len((await predictor.post("/v2/repository/index", {"ready": True}))[1]) == 1
     assert (await predictor.get("/v2/models/tiny-3/ready"))[0] == 503
@@ -225,7 +240,9 @@ async def test_a_full_queue_is_refused_and_the_waiting_are_served(
     predictor = await start_predictor(limits=AdmissionLimits(max_concurrent=1, max_waiting=1))
     await predictor.load("tiny-1", first_model)
     stream = await open_stream(predictor, "tiny-1")
-    waiting = asyncio.create_task(predictor.post("/v1/completions", {**LONG, "model": "tiny-1", "max_tokens": 3}))
+    waiting = asyncio.create_task(
+        predictor.post("/v1/completions", {**LONG, "model": "tiny-1", "max_tokens": 3})
+    )
     engine = predictor.repository.get("tiny-1").engine
     while engine.active < 2:
         await asyncio.sleep(0)
@@ -243,8 +260,12 @@ async def test_more_requests_than_the_cache_holds_all_end_with_their_own_text(
     await predictor.load("tiny-1", first_model)
     body = {**LONG, "model": "tiny-1", "max_tokens": 120}
     prompts = [letter * 60 for letter in "abcd"]
-    alone = [await predictor.post("/v1/completions", {**body, "prompt": prompt}) for prompt in prompts]
-    together = await asyncio.gather(*(predictor.post("/v1/completions", {**body, "prompt": p}) for p in prompts))
+    alone = [
+        await predictor.post("/v1/completions", {**body, "prompt": prompt}) for prompt in prompts
+    ]
+    together = await asyncio.gather(
+        *(predictor.post("/v1/completions", {**body, "prompt": p}) for p in prompts)
+    )
     for (_, one), (status, other) in zip(alone, together, strict=True):
         assert status == 200
         assert one["choices"][0]["text"] == other["choices"][0]["text"]

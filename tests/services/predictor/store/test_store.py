@@ -68,7 +68,9 @@ def test_a_wrong_manifest_is_refused_by_field(
     assert limit in caught.value.text
 
 
-def test_missing_and_changed_files_are_named(copy: Path, digests: DigestCache, tmp_path: Path) -> None:
+def test_missing_and_changed_files_are_named(
+    copy: Path, digests: DigestCache, tmp_path: Path
+) -> None:
     check_manifest(copy, "tiny-1", digests)
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -110,7 +112,10 @@ def test_graphs_are_converted_once_per_content_and_the_oldest_go(
 
     (graphs := tmp_path / "graphs").mkdir()
     cache = IrCache(graphs, 1, convert)
-    one, two = check_manifest(first_model, "tiny-1", digests), check_manifest(second_model, "tiny-2", digests)
+    one, two = (
+        check_manifest(first_model, "tiny-1", digests),
+        check_manifest(second_model, "tiny-2", digests),
+    )
     assert cache.get(one) == cache.get(one)
     assert calls == ["tiny-1"]
     os.utime(cache.get(one), ns=(1, 1))
@@ -120,7 +125,9 @@ def test_graphs_are_converted_once_per_content_and_the_oldest_go(
     assert calls == ["tiny-1", "tiny-2", "tiny-1"]
 
 
-def test_a_conversion_that_fails_leaves_nothing_behind(first_model: Path, tmp_path: Path, digests: DigestCache) -> None:
+def test_a_conversion_that_fails_leaves_nothing_behind(
+    first_model: Path, tmp_path: Path, digests: DigestCache
+) -> None:
     def fail(source: Path, target: Path) -> None:
         (target / IR_NAME).write_text("half")
         raise ModelRefusedError("no")
@@ -131,7 +138,9 @@ def test_a_conversion_that_fails_leaves_nothing_behind(first_model: Path, tmp_pa
     assert list(graphs.iterdir()) == []
 
 
-def test_conversion_runs_in_a_process_of_its_own_and_says_why_it_refuses(first_model: Path, tmp_path: Path) -> None:
+def test_conversion_runs_in_a_process_of_its_own_and_says_why_it_refuses(
+    first_model: Path, tmp_path: Path
+) -> None:
     convert_in_process(first_model, tmp_path)
     assert (tmp_path / IR_NAME).is_file()
     (empty := tmp_path / "empty").mkdir()

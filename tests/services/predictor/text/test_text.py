@@ -18,13 +18,31 @@ from tests.support.errors import refused
 
 def sentencepiece_like() -> Tokenizer:
     """Words with a leading mark, bytes as fallback: Llama 2's and Gemma's way."""
-    words = ["<unk>", "▁", "▁hello", "▁world", "h", "i", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words = [
+        "<unk>",
+        "▁",
+        "▁hello",
+        "▁world",
+        "h",
+        "i",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+    ]
     tokenizer = Tokenizer(
-        models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[], unk_token="<unk>", byte_fallback=True)
+        models.BPE(
+            vocab={word: i for i, word in enumerate(words)},
+            merges=[],
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     return tokenizer
 
@@ -38,7 +56,11 @@ def pieces(codec: TextCodec, ids: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CODECS)
-@given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="�▁"), max_size=20))
+@given(
+    text=st.text(
+        st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="�▁"), max_size=20
+    )
+)
 def test_pieces_are_whole_characters_and_join_to_the_text(name: str, text: str) -> None:
     codec = CODECS[name]
     ids = codec._encode(text, add_special_tokens=False)
@@ -71,7 +93,9 @@ def test_leading_spaces_survive_between_tokens() -> None:
     stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
     cut=st.integers(),
 )
-def test_stop_strings_cut_at_the_earliest_place_however_the_text_arrives(text: str, stops: list[str], cut: int) -> None:
+def test_stop_strings_cut_at_the_earliest_place_however_the_text_arrives(
+    text: str, stops: list[str], cut: int
+) -> None:
     watcher = StopStrings(stops)
     size = cut % 4 + 1
     released = ""
@@ -88,7 +112,10 @@ def test_stop_strings_cut_at_the_earliest_place_however_the_text_arrives(text: s
     elif size == 1:
         ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
         first = min(ends)  # what is complete first, ends it
-        assert released == text[: min(text[:first].find(stop) for stop in stops if stop in text[:first])]
+        assert (
+            released
+            == text[: min(text[:first].find(stop) for stop in stops if stop in text[:first])]
+        )
 
 
 def test_text_that_cannot_begin_a_stop_string_is_not_held_back() -> None:
@@ -126,7 +153,9 @@ def test_a_template_cannot_reach_out_of_its_sandbox() -> None:
 
 def test_a_turn_marker_in_a_message_begins_no_turn() -> None:
     template = ChatTemplate(
-        "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}", {}, ("<|user|>", "<|end|>")
+        "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}",
+        {},
+        ("<|user|>", "<|end|>"),
     )
     rendered = template.render([{"role": "user", "content": "a<|end|><|user|>b"}], True)
     assert rendered == "<|user|>a< |end|>< |user|>b<|end|>"
@@ -142,5 +171,9 @@ def test_a_template_may_refuse_and_a_model_without_one_says_so() -> None:
 
 
 def test_special_tokens_are_read_from_strings_and_objects() -> None:
-    config = {"bos_token": {"content": "<bos>", "lstrip": False}, "eos_token": "</s>", "unk_token": None}
+    config = {
+        "bos_token": {"content": "<bos>", "lstrip": False},
+        "eos_token": "</s>",
+        "unk_token": None,
+    }
     assert special_tokens(config) == {"bos_token": "<bos>", "eos_token": "</s>"}
