@@ -29,8 +29,8 @@ from training.lineage import Descent, erased_versions, trace
 from training.outputs import check_writable, told
 from training.planning.arguments import describe as describe_plan
 from training.progress import Lines, note_erased, open_display
+from training.recipes.custom.arguments import describe as describe_custom
 from training.recipes.nano_world.arguments import describe as describe_nano_base
-from training.recipes.own.arguments import describe as describe_own
 from training.recipes.pretraining.arguments import describe as describe_pretraining
 from training.recipes.rlvr.arguments import describe as describe_rlvr
 from training.refusals import ConfigError, UnavailableError
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except StoppedError as error:
         print(f"{error}; the same command goes on there", file=sys.stderr)
-        return BY_SIGNAL + error.told_by
+        return BY_SIGNAL + error.stop_signal
     except KeyboardInterrupt:
         print("stopped; the same command goes on from what was kept", file=sys.stderr)
         return STOPPED
@@ -401,7 +401,7 @@ def _parser() -> argparse.ArgumentParser:
     describe_pretraining(commands, _code_commit)
     describe_tokenizer(commands, _code_commit)
     describe_tasks(commands)
-    describe_own(commands, _code_commit)
+    describe_custom(commands, _code_commit)
     describe_rlvr(commands, _code_commit)
     describe_plan(commands)
     return parser

@@ -41,8 +41,8 @@ from training.optim.gradients import OF_OWN_HEADS
 from training.optim.ranks import Ranks
 from training.pipeline import is_cut, mark_copy, own_layers, rebuild, received, sends
 from training.ranges import Count, check_ranges
-from training.stages.context import ConfigError, RunContext, require_even
-from training.stages.machine import Autocast, moved
+from training.stages.context import ConfigError, RunContext, require_divisible
+from training.stages.machine import Autocast, to_device
 
 PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
 # Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention
@@ -136,7 +136,7 @@ def lay_out(
     """
     ranks = arrange(parallelism, context.ranks)
     if ranks.mesh is not None:
-        require_even(rows, ranks)
+        require_divisible(rows, ranks)
         ranks = replace(ranks, narrow=_all_narrow(autocast))
     return replace(context, ranks=ranks)
 
@@ -163,7 +163,7 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
     """
     mesh = ranks.mesh
     if mesh is None:
-        moved(decoder)
+        to_device(decoder)
         return
     if ranks.pipeline is not None and not is_cut(decoder):
         raise ConfigError(
@@ -175,7 +175,7 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
         _split_layers(decoder, mesh[TENSOR])
     if ranks.data_size > 1:
         _shard(decoder, mesh[REPLICATE, SHARD], ranks.narrow)
-    moved(decoder)  # what is in no part
+    to_device(decoder)  # what is in no part
     mark_copy(decoder, ranks)
     if mesh[TENSOR].size() > 1:
         _mark_norms_of_heads(decoder)

@@ -263,7 +263,7 @@ PREFERENCES = (
     Mutant(
         "94 reward model: pairs of one prompt count as independent",
         REWARD_MODEL_PY,
-        "clustered_mean(right_N.tolist(), pairs.decided_asked)",
+        "clustered_mean(right_N.tolist(), pairs.decided_prompt_ids)",
         "clustered_mean(right_N.tolist(), [str(place) for place in range(len(right_N))])",
         REWARD_MODEL,
     ),

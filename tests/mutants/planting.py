@@ -65,13 +65,28 @@ class DoesNotApply(ValueError):
 
 
 def mutated(mutant: Mutant, root: Path = ROOT) -> str:
-    """The file's text with the bug."""
+    """Return the text of the mutant's file with the defect planted.
+
+    Line breaks and trailing commas are ignored, so that the formatter may wrap the code.
+
+    Raises:
+        DoesNotApply: the file does not contain `before` exactly once.
+    """
     text = (root / mutant.file).read_text()
-    if (found := text.count(mutant.before)) != 1:
+    found = list(layout_pattern(mutant.before).finditer(text))
+    if len(found) != 1:
         raise DoesNotApply(
-            f"{mutant.name}: stands {found} times in {mutant.file}, not once:\n{mutant.before}"
+            f"{mutant.name}: found {len(found)} times in {mutant.file}, not once:\n{mutant.before}"
         )
-    return text.replace(mutant.before, mutant.after)
+    return text[: found[0].start()] + mutant.after + text[found[0].end() :]
+
+
+def layout_pattern(code: str) -> re.Pattern[str]:
+    """Return a pattern for this code in any line layout; its first indentation counts."""
+    indentation, body = re.fullmatch(r"(\s*)(.*)", code, re.DOTALL).groups()
+    pattern = re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(body))
+    pattern = re.sub(r"(\\[(\[{])(?!\\s)", r"\1\\s*", pattern)
+    return re.compile(indentation + re.sub(r"(?<!\\s\*)(\\[)\]}])", r",?\\s*\1", pattern))
 
 
 def copy_to(directory: Path) -> None:

@@ -32,7 +32,7 @@ from training.rl.players import Players
 from training.rl.rollout import Rollout
 from training.stages.context import Lineage
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import Setting
+from training.stages.policy_loop import PolicyInputs
 from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
 from training.stages.prompts import Prompts
 
@@ -69,7 +69,7 @@ def of_ppo(batch: Batch) -> Figures:
     )
     norms = note_gradients(algorithm, "policy", "critic")
     numbers = {"beta": KL_COEFFICIENT}
-    experience, judged = algorithm.judge(fixed_rollout(rows), numbers)
+    experience, judged = algorithm.make_experience(fixed_rollout(rows), numbers)
     experience = replace(experience, fresh_BR=None)  # the policy that learns is a later one
     players.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
     players.critic.backbone.decoder.load_state_dict(
@@ -99,7 +99,7 @@ def of_grpo(batch: Batch, name: str, changes: Mapping[str, object]) -> Figures:
     )
     algorithm = Grpo(players, config, setting(lambda rollout: scores_of(rollout, rows)))
     norms = note_gradients(algorithm, "policy")
-    experience, _ = algorithm.judge(fixed_rollout(rows), {})
+    experience, _ = algorithm.make_experience(fixed_rollout(rows), {})
     experience = replace(experience, fresh_BR=None)
     players.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
     figures = algorithm.learn(experience, 0, {})
@@ -149,8 +149,8 @@ def common(batch: Batch, rows: int) -> dict[str, object]:
     }
 
 
-def setting(score: object) -> Setting:
-    return Setting(Prompts([], [], (), 0), score, no_autocast, ALONE)
+def setting(score: object) -> PolicyInputs:
+    return PolicyInputs(Prompts([], [], (), 0), score, no_autocast, ALONE)
 
 
 def fixed_rollout(rows: Sequence[Mapping[str, object]]) -> Rollout:

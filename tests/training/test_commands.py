@@ -13,7 +13,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 import training.loop
 from tests.training.feedback_log import FeedbackLog
-from tests.training.kept import Kept, holding, printed_erasures, question
+from tests.training.state_folder import StateFolder, holding, printed_erasures, question
 from training import remote
 from training.__main__ import main
 from training.data.snapshot import open_snapshot, read_judgements
@@ -53,12 +53,12 @@ class LogService(feedback_pb2_grpc.FeedbackLogServiceServicer):
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    return Kept(tmp_path)
+def kept(tmp_path: Path) -> StateFolder:
+    return StateFolder(tmp_path)
 
 
 @pytest.fixture
-def options(kept: Kept) -> Iterator[list[str]]:
+def options(kept: StateFolder) -> Iterator[list[str]]:
     """What tells a command where state and log are."""
     server = grpc.server(futures.ThreadPoolExecutor(1))
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(LogService(kept.log), server)
@@ -69,7 +69,7 @@ def options(kept: Kept) -> Iterator[list[str]]:
 
 
 def test_forget_reaches_what_is_kept_and_the_page_between_turns(
-    kept: Kept, options: list[str], capsys: pytest.CaptureFixture[str]
+    kept: StateFolder, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot.id
@@ -87,7 +87,7 @@ def test_forget_reaches_what_is_kept_and_the_page_between_turns(
 
 
 def test_a_snapshot_forgets_first_and_holds_what_may_be_read(
-    kept: Kept, options: list[str], capsys: pytest.CaptureFixture[str]
+    kept: StateFolder, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann", "bob", "cid")
     kept.finish("nano-1")
@@ -114,7 +114,7 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(("words", "status"), [([], 4), (["--scheduled"], 0)])
 def test_too_little_feedback_is_no_failure_for_a_clock(
-    kept: Kept,
+    kept: StateFolder,
     options: list[str],
     words: list[str],
     status: int,
@@ -127,7 +127,7 @@ def test_too_little_feedback_is_no_failure_for_a_clock(
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_turn_that_a_cluster_ends_says_that_it_goes_on(
-    kept: Kept,
+    kept: StateFolder,
     options: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -142,7 +142,7 @@ def test_a_turn_that_a_cluster_ends_says_that_it_goes_on(
 
 @pytest.mark.usefixtures("unchanged")
 def test_without_git_nothing_is_said_of_the_code(
-    kept: Kept, options: list[str], monkeypatch: pytest.MonkeyPatch
+    kept: StateFolder, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept.chat("ann")
     monkeypatch.setenv("PATH", "")
@@ -151,7 +151,7 @@ def test_without_git_nothing_is_said_of_the_code(
 
 @pytest.mark.parametrize("command", ["forget", "snapshot"])
 def test_nothing_is_forgotten_under_a_turn_at_work(
-    kept: Kept, options: list[str], command: str, capsys: pytest.CaptureFixture[str]
+    kept: StateFolder, options: list[str], command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann")
     kept.begin("nano-1")
@@ -163,7 +163,7 @@ def test_nothing_is_forgotten_under_a_turn_at_work(
 
 
 def test_bytes_that_do_not_open_end_the_command_with_their_place_alone(
-    kept: Kept, options: list[str], capsys: pytest.CaptureFixture[str]
+    kept: StateFolder, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann")
     kept.log.turn("x", "ann", question("ann"), "whispered")
@@ -178,7 +178,7 @@ def test_bytes_that_do_not_open_end_the_command_with_their_place_alone(
 
 
 def test_without_the_log_nothing_is_written_down(
-    kept: Kept, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kept: StateFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "OPTIONS", [])  # no retries
     assert main(["forget", "--state", str(kept.state), "--feedback", "127.0.0.1:1"]) == 1

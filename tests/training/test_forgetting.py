@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.feedback_log import principal_of
-from tests.training.kept import Kept, holding, question
+from tests.training.state_folder import StateFolder, holding, question
 from training.data.snapshot import open_snapshot
 from training.evaluation.comparison import SAMPLES
 from training.forgetting import APPLIED, Forgotten, forget
@@ -20,15 +20,15 @@ from training.manifest import ManifestError, read_manifest
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    return Kept(tmp_path)
+def kept(tmp_path: Path) -> StateFolder:
+    return StateFolder(tmp_path)
 
 
-def forget_in(kept: Kept) -> Forgotten:
+def forget_in(kept: StateFolder) -> Forgotten:
     return forget(kept.log, kept.loop, kept.registry)
 
 
-def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: Kept) -> None:
+def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: StateFolder) -> None:
     kept.chat("ann", "bob")
     turn = kept.finish("nano-1")
     before = holding(kept.loop, question("ann"))
@@ -50,7 +50,7 @@ def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: Kep
         assert holding(kept.loop, words) == []
 
 
-def test_manifests_and_figures_stay_and_say_that_the_texts_were_erased(kept: Kept) -> None:
+def test_manifests_and_figures_stay_and_say_that_the_texts_were_erased(kept: StateFolder) -> None:
     kept.chat("ann", "bob")
     turn = kept.finish("nano-1")
     kept.log.erase("somebody else")
@@ -74,7 +74,7 @@ def test_manifests_and_figures_stay_and_say_that_the_texts_were_erased(kept: Kep
     assert "win rate" in report
 
 
-def test_an_erasure_of_somebody_whom_nothing_holds_takes_nothing(kept: Kept) -> None:
+def test_an_erasure_of_somebody_whom_nothing_holds_takes_nothing(kept: StateFolder) -> None:
     kept.chat("ann")
     turn = kept.finish("nano-1")
     before = {path: path.read_bytes() for path in kept.loop.rglob("*") if path.is_file()}
@@ -88,7 +88,7 @@ def test_an_erasure_of_somebody_whom_nothing_holds_takes_nothing(kept: Kept) -> 
     assert open_snapshot(turn.snapshot.directory)
 
 
-def test_an_erasure_is_applied_once(kept: Kept) -> None:
+def test_an_erasure_is_applied_once(kept: StateFolder) -> None:
     kept.chat("ann")
     kept.finish("nano-1")
     kept.log.erase("ann")
@@ -99,7 +99,7 @@ def test_an_erasure_is_applied_once(kept: Kept) -> None:
     assert holding(later.snapshot.directory, question("ann"))
 
 
-def test_later_erasures_of_a_snapshot_without_texts_are_counted_too(kept: Kept) -> None:
+def test_later_erasures_of_a_snapshot_without_texts_are_counted_too(kept: StateFolder) -> None:
     kept.chat("ann", "bob", "cid")
     directory = kept.finish("nano-1").snapshot.directory
     for user in ("ann", "bob", "ann"):
@@ -111,7 +111,7 @@ def test_later_erasures_of_a_snapshot_without_texts_are_counted_too(kept: Kept) 
 
 @pytest.mark.parametrize("left", [0, 1])
 def test_a_ledger_that_was_brought_back_from_a_backup_is_applied_from_its_start(
-    kept: Kept, left: int
+    kept: StateFolder, left: int
 ) -> None:
     kept.chat("ann", "bob", "cid")
     directory = kept.finish("nano-1").snapshot.directory
@@ -128,7 +128,7 @@ def test_a_ledger_that_was_brought_back_from_a_backup_is_applied_from_its_start(
     assert forget_in(kept) == Forgotten(0)
 
 
-def test_what_was_cut_off_while_it_was_written_goes_too(kept: Kept) -> None:
+def test_what_was_cut_off_while_it_was_written_goes_too(kept: StateFolder) -> None:
     kept.chat("ann")
     turn = kept.begin("nano-1")
     (turn.directory / "nano-1-sets" / "manifest.json").unlink()
@@ -164,7 +164,7 @@ class Killer:
 
 
 def test_wherever_it_is_killed_the_next_call_ends_it(
-    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: StateFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept.chat("ann", "bob", "cid")
     first = kept.finish("nano-1").snapshot.id

@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
+from training.recipes.custom.arguments import LEARNERS
+from training.recipes.custom.stages import STAGES
 from training.recipes.open_models import recipes as open_models
 from training.recipes.open_models.names import NAMES
-from training.recipes.own.arguments import LEARNERS
-from training.recipes.own.stages import STAGES
 from training.recipes.pretraining import arguments as pretraining_arguments
 from training.recipes.pretraining import recipe as pretraining
 from training.recipes.rlvr import arguments as rlvr_arguments

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.kept import Kept
+from tests.training.state_folder import StateFolder
 from training.__main__ import main
 from training.forgetting import forget
 from training.lineage import Descent, erased_versions, trace
@@ -18,22 +18,22 @@ from training.runs import RunRecord, Runs
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    return Kept(tmp_path)
+def kept(tmp_path: Path) -> StateFolder:
+    return StateFolder(tmp_path)
 
 
-def descents(kept: Kept) -> dict[str, Descent]:
+def descents(kept: StateFolder) -> dict[str, Descent]:
     return {descent.version: descent for descent in trace(Runs(kept.loop), kept.registry)}
 
 
-def follow(kept: Kept, version: str, incumbent: str, snapshot: str) -> None:
+def follow(kept: StateFolder, version: str, incumbent: str, snapshot: str) -> None:
     """A run that began from another version."""
     Runs(kept.loop).begin(
         RunRecord(version, "nano", incumbent, snapshot, f"2026-11-26T10:00:0{version[-1]}+00:00")
     )
 
 
-def test_a_version_learned_from_its_snapshot_and_through_its_incumbents(kept: Kept) -> None:
+def test_a_version_learned_from_its_snapshot_and_through_its_incumbents(kept: StateFolder) -> None:
     kept.chat("ann")
     first = kept.finish("nano-1").snapshot.id
     kept.log.forbidden = {"ann"}
@@ -55,7 +55,7 @@ def test_a_version_learned_from_its_snapshot_and_through_its_incumbents(kept: Ke
     assert descents(kept)["nano-4"].through == ("nano-3", "nano-1")
 
 
-def test_a_snapshot_that_nobody_kept_is_said_to_be_unknown(kept: Kept) -> None:
+def test_a_snapshot_that_nobody_kept_is_said_to_be_unknown(kept: StateFolder) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot
     shutil.rmtree(snapshot.directory)
@@ -64,7 +64,9 @@ def test_a_snapshot_that_nobody_kept_is_said_to_be_unknown(kept: Kept) -> None:
     assert found.text().count(snapshot.id) == 2  # what it learned from, and what is unknown
 
 
-def test_a_version_whose_run_nobody_kept_tells_by_its_manifest(kept: Kept, tmp_path: Path) -> None:
+def test_a_version_whose_run_nobody_kept_tells_by_its_manifest(
+    kept: StateFolder, tmp_path: Path
+) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot
     model = tmp_path / "model"
@@ -83,14 +85,14 @@ def test_a_version_whose_run_nobody_kept_tells_by_its_manifest(kept: Kept, tmp_p
     assert descents(kept)["nano-1"] == Descent("nano-1", "promoted", snapshot.id, 1)
 
 
-def test_a_line_of_incumbents_that_turns_back_ends(kept: Kept) -> None:
+def test_a_line_of_incumbents_that_turns_back_ends(kept: StateFolder) -> None:
     follow(kept, "nano-1", "nano-2", "snapshot-1")
     follow(kept, "nano-2", "nano-1", "snapshot-2")
     assert descents(kept)["nano-1"].unknown == ("snapshot-1", "snapshot-2")
 
 
 def test_the_command_prints_a_line_a_version_or_only_the_erased(
-    kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kept: StateFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot.id
@@ -111,7 +113,7 @@ def test_the_command_prints_a_line_a_version_or_only_the_erased(
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["nano-1"]
 
 
-def test_the_page_is_told_of_erased_versions_alone(kept: Kept) -> None:
+def test_the_page_is_told_of_erased_versions_alone(kept: StateFolder) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot.id
     assert erased_versions(list(descents(kept).values())) == []

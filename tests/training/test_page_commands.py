@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from training.__main__ import _parser, main
+from training.recipes.custom.assignments import assigned, settable
+from training.recipes.custom.recipe_file import FIXED
+from training.recipes.custom.stages import STAGES
 from training.recipes.open_models.recipes import recipe_named
-from training.recipes.own.assignments import assigned, settable
-from training.recipes.own.recipe_file import FIXED
-from training.recipes.own.stages import STAGES
 from training.recipes.pretraining import commands as pretraining
 from training.stages.pretrain import PretrainConfig
 from training.verification.tasks.catalogue import names

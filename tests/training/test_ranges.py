@@ -19,9 +19,9 @@ from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.parallelism import Parallelism
 from training.ranges import Range, check_ranges, ranges_of
+from training.recipes.custom.assignments import assigned, settable
 from training.recipes.open_models.recipes import RECIPES as OPEN
 from training.recipes.open_models.recipes import Places
-from training.recipes.own.assignments import assigned, settable
 from training.recipes.pretraining.recipe import RECIPES as PRETRAINING
 from training.recipes.pretraining.recipe import pretraining
 from training.recipes.pretraining.texts import Prepared

@@ -19,7 +19,7 @@ from infra.supervision.ports import free_port
 from services.chassis.identity import Caller
 from services.feedback.principals.principal import principal_of
 from tests.services.feedback.samples import ADA, KEY, MASTER, correction, turn
-from tests.training.kept import holding, printed_erasures
+from tests.training.state_folder import holding, printed_erasures
 from training.__main__ import main
 from training.data.judgements import Judgement
 from training.data.snapshot import Snapshot, open_snapshot, read_judgements

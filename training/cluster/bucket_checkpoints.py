@@ -30,7 +30,7 @@ from training.manifest import (
 )
 from training.optim.ranks import ALONE, Ranks
 from training.refusals import DetailedError
-from training.stages.state import candidates, checkpoint_name, outdated
+from training.stages.state import checkpoint_name, newest_first, outdated
 from training.status import now
 
 PARTS = "parts"  # beside the files: what each worker uploaded, by name and hash
@@ -164,7 +164,7 @@ class BucketCheckpoints:
     def latest(self, before: int | None = None) -> Path | None:
         """The newest whole one, fetched; with `before`, see Checkpoints."""
         listed = self._listed()
-        for name in candidates(_whole(listed), before):
+        for name in newest_first(_whole(listed), before):
             try:
                 return self._fetch(name, listed[name])
             except ManifestError:

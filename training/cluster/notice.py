@@ -1,7 +1,7 @@
 """Notice that a run must end soon: SIGTERM or Ctrl-C to the process that drives it, or a machine of
 its workers that is taken away.
 
-Stages look at the end of each step (RunContext.stop_if_told). A pod of Ray's that Kubernetes ends
+Stages look at the end of each step (RunContext.stop_if_requested). A pod of Ray's that Kubernetes ends
 drains its node first, and that is what Ray Train tells its workers of; the driver's word reaches
 them as a file beside the run. Ray is imported where it is used.
 """
@@ -53,7 +53,7 @@ def stopped_by_signal(mark: Path) -> Iterator[None]:
         try:
             yield
         except StoppedError as error:
-            error.told_by = told
+            error.stop_signal = told
             raise
         finally:
             mark.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from training.cluster.stage_record import kept_step
-from training.stages.artifact import finished
+from training.stages.artifact import finished_manifest
 from training.stages.context import Progress
 
 PROGRESS = "progress.jsonl"
@@ -130,7 +130,7 @@ def follow(stages: Sequence[Followed], watcher: Watcher, stop: threading.Event) 
         watcher.begin(stage.name)
         for progress in _added(stage, offset, stop):
             watcher.move(stage.name, progress)
-        if not finished(stage.output_directory):
+        if not finished_manifest(stage.output_directory):
             return
         watcher.end(stage.name)
         if not stage.lets_go_on():
@@ -141,8 +141,8 @@ def _added(stage: Followed, offset: int, stop: threading.Event) -> Iterator[Prog
     """New lines until the stage has ended, or `stop` is set and the file is read out."""
     ended = False
     while not ended:
-        stopped = not finished(stage.output_directory) and stop.wait(POLL_SECONDS)
-        ended = stopped or finished(stage.output_directory) is not None
+        stopped = not finished_manifest(stage.output_directory) and stop.wait(POLL_SECONDS)
+        ended = stopped or finished_manifest(stage.output_directory) is not None
         whole = _whole_lines(stage.path, offset)
         if whole:
             offset += len(whole) + 1

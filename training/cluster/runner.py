@@ -47,7 +47,7 @@ from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
 from training.rl.served import OffPolicyError
-from training.stages.artifact import finished
+from training.stages.artifact import finished_manifest
 from training.stages.context import (
     Checkpoints,
     ConfigError,
@@ -243,7 +243,7 @@ def _standing(stages: Sequence[StageRun[Any]]) -> tuple[list[Manifest], str]:
     """The outputs that are there, and the stage that is due; empty: there is nothing more to run."""
     manifests: list[Manifest] = []
     for stage in stages:
-        manifest = finished(stage.config.output_directory)
+        manifest = finished_manifest(stage.config.output_directory)
         if manifest is None:
             return manifests, stage.name
         manifests.append(manifest)
@@ -258,7 +258,7 @@ def _run_each(
     opened: Callable[[Path], AbstractContextManager[RunContext]],
 ) -> None:
     for stage in stages:
-        if not finished(stage.config.output_directory):
+        if not finished_manifest(stage.config.output_directory):
             directory = storage / stage.name
             with opened(directory) as context:
                 if context.ranks.rank == 0:
@@ -277,7 +277,7 @@ def _context_here(task: _Task, directory: Path) -> Iterator[RunContext]:
             progress,
             ALONE,
             samples,
-            told_to_stop=task.mark.exists,
+            stop_requested=task.mark.exists,
         )
 
 

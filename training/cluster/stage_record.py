@@ -165,10 +165,10 @@ def begin_anew(config: StageConfig, directory: Path) -> None:
 
 def kept_step(directory: Path) -> int:
     """The newest step whose state lies there; 0: there is none."""
-    from training.stages.state import NAMED, candidates
+    from training.stages.state import CHECKPOINT_NAME, newest_first
 
-    newest = next(iter(candidates(path.name for path in directory.glob("*"))), "")
-    return int(named[2]) if (named := NAMED.fullmatch(newest)) else 0
+    newest = next(iter(newest_first(path.name for path in directory.glob("*"))), "")
+    return int(named[2]) if (named := CHECKPOINT_NAME.fullmatch(newest)) else 0
 
 
 def read_record(directory: Path) -> StageRecord | None:

@@ -23,7 +23,7 @@ from training.decoding.text import GrowingText, check_stops, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import SETTINGS
-from training.stages.machine import moved, take_device
+from training.stages.machine import to_device, use_device
 
 DRAWING = ("temperature", "top_p", "top_k", "min_p")  # how a token is drawn
 
@@ -68,8 +68,8 @@ def generate(options: argparse.Namespace) -> int:
             reason="UNSUPPORTED",
         )
     prompt = _plain(options) if options.plain else _message(options)
-    take_device(options.device)
-    backbone = Backbone(moved(load_decoder(options.directory)))
+    use_device(options.device)
+    backbone = Backbone(to_device(load_decoder(options.directory)))
     room = backbone.decoder.config.max_positions - len(prompt.ids)
     max_tokens = options.max_tokens or max(1, min(USUAL_TOKENS, room))
     text = GrowingText(prompt.decode, options.stop)

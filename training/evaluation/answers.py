@@ -23,7 +23,7 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import RewardModel
 from training.ranges import Count, NotNegative, ShareButNone, check_ranges
-from training.stages.machine import moved
+from training.stages.machine import to_device
 
 Prompt = Sequence[Message]
 
@@ -59,7 +59,7 @@ class Speaker:
 
     def __init__(self, directory: Path) -> None:
         self.chat: Chat = load_chat(directory)
-        self.backbone = Backbone(moved(load_decoder(directory)))
+        self.backbone = Backbone(to_device(load_decoder(directory)))
 
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Said]:
         """samples_per_prompt answers to each prompt, in prompt order. Longer prompts lose their
@@ -111,7 +111,7 @@ def score(
     batch: int = 32,
 ) -> list[float]:
     """The reward model's score of each (prompt, answer). What is too long loses its oldest tokens."""
-    moved(reward.scalar.backbone.decoder)
+    to_device(reward.scalar.backbone.decoder)
     ids = [
         [*chat.prompt_ids(prompt), *chat.response_ids(text)][-max_tokens:] for prompt, text in rows
     ]

@@ -27,7 +27,7 @@ from training.evaluation.figures import (
 from training.manifest import MANIFEST, write_manifest
 from training.model.reward import load_reward_model
 from training.stages.context import Machine
-from training.stages.machine import settle
+from training.stages.machine import configure_device
 
 FIGURES = "figures.json"
 TIE = 1e-6  # the same answer twice gets the same score but for rounding
@@ -73,7 +73,7 @@ def compare(config: EvaluationConfig) -> Comparison:
     """Candidate against incumbent: win rate on held-out prompts, perplexity, probes, length."""
     directory = config.output_directory
     if not (directory / MANIFEST).exists():
-        settle(config.machine)
+        configure_device(config.machine)
         prompts = [row.messages for row in read_prompts(config.held_out_prompts)]
         prompts = sorted(prompts, key=lambda p: seed_of(str(p)))[: config.max_prompts]
         before = _look_at(config.incumbent_directory, prompts, config)

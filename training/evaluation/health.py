@@ -27,7 +27,7 @@ from training.evaluation.served import ServedApart, measure_served
 from training.manifest import Manifest, read_manifest
 from training.model.reward import load_reward_model
 from training.stages.context import RunContext
-from training.stages.machine import settle
+from training.stages.machine import configure_device
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def measure_health(config: EvaluationConfig) -> None:
     """Accuracy of reward model and judge on the held-out pairs; the incumbent's rated answers, as
     served and as here.
     """
-    autocast = settle(config.machine)
+    autocast = configure_device(config.machine)
     pairs = read_pairs(config.held_out_pairs)
     tokens = config.sampling.max_prompt_tokens + config.sampling.max_response_tokens
     health = Health(

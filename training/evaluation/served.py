@@ -15,7 +15,7 @@ from training.data.examples import read_thumbs
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.rl.served import OffPolicyConfig, figures_of, measure, read_answer
-from training.stages.machine import moved
+from training.stages.machine import to_device
 
 # of about 14 tokens: the mean's standard error is a twentieth of it (the small model in 8 bits)
 MOST_ANSWERS = 64
@@ -55,6 +55,6 @@ def measure_served(
     fitting = [answer for answer in answers if not answer.unfit]
     if not fitting:
         return ServedApart(len(own), len(own), None)
-    measured = measure(Backbone(moved(load_decoder(incumbent))), fitting, BATCH_ROWS, autocast)
+    measured = measure(Backbone(to_device(load_decoder(incumbent))), fitting, BATCH_ROWS, autocast)
     figures = figures_of(measured, OffPolicyConfig())[incumbent.name]
     return ServedApart(len(own), len(own) - len(fitting), figures["mismatch"])

@@ -10,9 +10,9 @@ from training.model.config import ModelConfig, parse_config
 from training.planning.accelerators import accelerator_named
 from training.planning.plan import plan_recipe
 from training.planning.text import as_json, text
+from training.recipes.custom.recipe_file import open_recipe, set_fields
 from training.recipes.open_models.recipes import OpenRecipe
 from training.recipes.open_models.shapes import shape
-from training.recipes.own.recipe_file import open_recipe, set_fields
 from training.stages.pretrain import PretrainConfig
 
 

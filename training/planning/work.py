@@ -15,7 +15,7 @@ from training.model.config import ModelConfig
 from training.model.lora import LoraConfig
 from training.planning.layout import Layout
 from training.planning.sizes import Sizes, adapter_size, sizes_of
-from training.stages.context import ConfigError, require_even
+from training.stages.context import ConfigError, require_divisible
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
@@ -169,7 +169,7 @@ def model_of(config: StageConfig, model: ModelConfig) -> ModelConfig:
 
 
 def _pretrain(config: PretrainConfig, model: ModelConfig, layout: Layout) -> Work:
-    require_even({"batch_rows": config.batch_rows}, layout.ranks)
+    require_divisible({"batch_rows": config.batch_rows}, layout.ranks)
     width = config.context_tokens
     rows, times = _microbatches(config.batch_rows // layout.data_size, config.microbatch_rows)
     made = Pass("model", True, times, rows, width, width, width, width)
@@ -185,7 +185,7 @@ def _pretrain(config: PretrainConfig, model: ModelConfig, layout: Layout) -> Wor
 
 
 def _sft(config: SftConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
-    require_even({"batch_rows": config.batch_rows}, layout.ranks)
+    require_divisible({"batch_rows": config.batch_rows}, layout.ranks)
     model = model_of(config, model)
     rows, times = _microbatches(config.batch_rows // layout.data_size, config.microbatch_rows)
     made = _reading("policy", True, times, rows, config.max_tokens, data)
@@ -197,7 +197,7 @@ def _reward_model(
     config: RewardModelConfig, data: DataSize, model: ModelConfig, layout: Layout
 ) -> Work:
     """Chosen and rejected in one forward; no logits."""
-    require_even({"batch_pairs": config.batch_pairs}, layout.ranks)
+    require_divisible({"batch_pairs": config.batch_pairs}, layout.ranks)
     model = model_of(config, model)
     pairs, times = _microbatches(config.batch_pairs // layout.data_size, config.microbatch_pairs)
     made = replace(
@@ -211,7 +211,7 @@ def _reward_model(
 
 def _dpo(config: DpoConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
     """Chosen and rejected in one forward of the policy, and one of the reference."""
-    require_even({"batch_pairs": config.batch_pairs}, layout.ranks)
+    require_divisible({"batch_pairs": config.batch_pairs}, layout.ranks)
     model = model_of(config, model)
     pairs, times = _microbatches(config.batch_pairs // layout.data_size, config.microbatch_pairs)
     steps = _steps(config.epochs, config.batch_pairs, data.rows, config.held_out_fraction)
@@ -220,7 +220,7 @@ def _dpo(config: DpoConfig, data: DataSize, model: ModelConfig, layout: Layout) 
 
 def _kto(config: KtoConfig, data: DataSize, model: ModelConfig, layout: Layout) -> Work:
     """As DPO's, and both once more on mismatched responses without gradients, for the baseline."""
-    require_even({"batch_rows": config.batch_rows}, layout.ranks)
+    require_divisible({"batch_rows": config.batch_rows}, layout.ranks)
     model = model_of(config, model)
     rows, times = _microbatches(config.batch_rows // layout.data_size, config.microbatch_rows)
     steps = _steps(config.epochs, config.batch_rows, data.rows, config.held_out_fraction)
@@ -253,7 +253,7 @@ def _policy(
         "prompts_per_update": config.prompts_per_update,
         "minibatch_rows": config.minibatch_rows,
     }
-    require_even(even, layout.ranks)
+    require_divisible(even, layout.ranks)
     model = model_of(config, model)
     learners = ("policy", "critic") if isinstance(config, PpoConfig) else ("policy",)
     frozen = _judges(config)
@@ -286,7 +286,7 @@ def _policy(
         response_tokens=config.max_response_tokens,
     )
     if config.sft_mix is not None:
-        require_even({"sft_mix.rows": config.sft_mix.rows}, layout.ranks)
+        require_divisible({"sft_mix.rows": config.sft_mix.rows}, layout.ranks)
         rows = config.sft_mix.rows // layout.data_size
         mixed = replace(
             learned[0], rows=rows, logits=longest, most_logits=longest, tokens=longest, shared=None

@@ -18,7 +18,7 @@ from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig
 from training.evaluation.gate import GateConfig
 from training.optim.ranks import all_different
-from training.stages.context import ConfigError, Lineage, Machine, require_even
+from training.stages.context import ConfigError, Lineage, Machine, require_divisible
 from training.stages.ppo import PpoConfig
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
@@ -142,7 +142,7 @@ class LoopConfig:
             "ppo.prompts_per_update": self.ppo.prompts_per_update,
             "ppo.minibatch_rows": self.ppo.minibatch_rows,
         }
-        require_even(rows, all_different(0, sizes[-1], sizes))
+        require_divisible(rows, all_different(0, sizes[-1], sizes))
 
     @property
     def group(self) -> Group:

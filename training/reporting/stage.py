@@ -26,7 +26,7 @@ from training.reporting.curves import curves
 from training.reporting.meanings import MEANINGS, UNKNOWN
 from training.reporting.pages import figure, write_page
 from training.rl.alarms import teaches_nothing
-from training.stages.artifact import finished
+from training.stages.artifact import finished_manifest
 from training.stages.context import Progress, Sample
 
 REPORT = "report.html"
@@ -117,7 +117,7 @@ def read_stage(directory: Path) -> StageRead | None:
         steps=each_once(lines),
         samples=read_samples(directory / SAMPLES),
         cost=cost_of(lines),
-        output=finished(record.output_directory),
+        output=finished_manifest(record.output_directory),
         failure=read_failure(directory),
     )
 

@@ -36,7 +36,7 @@ class Continued(Made, Protocol):
     def lora(self) -> LoraConfig | None: ...
 
 
-def finished(output_directory: Path) -> Manifest | None:
+def finished_manifest(output_directory: Path) -> Manifest | None:
     """The manifest of a stage that has already written its output."""
     return read_manifest(output_directory) if (output_directory / MANIFEST).exists() else None
 

@@ -23,14 +23,14 @@ DEVICE_HELP = "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees,
 
 class StoppedError(KeyboardInterrupt):
     """The run was told to end and has ended its step, whose state is kept: who runs the same again
-    goes on there. As with Ctrl-C, nothing is wrong. told_by: the signal.
+    goes on there. As with Ctrl-C, nothing is wrong. stop_signal: the signal.
 
     Args:
         stage: the stage that ended.
         step: the step after which it ended; None: all its steps were done.
     """
 
-    told_by = signal.SIGTERM
+    stop_signal = signal.SIGTERM
 
     def __init__(self, text: str = "", *, stage: str = "", step: int | None = None) -> None:
         super().__init__(text)
@@ -120,7 +120,7 @@ def _never() -> bool:
     return False
 
 
-def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
+def require_divisible(counts: Mapping[str, int], ranks: Ranks) -> None:
     """Ranks that took different numbers of steps, or made different numbers of forwards of a split
     model, would wait for each other for ever.
 
@@ -145,7 +145,7 @@ def require_even(counts: Mapping[str, int], ranks: Ranks) -> None:
 @dataclass(frozen=True)
 class RunContext:
     """Where a stage runs. samplers: who samples for a policy that learns; None: itself.
-    told_to_stop: whether this worker has been told that it must end soon.
+    stop_requested: whether this worker has been told that it must end soon.
     """
 
     checkpoints: Checkpoints
@@ -153,9 +153,9 @@ class RunContext:
     ranks: Ranks = ALONE
     samples: Callable[[Sample], None] = _not_kept
     samplers: Samplers | None = None
-    told_to_stop: Callable[[], bool] = _never
+    stop_requested: Callable[[], bool] = _never
 
-    def stop_if_told(
+    def stop_if_requested(
         self, stage: str, step: int, write: Callable[[Path], None], kept: bool
     ) -> None:
         """At the end of each step, on every worker: one that is told tells all, and all keep the
@@ -168,7 +168,7 @@ class RunContext:
         Raises:
             StoppedError: some worker was told, and the state is kept.
         """
-        if self.ranks.any(self.told_to_stop()):
+        if self.ranks.any(self.stop_requested()):
             if not kept:
                 self.checkpoints.save(step, write, on_notice=True)
             raise StoppedError(

@@ -26,11 +26,11 @@ from training.ranges import Count, FlippedShare, NotNegative
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import dpo
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
-from training.stages.artifact import finished, publish_model
+from training.stages.artifact import finished_manifest, publish_model
 from training.stages.context import ConfigError, RunContext
-from training.stages.machine import Autocast, settle
+from training.stages.machine import Autocast, configure_device
 from training.stages.positions import require_positions
-from training.stages.preference_loop import PreferenceConfig, Preferences, learn_from
+from training.stages.preference_loop import PreferenceConfig, Preferences, train_on_preferences
 
 STAGE = "dpo"
 
@@ -107,9 +107,9 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
     nothing says how noisy the labels are), steps, exported_step, stopped_because ("" or the
     reason), held_out_accuracy, held_out_margin, response_tokens, response_tokens_before, kl.
     """
-    if done := finished(config.output_directory):
+    if done := finished_manifest(config.output_directory):
         return done
-    autocast = settle(config.machine)
+    autocast = configure_device(config.machine)
     context = lay_out(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     models = open_policy_and_reference(
@@ -147,7 +147,7 @@ def train(
     context: RunContext,
     autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
-    """The algorithm; see learn_from."""
+    """The algorithm; see train_on_preferences."""
 
     def learn(batch: Sequence[Pair]) -> dict[str, float]:
         return accumulate(models, context.ranks.share(batch), config, autocast, context.ranks)
@@ -155,7 +155,7 @@ def train(
     def examine() -> dict[str, float]:
         return held_out_figures(models, pairs.held_out, config, autocast)
 
-    return learn_from(
+    return train_on_preferences(
         pairs, models, config.batch_pairs, learn, examine, STAGE, config, context, autocast
     )
 

@@ -2,7 +2,7 @@
 GRPO and DAPO are settings of it.
 
 `run` opens files; `Grpo` is what makes the loop GRPO (policy_loop.py has sampling, alarms and
-checkpoints): read `judge`, then `learn`.
+checkpoints): read `make_experience`, then `learn`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from training.rl.players import Players, open_players
 from training.rl.rewards import overlong_penalty
 from training.rl.rollout import Rollout
 from training.rl.scores import Verifier, telling
-from training.stages.artifact import finished
+from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError, RunContext
-from training.stages.machine import settle
+from training.stages.machine import configure_device
 from training.stages.policy_artifact import (
+    check_scorers,
+    network_sources,
     open_gold,
     open_score,
     publish_policy,
-    refuse_judges,
-    sources,
 )
 from training.stages.policy_loop import (
     PolicyConfig,
-    Setting,
-    engines,
-    several_epochs,
-    sums_of,
+    PolicyInputs,
+    minibatch_sums,
+    rollout_engines,
     train,
+    train_epochs,
 )
 from training.stages.prompts import mixed_loss, read_data
 from training.stages.state import TrainingState
@@ -152,13 +152,13 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     importance and importance_capped with importance_cap; gold_score with a judge. Report:
     publish_policy().
     """
-    if done := finished(config.output_directory):
+    if done := finished_manifest(config.output_directory):
         return done
-    refuse_judges(config, verifier)
-    autocast = settle(config.machine)
+    check_scorers(config, verifier)
+    autocast = configure_device(config.machine)
     context = lay_out(config.parallelism, context, autocast)
     prompts = read_data(config, load_chat(config.model_directory))
-    made_of = sources(config, prompts.vocabulary)
+    made_of = network_sources(config, prompts.vocabulary)
     players = open_players(made_of, with_reference=config.kl_coefficient > 0)
     if config.checkpoint_activations:
         checkpoint_activations(players.policy.decoder)
@@ -166,7 +166,9 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     score = open_score(players, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Grpo(
-        players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier))
+        players,
+        config,
+        PolicyInputs(prompts, score, autocast, context.ranks, gold, telling(verifier)),
     )
     outcome = train(
         STAGE,
@@ -174,7 +176,7 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
         prompts,
         config,
         context,
-        engines(players.policy, made_of, prompts, config, context),
+        rollout_engines(players.policy, made_of, prompts, config, context),
     )
     return publish_policy(config, context, players.policy, prompts, outcome)
 
@@ -182,7 +184,7 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
 class Grpo:
     """The policy with its optimizer."""
 
-    def __init__(self, players: Players, config: GrpoConfig, setting: Setting) -> None:
+    def __init__(self, players: Players, config: GrpoConfig, setting: PolicyInputs) -> None:
         self._players, self._config, self._setting, self._ranks = (
             players,
             config,
@@ -197,12 +199,12 @@ class Grpo:
             {"policy": self._policy.named}, {"policy": self._policy.optimizer}, self._ranks
         )
 
-    def begin(self) -> dict[str, float]:
+    def initial_numbers(self) -> dict[str, float]:
         """Nothing but the step."""
         return {}
 
     @torch.no_grad()
-    def judge(
+    def make_experience(
         self, rollout: Rollout, numbers: dict[str, float]
     ) -> tuple[GrpoExperience, dict[str, float]]:
         """Each response's score against its group's; who teaches nothing is masked."""
@@ -249,7 +251,7 @@ class Grpo:
         losses = ["policy_loss"]
         losses += ["reference_loss"] if config.kl_coefficient > 0 else []
         losses += ["sft_loss"] if config.sft_mix else []
-        figures = several_epochs(
+        figures = train_epochs(
             experience,
             lambda part, place: self._step(part, update, place),
             losses,
@@ -294,4 +296,4 @@ class Grpo:
                 losses.append(mixed_loss(self._players.policy, *mixed))
             torch.autograd.backward(losses[-1])
         self._policy.step(update, lambda: f"update {update + 1}, policy loss {policy.loss:.4g}")
-        return sums_of(part.mask_BR, policy, *losses)
+        return minibatch_sums(part.mask_BR, policy, *losses)

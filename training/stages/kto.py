@@ -30,11 +30,11 @@ from training.ranges import Count, Range
 from training.rl.losses import kto
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
 from training.rl.served import Answer, OffPolicyConfig, hold_against, read_answer
-from training.stages.artifact import finished, publish_model
+from training.stages.artifact import finished_manifest, publish_model
 from training.stages.context import ConfigError, RunContext
-from training.stages.machine import Autocast, settle
+from training.stages.machine import Autocast, configure_device
 from training.stages.positions import require_positions
-from training.stages.preference_loop import PreferenceConfig, Preferences, learn_from
+from training.stages.preference_loop import PreferenceConfig, Preferences, train_on_preferences
 
 STAGE = "kto"
 WEIGHTS = ("balanced", "equal")
@@ -121,12 +121,12 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     Raises:
         OffPolicyError: there are answers that may not be learned from.
     """
-    if done := finished(config.output_directory):
+    if done := finished_manifest(config.output_directory):
         return done
-    autocast = settle(config.machine)
+    autocast = configure_device(config.machine)
     context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     data = read_data(config, load_chat(config.model_directory))
-    thumbs, off_policy = corrected(data, config, context.ranks, autocast)
+    thumbs, off_policy = weigh_by_sample(data, config, context.ranks, autocast)
     if config.vocabulary_rows is not None:
         thumbs = thumbs.trimmed(config.model_directory, config.vocabulary_rows)
     models = open_policy_and_reference(
@@ -136,7 +136,7 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
         checkpoint_activations(models.policy.decoder)
     distribute_views((models.policy, models.reference), context.ranks)
     numbers, stopped_because = train(models, thumbs, config, context, autocast)
-    up_weight, down_weight = weights_of(thumbs, config)
+    up_weight, down_weight = thumb_weights(thumbs, config)
     return publish_model(
         config,
         context,
@@ -163,8 +163,8 @@ def train(
     context: RunContext,
     autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
-    """The algorithm; see learn_from."""
-    weights = weights_of(thumbs, config)
+    """The algorithm; see train_on_preferences."""
+    weights = thumb_weights(thumbs, config)
 
     def learn(batch: Sequence[Thumb]) -> dict[str, float]:
         z0 = baseline(models, batch, config, autocast, context.ranks)
@@ -173,12 +173,12 @@ def train(
     def examine() -> dict[str, float]:
         return held_out_figures(models, thumbs.held_out, config, autocast)
 
-    return learn_from(
+    return train_on_preferences(
         thumbs, models, config.batch_rows, learn, examine, STAGE, config, context, autocast
     )
 
 
-def weights_of(thumbs: Thumbs, config: KtoConfig) -> tuple[float, float]:
+def thumb_weights(thumbs: Thumbs, config: KtoConfig) -> tuple[float, float]:
     """Of a thumb up and of a thumb down: the rarer kind counts for more, so that both kinds weigh
     the same in sum.
     """
@@ -297,7 +297,7 @@ def tokenise(row: ThumbExample, chat: Chat) -> Thumb:
     return Thumb(answer.example, row.up, answer.served, answer.unfit)
 
 
-def corrected(
+def weigh_by_sample(
     thumbs: Thumbs, config: KtoConfig, ranks: Ranks, autocast: Autocast
 ) -> tuple[Thumbs, dict[str, Any]]:
     """The thumbs, each weighing what its answer's sample says, and figures for the report. Raises:

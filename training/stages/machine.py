@@ -34,7 +34,7 @@ Autocast = Callable[[], AbstractContextManager[object]]
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def settle(machine: Machine) -> Autocast:
+def configure_device(machine: Machine) -> Autocast:
     """Set this process's threads and its device, and return the context that every forward runs in.
 
     Raises:
@@ -49,12 +49,12 @@ def settle(machine: Machine) -> Autocast:
             reason="UNKNOWN",
             limit="float32, bfloat16, auto",
         )
-    device = take_device(machine.device)
-    narrow = machine.dtype == "bfloat16" or (machine.dtype == "auto" and bfloat16_pays())
+    device = use_device(machine.device)
+    narrow = machine.dtype == "bfloat16" or (machine.dtype == "auto" and bfloat16_is_faster())
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=narrow)
 
 
-def take_device(name: str) -> torch.device:
+def use_device(name: str) -> torch.device:
     """Compute on this device from now on, in this thread.
 
     Raises:
@@ -119,7 +119,7 @@ def find_device(name: str) -> torch.device:
     return torch.device(asked.type, place)
 
 
-def moved(model: Module) -> Module:
+def to_device(model: Module) -> Module:
     """The model, where this process computes."""
     device = torch.get_default_device()
     return model if device.type == PROCESSOR else model.to(device)
@@ -136,7 +136,7 @@ def sampling_threads(machine: Machine) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def usage(tokens: int, started: float) -> dict[str, float]:
+def step_usage(tokens: int, started: float) -> dict[str, float]:
     """Speed of a step that began at `started` (time.perf_counter), and the most memory that this
     process has had so far.
     """
@@ -152,7 +152,7 @@ def peak_memory_bytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB
 
 
-def bfloat16_pays() -> bool:
+def bfloat16_is_faster() -> bool:
     """True where the device of this process has bf16 products; of a processor a timed one must be
     WORTH_IT times as fast as fp32.
     """

@@ -20,14 +20,14 @@ from training.stages.positions import require_positions
 from training.stages.prompts import Prompts
 
 
-def sources(config: PolicyConfig, vocabulary: VocabularyMap | None) -> Sources:
+def network_sources(config: PolicyConfig, vocabulary: VocabularyMap | None) -> Sources:
     """What the networks are made of."""
     return Sources(
         config.model_directory, config.reward_model_directory, config.lora, vocabulary, config.seed
     )
 
 
-def refuse_judges(config: PolicyConfig, verifier: Verifier | None) -> None:
+def check_scorers(config: PolicyConfig, verifier: Verifier | None) -> None:
     """Exactly one may give the scores, and who reads what the policy writes must have positions for
     it. Raises: ConfigError.
     """

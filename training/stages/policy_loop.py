@@ -49,13 +49,13 @@ from training.stages.context import (
     Progress,
     RunContext,
     Sample,
-    require_even,
+    require_divisible,
 )
 from training.stages.machine import Autocast, sampling_threads
 from training.stages.prompts import Prompts, SftMix
 from training.stages.state import TrainingState
 
-FIRST = "sampling and judging the first update"  # which may take minutes, for whoever waits
+FIRST_UPDATE = "sampling and judging the first update"  # which may take minutes, for whoever waits
 SHOWN = 4  # prompts of an update that is checkpointed, for the run's page
 
 Engines = Callable[[int], RolloutEngine]
@@ -193,7 +193,7 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class Setting:
+class PolicyInputs:
     """What an algorithm works in, beside its networks and its config. gold: a judge that nothing is
     learned from. verifier: what the scores come from, where it is one that tells of its verdicts.
     """
@@ -227,10 +227,12 @@ class Algorithm(Protocol[E]):
     def state(self) -> TrainingState:
         """All that learns."""
 
-    def begin(self) -> dict[str, float]:
+    def initial_numbers(self) -> dict[str, float]:
         """The numbers before the first update."""
 
-    def judge(self, rollout: Rollout, numbers: dict[str, float]) -> tuple[E, dict[str, float]]:
+    def make_experience(
+        self, rollout: Rollout, numbers: dict[str, float]
+    ) -> tuple[E, dict[str, float]]:
         """What to learn from the rollout, and figures about it: means over all ranks."""
 
     def learn(self, experience: E, update: int, numbers: dict[str, float]) -> dict[str, float]:
@@ -257,8 +259,8 @@ def train(
     """Learns until config.updates or the first alarm, after which the newest healthy weights are
     back.
     """
-    refuse_uneven(config, context.ranks)
-    numbers = {"step": 0.0} | algorithm.begin()
+    check_shares(config, context.ranks)
+    numbers = {"step": 0.0} | algorithm.initial_numbers()
     if checkpoint := context.checkpoints.latest():
         numbers = algorithm.state.read(checkpoint)
     else:
@@ -267,7 +269,7 @@ def train(
     for update in range(int(numbers["step"]), config.updates):
         rollout = sample(engines(update), prompts, update, config, context.ranks)
         refuse_stale(rollout.version, update, config.max_staleness_updates)
-        experience, figures = algorithm.judge(rollout, numbers)
+        experience, figures = algorithm.make_experience(rollout, numbers)
         note(numbers, figures)
         if reason := alarm(numbers, config.limits):
             healthy = context.checkpoints.latest(before=update)
@@ -283,31 +285,31 @@ def train(
                 context.samples(shown)
             context.checkpoints.save(update + 1, keep)
         context.progress(Progress(stage, update + 1, config.updates, figures))
-        context.stop_if_told(stage, update + 1, keep, kept=due)
+        context.stop_if_requested(stage, update + 1, keep, kept=due)
     return Outcome(config.updates, "", numbers)
 
 
-def refuse_uneven(config: PolicyConfig, ranks: Ranks) -> None:
-    """Raises: ConfigError: see require_even."""
+def check_shares(config: PolicyConfig, ranks: Ranks) -> None:
+    """Raises: ConfigError: see require_divisible."""
     counts = {
         "prompts_per_update": config.prompts_per_update,
         "minibatch_rows": config.minibatch_rows,
     }
     counts |= {"sft_mix.rows": config.sft_mix.rows} if config.sft_mix else {}
-    require_even(counts, ranks)
+    require_divisible(counts, ranks)
 
 
-def engines(
+def rollout_engines(
     policy: Backbone, made_of: Sources, prompts: Prompts, config: PolicyConfig, context: RunContext
 ) -> Engines:
     """The context's samplers, or else the policy itself."""
     if context.samplers is None:
-        return own_engine(policy, prompts)
+        return local_engine(policy, prompts)
     orders = Orders(
         made_of,
         prompts.stop_ids,
         config.updates,
-        asked=lambda update: asked_in(update, prompts, config, context.ranks),
+        asked=lambda update: rollout_request(update, prompts, config, context.ranks),
         ahead=config.max_staleness_updates > 0,
         drained_every_updates=config.checkpoint_every_updates,
     )
@@ -315,13 +317,13 @@ def engines(
     return SampledApart(copies, lambda: whole_weights(policy, context.ranks), orders)
 
 
-def own_engine(policy: Backbone, prompts: Prompts) -> Engines:
+def local_engine(policy: Backbone, prompts: Prompts) -> Engines:
     """The policy itself, as it is when an update samples."""
-    return lambda update: WholePolicy(CachedEngine(policy, prompts.stop_ids, version_of(update)))
+    return lambda update: GatheredPolicy(CachedEngine(policy, prompts.stop_ids, version_of(update)))
 
 
 @dataclass(frozen=True)
-class WholePolicy:
+class GatheredPolicy:
     """Workers sample different numbers of tokens, so each has all of the policy meanwhile."""
 
     engine: CachedEngine
@@ -344,7 +346,7 @@ def sample(
 ) -> Rollout:
     """This rank's responses of the update."""
     with sampling_threads(config.machine):
-        rollout = asked_in(update, prompts, config, ranks).of_engine(engine)
+        rollout = rollout_request(update, prompts, config, ranks).of_engine(engine)
     asked = [
         row
         for row, _ in _drawn(update, prompts, config, ranks)
@@ -353,7 +355,7 @@ def sample(
     return replace(rollout, tasks=tuple(prompts.tasks[row] for row in asked))
 
 
-def asked_in(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) -> Asked:
+def rollout_request(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) -> Asked:
     """What this rank asks in an update. Each prompt has its own seed, so neither ranks nor who
     samples change what is sampled.
     """
@@ -384,7 +386,7 @@ def samples(stage: str, experience: Experience, prompts: Prompts, update: int) -
         yield Sample(stage, update + 1, asked, said, score)
 
 
-def several_epochs(
+def train_epochs(
     experience: E,
     step: Callable[[E, int], Tensor],
     losses: Sequence[str],
@@ -395,7 +397,7 @@ def several_epochs(
     """Shuffled minibatches, epoch after epoch.
 
     Args:
-        step: learns from a minibatch, given its number in the update; returns sums_of() it.
+        step: learns from a minibatch, given its number in the update; returns minibatch_sums() it.
         losses: names of the losses in those sums.
 
     Returns:
@@ -428,7 +430,7 @@ def several_epochs(
     return figures | means | {"minibatches": float(taken)}
 
 
-def sums_of(mask_BR: Tensor, policy: PolicyLoss, *losses: Tensor) -> Tensor:
+def minibatch_sums(mask_BR: Tensor, policy: PolicyLoss, *losses: Tensor) -> Tensor:
     """This rank's part of a minibatch: tokens, clipped tokens, approximate KL, then the losses."""
     numbers = (mask_BR.sum(), policy.clipped_tokens, policy.approximate_kl_sum, *losses)
     return torch.stack([number.detach().float() for number in numbers])

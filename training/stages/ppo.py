@@ -2,7 +2,7 @@
 starting policy costs reward.
 
 `run` opens files; `Ppo` is what makes the loop PPO (policy_loop.py has sampling, alarms and
-checkpoints): read `judge`, then `learn`.
+checkpoints): read `make_experience`, then `learn`.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from training.rl.rewards import RewardShape as RewardShape
 from training.rl.rewards import response_scores, token_rewards
 from training.rl.rollout import Rollout, before_response
 from training.rl.scores import Verifier, telling
-from training.stages.artifact import finished
+from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError, RunContext
-from training.stages.machine import settle
+from training.stages.machine import configure_device
 from training.stages.policy_artifact import (
+    check_scorers,
+    network_sources,
     open_gold,
     open_score,
     publish_policy,
-    refuse_judges,
-    sources,
 )
 from training.stages.policy_loop import (
     PolicyConfig,
-    Setting,
-    engines,
-    several_epochs,
-    sums_of,
+    PolicyInputs,
+    minibatch_sums,
+    rollout_engines,
     train,
+    train_epochs,
 )
 from training.stages.prompts import mixed_loss, read_data
 from training.stages.state import TrainingState
@@ -118,13 +118,13 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     gold_score with a judge.
     Report: publish_policy().
     """
-    if done := finished(config.output_directory):
+    if done := finished_manifest(config.output_directory):
         return done
-    refuse_judges(config, verifier)
-    autocast = settle(config.machine)
+    check_scorers(config, verifier)
+    autocast = configure_device(config.machine)
     context = lay_out(config.parallelism, context, autocast)
     prompts = read_data(config, load_chat(config.model_directory))
-    made_of = sources(config, prompts.vocabulary)
+    made_of = network_sources(config, prompts.vocabulary)
     opened = open_players(made_of, with_reference=True)
     assert opened.reference is not None
     players = PpoPlayers(opened.policy, opened.reference, open_critic(opened, made_of))
@@ -134,7 +134,9 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     score = open_score(opened, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Ppo(
-        players, config, Setting(prompts, score, autocast, context.ranks, gold, telling(verifier))
+        players,
+        config,
+        PolicyInputs(prompts, score, autocast, context.ranks, gold, telling(verifier)),
     )
     outcome = train(
         STAGE,
@@ -142,7 +144,7 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
         prompts,
         config,
         context,
-        engines(players.policy, made_of, prompts, config, context),
+        rollout_engines(players.policy, made_of, prompts, config, context),
     )
     return publish_policy(config, context, players.policy, prompts, outcome)
 
@@ -150,7 +152,7 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
 class Ppo:
     """Policy and critic with their optimizers."""
 
-    def __init__(self, players: PpoPlayers, config: PpoConfig, setting: Setting) -> None:
+    def __init__(self, players: PpoPlayers, config: PpoConfig, setting: PolicyInputs) -> None:
         self._players, self._config, self._setting, self._ranks = (
             players,
             config,
@@ -170,12 +172,12 @@ class Ppo:
             self._ranks,
         )
 
-    def begin(self) -> dict[str, float]:
+    def initial_numbers(self) -> dict[str, float]:
         """beta is adjusted from update to update."""
         return {"beta": self._config.kl.initial}
 
     @torch.no_grad()
-    def judge(
+    def make_experience(
         self, rollout: Rollout, numbers: dict[str, float]
     ) -> tuple[PpoExperience, dict[str, float]]:
         """Score on the last token, KL cost on every one, values of the critic; then advantages and
@@ -220,7 +222,7 @@ class Ppo:
             if config.sft_mix
             else ("policy_loss", "value_loss")
         )
-        figures = several_epochs(
+        figures = train_epochs(
             experience,
             lambda part, place: self._step(part, update, place),
             losses,
@@ -275,7 +277,7 @@ class Ppo:
 
         self._policy.step(update, at)
         self._critic.step(update, at)
-        return sums_of(part.mask_BR, policy, *losses)
+        return minibatch_sums(part.mask_BR, policy, *losses)
 
     def _values(self, rollout: Rollout) -> Tensor:
         """The critic's value of the state before each response token, [B, R], 0 where masked."""

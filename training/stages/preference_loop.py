@@ -129,7 +129,9 @@ class Preferences(Generic[R]):
         return replace(changed, decode=lambda ids: self.decode(vocabulary.widen(ids)))
 
 
-def watched(data: Preferences[R], config: WatchConfig, positions: int) -> list[tuple[int, ...]]:
+def watched_prompts(
+    data: Preferences[R], config: WatchConfig, positions: int
+) -> list[tuple[int, ...]]:
     """The first held-out prompts that leave room for a response.
 
     Raises:
@@ -150,7 +152,7 @@ def watched(data: Preferences[R], config: WatchConfig, positions: int) -> list[t
     return with_room[: config.prompts]
 
 
-def learn_from(
+def train_on_preferences(
     data: Preferences[R],
     models: PolicyAndReference,
     batch_rows: int,
@@ -180,7 +182,9 @@ def learn_from(
     )
     state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
     positions = models.policy.decoder.config.max_positions
-    watch = Watch(config.watch, watched(data, config.watch, positions), data.stop_ids, config.seed)
+    watch = Watch(
+        config.watch, watched_prompts(data, config.watch, positions), data.stop_ids, config.seed
+    )
 
     def look(step: int) -> dict[str, float]:
         figures = examine()
@@ -218,5 +222,5 @@ def learn_from(
             numbers.update(figures)
             context.checkpoints.save(step + 1, keep)
         context.progress(Progress(stage, step + 1, total_steps, metrics))
-        context.stop_if_told(stage, step + 1, keep, kept=due)
+        context.stop_if_requested(stage, step + 1, keep, kept=due)
     return numbers, ""

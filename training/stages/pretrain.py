@@ -37,9 +37,9 @@ from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.pipeline import Microbatch, add_gradients, keep_own
 from training.ranges import Count, CountOrNone, NotNegative, check_ranges
 from training.rl.rollout import CachedEngine
-from training.stages.artifact import finished, publish
+from training.stages.artifact import finished_manifest, publish
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
-from training.stages.machine import Autocast, sampling_threads, settle, usage
+from training.stages.machine import Autocast, configure_device, sampling_threads, step_usage
 from training.stages.state import TrainingState
 
 STAGE = "pretrain"
@@ -162,9 +162,9 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
         NonFiniteError: loss and gradient are NaN or infinite; the last checkpoint is the last good
             one.
     """
-    if done := finished(config.output_directory):
+    if done := finished_manifest(config.output_directory):
         return done
-    autocast = settle(config.machine)
+    autocast = configure_device(config.machine)
     context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     data = open_data(config)
     with torch.device("cpu"):
@@ -191,7 +191,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
         )
         moved = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
         numbers.update(step=step + 1, loss=loss)
-        metrics = {"loss": loss, **moved, "tokens": float(tokens), **usage(tokens, started)}
+        metrics = {"loss": loss, **moved, "tokens": float(tokens), **step_usage(tokens, started)}
         if config.evaluate_every_steps and (last or (step + 1) % config.evaluate_every_steps == 0):
             surprise = measure(
                 decoder, data.held_out, config.microbatch_rows, autocast, context.ranks
@@ -203,7 +203,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
                 context.samples(sample)
             context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, config.steps, metrics))
-        context.stop_if_told(STAGE, step + 1, keep, kept=due)
+        context.stop_if_requested(STAGE, step + 1, keep, kept=due)
 
     assemble(decoder, context.ranks)
     return publish(

@@ -36,9 +36,9 @@ from training.parallelism import Parallelism, assemble, distribute, lay_out
 from training.ranges import Count, FlippedShare, NotNegative, ProperShare, check_ranges
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import bradley_terry, centring, margin_ranking
-from training.stages.artifact import finished, publish
+from training.stages.artifact import finished_manifest, publish
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext
-from training.stages.machine import Autocast, settle
+from training.stages.machine import Autocast, configure_device
 from training.stages.positions import require_positions
 from training.stages.state import TrainingState
 
@@ -132,13 +132,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The data of a run, split once, by prompt. held_out_asked: the prompt_id of each pair that is
+    """The data of a run, split once, by prompt. held_out_prompt_ids: the prompt_id of each pair that is
     held out.
     """
 
     train: list[Pair]
     held_out: list[Pair]
-    held_out_asked: tuple[str, ...]
+    held_out_prompt_ids: tuple[str, ...]
     dropped_too_long: int
     dropped_equal: int
     label_noise: float | None
@@ -146,14 +146,14 @@ class Pairs:
     @property
     def held_out_prompts(self) -> int:
         """How many there are."""
-        return len(set(self.held_out_asked))
+        return len(set(self.held_out_prompt_ids))
 
     @property
-    def decided_asked(self) -> list[str]:
+    def decided_prompt_ids(self) -> list[str]:
         """The prompts of the held-out pairs that are no ties."""
         return [
             key
-            for key, pair in zip(self.held_out_asked, self.held_out, strict=True)
+            for key, pair in zip(self.held_out_prompt_ids, self.held_out, strict=True)
             if not pair.tie
         ]
 
@@ -169,9 +169,9 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     label_noise_ceiling (None where nothing says how noisy the labels are), score_mean, score_std,
     steps. Accuracy, margin and ceiling are of the pairs that are no ties.
     """
-    if done := finished(config.output_directory):
+    if done := finished_manifest(config.output_directory):
         return done
-    autocast = settle(config.machine)
+    autocast = configure_device(config.machine)
     context = lay_out(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     scalar, pairs = open_model(config, pairs)
@@ -193,13 +193,13 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         numbers["step"] = step + 1
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
         if due:
-            scores = scores_of(scalar, pairs.held_out, config, autocast)
-            metrics["held_out_accuracy"] = float(right(*scores, pairs.held_out).mean())
+            scores = score_all(scalar, pairs.held_out, config, autocast)
+            metrics["held_out_accuracy"] = float(correctness(*scores, pairs.held_out).mean())
             context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
-        context.stop_if_told(STAGE, step + 1, keep, kept=due)
+        context.stop_if_requested(STAGE, step + 1, keep, kept=due)
 
-    chosen, rejected = scores_of(scalar, pairs.held_out, config, autocast)
+    chosen, rejected = score_all(scalar, pairs.held_out, config, autocast)
     both = torch.cat((chosen, rejected))
     assemble(scalar.backbone.decoder, context.ranks)
     reward = RewardModel(scalar, float(both.mean()), max(float(both.std(correction=0)), 1e-3))
@@ -211,7 +211,7 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         ),
         kind="reward_model",
         parents=(config.model_directory.name,),
-        report=report(pairs, right(chosen, rejected, pairs.held_out), reward, total_steps),
+        report=report(pairs, correctness(chosen, rejected, pairs.held_out), reward, total_steps),
     )
 
 
@@ -221,7 +221,7 @@ def report(
     """The figures that the gate reads. right_N: of the held-out pairs that are no ties; those of
     one prompt are not independent.
     """
-    share = clustered_mean(right_N.tolist(), pairs.decided_asked)
+    share = clustered_mean(right_N.tolist(), pairs.decided_prompt_ids)
     low, high = share_bounds(share, Z_95)
     return {
         "train_pairs": len(pairs.train),
@@ -346,7 +346,7 @@ def score_pairs(scalar: ScalarModel, pairs: Sequence[Pair]) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def scores_of(
+def score_all(
     scalar: ScalarModel, pairs: Sequence[Pair], config: RewardModelConfig, autocast: Autocast
 ) -> tuple[Tensor, Tensor]:
     """Raw scores of all these pairs."""
@@ -360,7 +360,7 @@ def scores_of(
     )
 
 
-def right(chosen_B: Tensor, rejected_B: Tensor, pairs: Sequence[Pair]) -> Tensor:
+def correctness(chosen_B: Tensor, rejected_B: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """1 where the chosen response scores higher, half for equal scores, else 0; [N], of the pairs
     that are no ties.
     """

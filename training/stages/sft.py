@@ -33,9 +33,9 @@ from training.ranges import Count, ShareButAll, check_ranges
 from training.rl.log_probs import next_token_log_probs
 from training.rl.losses import weighted_cross_entropy
 from training.rl.rollout import CachedEngine
-from training.stages.artifact import finished, publish_model
+from training.stages.artifact import finished_manifest, publish_model
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
-from training.stages.machine import Autocast, sampling_threads, settle
+from training.stages.machine import Autocast, configure_device, sampling_threads
 from training.stages.positions import require_positions
 from training.stages.state import TrainingState
 
@@ -124,9 +124,9 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         held_out_loss, steps. Without held-out
     examples nothing is said of their loss.
     """
-    if done := finished(config.output_directory):
+    if done := finished_manifest(config.output_directory):
         return done
-    autocast = settle(config.machine)
+    autocast = configure_device(config.machine)
     context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     examples = read_examples(config, load_chat(config.model_directory))
     backbone, examples = open_model(config, examples)
@@ -155,7 +155,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
             **before,
             **{f"{name}_before": figure for name, figure in before.items()},
         }
-        show_answers(backbone, examples, 0, config, context)
+        sample_answers(backbone, examples, 0, config, context)
     keep = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         rows = rows_of_step(step, config.batch_rows, len(examples.train), config.seed)
@@ -164,7 +164,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
         microbatched = microbatches(context.ranks.share(batch), config.microbatch_rows)
         loss = accumulate(backbone, microbatched, weight_total, autocast, context.ranks)
         moved = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
-        metrics = {"loss": loss, **moved, "tokens": float(tokens_of(batch))}
+        metrics = {"loss": loss, **moved, "tokens": float(count_tokens(batch))}
         numbers["step"] = step + 1
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
         if due:
@@ -173,9 +173,9 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
             numbers.update(figures)
             context.checkpoints.save(step + 1, keep)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
-        context.stop_if_told(STAGE, step + 1, keep, kept=due)
+        context.stop_if_requested(STAGE, step + 1, keep, kept=due)
 
-    show_answers(backbone, examples, total_steps, config, context)
+    sample_answers(backbone, examples, total_steps, config, context)
     return publish_model(
         config,
         context,
@@ -268,12 +268,14 @@ def accumulate(
     """Add the gradient of these batches' loss; return the loss of all ranks together."""
     return float(
         ranks.sum(
-            add_gradients(backbone, parts_of(backbone, batches, weight_total), autocast, ranks)
+            add_gradients(
+                backbone, to_microbatches(backbone, batches, weight_total), autocast, ranks
+            )
         )
     )
 
 
-def parts_of(
+def to_microbatches(
     backbone: Backbone, batches: Iterable[ResponseBatch], weight_total: float
 ) -> list[Microbatch]:
     """The batches with their losses."""
@@ -313,11 +315,11 @@ def held_out_loss(
 ) -> float:
     """Loss per response token of examples that are never trained on."""
     weight_total = sum(example.weight * len(example.response) for example in examples)
-    parts = parts_of(backbone, microbatches(examples, config.microbatch_rows), weight_total)
+    parts = to_microbatches(backbone, microbatches(examples, config.microbatch_rows), weight_total)
     return float(total_loss(backbone, parts, autocast, ranks))
 
 
-def show_answers(
+def sample_answers(
     backbone: Backbone, examples: Examples, step: int, config: SftConfig, context: RunContext
 ) -> None:
     """What it answers to the first held-out prompts, for the run's page: the likeliest tokens. A
@@ -338,6 +340,6 @@ def show_answers(
         context.samples(Sample(STAGE, step, asked, said))
 
 
-def tokens_of(examples: Sequence[TokenisedExample]) -> int:
+def count_tokens(examples: Sequence[TokenisedExample]) -> int:
     """Tokens read in a step, prompts included."""
     return sum(example.tokens for example in examples)

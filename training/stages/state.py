@@ -35,7 +35,7 @@ NUMBERS = "numbers.json"
 PARAMETERS = "parameters/"
 KEPT_CHECKPOINTS = 2
 REGULAR, NOTICE = "step-", "notice-"
-NAMED = re.compile(rf"({REGULAR}|{NOTICE})(\d{{6,}})")
+CHECKPOINT_NAME = re.compile(rf"({REGULAR}|{NOTICE})(\d{{6,}})")
 
 NamedParameters = Sequence[tuple[str, nn.Parameter]]
 
@@ -201,12 +201,12 @@ def checkpoint_name(step: int, on_notice: bool = False) -> str:
     return f"{NOTICE if on_notice else REGULAR}{step:06d}"
 
 
-def candidates(names: Iterable[str], before: int | None = None) -> list[str]:
+def newest_first(names: Iterable[str], before: int | None = None) -> list[str]:
     """Checkpoints among these names, the newest first. With `before` the regular ones below that
     step: what was kept on notice was not looked at, and a run that nobody stopped has none to go
     back to.
     """
-    found = [match for match in map(NAMED.fullmatch, names) if match]
+    found = [match for match in map(CHECKPOINT_NAME.fullmatch, names) if match]
     if before is not None:
         found = [match for match in found if match[1] == REGULAR and int(match[2]) < before]
     return [match[0] for match in sorted(found, key=lambda match: int(match[2]), reverse=True)]
@@ -214,7 +214,7 @@ def candidates(names: Iterable[str], before: int | None = None) -> list[str]:
 
 def outdated(newest: str, names: Iterable[str]) -> set[str]:
     """Checkpoints among these names that nobody needs any more when `newest` is whole."""
-    known = candidates(names)
+    known = newest_first(names)
     return set(known) - {
         newest,
         *[name for name in known if name.startswith(REGULAR)][:KEPT_CHECKPOINTS],
@@ -222,8 +222,8 @@ def outdated(newest: str, names: Iterable[str]) -> set[str]:
 
 
 def latest_complete(directory: Path, before: int | None = None) -> Path | None:
-    """The newest checkpoint whose files all agree with its manifest; with `before`, see candidates."""
-    for name in candidates((path.name for path in directory.glob("*")), before):
+    """The newest checkpoint whose files all agree with its manifest; with `before`, see newest_first."""
+    for name in newest_first((path.name for path in directory.glob("*")), before):
         try:
             verify_manifest(directory / name)
         except ManifestError:

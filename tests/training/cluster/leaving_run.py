@@ -32,7 +32,7 @@ def learn_until_told(config: SftConfig, context: RunContext) -> Manifest:
         context.progress(step)
         if step.step == MACHINE_LEAVES and context.ranks.rank == 0:
             end = time.monotonic() + WAIT_SECONDS
-            while time.monotonic() < end and not context.told_to_stop():
+            while time.monotonic() < end and not context.stop_requested():
                 time.sleep(0.05)
 
     return sft.run(config, replace(context, progress=progress))

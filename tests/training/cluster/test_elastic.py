@@ -26,7 +26,7 @@ from training.parallelism import Parallelism, arrange
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
 from training.stages import sft
-from training.stages.context import ConfigError, Progress, RunContext, require_even
+from training.stages.context import ConfigError, Progress, RunContext, require_divisible
 from training.stages.sft import SftConfig
 
 LOST_AFTER_STEP = 5
@@ -52,13 +52,13 @@ def test_a_range_does_not_go_with_actors_that_ray_would_not_see() -> None:
 
 
 def test_rows_that_any_number_in_the_range_could_not_share_are_refused() -> None:
-    require_even({"batch_rows": 12}, all_different(0, 4, range(1, 5)))
+    require_divisible({"batch_rows": 12}, all_different(0, 4, range(1, 5)))
     with refused(ConfigError, field="batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 3"):
-        require_even({"batch_rows": 8}, all_different(0, 4, range(1, 5)))
+        require_divisible({"batch_rows": 8}, all_different(0, 4, range(1, 5)))
     with refused(ConfigError, field="batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 4"):
-        require_even({"batch_rows": 6}, all_different(0, 4))
+        require_divisible({"batch_rows": 6}, all_different(0, 4))
     # Two workers hold one model together: they read the same rows.
-    require_even({"batch_rows": 4}, Ranks(0, 4, 0, 2, world_sizes=[2, 4]))
+    require_divisible({"batch_rows": 4}, Ranks(0, 4, 0, 2, world_sizes=[2, 4]))
     with refused(ConfigError, field="parallelism", reason="OUT_OF_RANGE", limit="a divisor of 1"):
         arrange(Parallelism(shard=2), replace(ALONE, world_size=2, world_sizes=[1, 2]))
 

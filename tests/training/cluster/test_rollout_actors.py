@@ -37,7 +37,7 @@ from training.rl.players import open_players
 from training.rl.rollout import Asked, CachedEngine, Rollout
 from training.rl.samplers import Orders
 from training.stages.context import ConfigError
-from training.stages.policy_artifact import sources
+from training.stages.policy_artifact import network_sources
 from training.stages.prompts import read_data
 
 COMMAND = [sys.executable, "-m", "tests.training.cluster.killed_run"]
@@ -49,7 +49,7 @@ def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
     write_inputs(tmp_path)
     config = grpo_config(tmp_path, "out")
     prompts = read_data(config, load_chat(config.model_directory))
-    made_of = sources(config, prompts.vocabulary)
+    made_of = network_sources(config, prompts.vocabulary)
     policies = [open_players(made_of, with_reference=False).policy for _ in range(2)]
     with torch.no_grad():
         for _, parameter in policies[1].named_parameters():

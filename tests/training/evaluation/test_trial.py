@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.rollouts import FakeClock, FakeRollout, GrowingThumbs
+from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
 from training.evaluation.canary import CanaryConfig, Reading, Thumbs, Verdict
 from training.evaluation.trial import TrialEnd, run_trial
 

@@ -9,9 +9,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.training.fake_rollout import FakeClock
 from tests.training.feedback_log import FeedbackLog
-from tests.training.people import Crowd, chat_and_rate
-from tests.training.rollouts import FakeClock
+from tests.training.simulated_users import Crowd, chat_and_rate
 from training.data.catalogue import Directory
 from training.evaluation.trial import Clock, Rollout
 from training.loop import Feedback, Surroundings, run_loop

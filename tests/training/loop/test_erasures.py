@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
-from tests.training.kept import Kept, holding, question
-from tests.training.rollouts import FakeClock, FakeRollout
+from tests.training.fake_rollout import FakeClock, FakeRollout
+from tests.training.state_folder import StateFolder, holding, question
 from training.data.snapshot import read_judgements
 from training.loop import NotEnoughFeedbackError, run_loop
 from training.recipes.nano import nano
@@ -17,22 +17,22 @@ from training.runs import Runs
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    return Kept(tmp_path)
+def kept(tmp_path: Path) -> StateFolder:
+    return StateFolder(tmp_path)
 
 
-def status(kept: Kept) -> dict[str, object]:
+def status(kept: StateFolder) -> dict[str, object]:
     return json.loads((kept.loop / "status.json").read_text())
 
 
-def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: Kept) -> None:
+def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: StateFolder) -> None:
     kept.chat("ann", "bob")
     begun = kept.begin("nano-1")
     snapshot, began = begun.snapshot.id, begun.record.started
     assert (status(kept)["needed_thumbs"], status(kept)["learned_until"]) == (1, began)
     kept.log.erase("ann")
     with refused(NotEnoughFeedbackError, field="feedback", reason="TOO_SMALL") as caught:
-        run_loop("nano", nano, kept.around())
+        run_loop("nano", nano, kept.environment())
     assert re.findall(r"\d+", str(caught.value))[:2] == ["12", "200"]
     assert [
         line for line in kept.said.getvalue().splitlines() if "nano-1" in line and snapshot in line
@@ -49,20 +49,22 @@ def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: Kept) ->
     assert holding(kept.loop, question("ann")) == []
 
 
-def test_a_version_on_trial_whose_snapshot_was_erased_is_taken_off_the_users(kept: Kept) -> None:
+def test_a_version_on_trial_whose_snapshot_was_erased_is_taken_off_the_users(
+    kept: StateFolder,
+) -> None:
     rollout = FakeRollout(FakeClock())
     kept.chat("ann")
     kept.begin("nano-1")
     rollout.start("nano-1", kept.state, 0.5, 60)
     kept.log.erase("ann")
     with pytest.raises(NotEnoughFeedbackError):
-        run_loop("nano", nano, kept.around(rollout))
+        run_loop("nano", nano, kept.environment(rollout))
     assert rollout.calls == ["start nano-1 0.5", "roll_back nano-1"]
     assert rollout.stable == "nano-0"
 
 
 def test_a_version_that_answers_everybody_was_promoted_whatever_its_run_could_not_write(
-    kept: Kept,
+    kept: StateFolder,
 ) -> None:
     kept.chat("ann")
     kept.begin("nano-1")
@@ -70,13 +72,13 @@ def test_a_version_that_answers_everybody_was_promoted_whatever_its_run_could_no
     rollout = FakeRollout(FakeClock(), stable="nano-1")
     kept.log.erase("ann")
     with pytest.raises(NotEnoughFeedbackError):
-        run_loop("nano", nano, kept.around(rollout))
+        run_loop("nano", nano, kept.environment(rollout))
     assert rollout.calls == []
     assert kept.registry.promoted() == "nano-1"
 
 
 def test_withdrawn_consent_holds_from_the_next_snapshot_on_for_what_was_said_before_too(
-    kept: Kept,
+    kept: StateFolder,
 ) -> None:
     kept.chat("ann", "bob")
     first = kept.finish("nano-1").snapshot
@@ -87,7 +89,7 @@ def test_withdrawn_consent_holds_from_the_next_snapshot_on_for_what_was_said_bef
     assert second.manifest.report["dropped"] == {"no_consent": 30}
 
 
-def test_rows_that_do_not_count_make_no_new_turn(kept: Kept) -> None:
+def test_rows_that_do_not_count_make_no_new_turn(kept: StateFolder) -> None:
     kept.chat("ann", "bob")
     kept.log.forbidden = {"bob"}
     kept.finish("nano-1")
@@ -97,11 +99,11 @@ def test_rows_that_do_not_count_make_no_new_turn(kept: Kept) -> None:
     assert "nano-1" in str(caught.value)
 
 
-def test_erasures_are_applied_even_if_the_turn_cannot_begin(kept: Kept) -> None:
+def test_erasures_are_applied_even_if_the_turn_cannot_begin(kept: StateFolder) -> None:
     kept.chat("ann")
     kept.finish("nano-1")
     kept.log.erase("ann")
     with refused(RegistryError, field="version", reason="UNKNOWN") as caught:
-        run_loop("nano", nano, kept.around(FakeRollout(FakeClock(), stable="nano-9")))
+        run_loop("nano", nano, kept.environment(FakeRollout(FakeClock(), stable="nano-9")))
     assert "nano-9" in str(caught.value)
     assert holding(kept.loop, question("ann")) == []

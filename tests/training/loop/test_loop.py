@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
+from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
 from tests.training.loop.nano_turn import BASE, turn
-from tests.training.rollouts import FakeClock, FakeRollout
 from training.__main__ import main
 from training.data.chat import Message
 from training.data.judgements import Judgement

@@ -16,11 +16,11 @@ from statistics import fmean
 import pytest
 
 from tests.support.errors import refused
+from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
 from tests.training.loop import nano_turn
 from tests.training.loop.nano_turn import BASE, PROMPTS, SIZES, prepare, turn
-from tests.training.people import Crowd, likings, preferred_share, says
-from tests.training.rollouts import FakeClock, FakeRollout
+from tests.training.simulated_users import Crowd, likings, preferred_share, says
 from training.cluster.progress_log import read_progress
 from training.cluster.runner import StageRun, run_stage
 from training.data.catalogue import Segment

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.side_by_side import side_by_side
+from tests.training.threaded_ranks import on_two_ranks
 from training.optim.gradients import (
     COUNTED_ELSEWHERE,
     OF_OWN_HEADS,
@@ -30,14 +30,14 @@ def mine(ranks: Ranks, of_all: torch.Tensor) -> torch.Tensor:
 
 def test_whitening_is_over_the_tokens_of_all_workers() -> None:
     whole_BR = whiten(VALUES_BR, MASK_BR, ALONE)
-    parts = side_by_side(lambda ranks: whiten(mine(ranks, VALUES_BR), mine(ranks, MASK_BR), ranks))
+    parts = on_two_ranks(lambda ranks: whiten(mine(ranks, VALUES_BR), mine(ranks, MASK_BR), ranks))
     for rank, part_BR in enumerate(parts):
         assert torch.allclose(part_BR, whole_BR[rank::2], atol=1e-6)
 
 
 def test_the_variance_that_a_critic_explains_is_of_all_workers() -> None:
     whole = explained_variance(VALUES_BR, RETURNS_BR, MASK_BR, ALONE)
-    of_halves = side_by_side(
+    of_halves = on_two_ranks(
         lambda ranks: explained_variance(
             *(mine(ranks, of_all) for of_all in (VALUES_BR, RETURNS_BR, MASK_BR)), ranks
         )
@@ -50,13 +50,13 @@ def test_a_tokens_weight_counts_the_tokens_and_responses_of_all_workers(
     normalisation: Normalisation,
 ) -> None:
     whole_BR = token_weights(MASK_BR, ALONE, normalisation, 7)
-    parts = side_by_side(lambda ranks: token_weights(mine(ranks, MASK_BR), ranks, normalisation, 7))
+    parts = on_two_ranks(lambda ranks: token_weights(mine(ranks, MASK_BR), ranks, normalisation, 7))
     for rank, part_BR in enumerate(parts):
         assert torch.allclose(part_BR, whole_BR[rank::2], atol=1e-7)
 
 
 def test_figures_are_means_over_the_entries_of_all_workers() -> None:
-    found = side_by_side(lambda ranks: batch_means({"length": mine(ranks, LENGTHS).float()}, ranks))
+    found = on_two_ranks(lambda ranks: batch_means({"length": mine(ranks, LENGTHS).float()}, ranks))
     assert found == [{"length": pytest.approx(3.6)}] * 2
 
 
@@ -72,7 +72,7 @@ def test_gradients_are_added_up_and_clipped_as_one() -> None:
 
     weight, norm = stepped(ALONE)
     assert norm > 2.0
-    for other, others_norm in side_by_side(stepped):
+    for other, others_norm in on_two_ranks(stepped):
         assert other == pytest.approx(weight, abs=1e-6)
         assert others_norm == pytest.approx(norm)
 
@@ -94,7 +94,7 @@ def test_peers_add_up_what_their_own_heads_say_and_nothing_else() -> None:
 
     weights, norm = stepped(ALONE)
     assert norm > 2.0
-    for others, others_norm in side_by_side(stepped, peers=True):
+    for others, others_norm in on_two_ranks(stepped, peers=True):
         assert others == pytest.approx(weights, abs=1e-6)
         assert others_norm == pytest.approx(norm)
 

@@ -27,7 +27,7 @@ from training.rl.losses import token_log_probs
 from training.rl.players import Players
 from training.rl.rollout import CachedEngine
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import Setting
+from training.stages.policy_loop import PolicyInputs
 from training.stages.prompts import Prompts
 
 SHAPE = llama_json(
@@ -161,7 +161,7 @@ def updated(config: GrpoConfig) -> int:
     )
     initialise(decoder, 1)
     policy = trainable_backbone(decoder.requires_grad_(False), "policy", LORA, seed=1)
-    setting = Setting(
+    setting = PolicyInputs(
         prompts, lambda rollout: torch.arange(float(len(rollout.ended_B))), no_autocast, ALONE
     )
     algorithm = Grpo(Players(policy, Backbone(decoder)), config, setting)
@@ -170,7 +170,7 @@ def updated(config: GrpoConfig) -> int:
     for parameter in decoder.parameters():
         living.note(parameter)
     with living:
-        algorithm.learn(algorithm.judge(rollout, {})[0], 0, {})
+        algorithm.learn(algorithm.make_experience(rollout, {})[0], 0, {})
     return living.peak
 
 

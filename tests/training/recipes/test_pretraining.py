@@ -26,7 +26,7 @@ from training.data.tokenize import train_tokenizer
 from training.manifest import Manifest, verify_manifest
 from training.model.config import parse_config
 from training.model.transformer import Decoder
-from training.recipes.own.assignments import settable, word
+from training.recipes.custom.assignments import settable, word
 from training.recipes.pretraining import commands, texts
 from training.recipes.pretraining import plan as plan_module
 from training.recipes.pretraining.commands import FIXED, PLANNED, settable_fields

@@ -17,8 +17,8 @@ from training.evaluation.comparison import read_probes
 from training.manifest import plain, verify_manifest
 from training.model.checkpoint import read_config
 from training.recipes.nano import nano
-from training.recipes.nano_world.brought_up import write_texts
 from training.recipes.nano_world.corpus import prompts
+from training.recipes.nano_world.train_base import write_texts
 from training.recipes.recipe import TEXTS, LoopConfig, Plan, Recipe
 from training.recipes.small import small
 from training.stages.context import ConfigError

@@ -24,7 +24,7 @@ from training.recipes.rlvr.held_out import Measured, change_text, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, Size
 from training.refusals import ConfigError, DetailedError
 from training.stages.grpo import GrpoConfig
-from training.stages.policy_loop import FIRST
+from training.stages.policy_loop import FIRST_UPDATE
 from training.stages.ppo import PpoConfig
 from training.verification.checks import Calls, Mathematics
 from training.verification.items import Item, Split, items_of, write_items
@@ -98,7 +98,7 @@ def test_a_model_is_trained_and_measured_before_and_after(
     assert any(
         "toy" in line and re.findall(r"\d+", line)[-2:] == ["6", "2"] for line in said.splitlines()
     )
-    assert any(algorithm in line and line.endswith(FIRST) for line in said.splitlines())
+    assert any(algorithm in line and line.endswith(FIRST_UPDATE) for line in said.splitlines())
     assert any(re.findall(r"\d+", line)[-2:] == ["95", "6"] for line in said.splitlines())
     assert verify_manifest(work / f"toy-chain_sum-{algorithm}").report["updates"] == 2
     learned = {item.prompt for item in items_of(read_prompts(work / "items.jsonl"))}

@@ -23,7 +23,7 @@ from training.rl.rollout import Rollout
 from training.rl.scores import Score
 from training.stages.context import Lineage, Machine, Progress, RunContext
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import Setting, own_engine, train
+from training.stages.policy_loop import PolicyInputs, local_engine, train
 from training.stages.prompts import Prompts
 from training.stages.sft import batch_loss
 from training.stages.state import DirectoryCheckpoints
@@ -130,6 +130,6 @@ def learn_in(context: RunContext, config: GrpoConfig, score: Score) -> Decoder:
     )
     players = Players(Backbone(decoder), reference)
     prompts = Prompts([prompt_of(a, b) for a, b in SUMS], [f"{a}+{b}" for a, b in SUMS], (STOP,), 0)
-    algorithm = Grpo(players, config, Setting(prompts, score, no_autocast, context.ranks))
-    train("grpo", algorithm, prompts, config, context, own_engine(players.policy, prompts))
+    algorithm = Grpo(players, config, PolicyInputs(prompts, score, no_autocast, context.ranks))
+    train("grpo", algorithm, prompts, config, context, local_engine(players.policy, prompts))
     return decoder

@@ -19,8 +19,15 @@ from training.rl.correction import StaleRolloutError
 from training.rl.rollout import Asked, CachedEngine, Rollout
 from training.rl.samplers import Orders, SampledApart, Weights, join, split
 from training.stages.context import Progress, RunContext
-from training.stages.policy_artifact import sources
-from training.stages.policy_loop import Setting, asked_in, engines, own_engine, sample, train
+from training.stages.policy_artifact import network_sources
+from training.stages.policy_loop import (
+    PolicyInputs,
+    local_engine,
+    rollout_engines,
+    rollout_request,
+    sample,
+    train,
+)
 from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
 from training.stages.state import DirectoryCheckpoints
 
@@ -82,15 +89,15 @@ def trained(
 ) -> tuple[list[Progress], PpoPlayers]:
     players, prompts, progress = toy_players(), toy_prompts(), ProgressList()
     context = RunContext(checkpoints or DirectoryCheckpoints(runs), progress, samplers=copies)
-    algorithm = Ppo(players, config, Setting(prompts, sentiment, no_autocast, ALONE))
-    made_of = sources(config, None)
+    algorithm = Ppo(players, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
+    made_of = network_sources(config, None)
     train(
         "ppo",
         algorithm,
         prompts,
         config,
         context,
-        engines(players.policy, made_of, prompts, config, context),
+        rollout_engines(players.policy, made_of, prompts, config, context),
     )
     return progress.steps, players
 
@@ -107,11 +114,11 @@ def test_copies_sample_what_the_policy_itself_would(parts: int) -> None:
     players, prompts, config = toy_players(), toy_prompts(), short_config()
     copies = copies_of(players, parts)
     context = RunContext(DirectoryCheckpoints(Path("none")), ProgressList(), samplers=copies)
-    apart = engines(players.policy, sources(config, None), prompts, config, context)
+    apart = rollout_engines(players.policy, network_sources(config, None), prompts, config, context)
     for update in range(2):
         one, other = (
             sample(e(update), prompts, update, config, ALONE)
-            for e in (own_engine(players.policy, prompts), apart)
+            for e in (local_engine(players.policy, prompts), apart)
         )
         assert (one.version, one.tasks) == (other.version, other.tasks)
         for name in (
@@ -198,7 +205,10 @@ def test_what_is_asked_must_be_what_was_begun() -> None:
     prompts, config = toy_prompts(), short_config()
     copies = copies_of(toy_players())
     orders = Orders(
-        sources(config, None), (1,), 7, lambda update: asked_in(update, prompts, config, ALONE)
+        network_sources(config, None),
+        (1,),
+        7,
+        lambda update: rollout_request(update, prompts, config, ALONE),
     )
     engine = SampledApart(copies, dict, orders)(0)
     with pytest.raises(ValueError, match=r"\brollout\b"):

@@ -21,7 +21,7 @@ from training.rl.rewards import RewardShape
 from training.rl.rollout import Rollout
 from training.rl.scores import Score
 from training.stages.context import Lineage, Machine, RunContext
-from training.stages.policy_loop import Outcome, Setting, own_engine, train
+from training.stages.policy_loop import Outcome, PolicyInputs, local_engine, train
 from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
 from training.stages.prompts import Prompts
 
@@ -100,5 +100,5 @@ def train_ppo(
     gold: Score | None = None,
 ) -> Outcome:
     prompts = toy_prompts()
-    algorithm = Ppo(players, config, Setting(prompts, score, no_autocast, context.ranks, gold))
-    return train("ppo", algorithm, prompts, config, context, own_engine(players.policy, prompts))
+    algorithm = Ppo(players, config, PolicyInputs(prompts, score, no_autocast, context.ranks, gold))
+    return train("ppo", algorithm, prompts, config, context, local_engine(players.policy, prompts))

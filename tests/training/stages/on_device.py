@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tests.training import pretended
+from tests.training import fake_accelerator
 from tests.training.stages.die_in_every_stage import CHECKPOINT, stages
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import KillAfter, Killed, ProgressList
@@ -25,7 +25,7 @@ from training.model.reward import load_reward_model
 from training.optim.ranks import ALONE
 from training.stages import pretrain
 from training.stages.context import ConfigError, Machine, Progress, RunContext
-from training.stages.machine import peak_memory_bytes, settle, take_device
+from training.stages.machine import configure_device, peak_memory_bytes, use_device
 from training.stages.pretrain import SampleConfig
 from training.stages.state import DirectoryCheckpoints
 
@@ -63,8 +63,8 @@ class Watching(ProgressList):
 
     def __call__(self, progress: Progress) -> None:
         super().__call__(progress)
-        self.waits.append(dict(pretended.WAITS))
-        pretended.WAITS.clear()
+        self.waits.append(dict(fake_accelerator.WAITS))
+        fake_accelerator.WAITS.clear()
 
 
 def run_twice(run: StageRun[Any], checkpoints: Path, progress: ProgressList) -> dict[str, float]:
@@ -75,7 +75,7 @@ def run_twice(run: StageRun[Any], checkpoints: Path, progress: ProgressList) -> 
         pass
     else:
         sys.exit(f"{run.name} did not die")
-    pretended.WAITS.clear()
+    fake_accelerator.WAITS.clear()
     run.function(run.config, RunContext(DirectoryCheckpoints(checkpoints), progress, ALONE))
     return {
         f"{step.step} {name}": value
@@ -87,7 +87,7 @@ def run_twice(run: StageRun[Any], checkpoints: Path, progress: ProgressList) -> 
 
 def asked(directory: Path, device: str) -> dict[str, Any]:
     """What is asked of a model outside of stages."""
-    take_device(device)
+    use_device(device)
     speaker = Speaker(directory / "first")
     prompts = [[Message("user", text)] for text in ("good tree", "bird")]
     said = speaker.answer(prompts, Sampling(samples_per_prompt=2, max_response_tokens=5))
@@ -103,7 +103,7 @@ def asked(directory: Path, device: str) -> dict[str, Any]:
 
 def machine(device: str) -> dict[str, Any]:
     """What becomes of the settings of a machine that has the device."""
-    autocast = settle(Machine(threads=1, dtype="auto"))
+    autocast = configure_device(Machine(threads=1, dtype="auto"))
     found: dict[str, Any] = {
         "auto": str(torch.get_default_device()),
         "peak_memory_bytes": peak_memory_bytes(),
@@ -112,10 +112,10 @@ def machine(device: str) -> dict[str, Any]:
         found["auto is bfloat16"] = torch.is_autocast_enabled(device)
     for name in ("cuda", f"{device}:3"):
         try:
-            settle(Machine(threads=1, device=name))
+            configure_device(Machine(threads=1, device=name))
         except ConfigError as error:
             found[name] = str(error)
-    settle(Machine(threads=1, device="cpu"))
+    configure_device(Machine(threads=1, device="cpu"))
     found["cpu"] = [
         str(torch.get_default_device()),
         str(torch.zeros(1).device),
@@ -128,9 +128,9 @@ def main(device: str, directory: Path) -> None:
     torch.set_num_threads(1)
     torch.backends.cuda.enable_flash_sdp(
         False
-    )  # the processor's own attention; the pretended device has the formula
-    if device == pretended.NAME:
-        pretended.pretend()
+    )  # the processor's own attention; the fake device has the formula
+    if device == fake_accelerator.NAME:
+        fake_accelerator.install()
     into, figures, waits = directory / device, {}, {}
     for name, run in all_stages(directory, into, device).items():
         progress = Watching()

@@ -36,7 +36,7 @@ from training.stages.context import ConfigError, Lineage, Machine, Progress, Run
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
-from training.stages.policy_loop import own_engine
+from training.stages.policy_loop import local_engine
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import SftMix
 from training.stages.reward_model import RewardModelConfig
@@ -224,7 +224,7 @@ def uneven_samples(directory: Path, rank: int, world: int) -> None:
     stop_ids = tuple(range(TOKENS)) if rank == 0 else ()
     prompts = replace(toy_prompts(4), stop_ids=stop_ids)
     for copies in (1, 2):
-        rollout = own_engine(models.policy, prompts)(0).sample(
+        rollout = local_engine(models.policy, prompts)(0).sample(
             prompts.ids, copies, 5, 1.0, range(4)
         )
         assert rollout.response_ids_BR.shape[1] == (1 if rank == 0 else 5)

@@ -1,4 +1,4 @@
-"""Every stage on an accelerator (tests/training/pretended.py): what it learns there is what it
+"""Every stage on an accelerator (tests/training/fake_accelerator.py): what it learns there is what it
 learns on the processor, bit by bit.
 """
 
@@ -10,28 +10,28 @@ from typing import Any
 
 import pytest
 
-from tests.training import pretended
+from tests.training import fake_accelerator
 from tests.training.stages import on_device
 from tests.training.stages.split_policies import write_data
 from training.manifest import verify_manifest
 
 # A minute of a processor, of which most goes into Python between the operations.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-DEVICES = ("cpu", pretended.NAME)
+DEVICES = ("cpu", fake_accelerator.NAME)
 # of the steps that are told: the third, as the run died in the second; no checkpoint is written
 # after it
 UNKEPT = 1
 REFUSED = """
 import pytest, torch
-from tests.training.pretended import MixedDevicesError, pretend
-pretend()
-there, here = torch.ones(2, device="pretended"), torch.ones(2)
+from tests.training.fake_accelerator import MixedDevicesError, install
+install()
+there, here = torch.ones(2, device="fake"), torch.ones(2)
 for mixed in (
     lambda: there + here,
     lambda: torch.nn.functional.linear(there, here),
     lambda: torch.zeros(()).add_(there.sum()),
     lambda: there.normal_(generator=torch.Generator()),
-    lambda: torch.rand(2, device="pretended", generator=torch.Generator()),
+    lambda: torch.rand(2, device="fake", generator=torch.Generator()),
 ):
     with pytest.raises(MixedDevicesError):
         mixed()
@@ -82,7 +82,7 @@ def test_a_step_waits_for_the_accelerator_twice_however_many_microbatches_it_has
     """For the loss and for the gradient's norm. SFT has four microbatches here; pre-training waits
     for its count of tokens too.
     """
-    waits = told(done, pretended.NAME, "waits.json")
+    waits = told(done, fake_accelerator.NAME, "waits.json")
     assert waits["sft"][UNKEPT] == {"value": 2}
     assert waits["pretrain"][UNKEPT] == {"value": 3}
     assert waits["dpo"][UNKEPT] == {"value": 2}
@@ -92,19 +92,19 @@ def test_a_step_waits_for_the_accelerator_twice_however_many_microbatches_it_has
 @pytest.mark.long
 def test_an_update_waits_for_each_sampled_token_and_little_more(done: Path) -> None:
     """PPO: 6 tokens, the norms of 4 steps, and sums; 8 times, to know how many tokens are real."""
-    update = told(done, pretended.NAME, "waits.json")["ppo"][UNKEPT]
+    update = told(done, fake_accelerator.NAME, "waits.json")["ppo"][UNKEPT]
     assert update == {"value": 16, "number of entries": 8, "copy": 2}
 
 
 @pytest.mark.long
 def test_settings_of_a_machine_that_has_an_accelerator(done: Path) -> None:
-    here = f"cpu, {pretended.NAME} (0 to 0)"
-    assert told(done, pretended.NAME, "machine.json") == {
-        "auto": f"{pretended.NAME}:0",
+    here = f"cpu, {fake_accelerator.NAME} (0 to 0)"
+    assert told(done, fake_accelerator.NAME, "machine.json") == {
+        "auto": f"{fake_accelerator.NAME}:0",
         "auto is bfloat16": True,
-        "peak_memory_bytes": pretended.PEAK_BYTES,
+        "peak_memory_bytes": fake_accelerator.PEAK_BYTES,
         "cuda": f"device: 'cuda' is not here; here are {here}",
-        f"{pretended.NAME}:3": f"device: '{pretended.NAME}:3' is not here; here are {here}",
+        f"{fake_accelerator.NAME}:3": f"device: '{fake_accelerator.NAME}:3' is not here; here are {here}",
         "cpu": ["cpu", "cpu", 0],
     }
 

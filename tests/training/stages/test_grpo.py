@@ -38,8 +38,8 @@ from training.rl.scores import Answer
 from training.stages import grpo, ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext, Sample
 from training.stages.grpo import GrpoConfig
-from training.stages.policy_artifact import sources
-from training.stages.policy_loop import refuse_uneven
+from training.stages.policy_artifact import network_sources
+from training.stages.policy_loop import check_shares
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import SftMix, read_data
 from training.stages.reward_model import RewardModelConfig
@@ -280,7 +280,7 @@ def test_scores_come_from_exactly_one_source(config: GrpoConfig, tmp_path: Path)
 def test_without_a_kl_coefficient_no_reference_is_loaded(
     config: GrpoConfig, lora: LoraConfig | None
 ) -> None:
-    made_of = sources(replace(config, lora=lora), None)
+    made_of = network_sources(replace(config, lora=lora), None)
     assert open_players(made_of, with_reference=False).reference is None
     with_reference = open_players(made_of, with_reference=True)
     assert with_reference.reference is not None
@@ -362,13 +362,13 @@ def test_settings_that_contradict_each_other_are_refused_by_name(
 
 
 def test_what_does_not_divide_among_the_workers_is_refused(config: GrpoConfig) -> None:
-    refuse_uneven(config, Ranks(0, 4, 0, 4))
+    check_shares(config, Ranks(0, 4, 0, 4))
     with refused(
         ConfigError, field="prompts_per_update", reason="OUT_OF_RANGE", limit="a multiple of 3"
     ):
-        refuse_uneven(config, Ranks(0, 3, 0, 3))
+        check_shares(config, Ranks(0, 3, 0, 3))
     with refused(ConfigError, field="sft_mix.rows", reason="OUT_OF_RANGE", limit="a multiple of 4"):
-        refuse_uneven(replace(config, sft_mix=SftMix(config.data_path, rows=6)), Ranks(0, 4, 0, 4))
+        check_shares(replace(config, sft_mix=SftMix(config.data_path, rows=6)), Ranks(0, 4, 0, 4))
 
 
 def test_examples_that_are_mixed_in_are_learned_beside_the_reward(

@@ -21,7 +21,7 @@ from training.rl.players import Players
 from training.rl.rollout import CachedEngine, Rollout
 from training.stages.context import Progress, RunContext
 from training.stages.grpo import Grpo, GrpoConfig
-from training.stages.policy_loop import Setting, train
+from training.stages.policy_loop import PolicyInputs, train
 from training.stages.prompts import Prompts
 from training.stages.state import DirectoryCheckpoints
 
@@ -34,7 +34,9 @@ def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, R
     )
     prompts = Prompts([prompt_of(1, 2), prompt_of(7, 8)], ["1+2", "7+8"], (STOP,), 0)
     algorithm = Grpo(
-        Players(policy, reference), config, Setting(prompts, lambda r: right(r), no_autocast, ALONE)
+        Players(policy, reference),
+        config,
+        PolicyInputs(prompts, lambda r: right(r), no_autocast, ALONE),
     )
     engine = CachedEngine(policy, (STOP,), "update-0")
     rollout = engine.sample(prompts.ids, 4, 3, config.temperature, [1, 2])
@@ -69,7 +71,7 @@ def test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own(temperature:
         temperature=temperature,
     )
     algorithm, rollout = made(config, reference_seed=1)
-    experience, figures = algorithm.judge(rollout, {})
+    experience, figures = algorithm.make_experience(rollout, {})
     assert figures["sampler_mismatch"] < 1e-5
     assert (experience.old_log_probs_BR - experience.reference_BR).abs().max() > 0.01
     learned = algorithm.learn(experience, 0, {})
@@ -86,7 +88,7 @@ def test_a_ratio_has_more_room_upwards_than_downwards(
     algorithm, rollout = made(
         addition_config(0, **SMALL, epochs_per_update=1, clip_low=0.2, clip_high=0.28)
     )
-    experience, _ = algorithm.judge(rollout, {})
+    experience, _ = algorithm.make_experience(rollout, {})
     mask = experience.mask_BR
     shifted = (experience.old_log_probs_BR - math.log(ratio)) * mask
     moved = replace(experience, old_log_probs_BR=shifted, advantages_BR=advantage * mask)
@@ -97,7 +99,7 @@ def test_groups_are_compared_with_themselves_and_counted() -> None:
     algorithm, rollout = scored(
         addition_config(0, **SMALL), [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     )
-    experience, figures = algorithm.judge(rollout, {})
+    experience, figures = algorithm.make_experience(rollout, {})
     assert figures["zero_variance_groups"] == 0.5
     assert (experience.advantages_BR[0] > 0).any() and (experience.advantages_BR[1:4] <= 0).all()
     assert (experience.advantages_BR[4:] == 0).all()
@@ -107,14 +109,14 @@ def test_groups_are_compared_with_themselves_and_counted() -> None:
 def test_the_filter_leaves_undecided_groups_alone_in_the_loss() -> None:
     config = addition_config(0, **SMALL, filter_zero_variance=True, epochs_per_update=1)
     algorithm, rollout = scored(config, [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
-    experience, figures = algorithm.judge(rollout, {})
+    experience, figures = algorithm.make_experience(rollout, {})
     assert figures["masked_responses"] == 0.5
     assert torch.equal(experience.mask_BR[:4], rollout.response_mask_BR[:4])
     assert experience.mask_BR[4:].sum() == 0
 
 
 def weights_after(algorithm: Grpo, rollout: Rollout) -> tuple[list[torch.Tensor], dict[str, float]]:
-    experience, _ = algorithm.judge(rollout, {})
+    experience, _ = algorithm.make_experience(rollout, {})
     figures = algorithm.learn(experience, 30, {})
     return [parameter.detach().clone() for parameter in algorithm._policy.parameters], figures
 
@@ -133,13 +135,13 @@ def test_where_every_group_agrees_nothing_moves() -> None:
 def test_a_response_without_its_end_costs_the_penalty_or_teaches_nothing() -> None:
     algorithm, rollout = scored(addition_config(0, **SMALL, missing_eos_penalty=2.0), [0.0] * 8)
     rollout = replace(rollout, ended_B=torch.tensor([True, True, True, False] * 2))
-    experience, figures = algorithm.judge(rollout, {})
+    experience, figures = algorithm.make_experience(rollout, {})
     assert figures["reward"] == pytest.approx(-0.5)
     assert experience.advantages_BR[3, 0] < 0 < experience.advantages_BR[0, 0]
     algorithm, _ = scored(
         addition_config(0, **SMALL, mask_missing_eos=True), [0.0, 0.0, 0.0, 1.0] * 2
     )
-    experience, figures = algorithm.judge(rollout, {})
+    experience, figures = algorithm.make_experience(rollout, {})
     assert experience.mask_BR.any(dim=1).tolist() == [True, True, True, False] * 2
     assert experience.advantages_BR[0, 0] < 0  # it still counts in its group
 
@@ -148,7 +150,7 @@ def test_length_costs_score_near_the_limit() -> None:
     algorithm, rollout = scored(addition_config(0, **SMALL, soft_overlong_tokens=2), [0.0] * 8)
     lengths = rollout.response_mask_BR.sum(1)
     assert len(set(lengths.tolist())) > 1
-    _, figures = algorithm.judge(rollout, {})
+    _, figures = algorithm.make_experience(rollout, {})
     assert figures["reward"] == pytest.approx(-float(((lengths - 1).clamp(0, 2) / 2).mean()))
 
 
@@ -165,7 +167,7 @@ def test_the_reference_pulls_and_the_constant_divides() -> None:
         constant_tokens=3,
     )
     algorithm, rollout = made(config, reference_seed=1)
-    experience, _ = algorithm.judge(rollout, {})
+    experience, _ = algorithm.make_experience(rollout, {})
     mask, old, reference = experience.mask_BR, experience.old_log_probs_BR, experience.reference_BR
     learned = algorithm.learn(experience, 0, {})
     assert learned["policy_loss"] == pytest.approx(
@@ -193,7 +195,7 @@ def test_the_reference_term_moves_the_policy_towards_the_reference() -> None:
     )
     losses = []
     for update in range(20):  # eight of them warm up
-        experience, _ = algorithm.judge(rollout, {})
+        experience, _ = algorithm.make_experience(rollout, {})
         losses.append(algorithm.learn(experience, update, {})["reference_loss"])
     assert losses[-1] < 0.7 * losses[0]
 
@@ -213,7 +215,9 @@ def learn_from_older(tmp_path: Path, older: int, allowed: int) -> list[Progress]
     policy, stale = Backbone(beginner(0)), Backbone(beginner(1))
     prompts = Prompts([prompt_of(1, 2)], ["1+2"], (STOP,), 0)
     progress = ProgressList()
-    algorithm = Grpo(Players(policy, None), config, Setting(prompts, right, no_autocast, ALONE))
+    algorithm = Grpo(
+        Players(policy, None), config, PolicyInputs(prompts, right, no_autocast, ALONE)
+    )
 
     def engines(update: int) -> CachedEngine:
         return CachedEngine(
@@ -253,7 +257,7 @@ def test_what_the_sampler_favoured_weighs_less() -> None:
     rollout = replace(
         rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 8)[:, None]
     )
-    experience, figures = algorithm.judge(rollout, {})
+    experience, figures = algorithm.make_experience(rollout, {})
     weights = experience.correction_BR * experience.mask_BR
     assert figures["importance_capped"] > 0
     learned = algorithm.learn(experience, 0, {})

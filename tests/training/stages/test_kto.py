@@ -252,8 +252,8 @@ def test_the_rarer_thumb_weighs_more_so_that_both_kinds_weigh_the_same(
 ) -> None:
     example = TokenisedExample((2,), (STOP,))
     thumbs = Thumbs([*[Thumb(example, True)] * ups, *[Thumb(example, False)] * downs], [], (STOP,))
-    assert kto.weights_of(thumbs, toy_kto()) == wanted
-    assert kto.weights_of(thumbs, toy_kto(weights="equal")) == (1.0, 1.0)
+    assert kto.thumb_weights(thumbs, toy_kto()) == wanted
+    assert kto.thumb_weights(thumbs, toy_kto(weights="equal")) == (1.0, 1.0)
 
 
 def test_the_baseline_is_the_mean_log_ratio_of_each_others_responses(apart: Any) -> None:

@@ -13,19 +13,19 @@ from training.model.head import ScalarHead
 from training.optim.adam import OptimizerConfig
 from training.stages import sft
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
-from training.stages.machine import sampling_threads, settle
+from training.stages.machine import configure_device, sampling_threads
 from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints
 
 
 def test_sampling_takes_a_quarter_of_the_threads_and_gives_them_back() -> None:
-    settle(Machine(threads=8))
+    configure_device(Machine(threads=8))
     with sampling_threads(Machine()):
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == 8
     with sampling_threads(Machine(sampling_threads=3)):
         assert torch.get_num_threads() == 3
-    settle(Machine(threads=1))
+    configure_device(Machine(threads=1))
     with sampling_threads(Machine()):
         assert torch.get_num_threads() == 1
 
@@ -33,7 +33,7 @@ def test_sampling_takes_a_quarter_of_the_threads_and_gives_them_back() -> None:
 def test_scores_and_logits_stay_in_full_precision_under_autocast() -> None:
     head = ScalarHead(8, seed=1)
     hidden = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-    with settle(Machine(threads=1, dtype="bfloat16"))():
+    with configure_device(Machine(threads=1, dtype="bfloat16"))():
         assert (hidden @ hidden.T).dtype == torch.bfloat16
         inside = head(hidden)
     assert inside.dtype == torch.float32
@@ -42,7 +42,7 @@ def test_scores_and_logits_stay_in_full_precision_under_autocast() -> None:
 
 def test_an_unknown_number_type_is_refused() -> None:
     with refused(ConfigError, field="dtype", reason="UNKNOWN", limit="float32, bfloat16, auto"):
-        settle(Machine(threads=1, dtype="int8"))
+        configure_device(Machine(threads=1, dtype="int8"))
 
 
 @pytest.mark.skipif(
@@ -51,13 +51,13 @@ def test_an_unknown_number_type_is_refused() -> None:
 def test_a_device_that_is_not_here_is_refused_and_auto_is_the_processor() -> None:
     for name in ("cuda", "cuda:1", "xpu"):
         with refused(ConfigError, field="device", reason="MISSING", limit="cpu"):
-            settle(Machine(threads=1, device=name))
+            configure_device(Machine(threads=1, device=name))
     with refused(ConfigError, field="device", reason="UNKNOWN", limit="cpu"):
-        settle(Machine(threads=1, device="gpu"))
+        configure_device(Machine(threads=1, device="gpu"))
     with refused(ConfigError, field="device", reason="UNSUPPORTED", limit="cpu"):
-        settle(Machine(threads=1, device="mps"))
+        configure_device(Machine(threads=1, device="mps"))
     for name in ("auto", "cpu"):
-        settle(Machine(threads=1, device=name))
+        configure_device(Machine(threads=1, device=name))
         assert torch._C._len_torch_function_stack() == 0, (
             "a default device that is set costs something at every call"
         )

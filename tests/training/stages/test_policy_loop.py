@@ -11,7 +11,7 @@ from training.data.order import rows_of_step
 from training.optim.ranks import ALONE, Ranks
 from training.rl.experience import Experience
 from training.rl.rollout import Rollout
-from training.stages.policy_loop import PolicyConfig, own_engine, sample, several_epochs
+from training.stages.policy_loop import PolicyConfig, local_engine, sample, train_epochs
 
 ROWS = 12
 
@@ -42,7 +42,7 @@ def seen(
         rows.append(part.old_log_probs_BR[:, 0].int().tolist())
         return torch.tensor([8.0, 2.0, kl_sums, float(place)])
 
-    return rows, several_epochs(experience_of(ROWS), step, ["policy_loss"], settings, update, ALONE)
+    return rows, train_epochs(experience_of(ROWS), step, ["policy_loss"], settings, update, ALONE)
 
 
 def test_every_epoch_sees_every_row_in_an_order_of_its_own() -> None:
@@ -73,7 +73,7 @@ def test_ranks_sample_what_one_would_and_tasks_stay_with_their_prompts() -> None
     players = toy_players()
 
     def sampled(ranks: Ranks) -> Rollout:
-        return sample(own_engine(players.policy, prompts)(3), prompts, 3, settings, ranks)
+        return sample(local_engine(players.policy, prompts)(3), prompts, 3, settings, ranks)
 
     alone, second = sampled(ALONE), sampled(Ranks(1, 2, 1, 2))
     rows = rows_of_step(3, ROWS, 20, settings.seed)

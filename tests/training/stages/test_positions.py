@@ -23,9 +23,9 @@ from training.stages.context import ConfigError, Lineage
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
 from training.stages.kto import KtoConfig
-from training.stages.policy_artifact import refuse_judges
+from training.stages.policy_artifact import check_scorers
 from training.stages.ppo import PpoConfig
-from training.stages.preference_loop import watched
+from training.stages.preference_loop import watched_prompts
 from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
@@ -101,9 +101,9 @@ def test_prompt_and_response_together_may_not_be_longer_than_the_positions(
         replace(judged, judge_directory=tmp_path / "first", judge_base_directory=short_model),
     ):
         with refused(ConfigError, **both) as caught:
-            refuse_judges(config, None)
+            check_scorers(config, None)
         assert "short" in str(caught.value)
-    refuse_judges(replace(judged, max_response_tokens=10), None)
+    check_scorers(replace(judged, max_response_tokens=10), None)
 
 
 def test_only_prompts_that_leave_room_for_a_response_are_watched() -> None:
@@ -112,6 +112,6 @@ def test_only_prompts_that_leave_room_for_a_response_are_watched() -> None:
         dpo.Pair(*2 * (TokenisedExample(prompt, (9,)),)) for prompt in (long, short, (8, 8), short)
     ]
     config = WatchConfig(prompts=3, max_response_tokens=12)
-    assert watched(dpo.Pairs([], pairs, (9,)), config, POSITIONS) == [short, (8, 8)]
+    assert watched_prompts(dpo.Pairs([], pairs, (9,)), config, POSITIONS) == [short, (8, 8)]
     with refused(ConfigError, field="watch.max_response_tokens", reason="TOO_LARGE"):
-        watched(dpo.Pairs([], pairs[:1], (9,)), config, POSITIONS)
+        watched_prompts(dpo.Pairs([], pairs[:1], (9,)), config, POSITIONS)

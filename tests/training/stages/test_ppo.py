@@ -35,7 +35,7 @@ from training.rl.kl_control import KlConfig
 from training.rl.players import open_critic, open_players
 from training.stages import ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
-from training.stages.policy_artifact import open_gold, sources
+from training.stages.policy_artifact import network_sources, open_gold
 from training.stages.ppo import PpoConfig
 from training.stages.prompts import read_data
 from training.stages.reward_model import RewardModelConfig
@@ -168,7 +168,7 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_
 def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(
     config: PpoConfig, tmp_path: Path
 ) -> None:
-    made_of = sources(config, None)
+    made_of = network_sources(config, None)
     players = open_players(made_of, with_reference=True)
     critic, reward = open_critic(players, made_of), players.reward
     assert players.reference is not None and reward is not None
@@ -220,7 +220,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused_with_both_names(config: 
     assert config.reward_model_directory is not None
     train_tokenizer(["zebra quilt"] * 50, VOCABULARY, config.reward_model_directory)
     with refused(RewardModelError, field="tokenizer.json", reason="MISMATCH") as caught:
-        open_players(sources(config, None), with_reference=True)
+        open_players(network_sources(config, None), with_reference=True)
     assert "reward" in str(caught.value)
     assert "first" in str(caught.value)
 
@@ -262,6 +262,6 @@ def test_minibatches_must_divide_an_update(config: PpoConfig) -> None:
 
 
 def test_dropout_is_nowhere(config: PpoConfig) -> None:
-    players = open_players(sources(config, None), with_reference=True)
+    players = open_players(network_sources(config, None), with_reference=True)
     for module in players.policy.decoder.modules():
         assert not isinstance(module, torch.nn.Dropout)

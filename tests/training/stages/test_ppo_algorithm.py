@@ -12,7 +12,7 @@ from training.optim.ranks import ALONE
 from training.rl.kl_control import KlConfig
 from training.rl.rewards import RewardShape
 from training.rl.rollout import CachedEngine, Rollout
-from training.stages.policy_loop import Setting
+from training.stages.policy_loop import PolicyInputs
 from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
 
 
@@ -24,7 +24,7 @@ def drifted(**changes: object) -> tuple[Ppo, PpoPlayers, Rollout]:
         players.critic.head.score.weight.fill_(0.1)
     config = toy_config(prompts_per_update=6, minibatch_rows=12, epochs_per_update=1, **changes)
     prompts = toy_prompts(6)
-    algorithm = Ppo(players, config, Setting(prompts, sentiment, no_autocast, ALONE))
+    algorithm = Ppo(players, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
     engine = CachedEngine(players.policy, prompts.stop_ids, "update-0")
     rollout = engine.sample(
         prompts.ids, 2, config.max_response_tokens, config.temperature, list(range(6))
@@ -36,7 +36,7 @@ def drifted(**changes: object) -> tuple[Ppo, PpoPlayers, Rollout]:
 def test_old_log_probs_are_the_policys_own_at_its_temperature(temperature: float) -> None:
     algorithm, _, rollout = drifted(temperature=temperature)
     numbers = {"beta": 0.1, "last_kl": 1.0}
-    experience, figures = algorithm.judge(rollout, numbers)
+    experience, figures = algorithm.make_experience(rollout, numbers)
     assert figures["kl"] > 0.1
     assert (experience.old_log_probs_BR - rollout.log_probs_BR).abs().max() < 1e-5
     learned = algorithm.learn(
@@ -57,7 +57,7 @@ def test_an_update_of_one_step_reads_its_policy_once(monkeypatch: pytest.MonkeyP
             lambda decoder, *_, seen=forwards: seen.append(decoder)
         )
         numbers = {"beta": 0.1, "last_kl": 1.0}
-        figures = algorithm.learn(algorithm.judge(rollout, numbers)[0], 0, numbers)
+        figures = algorithm.learn(algorithm.make_experience(rollout, numbers)[0], 0, numbers)
         assert len(forwards) == 2 * reads  # the prompts, then the responses
         learned.append((figures, list(players.policy.decoder.parameters())))
     (mine, after), (plain, likewise) = learned
@@ -69,7 +69,7 @@ def test_an_update_of_one_step_reads_its_policy_once(monkeypatch: pytest.MonkeyP
 
 def test_drifting_costs_beta_times_the_kl() -> None:
     algorithm, _, rollout = drifted(reward=RewardShape(missing_eos_penalty=0.0))
-    free, dear = (algorithm.judge(rollout, {"beta": beta})[1] for beta in (0.0, 2.0))
+    free, dear = (algorithm.make_experience(rollout, {"beta": beta})[1] for beta in (0.0, 2.0))
     assert free["reward"] == pytest.approx(free["score"], abs=1e-5)
     assert dear["reward"] == pytest.approx(free["reward"] - 2.0 * free["kl"], abs=1e-4)
 
@@ -79,7 +79,10 @@ def test_values_are_of_the_state_before_their_token_when_judged_and_when_learned
     changed = replace(rollout, response_ids_BR=rollout.response_ids_BR.clone())
     changed.response_ids_BR[:, 2] = (changed.response_ids_BR[:, 2] + 1) % 24
     numbers = {"beta": 0.1, "last_kl": 1.0}
-    (before, _), (after, _) = algorithm.judge(rollout, numbers), algorithm.judge(changed, numbers)
+    (before, _), (after, _) = (
+        algorithm.make_experience(rollout, numbers),
+        algorithm.make_experience(changed, numbers),
+    )
     long = rollout.response_mask_BR[:, 3].bool()
     assert long.any()
     assert torch.equal(before.old_values_BR[:, :3], after.old_values_BR[:, :3])
@@ -97,15 +100,15 @@ def test_a_better_response_has_the_higher_advantage_and_an_endless_one_the_lower
         kl=KlConfig(initial=0.0), reward=RewardShape(missing_eos_penalty=9.0)
     )
     rollout = replace(rollout, ended_B=torch.tensor([True, False] * 6))
-    experience, _ = algorithm.judge(rollout, {"beta": 0.0})
+    experience, _ = algorithm.make_experience(rollout, {"beta": 0.0})
     first = experience.advantages_BR[:, 0]
     assert first[::2].min() > first[1::2].max()
 
 
 def test_beta_follows_its_target_from_update_to_update() -> None:
     algorithm, _, rollout = drifted(kl=KlConfig(initial=0.1, target_nats=4.0, horizon_samples=120))
-    numbers = algorithm.begin() | {"last_kl": 8.0}
-    experience, _ = algorithm.judge(rollout, numbers)
+    numbers = algorithm.initial_numbers() | {"last_kl": 8.0}
+    experience, _ = algorithm.make_experience(rollout, numbers)
     assert algorithm.learn(experience, 0, numbers)["beta"] == 0.1
     assert numbers["beta"] == pytest.approx(0.1 * (1 + 0.2 * 12 / 120))
 
@@ -116,7 +119,7 @@ def test_the_sampler_is_corrected_in_the_policys_loss_alone() -> None:
         rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 12)[:, None]
     )
     numbers = {"beta": 0.1, "last_kl": 1.0}
-    experience, figures = algorithm.judge(rollout, numbers)
+    experience, figures = algorithm.make_experience(rollout, numbers)
     mask, tokens = experience.mask_BR, experience.mask_BR.sum()
     assert figures["importance_capped"] > 0
     learned = algorithm.learn(experience, 0, numbers)

@@ -30,7 +30,7 @@ from training.manifest import Manifest, verify_manifest
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import all_different
 from training.parallelism import Parallelism
-from training.recipes.own.stages import STAGES, Stage
+from training.recipes.custom.stages import STAGES, Stage
 from training.rl.reference import WatchConfig
 from training.stages import dpo, pretrain, sft
 from training.stages.context import Progress, RunContext, StoppedError
@@ -74,7 +74,7 @@ def learned(directory: Path, told_at: int | None = None) -> tuple[dict[str, floa
     context = RunContext(
         DirectoryCheckpoints(directory),
         told,
-        told_to_stop=lambda: [step.step for step in told.steps][-1:] == [told_at],
+        stop_requested=lambda: [step.step for step in told.steps][-1:] == [told_at],
     )
     return dpo.train(toy_models(), toy_pairs(128, 0.0), config, context, no_autocast)
 
@@ -165,7 +165,7 @@ def test_either_signal_ends_the_step_and_is_told_of_and_a_second_one_does_what_i
             signal.raise_signal(number)
             assert (tmp_path / MARK).exists()
             raise StoppedError
-        assert stopped.value.told_by == number
+        assert stopped.value.stop_signal == number
         with pytest.raises(KeyboardInterrupt), stopped_by_signal(tmp_path / MARK):
             signal.raise_signal(number)
             signal.raise_signal(number)
@@ -253,7 +253,7 @@ def one_is_told(directory: Path, rank: int, world: int) -> None:
         DirectoryCheckpoints(directory / "run", ranks),
         told,
         ranks,
-        told_to_stop=lambda: rank == 1 and told.steps[-1].step == 2,
+        stop_requested=lambda: rank == 1 and told.steps[-1].step == 2,
     )
     with pytest.raises(StoppedError):
         RUNS["grpo"](config, context)

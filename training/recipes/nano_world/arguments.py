@@ -33,7 +33,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
 
 def make_base(options: argparse.Namespace, code_commit: str) -> int:
     """Nano's base, and the texts that belong to it."""
-    from training.recipes.nano_world.brought_up import bring_up, write_texts
+    from training.recipes.nano_world.train_base import bring_up, write_texts
     from training.recipes.recipe import TEXTS
 
     write_texts(TEXTS)

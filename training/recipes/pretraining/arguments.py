@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.data.corpus import TEXTS_HELP
-from training.recipes.own.arguments import FieldsHelp, add_workers
+from training.recipes.custom.arguments import FieldsHelp, add_workers
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

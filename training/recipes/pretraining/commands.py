@@ -19,8 +19,7 @@ from training.cluster.stage_record import begin_anew, kept_step, refuse_other
 from training.data.token_shards import Tokenised
 from training.manifest import Manifest
 from training.progress import ShownStages, open_display
-from training.recipes.guardrail.packages import DataError
-from training.recipes.own.assignments import (
+from training.recipes.custom.assignments import (
     Settable,
     assigned,
     fields_named,
@@ -28,7 +27,8 @@ from training.recipes.own.assignments import (
     settable,
     word,
 )
-from training.recipes.own.commands import bucket_prefix
+from training.recipes.custom.commands import bucket_prefix
+from training.recipes.guardrail.packages import DataError
 from training.recipes.pretraining.plan import planned
 from training.recipes.pretraining.recipe import (
     CHECKPOINTS,
@@ -49,7 +49,7 @@ from training.recipes.pretraining.texts import (
 )
 from training.refusals import details_of
 from training.stages import pretrain
-from training.stages.artifact import finished
+from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError
 from training.stages.pretrain import PretrainConfig
 
@@ -119,7 +119,7 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
         if is_timed:
             path, minutes = work / f"{options.recipe}-plan.json", options.minutes or recipe.minutes
-            is_followed = kept_step(directory) > 0 or finished(output) is not None
+            is_followed = kept_step(directory) > 0 or finished_manifest(output) is not None
             plan = planned(path, options.recipe, minutes, draft, began, shown.say, is_followed)
             steps, dtype = plan.steps, plan.dtype
             shown.say(plan.text(draft.batch_rows * draft.context_tokens))
@@ -128,7 +128,7 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
             whole, directory, [*fields_named(options.set), "steps"]
         )  # others follow from how many there are
         begin_anew(whole, directory)
-        if finished(output):
+        if finished_manifest(output):
             shown.say(f"{options.recipe}: is finished already")
         elif again := kept_text(directory):
             shown.say(f"{options.recipe}: started {again}")

@@ -18,7 +18,7 @@ from training.optim.adam import build_optimizer
 from training.optim.gradients import apply_gradients
 from training.optim.ranks import ALONE
 from training.stages.context import ConfigError
-from training.stages.machine import bfloat16_pays, moved, settle
+from training.stages.machine import bfloat16_is_faster, configure_device, to_device
 from training.stages.pretrain import PretrainConfig, accumulate, open_data
 
 TIMED_SECONDS = 10.0  # at most: the first step ends it too, where the machine is that busy
@@ -86,7 +86,7 @@ def planned(
     say(
         f"timing this machine, about {TIMED_SECONDS:g} seconds: how many steps fit into {minutes:g} minutes?"
     )
-    dtype = "bfloat16" if bfloat16_pays() else "float32"
+    dtype = "bfloat16" if bfloat16_is_faster() else "float32"
     speed = tokens_per_second(replace(config, machine=replace(config.machine, dtype=dtype)))
     tokens_per_step = config.batch_rows * config.context_tokens
     spent = time.monotonic() - began
@@ -106,12 +106,12 @@ def tokens_per_second(config: PretrainConfig) -> float:
     until the two fastest are alike. One microbatch is timed for all of a step. The first step warms
     up, and counts only where there is time for no other.
     """
-    autocast = settle(config.machine)
+    autocast = configure_device(config.machine)
     data = open_data(config)
     with torch.device("cpu"):
         decoder = Decoder(parse_config(config.model_json))
     initialise(decoder, config.seed)
-    moved(decoder)
+    to_device(decoder)
     optimizer = build_optimizer(decoder.named_parameters(), config.optimizer)
     count = min(config.microbatch_rows, config.batch_rows)
     rows = [row % len(data.train) for row in range(count)]

@@ -14,7 +14,7 @@ from training.data.chat import Chat
 from training.evaluation.answers import Speaker
 from training.optim.ranks import all_different
 from training.stages.context import ConfigError
-from training.stages.policy_loop import PolicyConfig, refuse_uneven
+from training.stages.policy_loop import PolicyConfig, check_shares
 from training.stages.prompts import read_data
 
 COUNTS = ("updates", "items", "held_out", "samples", "prompt_tokens", "response_tokens")
@@ -54,7 +54,7 @@ def checked_group(options: argparse.Namespace) -> Group:
 def check_config(config: PolicyConfig, workers: int) -> None:
     """Raises: ConfigError: the workers cannot share an update evenly."""
     try:
-        refuse_uneven(config, all_different(0, max(1, workers)))
+        check_shares(config, all_different(0, max(1, workers)))
     except ConfigError as error:
         raise ConfigError(
             f"workers: {error}", field="workers", reason=error.reason, limit=error.limit

@@ -22,8 +22,8 @@ from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
 from training.recipes.rlvr.stage import open_scorer, run
 from training.runs import write_json
 from training.stages.context import ConfigError
-from training.stages.machine import take_device
-from training.stages.policy_loop import FIRST
+from training.stages.machine import use_device
+from training.stages.policy_loop import FIRST_UPDATE
 from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import Order, make_items
 
@@ -77,14 +77,14 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     write_json(work / ASKED, _asked(options))
     lines = Lines(sys.stdout)
     answered = sampling(lengths, options.samples)
-    take_device(options.device)
+    use_device(options.device)
     with open_scorer(held_out) as scorer:
         lines.say(
             f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers"
         )
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
         lines.say(f"right before: {share_text(before.right)}")
-        shown = ShownStages(lines, SHOWN, counted="update", first={options.algorithm: FIRST})
+        shown = ShownStages(lines, SHOWN, counted="update", first={options.algorithm: FIRST_UPDATE})
         run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
         lines.say(f"{output.name} answers the same items")
         after = measure(output, held_out, scorer, answered, work / AFTER)

@@ -12,7 +12,7 @@ from training.data.examples import read_prompts
 from training.manifest import Manifest
 from training.rl.scores import Verifier
 from training.stages import grpo, ppo
-from training.stages.artifact import finished
+from training.stages.artifact import finished_manifest
 from training.stages.context import RunContext
 from training.stages.grpo import GrpoConfig
 from training.stages.ppo import PpoConfig
@@ -32,7 +32,7 @@ def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
         ExampleError: a prompt has no item, one that was changed, or one that is held out.
         VerificationError, SandboxUnavailableError: answers cannot be checked here.
     """
-    if done := finished(config.output_directory):
+    if done := finished_manifest(config.output_directory):
         return done
     if config.reward_model_directory is not None:
         return _run(config, context, None)

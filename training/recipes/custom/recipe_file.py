@@ -13,8 +13,8 @@ from pathlib import Path
 
 from training.planning.plan import PlannedStage
 from training.planning.work import StageConfig
+from training.recipes.custom.assignments import assigned
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
-from training.recipes.own.assignments import assigned
 from training.refusals import details_of
 from training.stages.context import ConfigError
 

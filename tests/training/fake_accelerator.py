@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-NAME = "pretended"
+NAME = "fake"
 SKIPPED = ("sparse", "quantized", "cudnn", "mkldnn", "nested", "_make_dep_token", "from_file")
 aten = torch.ops.aten
 WAITS: Counter[str] = Counter()
@@ -46,13 +46,13 @@ class MixedDevicesError(RuntimeError):
     """As CUDA's: an operation was given tensors of two devices."""
 
 
-class Pretended(Tensor):
+class FakeDeviceTensor(Tensor):
     """A tensor of the device. `held`: what it really is."""
 
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> Pretended:
+    def __new__(cls, held: Tensor) -> FakeDeviceTensor:
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             held.size(),
@@ -79,7 +79,7 @@ class Pretended(Tensor):
         note_wait(func, args, kwargs)
         asked = kwargs.get("device")
         to = None if asked is None else torch.device(asked)
-        inner_args, inner_kwargs = tree_map_only(Pretended, lambda t: t.held, (args, kwargs))
+        inner_args, inner_kwargs = tree_map_only(FakeDeviceTensor, lambda t: t.held, (args, kwargs))
         if to is not None and to.type == NAME:
             inner_kwargs["device"] = torch.device("cpu")
         out = func(*inner_args, **inner_kwargs)
@@ -89,10 +89,10 @@ class Pretended(Tensor):
             if to.type == "cpu":
                 WAITS["copy"] += 1
             return out
-        if func is aten.copy_.default and not isinstance(args[0], Pretended):
+        if func is aten.copy_.default and not isinstance(args[0], FakeDeviceTensor):
             WAITS["copy"] += 1
             return args[0]
-        out = tree_map_only(Tensor, Pretended, out)
+        out = tree_map_only(Tensor, FakeDeviceTensor, out)
         return return_and_correct_aliasing(func, args, kwargs, out)
 
 
@@ -110,7 +110,9 @@ def refuse(func: Any, args: Any, kwargs: Any) -> None:
     if func in TAKES_PLACES:
         leaves = tree_flatten((args[0], args[2:], kwargs))[0]
     foreign = [
-        leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Pretended)
+        leaf
+        for leaf in leaves
+        if isinstance(leaf, Tensor) and not isinstance(leaf, FakeDeviceTensor)
     ]
     if any(tensor.dim() > 0 for tensor in foreign):
         shapes = [tuple(tensor.shape) for tensor in foreign]
@@ -119,7 +121,7 @@ def refuse(func: Any, args: Any, kwargs: Any) -> None:
         )
     for argument, given in zip(func._schema.arguments, args, strict=False):
         written = argument.alias_info is not None and argument.alias_info.is_write
-        if written and isinstance(given, Tensor) and not isinstance(given, Pretended):
+        if written and isinstance(given, Tensor) and not isinstance(given, FakeDeviceTensor):
             raise MixedDevicesError(f"{func}: a number of the processor changed by one of {NAME}")
 
 
@@ -127,7 +129,7 @@ def note_wait(func: Any, args: Any, kwargs: Any) -> None:
     if func not in WAITING:
         return
     if func in TAKES_PLACES and not any(
-        isinstance(i, Pretended) and i.dtype == torch.bool for i in args[1]
+        isinstance(i, FakeDeviceTensor) and i.dtype == torch.bool for i in args[1]
     ):
         return
     WAITS[WAITING[func]] += 1
@@ -155,7 +157,7 @@ def factories() -> Iterator[tuple[str, Any]]:
 def made_by(func: Any) -> Any:
     def make(*args: Any, **kwargs: Any) -> Tensor:
         refuse(func, args, kwargs)
-        return Pretended(
+        return FakeDeviceTensor(
             func(*args, **kwargs | {"device": torch.device("cpu"), "pin_memory": None})
         )
 
@@ -164,13 +166,13 @@ def made_by(func: Any) -> Any:
 
 def copied(source: Tensor, into: Tensor, non_blocking: bool = False) -> Tensor:
     """torch.tensor() comes here past all subclasses."""
-    assert isinstance(into, Pretended)
-    into.held.copy_(source.held if isinstance(source, Pretended) else source)
+    assert isinstance(into, FakeDeviceTensor)
+    into.held.copy_(source.held if isinstance(source, FakeDeviceTensor) else source)
     return into
 
 
 def _unreachable(*_: Any) -> Tensor:
-    """Pretended.__torch_dispatch__ comes first."""
+    """FakeDeviceTensor.__torch_dispatch__ comes first."""
     raise AssertionError
 
 
@@ -184,7 +186,7 @@ STREAM, PEAK_BYTES = _Stream(), 12_345
 
 
 class _Module(ModuleType):
-    """torch.pretended"""
+    """The backend module, `torch.fake`."""
 
     def __init__(self) -> None:
         super().__init__(f"torch.{NAME}")
@@ -225,7 +227,7 @@ class _Module(ModuleType):
 KERNELS: list[torch.library.Library] = []
 
 
-def pretend() -> None:
+def install() -> None:
     """From now on torch has an accelerator."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     library = torch.library.Library("aten", "IMPL")

@@ -11,16 +11,16 @@ from tests.support.errors import refused
 from training.model.lora import LoraConfig
 from training.optim.adam import SCHEDULES, OptimizerConfig
 from training.ranges import ranges_of
-from training.recipes.own import commands as own_commands
-from training.recipes.own.assignments import NEEDED, assigned, explained, listed, settable, word
-from training.recipes.own.stages import STAGES
+from training.recipes.custom import commands as custom_commands
+from training.recipes.custom.assignments import NEEDED, assigned, explained, listed, settable, word
+from training.recipes.custom.stages import STAGES
 from training.recipes.pretraining import commands as pretraining_commands
 from training.stages.context import ConfigError, Lineage
 from training.stages.grpo import GrpoConfig
 from training.stages.pretrain import PretrainConfig, SampleConfig
 from training.stages.sft import SftConfig
 
-FIXED = (*own_commands.FIXED, *pretraining_commands.FIXED)
+FIXED = (*custom_commands.FIXED, *pretraining_commands.FIXED)
 
 
 def fields_of(kind: Any) -> list[str]:

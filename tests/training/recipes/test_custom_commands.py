@@ -12,8 +12,8 @@ from training.__main__ import main
 from training.cluster.stage_record import read_record
 from training.data.examples import ExampleError
 from training.manifest import read_manifest
+from training.recipes.custom.commands import lengths
 from training.recipes.open_models.names import NAMES
-from training.recipes.own.commands import lengths
 from training.reporting.meanings import MEANINGS
 from training.stages.ppo import PpoConfig
 from training.stages.sft import SftConfig

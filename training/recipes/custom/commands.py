@@ -22,16 +22,16 @@ from training.model.checkpoint import read_config
 from training.planning.plan import PlannedStage
 from training.planning.work import StageConfig
 from training.progress import ShownStages, open_display
+from training.recipes.custom.assignments import assigned, fields_named, listed, settable
+from training.recipes.custom.inputs import check_prompts, checked_judge, checked_model, there
+from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, set_fields
+from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
-from training.recipes.own.assignments import assigned, fields_named, listed, settable
-from training.recipes.own.inputs import check_prompts, checked_judge, checked_model, there
-from training.recipes.own.recipe_file import FIXED, of_stage, open_recipe, set_fields
-from training.recipes.own.stages import STAGES, runs
 from training.reporting.meanings import MEANINGS
 from training.reporting.stage import REPORT
-from training.stages.artifact import finished
+from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError, Lineage
-from training.stages.policy_loop import FIRST, PolicyConfig
+from training.stages.policy_loop import FIRST_UPDATE, PolicyConfig
 
 RUNS = "runs"
 RESERVED = (RUNS, BOOKKEEPING, MARK)  # names of what else lies in the folders
@@ -106,7 +106,7 @@ def _run(
     stages: Sequence[StageRun[Any]], options: argparse.Namespace, figures: Sequence[str]
 ) -> None:
     storage: Path = options.work.absolute() / RUNS
-    due = [stage for stage in stages if not finished(stage.config.output_directory)]
+    due = [stage for stage in stages if not finished_manifest(stage.config.output_directory)]
     for stage in due:
         check_prompts(stage.config)
     most, fewest = options.workers
@@ -122,7 +122,7 @@ def _run(
         with open_display() as display:
             run_stages(due, storage, group, ShownStages(display, figures, first=first), bucket)
     for stage in stages:
-        if manifest := finished(stage.config.output_directory):
+        if manifest := finished_manifest(stage.config.output_directory):
             print(
                 f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}"
             )
@@ -130,7 +130,7 @@ def _run(
 
 def _beginning(stage: StageRun[Any], directory: Path) -> str:
     """What is said of it before its first step shows itself."""
-    return kept_text(directory) or (FIRST if isinstance(stage.config, PolicyConfig) else "")
+    return kept_text(directory) or (FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else "")
 
 
 def bucket_prefix(options: argparse.Namespace) -> str | None:

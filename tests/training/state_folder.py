@@ -11,8 +11,8 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from tests.training.fake_rollout import FakeClock
 from tests.training.feedback_log import FeedbackLog
-from tests.training.rollouts import FakeClock
 from training.cluster.event_files import EVENTS, EventFiles
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import note_start
@@ -50,7 +50,7 @@ def printed_erasures(text: str) -> list[str]:
     return re.findall(r"snapshot-\w+|\b\d+\b", text)
 
 
-class Kept:
+class StateFolder:
     """A state folder with its log."""
 
     def __init__(self, state: Path) -> None:
@@ -63,7 +63,7 @@ class Kept:
     def loop(self) -> Path:
         return self.state / "loop"
 
-    def around(self, rollout: Rollout | None = None) -> Surroundings:
+    def environment(self, rollout: Rollout | None = None) -> Surroundings:
         objects = Directory(self.state / "objects")
         return Surroundings(
             self.state, self.log, objects, rollout, FakeClock(), Lines(self.said), "test"
@@ -88,7 +88,7 @@ class Kept:
 
     def begin(self, version: str) -> Turn:
         board = Board(self.loop, Lines(self.said), version, "nano", STEPS)
-        turn = begin(version, "nano", lax, self.around(), board)
+        turn = begin(version, "nano", lax, self.environment(), board)
         board.finish("cut off", "", None)
         return turn
 

@@ -15,7 +15,7 @@ from training.optim.ranks import Ranks
 Found = TypeVar("Found")
 
 
-class Table:
+class SharedTable:
     """Where both lay down what they sum."""
 
     def __init__(self) -> None:
@@ -23,10 +23,10 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Beside(Ranks):
+class ThreadRank(Ranks):
     """One of them."""
 
-    table: Table = field(default_factory=Table)
+    table: SharedTable = field(default_factory=SharedTable)
 
     def sum(self, value: Tensor) -> Tensor:
         return self._exchanged(value) if self.data_size > 1 else value
@@ -42,11 +42,12 @@ class Beside(Ranks):
         return value
 
 
-def side_by_side(work: Callable[[Ranks], Found], *, peers: bool = False) -> list[Found]:
+def on_two_ranks(work: Callable[[Ranks], Found], *, peers: bool = False) -> list[Found]:
     """What each of two workers has found. peers: they read the same rows."""
-    table = Table()
+    table = SharedTable()
     both = [
-        Beside(rank, 2, 0 if peers else rank, 1 if peers else 2, table=table) for rank in range(2)
+        ThreadRank(rank, 2, 0 if peers else rank, 1 if peers else 2, table=table)
+        for rank in range(2)
     ]
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(work, both))

@@ -162,18 +162,18 @@ class FieldsHelp(argparse.Action):
 
 
 def _fields(name: str) -> str:
-    from training.recipes.own.commands import fields_of
+    from training.recipes.custom.commands import fields_of
 
     return fields_of(name)
 
 
 def _run_one(name: str, options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
-    from training.recipes.own.commands import run_one
+    from training.recipes.custom.commands import run_one
 
     return run_one(name, options, code_commit())
 
 
 def _run_recipe(options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
-    from training.recipes.own.commands import run_recipe
+    from training.recipes.custom.commands import run_recipe
 
     return run_recipe(options, code_commit())
