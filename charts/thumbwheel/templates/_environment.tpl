@@ -1,4 +1,5 @@
-{{/* The environment of one service: what the chart knows, then what the values say. Takes a list of root, name and its facts. */}}
+{{/* Environment variables of one service: facts of the chart, then values. Arguments: list of
+     root, name and facts. */}}
 {{- define "thumbwheel.environment" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}{{- $facts := index . 2 -}}{{- $values := index . 3 -}}
 {{- $prefix := printf "TW_%s_" (upper $name) -}}
@@ -18,8 +19,9 @@
   {{- end -}}
 {{- end -}}
 {{- if $facts.http -}}
-  {{- /* Clients outside learn that a gateway ends from their connection alone, and a call that begins as that is closed fails. So while a gateway
-         waits for its end, each connection grows old and is left by its client; no new one comes. */}}
+  {{- /* External clients notice the end of a gateway only by their connection, and a call that
+         starts at that moment fails. While a gateway waits for its end, connections reach their
+         maximum age, clients leave them, and no new ones are accepted. */}}
   {{- $_ := mustMergeOverwrite $settings (dict "connection_age_seconds" 30 "lame_duck_seconds" (include "thumbwheel.gatewayLameDuckSeconds" $root)
         "http_port" 8080 "page_directory" "/app/services/web/dist" "loop_directory" "/loop" "http_metrics" false
         "http_drain_seconds" $root.Values.shutdown.drainSeconds) -}}
@@ -51,7 +53,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* Takes the values of Kafka. */}}
+{{/* Environment variables of a Kafka client. Argument: the values of Kafka. */}}
 {{- define "thumbwheel.kafkaSettings" -}}
 kafka_bootstrap: {{ .bootstrap | quote }}
 kafka_security_protocol: {{ .securityProtocol }}
@@ -66,7 +68,8 @@ replication_factor: {{ .topics.replicationFactor }}
 min_insync_replicas: {{ .topics.minInsyncReplicas }}
 {{- end -}}
 
-{{/* What must not stand in a ConfigMap or in the pod's own words. */}}
+{{/* Environment variables with secrets, which belong neither into a ConfigMap nor into the pod's
+     specification. */}}
 {{- define "thumbwheel.secretEnvironment" -}}
 {{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $facts := index . 2 -}}{{- $stores := index . 3 -}}
 {{- range $facts.keys }}

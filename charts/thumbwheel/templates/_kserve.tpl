@@ -1,11 +1,11 @@
-{{/* Whether versions are InferenceServices. */}}
+{{/* Non-empty if versions are served as InferenceServices. */}}
 {{- define "thumbwheel.kserve" -}}{{ if eq .Values.serving.mode "kserve" }}yes{{ end }}{{- end -}}
 
 {{- define "thumbwheel.inferenceServiceName" -}}{{ include "thumbwheel.name" (list . "inference-service") }}{{- end -}}
 
 {{- define "thumbwheel.runtimeName" -}}{{ include "thumbwheel.name" (list . .Values.serving.kserve.runtime) }}{{- end -}}
 
-{{/* What the generator is told instead of a model server's address. */}}
+{{/* Settings of the generator in place of the address of a model server. */}}
 {{- define "thumbwheel.kserveSettings" -}}
 serving: kserve
 inference_service: {{ include "thumbwheel.inferenceServiceName" . }}
@@ -16,8 +16,9 @@ load_seconds: {{ .Values.serving.vllm.startupSeconds }}
 {{- end }}
 {{- end -}}
 
-{{/* What every InferenceService of this release looks like; the generator puts in $(version) and $(folder). Their pods are the
-     component predictor, to which the policies and the monitors already know the way. */}}
+{{/* Template of each InferenceService of this release; the generator fills in $(version) and
+     $(folder). The pods have the component label predictor, which network policies and monitors
+     select. */}}
 {{- define "thumbwheel.inferenceService" -}}
 {{- $kserve := .Values.serving.kserve -}}
 {{- $values := index .Values.serving $kserve.runtime -}}
@@ -28,7 +29,7 @@ metadata:
   labels:
     {{- include "thumbwheel.selector" (list . "predictor") | nindent 4 }}
     app.kubernetes.io/managed-by: thumbwheel-generator
-    # No way in from outside that goes around the gateway.
+    # No external access that bypasses the gateway.
     networking.kserve.io/visibility: cluster-local
     {{- with .Values.commonLabels }}
     {{- toYaml . | nindent 4 }}
@@ -66,11 +67,11 @@ spec:
       {{- if eq $kserve.runtime "vllm" }}
       args: ["--served-model-name=$(version)"]
       {{- end }}
-      # Here and not in the runtime, over which KServe puts its own defaults.
+      # Set here because KServe overrides the values of the runtime with its defaults.
       resources: {{- toYaml $values.resources | nindent 8 }}
 {{- end -}}
 
-{{/* Our model server with one version, mounted where KServe puts it. */}}
+{{/* Container of the project's model server with one version, mounted at KServe's path. */}}
 {{- define "thumbwheel.predictorContainer" -}}
 {{- $settings := dict "host" "0.0.0.0" "port" 8000 "cache_directory" "/cache" "models_root" "/mnt/models" "startup_models" "[\"/mnt/models\"]"
       "max_versions" 1 "failure_file" "/dev/termination-log" "log_format" "json" "drain_seconds" .Values.serving.kserve.drainSeconds -}}
@@ -94,14 +95,14 @@ spec:
     - {name: cache, mountPath: /cache}
 {{- end -}}
 
-{{/* vLLM as it comes. It cuts answers off when it is told to end, so it is told when none runs any more. */}}
+{{/* Container of vLLM. vLLM interrupts answers on SIGTERM, so preStop waits until none is running. */}}
 {{- define "thumbwheel.vllmContainer" -}}
 {{- $vllm := .Values.serving.vllm -}}
 - name: kserve-container
   image: {{ include "thumbwheel.image" (list . "vllm") }}
   imagePullPolicy: {{ .Values.images.vllm.pullPolicy }}
   command: [vllm, serve, /mnt/models]
-  # What users say must not stand in logs.
+  # Logs must not contain messages of users.
   args:
     - --host=0.0.0.0
     - --port=8000
@@ -112,7 +113,8 @@ spec:
     {{- end }}
   {{- include "thumbwheel.containerSecurity" . | nindent 2 }}
   env:
-    # A user without a name and a home, on a disk that cannot be written; nothing is fetched or reported.
+    # The user has no name and no home directory, the file system is read-only, and nothing is
+    # downloaded or reported.
     - {name: HOME, value: /cache}
     - {name: USER, value: vllm}
     - {name: XDG_CACHE_HOME, value: /cache}
@@ -125,7 +127,7 @@ spec:
   startupProbe: {httpGet: {path: /health, port: 8000}, periodSeconds: 5, timeoutSeconds: 5, failureThreshold: {{ div (add $vllm.startupSeconds 4) 5 }}}
   readinessProbe: {httpGet: {path: /health, port: 8000}, periodSeconds: 5, timeoutSeconds: 5}
   livenessProbe: {httpGet: {path: /health, port: 8000}, periodSeconds: 10, failureThreshold: 6, timeoutSeconds: 10}
-  # Its last words are the reason when a version does not load.
+  # The termination message explains why a version does not load.
   terminationMessagePolicy: FallbackToLogsOnError
   lifecycle:
     preStop:
@@ -148,7 +150,7 @@ spec:
     - {name: shared-memory, mountPath: /dev/shm}
 {{- end -}}
 
-{{/* What cannot work with InferenceServices. */}}
+{{/* Reject combinations of values that do not work with InferenceServices. */}}
 {{- define "thumbwheel.validateKserve" -}}
 {{- if include "thumbwheel.kserve" . -}}
 {{- $kserve := .Values.serving.kserve -}}
@@ -157,10 +159,10 @@ spec:
 {{- end -}}
 {{- if eq $kserve.runtime "vllm" -}}
   {{- $limits := .Values.serving.vllm.resources.limits | default dict -}}
-  {{- if not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml $limits)) -}}{{ fail "serving.vllm.resources: vLLM needs a GPU in limits, as nvidia.com/gpu; or set serving.kserve.runtime to predictor" }}{{- end -}}
+  {{- if not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml $limits)) -}}{{ fail "serving.vllm.resources: vLLM needs a GPU in limits, for example nvidia.com/gpu; otherwise set serving.kserve.runtime to predictor" }}{{- end -}}
 {{- end -}}
 {{- if gt (int $kserve.minReplicas) (int $kserve.maxReplicas) -}}{{ fail "serving.kserve.minReplicas is above maxReplicas" }}{{- end -}}
-{{- if and (eq $kserve.autoscaler "none") (ne (int $kserve.minReplicas) (int $kserve.maxReplicas)) -}}{{ fail "serving.kserve.autoscaler: none keeps minReplicas; say which one goes up to maxReplicas" }}{{- end -}}
-{{- if and (eq $kserve.autoscaler "keda") (not $kserve.prometheus) -}}{{ fail "serving.kserve.prometheus: keda asks it how many requests wait" }}{{- end -}}
+{{- if and (eq $kserve.autoscaler "none") (ne (int $kserve.minReplicas) (int $kserve.maxReplicas)) -}}{{ fail "serving.kserve.autoscaler: none does not scale to maxReplicas; set another autoscaler" }}{{- end -}}
+{{- if and (eq $kserve.autoscaler "keda") (not $kserve.prometheus) -}}{{ fail "serving.kserve.prometheus: the URL of Prometheus is required with autoscaler keda" }}{{- end -}}
 {{- end -}}
 {{- end -}}

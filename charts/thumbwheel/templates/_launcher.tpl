@@ -1,4 +1,5 @@
-{{/* What makes a RayJob of a turn, and waits for it: alone here somebody speaks to the API server. */}}
+{{/* Pod that creates the RayJob of a run and waits for it. Of all training pods only this one
+     calls the API server. */}}
 {{- define "thumbwheel.launcherPod" -}}
 serviceAccountName: {{ include "thumbwheel.name" (list . "launcher") }}
 {{ include "thumbwheel.podSecurity" . }}
@@ -23,7 +24,7 @@ containers:
     volumeMounts:
       - {name: turn, mountPath: /turn, readOnly: true}
       - {name: account, mountPath: /account, readOnly: true}
-      # Where it says why a turn does not start.
+      # File with the reason why a run does not start.
       - {name: loop, mountPath: /loop}
 volumes:
   - {name: turn, configMap: {name: {{ include "thumbwheel.name" (list . "turn") }}}}

@@ -1,4 +1,5 @@
-{{/* The tiny model that comes with the image, put into the claim where no folder has its name yet. Whoever comes first does it. */}}
+{{/* Init container that copies the tiny model from the image into the claim unless a folder of
+     that name exists. Concurrent pods are safe. */}}
 {{- define "thumbwheel.seed" -}}
 - name: seed
   image: {{ include "thumbwheel.image" (list . "services") }}
@@ -21,5 +22,5 @@
     - {name: models, mountPath: /models}
 {{- end -}}
 
-{{/* Whether it is wanted. */}}
+{{/* Non-empty if the tiny model is copied. */}}
 {{- define "thumbwheel.seeds" -}}{{ if and .Values.models.seed (eq .Values.models.initial "nano-0") }}yes{{ end }}{{- end -}}

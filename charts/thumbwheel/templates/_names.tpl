@@ -1,4 +1,4 @@
-{{/* Names and labels. Takes root, or a list of root and component. */}}
+{{/* Names and labels. Argument: root, or a list of root and component. */}}
 {{- define "thumbwheel.fullname" -}}
 {{- if contains "thumbwheel" .Release.Name -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
 {{- else -}}{{ printf "%s-thumbwheel" (.Release.Name | trunc 29 | trimSuffix "-") }}{{- end -}}
@@ -8,7 +8,7 @@
 {{- printf "%s-%s" (include "thumbwheel.fullname" (index . 0)) (index . 1) -}}
 {{- end -}}
 
-{{/* What a selector may hold: it cannot change for the life of an object. */}}
+{{/* Labels of selectors, which are immutable for the lifetime of an object. */}}
 {{- define "thumbwheel.selector" -}}
 app.kubernetes.io/name: thumbwheel
 app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
@@ -26,7 +26,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 {{- end -}}
 
-{{/* Takes a list of root and image group. */}}
+{{/* Reference of an image. Arguments: list of root and image group. */}}
 {{- define "thumbwheel.image" -}}
 {{- $root := index . 0 -}}{{- $image := index $root.Values.images (index . 1) -}}
 {{- with $root.Values.imageRegistry }}{{ . }}/{{ end -}}

@@ -1,4 +1,4 @@
-{{/* What every pod has, so that the restricted Pod Security Standard lets it in. */}}
+{{/* Security context of every pod, as the restricted Pod Security Standard requires. */}}
 {{- define "thumbwheel.podSecurity" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -24,7 +24,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Until every client and proxy has seen that the pod is going, it takes calls. */}}
+{{/* preStop hook: accept calls until all clients and proxies have noticed the termination. */}}
 {{- define "thumbwheel.preStop" -}}
 {{- with .Values.shutdown.preStopSeconds -}}
 lifecycle:
@@ -32,7 +32,7 @@ lifecycle:
 {{- end -}}
 {{- end -}}
 
-{{/* Where the pods of one component go. Takes a list of root, component and its values. */}}
+{{/* Placement of the pods of one component. Arguments: list of root, component and its values. */}}
 {{- define "thumbwheel.placement" -}}
 {{- $values := index . 2 -}}
 {{- with $values.nodeSelector }}
@@ -57,13 +57,14 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* A variable out of a secret. Takes a list of variable, secret and key. */}}
+{{/* Environment variable from a secret. Arguments: list of variable, secret and key. */}}
 {{- define "thumbwheel.fromSecret" -}}
 - name: {{ index . 0 }}
   valueFrom: {secretKeyRef: {name: {{ index . 1 }}, key: {{ index . 2 }}}}
 {{- end -}}
 
-{{/* What a cluster's owner mounts in addition: the trust bundle, and what the values say. Takes a list of root and those values. */}}
+{{/* Additional volumes: the trust bundle and those of the values. Arguments: list of root and
+     those values. */}}
 {{- define "thumbwheel.extraMounts" -}}
 {{- if (index . 0).Values.trustBundle.configMap }}
 - {name: trust, mountPath: /trust, readOnly: true}
@@ -83,10 +84,10 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* Whom a pod believes over TLS, if not who everybody believes. */}}
+{{/* Environment variables for the trust bundle. */}}
 {{- define "thumbwheel.trustEnvironment" -}}
 {{- if .Values.trustBundle.configMap }}
-{{- /* libpq's and asyncpg's; OpenSSL's; gRPC's, for traces. */}}
+{{- /* Read by libpq and asyncpg, by OpenSSL, and by gRPC for traces. */}}
 {{- range list "PGSSLROOTCERT" "SSL_CERT_FILE" "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" }}
 - {name: {{ . }}, value: {{ printf "/trust/%s" $.Values.trustBundle.key | quote }}}
 {{- end }}

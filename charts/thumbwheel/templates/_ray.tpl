@@ -1,5 +1,5 @@
-{{/* The turn as a RayJob of KubeRay, which the launcher fills in. Each field that is not its default answers something that was seen to
-     happen: docs/decisions/2026-11-26-training-on-the-cluster.md. */}}
+{{/* RayJob of a run, completed by the launcher. Each non-default field prevents a failure that was
+     observed: docs/decisions/2026-11-26-training-on-the-cluster.md. */}}
 {{- define "thumbwheel.rayJob" -}}
 {{- $ray := .Values.ray -}}
 apiVersion: ray.io/v1
@@ -41,7 +41,7 @@ spec:
       resources: {requests: {cpu: 50m, memory: 256Mi}, limits: {memory: 512Mi}}
     {{- end }}
     headGroupSpec:
-      # No CPUs: the loop itself runs here, and Ray puts no worker beside it.
+      # No CPUs for Ray: the loop itself runs here, and Ray must not schedule workers on this pod.
       rayStartParams: {num-cpus: "0", object-store-memory: {{ $ray.objectStoreBytes | int64 | quote }}, dashboard-host: 0.0.0.0}
       template:
         metadata:
@@ -57,7 +57,7 @@ spec:
                 - {name: gcs-server, containerPort: 6379}
                 - {name: dashboard, containerPort: 8265}
                 - {name: client, containerPort: 10001}
-              # Our own: KubeRay's call wget, which the image has not.
+              # Custom probe: KubeRay's default uses wget, which the image does not contain.
               readinessProbe: {httpGet: {path: /api/gcs_healthz, port: 8265}, periodSeconds: 2, timeoutSeconds: 2}
               livenessProbe: {httpGet: {path: /api/local_raylet_healthz, port: 52365}, initialDelaySeconds: 60, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 12}
               resources: {{- toYaml $ray.head.resources | nindent 16 }}
@@ -67,7 +67,8 @@ spec:
         replicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas (include "thumbwheel.rayPods" . | int) }}
         minReplicas: {{ $ray.autoscaling.enabled | ternary $ray.autoscaling.minReplicas (include "thumbwheel.rayPods" . | int) }}
         maxReplicas: {{ include "thumbwheel.rayPods" . }}
-        # One CPU as Ray counts, whatever the pod has: so each pod gets one worker of the training, or one rollout actor.
+        # One logical CPU for Ray regardless of the resources of the pod, so that each pod gets one
+        # training worker or one rollout actor.
         rayStartParams: {num-cpus: "1", object-store-memory: {{ $ray.objectStoreBytes | int64 | quote }}}
         template:
           metadata:
@@ -76,7 +77,8 @@ spec:
             serviceAccountName: {{ include "thumbwheel.fullname" . }}
             {{- include "thumbwheel.podSecurity" . | nindent 12 }}
             {{- include "thumbwheel.rayPlacement" (list . $ray.workers) | nindent 12 }}
-            # Ray tells the training of SIGTERM, waits so long for it to leave, and takes a moment itself.
+            # Ray forwards SIGTERM to the training, waits for this time, and needs some seconds for
+            # its own shutdown.
             terminationGracePeriodSeconds: {{ add .Values.training.noticeSeconds 15 }}
             containers:
               - name: ray-worker
@@ -92,13 +94,14 @@ spec:
             volumes: {{- include "thumbwheel.trainingVolumes" (list . true) | nindent 14 }}
 {{- end -}}
 
-{{/* A worker or a rollout actor each. */}}
+{{/* Pod of one worker or one rollout actor. */}}
 {{- define "thumbwheel.rayPods" -}}
 {{- add .Values.ray.workers.replicas .Values.ray.rolloutActors -}}
 {{- end -}}
 
-{{/* What every container of Ray has; takes a list of root and whether it trains. Its environment comes last, so that more can follow. KubeRay
-     1.5 cannot say Ray's token, and in these pods only those meet that the policies let. */}}
+{{/* Container fields of every Ray pod. Arguments: list of root and whether the pod trains. The
+     environment comes last so that callers can append to it. KubeRay 1.5 cannot set Ray's token;
+     network policies restrict these pods to each other. */}}
 {{- define "thumbwheel.rayContainer" -}}
 {{- $root := index . 0 -}}
 image: {{ include "thumbwheel.image" (list $root "training") }}
@@ -113,7 +116,8 @@ env:
   {{- end }}
 {{- end -}}
 
-{{/* With the autoscaler, KubeRay makes an account for the head that may count and ask for pods. */}}
+{{/* With the autoscaler, KubeRay creates a service account for the head that may list and create
+     pods. */}}
 {{- define "thumbwheel.rayHeadAccount" -}}
 {{- if .Values.ray.autoscaling.enabled -}}
 {{- include "thumbwheel.podSecurity" . | replace "automountServiceAccountToken: false" "automountServiceAccountToken: true" }}
@@ -123,7 +127,8 @@ serviceAccountName: {{ include "thumbwheel.fullname" . }}
 {{- end -}}
 {{- end -}}
 
-{{/* Takes a list of root and the values of head or workers. */}}
+{{/* Resources and placement of Ray pods. Arguments: list of root and the values of head or
+     workers. */}}
 {{- define "thumbwheel.rayPlacement" -}}
 {{- with (index . 1).nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}

@@ -1,4 +1,4 @@
-{{/* The secrets that the chart makes, or, of keys, is given: which, and what they hold. */}}
+{{/* Secrets that the chart generates, or receives as existing secrets, with their keys. */}}
 {{- define "thumbwheel.secrets" -}}
 keys: {name: {{ include "thumbwheel.secret" . }}, made: {{ not .Values.secrets.existing }}, keys: [principal-key, master-key, valkey-secret]}
 {{- if .Values.evaluation.enabled }}
@@ -12,7 +12,8 @@ evaluation: {name: {{ include "thumbwheel.evaluationSecret" . }}, made: true, ke
 
 {{- define "thumbwheel.evaluationSecret" -}}{{ include "thumbwheel.name" (list . "evaluation") }}{{- end -}}
 
-{{/* Whether this one is the chart's to make, and is not there. `helm template` sees no cluster, and shows it. Takes a list of root and name. */}}
+{{/* Non-empty if the chart generates this secret and the secret does not exist. `helm template`
+     has no cluster and therefore renders it. Arguments: list of root and name. */}}
 {{- define "thumbwheel.makes" -}}
 {{- $root := index . 0 -}}
 {{- with index (include "thumbwheel.secrets" $root | fromYaml) (index . 1) -}}
@@ -22,17 +23,20 @@ evaluation: {name: {{ include "thumbwheel.evaluationSecret" . }}, made: true, ke
 
 {{- define "thumbwheel.madeOnce" -}}
 helm.sh/hook: pre-install,pre-upgrade
-# Not Helm's default, which deletes the one that is there: only what this very hook failed to make.
+# Override Helm's default policy, which deletes an existing object: delete only what this hook
+# failed to create.
 helm.sh/hook-delete-policy: hook-failed
-# For charts before this one, to which it is an object like any other: they find it as theirs, and may not delete it.
+# For earlier charts, in which the secret is an ordinary object: they adopt it and must not delete
+# it.
 helm.sh/resource-policy: keep
 meta.helm.sh/release-name: {{ .Release.Name }}
 meta.helm.sh/release-namespace: {{ .Release.Namespace }}
 {{- end -}}
 
-{{/* A secret that lacks a key: pods would wait for it without a word, and another master-key opens nothing. And one that Helm would delete:
-     charts before this one had it in their manifests, and what leaves a manifest stays only if it says so. With gitops, and in
-     `helm template`, nothing is looked up. */}}
+{{/* Reject a secret without one of its keys: pods would wait for the key, and another master-key decrypts
+     nothing. Reject a secret that Helm would delete: earlier charts had it in their manifests, and an object
+     that leaves the manifests is deleted without the annotation. With gitops and in `helm template`
+     nothing is looked up. */}}
 {{- define "thumbwheel.validateSecrets" -}}
 {{- if not .Values.gitops -}}
 {{- range include "thumbwheel.secrets" . | fromYaml -}}

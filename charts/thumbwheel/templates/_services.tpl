@@ -1,5 +1,5 @@
-{{/* What the chart knows of each service, and nobody configures: its door, whom it calls, what it needs, and the commands that make its
-     stores ready. */}}
+{{/* Static facts of each service: port, dependencies, stores, and the commands that prepare its
+     stores. */}}
 {{- define "thumbwheel.known" -}}
 gateway: {port: 50051, http: true, database: gateway, valkey: true, calls: [guardrail, enhancer, session, generator, feedback], keys: [principal-key], prepare: [migrate]}
 guardrail: {port: 50052, calls: []}
@@ -9,21 +9,23 @@ generator: {port: 50055, database: generator, calls: [predictor], models: true, 
 feedback: {port: 50056, database: feedback, calls: [], keys: [principal-key, master-key], spool: true, kafka: true, objects: true, prepare: [migrate, topics, bucket]}
 {{- end -}}
 
-{{/* The values of one service: its own over serviceDefaults. Takes a list of root and name. */}}
+{{/* Values of one service, merged over serviceDefaults. Arguments: list of root and name. */}}
 {{- define "thumbwheel.values" -}}
 {{- $root := index . 0 -}}
 {{- mustMergeOverwrite (deepCopy $root.Values.serviceDefaults) (deepCopy (default dict (index $root.Values.services (index . 1)))) | toYaml -}}
 {{- end -}}
 
-{{/* Who decides how many replicas there are: autoscaling or keda; empty: `replicas`. Takes the values of one service. */}}
+{{/* Autoscaler of a service: autoscaling or keda; empty if `replicas` applies. Argument: the
+     values of one service. */}}
 {{- define "thumbwheel.scaler" -}}{{ if .autoscaling.enabled }}autoscaling{{ else if .keda.enabled }}keda{{ end }}{{- end -}}
 
-{{/* How many there are at least and at most. */}}
+{{/* Minimum and maximum number of replicas. */}}
 {{- define "thumbwheel.least" -}}{{ with include "thumbwheel.scaler" . }}{{ (index $ .).minReplicas }}{{ else }}{{ .replicas }}{{ end }}{{- end -}}
 {{- define "thumbwheel.most" -}}{{ with include "thumbwheel.scaler" . }}{{ (index $ .).maxReplicas }}{{ else }}{{ .replicas }}{{ end }}{{- end -}}
 
-{{/* What a gateway's connections need to grow old, ten percent more than their age, less what `preStop` has waited already. */}}
+{{/* Seconds until all connections of a gateway have reached their maximum age plus ten percent,
+     less the time of `preStop`. */}}
 {{- define "thumbwheel.gatewayLameDuckSeconds" -}}{{ max 1 (sub 34 .Values.shutdown.preStopSeconds) }}{{- end -}}
 
-{{/* Metrics stand this far above the gRPC port. */}}
+{{/* Offset of the metrics port from the gRPC port. */}}
 {{- define "thumbwheel.metricsPort" -}}{{ add 1000 . }}{{- end -}}

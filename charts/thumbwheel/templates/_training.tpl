@@ -1,10 +1,12 @@
-{{/* What a turn of the loop is on a cluster, whatever starts it: its words, its environment, its pod. All of its pods mount the two claims at
-     the same places as the services do, so `--state /` finds models and loop, and the generator finds what a turn tells it of. */}}
+{{/* Arguments, environment and pod of a run, for all ways to start one. All pods mount the two
+     claims at the paths that the services use, so that `--state /` finds models and loop, and
+     paths mean the same to the generator. */}}
 {{- define "thumbwheel.loopClaim" -}}
 {{- .Values.training.loop.existingClaim | default (include "thumbwheel.name" (list . "loop")) -}}
 {{- end -}}
 
-{{/* `python3 -m` and these. extraArgs come last: of a word said twice, the later counts. */}}
+{{/* Arguments of `python3 -m`. extraArgs come last because the last occurrence of an argument
+     applies. */}}
 {{- define "thumbwheel.trainingWords" -}}
 {{- $v := .Values.training -}}{{- $known := include "thumbwheel.known" . | fromYaml -}}
 {{- $words := list "training" "loop" "--recipe" $v.recipe "--state" "/" "--scheduled" "--patience" "2m" -}}
@@ -25,8 +27,8 @@
 {{- concat $words $v.extraArgs | toJson -}}
 {{- end -}}
 
-{{/* Where the bucket is, and its keys. Of the pod that runs the loop itself, and of Ray's workers only where they keep their state there: else
-     they reach nothing but each other. */}}
+{{/* Endpoint and credentials of the bucket. Given to the pod of the loop, and to Ray workers only
+     if checkpoints are in the bucket; otherwise workers connect only to each other. */}}
 {{- define "thumbwheel.trainingEnvironment" -}}
 {{- $store := (include "thumbwheel.stores" . | fromYaml).objectStore -}}
 {{- range $name, $value := dict "endpoint" $store.endpoint "bucket" $store.bucket "secure" $store.secure "region" $store.region }}
@@ -39,7 +41,7 @@
 {{- include "thumbwheel.trustEnvironment" . }}
 {{- end -}}
 
-{{/* The way to the bucket, for a policy's egress. */}}
+{{/* Egress rule to the bucket. */}}
 {{- define "thumbwheel.toBucket" -}}
 {{- if .Values.evaluation.enabled -}}
 - ports: [{port: {{ (include "thumbwheel.evaluationStores" . | fromYaml).s3.port }}, protocol: TCP}]
@@ -53,7 +55,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* These two take a list of root and whether it is a pod that trains: the submitter has no claim. */}}
+{{/* Volumes and mounts. Arguments: list of root and whether the pod trains; the submitter mounts
+     no claim. */}}
 {{- define "thumbwheel.trainingMounts" -}}
 {{- $root := index . 0 -}}
 - {name: tmp, mountPath: /tmp}
@@ -74,7 +77,7 @@
 {{- include "thumbwheel.extraVolumes" (list $root $root.Values.training) }}
 {{- end -}}
 
-{{/* What the two kinds of CronJob have alike. */}}
+{{/* Fields common to both kinds of CronJob. */}}
 {{- define "thumbwheel.schedule" -}}
 schedule: {{ .Values.training.schedule | quote }}
 {{- with .Values.training.timeZone }}
@@ -97,25 +100,25 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- if .Values.training.enabled -}}
 {{- $v := .Values -}}{{- $workers := .Values.ray.workers -}}{{- $gpus := int $workers.gpus -}}
 {{- range list "nano" "small" -}}
-  {{- if and (ne . $v.training.recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s trains no model of %s's, and models.initial is %s; say %s" $v.training.recipe . $v.models.initial .) }}{{- end -}}
+  {{- if and (ne . $v.training.recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s cannot train a model of %s, and models.initial is %s; set %s" $v.training.recipe . $v.models.initial .) }}{{- end -}}
 {{- end -}}
 {{- range $name, $given := dict "ray.workers.fewest" $workers.fewest "ray.rolloutActors" $v.ray.rolloutActors -}}
   {{- if and (gt (int $given) 0) (eq $v.ray.mode "local") -}}{{ fail (printf "%s: needs ray.mode kuberay" $name) }}{{- end -}}
 {{- end -}}
 {{- if gt (int $workers.fewest) (int $workers.replicas) -}}{{ fail "ray.workers.fewest: is above ray.workers.replicas" }}{{- end -}}
-{{- if and (gt (int $workers.fewest) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not with ray.workers.fewest, as Ray would wait for the actors' pods to become workers'" }}{{- end -}}
-{{- if and (gt $gpus 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not with ray.workers.gpus, as an actor samples on a processor and would keep a pod with GPUs from a worker" }}{{- end -}}
+{{- if and (gt (int $workers.fewest) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.fewest, because Ray would wait for the pods of the actors" }}{{- end -}}
+{{- if and (gt $gpus 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.gpus, because an actor samples on CPUs and would occupy a pod with GPUs" }}{{- end -}}
 {{- if eq $v.ray.mode "kuberay" -}}{{ include "thumbwheel.needs" (list . "ray.io/v1/RayJob" "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)") }}{{- end -}}
-{{- if and (gt $gpus 0) (eq $v.ray.mode "local") -}}{{ fail "ray.workers.gpus: GPUs are for ray.mode kuberay; local trains on processors" }}{{- end -}}
-{{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: say where GPUs are, by ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
+{{- if and (gt $gpus 0) (eq $v.ray.mode "local") -}}{{ fail "ray.workers.gpus: GPUs need ray.mode kuberay; local trains on CPUs" }}{{- end -}}
+{{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: select GPU nodes with ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
 {{- range $kind, $amounts := $workers.resources -}}
   {{- range $name := keys (default dict $amounts) -}}
-    {{- if contains "gpu" (lower $name) -}}{{ fail (printf "ray.workers.resources.%s: %s is said by ray.workers.gpus and ray.workers.gpuResource alone" $kind $name) }}{{- end -}}
+    {{- if contains "gpu" (lower $name) -}}{{ fail (printf "ray.workers.resources.%s: set %s with ray.workers.gpus and ray.workers.gpuResource" $kind $name) }}{{- end -}}
   {{- end -}}
 {{- end -}}
 {{- if and $v.ray.autoscaling.enabled (eq $v.ray.mode "local") -}}{{ fail "ray.autoscaling.enabled: needs ray.mode kuberay" }}{{- end -}}
 {{- if and $v.ray.autoscaling.enabled (gt (int $v.ray.autoscaling.minReplicas) (int (include "thumbwheel.rayPods" .))) -}}{{ fail "ray.autoscaling.minReplicas: is above ray.workers.replicas and ray.rolloutActors together" }}{{- end -}}
-{{- if and $v.ray.autoscaling.enabled $v.ray.queueName -}}{{ fail "ray.autoscaling.enabled: Kueue (ray.queueName) admits a turn whole; say one of the two" }}{{- end -}}
-{{- if and (ne (toString $v.training.canary.seconds) "") (ge (float64 $v.training.canary.seconds) (float64 $v.training.deadlineSeconds)) -}}{{ fail "training.canary.seconds: is not below training.deadlineSeconds, which ends the whole turn" }}{{- end -}}
+{{- if and $v.ray.autoscaling.enabled $v.ray.queueName -}}{{ fail "ray.autoscaling.enabled: Kueue (ray.queueName) admits a complete run; set only one of the two" }}{{- end -}}
+{{- if and (ne (toString $v.training.canary.seconds) "") (ge (float64 $v.training.canary.seconds) (float64 $v.training.deadlineSeconds)) -}}{{ fail "training.canary.seconds: must be below training.deadlineSeconds, which ends the run" }}{{- end -}}
 {{- end -}}
 {{- end -}}
