@@ -1,3 +1,5 @@
-"""What every service stands on. A closed list: nothing enters that knows a service's nouns, or that
-fewer than three need.
+"""Shared runtime of the services.
+
+The list of modules is closed: a module must be free of the nouns of any service, and at least three
+services must need the module.
 """

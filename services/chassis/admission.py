@@ -1,10 +1,9 @@
-"""Admission control: a limit on the calls that wait for their first answer, and a short queue for
-the calls above the limit.
+"""Admission control: a limit on calls that wait for their first answer, and a short queue above it.
 
 The limit is a gradient controller after Envoy's adaptive concurrency filter (envoyproxy.io,
-"Adaptive Concurrency") and Netflix's concurrency-limits: limit × gradient, the tolerated latency
-over the latency now. The order of the queue is adaptive LIFO (B. Maurer, "Fail at Scale", ACM Queue
-13(8), 2015). docs/decisions/2026-11-28-admission.md.
+"Adaptive Concurrency") and Netflix's concurrency-limits: limit × gradient, where the gradient is
+the tolerated latency divided by the present latency. The order of the queue is adaptive LIFO
+(B. Maurer, "Fail at Scale", ACM Queue 13(8), 2015). docs/decisions/2026-11-28-admission.md.
 """
 
 import asyncio
@@ -26,25 +25,24 @@ from services.chassis.telemetry import (
     ADMISSION_STARTING,
 )
 
-# Longest time in the queue. A burst that is served within it is served completely.
+# Longest time in the queue. A shorter burst is served completely.
 QUEUE_SECONDS = 2.0
-# Latency that counts as none: TOLERANCE times the latency without load, and the time of a few turns
-# of a busy event loop.
+# Tolerated latency: TOLERANCE times the baseline, plus a few iterations of a busy event loop.
 TOLERANCE, SLACK_SECONDS = 1.5, 0.02
-LOWEST_GRADIENT, HIGHEST_GRADIENT = 0.5, 2.0
-# The limit moves after so many answers, and not more often than every WINDOW_SECONDS.
+MIN_GRADIENT, MAX_GRADIENT = 0.5, 2.0
+# The limit changes after this many answers, and at most once per WINDOW_SECONDS.
 WINDOW_CALLS, WINDOW_SECONDS = 8, 0.1
-# Latency without load: the median of so many calls at the lowest limit.
-UNLOADED_CALLS = 16
-# It rises no faster, so that an overload of a minute is not taken for normal, and a model that
-# became slower is after some minutes.
-RISE_A_SECOND = 1.02
+# Baseline latency: the median of this many calls at the lowest limit.
+BASELINE_CALLS = 16
+# Largest growth of the baseline. An overload of a minute must not become the new baseline; a model
+# that became slower must, after some minutes.
+BASELINE_GROWTH_PER_SECOND = 1.02
 # Share of the limit that batch calls may fill.
 BATCH_SHARE = 0.75
 
 
 class Priority(StrEnum):
-    """Interactive calls leave the queue before batch calls."""
+    """Class of a call: interactive calls leave the queue before batch calls."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
@@ -52,70 +50,78 @@ class Priority(StrEnum):
 
 @dataclass(eq=False)
 class Ticket:
-    """An admitted call. `alone`: no more calls than the lowest limit waited for their first answer,
-    this call included.
+    """An admitted call.
+
+    `measures_baseline` is true if at most the lowest limit of calls waited for their first answer
+    at admission, this call included.
     """
 
     method: str
-    began: float
-    alone: bool
+    admitted_at: float
+    measures_baseline: bool
 
 
 @dataclass(eq=False)
-class Place:
-    """A place in the queue; `ticket` is there once the call is admitted."""
+class QueueEntry:
+    """A queued call; the future gets its ticket at admission."""
 
     method: str
     ticket: asyncio.Future[Ticket]
 
 
-class Gradient:
-    """The limit, between `floor` and `ceiling`. Times are seconds on one clock."""
+class GradientLimit:
+    """The limit, between `floor` and `ceiling`. Times are seconds of one clock."""
 
     def __init__(self, floor: int, ceiling: int) -> None:
         self._floor, self._ceiling, self._limit = floor, ceiling, float(min(floor, ceiling))
-        # By method: the latency without load, and when it was learned.
-        self._unloaded: dict[str, tuple[float, float]] = {}
-        self._alone: defaultdict[str, list[float]] = defaultdict(list)
+        # By method: the baseline latency and the time of its measurement.
+        self._baselines: dict[str, tuple[float, float]] = {}
+        self._baseline_samples: defaultdict[str, list[float]] = defaultdict(list)
+        # Latency divided by tolerated latency, for each call of the current window.
         self._excess: list[float] = []
         self._window_began, self._most_waiting = 0.0, 0
 
     @property
     def allowed(self) -> int:
-        """Calls that may wait for their first answer now."""
+        """Number of calls that may wait for their first answer now."""
         return int(self._limit)
 
-    def take(self, ticket: Ticket, now: float, waiting: int, *, refused: bool = False) -> None:
-        """Learn from a call that was answered or refused by a peer, with `waiting` calls before
-        their first answer at that time.
+    def observe(self, ticket: Ticket, now: float, waiting: int, *, refused: bool = False) -> None:
+        """Add the latency of an answered call, or the refusal of a peer, to the current window.
+
+        Args:
+            ticket: the call.
+            now: time of the answer, in seconds.
+            waiting: calls without a first answer at that time, this call included.
+            refused: a peer refused the call; counts as an infinite latency.
         """
-        seconds = now - ticket.began
-        if ticket.alone and not refused:
-            self._learn(ticket.method, seconds, now)
-        if ticket.began < self._window_began:
-            return  # admitted under an earlier limit
+        seconds = now - ticket.admitted_at
+        if ticket.measures_baseline and not refused:
+            self._update_baseline(ticket.method, seconds, now)
+        # The latency of a call that was admitted under an earlier limit measures that limit.
+        if ticket.admitted_at < self._window_began:
+            return
         self._most_waiting = max(self._most_waiting, waiting)
-        unloaded, _ = self._unloaded.get(ticket.method, (seconds, now))
-        allowed = TOLERANCE * unloaded + SLACK_SECONDS
-        self._excess.append(math.inf if refused else seconds / allowed)
+        baseline, _ = self._baselines.get(ticket.method, (seconds, now))
+        tolerated = TOLERANCE * baseline + SLACK_SECONDS
+        self._excess.append(math.inf if refused else seconds / tolerated)
         if len(self._excess) >= WINDOW_CALLS and now - self._window_began >= WINDOW_SECONDS:
-            self._move(now)
+            self._update_limit(now)
 
-    def _learn(self, method: str, seconds: float, now: float) -> None:
-        taken = self._alone[method]
-        taken.append(seconds)
-        if len(taken) == UNLOADED_CALLS:
-            known, learned_at = self._unloaded.get(method, (math.inf, now))
-            most = known * RISE_A_SECOND ** (now - learned_at)
-            self._unloaded[method] = min(statistics.median(taken), most), now
-            taken.clear()
+    def _update_baseline(self, method: str, seconds: float, now: float) -> None:
+        samples = self._baseline_samples[method]
+        samples.append(seconds)
+        if len(samples) == BASELINE_CALLS:
+            known, measured_at = self._baselines.get(method, (math.inf, now))
+            most = known * BASELINE_GROWTH_PER_SECOND ** (now - measured_at)
+            self._baselines[method] = min(statistics.median(samples), most), now
+            samples.clear()
 
-    def _move(self, now: float) -> None:
-        excess = min(
-            1 / LOWEST_GRADIENT, max(1 / HIGHEST_GRADIENT, statistics.median_low(self._excess))
-        )
+    def _update_limit(self, now: float) -> None:
+        # Clamped before the division: the excess may be 0, or infinite after refusals.
+        excess = min(1 / MIN_GRADIENT, max(1 / MAX_GRADIENT, statistics.median_low(self._excess)))
         gradient = 1 / excess
-        # A limit that is not reached says nothing about a higher one.
+        # A limit that is not reached gives no evidence for a higher limit.
         if gradient < 1 or 2 * self._most_waiting >= self._limit:
             self._limit = min(self._ceiling, max(self._floor, self._limit * gradient))
         self._excess.clear()
@@ -133,18 +139,25 @@ class Admission:
         retry_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`floor` and `ceiling` bound the limit; `ceiling` also bounds the calls in flight, streams
-        included, and the queue.
+        """Create the admission of one entry point.
+
+        Args:
+            door: value of the metrics' label `door`.
+            floor: lowest limit; this many calls may always wait for their first answer.
+            ceiling: highest limit; also bounds the calls in flight (streams included) and the
+                queue.
+            retry_seconds: mean delay after which a refused caller should try again.
+            clock: seconds of a monotonic clock.
         """
         self._floor, self._ceiling = floor, ceiling
         self._retry_seconds, self._clock = retry_seconds, clock
-        self._gradient = Gradient(floor, ceiling)
+        self._limit = GradientLimit(floor, ceiling)
         self._starting: set[Ticket] = set()
         self._in_flight = 0
-        self._queues: dict[Priority, deque[Place]] = {priority: deque() for priority in Priority}
+        self._queues: dict[Priority, deque[QueueEntry]] = {kind: deque() for kind in Priority}
         self._queue_began = 0.0
         self._refused = ADMISSION_REFUSED.labels(door)
-        ADMISSION_LIMIT.labels(door).set_function(lambda: self._gradient.allowed)
+        ADMISSION_LIMIT.labels(door).set_function(lambda: self._limit.allowed)
         ADMISSION_STARTING.labels(door).set_function(lambda: len(self._starting))
         ADMISSION_QUEUED.labels(door).set_function(lambda: self._queued)
 
@@ -155,8 +168,12 @@ class Admission:
         priority: Priority = Priority.INTERACTIVE,
         queue_seconds: float = QUEUE_SECONDS,
     ) -> AsyncIterator[Ticket]:
-        """Enter, and leave with the block; a ResourceExhaustedError from the block counts as a
-        refusal by a peer. Raises: as `enter`.
+        """Call `enter` before the block and `leave` after the block.
+
+        A ResourceExhaustedError of the block that reports load counts as a refusal by a peer.
+
+        Raises:
+            ResourceExhaustedError: as `enter`.
         """
         ticket = await self.enter(method, priority, queue_seconds)
         try:
@@ -174,54 +191,51 @@ class Admission:
         priority: Priority = Priority.INTERACTIVE,
         queue_seconds: float = QUEUE_SECONDS,
     ) -> Ticket:
-        """Admit a call, at once or after at most `queue_seconds` (never more than QUEUE_SECONDS) in
-        the queue.
+        """Admit a call at once, or after at most `queue_seconds` (≤ QUEUE_SECONDS) in the queue.
 
         Raises:
-            ResourceExhaustedError: there was no place in time, or the queue is full; with a retry
-                delay.
+            ResourceExhaustedError: no capacity became free in time, or the queue is full; with a
+                retry delay.
         """
         if not self._queued and self._has_room(priority):
             return self._admit(method)
         if self._queued >= self._ceiling:
             raise self._refusal()
         self._queue_began = self._queue_began if self._queued else self._clock()
-        place = Place(method, asyncio.get_running_loop().create_future())
+        entry = QueueEntry(method, asyncio.get_running_loop().create_future())
         queue = self._queues[priority]
-        queue.append(place)
-        # Behind batch calls that wait for their share there may be a place for an interactive one.
-        self._call_next()
+        queue.append(entry)
+        # Queued batch calls may wait for their share while an interactive call has room.
+        self._admit_queued()
         try:
             async with asyncio.timeout(min(queue_seconds, QUEUE_SECONDS)):
-                return await place.ticket
+                return await entry.ticket
         except BaseException as error:
-            if place in queue:
-                queue.remove(place)
-            elif not place.ticket.cancelled():
-                # Admitted at the moment at which the caller left.
-                self.leave(place.ticket.result())
+            if entry in queue:
+                queue.remove(entry)
+            elif not entry.ticket.cancelled():
+                # The call was admitted in the same iteration in which its caller gave up.
+                self.leave(entry.ticket.result())
             if isinstance(error, TimeoutError):
                 raise self._refusal() from None
             raise
 
     def answered(self, ticket: Ticket, *, refused: bool = False) -> None:
-        """The first answer is out, or a peer refused the call. Later answers may be reported too."""
+        """Record the first answer or the refusal by a peer; later reports of a call are ignored."""
         if ticket in self._starting:
-            self._gradient.take(ticket, self._clock(), len(self._starting), refused=refused)
+            self._limit.observe(ticket, self._clock(), len(self._starting), refused=refused)
             self._starting.remove(ticket)
-            self._call_next()
+            self._admit_queued()
 
-    def set_aside(self, ticket: Ticket) -> None:
-        """The call waits for something that is no load: it takes no place any more, and its latency
-        is not learned.
-        """
+    def exempt(self, ticket: Ticket) -> None:
+        """Stop counting a call that waits for a reason other than load; ignore its latency."""
         self._starting.discard(ticket)
-        self._call_next()
+        self._admit_queued()
 
     def leave(self, ticket: Ticket) -> None:
-        """The call has ended. A call that failed before its first answer is no measure of latency."""
+        """Record the end of a call; a failure before the first answer measures no latency."""
         self._in_flight -= 1
-        self.set_aside(ticket)
+        self.exempt(ticket)
 
     @property
     def _queued(self) -> int:
@@ -229,28 +243,30 @@ class Admission:
 
     def _has_room(self, priority: Priority) -> bool:
         share = BATCH_SHARE if priority is Priority.BATCH else 1
-        return (
-            len(self._starting) < self._gradient.allowed * share and self._in_flight < self._ceiling
-        )
+        return len(self._starting) < self._limit.allowed * share and self._in_flight < self._ceiling
 
     def _admit(self, method: str) -> Ticket:
-        # Only at its beginning: a long call is more likely to meet others, and the rest would be
-        # the short ones.
-        ticket = Ticket(method, self._clock(), alone=len(self._starting) < self._floor)
+        # Decided at admission only: a long call meets others more often, so a check at the answer
+        # would select short calls.
+        measures_baseline = len(self._starting) < self._floor
+        ticket = Ticket(method, self._clock(), measures_baseline)
         self._starting.add(ticket)
         self._in_flight += 1
         return ticket
 
-    def _call_next(self) -> None:
-        """Admit from the queue: the oldest caller first, and the newest first once the queue has
-        stood longer than a burst.
+    def _admit_queued(self) -> None:
+        """Admit queued calls while there is room.
+
+        Oldest first; newest first once the queue has existed for longer than QUEUE_SECONDS, since
+        the oldest callers are then about to give up.
         """
         for priority, queue in self._queues.items():
             while queue and self._has_room(priority):
                 newest = self._clock() - self._queue_began > QUEUE_SECONDS
-                place = queue.pop() if newest else queue.popleft()
-                if not place.ticket.done():
-                    place.ticket.set_result(self._admit(place.method))
+                entry = queue.pop() if newest else queue.popleft()
+                # A cancelled caller removes its entry only when it runs again.
+                if not entry.ticket.done():
+                    entry.ticket.set_result(self._admit(entry.method))
             if queue:
                 return
 
@@ -258,6 +274,7 @@ class Admission:
         self._refused.inc()
         return ResourceExhaustedError(
             "too many calls wait for their first answer",
-            limit=f"{self._gradient.allowed} at once",
+            limit=f"{self._limit.allowed} at once",
+            # Jitter: refused callers must not return all at once.
             retry_seconds=self._retry_seconds * random.uniform(0.5, 1.5),
         )

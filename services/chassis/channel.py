@@ -1,8 +1,7 @@
-"""Calls to other services: one long-lived channel a target, deadlines that shrink from hop to hop,
-errors translated once.
+"""Calls to other services: one long-lived channel per target, deadlines, translated errors.
 
-A ClusterIP pins HTTP/2, hence round_robin over the addresses of a name. What is sent again:
-`retries`.
+A deadline shrinks from hop to hop. A ClusterIP pins an HTTP/2 connection to one replica, hence
+round_robin over the addresses of a name. Retries are described in `retries`.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -12,15 +11,15 @@ import grpc
 from google.protobuf.descriptor import FileDescriptor
 
 from services.chassis.errors import DeadlineExceededError, from_rpc
-from services.chassis.fresh_channel import Addresses, FreshChannel
 from services.chassis.identity import current_call, outgoing_metadata
 from services.chassis.mutual_tls import TlsFiles, secure_channel
+from services.chassis.reconnecting_channel import ReconnectingChannel, ResolvedAddresses
 from services.chassis.retries import service_config
 from services.chassis.telemetry import trace_headers
 
-# Of both ends: a peer that is stopped or cut off is noticed within 7 s. Measured with a SIGSTOP
-# (docs/decisions): the keepalive timeout alone does nothing, the ping's does; and without the third
-# line no ping follows the second on a quiet connection.
+# Used at both ends. A stopped or disconnected peer is detected within 7 s, measured with SIGSTOP
+# (docs/decisions): the ping timeout has an effect, the keepalive timeout has none. Without the
+# third option a quiet connection sends two pings and no more.
 KEEPALIVE_OPTIONS = [
     ("grpc.keepalive_time_ms", 4_000),
     ("grpc.http2.ping_timeout_ms", 3_000),
@@ -30,14 +29,13 @@ CHANNEL_OPTIONS = [
     *KEEPALIVE_OPTIONS,
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
-    # A supervised peer is back within a second or two: the default back-off (up to 120 s) would
-    # outlast it.
+    # A supervised peer is back within two seconds; the default backoff lasts up to 120 s.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    # How long connecting may take; 20 s would hold a second try up behind a cut.
+    # Also the connect timeout: the default of 20 s would delay the next attempt after a cut.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
-# What a hop keeps for itself to turn a late answer into an error of its own.
+# Part of the deadline that a hop reserves to report a late peer as its own error.
 HOP_MARGIN_SECONDS = 0.05
 
 RequestT = TypeVar("RequestT")
@@ -47,28 +45,31 @@ ResponseT = TypeVar("ResponseT")
 def open_channel(
     target: str, *protos: FileDescriptor, peer: str = "", tls: TlsFiles | None = None
 ) -> grpc.aio.Channel:
-    """A channel to `host:port`, `dns:///name:port` or `ipv4:host:port,host:port`; keep it for the
-    life of the process.
+    """Open a channel to a service, to be used for the life of the process.
 
-    Calls of methods that `protos` mark as repeatable are retried. With TLS the peer must be that
-    service.
+    Args:
+        target: `host:port`, `dns:///name:port` or `ipv4:host:port,host:port`.
+        protos: files of the called methods; methods with an `idempotency_level` are retried.
+        peer: name of the called service; with TLS the certificate must name this service.
+        tls: certificate files; None opens a channel without TLS.
     """
     options = [("grpc.service_config", service_config(protos)), *CHANNEL_OPTIONS]
 
-    def open_anew() -> grpc.aio.Channel:
+    def connect() -> grpc.aio.Channel:
         if tls:
             return secure_channel(target, peer, tls, options)
         return grpc.aio.insecure_channel(target, options=options)
 
-    watched: list[Callable[[], object]] = [tls.pems] if tls else []
+    sources: list[Callable[[], object]] = [tls.pem_files] if tls else []
     if target.startswith("dns:"):
-        watched.append(Addresses(target))
-    return cast(grpc.aio.Channel, FreshChannel(open_anew, watched)) if watched else open_anew()
+        sources.append(ResolvedAddresses(target))
+    return cast(grpc.aio.Channel, ReconnectingChannel(connect, sources)) if sources else connect()
 
 
 async def call_unary(peer: str, method: Any, request: RequestT, *, within_seconds: float) -> Any:
-    """Call a unary method with the caller's identity, within the policy and within what is left of
-    the deadline.
+    """Call a unary method with the identity and the trace of the running call.
+
+    The timeout is `within_seconds` or the rest of the running call's deadline, whichever is less.
 
     Raises:
         ServiceError: the peer's error, or UnavailableError/DeadlineExceededError naming the peer.
@@ -83,7 +84,7 @@ async def call_unary(peer: str, method: Any, request: RequestT, *, within_second
 async def call_stream(
     peer: str, method: Any, request: RequestT, *, within_seconds: float
 ) -> AsyncGenerator[Any, None]:
-    """Call a server-streaming method; closing the iterator cancels the call at the peer.
+    """Call a server-streaming method; closing the iterator cancels the call.
 
     Raises:
         ServiceError: as `call_unary`.
@@ -101,7 +102,7 @@ async def call_stream(
 def _timeout(peer: str, within_seconds: float) -> float:
     timeout = current_call().remaining_seconds(within_seconds) - HOP_MARGIN_SECONDS
     if timeout <= 0:
-        raise DeadlineExceededError(f"no time is left to ask the {peer} service")
+        raise DeadlineExceededError(f"no time is left to call the {peer} service")
     return timeout
 
 

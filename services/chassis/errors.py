@@ -1,17 +1,17 @@
-"""The errors that domain code raises, and the one table that turns them into statuses.
+"""Errors that domain code raises, with their gRPC status codes.
 
     ServiceError
-    ├── InvalidArgumentError      the request is wrong: names field and limit
-    ├── UnauthenticatedError      no key, or a wrong one
-    ├── PermissionDeniedError     the key may not do this
-    ├── NotFoundError             not there, or another user's: the same answer
+    ├── InvalidArgumentError      the request is invalid; field and limit are named
+    ├── UnauthenticatedError      no key or an unknown key
+    ├── PermissionDeniedError     the key lacks the permission
+    ├── NotFoundError             absent or owned by another user, indistinguishably
     ├── AlreadyExistsError        the same idempotency key with another payload
-    ├── FailedPreconditionError   not in this state
-    ├── ResourceExhaustedError    too much at once: come back later
-    ├── UnavailableError          something behind us is away: nothing was done
-    └── DeadlineExceededError     it took too long
+    ├── FailedPreconditionError   not allowed in the present state
+    ├── ResourceExhaustedError    a limit is reached; retry later
+    ├── UnavailableError          a dependency is unavailable; no change was made
+    └── DeadlineExceededError     the deadline passed
 
-Anything else becomes INTERNAL with a fixed text, so that neither user text nor internals leave the
+Any other error becomes INTERNAL with a fixed text, so that no user text or internals leave the
 process.
 """
 
@@ -24,9 +24,13 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 
 class DetailedError(Exception):
-    """An error whose attributes say what its text says; none holds user text. `field`: the request
-    field, setting or file at fault; `reason`: a stable UPPER_SNAKE_CASE code; `limit`: what would
-    be allowed. Each is "" where there is none.
+    """An error with its facts as attributes. No attribute holds user text.
+
+    Args:
+        text: message for people.
+        field: the request field, setting or file at fault, or "".
+        reason: a stable code in UPPER_SNAKE_CASE; by default the class's.
+        limit: the allowed values, or "".
     """
 
     reason = "INTERNAL"
@@ -40,13 +44,14 @@ class DetailedError(Exception):
 
 
 class ServiceError(DetailedError):
-    """An error that the caller of an RPC may see. `retry_seconds`: when to try again; 0 if there is
-    no such time.
+    """An error that the caller of an RPC may see.
+
+    `retry_seconds` is the delay before a retry, or 0 if none is known.
     """
 
     code = grpc.StatusCode.INTERNAL
-    # A peer's error on its way to our caller.
-    passed_on = False
+    # True for an error of a peer, translated by `from_rpc`.
+    from_peer = False
 
     def __init__(
         self,
@@ -62,50 +67,51 @@ class ServiceError(DetailedError):
 
 
 class InvalidArgumentError(ServiceError):
-    """The request is wrong; `field` and `limit` say where and what would be right."""
+    """The request is invalid; `field` and `limit` name the fault and the allowed values."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_ARGUMENT"
 
 
 class UnauthenticatedError(ServiceError):
-    """No key, or one that is not known."""
+    """The call carries no key or an unknown key."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
 
 
 class PermissionDeniedError(ServiceError):
-    """The caller is known and may not do this."""
+    """The caller is known, but lacks the permission."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
     reason = "PERMISSION_DENIED"
 
 
 class NotFoundError(ServiceError):
-    """Not there, or not the caller's."""
+    """The object is absent, or belongs to another user."""
 
     code = grpc.StatusCode.NOT_FOUND
     reason = "NOT_FOUND"
 
 
 class AlreadyExistsError(ServiceError):
-    """The idempotency key was used with another payload; the first stands."""
+    """The idempotency key was used with another payload; the first payload remains valid."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
     reason = "IDEMPOTENCY_MISMATCH"
 
 
 class FailedPreconditionError(ServiceError):
-    """Right in itself, but not in the present state."""
+    """The request is valid, but not allowed in the present state."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "FAILED_PRECONDITION"
 
 
 class ResourceExhaustedError(ServiceError):
-    """A limit on work at once was reached. `is_load`: the machines are busy, and not a limit of the
-    caller's own used up.
+    """A limit was reached.
+
+    `is_load` is true if the machines are busy, and false if the caller's own limit is used up.
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -114,25 +120,26 @@ class ResourceExhaustedError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """Something behind us is away."""
+    """A dependency of the service is unavailable."""
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
 
 
 class DeadlineExceededError(ServiceError):
-    """It took longer than the caller allowed."""
+    """The call took longer than its deadline allows."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
 
 
-KIND_BY_CODE = {kind.code: kind for kind in ServiceError.__subclasses__()}
+ERROR_BY_CODE = {error_class.code: error_class for error_class in ServiceError.__subclasses__()}
 
 
 def status_details(error: ServiceError) -> bytes:
-    """google.rpc.Status with one ErrorInfo (and RetryInfo where there is a time), serialised for
-    the trailing metadata.
+    """Serialise a google.rpc.Status for the trailing metadata.
+
+    The status has one ErrorInfo, and a RetryInfo if the error has a retry delay.
     """
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     if error.field:
@@ -149,18 +156,18 @@ def status_details(error: ServiceError) -> bytes:
 
 
 def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
-    """A remote error as one of ours, so that it passes through with its reason, field and limit.
+    """Translate the error of a peer; reason, field and limit are preserved.
 
-    A code outside the table (UNKNOWN, INTERNAL, CANCELLED by a dying peer …) is the peer's fault
-    and becomes UnavailableError.
+    A code without a class here (UNKNOWN, INTERNAL, CANCELLED by a dying peer …) is a failure of the
+    peer and becomes UnavailableError.
     """
     translated = _translate(error, peer)
-    translated.passed_on = True
+    translated.from_peer = True
     return translated
 
 
 def _translate(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
-    kind = KIND_BY_CODE.get(error.code(), UnavailableError)
+    error_class = ERROR_BY_CODE.get(error.code(), UnavailableError)
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in _details(error):
         if detail.Is(info.DESCRIPTOR):
@@ -168,21 +175,18 @@ def _translate(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
         elif detail.Is(retry.DESCRIPTOR):
             detail.Unpack(retry)
     if info.domain != DOMAIN:
-        return kind(
-            f"the {peer} service did not answer as it should ({error.code().name})",
-            reason=_peer_reason(kind, peer),
+        is_unavailable = error_class is UnavailableError
+        return error_class(
+            f"the {peer} service failed with {error.code().name}",
+            reason=f"{peer.upper()}_UNAVAILABLE" if is_unavailable else error_class.reason,
         )
-    return kind(
-        error.details() or kind.reason,
+    return error_class(
+        error.details() or error_class.reason,
         reason=info.reason,
         field=info.metadata.get("field", ""),
         limit=info.metadata.get("limit", ""),
         retry_seconds=retry.retry_delay.ToNanoseconds() / 1e9,
     )
-
-
-def _peer_reason(kind: type[ServiceError], peer: str) -> str:
-    return f"{peer.upper()}_UNAVAILABLE" if kind is UnavailableError else kind.reason
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:

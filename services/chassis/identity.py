@@ -1,7 +1,7 @@
-"""Who calls, for which request, until when: set by the interceptor, read wherever rows are read.
+"""Identity and deadline of the running call, set by the interceptor and read by domain code.
 
-Between services the caller travels as metadata that the gateway alone may set; the network keeps
-others out, or mutual TLS.
+Between services the caller travels as metadata. Only the gateway may set the metadata; network
+policies or mutual TLS exclude other clients.
 """
 
 import re
@@ -23,24 +23,24 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True)
 class Caller:
-    """One user of one tenant. Both empty: a call by a service for itself."""
+    """One user of one tenant; both are empty for a call that a service makes for itself."""
 
     tenant: str = ""
     user: str = ""
 
     @property
     def key(self) -> str:
-        """Stable name of the user over all tenants."""
+        """Stable name of the user, unique across tenants."""
         return f"{self.tenant}/{self.user}"
 
 
 @dataclass(frozen=True)
 class CallContext:
-    """What is known of the running call.
+    """Caller, request id, deadline and trace of the running call.
 
-    `deadline` is on `time.monotonic()`'s clock, in seconds; None: no limit. `trace` holds the
-    call's span for the next hop: it travels here and not as OpenTelemetry's attached context, which
-    a stream that is closed from another task cannot detach.
+    `deadline` is in seconds of `time.monotonic()`; None means no limit. `trace` holds the call's
+    span for the next hop. OpenTelemetry's attached context is not used, because a stream that is
+    closed by another task cannot detach that context.
     """
 
     caller: Caller
@@ -49,22 +49,20 @@ class CallContext:
     trace: Context | None = None
 
     def remaining_seconds(self, policy_seconds: float) -> float:
-        """The time that a call made now may take: the policy, or what is left of the caller's
-        deadline.
-        """
+        """Return the lesser of `policy_seconds` and the rest of the deadline, at least 0."""
         if self.deadline is None:
             return policy_seconds
         return max(0.0, min(policy_seconds, self.deadline - time.monotonic()))
 
 
-NOBODY = CallContext(Caller(), "")
-_current: ContextVar[CallContext] = ContextVar("tw_call", default=NOBODY)
+NO_CALL = CallContext(Caller(), "")
+_current: ContextVar[CallContext] = ContextVar("tw_call", default=NO_CALL)
 bind_call = _current.set
 current_call = _current.get
 
 
 def require_caller() -> Caller:
-    """The user on whose behalf this call runs.
+    """Return the user on whose behalf the running call is made.
 
     Raises:
         UnauthenticatedError: the call carries no user.
@@ -76,21 +74,23 @@ def require_caller() -> Caller:
 
 
 def request_id_from(given: str) -> str:
-    """What the caller calls the request, for logs and traces; 32 hexadecimal digits of ours if it
-    is not a plain name.
+    """Return the caller's request id for logs and traces.
+
+    Anything but 1 to 64 characters of A-Z, a-z, 0-9, `.`, `_` and `-` is replaced by a new id of
+    32 hexadecimal digits.
     """
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def caller_from(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Caller, str]:
-    """Caller and request id out of call metadata."""
+    """Read the caller and the request id from the metadata of a call."""
     found = {key: value for key, value in metadata if isinstance(value, str)}
     caller = Caller(found.get(TENANT_KEY, ""), found.get(USER_KEY, ""))
     return caller, request_id_from(found.get(REQUEST_KEY, ""))
 
 
 def outgoing_metadata() -> list[tuple[str, str]]:
-    """The running call's caller and request id, for the next hop."""
+    """Return caller and request id of the running call as metadata for the next hop."""
     call = current_call()
     pairs = [(REQUEST_KEY, request_id_from(call.request_id))]
     if call.caller.user:

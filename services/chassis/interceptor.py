@@ -1,8 +1,7 @@
-"""What happens around every call, in one place and in this order: identity, deadline, rule,
-admission, call, error to status, metrics, log.
+"""Server interceptor: identity, deadline, access rule, admission, call, errors, metrics, log.
 
-One interceptor and not six, because each layer of grpc.aio interceptors costs time on the path to
-the first token.
+These steps run in this order. One interceptor does all of them, because each layer of grpc.aio
+interceptors adds time before the first token.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from services.chassis.errors import (
     status_details,
 )
 from services.chassis.identity import CallContext, bind_call, caller_from, current_call
-from services.chassis.mutual_tls import Callers, require_peer
-from services.chassis.retries import PUSH_BACK_KEY, push_back
+from services.chassis.mutual_tls import AllowedCallers, require_peer
+from services.chassis.retries import PUSHBACK_KEY, pushback
 from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import (
     RPC_SECONDS,
@@ -43,33 +42,35 @@ from services.chassis.telemetry import (
 
 log = logging.getLogger(__name__)
 
-# The protocol's own services have no caller and, as streams that are watched, no deadline.
+# Services of gRPC itself: they have no caller, and their watch streams have no deadline.
 EXEMPT_PREFIXES = ("/grpc.health.", "/grpc.reflection.")
 MALFORMED = object()
 INTERNAL_TEXT = "internal error"
-# As the gateway's HTTP door says it.
+# The gateway's HTTP server uses the same name.
 TRACE_KEY = "x-trace-id"
-# Behind a reader who takes nothing the status waits as well: it is sent once they read again, or
-# when their deadline ends.
+# Longest wait for sending the status. If the reader does not read, the status cannot be written
+# either; gRPC sends the status when the reader continues or the deadline passes.
 STATUS_SECONDS = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming methods of a service.
+    """Interceptor for the unary and server-streaming methods of a service.
 
     Args:
+
+        callers: the services that may call each method; None if the servicer checks callers.
         batch: paths of the methods that leave the queue last.
-        unlimited: paths of the methods that pass without admission, since what they begin is
-            admitted elsewhere.
+        unlimited: paths of the methods without admission, because the work they start has its own.
+        secure: callers have certificates.
     """
 
     def __init__(
         self,
         settings: ServiceSettings,
         admission: Admission,
-        callers: Callers | None,
+        callers: AllowedCallers | None,
         *,
         batch: Collection[str] = (),
         unlimited: Collection[str] = (),
@@ -96,23 +97,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(EXEMPT_PREFIXES):
             return handler
-        return self._handlers.setdefault(method, self._wrapped(method, handler))
-
-    def _wrapped(
-        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        deserializer = _tolerant(handler.request_deserializer)
+        deserializer = _lenient(handler.request_deserializer)
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
+            wrapped = grpc.unary_unary_rpc_method_handler(
                 self._unary(method, handler.unary_unary), deserializer, handler.response_serializer
             )
-        return grpc.unary_stream_rpc_method_handler(
-            self._stream(method, handler.unary_stream), deserializer, handler.response_serializer
-        )
+        else:
+            wrapped = grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream),
+                deserializer,
+                handler.response_serializer,
+            )
+        return self._handlers.setdefault(method, wrapped)
 
     def _unary(self, method: str, behaviour: Any) -> Any:
         async def call(request: Any, context: Context) -> Any:
-            async with self._around(method, request, context):
+            async with self._call(method, request, context):
                 return await behaviour(request, context)
 
         return call
@@ -120,7 +120,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, behaviour: Any) -> Any:
         async def call(request: Any, context: Context) -> None:
             async with (
-                self._around(method, request, context) as answered,
+                self._call(method, request, context) as answered,
                 aclosing(behaviour(request, context)) as responses,
             ):
                 async for response in responses:
@@ -130,10 +130,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     @asynccontextmanager
-    async def _around(
+    async def _call(
         self, method: str, request: Any, context: Context
     ) -> AsyncIterator[Callable[[], None]]:
-        """Yields what tells that the first answer is out; a call that ends well has told."""
+        """Run a call in the block. Yields a function that reports the first answer.
+
+        A block that ends without an error counts as answered.
+        """
         started, code = time.perf_counter(), grpc.StatusCode.OK
         metadata = context.invocation_metadata() or ()
         caller, request_id = caller_from(metadata)
@@ -145,17 +148,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 CallContext(caller, request_id, self._deadline(context), set_span_in_context(span))
             )
             if found := trace_id():
-                # At the end, not at the head: a call that has a head is not retried.
+                # Not in the initial metadata: after these gRPC clients do not retry a call.
                 context.set_trailing_metadata(((TRACE_KEY, found),))
             require_peer(self._callers, method, context, secure=self._secure)
             if request is MALFORMED:
-                text = "the request is not valid protobuf, or a text is not valid UTF-8"
+                text = "the request is not valid protobuf, or a string is not valid UTF-8"
                 raise InvalidArgumentError(text, field="request")
             async with self._admitted(method) as answered:
                 yield answered
         except ServiceError as error:
             code = error.code
-            await _fail(context, error, push_back(error, method, request, context))
+            await _abort(context, error, pushback(error, method, request, context))
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.CANCELLED
             raise
@@ -163,10 +166,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.ABORTED
             raise
         except Exception:
-            # The last line of defence: nothing foreign may reach a caller.
+            # Catch-all at the process boundary: internals must not reach a caller.
             code = grpc.StatusCode.INTERNAL
             log.exception("call failed", extra=fields(method=name, request_id=request_id))
-            await _fail(context, ServiceError(INTERNAL_TEXT), None)
+            await _abort(context, ServiceError(INTERNAL_TEXT), None)
         finally:
             span.set_attribute("rpc.grpc.status_code", code.value[0])
             span.end()
@@ -178,7 +181,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield lambda: None
             return
         priority = Priority.BATCH if method in self._batch else Priority.INTERACTIVE
-        # A call that spent its time in the queue would only fail later.
+        # At most half of the remaining time: the rest must suffice for the call itself.
         queue_seconds = current_call().remaining_seconds(math.inf) / 2
         async with self._admission.admitted(method, priority, queue_seconds) as ticket:
             yield lambda: self._admission.answered(ticket)
@@ -191,7 +194,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except TimeoutError as error:
             limit = f"{self._write_seconds:g} s a message"
             raise ResourceExhaustedError(
-                "the reader takes nothing", reason="READER_TOO_SLOW", limit=limit
+                "the reader is too slow", reason="READER_TOO_SLOW", limit=limit
             ) from error
 
     def _deadline(self, context: Context) -> float:
@@ -213,26 +216,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             else logging.DEBUG
         )
         if log.isEnabledFor(level):
-            said = fields(
+            values = fields(
                 method=name, code=code.name, ms=round(seconds * 1000, 1), request_id=request_id
             )
-            log.log(level, "call ended", extra=said)
+            log.log(level, "call ended", extra=values)
 
 
-async def _fail(context: Context, error: ServiceError, again: str | None) -> None:
+async def _abort(context: Context, error: ServiceError, retry_after: str | None) -> None:
     trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status_details(error))]
     if found := trace_id():
         trailers.append((TRACE_KEY, found))
-    if again:
-        trailers.append((PUSH_BACK_KEY, again))
+    if retry_after:
+        trailers.append((PUSHBACK_KEY, retry_after))
     with suppress(TimeoutError):
         async with asyncio.timeout(STATUS_SECONDS):
             await context.abort(error.code, error.text, tuple(trailers))
 
 
-def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """grpc.aio answers a malformed request with UNKNOWN and an internal class name; a sentinel lets
-    us answer properly.
+def _lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Return a deserializer that returns MALFORMED for an invalid request.
+
+    On an error of the deserializer grpc.aio answers UNKNOWN with an internal class name.
     """
 
     def read(data: bytes) -> Any:

@@ -1,9 +1,10 @@
-"""Which calls are sent again, and who decides: a proto marks its methods, the caller's channel
-retries the marked ones, the server says no where it would hurt.
+"""Retries of gRPC calls: the policy of a channel, and the pushback of a server.
 
-A retry policy knows status codes alone. What else there is to know (does the request carry a key,
-was it tried before, is there time) only the server can say, by push-back: milliseconds until the
-next try, or -1 for none. grpc.aio clients heed it.
+A proto marks idempotent methods, the client's channel retries calls of these methods, and the
+server forbids a retry that would do harm. A retry policy sees status codes only. Presence of an
+idempotency key, earlier attempts and remaining time are known to the server alone, which answers
+with a pushback: milliseconds until the next attempt, or -1 for no retry. grpc.aio clients obey the
+pushback.
 """
 
 import json
@@ -16,12 +17,12 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
 from services.chassis.errors import ServiceError
 
-PUSH_BACK_KEY = "grpc-retry-pushback-ms"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
 ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
-NEVER = "-1"
-# Three attempts multiply the load of a failing peer by three; the throttle keeps it at 1.06 (50
-# calls → 53, measured).
-RETRIES = {
+NO_RETRY = "-1"
+# Three attempts would multiply the load of a failing peer by three; with the throttle the factor is
+# 1.06 (50 calls → 53, measured).
+RETRY_POLICY = {
     "maxAttempts": 3,
     "initialBackoff": "0.05s",
     "maxBackoff": "1s",
@@ -30,13 +31,16 @@ RETRIES = {
 }
 BALANCING = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
 THROTTLE = {"maxTokens": 10, "tokenRatio": 0.1}
-# A second try gets at least as much time as it waited for.
-MIN_WAITS_LEFT = 2
+# Least remaining time for a retry, as a multiple of its delay: the attempt gets as much time as the
+# delay before it.
+MIN_REMAINING_DELAYS = 2
 
 
 def service_config(protos: Iterable[FileDescriptor]) -> str:
-    """round_robin over the addresses that say SERVING, and retries for the methods that these
-    protos mark.
+    """Return the gRPC service config of a channel as JSON.
+
+    The config balances round robin over addresses with health SERVING, and retries calls of the
+    methods that `protos` mark as idempotent.
     """
     methods = [
         method
@@ -47,45 +51,46 @@ def service_config(protos: Iterable[FileDescriptor]) -> str:
     names = [
         {"service": method.containing_service.full_name, "method": method.name}
         for method in methods
-        if marked(method)
+        if is_idempotent(method)
     ]
-    policies = [{"name": names, "retryPolicy": RETRIES}] if names else []
+    policies = [{"name": names, "retryPolicy": RETRY_POLICY}] if names else []
     return json.dumps({**BALANCING, "methodConfig": policies, "retryThrottling": THROTTLE})
 
 
-def marked(method: MethodDescriptor) -> bool:
-    """The proto says that a call of the method may be sent twice (`option idempotency_level`)."""
+def is_idempotent(method: MethodDescriptor) -> bool:
+    """Return True if the proto marks the method as idempotent (`option idempotency_level`)."""
     return bool(method.GetOptions().idempotency_level)
 
 
-def push_back(
+def pushback(
     error: ServiceError, path: str, request: Any, context: grpc.aio.ServicerContext[Any, Any]
 ) -> str | None:
-    """What the server tells the caller's retries about a failed call; None leaves it to the
-    caller's own back-off.
+    """Return the pushback of a failed call; None leaves the decision to the client's backoff.
 
-    A peer's failure that is passed on was retried where it happened; a call that may not be sent
-    twice is not sent twice; a full server is asked once more, a while later, if the deadline
-    allows.
+    An error of a peer was already retried one hop further and is not retried. A call that is not
+    idempotent is not retried. An overloaded server allows one retry after `error.retry_seconds`, if
+    the deadline leaves enough time.
     """
     if error.code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
         return None
-    if error.passed_on or not repeatable(path, request):
-        return NEVER
+    if error.from_peer or not is_retryable(path, request):
+        return NO_RETRY
     if error.code is grpc.StatusCode.UNAVAILABLE:
         return None
     wait = error.retry_seconds
-    again = ATTEMPTS_KEY in dict(context.invocation_metadata() or ())
-    if not wait or again or (context.time_remaining() or 0) < MIN_WAITS_LEFT * wait:
-        return NEVER
+    is_retry = ATTEMPTS_KEY in dict(context.invocation_metadata() or ())
+    if not wait or is_retry or (context.time_remaining() or 0) < MIN_REMAINING_DELAYS * wait:
+        return NO_RETRY
     return str(int(wait * 1000))
 
 
-def repeatable(path: str, request: Any) -> bool:
-    """Whether this call may be sent twice: by its key where the request can carry one, else by its
-    method's mark.
+def is_retryable(path: str, request: Any) -> bool:
+    """Return True if the call may be sent twice.
+
+    A request type with a `request_id` field requires a value in the field; otherwise the method
+    must be idempotent.
     """
     method = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
     if "request_id" in method.input_type.fields_by_name:
         return bool(request.request_id)
-    return marked(method)
+    return is_idempotent(method)

@@ -1,7 +1,7 @@
-"""The life of a service process: wire, serve, drain, exit 0.
+"""Life cycle of a service process: wire, serve, drain, exit 0.
 
-SIGTERM → health NOT_SERVING → lame duck → no new calls, running ones get `drain_seconds` → the
-wiring closes what it opened.
+SIGTERM → health NOT_SERVING → lame duck → no new calls, `drain_seconds` for running calls → the
+wiring closes its resources.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from prometheus_client import start_http_server
 from services.chassis.admission import Admission
 from services.chassis.channel import KEEPALIVE_OPTIONS
 from services.chassis.interceptor import CallInterceptor
-from services.chassis.mutual_tls import Callers, server_credentials
+from services.chassis.mutual_tls import AllowedCallers, server_credentials
 from services.chassis.settings import ServiceSettings
-from services.chassis.telemetry import configure_logs, configure_traces, fields, watch_event_loop
+from services.chassis.telemetry import configure_logs, configure_traces, fields, measure_loop_lag
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,16 @@ SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 @dataclass(frozen=True)
 class Registration:
-    """One gRPC service: `add` is the generated add_…Servicer_to_server, `name` the full name for
-    health and reflection.
+    """One gRPC service of a server.
 
-    `on_drain` is called when running calls get their last `drain_seconds`: streams that can go on
-    elsewhere end themselves. `batch` names the methods that wait behind the others when the server
-    is full; `unlimited` those that begin work which is admitted elsewhere.
+    Args:
+        name: full name, for health and reflection.
+        add: the generated function add_…Servicer_to_server.
+        servicer: implementation of the service.
+        on_drain: called at the start of `drain_seconds`; streams that another replica can continue
+            should end.
+        batch: names of the methods that wait behind all others in an overloaded server.
+        unlimited: names of the methods without admission, because the work they start has its own.
     """
 
     name: str
@@ -51,17 +55,19 @@ class Registration:
 
 Wiring = Callable[[SettingsT], AbstractAsyncContextManager[Sequence[Registration]]]
 
-# What a refused peer waits before its only second try.
+# Mean delay before the only retry of a peer that admission refused.
 RETRY_SECONDS = 0.2
 
 
 def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
-    """Why each: see the channel's twin. The pending limits are raised because the defaults cancel
-    27 % of a burst of 5,000.
+    """Return the gRPC options of a server; see also `channel.CHANNEL_OPTIONS`.
+
+    The limits of pending requests are raised, because the defaults cancel 27 % of a burst of 5,000
+    calls.
     """
     options = [
         *KEEPALIVE_OPTIONS,
-        # Shorter than what clients of ours do, or the third ping is answered with GOAWAY.
+        # Must be shorter than the clients' ping interval, or GOAWAY follows the third ping.
         ("grpc.http2.min_ping_interval_without_data_ms", 3_000),
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", 4 * 1024 * 1024),
@@ -79,13 +85,15 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
 
 @asynccontextmanager
 async def serving(
-    settings: ServiceSettings, registrations: Sequence[Registration], callers: Callers | None = None
+    settings: ServiceSettings,
+    registrations: Sequence[Registration],
+    callers: AllowedCallers | None = None,
 ) -> AsyncIterator[int]:
     """Serve until the block ends, then drain. Yields the port.
 
     Args:
-        callers: which services may call which method; None: a public door, which asks for keys and
-            not for certificates.
+        callers: the services that may call each method; None for a public server, which requires
+            keys instead of certificates.
     """
     tls = settings.tls_files() if callers is not None else None
     admission = Admission(
@@ -105,7 +113,7 @@ async def serving(
             )
         ],
         options=server_options(settings),
-        # grpc.aio's own limit refuses health checks too: it stands behind ours.
+        # gRPC's own limit also refuses health checks, so admission must act first.
         maximum_concurrent_rpcs=2 * settings.max_concurrent_rpcs,
     )
     checks = health.aio.HealthServicer()
@@ -137,21 +145,31 @@ async def serving(
 
 
 def run_service(
-    service: str, settings: SettingsT, wiring: Wiring[SettingsT], callers: Callers | None = None
+    service: str,
+    settings: SettingsT,
+    wiring: Wiring[SettingsT],
+    callers: AllowedCallers | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT. `wiring(settings)` opens what the service needs and yields its
-    registrations; see `serving`.
+    """Run a service until SIGTERM or SIGINT.
+
+    Args:
+        service: name of the service in logs and traces.
+        settings: settings of the service.
+        wiring: context manager that opens the service's resources and yields its registrations.
+        callers: see `serving`.
     """
     configure_logs(service, settings.log_format)
     configure_traces(service, settings.otlp_endpoint)
     uvloop.run(_run(settings, wiring, callers))
 
 
-async def _run(settings: SettingsT, wiring: Wiring[SettingsT], callers: Callers | None) -> None:
+async def _run(
+    settings: SettingsT, wiring: Wiring[SettingsT], callers: AllowedCallers | None
+) -> None:
     stopped = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stopped.set)
-    lag = asyncio.create_task(watch_event_loop())
+    lag = asyncio.create_task(measure_loop_lag())
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.host)
     async with wiring(settings) as registrations, serving(settings, registrations, callers) as port:

@@ -1,5 +1,6 @@
-"""Logs, metrics and traces of every service. No user text goes into any of them: fields are ids,
-names, numbers.
+"""Logs, metrics and traces of the services.
+
+None of them contains user text: log fields and labels are identifiers, names and numbers.
 """
 
 import asyncio
@@ -17,24 +18,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.chassis.identity import current_call
 
-LATENCY_BUCKETS_SECONDS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-    300,
-)
+_MILLISECOND_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
+LATENCY_BUCKETS_SECONDS = (*_MILLISECOND_BUCKETS, 1, 2.5, 5, 10, 30, 60, 300)
 
 RPCS = Counter(
     "thumbwheel_rpcs_total", "Finished calls by method and status code.", ["method", "code"]
@@ -45,7 +30,7 @@ RPC_SECONDS = Histogram(
 RPCS_RUNNING = Gauge("thumbwheel_rpcs_running", "Calls that run now.", ["method"])
 ADMISSION_LIMIT = Gauge(
     "thumbwheel_admission_limit",
-    "Calls that may wait for their first answer now, by door.",
+    "Calls that may wait for their first answer now, by entry point.",
     ["door"],
 )
 ADMISSION_STARTING = Gauge(
@@ -59,26 +44,30 @@ ADMISSION_REFUSED = Counter(
 )
 LOOP_LAG_SECONDS = Histogram(
     "thumbwheel_event_loop_lag_seconds",
-    "How late the event loop wakes up.",
+    "Delay with which the event loop resumes a sleeping task.",
     buckets=LATENCY_BUCKETS_SECONDS,
 )
 
 
 @cache
 def labelled(metric: Any, *values: str) -> Any:
-    """`metric.labels(*values)`, found once: asking anew costs as much as counting ten times. For
-    labels of few values only.
+    """Return `metric.labels(*values)`, cached, since a look-up costs as much as ten increments.
+
+    Use only for labels with few values: the cache never shrinks.
     """
     return metric.labels(*values)
 
 
 def fields(**values: str | int | float | bool) -> Mapping[str, Mapping[str, object]]:
-    """`log.info("turn finished", extra=fields(message_id=…))`: a constant phrase and its fields."""
+    """Return the fields of a log record: `log.info("turn finished", extra=fields(turn=…))`."""
     return {"fields": values}
 
 
 class LineFormatter(logging.Formatter):
-    """`12:00:01 info  session  turn finished  message_id=… ms=2.1`, or the same as one JSON object."""
+    """Formatter of one line per record, as text or as a JSON object.
+
+    Text: `12:00:01 info  session  turn finished  message_id=… ms=2.1`.
+    """
 
     def __init__(self, service: str, as_json: bool) -> None:
         super().__init__()
@@ -88,8 +77,9 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         values: Mapping[str, object] = getattr(record, "fields", {})
         level, phrase = record.levelname.lower(), record.getMessage()
-        # Within a call that is traced every line names the trace, whoever writes it.
-        where = {**({"trace_id": found} if (found := trace_id()) else {}), **_where(record)}
+        # Every line of a traced call has the trace id, including lines of libraries.
+        trace_fields = {"trace_id": found} if (found := trace_id()) else {}
+        extra = {**trace_fields, **_exception_fields(record)}
         if self.as_json:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
             line = {
@@ -98,33 +88,31 @@ class LineFormatter(logging.Formatter):
                 "service": self.service,
                 "event": phrase,
                 **values,
-                **where,
+                **extra,
             }
             return json.dumps(line, default=str)
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        pairs = " ".join(f"{key}={value}" for key, value in {**values, **where}.items())
+        pairs = " ".join(f"{key}={value}" for key, value in {**values, **extra}.items())
         return f"{clock} {level:<7} {self.service:<9} {phrase}  {pairs}".rstrip()
 
 
-def _where(record: logging.LogRecord) -> Mapping[str, object]:
-    """Type and place of an exception. Never its text: the text of a foreign exception may quote
-    what a user wrote.
-    """
+def _exception_fields(record: logging.LogRecord) -> Mapping[str, object]:
+    """Return type and location of an exception, without its text, which may quote user text."""
     if not record.exc_info or record.exc_info[0] is None:
         return {}
     frame = record.exc_info[2]
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    place = (
+    location = (
         f"{frame.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.tb_lineno}"
         if frame
         else "unknown"
     )
-    return {"error": record.exc_info[0].__name__, "at": place}
+    return {"error": record.exc_info[0].__name__, "at": location}
 
 
 def configure_logs(service: str, log_format: str) -> None:
-    """Send all logs to standard error, one line a record; libraries only from warning up."""
+    """Write logs to standard error, one line per record; of libraries only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(service, log_format == "json"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -132,7 +120,7 @@ def configure_logs(service: str, log_format: str) -> None:
 
 
 def configure_traces(service: str, otlp_endpoint: str) -> None:
-    """Export spans by OTLP; without an endpoint spans cost nothing and go nowhere."""
+    """Export spans by OTLP; without an endpoint no spans are recorded."""
     if not otlp_endpoint:
         return
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -145,8 +133,8 @@ def configure_traces(service: str, otlp_endpoint: str) -> None:
     trace.set_tracer_provider(provider)
 
 
-async def watch_event_loop(interval_seconds: float = 0.25) -> None:
-    """Measure for ever how late the loop wakes: a blocking call in a handler shows here first."""
+async def measure_loop_lag(interval_seconds: float = 0.25) -> None:
+    """Record until cancelled how late the event loop wakes up; shows blocking calls in handlers."""
     while True:
         before = time.perf_counter()
         await asyncio.sleep(interval_seconds)
@@ -155,20 +143,21 @@ async def watch_event_loop(interval_seconds: float = 0.25) -> None:
 
 @cache
 def tracer() -> Any:
-    """The tracer of Thumbwheel's spans. Finding it costs as much as a span, and one found early
-    follows the provider that comes later.
+    """Return the tracer of Thumbwheel's spans, cached, since a look-up costs as much as a span.
+
+    A tracer that was created before `configure_traces` uses the provider configured later.
     """
     return trace.get_tracer("thumbwheel")
 
 
 def trace_id() -> str:
-    """32 hexadecimal digits of the running call's trace; empty where there is none."""
+    """Return the trace id of the running call, 32 hexadecimal digits, or "" without a trace."""
     span = trace.get_current_span(current_call().trace).get_span_context()
     return trace.format_trace_id(span.trace_id) if span.is_valid else ""
 
 
 def trace_headers() -> dict[str, str]:
-    """The running call's trace for the next hop, as W3C's traceparent."""
+    """Return the trace of the running call as W3C `traceparent` header for the next hop."""
     carrier: dict[str, str] = {}
     inject(carrier, context=current_call().trace)
     return carrier

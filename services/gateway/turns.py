@@ -231,7 +231,7 @@ class Turns:
             async with self._admission.admitted("turn") as ticket:
                 turn.when_admitted(
                     on_text=lambda: self._admission.answered(ticket),
-                    on_doubt=lambda: self._admission.set_aside(ticket),
+                    on_doubt=lambda: self._admission.exempt(ticket),
                 )
                 turn.reservation = await self._quotas.admit(turn.caller, turn.request)
                 await self._run(turn)

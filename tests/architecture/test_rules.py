@@ -42,7 +42,7 @@ CHASSIS_FILES = {
     "admission",
     "channel",
     "errors",
-    "fresh_channel",
+    "reconnecting_channel",
     "identity",
     "interceptor",
     "mutual_tls",

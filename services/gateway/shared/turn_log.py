@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.chassis.errors import KIND_BY_CODE, ServiceError, UnavailableError
+from services.chassis.errors import ERROR_BY_CODE, ServiceError, UnavailableError
 from services.gateway.events import TurnEvent
 from services.gateway.shared.link import Link, Script, Use
 from services.gateway.shared.seal import Box, Seal, SealBrokenError
@@ -25,7 +25,7 @@ MOST_ORDERS = 1_000
 ORDER_SECONDS = 60
 MOST_READ = 1_000
 SCAN_COUNT = 1_000
-KINDS = {code.name: kind for code, kind in KIND_BY_CODE.items()}
+KINDS = {code.name: kind for code, kind in ERROR_BY_CODE.items()}
 
 # KEYS: hash, stream. ARGV: attempt, gateway, caller, anew, ttl in ms, whether it ends here, first
 # sequence, sealed events … and last the sealed end. Reply: the last sequence that is there; -1 if

@@ -338,7 +338,7 @@ def test_calls_that_hang_take_the_places_and_no_more() -> None:
 
 
 def limit_of(admission: Admission) -> int:
-    return admission._gradient.allowed
+    return admission._limit.allowed
 
 
 async def rounds(

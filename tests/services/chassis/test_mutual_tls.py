@@ -21,7 +21,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from infra.certificates.authority import Authority, Pair
 from infra.certificates.folder import fill, tls_settings, write
-from services.chassis import fresh_channel, mutual_tls
+from services.chassis import mutual_tls, reconnecting_channel
 from services.chassis.channel import call_stream, call_unary, open_channel
 from services.chassis.errors import PermissionDeniedError, UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call
@@ -76,8 +76,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mutual_tls, "LOOK_AGAIN_SECONDS", 0.0)
-    monkeypatch.setattr(fresh_channel, "LOOK_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(mutual_tls, "CHECK_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 0.02)
 
 
 @asynccontextmanager
@@ -235,15 +235,15 @@ async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -
 
 def test_files_in_the_middle_of_being_replaced_change_nothing(folder: Path) -> None:
     tls = files(folder, "operator")
-    before, pair = tls.pems(), _authority(folder).issue("operator", 1)
+    before, pair = tls.pem_files(), _authority(folder).issue("operator", 1)
     (folder / "operator.key").write_bytes(pair.key)
-    assert tls.pems() is before
+    assert tls.pem_files() is before
     with refused(TlsFilesError, field=str(folder / "operator.pem"), reason="INVALID_TLS_FILES"):
         files(folder, "operator")
     (folder / "operator.pem").write_bytes(pair.certificate)
-    assert tls.pems()[:2] == (pair.certificate, pair.key)
+    assert tls.pem_files()[:2] == (pair.certificate, pair.key)
     (folder / "operator.pem").unlink()
-    assert tls.pems()[:2] == (pair.certificate, pair.key)
+    assert tls.pem_files()[:2] == (pair.certificate, pair.key)
 
 
 def test_certificate_key_and_authority_are_set_together_or_not_at_all(folder: Path) -> None:

@@ -13,7 +13,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.channel import open_channel
-from services.chassis.retries import marked, repeatable
+from services.chassis.retries import is_idempotent, is_retryable
 from tests.faults.replica import inner_replica
 
 PROTOS = (chat_pb2, enhancer_pb2, feedback_pb2, generator_pb2, guardrail_pb2, session_pb2)
@@ -38,16 +38,19 @@ def test_every_method_but_one_may_be_sent_twice() -> None:
         service for proto in PROTOS for service in proto.DESCRIPTOR.services_by_name.values()
     ]
     unmarked = {
-        method.name for service in services for method in service.methods if not marked(method)
+        method.name
+        for service in services
+        for method in service.methods
+        if not is_idempotent(method)
     }
     assert unmarked == {"SendMessage"}
 
 
 def test_a_request_with_room_for_a_key_may_be_sent_twice_only_with_one() -> None:
-    assert repeatable(BEGIN_TURN, session_pb2.BeginTurnRequest(request_id="key"))
-    assert not repeatable(BEGIN_TURN, session_pb2.BeginTurnRequest())
-    assert repeatable(SEND_MESSAGE, chat_pb2.SendMessageRequest(request_id="key"))
-    assert not repeatable(SEND_MESSAGE, chat_pb2.SendMessageRequest())
+    assert is_retryable(BEGIN_TURN, session_pb2.BeginTurnRequest(request_id="key"))
+    assert not is_retryable(BEGIN_TURN, session_pb2.BeginTurnRequest())
+    assert is_retryable(SEND_MESSAGE, chat_pb2.SendMessageRequest(request_id="key"))
+    assert not is_retryable(SEND_MESSAGE, chat_pb2.SendMessageRequest())
 
 
 async def test_a_marked_method_is_tried_three_times_while_its_service_is_away() -> None:

@@ -22,7 +22,7 @@ from services.chassis.errors import (
     ServiceError,
     UnauthenticatedError,
 )
-from services.chassis.identity import NOBODY, CallContext, Caller, bind_call
+from services.chassis.identity import NO_CALL, CallContext, Caller, bind_call
 from services.chassis.server import serving
 from services.feedback.__main__ import wiring
 from services.feedback.lake import parquet
@@ -55,7 +55,7 @@ class Client:
         self._stub, self._objects = feedback_pb2_grpc.FeedbackLogServiceStub(channel), objects
 
     async def call(self, method: str, request: Any, caller: Caller | None = ADA) -> Any:
-        bind_call(CallContext(caller, "request") if caller else NOBODY)
+        bind_call(CallContext(caller, "request") if caller else NO_CALL)
         return await call_unary("feedback", getattr(self._stub, method), request, within_seconds=20)
 
     async def record(self, event: events_pb2.FeedbackEvent, caller: Caller | None = ADA) -> Any:

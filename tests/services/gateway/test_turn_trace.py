@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.chassis.errors import UnavailableError
-from services.chassis.identity import NOBODY, Caller, bind_call
+from services.chassis.identity import NO_CALL, Caller, bind_call
 from services.chassis.telemetry import LineFormatter, trace_headers, trace_id
 from services.gateway.alone import Alone
 from services.gateway.events import FinishReason, Started, TextDelta
@@ -44,7 +44,7 @@ def traces() -> Iterator[Traces]:
 
 @pytest.fixture(autouse=True)
 def outside_of_any_call() -> None:
-    bind_call(NOBODY)
+    bind_call(NO_CALL)
 
 
 def turn() -> Turn:

@@ -12,9 +12,9 @@ import grpc
 import pytest
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from services.chassis import fresh_channel
+from services.chassis import reconnecting_channel
 from services.chassis.channel import CHANNEL_OPTIONS, open_channel
-from services.chassis.fresh_channel import FreshChannel
+from services.chassis.reconnecting_channel import ReconnectingChannel
 from services.chassis.retries import service_config
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
@@ -53,7 +53,7 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Names]:
     """Asked by gRPC over UDP, and by ours as if it were libc."""
     async with name_server(FIRST) as found:
         monkeypatch.setattr(socket, "getaddrinfo", found.getaddrinfo)
-        monkeypatch.setattr(fresh_channel, "LOOK_AGAIN_SECONDS", 0.05)
+        monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 0.05)
         yield found
 
 
@@ -155,7 +155,7 @@ async def test_another_one_that_cannot_be_opened_is_tried_again(names: Names) ->
     """Certificates in the middle of being replaced, say."""
     opened: list[str] = []
 
-    def open_anew() -> grpc.aio.Channel:
+    def connect() -> grpc.aio.Channel:
         opened.append("")
         if len(opened) == 2:
             raise OSError("no such file")
@@ -164,7 +164,7 @@ async def test_another_one_that_cannot_be_opened_is_tried_again(names: Names) ->
     look = iter(range(1_000_000))
     async with (
         replica(FIRST) as (_, port),
-        FreshChannel(open_anew, [lambda: next(look)]) as channel,
+        ReconnectingChannel(connect, [lambda: next(look)]) as channel,
     ):
         async with asyncio.timeout(10):
             while len(opened) < 4:
@@ -176,7 +176,7 @@ async def test_a_channel_that_nobody_calls_asks_nobody(
     names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it was told of a peer that is still starting would be remembered on the way."""
-    monkeypatch.setattr(fresh_channel, "LOOK_AGAIN_SECONDS", 60.0)
+    monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 60.0)
     async with replica(FIRST) as (_, port), open_channel(target(names, port)) as channel:
         await asyncio.sleep(0.2)
         assert names.asked == 0
