@@ -121,7 +121,9 @@ class SimulatedQueue:
         async with free:
             await asyncio.sleep(work)
             admission.answered(ticket)
-            self.story.served.append(Served(came, ticket.admitted_at - came, clock() - ticket.admitted_at))
+            self.story.served.append(
+                Served(came, ticket.admitted_at - came, clock() - ticket.admitted_at)
+            )
             await asyncio.sleep(held)
         admission.leave(ticket)
 
