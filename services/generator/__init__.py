@@ -1,1 +1,1 @@
-"""From messages to text: presets by task, the version that answers, and the rollout of a new one."""
+"""Generation of answers: sampling presets, choice of the version, rollout of new versions."""

@@ -1,5 +1,6 @@
-"""Wires the generator: rollout, model server, reconcile loop, engine, servicers. With `migrate`:
-its database, step by step.
+"""Wire and run the generator: rollout, model server, reconcile loop, engine, servicers.
+
+With the command `migrate`, apply the migrations of the generator's database instead.
 """
 
 import argparse
@@ -17,78 +18,82 @@ from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.generator.access import CALLERS
-from services.generator.canary import Canaries
-from services.generator.engine import Engine, Patience
-from services.generator.inference_services import InferenceServices, Place
+from services.generator.canary import CanaryController
+from services.generator.current_rollout import (
+    NOTHING_STORED,
+    CurrentRollout,
+    RolloutStore,
+    StoredRollout,
+    UnusableStoreError,
+)
+from services.generator.engine import Engine, Timeouts
+from services.generator.inference_services import InferenceServices, KubernetesTarget
 from services.generator.kubernetes_api import (
     NoServiceAccountError,
     open_kubernetes_api,
     read_namespace,
 )
-from services.generator.manifest import NoManifestError, manifest_version
+from services.generator.manifest import ManifestError, manifest_version
 from services.generator.model_server import HttpModelServer
 from services.generator.presets import PresetError
-from services.generator.reconcile import Pace, Reconciler
+from services.generator.reconcile import ReconcileIntervals, Reconciler
 from services.generator.rollout import Deployment, Rollout
 from services.generator.routing import Router
-from services.generator.running import Running
+from services.generator.running_generations import RunningGenerations
 from services.generator.servicer import (
     GENERATOR_NAME,
     ROLLOUT_NAME,
     GeneratorServicer,
     RolloutServicer,
 )
-from services.generator.settings import GeneratorSettings, Serving
+from services.generator.settings import GeneratorSettings, ServingMode
 from services.generator.store import RolloutFile
-from services.generator.traffic import (
-    NOTHING_STORED,
-    RolloutStore,
-    Stored,
-    Traffic,
-    UnusableStoreError,
-)
 
 
 @asynccontextmanager
 async def wiring(settings: GeneratorSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Open the store of the rollout, the model server and the two loops."""
-    patience = Patience(settings.first_token_seconds, settings.idle_seconds, settings.hang_seconds)
-    pace = Pace(
+    """Open the store of the rollout and the model server, and run the two background loops."""
+    timeouts = Timeouts(settings.first_token_seconds, settings.idle_seconds, settings.hang_seconds)
+    intervals = ReconcileIntervals(
         settings.reconcile_seconds, settings.load_retry_seconds, settings.unload_grace_seconds
     )
     async with (
         rollout_store(settings) as store,
         open_http(settings.connect_seconds) as http,
-        model_server(settings, http, patience) as server,
+        model_server(settings, http, timeouts) as server,
     ):
-        traffic = Traffic(store, await first_rollout(store, settings.stable_directory), now_us)
-        running = Running()
-        reconciler = Reconciler(traffic, server, running, pace)
+        current = CurrentRollout(
+            store, await first_rollout(store, settings.stable_directory), now_us
+        )
+        running_generations = RunningGenerations()
+        reconciler = Reconciler(current, server, running_generations, intervals)
         engine = Engine(
-            Router(traffic, reconciler),
+            Router(current, reconciler),
             server,
-            running,
+            running_generations,
             await asyncio.to_thread(settings.task_presets),
             settings.reply_tokens,
             settings.coalesce_seconds,
             settings.served_samples,
         )
-        canaries = Canaries(traffic, reconciler, settings.load_seconds)
-        # A loop that dies of an unknown error ends the process: a replica without it would answer
-        # by an old rollout for ever.
+        canary_controller = CanaryController(current, reconciler, settings.load_seconds)
+        # An unknown error in a loop ends the process. A replica without its loops would keep
+        # answering by an outdated rollout.
         async with asyncio.TaskGroup() as loops:
             tasks = [
                 loops.create_task(loop)
-                for loop in (traffic.follow(settings.poll_seconds), reconciler.run())
+                for loop in (current.poll(settings.poll_seconds), reconciler.run())
             ]
-            yield registrations(engine, traffic, reconciler, canaries)
+            yield registrations(engine, current, reconciler, canary_controller)
             for task in tasks:
                 task.cancel()
 
 
 def open_http(connect_seconds: float) -> aiohttp.ClientSession:
-    """To model servers; each request on a connection of its own: the other end of one that was kept
-    may have gone in an upgrade, and nobody repeats a POST.
+    """Open the session for requests to model servers.
+
+    Each request uses a new connection. The other end of a reused connection may have closed during
+    an upgrade, and POST requests are not retried.
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
     return aiohttp.ClientSession(
@@ -98,28 +103,40 @@ def open_http(connect_seconds: float) -> aiohttp.ClientSession:
 
 @asynccontextmanager
 async def model_server(
-    settings: GeneratorSettings, http: aiohttp.ClientSession, patience: Patience
+    settings: GeneratorSettings, http: aiohttp.ClientSession, timeouts: Timeouts
 ) -> AsyncIterator[HttpModelServer | InferenceServices]:
-    """What holds the versions and answers for them. Raises: NoServiceAccountError."""
-    if settings.serving is Serving.PREDICTOR or settings.models_root is None:
-        yield HttpModelServer(http, settings.predictor_url, patience, settings.load_seconds)
+    """Open the model server that the settings select.
+
+    Raises:
+        NoServiceAccountError: the files of the service account are missing (KServe only).
+    """
+    if settings.serving is ServingMode.PREDICTOR or settings.models_root is None:
+        yield HttpModelServer(http, settings.predictor_url, timeouts, settings.load_seconds)
         return
     account = settings.kubernetes_directory
     namespace = await asyncio.to_thread(read_namespace, account)
-    place = Place(namespace, settings.inference_service, settings.models_root, settings.model_port)
+    place = KubernetesTarget(
+        namespace, settings.inference_service, settings.models_root, settings.model_port
+    )
     async with open_kubernetes_api(
         settings.kubernetes_url, account, settings.kubernetes_seconds
     ) as api:
-        yield InferenceServices(api, http, place, patience, settings.load_seconds)
+        yield InferenceServices(api, http, place, timeouts, settings.load_seconds)
 
 
 @asynccontextmanager
 async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[RolloutStore]:
-    """The database of the settings, or the file. Raises: UnusableStoreError, UnavailableError."""
+    """Open the database of the settings, or the rollout file.
+
+    Raises:
+        UnusableStoreError: the database lacks migrations.
+        UnavailableError: the database does not answer.
+    """
     if not settings.database_url:
         yield RolloutFile(settings.rollout_file)
         return
-    # Here, because it costs half a second and 14 MB, and an embedded start needs none of it.
+    # Imported here because SQLAlchemy costs 0.5 s and 14 MB, and an embedded start does not need
+    # the database.
     from services.generator.database import open_rollout_row
 
     async with open_rollout_row(settings.database_url, settings.database_seconds) as row:
@@ -128,25 +145,32 @@ async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[RolloutSto
 
 
 def registrations(
-    engine: Engine, traffic: Traffic, reconciler: Reconciler, canaries: Canaries
+    engine: Engine,
+    current: CurrentRollout,
+    reconciler: Reconciler,
+    canary_controller: CanaryController,
 ) -> Sequence[Registration]:
-    """Both services."""
+    """Return the registrations of both gRPC services."""
     add_generator = generator_pb2_grpc.add_GeneratorServiceServicer_to_server
     add_rollout = generator_pb2_grpc.add_RolloutServiceServicer_to_server
     return [
         Registration(GENERATOR_NAME, add_generator, GeneratorServicer(engine)),
-        Registration(ROLLOUT_NAME, add_rollout, RolloutServicer(traffic, reconciler, canaries)),
+        Registration(
+            ROLLOUT_NAME, add_rollout, RolloutServicer(current, reconciler, canary_controller)
+        ),
     ]
 
 
-async def first_rollout(store: RolloutStore, stable_directory: Path | None) -> Stored:
-    """What is stored; at the very first start, the stable version of the settings of whoever comes
-    first.
+async def first_rollout(store: RolloutStore, stable_directory: Path | None) -> StoredRollout:
+    """Return the stored rollout; at the very first start, store the stable version of the settings.
+
+    If several replicas start for the first time, the first one stores its stable version and the
+    others load that version.
 
     Raises:
-        UnusableStoreError: what is stored cannot be understood.
-        NoManifestError: the stable directory holds no finished model.
-        UnavailableError: the store is away.
+        UnusableStoreError: the stored rollout cannot be decoded.
+        ManifestError: the stable directory holds no finished model.
+        UnavailableError: the store does not answer.
     """
     stored = await store.load()
     if stored != NOTHING_STORED or stable_directory is None:
@@ -157,28 +181,33 @@ async def first_rollout(store: RolloutStore, stable_directory: Path | None) -> S
 
 
 def deployment_in(directory: Path) -> Deployment:
-    """The version that lies there. Blocking. Raises: NoManifestError."""
+    """Return the version in a model directory. Blocking.
+
+    Raises:
+        ManifestError: the directory has no usable manifest.
+    """
     return Deployment(manifest_version(directory), str(directory.absolute()))
 
 
 def now_us() -> int:
-    """Microseconds since 1970, UTC."""
+    """Return the microseconds since 1970, UTC."""
     return time.time_ns() // 1_000
 
 
 def main() -> None:
-    """Run until SIGTERM, or migrate."""
+    """Run the service until SIGTERM, or apply the migrations."""
     parser = argparse.ArgumentParser(prog="python -m services.generator", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
     command = parser.parse_args().command
     settings = load_settings(GeneratorSettings)
     if command == "migrate":
-        # Here, so that no start of the service pays for it.
+        # Imported here so that a start of the service does not pay for alembic.
         from services.generator.migrate import migrate
 
         if not settings.database_url:
             sys.exit(
-                "TW_GENERATOR_DATABASE_URL is not set: the rollout lives in a file, which needs no migration"
+                "TW_GENERATOR_DATABASE_URL is not set; "
+                "a rollout file (TW_GENERATOR_ROLLOUT_FILE) needs no migration"
             )
         asyncio.run(migrate(settings.database_url))
         return
@@ -186,7 +215,7 @@ def main() -> None:
         run_service("generator", settings, wiring, CALLERS)
     except UnavailableError as error:
         sys.exit(f"{error}: {error.__cause__}")
-    except (UnusableStoreError, NoManifestError, NoServiceAccountError, PresetError) as error:
+    except (UnusableStoreError, ManifestError, NoServiceAccountError, PresetError) as error:
         sys.exit(str(error))
 
 

@@ -1,5 +1,6 @@
-"""Which services may call which method here, where certificates tell them apart. A method that is
-not in the table is denied.
+"""Callers that may use each method, by the service name in the client certificate.
+
+A method that is missing in the table is denied.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
-"""One model server's streamed chat completions, as OpenAI has them, and whether it has fallen
-silent.
+"""Client of one model server: streamed chat completions in OpenAI's format, and hang detection.
 
-Foreign errors are translated here. What the server says in words never passes on: it may quote what
-a user wrote.
+Errors of the HTTP client are translated here. Error texts of the server are never passed on, since
+they may quote a user's message.
 """
 
 import asyncio
@@ -21,50 +20,52 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import trace_headers
-from services.generator.engine import Message, Patience
+from services.generator.engine import Message, Timeouts
 from services.generator.presets import Sampling
-from services.generator.sse import EventParser, MalformedStreamError, Piece
+from services.generator.sse import Chunk, EventParser, MalformedStreamError
 
 DEFAULT_RETRY_SECONDS = 1.0
 SEEDS = 2**63
-# The limit on a silence within an answer is late by at most so much.
+# The timer of the idle limit is moved at most this often, so the limit may fire this much later.
 RESCHEDULE_SECONDS = 0.5
-SILENT = "MODEL_SERVER_SILENT"
+SILENT_REASON = "MODEL_SERVER_SILENT"
 _PARAMETERS = frozenset({"messages", "temperature", "top_p", "max_tokens", "stop", "seed"})
-_TOKENS = re.compile(r"limit is (\d+)")
+_TOKEN_LIMIT = re.compile(r"limit is (\d+)")
 
 
 class Completions:
-    """Answers of one model server; the session is the caller's, with a timeout for connecting.
+    """Answers of one model server.
 
-    A server that hangs keeps its connections open, and a long queue looks the same to the one who
-    waits in it. So something small, which its owner asks for all the time, tells them apart:
-    unanswered while nothing else is heard either, it ends what waits.
+    The session belongs to the caller and has a timeout for connecting. A server that hangs keeps
+    its connections open, and to a waiting request a long queue looks the same. A periodic probe
+    distinguishes a hang from a queue. If the probe times out and no other response arrives either,
+    all pending answers fail.
     """
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, patience: Patience) -> None:
+    def __init__(self, http: aiohttp.ClientSession, url: str, timeouts: Timeouts) -> None:
         self._http = http
         self.url = url
-        self._patience = patience
-        self._waits: set[asyncio.Timeout] = set()
-        self._heard_at = time.monotonic()
-        self._said: Mapping[str, bool] | None = None
+        self._timeouts = timeouts
+        self._answer_timeouts: set[asyncio.Timeout] = set()
+        self._last_response_at = time.monotonic()
+        self._last_index: Mapping[str, bool] | None = None
 
-    def heard(self, said: Mapping[str, bool]) -> Mapping[str, bool]:
-        """It has said just now which versions answer."""
-        self._heard_at, self._said = time.monotonic(), said
+    def probe_succeeded(self, said: Mapping[str, bool]) -> Mapping[str, bool]:
+        """Record the index that a probe returned: for each version, True if ready."""
+        self._last_response_at, self._last_index = time.monotonic(), said
         return said
 
-    def not_heard(self) -> Mapping[str, bool] | None:
-        """It has left something small unanswered. What it said before, while it is heard in its
-        answers: it is busy. Else nothing, and after a while of silence whoever waits for it waits
-        no more.
+    def probe_failed(self) -> Mapping[str, bool] | None:
+        """Record a probe without an answer and return the last index, or None if the server hangs.
+
+        While responses of other requests arrive, the server is busy and its last index still holds.
+        After `hang_seconds` without any response, all pending answers time out.
         """
-        if time.monotonic() < self._heard_at + self._patience.hang_seconds:
-            return self._said
-        for patience in self._waits:
-            if not patience.expired():
-                patience.reschedule(asyncio.get_running_loop().time())
+        if time.monotonic() < self._last_response_at + self._timeouts.hang_seconds:
+            return self._last_index
+        for timeout in self._answer_timeouts:
+            if not timeout.expired():
+                timeout.reschedule(asyncio.get_running_loop().time())
         return None
 
     async def answer(
@@ -72,72 +73,75 @@ class Completions:
         version: str,
         messages: Sequence[Message],
         sampling: Sampling,
-        take: Callable[[Piece], None],
+        on_chunk: Callable[[Chunk], None],
     ) -> None:
-        """Give the pieces of an answer to `take` as they come. Cancelling closes the connection,
-        which aborts the generation.
+        """Pass the chunks of an answer to `on_chunk` as they arrive.
+
+        Cancellation closes the connection, which aborts the generation.
 
         Raises:
-            ServiceError: see `_refusal`; UnavailableError if the server is away, silent, or breaks
-                off.
+            ServiceError: the server refuses the request, see `_error_from`.
+            UnavailableError: the server is unreachable, hangs, or ends the stream early.
         """
         body = _chat_body(version, messages, sampling)
         try:
             async with (
-                self._waiting() as patience,
+                self._answer_timeout() as timeout,
                 self._http.post(
                     f"{self.url}/v1/chat/completions", json=body, headers=trace_headers()
                 ) as response,
             ):
                 if response.status != 200:
-                    raise await _refusal(response)
-                await self._read(response, patience, take)
+                    raise await _error_from(response)
+                await self._read(response, timeout, on_chunk)
         except TimeoutError as error:
-            raise silent() from error
+            raise silent_error() from error
         except aiohttp.ClientConnectorError as error:
-            raise away(self.url) from error
+            raise unreachable_error(self.url) from error
         except (aiohttp.ClientError, MalformedStreamError) as error:
-            raise broken_off() from error
+            raise stream_lost_error() from error
 
     async def _read(
         self,
         response: aiohttp.ClientResponse,
-        patience: asyncio.Timeout,
-        take: Callable[[Piece], None],
+        answer_timeout: asyncio.Timeout,
+        on_chunk: Callable[[Chunk], None],
     ) -> None:
-        loop, parser, again = asyncio.get_running_loop(), EventParser(), 0.0
+        loop, parser, next_reschedule = asyncio.get_running_loop(), EventParser(), 0.0
         async for data in response.content.iter_any():
-            self._heard_at = time.monotonic()
-            for piece in parser.feed(data):
-                if piece.failed:
-                    raise broken_off()
-                if piece.text and loop.time() >= again:
-                    # Not at every token: a timer costs as much as the token's own event.
-                    again = loop.time() + RESCHEDULE_SECONDS
-                    patience.reschedule(again + self._patience.idle_seconds)
-                take(piece)
+            self._last_response_at = time.monotonic()
+            for chunk in parser.feed(data):
+                if chunk.failed:
+                    raise stream_lost_error()
+                if chunk.text and loop.time() >= next_reschedule:
+                    # Not at every token, because moving a timer costs as much as parsing an event.
+                    next_reschedule = loop.time() + RESCHEDULE_SECONDS
+                    answer_timeout.reschedule(next_reschedule + self._timeouts.idle_seconds)
+                on_chunk(chunk)
 
     @asynccontextmanager
-    async def _waiting(self) -> AsyncIterator[asyncio.Timeout]:
-        async with asyncio.timeout(self._patience.first_token_seconds) as patience:
-            self._waits.add(patience)
+    async def _answer_timeout(self) -> AsyncIterator[asyncio.Timeout]:
+        async with asyncio.timeout(self._timeouts.first_token_seconds) as timeout:
+            self._answer_timeouts.add(timeout)
             try:
-                yield patience
+                yield timeout
             finally:
-                self._waits.remove(patience)
+                self._answer_timeouts.remove(timeout)
 
 
-def silent() -> UnavailableError:
-    """It is there, and does not answer in time."""
+def silent_error() -> UnavailableError:
+    """Return the error for a server that accepts connections but does not answer in time."""
     return UnavailableError(
-        "the model server has fallen silent", reason=SILENT, retry_seconds=DEFAULT_RETRY_SECONDS
+        "the model server does not respond",
+        reason=SILENT_REASON,
+        retry_seconds=DEFAULT_RETRY_SECONDS,
     )
 
 
-def broken_off() -> UnavailableError:
-    """The answer ended without an end."""
+def stream_lost_error() -> UnavailableError:
+    """Return the error for a stream that ended without a finish reason."""
     return UnavailableError(
-        "the model server broke the answer off",
+        "the model server ended the stream early",
         reason="MODEL_SERVER_LOST",
         retry_seconds=DEFAULT_RETRY_SECONDS,
     )
@@ -157,19 +161,20 @@ def _chat_body(version: str, messages: Sequence[Message], sampling: Sampling) ->
         body["stop"] = list(sampling.stop)
     if sampling.seed is not None:
         body["seed"] = sampling.seed % SEEDS
-    if sampling.tells_tokens:
+    if sampling.return_tokens:
         body |= {"logprobs": True, "return_token_ids": True}
     return body
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> ServiceError:
-    """What a status means. 404: the version is not there. 429: the queue is full. 503: loading or
-    draining.
+async def _error_from(response: aiohttp.ClientResponse) -> ServiceError:
+    """Translate an HTTP status.
+
+    404: the version is not loaded. 429: the queue is full. 503: the version loads or drains.
     """
     retry = _retry_seconds(response)
     match response.status:
         case 400 | 413 | 422:
-            return await _invalid(response)
+            return await _invalid_request_error(response)
         case 404:
             return NotFoundError("the model server does not hold this version")
         case 429:
@@ -186,21 +191,21 @@ async def _refusal(response: aiohttp.ClientResponse) -> ServiceError:
             )
 
 
-async def _invalid(response: aiohttp.ClientResponse) -> InvalidArgumentError:
+async def _invalid_request_error(response: aiohttp.ClientResponse) -> InvalidArgumentError:
     try:
         error = (await response.json())["error"]
-        named, told = str(error.get("param")), str(error.get("message"))
+        param, message = str(error.get("param")), str(error.get("message"))
     except (aiohttp.ClientError, ValueError, KeyError, TypeError, AttributeError):
-        named, told = "", ""
-    name = named.split(".")[0]
+        param, message = "", ""
+    name = param.split(".")[0]
     if name not in _PARAMETERS:
-        return InvalidArgumentError("the model server refuses the request", field="messages")
-    limit = _TOKENS.search(told)
+        return InvalidArgumentError("the model server rejects the request", field="messages")
+    limit = _TOKEN_LIMIT.search(message)
     if limit is None:
-        return InvalidArgumentError(f"the model server refuses {name}", field=name)
+        return InvalidArgumentError(f"the model server rejects {name}", field=name)
     tokens = f"{limit[1]} tokens"
     return InvalidArgumentError(
-        f"{name} is over what the model can take: the limit is {tokens}",
+        f"{name} exceeds the model's context; the limit is {tokens}",
         reason="CONTEXT_TOO_LONG",
         field=name,
         limit=tokens,
@@ -212,10 +217,10 @@ def _retry_seconds(response: aiohttp.ClientResponse) -> float:
     return float(stated) if stated.isdecimal() else DEFAULT_RETRY_SECONDS
 
 
-def away(url: str) -> UnavailableError:
-    """Nobody is there."""
+def unreachable_error(url: str) -> UnavailableError:
+    """Return the error for a refused or failed connection."""
     return UnavailableError(
-        f"the model server at {url} is away: see whether the predictor runs, and its log",
+        f"the model server at {url} is unreachable; check that the predictor runs, and its log",
         reason="MODEL_NOT_READY",
         retry_seconds=DEFAULT_RETRY_SECONDS,
     )

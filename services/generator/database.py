@@ -1,8 +1,8 @@
-"""The rollout in Postgres, where several generators share it: one row, replaced only by whoever
-knows its serial number.
+"""The rollout in Postgres, shared by several generators.
 
-Its JSON is the file's, as text: `content::json` opens it in SQL. An error leaves open whether a
-statement was done.
+The table has one row, replaced only if its serial number is unchanged (optimistic locking). The
+content is the JSON of the rollout file, stored as text; `content::json` opens the text in SQL.
+After an error the outcome of a statement is unknown.
 """
 
 from collections.abc import AsyncIterator
@@ -26,16 +26,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.chassis.errors import UnavailableError
-from services.generator.record import NotARolloutError, decode, encode
+from services.generator.current_rollout import (
+    NOTHING_STORED,
+    STORE_UNAVAILABLE,
+    StoredRollout,
+    UnusableStoreError,
+)
 from services.generator.rollout import Rollout
-from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, UnusableStoreError
+from services.generator.rollout_json import InvalidRolloutError, decode, encode
 
-# The newest migration that this code needs; a database may be ahead while an upgrade rolls through.
+# Oldest migration that this code works with. During a rolling upgrade the database may be newer.
 REVISION = "0001"
 REVISION_TABLE = "generator_revision"
-MIGRATE = "python -m services.generator migrate"
+MIGRATE_COMMAND = "python -m services.generator migrate"
 RETRY_SECONDS = 1.0
-ONLY_ROW = 1
+ROW_ID = 1
 
 METADATA = MetaData()
 ROLLOUT = Table(
@@ -48,66 +53,78 @@ ROLLOUT = Table(
 
 
 class RolloutRow:
-    """See `traffic.RolloutStore`."""
+    """The rollout in one table row; implements `current_rollout.RolloutStore`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def load(self) -> Stored:
-        """See `traffic.RolloutStore`. A rollout that a newer generator wrote in another format
-        counts as away.
+    async def load(self) -> StoredRollout:
+        """Implement `RolloutStore.load`.
+
+        Raises:
+            UnavailableError: the database does not answer, or the stored rollout has the format of
+                a newer generator.
         """
         row = (await self._run(select(ROLLOUT.c.serial, ROLLOUT.c.content))).one_or_none()
         if row is None:
             return NOTHING_STORED
         try:
-            return Stored(decode(row.content), row.serial)
-        except NotARolloutError as error:
+            return StoredRollout(decode(row.content), row.serial)
+        except InvalidRolloutError as error:
             raise UnavailableError(
-                "the stored rollout has another format", reason=STORE_AWAY
+                "the stored rollout has another format", reason=STORE_UNAVAILABLE
             ) from error
 
     async def replace(self, rollout: Rollout, serial: int) -> bool:
-        """See `traffic.RolloutStore`."""
-        fresh = {"serial": serial + 1, "content": encode(rollout)}
+        """Implement `RolloutStore.replace` for the row."""
+        new_values = {"serial": serial + 1, "content": encode(rollout)}
         if serial == NOTHING_STORED.serial:
-            done = await self._run(
-                insert(ROLLOUT).values(id=ONLY_ROW, **fresh).on_conflict_do_nothing()
+            result = await self._run(
+                insert(ROLLOUT).values(id=ROW_ID, **new_values).on_conflict_do_nothing()
             )
         else:
-            done = await self._run(update(ROLLOUT).where(ROLLOUT.c.serial == serial).values(fresh))
-        return bool(done.rowcount)
+            result = await self._run(
+                update(ROLLOUT).where(ROLLOUT.c.serial == serial).values(new_values)
+            )
+        return bool(result.rowcount)
 
     async def require_migrations(self) -> None:
-        """Raises: UnusableStoreError: the database lacks some, and the text names the command;
-        UnavailableError.
+        """Check that the database has all migrations that this code needs.
+
+        Raises:
+            UnusableStoreError: migrations are missing; the text names the command.
+            UnavailableError: the database does not answer.
         """
         exists = (await self._run(text("SELECT to_regclass(:name)"), name=REVISION_TABLE)).scalar()
         query = text(f"SELECT version_num FROM {REVISION_TABLE}")  # noqa: S608
         found = (await self._run(query)).scalar() if exists else None
         if found is None or found < REVISION:
             raise UnusableStoreError(
-                f"the generator's database is at {found}, {REVISION} is needed: run {MIGRATE}",
+                f"the generator's database is at revision {found}, required is {REVISION}; "
+                f"run {MIGRATE_COMMAND}",
                 field="database_url",
                 reason="MISMATCH",
                 limit=REVISION,
             )
 
     async def _run(self, statement: Executable, **values: Any) -> Any:
-        """One statement, one transaction."""
+        """Run one statement in its own transaction."""
         try:
             async with self._engine.connect() as connection:
                 return await connection.execute(statement, values)
         except (SQLAlchemyError, OSError) as error:
             raise UnavailableError(
-                "the rollout's database is away", reason=STORE_AWAY, retry_seconds=RETRY_SECONDS
+                "the rollout's database is unavailable",
+                reason=STORE_UNAVAILABLE,
+                retry_seconds=RETRY_SECONDS,
             ) from error
 
 
 @asynccontextmanager
 async def open_rollout_row(url: str, seconds: float) -> AsyncIterator[RolloutRow]:
-    """The row behind one connection: its only user does one thing after the other. Connects when it
-    is first asked.
+    """Open the row on a pool of one connection, as its only user runs statements one by one.
+
+    The connection opens with the first statement.
     """
     engine = create_async_engine(
         url,

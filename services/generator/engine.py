@@ -1,7 +1,7 @@
-"""One generation: which version, how, its text as it comes, and its end. Cancelling it aborts the
-model server's work.
+"""One generation: choice of version and sampling, the text as it arrives, and the end.
 
-The end is the model server's: end of sequence, a stop string, or the limit of tokens.
+Cancelling a generation aborts the model server's work. The model server decides the end: end of
+sequence, a stop string, or the token limit.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from services.generator.metrics import FIRST_TEXT_SECONDS, GENERATIONS, SAMPLES,
 from services.generator.presets import NO_OVERRIDES, Overrides, Preset, Sampling, Task, sampling_for
 from services.generator.rollout import Assignment
 from services.generator.routing import Router
-from services.generator.running import Running
+from services.generator.running_generations import RunningGenerations
 from services.generator.sample import Sample, SampleParts
-from services.generator.sse import Piece
+from services.generator.sse import Chunk
 from services.generator.task_choice import choose_task
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended; the model server's words."""
+    """Reason for the end of an answer, spelled as in the model server's responses."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -41,7 +41,15 @@ class Message:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """What is to be answered, for whom, and how."""
+    """Request for one answer.
+
+    Args:
+        user_key: stable key of the user, for the assignment to an arm.
+        messages: the context, with the user's message last.
+        task: kind of answer; None chooses the task from the last message.
+        overrides: sampling parameters of the caller.
+        pinned_version: version that must answer; empty follows the rollout.
+    """
 
     user_key: str
     messages: Sequence[Message]
@@ -52,7 +60,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Selected:
-    """Which version answers and how; comes first."""
+    """First event of a generation, with the assigned version, the task and the sampling."""
 
     assignment: Assignment
     task: Task
@@ -61,7 +69,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end; comes last. `sample` is None where the model server did not tell all of it."""
+    """Last event of a generation; `sample` is None if the model server omitted tokens."""
 
     reason: FinishReason
     prompt_tokens: int
@@ -70,9 +78,13 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Longest waits for the first text, between two pieces of it, and for any sign of life when one
-    is asked for.
+class Timeouts:
+    """Timeouts of a model server.
+
+    Args:
+        first_token_seconds: from the request to the first text.
+        idle_seconds: between two chunks of text.
+        hang_seconds: without any response while a probe waits.
     """
 
     first_token_seconds: float
@@ -81,8 +93,9 @@ class Patience:
 
 
 class ChatServer(Protocol):
-    """Answers messages piece by piece. Raises ServiceError; NotFoundError if it does not hold the
-    version.
+    """Model server that answers messages chunk by chunk.
+
+    Raises ServiceError, and NotFoundError if the version is not loaded.
     """
 
     async def answer(
@@ -90,12 +103,12 @@ class ChatServer(Protocol):
         version: str,
         messages: Sequence[Message],
         sampling: Sampling,
-        take: Callable[[Piece], None],
+        on_chunk: Callable[[Chunk], None],
     ) -> None: ...
 
 
 class _Answer:
-    """What has arrived so far. `texts` ends with None."""
+    """Chunks of one answer so far. The queue `texts` ends with None."""
 
     def __init__(self, version: str) -> None:
         self.texts: asyncio.Queue[str | None] = asyncio.Queue()
@@ -106,39 +119,43 @@ class _Answer:
         self._began = time.perf_counter()
         self._has_text = False
 
-    def take(self, piece: Piece) -> None:
-        if piece.text:
+    def add(self, chunk: Chunk) -> None:
+        if chunk.text:
             if not self._has_text:
                 FIRST_TEXT_SECONDS.labels(self._version).observe(time.perf_counter() - self._began)
             self._has_text = True
-            self.texts.put_nowait(piece.text)
-        self._sample.add(piece.token_ids, piece.log_probs)
-        self.finish_reason = piece.finish_reason or self.finish_reason
-        self.usage = piece.usage or self.usage
+            self.texts.put_nowait(chunk.text)
+        self._sample.add(chunk.token_ids, chunk.log_probs)
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.usage = chunk.usage or self.usage
 
     def finished(self) -> Finished:
-        """Raises: UnavailableError if the stream ended without saying why."""
+        """Return the final event.
+
+        Raises:
+            UnavailableError: the stream ended without a finish reason.
+        """
         if self.finish_reason not in list(FinishReason):
             raise UnavailableError(
-                "the model server broke the answer off", reason="MODEL_SERVER_LOST"
+                "the model server ended the stream early", reason="MODEL_SERVER_LOST"
             )
         return Finished(
-            FinishReason(self.finish_reason), *self.usage, self._sample.whole(self.usage[1])
+            FinishReason(self.finish_reason), *self.usage, self._sample.joined(self.usage[1])
         )
 
 
 class Engine:
-    """Runs generations."""
+    """Runs generations on the version that the router chooses."""
 
     def __init__(
         self,
         router: Router,
         server: ChatServer,
-        running: Running,
+        running: RunningGenerations,
         presets: Mapping[Task, Preset],
         reply_tokens: int,
         coalesce_seconds: float,
-        tells_tokens: bool,
+        return_tokens: bool,
     ) -> None:
         self._router = router
         self._server = server
@@ -146,34 +163,38 @@ class Engine:
         self._presets = presets
         self._reply_tokens = reply_tokens
         self._coalesce_seconds = coalesce_seconds
-        self._tells_tokens = tells_tokens
+        self._return_tokens = return_tokens
 
     async def generate(
         self, request: GenerateRequest
     ) -> AsyncGenerator[Selected | str | Finished, None]:
-        """Selected, then texts, then Finished.
+        """Yield Selected, then texts, then Finished.
 
         Raises:
-            InvalidArgumentError: sampling out of range, or the context is too long for the model.
+            InvalidArgumentError: sampling is out of range, or the context is too long for the
+                model.
             NotFoundError: the pinned version is not served.
-            UnavailableError: no version is ready (MODEL_NOT_READY), or the model server is silent
-                or lost.
+            UnavailableError: no version is ready (MODEL_NOT_READY), or the model server hangs or
+                ends the stream early.
             ResourceExhaustedError: the model server's queue is full.
         """
         task = request.task or choose_task(request.messages[-1].text)
         sampling = sampling_for(self._presets[task], request.overrides, self._reply_tokens)
-        # Tokens of a stop text are sampled and not shown: then the sample is of another answer.
-        sampling = replace(sampling, tells_tokens=self._tells_tokens and not sampling.stop)
+        # Tokens of a stop string are sampled but not shown, so the sample would not match the shown
+        # text.
+        sampling = replace(sampling, return_tokens=self._return_tokens and not sampling.stop)
         assignment = self._router.choose(request.user_key, request.pinned_version)
         reason = "cancelled"
-        with self._running.one(assignment.version):
+        with self._running.track(assignment.version):
             try:
                 yield Selected(assignment, task, sampling)
                 answer = _Answer(assignment.version)
-                async with self._reading(answer, assignment, request, sampling) as reading:
+                async with self._read_in_background(
+                    answer, assignment, request, sampling
+                ) as reader:
                     async for text in coalesced(answer.texts, self._coalesce_seconds):
                         yield text
-                    await reading
+                    await reader
                 finished = answer.finished()
                 reason = finished.reason
                 TOKENS.labels(assignment.version, "prompt").inc(finished.prompt_tokens)
@@ -189,26 +210,27 @@ class Engine:
                 GENERATIONS.labels(assignment.version, assignment.arm, reason).inc()
 
     @asynccontextmanager
-    async def _reading(
+    async def _read_in_background(
         self, answer: _Answer, assignment: Assignment, request: GenerateRequest, sampling: Sampling
     ) -> AsyncIterator[asyncio.Task[None]]:
-        """Reads beside whoever passes the text on, so that a slow reader of ours never looks like a
-        silent model server.
+        """Read the stream in a task of its own, independent of the reader of our events.
+
+        A slow reader must not look like a hanging model server.
         """
-        reading = asyncio.create_task(self._read(answer, assignment, request, sampling))
+        reader = asyncio.create_task(self._read(answer, assignment, request, sampling))
         try:
-            yield reading
+            yield reader
         finally:
-            reading.cancel()
+            reader.cancel()
             with suppress(asyncio.CancelledError, ServiceError):
-                await reading
+                await reader
 
     async def _read(
         self, answer: _Answer, assignment: Assignment, request: GenerateRequest, sampling: Sampling
     ) -> None:
         try:
-            await self._server.answer(assignment.version, request.messages, sampling, answer.take)
+            await self._server.answer(assignment.version, request.messages, sampling, answer.add)
         except NotFoundError as error:
-            raise self._router.lost(assignment) from error
+            raise self._router.lost_version_error(assignment) from error
         finally:
             answer.texts.put_nowait(None)

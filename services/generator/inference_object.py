@@ -1,8 +1,8 @@
-"""One version as a KServe InferenceService: what is written, and what its status means. Pure.
+"""One version as a KServe InferenceService: the manifest to apply, and the meaning of its status.
 
-The chart's ConfigMap says what the object looks like; here it gets its version, its folder, its
-name and its owner. Whether a version is served the status does not say: KServe calls it not ready
-while its pods are replaced one by one.
+Pure functions. The chart's ConfigMap holds the template of the object; version, folder, name and
+owner are filled in here. The status does not show whether a version is served, since KServe reports
+"not ready" while pods are replaced one by one.
 """
 
 import hashlib
@@ -16,24 +16,28 @@ from services.generator.kubernetes_api import Json
 
 TEMPLATE_KEY = "inference-service.json"
 VERSION, FOLDER, TEMPLATE = "thumbwheel/version", "thumbwheel/folder", "thumbwheel/template"
-IDENTITY = frozenset(f"app.kubernetes.io/{word}" for word in ("name", "instance", "component"))
+IDENTITY = frozenset(f"app.kubernetes.io/{key}" for key in ("name", "instance", "component"))
 INSTANCE = "app.kubernetes.io/instance"
 PREFIX_CHARACTERS, SLUG_CHARACTERS, DIGEST_CHARACTERS = 20, 12, 8
-# Of a predictor that may still become available: how each begins, and how long a Deployment waits,
-# which is not how long we do.
-_PATIENT = frozenset({"", "MinimumReplicasUnavailable", "ProgressDeadlineExceeded", "Stopped"})
-_BLOCKED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
-_MOST_CHARACTERS = 300
+# Reasons of a predictor that may still become available. A Deployment's progress deadline is not
+# the generator's load timeout.
+_TRANSIENT_REASONS = frozenset(
+    {"", "MinimumReplicasUnavailable", "ProgressDeadlineExceeded", "Stopped"}
+)
+_FAILED_TRANSITIONS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+MAX_MESSAGE_CHARACTERS = 300
 
 
-class NotATemplateError(Exception):
+class InvalidTemplateError(Exception):
     """The ConfigMap holds no InferenceService."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """What the chart says of every InferenceService of a release; its ConfigMap owns them, so that
-    they go with the release.
+    """Template of all InferenceServices of a release.
+
+    The ConfigMap that holds the template owns the objects, so deletion of the release deletes them
+    too.
     """
 
     manifest: Json
@@ -42,24 +46,35 @@ class Template:
 
     @property
     def identity(self) -> dict[str, str]:
-        """The labels by which ours are known: others may change with the chart's values, and what
-        stands is ours still.
+        """Return the labels that identify objects of this release.
+
+        Other labels may change with the chart's values, and older objects must still be recognised.
         """
         labels = self.manifest["metadata"]["labels"]
         return {key: value for key, value in labels.items() if key in IDENTITY}
 
     @property
     def api_version(self) -> str:
+        """Return the API version of the InferenceService."""
         return str(self.manifest["apiVersion"])
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What an InferenceService is, and what KServe says of it.
+    """An InferenceService with its status.
 
-    `url` is where it would answer, by the host of the status; empty before there is one. `failure`
-    says why it does not load; `waits_for` what is missing, and `lacks` names it: the first
-    condition that is not met, "conditions" before there are any, or "answer".
+    Args:
+        version: version that the object serves.
+        folder: model folder relative to the models' claim.
+        name: name of the object.
+        uid: identity of the object in the API.
+        template: digest of the template that the object was made from.
+        deleting: True after a deletion request.
+        url: address from the host of the status; empty before KServe sets an address.
+        failure: reason for a failed load; empty without a failure.
+        unmet_condition: first unmet condition; "conditions" before there are any, "answer" if all
+            are met.
+        waiting_reason: description of the unmet condition.
     """
 
     version: str
@@ -67,15 +82,19 @@ class Observed:
     name: str
     uid: str
     template: str
-    going: bool
+    deleting: bool
     url: str
     failure: str
-    lacks: str
-    waits_for: str
+    unmet_condition: str
+    waiting_reason: str
 
 
 def read_template(config_map: Json) -> Template:
-    """Raises: NotATemplateError."""
+    """Read the template from the chart's ConfigMap.
+
+    Raises:
+        InvalidTemplateError: a key is missing, or the content is no InferenceService.
+    """
     try:
         text, metadata = config_map["data"][TEMPLATE_KEY], config_map["metadata"]
         manifest = json.loads(text)
@@ -85,23 +104,23 @@ def read_template(config_map: Json) -> Template:
             "name": metadata["name"],
             "uid": metadata["uid"],
         }
-        about = manifest["metadata"]
-        # Without the release every InferenceService of the namespace would be ours.
+        template_metadata = manifest["metadata"]
+        # Without the instance label every InferenceService of the namespace would count as owned.
         if (
             manifest["kind"] != "InferenceService"
-            or not about["labels"][INSTANCE]
-            or not about["generateName"]
+            or not template_metadata["labels"][INSTANCE]
+            or not template_metadata["generateName"]
         ):
-            raise NotATemplateError
+            raise InvalidTemplateError
     except (KeyError, TypeError, ValueError) as error:
-        raise NotATemplateError from error
+        raise InvalidTemplateError from error
     return Template(manifest, owner, _digest(text))
 
 
 def object_name(template: Template, version: str) -> str:
-    """A DNS-1035 label that people recognise and that no other version or release has.
+    """Return a readable DNS-1035 label, unique for each version and release.
 
-    KServe makes `isvc.NAME-predictor` of it, a label's value: 63 characters at most.
+    KServe derives the label value `isvc.NAME-predictor`, limited to 63 characters.
     """
     prefix = template.manifest["metadata"]["generateName"][:PREFIX_CHARACTERS].strip("-")
     slug = re.sub(r"[^a-z0-9]+", "-", version.lower())[:SLUG_CHARACTERS].strip("-")
@@ -109,8 +128,8 @@ def object_name(template: Template, version: str) -> str:
 
 
 def inference_service(template: Template, version: str, folder: str) -> Json:
-    """The object to apply."""
-    manifest: Json = _filled(template.manifest, {"$(version)": version, "$(folder)": folder})
+    """Return the manifest of the object for a version."""
+    manifest: Json = _substitute(template.manifest, {"$(version)": version, "$(folder)": folder})
     metadata = {key: value for key, value in manifest["metadata"].items() if key != "generateName"}
     annotations = {VERSION: version, FOLDER: folder, TEMPLATE: template.digest}
     metadata["name"] = object_name(template, version)
@@ -119,8 +138,8 @@ def inference_service(template: Template, version: str, folder: str) -> Json:
     return manifest | {"metadata": metadata}
 
 
-def is_ours(template: Template, found: Json) -> bool:
-    """Whether this release made it."""
+def is_owned(template: Template, found: Json) -> bool:
+    """Return True if this release created the object."""
     labels = found["metadata"].get("labels", {})
     return template.identity.items() <= labels.items() and VERSION in found["metadata"].get(
         "annotations", {}
@@ -128,27 +147,36 @@ def is_ours(template: Template, found: Json) -> bool:
 
 
 def observe(found: Json, port: int) -> Observed:
-    """`port` is the model server's; 0: the one of the status."""
+    """Read version and status of an object.
+
+    Args:
+        found: the object as returned by the API.
+        port: port of the model server; 0 takes the port of the status.
+    """
     metadata, status = found["metadata"], found.get("status", {})
     annotations = metadata["annotations"]
-    conditions = {each["type"]: each for each in status.get("conditions", ())}
-    lacks, waits_for = _waits_for(conditions)
+    conditions = {item["type"]: item for item in status.get("conditions", ())}
+    unmet_condition, waiting_reason = _unmet_condition(conditions)
     return Observed(
         version=annotations[VERSION],
         folder=annotations.get(FOLDER, ""),
         name=metadata["name"],
         uid=metadata["uid"],
         template=annotations.get(TEMPLATE, ""),
-        going="deletionTimestamp" in metadata,
+        deleting="deletionTimestamp" in metadata,
         url=_url(status, port),
         failure=_failure(status, conditions),
-        lacks=lacks,
-        waits_for=waits_for,
+        unmet_condition=unmet_condition,
+        waiting_reason=waiting_reason,
     )
 
 
 def _url(status: Json, port: int) -> str:
-    """Always http: KServe's scheme is that of its way in from outside, which we never take."""
+    """Return the address of the predictor.
+
+    The scheme is always http. KServe's scheme is that of the external ingress, which is not used
+    here.
+    """
     parts = urlsplit(status.get("address", {}).get("url", ""))
     if not parts.hostname:
         return ""
@@ -158,31 +186,31 @@ def _url(status: Json, port: int) -> str:
 
 def _failure(status: Json, conditions: dict[str, Json]) -> str:
     model = status.get("modelStatus", {})
-    if model.get("transitionStatus") in _BLOCKED:
-        told = model.get("lastFailureInfo", {})
-        # The last words of a log are what it ended with.
-        message = str(told.get("message", "")).strip()[-_MOST_CHARACTERS:]
-        return _joined(str(told.get("reason", model["transitionStatus"])), message)
+    if model.get("transitionStatus") in _FAILED_TRANSITIONS:
+        failure_info = model.get("lastFailureInfo", {})
+        # The end of a log holds the error.
+        message = str(failure_info.get("message", "")).strip()[-MAX_MESSAGE_CHARACTERS:]
+        return _join(str(failure_info.get("reason", model["transitionStatus"])), message)
     predictor = conditions.get("PredictorReady", {})
-    if predictor.get("status") == "False" and predictor.get("reason", "") not in _PATIENT:
-        return _joined(predictor["reason"], predictor.get("message", "")[:_MOST_CHARACTERS])
+    if predictor.get("status") == "False" and predictor.get("reason", "") not in _TRANSIENT_REASONS:
+        return _join(predictor["reason"], predictor.get("message", "")[:MAX_MESSAGE_CHARACTERS])
     return ""
 
 
-def _waits_for(conditions: dict[str, Json]) -> tuple[str, str]:
-    """What is missing: its name, and in words."""
+def _unmet_condition(conditions: dict[str, Json]) -> tuple[str, str]:
+    """Return name and description of the first unmet condition."""
     if not conditions:
-        return "conditions", "KServe has said nothing about it: does its controller run?"
-    for kind, condition in sorted(conditions.items(), key=lambda each: each[0] == "Ready"):
+        return "conditions", "KServe has set no conditions; check that its controller runs"
+    for kind, condition in sorted(conditions.items(), key=lambda item: item[0] == "Ready"):
         if condition.get("status") != "True":
-            said = _joined(
-                condition.get("reason", ""), condition.get("message", "")[:_MOST_CHARACTERS]
+            details = _join(
+                condition.get("reason", ""), condition.get("message", "")[:MAX_MESSAGE_CHARACTERS]
             )
-            return kind, _joined(f"{kind} is {condition.get('status')}", said)
-    return "answer", "it is ready, but does not answer for this version"
+            return kind, _join(f"{kind} is {condition.get('status')}", details)
+    return "answer", "the object is ready, but its server does not list this version"
 
 
-def _joined(*parts: str) -> str:
+def _join(*parts: str) -> str:
     return ": ".join(part for part in parts if part)
 
 
@@ -190,13 +218,13 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
-def _filled(value: Any, words: dict[str, str]) -> Any:
-    """The same with the words put in, wherever they stand."""
+def _substitute(value: Any, values: dict[str, str]) -> Any:
+    """Replace placeholders in all strings of a JSON value."""
     if isinstance(value, dict):
-        return {key: _filled(inner, words) for key, inner in value.items()}
+        return {key: _substitute(inner, values) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_filled(inner, words) for inner in value]
+        return [_substitute(inner, values) for inner in value]
     if isinstance(value, str):
-        for word, meant in words.items():
-            value = value.replace(word, meant)
+        for placeholder, replacement in values.items():
+            value = value.replace(placeholder, replacement)
     return value

@@ -1,9 +1,9 @@
-"""Versions as KServe InferenceServices, one for each: the other `ModelRepository` and `ChatServer`
-beside `HttpModelServer`.
+"""Versions as KServe InferenceServices, one object for each version.
 
-Replicas need no leader here either: they apply the same object, and KServe does the rest. Only what
-carries this release's labels is ever touched. What is retired is deleted at once; its pods let
-answers end before they go.
+An alternative to `HttpModelServer`, with the same Protocols `ModelRepository` and `ChatServer`.
+Replicas need no leader, since all apply the same object and KServe does the rest. Only objects with
+this release's labels are changed. Objects of retired versions are deleted at once, and their pods
+finish running answers first.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from services.chassis.errors import (
 )
 from services.chassis.telemetry import fields
 from services.generator.completions import Completions
-from services.generator.engine import Message, Patience
+from services.generator.engine import Message, Timeouts
 from services.generator.inference_object import (
-    NotATemplateError,
+    InvalidTemplateError,
     Observed,
     Template,
     inference_service,
-    is_ours,
+    is_owned,
     object_name,
     observe,
     read_template,
@@ -38,20 +38,19 @@ from services.generator.inference_object import (
 from services.generator.kubernetes_api import Json
 from services.generator.metrics import KUBERNETES_UP
 from services.generator.presets import Sampling
-from services.generator.sse import Piece
+from services.generator.sse import Chunk
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
-# A container that fell and rises again may still load; one that fails for longer is told to whoever
-# waits.
+POLL_SECONDS = 1.0
+# A restarted container may still load its model. A failure that lasts longer is reported.
 FAILING_SECONDS = 3.0
 OBJECTS = "inferenceservices"
-NO_KSERVE = "the cluster has no InferenceServices: is KServe installed?"
+NO_KSERVE = "the cluster has no InferenceServices; check that KServe is installed"
 
 
 class Objects(Protocol):
-    """See `kubernetes_api.KubernetesApi`."""
+    """Client of the Kubernetes API; see `kubernetes_api.KubernetesApi`."""
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json: ...
     async def apply(self, path: str, body: Json) -> Json: ...
@@ -59,11 +58,14 @@ class Objects(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the release is: its namespace, the ConfigMap with its InferenceService, where its
-    models are mounted here.
+class KubernetesTarget:
+    """Location of the release in the cluster.
 
-    `port` is the model servers'; 0 leaves it to KServe's status.
+    Args:
+        namespace: namespace of the release.
+        config_map: ConfigMap with the template of the InferenceServices.
+        models_root: mount point of the models' claim in this container.
+        port: port of the model servers; 0 takes the port of KServe's status.
     """
 
     namespace: str
@@ -73,31 +75,34 @@ class Place:
 
 
 class InferenceServices:
-    """All versions of one release; the session is for the model servers, with a timeout for
-    connecting.
+    """All versions of one release.
+
+    The HTTP session is for the model servers and has a timeout for connecting.
     """
 
     def __init__(
         self,
         api: Objects,
         http: aiohttp.ClientSession,
-        place: Place,
-        patience: Patience,
+        target: KubernetesTarget,
+        timeouts: Timeouts,
         load_seconds: float,
     ) -> None:
         self._api = api
         self._http = http
-        self._place = place
-        self._patience = patience
+        self._target = target
+        self._timeouts = timeouts
         self._load_seconds = load_seconds
         self._template: Template | None = None
         self._known: Mapping[str, Observed] = {}
-        self._is_away = False
+        self._api_unavailable = False
         self._servers: dict[str, Completions] = {}
 
     async def index(self) -> Mapping[str, bool]:
-        """Version → whether it answers. Raises: UnavailableError, FailedPreconditionError, while no
-        version is known yet.
+        """Return for each version True if its server answers.
+
+        Raises:
+            UnavailableError, FailedPreconditionError: the API fails, and no version is known yet.
         """
         try:
             found = await self._list()
@@ -105,38 +110,46 @@ class InferenceServices:
             KUBERNETES_UP.labels(OBJECTS).set(0)
             if not self._known:
                 raise
-            # Who answers needs no Kubernetes: chats must outlive its upgrade.
-            if not self._is_away:
-                log.warning("kubernetes cannot be asked", extra=fields(reason=error.reason))
-            self._is_away = True
+            # The model servers do not need the Kubernetes API. Chats must continue during an
+            # upgrade of Kubernetes.
+            if not self._api_unavailable:
+                log.warning("kubernetes api unavailable", extra=fields(reason=error.reason))
+            self._api_unavailable = True
         else:
-            self._is_away = False
+            self._api_unavailable = False
             KUBERNETES_UP.labels(OBJECTS).set(1)
-            self._known = {each.version: each for each in found}
+            self._known = {item.version: item for item in found}
             self._servers = {
                 version: server
                 for version, server in self._servers.items()
                 if version in self._known
             }
         known = list(self._known.values())
-        answers = await asyncio.gather(*(self._answers(each) for each in known))
-        return {each.version: answering for each, answering in zip(known, answers, strict=True)}
+        serving_flags = await asyncio.gather(*(self._is_serving(item) for item in known))
+        return {item.version: serving for item, serving in zip(known, serving_flags, strict=True)}
 
     async def load(self, version: str, directory: str) -> None:
-        """Returns when it answers.
+        """Apply the object and return when its server answers.
 
         Raises:
-            FailedPreconditionError: it does not load, KServe says why; or it is not ready in time.
-            UnavailableError: the API is away, or an object of that version is still going.
+            FailedPreconditionError: KServe reports a failed load, or the version is not ready in
+                time.
+            UnavailableError: the API does not answer, or an earlier object of the version still
+                terminates.
         """
-        template, folder = await self._read_template(), self._folder(directory)
+        template, folder = await self._read_template(), self._model_folder(directory)
         path = f"{self._path(template)}/{object_name(template, version)}"
-        await self._refuse_foreign(template, path)
+        await self._check_ownership(template, path)
         await self._api.apply(path, inference_service(template, version, folder))
-        await self._until_it_answers(path)
+        await self._wait_until_serving(path)
 
     async def unload(self, version: str) -> None:
-        """Returns when it is going. Raises: UnavailableError, NotFoundError."""
+        """Request the deletion of the object; return before the object is gone.
+
+        Raises:
+            UnavailableError: the API does not answer.
+            NotFoundError: there is no object of this version.
+        """
         observed = self._known.get(version)
         if observed is None:
             raise NotFoundError("there is no InferenceService of this version")
@@ -150,15 +163,17 @@ class InferenceServices:
         version: str,
         messages: Sequence[Message],
         sampling: Sampling,
-        take: Callable[[Piece], None],
+        on_chunk: Callable[[Chunk], None],
     ) -> None:
-        """See `Completions.answer`. Raises also: NotFoundError if no InferenceService of the
-        version is known.
+        """Implement `ChatServer.answer`, see `Completions.answer`.
+
+        Raises:
+            NotFoundError: no InferenceService of the version is known.
         """
         server = self._servers.get(version)
         if server is None:
-            raise NotFoundError("no InferenceService answers for this version")
-        await server.answer(version, messages, sampling, take)
+            raise NotFoundError("no InferenceService serves this version")
+        await server.answer(version, messages, sampling, on_chunk)
 
     async def _list(self) -> Sequence[Observed]:
         template = self._template or await self._read_template()
@@ -168,61 +183,66 @@ class InferenceServices:
         except NotFoundError as error:
             raise FailedPreconditionError(NO_KSERVE, reason="NO_KSERVE") from error
         found = [
-            observe(each, self._place.port) for each in listed["items"] if is_ours(template, each)
+            observe(item, self._target.port) for item in listed["items"] if is_owned(template, item)
         ]
-        await self._bring_up_to_date(template, found)
+        await self._update_outdated(template, found)
         return found
 
     async def _read_template(self) -> Template:
-        path = f"/api/v1/namespaces/{self._place.namespace}/configmaps/{self._place.config_map}"
+        path = f"/api/v1/namespaces/{self._target.namespace}/configmaps/{self._target.config_map}"
         try:
             self._template = read_template(await self._api.get(path))
-        except (NotFoundError, NotATemplateError) as error:
-            text = f"the ConfigMap {self._place.config_map} of the chart is not there, or holds no InferenceService"
+        except (NotFoundError, InvalidTemplateError) as error:
+            text = (
+                f"the chart's ConfigMap {self._target.config_map} is missing, "
+                "or holds no InferenceService"
+            )
             raise FailedPreconditionError(
-                text, reason="NO_TEMPLATE", field=self._place.config_map
+                text, reason="NO_TEMPLATE", field=self._target.config_map
             ) from error
         return self._template
 
-    async def _bring_up_to_date(self, template: Template, found: Sequence[Observed]) -> None:
-        """What another release of the chart wrote. Asked anew, as what differs may be newer than
-        what we know: an upgrade rolls.
+    async def _update_outdated(self, template: Template, found: Sequence[Observed]) -> None:
+        """Apply the present template to objects that were made from another one.
+
+        The template is read again first. During a rolling upgrade an object with another digest may
+        be newer than the cached template.
         """
-        if all(each.template == template.digest for each in found):
+        if all(item.template == template.digest for item in found):
             return
         fresh = await self._read_template()
-        for each in found:
-            if each.template != fresh.digest and not each.going:
-                body = inference_service(fresh, each.version, each.folder)
-                await self._api.apply(f"{self._path(fresh)}/{each.name}", body)
-                log.info("inference service brought up to date", extra=fields(version=each.version))
+        for item in found:
+            if item.template != fresh.digest and not item.deleting:
+                body = inference_service(fresh, item.version, item.folder)
+                await self._api.apply(f"{self._path(fresh)}/{item.name}", body)
+                log.info("inference service updated", extra=fields(version=item.version))
 
-    async def _refuse_foreign(self, template: Template, path: str) -> None:
+    async def _check_ownership(self, template: Template, path: str) -> None:
         try:
-            standing = await self._api.get(path)
+            existing = await self._api.get(path)
         except NotFoundError:
             return
-        name = standing["metadata"]["name"]
-        if not is_ours(template, standing):
+        name = existing["metadata"]["name"]
+        if not is_owned(template, existing):
             raise FailedPreconditionError(
-                f"the InferenceService {name} is there, and is not this release's",
+                f"the InferenceService {name} exists and belongs to another release",
                 reason="EXISTS",
                 field=name,
             )
-        if "deletionTimestamp" in standing["metadata"]:
+        if "deletionTimestamp" in existing["metadata"]:
             raise UnavailableError(
-                f"the InferenceService {name} is still going",
+                f"the InferenceService {name} is still terminating",
                 reason="MODEL_SERVER_BUSY",
                 field=name,
             )
 
-    async def _until_it_answers(self, path: str) -> None:
-        lacks, waits_for, failing_since = "", "", None
+    async def _wait_until_serving(self, path: str) -> None:
+        unmet_condition, waiting_reason, failing_since = "", "", None
         try:
             async with asyncio.timeout(self._load_seconds):
                 while True:
-                    observed = await self._look(path)
-                    if await self._answers(observed):
+                    observed = await self._get(path)
+                    if await self._is_serving(observed):
                         return
                     now = time.monotonic()
                     failing_since = (failing_since or now) if observed.failure else None
@@ -230,72 +250,76 @@ class InferenceServices:
                         raise FailedPreconditionError(
                             observed.failure, reason="LOAD_FAILED", field=observed.name
                         )
-                    lacks, waits_for = observed.lacks, observed.failure or observed.waits_for
-                    await asyncio.sleep(LOOK_SECONDS)
+                    unmet_condition, waiting_reason = (
+                        observed.unmet_condition,
+                        observed.failure or observed.waiting_reason,
+                    )
+                    await asyncio.sleep(POLL_SECONDS)
         except TimeoutError as error:
             limit = f"{self._load_seconds:g} s"
             raise FailedPreconditionError(
-                f"not ready after {limit}: {waits_for}",
+                f"not ready after {limit}: {waiting_reason}",
                 reason="NOT_READY",
-                field=lacks,
+                field=unmet_condition,
                 limit=limit,
             ) from error
 
-    async def _look(self, path: str) -> Observed:
+    async def _get(self, path: str) -> Observed:
         try:
-            return observe(await self._api.get(path), self._place.port)
+            return observe(await self._api.get(path), self._target.port)
         except NotFoundError as error:
             raise UnavailableError(
-                "somebody has removed the InferenceService", reason="MODEL_SERVER_BUSY"
+                "the InferenceService was deleted while it loaded", reason="MODEL_SERVER_BUSY"
             ) from error
 
-    async def _answers(self, observed: Observed) -> bool:
-        """Whether its server says so itself, as only a pod that is ready can; what waits for a
-        silent one waits no more.
+    async def _is_serving(self, observed: Observed) -> bool:
+        """Return True if the server lists the version, as only a ready pod does.
+
+        If the server hangs, its pending answers fail.
         """
-        if observed.going or not observed.url:
+        if observed.deleting or not observed.url:
             return False
         server = self._servers.get(observed.version)
         if server is None or server.url != observed.url:
             server = self._servers[observed.version] = Completions(
-                self._http, observed.url, self._patience
+                self._http, observed.url, self._timeouts
             )
         try:
             async with (
-                asyncio.timeout(self._patience.hang_seconds),
+                asyncio.timeout(self._timeouts.hang_seconds),
                 self._http.get(f"{server.url}/v1/models") as response,
             ):
                 models = await response.json()
             served = response.status == 200 and observed.version in {
-                each["id"] for each in models["data"]
+                item["id"] for item in models["data"]
             }
         except TimeoutError:
-            said = server.not_heard() or {}
+            index = server.probe_failed() or {}
         except (aiohttp.ClientError, ValueError, KeyError, TypeError):
-            server.not_heard()
+            server.probe_failed()
             return False
         else:
-            said = server.heard({observed.version: served})
-        return said.get(observed.version, False)
+            index = server.probe_succeeded({observed.version: served})
+        return index.get(observed.version, False)
 
-    def _folder(self, directory: str) -> str:
+    def _model_folder(self, directory: str) -> str:
         try:
-            folder = PurePosixPath(directory).relative_to(self._place.models_root)
+            folder = PurePosixPath(directory).relative_to(self._target.models_root)
         except ValueError as error:
             raise FailedPreconditionError(
-                f"the directory lies outside of {self._place.models_root}, where the models' claim is",
+                f"the directory is outside of {self._target.models_root}, the models' claim",
                 field="directory",
                 reason="OUT_OF_RANGE",
-                limit=str(self._place.models_root),
+                limit=str(self._target.models_root),
             ) from error
         if ".." in folder.parts or not folder.parts:
             raise FailedPreconditionError(
-                "the directory must be a folder of the models' claim",
+                "the directory must be a folder inside the models' claim, without '..'",
                 field="directory",
                 reason="MALFORMED",
-                limit=str(self._place.models_root),
+                limit=str(self._target.models_root),
             )
         return str(folder)
 
     def _path(self, template: Template) -> str:
-        return f"/apis/{template.api_version}/namespaces/{self._place.namespace}/inferenceservices"
+        return f"/apis/{template.api_version}/namespaces/{self._target.namespace}/inferenceservices"

@@ -1,8 +1,8 @@
-"""The Kubernetes API as a pod speaks it: by its mounted token, which rotates, with a deadline on
-each call.
+"""Client of the Kubernetes API inside a pod, with a deadline on each call.
 
-Foreign errors are translated here. What the API says about an object may be told: no user's word is
-in one.
+The client authenticates with the mounted token, which rotates. Errors of the HTTP client are
+translated here. Messages of the API about objects may be passed on, since objects contain no user
+text.
 """
 
 import asyncio
@@ -24,23 +24,23 @@ from services.chassis.errors import (
 
 Json: TypeAlias = dict[str, Any]
 FIELD_MANAGER = "thumbwheel-generator"
-MOST_CHARACTERS = 400
-# What another try brings round: too many requests, or a server in trouble.
-_LATER = frozenset({408, 429, *range(500, 600)})
+MAX_MESSAGE_CHARACTERS = 400
+# Statuses worth a retry: timeout, too many requests, server errors.
+_RETRYABLE_STATUSES = frozenset({408, 429, *range(500, 600)})
 
 
 class NoServiceAccountError(DetailedError):
-    """The files of a service account are not there; `field` is the file."""
+    """The files of a service account are missing; `field` is the file."""
 
     reason = "MISSING"
 
 
 class KubernetesApi:
-    """Objects by their paths.
+    """Read, apply and delete objects by path.
 
-    Every method raises UnavailableError while the API is away, NotFoundError where nothing is, and
-    FailedPreconditionError with what the API says if it refuses: a right that is missing, a quota,
-    an object that is wrong.
+    Every method raises UnavailableError while the API does not answer, NotFoundError if the object
+    does not exist, and FailedPreconditionError with the API's message for other refusals, such as a
+    missing permission, an exceeded quota or an invalid object.
     """
 
     def __init__(self, session: aiohttp.ClientSession, token_file: Path, seconds: float) -> None:
@@ -49,20 +49,28 @@ class KubernetesApi:
         self._seconds = seconds
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
-        """One object, or a list of them."""
-        return await self._ask("GET", path, query or {})
+        """Return one object, or a list of objects."""
+        return await self._request("GET", path, query or {})
 
     async def apply(self, path: str, body: Json) -> Json:
-        """Make the object so, whoever made it: server-side, and what others set in it stays."""
+        """Create or change an object by server-side apply with `force`.
+
+        Fields of other managers stay unchanged.
+        """
         query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
-        return await self._ask("PATCH", path, query, body, "application/apply-patch+yaml")
+        return await self._request("PATCH", path, query, body, "application/apply-patch+yaml")
 
     async def delete(self, path: str, uid: str) -> None:
-        """Let this very object go, and then what hangs on it. Returns before it is gone."""
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
-        await self._ask("DELETE", path, {}, {"apiVersion": "v1", "kind": "DeleteOptions", **body})
+        """Delete the object with this uid and its dependents in the background.
 
-    async def _ask(
+        The object may still exist when the method returns.
+        """
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        await self._request(
+            "DELETE", path, {}, {"apiVersion": "v1", "kind": "DeleteOptions", **body}
+        )
+
+    async def _request(
         self,
         method: str,
         path: str,
@@ -87,26 +95,30 @@ class KubernetesApi:
                 status, content = response.status, await response.text()
             answer: Json = json.loads(content)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise _away() from error
+            raise _unavailable_error() from error
         if status < 300:
             return answer
-        if status in _LATER:
-            raise _away()
-        said = str(answer.get("message", f"status {status}"))[:MOST_CHARACTERS]
+        if status in _RETRYABLE_STATUSES:
+            raise _unavailable_error()
+        message = str(answer.get("message", f"status {status}"))[:MAX_MESSAGE_CHARACTERS]
         if status == 404:
-            raise NotFoundError(said)
+            raise NotFoundError(message)
         raise FailedPreconditionError(
-            f"the Kubernetes API refuses: {said}", reason="KUBERNETES_API_REFUSES"
+            f"the Kubernetes API rejects the request: {message}", reason="KUBERNETES_API_REFUSES"
         )
 
 
 def read_namespace(directory: Path) -> str:
-    """Of the service account whose files these are. Blocking. Raises: NoServiceAccountError."""
+    """Return the namespace of a mounted service account. Blocking.
+
+    Raises:
+        NoServiceAccountError: the file `namespace` is missing.
+    """
     try:
         return (directory / "namespace").read_text().strip()
     except OSError as error:
         raise NoServiceAccountError(
-            f"{directory} has no namespace: is a service account mounted there?",
+            f"{directory} has no file namespace; check that a service account is mounted",
             field=str(directory / "namespace"),
         ) from error
 
@@ -115,14 +127,18 @@ def read_namespace(directory: Path) -> str:
 async def open_kubernetes_api(
     url: str, directory: Path, seconds: float
 ) -> AsyncIterator[KubernetesApi]:
-    """By the files of a service account: `token`, and `ca.crt` which alone is believed. Raises:
-    NoServiceAccountError.
+    """Open a client with the files of a service account: `token` and `ca.crt`.
+
+    `ca.crt` is the only trusted authority.
+
+    Raises:
+        NoServiceAccountError: the file `ca.crt` is missing.
     """
     try:
         context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
     except OSError as error:
         raise NoServiceAccountError(
-            f"{directory} has no ca.crt: is a service account mounted there?",
+            f"{directory} has no file ca.crt; check that a service account is mounted",
             field=str(directory / "ca.crt"),
         ) from error
     connector = aiohttp.TCPConnector(ssl=context)
@@ -130,7 +146,7 @@ async def open_kubernetes_api(
         yield KubernetesApi(session, directory / "token", seconds)
 
 
-def _away() -> UnavailableError:
+def _unavailable_error() -> UnavailableError:
     return UnavailableError(
-        "the Kubernetes API is away", reason="KUBERNETES_API_AWAY", retry_seconds=1.0
+        "the Kubernetes API is unavailable", reason="KUBERNETES_API_AWAY", retry_seconds=1.0
     )

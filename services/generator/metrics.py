@@ -1,4 +1,7 @@
-"""What the generator counts, by version: the canary's watch reads these too."""
+"""Metrics of the generator by version.
+
+The canary watch of the training loop reads the metrics with the label `version`.
+"""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -16,7 +19,7 @@ TOKENS = Counter(
 )
 SAMPLES = Counter(
     "thumbwheel_generator_samples_total",
-    "Finished answers by version and whether the model server told their tokens and log-probs (whole, none).",
+    "Finished answers by version and by the model server's tokens and log-probs: whole or none.",
     ["version", "told"],
 )
 FIRST_TEXT_SECONDS = Histogram(
@@ -25,23 +28,23 @@ FIRST_TEXT_SECONDS = Histogram(
     ["version"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
-RUNNING = Gauge("thumbwheel_generations_running", "Generations that run now.", ["version"])
+RUNNING = Gauge("thumbwheel_generations_running", "Running generations.", ["version"])
 VERSIONS_READY = Gauge(
     "thumbwheel_version_ready",
-    "1 for a wanted version that answers, 0 for one that does not.",
+    "1 for a version of the rollout that is ready, 0 for a version that is not.",
     ["version"],
 )
 KUBERNETES_UP = Gauge(
     "thumbwheel_kubernetes_up",
-    "1 while the Kubernetes API answers about these objects; absent where versions are none, as only a labelled gauge can be.",
+    "1 while the Kubernetes API returns these objects; absent without InferenceServices.",
     ["objects"],
 )
 SHARE = Gauge("thumbwheel_version_share", "Share of the users of a version.", ["version"])
 ROLLOUT_SERIAL = Gauge(
     "thumbwheel_rollout_serial",
-    "Number of the rollout that this replica goes by; replicas differ for a moment only.",
+    "Serial number of this replica's rollout; replicas differ only briefly.",
 )
 ROLLOUT_READ_TIME = Gauge(
     "thumbwheel_rollout_read_time_seconds",
-    "Unix time at which the rollout was last read; it ages while the store is away.",
+    "Unix time of the last read of the rollout; ages while the store is unavailable.",
 )

@@ -1,5 +1,6 @@
-"""`python -m services.generator migrate`: brings the database to what this code needs. Only here is
-alembic imported.
+"""Migration of the generator's database (`python -m services.generator migrate`).
+
+Only this module imports alembic.
 """
 
 from pathlib import Path
@@ -10,20 +11,20 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 STEPS = Path(__file__).parent / "migrations"
-# Any number that no other migration on this database takes: two who migrate at once go one after
-# the other.
+# Key of the advisory lock, not used by other migrations. Concurrent migrations run one after the
+# other.
 LOCK = 0x7477_6765_6E
 
 
 def alembic_config() -> Config:
-    """Where the steps are; there is no ini file."""
+    """Return the configuration with the folder of the migrations; there is no ini file."""
     config = Config()
     config.set_main_option("script_location", str(STEPS))
     return config
 
 
 async def migrate(url: str) -> None:
-    """All missing steps in one transaction; none is the usual case."""
+    """Apply all missing migrations in one transaction."""
     engine = create_async_engine(url)
     try:
         async with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""The model server over HTTP: KServe V2's repository extension, and its chat completions."""
+"""Client of one model server: KServe V2's repository extension, and chat completions."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -7,58 +7,74 @@ from typing import Any
 import aiohttp
 
 from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
-from services.generator.completions import SILENT, Completions, away, silent
-from services.generator.engine import Message, Patience
+from services.generator.completions import (
+    SILENT_REASON,
+    Completions,
+    silent_error,
+    unreachable_error,
+)
+from services.generator.engine import Message, Timeouts
 from services.generator.presets import Sampling
-from services.generator.sse import Piece
+from services.generator.sse import Chunk
 
 UNLOAD_SECONDS = 120.0
 
 
 class HttpModelServer:
-    """One model server that holds all versions. Its index is what tells silence."""
+    """One model server for all versions; its model index is the liveness probe."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, url: str, patience: Patience, load_seconds: float
+        self, http: aiohttp.ClientSession, url: str, timeouts: Timeouts, load_seconds: float
     ) -> None:
         self._http = http
         self._url = url
-        self._patience = patience
+        self._timeouts = timeouts
         self._load_seconds = load_seconds
-        self._completions = Completions(http, url, patience)
+        self._completions = Completions(http, url, timeouts)
 
     async def index(self) -> Mapping[str, bool]:
-        """Version → whether it answers; as last told, if it is only busy. Raises: UnavailableError."""
+        """Return for each version True if ready; while the server is busy, the last known index.
+
+        Raises:
+            UnavailableError: the server is unreachable or hangs.
+        """
         try:
-            entries = await self._ask("index", {}, self._patience.hang_seconds)
+            entries = await self._post("index", {}, self._timeouts.hang_seconds)
         except UnavailableError as error:
-            said = self._completions.not_heard()
-            if said is None or error.reason != SILENT:
+            index = self._completions.probe_failed()
+            if index is None or error.reason != SILENT_REASON:
                 raise
-            return said
+            return index
         try:
-            return self._completions.heard(
+            return self._completions.probe_succeeded(
                 {entry["name"]: entry["state"] == "READY" for entry in entries}
             )
         except (KeyError, TypeError) as error:
-            raise away(self._url) from error
+            raise unreachable_error(self._url) from error
 
     async def load(self, version: str, directory: str) -> None:
-        """Returns when the version answers. Raises: UnavailableError, FailedPreconditionError with
-        the reason.
+        """Load a version and return when the version is ready.
+
+        Raises:
+            UnavailableError: the server is unreachable or busy.
+            FailedPreconditionError: the version cannot be loaded; the text holds the reason.
         """
         body = {"parameters": {"directory": directory}}
-        await self._ask(f"models/{version}/load", body, self._load_seconds)
+        await self._post(f"models/{version}/load", body, self._load_seconds)
 
     async def unload(self, version: str) -> None:
-        """Returns when it is gone. Raises: UnavailableError, NotFoundError, FailedPreconditionError
-        while answers run on it.
+        """Unload a version and return when its memory is free.
+
+        Raises:
+            UnavailableError: the server is unreachable or busy.
+            NotFoundError: the version is not loaded.
+            FailedPreconditionError: answers run on the version.
         """
-        await self._ask(
+        await self._post(
             f"models/{version}/unload", {"parameters": {"only_idle": True}}, UNLOAD_SECONDS
         )
 
-    async def _ask(self, path: str, body: object, seconds: float) -> Any:
+    async def _post(self, path: str, body: object, seconds: float) -> Any:
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -68,16 +84,17 @@ class HttpModelServer:
                 if response.status == 200:
                     return content
         except TimeoutError as error:
-            raise silent() from error
+            raise silent_error() from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise away(self._url) from error
+            raise unreachable_error(self._url) from error
         if response.status == 404:
             raise NotFoundError("the model server does not hold this version")
         if response.status in (429, 503):
             raise UnavailableError(
-                "the model server is busy with its versions", reason="MODEL_SERVER_BUSY"
+                "the model server is busy loading or unloading versions", reason="MODEL_SERVER_BUSY"
             )
-        # The repository knows no user: what it says about a directory may be told.
+        # Repository errors describe directories and contain no user text, so the message may be
+        # passed on.
         raise FailedPreconditionError(str(content.get("error", f"status {response.status}"))[:400])
 
     async def answer(
@@ -85,7 +102,7 @@ class HttpModelServer:
         version: str,
         messages: Sequence[Message],
         sampling: Sampling,
-        take: Callable[[Piece], None],
+        on_chunk: Callable[[Chunk], None],
     ) -> None:
-        """See `Completions.answer`."""
-        await self._completions.answer(version, messages, sampling, take)
+        """Implement `ChatServer.answer`, see `Completions.answer`."""
+        await self._completions.answer(version, messages, sampling, on_chunk)

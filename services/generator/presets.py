@@ -1,9 +1,9 @@
-"""Sampling of an answer: the preset of its task, overridden by the caller within the limits of
-chat.v1.
+"""Sampling parameters of an answer: the preset of its task, with overrides of the caller.
 
-The presets stand in models/presets.json, which training reads too. Source of its figures: the
+The presets are in models/presets.json, which training reads too. Source of the figures: the
 project's acceptance cases, "code P .1 low temperature; factual QA P .3-.5 low; conversation P .9
-medium; creative P .95 high", where P is the nucleus mass.
+medium; creative P .95 high", where P is the nucleus mass. The limits of overrides are those of
+chat.v1.
 """
 
 import json
@@ -21,12 +21,13 @@ MAX_TEMPERATURE = 2.0
 MAX_TOKENS = 4096
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 64
-# Model servers refuse or divide by smaller ones: below this the most likely token is taken.
+# Below this value decoding is greedy, because model servers reject smaller temperatures or divide
+# by them.
 GREEDY_BELOW = 0.01
 
 
 class Task(StrEnum):
-    """What kind of answer is wanted."""
+    """Kind of an answer, which selects the preset."""
 
     CODE = "code"
     QUESTION_ANSWERING = "question_answering"
@@ -35,8 +36,9 @@ class Task(StrEnum):
 
 
 class PresetError(DetailedError):
-    """The presets cannot be used; `field` is the file or its dotted field ("code.top_p"), `limit`
-    what is allowed there.
+    """The presets are invalid.
+
+    `field` is the file or its dotted field ("code.top_p"), `limit` the allowed values.
     """
 
     reason = "INVALID_PRESET"
@@ -44,7 +46,7 @@ class PresetError(DetailedError):
 
 @dataclass(frozen=True)
 class Preset:
-    """Sampling of a task.
+    """Sampling parameters of a task.
 
     Args:
         temperature: of the softmax, 0 to MAX_TEMPERATURE.
@@ -70,8 +72,15 @@ class Preset:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 is greedy. `seed` None lets the model server choose. `tells_tokens`: it is
-    asked what it samples, too.
+    """Sampling parameters of one answer.
+
+    Args:
+        temperature: 0 selects greedy decoding.
+        top_p: nucleus mass.
+        max_tokens: limit of generated tokens.
+        stop: stop strings.
+        seed: None lets the model server choose.
+        return_tokens: request token ids and log-probs from the model server.
     """
 
     temperature: float
@@ -79,12 +88,12 @@ class Sampling:
     max_tokens: int
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    tells_tokens: bool = False
+    return_tokens: bool = False
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the caller asks for; None leaves the preset."""
+    """Sampling parameters of the caller; None keeps the value of the preset."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -100,8 +109,8 @@ def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Preset]:
     """Return the preset of each task. Blocking.
 
     Raises:
-        PresetError: there is no such file, or it is not JSON; a task or a value is missing,
-            unknown, not a number or out of its range.
+        PresetError: the file is missing or is not JSON; a task or a value is missing, unknown, not
+            a number or out of its range.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -142,7 +151,7 @@ def _object(content: object, field: str) -> dict[str, Any]:
 
 
 def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
-    """Refuse other fields than these, and fewer."""
+    """Raise an error for missing and for unknown fields."""
     known = ", ".join(names)
     for name in sorted({*names} ^ {*values}):
         field, reason = f"{prefix}{name}", "UNKNOWN" if name in values else "MISSING"
@@ -152,8 +161,12 @@ def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
 
 
 def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sampling:
-    """Return a preset with the caller's overrides; `reply_tokens` is the longest answer of a caller
-    who says nothing.
+    """Return a preset with the caller's overrides.
+
+    Args:
+        preset: preset of the task.
+        overrides: parameters of the caller.
+        reply_tokens: token limit if the caller sets none.
 
     Raises:
         InvalidArgumentError: an override is out of its range; names field and limit.
@@ -164,28 +177,24 @@ def sampling_for(preset: Preset, overrides: Overrides, reply_tokens: int) -> Sam
             preset, **{name: value for name, value in given.items() if value is not None}
         )
     except PresetError as error:
-        raise _wrong(error.field, error.limit) from error
+        raise _invalid(error.field, error.limit) from error
     max_tokens = reply_tokens if overrides.max_tokens is None else overrides.max_tokens
     if not 1 <= max_tokens <= MAX_TOKENS:
-        raise _wrong("max_tokens", f"1 to {MAX_TOKENS:,}")
-    _check_stop(overrides.stop)
+        raise _invalid("max_tokens", f"1 to {MAX_TOKENS:,}")
+    if len(overrides.stop) > MAX_STOPS:
+        raise _invalid("stop", f"at most {MAX_STOPS}")
+    if any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in overrides.stop):
+        raise _invalid("stop", f"1 to {MAX_STOP_CHARACTERS} characters each")
     temperature = 0.0 if chosen.temperature < GREEDY_BELOW else _plain(chosen.temperature)
     return Sampling(
         temperature, _plain(chosen.top_p), max_tokens, tuple(overrides.stop), overrides.seed
     )
 
 
-def _check_stop(stop: Sequence[str]) -> None:
-    if len(stop) > MAX_STOPS:
-        raise _wrong("stop", f"at most {MAX_STOPS}")
-    if any(not 1 <= len(text) <= MAX_STOP_CHARACTERS for text in stop):
-        raise _wrong("stop", f"1 to {MAX_STOP_CHARACTERS} characters each")
-
-
 def _plain(value: float) -> float:
-    """0.1 travels as a 32-bit 0.10000000149: seven digits are what was meant."""
+    """Round to seven digits, since 0.1 arrives as the 32-bit value 0.10000000149."""
     return value if value == 0 else round(value, 6 - math.floor(math.log10(value)))
 
 
-def _wrong(name: str, limit: str) -> InvalidArgumentError:
+def _invalid(name: str, limit: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{name} must be {limit}", field=f"sampling.{name}", limit=limit)

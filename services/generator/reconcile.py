@@ -1,9 +1,8 @@
-"""Keeps the model server holding the versions that the rollout wants, whatever either of them went
-through meanwhile.
+"""Reconcile loop: the model server holds the versions of the rollout.
 
-A loop and not a reaction: after a restart of the model server the next round finds it empty and
-loads again. Every replica runs one, and they need no leader: loads of the same version are joined
-by the model server, and it lets nothing go that is in use.
+A periodic loop instead of a reaction to changes. After a restart of the model server, the next
+round finds an empty index and loads all versions again. Every replica runs a loop without a leader.
+The model server joins concurrent loads of one version and refuses to unload a version in use.
 """
 
 import asyncio
@@ -22,18 +21,18 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import fields
+from services.generator.current_rollout import CurrentRollout
 from services.generator.metrics import SHARE, VERSIONS_READY
 from services.generator.rollout import Rollout
-from services.generator.running import Running
-from services.generator.traffic import Traffic
+from services.generator.running_generations import RunningGenerations
 
 log = logging.getLogger(__name__)
 
-AWAY = "the model server is away"
+SERVER_UNAVAILABLE = "the model server is unavailable"
 
 
 class State(StrEnum):
-    """Of a version in the model server."""
+    """State of a version in the model server."""
 
     LOADING = "loading"
     READY = "ready"
@@ -42,19 +41,20 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """State, and why it failed or what it waits for."""
+    """State of a version, with the reason of a failure or of the wait."""
 
     state: State
     reason: str = ""
 
 
 class ModelRepository(Protocol):
-    """KServe V2's repository extension, or something like it.
+    """Server that loads and unloads versions, like KServe V2's repository extension.
 
-    Raises ServiceError if the server is away or busy; FailedPreconditionError if a version cannot
-    be loaded, and from `index` if nothing can. `unload` cuts no answer off, whoever asked for it:
-    it does nothing and raises FailedPreconditionError while one runs on the version, or the version
-    goes only after them.
+    All methods raise ServiceError if the server is unavailable or busy. `load` raises
+    FailedPreconditionError if the version cannot be loaded, and `index` raises the same error if no
+    version can be loaded at all. `unload` never interrupts an answer of any client. While an answer
+    runs, `unload` either raises FailedPreconditionError without a change, or takes effect after the
+    answer.
     """
 
     async def index(self) -> Mapping[str, bool]: ...
@@ -63,12 +63,14 @@ class ModelRepository(Protocol):
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Time between rounds, before a version that failed is loaded again, and before a retired one
-    is unloaded.
+class ReconcileIntervals:
+    """Intervals of the reconcile loop.
 
-    By the end of the grace every replica has seen that the version is retired and gives it to
-    nobody.
+    Args:
+        round_seconds: between two rounds.
+        retry_seconds: before a failed version is loaded again.
+        grace_seconds: before a retired version is unloaded. By then every replica has read that the
+            version is retired, and assigns no user to the version.
     """
 
     round_seconds: float
@@ -83,28 +85,32 @@ class _Failure:
 
 
 class Reconciler:
-    """Compares and acts, round by round."""
+    """Compares the rollout with the index of the model server, and loads and unloads versions."""
 
     def __init__(
-        self, traffic: Traffic, repository: ModelRepository, running: Running, pace: Pace
+        self,
+        current: CurrentRollout,
+        repository: ModelRepository,
+        running: RunningGenerations,
+        intervals: ReconcileIntervals,
     ) -> None:
-        self._traffic = traffic
+        self._current = current
         self._repository = repository
         self._running = running
-        self._pace = pace
+        self._intervals = intervals
         self._index: Mapping[str, bool] | None = None
-        self._away = AWAY
+        self._unavailable_reason = SERVER_UNAVAILABLE
         self._failures: dict[str, _Failure] = {}
-        self._acting: dict[str, asyncio.Task[None]] = {}
+        self._actions: dict[str, asyncio.Task[None]] = {}
         self._retired_at: dict[str, float] = {}
-        self._asked_for: set[str] = set()
-        self._due = asyncio.Event()
+        self._requested: set[str] = set()
+        self._wake = asyncio.Event()
         self._changed = asyncio.Event()
 
     def status(self, version: str) -> Status:
-        """What is known of a version."""
+        """Return the last known status of a version."""
         if self._index is None:
-            return Status(State.LOADING, self._away)
+            return Status(State.LOADING, self._unavailable_reason)
         if self._index.get(version):
             return Status(State.READY)
         failure = self._failures.get(version)
@@ -115,26 +121,26 @@ class Reconciler:
         )
 
     def is_served(self, version: str) -> bool:
-        """Whether the model server answers for it, wanted by the rollout or not."""
+        """Return True if the version is ready, even if not part of the rollout."""
         return self.status(version).state is State.READY
 
-    def hurry(self) -> None:
-        """Begin the next round now."""
-        self._due.set()
+    def reconcile_soon(self) -> None:
+        """Start the next round without waiting for the interval."""
+        self._wake.set()
 
     async def wait_ready(self, version: str) -> None:
-        """Return when the version answers.
+        """Return when the version is ready.
 
         Raises:
-            FailedPreconditionError: it could not be loaded, the text says why; or the rollout does
-                not want it any more.
+            FailedPreconditionError: the version cannot be loaded, for the reason in the text; or
+                the version is no longer part of the rollout.
         """
         self._failures.pop(version, None)
-        self.hurry()
+        self.reconcile_soon()
         while (status := self.status(version)).state is not State.READY:
-            if version not in _wanted(self._traffic.rollout):
+            if version not in _wanted(self._current.rollout):
                 raise FailedPreconditionError(
-                    "the version was taken out while it loaded", field="version"
+                    "the version was removed from the rollout while it loaded", field="version"
                 )
             if status.state is State.FAILED:
                 raise FailedPreconditionError(
@@ -145,117 +151,122 @@ class Reconciler:
             await self._changed.wait()
 
     async def run(self) -> None:
-        """Rounds until cancelled; one at once whenever the rollout changes."""
-        self._traffic.on_change(self.hurry)
+        """Run rounds until cancelled, and one immediately after each change of the rollout."""
+        self._current.on_change(self.reconcile_soon)
         try:
             while True:
-                self._due.clear()
+                self._wake.clear()
                 await self.round()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._pace.round_seconds):
-                        await self._due.wait()
+                    async with asyncio.timeout(self._intervals.round_seconds):
+                        await self._wake.wait()
         finally:
-            for task in self._acting.values():
+            for task in self._actions.values():
                 task.cancel()
-            await asyncio.gather(*self._acting.values(), return_exceptions=True)
+            await asyncio.gather(*self._actions.values(), return_exceptions=True)
 
     async def round(self) -> None:
-        """Look, load what is missing, unload what is not wanted."""
-        self._index = await self._look()
-        rollout = self._traffic.rollout
+        """Read the index, load missing versions, and unload retired versions."""
+        self._index = await self._read_index()
+        rollout = self._current.rollout
         if self._index is not None:
             self._load_missing(rollout, self._index)
-            # What is known of a store that is away may be out of date: too much is better than too
-            # little.
-            if self._traffic.stale_since_us is None:
-                await self._clear_away(rollout, self._index)
+            # While the store is unavailable the known rollout may be outdated. An extra version in
+            # memory is better than a missing one.
+            if self._current.stale_since_us is None:
+                await self._unload_retired(rollout, self._index)
         self._report(rollout)
+        # Wakes all waiters of this round; later waiters wait for the next one.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def _look(self) -> Mapping[str, bool] | None:
+    async def _read_index(self) -> Mapping[str, bool] | None:
         try:
             return await self._repository.index()
         except ServiceError as error:
-            away = error.text if isinstance(error, FailedPreconditionError) else AWAY
-            if self._index is not None or away != self._away:
-                log.warning("model server is away", extra=fields(reason=error.reason))
-            self._away = away
+            reason = (
+                error.text if isinstance(error, FailedPreconditionError) else SERVER_UNAVAILABLE
+            )
+            if self._index is not None or reason != self._unavailable_reason:
+                log.warning("model server unavailable", extra=fields(reason=error.reason))
+            self._unavailable_reason = reason
             return None
 
     def _load_missing(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
         for version, directory in _wanted(rollout).items():
             if index.get(version):
                 self._failures.pop(version, None)
-            elif self._may_load(version):
+                continue
+            failure = self._failures.get(version)
+            if failure is None or time.monotonic() >= failure.retry_at:
                 self._start(version, self._load(version, directory))
 
-    async def _clear_away(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
+    async def _unload_retired(self, rollout: Rollout, index: Mapping[str, bool]) -> None:
         now = time.monotonic()
+        # Counted from the round that first sees the version retired, on the monotonic clock.
         self._retired_at = {
             version: self._retired_at.get(version, now) for version in rollout.retired
         }
         known = frozenset(
-            v for v, since in self._retired_at.items() if now >= since + self._pace.grace_seconds
+            v
+            for v, since in self._retired_at.items()
+            if now >= since + self._intervals.grace_seconds
         )
         for version in known & index.keys():
             if not self._running.count(version):
                 self._start(version, self._unload(version))
         with suppress(UnavailableError):
-            if gone := known - index.keys():
-                await self._traffic.change(lambda rollout: rollout.forget_retired(gone))
-            if left := self._left_behind(rollout, index):
-                await self._traffic.change(lambda rollout: rollout.retire(left))
+            if unloaded := known - index.keys():
+                await self._current.change(lambda rollout: rollout.forget_retired(unloaded))
+            if forgotten := self._forgotten_versions(rollout, index):
+                await self._current.change(lambda rollout: rollout.retire(forgotten))
 
-    def _left_behind(self, rollout: Rollout, index: Mapping[str, bool]) -> frozenset[str]:
-        """What we loaded after everybody else had forgotten it: the rollout that we went by was
-        old.
+    def _forgotten_versions(self, rollout: Rollout, index: Mapping[str, bool]) -> frozenset[str]:
+        """Return versions that this replica loaded by an outdated rollout.
+
+        The other replicas have already removed these versions from `retired`.
         """
-        idle = self._asked_for - self._acting.keys() - _wanted(rollout).keys()
-        self._asked_for -= idle - index.keys()
+        idle = self._requested - self._actions.keys() - _wanted(rollout).keys()
+        self._requested -= idle - index.keys()
         return frozenset((idle & index.keys()) - set(rollout.retired))
 
-    def _may_load(self, version: str) -> bool:
-        failure = self._failures.get(version)
-        return version not in self._acting and (
-            failure is None or time.monotonic() >= failure.retry_at
-        )
-
     def _start(self, version: str, action: Coroutine[Any, Any, None]) -> None:
-        if version in self._acting:
+        # One action for each version at a time; the coroutine is closed to avoid a warning.
+        if version in self._actions:
             action.close()
             return
         task = asyncio.create_task(action)
-        self._acting[version] = task
-        task.add_done_callback(lambda _: self._acting.pop(version, None))
+        self._actions[version] = task
+        task.add_done_callback(lambda _: self._actions.pop(version, None))
 
     async def _load(self, version: str, directory: str) -> None:
-        log.info("loading a version", extra=fields(version=version))
-        self._asked_for.add(version)
+        log.info("loading version", extra=fields(version=version))
+        self._requested.add(version)
         try:
             await self._repository.load(version, directory)
         except FailedPreconditionError as error:
             self._failures[version] = _Failure(
-                error.text, time.monotonic() + self._pace.retry_seconds
+                error.text, time.monotonic() + self._intervals.retry_seconds
             )
             log.warning("version failed", extra=fields(version=version))
         except ServiceError as error:
-            log.warning("loading was put off", extra=fields(version=version, reason=error.reason))
+            log.warning("loading postponed", extra=fields(version=version, reason=error.reason))
             return
-        self.hurry()
+        self.reconcile_soon()
 
     async def _unload(self, version: str) -> None:
-        await self._traffic.refresh()
-        if version not in self._traffic.rollout.retired:
-            return  # somebody put it on trial again just now
+        # Read again, since another replica may have proposed the version since this round began.
+        await self._current.refresh()
+        if version not in self._current.rollout.retired:
+            return  # an operator has just made the version a candidate again
         try:
             await self._repository.unload(version)
             log.info("version unloaded", extra=fields(version=version))
         except (NotFoundError, FailedPreconditionError):
-            # another replica was faster, or has answers on it: then the next rounds ask again
+            # Another replica unloaded the version, or has answers on it. A later round tries again.
             return
         except ServiceError as error:
-            log.warning("unloading was put off", extra=fields(version=version, reason=error.reason))
+            log.warning("unloading postponed", extra=fields(version=version, reason=error.reason))
 
     def _report(self, rollout: Rollout) -> None:
         for version in _wanted(rollout):
@@ -265,7 +276,7 @@ class Reconciler:
 
 
 def shares(rollout: Rollout) -> dict[str, float]:
-    """Share of the users by version, retired ones with 0."""
+    """Return the share of the users by version; retired versions have 0."""
     found = dict.fromkeys(rollout.retired, 0.0)
     taken = 0.0
     if rollout.candidate is not None:
@@ -277,9 +288,9 @@ def shares(rollout: Rollout) -> dict[str, float]:
 
 
 def _wanted(rollout: Rollout) -> dict[str, str]:
-    """Version → directory."""
+    """Return version and directory of the stable version and of the candidate."""
     return {
-        place.version: place.directory
-        for place in (rollout.stable, rollout.candidate)
-        if place is not None
+        deployment.version: deployment.directory
+        for deployment in (rollout.stable, rollout.candidate)
+        if deployment is not None
     }

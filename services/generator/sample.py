@@ -1,5 +1,6 @@
-"""What the model sampled, put together from a stream's pieces: all of it or nothing. With a hole it
-would be another answer's.
+"""Token ids and log-probs joined from the chunks of a stream; dropped if any chunk is missing.
+
+With a gap, the sample would describe another answer.
 """
 
 import math
@@ -9,35 +10,36 @@ from dataclasses import dataclass
 from services.generator.presets import MAX_TOKENS
 
 MAX_ID = 2**32 - 1
-# Rounding may leave a certain token a hair above 0; vLLM writes -9999 where it has no number.
+# Rounding may leave the log-prob of a certain token slightly above 0. vLLM sends -9999 for a
+# missing value.
 ROUNDING, NO_LOG_PROB = 1e-4, -9999.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids, the end token among them, and the raw model's log-prob of each; never put into a
-    log.
-    """
+    """Token ids, including the end token, and the raw model's log-prob of each. Never logged."""
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
 
 
 class SampleParts:
-    """Takes what each piece tells; a server that tells nothing leaves it empty."""
+    """Collects token ids and log-probs from chunks; empty if the server sends none."""
 
     def __init__(self) -> None:
         self._ids: list[int] = []
         self._log_probs: list[float] = []
 
     def add(self, token_ids: Sequence[int], log_probs: Sequence[float]) -> None:
-        """The tokens of one piece. If the two are not as many, the lengths will differ at the end."""
+        """Add the tokens of one chunk; different lengths make the sample invalid."""
         self._ids += token_ids
         self._log_probs += log_probs
 
-    def whole(self, completion_tokens: int) -> Sample | None:
-        """The sample of an answer that the server counted as so many tokens; None if any of them is
-        missing or has no log-prob.
+    def joined(self, completion_tokens: int) -> Sample | None:
+        """Return the complete sample, or None if a token or a log-prob is missing.
+
+        Args:
+            completion_tokens: number of tokens that the server reported for the answer.
         """
         if (
             not len(self._ids) == len(self._log_probs) == completion_tokens

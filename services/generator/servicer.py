@@ -1,4 +1,4 @@
-"""GeneratorService and RolloutService: requests to the domain and back."""
+"""gRPC servicers: requests to the domain and back."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -6,10 +6,10 @@ from typing import Any
 
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from services.generator.canary import Canaries
+from services.generator.canary import CanaryController
+from services.generator.current_rollout import CurrentRollout
 from services.generator.engine import Engine
 from services.generator.reconcile import Reconciler, shares
-from services.generator.traffic import Traffic
 from services.generator.wire import (
     canary_request_from,
     generate_event,
@@ -22,7 +22,7 @@ ROLLOUT_NAME = "thumbwheel.generator.v1.RolloutService"
 
 
 class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
-    """Errors are those of the domain; see proto/thumbwheel/generator/v1."""
+    """GeneratorService; errors are listed in proto/thumbwheel/generator/v1."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -36,43 +36,44 @@ class GeneratorServicer(generator_pb2_grpc.GeneratorServiceServicer):
 
 
 class RolloutServicer(generator_pb2_grpc.RolloutServiceServicer):
-    """Errors are those of the domain; see proto/thumbwheel/generator/v1."""
+    """RolloutService; errors are listed in proto/thumbwheel/generator/v1."""
 
-    def __init__(self, traffic: Traffic, reconciler: Reconciler, canaries: Canaries) -> None:
-        self._traffic = traffic
+    def __init__(
+        self, current: CurrentRollout, reconciler: Reconciler, canary_controller: CanaryController
+    ) -> None:
+        self._current = current
         self._reconciler = reconciler
-        self._canaries = canaries
+        self._canary_controller = canary_controller
 
     async def GetRollout(
         self, request: generator_pb2.GetRolloutRequest, context: Any
     ) -> generator_pb2.GetRolloutResponse:
-        rollout = (
-            await self._traffic.look()
-        )  # whoever started a canary at another replica must find it here
+        # Read from the store, since another replica may have started a canary.
+        rollout = await self._current.read_latest()
         share_by_version = shares(rollout)
         statuses = {version: self._reconciler.status(version) for version in share_by_version}
-        return rollout_response(rollout, share_by_version, statuses, self._traffic.stale_since_us)
+        return rollout_response(rollout, share_by_version, statuses, self._current.stale_since_us)
 
     async def StartCanary(
         self, request: generator_pb2.StartCanaryRequest, context: Any
     ) -> generator_pb2.StartCanaryResponse:
-        await self._canaries.start(canary_request_from(request))
+        await self._canary_controller.start(canary_request_from(request))
         return generator_pb2.StartCanaryResponse()
 
     async def RenewCanary(
         self, request: generator_pb2.RenewCanaryRequest, context: Any
     ) -> generator_pb2.RenewCanaryResponse:
-        await self._canaries.renew(request.version, request.lease.ToNanoseconds() / 1e9)
+        await self._canary_controller.renew(request.version, request.lease.ToNanoseconds() / 1e9)
         return generator_pb2.RenewCanaryResponse()
 
     async def PromoteCanary(
         self, request: generator_pb2.PromoteCanaryRequest, context: Any
     ) -> generator_pb2.PromoteCanaryResponse:
-        await self._canaries.promote(request.version, request.reason)
+        await self._canary_controller.promote(request.version, request.reason)
         return generator_pb2.PromoteCanaryResponse()
 
     async def RollBackCanary(
         self, request: generator_pb2.RollBackCanaryRequest, context: Any
     ) -> generator_pb2.RollBackCanaryResponse:
-        await self._canaries.roll_back(request.version, request.reason)
+        await self._canary_controller.roll_back(request.version, request.reason)
         return generator_pb2.RollBackCanaryResponse()

@@ -1,4 +1,4 @@
-"""What the generator can be told: TW_GENERATOR_*."""
+"""Settings of the generator (TW_GENERATOR_*)."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -13,15 +13,15 @@ from services.chassis.settings import ServiceSettings
 from services.generator.presets import MAX_TEMPERATURE, Preset, Task, read_presets
 
 
-class Serving(StrEnum):
-    """What holds the versions."""
+class ServingMode(StrEnum):
+    """Server of the versions: the predictor, or KServe."""
 
     PREDICTOR = "predictor"
     KSERVE = "kserve"
 
 
 class PresetOverride(BaseModel):
-    """Sampling of one task that differs from models/presets.json; None leaves its value."""
+    """Changes of the preset of one task in models/presets.json; None keeps the value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,117 +30,121 @@ class PresetOverride(BaseModel):
 
 
 class GeneratorSettings(ServiceSettings):
-    """Defaults are those of the embedded install, relative to the working directory."""
+    """Settings; defaults are those of the embedded install, relative to the working directory."""
 
     model_config = SettingsConfigDict(env_prefix="TW_GENERATOR_", frozen=True, extra="forbid")
 
     port: int = Field(50055, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(51055, ge=0, le=65535, description="port of /metrics; 0 serves none")
-    serving: Serving = Field(
-        Serving.PREDICTOR,
-        description="predictor: one model server holds all versions; kserve: an InferenceService for each",
+    metrics_port: int = Field(51055, ge=0, le=65535, description="port of /metrics; 0 disables it")
+    serving: ServingMode = Field(
+        ServingMode.PREDICTOR,
+        description="predictor: one model server for all versions; "
+        "kserve: one InferenceService for each version",
     )
     predictor_url: str = Field(
         "http://127.0.0.1:8000",
         pattern=r"^https?://[^/]+$",
-        description="the model server, without a path",
+        description="URL of the model server, without a path",
     )
     inference_service: str = Field(
         "",
-        description="with kserve: the ConfigMap that says what an InferenceService of this release looks like",
+        description="with kserve: ConfigMap with the template of this release's InferenceServices",
     )
     models_root: Path | None = Field(
         None,
-        description="with kserve: where the claim is mounted here that InferenceServices have their models from",
+        description="with kserve: mount point of the claim with the models of InferenceServices",
     )
     model_port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="with kserve: port of the model servers; 0: as KServe's status says",
+        description="with kserve: port of the model servers; 0 takes the port of KServe's status",
     )
     kubernetes_url: str = Field(
         "https://kubernetes.default.svc",
         pattern=r"^https://[^/]+$",
-        description="the Kubernetes API, with kserve",
+        description="with kserve: URL of the Kubernetes API",
     )
     kubernetes_directory: Path = Field(
         Path("/var/run/secrets/kubernetes.io/serviceaccount"),
-        description="token, ca.crt and namespace of the service account, with kserve",
+        description="with kserve: folder with token, ca.crt and namespace of the service account",
     )
     kubernetes_seconds: float = Field(
-        5.0, gt=0, description="longest wait for one answer of the Kubernetes API"
+        5.0, gt=0, description="timeout of a call to the Kubernetes API"
     )
     database_url: str = Field(
         "",
         pattern=r"^(postgresql\+asyncpg://.+)?$",
-        description="postgresql+asyncpg://…: replicas share the rollout there; empty: this one keeps it in rollout_file",
+        description="postgresql+asyncpg://…: database in which replicas share the rollout; "
+        "empty: one replica with rollout_file",
     )
-    database_seconds: float = Field(
-        2.0, gt=0, description="longest wait for one answer of the database"
-    )
+    database_seconds: float = Field(2.0, gt=0, description="timeout of a database statement")
     poll_seconds: float = Field(
-        0.5, gt=0, description="how often the database is asked for what other replicas changed"
+        0.5, gt=0, description="interval between reads of the shared rollout"
     )
     rollout_file: Path = Field(
-        Path(".state/generator/rollout.json"), description="which versions answer; written here"
+        Path(".state/generator/rollout.json"), description="file with the rollout, read and written"
     )
     stable_directory: Path | None = Field(
         None,
-        description="model directory of the first stable version; read only while no rollout is stored",
+        description="model directory of the first stable version; "
+        "read only while no rollout is stored",
     )
     reply_tokens: int = Field(
         1024,
         ge=1,
         le=4096,
-        description="longest answer of a caller who says nothing; not above TW_SESSION_REPLY_TOKENS",
+        description="token limit of an answer without max_tokens; at most TW_SESSION_REPLY_TOKENS",
     )
     presets: dict[Task, PresetOverride] = Field(
         default_factory=dict,
-        description='JSON: sampling by task, {"code": {"top_p": 0.2}}; what is not named is as in models/presets.json',
+        description='JSON: sampling by task, {"code": {"top_p": 0.2}}; '
+        "other values are those of models/presets.json",
     )
     served_samples: bool = Field(
         True,
-        description="ask the model server for tokens and log-probs, so that training knows them; false for one that refuses this",
+        description="request tokens and log-probs from the model server for training; "
+        "false for a server that rejects this",
     )
     first_token_seconds: float = Field(
-        60.0, gt=0, description="longest wait for the first text of an answer"
+        60.0, gt=0, description="timeout of the first text of an answer"
     )
-    idle_seconds: float = Field(
-        20.0, gt=0, description="longest wait between two pieces of an answer"
-    )
+    idle_seconds: float = Field(20.0, gt=0, description="timeout between two chunks of an answer")
     hang_seconds: float = Field(
         5.0,
         gt=0,
-        description="a model server that says nothing for this long, its list of versions included, hangs",
+        description="time without any response, including its list of versions, "
+        "after which a model server counts as hanging",
     )
     connect_seconds: float = Field(
-        2.0, gt=0, description="longest wait for a connection to the model server"
+        2.0, gt=0, description="timeout of a connection to the model server"
     )
     coalesce_seconds: float = Field(
         0.03,
         ge=0,
         le=1,
-        description="from the first delta of an answer to the second; later pauses grow to four times it",
+        description="pause between the first two deltas of an answer; "
+        "later pauses grow to four times this value",
     )
     reconcile_seconds: float = Field(
-        1.0, gt=0, description="how often the model server's versions are compared"
+        1.0, gt=0, description="interval between comparisons of the model server with the rollout"
     )
-    load_seconds: float = Field(
-        600.0, gt=0, description="longest time that loading a version may take"
-    )
+    load_seconds: float = Field(600.0, gt=0, description="timeout of loading a version")
     load_retry_seconds: float = Field(
-        30.0, gt=0, description="wait before a version that failed is loaded again"
+        30.0, gt=0, description="wait before a failed version is loaded again"
     )
     unload_grace_seconds: float = Field(
         5.0,
         ge=0,
-        description="a retired version stays loaded this long; some times poll_seconds, so that no replica uses it",
+        description="time that a retired version stays loaded; several times poll_seconds, "
+        "so that no replica still uses the version",
     )
 
     def task_presets(self) -> dict[Task, Preset]:
-        """Return the presets of models/presets.json with what `presets` replaces. Blocking. Raises:
-        PresetError.
+        """Return the presets of models/presets.json with the overrides of `presets`. Blocking.
+
+        Raises:
+            PresetError: the file is invalid.
         """
         named = {
             task: override.model_dump(exclude_none=True) for task, override in self.presets.items()
@@ -151,20 +155,21 @@ class GeneratorSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _one_kind_of_serving(self) -> Self:
-        if self.serving is Serving.PREDICTOR:
+        if self.serving is ServingMode.PREDICTOR:
             if named := {"inference_service", "models_root", "model_port"} & self.model_fields_set:
                 raise PydanticCustomError(
                     "conflict",
-                    "{named}: only with serving kserve",
+                    "{named}: allowed only with serving kserve",
                     {"named": ", ".join(sorted(named))},
                 )
         elif "predictor_url" in self.model_fields_set:
             raise PydanticCustomError(
                 "conflict",
-                "predictor_url: with serving kserve each version has a server of its own",
+                "predictor_url: not allowed with serving kserve (one server for each version)",
             )
         elif not self.inference_service or self.models_root is None:
             raise PydanticCustomError(
-                "incomplete", "inference_service and models_root: serving kserve needs both"
+                "incomplete",
+                "inference_service and models_root: both are required with serving kserve",
             )
         return self

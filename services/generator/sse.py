@@ -1,5 +1,6 @@
-"""Server-sent events of a chat completion, from bytes to what matters. Only `data:` lines count;
-comments keep a line open.
+"""Parser of the server-sent events of a chat completion stream.
+
+Only `data:` lines are read; comment lines keep the connection open.
 """
 
 import json
@@ -11,13 +12,14 @@ DONE = b"[DONE]"
 
 
 class MalformedStreamError(Exception):
-    """Not the stream of a chat completion."""
+    """The stream is not that of a chat completion."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one event says; empty and None where it says nothing. Token ids and log-probs are vLLM's
-    `return_token_ids` and `logprobs`.
+class Chunk:
+    """Content of one event; fields without content are empty or None.
+
+    Token ids and log-probs are vLLM's `return_token_ids` and `logprobs`.
     """
 
     text: str = ""
@@ -30,34 +32,38 @@ class Piece:
 
 
 class EventParser:
-    """Feed it bytes as they come."""
+    """Incremental parser of a byte stream."""
 
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, data: bytes) -> Iterator[Piece]:
-        """The events that are complete now. Raises: MalformedStreamError."""
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        """Add bytes and yield the events that are complete.
+
+        Raises:
+            MalformedStreamError: an event is not a chunk of a chat completion.
+        """
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
             if line.startswith(b"data:"):
-                yield _piece(line[5:].strip())
+                yield _chunk_from(line[5:].strip())
 
 
-def _piece(data: bytes) -> Piece:
+def _chunk_from(data: bytes) -> Chunk:
     if data == DONE:
-        return Piece(done=True)
+        return Chunk(done=True)
     try:
         body = json.loads(data)
         if "error" in body:
-            return Piece(failed=True)
+            return Chunk(failed=True)
         usage = body.get("usage")
         counts = (int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None
         if not body["choices"]:
-            return Piece(usage=counts)
+            return Chunk(usage=counts)
         choice = body["choices"][0]
         text, ended = choice["delta"].get("content") or "", choice.get("finish_reason")
-        return Piece(
+        return Chunk(
             text, ended, counts, token_ids=_token_ids(choice), log_probs=_log_probs(choice)
         )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -65,16 +71,18 @@ def _piece(data: bytes) -> Piece:
 
 
 def _token_ids(choice: dict[str, Any]) -> tuple[int, ...]:
-    """Of what a server has in another form nothing is taken: nobody's answer breaks off for it."""
-    told = choice.get("token_ids")
+    """Return the token ids; empty for an unknown form, which must not end the answer."""
+    value = choice.get("token_ids")
     return (
-        tuple(told) if isinstance(told, list) and all(type(token) is int for token in told) else ()
+        tuple(value)
+        if isinstance(value, list) and all(type(token) is int for token in value)
+        else ()
     )
 
 
 def _log_probs(choice: dict[str, Any]) -> tuple[float, ...]:
-    told = choice.get("logprobs")
-    scores = told.get("content") if isinstance(told, dict) else None
+    value = choice.get("logprobs")
+    scores = value.get("content") if isinstance(value, dict) else None
     try:
         return tuple(float(score["logprob"]) for score in scores or ())
     except (KeyError, TypeError, ValueError):

@@ -1,5 +1,6 @@
-"""The rollout on disk, for one generator alone: one JSON file, replaced whole, synced before
-anybody acts on it.
+"""The rollout on disk, for a single generator.
+
+One JSON file, replaced atomically and synced before a change takes effect.
 """
 
 import asyncio
@@ -7,47 +8,56 @@ import os
 from pathlib import Path
 
 from services.chassis.errors import UnavailableError
-from services.generator.record import NotARolloutError, decode, encode
+from services.generator.current_rollout import (
+    NOTHING_STORED,
+    STORE_UNAVAILABLE,
+    StoredRollout,
+    UnusableStoreError,
+)
 from services.generator.rollout import Rollout
-from services.generator.traffic import NOTHING_STORED, STORE_AWAY, Stored, UnusableStoreError
+from services.generator.rollout_json import InvalidRolloutError, decode, encode
 
 
 class RolloutFile:
-    """See `traffic.RolloutStore`. Nobody else writes the file, so it is read once and its serial
-    number is counted here.
+    """The rollout in a file; implements `current_rollout.RolloutStore`.
+
+    The file has no other writer, so it is read once and the serial number is counted in memory.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stored: Stored | None = None
+        self._stored: StoredRollout | None = None
 
-    async def load(self) -> Stored:
-        """See `traffic.RolloutStore`. Raises: UnusableStoreError: it is not understood, and a fresh
-        start never overwrites it.
+    async def load(self) -> StoredRollout:
+        """Implement `RolloutStore.load`.
+
+        Raises:
+            UnusableStoreError: the content cannot be decoded. The file is never overwritten in that
+                case.
         """
         if self._stored is None:
             self._stored = await asyncio.to_thread(self._read)
         return self._stored
 
     async def replace(self, rollout: Rollout, serial: int) -> bool:
-        """See `traffic.RolloutStore`. After a crash the file is the old one or the new one."""
+        """Implement `RolloutStore.replace`; after a crash the file is the old or the new one."""
         if serial != (await self.load()).serial:
             return False
         try:
             await asyncio.to_thread(self._write, encode(rollout))
         except OSError as error:
             raise UnavailableError(
-                "the rollout file cannot be written", reason=STORE_AWAY
+                "the rollout file cannot be written", reason=STORE_UNAVAILABLE
             ) from error
-        self._stored = Stored(rollout, serial + 1)
+        self._stored = StoredRollout(rollout, serial + 1)
         return True
 
-    def _read(self) -> Stored:
+    def _read(self) -> StoredRollout:
         try:
-            return Stored(decode(self._path.read_bytes()), NOTHING_STORED.serial + 1)
+            return StoredRollout(decode(self._path.read_bytes()), NOTHING_STORED.serial + 1)
         except FileNotFoundError:
             return NOTHING_STORED
-        except NotARolloutError as error:
+        except InvalidRolloutError as error:
             raise UnusableStoreError(
                 f"{self._path} is {error}", field=str(self._path), reason="MALFORMED"
             ) from error
@@ -60,6 +70,7 @@ class RolloutFile:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
+        # The rename itself is durable only after a sync of the directory.
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

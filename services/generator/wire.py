@@ -1,4 +1,4 @@
-"""Protobuf to the domain and back."""
+"""Conversion between protobuf messages and the domain."""
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from thumbwheel.chat.v1 import chat_pb2
@@ -38,13 +38,17 @@ STATES = {
 
 
 def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateRequest:
-    """Raises: InvalidArgumentError naming field and limit."""
+    """Check and convert a GenerateRequest.
+
+    Raises:
+        InvalidArgumentError: a field is out of its range; names field and limit.
+    """
     if not 1 <= len(request.user_key) <= MAX_USER_KEY_CHARACTERS:
-        raise _wrong("user_key", f"1 to {MAX_USER_KEY_CHARACTERS} characters")
+        raise _invalid("user_key", f"1 to {MAX_USER_KEY_CHARACTERS} characters")
     if not request.messages or request.messages[-1].role != chat_pb2.ROLE_USER:
-        raise _wrong("messages", "at least 1, the last one the user's")
+        raise _invalid("messages", "at least 1, and the last by the user")
     if request.task not in TASKS:
-        raise _wrong("task", "a task of chat.v1")
+        raise _invalid("task", "a task of chat.v1")
     return GenerateRequest(
         user_key=request.user_key,
         messages=[_message(number, entry) for number, entry in enumerate(request.messages)],
@@ -55,7 +59,7 @@ def generate_request_from(request: generator_pb2.GenerateRequest) -> GenerateReq
 
 
 def generate_event(event: Selected | str | Finished) -> generator_pb2.GenerateEvent:
-    """One event of the stream."""
+    """Convert one event of a generation."""
     if isinstance(event, str):
         return generator_pb2.GenerateEvent(text_delta=event)
     if isinstance(event, Finished):
@@ -82,8 +86,8 @@ def generate_event(event: Selected | str | Finished) -> generator_pb2.GenerateEv
 
 
 def canary_request_from(request: generator_pb2.StartCanaryRequest) -> CanaryRequest:
-    """Not checked."""
-    # A 32-bit 0.1 is 0.10000000149: six digits are what was meant.
+    """Convert a StartCanaryRequest without checks."""
+    # A 32-bit 0.1 is 0.10000000149, so the share is rounded to six digits.
     share = round(request.share, 6)
     return CanaryRequest(
         request.version, request.directory, share, request.lease.ToNanoseconds() / 1e9
@@ -96,7 +100,7 @@ def rollout_response(
     statuses: dict[str, Status],
     stale_since_us: int | None,
 ) -> generator_pb2.GetRolloutResponse:
-    """The rollout as operators see it."""
+    """Convert the rollout with the status of its versions."""
 
     def served(version: str) -> generator_pb2.ServedVersion:
         status = statuses[version]
@@ -123,9 +127,9 @@ def rollout_response(
 
 def _message(number: int, entry: chat_pb2.HistoryMessage) -> Message:
     if entry.role not in ROLES:
-        raise _wrong(f"messages[{number}].role", "system, user or assistant")
+        raise _invalid(f"messages[{number}].role", "system, user or assistant")
     if len(entry.text) > MAX_TEXT_CHARACTERS:
-        raise _wrong(f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
+        raise _invalid(f"messages[{number}].text", f"at most {MAX_TEXT_CHARACTERS:,} characters")
     return Message(ROLES[entry.role], entry.text)
 
 
@@ -143,5 +147,5 @@ def _timestamp(microseconds: int) -> Timestamp:
     return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1_000)
 
 
-def _wrong(field: str, limit: str) -> InvalidArgumentError:
+def _invalid(field: str, limit: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

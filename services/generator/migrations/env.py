@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the steps on the connection that `migrate` made."""
+"""Entry point of alembic: run the migrations on the connection opened by `migrate`."""
 
 from alembic import context
 

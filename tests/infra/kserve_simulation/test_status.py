@@ -72,11 +72,11 @@ def test_only_what_kserve_cannot_mend_is_a_failure() -> None:
 
 
 def test_what_is_waited_for_is_told() -> None:
-    assert "MinimumReplicasUnavailable" in seen("beginning").waits_for
+    assert "MinimumReplicasUnavailable" in seen("beginning").waiting_reason
     # A Deployment past its deadline is still one that is not available, which KServe says last.
-    assert "MinimumReplicasUnavailable" in seen("late").waits_for
-    assert seen("ready").waits_for not in ("", seen("nothing yet").waits_for)
-    assert "MinimumReplicasUnavailable" not in seen("ready").waits_for
+    assert "MinimumReplicasUnavailable" in seen("late").waiting_reason
+    assert seen("ready").waiting_reason not in ("", seen("nothing yet").waiting_reason)
+    assert "MinimumReplicasUnavailable" not in seen("ready").waiting_reason
 
 
 def test_another_port_is_that_of_the_pods() -> None:

@@ -1,5 +1,6 @@
-"""A database with the generator's tables: one for all tests, because each one costs the server
-seconds when it recovers.
+"""A Postgres database with the generator's tables.
+
+One database for all tests, because each database adds seconds to the recovery of the server.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from tests.servers import PostgresServer
 
 @pytest.fixture
 def empty_database(postgres: PostgresServer) -> str:
-    """A test's own, without tables."""
+    """Return the URL of a new database without tables."""
     return postgres.database().url()
 
 
@@ -28,7 +29,7 @@ def shared_database(postgres: PostgresServer) -> str:
 
 @pytest.fixture
 def database(shared_database: str) -> str:
-    """With its tables, and no rollout."""
+    """Return the URL of the database with tables and without a rollout."""
     asyncio.run(_empty(shared_database))
     return shared_database
 

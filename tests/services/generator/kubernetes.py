@@ -1,8 +1,7 @@
-"""A hand-made Kubernetes API with InferenceServices, behind TLS, and KServe's part played by the
-test: it says what a status is.
+"""Fake Kubernetes API with InferenceServices, behind TLS. The test plays KServe and sets statuses.
 
-It asks for the token that is mounted now, merges what is applied, finds by label and name, and
-deletes the very object that was meant.
+The API checks the current token, merges applied objects, lists by label, gets by name, and deletes
+only with the matching uid.
 """
 
 import json
@@ -39,8 +38,12 @@ Json = dict[str, Any]
 
 @dataclass
 class FakeKubernetes:
-    """`status` gives what KServe says of an InferenceService at each look; `refusal` what the API
-    says instead of anything.
+    """State of the fake API.
+
+    Args:
+        objects: InferenceServices by name; the test sets their `status`.
+        refusal: status and message of every response, if set.
+        refused_at: HTTP method to which `refusal` is limited; empty for all.
     """
 
     objects: dict[str, Json] = field(default_factory=dict)
@@ -61,8 +64,8 @@ class FakeKubernetes:
             f"/api/v1/namespaces/{NAMESPACE}/configmaps/{CONFIG_MAP}", self.config_map
         )
         if self.has_kserve:
-            app.router.add_get(services, self.listed)
-            app.router.add_get(f"{services}/{{name}}", self.one)
+            app.router.add_get(services, self.list_objects)
+            app.router.add_get(f"{services}/{{name}}", self.get_object)
             app.router.add_patch(f"{services}/{{name}}", self.apply)
             app.router.add_delete(f"{services}/{{name}}", self.delete)
         return app
@@ -70,28 +73,28 @@ class FakeKubernetes:
     @web.middleware
     async def checked(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {self.token}":
-            return said(401, "Unauthorized")
+            return status_response(401, "Unauthorized")
         if self.refusal and request.method.startswith(self.refused_at):
-            return said(*self.refusal)
+            return status_response(*self.refusal)
         try:
             return await handler(request)  # type: ignore[no-any-return]
         except web.HTTPNotFound:
-            return said(404, "the server could not find the requested resource")
+            return status_response(404, "the server could not find the requested resource")
 
     async def config_map(self, request: web.Request) -> web.Response:
         data = {"inference-service.json": json.dumps(self.template)}
         return web.json_response({"metadata": {"name": CONFIG_MAP, "uid": "owner-1"}, "data": data})
 
-    async def listed(self, request: web.Request) -> web.Response:
-        wanted = dict(pair.split("=") for pair in request.query["labelSelector"].split(","))
+    async def list_objects(self, request: web.Request) -> web.Response:
+        selected = dict(pair.split("=") for pair in request.query["labelSelector"].split(","))
         items = [
-            each
-            for each in self.objects.values()
-            if wanted.items() <= each["metadata"]["labels"].items()
+            item
+            for item in self.objects.values()
+            if selected.items() <= item["metadata"]["labels"].items()
         ]
         return web.json_response({"items": items})
 
-    async def one(self, request: web.Request) -> web.Response:
+    async def get_object(self, request: web.Request) -> web.Response:
         return web.json_response(self.found(request))
 
     async def apply(self, request: web.Request) -> web.Response:
@@ -103,15 +106,15 @@ class FakeKubernetes:
         body, name = await request.json(), request.match_info["name"]
         self.applied.append(body)
         self.uids += 1
-        standing = self.objects.get(name, {"metadata": {"uid": f"uid-{self.uids}"}})
-        metadata = standing["metadata"] | body["metadata"]
-        self.objects[name] = standing | body | {"metadata": metadata}
+        existing = self.objects.get(name, {"metadata": {"uid": f"uid-{self.uids}"}})
+        metadata = existing["metadata"] | body["metadata"]
+        self.objects[name] = existing | body | {"metadata": metadata}
         return web.json_response(self.objects[name])
 
     async def delete(self, request: web.Request) -> web.Response:
         found, body = self.found(request), await request.json()
         if body["preconditions"]["uid"] != found["metadata"]["uid"]:
-            return said(409, "the UID in the precondition does not match")
+            return status_response(409, "the UID in the precondition does not match")
         self.deleted.append(found["metadata"]["name"])
         del self.objects[found["metadata"]["name"]]
         return web.json_response({"status": "Success"})
@@ -123,26 +126,26 @@ class FakeKubernetes:
 
     def of_version(self, version: str) -> Json:
         (found,) = [
-            each
-            for each in self.objects.values()
-            if each["metadata"].get("annotations", {}).get("thumbwheel/version") == version
+            item
+            for item in self.objects.values()
+            if item["metadata"].get("annotations", {}).get("thumbwheel/version") == version
         ]
         return found
 
     def versions(self) -> set[str]:
         return {
-            each["metadata"]["annotations"]["thumbwheel/version"] for each in self.objects.values()
+            item["metadata"]["annotations"]["thumbwheel/version"] for item in self.objects.values()
         }
 
 
-def said(status: int, message: str) -> web.Response:
+def status_response(status: int, message: str) -> web.Response:
     return web.json_response(
         {"kind": "Status", "status": "Failure", "message": message}, status=status
     )
 
 
 def ready(url: str) -> Json:
-    """As KServe says it in Standard mode; the generation is that of its Deployment."""
+    """Return the status of a ready object in Standard mode; the generation is the Deployment's."""
     conditions = [
         {"type": kind, "status": "True"} for kind in ("IngressReady", "PredictorReady", "Ready")
     ]
@@ -163,7 +166,7 @@ def blocked(reason: str, message: str) -> Json:
 
 @asynccontextmanager
 async def kubernetes_api(kubernetes: FakeKubernetes, directory: Path) -> AsyncIterator[str]:
-    """Its URL; the files of a service account are put into the directory."""
+    """Serve the API, write the files of a service account, and yield the URL."""
     authority = Authority.make(days=1)
     pair = authority.sign(x509.Name([]), [x509.DNSName("localhost")], days=1)
     directory.mkdir(parents=True, exist_ok=True)

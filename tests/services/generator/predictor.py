@@ -1,11 +1,10 @@
-"""A hand-made model server on the real contract: KServe's repository extension and streamed chat
-completions.
+"""Fake model server with KServe's repository extension and streamed chat completions.
 
-It answers with the words of `script`, `pace_seconds` apart, and remembers what it was asked and
-which answers were aborted. As the predictor does, it joins loads of one version, and lets a version
-in use not go if it was asked so. As a process of its own (`python -m
-tests.services.generator.predictor JSON`) it takes its fields as JSON, prints its port, and tells
-`Counters` over HTTP.
+The server answers with the words of `script`, `pace_seconds` apart, and records requests and
+aborted answers. Like the predictor, concurrent loads of one version are joined, and `only_idle`
+unloads of a version in use are rejected. As a process (`python -m
+tests.services.generator.predictor JSON PORT`), the server takes its fields as JSON, prints its
+port, and returns `Counters` over HTTP.
 """
 
 import asyncio
@@ -23,18 +22,15 @@ from aiohttp import web
 
 @dataclass
 class Counters:
-    """What happened so far. `loads` and `unloads` are those that were done; `joined` and `refused`
-    those that were not.
-    """
+    """Counts of completed `loads` and `unloads`, and of `joined` and `refused` requests."""
 
     loads: list[str] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     running: int = 0
-    aborted_at: list[float] = field(
-        default_factory=list
-    )  # of time.monotonic(), which all processes share
+    # time.monotonic(), shared by all processes of the machine
+    aborted_at: list[float] = field(default_factory=list)
     words: int = 0
 
 
@@ -42,9 +38,8 @@ class Counters:
 class FakePredictor:
     script: list[str] = field(default_factory=lambda: ["Hello", " there", "."])
     scripts: dict[str, list[str]] = field(default_factory=dict)
-    told: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # beside each word, as far as there are
+    # Token fields of the first words of `script`.
+    token_fields: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str = "stop"
     pace_seconds: float = 0.0
     load_seconds: float = 0.0
@@ -72,10 +67,10 @@ class FakePredictor:
         app.router.add_post("/v2/repository/models/{version}/unload", self.unload)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
-        app.router.add_get("/counters", self.tell)
+        app.router.add_get("/counters", self.counters_json)
         return app
 
-    async def tell(self, request: web.Request) -> web.Response:
+    async def counters_json(self, request: web.Request) -> web.Response:
         return web.json_response(asdict(self.counters))
 
     async def models(self, request: web.Request) -> web.Response:
@@ -103,9 +98,8 @@ class FakePredictor:
             else:
                 directory = (await request.json())["parameters"]["directory"]
                 self.loading[version] = asyncio.create_task(self._load(version, directory))
-            await asyncio.shield(
-                self.loading[version]
-            )  # whoever joined must not suffer if the first one goes away
+            # Shielded, since other requests may have joined this load.
+            await asyncio.shield(self.loading[version])
         if version in self.broken:
             return web.json_response({"error": self.broken[version]}, status=400)
         return web.json_response({"name": version, "state": "READY"})
@@ -174,7 +168,9 @@ class FakePredictor:
                 return response
             await response.write(
                 _event(
-                    {"content": word}, None, self.told[number] if number < len(self.told) else {}
+                    {"content": word},
+                    None,
+                    self.token_fields[number] if number < len(self.token_fields) else {},
                 )
             )
             self.counters.words += 1
@@ -189,17 +185,19 @@ class FakePredictor:
 
 
 def _event(
-    delta: dict[str, str], finish_reason: str | None, told: dict[str, Any] | None = None
+    delta: dict[str, str], finish_reason: str | None, token_fields: dict[str, Any] | None = None
 ) -> bytes:
     body = {
-        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason, **(told or {})}]
+        "choices": [
+            {"index": 0, "delta": delta, "finish_reason": finish_reason, **(token_fields or {})}
+        ]
     }
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
 @asynccontextmanager
 async def predictor_server(predictor: FakePredictor, port: int = 0) -> AsyncIterator[int]:
-    """Serves on loopback; a second one on the same port is a restarted process."""
+    """Serve on loopback; a second server on the same port acts as a restarted process."""
     runner = web.AppRunner(predictor.app(), handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)

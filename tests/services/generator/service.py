@@ -1,6 +1,4 @@
-"""The generator as its neighbours see it: the real wiring on a real port, in front of a hand-made
-model server.
-"""
+"""The generator with its real wiring on a real port, in front of a fake model server."""
 
 import asyncio
 import json
@@ -29,7 +27,7 @@ class Stubs:
     async def generate(
         self, text: str = "hello", user_key: str = "acme/ada", **fields: Any
     ) -> list[Any]:
-        """All events of one generation."""
+        """Return all events of one generation."""
         return [
             event
             async for event in self.generator.Generate(ask(text, user_key, **fields), timeout=20)
@@ -50,7 +48,7 @@ class Stubs:
         await self.rollout.StartCanary(request, timeout=20)
 
     async def version_for(self, user_key: str) -> str:
-        """Which version answers this user."""
+        """Return the version that answers this user."""
         events = await self.generate(user_key=user_key)
         return str(events[0].selected.model_version)
 
@@ -109,7 +107,7 @@ def generator_settings(root: Path, predictor_port: int, **changes: Any) -> Gener
 async def generator_service(
     root: Path, predictor_port: int, **changes: Any
 ) -> AsyncIterator[Stubs]:
-    """Stubs of a running service."""
+    """Run the service and yield its stubs."""
     settings = generator_settings(root, predictor_port, **changes)
     async with (
         wiring(settings) as registrations,
@@ -120,7 +118,7 @@ async def generator_service(
 
 
 def stubs_of(channel: Any, port: int) -> Stubs:
-    """How one generator is asked."""
+    """Return the stubs of both services on a channel."""
     generator, rollout = (
         generator_pb2_grpc.GeneratorServiceStub,
         generator_pb2_grpc.RolloutServiceStub,

@@ -1,4 +1,4 @@
-"""The rollout over real sockets: canaries, restarts of either side, leases, versions that fail."""
+"""The rollout over gRPC: canaries, restarts of both sides, leases, failed versions."""
 
 import asyncio
 from pathlib import Path
@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import ServiceError, from_rpc
-from services.generator.rollout import position
+from services.generator.rollout import user_fraction
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import (
     Stubs,
@@ -21,12 +21,12 @@ from tests.services.generator.service import (
     until_ready,
 )
 
-CANDIDATES_USER = next(f"user {n}" for n in range(100) if position("v2", f"user {n}") < 0.5)
-STABLES_USER = next(f"user {n}" for n in range(100) if position("v2", f"user {n}") >= 0.5)
+CANDIDATES_USER = next(f"user {n}" for n in range(100) if user_fraction("v2", f"user {n}") < 0.5)
+STABLES_USER = next(f"user {n}" for n in range(100) if user_fraction("v2", f"user {n}") >= 0.5)
 
 
 async def arms(stubs: Stubs) -> tuple[str, str]:
-    """The versions of a user of the candidate and of one of stable."""
+    """Return the versions of one user of the candidate and one user of the stable version."""
     events = [await stubs.generate(user_key=user) for user in (CANDIDATES_USER, STABLES_USER)]
     return events[0][0].selected.model_version, events[1][0].selected.model_version
 
@@ -45,7 +45,7 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_canary_has_no_traffic_before_it_is_ready_and_its_share_after(
+async def test_a_canary_gets_its_share_only_when_it_is_ready(
     tmp_path: Path,
 ) -> None:
     predictor = FakePredictor(load_seconds=0.3)
@@ -71,7 +71,7 @@ async def test_a_canary_has_no_traffic_before_it_is_ready_and_its_share_after(
     assert predictor.directories == {name: str(tmp_path / "models" / name) for name in ("v1", "v2")}
 
 
-async def test_promotion_lets_running_answers_end_before_the_old_version_goes(
+async def test_promotion_unloads_the_old_version_after_its_answers_end(
     tmp_path: Path,
 ) -> None:
     predictor = FakePredictor(script=["word "] * 40, pace_seconds=0.02)
@@ -93,7 +93,7 @@ async def test_promotion_lets_running_answers_end_before_the_old_version_goes(
     assert not state.HasField("candidate")
 
 
-async def test_a_rollback_gives_everybody_to_stable_and_unloads_the_candidate(
+async def test_a_rollback_assigns_all_users_to_stable_and_unloads_the_candidate(
     tmp_path: Path,
 ) -> None:
     predictor = FakePredictor()
@@ -111,7 +111,7 @@ async def test_a_rollback_gives_everybody_to_stable_and_unloads_the_candidate(
     ]
 
 
-async def test_after_a_restart_of_the_model_server_both_versions_come_back(tmp_path: Path) -> None:
+async def test_a_restarted_model_server_gets_both_versions_again(tmp_path: Path) -> None:
     first, second = FakePredictor(), FakePredictor()
     async with predictor_server(first) as port:
         running = generator_service(tmp_path, port)
@@ -120,7 +120,7 @@ async def test_after_a_restart_of_the_model_server_both_versions_come_back(tmp_p
         await stubs.start("v2", model_directory(tmp_path, "v2"))
     try:
         async with asyncio.timeout(10):
-            while (await stubs.state()).stable.reason != "the model server is away":
+            while (await stubs.state()).stable.reason != "the model server is unavailable":
                 await asyncio.sleep(0.02)
         assert (await error_of(stubs.generate())).reason == "MODEL_NOT_READY"
         async with predictor_server(second, port):
@@ -132,7 +132,7 @@ async def test_after_a_restart_of_the_model_server_both_versions_come_back(tmp_p
     assert second.directories == first.directories
 
 
-async def test_while_a_candidate_is_lost_its_users_are_answered_by_stable(tmp_path: Path) -> None:
+async def test_stable_answers_the_users_of_a_lost_candidate(tmp_path: Path) -> None:
     predictor = FakePredictor()
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
         await until_ready(stubs, "v1")
@@ -145,7 +145,7 @@ async def test_while_a_candidate_is_lost_its_users_are_answered_by_stable(tmp_pa
     assert (events[0].selected.arm, events[0].selected.assignment_probability) == ("stable", 1.0)
 
 
-async def test_a_version_that_the_model_server_just_lost_is_an_error_that_says_try_again(
+async def test_a_version_lost_by_the_model_server_is_a_retryable_error(
     tmp_path: Path,
 ) -> None:
     predictor = FakePredictor()
@@ -176,29 +176,29 @@ async def test_a_rollout_survives_a_restart_of_the_generator(tmp_path: Path) -> 
             assert await arms(stubs) == ("v2", "v1")
 
 
-async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(
+async def test_a_candidate_that_fails_to_load_is_rolled_back_with_the_reason(
     tmp_path: Path,
 ) -> None:
-    told = "files differ from manifest.json: model.safetensors"
-    predictor = FakePredictor(broken={"v2": told})
+    cause = "files differ from manifest.json: model.safetensors"
+    predictor = FakePredictor(broken={"v2": cause})
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
         await until_ready(stubs, "v1")
         error = await error_of(stubs.start("v2", model_directory(tmp_path, "v2")))
         assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "VERSION_FAILED")
-        assert told in error.text
+        assert cause in error.text
         state = await stubs.state()
         assert not state.HasField("candidate")
-        assert told in state.history[0].reason
+        assert cause in state.history[0].reason
         predictor.broken.clear()
         await stubs.start("v2", tmp_path / "models" / "v2")
         assert await arms(stubs) == ("v2", "v1")
 
 
-async def test_a_stable_version_that_cannot_be_loaded_is_reported_and_tried_again(
+async def test_a_stable_version_that_fails_to_load_is_reported_and_retried(
     tmp_path: Path,
 ) -> None:
-    told = "no room"
-    predictor = FakePredictor(broken={"v1": told})
+    cause = "no room"
+    predictor = FakePredictor(broken={"v1": cause})
     async with (
         predictor_server(predictor) as port,
         generator_service(tmp_path, port, load_retry_seconds=0.1) as stubs,
@@ -206,15 +206,15 @@ async def test_a_stable_version_that_cannot_be_loaded_is_reported_and_tried_agai
         async with asyncio.timeout(10):
             while (await stubs.state()).stable.state != generator_pb2.VERSION_STATE_FAILED:
                 await asyncio.sleep(0.02)
-        assert (await stubs.state()).stable.reason == told
+        assert (await stubs.state()).stable.reason == cause
         error = await error_of(stubs.generate())
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
-        assert told in error.text
+        assert cause in error.text
         predictor.broken.clear()
         await until_ready(stubs, "v1")
 
 
-async def test_starting_again_after_the_caller_went_away_goes_on_from_there(tmp_path: Path) -> None:
+async def test_a_repeated_start_continues_after_the_caller_disconnected(tmp_path: Path) -> None:
     predictor = FakePredictor()
     directory = model_directory(tmp_path, "v2")
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
@@ -230,7 +230,7 @@ async def test_starting_again_after_the_caller_went_away_goes_on_from_there(tmp_
     assert predictor.counters.loads.count("v2") == 1
 
 
-async def test_a_candidate_that_is_rolled_back_while_it_loads_never_answers(tmp_path: Path) -> None:
+async def test_a_candidate_rolled_back_during_loading_never_answers(tmp_path: Path) -> None:
     predictor = FakePredictor()
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
         await until_ready(stubs, "v1")
@@ -243,7 +243,7 @@ async def test_a_candidate_that_is_rolled_back_while_it_loads_never_answers(tmp_
         await until(lambda: "v2" in predictor.counters.unloads)
 
 
-async def test_versions_that_somebody_else_loaded_are_left_alone(tmp_path: Path) -> None:
+async def test_versions_loaded_by_other_clients_are_not_unloaded(tmp_path: Path) -> None:
     predictor = FakePredictor(states={"other": "READY"})
     async with predictor_server(predictor) as port, generator_service(tmp_path, port) as stubs:
         await until_ready(stubs, "v1")
@@ -261,7 +261,7 @@ def start(**changes: Any) -> generator_pb2.StartCanaryRequest:
     return generator_pb2.StartCanaryRequest(**(fields | changes))
 
 
-VERSION_LIMIT = "1 to 128 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
+VERSION_LIMIT = "1 to 128 of a-z, 0-9, '.', '_', '-', starting with a letter or digit"
 BAD: list[tuple[str, Any, str, str]] = [
     ("StartCanary", start(version=""), "version", VERSION_LIMIT),
     ("StartCanary", start(version="V2"), "version", VERSION_LIMIT),
@@ -303,7 +303,7 @@ BAD: list[tuple[str, Any, str, str]] = [
 ]
 
 
-async def test_bad_input_names_field_and_limit_and_changes_nothing(tmp_path: Path) -> None:
+async def test_invalid_input_names_field_and_limit_and_changes_nothing(tmp_path: Path) -> None:
     async with (
         predictor_server(FakePredictor()) as port,
         generator_service(tmp_path, port) as stubs,
@@ -317,16 +317,14 @@ async def test_bad_input_names_field_and_limit_and_changes_nothing(tmp_path: Pat
             ), method
         misnamed = start(directory=str(model_directory(tmp_path, "v3")))
         error = await error_of(stubs.rollout.StartCanary(misnamed, timeout=5))
-        assert (error.field, error.limit) == ("version", "the one that manifest.json names")
+        assert (error.field, error.limit) == ("version", "the version in manifest.json")
         state = await stubs.state()
     assert not state.HasField("candidate")
     assert not state.history
 
 
 @pytest.mark.parametrize("method", ["RenewCanary", "PromoteCanary"])
-async def test_what_is_not_the_candidate_is_neither_renewed_nor_promoted(
-    tmp_path: Path, method: str
-) -> None:
+async def test_only_the_candidate_is_renewed_or_promoted(tmp_path: Path, method: str) -> None:
     kinds = {"RenewCanary": {"lease": Duration(seconds=60)}, "PromoteCanary": {}}
     request = getattr(generator_pb2, f"{method}Request")(version="v2", **kinds[method])
     async with (

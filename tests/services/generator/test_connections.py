@@ -1,4 +1,4 @@
-"""A model server that goes takes no request with it which another one would have answered."""
+"""Connections to model servers are not reused."""
 
 import asyncio
 from typing import Any
@@ -9,11 +9,11 @@ BODY = b'{"messages": []}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
-async def test_a_connection_that_was_used_is_not_used_again() -> None:
+async def test_a_used_connection_is_not_reused() -> None:
     handlers: list[asyncio.Task[Any] | None] = []
 
     async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Promise to keep the connection, and close it as the next request arrives."""
+        """Announce keep-alive, and close the connection when the next request arrives."""
         handlers.append(asyncio.current_task())
         await reader.readuntil(BODY)
         writer.write(ANSWER)

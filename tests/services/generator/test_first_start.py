@@ -1,19 +1,19 @@
-"""The very first start: the stable version of the settings, or words about what is missing."""
+"""The first start: the stable version of the settings, or an error that names the missing file."""
 
 from pathlib import Path
 
 import pytest
 
 from services.generator.__main__ import first_rollout
-from services.generator.manifest import NoManifestError
+from services.generator.current_rollout import NOTHING_STORED, UnusableStoreError
+from services.generator.manifest import ManifestError
 from services.generator.rollout import Deployment
 from services.generator.store import RolloutFile
-from services.generator.traffic import NOTHING_STORED, UnusableStoreError
 from tests.services.generator.service import model_directory
 from tests.support.errors import refused
 
 
-async def test_the_stable_version_is_the_one_that_the_manifest_names_and_is_kept(
+async def test_the_first_stable_version_comes_from_the_manifest_and_is_kept(
     tmp_path: Path,
 ) -> None:
     file, directory = tmp_path / "rollout.json", model_directory(tmp_path, "v1")
@@ -22,7 +22,7 @@ async def test_the_stable_version_is_the_one_that_the_manifest_names_and_is_kept
     assert await first_rollout(RolloutFile(file), model_directory(tmp_path, "v9")) == stored
 
 
-async def test_without_any_directory_there_is_no_version_yet(tmp_path: Path) -> None:
+async def test_without_a_stable_directory_nothing_is_stored(tmp_path: Path) -> None:
     assert await first_rollout(RolloutFile(tmp_path / "rollout.json"), None) == NOTHING_STORED
     assert not (tmp_path / "rollout.json").exists()
 
@@ -42,12 +42,12 @@ async def test_a_directory_without_a_finished_model_is_refused(
 ) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
-    with refused(NoManifestError, reason=reason) as caught:
+    with refused(ManifestError, reason=reason) as caught:
         await first_rollout(RolloutFile(tmp_path / "rollout.json"), tmp_path)
     assert Path(caught.value.field).name == field
 
 
-async def test_a_rollout_file_that_is_not_understood_stops_the_start(tmp_path: Path) -> None:
+async def test_an_unreadable_rollout_file_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "rollout.json").write_text("{")
     with refused(UnusableStoreError, field=str(tmp_path / "rollout.json"), reason="MALFORMED"):
         await first_rollout(RolloutFile(tmp_path / "rollout.json"), model_directory(tmp_path, "v1"))

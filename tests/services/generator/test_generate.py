@@ -1,4 +1,4 @@
-"""Generations over real sockets: events, sampling, errors by name, cancellation, silence."""
+"""Generations over gRPC: events, sampling, errors by name, cancellation, hanging servers."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import ServiceError, from_rpc
-from services.generator.reconcile import AWAY
+from services.generator.reconcile import SERVER_UNAVAILABLE
 from services.generator.routing import NO_MODEL
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import Stubs, ask, generator_service, text_of, until_ready
@@ -21,7 +21,7 @@ from tests.services.generator.service import Stubs, ask, generator_service, text
 
 @asynccontextmanager
 async def ready(root: Path, predictor: FakePredictor, **changes: Any) -> AsyncIterator[Stubs]:
-    """A generator whose stable version answers."""
+    """Run a generator with a ready stable version and yield its stubs."""
     async with (
         predictor_server(predictor) as port,
         generator_service(root, port, **changes) as stubs,
@@ -38,7 +38,7 @@ async def error_of(stubs: Stubs, **fields: Any) -> ServiceError:
     raise AssertionError("the generation succeeded")
 
 
-async def test_an_answer_is_selected_then_text_then_finished(tmp_path: Path) -> None:
+async def test_a_generation_yields_selected_then_text_then_finished(tmp_path: Path) -> None:
     predictor = FakePredictor(script=["Héllo", " ", "🙂"], finish_reason="length")
     async with ready(tmp_path, predictor) as stubs:
         first, *deltas, last = await stubs.generate("hello")
@@ -80,20 +80,22 @@ async def test_the_model_server_gets_the_whole_context_and_the_sampling_of_the_t
         "stop": ["END"],
         "stream": True,
         "stream_options": {"include_usage": True},
-    }  # with a stop text nothing is asked about tokens
+    }  # with a stop string, no tokens are requested
     selected = events[0].selected
     assert (selected.task, selected.max_tokens) == (chat_pb2.TASK_CREATIVE, 20)
     assert (round(selected.temperature, 6), round(selected.top_p, 6)) == (1.0, 0.5)
 
 
-def told(token: int, log_prob: float) -> dict[str, Any]:
-    """What vLLM and our predictor say of one token."""
+def token_fields(token: int, log_prob: float) -> dict[str, Any]:
+    """Return the token fields of one token, as sent by vLLM and by the predictor."""
     score = {"token": "x", "logprob": log_prob, "bytes": None, "top_logprobs": []}
     return {"token_ids": [token], "logprobs": {"content": [score]}}
 
 
-async def test_the_end_carries_every_token_and_its_log_prob(tmp_path: Path) -> None:
-    predictor = FakePredictor(told=[told(262143, -0.25), told(7, -1.5), told(1, -0.0)])
+async def test_the_final_event_has_every_token_and_log_prob(tmp_path: Path) -> None:
+    predictor = FakePredictor(
+        token_fields=[token_fields(262143, -0.25), token_fields(7, -1.5), token_fields(1, -0.0)]
+    )
     async with ready(tmp_path, predictor) as stubs:
         events = await stubs.generate("hello")
     assert predictor.requests[0]["logprobs"] is predictor.requests[0]["return_token_ids"] is True
@@ -102,20 +104,26 @@ async def test_the_end_carries_every_token_and_its_log_prob(tmp_path: Path) -> N
     assert not any(event.HasField("finished") for event in events[:-1])
 
 
-async def test_a_server_that_tells_not_every_token_leaves_no_sample_and_the_answer_whole(
+async def test_an_incomplete_sample_is_dropped_and_the_answer_is_complete(
     tmp_path: Path,
 ) -> None:
-    for partly in ([], [told(5, -1.0)], [told(5, -1.0), {"token_ids": [6]}, told(7, -1.0)]):
-        async with ready(tmp_path, FakePredictor(told=partly)) as stubs:
+    for partly in (
+        [],
+        [token_fields(5, -1.0)],
+        [token_fields(5, -1.0), {"token_ids": [6]}, token_fields(7, -1.0)],
+    ):
+        async with ready(tmp_path, FakePredictor(token_fields=partly)) as stubs:
             events = await stubs.generate("hello")
         assert text_of(events) == "Hello there."
         assert not events[-1].finished.HasField("sample")
 
 
-async def test_with_stop_texts_or_where_it_is_switched_off_nobody_asks_for_tokens(
+async def test_tokens_are_not_requested_with_stop_strings_or_when_disabled(
     tmp_path: Path,
 ) -> None:
-    predictor = FakePredictor(told=[told(5, -1.0), told(6, -1.0), told(7, -1.0)])
+    predictor = FakePredictor(
+        token_fields=[token_fields(5, -1.0), token_fields(6, -1.0), token_fields(7, -1.0)]
+    )
     async with ready(tmp_path, predictor) as stubs:
         await stubs.generate("hello", sampling=chat_pb2.SamplingOverrides(stop=["END"]))
     async with ready(tmp_path, predictor, served_samples=False) as stubs:
@@ -125,7 +133,7 @@ async def test_with_stop_texts_or_where_it_is_switched_off_nobody_asks_for_token
     )
 
 
-async def test_a_named_task_is_not_chosen_again(tmp_path: Path) -> None:
+async def test_an_explicit_task_is_used(tmp_path: Path) -> None:
     predictor = FakePredictor()
     async with ready(tmp_path, predictor) as stubs:
         events = await stubs.generate("Write a poem.", task=chat_pb2.TASK_CODE)
@@ -141,7 +149,7 @@ TASKS = [
 ]
 
 
-async def test_the_model_server_samples_each_task_by_its_preset_and_the_event_says_so(
+async def test_each_task_is_sampled_by_its_preset_and_reported_in_the_event(
     tmp_path: Path,
 ) -> None:
     predictor = FakePredictor()
@@ -156,7 +164,7 @@ async def test_the_model_server_samples_each_task_by_its_preset_and_the_event_sa
     assert sent == [(top_p, temperature) for _, top_p, temperature in TASKS]
 
 
-async def test_a_deployment_replaces_single_values_of_the_presets(tmp_path: Path) -> None:
+async def test_a_setting_replaces_single_values_of_the_presets(tmp_path: Path) -> None:
     predictor = FakePredictor()
     async with ready(tmp_path, predictor, presets={"code": {"top_p": 0.25}}) as stubs:
         for task in (chat_pb2.TASK_CODE, chat_pb2.TASK_CHAT):
@@ -204,9 +212,9 @@ async def test_a_deadline_aborts_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "silent_after", [0, 2], ids=["before the first text", "between two pieces"]
+    "silent_after", [0, 2], ids=["before the first text", "between two chunks"]
 )
-async def test_a_model_server_that_falls_silent_is_given_up_and_aborted(
+async def test_an_answer_that_exceeds_a_timeout_fails_and_is_aborted(
     tmp_path: Path, silent_after: int
 ) -> None:
     predictor = FakePredictor(silent_after=silent_after)
@@ -217,34 +225,34 @@ async def test_a_model_server_that_falls_silent_is_given_up_and_aborted(
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_SILENT")
 
 
-async def test_a_list_that_a_busy_model_server_leaves_unanswered_refuses_nobody(
+async def test_a_busy_model_server_that_misses_a_probe_stays_ready(
     tmp_path: Path,
 ) -> None:
-    """It is heard in an answer that runs; when that has ended too, it hangs."""
+    """An unanswered probe is a hang only after the running answers have ended."""
     predictor = FakePredictor(script=["word "] * 2_000, pace_seconds=0.01)
     async with ready(tmp_path, predictor, hang_seconds=1.0) as stubs:
         running = stubs.generator.Generate(ask(), timeout=20)
         predictor.hanging.set()
         async with asyncio.timeout(5):
             await predictor.left_unanswered.wait()
-        await asyncio.sleep(1.3)  # the generator has given that one up
+        await asyncio.sleep(1.3)  # the probe of the generator has timed out
         other = stubs.generator.Generate(ask(), timeout=20)
         assert (await other.read()).selected.model_version == "v1"
         running.cancel()
         other.cancel()
-        await until_away(stubs)
+        await until_unavailable(stubs)
         assert (await error_of(stubs)).reason == "MODEL_NOT_READY"
         predictor.hanging.clear()
         await until_ready(stubs, "v1")
 
 
-async def until_away(stubs: Stubs) -> None:
+async def until_unavailable(stubs: Stubs) -> None:
     async with asyncio.timeout(5):
         while (await stubs.state()).stable.state == generator_pb2.VERSION_STATE_READY:
             await asyncio.sleep(0.02)
 
 
-async def test_waits_are_between_pieces_and_not_for_the_whole_answer(tmp_path: Path) -> None:
+async def test_timeouts_apply_between_chunks_and_not_to_the_whole_answer(tmp_path: Path) -> None:
     predictor = FakePredictor(script=["word "] * 16, pace_seconds=0.25)
     async with ready(tmp_path, predictor, first_token_seconds=3, idle_seconds=3) as stubs:
         assert text_of(await stubs.generate()) == "word " * 16
@@ -253,7 +261,7 @@ async def test_waits_are_between_pieces_and_not_for_the_whole_answer(tmp_path: P
 @pytest.mark.parametrize(
     "broken", [{"cut_after": 2}, {"error_after": 2}, {"finish_reason": "abort"}]
 )
-async def test_an_answer_that_is_broken_off_ends_in_an_error_after_its_text(
+async def test_a_truncated_answer_ends_in_an_error_after_its_text(
     tmp_path: Path, broken: dict[str, Any]
 ) -> None:
     predictor = FakePredictor(script=["one ", "two ", "three "], pace_seconds=0.05, **broken)
@@ -313,7 +321,7 @@ TOO_LONG = {
         ),
     ],
 )
-async def test_a_refusal_of_the_model_server_has_a_name_and_none_of_its_words(
+async def test_an_error_of_the_model_server_is_translated_without_its_text(
     tmp_path: Path,
     status: int,
     error: Any,
@@ -331,14 +339,14 @@ async def test_a_refusal_of_the_model_server_has_a_name_and_none_of_its_words(
     assert found.retry_seconds == (3.0 if status in (429, 500, 503) else 0.0)
 
 
-async def test_a_full_queue_is_not_asked_again_behind_the_callers_back(tmp_path: Path) -> None:
+async def test_a_full_queue_is_not_retried(tmp_path: Path) -> None:
     predictor = FakePredictor(refusal=(503, {"error": {}}))
     async with ready(tmp_path, predictor) as stubs:
         await error_of(stubs)
     assert len(predictor.requests) == 1
 
 
-async def test_a_pinned_version_answers_whatever_the_rollout_says(tmp_path: Path) -> None:
+async def test_a_pinned_version_answers_regardless_of_the_rollout(tmp_path: Path) -> None:
     predictor = FakePredictor(states={"other": "READY"})
     async with ready(tmp_path, predictor) as stubs:
         events = await stubs.generate(pinned_version="other")
@@ -353,15 +361,15 @@ async def test_a_pinned_version_answers_whatever_the_rollout_says(tmp_path: Path
     assert (missing.code, missing.field) == (grpc.StatusCode.NOT_FOUND, "pinned_version")
 
 
-async def test_while_the_model_server_is_away_the_error_says_what_to_do(tmp_path: Path) -> None:
+async def test_an_unavailable_model_server_is_a_retryable_error(tmp_path: Path) -> None:
     async with generator_service(tmp_path, 1) as stubs:
         error = await error_of(stubs)
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY")
-    assert AWAY in error.text
+    assert SERVER_UNAVAILABLE in error.text
     assert error.retry_seconds > 0
 
 
-async def test_without_any_model_the_error_says_how_to_get_one(tmp_path: Path) -> None:
+async def test_without_a_model_the_error_names_the_installation_command(tmp_path: Path) -> None:
     async with (
         predictor_server(FakePredictor()) as port,
         generator_service(tmp_path, port, stable_directory=None) as stubs,
@@ -374,11 +382,11 @@ async def test_without_any_model_the_error_says_how_to_get_one(tmp_path: Path) -
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"user_key": ""}, "user_key", "1 to 256 characters"),
     ({"user_key": "u" * 257}, "user_key", "1 to 256 characters"),
-    ({"messages": []}, "messages", "at least 1, the last one the user's"),
+    ({"messages": []}, "messages", "at least 1, and the last by the user"),
     (
         {"messages": [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_ASSISTANT, text="x")]},
         "messages",
-        "at least 1, the last one the user's",
+        "at least 1, and the last by the user",
     ),
     (
         {
@@ -403,7 +411,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-async def test_bad_input_names_field_and_limit_and_never_reaches_the_model_server(
+async def test_invalid_input_names_field_and_limit_and_is_not_forwarded(
     tmp_path: Path,
 ) -> None:
     predictor = FakePredictor()

@@ -1,4 +1,4 @@
-"""InferenceServices for versions, against a hand-made Kubernetes API and hand-made model servers."""
+"""InferenceServices for versions, with a fake Kubernetes API and fake model servers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,16 +14,16 @@ from prometheus_client import REGISTRY
 
 from services.chassis.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from services.generator import inference_services
-from services.generator.completions import SILENT
-from services.generator.engine import Message, Patience
-from services.generator.inference_services import InferenceServices, Place
+from services.generator.completions import SILENT_REASON
+from services.generator.engine import Message, Timeouts
+from services.generator.inference_services import InferenceServices, KubernetesTarget
 from services.generator.kubernetes_api import (
     NoServiceAccountError,
     open_kubernetes_api,
     read_namespace,
 )
 from services.generator.presets import Sampling
-from services.generator.sse import Piece
+from services.generator.sse import Chunk
 from tests.kserve_models import round_trip
 from tests.services.generator.kubernetes import (
     CONFIG_MAP,
@@ -48,14 +48,14 @@ class World:
     loads: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def serve(self, version: str, predictor: FakePredictor | None = None) -> FakePredictor:
-        """KServe's part: a pod of the version stands, and the status says so."""
+        """Act as KServe: start a pod of the version and set the status."""
         predictor = predictor or FakePredictor(states={version: "READY"})
         port = await self.stack.enter_async_context(predictor_server(predictor))
         self.kubernetes.of_version(version)["status"] = ready(f"https://127.0.0.1:{port}")
         return predictor
 
     async def begin(self, version: str, directory: str = "") -> "asyncio.Task[None]":
-        """A load under way, whose object stands."""
+        """Start a load and return when the object exists."""
         task = asyncio.create_task(self.services.load(version, directory or f"/models/{version}"))
         self.loads.add(task)
         async with asyncio.timeout(5):
@@ -70,11 +70,11 @@ class World:
         return predictor
 
     async def answer(self, version: str) -> str:
-        pieces: list[Piece] = []
+        chunks: list[Chunk] = []
         await self.services.answer(
-            version, [Message("user", "hello")], Sampling(0.5, 0.9, 8), pieces.append
+            version, [Message("user", "hello")], Sampling(0.5, 0.9, 8), chunks.append
         )
-        return "".join(piece.text for piece in pieces)
+        return "".join(chunk.text for chunk in chunks)
 
 
 @asynccontextmanager
@@ -82,7 +82,7 @@ async def world_of(
     tmp_path: Path, kubernetes: FakeKubernetes, load_seconds: float = 20.0
 ) -> AsyncIterator[World]:
     account = tmp_path / "account"
-    place = Place(NAMESPACE, CONFIG_MAP, Path("/models"))
+    target = KubernetesTarget(NAMESPACE, CONFIG_MAP, Path("/models"))
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(kubernetes_api(kubernetes, account))
         api = await stack.enter_async_context(open_kubernetes_api(url, account, seconds=2.0))
@@ -90,7 +90,7 @@ async def world_of(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_connect=1.0))
         )
         another = partial(
-            InferenceServices, api, http, place, Patience(5.0, 2.0, 0.3), load_seconds
+            InferenceServices, api, http, target, Timeouts(5.0, 2.0, 0.3), load_seconds
         )
         world = World(kubernetes, another(), account, stack, another)
         yield world
@@ -100,7 +100,7 @@ async def world_of(
 
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(inference_services, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(inference_services, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(inference_services, "FAILING_SECONDS", 0.2)
     async with world_of(tmp_path, FakeKubernetes()) as found:
         yield found
@@ -109,11 +109,11 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 @pytest.mark.parametrize(
     "status", [ready("http://v1.chat.svc.cluster.local"), not_ready("x", "y"), blocked("x", "y")]
 )
-def test_the_statuses_of_these_tests_are_as_kserve_has_them(status: Any) -> None:
+def test_the_statuses_of_these_tests_match_the_models_of_kserve(status: Any) -> None:
     assert round_trip(status, "V1beta1InferenceServiceStatus") == status
 
 
-async def test_a_version_is_loaded_when_it_answers_at_the_address_that_kserve_says(
+async def test_a_version_is_loaded_when_it_answers_at_the_address_of_its_status(
     world: World,
 ) -> None:
     assert await world.services.index() == {}
@@ -125,7 +125,7 @@ async def test_a_version_is_loaded_when_it_answers_at_the_address_that_kserve_sa
     assert await world.answer("v1") == "Hello there."
 
 
-async def test_the_object_is_the_charts_with_version_folder_name_and_owner(world: World) -> None:
+async def test_the_object_is_the_template_with_version_folder_name_and_owner(world: World) -> None:
     await world.begin("nano-1.2", "/models/runs/nano-1")
     (applied,) = world.kubernetes.applied
     assert applied["spec"]["predictor"]["model"] == {
@@ -139,31 +139,31 @@ async def test_the_object_is_the_charts_with_version_folder_name_and_owner(world
     assert metadata["ownerReferences"][0]["uid"] == "owner-1"
 
 
-async def test_each_version_is_asked_at_its_own_server(world: World) -> None:
+async def test_each_version_answers_from_its_own_server(world: World) -> None:
     first, second = await world.load("v1"), await world.load("v2")
     first.script, second.script = ["one"], ["two"]
     assert await world.services.index() == {"v1": True, "v2": True}
     assert [await world.answer(version) for version in ("v1", "v2")] == ["one", "two"]
-    assert [each.requests[0]["model"] for each in (first, second)] == ["v1", "v2"]
+    assert [server.requests[0]["model"] for server in (first, second)] == ["v1", "v2"]
 
 
-async def test_a_version_that_nobody_serves_is_not_found(world: World) -> None:
+async def test_an_unserved_version_is_not_found(world: World) -> None:
     with pytest.raises(NotFoundError):
         await world.answer("v1")
 
 
-async def test_what_kserve_calls_ready_and_does_not_answer_is_not_served(world: World) -> None:
+async def test_a_ready_object_without_an_answering_server_is_not_served(world: World) -> None:
     predictor = await world.load("v1")
     predictor.states["v1"] = "LOADING"
     predictor.models_answer = False
     assert await world.services.index() == {"v1": False}
     predictor.models_answer = True
     predictor.states = {"other": "READY"}
-    assert await world.services.index() == {"v1": False}, "it serves something else"
+    assert await world.services.index() == {"v1": False}, "the server has another version"
 
 
 @pytest.mark.parametrize("status", ["Unknown", "False"])
-async def test_what_answers_is_served_whatever_kserve_says_while_it_replaces_its_pods(
+async def test_an_answering_version_is_served_while_kserve_replaces_pods(
     world: World, status: str
 ) -> None:
     await world.load("v1")
@@ -173,12 +173,12 @@ async def test_what_answers_is_served_whatever_kserve_says_while_it_replaces_its
     assert await world.answer("v1") == "Hello there."
 
 
-async def test_while_kubernetes_is_away_who_answers_is_served_and_who_does_not_is_not(
+async def test_versions_are_probed_while_the_kubernetes_api_is_unavailable(
     world: World,
 ) -> None:
     first, second = await world.load("v1"), await world.load("v2")
     await world.services.index()
-    world.kubernetes.refusal = (503, "etcd is away")
+    world.kubernetes.refusal = (503, "etcd is unavailable")
     second.models_answer = False
     assert await world.services.index() == {"v1": True, "v2": False}
     assert up() == 0
@@ -193,7 +193,7 @@ def up() -> float | None:
     return REGISTRY.get_sample_value("thumbwheel_kubernetes_up", {"objects": "inferenceservices"})
 
 
-async def test_labels_that_come_with_other_values_of_the_chart_change_nobodys_belonging(
+async def test_additional_labels_of_the_chart_do_not_change_ownership(
     world: World,
 ) -> None:
     await world.load("v1")
@@ -201,12 +201,12 @@ async def test_labels_that_come_with_other_values_of_the_chart_change_nobodys_be
     fresh = world.another()
     assert await fresh.index() == {"v1": True}
     assert world.kubernetes.of_version("v1")["metadata"]["labels"]["team"] == "chat", (
-        "brought up to date"
+        "inference service updated"
     )
     await fresh.load("v1", "/models/v1")
 
 
-async def test_a_version_that_is_heard_in_its_answers_is_only_busy(world: World) -> None:
+async def test_a_version_that_streams_answers_counts_as_busy(world: World) -> None:
     predictor = await world.load("v1")
     predictor.script, predictor.pace_seconds = ["word "] * 2_000, 0.01
     assert await world.services.index() == {"v1": True}
@@ -221,7 +221,7 @@ async def test_a_version_that_is_heard_in_its_answers_is_only_busy(world: World)
     assert await world.services.index() == {"v1": True}
 
 
-async def test_an_answer_from_a_server_that_has_fallen_silent_ends(world: World) -> None:
+async def test_an_answer_from_a_hanging_server_fails(world: World) -> None:
     predictor = await world.load("v1")
     await world.services.index()
     predictor.silent_after = 0
@@ -229,14 +229,14 @@ async def test_an_answer_from_a_server_that_has_fallen_silent_ends(world: World)
     while not predictor.requests:
         await asyncio.sleep(0.01)
     predictor.models_hang = True
-    with refused(UnavailableError, reason=SILENT):
+    with refused(UnavailableError, reason=SILENT_REASON):
         async with asyncio.timeout(30):
             while not waiting.done():
                 await world.services.index()
             await waiting
 
 
-async def test_a_load_that_kserve_gives_up_fails_with_its_reason(world: World) -> None:
+async def test_a_load_that_kserve_reports_as_failed_fails_with_the_reason(world: World) -> None:
     task = await world.begin("v1")
     world.kubernetes.of_version("v1")["status"] = blocked(
         "ModelLoadFailed", "v1: config.json is missing"
@@ -247,7 +247,7 @@ async def test_a_load_that_kserve_gives_up_fails_with_its_reason(world: World) -
     assert "ModelLoadFailed: v1: config.json is missing" in caught.value.text
 
 
-async def test_a_container_that_falls_once_and_rises_may_still_load(world: World) -> None:
+async def test_a_restarted_container_may_still_load(world: World) -> None:
     task = await world.begin("v1")
     world.kubernetes.of_version("v1")["status"] = blocked("ModelLoadFailed", "out of luck")
     await asyncio.sleep(0.1)
@@ -259,23 +259,23 @@ async def test_a_container_that_falls_once_and_rises_may_still_load(world: World
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "message"),
     [
         (not_ready("FailedCreate", "exceeded quota: gpus"), "FailedCreate: exceeded quota: gpus"),
         (not_ready("ReconcileFailed", "no such claim"), "ReconcileFailed: no such claim"),
     ],
 )
-async def test_what_kserve_cannot_do_fails_with_its_reason(
-    world: World, status: Any, told: str
+async def test_a_failed_predictor_condition_fails_the_load_with_the_reason(
+    world: World, status: Any, message: str
 ) -> None:
     task = await world.begin("v1")
     world.kubernetes.of_version("v1")["status"] = status
     with refused(FailedPreconditionError, reason="LOAD_FAILED") as caught:
         await task
-    assert told in caught.value.text
+    assert message in caught.value.text
 
 
-# What KServe says, what it lacks, and what of KServe's own words is told.
+# Status, expected unmet condition, and the part of the message that comes from KServe.
 SLOW = {
     "nothing": ({}, "conditions", ""),
     "not yet": (not_ready("MinimumReplicasUnavailable", "no pod"), "PredictorReady", "no pod"),
@@ -289,22 +289,22 @@ SLOW = {
 
 
 @pytest.mark.parametrize("case", SLOW)
-async def test_a_load_that_takes_too_long_says_what_it_waits_for(
+async def test_a_load_timeout_names_the_unmet_condition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    monkeypatch.setattr(inference_services, "LOOK_SECONDS", 0.02)
-    status, lacks, told = SLOW[case]
+    monkeypatch.setattr(inference_services, "POLL_SECONDS", 0.02)
+    status, unmet_condition, message = SLOW[case]
     async with world_of(tmp_path, FakeKubernetes(), load_seconds=1.0) as world:
         task = await world.begin("v1")
         world.kubernetes.of_version("v1")["status"] = status
         with refused(
-            FailedPreconditionError, field=lacks, reason="NOT_READY", limit="1 s"
+            FailedPreconditionError, field=unmet_condition, reason="NOT_READY", limit="1 s"
         ) as caught:
             await task
-    assert told in caught.value.text
+    assert message in caught.value.text
 
 
-async def test_an_unloaded_version_is_deleted_and_only_that(world: World) -> None:
+async def test_unloading_deletes_only_the_object_of_that_version(world: World) -> None:
     await world.load("v1")
     await world.load("v2")
     await world.services.index()
@@ -315,17 +315,17 @@ async def test_an_unloaded_version_is_deleted_and_only_that(world: World) -> Non
         await world.services.unload("v1")
 
 
-async def test_another_object_under_the_same_name_is_not_deleted(world: World) -> None:
+async def test_another_object_with_the_same_name_is_not_deleted(world: World) -> None:
     await world.load("v1")
     await world.services.index()
-    world.kubernetes.of_version("v1")["metadata"]["uid"] = "made anew"
+    world.kubernetes.of_version("v1")["metadata"]["uid"] = "another uid"
     with refused(FailedPreconditionError, reason="KUBERNETES_API_REFUSES") as caught:
         await world.services.unload("v1")
     assert "UID" in caught.value.text
     assert world.kubernetes.versions() == {"v1"}
 
 
-async def test_what_is_not_of_this_release_is_never_touched(world: World) -> None:
+async def test_objects_of_other_releases_are_never_changed(world: World) -> None:
     await world.load("v1")
     name = world.kubernetes.of_version("v1")["metadata"]["name"]
     for labels in (
@@ -341,13 +341,13 @@ async def test_what_is_not_of_this_release_is_never_touched(world: World) -> Non
     assert world.kubernetes.deleted == []
 
 
-async def test_an_object_of_ours_without_a_version_is_left_alone(world: World) -> None:
+async def test_an_owned_object_without_a_version_is_ignored(world: World) -> None:
     await world.load("v1")
     world.kubernetes.of_version("v1")["metadata"]["annotations"] = {}
     assert await world.services.index() == {}
 
 
-async def test_a_version_that_is_going_is_not_served_and_not_made_anew_before_it_is_gone(
+async def test_a_terminating_object_is_not_served_and_not_replaced(
     world: World,
 ) -> None:
     await world.load("v1")
@@ -358,7 +358,7 @@ async def test_a_version_that_is_going_is_not_served_and_not_made_anew_before_it
         await world.services.load("v1", "/models/v1")
 
 
-async def test_what_an_older_chart_wrote_is_brought_up_to_date_and_an_older_replica_does_not_write_back(
+async def test_an_outdated_object_is_updated_and_not_reverted_by_an_older_replica(
     world: World,
 ) -> None:
     await world.load("v1")
@@ -380,7 +380,7 @@ async def test_what_an_older_chart_wrote_is_brought_up_to_date_and_an_older_repl
         ("models/v1", "OUT_OF_RANGE"),
     ],
 )
-async def test_a_directory_that_is_not_in_the_claim_is_refused(
+async def test_a_directory_outside_of_the_claim_is_refused(
     world: World, directory: str, reason: str
 ) -> None:
     with refused(FailedPreconditionError, field="directory", reason=reason, limit="/models"):
@@ -388,7 +388,7 @@ async def test_a_directory_that_is_not_in_the_claim_is_refused(
     assert world.kubernetes.applied == []
 
 
-async def test_a_token_that_rotates_is_read_again(world: World) -> None:
+async def test_a_rotated_token_is_read_again(world: World) -> None:
     await world.load("v1")
     world.kubernetes.token = "second"
     with refused(FailedPreconditionError, reason="KUBERNETES_API_REFUSES") as caught:
@@ -398,7 +398,7 @@ async def test_a_token_that_rotates_is_read_again(world: World) -> None:
     assert await world.another().index() == {"v1": True}
 
 
-async def test_a_right_that_is_missing_is_told(world: World) -> None:
+async def test_a_missing_permission_is_reported(world: World) -> None:
     await world.services.index()
     world.kubernetes.refusal, world.kubernetes.refused_at = (
         (403, "cannot patch inferenceservices"),
@@ -410,7 +410,7 @@ async def test_a_right_that_is_missing_is_told(world: World) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_an_api_in_trouble_is_asked_again_later(world: World, status: int) -> None:
+async def test_a_failing_api_is_a_retryable_error(world: World, status: int) -> None:
     world.kubernetes.refusal = (status, "later")
     for asking in (world.services.index(), world.services.load("v1", "/models/v1")):
         with pytest.raises(UnavailableError) as caught:
@@ -418,7 +418,7 @@ async def test_an_api_in_trouble_is_asked_again_later(world: World, status: int)
         assert caught.value.reason == "KUBERNETES_API_AWAY"
 
 
-async def test_a_cluster_without_kserve_and_a_chart_without_its_config_map_are_told(
+async def test_missing_kserve_and_a_missing_template_are_reported(
     tmp_path: Path,
 ) -> None:
     async with world_of(tmp_path, FakeKubernetes(has_kserve=False)) as world:
@@ -436,7 +436,7 @@ async def test_a_cluster_without_kserve_and_a_chart_without_its_config_map_are_t
                 await world.services.index()
 
 
-async def test_another_authority_is_not_believed(world: World, tmp_path: Path) -> None:
+async def test_a_certificate_of_another_authority_is_rejected(world: World, tmp_path: Path) -> None:
     async with (
         kubernetes_api(FakeKubernetes(), tmp_path / "other") as url,
         open_kubernetes_api(url, world.account, seconds=2.0) as api,
@@ -445,7 +445,7 @@ async def test_another_authority_is_not_believed(world: World, tmp_path: Path) -
             await api.get("/api/v1/namespaces/chat/configmaps/x")
 
 
-async def test_without_a_service_account_it_says_where_it_looked(tmp_path: Path) -> None:
+async def test_a_missing_service_account_names_the_file(tmp_path: Path) -> None:
     with refused(NoServiceAccountError, field=str(tmp_path / "ca.crt")):
         async with open_kubernetes_api("https://localhost", tmp_path, seconds=1.0):
             pass

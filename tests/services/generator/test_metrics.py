@@ -1,4 +1,4 @@
-"""What the canary's watch reads: tokens, time to first text and ends, by version."""
+"""Metrics of the canary watch by version: tokens, time to first text, and finish reasons."""
 
 import asyncio
 from pathlib import Path
@@ -13,7 +13,7 @@ def value(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-async def test_a_version_is_counted_by_how_its_answers_end(tmp_path: Path) -> None:
+async def test_generations_are_counted_by_version_and_finish_reason(tmp_path: Path) -> None:
     version = "counted"
     predictor = FakePredictor()
     async with predictor_server(predictor) as port:

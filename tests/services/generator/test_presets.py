@@ -1,4 +1,4 @@
-"""Presets, what a deployment may change of them, and what callers may."""
+"""Presets, their changes by settings, and overrides of callers."""
 
 import dataclasses
 import struct
@@ -32,7 +32,7 @@ TABLE = {
 CHAT = Preset(0.7, 0.9)
 
 
-def test_each_task_has_the_nucleus_of_the_acceptance_cases() -> None:
+def test_each_task_has_the_nucleus_mass_of_the_acceptance_cases() -> None:
     assert read_presets() == TABLE
 
 
@@ -52,7 +52,7 @@ def test_a_preset_out_of_range_names_field_and_limit(field: str, value: float, l
         dataclasses.replace(CHAT, **{field: value})
 
 
-def test_a_setting_replaces_single_values_and_the_rest_stays(
+def test_a_setting_replaces_single_values_and_keeps_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert load_settings(GeneratorSettings).task_presets() == TABLE
@@ -77,7 +77,7 @@ def test_a_setting_replaces_single_values_and_the_rest_stays(
         ("[hello", "", "MALFORMED", ""),
     ],
 )
-def test_a_setting_that_cannot_be_stops_the_service_and_names_the_field(
+def test_an_invalid_setting_stops_the_service_and_names_the_field(
     monkeypatch: pytest.MonkeyPatch, presets: str, field: str, reason: str, limit: str
 ) -> None:
     monkeypatch.setenv("TW_GENERATOR_PRESETS", presets)
@@ -87,7 +87,7 @@ def test_a_setting_that_cannot_be_stops_the_service_and_names_the_field(
     assert limit in str(caught.value)
 
 
-def test_overrides_replace_the_preset_one_by_one() -> None:
+def test_each_override_replaces_one_value_of_the_preset() -> None:
     assert sampling_for(CHAT, NO_OVERRIDES, 512) == Sampling(0.7, 0.9, 512)
     assert sampling_for(CHAT, Overrides(temperature=0.0), 512) == Sampling(0.0, 0.9, 512)
     assert sampling_for(CHAT, Overrides(top_p=1.0), 512) == Sampling(0.7, 1.0, 512)
@@ -98,16 +98,16 @@ def test_overrides_replace_the_preset_one_by_one() -> None:
     )
 
 
-def test_a_temperature_that_no_model_server_takes_is_greedy() -> None:
+def test_a_temperature_below_the_minimum_is_greedy() -> None:
     assert sampling_for(CHAT, Overrides(temperature=0.005), 512).temperature == 0.0
     assert sampling_for(CHAT, Overrides(temperature=0.01), 512).temperature == 0.01
     assert sampling_for(Preset(0.005, 0.9), NO_OVERRIDES, 512).temperature == 0.0
 
 
-@pytest.mark.parametrize("meant", [0.1, 0.7, 0.95, 1.3, 2.0])
-def test_a_number_that_came_in_32_bits_is_what_was_meant(meant: float) -> None:
-    (received,) = struct.unpack("f", struct.pack("f", meant))
-    assert sampling_for(CHAT, Overrides(temperature=received), 512).temperature == meant
+@pytest.mark.parametrize("decimal", [0.1, 0.7, 0.95, 1.3, 2.0])
+def test_a_32_bit_number_is_rounded_to_its_decimal_value(decimal: float) -> None:
+    (received,) = struct.unpack("f", struct.pack("f", decimal))
+    assert sampling_for(CHAT, Overrides(temperature=received), 512).temperature == decimal
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""Two generators in front of the real predictor with tiny models: what the hand-made one promises,
-it keeps.
-"""
+"""Two generators with the real predictor and tiny models, to confirm the fake model server."""
 
 import asyncio
 import time
@@ -33,7 +31,7 @@ async def until_versions(predictor: Predictor, names: set[str]) -> None:
 
 
 async def until_refused(predictor: Predictor) -> None:
-    """Until somebody was told that the version is in use."""
+    """Wait until an unload was rejected because the version is in use."""
     async with asyncio.timeout(20):
         while UNLOAD_REFUSED not in (await metrics(predictor))[1]:
             await asyncio.sleep(0.02)
@@ -41,14 +39,15 @@ async def until_refused(predictor: Predictor) -> None:
 
 @pytest.fixture
 def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer of 1,900 tokens then takes 20 seconds and not one: it runs until somebody closes
-    it, also on a fast machine.
+    """Slow down the engine so that an answer of 1,900 tokens takes 20 s instead of 1 s.
+
+    The stream then runs until the test closes it, also on a fast machine.
     """
     monkeypatch.setattr(VersionMetrics, "stepped", lambda *_: time.sleep(0.01))
 
 
 @pytest.mark.usefixtures("slow_steps")
-async def test_both_load_a_version_once_and_neither_unloads_what_a_strangers_stream_uses(
+async def test_two_generators_load_a_version_once_and_do_not_unload_a_version_in_use(
     start_predictor: StartPredictor,
     first_model: Path,
     second_model: Path,
@@ -83,7 +82,7 @@ async def test_both_load_a_version_once_and_neither_unloads_what_a_strangers_str
         assert (await here.state()).stable.version == "tiny-2"
 
 
-async def test_the_real_one_tells_every_token_that_it_sampled(
+async def test_the_real_predictor_returns_every_sampled_token(
     start_predictor: StartPredictor, first_model: Path, tmp_path: Path
 ) -> None:
     predictor = await start_predictor()

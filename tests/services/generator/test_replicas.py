@@ -1,5 +1,6 @@
-"""Two generators on one database and one model server: one rollout, the same version for the same
-user, nothing loaded twice.
+"""Two generators with one database and one model server.
+
+The replicas share the rollout, assign a user to the same version, and load each version once.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from services.generator.rollout import position
+from services.generator.rollout import user_fraction
 from tests.services.generator.predictor import FakePredictor, predictor_server
 from tests.services.generator.service import (
     Stubs,
@@ -27,8 +28,9 @@ USERS = [f"acme/user {number}" for number in range(30)]
 async def replicas(
     root: Path, predictor: FakePredictor, database: str, **changes: Any
 ) -> AsyncIterator[Sequence[Stubs]]:
-    """Two generators whose stable version answers. The grace is some times the time between two
-    polls, as in earnest.
+    """Run two generators with a ready stable version.
+
+    The unload grace is several times the poll interval, as in production.
     """
     settings = {"database_url": database, "unload_grace_seconds": 0.5} | changes
     async with AsyncExitStack() as stack:
@@ -45,7 +47,7 @@ async def versions(stubs: Stubs) -> list[str]:
 
 
 async def agreed(pair: Sequence[Stubs], expected: list[str]) -> float:
-    """Seconds until every replica gives every user the expected version."""
+    """Return the seconds until every replica gives every user the expected version."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.timeout(10):
@@ -55,10 +57,10 @@ async def agreed(pair: Sequence[Stubs], expected: list[str]) -> float:
 
 
 def expected(share: float) -> list[str]:
-    return ["v2" if position("v2", user) < share else "v1" for user in USERS]
+    return ["v2" if user_fraction("v2", user) < share else "v1" for user in USERS]
 
 
-async def test_in_every_phase_all_replicas_give_a_user_the_same_version(
+async def test_all_replicas_assign_a_user_to_the_same_version_in_every_phase(
     tmp_path: Path, database: str
 ) -> None:
     directory = model_directory(tmp_path, "v2")
@@ -80,7 +82,7 @@ async def test_in_every_phase_all_replicas_give_a_user_the_same_version(
     assert expected(0.2) != expected(0.5)
 
 
-async def test_a_canary_started_at_one_replica_is_promoted_at_the_other(
+async def test_a_canary_started_on_one_replica_is_promoted_on_another(
     tmp_path: Path, database: str
 ) -> None:
     async with replicas(tmp_path, FakePredictor(), database, poll_seconds=600) as (here, there):
@@ -89,13 +91,13 @@ async def test_a_canary_started_at_one_replica_is_promoted_at_the_other(
         await there.promote("v2")
         state = await here.state()
     assert seen.candidate.version == "v2", (
-        "asked for, it is the stored one, however seldom a replica polls"
+        "GetRollout reads the store, regardless of the poll interval"
     )
     assert (state.stable.version, state.HasField("candidate")) == ("v2", False)
     assert [change.kind for change in state.history] == ["promoted", "started"]
 
 
-async def test_both_replicas_start_the_same_canary_and_it_is_loaded_once(
+async def test_a_canary_started_on_both_replicas_is_loaded_once(
     tmp_path: Path, database: str
 ) -> None:
     predictor = FakePredictor(load_seconds=0.5)
@@ -104,14 +106,10 @@ async def test_both_replicas_start_the_same_canary_and_it_is_loaded_once(
         await asyncio.gather(*(stubs.start("v2", directory) for stubs in pair))
         await agreed(pair, expected(0.5))
     assert predictor.counters.loads == ["v1", "v2"]
-    assert "v2" in predictor.counters.joined, (
-        "they never asked at the same time, so this test has shown nothing"
-    )
+    assert "v2" in predictor.counters.joined, "the loads never overlapped, so the test is void"
 
 
-async def test_of_two_different_canaries_at_once_one_is_refused(
-    tmp_path: Path, database: str
-) -> None:
+async def test_one_of_two_concurrent_canaries_is_refused(tmp_path: Path, database: str) -> None:
     directories = [model_directory(tmp_path, version) for version in ("v2", "v3")]
     async with replicas(tmp_path, FakePredictor(load_seconds=0.2), database) as pair:
         starts = [
@@ -124,7 +122,7 @@ async def test_of_two_different_canaries_at_once_one_is_refused(
     assert [state.candidate.version for state in states] == [winner, winner]
 
 
-async def test_what_another_replicas_answer_uses_is_unloaded_only_after_its_end(
+async def test_a_version_is_unloaded_after_the_answers_of_another_replica_end(
     tmp_path: Path, database: str
 ) -> None:
     predictor = FakePredictor(script=["word "] * 40, pace_seconds=0.02)
@@ -135,14 +133,10 @@ async def test_what_another_replicas_answer_uses_is_unloaded_only_after_its_end(
         await here.promote("v2")
         assert text_of(await running) == "word " * 40
         await until(lambda: predictor.counters.unloads == ["v1"])
-    assert "v1" in predictor.counters.refused, (
-        "nobody tried to unload it, so this test has shown nothing"
-    )
+    assert "v1" in predictor.counters.refused, "no unload was attempted, so the test is void"
 
 
-async def test_the_first_stable_version_is_the_one_of_whoever_comes_first(
-    tmp_path: Path, database: str
-) -> None:
+async def test_the_first_replica_stores_the_stable_version(tmp_path: Path, database: str) -> None:
     predictor = FakePredictor()
     async with replicas(tmp_path, predictor, database):
         pass
@@ -152,7 +146,7 @@ async def test_the_first_stable_version_is_the_one_of_whoever_comes_first(
     assert [state.stable.version for state in states] == ["v1", "v1"]
 
 
-async def test_a_pinned_version_and_a_candidates_user_agree_over_replicas(
+async def test_pinned_versions_and_candidate_users_are_equal_on_all_replicas(
     tmp_path: Path, database: str
 ) -> None:
     async with replicas(tmp_path, FakePredictor(), database) as (here, there):
@@ -168,7 +162,7 @@ async def test_a_pinned_version_and_a_candidates_user_agree_over_replicas(
     assert missing.field == "pinned_version"
 
 
-async def test_a_replica_looks_at_the_model_server_as_soon_as_it_learns_of_a_change(
+async def test_a_replica_reconciles_as_soon_as_it_reads_a_change(
     tmp_path: Path, database: str
 ) -> None:
     async with replicas(tmp_path, FakePredictor(), database, reconcile_seconds=600) as (

@@ -1,4 +1,4 @@
-"""A sample is whole or none: no hole, no log-prob that is none."""
+"""A sample is complete or dropped: no missing token, no invalid log-prob."""
 
 import math
 
@@ -7,16 +7,16 @@ import pytest
 from services.generator.sample import Sample, SampleParts
 
 
-def parts(*told: tuple[tuple[int, ...], tuple[float, ...]]) -> SampleParts:
+def parts(*chunks: tuple[tuple[int, ...], tuple[float, ...]]) -> SampleParts:
     found = SampleParts()
-    for ids, log_probs in told:
+    for ids, log_probs in chunks:
         found.add(ids, log_probs)
     return found
 
 
-def test_pieces_join_in_order_and_rounding_never_makes_a_token_more_than_certain() -> None:
-    whole = parts(((5, 6), (-0.5, 1e-7)), ((), ()), ((2**32 - 1,), (-30.0,))).whole(3)
-    assert whole == Sample((5, 6, 2**32 - 1), (-0.5, 0.0, -30.0))
+def test_chunks_join_in_order_and_log_probs_are_at_most_zero() -> None:
+    sample = parts(((5, 6), (-0.5, 1e-7)), ((), ()), ((2**32 - 1,), (-30.0,))).joined(3)
+    assert sample == Sample((5, 6, 2**32 - 1), (-0.5, 0.0, -30.0))
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_pieces_join_in_order_and_rounding_never_makes_a_token_more_than_certain
         parts(((5, 2**32), (-0.5, -0.5))),
     ],
 )
-def test_what_is_not_whole_is_none(found: SampleParts) -> None:
-    assert found.whole(2) is None
+def test_an_incomplete_sample_is_none(found: SampleParts) -> None:
+    assert found.joined(2) is None
 
 
-def test_no_answer_has_no_sample_and_one_over_the_limit_of_tokens_neither() -> None:
-    assert parts().whole(0) is None
-    assert parts((tuple(range(4096)), (-1.0,) * 4096)).whole(4096) is not None
-    assert parts((tuple(range(4097)), (-1.0,) * 4097)).whole(4097) is None
+def test_an_empty_answer_and_one_over_the_token_limit_have_no_sample() -> None:
+    assert parts().joined(0) is None
+    assert parts((tuple(range(4096)), (-1.0,) * 4096)).joined(4096) is not None
+    assert parts((tuple(range(4097)), (-1.0,) * 4097)).joined(4097) is None

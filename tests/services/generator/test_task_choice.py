@@ -1,4 +1,4 @@
-"""The task of a message, sentence by sentence."""
+"""The task of a message, one example for each row."""
 
 import pytest
 
@@ -74,11 +74,11 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("text", "task"), TABLE)
-def test_a_message_names_its_task(text: str, task: Task) -> None:
+def test_the_task_follows_from_the_message(text: str, task: Task) -> None:
     assert choose_task(text) is task
 
 
-def test_a_long_text_is_judged_by_its_beginning() -> None:
+def test_a_long_text_is_classified_by_its_beginning() -> None:
     long = "What is this? " + "so " * BEGINNING_CHARACTERS
     assert (
         choose_task(long + "Write a Python function. Tell me a story.") is Task.QUESTION_ANSWERING

@@ -1,6 +1,4 @@
-"""The generator as its neighbours see it, with an InferenceService for each version: KServe is
-played by a loop.
-"""
+"""The generator over gRPC with one InferenceService for each version; a loop acts as KServe."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,8 +28,8 @@ from tests.services.generator.service import (
 from tests.services.generator.test_canary import CANDIDATES_USER, STABLES_USER, error_of, until
 
 
-async def play_kserve(kubernetes: FakeKubernetes, predictor: FakePredictor, url: str) -> None:
-    """Every version gets its pod, at one address here; one that is `broken` falls for ever."""
+async def run_fake_kserve(kubernetes: FakeKubernetes, predictor: FakePredictor, url: str) -> None:
+    """Give every version a pod at one address; versions in `broken` never load."""
     while True:
         for version in kubernetes.versions():
             if version in predictor.broken:
@@ -41,8 +39,8 @@ async def play_kserve(kubernetes: FakeKubernetes, predictor: FakePredictor, url:
             else:
                 predictor.states[version] = "READY"
                 kubernetes.of_version(version)["status"] = ready(url)
-        for gone in predictor.states.keys() - kubernetes.versions():
-            del predictor.states[gone]
+        for deleted in predictor.states.keys() - kubernetes.versions():
+            del predictor.states[deleted]
         await asyncio.sleep(0.02)
 
 
@@ -55,13 +53,13 @@ async def through_kserve(
         kubernetes_api(kubernetes, root / "account") as url,
         generator_service(root, 0, **settings_of(root, url) | changes) as stubs,
     ):
-        playing = asyncio.create_task(
-            play_kserve(kubernetes, predictor, f"http://127.0.0.1:{port}")
+        kserve = asyncio.create_task(
+            run_fake_kserve(kubernetes, predictor, f"http://127.0.0.1:{port}")
         )
         yield stubs
-        playing.cancel()
+        kserve.cancel()
         with suppress(asyncio.CancelledError):
-            await playing
+            await kserve
 
 
 def settings_of(root: Path, url: str) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def settings_of(root: Path, url: str) -> dict[str, Any]:
     }
 
 
-async def test_a_candidate_gets_its_share_is_promoted_and_the_old_ones_object_goes(
+async def test_promotion_deletes_the_object_of_the_old_version(
     tmp_path: Path,
 ) -> None:
     kubernetes, predictor = FakeKubernetes(), FakePredictor(scripts={"v2": ["better"]})
@@ -94,11 +92,11 @@ async def test_a_candidate_gets_its_share_is_promoted_and_the_old_ones_object_go
     assert len(kubernetes.deleted) == 1
 
 
-async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(
+async def test_a_candidate_that_fails_to_load_is_rolled_back_with_the_reason(
     tmp_path: Path,
 ) -> None:
-    told = "v2: config.json is missing"
-    kubernetes, predictor = FakeKubernetes(), FakePredictor(broken={"v2": told})
+    cause = "v2: config.json is missing"
+    kubernetes, predictor = FakeKubernetes(), FakePredictor(broken={"v2": cause})
     async with through_kserve(tmp_path, kubernetes, predictor) as stubs:
         await until_ready(stubs, "v1")
         error = await error_of(stubs.start("v2", model_directory(tmp_path, "v2")))
@@ -107,10 +105,10 @@ async def test_a_candidate_that_cannot_be_loaded_is_taken_out_with_its_reason(
         (started,) = (await stubs.state()).history
     assert (started.kind, started.version) == ("rolled_back", "v2")
     assert started.reason == error.text
-    assert f"ModelLoadFailed: {told}" in started.reason
+    assert f"ModelLoadFailed: {cause}" in started.reason
 
 
-async def test_what_was_deleted_by_hand_is_made_again(tmp_path: Path) -> None:
+async def test_an_object_deleted_by_hand_is_created_again(tmp_path: Path) -> None:
     kubernetes = FakeKubernetes()
     async with through_kserve(tmp_path, kubernetes, FakePredictor()) as stubs:
         await until_ready(stubs, "v1")
@@ -119,13 +117,13 @@ async def test_what_was_deleted_by_hand_is_made_again(tmp_path: Path) -> None:
         await until_ready(stubs, "v1")
 
 
-async def test_with_the_api_away_who_is_served_is_served_on_and_a_candidate_waits(
+async def test_without_the_api_users_are_served_and_a_candidate_waits(
     tmp_path: Path,
 ) -> None:
     kubernetes = FakeKubernetes()
     async with through_kserve(tmp_path, kubernetes, FakePredictor()) as stubs:
         await until_ready(stubs, "v1")
-        kubernetes.refusal = (503, "etcd is away")
+        kubernetes.refusal = (503, "etcd is unavailable")
         starting = asyncio.create_task(stubs.start("v2", model_directory(tmp_path, "v2")))
         for _ in range(10):
             assert text_of(await stubs.generate()) == "Hello there."
@@ -136,14 +134,14 @@ async def test_with_the_api_away_who_is_served_is_served_on_and_a_candidate_wait
         assert kubernetes.versions() == {"v1", "v2"}
 
 
-async def test_operators_are_told_that_kserve_is_not_installed(tmp_path: Path) -> None:
+async def test_a_missing_kserve_is_reported_to_operators(tmp_path: Path) -> None:
     async with through_kserve(tmp_path, FakeKubernetes(has_kserve=False), FakePredictor()) as stubs:
         async with asyncio.timeout(5):
-            while "is KServe installed?" not in (await stubs.state()).stable.reason:
+            while "check that KServe is installed" not in (await stubs.state()).stable.reason:
                 await asyncio.sleep(0.02)
 
 
-async def test_two_replicas_make_one_object_of_a_version(tmp_path: Path, database: str) -> None:
+async def test_two_replicas_create_one_object_for_a_version(tmp_path: Path, database: str) -> None:
     kubernetes, predictor = FakeKubernetes(), FakePredictor()
     directory = model_directory(tmp_path, "v2")
     changes: dict[str, Any] = {"database_url": database, "unload_grace_seconds": 0.5}
@@ -162,9 +160,9 @@ async def test_two_replicas_make_one_object_of_a_version(tmp_path: Path, databas
             ]
 
 
-# What is changed, the type of the error, and a setting that it names.
+# Changed settings, type of the error, and a setting named in the error.
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "a server beside InferenceServices": (
+    "a server in addition to InferenceServices": (
         {"predictor_url": "http://127.0.0.1:1"},
         "conflict",
         "predictor_url",
@@ -176,7 +174,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, case: str) -> None:
+def test_contradicting_settings_are_refused(tmp_path: Path, case: str) -> None:
     settings = settings_of(tmp_path, "https://localhost")
     assert generator_settings(tmp_path, 0, **settings).inference_service == CONFIG_MAP
     changes, kind, named = CONTRADICTIONS[case]

@@ -1,4 +1,4 @@
-"""The rollout's row."""
+"""Create the table with the row of the rollout."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table generator_rollout."""
     op.create_table(
         "generator_rollout",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
@@ -18,5 +18,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it away, with the rollout."""
+    """Drop the table with the rollout."""
     op.drop_table("generator_rollout")

@@ -1,4 +1,4 @@
-"""How many generations of a version run: a version is unloaded only when none does."""
+"""Counts of running generations by version; a version is unloaded only without any."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from services.generator.metrics import RUNNING
 
 
-class Running:
-    """Counts by version."""
+class RunningGenerations:
+    """Number of running generations for each version."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     @contextmanager
-    def one(self, version: str) -> Iterator[None]:
-        """One more, for as long as the block runs."""
+    def track(self, version: str) -> Iterator[None]:
+        """Count one generation of the version while the block runs."""
         self._add(version, 1)
         try:
             yield
@@ -23,7 +23,7 @@ class Running:
             self._add(version, -1)
 
     def count(self, version: str) -> int:
-        """How many run now."""
+        """Return the number of running generations of a version."""
         return self._counts[version]
 
     def _add(self, version: str, step: int) -> None:
