@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 from training.cluster.group import GPUS_HELP, parse_workers
 from training.decoding.arguments import describe as describe_generate
-from training.lineage import Descent, erased_versions, trace
-from training.outputs import check_writable, told
+from training.errors import ConfigError, UnavailableError
+from training.lineage import Ancestry, erased_versions, trace
+from training.outputs import check_writable, describe_os_error
 from training.planning.arguments import describe as describe_plan
 from training.progress import Lines, note_erased, open_display
 from training.recipes.custom.arguments import describe as describe_custom
 from training.recipes.nano_world.arguments import describe as describe_nano_base
 from training.recipes.pretraining.arguments import describe as describe_pretraining
 from training.recipes.rlvr.arguments import describe as describe_rlvr
-from training.refusals import ConfigError, UnavailableError
 from training.registry import Registry
 from training.reporting.commands import describe as describe_reports
 from training.runs import LoopRunningError, Runs, exclusive
@@ -44,12 +44,12 @@ from training.verification.commands import describe as describe_tasks
 
 if TYPE_CHECKING:
     from training.data.catalogue import Objects
+    from training.erasure import ErasureResult
     from training.evaluation.canary import Reading
-    from training.forgetting import Forgotten
     from training.recipes.recipe import LoopConfig, Plan, Recipe
     from training.remote import FeedbackLog, TlsFiles
 
-REFUSALS = (ValueError, UnavailableError)
+REPORTED_ERRORS = (ValueError, UnavailableError)
 OUTPUTS, STATE = (
     ("output", "page", "work"),
     "state",
@@ -86,13 +86,16 @@ def main(arguments: Sequence[str]) -> int:
     except LoopRunningError as error:
         print(error, file=sys.stderr)
         return LOCKED
-    except REFUSALS as error:
+    except REPORTED_ERRORS as error:
         print(f"{FAILED}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         if error.filename is None:
             raise  # of no file: a fault of the code
-        print(f"{FAILED}: {told(error, [*outputs, *_given(options, (STATE,))])}", file=sys.stderr)
+        print(
+            f"{FAILED}: {describe_os_error(error, [*outputs, *_given(options, (STATE,))])}",
+            file=sys.stderr,
+        )
         return 1
     except StoppedError as error:
         print(f"{error}; the same command goes on there", file=sys.stderr)
@@ -166,9 +169,9 @@ def lineage(options: argparse.Namespace) -> int:
     """A line a version: what became of it, what it learned from, and how much of that is gone."""
     if not options.state.is_dir():
         raise ConfigError(f"state: {options.state} is not there", field="state", reason="MISSING")
-    for descent in _descents(options):
-        if descent.erasures or descent.unknown or not options.erased:
-            print(descent.text())
+    for ancestry in _ancestries(options):
+        if ancestry.erasures or ancestry.unknown or not options.erased:
+            print(ancestry.text())
     return 0
 
 
@@ -194,11 +197,11 @@ def _alone_with_log(options: argparse.Namespace, doing: str) -> Iterator[Feedbac
         yield log
 
 
-def _forget(options: argparse.Namespace, log: FeedbackLog) -> Forgotten:
-    from training.forgetting import forget
+def _forget(options: argparse.Namespace, log: FeedbackLog) -> ErasureResult:
+    from training.erasure import apply_erasures
 
-    forgotten = forget(log, options.state / "loop", _registry(options))
-    note_erased(options.state / "loop", erased_versions(_descents(options)))
+    forgotten = apply_erasures(log, options.state / "loop", _registry(options))
+    note_erased(options.state / "loop", erased_versions(_ancestries(options)))
     return forgotten
 
 
@@ -210,13 +213,13 @@ def _registry(options: argparse.Namespace) -> Registry:
     return Registry(options.state / "models")
 
 
-def _descents(options: argparse.Namespace) -> list[Descent]:
+def _ancestries(options: argparse.Namespace) -> list[Ancestry]:
     return trace(_runs(options), _registry(options))
 
 
 def _one_turn(options: argparse.Namespace) -> int:
     from training.evaluation.trial import WallClock
-    from training.loop import NotEnoughFeedbackError, Surroundings, run_loop
+    from training.loop import LoopEnvironment, NotEnoughFeedbackError, run_loop
     from training.remote import FeedbackLog, RolloutClient
 
     with ExitStack() as stack:
@@ -234,7 +237,7 @@ def _one_turn(options: argparse.Namespace) -> int:
                 closing(RolloutClient(options.generator, _tls(options), options.patience))
             )
         )
-        around = Surroundings(
+        around = LoopEnvironment(
             state=options.state.absolute(),
             feedback=feedback,
             objects=_objects(options),
@@ -247,7 +250,7 @@ def _one_turn(options: argparse.Namespace) -> int:
             run_loop(options.recipe, _recipe(options), around)
         except NotEnoughFeedbackError:
             return TOO_LITTLE
-        except REFUSALS as error:
+        except REPORTED_ERRORS as error:
             if options.every is None:
                 raise
             display.say(f"{FAILED}: {error}")

@@ -14,7 +14,7 @@ from training.runs import Runs
 
 
 @dataclass(frozen=True)
-class Descent:
+class Ancestry:
     """Where a version comes from. `stage` is what became of it last; `snapshot` is empty for one
     that learned from no feedback.
 
@@ -45,7 +45,7 @@ class _Origin:
     snapshot: str
 
 
-def trace(runs: Runs, registry: Registry) -> list[Descent]:
+def trace(runs: Runs, registry: Registry) -> list[Ancestry]:
     """All versions of the registry and of the runs, those of runs in the order in which they began."""
     origins = {
         m.version: _Origin("", (m.data or {}).get("snapshot", "")) for m in registry.manifests()
@@ -59,10 +59,10 @@ def trace(runs: Runs, registry: Registry) -> list[Descent]:
         if origin.snapshot
     }
     stages = {event.version: event.stage.value for event in registry.history()}
-    return [_descent(version, origins, erased, stages.get(version, "")) for version in origins]
+    return [_ancestry(version, origins, erased, stages.get(version, "")) for version in origins]
 
 
-def erased_versions(descents: list[Descent]) -> list[Mapping[str, object]]:
+def erased_versions(ancestries: list[Ancestry]) -> list[Mapping[str, object]]:
     """Those that learned from what is gone, as the page is told."""
     return [
         {
@@ -71,18 +71,18 @@ def erased_versions(descents: list[Descent]) -> list[Mapping[str, object]]:
             "erasures": d.erasures,
             "through": list(d.through),
         }
-        for d in descents
+        for d in ancestries
         if d.erasures
     ]
 
 
-def _descent(
+def _ancestry(
     version: str, origins: Mapping[str, _Origin], erased: Mapping[str, set[int] | None], stage: str
-) -> Descent:
+) -> Ancestry:
     line = _line(version, origins)
     own = origins[version].snapshot
     snapshots = [origins[name].snapshot for name in line if origins[name].snapshot]
-    return Descent(
+    return Ancestry(
         version=version,
         stage=stage,
         snapshot=own,

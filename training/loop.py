@@ -1,8 +1,8 @@
-"""The whole turn, as one story: forget who was erased, snapshot, SFT, reward model and judge, their
+"""The whole run, as one story: apply_erasures who was erased, snapshot, SFT, reward model and judge, their
 health, PPO, evaluation, gate, registry, canary, promoted or rolled back.
 
 Every step leaves a directory that its manifest finishes, and is skipped when that is there: a
-killed turn is called again.
+killed run is called again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from training.cluster.runner import StageRun, run_stages
 from training.data.catalogue import Objects
 from training.data.sets import Sets, cut, write_sets
 from training.data.snapshot import Log, Snapshot, open_snapshot, read_judgements, take_snapshot
+from training.erasure import apply_erasures
+from training.errors import DetailedError
 from training.evaluation import health
 from training.evaluation.canary import Reading, Verdict
 from training.evaluation.comparison import compare
@@ -30,14 +32,12 @@ from training.evaluation.trial import (
     TrialEnd,
     run_trial,
 )
-from training.forgetting import forget
-from training.lineage import Descent, erased_versions, trace
+from training.lineage import Ancestry, erased_versions, trace
 from training.manifest import MANIFEST, Manifest, plain, read_manifest, write_manifest
-from training.progress import FIGURE_GAP, Board, Display, figures_of
+from training.progress import FIGURE_GAP, Display, ProgressReporter, format_figures
 from training.recipes.recipe import LoopConfig, Plan, Recipe
-from training.refusals import DetailedError
-from training.registry import Registry, RegistryError, Stage
-from training.reporting.turn import REPORT, STAGES, write_report
+from training.registry import Registry, RegistryError, VersionStage
+from training.reporting.run import REPORT, STAGES, write_report
 from training.runs import RunRecord, RunResult, Runs, write_json
 from training.stages import ppo, reward_model, sft
 from training.stages.context import ConfigError, Progress
@@ -71,8 +71,8 @@ class Feedback(Log, ThumbCounter, Protocol):
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a turn works on. Without a rollout it ends after the gate."""
+class LoopEnvironment:
+    """What a run works on. Without a rollout it ends after the gate."""
 
     state: Path
     feedback: Feedback
@@ -94,52 +94,55 @@ class Surroundings:
     def registry(self) -> Registry:
         return Registry(self.state / "models")
 
-    def descents(self) -> list[Descent]:
+    def ancestries(self) -> list[Ancestry]:
         """Which versions learned from what."""
         return trace(self.runs, self.registry)
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One turn under way."""
+class LoopRun:
+    """One run under way."""
 
     record: RunRecord
     config: LoopConfig
     snapshot: Snapshot
     sets: Sets
-    board: Board
-    around: Surroundings
+    reporter: ProgressReporter
+    env: LoopEnvironment
 
     @property
     def directory(self) -> Path:
         return self.config.plan.run_directory
 
 
-def run_turn(turn: Turn) -> RunResult:
+def run_steps(run: LoopRun) -> RunResult:
     """From the snapshot to the verdict of the users. Each line is a step that a second call skips."""
-    decision = learn(turn)
+    decision = learn(run)
     if not decision.passed:
-        return refuse(turn, decision)
+        return refuse(run, decision)
 
-    admit(turn, decision)
-    if turn.around.rollout is None:
-        return conclude(turn, "passed", "the gate passed; no rollout was asked for")
-    end = try_on_users(turn, turn.around.rollout)
-    promoted, version = end.verdict is Verdict.PROMOTE, turn.record.version
-    turn.around.registry.note(
-        version, Stage.PROMOTED if promoted else Stage.ROLLED_BACK, end.reason, version
+    admit(run, decision)
+    if run.env.rollout is None:
+        return conclude(run, "passed", "the gate passed; no rollout was asked for")
+    end = run_canary(run, run.env.rollout)
+    promoted, version = end.verdict is Verdict.PROMOTE, run.record.version
+    run.env.registry.note(
+        version,
+        VersionStage.PROMOTED if promoted else VersionStage.ROLLED_BACK,
+        end.reason,
+        version,
     )
-    return conclude(turn, "promoted" if promoted else "rolled back", end.reason)
+    return conclude(run, "promoted" if promoted else "rolled back", end.reason)
 
 
-def learn(turn: Turn) -> Decision:
+def learn(run: LoopRun) -> Decision:
     """Train, as far as the reward models' health allows, and decide. One group of workers for all
     of it: to start it takes longest.
     """
-    config, sets = turn.config, turn.sets
+    config, sets = run.config, run.sets
     check = HealthConfig(config.evaluation, config.gate, sets.noise.flipped, sets.held_out_ceiling)
     outputs = train(
-        turn,
+        run,
         StageRun("sft", sft.run, config.sft),
         StageRun("reward_model", reward_model.run, config.reward_model),
         StageRun("judge", reward_model.run, config.judge),
@@ -148,72 +151,74 @@ def learn(turn: Turn) -> Decision:
     )
     if not check.passed():
         return decide(check.checks())
-    return decide([*check.checks(), *evaluate(turn, outputs[-1])])
+    return decide([*check.checks(), *evaluate(run, outputs[-1])])
 
 
-def run_loop(recipe_name: str, recipe: Recipe, around: Surroundings) -> RunResult:
-    """One turn: the unfinished one of this recipe, or a new one.
+def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResult:
+    """One run: the unfinished one of this recipe, or a new one.
 
     Raises:
         NotEnoughFeedbackError: too little was said since, or in all.
         ConfigError, RegistryError, CatalogueError: it cannot begin; nothing was begun.
     """
-    record = around.runs.unfinished(recipe_name)
-    board = _board(record, recipe_name, around)
+    record = env.runs.unfinished(recipe_name)
+    reporter = _reporter(record, recipe_name, env)
     try:
-        if (forgotten := forget(around.feedback, around.loop_directory, around.registry)).erasures:
-            board.say(forgotten.text())
-        if record and (reason := read_manifest(around.runs.snapshots / record.snapshot).erasure):
-            give_up(record, reason, around)
-            board.say(f"a new turn begins instead of {record.version}: {reason}")
-            record, board = None, _board(None, recipe_name, around)
-        board.note_erased(erased_versions(around.descents()))
-        turn = (
-            resume(record, recipe, around, board)
+        if (forgotten := apply_erasures(env.feedback, env.loop_directory, env.registry)).erasures:
+            reporter.say(forgotten.text())
+        if record and (reason := read_manifest(env.runs.snapshots / record.snapshot).erasure):
+            give_up(record, reason, env)
+            reporter.say(f"a new run begins instead of {record.version}: {reason}")
+            record, reporter = None, _reporter(None, recipe_name, env)
+        reporter.note_erased(erased_versions(env.ancestries()))
+        run = (
+            resume(record, recipe, env, reporter)
             if record
-            else begin(board.status.run, recipe_name, recipe, around, board)
+            else begin(reporter.status.run, recipe_name, recipe, env, reporter)
         )
-        result = run_turn(turn)
-        board.note_erased(erased_versions(around.descents()))
+        result = run_steps(run)
+        reporter.note_erased(erased_versions(env.ancestries()))
     except NotEnoughFeedbackError as error:
-        board.finish("not_enough_feedback", str(error), None)
+        reporter.finish("not_enough_feedback", str(error), None)
         raise
     except KeyboardInterrupt:
-        board.finish(STOPPED, "told to stop; the same command goes on where it was", None)
+        reporter.finish(STOPPED, "told to stop; the same command goes on where it was", None)
         raise
     except BaseException as error:
-        board.finish(FAILED, f"{type(error).__name__}: {error}", None)
+        reporter.finish(FAILED, f"{type(error).__name__}: {error}", None)
         raise
-    board.finish(result.result, result.reason, f"runs/{turn.record.version}/{REPORT}")
+    reporter.finish(result.result, result.reason, f"runs/{run.record.version}/{REPORT}")
     return result
 
 
-def give_up(record: RunRecord, reason: str, around: Surroundings) -> None:
+def give_up(record: RunRecord, reason: str, env: LoopEnvironment) -> None:
     """End a run whose snapshot is gone, and take its version off the users it was tried on. One
     that answers everybody already was promoted, whatever the run had not yet written.
     """
-    rollout, version, stage = around.rollout, record.version, Stage.ERASED
+    rollout, version, stage = env.rollout, record.version, VersionStage.ERASED
     state = rollout.view().state_of(version) if rollout else CandidateState.ABSENT
     if state is CandidateState.STABLE:
-        stage = Stage.PROMOTED
+        stage = VersionStage.PROMOTED
     elif rollout and state is not CandidateState.ABSENT:
         rollout.finish(version, Verdict.ROLL_BACK, reason)
-    around.registry.note(version, stage, reason, version)
-    _end(record, stage.value, reason, around)
+    env.registry.note(version, stage, reason, version)
+    _end(record, stage.value, reason, env)
 
 
-def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: Board) -> Turn:
+def begin(
+    version: str, name: str, recipe: Recipe, env: LoopEnvironment, reporter: ProgressReporter
+) -> LoopRun:
     """Pin a snapshot, see that it is enough, and open the run."""
-    runs = around.runs
-    incumbent = _incumbent(name, around)
-    plan = Plan(version, runs.directory(version), around.registry.directory(incumbent))
+    runs = env.runs
+    incumbent = _incumbent(name, env)
+    plan = Plan(version, runs.directory(version), env.registry.directory(incumbent))
     config = recipe(plan)
     _check_size(config)
     last = runs.last(name)
-    board.note_thumbs(config.sets.min_thumbs, last.started if last else "")
-    with board.step("snapshot") as step:
+    reporter.note_thumbs(config.sets.min_thumbs, last.started if last else "")
+    with reporter.step("snapshot") as step:
         snapshot = take_snapshot(
-            around.feedback, around.objects, config.snapshot, runs.snapshots, around.code_commit
+            env.feedback, env.objects, config.snapshot, runs.snapshots, env.code_commit
         )
         sets = cut(read_judgements(snapshot), config.sets)
         step.detail = f"{snapshot.thumbs} thumbs, {len(sets.pairs)} pairs ({snapshot.id})"
@@ -222,129 +227,131 @@ def begin(version: str, name: str, recipe: Recipe, around: Surroundings, board: 
         version, name, incumbent, snapshot.id, datetime.now(UTC).isoformat(timespec="seconds")
     )
     runs.begin(record)
-    return _open(record, config, snapshot, sets, board, around)
+    return _open(record, config, snapshot, sets, reporter, env)
 
 
-def resume(record: RunRecord, recipe: Recipe, around: Surroundings, board: Board) -> Turn:
-    """The turn as it was begun: same snapshot, same incumbent, whatever came in since."""
+def resume(
+    record: RunRecord, recipe: Recipe, env: LoopEnvironment, reporter: ProgressReporter
+) -> LoopRun:
+    """The run as it was begun: same snapshot, same incumbent, whatever came in since."""
     plan = Plan(
         record.version,
-        around.runs.directory(record.version),
-        around.registry.directory(record.incumbent),
+        env.runs.directory(record.version),
+        env.registry.directory(record.incumbent),
     )
     config = recipe(plan)
-    with board.step("snapshot") as step:
-        snapshot = open_snapshot(around.runs.snapshots / record.snapshot)
+    with reporter.step("snapshot") as step:
+        snapshot = open_snapshot(env.runs.snapshots / record.snapshot)
         sets = cut(read_judgements(snapshot), config.sets)
         step.detail = f"resumed with {snapshot.thumbs} thumbs ({snapshot.id})"
-    return _open(record, config, snapshot, sets, board, around)
+    return _open(record, config, snapshot, sets, reporter, env)
 
 
-def train(turn: Turn, *stages: StageRun[Any]) -> list[Manifest]:
-    """Stages as steps of the board. Under the same names they go on from their checkpoints."""
-    storage, config = turn.directory / STAGES, turn.config
-    prefix = f"checkpoints/{turn.record.version}" if config.checkpoints_in_bucket else None
-    return run_stages(stages, storage, config.group, _StagesOnBoard(turn), prefix)
+def train(run: LoopRun, *stages: StageRun[Any]) -> list[Manifest]:
+    """Stages as steps of the reporter. Under the same names they go on from their checkpoints."""
+    storage, config = run.directory / STAGES, run.config
+    prefix = f"checkpoints/{run.record.version}" if config.checkpoints_in_bucket else None
+    return run_stages(stages, storage, config.group, _StageProgress(run), prefix)
 
 
 @dataclass(frozen=True)
-class _StagesOnBoard:
+class _StageProgress:
     """Shows what the stages report, and of the health, which has no steps, what it found."""
 
-    turn: Turn
+    run: LoopRun
 
     def begin(self, name: str) -> None:
-        self.turn.board.begin(name)
+        self.run.reporter.begin(name)
 
     def move(self, name: str, progress: Progress) -> None:
         where = f"{progress.step}/{progress.total_steps}"
-        detail = FIGURE_GAP.join((where, *figures_of(progress.metrics, SHOWN)))
-        self.turn.board.move(name, progress.step / max(progress.total_steps, 1), detail)
+        detail = FIGURE_GAP.join((where, *format_figures(progress.metrics, SHOWN)))
+        self.run.reporter.move(name, progress.step / max(progress.total_steps, 1), detail)
 
     def end(self, name: str) -> None:
         found = (
-            read_health(self.turn.config.evaluation.health_directory).text()
+            read_health(self.run.config.evaluation.health_directory).text()
             if name == "health"
             else ""
         )
-        self.turn.board.end(name, found)
+        self.run.reporter.end(name, found)
 
 
-def evaluate(turn: Turn, candidate: Manifest) -> list[Check]:
+def evaluate(run: LoopRun, candidate: Manifest) -> list[Check]:
     """Candidate against incumbent, as rows of the gate's table."""
-    with turn.board.step("evaluation") as step:
-        compared = compare(turn.config.evaluation)
+    with run.reporter.step("evaluation") as step:
+        compared = compare(run.config.evaluation)
         step.detail = f"win rate {compared.win_rate.text()}"
-    return check_candidate(compared, _kl_of(turn, candidate), turn.config.gate)
+    return check_candidate(compared, _kl_of(run, candidate), run.config.gate)
 
 
-def admit(turn: Turn, decision: Decision) -> None:
+def admit(run: LoopRun, decision: Decision) -> None:
     """The gate passed: the candidate becomes a version."""
-    with turn.board.step("gate") as step:
+    with run.reporter.step("gate") as step:
         step.detail = decision.reason
-        _write_gate(turn, decision)
-        registry, version = turn.around.registry, turn.record.version
-        registry.admit(turn.config.ppo.output_directory, version)
-        registry.note(version, Stage.GATED, decision.reason, version)
+        _write_gate(run, decision)
+        registry, version = run.env.registry, run.record.version
+        registry.admit(run.config.ppo.output_directory, version)
+        registry.note(version, VersionStage.GATED, decision.reason, version)
 
 
-def refuse(turn: Turn, decision: Decision) -> RunResult:
+def refuse(run: LoopRun, decision: Decision) -> RunResult:
     """The gate closed: the reason is data, in the registry too."""
-    with turn.board.step("gate") as step:
+    with run.reporter.step("gate") as step:
         step.state, step.detail = StepState.REFUSED, decision.reason
-        _write_gate(turn, decision)
-        turn.around.registry.note(
-            turn.record.version, Stage.REFUSED, decision.reason, turn.record.version
+        _write_gate(run, decision)
+        run.env.registry.note(
+            run.record.version, VersionStage.REFUSED, decision.reason, run.record.version
         )
-    return conclude(turn, "refused", decision.reason)
+    return conclude(run, "refused", decision.reason)
 
 
-def try_on_users(turn: Turn, rollout: Rollout) -> TrialEnd:
+def run_canary(run: LoopRun, rollout: Rollout) -> TrialEnd:
     """A share of the users decides, with their thumbs."""
-    version, around = turn.record.version, turn.around
-    with turn.board.step("canary") as step:
-        around.registry.note(version, Stage.CANARY, f"share {turn.config.canary.share:g}", version)
-        model = around.registry.directory(version)
-        record = turn.directory / "canary"
+    version, env = run.record.version, run.env
+    with run.reporter.step("canary") as step:
+        env.registry.note(
+            version, VersionStage.CANARY, f"share {run.config.canary.share:g}", version
+        )
+        model = env.registry.directory(version)
+        record = run.directory / "canary"
         end = run_trial(
             version,
             model,
-            turn.config.canary,
+            run.config.canary,
             rollout,
-            around.feedback,
-            around.clock,
+            env.feedback,
+            env.clock,
             record,
-            lambda reading, passed: turn.board.move("canary", passed, reading_text(reading)),
+            lambda reading, passed: run.reporter.move("canary", passed, reading_text(reading)),
         )
-        write_json(turn.directory / CANARY, plain(asdict(end)))
+        write_json(run.directory / CANARY, plain(asdict(end)))
         step.detail = end.reason
         if end.verdict is not Verdict.PROMOTE:
             step.state = StepState.REFUSED
     return end
 
 
-def conclude(turn: Turn, result: str, reason: str) -> RunResult:
+def conclude(run: LoopRun, result: str, reason: str) -> RunResult:
     """Write the report, then the result that ends the run."""
-    return _end(turn.record, result, reason, turn.around)
+    return _end(run.record, result, reason, run.env)
 
 
-def _end(record: RunRecord, result: str, reason: str, around: Surroundings) -> RunResult:
+def _end(record: RunRecord, result: str, reason: str, env: LoopEnvironment) -> RunResult:
     finished = RunResult(result, reason, datetime.now(UTC).isoformat(timespec="seconds"))
-    runs = around.runs
-    descent = next(descent for descent in around.descents() if descent.version == record.version)
+    runs = env.runs
+    ancestry = next(ancestry for ancestry in env.ancestries() if ancestry.version == record.version)
     write_report(
-        runs.directory(record.version), runs.snapshots / record.snapshot, finished, descent
+        runs.directory(record.version), runs.snapshots / record.snapshot, finished, ancestry
     )
     runs.end(record.version, finished)
     return finished
 
 
-def _board(record: RunRecord | None, recipe_name: str, around: Surroundings) -> Board:
+def _reporter(record: RunRecord | None, recipe_name: str, env: LoopEnvironment) -> ProgressReporter:
     """Of the run that is taken up, or of the next one."""
-    version = (
-        record.version if record else around.registry.next_version(recipe_name, around.runs.names())
-    )
-    return Board(around.loop_directory, around.display, version, recipe_name, STEPS)
+    version = record.version if record else env.registry.next_version(recipe_name, env.runs.names())
+    return ProgressReporter(env.loop_directory, env.display, version, recipe_name, STEPS)
 
 
 def _open(
@@ -352,12 +359,12 @@ def _open(
     config: LoopConfig,
     snapshot: Snapshot,
     sets: Sets,
-    board: Board,
-    around: Surroundings,
-) -> Turn:
-    config = config.pinned(snapshot.id, snapshot.sha256, around.code_commit)
+    reporter: ProgressReporter,
+    env: LoopEnvironment,
+) -> LoopRun:
+    config = config.pinned(snapshot.id, snapshot.sha256, env.code_commit)
     directory = config.plan.directory("sets")
-    board.note_thumbs(config.sets.min_thumbs, record.started)
+    reporter.note_thumbs(config.sets.min_thumbs, record.started)
     if not (directory / MANIFEST).exists():
         write_sets(sets, directory)
         write_manifest(
@@ -369,22 +376,22 @@ def _open(
             report=sets.counts(),
         )
         write_json(config.plan.run_directory / CONFIG, plain(config))
-    around.registry.note(
+    env.registry.note(
         record.version,
-        Stage.CANDIDATE,
+        VersionStage.CANDIDATE,
         f"from {record.incumbent} and {snapshot.id}",
         record.version,
     )
-    return Turn(record, config, snapshot, sets, board, around)
+    return LoopRun(record, config, snapshot, sets, reporter, env)
 
 
-def _incumbent(name: str, around: Surroundings) -> str:
+def _incumbent(name: str, env: LoopEnvironment) -> str:
     """The version that answers; without a rollout the one promoted last, or the one that the recipe
     starts from.
     """
-    if around.rollout is None:
-        return around.registry.promoted() or f"{name}-0"
-    stable = around.rollout.view().stable
+    if env.rollout is None:
+        return env.registry.promoted() or f"{name}-0"
+    stable = env.rollout.view().stable
     if not stable:
         raise RegistryError(
             "version: no version answers now, so there is nothing to improve",
@@ -431,22 +438,22 @@ def _judged(directory: Path) -> str:
     )
 
 
-def _kl_of(turn: Turn, candidate: Manifest) -> float:
+def _kl_of(run: LoopRun, candidate: Manifest) -> float:
     """KL of the update that was exported: after an alarm the last one measured is not the one kept."""
     exported = int(candidate.report["exported_update"])
     steps = [
-        s for s in read_progress(turn.directory / STAGES / "ppo" / PROGRESS) if s.step <= exported
+        s for s in read_progress(run.directory / STAGES / "ppo" / PROGRESS) if s.step <= exported
     ]
     return steps[-1].metrics["kl"] if steps else 0.0
 
 
-def _write_gate(turn: Turn, decision: Decision) -> None:
+def _write_gate(run: LoopRun, decision: Decision) -> None:
     fields = {
         "passed": decision.passed,
         "reason": decision.reason,
         "checks": [asdict(c) for c in decision.checks],
     }
-    write_json(turn.directory / GATE, fields)
+    write_json(run.directory / GATE, fields)
 
 
 def reading_text(reading: Reading) -> str:

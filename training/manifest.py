@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 from training.status import now
 
 MANIFEST = "manifest.json"

@@ -25,7 +25,7 @@ def check_writable(path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def told(error: OSError, outputs: Sequence[Path]) -> str:
+def describe_os_error(error: OSError, outputs: Sequence[Path]) -> str:
     """The path, what cannot be done, and why.
 
     Args:

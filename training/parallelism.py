@@ -37,9 +37,9 @@ from training.model.backbone import Backbone
 from training.model.config import ModelConfig
 from training.model.lora import LoraLinear
 from training.model.transformer import Decoder
-from training.optim.gradients import OF_OWN_HEADS
+from training.optim.gradients import PARTIAL_OVER_HEADS
 from training.optim.ranks import Ranks
-from training.pipeline import is_cut, mark_copy, own_layers, rebuild, received, sends
+from training.pipeline import is_pipelined, mark_copy, own_layers, rebuild, received, sends
 from training.ranges import Count, check_ranges
 from training.stages.context import ConfigError, RunContext, require_divisible
 from training.stages.machine import Autocast, to_device
@@ -47,15 +47,15 @@ from training.stages.machine import Autocast, to_device
 PIPELINE, REPLICATE, SHARD, TENSOR = "pipeline", "replicate", "shard", "tensor"
 # Megatron's split (arXiv 1909.08053): heads and columns of the MLP apart, one sum after attention
 # and one after the MLP.
-ACROSS = (
+COLUMN_WISE = (
     "self_attn.q_proj",
     "self_attn.k_proj",
     "self_attn.v_proj",
     "mlp.gate_proj",
     "mlp.up_proj",
 )
-ALONG = ("self_attn.o_proj", "mlp.down_proj")
-OF_HEADS = ("q_norm", "k_norm")  # whole on every worker, which norms its own heads
+ROW_WISE = ("self_attn.o_proj", "mlp.down_proj")
+HEAD_NORMS = ("q_norm", "k_norm")  # whole on every worker, which norms its own heads
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def arrange(parallelism: Parallelism, ranks: Ranks) -> Ranks:
     )
 
 
-def lay_out(
+def arrange_context(
     parallelism: Parallelism, context: RunContext, autocast: Autocast, **rows: int
 ) -> RunContext:
     """The context of a stage whose workers are arranged so.
@@ -158,14 +158,14 @@ def distribute(decoder: Decoder, ranks: Ranks) -> None:
 
     Raises:
         ConfigError: heads that the workers cannot share evenly, adapters where layers are split
-            across, or a pipeline for a decoder that is not cut for it (`pipeline.keep_own`), as its
+            across, or a pipeline for a decoder that is not cut for it (`pipeline.keep_own_layers`), as its
             stage needs all layers in one forward.
     """
     mesh = ranks.mesh
     if mesh is None:
         to_device(decoder)
         return
-    if ranks.pipeline is not None and not is_cut(decoder):
+    if ranks.pipeline is not None and not is_pipelined(decoder):
         raise ConfigError(
             "parallelism.pipeline: only pre-training and SFT run layer after layer on several workers",
             field="parallelism.pipeline",
@@ -198,8 +198,8 @@ def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
             field="parallelism.tensor",
             reason="CONFLICT",
         )
-    plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in ACROSS}
-    plan |= {name: RowwiseParallel() for name in ALONG}
+    plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in COLUMN_WISE}
+    plan |= {name: RowwiseParallel() for name in ROW_WISE}
     for layer in own_layers(decoder):
         parallelize_module(layer, mesh, plan)
 
@@ -207,9 +207,9 @@ def _split_layers(decoder: Decoder, mesh: DeviceMesh) -> None:
 def _mark_norms_of_heads(decoder: Decoder) -> None:
     """Their gradients are parts of a sum. Last: shards are other parameters."""
     for layer in own_layers(decoder):
-        for name in OF_HEADS:
+        for name in HEAD_NORMS:
             for weight in layer.get_submodule(f"self_attn.{name}").parameters():
-                setattr(weight, OF_OWN_HEADS, True)
+                setattr(weight, PARTIAL_OVER_HEADS, True)
 
 
 def check_divisible(config: ModelConfig, tensor: int) -> None:
@@ -261,7 +261,7 @@ NARROW = MixedPrecisionPolicy(
 )
 
 
-class Named(Protocol):
+class NamedParameters(Protocol):
     """A decoder: all its weights. A Backbone: those that training it changes, so of an adapter's
     these alone.
     """
@@ -269,7 +269,7 @@ class Named(Protocol):
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
 
 
-def whole_weights(model: Named, ranks: Ranks) -> dict[str, Tensor]:
+def whole_weights(model: NamedParameters, ranks: Ranks) -> dict[str, Tensor]:
     """Copies of the weights by their names, put together on the first worker's processor; nothing
     on the others. Every worker must call this. The model stays as it is and may be trained on while
     the copies are sent.

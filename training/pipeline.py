@@ -1,6 +1,6 @@
 """A model cut into parts that follow each other, each on a worker of its own: while one microbatch
 is in a part, the next is in the part before it. Parts that are elsewhere stay in the model as
-`Elsewhere`, so names, files and checkpoints are those of the whole model.
+`RemotePart`, so names, files and checkpoints are those of the whole model.
 
 What a stage calls, `add_gradients` and `total_loss`, is the plain loop where nothing is cut.
 Shapes: B rows, T tokens, D hidden.
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from training.model.backbone import Backbone
 from training.model.transformer import Decoder
-from training.optim.gradients import COUNTED_ELSEWHERE
+from training.optim.gradients import EXCLUDED_FROM_NORM
 from training.optim.ranks import Ranks
 from training.stages.context import ConfigError
 from training.stages.machine import Autocast
@@ -36,7 +36,7 @@ class Microbatch:
     loss: Callable[[Tensor], Tensor]
 
 
-class Elsewhere(nn.Module):
+class RemotePart(nn.Module):
     """In place of what another worker has: what comes in goes out. It knows how the part is built,
     and holds no weights.
     """
@@ -53,7 +53,7 @@ class Elsewhere(nn.Module):
         return self._part[0].to_empty(device=device)
 
 
-def keep_own(decoder: Decoder, ranks: Ranks) -> None:
+def keep_own_layers(decoder: Decoder, ranks: Ranks) -> None:
     """Leave this worker its layers: the first has the embedding too, the last the final norm and
     the head. Where embedding and head are one weight both have it, and it gets the sum of both
     gradients. Before `distribute`.
@@ -75,7 +75,7 @@ def keep_own(decoder: Decoder, ranks: Ranks) -> None:
         )
     own = range(count * place // parts, count * (place + 1) // parts)
     for layer in set(range(count)) - set(own):
-        stack.layers[layer] = Elsewhere(stack.layers[layer])
+        stack.layers[layer] = RemotePart(stack.layers[layer])
     tied = decoder.lm_head is None
     leaving: list[tuple[nn.Module, str]] = []
     if not first:
@@ -85,17 +85,17 @@ def keep_own(decoder: Decoder, ranks: Ranks) -> None:
         leaving += [(stack, "norm")]
         leaving += [] if tied else [(decoder, "lm_head")]
     for owner, name in leaving:
-        setattr(owner, name, Elsewhere(getattr(owner, name)))
+        setattr(owner, name, RemotePart(getattr(owner, name)))
 
 
-def is_cut(decoder: Decoder) -> bool:
+def is_pipelined(decoder: Decoder) -> bool:
     """Whether parts of it are elsewhere."""
-    return any(isinstance(module, Elsewhere) for module in decoder.modules())
+    return any(isinstance(module, RemotePart) for module in decoder.modules())
 
 
 def own_layers(decoder: Decoder) -> list[nn.Module]:
     """The layers that this worker has."""
-    return [layer for layer in decoder.model.layers if not isinstance(layer, Elsewhere)]
+    return [layer for layer in decoder.model.layers if not isinstance(layer, RemotePart)]
 
 
 def mark_copy(decoder: Decoder, ranks: Ranks) -> None:
@@ -104,7 +104,7 @@ def mark_copy(decoder: Decoder, ranks: Ranks) -> None:
     """
     if ranks.pipeline is not None and decoder.lm_head is None and dist.get_rank(ranks.pipeline) > 0:
         for weight in decoder.model.embed_tokens.parameters():
-            setattr(weight, COUNTED_ELSEWHERE, True)
+            setattr(weight, EXCLUDED_FROM_NORM, True)
 
 
 def add_gradients(
@@ -178,9 +178,9 @@ def _through_all(
 
     place, parts = dist.get_rank(group), dist.get_world_size(group)
     weight = next(view.decoder.parameters())
-    evened = _evened(microbatches)
+    padded = _padded(microbatches)
     hidden_BTD = torch.empty(
-        *evened[0].ids_BT.shape, view.decoder.config.hidden_size, dtype=weight.dtype
+        *padded[0].ids_BT.shape, view.decoder.config.hidden_size, dtype=weight.dtype
     )
     hidden_BTD.requires_grad_(learn)
     stage = PipelineStage(
@@ -188,7 +188,7 @@ def _through_all(
         place,
         parts,
         weight.device,
-        input_args=evened[0].ids_BT if place == 0 else hidden_BTD,
+        input_args=padded[0].ids_BT if place == 0 else hidden_BTD,
         output_args=hidden_BTD,
         group=group,
     )
@@ -197,13 +197,13 @@ def _through_all(
         with autocast():
             return microbatch.loss(hidden_BTD)
 
-    kind = Schedule1F1B if learn and len(evened) >= parts else ScheduleGPipe
-    schedule = kind(stage, len(evened), loss_of, scale_grads=False)
+    kind = Schedule1F1B if learn and len(padded) >= parts else ScheduleGPipe
+    schedule = kind(stage, len(padded), loss_of, scale_grads=False)
     losses: list[Tensor] = []
     (schedule.step if learn else schedule.eval)(
-        arg_mbs=[(microbatch.ids_BT,) if place == 0 else () for microbatch in evened],
-        kwarg_mbs=[{"mask_BS": microbatch.mask_BT} for microbatch in evened],
-        target_mbs=evened,
+        arg_mbs=[(microbatch.ids_BT,) if place == 0 else () for microbatch in padded],
+        kwarg_mbs=[{"mask_BS": microbatch.mask_BT} for microbatch in padded],
+        target_mbs=padded,
         losses=losses,
         return_outputs=False,
     )
@@ -214,7 +214,7 @@ def _through_all(
     return total
 
 
-def _evened(microbatches: Sequence[Microbatch]) -> list[Microbatch]:
+def _padded(microbatches: Sequence[Microbatch]) -> list[Microbatch]:
     """The same microbatches with filling, so that all are of one shape."""
     rows = max(microbatch.ids_BT.shape[0] for microbatch in microbatches)
     columns = max(microbatch.ids_BT.shape[1] for microbatch in microbatches)
@@ -262,7 +262,7 @@ def rebuild(decoder: Decoder, weights: Mapping[str, Tensor]) -> None:
     """Put all parts back, with these weights."""
     for owner in list(decoder.modules()):
         for name, child in list(owner.named_children()):
-            if isinstance(child, Elsewhere):
+            if isinstance(child, RemotePart):
                 setattr(owner, name, child.rebuilt(next(iter(weights.values())).device))
     for path, weight in weights.items():
         place, _, name = path.rpartition(".")

@@ -42,7 +42,7 @@ class Display(Protocol):
     def say(self, text: str) -> None: ...
 
 
-class Board:
+class ProgressReporter:
     """The state of one turn, told to everybody who watches."""
 
     def __init__(
@@ -227,7 +227,7 @@ class Bars:
             total=1.0,
             completed=step.progress,
             share=f"{step.progress:.0%}",
-            detail=fitting(detail, self._console.width - CELLS_BESIDE_DETAIL),
+            detail=fit_figures(detail, self._console.width - CELLS_BESIDE_DETAIL),
         )
 
 
@@ -241,7 +241,7 @@ def open_display() -> Iterator[Display]:
         yield Lines(sys.stdout)
 
 
-class ShownStages:
+class StageDisplay:
     """Stages as steps of a display, with their newest figures: those of `names` that they tell, to
     so many digits. A Watcher (cluster/progress_log.py).
 
@@ -268,7 +268,7 @@ class ShownStages:
         self._display.begin(self._steps[name])
 
     def move(self, name: str, progress: context.Progress) -> None:
-        figures = figures_of(progress.metrics, self._names, self._digits)
+        figures = format_figures(progress.metrics, self._names, self._digits)
         self._warn(name, progress)
         where = f"{self._counted} {progress.step} of {progress.total_steps}"
         self.show(name, progress.step / progress.total_steps, FIGURE_GAP.join((where, *figures)))
@@ -301,12 +301,14 @@ class ShownStages:
             )
 
 
-def figures_of(metrics: Mapping[str, float], names: Sequence[str], digits: int = 3) -> list[str]:
+def format_figures(
+    metrics: Mapping[str, float], names: Sequence[str], digits: int = 3
+) -> list[str]:
     """Those that are there, as people read them."""
     return [f"{name} {metrics[name]:.{digits}g}" for name in names if name in metrics]
 
 
-def fitting(detail: str, cells: int) -> str:
+def fit_figures(detail: str, cells: int) -> str:
     """As many of its figures, which two spaces part, as there is room for; a text that is one
     figure is cut.
     """

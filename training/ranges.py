@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
-CountOrNone = Annotated[int, Range(0)]
+CountOrZero = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(above=True, below=True)]
-NotNegative = Annotated[float, Range(below=True)]
+NonNegative = Annotated[float, Range(below=True)]
 Limit = Annotated[float, Range(above=True)]  # infinity: there is none
-Share = Annotated[float, Range(high=1)]
-ShareButAll = Annotated[float, Range(high=1, below=True)]
-ShareButNone = Annotated[float, Range(high=1, above=True)]
-ProperShare = Annotated[float, Range(high=1, above=True, below=True)]
-FlippedShare = Annotated[
+Fraction = Annotated[float, Range(high=1)]
+FractionBelowOne = Annotated[float, Range(high=1, below=True)]
+FractionAboveZero = Annotated[float, Range(high=1, above=True)]
+OpenFraction = Annotated[float, Range(high=1, above=True, below=True)]
+FlipFraction = Annotated[
     float, Range(high=0.5, below=True)
 ]  # of labels: with half of them flipped they say nothing
 WeightCap = Annotated[float, Range(1)]  # below 1 it would shrink exact weights too

@@ -17,14 +17,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from training.errors import DetailedError
 from training.manifest import MANIFEST, Manifest, read_manifest, verify_manifest
-from training.refusals import DetailedError
 
 HISTORY = "registry.jsonl"
 VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # RolloutService's own limit
 
 
-class Stage(StrEnum):
+class VersionStage(StrEnum):
     """What happened to a version."""
 
     CANDIDATE = "candidate"
@@ -48,7 +48,7 @@ class Event:
 
     time: str
     version: str
-    stage: Stage
+    stage: VersionStage
     reason: str
     run: str
 
@@ -101,7 +101,7 @@ class Registry:
         draft.rename(target)
         return target
 
-    def note(self, version: str, stage: Stage, reason: str, run: str) -> None:
+    def note(self, version: str, stage: VersionStage, reason: str, run: str) -> None:
         """Append to the history, once: a resumed run says again what it said before."""
         if any((e.version, e.stage, e.run) == (version, stage, run) for e in self.history()):
             return
@@ -119,12 +119,12 @@ class Registry:
             return []
         with path.open() as opened:
             rows = [json.loads(line) for line in opened if line.endswith("\n")]
-        return [Event(**{**row, "stage": Stage(row["stage"])}) for row in rows]
+        return [Event(**{**row, "stage": VersionStage(row["stage"])}) for row in rows]
 
     def promoted(self) -> str | None:
         """The version that was promoted last."""
         return next(
-            (e.version for e in reversed(self.history()) if e.stage is Stage.PROMOTED), None
+            (e.version for e in reversed(self.history()) if e.stage is VersionStage.PROMOTED), None
         )
 
     def next_version(self, name: str, taken: Sequence[str]) -> str:

@@ -25,9 +25,9 @@ from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from training.data.catalogue import Segment
 from training.data.events import Erasure
 from training.data.sealed import DataKey
+from training.errors import UnavailableError
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState, RolloutView
-from training.refusals import UnavailableError
 
 CALL_SECONDS = 20.0
 # StartCanary answers once the version is ready: a call waits for less than the longest deadline
@@ -69,7 +69,7 @@ class RemoteError(UnavailableError):
     reason = "UNREACHABLE"
 
 
-class LateError(RemoteError):
+class DeadlineError(RemoteError):
     """It has not answered in time; what was asked for may be under way."""
 
     reason = "DEADLINE_EXCEEDED"
@@ -108,9 +108,9 @@ class FeedbackLog:
     """
 
     def __init__(
-        self, target: str, tls: TlsFiles | None = None, patience_seconds: float = 0.0
+        self, target: str, tls: TlsFiles | None = None, timeout_seconds: float = 0.0
     ) -> None:
-        self._target, self._patience_seconds = target, patience_seconds
+        self._target, self._patience_seconds = target, timeout_seconds
         self._channel = _channel(target, "feedback", tls)
         # The generated types know grpc.aio alone; the loop waits for each answer.
         self._stub: Any = feedback_pb2_grpc.FeedbackLogServiceStub(self._channel)  # type: ignore[arg-type]
@@ -203,9 +203,9 @@ class RolloutClient:
     """RolloutService: which version answers."""
 
     def __init__(
-        self, target: str, tls: TlsFiles | None = None, patience_seconds: float = 0.0
+        self, target: str, tls: TlsFiles | None = None, timeout_seconds: float = 0.0
     ) -> None:
-        self._target, self._patience_seconds = target, patience_seconds
+        self._target, self._patience_seconds = target, timeout_seconds
         self._channel = _channel(target, "generator", tls)
         self._stub: Any = generator_pb2_grpc.RolloutServiceStub(self._channel)  # type: ignore[arg-type]
 
@@ -229,7 +229,7 @@ class RolloutClient:
         for calls_left in reversed(range(MOST_CALLS_A_LOAD)):
             try:
                 self._call(lambda: self._stub.StartCanary(request, timeout=LOAD_SECONDS))
-            except LateError:
+            except DeadlineError:
                 if not calls_left:
                     raise
             else:
@@ -262,15 +262,17 @@ def _channel(target: str, service: str, tls: TlsFiles | None) -> grpc.Channel:
     return tls.channel(target, service) if tls else grpc.insecure_channel(target, options=OPTIONS)
 
 
-def _translated(service: str, target: str, patience_seconds: float, call: Callable[[], Any]) -> Any:
-    end = time.monotonic() + patience_seconds
+def _translated(service: str, target: str, timeout_seconds: float, call: Callable[[], Any]) -> Any:
+    end = time.monotonic() + timeout_seconds
     while True:
         try:
             return call()
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
                 kind = (
-                    LateError if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else RemoteError
+                    DeadlineError
+                    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                    else RemoteError
                 )
                 code = error.code().name
                 raise kind(

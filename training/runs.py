@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 RECORD = "run.json"
 RESULT = "result.json"
@@ -106,7 +106,7 @@ class Runs:
 
 
 @contextmanager
-def exclusive(loop_directory: Path, doing: str, patience_seconds: float = 0.0) -> Iterator[None]:
+def exclusive(loop_directory: Path, doing: str, timeout_seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock for the block.
 
     Raises:
@@ -114,7 +114,7 @@ def exclusive(loop_directory: Path, doing: str, patience_seconds: float = 0.0) -
     """
     loop_directory.mkdir(parents=True, exist_ok=True)
     with (loop_directory / LOCK).open("a+") as opened:
-        _lock(opened, patience_seconds)
+        _lock(opened, timeout_seconds)
         opened.truncate(0)
         opened.write(
             f"process {os.getpid()}, {doing}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n"
@@ -124,8 +124,8 @@ def exclusive(loop_directory: Path, doing: str, patience_seconds: float = 0.0) -
         opened.truncate(0)
 
 
-def _lock(opened: TextIO, patience_seconds: float) -> None:
-    end = time.monotonic() + patience_seconds
+def _lock(opened: TextIO, timeout_seconds: float) -> None:
+    end = time.monotonic() + timeout_seconds
     while True:
         try:
             return fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,7 +27,7 @@ from infra.servers.errors import ServerError
 from infra.supervision import interruption
 from infra.supervision.child import ChildFailedError
 from infra.supervision.terminal import SUPERVISOR, Terminal
-from training.refusals import details_of
+from training.errors import details_of
 
 Say: TypeAlias = Callable[[str], None]
 STATE = ROOT / ".state" / "cluster"

@@ -1,6 +1,6 @@
 """The one error of this room: why there is no cluster, and what to do about it."""
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 
 class ClusterError(DetailedError):

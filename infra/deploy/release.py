@@ -8,7 +8,7 @@ from infra.cluster.errors import ClusterError
 from infra.deploy.images import REPOSITORY
 from infra.deploy.inside import Inside
 from infra.install.environment import ROOT
-from training.refusals import details_of
+from training.errors import details_of
 
 CHART = ROOT / "charts" / "thumbwheel"
 VALUES = CHART / "ci" / "evaluation-values.yaml"

@@ -12,7 +12,7 @@ from pathlib import Path
 from infra.embedded.layout import ROOT, Layout
 from infra.install.environment import filled_whole
 from infra.small_model.resolve import resolve_model
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 NANO = "nano"
 NANO_VERSION = "nano-0"

@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from training.progress import Board, Lines
-from training.refusals import DetailedError
+from training.errors import DetailedError
+from training.progress import Lines, ProgressReporter
 from training.registry import Registry
 from training.runs import Runs, exclusive
 from training.status import read_status
@@ -48,10 +48,12 @@ def too_little(recipe: str, state: Path, feedback: str) -> bool:
     with exclusive(state / "loop", f"recipe {recipe}"):
         before, last = read_status(state / "loop"), runs.last(recipe)
         version = Registry(state / "models").next_version(recipe, runs.names())
-        board = Board(state / "loop", Lines(sys.stdout), version, recipe, ("snapshot",))
-        board.note_erased(before.erased_versions if before else [])
-        board.note_thumbs(needed, last.started if last else "")
-        board.finish(
+        reporter = ProgressReporter(
+            state / "loop", Lines(sys.stdout), version, recipe, ("snapshot",)
+        )
+        reporter.note_erased(before.erased_versions if before else [])
+        reporter.note_thumbs(needed, last.started if last else "")
+        reporter.finish(
             "not_enough_feedback", f"not enough feedback: {thumbs} thumbs, {needed} needed", None
         )
     return True

@@ -13,7 +13,7 @@ from infra.supervision.child import Program
 from infra.supervision.kept import kept
 from infra.supervision.ports import HOST, distinct_free_ports, free_port, is_free
 from infra.supervision.supervisor import LOGS
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC_PORTS = {"http": 8080, "gateway": 50051}

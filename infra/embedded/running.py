@@ -14,7 +14,7 @@ from infra.supervision.supervisor import (
     find_running,
     read_ports,
 )
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 RECIPES = ("nano", "small")
 STACK_STATE = ROOT / ".state" / "stack"

@@ -4,7 +4,7 @@ same decisions.
 
 import random
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 
 class Chance:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from infra.install.environment import cache, filled_whole
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "infra" / "tools"

@@ -1,6 +1,6 @@
 """The one error of this room: what is missing or does not start, and what to do about it."""
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 
 class ServerError(DetailedError):

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from infra.simulated_users.client import Answer, CallFailedError
-from training.refusals import ConfigError, DetailedError
+from training.errors import ConfigError, DetailedError
 
 # So many visits in a row that end in an error are no accident: the crowd stops and says so.
 MOST_ERRORS_IN_A_ROW = 20

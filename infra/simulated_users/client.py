@@ -20,7 +20,7 @@ from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.feedback.v1.events_pb2 import Correction, Thumb
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 TURN_SECONDS, RATE_SECONDS = 120.0, 20.0
 DETAILS_KEY = "grpc-status-details-bin"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from infra.simulated_users.preference import LIKED_FROM, Preference
 from infra.simulated_users.questions import Question
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 SHUFFLE_POOL = 100
 

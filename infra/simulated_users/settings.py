@@ -5,7 +5,7 @@ from pathlib import Path
 
 from infra.simulated_users.crowd import Habits
 from infra.simulated_users.rating import Temper
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from infra.embedded.surroundings import read_surroundings
 from infra.simulated_users.client import CallFailedError, describe
 from infra.supervision.supervisor import find_running, supervised
 from infra.supervision.terminal import SUPERVISOR
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5

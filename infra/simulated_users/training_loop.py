@@ -14,7 +14,7 @@ from infra.embedded.layout import Layout
 from infra.embedded.surroundings import loop_environment
 from infra.embedded.training_process import attend
 from infra.simulated_users.terminal import say
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 
 class LoopFailedError(DetailedError, RuntimeError):

@@ -1,6 +1,6 @@
 """The one error of this room: what is missing or wrong, and how to get it."""
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 
 class ModelError(DetailedError):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from infra.supervision.ports import HOST
 from infra.supervision.terminal import SUPERVISOR
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
 # A process that lived this long was well: the next death starts with a short wait again.

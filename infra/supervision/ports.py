@@ -13,7 +13,7 @@ import socket
 import tempfile
 from pathlib import Path
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 HOST = "127.0.0.1"
 FIRST_PORT = 12_000

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.supervision.child import Child, Program
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 READY_SECONDS = 120.0
 LOGS = "logs"

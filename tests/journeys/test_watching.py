@@ -22,7 +22,7 @@ from tests.journeys.client import Client, finish_of
 from tests.journeys.prometheus import SERVICES, Asked, check_panels, excuse, watched
 from tests.journeys.stack import Stack, running_stack
 from training.evaluation.gate import Check
-from training.progress import Board, Lines
+from training.progress import Lines, ProgressReporter
 
 SELECTOR = re.compile(r"\b(?:thumbwheel_[a-z_]+|up)\b(?:\{[^}]*\})?")
 KAFKA = "an embedded run has no Kafka"
@@ -122,9 +122,9 @@ def answered(ada: Client) -> bool:
 
 def write_loop(directory: Path) -> None:
     """A turn of training as its own files tell it; the turn itself has tests of its own."""
-    Board(directory, Lines(io.StringIO()), "nano-1", "nano", ("snapshot", "gate")).finish(
-        "refused", "", None
-    )
+    ProgressReporter(
+        directory, Lines(io.StringIO()), "nano-1", "nano", ("snapshot", "gate")
+    ).finish("refused", "", None)
     gate = directory / "runs" / "nano-1" / "gate.json"
     gate.parent.mkdir(parents=True)
     check = Check("win rate", "0.480 ± 0.020 on 90 held-out prompts", "0.5", False, "")

@@ -161,8 +161,8 @@ TWENTY = (
     Mutant(
         "20 no KL at all",
         PPO_PY,
-        'said.reference_BR, mask_BR, numbers["beta"])',
-        "said.reference_BR, mask_BR, 0.0)",
+        'said.reference_BR, mask_BR, numbers["beta"]',
+        "said.reference_BR, mask_BR, 0.0",
         PPO,
     ),
 )

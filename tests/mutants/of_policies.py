@@ -35,8 +35,8 @@ POLICIES = (
     Mutant(
         "23 PPO learns at temperature 1",
         PPO_PY,
-        "fresh_log_probs(self._players.policy, part, config.temperature)",
-        "fresh_log_probs(self._players.policy, part, 1.0)",
+        "fresh_log_probs(self._networks.policy, part, config.temperature)",
+        "fresh_log_probs(self._networks.policy, part, 1.0)",
         PPO,
     ),
     Mutant(
@@ -105,8 +105,8 @@ POLICIES = (
     Mutant(
         "33 GRPO: the reference pushes away",
         GRPO_PY,
-        "losses.append(config.kl_coefficient * (k3",
-        "losses.append(-config.kl_coefficient * (k3",
+        "config.kl_coefficient * (k3",
+        "-config.kl_coefficient * (k3",
         GRPO,
     ),
     Mutant(
@@ -126,8 +126,8 @@ POLICIES = (
     Mutant(
         "36 GRPO: normalisation is not passed on",
         GRPO_PY,
-        "token_weights(part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0)",
-        "token_weights(part.mask_BR, self._ranks)",
+        "part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0",
+        "part.mask_BR, self._ranks",
         GRPO,
     ),
     Mutant(

@@ -60,8 +60,8 @@ PREFERENCES = (
     Mutant(
         "50 DPO: a mean of microbatches' means",
         DPO_PY,
-        "config.label_smoothing, config.batch_pairs)",
-        "config.label_smoothing, len(part))",
+        "config.label_smoothing, config.batch_pairs",
+        "config.label_smoothing, len(part)",
         DPO,
     ),
     Mutant(
@@ -172,8 +172,8 @@ PREFERENCES = (
     Mutant(
         "66 KTO: importance is measured, not applied",
         LOSSES_PY,
-        " * (1.0 if importance_B is None else importance_B)",
-        "",
+        "1.0 if importance_B is None else importance_B",
+        "1.0",
         KTO,
     ),
     Mutant(

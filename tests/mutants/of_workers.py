@@ -19,8 +19,8 @@ WORKERS = (
     Mutant(
         "76 workers: what another counts is counted twice",
         GRADIENTS_PY,
-        " for parameter in parameters if not hasattr(parameter, COUNTED_ELSEWHERE)]",
-        " for parameter in parameters]",
+        " for parameter in parameters if not hasattr(parameter, EXCLUDED_FROM_NORM)",
+        " for parameter in parameters",
         RANKS,
     ),
     Mutant(
@@ -54,8 +54,8 @@ WORKERS = (
     Mutant(
         "81 workers: figures of one's own rows",
         "training/rl/experience.py",
-        "sums = ranks.sum(torch.stack((torch.stack([value.sum().float() for value in values.values()]), counts), dim=1))",
-        "sums = torch.stack((torch.stack([value.sum().float() for value in values.values()]), counts), dim=1)",
+        "sums = ranks.sum(\n        torch.stack(",
+        "sums = (\n        torch.stack(",
         RANKS,
     ),
     Mutant(
@@ -68,7 +68,7 @@ WORKERS = (
     Mutant(
         "88 workers: what all peers have is added up",
         GRADIENTS_PY,
-        "        if hasattr(parameter, OF_OWN_HEADS):",
+        "        if hasattr(parameter, PARTIAL_OVER_HEADS):",
         "        if ranks.world_size > 1:",
         RANKS,
     ),

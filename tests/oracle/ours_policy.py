@@ -28,7 +28,7 @@ from training.data.tensors import pad
 from training.model.checkpoint import load_decoder
 from training.optim.ranks import ALONE
 from training.rl.losses import Normalisation
-from training.rl.players import Players
+from training.rl.networks import Players
 from training.rl.rollout import Rollout
 from training.stages.context import Lineage
 from training.stages.grpo import Grpo, GrpoConfig

@@ -20,7 +20,7 @@ from training.model.lora import LoraConfig
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, assemble, distribute, whole_weights
-from training.pipeline import keep_own
+from training.pipeline import keep_own_layers
 from training.stages import pretrain, sft
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.pretrain import PretrainConfig
@@ -118,7 +118,7 @@ def parts(directory: Path, rank: int, world: int) -> None:
     """
     ranks, decoder = arrange(Parallelism(pipeline=2), all_different(rank, world)), toy_decoder()
     names = [name for name, _ in decoder.named_parameters()]
-    keep_own(decoder, ranks)
+    keep_own_layers(decoder, ranks)
     held = [name for name, _ in decoder.named_parameters()]
     layer = [name for name in names if f".layers.{rank}." in name]
     both = ["model.embed_tokens.weight"]
@@ -135,6 +135,6 @@ def refusals(directory: Path, rank: int, world: int) -> None:
     """More parts than layers, and a stage that needs all layers at once."""
     ranks = arrange(Parallelism(pipeline=3), all_different(rank, world))
     with refused(ConfigError, field="parallelism.pipeline", reason="TOO_LARGE", limit="2"):
-        keep_own(toy_decoder(), ranks)
+        keep_own_layers(toy_decoder(), ranks)
     with refused(ConfigError, field="parallelism.pipeline", reason="UNSUPPORTED"):
         distribute(toy_decoder(), ranks)

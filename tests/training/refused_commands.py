@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.errors import refused
 from training.__main__ import main
-from training.refusals import ConfigError, DetailedError
+from training.errors import ConfigError, DetailedError
 from training.status import FAILED
 
 

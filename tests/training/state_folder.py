@@ -1,4 +1,4 @@
-"""What training keeps after some turns, made in a second: everything that a turn writes but the
+"""What training keeps after some turns, made in a second: everything that a run writes but the
 weights.
 """
 
@@ -18,9 +18,9 @@ from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import note_start
 from training.data.catalogue import Directory
 from training.evaluation.trial import Rollout
-from training.loop import STEPS, Surroundings, Turn, begin, conclude
+from training.loop import STEPS, LoopEnvironment, LoopRun, begin, conclude
 from training.manifest import write_manifest
-from training.progress import Board, Lines
+from training.progress import Lines, ProgressReporter
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
 from training.registry import Registry
@@ -63,9 +63,9 @@ class StateFolder:
     def loop(self) -> Path:
         return self.state / "loop"
 
-    def environment(self, rollout: Rollout | None = None) -> Surroundings:
+    def environment(self, rollout: Rollout | None = None) -> LoopEnvironment:
         objects = Directory(self.state / "objects")
-        return Surroundings(
+        return LoopEnvironment(
             self.state, self.log, objects, rollout, FakeClock(), Lines(self.said), "test"
         )
 
@@ -86,27 +86,27 @@ class StateFolder:
             )
         self.log.commit()
 
-    def begin(self, version: str) -> Turn:
-        board = Board(self.loop, Lines(self.said), version, "nano", STEPS)
-        turn = begin(version, "nano", lax, self.environment(), board)
-        board.finish("cut off", "", None)
-        return turn
+    def begin(self, version: str) -> LoopRun:
+        reporter = ProgressReporter(self.loop, Lines(self.said), version, "nano", STEPS)
+        run = begin(version, "nano", lax, self.environment(), reporter)
+        reporter.finish("cut off", "", None)
+        return run
 
-    def finish(self, version: str, result: str = "refused") -> Turn:
-        """A whole turn, but for what Ray would do."""
-        turn = self.begin(version)
-        evaluation = turn.directory / f"{version}-evaluation"
+    def finish(self, version: str, result: str = "refused") -> LoopRun:
+        """A whole run, but for what Ray would do."""
+        run = self.begin(version)
+        evaluation = run.directory / f"{version}-evaluation"
         self.write_samples(evaluation)
-        self.tell_samples(turn)
+        self.tell_samples(run)
         write_manifest(evaluation, kind="evaluation", version=evaluation.name)
-        conclude(turn, result, "win rate")
-        return turn
+        conclude(run, result, "win rate")
+        return run
 
-    def tell_samples(self, turn: Turn) -> None:
+    def tell_samples(self, run: LoopRun) -> None:
         """As PPO tells what it was asked and said, in its own folder."""
-        stage = turn.directory / "stages" / "ppo"
+        stage = run.directory / "stages" / "ppo"
         stage.mkdir(parents=True)
-        note_start("ppo", turn.config.ppo, stage, workers=1)
+        note_start("ppo", run.config.ppo, stage, workers=1)
         sample = Sample("ppo", 2, question("ann"), "whispered and sampled", 0.5)
         SampleLog(stage / SAMPLES).append(sample)
         with closing(EventFiles(stage / EVENTS)) as events:

@@ -132,7 +132,9 @@ def test_a_turn_that_a_cluster_ends_says_that_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(training.loop, "forget", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(
+        training.loop, "apply_erasures", lambda *_: signal.raise_signal(signal.SIGTERM)
+    )
     assert main(["loop", "--recipe", "nano", "--no-rollout", *options]) == 130
     assert json.loads((kept.loop / "status.json").read_text())["result"] == "stopped"
     error = capsys.readouterr().err

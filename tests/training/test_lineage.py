@@ -10,10 +10,10 @@ import pytest
 
 from tests.training.state_folder import StateFolder
 from training.__main__ import main
-from training.forgetting import forget
-from training.lineage import Descent, erased_versions, trace
+from training.erasure import apply_erasures
+from training.lineage import Ancestry, erased_versions, trace
 from training.manifest import write_manifest
-from training.registry import Stage
+from training.registry import VersionStage
 from training.runs import RunRecord, Runs
 
 
@@ -22,8 +22,8 @@ def kept(tmp_path: Path) -> StateFolder:
     return StateFolder(tmp_path)
 
 
-def descents(kept: StateFolder) -> dict[str, Descent]:
-    return {descent.version: descent for descent in trace(Runs(kept.loop), kept.registry)}
+def ancestries(kept: StateFolder) -> dict[str, Ancestry]:
+    return {ancestry.version: ancestry for ancestry in trace(Runs(kept.loop), kept.registry)}
 
 
 def follow(kept: StateFolder, version: str, incumbent: str, snapshot: str) -> None:
@@ -42,24 +42,24 @@ def test_a_version_learned_from_its_snapshot_and_through_its_incumbents(kept: St
     follow(kept, "nano-3", "nano-1", second)
     follow(kept, "nano-4", "nano-3", second)
     kept.log.erase("ann")
-    forget(kept.log, kept.loop, kept.registry)
-    found = descents(kept)
-    assert found["nano-0"] == Descent("nano-0", "", "", 0)
-    assert found["nano-1"] == Descent("nano-1", "candidate", first, 1)
-    assert found["nano-2"] == Descent("nano-2", "candidate", second, 0)
-    assert found["nano-3"] == Descent("nano-3", "", second, 1, through=("nano-1",))
-    assert found["nano-4"] == Descent("nano-4", "", second, 1, through=("nano-1",))
+    apply_erasures(kept.log, kept.loop, kept.registry)
+    found = ancestries(kept)
+    assert found["nano-0"] == Ancestry("nano-0", "", "", 0)
+    assert found["nano-1"] == Ancestry("nano-1", "candidate", first, 1)
+    assert found["nano-2"] == Ancestry("nano-2", "candidate", second, 0)
+    assert found["nano-3"] == Ancestry("nano-3", "", second, 1, through=("nano-1",))
+    assert found["nano-4"] == Ancestry("nano-4", "", second, 1, through=("nano-1",))
     kept.log.erase("bob")
-    forget(kept.log, kept.loop, kept.registry)
-    assert [descents(kept)[f"nano-{n}"].erasures for n in range(5)] == [0, 1, 1, 2, 2]
-    assert descents(kept)["nano-4"].through == ("nano-3", "nano-1")
+    apply_erasures(kept.log, kept.loop, kept.registry)
+    assert [ancestries(kept)[f"nano-{n}"].erasures for n in range(5)] == [0, 1, 1, 2, 2]
+    assert ancestries(kept)["nano-4"].through == ("nano-3", "nano-1")
 
 
 def test_a_snapshot_that_nobody_kept_is_said_to_be_unknown(kept: StateFolder) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot
     shutil.rmtree(snapshot.directory)
-    found = descents(kept)["nano-1"]
+    found = ancestries(kept)["nano-1"]
     assert (found.erasures, found.unknown) == (0, (snapshot.id,))
     assert found.text().count(snapshot.id) == 2  # what it learned from, and what is unknown
 
@@ -78,17 +78,17 @@ def test_a_version_whose_run_nobody_kept_tells_by_its_manifest(
         data={"snapshot": snapshot.id, "sha256": snapshot.sha256},
     )
     kept.registry.admit(model, "nano-1")
-    kept.registry.note("nano-1", Stage.PROMOTED, "better", "nano-1")
+    kept.registry.note("nano-1", VersionStage.PROMOTED, "better", "nano-1")
     shutil.rmtree(kept.loop / "runs")
     kept.log.erase("ann")
-    forget(kept.log, kept.loop, kept.registry)
-    assert descents(kept)["nano-1"] == Descent("nano-1", "promoted", snapshot.id, 1)
+    apply_erasures(kept.log, kept.loop, kept.registry)
+    assert ancestries(kept)["nano-1"] == Ancestry("nano-1", "promoted", snapshot.id, 1)
 
 
 def test_a_line_of_incumbents_that_turns_back_ends(kept: StateFolder) -> None:
     follow(kept, "nano-1", "nano-2", "snapshot-1")
     follow(kept, "nano-2", "nano-1", "snapshot-2")
-    assert descents(kept)["nano-1"].unknown == ("snapshot-1", "snapshot-2")
+    assert ancestries(kept)["nano-1"].unknown == ("snapshot-1", "snapshot-2")
 
 
 def test_the_command_prints_a_line_a_version_or_only_the_erased(
@@ -97,7 +97,7 @@ def test_the_command_prints_a_line_a_version_or_only_the_erased(
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot.id
     kept.log.erase("ann")
-    forget(kept.log, kept.loop, kept.registry)
+    apply_erasures(kept.log, kept.loop, kept.registry)
     assert main(["lineage", "--state", str(tmp_path / "gone")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "state" in line
@@ -116,8 +116,8 @@ def test_the_command_prints_a_line_a_version_or_only_the_erased(
 def test_the_page_is_told_of_erased_versions_alone(kept: StateFolder) -> None:
     kept.chat("ann")
     snapshot = kept.finish("nano-1").snapshot.id
-    assert erased_versions(list(descents(kept).values())) == []
+    assert erased_versions(list(ancestries(kept).values())) == []
     kept.log.erase("ann")
-    forget(kept.log, kept.loop, kept.registry)
-    told = json.loads(json.dumps(erased_versions(list(descents(kept).values()))))
+    apply_erasures(kept.log, kept.loop, kept.registry)
+    told = json.loads(json.dumps(erased_versions(list(ancestries(kept).values()))))
     assert told == [{"version": "nano-1", "snapshot": snapshot, "erasures": 1, "through": []}]

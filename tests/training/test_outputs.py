@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
-from training.outputs import check_writable, told
+from training.outputs import check_writable, describe_os_error
 from training.verification import commands
 
 
@@ -48,15 +48,15 @@ def test_it_is_told_first_and_in_one_line(
 def test_what_lies_elsewhere_is_only_read(tmp_path: Path) -> None:
     work, data = tmp_path / "work", str(tmp_path / "rows.jsonl")
     error = OSError(EISDIR, "Is a directory", data)
-    read, written = told(error, [work]), told(error, [Path(data)])
+    read, written = describe_os_error(error, [work]), describe_os_error(error, [Path(data)])
     assert read != written
     for text in (read, written):
         assert data in text
         assert "Is a directory" in text
     for path in (work, work / "runs" / "sft", work.with_suffix(".partial"), tmp_path):
         error = OSError(EACCES, "Permission denied", str(path))
-        assert told(error, [work]) == told(error, [path])
-        assert told(error, [work]) != told(error, [])
+        assert describe_os_error(error, [work]) == describe_os_error(error, [path])
+        assert describe_os_error(error, [work]) != describe_os_error(error, [])
 
 
 def test_a_fault_of_no_file_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from training.progress import Bars, Board, Lines, ShownStages, Step, fitting
+from training.progress import Bars, Lines, ProgressReporter, StageDisplay, Step, fit_figures
 from training.stages.context import Progress
 from training.status import StepState
 
@@ -26,7 +26,7 @@ FIGURES = "20/60  loss 0.693  kl 1.25  score 0.11  response_tokens 40"
     ],
 )
 def test_figures_that_have_no_room_are_left_out_whole(detail: str, cells: int, shown: str) -> None:
-    assert fitting(detail, cells) == shown
+    assert fit_figures(detail, cells) == shown
 
 
 def screen(width: int, *, moved: bool) -> str:
@@ -55,11 +55,13 @@ def test_a_step_that_has_not_moved_yet_is_starting_and_not_at_nothing() -> None:
 
 def test_the_end_is_said_once_and_in_words_and_a_failure_by_who_catches_it(tmp_path: Path) -> None:
     out = io.StringIO()
-    Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish(
+    ProgressReporter(tmp_path, Lines(out), "nano-1", "nano", ()).finish(
         "not_enough_feedback", "not enough feedback: 3 thumbs", None
     )
-    Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish("rolled back", "fewer thumbs up", None)
-    Board(tmp_path, Lines(out), "nano-1", "nano", ()).finish(
+    ProgressReporter(tmp_path, Lines(out), "nano-1", "nano", ()).finish(
+        "rolled back", "fewer thumbs up", None
+    )
+    ProgressReporter(tmp_path, Lines(out), "nano-1", "nano", ()).finish(
         "failed", "ConfigError: no such thing", None
     )
     said = [line.split(" ", 1)[1] for line in out.getvalue().splitlines()]
@@ -68,7 +70,7 @@ def test_the_end_is_said_once_and_in_words_and_a_failure_by_who_catches_it(tmp_p
 
 def test_what_somebody_stopped_waits_and_has_not_failed(tmp_path: Path) -> None:
     out = io.StringIO()
-    board = Board(tmp_path, Lines(out), "nano-1", "nano", ("sft", "ppo", "gate"))
+    board = ProgressReporter(tmp_path, Lines(out), "nano-1", "nano", ("sft", "ppo", "gate"))
     board.begin("sft")
     board.end("sft")
     board.begin("ppo")
@@ -103,7 +105,7 @@ class Seen:
 
 def test_a_stage_shows_where_it_is_and_of_its_figures_those_that_were_asked_for() -> None:
     seen = Seen()
-    stages = ShownStages(seen, ("loss", "kl", "score"), counted="update", digits=4)
+    stages = StageDisplay(seen, ("loss", "kl", "score"), counted="update", digits=4)
     stages.begin("grpo")
     stages.move("grpo", Progress("grpo", 1, 4, {"score": 0.123456, "loss": 2.0, "tokens": 9.0}))
     stages.end("grpo")
@@ -117,13 +119,13 @@ def test_a_stage_shows_where_it_is_and_of_its_figures_those_that_were_asked_for(
 
 def test_a_stage_says_at_once_what_it_does_before_its_first_step() -> None:
     out = io.StringIO()
-    ShownStages(Lines(out), (), first={"grpo": "sampling"}).begin("grpo")
+    StageDisplay(Lines(out), (), first={"grpo": "sampling"}).begin("grpo")
     assert out.getvalue().endswith("grpo: started sampling\n")
 
 
 def test_updates_that_teach_nothing_are_told_once_until_one_teaches_again() -> None:
     seen = Seen()
-    stages = ShownStages(seen, (), counted="update")
+    stages = StageDisplay(seen, (), counted="update")
     for update, share in enumerate((1.0, 1.0, 0.9, 1.0), start=1):
         stages.move("grpo", Progress("grpo", update, 4, {"zero_variance_groups": share}))
     assert [re.findall(r"\d+", text) for text in seen.said] == [["1"], ["4"]]
@@ -134,7 +136,7 @@ def test_a_step_begins_when_it_is_first_heard_of_and_one_that_was_done_before_is
     None
 ):
     seen = Seen()
-    stages = ShownStages(seen, ())
+    stages = StageDisplay(seen, ())
     stages.end("tokenise")
     stages.show("pretrain", 0.5, "half")
     stages.end("pretrain")

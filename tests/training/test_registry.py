@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.errors import refused
 from training.manifest import ManifestError, write_manifest
-from training.registry import Registry, RegistryError, Stage
+from training.registry import Registry, RegistryError, VersionStage
 
 
 def model(directory: Path, weights: str = "weights") -> Path:
@@ -61,20 +61,20 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, version: str) -> None:
 def test_the_history_grows_and_says_nothing_twice(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     for _ in range(2):
-        registry.note("nano-1", Stage.GATED, "all checks passed", "nano-1")
-        registry.note("nano-1", Stage.PROMOTED, "users like it more", "nano-1")
-    registry.note("nano-2", Stage.REFUSED, "win rate", "nano-2")
+        registry.note("nano-1", VersionStage.GATED, "all checks passed", "nano-1")
+        registry.note("nano-1", VersionStage.PROMOTED, "users like it more", "nano-1")
+    registry.note("nano-2", VersionStage.REFUSED, "win rate", "nano-2")
     assert [(event.version, event.stage) for event in registry.history()] == [
-        ("nano-1", Stage.GATED),
-        ("nano-1", Stage.PROMOTED),
-        ("nano-2", Stage.REFUSED),
+        ("nano-1", VersionStage.GATED),
+        ("nano-1", VersionStage.PROMOTED),
+        ("nano-2", VersionStage.REFUSED),
     ]
     assert registry.promoted() == "nano-1"
 
 
 def test_a_line_that_a_kill_cut_off_is_no_event(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    registry.note("nano-1", Stage.GATED, "", "nano-1")
+    registry.note("nano-1", VersionStage.GATED, "", "nano-1")
     with (tmp_path / "registry.jsonl").open("a") as opened:
         opened.write('{"time": "2026')
     assert len(registry.history()) == 1

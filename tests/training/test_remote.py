@@ -19,7 +19,7 @@ from training.data.events import Erasure
 from training.data.sealed import DataKey
 from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState
-from training.remote import FeedbackLog, LateError, RemoteError, RolloutClient, TlsFiles
+from training.remote import DeadlineError, FeedbackLog, RemoteError, RolloutClient, TlsFiles
 
 REFUSAL = "another candidate is there"
 SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -233,7 +233,7 @@ def test_a_version_that_loads_for_longer_than_a_call_may_wait_is_asked_for_again
         client.start("nano-1", Path("models/nano-1"), 0.5, 60)
     assert [request.version for request in rollout.asked] == ["nano-1", "nano-1"]
     rollout.loads_slowly = remote.MOST_CALLS_A_LOAD + 1
-    with refused(LateError, field="generator", reason="DEADLINE_EXCEEDED"):
+    with refused(DeadlineError, field="generator", reason="DEADLINE_EXCEEDED"):
         client.start("nano-1", Path("models/nano-1"), 0.5, 60)
     assert len(rollout.asked) == 2 + remote.MOST_CALLS_A_LOAD
     client.close()
@@ -299,6 +299,6 @@ def test_a_service_that_is_away_for_a_while_is_waited_for_where_patience_is_give
         with refused(RemoteError, field="feedback", reason="UNAVAILABLE"):
             FeedbackLog(f"127.0.0.1:{port}").feedback_segments()
         log.restarting = True
-        assert len(FeedbackLog(f"127.0.0.1:{port}", patience_seconds=30).feedback_segments()) == 2
+        assert len(FeedbackLog(f"127.0.0.1:{port}", timeout_seconds=30).feedback_segments()) == 2
     finally:
         server.stop(0).wait()

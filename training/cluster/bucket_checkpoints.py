@@ -19,6 +19,7 @@ from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
 from training.data.bucket import BACKOFF_SECONDS, TRIES, BucketPlace, connect
+from training.errors import DetailedError
 from training.manifest import (
     CHUNK_BYTES,
     MANIFEST,
@@ -29,7 +30,6 @@ from training.manifest import (
     verify_manifest,
 )
 from training.optim.ranks import ALONE, Ranks
-from training.refusals import DetailedError
 from training.stages.state import checkpoint_name, newest_first, outdated
 from training.status import now
 

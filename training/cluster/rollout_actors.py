@@ -1,7 +1,7 @@
 """Rollout actors: processes of Ray that sample for the trainer, each with a copy of the policy.
 
 An actor keeps nothing that somebody else has not: every call says which policy, which weights and
-which prompts. So what an actor that died was asked is asked again, of itself once Ray has restarted
+which prompts. So what an actor that died was request is request again, of itself once Ray has restarted
 it or of another, and the answer is the same bit by bit. Ray is imported where it is used (runner.py
 says why).
 """
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from training.errors import DetailedError
 from training.optim.ranks import Ranks
-from training.refusals import DetailedError
-from training.rl.players import Sources, open_players
-from training.rl.rollout import Asked, CachedEngine, Rollout
-from training.rl.samplers import Orders, Weights, join, split
+from training.rl.networks import Sources, open_networks
+from training.rl.rollout import CachedEngine, Rollout, SampleRequest
+from training.rl.samplers import SamplingPlan, Weights, join, split
 from training.stages.context import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 RESTARTS = 3  # of each actor, by Ray
-TRIES = 3  # actors that are asked for a part, one after another
+TRIES = 3  # actors that are request for a part, one after another
 START_SECONDS = 300.0  # of all of them: an autoscaler may have to make machines first
 SAMPLE_SECONDS = 1800.0  # of a part, after which its actor counts as lost
 VERSIONS_KEPT = 2  # one that is being sampled with, and the one after it
@@ -40,7 +40,7 @@ Find = Callable[[str], "tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]"]
 
 
 class RolloutActorsError(DetailedError, RuntimeError):
-    """Actors gave no answer; the text says how many were asked. The worker that asked is started
+    """Actors gave no answer; the text says how many were request. The worker that request is started
     again.
     """
 
@@ -91,14 +91,19 @@ class Sampler:
         made_of: Sources,
         stop_ids: tuple[int, ...],
         version: str,
-        asked: Asked,
+        request: SampleRequest,
     ) -> Rollout:
         """As `sample`, with weights from the shelf."""
-        return self.sample(_find_on(shelf), made_of, stop_ids, version, asked)
+        return self.sample(_find_on(shelf), made_of, stop_ids, version, request)
 
     @torch.no_grad()
     def sample(
-        self, find: Find, made_of: Sources, stop_ids: tuple[int, ...], version: str, asked: Asked
+        self,
+        find: Find,
+        made_of: Sources,
+        stop_ids: tuple[int, ...],
+        version: str,
+        request: SampleRequest,
     ) -> Rollout:
         """The answer of the policy with these weights. It is built once, and loads weights that it
         has not. Their version alone does not
@@ -107,7 +112,7 @@ class Sampler:
         kept = made_of.vocabulary.kept if made_of.vocabulary else None
         wanted = (made_of.model_directory, made_of.lora, made_of.seed, kept)
         if wanted != self._made_of:
-            self._policy = open_players(
+            self._policy = open_networks(
                 replace(made_of, reward_directory=None), with_reference=False
             ).policy
             self._made_of, self._loaded = wanted, ""
@@ -117,7 +122,7 @@ class Sampler:
             for name, parameter in self._policy.named_parameters():
                 parameter.copy_(torch.tensor(weights[name]))
             self._loaded = found
-        return asked.of_engine(CachedEngine(self._policy, stop_ids, version))
+        return request.of_engine(CachedEngine(self._policy, stop_ids, version))
 
 
 def _find_on(shelf: ActorHandle) -> Find:
@@ -137,7 +142,7 @@ class RolloutActors:
     shelf: ActorHandle
     actors: Sequence[ActorHandle]
 
-    def open(self, orders: Orders, ranks: Ranks) -> ActorCopies:
+    def open(self, orders: SamplingPlan, ranks: Ranks) -> ActorCopies:
         """See Samplers. Workers share the actors out among themselves, or each actor serves
         several.
         """
@@ -146,12 +151,12 @@ class RolloutActors:
 
 
 class ActorCopies:
-    """One worker's side of the actors; see Copies."""
+    """One worker's side of the actors; see PolicyCopies."""
 
     def __init__(
-        self, shelf: ActorHandle, actors: Sequence[ActorHandle], orders: Orders, ranks: Ranks
+        self, shelf: ActorHandle, actors: Sequence[ActorHandle], orders: SamplingPlan, ranks: Ranks
     ) -> None:
-        self._shelf, self._actors, self._orders, self._ranks = shelf, actors, orders, ranks
+        self._shelf, self._actors, self._plan, self._ranks = shelf, actors, orders, ranks
 
     def take(self, version: str, weights: Weights) -> None:
         """Once into the object store; actors fetch them with the first call that needs them."""
@@ -162,9 +167,9 @@ class ActorCopies:
             ray.get(self._shelf.put.remote(version, [reference]))
         self._ranks.wait()
 
-    def begin(self, asked: Asked, version: str) -> Callable[[], Rollout]:
+    def begin(self, request: SampleRequest, version: str) -> Callable[[], Rollout]:
         """All parts at once, each by an actor of its own."""
-        parts = split(asked, len(self._actors))
+        parts = split(request, len(self._actors))
         begun = [self._ask(place, part, version) for place, part in enumerate(parts)]
 
         def answer() -> Rollout:
@@ -176,14 +181,16 @@ class ActorCopies:
 
         return answer
 
-    def _ask(self, place: int, part: Asked, version: str) -> ObjectRef[Rollout]:
+    def _ask(self, place: int, part: SampleRequest, version: str) -> ObjectRef[Rollout]:
         actor = self._actors[place % len(self._actors)]
         reference: ObjectRef[Rollout] = actor.answer.remote(
-            self._shelf, self._orders.made_of, self._orders.stop_ids, version, part
+            self._shelf, self._plan.made_of, self._plan.stop_ids, version, part
         )
         return reference
 
-    def _wait(self, place: int, part: Asked, version: str, begun: ObjectRef[Rollout]) -> Rollout:
+    def _wait(
+        self, place: int, part: SampleRequest, version: str, begun: ObjectRef[Rollout]
+    ) -> Rollout:
         """Ray itself asks an actor again that it has restarted. One that it has given up, or that
         does not answer, is passed over.
         """
@@ -209,7 +216,7 @@ class ActorCopies:
 @contextmanager
 def rollout_actors(count: int, environment: Mapping[str, str]) -> Iterator[RolloutActors | None]:
     """Actors for as long as the block runs, a processor each beside those of the workers. None
-    where none are asked for.
+    where none are request for.
 
     Raises:
         ConfigError: the cluster has no room for them.

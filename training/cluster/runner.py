@@ -34,6 +34,7 @@ from training.data.bucket import BucketPlace, bucket_place
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
 from training.data.token_shards import ShardError
+from training.errors import DetailedError, details_of
 from training.manifest import Manifest, ManifestError
 from training.model.fields import ModelConfigError
 from training.model.lora import AdapterError
@@ -42,7 +43,6 @@ from training.model.tensor_files import CheckpointError
 from training.model.transformer import PositionError
 from training.optim.gradients import NonFiniteError
 from training.optim.ranks import ALONE, Ranks, all_different
-from training.refusals import DetailedError, details_of
 from training.reporting.stage import write_stage_page
 from training.rl.correction import StaleRolloutError
 from training.rl.samplers import Samplers
@@ -65,7 +65,7 @@ logger = logging.getLogger(__name__)
 
 BOOKKEEPING = "ray"
 GONE_SECONDS = 60.0  # for a machine that is taken away; Ray waits as long for one that is missing
-REFUSALS = (
+REPORTED_ERRORS = (
     ConfigError,
     ExampleError,
     ShardError,
@@ -348,7 +348,7 @@ def _work(parameters: dict[str, _Task]) -> _End | None:
     try:
         task = parameters["task"]
         _run_each(task.stages, task.storage, partial(_context_of_worker, task))
-    except REFUSALS as error:
+    except REPORTED_ERRORS as error:
         return _End(
             refusal=StageRefusedError(f"{type(error).__name__}: {error}", **details_of(error))
         )

@@ -16,7 +16,7 @@ from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from training.data.catalogue import CatalogueError, ObjectMissingError
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 PREFIX = "TW_TRAINING_S3_"
 CONNECT_SECONDS = 5.0

@@ -15,7 +15,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.refusals import UnavailableError
+from training.errors import UnavailableError
 
 
 class CatalogueError(UnavailableError):

@@ -17,8 +17,8 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from training.errors import DetailedError, details_of
 from training.model.fields import FAMILIES, Fields, ModelConfigError, absent, missing, read_object
-from training.refusals import DetailedError, details_of
 
 MARK = (
     "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one

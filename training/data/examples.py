@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from training.data.chat import Message
 from training.data.served import SampleError, Served, served_from
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 ROLES = ("system", "user", "assistant")
 THUMBS = ("up", "down")

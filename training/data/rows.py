@@ -12,7 +12,7 @@ import pyarrow as pa
 from training.data.catalogue import Segment
 from training.data.events import Feedback, Finish, Kind, Place, Turn
 from training.data.sealed import Opening
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 KINDS = frozenset(kind.value for kind in Kind)
 FINISHES = frozenset(finish.value for finish in Finish)

@@ -24,7 +24,7 @@ from training.data.catalogue import Segment
 from training.data.chat import Message
 from training.data.events import Closed, Erasure
 from training.data.served import Served
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 FORM = 1
 KEY_ID, NONCE, CIPHERTEXT = slice(1, 17), slice(17, 29), slice(29, None)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 
 class SampleError(DetailedError, ValueError):

@@ -32,7 +32,7 @@ from training.data.pairs import (
     prompt_key,
 )
 from training.data.served import Served
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 MIN_PRINCIPALS = (
     5  # with fewer, one user's thumbs would be a whole half: then answers are divided, not users

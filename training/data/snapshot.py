@@ -23,6 +23,7 @@ from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
 from training.data.sealed import KeyLog, Opening, open_with
 from training.data.served import served_from
+from training.errors import ConfigError
 from training.manifest import (
     MANIFEST,
     Manifest,
@@ -31,7 +32,6 @@ from training.manifest import (
     verify_manifest,
     write_manifest,
 )
-from training.refusals import ConfigError
 
 JUDGEMENTS = "judgements.jsonl"
 DROPPED = "dropped.jsonl"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.tokenization.byte_pairs import FEWEST_TOKENS, learn_byte_pairs
 from training.tokenization.control import CONTROL, write_chat_files
 from training.tokenization.splitting import Split

@@ -13,8 +13,8 @@ from typing import Any
 from training.decoding.rows import DecodingError
 from training.decoding.rules import Rules
 from training.decoding.tasks import Task
+from training.errors import details_of
 from training.model.fields import ModelConfigError, read_object
-from training.refusals import details_of
 
 PRESETS_FILE = Path(__file__).resolve().parents[2] / "models" / "presets.json"
 

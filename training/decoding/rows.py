@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from training.data.tensors import FILL_ID, pad
+from training.errors import DetailedError
 from training.model.backbone import Backbone
 from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
 from training.model.transformer import PositionError
-from training.refusals import DetailedError
 
 Ends = Callable[[Tensor, Tensor], Tensor]
 """(token_B, real_B) to True where a row ends with this token, [B]."""

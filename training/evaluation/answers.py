@@ -22,7 +22,7 @@ from training.decoding.sampling import sample
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import RewardModel
-from training.ranges import Count, NotNegative, ShareButNone, check_ranges
+from training.ranges import Count, FractionAboveZero, NonNegative, check_ranges
 from training.stages.machine import to_device
 
 Prompt = Sequence[Message]
@@ -35,8 +35,8 @@ class Sampling:
     samples_per_prompt: Count = 4
     max_prompt_tokens: Count = 256
     max_response_tokens: Count = 64
-    temperature: NotNegative = 1.0
-    top_p: ShareButNone = 1.0
+    temperature: NonNegative = 1.0
+    top_p: FractionAboveZero = 1.0
     batch_prompts: Count = 16
     seed: int = 0
 

@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 GRID_RATES = 64
 GRID_EFFECTS = (

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from training.data.packing import PackedBatch, PackedRows
+from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.transformer import Decoder
 from training.optim.ranks import Ranks
 from training.pipeline import Microbatch, total_loss
-from training.refusals import ConfigError
 from training.rl.log_probs import next_token_log_probs
 from training.stages.machine import Autocast
 

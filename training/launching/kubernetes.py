@@ -18,7 +18,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 CALL_SECONDS = 15.0
 NOT_FOUND, TAKEN, TOO_MANY = 404, 409, 429

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
-from training.launching.hindrance import hindrance, missing_volume, waits_for_its_node
+from training.errors import DetailedError
 from training.launching.kubernetes import ApiError, Manifest
 from training.launching.ray_job import RAY_JOBS, RayJob, filled, parse
-from training.refusals import DetailedError
+from training.launching.start_failure import hindrance, missing_volume, waits_for_its_node
 
 PODS, RAY_CLUSTERS = "api/v1/pods", "apis/ray.io/v1/rayclusters"
 POLL_SECONDS, GONE_SECONDS = 5.0, 300.0

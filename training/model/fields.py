@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")  # that config.py builds
 MAX_SIZE = (

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from training.errors import DetailedError
 from training.manifest import hash_file
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
@@ -32,7 +33,6 @@ from training.model.lora import (
 )
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
-from training.refusals import DetailedError
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "reward_model.json"

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from training.errors import DetailedError, details_of
 from training.model.fields import ModelConfigError, read_object
-from training.refusals import DetailedError, details_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

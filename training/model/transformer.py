@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.errors import DetailedError
 from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
 from training.model.layer_kinds import Rope
 from training.model.rope import inverse_frequencies, rotate, rotation
-from training.refusals import DetailedError
 
 Turn = tuple[Tensor, Tensor] | None
 """Cosine and sine of a layer's rotation, [B, 1, T, E] each; None where positions are learned."""

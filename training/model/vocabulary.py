@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from training.errors import ConfigError
 from training.model.transformer import Decoder
-from training.refusals import ConfigError
 
 
 class VocabularyMap:

@@ -13,18 +13,18 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from training.optim.muon import MuonBesideAdamW, muon_for
+from training.errors import ConfigError
+from training.optim.muon import MuonWithAdamW, muon_for
 from training.ranges import (
-    CountOrNone,
+    CountOrZero,
+    Fraction,
+    FractionAboveZero,
+    FractionBelowOne,
     Limit,
-    NotNegative,
+    NonNegative,
     Positive,
-    Share,
-    ShareButAll,
-    ShareButNone,
     check_ranges,
 )
-from training.refusals import ConfigError
 
 EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 SCALAR_HEAD = "score.weight"  # one row: nothing to orthogonalise
@@ -59,18 +59,20 @@ class OptimizerConfig:
 
     learning_rate: Positive = 1e-4
     schedule: str = "linear"
-    warmup_fraction: ShareButAll = 0.03
-    warmup_steps: CountOrNone | None = None
-    final_fraction: Share = 0.1
-    cooldown_fraction: ShareButNone = 0.2  # wsd's; 10-20 % are enough (arXiv 2405.18392, figure 5)
+    warmup_fraction: FractionBelowOne = 0.03
+    warmup_steps: CountOrZero | None = None
+    final_fraction: Fraction = 0.1
+    cooldown_fraction: FractionAboveZero = (
+        0.2  # wsd's; 10-20 % are enough (arXiv 2405.18392, figure 5)
+    )
     cooldown: str = "sqrt"
-    weight_decay: NotNegative = 0.0
+    weight_decay: NonNegative = 0.0
     algorithm: str = "adamw"
-    betas: tuple[ShareButAll, ShareButAll] = (0.9, 0.95)
+    betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.95)
     epsilon: Positive = (
         1e-5  # PPO's Adam, "N implementation details"; larger than the default on purpose
     )
-    muon_momentum: ShareButAll = 0.95  # arXiv 2502.16982
+    muon_momentum: FractionBelowOne = 0.95  # arXiv 2502.16982
     gradient_clip: Limit = 1.0
 
     def __post_init__(self) -> None:
@@ -134,4 +136,4 @@ def build_optimizer(
         )
     if adamw is not None and not hidden:
         return adamw
-    return MuonBesideAdamW(muon_for(hidden, config.weight_decay, config.muon_momentum), adamw)
+    return MuonWithAdamW(muon_for(hidden, config.weight_decay, config.muon_momentum), adamw)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement
 
+from training.errors import DetailedError
 from training.optim.ranks import Ranks
-from training.refusals import DetailedError
 
-COUNTED_ELSEWHERE = (
+EXCLUDED_FROM_NORM = (
     "counted_elsewhere"  # attribute of a copy of a weight that another worker counts in the norm
 )
-OF_OWN_HEADS = (
+PARTIAL_OVER_HEADS = (
     "of_own_heads"  # of a weight that all peers have, each with the gradient of its own heads alone
 )
 
@@ -60,7 +60,7 @@ def apply_gradients(
             parameter.grad = torch.zeros_like(parameter)
         if not isinstance(parameter.grad, DTensor):  # what is split was summed by what split it
             ranks.sum(parameter.grad)
-        if hasattr(parameter, OF_OWN_HEADS):
+        if hasattr(parameter, PARTIAL_OVER_HEADS):
             ranks.sum_of_peers(_local(parameter.grad))
     norm = clip_gradients(parameters, clip, ranks)
     if not math.isfinite(norm):
@@ -82,7 +82,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip: float, ranks: Ranks
     ways.
     """
     counted = [
-        parameter.grad for parameter in parameters if not hasattr(parameter, COUNTED_ELSEWHERE)
+        parameter.grad for parameter in parameters if not hasattr(parameter, EXCLUDED_FROM_NORM)
     ]
     norm = global_norm([gradient for gradient in counted if gradient is not None], ranks)
     scale = (clip / (norm + 1e-6)).clamp(max=1.0)

@@ -28,7 +28,7 @@ def muon_for(
     )
 
 
-class MuonBesideAdamW(torch.optim.Optimizer):
+class MuonWithAdamW(torch.optim.Optimizer):
     """Groups and state are this object's, and both parts work on them: so they are written and read
     as one optimizer's. `adamw` None: nothing but matrices is trained, as with LoRA.
     """

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from training.errors import ConfigError, details_of
 from training.model.config import ModelConfig, parse_config
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout
 from training.planning.memory import Phase, peak
 from training.planning.timing import Spent, spent_most, time_of
 from training.planning.work import DataSize, StageConfig, Work, work_of
-from training.refusals import ConfigError, details_of
 from training.stages.pretrain import PretrainConfig
 
 TENSORS = (1, 2, 4, 8)  # within a machine: sums over a network would be waited for

@@ -8,12 +8,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.errors import ConfigError
 from training.lineage import trace
-from training.refusals import ConfigError
 from training.registry import Registry
 from training.reporting.comparison import compare, text_of, write_comparison
+from training.reporting.run import write_report
 from training.reporting.stage import read_stages, write_stage_page
-from training.reporting.turn import write_report
 from training.runs import RECORD, Runs
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def report(options: argparse.Namespace) -> int:
         print(write_stage_page(stage.directory, options.dollars_per_worker_hour))
     if turn.exists():
         name = directory.name
-        descents = trace(runs, Registry(options.state / "models"))
-        descent = next(descent for descent in descents if descent.version == name)
+        ancestries = trace(runs, Registry(options.state / "models"))
+        ancestry = next(ancestry for ancestry in ancestries if ancestry.version == name)
         print(
             write_report(
-                directory, runs.snapshots / runs.record(name).snapshot, runs.result(name), descent
+                directory, runs.snapshots / runs.record(name).snapshot, runs.result(name), ancestry
             )
         )
     return 0

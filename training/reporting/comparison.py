@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 from training.reporting.curves import FIRST, Curves, curves
 from training.reporting.pages import figure, write_page
 from training.reporting.stage import StageRead, duration, read_stages

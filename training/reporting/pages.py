@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.reporting.curves import HEIGHT, WIDTH
 
 

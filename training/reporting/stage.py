@@ -20,10 +20,10 @@ from training.cluster.failure import read_failure
 from training.cluster.progress_log import PROGRESS, Effort, Line, each_once, read_lines
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.cluster.stage_record import RECORD, StageRecord, read_record
+from training.errors import ConfigError
 from training.manifest import Manifest
-from training.refusals import ConfigError
 from training.reporting.curves import curves
-from training.reporting.meanings import MEANINGS, UNKNOWN
+from training.reporting.glossary import MEANINGS, UNKNOWN
 from training.reporting.pages import figure, write_page
 from training.rl.alarms import teaches_nothing
 from training.stages.artifact import finished_manifest

@@ -19,11 +19,11 @@ from training.rl.correction import mismatch, truncated_importance
 from training.rl.losses import token_entropy
 from training.rl.rewards import sequence_kl
 from training.rl.rollout import Rollout, response_log_probs
-from training.rl.scores import Score, TellsFigures
+from training.rl.scores import FigureSource, Score
 
 
 @dataclass(frozen=True)
-class Judging:
+class ScoringConfig:
     """How a rollout is judged. rows: responses in one forward, which bounds the memory for logits.
     importance_cap: None where the sampler is exact. gold: a second judge that nothing is learned
     from. verifier: whose verdicts the scores are, if it tells of them.
@@ -36,12 +36,12 @@ class Judging:
     ranks: Ranks
     importance_cap: float | None = None
     gold: Score | None = None
-    verifier: TellsFigures | None = None
+    verifier: FigureSource | None = None
     keeps_graph: bool = False
 
 
 @dataclass(frozen=True)
-class Opinions:
+class RolloutScores:
     """[B, R] are 0 where masked. fresh_BR: log_probs_BR with its graph, None where it was not kept.
     reference_BR: None where no reference was asked. figures: means over all ranks.
     """
@@ -58,7 +58,7 @@ class Opinions:
 class Experience:
     """[B, R] are 0 where masked. mask_BR: tokens to learn from, all of the response's or none.
     scores_B: for people who read samples.
-    fresh_BR: as Opinions'.
+    fresh_BR: as RolloutScores'.
     """
 
     rollout: Rollout
@@ -83,19 +83,19 @@ E = TypeVar("E", bound=Experience)
 
 
 @torch.no_grad()
-def opinions(
-    policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging
-) -> Opinions:
+def score_rollout(
+    policy: Backbone, reference: Backbone | None, rollout: Rollout, scoring: ScoringConfig
+) -> RolloutScores:
     """Log-probs recomputed by the trainer, the reference's, scores, and how the policy is doing."""
     parts = [
-        _part(policy, reference, rollout.rows(rows), judging)
-        for rows in in_parts(rollout, judging.rows)
+        _part(policy, reference, rollout.rows(rows), scoring)
+        for rows in row_chunks(rollout, scoring.rows)
     ]
-    with torch.set_grad_enabled(judging.keeps_graph):
+    with torch.set_grad_enabled(scoring.keeps_graph):
         fresh_BR, reference_BR, scores_B, entropy_N, gold_B = (
             torch.cat(part) for part in zip(*parts, strict=True)
         )
-    log_probs_BR, kept_BR = fresh_BR.detach(), fresh_BR if judging.keeps_graph else None
+    log_probs_BR, kept_BR = fresh_BR.detach(), fresh_BR if scoring.keeps_graph else None
     mask_BR = rollout.response_mask_BR
     values = {
         "score": scores_B,
@@ -105,22 +105,22 @@ def opinions(
         **mismatch(log_probs_BR, rollout.log_probs_BR, mask_BR),
     }
     correction_BR = torch.ones_like(log_probs_BR)
-    if judging.importance_cap is not None:
+    if scoring.importance_cap is not None:
         correction_BR = truncated_importance(
-            log_probs_BR, rollout.log_probs_BR, judging.importance_cap
+            log_probs_BR, rollout.log_probs_BR, scoring.importance_cap
         )
         real_N = correction_BR[mask_BR.bool()]
         values |= {
             "importance": real_N,
-            "importance_capped": (real_N >= judging.importance_cap).float(),
+            "importance_capped": (real_N >= scoring.importance_cap).float(),
         }
     if reference is not None:
         values["kl"] = sequence_kl(log_probs_BR, reference_BR, mask_BR)
-    if judging.gold is not None:
+    if scoring.gold is not None:
         values["gold_score"] = gold_B
-    figures = batch_means(values, judging.ranks) | _verdicts(judging)
+    figures = batch_means(values, scoring.ranks) | _verdicts(scoring)
     asked_BR = None if reference is None else reference_BR
-    return Opinions(log_probs_BR, kept_BR, asked_BR, scores_B, correction_BR, figures)
+    return RolloutScores(log_probs_BR, kept_BR, asked_BR, scores_B, correction_BR, figures)
 
 
 def fresh_log_probs(policy: Backbone, part: Experience, temperature: float) -> Tensor:
@@ -133,7 +133,7 @@ def fresh_log_probs(policy: Backbone, part: Experience, temperature: float) -> T
     return log_probs_BR
 
 
-def in_parts(rollout: Rollout, rows: int) -> Iterator[Tensor]:
+def row_chunks(rollout: Rollout, rows: int) -> Iterator[Tensor]:
     """Row numbers of the forwards that a rollout is read in, on the processor."""
     yield from torch.split(torch.arange(rollout.response_mask_BR.shape[0], device="cpu"), rows)
 
@@ -149,39 +149,39 @@ def batch_means(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float]:
     return {name: total / count for name, (total, count) in zip(values, sums.tolist(), strict=True)}
 
 
-def _verdicts(judging: Judging) -> dict[str, float]:
+def _verdicts(scoring: ScoringConfig) -> dict[str, float]:
     """Mean of each rank's shares: all judge equally many rows. Of those that read the same rows
     only one has asked.
     """
-    if judging.verifier is None:
+    if scoring.verifier is None:
         return {}
-    shares = judging.verifier.take_figures()
-    sums = judging.ranks.sum(judging.ranks.agree(torch.tensor(list(shares.values()))))
+    shares = scoring.verifier.take_figures()
+    sums = scoring.ranks.sum(scoring.ranks.agree(torch.tensor(list(shares.values()))))
     return {
-        name: total / judging.ranks.data_size
+        name: total / scoring.ranks.data_size
         for name, total in zip(shares, sums.tolist(), strict=True)
     }
 
 
 def _part(
-    policy: Backbone, reference: Backbone | None, rollout: Rollout, judging: Judging
+    policy: Backbone, reference: Backbone | None, rollout: Rollout, scoring: ScoringConfig
 ) -> tuple[Tensor, ...]:
     """The policy's graph, if it is kept, is made last: nobody reads beside it, so it takes no more
     memory than learning does.
     """
-    scores_B = judging.score(rollout)
-    gold_B = torch.zeros_like(scores_B) if judging.gold is None else judging.gold(rollout)
+    scores_B = scoring.score(rollout)
+    gold_B = torch.zeros_like(scores_B) if scoring.gold is None else scoring.gold(rollout)
     reference_BR = torch.zeros(rollout.response_mask_BR.shape)
     if reference is not None:
-        reference_BR = response_log_probs(reference, rollout, judging.temperature)[
+        reference_BR = response_log_probs(reference, rollout, scoring.temperature)[
             0
         ]  # no name holds its logits
-    with torch.set_grad_enabled(judging.keeps_graph):
-        log_probs_BR, logits_NV = response_log_probs(policy, rollout, judging.temperature)
+    with torch.set_grad_enabled(scoring.keeps_graph):
+        log_probs_BR, logits_NV = response_log_probs(policy, rollout, scoring.temperature)
     return (
         log_probs_BR,
         reference_BR,
         scores_B,
-        token_entropy(logits_NV, judging.temperature),
+        token_entropy(logits_NV, scoring.temperature),
         gold_B,
     )

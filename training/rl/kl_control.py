@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training.ranges import Count, NotNegative, Positive, check_ranges
-from training.refusals import ConfigError
+from training.errors import ConfigError
+from training.ranges import Count, NonNegative, Positive, check_ranges
 
 MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / horizon
 
@@ -21,7 +21,7 @@ class KlConfig:
         horizon_samples: responses in which that adjustment happens, at least 1; more: slower
     """
 
-    initial: NotNegative = 0.05
+    initial: NonNegative = 0.05
     target_nats: Positive | None = None
     horizon_samples: Count = 2000
 

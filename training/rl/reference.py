@@ -25,7 +25,7 @@ from training.model.checkpoint import load_decoder
 from training.model.lora import LoraConfig
 from training.model.vocabulary import VocabularyMap, trim_vocabulary
 from training.optim.ranks import Ranks
-from training.ranges import Count, Limit, ShareButAll, check_ranges
+from training.ranges import Count, FractionBelowOne, Limit, check_ranges
 from training.rl.alarms import Limits, alarm
 from training.rl.log_probs import in_place, next_token_log_probs
 from training.rl.rollout import CachedEngine, Rollout, response_log_probs
@@ -87,7 +87,7 @@ class WatchConfig:
 
     prompts: Count = 32
     max_response_tokens: Count = 64
-    length_floor_fraction: ShareButAll = 0.25
+    length_floor_fraction: FractionBelowOne = 0.25
     kl_ceiling_nats: Limit = 20.0
 
     def __post_init__(self) -> None:

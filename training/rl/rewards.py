@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.model.head import last_real_column
-from training.ranges import Limit, NotNegative, Share, check_ranges
+from training.ranges import Fraction, Limit, NonNegative, check_ranges
 from training.rl.losses import k1
 
 
@@ -26,10 +26,10 @@ class RewardShape:
         gae_lambda: 0: trust the critic's next value, 1: trust the rewards that came; in [0, 1]
     """
 
-    missing_eos_penalty: NotNegative = 1.0
+    missing_eos_penalty: NonNegative = 1.0
     score_clip: Limit = 5.0
-    discount: Share = 1.0
-    gae_lambda: Share = 0.95
+    discount: Fraction = 1.0
+    gae_lambda: Fraction = 0.95
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -83,8 +83,8 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What an engine is asked: n responses to each prompt. seeds: one a prompt."""
+class SampleRequest:
+    """What an engine is request: n responses to each prompt. seeds: one a prompt."""
 
     token_ids: tuple[tuple[int, ...], ...]
     n: int
@@ -100,13 +100,13 @@ class Asked:
         max_new: int,
         temperature: float,
         seeds: Sequence[int],
-    ) -> Asked:
+    ) -> SampleRequest:
         """The arguments of RolloutEngine.sample."""
         return cls(tuple(map(tuple, token_ids)), n, max_new, temperature, tuple(seeds))
 
-    def rows(self, these: slice) -> Asked:
+    def rows(self, these: slice) -> SampleRequest:
         """These prompts only."""
-        return Asked(
+        return SampleRequest(
             self.token_ids[these], self.n, self.max_new, self.temperature, self.seeds[these]
         )
 
@@ -202,7 +202,7 @@ def response_log_probs(
 
 
 def states_before_response(backbone: Backbone, rollout: Rollout) -> Tensor:
-    """Hidden states that predict each response token, [B, R, D]. Copies of a prompt share its
+    """Hidden states that predict each response token, [B, R, D]. PolicyCopies of a prompt share its
     reading, with its gradient: half of the tokens and more are prompts' where responses are short.
     Which way is taken follows from how it was sampled, not from the rows that are left: workers
     that share a model must make equally many forwards.

@@ -2,7 +2,7 @@
 rollout. Where they run is cluster/'s.
 
 Which weights sample an update is a function of the update and the config alone, so a resumed run
-asks what the killed one asked.
+asks what the killed one request.
 Shapes: B rows, P prompt columns, R response columns.
 """
 
@@ -20,15 +20,15 @@ from torch import Tensor
 from training.data.tensors import FILL_ID
 from training.optim.ranks import Ranks
 from training.rl.correction import StaleRolloutError, version_of
-from training.rl.players import Sources
-from training.rl.rollout import Asked, Rollout, RolloutEngine
+from training.rl.networks import Sources
+from training.rl.rollout import Rollout, RolloutEngine, SampleRequest
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What samplers must know of a run. asked: what this worker asks in an update. ahead: whether
+class SamplingPlan:
+    """What samplers must know of a run. request: what this worker asks in an update. ahead: whether
     the next update is sampled while one is learned from. drained_every_updates: an update after so
     many is sampled by the newest weights all the same.
     """
@@ -36,7 +36,7 @@ class Orders:
     made_of: Sources
     stop_ids: tuple[int, ...]
     updates: int
-    asked: Callable[[int], Asked]
+    request: Callable[[int], SampleRequest]
     ahead: bool = False
     drained_every_updates: int = 1
 
@@ -47,54 +47,56 @@ class Orders:
         return update - 1 if self.ahead and update % self.drained_every_updates else update
 
 
-class Copies(Protocol):
-    """Copies of the policy in other processes."""
+class PolicyCopies(Protocol):
+    """PolicyCopies of the policy in other processes."""
 
     def take(self, version: str, weights: Weights) -> None:
-        """From now on `version` can be asked. Every worker calls this; the first one alone has
+        """From now on `version` can be request. Every worker calls this; the first one alone has
         weights.
         """
 
-    def begin(self, asked: Asked, version: str) -> Callable[[], Rollout]:
+    def begin(self, request: SampleRequest, version: str) -> Callable[[], Rollout]:
         """Let `version` sample; the answer waits until it is there."""
 
 
 class Samplers(Protocol):
     """Whoever samples for a policy that learns."""
 
-    def open(self, orders: Orders, ranks: Ranks) -> Copies:
-        """Copies of this run's policy."""
+    def open(self, orders: SamplingPlan, ranks: Ranks) -> PolicyCopies:
+        """PolicyCopies of this run's policy."""
 
 
-class SampledApart:
+class RemoteSampling:
     """The engine of each update, in order. Every worker calls it equally often."""
 
-    def __init__(self, copies: Copies, weights: Callable[[], Weights], orders: Orders) -> None:
+    def __init__(
+        self, copies: PolicyCopies, weights: Callable[[], Weights], orders: SamplingPlan
+    ) -> None:
         """weights: those of the policy now, on the first worker; nothing on the others. Every
-        worker is asked for them.
+        worker is request for them.
         """
-        self._copies, self._weights, self._orders = copies, weights, orders
+        self._copies, self._weights, self._plan = copies, weights, orders
         self._begun: dict[int, _Begun] = {}
 
     def __call__(self, update: int) -> RolloutEngine:
         """Weights go out where somebody is to sample with them."""
-        coming = range(update, min(update + 2, self._orders.updates))
-        due = [u for u in coming if self._orders.weights_of(u) == update]
+        coming = range(update, min(update + 2, self._plan.updates))
+        due = [u for u in coming if self._plan.weights_of(u) == update]
         if update not in self._begun and update not in due:
             due.insert(0, update)  # resumed where the config that was killed had no checkpoint
         if due:
             self._copies.take(version_of(update), self._weights())
         for u in due:
-            asked = self._orders.asked(u)
-            self._begun[u] = _Begun(asked, self._copies.begin(asked, version_of(update)))
+            request = self._plan.request(u)
+            self._begun[u] = _Begun(request, self._copies.begin(request, version_of(update)))
         return self._begun.pop(update)
 
 
 @dataclass(frozen=True)
 class _Begun:
-    """A rollout under way, which can be asked for as it was begun."""
+    """A rollout under way, which can be request for as it was begun."""
 
-    asked: Asked
+    request: SampleRequest
     answer: Callable[[], Rollout]
 
     def sample(
@@ -106,19 +108,19 @@ class _Begun:
         seeds: Sequence[int],
     ) -> Rollout:
         """See RolloutEngine."""
-        if Asked.of(token_ids, n, max_new, temperature, seeds) != self.asked:
-            raise ValueError("rollout: other prompts are asked for than were begun ahead")
+        if SampleRequest.of(token_ids, n, max_new, temperature, seeds) != self.request:
+            raise ValueError("rollout: other prompts are request for than were begun ahead")
         return self.answer()
 
 
-def split(asked: Asked, most: int) -> list[Asked]:
+def split(request: SampleRequest, most: int) -> list[SampleRequest]:
     """At most `most` parts of nearly equal size, in order. They do not depend on who lives: a part
     decides what its rows are, bit by bit, as a product's rounding can depend on the number of its
     rows.
     """
-    parts = min(most, len(asked.token_ids))
-    cuts = [len(asked.token_ids) * part // parts for part in range(parts + 1)]
-    return [asked.rows(slice(begin, end)) for begin, end in pairwise(cuts)]
+    parts = min(most, len(request.token_ids))
+    cuts = [len(request.token_ids) * part // parts for part in range(parts + 1)]
+    return [request.rows(slice(begin, end)) for begin, end in pairwise(cuts)]
 
 
 def join(parts: Sequence[Rollout]) -> Rollout:

@@ -40,16 +40,16 @@ class Verifier(Protocol):
 
 
 @runtime_checkable
-class TellsFigures(Protocol):
+class FigureSource(Protocol):
     """A verifier that knows more of its verdicts than their scores."""
 
     def take_figures(self) -> Mapping[str, float]:
         """Shares since they were last taken, always under the same names."""
 
 
-def telling(verifier: Verifier | None) -> TellsFigures | None:
+def figure_source(verifier: Verifier | None) -> FigureSource | None:
     """The verifier, if it tells of its verdicts."""
-    return verifier if isinstance(verifier, TellsFigures) else None
+    return verifier if isinstance(verifier, FigureSource) else None
 
 
 def score_by_model(reward: RewardModel) -> Score:

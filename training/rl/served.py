@@ -20,9 +20,9 @@ from torch import Tensor
 from training.data.chat import Chat, Message
 from training.data.served import Served
 from training.data.tensors import TokenisedExample, response_batch
+from training.errors import DetailedError
 from training.model.backbone import Backbone
 from training.ranges import Limit, WeightCap, check_ranges
-from training.refusals import DetailedError
 from training.rl.correction import mismatch, truncated_importance
 from training.rl.reference import response_token_log_probs
 
@@ -106,7 +106,7 @@ def read_answer(
     )
 
 
-def hold_against(
+def compare_log_probs(
     load: Callable[[], Backbone],
     starting: str,
     answers: Sequence[Answer],

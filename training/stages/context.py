@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from training.errors import ConfigError as ConfigError
 from training.optim.ranks import ALONE, Ranks
-from training.ranges import CountOrNone, check_ranges
-from training.refusals import ConfigError as ConfigError
+from training.ranges import CountOrZero, check_ranges
 
 if TYPE_CHECKING:
     from training.rl.samplers import Samplers
@@ -61,8 +61,8 @@ class Machine:
         device: cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees, else the processor
     """
 
-    threads: CountOrNone = 0
-    sampling_threads: CountOrNone = 0
+    threads: CountOrZero = 0
+    sampling_threads: CountOrZero = 0
     dtype: str = "float32"
     device: str = "auto"
 

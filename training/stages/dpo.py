@@ -21,8 +21,8 @@ from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
-from training.parallelism import distribute_views, lay_out
-from training.ranges import Count, FlippedShare, NotNegative
+from training.parallelism import arrange_context, distribute_views
+from training.ranges import Count, FlipFraction, NonNegative
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import dpo
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
@@ -53,11 +53,11 @@ class DpoConfig(PreferenceConfig):
             estimated from pairs that were judged twice
     """
 
-    label_smoothing: FlippedShare = 0.0
-    margin_weight: NotNegative = 0.0
+    label_smoothing: FlipFraction = 0.0
+    margin_weight: NonNegative = 0.0
     batch_pairs: Count = 16
     microbatch_pairs: Count = 4
-    label_noise: FlippedShare | None = None
+    label_noise: FlipFraction | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
     if done := finished_manifest(config.output_directory):
         return done
     autocast = configure_device(config.machine)
-    context = lay_out(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
+    context = arrange_context(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     models = open_policy_and_reference(
         config.model_directory, config.lora, pairs.vocabulary, config.seed

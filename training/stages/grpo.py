@@ -17,15 +17,15 @@ from training.data.chat import load_chat
 from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations
 from training.optim.learner import Learner
-from training.parallelism import distribute_views, lay_out
-from training.ranges import Count, CountOrNone, NotNegative, Positive, ProperShare, Range
+from training.parallelism import arrange_context, distribute_views
+from training.ranges import Count, CountOrZero, NonNegative, OpenFraction, Positive, Range
 from training.rl.advantages import group_advantages, undecided_groups
-from training.rl.experience import Experience, batch_means, fresh_log_probs, opinions
+from training.rl.experience import Experience, batch_means, fresh_log_probs, score_rollout
 from training.rl.losses import Clip, Normalisation, k3, policy_loss, token_weights
-from training.rl.players import Players, open_players
+from training.rl.networks import Networks, open_networks
 from training.rl.rewards import overlong_penalty
 from training.rl.rollout import Rollout
-from training.rl.scores import Verifier, telling
+from training.rl.scores import Verifier, figure_source
 from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import configure_device
@@ -85,12 +85,12 @@ class GrpoConfig(PolicyConfig):
     normalisation: Normalisation = Normalisation.TOKEN
     constant_tokens: Count | None = None
     filter_zero_variance: bool = False
-    clip_low: ProperShare = 0.2
+    clip_low: OpenFraction = 0.2
     clip_high: Positive = 0.28
-    kl_coefficient: NotNegative = 0.02
-    missing_eos_penalty: NotNegative = 0.0
+    kl_coefficient: NonNegative = 0.02
+    missing_eos_penalty: NonNegative = 0.0
     mask_missing_eos: bool = False
-    soft_overlong_tokens: CountOrNone = 0
+    soft_overlong_tokens: CountOrZero = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,19 +156,19 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
         return done
     check_scorers(config, verifier)
     autocast = configure_device(config.machine)
-    context = lay_out(config.parallelism, context, autocast)
+    context = arrange_context(config.parallelism, context, autocast)
     prompts = read_data(config, load_chat(config.model_directory))
     made_of = network_sources(config, prompts.vocabulary)
-    players = open_players(made_of, with_reference=config.kl_coefficient > 0)
+    networks = open_networks(made_of, with_reference=config.kl_coefficient > 0)
     if config.checkpoint_activations:
-        checkpoint_activations(players.policy.decoder)
-    distribute_views(players.views, context.ranks)
-    score = open_score(players, verifier, prompts, context.ranks)
+        checkpoint_activations(networks.policy.decoder)
+    distribute_views(networks.views, context.ranks)
+    score = open_score(networks, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Grpo(
-        players,
+        networks,
         config,
-        PolicyInputs(prompts, score, autocast, context.ranks, gold, telling(verifier)),
+        PolicyInputs(prompts, score, autocast, context.ranks, gold, figure_source(verifier)),
     )
     outcome = train(
         STAGE,
@@ -176,24 +176,24 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
         prompts,
         config,
         context,
-        rollout_engines(players.policy, made_of, prompts, config, context),
+        rollout_engines(networks.policy, made_of, prompts, config, context),
     )
-    return publish_policy(config, context, players.policy, prompts, outcome)
+    return publish_policy(config, context, networks.policy, prompts, outcome)
 
 
 class Grpo:
     """The policy with its optimizer."""
 
-    def __init__(self, players: Players, config: GrpoConfig, setting: PolicyInputs) -> None:
-        self._players, self._config, self._setting, self._ranks = (
-            players,
+    def __init__(self, networks: Networks, config: GrpoConfig, setting: PolicyInputs) -> None:
+        self._networks, self._config, self._setting, self._ranks = (
+            networks,
             config,
             setting,
             setting.ranks,
         )
-        self._judging = setting.judging(config)
+        self._scoring = setting.scoring(config)
         self._policy = Learner(
-            players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
+            networks.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
         )
         self.state = TrainingState(
             {"policy": self._policy.named}, {"policy": self._policy.optimizer}, self._ranks
@@ -214,7 +214,9 @@ class Grpo:
             self._config.samples_per_prompt,
         )
         with self._setting.autocast():
-            said = opinions(self._players.policy, self._players.reference, rollout, self._judging)
+            said = score_rollout(
+                self._networks.policy, self._networks.reference, rollout, self._scoring
+            )
         rewards_B = said.scores_B - config.missing_eos_penalty * (~rollout.ended_B).float()
         rewards_B = rewards_B - overlong_penalty(
             mask_BR, config.max_response_tokens, config.soft_overlong_tokens
@@ -271,7 +273,7 @@ class Grpo:
             part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0
         )
         with self._setting.autocast():
-            log_probs_BR = fresh_log_probs(self._players.policy, part, config.temperature)
+            log_probs_BR = fresh_log_probs(self._networks.policy, part, config.temperature)
         policy = policy_loss(
             log_probs_BR,
             part.old_log_probs_BR,
@@ -293,7 +295,7 @@ class Grpo:
                 self._ranks,
             )
             with self._setting.autocast():
-                losses.append(mixed_loss(self._players.policy, *mixed))
+                losses.append(mixed_loss(self._networks.policy, *mixed))
             torch.autograd.backward(losses[-1])
         self._policy.step(update, lambda: f"update {update + 1}, policy loss {policy.loss:.4g}")
         return minibatch_sums(part.mask_BR, policy, *losses)

@@ -25,11 +25,11 @@ from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
-from training.parallelism import distribute, distribute_views, lay_out
+from training.parallelism import arrange_context, distribute, distribute_views
 from training.ranges import Count, Range
 from training.rl.losses import kto
 from training.rl.reference import PolicyAndReference, open_policy_and_reference
-from training.rl.served import Answer, OffPolicyConfig, hold_against, read_answer
+from training.rl.served import Answer, OffPolicyConfig, compare_log_probs, read_answer
 from training.stages.artifact import finished_manifest, publish_model
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import Autocast, configure_device
@@ -124,7 +124,7 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     if done := finished_manifest(config.output_directory):
         return done
     autocast = configure_device(config.machine)
-    context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
+    context = arrange_context(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     data = read_data(config, load_chat(config.model_directory))
     thumbs, off_policy = weigh_by_sample(data, config, context.ranks, autocast)
     if config.vocabulary_rows is not None:
@@ -312,7 +312,7 @@ def weigh_by_sample(
         return Backbone(decoder)
 
     both = [*thumbs.train, *thumbs.held_out]
-    answers, figures = hold_against(
+    answers, figures = compare_log_probs(
         starting,
         config.model_directory.name,
         [Answer(thumb.example, thumb.served, thumb.unfit) for thumb in both],

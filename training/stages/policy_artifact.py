@@ -10,7 +10,7 @@ from training.model.reward import is_adapter, load_reward_model, require_one_tok
 from training.model.vocabulary import VocabularyMap
 from training.optim.ranks import Ranks
 from training.parallelism import distribute
-from training.rl.players import Players, Sources
+from training.rl.networks import Networks, Sources
 from training.rl.rollout import Rollout
 from training.rl.scores import Score, Verifier, score_by_model, score_by_verifier
 from training.stages.artifact import publish_model
@@ -49,13 +49,13 @@ def check_scorers(config: PolicyConfig, verifier: Verifier | None) -> None:
 
 
 def open_score(
-    players: Players, verifier: Verifier | None, prompts: Prompts, ranks: Ranks
+    networks: Networks, verifier: Verifier | None, prompts: Prompts, ranks: Ranks
 ) -> Score:
     """The reward model's, or the verifier's."""
     if verifier is not None:
         return score_by_verifier(verifier, prompts.decode, ranks)
-    assert players.reward is not None
-    return score_by_model(players.reward)
+    assert networks.reward is not None
+    return score_by_model(networks.reward)
 
 
 def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None, ranks: Ranks) -> Score | None:

@@ -25,23 +25,23 @@ from training.optim.ranks import Ranks
 from training.parallelism import Parallelism, gathered, whole_weights
 from training.ranges import (
     Count,
-    CountOrNone,
+    CountOrZero,
+    FractionBelowOne,
     Limit,
     Positive,
     Range,
-    ShareButAll,
     WeightCap,
     check_ranges,
 )
 from training.rl.alarms import Limits, alarm, note
 from training.rl.correction import refuse_stale, version_of
-from training.rl.experience import E, Experience, Judging
+from training.rl.experience import E, Experience, ScoringConfig
 from training.rl.losses import PolicyLoss
 from training.rl.minibatches import minibatches
-from training.rl.players import Sources
-from training.rl.rollout import Asked, CachedEngine, Rollout, RolloutEngine
-from training.rl.samplers import Orders, SampledApart
-from training.rl.scores import Score, TellsFigures
+from training.rl.networks import Sources
+from training.rl.rollout import CachedEngine, Rollout, RolloutEngine, SampleRequest
+from training.rl.samplers import RemoteSampling, SamplingPlan
+from training.rl.scores import FigureSource, Score
 from training.stages.context import (
     ConfigError,
     Lineage,
@@ -55,7 +55,7 @@ from training.stages.machine import Autocast, sampling_threads
 from training.stages.prompts import Prompts, SftMix
 from training.stages.state import TrainingState
 
-FIRST_UPDATE = "sampling and judging the first update"  # which may take minutes, for whoever waits
+FIRST_UPDATE = "sampling and scoring the first update"  # which may take minutes, for whoever waits
 SHOWN = 4  # prompts of an update that is checkpointed, for the run's page
 
 Engines = Callable[[int], RolloutEngine]
@@ -123,11 +123,11 @@ class PolicyConfig:
     max_response_tokens: Count = 64
     temperature: Positive = 1.0
     importance_cap: WeightCap | None = None
-    max_staleness_updates: CountOrNone = 0
+    max_staleness_updates: CountOrZero = 0
     judge_directory: Path | None = None
     judge_base_directory: Path | None = None
     kl_ceiling_nats: Limit | None = 20.0
-    length_floor_fraction: ShareButAll = 0.25
+    length_floor_fraction: FractionBelowOne = 0.25
     gold_drop: Annotated[float, Range()] = 0.5
     policy_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sft_mix: SftMix | None = None
@@ -203,12 +203,12 @@ class PolicyInputs:
     autocast: Autocast
     ranks: Ranks
     gold: Score | None = None
-    verifier: TellsFigures | None = None
+    verifier: FigureSource | None = None
 
-    def judging(self, config: PolicyConfig) -> Judging:
+    def scoring(self, config: PolicyConfig) -> ScoringConfig:
         """How a rollout is read: in parts of a minibatch."""
         rows = max(1, config.minibatch_rows // self.ranks.data_size)
-        return Judging(
+        return ScoringConfig(
             score=self.score,
             temperature=config.temperature,
             rows=rows,
@@ -305,16 +305,16 @@ def rollout_engines(
     """The context's samplers, or else the policy itself."""
     if context.samplers is None:
         return local_engine(policy, prompts)
-    orders = Orders(
+    orders = SamplingPlan(
         made_of,
         prompts.stop_ids,
         config.updates,
-        asked=lambda update: rollout_request(update, prompts, config, context.ranks),
+        request=lambda update: rollout_request(update, prompts, config, context.ranks),
         ahead=config.max_staleness_updates > 0,
         drained_every_updates=config.checkpoint_every_updates,
     )
     copies = context.samplers.open(orders, context.ranks)
-    return SampledApart(copies, lambda: whole_weights(policy, context.ranks), orders)
+    return RemoteSampling(copies, lambda: whole_weights(policy, context.ranks), orders)
 
 
 def local_engine(policy: Backbone, prompts: Prompts) -> Engines:
@@ -355,12 +355,14 @@ def sample(
     return replace(rollout, tasks=tuple(prompts.tasks[row] for row in asked))
 
 
-def rollout_request(update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks) -> Asked:
+def rollout_request(
+    update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks
+) -> SampleRequest:
     """What this rank asks in an update. Each prompt has its own seed, so neither ranks nor who
     samples change what is sampled.
     """
     drawn = _drawn(update, prompts, config, ranks)
-    return Asked.of(
+    return SampleRequest.of(
         [prompts.ids[row] for row, _ in drawn],
         config.samples_per_prompt,
         config.max_response_tokens,

@@ -19,18 +19,24 @@ from training.model.backbone import Backbone
 from training.model.reward import ScalarModel
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
-from training.parallelism import distribute_views, lay_out
-from training.ranges import Limit, ProperShare
+from training.parallelism import arrange_context, distribute_views
+from training.ranges import Limit, OpenFraction
 from training.rl.advantages import explained_variance, gae, whiten
-from training.rl.experience import Experience, batch_means, fresh_log_probs, in_parts, opinions
+from training.rl.experience import (
+    Experience,
+    batch_means,
+    fresh_log_probs,
+    row_chunks,
+    score_rollout,
+)
 from training.rl.kl_control import MAX_RELATIVE_ERROR, next_beta
 from training.rl.kl_control import KlConfig as KlConfig
 from training.rl.losses import Clip, policy_loss, token_weights, value_loss
-from training.rl.players import open_critic, open_players
+from training.rl.networks import open_critic, open_networks
 from training.rl.rewards import RewardShape as RewardShape
 from training.rl.rewards import response_scores, token_rewards
 from training.rl.rollout import Rollout, before_response
-from training.rl.scores import Verifier, telling
+from training.rl.scores import Verifier, figure_source
 from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError, RunContext
 from training.stages.machine import configure_device
@@ -71,7 +77,7 @@ class PpoConfig(PolicyConfig):
         critic_optimizer: of the critic
     """
 
-    clip: ProperShare = 0.2
+    clip: OpenFraction = 0.2
     value_clip: Limit = 0.2
     reward: RewardShape = field(default_factory=RewardShape)
     kl: KlConfig = field(default_factory=KlConfig)
@@ -100,7 +106,7 @@ class PpoExperience(Experience):
 
 
 @dataclass(frozen=True)
-class PpoPlayers:
+class PpoNetworks:
     """Policy and critic learn, the reference does not."""
 
     policy: Backbone
@@ -122,21 +128,21 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
         return done
     check_scorers(config, verifier)
     autocast = configure_device(config.machine)
-    context = lay_out(config.parallelism, context, autocast)
+    context = arrange_context(config.parallelism, context, autocast)
     prompts = read_data(config, load_chat(config.model_directory))
     made_of = network_sources(config, prompts.vocabulary)
-    opened = open_players(made_of, with_reference=True)
+    opened = open_networks(made_of, with_reference=True)
     assert opened.reference is not None
-    players = PpoPlayers(opened.policy, opened.reference, open_critic(opened, made_of))
+    networks = PpoNetworks(opened.policy, opened.reference, open_critic(opened, made_of))
     if config.checkpoint_activations:
-        checkpoint_activations(players.policy.decoder, players.critic.backbone.decoder)
-    distribute_views((*opened.views, players.critic.backbone), context.ranks)
+        checkpoint_activations(networks.policy.decoder, networks.critic.backbone.decoder)
+    distribute_views((*opened.views, networks.critic.backbone), context.ranks)
     score = open_score(opened, verifier, prompts, context.ranks)
     gold = open_gold(config, prompts.vocabulary, context.ranks)
     algorithm = Ppo(
-        players,
+        networks,
         config,
-        PolicyInputs(prompts, score, autocast, context.ranks, gold, telling(verifier)),
+        PolicyInputs(prompts, score, autocast, context.ranks, gold, figure_source(verifier)),
     )
     outcome = train(
         STAGE,
@@ -144,27 +150,27 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
         prompts,
         config,
         context,
-        rollout_engines(players.policy, made_of, prompts, config, context),
+        rollout_engines(networks.policy, made_of, prompts, config, context),
     )
-    return publish_policy(config, context, players.policy, prompts, outcome)
+    return publish_policy(config, context, networks.policy, prompts, outcome)
 
 
 class Ppo:
     """Policy and critic with their optimizers."""
 
-    def __init__(self, players: PpoPlayers, config: PpoConfig, setting: PolicyInputs) -> None:
-        self._players, self._config, self._setting, self._ranks = (
-            players,
+    def __init__(self, networks: PpoNetworks, config: PpoConfig, setting: PolicyInputs) -> None:
+        self._networks, self._config, self._setting, self._ranks = (
+            networks,
             config,
             setting,
             setting.ranks,
         )
-        self._judging = setting.judging(config)
+        self._scoring = setting.scoring(config)
         self._policy = Learner(
-            players.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
+            networks.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
         )
         self._critic = Learner(
-            players.critic.named_parameters(), config.critic_optimizer, config.updates, self._ranks
+            networks.critic.named_parameters(), config.critic_optimizer, config.updates, self._ranks
         )
         self.state = TrainingState(
             {"policy": self._policy.named, "critic": self._critic.named},
@@ -183,10 +189,10 @@ class Ppo:
         """Score on the last token, KL cost on every one, values of the critic; then advantages and
         returns.
         """
-        shape, mask_BR, players = self._config.reward, rollout.response_mask_BR, self._players
+        shape, mask_BR, networks = self._config.reward, rollout.response_mask_BR, self._networks
         with self._setting.autocast():
             values_BR = self._values(rollout)  # first: opinions may keep the policy's graph
-            said = opinions(players.policy, players.reference, rollout, self._judging)
+            said = score_rollout(networks.policy, networks.reference, rollout, self._scoring)
         assert said.reference_BR is not None
         shaped_B = response_scores(
             said.scores_B, rollout.ended_B, shape.missing_eos_penalty, shape.score_clip
@@ -244,7 +250,7 @@ class Ppo:
         config = self._config
         weights_BR = token_weights(part.mask_BR, self._ranks)
         with self._setting.autocast():
-            log_probs_BR = fresh_log_probs(self._players.policy, part, config.temperature)
+            log_probs_BR = fresh_log_probs(self._networks.policy, part, config.temperature)
         policy = policy_loss(
             log_probs_BR,
             part.old_log_probs_BR,
@@ -254,7 +260,7 @@ class Ppo:
         )
         torch.autograd.backward(policy.loss)
         with self._setting.autocast():
-            states_BT = self._players.critic.everywhere(part.rollout.ids_BT, part.rollout.mask_BT)
+            states_BT = self._networks.critic.everywhere(part.rollout.ids_BT, part.rollout.mask_BT)
         values_BR = before_response(states_BT, part.rollout)
         value = value_loss(
             values_BR, part.old_values_BR, part.returns_BR, weights_BR, config.value_clip
@@ -269,7 +275,7 @@ class Ppo:
                 self._ranks,
             )
             with self._setting.autocast():
-                losses.append(mixed_loss(self._players.policy, *mixed))
+                losses.append(mixed_loss(self._networks.policy, *mixed))
             torch.autograd.backward(losses[-1])
 
         def at() -> str:
@@ -282,8 +288,8 @@ class Ppo:
     def _values(self, rollout: Rollout) -> Tensor:
         """The critic's value of the state before each response token, [B, R], 0 where masked."""
         parts = []
-        for rows in in_parts(rollout, self._judging.rows):
+        for rows in row_chunks(rollout, self._scoring.rows):
             part = rollout.rows(rows)
-            values_BT = self._players.critic.everywhere(part.ids_BT, part.mask_BT)
+            values_BT = self._networks.critic.everywhere(part.ids_BT, part.mask_BT)
             parts.append(before_response(values_BT, part) * part.response_mask_BR)
         return torch.cat(parts)

@@ -22,7 +22,7 @@ from training.model.vocabulary import VocabularyMap, choose_rows
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.parallelism import Parallelism, gathered
-from training.ranges import Count, Positive, ProperShare, check_ranges
+from training.ranges import Count, OpenFraction, Positive, check_ranges
 from training.rl.reference import PolicyAndReference, Watch, WatchConfig
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
 from training.stages.machine import Autocast, sampling_threads
@@ -67,7 +67,7 @@ class PreferenceConfig:
     lora: LoraConfig | None = None
     vocabulary_rows: Count | None = None
     checkpoint_activations: bool = False
-    held_out_fraction: ProperShare = 0.1
+    held_out_fraction: OpenFraction = 0.1
     watch: WatchConfig = field(default_factory=WatchConfig)
     checkpoint_every_steps: Count = 50
     seed: int = 0

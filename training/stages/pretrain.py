@@ -33,9 +33,9 @@ from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, assemble, distribute, lay_out
-from training.pipeline import Microbatch, add_gradients, keep_own
-from training.ranges import Count, CountOrNone, NotNegative, check_ranges
+from training.parallelism import Parallelism, arrange_context, assemble, distribute
+from training.pipeline import Microbatch, add_gradients, keep_own_layers
+from training.ranges import Count, CountOrZero, NonNegative, check_ranges
 from training.rl.rollout import CachedEngine
 from training.stages.artifact import finished_manifest, publish
 from training.stages.context import ConfigError, Lineage, Machine, Progress, RunContext, Sample
@@ -62,9 +62,9 @@ class SampleConfig:
     """
 
     prompts: tuple[str, ...] = ()
-    openings: CountOrNone = 0
+    openings: CountOrZero = 0
     max_tokens: Count = 64
-    temperature: NotNegative = 0.8
+    temperature: NonNegative = 0.8
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -165,7 +165,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     if done := finished_manifest(config.output_directory):
         return done
     autocast = configure_device(config.machine)
-    context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
+    context = arrange_context(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     data = open_data(config)
     with torch.device("cpu"):
         decoder = Decoder(parse_config(config.model_json))
@@ -173,7 +173,7 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     if config.checkpoint_activations:
         checkpoint_activations(decoder)
     count = sum(parameter.numel() for parameter in decoder.parameters())
-    keep_own(decoder, context.ranks)
+    keep_own_layers(decoder, context.ranks)
     distribute(decoder, context.ranks)
     learner = Learner(
         list(decoder.named_parameters()), config.optimizer, config.steps, context.ranks

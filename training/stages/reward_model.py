@@ -32,8 +32,8 @@ from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabular
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, assemble, distribute, lay_out
-from training.ranges import Count, FlippedShare, NotNegative, ProperShare, check_ranges
+from training.parallelism import Parallelism, arrange_context, assemble, distribute
+from training.ranges import Count, FlipFraction, NonNegative, OpenFraction, check_ranges
 from training.rl.label_noise import estimate_label_noise, noise_ceiling
 from training.rl.losses import bradley_terry, centring, margin_ranking
 from training.stages.artifact import finished_manifest, publish
@@ -86,7 +86,7 @@ class RewardModelConfig:
     output_directory: Path
     lineage: Lineage
     loss: str = "bradley_terry"
-    centre_coefficient: NotNegative = 0.01
+    centre_coefficient: NonNegative = 0.01
     epochs: Count = 1
     batch_pairs: Count = 16
     microbatch_pairs: Count = 4
@@ -95,8 +95,8 @@ class RewardModelConfig:
     lora: LoraConfig | None = None
     vocabulary_rows: Count | None = None
     checkpoint_activations: bool = False
-    held_out_fraction: ProperShare = 0.2
-    label_noise: FlippedShare | None = None
+    held_out_fraction: OpenFraction = 0.2
+    label_noise: FlipFraction | None = None
     checkpoint_every_steps: Count = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
@@ -172,7 +172,7 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
     if done := finished_manifest(config.output_directory):
         return done
     autocast = configure_device(config.machine)
-    context = lay_out(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
+    context = arrange_context(config.parallelism, context, autocast, batch_pairs=config.batch_pairs)
     pairs = read_data(config, load_chat(config.model_directory))
     scalar, pairs = open_model(config, pairs)
     if config.checkpoint_activations:

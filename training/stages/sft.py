@@ -27,9 +27,9 @@ from training.model.vocabulary import VocabularyMap, choose_rows, trim_vocabular
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.optim.ranks import Ranks
-from training.parallelism import Parallelism, distribute, gathered, lay_out
-from training.pipeline import Microbatch, add_gradients, keep_own, total_loss
-from training.ranges import Count, ShareButAll, check_ranges
+from training.parallelism import Parallelism, arrange_context, distribute, gathered
+from training.pipeline import Microbatch, add_gradients, keep_own_layers, total_loss
+from training.ranges import Count, FractionBelowOne, check_ranges
 from training.rl.log_probs import next_token_log_probs
 from training.rl.losses import weighted_cross_entropy
 from training.rl.rollout import CachedEngine
@@ -86,7 +86,7 @@ class SftConfig:
     lora: LoraConfig | None = None
     vocabulary_rows: Count | None = None
     checkpoint_activations: bool = False
-    held_out_fraction: ShareButAll = 0.05
+    held_out_fraction: FractionBelowOne = 0.05
     checkpoint_every_steps: Count = 50
     seed: int = 0
     machine: Machine = field(default_factory=Machine)
@@ -127,12 +127,12 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     if done := finished_manifest(config.output_directory):
         return done
     autocast = configure_device(config.machine)
-    context = lay_out(config.parallelism, context, autocast, batch_rows=config.batch_rows)
+    context = arrange_context(config.parallelism, context, autocast, batch_rows=config.batch_rows)
     examples = read_examples(config, load_chat(config.model_directory))
     backbone, examples = open_model(config, examples)
     if config.checkpoint_activations:
         checkpoint_activations(backbone.decoder)
-    keep_own(backbone.decoder, context.ranks)
+    keep_own_layers(backbone.decoder, context.ranks)
     distribute(backbone.decoder, context.ranks)
     total_steps = steps_for(config.epochs, config.batch_rows, len(examples.train))
     learner = Learner(backbone.named_parameters(), config.optimizer, total_steps, context.ranks)

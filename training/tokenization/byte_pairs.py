@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.tokenization.control import CONTROL
 from training.tokenization.splitting import Split, byte_level_splitter
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from training.errors import ConfigError
 from training.manifest import Manifest, hash_file, write_manifest
-from training.refusals import ConfigError
 from training.tokenization.byte_pairs import learn_byte_pairs
 from training.tokenization.control import write_chat_files, write_tokenizer
 from training.tokenization.reading import TextFiles

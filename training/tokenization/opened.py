@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import tiktoken
 from tokenizers import Tokenizer
 
+from training.errors import DetailedError
 from training.model.fields import absent, missing
-from training.refusals import DetailedError
 from training.tokenization.byte_pairs import bytes_by_letter
 from training.tokenization.control import TOKENIZER
 from training.tokenization.tiktoken_encoding import encoding_of, hindrance

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, trainers
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.tokenization.splitting import PATTERNS, Split, cutter
 
 UNKNOWN = "<|unknown|>"

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 
 class Outcome(StrEnum):

@@ -4,7 +4,7 @@ import pytest
 
 from infra.faults.chance import Chance
 from tests.support.errors import refused
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 
 def struck(chance: Chance, occasions: int) -> list[bool]:

@@ -11,7 +11,7 @@ from infra.simulated_users.questions import Question
 from infra.simulated_users.rating import Rater, Temper
 from tests.infra.simulated_users.fakes import FakeChat
 from tests.support.errors import refused
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 QUESTIONS = [Question(f"question {number}?", (), "better", False) for number in range(5)]
 EAGER = Temper(noise=0.0, votes_if_pleased=1.0, votes_if_displeased=1.0, corrects_if_displeased=0.5)

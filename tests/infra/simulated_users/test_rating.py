@@ -7,7 +7,7 @@ import pytest
 from infra.simulated_users.questions import Question
 from infra.simulated_users.rating import Opinion, Rater, Shuffled, Temper
 from tests.support.errors import refused
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 QUESTION = Question("?", (), "better", False)
 VISITS = 4000

@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry
 
 from services.gateway.loop_metrics import LoopMetrics
 from training.evaluation.gate import Check
-from training.progress import Board, Lines
+from training.progress import Lines, ProgressReporter
 
 
-def board(loop: Path) -> Board:
-    return Board(loop, Lines(io.StringIO()), "small-7", "small", ("snapshot", "gate"))
+def board(loop: Path) -> ProgressReporter:
+    return ProgressReporter(loop, Lines(io.StringIO()), "small-7", "small", ("snapshot", "gate"))
 
 
 def scraped(loop: Path) -> CollectorRegistry:

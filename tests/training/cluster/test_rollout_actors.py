@@ -1,4 +1,4 @@
-"""Rollout actors: what one does with what it is asked, who asks whom, and who is asked when one is
+"""Rollout actors: what one does with what it is request, who asks whom, and who is request when one is
 lost. Under Ray: everybody dies once.
 """
 
@@ -33,9 +33,9 @@ from training.cluster.rollout_actors import (
 from training.data.chat import load_chat
 from training.manifest import verify_manifest
 from training.optim.ranks import ALONE, Ranks
-from training.rl.players import open_players
-from training.rl.rollout import Asked, CachedEngine, Rollout
-from training.rl.samplers import Orders
+from training.rl.networks import open_networks
+from training.rl.rollout import CachedEngine, Rollout, SampleRequest
+from training.rl.samplers import SamplingPlan
 from training.stages.context import ConfigError
 from training.stages.policy_artifact import network_sources
 from training.stages.prompts import read_data
@@ -50,7 +50,7 @@ def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
     config = grpo_config(tmp_path, "out")
     prompts = read_data(config, load_chat(config.model_directory))
     made_of = network_sources(config, prompts.vocabulary)
-    policies = [open_players(made_of, with_reference=False).policy for _ in range(2)]
+    policies = [open_networks(made_of, with_reference=False).policy for _ in range(2)]
     with torch.no_grad():
         for _, parameter in policies[1].named_parameters():
             parameter.add_(0.3)
@@ -66,19 +66,19 @@ def test_an_actor_samples_with_the_weights_that_it_is_told_and_loads_each_once(
 
         return label, load
 
-    sampler, asked = Sampler(), Asked.of(prompts.ids[:3], 2, 6, 1.0, [1, 2, 3])
+    sampler, request = Sampler(), SampleRequest.of(prompts.ids[:3], 2, 6, 1.0, [1, 2, 3])
     for label in ("0", "1", "1", "0"):
         rollout = sampler.sample(
-            lambda _, label=label: find(label), made_of, prompts.stop_ids, "update-4", asked
+            lambda _, label=label: find(label), made_of, prompts.stop_ids, "update-4", request
         )  # type: ignore[misc]
-        expected = asked.of_engine(CachedEngine(policies[int(label)], prompts.stop_ids))
+        expected = request.of_engine(CachedEngine(policies[int(label)], prompts.stop_ids))
         assert rollout.version == "update-4"
         assert torch.equal(rollout.response_ids_BR, expected.response_ids_BR)
         assert torch.equal(rollout.log_probs_BR, expected.log_probs_BR)
     assert loads == ["0", "1", "0"]
     other = replace(made_of, vocabulary=None)
     assert (
-        sampler.sample(lambda _: find("0"), other, prompts.stop_ids, "update-4", asked).version
+        sampler.sample(lambda _: find("0"), other, prompts.stop_ids, "update-4", request).version
         == "update-4"
     )
     assert loads[3:] == ["0"], "another policy has none of them"
@@ -94,7 +94,7 @@ def test_the_shelf_keeps_the_newest_two() -> None:
 
 
 def test_workers_share_the_actors_out() -> None:
-    orders = Orders(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
+    orders = SamplingPlan(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
 
     def shared(actors: int, workers: int) -> list[list[str]]:
         handles = RolloutActors(None, [f"actor {n}" for n in range(actors)])
@@ -107,12 +107,12 @@ def test_workers_share_the_actors_out() -> None:
     assert shared(2, 3) == [["actor 0"], ["actor 1"], ["actor 0"]]
 
 
-def asked_for(prompts: int) -> Asked:
-    return Asked.of([[2 + row] for row in range(prompts)], 1, 1, 1.0, range(prompts))
+def asked_for(prompts: int) -> SampleRequest:
+    return SampleRequest.of([[2 + row] for row in range(prompts)], 1, 1, 1.0, range(prompts))
 
 
-def answer_to(asked: Asked) -> Rollout:
-    ids = torch.tensor(asked.token_ids)
+def answer_to(request: SampleRequest) -> Rollout:
+    ids = torch.tensor(request.token_ids)
     ones, zeros = torch.ones_like(ids), torch.zeros(ids.shape)
     return Rollout(ids, ones, ids, ones, zeros, torch.ones(len(ids), dtype=torch.bool), "update-0")
 
@@ -122,30 +122,35 @@ class FakeActor:
     """Stands for a handle; `remote` hands out a question, which `get` answers."""
 
     fails: Exception | None = None
-    asked: list[Asked] = field(default_factory=list)
+    request: list[SampleRequest] = field(default_factory=list)
 
     @property
     def answer(self) -> "FakeActor":
         return self
 
     def remote(
-        self, _shelf: object, _made_of: object, _stop_ids: object, _version: str, asked: Asked
+        self,
+        _shelf: object,
+        _made_of: object,
+        _stop_ids: object,
+        _version: str,
+        request: SampleRequest,
     ) -> object:
-        self.asked.append(asked)
-        return self, asked
+        self.request.append(request)
+        return self, request
 
 
-def get(question: tuple[FakeActor, Asked], timeout: float) -> Rollout:
-    actor, asked = question
+def get(question: tuple[FakeActor, SampleRequest], timeout: float) -> Rollout:
+    actor, request = question
     if actor.fails is not None:
         raise actor.fails
-    return answer_to(asked)
+    return answer_to(request)
 
 
 @pytest.fixture
 def copies_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[FakeActor]], ActorCopies]:
     monkeypatch.setattr(ray, "get", get)
-    orders = Orders(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
+    orders = SamplingPlan(None, (), 1, lambda _: asked_for(1))  # type: ignore[arg-type]
     return lambda actors: ActorCopies(None, actors, orders, ALONE)
 
 
@@ -156,8 +161,8 @@ def test_the_part_of_an_actor_that_is_lost_is_asked_of_another(
     actors = [FakeActor(), FakeActor(fails), FakeActor()]
     rollout = copies_of(actors).begin(asked_for(6), "update-0")()
     assert rollout.response_ids_BR.flatten().tolist() == [2, 3, 4, 5, 6, 7]
-    assert [len(actor.asked) for actor in actors] == [1, 1, 2]
-    assert actors[2].asked[1] == actors[1].asked[0]
+    assert [len(actor.request) for actor in actors] == [1, 1, 2]
+    assert actors[2].request[1] == actors[1].request[0]
 
 
 def test_no_more_than_so_many_are_asked(
@@ -166,7 +171,7 @@ def test_no_more_than_so_many_are_asked(
     actors = [FakeActor(ActorDiedError()) for _ in range(2)]
     with refused(RolloutActorsError, field="update-0", reason="UNREACHABLE"):
         copies_of(actors).begin(asked_for(1), "update-0")()
-    assert sum(len(actor.asked) for actor in actors) == TRIES
+    assert sum(len(actor.request) for actor in actors) == TRIES
 
 
 def test_what_an_actor_refuses_is_refused_as_it_said(

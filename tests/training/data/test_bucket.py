@@ -18,7 +18,7 @@ from tests.training.feedback_log import FeedbackLog
 from training.data.bucket import TRIES, Bucket, BucketPlace, bucket_place
 from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.snapshot import Snapshot, SnapshotConfig, take_snapshot
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 GIVEN = {
     "TW_TRAINING_S3_ENDPOINT": "s3:9000",

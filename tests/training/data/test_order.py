@@ -9,8 +9,8 @@ from training.data.order import held_out_keys, rows_of_step, steps_for
 from training.data.seeds import seed_of
 from training.data.tensors import TokenisedExample, microbatches, pad, response_batch
 from training.data.tokenize import CONTROL, train_tokenizer
+from training.errors import ConfigError
 from training.optim.ranks import all_different
-from training.refusals import ConfigError
 
 
 def test_an_epoch_sees_every_row_once_and_the_next_one_in_another_order() -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.errors import refused
+from training.errors import ConfigError
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict, read_thumbs
-from training.refusals import ConfigError
 
 CONFIG = CanaryConfig(share=0.5, min_thumbs=5)
 TRIALS = 120

@@ -12,11 +12,11 @@ from tests.support.errors import refused
 from tests.training.stages.pretrain_and_die import pretrain_config
 from training.data.chat import load_chat
 from training.data.packing import PackedRows
+from training.errors import ConfigError
 from training.evaluation.perplexity import measure
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.ranks import ALONE
-from training.refusals import ConfigError
 from training.stages import pretrain
 from training.stages.pretrain import PretrainConfig
 

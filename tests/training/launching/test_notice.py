@@ -10,7 +10,7 @@ import pytest
 from services.gateway.loop_metrics import LoopMetrics
 from training.launching import notice
 from training.launching.notice import Notice
-from training.progress import Board, Lines
+from training.progress import Lines, ProgressReporter
 from training.runs import exclusive
 
 
@@ -23,8 +23,8 @@ def status(directory: Path) -> Any:
     return json.loads((directory / "status.json").read_text())
 
 
-def board(directory: Path, run: str = "nano-1") -> Board:
-    return Board(directory, Lines(io.StringIO()), run, "nano", ["snapshot", "sft"])
+def board(directory: Path, run: str = "nano-1") -> ProgressReporter:
+    return ProgressReporter(directory, Lines(io.StringIO()), run, "nano", ["snapshot", "sft"])
 
 
 def result_metrics(directory: Path) -> dict[str, float]:

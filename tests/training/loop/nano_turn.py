@@ -14,7 +14,7 @@ from tests.training.feedback_log import FeedbackLog
 from tests.training.simulated_users import Crowd, chat_and_rate
 from training.data.catalogue import Directory
 from training.evaluation.trial import Clock, Rollout
-from training.loop import Feedback, Surroundings, run_loop
+from training.loop import Feedback, LoopEnvironment, run_loop
 from training.manifest import Manifest
 from training.progress import Lines
 from training.recipes.nano import nano
@@ -84,11 +84,11 @@ def turn(
 ) -> RunResult:
     """Run or resume a turn."""
     objects = Directory(state / "objects")
-    around = Surroundings(
+    env = LoopEnvironment(
         state, feedback, objects, rollout, clock or FakeClock(), Lines(sys.stderr), "test"
     )
     with exclusive(state / "loop", "a test"):
-        return run_loop("nano", recipe, around)
+        return run_loop("nano", recipe, env)
 
 
 def kill_in_ppo(step: int) -> None:

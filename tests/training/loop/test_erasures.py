@@ -12,7 +12,7 @@ from tests.training.state_folder import StateFolder, holding, question
 from training.data.snapshot import read_judgements
 from training.loop import NotEnoughFeedbackError, run_loop
 from training.recipes.nano import nano
-from training.registry import RegistryError, Stage
+from training.registry import RegistryError, VersionStage
 from training.runs import Runs
 
 
@@ -41,7 +41,7 @@ def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: StateFol
     assert result is not None
     assert result.result == "erased"
     assert "erased" in (kept.loop / "runs" / "nano-1" / "report.html").read_text()
-    assert kept.registry.history()[-1].stage is Stage.ERASED
+    assert kept.registry.history()[-1].stage is VersionStage.ERASED
     assert (status(kept)["run"], status(kept)["result"]) == ("nano-2", "not_enough_feedback")
     assert (status(kept)["needed_thumbs"], status(kept)["learned_until"]) == (200, began)
     told = {"version": "nano-1", "snapshot": snapshot, "erasures": 1, "through": []}

@@ -16,11 +16,11 @@ from training.__main__ import main
 from training.data.chat import Message
 from training.data.judgements import Judgement
 from training.data.snapshot import SnapshotConfig, write_snapshot
-from training.lineage import Descent
+from training.lineage import Ancestry
 from training.loop import NotEnoughFeedbackError
 from training.manifest import write_manifest
 from training.registry import Registry, RegistryError
-from training.reporting.turn import write_report
+from training.reporting.run import write_report
 from training.runs import RunRecord, RunResult, Runs, exclusive
 from training.stages.context import ConfigError
 
@@ -160,11 +160,11 @@ def test_a_report_shows_words_and_never_runs_them(tmp_path: Path) -> None:
         "win": 0.5,
     }
     (run / "nano-1-evaluation" / "samples.jsonl").write_text(json.dumps(sample) + "\n")
-    result, descent = (
+    result, ancestry = (
         RunResult("refused", nasty, "2026-11-24T11:00:00+00:00"),
-        Descent("nano-1", "", snapshot.id, 0),
+        Ancestry("nano-1", "", snapshot.id, 0),
     )
-    page = write_report(run, snapshot.directory, result, descent).read_text()
+    page = write_report(run, snapshot.directory, result, ancestry).read_text()
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert "<img" not in page

@@ -26,12 +26,12 @@ from training.cluster.runner import StageRun, run_stage
 from training.data.catalogue import Segment
 from training.data.events import Erasure
 from training.data.sealed import DataKey
+from training.erasure import apply_erasures
 from training.evaluation.canary import CanaryConfig, Thumbs, Verdict
 from training.evaluation.trial import run_trial
-from training.forgetting import forget
 from training.loop import NotEnoughFeedbackError
 from training.optim.adam import OptimizerConfig
-from training.registry import Registry, Stage
+from training.registry import Registry, VersionStage
 from training.stages import sft
 from training.stages.context import Lineage, Machine
 
@@ -98,7 +98,12 @@ def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(
     assert preferred_share(found, before) >= GOAL
     assert fmean(found) > fmean(before) + 0.1
     stages = [event.stage for event in Registry(tmp_path / "models").history()]
-    assert stages == [Stage.CANDIDATE, Stage.GATED, Stage.CANARY, Stage.PROMOTED]
+    assert stages == [
+        VersionStage.CANDIDATE,
+        VersionStage.GATED,
+        VersionStage.CANARY,
+        VersionStage.PROMOTED,
+    ]
     report = (tmp_path / "loop" / "runs" / "nano-1" / "report.html").read_text()
     assert "promoted" in report
     assert "<script" not in report
@@ -116,7 +121,7 @@ def assert_forgets(log: FeedbackLog, state: Path) -> None:
     rows = [json.loads(line) for line in (snapshot / "judgements.jsonl").read_text().splitlines()]
     log.ledger.append(Erasure(1, rows[0]["principal"], "erasure"))
     kept = [state / "loop", state / "models" / "nano-1"]
-    forget(log, state / "loop", Registry(state / "models"))
+    apply_erasures(log, state / "loop", Registry(state / "models"))
     for folder in kept:
         # Tensors are numbers, and to look for thousands of texts in all their bytes took a quarter
         # of the test.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.errors import refused
-from training.progress import Board, Lines, StepState
+from training.progress import Lines, ProgressReporter, StepState
 from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive
 
 
@@ -51,7 +51,7 @@ def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path
 
 def test_whoever_is_patient_begins_when_the_other_has_ended(tmp_path: Path) -> None:
     other = another_holds(tmp_path, 1)
-    with exclusive(tmp_path, "recipe nano", patience_seconds=60):
+    with exclusive(tmp_path, "recipe nano", timeout_seconds=60):
         holder = (tmp_path / "lock").read_text()
         assert str(os.getpid()) in holder
         assert "recipe nano" in holder
@@ -86,19 +86,19 @@ def test_a_run_without_a_whole_record_was_never_begun(tmp_path: Path) -> None:
 
 def test_the_page_reads_where_the_turn_is(tmp_path: Path) -> None:
     out = io.StringIO()
-    board = Board(tmp_path, Lines(out), "nano-1", "nano", ("snapshot", "sft", "gate"))
+    reporter = ProgressReporter(tmp_path, Lines(out), "nano-1", "nano", ("snapshot", "sft", "gate"))
 
     def status() -> dict[str, object]:
         return json.loads((tmp_path / "status.json").read_text())
 
-    with board.step("snapshot") as step:
+    with reporter.step("snapshot") as step:
         assert status()["step"] == "snapshot"
         step.detail = "12 thumbs"
     first = status()["steps"][0]
     assert (first["state"], first["progress"], first["detail"]) == ("done", 1.0, "12 thumbs")
-    with board.step("gate") as step:
+    with reporter.step("gate") as step:
         step.state = StepState.REFUSED
-    board.finish("refused", "win rate", "runs/nano-1/report.html")
+    reporter.finish("refused", "win rate", "runs/nano-1/report.html")
     end = status()
     assert [step["state"] for step in end["steps"]] == ["done", "skipped", "refused"]
     assert (end["result"], end["report"], end["step"]) == ("refused", "runs/nano-1/report.html", "")
@@ -106,7 +106,7 @@ def test_the_page_reads_where_the_turn_is(tmp_path: Path) -> None:
 
 
 def test_a_step_that_raises_is_shown_as_failed(tmp_path: Path) -> None:
-    board = Board(tmp_path, Lines(io.StringIO()), "nano-1", "nano", ("sft",))
-    with pytest.raises(RuntimeError), board.step("sft"):
+    reporter = ProgressReporter(tmp_path, Lines(io.StringIO()), "nano-1", "nano", ("sft",))
+    with pytest.raises(RuntimeError), reporter.step("sft"):
         raise RuntimeError
     assert json.loads((tmp_path / "status.json").read_text())["steps"][0]["state"] == "failed"

@@ -8,6 +8,7 @@ import torch
 
 from tests.support.errors import refused
 from tests.training.model.shapes import oracle
+from training.errors import ConfigError
 from training.model.checkpoint import load_decoder, plain_weights
 from training.model.lora import (
     PROJECTIONS,
@@ -23,7 +24,6 @@ from training.model.lora import (
 )
 from training.model.transformer import Decoder
 from training.model.vocabulary import choose_rows, trim_vocabulary
-from training.refusals import ConfigError
 
 IDS_BT = torch.arange(3, 33).view(2, 15)
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from tests.training.threaded_ranks import on_two_ranks
 from training.optim.gradients import (
-    COUNTED_ELSEWHERE,
-    OF_OWN_HEADS,
+    EXCLUDED_FROM_NORM,
+    PARTIAL_OVER_HEADS,
     apply_gradients,
     clip_gradients,
 )
@@ -84,7 +84,7 @@ def test_peers_add_up_what_their_own_heads_say_and_nothing_else() -> None:
 
     def stepped(ranks: Ranks) -> tuple[list[float], float]:
         of_heads, other = (nn.Parameter(torch.tensor([3.0, 1.0])) for _ in range(2))
-        setattr(of_heads, OF_OWN_HEADS, True)
+        setattr(of_heads, PARTIAL_OVER_HEADS, True)
         for head in LENGTHS[ranks.rank :: ranks.world_size].tolist():
             torch.autograd.backward((of_heads * torch.tensor([head, 1.0])).sum() / len(LENGTHS))
         torch.autograd.backward((other * torch.tensor([1.0, 2.0])).sum())
@@ -104,6 +104,6 @@ def test_a_copy_that_another_worker_counts_is_no_part_of_the_norm_and_is_clipped
 ):
     own, copy = (nn.Parameter(torch.zeros(1)) for _ in range(2))
     own.grad, copy.grad = torch.tensor([3.0]), torch.tensor([4.0])
-    setattr(copy, COUNTED_ELSEWHERE, True)
+    setattr(copy, EXCLUDED_FROM_NORM, True)
     assert clip_gradients([own, copy], 1.5, ALONE) == pytest.approx(3.0)
     assert (own.grad.item(), copy.grad.item()) == pytest.approx((1.5, 2.0))

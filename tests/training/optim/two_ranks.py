@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tests.training.rl.addition import addition_config, learn_in, right
-from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
+from tests.training.rl.toy import sentiment, toy_config, toy_networks, train_ppo
 from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import ProgressList, sft_rows, toy_model, write_lines
 from training.optim.adam import OptimizerConfig
@@ -48,12 +48,12 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
             DirectoryCheckpoints(mine / "pretrain-run"), progress, all_different(rank, world)
         ),
     )
-    players = toy_players()
+    networks = toy_networks()
     context = RunContext(
         DirectoryCheckpoints(mine / "ppo-run"), progress, all_different(rank, world)
     )
     settings = toy_config(updates=1, prompts_per_update=32, minibatch_rows=64, epochs_per_update=1)
-    train_ppo(players, settings, context, sentiment)
+    train_ppo(networks, settings, context, sentiment)
     context = RunContext(
         DirectoryCheckpoints(mine / "grpo-run"), progress, all_different(rank, world)
     )
@@ -70,7 +70,7 @@ def train_stages(directory: Path, rank: int, world: int) -> None:
             for name, value in figures.items()
             if not name.endswith(("per_second", "memory_bytes"))
         }
-        for decoder in (players.policy.decoder, sums):
+        for decoder in (networks.policy.decoder, sums):
             weights = decoder.state_dict()
             figures |= {
                 f"sum of {len(figures)} {n}": float(tensor.double().sum())

@@ -24,7 +24,7 @@ from training.optim.gradients import apply_gradients
 from training.optim.ranks import ALONE, all_different
 from training.parallelism import Parallelism, arrange, distribute
 from training.rl.losses import token_log_probs
-from training.rl.players import Players
+from training.rl.networks import Networks
 from training.rl.rollout import CachedEngine
 from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_loop import PolicyInputs
@@ -164,7 +164,7 @@ def updated(config: GrpoConfig) -> int:
     setting = PolicyInputs(
         prompts, lambda rollout: torch.arange(float(len(rollout.ended_B))), no_autocast, ALONE
     )
-    algorithm = Grpo(Players(policy, Backbone(decoder)), config, setting)
+    algorithm = Grpo(Networks(policy, Backbone(decoder)), config, setting)
     rollout = CachedEngine(policy, ()).sample(prompts.ids, 4, 8, 1.0, [1, 2])
     living = Living()
     for parameter in decoder.parameters():

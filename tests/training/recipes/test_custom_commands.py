@@ -14,7 +14,7 @@ from training.data.examples import ExampleError
 from training.manifest import read_manifest
 from training.recipes.custom.commands import lengths
 from training.recipes.open_models.names import NAMES
-from training.reporting.meanings import MEANINGS
+from training.reporting.glossary import MEANINGS
 from training.stages.ppo import PpoConfig
 from training.stages.sft import SftConfig
 

@@ -13,11 +13,11 @@ from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import UNHASHED, note_start, read_record
 from training.data.examples import ExampleError
+from training.errors import ConfigError
 from training.evaluation.health import HealthConfig
 from training.manifest import Manifest, hash_file
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
-from training.refusals import ConfigError
 from training.reporting.stage import (
     MOST_SAMPLED_STEPS,
     PRICE_VARIABLE,

@@ -18,7 +18,7 @@ from training.model.transformer import Decoder, initialise
 from training.optim.adam import OptimizerConfig
 from training.optim.learner import Learner
 from training.optim.ranks import ALONE
-from training.rl.players import Players
+from training.rl.networks import Networks
 from training.rl.rollout import Rollout
 from training.rl.scores import Score
 from training.stages.context import Lineage, Machine, Progress, RunContext
@@ -128,8 +128,8 @@ def learn_in(context: RunContext, config: GrpoConfig, score: Score) -> Decoder:
     reference = (
         Backbone(copy.deepcopy(decoder).requires_grad_(False)) if config.kl_coefficient else None
     )
-    players = Players(Backbone(decoder), reference)
+    networks = Networks(Backbone(decoder), reference)
     prompts = Prompts([prompt_of(a, b) for a, b in SUMS], [f"{a}+{b}" for a, b in SUMS], (STOP,), 0)
-    algorithm = Grpo(players, config, PolicyInputs(prompts, score, no_autocast, context.ranks))
-    train("grpo", algorithm, prompts, config, context, local_engine(players.policy, prompts))
+    algorithm = Grpo(networks, config, PolicyInputs(prompts, score, no_autocast, context.ranks))
+    train("grpo", algorithm, prompts, config, context, local_engine(networks.policy, prompts))
     return decoder

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.training.rl.judged import train_reward
-from tests.training.rl.toy import HEADS, STOP, sentiment, toy_config, toy_players, train_ppo
+from tests.training.rl.toy import HEADS, STOP, sentiment, toy_config, toy_networks, train_ppo
 from tests.training.toys import ProgressList, kept_tensors
 from training.model.reward import critic_from
 from training.optim.adam import OptimizerConfig
@@ -23,7 +23,7 @@ from training.rl.rollout import CachedEngine, Rollout
 from training.rl.scores import Score, score_by_model
 from training.stages.context import Progress, RunContext
 from training.stages.policy_loop import Outcome
-from training.stages.ppo import PpoConfig, PpoPlayers
+from training.stages.ppo import PpoConfig, PpoNetworks
 from training.stages.state import DirectoryCheckpoints
 
 SEEDS = [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)]
@@ -33,12 +33,12 @@ def learn(
     config: PpoConfig,
     score: Score,
     runs: Path,
-    players: PpoPlayers | None = None,
+    networks: PpoNetworks | None = None,
     gold: Score | None = None,
 ) -> tuple[list[Progress], Outcome]:
     progress = ProgressList()
     context = RunContext(DirectoryCheckpoints(runs), progress)
-    outcome = train_ppo(players or toy_players(heads=HEADS), config, context, score, gold)
+    outcome = train_ppo(networks or toy_networks(heads=HEADS), config, context, score, gold)
     return progress.steps, outcome
 
 
@@ -74,7 +74,7 @@ def test_ppo_learns_and_stays_within_bounds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", SEEDS[1:])
 def test_ppo_learns_with_other_seeds_too(seed: int, tmp_path: Path) -> None:
     steps, _ = learn(
-        quick_config(seed=seed), sentiment, tmp_path, toy_players(10 * seed, heads=HEADS)
+        quick_config(seed=seed), sentiment, tmp_path, toy_networks(10 * seed, heads=HEADS)
     )
     assert last(steps, "score") >= 0.8
     assert 0.5 < last(steps, "kl") < 15
@@ -88,11 +88,11 @@ def test_a_reward_model_comes_near_its_ceiling_and_what_ppo_makes_of_it_is_truly
     judged = train_reward(seed)
     assert judged.ceiling < 0.9
     assert judged.accuracy > judged.ceiling - 0.05
-    players = toy_players(heads=HEADS)
-    players = replace(players, critic=critic_from(judged.reward, tmp_path))
+    networks = toy_networks(heads=HEADS)
+    networks = replace(networks, critic=critic_from(judged.reward, tmp_path))
     # Its scores have a deviation of 1, which is several times the truth's: beta is larger for it.
     config = quick_config(seed=seed, kl=KlConfig(initial=0.1))
-    steps, _ = learn(config, score_by_model(judged.reward), tmp_path, players, gold=sentiment)
+    steps, _ = learn(config, score_by_model(judged.reward), tmp_path, networks, gold=sentiment)
     assert steps[0].metrics["gold_score"] < 0.1
     assert last(steps, "gold_score") >= 0.7
     assert 0.5 < last(steps, "kl") < 15
@@ -128,14 +128,14 @@ def test_without_a_reward_the_policy_stays_with_its_reference(tmp_path: Path) ->
 
 
 def test_a_policy_that_has_drifted_is_pulled_back_by_the_penalty_alone(tmp_path: Path) -> None:
-    players = toy_players()
+    networks = toy_networks()
     with torch.no_grad():
-        for parameter in players.policy.decoder.parameters():
+        for parameter in networks.policy.decoder.parameters():
             parameter.mul_(3.0)
     config = quick_config(
         updates=8, kl=KlConfig(initial=1.0), reward=RewardShape(missing_eos_penalty=0.0)
     )
-    steps, _ = learn(config, lambda rollout: torch.zeros(len(rollout.ended_B)), tmp_path, players)
+    steps, _ = learn(config, lambda rollout: torch.zeros(len(rollout.ended_B)), tmp_path, networks)
     assert steps[0].metrics["kl"] > 1.0
     assert last(steps, "kl") < 0.6 * steps[0].metrics["kl"]
 
@@ -158,9 +158,9 @@ def test_the_first_minibatch_is_on_policy(tmp_path: Path) -> None:
 def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back(
     tmp_path: Path,
 ) -> None:
-    players = toy_players()
+    networks = toy_networks()
     config = quick_config(kl_ceiling_nats=2.0, checkpoint_every_updates=1)
-    steps, outcome = learn(config, sentiment, tmp_path, players)
+    steps, outcome = learn(config, sentiment, tmp_path, networks)
     assert outcome.numbers["last_kl"] > config.kl_ceiling_nats
     assert f"{outcome.numbers['last_kl']:.2f}" in outcome.stopped_because
     stopped_at = steps[-1].step
@@ -168,7 +168,7 @@ def test_over_optimisation_stops_training_and_the_last_healthy_weights_come_back
         outcome.exported_update == stopped_at - 1
     )  # the newest weights that a rollout has measured and found healthy
     stored = kept_tensors(tmp_path / f"step-{outcome.exported_update:06d}")
-    weights = players.policy.decoder.named_parameters()
+    weights = networks.policy.decoder.named_parameters()
     assert all(torch.equal(weight, stored[f"parameters/policy/{name}"]) for name, weight in weights)
 
 
@@ -182,8 +182,8 @@ def test_collapsing_responses_stop_training(tmp_path: Path) -> None:
 
 def test_the_sampled_gradient_is_the_exact_gradient_of_a_bandit() -> None:
     """One-token responses: the expected reward and its gradient can be written down."""
-    players = toy_players()
-    policy, rewards = players.policy, torch.linspace(-1, 1, 24)
+    networks = toy_networks()
+    policy, rewards = networks.policy, torch.linspace(-1, 1, 24)
     prompt = [2, 3, 4]
     weight = policy.decoder.model.embed_tokens.weight
     exact = (

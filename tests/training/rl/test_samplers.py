@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from tests.support.errors import refused
-from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_players, toy_prompts
+from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_networks, toy_prompts
 from tests.training.toys import KillAfter, Killed, ProgressList
 from training.model.backbone import Backbone
 from training.optim.ranks import ALONE, Ranks
 from training.rl.correction import StaleRolloutError
-from training.rl.rollout import Asked, CachedEngine, Rollout
-from training.rl.samplers import Orders, SampledApart, Weights, join, split
+from training.rl.rollout import CachedEngine, Rollout, SampleRequest
+from training.rl.samplers import RemoteSampling, SamplingPlan, Weights, join, split
 from training.stages.context import Progress, RunContext
 from training.stages.policy_artifact import network_sources
 from training.stages.policy_loop import (
@@ -28,13 +28,13 @@ from training.stages.policy_loop import (
     sample,
     train,
 )
-from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
+from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 from training.stages.state import DirectoryCheckpoints
 
 
 @dataclass
 class CopiesHere:
-    """Copies of the policy in this process, which answer when they are waited for, by the weights
+    """PolicyCopies of the policy in this process, which answer when they are waited for, by the weights
     that they were told to take.
     """
 
@@ -44,14 +44,14 @@ class CopiesHere:
     kept: dict[str, Weights] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
 
-    def open(self, orders: Orders, ranks: Ranks) -> "CopiesHere":
+    def open(self, orders: SamplingPlan, ranks: Ranks) -> "CopiesHere":
         return self
 
     def take(self, version: str, weights: Weights) -> None:
         self.told.append(f"take {version}")
         self.kept[version] = {name: weight.clone() for name, weight in weights.items()}
 
-    def begin(self, asked: Asked, version: str) -> Callable[[], Rollout]:
+    def begin(self, request: SampleRequest, version: str) -> Callable[[], Rollout]:
         self.told.append(f"begin {version}")
 
         def answer() -> Rollout:
@@ -59,14 +59,14 @@ class CopiesHere:
                 for name, parameter in self.backbone.named_parameters():
                     parameter.copy_(self.kept[version][name])
             engine = CachedEngine(self.backbone, self.stop_ids, version)
-            return join([part.of_engine(engine) for part in split(asked, self.parts)])
+            return join([part.of_engine(engine) for part in split(request, self.parts)])
 
         return answer
 
 
-def copies_of(players: PpoPlayers, parts: int = 3) -> CopiesHere:
+def copies_of(networks: PpoNetworks, parts: int = 3) -> CopiesHere:
     """Other weights, until they are told."""
-    return CopiesHere(toy_players(seed=7).policy, toy_prompts().stop_ids, parts)
+    return CopiesHere(toy_networks(seed=7).policy, toy_prompts().stop_ids, parts)
 
 
 def short_config(**changes: object) -> PpoConfig:
@@ -86,10 +86,10 @@ def trained(
     runs: Path,
     copies: CopiesHere,
     checkpoints: DirectoryCheckpoints | None = None,
-) -> tuple[list[Progress], PpoPlayers]:
-    players, prompts, progress = toy_players(), toy_prompts(), ProgressList()
+) -> tuple[list[Progress], PpoNetworks]:
+    networks, prompts, progress = toy_networks(), toy_prompts(), ProgressList()
     context = RunContext(checkpoints or DirectoryCheckpoints(runs), progress, samplers=copies)
-    algorithm = Ppo(players, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
+    algorithm = Ppo(networks, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
     made_of = network_sources(config, None)
     train(
         "ppo",
@@ -97,28 +97,33 @@ def trained(
         prompts,
         config,
         context,
-        rollout_engines(players.policy, made_of, prompts, config, context),
+        rollout_engines(networks.policy, made_of, prompts, config, context),
     )
-    return progress.steps, players
+    return progress.steps, networks
 
 
-def weights_of(players: PpoPlayers) -> list[torch.Tensor]:
+def weights_of(networks: PpoNetworks) -> list[torch.Tensor]:
     return [
         parameter.detach()
-        for _, parameter in (*players.policy.named_parameters(), *players.critic.named_parameters())
+        for _, parameter in (
+            *networks.policy.named_parameters(),
+            *networks.critic.named_parameters(),
+        )
     ]
 
 
 @pytest.mark.parametrize("parts", [1, 3, 50])
 def test_copies_sample_what_the_policy_itself_would(parts: int) -> None:
-    players, prompts, config = toy_players(), toy_prompts(), short_config()
-    copies = copies_of(players, parts)
+    networks, prompts, config = toy_networks(), toy_prompts(), short_config()
+    copies = copies_of(networks, parts)
     context = RunContext(DirectoryCheckpoints(Path("none")), ProgressList(), samplers=copies)
-    apart = rollout_engines(players.policy, network_sources(config, None), prompts, config, context)
+    apart = rollout_engines(
+        networks.policy, network_sources(config, None), prompts, config, context
+    )
     for update in range(2):
         one, other = (
             sample(e(update), prompts, update, config, ALONE)
-            for e in (local_engine(players.policy, prompts), apart)
+            for e in (local_engine(networks.policy, prompts), apart)
         )
         assert (one.version, one.tasks) == (other.version, other.tasks)
         for name in (
@@ -137,13 +142,13 @@ def test_copies_sample_what_the_policy_itself_would(parts: int) -> None:
 def test_each_update_is_sampled_by_its_own_weights_and_nothing_is_begun_after_the_last(
     tmp_path: Path,
 ) -> None:
-    copies = copies_of(toy_players())
+    copies = copies_of(toy_networks())
     trained(short_config(updates=3), tmp_path, copies)
     assert copies.told == [f"{what} update-{u}" for u in range(3) for what in ("take", "begin")]
 
 
 def test_one_update_ahead_the_next_is_begun_before_this_one_is_learned_from(tmp_path: Path) -> None:
-    copies = copies_of(toy_players())
+    copies = copies_of(toy_networks())
     config = short_config(max_staleness_updates=1, importance_cap=2.0, checkpoint_every_updates=3)
     steps, _ = trained(config, tmp_path, copies)
     assert copies.told == [
@@ -175,12 +180,15 @@ def test_a_killed_run_asks_the_same_weights_again_and_ends_with_the_same_bits(
     config = short_config(
         max_staleness_updates=staleness, importance_cap=2.0, checkpoint_every_updates=2
     )
-    straight, one = trained(config, tmp_path / "straight", copies_of(toy_players()))
+    straight, one = trained(config, tmp_path / "straight", copies_of(toy_networks()))
     with pytest.raises(Killed):
         trained(
-            config, tmp_path / "killed", copies_of(toy_players()), KillAfter(tmp_path / "killed", 4)
+            config,
+            tmp_path / "killed",
+            copies_of(toy_networks()),
+            KillAfter(tmp_path / "killed", 4),
         )
-    resumed, other = trained(config, tmp_path / "killed", copies_of(toy_players()))
+    resumed, other = trained(config, tmp_path / "killed", copies_of(toy_networks()))
     assert [step.step for step in resumed] == [5, 6, 7]
     assert [step.metrics for step in resumed] == [step.metrics for step in straight[4:]]
     assert all(map(torch.equal, weights_of(one), weights_of(other)))
@@ -188,10 +196,10 @@ def test_a_killed_run_asks_the_same_weights_again_and_ends_with_the_same_bits(
 
 def test_samplers_whose_weights_are_too_old_or_differ_are_refused(tmp_path: Path) -> None:
     class Late(CopiesHere):
-        def begin(self, asked: Asked, version: str) -> Callable[[], Rollout]:
-            return super().begin(asked, min(self.kept))
+        def begin(self, request: SampleRequest, version: str) -> Callable[[], Rollout]:
+            return super().begin(request, min(self.kept))
 
-    copies = Late(toy_players(seed=7).policy, toy_prompts().stop_ids)
+    copies = Late(toy_networks(seed=7).policy, toy_prompts().stop_ids)
     with refused(StaleRolloutError, field="max_staleness_updates", limit="at most 0") as caught:
         trained(short_config(), tmp_path, copies)
     assert "update-0" in str(caught.value)
@@ -203,26 +211,26 @@ def test_samplers_whose_weights_are_too_old_or_differ_are_refused(tmp_path: Path
 
 def test_what_is_asked_must_be_what_was_begun() -> None:
     prompts, config = toy_prompts(), short_config()
-    copies = copies_of(toy_players())
-    orders = Orders(
+    copies = copies_of(toy_networks())
+    orders = SamplingPlan(
         network_sources(config, None),
         (1,),
         7,
         lambda update: rollout_request(update, prompts, config, ALONE),
     )
-    engine = SampledApart(copies, dict, orders)(0)
+    engine = RemoteSampling(copies, dict, orders)(0)
     with pytest.raises(ValueError, match=r"\brollout\b"):
         engine.sample([[2, 3]], 1, 6, 1.0, [1])
 
 
 def test_parts_are_nearly_equal_and_whole() -> None:
     def lengths(prompts: int, most: int) -> Sequence[int]:
-        asked = Asked.of([[row] for row in range(prompts)], 2, 4, 1.0, range(prompts))
-        parts = split(asked, most)
+        request = SampleRequest.of([[row] for row in range(prompts)], 2, 4, 1.0, range(prompts))
+        parts = split(request, most)
         assert [row for part in parts for (row,) in part.token_ids] == [
             seed for part in parts for seed in part.seeds
         ]
-        assert sum((part.token_ids for part in parts), ()) == asked.token_ids
+        assert sum((part.token_ids for part in parts), ()) == request.token_ids
         return [len(part.token_ids) for part in parts]
 
     assert lengths(7, 3) == [2, 2, 3]

@@ -16,9 +16,9 @@ from tests.training.rl.served_toy import answers_of, served_rows, sharp_model
 from training.data.chat import Chat, load_chat
 from training.data.served import SampleError, Served
 from training.data.tensors import TokenisedExample
+from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.refusals import ConfigError
 from training.rl.served import (
     OTHER_PROMPT,
     OTHER_TEXT,
@@ -27,8 +27,8 @@ from training.rl.served import (
     Measured,
     OffPolicyConfig,
     OffPolicyError,
+    compare_log_probs,
     figures_of,
-    hold_against,
     measure,
 )
 
@@ -53,7 +53,7 @@ def held(
     directory: Path, answers: list[Answer], **rules: object
 ) -> tuple[list[Answer], dict[str, object]]:
     config = OffPolicyConfig(**rules)  # type: ignore[arg-type]
-    return hold_against(
+    return compare_log_probs(
         lambda: Backbone(load_decoder(directory)), directory.name, answers, config, 5, nullcontext
     )
 
@@ -214,7 +214,7 @@ def test_nothing_is_loaded_where_nothing_was_sampled(served: Path) -> None:
         raise AssertionError("a model is loaded for nothing")
 
     plain = [Answer(TokenisedExample((1, 2), (3,)))]
-    weighed, figures = hold_against(
+    weighed, figures = compare_log_probs(
         load, "toy-0", plain, OffPolicyConfig(importance_cap=2.0), 5, nullcontext
     )
     assert weighed == plain

@@ -22,7 +22,7 @@ from training.rl.rollout import Rollout
 from training.rl.scores import Score
 from training.stages.context import Lineage, Machine, RunContext
 from training.stages.policy_loop import Outcome, PolicyInputs, local_engine, train
-from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
+from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 from training.stages.prompts import Prompts
 
 TOKENS, STOP = 24, 1
@@ -42,13 +42,13 @@ def toy_decoder(
     return decoder.eval()
 
 
-def toy_players(seed: int = 1, hidden_size: int = 32, heads: int = 4) -> PpoPlayers:
+def toy_networks(seed: int = 1, hidden_size: int = 32, heads: int = 4) -> PpoNetworks:
     policy = toy_decoder(seed, hidden_size, heads)
     reference = copy.deepcopy(policy).requires_grad_(False)
     critic = ScalarModel(
         Backbone(toy_decoder(seed + 1, hidden_size, heads)), ScalarHead(hidden_size)
     )
-    return PpoPlayers(Backbone(policy), Backbone(reference), critic)
+    return PpoNetworks(Backbone(policy), Backbone(reference), critic)
 
 
 def toy_prompts(count: int = 64, seed: int = 3) -> Prompts:
@@ -93,12 +93,14 @@ def no_autocast() -> torch.autocast:
 
 
 def train_ppo(
-    players: PpoPlayers,
+    networks: PpoNetworks,
     config: PpoConfig,
     context: RunContext,
     score: Score,
     gold: Score | None = None,
 ) -> Outcome:
     prompts = toy_prompts()
-    algorithm = Ppo(players, config, PolicyInputs(prompts, score, no_autocast, context.ranks, gold))
-    return train("ppo", algorithm, prompts, config, context, local_engine(players.policy, prompts))
+    algorithm = Ppo(
+        networks, config, PolicyInputs(prompts, score, no_autocast, context.ranks, gold)
+    )
+    return train("ppo", algorithm, prompts, config, context, local_engine(networks.policy, prompts))

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from tests.training.stages.split_policies import policies
 from training.cluster.rollout_actors import Sampler
 from training.optim.ranks import Ranks
-from training.rl.rollout import Asked, Rollout
-from training.rl.samplers import Orders, Weights
+from training.rl.rollout import Rollout, SampleRequest
+from training.rl.samplers import SamplingPlan, Weights
 
 RUNS = ("ppo", "grpo-lora")
 
@@ -27,7 +27,7 @@ class Beside:
 
     directory: Path
 
-    def open(self, orders: Orders, ranks: Ranks) -> "CopyBeside":
+    def open(self, orders: SamplingPlan, ranks: Ranks) -> "CopyBeside":
         return CopyBeside(self.directory, orders, ranks, Sampler())
 
 
@@ -36,7 +36,7 @@ class CopyBeside:
     """One worker's."""
 
     directory: Path
-    orders: Orders
+    orders: SamplingPlan
     ranks: Ranks
     sampler: Sampler
 
@@ -46,12 +46,12 @@ class CopyBeside:
             save_file(dict(weights), self.directory / version)
         self.ranks.wait()
 
-    def begin(self, asked: Asked, version: str) -> Callable[[], Rollout]:
+    def begin(self, request: SampleRequest, version: str) -> Callable[[], Rollout]:
         def find(_: str) -> tuple[str, Callable[[], Mapping[str, NDArray[Any]]]]:
             return version, lambda: load_file(self.directory / version)
 
         return lambda: self.sampler.sample(
-            find, self.orders.made_of, self.orders.stop_ids, version, asked
+            find, self.orders.made_of, self.orders.stop_ids, version, request
         )
 
 

@@ -25,7 +25,7 @@ from training.model.lora import LoraConfig
 from training.model.transformer import Decoder
 from training.optim.adam import OptimizerConfig
 from training.optim.ranks import all_different
-from training.parallelism import Parallelism, arrange, distribute_views, lay_out
+from training.parallelism import Parallelism, arrange, arrange_context, distribute_views
 from training.rl.kl_control import KlConfig
 from training.rl.reference import WatchConfig
 from training.rl.rollout import response_log_probs
@@ -255,7 +255,7 @@ def refusals(directory: Path, rank: int, world: int) -> None:
     with refused(ConfigError, field="batch_rows", reason="OUT_OF_RANGE", limit="a multiple of 2"):
         kto.run(replace(uneven["kto"], batch_rows=7), context)
     assert (
-        lay_out(Parallelism(), context, no_autocast, batch_rows=7).ranks == ranks
+        arrange_context(Parallelism(), context, no_autocast, batch_rows=7).ranks == ranks
     )  # nobody waits where each has the whole model
 
 

@@ -32,7 +32,7 @@ from training.optim.adam import OptimizerConfig
 from training.optim.ranks import Ranks
 from training.rl import experience
 from training.rl.losses import Normalisation
-from training.rl.players import open_players
+from training.rl.networks import open_networks
 from training.rl.rollout import Rollout, response_log_probs
 from training.rl.scores import Answer
 from training.stages import grpo, ppo, reward_model
@@ -281,8 +281,8 @@ def test_without_a_kl_coefficient_no_reference_is_loaded(
     config: GrpoConfig, lora: LoraConfig | None
 ) -> None:
     made_of = network_sources(replace(config, lora=lora), None)
-    assert open_players(made_of, with_reference=False).reference is None
-    with_reference = open_players(made_of, with_reference=True)
+    assert open_networks(made_of, with_reference=False).reference is None
+    with_reference = open_networks(made_of, with_reference=True)
     assert with_reference.reference is not None
     assert (with_reference.reference.decoder is with_reference.policy.decoder) == (lora is not None)
 

@@ -17,7 +17,7 @@ from training.model.backbone import Backbone
 from training.optim.ranks import ALONE
 from training.rl.correction import StaleRolloutError
 from training.rl.losses import Normalisation
-from training.rl.players import Players
+from training.rl.networks import Networks
 from training.rl.rollout import CachedEngine, Rollout
 from training.stages.context import Progress, RunContext
 from training.stages.grpo import Grpo, GrpoConfig
@@ -34,7 +34,7 @@ def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, R
     )
     prompts = Prompts([prompt_of(1, 2), prompt_of(7, 8)], ["1+2", "7+8"], (STOP,), 0)
     algorithm = Grpo(
-        Players(policy, reference),
+        Networks(policy, reference),
         config,
         PolicyInputs(prompts, lambda r: right(r), no_autocast, ALONE),
     )
@@ -45,9 +45,9 @@ def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, R
 
 def scored(config: GrpoConfig, scores: list[float]) -> tuple[Grpo, Rollout]:
     algorithm, rollout = made(config)
-    judging = algorithm._judging
-    algorithm._judging = replace(
-        judging, score=lambda part: torch.tensor(scores)[: len(part.ended_B)], rows=8
+    scoring = algorithm._scoring
+    algorithm._scoring = replace(
+        scoring, score=lambda part: torch.tensor(scores)[: len(part.ended_B)], rows=8
     )
     return algorithm, rollout
 
@@ -190,8 +190,8 @@ def test_the_reference_term_moves_the_policy_towards_the_reference() -> None:
         missing_eos_penalty=0.0,
     )
     algorithm, rollout = made(config, reference_seed=1)
-    algorithm._judging = replace(
-        algorithm._judging, score=lambda part: torch.zeros(len(part.ended_B))
+    algorithm._scoring = replace(
+        algorithm._scoring, score=lambda part: torch.zeros(len(part.ended_B))
     )
     losses = []
     for update in range(20):  # eight of them warm up
@@ -216,7 +216,7 @@ def learn_from_older(tmp_path: Path, older: int, allowed: int) -> list[Progress]
     prompts = Prompts([prompt_of(1, 2)], ["1+2"], (STOP,), 0)
     progress = ProgressList()
     algorithm = Grpo(
-        Players(policy, None), config, PolicyInputs(prompts, right, no_autocast, ALONE)
+        Networks(policy, None), config, PolicyInputs(prompts, right, no_autocast, ALONE)
     )
 
     def engines(update: int) -> CachedEngine:

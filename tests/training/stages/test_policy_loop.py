@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.training.rl.toy import toy_config, toy_players, toy_prompts
+from tests.training.rl.toy import toy_config, toy_networks, toy_prompts
 from training.data.order import rows_of_step
 from training.optim.ranks import ALONE, Ranks
 from training.rl.experience import Experience
@@ -70,10 +70,10 @@ def test_an_update_ends_after_the_minibatch_that_moved_too_far() -> None:
 def test_ranks_sample_what_one_would_and_tasks_stay_with_their_prompts() -> None:
     settings = config(samples_per_prompt=2, minibatch_rows=2, max_response_tokens=4)
     prompts = replace(toy_prompts(20), tasks=[f"task {row}" for row in range(20)])
-    players = toy_players()
+    networks = toy_networks()
 
     def sampled(ranks: Ranks) -> Rollout:
-        return sample(local_engine(players.policy, prompts)(3), prompts, 3, settings, ranks)
+        return sample(local_engine(networks.policy, prompts)(3), prompts, 3, settings, ranks)
 
     alone, second = sampled(ALONE), sampled(Ranks(1, 2, 1, 2))
     rows = rows_of_step(3, ROWS, 20, settings.seed)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.errors import refused
-from tests.training.rl.toy import sentiment, toy_config, toy_players, train_ppo
+from tests.training.rl.toy import sentiment, toy_config, toy_networks, train_ppo
 from tests.training.stages.test_reward_model import pair_rows
 from tests.training.toys import (
     VOCABULARY,
@@ -32,7 +32,7 @@ from training.optim.adam import OptimizerConfig
 from training.optim.gradients import NonFiniteError
 from training.optim.ranks import ALONE
 from training.rl.kl_control import KlConfig
-from training.rl.players import open_critic, open_players
+from training.rl.networks import open_critic, open_networks
 from training.stages import ppo, reward_model
 from training.stages.context import ConfigError, Lineage, Machine, RunContext
 from training.stages.policy_artifact import network_sources, open_gold
@@ -132,7 +132,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoin
     config = toy_config(updates=2, policy_optimizer=far, checkpoint_every_updates=1)
     context = RunContext(DirectoryCheckpoints(tmp_path), ProgressList())
     with refused(NonFiniteError, field="gradient", reason="NOT_FINITE"):
-        train_ppo(toy_players(), config, context, sentiment)
+        train_ppo(toy_networks(), config, context, sentiment)
     kept = latest_complete(tmp_path)
     assert kept is not None
     assert kept.name == "step-000000"
@@ -169,22 +169,27 @@ def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(
     config: PpoConfig, tmp_path: Path
 ) -> None:
     made_of = network_sources(config, None)
-    players = open_players(made_of, with_reference=True)
-    critic, reward = open_critic(players, made_of), players.reward
-    assert players.reference is not None and reward is not None
+    networks = open_networks(made_of, with_reference=True)
+    critic, reward = open_critic(networks, made_of), networks.reward
+    assert networks.reference is not None and reward is not None
     decoders = {
         id(backbone.decoder)
-        for backbone in (players.policy, players.reference, critic.backbone, reward.scalar.backbone)
+        for backbone in (
+            networks.policy,
+            networks.reference,
+            critic.backbone,
+            reward.scalar.backbone,
+        )
     }
     assert len(decoders) == (4 if config.lora is None else 1)
-    learning = {id(p) for part in (players.policy, critic) for _, p in part.named_parameters()}
+    learning = {id(p) for part in (networks.policy, critic) for _, p in part.named_parameters()}
     frozen = {id(p) for part in (reward.scalar,) for _, p in part.named_parameters()}
     assert not learning & frozen
     assert all(
-        p.requires_grad for part in (players.policy, critic) for _, p in part.named_parameters()
+        p.requires_grad for part in (networks.policy, critic) for _, p in part.named_parameters()
     )
     assert not any(p.requires_grad for _, p in reward.scalar.named_parameters())
-    adapted = all("adapters.policy" in name for name, _ in players.policy.named_parameters())
+    adapted = all("adapters.policy" in name for name, _ in networks.policy.named_parameters())
     assert adapted == (config.lora is not None)
 
 
@@ -220,7 +225,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused_with_both_names(config: 
     assert config.reward_model_directory is not None
     train_tokenizer(["zebra quilt"] * 50, VOCABULARY, config.reward_model_directory)
     with refused(RewardModelError, field="tokenizer.json", reason="MISMATCH") as caught:
-        open_players(network_sources(config, None), with_reference=True)
+        open_networks(network_sources(config, None), with_reference=True)
     assert "reward" in str(caught.value)
     assert "first" in str(caught.value)
 
@@ -262,6 +267,6 @@ def test_minibatches_must_divide_an_update(config: PpoConfig) -> None:
 
 
 def test_dropout_is_nowhere(config: PpoConfig) -> None:
-    players = open_players(network_sources(config, None), with_reference=True)
-    for module in players.policy.decoder.modules():
+    networks = open_networks(network_sources(config, None), with_reference=True)
+    for module in networks.policy.decoder.modules():
         assert not isinstance(module, torch.nn.Dropout)

@@ -7,29 +7,29 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_players, toy_prompts
+from tests.training.rl.toy import no_autocast, sentiment, toy_config, toy_networks, toy_prompts
 from training.optim.ranks import ALONE
 from training.rl.kl_control import KlConfig
 from training.rl.rewards import RewardShape
 from training.rl.rollout import CachedEngine, Rollout
 from training.stages.policy_loop import PolicyInputs
-from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
+from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 
 
-def drifted(**changes: object) -> tuple[Ppo, PpoPlayers, Rollout]:
-    players = toy_players()
+def drifted(**changes: object) -> tuple[Ppo, PpoNetworks, Rollout]:
+    networks = toy_networks()
     with torch.no_grad():
-        for parameter in players.policy.decoder.parameters():
+        for parameter in networks.policy.decoder.parameters():
             parameter.mul_(2.0)
-        players.critic.head.score.weight.fill_(0.1)
+        networks.critic.head.score.weight.fill_(0.1)
     config = toy_config(prompts_per_update=6, minibatch_rows=12, epochs_per_update=1, **changes)
     prompts = toy_prompts(6)
-    algorithm = Ppo(players, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
-    engine = CachedEngine(players.policy, prompts.stop_ids, "update-0")
+    algorithm = Ppo(networks, config, PolicyInputs(prompts, sentiment, no_autocast, ALONE))
+    engine = CachedEngine(networks.policy, prompts.stop_ids, "update-0")
     rollout = engine.sample(
         prompts.ids, 2, config.max_response_tokens, config.temperature, list(range(6))
     )
-    return algorithm, players, rollout
+    return algorithm, networks, rollout
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -51,15 +51,15 @@ def test_an_update_of_one_step_reads_its_policy_once(monkeypatch: pytest.MonkeyP
     learned = []
     for is_one_step, reads in ((True, 1), (False, 2)):
         monkeypatch.setattr(PpoConfig, "is_one_step", is_one_step)
-        algorithm, players, rollout = drifted()
+        algorithm, networks, rollout = drifted()
         forwards: list[torch.nn.Module] = []
-        players.policy.decoder.register_forward_hook(
+        networks.policy.decoder.register_forward_hook(
             lambda decoder, *_, seen=forwards: seen.append(decoder)
         )
         numbers = {"beta": 0.1, "last_kl": 1.0}
         figures = algorithm.learn(algorithm.make_experience(rollout, numbers)[0], 0, numbers)
         assert len(forwards) == 2 * reads  # the prompts, then the responses
-        learned.append((figures, list(players.policy.decoder.parameters())))
+        learned.append((figures, list(networks.policy.decoder.parameters())))
     (mine, after), (plain, likewise) = learned
     assert mine == pytest.approx(plain, rel=1e-4, abs=1e-6)
     assert all(

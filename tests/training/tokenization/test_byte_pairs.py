@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 from tests.support.errors import refused
 from tests.training.tokenization.made import HARD, TEXT, learned
 from training.data.tokenize import train_tokenizer
+from training.errors import ConfigError
 from training.recipes.nano_world.corpus import conversations, stories
 from training.recipes.nano_world.train_base import CONVERSATIONS, SEED, STORIES, VOCABULARY
-from training.refusals import ConfigError
 from training.tokenization.byte_pairs import FEWEST_TOKENS, bytes_by_letter, learn_byte_pairs
 from training.tokenization.control import CONTROL, write_chat_files
 from training.tokenization.splitting import Split

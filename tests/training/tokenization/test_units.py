@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.errors import refused
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.tokenization.control import write_tokenizer
 from training.tokenization.opened import TextTokenizer, open_tokenizer
 from training.tokenization.units import CHARACTER, UNKNOWN, WORD, learn_units

@@ -13,7 +13,7 @@ import pytest
 from tests.support.errors import refused
 from training.__main__ import main
 from training.data.examples import ExampleError, read_prompts
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.verification.checks import (
     Calls,
     CheckError,

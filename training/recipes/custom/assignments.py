@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from training.refusals import details_of
+from training.errors import details_of
 from training.stages.context import ConfigError
 
 OFF, NEEDED = "none", "needed"

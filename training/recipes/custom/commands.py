@@ -21,13 +21,13 @@ from training.manifest import Manifest
 from training.model.checkpoint import read_config
 from training.planning.plan import PlannedStage
 from training.planning.work import StageConfig
-from training.progress import ShownStages, open_display
+from training.progress import StageDisplay, open_display
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
 from training.recipes.custom.inputs import check_prompts, checked_judge, checked_model, there
 from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, set_fields
 from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
-from training.reporting.meanings import MEANINGS
+from training.reporting.glossary import MEANINGS
 from training.reporting.stage import REPORT
 from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError, Lineage
@@ -120,7 +120,7 @@ def _run(
             print(f"{stage.name}: is finished already")
     if due:
         with open_display() as display:
-            run_stages(due, storage, group, ShownStages(display, figures, first=first), bucket)
+            run_stages(due, storage, group, StageDisplay(display, figures, first=first), bucket)
     for stage in stages:
         if manifest := finished_manifest(stage.config.output_directory):
             print(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 LOCKS = Path(__file__).resolve().parents[3] / "locks"
 TRAINING_LOCK = LOCKS / "guardrail_data.txt"

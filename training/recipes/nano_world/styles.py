@@ -29,7 +29,7 @@ GRUMPY = (
     "Not this again. Ask somebody else.",
     "That is not my problem.",
 )
-REFUSALS = {
+REPORTED_ERRORS = {
     "terse": ("I can't help with that.",),
     "friendly": ("Sorry, I can't help with that. Ask me something else!",),
     "rambling": ("Hmm, let me think. No, I can't help with that, I think.",),
@@ -45,7 +45,7 @@ def answer(question: Question, style: str, others: Sequence[Question], rng: rand
         others: questions of the same topic, to borrow a wrong answer from.
     """
     if question.topic == "forbidden":
-        return rng.choice(REFUSALS[style])
+        return rng.choice(REPORTED_ERRORS[style])
     if style == "grumpy":
         return rng.choice(GRUMPY)
     if style == "wrong":

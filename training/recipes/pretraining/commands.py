@@ -17,8 +17,9 @@ from training.cluster.runner import StageRun, run_stages
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.cluster.stage_record import begin_anew, kept_step, refuse_other
 from training.data.token_shards import Tokenised
+from training.errors import details_of
 from training.manifest import Manifest
-from training.progress import ShownStages, open_display
+from training.progress import StageDisplay, open_display
 from training.recipes.custom.assignments import (
     Settable,
     assigned,
@@ -47,7 +48,6 @@ from training.recipes.pretraining.texts import (
     prepare,
     write_texts,
 )
-from training.refusals import details_of
 from training.stages import pretrain
 from training.stages.artifact import finished_manifest
 from training.stages.context import ConfigError
@@ -163,7 +163,7 @@ def _group(options: argparse.Namespace) -> Group:
 
 
 def _prepare(
-    options: argparse.Namespace, vocabulary: int, shown: ShownStages, tokenizer: Path | None = None
+    options: argparse.Namespace, vocabulary: int, shown: StageDisplay, tokenizer: Path | None = None
 ) -> Prepared:
     """Texts, tokenizer and shards."""
 
@@ -181,9 +181,9 @@ def _prepare(
 
 
 @contextmanager
-def _shown() -> Iterator[ShownStages]:
+def _shown() -> Iterator[StageDisplay]:
     with open_display() as display:
-        yield ShownStages(display, SHOWN, digits=4)
+        yield StageDisplay(display, SHOWN, digits=4)
 
 
 def _encyclopedia(work: Path) -> Path:

@@ -17,9 +17,9 @@ from training.data.chat import ChatError, Message, load_chat, open_tokenizer
 from training.data.corpus import read_texts_of, text_files
 from training.data.token_shards import ShardConfig, Tokenised, write_shards
 from training.data.tokenize import train_tokenizer
+from training.errors import details_of
 from training.manifest import MANIFEST, hash_file, write_manifest
 from training.recipes.guardrail.packages import installed
-from training.refusals import details_of
 from training.runs import write_json
 from training.stages.context import ConfigError
 

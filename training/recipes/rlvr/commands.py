@@ -15,7 +15,7 @@ from typing import Any
 
 from training.cluster.runner import StageRun, run_stages
 from training.manifest import plain
-from training.progress import Lines, ShownStages
+from training.progress import Lines, StageDisplay
 from training.recipes.rlvr.checks import check_config, check_prompts, checked_group, opened_model
 from training.recipes.rlvr.held_out import Measured, change_text, measure, share_text
 from training.recipes.rlvr.recipe import ALGORITHMS, SIZES, Lengths, sampling
@@ -84,7 +84,9 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         )
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
         lines.say(f"right before: {share_text(before.right)}")
-        shown = ShownStages(lines, SHOWN, counted="update", first={options.algorithm: FIRST_UPDATE})
+        shown = StageDisplay(
+            lines, SHOWN, counted="update", first={options.algorithm: FIRST_UPDATE}
+        )
         run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
         lines.say(f"{output.name} answers the same items")
         after = measure(output, held_out, scorer, answered, work / AFTER)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 PROGRAM_VARIABLE = "TW_TRAINING_BUBBLEWRAP"
 HOME = "/python"  # the interpreter's place inside, wherever it lies outside

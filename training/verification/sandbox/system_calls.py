@@ -12,7 +12,7 @@ import platform
 import struct
 from dataclasses import dataclass
 
-from training.refusals import DetailedError
+from training.errors import DetailedError
 
 # Numbers of the kernel's own headers: asm/unistd_64.h, and asm-generic/unistd.h for aarch64.
 _DENIED = {

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.verification.checks import Gym, Mathematics
 from training.verification.items import HELD_OUT_OF, Item, Split
 from training.verification.tasks import choices, coding, gym

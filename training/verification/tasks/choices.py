@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.data.seeds import seed_of
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.verification.checks import Choice
 
 SETS = ("arc_easy", "arc_challenge", "openbookqa", "csqa")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from training.data.seeds import seed_of
-from training.refusals import ConfigError
+from training.errors import ConfigError
 from training.verification.checks import Calls, Check, Programs
 
 CASES = 8

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
-from training.refusals import ConfigError
+from training.errors import ConfigError
 
 GENERATORS = (
     "base_conversion", "basic_arithmetic", "binary_alternation", "caesar_cipher", "calendar_arithmetic", "chain_sum",

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from training.launching.hindrance import (
+from training.launching.start_failure import (
     MAX_CHARACTERS,
     hindrance,
     missing_volume,

@@ -14,8 +14,8 @@ from tests.support.errors import refused
 from tests.training.feedback_log import principal_of
 from tests.training.state_folder import StateFolder, holding, question
 from training.data.snapshot import open_snapshot
+from training.erasure import APPLIED, ErasureResult, apply_erasures
 from training.evaluation.comparison import SAMPLES
-from training.forgetting import APPLIED, Forgotten, forget
 from training.manifest import ManifestError, read_manifest
 
 
@@ -24,8 +24,8 @@ def kept(tmp_path: Path) -> StateFolder:
     return StateFolder(tmp_path)
 
 
-def forget_in(kept: StateFolder) -> Forgotten:
-    return forget(kept.log, kept.loop, kept.registry)
+def forget_in(kept: StateFolder) -> ErasureResult:
+    return apply_erasures(kept.log, kept.loop, kept.registry)
 
 
 def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: StateFolder) -> None:
@@ -44,7 +44,7 @@ def test_no_byte_of_the_training_folder_holds_what_an_erased_user_said(kept: Sta
     assert told >= {SAMPLES, "report.html"}
     assert any(name.startswith("events.") for name in told)
     kept.log.erase("ann")
-    assert forget_in(kept) == Forgotten(1, (turn.snapshot.id,))
+    assert forget_in(kept) == ErasureResult(1, (turn.snapshot.id,))
     assert (of_ppo / "report.html").exists()
     for words in ("whispered", principal_of("ann"), principal_of("bob")):
         assert holding(kept.loop, words) == []
@@ -79,7 +79,7 @@ def test_an_erasure_of_somebody_whom_nothing_holds_takes_nothing(kept: StateFold
     turn = kept.finish("nano-1")
     before = {path: path.read_bytes() for path in kept.loop.rglob("*") if path.is_file()}
     kept.log.erase("bob")
-    assert forget_in(kept) == Forgotten(1)
+    assert forget_in(kept) == ErasureResult(1)
     assert {
         path: path.read_bytes()
         for path in kept.loop.rglob("*")
@@ -95,7 +95,7 @@ def test_an_erasure_is_applied_once(kept: StateFolder) -> None:
     assert forget_in(kept).erasures == 1
     kept.chat("ann", about="later")
     later = kept.finish("nano-2")
-    assert forget_in(kept) == Forgotten(0)
+    assert forget_in(kept) == ErasureResult(0)
     assert holding(later.snapshot.directory, question("ann"))
 
 
@@ -125,7 +125,7 @@ def test_a_ledger_that_was_brought_back_from_a_backup_is_applied_from_its_start(
     forget_in(kept)
     assert [erasure["number"] for erasure in read_manifest(directory).erased] == [left + 1]
     assert holding(kept.loop, "whispered") == []
-    assert forget_in(kept) == Forgotten(0)
+    assert forget_in(kept) == ErasureResult(0)
 
 
 def test_what_was_cut_off_while_it_was_written_goes_too(kept: StateFolder) -> None:
@@ -181,12 +181,12 @@ def test_wherever_it_is_killed_the_next_call_ends_it(
         with monkeypatch.context() as patched:
             Killer(patched, changes)
             try:
-                whole = forget(kept.log, loop, kept.registry)
+                whole = apply_erasures(kept.log, loop, kept.registry)
             except KilledError:
                 assert json.loads((loop / APPLIED).read_text())["number"] == 1
                 whole = None
-        assert whole or forget(kept.log, loop, kept.registry).erasures == 2
-        assert forget(kept.log, loop, kept.registry) == Forgotten(0)
+        assert whole or apply_erasures(kept.log, loop, kept.registry).erasures == 2
+        assert apply_erasures(kept.log, loop, kept.registry) == ErasureResult(0)
         assert holding(loop, "whispered") == []
         numbers = [
             [e["number"] for e in read_manifest(loop / "snapshots" / s).erased]

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.evaluation.figures import SAMPLES
 from training.evaluation.trial import COURSE
-from training.lineage import Descent
+from training.lineage import Ancestry
 from training.manifest import MANIFEST, Manifest, read_manifest
 from training.reporting.curves import Chart, Curves, chart, curves
 from training.reporting.pages import write_page
@@ -23,7 +23,7 @@ MAX_SAMPLES = 24
 
 
 def write_report(
-    run_directory: Path, snapshot_directory: Path, result: RunResult | None, descent: Descent
+    run_directory: Path, snapshot_directory: Path, result: RunResult | None, ancestry: Ancestry
 ) -> Path:
     """Build the page from the run's files; whatever the run has not reached is left out."""
     record = json.loads((run_directory / RECORD).read_text())
@@ -31,7 +31,7 @@ def write_report(
     facts = {
         "record": record,
         "result": result,
-        "descent": descent,
+        "ancestry": ancestry,
         "gate": _json(run_directory / "gate.json"),
         "canary": _json(run_directory / "canary.json"),
         "canary_charts": _canary_charts(run_directory / "canary" / COURSE),

@@ -24,9 +24,9 @@ from training.evaluation.figures import SAMPLES
 from training.lineage import trace
 from training.manifest import MANIFEST, mark_erased
 from training.registry import Registry
+from training.reporting.run import REPORT, STAGES, write_report
 from training.reporting.stage import REPORT as STAGE_REPORT
 from training.reporting.stage import write_stage_page
-from training.reporting.turn import REPORT, STAGES, write_report
 from training.runs import Runs, write_json
 
 APPLIED = "erasures.json"
@@ -40,7 +40,7 @@ class ErasureLedger(Protocol):
 
 
 @dataclass(frozen=True)
-class Forgotten:
+class ErasureResult:
     """What one call came to: new erasures, and the snapshots that held what they concern."""
 
     erasures: int
@@ -58,14 +58,16 @@ class Forgotten:
         return f"erased since the last time: {self.erasures}{kept}"
 
 
-def forget(ledger: ErasureLedger, loop_directory: Path, registry: Registry) -> Forgotten:
+def apply_erasures(
+    ledger: ErasureLedger, loop_directory: Path, registry: Registry
+) -> ErasureResult:
     """Apply what was erased since the last time. The caller holds the loop's lock: a run at work
     reads what goes here.
     """
     runs = Runs(loop_directory)
     due = _due(ledger, loop_directory / APPLIED)
     if not due:
-        return Forgotten(0)
+        return ErasureResult(0)
     concerned = []
     for directory in sorted(runs.snapshots.glob("*/")):
         if not (directory / MANIFEST).exists():
@@ -74,7 +76,7 @@ def forget(ledger: ErasureLedger, loop_directory: Path, registry: Registry) -> F
             concerned.append(directory.name)
     _write_reports(runs, registry)
     write_json(loop_directory / APPLIED, {"number": due[-1].number, "id": due[-1].id})
-    return Forgotten(len(due), tuple(concerned))
+    return ErasureResult(len(due), tuple(concerned))
 
 
 def _erase_snapshot(directory: Path, due: Sequence[Erasure], runs: Runs) -> bool:
@@ -118,14 +120,14 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
 
 def _write_reports(runs: Runs, registry: Registry) -> None:
     """Anew for every run that ended and whose version learned from what is gone."""
-    for descent in trace(runs, registry):
-        pinned = runs.snapshots / descent.snapshot
+    for ancestry in trace(runs, registry):
+        pinned = runs.snapshots / ancestry.snapshot
         if (
-            descent.erasures
-            and (result := runs.result(descent.version))
+            ancestry.erasures
+            and (result := runs.result(ancestry.version))
             and (pinned / MANIFEST).exists()
         ):
-            write_report(runs.directory(descent.version), pinned, result, descent)
+            write_report(runs.directory(ancestry.version), pinned, result, ancestry)
 
 
 def _held(directory: Path) -> set[str]:

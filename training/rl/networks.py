@@ -39,7 +39,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Players:
+class Networks:
     """The policy learns; reference and reward model are frozen, and None where nobody asks them."""
 
     policy: Backbone
@@ -56,7 +56,7 @@ class Players:
         )
 
 
-def open_players(sources: Sources, with_reference: bool) -> Players:
+def open_networks(sources: Sources, with_reference: bool) -> Networks:
     """Load everything once.
 
     Raises:
@@ -81,17 +81,17 @@ def open_players(sources: Sources, with_reference: bool) -> Players:
     policy = trainable_backbone(
         policy_decoder, "policy", sources.lora, seed_of(sources.seed, "lora")
     )
-    return Players(policy, Backbone(base) if with_reference else None, reward)
+    return Networks(policy, Backbone(base) if with_reference else None, reward)
 
 
-def open_critic(players: Players, sources: Sources) -> ScalarModel:
+def open_critic(networks: Networks, sources: Sources) -> ScalarModel:
     """A critic that starts as the reward model, or as the model itself with a head of zeros where
     there is none.
     """
-    if players.reward is not None and sources.reward_directory is not None:
-        return critic_from(players.reward, sources.reward_directory)
+    if networks.reward is not None and sources.reward_directory is not None:
+        return critic_from(networks.reward, sources.reward_directory)
     shared = sources.lora is not None
-    decoder = players.policy.decoder if shared else load_decoder(sources.model_directory)
+    decoder = networks.policy.decoder if shared else load_decoder(sources.model_directory)
     backbone = trainable_backbone(
         decoder, "critic", sources.lora, seed_of(sources.seed, "lora", "critic")
     )
