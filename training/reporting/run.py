@@ -18,7 +18,7 @@ from training.reporting.stage import read_stages
 from training.runs import RECORD, RunResult
 
 REPORT, STAGES = "report.html", "stages"
-TEMPLATE = "turn.html.jinja"
+TEMPLATE = "run.html.jinja"
 MAX_SAMPLES = 24
 
 
