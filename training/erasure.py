@@ -1,8 +1,11 @@
-"""Erasures, applied to what training keeps: of a snapshot that holds somebody who was erased all
-texts go, there and in every run that learned from it. Manifests and figures stay.
+"""Erasures in the files of training.
 
-A snapshot's own texts go last, since they tell whom it holds, and the number of the last erasure is
-written down after everything: whoever is cut off begins again and finds what is left.
+If a snapshot holds an erased user, all its texts are deleted, in the snapshot and in every run that
+learned from it. Manifests and figures remain.
+
+The texts of the snapshot are deleted last, because they identify its users. The number of the last
+applied erasure is written after everything else. An interrupted call therefore starts again and
+finds the rest.
 """
 
 from __future__ import annotations
@@ -30,39 +33,41 @@ from training.reporting.stage import write_stage_page
 from training.runs import Runs, write_json
 
 APPLIED = "erasures.json"
-PRINCIPALS = "principals.json"  # of an erased snapshot, hashed: later erasures are counted too
+# hashes of the principals in an erased snapshot, so that later erasures are counted too
+PRINCIPALS = "principals.json"
 
 
 class ErasureLedger(Protocol):
-    """Who was erased, in order."""
+    """Source of erasures, in order of their numbers."""
 
     def erasures(self, after: int) -> Sequence[Erasure]: ...
 
 
 @dataclass(frozen=True)
 class ErasureResult:
-    """What one call came to: new erasures, and the snapshots that held what they concern."""
+    """Number of new erasures, and the snapshots that were erased."""
 
     erasures: int
     snapshots: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """In one line."""
+        """Describe the result in a single line."""
         if not self.erasures:
-            return "nobody was erased since the last time"
-        kept = (
-            "; the texts are gone of " + ", ".join(self.snapshots)
+            return "no new erasures"
+        deleted = (
+            "texts deleted from " + ", ".join(self.snapshots)
             if self.snapshots
-            else "; nothing was kept of it here"
+            else "no snapshot is concerned"
         )
-        return f"erased since the last time: {self.erasures}{kept}"
+        return f"new erasures: {self.erasures}; {deleted}"
 
 
 def apply_erasures(
     ledger: ErasureLedger, loop_directory: Path, registry: Registry
 ) -> ErasureResult:
-    """Apply what was erased since the last time. The caller holds the loop's lock: a run at work
-    reads what goes here.
+    """Apply all erasures since the last call.
+
+    The caller holds the lock of the loop, because a run reads the files that are deleted here.
     """
     runs = Runs(loop_directory)
     due = _due(ledger, loop_directory / APPLIED)
@@ -71,7 +76,7 @@ def apply_erasures(
     concerned = []
     for directory in sorted(runs.snapshots.glob("*/")):
         if not (directory / MANIFEST).exists():
-            shutil.rmtree(directory)  # cut off while it was written, so nothing names it
+            shutil.rmtree(directory)  # incomplete, so no run refers to it
         elif _erase_snapshot(directory, due, runs):
             concerned.append(directory.name)
     _write_reports(runs, registry)
@@ -80,13 +85,13 @@ def apply_erasures(
 
 
 def _erase_snapshot(directory: Path, due: Sequence[Erasure], runs: Runs) -> bool:
-    """Take the texts if one of these erasures concerns them."""
+    """Delete the texts of a snapshot if an erasure concerns it; return True if so."""
     held = _held(directory)
     asked = [(erasure.number, _hashed(directory, erasure.principal)) for erasure in due]
     numbers = [number for number, hashed in asked if hashed in held]
     if not numbers:
         return False
-    mark_erased(directory, numbers)  # first: from here on nobody resumes with it
+    mark_erased(directory, numbers)  # first, so that no run resumes with it
     for record in runs.records():
         if record.snapshot == directory.name:
             _erase_run(runs.directory(record.version), record.version, numbers)
@@ -96,7 +101,7 @@ def _erase_snapshot(directory: Path, due: Sequence[Erasure], runs: Runs) -> bool
 
 
 def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
-    """What a run made of a snapshot and holds texts, finished or half written."""
+    """Delete all texts that a run derived from the snapshot, finished or partial."""
     sets, evaluation = directory / f"{version}-sets", directory / f"{version}-evaluation"
     for part in (sets, evaluation):
         if (part / MANIFEST).exists():
@@ -109,9 +114,8 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
         report.with_suffix(".partial"),
     ):
         file.unlink(missing_ok=True)
-    for stage in (directory / STAGES).glob(
-        "*/"
-    ):  # they tell what they were asked, and what they said
+    # Stages record prompts and responses.
+    for stage in (directory / STAGES).glob("*/"):
         for name in (STAGE_SAMPLES, STAGE_REPORT, FAILURE):
             (stage / name).unlink(missing_ok=True)
         shutil.rmtree(stage / EVENTS, ignore_errors=True)
@@ -119,7 +123,7 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
 
 
 def _write_reports(runs: Runs, registry: Registry) -> None:
-    """Anew for every run that ended and whose version learned from what is gone."""
+    """Write the reports of all finished runs that learned from erased feedback again."""
     for ancestry in trace(runs, registry):
         pinned = runs.snapshots / ancestry.snapshot
         if (
@@ -131,7 +135,7 @@ def _write_reports(runs: Runs, registry: Registry) -> None:
 
 
 def _held(directory: Path) -> set[str]:
-    """Whom a snapshot holds, hashed."""
+    """Return the hashes of the principals in a snapshot."""
     texts, principals = directory / JUDGEMENTS, directory / PRINCIPALS
     if texts.exists():
         with texts.open() as opened:
@@ -140,13 +144,17 @@ def _held(directory: Path) -> set[str]:
 
 
 def _hashed(directory: Path, principal: str) -> str:
-    """Says nothing to those who do not ask for this principal in this snapshot."""
+    """Hash a principal with the name of the snapshot.
+
+    The hash can only be recognised by a caller that knows both.
+    """
     return hashlib.sha256(f"{directory.name}/{principal}".encode()).hexdigest()
 
 
 def _due(ledger: ErasureLedger, applied: Path) -> Sequence[Erasure]:
-    """What came since the last time; everything, if the ledger is another one now: brought back
-    from a backup, it numbers anew.
+    """Return the erasures since the last call.
+
+    If the ledger was restored from a backup, its numbers start again, so all erasures are returned.
     """
     if applied.exists():
         last = json.loads(applied.read_text())

@@ -1,5 +1,6 @@
-"""Base classes of the errors that a command reports in one line, without a traceback: the input is
-wrong, not the code.
+"""Base classes of errors that a command reports in a single line, without a traceback.
+
+They mean that the input is wrong, not the code.
 """
 
 from __future__ import annotations
@@ -8,16 +9,15 @@ from typing import TypedDict
 
 
 class DetailedError(Exception):
-    """An error whose cause can be read from its attributes, without parsing its text.
+    """An error with its cause in attributes, so that callers need not parse the text.
 
     Args:
-        text: the message for a person; names the field, the value and what is allowed.
-        field: what is at fault, as the caller names it: a dotted config field
-            ("optimizer.learning_rate"), a flag, a JSON key, a file, a tensor. "" where no single
-            field is at fault.
-        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is
-            not given.
-        limit: what would be allowed ("at least 1", "cpu, cuda"); "" if there is no limit to tell.
+        text: message for a person, with the field, the value and the allowed values.
+        field: the wrong input, as the caller names it: a dotted config field
+            ("optimizer.learning_rate"), a flag, a JSON key, a file, a tensor. "" if no single field
+            is wrong.
+        reason: stable UPPER_SNAKE_CASE code of the error; defaults to the code of the class.
+        limit: allowed values ("at least 1", "cpu, cuda"); "" if there is no limit.
     """
 
     reason = "INVALID"
@@ -31,7 +31,7 @@ class DetailedError(Exception):
 
 
 class Details(TypedDict):
-    """The keywords of a DetailedError."""
+    """Keyword arguments of DetailedError."""
 
     field: str
     reason: str
@@ -39,16 +39,15 @@ class Details(TypedDict):
 
 
 def details_of(error: BaseException, prefix: str = "") -> Details:
-    """Return the attributes of an error, as keywords for the error that it is translated into.
+    """Return the attributes of an error as keyword arguments for the error that replaces it.
 
     Args:
-        error: an error without such attributes gives empty ones, so that the class's own reason
-            stands.
-        prefix: of the field, as "optimizer.".
+        error: an error of another class gives empty attributes, so the new class keeps its own
+            reason.
+        prefix: prefix for the field, such as "optimizer.".
     """
-    if not isinstance(
-        error, DetailedError
-    ):  # others have a `reason` of their own kind, as UnicodeDecodeError
+    # Other exceptions have unrelated attributes, such as UnicodeDecodeError.reason.
+    if not isinstance(error, DetailedError):
         return {"field": prefix.rstrip("."), "reason": "", "limit": ""}
     return {
         "field": f"{prefix}{error.field}".rstrip("."),
@@ -58,12 +57,12 @@ def details_of(error: BaseException, prefix: str = "") -> Details:
 
 
 class ConfigError(DetailedError, ValueError):
-    """A setting, or a combination of settings, that cannot run."""
+    """A setting, or a combination of settings, is not possible."""
 
     reason = "INVALID_CONFIG"
 
 
 class UnavailableError(DetailedError, RuntimeError):
-    """Something outside the process that a command needs is missing, or is not what it should be."""
+    """A resource outside the process is missing or unusable."""
 
     reason = "UNAVAILABLE"

@@ -1,6 +1,7 @@
-"""Which versions learned from what, and from whom nothing may be kept any more. A version learns
-from its own snapshot, and by its first weights from every snapshot that its incumbents learned
-from.
+"""Ancestry of versions: the snapshots and versions that each version was trained from.
+
+A version learns from its own snapshot, and through its initial weights from the snapshots of all
+its incumbents. The ancestry shows which versions learned from erased feedback.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from training.runs import Runs
 
 @dataclass(frozen=True)
 class Ancestry:
-    """Where a version comes from. `stage` is what became of it last; `snapshot` is empty for one
-    that learned from no feedback.
+    """Origin of a version.
 
-    erasures: of people whose words it or an incumbent before it learned from. through: those
-        incumbents.
-    unknown: snapshots of it or of them that are not kept, so that nobody can say whom they held.
+    Attributes:
+        stage: last entry of the registry for this version.
+        snapshot: "" for a version that learned from no feedback.
+        erasures: number of erased users whose feedback this version or an ancestor learned from.
+        through: ancestors that learned from erased feedback.
+        unknown: snapshots of this version or its ancestors that are not stored any more, so their
+            users are unknown.
     """
 
     version: str
@@ -31,11 +35,11 @@ class Ancestry:
     unknown: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """In one line."""
+        """Describe the ancestry in a single line."""
         learned = f"learned from {self.snapshot}" if self.snapshot else "learned from no feedback"
         gone = f", {self.erasures} erased since" if self.erasures else ""
         through = f", through {', '.join(self.through)}" if self.through else ""
-        unknown = f", unknown: {', '.join(self.unknown)} not kept" if self.unknown else ""
+        unknown = f", unknown: {', '.join(self.unknown)} not stored" if self.unknown else ""
         return f"{self.version:<16} {self.stage or '-':<12} {learned}{gone}{through}{unknown}"
 
 
@@ -46,7 +50,7 @@ class _Origin:
 
 
 def trace(runs: Runs, registry: Registry) -> list[Ancestry]:
-    """All versions of the registry and of the runs, those of runs in the order in which they began."""
+    """Return the ancestry of all known versions, versions of runs in order of their start."""
     origins = {
         m.version: _Origin("", (m.data or {}).get("snapshot", "")) for m in registry.manifests()
     }
@@ -63,7 +67,7 @@ def trace(runs: Runs, registry: Registry) -> list[Ancestry]:
 
 
 def erased_versions(ancestries: list[Ancestry]) -> list[Mapping[str, object]]:
-    """Those that learned from what is gone, as the page is told."""
+    """Return the versions that learned from erased feedback, in the format of status.json."""
     return [
         {
             "version": d.version,
@@ -79,7 +83,11 @@ def erased_versions(ancestries: list[Ancestry]) -> list[Mapping[str, object]]:
 def _ancestry(
     version: str, origins: Mapping[str, _Origin], erased: Mapping[str, set[int] | None], stage: str
 ) -> Ancestry:
-    line = _line(version, origins)
+    line: list[str] = []  # the version and its known incumbents
+    name = version
+    while name in origins and name not in line:
+        line.append(name)
+        name = origins[name].incumbent
     own = origins[version].snapshot
     snapshots = [origins[name].snapshot for name in line if origins[name].snapshot]
     return Ancestry(
@@ -92,17 +100,8 @@ def _ancestry(
     )
 
 
-def _line(version: str, origins: Mapping[str, _Origin]) -> list[str]:
-    """The version and its incumbents, as far as they are known."""
-    line: list[str] = []
-    while version in origins and version not in line:
-        line.append(version)
-        version = origins[version].incumbent
-    return line
-
-
 def _erasures_of(runs: Runs, snapshot: str) -> set[int] | None:
-    """Numbers of the erasures that concern a snapshot; None: it is not kept."""
+    """Return the numbers of the erasures that concern a snapshot; None if it is not stored."""
     directory = runs.snapshots / snapshot
     if not (directory / MANIFEST).exists():
         return None

@@ -1,8 +1,10 @@
-"""The whole run, as one story: apply_erasures who was erased, snapshot, SFT, reward model and judge, their
-health, PPO, evaluation, gate, registry, canary, promoted or rolled back.
+"""One run of the improvement loop, from erasures and snapshot to promotion or rollback.
 
-Every step leaves a directory that its manifest finishes, and is skipped when that is there: a
-killed run is called again.
+The order is: apply erasures, snapshot, SFT, reward model and judge, health checks, PPO, evaluation,
+gate, registry, canary.
+
+Every step leaves a directory that is finished by its manifest. A step whose manifest exists is
+skipped, so a killed run resumes when the same command is called again.
 """
 
 from __future__ import annotations
@@ -59,20 +61,21 @@ GATE, CANARY, CONFIG = "gate.json", "canary.json", "config.json"
 
 
 class NotEnoughFeedbackError(DetailedError, RuntimeError):
-    """There is not enough to learn from, or nothing new; the text says how much there is and how
-    much is needed.
-    """
+    """Too little or no new feedback; the text gives the found and the needed amount."""
 
     reason = "TOO_SMALL"
 
 
 class Feedback(Log, ThumbCounter, Protocol):
-    """The feedback service, as the loop needs it."""
+    """Calls of the feedback service that the loop uses."""
 
 
 @dataclass(frozen=True)
 class LoopEnvironment:
-    """What a run works on. Without a rollout it ends after the gate."""
+    """Services, folders and display of a run.
+
+    Without a rollout, the run ends after the gate.
+    """
 
     state: Path
     feedback: Feedback
@@ -95,13 +98,13 @@ class LoopEnvironment:
         return Registry(self.state / "models")
 
     def ancestries(self) -> list[Ancestry]:
-        """Which versions learned from what."""
+        """Return the ancestry of all known versions."""
         return trace(self.runs, self.registry)
 
 
 @dataclass(frozen=True)
 class LoopRun:
-    """One run under way."""
+    """State of a run that has begun."""
 
     record: RunRecord
     config: LoopConfig
@@ -116,28 +119,26 @@ class LoopRun:
 
 
 def run_steps(run: LoopRun) -> RunResult:
-    """From the snapshot to the verdict of the users. Each line is a step that a second call skips."""
+    """Run all steps after the snapshot; finished steps are skipped on a second call."""
     decision = learn(run)
     if not decision.passed:
         return refuse(run, decision)
 
     admit(run, decision)
     if run.env.rollout is None:
-        return conclude(run, "passed", "the gate passed; no rollout was asked for")
+        return conclude(run, "passed", "the gate passed; no rollout was requested")
     end = run_canary(run, run.env.rollout)
     promoted, version = end.verdict is Verdict.PROMOTE, run.record.version
-    run.env.registry.note(
-        version,
-        VersionStage.PROMOTED if promoted else VersionStage.ROLLED_BACK,
-        end.reason,
-        version,
-    )
+    stage = VersionStage.PROMOTED if promoted else VersionStage.ROLLED_BACK
+    run.env.registry.note(version, stage, end.reason, version)
     return conclude(run, "promoted" if promoted else "rolled back", end.reason)
 
 
 def learn(run: LoopRun) -> Decision:
-    """Train, as far as the reward models' health allows, and decide. One group of workers for all
-    of it: to start it takes longest.
+    """Train all models and return the decision of the gate.
+
+    PPO and evaluation are skipped if the reward models are not healthy. All stages share a group of
+    workers, because the start of a group takes longest.
     """
     config, sets = run.config, run.sets
     check = HealthConfig(config.evaluation, config.gate, sets.noise.flipped, sets.held_out_ceiling)
@@ -155,20 +156,20 @@ def learn(run: LoopRun) -> Decision:
 
 
 def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResult:
-    """One run: the unfinished one of this recipe, or a new one.
+    """Resume the unfinished run of a recipe, or begin a new run.
 
     Raises:
-        NotEnoughFeedbackError: too little was said since, or in all.
-        ConfigError, RegistryError, CatalogueError: it cannot begin; nothing was begun.
+        NotEnoughFeedbackError: too little feedback, or no feedback since the last run.
+        ConfigError, RegistryError, CatalogueError: the run cannot begin. No files were created.
     """
     record = env.runs.unfinished(recipe_name)
     reporter = _reporter(record, recipe_name, env)
     try:
-        if (forgotten := apply_erasures(env.feedback, env.loop_directory, env.registry)).erasures:
-            reporter.say(forgotten.text())
+        if (erased := apply_erasures(env.feedback, env.loop_directory, env.registry)).erasures:
+            reporter.say(erased.text())
         if record and (reason := read_manifest(env.runs.snapshots / record.snapshot).erasure):
             give_up(record, reason, env)
-            reporter.say(f"a new run begins instead of {record.version}: {reason}")
+            reporter.say(f"a new run replaces {record.version}: {reason}")
             record, reporter = None, _reporter(None, recipe_name, env)
         reporter.note_erased(erased_versions(env.ancestries()))
         run = (
@@ -182,7 +183,7 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
         reporter.finish("not_enough_feedback", str(error), None)
         raise
     except KeyboardInterrupt:
-        reporter.finish(STOPPED, "told to stop; the same command goes on where it was", None)
+        reporter.finish(STOPPED, "stopped; the same command resumes the run", None)
         raise
     except BaseException as error:
         reporter.finish(FAILED, f"{type(error).__name__}: {error}", None)
@@ -192,8 +193,10 @@ def run_loop(recipe_name: str, recipe: Recipe, env: LoopEnvironment) -> RunResul
 
 
 def give_up(record: RunRecord, reason: str, env: LoopEnvironment) -> None:
-    """End a run whose snapshot is gone, and take its version off the users it was tried on. One
-    that answers everybody already was promoted, whatever the run had not yet written.
+    """End a run whose snapshot was erased, and withdraw its version from the canary.
+
+    If the version is already stable, the registry records a promotion, even if the run could not
+    write its result.
     """
     rollout, version, stage = env.rollout, record.version, VersionStage.ERASED
     state = rollout.view().state_of(version) if rollout else CandidateState.ABSENT
@@ -208,7 +211,7 @@ def give_up(record: RunRecord, reason: str, env: LoopEnvironment) -> None:
 def begin(
     version: str, name: str, recipe: Recipe, env: LoopEnvironment, reporter: ProgressReporter
 ) -> LoopRun:
-    """Pin a snapshot, see that it is enough, and open the run."""
+    """Take a snapshot, check its size, and create the run."""
     runs = env.runs
     incumbent = _incumbent(name, env)
     plan = Plan(version, runs.directory(version), env.registry.directory(incumbent))
@@ -233,7 +236,7 @@ def begin(
 def resume(
     record: RunRecord, recipe: Recipe, env: LoopEnvironment, reporter: ProgressReporter
 ) -> LoopRun:
-    """The run as it was begun: same snapshot, same incumbent, whatever came in since."""
+    """Reopen a run with the snapshot and the incumbent that it started with."""
     plan = Plan(
         record.version,
         env.runs.directory(record.version),
@@ -248,7 +251,10 @@ def resume(
 
 
 def train(run: LoopRun, *stages: StageRun[Any]) -> list[Manifest]:
-    """Stages as steps of the reporter. Under the same names they go on from their checkpoints."""
+    """Run stages as steps of the run.
+
+    A stage with the same name resumes from its checkpoint.
+    """
     storage, config = run.directory / STAGES, run.config
     prefix = f"checkpoints/{run.record.version}" if config.checkpoints_in_bucket else None
     return run_stages(stages, storage, config.group, _StageProgress(run), prefix)
@@ -256,7 +262,10 @@ def train(run: LoopRun, *stages: StageRun[Any]) -> list[Manifest]:
 
 @dataclass(frozen=True)
 class _StageProgress:
-    """Shows what the stages report, and of the health, which has no steps, what it found."""
+    """Forwards the progress of stages to the reporter.
+
+    The health stage has no steps, so its findings are shown at its end.
+    """
 
     run: LoopRun
 
@@ -278,15 +287,19 @@ class _StageProgress:
 
 
 def evaluate(run: LoopRun, candidate: Manifest) -> list[Check]:
-    """Candidate against incumbent, as rows of the gate's table."""
+    """Compare the candidate with the incumbent; return the rows of the gate's table."""
     with run.reporter.step("evaluation") as step:
         compared = compare(run.config.evaluation)
         step.detail = f"win rate {compared.win_rate.text()}"
-    return check_candidate(compared, _kl_of(run, candidate), run.config.gate)
+    # After an alarm the exported update is not the last measured update.
+    exported = int(candidate.report["exported_update"])
+    updates = read_progress(run.directory / STAGES / "ppo" / PROGRESS)
+    kls = [update.metrics["kl"] for update in updates if update.step <= exported]
+    return check_candidate(compared, kls[-1] if kls else 0.0, run.config.gate)
 
 
 def admit(run: LoopRun, decision: Decision) -> None:
-    """The gate passed: the candidate becomes a version."""
+    """Record that the gate passed, and copy the candidate into the registry."""
     with run.reporter.step("gate") as step:
         step.detail = decision.reason
         _write_gate(run, decision)
@@ -296,7 +309,7 @@ def admit(run: LoopRun, decision: Decision) -> None:
 
 
 def refuse(run: LoopRun, decision: Decision) -> RunResult:
-    """The gate closed: the reason is data, in the registry too."""
+    """Record that the gate failed, and end the run."""
     with run.reporter.step("gate") as step:
         step.state, step.detail = StepState.REFUSED, decision.reason
         _write_gate(run, decision)
@@ -307,7 +320,7 @@ def refuse(run: LoopRun, decision: Decision) -> RunResult:
 
 
 def run_canary(run: LoopRun, rollout: Rollout) -> TrialEnd:
-    """A share of the users decides, with their thumbs."""
+    """Try the candidate on a share of the users until their thumbs decide."""
     version, env = run.record.version, run.env
     with run.reporter.step("canary") as step:
         env.registry.note(
@@ -333,7 +346,7 @@ def run_canary(run: LoopRun, rollout: Rollout) -> TrialEnd:
 
 
 def conclude(run: LoopRun, result: str, reason: str) -> RunResult:
-    """Write the report, then the result that ends the run."""
+    """Write the report, then the result, which ends the run."""
     return _end(run.record, result, reason, run.env)
 
 
@@ -349,7 +362,7 @@ def _end(record: RunRecord, result: str, reason: str, env: LoopEnvironment) -> R
 
 
 def _reporter(record: RunRecord | None, recipe_name: str, env: LoopEnvironment) -> ProgressReporter:
-    """Of the run that is taken up, or of the next one."""
+    """Return the reporter of an unfinished run, or of a new run under the next version name."""
     version = record.version if record else env.registry.next_version(recipe_name, env.runs.names())
     return ProgressReporter(env.loop_directory, env.display, version, recipe_name, STEPS)
 
@@ -376,25 +389,23 @@ def _open(
             report=sets.counts(),
         )
         write_json(config.plan.run_directory / CONFIG, plain(config))
-    env.registry.note(
-        record.version,
-        VersionStage.CANDIDATE,
-        f"from {record.incumbent} and {snapshot.id}",
-        record.version,
-    )
+    origin = f"from {record.incumbent} and {snapshot.id}"
+    env.registry.note(record.version, VersionStage.CANDIDATE, origin, record.version)
     return LoopRun(record, config, snapshot, sets, reporter, env)
 
 
 def _incumbent(name: str, env: LoopEnvironment) -> str:
-    """The version that answers; without a rollout the one promoted last, or the one that the recipe
-    starts from.
+    """Return the version that the run starts from.
+
+    This is the stable version of the rollout. Without a rollout, it is the version that was
+    promoted last, or else the recipe's base model.
     """
     if env.rollout is None:
         return env.registry.promoted() or f"{name}-0"
     stable = env.rollout.view().stable
     if not stable:
         raise RegistryError(
-            "version: no version answers now, so there is nothing to improve",
+            "version: the generator has no stable version to improve",
             field="version",
             reason="MISSING",
         )
@@ -407,7 +418,8 @@ def _check_size(config: LoopConfig) -> None:
     if size > config.max_model_bytes:
         raise ConfigError(
             f"recipe {config.name}: {incumbent.name} has {size >> 20} MiB of weights, "
-            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: use RECIPE=small, or make up MODEL=nano",
+            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: "
+            "use RECIPE=small, or make up MODEL=nano",
             field="recipe",
             reason="TOO_LARGE",
             limit=f"{config.max_model_bytes >> 20} MiB",
@@ -420,31 +432,16 @@ def _check_enough(
     if missing := sets.missing(config.sets, snapshot.thumbs):
         raise NotEnoughFeedbackError("not enough feedback: " + "; ".join(missing), field="feedback")
     last = runs.last(name)
-    # By what was judged, not by the id: rows that do not count come and go with every compaction.
-    if last is not None and _judged(runs.snapshots / last.snapshot) == snapshot.sha256:
+    if last is None or not (runs.snapshots / last.snapshot / MANIFEST).exists():
+        return
+    # Compare the hash of the judgements, not the id: compaction changes rows that do not count.
+    pinned = runs.snapshots / last.snapshot
+    if Snapshot(pinned, read_manifest(pinned)).sha256 == snapshot.sha256:
         raise NotEnoughFeedbackError(
-            f"nothing new: {last.version} has learned from {last.snapshot} already",
+            f"no new feedback: {last.version} has learned from {last.snapshot} already",
             field="snapshot",
             reason="DUPLICATE",
         )
-
-
-def _judged(directory: Path) -> str:
-    """Hash of a snapshot's judgements; empty: it is not kept."""
-    return (
-        Snapshot(directory, read_manifest(directory)).sha256
-        if (directory / MANIFEST).exists()
-        else ""
-    )
-
-
-def _kl_of(run: LoopRun, candidate: Manifest) -> float:
-    """KL of the update that was exported: after an alarm the last one measured is not the one kept."""
-    exported = int(candidate.report["exported_update"])
-    steps = [
-        s for s in read_progress(run.directory / STAGES / "ppo" / PROGRESS) if s.step <= exported
-    ]
-    return steps[-1].metrics["kl"] if steps else 0.0
 
 
 def _write_gate(run: LoopRun, decision: Decision) -> None:
@@ -457,6 +454,6 @@ def _write_gate(run: LoopRun, decision: Decision) -> None:
 
 
 def reading_text(reading: Reading) -> str:
-    """One look of a canary, in one line."""
+    """Describe a reading of the canary in a single line."""
     new, old = reading.candidate, reading.incumbent
     return f"candidate {new.up}/{new.total} up, incumbent {old.up}/{old.total} up: {reading.reason}"

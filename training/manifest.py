@@ -1,6 +1,7 @@
-"""manifest.json: what an artifact is, where it comes from, and the hash of every file in it.
+"""manifest.json: the description of an artifact, its origin, and the hash of every file.
 
-Written last and atomically: a directory without it is not finished, and nothing may load it.
+The manifest is written last and atomically. A directory without a manifest is unfinished and must
+not be loaded.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ CHUNK_BYTES = 1 << 20
 
 
 class ManifestError(DetailedError, ValueError):
-    """A directory has no manifest, a malformed one, or files that differ from it; the text names
-    the field or the file.
+    """A manifest is missing or malformed, or a file differs from its hash.
+
+    The text names the field or the file.
     """
 
     reason = "INVALID_MANIFEST"
@@ -32,9 +34,14 @@ class ManifestError(DetailedError, ValueError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One artifact. `data` is {"snapshot": id, "sha256": hex}, of a tokenizer the hash of each file
-    by its name, or None; `report` holds the stage's figures. `erased` has a {"number", "time"} for
-    each erasure that concerned it: its texts are gone. The field is written only then.
+    """Description of an artifact.
+
+    Attributes:
+        data: {"snapshot": id, "sha256": hex}; for a tokenizer the hashes of its files by name; or
+            None.
+        report: figures of the stage.
+        erased: {"number", "time"} of each erasure that concerned the artifact; its texts are
+            deleted. The field is written only if it is not empty.
     """
 
     kind: str
@@ -53,7 +60,7 @@ class Manifest:
 
     @property
     def erasure(self) -> str:
-        """That its texts are gone, since when and why; empty: they are not."""
+        """Description of the last erasure, or "" if there was none."""
         last = self.erased[-1] if self.erased else None
         return (
             f"{self.version} was erased at {last['time']} (erasure {last['number']})"
@@ -63,7 +70,7 @@ class Manifest:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """As the file has them."""
+        """Fields as written to the file."""
         fields = dataclasses.asdict(self)
         return (
             fields
@@ -85,10 +92,10 @@ def write_manifest(
     report: Mapping[str, Any] | None = None,
     licence: str = "",
 ) -> Manifest:
-    """Hash every file under `directory` and finish the artifact.
+    """Hash every file under `directory` and write the manifest.
 
     Args:
-        config: a dataclass, a mapping or None; paths in it become text.
+        config: a dataclass, a mapping or None; paths become text.
     """
     manifest = Manifest(
         kind=kind,
@@ -108,7 +115,7 @@ def write_manifest(
 
 
 def mark_erased(directory: Path, numbers: Iterable[int]) -> Manifest:
-    """Note erasures in the manifest of a finished artifact, each once, with the time of now."""
+    """Add erasures to the manifest of a finished artifact, each once, with the current time."""
     manifest = read_manifest(directory)
     known = {erasure["number"] for erasure in manifest.erased}
     new = tuple({"number": number, "time": now()} for number in sorted({*numbers} - known))
@@ -118,10 +125,10 @@ def mark_erased(directory: Path, numbers: Iterable[int]) -> Manifest:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a finished artifact.
+    """Return the manifest of a finished artifact.
 
     Raises:
-        ManifestError: there is none, or it is not one of ours.
+        ManifestError: the manifest is missing or malformed.
     """
     try:
         fields = json.loads((directory / MANIFEST).read_text())
@@ -137,7 +144,7 @@ def read_manifest(directory: Path) -> Manifest:
         ) from error
     except UnicodeDecodeError as error:
         raise ManifestError(
-            f"{MANIFEST}: no text at byte {error.start}", field=MANIFEST, reason="NOT_UTF8"
+            f"{MANIFEST}: not UTF-8 at byte {error.start}", field=MANIFEST, reason="NOT_UTF8"
         ) from error
     known = {f.name for f in dataclasses.fields(Manifest)}
     if not isinstance(fields, dict) or {*fields, "erased"} != known:
@@ -149,7 +156,7 @@ def read_manifest(directory: Path) -> Manifest:
         )
     if fields["format"] != FORMAT:
         raise ManifestError(
-            f"format: {fields['format']!r}, only {FORMAT} is known",
+            f"format: {fields['format']!r} is unknown, must be {FORMAT}",
             field="format",
             reason="UNSUPPORTED",
             limit=str(FORMAT),
@@ -163,7 +170,8 @@ def verify_manifest(directory: Path) -> Manifest:
     """Read the manifest and compare every file with its hash.
 
     Raises:
-        ManifestError: as read_manifest; or it was erased, or a file is missing or differs.
+        ManifestError: as `read_manifest`; or the artifact was erased, or a file is missing or
+            differs.
     """
     manifest = read_manifest(directory)
     if manifest.erased:
@@ -180,7 +188,7 @@ def verify_manifest(directory: Path) -> Manifest:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file, in hex."""
+    """Return the sha256 of a file in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as opened:
         while chunk := opened.read(CHUNK_BYTES):
@@ -189,7 +197,7 @@ def hash_file(path: Path) -> str:
 
 
 def plain(value: object) -> Any:
-    """Dataclasses, paths, tuples and enums as JSON has them."""
+    """Convert dataclasses, paths, tuples and mappings to JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -207,7 +215,7 @@ def _files(directory: Path) -> list[str]:
 
 
 def _write(directory: Path, manifest: Manifest) -> None:
-    """Whole or not at all."""
+    """Write the manifest atomically and durably."""
     path = directory / MANIFEST
     temporary = path.with_suffix(".partial")
     with temporary.open("w") as opened:

@@ -1,6 +1,4 @@
-"""Where a command writes: tried before the work whose result would be lost. A refusal of the file
-system is told in one line.
-"""
+"""Checks of output paths before long work, and one-line descriptions of file system errors."""
 
 from __future__ import annotations
 
@@ -10,11 +8,13 @@ from pathlib import Path
 
 
 def check_writable(path: Path) -> None:
-    """Leaves nothing behind, and makes no folder.
+    """Check that a file can be created at the path, without creating any file or folder.
+
+    A file is created and removed, because permissions alone do not decide: root has all of them,
+    and /proc accepts no files.
 
     Raises:
-        OSError: nothing can be written at the path, which is its filename. Rights alone would not
-            tell: root has all, and /proc takes none.
+        OSError: the path is not writable. `filename` is the path.
     """
     there = path.absolute()
     folder = there if there.is_dir() else next(above for above in there.parents if above.exists())
@@ -26,10 +26,10 @@ def check_writable(path: Path) -> None:
 
 
 def describe_os_error(error: OSError, outputs: Sequence[Path]) -> str:
-    """The path, what cannot be done, and why.
+    """Return the path, the failed operation and the reason.
 
     Args:
-        outputs: where the command writes; what lies elsewhere it only reads.
+        outputs: paths that the command writes. All other paths are only read.
     """
     path = Path(error.filename)
     writes = any(_is_of(path.absolute(), output.absolute()) for output in outputs)
@@ -37,7 +37,7 @@ def describe_os_error(error: OSError, outputs: Sequence[Path]) -> str:
 
 
 def _is_of(path: Path, output: Path) -> bool:
-    """Inside it, beside it under a passing name, or a folder that is made for it."""
+    """Return True if `path` is inside `output`, a temporary name of it, or a parent folder."""
     if path == output or output in path.parents or path in output.parents:
         return True
     return path.parent / path.stem == output.parent / output.stem

@@ -1,5 +1,6 @@
-"""What a turn is doing, for three readers: status.json for the page, bars on a terminal, plain
-lines anywhere else. Callbacks may come from another thread.
+"""Progress of a run: status.json for the page, bars on a terminal, plain lines elsewhere.
+
+Callbacks may come from another thread.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ WRITE_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 10.0
 BAR_CELLS = 30
 FIGURE_GAP = "  "
-# Name, bar, share and time, with a cell between.
+# Width of name, bar, share and time, with a cell between them.
 CELLS_BESIDE_DETAIL = 13 + 1 + BAR_CELLS + 1 + 4 + 1 + 7 + 1
 
 
 class Display(Protocol):
-    """Where a person watches."""
+    """Output for a person: a terminal or a log."""
 
     def begin(self, step: Step) -> None: ...
 
@@ -43,7 +44,7 @@ class Display(Protocol):
 
 
 class ProgressReporter:
-    """The state of one turn, told to everybody who watches."""
+    """Records the state of a run in status.json and shows it on the display."""
 
     def __init__(
         self, directory: Path, display: Display, run: str, recipe: str, steps: Sequence[str]
@@ -57,8 +58,10 @@ class ProgressReporter:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Run the block as this step. An exception marks it failed and goes on; stopped by hand it
-        waits to be done again.
+        """Run the block as this step.
+
+        An exception marks the step as failed and is raised again. After KeyboardInterrupt the step
+        waits to be repeated.
         """
         step = self.begin(name)
         try:
@@ -72,7 +75,7 @@ class ProgressReporter:
         self.end(name)
 
     def begin(self, name: str) -> Step:
-        """The step runs."""
+        """Mark the step as running."""
         step = self._named(name)
         with self._lock:
             step.state, step.started, self.status.step = StepState.RUNNING, now(), name
@@ -81,15 +84,16 @@ class ProgressReporter:
         return step
 
     def end(self, name: str, detail: str = "") -> None:
-        """The step is done, unless it was refused. A detail takes the place of what was shown of
-        it.
+        """Mark the step as done, unless it was refused.
+
+        `detail` replaces the shown detail.
         """
         step = self._named(name)
         step.detail = detail or step.detail
         self._end(step, StepState.DONE if step.state is StepState.RUNNING else step.state)
 
     def move(self, name: str, progress: float, detail: str) -> None:
-        """How far a running step is; written at most twice a second."""
+        """Update the progress of a running step; written at most twice a second."""
         step = self._named(name)
         with self._lock:
             step.progress, step.detail = progress, detail
@@ -98,7 +102,7 @@ class ProgressReporter:
         self._display.move(step)
 
     def skip_waiting(self) -> None:
-        """What will not happen any more in this turn."""
+        """Mark all waiting steps as skipped."""
         with self._lock:
             for step in self.status.steps:
                 if step.state is StepState.WAITING:
@@ -106,8 +110,10 @@ class ProgressReporter:
             self._write()
 
     def finish(self, result: str, reason: str, report: str | None) -> None:
-        """The end of the turn. What still runs then has failed, or waits for the next call if
-        somebody stopped it. A failure or a stop is shown here and told by who catches it.
+        """Record the result of the run.
+
+        Running steps have failed, or wait for the next call if the run was stopped. The display
+        does not repeat failures and stops, because the caller reports them.
         """
         if result != STOPPED:
             self.skip_waiting()
@@ -115,28 +121,25 @@ class ProgressReporter:
             if step.state is StepState.RUNNING:
                 self._end(step, StepState.WAITING if result == STOPPED else StepState.FAILED)
         with self._lock:
-            self.status.step, self.status.result, self.status.reason, self.status.report = (
-                "",
-                result,
-                reason,
-                report,
-            )
+            self.status.step, self.status.result = "", result
+            self.status.reason, self.status.report = reason, report
             self._write()
         if result not in (FAILED, STOPPED):
             words = result.replace("_", " ")
             self._display.say(reason if reason.startswith(words) else f"{words}: {reason}")
 
     def say(self, text: str) -> None:
+        """Show a line of text."""
         self._display.say(text)
 
     def note_erased(self, versions: Sequence[Mapping[str, object]]) -> None:
-        """Which versions learned from what is gone now."""
+        """Record the versions that learned from erased feedback."""
         with self._lock:
             self.status.erased_versions = list(versions)
             self._write()
 
     def note_thumbs(self, needed: int, learned_until: str) -> None:
-        """How many thumbs a turn needs, and until when thumbs have been learned from."""
+        """Record the thumbs that a run needs, and the time up to which thumbs were used."""
         with self._lock:
             self.status.needed_thumbs, self.status.learned_until = needed, learned_until
             self._write()
@@ -158,7 +161,7 @@ class ProgressReporter:
 
 
 class Lines:
-    """Plain lines: a step's beginning, its end, and one every ten seconds."""
+    """Plain lines: start and end of each step, and its progress every ten seconds."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -181,8 +184,9 @@ class Lines:
 
 
 class Bars:
-    """A progress bar a step; of its figures as many as the line has room for. Use as a context
-    manager.
+    """Progress bar per step, with as many figures as fit the line.
+
+    Use as a context manager.
     """
 
     def __init__(self, console: Console) -> None:
@@ -205,7 +209,7 @@ class Bars:
         self._bars.stop()
 
     def begin(self, step: Step) -> None:
-        """A step without a length yet: its bar only shows that it runs."""
+        """Add a bar without a length, which only shows activity."""
         detail = step.detail or "starting"
         self._tasks[step.name] = self._bars.add_task(
             "", name=step.name, total=None, share="", detail=detail
@@ -233,7 +237,7 @@ class Bars:
 
 @contextmanager
 def open_display() -> Iterator[Display]:
-    """Bars on a terminal, lines anywhere else."""
+    """Return bars on a terminal, lines elsewhere."""
     if sys.stdout.isatty():
         with Bars(Console()) as bars:
             yield bars
@@ -242,12 +246,16 @@ def open_display() -> Iterator[Display]:
 
 
 class StageDisplay:
-    """Stages as steps of a display, with their newest figures: those of `names` that they tell, to
-    so many digits. A Watcher (cluster/progress_log.py).
+    """Stages as steps of a display.
 
-    counted: what a stage's steps are called. first: by a stage's name, what it does until its first
-        step shows itself, where that
-    takes long.
+    Implements `Watcher` (cluster/progress_log.py).
+
+    Args:
+        names: metrics to show, if the stage reports them.
+        counted: unit of progress, such as "step" or "update".
+        digits: significant digits of the metrics.
+        first: text per stage that is shown before its first step, for stages whose first step takes
+            long.
     """
 
     def __init__(
@@ -274,7 +282,7 @@ class StageDisplay:
         self.show(name, progress.step / progress.total_steps, FIGURE_GAP.join((where, *figures)))
 
     def show(self, name: str, share: float, detail: str) -> None:
-        """How far a step is, which begins if it has not."""
+        """Update the progress of a step; begin the step if needed."""
         if name not in self._steps:
             self.begin(name)
         step = self._steps[name]
@@ -285,32 +293,34 @@ class StageDisplay:
         self._display.say(text)
 
     def end(self, name: str) -> None:
-        """Of one that never began there is nothing to show."""
+        """End a step; a step that never began is ignored."""
         if step := self._steps.pop(name, None):
             step.state = StepState.DONE
             self._display.end(step)
 
     def _warn(self, name: str, progress: context.Progress) -> None:
-        """Once for steps in a row that teach nothing."""
+        """Warn once about consecutive steps without a learning signal."""
         if not teaches_nothing(progress.metrics):
             self._warned.discard(name)
         elif name not in self._warned:
             self._warned.add(name)
             self._display.say(
-                f"{name}, {self._counted} {progress.step}: no group tells its answers apart: nothing is learned"
+                f"{name}, {self._counted} {progress.step}: all answers of each group have the same "
+                "score, so the update has no effect"
             )
 
 
 def format_figures(
     metrics: Mapping[str, float], names: Sequence[str], digits: int = 3
 ) -> list[str]:
-    """Those that are there, as people read them."""
+    """Format the given metrics that are present."""
     return [f"{name} {metrics[name]:.{digits}g}" for name in names if name in metrics]
 
 
 def fit_figures(detail: str, cells: int) -> str:
-    """As many of its figures, which two spaces part, as there is room for; a text that is one
-    figure is cut.
+    """Return as many figures as fit into `cells`; figures are separated by two spaces.
+
+    A text of a single figure is truncated.
     """
     kept = detail
     while len(kept) > cells and FIGURE_GAP in kept:
@@ -319,7 +329,7 @@ def fit_figures(detail: str, cells: int) -> str:
 
 
 def note_erased(directory: Path, versions: Sequence[Mapping[str, object]]) -> None:
-    """The same between turns: in the status that the last one left, if there was one."""
+    """Update the erased versions in the status of the last run, if there is a status."""
     if status := read_status(directory):
         status.erased_versions = list(versions)
         write_status(directory, status)

@@ -1,8 +1,9 @@
-"""What a number in a config may be, said where the field is: `epochs: Count = 1`. A config asks
-`check_ranges` when it is made.
+"""Ranges of numeric config fields, declared as types: `epochs: Count = 1`.
 
-A number that may be anything, as a seed, has no range; tests/training/test_ranges.py lists those,
-so that none is forgotten.
+A config calls `check_ranges` in `__post_init__`.
+
+Fields without a range, such as seeds, are listed in tests/training/test_ranges.py, so that no field
+is forgotten.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from training.errors import ConfigError
 
 @dataclass(frozen=True)
 class Range:
-    """From low to high. above, below: the bound itself is not in it. Infinity is in where it is the
-    high that is not `below`, NaN never.
+    """Interval from low to high.
+
+    `above` and `below` exclude the bounds. NaN is never contained. Infinity is contained if it is
+    the upper bound and `below` is False.
     """
 
     low: float = 0.0
@@ -32,28 +35,33 @@ class Range:
 
     def __str__(self) -> str:
         if self.high == math.inf:
-            return f"{'above' if self.above else 'at least'} {self.low:g}{' and finite' if self.below else ''}"
-        return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}{')' if self.below else ']'}"
+            bound = "above" if self.above else "at least"
+            return f"{bound} {self.low:g}{' and finite' if self.below else ''}"
+        opening, closing = "(" if self.above else "[", ")" if self.below else "]"
+        return f"in {opening}{self.low:g}, {self.high:g}{closing}"
 
 
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(above=True, below=True)]
 NonNegative = Annotated[float, Range(below=True)]
-Limit = Annotated[float, Range(above=True)]  # infinity: there is none
+Limit = Annotated[float, Range(above=True)]  # infinity means no limit
 Fraction = Annotated[float, Range(high=1)]
 FractionBelowOne = Annotated[float, Range(high=1, below=True)]
 FractionAboveZero = Annotated[float, Range(high=1, above=True)]
 OpenFraction = Annotated[float, Range(high=1, above=True, below=True)]
-FlipFraction = Annotated[
-    float, Range(high=0.5, below=True)
-]  # of labels: with half of them flipped they say nothing
-WeightCap = Annotated[float, Range(1)]  # below 1 it would shrink exact weights too
+# Fraction of flipped labels; with half of them flipped, labels carry no information.
+FlipFraction = Annotated[float, Range(high=0.5, below=True)]
+WeightCap = Annotated[float, Range(1)]  # a cap below 1 would shrink exact weights
 
 
 def check_ranges(config: object) -> None:
-    """Raises: ConfigError: a number of the config itself (its parts ask for themselves) is not in
-    its field's range.
+    """Check the numeric fields of a config.
+
+    Nested configs check themselves.
+
+    Raises:
+        ConfigError: a value is outside the range of its field.
     """
     for name, allowed in ranges_of(type(config)).items():
         value = getattr(config, name)
@@ -68,7 +76,7 @@ def check_ranges(config: object) -> None:
 
 
 def ranges_of(kind: type) -> Mapping[str, Range]:
-    """The fields of a config class that have a range; of a tuple it is each element's."""
+    """Return the ranges of a config class by field; a tuple has the range of its elements."""
     found = {
         name: _range_in(hint) for name, hint in get_type_hints(kind, include_extras=True).items()
     }

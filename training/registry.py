@@ -1,8 +1,7 @@
-"""The model registry: a directory a version under one root, and registry.jsonl, the history of what
-became of each.
+"""Model registry: one directory per version, and a history of all versions in registry.jsonl.
 
-A version appears by one rename of a directory that is already whole; events are appended and
-synced, never changed.
+A version appears by an atomic rename of a complete directory. Events are appended and synced, and
+never changed.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from training.errors import DetailedError
 from training.manifest import MANIFEST, Manifest, read_manifest, verify_manifest
 
 HISTORY = "registry.jsonl"
-VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # RolloutService's own limit
+VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # the limit of RolloutService
 
 
 class VersionStage(StrEnum):
-    """What happened to a version."""
+    """Stage of a version between training and promotion."""
 
     CANDIDATE = "candidate"
     GATED = "gated"
@@ -33,11 +32,11 @@ class VersionStage(StrEnum):
     CANARY = "canary"
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
-    ERASED = "erased"  # what it learned from is gone, so it was not finished
+    ERASED = "erased"  # its training data was erased, so it was not finished
 
 
 class RegistryError(DetailedError, ValueError):
-    """A version is unknown, taken by another model, or its name is not one; the text names it."""
+    """A version is unknown, malformed, or taken by another model; the text names it."""
 
     reason = "INVALID_VERSION"
 
@@ -54,16 +53,16 @@ class Event:
 
 
 class Registry:
-    """The versions under `root`."""
+    """Versions under the folder `root`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def directory(self, version: str) -> Path:
-        """Where the version is.
+        """Return the directory of a version.
 
         Raises:
-            RegistryError: it is not there, or was never finished.
+            RegistryError: the version is unknown or unfinished.
         """
         directory = self._root / _checked(version)
         if not (directory / MANIFEST).is_file():
@@ -73,17 +72,18 @@ class Registry:
         return directory
 
     def manifests(self) -> list[Manifest]:
-        """Of all versions, by name."""
+        """Return the manifests of all versions, sorted by name."""
         paths = sorted(self._root.glob(f"*/{MANIFEST}"))
         return [read_manifest(path.parent) for path in paths if VERSION.fullmatch(path.parent.name)]
 
     def admit(self, source: Path, version: str) -> Path:
-        """Copy a finished model in, every file compared with its manifest. Admitting the same again
-        changes nothing.
+        """Copy a finished model into the registry after checking its hashes.
+
+        A second call with the same model has no effect.
 
         Raises:
             RegistryError: another model has this version.
-            ManifestError: the source is not whole.
+            ManifestError: the source is incomplete.
         """
         manifest = verify_manifest(source)
         target = self._root / _checked(version)
@@ -102,7 +102,7 @@ class Registry:
         return target
 
     def note(self, version: str, stage: VersionStage, reason: str, run: str) -> None:
-        """Append to the history, once: a resumed run says again what it said before."""
+        """Append an event, unless the history contains it: resumed runs repeat their events."""
         if any((e.version, e.stage, e.run) == (version, stage, run) for e in self.history()):
             return
         event = Event(datetime.now(UTC).isoformat(timespec="seconds"), version, stage, reason, run)
@@ -113,7 +113,7 @@ class Registry:
             os.fsync(opened.fileno())
 
     def history(self) -> Sequence[Event]:
-        """All events, oldest first."""
+        """Return all events, oldest first."""
         path = self._root / HISTORY
         if not path.exists():
             return []
@@ -122,14 +122,15 @@ class Registry:
         return [Event(**{**row, "stage": VersionStage(row["stage"])}) for row in rows]
 
     def promoted(self) -> str | None:
-        """The version that was promoted last."""
+        """Return the version that was promoted last."""
         return next(
             (e.version for e in reversed(self.history()) if e.stage is VersionStage.PROMOTED), None
         )
 
     def next_version(self, name: str, taken: Sequence[str]) -> str:
-        """`name`-n with the lowest n above every version and run so far. 0 is the model that `name`
-        starts from.
+        """Return `name`-n with the lowest n above all versions and runs.
+
+        Number 0 is the base model of recipe `name`.
         """
         present = (
             [path.name for path in self._root.glob(f"{name}-*")] if self._root.exists() else []

@@ -1,9 +1,9 @@
-"""The two services that the loop talks to, over gRPC: the feedback log and the rollout. The only
-importer of grpc here.
+"""gRPC clients of the loop for the feedback service and the generator's rollout.
 
-Every call has a deadline and may be repeated, so a service that restarts under the loop costs a
-retry, not the turn; where patience is given, one that is away for longer, or a name that is not
-found for a while, does not either.
+The only module of training that imports grpc.
+
+Every call has a deadline and may be repeated, so a restart of a service costs a retry and not the
+run. `timeout_seconds` covers longer outages and names that cannot be resolved.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from training.evaluation.canary import Thumbs, Verdict
 from training.evaluation.trial import CandidateState, RolloutView
 
 CALL_SECONDS = 20.0
-# StartCanary answers once the version is ready: a call waits for less than the longest deadline
-# that a service allows, and a version that takes longer is asked for again, two hours in all. The
-# generator ends a load that takes too long (its `load_seconds`) itself.
+# StartCanary answers when the version is ready. Each call waits less than the longest deadline that
+# a service allows, and is repeated for up to two hours. The generator itself ends a load after its
+# `load_seconds`.
 LOAD_SECONDS, MOST_CALLS_A_LOAD = 840.0, 9
 AGAIN_SECONDS = 1.0
-MAX_REASON_CHARACTERS = 500  # RolloutService's own limit
-MAX_PRINCIPALS = 1_000  # of GetDataKeys, a call
+MAX_REASON_CHARACTERS = 500  # the limit of RolloutService
+MAX_PRINCIPALS = 1_000  # limit of GetDataKeys per call
 RETRIES = {
     "methodConfig": [
         {
@@ -64,21 +64,22 @@ STATES = {
 
 
 class RemoteError(UnavailableError):
-    """A service is not reachable or refused; the text names the service, its address and why."""
+    """A service is unreachable or rejected a call; the text names service, address and cause."""
 
     reason = "UNREACHABLE"
 
 
 class DeadlineError(RemoteError):
-    """It has not answered in time; what was asked for may be under way."""
+    """A call missed its deadline; its effect may still happen."""
 
     reason = "DEADLINE_EXCEEDED"
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """What training shows to the services and how it knows them; read once, so a certificate must
-    outlast a turn of the loop.
+    """Client certificate, key and trusted authorities of training.
+
+    The files are read once, so a certificate must outlast a run.
     """
 
     certificate: Path
@@ -86,7 +87,11 @@ class TlsFiles:
     authority: Path
 
     def channel(self, target: str, service: str) -> grpc.Channel:
-        """To a service that has the certificate of its name. Raises: RemoteError."""
+        """Open a channel that verifies the certificate of the service.
+
+        Raises:
+            RemoteError: a file cannot be read.
+        """
         try:
             certificate, key, authority = (
                 file.read_bytes() for file in (self.certificate, self.key, self.authority)
@@ -95,7 +100,7 @@ class TlsFiles:
             raise RemoteError(
                 f"the files of --tls cannot be read: {error}", field="--tls", reason="UNREADABLE"
             ) from error
-        # gRPC's clients compare DNS names alone: services/chassis/mutual_tls.py.
+        # gRPC clients compare DNS names only, see services/chassis/mutual_tls.py.
         options = [*OPTIONS, ("grpc.ssl_target_name_override", f"{service}.thumbwheel")]
         return grpc.secure_channel(
             target, grpc.ssl_channel_credentials(authority, key, certificate), options
@@ -103,16 +108,14 @@ class TlsFiles:
 
 
 class FeedbackLog:
-    """FeedbackLogService: what is committed, what opens it, who was erased, and how many thumbs
-    stand.
-    """
+    """Client of FeedbackLogService: segments, data keys, erasures and counts of thumbs."""
 
     def __init__(
         self, target: str, tls: TlsFiles | None = None, timeout_seconds: float = 0.0
     ) -> None:
         self._target, self._patience_seconds = target, timeout_seconds
         self._channel = _channel(target, "feedback", tls)
-        # The generated types know grpc.aio alone; the loop waits for each answer.
+        # The generated types only know grpc.aio; the loop uses blocking calls.
         self._stub: Any = feedback_pb2_grpc.FeedbackLogServiceStub(self._channel)  # type: ignore[arg-type]
 
     def feedback_segments(self) -> Sequence[Segment]:
@@ -122,7 +125,7 @@ class FeedbackLog:
         return self._segments(feedback_pb2.STREAM_TURNS)
 
     def data_keys(self, principals: Sequence[str]) -> dict[str, DataKey]:
-        """Consent and key of each principal; of those whom the service does not know nothing."""
+        """Return consent and key of each principal that the service knows."""
         found: dict[str, DataKey] = {}
         for start in range(0, len(principals), MAX_PRINCIPALS):
             request = feedback_pb2.GetDataKeysRequest(
@@ -135,14 +138,17 @@ class FeedbackLog:
         return found
 
     def erasures(self, after: int) -> Sequence[Erasure]:
-        """All entries of the erasure ledger behind this number."""
+        """Return all entries of the erasure ledger after this number."""
         found: list[Erasure] = []
         while page := self._erasures(found[-1].number if found else after):
             found += page
         return found
 
     def count(self, since: datetime) -> dict[str, Thumbs]:
-        """Standing thumbs by version; pinned answers are nobody's preference between arms."""
+        """Return current thumbs by version.
+
+        Pinned answers are not counted, because they express no preference between arms.
+        """
         request = feedback_pb2.CountThumbsRequest(since=_timestamp(since))
         reply = self._call(lambda: self._stub.CountThumbs(request, timeout=CALL_SECONDS))
         found: dict[str, Thumbs] = {}
@@ -156,10 +162,11 @@ class FeedbackLog:
         self._channel.close()
 
     def _segments(self, stream: Any) -> Sequence[Segment]:
-        """All of them: an answer holds a page, the next one is asked for after its last sequence.
+        """Read all pages of a segment list.
 
-        What was compacted between two answers begins the later one, and takes the place of what the
-        earlier ones said.
+        Each page is requested after the last sequence of the previous page. If segments were
+        compacted in between, the later page starts with the compacted segment, which replaces the
+        segments of earlier pages.
         """
         found: list[Segment] = []
         while page := self._page(stream, found[-1].sequence if found else 0):
@@ -181,7 +188,7 @@ class FeedbackLog:
                 object_key=s.object_key,
                 sha256=s.sha256,
                 rows=s.rows,
-                # A service of an earlier version has nothing compacted and says no first one.
+                # Services of earlier versions send no first sequence and compact nothing.
                 first_sequence=s.first_sequence or s.sequence,
             )
             for s in reply.segments
@@ -200,7 +207,7 @@ class FeedbackLog:
 
 
 class RolloutClient:
-    """RolloutService: which version answers."""
+    """Client of RolloutService: view, start, renew and finish a canary."""
 
     def __init__(
         self, target: str, tls: TlsFiles | None = None, timeout_seconds: float = 0.0
@@ -240,7 +247,11 @@ class RolloutClient:
         self._call(lambda: self._stub.RenewCanary(request, timeout=CALL_SECONDS))
 
     def finish(self, version: str, verdict: Verdict, reason: str) -> None:
-        """Promote or roll back. Raises ValueError for WAIT."""
+        """Promote or roll back the candidate.
+
+        Raises:
+            ValueError: the verdict is WAIT.
+        """
         reason = reason[:MAX_REASON_CHARACTERS]
         if verdict is Verdict.PROMOTE:
             promotion = generator_pb2.PromoteCanaryRequest(version=version, reason=reason)
@@ -249,7 +260,7 @@ class RolloutClient:
             rollback = generator_pb2.RollBackCanaryRequest(version=version, reason=reason)
             self._call(lambda: self._stub.RollBackCanary(rollback, timeout=CALL_SECONDS))
         else:
-            raise ValueError("verdict: a trial does not end with wait")
+            raise ValueError("verdict: must be promote or roll_back, not wait")
 
     def close(self) -> None:
         self._channel.close()

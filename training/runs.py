@@ -1,9 +1,8 @@
-"""The folder of runs and the lock: one turn at a time on one state, and every turn found again
-where it stopped.
+"""Folders of runs, and the lock of the loop: one run at a time, resumable after an interruption.
 
-The lock is the kernel's (flock), so a killed loop leaves none behind; the file says who holds it.
-On a volume that several nodes mount it is the file server's, which lets go of it once it has given
-up a node that died: hence patience.
+The lock is an flock of the kernel, so a killed loop leaves no lock behind. The file names its
+holder. On a volume that several nodes mount, the file server holds the lock and releases it only
+after it has given up a dead node; callers wait with a timeout for this case.
 """
 
 from __future__ import annotations
@@ -28,14 +27,17 @@ POLL_SECONDS = 0.5
 
 
 class LoopRunningError(DetailedError, RuntimeError):
-    """Another loop holds the lock; the text says which process, since when."""
+    """Another loop holds the lock; the text names the process and its start."""
 
     reason = "IN_USE"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a turn was begun with. `version` names the run too: a new one every turn."""
+    """Parameters of a run.
+
+    `version` is also the name of the run, and is new for every run.
+    """
 
     version: str
     recipe: str
@@ -46,8 +48,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a turn ended: promoted, rolled back, refused, passed (no rollout was asked for), or
-    erased (what it learned from is gone).
+    """Result of a run.
+
+    It is promoted, rolled back, refused, passed (no rollout was requested), or erased (the training
+    data was erased).
     """
 
     result: str
@@ -56,49 +60,55 @@ class RunResult:
 
 
 class Runs:
-    """runs/<version>/ under the loop's directory, and beside it the snapshots that they pin."""
+    """Folders runs/<version>/ of the loop, and the snapshots that runs refer to."""
 
     def __init__(self, loop_directory: Path) -> None:
         self._root = loop_directory / "runs"
         self.snapshots = loop_directory / "snapshots"
 
     def directory(self, version: str) -> Path:
+        """Return the folder of a run."""
         return self._root / version
 
     def names(self) -> list[str]:
-        """All runs, in the order in which they began."""
+        """Return the versions of all runs, in order of start."""
         return [record.version for record in self.records()]
 
     def unfinished(self, recipe: str) -> RunRecord | None:
-        """The last run of this recipe if it has no result."""
+        """Return the last run of this recipe if it has no result."""
         own = [record for record in self.records() if record.recipe == recipe]
         return own[-1] if own and self.result(own[-1].version) is None else None
 
     def last(self, recipe: str) -> RunRecord | None:
-        """The run of this recipe that began last."""
+        """Return the last run of this recipe."""
         own = [record for record in self.records() if record.recipe == recipe]
         return own[-1] if own else None
 
     def begin(self, record: RunRecord) -> Path:
-        """Make the run's folder."""
+        """Create the folder of a run."""
         directory = self.directory(record.version)
         directory.mkdir(parents=True)
         write_json(directory / RECORD, asdict(record))
         return directory
 
     def end(self, version: str, result: RunResult) -> None:
-        """Write the result; after this the run is never resumed."""
+        """Write the result.
+
+        A run with a result is never resumed.
+        """
         write_json(self.directory(version) / RESULT, asdict(result))
 
     def result(self, version: str) -> RunResult | None:
+        """Return the result of a run, or None if it is unfinished."""
         path = self.directory(version) / RESULT
         return RunResult(**json.loads(path.read_text())) if path.exists() else None
 
     def record(self, version: str) -> RunRecord:
+        """Return the parameters of a run."""
         return RunRecord(**json.loads((self.directory(version) / RECORD).read_text()))
 
     def records(self) -> list[RunRecord]:
-        """How all runs were begun, in that order."""
+        """Return the parameters of all runs, in order of start."""
         found = [
             RunRecord(**json.loads(path.read_text())) for path in self._root.glob(f"*/{RECORD}")
         ]
@@ -107,18 +117,21 @@ class Runs:
 
 @contextmanager
 def exclusive(loop_directory: Path, doing: str, timeout_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock for the block.
+    """Hold the lock inside the block.
+
+    Args:
+        doing: description of the holder, written to the lock file.
+        timeout_seconds: time to wait for the lock.
 
     Raises:
-        LoopRunningError: somebody else holds it, and has for as long as the patience lasts.
+        LoopRunningError: another process still holds the lock after the timeout.
     """
     loop_directory.mkdir(parents=True, exist_ok=True)
     with (loop_directory / LOCK).open("a+") as opened:
         _lock(opened, timeout_seconds)
         opened.truncate(0)
-        opened.write(
-            f"process {os.getpid()}, {doing}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n"
-        )
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        opened.write(f"process {os.getpid()}, {doing}, since {since}\n")
         opened.flush()
         yield
         opened.truncate(0)
@@ -132,13 +145,13 @@ def _lock(opened: TextIO, timeout_seconds: float) -> None:
         except BlockingIOError as error:
             if time.monotonic() >= end:
                 opened.seek(0)
-                who = opened.read().strip() or "it just started"
-                raise LoopRunningError(f"a loop runs already: {who}", field=LOCK) from error
+                holder = opened.read().strip() or "it just started"
+                raise LoopRunningError(f"another loop is running: {holder}", field=LOCK) from error
         time.sleep(POLL_SECONDS)
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write a JSON file atomically and durably."""
     partial = path.with_suffix(".partial")
     with partial.open("w") as opened:
         opened.write(json.dumps(fields, indent=1) + "\n")

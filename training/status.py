@@ -1,8 +1,7 @@
-"""status.json in the loop's directory: what a turn is doing and what it came to, for the page and
-for metrics. Always whole, by rename.
+"""Format of status.json, the state of a run for the page and for metrics; written atomically.
 
-Whoever writes it holds the loop's lock (runs.py). Standard library alone: the launcher on a cluster
-has no more.
+Writers hold the lock of the loop (runs.py). Only the standard library is imported, because the
+image of the launcher contains nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ FAILED, STOPPED = "failed", "stopped"
 
 
 class StepState(StrEnum):
-    """Where a step is."""
+    """State of a step."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -31,7 +30,10 @@ class StepState(StrEnum):
 
 @dataclass
 class Step:
-    """One step as the page shows it. Times are RFC 3339, progress is 0 to 1."""
+    """One step of a run.
+
+    Times are RFC 3339; progress is in [0, 1].
+    """
 
     name: str
     state: StepState = StepState.WAITING
@@ -43,10 +45,15 @@ class Step:
 
 @dataclass
 class Status:
-    """What status.json holds. `result` is None while the turn runs; `report` is relative to the
-    loop's directory; `erased_versions` are those that learned from what is gone now, each with its
-    snapshot and the number of erasures; `needed_thumbs` is what a turn of the recipe needs,
-    `learned_until` when the last one that had enough began, or empty.
+    """Content of status.json.
+
+    Attributes:
+        result: None while the run is active.
+        report: path relative to the directory of the loop.
+        erased_versions: versions that learned from erased feedback, each with its snapshot and the
+            number of erasures.
+        needed_thumbs: thumbs that a run of the recipe needs.
+        learned_until: start of the last run with enough feedback, or "".
     """
 
     run: str
@@ -64,7 +71,7 @@ class Status:
 
 
 def read_status(directory: Path) -> Status | None:
-    """What the last turn left; None: there was none, or it cannot be read."""
+    """Return the status of the last run; None if it is missing or unreadable."""
     try:
         fields = json.loads((directory / STATUS).read_text())
         steps = [Step(**{**step, "state": StepState(step["state"])}) for step in fields["steps"]]
@@ -74,7 +81,7 @@ def read_status(directory: Path) -> Status | None:
 
 
 def write_status(directory: Path, status: Status) -> None:
-    """Whole or not at all."""
+    """Write the status atomically."""
     path = directory / STATUS
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(asdict(status), indent=1) + "\n")
@@ -82,5 +89,5 @@ def write_status(directory: Path, status: Status) -> None:
 
 
 def now() -> str:
-    """As times stand there."""
+    """Return the current time in the format of status.json (RFC 3339, UTC)."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
