@@ -1,1 +1,1 @@
-"""The only public door: gRPC and HTTP, keys, the chat path, thumbs."""
+"""The public gateway: gRPC and HTTP APIs, authentication, chat, feedback."""

@@ -1,4 +1,4 @@
-"""Runs the gateway, or the commands `keys` and `migrate`. Constructs everything, decides nothing."""
+"""Run the gateway, or one of the commands `keys` and `migrate`."""
 
 import argparse
 import asyncio
@@ -26,20 +26,22 @@ from services.chassis.errors import UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.chassis.telemetry import fields, tracer
-from services.gateway.access import guarded
-from services.gateway.alone import Alone
-from services.gateway.answer_cache import AnswerCache, Answers, LocalAnswers
-from services.gateway.bearer import Bearers, Tokens
+from services.gateway.access import with_access_check
+from services.gateway.answer_cache import AnswerCache, CacheBackend, LocalCacheBackend
+from services.gateway.answer_store import AnswerStore
+from services.gateway.answer_writer import AnswerTiming
+from services.gateway.authentication import Authenticator, TokenVerifier
+from services.gateway.background_tasks import background_tasks
 from services.gateway.chat import Chat, Peers
 from services.gateway.database import DatabaseBehindError, open_database
 from services.gateway.feedback import Feedback
-from services.gateway.generation import Patience
+from services.gateway.generation import Timeouts
 from services.gateway.http.account import Account
 from services.gateway.http.app import make_app
-from services.gateway.http.door import Door
 from services.gateway.http.loop_files import LoopFiles
 from services.gateway.http.openai import OpenAiApi
 from services.gateway.http.page import PageApi
+from services.gateway.http.router import Router
 from services.gateway.http.server import serving_http
 from services.gateway.key_commands import (
     add_key_commands,
@@ -48,9 +50,8 @@ from services.gateway.key_commands import (
     run_migrate_command,
 )
 from services.gateway.key_store import SqlKeyStore
-from services.gateway.keys import OWNER, Keys, owner_secret, stored
+from services.gateway.keys import OWNER, ApiKeys, owner_secret, stored_key
 from services.gateway.loop_metrics import LoopMetrics
-from services.gateway.loops import looping
 from services.gateway.own_data import OwnData
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.peers.enhancer import EnhancerPeer
@@ -61,25 +62,24 @@ from services.gateway.peers.session import SessionPeer
 from services.gateway.quotas import Quotas
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.settings import DatabaseSettings, GatewaySettings
-from services.gateway.shared.answers import ValkeyAnswers
-from services.gateway.shared.link import Link, open_link
-from services.gateway.shared.quotas import ValkeyBook
-from services.gateway.shared.seal import Seal
-from services.gateway.shared.turns import SharingPace, shared_turns
-from services.gateway.storing import Storing
+from services.gateway.shared.answer_cache import ValkeyCacheBackend
+from services.gateway.shared.encryption import KeyDerivation
+from services.gateway.shared.quota_store import ValkeyQuotaStore
+from services.gateway.shared.turns import SharingIntervals, shared_turns
+from services.gateway.shared.valkey_client import ValkeyClient, open_valkey
+from services.gateway.single_replica import SingleReplica
 from services.gateway.turn_trace import traced
-from services.gateway.turns import Neighbours, TurnLimits, Turns
-from services.gateway.writing import Pace
+from services.gateway.turns import SharedState, TurnLimits, Turns
 
 log = logging.getLogger(__name__)
 
-# When a person whose turn was refused may come back.
+# Pause recommended to a client whose turn was rejected by admission control.
 RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Doors:
-    """The gRPC half, to be served by the chassis, and where the HTTP half serves already."""
+class Servers:
+    """Registrations for the gRPC server, and the running HTTP server."""
 
     registrations: Sequence[Registration]
     http: Starlette
@@ -88,94 +88,94 @@ class Doors:
 
 @asynccontextmanager
 async def wiring(settings: GatewaySettings) -> AsyncIterator[Sequence[Registration]]:
-    """As the chassis wants it."""
-    async with opened(settings) as doors:
-        log.info("serving http", extra=fields(port=doors.http_port))
+    """Provide the registrations in the form required by the chassis."""
+    async with open_servers(settings) as servers:
+        log.info("serving http", extra=fields(port=servers.http_port))
         REGISTRY.register(LoopMetrics(settings.loop_directory))
-        yield doors.registrations
+        yield servers.registrations
 
 
 @asynccontextmanager
-async def opened(settings: GatewaySettings) -> AsyncIterator[Doors]:
-    """Construct everything; HTTP serves within the block."""
+async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
+    """Construct all objects. HTTP is served during the block."""
     async with AsyncExitStack() as stack:
-        bearers = Bearers(await _keys(settings, stack), await _tokens(settings, stack))
+        authenticator = Authenticator(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
-        link = await _valkey(settings, stack)
-        cache = AnswerCache(_answers(settings, link), peers.generator)
+        valkey = await _valkey(settings, stack)
+        cache = AnswerCache(_cache_backend(settings, valkey), peers.generator)
         chat_path = _chat(settings, peers, cache)
         turns = Turns(
             traced(chat_path.run, tracer()),
             _limits(settings),
-            await _neighbours(settings, link, stack),
+            await _shared_state(settings, valkey, stack),
             Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),
         )
         chat = ChatServicer(turns, peers.session, peers.conversations)
-        said = FeedbackServicer(
+        feedback = FeedbackServicer(
             Feedback(peers.session, peers.feedback, settings.principal_key.get_secret_value()),
             OwnData(turns, peers.session, peers.feedback, cache),
         )
-        door = Door(bearers, settings.max_rpc_seconds)
+        router = Router(authenticator, settings.max_rpc_seconds)
         routes = [
-            *OpenAiApi(turns, peers.generator).routes(door),
-            *PageApi(chat, said, peers.generator, peers.feedback).routes(door),
-            *Account().routes(door),
-            *LoopFiles(settings.loop_directory).routes(door),
+            *OpenAiApi(turns, peers.generator).routes(router),
+            *PageApi(chat, feedback, peers.generator, peers.feedback).routes(router),
+            *Account().routes(router),
+            *LoopFiles(settings.loop_directory).routes(router),
         ]
-        app = make_app(door, routes, _page(settings), with_metrics=settings.http_metrics)
+        app = make_app(router, routes, _page(settings), with_metrics=settings.http_metrics)
         port = await stack.enter_async_context(
             serving_http(app, settings.host, settings.http_port, settings.max_write_seconds)
         )
-        # Closed before HTTP is: the turns' ends are what their readers wait for.
+        # Turns are closed before the HTTP server, because their readers wait for the final events.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
-        yield Doors(_registrations(chat, said, bearers, turns.hand_over), app, port)
+        yield Servers(_registrations(chat, feedback, authenticator, turns.hand_over), app, port)
 
 
-async def _valkey(settings: GatewaySettings, stack: AsyncExitStack) -> Link | None:
-    """The way to what gateways share; None: this process is the only one."""
+async def _valkey(settings: GatewaySettings, stack: AsyncExitStack) -> ValkeyClient | None:
+    """Connect to Valkey, the shared store. Returns None for a single gateway."""
     if not settings.valkey_url:
         return None
     return await stack.enter_async_context(
-        open_link(settings.valkey_url, deadline_seconds=settings.valkey_seconds)
+        open_valkey(settings.valkey_url, deadline_seconds=settings.valkey_seconds)
     )
 
 
-def _answers(settings: GatewaySettings, link: Link | None) -> Answers | None:
+def _cache_backend(settings: GatewaySettings, valkey: ValkeyClient | None) -> CacheBackend | None:
     if not settings.answer_cache_seconds:
         return None
-    if link is None:
-        return LocalAnswers(settings.answer_cache_seconds, settings.answer_cache_entries)
-    seal = Seal(settings.valkey_secret.get_secret_value())
-    return ValkeyAnswers(link, seal, settings.answer_cache_seconds, settings.answer_cache_entries)
+    if valkey is None:
+        return LocalCacheBackend(settings.answer_cache_seconds, settings.answer_cache_entries)
+    keys = KeyDerivation(settings.valkey_secret.get_secret_value())
+    return ValkeyCacheBackend(
+        valkey, keys, settings.answer_cache_seconds, settings.answer_cache_entries
+    )
 
 
-async def _neighbours(
-    settings: GatewaySettings, link: Link | None, stack: AsyncExitStack
-) -> Neighbours:
-    """With Valkey other gateways know our turns and all share the quotas; without it this process
-    is alone.
-    """
+async def _shared_state(
+    settings: GatewaySettings, valkey: ValkeyClient | None, stack: AsyncExitStack
+) -> SharedState:
+    """Return the interfaces to other gateways, through Valkey or local only."""
     rules = settings.quota_rules()
-    if link is None:
-        alone = Alone()
-        return Neighbours(alone, alone, alone, Quotas(rules))
-    pace = SharingPace(
+    if valkey is None:
+        single = SingleReplica()
+        return SharedState(single, single, single, Quotas(rules))
+    intervals = SharingIntervals(
         keep_seconds=settings.keep_seconds,
         lease_seconds=settings.turn_lease_seconds,
         linger_seconds=settings.share_linger_seconds,
-        look_seconds=settings.share_look_seconds,
+        poll_seconds=settings.share_look_seconds,
     )
-    seal = Seal(settings.valkey_secret.get_secret_value())
-    turns, erasures = await stack.enter_async_context(shared_turns(link, seal, pace))
-    book = ValkeyBook(link, settings.quota_lease_seconds)
-    quotas = Quotas(rules, book, settings.quota_when_away, settings.quota_lease_seconds)
-    await stack.enter_async_context(looping(quotas.serve))
-    # Before the loop ends: what the last turns have used.
+    keys = KeyDerivation(settings.valkey_secret.get_secret_value())
+    turns, erasures = await stack.enter_async_context(shared_turns(valkey, keys, intervals))
+    store = ValkeyQuotaStore(valkey, settings.quota_lease_seconds)
+    quotas = Quotas(rules, store, settings.quota_when_away, settings.quota_lease_seconds)
+    await stack.enter_async_context(background_tasks(quotas.serve))
+    # Runs before the background task ends, to settle the usage of the last turns.
     stack.push_async_callback(quotas.flush)
-    return Neighbours(turns, turns, erasures, quotas)
+    return SharedState(turns, turns, erasures, quotas)
 
 
-async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
+async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> ApiKeys:
     database = open_database(
         settings.database_url,
         wait_seconds=settings.database_seconds,
@@ -183,22 +183,22 @@ async def _keys(settings: GatewaySettings, stack: AsyncExitStack) -> Keys:
     )
     store = SqlKeyStore(await stack.enter_async_context(database))
     if settings.owner_key_file:
-        await store.add(stored(owner_secret(settings.owner_key_file), OWNER))
-    return await stack.enter_async_context(Keys(store, settings.key_cache_seconds))
+        await store.add(stored_key(owner_secret(settings.owner_key_file), OWNER))
+    return await stack.enter_async_context(ApiKeys(store, settings.key_cache_seconds))
 
 
-async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Tokens | None:
+async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> TokenVerifier | None:
     if not settings.oidc_issuers:
         return None
-    # Half a second of a processor, which a gateway without issuers does not spend at its start.
+    # The import takes 0.5 s of processor time, saved at the start of a gateway without issuers.
     import aiohttp
 
-    from services.gateway.oidc import Oidc
+    from services.gateway.oidc import OidcVerifier
     from services.gateway.peers.issuer import IssuerPeer
-    from services.gateway.signing_keys import KeyAges, SigningKeys
+    from services.gateway.signing_keys import KeyAgeLimits, SigningKeys
 
     http = await stack.enter_async_context(aiohttp.ClientSession())
-    ages = KeyAges(
+    ages = KeyAgeLimits(
         settings.oidc_refresh_seconds, settings.oidc_stale_seconds, settings.oidc_retry_seconds
     )
     issuers = {}
@@ -208,12 +208,12 @@ async def _tokens(settings: GatewaySettings, stack: AsyncExitStack) -> Tokens | 
         )
         stack.push_async_callback(keys.close)
         issuers[issuer.url] = (issuer, keys)
-    return Oidc(issuers, settings.oidc_leeway_seconds)
+    return OidcVerifier(issuers, settings.oidc_leeway_seconds)
 
 
 @dataclass(frozen=True)
 class _Peers:
-    """Clients of the services behind the door."""
+    """Clients of the services behind the gateway."""
 
     guardrail: GuardrailPeer
     enhancer: EnhancerPeer
@@ -224,7 +224,7 @@ class _Peers:
 
     @classmethod
     async def open(cls, settings: GatewaySettings, stack: AsyncExitStack) -> "_Peers":
-        """One channel a service, open for the life of the process."""
+        """Open one channel per service for the life of the process."""
 
         tls = settings.tls_files()
 
@@ -259,7 +259,7 @@ class _Peers:
 
 
 def _page(settings: GatewaySettings) -> Path | None:
-    """The built page, if it is there: without it the APIs still serve."""
+    """Return the folder of the built page, or None. Without the page the APIs still work."""
     if settings.page_directory and not settings.page_directory.is_dir():
         log.warning("page not built", extra=fields(directory=str(settings.page_directory)))
         return None
@@ -267,11 +267,11 @@ def _page(settings: GatewaySettings) -> Path | None:
 
 
 def _chat(settings: GatewaySettings, peers: _Peers, cache: AnswerCache) -> Chat:
-    patience = Patience(settings.first_text_seconds, settings.idle_seconds)
+    timeouts = Timeouts(settings.first_text_seconds, settings.idle_seconds)
     return Chat(
         Peers(peers.enhancer, peers.guardrail, peers.session, peers.generator),
-        Pace(settings.coalesce_seconds, patience),
-        Storing(peers.session, settings.finish_seconds),
+        AnswerTiming(settings.coalesce_seconds, timeouts),
+        AnswerStore(peers.session, settings.finish_seconds),
         cache,
     )
 
@@ -285,7 +285,10 @@ def _limits(settings: GatewaySettings) -> TurnLimits:
 
 
 def _registrations(
-    chat: ChatServicer, said: FeedbackServicer, bearers: Bearers, on_drain: Callable[[], None]
+    chat: ChatServicer,
+    feedback: FeedbackServicer,
+    authenticator: Authenticator,
+    on_drain: Callable[[], None],
 ) -> list[Registration]:
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
     feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
@@ -293,28 +296,28 @@ def _registrations(
         Registration(
             chat_service.full_name,
             chat_pb2_grpc.add_ChatServiceServicer_to_server,
-            guarded(chat_service, chat, bearers),
+            with_access_check(chat_service, chat, authenticator),
             on_drain,
-            # Turns have an admission of their own, whichever door they come through; a cancel takes
-            # load away.
+            # Turns have their own admission control for all APIs, and a cancel reduces load.
             unlimited=frozenset({"SendMessage", "ResumeMessage", "CancelMessage"}),
         ),
         Registration(
             feedback_service.full_name,
             feedback_pb2_grpc.add_FeedbackServiceServicer_to_server,
-            guarded(feedback_service, said, bearers),
+            with_access_check(feedback_service, feedback, authenticator),
         ),
     ]
 
 
 def main() -> int:
-    """The exit status."""
+    """Run the command. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
     commands = parser.add_subparsers(dest="group")
     database_url = load_settings(DatabaseSettings).database_url
     add_key_commands(commands.add_parser("keys", help="API keys"), database_url)
     add_migrate_command(
-        commands.add_parser("migrate", help="bring the database up to date"), database_url
+        commands.add_parser("migrate", help="migrate the database to the current revision"),
+        database_url,
     )
     options = parser.parse_args()
     try:
@@ -327,7 +330,7 @@ def main() -> int:
                 run_service("gateway", load_settings(GatewaySettings), wiring)
                 return 0
     except (DatabaseBehindError, UnavailableError) as error:
-        # Of the cause its kind alone: what it says may quote the URL.
+        # Only the type of the cause is printed, because its text may quote the database URL.
         sys.exit(f"{error} ({type(error.__cause__).__name__})" if error.__cause__ else str(error))
 
 

@@ -1,7 +1,6 @@
-"""Who may call what: one rule an RPC, one a route, and what has no rule is denied.
+"""Access rules: one rule per RPC and per HTTP route. Calls without a rule are denied.
 
-Identity is made here and nowhere else: the metadata that carries it between services is not
-believed from outside.
+This module is the only source of identity. Identity metadata from outside is ignored.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,19 +15,19 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.chassis.identity import bind_call, current_call
-from services.gateway.bearer import Bearers
-from services.gateway.credential import NOBODY, Credential, Scope
+from services.gateway.authentication import Authenticator
+from services.gateway.credential import ANONYMOUS, Credential, Scope
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is asked of a caller; scope None: nothing, everybody may."""
+    """Required scope of a call. `scope` None means public."""
 
     scope: Scope | None
-    cookie: bool = False  # for a page that a browser opens in a tab of its own; reading only
+    cookie: bool = False  # cookie accepted, for a page opened in its own browser tab; read only
 
 
-EVERYBODY = Rule(None)
+PUBLIC = Rule(None)
 CHAT, FEEDBACK, ACCOUNT, OPERATE = (
     Rule(Scope.CHAT),
     Rule(Scope.FEEDBACK),
@@ -51,11 +50,11 @@ RPCS: Mapping[str, Rule] = {
     "thumbwheel.feedback.v1.FeedbackService.GetErasure": ACCOUNT,
 }
 
-PAGE_FILES = "GET /"  # the files of the page, and all paths that no other route takes
+PAGE_FILES = "GET /"  # the page's files, and all paths without another route
 ROUTES: Mapping[str, Rule] = {
-    "GET /health": EVERYBODY,
-    "GET /metrics": EVERYBODY,
-    PAGE_FILES: EVERYBODY,
+    "GET /health": PUBLIC,
+    "GET /metrics": PUBLIC,
+    PAGE_FILES: PUBLIC,
     "POST /v1/chat/completions": CHAT,
     "GET /v1/models": CHAT,
     "GET /v1/models/{model}": CHAT,
@@ -82,21 +81,24 @@ ROUTES: Mapping[str, Rule] = {
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-async def admitted(rule: Rule | None, authorization: str, bearers: Bearers) -> Credential:
-    """What the caller carries, if the rule lets them in.
+async def authorize(
+    rule: Rule | None, authorization: str, authenticator: Authenticator
+) -> Credential:
+    """Return the caller's credential if the rule permits the call.
 
     Raises:
-        PermissionDeniedError: there is no rule, or the credential lacks the scope.
-        UnauthenticatedError, UnavailableError: see `Bearers`.
+        PermissionDeniedError: No rule exists, or the credential lacks the scope.
+        UnauthenticatedError: See `Authenticator.authenticate`.
+        UnavailableError: See `Authenticator.authenticate`.
     """
     if rule is None:
-        raise PermissionDeniedError("no rule allows this", reason="NO_RULE")
+        raise PermissionDeniedError("no access rule exists for this call", reason="NO_RULE")
     if rule.scope is None:
-        return NOBODY
-    credential = await bearers.authenticate(authorization)
+        return ANONYMOUS
+    credential = await authenticator.authenticate(authorization)
     if rule.scope not in credential.scopes:
         raise PermissionDeniedError(
-            "the key or token may not be used for this",
+            "the key or token lacks the required scope",
             reason="SCOPE_MISSING",
             field="authorization",
             limit=f"one with the scope {rule.scope}",
@@ -104,43 +106,43 @@ async def admitted(rule: Rule | None, authorization: str, bearers: Bearers) -> C
     return credential
 
 
-def guarded(service: ServiceDescriptor, servicer: object, bearers: Bearers) -> Any:
-    """The servicer with the check around every method of its descriptor. Runs inside the chassis'
-    interceptor.
-    """
+def with_access_check(
+    service: ServiceDescriptor, servicer: object, authenticator: Authenticator
+) -> Any:
+    """Wrap all methods of a servicer in the access check. Runs inside the chassis interceptor."""
     methods: dict[str, Any] = {}
     for method in service.methods:
-        enter = _entrance(RPCS.get(method.full_name), bearers)
+        check = _access_check(RPCS.get(method.full_name), authenticator)
         behaviour = getattr(servicer, method.name)
         methods[method.name] = (
-            _stream(enter, behaviour) if method.server_streaming else _unary(enter, behaviour)
+            _stream(check, behaviour) if method.server_streaming else _unary(check, behaviour)
         )
     return SimpleNamespace(**methods)
 
 
-Entrance = Callable[[Message, Context], Awaitable[None]]
+AccessCheck = Callable[[Message, Context], Awaitable[None]]
 
 
-def _entrance(rule: Rule | None, bearers: Bearers) -> Entrance:
-    async def enter(request: Message, context: Context) -> None:
-        credential = await admitted(rule, _authorization(context), bearers)
+def _access_check(rule: Rule | None, authenticator: Authenticator) -> AccessCheck:
+    async def check(request: Message, context: Context) -> None:
+        credential = await authorize(rule, _authorization(context), authenticator)
         bind_call(replace(current_call(), caller=credential.caller))
-        refuse_unknown_fields(request, "")
+        reject_unknown_fields(request, "")
 
-    return enter
+    return check
 
 
-def _unary(enter: Entrance, behaviour: Any) -> Any:
+def _unary(check: AccessCheck, behaviour: Any) -> Any:
     async def call(request: Message, context: Context) -> Any:
-        await enter(request, context)
+        await check(request, context)
         return await behaviour(request, context)
 
     return call
 
 
-def _stream(enter: Entrance, behaviour: Any) -> Any:
+def _stream(check: AccessCheck, behaviour: Any) -> Any:
     async def call(request: Message, context: Context) -> AsyncIterator[Any]:
-        await enter(request, context)
+        await check(request, context)
         async for response in behaviour(request, context):
             yield response
 
@@ -149,12 +151,16 @@ def _stream(enter: Entrance, behaviour: Any) -> Any:
 
 def _authorization(context: Context) -> str:
     values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-    # Two values: which one a proxy checked cannot be known.
+    # With two values, the value checked by a proxy would be ambiguous.
     return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
-def refuse_unknown_fields(message: Message, path: str) -> None:
-    """Raises: InvalidArgumentError. What we do not understand we must not seem to obey."""
+def reject_unknown_fields(message: Message, path: str) -> None:
+    """Reject messages with unknown fields, because ignoring a field would pretend to apply it.
+
+    Raises:
+        InvalidArgumentError: The message, or a nested message, has an unknown field.
+    """
     for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]
         name = f"{path}{unknown.field_number}"
         raise InvalidArgumentError(
@@ -166,4 +172,4 @@ def refuse_unknown_fields(message: Message, path: str) -> None:
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue
         for part in value if field.is_repeated else (value,):
-            refuse_unknown_fields(part, f"{path}{field.name}.")
+            reject_unknown_fields(part, f"{path}{field.name}.")

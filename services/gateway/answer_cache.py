@@ -1,9 +1,8 @@
-"""Answers that are shown again: only where the same question must get the same answer, and only to
-the same tenant.
+"""Cache of answers, for requests that must get the same answer again within one tenant.
 
-That is: temperature 0, a new message, no experiment that would have to choose a version, and
-everything equal that the answer depends on. Kept are whole answers in which the guard found
-nothing; they are keyed by the policy that passed them.
+Conditions: temperature 0, a new message, no running experiment that has to choose a version, and
+equality of everything that the answer depends on. Only complete answers without a finding of the
+guard are stored. The key contains the version of the guard's policy.
 """
 
 import json
@@ -16,18 +15,19 @@ from typing import Protocol
 from services.chassis.errors import ServiceError
 from services.gateway.events import FinishReason, Usage
 from services.gateway.generation import Selected
-from services.gateway.metrics import ANSWERS
+from services.gateway.metrics import CACHE_RESULTS
 from services.gateway.request import Message, Sampling, Task, TurnRequest, UserInput
 from services.gateway.sessions import Answer
-from services.gateway.shared_store import StoreAwayError
+from services.gateway.shared_store import StoreUnavailableError
 
 MAX_ANSWER_BYTES = 65_536
 
 
 @dataclass(frozen=True)
-class Question:
-    """All that an answer depends on. `context` is what the model is given, the user's enhanced text
-    last.
+class CacheKey:
+    """All inputs that determine an answer.
+
+    `context` holds the messages for the model. The user's enhanced text is the last.
     """
 
     tenant: str
@@ -39,7 +39,7 @@ class Question:
     context: tuple[Message, ...]
 
     def canonical(self) -> str:
-        """One text a question, and no other question has it."""
+        """Return a unique text for this key."""
         sampling, context = (
             self.sampling,
             [[message.role, message.text] for message in self.context],
@@ -66,45 +66,49 @@ class Question:
 
 @dataclass(frozen=True)
 class CachedAnswer:
-    """What is shown again."""
+    """An answer from the cache."""
 
     text: str
     selected: Selected
     usage: Usage
 
 
-class Answers(Protocol):
-    """Where answers are kept. Everything raises StoreAwayError."""
+class CacheBackend(Protocol):
+    """Cache backend. All methods raise StoreUnavailableError."""
 
-    async def find(self, question: Question) -> CachedAnswer | None:
-        """The answer, if there is one that can be read."""
+    async def find(self, cache_key: CacheKey) -> CachedAnswer | None:
+        """Return the answer, or None if it is absent or unreadable."""
 
-    async def keep(self, question: Question, answer: CachedAnswer) -> None:
-        """Keep an answer for a while."""
+    async def store(self, cache_key: CacheKey, answer: CachedAnswer) -> None:
+        """Store an answer for a limited time."""
 
-    async def drop(self, tenant: str) -> None:
-        """Forget all answers of a tenant."""
+    async def drop_tenant(self, tenant: str) -> None:
+        """Remove all answers of a tenant."""
 
 
 class Versions(Protocol):
-    """Which versions answer now."""
+    """Versions that currently answer."""
 
     async def sole_version(self) -> str:
-        """The version that answers everybody; empty while an experiment runs. Raises: ServiceError."""
+        """Return the only serving version, or an empty string while an experiment runs.
+
+        Raises:
+            ServiceError: The generator service failed.
+        """
 
 
 class AnswerCache:
-    """Finds and keeps answers. What it cannot tell, or not at once, is generated."""
+    """Finds and stores answers. In case of doubt or outage the model answers."""
 
-    def __init__(self, answers: Answers | None, versions: Versions) -> None:
-        self._answers, self._versions = answers, versions
+    def __init__(self, answers: CacheBackend | None, versions: Versions) -> None:
+        self._cache_backend, self._versions = answers, versions
 
-    async def question(
+    async def cache_key(
         self, tenant: str, request: TurnRequest, context: tuple[Message, ...], policy_version: str
-    ) -> Question | None:
-        """The question, if its answer may be shown again."""
+    ) -> CacheKey | None:
+        """Return the cache key of a request, or None if the request is not cacheable."""
         if (
-            not self._answers
+            not self._cache_backend
             or request.sampling.temperature != 0
             or not isinstance(request.action, UserInput)
         ):
@@ -115,28 +119,28 @@ class AnswerCache:
         except ServiceError:
             version = ""
         if not version:
-            ANSWERS.labels("in_doubt").inc()
+            CACHE_RESULTS.labels("in_doubt").inc()
             return None
-        return Question(
+        return CacheKey(
             tenant, version, bool(pinned), policy_version, request.task, request.sampling, context
         )
 
-    async def find(self, question: Question) -> CachedAnswer | None:
-        """The kept answer; None also while the store is away."""
-        if not self._answers:
+    async def find(self, cache_key: CacheKey) -> CachedAnswer | None:
+        """Return the cached answer, or None if absent or if the store is unavailable."""
+        if not self._cache_backend:
             return None
         try:
-            found = await self._answers.find(question)
-        except StoreAwayError:
-            ANSWERS.labels("away").inc()
+            found = await self._cache_backend.find(cache_key)
+        except StoreUnavailableError:
+            CACHE_RESULTS.labels("away").inc()
             return None
-        ANSWERS.labels("hit" if found else "miss").inc()
+        CACHE_RESULTS.labels("hit" if found else "miss").inc()
         return found
 
-    async def keep(self, question: Question, answer: Answer) -> None:
-        """Keep an answer that is whole and clean and came from the version that was asked for."""
+    async def store(self, cache_key: CacheKey, answer: Answer) -> None:
+        """Store an answer if it is complete, without findings, and from the requested version."""
         chosen, usage = answer.selected, answer.usage
-        if not self._answers or not chosen or not usage or usage.cached:
+        if not self._cache_backend or not chosen or not usage or usage.cached:
             return
         if (
             answer.finish_reason is not FinishReason.STOP
@@ -145,59 +149,59 @@ class AnswerCache:
         ):
             return
         if (
-            chosen.model_version != question.model_version
+            chosen.model_version != cache_key.model_version
             or len(answer.text.encode()) > MAX_ANSWER_BYTES
         ):
             return
         try:
-            await self._answers.keep(question, CachedAnswer(answer.text, chosen, usage))
-        except StoreAwayError:
-            ANSWERS.labels("away").inc()
+            await self._cache_backend.store(cache_key, CachedAnswer(answer.text, chosen, usage))
+        except StoreUnavailableError:
+            CACHE_RESULTS.labels("away").inc()
         else:
-            ANSWERS.labels("kept").inc()
+            CACHE_RESULTS.labels("kept").inc()
 
-    async def drop(self, tenant: str) -> None:
-        """Forget all answers of a tenant: whose question one was is not known, so one user's
-        erasure takes them all.
+    async def drop_tenant(self, tenant: str) -> None:
+        """Remove all answers of a tenant.
+
+        The cache does not record users, so the erasure of one user removes the answers of the whole
+        tenant.
 
         Raises:
-            StoreAwayError: they may still be there.
+            StoreUnavailableError: The answers may still exist.
         """
-        if self._answers:
-            await self._answers.drop(tenant)
+        if self._cache_backend:
+            await self._cache_backend.drop_tenant(tenant)
 
 
-class LocalAnswers:
-    """Answers in this process: each tenant's own, the one that was asked for longest ago goes
-    first.
-    """
+class LocalCacheBackend:
+    """Backend in process memory. Evicts the least recently used answer of each tenant."""
 
     def __init__(
         self, seconds: float, entries: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._seconds, self._entries, self._monotonic = seconds, entries, monotonic
-        self._kept: defaultdict[str, OrderedDict[Question, tuple[float, CachedAnswer]]] = (
+        self._kept: defaultdict[str, OrderedDict[CacheKey, tuple[float, CachedAnswer]]] = (
             defaultdict(OrderedDict)
         )
 
-    async def find(self, question: Question) -> CachedAnswer | None:
-        """See `Answers`."""
-        kept = self._kept[question.tenant]
-        until, answer = kept.get(question, (0.0, None))
+    async def find(self, cache_key: CacheKey) -> CachedAnswer | None:
+        """Implement the method `CacheBackend.find`."""
+        kept = self._kept[cache_key.tenant]
+        until, answer = kept.get(cache_key, (0.0, None))
         if self._monotonic() >= until:
-            kept.pop(question, None)
+            kept.pop(cache_key, None)
             return None
-        kept.move_to_end(question)
+        kept.move_to_end(cache_key)
         return answer
 
-    async def keep(self, question: Question, answer: CachedAnswer) -> None:
-        """See `Answers`."""
-        kept = self._kept[question.tenant]
-        kept[question] = (self._monotonic() + self._seconds, answer)
-        kept.move_to_end(question)
+    async def store(self, cache_key: CacheKey, answer: CachedAnswer) -> None:
+        """Implement the method `CacheBackend.store`."""
+        kept = self._kept[cache_key.tenant]
+        kept[cache_key] = (self._monotonic() + self._seconds, answer)
+        kept.move_to_end(cache_key)
         while len(kept) > self._entries:
             kept.popitem(last=False)
 
-    async def drop(self, tenant: str) -> None:
-        """See `Answers`."""
+    async def drop_tenant(self, tenant: str) -> None:
+        """Implement the method `CacheBackend.drop_tenant`."""
         self._kept.pop(tenant, None)

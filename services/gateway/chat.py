@@ -1,8 +1,9 @@
-"""The chat path: enhance → guard the input, and begin the turn meanwhile → generate, held back by
-the guard → store → done.
+"""The chat path of a turn, from the typed text to the stored answer.
 
-The guard judges what was typed and what the enhancer made of it, so the enhancer comes first. A
-history that the client keeps is judged too. `Chat.run` is the story.
+Order: enhance, check the input, begin the turn (at the same time), generate with output checks,
+store.
+The guard checks the typed text and the enhanced text, so the enhancer runs first. A history kept by
+the client is checked as well. Start reading at `Chat.run`.
 """
 
 import asyncio
@@ -12,20 +13,20 @@ from dataclasses import dataclass, replace
 
 from services.chassis.errors import ServiceError, UnavailableError
 from services.gateway.answer_cache import AnswerCache
+from services.gateway.answer_store import AnswerStore
+from services.gateway.answer_writer import AnswerTiming, AnswerWriter, replay
 from services.gateway.clock import TurnClock
 from services.gateway.events import FinishReason
 from services.gateway.generation import Generator
-from services.gateway.guard import Guard, InputRuling
+from services.gateway.guard import Guard, InputVerdict
 from services.gateway.prompts import Enhancer, Prompts
-from services.gateway.sessions import Answer, Begun, Sessions, StoredAnswer
-from services.gateway.storing import Storing
+from services.gateway.sessions import Answer, Sessions, StartedTurn, StoredAnswer
 from services.gateway.turn import Claim, Turn
-from services.gateway.writing import Pace, Writing, replay
 
 
 @dataclass(frozen=True)
 class Peers:
-    """The services that a turn passes through."""
+    """Clients of the services that a turn passes through."""
 
     enhancer: Enhancer
     guard: Guard
@@ -34,19 +35,20 @@ class Peers:
 
 
 class Chat:
-    """Answers turns."""
+    """Runs the chat path for one turn at a time."""
 
-    def __init__(self, peers: Peers, pace: Pace, storing: Storing, cache: AnswerCache) -> None:
+    def __init__(
+        self, peers: Peers, timing: AnswerTiming, answer_store: AnswerStore, cache: AnswerCache
+    ) -> None:
         self._prompts = Prompts(peers.enhancer, peers.sessions)
         self._guard, self._sessions, self._generator = peers.guard, peers.sessions, peers.generator
-        self._pace, self._storing, self._cache = pace, storing, cache
+        self._timing, self._answer_store, self._cache = timing, answer_store, cache
 
     async def run(self, turn: Turn) -> None:
-        """One turn, from the typed text to the stored answer.
+        """Run one turn, from the typed text to the stored answer.
 
         Raises:
-            ServiceError: a service failed before there was an answer, or the answer could not be
-                stored.
+            ServiceError: A service failed before the answer began, or storing the answer failed.
         """
         clock = TurnClock(turn.accepted_at)
         clock.passed("admit")
@@ -55,79 +57,95 @@ class Chat:
         prompt = await self._prompts.read(turn.request)
         clock.passed("enhance")
 
-        async with meanwhile(
-            self._guard.check_input((*prompt.texts, *turn.request.said_before))
-        ) as ruling:
-            begun = await self._sessions.begin_turn(turn.request, prompt)
-            turn.begin(begun.message_id, anew=begun.replayed)
+        async with concurrently(
+            self._guard.check_input((*prompt.texts, *turn.request.history_user_texts))
+        ) as verdict:
+            started_turn = await self._sessions.begin_turn(turn.request, prompt)
+            turn.begin(started_turn.message_id, restarted=started_turn.replayed)
             clock.passed("begin")
-            stored = await self._stored(begun)
-            claim = await turn.claim(in_doubt=begun.replayed and not stored)
+            stored = await self._stored(started_turn)
+            claim = await turn.claim(in_doubt=started_turn.replayed and not stored)
             clock.passed("claim")
 
             if claim is Claim.ELSEWHERE:
-                await turn.mirror()
-            elif stored := stored or await self._stored(begun):
-                replay(turn, begun, stored)
+                await turn.follow_remote()
+            elif stored := stored or await self._stored(started_turn):
+                replay(turn, started_turn, stored)
             elif claim is Claim.UNKNOWN:
                 raise _unknown_turn()
             else:
-                await self._answer(Writing(turn, begun, prompt, clock), turn, begun, ruling)
+                await self._answer(
+                    AnswerWriter(turn, started_turn, prompt, clock), turn, started_turn, verdict
+                )
 
-    async def _stored(self, begun: Begun) -> StoredAnswer | None:
-        """The answer, if this request_id was answered before."""
-        return await self._sessions.finished_answer(begun.message_id) if begun.replayed else None
+    async def _stored(self, started_turn: StartedTurn) -> StoredAnswer | None:
+        """Return the stored answer if an earlier call with this request_id was answered."""
+        return (
+            await self._sessions.finished_answer(started_turn.message_id)
+            if started_turn.replayed
+            else None
+        )
 
     async def _answer(
-        self, writing: Writing, turn: Turn, begun: Begun, ruling: asyncio.Task[InputRuling]
+        self,
+        writer: AnswerWriter,
+        turn: Turn,
+        started_turn: StartedTurn,
+        verdict: asyncio.Task[InputVerdict],
     ) -> None:
-        """Without the guard's ruling nothing is generated; the user's message is kept."""
-        question = None
-        try:
-            if writing.heed(await ruling):
-                policy_version = writing.answer.policy_version
-                question = await self._cache.question(
-                    turn.caller.tenant, turn.request, begun.context, policy_version
-                )
-                if question and (cached := await self._cache.find(question)):
-                    writing.repeat(cached)
-                else:
-                    await writing.generate(self._generator, self._guard, self._pace)
-        except ServiceError as error:
-            await self._give_up(turn, writing.answer, error)
-            return
-        await self._storing.store(writing.answer)
-        turn.complete(writing.answer.finish_reason)
-        if question:
-            await self._cache.keep(question, writing.answer)
+        """Generate and store the answer.
 
-    async def _give_up(self, turn: Turn, answer: Answer, error: ServiceError) -> None:
-        """Readers learn of it at once; what they were shown is kept."""
+        Without a verdict on the input the model is not called (fail closed). The user's message
+        stays stored in either case.
+        """
+        cache_key = None
+        try:
+            if writer.apply_input_verdict(await verdict):
+                policy_version = writer.answer.policy_version
+                cache_key = await self._cache.cache_key(
+                    turn.caller.tenant, turn.request, started_turn.context, policy_version
+                )
+                if cache_key and (cached := await self._cache.find(cache_key)):
+                    writer.repeat(cached)
+                else:
+                    await writer.generate(self._generator, self._guard, self._timing)
+        except ServiceError as error:
+            await self._fail(turn, writer.answer, error)
+            return
+        await self._answer_store.store(writer.answer)
+        turn.complete(writer.answer.finish_reason)
+        if cache_key:
+            await self._cache.store(cache_key, writer.answer)
+
+    async def _fail(self, turn: Turn, answer: Answer, error: ServiceError) -> None:
+        """Report the error to readers at once and store the text shown so far."""
         turn.fail(error)
         if turn.superseded:
             return
-        # An answer that nobody saw stays open, so that the same request_id can still be answered.
+        # An answer without any visible text stays open, so that a retry with the same request_id
+        # can still answer the turn.
         if turn.started or not turn.request.request_id:
-            await self._storing.store(replace(answer, finish_reason=FinishReason.FAILED))
+            await self._answer_store.store(replace(answer, finish_reason=FinishReason.FAILED))
 
 
 def _unknown_turn() -> UnavailableError:
-    """Answering a turn that another gateway may be answering would give one message two texts."""
+    """Return the error for a turn that another gateway may still be answering.
+
+    Answering in this gateway too would give one message two texts.
+    """
     return UnavailableError(
-        "this turn was begun before, and whether it still runs cannot be known now",
+        "this turn was begun before, and its state is unknown at present",
         reason="TURN_STATE_UNKNOWN",
         retry_seconds=1,
     )
 
 
 @asynccontextmanager
-async def meanwhile(
-    asked: Coroutine[None, None, InputRuling],
-) -> AsyncIterator[asyncio.Task[InputRuling]]:
-    """A question that is answered while the block runs; at its end nobody waits for the answer any
-    more.
-    """
-    task = asyncio.create_task(asked)
+async def concurrently(
+    check: Coroutine[None, None, InputVerdict],
+) -> AsyncIterator[asyncio.Task[InputVerdict]]:
+    """Run a coroutine during the block and cancel the task when the block ends."""
+    task = asyncio.create_task(check)
     try:
         yield task
     finally:

@@ -1,4 +1,4 @@
-"""How long the stages of a turn take, up to its first text."""
+"""Durations of the stages of a turn, up to the first text."""
 
 import time
 
@@ -6,21 +6,23 @@ from services.gateway.metrics import ADDED_SECONDS, STAGE_SECONDS, TTFT_SECONDS
 
 
 class TurnClock:
-    """Measures one turn from when it was accepted."""
+    """Measures one turn from the time of acceptance."""
 
     def __init__(self, accepted_at: float) -> None:
         self._accepted_at = self._last = accepted_at
         self._running = True
 
     def passed(self, stage: str) -> None:
-        """The stage that ran until now is over."""
+        """Record the duration of the stage that ends now."""
         now = time.monotonic()
         STAGE_SECONDS.labels(stage).observe(now - self._last)
         self._last = now
 
     def first_text(self, generated_at: float | None) -> None:
-        """The first text was released; `generated_at` is when the generator sent its first. Later
-        calls change nothing.
+        """Record the release of the first text. Later calls have no effect.
+
+        Args:
+            generated_at: Monotonic time of the generator's first text, None before.
         """
         if not self._running or generated_at is None:
             return

@@ -1,4 +1,4 @@
-"""Who a bearer is and what they may do: the same of an API key and of an issuer's token."""
+"""Credential of a caller, from an API key or from an issuer's token."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,36 +8,38 @@ from services.chassis.identity import Caller
 
 
 class Scope(StrEnum):
-    """What a credential may be used for."""
+    """Permission of a credential."""
 
     CHAT = "chat"  # turns and the caller's own conversations
     FEEDBACK = "feedback"  # thumbs and corrections
-    ACCOUNT = "account"  # what is kept about the caller
-    OPERATE = "operate"  # reading rollout and loop, whose reports show samples of everybody
+    ACCOUNT = "account"  # consent and erasure of the caller's data
+    OPERATE = (
+        "operate"  # read access to rollout and loop; loop reports contain samples of all users
+    )
 
 
 ALL_SCOPES = frozenset(Scope)
-# What the page needs of a person; the panel of the loop is for operators.
-USUAL_SCOPES = frozenset((Scope.CHAT, Scope.FEEDBACK, Scope.ACCOUNT))
+# Scopes needed by a user of the page. The loop panel is reserved for operators.
+DEFAULT_SCOPES = frozenset((Scope.CHAT, Scope.FEEDBACK, Scope.ACCOUNT))
 
 
 @dataclass(frozen=True)
 class Credential:
-    """A bearer that was believed."""
+    """An authenticated caller with scopes."""
 
     caller: Caller
     scopes: frozenset[Scope]
 
 
-# Where everybody is let in.
-NOBODY = Credential(Caller(), frozenset())
+# Credential of public calls.
+ANONYMOUS = Credential(Caller(), frozenset())
 
 
 def scopes_from(names: Iterable[str]) -> frozenset[Scope]:
-    """Those that are known; the scope of a later version grants nothing here."""
+    """Return the known scopes. A scope of a later version grants nothing."""
     return frozenset(Scope) & set(names)
 
 
 def scopes_text(scopes: Iterable[Scope]) -> str:
-    """As they are stored and shown, in the order of `Scope`."""
+    """Return the text form for storage and display, in the order of `Scope`."""
     return " ".join(scope for scope in Scope if scope in set(scopes))

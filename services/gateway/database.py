@@ -1,8 +1,7 @@
-"""The gateway's database: SQLite when embedded, Postgres with several replicas, the same statements
-for both.
+"""Database of the gateway: SQLite when embedded, Postgres for replicas, with the same statements.
 
-SQLite is migrated when it is opened; Postgres by `python -m services.gateway migrate`, and one that
-is behind is refused.
+SQLite is migrated on opening. Postgres is migrated by `python -m services.gateway migrate`, and an
+older schema is refused.
 """
 
 import logging
@@ -22,17 +21,17 @@ from services.chassis.telemetry import fields
 log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# The files of migrations/versions, oldest first: known here so that a start with nothing to do need
-# not load Alembic.
+# Files of migrations/versions, oldest first. Listed here to avoid loading Alembic when the database
+# is current.
 REVISIONS = ("0001", "0002")
-# SQLAlchemy translates what drivers raise, but not what the socket says, nor a time-out.
-AWAY = (SQLAlchemyError, OSError)
-# Postgres has no lock on a schema; whoever migrates holds this one.
+# SQLAlchemy translates errors of the drivers, but not errors of sockets or timeouts.
+UNAVAILABLE = (SQLAlchemyError, OSError)
+# Advisory lock of migrations, because Postgres has no lock on a schema.
 MIGRATION_LOCK = 0x7477_6761
 
 
 class DatabaseBehindError(DetailedError):
-    """The database's schema is older than this program; `limit` is the revision that is needed."""
+    """The database schema is older than this program. `limit` is the required revision."""
 
     reason = "MISMATCH"
 
@@ -41,15 +40,16 @@ class DatabaseBehindError(DetailedError):
 async def open_database(
     url: str, *, wait_seconds: float = 3.0, connections: int = 5
 ) -> AsyncIterator[AsyncEngine]:
-    """Connect; close at the end.
+    """Connect to the database during the block.
 
     Args:
         url: SQLAlchemy URL, `sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`.
-        wait_seconds: longest wait for Postgres to answer.
+        wait_seconds: Longest wait for an answer of Postgres.
+        connections: Size of the connection pool.
 
     Raises:
-        DatabaseBehindError: names the command that helps.
-        UnavailableError: no answer.
+        DatabaseBehindError: The schema is too old. The error names the migration command.
+        UnavailableError: The database does not answer.
     """
     engine = _engine(url, wait_seconds, connections)
     try:
@@ -61,21 +61,25 @@ async def open_database(
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """All of it is stored, or nothing. Raises: UnavailableError, so that a broken database lets
-    nobody in and says so.
+    """Run the block in a transaction.
+
+    Raises:
+        UnavailableError: The database failed. Authentication then fails with a clear reason.
     """
     try:
         async with engine.begin() as connection:
             yield connection
-    except AWAY as error:
+    except UNAVAILABLE as error:
         raise UnavailableError(
             "the gateway's database does not answer", reason="DATABASE_UNAVAILABLE", retry_seconds=1
         ) from error
 
 
 async def migrate(url: str) -> tuple[str, str]:
-    """Bring a database up to date, or make it: the revisions before ("" is an empty one) and after.
-    Raises: UnavailableError.
+    """Create or migrate a database. Returns the revisions before and after ("" if empty).
+
+    Raises:
+        UnavailableError: The database is unavailable.
     """
     engine = _engine(url, 60.0, 1)
     try:
@@ -85,8 +89,8 @@ async def migrate(url: str) -> tuple[str, str]:
         await engine.dispose()
 
 
-def shown(url: str | URL) -> str:
-    """The URL without its password."""
+def redacted_url(url: str | URL) -> str:
+    """Return the URL without its password."""
     return make_url(url).render_as_string(hide_password=True)
 
 
@@ -111,16 +115,16 @@ async def _require_current(engine: AsyncEngine) -> None:
     if revision == REVISIONS[-1]:
         return
     if revision not in ("", *REVISIONS):
-        # During a roll-out the database is migrated first, by the program that comes after this
-        # one.
+        # During a rollout, the newer program migrates the database first.
         log.warning("database is newer than this program", extra=fields(revision=revision))
     elif engine.dialect.name == "sqlite":
         async with transaction(engine) as connection:
             await connection.run_sync(_upgrade)
     else:
         raise DatabaseBehindError(
-            f"the gateway's database {shown(engine.url)} is at revision {revision or 'none'}, {REVISIONS[-1]} is "
-            "needed: run python -m services.gateway migrate",
+            f"the gateway's database {redacted_url(engine.url)} is at revision "
+            f"{revision or 'none'}, {REVISIONS[-1]} is needed: "
+            "run python -m services.gateway migrate",
             field="database_url",
             limit=REVISIONS[-1],
         )
@@ -133,7 +137,7 @@ def _revision(connection: Connection) -> str:
 
 
 def _upgrade(connection: Connection) -> tuple[str, str]:
-    # Slow to load, and hardly ever needed.
+    # Imported here, because loading is slow and rarely needed.
     from alembic import command
     from alembic.config import Config
 
@@ -147,7 +151,7 @@ def _upgrade(connection: Connection) -> tuple[str, str]:
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
         if not before and inspect(connection).has_table("api_keys"):
-            # Made before there were revisions.
+            # Database from the time before revisions.
             command.stamp(config, "0001")
         command.upgrade(config, "head")
     return before, _revision(connection)

@@ -1,6 +1,4 @@
-"""What happens in a turn: Started, Enhanced if the text changed, deltas and verdicts, Usage,
-Completed.
-"""
+"""Events of a turn: Started, Enhanced if the text changed, TextDelta, Verdict, Usage, Completed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from services.gateway.request import Task
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended."""
+    """Reason for the end of an answer."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -23,7 +21,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True)
 class TextEdit:
-    """One change of the enhancer; start and end count code points of the original."""
+    """One correction of the enhancer. `start` and `end` count code points of the original text."""
 
     start: int
     end: int
@@ -33,7 +31,7 @@ class TextEdit:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user's message: as typed, and as the model gets it."""
+    """A user's message, as typed and as given to the model."""
 
     original_text: str
     text: str
@@ -46,13 +44,13 @@ class Prompt:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What the guard must judge: both texts, once each."""
+        """Distinct texts that the guard must check."""
         return (self.original_text, self.text) if self.changed else (self.text,)
 
 
 @dataclass(frozen=True)
 class Started:
-    """Ids and versions, before any text."""
+    """First event of an answer, with ids and versions."""
 
     conversation_id: str
     user_message_id: str
@@ -65,21 +63,21 @@ class Started:
 
 @dataclass(frozen=True)
 class Enhanced:
-    """The user's text was rewritten."""
+    """The enhancer changed the user's text."""
 
     prompt: Prompt
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """More of the answer, released by the guard; never empty."""
+    """Part of the answer, released by the guard. Never empty."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision of the guard other than plain allowance; stage is "input" or "output"."""
+    """Verdict of the guard other than "allow". `stage` is "input" or "output"."""
 
     stage: str
     action: Action
@@ -88,7 +86,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of the turn; `cached`: of when the answer was written, this turn used none."""
+    """Token counts of the answer. A cached answer has the counts of the original answer."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -97,7 +95,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completed:
-    """The end; the hash is of the whole answer's UTF-8."""
+    """Last event of an answer, with the SHA-256 of the whole text in UTF-8."""
 
     finish_reason: FinishReason
     text_sha256: str
@@ -108,7 +106,7 @@ Event = Started | Enhanced | TextDelta | Verdict | Usage | Completed
 
 @dataclass(frozen=True)
 class TurnEvent:
-    """An event in its place: 1, 2, 3 … within the answer."""
+    """An event with its sequence number, which counts from 1 within the answer."""
 
     sequence: int
     message_id: str
@@ -116,5 +114,5 @@ class TurnEvent:
 
 
 def sha256_of(text: str) -> str:
-    """Hexadecimal SHA-256 of a text's UTF-8."""
+    """Return the hexadecimal SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,6 @@
-"""What a user says about an answer: may they, about which version was it, and the event that is
-kept for ever.
+"""Feedback on answers: checks permission, resolves the model version, builds the event.
 
-The reply waits for the feedback service's ack: what a user was told is on disk.
+The reply waits for the acknowledgement of the feedback service, so confirmed feedback is on disk.
 """
 
 import time
@@ -14,32 +13,32 @@ from services.chassis.errors import FailedPreconditionError
 from services.chassis.identity import Caller
 from services.gateway.metrics import THUMBS
 from services.gateway.principal import principal_of
-from services.gateway.request import MAX_REQUEST_ID_CHARACTERS, Role, check_uuid, wrong
+from services.gateway.request import MAX_REQUEST_ID_CHARACTERS, Role, check_uuid, field_error
 
 MAX_REASONS = 8
 MAX_REASON_CHARACTERS = 64
 MAX_COMMENT_CHARACTERS = 2_000
 MAX_CORRECTION_CHARACTERS = 8_192
-# A constant of its own, so that no other UUIDv5 of Thumbwheel can meet an event's id.
+# A separate namespace, to exclude collisions with other UUIDv5 of Thumbwheel.
 EVENT_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "thumbwheel.feedback.v1.FeedbackEvent")
 
 
 class Subject(StrEnum):
-    """What a retraction takes back."""
+    """Kind of feedback to retract."""
 
     THUMB = "thumb"
     CORRECTION = "correction"
 
 
 class Durability(StrEnum):
-    """Where an acknowledged event is."""
+    """Durability of an acknowledged event."""
 
     SPOOL = "spool"
 
 
 @dataclass(frozen=True)
 class Thumb:
-    """Good or bad, and why."""
+    """Thumb up or down, with reasons and a comment."""
 
     up: bool
     reasons: tuple[str, ...] = ()
@@ -48,21 +47,21 @@ class Thumb:
 
 @dataclass(frozen=True)
 class Correction:
-    """What the answer should have been."""
+    """A better answer, written by the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Retraction:
-    """Takes back."""
+    """Withdrawal of earlier feedback."""
 
     subject: str
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the user sends: never the transcript."""
+class FeedbackSubmission:
+    """Feedback sent by a user. Never contains the transcript."""
 
     message_id: str
     value: Thumb | Correction | Retraction
@@ -71,7 +70,7 @@ class Said:
 
 @dataclass(frozen=True)
 class RatedMessage:
-    """The message that something is said about."""
+    """The message under feedback."""
 
     conversation_id: str
     role: Role
@@ -82,7 +81,7 @@ class RatedMessage:
 
 @dataclass(frozen=True)
 class FeedbackEvent:
-    """What is kept. `accept_ns` is nanoseconds since 1970, UTC."""
+    """Feedback event to be stored. `accept_ns` is Unix time in nanoseconds."""
 
     event_id: str
     tenant: str
@@ -96,85 +95,101 @@ class FeedbackEvent:
 
 
 class RatedMessages(Protocol):
-    """Finds messages of the running call's caller."""
+    """Finds messages of the current caller."""
 
     async def rated_message(self, message_id: str) -> RatedMessage:
-        """Raises: NotFoundError, for another user's message too."""
+        """Return the message.
+
+        Raises:
+            NotFoundError: The message is unknown or belongs to another user.
+        """
 
 
 class FeedbackLog(Protocol):
-    """Keeps events."""
+    """Client of the feedback log."""
 
     async def record(self, event: FeedbackEvent) -> Durability:
-        """Idempotent by event_id. Raises: AlreadyExistsError, UnavailableError; then nothing was
-        stored.
+        """Store an event. Idempotent by event_id.
+
+        Raises:
+            AlreadyExistsError: The event_id was used with other content. Nothing was stored.
+            UnavailableError: The feedback service is unavailable. Nothing was stored.
         """
 
 
 class Feedback:
-    """Takes what users say."""
+    """Accepts feedback of users."""
 
     def __init__(self, messages: RatedMessages, log: FeedbackLog, principal_key: str) -> None:
         self._messages, self._log, self._principal_key = messages, log, principal_key
 
-    async def submit(self, caller: Caller, said: Said) -> tuple[str, Durability]:
-        """The event's id and where it is durable.
+    async def submit(
+        self, caller: Caller, submission: FeedbackSubmission
+    ) -> tuple[str, Durability]:
+        """Store feedback. Returns the event id and its durability.
 
         Raises:
-            InvalidArgumentError: a limit, or the message is not an answer.
-            NotFoundError: not the caller's message.
-            FailedPreconditionError: the answer is still being written, so its version is not
-                settled.
-            AlreadyExistsError: request_id was used with something else.
-            UnavailableError: nothing was stored.
+            InvalidArgumentError: A limit is exceeded, or the message is not an answer.
+            NotFoundError: The message is unknown or belongs to another user.
+            FailedPreconditionError: The answer is not finished, so its version is not final.
+            AlreadyExistsError: The request_id was used with other content.
+            UnavailableError: Nothing was stored.
         """
-        check_said(said)
-        message = await self._messages.rated_message(said.message_id)
+        check_submission(submission)
+        message = await self._messages.rated_message(submission.message_id)
         if message.role is not Role.ASSISTANT:
-            raise wrong("message_id", "an answer of the assistant, not a message of the user")
+            raise field_error("message_id", "an answer of the assistant, not a message of the user")
         if not message.finished:
             raise FailedPreconditionError("the answer is still being written", field="message_id")
-        event = self._event(caller, said, message)
+        event = self._event(caller, submission, message)
         durability = await self._log.record(event)
-        if isinstance(said.value, Thumb):
+        if isinstance(submission.value, Thumb):
             THUMBS.labels(
-                message.model_version, message.arm, "up" if said.value.up else "down"
+                message.model_version, message.arm, "up" if submission.value.up else "down"
             ).inc()
         return event.event_id, durability
 
-    def _event(self, caller: Caller, said: Said, message: RatedMessage) -> FeedbackEvent:
+    def _event(
+        self, caller: Caller, submission: FeedbackSubmission, message: RatedMessage
+    ) -> FeedbackEvent:
         return FeedbackEvent(
-            event_id=str(uuid.uuid5(EVENT_NAMESPACE, f"{caller.key}/{said.request_id}")),
+            event_id=str(uuid.uuid5(EVENT_NAMESPACE, f"{caller.key}/{submission.request_id}")),
             tenant=caller.tenant,
             principal=principal_of(self._principal_key, caller),
             conversation_id=message.conversation_id,
-            message_id=said.message_id,
+            message_id=submission.message_id,
             model_version=message.model_version,
             arm=message.arm,
             accept_ns=time.time_ns(),
-            value=said.value,
+            value=submission.value,
         )
 
 
-def check_said(said: Said) -> None:
-    """Raises: InvalidArgumentError naming field and limit."""
-    check_uuid(said.message_id, "message_id")
-    if not 1 <= len(said.request_id) <= MAX_REQUEST_ID_CHARACTERS:
-        raise wrong("request_id", f"1 to {MAX_REQUEST_ID_CHARACTERS} characters")
-    match said.value:
+def check_submission(submission: FeedbackSubmission) -> None:
+    """Check all limits of a submission.
+
+    Raises:
+        InvalidArgumentError: A field is outside its limit. The error names both.
+    """
+    check_uuid(submission.message_id, "message_id")
+    if not 1 <= len(submission.request_id) <= MAX_REQUEST_ID_CHARACTERS:
+        raise field_error("request_id", f"1 to {MAX_REQUEST_ID_CHARACTERS} characters")
+    match submission.value:
         case Thumb(_, reasons, comment):
             if len(reasons) > MAX_REASONS or any(
                 not 1 <= len(reason) <= MAX_REASON_CHARACTERS for reason in reasons
             ):
-                raise wrong(
+                raise field_error(
                     "thumb.reasons",
                     f"at most {MAX_REASONS} of 1 to {MAX_REASON_CHARACTERS} characters",
                 )
             if len(comment) > MAX_COMMENT_CHARACTERS:
-                raise wrong("thumb.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
+                raise field_error("thumb.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
         case Correction(text):
             if not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
-                raise wrong("correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters")
+                raise field_error(
+                    "correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters"
+                )
         case Retraction(subject):
             if subject not in list(Subject):
-                raise wrong("retraction.kind", " or ".join(Subject))
+                raise field_error("retraction.kind", " or ".join(Subject))

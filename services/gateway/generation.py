@@ -1,6 +1,6 @@
-"""One generation: the generator's events go into the held answer, with a limit on every silence.
+"""One generation: passes the generator's events to the held answer and limits every silence.
 
-It runs as a task beside the guard's checks, so that reading the model never waits for a verdict.
+Reading runs in a separate task, so that the model is never blocked by a pending verdict.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from services.gateway.request import Message, Task, TurnRequest
 
 @dataclass(frozen=True)
 class Selected:
-    """Which version answers, and how."""
+    """Version and sampling parameters chosen for an answer."""
 
     model_version: str
     arm: str
@@ -30,8 +30,9 @@ class Selected:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model sampled: token ids, and the log-prob of each. It reveals the answer, and goes
-    to session alone.
+    """Sampled token ids with the log-prob of each.
+
+    A sample reveals the answer, so only the session service receives it.
     """
 
     token_ids: tuple[int, ...]
@@ -40,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a generation; without a sample where the model server tells none."""
+    """End of a generation. `sample` is None if the model server reports no tokens."""
 
     finish_reason: FinishReason
     usage: Usage
@@ -51,36 +52,42 @@ GenerateEvent = Selected | str | Finished
 
 
 class Generator(Protocol):
-    """Streams answers."""
+    """Client of the generator service."""
 
     async def require_version(self, version: str) -> None:
-        """Raises: NotFoundError if the version is not served. An empty version is the rollout's
-        choice and always there.
+        """Check that a version is served. An empty version leaves the choice to the rollout.
+
+        Raises:
+            NotFoundError: The version is not served.
         """
 
     def generate(
         self, request: TurnRequest, context: Sequence[Message]
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """Selected, then text, then Finished; closing it stops the model server. Raises:
-        ServiceError.
+        """Yield `Selected`, then text, then `Finished`.
+
+        Closing the generator stops the model server.
+
+        Raises:
+            ServiceError: The generator service failed.
         """
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long the generator may be silent."""
+class Timeouts:
+    """Longest silence of the generator, before the first text and between two texts."""
 
     first_text_seconds: float
     idle_seconds: float
 
 
 class Generation:
-    """Reads one stream of the generator."""
+    """Reader of one stream of the generator."""
 
     def __init__(
-        self, held: HeldAnswer, on_selected: Callable[[Selected], None], patience: Patience
+        self, held: HeldAnswer, on_selected: Callable[[Selected], None], timeouts: Timeouts
     ) -> None:
-        self._held, self._on_selected, self._patience = held, on_selected, patience
+        self._held, self._on_selected, self._timeouts = held, on_selected, timeouts
         self._task: asyncio.Task[None] | None = None
         self.finished: Finished | None = None
         self.first_text_at: float | None = None
@@ -88,12 +95,12 @@ class Generation:
 
     @property
     def text(self) -> str:
-        """What the model wrote so far, shown or not."""
+        """Text written by the model so far, including text not yet released."""
         return "".join(self._texts)
 
     @asynccontextmanager
     async def reading(self, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[None]:
-        """Read until the block ends; leaving it early stops the model server."""
+        """Read until the block ends. Leaving the block early stops the model server."""
         self._task = asyncio.create_task(self._run(events))
         try:
             yield
@@ -103,7 +110,7 @@ class Generation:
                 await self._task
 
     def stop(self) -> None:
-        """Stop the model server now, and release nothing more."""
+        """Stop the model server now and release no further text."""
         if self._task:
             self._task.cancel()
         self._held.stop()
@@ -119,20 +126,20 @@ class Generation:
 
     async def _next(self, events: AsyncGenerator[GenerateEvent, None]) -> GenerateEvent:
         seconds = (
-            self._patience.idle_seconds if self.first_text_at else self._patience.first_text_seconds
+            self._timeouts.idle_seconds if self.first_text_at else self._timeouts.first_text_seconds
         )
         try:
             async with asyncio.timeout(seconds):
                 return await anext(events)
         except TimeoutError as error:
             raise DeadlineExceededError(
-                "the generator sent nothing for too long",
+                "the generator sent no event in time",
                 reason="GENERATOR_SILENT",
                 limit=f"{seconds:g} s",
             ) from error
         except StopAsyncIteration as error:
             raise UnavailableError(
-                "the generator's stream broke off", reason="GENERATOR_UNAVAILABLE"
+                "the generator's stream ended early", reason="GENERATOR_UNAVAILABLE"
             ) from error
 
     def _take(self, event: GenerateEvent) -> None:

@@ -1,4 +1,4 @@
-"""The guard as the chat path sees it. Whoever gets no ruling shows no text."""
+"""The guard as the chat path uses it. Without a verdict no text is shown (fail closed)."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Action(StrEnum):
-    """What the guard wants done with a text."""
+    """Action that the guard requires for a text."""
 
     ALLOW = "allow"
     REDACT = "redact"
@@ -14,8 +14,8 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True)
-class InputRuling:
-    """The decision on a user's message."""
+class InputVerdict:
+    """Verdict on a user's message."""
 
     action: Action
     category: str
@@ -24,10 +24,8 @@ class InputRuling:
 
 
 @dataclass(frozen=True)
-class OutputRuling:
-    """The decision on pending text: what may be shown of it, and how many characters at its end
-    stay held.
-    """
+class OutputVerdict:
+    """Verdict on pending text, with the text to release and the number of characters to hold."""
 
     action: Action
     category: str
@@ -37,16 +35,24 @@ class OutputRuling:
 
 
 class OutputGuard(Protocol):
-    """Judges answers."""
+    """Checks answers before release."""
 
     async def check_output(
         self, prompt: str, released_tail: str, pending: str, *, final: bool
-    ) -> OutputRuling:
-        """Raises: ServiceError. Then nothing of `pending` may be shown."""
+    ) -> OutputVerdict:
+        """Check pending text in the context of the prompt and the text released before.
+
+        Raises:
+            ServiceError: The guard failed. No character of `pending` may be shown.
+        """
 
 
 class Guard(OutputGuard, Protocol):
-    """Judges what comes in, and what goes out."""
+    """Checks inputs and outputs."""
 
-    async def check_input(self, texts: tuple[str, ...]) -> InputRuling:
-        """The strictest ruling over the texts. Raises: ServiceError. Then nothing may be generated."""
+    async def check_input(self, texts: tuple[str, ...]) -> InputVerdict:
+        """Return the strictest verdict over the texts.
+
+        Raises:
+            ServiceError: The guard failed. No answer may be generated.
+        """

@@ -1,5 +1,6 @@
-"""`python -m services.gateway keys create|list|rotate|revoke`, and `migrate`: the only place that
-ever prints a key.
+"""Commands `keys create|list|rotate|revoke` and `migrate` of `python -m services.gateway`.
+
+No other module prints keys.
 """
 
 import argparse
@@ -8,8 +9,8 @@ import time
 from datetime import UTC, datetime
 
 from services.chassis.identity import Caller
-from services.gateway.credential import ALL_SCOPES, USUAL_SCOPES, Scope, scopes_from, scopes_text
-from services.gateway.database import migrate, open_database, shown
+from services.gateway.credential import ALL_SCOPES, DEFAULT_SCOPES, Scope, scopes_from, scopes_text
+from services.gateway.database import migrate, open_database, redacted_url
 from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import StoredKey, digest_of, mint, new_secret
 
@@ -20,45 +21,50 @@ MAX_DAYS = 36_500
 
 
 def add_key_commands(parser: argparse.ArgumentParser, database_url: str) -> None:
-    """Describe the commands."""
+    """Add the subcommands of `keys` to the parser."""
     _add_database(parser, database_url)
     commands = parser.add_subparsers(dest="command", required=True)
-    create = commands.add_parser("create", help="make keys and print them, once")
+    create = commands.add_parser("create", help="create keys and print them, once")
     create.add_argument(
-        "--user", required=True, help="whose key; with --count the users are USER-1, USER-2 …"
+        "--user", required=True, help="user of the key; with --count the users are USER-1, USER-2 …"
     )
     create.add_argument("--tenant", default="default")
-    create.add_argument("--count", type=int, default=1, help=f"how many users, 1 to {MAX_COUNT:,}")
+    create.add_argument("--count", type=int, default=1, help=f"number of users, 1 to {MAX_COUNT:,}")
     create.add_argument(
         "--scopes",
-        default=scopes_text(USUAL_SCOPES).replace(" ", ","),
-        help=f"some of {','.join(Scope)}, or all (default: %(default)s, which is what the page needs)",
+        default=scopes_text(DEFAULT_SCOPES).replace(" ", ","),
+        help=f"some of {','.join(Scope)}, or all (default: %(default)s, as needed by the page)",
     )
-    create.add_argument("--days", type=float, help="when the keys expire (default: never)")
+    create.add_argument("--days", type=float, help="days until the keys expire (default: never)")
     commands.add_parser("list", help="ids, users, scopes and times; never the keys")
     rotate = commands.add_parser(
-        "rotate", help="print a new secret; the one before works for a while longer"
+        "rotate", help="print a new secret; the previous one works for a limited time"
     )
-    rotate.add_argument("--id", required=True, help="as `list` shows it")
+    rotate.add_argument("--id", required=True, help="id as shown by `list`")
     rotate.add_argument(
         "--overlap-hours",
         type=float,
         default=24.0,
-        help="how long the one before still works (default: %(default)g)",
+        help="hours for which the previous secret works (default: %(default)g)",
     )
     revoke = commands.add_parser(
-        "revoke", help="make a key worthless within seconds, both secrets if it is rotated"
+        "revoke", help="revoke a key within seconds, including a previous secret"
     )
-    revoke.add_argument("--id", required=True, help="as `list` shows it")
+    revoke.add_argument("--id", required=True, help="id as shown by `list`")
 
 
 def add_migrate_command(parser: argparse.ArgumentParser, database_url: str) -> None:
-    """Describe the command."""
+    """Add the arguments of `migrate` to the parser."""
     _add_database(parser, database_url)
 
 
 async def run_key_command(options: argparse.Namespace) -> int:
-    """The exit status. Raises: DatabaseBehindError, UnavailableError."""
+    """Run a subcommand of `keys`. Returns the exit status.
+
+    Raises:
+        DatabaseBehindError: The database needs a migration.
+        UnavailableError: The database is unavailable.
+    """
     async with open_database(options.database) as engine:
         store = SqlKeyStore(engine)
         match options.command:
@@ -73,10 +79,14 @@ async def run_key_command(options: argparse.Namespace) -> int:
 
 
 async def run_migrate_command(options: argparse.Namespace) -> int:
-    """The exit status. Raises: UnavailableError."""
+    """Migrate the database. Returns the exit status.
+
+    Raises:
+        UnavailableError: The database is unavailable.
+    """
     before, after = await migrate(options.database)
     print(
-        f"{shown(options.database)}: at {after}"
+        f"{redacted_url(options.database)}: at {after}"
         + ("" if before == after else f", was {before or 'without a revision'}")
     )
     return 0
@@ -86,7 +96,7 @@ def _add_database(parser: argparse.ArgumentParser, database_url: str) -> None:
     parser.add_argument(
         "--database",
         default=database_url,
-        help=f"SQLAlchemy URL (default: {shown(database_url)})".replace("%", "%%"),
+        help=f"SQLAlchemy URL (default: {redacted_url(database_url)})".replace("%", "%%"),
     )
 
 
@@ -127,9 +137,8 @@ def _expire_time(days: float | None) -> float | None:
 
 async def _list(store: SqlKeyStore) -> int:
     for key in await store.list_keys():
-        print(
-            f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {_times(key, time.time())}"
-        )
+        times = _times(key, time.time())
+        print(f"{key.key_id}  {key.caller.key:<32}  {scopes_text(key.scopes):<29}  {times}")
     return 0
 
 
@@ -142,8 +151,8 @@ async def _rotate(store: SqlKeyStore, key_id: str, overlap_hours: float) -> int:
     if not await store.rotate(key_id, digest_of(secret), now, until):
         return _no_such_key()
     print(secret)
-    # Beside the key, so that a script can take the key alone.
-    print(f"the secret before works until {_time(until)}", file=sys.stderr)
+    # Printed to stderr, because scripts read the key from stdout.
+    print(f"the previous secret works until {_time(until)}", file=sys.stderr)
     return 0
 
 
@@ -155,7 +164,7 @@ async def _revoke(store: SqlKeyStore, key_id: str) -> int:
 
 
 def _no_such_key() -> int:
-    print("there is no such key that works")
+    print("no working key has this id")
     return 1
 
 
@@ -172,7 +181,7 @@ def _times(key: StoredKey, now: float) -> str:
     else:
         parts.append("works")
     if key.previous_expire_time is not None and key.previous_expire_time > now:
-        parts.append(f"rotated, the secret before works until {_time(key.previous_expire_time)}")
+        parts.append(f"rotated, the previous secret works until {_time(key.previous_expire_time)}")
     return "  ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""API keys in the gateway's database: found by hash in one parameterised query."""
+"""API keys in the gateway's database, found by hash in one parameterised query."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from services.gateway.database import transaction
 from services.gateway.keys import StoredKey
 from services.gateway.tables import api_keys, tenants, users
 
-# The two dialects agree on the words, SQLAlchemy has no common class for them.
+# SQLAlchemy has no common class for the upserts of the two dialects.
 INSERTS: Mapping[str, Callable[[Table], Any]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
@@ -21,21 +21,22 @@ INSERTS: Mapping[str, Callable[[Table], Any]] = {
 
 
 class SqlKeyStore:
-    """See `keys.KeyLookup`; the rest is for the commands. Every method raises UnavailableError
-    while the database is away.
+    """Implements `keys.KeyLookup`, with further methods for the commands.
+
+    Every method raises UnavailableError while the database is unavailable.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def find(self, digest: bytes) -> StoredKey | None:
-        """See `keys.KeyLookup`."""
+        """Implement the method `KeyLookup.find`."""
         async with transaction(self._engine) as connection:
             row = (await connection.execute(_with_digest(digest))).one_or_none()
         return _key(row) if row else None
 
-    async def note_use(self, key_id: str, use_time: float) -> None:
-        """See `keys.KeyLookup`."""
+    async def record_use(self, key_id: str, use_time: float) -> None:
+        """Implement the method `KeyLookup.record_use`."""
         statement = (
             update(api_keys).where(api_keys.c.key_id == key_id).values(last_use_time=use_time)
         )
@@ -43,7 +44,7 @@ class SqlKeyStore:
             await connection.execute(statement)
 
     async def add(self, key: StoredKey) -> None:
-        """Keep a key, and its tenant and user if they are new; keeping it again changes nothing."""
+        """Add a key, with its tenant and user if new. Idempotent."""
         tenant, user, made = key.caller.tenant, key.caller.user, {"create_time": key.create_time}
         async with transaction(self._engine) as connection:
             if (await connection.execute(_with_digest(key.digest))).first():
@@ -53,7 +54,7 @@ class SqlKeyStore:
             await self._insert(connection, api_keys, _values(key))
 
     async def list_keys(self) -> list[StoredKey]:
-        """All keys, oldest first."""
+        """Return all keys, oldest first."""
         async with transaction(self._engine) as connection:
             rows = await connection.execute(
                 select(api_keys).order_by(api_keys.c.create_time, api_keys.c.key_id)
@@ -61,16 +62,15 @@ class SqlKeyStore:
             return [_key(row) for row in rows]
 
     async def revoke(self, key_id: str, revoke_time: float) -> bool:
-        """Make a key worthless, with the secret before it; False if there is no such key that
-        works.
-        """
+        """Revoke a key and its previous secret. Returns False if no working key has this id."""
         return await self._change(key_id, revoke_time, {"revoke_time": revoke_time})
 
     async def rotate(
         self, key_id: str, digest: bytes, rotate_time: float, previous_expire_time: float
     ) -> bool:
-        """Put a new secret in the place of the present one, which works until then; False if there
-        is no such key that works.
+        """Replace the secret. The present secret works until `previous_expire_time`.
+
+        Returns False if no working key has this id.
         """
         values = {
             "digest": digest,

@@ -1,6 +1,6 @@
-"""API keys: `tw_` and 256 random bits, known here only by their SHA-256.
+"""API keys: `tw_` and 256 random bits. Only their SHA-256 is stored.
 
-The bits are random, so a plain hash is enough: there is no dictionary to try.
+A plain hash is sufficient, because random keys cannot be guessed from a dictionary.
 """
 
 import asyncio
@@ -21,28 +21,28 @@ from typing import Protocol, Self
 from services.chassis.errors import ServiceError, UnauthenticatedError
 from services.chassis.identity import Caller
 from services.chassis.telemetry import fields
-from services.gateway.credential import ALL_SCOPES, USUAL_SCOPES, Credential, Scope
+from services.gateway.credential import ALL_SCOPES, DEFAULT_SCOPES, Credential, Scope
 
 log = logging.getLogger(__name__)
 
 PREFIX = "tw_"
 _SECRET = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
-# No slash: tenant and user are joined by one.
+# Without a slash, because tenant and user are joined by a slash.
 NAME = re.compile(r"[A-Za-z0-9._@+|:-]{1,64}")
 NAME_LIMIT = "1 to 64 of letters, digits and ._@+|:-"
 MAX_CACHED_KEYS = 10_000
-# When a key was last used is for people who tidy up: an hour is close enough, and a write an hour
-# costs nothing.
-USE_NOTED_SECONDS = 3600.0
+# Last use is recorded for administrators. A precision of one hour is sufficient and costs one write
+# per hour.
+USE_RECORD_SECONDS = 3600.0
 OWNER = Caller("default", "owner")
 
 
 @dataclass(frozen=True)
 class StoredKey:
-    """What is kept of a key. Times are seconds since 1970; None: never.
+    """Stored data of a key. Times are Unix seconds; None means never.
 
-    While a key is rotated, `previous_digest` is the hash of the secret before, which works until
-    `previous_expire_time`.
+    After a rotation, `previous_digest` is the hash of the previous secret. The previous secret
+    works until `previous_expire_time`.
     """
 
     key_id: str
@@ -58,44 +58,51 @@ class StoredKey:
 
 
 class KeyLookup(Protocol):
-    """Where keys are kept, as far as the door asks."""
+    """Key store, as far as authentication needs it."""
 
     async def find(self, digest: bytes) -> StoredKey | None:
-        """The key with this hash, or with this one before the last rotation."""
+        """Return the key with this hash, current or previous."""
 
-    async def note_use(self, key_id: str, use_time: float) -> None:
-        """Keep that a key was used."""
+    async def record_use(self, key_id: str, use_time: float) -> None:
+        """Record the time of use."""
 
 
 def digest_of(secret: str) -> bytes:
-    """SHA-256 of a key."""
+    """Return the SHA-256 of a key."""
     return hashlib.sha256(secret.encode()).digest()
 
 
 def new_secret() -> str:
-    """A key that nobody has."""
+    """Return a new random key."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def mint(
-    caller: Caller, scopes: frozenset[Scope] = USUAL_SCOPES, expire_time: float | None = None
+    caller: Caller, scopes: frozenset[Scope] = DEFAULT_SCOPES, expire_time: float | None = None
 ) -> tuple[str, StoredKey]:
-    """A new key: the secret, to be shown once, and what is kept.
+    """Create a key.
+
+    Returns:
+        The secret, to be shown once, and the data to store.
 
     Raises:
-        ValueError: tenant or user is not a name.
+        ValueError: Tenant or user is not a valid name.
     """
     secret = new_secret()
-    return secret, stored(secret, caller, scopes, expire_time)
+    return secret, stored_key(secret, caller, scopes, expire_time)
 
 
-def stored(
+def stored_key(
     secret: str,
     caller: Caller,
     scopes: frozenset[Scope] = ALL_SCOPES,
     expire_time: float | None = None,
 ) -> StoredKey:
-    """What is kept of a key. Raises: ValueError, see `mint`; also if the secret is not a key."""
+    """Return the data to store for a secret.
+
+    Raises:
+        ValueError: Tenant or user is not a valid name, or the secret is not a key.
+    """
     for name, value in (("tenant", caller.tenant), ("user", caller.user)):
         if not NAME.fullmatch(value):
             raise ValueError(f"{name} must be {NAME_LIMIT}")
@@ -105,12 +112,10 @@ def stored(
 
 
 def owner_secret(file: Path) -> str:
-    """The key in the file; a new one is written there, readable by its owner alone, if the file is
-    not there.
-    """
+    """Return the key in the file. A missing file is created, readable by its owner only."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Under another name first: a reader never sees half a key.
+        # Rename after writing, to prevent reads of a partial key.
         draft = file.with_name(f"{file.name}.{os.getpid()}")
         draft.touch(mode=0o600, exist_ok=False)
         draft.write_text(new_secret() + "\n")
@@ -118,9 +123,10 @@ def owner_secret(file: Path) -> str:
     return file.read_text().strip()
 
 
-class Keys:
-    """Tells who calls. What the store says is believed for a few seconds, so a revocation takes
-    that long.
+class ApiKeys:
+    """Authenticates callers by API key.
+
+    Results are cached for a few seconds, so a revocation takes effect after the same time.
     """
 
     def __init__(
@@ -128,42 +134,42 @@ class Keys:
     ) -> None:
         self._store, self._cache_seconds, self._now = store, cache_seconds, now
         self._cache: OrderedDict[bytes, tuple[float, StoredKey]] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[StoredKey | None]] = {}
-        self._noting: set[asyncio.Task[None]] = set()
+        self._lookups: dict[bytes, asyncio.Task[StoredKey | None]] = {}
+        self._use_writes: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Wait for running reads and writes, since the store is closed next."""
-        await asyncio.gather(*self._asking.values(), *self._noting, return_exceptions=True)
+        """Wait for running reads and writes before the store is closed."""
+        await asyncio.gather(*self._lookups.values(), *self._use_writes, return_exceptions=True)
 
     async def authenticate(self, secret: str) -> Credential:
-        """The user of a key.
+        """Return the credential of a key.
 
         Raises:
-            UnauthenticatedError: not a key that works; one that did once is told so.
-            UnavailableError: the store cannot be asked.
+            UnauthenticatedError: The key is unknown, revoked or expired. The reason differs.
+            UnavailableError: The store is unavailable.
         """
         if not _SECRET.fullmatch(secret):
             raise _refused("the API key is not known", "API_KEY_INVALID")
         digest = digest_of(secret)
-        key = self._cached(digest) or await self._ask(digest)
+        key = self._cached(digest) or await self._look_up(digest)
         return _checked(key, digest, self._now())
 
-    async def _ask(self, digest: bytes) -> StoredKey | None:
-        """Ask the store once for all calls with the same key that arrive together."""
-        if not (asking := self._asking.get(digest)):
-            asking = self._asking[digest] = asyncio.create_task(self._find(digest))
-            asking.add_done_callback(lambda _: self._asking.pop(digest))
-        # A caller who leaves takes nothing from the others.
-        return await asyncio.shield(asking)
+    async def _look_up(self, digest: bytes) -> StoredKey | None:
+        """Query the store once for all concurrent calls with the same key."""
+        if not (lookup := self._lookups.get(digest)):
+            lookup = self._lookups[digest] = asyncio.create_task(self._find(digest))
+            lookup.add_done_callback(lambda _: self._lookups.pop(digest))
+        # Shielded, because cancelling one caller must not cancel the query of the others.
+        return await asyncio.shield(lookup)
 
     async def _find(self, digest: bytes) -> StoredKey | None:
         key = await self._store.find(digest)
         if key is not None:
             self._remember(digest, key)
-            self._note(key)
+            self._record_use(key)
         return key
 
     def _cached(self, digest: bytes) -> StoredKey | None:
@@ -176,19 +182,19 @@ class Keys:
         while len(self._cache) > MAX_CACHED_KEYS:
             self._cache.popitem(last=False)
 
-    def _note(self, key: StoredKey) -> None:
+    def _record_use(self, key: StoredKey) -> None:
         now = self._now()
-        if key.last_use_time is None or now - key.last_use_time >= USE_NOTED_SECONDS:
-            # Beside the call: nobody waits for it, and the call does not fail with it.
+        if key.last_use_time is None or now - key.last_use_time >= USE_RECORD_SECONDS:
+            # Written in the background. A failed write does not fail the call.
             task = asyncio.create_task(self._write_use(key.key_id, now))
-            self._noting.add(task)
-            task.add_done_callback(self._noting.discard)
+            self._use_writes.add(task)
+            task.add_done_callback(self._use_writes.discard)
 
     async def _write_use(self, key_id: str, now: float) -> None:
         try:
-            await self._store.note_use(key_id, now)
+            await self._store.record_use(key_id, now)
         except ServiceError as error:
-            log.warning("use of a key not noted", extra=fields(key_id=key_id, reason=error.reason))
+            log.warning("key use not recorded", extra=fields(key_id=key_id, reason=error.reason))
 
 
 def _checked(key: StoredKey | None, digest: bytes, now: float) -> Credential:

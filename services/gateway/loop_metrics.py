@@ -1,6 +1,7 @@
-"""What training's loop came to, for Prometheus: read from the loop's own files whenever somebody
-scrapes. The loop is a process that ends, so nobody could scrape it. Files that are not there, or
-not what they should be, give no series and never an error.
+"""Metrics of the training loop, read from the loop's files at every scrape.
+
+The loop is not a permanent process and cannot be scraped itself. Missing or invalid files produce
+no series and no error.
 """
 
 import json
@@ -23,43 +24,43 @@ RESULTS = (
     "failed",
     "stopped",
 )
-# A check's value is written for people, its number first: "0.812 ± 0.021 on 90 pairs".
+# The value of a check is text and begins with a number, as in "0.812 ± 0.021 on 90 pairs".
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _RUN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
 class LoopMetrics(Collector):
-    """Collects from one loop's directory."""
+    """Collector for the folder of one loop."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def collect(self) -> Iterable[Metric]:
-        """The last turn: whether it runs, what it came to, how far each step is, what its gate saw."""
+        """Yield state, result, progress of the steps, and gate checks of the last run."""
         status = _read(self._directory / "status.json")
         try:
-            turn = [*_turn(status), _steps(status)]
+            metrics = [*_run(status), _steps(status)]
             run = str(status["run"])
         except (KeyError, TypeError, ValueError):
             return
-        yield from turn
+        yield from metrics
         if _RUN.fullmatch(run):
             yield from _checks(_read(self._directory / "runs" / run / "gate.json"))
 
 
-def _turn(status: Mapping[str, Any]) -> Iterable[Metric]:
+def _run(status: Mapping[str, Any]) -> Iterable[Metric]:
     ended = status["result"]
     running = GaugeMetricFamily(
-        "thumbwheel_loop_running", "1 while a turn of training runs, as far as its files say."
+        "thumbwheel_loop_running", "1 while a training run is in progress, according to its files."
     )
     running.add_metric([], float(ended is None))
     updated = GaugeMetricFamily(
-        "thumbwheel_loop_updated_time_seconds", "Unix time at which the turn last wrote."
+        "thumbwheel_loop_updated_time_seconds", "Unix time of the run's last update."
     )
     updated.add_metric([], datetime.fromisoformat(status["updated"]).timestamp())
     result = GaugeMetricFamily(
         "thumbwheel_loop_turn_result",
-        "1 for what the last turn came to, 0 for the rest.",
+        "1 for the result of the last run, 0 for the other results.",
         labels=["recipe", "result"],
     )
     for name in RESULTS:
@@ -72,7 +73,7 @@ def _turn(status: Mapping[str, Any]) -> Iterable[Metric]:
 def _steps(status: Mapping[str, Any]) -> Metric:
     progress = GaugeMetricFamily(
         "thumbwheel_loop_step_progress_ratio",
-        "How far a step of the last turn is, 0 to 1.",
+        "Progress of a step of the last run, 0 to 1.",
         labels=["step"],
     )
     for step in status["steps"]:
@@ -84,12 +85,13 @@ def _steps(status: Mapping[str, Any]) -> Metric:
 def _checks(gate: Mapping[str, Any]) -> Iterable[Metric]:
     value = GaugeMetricFamily(
         "thumbwheel_loop_check_value",
-        "What the gate measured: reward model's accuracy, win rate, KL in nats an answer, and others.",
+        "Values measured by the gate: accuracy of the reward model, win rate, "
+        "KL in nats per answer, and others.",
         labels=["check"],
     )
     passed = GaugeMetricFamily(
         "thumbwheel_loop_check_passed",
-        "1 for a check of the gate that passed, 0 for one that closed it.",
+        "1 for a passed check of the gate, 0 for a failed check.",
         labels=["check"],
     )
     try:

@@ -1,4 +1,4 @@
-"""The gateway's own figures, beside those of the chassis. Labels are ids and names, never texts."""
+"""Metrics of the gateway, in addition to those of the chassis. Labels never contain user text."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -9,7 +9,7 @@ TURNS = Counter(
     "Ended turns by finish reason, version and arm.",
     ["reason", "version", "arm"],
 )
-TURNS_RUNNING = Gauge("thumbwheel_turns_running", "Turns that run now.")
+TURNS_RUNNING = Gauge("thumbwheel_turns_running", "Running turns.")
 TTFT_SECONDS = Histogram(
     "thumbwheel_ttft_seconds",
     "Request accepted to first text released.",
@@ -17,13 +17,13 @@ TTFT_SECONDS = Histogram(
 )
 ADDED_SECONDS = Histogram(
     "thumbwheel_added_seconds",
-    "The part of the time to first text that the generator did not take.",
+    "Time to first text without the generator's share.",
     buckets=LATENCY_BUCKETS_SECONDS,
 )
 STAGE_SECONDS = Histogram(
     "thumbwheel_turn_stage_seconds",
-    "Stages before the first text: admit (the queue, quotas), enhance, begin, claim, guard_input (what it takes longer), generate, "
-    "guard_output.",
+    "Stages before the first text: admit (queue, quotas), enhance, begin, claim, "
+    "guard_input (beyond claim), generate, guard_output.",
     ["stage"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
@@ -33,10 +33,11 @@ GUARD_VERDICTS = Counter(
     ["stage", "action", "category"],
 )
 ENHANCER_SKIPPED = Counter(
-    "thumbwheel_enhancer_skipped_total", "Messages left as typed because the enhancer was away."
+    "thumbwheel_enhancer_skipped_total",
+    "Messages sent as typed because the enhancer was unavailable.",
 )
 ANSWERS_NOT_STORED = Counter(
-    "thumbwheel_answers_not_stored_total", "Answers that session did not take in time."
+    "thumbwheel_answers_not_stored_total", "Answers not accepted by session in time."
 )
 THUMBS = Counter(
     "thumbwheel_thumbs_total",
@@ -45,7 +46,7 @@ THUMBS = Counter(
 )
 ERASURES = Counter(
     "thumbwheel_gateway_erasures_total",
-    "Erasures of users' data: done, or unfinished (to be sent again).",
+    "Erasures of users' data: done, or unfinished (to be repeated).",
     ["outcome"],
 )
 HTTP_REQUESTS = Counter(
@@ -53,12 +54,12 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_SECONDS = Histogram(
     "thumbwheel_http_seconds",
-    "Time to the response's head, by route.",
+    "Time to the response head, by route.",
     ["route"],
     buckets=LATENCY_BUCKETS_SECONDS,
 )
-REFUSED_BEARERS = Counter(
-    "thumbwheel_refused_bearers_total", "Keys and tokens that were refused, by reason.", ["reason"]
+REJECTED_CREDENTIALS = Counter(
+    "thumbwheel_refused_bearers_total", "Rejected keys and tokens, by reason.", ["reason"]
 )
 ISSUER_FETCHES = Counter(
     "thumbwheel_issuer_fetches_total", "Fetches of issuers' keys by outcome.", ["outcome"]
@@ -66,12 +67,12 @@ ISSUER_FETCHES = Counter(
 
 VALKEY_UP = Gauge(
     "thumbwheel_gateway_valkey_up",
-    "1 while the store that gateways share answers; absent without one, as only a labelled gauge can be.",
+    "1 while the store shared by gateways answers; absent without a shared store.",
     ["store"],
 )
 VALKEY_ERRORS = Counter(
     "thumbwheel_gateway_valkey_errors_total",
-    "Calls without a reply by use: lost, away (not tried), refused (a defect).",
+    "Calls without a reply by use: lost, away (not sent), refused (a defect).",
     ["use", "kind"],
 )
 VALKEY_SECONDS = Histogram(
@@ -81,7 +82,7 @@ VALKEY_SECONDS = Histogram(
     buckets=LATENCY_BUCKETS_SECONDS,
 )
 SHARED_EVENTS = Counter(
-    "thumbwheel_gateway_shared_events_total", "Events of turns that other gateways can read."
+    "thumbwheel_gateway_shared_events_total", "Events published to other gateways."
 )
 CLAIMS = Counter(
     "thumbwheel_gateway_claims_total",
@@ -91,27 +92,26 @@ CLAIMS = Counter(
 RESUMES = Counter(
     "thumbwheel_gateway_resumes_total", "Resumed turns: answered here, or elsewhere.", ["where"]
 )
-STOPS_ELSEWHERE = Counter(
+REMOTE_STOPS = Counter(
     "thumbwheel_gateway_stops_elsewhere_total", "Turns stopped on another gateway."
 )
-GATEWAYS_LOST = Counter(
-    "thumbwheel_gateway_readers_lost_total", "Readers whose turn's gateway was lost."
-)
+READERS_LOST = Counter("thumbwheel_gateway_readers_lost_total", "Readers with a lost gateway.")
 HANDED_OVER = Counter(
-    "thumbwheel_gateway_handed_over_total", "Readers sent to another gateway when this one ended."
+    "thumbwheel_gateway_handed_over_total", "Readers sent to another gateway at shutdown."
 )
 QUOTA_DECISIONS = Counter(
     "thumbwheel_gateway_quota_decisions_total",
-    "Turns admitted, or refused by a limit (requests, tokens, turns) of a holder (user, tenant).",
+    "Turns admitted, or rejected by a limit (requests, tokens, turns) of a holder (user, tenant).",
     ["limit", "holder", "decision"],
 )
-QUOTA_AWAY = Counter(
+QUOTA_OUTAGES = Counter(
     "thumbwheel_gateway_quota_away_total",
-    "Turns decided without the shared book, by policy.",
+    "Turns decided without the shared quota store, by policy.",
     ["policy"],
 )
-ANSWERS = Counter(
+CACHE_RESULTS = Counter(
     "thumbwheel_gateway_cached_answers_total",
-    "Questions that may be answered from the cache: hit, miss, away, unreadable, in_doubt (an experiment runs); and kept answers.",
+    "Cacheable requests: hit, miss, away (store unavailable), unreadable, "
+    "in_doubt (an experiment runs); kept: stored answers.",
     ["result"],
 )

@@ -1,8 +1,7 @@
-"""Bearer tokens of OpenID issuers: signature, issuer, audience and times are checked, then claims
-become tenant, user and scopes.
+"""Verification of OpenID tokens: signature, issuer, audience and times.
 
-The algorithm is the key's, never the token's choice; a token's own addresses of keys (`jku`, `x5u`,
-`jwk`) are not looked at.
+Verified claims become tenant, user and scopes. The key determines the algorithm, never the token.
+Key addresses inside a token (`jku`, `x5u`, `jwk`) are ignored.
 """
 
 from collections.abc import Mapping
@@ -18,66 +17,69 @@ from services.gateway.keys import NAME
 
 MAX_TOKEN_CHARACTERS = 8_192
 REQUIRED_CLAIMS = ["exp", "iat", "iss", "aud"]
-# What a refusal says, by the library's exception; looked up along the MRO.
-REFUSALS: Mapping[type[BaseException], tuple[str, str]] = {
+# Text and reason of a rejection by exception class, looked up along the MRO.
+REJECTIONS: Mapping[type[BaseException], tuple[str, str]] = {
     jwt.ExpiredSignatureError: ("the token has expired", "TOKEN_EXPIRED"),
     jwt.ImmatureSignatureError: ("the token is not valid yet", "TOKEN_NOT_YET_VALID"),
-    jwt.InvalidAudienceError: ("the token is meant for another audience", "TOKEN_AUDIENCE"),
+    jwt.InvalidAudienceError: ("the token has another audience", "TOKEN_AUDIENCE"),
     jwt.MissingRequiredClaimError: ("the token lacks a claim", "TOKEN_CLAIMS"),
     jwt.PyJWTError: ("the token is not valid", "TOKEN_INVALID"),
 }
 
 
-class FindsKeys(Protocol):
-    """The keys of one issuer."""
+class KeySource(Protocol):
+    """Signing keys of one issuer."""
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
-        """None: there is no such key. Raises: UnavailableError."""
+        """Return the key, or None if the issuer has no such key.
+
+        Raises:
+            UnavailableError: The issuer is unavailable.
+        """
 
 
-class Oidc:
-    """See `bearer.Tokens`."""
+class OidcVerifier:
+    """Implements `authentication.TokenVerifier` for OpenID tokens."""
 
     def __init__(
-        self, issuers: Mapping[str, tuple[Issuer, FindsKeys]], leeway_seconds: float
+        self, issuers: Mapping[str, tuple[Issuer, KeySource]], leeway_seconds: float
     ) -> None:
         self._issuers, self._leeway_seconds = issuers, leeway_seconds
 
     async def authenticate(self, token: str) -> Credential:
-        """The user of a token.
+        """Return the credential of a token.
 
         Raises:
-            UnauthenticatedError: not a token that is valid now, of an issuer and for an audience
-                that we know.
-            UnavailableError: the issuer's keys cannot be had.
+            UnauthenticatedError: The token is invalid now, or has an unknown issuer or audience.
+            UnavailableError: The keys of the issuer are unavailable.
         """
         if len(token) > MAX_TOKEN_CHARACTERS:
-            raise refused("the token is too long", "TOKEN_INVALID")
+            raise rejected("the token is too long", "TOKEN_INVALID")
         try:
             unverified = jwt.decode_complete(token, options={"verify_signature": False})
             issuer, keys = self._issuer(unverified["payload"])
             claims = await self._verified(token, unverified["header"], issuer, keys)
         except jwt.PyJWTError as error:
-            raise refused(
-                *next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+            raise rejected(
+                *next(REJECTIONS[kind] for kind in type(error).__mro__ if kind in REJECTIONS)
             ) from error
         return Credential(
             Caller(_tenant(issuer, claims), _user(issuer, claims)), _scopes(issuer, claims)
         )
 
-    def _issuer(self, claims: Mapping[str, Any]) -> tuple[Issuer, FindsKeys]:
+    def _issuer(self, claims: Mapping[str, Any]) -> tuple[Issuer, KeySource]:
         name = claims.get("iss")
         found = self._issuers.get(name) if isinstance(name, str) else None
         if found is None:
-            raise refused("the token's issuer is not known here", "TOKEN_ISSUER")
+            raise rejected("the issuer of the token is unknown", "TOKEN_ISSUER")
         return found
 
     async def _verified(
-        self, token: str, header: Mapping[str, Any], issuer: Issuer, keys: FindsKeys
+        self, token: str, header: Mapping[str, Any], issuer: Issuer, keys: KeySource
     ) -> Mapping[str, Any]:
         key = await keys.find(header["kid"]) if "kid" in header else None
         if key is None:
-            raise refused("the token's key is not one of its issuer's", "TOKEN_INVALID")
+            raise rejected("the key of the token is not a key of its issuer", "TOKEN_INVALID")
         claims: Mapping[str, Any] = jwt.decode(
             token,
             key,
@@ -90,8 +92,8 @@ class Oidc:
         return claims
 
 
-def refused(text: str, reason: str) -> UnauthenticatedError:
-    """The error for a token."""
+def rejected(text: str, reason: str) -> UnauthenticatedError:
+    """Return the error for a rejected token."""
     return UnauthenticatedError(
         text, reason=reason, field="authorization", limit="a valid token of a known issuer"
     )
@@ -102,19 +104,19 @@ def _tenant(issuer: Issuer, claims: Mapping[str, Any]) -> str:
         return issuer.tenant
     named = claims.get(issuer.tenant_claim)
     if not isinstance(named, str) or named not in issuer.tenants:
-        raise refused("the token names no tenant that its issuer may speak for", "TOKEN_CLAIMS")
+        raise rejected("the token names no tenant of its issuer", "TOKEN_CLAIMS")
     return named
 
 
 def _user(issuer: Issuer, claims: Mapping[str, Any]) -> str:
     named = claims.get(issuer.user_claim)
     if not isinstance(named, str) or not NAME.fullmatch(named):
-        raise refused("the token names no user in a form that is used here", "TOKEN_CLAIMS")
+        raise rejected("the token has no valid user name", "TOKEN_CLAIMS")
     return named
 
 
 def _scopes(issuer: Issuer, claims: Mapping[str, Any]) -> frozenset[Scope]:
-    """A claim is a list of texts, or one text of words, as OAuth writes `scope`."""
+    """Return the scopes of a token. The claim is a list or, as in OAuth, a text of words."""
     said = claims.get(issuer.scope_claim, ()) if issuer.scope_claim else ()
     values = said.split() if isinstance(said, str) else said if isinstance(said, list) else ()
     named = [

@@ -1,8 +1,7 @@
-"""What users decide about their own data: whether models may be trained on it, and that it goes.
+"""Control of users over their own data: consent to training, and erasure.
 
-An erasure is done in an order that lets a repetition finish what a failure left: first nothing new
-is written, then the conversations go, then the key to everything else that was said, and at last
-what gateways remember.
+The order of an erasure makes repetition after a failure safe: stop new writes, remove the
+conversations, destroy the key of the feedback, then clear the memory of all gateways.
 """
 
 import logging
@@ -20,8 +19,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Consent:
-    """What a user allows. `update_us` is microseconds since 1970, UTC; None: the operator's default
-    stands.
+    """Consent of a user to training.
+
+    `update_us` is Unix time in microseconds. None means the operator's default applies.
     """
 
     training: bool
@@ -30,8 +30,9 @@ class Consent:
 
 @dataclass(frozen=True)
 class Erasure:
-    """How far an erasure is, in microseconds since 1970, UTC. `rewrite_us` None: objects with
-    unreadable rows of the user are left.
+    """Progress of an erasure. Times are Unix microseconds.
+
+    `rewrite_us` is None while objects with unreadable rows of the user remain.
     """
 
     erasure_id: str
@@ -41,51 +42,63 @@ class Erasure:
 
 
 class OwnTurns(Protocol):
-    """The turns of a user, named by `Caller.key`."""
+    """Turns of a user, named by `Caller.key`."""
 
     async def stop(self, caller_key: str) -> None:
-        """End those that run in this gateway, and forget them. Raises: UnavailableError: some still
-        run.
+        """End the turns of a user in this gateway and remove their events.
+
+        Raises:
+            UnavailableError: A turn is still running.
         """
 
     async def forget(self, caller_key: str) -> None:
-        """The same in all gateways, and in what they share. Raises: UnavailableError: some may
-        remember.
+        """Remove the turns of a user from all gateways and from the shared store.
+
+        Raises:
+            UnavailableError: A gateway may still have turns of the user.
         """
 
 
 class OwnConversations(Protocol):
-    """The stored conversations of the running call's caller. Raises ServiceError."""
+    """Stored conversations of the current caller. All methods raise ServiceError."""
 
     async def erase_user(self) -> int:
-        """Remove all; how many there were."""
+        """Remove all conversations. Returns their number."""
 
 
 class OwnLog(Protocol):
-    """What the feedback service keeps of the running call's caller. Raises ServiceError."""
+    """Feedback data of the current caller. All methods raise ServiceError."""
 
     async def consent(self) -> Consent:
-        """What stands."""
+        """Return the current consent."""
 
     async def set_consent(self, *, training: bool) -> Consent:
-        """What stands now."""
+        """Set the consent. Returns the new state."""
 
     async def erase_principal(self) -> Erasure:
-        """Make everything unreadable that was said before. Where that was done, the same erasure."""
+        """Make all earlier feedback unreadable. A repeated call returns the same erasure."""
 
     async def erasure(self, erasure_id: str) -> Erasure:
-        """One of the caller. Raises: NotFoundError."""
+        """Return an erasure of the caller.
+
+        Raises:
+            NotFoundError: The erasure is unknown.
+        """
 
 
 class TenantAnswers(Protocol):
-    """Answers that are shown again within a tenant."""
+    """Cached answers of a tenant."""
 
-    async def drop(self, tenant: str) -> None:
-        """Forget them. Raises: StoreAwayError: they may still be there."""
+    async def drop_tenant(self, tenant: str) -> None:
+        """Remove the cached answers of a tenant.
+
+        Raises:
+            StoreUnavailableError: The answers may still exist.
+        """
 
 
 class OwnData:
-    """Consent and erasure."""
+    """Consent and erasure of a user's data."""
 
     def __init__(
         self,
@@ -94,7 +107,7 @@ class OwnData:
         own_log: OwnLog,
         answers: TenantAnswers,
     ) -> None:
-        self._turns, self._conversations, self._log, self._answers = (
+        self._turns, self._conversations, self._log, self._answer_cache = (
             turns,
             conversations,
             own_log,
@@ -102,30 +115,41 @@ class OwnData:
         )
 
     async def consent(self) -> Consent:
-        """What the caller allows. Raises: UnavailableError."""
+        """Return the caller's consent.
+
+        Raises:
+            UnavailableError: The feedback service is unavailable.
+        """
         return await self._log.consent()
 
     async def set_consent(self, *, training: bool) -> Consent:
-        """Allow or forbid, from the next training on. Raises: UnavailableError: send it again."""
+        """Set the caller's consent, valid from the next training run.
+
+        Raises:
+            UnavailableError: The consent may not be stored. The call can be repeated.
+        """
         return await self._log.set_consent(training=training)
 
     async def erase(self, caller: Caller) -> tuple[Erasure, int]:
-        """Erase what the caller said; the erasure, and how many conversations this call removed.
+        """Erase all data of the caller.
+
+        Returns:
+            The erasure, and the number of removed conversations.
 
         Raises:
-            UnavailableError: not all of it is done, whatever the cause; a repetition does the rest.
+            UnavailableError: The erasure is incomplete. Repeating the call completes the erasure.
         """
         try:
             await self._turns.stop(caller.key)
             removed = await self._conversations.erase_user()
             erasure = await self._log.erase_principal()
             await self._turns.forget(caller.key)
-            await self._answers.drop(caller.tenant)
+            await self._answer_cache.drop_tenant(caller.tenant)
         except ServiceError as error:
             ERASURES.labels("unfinished").inc()
             log.warning("erasure unfinished", extra=fields(reason=error.reason))
             raise UnavailableError(
-                "not all of your data is erased yet: send it again",
+                "the erasure is incomplete: repeat the request",
                 reason="ERASURE_UNFINISHED",
                 retry_seconds=1,
             ) from error
@@ -133,12 +157,12 @@ class OwnData:
         return erasure, removed
 
     async def erasure(self, erasure_id: str) -> Erasure:
-        """How far an erasure of the caller is.
+        """Return the progress of an erasure of the caller.
 
         Raises:
-            InvalidArgumentError: not a UUID.
-            NotFoundError: unknown, or another user's.
-            UnavailableError: the feedback service is away.
+            InvalidArgumentError: The id is not a UUID.
+            NotFoundError: The erasure is unknown or belongs to another user.
+            UnavailableError: The feedback service is unavailable.
         """
         check_uuid(erasure_id, "erasure_id")
         return await self._log.erasure(erasure_id)

@@ -1,6 +1,4 @@
-"""What the user wants answered, in both texts: enhanced now, or stored earlier if an answer is
-wanted again.
-"""
+"""The prompt of a turn, as typed and as enhanced. Regeneration uses the stored prompt."""
 
 from typing import Protocol
 
@@ -10,25 +8,33 @@ from services.gateway.metrics import ENHANCER_SKIPPED
 from services.gateway.request import Regenerate, TurnRequest, UserInput
 from services.gateway.sessions import Sessions
 
-# A service is away for now; the same call may succeed later.
-AWAY = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
+# Errors of a service that is temporarily unavailable. The same call may succeed later.
+UNAVAILABLE = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 
 
 class Enhancer(Protocol):
-    """Corrects what people type."""
+    """Client of the enhancer service."""
 
     async def enhance(self, text: str) -> Prompt:
-        """Raises: ServiceError."""
+        """Return the text with corrections.
+
+        Raises:
+            ServiceError: The enhancer failed.
+        """
 
 
 class Prompts:
-    """Reads the prompt of a turn."""
+    """Builds the prompt of a turn."""
 
     def __init__(self, enhancer: Enhancer, sessions: Sessions) -> None:
         self._enhancer, self._sessions = enhancer, sessions
 
     async def read(self, request: TurnRequest) -> Prompt:
-        """The prompt. Raises: NotFoundError if an answer to an unknown message is wanted."""
+        """Return the prompt of a request.
+
+        Raises:
+            NotFoundError: The message to regenerate is unknown.
+        """
         match request.action:
             case Regenerate(message_id):
                 return await self._sessions.stored_prompt(message_id)
@@ -38,8 +44,8 @@ class Prompts:
     async def _enhance(self, text: str) -> Prompt:
         try:
             return await self._enhancer.enhance(text)
-        except AWAY:
-            # An aid, not a guard: what was typed is as good a prompt as there ever was. Counted, so
-            # that it is seen.
+        except UNAVAILABLE:
+            # The enhancer is optional, unlike the guard, so the typed text is used. A counter makes
+            # the outage visible.
             ENHANCER_SKIPPED.inc()
             return Prompt(text, text)

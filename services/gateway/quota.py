@@ -1,9 +1,7 @@
-"""The words of a quota: what is limited, what is asked, what was decided. Both books, local and
-shared, speak them.
+"""Types of quotas, common to the local and the shared quota store.
 
-A window slides in steps: a count leaves it when the step that it fell into has wholly left. So
-never more than the limit is admitted within any minute or day, and at most a step later than need
-be.
+A window slides in steps. A count leaves the window after its whole step has left. No minute or day
+ever contains more than the limit, and capacity returns at most one step late.
 """
 
 from collections.abc import Mapping
@@ -14,14 +12,14 @@ from services.chassis.identity import Caller
 
 
 class Holder(StrEnum):
-    """Whose quota."""
+    """Owner of a quota."""
 
     USER = "user"
     TENANT = "tenant"
 
 
 class Limit(StrEnum):
-    """What is limited."""
+    """A resource limited by quotas."""
 
     REQUESTS = "requests"
     TOKENS = "tokens"
@@ -30,17 +28,17 @@ class Limit(StrEnum):
 
 @dataclass(frozen=True)
 class Window:
-    """A span of time that slides in steps."""
+    """A sliding window, divided into steps."""
 
     span_ms: int
     step_ms: int
 
     def first_step(self, now_ms: int) -> int:
-        """The oldest step that is not wholly out of the window."""
+        """Return the oldest step with a part inside the window."""
         return (now_ms - self.span_ms) // self.step_ms
 
     def leaves_in_ms(self, step: int, now_ms: int) -> int:
-        """Until a step has wholly left."""
+        """Return the milliseconds until a step has left the window."""
         return (step + 1) * self.step_ms + self.span_ms - now_ms
 
 
@@ -52,14 +50,14 @@ WINDOWS: Mapping[Limit, Window] = {
 
 @dataclass(frozen=True)
 class Allowance:
-    """What one user or one tenant may; 0: as much as they like."""
+    """Limits of one user or tenant. 0 means unlimited."""
 
     requests_per_minute: int = 0
     tokens_per_day: int = 0
     turns_at_once: int = 0
 
-    def most(self, limit: Limit) -> int:
-        """The number of a limit."""
+    def maximum(self, limit: Limit) -> int:
+        """Return the value of a limit."""
         return {
             Limit.REQUESTS: self.requests_per_minute,
             Limit.TOKENS: self.tokens_per_day,
@@ -68,8 +66,8 @@ class Allowance:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One turn that wants to begin: one request, one turn, and `tokens` reserved."""
+class QuotaRequest:
+    """Quota request of one new turn: one request, one concurrent turn, and `tokens` to reserve."""
 
     id: str
     caller: Caller
@@ -78,38 +76,38 @@ class Ask:
 
     @property
     def is_limited(self) -> bool:
-        """Whether any limit holds."""
-        return any(self.most(holder, limit) for holder in Holder for limit in Limit)
+        """True if any limit applies."""
+        return any(self.maximum(holder, limit) for holder in Holder for limit in Limit)
 
-    def most(self, holder: Holder, limit: Limit) -> int:
-        """The number of a limit; 0: none."""
-        return self.allowances[holder].most(limit)
+    def maximum(self, holder: Holder, limit: Limit) -> int:
+        """Return the value of a limit. 0 means unlimited."""
+        return self.allowances[holder].maximum(limit)
 
     def needs(self, limit: Limit) -> int:
-        """How much of a limit this takes."""
+        """Return the amount taken from a limit."""
         return self.tokens if limit is Limit.TOKENS else 1
 
 
 @dataclass(frozen=True)
-class Fill:
-    """What is taken of a window, and how long until all of it is free again."""
+class WindowUsage:
+    """Amount used in a window, and seconds until the window is empty."""
 
     used: int
     reset_seconds: float
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Admitted, or refused by one limit. `fills` has a row for each window that is limited."""
+class QuotaDecision:
+    """Admission, or rejection by one limit. `usage` has an entry for each limited window."""
 
     refused: tuple[Holder, Limit] | None = None
     retry_seconds: float = 0.0
-    fills: Mapping[tuple[Holder, Limit], Fill] = field(default_factory=dict)
+    usage: Mapping[tuple[Holder, Limit], WindowUsage] = field(default_factory=dict)
 
 
-# Nobody knows when a turn ends.
+# The end of a running turn is unpredictable, so clients retry at a fixed interval.
 TURN_RETRY_SECONDS = 1.0
-# In this order limits are looked at; the first that is reached refuses.
-CHECKS = tuple(
+# Order of the checks. The first exceeded limit rejects.
+CHECK_ORDER = tuple(
     (holder, limit) for limit in (Limit.REQUESTS, Limit.TURNS, Limit.TOKENS) for holder in Holder
 )

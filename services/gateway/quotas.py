@@ -1,9 +1,8 @@
-"""How much a user and a tenant may ask: requests a minute, tokens a day, turns at once; the same
-over all gateways.
+"""Limits per user and tenant, over all gateways: requests per minute, tokens per day, turns.
 
-Tokens are reserved before a turn (an estimate of the prompt, and the longest answer) and settled
-after it with what was used. While the shared book is away a stated policy holds: this process' own
-book, which counts what passed here, or a refusal.
+A turn first reserves tokens (estimated prompt plus longest answer). Its actual usage is settled
+afterwards. While the shared store is unavailable, the outage policy applies: local counts of this
+process, or rejection of all turns.
 """
 
 import asyncio
@@ -18,31 +17,38 @@ from typing import ClassVar, Protocol
 
 from services.chassis.errors import ResourceExhaustedError, UnavailableError
 from services.chassis.identity import Caller
-from services.gateway.local_quotas import LocalBook
-from services.gateway.metrics import QUOTA_AWAY, QUOTA_DECISIONS
-from services.gateway.quota import Allowance, Ask, Fill, Holder, Limit, Verdict
+from services.gateway.local_quota_store import LocalQuotaStore
+from services.gateway.metrics import QUOTA_DECISIONS, QUOTA_OUTAGES
+from services.gateway.quota import (
+    Allowance,
+    Holder,
+    Limit,
+    QuotaDecision,
+    QuotaRequest,
+    WindowUsage,
+)
 from services.gateway.request import TurnRequest, UserInput
-from services.gateway.shared_store import StoreAwayError
+from services.gateway.shared_store import StoreUnavailableError
 
-# Three in English and in code, fewer in other scripts: too many tokens reserved is settled, too few
-# would overshoot.
-BYTES_A_TOKEN = 3
-RENEWALS_A_LEASE = 3
+# English text and code have about three bytes per token, other scripts fewer. Excess reservations
+# are settled later, but a reservation too small would exceed the quota.
+BYTES_PER_TOKEN = 3
+RENEWALS_PER_LEASE = 3
 REASONS = {
     Limit.REQUESTS: "RATE_LIMITED",
     Limit.TOKENS: "TOKEN_QUOTA_EXCEEDED",
     Limit.TURNS: "TOO_MANY_TURNS",
 }
-WORDS = {
-    Limit.REQUESTS: "requests a minute",
-    Limit.TOKENS: "tokens a day",
-    Limit.TURNS: "turns at once",
+LIMIT_TEXT = {
+    Limit.REQUESTS: "requests per minute",
+    Limit.TOKENS: "tokens per day",
+    Limit.TURNS: "concurrent turns",
 }
-OWNERS = {Holder.USER: "a user", Holder.TENANT: "the tenant"}
+HOLDER_TEXT = {Holder.USER: "a user", Holder.TENANT: "the tenant"}
 
 
-class WhenAway(StrEnum):
-    """What holds while the shared book is away."""
+class OutagePolicy(StrEnum):
+    """Behaviour while the shared quota store is unavailable."""
 
     LOCAL = "local"
     REFUSE = "refuse"
@@ -50,8 +56,9 @@ class WhenAway(StrEnum):
 
 @dataclass(frozen=True)
 class Level:
-    """How full a limit is: of two that hold, the one that is nearer. `reset_seconds`: until all of
-    it is there again.
+    """State of a limit. If user and tenant are both limited, the state of the tighter limit.
+
+    `reset_seconds` is the time until the full limit is available.
     """
 
     limit: int
@@ -59,66 +66,71 @@ class Level:
     reset_seconds: float
 
 
-Standing = Mapping[Limit, Level]
+QuotaLevels = Mapping[Limit, Level]
 
 
 class QuotaError(ResourceExhaustedError):
-    """A quota is used up; names it."""
+    """A quota is exhausted. The error names the limit and its owner."""
 
     is_load = False
 
     def __init__(
-        self, holder: Holder, limit: Limit, most: int, retry_seconds: float, standing: Standing
+        self, holder: Holder, limit: Limit, maximum: int, retry_seconds: float, levels: QuotaLevels
     ) -> None:
         super().__init__(
-            f"the quota of {WORDS[limit]} is used up",
+            f"the quota of {LIMIT_TEXT[limit]} is used up",
             reason=REASONS[limit],
-            limit=f"{most} {WORDS[limit]} of {OWNERS[holder]}",
+            limit=f"{maximum} {LIMIT_TEXT[limit]} of {HOLDER_TEXT[holder]}",
             retry_seconds=retry_seconds,
         )
-        self.standing = standing
+        self.levels = levels
 
 
-class SharedBook(Protocol):
-    """The book that all gateways share. Everything raises StoreAwayError."""
+class SharedQuotaStore(Protocol):
+    """Quota store of all gateways. All methods raise StoreUnavailableError."""
 
-    async def admit(self, ask: Ask) -> Verdict:
-        """Decide and write down, in one step."""
+    async def admit(self, quota_request: QuotaRequest) -> QuotaDecision:
+        """Decide and record in one atomic step."""
 
-    async def hold(self, ask: Ask) -> None:
-        """The turn still runs; a book that has lost it writes it down again."""
+    async def hold(self, quota_request: QuotaRequest) -> None:
+        """Extend the lease of a running turn. A lost reservation is recorded again."""
 
-    async def settle(self, ask: Ask, used_tokens: int) -> None:
-        """The turn has ended; again is harmless."""
+    async def settle(self, quota_request: QuotaRequest, used_tokens: int) -> None:
+        """Replace the reservation of an ended turn by its usage. Idempotent."""
 
 
 @dataclass(frozen=True)
 class QuotaRules:
-    """Who may what. `reply_tokens`: the longest answer of a request that does not say."""
+    """Limits per user and tenant, with overrides by tenant name.
+
+    `reply_tokens` is the reservation for the answer if a request sets no max_tokens.
+    """
 
     user: Allowance
     tenant: Allowance
     overrides: Mapping[str, tuple[Allowance, Allowance]] = field(default_factory=dict)
     reply_tokens: int = 1024
 
-    def ask(self, caller: Caller, request: TurnRequest) -> Ask:
-        """What a request needs, and what its caller may."""
+    def request_for(self, caller: Caller, request: TurnRequest) -> QuotaRequest:
+        """Return the quota request of a turn."""
         user, tenant = self.overrides.get(caller.tenant, (self.user, self.tenant))
         tokens = prompt_tokens(request) + (request.sampling.max_tokens or self.reply_tokens)
-        return Ask(uuid.uuid4().hex, caller, tokens, {Holder.USER: user, Holder.TENANT: tenant})
+        return QuotaRequest(
+            uuid.uuid4().hex, caller, tokens, {Holder.USER: user, Holder.TENANT: tenant}
+        )
 
 
 class Reservation:
-    """What a turn has taken of its quotas, until it is settled."""
+    """Reservation of a turn, until settled."""
 
     NONE: ClassVar["Reservation"]
 
-    def __init__(self, standing: Standing, settle: Callable[[int], None]) -> None:
-        self.standing = standing
+    def __init__(self, levels: QuotaLevels, settle: Callable[[int], None]) -> None:
+        self.levels = levels
         self._settle: Callable[[int], None] | None = settle
 
     def settle(self, used_tokens: int) -> None:
-        """Give back what was not used; only the first call counts."""
+        """Return unused tokens. Only the first call has an effect."""
         settle, self._settle = self._settle, None
         if settle:
             settle(used_tokens)
@@ -128,67 +140,68 @@ Reservation.NONE = Reservation({}, lambda _: None)
 
 
 class Quotas:
-    """Admits turns."""
+    """Admits turns within the quotas."""
 
     def __init__(
         self,
         rules: QuotaRules,
-        shared: SharedBook | None = None,
-        when_away: WhenAway = WhenAway.LOCAL,
+        shared: SharedQuotaStore | None = None,
+        outage_policy: OutagePolicy = OutagePolicy.LOCAL,
         lease_seconds: float = 30,
     ) -> None:
-        self._rules, self._shared, self._when_away = rules, shared, when_away
+        self._rules, self._shared, self._outage_policy = rules, shared, outage_policy
         self._lease_seconds = lease_seconds
-        self._local = LocalBook()
-        self._running: dict[str, Ask] = {}
-        self._ended: dict[str, tuple[Ask, int, float]] = {}
-        self._news = asyncio.Event()
+        self._local = LocalQuotaStore()
+        self._running: dict[str, QuotaRequest] = {}
+        self._ended: dict[str, tuple[QuotaRequest, int, float]] = {}
+        self._wakeup = asyncio.Event()
 
     async def admit(self, caller: Caller, request: TurnRequest) -> Reservation:
-        """Reserve what the request needs.
+        """Reserve the quota needed by a request.
 
         Raises:
-            QuotaError: a limit is reached; named, with the time to wait.
-            UnavailableError: the shared book is away and the policy is to refuse.
+            QuotaError: A limit is reached. The error has the time to wait.
+            UnavailableError: The shared store is unavailable and the policy is to reject.
         """
-        ask = self._rules.ask(caller, request)
-        if not ask.is_limited:
+        quota_request = self._rules.request_for(caller, request)
+        if not quota_request.is_limited:
             return Reservation({}, lambda _: None)
-        verdict = await self._decide(ask)
-        standing = _standing(ask, verdict)
-        if verdict.refused:
-            holder, limit = verdict.refused
+        decision = await self._decide(quota_request)
+        levels = _levels(quota_request, decision)
+        if decision.refused:
+            holder, limit = decision.refused
             QUOTA_DECISIONS.labels(limit, holder, "refused").inc()
-            most = ask.most(holder, limit)
-            # What is more than the whole limit never fits: no use in waiting.
-            retry_seconds = verdict.retry_seconds if ask.needs(limit) <= most else 0.0
-            raise QuotaError(holder, limit, most, retry_seconds, standing)
+            maximum = quota_request.maximum(holder, limit)
+            # A request above the whole limit never fits, so a retry is not recommended.
+            retry_seconds = decision.retry_seconds if quota_request.needs(limit) <= maximum else 0.0
+            raise QuotaError(holder, limit, maximum, retry_seconds, levels)
         QUOTA_DECISIONS.labels("", "", "admitted").inc()
-        self._running[ask.id] = ask
-        return Reservation(standing, partial(self._settle, ask))
+        self._running[quota_request.id] = quota_request
+        return Reservation(levels, partial(self._settle, quota_request))
 
     async def serve(self) -> None:
-        """Keep reservations alive and settle those of ended turns, for ever."""
+        """Renew reservations and settle those of ended turns, until cancelled."""
         renew_at = time.monotonic()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, renew_at - time.monotonic())):
-                    await self._news.wait()
-            self._news.clear()
+                    await self._wakeup.wait()
+            self._wakeup.clear()
             await self.flush()
             if time.monotonic() >= renew_at:
-                renew_at = time.monotonic() + self._lease_seconds / RENEWALS_A_LEASE
+                renew_at = time.monotonic() + self._lease_seconds / RENEWALS_PER_LEASE
                 await self._renew()
 
     async def flush(self) -> None:
-        """Settle what has ended; what the shared book does not take before the reservation expires
-        is lost to it.
+        """Settle the ended turns.
+
+        A settlement is dropped when the lease of its reservation has expired.
         """
-        for ask, used_tokens, until in list(self._ended.values()):
-            with suppress(StoreAwayError):
+        for quota_request, used_tokens, until in list(self._ended.values()):
+            with suppress(StoreUnavailableError):
                 if self._shared and time.monotonic() < until:
-                    await self._shared.settle(ask, used_tokens)
-                self._ended.pop(ask.id, None)
+                    await self._shared.settle(quota_request, used_tokens)
+                self._ended.pop(quota_request.id, None)
 
     async def _renew(self) -> None:
         if self._shared:
@@ -196,35 +209,37 @@ class Quotas:
                 *map(self._shared.hold, self._running.values()), return_exceptions=True
             )
 
-    async def _decide(self, ask: Ask) -> Verdict:
+    async def _decide(self, quota_request: QuotaRequest) -> QuotaDecision:
         if self._shared is None:
-            return self._local.admit(ask)
+            return self._local.admit(quota_request)
         try:
-            verdict = await self._shared.admit(ask)
-        except StoreAwayError as error:
-            QUOTA_AWAY.labels(self._when_away).inc()
-            if self._when_away is WhenAway.REFUSE:
+            decision = await self._shared.admit(quota_request)
+        except StoreUnavailableError as error:
+            QUOTA_OUTAGES.labels(self._outage_policy).inc()
+            if self._outage_policy is OutagePolicy.REFUSE:
                 raise UnavailableError(
-                    "quotas cannot be checked now", reason="QUOTA_STORE_AWAY", retry_seconds=1
+                    "the quota store is unavailable", reason="QUOTA_STORE_AWAY", retry_seconds=1
                 ) from error
-            return self._local.admit(ask)
-        if not verdict.refused:
-            # Should the shared book go away, this process knows what passed here.
-            self._local.record(ask)
-        return verdict
+            return self._local.admit(quota_request)
+        if not decision.refused:
+            # Local counts are the fallback during an outage of the shared store.
+            self._local.record(quota_request)
+        return decision
 
-    def _settle(self, ask: Ask, used_tokens: int) -> None:
-        del self._running[ask.id]
-        self._local.settle(ask, used_tokens)
+    def _settle(self, quota_request: QuotaRequest, used_tokens: int) -> None:
+        del self._running[quota_request.id]
+        self._local.settle(quota_request, used_tokens)
         if self._shared:
-            self._ended[ask.id] = (ask, used_tokens, time.monotonic() + self._lease_seconds)
-            self._news.set()
+            self._ended[quota_request.id] = (
+                quota_request,
+                used_tokens,
+                time.monotonic() + self._lease_seconds,
+            )
+            self._wakeup.set()
 
 
 def prompt_tokens(request: TurnRequest) -> int:
-    """An estimate of what the request itself brings; what a stored conversation adds is settled
-    afterwards.
-    """
+    """Estimate the tokens in the request. The stored conversation is settled afterwards."""
     if not isinstance(request.action, UserInput):
         return 0
     texts = (request.action.text, *(message.text for message in request.action.history))
@@ -232,18 +247,18 @@ def prompt_tokens(request: TurnRequest) -> int:
 
 
 def estimated_tokens(text: str) -> int:
-    """Tokens of a text without the model's tokenizer."""
-    return -(-len(text.encode()) // BYTES_A_TOKEN)
+    """Estimate the tokens of a text without the model's tokenizer."""
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
-def _standing(ask: Ask, verdict: Verdict) -> Standing:
+def _levels(quota_request: QuotaRequest, decision: QuotaDecision) -> QuotaLevels:
     levels: dict[Limit, Level] = {}
-    for (holder, limit), fill in verdict.fills.items():
-        level = _level(ask.most(holder, limit), fill)
+    for (holder, limit), window in decision.usage.items():
+        level = _level(quota_request.maximum(holder, limit), window)
         if limit not in levels or level.remaining < levels[limit].remaining:
             levels[limit] = level
     return levels
 
 
-def _level(most: int, fill: Fill) -> Level:
-    return Level(most, max(0, most - fill.used), fill.reset_seconds)
+def _level(maximum: int, window: WindowUsage) -> Level:
+    return Level(maximum, max(0, maximum - window.used), window.reset_seconds)

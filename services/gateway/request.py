@@ -1,7 +1,7 @@
-"""What a caller may ask of a turn, with every limit that proto/thumbwheel/chat/v1 states.
+"""Requests for turns, with all limits stated in proto/thumbwheel/chat/v1.
 
-The three doors (gRPC, the page's HTTP, OpenAI's HTTP) meet here, so a limit is checked once and
-reads the same everywhere.
+All public APIs (gRPC, the page's HTTP API, OpenAI's HTTP API) use this module, so that each limit
+is checked once and reported in the same words.
 """
 
 import re
@@ -19,14 +19,14 @@ MAX_TEMPERATURE = 2.0
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 64
 MAX_SEED = 2**64 - 1
-# The name that leaves the choice of a version to the rollout.
+# Model name that leaves the choice of a version to the rollout.
 ROLLOUT_MODEL = "thumbwheel"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MODEL_PATTERN = re.compile(r"[a-z0-9._-]{1,128}")
 
 
 class Role(StrEnum):
-    """Who wrote a message."""
+    """Author of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -34,7 +34,7 @@ class Role(StrEnum):
 
 
 class Task(StrEnum):
-    """What kind of answer is wanted; the generator keeps a preset for each."""
+    """Kind of answer. The generator has a preset for each task."""
 
     UNSPECIFIED = "unspecified"
     CODE = "code"
@@ -44,7 +44,7 @@ class Task(StrEnum):
 
 
 class DisconnectPolicy(StrEnum):
-    """What happens to a running turn when nobody reads it any longer."""
+    """Treatment of a running turn without readers."""
 
     DETACH = "detach"
     CANCEL = "cancel"
@@ -60,7 +60,7 @@ class Message:
 
 @dataclass(frozen=True)
 class UserInput:
-    """A new message of the user, and what went before if the client keeps its own history."""
+    """A new message of the user, and the history if the client keeps the conversation."""
 
     text: str
     history: tuple[Message, ...] = ()
@@ -68,14 +68,14 @@ class UserInput:
 
 @dataclass(frozen=True)
 class Regenerate:
-    """Another answer to a message that is stored."""
+    """Request for another answer to a stored message."""
 
     message_id: str
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What replaces the preset's values; None and empty replace nothing."""
+    """Overrides of the preset. None and empty values override nothing."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -86,7 +86,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """One turn, as asked for."""
+    """Request for one turn."""
 
     action: UserInput | Regenerate
     conversation_id: str = ""
@@ -99,9 +99,10 @@ class TurnRequest:
     skip_enhancer: bool = False
 
     @property
-    def said_before(self) -> tuple[str, ...]:
-        """The user's part of a history that the client keeps: nobody but the client knows whether
-        the guard has heard it.
+    def history_user_texts(self) -> tuple[str, ...]:
+        """User messages in a history kept by the client.
+
+        The guard checks them, because earlier checks of such a history cannot be verified.
         """
         history = self.action.history if isinstance(self.action, UserInput) else ()
         return tuple(
@@ -110,24 +111,28 @@ class TurnRequest:
 
     @property
     def pinned_version(self) -> str:
-        """The version that must answer; empty: the rollout decides."""
+        """Version that must answer, or an empty string if the rollout decides."""
         return "" if self.model == ROLLOUT_MODEL else self.model
 
 
-def wrong(name: str, limit: str) -> InvalidArgumentError:
-    """The error for a field that breaks its limit."""
+def field_error(name: str, limit: str) -> InvalidArgumentError:
+    """Return the error for a field outside its limit."""
     return InvalidArgumentError(f"{name} must be {limit}", field=name, limit=limit)
 
 
 def check_request(request: TurnRequest) -> None:
-    """Raises: InvalidArgumentError naming field and limit."""
+    """Check all limits of a request.
+
+    Raises:
+        InvalidArgumentError: A field is outside its limit. The error names both.
+    """
     for name in ("conversation_id", "parent_message_id"):
         if value := getattr(request, name):
             check_uuid(value, name)
     if len(request.request_id) > MAX_REQUEST_ID_CHARACTERS:
-        raise wrong("request_id", f"1 to {MAX_REQUEST_ID_CHARACTERS} characters")
+        raise field_error("request_id", f"1 to {MAX_REQUEST_ID_CHARACTERS} characters")
     if request.model and not MODEL_PATTERN.fullmatch(request.model):
-        raise wrong("model", "empty, thumbwheel, or 1 to 128 of a-z, 0-9, '.', '_', '-'")
+        raise field_error("model", "empty, thumbwheel, or 1 to 128 of a-z, 0-9, '.', '_', '-'")
     _check_sampling(request.sampling)
     match request.action:
         case UserInput():
@@ -137,44 +142,54 @@ def check_request(request: TurnRequest) -> None:
 
 
 def check_uuid(text: str, name: str) -> None:
-    """Raises: InvalidArgumentError."""
+    """Check that a field is a UUID in lower case.
+
+    Raises:
+        InvalidArgumentError: The text is not a UUID in lower case.
+    """
     if not _UUID.fullmatch(text):
-        raise wrong(name, "a UUID in lower case")
+        raise field_error(name, "a UUID in lower case")
 
 
 def _check_input(given: UserInput, conversation_id: str) -> None:
     if not given.text.strip():
-        raise wrong("input.text", f"1 to {MAX_TEXT_CHARACTERS:,} characters that are not all blank")
+        raise field_error(
+            "input.text", f"1 to {MAX_TEXT_CHARACTERS:,} characters that are not all blank"
+        )
     check_text(given.text, "input.text")
     if given.history and conversation_id:
-        raise wrong("input.history", "empty unless the conversation is new")
+        raise field_error("input.history", "empty unless the conversation is new")
     if len(given.history) > MAX_HISTORY:
-        raise wrong("input.history", f"at most {MAX_HISTORY} messages")
+        raise field_error("input.history", f"at most {MAX_HISTORY} messages")
     for number, message in enumerate(given.history):
         check_text(message.text, f"input.history[{number}].text")
 
 
 def check_text(text: str, name: str) -> None:
-    """Raises: InvalidArgumentError if a text is longer than a message may be."""
+    """Check the length of a text against the limits of a message.
+
+    Raises:
+        InvalidArgumentError: The text is too long.
+    """
     if len(text) > MAX_TEXT_CHARACTERS:
-        raise wrong(name, f"at most {MAX_TEXT_CHARACTERS:,} characters")
+        raise field_error(name, f"at most {MAX_TEXT_CHARACTERS:,} characters")
     if len(text.encode()) > MAX_TEXT_BYTES:
-        raise wrong(name, f"at most {MAX_TEXT_BYTES:,} bytes of UTF-8")
+        raise field_error(name, f"at most {MAX_TEXT_BYTES:,} bytes of UTF-8")
 
 
 def _check_sampling(sampling: Sampling) -> None:
-    # Written so that NaN fails too.
+    # Written as `not low <= value <= high`, so that NaN fails as well.
     if sampling.temperature is not None and not 0 <= sampling.temperature <= MAX_TEMPERATURE:
-        raise wrong("sampling.temperature", "0 to 2")
+        raise field_error("sampling.temperature", "0 to 2")
     if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
-        raise wrong("sampling.top_p", "above 0 to 1")
+        raise field_error("sampling.top_p", "above 0 to 1")
     if sampling.max_tokens is not None and not 1 <= sampling.max_tokens <= MAX_REPLY_TOKENS:
-        raise wrong("sampling.max_tokens", f"1 to {MAX_REPLY_TOKENS:,}")
+        raise field_error("sampling.max_tokens", f"1 to {MAX_REPLY_TOKENS:,}")
     if len(sampling.stop) > MAX_STOPS or any(
         not 1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in sampling.stop
     ):
-        raise wrong(
+        raise field_error(
             "sampling.stop", f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
         )
     if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
-        raise wrong("sampling.seed", "0 to 2^64 - 1")
+        raise field_error("sampling.seed", "0 to 2^64 - 1")

@@ -1,6 +1,4 @@
-"""The public gRPC services: protocol in, domain, protocol out. The page's HTTP calls the same
-methods with JSON around.
-"""
+"""The public gRPC services. The page's HTTP API calls the same methods with JSON."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,14 +13,14 @@ from services.gateway.feedback import (
     Correction,
     Durability,
     Feedback,
+    FeedbackSubmission,
     RatedMessages,
     Retraction,
-    Said,
     Thumb,
 )
 from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.conversations import ConversationsPeer
-from services.gateway.request import Role, check_request, check_uuid, wrong
+from services.gateway.request import Role, check_request, check_uuid, field_error
 from services.gateway.translation import event_message, turn_request
 from services.gateway.turns import Turns
 
@@ -40,9 +38,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     async def SendMessage(
         self, request: chat_pb2.SendMessageRequest, context: Any
     ) -> AsyncGenerator[chat_pb2.ChatEvent, None]:
-        asked = turn_request(request)
-        check_request(asked)
-        turn = self._turns.start(require_caller(), asked)
+        wanted = turn_request(request)
+        check_request(wanted)
+        turn = self._turns.start(require_caller(), wanted)
         async with aclosing(turn.events_after(0)) as events:
             async for event in events:
                 yield event_message(event)
@@ -64,10 +62,10 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         check_uuid(request.message_id, "message_id")
         if turn := self._turns.find(require_caller(), request.message_id):
             return chat_pb2.CancelMessageResponse(cancelled=turn.cancel())
-        # Not running here: whether it is the caller's at all, session knows.
+        # The turn is not local. The session service checks the owner.
         message = await self._messages.rated_message(request.message_id)
         if message.role is not Role.ASSISTANT:
-            raise wrong("message_id", "an answer of the assistant, not a message of the user")
+            raise field_error("message_id", "an answer of the assistant, not a message of the user")
         cancelled = not message.finished and await self._turns.cancel_elsewhere(
             require_caller(), request.message_id
         )
@@ -95,7 +93,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
 
 
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
-    """What the caller says about answers, and about their own data."""
+    """Feedback of the caller, and control over the caller's own data."""
 
     def __init__(self, feedback: Feedback, own_data: OwnData) -> None:
         self._feedback, self._own_data = feedback, own_data
@@ -103,8 +101,10 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     async def SubmitFeedback(
         self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
     ) -> feedback_pb2.SubmitFeedbackResponse:
-        said = Said(request.message_id, _said(request), request.request_id)
-        event_id, durability = await self._feedback.submit(require_caller(), said)
+        submission = FeedbackSubmission(
+            request.message_id, _feedback_value(request), request.request_id
+        )
+        event_id, durability = await self._feedback.submit(require_caller(), submission)
         return feedback_pb2.SubmitFeedbackResponse(
             event_id=event_id, durability=DURABILITY_NUMBERS[durability]
         )
@@ -118,7 +118,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         self, request: feedback_pb2.SetConsentRequest, context: Any
     ) -> feedback_pb2.SetConsentResponse:
         if not request.HasField("training"):
-            raise wrong("training", "true or false")
+            raise field_error("training", "true or false")
         consent = await self._own_data.set_consent(training=request.training)
         return feedback_pb2.SetConsentResponse(consent=_consent(consent))
 
@@ -138,7 +138,7 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         )
 
 
-def _said(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | Retraction:
+def _feedback_value(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | Retraction:
     match request.WhichOneof("value"):
         case "thumb":
             return Thumb(request.thumb.up, tuple(request.thumb.reasons), request.thumb.comment)
@@ -147,7 +147,7 @@ def _said(request: feedback_pb2.SubmitFeedbackRequest) -> Thumb | Correction | R
         case "retraction":
             return Retraction(request.retraction.kind)
         case _:
-            raise wrong("value", "one of thumb, correction, retraction")
+            raise field_error("value", "one of thumb, correction, retraction")
 
 
 def _consent(consent: Consent) -> feedback_pb2.Consent:

@@ -1,4 +1,4 @@
-"""Session as the chat path sees it: turns that begin, answers that are stored."""
+"""The session service as the chat path uses it: begin turns and store answers."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,8 +9,11 @@ from services.gateway.request import Message, Task, TurnRequest
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A turn that session knows; `context` is what the model is given, the user's message last."""
+class StartedTurn:
+    """A turn that the session service has begun.
+
+    `context` holds the messages for the model. The user's message is the last.
+    """
 
     conversation_id: str
     user_message_id: str
@@ -21,8 +24,9 @@ class Begun:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer with all that training needs to know of it. `sample` is of an answer that was
-    shown as the model wrote it.
+    """One answer with the data needed for training.
+
+    `sample` is present only if readers saw the text exactly as the model wrote it.
     """
 
     message_id: str
@@ -36,18 +40,18 @@ class Answer:
 
     @property
     def model_version(self) -> str:
-        """Version that wrote it; empty if none did."""
+        """Version of the model, or an empty string if no model answered."""
         return self.selected.model_version if self.selected else ""
 
     @property
     def arm(self) -> str:
-        """Its arm; empty if no version wrote it."""
+        """Arm of the experiment, or an empty string if no model answered."""
         return self.selected.arm if self.selected else ""
 
 
 @dataclass(frozen=True)
 class StoredAnswer:
-    """An answer that was finished before."""
+    """A finished answer of an earlier turn."""
 
     text: str
     finish_reason: FinishReason
@@ -57,18 +61,32 @@ class StoredAnswer:
 
 
 class Sessions(Protocol):
-    """Keeps conversations; all under the caller of the running call."""
+    """Client of the session service. All methods act for the caller of the current call."""
 
-    async def begin_turn(self, request: TurnRequest, prompt: Prompt) -> Begun:
-        """Store the user's message and an open answer; idempotent by request_id. Raises:
-        ServiceError.
+    async def begin_turn(self, request: TurnRequest, prompt: Prompt) -> StartedTurn:
+        """Store the user's message and an open answer. Idempotent by request_id.
+
+        Raises:
+            ServiceError: The session service failed.
         """
 
     async def finish_turn(self, answer: Answer) -> None:
-        """Store an answer; idempotent. Raises: ServiceError."""
+        """Store an answer. Idempotent.
+
+        Raises:
+            ServiceError: The session service failed.
+        """
 
     async def stored_prompt(self, message_id: str) -> Prompt:
-        """The user's message, or the one that this answer belongs to. Raises: NotFoundError."""
+        """Return a user's message, named by its own id or by the id of its answer.
+
+        Raises:
+            NotFoundError: The message is unknown.
+        """
 
     async def finished_answer(self, message_id: str) -> StoredAnswer | None:
-        """The answer, or None while it is open. Raises: ServiceError."""
+        """Return the finished answer, or None while the answer is open.
+
+        Raises:
+            ServiceError: The session service failed.
+        """

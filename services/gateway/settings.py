@@ -1,4 +1,4 @@
-"""What the gateway can be told: TW_GATEWAY_*. Defaults are those of the embedded install."""
+"""Settings of the gateway (TW_GATEWAY_*). Defaults are those of the embedded install."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +9,11 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
-from services.gateway.credential import USUAL_SCOPES, Scope
+from services.gateway.credential import DEFAULT_SCOPES, Scope
 from services.gateway.issuers import ALGORITHMS, Algorithm, Issuer, is_safe_url
 from services.gateway.keys import NAME
 from services.gateway.quota import Allowance, Holder
-from services.gateway.quotas import QuotaRules, WhenAway
+from services.gateway.quotas import OutagePolicy, QuotaRules
 
 MIN_SECRET_CHARACTERS = 16
 DATABASE_URL = Field(
@@ -24,7 +24,7 @@ DATABASE_URL = Field(
 
 
 class DatabaseSettings(BaseSettings):
-    """The part that the commands need; they know nothing of the rest, so they do not refuse it."""
+    """Settings of the commands. Other TW_GATEWAY_* variables are ignored, not refused."""
 
     model_config = SettingsConfigDict(
         env_prefix="TW_GATEWAY_", frozen=True, extra="ignore", hide_input_in_errors=True
@@ -34,33 +34,31 @@ class DatabaseSettings(BaseSettings):
 
 
 class IssuerSettings(BaseModel):
-    """One OpenID issuer; see docs/identity.md."""
+    """One OpenID issuer. See docs/identity.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    issuer: str = Field(
-        description="as its tokens say, letter by letter; https, or http on this machine"
-    )
-    audience: str = Field(min_length=1, description="what its tokens for us say in `aud`")
+    issuer: str = Field(description="`iss` of its tokens, exactly; https, or http on this machine")
+    audience: str = Field(min_length=1, description="`aud` of its tokens for this gateway")
     tenant: str = Field("", pattern=f"^({NAME.pattern})?$", description="tenant of all its users")
-    tenant_claim: str = Field("", description="or the claim that names the tenant")
-    tenants: frozenset[str] = Field(
-        frozenset(), description="the tenants that this issuer may name there"
-    )
+    tenant_claim: str = Field("", description="alternatively, the claim with the tenant")
+    tenants: frozenset[str] = Field(frozenset(), description="tenants allowed in `tenant_claim`")
     user_claim: str = Field(
-        "sub", min_length=1, description="the claim that names the user, and never changes"
+        "sub", min_length=1, description="claim with the user, which must never change"
     )
-    scopes: frozenset[Scope] = Field(USUAL_SCOPES, description="what every token may do")
-    scope_claim: str = Field("", description="a claim with more, such as `scope` or `groups`")
+    scopes: frozenset[Scope] = Field(DEFAULT_SCOPES, description="scopes of every token")
+    scope_claim: str = Field(
+        "", description="claim with further scopes, such as `scope` or `groups`"
+    )
     scopes_by_value: Mapping[str, frozenset[Scope]] = Field(
-        {}, description="what each of its values adds"
+        {}, description="scopes added by each value of `scope_claim`"
     )
     algorithms: tuple[Algorithm, ...] = Field(
-        ALGORITHMS, min_length=1, description="what its tokens may be signed with"
+        ALGORITHMS, min_length=1, description="allowed signature algorithms"
     )
 
     @model_validator(mode="after")
-    def _can_be_obeyed(self) -> Self:
+    def _check_consistency(self) -> Self:
         if not is_safe_url(self.issuer):
             raise PydanticCustomError(
                 "malformed", "issuer must begin with https:// (http:// only on 127.0.0.1)"
@@ -78,7 +76,7 @@ class IssuerSettings(BaseModel):
         return self
 
     def rules(self) -> Issuer:
-        """As the domain knows it."""
+        """Convert to the domain's type."""
         return Issuer(
             url=self.issuer,
             audience=self.audience,
@@ -94,7 +92,7 @@ class IssuerSettings(BaseModel):
 
 
 class QuotaOverride(BaseModel):
-    """Limits of one tenant that differ from those of the others; 0: no limit."""
+    """Limits of one tenant, in place of the general limits. 0 means unlimited."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,13 +105,13 @@ class QuotaOverride(BaseModel):
 
 
 class GatewaySettings(ServiceSettings):
-    """Targets, limits and times of the door."""
+    """Addresses, limits and timeouts of the gateway."""
 
     model_config = SettingsConfigDict(env_prefix="TW_GATEWAY_", frozen=True, extra="forbid")
 
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     max_connection_rpcs: int = Field(
-        256, ge=0, description="calls at once on one gRPC connection; 0: no limit"
+        256, ge=0, description="concurrent calls on one gRPC connection; 0: unlimited"
     )
     http_port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 picks a free one")
     guardrail_target: str = Field("127.0.0.1:50052", description="guardrail service")
@@ -123,7 +121,7 @@ class GatewaySettings(ServiceSettings):
     feedback_target: str = Field("127.0.0.1:50056", description="feedback service")
     principal_key: SecretStr = Field(
         min_length=16,
-        description="key of the HMAC that turns a user into a principal; the same in session and feedback",
+        description="HMAC key of principals; the same in session and feedback",
     )
     database_url: str = DATABASE_URL
     database_seconds: float = Field(
@@ -131,42 +129,44 @@ class GatewaySettings(ServiceSettings):
     )
     database_connections: int = Field(5, ge=1, description="connections to Postgres")
     owner_key_file: Path | None = Field(
-        None, description="file with the owner's API key; made if it is not there"
+        None, description="file with the owner's API key; created if missing"
     )
     key_cache_seconds: float = Field(
-        3.0, ge=0, le=5, description="how long a revoked key may still work"
+        3.0, ge=0, le=5, description="longest time a revoked key still works"
     )
     oidc_issuers: tuple[IssuerSettings, ...] = Field(
-        (), description="OpenID issuers whose tokens are believed, as JSON"
+        (), description="trusted OpenID issuers, as JSON"
     )
     oidc_leeway_seconds: float = Field(
-        30.0, ge=0, le=300, description="how far an issuer's clock may be from ours"
+        30.0, ge=0, le=300, description="tolerated difference to an issuer's clock"
     )
     oidc_fetch_seconds: float = Field(
         3.0, gt=0, description="longest wait for an answer of an issuer"
     )
     oidc_refresh_seconds: float = Field(
-        300.0, gt=0, description="keys of an issuer are fetched again when older"
+        300.0, gt=0, description="age at which keys of an issuer are refreshed"
     )
     oidc_stale_seconds: float = Field(
-        21_600.0, gt=0, description="how old they may be while the issuer is away"
+        21_600.0, gt=0, description="maximum age of keys while the issuer is unavailable"
     )
     oidc_retry_seconds: float = Field(
-        10.0, gt=0, description="an unknown key asks its issuer again no sooner"
+        10.0, gt=0, description="shortest interval between two fetches of keys"
     )
-    page_directory: Path | None = Field(None, description="the built page; unset serves none")
+    page_directory: Path | None = Field(
+        None, description="folder of the built page; unset: no page"
+    )
     http_metrics: bool = Field(
-        True, description="/metrics on the HTTP port, without a key; off where strangers reach it"
+        True, description="/metrics on the HTTP port, without a key; disable on public networks"
     )
     loop_directory: Path = Field(
         Path(".state/loop"), description="status.json and runs/ of training's loop"
     )
 
     guard_seconds: float = Field(
-        2.0, gt=0, description="longest wait for a verdict; then no text is shown"
+        2.0, gt=0, description="longest wait for a verdict; afterwards no text is shown"
     )
     enhancer_seconds: float = Field(
-        1.0, gt=0, description="longest wait for the enhancer; then the text stays as typed"
+        1.0, gt=0, description="longest wait for the enhancer; afterwards the typed text is used"
     )
     session_seconds: float = Field(5.0, gt=0, description="longest wait for session")
     feedback_seconds: float = Field(
@@ -178,102 +178,112 @@ class GatewaySettings(ServiceSettings):
     idle_seconds: float = Field(30.0, gt=0, description="longest pause within an answer")
     turn_seconds: float = Field(600.0, gt=0, description="longest turn")
     finish_seconds: float = Field(
-        15.0, gt=0, description="how long storing an answer is tried again"
+        15.0, gt=0, description="time limit of retries for storing an answer"
     )
     coalesce_seconds: float = Field(
         0.04,
         ge=0,
         le=1,
-        description="from the first check of an answer to the second; later pauses grow to four times it",
+        description="pause after the first check of an answer; grows to four times this value",
     )
     keep_seconds: float = Field(
-        600.0, gt=0, description="how long the events of an ended turn can be resumed"
+        600.0, gt=0, description="time for which the events of an ended turn can be resumed"
     )
     max_kept_characters: int = Field(
-        50_000_000, ge=1, description="text of ended turns kept for resuming, in all"
+        50_000_000, ge=1, description="total text of ended turns kept for resuming, in characters"
     )
     http_drain_seconds: float = Field(
         2.0,
         ge=0,
-        description="after gRPC has drained: what turns without a gRPC reader get to end by themselves",
+        description="time for turns without a gRPC reader to end, after gRPC has drained",
     )
     sure_turns: int = Field(
-        16, ge=1, description="turns that may always wait for their first text at once"
+        16, ge=1, description="turns always admitted to wait for their first text"
     )
-    max_turns: int = Field(500, ge=1, description="most turns at once, streams included")
+    max_turns: int = Field(500, ge=1, description="maximum of concurrent turns, including streams")
 
-    max_turns_per_user: int = Field(100, ge=0, description="turns at once of one user; 0: no limit")
+    max_turns_per_user: int = Field(
+        100, ge=0, description="concurrent turns of one user; 0: unlimited"
+    )
     max_turns_per_tenant: int = Field(
-        0, ge=0, description="turns at once of one tenant; 0: no limit"
+        0, ge=0, description="concurrent turns of one tenant; 0: unlimited"
     )
     user_requests_per_minute: int = Field(
-        0, ge=0, description="turns begun in a minute by one user; 0: no limit"
+        0, ge=0, description="new turns per minute of one user; 0: unlimited"
     )
     tenant_requests_per_minute: int = Field(
-        0, ge=0, description="turns begun in a minute by one tenant; 0: no limit"
+        0, ge=0, description="new turns per minute of one tenant; 0: unlimited"
     )
     user_tokens_per_day: int = Field(
-        0, ge=0, description="tokens of prompts and answers of one user; 0: no limit"
+        0, ge=0, description="tokens per day of one user, prompts and answers; 0: unlimited"
     )
     tenant_tokens_per_day: int = Field(
-        0, ge=0, description="tokens of prompts and answers of one tenant; 0: no limit"
+        0, ge=0, description="tokens per day of one tenant, prompts and answers; 0: unlimited"
     )
     quota_overrides: dict[str, QuotaOverride] = Field(
         default_factory=dict,
-        description='JSON: limits by tenant, {"acme": {"user_tokens_per_day": 1000000}}; what is not named is as above',
+        description=(
+            'limits by tenant as JSON, {"acme": {"user_tokens_per_day": 1000000}}; '
+            "the general limits apply to the rest"
+        ),
     )
     quota_reply_tokens: int = Field(
-        1024, ge=1, description="reserved for the answer of a request that sets no max_tokens"
+        1024, ge=1, description="tokens reserved for an answer if a request sets no max_tokens"
     )
-    quota_when_away: WhenAway = Field(
-        WhenAway.LOCAL,
-        description="while Valkey is away: local counts in this process, refuse admits nobody",
+    quota_when_away: OutagePolicy = Field(
+        OutagePolicy.LOCAL,
+        description="during outages of Valkey, local counts in this process, refuse rejects turns",
     )
 
     answer_cache_seconds: float = Field(
         0.0,
         ge=0,
         le=2_592_000,
-        description="how long an answer at temperature 0 is shown again to its tenant; 0: never",
+        description="lifetime of cached answers (temperature 0, per tenant); 0: no cache",
     )
-    answer_cache_entries: int = Field(1_000, ge=1, description="answers that are kept for a tenant")
+    answer_cache_entries: int = Field(
+        1_000, ge=1, description="maximum of cached answers per tenant"
+    )
 
     valkey_url: str = Field(
         "",
         pattern="^((valkey|valkeys|redis|rediss|unix)://.+)?$",
-        description="shared by gateways; empty: one gateway",
+        description="URL of the Valkey shared by gateways; empty: single gateway",
     )
     valkey_secret: SecretStr = Field(
         SecretStr(""),
-        description="what users said lies in Valkey sealed under it, 16 characters or more; one for all",
+        description="secret for user text in Valkey, at least 16 characters; same in all gateways",
     )
     valkey_seconds: float = Field(
-        0.25, gt=0, le=5, description="longest wait for Valkey; then it counts as away"
+        0.25,
+        gt=0,
+        le=5,
+        description="longest wait for Valkey; afterwards the store counts as unavailable",
     )
     turn_lease_seconds: float = Field(
         2.0,
         ge=0.4,
         le=60,
-        description="a gateway that did not beat for so long may be dead; its readers wait as long again",
+        description="lease of a gateway; without heartbeat for two leases, readers get an error",
     )
     quota_lease_seconds: float = Field(
         30.0,
         ge=0.3,
         le=3600,
-        description="what a killed gateway's turns had reserved is free again after",
+        description="lease of quota reservations, released after the loss of a gateway",
     )
     share_linger_seconds: float = Field(
-        0.01, ge=0, le=1, description="how long events collect before other gateways get them"
+        0.01, ge=0, le=1, description="linger of events before publication to other gateways"
     )
     share_look_seconds: float = Field(
         0.025,
         gt=0,
         le=1,
-        description="how often turns of other gateways, and orders to stop ours, are looked for",
+        description="poll interval for turns of other gateways and for stop requests",
     )
 
     def quota_rules(self) -> QuotaRules:
-        """As the domain knows them."""
+        """Convert to the domain's type."""
         general = self.model_dump(include=set(QuotaOverride.model_fields))
         overrides = {
             tenant: _allowances({**general, **override.model_dump(exclude_none=True)})
@@ -299,7 +309,7 @@ class GatewaySettings(ServiceSettings):
 
 
 def _allowances(limits: Mapping[str, int]) -> tuple[Allowance, Allowance]:
-    """Of a user and of the tenant."""
+    """Return the allowances of a user and of a tenant."""
     user, tenant = (
         Allowance(
             limits[f"{holder}_requests_per_minute"],

@@ -1,14 +1,12 @@
-"""The store that gateways share, as the domain knows it: it may be away at any time, and every use
-says what happens then.
-"""
+"""Error of the store that gateways share. Every use defines its behaviour during an outage."""
 
 from services.chassis.errors import UnavailableError
 
 
-class StoreAwayError(UnavailableError):
-    """The shared store did not answer in time, or refuses to be written to."""
+class StoreUnavailableError(UnavailableError):
+    """The shared store did not answer in time, or refuses writes."""
 
     reason = "SHARED_STORE_AWAY"
 
-    def __init__(self, text: str = "the store that gateways share is away") -> None:
+    def __init__(self, text: str = "the store shared by gateways is unavailable") -> None:
         super().__init__(text, retry_seconds=1)

@@ -1,8 +1,7 @@
-"""The public keys of one issuer: fetched when they are needed, believed for a while, asked for
-again at most every few seconds.
+"""Public keys of one issuer, fetched on demand and cached for a limited time.
 
-A key that is not known may be new, or invented: whoever floods us with invented ones costs the
-issuer one request a while.
+An unknown key may be new or invented. Fetches have a minimum interval, to protect the issuer from
+floods of invented keys.
 """
 
 import asyncio
@@ -22,49 +21,50 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class KeyAges:
-    """How old keys may be, in seconds since they were fetched."""
+class KeyAgeLimits:
+    """Age limits of keys, in seconds since the last fetch."""
 
-    refresh_seconds: float  # older ones are fetched again beside the call that finds them
-    stale_seconds: float  # older ones are not believed, even while the issuer is away
-    retry_seconds: float  # the issuer is not asked again sooner than this
+    refresh_seconds: float  # older keys are refreshed in the background
+    stale_seconds: float  # older keys are rejected, even while the issuer is unavailable
+    retry_seconds: float  # minimum interval between two fetches
 
 
 class SigningKeys:
-    """Finds a key by its id."""
+    """Finds keys by id."""
 
     def __init__(
         self,
         issuer: str,
         fetch: Callable[[], Awaitable[Mapping[str, PyJWK]]],
-        ages: KeyAges,
+        ages: KeyAgeLimits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._issuer, self._fetch, self._ages, self._clock = issuer, fetch, ages, clock
         self._keys: Mapping[str, PyJWK] = {}
-        self._fetched_at, self._asked_at = -inf, -inf
+        self._fetched_at, self._fetch_started_at = -inf, -inf
         self._fetching: asyncio.Task[None] | None = None
-        self._away: UnavailableError | None = None
+        self._fetch_error: UnavailableError | None = None
 
     async def find(self, key_id: str) -> PyJWK | None:
-        """None: the issuer has no such key.
+        """Return the key, or None if the issuer has no such key.
 
         Raises:
-            UnavailableError: the issuer does not say; the key may be new, or ours are too old.
+            UnavailableError: The issuer did not answer, and the key is unknown or too old.
         """
         key = self._known(key_id)
         if key is None or self._age() > self._ages.refresh_seconds:
-            self._ask()
+            self._start_fetch()
         if key is None and self._fetching:
-            # Not awaited by itself: a caller that goes away must not end it for the others.
+            # Wait without awaiting the task itself, since cancelling this caller must not cancel
+            # the fetch of the others.
             await asyncio.wait({self._fetching})
             key = self._known(key_id)
-        if key is None and self._away:
-            raise self._away
+        if key is None and self._fetch_error:
+            raise self._fetch_error
         return key
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Cancel a running fetch."""
         if self._fetching:
             self._fetching.cancel()
             await asyncio.wait({self._fetching})
@@ -75,19 +75,19 @@ class SigningKeys:
     def _known(self, key_id: str) -> PyJWK | None:
         return self._keys.get(key_id) if self._age() <= self._ages.stale_seconds else None
 
-    def _ask(self) -> None:
-        if self._fetching or self._clock() - self._asked_at < self._ages.retry_seconds:
+    def _start_fetch(self) -> None:
+        if self._fetching or self._clock() - self._fetch_started_at < self._ages.retry_seconds:
             return
-        self._asked_at = self._clock()
+        self._fetch_started_at = self._clock()
         self._fetching = asyncio.create_task(self._refresh())
 
     async def _refresh(self) -> None:
         try:
             self._keys = await self._fetch()
-            self._fetched_at, self._away = self._clock(), None
+            self._fetched_at, self._fetch_error = self._clock(), None
             ISSUER_FETCHES.labels("fetched").inc()
         except UnavailableError as error:
-            self._away = error
+            self._fetch_error = error
             ISSUER_FETCHES.labels("failed").inc()
             log.warning(
                 "issuer's keys not fetched", extra=fields(issuer=self._issuer, reason=error.reason)

@@ -1,5 +1,6 @@
-"""The tables of the gateway's database. A change of them is a new file in migrations/versions, and
-a revision in database.py.
+"""Tables of the gateway's database.
+
+A change requires a new file in migrations/versions and a new entry in database.REVISIONS.
 """
 
 from sqlalchemy import (
@@ -32,7 +33,7 @@ users = Table(
     Column("create_time", Float, nullable=False),
 )
 
-# Two hashes a key: while it is rotated the secret before the present one works too.
+# Two hashes per key: after a rotation the previous secret works for a limited time.
 api_keys = Table(
     "api_keys",
     METADATA,

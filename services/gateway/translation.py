@@ -1,6 +1,7 @@
-"""Between the protocol's messages and the domain's, in both directions; one table an enum.
+"""Conversion between protobuf messages and domain types, with one table per enum.
 
-An enum value that the table lacks is the caller's error and is named, never taken for a default.
+An enum value missing from its table is an error of the caller. The error names the field, and no
+default is assumed.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ from services.gateway.request import (
     Task,
     TurnRequest,
     UserInput,
-    wrong,
+    field_error,
 )
 
 NumberT = TypeVar("NumberT", bound=int)
@@ -60,12 +61,16 @@ FINISH_REASON_NUMBERS = {reason: number for number, reason in FINISH_REASONS.ite
 
 def _known(table: Mapping[NumberT, EnumT], number: NumberT, name: str) -> EnumT:
     if number not in table:
-        raise wrong(name, " or ".join(sorted(set(table.values()))))
+        raise field_error(name, " or ".join(sorted(set(table.values()))))
     return table[number]
 
 
 def turn_request(request: chat_pb2.SendMessageRequest) -> TurnRequest:
-    """The domain's request; limits are checked by `check_request`. Raises: InvalidArgumentError."""
+    """Convert a request. The limits are checked later, by `check_request`.
+
+    Raises:
+        InvalidArgumentError: An enum value or the action is unknown.
+    """
     return TurnRequest(
         action=_action(request),
         conversation_id=request.conversation_id,
@@ -94,7 +99,7 @@ def _action(request: chat_pb2.SendMessageRequest) -> UserInput | Regenerate:
         case "regenerate":
             return Regenerate(request.regenerate.message_id)
         case _:
-            raise wrong("action", "one of input, regenerate")
+            raise field_error("action", "one of input, regenerate")
 
 
 def _sampling(sampling: chat_pb2.SamplingOverrides) -> Sampling:
@@ -108,7 +113,7 @@ def _sampling(sampling: chat_pb2.SamplingOverrides) -> Sampling:
 
 
 def sampling_message(sampling: Sampling) -> chat_pb2.SamplingOverrides:
-    """For the generator."""
+    """Convert sampling parameters for the generator."""
     return chat_pb2.SamplingOverrides(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -119,31 +124,31 @@ def sampling_message(sampling: Sampling) -> chat_pb2.SamplingOverrides:
 
 
 def history_message(message: Message) -> chat_pb2.HistoryMessage:
-    """One message of a context."""
+    """Convert one message of a context."""
     return chat_pb2.HistoryMessage(role=ROLE_NUMBERS[message.role], text=message.text)
 
 
 def edit_message(edit: TextEdit) -> chat_pb2.TextEdit:
-    """One change of the enhancer."""
+    """Convert one correction of the enhancer to protobuf."""
     return chat_pb2.TextEdit(
         start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind
     )
 
 
 def text_edit(edit: chat_pb2.TextEdit) -> TextEdit:
-    """One change of the enhancer."""
+    """Convert one correction of the enhancer from protobuf."""
     return TextEdit(edit.start, edit.end, edit.replacement, edit.kind)
 
 
 def stored_prompt(message: chat_pb2.Message) -> Prompt:
-    """Both texts of a user's message."""
+    """Convert a stored user message, with the original and the enhanced text."""
     return Prompt(
         message.original_text or message.text, message.text, tuple(map(text_edit, message.edits))
     )
 
 
 def usage_message(usage: Usage) -> chat_pb2.Usage:
-    """Token counts."""
+    """Convert token counts to protobuf."""
     return chat_pb2.Usage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
@@ -151,10 +156,10 @@ def usage_message(usage: Usage) -> chat_pb2.Usage:
     )
 
 
-def event_message(placed: TurnEvent) -> chat_pb2.ChatEvent:
-    """One event of a turn, as clients get it."""
-    message = chat_pb2.ChatEvent(sequence=placed.sequence, message_id=placed.message_id)
-    _fill(message, placed.event)
+def event_message(turn_event: TurnEvent) -> chat_pb2.ChatEvent:
+    """Convert an event of a turn to the public message."""
+    message = chat_pb2.ChatEvent(sequence=turn_event.sequence, message_id=turn_event.message_id)
+    _fill(message, turn_event.event)
     return message
 
 
@@ -193,8 +198,12 @@ def _fill(message: chat_pb2.ChatEvent, event: Event) -> None:
             message.completed.text_sha256 = digest
 
 
-def placed_event(message: chat_pb2.ChatEvent) -> TurnEvent:
-    """An event as another gateway wrote it."""
+def turn_event_from(message: chat_pb2.ChatEvent) -> TurnEvent:
+    """Convert an event written by another gateway.
+
+    Raises:
+        UnavailableError: The event type is unknown to this version of the gateway.
+    """
     return TurnEvent(message.sequence, message.message_id, _event(message))
 
 
@@ -231,5 +240,6 @@ def _event(message: chat_pb2.ChatEvent) -> Event:
             return Completed(reason, message.completed.text_sha256)
         case _:
             raise UnavailableError(
-                "a newer gateway wrote what this one does not know", reason="SHARED_EVENTS_NEWER"
+                "the event of a newer gateway is unknown to this version",
+                reason="SHARED_EVENTS_NEWER",
             )

@@ -1,5 +1,7 @@
-"""One turn: written by the chat path, read by whoever asks. It belongs to nobody's connection, nor
-to one gateway's memory alone.
+"""One turn, independent of the connection that began it.
+
+The chat path writes the events. Any number of readers, in this process or in another gateway, can
+follow them.
 """
 
 import asyncio
@@ -27,40 +29,45 @@ from services.gateway.request import DisconnectPolicy, TurnRequest
 
 
 class Claim(StrEnum):
-    """Who may answer a turn."""
+    """Result of claiming a turn: the gateway that may answer."""
 
     OURS = "ours"
-    ELSEWHERE = "elsewhere"  # another gateway answers or has answered it
-    UNKNOWN = "unknown"  # it was begun before, and nobody can say whether it still runs
+    ELSEWHERE = "elsewhere"  # another gateway answers the turn or has answered
+    UNKNOWN = "unknown"  # begun before; the state of the other gateway is unknown
 
 
 class Announcer(Protocol):
-    """Tells other gateways of our turns. Only `claim` takes time."""
+    """Announces local turns to other gateways. Only `claim` may take time."""
 
     async def claim(self, turn: "Turn", *, in_doubt: bool) -> Claim:
-        """Ask to answer a turn with a request_id; a turn without one is nobody else's. `in_doubt`:
-        it was begun before, and session has no answer: another gateway that answers it now may have
-        to be waited for.
+        """Claim a turn with a request_id. A turn without request_id is always local.
+
+        Args:
+            turn: The turn to be answered.
+            in_doubt: The turn was begun before and the session service has no answer. Another
+                gateway may be answering and may have to be waited for.
         """
 
     def announce(self, turn: "Turn") -> None:
-        """There is more of the turn, or its end."""
+        """Announce new events or the end of the turn."""
 
     def follow(self, turn: "Turn") -> AsyncGenerator[TurnEvent, None]:
-        """Events of a turn that another gateway answers, to its end. Raises: ServiceError, that of
-        the turn too.
+        """Yield the events of a turn that another gateway answers, until the end.
+
+        Raises:
+            ServiceError: The turn failed or cannot be followed.
         """
 
 
-def moved_error() -> UnavailableError:
-    """This process ends; the turn goes on and can be read through another one."""
+def resume_elsewhere_error() -> UnavailableError:
+    """Return the error for readers of a draining process. The turn itself continues."""
     return UnavailableError(
-        "go on through another gateway", reason="RESUME_ELSEWHERE", retry_seconds=0.1
+        "resume through another gateway", reason="RESUME_ELSEWHERE", retry_seconds=0.1
     )
 
 
 class Turn:
-    """One turn."""
+    """State and events of one turn."""
 
     def __init__(
         self,
@@ -72,11 +79,11 @@ class Turn:
         self.caller, self.request = caller, request
         self._on_begin, self._announcer = on_begin, announcer
         self.accepted_at = time.monotonic()
-        # Two gateways that believe to answer the same message differ in it.
+        # Distinguishes two gateways that both believe to answer the same message.
         self.attempt = uuid.uuid4().hex
         self.message_id = ""
-        self.anew = False
-        self.ended = self.mirrored = self.moved = False
+        self.restarted = False
+        self.ended = self.following = self.handed_over = False
         self.cancelled = False
         self.interruption: ServiceError | None = None
         self.superseded = False
@@ -97,39 +104,44 @@ class Turn:
 
     @property
     def tokens(self) -> int:
-        """What the answer has used: as the generator says, else an estimate from what was shown."""
-        shown = [placed.event for placed in self.events]
+        """Tokens used by the answer, from the generator or estimated from the visible text."""
+        shown = [turn_event.event for turn_event in self.events]
         for event in shown:
             if isinstance(event, Usage):
                 return 0 if event.cached else event.prompt_tokens + event.completion_tokens
         generated = any(isinstance(event, Started) and event.model_version for event in shown)
         return prompt_tokens(self.request) + estimated_tokens(self.text) if generated else 0
 
-    def begin(self, message_id: str, *, anew: bool = False) -> None:
-        """The answer has an id: from now on the turn can be found by it. `anew`: an earlier attempt
-        may have shown something.
+    def begin(self, message_id: str, *, restarted: bool = False) -> None:
+        """Set the id of the answer, so that the turn can be found.
+
+        Args:
+            message_id: Id of the answer.
+            restarted: An earlier attempt may have shown text.
         """
-        self.message_id, self.anew = message_id, anew
+        self.message_id, self.restarted = message_id, restarted
         self._on_begin(self)
 
     async def claim(self, *, in_doubt: bool) -> Claim:
-        """Whether it is ours to answer; see `Announcer`."""
+        """Claim the turn for this gateway. See `Announcer.claim`."""
         if in_doubt and self._on_doubt:
             self._on_doubt()
         return await self._announcer.claim(self, in_doubt=in_doubt)
 
-    async def mirror(self) -> None:
-        """Show what another gateway answers. Raises: ServiceError: its error, or that it cannot be
-        followed.
+    async def follow_remote(self) -> None:
+        """Publish the events of the gateway that answers this turn.
+
+        Raises:
+            ServiceError: The turn failed, or the other gateway cannot be followed.
         """
         task = asyncio.current_task()
-        self.mirrored = True
+        self.following = True
         self.reservation.settle(0)
         if task:
-            self.when_stopped(task.cancel)
+            self.on_stop(task.cancel)
         async with aclosing(self._announcer.follow(self)) as events:
-            async for placed in events:
-                self._append(placed)
+            async for turn_event in events:
+                self._append(turn_event)
         self.ended = True
         self._wake()
 
@@ -138,46 +150,51 @@ class Turn:
         self._append(TurnEvent(len(self.events) + 1, self.message_id, event))
 
     def complete(self, reason: FinishReason) -> None:
-        """The last event; readers end."""
+        """Publish the last event and end all readers."""
         self.ended = True
         self.publish(Completed(reason, sha256_of(self.text)))
 
     def fail(self, error: ServiceError) -> None:
-        """End with an error: after events of our own, Completed(FAILED) comes first."""
+        """End the turn with an error. Visible local text is first closed by Completed(FAILED)."""
         if self.ended:
             return
         self.error = error
-        if self.started and not self.mirrored:
+        if self.started and not self.following:
             self.complete(FinishReason.FAILED)
         self.ended = True
         self._wake()
 
-    def when_admitted(self, on_text: Callable[[], None], on_doubt: Callable[[], None]) -> None:
-        """Call `on_text` at every piece of text, and `on_doubt` before another gateway may be
-        waited for.
+    def set_admission_callbacks(
+        self, on_text: Callable[[], None], on_doubt: Callable[[], None]
+    ) -> None:
+        """Set the callbacks of the admission control.
+
+        Args:
+            on_text: Called for every piece of text.
+            on_doubt: Called before waiting for another gateway.
         """
         self._on_text, self._on_doubt = on_text, on_doubt
 
-    def when_stopped(self, callback: Callable[[], object]) -> None:
-        """Call back when the turn is stopped, at once if it is already."""
+    def on_stop(self, callback: Callable[[], object]) -> None:
+        """Set the callback for a stop. Calls back at once if the turn is already stopped."""
         self._on_stop = callback
         if self.cancelled or self.interruption:
             callback()
 
     def cancel(self) -> bool:
-        """Stop generating because the caller wants it; True if the turn was running."""
+        """Stop generating at the caller's request. Returns True if the turn was running."""
         running = not self.ended
         self.cancelled = self.cancelled or running
         self._stop()
         return running
 
     def interrupt(self, error: ServiceError) -> None:
-        """Stop generating although the caller wants the answer; readers get the error."""
+        """Stop generating for an internal reason. Readers receive the error."""
         self.interruption = self.interruption or error
         self._stop()
 
     def supersede(self) -> None:
-        """Another gateway answers this message: what we have is neither shown further nor stored."""
+        """Give up the turn to another gateway. Local text is neither shown further nor stored."""
         self.superseded = True
         self.interrupt(
             UnavailableError(
@@ -186,19 +203,23 @@ class Turn:
         )
 
     def hand_over(self) -> bool:
-        """Send readers who can come back to another gateway; the turn goes on. True if there were
-        any.
+        """Send readers to another gateway while the turn continues.
+
+        Readers under DisconnectPolicy.CANCEL cannot come back and stay. Returns True if readers
+        moved.
         """
         if self.ended or self.request.on_disconnect is DisconnectPolicy.CANCEL:
             return False
-        self.moved = True
+        self.handed_over = True
         self._wake()
         return bool(self.readers)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Count a reader; under CANCEL the last one who leaves a running turn stops it, of a
-        mirrored one the mirroring.
+        """Count a reader for the duration of the block.
+
+        When the last reader leaves, a running turn stops under DisconnectPolicy.CANCEL. A followed
+        turn only stops being followed.
         """
         self.readers += 1
         try:
@@ -206,17 +227,17 @@ class Turn:
         finally:
             self.readers -= 1
             if not self.readers and not self.ended:
-                if self.mirrored:
+                if self.following:
                     self._stop()
                 elif self.request.on_disconnect is DisconnectPolicy.CANCEL:
                     self.cancel()
 
     async def events_after(self, sequence: int) -> AsyncGenerator[TurnEvent, None]:
-        """Kept events after a sequence, then live ones.
+        """Yield recorded events after a sequence, then live events.
 
         Raises:
-            ServiceError: the turn failed; after its last event.
-            UnavailableError: RESUME_ELSEWHERE, this process ends and the turn does not.
+            ServiceError: The turn failed. Raised after the last event.
+            UnavailableError: RESUME_ELSEWHERE if this process is draining and the turn continues.
         """
         with self.reading():
             while True:
@@ -225,24 +246,26 @@ class Turn:
                     yield self.events[sequence - 1]
                 if self.ended:
                     break
-                if self.moved and self.started:
-                    raise moved_error()
+                if self.handed_over and self.started:
+                    raise resume_elsewhere_error()
                 await self._changed.wait()
         if self.error:
             raise self.error
 
-    def _append(self, placed: TurnEvent) -> None:
-        if isinstance(placed.event, TextDelta):
-            self.text += placed.event.text
+    def _append(self, turn_event: TurnEvent) -> None:
+        if isinstance(turn_event.event, TextDelta):
+            self.text += turn_event.event.text
             if self._on_text:
                 self._on_text()
-        self.events.append(placed)
+        self.events.append(turn_event)
         self._wake()
 
     def _wake(self) -> None:
+        # Replace the event instead of clearing it, so that each waiting reader wakes exactly once
+        # and a reader that starts to wait now sees only later changes.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-        if self.message_id and not self.mirrored:
+        if self.message_id and not self.following:
             self._announcer.announce(self)
 
     def _stop(self) -> None:

@@ -1,7 +1,7 @@
-"""A turn as one span, over its whole life: the call that began it may be gone long before. It ties
-message id and trace id together.
+"""One trace span for the whole life of a turn, which may be longer than the call that began it.
 
-Attributes are ids, versions and reasons; what people write is in none.
+The span connects message id and trace id. Attributes are ids, versions and reasons, never text of
+users.
 """
 
 import logging
@@ -24,7 +24,7 @@ Run = Callable[[Turn], Coroutine[Any, Any, None]]
 
 
 def traced(run: Run, tracer: Tracer) -> Run:
-    """The same, within a span that all calls of the turn are children of."""
+    """Wrap `run` in a span that is the parent of all calls of the turn."""
 
     async def run_traced(turn: Turn) -> None:
         span = tracer.start_span("turn", context=current_call().trace)
@@ -36,23 +36,21 @@ def traced(run: Run, tracer: Tracer) -> Run:
             reason = error.reason
             raise
         finally:
-            told = _told(turn, reason)
-            span.set_attributes({f"thumbwheel.{name}": value for name, value in told.items()})
+            outcome = _outcome(turn, reason)
+            span.set_attributes({f"thumbwheel.{name}": value for name, value in outcome.items()})
             span.end()
             milliseconds = round((time.monotonic() - turn.accepted_at) * 1_000, 1)
-            log.info("turn ended", extra=fields(**told, ms=milliseconds))
+            log.info("turn ended", extra=fields(**outcome, ms=milliseconds))
 
     return run_traced
 
 
-def _told(turn: Turn, reason: str) -> dict[str, str]:
-    """What readers were told, and the reason of a failure that ended the turn before they were told
-    anything.
-    """
-    told = {"message_id": turn.message_id, "reason": reason}
+def _outcome(turn: Turn, reason: str) -> dict[str, str]:
+    """Return ids, version and the reason of the end, also for failures before the first event."""
+    outcome = {"message_id": turn.message_id, "reason": reason}
     for event in (kept.event for kept in turn.events):
         if isinstance(event, Started):
-            told |= {"version": event.model_version, "arm": event.arm}
+            outcome |= {"version": event.model_version, "arm": event.arm}
         if isinstance(event, Completed):
-            told["reason"] = reason or str(event.finish_reason)
-    return told
+            outcome["reason"] = reason or str(event.finish_reason)
+    return outcome

@@ -1,8 +1,8 @@
-"""Running turns. A turn is a task of its own: a client that goes away is not a cancel, and one that
-comes back misses nothing.
+"""Running turns and the recorded events of ended turns.
 
-Events are kept in memory for a while after the end, so that any number of readers can resume after
-a sequence. What is not here may be with another gateway.
+A turn runs in its own task. A disconnected client does not cancel the turn and can resume without
+loss. Events stay in memory for a limited time after the end, so that any number of readers can
+resume after a sequence. Other turns may be available in another gateway.
 """
 
 import asyncio
@@ -25,47 +25,62 @@ from services.chassis.telemetry import fields
 from services.gateway.events import TurnEvent
 from services.gateway.metrics import HANDED_OVER, RESUMES, TURNS_RUNNING
 from services.gateway.quotas import Quotas
-from services.gateway.request import TurnRequest, wrong
+from services.gateway.request import TurnRequest, field_error
 from services.gateway.turn import Announcer, Turn
 
 log = logging.getLogger(__name__)
 
-# At shutdown: what session gets to take the answers that were stopped.
+# Time limit at shutdown for storing the answers that were stopped.
 STORE_SECONDS = 3.0
-# How long a user who erases their data waits for the ends of their turns.
+# Longest wait for running turns when a user erases their data.
 STOP_SECONDS = 5.0
 
 
-class OtherGateways(Protocol):
+class RemoteTurns(Protocol):
     """Turns that other gateways answer."""
 
     async def resume(
         self, caller: Caller, message_id: str, after_sequence: int
     ) -> AsyncGenerator[TurnEvent, None]:
-        """As `Turns.resume`. Raises: ServiceError, see there; StoreAwayError if nobody can say."""
+        """Resume a turn, as in `Turns.resume`.
+
+        Raises:
+            ServiceError: As listed in `Turns.resume`.
+            StoreUnavailableError: The shared store is unavailable.
+        """
 
     async def cancel(self, caller: Caller, message_id: str) -> bool:
-        """Have a turn of the caller stopped; False if it does not run. Raises: StoreAwayError."""
+        """Stop a turn of the caller. Returns False if the turn is not running.
+
+        Raises:
+            StoreUnavailableError: The shared store is unavailable.
+        """
 
     def hand_over(self) -> bool:
-        """This process ends: send readers elsewhere. False if there is no elsewhere, or it cannot
-        be reached.
+        """Send readers to other gateways before this process ends.
+
+        Returns False if no other gateway exists or the shared store is unreachable.
         """
 
 
-class Memories(Protocol):
-    """What all gateways remember of turns, this one included."""
+class TurnHistory(Protocol):
+    """Recorded turns of all gateways, including this one."""
 
-    def when_asked(self, forget: Callable[[str], Awaitable[None]]) -> None:
-        """How this gateway forgets the turns of a user, named by `Caller.key`."""
+    def on_forget(self, forget: Callable[[str], Awaitable[None]]) -> None:
+        """Set the function for removing the turns of a user (`Caller.key`) from this gateway."""
 
     async def forget(self, caller_key: str) -> None:
-        """Have all forget. Raises: UnavailableError, StoreAwayError: some may still remember."""
+        """Remove a user's turns from all gateways.
+
+        Raises:
+            UnavailableError: A gateway may still have turns of the user.
+            StoreUnavailableError: The shared store is unavailable.
+        """
 
 
 @dataclass(frozen=True)
 class TurnLimits:
-    """How long a turn may take, and what is kept of it."""
+    """Time limit of a turn, and limits of the recorded events."""
 
     turn_seconds: float
     keep_seconds: float
@@ -73,55 +88,55 @@ class TurnLimits:
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """What a turn has to do with outside: other gateways, and the quotas that all of them share."""
+class SharedState:
+    """Interfaces to other gateways, and the quotas common to all."""
 
     announcer: Announcer
-    others: OtherGateways
-    memories: Memories
+    remote: RemoteTurns
+    history: TurnHistory
     quotas: Quotas
 
 
 class Turns:
-    """The register of turns: running ones, and ended ones whose events are still kept."""
+    """Register of running turns and of ended turns with recorded events."""
 
     def __init__(
         self,
         run: Callable[[Turn], Coroutine[Any, Any, None]],
         limits: TurnLimits,
-        neighbours: Neighbours,
+        shared_state: SharedState,
         admission: Admission,
     ) -> None:
         self._run, self._limits, self._admission = run, limits, admission
-        self._announcer, self._others, self._quotas = (
-            neighbours.announcer,
-            neighbours.others,
-            neighbours.quotas,
+        self._announcer, self._remote, self._quotas = (
+            shared_state.announcer,
+            shared_state.remote,
+            shared_state.quotas,
         )
-        self._memories = neighbours.memories
-        self._memories.when_asked(self.stop)
+        self._history = shared_state.history
+        self._history.on_forget(self.stop)
         self._tasks: dict[asyncio.Task[None], Turn] = {}
         self._by_message: dict[str, Turn] = {}
         self._by_request: dict[tuple[str, str], Turn] = {}
-        # Ended turns, oldest first, with the timers that forget them.
+        # Ended turns, oldest first, with their removal timers.
         self._kept: dict[Turn, asyncio.TimerHandle] = {}
         self._kept_characters = 0
-        self._closing = self._moving = False
+        self._closing = self._handing_over = False
 
     def start(self, caller: Caller, request: TurnRequest) -> Turn:
-        """Run a turn, or return the one that this request_id began.
+        """Run a turn, or return the turn that began with the same request_id.
 
         Raises:
-            AlreadyExistsError: the request_id was used with another payload.
-            UnavailableError: this process ends.
+            AlreadyExistsError: The request_id was used with another payload.
+            UnavailableError: This process is shutting down.
         """
         key = (caller.key, request.request_id)
         if request.request_id and (known := self._by_request.get(key)):
             if known.request != request:
                 raise AlreadyExistsError(
-                    "request_id was used with another payload; the first stands",
+                    "request_id was already used with another payload",
                     field="request_id",
-                    limit="one payload a request_id",
+                    limit="one payload per request_id",
                 )
             return known
         if self._closing:
@@ -129,86 +144,93 @@ class Turns:
         turn = Turn(caller, request, self._index, self._announcer)
         if request.request_id:
             self._by_request[key] = turn
-        if self._moving:
+        if self._handing_over:
             turn.hand_over()
-        self._tasks[asyncio.create_task(self._drive(turn))] = turn
+        self._tasks[asyncio.create_task(self._run_turn(turn))] = turn
         return turn
 
     def find(self, caller: Caller, message_id: str) -> Turn | None:
-        """The caller's turn, if this process answers it and its events are kept."""
+        """Return the caller's turn if this process answers and still records the events."""
         turn = self._by_message.get(message_id)
-        return turn if turn and turn.caller == caller and not turn.mirrored else None
+        return turn if turn and turn.caller == caller and not turn.following else None
 
     async def resume(
         self, caller: Caller, message_id: str, after_sequence: int
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Events of the caller's turn after a sequence, then live ones.
+        """Yield events of the caller's turn after a sequence, then live events.
 
         Raises:
-            NotFoundError: another user's, unknown, or no longer kept.
-            InvalidArgumentError: the sequence was never sent.
-            FailedPreconditionError: the answer began anew after its gateway was lost; only from 0.
-            StoreAwayError: it is not this process' turn, and nobody can say whose.
+            NotFoundError: The turn is unknown, belongs to another user, or has expired.
+            InvalidArgumentError: The sequence was never sent.
+            FailedPreconditionError: The answer restarted after the loss of a gateway. Only sequence
+                0 can be resumed.
+            StoreUnavailableError: The turn is not local and the shared store is unavailable.
         """
         turn = self.find(caller, message_id)
         if turn is None or not turn.started:
             RESUMES.labels("elsewhere").inc()
-            return await self._others.resume(caller, message_id, after_sequence)
+            return await self._remote.resume(caller, message_id, after_sequence)
         RESUMES.labels("here").inc()
-        if turn.anew and after_sequence:
-            raise began_anew()
+        if turn.restarted and after_sequence:
+            raise answer_restarted()
         if after_sequence > len(turn.events):
-            raise wrong("after_sequence", f"at most the last sequence, {len(turn.events)}")
+            raise field_error("after_sequence", f"at most the last sequence, {len(turn.events)}")
         return turn.events_after(after_sequence)
 
     async def cancel_elsewhere(self, caller: Caller, message_id: str) -> bool:
-        """Stop a turn that another gateway answers; False if it does not run. Raises:
-        StoreAwayError.
+        """Stop a turn of another gateway. Returns False if the turn is not running.
+
+        Raises:
+            StoreUnavailableError: The shared store is unavailable.
         """
-        return await self._others.cancel(caller, message_id)
+        return await self._remote.cancel(caller, message_id)
 
     async def stop(self, caller_key: str) -> None:
-        """End all turns of a user here, and forget them once they have ended. Raises:
-        UnavailableError: some still run.
+        """End all local turns of a user and remove their events.
+
+        Raises:
+            UnavailableError: A turn is still running after the time limit.
         """
         running = {
             task: turn for task, turn in self._tasks.items() if turn.caller.key == caller_key
         }
         for turn in running.values():
-            if turn.mirrored:
-                turn.interrupt(nothing_kept())
+            if turn.following:
+                turn.interrupt(turn_not_found())
             else:
                 turn.cancel()
         if running and (await asyncio.wait(running, timeout=STOP_SECONDS))[1]:
             raise UnavailableError(
-                "answers are still being stopped", reason="TURNS_STILL_RUN", retry_seconds=1
+                "turns are still being stopped", reason="TURNS_STILL_RUN", retry_seconds=1
             )
         for turn in [kept for kept in self._kept if kept.caller.key == caller_key]:
-            self._drop(turn)
+            self._evict(turn)
 
     async def forget(self, caller_key: str) -> None:
-        """The same in all gateways, and in what they share. Raises: UnavailableError,
-        StoreAwayError: some may remember.
+        """Remove a user's turns from all gateways and from the shared store.
+
+        Raises:
+            UnavailableError: A gateway may still have turns of the user.
+            StoreUnavailableError: The shared store is unavailable.
         """
-        await self._memories.forget(caller_key)
+        await self._history.forget(caller_key)
 
     def hand_over(self) -> None:
-        """This process drains: readers go on through other gateways, if there are any, while their
-        turns end here. So do those whose call had come in before and begins its turn only now.
+        """Send readers to other gateways when this process drains. Their turns end here.
+
+        The same applies to calls that were accepted before and begin their turn only now.
         """
-        if not self._others.hand_over():
+        if not self._remote.hand_over():
             return
-        self._moving = True
+        self._handing_over = True
         HANDED_OVER.inc(sum(turn.hand_over() for turn in self._tasks.values()))
 
     async def close(self, drain_seconds: float) -> None:
-        """Let no new turn in, give running ones time to end, stop the rest, and wait until what was
-        shown is stored.
-        """
+        """Reject new turns, wait for running turns, stop the rest, and wait for storage."""
         self._closing = True
         for timer in self._kept.values():
             timer.cancel()
-        for turn in [turn for turn in self._tasks.values() if turn.mirrored]:
+        for turn in [turn for turn in self._tasks.values() if turn.following]:
             turn.interrupt(shutting_down())
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=drain_seconds)
@@ -223,13 +245,13 @@ class Turns:
     def _index(self, turn: Turn) -> None:
         self._by_message[turn.message_id] = turn
 
-    async def _drive(self, turn: Turn) -> None:
-        # The turn outlives the call that began it, and so has a deadline of its own.
+    async def _run_turn(self, turn: Turn) -> None:
+        # The turn may outlive the call that began it, so the deadline of that call must not apply.
         bind_call(replace(current_call(), deadline=time.monotonic() + self._limits.turn_seconds))
         TURNS_RUNNING.inc()
         try:
             async with self._admission.admitted("turn") as ticket:
-                turn.when_admitted(
+                turn.set_admission_callbacks(
                     on_text=lambda: self._admission.answered(ticket),
                     on_doubt=lambda: self._admission.exempt(ticket),
                 )
@@ -238,7 +260,8 @@ class Turns:
         except ServiceError as error:
             turn.fail(error)
         except Exception:
-            # The last line of defence, as in the chassis: readers must not wait for ever.
+            # Last resort, as in the chassis. Without an error event the readers would wait without
+            # end.
             log.exception("turn failed", extra=fields(message_id=turn.message_id))
             turn.fail(ServiceError("internal error"))
         finally:
@@ -250,18 +273,18 @@ class Turns:
     def _retire(self, turn: Turn) -> None:
         for task in [task for task, running in self._tasks.items() if running is turn]:
             del self._tasks[task]
-        if not turn.started or turn.mirrored or turn.superseded:
-            # Nothing of ours was shown: the same request_id may try again.
+        if not turn.started or turn.following or turn.superseded:
+            # No local text was visible, so a retry with the same request_id may run again.
             self._forget(turn)
             return
         self._kept[turn] = asyncio.get_running_loop().call_later(
-            self._limits.keep_seconds, self._drop, turn
+            self._limits.keep_seconds, self._evict, turn
         )
         self._kept_characters += len(turn.text)
         while self._kept_characters > self._limits.max_kept_characters and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
+            self._evict(next(iter(self._kept)))
 
-    def _drop(self, turn: Turn) -> None:
+    def _evict(self, turn: Turn) -> None:
         if timer := self._kept.pop(turn, None):
             timer.cancel()
             self._kept_characters -= len(turn.text)
@@ -276,19 +299,19 @@ class Turns:
 
 
 def shutting_down() -> UnavailableError:
-    """This process ends."""
+    """Return the error for calls during shutdown."""
     return UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN", retry_seconds=2)
 
 
-def nothing_kept() -> NotFoundError:
-    """Another user's, unknown, or long ago: all the same."""
-    return NotFoundError("no events are kept of this message", field="message_id")
+def turn_not_found() -> NotFoundError:
+    """Return the same error for unknown, expired and foreign turns, to hide the turns of others."""
+    return NotFoundError("no recorded events of this message", field="message_id")
 
 
-def began_anew() -> FailedPreconditionError:
-    """Sequences of an earlier attempt mean nothing in this one."""
+def answer_restarted() -> FailedPreconditionError:
+    """Return the error for a sequence of an earlier attempt, which is meaningless in this one."""
     return FailedPreconditionError(
-        "the answer began anew after its gateway was lost: read it from the beginning",
+        "the answer restarted after its gateway was lost: read from sequence 0",
         reason="ANSWER_BEGAN_ANEW",
         field="after_sequence",
         limit="0",

@@ -12,8 +12,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from starlette.routing import Mount
 
 from services.gateway.access import PAGE_FILES, ROUTES, RPCS, Rule
-from services.gateway.http.door import DoorRoute
-from tests.services.gateway.house import house
+from services.gateway.http.router import ProtectedRoute
+from tests.services.gateway.gateway_under_test import run_gateway
 
 ROOT = Path(__file__).resolve().parents[2]
 INNER_SERVICES = ("guardrail", "enhancer", "session", "generator", "feedback")
@@ -63,17 +63,17 @@ def test_an_inner_service_serves_under_its_table(service: str) -> None:
 async def test_every_route_has_a_rule_and_every_rule_a_route(tmp_path: Path) -> None:
     page = tmp_path / "page"
     page.mkdir()
-    async with house(tmp_path, page_directory=page) as gateway:
+    async with run_gateway(tmp_path, page_directory=page) as gateway:
         routes = gateway.app.routes
     names = [
         f"{method} {route.path}"
         for route in routes
-        if isinstance(route, DoorRoute)
+        if isinstance(route, ProtectedRoute)
         for method in route.methods or ()
         if method != "HEAD"
     ]
     # Whatever the door did not make would be open to everybody: that is the page's files alone.
-    others = [route for route in routes if not isinstance(route, DoorRoute)]
+    others = [route for route in routes if not isinstance(route, ProtectedRoute)]
     assert [
         (type(route), route.path, route.name) for route in others if isinstance(route, Mount)
     ] == [(Mount, "", "page")]

@@ -24,7 +24,14 @@ from services.chassis.channel import open_channel
 from services.gateway.database import open_database
 from services.gateway.key_store import SqlKeyStore
 from tests.services.gateway.fakes import Backends
-from tests.services.gateway.house import ADA, BOB, NAMESAKE, House, new_key, settings_of
+from tests.services.gateway.gateway_under_test import (
+    ADA,
+    BOB,
+    NAMESAKE,
+    GatewayUnderTest,
+    new_key,
+    settings_of,
+)
 
 BOOT_SECONDS = 60.0
 
@@ -33,7 +40,7 @@ BOOT_SECONDS = 60.0
 class GatewayProcess:
     """A house whose gateway is elsewhere."""
 
-    house: House
+    run_gateway: GatewayUnderTest
     process: "subprocess.Popen[bytes]"
     log_file: Path
 
@@ -86,7 +93,7 @@ async def gateway_process(
         ):
             await _ready(channel, process, log_file)
             store = SqlKeyStore(engine)
-            house = House(
+            run_gateway = GatewayUnderTest(
                 fakes=fakes,
                 chat=chat_pb2_grpc.ChatServiceStub(channel),
                 feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
@@ -101,7 +108,7 @@ async def gateway_process(
                 app=None,
                 store=store,
             )
-            yield GatewayProcess(house, process, log_file)
+            yield GatewayProcess(run_gateway, process, log_file)
     finally:
         process.kill()
         process.wait()

@@ -11,7 +11,7 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ResourceExhaustedError, ServiceError, from_rpc
 from tests.services.gateway.calls import resuming
-from tests.services.gateway.house import House, text_of
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, text_of
 
 # A busy gateway says when to come back; one that says so for ever is not to be waited for.
 MOST_REFUSALS = 20
@@ -29,7 +29,7 @@ class Reader:
     refusals: int = 0
     first_text: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def read(self, first: House, then: House) -> ServiceError | None:
+    async def read(self, first: GatewayUnderTest, then: GatewayUnderTest) -> ServiceError | None:
         """To the end: the error that ended the turn, or None."""
         call = self._begin(first)
         while True:
@@ -47,7 +47,7 @@ class Reader:
                 self.moves.append(error.reason)
             call = self._go_on(first, then)
 
-    def _go_on(self, first: House, then: House) -> Any:
+    def _go_on(self, first: GatewayUnderTest, then: GatewayUnderTest) -> Any:
         """The turn is begun where nothing is known of it; what was begun is read on, where its
         gateway sent us if it did.
         """
@@ -55,7 +55,7 @@ class Reader:
             return self._begin(first)
         return resuming(then if self.moves else first, self.message_id, self.events[-1].sequence)
 
-    def _begin(self, first: House) -> Any:
+    def _begin(self, first: GatewayUnderTest) -> Any:
         return first.send(f"Question {self.request_id}", request_id=self.request_id, timeout=60)
 
     async def _take(self, call: Any) -> None:

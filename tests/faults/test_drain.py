@@ -17,7 +17,7 @@ from infra.embedded.layout import free_port
 from services.chassis.channel import open_channel
 from tests.faults.processes import start_replica
 from tests.faults.replica import inner_replica
-from tests.services.gateway.house import house, kinds_of, text_of
+from tests.services.gateway.gateway_under_test import kinds_of, run_gateway, text_of
 
 CALLERS = 16
 RESTARTS = 10
@@ -128,7 +128,7 @@ async def test_answers_that_are_being_written_end_before_the_gateway_stops(tmp_p
                     shown.release()
             return events
 
-    async with house(tmp_path, drain_seconds=20.0) as gateway:
+    async with run_gateway(tmp_path, drain_seconds=20.0) as gateway:
 
         async def gate(number: int) -> None:
             if number == 1:

@@ -11,13 +11,13 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
 from tests.servers import ValkeyServer
-from tests.services.gateway.calls import collect, counted, sequences
-from tests.services.gateway.house import House, text_of
-from tests.services.gateway.two import two_gateways
+from tests.services.gateway.calls import collect, counter_value, sequences
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, text_of
+from tests.services.gateway.two_gateways import two_gateways
 
 
 async def send_often(
-    gateways: tuple[House, House], request_id: str, seed: int
+    gateways: tuple[GatewayUnderTest, GatewayUnderTest], request_id: str, seed: int
 ) -> list[list[chat_pb2.ChatEvent]]:
     """Five times, each at a gateway and a moment of its own."""
     chance = random.Random(f"{seed} {request_id}")
@@ -37,7 +37,7 @@ async def send_often(
 async def test_a_request_that_is_sent_five_times_is_one_turn(
     tmp_path: Path, valkey: ValkeyServer, seed: int, record_property: Any
 ) -> None:
-    followed = counted("thumbwheel_gateway_claims_total", claim="elsewhere")
+    followed = counter_value("thumbwheel_gateway_claims_total", claim="elsewhere")
     async with two_gateways(tmp_path, valkey.database()) as both:
         fakes = both[0].fakes
 
@@ -58,4 +58,4 @@ async def test_a_request_that_is_sent_five_times_is_one_turn(
     assert len(fakes.generator.requests) == len(requests)
     assert len(fakes.session.messages) == 2 * len(requests)
     # Some met at two gateways.
-    assert counted("thumbwheel_gateway_claims_total", claim="elsewhere") > followed
+    assert counter_value("thumbwheel_gateway_claims_total", claim="elsewhere") > followed

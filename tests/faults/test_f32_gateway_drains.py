@@ -17,8 +17,8 @@ from tests.faults.gateway_process import gateway_process
 from tests.faults.reader import Reader
 from tests.servers import ValkeyServer
 from tests.services.gateway.fakes import Backends, backends
-from tests.services.gateway.house import house_over
-from tests.services.gateway.two import valkey_settings
+from tests.services.gateway.gateway_under_test import run_gateway_over
+from tests.services.gateway.two_gateways import valkey_settings
 
 DELTAS = [f"word{number} " for number in range(12)]
 HELD_AT = 4
@@ -56,11 +56,11 @@ async def test_a_gateway_that_ends_hands_its_readers_over(
     async with (
         backends(sure_concurrent_rpcs=4 * streams) as (fakes, target),
         gateway_process(tmp_path, fakes, target, **settings) as ending,
-        house_over(tmp_path, fakes, target, **settings) as staying,
+        run_gateway_over(tmp_path, fakes, target, **settings) as staying,
     ):
         go = hold_streams(fakes)
         readers = [Reader(f"r{number}") for number in range(streams)]
-        reading = asyncio.gather(*(reader.read(ending.house, staying) for reader in readers))
+        reading = asyncio.gather(*(reader.read(ending.run_gateway, staying) for reader in readers))
         await asyncio.wait_for(
             asyncio.gather(*(reader.first_text.wait() for reader in readers)), 60
         )
@@ -99,7 +99,7 @@ async def test_without_valkey_in_reach_readers_stay_to_the_end(tmp_path: Path) -
     async with backends() as (fakes, target):
         go, reader = hold_streams(fakes), Reader("r")
         async with AsyncExitStack() as client:
-            async with house_over(tmp_path, fakes, target, **nowhere) as ending:
+            async with run_gateway_over(tmp_path, fakes, target, **nowhere) as ending:
                 channel = await client.enter_async_context(open_channel(ending.grpc_target))
                 visitor = replace(ending, chat=chat_pb2_grpc.ChatServiceStub(channel))
                 reading = asyncio.create_task(reader.read(visitor, visitor))

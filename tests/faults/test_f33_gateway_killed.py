@@ -18,15 +18,15 @@ from tests.servers import ValkeyServer
 from tests.services.gateway.calls import (
     cancel,
     collect,
-    counted,
+    counter_value,
     read_to_error,
     resuming,
     sequences,
     until,
 )
 from tests.services.gateway.fakes import backends
-from tests.services.gateway.house import House, house_over, text_of
-from tests.services.gateway.two import valkey_settings
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway_over, text_of
+from tests.services.gateway.two_gateways import valkey_settings
 
 STREAMS = 20
 BEFORE_THE_KILL = "".join(DELTAS[:HELD_AT])
@@ -42,11 +42,11 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
     async with (
         backends() as (fakes, target),
         gateway_process(tmp_path, fakes, target, **settings) as killed,
-        house_over(tmp_path, fakes, target, **settings) as staying,
+        run_gateway_over(tmp_path, fakes, target, **settings) as staying,
     ):
         go = hold_streams(fakes)
         readers = [Reader(f"r{number}") for number in range(STREAMS)]
-        reading = asyncio.gather(*(reader.read(killed.house, staying) for reader in readers))
+        reading = asyncio.gather(*(reader.read(killed.run_gateway, staying) for reader in readers))
         await until_text_is(readers, BEFORE_THE_KILL)
         # The last batch of each has left: it collects for ten milliseconds.
         await asyncio.sleep(1.0)
@@ -54,7 +54,7 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
             asyncio.create_task(read_to_error(resuming(staying, reader.message_id)))
             for reader in readers
         ]
-        lost = counted("thumbwheel_gateway_readers_lost_total")
+        lost = counter_value("thumbwheel_gateway_readers_lost_total")
         killed.kill()
         killed_at = time.monotonic()
         errors = await asyncio.wait_for(reading, 30)
@@ -63,7 +63,7 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
         # The fault fired for everybody: for those whose connection broke, and for those who read
         # elsewhere.
         assert all(len(reader.moves) == 1 for reader in readers)
-        assert counted("thumbwheel_gateway_readers_lost_total") >= lost + 2 * STREAMS
+        assert counter_value("thumbwheel_gateway_readers_lost_total") >= lost + 2 * STREAMS
         _check_said_once(readers, errors)
         for events, error in followed:
             assert error.reason == "GATEWAY_LOST"
@@ -89,7 +89,7 @@ def _check_said_once(readers: list[Reader], errors: list[ServiceError | None]) -
         assert reader.text == BEFORE_THE_KILL
 
 
-async def _ask_again(staying: House, readers: list[Reader]) -> None:
+async def _ask_again(staying: GatewayUnderTest, readers: list[Reader]) -> None:
     """The same request is the same turn, and what the killed gateway's turns had taken of the quota
     is free.
     """
@@ -129,10 +129,10 @@ async def test_a_gateway_that_only_slept_gives_way_to_the_one_that_took_its_turn
     async with (
         backends() as (fakes, target),
         gateway_process(tmp_path, fakes, target, **settings) as slept,
-        house_over(tmp_path, fakes, target, **settings) as awake,
+        run_gateway_over(tmp_path, fakes, target, **settings) as awake,
     ):
         go, reader = hold_streams(fakes), Reader("r")
-        reading = asyncio.create_task(reader.read(slept.house, awake))
+        reading = asyncio.create_task(reader.read(slept.run_gateway, awake))
         await until_text_is([reader], BEFORE_THE_KILL)
         await asyncio.sleep(0.5)
         slept.pause()

@@ -17,7 +17,7 @@ from infra.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.chassis.errors import ServiceError
 from tests.services.gateway.calls import read_to_error, until
 from tests.services.gateway.fakes import Backends, backends
-from tests.services.gateway.house import House, house_over, text_of
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway_over, text_of
 
 GUARD_SECONDS = 0.5
 TURNS = 10
@@ -26,7 +26,7 @@ TURNS = 10
 @asynccontextmanager
 async def guarded(
     directory: Path, **changes: Any
-) -> AsyncIterator[tuple[House, TcpProxy, Backends]]:
+) -> AsyncIterator[tuple[GatewayUnderTest, TcpProxy, Backends]]:
     """A gateway that finds its guard behind a proxy."""
     async with backends() as (fakes, target):
         with TcpProxy(int(target.rpartition(":")[2])) as proxy:
@@ -35,11 +35,13 @@ async def guarded(
                 "guard_seconds": GUARD_SECONDS,
                 **changes,
             }
-            async with house_over(directory, fakes, target, **settings) as gateway:
+            async with run_gateway_over(directory, fakes, target, **settings) as gateway:
                 yield gateway, proxy, fakes
 
 
-async def errors_of(gateway: House, turns: int) -> tuple[list[ServiceError], list[float]]:
+async def errors_of(
+    gateway: GatewayUnderTest, turns: int
+) -> tuple[list[ServiceError], list[float]]:
     """What turns end with that must not be answered, and after how long."""
     errors, seconds = [], []
     for number in range(turns):

@@ -18,10 +18,10 @@ from valkey.asyncio import Valkey
 from services.chassis.errors import from_rpc
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import (
-    Hold,
+    GeneratorGate,
     cancel,
     collect,
-    counted,
+    counter_value,
     read_to_error,
     resume,
     resuming,
@@ -29,8 +29,8 @@ from tests.services.gateway.calls import (
     until,
     until_text,
 )
-from tests.services.gateway.house import House, text_of
-from tests.services.gateway.two import two_gateways
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, text_of
+from tests.services.gateway.two_gateways import two_gateways
 
 ANSWER = "The answer is 42."
 
@@ -73,7 +73,7 @@ FAULTS = {
     "hangs": Fault(_pause, _resume, "timeout"),
     "full": Fault(_fill, _empty, "full"),
 }
-Broken = tuple[House, House, Fault, ValkeyServer, Valkey]
+Broken = tuple[GatewayUnderTest, GatewayUnderTest, Fault, ValkeyServer, Valkey]
 
 
 @asynccontextmanager
@@ -81,13 +81,13 @@ async def away(server: ValkeyServer, operator: Valkey, fault: Fault) -> AsyncIte
     """Within the block the gateways know that Valkey is away; after it that it is back."""
     await fault.begin(server, operator)
     try:
-        await until(lambda: counted("thumbwheel_gateway_valkey_up", store="valkey") == 0)
+        await until(lambda: counter_value("thumbwheel_gateway_valkey_up", store="valkey") == 0)
         # Both gateways of the process have one gauge: the other one notices with its next beat.
         await asyncio.sleep(1.0)
         yield
     finally:
         await fault.end(server, operator)
-    await until(lambda: counted("thumbwheel_gateway_valkey_up", store="valkey") == 1)
+    await until(lambda: counter_value("thumbwheel_gateway_valkey_up", store="valkey") == 1)
     await asyncio.sleep(0.5)
 
 
@@ -108,7 +108,7 @@ async def test_turns_go_on_and_who_reads_elsewhere_is_told_why(
 ) -> None:
     here, there, fault, server, operator = broken
     caplog.set_level(logging.INFO)
-    hold = Hold(here, at=2)
+    hold = GeneratorGate(here, at=2)
     call = here.send(request_id="running")
     seen = await until_text(call)
     message_id = seen[0].message_id
@@ -133,10 +133,12 @@ async def test_turns_go_on_and_who_reads_elsewhere_is_told_why(
     finished = here.fakes.session.finished
     assert {answer.text for answer in finished.values()} == {ANSWER}
     assert len(finished) == 4
-    assert _said(caplog) == {("valkey away", fault.reason): 2, ("valkey back", None): 2}
+    assert _said(caplog) == {("valkey unavailable", fault.reason): 2, ("valkey available", None): 2}
 
 
-async def _following(gateway: House, message_id: str) -> "asyncio.Task[list[chat_pb2.ChatEvent]]":
+async def _following(
+    gateway: GatewayUnderTest, message_id: str
+) -> "asyncio.Task[list[chat_pb2.ChatEvent]]":
     """All events to the end; it reads already."""
     call = resuming(gateway, message_id)
     first = await until_text(call)
@@ -147,7 +149,7 @@ async def _following(gateway: House, message_id: str) -> "asyncio.Task[list[chat
     return asyncio.create_task(rest())
 
 
-async def _resumed(gateway: House, message_id: str) -> list[chat_pb2.ChatEvent]:
+async def _resumed(gateway: GatewayUnderTest, message_id: str) -> list[chat_pb2.ChatEvent]:
     """Once it is there."""
     async with asyncio.timeout(10):
         while True:
@@ -160,7 +162,7 @@ async def _resumed(gateway: House, message_id: str) -> list[chat_pb2.ChatEvent]:
 def _said(caplog: pytest.LogCaptureFixture) -> dict[tuple[str, Any], int]:
     said: dict[tuple[str, Any], int] = {}
     for record in caplog.records:
-        if record.message in ("valkey away", "valkey back"):
+        if record.message in ("valkey unavailable", "valkey available"):
             key = (record.message, record.fields.get("reason"))  # type: ignore[attr-defined]
             said[key] = said.get(key, 0) + 1
     return said
@@ -170,7 +172,7 @@ async def test_a_turn_that_cannot_be_reached_is_neither_stopped_nor_answered_twi
     broken: Broken,
 ) -> None:
     here, there, fault, server, operator = broken
-    hold = Hold(here, at=1)
+    hold = GeneratorGate(here, at=1)
     call = here.send(request_id="once")
     seen = await until_text(call)
     await hold.reached.wait()
@@ -188,7 +190,7 @@ async def test_a_turn_that_cannot_be_reached_is_neither_stopped_nor_answered_twi
     assert len(here.fakes.generator.requests) == 1
 
 
-async def _asked(gateway: House, request_id: str) -> list[chat_pb2.ChatEvent]:
+async def _asked(gateway: GatewayUnderTest, request_id: str) -> list[chat_pb2.ChatEvent]:
     async with asyncio.timeout(10):
         while True:
             try:
@@ -200,7 +202,7 @@ async def _asked(gateway: House, request_id: str) -> list[chat_pb2.ChatEvent]:
 async def test_a_flush_while_turns_run_is_made_good(tmp_path: Path, valkey: ValkeyServer) -> None:
     url = valkey.database()
     async with two_gateways(tmp_path, url) as (here, there), Valkey.from_url(url) as operator:
-        hold = Hold(here, at=2)
+        hold = GeneratorGate(here, at=2)
         call = here.send(request_id="once")
         seen = await until_text(call)
         follower = await _following(there, seen[0].message_id)
@@ -211,7 +213,7 @@ async def test_a_flush_while_turns_run_is_made_good(tmp_path: Path, valkey: Valk
             await asyncio.sleep(0.3)
         # Sent again without anything new to say: the follower waits for it, and a new reader finds
         # it.
-        await until(lambda: counted("thumbwheel_gateway_shared_events_total") > 0)
+        await until(lambda: counter_value("thumbwheel_gateway_shared_events_total") > 0)
         hold.go.set()
         events = seen + await collect(call)
         assert await asyncio.wait_for(follower, 20) == events
@@ -225,7 +227,7 @@ async def test_a_request_that_is_repeated_right_after_a_flush_waits_for_the_gate
 ) -> None:
     url = valkey.database()
     async with two_gateways(tmp_path, url) as (here, there), Valkey.from_url(url) as operator:
-        hold = Hold(here, at=2)
+        hold = GeneratorGate(here, at=2)
         call = here.send(request_id="once")
         seen = await until_text(call)
         await hold.reached.wait()
@@ -261,8 +263,8 @@ async def test_a_short_absence_is_not_even_noticed_by_who_reads_elsewhere(
     async with two_gateways(
         tmp_path, valkey.database(), valkey_seconds=0.4, turn_lease_seconds=5.0
     ) as (here, there):
-        lost = counted("thumbwheel_gateway_valkey_errors_total", use="turns", kind="lost")
-        hold = Hold(here, at=2)
+        lost = counter_value("thumbwheel_gateway_valkey_errors_total", use="turns", kind="lost")
+        hold = GeneratorGate(here, at=2)
         call = here.send()
         seen = await until_text(call)
         follower = await _following(there, seen[0].message_id)
@@ -272,4 +274,6 @@ async def test_a_short_absence_is_not_even_noticed_by_who_reads_elsewhere(
         hold.go.set()
         events = seen + await collect(call)
         assert await asyncio.wait_for(follower, 20) == events
-        assert counted("thumbwheel_gateway_valkey_errors_total", use="turns", kind="lost") > lost
+        assert (
+            counter_value("thumbwheel_gateway_valkey_errors_total", use="turns", kind="lost") > lost
+        )

@@ -15,7 +15,7 @@ from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from services.chassis.errors import from_rpc
 from tests.faults.gateway_process import GatewayProcess, gateway_process
 from tests.services.gateway.fakes import Backends, backends
-from tests.services.gateway.house import text_of
+from tests.services.gateway.gateway_under_test import text_of
 
 STREAMS_A_CHANNEL = 200
 SECONDS = 240.0
@@ -46,7 +46,7 @@ class Crowd:
         in mid-answer.
         """
         options = [("grpc.use_local_subchannel_pool", 1)]
-        target = self._gateway.house.grpc_target
+        target = self._gateway.run_gateway.grpc_target
         channels = [
             grpc.aio.insecure_channel(target, options=options)
             for _ in range(0, streams, STREAMS_A_CHANNEL)
@@ -72,7 +72,10 @@ class Crowd:
         request = chat_pb2.SendMessageRequest(
             input=chat_pb2.UserInput(text="What is it?"), request_id=f"r{number}"
         )
-        stub, metadata = chat_pb2_grpc.ChatServiceStub(channel), self._gateway.house.metadata()
+        stub, metadata = (
+            chat_pb2_grpc.ChatServiceStub(channel),
+            self._gateway.run_gateway.metadata(),
+        )
         try:
             events = [
                 e async for e in stub.SendMessage(request, timeout=SECONDS, metadata=metadata)
@@ -106,7 +109,7 @@ async def test_f39_streams_that_come_in_their_thousands_are_all_served(
         backends(**doors) as (fakes, target),
         gateway_process(tmp_path, fakes, target, **settings) as gateway,
     ):
-        await gateway.house.ask("first")
+        await gateway.run_gateway.ask("first")
         crowd, began = Crowd(gateway, fakes), time.monotonic()
         taken = await crowd.chat(streams, a_second)
         seconds = time.monotonic() - began

@@ -17,7 +17,7 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
-from tests.services.gateway.house import House, house, text_of
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway, text_of
 from tests.services.session.service import ADA, Home, begin, error_of, finish, session_service, talk
 
 SEND = "/thumbwheel.chat.v1.ChatService/SendMessage"
@@ -96,7 +96,7 @@ OVER_HTTP: Mapping[str, bytes] = {
 }
 
 
-async def over_grpc(gateway: House, sent: Sent) -> str:
+async def over_grpc(gateway: GatewayUnderTest, sent: Sent) -> str:
     """The status of the call."""
     metadata = gateway.metadata() + sent.metadata
     # A channel of its own: what breaks one must not be excused by it.
@@ -114,7 +114,7 @@ async def over_grpc(gateway: House, sent: Sent) -> str:
 async def test_f43_over_grpc_all_is_refused_by_name_or_served(
     tmp_path: Path, record_property: Any
 ) -> None:
-    async with house(tmp_path) as gateway:
+    async with run_gateway(tmp_path) as gateway:
         ended = {
             name: (make(), await over_grpc(gateway, make())) for name, make in OVER_GRPC.items()
         }
@@ -129,7 +129,7 @@ async def test_f43_over_grpc_all_is_refused_by_name_or_served(
 
 
 async def test_f43_over_http_all_is_refused_by_name(tmp_path: Path, record_property: Any) -> None:
-    async with house(tmp_path) as gateway:
+    async with run_gateway(tmp_path) as gateway:
         ended = {}
         for name, body in OVER_HTTP.items():
             async with gateway.http.post(

@@ -30,8 +30,8 @@ async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
     while time.monotonic() < end:
         began = time.monotonic()
         request = chat_pb2.ListConversationsRequest()
-        await gateway.house.chat.ListConversations(
-            request, timeout=10, metadata=gateway.house.metadata()
+        await gateway.run_gateway.chat.ListConversations(
+            request, timeout=10, metadata=gateway.run_gateway.metadata()
         )
         taken.append(time.monotonic() - began)
         await asyncio.sleep(0.01)
@@ -62,7 +62,7 @@ async def test_f44_a_flood_on_one_connection_is_hardly_felt_on_another(
     async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target) as gateway:
         await p99_of_others(gateway, 0.5)
         calm = await p99_of_others(gateway, SECONDS)
-        port = int(gateway.house.grpc_target.rpartition(":")[2])
+        port = int(gateway.run_gateway.grpc_target.rpartition(":")[2])
         async with flooded(port, kind) as told:
             meanwhile = await p99_of_others(gateway, SECONDS)
         frames, ended = told
@@ -82,13 +82,13 @@ async def test_f44_heads_that_never_end_are_hung_up_on(
     tmp_path: Path, record_property: Any
 ) -> None:
     async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target) as gateway:
-        port = int(gateway.house.url.rpartition(":")[2])
+        port = int(gateway.run_gateway.url.rpartition(":")[2])
         calm = await p99_of_others(gateway, 3)
         began = time.monotonic()
         lorises = asyncio.gather(*(loris(port) for _ in range(LORISES)))
         meanwhile = await p99_of_others(gateway, 5)
-        async with gateway.house.http.get(
-            f"{gateway.house.url}/v1/models", headers=gateway.house.headers()
+        async with gateway.run_gateway.http.get(
+            f"{gateway.house.url}/v1/models", headers=gateway.run_gateway.headers()
         ) as answer:
             assert answer.status == 200
         written = await asyncio.wait_for(lorises, 60)

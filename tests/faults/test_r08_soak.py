@@ -30,7 +30,7 @@ MOST_LAG_SECONDS = 0.05
 async def leave_in_mid_answer(gateway: GatewayProcess, number: int) -> bool:
     """Whether there was an answer to leave."""
     cancel = chat_pb2.DISCONNECT_POLICY_CANCEL
-    call = gateway.house.send(
+    call = gateway.run_gateway.send(
         "What is it?", request_id=f"r{number}", timeout=30, on_disconnect=cancel
     )
     try:
@@ -71,7 +71,7 @@ class Looks:
 
 async def loop_lag_p99(gateway: GatewayProcess) -> float:
     """The upper bound of its bucket, in seconds."""
-    async with gateway.house.http.get(f"{gateway.house.url}/metrics") as answer:
+    async with gateway.run_gateway.http.get(f"{gateway.house.url}/metrics") as answer:
         found = re.findall(
             r'thumbwheel_event_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', await answer.text()
         )

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 
-from tests.services.gateway.house import House, house
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
 
 EAGER = {
     "methodConfig": [
@@ -30,7 +30,7 @@ EAGER = {
 }
 
 
-async def send_eagerly(gateway: House, **fields: Any) -> grpc.StatusCode:
+async def send_eagerly(gateway: GatewayUnderTest, **fields: Any) -> grpc.StatusCode:
     """Through a channel that retries whatever it can."""
     options = [("grpc.service_config", json.dumps(EAGER))]
     async with grpc.aio.insecure_channel(gateway.grpc_target, options=options) as channel:
@@ -49,14 +49,14 @@ async def send_eagerly(gateway: House, **fields: Any) -> grpc.StatusCode:
 async def test_a_message_without_a_key_leaves_one_turn_when_the_guard_is_away(
     tmp_path: Path,
 ) -> None:
-    async with house(tmp_path) as gateway:
+    async with run_gateway(tmp_path) as gateway:
         gateway.fakes.guardrail.away = True
         assert await send_eagerly(gateway) is grpc.StatusCode.UNAVAILABLE
         assert len(gateway.fakes.session.requests) == 1
 
 
 async def test_a_message_with_a_key_may_be_sent_again_and_leaves_one_turn(tmp_path: Path) -> None:
-    async with house(tmp_path) as gateway:
+    async with run_gateway(tmp_path) as gateway:
         gateway.fakes.guardrail.away = True
         assert await send_eagerly(gateway, request_id="key") is grpc.StatusCode.UNAVAILABLE
         assert await send_eagerly(gateway, request_id="key") is grpc.StatusCode.UNAVAILABLE

@@ -76,7 +76,7 @@ def test_grpc_says_resource_exhausted_with_a_retry_delay(stack: Stack) -> None:
     assert details[1].Unpack(retry)
     assert (info.reason, info.metadata["limit"]) == (
         "RATE_LIMITED",
-        f"{FRUGAL_REQUESTS} requests a minute of a user",
+        f"{FRUGAL_REQUESTS} requests per minute of a user",
     )
     assert LONGEST_SECONDS >= retry.retry_delay.seconds > 50 - (time.monotonic() - began)
 

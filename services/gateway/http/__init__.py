@@ -1,1 +1,1 @@
-"""The HTTP half of the door: OpenAI's API, the page's API, the page itself."""
+"""HTTP server of the gateway: OpenAI's API, the page's API, and the page itself."""

@@ -1,21 +1,21 @@
-"""What a caller may know about themselves: as whom they are known here, and what they may do."""
+"""HTTP endpoint with the caller's own identity and scopes."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from services.gateway.credential import Credential, Scope
-from services.gateway.http.door import Door, DoorRoute
+from services.gateway.http.router import ProtectedRoute, Router
 
 
 class Account:
     """Endpoints about the caller."""
 
-    def routes(self, door: Door) -> list[DoorRoute]:
-        """Their rules are in access.py."""
-        return [door.route("GET /api/account", self.show)]
+    def routes(self, router: Router) -> list[ProtectedRoute]:
+        """Return the routes. Their rules are in access.py."""
+        return [router.route("GET /api/account", self.show)]
 
     async def show(self, request: Request) -> Response:
-        """The page asks it what to offer."""
+        """Return tenant, user and scopes, which decide about the content of the page."""
         credential: Credential = request.state.credential
         scopes = [scope for scope in Scope if scope in credential.scopes]
         return JSONResponse(

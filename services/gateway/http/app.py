@@ -1,6 +1,4 @@
-"""The HTTP application: every route with its rule, the page's files, and headers that keep a page
-from calling elsewhere.
-"""
+"""The HTTP application: all routes, the page's files, and security headers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +15,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.chassis.errors import InvalidArgumentError, NotFoundError
-from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import MethodNotAllowedError, error_response
+from services.gateway.http.router import ProtectedRoute, Router
 
 PAGE_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
-        # The loop's report carries its own style and is shown within the page.
+        # The loop's report is shown inside the page and has its own styles.
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data:",
         "font-src 'self'",
@@ -37,12 +35,16 @@ PAGE_POLICY = "; ".join(
 
 
 def make_app(
-    door: Door, routes: Sequence[DoorRoute], page_directory: Path | None, *, with_metrics: bool
+    router: Router,
+    routes: Sequence[ProtectedRoute],
+    page_directory: Path | None,
+    *,
+    with_metrics: bool,
 ) -> Starlette:
-    """The application. `with_metrics`: /metrics is served here too, to everyone."""
-    public: list[BaseRoute] = [door.route("GET /health", _health)]
+    """Return the application. `with_metrics` adds a public /metrics."""
+    public: list[BaseRoute] = [router.route("GET /health", _health)]
     if with_metrics:
-        public.append(door.route("GET /metrics", _metrics))
+        public.append(router.route("GET /metrics", _metrics))
     if page_directory:
         public.append(Mount("/", StaticFiles(directory=page_directory, html=True), name="page"))
     return Starlette(
@@ -53,7 +55,7 @@ def make_app(
 
 
 class SecurityHeaders:
-    """Adds the headers to every response, those of files and errors included."""
+    """Adds security headers to every response, including files and errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -81,9 +83,9 @@ async def _metrics(request: Request) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 404:
-        return error_response(NotFoundError("there is nothing at this path"))
+        return error_response(NotFoundError("no resource exists at this path"))
     if status == 405:
         return error_response(
-            MethodNotAllowedError("this path does not take this method", field="method")
+            MethodNotAllowedError("the path does not support this method", field="method")
         )
-    return error_response(InvalidArgumentError("the request cannot be read", field="request"))
+    return error_response(InvalidArgumentError("the request is malformed", field="request"))

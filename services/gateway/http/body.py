@@ -1,6 +1,4 @@
-"""Reading a request's JSON: bounded, and strict about what it does not know; every refusal names
-the field.
-"""
+"""Strict JSON request bodies with size and time limits. Errors name the field."""
 
 import asyncio
 import json
@@ -15,7 +13,7 @@ from starlette.requests import Request
 from services.chassis.errors import InvalidArgumentError
 from services.gateway.http.errors import BodyTooLargeError, BodyTooSlowError
 
-# As large as a gRPC message may be.
+# Same as the size limit of gRPC messages.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_BODY_SECONDS = 30.0
 
@@ -23,12 +21,12 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object.
+    """Return the body as a JSON object.
 
     Raises:
-        BodyTooLargeError: more than 4 MiB; nothing more is read.
-        BodyTooSlowError: it took longer than half a minute.
-        InvalidArgumentError: not UTF-8, not JSON, not an object.
+        BodyTooLargeError: The body exceeds 4 MiB. Reading stops.
+        BodyTooSlowError: The body took longer than 30 s.
+        InvalidArgumentError: The body is not UTF-8, not JSON, or not an object.
     """
     try:
         value = json.loads((await read_bytes(request)).decode())
@@ -42,14 +40,20 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 
 async def read_message(request: Request, kind: type[MessageT]) -> MessageT:
-    """The body as a message of the protocol, in protobuf's JSON. Raises: InvalidArgumentError
-    naming the field.
+    """Return the body, in protobuf's JSON format, as a message.
+
+    Raises:
+        InvalidArgumentError: A field is invalid or unknown. The error names the field.
     """
     return to_message(await read_object(request), kind)
 
 
 def to_message(value: dict[str, Any], kind: type[MessageT]) -> MessageT:
-    """The object as a message. Raises: InvalidArgumentError naming the field."""
+    """Return a JSON object as a message.
+
+    Raises:
+        InvalidArgumentError: A field is invalid or unknown. The error names the field.
+    """
     message = kind()
     try:
         json_format.ParseDict(value, message)
@@ -59,15 +63,14 @@ def to_message(value: dict[str, Any], kind: type[MessageT]) -> MessageT:
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """A message in protobuf's JSON, with empty fields present, so that the page need not guess
-    them.
-    """
+    """Return a message in protobuf's JSON format, with empty fields present for the page."""
     return json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
 
 
 def _culprit(value: dict[str, Any], descriptor: Descriptor, path: str) -> InvalidArgumentError:
-    """protobuf's error does not always name the field, and quotes the text: try each part by
-    itself.
+    """Find the invalid field by parsing each part separately.
+
+    The error of protobuf does not always name the field, and quotes the text.
     """
     by_name = {field.json_name: field for field in descriptor.fields} | {
         field.name: field for field in descriptor.fields
@@ -122,14 +125,19 @@ def _kind(field: FieldDescriptor) -> str:
 
 
 async def read_bytes(request: Request) -> bytes:
-    """The whole body. Raises: as `read_object`."""
+    """Return the whole body.
+
+    Raises:
+        BodyTooLargeError: As in `read_object`.
+        BodyTooSlowError: As in `read_object`.
+    """
     try:
         async with asyncio.timeout(MAX_BODY_SECONDS):
             return await _parts(request)
     except TimeoutError as error:
         limit = f"{MAX_BODY_SECONDS:g} s"
         raise BodyTooSlowError(
-            "the body did not come in time", field="body", limit=limit
+            "the body did not arrive in time", field="body", limit=limit
         ) from error
 
 

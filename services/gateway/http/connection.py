@@ -1,4 +1,4 @@
-"""The client's connection: noticing that it went away, and streaming events down it."""
+"""Client connections: detection of disconnects, and server-sent events."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
@@ -9,22 +9,23 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 HEARTBEAT = b": still here\n\n"
-# Proxies close what is silent for a minute.
+# Proxies close connections after a minute of silence.
 HEARTBEAT_SECONDS = 15.0
 
 ResultT = TypeVar("ResultT")
 
 
 class ClientGoneError(Exception):
-    """The client closed the connection before its answer began."""
+    """The client disconnected before its answer began."""
 
 
 async def while_connected(request: Request, work: Awaitable[ResultT]) -> ResultT:
-    """The result of the work; the work is cancelled if the client goes away. The body must have
-    been read.
+    """Return the result of the work. A disconnect of the client cancels the work.
+
+    The request body must have been read.
 
     Raises:
-        ClientGoneError: the client went first.
+        ClientGoneError: The client disconnected first.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.create_task(_disconnected(request))
@@ -45,9 +46,7 @@ async def _disconnected(request: Request) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. However the response ends, `events` is closed before anything else
-    happens.
-    """
+    """Stream of server-sent events. `events` is closed first, however the response ends."""
 
     def __init__(
         self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None

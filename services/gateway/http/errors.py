@@ -1,6 +1,4 @@
-"""Service errors as HTTP: one table, one shape (OpenAI's, so that its clients raise their own
-exceptions).
-"""
+"""Service errors as HTTP responses in OpenAI's format, for the exceptions of its clients."""
 
 import math
 from collections.abc import Mapping
@@ -25,24 +23,24 @@ from services.gateway.quotas import QuotaError
 
 
 class BodyTooLargeError(InvalidArgumentError):
-    """More bytes than a request may have."""
+    """The body exceeds the size limit."""
 
     reason = "BODY_TOO_LARGE"
 
 
 class BodyTooSlowError(InvalidArgumentError):
-    """The body did not come in time; the connection is closed after it."""
+    """The body did not arrive in time. The connection is closed after the response."""
 
     reason = "BODY_TOO_SLOW"
 
 
 class MethodNotAllowedError(InvalidArgumentError):
-    """The path exists, the method does not."""
+    """The path exists, but not for this method."""
 
     reason = "METHOD_NOT_ALLOWED"
 
 
-# Looked up along the MRO: a subclass without a row is what its parent is.
+# Looked up along the MRO. A subclass without an entry uses the entry of its parent.
 TABLE: Mapping[type[Exception], tuple[int, str]] = {
     BodyTooLargeError: (413, "invalid_request_error"),
     BodyTooSlowError: (408, "invalid_request_error"),
@@ -61,14 +59,12 @@ TABLE: Mapping[type[Exception], tuple[int, str]] = {
 
 
 def status_and_type(error: ServiceError) -> tuple[int, str]:
-    """The row of an error."""
+    """Return HTTP status and error type of an error."""
     return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
 
 
 def error_body(error: ServiceError) -> dict[str, Any]:
-    """`{"error": {message, type, param, code}}`; the message also says what the limit is, or what
-    would be right.
-    """
+    """Return `{"error": {message, type, param, code}}`. The message includes the limit."""
     text = error.text
     if error.limit and error.limit not in text:
         word = (
@@ -89,11 +85,11 @@ def error_body(error: ServiceError) -> dict[str, Any]:
 
 
 def error_response(error: ServiceError) -> Response:
-    """The whole answer."""
-    # Rounded up: who comes back a moment too early is refused again.
+    """Return the complete error response."""
+    # Rounded up, because a retry slightly too early would be rejected again.
     headers = {"retry-after": f"{math.ceil(error.retry_seconds)}"} if error.retry_seconds else {}
     if isinstance(error, QuotaError):
-        headers |= rate_limit_headers(error.standing)
+        headers |= rate_limit_headers(error.levels)
     if isinstance(error, BodyTooSlowError):
         headers["connection"] = "close"
     if isinstance(error, UnauthenticatedError):

@@ -1,6 +1,4 @@
-"""What training's loop tells of itself: its status and its reports, read from its directory. The
-loop is never called.
-"""
+"""Status and reports of the training loop, read from its folder. The loop is never called."""
 
 import asyncio
 import json
@@ -11,30 +9,30 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from services.chassis.errors import NotFoundError, UnavailableError
-from services.gateway.http.door import Door, DoorRoute
-from services.gateway.request import wrong
+from services.gateway.http.router import ProtectedRoute, Router
+from services.gateway.request import field_error
 
-# No separator and no leading dot: a name never leaves runs/.
+# Without separators and leading dots, a name cannot leave runs/.
 _RUN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-# A report is a page of its own: it may style itself and nothing else, wherever it is opened.
+# A report is a separate page and may only use its own styles.
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
 
 class LoopFiles:
-    """Endpoints over the loop's directory."""
+    """Endpoints for the files of the loop."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def routes(self, door: Door) -> list[DoorRoute]:
-        """Their rules are in access.py."""
+    def routes(self, router: Router) -> list[ProtectedRoute]:
+        """Return the routes. Their rules are in access.py."""
         return [
-            door.route("GET /api/loop", self.status),
-            door.route("GET /api/loop/report/{run}", self.report),
+            router.route("GET /api/loop", self.status),
+            router.route("GET /api/loop/report/{run}", self.report),
         ]
 
     async def status(self, request: Request) -> Response:
-        """An empty object before the first turn: that no loop has run is not an error."""
+        """Return the status, or an empty object before the first run."""
         try:
             text = await self._read(self._directory / "status.json", "no loop has run yet")
         except NotFoundError:
@@ -49,7 +47,7 @@ class LoopFiles:
     async def report(self, request: Request) -> Response:
         run = request.path_params["run"]
         if not _RUN.fullmatch(run):
-            raise wrong("run", "1 to 128 of letters, digits, '.', '_', '-'")
+            raise field_error("run", "1 to 128 of letters, digits, '.', '_', '-'")
         text = await self._read(
             self._directory / "runs" / run / "report.html", "this run has no report"
         )

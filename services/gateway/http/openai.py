@@ -1,6 +1,4 @@
-"""OpenAI's API over the same turns: the unmodified `openai` package works against it, streaming
-included.
-"""
+"""OpenAI's API over the same turns. Compatible with the `openai` package, including streaming."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -14,11 +12,11 @@ from services.chassis.identity import require_caller
 from services.gateway.events import TurnEvent
 from services.gateway.http.body import read_object
 from services.gateway.http.connection import EventStream, while_connected
-from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import error_body
 from services.gateway.http.openai_request import completion_request
 from services.gateway.http.openai_response import Completion, model_entry
 from services.gateway.http.rate_limits import rate_limit_headers
+from services.gateway.http.router import ProtectedRoute, Router
 from services.gateway.peers.generator import GeneratorPeer
 from services.gateway.request import ROLLOUT_MODEL
 from services.gateway.turns import Turns
@@ -27,32 +25,32 @@ Events = AsyncGenerator[TurnEvent, None]
 
 
 class OpenAiApi:
-    """Endpoints under /v1."""
+    """HTTP endpoints under /v1."""
 
     def __init__(self, turns: Turns, generator: GeneratorPeer) -> None:
         self._turns, self._generator = turns, generator
 
-    def routes(self, door: Door) -> list[DoorRoute]:
-        """Their rules are in access.py."""
+    def routes(self, router: Router) -> list[ProtectedRoute]:
+        """Return the routes. Their rules are in access.py."""
         return [
-            door.route("POST /v1/chat/completions", self.complete),
-            door.route("GET /v1/models", self.list_models),
-            door.route("GET /v1/models/{model}", self.get_model),
+            router.route("POST /v1/chat/completions", self.complete),
+            router.route("GET /v1/models", self.list_models),
+            router.route("GET /v1/models/{model}", self.get_model),
         ]
 
     async def complete(self, request: Request) -> Response:
-        asked = completion_request(await read_object(request))
-        completion = Completion(asked.model, asked.include_usage)
-        turn = self._turns.start(require_caller(), asked.turn)
+        wanted = completion_request(await read_object(request))
+        completion = Completion(wanted.model, wanted.include_usage)
+        turn = self._turns.start(require_caller(), wanted.turn)
         events = turn.events_after(0)
-        if not asked.stream:
+        if not wanted.stream:
             await while_connected(request, _collect(completion, events))
             return JSONResponse(
-                completion.whole(), headers=rate_limit_headers(turn.reservation.standing)
+                completion.whole(), headers=rate_limit_headers(turn.reservation.levels)
             )
-        # Until the first event an error is still a status.
+        # Before the first event, an error can still be sent as an HTTP status.
         first = await while_connected(request, anext(events))
-        headers = rate_limit_headers(turn.reservation.standing)
+        headers = rate_limit_headers(turn.reservation.levels)
         return EventStream(_server_sent(completion, first, events), headers)
 
     async def list_models(self, request: Request) -> Response:
@@ -88,7 +86,7 @@ async def _server_sent(
                 for chunk in completion.take(event):
                     yield _data(chunk)
         except ServiceError as error:
-            # The client's package raises what it finds under "error".
+            # The `openai` package raises the content of "error" as an exception.
             yield _data(error_body(error))
             return
         yield b"data: [DONE]\n\n"

@@ -1,7 +1,7 @@
-"""OpenAI's chat completion request as one of ours.
+"""Conversion of OpenAI's chat completion request.
 
-A parameter is obeyed, is harmless at the value given, or is refused by name: nothing is silently
-dropped.
+A parameter is applied, has no effect at the given value, or is rejected by name. No parameter is
+dropped silently.
 """
 
 import json
@@ -20,7 +20,7 @@ from services.gateway.request import (
     TurnRequest,
     UserInput,
     check_request,
-    wrong,
+    field_error,
 )
 
 ValueT = TypeVar("ValueT", bool, int, float)
@@ -32,7 +32,7 @@ ROLES = {
     "user": Role.USER,
     "assistant": Role.ASSISTANT,
 }
-OBEYED = frozenset(
+SUPPORTED = frozenset(
     (
         "model",
         "messages",
@@ -44,8 +44,8 @@ OBEYED = frozenset(
         "max_completion_tokens",
     )
 ) | {"stop", "seed"}
-# Say something about the caller, nothing about the answer.
-WITHOUT_EFFECT = frozenset(
+# About the caller, without effect on the answer.
+IGNORED = frozenset(
     (
         "user",
         "metadata",
@@ -56,7 +56,7 @@ WITHOUT_EFFECT = frozenset(
         "prompt_cache_retention",
     )
 )
-# Not supported; accepted at the values that ask for nothing. null always asks for nothing.
+# Unsupported parameters, accepted at the values without effect. null never has an effect.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -81,7 +81,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A turn, and how its answer is to be sent."""
+    """A turn, with the format of its answer."""
 
     turn: TurnRequest
     model: str
@@ -90,16 +90,16 @@ class CompletionRequest:
 
 
 def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
-    """The request, every limit checked.
+    """Convert a request and check all limits.
 
     Raises:
-        InvalidArgumentError: names the parameter and its limit.
-        NotFoundError: the model's name cannot be one of ours.
+        InvalidArgumentError: A parameter is invalid. The error names parameter and limit.
+        NotFoundError: The model name has an impossible form.
     """
     _refuse_unsupported(body)
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        raise wrong("model", "the name of a model")
+        raise field_error("model", "the name of a model")
     if not MODEL_PATTERN.fullmatch(model):
         raise NotFoundError(
             "the model is not served",
@@ -112,14 +112,14 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
         action=_input(body.get("messages")),
         sampling=_sampling(body),
         model=model,
-        # The client cannot be shown what the enhancer changed, and a prompt may be a program's.
+        # This API has no field for the enhancer's changes, and prompts may come from programs.
         skip_enhancer=True,
         on_disconnect=DisconnectPolicy.CANCEL,
     )
     try:
         check_request(turn)
     except InvalidArgumentError as error:
-        raise _in_their_words(error, body) from error
+        raise _with_openai_names(error, body) from error
     return CompletionRequest(turn, model, stream, _include_usage(body, stream))
 
 
@@ -133,21 +133,21 @@ def _refuse_unsupported(body: Mapping[str, Any]) -> None:
                 field=name,
                 limit=f"only {allowed}",
             )
-        if name not in NEUTRAL and name not in OBEYED and name not in WITHOUT_EFFECT:
+        if name not in NEUTRAL and name not in SUPPORTED and name not in IGNORED:
             raise InvalidArgumentError(
                 f"{name[:64]} is not a known parameter",
                 reason="UNKNOWN_PARAMETER",
                 field=name[:64],
-                limit=", ".join(sorted(OBEYED)),
+                limit=", ".join(sorted(SUPPORTED)),
             )
 
 
 def _input(messages: Any) -> UserInput:
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_HISTORY + 1:
-        raise wrong("messages", f"a list of 1 to {MAX_HISTORY + 1} messages")
+        raise field_error("messages", f"a list of 1 to {MAX_HISTORY + 1} messages")
     read = [_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
     if read[-1].role is not Role.USER:
-        raise wrong(
+        raise field_error(
             f"messages[{len(read) - 1}].role", "user: the last message is the one to answer"
         )
     return UserInput(read[-1].text, tuple(read[:-1]))
@@ -155,20 +155,22 @@ def _input(messages: Any) -> UserInput:
 
 def _message(message: Any, path: str) -> Message:
     if not isinstance(message, dict):
-        raise wrong(path, "an object with role and content")
+        raise field_error(path, "an object with role and content")
     for name, value in message.items():
         if name not in ("role", "content", "name") and value not in (None, []):
-            raise wrong(f"{path}.{name[:64]}", "absent: only role, content and name are supported")
+            raise field_error(
+                f"{path}.{name[:64]}", "absent: only role, content and name are supported"
+            )
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise wrong(f"{path}.role", " or ".join(ROLES))
+        raise field_error(f"{path}.role", " or ".join(ROLES))
     return Message(ROLES[role], _content(message.get("content"), f"{path}.content"))
 
 
 def _content(content: Any, path: str) -> str:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list) or not all(map(_is_text_part, parts)):
-        raise wrong(path, "a text in valid Unicode, or a list of parts of type text")
+        raise field_error(path, "a text in valid Unicode, or a list of parts of type text")
     return "".join(part["text"] for part in parts)
 
 
@@ -177,7 +179,7 @@ def _is_text_part(part: Any) -> bool:
 
 
 def is_unicode(text: Any) -> bool:
-    """True for a text that has a UTF-8; JSON's escapes can spell half a character."""
+    """Return True for text with a UTF-8 form. JSON escapes can contain half a surrogate pair."""
     return isinstance(text, str) and not any(
         "\ud800" <= character <= "\udfff" for character in text
     )
@@ -188,7 +190,7 @@ def _sampling(body: Mapping[str, Any]) -> Sampling:
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(stops, list) or not all(map(is_unicode, stops)):
-        raise wrong("stop", "a text, or a list of texts")
+        raise field_error("stop", "a text, or a list of texts")
     return Sampling(
         temperature=_optional(body, "temperature", float, "a number"),
         top_p=_optional(body, "top_p", float, "a number"),
@@ -207,10 +209,10 @@ def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
     if options is None:
         return False
     if not stream or not isinstance(options, dict):
-        raise wrong("stream_options", "an object, and only with stream")
+        raise field_error("stream_options", "an object, and only with stream")
     for name in options:
         if name not in ("include_usage", "include_obfuscation"):
-            raise wrong(f"stream_options.{name[:64]}", "absent: only include_usage is known")
+            raise field_error(f"stream_options.{name[:64]}", "absent: only include_usage is known")
     return _optional(options, "include_usage", bool, "true or false") or False
 
 
@@ -218,16 +220,18 @@ def _optional(body: Mapping[str, Any], name: str, kind: type[ValueT], limit: str
     value = body.get(name)
     if value is None:
         return None
-    # true is an int to Python; a whole number is a float to JSON.
+    # In Python `True` is an int. In JSON a whole number is also a float.
     if kind is float and type(value) is int and abs(value) < MAX_EXACT_INTEGER:
         return kind(value)
     if type(value) is not kind:
-        raise wrong(name, limit)
+        raise field_error(name, limit)
     return value
 
 
-def _in_their_words(error: InvalidArgumentError, body: Mapping[str, Any]) -> InvalidArgumentError:
-    """The same error under the name that the parameter has in OpenAI's request."""
+def _with_openai_names(
+    error: InvalidArgumentError, body: Mapping[str, Any]
+) -> InvalidArgumentError:
+    """Return the same error with OpenAI's name of the parameter."""
     ours, messages = error.field, body["messages"]
     theirs = (
         ours.replace("input.text", f"messages[{len(messages) - 1}].content")

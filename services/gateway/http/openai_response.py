@@ -1,5 +1,6 @@
-"""Events of a turn as OpenAI's chat completion, whole and in chunks. The id tells a client which
-message it may rate.
+"""Events of a turn as OpenAI chat completions, whole and in chunks.
+
+The id contains the message id for feedback.
 """
 
 import time
@@ -9,7 +10,7 @@ from typing import Any
 from services.gateway.events import Completed, FinishReason, Started, TextDelta, TurnEvent, Usage
 
 ID_PREFIX = "chatcmpl-"
-# FAILED has no row: it ends with an error.
+# FAILED is absent, because a failed turn ends with an error.
 FINISH_REASONS = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
@@ -21,7 +22,7 @@ FINISH_REASONS = {
 
 @dataclass
 class Completion:
-    """One answer in OpenAI's words, filled event by event."""
+    """One answer in OpenAI's format, built event by event."""
 
     model: str
     include_usage: bool = False
@@ -31,10 +32,10 @@ class Completion:
     message_id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def take(self, placed: TurnEvent) -> list[dict[str, Any]]:
-        """Take an event; the chunks that a streaming client gets for it."""
-        self.message_id = placed.message_id
-        match placed.event:
+    def take(self, turn_event: TurnEvent) -> list[dict[str, Any]]:
+        """Apply an event. Returns the chunks for a streaming client."""
+        self.message_id = turn_event.message_id
+        match turn_event.event:
             case Started() as started:
                 self.model = started.model_version or self.model
                 return [self._chunk({"role": "assistant", "content": ""})]
@@ -50,7 +51,7 @@ class Completion:
         return []
 
     def whole(self) -> dict[str, Any]:
-        """The answer in one piece."""
+        """Return the complete answer."""
         message = {"role": "assistant", "content": self.text, "refusal": None}
         choice = {
             "index": 0,
@@ -87,5 +88,5 @@ class Completion:
 
 
 def model_entry(name: str) -> dict[str, Any]:
-    """One row of /v1/models; when a version was made its own manifest says."""
+    """Return one entry of /v1/models. The creation time is only in the version's manifest."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "thumbwheel"}

@@ -1,5 +1,6 @@
-"""The page's API: the public gRPC methods with JSON and server-sent events around, so that the
-doors cannot differ.
+"""The page's API: the public gRPC methods with JSON and server-sent events.
+
+Calling the servicers directly excludes differences between the APIs.
 """
 
 import json
@@ -17,20 +18,20 @@ from thumbwheel.feedback.v1 import feedback_pb2
 from services.chassis.errors import ServiceError
 from services.gateway.http.body import read_bytes, read_message, to_json
 from services.gateway.http.connection import EventStream, while_connected
-from services.gateway.http.door import Door, DoorRoute
 from services.gateway.http.errors import error_body
+from services.gateway.http.router import ProtectedRoute, Router
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.generator import GeneratorPeer
-from services.gateway.request import wrong
+from services.gateway.request import field_error
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 
 Events = AsyncGenerator[chat_pb2.ChatEvent, None]
-# The servicers need nothing of gRPC's context.
+# The servicers do not use the gRPC context.
 NO_CONTEXT: Any = None
 
 
 class PageApi:
-    """Endpoints under /api."""
+    """HTTP endpoints under /api."""
 
     def __init__(
         self,
@@ -42,81 +43,81 @@ class PageApi:
         self._chat, self._feedback = chat, feedback
         self._generator, self._feedback_log = generator, feedback_log
 
-    def routes(self, door: Door) -> list[DoorRoute]:
-        """Their rules are in access.py."""
+    def routes(self, router: Router) -> list[ProtectedRoute]:
+        """Return the routes. Their rules are in access.py."""
         return [
-            door.route("POST /api/messages", self.send),
-            door.route("GET /api/messages/{message_id}/events", self.resume),
-            door.route("POST /api/messages/{message_id}/cancel", self.cancel),
-            door.route("POST /api/feedback", self.submit),
-            door.route("GET /api/conversations", self.list_page),
-            door.route("GET /api/conversations/{conversation_id}", self.get),
-            door.route("DELETE /api/conversations/{conversation_id}", self.delete),
-            door.route("POST /api/conversations/{conversation_id}/clear", self.clear),
-            door.route("GET /api/consent", self.consent),
-            door.route("PUT /api/consent", self.set_consent),
-            door.route("POST /api/erasure", self.erase),
-            door.route("GET /api/erasure/{erasure_id}", self.erasure),
-            door.route("GET /api/rollout", self.rollout),
-            door.route("GET /api/experiment", self.experiment),
-            door.route("GET /api/thumbs", self.thumbs),
+            router.route("POST /api/messages", self.send),
+            router.route("GET /api/messages/{message_id}/events", self.resume),
+            router.route("POST /api/messages/{message_id}/cancel", self.cancel),
+            router.route("POST /api/feedback", self.submit),
+            router.route("GET /api/conversations", self.list_page),
+            router.route("GET /api/conversations/{conversation_id}", self.get),
+            router.route("DELETE /api/conversations/{conversation_id}", self.delete),
+            router.route("POST /api/conversations/{conversation_id}/clear", self.clear),
+            router.route("GET /api/consent", self.consent),
+            router.route("PUT /api/consent", self.set_consent),
+            router.route("POST /api/erasure", self.erase),
+            router.route("GET /api/erasure/{erasure_id}", self.erasure),
+            router.route("GET /api/rollout", self.rollout),
+            router.route("GET /api/experiment", self.experiment),
+            router.route("GET /api/thumbs", self.thumbs),
         ]
 
     async def send(self, request: Request) -> Response:
-        asked = await read_message(request, chat_pb2.SendMessageRequest)
-        return await _stream(request, self._chat.SendMessage(asked, NO_CONTEXT))
+        message = await read_message(request, chat_pb2.SendMessageRequest)
+        return await _stream(request, self._chat.SendMessage(message, NO_CONTEXT))
 
     async def resume(self, request: Request) -> Response:
         await read_bytes(request)
-        asked = chat_pb2.ResumeMessageRequest(
+        message = chat_pb2.ResumeMessageRequest(
             message_id=request.path_params["message_id"],
             after_sequence=_sequence(
                 request.headers.get("last-event-id") or request.query_params.get("after") or "0"
             ),
         )
-        return await _stream(request, self._chat.ResumeMessage(asked, NO_CONTEXT))
+        return await _stream(request, self._chat.ResumeMessage(message, NO_CONTEXT))
 
     async def cancel(self, request: Request) -> Response:
-        asked = chat_pb2.CancelMessageRequest(message_id=request.path_params["message_id"])
-        return _json(await self._chat.CancelMessage(asked, NO_CONTEXT))
+        message = chat_pb2.CancelMessageRequest(message_id=request.path_params["message_id"])
+        return _json(await self._chat.CancelMessage(message, NO_CONTEXT))
 
     async def submit(self, request: Request) -> Response:
-        asked = await read_message(request, feedback_pb2.SubmitFeedbackRequest)
-        return _json(await self._feedback.SubmitFeedback(asked, NO_CONTEXT))
+        message = await read_message(request, feedback_pb2.SubmitFeedbackRequest)
+        return _json(await self._feedback.SubmitFeedback(message, NO_CONTEXT))
 
     async def list_page(self, request: Request) -> Response:
         size = request.query_params.get("page_size", "0")
         if not (size.isascii() and size.isdigit() and len(size) <= 3):
-            raise wrong("page_size", "1 to 100, or 0 for 50")
-        asked = chat_pb2.ListConversationsRequest(
+            raise field_error("page_size", "1 to 100, or 0 for 50")
+        message = chat_pb2.ListConversationsRequest(
             page_size=int(size), page_token=request.query_params.get("page_token", "")
         )
-        return _json(await self._chat.ListConversations(asked, NO_CONTEXT))
+        return _json(await self._chat.ListConversations(message, NO_CONTEXT))
 
     async def get(self, request: Request) -> Response:
-        asked = chat_pb2.GetConversationRequest(
+        message = chat_pb2.GetConversationRequest(
             conversation_id=request.path_params["conversation_id"]
         )
-        return _json(await self._chat.GetConversation(asked, NO_CONTEXT))
+        return _json(await self._chat.GetConversation(message, NO_CONTEXT))
 
     async def delete(self, request: Request) -> Response:
-        asked = chat_pb2.DeleteConversationRequest(
+        message = chat_pb2.DeleteConversationRequest(
             conversation_id=request.path_params["conversation_id"]
         )
-        return _json(await self._chat.DeleteConversation(asked, NO_CONTEXT))
+        return _json(await self._chat.DeleteConversation(message, NO_CONTEXT))
 
     async def clear(self, request: Request) -> Response:
-        asked = chat_pb2.ClearConversationRequest(
+        message = chat_pb2.ClearConversationRequest(
             conversation_id=request.path_params["conversation_id"]
         )
-        return _json(await self._chat.ClearConversation(asked, NO_CONTEXT))
+        return _json(await self._chat.ClearConversation(message, NO_CONTEXT))
 
     async def consent(self, request: Request) -> Response:
         return _json(await self._feedback.GetConsent(feedback_pb2.GetConsentRequest(), NO_CONTEXT))
 
     async def set_consent(self, request: Request) -> Response:
-        asked = await read_message(request, feedback_pb2.SetConsentRequest)
-        return _json(await self._feedback.SetConsent(asked, NO_CONTEXT))
+        message = await read_message(request, feedback_pb2.SetConsentRequest)
+        return _json(await self._feedback.SetConsent(message, NO_CONTEXT))
 
     async def erase(self, request: Request) -> Response:
         return _json(
@@ -124,8 +125,8 @@ class PageApi:
         )
 
     async def erasure(self, request: Request) -> Response:
-        asked = feedback_pb2.GetErasureRequest(erasure_id=request.path_params["erasure_id"])
-        return _json(await self._feedback.GetErasure(asked, NO_CONTEXT))
+        message = feedback_pb2.GetErasureRequest(erasure_id=request.path_params["erasure_id"])
+        return _json(await self._feedback.GetErasure(message, NO_CONTEXT))
 
     async def experiment(self, request: Request) -> Response:
         return _json(await self._feedback_log.experiment())
@@ -140,7 +141,7 @@ class PageApi:
 
 
 async def _stream(request: Request, events: Events) -> Response:
-    # Until the first event an error is still a status.
+    # Before the first event, an error can still be sent as an HTTP status.
     first = await while_connected(request, anext(events))
     return EventStream(_server_sent(first, events))
 
@@ -164,18 +165,18 @@ def _json(message: Message) -> Response:
 
 
 def _time(text: str) -> Timestamp | None:
-    """None: no time is given."""
+    """Parse a time. Returns None for an empty text."""
     stamp = Timestamp()
     try:
         stamp.FromJsonString(text)
     except ValueError as error:
         if text:
-            raise wrong("since", "a time as of RFC 3339") from error
+            raise field_error("since", "a time as of RFC 3339") from error
         return None
     return stamp
 
 
 def _sequence(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise wrong("after", "0 to 999,999,999")
+        raise field_error("after", "0 to 999,999,999")
     return int(text)

@@ -1,18 +1,19 @@
-"""The quotas in OpenAI's headers: x-ratelimit-{limit,remaining,reset}-{requests,tokens}. Only
-limits that hold are there.
+"""Quotas in OpenAI's headers x-ratelimit-{limit,remaining,reset}-{requests,tokens}.
+
+Unlimited resources have no header.
 """
 
 import math
 
 from services.gateway.quota import Limit
-from services.gateway.quotas import Standing
+from services.gateway.quotas import QuotaLevels
 
 
-def rate_limit_headers(standing: Standing) -> dict[str, str]:
-    """Requests are a minute's, tokens a day's; turns at once have no header with OpenAI either."""
+def rate_limit_headers(levels: QuotaLevels) -> dict[str, str]:
+    """Return headers for requests per minute and tokens per day. OpenAI has none for turns."""
     headers = {}
     for limit in (Limit.REQUESTS, Limit.TOKENS):
-        if level := standing.get(limit):
+        if level := levels.get(limit):
             headers[f"x-ratelimit-limit-{limit}"] = str(level.limit)
             headers[f"x-ratelimit-remaining-{limit}"] = str(level.remaining)
             headers[f"x-ratelimit-reset-{limit}"] = duration(level.reset_seconds)
@@ -20,7 +21,7 @@ def rate_limit_headers(standing: Standing) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: 6m0s; whole seconds, rounded up."""
+    """Return a duration in OpenAI's format (6m0s), rounded up to whole seconds."""
     whole = math.ceil(seconds)
     hours, minutes = whole // 3600, whole % 3600 // 60
     parts = [f"{hours}h" if hours else "", f"{minutes}m" if whole >= 60 else "", f"{whole % 60}s"]

@@ -1,4 +1,4 @@
-"""uvicorn in the service's own loop: it neither takes the signals nor the logs."""
+"""uvicorn inside the service's event loop, without its own signal handlers and logging."""
 
 import asyncio
 import socket
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from services.gateway.http.impatience import ImpatientProtocol
+from services.gateway.http.header_timeout import HeaderTimeoutProtocol
 
 
 class EmbeddedServer(uvicorn.Server):
-    """The chassis decides when to stop."""
+    """uvicorn server stopped by the chassis instead of signals."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -24,26 +24,27 @@ class EmbeddedServer(uvicorn.Server):
 async def serving_http(
     app: ASGIApp, host: str, port: int, write_seconds: float
 ) -> AsyncIterator[int]:
-    """Serve until the block ends. Yields the port. A reader who takes nothing for `write_seconds`
-    is cut off.
+    """Serve HTTP during the block. Yields the port.
+
+    A reader that accepts no data for `write_seconds` is disconnected.
     """
     listener = socket.create_server((host, port), backlog=2048)
-    # uvloop does it by itself, asyncio's loop does not for such a socket: then every answer waits
-    # 40 ms for an ACK.
+    # asyncio does not set the option on a given socket, unlike uvloop. Without it every answer
+    # waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
-        # Handed on to every connection. The kernel counts a closed window too; uvicorn would wait
-        # for ever.
+        # Inherited by every connection. The kernel also counts a closed window, while uvicorn would
+        # wait without limit.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_seconds * 1000))
     config = uvicorn.Config(
         app,
-        http=ImpatientProtocol,
+        http=HeaderTimeoutProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        # Streams end with their turns, which are closed before.
+        # Streams end with their turns, which are closed earlier.
         timeout_graceful_shutdown=1,
     )
     server = EmbeddedServer(config)

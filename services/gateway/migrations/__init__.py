@@ -1,3 +1,1 @@
-"""How the gateway's database came to be what tables.py says: one file a change, applied in order,
-never edited.
-"""
+"""Migrations of the gateway's database: one file per change, applied in order, never edited."""

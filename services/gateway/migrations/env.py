@@ -1,6 +1,4 @@
-"""Alembic's entrance. It runs what is imported, so this is the one module of the house whose import
-does something.
-"""
+"""Entry point of Alembic. The only module with an effect on import, as Alembic requires."""
 
 from alembic import context
 

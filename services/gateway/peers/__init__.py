@@ -1,3 +1,1 @@
-"""The services behind the door, each as the small interface that the domain asks for: protocol in
-here, domain out there.
-"""
+"""Clients of the other services, with domain types as arguments and results."""

@@ -1,6 +1,4 @@
-"""The caller's stored conversations: session's messages are the public ones, with what the caller
-said about them added.
-"""
+"""Stored conversations of the caller, with the caller's feedback added."""
 
 import logging
 
@@ -11,7 +9,7 @@ from services.chassis.channel import call_unary
 from services.chassis.errors import ServiceError
 from services.chassis.telemetry import fields
 from services.gateway.peers.feedback import FeedbackPeer
-from services.gateway.request import check_uuid, wrong
+from services.gateway.request import check_uuid, field_error
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +18,7 @@ MAX_PAGE_SIZE = 100
 
 
 class ConversationsPeer:
-    """Reads and removes conversations. Ownership is checked where the rows are read: in session."""
+    """Reads and removes conversations. The session service checks the owner."""
 
     def __init__(
         self,
@@ -33,7 +31,11 @@ class ConversationsPeer:
     async def get(
         self, request: chat_pb2.GetConversationRequest
     ) -> chat_pb2.GetConversationResponse:
-        """One conversation with all messages. Raises: NotFoundError."""
+        """Return a conversation with all messages.
+
+        Raises:
+            NotFoundError: The conversation is unknown.
+        """
         check_uuid(request.conversation_id, "conversation_id")
         asked = session_pb2.GetConversationRequest(conversation_id=request.conversation_id)
         found = await call_unary(
@@ -42,15 +44,15 @@ class ConversationsPeer:
         response = chat_pb2.GetConversationResponse(
             conversation=found.conversation, messages=found.messages
         )
-        await self._add_said(response)
+        await self._add_feedback(response)
         return response
 
     async def list_page(
         self, request: chat_pb2.ListConversationsRequest
     ) -> chat_pb2.ListConversationsResponse:
-        """One page, last used first."""
+        """Return one page of conversations, last used first."""
         if request.page_size > MAX_PAGE_SIZE:
-            raise wrong("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for 50")
+            raise field_error("page_size", f"1 to {MAX_PAGE_SIZE}, or 0 for 50")
         asked = session_pb2.ListConversationsRequest(
             page_size=request.page_size, page_token=request.page_token
         )
@@ -64,7 +66,11 @@ class ConversationsPeer:
     async def clear(
         self, request: chat_pb2.ClearConversationRequest
     ) -> chat_pb2.ClearConversationResponse:
-        """Remove the messages. Raises: NotFoundError."""
+        """Remove the messages of a conversation.
+
+        Raises:
+            NotFoundError: The conversation is unknown.
+        """
         check_uuid(request.conversation_id, "conversation_id")
         asked = session_pb2.ClearConversationRequest(conversation_id=request.conversation_id)
         await call_unary(
@@ -75,7 +81,11 @@ class ConversationsPeer:
     async def delete(
         self, request: chat_pb2.DeleteConversationRequest
     ) -> chat_pb2.DeleteConversationResponse:
-        """Remove the conversation. Raises: NotFoundError."""
+        """Remove a conversation.
+
+        Raises:
+            NotFoundError: The conversation is unknown.
+        """
         check_uuid(request.conversation_id, "conversation_id")
         asked = session_pb2.DeleteConversationRequest(conversation_id=request.conversation_id)
         await call_unary(
@@ -83,7 +93,7 @@ class ConversationsPeer:
         )
         return chat_pb2.DeleteConversationResponse()
 
-    async def _add_said(self, response: chat_pb2.GetConversationResponse) -> None:
+    async def _add_feedback(self, response: chat_pb2.GetConversationResponse) -> None:
         answers = {
             message.id: message
             for message in response.messages
@@ -92,15 +102,16 @@ class ConversationsPeer:
         if not answers:
             return
         try:
-            said = await self._feedback.said(list(answers))
+            feedback = await self._feedback.current_feedback(list(answers))
         except ServiceError as error:
-            # What was said matters more than how it was rated.
+            # The conversation is more important than its feedback, so an outage only hides the
+            # feedback.
             log.warning("thumbs not shown", extra=fields(reason=error.reason))
             return
-        for message_id, up in said.thumbs.items():
+        for message_id, up in feedback.thumbs.items():
             if message_id in answers:
                 answers[message_id].thumb_up = up
-        for message_id, words in said.words.items():
+        for message_id, words in feedback.words.items():
             if message_id in answers:
                 answers[message_id].thumb_reasons.extend(words.reasons)
                 answers[message_id].thumb_comment = words.comment

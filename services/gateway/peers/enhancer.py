@@ -1,4 +1,4 @@
-"""The enhancer service."""
+"""Client of the enhancer service."""
 
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
@@ -8,13 +8,13 @@ from services.gateway.translation import text_edit
 
 
 class EnhancerPeer:
-    """Asks for corrections."""
+    """Implements the protocol `prompts.Enhancer`."""
 
     def __init__(self, stub: enhancer_pb2_grpc.EnhancerServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
 
     async def enhance(self, text: str) -> Prompt:
-        """See `prompts.Enhancer`."""
+        """Implement the method `Enhancer.enhance`."""
         request = enhancer_pb2.EnhanceRequest(text=text)
         response = await call_unary(
             "enhancer", self._stub.Enhance, request, within_seconds=self._within_seconds

@@ -1,4 +1,4 @@
-"""The feedback service's log."""
+"""Client of the feedback service."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,12 @@ from services.gateway.own_data import Consent, Erasure
 
 PEER = "feedback"
 DURABILITIES = {feedback_pb2.DURABILITY_SPOOL: Durability.SPOOL}
-# So many that an answer fits into a message, 4 MiB, though all words on all of them are as long as
-# they may be: 43 KB.
+# Largest number of answers whose feedback fits into a 4 MiB message, at 43 KB of text per answer.
 MAX_THUMBS_A_CALL = 90
 
 
 class FeedbackPeer:
-    """See `feedback.FeedbackLog` and `own_data.OwnLog`."""
+    """Implements `feedback.FeedbackLog` and `own_data.OwnLog`."""
 
     def __init__(
         self, stub: feedback_pb2_grpc.FeedbackLogServiceStub, within_seconds: float
@@ -28,26 +27,26 @@ class FeedbackPeer:
         self._stub, self._within_seconds = stub, within_seconds
 
     async def record(self, event: FeedbackEvent) -> Durability:
-        """See `feedback.FeedbackLog`."""
+        """Implement the method `FeedbackLog.record`."""
         request = feedback_pb2.RecordFeedbackRequest(event=_message(event))
         try:
             response = await self._call(self._stub.RecordFeedback, request)
         except AlreadyExistsError as error:
-            # The caller knows the id that the event's is made from.
+            # The caller knows the request_id from which the event_id was derived.
             raise AlreadyExistsError(
-                "request_id was used to say something else; the first stands",
+                "request_id was already used with other feedback",
                 field="request_id",
-                limit="one content a request_id",
+                limit="one content per request_id",
             ) from error
         if response.durability not in DURABILITIES:
             raise UnavailableError(
-                "the feedback service does not say where the event is",
+                "the feedback service reported no durability",
                 reason="FEEDBACK_UNAVAILABLE",
             )
         return DURABILITIES[response.durability]
 
-    async def said(self, message_ids: Sequence[str]) -> feedback_pb2.GetThumbsResponse:
-        """What the caller said about messages, as it stands."""
+    async def current_feedback(self, message_ids: Sequence[str]) -> feedback_pb2.GetThumbsResponse:
+        """Return the caller's current feedback on messages."""
         found = feedback_pb2.GetThumbsResponse()
         for start in range(0, len(message_ids), MAX_THUMBS_A_CALL):
             request = feedback_pb2.GetThumbsRequest(
@@ -57,21 +56,21 @@ class FeedbackPeer:
         return found
 
     async def experiment(self) -> feedback_pb2.GetExperimentResponse:
-        """How the newest versions do."""
+        """Return the comparison of the newest versions."""
         found: feedback_pb2.GetExperimentResponse = await self._call(
             self._stub.GetExperiment, feedback_pb2.GetExperimentRequest()
         )
         return found
 
     async def count_thumbs(self, since: Timestamp | None) -> feedback_pb2.CountThumbsResponse:
-        """Standing thumbs of everybody, by version; those given since a time, or all."""
+        """Return current thumbs of all users by version, since a time if given."""
         found: feedback_pb2.CountThumbsResponse = await self._call(
             self._stub.CountThumbs, feedback_pb2.CountThumbsRequest(since=since)
         )
         return found
 
     async def consent(self) -> Consent:
-        """See `own_data.OwnLog`."""
+        """Implement the method `OwnLog.consent`."""
         return _consent(
             await self._call(
                 self._stub.GetPrincipalConsent, feedback_pb2.GetPrincipalConsentRequest()
@@ -79,23 +78,23 @@ class FeedbackPeer:
         )
 
     async def set_consent(self, *, training: bool) -> Consent:
-        """See `own_data.OwnLog`."""
+        """Implement the method `OwnLog.set_consent`."""
         request = feedback_pb2.SetPrincipalConsentRequest(training=training)
         return _consent(await self._call(self._stub.SetPrincipalConsent, request))
 
     async def erase_principal(self) -> Erasure:
-        """See `own_data.OwnLog`."""
+        """Implement the method `OwnLog.erase_principal`."""
         return _erasure(
             await self._call(self._stub.ErasePrincipal, feedback_pb2.ErasePrincipalRequest())
         )
 
     async def erasure(self, erasure_id: str) -> Erasure:
-        """See `own_data.OwnLog`."""
+        """Implement the method `OwnLog.erasure`."""
         request = feedback_pb2.GetPrincipalErasureRequest(erasure_id=erasure_id)
         try:
             return _erasure(await self._call(self._stub.GetPrincipalErasure, request))
         except NotFoundError as error:
-            raise NotFoundError("there is no such erasure", field="erasure_id") from error
+            raise NotFoundError("the erasure is unknown", field="erasure_id") from error
 
     async def _call(self, method: Any, request: Message) -> Any:
         return await call_unary(PEER, method, request, within_seconds=self._within_seconds)
@@ -104,9 +103,10 @@ class FeedbackPeer:
 def _consent(
     response: feedback_pb2.GetPrincipalConsentResponse | feedback_pb2.SetPrincipalConsentResponse,
 ) -> Consent:
-    said = response.consent
+    consent = response.consent
     return Consent(
-        said.training, said.update_time.ToMicroseconds() if said.HasField("update_time") else None
+        consent.training,
+        consent.update_time.ToMicroseconds() if consent.HasField("update_time") else None,
     )
 
 
@@ -116,7 +116,8 @@ def _erasure(
     found = response.erasure
     if not found.HasField("shred_time"):
         raise UnavailableError(
-            "the feedback service does not say when the key went", reason="FEEDBACK_UNAVAILABLE"
+            "the feedback service reported no time of key destruction",
+            reason="FEEDBACK_UNAVAILABLE",
         )
     rewrite_us = found.rewrite_time.ToMicroseconds() if found.HasField("rewrite_time") else None
     return Erasure(

@@ -1,4 +1,4 @@
-"""The generator service: answers, and which versions give them."""
+"""Client of the generator service: answers, and the served versions."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -20,13 +20,13 @@ from services.gateway.translation import (
 )
 
 PEER = "generator"
-# A rollout is small and kept in memory there.
+# The rollout is small and held in the generator's memory, so the timeout is short.
 ROLLOUT_SECONDS = 5.0
-LOST = "GENERATOR_UNAVAILABLE"  # nothing was heard of it; what it says itself has another reason
+LOST = "GENERATOR_UNAVAILABLE"  # connection lost; errors of the generator itself have other reasons
 
 
 class GeneratorPeer:
-    """Streams answers. The stream's length is bounded by the turn's own deadline."""
+    """Implements `generation.Generator`. The turn's own deadline limits the stream."""
 
     def __init__(
         self,
@@ -37,8 +37,9 @@ class GeneratorPeer:
         self._stub, self._rollout, self._turn_seconds = stub, rollout, turn_seconds
 
     async def require_version(self, version: str) -> None:
-        """See `generation.Generator`. Asked before anything is stored, so that a wrong name leaves
-        nothing behind.
+        """Implement the method `Generator.require_version`.
+
+        Called before anything is stored, so a wrong name leaves no data behind.
         """
         if version and version not in (served := await self.served_versions()):
             raise NotFoundError(
@@ -49,18 +50,18 @@ class GeneratorPeer:
             )
 
     async def served_versions(self) -> tuple[str, ...]:
-        """Stable, then the candidate if there is one."""
+        """Return the stable version, then the candidate if any."""
         rollout = await self.rollout()
         versions = (rollout.stable.version, rollout.candidate.version)
         return tuple(version for version in versions if version)
 
     async def sole_version(self) -> str:
-        """See `answer_cache.Versions`."""
+        """Implement the method `answer_cache.Versions.sole_version`."""
         rollout = await self.rollout()
         return "" if rollout.candidate.version else str(rollout.stable.version)
 
     async def rollout(self) -> generator_pb2.GetRolloutResponse:
-        """The rollout as the generator tells it."""
+        """Return the current rollout."""
         request = generator_pb2.GetRolloutRequest()
         response: generator_pb2.GetRolloutResponse = await call_unary(
             PEER, self._rollout.GetRollout, request, within_seconds=ROLLOUT_SECONDS
@@ -70,7 +71,7 @@ class GeneratorPeer:
     async def generate(
         self, request: TurnRequest, context: Sequence[Message]
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """See `generation.Generator`."""
+        """Implement the method `Generator.generate`."""
         message = generator_pb2.GenerateRequest(
             user_key=require_caller().key,
             messages=map(history_message, context),
@@ -87,8 +88,8 @@ class GeneratorPeer:
         except UnavailableError as error:
             if began or error.reason != LOST:
                 raise
-            # A server that ends says CANCELLED to what comes at that moment, which gRPC does not
-            # repeat: 1 of 20,000 calls in a roll.
+            # A terminating server answers new calls with CANCELLED, which gRPC does not retry. Seen
+            # in 1 of 20,000 calls during a rolling update.
             async with aclosing(self._answer(message)) as events:
                 async for event in events:
                     yield event
@@ -127,9 +128,9 @@ def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
 
 
 def _sample(finished: generator_pb2.Finished) -> Sample | None:
-    told = finished.sample
+    sample = finished.sample
     return (
-        Sample(tuple(told.token_ids), tuple(told.log_probs))
+        Sample(tuple(sample.token_ids), tuple(sample.log_probs))
         if finished.HasField("sample")
         else None
     )

@@ -1,4 +1,4 @@
-"""The guardrail service."""
+"""Client of the guardrail service."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import UnavailableError
-from services.gateway.guard import Action, InputRuling, OutputRuling
+from services.gateway.guard import Action, InputVerdict, OutputVerdict
 from services.gateway.peers.output_checks import Check, OutputChecks, Result
 
 PEER = "guardrail"
@@ -18,7 +18,7 @@ ACTIONS = {
 
 
 class GuardrailPeer:
-    """Asks for rulings; an answer that is not one of the three actions is no ruling."""
+    """Implements `guard.Guard`. A reply without a known action is an error."""
 
     def __init__(
         self, stub: guardrail_pb2_grpc.GuardrailServiceStub, within_seconds: float
@@ -26,13 +26,13 @@ class GuardrailPeer:
         self._stub, self._within_seconds = stub, within_seconds
         self._outputs = OutputChecks(self._check_one, self._check_many)
 
-    async def check_input(self, texts: tuple[str, ...]) -> InputRuling:
-        """See `guard.Guard`."""
+    async def check_input(self, texts: tuple[str, ...]) -> InputVerdict:
+        """Implement the method `Guard.check_input`."""
         request = guardrail_pb2.CheckInputRequest(texts=texts)
         response = await call_unary(
             PEER, self._stub.CheckInput, request, within_seconds=self._within_seconds
         )
-        return InputRuling(
+        return InputVerdict(
             _action(response.verdict),
             response.verdict.category,
             response.verdict.policy_version,
@@ -41,12 +41,12 @@ class GuardrailPeer:
 
     async def check_output(
         self, prompt: str, released_tail: str, pending: str, *, final: bool
-    ) -> OutputRuling:
-        """See `guard.OutputGuard`."""
+    ) -> OutputVerdict:
+        """Implement the method `OutputGuard.check_output`."""
         response = await self._outputs.check(
             Check(prompt=prompt, released_tail=released_tail, pending=pending, final=final)
         )
-        return OutputRuling(
+        return OutputVerdict(
             _action(response.verdict),
             response.verdict.category,
             response.release,

@@ -1,6 +1,4 @@
-"""An OpenID issuer: its discovery document, and the keys that it publishes. Small answers, quickly,
-or none.
-"""
+"""Client of an OpenID issuer: discovery document and published keys, with size and time limits."""
 
 import json
 from collections.abc import Mapping
@@ -16,32 +14,36 @@ DISCOVERY = "/.well-known/openid-configuration"
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 100
 RETRY_SECONDS = 5.0
-# Public-key algorithms alone: with one of the others whoever knows the public key could sign.
+# Public-key algorithms only. With a symmetric algorithm the public key could be used to sign.
 ALGORITHM_BY_KIND = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
 
 
 class IssuerPeer:
-    """Asks over HTTPS; a redirect is not followed, since it may lead inside."""
+    """Fetches over HTTPS. Redirects may lead into the internal network and are not followed."""
 
     def __init__(self, http: aiohttp.ClientSession, issuer: str, within_seconds: float) -> None:
         self._http, self._issuer = http, issuer
         self._timeout = aiohttp.ClientTimeout(total=within_seconds)
 
     async def signing_keys(self) -> Mapping[str, PyJWK]:
-        """The keys that can be used, by their ids. Raises: UnavailableError."""
+        """Return the usable keys by id.
+
+        Raises:
+            UnavailableError: The issuer is unavailable or its documents are invalid.
+        """
         try:
             discovery = await self._get(self._issuer.rstrip("/") + DISCOVERY)
             if discovery.get("issuer") != self._issuer:
-                raise ValueError("the document is another issuer's")
+                raise ValueError("the discovery document has another issuer")
             keys_url = discovery.get("jwks_uri")
             if not isinstance(keys_url, str) or not is_safe_url(keys_url):
-                raise ValueError("the address of the keys is not to be used")
+                raise ValueError("jwks_uri is missing or not a safe URL")
             entries = (await self._get(keys_url)).get("keys")
             if not isinstance(entries, list):
-                raise ValueError("there is no list of keys")
+                raise ValueError("the document has no list of keys")
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
             raise UnavailableError(
-                "the issuer of the token does not answer as it should",
+                "the issuer of the token is unavailable or its documents are invalid",
                 reason="ISSUER_UNAVAILABLE",
                 retry_seconds=RETRY_SECONDS,
             ) from error
@@ -82,5 +84,5 @@ def _usable(entry: Any) -> tuple[str, PyJWK | None]:
     try:
         return key_id, PyJWK(entry, algorithm)
     except PyJWTError:
-        # One broken key must not hide the others.
+        # A broken key must not hide the others.
         return "", None

@@ -1,8 +1,7 @@
-"""Checks of answers on their way to the guard: what an answer begins or ends with goes at once, the
-rest gathers for a moment.
+"""Batching of output checks. First and last checks of an answer are sent without delay.
 
-A call costs both sides a millisecond of processor time, a judgement a twentieth of that: with two
-hundred answers at once, calls of one check each were the largest part of the chat path.
+A call costs 1 ms of processor time on both sides, a check a twentieth of it. With 200 concurrent
+answers, calls with single checks were the largest part of the chat path.
 """
 
 import asyncio
@@ -15,18 +14,17 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import UnavailableError
 
-# Between two calls, but for those that somebody waits for. One answer alone asks more seldom than
-# that, and never notices.
+# Interval between two calls without urgent checks. A single answer has longer pauses anyway.
 GATHER_SECONDS = 0.025
-# Limits of a call: the guard's, and what it judges without a thread.
-MOST_CHECKS, MOST_CHARACTERS = 64, 8_192
+# Limits of a call, from the guardrail service. Below them, checks run without a thread.
+MAX_CHECKS, MAX_CHARACTERS = 64, 8_192
 
 Check = guardrail_pb2.CheckOutputRequest
 Result = guardrail_pb2.CheckOutputResponse
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PendingCheck:
     check: Check
     result: "asyncio.Future[Result]"
     context: contextvars.Context
@@ -37,14 +35,15 @@ class _Asked:
 
     @property
     def urgent(self) -> bool:
-        """The first text is what people wait for, and after the last nothing comes; between the two
-        they read.
+        """True for the first and the last check of an answer.
+
+        Readers wait for the first text. After the last check nothing else follows.
         """
         return self.check.final or not self.check.released_tail
 
 
 class OutputChecks:
-    """Gathers what many turns ask."""
+    """Batches the checks of many turns."""
 
     def __init__(
         self,
@@ -52,66 +51,69 @@ class OutputChecks:
         check_many: Callable[[Sequence[Check]], Awaitable[Sequence[Result]]],
     ) -> None:
         self._check_one, self._check_many = check_one, check_many
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_PendingCheck] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._sent_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
 
     async def check(self, check: Check) -> Result:
-        """The guard's decision. Raises: ServiceError, that of the call in which it was asked."""
+        """Return the guard's decision.
+
+        Raises:
+            ServiceError: The call with this check failed.
+        """
         loop = asyncio.get_running_loop()
-        asked = _Asked(check, loop.create_future(), contextvars.copy_context())
-        self._waiting.append(asked)
+        pending = _PendingCheck(check, loop.create_future(), contextvars.copy_context())
+        self._waiting.append(pending)
         wait = self._sent_at + GATHER_SECONDS - loop.time()
-        if asked.urgent or wait <= 0:
+        if pending.urgent or wait <= 0:
             self._send()
         elif self._timer is None:
             self._timer = loop.call_later(wait, self._send)
-        return await asked.result
+        return await pending.result
 
     def _send(self) -> None:
-        """All that waits, in as few calls as the guard allows."""
+        """Send all waiting checks in as few calls as the guard allows."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
         self._sent_at = asyncio.get_running_loop().time()
-        while together := self._take():
-            # Alone it has its turn's deadline and trace; in company it is nobody's.
-            context = together[0].context if len(together) == 1 else contextvars.Context()
-            call = asyncio.create_task(self._ask(together), context=context)
+        while batch := self._next_batch():
+            # A single check keeps the deadline and trace of its turn. A batch belongs to no single
+            # turn.
+            context = batch[0].context if len(batch) == 1 else contextvars.Context()
+            call = asyncio.create_task(self._send_batch(batch), context=context)
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
 
-    def _take(self) -> list[_Asked]:
-        """As many as may go together, in order; at least one. Those whose turn has ended meanwhile
-        are left out.
-        """
-        together: list[_Asked] = []
+    def _next_batch(self) -> list[_PendingCheck]:
+        """Return the next batch in order, at least one check, without the checks of ended turns."""
+        batch: list[_PendingCheck] = []
         characters = 0
-        while self._waiting and len(together) < MOST_CHECKS:
-            asked = self._waiting[0]
-            if not asked.result.done():
-                characters += asked.characters
-                if together and characters > MOST_CHARACTERS:
+        while self._waiting and len(batch) < MAX_CHECKS:
+            pending = self._waiting[0]
+            if not pending.result.done():
+                characters += pending.characters
+                if batch and characters > MAX_CHARACTERS:
                     break
-                together.append(asked)
+                batch.append(pending)
             self._waiting.popleft()
-        return together
+        return batch
 
-    async def _ask(self, together: Sequence[_Asked]) -> None:
+    async def _send_batch(self, batch: Sequence[_PendingCheck]) -> None:
         failure: Exception | None = None
         results: Sequence[Result] = ()
         try:
-            results = await self._results([asked.check for asked in together])
+            results = await self._results([pending.check for pending in batch])
         except Exception as error:  # noqa: BLE001 - raised again where each waits
             failure = error
-        for number, asked in enumerate(together):
-            if asked.result.done():
+        for number, pending in enumerate(batch):
+            if pending.result.done():
                 continue
             if failure:
-                asked.result.set_exception(failure)
+                pending.result.set_exception(failure)
             else:
-                asked.result.set_result(results[number])
+                pending.result.set_result(results[number])
 
     async def _results(self, checks: Sequence[Check]) -> Sequence[Result]:
         if len(checks) == 1:
@@ -119,6 +121,6 @@ class OutputChecks:
         results = await self._check_many(checks)
         if len(results) != len(checks):
             raise UnavailableError(
-                "the guardrail service left a check out", reason="GUARDRAIL_UNAVAILABLE"
+                "the guardrail service returned too few results", reason="GUARDRAIL_UNAVAILABLE"
             )
         return results

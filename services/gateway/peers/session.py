@@ -1,4 +1,4 @@
-"""The session service: turns and stored messages of the running call's caller."""
+"""Client of the session service: turns and stored messages of the current caller."""
 
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
@@ -8,7 +8,7 @@ from services.chassis.identity import request_id_from
 from services.gateway.events import Prompt
 from services.gateway.feedback import RatedMessage
 from services.gateway.request import Message, Regenerate, TurnRequest, UserInput
-from services.gateway.sessions import Answer, Begun, StoredAnswer
+from services.gateway.sessions import Answer, StartedTurn, StoredAnswer
 from services.gateway.translation import (
     FINISH_REASON_NUMBERS,
     FINISH_REASONS,
@@ -25,17 +25,17 @@ PEER = "session"
 
 
 class SessionPeer:
-    """See `sessions.Sessions`, `feedback.RatedMessages` and `own_data.OwnConversations`."""
+    """Implements `sessions.Sessions`, `feedback.RatedMessages` and `own_data.OwnConversations`."""
 
     def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
 
-    async def begin_turn(self, request: TurnRequest, prompt: Prompt) -> Begun:
-        """See `sessions.Sessions`."""
+    async def begin_turn(self, request: TurnRequest, prompt: Prompt) -> StartedTurn:
+        """Implement the method `Sessions.begin_turn`."""
         message = session_pb2.BeginTurnRequest(
             conversation_id=request.conversation_id,
             parent_message_id=request.parent_message_id,
-            # Without a key of the client's the channel's own retries would begin a second turn.
+            # Without an id from the client, retries of the channel would begin a second turn.
             request_id=request.request_id or request_id_from(""),
             task=TASK_NUMBERS[request.task],
             reply_tokens=request.sampling.max_tokens or 0,
@@ -47,20 +47,20 @@ class SessionPeer:
                 message.user.original_text, message.user.text = prompt.original_text, prompt.text
                 message.user.edits.extend(map(edit_message, prompt.edits))
                 message.history.extend(map(history_message, history))
-        begun = await call_unary(
+        response = await call_unary(
             PEER, self._stub.BeginTurn, message, within_seconds=self._within_seconds
         )
-        context = tuple(Message(ROLES[entry.role], entry.text) for entry in begun.context)
-        return Begun(
-            begun.conversation_id,
-            begun.user_message_id,
-            begun.assistant_message_id,
+        context = tuple(Message(ROLES[entry.role], entry.text) for entry in response.context)
+        return StartedTurn(
+            response.conversation_id,
+            response.user_message_id,
+            response.assistant_message_id,
             context,
-            begun.replayed,
+            response.replayed,
         )
 
     async def finish_turn(self, answer: Answer) -> None:
-        """See `sessions.Sessions`."""
+        """Implement the method `Sessions.finish_turn`."""
         message = session_pb2.FinishTurnRequest(
             assistant_message_id=answer.message_id,
             text=answer.text,
@@ -80,14 +80,14 @@ class SessionPeer:
         await call_unary(PEER, self._stub.FinishTurn, message, within_seconds=self._within_seconds)
 
     async def stored_prompt(self, message_id: str) -> Prompt:
-        """See `sessions.Sessions`."""
+        """Implement the method `Sessions.stored_prompt`."""
         message = await self.message(message_id)
         if message.role == chat_pb2.ROLE_ASSISTANT:
             message = await self.message(message.parent_id)
         return stored_prompt(message)
 
     async def finished_answer(self, message_id: str) -> StoredAnswer | None:
-        """See `sessions.Sessions`."""
+        """Implement the method `Sessions.finished_answer`."""
         message = await self.message(message_id)
         if message.finish_reason not in FINISH_REASONS:
             return None
@@ -100,7 +100,7 @@ class SessionPeer:
         )
 
     async def rated_message(self, message_id: str) -> RatedMessage:
-        """See `feedback.RatedMessages`."""
+        """Implement the method `RatedMessages.rated_message`."""
         message = await self.message(message_id)
         return RatedMessage(
             message.conversation_id,
@@ -111,7 +111,7 @@ class SessionPeer:
         )
 
     async def erase_user(self) -> int:
-        """See `own_data.OwnConversations`."""
+        """Implement the method `OwnConversations.erase_user`."""
         request = session_pb2.EraseUserRequest()
         response = await call_unary(
             PEER, self._stub.EraseUser, request, within_seconds=self._within_seconds
@@ -119,7 +119,11 @@ class SessionPeer:
         return int(response.removed_conversations)
 
     async def message(self, message_id: str) -> chat_pb2.Message:
-        """One message of the caller. Raises: NotFoundError."""
+        """Return a message of the caller.
+
+        Raises:
+            NotFoundError: The message is unknown or belongs to another user.
+        """
         request = session_pb2.GetMessageRequest(message_id=message_id)
         response = await call_unary(
             PEER, self._stub.GetMessage, request, within_seconds=self._within_seconds

@@ -1,3 +1,1 @@
-"""What gateways share through Valkey: running turns, quotas, answers. Everything here may be away,
-and says so.
-"""
+"""State that gateways share through Valkey: turns, quotas, cached answers. May be unavailable."""

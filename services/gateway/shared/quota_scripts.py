@@ -1,8 +1,7 @@
-"""The Lua of the shared quota book. Each script is one step for all gateways, and reads the time
-from the server.
+"""Lua scripts of the shared quota store. Each script is atomic and uses the server's time.
 
 An account has four keys: `requests` and `tokens` (hashes: step → count), `turns` (sorted set: turn
-→ when its lease ends) and `held` (hash: turn → "step:reserved tokens"). KEYS are those of the user,
+→ end of its lease) and `held` (hash: turn → "step:reserved tokens"). KEYS are those of the user,
 then those of the tenant.
 """
 
@@ -10,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.gateway.quota import Limit, Window
-from services.gateway.shared.link import Script
+from services.gateway.shared.valkey_client import Script
 
 ACCOUNT = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local TURNS, HELD = 2, 3
-local ACCOUNTS = {1, 5}  -- where the keys of an account begin
+local ACCOUNTS = {1, 5}  -- offset of the keys of each account
 
 local function step_now(what) return math.floor(now / STEP[what]) end
 
@@ -29,7 +28,8 @@ local function add(account, what, step, count)
 end
 
 local function hold(account, turn, lease, tokens)
-  if redis.call('HSETNX', KEYS[account + HELD], turn, step_now(TOKENS) .. ':' .. tokens) == 1 and tokens > 0 then
+  local value = step_now(TOKENS) .. ':' .. tokens
+  if redis.call('HSETNX', KEYS[account + HELD], turn, value) == 1 and tokens > 0 then
     add(account, TOKENS, step_now(TOKENS), tokens)
   end
   redis.call('ZADD', KEYS[account + TURNS], now + lease, turn)
@@ -38,7 +38,7 @@ local function hold(account, turn, lease, tokens)
   end
 end
 
--- The end of a turn: what it reserved becomes what it used, while that step still counts.
+-- Replace the reservation by the actual usage while its step is in the window.
 local function settle(account, turn, used)
   local held = redis.call('HGET', KEYS[account + HELD], turn)
   if held then
@@ -52,9 +52,9 @@ local function settle(account, turn, used)
 end
 """
 
-# ARGV: turn, lease in ms, tokens, then for user and tenant: requests, tokens, turns at most (0: no
-# limit). Reply: which of CHECKS refused, from 1 (0: none), ms to wait, then for user and tenant:
-# requests, ms to reset, tokens, ms to reset.
+# ARGV: turn, lease in ms, tokens, then for user and tenant: maximum of requests, tokens, turns (0:
+# unlimited). Reply: position in CHECK_ORDER of the rejecting limit, from 1 (0: admitted), ms to
+# wait, then for user and tenant: requests, ms to reset, tokens, ms to reset.
 ADMIT = """
 local lease, asked = tonumber(ARGV[2]), tonumber(ARGV[3])
 local needs = {[REQUESTS] = 1, [TOKENS] = asked, [TURNS] = 1}
@@ -77,7 +77,7 @@ local function read(account, what)
   return sum, steps
 end
 
--- Until so much has left the window.
+-- Milliseconds until `excess` has left the window.
 local function frees_in(steps, what, excess)
   for _, step in ipairs(steps) do
     excess = excess - step[2]
@@ -89,8 +89,9 @@ end
 local used, steps = {}, {}
 for number, account in ipairs(ACCOUNTS) do
   used[number], steps[number] = {}, {}
-  -- Turns whose gateway was killed.
-  for _, turn in ipairs(redis.call('ZRANGEBYSCORE', KEYS[account + TURNS], '-inf', now, 'LIMIT', 0, 200)) do
+  -- Expired leases: turns of killed gateways.
+  local turns = KEYS[account + TURNS]
+  for _, turn in ipairs(redis.call('ZRANGEBYSCORE', turns, '-inf', now, 'LIMIT', 0, 200)) do
     settle(account, turn, 0)
   end
   used[number][TURNS] = redis.call('ZCOUNT', KEYS[account + TURNS], '(' .. now, '+inf')
@@ -137,7 +138,9 @@ return reply
 
 # ARGV: turn, lease in ms, reserved tokens of the user and of the tenant.
 HOLD = """
-for number, account in ipairs(ACCOUNTS) do hold(account, ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[2 + number])) end
+for number, account in ipairs(ACCOUNTS) do
+  hold(account, ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[2 + number]))
+end
 """
 
 # ARGV: turn, used tokens.
@@ -148,7 +151,7 @@ for _, account in ipairs(ACCOUNTS) do settle(account, ARGV[1], tonumber(ARGV[2])
 
 @dataclass(frozen=True)
 class QuotaScripts:
-    """The steps of the book."""
+    """Scripts of the shared quota store."""
 
     admit: Script
     hold: Script
@@ -156,7 +159,7 @@ class QuotaScripts:
 
 
 def quota_scripts(windows: Mapping[Limit, Window]) -> QuotaScripts:
-    """The scripts for these windows."""
+    """Return the scripts for the given windows."""
     requests, tokens = windows[Limit.REQUESTS], windows[Limit.TOKENS]
     head = f"""
 local REQUESTS, TOKENS = 0, 1

@@ -1,8 +1,9 @@
-"""Turns as they lie in Valkey: what was said, who answers, and whether that gateway lives.
+"""Turns in Valkey: events, owner, and heartbeats of gateways.
 
-A turn is a hash (attempt, gateway, caller, anew; `events` once it has ended) and a stream a
-attempt, whose entries have the sequence of the event as their id: appending twice is harmless, a
-gap is seen, and after the last event comes an entry `end`.
+A turn is a hash (attempt, gateway, caller, anew; `events` after the end) and one stream per
+attempt. The sequence of an event is the id of its entry. Repeated appends are therefore harmless
+and gaps are visible. An entry `end` follows the last event. The field `anew` marks a restarted
+answer.
 """
 
 import asyncio
@@ -16,25 +17,26 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ERROR_BY_CODE, ServiceError, UnavailableError
 from services.gateway.events import TurnEvent
-from services.gateway.shared.link import Link, Script, Use
-from services.gateway.shared.seal import Box, Seal, SealBrokenError
-from services.gateway.translation import event_message, placed_event
+from services.gateway.shared.encryption import DecryptionError, Encryptor, KeyDerivation
+from services.gateway.shared.valkey_client import Script, Use, ValkeyClient
+from services.gateway.translation import event_message, turn_event_from
 from services.gateway.turn import Turn
 
-MOST_ORDERS = 1_000
-ORDER_SECONDS = 60
-MOST_READ = 1_000
+MAX_REQUESTS = 1_000
+STOP_REQUEST_SECONDS = 60
+MAX_READ = 1_000
 SCAN_COUNT = 1_000
 KINDS = {code.name: kind for code, kind in ERROR_BY_CODE.items()}
 
-# KEYS: hash, stream. ARGV: attempt, gateway, caller, anew, ttl in ms, whether it ends here, first
-# sequence, sealed events … and last the sealed end. Reply: the last sequence that is there; -1 if
-# another attempt is.
+# KEYS: hash, stream. ARGV: attempt, gateway, caller, anew, ms to live, 1 if the turn ends here,
+# first sequence, encrypted events …, encrypted end. Reply: last stored sequence; -1 if another
+# attempt owns the turn.
 APPEND = Script("""
 local attempt = redis.call('HGET', KEYS[1], 'attempt')
 if attempt and attempt ~= ARGV[1] then return -1 end
 if not attempt then
-  redis.call('HSET', KEYS[1], 'attempt', ARGV[1], 'gateway', ARGV[2], 'caller', ARGV[3], 'anew', ARGV[4])
+  redis.call('HSET', KEYS[1], 'attempt', ARGV[1], 'gateway', ARGV[2],
+    'caller', ARGV[3], 'anew', ARGV[4])
 end
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 local last = newest and tonumber(newest[1]:match('^%d+')) or 0
@@ -57,13 +59,14 @@ redis.call('PEXPIRE', KEYS[2], ARGV[5])
 return last
 """)
 
-# KEYS: hash. ARGV: the attempt that must be there (empty: none), ttl in ms, attempt, gateway,
-# caller, anew. Reply: nil if it is ours now, else what is there: attempt, gateway, events.
+# KEYS: hash. ARGV: attempt to replace (empty: none), ms to live, attempt, gateway, caller, anew.
+# Reply: nil if claimed, else attempt, gateway and events of the owner.
 CLAIM = Script("""
 local attempt = redis.call('HGET', KEYS[1], 'attempt') or ''
 if attempt ~= ARGV[1] then return redis.call('HMGET', KEYS[1], 'attempt', 'gateway', 'events') end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'attempt', ARGV[3], 'gateway', ARGV[4], 'caller', ARGV[5], 'anew', ARGV[6])
+redis.call('HSET', KEYS[1], 'attempt', ARGV[3], 'gateway', ARGV[4],
+  'caller', ARGV[5], 'anew', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return false
 """)
@@ -71,24 +74,24 @@ return false
 
 @dataclass(frozen=True)
 class TurnState:
-    """What is known of a turn. `events` is their number once it has ended."""
+    """State of a turn. `events` is the number of events after the end, None before."""
 
     message_id: str
     attempt: str
     gateway: str
     caller_key: str = ""
-    anew: bool = False
+    restarted: bool = False
     events: int | None = None
 
     @property
     def stream(self) -> str:
-        """Key of its stream."""
+        """Key of the stream."""
         return stream_key(self.message_id, self.attempt)
 
 
 @dataclass(frozen=True)
 class End:
-    """After the last event; `error` is that of the turn."""
+    """End of a turn, with the turn's error if any."""
 
     error: ServiceError | None = None
 
@@ -97,94 +100,130 @@ Entry = TurnEvent | End
 
 
 class TurnLog:
-    """Writes and reads turns. Everything raises StoreAwayError."""
+    """Writes and reads turns. All methods raise StoreUnavailableError."""
 
-    def __init__(self, link: Link, seal: Seal, gateway: str, keep_seconds: float) -> None:
-        self._link, self._seal, self.gateway = link, seal, gateway
+    def __init__(
+        self, valkey: ValkeyClient, keys: KeyDerivation, gateway: str, keep_seconds: float
+    ) -> None:
+        self._valkey, self._keys, self.gateway = valkey, keys, gateway
         self._keep_ms = int(1000 * keep_seconds)
 
-    async def append(self, turn: Turn, events: Sequence[TurnEvent], first: int, end: End | None) -> int | None:
-        """The last sequence that is there now, which may be less than what is asked to follow;
-        None: another attempt is there.
+    async def append(
+        self, turn: Turn, events: Sequence[TurnEvent], first: int, end: End | None
+    ) -> int | None:
+        """Append events from sequence `first` on.
+
+        Returns:
+            The last stored sequence, which may be lower than requested after a loss in Valkey, or
+            None if another attempt owns the turn.
         """
         stream = stream_key(turn.message_id, turn.attempt)
-        box = self._seal.box(stream)
-        sealed = [box.seal(event_message(event).SerializeToString()) for event in events]
+        encryptor = self._keys.encryptor(stream)
+        sealed = [encryptor.encrypt(event_message(event).SerializeToString()) for event in events]
         if end:
-            sealed.append(box.seal(_end_bytes(end)))
-        head = (turn.attempt, self.gateway, turn.caller.key, int(turn.anew), self._keep_ms, int(end is not None), first)
+            sealed.append(encryptor.encrypt(_end_bytes(end)))
+        head = (
+            turn.attempt,
+            self.gateway,
+            turn.caller.key,
+            int(turn.restarted),
+            self._keep_ms,
+            int(end is not None),
+            first,
+        )
         last = int(await self._run(APPEND, [_hash_key(turn.message_id), stream], *head, *sealed))
         return None if last < 0 else last
 
     async def claim(self, turn: Turn, instead_of: str) -> TurnState | None:
-        """Make the turn ours, if `instead_of` is the attempt that is there (empty: none); else what
-        is there.
+        """Claim a turn if `instead_of` is the current attempt (empty: no attempt).
+
+        Returns:
+            None if claimed, else the state of the owner.
         """
-        mine = (turn.attempt, self.gateway, turn.caller.key, int(turn.anew))
-        found = await self._run(CLAIM, [_hash_key(turn.message_id)], instead_of, self._keep_ms, *mine)
+        claim = (turn.attempt, self.gateway, turn.caller.key, int(turn.restarted))
+        found = await self._run(
+            CLAIM, [_hash_key(turn.message_id)], instead_of, self._keep_ms, *claim
+        )
         if found is None:
             return None
         attempt, gateway, events = found
-        return TurnState(turn.message_id, attempt.decode(), gateway.decode(), events=_number(events))
+        return TurnState(
+            turn.message_id, attempt.decode(), gateway.decode(), events=_number(events)
+        )
 
     async def state(self, message_id: str) -> TurnState | None:
-        """What is known of a turn; None: nothing."""
+        """Return the state of a turn, or None if unknown."""
         fields = ("attempt", "gateway", "caller", "anew", "events")
-        attempt, gateway, caller, anew, events = await self._call("HMGET", _hash_key(message_id), *fields)
+        attempt, gateway, caller, restarted, events = await self._call(
+            "HMGET", _hash_key(message_id), *fields
+        )
         if attempt is None:
             return None
-        return TurnState(message_id, attempt.decode(), gateway.decode(), caller.decode(), anew == b"1", _number(events))
+        return TurnState(
+            message_id,
+            attempt.decode(),
+            gateway.decode(),
+            caller.decode(),
+            restarted == b"1",
+            _number(events),
+        )
 
-    async def read(self, after: Mapping[str, int]) -> Mapping[str, Sequence[tuple[int, bytes, bytes]]]:
-        """What came after a sequence in each stream: sequence, "event" or "end", sealed."""
+    async def read(
+        self, after: Mapping[str, int]
+    ) -> Mapping[str, Sequence[tuple[int, bytes, bytes]]]:
+        """Return new entries by stream: sequence, "event" or "end", ciphertext."""
         ids = (f"{sequence}-0" for sequence in after.values())
-        found = await self._call("XREAD", "COUNT", MOST_READ, "STREAMS", *after, *ids)
+        found = await self._call("XREAD", "COUNT", MAX_READ, "STREAMS", *after, *ids)
         return {key.decode(): [_raw(entry) for entry in entries] for key, entries in found or ()}
 
-    def box(self, stream: str) -> Box:
-        """For what lies in a stream."""
-        return self._seal.box(stream)
+    def encryptor(self, stream: str) -> Encryptor:
+        """Return the encryptor of a stream."""
+        return self._keys.encryptor(stream)
 
-    async def returned(self) -> None:
-        """Wait until Valkey is there."""
-        await self._link.returned()
+    async def wait_until_connected(self) -> None:
+        """Wait until Valkey is connected."""
+        await self._valkey.wait_until_connected()
 
-    async def beat(self, lease_ms: int, obeyed: str) -> None:
-        """This gateway lives, and has done what it was told up to this erasure."""
-        await self._call("SET", _gateway_key(self.gateway), obeyed, "PX", lease_ms)
+    async def heartbeat(self, lease_ms: int, processed: str) -> None:
+        """Send a heartbeat with the last processed erasure request."""
+        await self._call("SET", _gateway_key(self.gateway), processed, "PX", lease_ms)
 
-    async def beats(self) -> Sequence[str]:
-        """Of all gateways that live: up to which erasure each has done what it was told."""
-        keys = await self._keys(_gateway_key("*"))
-        beats = await asyncio.gather(*(self._call("GET", key) for key in keys))
-        return [beat.decode() for beat in beats if beat is not None]
+    async def heartbeats(self) -> Sequence[str]:
+        """Return the last processed erasure request of every live gateway."""
+        keys = await self._scan(_gateway_key("*"))
+        heartbeats = await asyncio.gather(*(self._call("GET", key) for key in keys))
+        return [heartbeat.decode() for heartbeat in heartbeats if heartbeat is not None]
 
-    async def lives(self, gateway: str) -> bool:
-        """Whether a gateway has beaten lately."""
+    async def is_alive(self, gateway: str) -> bool:
+        """Return True if the gateway's heartbeat has not expired."""
         return bool(await self._call("EXISTS", _gateway_key(gateway)))
 
     async def remove(self, caller_key: str) -> None:
-        """Remove all turns of a user, whoever answered them."""
+        """Remove all turns of a user, in all gateways."""
         attempts: dict[bytes, list[bytes]] = {}
-        for key in await self._keys(f"{_hash_key('*')}*"):
+        for key in await self._scan(f"{_hash_key('*')}*"):
             attempts.setdefault(key.partition(b"}")[0] + b"}", []).append(key)
         callers = await asyncio.gather(*(self._call("HGET", turn, "caller") for turn in attempts))
         for keys, caller in zip(attempts.values(), callers, strict=True):
             if caller is not None and caller.decode() == caller_key:
                 await self._call("UNLINK", *keys)
 
-    async def order_stop(self, gateway: str, message_id: str) -> None:
-        """Tell a gateway to stop a turn of its own."""
-        orders = _orders_key(gateway)
-        await self._call("RPUSH", orders, message_id)
-        await self._call("EXPIRE", orders, ORDER_SECONDS)
+    async def request_stop(self, gateway: str, message_id: str) -> None:
+        """Ask a gateway to stop one of its turns."""
+        requests = _stop_requests_key(gateway)
+        await self._call("RPUSH", requests, message_id)
+        await self._call("EXPIRE", requests, STOP_REQUEST_SECONDS)
 
-    async def take_orders(self) -> Sequence[str]:
-        """Turns that others want stopped."""
-        return [order.decode() for order in await self._call("LPOP", _orders_key(self.gateway), MOST_ORDERS) or ()]
+    async def take_stop_requests(self) -> Sequence[str]:
+        """Return turns that other gateways asked to stop."""
+        return [
+            request.decode()
+            for request in await self._call("LPOP", _stop_requests_key(self.gateway), MAX_REQUESTS)
+            or ()
+        ]
 
-    async def _keys(self, pattern: str) -> Sequence[bytes]:
-        """Found among all keys that there are: only for what is seldom asked."""
+    async def _scan(self, pattern: str) -> Sequence[bytes]:
+        """Find keys by pattern in the whole database. Only for rare operations."""
         found: set[bytes] = set()
         cursor = b"0"
         while True:
@@ -194,27 +233,31 @@ class TurnLog:
                 return sorted(found)
 
     async def _call(self, *command: str | bytes | int) -> Any:
-        return await self._link.call(Use.TURNS, *command)
+        return await self._valkey.call(Use.TURNS, *command)
 
     async def _run(self, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
-        return await self._link.run(Use.TURNS, script, keys, *arguments)
+        return await self._valkey.run(Use.TURNS, script, keys, *arguments)
 
 
-def opened(box: Box, kind: bytes, sealed: bytes) -> Entry:
-    """An entry of a stream. Raises: UnavailableError if it is not readable with this installation's
-    secret.
+def decrypt_entry(encryptor: Encryptor, kind: bytes, sealed: bytes) -> Entry:
+    """Decrypt an entry of a stream.
+
+    Raises:
+        UnavailableError: The entry is unreadable with this installation's secret.
     """
     try:
-        data = box.open(sealed)
-        return _end(data) if kind == b"end" else placed_event(chat_pb2.ChatEvent.FromString(data))
-    except (SealBrokenError, DecodeError) as error:
+        data = encryptor.decrypt(sealed)
+        return (
+            _end(data) if kind == b"end" else turn_event_from(chat_pb2.ChatEvent.FromString(data))
+        )
+    except (DecryptionError, DecodeError) as error:
         raise UnavailableError(
-            "what another gateway wrote cannot be read here", reason="SHARED_EVENTS_UNREADABLE"
+            "the event of another gateway cannot be decrypted", reason="SHARED_EVENTS_UNREADABLE"
         ) from error
 
 
 def stream_key(message_id: str, attempt: str) -> str:
-    """Key of the events of an attempt; in one slot of a cluster with the turn's hash."""
+    """Return the key of an attempt's events, in the same cluster slot as the turn's hash."""
     return f"tw:{{turn/{message_id}}}:events:{attempt}"
 
 
@@ -226,7 +269,7 @@ def _gateway_key(gateway: str) -> str:
     return f"tw:{{gateway/{gateway}}}:beat"
 
 
-def _orders_key(gateway: str) -> str:
+def _stop_requests_key(gateway: str) -> str:
     return f"tw:{{gateway/{gateway}}}:orders"
 
 
@@ -244,7 +287,9 @@ def _end_bytes(end: End) -> bytes:
         return b""
     error = end.error
     words = {"text": error.text, "reason": error.reason, "field": error.field, "limit": error.limit}
-    return json.dumps({"code": error.code.name, "retry_seconds": error.retry_seconds, **words}).encode()
+    return json.dumps(
+        {"code": error.code.name, "retry_seconds": error.retry_seconds, **words}
+    ).encode()
 
 
 def _end(data: bytes) -> End:

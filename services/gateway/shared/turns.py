@@ -1,6 +1,4 @@
-"""Our turns told to other gateways, and theirs told here. See `turn.Announcer` and
-`turns.OtherGateways`.
-"""
+"""Turns shared through Valkey: publishes local turns and follows those of other gateways."""
 
 import asyncio
 import time
@@ -12,188 +10,210 @@ from functools import partial
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
+from services.gateway.background_tasks import background_tasks
 from services.gateway.events import TurnEvent
-from services.gateway.loops import looping
-from services.gateway.metrics import CLAIMS, HANDED_OVER, STOPS_ELSEWHERE
-from services.gateway.request import wrong
-from services.gateway.shared.erasures import Erasures
-from services.gateway.shared.followers import Followers
-from services.gateway.shared.link import Link
+from services.gateway.metrics import CLAIMS, HANDED_OVER, REMOTE_STOPS
+from services.gateway.request import field_error
+from services.gateway.shared.encryption import KeyDerivation
+from services.gateway.shared.erasure_requests import ErasureRequests
 from services.gateway.shared.publisher import Publisher
-from services.gateway.shared.seal import Seal
+from services.gateway.shared.remote_readers import RemoteReaders
 from services.gateway.shared.turn_log import TurnLog, TurnState
-from services.gateway.shared_store import StoreAwayError
+from services.gateway.shared.valkey_client import ValkeyClient
+from services.gateway.shared_store import StoreUnavailableError
 from services.gateway.turn import Claim, Turn
-from services.gateway.turns import began_anew, nothing_kept
+from services.gateway.turns import answer_restarted, turn_not_found
 
-# A claim is lost to another one that came at the same time: then that one's state is looked at.
-MOST_CLAIMS = 3
-BEATS_A_LEASE = 4
-LEASES_OF_DOUBT = 1.5
+# A claim fails against a concurrent claim. The new state is then examined.
+MAX_CLAIMS = 3
+HEARTBEATS_PER_LEASE = 4
+DOUBT_LEASES = 1.5
 DRAIN_SECONDS = 1.0
-# From the first event of a turn until other gateways know of it.
-ARRIVAL_SECONDS = 0.25
+# Longest delay from the first event of a turn until other gateways see the turn.
+PROPAGATION_SECONDS = 0.25
 
 
 class ValkeyTurns:
-    """Claims, announces, follows, stops."""
+    """Implements `turn.Announcer` and `turns.RemoteTurns`."""
 
     def __init__(
-        self, link: Link, log: TurnLog, publisher: Publisher, followers: Followers, erasures: Erasures, lease_seconds: float
+        self,
+        valkey: ValkeyClient,
+        log: TurnLog,
+        publisher: Publisher,
+        readers: RemoteReaders,
+        erasures: ErasureRequests,
+        lease_seconds: float,
     ) -> None:
-        self._link, self._log, self._publisher, self._followers = link, log, publisher, followers
+        self._valkey, self._log, self._publisher, self._readers = valkey, log, publisher, readers
         self._erasures, self._lease_seconds = erasures, lease_seconds
 
     async def claim(self, turn: Turn, *, in_doubt: bool) -> Claim:
-        """See `turn.Announcer`."""
+        """Implement the method `Announcer.claim`."""
         if not turn.request.request_id:
             return Claim.OURS
         try:
             if in_doubt:
-                await self._wait_for_sign(turn.message_id)
+                await self._wait_for_state(turn.message_id)
             claim = await self._claim(turn)
-        except StoreAwayError:
-            # Whoever began it now is the only one who knows its id.
-            claim = Claim.UNKNOWN if turn.anew else Claim.OURS
+        except StoreUnavailableError:
+            # The id of a first attempt is known only here. An earlier attempt may run elsewhere.
+            claim = Claim.UNKNOWN if turn.restarted else Claim.OURS
         CLAIMS.labels(claim).inc()
         return claim
 
     def announce(self, turn: Turn) -> None:
-        """See `turn.Announcer`."""
+        """Implement the method `Announcer.announce`."""
         self._publisher.announce(turn)
 
     async def follow(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
-        """See `turn.Announcer`."""
+        """Implement the method `Announcer.follow`."""
         state = await self._state(turn.caller, turn.message_id)
-        async with aclosing(self._followers.follow(state, 0)) as events:
+        async with aclosing(self._readers.follow(state, 0)) as events:
             async for event in events:
                 yield event
 
-    async def resume(self, caller: Caller, message_id: str, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
-        """See `turns.OtherGateways`."""
+    async def resume(
+        self, caller: Caller, message_id: str, after_sequence: int
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """Implement the method `RemoteTurns.resume`."""
         state = await self._state(caller, message_id)
-        if state.anew and after_sequence:
-            raise began_anew()
+        if state.restarted and after_sequence:
+            raise answer_restarted()
         if state.events is not None and after_sequence > state.events:
-            raise wrong("after_sequence", f"at most the last sequence, {state.events}")
-        return self._followers.follow(state, after_sequence)
+            raise field_error("after_sequence", f"at most the last sequence, {state.events}")
+        return self._readers.follow(state, after_sequence)
 
     async def cancel(self, caller: Caller, message_id: str) -> bool:
-        """See `turns.OtherGateways`."""
+        """Implement the method `RemoteTurns.cancel`."""
         state = await self._state(caller, message_id)
-        if state.events is not None or not await self._lives(state.gateway):
+        if state.events is not None or not await self._is_alive(state.gateway):
             return False
-        await self._log.order_stop(state.gateway, message_id)
-        STOPS_ELSEWHERE.inc()
+        await self._log.request_stop(state.gateway, message_id)
+        REMOTE_STOPS.inc()
         return True
 
     def hand_over(self) -> bool:
-        """See `turns.OtherGateways`."""
-        if not self._link.up:
+        """Implement the method `RemoteTurns.hand_over`."""
+        if not self._valkey.connected:
             return False
-        HANDED_OVER.inc(self._followers.hand_over())
+        HANDED_OVER.inc(self._readers.hand_over())
         return True
 
-    async def serve_beat(self) -> None:
-        """Show that this gateway lives, and compare our turns with the log now and then, for ever."""
-        beats = 0
+    async def send_heartbeats(self) -> None:
+        """Send heartbeats and compare local turns with the log periodically, until cancelled."""
+        heartbeats = 0
         while True:
-            await self._link.returned()
+            await self._valkey.wait_until_connected()
             try:
-                await self._erasures.beat()
-                # At once when Valkey is back: it may have lost the last second.
-                if beats % BEATS_A_LEASE == 0:
-                    self._publisher.look_again()
-                beats += 1
-            except StoreAwayError:
-                beats = 0
+                await self._erasures.heartbeat()
+                # At once after a reconnection, because Valkey may have lost the last second.
+                if heartbeats % HEARTBEATS_PER_LEASE == 0:
+                    self._publisher.recheck_all()
+                heartbeats += 1
+            except StoreUnavailableError:
+                heartbeats = 0
                 continue
-            await asyncio.sleep(self._lease_seconds / BEATS_A_LEASE)
+            await asyncio.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE)
 
-    async def serve_orders(self, look_seconds: float) -> None:
-        """Stop what others want stopped, for ever."""
+    async def process_stop_requests(self, poll_seconds: float) -> None:
+        """Stop local turns at the request of other gateways, until cancelled."""
         while True:
-            await self._link.returned()
+            await self._valkey.wait_until_connected()
             if self._publisher.busy:
-                with suppress(StoreAwayError):
-                    for message_id in await self._log.take_orders():
+                with suppress(StoreUnavailableError):
+                    for message_id in await self._log.take_stop_requests():
                         self._publisher.stop(message_id)
-            await asyncio.sleep(look_seconds)
+            await asyncio.sleep(poll_seconds)
 
-    async def _wait_for_sign(self, message_id: str) -> None:
-        """Valkey may have forgotten a turn that runs; its gateway brings it again within a lease."""
-        give_up_at = time.monotonic() + LEASES_OF_DOUBT * self._lease_seconds
+    async def _wait_for_state(self, message_id: str) -> None:
+        """Wait for a running turn missing in Valkey. Its gateway republishes within a lease."""
+        give_up_at = time.monotonic() + DOUBT_LEASES * self._lease_seconds
         while await self._log.state(message_id) is None and time.monotonic() < give_up_at:
-            await asyncio.sleep(ARRIVAL_SECONDS / 5)
+            await asyncio.sleep(PROPAGATION_SECONDS / 5)
 
     async def _claim(self, turn: Turn) -> Claim:
         instead_of = ""
-        for _ in range(MOST_CLAIMS):
-            there = await self._log.claim(turn, instead_of)
-            if there is None:
+        for _ in range(MAX_CLAIMS):
+            current = await self._log.claim(turn, instead_of)
+            if current is None:
                 return Claim.OURS
-            if await self._is_answered(there):
+            if await self._is_answered(current):
                 return Claim.ELSEWHERE
-            instead_of = there.attempt
-        raise UnavailableError("many ask for this turn at once", reason="TURN_CONTENDED", retry_seconds=1)
+            instead_of = current.attempt
+        raise UnavailableError(
+            "too many concurrent claims of this turn", reason="TURN_CONTENDED", retry_seconds=1
+        )
 
-    async def _is_answered(self, there: TurnState) -> bool:
-        """Ended ones are, unless nothing was shown; running ones are while their gateway lives. One
-        of our own has failed.
-        """
-        if there.events is not None:
-            return there.events > 0
-        return there.gateway != self._log.gateway and await self._lives(there.gateway)
+    async def _is_answered(self, current: TurnState) -> bool:
+        """Return True if another gateway has answered or is answering.
 
-    async def _lives(self, gateway: str) -> bool:
-        """Whether a gateway beats within a lease: a Valkey that was flushed has forgotten that it
-        did.
+        An ended turn without events counts as unanswered. A turn of this gateway has failed before.
         """
+        if current.events is not None:
+            return current.events > 0
+        return current.gateway != self._log.gateway and await self._is_alive(current.gateway)
+
+    async def _is_alive(self, gateway: str) -> bool:
+        """Wait up to a lease for a heartbeat, because a flushed Valkey has lost all heartbeats."""
         give_up_at = time.monotonic() + self._lease_seconds
-        while not await self._log.lives(gateway):
+        while not await self._log.is_alive(gateway):
             if time.monotonic() >= give_up_at:
                 return False
-            await asyncio.sleep(self._lease_seconds / BEATS_A_LEASE)
+            await asyncio.sleep(self._lease_seconds / HEARTBEATS_PER_LEASE)
         return True
 
     async def _state(self, caller: Caller, message_id: str) -> TurnState:
-        """The caller's turn. Its first batch may be on its way, so what is missing is looked for
-        again; a stranger's is missing.
+        """Return the state of the caller's turn.
+
+        The first batch may be in transit, so missing turns are looked up again for a short time.
+        Turns of other users are treated as missing.
+
+        Raises:
+            NotFoundError: The turn is unknown or belongs to another user.
         """
-        give_up_at = time.monotonic() + ARRIVAL_SECONDS
+        give_up_at = time.monotonic() + PROPAGATION_SECONDS
         while True:
             state = await self._log.state(message_id)
             if state and state.caller_key == caller.key:
                 return state
             if time.monotonic() >= give_up_at:
-                raise nothing_kept()
-            await asyncio.sleep(ARRIVAL_SECONDS / 5)
+                raise turn_not_found()
+            await asyncio.sleep(PROPAGATION_SECONDS / 5)
 
 
 @dataclass(frozen=True)
-class SharingPace:
-    """How long events are kept after the last one, a gateway may be silent, events collect; and how
-    often others are looked for.
-    """
+class SharingIntervals:
+    """Intervals of sharing, in seconds.
+
+    Retention after the last event, lease of a gateway, linger of events, and polling of others."""
 
     keep_seconds: float
     lease_seconds: float
     linger_seconds: float
-    look_seconds: float
+    poll_seconds: float
 
 
 @asynccontextmanager
-async def shared_turns(link: Link, seal: Seal, pace: SharingPace) -> AsyncIterator[tuple[ValkeyTurns, Erasures]]:
-    """Under a name that no gateway had before: after a restart it answers none of the turns of its
-    former life.
+async def shared_turns(
+    valkey: ValkeyClient, keys: KeyDerivation, intervals: SharingIntervals
+) -> AsyncIterator[tuple[ValkeyTurns, ErasureRequests]]:
+    """Share turns during the block.
+
+    The gateway has a new random name. After a restart it does not own turns of the previous
+    process.
     """
-    log = TurnLog(link, seal, uuid.uuid4().hex, pace.keep_seconds)
-    publisher = Publisher(log, pace.linger_seconds, pace.keep_seconds)
-    followers = Followers(log, pace.look_seconds, pace.lease_seconds)
-    erasures = Erasures(link, log, publisher, pace.lease_seconds, pace.keep_seconds)
-    turns = ValkeyTurns(link, log, publisher, followers, erasures, pace.lease_seconds)
-    orders = partial(turns.serve_orders, pace.look_seconds)
-    async with looping(publisher.serve, followers.serve, turns.serve_beat, orders, erasures.serve):
+    log = TurnLog(valkey, keys, uuid.uuid4().hex, intervals.keep_seconds)
+    publisher = Publisher(log, intervals.linger_seconds, intervals.keep_seconds)
+    readers = RemoteReaders(log, intervals.poll_seconds, intervals.lease_seconds)
+    erasures = ErasureRequests(
+        valkey, log, publisher, intervals.lease_seconds, intervals.keep_seconds
+    )
+    turns = ValkeyTurns(valkey, log, publisher, readers, erasures, intervals.lease_seconds)
+    stop_requests = partial(turns.process_stop_requests, intervals.poll_seconds)
+    async with background_tasks(
+        publisher.serve, readers.serve, turns.send_heartbeats, stop_requests, erasures.serve
+    ):
         yield turns, erasures
-        # Our turns have ended: let others know.
+        # Local turns have ended. Publish their ends before closing.
         await publisher.drain(DRAIN_SECONDS)

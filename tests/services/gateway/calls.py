@@ -11,17 +11,17 @@ from prometheus_client import REGISTRY
 from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ServiceError, from_rpc
-from services.gateway.alone import Alone
 from services.gateway.quota import Allowance
 from services.gateway.quotas import QuotaRules, Quotas
-from services.gateway.turns import Neighbours
-from tests.services.gateway.house import House
+from services.gateway.single_replica import SingleReplica
+from services.gateway.turns import SharedState
+from tests.services.gateway.gateway_under_test import GatewayUnderTest
 
 
-class Hold:
+class GeneratorGate:
     """Stops the fake generator before a delta until it is let go."""
 
-    def __init__(self, gateway: House, at: int) -> None:
+    def __init__(self, gateway: GatewayUnderTest, at: int) -> None:
         self.reached, self.go = asyncio.Event(), asyncio.Event()
         self._at = at
         gateway.fakes.generator.gate = self._gate
@@ -42,14 +42,16 @@ async def until_text(call: Any) -> list[chat_pb2.ChatEvent]:
     raise AssertionError("the stream ended without text")
 
 
-def resuming(gateway: House, message_id: str, after: int = 0, key: str | None = None) -> Any:
+def resuming(
+    gateway: GatewayUnderTest, message_id: str, after: int = 0, key: str | None = None
+) -> Any:
     """The running call."""
     request = chat_pb2.ResumeMessageRequest(message_id=message_id, after_sequence=after)
     return gateway.chat.ResumeMessage(request, timeout=20, metadata=gateway.metadata(key))
 
 
 async def resume(
-    gateway: House, message_id: str, after: int = 0, key: str | None = None
+    gateway: GatewayUnderTest, message_id: str, after: int = 0, key: str | None = None
 ) -> list[chat_pb2.ChatEvent]:
     """All events to the end."""
     return await collect(resuming(gateway, message_id, after, key))
@@ -60,7 +62,7 @@ async def collect(call: Any) -> list[chat_pb2.ChatEvent]:
     return [event async for event in call]
 
 
-async def cancel(gateway: House, message_id: str, key: str | None = None) -> bool:
+async def cancel(gateway: GatewayUnderTest, message_id: str, key: str | None = None) -> bool:
     """Whether the turn was running."""
     request = chat_pb2.CancelMessageRequest(message_id=message_id)
     response = await gateway.chat.CancelMessage(request, timeout=10, metadata=gateway.metadata(key))
@@ -85,13 +87,13 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
             await asyncio.sleep(0.01)
 
 
-def alone() -> Neighbours:
+def single_replica() -> SharedState:
     """Of a gateway without others and without limits."""
-    nobody = Alone()
-    return Neighbours(nobody, nobody, nobody, Quotas(QuotaRules(Allowance(), Allowance())))
+    nobody = SingleReplica()
+    return SharedState(nobody, nobody, nobody, Quotas(QuotaRules(Allowance(), Allowance())))
 
 
-def counted(name: str, **labels: str) -> float:
+def counter_value(name: str, **labels: str) -> float:
     """A counter's value now."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
 

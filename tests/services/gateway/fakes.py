@@ -37,7 +37,7 @@ SAMPLE = sample_pb2.Sample(
 )
 
 
-class Switch:
+class FaultSwitch:
     """A service that can be told to be away."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Switch:
             raise UnavailableError("told to be away", reason="AWAY")
 
 
-class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
+class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, FaultSwitch):
     """Blocks FORBIDDEN and BADWORD, redacts SECRET, holds back the last characters until the end."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, Switch):
         )
 
 
-class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, Switch):
+class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, FaultSwitch):
     """Corrects one word."""
 
     async def Enhance(self, request: Any, context: Any) -> enhancer_pb2.EnhanceResponse:
@@ -121,7 +121,7 @@ class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, Switch):
         return enhancer_pb2.EnhanceResponse(text=request.text.replace("hw ", "how "), edits=edits)
 
 
-class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
+class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
     """Conversations in memory, each under its owner."""
 
     def __init__(self) -> None:
@@ -268,7 +268,9 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, Switch):
 
 
 class FakeGenerator(
-    generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_grpc.RolloutServiceServicer, Switch
+    generator_pb2_grpc.GeneratorServiceServicer,
+    generator_pb2_grpc.RolloutServiceServicer,
+    FaultSwitch,
 ):
     """Answers with `deltas`, waiting before each for what `gate` says."""
 
@@ -329,7 +331,7 @@ class FakeGenerator(
         )
 
 
-class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, Switch):
+class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, FaultSwitch):
     """Keeps events; the last thumb and the last correction stand.
 
     An erasure takes the caller's, and is the answer until they say something again.

@@ -15,19 +15,19 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.generator.v1 import generator_pb2
 
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
-from services.gateway.access import guarded, refuse_unknown_fields
-from services.gateway.bearer import Bearers
-from services.gateway.http.door import Door
+from services.gateway.access import reject_unknown_fields, with_access_check
+from services.gateway.authentication import Authenticator
+from services.gateway.http.router import Router
 from services.gateway.http.server import serving_http
-from services.gateway.keys import Keys
-from tests.services.gateway.house import ADA, House
+from services.gateway.keys import ApiKeys
+from tests.services.gateway.gateway_under_test import ADA, GatewayUnderTest
 from tests.services.gateway.test_keys import CountingStore, mint
 from tests.support.errors import refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_two_keys_in_one_call_are_none(shared_gateway: House) -> None:
+async def test_two_keys_in_one_call_are_none(shared_gateway: GatewayUnderTest) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await shared_gateway.chat.ListConversations(
             chat_pb2.ListConversationsRequest(),
@@ -40,8 +40,8 @@ async def test_two_keys_in_one_call_are_none(shared_gateway: House) -> None:
 async def test_a_method_without_a_rule_is_denied_even_with_a_key() -> None:
     service = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"]
     secret, key = mint(ADA)
-    servicer = guarded(
-        service, SimpleNamespace(Generate=None), Bearers(Keys(CountingStore(key), 0), None)
+    servicer = with_access_check(
+        service, SimpleNamespace(Generate=None), Authenticator(ApiKeys(CountingStore(key), 0), None)
     )
     context = SimpleNamespace(invocation_metadata=lambda: (("authorization", f"Bearer {secret}"),))
     with refused(PermissionDeniedError, reason="NO_RULE"):
@@ -53,7 +53,7 @@ async def test_a_route_without_a_rule_is_denied_even_with_a_key() -> None:
         raise AssertionError("reached")
 
     secret, key = mint(ADA)
-    door = Door(Bearers(Keys(CountingStore(key), 0), None), 1)
+    door = Router(Authenticator(ApiKeys(CountingStore(key), 0), None), 1)
     app = Starlette(routes=[door.route("GET /api/secrets", endpoint)])
     headers = {"authorization": f"Bearer {secret}"}
     async with (
@@ -64,7 +64,9 @@ async def test_a_route_without_a_rule_is_denied_even_with_a_key() -> None:
         assert (response.status, (await response.json())["error"]["code"]) == (403, "no_rule")
 
 
-async def test_services_behind_the_gateway_are_not_behind_this_door(shared_gateway: House) -> None:
+async def test_services_behind_the_gateway_are_not_behind_this_door(
+    shared_gateway: GatewayUnderTest,
+) -> None:
     channel: Any = shared_gateway.channel
     for path in (
         "thumbwheel.session.v1.SessionService/GetMessage",
@@ -78,10 +80,10 @@ async def test_services_behind_the_gateway_are_not_behind_this_door(shared_gatew
 
 
 async def test_unknown_fields_are_refused_at_any_depth() -> None:
-    refuse_unknown_fields(chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="hello")), "")
+    reject_unknown_fields(chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="hello")), "")
     # Field 3 (input) holds a text and a field 99 that nobody knows.
     inner = chat_pb2.UserInput(text="a").SerializeToString() + b"\x98\x06\x01"
     data = b"\x1a" + bytes([len(inner)]) + inner
     with pytest.raises(InvalidArgumentError) as caught:
-        refuse_unknown_fields(chat_pb2.SendMessageRequest.FromString(data), "")
+        reject_unknown_fields(chat_pb2.SendMessageRequest.FromString(data), "")
     assert caught.value.field == "input.99"

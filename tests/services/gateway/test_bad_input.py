@@ -26,7 +26,7 @@ from tests.services.gateway.bad_input import (
     over_grpc,
     over_http,
 )
-from tests.services.gateway.house import House
+from tests.services.gateway.gateway_under_test import GatewayUnderTest
 
 # One house for the whole table: refused requests leave nothing behind, which is checked.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,7 +53,7 @@ def by_name(case: Any) -> str:
     return str(case.name)
 
 
-async def filled(gateway: House, case: BadInput) -> dict[str, Any]:
+async def filled(gateway: GatewayUnderTest, case: BadInput) -> dict[str, Any]:
     """The request, with ids of things that exist."""
     text = json.dumps(case.request)
     if ANSWER in text or USER_MESSAGE in text:
@@ -77,7 +77,7 @@ def error_info(error: grpc.aio.AioRpcError) -> tuple[str, error_details_pb2.Erro
 
 @pytest.mark.parametrize("case", TABLE, ids=by_name)
 async def test_over_both_doors_the_error_names_field_and_limit(
-    shared_gateway: House, refusals: list[ServiceError], case: BadInput
+    shared_gateway: GatewayUnderTest, refusals: list[ServiceError], case: BadInput
 ) -> None:
     request = await filled(shared_gateway, case)
     stored = len(shared_gateway.fakes.session.messages)
@@ -100,7 +100,7 @@ async def test_over_both_doors_the_error_names_field_and_limit(
 
 
 async def _over_grpc(
-    gateway: House, case: BadInput, request: Any, key: str | None
+    gateway: GatewayUnderTest, case: BadInput, request: Any, key: str | None
 ) -> tuple[str, error_details_pb2.ErrorInfo]:
     metadata = gateway.metadata(key) if key else ()
     service, message = over_grpc(case, request)
@@ -115,7 +115,7 @@ async def _over_grpc(
 
 
 async def _over_http(
-    gateway: House, case: BadInput, request: Any, key: str | None
+    gateway: GatewayUnderTest, case: BadInput, request: Any, key: str | None
 ) -> tuple[int, dict[str, Any]]:
     headers = gateway.headers(key) if key else {}
     method, path, body = over_http(case, request)
@@ -127,7 +127,7 @@ async def _over_http(
 
 @pytest.mark.parametrize("case", BAD_JSON, ids=by_name)
 async def test_a_body_that_is_no_request_is_refused_by_name(
-    shared_gateway: House, refusals: list[ServiceError], case: BadJson
+    shared_gateway: GatewayUnderTest, refusals: list[ServiceError], case: BadJson
 ) -> None:
     async with shared_gateway.http.request(
         case.method,
@@ -143,7 +143,7 @@ async def test_a_body_that_is_no_request_is_refused_by_name(
 
 @pytest.mark.parametrize("case", BAD_COMPLETIONS, ids=by_name)
 async def test_a_completion_that_cannot_be_is_refused_in_openais_words(
-    shared_gateway: House, refusals: list[ServiceError], case: BadCompletion
+    shared_gateway: GatewayUnderTest, refusals: list[ServiceError], case: BadCompletion
 ) -> None:
     stored = len(shared_gateway.fakes.session.messages)
     url = shared_gateway.url + "/v1/chat/completions"
@@ -167,7 +167,7 @@ async def test_a_completion_that_cannot_be_is_refused_in_openais_words(
     ids=["invalid UTF-8", "no protobuf", "unknown field"],
 )
 async def test_bytes_that_are_no_request_are_refused_by_name(
-    shared_gateway: House, data: bytes, field: str
+    shared_gateway: GatewayUnderTest, data: bytes, field: str
 ) -> None:
     channel: Any = shared_gateway.channel
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -180,7 +180,7 @@ async def test_bytes_that_are_no_request_are_refused_by_name(
 
 
 async def test_a_foreign_object_answers_as_a_missing_one_over_every_method(
-    shared_gateway: House,
+    shared_gateway: GatewayUnderTest,
 ) -> None:
     turn = await shared_gateway.ask(key=shared_gateway.other_key)
     conversation_id, message_id = turn[0].started.conversation_id, turn[0].message_id
@@ -217,7 +217,7 @@ async def test_a_foreign_object_answers_as_a_missing_one_over_every_method(
     assert conversation_id not in [conversation.id for conversation in found.conversations]
 
 
-async def test_of_two_thumbs_the_last_stands(shared_gateway: House) -> None:
+async def test_of_two_thumbs_the_last_stands(shared_gateway: GatewayUnderTest) -> None:
     turn = await shared_gateway.ask()
     for request_id, up in (("first", True), ("second", False)):
         said = {"messageId": turn[0].message_id, "requestId": request_id, "thumb": {"up": up}}
@@ -237,5 +237,5 @@ async def test_of_two_thumbs_the_last_stands(shared_gateway: House) -> None:
     assert thumbs == [False]
 
 
-def _mine(gateway: House) -> dict[str, Any]:
+def _mine(gateway: GatewayUnderTest) -> dict[str, Any]:
     return {"timeout": 10, "metadata": gateway.metadata()}

@@ -19,10 +19,17 @@ from tests.services.gateway.fakes import (
     SECRET,
     STABLE,
 )
-from tests.services.gateway.house import House, house, kinds_of, text_of
+from tests.services.gateway.gateway_under_test import (
+    GatewayUnderTest,
+    kinds_of,
+    run_gateway,
+    text_of,
+)
 
 
-async def test_a_turn_streams_ids_text_counts_and_the_end_in_order(gateway: House) -> None:
+async def test_a_turn_streams_ids_text_counts_and_the_end_in_order(
+    gateway: GatewayUnderTest,
+) -> None:
     events = await gateway.ask("What is the answer?")
     assert kinds_of(events) == ["started", "text_delta", "usage", "completed"]
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
@@ -39,7 +46,7 @@ async def test_a_turn_streams_ids_text_counts_and_the_end_in_order(gateway: Hous
 
 
 async def test_what_is_stored_is_what_was_shown_with_all_that_training_needs(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     events = await gateway.ask("What is the answer?")
     stored = gateway.fakes.session.finished[events[0].message_id]
@@ -53,20 +60,24 @@ async def test_what_is_stored_is_what_was_shown_with_all_that_training_needs(
     assert stored.usage.completion_tokens == 4
 
 
-async def test_what_was_sampled_goes_to_session_and_to_nobody_else(gateway: House) -> None:
+async def test_what_was_sampled_goes_to_session_and_to_nobody_else(
+    gateway: GatewayUnderTest,
+) -> None:
     events = await gateway.ask("What is the answer?")
     stored = gateway.fakes.session.finished[events[0].message_id]
     assert stored.sample == gateway.fakes.generator.sample
     assert not any("90000000" in str(event) or "log_prob" in str(event) for event in events)
 
 
-async def test_a_model_server_that_tells_no_tokens_leaves_none(gateway: House) -> None:
+async def test_a_model_server_that_tells_no_tokens_leaves_none(gateway: GatewayUnderTest) -> None:
     gateway.fakes.generator.sample = None
     events = await gateway.ask("What is the answer?")
     assert not gateway.fakes.session.finished[events[0].message_id].HasField("sample")
 
 
-async def test_an_answer_that_the_guard_changed_or_cut_has_no_sample(gateway: House) -> None:
+async def test_an_answer_that_the_guard_changed_or_cut_has_no_sample(
+    gateway: GatewayUnderTest,
+) -> None:
     for deltas in (["The key is ", SECRET], ["Fine. ", f"{BAD_WORD} and so on"]):
         gateway.fakes.generator.deltas = deltas
         events = await gateway.ask("Tell me")
@@ -76,7 +87,7 @@ async def test_an_answer_that_the_guard_changed_or_cut_has_no_sample(gateway: Ho
 
 
 async def test_text_that_the_guard_only_held_back_for_a_while_keeps_its_sample(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.guardrail.held_characters = 10
     events = await gateway.ask("What is the answer?")
@@ -88,7 +99,7 @@ async def test_text_that_the_guard_only_held_back_for_a_while_keeps_its_sample(
 
 
 async def test_the_change_of_the_enhancer_is_shown_and_the_guard_judges_both_texts(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     events = await gateway.ask("hw does it work?")
     assert kinds_of(events)[:2] == ["started", "enhanced"]
@@ -99,13 +110,13 @@ async def test_the_change_of_the_enhancer_is_shown_and_the_guard_judges_both_tex
     assert gateway.fakes.generator.requests[0].messages[-1].text == "how does it work?"
 
 
-async def test_the_enhancer_can_be_switched_off(gateway: House) -> None:
+async def test_the_enhancer_can_be_switched_off(gateway: GatewayUnderTest) -> None:
     events = await gateway.ask("hw does it work?", skip_enhancer=True)
     assert "enhanced" not in kinds_of(events)
     assert gateway.fakes.guardrail.inputs == [["hw does it work?"]]
 
 
-async def test_an_enhancer_that_is_away_leaves_the_text_as_typed(gateway: House) -> None:
+async def test_an_enhancer_that_is_away_leaves_the_text_as_typed(gateway: GatewayUnderTest) -> None:
     gateway.fakes.enhancer.away = True
     events = await gateway.ask("hw does it work?")
     assert text_of(events) == "The answer is 42."
@@ -113,7 +124,7 @@ async def test_an_enhancer_that_is_away_leaves_the_text_as_typed(gateway: House)
 
 
 async def test_a_blocked_input_is_answered_with_the_refusal_and_never_reaches_the_model(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     events = await gateway.ask(f"Do the {FORBIDDEN} thing")
     assert kinds_of(events) == ["started", "verdict", "text_delta", "completed"]
@@ -126,7 +137,7 @@ async def test_a_blocked_input_is_answered_with_the_refusal_and_never_reaches_th
 
 
 async def test_a_blocked_output_ends_before_the_bad_part_and_stops_the_model(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.generator.deltas = ["Fine. ", f"{BAD_WORD} and ", "so on"]
     hold = asyncio.Event()
@@ -139,7 +150,7 @@ async def test_a_blocked_output_ends_before_the_bad_part_and_stops_the_model(
     assert gateway.fakes.session.finished[events[0].message_id].guard_category == "harmful_content"
 
 
-async def test_a_secret_is_replaced_and_the_verdict_says_so(gateway: House) -> None:
+async def test_a_secret_is_replaced_and_the_verdict_says_so(gateway: GatewayUnderTest) -> None:
     gateway.fakes.generator.deltas = ["The key is ", SECRET]
     gateway.fakes.guardrail.held_characters = 10
     events = await gateway.ask("Tell me")
@@ -149,7 +160,7 @@ async def test_a_secret_is_replaced_and_the_verdict_says_so(gateway: House) -> N
 
 
 async def test_a_guard_that_is_away_before_generating_means_no_answer_and_a_message_that_is_kept(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.guardrail.away = True
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -167,7 +178,7 @@ async def test_a_guard_that_is_away_before_generating_means_no_answer_and_a_mess
 
 
 async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_nothing_unjudged(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     async def go_away_after_the_first() -> None:
         gateway.fakes.guardrail.away = len(gateway.fakes.guardrail.outputs) > 1
@@ -191,7 +202,7 @@ async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_no
 
 
 async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_with_its_error(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.generator.breaks_after = 2
     events = []
@@ -209,7 +220,7 @@ async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_wi
 
 
 async def test_a_silent_generator_is_given_up(tmp_path: Path) -> None:
-    async with house(tmp_path, idle_seconds=0.2) as gateway:
+    async with run_gateway(tmp_path, idle_seconds=0.2) as gateway:
         never = asyncio.Event()
         gateway.fakes.generator.gate = lambda number: (
             never.wait() if number == 1 else asyncio.sleep(0)
@@ -223,7 +234,7 @@ async def test_a_silent_generator_is_given_up(tmp_path: Path) -> None:
 async def test_a_turn_that_takes_too_long_is_ended_and_its_text_still_stored(
     tmp_path: Path,
 ) -> None:
-    async with house(tmp_path, turn_seconds=0.4) as gateway:
+    async with run_gateway(tmp_path, turn_seconds=0.4) as gateway:
         never = asyncio.Event()
         gateway.fakes.generator.gate = lambda number: (
             never.wait() if number == 1 else asyncio.sleep(0)
@@ -237,7 +248,9 @@ async def test_a_turn_that_takes_too_long_is_ended_and_its_text_still_stored(
         assert gateway.fakes.session.finished[events[0].message_id].text == "The "
 
 
-async def test_an_answer_of_the_guard_that_is_no_verdict_is_taken_for_none(gateway: House) -> None:
+async def test_an_answer_of_the_guard_that_is_no_verdict_is_taken_for_none(
+    gateway: GatewayUnderTest,
+) -> None:
     gateway.fakes.guardrail.gives_verdicts = False
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await gateway.ask()
@@ -247,7 +260,7 @@ async def test_an_answer_of_the_guard_that_is_no_verdict_is_taken_for_none(gatew
     assert gateway.fakes.generator.requests == []
 
 
-async def test_an_answer_waits_for_a_session_that_restarts(gateway: House) -> None:
+async def test_an_answer_waits_for_a_session_that_restarts(gateway: GatewayUnderTest) -> None:
     gateway.fakes.session.away_at_finish = 4
     events = await gateway.ask()
     assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
@@ -255,7 +268,7 @@ async def test_an_answer_waits_for_a_session_that_restarts(gateway: House) -> No
 
 
 async def test_an_answer_that_cannot_be_stored_is_shown_and_says_so(tmp_path: Path) -> None:
-    async with house(tmp_path, finish_seconds=0.3) as gateway:
+    async with run_gateway(tmp_path, finish_seconds=0.3) as gateway:
         gateway.fakes.session.away_at_finish = 1000
         events = []
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -267,7 +280,7 @@ async def test_an_answer_that_cannot_be_stored_is_shown_and_says_so(tmp_path: Pa
 
 
 async def test_another_answer_to_a_message_is_judged_again_and_hangs_under_it(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     first = await gateway.ask("hw does it work?")
     request = chat_pb2.SendMessageRequest(
@@ -285,7 +298,7 @@ async def test_another_answer_to_a_message_is_judged_again_and_hangs_under_it(
 
 
 async def test_a_pinned_version_answers_and_the_callers_own_identity_travels(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     call = gateway.chat.SendMessage(
         chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="Hello"), model=CANDIDATE),

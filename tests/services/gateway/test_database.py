@@ -21,7 +21,7 @@ from services.gateway import database
 from services.gateway.credential import ALL_SCOPES
 from services.gateway.database import MIGRATIONS, REVISIONS, migrate, open_database
 from services.gateway.key_store import SqlKeyStore
-from services.gateway.keys import Keys, digest_of, new_secret
+from services.gateway.keys import ApiKeys, digest_of, new_secret
 from services.gateway.tables import METADATA, tenants, users
 from tests.services.gateway.test_keys import reason_of, url
 
@@ -62,7 +62,7 @@ async def test_yesterdays_keys_go_on_with_all_scopes_and_their_users_have_rows(
     tmp_path: Path,
 ) -> None:
     secrets = yesterdays_file(tmp_path)
-    async with open_database(url(tmp_path)) as engine, Keys(SqlKeyStore(engine), 0) as keys:
+    async with open_database(url(tmp_path)) as engine, ApiKeys(SqlKeyStore(engine), 0) as keys:
         owner = await keys.authenticate(secrets[0])
         assert (owner.caller, owner.scopes) == (Caller("default", "owner"), ALL_SCOPES)
         assert [await reason_of(keys, secret) for secret in secrets[1:]] == [
@@ -88,7 +88,7 @@ async def test_two_who_start_at_once_migrate_once(tmp_path: Path) -> None:
     secrets = yesterdays_file(tmp_path)
 
     async def start() -> str:
-        async with open_database(url(tmp_path)) as engine, Keys(SqlKeyStore(engine), 60) as keys:
+        async with open_database(url(tmp_path)) as engine, ApiKeys(SqlKeyStore(engine), 60) as keys:
             return await reason_of(keys, secrets[0])
 
     assert await asyncio.gather(*(start() for _ in range(4))) == [""] * 4
@@ -113,7 +113,7 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(
         assert found == {"api_keys", "users"}
         connection.execute("DROP TABLE users")
     connection.close()
-    async with open_database(url(tmp_path)) as engine, Keys(SqlKeyStore(engine), 60) as keys:
+    async with open_database(url(tmp_path)) as engine, ApiKeys(SqlKeyStore(engine), 60) as keys:
         assert await reason_of(keys, secrets[0]) == ""
 
 
@@ -161,4 +161,4 @@ def test_the_revisions_that_the_code_knows_are_those_of_the_files() -> None:
 
 
 def test_a_password_is_not_shown() -> None:
-    assert "secret" not in database.shown("postgresql+asyncpg://tw:secret@127.0.0.1/tw")
+    assert "secret" not in database.redacted_url("postgresql+asyncpg://tw:secret@127.0.0.1/tw")

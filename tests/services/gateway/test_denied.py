@@ -30,7 +30,13 @@ from services.gateway.credential import ALL_SCOPES
 from services.gateway.keys import digest_of, new_secret
 from services.session.__main__ import wiring
 from tests.services.gateway.bad_input import MISSING_UUID
-from tests.services.gateway.house import ADA, BOB, House, house, new_key
+from tests.services.gateway.gateway_under_test import (
+    ADA,
+    BOB,
+    GatewayUnderTest,
+    new_key,
+    run_gateway,
+)
 from tests.services.gateway.test_bad_input import error_info
 from tests.services.session.service import Home, session_settings
 
@@ -85,7 +91,7 @@ class Attack:
 class World:
     """A gateway, the bad credentials, and a thing of each user."""
 
-    gateway: House
+    gateway: GatewayUnderTest
     attacks: Mapping[str, Attack]
     mine: Thing
     theirs: Mapping[str, Thing]
@@ -104,7 +110,7 @@ ATTACKS = (
     "rotated out",
     "wrong scope",
 )
-OWNERS = ("another user", "another tenant")
+HOLDER_TEXT = ("another user", "another tenant")
 NAMESAKE_OF_BOB = Caller("umbrella", BOB.user)
 
 
@@ -115,7 +121,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     async with (
         wiring(settings) as registrations,
         serving(settings, registrations) as port,
-        house(
+        run_gateway(
             tmp_path_factory.mktemp("house"),
             session_target=f"127.0.0.1:{port}",
             key_cache_seconds=0,
@@ -129,11 +135,11 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             gateway,
             {attack.name: attack for attack in await _attacks(gateway)},
             await _thing(gateway, gateway.key),
-            dict(zip(OWNERS, theirs, strict=True)),
+            dict(zip(HOLDER_TEXT, theirs, strict=True)),
         )
 
 
-async def _thing(gateway: House, key: str) -> Thing:
+async def _thing(gateway: GatewayUnderTest, key: str) -> Thing:
     erased = await gateway.feedback.EraseMyData(
         feedback_pb2.EraseMyDataRequest(), timeout=10, metadata=gateway.metadata(key)
     )
@@ -147,7 +153,7 @@ async def _thing(gateway: House, key: str) -> Thing:
     )
 
 
-async def _attacks(gateway: House) -> list[Attack]:
+async def _attacks(gateway: GatewayUnderTest) -> list[Attack]:
     store, now = gateway.store, time.time()
     unknown, revoked, rotated = new_secret(), await new_key(store, ADA), await new_key(store, ADA)
     ids = {key.digest: key.key_id for key in await store.list_keys()}
@@ -236,7 +242,7 @@ def _id_fields(descriptor: Descriptor, path: str = "") -> Iterator[str]:
 ID_FIELDS = [(method, path) for method in METHODS for path in _id_fields(method.input_type)]
 
 
-@pytest.mark.parametrize("owner", OWNERS)
+@pytest.mark.parametrize("owner", HOLDER_TEXT)
 @pytest.mark.parametrize(
     ("method", "path"), ID_FIELDS, ids=[f"{method.name}-{path}" for method, path in ID_FIELDS]
 )
@@ -277,7 +283,7 @@ def _naming(method: str, path: str, thing: Thing, world: World) -> dict[str, Any
 ID_ROUTES = [route for route in ROUTES if "_id}" in route] + list(JSON_ROUTES)
 
 
-@pytest.mark.parametrize("owner", OWNERS)
+@pytest.mark.parametrize("owner", HOLDER_TEXT)
 @pytest.mark.parametrize("route", ID_ROUTES)
 async def test_a_foreign_object_of_a_route_answers_as_a_missing_one(
     world: World, route: str, owner: str
@@ -364,7 +370,7 @@ async def test_after_all_attempts_the_others_things_are_as_they_were(world: Worl
 
 
 async def _refusal(
-    gateway: House, method: MethodDescriptor, request: Any, metadata: Any
+    gateway: GatewayUnderTest, method: MethodDescriptor, request: Any, metadata: Any
 ) -> grpc.aio.AioRpcError:
     channel: Any = gateway.channel
     path, data = (
@@ -384,7 +390,7 @@ async def _refusal(
 
 
 async def _over_http(
-    gateway: House, route: str, path: str, body: dict[str, Any], headers: dict[str, str]
+    gateway: GatewayUnderTest, route: str, path: str, body: dict[str, Any], headers: dict[str, str]
 ) -> tuple[int, dict[str, Any]]:
     method = route.split(" ")[0]
     sent = {"json": body} if method in ("POST", "PUT") else {}

@@ -15,11 +15,11 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 from services.chassis.errors import from_rpc
 from services.gateway.feedback import EVENT_NAMESPACE
 from tests.services.gateway.fakes import STABLE
-from tests.services.gateway.house import PRINCIPAL_KEY, House
+from tests.services.gateway.gateway_under_test import PRINCIPAL_KEY, GatewayUnderTest
 
 
 async def submit(
-    gateway: House, message_id: str, request_id: str = "r1", **value: Any
+    gateway: GatewayUnderTest, message_id: str, request_id: str = "r1", **value: Any
 ) -> feedback_pb2.SubmitFeedbackResponse:
     request = feedback_pb2.SubmitFeedbackRequest(
         message_id=message_id,
@@ -34,7 +34,7 @@ async def submit(
 
 
 async def test_an_event_names_the_version_and_a_pseudonym_and_never_the_text(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     turn = await gateway.ask()
     response = await submit(
@@ -62,7 +62,7 @@ async def test_an_event_names_the_version_and_a_pseudonym_and_never_the_text(
 
 
 async def test_the_same_request_id_is_the_same_event_and_other_content_is_refused(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     message_id = (await gateway.ask())[0].message_id
     first = await submit(gateway, message_id)
@@ -73,7 +73,7 @@ async def test_the_same_request_id_is_the_same_event_and_other_content_is_refuse
     assert from_rpc(caught.value, "gateway").field == "request_id"
 
 
-async def test_corrections_and_retractions_go_the_same_way(gateway: House) -> None:
+async def test_corrections_and_retractions_go_the_same_way(gateway: GatewayUnderTest) -> None:
     message_id = (await gateway.ask())[0].message_id
     correction = await submit(
         gateway, message_id, "r1", correction=events_pb2.Correction(text="Better.")
@@ -85,7 +85,7 @@ async def test_corrections_and_retractions_go_the_same_way(gateway: House) -> No
     assert gateway.fakes.feedback.events[retraction.event_id].retraction.kind == "correction"
 
 
-async def test_without_an_ack_there_is_no_reply(gateway: House) -> None:
+async def test_without_an_ack_there_is_no_reply(gateway: GatewayUnderTest) -> None:
     message_id = (await gateway.ask())[0].message_id
     gateway.fakes.feedback.away = True
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -94,7 +94,7 @@ async def test_without_an_ack_there_is_no_reply(gateway: House) -> None:
     assert gateway.fakes.feedback.events == {}
 
 
-async def test_an_answer_that_is_still_open_cannot_be_rated_yet(gateway: House) -> None:
+async def test_an_answer_that_is_still_open_cannot_be_rated_yet(gateway: GatewayUnderTest) -> None:
     turn = await gateway.ask()
     gateway.fakes.session.messages[
         turn[0].message_id
@@ -105,7 +105,7 @@ async def test_an_answer_that_is_still_open_cannot_be_rated_yet(gateway: House) 
 
 
 async def test_a_conversation_shows_the_callers_thumbs_and_is_readable_without_them(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     turn = await gateway.ask()
     await submit(gateway, turn[0].message_id)
@@ -119,7 +119,9 @@ async def test_a_conversation_shows_the_callers_thumbs_and_is_readable_without_t
         assert len(found.messages) == 2
 
 
-async def test_a_conversation_shows_what_the_caller_said_in_words(gateway: House) -> None:
+async def test_a_conversation_shows_what_the_caller_said_in_words(
+    gateway: GatewayUnderTest,
+) -> None:
     turn = await gateway.ask()
     thumb = events_pb2.Thumb(up=False, reasons=["wrong"], comment="no")
     await submit(gateway, turn[0].message_id, "r1", thumb=thumb)

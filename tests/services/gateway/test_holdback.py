@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.chassis.errors import UnavailableError
-from services.gateway.guard import Action, OutputRuling
+from services.gateway.guard import Action, OutputVerdict
 from services.gateway.holdback import MAX_PENDING_CHARACTERS, MAX_TAIL_CHARACTERS, HeldAnswer
 
 
@@ -24,18 +24,18 @@ class FakeGuard:
 
     async def check_output(
         self, prompt: str, released_tail: str, pending: str, *, final: bool
-    ) -> OutputRuling:
+    ) -> OutputVerdict:
         self.asked.append((released_tail, pending, final))
         if self.before_verdict:
             await self.before_verdict()
         if self.blocks and self.blocks in pending:
-            return OutputRuling(Action.BLOCK, "harm", "", 0, "No.")
+            return OutputVerdict(Action.BLOCK, "harm", "", 0, "No.")
         held = 0 if final else min(self.held, len(pending))
-        return OutputRuling(Action.ALLOW, "", pending[: len(pending) - held], held, "")
+        return OutputVerdict(Action.ALLOW, "", pending[: len(pending) - held], held, "")
 
 
 async def read(held: HeldAnswer) -> list[str]:
-    return [ruling.release async for ruling in held.releases()]
+    return [verdict.release async for verdict in held.releases()]
 
 
 @given(
@@ -71,7 +71,7 @@ async def test_the_first_text_is_judged_at_once_and_later_text_in_one_piece() ->
     for delta in ("two ", "three ", "four"):
         answer.add(delta)
     answer.end()
-    assert [ruling.release async for ruling in releases] == ["two three four"]
+    assert [verdict.release async for verdict in releases] == ["two three four"]
     assert guard.asked == [("", "one ", False), ("one ", "two three four", True)]
 
 
@@ -97,8 +97,8 @@ async def test_a_block_is_the_last_thing_released() -> None:
     answer.add("bad thing")
     answer.add(" and more")
     answer.end()
-    rulings = [ruling async for ruling in answer.releases()]
-    assert [(ruling.action, ruling.release) for ruling in rulings] == [(Action.BLOCK, "")]
+    rulings = [verdict async for verdict in answer.releases()]
+    assert [(verdict.action, verdict.release) for verdict in rulings] == [(Action.BLOCK, "")]
 
 
 async def test_what_came_before_a_failure_is_judged_and_released_first() -> None:

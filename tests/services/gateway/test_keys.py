@@ -18,19 +18,19 @@ from sqlalchemy.exc import OperationalError
 
 from services.chassis.errors import UnauthenticatedError, UnavailableError
 from services.chassis.identity import Caller
-from services.gateway.bearer import Bearers
-from services.gateway.credential import ALL_SCOPES, USUAL_SCOPES, Credential, Scope
+from services.gateway.authentication import Authenticator
+from services.gateway.credential import ALL_SCOPES, DEFAULT_SCOPES, Credential, Scope
 from services.gateway.database import open_database
 from services.gateway.key_commands import add_key_commands, run_key_command
 from services.gateway.key_store import SqlKeyStore
 from services.gateway.keys import (
-    USE_NOTED_SECONDS,
-    Keys,
+    USE_RECORD_SECONDS,
+    ApiKeys,
     StoredKey,
     digest_of,
     mint,
     owner_secret,
-    stored,
+    stored_key,
 )
 from services.gateway.tables import METADATA
 
@@ -50,7 +50,7 @@ class CountingStore:
         self.lookups += 1
         return self.keys.get(digest)
 
-    async def note_use(self, key_id: str, use_time: float) -> None:
+    async def record_use(self, key_id: str, use_time: float) -> None:
         if self.away:
             raise UnavailableError("told to be away")
         self.noted.append(key_id)
@@ -80,7 +80,7 @@ async def run_at(database_url: str, *words: str) -> int:
     return await run_key_command(parser.parse_args(words))
 
 
-async def reason_of(keys: Keys, secret: str) -> str:
+async def reason_of(keys: ApiKeys, secret: str) -> str:
     """Why a key is refused; empty if it works."""
     try:
         await keys.authenticate(secret)
@@ -91,9 +91,9 @@ async def reason_of(keys: Keys, secret: str) -> str:
 
 async def test_a_key_is_found_by_its_hash_and_never_kept(tmp_path: Path) -> None:
     secret, key = mint(ADA)
-    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
+    async with key_store(tmp_path) as store, ApiKeys(store, 0) as keys:
         await store.add(key)
-        assert await keys.authenticate(secret) == Credential(ADA, USUAL_SCOPES)
+        assert await keys.authenticate(secret) == Credential(ADA, DEFAULT_SCOPES)
     assert re.fullmatch(r"tw_[A-Za-z0-9_-]{43}", secret)
     assert secret.encode() not in (tmp_path / "keys.db").read_bytes()
     assert secret[3:].encode() not in (tmp_path / "keys.db").read_bytes()
@@ -116,14 +116,14 @@ async def test_what_is_not_a_known_key_is_refused(tmp_path: Path, authorization:
     async with key_store(tmp_path) as store:
         await store.add(mint(ADA)[1])
         with pytest.raises(UnauthenticatedError) as caught:
-            await Bearers(Keys(store, 3), None).authenticate(authorization)
+            await Authenticator(ApiKeys(store, 3), None).authenticate(authorization)
     assert caught.value.field == "authorization"
 
 
 async def test_a_known_key_is_looked_up_once_in_a_while_and_an_unknown_one_always() -> None:
     secret, key = mint(ADA)
     store = CountingStore(key)
-    keys = Keys(store, cache_seconds=60)
+    keys = ApiKeys(store, cache_seconds=60)
     for _ in range(3):
         assert (await keys.authenticate(secret)).caller == ADA
     assert store.lookups == 1
@@ -134,7 +134,7 @@ async def test_a_known_key_is_looked_up_once_in_a_while_and_an_unknown_one_alway
 
 async def test_a_revoked_key_stops_working(tmp_path: Path) -> None:
     secret, key = mint(ADA)
-    async with key_store(tmp_path) as store, Keys(store, cache_seconds=0) as keys:
+    async with key_store(tmp_path) as store, ApiKeys(store, cache_seconds=0) as keys:
         await store.add(key)
         assert await reason_of(keys, secret) == ""
         assert await store.revoke(key.key_id, time.time())
@@ -145,7 +145,7 @@ async def test_a_revoked_key_stops_working(tmp_path: Path) -> None:
 async def test_a_key_expires_also_while_it_is_remembered() -> None:
     secret, key = mint(ADA, expire_time=1_000.0)
     clock = iter((999.0, 999.0, 1_000.0))
-    keys = Keys(CountingStore(replace(key, last_use_time=990.0)), 60, lambda: next(clock))
+    keys = ApiKeys(CountingStore(replace(key, last_use_time=990.0)), 60, lambda: next(clock))
     assert [await reason_of(keys, secret) for _ in range(2)] == ["", "API_KEY_EXPIRED"]
 
 
@@ -154,7 +154,7 @@ async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking
 ) -> None:
     first, key = mint(ADA, ALL_SCOPES)
     second, third, now = mint(ADA)[0], mint(ADA)[0], time.time()
-    async with key_store(tmp_path) as store, Keys(store, cache_seconds=0) as keys:
+    async with key_store(tmp_path) as store, ApiKeys(store, cache_seconds=0) as keys:
         await store.add(key)
         assert await store.rotate(key.key_id, digest_of(second), now, now + 60)
         assert [await keys.authenticate(secret) for secret in (first, second)] == [
@@ -162,7 +162,7 @@ async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking
         ] * 2
         # What was the owner's file is still known: keeping it again must not give it a key of its
         # own.
-        await store.add(stored(first, ADA))
+        await store.add(stored_key(first, ADA))
         assert len(await store.list_keys()) == 1
 
         assert await store.rotate(key.key_id, digest_of(third), now, now - 1)
@@ -182,13 +182,13 @@ async def test_the_last_use_is_written_once_an_hour_and_the_call_does_not_fail_w
     store = CountingStore(key)
 
     async def use() -> None:
-        async with Keys(store, cache_seconds=0) as keys:
+        async with ApiKeys(store, cache_seconds=0) as keys:
             assert await reason_of(keys, secret) == ""
 
     for _ in range(5):
         await use()
     assert store.noted == [key.key_id]
-    store.keys[key.digest] = replace(key, last_use_time=time.time() - USE_NOTED_SECONDS - 1)
+    store.keys[key.digest] = replace(key, last_use_time=time.time() - USE_RECORD_SECONDS - 1)
     store.away = True
     await use()
     store.away = False
@@ -201,7 +201,7 @@ async def test_a_broken_database_lets_nobody_in(tmp_path: Path) -> None:
         async with engine.begin() as connection:
             await connection.run_sync(METADATA.drop_all)
         with pytest.raises(UnavailableError) as caught:
-            await Keys(SqlKeyStore(engine), 3).authenticate(mint(ADA)[0])
+            await ApiKeys(SqlKeyStore(engine), 3).authenticate(mint(ADA)[0])
     assert isinstance(caught.value.__cause__, OperationalError)
 
 
@@ -210,7 +210,7 @@ def test_the_owners_key_is_made_once_and_only_the_owner_can_read_it(tmp_path: Pa
     first = owner_secret(file)
     assert owner_secret(file) == first
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stored(first, ADA).digest == stored(first, ADA).digest
+    assert stored_key(first, ADA).digest == stored_key(first, ADA).digest
     assert [entry.name for entry in file.parent.iterdir()] == ["owner.key"]
 
 
@@ -218,7 +218,7 @@ async def test_keeping_the_owners_key_again_changes_nothing(tmp_path: Path) -> N
     secret = owner_secret(tmp_path / "owner.key")
     async with key_store(tmp_path) as store:
         for _ in range(2):
-            await store.add(stored(secret, ADA))
+            await store.add(stored_key(secret, ADA))
         assert [key.scopes for key in await store.list_keys()] == [ALL_SCOPES]
 
 
@@ -227,7 +227,7 @@ async def test_the_commands_make_list_rotate_and_revoke(
 ) -> None:
     assert await run(tmp_path, "create", "--user", "sim", "--tenant", "acme", "--count", "3") == 0
     secrets = capsys.readouterr().out.split()
-    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
+    async with key_store(tmp_path) as store, ApiKeys(store, 0) as keys:
         callers = [(await keys.authenticate(secret)).caller for secret in secrets]
         assert callers == [Caller("acme", f"sim-{number}") for number in (1, 2, 3)]
         key_id = await listed_id(tmp_path, capsys, "acme/sim-2", secrets)
@@ -259,7 +259,7 @@ async def listed_id(directory: Path, capsys: Any, user: str, secrets: list[str])
 @pytest.mark.parametrize(
     ("words", "scopes"),
     [
-        ((), USUAL_SCOPES),
+        ((), DEFAULT_SCOPES),
         (("--scopes", "all"), ALL_SCOPES),
         (("--scopes", "operate"), {Scope.OPERATE}),
         (("--scopes", "feedback,chat"), {Scope.CHAT, Scope.FEEDBACK}),
@@ -269,7 +269,7 @@ async def test_a_key_is_made_with_the_scopes_that_are_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], scopes: set[Scope]
 ) -> None:
     assert await run(tmp_path, "create", "--user", "ada", *words) == 0
-    async with key_store(tmp_path) as store, Keys(store, 0) as keys:
+    async with key_store(tmp_path) as store, ApiKeys(store, 0) as keys:
         assert (await keys.authenticate(capsys.readouterr().out.strip())).scopes == scopes
 
 
@@ -300,14 +300,14 @@ async def test_a_scope_of_a_later_version_grants_nothing(tmp_path: Path) -> None
         await SqlKeyStore(engine).add(key)
         async with engine.begin() as connection:
             await connection.exec_driver_sql("UPDATE api_keys SET scopes = 'chat fly'")
-        async with Keys(SqlKeyStore(engine), 0) as keys:
+        async with ApiKeys(SqlKeyStore(engine), 0) as keys:
             assert (await keys.authenticate(secret)).scopes == {Scope.CHAT}
 
 
 async def test_the_store_is_asked_once_for_calls_with_one_key_that_arrive_together() -> None:
     secret, key = mint(ADA)
     store = CountingStore(key)
-    async with Keys(store, cache_seconds=0) as keys:
+    async with ApiKeys(store, cache_seconds=0) as keys:
         leaving = asyncio.create_task(keys.authenticate(secret))
         staying = [asyncio.create_task(keys.authenticate(secret)) for _ in range(5)]
         await asyncio.sleep(0)

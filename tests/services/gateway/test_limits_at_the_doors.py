@@ -15,20 +15,20 @@ from services.chassis.errors import ResourceExhaustedError
 from services.gateway.http.rate_limits import duration
 from services.gateway.settings import GatewaySettings
 from tests.servers import ValkeyServer
-from tests.services.gateway.calls import Hold, collect, read_to_error, until_text
-from tests.services.gateway.house import PRINCIPAL_KEY, House, house
-from tests.services.gateway.two import two_gateways
+from tests.services.gateway.calls import GeneratorGate, collect, read_to_error, until_text
+from tests.services.gateway.gateway_under_test import PRINCIPAL_KEY, GatewayUnderTest, run_gateway
+from tests.services.gateway.two_gateways import two_gateways
 
 QUESTION: Any = [{"role": "user", "content": "What is it?"}]
 ACME = {"acme": {"user_requests_per_minute": 2, "user_tokens_per_day": 1_000}}
 
 
 async def test_grpc_names_the_limit_and_when_to_come_back(tmp_path: Path) -> None:
-    async with house(tmp_path, user_requests_per_minute=1) as gateway:
+    async with run_gateway(tmp_path, user_requests_per_minute=1) as gateway:
         await gateway.ask()
         events, error = await read_to_error(gateway.send())
     assert (events, type(error)) == ([], ResourceExhaustedError)
-    assert (error.reason, error.limit) == ("RATE_LIMITED", "1 requests a minute of a user")
+    assert (error.reason, error.limit) == ("RATE_LIMITED", "1 requests per minute of a user")
     assert 50 < error.retry_seconds <= 62
     assert gateway.fakes.session.finished.keys() == {
         message.id for message in gateway.fakes.session.messages.values() if message.parent_id
@@ -36,7 +36,7 @@ async def test_grpc_names_the_limit_and_when_to_come_back(tmp_path: Path) -> Non
 
 
 async def test_the_pages_door_says_429_and_retry_after(tmp_path: Path) -> None:
-    async with house(tmp_path, user_requests_per_minute=1) as gateway:
+    async with run_gateway(tmp_path, user_requests_per_minute=1) as gateway:
         await gateway.ask()
         body = {"input": {"text": "What is it?"}}
         async with gateway.http.post(
@@ -54,7 +54,7 @@ async def test_the_pages_door_says_429_and_retry_after(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_openais_headers_tell_what_is_left(tmp_path: Path, stream: bool) -> None:
-    async with house(tmp_path, quota_overrides=ACME) as gateway, _openai(gateway) as api:
+    async with run_gateway(tmp_path, quota_overrides=ACME) as gateway, _openai(gateway) as api:
         ask = api.chat.completions.with_raw_response.create
         heads = []
         for _ in range(2):
@@ -83,7 +83,7 @@ async def test_openais_headers_tell_what_is_left(tmp_path: Path, stream: bool) -
     assert (caught.value.code, caught.value.status_code) == ("rate_limited", 429)
 
 
-def _openai(gateway: House) -> openai.AsyncOpenAI:
+def _openai(gateway: GatewayUnderTest) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0)
 
 
@@ -93,7 +93,7 @@ async def _parsed(answer: Any) -> Any:
 
 
 async def test_without_limits_there_are_no_headers(tmp_path: Path) -> None:
-    async with house(tmp_path) as gateway, _openai(gateway) as api:
+    async with run_gateway(tmp_path) as gateway, _openai(gateway) as api:
         answer = await api.chat.completions.with_raw_response.create(
             model="thumbwheel", messages=QUESTION
         )
@@ -102,11 +102,11 @@ async def test_without_limits_there_are_no_headers(tmp_path: Path) -> None:
 
 async def test_a_turn_that_runs_elsewhere_counts_here(tmp_path: Path, valkey: ValkeyServer) -> None:
     async with two_gateways(tmp_path, valkey.database(), max_turns_per_user=1) as (here, there):
-        hold = Hold(here, at=1)
+        hold = GeneratorGate(here, at=1)
         call = here.send()
         seen = await until_text(call)
         _, error = await read_to_error(there.send())
-        assert (error.reason, error.limit) == ("TOO_MANY_TURNS", "1 turns at once of a user")
+        assert (error.reason, error.limit) == ("TOO_MANY_TURNS", "1 concurrent turns of a user")
         hold.go.set()
         assert (await collect(call))[-1].HasField("completed")
         assert seen[0].started
@@ -119,7 +119,7 @@ async def test_a_turn_that_runs_elsewhere_counts_here(tmp_path: Path, valkey: Va
                 await asyncio.sleep(0.02)
 
 
-async def _try(gateway: House) -> tuple[Any, Any]:
+async def _try(gateway: GatewayUnderTest) -> tuple[Any, Any]:
     try:
         return await gateway.ask(), None
     except Exception as error:  # noqa: BLE001 - looked at by the caller

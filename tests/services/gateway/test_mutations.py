@@ -23,19 +23,19 @@ from thumbwheel.session.v1 import session_pb2
 from services.chassis.admission import Admission
 from services.chassis.interceptor import CallInterceptor
 from services.chassis.settings import ServiceSettings
-from services.gateway.access import guarded
-from services.gateway.bearer import Bearers
+from services.gateway.access import with_access_check
+from services.gateway.authentication import Authenticator
 from services.gateway.events import FinishReason, Started
 from services.gateway.feedback import Durability, Feedback, FeedbackEvent, RatedMessage
-from services.gateway.keys import Keys, mint
+from services.gateway.keys import ApiKeys, mint
 from services.gateway.own_data import Consent, Erasure, OwnData
 from services.gateway.peers.conversations import ConversationsPeer
 from services.gateway.request import Role
 from services.gateway.servicer import ChatServicer, FeedbackServicer
 from services.gateway.turn import Turn
 from services.gateway.turns import TurnLimits, Turns
-from tests.services.gateway.calls import alone
-from tests.services.gateway.house import ADA, PRINCIPAL_KEY, House
+from tests.services.gateway.calls import single_replica
+from tests.services.gateway.gateway_under_test import ADA, PRINCIPAL_KEY, GatewayUnderTest
 from tests.services.gateway.mutations import UUID, mutants
 from tests.services.gateway.test_denied import METHODS, VALID
 from tests.services.gateway.test_keys import CountingStore
@@ -104,10 +104,10 @@ class Behind:
     async def erasure(self, erasure_id: str) -> Erasure:
         return Erasure(erasure_id, 1, 1, None)
 
-    async def drop(self, tenant: str) -> None:
+    async def drop_tenant(self, tenant: str) -> None:
         """As the cache's."""
 
-    async def said(self, message_ids: Any) -> Any:
+    async def current_feedback(self, message_ids: Any) -> Any:
         return feedback_pb2.GetThumbsResponse()
 
     def __getattr__(self, method: str) -> Any:
@@ -128,9 +128,11 @@ class Handlers:
 
     def __init__(self) -> None:
         self.key, stored = mint(ADA)
-        bearers = Bearers(Keys(CountingStore(stored), 60), None)
+        authenticator = Authenticator(ApiKeys(CountingStore(stored), 60), None)
         behind: Any = Behind()
-        turns = Turns(_instant, TurnLimits(10, 0.0, 1), alone(), Admission("turns", 500, 500, 1.0))
+        turns = Turns(
+            _instant, TurnLimits(10, 0.0, 1), single_replica(), Admission("turns", 500, 500, 1.0)
+        )
         chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
         said = FeedbackServicer(
             Feedback(behind, behind, PRINCIPAL_KEY), OwnData(turns, behind, behind, behind)
@@ -138,9 +140,11 @@ class Handlers:
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
         self._found: dict[str, Any] = {}
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(guarded(chat_service, chat, bearers), self)  # type: ignore[arg-type]
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(
+            with_access_check(chat_service, chat, authenticator), self
+        )  # type: ignore[arg-type]
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(
-            guarded(feedback_service, said, bearers), self
+            with_access_check(feedback_service, said, authenticator), self
         )  # type: ignore[arg-type]
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -218,7 +222,7 @@ async def test_a_million_mutated_requests_end_in_a_status_that_says_so(
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 async def test_over_the_wire_it_is_the_same_and_the_connection_lives(
-    gateway: House, method: MethodDescriptor
+    gateway: GatewayUnderTest, method: MethodDescriptor
 ) -> None:
     channel: Any = gateway.channel
     path = f"/{method.containing_service.full_name}/{method.name}"
@@ -251,7 +255,7 @@ BODIES = {
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_a_mutated_body_over_http_ends_in_a_status_that_says_so(
-    gateway: House, path: str
+    gateway: GatewayUnderTest, path: str
 ) -> None:
     randomness, statuses = random.Random(SEED), Counter[int]()
     right = json.dumps(BODIES[path])

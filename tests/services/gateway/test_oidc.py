@@ -22,17 +22,17 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from services.chassis.errors import ServiceError, UnauthenticatedError, UnavailableError
 from services.chassis.identity import Caller
-from services.gateway.credential import USUAL_SCOPES, Credential, Scope
+from services.gateway.credential import DEFAULT_SCOPES, Credential, Scope
 from services.gateway.issuers import Issuer as Rules
 from services.gateway.issuers import is_safe_url
-from services.gateway.oidc import Oidc
+from services.gateway.oidc import OidcVerifier
 from services.gateway.peers.issuer import IssuerPeer
 from services.gateway.settings import GatewaySettings
-from services.gateway.signing_keys import KeyAges, SigningKeys
-from tests.services.gateway.house import ADA, PRINCIPAL_KEY, house
+from services.gateway.signing_keys import KeyAgeLimits, SigningKeys
+from tests.services.gateway.gateway_under_test import ADA, PRINCIPAL_KEY, run_gateway
 from tests.services.gateway.issuer import AUDIENCE, Issuer, running_issuer
 
-AGES = KeyAges(refresh_seconds=300, stale_seconds=3_600, retry_seconds=10)
+AGES = KeyAgeLimits(refresh_seconds=300, stale_seconds=3_600, retry_seconds=10)
 LEEWAY_SECONDS = 30.0
 
 
@@ -49,7 +49,7 @@ class Clock:
 class Trust:
     """An issuer, whoever believes it, and the clock of the keys."""
 
-    def __init__(self, issuer: Issuer, oidc: Oidc, clock: Clock, keys: SigningKeys) -> None:
+    def __init__(self, issuer: Issuer, oidc: OidcVerifier, clock: Clock, keys: SigningKeys) -> None:
         self.issuer, self.oidc, self.clock, self.keys = issuer, oidc, clock, keys
 
     async def reason(self, token: str) -> str:
@@ -77,7 +77,7 @@ async def trusting(fetch_seconds: float = 2.0, **rules: Any) -> AsyncIterator[Tr
         )
         values = {"url": issuer.url, "audience": AUDIENCE, "tenant": "acme"} | rules
         yield Trust(
-            issuer, Oidc({issuer.url: (Rules(**values), keys)}, LEEWAY_SECONDS), clock, keys
+            issuer, OidcVerifier({issuer.url: (Rules(**values), keys)}, LEEWAY_SECONDS), clock, keys
         )
         await keys.close()
 
@@ -92,7 +92,7 @@ async def trust() -> AsyncIterator[Trust]:
 async def test_a_token_becomes_a_user_with_the_usual_scopes(trust: Trust, algorithm: str) -> None:
     trust.issuer.add_key("mine", algorithm)
     assert await trust.oidc.authenticate(trust.issuer.token("mine")) == Credential(
-        ADA, USUAL_SCOPES
+        ADA, DEFAULT_SCOPES
     )
 
 
@@ -425,7 +425,7 @@ async def test_mutated_tokens_are_refused_without_a_crash(trust: Trust) -> None:
 async def test_keys_and_tokens_come_in_by_the_same_door(tmp_path: Any) -> None:
     async with running_issuer() as issuer:
         entry = {"issuer": issuer.url, "audience": AUDIENCE, "tenant": "acme"}
-        async with house(tmp_path, oidc_issuers=(entry,)) as gateway:
+        async with run_gateway(tmp_path, oidc_issuers=(entry,)) as gateway:
             token = issuer.token()
             turn = await gateway.ask(key=token)
             # The same user, whichever she carries.

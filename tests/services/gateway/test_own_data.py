@@ -21,8 +21,15 @@ from services.chassis.errors import (
 )
 from services.gateway import turns
 from services.gateway.own_data import Consent, Erasure, OwnData
-from tests.services.gateway.calls import Hold, counted, read_to_error, resume, resuming, until_text
-from tests.services.gateway.house import ADA, House, house
+from tests.services.gateway.calls import (
+    GeneratorGate,
+    counter_value,
+    read_to_error,
+    resume,
+    resuming,
+    until_text,
+)
+from tests.services.gateway.gateway_under_test import ADA, GatewayUnderTest, run_gateway
 from tests.support.errors import refused
 
 ERASURE = Erasure("018f0000-0000-7000-8000-000000000000", 1, 2, None)
@@ -58,7 +65,7 @@ class Parts:
         self._step("key")
         return ERASURE
 
-    async def drop(self, tenant: str) -> None:
+    async def drop_tenant(self, tenant: str) -> None:
         assert tenant == ADA.tenant
         self._step("answers")
 
@@ -88,24 +95,26 @@ async def test_whatever_fails_is_unavailable_and_a_repetition_does_all_that_was_
     failing: str, kind: type[ServiceError]
 ) -> None:
     parts = Parts(failing, kind("told to fail"))
-    unfinished = counted("thumbwheel_gateway_erasures_total", outcome="unfinished")
+    unfinished = counter_value("thumbwheel_gateway_erasures_total", outcome="unfinished")
     with refused(UnavailableError, reason="ERASURE_UNFINISHED") as caught:
         await own_data(parts).erase(ADA)
     assert caught.value.retry_seconds == 1
-    assert counted("thumbwheel_gateway_erasures_total", outcome="unfinished") == unfinished + 1
+    assert (
+        counter_value("thumbwheel_gateway_erasures_total", outcome="unfinished") == unfinished + 1
+    )
     before, parts.done = parts.done, []
     assert before == list(STEPS[: STEPS.index(failing)])
     await own_data(parts).erase(ADA)
     assert tuple(parts.done) == STEPS
 
 
-def call(gateway: House, method: str, key: str | None = None, **given: Any) -> Any:
+def call(gateway: GatewayUnderTest, method: str, key: str | None = None, **given: Any) -> Any:
     """A call of FeedbackService by its name."""
     request = getattr(feedback_pb2, f"{method}Request")(**given)
     return getattr(gateway.feedback, method)(request, timeout=20, metadata=gateway.metadata(key))
 
 
-async def over_http(gateway: House, route: str, body: object = None) -> tuple[int, Any]:
+async def over_http(gateway: GatewayUnderTest, route: str, body: object = None) -> tuple[int, Any]:
     method, path = route.split(" ")
     async with gateway.http.request(
         method, gateway.url + path, json=body, headers=gateway.headers()
@@ -113,7 +122,7 @@ async def over_http(gateway: House, route: str, body: object = None) -> tuple[in
         return response.status, await response.json()
 
 
-async def thumb(gateway: House, message_id: str, key: str | None = None) -> str:
+async def thumb(gateway: GatewayUnderTest, message_id: str, key: str | None = None) -> str:
     said = feedback_pb2.SubmitFeedbackRequest(
         message_id=message_id, request_id="one", thumb=events_pb2.Thumb(up=True)
     )
@@ -124,7 +133,9 @@ async def thumb(gateway: House, message_id: str, key: str | None = None) -> str:
     )
 
 
-async def test_consent_is_the_operators_default_until_a_user_says_otherwise(gateway: House) -> None:
+async def test_consent_is_the_operators_default_until_a_user_says_otherwise(
+    gateway: GatewayUnderTest,
+) -> None:
     assert await over_http(gateway, "GET /api/consent") == (200, {"consent": {"training": True}})
     said = await call(gateway, "SetConsent", training=False)
     assert said.consent.training is False
@@ -139,7 +150,9 @@ async def test_consent_is_the_operators_default_until_a_user_says_otherwise(gate
     ) is False
 
 
-async def test_consent_is_not_taken_while_the_feedback_service_is_away(gateway: House) -> None:
+async def test_consent_is_not_taken_while_the_feedback_service_is_away(
+    gateway: GatewayUnderTest,
+) -> None:
     gateway.fakes.feedback.away = True
     for method, given in (("GetConsent", {}), ("SetConsent", {"training": False})):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -150,7 +163,7 @@ async def test_consent_is_not_taken_while_the_feedback_service_is_away(gateway: 
 
 
 async def test_after_an_erasure_nothing_of_the_user_can_be_read_and_the_others_lose_nothing(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     mine, theirs = await gateway.ask(), await gateway.ask(key=gateway.other_key)
     said = [
@@ -178,7 +191,9 @@ def regenerate(turn: list[chat_pb2.ChatEvent]) -> chat_pb2.Regenerate:
     return chat_pb2.Regenerate(message_id=turn[0].message_id)
 
 
-async def test_how_far_an_erasure_is_can_be_asked_by_its_user_alone(gateway: House) -> None:
+async def test_how_far_an_erasure_is_can_be_asked_by_its_user_alone(
+    gateway: GatewayUnderTest,
+) -> None:
     erasure_id = (await call(gateway, "EraseMyData")).erasure.erasure_id
     status, found = await over_http(gateway, f"GET /api/erasure/{erasure_id}")
     assert (status, "rewriteTime" in found["erasure"]) == (200, False)
@@ -190,8 +205,8 @@ async def test_how_far_an_erasure_is_can_be_asked_by_its_user_alone(gateway: Hou
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_turn_that_runs_is_stopped_and_forgotten(gateway: House) -> None:
-    hold = Hold(gateway, at=1)
+async def test_a_turn_that_runs_is_stopped_and_forgotten(gateway: GatewayUnderTest) -> None:
+    hold = GeneratorGate(gateway, at=1)
     running, other = gateway.send(), gateway.send(key=gateway.other_key)
     mine, theirs = await until_text(running), await until_text(other)
     await hold.reached.wait()
@@ -208,7 +223,7 @@ async def test_a_turn_that_runs_is_stopped_and_forgotten(gateway: House) -> None
 
 
 async def test_a_turn_that_does_not_end_in_time_is_no_silence(
-    gateway: House, monkeypatch: pytest.MonkeyPatch
+    gateway: GatewayUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "STOP_SECONDS", 0.05)
     judged = asyncio.Event()
@@ -228,7 +243,7 @@ async def test_a_turn_that_does_not_end_in_time_is_no_silence(
 
 @pytest.mark.parametrize("away", ["session", "feedback"])
 async def test_a_service_that_is_away_makes_it_unavailable_until_it_is_back(
-    gateway: House, away: str
+    gateway: GatewayUnderTest, away: str
 ) -> None:
     turn = await gateway.ask()
     await thumb(gateway, turn[0].message_id)
@@ -247,7 +262,9 @@ async def test_a_service_that_is_away_makes_it_unavailable_until_it_is_back(
     assert not gateway.fakes.feedback.events
 
 
-async def test_an_answer_that_was_lost_is_given_again_with_the_same_erasure(gateway: House) -> None:
+async def test_an_answer_that_was_lost_is_given_again_with_the_same_erasure(
+    gateway: GatewayUnderTest,
+) -> None:
     gateway.fakes.feedback.lost_erasures = 1
     await gateway.ask()
     first = await call(gateway, "EraseMyData")
@@ -261,7 +278,7 @@ async def test_answers_that_are_shown_again_go_with_the_user_of_their_tenant(
     tmp_path: Path,
 ) -> None:
     greedy = chat_pb2.SamplingOverrides(temperature=0, max_tokens=50)
-    async with house(tmp_path, answer_cache_seconds=60) as gateway:
+    async with run_gateway(tmp_path, answer_cache_seconds=60) as gateway:
         gateway.fakes.generator.candidate = ""
         for key in (gateway.key, gateway.namesakes_key):
             await gateway.ask(sampling=greedy, key=key)
@@ -273,7 +290,7 @@ async def test_answers_that_are_shown_again_go_with_the_user_of_their_tenant(
     assert [events[0].started.cached for events in again] == [False, True]
 
 
-async def test_the_experiment_is_shown_to_operators(gateway: House) -> None:
+async def test_the_experiment_is_shown_to_operators(gateway: GatewayUnderTest) -> None:
     status, found = await over_http(gateway, "GET /api/experiment")
     (arm,) = found["arms"]
     assert (status, arm["modelVersion"], arm["exposedUsers"], arm["up"], arm["down"]) == (
@@ -288,7 +305,9 @@ async def test_the_experiment_is_shown_to_operators(gateway: House) -> None:
     assert (await over_http(gateway, "GET /api/experiment"))[0] == 503
 
 
-async def test_thumbs_are_counted_for_operators_all_or_those_since_a_time(gateway: House) -> None:
+async def test_thumbs_are_counted_for_operators_all_or_those_since_a_time(
+    gateway: GatewayUnderTest,
+) -> None:
     await thumb(gateway, (await gateway.ask())[0].message_id)
     for since, up in (
         ("", "1"),

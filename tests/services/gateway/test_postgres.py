@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import select, text
 
 from services.chassis.errors import UnavailableError
-from services.gateway.credential import ALL_SCOPES, USUAL_SCOPES
+from services.gateway.credential import ALL_SCOPES, DEFAULT_SCOPES
 from services.gateway.database import (
     MIGRATION_LOCK,
     REVISIONS,
@@ -25,10 +25,10 @@ from services.gateway.database import (
 )
 from services.gateway.key_commands import add_migrate_command, run_migrate_command
 from services.gateway.key_store import SqlKeyStore
-from services.gateway.keys import Keys, digest_of, mint, new_secret
+from services.gateway.keys import ApiKeys, digest_of, mint, new_secret
 from services.gateway.tables import users
 from tests.servers import PostgresServer
-from tests.services.gateway.house import House, house
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
 from tests.services.gateway.test_database import differences
 from tests.services.gateway.test_keys import ADA, reason_of, run_at
 from tests.support.errors import refused
@@ -96,7 +96,7 @@ async def test_the_process_ends_with_that_word_and_its_command_helps(
 async def test_keys_live_in_postgres_as_in_a_file(
     migrated: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with open_database(migrated) as engine, Keys(SqlKeyStore(engine), 0) as keys:
+    async with open_database(migrated) as engine, ApiKeys(SqlKeyStore(engine), 0) as keys:
         store = SqlKeyStore(engine)
         (first, key), second, now = mint(ADA), new_secret(), time.time()
         for _ in range(2):
@@ -111,7 +111,7 @@ async def test_keys_live_in_postgres_as_in_a_file(
             "API_KEY_REVOKED"
         ] * 2
         assert not await store.revoke(key.key_id, now)
-        assert {found.scopes for found in await store.list_keys()} == {USUAL_SCOPES, ALL_SCOPES}
+        assert {found.scopes for found in await store.list_keys()} == {DEFAULT_SCOPES, ALL_SCOPES}
         async with engine.connect() as connection:
             assert [row.user for row in await connection.execute(select(users))] == ["ada"]
     assert await run_at(migrated, "list") == 0
@@ -122,8 +122,8 @@ async def test_a_revoked_key_stops_within_five_seconds_on_every_replica(
     migrated: str, tmp_path: Path
 ) -> None:
     async with (
-        house(_folder(tmp_path, "one"), database_url=migrated) as one,
-        house(_folder(tmp_path, "two"), database_url=migrated) as two,
+        run_gateway(_folder(tmp_path, "one"), database_url=migrated) as one,
+        run_gateway(_folder(tmp_path, "two"), database_url=migrated) as two,
     ):
         (key,) = [
             found for found in await one.store.list_keys() if found.digest == digest_of(one.key)
@@ -151,7 +151,7 @@ async def test_while_postgres_is_away_nobody_gets_in_and_that_is_said_soon(
     secret, key = mint(ADA)
     async with (
         open_database(migrated, wait_seconds=WAIT_SECONDS) as engine,
-        Keys(SqlKeyStore(engine), 0) as keys,
+        ApiKeys(SqlKeyStore(engine), 0) as keys,
     ):
         await SqlKeyStore(engine).add(key)
         assert await reason_of(keys, secret) == ""
@@ -206,7 +206,7 @@ def _folder(directory: Path, name: str) -> Path:
     return directory / name
 
 
-async def _status(gateway: House, key: str) -> int:
+async def _status(gateway: GatewayUnderTest, key: str) -> int:
     async with gateway.http.get(
         f"{gateway.url}/v1/models", headers=gateway.headers(key)
     ) as response:

@@ -27,9 +27,9 @@ from prometheus_client import generate_latest
 from services.chassis import interceptor
 from services.chassis.telemetry import LineFormatter
 from services.gateway.access import ROUTES
-from services.gateway.http import door
+from services.gateway.http import router
 from tests.services.gateway.fakes import BAD_WORD, FORBIDDEN, SAMPLE, Backends
-from tests.services.gateway.house import House, house
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
 from tests.services.gateway.issuer import AUDIENCE, Issuer, running_issuer
 from tests.services.gateway.mutations import UUID
 from tests.services.gateway.test_denied import METHODS, VALID
@@ -69,7 +69,7 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     watching = Seen()
-    for module in (interceptor, door):
+    for module in (interceptor, router):
         monkeypatch.setattr(module, "tracer", lambda: watching.provider.get_tracer("thumbwheel"))
     # As `configure_logs` sets them, and more: both formats, and our own lines from debug up.
     root, ours = logging.getLogger(), logging.getLogger("services")
@@ -140,7 +140,9 @@ def _request(method: MethodDescriptor, path: tuple[str, ...], word: str, answer_
     return message
 
 
-async def _call(gateway: House, method: MethodDescriptor, request: Any, metadata: Any) -> None:
+async def _call(
+    gateway: GatewayUnderTest, method: MethodDescriptor, request: Any, metadata: Any
+) -> None:
     channel: Any = gateway.channel
     path, data = (
         f"/{method.containing_service.full_name}/{method.name}",
@@ -157,7 +159,11 @@ async def _call(gateway: House, method: MethodDescriptor, request: Any, metadata
 
 
 async def _http(
-    gateway: House, route: str, headers: dict[str, str], body: bytes = b"", query: str = ""
+    gateway: GatewayUnderTest,
+    route: str,
+    headers: dict[str, str],
+    body: bytes = b"",
+    query: str = "",
 ) -> None:
     method, path = route.split(" ")
     async with gateway.http.request(
@@ -167,10 +173,10 @@ async def _http(
 
 
 @asynccontextmanager
-async def _open(directory: Path) -> AsyncIterator[tuple[House, Issuer]]:
+async def _open(directory: Path) -> AsyncIterator[tuple[GatewayUnderTest, Issuer]]:
     async with running_issuer() as issuer:
         entry = {"issuer": issuer.url, "audience": AUDIENCE, "tenant": "acme"}
-        async with house(directory, oidc_issuers=(entry,), finish_seconds=0.2) as gateway:
+        async with run_gateway(directory, oidc_issuers=(entry,), finish_seconds=0.2) as gateway:
             yield gateway, issuer
 
 
@@ -202,7 +208,7 @@ async def test_no_canary_and_no_key_is_in_logs_metrics_or_spans(tmp_path: Path, 
 
 
 async def _through_every_rpc(
-    gateway: House, canaries: Canaries, state: str, answer_id: str
+    gateway: GatewayUnderTest, canaries: Canaries, state: str, answer_id: str
 ) -> None:
     for method, path in TEXT_FIELDS:
         word = canaries.new(f"{state}: {method.name} {'.'.join(path)}")
@@ -212,7 +218,7 @@ async def _through_every_rpc(
         await _call(gateway, method, _request(method, path, word, answer_id), gateway.metadata())
 
 
-async def _through_every_route(gateway: House, canaries: Canaries, state: str) -> None:
+async def _through_every_route(gateway: GatewayUnderTest, canaries: Canaries, state: str) -> None:
     for route in ROUTES:
         word = canaries.new(f"{state}: {route}")
         named = re.sub(r"\{\w+\}", word, route)
@@ -239,7 +245,9 @@ async def _through_every_route(gateway: House, canaries: Canaries, state: str) -
         await _http(gateway, "POST /v1/chat/completions", gateway.headers(), body)
 
 
-async def _through_the_header(gateway: House, issuer: Issuer, canaries: Canaries) -> list[str]:
+async def _through_the_header(
+    gateway: GatewayUnderTest, issuer: Issuer, canaries: Canaries
+) -> list[str]:
     """Bearers of all kinds, and names of requests that are none. Returns the tokens."""
     now = time.time()
     claims: list[dict[str, Any]] = [
@@ -251,7 +259,7 @@ async def _through_the_header(gateway: House, issuer: Issuer, canaries: Canaries
     ]
     tokens = [issuer.token(jti=canaries.new("jti"), **changed) for changed in claims]
     tokens.append(issuer.token(header={"kid": canaries.new("kid")}))
-    bearers = [
+    authenticator = [
         f"tw_{canaries.new('key'):A<43}",
         f"tw_{canaries.new('short')}",
         canaries.new("no bearer"),
@@ -259,7 +267,7 @@ async def _through_the_header(gateway: House, issuer: Issuer, canaries: Canaries
     ]
     get = next(method for method in METHODS if method.name == "ListConversations")
     empty = GetMessageClass(get.input_type)()
-    for bearer, scheme in itertools.product(bearers, ("Bearer", canaries.new("scheme"))):
+    for bearer, scheme in itertools.product(authenticator, ("Bearer", canaries.new("scheme"))):
         request_id = f"a name: {canaries.new('request id')}"
         metadata = (
             ("authorization", f"{scheme} {bearer}"),

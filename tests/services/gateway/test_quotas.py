@@ -15,29 +15,29 @@ from hypothesis import strategies as st
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
-from services.gateway.local_quotas import LocalBook
-from services.gateway.loops import looping
-from services.gateway.quota import Allowance, Ask, Holder, Limit, Verdict, Window
-from services.gateway.quotas import QuotaError, QuotaRules, Quotas, WhenAway
+from services.gateway.background_tasks import background_tasks
+from services.gateway.local_quota_store import LocalQuotaStore
+from services.gateway.quota import Allowance, Holder, Limit, QuotaDecision, QuotaRequest, Window
+from services.gateway.quotas import OutagePolicy, QuotaError, QuotaRules, Quotas
 from services.gateway.request import Message, Role, Sampling, TurnRequest, UserInput
-from services.gateway.shared.link import open_link
-from services.gateway.shared.quotas import ValkeyBook
+from services.gateway.shared.quota_store import ValkeyQuotaStore
+from services.gateway.shared.valkey_client import open_valkey
 from tests.servers import ValkeyServer
-from tests.services.gateway.calls import counted, until
-from tests.services.gateway.two import everything
+from tests.services.gateway.calls import counter_value, until
+from tests.services.gateway.two_gateways import everything
 
 ADA, BOB, NAMESAKE = Caller("acme", "ada"), Caller("acme", "bob"), Caller("umbrella", "ada")
 FREE = Allowance()
 QUESTION = TurnRequest(UserInput("What is it?"), sampling=Sampling(max_tokens=96))
 QUESTION_TOKENS = 4 + 96
 
-Admit = Callable[[Ask], Awaitable[Verdict]]
+Admit = Callable[[QuotaRequest], Awaitable[QuotaDecision]]
 
 
 def ask(
     caller: Caller = ADA, tokens: int = 100, user: Allowance = FREE, tenant: Allowance = FREE
-) -> Ask:
-    return Ask(
+) -> QuotaRequest:
+    return QuotaRequest(
         random.randbytes(8).hex(), caller, tokens, {Holder.USER: user, Holder.TENANT: tenant}
     )
 
@@ -45,68 +45,70 @@ def ask(
 class Books:
     """The same calls for both books."""
 
-    def __init__(self, admit: Admit, settle: Callable[[Ask, int], Awaitable[None]]) -> None:
+    def __init__(
+        self, admit: Admit, settle: Callable[[QuotaRequest, int], Awaitable[None]]
+    ) -> None:
         self.admit, self.settle = admit, settle
 
-    async def refusal(self, asked: Ask) -> tuple[Holder, Limit] | None:
+    async def refusal(self, asked: QuotaRequest) -> tuple[Holder, Limit] | None:
         return (await self.admit(asked)).refused
 
 
 @pytest.fixture(params=["local", "valkey"])
-async def book(request: pytest.FixtureRequest, valkey: ValkeyServer) -> AsyncIterator[Books]:
+async def store(request: pytest.FixtureRequest, valkey: ValkeyServer) -> AsyncIterator[Books]:
     if request.param == "local":
-        local = LocalBook()
+        local = LocalQuotaStore()
 
-        async def admit(asked: Ask) -> Verdict:
+        async def admit(asked: QuotaRequest) -> QuotaDecision:
             return local.admit(asked)
 
-        async def settle(asked: Ask, used: int) -> None:
+        async def settle(asked: QuotaRequest, used: int) -> None:
             local.settle(asked, used)
 
         yield Books(admit, settle)
         return
-    async with open_link(valkey.database(), deadline_seconds=2) as link:
-        shared = ValkeyBook(link, lease_seconds=30)
+    async with open_valkey(valkey.database(), deadline_seconds=2) as client:
+        shared = ValkeyQuotaStore(client, lease_seconds=30)
         yield Books(shared.admit, shared.settle)
 
 
 async def test_requests_beyond_the_limit_are_refused_until_the_minute_has_passed(
-    book: Books,
+    store: Books,
 ) -> None:
     allowance = Allowance(requests_per_minute=3)
-    first = await book.admit(ask(user=allowance))
-    assert first.fills[Holder.USER, Limit.REQUESTS].used == 1
-    assert [await book.refusal(ask(user=allowance)) for _ in range(2)] == [None, None]
-    refused = await book.admit(ask(user=allowance))
+    first = await store.admit(ask(user=allowance))
+    assert first.usage[Holder.USER, Limit.REQUESTS].used == 1
+    assert [await store.refusal(ask(user=allowance)) for _ in range(2)] == [None, None]
+    refused = await store.admit(ask(user=allowance))
     assert refused.refused == (Holder.USER, Limit.REQUESTS)
     assert 55 < refused.retry_seconds <= 62
-    assert 55 < refused.fills[Holder.USER, Limit.REQUESTS].reset_seconds <= 62
-    assert await book.refusal(ask(BOB, user=allowance)) is None
+    assert 55 < refused.usage[Holder.USER, Limit.REQUESTS].reset_seconds <= 62
+    assert await store.refusal(ask(BOB, user=allowance)) is None
 
 
-async def test_tokens_are_reserved_before_and_settled_with_what_was_used(book: Books) -> None:
+async def test_tokens_are_reserved_before_and_settled_with_what_was_used(store: Books) -> None:
     allowance = Allowance(tokens_per_day=250)
     first, second = ask(user=allowance), ask(user=allowance)
-    assert [await book.refusal(first), await book.refusal(second)] == [None, None]
-    refused = await book.admit(ask(user=allowance))
+    assert [await store.refusal(first), await store.refusal(second)] == [None, None]
+    refused = await store.admit(ask(user=allowance))
     assert refused.refused == (Holder.USER, Limit.TOKENS)
     assert 86_000 < refused.retry_seconds < 88_500
-    await book.settle(first, 10)
-    await book.settle(first, 10)
-    admitted = await book.admit(ask(user=allowance))
-    assert (admitted.refused, admitted.fills[Holder.USER, Limit.TOKENS].used) == (None, 210)
-    await book.settle(second, 500)
-    assert await book.refusal(ask(tokens=1, user=allowance)) == (Holder.USER, Limit.TOKENS)
+    await store.settle(first, 10)
+    await store.settle(first, 10)
+    admitted = await store.admit(ask(user=allowance))
+    assert (admitted.refused, admitted.usage[Holder.USER, Limit.TOKENS].used) == (None, 210)
+    await store.settle(second, 500)
+    assert await store.refusal(ask(tokens=1, user=allowance)) == (Holder.USER, Limit.TOKENS)
 
 
-async def test_turns_at_once_are_free_again_when_they_have_ended(book: Books) -> None:
+async def test_turns_at_once_are_free_again_when_they_have_ended(store: Books) -> None:
     allowance = Allowance(turns_at_once=1)
     first = ask(user=allowance)
-    assert await book.refusal(first) is None
-    refused = await book.admit(ask(user=allowance))
+    assert await store.refusal(first) is None
+    refused = await store.admit(ask(user=allowance))
     assert (refused.refused, refused.retry_seconds) == ((Holder.USER, Limit.TURNS), 1)
-    await book.settle(first, 0)
-    assert await book.refusal(ask(user=allowance)) is None
+    await store.settle(first, 0)
+    assert await store.refusal(ask(user=allowance)) is None
 
 
 @pytest.mark.parametrize(
@@ -114,23 +116,23 @@ async def test_turns_at_once_are_free_again_when_they_have_ended(book: Books) ->
     [Allowance(requests_per_minute=2), Allowance(tokens_per_day=200), Allowance(turns_at_once=2)],
 )
 async def test_a_tenants_limit_holds_over_its_users_and_over_no_other_tenant(
-    book: Books, allowance: Allowance
+    store: Books, allowance: Allowance
 ) -> None:
-    assert [await book.refusal(ask(caller, tenant=allowance)) for caller in (ADA, BOB)] == [
+    assert [await store.refusal(ask(caller, tenant=allowance)) for caller in (ADA, BOB)] == [
         None,
         None,
     ]
-    holder, _ = await book.refusal(ask(tenant=allowance)) or (None, None)
+    holder, _ = await store.refusal(ask(tenant=allowance)) or (None, None)
     assert holder is Holder.TENANT
-    assert await book.refusal(ask(NAMESAKE, tenant=allowance)) is None
+    assert await store.refusal(ask(NAMESAKE, tenant=allowance)) is None
 
 
-async def test_what_is_refused_by_one_limit_takes_nothing_of_the_others(book: Books) -> None:
+async def test_what_is_refused_by_one_limit_takes_nothing_of_the_others(store: Books) -> None:
     allowance = Allowance(requests_per_minute=10, tokens_per_day=150)
     for _ in range(5):
-        await book.admit(ask(user=allowance))
-    last = await book.admit(ask(tokens=50, user=allowance))
-    assert (last.refused, last.fills[Holder.USER, Limit.REQUESTS].used) == (None, 2)
+        await store.admit(ask(user=allowance))
+    last = await store.admit(ask(tokens=50, user=allowance))
+    assert (last.refused, last.usage[Holder.USER, Limit.REQUESTS].used) == (None, 2)
 
 
 STEPS = st.lists(
@@ -150,9 +152,9 @@ def test_never_more_than_the_limit_in_any_window_and_no_step_longer_than_need_be
 ) -> None:
     clock = [0.0]
     windows = {Limit.REQUESTS: Window(1_000, 100), Limit.TOKENS: Window(2_000, 200)}
-    book = LocalBook(lambda: clock[0] / 1000, windows)
+    store = LocalQuotaStore(lambda: clock[0] / 1000, windows)
     allowance = Allowance(requests_per_minute=requests, tokens_per_day=tokens)
-    admitted: list[tuple[int, Ask, int]] = []  # when, what, tokens that count
+    admitted: list[tuple[int, QuotaRequest, int]] = []  # when, what, tokens that count
     running: list[int] = []  # places in the list before
     for wait_ms, wanted, kind in steps:
         clock[0] += wait_ms
@@ -161,21 +163,21 @@ def test_never_more_than_the_limit_in_any_window_and_no_step_longer_than_need_be
             place = running.pop(0)
             at, asked, counts = admitted[place]
             used = 0 if kind == "end" else counts // 2
-            book.settle(asked, used)
+            store.settle(asked, used)
             admitted[place] = (at, asked, used)
             continue
         asked = ask(tokens=wanted, user=allowance)
-        verdict = book.admit(asked)
-        if verdict.refused is None:
+        decision = store.admit(asked)
+        if decision.refused is None:
             running.append(len(admitted))
             admitted.append((now, asked, wanted))
-        for limit, most, need in ((Limit.REQUESTS, requests, 1), (Limit.TOKENS, tokens, wanted)):
+        for limit, maximum, need in ((Limit.REQUESTS, requests, 1), (Limit.TOKENS, tokens, wanted)):
             span, step = windows[limit].span_ms, windows[limit].step_ms
             sizes = [(at, 1 if limit is Limit.REQUESTS else counts) for at, _, counts in admitted]
             within = sum(size for at, size in sizes if at > now - span)
-            assert not most or within <= most
-            if verdict.refused == (Holder.USER, limit):
-                assert sum(size for at, size in sizes if at > now - span - step) + need > most
+            assert not maximum or within <= maximum
+            if decision.refused == (Holder.USER, limit):
+                assert sum(size for at, size in sizes if at > now - span - step) + need > maximum
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Admitted:
     """When, on the test's clock: between the call and its return; and until it surely ran."""
 
     called: float
-    returned: float
+    wait_until_connected: float
     ended: float
     used: int
 
@@ -197,24 +199,24 @@ RULES = QuotaRules(ALLOWANCE, FREE)
 
 
 @asynccontextmanager
-async def shared_book(url: str) -> AsyncIterator[ValkeyBook]:
-    async with open_link(url, deadline_seconds=2, probe_seconds=0.05) as link:
-        yield ValkeyBook(link, LEASE_SECONDS, WINDOWS)
+async def shared_book(url: str) -> AsyncIterator[ValkeyQuotaStore]:
+    async with open_valkey(url, deadline_seconds=2, probe_seconds=0.05) as client:
+        yield ValkeyQuotaStore(client, LEASE_SECONDS, WINDOWS)
 
 
 @asynccontextmanager
 async def sharing(
-    url: str, when_away: WhenAway = WhenAway.LOCAL, lease_seconds: float = LEASE_SECONDS
+    url: str, outage_policy: OutagePolicy = OutagePolicy.LOCAL, lease_seconds: float = LEASE_SECONDS
 ) -> AsyncIterator[Quotas]:
-    async with shared_book(url) as book:
-        quotas = Quotas(RULES, book, when_away, lease_seconds)
-        async with looping(quotas.serve):
+    async with shared_book(url) as store:
+        quotas = Quotas(RULES, store, outage_policy, lease_seconds)
+        async with background_tasks(quotas.serve):
             yield quotas
             await quotas.flush()
 
 
 async def visits(
-    gateways: list[Quotas], doomed: ValkeyBook, seed: int, seconds: float
+    gateways: list[Quotas], doomed: ValkeyQuotaStore, seed: int, seconds: float
 ) -> list[Admitted]:
     """One client: asks here and there, and holds a turn for a while. Now and then it asks a gateway
     that dies at once: what is reserved there is neither held nor settled.
@@ -228,8 +230,8 @@ async def visits(
             chance.random() / 20,
         )
         if chance.random() < 0.05:
-            verdict = await doomed.admit(RULES.ask(ADA, QUESTION))
-            if not verdict.refused:
+            decision = await doomed.admit(RULES.request_for(ADA, QUESTION))
+            if not decision.refused:
                 found.append(Admitted(called, time.monotonic(), time.monotonic(), 0))
             continue
         try:
@@ -237,9 +239,9 @@ async def visits(
         except QuotaError:
             await asyncio.sleep(chance.random() / 50)
             continue
-        returned = time.monotonic()
+        wait_until_connected = time.monotonic()
         await asyncio.sleep(lasts)
-        found.append(Admitted(called, returned, time.monotonic(), used))
+        found.append(Admitted(called, wait_until_connected, time.monotonic(), used))
         reservation.settle(used)
     return found
 
@@ -250,7 +252,7 @@ def most_within(admitted: list[Admitted], seconds: float, size: Callable[[Admitt
         sum(
             size(other)
             for other in admitted
-            if other.called >= one.called and other.returned <= one.called + seconds
+            if other.called >= one.called and other.wait_until_connected <= one.called + seconds
         )
         for one in admitted
     )
@@ -258,7 +260,11 @@ def most_within(admitted: list[Admitted], seconds: float, size: Callable[[Admitt
 
 def most_at_once(admitted: list[Admitted]) -> int:
     return max(
-        sum(other.returned <= one.returned < other.ended for other in admitted) for one in admitted
+        sum(
+            other.wait_until_connected <= one.wait_until_connected < other.ended
+            for other in admitted
+        )
+        for one in admitted
     )
 
 
@@ -305,9 +311,9 @@ async def test_a_reservation_that_a_flush_has_taken_is_written_down_again(
     valkey: ValkeyServer,
 ) -> None:
     url = valkey.database()
-    async with sharing(url) as quotas, open_link(url, deadline_seconds=2) as link:
+    async with sharing(url) as quotas, open_valkey(url, deadline_seconds=2) as client:
         reservations = [await quotas.admit(ADA, QUESTION) for _ in range(ALLOWANCE.turns_at_once)]
-        await link.call("turns", "FLUSHDB")  # type: ignore[arg-type]
+        await client.call("turns", "FLUSHDB")  # type: ignore[arg-type]
         await asyncio.sleep(LEASE_SECONDS)
         with pytest.raises(QuotaError) as caught:
             await quotas.admit(ADA, QUESTION)
@@ -330,9 +336,9 @@ async def test_the_error_names_the_limit_and_the_time_to_wait(rules: QuotaRules)
     with pytest.raises(QuotaError) as caught:
         await quotas.admit(ADA, QUESTION)
     error = caught.value
-    assert (error.reason, error.limit) == ("RATE_LIMITED", "2 requests a minute of a user")
+    assert (error.reason, error.limit) == ("RATE_LIMITED", "2 requests per minute of a user")
     assert 55 < error.retry_seconds <= 62
-    assert (error.standing[Limit.REQUESTS].limit, error.standing[Limit.REQUESTS].remaining) == (
+    assert (error.levels[Limit.REQUESTS].limit, error.levels[Limit.REQUESTS].remaining) == (
         2,
         0,
     )
@@ -353,7 +359,7 @@ async def test_a_tenant_can_have_limits_of_its_own(rules: QuotaRules) -> None:
 
 def test_a_prompt_is_estimated_from_all_that_the_request_brings(rules: QuotaRules) -> None:
     history = (Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "é" * 3))
-    asked = rules.ask(ADA, TurnRequest(UserInput("What is it?", history)))
+    asked = rules.request_for(ADA, TurnRequest(UserInput("What is it?", history)))
     assert asked.tokens == 4 + 3 + 2 + 50
 
 
@@ -368,7 +374,7 @@ async def away(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
 async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here(
     away: ValkeyServer,
 ) -> None:
-    before = counted("thumbwheel_gateway_quota_away_total", policy="local")
+    before = counter_value("thumbwheel_gateway_quota_away_total", policy="local")
     async with sharing(away.database()) as quotas:
         for _ in range(ALLOWANCE.turns_at_once - 1):
             await quotas.admit(ADA, QUESTION)
@@ -377,13 +383,13 @@ async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here
         with pytest.raises(QuotaError) as caught:
             await quotas.admit(ADA, QUESTION)
     assert caught.value.reason == "TOO_MANY_TURNS"
-    assert counted("thumbwheel_gateway_quota_away_total", policy="local") == before + 2
+    assert counter_value("thumbwheel_gateway_quota_away_total", policy="local") == before + 2
 
 
 async def test_the_other_policy_refuses_while_valkey_is_away_and_admits_when_it_is_back(
     away: ValkeyServer,
 ) -> None:
-    async with sharing(away.database(), when_away=WhenAway.REFUSE) as quotas:
+    async with sharing(away.database(), outage_policy=OutagePolicy.REFUSE) as quotas:
         await quotas.admit(ADA, QUESTION)
         away.kill()
         with pytest.raises(UnavailableError) as caught:

@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import NO_CALL, Caller, bind_call
 from services.chassis.telemetry import LineFormatter, trace_headers, trace_id
-from services.gateway.alone import Alone
 from services.gateway.events import FinishReason, Started, TextDelta
 from services.gateway.request import TurnRequest, UserInput
+from services.gateway.single_replica import SingleReplica
 from services.gateway.turn import Turn
 from services.gateway.turn_trace import traced
 
@@ -49,7 +49,7 @@ def outside_of_any_call() -> None:
 
 def turn() -> Turn:
     question = TurnRequest(UserInput("a very particular question"))
-    return Turn(Caller("acme", "ada"), question, lambda _turn: None, Alone())
+    return Turn(Caller("acme", "ada"), question, lambda _turn: None, SingleReplica())
 
 
 async def answer(turn: Turn) -> None:

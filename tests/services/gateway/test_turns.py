@@ -18,23 +18,35 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.identity import Caller
-from services.gateway.alone import Alone
 from services.gateway.events import FinishReason, Started, TextDelta
 from services.gateway.quota import Holder, Limit
 from services.gateway.quotas import QuotaError
 from services.gateway.request import TurnRequest, UserInput
+from services.gateway.single_replica import SingleReplica
 from services.gateway.turn import Turn
 from services.gateway.turns import TurnLimits, Turns
-from tests.services.gateway.calls import Hold, alone, cancel, resume, until, until_text
-from tests.services.gateway.house import House, house, kinds_of, text_of
+from tests.services.gateway.calls import (
+    GeneratorGate,
+    cancel,
+    resume,
+    single_replica,
+    until,
+    until_text,
+)
+from tests.services.gateway.gateway_under_test import (
+    GatewayUnderTest,
+    kinds_of,
+    run_gateway,
+    text_of,
+)
 from tests.support.errors import refused
 from tests.support.simulated_time import simulate
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
 
 
-async def test_a_client_that_goes_away_misses_nothing(gateway: House) -> None:
-    hold = Hold(gateway, at=1)
+async def test_a_client_that_goes_away_misses_nothing(gateway: GatewayUnderTest) -> None:
+    hold = GeneratorGate(gateway, at=1)
     call = gateway.send()
     seen = await until_text(call)
     call.cancel()
@@ -46,8 +58,10 @@ async def test_a_client_that_goes_away_misses_nothing(gateway: House) -> None:
     assert not gateway.fakes.generator.cancelled.is_set()
 
 
-async def test_many_readers_see_the_same_events_live_and_afterwards(gateway: House) -> None:
-    hold = Hold(gateway, at=2)
+async def test_many_readers_see_the_same_events_live_and_afterwards(
+    gateway: GatewayUnderTest,
+) -> None:
+    hold = GeneratorGate(gateway, at=2)
     call = gateway.send()
     seen = await until_text(call)
     live = asyncio.create_task(resume(gateway, seen[0].message_id))
@@ -58,8 +72,8 @@ async def test_many_readers_see_the_same_events_live_and_afterwards(gateway: Hou
     assert await resume(gateway, seen[0].message_id) == first
 
 
-async def test_cancel_stops_the_model_at_once_and_keeps_the_text(gateway: House) -> None:
-    hold = Hold(gateway, at=2)
+async def test_cancel_stops_the_model_at_once_and_keeps_the_text(gateway: GatewayUnderTest) -> None:
+    hold = GeneratorGate(gateway, at=2)
     call = gateway.send()
     seen = await until_text(call)
     await hold.reached.wait()
@@ -76,7 +90,7 @@ async def test_cancel_stops_the_model_at_once_and_keeps_the_text(gateway: House)
 
 
 async def test_cancelling_what_is_no_longer_kept_changes_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path, keep_seconds=0.01) as gateway:
+    async with run_gateway(tmp_path, keep_seconds=0.01) as gateway:
         events = await gateway.ask()
         await asyncio.sleep(0.05)
         assert await cancel(gateway, events[0].message_id) is False
@@ -85,8 +99,8 @@ async def test_cancelling_what_is_no_longer_kept_changes_nothing(tmp_path: Path)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_another_user_can_neither_resume_nor_cancel(gateway: House) -> None:
-    hold = Hold(gateway, at=1)
+async def test_another_user_can_neither_resume_nor_cancel(gateway: GatewayUnderTest) -> None:
+    hold = GeneratorGate(gateway, at=1)
     call = gateway.send()
     seen = await until_text(call)
     for attempt in (
@@ -100,8 +114,10 @@ async def test_another_user_can_neither_resume_nor_cancel(gateway: House) -> Non
     assert text_of(seen + [event async for event in call]) == "The answer is 42."
 
 
-async def test_a_disconnect_cancels_only_where_the_request_says_so(gateway: House) -> None:
-    hold = Hold(gateway, at=1)
+async def test_a_disconnect_cancels_only_where_the_request_says_so(
+    gateway: GatewayUnderTest,
+) -> None:
+    hold = GeneratorGate(gateway, at=1)
     call = gateway.send(on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
     seen = await until_text(call)
     await hold.reached.wait()
@@ -113,9 +129,9 @@ async def test_a_disconnect_cancels_only_where_the_request_says_so(gateway: Hous
 
 
 async def test_the_same_request_id_is_the_same_turn_and_another_payload_is_refused(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
-    hold = Hold(gateway, at=1)
+    hold = GeneratorGate(gateway, at=1)
     call = gateway.send(request_id="once")
     seen = await until_text(call)
     again = asyncio.create_task(gateway.ask(request_id="once"))
@@ -128,7 +144,9 @@ async def test_the_same_request_id_is_the_same_turn_and_another_payload_is_refus
     assert len(gateway.fakes.generator.requests) == 1
 
 
-async def test_a_turn_whose_beginning_lost_its_answer_is_stored_once(gateway: House) -> None:
+async def test_a_turn_whose_beginning_lost_its_answer_is_stored_once(
+    gateway: GatewayUnderTest,
+) -> None:
     gateway.fakes.session.lost_begins = 1
     assert text_of(await gateway.ask()) == "The answer is 42."
     assert gateway.fakes.session.lost_begins == 0
@@ -138,7 +156,7 @@ async def test_a_turn_whose_beginning_lost_its_answer_is_stored_once(gateway: Ho
 async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again(
     tmp_path: Path,
 ) -> None:
-    async with house(tmp_path, keep_seconds=0.01) as gateway:
+    async with run_gateway(tmp_path, keep_seconds=0.01) as gateway:
         first = await gateway.ask(request_id="once")
         await asyncio.sleep(0.05)
         again = await gateway.ask(request_id="once")
@@ -148,7 +166,7 @@ async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again
 
 
 async def test_a_turn_that_showed_nothing_can_be_tried_again_with_its_request_id(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.generator.away = True
     with pytest.raises(grpc.aio.AioRpcError):
@@ -169,8 +187,8 @@ async def test_a_turn_that_showed_nothing_can_be_tried_again_with_its_request_id
 
 
 async def test_more_turns_than_allowed_are_refused(tmp_path: Path) -> None:
-    async with house(tmp_path, max_turns_per_user=1) as gateway:
-        hold = Hold(gateway, at=1)
+    async with run_gateway(tmp_path, max_turns_per_user=1) as gateway:
+        hold = GeneratorGate(gateway, at=1)
         call = gateway.send()
         await until_text(call)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -182,8 +200,8 @@ async def test_more_turns_than_allowed_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_shutdown_stores_what_was_shown_as_failed(tmp_path: Path) -> None:
-    async with house(tmp_path, drain_seconds=0.1) as gateway:
-        hold = Hold(gateway, at=1)
+    async with run_gateway(tmp_path, drain_seconds=0.1) as gateway:
+        hold = GeneratorGate(gateway, at=1)
         seen = await until_text(gateway.send())
         await hold.reached.wait()
         session = gateway.fakes.session
@@ -192,8 +210,8 @@ async def test_a_shutdown_stores_what_was_shown_as_failed(tmp_path: Path) -> Non
 
 
 async def test_a_shutdown_waits_a_while_for_turns_that_nobody_reads(tmp_path: Path) -> None:
-    async with house(tmp_path, http_drain_seconds=5.0) as gateway:
-        hold = Hold(gateway, at=1)
+    async with run_gateway(tmp_path, http_drain_seconds=5.0) as gateway:
+        hold = GeneratorGate(gateway, at=1)
         call = gateway.send()
         seen = await until_text(call)
         await hold.reached.wait()
@@ -204,7 +222,7 @@ async def test_a_shutdown_waits_a_while_for_turns_that_nobody_reads(tmp_path: Pa
     assert (stored.text, stored.finish_reason) == ("The answer is 42.", chat_pb2.FINISH_REASON_STOP)
 
 
-class Elsewhere(Alone):
+class Elsewhere(SingleReplica):
     """Others are there."""
 
     def hand_over(self) -> bool:
@@ -221,14 +239,14 @@ async def test_a_call_that_was_in_when_readers_were_sent_on_begins_its_turn_and_
     async def answer(turn: Turn) -> None:
         turn.begin("message")
         turn.publish(Started("conversation", "user message"))
-        turn.when_stopped(over.set)
+        turn.on_stop(over.set)
         await over.wait()
 
-    others = Elsewhere()
+    remote = Elsewhere()
     turns = Turns(
         answer,
         LIMITS,
-        replace(alone(), others=others, memories=others),
+        replace(single_replica(), remote=remote, history=remote),
         Admission("turns", 8, 10, 1.0),
     )
     turns.hand_over()
@@ -247,12 +265,12 @@ async def test_readers_are_told_that_the_gateway_stops() -> None:
         turn.begin("message")
         turn.publish(Started("conversation", "user message"))
         stopped = asyncio.Event()
-        turn.when_stopped(stopped.set)
+        turn.on_stop(stopped.set)
         started.set()
         await stopped.wait()
         raise UnavailableError("the gateway is shutting down", reason="SHUTTING_DOWN")
 
-    turns = Turns(never, LIMITS, alone(), Admission("turns", 8, 10, 1.0))
+    turns = Turns(never, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     await started.wait()
     await turns.close(0)
@@ -274,7 +292,7 @@ async def _answer(turn: Turn) -> None:
 
 
 async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> None:
-    turns = Turns(_answer, LIMITS, alone(), Admission("turns", 8, 10, 1.0))
+    turns = Turns(_answer, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
     started = [turns.start(ADA, TurnRequest(UserInput(text))) for text in ("one", "two")]
     for turn in started:
         assert [event async for event in turn.events_after(0)]
@@ -290,7 +308,7 @@ async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
     async def crash(turn: Turn) -> None:
         raise RuntimeError("the user said hello")
 
-    turns = Turns(crash, LIMITS, alone(), Admission("turns", 8, 10, 1.0))
+    turns = Turns(crash, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
     turn = turns.start(ADA, TurnRequest(UserInput("hello")))
     with refused(ServiceError, field="", reason="INTERNAL", limit="") as caught:
         await anext(turn.events_after(0))
@@ -306,7 +324,7 @@ def test_a_turn_waits_for_a_place_until_another_has_text_and_is_refused_after_tw
             await may_answer.wait()
             await _answer(turn)
 
-        turns = Turns(answer, LIMITS, alone(), Admission("turns", 1, 10, 1.0, clock))
+        turns = Turns(answer, LIMITS, single_replica(), Admission("turns", 1, 10, 1.0, clock))
         first, second = (
             turns.start(ADA, TurnRequest(UserInput(text), request_id=text))
             for text in ("one", "two")
@@ -347,7 +365,7 @@ def test_a_refusal_of_a_peer_lowers_the_limit_and_a_quota_does_not(
             await _answer(turn)
 
         admission = Admission("turns", 2, 8, 1.0, asyncio.get_running_loop().time)
-        turns = Turns(answer, LIMITS, alone(), admission)
+        turns = Turns(answer, LIMITS, single_replica(), admission)
 
         async def ask() -> None:
             with suppress(ServiceError):
@@ -375,7 +393,7 @@ def test_a_turn_that_waits_for_another_gateway_takes_no_place() -> None:
             await _answer(turn)
 
         clock = asyncio.get_running_loop().time
-        turns = Turns(answer, LIMITS, alone(), Admission("turns", 1, 10, 1.0, clock))
+        turns = Turns(answer, LIMITS, single_replica(), Admission("turns", 1, 10, 1.0, clock))
         waiting = [
             turns.start(ADA, TurnRequest(UserInput(name), request_id=name)) for name in "abc"
         ]

@@ -16,10 +16,10 @@ from services.chassis.errors import (
 )
 from tests.servers import ValkeyServer
 from tests.services.gateway.calls import (
-    Hold,
+    GeneratorGate,
     cancel,
     collect,
-    counted,
+    counter_value,
     read_to_error,
     resume,
     resuming,
@@ -28,10 +28,15 @@ from tests.services.gateway.calls import (
     until_text,
 )
 from tests.services.gateway.fakes import FORBIDDEN, STABLE, backends
-from tests.services.gateway.house import House, house_over, kinds_of, text_of
-from tests.services.gateway.two import everything, two_gateways, valkey_settings
+from tests.services.gateway.gateway_under_test import (
+    GatewayUnderTest,
+    kinds_of,
+    run_gateway_over,
+    text_of,
+)
+from tests.services.gateway.two_gateways import everything, two_gateways, valkey_settings
 
-Two = tuple[House, House]
+Two = tuple[GatewayUnderTest, GatewayUnderTest]
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ async def two(tmp_path: Path, valkey: ValkeyServer) -> AsyncIterator[Two]:
 
 async def test_a_turn_goes_on_through_another_gateway_without_gap_or_repetition(two: Two) -> None:
     here, there = two
-    hold = Hold(here, at=2)
+    hold = GeneratorGate(here, at=2)
     call = here.send()
     seen = await until_text(call)
     call.cancel()
@@ -108,7 +113,7 @@ async def test_a_sequence_that_was_never_sent_is_refused_when_a_running_turn_end
     two: Two,
 ) -> None:
     here, there = two
-    hold = Hold(here, at=1)
+    hold = GeneratorGate(here, at=1)
     call = here.send()
     seen = await until_text(call)
     ahead = asyncio.create_task(read_to_error(resuming(there, seen[0].message_id, after=99)))
@@ -121,7 +126,7 @@ async def test_a_sequence_that_was_never_sent_is_refused_when_a_running_turn_end
 
 async def test_a_cancel_reaches_the_gateway_that_answers(two: Two) -> None:
     here, there = two
-    hold = Hold(here, at=2)
+    hold = GeneratorGate(here, at=2)
     call = here.send()
     seen = await until_text(call)
     await hold.reached.wait()
@@ -138,7 +143,7 @@ async def test_a_cancel_reaches_the_gateway_that_answers(two: Two) -> None:
 
 
 async def test_the_same_request_at_two_gateways_at_once_is_one_turn(two: Two) -> None:
-    hold = Hold(two[0], at=1)
+    hold = GeneratorGate(two[0], at=1)
     calls = [gateway.send(request_id="once") for gateway in (*two, *two, two[0])]
     reading = [asyncio.create_task(collect(call)) for call in calls]
     await hold.reached.wait()
@@ -155,7 +160,7 @@ async def test_a_turn_that_fails_fails_in_the_same_way_for_the_same_request_else
     two: Two,
 ) -> None:
     here, there = two
-    hold = Hold(here, at=1)
+    hold = GeneratorGate(here, at=1)
     here.fakes.generator.breaks_after = 2
     reading = [
         asyncio.create_task(read_to_error(gateway.send(request_id="once"))) for gateway in two
@@ -175,7 +180,7 @@ async def test_readers_of_one_turn_who_came_at_different_times_each_get_what_the
 ) -> None:
     here, there = two
     here.fakes.generator.deltas = [f"word{number} " for number in range(8)]
-    hold = Hold(here, at=5)
+    hold = GeneratorGate(here, at=5)
     call = here.send()
     seen = await until_text(call)
     await hold.reached.wait()
@@ -205,15 +210,15 @@ async def test_a_reader_who_leaves_a_copy_stops_the_copy_and_not_the_turn(
     two: Two, policy: chat_pb2.DisconnectPolicy.ValueType
 ) -> None:
     here, there = two
-    hold = Hold(here, at=1)
+    hold = GeneratorGate(here, at=1)
     call = here.send(request_id="once", on_disconnect=policy)
     seen = await until_text(call)
     copy = there.send(request_id="once", on_disconnect=policy)
     assert (await until_text(copy))[0] == seen[0]
-    assert counted("thumbwheel_turns_running") == 2
+    assert counter_value("thumbwheel_turns_running") == 2
     copy.cancel()
     await hold.reached.wait()
-    await until(lambda: counted("thumbwheel_turns_running") == 1)
+    await until(lambda: counter_value("thumbwheel_turns_running") == 1)
     await asyncio.sleep(0.1)
     assert not here.fakes.generator.cancelled.is_set()
     hold.go.set()
@@ -270,8 +275,8 @@ async def test_a_gateway_with_another_secret_says_that_it_cannot_read(
     url = valkey.database()
     async with (
         backends() as (fakes, target),
-        house_over(tmp_path, fakes, target, **valkey_settings(url)) as here,
-        house_over(
+        run_gateway_over(tmp_path, fakes, target, **valkey_settings(url)) as here,
+        run_gateway_over(
             tmp_path, fakes, target, **valkey_settings(url, valkey_secret="quite another one")
         ) as there,
     ):

@@ -14,16 +14,16 @@ from thumbwheel.feedback.v1 import feedback_pb2
 from valkey.asyncio import Valkey
 
 from services.chassis.errors import NotFoundError, UnavailableError, from_rpc
-from services.gateway.shared import erasures
+from services.gateway.shared import erasure_requests
 from tests.servers import ValkeyServer
-from tests.services.gateway.calls import Hold, read_to_error, resume, resuming, until_text
-from tests.services.gateway.house import House
-from tests.services.gateway.two import everything, two_gateways
+from tests.services.gateway.calls import GeneratorGate, read_to_error, resume, resuming, until_text
+from tests.services.gateway.gateway_under_test import GatewayUnderTest
+from tests.services.gateway.two_gateways import everything, two_gateways
 
 # Short, so that gateways look often for what they are told.
 LEASE_SECONDS = 1.0
 
-Two = tuple[House, House]
+Two = tuple[GatewayUnderTest, GatewayUnderTest]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def two(tmp_path: Path, url: str) -> AsyncIterator[Two]:
         yield both
 
 
-async def erase(gateway: House) -> Any:
+async def erase(gateway: GatewayUnderTest) -> Any:
     return await gateway.feedback.EraseMyData(
         feedback_pb2.EraseMyDataRequest(), timeout=30, metadata=gateway.metadata()
     )
@@ -65,7 +65,7 @@ async def test_turns_that_have_ended_are_forgotten_everywhere_and_those_of_other
 
 async def test_a_turn_that_runs_elsewhere_is_stopped_and_never_stored(two: Two, url: str) -> None:
     here, there = two
-    hold = Hold(there, at=1)
+    hold = GeneratorGate(there, at=1)
     call = there.send()
     seen = await until_text(call)
     await hold.reached.wait()
@@ -78,7 +78,7 @@ async def test_a_turn_that_runs_elsewhere_is_stopped_and_never_stored(two: Two, 
     assert seen[0].message_id not in await everything(url)
 
 
-async def resume_start(gateway: House, message_id: str) -> chat_pb2.ChatEvent:
+async def resume_start(gateway: GatewayUnderTest, message_id: str) -> chat_pb2.ChatEvent:
     call = resuming(gateway, message_id)
     async for event in call:
         call.cancel()
@@ -89,7 +89,7 @@ async def resume_start(gateway: House, message_id: str) -> chat_pb2.ChatEvent:
 async def test_a_gateway_that_does_not_obey_makes_it_unavailable(
     two: Two, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erasures, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(erasure_requests, "STOP_SECONDS", 0.0)
     await two[0].ask()
     async with Valkey.from_url(url) as client:
         await client.set("tw:{gateway/stuck}:beat", "0-0", px=60_000)
@@ -109,7 +109,7 @@ async def test_a_gateway_that_begins_later_has_nothing_to_forget(tmp_path: Path,
         await here.ask()
         await erase(here)
     async with two_gateways(tmp_path, url, turn_lease_seconds=LEASE_SECONDS) as (here, there):
-        hold = Hold(here, at=1)
+        hold = GeneratorGate(here, at=1)
         call = here.send()
         seen = await until_text(call)
         await asyncio.sleep(LEASE_SECONDS)
@@ -133,7 +133,10 @@ async def test_while_valkey_is_away_it_is_unavailable_and_then_a_repetition_fini
             valkey.resume()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         # What matters most is done all the same.
-        assert (len(two[0].fakes.feedback.erasures), len(two[0].fakes.session.conversations)) == (
+        assert (
+            len(two[0].fakes.feedback.erasures),
+            len(two[0].fakes.session.conversations),
+        ) == (
             1,
             0,
         )
@@ -145,7 +148,7 @@ async def test_while_valkey_is_away_it_is_unavailable_and_then_a_repetition_fini
             )
 
 
-async def until_erased(gateway: House) -> None:
+async def until_erased(gateway: GatewayUnderTest) -> None:
     """As a person who is told to send it again."""
     async with asyncio.timeout(20):
         while True:

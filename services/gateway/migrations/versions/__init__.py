@@ -1,1 +1,1 @@
-"""The changes, oldest first."""
+"""Revisions of the database, oldest first."""

@@ -1,4 +1,4 @@
-"""API keys as they were before there were revisions."""
+"""The table of API keys, as created before the introduction of revisions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,7 +7,7 @@ revision, down_revision = "0001", None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table of API keys."""
     op.create_table(
         "api_keys",
         sa.Column("key_id", sa.String(36), primary_key=True),

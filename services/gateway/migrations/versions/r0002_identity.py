@@ -1,5 +1,6 @@
-"""Tenants and users as rows; scopes, expiry, rotation and last use of keys. Keys that exist may do
-what they could: everything.
+"""Tables of tenants and users. Scopes, expiry, rotation and last use of keys.
+
+Existing keys keep all permissions.
 """
 
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ revision, down_revision = "0002", "0001"
 
 
 def upgrade() -> None:
-    """Make rows of the users that keys name, then tie the keys to them."""
+    """Insert the users of existing keys, then add the foreign key."""
     op.create_table(
         "tenants",
         sa.Column("tenant", sa.String(64), primary_key=True),
@@ -28,9 +29,10 @@ def upgrade() -> None:
     )
     op.execute("INSERT INTO tenants SELECT tenant, min(create_time) FROM api_keys GROUP BY tenant")
     op.execute(
-        'INSERT INTO users SELECT tenant, "user", min(create_time) FROM api_keys GROUP BY tenant, "user"'
+        'INSERT INTO users SELECT tenant, "user", min(create_time) '
+        'FROM api_keys GROUP BY tenant, "user"'
     )
-    # SQLite cannot add a constraint: the table is copied there.
+    # SQLite cannot add a constraint, so batch mode copies the table.
     with op.batch_alter_table("api_keys") as table:
         table.add_column(
             sa.Column(

@@ -13,20 +13,22 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
 from tests.services.gateway.fakes import BAD_WORD, CANDIDATE, FORBIDDEN, STABLE
-from tests.services.gateway.house import House
+from tests.services.gateway.gateway_under_test import GatewayUnderTest
 
 QUESTION: Any = [{"role": "user", "content": "hw does it work?"}]
 
 
 @asynccontextmanager
-async def client(gateway: House, key: str | None = None) -> AsyncIterator[openai.AsyncOpenAI]:
+async def client(
+    gateway: GatewayUnderTest, key: str | None = None
+) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
         base_url=f"{gateway.url}/v1", api_key=key or gateway.key, max_retries=0
     ) as opened:
         yield opened
 
 
-async def test_a_whole_answer(gateway: House) -> None:
+async def test_a_whole_answer(gateway: GatewayUnderTest) -> None:
     history: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     history += [{"role": "assistant", "content": "Hello."}, *QUESTION]
     async with client(gateway) as api:
@@ -63,7 +65,7 @@ async def test_a_whole_answer(gateway: House) -> None:
     )
 
 
-async def test_the_clients_trace_goes_on_in_the_services(gateway: House) -> None:
+async def test_the_clients_trace_goes_on_in_the_services(gateway: GatewayUnderTest) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     async with client(gateway) as api:
         await api.chat.completions.create(
@@ -75,7 +77,7 @@ async def test_the_clients_trace_goes_on_in_the_services(gateway: House) -> None
     assert seen.split("-")[1] == trace
 
 
-async def test_a_streamed_answer_with_usage(gateway: House) -> None:
+async def test_a_streamed_answer_with_usage(gateway: GatewayUnderTest) -> None:
     async with client(gateway) as api:
         stream = await api.chat.completions.create(
             model="thumbwheel",
@@ -95,7 +97,9 @@ async def test_a_streamed_answer_with_usage(gateway: House) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_the_answers_id_names_the_message_that_can_be_rated(gateway: House) -> None:
+async def test_the_answers_id_names_the_message_that_can_be_rated(
+    gateway: GatewayUnderTest,
+) -> None:
     async with client(gateway) as api:
         answer = await api.chat.completions.create(model=CANDIDATE, messages=QUESTION)
     assert (answer.model, answer.id[:9]) == (CANDIDATE, "chatcmpl-")
@@ -112,7 +116,7 @@ async def test_the_answers_id_names_the_message_that_can_be_rated(gateway: House
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_blocked_question_is_a_content_filter_with_the_refusal(
-    gateway: House, stream: bool
+    gateway: GatewayUnderTest, stream: bool
 ) -> None:
     messages: Any = [{"role": "user", "content": f"the {FORBIDDEN} thing"}]
     async with client(gateway) as api:
@@ -131,7 +135,7 @@ async def test_a_blocked_question_is_a_content_filter_with_the_refusal(
     assert (text, reason) == ("I cannot help with that.", "content_filter")
 
 
-async def test_a_blocked_answer_never_shows_the_bad_part(gateway: House) -> None:
+async def test_a_blocked_answer_never_shows_the_bad_part(gateway: GatewayUnderTest) -> None:
     gateway.fakes.generator.deltas = ["Fine. ", f"{BAD_WORD}."]
     async with client(gateway) as api:
         answer = await api.chat.completions.create(model="thumbwheel", messages=QUESTION)
@@ -139,7 +143,7 @@ async def test_a_blocked_answer_never_shows_the_bad_part(gateway: House) -> None
     assert BAD_WORD not in str(answer.choices[0].message.content)
 
 
-async def test_what_a_client_says_was_asked_before_is_judged_too(gateway: House) -> None:
+async def test_what_a_client_says_was_asked_before_is_judged_too(gateway: GatewayUnderTest) -> None:
     history: Any = [
         {"role": "user", "content": FORBIDDEN},
         {"role": "assistant", "content": "Sure, first"},
@@ -153,7 +157,7 @@ async def test_what_a_client_says_was_asked_before_is_judged_too(gateway: House)
     assert gateway.fakes.guardrail.inputs == [["hw does it work?", FORBIDDEN]]
 
 
-async def test_errors_are_the_packages_own(gateway: House) -> None:
+async def test_errors_are_the_packages_own(gateway: GatewayUnderTest) -> None:
     async with client(gateway) as api, client(gateway, "tw_" + "A" * 43) as stranger:
         with pytest.raises(openai.NotFoundError) as unknown:
             await api.chat.completions.create(model="gpt-9", messages=QUESTION)
@@ -170,7 +174,7 @@ async def test_errors_are_the_packages_own(gateway: House) -> None:
     assert away.value.status_code == 503
 
 
-async def test_an_error_in_mid_stream_is_raised_by_the_package(gateway: House) -> None:
+async def test_an_error_in_mid_stream_is_raised_by_the_package(gateway: GatewayUnderTest) -> None:
     gateway.fakes.generator.breaks_after = 2
     seen = ""
     async with client(gateway) as api:
@@ -185,7 +189,9 @@ async def test_an_error_in_mid_stream_is_raised_by_the_package(gateway: House) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_stops_the_model(gateway: House, stream: bool) -> None:
+async def test_a_client_that_leaves_stops_the_model(
+    gateway: GatewayUnderTest, stream: bool
+) -> None:
     never, reached = asyncio.Event(), asyncio.Event()
 
     async def gate(number: int) -> None:
@@ -211,7 +217,9 @@ async def _read(api: openai.AsyncOpenAI, stream: bool) -> None:
             pass
 
 
-async def test_models_are_the_rollouts_choice_and_the_served_versions(gateway: House) -> None:
+async def test_models_are_the_rollouts_choice_and_the_served_versions(
+    gateway: GatewayUnderTest,
+) -> None:
     async with client(gateway) as api:
         assert [model.id async for model in api.models.list()] == ["thumbwheel", STABLE, CANDIDATE]
         assert (await api.models.retrieve(CANDIDATE)).id == CANDIDATE
@@ -219,7 +227,7 @@ async def test_models_are_the_rollouts_choice_and_the_served_versions(gateway: H
             await api.models.retrieve("gpt-9")
 
 
-async def test_parameters_that_ask_for_nothing_are_accepted(gateway: House) -> None:
+async def test_parameters_that_ask_for_nothing_are_accepted(gateway: GatewayUnderTest) -> None:
     nothing: Any = {
         "n": 1,
         "logprobs": False,

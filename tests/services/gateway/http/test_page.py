@@ -11,9 +11,16 @@ from google.protobuf import json_format
 from thumbwheel.chat.v1 import chat_pb2
 from yarl import URL
 
-from services.gateway.credential import USUAL_SCOPES
+from services.gateway.credential import DEFAULT_SCOPES
 from tests.services.gateway.fakes import CANDIDATE, STABLE
-from tests.services.gateway.house import BOB, House, house, kinds_of, new_key, text_of
+from tests.services.gateway.gateway_under_test import (
+    BOB,
+    GatewayUnderTest,
+    kinds_of,
+    new_key,
+    run_gateway,
+    text_of,
+)
 
 
 async def read_events(
@@ -35,15 +42,17 @@ async def read_events(
     return events, error
 
 
-def post(gateway: House, path: str, body: object = None) -> Any:
+def post(gateway: GatewayUnderTest, path: str, body: object = None) -> Any:
     return gateway.http.post(gateway.url + path, json=body, headers=gateway.headers())
 
 
-def get(gateway: House, path: str, **headers: str) -> Any:
+def get(gateway: GatewayUnderTest, path: str, **headers: str) -> Any:
     return gateway.http.get(gateway.url + path, headers={**gateway.headers(), **headers})
 
 
-async def test_the_stream_is_that_of_grpc_as_json_with_sequences_as_ids(gateway: House) -> None:
+async def test_the_stream_is_that_of_grpc_as_json_with_sequences_as_ids(
+    gateway: GatewayUnderTest,
+) -> None:
     async with post(
         gateway, "/api/messages", {"input": {"text": "hw does it work?"}, "requestId": "once"}
     ) as response:
@@ -59,7 +68,7 @@ async def test_the_stream_is_that_of_grpc_as_json_with_sequences_as_ids(gateway:
     ]
 
 
-async def test_a_reload_in_mid_answer_shows_the_whole_answer(gateway: House) -> None:
+async def test_a_reload_in_mid_answer_shows_the_whole_answer(gateway: GatewayUnderTest) -> None:
     go = asyncio.Event()
     gateway.fakes.generator.gate = lambda number: go.wait() if number == 1 else asyncio.sleep(0)
     async with post(gateway, "/api/messages", {"input": {"text": "Hello"}}) as response:
@@ -75,7 +84,7 @@ async def test_a_reload_in_mid_answer_shows_the_whole_answer(gateway: House) -> 
     assert not gateway.fakes.generator.cancelled.is_set()
 
 
-async def test_stop_ends_the_generation(gateway: House) -> None:
+async def test_stop_ends_the_generation(gateway: GatewayUnderTest) -> None:
     never = asyncio.Event()
     gateway.fakes.generator.gate = lambda number: never.wait() if number == 1 else asyncio.sleep(0)
     async with post(gateway, "/api/messages", {"input": {"text": "Hello"}}) as response:
@@ -88,7 +97,7 @@ async def test_stop_ends_the_generation(gateway: House) -> None:
 
 
 async def test_an_error_after_text_comes_as_an_event_and_one_before_as_a_status(
-    gateway: House,
+    gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.generator.breaks_after = 1
     async with post(gateway, "/api/messages", {"input": {"text": "Hello"}}) as response:
@@ -101,7 +110,7 @@ async def test_an_error_after_text_comes_as_an_event_and_one_before_as_a_status(
         assert (response.status, (await response.json())["error"]["code"]) == (503, "away")
 
 
-async def test_conversations_are_listed_read_cleared_and_deleted(gateway: House) -> None:
+async def test_conversations_are_listed_read_cleared_and_deleted(gateway: GatewayUnderTest) -> None:
     conversation_id = (await gateway.ask())[0].started.conversation_id
     path = f"/api/conversations/{conversation_id}"
     async with get(gateway, "/api/conversations?page_size=5") as response:
@@ -136,7 +145,7 @@ async def test_conversations_are_listed_read_cleared_and_deleted(gateway: House)
     ],
 )
 async def test_wrong_paths_and_queries_are_refused_by_name(
-    shared_gateway: House, path: str, param: str
+    shared_gateway: GatewayUnderTest, path: str, param: str
 ) -> None:
     async with shared_gateway.http.get(
         URL(shared_gateway.url + path, encoded=True), headers=shared_gateway.headers()
@@ -145,13 +154,15 @@ async def test_wrong_paths_and_queries_are_refused_by_name(
     assert (response.status, body["param"] or "") == (400 if param else 404, param)
 
 
-async def test_the_rollout_is_shown(gateway: House) -> None:
+async def test_the_rollout_is_shown(gateway: GatewayUnderTest) -> None:
     async with get(gateway, "/api/rollout") as response:
         rollout = await response.json()
     assert (rollout["stable"]["version"], rollout["candidate"]["version"]) == (STABLE, CANDIDATE)
 
 
-async def test_the_loops_status_and_reports_are_shown_once_they_are_there(gateway: House) -> None:
+async def test_the_loops_status_and_reports_are_shown_once_they_are_there(
+    gateway: GatewayUnderTest,
+) -> None:
     async with get(gateway, "/api/loop") as response:
         assert await response.json() == {}
     run = gateway.directory / "loop" / "runs" / "2026-11-24.1"
@@ -168,7 +179,7 @@ async def test_the_loops_status_and_reports_are_shown_once_they_are_there(gatewa
         assert response.status == 404
 
 
-async def test_only_a_report_takes_the_key_from_a_cookie(gateway: House) -> None:
+async def test_only_a_report_takes_the_key_from_a_cookie(gateway: GatewayUnderTest) -> None:
     run = gateway.directory / "loop" / "runs" / "one"
     run.mkdir(parents=True)
     (run / "report.html").write_text("<h1>report</h1>")
@@ -191,7 +202,7 @@ async def test_the_page_is_served_to_all_and_may_not_call_elsewhere(tmp_path: Pa
     (page / "index.html").write_text("<!doctype html>")
     (page / "assets" / "app.js").write_text("1")
     (tmp_path / "secret.txt").write_text("secret")
-    async with house(tmp_path, page_directory=page) as gateway:
+    async with run_gateway(tmp_path, page_directory=page) as gateway:
         for path, status in (
             ("/", 200),
             ("/assets/app.js", 200),
@@ -210,7 +221,7 @@ async def test_the_page_is_served_to_all_and_may_not_call_elsewhere(tmp_path: Pa
 
 
 async def test_without_a_built_page_the_apis_serve(tmp_path: Path) -> None:
-    async with house(tmp_path, page_directory=tmp_path / "nothing") as gateway:
+    async with run_gateway(tmp_path, page_directory=tmp_path / "nothing") as gateway:
         assert kinds_of(await gateway.ask())[-1] == "completed"
         async with gateway.http.get(gateway.url) as response:
             assert (response.status, (await response.json())["error"]["type"]) == (
@@ -219,7 +230,9 @@ async def test_without_a_built_page_the_apis_serve(tmp_path: Path) -> None:
             )
 
 
-async def test_metrics_name_what_happened_and_never_what_was_said(gateway: House) -> None:
+async def test_metrics_name_what_happened_and_never_what_was_said(
+    gateway: GatewayUnderTest,
+) -> None:
     text = "a very particular sentence"
     turn = await gateway.ask(text)
     said = {"messageId": turn[0].message_id, "requestId": "r", "thumb": {"up": True}}
@@ -241,14 +254,16 @@ async def test_metrics_name_what_happened_and_never_what_was_said(gateway: House
 
 async def test_metrics_can_be_taken_off_the_public_port(tmp_path: Path) -> None:
     async with (
-        house(tmp_path, http_metrics=False) as gateway,
+        run_gateway(tmp_path, http_metrics=False) as gateway,
         gateway.http.get(f"{gateway.url}/metrics") as response,
     ):
         assert response.status == 404
 
 
-async def test_a_caller_is_told_as_whom_they_are_known_and_what_they_may_do(gateway: House) -> None:
-    usual = await new_key(gateway.store, BOB, scopes=USUAL_SCOPES)
+async def test_a_caller_is_told_as_whom_they_are_known_and_what_they_may_do(
+    gateway: GatewayUnderTest,
+) -> None:
+    usual = await new_key(gateway.store, BOB, scopes=DEFAULT_SCOPES)
     for key, user, scopes in (
         (gateway.key, "ada", ["chat", "feedback", "account", "operate"]),
         (usual, "bob", ["chat", "feedback", "account"]),

@@ -10,7 +10,7 @@ import pytest
 
 from services.chassis.errors import UnavailableError
 from services.chassis.identity import CallContext, Caller, bind_call, current_call
-from services.gateway.peers.output_checks import MOST_CHECKS, Check, OutputChecks, Result
+from services.gateway.peers.output_checks import MAX_CHECKS, Check, OutputChecks, Result
 
 ADA = CallContext(Caller("acme", "ada"), "r1")
 
@@ -74,11 +74,11 @@ async def test_what_begins_or_ends_an_answer_goes_at_once_and_takes_along_what_w
 
 async def test_the_middle_of_many_answers_goes_together_and_each_gets_its_own_verdict() -> None:
     guard = Guard()
-    texts = [f"t{number}" for number in range(1 + MOST_CHECKS + 5)]
+    texts = [f"t{number}" for number in range(1 + MAX_CHECKS + 5)]
     tasks = await asked(guard, *texts)
     assert guard.calls == [texts[:1]]
     assert await answered(guard, tasks) == texts
-    assert [len(call) for call in guard.calls] == [1, MOST_CHECKS, 5]
+    assert [len(call) for call in guard.calls] == [1, MAX_CHECKS, 5]
 
 
 async def test_alone_it_is_asked_for_its_user_and_in_company_for_nobody() -> None:

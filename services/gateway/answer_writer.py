@@ -1,6 +1,4 @@
-"""The answer of one turn while it is written: what readers are shown, and what will be stored of
-it.
-"""
+"""The answer of a turn in progress: events for readers, and the record to be stored."""
 
 from dataclasses import dataclass, replace
 
@@ -8,67 +6,84 @@ from services.chassis.errors import UnavailableError
 from services.gateway.answer_cache import CachedAnswer
 from services.gateway.clock import TurnClock
 from services.gateway.events import Enhanced, FinishReason, Prompt, Started, TextDelta, Verdict
-from services.gateway.generation import Finished, Generation, Generator, Patience, Selected
-from services.gateway.guard import Action, InputRuling, OutputGuard, OutputRuling
+from services.gateway.generation import Finished, Generation, Generator, Selected, Timeouts
+from services.gateway.guard import Action, InputVerdict, OutputGuard, OutputVerdict
 from services.gateway.holdback import HeldAnswer
 from services.gateway.metrics import GUARD_VERDICTS
-from services.gateway.sessions import Answer, Begun, StoredAnswer
+from services.gateway.sessions import Answer, StartedTurn, StoredAnswer
 from services.gateway.turn import Turn
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How often text is released, and how long the generator may be silent."""
+class AnswerTiming:
+    """Interval between releases of text, and the generator's timeouts."""
 
     coalesce_seconds: float
-    patience: Patience
+    timeouts: Timeouts
 
 
-class Writing:
-    """Publishes the events of one turn; `answer` is the record so far, true also when a service
-    fails midway.
+class AnswerWriter:
+    """Publishes the events of one turn and keeps the record of the answer.
+
+    The record is valid at any time, including after a service has failed midway.
     """
 
-    def __init__(self, turn: Turn, begun: Begun, prompt: Prompt, clock: TurnClock) -> None:
-        self._turn, self._begun, self._prompt, self._clock = turn, begun, prompt, clock
-        self._record = Answer(begun.message_id)
+    def __init__(
+        self, turn: Turn, started_turn: StartedTurn, prompt: Prompt, clock: TurnClock
+    ) -> None:
+        self._turn, self._started_turn, self._prompt, self._clock = (
+            turn,
+            started_turn,
+            prompt,
+            clock,
+        )
+        self._record = Answer(started_turn.message_id)
 
     @property
     def answer(self) -> Answer:
-        """The record with the text that was shown."""
+        """The record, with the text that readers have seen."""
         return replace(self._record, text=self._turn.text)
 
-    def heed(self, ruling: InputRuling) -> bool:
-        """True if the question may be answered; where it is blocked, the refusal is the answer."""
+    def apply_input_verdict(self, verdict: InputVerdict) -> bool:
+        """Apply the guard's verdict on the input.
+
+        Returns:
+            True if the model may answer. A blocked input is answered with the guard's rejection
+            text.
+        """
         self._clock.passed("guard_input")
-        self._record = replace(self._record, policy_version=ruling.policy_version)
-        if ruling.action is not Action.BLOCK:
+        self._record = replace(self._record, policy_version=verdict.policy_version)
+        if verdict.action is not Action.BLOCK:
             return True
         self._start(None)
-        self._publish_verdict("input", ruling.action, ruling.category)
-        self._publish_text(ruling.rejection_text)
+        self._publish_verdict("input", verdict.action, verdict.category)
+        self._publish_text(verdict.rejection_text)
         self._record = replace(
-            self._record, finish_reason=FinishReason.INPUT_BLOCKED, guard_category=ruling.category
+            self._record, finish_reason=FinishReason.INPUT_BLOCKED, guard_category=verdict.category
         )
         return False
 
-    async def generate(self, generator: Generator, guard: OutputGuard, pace: Pace) -> None:
-        """Let the model answer, and show what the guard releases.
+    async def generate(
+        self, generator: Generator, guard: OutputGuard, timing: AnswerTiming
+    ) -> None:
+        """Stream the model's answer and publish the text released by the guard.
 
         Raises:
-            ServiceError: of generator or guard, or because this process ends.
+            ServiceError: The generator or the guard failed, or this process is shutting down.
         """
-        held = HeldAnswer(guard, self._prompt.text, pace.coalesce_seconds)
-        generation = Generation(held, self._start, pace.patience)
-        async with generation.reading(generator.generate(self._turn.request, self._begun.context)):
-            self._turn.when_stopped(generation.stop)
-            async for ruling in held.releases():
-                self._show(ruling)
+        held = HeldAnswer(guard, self._prompt.text, timing.coalesce_seconds)
+        generation = Generation(held, self._start, timing.timeouts)
+        async with generation.reading(
+            generator.generate(self._turn.request, self._started_turn.context)
+        ):
+            self._turn.on_stop(generation.stop)
+            async for verdict in held.releases():
+                self._show(verdict)
                 self._clock.first_text(generation.first_text_at)
         self._conclude(generation.finished, generation.text)
 
     def repeat(self, cached: CachedAnswer) -> None:
-        """Show an answer that was written for the same question before."""
+        """Publish an answer from the cache."""
         self._start(cached.selected, cached=True)
         self._publish_text(cached.text)
         usage = replace(cached.usage, cached=True)
@@ -78,8 +93,8 @@ class Writing:
     def _start(self, selected: Selected | None, *, cached: bool = False) -> None:
         self._record = replace(self._record, selected=selected)
         started = Started(
-            self._begun.conversation_id,
-            self._begun.user_message_id,
+            self._started_turn.conversation_id,
+            self._started_turn.user_message_id,
             policy_version=self._record.policy_version,
         )
         if selected:
@@ -94,21 +109,21 @@ class Writing:
         if self._prompt.changed:
             self._turn.publish(Enhanced(self._prompt))
 
-    def _show(self, ruling: OutputRuling) -> None:
-        if ruling.action is not Action.ALLOW:
-            self._publish_verdict("output", ruling.action, ruling.category)
-            self._record = replace(self._record, guard_category=ruling.category)
-        self._publish_text(ruling.release)
-        if ruling.action is Action.BLOCK:
+    def _show(self, verdict: OutputVerdict) -> None:
+        if verdict.action is not Action.ALLOW:
+            self._publish_verdict("output", verdict.action, verdict.category)
+            self._record = replace(self._record, guard_category=verdict.category)
+        self._publish_text(verdict.release)
+        if verdict.action is Action.BLOCK:
             self._publish_text(
-                f"\n\n{ruling.rejection_text}" if self._turn.text else ruling.rejection_text
+                f"\n\n{verdict.rejection_text}" if self._turn.text else verdict.rejection_text
             )
             self._record = replace(self._record, finish_reason=FinishReason.OUTPUT_BLOCKED)
 
     def _conclude(self, finished: Finished | None, written: str) -> None:
         if finished:
-            # Cut or changed on its way it is not the model's answer any more, and its tokens are
-            # another one's.
+            # Only the unchanged text belongs to the sampled tokens. After a cut or a redaction the
+            # sample must not be used for training.
             sample = finished.sample if self._turn.text == written else None
             self._record = replace(self._record, usage=finished.usage, sample=sample)
         if self._record.finish_reason is FinishReason.OUTPUT_BLOCKED:
@@ -133,12 +148,12 @@ class Writing:
         self._turn.publish(Verdict(stage, action, category))
 
 
-def replay(turn: Turn, begun: Begun, stored: StoredAnswer) -> None:
-    """Show again what another turn with this request_id answered, before this process knew of it."""
+def replay(turn: Turn, started_turn: StartedTurn, stored: StoredAnswer) -> None:
+    """Publish the answer of an earlier turn with the same request_id, unknown to this process."""
     turn.publish(
         Started(
-            begun.conversation_id,
-            begun.user_message_id,
+            started_turn.conversation_id,
+            started_turn.user_message_id,
             stored.model_version,
             stored.arm,
             task=stored.task,
@@ -148,7 +163,7 @@ def replay(turn: Turn, begun: Begun, stored: StoredAnswer) -> None:
         turn.publish(TextDelta(stored.text))
     if stored.finish_reason is FinishReason.FAILED:
         turn.fail(
-            UnavailableError("this turn failed when it was first sent", reason="TURN_FAILED_BEFORE")
+            UnavailableError("the first attempt of this turn failed", reason="TURN_FAILED_BEFORE")
         )
     else:
         turn.complete(stored.finish_reason)

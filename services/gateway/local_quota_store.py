@@ -1,7 +1,6 @@
-"""The quota book of one process: all of it in the embedded install, else what holds while the
-shared one is away.
+"""Quota store of one process: for the embedded install, and during outages of the shared store.
 
-Its reservations need no lease: they end with the process.
+Reservations need no lease, because they end with the process.
 """
 
 import time
@@ -10,15 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.gateway.quota import (
-    CHECKS,
+    CHECK_ORDER,
     TURN_RETRY_SECONDS,
     WINDOWS,
-    Ask,
-    Fill,
     Holder,
     Limit,
-    Verdict,
+    QuotaDecision,
+    QuotaRequest,
     Window,
+    WindowUsage,
 )
 
 MAX_ACCOUNTS = 20_000
@@ -26,7 +25,7 @@ MAX_ACCOUNTS = 20_000
 
 @dataclass
 class _Counts:
-    """What fell into each step of a window."""
+    """Counts per step of a window."""
 
     window: Window
     steps: dict[int, int] = field(default_factory=dict)
@@ -40,34 +39,34 @@ class _Counts:
         return sum(self.steps.values())
 
     def add(self, count: int, now_ms: int) -> int:
-        """The step that it fell into."""
+        """Add to the current step. Returns the step."""
         step = now_ms // self.window.step_ms
         self.steps[step] = self.steps.get(step, 0) + count
         return step
 
     def change(self, step: int, count: int) -> None:
-        """Correct an earlier count, if it has not left the window."""
+        """Correct an earlier count if its step is still in the window."""
         if step in self.steps:
             self.steps[step] = max(0, self.steps[step] + count)
 
     def frees_in_ms(self, excess: int, now_ms: int) -> int:
-        """Until so much has left the window."""
+        """Return the milliseconds until `excess` has left the window."""
         for step in sorted(self.steps):
             excess -= self.steps[step]
             if excess <= 0:
                 return self.window.leaves_in_ms(step, now_ms)
         return self.window.span_ms
 
-    def fill(self, now_ms: int) -> Fill:
+    def usage(self, now_ms: int) -> WindowUsage:
         full = [step for step, count in self.steps.items() if count]
-        return Fill(
+        return WindowUsage(
             self.used(), max(0, self.window.leaves_in_ms(max(full), now_ms)) / 1000 if full else 0.0
         )
 
 
 @dataclass
 class _Account:
-    """One user or one tenant. `held`: by turn, the step and number of its reserved tokens."""
+    """Counts of a user or tenant. `held` maps a turn to step and number of reserved tokens."""
 
     counts: Mapping[Limit, _Counts]
     held: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -76,8 +75,8 @@ class _Account:
         return len(self.held) if limit is Limit.TURNS else self.counts[limit].used()
 
 
-class LocalBook:
-    """Admits, records and settles."""
+class LocalQuotaStore:
+    """Implements quotas in memory, with least recently used eviction of accounts."""
 
     def __init__(
         self,
@@ -87,47 +86,47 @@ class LocalBook:
         self._monotonic, self._windows = monotonic, windows
         self._accounts: OrderedDict[tuple[Holder, str], _Account] = OrderedDict()
 
-    def admit(self, ask: Ask) -> Verdict:
-        """Decide, and write down what is admitted."""
-        now_ms = self._clean(ask)
-        for holder, limit in CHECKS:
-            most, account = ask.most(holder, limit), self._account(holder, ask)
-            excess = account.used(limit) + ask.needs(limit) - most
-            if most and excess > 0:
+    def admit(self, request: QuotaRequest) -> QuotaDecision:
+        """Decide on a request, and record the request if admitted."""
+        now_ms = self._clean(request)
+        for holder, limit in CHECK_ORDER:
+            maximum, account = request.maximum(holder, limit), self._account(holder, request)
+            excess = account.used(limit) + request.needs(limit) - maximum
+            if maximum and excess > 0:
                 counts = account.counts.get(limit)
                 retry = counts.frees_in_ms(excess, now_ms) / 1000 if counts else TURN_RETRY_SECONDS
-                return Verdict((holder, limit), retry, self._fills(ask, now_ms))
-        self.record(ask)
-        return Verdict(fills=self._fills(ask, now_ms))
+                return QuotaDecision((holder, limit), retry, self._usage(request, now_ms))
+        self.record(request)
+        return QuotaDecision(usage=self._usage(request, now_ms))
 
-    def record(self, ask: Ask) -> None:
-        """Write down what was admitted, here or elsewhere."""
-        now_ms = self._clean(ask)
+    def record(self, request: QuotaRequest) -> None:
+        """Record an admitted request, including those admitted by the shared store."""
+        now_ms = self._clean(request)
         for holder in Holder:
-            account = self._account(holder, ask)
+            account = self._account(holder, request)
             account.counts[Limit.REQUESTS].add(1, now_ms)
-            account.held[ask.id] = (
-                account.counts[Limit.TOKENS].add(ask.tokens, now_ms),
-                ask.tokens,
+            account.held[request.id] = (
+                account.counts[Limit.TOKENS].add(request.tokens, now_ms),
+                request.tokens,
             )
 
-    def settle(self, ask: Ask, used_tokens: int) -> None:
-        """The turn has ended; again is harmless."""
+    def settle(self, request: QuotaRequest, used_tokens: int) -> None:
+        """Replace the reservation of an ended turn by its usage. Idempotent."""
         for holder in Holder:
-            account = self._account(holder, ask)
-            if held := account.held.pop(ask.id, None):
+            account = self._account(holder, request)
+            if held := account.held.pop(request.id, None):
                 step, reserved = held
                 account.counts[Limit.TOKENS].change(step, used_tokens - reserved)
 
-    def _clean(self, ask: Ask) -> int:
+    def _clean(self, request: QuotaRequest) -> int:
         now_ms = int(1000 * self._monotonic())
         for holder in Holder:
-            for counts in self._account(holder, ask).counts.values():
+            for counts in self._account(holder, request).counts.values():
                 counts.clean(now_ms)
         return now_ms
 
-    def _account(self, holder: Holder, ask: Ask) -> _Account:
-        key = (holder, ask.caller.key if holder is Holder.USER else ask.caller.tenant)
+    def _account(self, holder: Holder, request: QuotaRequest) -> _Account:
+        key = (holder, request.caller.key if holder is Holder.USER else request.caller.tenant)
         account = self._accounts.get(key)
         if account is None:
             account = self._accounts[key] = _Account(
@@ -138,10 +137,10 @@ class LocalBook:
             self._accounts.popitem(last=False)
         return account
 
-    def _fills(self, ask: Ask, now_ms: int) -> dict[tuple[Holder, Limit], Fill]:
+    def _usage(self, request: QuotaRequest, now_ms: int) -> dict[tuple[Holder, Limit], WindowUsage]:
         return {
-            (holder, limit): self._account(holder, ask).counts[limit].fill(now_ms)
+            (holder, limit): self._account(holder, request).counts[limit].usage(now_ms)
             for holder in Holder
             for limit in WINDOWS
-            if ask.most(holder, limit)
+            if request.maximum(holder, limit)
         }

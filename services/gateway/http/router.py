@@ -1,6 +1,4 @@
-"""The HTTP door: a route is made here, under its rule of the table in access.py; without one it is
-denied.
-"""
+"""HTTP routes with access rules from access.py. Routes without a rule are denied."""
 
 import logging
 import time
@@ -15,8 +13,8 @@ from starlette.routing import Route
 from services.chassis.errors import ServiceError
 from services.chassis.identity import CallContext, bind_call, request_id_from
 from services.chassis.telemetry import fields, trace_id, tracer
-from services.gateway.access import ROUTES, Rule, admitted
-from services.gateway.bearer import Bearers
+from services.gateway.access import ROUTES, Rule, authorize
+from services.gateway.authentication import Authenticator
 from services.gateway.credential import Credential
 from services.gateway.http.connection import ClientGoneError
 from services.gateway.http.errors import error_response
@@ -24,28 +22,29 @@ from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
 log = logging.getLogger(__name__)
 
-# nginx' status for a client that left; nobody receives it, the metrics do.
+# nginx status of a disconnected client, visible in metrics only.
 CLIENT_GONE_STATUS = 499
-# The page sets it for the report's path alone, SameSite=Strict.
+# The page sets the cookie with SameSite=Strict, only for the path of reports.
 KEY_COOKIE = "tw_key"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class DoorRoute(Route):
-    """A route that the door made: nobody reaches its endpoint past the rule."""
+class ProtectedRoute(Route):
+    """A route created by `Router`, always protected by its rule."""
 
 
-class Door:
-    """Makes routes: identity, errors as JSON, metrics, the request's id and span around an
-    endpoint; a stream's span ends early.
+class Router:
+    """Creates routes with authentication, JSON errors, metrics, request id and trace span.
+
+    The span of a stream ends when the stream begins.
     """
 
-    def __init__(self, bearers: Bearers, max_seconds: float) -> None:
-        self._bearers, self._max_seconds = bearers, max_seconds
+    def __init__(self, authenticator: Authenticator, max_seconds: float) -> None:
+        self._authenticator, self._max_seconds = authenticator, max_seconds
 
-    def route(self, name: str, endpoint: Endpoint) -> DoorRoute:
-        """A route by its name in the table of rules: `GET /v1/models`."""
+    def route(self, name: str, endpoint: Endpoint) -> ProtectedRoute:
+        """Return the route for an entry of the rule table, such as `GET /v1/models`."""
         method, _, path = name.partition(" ")
         rule = ROUTES.get(name)
 
@@ -68,7 +67,7 @@ class Door:
             except (ClientDisconnect, ClientGoneError):
                 response = Response(status_code=CLIENT_GONE_STATUS)
             except Exception:
-                # The last line of defence, as in the chassis: nothing foreign may reach a caller.
+                # Last resort, as in the chassis. Unknown errors must not reach a caller.
                 log.exception("request failed", extra=fields(route=path, request_id=request_id))
                 response = error_response(ServiceError("internal error"))
             response.headers["x-request-id"] = request_id
@@ -81,11 +80,11 @@ class Door:
             span.end()
             return response
 
-        return DoorRoute(path, answer, methods=[method])
+        return ProtectedRoute(path, answer, methods=[method])
 
     async def _credential(self, request: Request, rule: Rule | None) -> Credential:
         values = request.headers.getlist("authorization")
         cookie = request.cookies.get(KEY_COOKIE, "")
         if rule and rule.cookie and not values and cookie:
             values = [f"Bearer {cookie}"]
-        return await admitted(rule, values[0] if len(values) == 1 else "", self._bearers)
+        return await authorize(rule, values[0] if len(values) == 1 else "", self._authenticator)

@@ -1,4 +1,4 @@
-"""A whole gateway over the fakes: both doors open on free ports, three users with keys: two of a
+"""A whole gateway over the fakes: both servers open on free ports, three users with keys: two of a
 tenant, and a namesake in another.
 """
 
@@ -17,7 +17,7 @@ from thumbwheel.feedback.v1 import feedback_pb2_grpc
 from services.chassis.channel import open_channel
 from services.chassis.identity import Caller
 from services.chassis.server import serving
-from services.gateway.__main__ import opened
+from services.gateway.__main__ import open_servers
 from services.gateway.credential import ALL_SCOPES
 from services.gateway.database import open_database
 from services.gateway.key_store import SqlKeyStore
@@ -31,7 +31,7 @@ PRINCIPAL_KEY = "a key that only tests know"
 
 
 @dataclass
-class House:
+class GatewayUnderTest:
     """What a test needs."""
 
     fakes: Backends
@@ -87,42 +87,42 @@ def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def house(directory: Path, **changes: Any) -> AsyncIterator[House]:
+async def run_gateway(directory: Path, **changes: Any) -> AsyncIterator[GatewayUnderTest]:
     """Open everything; `changes` are settings."""
     async with (
         backends() as (fakes, target),
-        house_over(directory, fakes, target, **changes) as opened_house,
+        run_gateway_over(directory, fakes, target, **changes) as gateway,
     ):
-        yield opened_house
+        yield gateway
 
 
 @asynccontextmanager
-async def house_over(
+async def run_gateway_over(
     directory: Path, fakes: Backends, target: str, **changes: Any
-) -> AsyncIterator[House]:
+) -> AsyncIterator[GatewayUnderTest]:
     """A gateway over fakes that others use too."""
     settings = GatewaySettings.model_validate(settings_of(directory, target, **changes))
     async with (
         open_database(settings.database_url) as engine,
-        opened(settings) as doors,
-        serving(settings, doors.registrations) as port,
+        open_servers(settings) as servers,
+        serving(settings, servers.registrations) as port,
         open_channel(f"127.0.0.1:{port}") as channel,
         aiohttp.ClientSession() as http,
     ):
         store = SqlKeyStore(engine)
-        yield House(
+        yield GatewayUnderTest(
             fakes=fakes,
             chat=chat_pb2_grpc.ChatServiceStub(channel),
             feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
             channel=channel,
             http=http,
-            url=f"http://127.0.0.1:{doors.http_port}",
+            url=f"http://127.0.0.1:{servers.http_port}",
             grpc_target=f"127.0.0.1:{port}",
             key=await new_key(store, ADA),
             other_key=await new_key(store, BOB),
             namesakes_key=await new_key(store, NAMESAKE),
             directory=directory,
-            app=doors.http,
+            app=servers.http,
             store=store,
         )
 

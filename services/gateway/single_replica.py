@@ -1,15 +1,15 @@
-"""One gateway alone: every turn is its own, and what it does not know nobody knows."""
+"""Shared state of a gateway without other replicas: all turns are local."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from services.chassis.identity import Caller
 from services.gateway.events import TurnEvent
 from services.gateway.turn import Claim, Turn
-from services.gateway.turns import nothing_kept
+from services.gateway.turns import turn_not_found
 
 
-class Alone:
-    """See `turn.Announcer`, `turns.OtherGateways` and `turns.Memories`."""
+class SingleReplica:
+    """Implements `turn.Announcer`, `turns.RemoteTurns` and `turns.TurnHistory` for one process."""
 
     def __init__(self) -> None:
         self._forget: Callable[[str], Awaitable[None]] | None = None
@@ -21,13 +21,13 @@ class Alone:
         pass
 
     async def follow(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
-        raise nothing_kept()
+        raise turn_not_found()
         yield
 
     async def resume(
         self, caller: Caller, message_id: str, after_sequence: int
     ) -> AsyncGenerator[TurnEvent, None]:
-        raise nothing_kept()
+        raise turn_not_found()
 
     async def cancel(self, caller: Caller, message_id: str) -> bool:
         return False
@@ -35,7 +35,7 @@ class Alone:
     def hand_over(self) -> bool:
         return False
 
-    def when_asked(self, forget: Callable[[str], Awaitable[None]]) -> None:
+    def on_forget(self, forget: Callable[[str], Awaitable[None]]) -> None:
         self._forget = forget
 
     async def forget(self, caller_key: str) -> None:

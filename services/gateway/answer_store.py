@@ -1,4 +1,4 @@
-"""Storing an answer: tried again for a while, because session may be restarting just now."""
+"""Stores answers and retries for a limited time, for example while the session service restarts."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from services.chassis.errors import ServiceError, UnavailableError
 from services.chassis.identity import bind_call, current_call
 from services.chassis.telemetry import fields
 from services.gateway.metrics import ANSWERS_NOT_STORED, TURNS
-from services.gateway.prompts import AWAY
+from services.gateway.prompts import UNAVAILABLE
 from services.gateway.sessions import Answer, Sessions
 
 log = logging.getLogger(__name__)
@@ -18,29 +18,30 @@ FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 2.0
 
 
-class Storing:
-    """Stores answers."""
+class AnswerStore:
+    """Stores finished answers in the session service."""
 
     def __init__(self, sessions: Sessions, finish_seconds: float) -> None:
         self._sessions, self._finish_seconds = sessions, finish_seconds
 
     async def store(self, answer: Answer) -> None:
-        """Store the answer, trying again while session is away.
+        """Store the answer and retry while the session service is unavailable.
 
         Raises:
-            UnavailableError: session did not come back in time.
-            ServiceError: session refused, for example because the conversation was deleted
-                meanwhile.
+            UnavailableError: The session service did not return in time.
+            ServiceError: The session service refused, for example because the conversation was
+                deleted.
         """
         TURNS.labels(answer.finish_reason, answer.model_version, answer.arm).inc()
-        # The turn's own deadline may be what ended it.
+        # The turn may have ended because of its own deadline, so storing must not inherit that
+        # deadline.
         bind_call(replace(current_call(), deadline=None))
         give_up_at = time.monotonic() + self._finish_seconds
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 return await self._sessions.finish_turn(answer)
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 if time.monotonic() + pause >= give_up_at:
                     raise _not_stored(answer, error) from error
             except ServiceError as error:
@@ -53,7 +54,7 @@ class Storing:
 def _not_stored(answer: Answer, error: ServiceError) -> UnavailableError:
     _count(answer, error)
     return UnavailableError(
-        "the answer was shown but could not be stored: the session service is away",
+        "the answer was shown but not stored: the session service is unavailable",
         reason="ANSWER_NOT_STORED",
     )
 

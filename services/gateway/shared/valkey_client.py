@@ -1,8 +1,8 @@
-"""The way to Valkey: one connection for all, and one opinion on whether Valkey is there.
+"""Client of Valkey with one connection and one shared state, connected or not.
 
-Commands of all callers that wait at the same time are written together, by a task of its own: a
-caller that is cancelled never leaves a reply behind for the next. A batch has a short deadline. The
-first one that fails tells everybody: until a probe has been written, every call is refused at once.
+A separate task writes all waiting commands as one batch. Cancelling a caller therefore never leaves
+a stray reply on the connection. A batch has a short deadline. The first failed batch disconnects,
+and all calls fail at once until a probe write succeeds.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ from valkey.exceptions import (
 
 from services.chassis.telemetry import fields
 from services.gateway.metrics import VALKEY_ERRORS, VALKEY_SECONDS, VALKEY_UP
-from services.gateway.shared_store import StoreAwayError
+from services.gateway.shared_store import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 500
 PROBE_MILLISECONDS = 1_000
 ROUNDS_TO_READ = 20
-# Replies that mean: not now, whatever the command. The client knows the first ones as types, the
-# others by their first word.
+# Replies that refuse any command at present. The first are types of the client library, the others
+# are recognised by their first word.
 REFUSALS: Mapping[type[Exception], str] = {
     OutOfMemoryError: "full",
     ReadOnlyError: "read_only",
@@ -48,7 +48,7 @@ Part = str | bytes | int
 
 
 class Use(StrEnum):
-    """What a command is for; a label."""
+    """Purpose of a command, used as a metric label."""
 
     TURNS = "turns"
     QUOTAS = "quotas"
@@ -56,7 +56,7 @@ class Use(StrEnum):
 
 
 class Script:
-    """A Lua script, known to the server by its hash."""
+    """A Lua script. The server caches scripts by hash."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -69,8 +69,8 @@ class _Call:
     reply: "asyncio.Future[Any]"
 
 
-class Link:
-    """Calls Valkey."""
+class ValkeyClient:
+    """Sends commands of all callers over one connection."""
 
     def __init__(self, client: Valkey, deadline_seconds: float, probe_seconds: float) -> None:
         self._client = client
@@ -79,85 +79,92 @@ class Link:
         self._calls: list[_Call] = []
         self._called, self._up = asyncio.Event(), asyncio.Event()
         self._up.set()
-        self._lost_at = 0.0
+        self._disconnected_at = 0.0
         self._refused: set[tuple[Use, Part]] = set()
 
     @property
-    def up(self) -> bool:
-        """Whether calls are tried."""
+    def connected(self) -> bool:
+        """True while calls are sent."""
         return self._up.is_set()
 
-    async def returned(self) -> None:
-        """Wait until Valkey is there."""
+    async def wait_until_connected(self) -> None:
+        """Wait until Valkey is connected."""
         await self._up.wait()
 
     async def call(self, use: Use, *command: Part) -> Any:
-        """The reply to a command.
+        """Send a command and return its reply.
 
         Raises:
-            StoreAwayError: Valkey is away, full, or refuses this command. It may have been executed
-                all the same.
+            StoreUnavailableError: Valkey is unavailable, full, or refuses this command. The command
+                may have been executed nevertheless.
         """
-        if not self.up:
+        if not self.connected:
             VALKEY_ERRORS.labels(use, "away").inc()
-            raise StoreAwayError
-        call, started = _Call(command, asyncio.get_running_loop().create_future()), time.perf_counter()
+            raise StoreUnavailableError
+        call, started = (
+            _Call(command, asyncio.get_running_loop().create_future()),
+            time.perf_counter(),
+        )
         self._calls.append(call)
         self._called.set()
         try:
             reply = await call.reply
-        except StoreAwayError:
+        except StoreUnavailableError:
             VALKEY_ERRORS.labels(use, "lost").inc()
             raise
         VALKEY_SECONDS.labels(use).observe(time.perf_counter() - started)
         if isinstance(reply, NoScriptError):
             raise reply
         if isinstance(reply, ResponseError):
-            self._note_refused(use, command[0])
-            raise StoreAwayError("the store that gateways share refused a command")
+            self._record_refused(use, command[0])
+            raise StoreUnavailableError("the store shared by gateways refused a command")
         return reply
 
-    def _note_refused(self, use: Use, command: Part) -> None:
-        """A defect, or a server that is not ours: said once, counted always."""
+    def _record_refused(self, use: Use, command: Part) -> None:
+        """Count a refused command and log the first. The cause is a defect or a foreign server."""
         VALKEY_ERRORS.labels(use, "refused").inc()
         if (use, command) not in self._refused:
             self._refused.add((use, command))
             log.error("valkey refused a command", extra=fields(use=use, command=str(command)))
 
     async def run(self, use: Use, script: Script, keys: Sequence[str], *arguments: Part) -> Any:
-        """The reply of a script. Raises: StoreAwayError."""
+        """Run a script and return its reply.
+
+        Raises:
+            StoreUnavailableError: As in `call`.
+        """
         try:
             return await self.call(use, "EVALSHA", script.sha1, len(keys), *keys, *arguments)
         except NoScriptError:
-            # The server has started anew since.
+            # The server has restarted and lost its script cache.
             return await self.call(use, "EVAL", script.text, len(keys), *keys, *arguments)
 
     async def serve(self) -> None:
-        """Send what is called, for ever."""
+        """Send waiting commands until cancelled."""
         while True:
             await self._called.wait()
             self._called.clear()
-            while self._calls and self.up:
+            while self._calls and self.connected:
                 batch, self._calls = self._calls[:MAX_BATCH], self._calls[MAX_BATCH:]
                 await self._send(batch)
-            if not self.up:
-                await self._come_back()
+            if not self.connected:
+                await self._reconnect()
 
     async def start(self) -> None:
-        """The first opinion."""
+        """Determine the initial state."""
         if reason := await self._probe():
-            self._lose(reason)
+            self._disconnect(reason)
 
     async def _send(self, batch: Sequence[_Call]) -> None:
         try:
             replies = await self._execute([call.command for call in batch])
         except (ValkeyError, OSError, TimeoutError) as error:
-            self._lose(_reason(error))
+            self._disconnect(_reason(error))
             self._refuse(batch)
             return
         for call, reply in zip(batch, replies, strict=True):
             if refusal := _refusal(reply):
-                self._lose(refusal)
+                self._disconnect(refusal)
                 self._refuse([call])
             elif not call.reply.done():
                 call.reply.set_result(reply)
@@ -168,12 +175,12 @@ class Link:
             pipeline.execute_command(*command)
         return await _within(self._deadline_seconds, pipeline.execute(raise_on_error=False))
 
-    def _lose(self, reason: str) -> None:
-        if self.up:
+    def _disconnect(self, reason: str) -> None:
+        if self.connected:
             self._up.clear()
-            self._lost_at = time.monotonic()
+            self._disconnected_at = time.monotonic()
             VALKEY_UP.labels("valkey").set(0)
-            log.warning("valkey away", extra=fields(reason=reason))
+            log.warning("valkey unavailable", extra=fields(reason=reason))
         waiting, self._calls = self._calls, []
         self._refuse(waiting)
         self._called.set()
@@ -182,21 +189,26 @@ class Link:
     def _refuse(calls: Sequence[_Call]) -> None:
         for call in calls:
             if not call.reply.done():
-                call.reply.set_exception(StoreAwayError())
+                call.reply.set_exception(StoreUnavailableError())
 
-    async def _come_back(self) -> None:
+    async def _reconnect(self) -> None:
         while await self._probe():
             await asyncio.sleep(self._probe_seconds)
         VALKEY_UP.labels("valkey").set(1)
-        log.info("valkey back", extra=fields(away_seconds=round(time.monotonic() - self._lost_at, 1)))
+        log.info(
+            "valkey available",
+            extra=fields(away_seconds=round(time.monotonic() - self._disconnected_at, 1)),
+        )
         self._up.set()
 
     async def _probe(self) -> str:
-        """Why Valkey cannot be used; empty if it can. It is written to: one that is full must not
-        count as there.
-        """
+        """Return the reason for a failed probe, or an empty string.
+
+        The probe is a write, because a full server must fail."""
         try:
-            (reply,) = await self._execute([("SET", self._probe_key, "1", "PX", PROBE_MILLISECONDS)])
+            (reply,) = await self._execute(
+                [("SET", self._probe_key, "1", "PX", PROBE_MILLISECONDS)]
+            )
         except (ValkeyError, OSError, TimeoutError) as error:
             return _reason(error)
         if isinstance(reply, Exception):
@@ -205,15 +217,18 @@ class Link:
         return ""
 
     def close(self) -> None:
-        """Nobody sends any more."""
+        """Fail all waiting calls."""
         self._refuse(self._calls)
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """The result of the work. Raises: TimeoutError.
+    """Return the result of the work.
 
-    A reply that lies in the socket counts, even if this process was too busy to read it in time:
-    else every long pause of the event loop would look like an absence.
+    A reply already in the socket buffer counts even after the deadline. Otherwise a long pause of
+    the event loop would look like an outage.
+
+    Raises:
+        TimeoutError: No reply arrived in time.
     """
     task = asyncio.create_task(work)
     try:
@@ -240,17 +255,19 @@ def _reason(error: Exception) -> str:
 
 
 @asynccontextmanager
-async def open_link(url: str, *, deadline_seconds: float, probe_seconds: float = 0.25) -> AsyncIterator[Link]:
-    """A link, whether Valkey is there or not."""
+async def open_valkey(
+    url: str, *, deadline_seconds: float, probe_seconds: float = 0.25
+) -> AsyncIterator[ValkeyClient]:
+    """Open a client during the block, even if Valkey is unavailable."""
     client = Valkey.from_url(url, socket_timeout=None, socket_connect_timeout=deadline_seconds)
-    link = Link(client, deadline_seconds, probe_seconds)
-    await link.start()
-    serving = asyncio.create_task(link.serve())
+    valkey = ValkeyClient(client, deadline_seconds, probe_seconds)
+    await valkey.start()
+    serving = asyncio.create_task(valkey.serve())
     try:
-        yield link
+        yield valkey
     finally:
         serving.cancel()
         with suppress(asyncio.CancelledError):
             await serving
-        link.close()
+        valkey.close()
         await client.aclose()

@@ -1,9 +1,8 @@
-"""Reads the turns of other gateways for whoever resumes one here: all streams in one question, many
-times a second.
+"""Reads turns of other gateways for local readers. One query polls all streams.
 
-Asking beats being told: no connection of its own waits for news, and an outage looks the same to
-every use. A gateway counts as lost when its beat was missing for a whole lease, so that a Valkey
-that has just come back is no death.
+Polling needs no connection of its own and treats outages like all other uses. A gateway counts as
+lost after a whole lease without heartbeat. A restart of Valkey is therefore not mistaken for a lost
+gateway.
 """
 
 import asyncio
@@ -13,17 +12,17 @@ from dataclasses import dataclass, field
 
 from services.chassis.errors import ServiceError, UnavailableError
 from services.gateway.events import TurnEvent
-from services.gateway.metrics import GATEWAYS_LOST
-from services.gateway.request import wrong
-from services.gateway.shared.turn_log import End, TurnLog, TurnState, opened
-from services.gateway.shared_store import StoreAwayError
-from services.gateway.turn import moved_error
-from services.gateway.turns import began_anew
+from services.gateway.metrics import READERS_LOST
+from services.gateway.request import field_error
+from services.gateway.shared.turn_log import End, TurnLog, TurnState, decrypt_entry
+from services.gateway.shared_store import StoreUnavailableError
+from services.gateway.turn import resume_elsewhere_error
+from services.gateway.turns import answer_restarted
 
 
 @dataclass(eq=False)
 class _Reader:
-    """Who reads one stream; `last` is the sequence that it has. Ends with a failure, or whole."""
+    """Reader of one stream. `last` is the newest sequence received."""
 
     state: TurnState
     last: int
@@ -34,7 +33,7 @@ class _Reader:
     missed_since: float | None = None
 
     def take(self, entries: Sequence[TurnEvent | End], first: int) -> None:
-        """Entries of the stream, whose first has this sequence."""
+        """Accept entries of the stream. `first` is the sequence of the first entry."""
         for sequence, entry in enumerate(entries, first):
             if sequence <= self.last or self.done:
                 continue
@@ -48,35 +47,37 @@ class _Reader:
             self.changed.set()
 
     def fail(self, error: ServiceError) -> None:
-        """No more comes."""
+        """End the reader with an error."""
         if not self.done:
             self.failure, self.done = error, True
             self.changed.set()
 
 
-class Followers:
-    """Everybody who reads a turn of another gateway."""
+class RemoteReaders:
+    """All local readers of turns in other gateways."""
 
-    def __init__(self, log: TurnLog, look_seconds: float, lease_seconds: float) -> None:
-        self._log, self._look_seconds, self._lease_seconds = log, look_seconds, lease_seconds
+    def __init__(self, log: TurnLog, poll_seconds: float, lease_seconds: float) -> None:
+        self._log, self._poll_seconds, self._lease_seconds = log, poll_seconds, lease_seconds
         self._readers: dict[str, set[_Reader]] = {}
-        # Gateways without a beat: since when, and when they were looked for last.
+        # Gateways without heartbeat: time of the first miss, and time of the last check.
         self._missing: dict[str, tuple[float, float]] = {}
-        self._some = asyncio.Event()
-        self._moved = False
+        self._has_readers = asyncio.Event()
+        self._handed_over = False
 
-    async def follow(self, state: TurnState, after_sequence: int) -> AsyncGenerator[TurnEvent, None]:
-        """Events after a sequence to the end of the turn.
+    async def follow(
+        self, state: TurnState, after_sequence: int
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """Yield events after a sequence until the end of the turn.
 
         Raises:
-            ServiceError: the turn's own, after its last event.
-            InvalidArgumentError: the sequence was never sent.
-            UnavailableError: GATEWAY_LOST, EVENTS_LOST, RESUME_ELSEWHERE.
-            StoreAwayError: Valkey went away.
+            ServiceError: Error of the turn, after its last event.
+            InvalidArgumentError: The sequence was never sent.
+            UnavailableError: GATEWAY_LOST, EVENTS_LOST or RESUME_ELSEWHERE.
+            StoreUnavailableError: Valkey is unavailable.
         """
         reader = _Reader(state, after_sequence)
         self._readers.setdefault(state.stream, set()).add(reader)
-        self._some.set()
+        self._has_readers.set()
         try:
             while True:
                 reader.changed.clear()
@@ -85,8 +86,8 @@ class Followers:
                     yield event
                 if reader.done and not reader.pending:
                     break
-                if self._moved:
-                    raise moved_error()
+                if self._handed_over:
+                    raise resume_elsewhere_error()
                 await reader.changed.wait()
         finally:
             self._leave(reader)
@@ -94,30 +95,30 @@ class Followers:
             raise reader.failure
 
     def hand_over(self) -> int:
-        """This process ends: everybody goes on elsewhere. How many they were."""
-        self._moved = True
+        """Send all readers to other gateways before this process ends. Returns their number."""
+        self._handed_over = True
         readers = self._all()
         for reader in readers:
             reader.changed.set()
         return len(readers)
 
     async def serve(self) -> None:
-        """Read while anybody reads, for ever."""
+        """Poll the streams while readers exist, until cancelled."""
         look_at, answered_at = 0.0, time.monotonic()
         while True:
-            await self._some.wait()
+            await self._has_readers.wait()
             try:
                 await self._read()
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._lease_seconds / 2
-                    await self._look()
+                    await self._check_gateways()
                 answered_at = time.monotonic()
-            except StoreAwayError as error:
-                # Who reads already waits as long as for a gateway: most absences are shorter.
+            except StoreUnavailableError as error:
+                # Existing readers wait for a whole lease, because most outages are shorter.
                 if time.monotonic() - answered_at >= self._lease_seconds:
                     for reader in self._all():
                         reader.fail(error)
-            await asyncio.sleep(self._look_seconds)
+            await asyncio.sleep(self._poll_seconds)
 
     def _all(self) -> list[_Reader]:
         return [reader for readers in self._readers.values() for reader in readers]
@@ -128,15 +129,18 @@ class Followers:
         if not readers:
             self._readers.pop(reader.state.stream, None)
         if not self._readers:
-            self._some.clear()
+            self._has_readers.clear()
 
     async def _read(self) -> None:
-        after = {stream: min(reader.last for reader in readers) for stream, readers in self._readers.items()}
+        after = {
+            stream: min(reader.last for reader in readers)
+            for stream, readers in self._readers.items()
+        }
         for stream, found in (await self._log.read(after)).items():
             readers = self._readers.get(stream, set())
             try:
-                box = self._log.box(stream)
-                entries = [opened(box, kind, sealed) for _, kind, sealed in found]
+                encryptor = self._log.encryptor(stream)
+                entries = [decrypt_entry(encryptor, kind, sealed) for _, kind, sealed in found]
             except UnavailableError as error:
                 for reader in readers:
                     reader.fail(error)
@@ -144,32 +148,38 @@ class Followers:
             for reader in readers:
                 reader.take(entries, found[0][0])
 
-    async def _look(self) -> None:
-        """Do the gateways live, and are the turns still theirs?"""
+    async def _check_gateways(self) -> None:
+        """Check that the gateways are alive and still own the turns."""
         readers = [reader for reader in self._all() if not reader.done]
         gateways = list({reader.state.gateway for reader in readers})
         ids = list({reader.state.message_id for reader in readers})
-        lives = await asyncio.gather(*map(self._log.lives, gateways))
-        lost = {gateway for gateway, alive in zip(gateways, lives, strict=True) if self._is_lost(gateway, alive)}
+        alive = await asyncio.gather(*map(self._log.is_alive, gateways))
+        lost = {
+            gateway
+            for gateway, answered in zip(gateways, alive, strict=True)
+            if self._is_lost(gateway, answered)
+        }
         states = dict(zip(ids, await asyncio.gather(*map(self._log.state, ids)), strict=True))
         for reader in readers:
             state = states[reader.state.message_id]
             if state and state.attempt != reader.state.attempt:
-                reader.fail(began_anew())
+                reader.fail(answer_restarted())
             elif state and state.events is not None and reader.last > state.events:
-                reader.fail(wrong("after_sequence", f"at most the last sequence, {state.events}"))
+                reader.fail(
+                    field_error("after_sequence", f"at most the last sequence, {state.events}")
+                )
             elif state and state.events is not None:
-                self._miss(reader)
+                self._mark_missing(reader)
             elif reader.state.gateway in lost:
-                GATEWAYS_LOST.inc()
+                READERS_LOST.inc()
                 reader.fail(gateway_lost())
             elif state is None:
-                self._miss(reader)
+                self._mark_missing(reader)
             else:
                 reader.missed_since = None
 
     def _is_lost(self, gateway: str, alive: bool) -> bool:
-        """Whether it was missing for a whole lease, whenever it was looked for."""
+        """Return True after a whole lease of checks without heartbeat."""
         now = time.monotonic()
         since, seen = self._missing.pop(gateway, (now, now))
         if alive:
@@ -179,9 +189,10 @@ class Followers:
         self._missing[gateway] = (since, now)
         return now - since >= self._lease_seconds
 
-    def _miss(self, reader: _Reader) -> None:
-        """The turn is not in the log, or its end is and was not read: gone for good unless its
-        gateway soon sends it again.
+    def _mark_missing(self, reader: _Reader) -> None:
+        """Fail a reader after two leases without the turn or its end in the log.
+
+        Until then, the owner may publish the missing entries again.
         """
         reader.missed_since = reader.missed_since or time.monotonic()
         if time.monotonic() - reader.missed_since >= 2 * self._lease_seconds:
@@ -189,16 +200,18 @@ class Followers:
 
 
 def gateway_lost() -> UnavailableError:
-    """Text so far is all there is of this attempt."""
+    """Return the error for a lost gateway. The text so far is final for this attempt."""
     return UnavailableError(
-        "the gateway that answered was lost: send the question again, with the same request_id or as a new one",
+        "the answering gateway was lost: repeat the request, with the same or a new request_id",
         reason="GATEWAY_LOST",
         retry_seconds=1,
     )
 
 
 def lost_events() -> UnavailableError:
-    """The shared store has lost a part."""
+    """Return the error for events missing in the shared store."""
     return UnavailableError(
-        "a part of the answer is no longer kept: read the conversation", reason="EVENTS_LOST", retry_seconds=1
+        "a part of the answer has expired: read the conversation",
+        reason="EVENTS_LOST",
+        retry_seconds=1,
     )

@@ -1,46 +1,49 @@
-"""The one way in for those who carry something: API keys and issuers' tokens come in the same
-header.
-"""
+"""Authentication of all calls. API keys and tokens of issuers use the same header."""
 
 from typing import Protocol
 
 from services.chassis.errors import ServiceError, UnauthenticatedError
 from services.gateway.credential import Credential
-from services.gateway.keys import PREFIX, Keys
-from services.gateway.metrics import REFUSED_BEARERS
+from services.gateway.keys import PREFIX, ApiKeys
+from services.gateway.metrics import REJECTED_CREDENTIALS
 
 
-class Tokens(Protocol):
-    """Whatever can tell a token's user."""
+class TokenVerifier(Protocol):
+    """Verifies tokens of identity providers."""
 
     async def authenticate(self, token: str) -> Credential:
-        """Raises: UnauthenticatedError, UnavailableError."""
+        """Return the credential of a token.
+
+        Raises:
+            UnauthenticatedError: The token is invalid.
+            UnavailableError: The keys of the issuer are unavailable.
+        """
 
 
-class Bearers:
-    """Tells who calls."""
+class Authenticator:
+    """Authenticates callers by API key or token."""
 
-    def __init__(self, keys: Keys, tokens: Tokens | None) -> None:
+    def __init__(self, keys: ApiKeys, tokens: TokenVerifier | None) -> None:
         self._keys, self._tokens = keys, tokens
 
     async def authenticate(self, authorization: str) -> Credential:
-        """The user of a `Bearer` key or token.
+        """Return the credential of a `Bearer` key or token.
 
         Raises:
-            UnauthenticatedError: nothing carried, or nothing that works.
-            UnavailableError: who could tell is away.
+            UnauthenticatedError: The header is missing, or the key or token is invalid.
+            UnavailableError: The key store or the issuer is unavailable.
         """
         try:
             return await self._authenticate(authorization)
         except ServiceError as error:
-            REFUSED_BEARERS.labels(error.reason).inc()
+            REJECTED_CREDENTIALS.labels(error.reason).inc()
             raise
 
     async def _authenticate(self, authorization: str) -> Credential:
         scheme, _, bearer = authorization.partition(" ")
         if not authorization or scheme.lower() != "bearer":
             raise UnauthenticatedError(
-                "the call carries no API key",
+                "the call has no API key",
                 reason="API_KEY_MISSING",
                 field="authorization",
                 limit=f"Bearer {PREFIX}…",

@@ -8,7 +8,7 @@ from typing import Any
 from valkey.asyncio import Valkey
 
 from tests.services.gateway.fakes import backends
-from tests.services.gateway.house import House, house_over
+from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway_over
 
 SECRET = "a secret that only tests know"
 
@@ -21,13 +21,13 @@ def valkey_settings(url: str, **changes: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def two_gateways(
     directory: Path, url: str, **changes: Any
-) -> AsyncIterator[tuple[House, House]]:
+) -> AsyncIterator[tuple[GatewayUnderTest, GatewayUnderTest]]:
     """Both with the same settings."""
     shared = valkey_settings(url, **changes)
     async with (
         backends() as (fakes, target),
-        house_over(directory, fakes, target, **shared) as first,
-        house_over(directory, fakes, target, **shared) as second,
+        run_gateway_over(directory, fakes, target, **shared) as first,
+        run_gateway_over(directory, fakes, target, **shared) as second,
     ):
         yield first, second
 

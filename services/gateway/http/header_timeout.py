@@ -1,19 +1,18 @@
-"""What a client of the HTTP door may not draw out: uvicorn waits for ever for the head of a
-request, and takes one of any length.
-"""
+"""Limits on the time and size of a request head. uvicorn has neither limit."""
 
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 10.0
-# Twice what gRPC's metadata may hold: browsers send more of their own.
+# Twice the limit of gRPC metadata, since browsers send more headers.
 MAX_HEAD_BYTES = 32 * 1024
 
 
-class ImpatientProtocol(HttpToolsProtocol):
-    """Drops a connection whose request's head is not there in time, or too long. The first one is
-    due from the start.
+class HeaderTimeoutProtocol(HttpToolsProtocol):
+    """Drops connections with a slow or oversized request head.
+
+    The first head is due from the start of the connection.
     """
 
     _due: asyncio.TimerHandle | None = None
