@@ -1,6 +1,4 @@
-"""The table of bad input: what is sent, and what the answer must name. Run over both doors; also
-against the real stack.
-"""
+"""Table of invalid requests with the expected errors, for gRPC, HTTP and the real stack."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +14,7 @@ ANSWER, USER_MESSAGE, FOREIGN_CONVERSATION = "<answer>", "<user message>", "<for
 
 @dataclass(frozen=True)
 class BadInput:
-    """One request in protobuf's JSON. `field` and `limit` must be named by the error; `limit` in
-    part.
-    """
+    """One invalid request in protobuf's JSON. The error must name `field` and contain `limit`."""
 
     name: str
     request: Mapping[str, Any]
@@ -202,7 +198,7 @@ TABLE = (
     ),
 )
 
-# How a method is called over HTTP: with what is left of the request as its body.
+# Method and path of each RPC over HTTP. The rest of the request becomes the body.
 OVER_HTTP: Mapping[str, str] = {
     "SendMessage": "POST /api/messages",
     "SubmitFeedback": "POST /api/feedback",
@@ -212,13 +208,13 @@ OVER_HTTP: Mapping[str, str] = {
 
 
 def over_http(case: BadInput, request: Mapping[str, Any]) -> tuple[str, str, Any]:
-    """Method, path and body."""
+    """Return HTTP method, path and body of a request."""
     method, _, path = OVER_HTTP[case.method].partition(" ")
     return method, path.format(**request), None if method == "GET" else request
 
 
 def over_grpc(case: BadInput, request: Mapping[str, Any]) -> tuple[str, Any]:
-    """Which service, and the message."""
+    """Return the service and the message of a request."""
     service = "chat" if case.method == "SendMessage" else "feedback"
     pool = descriptor_pool.Default()
     kind = pool.FindMessageTypeByName(f"thumbwheel.{service}.v1.{case.method}Request")
@@ -227,7 +223,7 @@ def over_grpc(case: BadInput, request: Mapping[str, Any]) -> tuple[str, Any]:
 
 @dataclass(frozen=True)
 class BadJson:
-    """A body that only HTTP can carry."""
+    """An invalid body, possible only over HTTP."""
 
     name: str
     body: bytes
@@ -295,7 +291,7 @@ def _completion(**more: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class BadCompletion:
-    """A body for /v1/chat/completions."""
+    """An invalid body for /v1/chat/completions."""
 
     name: str
     body: Mapping[str, Any]

@@ -1,6 +1,4 @@
-"""What tests ask of a gateway: turns that stop midway, resumed, cancelled, read to their error; and
-its counters.
-"""
+"""Calls of tests to a gateway: interrupted, resumed, cancelled and failed turns, and counters."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from tests.services.gateway.gateway_under_test import GatewayUnderTest
 
 
 class GeneratorGate:
-    """Stops the fake generator before a delta until it is let go."""
+    """Stops the fake generator before a delta until the test continues."""
 
     def __init__(self, gateway: GatewayUnderTest, at: int) -> None:
         self.reached, self.go = asyncio.Event(), asyncio.Event()
@@ -33,7 +31,7 @@ class GeneratorGate:
 
 
 async def until_text(call: Any) -> list[chat_pb2.ChatEvent]:
-    """Events up to the first text."""
+    """Return the events up to the first text."""
     events = []
     async for event in call:
         events.append(event)
@@ -45,7 +43,7 @@ async def until_text(call: Any) -> list[chat_pb2.ChatEvent]:
 def resuming(
     gateway: GatewayUnderTest, message_id: str, after: int = 0, key: str | None = None
 ) -> Any:
-    """The running call."""
+    """Return a running ResumeMessage call."""
     request = chat_pb2.ResumeMessageRequest(message_id=message_id, after_sequence=after)
     return gateway.chat.ResumeMessage(request, timeout=20, metadata=gateway.metadata(key))
 
@@ -53,24 +51,24 @@ def resuming(
 async def resume(
     gateway: GatewayUnderTest, message_id: str, after: int = 0, key: str | None = None
 ) -> list[chat_pb2.ChatEvent]:
-    """All events to the end."""
+    """Resume a turn and return all events to the end."""
     return await collect(resuming(gateway, message_id, after, key))
 
 
 async def collect(call: Any) -> list[chat_pb2.ChatEvent]:
-    """All events of a call."""
+    """Return all events of a call."""
     return [event async for event in call]
 
 
 async def cancel(gateway: GatewayUnderTest, message_id: str, key: str | None = None) -> bool:
-    """Whether the turn was running."""
+    """Cancel a turn. Returns True if the turn was running."""
     request = chat_pb2.CancelMessageRequest(message_id=message_id)
     response = await gateway.chat.CancelMessage(request, timeout=10, metadata=gateway.metadata(key))
     return bool(response.cancelled)
 
 
 async def read_to_error(call: Any) -> tuple[list[chat_pb2.ChatEvent], ServiceError]:
-    """The events before the error that must come, and the error as ours."""
+    """Return the events before the expected error, and the error as a ServiceError."""
     events = []
     try:
         async for event in call:
@@ -81,23 +79,23 @@ async def read_to_error(call: Any) -> tuple[list[chat_pb2.ChatEvent], ServiceErr
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
-    """Wait for it, bounded."""
+    """Wait for a condition with a time limit."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 def single_replica() -> SharedState:
-    """Of a gateway without others and without limits."""
+    """Return the shared state of a single gateway without limits."""
     nobody = SingleReplica()
     return SharedState(nobody, nobody, nobody, Quotas(QuotaRules(Allowance(), Allowance())))
 
 
 def counter_value(name: str, **labels: str) -> float:
-    """A counter's value now."""
+    """Return the current value of a counter."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 def sequences(events: list[chat_pb2.ChatEvent]) -> list[int]:
-    """Of the events, as they came."""
+    """Return the sequences of the events in order."""
     return [event.sequence for event in events]

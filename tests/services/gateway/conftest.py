@@ -1,6 +1,4 @@
-"""A house a test, one a file for tests that leave nothing behind, or one with settings of the
-test's own.
-"""
+"""Gateways under test: per test, or per module for tests without lasting effects."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

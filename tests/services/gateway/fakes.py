@@ -1,8 +1,7 @@
-"""Hand-made stand-ins for the five services behind the gateway, over real gRPC, in one process and
-on one port.
+"""Fakes of the five services behind the gateway, over real gRPC, in one process and on one port.
 
-They keep to the protocol's promises (ownership, idempotency, held text); what they decide is in the
-words of the texts.
+They fulfil the contract of the protocol (ownership, idempotency, held text). Keywords in the texts
+control their decisions.
 """
 
 import asyncio
@@ -31,14 +30,14 @@ from services.chassis.settings import ServiceSettings
 FORBIDDEN, BAD_WORD, SECRET = "FORBIDDEN", "BADWORD", "SECRET"
 POLICY_VERSION = "policy-1"
 STABLE, CANDIDATE = "nano-1", "nano-2"
-# Of the four deltas; numbers that nobody else says.
+# Sample of the four deltas, with numbers used nowhere else.
 SAMPLE = sample_pb2.Sample(
     token_ids=range(900_000_001, 900_000_005), log_probs=[-0.125, -0.25, -0.5, -1]
 )
 
 
 class FaultSwitch:
-    """A service that can be told to be away."""
+    """Makes a fake service unavailable on request."""
 
     def __init__(self) -> None:
         self.away = False
@@ -49,7 +48,7 @@ class FaultSwitch:
 
 
 class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, FaultSwitch):
-    """Blocks FORBIDDEN and BADWORD, redacts SECRET, holds back the last characters until the end."""
+    """Blocks FORBIDDEN and BADWORD, redacts SECRET, and holds the last characters until the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +106,7 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, FaultSwitch):
 
 
 class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, FaultSwitch):
-    """Corrects one word."""
+    """Enhancer that corrects a single word."""
 
     async def Enhance(self, request: Any, context: Any) -> enhancer_pb2.EnhanceResponse:
         self.check()
@@ -122,7 +121,7 @@ class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, FaultSwitch):
 
 
 class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
-    """Conversations in memory, each under its owner."""
+    """Conversations in memory, separated by owner."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -272,7 +271,7 @@ class FakeGenerator(
     generator_pb2_grpc.RolloutServiceServicer,
     FaultSwitch,
 ):
-    """Answers with `deltas`, waiting before each for what `gate` says."""
+    """Generator that answers with `deltas` and awaits `gate` before each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -332,9 +331,10 @@ class FakeGenerator(
 
 
 class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, FaultSwitch):
-    """Keeps events; the last thumb and the last correction stand.
+    """Feedback log in memory. The last thumb and the last correction are current.
 
-    An erasure takes the caller's, and is the answer until they say something again.
+    An erasure removes the caller's feedback. A repeated erasure is the same until new feedback
+    arrives.
     """
 
     def __init__(self) -> None:
@@ -388,7 +388,7 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, FaultSwitch):
         return feedback_pb2.GetThumbsResponse(thumbs=thumbs, words=words)
 
     async def CountThumbs(self, request: Any, context: Any) -> feedback_pb2.CountThumbsResponse:
-        """Of whom is not looked at."""
+        """Count all thumbs, without regard to users."""
         self.check()
         said = [
             e
@@ -450,11 +450,11 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, FaultSwitch):
 
 
 class Backends:
-    """All five."""
+    """All five fake services."""
 
     def __init__(self) -> None:
         self.guardrail, self.enhancer, self.session = FakeGuardrail(), FakeEnhancer(), FakeSession()
-        # Only the methods that the gateway calls are there; the others answer UNIMPLEMENTED.
+        # Only methods called by the gateway are implemented. The others answer UNIMPLEMENTED.
         self.generator, self.feedback = FakeGenerator(), FakeFeedback()  # type: ignore[abstract]
 
     def registrations(self) -> list[Registration]:
@@ -495,7 +495,7 @@ class Backends:
 
 @asynccontextmanager
 async def backends(**changes: object) -> AsyncIterator[tuple[Backends, str]]:
-    """The fakes and the target at which they serve; `changes` are settings."""
+    """Serve the fakes and yield them with their address. `changes` are settings."""
     fakes, given = Backends(), {"port": 0, "drain_seconds": 1, "lame_duck_seconds": 0, **changes}
     async with serving(ServiceSettings.model_validate(given), fakes.registrations()) as port:
         yield fakes, f"127.0.0.1:{port}"

@@ -1,5 +1,6 @@
-"""A whole gateway over the fakes: both servers open on free ports, three users with keys: two of a
-tenant, and a namesake in another.
+"""A complete gateway over fake services, with gRPC and HTTP on free ports.
+
+Three users have keys: two of one tenant, and a user with the same name in another tenant.
 """
 
 from collections.abc import AsyncIterator
@@ -32,7 +33,7 @@ PRINCIPAL_KEY = "a key that only tests know"
 
 @dataclass
 class GatewayUnderTest:
-    """What a test needs."""
+    """A running gateway with its clients, keys and fakes."""
 
     fakes: Backends
     chat: Any
@@ -57,17 +58,17 @@ class GatewayUnderTest:
     def send(
         self, text: str = "What is it?", *, key: str | None = None, timeout: float = 10, **more: Any
     ) -> Any:
-        """The running call; iterate it for the events."""
+        """Start a SendMessage call. Iterate over the result for the events."""
         request = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=text), **more)
         return self.chat.SendMessage(request, timeout=timeout, metadata=self.metadata(key))
 
     async def ask(self, text: str = "What is it?", **more: Any) -> list[chat_pb2.ChatEvent]:
-        """All events of a turn."""
+        """Return all events of a turn."""
         return [event async for event in self.send(text, **more)]
 
 
 def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
-    """A gateway's settings, with all its peers at one target."""
+    """Return settings of a gateway with all peers at one address."""
     values = {
         "port": 0,
         "http_port": 0,
@@ -88,7 +89,7 @@ def settings_of(directory: Path, target: str, **changes: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def run_gateway(directory: Path, **changes: Any) -> AsyncIterator[GatewayUnderTest]:
-    """Open everything; `changes` are settings."""
+    """Run fakes and a gateway. `changes` are settings."""
     async with (
         backends() as (fakes, target),
         run_gateway_over(directory, fakes, target, **changes) as gateway,
@@ -100,7 +101,7 @@ async def run_gateway(directory: Path, **changes: Any) -> AsyncIterator[GatewayU
 async def run_gateway_over(
     directory: Path, fakes: Backends, target: str, **changes: Any
 ) -> AsyncIterator[GatewayUnderTest]:
-    """A gateway over fakes that others use too."""
+    """Run a gateway over fakes shared with others."""
     settings = GatewaySettings.model_validate(settings_of(directory, target, **changes))
     async with (
         open_database(settings.database_url) as engine,
@@ -128,19 +129,19 @@ async def run_gateway_over(
 
 
 async def new_key(store: SqlKeyStore, caller: Caller, **more: Any) -> str:
-    """A key that may do everything, unless more is said."""
+    """Store a key and return the secret. By default the key has all scopes."""
     secret, key = mint(caller, **{"scopes": ALL_SCOPES, **more})
     await store.add(key)
     return secret
 
 
 def text_of(events: list[chat_pb2.ChatEvent]) -> str:
-    """The answer that the deltas make."""
+    """Return the text of the answer from its deltas."""
     return "".join(event.text_delta.text for event in events)
 
 
 def kinds_of(events: list[chat_pb2.ChatEvent]) -> list[str]:
-    """Names of the events, deltas in a row counted once."""
+    """Return the names of the events, with consecutive deltas counted once."""
     kinds: list[str] = []
     for event in events:
         kind = str(event.WhichOneof("event"))

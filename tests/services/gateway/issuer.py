@@ -1,6 +1,4 @@
-"""A small OpenID issuer on loopback: discovery, keys that come and go, tokens with whatever claims;
-it can be slow, silent or wrong.
-"""
+"""A small OpenID issuer on loopback, with changing keys, arbitrary claims, delays and faults."""
 
 import asyncio
 import json
@@ -15,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
 AUDIENCE = "thumbwheel"
-# Making one takes a tenth of a second and more: one for all tests.
+# Generating a key takes 0.1 s and more, so all tests share one.
 RSA_KEY = rsa.generate_private_key(65_537, 2_048)
 
 
 class Issuer:
-    """Counts what it is asked for."""
+    """OpenID issuer that counts its requests."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -33,7 +31,7 @@ class Issuer:
         self.other_requests: list[str] = []
 
     def add_key(self, key_id: str, algorithm: str) -> None:
-        """A new key pair."""
+        """Add a new key pair."""
         match algorithm:
             case "RS256":
                 key: Any = RSA_KEY
@@ -46,7 +44,7 @@ class Issuer:
     def token(
         self, key_id: str = "first", *, header: dict[str, Any] | None = None, **claims: Any
     ) -> str:
-        """Right, but for what is said; a claim that is None is left out."""
+        """Return a valid token with changed claims. A claim of None is omitted."""
         algorithm, key = self.keys[key_id]
         headers = {"kid": key_id, **(header or {})}
         return jwt.encode(self.claims(**claims), key, algorithm, headers)
@@ -64,7 +62,7 @@ class Issuer:
         return {name: value for name, value in (right | changes).items() if value is not None}
 
     def entries(self) -> list[Any]:
-        """The public halves, as JSON Web Keys."""
+        """Return the public keys as JSON Web Keys."""
         algorithms = get_default_algorithms()
         found: list[Any] = list(self.extra_entries)
         for key_id, (algorithm, key) in self.keys.items():
@@ -94,7 +92,7 @@ class Issuer:
 
 @asynccontextmanager
 async def running_issuer() -> AsyncIterator[Issuer]:
-    """Serves until the end of the block."""
+    """Serve the issuer until the end of the block."""
     issuer = Issuer()
     issuer.add_key("first", "ES256")
     runner = web.ServerRunner(web.Server(issuer.answer), shutdown_timeout=0.1)

@@ -1,5 +1,6 @@
-"""Requests gone wrong, by seed: right ones first, then bytes turned, cut, doubled and mixed, and
-fields with the worst of values.
+"""Mutated requests, reproducible from a seed.
+
+Valid messages have flipped, cut, doubled or mixed bytes, or fields with extreme values.
 """
 
 import random
@@ -43,7 +44,7 @@ WIRE_BYTES = (
 
 
 def mutants(right: Message, seed: int, count: int) -> Iterator[bytes]:
-    """Serialised requests, made from a right one; the same for the same seed."""
+    """Yield serialised mutants of a valid request, identical for the same seed."""
     randomness = random.Random(f"{right.DESCRIPTOR.full_name} {seed}")
     last = right.SerializeToString()
     for _ in range(count):

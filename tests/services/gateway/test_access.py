@@ -1,5 +1,6 @@
-"""Deny by default, where the generated table (test_denied.py) cannot look: no rule, two keys,
-unknown fields, foreign services.
+"""Deny by default in cases outside the generated table of test_denied.py.
+
+Cases: missing rule, two keys, unknown fields, services behind the gateway.
 """
 
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from tests.support.errors import refused
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_two_keys_in_one_call_are_none(shared_gateway: GatewayUnderTest) -> None:
+async def test_two_keys_in_one_call_count_as_none(shared_gateway: GatewayUnderTest) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await shared_gateway.chat.ListConversations(
             chat_pb2.ListConversationsRequest(),
@@ -37,7 +38,7 @@ async def test_two_keys_in_one_call_are_none(shared_gateway: GatewayUnderTest) -
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_method_without_a_rule_is_denied_even_with_a_key() -> None:
+async def test_method_without_a_rule_is_denied_even_with_a_key() -> None:
     service = generator_pb2.DESCRIPTOR.services_by_name["GeneratorService"]
     secret, key = mint(ADA)
     servicer = with_access_check(
@@ -48,7 +49,7 @@ async def test_a_method_without_a_rule_is_denied_even_with_a_key() -> None:
         await anext(servicer.Generate(generator_pb2.GenerateRequest(), context))
 
 
-async def test_a_route_without_a_rule_is_denied_even_with_a_key() -> None:
+async def test_route_without_a_rule_is_denied_even_with_a_key() -> None:
     async def endpoint(request: Request) -> Response:
         raise AssertionError("reached")
 
@@ -64,7 +65,7 @@ async def test_a_route_without_a_rule_is_denied_even_with_a_key() -> None:
         assert (response.status, (await response.json())["error"]["code"]) == (403, "no_rule")
 
 
-async def test_services_behind_the_gateway_are_not_behind_this_door(
+async def test_internal_services_are_unreachable_through_the_gateway(
     shared_gateway: GatewayUnderTest,
 ) -> None:
     channel: Any = shared_gateway.channel
@@ -79,9 +80,9 @@ async def test_services_behind_the_gateway_are_not_behind_this_door(
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_unknown_fields_are_refused_at_any_depth() -> None:
+async def test_unknown_fields_are_rejected_at_any_depth() -> None:
     reject_unknown_fields(chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text="hello")), "")
-    # Field 3 (input) holds a text and a field 99 that nobody knows.
+    # Field 3 (input) contains a text and the unknown field 99.
     inner = chat_pb2.UserInput(text="a").SerializeToString() + b"\x98\x06\x01"
     data = b"\x1a" + bytes([len(inner)]) + inner
     with pytest.raises(InvalidArgumentError) as caught:

@@ -1,6 +1,4 @@
-"""Answers shown again: only the same question, only at temperature 0, only to the same tenant, and
-never what was cut or judged.
-"""
+"""Cached answers: same request, temperature 0, same tenant, complete and unchanged by the guard."""
 
 import asyncio
 import time
@@ -45,7 +43,7 @@ GREEDY = chat_pb2.SamplingOverrides(temperature=0, max_tokens=50)
 
 @asynccontextmanager
 async def caching(directory: Path, **changes: Any) -> AsyncIterator[GatewayUnderTest]:
-    """A house that keeps answers, and no experiment runs."""
+    """Run a gateway with a cache and without an experiment."""
     async with run_gateway(directory, answer_cache_seconds=60, **changes) as gateway:
         gateway.fakes.generator.candidate = ""
         yield gateway
@@ -65,17 +63,17 @@ async def ask(
     gateway: GatewayUnderTest, text: str = "What is it?", **more: Any
 ) -> list[chat_pb2.ChatEvent]:
     events = await gateway.ask(text, **{"sampling": GREEDY, **more})
-    # An answer is kept a moment after its end.
+    # An answer is stored shortly after its end.
     await until(lambda: counter_value("thumbwheel_turns_running") == 0)
     return events
 
 
-async def test_the_same_question_gets_the_same_answer_without_the_model_and_says_so(
+async def test_same_question_gets_the_cached_answer_and_is_marked(
     kept: GatewayUnderTest,
 ) -> None:
     kept_before = counter_value("thumbwheel_gateway_cached_answers_total", result="kept")
     first, again = await ask(kept), await ask(kept, key=kept.other_key)
-    # Shown again it does not grow younger.
+    # A hit does not extend the lifetime.
     assert (
         counter_value("thumbwheel_gateway_cached_answers_total", result="kept") == kept_before + 1
     )
@@ -96,7 +94,7 @@ async def test_the_same_question_gets_the_same_answer_without_the_model_and_says
     assert (stored.temperature, stored.top_p, stored.assignment_probability) == (0.5, 0.75, 1)
 
 
-async def test_another_tenant_never_gets_it(kept: GatewayUnderTest) -> None:
+async def test_other_tenants_never_get_the_cached_answer(kept: GatewayUnderTest) -> None:
     await ask(kept)
     foreign = await ask(kept, key=kept.namesakes_key)
     assert not foreign[0].started.cached
@@ -115,7 +113,7 @@ DIFFERENT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", DIFFERENT, ids=str)
-async def test_a_question_that_differs_in_anything_is_another_one(
+async def test_any_difference_makes_another_key(
     kept: GatewayUnderTest, change: dict[str, Any]
 ) -> None:
     await ask(kept)
@@ -126,7 +124,7 @@ async def test_a_question_that_differs_in_anything_is_another_one(
     assert again[0].started.cached
 
 
-async def test_what_went_before_is_part_of_the_question(kept: GatewayUnderTest) -> None:
+async def test_history_is_part_of_the_key(kept: GatewayUnderTest) -> None:
     history = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_SYSTEM, text="Be brief.")]
     await ask(kept)
     user_input = chat_pb2.UserInput(text="What is it?", history=history)
@@ -136,7 +134,7 @@ async def test_what_went_before_is_part_of_the_question(kept: GatewayUnderTest) 
 
 
 @pytest.mark.parametrize("temperature", [None, 0.01, 1])
-async def test_only_temperature_0_is_kept(
+async def test_only_temperature_0_is_cached(
     kept: GatewayUnderTest, temperature: float | None
 ) -> None:
     sampling = chat_pb2.SamplingOverrides(temperature=temperature)
@@ -145,7 +143,7 @@ async def test_only_temperature_0_is_kept(
     assert generated(kept) == 2
 
 
-async def test_a_new_version_or_policy_answers_for_itself(kept: GatewayUnderTest) -> None:
+async def test_new_version_or_policy_is_another_key(kept: GatewayUnderTest) -> None:
     await ask(kept)
     kept.fakes.generator.stable = "nano-9"
     assert (await ask(kept))[0].started.model_version == "nano-9"
@@ -154,7 +152,7 @@ async def test_a_new_version_or_policy_answers_for_itself(kept: GatewayUnderTest
     assert generated(kept) == 3
 
 
-async def test_while_an_experiment_runs_only_a_pinned_version_is_certain(
+async def test_experiment_disables_the_cache_except_for_pinned_versions(
     kept: GatewayUnderTest,
 ) -> None:
     kept.fakes.generator.candidate = CANDIDATE
@@ -167,7 +165,7 @@ async def test_while_an_experiment_runs_only_a_pinned_version_is_certain(
     assert (again[0].started.cached, again[0].started.arm) == (True, "pinned")
 
 
-async def test_another_answer_to_the_same_message_is_written_anew(kept: GatewayUnderTest) -> None:
+async def test_regeneration_is_not_cached(kept: GatewayUnderTest) -> None:
     first = await ask(kept)
     request = chat_pb2.SendMessageRequest(
         regenerate=chat_pb2.Regenerate(message_id=first[0].message_id), sampling=GREEDY
@@ -176,7 +174,7 @@ async def test_another_answer_to_the_same_message_is_written_anew(kept: GatewayU
     assert not events[0].started.cached
 
 
-async def test_what_the_guard_touched_is_never_kept(kept: GatewayUnderTest) -> None:
+async def test_answers_changed_by_the_guard_are_never_cached(kept: GatewayUnderTest) -> None:
     for deltas in (["It is ", SECRET], ["Fine. ", f"{BAD_WORD}."]):
         kept.fakes.generator.deltas = deltas
         for _ in range(2):
@@ -186,7 +184,7 @@ async def test_what_the_guard_touched_is_never_kept(kept: GatewayUnderTest) -> N
         assert not (await ask(kept, FORBIDDEN))[0].started.cached
 
 
-async def test_what_was_cut_is_never_kept(kept: GatewayUnderTest) -> None:
+async def test_incomplete_answers_are_never_cached(kept: GatewayUnderTest) -> None:
     kept.fakes.generator.finish_reason = chat_pb2.FINISH_REASON_LENGTH
     for _ in range(2):
         assert not (await ask(kept, "cut by its length"))[0].started.cached
@@ -201,7 +199,7 @@ async def test_what_was_cut_is_never_kept(kept: GatewayUnderTest) -> None:
     assert not (await ask(kept))[0].started.cached
 
 
-async def test_the_input_guard_judges_a_question_that_has_an_answer_too(
+async def test_input_guard_also_checks_cached_questions(
     kept: GatewayUnderTest,
 ) -> None:
     await ask(kept)
@@ -220,14 +218,14 @@ async def test_cached_turns_use_no_tokens_of_the_quota(tmp_path: Path) -> None:
     assert generated(gateway) == 1
 
 
-async def test_by_default_nothing_is_kept(tmp_path: Path) -> None:
+async def test_cache_is_disabled_by_default(tmp_path: Path) -> None:
     async with run_gateway(tmp_path) as gateway:
         gateway.fakes.generator.candidate = ""
         for _ in range(2):
             assert not (await gateway.ask(sampling=GREEDY))[0].started.cached
 
 
-async def test_gateways_share_answers_through_valkey_sealed_and_answer_without_it(
+async def test_gateways_share_encrypted_answers_and_work_without_valkey(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     url = valkey.database()
@@ -264,7 +262,7 @@ async def stores(valkey: ValkeyServer, seconds: float, entries: int) -> AsyncIte
         ]
 
 
-async def test_an_answer_comes_back_as_it_was_and_only_for_a_while(valkey: ValkeyServer) -> None:
+async def test_cached_answer_is_unchanged_and_expires(valkey: ValkeyServer) -> None:
     async with stores(valkey, 0.3, 10) as both:
         for store in both:
             await store.store(QUESTION, ANSWER)
@@ -275,7 +273,7 @@ async def test_an_answer_comes_back_as_it_was_and_only_for_a_while(valkey: Valke
             assert await store.find(QUESTION) is None
 
 
-async def test_a_tenant_has_so_many_answers_and_takes_no_others_place(valkey: ValkeyServer) -> None:
+async def test_cache_limit_applies_per_tenant(valkey: ValkeyServer) -> None:
     async with stores(valkey, 60, 3) as both:
         for store in both:
             other = replace(QUESTION, tenant="umbrella")
@@ -293,7 +291,7 @@ async def test_a_tenant_has_so_many_answers_and_takes_no_others_place(valkey: Va
             assert await store.find(other) == ANSWER
 
 
-async def test_an_answer_under_another_secret_is_none(valkey: ValkeyServer) -> None:
+async def test_answer_under_another_secret_is_unreadable(valkey: ValkeyServer) -> None:
     async with open_valkey(valkey.database(), deadline_seconds=2) as client:
         mine, theirs = (
             ValkeyCacheBackend(client, KeyDerivation(secret), 60, 10)
@@ -301,7 +299,7 @@ async def test_an_answer_under_another_secret_is_none(valkey: ValkeyServer) -> N
         )
         await mine.store(QUESTION, ANSWER)
         assert await theirs.find(QUESTION) is None
-        # Even if somebody puts it where they look.
+        # Even if the ciphertext is copied to the expected key.
         sealed = await client.call("answers", "GET", mine._key(QUESTION))  # type: ignore[arg-type]
         await client.call("answers", "SET", theirs._key(QUESTION), sealed)  # type: ignore[arg-type]
         assert await theirs.find(QUESTION) is None

@@ -1,4 +1,4 @@
-"""Bad input, one table: each a clear error that names field and limit, the same over gRPC and HTTP."""
+"""Invalid requests: the same clear error over gRPC and HTTP, with field and limit."""
 
 import io
 import json
@@ -28,7 +28,7 @@ from tests.services.gateway.bad_input import (
 )
 from tests.services.gateway.gateway_under_test import GatewayUnderTest
 
-# One house for the whole table: refused requests leave nothing behind, which is checked.
+# One gateway for the whole table. The test checks for lasting effects of rejected requests.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
 CHAT = "/thumbwheel.chat.v1.ChatService"
@@ -36,9 +36,7 @@ CHAT = "/thumbwheel.chat.v1.ChatService"
 
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> list[ServiceError]:
-    """The errors whose bodies were sent over HTTP, in order: OpenAI's shape has no place for their
-    limit.
-    """
+    """Return the errors sent over HTTP, since OpenAI's format has no field for the limit."""
     sent: list[ServiceError] = []
 
     def recorded(error: ServiceError) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def by_name(case: Any) -> str:
 
 
 async def filled(gateway: GatewayUnderTest, case: BadInput) -> dict[str, Any]:
-    """The request, with ids of things that exist."""
+    """Return the request with ids of existing objects."""
     text = json.dumps(case.request)
     if ANSWER in text or USER_MESSAGE in text:
         turn = await gateway.ask()
@@ -76,7 +74,7 @@ def error_info(error: grpc.aio.AioRpcError) -> tuple[str, error_details_pb2.Erro
 
 
 @pytest.mark.parametrize("case", TABLE, ids=by_name)
-async def test_over_both_doors_the_error_names_field_and_limit(
+async def test_grpc_and_http_errors_name_field_and_limit(
     shared_gateway: GatewayUnderTest, refusals: list[ServiceError], case: BadInput
 ) -> None:
     request = await filled(shared_gateway, case)
@@ -126,7 +124,7 @@ async def _over_http(
 
 
 @pytest.mark.parametrize("case", BAD_JSON, ids=by_name)
-async def test_a_body_that_is_no_request_is_refused_by_name(
+async def test_invalid_body_is_rejected_with_the_field(
     shared_gateway: GatewayUnderTest, refusals: list[ServiceError], case: BadJson
 ) -> None:
     async with shared_gateway.http.request(
@@ -142,7 +140,7 @@ async def test_a_body_that_is_no_request_is_refused_by_name(
 
 
 @pytest.mark.parametrize("case", BAD_COMPLETIONS, ids=by_name)
-async def test_a_completion_that_cannot_be_is_refused_in_openais_words(
+async def test_invalid_completion_is_rejected_with_openai_names(
     shared_gateway: GatewayUnderTest, refusals: list[ServiceError], case: BadCompletion
 ) -> None:
     stored = len(shared_gateway.fakes.session.messages)
@@ -166,7 +164,7 @@ async def test_a_completion_that_cannot_be_is_refused_in_openais_words(
     ],
     ids=["invalid UTF-8", "no protobuf", "unknown field"],
 )
-async def test_bytes_that_are_no_request_are_refused_by_name(
+async def test_invalid_bytes_are_rejected_with_the_field(
     shared_gateway: GatewayUnderTest, data: bytes, field: str
 ) -> None:
     channel: Any = shared_gateway.channel
@@ -179,7 +177,7 @@ async def test_bytes_that_are_no_request_are_refused_by_name(
     assert error_info(caught.value)[1].metadata["field"] == field
 
 
-async def test_a_foreign_object_answers_as_a_missing_one_over_every_method(
+async def test_foreign_objects_look_like_missing_ones(
     shared_gateway: GatewayUnderTest,
 ) -> None:
     turn = await shared_gateway.ask(key=shared_gateway.other_key)
@@ -217,7 +215,7 @@ async def test_a_foreign_object_answers_as_a_missing_one_over_every_method(
     assert conversation_id not in [conversation.id for conversation in found.conversations]
 
 
-async def test_of_two_thumbs_the_last_stands(shared_gateway: GatewayUnderTest) -> None:
+async def test_last_of_two_thumbs_is_current(shared_gateway: GatewayUnderTest) -> None:
     turn = await shared_gateway.ask()
     for request_id, up in (("first", True), ("second", False)):
         said = {"messageId": turn[0].message_id, "requestId": request_id, "thumb": {"up": up}}

@@ -1,6 +1,4 @@
-"""The chat path over the public gRPC door: what is streamed, what is stored, and what happens when
-a service is away.
-"""
+"""The chat path over public gRPC: streamed events, stored answers, and unavailable services."""
 
 import asyncio
 import hashlib
@@ -27,7 +25,7 @@ from tests.services.gateway.gateway_under_test import (
 )
 
 
-async def test_a_turn_streams_ids_text_counts_and_the_end_in_order(
+async def test_turn_streams_ids_text_usage_and_end_in_order(
     gateway: GatewayUnderTest,
 ) -> None:
     events = await gateway.ask("What is the answer?")
@@ -45,7 +43,7 @@ async def test_a_turn_streams_ids_text_counts_and_the_end_in_order(
     assert events[-2].usage == chat_pb2.Usage(prompt_tokens=7, completion_tokens=4)
 
 
-async def test_what_is_stored_is_what_was_shown_with_all_that_training_needs(
+async def test_stored_answer_is_the_visible_text_with_training_data(
     gateway: GatewayUnderTest,
 ) -> None:
     events = await gateway.ask("What is the answer?")
@@ -60,7 +58,7 @@ async def test_what_is_stored_is_what_was_shown_with_all_that_training_needs(
     assert stored.usage.completion_tokens == 4
 
 
-async def test_what_was_sampled_goes_to_session_and_to_nobody_else(
+async def test_sample_is_sent_only_to_session(
     gateway: GatewayUnderTest,
 ) -> None:
     events = await gateway.ask("What is the answer?")
@@ -69,13 +67,13 @@ async def test_what_was_sampled_goes_to_session_and_to_nobody_else(
     assert not any("90000000" in str(event) or "log_prob" in str(event) for event in events)
 
 
-async def test_a_model_server_that_tells_no_tokens_leaves_none(gateway: GatewayUnderTest) -> None:
+async def test_no_sample_without_tokens_of_the_model_server(gateway: GatewayUnderTest) -> None:
     gateway.fakes.generator.sample = None
     events = await gateway.ask("What is the answer?")
     assert not gateway.fakes.session.finished[events[0].message_id].HasField("sample")
 
 
-async def test_an_answer_that_the_guard_changed_or_cut_has_no_sample(
+async def test_changed_or_cut_answer_has_no_sample(
     gateway: GatewayUnderTest,
 ) -> None:
     for deltas in (["The key is ", SECRET], ["Fine. ", f"{BAD_WORD} and so on"]):
@@ -86,7 +84,7 @@ async def test_an_answer_that_the_guard_changed_or_cut_has_no_sample(
         assert not stored.HasField("sample")
 
 
-async def test_text_that_the_guard_only_held_back_for_a_while_keeps_its_sample(
+async def test_held_text_keeps_its_sample(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.guardrail.held_characters = 10
@@ -98,7 +96,7 @@ async def test_text_that_the_guard_only_held_back_for_a_while_keeps_its_sample(
     )
 
 
-async def test_the_change_of_the_enhancer_is_shown_and_the_guard_judges_both_texts(
+async def test_enhanced_text_is_shown_and_both_texts_are_checked(
     gateway: GatewayUnderTest,
 ) -> None:
     events = await gateway.ask("hw does it work?")
@@ -110,20 +108,20 @@ async def test_the_change_of_the_enhancer_is_shown_and_the_guard_judges_both_tex
     assert gateway.fakes.generator.requests[0].messages[-1].text == "how does it work?"
 
 
-async def test_the_enhancer_can_be_switched_off(gateway: GatewayUnderTest) -> None:
+async def test_enhancer_can_be_skipped(gateway: GatewayUnderTest) -> None:
     events = await gateway.ask("hw does it work?", skip_enhancer=True)
     assert "enhanced" not in kinds_of(events)
     assert gateway.fakes.guardrail.inputs == [["hw does it work?"]]
 
 
-async def test_an_enhancer_that_is_away_leaves_the_text_as_typed(gateway: GatewayUnderTest) -> None:
+async def test_unavailable_enhancer_leaves_the_text_as_typed(gateway: GatewayUnderTest) -> None:
     gateway.fakes.enhancer.away = True
     events = await gateway.ask("hw does it work?")
     assert text_of(events) == "The answer is 42."
     assert gateway.fakes.generator.requests[0].messages[-1].text == "hw does it work?"
 
 
-async def test_a_blocked_input_is_answered_with_the_refusal_and_never_reaches_the_model(
+async def test_blocked_input_is_rejected_without_calling_the_model(
     gateway: GatewayUnderTest,
 ) -> None:
     events = await gateway.ask(f"Do the {FORBIDDEN} thing")
@@ -136,7 +134,7 @@ async def test_a_blocked_input_is_answered_with_the_refusal_and_never_reaches_th
     assert (stored.guard_category, stored.text) == ("harmful_intent", "I cannot help with that.")
 
 
-async def test_a_blocked_output_ends_before_the_bad_part_and_stops_the_model(
+async def test_blocked_output_ends_before_the_blocked_part_and_stops_the_model(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.generator.deltas = ["Fine. ", f"{BAD_WORD} and ", "so on"]
@@ -150,7 +148,7 @@ async def test_a_blocked_output_ends_before_the_bad_part_and_stops_the_model(
     assert gateway.fakes.session.finished[events[0].message_id].guard_category == "harmful_content"
 
 
-async def test_a_secret_is_replaced_and_the_verdict_says_so(gateway: GatewayUnderTest) -> None:
+async def test_secret_is_redacted_and_reported_by_a_verdict(gateway: GatewayUnderTest) -> None:
     gateway.fakes.generator.deltas = ["The key is ", SECRET]
     gateway.fakes.guardrail.held_characters = 10
     events = await gateway.ask("Tell me")
@@ -159,7 +157,7 @@ async def test_a_secret_is_replaced_and_the_verdict_says_so(gateway: GatewayUnde
     assert gateway.fakes.session.finished[events[0].message_id].guard_category == "secret"
 
 
-async def test_a_guard_that_is_away_before_generating_means_no_answer_and_a_message_that_is_kept(
+async def test_unavailable_guard_means_no_answer_and_a_stored_message(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.guardrail.away = True
@@ -167,7 +165,7 @@ async def test_a_guard_that_is_away_before_generating_means_no_answer_and_a_mess
         await gateway.ask()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert gateway.fakes.generator.requests == []
-    # The client tried again by itself, without a request_id: each time a message of its own.
+    # The channel retried without a request_id, so each attempt is a separate message.
     await _until(
         lambda: len(gateway.fakes.session.finished) == len(gateway.fakes.session.messages) // 2
     )
@@ -177,7 +175,7 @@ async def test_a_guard_that_is_away_before_generating_means_no_answer_and_a_mess
     }
 
 
-async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_nothing_unjudged(
+async def test_guard_outage_during_an_answer_ends_the_stream_without_unchecked_text(
     gateway: GatewayUnderTest,
 ) -> None:
     async def go_away_after_the_first() -> None:
@@ -201,7 +199,7 @@ async def test_a_guard_that_goes_away_in_mid_answer_ends_the_stream_and_shows_no
     assert gateway.fakes.session.finished[events[0].message_id].text == "The "
 
 
-async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_with_its_error(
+async def test_lost_model_server_keeps_the_text_and_ends_with_its_error(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.generator.breaks_after = 2
@@ -219,7 +217,7 @@ async def test_a_model_server_that_dies_in_mid_answer_keeps_the_text_and_ends_wi
     )
 
 
-async def test_a_silent_generator_is_given_up(tmp_path: Path) -> None:
+async def test_silent_generator_times_out(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, idle_seconds=0.2) as gateway:
         never = asyncio.Event()
         gateway.fakes.generator.gate = lambda number: (
@@ -231,7 +229,7 @@ async def test_a_silent_generator_is_given_up(tmp_path: Path) -> None:
         await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
 
 
-async def test_a_turn_that_takes_too_long_is_ended_and_its_text_still_stored(
+async def test_turn_past_its_deadline_ends_and_its_text_is_stored(
     tmp_path: Path,
 ) -> None:
     async with run_gateway(tmp_path, turn_seconds=0.4) as gateway:
@@ -248,7 +246,7 @@ async def test_a_turn_that_takes_too_long_is_ended_and_its_text_still_stored(
         assert gateway.fakes.session.finished[events[0].message_id].text == "The "
 
 
-async def test_an_answer_of_the_guard_that_is_no_verdict_is_taken_for_none(
+async def test_guard_reply_without_a_verdict_is_an_error(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.guardrail.gives_verdicts = False
@@ -260,14 +258,14 @@ async def test_an_answer_of_the_guard_that_is_no_verdict_is_taken_for_none(
     assert gateway.fakes.generator.requests == []
 
 
-async def test_an_answer_waits_for_a_session_that_restarts(gateway: GatewayUnderTest) -> None:
+async def test_storing_waits_for_a_restarting_session_service(gateway: GatewayUnderTest) -> None:
     gateway.fakes.session.away_at_finish = 4
     events = await gateway.ask()
     assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
     assert gateway.fakes.session.finished[events[0].message_id].text == text_of(events)
 
 
-async def test_an_answer_that_cannot_be_stored_is_shown_and_says_so(tmp_path: Path) -> None:
+async def test_answer_that_cannot_be_stored_is_shown_and_reported(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, finish_seconds=0.3) as gateway:
         gateway.fakes.session.away_at_finish = 1000
         events = []
@@ -279,7 +277,7 @@ async def test_an_answer_that_cannot_be_stored_is_shown_and_says_so(tmp_path: Pa
     assert from_rpc(caught.value, "gateway").reason == "ANSWER_NOT_STORED"
 
 
-async def test_another_answer_to_a_message_is_judged_again_and_hangs_under_it(
+async def test_regenerated_answer_is_checked_and_has_the_same_parent(
     gateway: GatewayUnderTest,
 ) -> None:
     first = await gateway.ask("hw does it work?")
@@ -297,7 +295,7 @@ async def test_another_answer_to_a_message_is_judged_again_and_hangs_under_it(
     assert gateway.fakes.guardrail.inputs[1] == ["hw does it work?", "how does it work?"]
 
 
-async def test_a_pinned_version_answers_and_the_callers_own_identity_travels(
+async def test_pinned_version_answers_with_the_callers_identity(
     gateway: GatewayUnderTest,
 ) -> None:
     call = gateway.chat.SendMessage(

@@ -1,6 +1,4 @@
-"""The gateway's database: made, migrated from yesterday's file, refused when it is behind; a start
-with nothing to do does nothing.
-"""
+"""The gateway's database: creation, migration, refusal of old schemas, and a fast start."""
 
 import asyncio
 import logging
@@ -25,17 +23,21 @@ from services.gateway.keys import ApiKeys, digest_of, new_secret
 from services.gateway.tables import METADATA, tenants, users
 from tests.services.gateway.test_keys import reason_of, url
 
-# As the gateway made it before there were revisions.
+# Schema from the time before revisions.
 YESTERDAY = """
 CREATE TABLE api_keys (
-    key_id VARCHAR(36) NOT NULL, digest BLOB NOT NULL, tenant VARCHAR(64) NOT NULL, user VARCHAR(64) NOT NULL,
+    key_id VARCHAR(36) NOT NULL, digest BLOB NOT NULL, tenant VARCHAR(64) NOT NULL,
+    user VARCHAR(64) NOT NULL,
     create_time FLOAT NOT NULL, revoke_time FLOAT, PRIMARY KEY (key_id), UNIQUE (digest)
 )
 """
 
 
 def yesterdays_file(directory: Path) -> list[str]:
-    """Three users, one of them with two keys, of which one is revoked. Returns the secrets."""
+    """Create an old database with three users and return the secrets.
+
+    One user has two keys, of which one is revoked.
+    """
     secrets = [new_secret() for _ in range(4)]
     names = [("default", "owner"), ("default", "ada"), ("default", "ada"), ("acme", "ada")]
     with sqlite3.connect(directory / "keys.db") as connection:
@@ -49,16 +51,16 @@ def yesterdays_file(directory: Path) -> list[str]:
 
 
 def differences(connection: Connection) -> Any:
-    """What the database has otherwise than the tables say."""
+    """Return the differences between the database and the table definitions."""
     return compare_metadata(MigrationContext.configure(connection), METADATA)
 
 
-async def test_a_new_file_has_the_tables_of_the_code(tmp_path: Path) -> None:
+async def test_new_database_has_the_defined_tables(tmp_path: Path) -> None:
     async with open_database(url(tmp_path)) as engine, engine.connect() as connection:
         assert await connection.run_sync(differences) == []
 
 
-async def test_yesterdays_keys_go_on_with_all_scopes_and_their_users_have_rows(
+async def test_old_keys_keep_all_scopes_and_their_users_are_inserted(
     tmp_path: Path,
 ) -> None:
     secrets = yesterdays_file(tmp_path)
@@ -84,7 +86,7 @@ async def test_yesterdays_keys_go_on_with_all_scopes_and_their_users_have_rows(
             assert [row.tenant for row in found_tenants] == ["default", "acme"]
 
 
-async def test_two_who_start_at_once_migrate_once(tmp_path: Path) -> None:
+async def test_concurrent_starts_migrate_once(tmp_path: Path) -> None:
     secrets = yesterdays_file(tmp_path)
 
     async def start() -> str:
@@ -94,12 +96,12 @@ async def test_two_who_start_at_once_migrate_once(tmp_path: Path) -> None:
     assert await asyncio.gather(*(start() for _ in range(4))) == [""] * 4
 
 
-async def test_a_migration_that_fails_leaves_the_file_as_it_was(
+async def test_failed_migration_leaves_the_database_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secrets = yesterdays_file(tmp_path)
     with sqlite3.connect(tmp_path / "keys.db") as connection:
-        # The second step finds a table in its way, after it has made another one.
+        # The second step fails at an existing table, after the creation of another.
         connection.execute("CREATE TABLE users (anything TEXT)")
     connection.close()
     with pytest.raises(database.UnavailableError):
@@ -117,7 +119,7 @@ async def test_a_migration_that_fails_leaves_the_file_as_it_was(
         assert await reason_of(keys, secrets[0]) == ""
 
 
-async def test_a_start_with_nothing_to_do_does_not_even_look(
+async def test_start_with_a_current_schema_does_not_load_alembic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_database(url(tmp_path)):
@@ -131,7 +133,7 @@ async def test_a_start_with_nothing_to_do_does_not_even_look(
         pass
 
 
-async def test_a_database_of_a_later_version_is_served_and_that_is_said(
+async def test_newer_database_is_served_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_database(url(tmp_path)) as engine, engine.begin() as connection:
@@ -147,18 +149,18 @@ async def test_a_database_of_a_later_version_is_served_and_that_is_said(
     assert await migrate(url(tmp_path)) == ("9999", "9999")
 
 
-async def test_the_migrate_command_says_from_where_to_where(tmp_path: Path) -> None:
+async def test_migrate_command_prints_both_revisions(tmp_path: Path) -> None:
     yesterdays_file(tmp_path)
     assert await migrate(url(tmp_path)) == ("", REVISIONS[-1])
     assert await migrate(url(tmp_path)) == (REVISIONS[-1], REVISIONS[-1])
 
 
-def test_the_revisions_that_the_code_knows_are_those_of_the_files() -> None:
+def test_listed_revisions_match_the_files() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     found = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
     assert tuple(reversed(found)) == REVISIONS
 
 
-def test_a_password_is_not_shown() -> None:
+def test_password_is_not_shown() -> None:
     assert "secret" not in database.redacted_url("postgresql+asyncpg://tw:secret@127.0.0.1/tw")

@@ -1,7 +1,6 @@
-"""One table, generated: every RPC and every route × everything that must not open it, and every id
-× whose object it is.
+"""Generated table of denials: every RPC and route × every invalid credential, every id × owner.
 
-Session is the real one, since ownership is checked where the row is read.
+The session service is real, because it checks the owner on reading.
 """
 
 import asyncio
@@ -52,7 +51,7 @@ METHODS = [
 ]
 CLOSED_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is not None]
 OPEN_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is None and name != "GET /"]
-# What else must be right for a request to get as far as its ids.
+# Other fields required for a request to reach the check of its ids.
 VALID: Mapping[str, dict[str, Any]] = {
     "SendMessage": {"input": {"text": "hello"}},
     "SubmitFeedback": {"requestId": "r", "thumb": {"up": True}},
@@ -63,9 +62,7 @@ JSON_ROUTES = {"POST /api/messages": "SendMessage", "POST /api/feedback": "Submi
 
 @dataclass(frozen=True)
 class Thing:
-    """A conversation of somebody, with its question and answer; and an erasure of what they had
-    before.
-    """
+    """A user's conversation with question and answer, and an earlier erasure."""
 
     conversation_id: str
     question_id: str
@@ -78,7 +75,7 @@ MISSING_THING = Thing(MISSING_UUID, MISSING_UUID, MISSING_UUID, MISSING_UUID)
 
 @dataclass(frozen=True)
 class Attack:
-    """What is carried in the header, and how that must end."""
+    """An authorization header with the expected rejection."""
 
     name: str
     authorization: str | None
@@ -89,7 +86,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class World:
-    """A gateway, the bad credentials, and a thing of each user."""
+    """A gateway, invalid credentials, and one object per user."""
 
     gateway: GatewayUnderTest
     attacks: Mapping[str, Attack]
@@ -176,7 +173,7 @@ async def _attacks(gateway: GatewayUnderTest) -> list[Attack]:
 
 
 async def _carried(world: World, attack: Attack, scope: Any) -> dict[str, str]:
-    """The headers; a key of the wrong scope has all but the one that is asked for."""
+    """Return the headers. A key with the wrong scope has all scopes except the required one."""
     authorization = attack.authorization
     if attack.name == "wrong scope":
         authorization = (
@@ -190,7 +187,7 @@ async def _carried(world: World, attack: Attack, scope: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_an_rpc_is_closed_to(world: World, method: MethodDescriptor, name: str) -> None:
+async def test_rpc_denies(world: World, method: MethodDescriptor, name: str) -> None:
     attack = world.attacks[name]
     headers = await _carried(world, attack, RPCS[method.full_name].scope)
     request = json_format.ParseDict(
@@ -207,7 +204,7 @@ async def test_an_rpc_is_closed_to(world: World, method: MethodDescriptor, name:
 
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("route", CLOSED_ROUTES)
-async def test_a_route_is_closed_to(world: World, route: str, name: str) -> None:
+async def test_route_denies(world: World, route: str, name: str) -> None:
     attack = world.attacks[name]
     headers = await _carried(world, attack, ROUTES[route].scope)
     status, body = await _over_http(
@@ -221,13 +218,13 @@ async def test_a_route_is_closed_to(world: World, route: str, name: str) -> None
 
 
 @pytest.mark.parametrize("route", OPEN_ROUTES)
-async def test_a_route_for_everybody_answers_a_stranger(world: World, route: str) -> None:
+async def test_public_route_answers_without_a_key(world: World, route: str) -> None:
     async with world.gateway.http.get(world.gateway.url + route.removeprefix("GET ")) as response:
         assert response.status == 200
 
 
 def _id_fields(descriptor: Descriptor, path: str = "") -> Iterator[str]:
-    """JSON paths of all fields that name an object."""
+    """Return the JSON paths of all fields with object ids."""
     for field in descriptor.fields:
         if (
             field.type == FieldDescriptor.TYPE_STRING
@@ -246,7 +243,7 @@ ID_FIELDS = [(method, path) for method in METHODS for path in _id_fields(method.
 @pytest.mark.parametrize(
     ("method", "path"), ID_FIELDS, ids=[f"{method.name}-{path}" for method, path in ID_FIELDS]
 )
-async def test_a_foreign_object_of_an_rpc_answers_as_a_missing_one(
+async def test_foreign_object_of_an_rpc_looks_missing(
     world: World, method: MethodDescriptor, path: str, owner: str
 ) -> None:
     answers = []
@@ -257,7 +254,7 @@ async def test_a_foreign_object_of_an_rpc_answers_as_a_missing_one(
         before = await _rpcs()
         error = await _refusal(world.gateway, method, request, world.gateway.metadata())
         text, info = error_info(error)
-        # The calls that it took are a part of the answer: what takes longer tells something too.
+        # Backend calls are part of the comparison, since their duration could reveal the object.
         answers.append(
             (error.code(), text, info.SerializeToString(deterministic=True), await _since(before))
         )
@@ -266,7 +263,7 @@ async def test_a_foreign_object_of_an_rpc_answers_as_a_missing_one(
 
 
 def _naming(method: str, path: str, thing: Thing, world: World) -> dict[str, Any]:
-    """A request that is right but for one id."""
+    """Return a valid request with one foreign id."""
     request = dict(VALID.get(method, {}))
     *outer, last = path.split(".")
     value = {"conversationId": thing.conversation_id, "erasureId": thing.erasure_id}.get(
@@ -285,7 +282,7 @@ ID_ROUTES = [route for route in ROUTES if "_id}" in route] + list(JSON_ROUTES)
 
 @pytest.mark.parametrize("owner", HOLDER_TEXT)
 @pytest.mark.parametrize("route", ID_ROUTES)
-async def test_a_foreign_object_of_a_route_answers_as_a_missing_one(
+async def test_foreign_object_of_a_route_looks_missing(
     world: World, route: str, owner: str
 ) -> None:
     answers = []
@@ -305,7 +302,7 @@ async def test_a_foreign_object_of_a_route_answers_as_a_missing_one(
     assert answers[0][0] == 404
 
 
-async def test_two_tenants_with_the_same_user_name_share_nothing(world: World) -> None:
+async def test_same_user_name_in_two_tenants_shares_no_data(world: World) -> None:
     gateway = world.gateway
     of_ada, of_namesake = [
         await gateway.ask("hello", key=key, request_id="the same")
@@ -321,11 +318,11 @@ async def test_two_tenants_with_the_same_user_name_share_nothing(world: World) -
         listed[key] = {conversation.id for conversation in found.conversations}
     assert {world.mine.conversation_id, of_ada[0].started.conversation_id} <= listed[gateway.key]
     assert not listed[gateway.key] & listed[gateway.namesakes_key]
-    # Sticky by the whole name: the two meet a canary apart.
+    # Assignment uses tenant and user, so the namesakes get different arms.
     assert {"acme/ada", "umbrella/ada"} <= {
         request.user_key for request in gateway.fakes.generator.requests
     }
-    # One thumb of each, on her own answer: two principals.
+    # One thumb per namesake on her own answer, stored under two principals.
     for key, message_id in (
         (gateway.key, of_ada[0].message_id),
         (gateway.namesakes_key, of_namesake[0].message_id),
@@ -341,7 +338,7 @@ async def test_two_tenants_with_the_same_user_name_share_nothing(world: World) -
     )
 
 
-async def test_an_erasure_takes_nothing_of_anybody_else(world: World) -> None:
+async def test_erasure_keeps_the_data_of_others(world: World) -> None:
     gateway = world.gateway
     key = await new_key(gateway.store, NAMESAKE_OF_BOB)
     turns = [await gateway.ask(key=of) for of in (key, gateway.other_key)]
@@ -357,7 +354,7 @@ async def test_an_erasure_takes_nothing_of_anybody_else(world: World) -> None:
         assert (turn[0].started.conversation_id in {one.id for one in found.conversations}) is there
 
 
-async def test_after_all_attempts_the_others_things_are_as_they_were(world: World) -> None:
+async def test_denied_calls_leave_all_objects_unchanged(world: World) -> None:
     for key, thing in zip(
         (world.gateway.other_key, world.gateway.namesakes_key), world.theirs.values(), strict=True
     ):
@@ -401,9 +398,7 @@ async def _over_http(
 
 
 async def _rpcs() -> Counter[str]:
-    """How often each method ended with which status, in all services of this process, once none
-    runs any longer.
-    """
+    """Return the number of ended calls by method and status, after all running calls have ended."""
     for _ in range(500):
         samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
         if not any(sample.value for sample in samples if sample.name == "thumbwheel_rpcs_running"):
@@ -419,8 +414,10 @@ async def _rpcs() -> Counter[str]:
 
 
 async def _since(before: Counter[str]) -> Counter[str]:
-    """All calls but the guard's: it runs beside the session's, and is cancelled, sooner or later,
-    once that has refused.
+    """Return all new calls except those of the guard.
+
+    A check of the input runs concurrently with the session's call, and its cancellation after a
+    rejection has no fixed time.
     """
     calls = await _rpcs() - before
     return Counter(

@@ -1,6 +1,4 @@
-"""Thumbs and corrections over gRPC: whose message, which version, durable before the reply, the
-last one stands.
-"""
+"""Feedback over gRPC: ownership, version, durability before the reply, and the current thumb."""
 
 import hashlib
 import hmac
@@ -33,7 +31,7 @@ async def submit(
     return response
 
 
-async def test_an_event_names_the_version_and_a_pseudonym_and_never_the_text(
+async def test_event_has_version_and_pseudonym_and_never_the_text(
     gateway: GatewayUnderTest,
 ) -> None:
     turn = await gateway.ask()
@@ -61,7 +59,7 @@ async def test_an_event_names_the_version_and_a_pseudonym_and_never_the_text(
     assert event.accept_time.seconds > 1_700_000_000
 
 
-async def test_the_same_request_id_is_the_same_event_and_other_content_is_refused(
+async def test_same_request_id_is_the_same_event_and_rejects_other_content(
     gateway: GatewayUnderTest,
 ) -> None:
     message_id = (await gateway.ask())[0].message_id
@@ -73,7 +71,7 @@ async def test_the_same_request_id_is_the_same_event_and_other_content_is_refuse
     assert from_rpc(caught.value, "gateway").field == "request_id"
 
 
-async def test_corrections_and_retractions_go_the_same_way(gateway: GatewayUnderTest) -> None:
+async def test_corrections_and_retractions_are_recorded(gateway: GatewayUnderTest) -> None:
     message_id = (await gateway.ask())[0].message_id
     correction = await submit(
         gateway, message_id, "r1", correction=events_pb2.Correction(text="Better.")
@@ -85,7 +83,7 @@ async def test_corrections_and_retractions_go_the_same_way(gateway: GatewayUnder
     assert gateway.fakes.feedback.events[retraction.event_id].retraction.kind == "correction"
 
 
-async def test_without_an_ack_there_is_no_reply(gateway: GatewayUnderTest) -> None:
+async def test_missing_ack_is_an_error(gateway: GatewayUnderTest) -> None:
     message_id = (await gateway.ask())[0].message_id
     gateway.fakes.feedback.away = True
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -94,7 +92,7 @@ async def test_without_an_ack_there_is_no_reply(gateway: GatewayUnderTest) -> No
     assert gateway.fakes.feedback.events == {}
 
 
-async def test_an_answer_that_is_still_open_cannot_be_rated_yet(gateway: GatewayUnderTest) -> None:
+async def test_open_answer_cannot_be_rated(gateway: GatewayUnderTest) -> None:
     turn = await gateway.ask()
     gateway.fakes.session.messages[
         turn[0].message_id
@@ -104,7 +102,7 @@ async def test_an_answer_that_is_still_open_cannot_be_rated_yet(gateway: Gateway
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_a_conversation_shows_the_callers_thumbs_and_is_readable_without_them(
+async def test_conversation_shows_thumbs_and_is_readable_without_them(
     gateway: GatewayUnderTest,
 ) -> None:
     turn = await gateway.ask()
@@ -119,7 +117,7 @@ async def test_a_conversation_shows_the_callers_thumbs_and_is_readable_without_t
         assert len(found.messages) == 2
 
 
-async def test_a_conversation_shows_what_the_caller_said_in_words(
+async def test_conversation_shows_comments_and_corrections(
     gateway: GatewayUnderTest,
 ) -> None:
     turn = await gateway.ask()

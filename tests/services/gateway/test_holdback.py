@@ -1,4 +1,4 @@
-"""Holding back: no character before its verdict, whatever the timing."""
+"""Hold-back: no character is released before its verdict, at any timing."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from services.gateway.holdback import MAX_PENDING_CHARACTERS, MAX_TAIL_CHARACTER
 
 
 class FakeGuard:
-    """Holds back `held` characters until the end, and notes what it was asked."""
+    """Guard that holds `held` characters until the end and records its calls."""
 
     def __init__(self, held: int = 0) -> None:
         self.held = held
@@ -44,7 +44,7 @@ async def read(held: HeldAnswer) -> list[str]:
     pauses=st.data(),
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-def test_everything_is_released_once_and_in_order_at_any_pace(
+def test_all_text_is_released_once_and_in_order_at_any_pace(
     deltas: list[str], held: int, pauses: st.DataObject
 ) -> None:
     async def run() -> list[str]:
@@ -62,7 +62,7 @@ def test_everything_is_released_once_and_in_order_at_any_pace(
     assert "".join(asyncio.run(run())) == "".join(deltas)
 
 
-async def test_the_first_text_is_judged_at_once_and_later_text_in_one_piece() -> None:
+async def test_first_text_is_checked_at_once_and_later_text_in_one_piece() -> None:
     guard = FakeGuard()
     answer = HeldAnswer(guard, "prompt", coalesce_seconds=60)
     releases = answer.releases()
@@ -75,7 +75,7 @@ async def test_the_first_text_is_judged_at_once_and_later_text_in_one_piece() ->
     assert guard.asked == [("", "one ", False), ("one ", "two three four", True)]
 
 
-async def test_text_that_arrives_during_a_check_waits_for_a_verdict_of_its_own() -> None:
+async def test_text_arriving_during_a_check_waits_for_its_own_verdict() -> None:
     guard = FakeGuard()
     answer = HeldAnswer(guard, "prompt", 0.0)
 
@@ -90,7 +90,7 @@ async def test_text_that_arrives_during_a_check_waits_for_a_verdict_of_its_own()
     assert (await anext(releases)).release == "unjudged"
 
 
-async def test_a_block_is_the_last_thing_released() -> None:
+async def test_block_is_the_last_release() -> None:
     guard = FakeGuard()
     guard.blocks = "bad"
     answer = HeldAnswer(guard, "prompt", 0.0)
@@ -101,7 +101,7 @@ async def test_a_block_is_the_last_thing_released() -> None:
     assert [(verdict.action, verdict.release) for verdict in rulings] == [(Action.BLOCK, "")]
 
 
-async def test_what_came_before_a_failure_is_judged_and_released_first() -> None:
+async def test_text_before_a_failure_is_checked_and_released_first() -> None:
     answer = HeldAnswer(FakeGuard(held=3), "prompt", 0.0)
     answer.add("so far")
     failure = UnavailableError("the generator is away")
@@ -113,7 +113,7 @@ async def test_what_came_before_a_failure_is_judged_and_released_first() -> None
     assert caught.value is failure
 
 
-async def test_nothing_is_released_after_a_stop_even_if_its_verdict_was_under_way() -> None:
+async def test_no_release_after_a_stop_even_with_a_pending_verdict() -> None:
     guard = FakeGuard()
     answer = HeldAnswer(guard, "prompt", 0.0)
 
@@ -125,7 +125,7 @@ async def test_nothing_is_released_after_a_stop_even_if_its_verdict_was_under_wa
     assert await read(answer) == []
 
 
-async def test_the_guard_is_not_asked_after_a_stop() -> None:
+async def test_guard_is_not_called_after_a_stop() -> None:
     guard = FakeGuard()
     answer = HeldAnswer(guard, "prompt", 0.0)
     answer.add("text")
@@ -134,7 +134,7 @@ async def test_the_guard_is_not_asked_after_a_stop() -> None:
     assert guard.asked == []
 
 
-async def test_the_guards_limits_are_kept() -> None:
+async def test_limits_of_the_guard_are_respected() -> None:
     guard = FakeGuard(held=5)
     answer = HeldAnswer(guard, "prompt", 0.0)
     text = "x" * (2 * MAX_PENDING_CHARACTERS + 7)
@@ -146,7 +146,7 @@ async def test_the_guards_limits_are_kept() -> None:
     assert [final for _, _, final in guard.asked] == [False, False, True]
 
 
-async def test_a_guard_that_would_hold_everything_for_ever_is_an_error() -> None:
+async def test_guard_that_holds_everything_is_an_error() -> None:
     answer = HeldAnswer(FakeGuard(held=MAX_PENDING_CHARACTERS), "prompt", 0.0)
     answer.add("x" * (MAX_PENDING_CHARACTERS + 1))
     answer.end()

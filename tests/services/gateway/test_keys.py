@@ -1,6 +1,4 @@
-"""API keys: only hashes are kept, they expire, are rotated and revoked within seconds; the owner's
-key comes from a file.
-"""
+"""API keys: hashed storage, expiry, rotation, revocation, and the owner's key file."""
 
 import argparse
 import asyncio
@@ -38,7 +36,7 @@ ADA = Caller("acme", "ada")
 
 
 class CountingStore:
-    """Keys in a dictionary."""
+    """Key store in a dictionary, with counters."""
 
     def __init__(self, *keys: StoredKey) -> None:
         self.keys = {key.digest: key for key in keys}
@@ -81,7 +79,7 @@ async def run_at(database_url: str, *words: str) -> int:
 
 
 async def reason_of(keys: ApiKeys, secret: str) -> str:
-    """Why a key is refused; empty if it works."""
+    """Return the reason of a rejection, or an empty string for a valid key."""
     try:
         await keys.authenticate(secret)
     except UnauthenticatedError as error:
@@ -89,7 +87,7 @@ async def reason_of(keys: ApiKeys, secret: str) -> str:
     return ""
 
 
-async def test_a_key_is_found_by_its_hash_and_never_kept(tmp_path: Path) -> None:
+async def test_key_is_found_by_hash_and_never_stored(tmp_path: Path) -> None:
     secret, key = mint(ADA)
     async with key_store(tmp_path) as store, ApiKeys(store, 0) as keys:
         await store.add(key)
@@ -112,7 +110,7 @@ async def test_a_key_is_found_by_its_hash_and_never_kept(tmp_path: Path) -> None
         "Bearer ' OR 1=1 --",
     ],
 )
-async def test_what_is_not_a_known_key_is_refused(tmp_path: Path, authorization: str) -> None:
+async def test_unknown_keys_are_rejected(tmp_path: Path, authorization: str) -> None:
     async with key_store(tmp_path) as store:
         await store.add(mint(ADA)[1])
         with pytest.raises(UnauthenticatedError) as caught:
@@ -120,7 +118,7 @@ async def test_what_is_not_a_known_key_is_refused(tmp_path: Path, authorization:
     assert caught.value.field == "authorization"
 
 
-async def test_a_known_key_is_looked_up_once_in_a_while_and_an_unknown_one_always() -> None:
+async def test_known_keys_are_cached_and_unknown_keys_are_not() -> None:
     secret, key = mint(ADA)
     store = CountingStore(key)
     keys = ApiKeys(store, cache_seconds=60)
@@ -132,7 +130,7 @@ async def test_a_known_key_is_looked_up_once_in_a_while_and_an_unknown_one_alway
     assert store.lookups == 3
 
 
-async def test_a_revoked_key_stops_working(tmp_path: Path) -> None:
+async def test_revoked_key_stops_working(tmp_path: Path) -> None:
     secret, key = mint(ADA)
     async with key_store(tmp_path) as store, ApiKeys(store, cache_seconds=0) as keys:
         await store.add(key)
@@ -142,14 +140,14 @@ async def test_a_revoked_key_stops_working(tmp_path: Path) -> None:
         assert not await store.revoke(key.key_id, time.time())
 
 
-async def test_a_key_expires_also_while_it_is_remembered() -> None:
+async def test_cached_key_expires_on_time() -> None:
     secret, key = mint(ADA, expire_time=1_000.0)
     clock = iter((999.0, 999.0, 1_000.0))
     keys = ApiKeys(CountingStore(replace(key, last_use_time=990.0)), 60, lambda: next(clock))
     assert [await reason_of(keys, secret) for _ in range(2)] == ["", "API_KEY_EXPIRED"]
 
 
-async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking_it_ends_both(
+async def test_rotated_key_has_two_secrets_until_the_overlap_ends_or_revocation(
     tmp_path: Path,
 ) -> None:
     first, key = mint(ADA, ALL_SCOPES)
@@ -160,8 +158,8 @@ async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking
         assert [await keys.authenticate(secret) for secret in (first, second)] == [
             Credential(ADA, ALL_SCOPES)
         ] * 2
-        # What was the owner's file is still known: keeping it again must not give it a key of its
-        # own.
+        # A rotated owner key is known by its previous secret, and adding it again must not create a
+        # second key.
         await store.add(stored_key(first, ADA))
         assert len(await store.list_keys()) == 1
 
@@ -177,7 +175,7 @@ async def test_a_rotated_key_has_two_secrets_until_the_overlap_ends_and_revoking
         assert not await store.rotate(key.key_id, digest_of(second), now, now + 60)
 
 
-async def test_the_last_use_is_written_once_an_hour_and_the_call_does_not_fail_with_it() -> None:
+async def test_last_use_is_written_hourly_and_its_failure_is_ignored() -> None:
     secret, key = mint(ADA)
     store = CountingStore(key)
 
@@ -196,7 +194,7 @@ async def test_the_last_use_is_written_once_an_hour_and_the_call_does_not_fail_w
     assert store.noted == [key.key_id] * 2
 
 
-async def test_a_broken_database_lets_nobody_in(tmp_path: Path) -> None:
+async def test_broken_database_rejects_all_keys(tmp_path: Path) -> None:
     async with open_database(url(tmp_path)) as engine:
         async with engine.begin() as connection:
             await connection.run_sync(METADATA.drop_all)
@@ -205,7 +203,7 @@ async def test_a_broken_database_lets_nobody_in(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, OperationalError)
 
 
-def test_the_owners_key_is_made_once_and_only_the_owner_can_read_it(tmp_path: Path) -> None:
+def test_owner_key_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     file = tmp_path / "state" / "owner.key"
     first = owner_secret(file)
     assert owner_secret(file) == first
@@ -214,7 +212,7 @@ def test_the_owners_key_is_made_once_and_only_the_owner_can_read_it(tmp_path: Pa
     assert [entry.name for entry in file.parent.iterdir()] == ["owner.key"]
 
 
-async def test_keeping_the_owners_key_again_changes_nothing(tmp_path: Path) -> None:
+async def test_adding_the_owner_key_again_changes_nothing(tmp_path: Path) -> None:
     secret = owner_secret(tmp_path / "owner.key")
     async with key_store(tmp_path) as store:
         for _ in range(2):
@@ -222,7 +220,7 @@ async def test_keeping_the_owners_key_again_changes_nothing(tmp_path: Path) -> N
         assert [key.scopes for key in await store.list_keys()] == [ALL_SCOPES]
 
 
-async def test_the_commands_make_list_rotate_and_revoke(
+async def test_commands_create_list_rotate_and_revoke(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await run(tmp_path, "create", "--user", "sim", "--tenant", "acme", "--count", "3") == 0
@@ -265,7 +263,7 @@ async def listed_id(directory: Path, capsys: Any, user: str, secrets: list[str])
         (("--scopes", "feedback,chat"), {Scope.CHAT, Scope.FEEDBACK}),
     ],
 )
-async def test_a_key_is_made_with_the_scopes_that_are_asked_for(
+async def test_key_is_created_with_the_requested_scopes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], scopes: set[Scope]
 ) -> None:
     assert await run(tmp_path, "create", "--user", "ada", *words) == 0
@@ -288,13 +286,13 @@ async def test_a_key_is_made_with_the_scopes_that_are_asked_for(
         ("--user", "ada", "--count", "0"),
     ],
 )
-async def test_what_could_be_confused_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+async def test_ambiguous_names_are_rejected(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert await run(tmp_path, "create", *words) == 2
     async with key_store(tmp_path) as store:
         assert await store.list_keys() == []
 
 
-async def test_a_scope_of_a_later_version_grants_nothing(tmp_path: Path) -> None:
+async def test_scope_of_a_later_version_grants_nothing(tmp_path: Path) -> None:
     secret, key = mint(ADA, ALL_SCOPES)
     async with open_database(url(tmp_path)) as engine:
         await SqlKeyStore(engine).add(key)
@@ -304,7 +302,7 @@ async def test_a_scope_of_a_later_version_grants_nothing(tmp_path: Path) -> None
             assert (await keys.authenticate(secret)).scopes == {Scope.CHAT}
 
 
-async def test_the_store_is_asked_once_for_calls_with_one_key_that_arrive_together() -> None:
+async def test_concurrent_calls_with_one_key_share_one_query() -> None:
     secret, key = mint(ADA)
     store = CountingStore(key)
     async with ApiKeys(store, cache_seconds=0) as keys:

@@ -1,4 +1,4 @@
-"""Training's loop as Prometheus sees it, from files as the loop itself writes them."""
+"""Metrics of the training loop, from files as written by the loop."""
 
 import io
 import json
@@ -22,11 +22,11 @@ def scraped(loop: Path) -> CollectorRegistry:
     return registry
 
 
-def test_before_the_first_turn_there_is_no_series(tmp_path: Path) -> None:
+def test_no_series_before_the_first_run(tmp_path: Path) -> None:
     assert list(scraped(tmp_path).collect()) == []
 
 
-def test_a_turn_that_runs_has_no_result_yet(tmp_path: Path) -> None:
+def test_running_run_has_no_result(tmp_path: Path) -> None:
     with board(tmp_path).step("snapshot"):
         pass
     found = scraped(tmp_path)
@@ -42,7 +42,7 @@ def test_a_turn_that_runs_has_no_result_yet(tmp_path: Path) -> None:
     assert (found.get_sample_value("thumbwheel_loop_updated_time_seconds") or 0) > 1_700_000_000
 
 
-def test_a_turn_that_ended_tells_its_result_and_what_its_gate_saw(tmp_path: Path) -> None:
+def test_ended_run_reports_its_result_and_gate_checks(tmp_path: Path) -> None:
     board(tmp_path).finish("rolled back", "users like it less", None)
     accuracy = Check(
         "reward model beats a coin", "0.812 ± 0.021 on 90 pairs of 40 prompts", "0.5", True, ""
@@ -67,7 +67,7 @@ def test_a_turn_that_ended_tells_its_result_and_what_its_gate_saw(tmp_path: Path
     assert found.get_sample_value("thumbwheel_loop_check_passed", {"check": rise.name}) == 0
 
 
-def test_files_that_are_not_what_they_should_be_never_break_the_page_of_metrics(
+def test_invalid_files_do_not_break_the_metrics(
     tmp_path: Path,
 ) -> None:
     board(tmp_path).finish("refused", "", None)

@@ -1,6 +1,4 @@
-"""S7: requests that went wrong end in a status that says so. Never a crash, UNKNOWN or INTERNAL,
-never an internal name.
-"""
+"""Mutated requests (S7) end with a clear status, never with a crash, UNKNOWN or INTERNAL."""
 
 import asyncio
 import json
@@ -51,16 +49,17 @@ ALLOWED = {
     "FAILED_PRECONDITION",
 }
 INTERNAL_NAMES = re.compile(
-    r"services|thumbwheel\.|pb2|google\.|Traceback|0x[0-9a-f]{6}|object at|Error\b|\.py\b|/home|grpc"
+    r"services|thumbwheel\.|pb2|google\.|Traceback|0x[0-9a-f]{6}|object at"
+    r"|Error\b|\.py\b|/home|grpc"
 )
 
 
 class Refused(Exception):
-    """What `abort` raises."""
+    """Exception raised by `abort`."""
 
 
 class Context:
-    """As little of gRPC's context as there may be."""
+    """Minimal gRPC context."""
 
     def __init__(self, key: str) -> None:
         self._metadata = (("authorization", f"Bearer {key}"),)
@@ -73,7 +72,7 @@ class Context:
         return 60.0
 
     async def write(self, response: Any) -> None:
-        """As a stream's."""
+        """Accept a response of a stream."""
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing: Any) -> None:
         self.ended = (code.name, details)
@@ -81,7 +80,7 @@ class Context:
 
 
 class Behind:
-    """The services behind the gateway, in this process: whatever is asked for is there."""
+    """Fakes of all backends in this process. Every requested object exists."""
 
     async def rated_message(self, message_id: str) -> RatedMessage:
         return RatedMessage("conversation", Role.ASSISTANT, "v1", "stable", True)
@@ -105,7 +104,7 @@ class Behind:
         return Erasure(erasure_id, 1, 1, None)
 
     async def drop_tenant(self, tenant: str) -> None:
-        """As the cache's."""
+        """Accept a removal of cached answers."""
 
     async def current_feedback(self, message_ids: Any) -> Any:
         return feedback_pb2.GetThumbsResponse()
@@ -124,7 +123,7 @@ async def _instant(turn: Turn) -> None:
 
 
 class Handlers:
-    """The public services with all that the chassis puts around them, without sockets."""
+    """The public services with the wrappers of the chassis, without sockets."""
 
     def __init__(self) -> None:
         self.key, stored = mint(ADA)
@@ -148,14 +147,14 @@ class Handlers:
         )  # type: ignore[arg-type]
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """As a server's."""
+        """Collect handlers like a gRPC server."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """As a server's."""
+        """Collect handlers like a gRPC server."""
         self._found |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
     async def wrapped(self, method: MethodDescriptor) -> Any:
-        """The handler of a method, as the server would call it."""
+        """Return the handler of a method, as called by the server."""
         path = f"/{method.containing_service.full_name}/{method.name}"
 
         async def found(details: Any) -> Any:
@@ -168,7 +167,7 @@ class Handlers:
         return await around.intercept_service(found, details)
 
     async def call(self, handler: Any, data: bytes) -> tuple[str, str]:
-        """Status and text."""
+        """Call a handler. Returns status and text."""
         context = Context(self.key)
         request = handler.request_deserializer(data)
         with suppress(Refused):
@@ -191,7 +190,7 @@ async def _try(method: MethodDescriptor, count: int) -> Counter[str]:
 
 
 def _right(method: MethodDescriptor) -> Any:
-    """A request that is in order."""
+    """Return a valid request."""
     message = GetMessageClass(method.input_type)()
     for field in method.input_type.fields:
         if (
@@ -203,9 +202,10 @@ def _right(method: MethodDescriptor) -> Any:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_a_mutated_request_ends_in_a_status_that_says_so(method: MethodDescriptor) -> None:
+async def test_mutated_requests_end_with_a_clear_status(method: MethodDescriptor) -> None:
     ends = await _try(method, HERE)
-    # Both kinds, or the mutations would try nothing. No turn is kept here, so none can be resumed.
+    # Accepted and rejected mutants must both occur, or the mutations would be pointless. No turn is
+    # recorded here, so none can be resumed.
     assert ends["NOT_FOUND" if method.name == "ResumeMessage" else "OK"] > HERE / 20
     assert ends["INVALID_ARGUMENT"] > HERE / 20
 
@@ -213,7 +213,7 @@ async def test_a_mutated_request_ends_in_a_status_that_says_so(method: MethodDes
 @pytest.mark.long
 @pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_a_million_mutated_requests_end_in_a_status_that_says_so(
+async def test_a_million_mutated_requests_end_with_a_clear_status(
     method: MethodDescriptor,
 ) -> None:
     ends = await _try(method, MANY)
@@ -221,7 +221,7 @@ async def test_a_million_mutated_requests_end_in_a_status_that_says_so(
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_over_the_wire_it_is_the_same_and_the_connection_lives(
+async def test_mutated_bytes_on_the_wire_keep_the_connection_alive(
     gateway: GatewayUnderTest, method: MethodDescriptor
 ) -> None:
     channel: Any = gateway.channel
@@ -254,7 +254,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_a_mutated_body_over_http_ends_in_a_status_that_says_so(
+async def test_mutated_http_bodies_end_with_a_clear_status(
     gateway: GatewayUnderTest, path: str
 ) -> None:
     randomness, statuses = random.Random(SEED), Counter[int]()

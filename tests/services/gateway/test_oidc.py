@@ -1,6 +1,4 @@
-"""Tokens of a real issuer on loopback: what is believed, what is refused, and keys that change,
-vanish or never were (F25).
-"""
+"""Tokens of a real issuer on loopback: accepted and rejected tokens, and changing keys (F25)."""
 
 import asyncio
 import base64
@@ -37,7 +35,7 @@ LEEWAY_SECONDS = 30.0
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """Clock controlled by the test."""
 
     def __init__(self) -> None:
         self.seconds = 1_000.0
@@ -47,13 +45,13 @@ class Clock:
 
 
 class Trust:
-    """An issuer, whoever believes it, and the clock of the keys."""
+    """An issuer, a verifier that trusts it, and the clock of the keys."""
 
     def __init__(self, issuer: Issuer, oidc: OidcVerifier, clock: Clock, keys: SigningKeys) -> None:
         self.issuer, self.oidc, self.clock, self.keys = issuer, oidc, clock, keys
 
     async def reason(self, token: str) -> str:
-        """Why a token is refused; empty if it is believed."""
+        """Return the reason of a rejection, or an empty string for a valid token."""
         try:
             await self.oidc.authenticate(token)
         except ServiceError as error:
@@ -62,7 +60,7 @@ class Trust:
         return ""
 
     async def settled(self) -> None:
-        """Until no fetch runs."""
+        """Wait until no fetch is running."""
         async with asyncio.timeout(5):
             while self.keys._fetching:
                 await asyncio.sleep(0.005)
@@ -89,7 +87,7 @@ async def trust() -> AsyncIterator[Trust]:
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-async def test_a_token_becomes_a_user_with_the_usual_scopes(trust: Trust, algorithm: str) -> None:
+async def test_token_becomes_a_user_with_the_default_scopes(trust: Trust, algorithm: str) -> None:
     trust.issuer.add_key("mine", algorithm)
     assert await trust.oidc.authenticate(trust.issuer.token("mine")) == Credential(
         ADA, DEFAULT_SCOPES
@@ -111,7 +109,7 @@ HOUR = 3_600
         ({"iat": -HOUR, "nbf": -HOUR, "exp": HOUR}, ""),
     ],
 )
-async def test_times_are_held_to_within_the_leeway(
+async def test_token_times_are_checked_within_the_leeway(
     trust: Trust, claims: dict[str, float], reason: str
 ) -> None:
     now = time.time()
@@ -140,11 +138,13 @@ async def test_times_are_held_to_within_the_leeway(
         ({"sub": "auth0|5f7c8ec7"}, ""),
     ],
 )
-async def test_claims_are_held_to(trust: Trust, claims: dict[str, Any], reason: str) -> None:
+async def test_invalid_claims_are_rejected(
+    trust: Trust, claims: dict[str, Any], reason: str
+) -> None:
     issuer = trust.issuer
     changed = {**issuer.claims(), **claims}
     kept = {name: value for name, value in changed.items() if value is not None}
-    # Signed as bytes: PyJWT itself would not write some of these.
+    # Encoded by hand, because PyJWT refuses to write some of these claims.
     algorithm, key = issuer.keys["first"]
     token = jwt.PyJWS().encode(json.dumps(kept).encode(), key, algorithm, {"kid": "first"})
     assert await trust.reason(token) == reason
@@ -159,7 +159,7 @@ def _unsigned(issuer: Issuer) -> str:
 
 
 def _signed(algorithm: str, key_id: str, issuer: Issuer, sign: Callable[[bytes], bytes]) -> str:
-    """By hand: PyJWT would not sign with such keys."""
+    """Sign by hand, because PyJWT refuses such keys."""
     signing = f"{_part({'alg': algorithm, 'kid': key_id})}.{_part(issuer.claims())}"
     return f"{signing}.{base64.urlsafe_b64encode(sign(signing.encode())).rstrip(b'=').decode()}"
 
@@ -181,9 +181,7 @@ def _algorithm_of_another_key(issuer: Issuer) -> str:
 
 
 def _key_in_the_header(issuer: Issuer) -> str:
-    """A right signature of a key that the token itself brings along, in all ways that the standard
-    knows.
-    """
+    """Return tokens signed by a key inside the token, in all forms of the standard."""
     own = rsa.generate_private_key(65_537, 2_048)
     entry = json.loads(RSAAlgorithm.to_jwk(own.public_key()))
     places = {
@@ -226,7 +224,7 @@ FORGERIES: list[Callable[[Issuer], str]] = [
 
 
 @pytest.mark.parametrize("forge", FORGERIES, ids=lambda forge: forge.__name__.strip("_<>"))
-async def test_a_forged_token_is_refused_and_its_addresses_are_not_visited(
+async def test_forged_token_is_rejected_and_its_urls_are_not_fetched(
     trust: Trust, forge: Callable[[Issuer], str]
 ) -> None:
     assert await trust.reason(forge(trust.issuer)) == "TOKEN_INVALID"
@@ -234,14 +232,14 @@ async def test_a_forged_token_is_refused_and_its_addresses_are_not_visited(
     assert await trust.reason(trust.issuer.token()) == ""
 
 
-async def test_an_algorithm_that_is_not_allowed_is_refused_even_if_the_key_is_the_issuers() -> None:
+async def test_disallowed_algorithm_is_rejected_even_with_the_issuers_key() -> None:
     async with trusting(algorithms=("ES256",)) as trust:
         trust.issuer.add_key("rsa", "RS256")
         assert await trust.reason(trust.issuer.token("rsa")) == "TOKEN_INVALID"
         assert await trust.reason(trust.issuer.token()) == ""
 
 
-async def test_published_keys_that_cannot_be_used_hide_no_others(trust: Trust) -> None:
+async def test_unusable_published_keys_do_not_hide_others(trust: Trust) -> None:
     weak_key = rsa.generate_private_key(65_537, 1_024)
     weak = json.loads(RSAAlgorithm.to_jwk(weak_key.public_key()))
     trust.issuer.extra_entries = [
@@ -265,7 +263,7 @@ async def test_published_keys_that_cannot_be_used_hide_no_others(trust: Trust) -
         assert await trust.reason(token) == "TOKEN_INVALID"
 
 
-async def test_a_new_key_is_found_at_once_and_a_withdrawn_one_is_forgotten(trust: Trust) -> None:
+async def test_new_key_is_found_at_once_and_withdrawn_key_is_dropped(trust: Trust) -> None:
     old = trust.issuer.token()
     assert await trust.reason(old) == ""
     trust.issuer.add_key("second", "EdDSA")
@@ -274,14 +272,14 @@ async def test_a_new_key_is_found_at_once_and_a_withdrawn_one_is_forgotten(trust
     assert await trust.reason(old) == ""
     del trust.issuer.keys["first"]
     trust.clock.seconds += AGES.refresh_seconds + 1
-    # Still believed by the call that finds it old; then fetched, and gone.
+    # The old key is still valid for the call that triggers the refresh, then the key is gone.
     assert await trust.reason(old) == ""
     await trust.settled()
     assert await trust.reason(old) == "TOKEN_INVALID"
     assert await trust.reason(trust.issuer.token("second")) == ""
 
 
-async def test_a_flood_of_unknown_keys_costs_the_issuer_one_request_a_while(trust: Trust) -> None:
+async def test_flood_of_unknown_keys_causes_one_fetch_per_interval(trust: Trust) -> None:
     good = trust.issuer.token()
     assert await trust.reason(good) == ""
     assert trust.issuer.fetches == 1
@@ -296,7 +294,7 @@ async def test_a_flood_of_unknown_keys_costs_the_issuer_one_request_a_while(trus
         assert trust.issuer.fetches == 1 + wave
 
 
-async def test_while_the_issuer_is_away_its_keys_are_believed_up_to_an_age(trust: Trust) -> None:
+async def test_cached_keys_are_valid_up_to_an_age_during_an_outage(trust: Trust) -> None:
     good, unknown = trust.issuer.token(), trust.issuer.token(header={"kid": "new"})
     assert await trust.reason(good) == ""
     trust.issuer.status = 503
@@ -304,7 +302,7 @@ async def test_while_the_issuer_is_away_its_keys_are_believed_up_to_an_age(trust
     assert await trust.reason(good) == ""
     await trust.settled()
     assert trust.issuer.fetches == 2
-    # Whether the key is new only the issuer knows.
+    # Only the issuer can tell a new key from an invented one.
     assert await trust.reason(unknown) == "ISSUER_UNAVAILABLE"
     assert await trust.reason(good) == ""
     trust.clock.seconds += AGES.stale_seconds
@@ -316,9 +314,7 @@ async def test_while_the_issuer_is_away_its_keys_are_believed_up_to_an_age(trust
     assert await trust.reason(good) == ""
 
 
-async def test_an_issuer_that_hangs_delays_only_calls_that_need_a_new_key_and_not_for_long() -> (
-    None
-):
+async def test_hanging_issuer_briefly_delays_only_calls_with_a_new_key() -> None:
     async with trusting(fetch_seconds=0.3) as trust:
         good = trust.issuer.token()
         assert await trust.reason(good) == ""
@@ -328,7 +324,7 @@ async def test_an_issuer_that_hangs_delays_only_calls_that_need_a_new_key_and_no
         await asyncio.sleep(0)
         assert await trust.reason(good) == ""
         assert not waiting.done()
-        # A caller that gives up does not end the fetch for the others.
+        # Cancelling one caller does not cancel the fetch of the others.
         impatient = asyncio.create_task(trust.reason(trust.issuer.token(header={"kid": "newer"})))
         await asyncio.sleep(0.05)
         impatient.cancel()
@@ -357,7 +353,7 @@ async def test_an_issuer_that_hangs_delays_only_calls_that_need_a_new_key_and_no
         "broken",
     ],
 )
-async def test_an_issuer_that_answers_wrongly_is_not_believed_and_not_followed(
+async def test_invalid_issuer_documents_are_rejected_and_redirects_ignored(
     trust: Trust, wrong: dict[str, Any]
 ) -> None:
     for name, value in wrong.items():
@@ -386,7 +382,7 @@ async def test_an_issuer_that_answers_wrongly_is_not_believed_and_not_followed(
         ({}, "", set()),
     ],
 )
-async def test_claims_become_tenant_user_and_scopes_as_the_rules_say(
+async def test_claims_are_mapped_to_tenant_user_and_scopes(
     claims: dict[str, Any], tenant: str, scopes: set[Scope]
 ) -> None:
     rules = {
@@ -410,7 +406,7 @@ async def test_claims_become_tenant_user_and_scopes_as_the_rules_say(
             assert await trust.reason(token) == "TOKEN_CLAIMS"
 
 
-async def test_mutated_tokens_are_refused_without_a_crash(trust: Trust) -> None:
+async def test_mutated_tokens_are_rejected_without_a_crash(trust: Trust) -> None:
     randomness = random.Random(25)
     token = trust.issuer.token()
     alphabet = "ABCabc019-_.=%\0é"
@@ -422,13 +418,13 @@ async def test_mutated_tokens_are_refused_without_a_crash(trust: Trust) -> None:
             assert await trust.reason(mutant) in ("TOKEN_INVALID", "TOKEN_ISSUER")
 
 
-async def test_keys_and_tokens_come_in_by_the_same_door(tmp_path: Any) -> None:
+async def test_keys_and_tokens_use_the_same_header(tmp_path: Any) -> None:
     async with running_issuer() as issuer:
         entry = {"issuer": issuer.url, "audience": AUDIENCE, "tenant": "acme"}
         async with run_gateway(tmp_path, oidc_issuers=(entry,)) as gateway:
             token = issuer.token()
             turn = await gateway.ask(key=token)
-            # The same user, whichever she carries.
+            # Key and token of the same user.
             request = chat_pb2.GetConversationRequest(
                 conversation_id=turn[0].started.conversation_id
             )
@@ -472,7 +468,7 @@ ENTRY = {"issuer": "https://issuer.example", "audience": "thumbwheel", "tenant":
     ],
     ids=str,
 )
-def test_an_issuer_that_cannot_be_obeyed_is_refused_at_the_start(changes: dict[str, Any]) -> None:
+def test_inconsistent_issuer_settings_are_rejected(changes: dict[str, Any]) -> None:
     base = {"principal_key": PRINCIPAL_KEY}
     assert (
         GatewaySettings.model_validate({**base, "oidc_issuers": [ENTRY]})
@@ -510,5 +506,5 @@ def test_issuers_are_read_from_the_environment_as_json(monkeypatch: pytest.Monke
         ("", False),
     ],
 )
-def test_only_https_and_this_machine_are_asked(url: str, safe: bool) -> None:
+def test_only_https_and_loopback_urls_are_safe(url: str, safe: bool) -> None:
     assert is_safe_url(url) is safe

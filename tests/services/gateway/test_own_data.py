@@ -1,6 +1,4 @@
-"""What users decide about their own data: consent, and an erasure that a repetition finishes
-whatever failed before.
-"""
+"""Consent and erasure of a user's data. A repeated erasure completes a failed one."""
 
 import asyncio
 from pathlib import Path
@@ -37,7 +35,7 @@ STEPS = ("stop", "conversations", "key", "forget", "answers")
 
 
 class Parts:
-    """All that an erasure goes through, in one; a step fails once."""
+    """All participants of an erasure in one object. One step fails once."""
 
     def __init__(self, failing: str = "", error: ServiceError | None = None) -> None:
         self.done: list[str] = []
@@ -83,7 +81,7 @@ def own_data(parts: Parts) -> OwnData:
     return OwnData(parts, parts, parts, parts)
 
 
-async def test_an_erasure_goes_from_what_writes_to_what_remembers() -> None:
+async def test_erasure_stops_writers_before_it_clears_caches() -> None:
     parts = Parts()
     assert await own_data(parts).erase(ADA) == (ERASURE, 3)
     assert tuple(parts.done) == STEPS
@@ -91,7 +89,7 @@ async def test_an_erasure_goes_from_what_writes_to_what_remembers() -> None:
 
 @pytest.mark.parametrize("kind", [UnavailableError, DeadlineExceededError, ResourceExhaustedError])
 @pytest.mark.parametrize("failing", STEPS)
-async def test_whatever_fails_is_unavailable_and_a_repetition_does_all_that_was_not_done(
+async def test_failed_erasure_is_unavailable_and_completed_by_a_repetition(
     failing: str, kind: type[ServiceError]
 ) -> None:
     parts = Parts(failing, kind("told to fail"))
@@ -109,7 +107,7 @@ async def test_whatever_fails_is_unavailable_and_a_repetition_does_all_that_was_
 
 
 def call(gateway: GatewayUnderTest, method: str, key: str | None = None, **given: Any) -> Any:
-    """A call of FeedbackService by its name."""
+    """Call a method of FeedbackService by name."""
     request = getattr(feedback_pb2, f"{method}Request")(**given)
     return getattr(gateway.feedback, method)(request, timeout=20, metadata=gateway.metadata(key))
 
@@ -133,7 +131,7 @@ async def thumb(gateway: GatewayUnderTest, message_id: str, key: str | None = No
     )
 
 
-async def test_consent_is_the_operators_default_until_a_user_says_otherwise(
+async def test_consent_is_the_operators_default_until_set(
     gateway: GatewayUnderTest,
 ) -> None:
     assert await over_http(gateway, "GET /api/consent") == (200, {"consent": {"training": True}})
@@ -150,7 +148,7 @@ async def test_consent_is_the_operators_default_until_a_user_says_otherwise(
     ) is False
 
 
-async def test_consent_is_not_taken_while_the_feedback_service_is_away(
+async def test_consent_is_unavailable_during_a_feedback_outage(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.feedback.away = True
@@ -162,7 +160,7 @@ async def test_consent_is_not_taken_while_the_feedback_service_is_away(
     assert not gateway.fakes.feedback.consents
 
 
-async def test_after_an_erasure_nothing_of_the_user_can_be_read_and_the_others_lose_nothing(
+async def test_erasure_removes_all_data_of_the_user_and_none_of_others(
     gateway: GatewayUnderTest,
 ) -> None:
     mine, theirs = await gateway.ask(), await gateway.ask(key=gateway.other_key)
@@ -191,7 +189,7 @@ def regenerate(turn: list[chat_pb2.ChatEvent]) -> chat_pb2.Regenerate:
     return chat_pb2.Regenerate(message_id=turn[0].message_id)
 
 
-async def test_how_far_an_erasure_is_can_be_asked_by_its_user_alone(
+async def test_erasure_progress_is_visible_only_to_its_user(
     gateway: GatewayUnderTest,
 ) -> None:
     erasure_id = (await call(gateway, "EraseMyData")).erasure.erasure_id
@@ -205,7 +203,7 @@ async def test_how_far_an_erasure_is_can_be_asked_by_its_user_alone(
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_turn_that_runs_is_stopped_and_forgotten(gateway: GatewayUnderTest) -> None:
+async def test_running_turn_is_stopped_and_removed(gateway: GatewayUnderTest) -> None:
     hold = GeneratorGate(gateway, at=1)
     running, other = gateway.send(), gateway.send(key=gateway.other_key)
     mine, theirs = await until_text(running), await until_text(other)
@@ -222,7 +220,7 @@ async def test_a_turn_that_runs_is_stopped_and_forgotten(gateway: GatewayUnderTe
     assert theirs[0].message_id in gateway.fakes.session.finished
 
 
-async def test_a_turn_that_does_not_end_in_time_is_no_silence(
+async def test_turn_that_does_not_end_in_time_is_reported(
     gateway: GatewayUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "STOP_SECONDS", 0.05)
@@ -242,7 +240,7 @@ async def test_a_turn_that_does_not_end_in_time_is_no_silence(
 
 
 @pytest.mark.parametrize("away", ["session", "feedback"])
-async def test_a_service_that_is_away_makes_it_unavailable_until_it_is_back(
+async def test_erasure_is_unavailable_during_a_service_outage(
     gateway: GatewayUnderTest, away: str
 ) -> None:
     turn = await gateway.ask()
@@ -262,7 +260,7 @@ async def test_a_service_that_is_away_makes_it_unavailable_until_it_is_back(
     assert not gateway.fakes.feedback.events
 
 
-async def test_an_answer_that_was_lost_is_given_again_with_the_same_erasure(
+async def test_repetition_after_a_lost_reply_returns_the_same_erasure(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.feedback.lost_erasures = 1
@@ -274,7 +272,7 @@ async def test_an_answer_that_was_lost_is_given_again_with_the_same_erasure(
     assert (first.removed_conversations, again.removed_conversations) == (1, 0)
 
 
-async def test_answers_that_are_shown_again_go_with_the_user_of_their_tenant(
+async def test_erasure_clears_the_answer_cache_of_the_tenant(
     tmp_path: Path,
 ) -> None:
     greedy = chat_pb2.SamplingOverrides(temperature=0, max_tokens=50)
@@ -290,7 +288,7 @@ async def test_answers_that_are_shown_again_go_with_the_user_of_their_tenant(
     assert [events[0].started.cached for events in again] == [False, True]
 
 
-async def test_the_experiment_is_shown_to_operators(gateway: GatewayUnderTest) -> None:
+async def test_experiment_is_visible_to_operators(gateway: GatewayUnderTest) -> None:
     status, found = await over_http(gateway, "GET /api/experiment")
     (arm,) = found["arms"]
     assert (status, arm["modelVersion"], arm["exposedUsers"], arm["up"], arm["down"]) == (
@@ -305,7 +303,7 @@ async def test_the_experiment_is_shown_to_operators(gateway: GatewayUnderTest) -
     assert (await over_http(gateway, "GET /api/experiment"))[0] == 503
 
 
-async def test_thumbs_are_counted_for_operators_all_or_those_since_a_time(
+async def test_thumbs_are_counted_for_operators_with_optional_start_time(
     gateway: GatewayUnderTest,
 ) -> None:
     await thumb(gateway, (await gateway.ask())[0].message_id)

@@ -1,6 +1,4 @@
-"""Identity on a real Postgres: migrated by command alone, shared by replicas, and away now and
-then.
-"""
+"""Identity on a real Postgres: migration by command, several replicas, and outages."""
 
 import argparse
 import asyncio
@@ -49,7 +47,7 @@ async def migrated(empty: str) -> str:
     return empty
 
 
-async def test_a_database_that_is_behind_is_refused_and_the_command_that_helps_is_named(
+async def test_old_schema_is_refused_with_the_migration_command(
     empty: str,
 ) -> None:
     with refused(
@@ -59,14 +57,14 @@ async def test_a_database_that_is_behind_is_refused_and_the_command_that_helps_i
             raise AssertionError("opened")
     assert "python -m services.gateway migrate" in str(caught.value)
     assert empty.split(":")[2].split("@")[0] not in str(caught.value)
-    # Two operators at once.
+    # Two operators at the same time.
     revisions = await asyncio.gather(migrate(empty), migrate(empty))
     assert sorted(revisions) == [("", HEAD), (HEAD, HEAD)]
     async with open_database(empty) as engine, engine.connect() as connection:
         assert await connection.run_sync(differences) == []
 
 
-async def test_the_process_ends_with_that_word_and_its_command_helps(
+async def test_process_exits_with_the_migration_command_and_it_works(
     empty: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [
@@ -93,7 +91,7 @@ async def test_the_process_ends_with_that_word_and_its_command_helps(
     assert capsys.readouterr().out.startswith("tw_")
 
 
-async def test_keys_live_in_postgres_as_in_a_file(
+async def test_keys_in_postgres_behave_as_in_sqlite(
     migrated: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with open_database(migrated) as engine, ApiKeys(SqlKeyStore(engine), 0) as keys:
@@ -101,7 +99,7 @@ async def test_keys_live_in_postgres_as_in_a_file(
         (first, key), second, now = mint(ADA), new_secret(), time.time()
         for _ in range(2):
             await store.add(key)
-        # Another key of the same user, at the same moment from two sides.
+        # Another key of the same user, added concurrently through two engines.
         others = [mint(ADA, ALL_SCOPES)[1] for _ in range(4)]
         await asyncio.gather(*(store.add(other) for other in others))
         assert await store.rotate(key.key_id, digest_of(second), now, now + 60)
@@ -118,7 +116,7 @@ async def test_keys_live_in_postgres_as_in_a_file(
     assert f"used {time.strftime('%Y')}" in capsys.readouterr().out
 
 
-async def test_a_revoked_key_stops_within_five_seconds_on_every_replica(
+async def test_revoked_key_stops_within_five_seconds_on_every_replica(
     migrated: str, tmp_path: Path
 ) -> None:
     async with (
@@ -140,12 +138,12 @@ async def test_a_revoked_key_stops_within_five_seconds_on_every_replica(
                 await asyncio.sleep(0.05)
             assert last_welcome - revoked_at <= 5
             assert await _status(gateway, one.key) == 401
-        # Somebody else's works on, on both.
+        # A key of another user still works on both replicas.
         assert [await _status(gateway, one.other_key) for gateway in (one, two)] == [200, 200]
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_while_postgres_is_away_nobody_gets_in_and_that_is_said_soon(
+async def test_postgres_outage_rejects_all_calls_quickly(
     postgres: PostgresServer, migrated: str, fault: str
 ) -> None:
     secret, key = mint(ADA)
@@ -165,7 +163,7 @@ async def test_while_postgres_is_away_nobody_gets_in_and_that_is_said_soon(
         assert await reason_of(keys, secret) == ""
 
 
-async def test_a_gateway_that_starts_while_postgres_is_away_says_so(
+async def test_start_during_a_postgres_outage_fails_with_a_clear_error(
     postgres: PostgresServer, migrated: str
 ) -> None:
     async with away(postgres, "kill"):
@@ -174,7 +172,7 @@ async def test_a_gateway_that_starts_while_postgres_is_away_says_so(
                 raise AssertionError("opened")
 
 
-async def test_a_migration_waits_for_the_one_before_it(migrated: str) -> None:
+async def test_concurrent_migrations_run_one_after_the_other(migrated: str) -> None:
     async with open_database(migrated) as engine, engine.begin() as connection:
         await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
         waiting = asyncio.create_task(migrate(migrated))
@@ -186,14 +184,14 @@ async def test_a_migration_waits_for_the_one_before_it(migrated: str) -> None:
 
 @asynccontextmanager
 async def away(server: PostgresServer, fault: str) -> AsyncIterator[None]:
-    """Dead, or alive and silent; back at the end."""
+    """Kill or pause the server for the test and restore it afterwards."""
     getattr(server, fault)()
     try:
         yield
     finally:
         if fault == "kill":
-            # Launched by this thread: Linux ends a child of `make test` with the thread that made
-            # it.
+            # Started by this thread, because Linux ends a child together with the thread that
+            # started it.
             for process in server.processes:
                 process.launch()
                 await asyncio.to_thread(process.wait_ready)

@@ -1,6 +1,7 @@
-"""S2: canaries in every field of every RPC, in bodies, paths, queries and headers, while everything
-works and while each service
-fails: none of them, and no key, is in a log line, a metric or a span.
+"""Privacy (S2): no user text and no key in logs, metrics or spans.
+
+Canaries are in every field of every RPC, in bodies, paths, queries and headers, while all services
+work and while each of them fails.
 """
 
 import io
@@ -38,7 +39,7 @@ LEAST_CANARIES = 200
 
 
 class Canaries:
-    """Words that nobody else says, each with the place where it was said."""
+    """Unique words, each with the place of its use."""
 
     def __init__(self) -> None:
         self.places: dict[str, str] = {}
@@ -49,12 +50,12 @@ class Canaries:
         return word
 
     def found_in(self, text: str) -> list[str]:
-        """The places of those that are there."""
+        """Return the places of the canaries found in a text."""
         return [self.places[word] for word in sorted(set(re.findall(r"canary\d{5}x", text)))]
 
 
 class Seen:
-    """Everything that leaves a service beside its answers."""
+    """All output of a service except its answers."""
 
     def __init__(self) -> None:
         self.logs, self._spans = io.StringIO(), InMemorySpanExporter()
@@ -71,7 +72,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     watching = Seen()
     for module in (interceptor, router):
         monkeypatch.setattr(module, "tracer", lambda: watching.provider.get_tracer("thumbwheel"))
-    # As `configure_logs` sets them, and more: both formats, and our own lines from debug up.
+    # Formats as in `configure_logs`, in text and JSON, with own loggers at level debug.
     root, ours = logging.getLogger(), logging.getLogger("services")
     handlers = [logging.StreamHandler(watching.logs) for _ in range(2)]
     for handler, as_json in zip(handlers, (False, True), strict=True):
@@ -86,7 +87,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
 
 
 def _fails_with_the_users_words(fakes: Backends) -> None:
-    """A foreign exception that quotes what it was given, as they do."""
+    """Raise a third-party exception with the user's text in its message."""
 
     async def fail() -> None:
         raise RuntimeError(f"cannot judge {fakes.guardrail.outputs[-1].prompt}")
@@ -94,7 +95,7 @@ def _fails_with_the_users_words(fakes: Backends) -> None:
     fakes.guardrail.before_verdict = fail
 
 
-# Name, how it begins.
+# Name and prefix of each credential.
 STATES: dict[str, Callable[[Backends], None]] = {
     "all well": lambda fakes: None,
     "guardrail away": lambda fakes: setattr(fakes.guardrail, "away", True),
@@ -121,7 +122,7 @@ TEXT_FIELDS = [(method, path) for method in METHODS for path in _text_fields(met
 
 
 def _request(method: MethodDescriptor, path: tuple[str, ...], word: str, answer_id: str) -> Any:
-    """A right request, but for one field."""
+    """Return a valid request except for one field."""
     message = GetMessageClass(method.input_type)()
     for field in method.input_type.fields:
         if field.name == "message_id":
@@ -184,13 +185,13 @@ async def test_no_canary_and_no_key_is_in_logs_metrics_or_spans(tmp_path: Path, 
     canaries = Canaries()
     async with _open(tmp_path) as (gateway, issuer):
         for state, begin in STATES.items():
-            # Anew: each state ends with an erasure.
+            # Created again, because each state ends with an erasure.
             answer_id = (await gateway.ask())[0].message_id
             with _state(gateway.fakes, begin):
                 await _through_every_rpc(gateway, canaries, state, answer_id)
                 await _through_every_route(gateway, canaries, state)
         tokens = await _through_the_header(gateway, issuer, canaries)
-        # Not in vain: they reached the services behind, and came back.
+        # Proof of the test itself: the canaries reached the services and came back.
         assert any(canaries.found_in(str(request)) for request in gateway.fakes.generator.requests)
         assert any(
             canaries.found_in(message.text) for message in gateway.fakes.session.messages.values()
@@ -248,7 +249,7 @@ async def _through_every_route(gateway: GatewayUnderTest, canaries: Canaries, st
 async def _through_the_header(
     gateway: GatewayUnderTest, issuer: Issuer, canaries: Canaries
 ) -> list[str]:
-    """Bearers of all kinds, and names of requests that are none. Returns the tokens."""
+    """Send all kinds of credentials and invalid request ids in headers. Returns the tokens."""
     now = time.time()
     claims: list[dict[str, Any]] = [
         {},
@@ -295,7 +296,7 @@ def _state(fakes: Backends, begin: Callable[[Backends], None]) -> Iterator[None]
     fakes.guardrail.before_verdict, fakes.guardrail.gives_verdicts = None, True
 
 
-def test_the_watch_would_see_one(seen: Seen) -> None:
+def test_recorder_detects_a_leaked_canary(seen: Seen) -> None:
     canaries = Canaries()
     logging.getLogger("services.gateway").warning("the user said %s", canaries.new("a log line"))
     with seen.provider.get_tracer("thumbwheel").start_as_current_span(canaries.new("a span")):

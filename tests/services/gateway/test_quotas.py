@@ -1,6 +1,4 @@
-"""Quotas: what is admitted, what is refused and for how long, alone and over two gateways; and what
-holds without Valkey.
-"""
+"""Quotas: admission, rejection and retry times, in one gateway, in two, and without Valkey."""
 
 import asyncio
 import random
@@ -43,7 +41,7 @@ def ask(
 
 
 class Books:
-    """The same calls for both books."""
+    """The same calls for both quota stores."""
 
     def __init__(
         self, admit: Admit, settle: Callable[[QuotaRequest, int], Awaitable[None]]
@@ -72,7 +70,7 @@ async def store(request: pytest.FixtureRequest, valkey: ValkeyServer) -> AsyncIt
         yield Books(shared.admit, shared.settle)
 
 
-async def test_requests_beyond_the_limit_are_refused_until_the_minute_has_passed(
+async def test_requests_above_the_limit_are_rejected_until_the_minute_has_passed(
     store: Books,
 ) -> None:
     allowance = Allowance(requests_per_minute=3)
@@ -86,7 +84,7 @@ async def test_requests_beyond_the_limit_are_refused_until_the_minute_has_passed
     assert await store.refusal(ask(BOB, user=allowance)) is None
 
 
-async def test_tokens_are_reserved_before_and_settled_with_what_was_used(store: Books) -> None:
+async def test_tokens_are_reserved_and_later_settled_by_usage(store: Books) -> None:
     allowance = Allowance(tokens_per_day=250)
     first, second = ask(user=allowance), ask(user=allowance)
     assert [await store.refusal(first), await store.refusal(second)] == [None, None]
@@ -101,7 +99,7 @@ async def test_tokens_are_reserved_before_and_settled_with_what_was_used(store: 
     assert await store.refusal(ask(tokens=1, user=allowance)) == (Holder.USER, Limit.TOKENS)
 
 
-async def test_turns_at_once_are_free_again_when_they_have_ended(store: Books) -> None:
+async def test_ended_turns_free_the_concurrency_limit(store: Books) -> None:
     allowance = Allowance(turns_at_once=1)
     first = ask(user=allowance)
     assert await store.refusal(first) is None
@@ -115,7 +113,7 @@ async def test_turns_at_once_are_free_again_when_they_have_ended(store: Books) -
     "allowance",
     [Allowance(requests_per_minute=2), Allowance(tokens_per_day=200), Allowance(turns_at_once=2)],
 )
-async def test_a_tenants_limit_holds_over_its_users_and_over_no_other_tenant(
+async def test_tenant_limit_covers_all_its_users_and_no_other_tenant(
     store: Books, allowance: Allowance
 ) -> None:
     assert [await store.refusal(ask(caller, tenant=allowance)) for caller in (ADA, BOB)] == [
@@ -127,7 +125,7 @@ async def test_a_tenants_limit_holds_over_its_users_and_over_no_other_tenant(
     assert await store.refusal(ask(NAMESAKE, tenant=allowance)) is None
 
 
-async def test_what_is_refused_by_one_limit_takes_nothing_of_the_others(store: Books) -> None:
+async def test_rejection_by_one_limit_takes_nothing_from_the_others(store: Books) -> None:
     allowance = Allowance(requests_per_minute=10, tokens_per_day=150)
     for _ in range(5):
         await store.admit(ask(user=allowance))
@@ -147,15 +145,15 @@ STEPS = st.lists(
 
 @settings(max_examples=150)
 @given(steps=STEPS, requests=st.integers(0, 4), tokens=st.integers(0, 120))
-def test_never_more_than_the_limit_in_any_window_and_no_step_longer_than_need_be(
+def test_no_window_exceeds_its_limit_and_waits_are_at_most_a_step_late(
     steps: list[tuple[int, int, str]], requests: int, tokens: int
 ) -> None:
     clock = [0.0]
     windows = {Limit.REQUESTS: Window(1_000, 100), Limit.TOKENS: Window(2_000, 200)}
     store = LocalQuotaStore(lambda: clock[0] / 1000, windows)
     allowance = Allowance(requests_per_minute=requests, tokens_per_day=tokens)
-    admitted: list[tuple[int, QuotaRequest, int]] = []  # when, what, tokens that count
-    running: list[int] = []  # places in the list before
+    admitted: list[tuple[int, QuotaRequest, int]] = []  # time, request, settled tokens
+    running: list[int] = []  # indices of earlier requests
     for wait_ms, wanted, kind in steps:
         clock[0] += wait_ms
         now = int(clock[0])
@@ -182,7 +180,7 @@ def test_never_more_than_the_limit_in_any_window_and_no_step_longer_than_need_be
 
 @dataclass(frozen=True)
 class Admitted:
-    """When, on the test's clock: between the call and its return; and until it surely ran."""
+    """An admitted turn: times before and after the call, and its earliest end."""
 
     called: float
     wait_until_connected: float
@@ -218,8 +216,10 @@ async def sharing(
 async def visits(
     gateways: list[Quotas], doomed: ValkeyQuotaStore, seed: int, seconds: float
 ) -> list[Admitted]:
-    """One client: asks here and there, and holds a turn for a while. Now and then it asks a gateway
-    that dies at once: what is reserved there is neither held nor settled.
+    """Run one client with turns at both gateways.
+
+    Some turns use a gateway that dies at once, so their reservations are neither renewed nor
+    settled.
     """
     chance, found = random.Random(seed), []
     until = time.monotonic() + seconds
@@ -247,7 +247,7 @@ async def visits(
 
 
 def most_within(admitted: list[Admitted], seconds: float, size: Callable[[Admitted], int]) -> int:
-    """The most that was surely admitted within any window."""
+    """Return the maximum amount certainly admitted within any window."""
     return max(
         sum(
             size(other)
@@ -269,7 +269,7 @@ def most_at_once(admitted: list[Admitted]) -> int:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_whatever_the_interleaving_two_gateways_admit_no_more_than_the_limit_and_leak_nothing(
+async def test_two_gateways_never_exceed_the_limit_and_leak_no_reservation(
     valkey: ValkeyServer, seed: int
 ) -> None:
     url = valkey.database()
@@ -281,13 +281,13 @@ async def test_whatever_the_interleaving_two_gateways_admit_no_more_than_the_lim
     assert most_within(admitted, 0.6, lambda _: 1) <= ALLOWANCE.requests_per_minute
     assert most_within(admitted, 1.2, lambda visit: visit.used) <= ALLOWANCE.tokens_per_day
     assert most_at_once(admitted) <= ALLOWANCE.turns_at_once
-    # Not by refusing everything.
+    # Guard against a store that rejects everything.
     assert len(admitted) > 2 * ALLOWANCE.requests_per_minute
     await asyncio.sleep(LEASE_SECONDS + 1.2 + 0.1)
     assert "quota/" not in await everything(url)
 
 
-async def test_a_killed_gateways_turns_free_themselves_and_a_living_ones_do_not(
+async def test_reservations_expire_only_after_the_loss_of_their_gateway(
     valkey: ValkeyServer,
 ) -> None:
     url, full = valkey.database(), ALLOWANCE.turns_at_once
@@ -307,7 +307,7 @@ async def test_a_killed_gateways_turns_free_themselves_and_a_living_ones_do_not(
             reservation.settle(0)
 
 
-async def test_a_reservation_that_a_flush_has_taken_is_written_down_again(
+async def test_reservation_lost_by_a_flush_is_restored(
     valkey: ValkeyServer,
 ) -> None:
     url = valkey.database()
@@ -329,7 +329,7 @@ def rules() -> QuotaRules:
     )
 
 
-async def test_the_error_names_the_limit_and_the_time_to_wait(rules: QuotaRules) -> None:
+async def test_error_has_the_limit_and_the_retry_time(rules: QuotaRules) -> None:
     quotas = Quotas(rules)
     for _ in range(2):
         await quotas.admit(ADA, QUESTION)
@@ -344,20 +344,20 @@ async def test_the_error_names_the_limit_and_the_time_to_wait(rules: QuotaRules)
     )
 
 
-async def test_a_request_that_could_never_fit_is_not_told_to_wait() -> None:
+async def test_request_above_the_whole_limit_has_no_retry_time() -> None:
     quotas = Quotas(QuotaRules(Allowance(tokens_per_day=99), FREE))
     with pytest.raises(QuotaError) as caught:
         await quotas.admit(ADA, QUESTION)
     assert (caught.value.reason, caught.value.retry_seconds) == ("TOKEN_QUOTA_EXCEEDED", 0)
 
 
-async def test_a_tenant_can_have_limits_of_its_own(rules: QuotaRules) -> None:
+async def test_tenant_can_have_its_own_limits(rules: QuotaRules) -> None:
     quotas = Quotas(rules)
     for _ in range(5):
         await quotas.admit(NAMESAKE, QUESTION)
 
 
-def test_a_prompt_is_estimated_from_all_that_the_request_brings(rules: QuotaRules) -> None:
+def test_prompt_estimate_includes_the_whole_request(rules: QuotaRules) -> None:
     history = (Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "é" * 3))
     asked = rules.request_for(ADA, TurnRequest(UserInput("What is it?", history)))
     assert asked.tokens == 4 + 3 + 2 + 50
@@ -365,13 +365,13 @@ def test_a_prompt_is_estimated_from_all_that_the_request_brings(rules: QuotaRule
 
 @pytest.fixture
 async def away(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
-    """A server that is killed, and runs again afterwards."""
+    """Kill the server for the test and restart it afterwards."""
     yield valkey
     if not valkey.processes[0].is_running:
         await asyncio.to_thread(valkey.start)
 
 
-async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here(
+async def test_local_policy_continues_with_local_counts_during_an_outage(
     away: ValkeyServer,
 ) -> None:
     before = counter_value("thumbwheel_gateway_quota_away_total", policy="local")
@@ -386,7 +386,7 @@ async def test_while_valkey_is_away_this_process_counts_on_from_what_passed_here
     assert counter_value("thumbwheel_gateway_quota_away_total", policy="local") == before + 2
 
 
-async def test_the_other_policy_refuses_while_valkey_is_away_and_admits_when_it_is_back(
+async def test_refuse_policy_rejects_during_an_outage_and_admits_afterwards(
     away: ValkeyServer,
 ) -> None:
     async with sharing(away.database(), outage_policy=OutagePolicy.REFUSE) as quotas:
@@ -409,7 +409,7 @@ async def test_the_other_policy_refuses_while_valkey_is_away_and_admits_when_it_
                 await asyncio.sleep(0.05)
 
 
-async def test_what_was_used_while_valkey_was_away_for_a_moment_is_settled_afterwards(
+async def test_usage_during_a_short_outage_is_settled_afterwards(
     away: ValkeyServer,
 ) -> None:
     url = away.database()

@@ -1,4 +1,4 @@
-"""A turn as one span: ids and reasons, its calls as children, and nothing of what was written."""
+"""A turn as one span: ids and reasons, calls as children, and no user text."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from services.gateway.turn_trace import traced
 
 
 class Traces:
-    """A tracer, and the one span that it ended."""
+    """A tracer with its single ended span."""
 
     def __init__(self) -> None:
         self._exporter, self._provider = InMemorySpanExporter(), TracerProvider()
@@ -59,7 +59,7 @@ async def answer(turn: Turn) -> None:
     turn.complete(FinishReason.STOP)
 
 
-async def test_a_span_tells_message_version_arm_and_end_and_not_what_was_written(
+async def test_span_has_message_version_arm_and_reason_without_text(
     traces: Traces,
 ) -> None:
     await traced(answer, traces.tracer)(turn())
@@ -86,7 +86,7 @@ async def test_calls_of_the_turn_are_children_of_its_span(traces: Traces) -> Non
     assert traceparent.startswith(f"00-{context.trace_id:032x}-{context.span_id:016x}-")
 
 
-async def test_a_turn_that_fails_before_anybody_saw_anything_tells_why(traces: Traces) -> None:
+async def test_turn_failed_before_its_first_event_reports_the_reason(traces: Traces) -> None:
     async def fail(turn: Turn) -> None:
         raise UnavailableError("nobody is there", reason="NO_VERSION")
 
@@ -98,7 +98,7 @@ async def test_a_turn_that_fails_before_anybody_saw_anything_tells_why(traces: T
     }
 
 
-async def test_log_lines_within_a_traced_call_name_its_trace_and_others_name_none(
+async def test_log_lines_have_the_trace_id_only_inside_a_traced_call(
     traces: Traces, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = LineFormatter("gateway", as_json=False)

@@ -45,7 +45,7 @@ from tests.support.simulated_time import simulate
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")
 
 
-async def test_a_client_that_goes_away_misses_nothing(gateway: GatewayUnderTest) -> None:
+async def test_disconnected_client_can_resume_without_loss(gateway: GatewayUnderTest) -> None:
     hold = GeneratorGate(gateway, at=1)
     call = gateway.send()
     seen = await until_text(call)
@@ -58,7 +58,7 @@ async def test_a_client_that_goes_away_misses_nothing(gateway: GatewayUnderTest)
     assert not gateway.fakes.generator.cancelled.is_set()
 
 
-async def test_many_readers_see_the_same_events_live_and_afterwards(
+async def test_many_readers_see_the_same_events_during_and_after_the_turn(
     gateway: GatewayUnderTest,
 ) -> None:
     hold = GeneratorGate(gateway, at=2)
@@ -89,7 +89,7 @@ async def test_cancel_stops_the_model_at_once_and_keeps_the_text(gateway: Gatewa
     assert await cancel(gateway, seen[0].message_id) is False
 
 
-async def test_cancelling_what_is_no_longer_kept_changes_nothing(tmp_path: Path) -> None:
+async def test_cancelling_an_expired_turn_has_no_effect(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, keep_seconds=0.01) as gateway:
         events = await gateway.ask()
         await asyncio.sleep(0.05)
@@ -99,7 +99,7 @@ async def test_cancelling_what_is_no_longer_kept_changes_nothing(tmp_path: Path)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_another_user_can_neither_resume_nor_cancel(gateway: GatewayUnderTest) -> None:
+async def test_other_users_can_neither_resume_nor_cancel(gateway: GatewayUnderTest) -> None:
     hold = GeneratorGate(gateway, at=1)
     call = gateway.send()
     seen = await until_text(call)
@@ -114,7 +114,7 @@ async def test_another_user_can_neither_resume_nor_cancel(gateway: GatewayUnderT
     assert text_of(seen + [event async for event in call]) == "The answer is 42."
 
 
-async def test_a_disconnect_cancels_only_where_the_request_says_so(
+async def test_disconnect_cancels_only_under_the_cancel_policy(
     gateway: GatewayUnderTest,
 ) -> None:
     hold = GeneratorGate(gateway, at=1)
@@ -128,7 +128,7 @@ async def test_a_disconnect_cancels_only_where_the_request_says_so(
     assert stored.finish_reason == chat_pb2.FINISH_REASON_CANCELLED
 
 
-async def test_the_same_request_id_is_the_same_turn_and_another_payload_is_refused(
+async def test_same_request_id_returns_the_turn_and_rejects_another_payload(
     gateway: GatewayUnderTest,
 ) -> None:
     hold = GeneratorGate(gateway, at=1)
@@ -144,7 +144,7 @@ async def test_the_same_request_id_is_the_same_turn_and_another_payload_is_refus
     assert len(gateway.fakes.generator.requests) == 1
 
 
-async def test_a_turn_whose_beginning_lost_its_answer_is_stored_once(
+async def test_turn_with_a_lost_begin_reply_is_stored_once(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.session.lost_begins = 1
@@ -153,7 +153,7 @@ async def test_a_turn_whose_beginning_lost_its_answer_is_stored_once(
     assert len(gateway.fakes.session.messages) == 2
 
 
-async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again(
+async def test_request_id_of_a_lost_gateway_returns_the_stored_answer(
     tmp_path: Path,
 ) -> None:
     async with run_gateway(tmp_path, keep_seconds=0.01) as gateway:
@@ -165,7 +165,7 @@ async def test_a_request_id_of_a_gateway_that_died_gives_the_stored_answer_again
         assert len(gateway.fakes.generator.requests) == 1
 
 
-async def test_a_turn_that_showed_nothing_can_be_tried_again_with_its_request_id(
+async def test_failed_turn_without_text_can_be_retried_with_its_request_id(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.generator.away = True
@@ -186,7 +186,7 @@ async def test_a_turn_that_showed_nothing_can_be_tried_again_with_its_request_id
     )
 
 
-async def test_more_turns_than_allowed_are_refused(tmp_path: Path) -> None:
+async def test_turns_above_the_limit_are_rejected(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, max_turns_per_user=1) as gateway:
         hold = GeneratorGate(gateway, at=1)
         call = gateway.send()
@@ -199,7 +199,7 @@ async def test_more_turns_than_allowed_are_refused(tmp_path: Path) -> None:
         assert kinds_of(await other)[-1] == "completed"
 
 
-async def test_a_shutdown_stores_what_was_shown_as_failed(tmp_path: Path) -> None:
+async def test_shutdown_stores_the_visible_text_as_failed(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, drain_seconds=0.1) as gateway:
         hold = GeneratorGate(gateway, at=1)
         seen = await until_text(gateway.send())
@@ -209,7 +209,7 @@ async def test_a_shutdown_stores_what_was_shown_as_failed(tmp_path: Path) -> Non
     assert (stored.text, stored.finish_reason) == (text_of(seen), chat_pb2.FINISH_REASON_FAILED)
 
 
-async def test_a_shutdown_waits_a_while_for_turns_that_nobody_reads(tmp_path: Path) -> None:
+async def test_shutdown_waits_for_turns_without_readers(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, http_drain_seconds=5.0) as gateway:
         hold = GeneratorGate(gateway, at=1)
         call = gateway.send()
@@ -223,16 +223,14 @@ async def test_a_shutdown_waits_a_while_for_turns_that_nobody_reads(tmp_path: Pa
 
 
 class Elsewhere(SingleReplica):
-    """Others are there."""
+    """Remote turns in another gateway, always available."""
 
     def hand_over(self) -> bool:
         return True
 
 
-async def test_a_call_that_was_in_when_readers_were_sent_on_begins_its_turn_and_is_sent_on_too() -> (
-    None
-):
-    """It has passed the door, and its key is being looked up: refused it would be a failed message."""
+async def test_call_accepted_before_the_drain_begins_its_turn_and_is_redirected() -> None:
+    """The call was accepted before the drain. Rejecting it would lose the message."""
 
     over = asyncio.Event()
 
@@ -258,7 +256,7 @@ async def test_a_call_that_was_in_when_readers_were_sent_on_begins_its_turn_and_
     await turns.close(0)
 
 
-async def test_readers_are_told_that_the_gateway_stops() -> None:
+async def test_readers_get_an_error_at_shutdown() -> None:
     started = asyncio.Event()
 
     async def never(turn: Turn) -> None:
@@ -291,7 +289,7 @@ async def _answer(turn: Turn) -> None:
     turn.complete(FinishReason.STOP)
 
 
-async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> None:
+async def test_oldest_events_are_evicted_above_the_text_limit() -> None:
     turns = Turns(_answer, LIMITS, single_replica(), Admission("turns", 8, 10, 1.0))
     started = [turns.start(ADA, TurnRequest(UserInput(text))) for text in ("one", "two")]
     for turn in started:
@@ -304,7 +302,7 @@ async def test_the_oldest_events_are_dropped_when_too_much_text_is_kept() -> Non
     await turns.close(1)
 
 
-async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
+async def test_unexpected_error_reaches_readers_without_its_text() -> None:
     async def crash(turn: Turn) -> None:
         raise RuntimeError("the user said hello")
 
@@ -316,7 +314,7 @@ async def test_an_unexpected_error_reaches_readers_without_its_text() -> None:
     await turns.close(1)
 
 
-def test_a_turn_waits_for_a_place_until_another_has_text_and_is_refused_after_two_seconds() -> None:
+def test_turn_is_queued_until_another_has_text_and_rejected_after_two_seconds() -> None:
     async def play() -> None:
         clock, may_answer = asyncio.get_running_loop().time, asyncio.Event()
 
@@ -332,7 +330,7 @@ def test_a_turn_waits_for_a_place_until_another_has_text_and_is_refused_after_tw
         with refused(ResourceExhaustedError, reason="OVERLOADED", limit="1 at once"):
             await anext(second.events_after(0))
         assert clock() == QUEUE_SECONDS
-        # Nothing of it was shown: the same request_id begins it anew.
+        # No text was visible, so the same request_id starts again.
         again = turns.start(ADA, second.request)
         assert again is not second
         asyncio.get_running_loop().call_later(1.0, may_answer.set)
@@ -352,7 +350,7 @@ def test_a_turn_waits_for_a_place_until_another_has_text_and_is_refused_after_tw
     ],
     ids=["of a peer", "of a quota"],
 )
-def test_a_refusal_of_a_peer_lowers_the_limit_and_a_quota_does_not(
+def test_overload_of_a_peer_lowers_the_limit_and_a_quota_does_not(
     error: ServiceError, limit: int
 ) -> None:
     async def play() -> None:
@@ -384,7 +382,7 @@ def test_a_refusal_of_a_peer_lowers_the_limit_and_a_quota_does_not(
     simulate(play())
 
 
-def test_a_turn_that_waits_for_another_gateway_takes_no_place() -> None:
+def test_turn_waiting_for_another_gateway_is_not_counted() -> None:
     async def play() -> None:
         async def answer(turn: Turn) -> None:
             if turn.request.request_id:

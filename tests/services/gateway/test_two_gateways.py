@@ -1,4 +1,4 @@
-"""A turn belongs to no gateway either: resumed, cancelled and asked for again through another one."""
+"""Turns across two gateways: resumed, cancelled and requested through the other gateway."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ async def two(tmp_path: Path, valkey: ValkeyServer) -> AsyncIterator[Two]:
         yield both
 
 
-async def test_a_turn_goes_on_through_another_gateway_without_gap_or_repetition(two: Two) -> None:
+async def test_turn_continues_through_another_gateway_without_gap_or_repetition(two: Two) -> None:
     here, there = two
     hold = GeneratorGate(here, at=2)
     call = here.send()
@@ -64,14 +64,14 @@ async def test_a_turn_goes_on_through_another_gateway_without_gap_or_repetition(
     assert await resume(there, seen[0].message_id, events[-1].sequence) == []
 
 
-async def test_every_kind_of_event_arrives_as_it_was_sent(two: Two) -> None:
+async def test_every_kind_of_event_arrives_unchanged(two: Two) -> None:
     here, there = two
     for text in ("hw does it work?", f"Do the {FORBIDDEN} thing"):
         sent = await here.ask(text)
         assert await resume(there, sent[0].message_id) == sent
 
 
-async def test_a_turn_that_fails_ends_elsewhere_with_the_same_error(two: Two) -> None:
+async def test_failed_turn_has_the_same_error_in_another_gateway(two: Two) -> None:
     here, there = two
     here.fakes.generator.breaks_after = 2
     sent, error = await read_to_error(here.send())
@@ -80,7 +80,7 @@ async def test_a_turn_that_fails_ends_elsewhere_with_the_same_error(two: Two) ->
     assert (type(same), same.text, same.reason) == (type(error), error.text, error.reason)
 
 
-async def test_another_users_turn_is_missing_elsewhere_too(two: Two) -> None:
+async def test_turns_of_other_users_are_missing_in_another_gateway(two: Two) -> None:
     here, there = two
     sent = await here.ask()
     foreign = await read_to_error(resuming(there, sent[0].message_id, key=there.other_key))
@@ -98,7 +98,7 @@ async def test_another_users_turn_is_missing_elsewhere_too(two: Two) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_sequence_that_was_never_sent_is_refused_elsewhere_too(two: Two) -> None:
+async def test_unknown_sequence_is_rejected_in_another_gateway(two: Two) -> None:
     here, there = two
     sent = await here.ask()
     _, error = await read_to_error(resuming(there, sent[0].message_id, after=99))
@@ -109,7 +109,7 @@ async def test_a_sequence_that_was_never_sent_is_refused_elsewhere_too(two: Two)
     )
 
 
-async def test_a_sequence_that_was_never_sent_is_refused_when_a_running_turn_ends_before_it(
+async def test_unknown_sequence_is_rejected_when_the_turn_ends_before_it(
     two: Two,
 ) -> None:
     here, there = two
@@ -124,7 +124,7 @@ async def test_a_sequence_that_was_never_sent_is_refused_when_a_running_turn_end
     call.cancel()
 
 
-async def test_a_cancel_reaches_the_gateway_that_answers(two: Two) -> None:
+async def test_cancel_reaches_the_answering_gateway(two: Two) -> None:
     here, there = two
     hold = GeneratorGate(here, at=2)
     call = here.send()
@@ -142,7 +142,7 @@ async def test_a_cancel_reaches_the_gateway_that_answers(two: Two) -> None:
     assert await cancel(there, seen[0].message_id) is False
 
 
-async def test_the_same_request_at_two_gateways_at_once_is_one_turn(two: Two) -> None:
+async def test_same_request_at_two_gateways_is_one_turn(two: Two) -> None:
     hold = GeneratorGate(two[0], at=1)
     calls = [gateway.send(request_id="once") for gateway in (*two, *two, two[0])]
     reading = [asyncio.create_task(collect(call)) for call in calls]
@@ -156,7 +156,7 @@ async def test_the_same_request_at_two_gateways_at_once_is_one_turn(two: Two) ->
     assert len(two[0].fakes.session.messages) == 2
 
 
-async def test_a_turn_that_fails_fails_in_the_same_way_for_the_same_request_elsewhere(
+async def test_failed_turn_fails_equally_for_the_same_request_elsewhere(
     two: Two,
 ) -> None:
     here, there = two
@@ -175,7 +175,7 @@ async def test_a_turn_that_fails_fails_in_the_same_way_for_the_same_request_else
     assert len(there.fakes.session.messages) == 2
 
 
-async def test_readers_of_one_turn_who_came_at_different_times_each_get_what_they_lack(
+async def test_readers_joining_at_different_times_get_their_missing_events(
     two: Two,
 ) -> None:
     here, there = two
@@ -194,7 +194,7 @@ async def test_readers_of_one_turn_who_came_at_different_times_each_get_what_the
     assert [len(events) - len(await read) for read in late] == [0, 0, 2, 4, 6]
 
 
-async def test_a_request_that_was_answered_elsewhere_shows_the_same_events_under_the_same_sequences(
+async def test_request_answered_elsewhere_shows_the_same_events_and_sequences(
     two: Two,
 ) -> None:
     here, there = two
@@ -206,7 +206,7 @@ async def test_a_request_that_was_answered_elsewhere_shows_the_same_events_under
 @pytest.mark.parametrize(
     "policy", [chat_pb2.DISCONNECT_POLICY_CANCEL, chat_pb2.DISCONNECT_POLICY_DETACH]
 )
-async def test_a_reader_who_leaves_a_copy_stops_the_copy_and_not_the_turn(
+async def test_reader_leaving_a_followed_turn_does_not_stop_the_turn(
     two: Two, policy: chat_pb2.DisconnectPolicy.ValueType
 ) -> None:
     here, there = two
@@ -225,15 +225,15 @@ async def test_a_reader_who_leaves_a_copy_stops_the_copy_and_not_the_turn(
     assert text_of(seen + [event async for event in call]) == "The answer is 42."
 
 
-async def test_a_turn_that_showed_nothing_can_be_tried_again_elsewhere(two: Two) -> None:
+async def test_failed_turn_without_text_can_be_retried_elsewhere(two: Two) -> None:
     here, there = two
     here.fakes.generator.away = True
     await read_to_error(here.send(request_id="once"))
     here.fakes.generator.away = False
     async with asyncio.timeout(5):
         while True:
-            # Until its end has arrived the first turn counts as running, and its error as this
-            # one's.
+            # Until its end is published, the first turn counts as running, and its error is
+            # returned here.
             try:
                 events = await there.ask(request_id="once")
                 break
@@ -244,7 +244,7 @@ async def test_a_turn_that_showed_nothing_can_be_tried_again_elsewhere(two: Two)
     assert len(here.fakes.session.messages) == 2
 
 
-async def test_an_answer_that_began_anew_is_only_read_from_its_beginning(two: Two) -> None:
+async def test_restarted_answer_is_readable_only_from_its_beginning(two: Two) -> None:
     here, _ = two
     here.fakes.generator.away = True
     await read_to_error(here.send(request_id="once"))
@@ -256,9 +256,7 @@ async def test_an_answer_that_began_anew_is_only_read_from_its_beginning(two: Tw
         assert await resume(gateway, events[0].message_id) == events
 
 
-async def test_what_users_say_lies_in_valkey_only_sealed(
-    tmp_path: Path, valkey: ValkeyServer
-) -> None:
+async def test_user_text_in_valkey_is_encrypted(tmp_path: Path, valkey: ValkeyServer) -> None:
     url = valkey.database()
     async with two_gateways(tmp_path, url) as (here, there):
         here.fakes.generator.deltas = ["canary-answer"]
@@ -269,7 +267,7 @@ async def test_what_users_say_lies_in_valkey_only_sealed(
     assert "canary" not in kept
 
 
-async def test_a_gateway_with_another_secret_says_that_it_cannot_read(
+async def test_gateway_with_another_secret_reports_unreadable_events(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     url = valkey.database()

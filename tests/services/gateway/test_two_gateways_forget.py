@@ -1,6 +1,4 @@
-"""An erasure at one of two gateways: the other one forgets too, and so does Valkey; what cannot be
-reached is no silence.
-"""
+"""Erasure with two gateways: the other gateway and Valkey are cleared, and outages are reported."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +18,7 @@ from tests.services.gateway.calls import GeneratorGate, read_to_error, resume, r
 from tests.services.gateway.gateway_under_test import GatewayUnderTest
 from tests.services.gateway.two_gateways import everything, two_gateways
 
-# Short, so that gateways look often for what they are told.
+# A short lease, for frequent polling.
 LEASE_SECONDS = 1.0
 
 Two = tuple[GatewayUnderTest, GatewayUnderTest]
@@ -43,9 +41,7 @@ async def erase(gateway: GatewayUnderTest) -> Any:
     )
 
 
-async def test_turns_that_have_ended_are_forgotten_everywhere_and_those_of_others_are_not(
-    two: Two, url: str
-) -> None:
+async def test_ended_turns_of_the_user_are_removed_from_all_gateways(two: Two, url: str) -> None:
     mine = [await gateway.ask(request_id=f"at {number}") for number, gateway in enumerate(two)]
     theirs = await two[1].ask(key=two[1].other_key)
     assert await resume(two[1], mine[0][0].message_id) == mine[0]
@@ -56,14 +52,16 @@ async def test_turns_that_have_ended_are_forgotten_everywhere_and_those_of_other
             events, error = await read_to_error(resuming(gateway, turn[0].message_id))
             assert (events, type(error)) == ([], NotFoundError)
         assert await resume(gateway, theirs[0].message_id, key=gateway.other_key) == theirs
-    # Longer than turns take to be sent again after Valkey has lost them.
+    # Longer than the time for publishing turns again after a loss in Valkey.
     await asyncio.sleep(2 * LEASE_SECONDS)
     kept = await everything(url)
     assert theirs[0].message_id in kept
     assert [turn[0].message_id for turn in mine if turn[0].message_id in kept] == []
 
 
-async def test_a_turn_that_runs_elsewhere_is_stopped_and_never_stored(two: Two, url: str) -> None:
+async def test_running_turn_of_another_gateway_is_stopped_and_never_stored(
+    two: Two, url: str
+) -> None:
     here, there = two
     hold = GeneratorGate(there, at=1)
     call = there.send()
@@ -71,7 +69,7 @@ async def test_a_turn_that_runs_elsewhere_is_stopped_and_never_stored(two: Two, 
     await hold.reached.wait()
     assert await resume_start(here, seen[0].message_id) == seen[0]
     assert (await erase(here)).removed_conversations == 1
-    # Its conversation is gone, so there is nowhere to store what was shown.
+    # The conversation has been removed, so the shown text cannot be stored.
     assert type((await read_to_error(call))[1]) is NotFoundError
     assert there.fakes.generator.cancelled.is_set()
     assert seen[0].message_id not in there.fakes.session.finished
@@ -86,7 +84,7 @@ async def resume_start(gateway: GatewayUnderTest, message_id: str) -> chat_pb2.C
     raise AssertionError("no event")
 
 
-async def test_a_gateway_that_does_not_obey_makes_it_unavailable(
+async def test_unresponsive_gateway_makes_the_erasure_unavailable(
     two: Two, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure_requests, "STOP_SECONDS", 0.0)
@@ -97,14 +95,14 @@ async def test_a_gateway_that_does_not_obey_makes_it_unavailable(
             await erase(two[0])
         error = from_rpc(caught.value, "gateway")
         assert (type(error), error.reason) == (UnavailableError, "ERASURE_UNFINISHED")
-        # What matters most is done all the same.
+        # The other steps of the erasure are complete.
         assert len(two[0].fakes.feedback.erasures) == 1
         await client.delete("tw:{gateway/stuck}:beat")
     await erase(two[0])
     assert len(two[0].fakes.feedback.erasures) == 1
 
 
-async def test_a_gateway_that_begins_later_has_nothing_to_forget(tmp_path: Path, url: str) -> None:
+async def test_later_gateway_has_nothing_to_remove(tmp_path: Path, url: str) -> None:
     async with two_gateways(tmp_path, url, turn_lease_seconds=LEASE_SECONDS) as (here, _):
         await here.ask()
         await erase(here)
@@ -119,7 +117,7 @@ async def test_a_gateway_that_begins_later_has_nothing_to_forget(tmp_path: Path,
         assert await resume(there, events[0].message_id) == events
 
 
-async def test_while_valkey_is_away_it_is_unavailable_and_then_a_repetition_finishes_it(
+async def test_valkey_outage_makes_the_erasure_unavailable_until_repeated(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     patient = {"turn_lease_seconds": LEASE_SECONDS, "valkey_seconds": 0.5}
@@ -132,7 +130,7 @@ async def test_while_valkey_is_away_it_is_unavailable_and_then_a_repetition_fini
         finally:
             valkey.resume()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        # What matters most is done all the same.
+        # The other steps of the erasure are complete.
         assert (
             len(two[0].fakes.feedback.erasures),
             len(two[0].fakes.session.conversations),
@@ -149,7 +147,7 @@ async def test_while_valkey_is_away_it_is_unavailable_and_then_a_repetition_fini
 
 
 async def until_erased(gateway: GatewayUnderTest) -> None:
-    """As a person who is told to send it again."""
+    """Repeat the erasure as requested by the error."""
     async with asyncio.timeout(20):
         while True:
             try:

@@ -14,7 +14,7 @@ SECRET = "a secret that only tests know"
 
 
 def valkey_settings(url: str, **changes: Any) -> dict[str, Any]:
-    """What a gateway needs to share; patient, because machines that run tests are busy."""
+    """Return the settings for sharing, with a long timeout for busy test machines."""
     return {"valkey_url": url, "valkey_secret": SECRET, "valkey_seconds": 2.0, **changes}
 
 
@@ -22,7 +22,7 @@ def valkey_settings(url: str, **changes: Any) -> dict[str, Any]:
 async def two_gateways(
     directory: Path, url: str, **changes: Any
 ) -> AsyncIterator[tuple[GatewayUnderTest, GatewayUnderTest]]:
-    """Both with the same settings."""
+    """Run two gateways with the same settings."""
     shared = valkey_settings(url, **changes)
     async with (
         backends() as (fakes, target),
@@ -33,7 +33,7 @@ async def two_gateways(
 
 
 async def everything(url: str) -> str:
-    """All that lies in a database: names and values."""
+    """Return all names and values of a Valkey database as text."""
     async with Valkey.from_url(url) as client:
         found: list[object] = []
         for key in await client.keys("*"):

@@ -1,4 +1,4 @@
-"""The connection: a stream that ends early is closed before anything else happens."""
+"""Client connections: a stream that ends early is closed before anything else happens."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -19,7 +19,7 @@ SCOPE: Any = {"type": "http", "asgi": {"spec_version": "2.3"}, "headers": []}
 
 
 class Client:
-    """Takes what is sent, and leaves when told."""
+    """Client that receives messages and disconnects on request."""
 
     def __init__(self) -> None:
         self.body = b""
@@ -35,7 +35,7 @@ class Client:
             self.got_some.set()
 
 
-async def test_the_events_are_closed_when_the_client_leaves() -> None:
+async def test_events_are_closed_when_the_client_disconnects() -> None:
     closed, never, client = asyncio.Event(), asyncio.Event(), Client()
 
     async def events() -> AsyncGenerator[bytes, None]:
@@ -54,7 +54,7 @@ async def test_the_events_are_closed_when_the_client_leaves() -> None:
     assert client.body == b"data: 1\n\n"
 
 
-async def test_the_events_are_closed_when_the_client_leaves_without_reading() -> None:
+async def test_events_are_closed_when_the_client_never_reads() -> None:
     closed, client = asyncio.Event(), Client()
 
     async def events() -> AsyncGenerator[bytes, None]:
@@ -73,7 +73,7 @@ async def test_the_events_are_closed_when_the_client_leaves_without_reading() ->
     assert closed.is_set()
 
 
-async def test_a_silent_stream_is_kept_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_stream_gets_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT_SECONDS", 0.01)
     client, go = Client(), asyncio.Event()
 
@@ -89,7 +89,7 @@ async def test_a_silent_stream_is_kept_awake(monkeypatch: pytest.MonkeyPatch) ->
     assert client.body.endswith(b"data: 1\n\n")
 
 
-async def test_work_is_cancelled_when_its_client_leaves_and_returned_otherwise() -> None:
+async def test_work_is_cancelled_on_disconnect_and_returned_otherwise() -> None:
     client, cancelled = Client(), asyncio.Event()
     request = Request(SCOPE, client.receive)
 

@@ -1,6 +1,4 @@
-"""What a refusal says over HTTP: what would be right, or how much is allowed, in the message
-itself.
-"""
+"""HTTP error messages contain the expected value or the limit."""
 
 import pytest
 
@@ -28,7 +26,7 @@ from services.gateway.http.errors import error_body
         (InvalidArgumentError("at most 5 are taken", limit="at most 5"), "at most 5 are taken"),
     ],
 )
-def test_the_message_says_what_is_expected_or_where_the_limit_is(
+def test_message_contains_the_expected_value_or_the_limit(
     error: ServiceError, message: str
 ) -> None:
     assert error_body(error)["error"]["message"] == message

@@ -1,6 +1,4 @@
-"""The unmodified `openai` package against the gateway: whole, streaming, errors, disconnect,
-thumbs.
-"""
+"""The unmodified `openai` package against the gateway: answers, streams, errors."""
 
 import asyncio
 import re
@@ -28,7 +26,7 @@ async def client(
         yield opened
 
 
-async def test_a_whole_answer(gateway: GatewayUnderTest) -> None:
+async def test_complete_answer(gateway: GatewayUnderTest) -> None:
     history: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     history += [{"role": "assistant", "content": "Hello."}, *QUESTION]
     async with client(gateway) as api:
@@ -65,7 +63,7 @@ async def test_a_whole_answer(gateway: GatewayUnderTest) -> None:
     )
 
 
-async def test_the_clients_trace_goes_on_in_the_services(gateway: GatewayUnderTest) -> None:
+async def test_trace_of_the_client_continues_in_the_services(gateway: GatewayUnderTest) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     async with client(gateway) as api:
         await api.chat.completions.create(
@@ -77,7 +75,7 @@ async def test_the_clients_trace_goes_on_in_the_services(gateway: GatewayUnderTe
     assert seen.split("-")[1] == trace
 
 
-async def test_a_streamed_answer_with_usage(gateway: GatewayUnderTest) -> None:
+async def test_streamed_answer_with_usage(gateway: GatewayUnderTest) -> None:
     async with client(gateway) as api:
         stream = await api.chat.completions.create(
             model="thumbwheel",
@@ -97,7 +95,7 @@ async def test_a_streamed_answer_with_usage(gateway: GatewayUnderTest) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_the_answers_id_names_the_message_that_can_be_rated(
+async def test_completion_id_contains_the_message_id_for_feedback(
     gateway: GatewayUnderTest,
 ) -> None:
     async with client(gateway) as api:
@@ -115,7 +113,7 @@ async def test_the_answers_id_names_the_message_that_can_be_rated(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_blocked_question_is_a_content_filter_with_the_refusal(
+async def test_blocked_question_ends_as_content_filter_with_the_rejection(
     gateway: GatewayUnderTest, stream: bool
 ) -> None:
     messages: Any = [{"role": "user", "content": f"the {FORBIDDEN} thing"}]
@@ -135,7 +133,7 @@ async def test_a_blocked_question_is_a_content_filter_with_the_refusal(
     assert (text, reason) == ("I cannot help with that.", "content_filter")
 
 
-async def test_a_blocked_answer_never_shows_the_bad_part(gateway: GatewayUnderTest) -> None:
+async def test_blocked_answer_never_shows_the_blocked_part(gateway: GatewayUnderTest) -> None:
     gateway.fakes.generator.deltas = ["Fine. ", f"{BAD_WORD}."]
     async with client(gateway) as api:
         answer = await api.chat.completions.create(model="thumbwheel", messages=QUESTION)
@@ -143,7 +141,7 @@ async def test_a_blocked_answer_never_shows_the_bad_part(gateway: GatewayUnderTe
     assert BAD_WORD not in str(answer.choices[0].message.content)
 
 
-async def test_what_a_client_says_was_asked_before_is_judged_too(gateway: GatewayUnderTest) -> None:
+async def test_history_of_the_client_is_checked_by_the_guard(gateway: GatewayUnderTest) -> None:
     history: Any = [
         {"role": "user", "content": FORBIDDEN},
         {"role": "assistant", "content": "Sure, first"},
@@ -157,7 +155,7 @@ async def test_what_a_client_says_was_asked_before_is_judged_too(gateway: Gatewa
     assert gateway.fakes.guardrail.inputs == [["hw does it work?", FORBIDDEN]]
 
 
-async def test_errors_are_the_packages_own(gateway: GatewayUnderTest) -> None:
+async def test_errors_raise_the_exceptions_of_the_package(gateway: GatewayUnderTest) -> None:
     async with client(gateway) as api, client(gateway, "tw_" + "A" * 43) as stranger:
         with pytest.raises(openai.NotFoundError) as unknown:
             await api.chat.completions.create(model="gpt-9", messages=QUESTION)
@@ -174,7 +172,7 @@ async def test_errors_are_the_packages_own(gateway: GatewayUnderTest) -> None:
     assert away.value.status_code == 503
 
 
-async def test_an_error_in_mid_stream_is_raised_by_the_package(gateway: GatewayUnderTest) -> None:
+async def test_error_during_the_stream_is_raised_by_the_package(gateway: GatewayUnderTest) -> None:
     gateway.fakes.generator.breaks_after = 2
     seen = ""
     async with client(gateway) as api:
@@ -189,9 +187,7 @@ async def test_an_error_in_mid_stream_is_raised_by_the_package(gateway: GatewayU
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_stops_the_model(
-    gateway: GatewayUnderTest, stream: bool
-) -> None:
+async def test_disconnected_client_stops_the_model(gateway: GatewayUnderTest, stream: bool) -> None:
     never, reached = asyncio.Event(), asyncio.Event()
 
     async def gate(number: int) -> None:
@@ -217,7 +213,7 @@ async def _read(api: openai.AsyncOpenAI, stream: bool) -> None:
             pass
 
 
-async def test_models_are_the_rollouts_choice_and_the_served_versions(
+async def test_models_are_the_rollout_and_the_served_versions(
     gateway: GatewayUnderTest,
 ) -> None:
     async with client(gateway) as api:
@@ -227,7 +223,7 @@ async def test_models_are_the_rollouts_choice_and_the_served_versions(
             await api.models.retrieve("gpt-9")
 
 
-async def test_parameters_that_ask_for_nothing_are_accepted(gateway: GatewayUnderTest) -> None:
+async def test_parameters_without_effect_are_accepted(gateway: GatewayUnderTest) -> None:
     nothing: Any = {
         "n": 1,
         "logprobs": False,
@@ -245,5 +241,5 @@ async def test_parameters_that_ask_for_nothing_are_accepted(gateway: GatewayUnde
     ]
     async with client(gateway) as api:
         await api.chat.completions.create(model="thumbwheel", messages=parts, **nothing)
-    # Not enhanced: the client could not be shown the change.
+    # Without the enhancer, because this API cannot show its changes.
     assert gateway.fakes.generator.requests[0].messages[-1].text == "hw so?"

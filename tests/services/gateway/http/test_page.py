@@ -1,4 +1,4 @@
-"""The page's API: the same events as over gRPC, resumable, and files that cannot call elsewhere."""
+"""The page's API: the events of gRPC, resumption, and static files with a strict policy."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from tests.services.gateway.gateway_under_test import (
 async def read_events(
     response: aiohttp.ClientResponse, until_text: bool = False
 ) -> tuple[list[chat_pb2.ChatEvent], Any]:
-    """Events, and the error that ended them, if any."""
+    """Return the events, and the final error if any."""
     assert response.headers["content-type"].startswith("text/event-stream")
     events, error, kind = [], None, ""
     async for raw in response.content:
@@ -50,7 +50,7 @@ def get(gateway: GatewayUnderTest, path: str, **headers: str) -> Any:
     return gateway.http.get(gateway.url + path, headers={**gateway.headers(), **headers})
 
 
-async def test_the_stream_is_that_of_grpc_as_json_with_sequences_as_ids(
+async def test_stream_has_the_events_of_grpc_with_sequences_as_ids(
     gateway: GatewayUnderTest,
 ) -> None:
     async with post(
@@ -68,7 +68,7 @@ async def test_the_stream_is_that_of_grpc_as_json_with_sequences_as_ids(
     ]
 
 
-async def test_a_reload_in_mid_answer_shows_the_whole_answer(gateway: GatewayUnderTest) -> None:
+async def test_reload_during_an_answer_shows_the_whole_answer(gateway: GatewayUnderTest) -> None:
     go = asyncio.Event()
     gateway.fakes.generator.gate = lambda number: go.wait() if number == 1 else asyncio.sleep(0)
     async with post(gateway, "/api/messages", {"input": {"text": "Hello"}}) as response:
@@ -96,7 +96,7 @@ async def test_stop_ends_the_generation(gateway: GatewayUnderTest) -> None:
     await asyncio.wait_for(gateway.fakes.generator.cancelled.wait(), 5)
 
 
-async def test_an_error_after_text_comes_as_an_event_and_one_before_as_a_status(
+async def test_error_is_an_event_after_text_and_a_status_before(
     gateway: GatewayUnderTest,
 ) -> None:
     gateway.fakes.generator.breaks_after = 1
@@ -144,7 +144,7 @@ async def test_conversations_are_listed_read_cleared_and_deleted(gateway: Gatewa
         ("/api/loop/report/.hidden", "run"),
     ],
 )
-async def test_wrong_paths_and_queries_are_refused_by_name(
+async def test_invalid_paths_and_queries_are_rejected_with_the_field(
     shared_gateway: GatewayUnderTest, path: str, param: str
 ) -> None:
     async with shared_gateway.http.get(
@@ -154,13 +154,13 @@ async def test_wrong_paths_and_queries_are_refused_by_name(
     assert (response.status, body["param"] or "") == (400 if param else 404, param)
 
 
-async def test_the_rollout_is_shown(gateway: GatewayUnderTest) -> None:
+async def test_rollout_is_shown(gateway: GatewayUnderTest) -> None:
     async with get(gateway, "/api/rollout") as response:
         rollout = await response.json()
     assert (rollout["stable"]["version"], rollout["candidate"]["version"]) == (STABLE, CANDIDATE)
 
 
-async def test_the_loops_status_and_reports_are_shown_once_they_are_there(
+async def test_loop_status_and_reports_are_shown_once_present(
     gateway: GatewayUnderTest,
 ) -> None:
     async with get(gateway, "/api/loop") as response:
@@ -179,7 +179,7 @@ async def test_the_loops_status_and_reports_are_shown_once_they_are_there(
         assert response.status == 404
 
 
-async def test_only_a_report_takes_the_key_from_a_cookie(gateway: GatewayUnderTest) -> None:
+async def test_only_reports_accept_the_key_from_a_cookie(gateway: GatewayUnderTest) -> None:
     run = gateway.directory / "loop" / "runs" / "one"
     run.mkdir(parents=True)
     (run / "report.html").write_text("<h1>report</h1>")
@@ -196,7 +196,7 @@ async def test_only_a_report_takes_the_key_from_a_cookie(gateway: GatewayUnderTe
                 assert response.status == status, path
 
 
-async def test_the_page_is_served_to_all_and_may_not_call_elsewhere(tmp_path: Path) -> None:
+async def test_page_is_public_and_its_policy_forbids_foreign_origins(tmp_path: Path) -> None:
     page = tmp_path / "page"
     (page / "assets").mkdir(parents=True)
     (page / "index.html").write_text("<!doctype html>")
@@ -220,7 +220,7 @@ async def test_the_page_is_served_to_all_and_may_not_call_elsewhere(tmp_path: Pa
             assert response.status == 401
 
 
-async def test_without_a_built_page_the_apis_serve(tmp_path: Path) -> None:
+async def test_apis_work_without_a_built_page(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, page_directory=tmp_path / "nothing") as gateway:
         assert kinds_of(await gateway.ask())[-1] == "completed"
         async with gateway.http.get(gateway.url) as response:
@@ -230,7 +230,7 @@ async def test_without_a_built_page_the_apis_serve(tmp_path: Path) -> None:
             )
 
 
-async def test_metrics_name_what_happened_and_never_what_was_said(
+async def test_metrics_count_events_without_user_text(
     gateway: GatewayUnderTest,
 ) -> None:
     text = "a very particular sentence"
@@ -252,7 +252,7 @@ async def test_metrics_name_what_happened_and_never_what_was_said(
     assert "particular" not in figures
 
 
-async def test_metrics_can_be_taken_off_the_public_port(tmp_path: Path) -> None:
+async def test_metrics_can_be_disabled_on_the_public_port(tmp_path: Path) -> None:
     async with (
         run_gateway(tmp_path, http_metrics=False) as gateway,
         gateway.http.get(f"{gateway.url}/metrics") as response,
@@ -260,7 +260,7 @@ async def test_metrics_can_be_taken_off_the_public_port(tmp_path: Path) -> None:
         assert response.status == 404
 
 
-async def test_a_caller_is_told_as_whom_they_are_known_and_what_they_may_do(
+async def test_account_shows_tenant_user_and_scopes(
     gateway: GatewayUnderTest,
 ) -> None:
     usual = await new_key(gateway.store, BOB, scopes=DEFAULT_SCOPES)

@@ -1,6 +1,4 @@
-"""An answer is asked for once more where its generator went before it said anything, and only
-there.
-"""
+"""Retry of a generator call, only if the connection was lost before the first event."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -26,7 +24,7 @@ Told = generator_pb2.GenerateEvent | AioRpcError
 
 
 class Call:
-    """One call, which says these events, or breaks off."""
+    """One call with scripted events or a broken connection."""
 
     def __init__(self, events: tuple[Told, ...]) -> None:
         self._events = events
@@ -41,7 +39,7 @@ class Call:
 
 
 class Stub:
-    """Answers each call with the next of these."""
+    """Stub that answers each call with the next script."""
 
     def __init__(self, *calls: tuple[Told, ...]) -> None:
         self._calls = list(calls)
@@ -62,21 +60,21 @@ async def answer(stub: Any) -> list[GenerateEvent]:
     ]
 
 
-async def test_what_a_generator_that_ends_has_not_begun_is_asked_of_the_next() -> None:
+async def test_call_lost_before_the_first_event_is_retried() -> None:
     stub = Stub((GONE,), (TEXT, END))
     said = await answer(stub)
     assert said[0] == "well"
     assert isinstance(said[1], Finished)
 
 
-async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
+async def test_started_answer_is_not_retried() -> None:
     stub = Stub((TEXT, GONE), (TEXT, END))
     with pytest.raises(UnavailableError):
         await answer(stub)
     assert stub.asked == 1
 
 
-async def test_a_generator_that_is_away_is_asked_no_third_time() -> None:
+async def test_unavailable_generator_is_not_called_a_third_time() -> None:
     stub = Stub((GONE,), (GONE,), (TEXT, END))
     with refused(UnavailableError, reason="GENERATOR_UNAVAILABLE"):
         await answer(stub)

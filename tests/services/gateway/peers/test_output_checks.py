@@ -1,6 +1,4 @@
-"""Checks that can wait go together, and what goes wrong with one call is told to those who asked in
-it.
-"""
+"""Batching of output checks. A failed call affects only the checks in its batch."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,9 +14,7 @@ ADA = CallContext(Caller("acme", "ada"), "r1")
 
 
 class Guard:
-    """Releases what it is asked for, when it is let; says which calls there were, and on whose
-    behalf.
-    """
+    """Guard that waits for the test, and records its calls and their callers."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -28,7 +24,7 @@ class Guard:
         self.leaves_out = 0
 
     async def ask(self, text: str) -> str:
-        """Capitals begin an answer, and ! ends it."""
+        """Return a check. Capitals mark the first text of an answer, and ! marks the last."""
         tail = "" if text.isupper() else "before"
         return str(
             (
@@ -51,7 +47,7 @@ class Guard:
 
 
 async def asked(guard: Guard, *texts: str) -> list["asyncio.Task[str]"]:
-    """Each by a turn of its own; returns when all stand in line."""
+    """Start each check in a turn of its own. Returns when all are waiting."""
     tasks = [asyncio.create_task(guard.ask(text)) for text in texts]
     for _ in range(3):
         await asyncio.sleep(0)
@@ -59,12 +55,12 @@ async def asked(guard: Guard, *texts: str) -> list["asyncio.Task[str]"]:
 
 
 async def answered(guard: Guard, tasks: "Sequence[asyncio.Task[str]]") -> list[str | BaseException]:
-    """By a guard that answers now."""
+    """Return the results of a guard without delay."""
     guard.open.set()
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_what_begins_or_ends_an_answer_goes_at_once_and_takes_along_what_waits() -> None:
+async def test_first_and_last_checks_are_sent_at_once_with_all_waiting_ones() -> None:
     guard = Guard()
     tasks = await asked(guard, "A", "b", "c", "D", "e", "f!", "g")
     assert guard.calls == [["A"], ["b", "c", "D"], ["e", "f!"]]
@@ -72,7 +68,7 @@ async def test_what_begins_or_ends_an_answer_goes_at_once_and_takes_along_what_w
     assert guard.calls[3:] == [["g"]]
 
 
-async def test_the_middle_of_many_answers_goes_together_and_each_gets_its_own_verdict() -> None:
+async def test_middle_checks_are_batched_and_each_gets_its_own_verdict() -> None:
     guard = Guard()
     texts = [f"t{number}" for number in range(1 + MAX_CHECKS + 5)]
     tasks = await asked(guard, *texts)
@@ -81,14 +77,14 @@ async def test_the_middle_of_many_answers_goes_together_and_each_gets_its_own_ve
     assert [len(call) for call in guard.calls] == [1, MAX_CHECKS, 5]
 
 
-async def test_alone_it_is_asked_for_its_user_and_in_company_for_nobody() -> None:
+async def test_single_check_carries_its_caller_and_a_batch_carries_none() -> None:
     guard = Guard()
     bind_call(ADA)
     await answered(guard, await asked(guard, "A", "b", "c"))
     assert guard.callers == [ADA.caller, Caller()]
 
 
-async def test_a_call_that_fails_is_told_to_all_who_asked_in_it_and_to_no_other() -> None:
+async def test_failed_call_fails_only_the_checks_of_its_batch() -> None:
     guard = Guard()
     answers = await answered(guard, await asked(guard, "A", "b", "c", "bad"))
     assert answers[0] == "A"
@@ -96,14 +92,14 @@ async def test_a_call_that_fails_is_told_to_all_who_asked_in_it_and_to_no_other(
     assert await guard.ask("H") == "H"
 
 
-async def test_an_answer_that_is_too_short_is_no_answer() -> None:
+async def test_too_few_results_are_an_error() -> None:
     guard = Guard()
     guard.leaves_out = 1
     answers = await answered(guard, await asked(guard, "A", "b", "c"))
     assert [getattr(error, "reason", "") for error in answers[1:]] == ["GUARDRAIL_UNAVAILABLE"] * 2
 
 
-async def test_a_turn_that_was_stopped_is_not_asked_for() -> None:
+async def test_checks_of_stopped_turns_are_not_sent() -> None:
     guard = Guard()
     tasks = await asked(guard, "A", "b", "c", "d")
     tasks[2].cancel()
@@ -114,7 +110,7 @@ async def test_a_turn_that_was_stopped_is_not_asked_for() -> None:
 
 
 @pytest.mark.parametrize("long", [9_000, 32_768])
-async def test_a_long_text_goes_alone(long: int) -> None:
+async def test_long_text_is_sent_alone(long: int) -> None:
     guard = Guard()
     await answered(guard, await asked(guard, "A", "b", "c" * long, "d"))
     assert [[len(text) for text in call] for call in guard.calls] == [[1], [1], [long], [1]]

@@ -1,6 +1,4 @@
-"""The way to Valkey on a real server: replies go to who asked, an absence costs one short wait and
-ends by itself.
-"""
+"""The Valkey client on a real server: reply order, short waits during outages, reconnection."""
 
 import asyncio
 import logging
@@ -35,7 +33,7 @@ async def echo(client: ValkeyClient, text: str) -> str:
 
 
 def states(caplog: pytest.LogCaptureFixture) -> list[tuple[str, object]]:
-    """What the log says about coming and going."""
+    """Return the logged changes between available and unavailable."""
     return [
         (record.message, record.fields.get("reason"))  # type: ignore[attr-defined]
         for record in caplog.records
@@ -43,7 +41,7 @@ def states(caplog: pytest.LogCaptureFixture) -> list[tuple[str, object]]:
     ]
 
 
-async def test_every_caller_gets_the_reply_to_its_own_command_even_if_others_are_cancelled(
+async def test_each_caller_gets_its_own_reply_despite_cancelled_callers(
     valkey: ValkeyServer,
 ) -> None:
     chance = random.Random(7)
@@ -65,14 +63,14 @@ async def test_every_caller_gets_the_reply_to_its_own_command_even_if_others_are
     assert cancelled > 50
 
 
-async def test_a_script_is_known_again_after_the_server_forgot_it(valkey: ValkeyServer) -> None:
+async def test_script_is_reloaded_after_a_script_flush(valkey: ValkeyServer) -> None:
     async with linked(valkey) as client:
         assert await client.run(Use.QUOTAS, ADD, ["sum"], 3) == 3
         await client.call(Use.QUOTAS, "SCRIPT", "FLUSH")
         assert await client.run(Use.QUOTAS, ADD, ["sum"], 4) == 7
 
 
-async def test_a_killed_server_is_noticed_once_said_once_and_found_again(
+async def test_killed_server_is_logged_once_and_reconnected(
     valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -93,7 +91,7 @@ async def test_a_killed_server_is_noticed_once_said_once_and_found_again(
     assert states(caplog) == [("valkey unavailable", "unreachable"), ("valkey available", None)]
 
 
-async def test_a_server_that_hangs_costs_one_short_wait(
+async def test_hanging_server_costs_one_short_wait(
     valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with linked(valkey, deadline_seconds=0.2) as client:
@@ -119,7 +117,7 @@ async def test_a_server_that_hangs_costs_one_short_wait(
     assert states(caplog)[0] == ("valkey unavailable", "timeout")
 
 
-async def test_a_full_server_is_away_until_there_is_room(
+async def test_full_server_is_unavailable_until_memory_is_free(
     valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with linked(valkey) as client, Valkey.from_url(valkey.database()) as operator:
@@ -136,7 +134,7 @@ async def test_a_full_server_is_away_until_there_is_room(
     assert states(caplog)[0] == ("valkey unavailable", "full")
 
 
-async def test_a_gateway_starts_without_its_server_and_finds_it_later(valkey: ValkeyServer) -> None:
+async def test_client_starts_without_a_server_and_connects_later(valkey: ValkeyServer) -> None:
     await asyncio.to_thread(valkey.stop)
     try:
         async with linked(valkey) as client:
@@ -149,7 +147,7 @@ async def test_a_gateway_starts_without_its_server_and_finds_it_later(valkey: Va
             await asyncio.to_thread(valkey.start)
 
 
-async def test_a_command_that_is_refused_is_not_an_absence(
+async def test_refused_command_does_not_disconnect(
     valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with linked(valkey) as client:

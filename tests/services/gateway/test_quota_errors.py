@@ -1,6 +1,4 @@
-"""A quota that is used up, as each door says it: gRPC's status with RetryInfo, HTTP 429 with
-Retry-After and OpenAI's headers.
-"""
+"""Exhausted quotas in each API: RetryInfo in gRPC, Retry-After in HTTP, OpenAI's headers."""
 
 import asyncio
 import re
@@ -23,7 +21,7 @@ QUESTION: Any = [{"role": "user", "content": "What is it?"}]
 ACME = {"acme": {"user_requests_per_minute": 2, "user_tokens_per_day": 1_000}}
 
 
-async def test_grpc_names_the_limit_and_when_to_come_back(tmp_path: Path) -> None:
+async def test_grpc_error_has_the_limit_and_the_retry_time(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, user_requests_per_minute=1) as gateway:
         await gateway.ask()
         events, error = await read_to_error(gateway.send())
@@ -35,7 +33,7 @@ async def test_grpc_names_the_limit_and_when_to_come_back(tmp_path: Path) -> Non
     }
 
 
-async def test_the_pages_door_says_429_and_retry_after(tmp_path: Path) -> None:
+async def test_page_api_returns_429_with_retry_after(tmp_path: Path) -> None:
     async with run_gateway(tmp_path, user_requests_per_minute=1) as gateway:
         await gateway.ask()
         body = {"input": {"text": "What is it?"}}
@@ -53,7 +51,7 @@ async def test_the_pages_door_says_429_and_retry_after(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_openais_headers_tell_what_is_left(tmp_path: Path, stream: bool) -> None:
+async def test_openai_headers_show_the_remaining_quota(tmp_path: Path, stream: bool) -> None:
     async with run_gateway(tmp_path, quota_overrides=ACME) as gateway, _openai(gateway) as api:
         ask = api.chat.completions.with_raw_response.create
         heads = []
@@ -70,7 +68,7 @@ async def test_openais_headers_tell_what_is_left(tmp_path: Path, stream: bool) -
         (head["x-ratelimit-remaining-requests"], head["x-ratelimit-remaining-tokens"])
         for head in heads
     ]
-    # Reserved are 4 for the question and 100 for the answer; the first turn has used 11.
+    # 4 tokens are reserved for the question and 100 for the answer. The first turn used 11.
     assert left == [("1", "896"), ("0", "885")]
     refused = caught.value.response.headers
     assert (refused["x-ratelimit-limit-requests"], refused["x-ratelimit-remaining-requests"]) == (
@@ -92,7 +90,7 @@ async def _parsed(answer: Any) -> Any:
     return await parsed if asyncio.iscoroutine(parsed) else parsed
 
 
-async def test_without_limits_there_are_no_headers(tmp_path: Path) -> None:
+async def test_no_headers_without_limits(tmp_path: Path) -> None:
     async with run_gateway(tmp_path) as gateway, _openai(gateway) as api:
         answer = await api.chat.completions.with_raw_response.create(
             model="thumbwheel", messages=QUESTION
@@ -100,7 +98,7 @@ async def test_without_limits_there_are_no_headers(tmp_path: Path) -> None:
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
 
 
-async def test_a_turn_that_runs_elsewhere_counts_here(tmp_path: Path, valkey: ValkeyServer) -> None:
+async def test_turn_in_another_gateway_is_counted(tmp_path: Path, valkey: ValkeyServer) -> None:
     async with two_gateways(tmp_path, valkey.database(), max_turns_per_user=1) as (here, there):
         hold = GeneratorGate(here, at=1)
         call = here.send()
@@ -112,7 +110,7 @@ async def test_a_turn_that_runs_elsewhere_counts_here(tmp_path: Path, valkey: Va
         assert seen[0].started
         async with asyncio.timeout(5):
             while True:
-                # It is settled a moment after its end.
+                # The reservation is settled shortly after the end of the turn.
                 _, error_or_none = await _try(there)
                 if error_or_none is None:
                     break
@@ -138,7 +136,7 @@ async def _try(gateway: GatewayUnderTest) -> tuple[Any, Any]:
         {"valkey_url": "http://localhost", "valkey_secret": "0123456789abcdef"},
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+def test_meaningless_settings_are_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         GatewaySettings.model_validate({"principal_key": PRINCIPAL_KEY, **wrong})
 
@@ -154,5 +152,5 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
         (86_399, "23h59m59s"),
     ],
 )
-def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
+def test_durations_have_openais_format(seconds: float, text: str) -> None:
     assert duration(seconds) == text
