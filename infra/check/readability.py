@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("services", "training", "infra")
-CODE = (*PRODUCT, "tests", "benchmarks")
+CODE = (*PRODUCT, "thumbwheel_cli", "tests", "benchmarks")
 WIDTH = 100
 SHORT_MODULE_LINES = 40
 MAX_MODULES_IN_FOLDER = 15

@@ -45,6 +45,7 @@ def main(groups: list[str]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for group in groups:
             install(group)
+        _install_command()
 
 
 def install(group: str) -> None:
@@ -90,6 +91,15 @@ def _put_clone_on_path() -> None:
     """
     site = next((VENV / "lib").glob("python3*/site-packages"))
     (site / "thumbwheel.pth").write_text(f"{ROOT}\n{ROOT / 'gen'}\n")
+
+
+def _install_command() -> None:
+    """Write `.venv/bin/thumbwheel`, the command line of this clone."""
+    python, command = VENV / "bin" / "python", VENV / "bin" / "thumbwheel"
+    text = f"#!{python}\nfrom thumbwheel_cli.__main__ import main\n\nmain()\n"
+    if not command.exists() or command.read_text() != text:
+        command.write_text(text)
+        command.chmod(0o755)
 
 
 def cache() -> Path:

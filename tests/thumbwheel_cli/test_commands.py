@@ -1,0 +1,65 @@
+"""The command line `thumbwheel`: its list of commands, lazy loading, and missing dependencies."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from thumbwheel_cli import __main__ as cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*words: str, program: str = "") -> subprocess.CompletedProcess[str]:
+    command = ["-c", program] if program else ["-m", "thumbwheel_cli"]
+    return subprocess.run(
+        [sys.executable, *command, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_help_lists_all_commands_and_imports_none_of_them() -> None:
+    program = "import sys; from thumbwheel_cli.__main__ import main; main(); print(*sys.modules)"
+    listed, _, loaded = run("--help", program=program).stdout.rpartition("\n\n")
+    assert set(re.findall(r"^  ([a-z ]+?)  ", listed, re.MULTILINE)) == set(cli.COMMANDS)
+    assert not {"argparse", "grpc", "torch", "infra", "training"} & set(loaded.split())
+
+
+def test_every_command_names_a_module_that_exists() -> None:
+    for name, command in cli.COMMANDS.items():
+        assert (ROOT / Path(*command.module.split(".")) / "__main__.py").is_file(), name
+
+
+@pytest.mark.parametrize("words", [("train", "--help"), ("models", "lineage", "--help")])
+def test_command_gets_the_remaining_arguments(words: tuple[str, ...]) -> None:
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage:")
+
+
+def test_unknown_command_is_a_usage_error() -> None:
+    done = run("trian")
+    assert done.returncode == cli.USAGE_ERROR
+    assert "'trian'" in done.stderr and not done.stdout
+
+
+def test_missing_dependency_group_is_named_with_its_installation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(cli.PROBES, "training", "a_package_that_is_not_installed")
+    assert cli.missing(cli.COMMANDS["up"]) == ""
+    assert cli.missing(cli.COMMANDS["train"]).endswith(
+        "run python3 infra/install/environment.py training"
+    )
+
+
+def test_image_without_the_module_or_group_names_the_image(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    assert "infra.embedded is not part of this image" in cli.missing(cli.COMMANDS["up"])
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__main__.py").touch()
+    monkeypatch.setitem(cli.PROBES, "training", "a_package_that_is_not_installed")
+    assert cli.missing(cli.COMMANDS["train"]).endswith("use the image thumbwheel-training")

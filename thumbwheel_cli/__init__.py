@@ -1,0 +1,1 @@
+"""The command line `thumbwheel`: a table of subcommands, each loaded when it is called."""

@@ -1,0 +1,105 @@
+"""`thumbwheel COMMAND …` runs the module behind a subcommand; `thumbwheel --help` lists all.
+
+Only the module of the given subcommand is imported, so that help is fast and a machine needs only
+the dependency groups of the commands that it runs.
+"""
+
+import importlib.util
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+USAGE_ERROR = 2
+# One package of each dependency group that no other group installs.
+PROBES = {"services": "starlette", "predictor": "openvino", "training": "torch"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand and the module that implements it.
+
+    Args:
+        summary: one line for the list of commands.
+        module: run as `python -m module`.
+        words: arguments before those of the user.
+        groups: dependency groups that the module imports.
+    """
+
+    summary: str
+    module: str
+    words: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ("services",)
+
+
+EMBEDDED, USERS, TRAINING = "infra.embedded", "infra.simulated_users", "training"
+COMMANDS = {
+    "up": Command("run the whole system, print one URL", EMBEDDED, ("up",), tuple(PROBES)[:2]),
+    "stack": Command(
+        "run the system on real Kafka, Postgres, Valkey and S3", "infra.stack", ("up",)
+    ),
+    "loop": Command("run the training loop once", EMBEDDED, ("loop",), tuple(PROBES)),
+    "demo": Command("simulate users, run the loop, judge the result", USERS, ("demo",)),
+    "train": Command("train, evaluate and sample models", TRAINING, groups=("training",)),
+    "models fetch": Command("install a model: small, a directory or a hub id", "infra.small_model"),
+    "models lineage": Command(
+        "list versions and the data behind them", TRAINING, ("lineage",), ("training",)
+    ),
+    "models forget": Command(
+        "apply erasures to training data", TRAINING, ("forget",), ("training",)
+    ),
+    "keys": Command("create, list, rotate and revoke API keys", "services.gateway", ("keys",)),
+}
+
+
+def main() -> None:
+    """Run the subcommand in `sys.argv`; exit with its status, or 2 if it cannot be run."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    name, rest = split(words)
+    if name not in COMMANDS:
+        print(f"{usage()}\n\nthumbwheel: {name!r} is not a command", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    command = COMMANDS[name]
+    if obstacle := missing(command):
+        print(f"thumbwheel {name}: {obstacle}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    sys.argv = [f"thumbwheel {name}", *command.words, *rest]
+    runpy.run_module(command.module, run_name="__main__", alter_sys=False)
+
+
+def usage() -> str:
+    """List the commands with their summaries."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ("usage: thumbwheel COMMAND …", "", *lines, "", "thumbwheel COMMAND --help shows options.")
+    )
+
+
+def split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Split arguments into the name of the command, of one or two words, and the rest."""
+    two = " ".join(words[:2])
+    return (two, [*words[2:]]) if two in COMMANDS else (words[0], [*words[1:]])
+
+
+def missing(command: Command) -> str:
+    """Describe what has to be installed before the command can run; empty if nothing."""
+    if not (ROOT / Path(*command.module.split(".")) / "__main__.py").is_file():
+        return f"{command.module} is not part of this image; run the command in a clone"
+    absent = [group for group in command.groups if not importlib.util.find_spec(PROBES[group])]
+    if not absent:
+        return ""
+    groups = ", ".join(absent)
+    if (ROOT / "infra" / "install").is_dir():
+        install = f"python3 infra/install/environment.py {' '.join(absent)}"
+        return f"dependencies are not installed ({groups}); run {install}"
+    return f"dependencies are not installed ({groups}); use the image thumbwheel-{absent[0]}"
+
+
+if __name__ == "__main__":
+    main()
