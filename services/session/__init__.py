@@ -1,3 +1,1 @@
-"""Conversations as trees of messages, the context that fits the model, and each turn's record for
-training.
-"""
+"""Session service: conversations, the context of each turn, and turn records for training."""

@@ -1,5 +1,7 @@
-"""`python -m services.session` serves; `python -m services.session migrate` brings the database to
-this version's schema.
+"""Command line of the session service.
+
+`python -m services.session` serves. `python -m services.session migrate` migrates the database to
+the schema of this version.
 """
 
 import argparse
@@ -22,11 +24,11 @@ from services.session.backends import migrate, open_database
 from services.session.conversation import Conversations
 from services.session.database import DatabaseLimits
 from services.session.erasure import Erasure
-from services.session.identifiers import IdMint
+from services.session.identifiers import IdGenerator
 from services.session.lease import Lease
 from services.session.outbox import Outbox
-from services.session.relay import Relay, RelayPace
-from services.session.schema import DatabaseBehindError
+from services.session.relay import Relay, RelayIntervals
+from services.session.schema import OutdatedSchemaError
 from services.session.servicer import SERVICE_NAME, SessionServicer
 from services.session.settings import SessionSettings
 from services.session.store import Store
@@ -40,7 +42,7 @@ from services.session.wire import encode_turn_record
 
 @asynccontextmanager
 async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Open the store and the relay; the tokenizer is loaded before anybody is served."""
+    """Open the database and start the relay; the tokenizer is loaded before calls are served."""
     counter = await load_counter(settings.tokenizer_file)
     async with (
         open_database(settings.database_url, database_limits(settings)) as database,
@@ -53,7 +55,9 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
     ):
         turn_log = FeedbackTurnLog(feedback, settings.relay_timeout_seconds)
         relay = Relay(
-            Outbox(database, Lease(settings.relay_lease_seconds)), turn_log, relay_pace(settings)
+            Outbox(database, Lease(settings.relay_lease_seconds)),
+            turn_log,
+            relay_intervals(settings),
         )
         store = Store(database)
         recorder = TurnRecorder(settings.principal_key.get_secret_value(), encode_turn_record)
@@ -64,7 +68,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
             settings.message_overhead_tokens,
         )
         servicer = SessionServicer(
-            TurnBeginner(store, counter, IdMint(), rules, now_us),
+            TurnBeginner(store, counter, IdGenerator(), rules, now_us),
             TurnFinisher(store, counter, recorder, now_us, relay.wake),
             Conversations(store, settings.max_turn_seconds, now_us),
             Erasure(store, recorder, now_us, relay.wake),
@@ -83,7 +87,7 @@ async def wiring(settings: SessionSettings) -> AsyncIterator[Sequence[Registrati
 
 
 def database_limits(settings: SessionSettings) -> DatabaseLimits:
-    """What the settings allow the database."""
+    """Return the database limits of the settings."""
     return DatabaseLimits(
         settings.connections,
         settings.database_pool_seconds,
@@ -93,9 +97,9 @@ def database_limits(settings: SessionSettings) -> DatabaseLimits:
     )
 
 
-def relay_pace(settings: SessionSettings) -> RelayPace:
-    """Signs of life come three times a lease."""
-    return RelayPace(
+def relay_intervals(settings: SessionSettings) -> RelayIntervals:
+    """Return the intervals of the relay; the lease is renewed three times within its duration."""
+    return RelayIntervals(
         settings.relay_poll_seconds,
         settings.relay_linger_seconds,
         settings.relay_max_backoff_seconds,
@@ -104,12 +108,12 @@ def relay_pace(settings: SessionSettings) -> RelayPace:
 
 
 def now_us() -> int:
-    """Microseconds since 1970, UTC."""
+    """Return the present time in microseconds since 1970, UTC."""
     return time.time_ns() // 1_000
 
 
 def main() -> None:
-    """Run until SIGTERM, or migrate."""
+    """Serve until SIGTERM, or migrate the database."""
     parser = argparse.ArgumentParser(
         prog="python -m services.session", description="The session service."
     )
@@ -121,7 +125,7 @@ def main() -> None:
             asyncio.run(migrate(settings.database_url))
         else:
             run_service("session", settings, wiring, CALLERS)
-    except (TokenizerMissingError, DatabaseBehindError, UnavailableError) as error:
+    except (TokenizerMissingError, OutdatedSchemaError, UnavailableError) as error:
         sys.exit(str(error))
 
 

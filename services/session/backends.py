@@ -1,5 +1,7 @@
-"""Opens the database that the URL names. SQLite migrates itself; Postgres must have been migrated,
-because replicas share it.
+"""Choice of the database by URL.
+
+A SQLite database is migrated at start. A Postgres database must be migrated before, because
+replicas share the database.
 """
 
 from collections.abc import AsyncIterator
@@ -10,34 +12,32 @@ from sqlalchemy.pool import NullPool
 
 from services.session.database import Database, DatabaseLimits
 from services.session.postgres_database import open_postgres
-from services.session.schema import DatabaseBehindError, is_behind, upgrade
+from services.session.schema import OutdatedSchemaError, is_outdated, upgrade
 from services.session.sqlite_database import open_sqlite
 
 
 @asynccontextmanager
 async def open_database(url: str, limits: DatabaseLimits) -> AsyncIterator[Database]:
-    """A database of our revision, closed at the end.
+    """Open the database, with the schema of this version; close the database at the end.
 
     Raises:
-        DatabaseBehindError: Postgres has an older one.
-        UnavailableError: it is away.
+        OutdatedSchemaError: a Postgres database has an older schema.
+        UnavailableError: the database cannot be reached.
     """
     if url.startswith("sqlite"):
         async with open_sqlite(url, limits.connections) as file:
-            if await file.read(is_behind):
+            if await file.read(is_outdated):
                 await file.erase(upgrade)
             yield file
     else:
         async with open_postgres(url, limits) as server:
-            if await server.read(is_behind):
-                raise DatabaseBehindError
+            if await server.read(is_outdated):
+                raise OutdatedSchemaError
             yield server
 
 
 async def migrate(url: str) -> None:
-    """Bring the database to our revision; nothing happens if it is there. Waits as long as it
-    takes.
-    """
+    """Migrate the database to the schema of this version, without a timeout."""
     if url.startswith("sqlite"):
         async with open_sqlite(url, 1) as file:
             await file.erase(upgrade)

@@ -1,9 +1,9 @@
-"""A branch of a conversation, from its top to one message: read from below, and only as far as the
-context asks.
+"""A branch of a conversation: the path from its first message to one message.
 
-A turn must not cost more with every turn before it. What is needed of the far end, the system
-messages and the user's first, each message knows by id (`Message.pinned_ids`); a message that a
-version before wrote does not, and its branch is read whole.
+A branch is read backwards in pages, as far as the context needs, so that the cost of a turn does
+not grow with the number of earlier turns. System messages and the first user message are needed in
+every context; each message stores their ids (`Message.pinned_ids`). Rows of the first schema have
+no such ids, and their branches are read completely.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,18 @@ from dataclasses import dataclass, replace
 from services.session.message import Message, Role
 from services.session.store import OwnedRows
 
-# Messages of one reading: more than most conversations have.
+# Messages per read; more than most conversations have.
 PAGE = 64
 
 
 @dataclass(frozen=True)
 class Branch:
-    """`newest`: what was read of it, oldest first; `pinned`: of the whole branch, every system
-    message and the user's first.
+    """A branch whose newest messages have been read.
+
+    Args:
+        rows: the owner's rows, for further reads.
+        newest: the messages read so far, oldest first.
+        pinned: all system messages of the branch and the first user message.
     """
 
     rows: OwnedRows
@@ -28,29 +32,33 @@ class Branch:
 
     @property
     def leaf_id(self) -> str:
-        """The message that it leads to, or "" for the top."""
+        """Id of the last message, or "" for an empty branch."""
         return self.newest[-1].id if self.newest else ""
 
     @property
     def depth(self) -> int:
-        """How many messages it has."""
+        """Number of messages of the branch."""
         return self.newest[-1].depth + 1 if self.newest else 0
 
     @property
     def pinned_ids(self) -> tuple[str, ...]:
-        """What a message under the leaf keeps."""
+        """Value of `Message.pinned_ids` for a child of the leaf."""
         return tuple(message.id for message in self.pinned)
 
-    def upwards(self) -> Iterator[Message]:
-        """Every message, newest first; reads on where what was read ends."""
+    def newest_first(self) -> Iterator[Message]:
+        """Yield all messages, newest first; further pages are read on demand."""
         page: Sequence[Message] = self.newest
         while page:
             yield from reversed(page)
             top = page[0]
-            page = _placed(self.rows.path(top.parent_id, PAGE), top.depth) if top.parent_id else ()
+            page = (
+                _with_depths(self.rows.path(top.parent_id, PAGE), top.depth)
+                if top.parent_id
+                else ()
+            )
 
-    def under(self, message: Message) -> "Branch":
-        """The branch with one message more, which gets its place here."""
+    def append(self, message: Message) -> "Branch":
+        """Return the branch with `message` as child of the leaf; parent, depth and pins are set."""
         message = replace(
             message, parent_id=self.leaf_id, depth=self.depth, pinned_ids=self.pinned_ids
         )
@@ -58,20 +66,20 @@ class Branch:
 
 
 def branch_to(rows: OwnedRows, message_id: str) -> Branch:
-    """The branch that leads to this message; without messages if there is none."""
+    """Read the branch that ends with a message; the branch is empty if the message is missing."""
     page = rows.path(message_id, PAGE)
+    # A leaf of the first schema has neither depth nor pinned ids.
     if page and page[0].parent_id and page[-1].depth < 0:
         page = rows.path(message_id)
     if not page or not page[0].parent_id:
-        return Branch(rows, _placed(page, len(page)), _pinned(page))
+        return Branch(rows, _with_depths(page, len(page)), _pinned(page))
     leaf = page[-1]
-    return Branch(
-        rows, _placed(page, leaf.depth + 1), _pinned([*rows.messages_by_id(leaf.pinned_ids), leaf])
-    )
+    pinned = _pinned([*rows.messages_by_id(leaf.pinned_ids), leaf])
+    return Branch(rows, _with_depths(page, leaf.depth + 1), pinned)
 
 
-def _placed(page: Sequence[Message], end: int) -> tuple[Message, ...]:
-    """With the depths that they have if the next one's is `end`."""
+def _with_depths(page: Sequence[Message], end: int) -> tuple[Message, ...]:
+    """Number the depths of consecutive messages; `end` is the depth after the last."""
     return tuple(
         replace(message, depth=end - len(page) + number) for number, message in enumerate(page)
     )

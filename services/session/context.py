@@ -1,9 +1,8 @@
-"""What of a conversation the model is given: the newest messages that fit the token budget, and the
-system message always.
+"""The context of a turn: all system messages and the newest messages that fit the token budget.
 
-Turns that were never answered, or that the guard refused at the door, are left out: "do it anyway"
-must not carry a refused request to the model. Neighbours of one role are joined and a user begins,
-because Gemma's chat template refuses anything else.
+Turns without an answer and turns with a blocked input are left out: "do it anyway" must not carry a
+refused request to the model. Consecutive messages of one role are merged, and the first message
+after the system message is a user's, because the chat template of Gemma refuses anything else.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,29 +11,32 @@ from dataclasses import dataclass
 from services.chassis.errors import InvalidArgumentError
 from services.session.branch import Branch
 from services.session.limits import MAX_TEXT_CHARACTERS
-from services.session.message import FinishReason, Message, Role, Said
+from services.session.message import ContextMessage, FinishReason, Message, Role
 
-JOINT = "\n\n"
+SEPARATOR = "\n\n"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`tokens` is what the context may take; `overhead_tokens` the template's share of every
-    message.
+    """Token budget of a context.
+
+    `tokens` is the maximum of the whole context, `overhead_tokens` the part of the chat template in
+    each message.
     """
 
     tokens: int
     overhead_tokens: int
 
     def cost(self, messages: Sequence[Message]) -> int:
-        """Tokens of these messages with the template around them."""
+        """Return the number of tokens of messages, chat template included."""
         return sum(message.tokens + self.overhead_tokens for message in messages)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen messages, system first, then oldest first; their tokens; if some did not fit, how many
-    are above the oldest.
+    """Messages of a context: system messages first, then oldest first, with their tokens.
+
+    `dropped` is 0 if all messages fit, and otherwise the number of messages before the oldest.
     """
 
     messages: tuple[Message, ...]
@@ -43,67 +45,71 @@ class Selection:
 
 
 def select_context(branch: Branch, budget: Budget) -> Selection:
-    """Choose from a branch that ends with the user's message; it is read no further than the
-    context goes.
+    """Select the context from a branch that ends with a user message.
+
+    The branch is read only as far as the context reaches.
 
     Raises:
-        InvalidArgumentError: the last message alone does not fit beside the system message; limit
-            in tokens.
+        InvalidArgumentError: the last message does not fit in addition to the system messages; the
+            limit is in tokens.
     """
     system = [message for message in branch.pinned if message.role is Role.SYSTEM]
     room = budget.tokens - budget.cost(system)
     if budget.cost(branch.newest[-1:]) > room:
         limit = f"{max(0, room - budget.overhead_tokens)} tokens"
         raise InvalidArgumentError(
-            f"text must fit the model's context: {limit}", field="text", limit=limit
+            f"text must fit the context of the model: {limit}", field="text", limit=limit
         )
-    chosen, all_fit = _newest(_spoken(branch.upwards()), room, budget)
+    chosen, all_fit = _fitting(_answered(branch.newest_first()), room, budget)
     above = chosen[0].depth - sum(message.position < chosen[0].position for message in system)
     messages = (*system, *chosen)
     return Selection(messages, budget.cost(messages), 0 if all_fit else above)
 
 
-def as_said(messages: Sequence[Message]) -> tuple[Said, ...]:
-    """The chosen messages as the model gets them: neighbours of one role are one message."""
-    said: list[Said] = []
+def merge_roles(messages: Sequence[Message]) -> tuple[ContextMessage, ...]:
+    """Convert messages for the model; consecutive messages of one role become one message."""
+    merged: list[ContextMessage] = []
     for message in messages:
-        if said and said[-1].role is message.role:
-            said[-1] = Said(message.role, said[-1].text + JOINT + message.text)
+        if merged and merged[-1].role is message.role:
+            text = merged[-1].text + SEPARATOR + message.text
+            merged[-1] = ContextMessage(message.role, text)
         else:
-            said.append(Said(message.role, message.text))
-    return tuple(said)
+            merged.append(ContextMessage(message.role, message.text))
+    return tuple(merged)
 
 
-def _spoken(upwards: Iterable[Message]) -> Iterator[Message]:
-    """Newest first: without system messages, and without turns that were never answered or that the
-    guard refused at the door.
-    """
-    unheard = ""
-    for message in upwards:
+def _answered(newest_first: Iterable[Message]) -> Iterator[Message]:
+    """Yield messages without system messages, unanswered turns and turns with a blocked input."""
+    skipped_question = ""
+    for message in newest_first:
         if message.role is Role.ASSISTANT and (
             not message.text or message.finish_reason is FinishReason.INPUT_BLOCKED
         ):
-            unheard = message.parent_id
-        elif message.text and message.role is not Role.SYSTEM and message.id != unheard:
+            skipped_question = message.parent_id
+        elif message.text and message.role is not Role.SYSTEM and message.id != skipped_question:
             yield message
 
 
-def _newest(spoken: Iterable[Message], room: int, budget: Budget) -> tuple[list[Message], bool]:
-    """Those that fit, oldest first, and whether these are all."""
+def _fitting(messages: Iterable[Message], room: int, budget: Budget) -> tuple[list[Message], bool]:
+    """Select from messages, newest first, while they fit.
+
+    Returns the selection, oldest first, and True if all messages fit.
+    """
     chosen: list[Message] = []
     all_fit = True
+    # A run of messages with one role is merged, and the merged text has the limit of one message.
     run_role, run_characters = Role.SYSTEM, 0
-    for message in spoken:
+    for message in messages:
         room -= budget.cost([message])
-        same = message.role is run_role
-        run_role, run_characters = (
-            message.role,
-            len(message.text) + (run_characters + len(JOINT) if same else 0),
-        )
+        if message.role is run_role:
+            run_characters += len(SEPARATOR) + len(message.text)
+        else:
+            run_role, run_characters = message.role, len(message.text)
         if room < 0 or run_characters > MAX_TEXT_CHARACTERS:
             all_fit = False
             break
         chosen.append(message)
+    # The oldest message must be a user's: the chat template of Gemma refuses an answer there.
     while chosen[-1].role is Role.ASSISTANT:
         chosen.pop()
     return chosen[::-1], all_fit

@@ -1,10 +1,9 @@
-"""What a user may read of conversations: a message, a conversation, the list of them."""
+"""Reads of conversations: one message, one conversation, pages of conversations."""
 
 import base64
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from services.chassis.errors import InvalidArgumentError
 from services.chassis.identity import Caller
@@ -16,14 +15,8 @@ MAX_TITLE_CHARACTERS = 80
 PAGE_TOKEN = re.compile(r"(\d{1,18})/([0-9a-f-]{36})")
 
 
-class TokenCounts(Protocol):
-    """Counts tokens as the model does."""
-
-    async def count(self, texts: Sequence[str]) -> list[int]: ...
-
-
 class Conversations:
-    """The conversations of all users; every method acts for one."""
+    """Conversations of all users; every method reads the rows of one owner."""
 
     def __init__(self, store: Store, max_turn_seconds: float, now_us: Callable[[], int]) -> None:
         self._store = store
@@ -31,32 +24,46 @@ class Conversations:
         self._now_us = now_us
 
     async def message(self, owner: Caller, message_id: str) -> Message:
-        """One message. Raises: InvalidArgumentError, NotFoundError."""
+        """Return one message.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the message is missing or belongs to another user.
+        """
         check_uuid(message_id, "message_id")
-        return self._as_read(await self._store.read(owner, lambda rows: rows.message(message_id)))
+        message = await self._store.read(owner, lambda rows: rows.message(message_id))
+        return self._expire(message)
 
     async def conversation(
         self, owner: Caller, conversation_id: str
     ) -> tuple[Conversation, list[Message]]:
-        """One conversation and its messages, oldest first. Raises: InvalidArgumentError,
-        NotFoundError.
+        """Return one conversation and its messages, oldest first.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the conversation is missing or belongs to another user.
         """
         check_uuid(conversation_id, "conversation_id")
         conversation, messages = await self._store.read(
             owner,
             lambda rows: (rows.conversation(conversation_id), rows.messages_of(conversation_id)),
         )
-        return conversation, [self._as_read(message) for message in messages]
+        return conversation, [self._expire(message) for message in messages]
 
     async def page(self, owner: Caller, page_size: int, page_token: str) -> Page:
-        """Conversations, last used first. Raises: InvalidArgumentError."""
-        size, after = check_page_size(page_size), _position(page_token)
+        """Return one page of conversations, most recently used first.
+
+        Raises:
+            InvalidArgumentError: the size is too large, or the token is not of an earlier page.
+        """
+        size, after = check_page_size(page_size), _decode_page_token(page_token)
+        # One more row than the page shows whether a next page exists.
         found = await self._store.read(owner, lambda rows: rows.page(after, size + 1))
         shown = tuple(found[:size])
-        return Page(shown, _token(shown[-1]) if len(found) > size else "")
+        return Page(shown, _encode_page_token(shown[-1]) if len(found) > size else "")
 
-    def _as_read(self, message: Message) -> Message:
-        """An answer that nobody finished in time has failed: its gateway is gone."""
+    def _expire(self, message: Message) -> Message:
+        """Mark an answer as failed if it is open for longer than the longest turn."""
         if message.role is not Role.ASSISTANT or message.finish_reason is not FinishReason.OPEN:
             return message
         if self._now_us() - message.create_us <= self._max_turn_us:
@@ -65,8 +72,9 @@ class Conversations:
 
 
 def title_of(messages: Sequence[Message]) -> str:
-    """The first words of the first message of the user, at most 80 characters, cut between words
-    where there are any.
+    """Return the first words of the first user message, at most MAX_TITLE_CHARACTERS.
+
+    The text is cut between words; a single long word is cut inside.
     """
     texts = [
         message.text for message in messages if message.role is Role.USER and message.text.strip()
@@ -77,11 +85,11 @@ def title_of(messages: Sequence[Message]) -> str:
     return words[: MAX_TITLE_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_TITLE_CHARACTERS]
 
 
-def _token(conversation: Conversation) -> str:
+def _encode_page_token(conversation: Conversation) -> str:
     return base64.urlsafe_b64encode(f"{conversation.update_us}/{conversation.id}".encode()).decode()
 
 
-def _position(page_token: str) -> tuple[int, str] | None:
+def _decode_page_token(page_token: str) -> tuple[int, str] | None:
     if not page_token:
         return None
     try:
@@ -90,8 +98,8 @@ def _position(page_token: str) -> tuple[int, str] | None:
         match = None
     if match is None:
         raise InvalidArgumentError(
-            "page_token must be the next_page_token of the page before",
+            "page_token must be the next_page_token of the previous page",
             field="page_token",
-            limit="next_page_token of the page before",
+            limit="next_page_token of the previous page",
         )
     return int(match[1]), match[2]

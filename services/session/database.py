@@ -1,7 +1,7 @@
-"""The sessions database as its users see it: pieces of blocking work, each a transaction of its
-own.
+"""Interface of the sessions database: blocking functions, each run in its own transaction.
 
-SQLite runs them in threads, Postgres on the loop (SQLAlchemy's greenlets); the work is the same.
+SQLite runs the functions in threads, Postgres in greenlets of SQLAlchemy on the event loop. The
+functions are the same.
 """
 
 from collections.abc import Callable
@@ -15,29 +15,34 @@ Work = Callable[[Connection], ResultT]
 
 
 class Database(Protocol):
-    """Raises UnavailableError or ResourceExhaustedError, with a time to come back, if the database
-    did not do the work.
+    """A database that runs transactions.
+
+    Raises:
+        UnavailableError: the database did not run the work; with a retry delay.
+        ResourceExhaustedError: no connection is free; with a retry delay.
     """
 
     async def read(self, work: Work[ResultT]) -> ResultT:
-        """Run work that only reads, on one snapshot."""
+        """Run read-only work on one snapshot."""
 
     async def write(self, work: Work[ResultT]) -> ResultT:
-        """All of the work is stored, or nothing; a caller that goes away changes neither.
+        """Run work and commit all its changes or none, also if the caller is cancelled.
 
-        The work may be run again from its beginning. Mostly nothing of the run before was stored;
-        but if the answer to its commit was lost, all of it may have been: the work must then find
-        that and change nothing.
+        The work may run several times. An earlier run has usually changed nothing. But if only the
+        answer to its commit was lost, the changes are stored, and the work must recognise them and
+        change nothing.
         """
 
     async def erase(self, work: Work[ResultT]) -> ResultT:
-        """As write, and safe from a power loss when it returns."""
+        """Run work as `write`; the changes survive a power loss once the call returns."""
 
 
 @dataclass(frozen=True)
 class DatabaseLimits:
-    """How many connections, and the longest waits: for a free one, for a lock, for a statement, for
-    a whole piece of work.
+    """Number of connections and timeouts in seconds.
+
+    The timeouts apply to a free or new connection, a lock, one statement, and a transaction with
+    all its attempts.
     """
 
     connections: int

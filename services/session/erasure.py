@@ -1,9 +1,8 @@
-"""What a user may remove: the messages of a conversation, a conversation, everything. It is on the
-disk when the call returns.
+"""Removal of the messages of a conversation, of a conversation, or of all data of a user.
 
-Every answer is taken back by a record of its own, which nothing removes: also one that no turn told
-of, because people may have said something about it. Turns that still wait to be relayed go with the
-messages.
+Changes are synced to disk when a call returns. Each removed answer gets an erasure record in the
+outbox, which no later call removes. An answer without a published turn record gets one too, because
+feedback on the answer may exist. Turn records that are not relayed yet are removed.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +15,14 @@ from services.session.message import Conversation
 from services.session.store import OwnedRows, Store
 from services.session.turn_record import TurnRecorder
 
-# What one transaction removes for EraseUser at most, so that others get in between (a single
-# conversation may be larger).
-MOST_CONVERSATIONS = 50
-MOST_MESSAGES = 2_000
+# Limits of one transaction of EraseUser, so that other transactions run in between. A single
+# conversation may exceed MAX_MESSAGES.
+MAX_CONVERSATIONS = 50
+MAX_MESSAGES = 2_000
 
 
 class Erasure:
-    """Removes; `wake` tells the relay that the outbox has something."""
+    """Removes conversations of users; `wake` notifies the relay of new records in the outbox."""
 
     def __init__(
         self,
@@ -38,7 +37,12 @@ class Erasure:
         self._wake = wake
 
     async def clear(self, owner: Caller, conversation_id: str) -> None:
-        """Remove the messages, keep the conversation. Raises: InvalidArgumentError, NotFoundError."""
+        """Remove the messages of a conversation and keep the conversation.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the conversation is missing or belongs to another user.
+        """
         check_uuid(conversation_id, "conversation_id")
 
         def work(rows: OwnedRows) -> None:
@@ -50,34 +54,40 @@ class Erasure:
         self._wake()
 
     async def delete(self, owner: Caller, conversation_id: str) -> None:
-        """Remove the conversation and its messages. Raises: InvalidArgumentError, NotFoundError."""
+        """Remove a conversation and its messages.
+
+        Raises:
+            InvalidArgumentError: the id is malformed.
+            NotFoundError: the conversation is missing or belongs to another user.
+        """
         check_uuid(conversation_id, "conversation_id")
-        met: list[Conversation] = []
+        found: list[Conversation] = []
 
         def work(rows: OwnedRows) -> None:
             try:
-                met.append(rows.conversation(conversation_id, lock=True))
+                found.append(rows.conversation(conversation_id, lock=True))
             except NotFoundError:
-                if met:  # an earlier run was stored, and the answer to its commit lost
+                # An earlier attempt was committed, but the answer to its commit was lost.
+                if found:
                     return
                 raise
-            self._erase(rows, owner, met[-1:])
+            self._erase(rows, owner, found[-1:])
             rows.remove_conversations([conversation_id])
 
         await self._store.erase(owner, work)
         self._wake()
 
     async def erase_user(self, owner: Caller) -> int:
-        """Remove all conversations of the user, some at a time. Returns how many it removed."""
+        """Remove all conversations of the user in several transactions; return their number."""
         removed: set[str] = set()
 
         def work(rows: OwnedRows) -> bool:
-            some = _bounded(rows.some_conversations(MOST_CONVERSATIONS))
-            if some:
-                self._erase(rows, owner, some)
-                rows.remove_conversations([conversation.id for conversation in some])
-            removed.update(conversation.id for conversation in some)
-            return bool(some)
+            batch = _limit_batch(rows.first_conversations(MAX_CONVERSATIONS))
+            if batch:
+                self._erase(rows, owner, batch)
+                rows.remove_conversations([conversation.id for conversation in batch])
+            removed.update(conversation.id for conversation in batch)
+            return bool(batch)
 
         while await self._store.erase(owner, work):
             self._wake()
@@ -95,15 +105,14 @@ class Erasure:
         rows.enqueue(records, erased=True)
 
 
-def _bounded(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """As many as have MOST_MESSAGES messages together, at least one; `next_position` is never less
-    than their number.
-    """
+def _limit_batch(conversations: Sequence[Conversation]) -> list[Conversation]:
+    """Return the first conversations with at most MAX_MESSAGES messages in total, at least one."""
     chosen: list[Conversation] = []
     messages = 0
     for conversation in conversations:
+        # An upper bound of the number of messages.
         messages += conversation.next_position
-        if chosen and messages > MOST_MESSAGES:
+        if chosen and messages > MAX_MESSAGES:
             break
         chosen.append(conversation)
     return chosen

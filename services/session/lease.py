@@ -1,9 +1,9 @@
-"""Which replica relays: one row, taken by one and renewed by its signs of life. No clock of one
-machine is compared with another's.
+"""Lease of the relay: one database row that names the replica that relays the outbox.
 
-A holder is taken over when its term stood still for the whole lease on the clock of whoever
-watches. Two may then believe for a moment that they relay: each sends from the oldest row, so that
-readers, who know events by their ids, still see one order.
+Clocks of different machines are never compared. A replica takes over when the term of the holder
+did not change for the whole lease, measured with the replica's own clock. For a moment two replicas
+may relay: both send from the oldest row, so that readers, which recognise events by id, still see
+one order.
 """
 
 import time
@@ -16,25 +16,28 @@ from services.session.statements import LEASE, RELEASE_LEASE, TAKE_LEASE
 
 
 class Lease:
-    """One replica's view of the lease; its methods are parts of a transaction."""
+    """The lease as seen by one replica; methods run within a transaction of the caller."""
 
     def __init__(self, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._me = str(uuid.uuid4())
+        self._holder_id = str(uuid.uuid4())
         self._seconds = seconds
         self._monotonic = monotonic
-        self._seen: tuple[str, int] | None = None
-        self._seen_at = 0.0
+        self._last_seen: tuple[str, int] | None = None
+        self._changed_at = 0.0
 
-    def take(self, connection: Connection) -> bool:
-        """Take or renew it; False while another one holds it and lives."""
+    def acquire(self, connection: Connection) -> bool:
+        """Acquire or renew the lease; return False while another replica holds and renews it."""
         holder, term = connection.execute(LEASE).one()
-        if (holder, term) != self._seen:
-            self._seen, self._seen_at = (holder, term), self._monotonic()
-        if holder not in ("", self._me) and self._monotonic() - self._seen_at < self._seconds:
+        now = self._monotonic()
+        if (holder, term) != self._last_seen:
+            self._last_seen, self._changed_at = (holder, term), now
+        # The lease counts from the last change that this replica saw, so a fresh process waits a
+        # full lease before a takeover.
+        if holder not in ("", self._holder_id) and now - self._changed_at < self._seconds:
             return False
-        connection.execute(TAKE_LEASE, {"by": self._me})
+        connection.execute(TAKE_LEASE, {"by": self._holder_id})
         return True
 
     def release(self, connection: Connection) -> None:
-        """Leave it to whoever is next."""
-        connection.execute(RELEASE_LEASE, {"by": self._me})
+        """Release the lease, so that any replica can acquire the lease at once."""
+        connection.execute(RELEASE_LEASE, {"by": self._holder_id})

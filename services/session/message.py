@@ -1,5 +1,7 @@
-"""What a conversation is made of. Times are microseconds since 1970 in UTC: data, never an order;
-order is `position`.
+"""Domain types of conversations and turns.
+
+Times are microseconds since 1970 in UTC. Times are never used for ordering; messages are ordered by
+`position`.
 """
 
 from collections.abc import Sequence
@@ -8,7 +10,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """Who wrote a message."""
+    """Author of a message, as in chat templates."""
 
     SYSTEM = "system"
     USER = "user"
@@ -16,7 +18,7 @@ class Role(StrEnum):
 
 
 class Task(StrEnum):
-    """What kind of answer is wanted."""
+    """Kind of the requested answer."""
 
     UNSPECIFIED = "unspecified"
     CODE = "code"
@@ -26,7 +28,7 @@ class Task(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended; OPEN while it has not."""
+    """Reason for the end of an answer; OPEN while the answer is being written."""
 
     OPEN = "unspecified"
     STOP = "stop"
@@ -39,7 +41,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True)
 class TextEdit:
-    """One change of the enhancer; start and end in characters of the original."""
+    """One change by the enhancer; start and end are character offsets in the original text."""
 
     start: int
     end: int
@@ -49,12 +51,12 @@ class TextEdit:
 
 @dataclass(frozen=True)
 class Message:
-    """One row of the tree.
+    """One message of a conversation's tree.
 
-    `depth`: how many messages are above it, -1 in rows of a version that did not count;
-        `pinned_ids`: of those, the system
-    messages and the user's first, in order; `context_ids`, of an answer: the messages that its
-    model was given, oldest first.
+    `position` counts within the conversation. `depth` is the number of ancestors, or -1 in rows of
+    the first schema. `pinned_ids` are the ancestors needed in every context: system messages and
+    the first user message, in order. `context_ids` of an answer are the messages that the model
+    received, oldest first.
     """
 
     id: str
@@ -78,7 +80,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One conversation; `next_position` is the position that its next message gets."""
+    """One conversation; `next_position` is the position of its next message."""
 
     id: str
     title: str
@@ -88,7 +90,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Said:
+class ContextMessage:
     """One message of a context or of an imported history."""
 
     role: Role
@@ -97,7 +99,7 @@ class Said:
 
 @dataclass(frozen=True)
 class UserText:
-    """A user's message, as it was typed and as the model gets it."""
+    """Text of a user as typed (`original_text`) and as enhanced for the model (`text`)."""
 
     original_text: str
     text: str
@@ -106,13 +108,13 @@ class UserText:
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """The start of a turn: either `user` or `regenerate_id` is set."""
+    """A request to begin a turn; either `user` or `regenerate_id` is set."""
 
     user: UserText | None
     regenerate_id: str = ""
     conversation_id: str = ""
     parent_id: str = ""
-    history: Sequence[Said] = ()
+    history: Sequence[ContextMessage] = ()
     request_id: str = ""
     task: Task = Task.UNSPECIFIED
     reply_tokens: int = 0
@@ -120,12 +122,12 @@ class TurnRequest:
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn that was begun."""
+    """A begun turn; `replayed` is true if an earlier request with the same id began the turn."""
 
     conversation_id: str
     user_message_id: str
     assistant_message_id: str
-    context: tuple[Said, ...]
+    context: tuple[ContextMessage, ...]
     context_tokens: int
     dropped_messages: int
     replayed: bool = False
@@ -133,9 +135,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model sampled: token ids, and the log-prob of each. It is in the turn's record,
-    never in a conversation's row.
-    """
+    """Token ids of an answer with their log-probs; stored in the turn record only."""
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -143,7 +143,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Answer:
-    """The end of a turn, as the gateway tells it."""
+    """The answer of a finished turn, with the data that the gateway reports."""
 
     message_id: str
     text: str
@@ -163,7 +163,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class StoredTurn:
-    """What BeginTurn stored under a request id: enough to answer the same again."""
+    """The result of BeginTurn that is stored under a request id, for replays."""
 
     payload_sha256: str
     conversation_id: str
@@ -175,7 +175,7 @@ class StoredTurn:
 
 @dataclass(frozen=True)
 class Page:
-    """Some conversations, last used first, and where the next page begins."""
+    """A page of conversations, most recently used first; `next_token` is "" on the last page."""
 
     conversations: tuple[Conversation, ...]
     next_token: str = ""
@@ -183,7 +183,7 @@ class Page:
 
 @dataclass(frozen=True)
 class OutboxRow:
-    """A turn's record on its way to the feedback service."""
+    """An encoded turn record in the outbox."""
 
     id: int
     payload: bytes
@@ -191,7 +191,7 @@ class OutboxRow:
 
 @dataclass(frozen=True)
 class TurnRecord:
-    """One finished turn, as training needs it; or, erased, only its ids."""
+    """Record of one finished turn for training; with `erased` only the ids are set."""
 
     event_id: str
     tenant: str
@@ -201,6 +201,6 @@ class TurnRecord:
     answer: Answer
     finish_us: int
     task: Task = Task.UNSPECIFIED
-    context: tuple[Said, ...] = ()
+    context: tuple[ContextMessage, ...] = ()
     original_text: str = ""
     erased: bool = False

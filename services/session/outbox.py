@@ -1,5 +1,6 @@
-"""The records of turns that wait for the feedback service. Their ids grow within a conversation:
-writers hold its row's lock.
+"""Outbox of turn records for the feedback service.
+
+The row ids of one conversation are in order, because writers hold the lock of its row.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from services.session.statements import (
     WAITING_RECORDS,
 )
 
-# AppendTurns takes 500 turns and 2 MiB; some bytes a turn are kept for the framing.
+# Limits of AppendTurns: 500 turns and 2 MiB, protobuf framing of each turn included.
 MAX_BATCH_TURNS = 500
 MAX_BATCH_BYTES = 2 * 1024 * 1024
 FRAMING_BYTES = 8
@@ -25,8 +26,9 @@ FRAMING_BYTES = 8
 
 @dataclass(frozen=True)
 class Batch:
-    """The oldest rows that one call may carry, none if another replica relays; and how many wait in
-    all.
+    """The oldest rows that fit into one call, and the number of all waiting rows.
+
+    `rows` is empty if another replica relays.
     """
 
     rows: Sequence[OutboxRow]
@@ -34,34 +36,43 @@ class Batch:
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing waits behind it."""
+        """True if these are the last pending records."""
         return len(self.rows) == self.waiting
 
 
 class Outbox:
-    """The rows, and the lease of whoever relays them."""
+    """The waiting records and the lease of the relay."""
 
     def __init__(self, database: Database, lease: Lease) -> None:
         self._database = database
         self._lease = lease
 
     async def claim(self) -> Batch:
-        """What to relay next. Holds the lease if there is something."""
+        """Return the next batch; a batch with rows includes the lease."""
         return await self._database.write(self._claim)
 
     def _claim(self, connection: Connection) -> Batch:
         waiting = connection.execute(COUNT_RECORDS).scalar_one()
-        if not waiting or not self._lease.take(connection):
+        if not waiting or not self._lease.acquire(connection):
             return Batch((), waiting)
         found = connection.execute(WAITING_RECORDS, {"size": MAX_BATCH_TURNS})
-        return Batch(_fitting([OutboxRow(row.id, row.payload) for row in found]), waiting)
+        chosen: list[OutboxRow] = []
+        total = 0
+        for row in found:
+            total += len(row.payload) + FRAMING_BYTES
+            # At least one row: an oversized record must be refused by the feedback service, not
+            # retried without end.
+            if chosen and total > MAX_BATCH_BYTES:
+                break
+            chosen.append(OutboxRow(row.id, row.payload))
+        return Batch(chosen, waiting)
 
-    async def keep(self) -> None:
-        """A sign of life, while a call takes long."""
-        await self._database.write(self._lease.take)
+    async def renew_lease(self) -> None:
+        """Renew the lease during a long call."""
+        await self._database.write(self._lease.acquire)
 
     async def remove(self, rows: Sequence[OutboxRow], *, release: bool) -> None:
-        """They were acknowledged; `release`: whoever has the next record relays it."""
+        """Remove acknowledged rows; `release` also releases the lease."""
 
         def work(connection: Connection) -> None:
             connection.execute(REMOVE_RELAYED, {"ids": [row.id for row in rows]})
@@ -71,21 +82,7 @@ class Outbox:
         await self._database.write(work)
 
     async def refuse(self, row: OutboxRow) -> None:
-        """Keep it aside, so that it holds nothing up and a person can look at it."""
+        """Mark a row as refused: later rows are relayed, and the row stays for inspection."""
         await self._database.write(
             lambda connection: connection.execute(REFUSE_RECORD, {"row_id": row.id})
         )
-
-
-def _fitting(rows: Sequence[OutboxRow]) -> list[OutboxRow]:
-    """As many as fit into one call; always at least one, so that a giant is refused by name and not
-    retried for ever.
-    """
-    chosen: list[OutboxRow] = []
-    total = 0
-    for row in rows:
-        total += len(row.payload) + FRAMING_BYTES
-        if chosen and total > MAX_BATCH_BYTES:
-            break
-        chosen.append(row)
-    return chosen

@@ -1,8 +1,7 @@
-"""Relays the records of turns to the feedback service, in order and at least once: a row goes only
-after the acknowledgement.
+"""Relay of turn records to the feedback service, in order and at least once.
 
-The feedback service knows an event by its id, so a batch that was sent twice counts once. Of
-several replicas one relays.
+A row is removed after its acknowledgement. The feedback service recognises events by id, so that a
+batch sent twice counts once. One of several replicas relays.
 """
 
 import asyncio
@@ -24,50 +23,66 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_SECONDS = 0.25
 
 RELAYED = Counter(
-    "thumbwheel_session_turns_relayed_total", "Records that the feedback service acknowledged."
+    "thumbwheel_session_turns_relayed_total",
+    "Turn records acknowledged by the feedback service.",
 )
 REFUSED = Counter(
-    "thumbwheel_session_turns_refused_total", "Records that the feedback service will never take."
+    "thumbwheel_session_turns_refused_total",
+    "Turn records refused by the feedback service as invalid.",
 )
-WAITING = Gauge("thumbwheel_session_outbox_turns", "Records that wait for the feedback service.")
+WAITING = Gauge(
+    "thumbwheel_session_outbox_turns", "Turn records that wait for the feedback service."
+)
 
 
 class TurnLog(Protocol):
-    """Where records go. Raises ServiceError; InvalidArgumentError means never."""
+    """Destination of turn records."""
 
-    async def append(self, payloads: Sequence[bytes]) -> None: ...
+    async def append(self, payloads: Sequence[bytes]) -> None:
+        """Append encoded records; return when the records are durable.
+
+        Raises:
+            InvalidArgumentError: a record is invalid; a retry is useless.
+            ServiceError: the records were not appended; a retry may succeed.
+        """
 
 
 @dataclass(frozen=True)
-class RelayPace:
-    """How often the outbox is looked at unasked, how long a batch may collect, the longest wait
-    after a failure; a sign of life.
+class RelayIntervals:
+    """Intervals of the relay, in seconds.
+
+    Args:
+        poll_seconds: longest time between two reads of the outbox.
+        linger_seconds: time during which records collect for one batch.
+        max_backoff_seconds: longest pause after a failure.
+        lease_renewal_seconds: time between two renewals of the lease during a call.
     """
 
     poll_seconds: float
     linger_seconds: float
     max_backoff_seconds: float
-    keep_seconds: float
+    lease_renewal_seconds: float
 
 
 class Relay:
-    """Moves rows from the outbox to the log, for ever."""
+    """Background task that moves rows from the outbox to the turn log."""
 
-    def __init__(self, waiting: Outbox, turn_log: TurnLog, pace: RelayPace) -> None:
-        self._outbox = waiting
+    def __init__(self, outbox: Outbox, turn_log: TurnLog, intervals: RelayIntervals) -> None:
+        self._outbox = outbox
         self._log = turn_log
-        self._pace = pace
-        self._something = asyncio.Event()
+        self._intervals = intervals
+        self._new_records = asyncio.Event()
 
     def wake(self) -> None:
-        """The outbox has something new."""
-        self._something.set()
+        """Report new records in the outbox."""
+        self._new_records.set()
 
     async def run(self) -> None:
-        """Relay until cancelled; back off while the feedback service or the database is away."""
+        """Relay until cancelled; back off while the feedback service or database is unavailable."""
         backoff = FIRST_BACKOFF_SECONDS
         while True:
-            self._something.clear()
+            # Cleared before the read: a record that is added during the read wakes the relay again.
+            self._new_records.clear()
             try:
                 while await self.relay_batch():
                     pass
@@ -77,17 +92,16 @@ class Relay:
                     extra=fields(error=type(error).__name__, seconds=backoff),
                 )
                 await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, self._pace.max_backoff_seconds)
+                backoff = min(2 * backoff, self._intervals.max_backoff_seconds)
                 continue
             backoff = FIRST_BACKOFF_SECONDS
             await self._wait()
 
     async def relay_batch(self) -> bool:
-        """Relay what one call may carry; False if nothing waited or another replica relays.
+        """Relay one batch; return True if more records may wait.
 
         Raises:
-            ServiceError: the log or the database did not do it; every row that was not acknowledged
-                is still there.
+            ServiceError: the turn log or the database failed; rows without acknowledgement remain.
         """
         batch = await self._outbox.claim()
         WAITING.set(batch.waiting)
@@ -104,7 +118,10 @@ class Relay:
         return not batch.is_last
 
     async def _relay_singly(self, rows: Sequence[OutboxRow]) -> None:
-        """One row is wrong and would hold up all others for ever: find it and set it aside."""
+        """Relay rows one by one and mark invalid rows as refused.
+
+        An invalid row would otherwise block all later rows.
+        """
         for row in rows:
             try:
                 await self._append([row])
@@ -112,7 +129,7 @@ class Relay:
                 await self._outbox.refuse(row)
                 REFUSED.inc()
                 log.error(
-                    "a turn was refused by the feedback service",
+                    "turn record refused by the feedback service",
                     extra=fields(row=row.id, field=error.field),
                 )
             else:
@@ -120,22 +137,22 @@ class Relay:
                 RELAYED.inc()
 
     async def _append(self, rows: Sequence[OutboxRow]) -> None:
-        """A call that takes long is no reason for another replica to send the same."""
+        """Append rows to the turn log; renew the lease during a long call."""
         sending = asyncio.create_task(self._log.append([row.payload for row in rows]))
+        renewal_seconds = self._intervals.lease_renewal_seconds
         try:
-            while not (await asyncio.wait({sending}, timeout=self._pace.keep_seconds))[0]:
-                await self._outbox.keep()
+            while not (await asyncio.wait({sending}, timeout=renewal_seconds))[0]:
+                await self._outbox.renew_lease()
         finally:
             sending.cancel()
         await sending
 
     async def _wait(self) -> None:
-        """Until there is something, and then a little longer: a turn that ends now costs the next
-        turn's first token.
-        """
+        """Wait for new records or the poll interval."""
         try:
-            async with asyncio.timeout(self._pace.poll_seconds):
-                await self._something.wait()
+            async with asyncio.timeout(self._intervals.poll_seconds):
+                await self._new_records.wait()
         except TimeoutError:
             return
-        await asyncio.sleep(self._pace.linger_seconds)
+        # Work at the end of a turn would delay the first token of the next turn.
+        await asyncio.sleep(self._intervals.linger_seconds)

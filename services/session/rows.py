@@ -1,5 +1,6 @@
-"""Rows to domain objects and back. A turn reads dozens of messages above it, so this is written for
-speed.
+"""Conversion of database rows to domain objects and back.
+
+A turn reads dozens of earlier messages, hence the conversion is written for speed.
 """
 
 import json
@@ -18,17 +19,17 @@ from services.session.message import (
     TextEdit,
 )
 
-# A look-up in a dict costs a tenth of calling the enum.
+# A dict look-up takes a tenth of the time of an enum call.
 _ROLES = {role.value: role for role in Role}
 _TASKS = {task.value: task for task in Task}
 _FINISHES = {finish.value: finish for finish in FinishReason}
 
 
 def message_from(row: Any) -> Message:
-    """A message out of a row of `statements.WHOLE_MESSAGE`."""
+    """Create a message from a row with the columns `statements.MESSAGE_COLUMNS`."""
     original_text, edits, context_ids, model_version, arm = row[-5:]
     return replace(
-        heard_message_from(row[:-5]),
+        context_message_from(row[:-5]),
         original_text=original_text,
         edits=tuple(TextEdit(**edit) for edit in json.loads(edits)) if edits else (),
         context_ids=tuple(context_ids.split()) if context_ids else (),
@@ -37,9 +38,10 @@ def message_from(row: Any) -> Message:
     )
 
 
-def heard_message_from(row: Any) -> Message:
-    """A message out of a row of `statements.HEARD_MESSAGE`: what a context is chosen by, without
-    the rest.
+def context_message_from(row: Any) -> Message:
+    """Create a message from a row with the columns `statements.CONTEXT_COLUMNS`.
+
+    These columns suffice for the selection of a context.
     """
     (
         message_id,
@@ -72,7 +74,7 @@ def heard_message_from(row: Any) -> Message:
 
 
 def message_row(message: Message, owner: Caller) -> Mapping[str, object]:
-    """The row of a message."""
+    """Return the column values of a message."""
     return {
         **vars(message),
         "tenant": owner.tenant,
@@ -84,17 +86,17 @@ def message_row(message: Message, owner: Caller) -> Mapping[str, object]:
 
 
 def conversation_from(row: Any) -> Conversation:
-    """A conversation out of its row."""
+    """Create a conversation from its row."""
     return Conversation(row.id, row.title, row.create_us, row.update_us, row.next_position)
 
 
 def conversation_row(conversation: Conversation, owner: Caller) -> Mapping[str, object]:
-    """The row of a conversation."""
+    """Return the column values of a conversation."""
     return {**vars(conversation), "tenant": owner.tenant, "user": owner.user}
 
 
 def stored_turn_from(row: Any) -> StoredTurn:
-    """What was stored under a request id."""
+    """Create a stored turn from its row."""
     return StoredTurn(
         payload_sha256=row.payload_sha256,
         conversation_id=row.conversation_id,

@@ -1,5 +1,6 @@
-"""SessionService: requests to the domain and back. Every method acts for the caller of the running
-call.
+"""Servicer of SessionService: converts requests and responses and calls the domain.
+
+Every method acts for the caller of the running call.
 """
 
 from typing import Any
@@ -23,7 +24,7 @@ SERVICE_NAME = "thumbwheel.session.v1.SessionService"
 
 
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):
-    """Errors are those of the domain; see proto/thumbwheel/session/v1."""
+    """Implementation of proto/thumbwheel/session/v1; errors are those of the domain."""
 
     def __init__(
         self,

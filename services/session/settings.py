@@ -1,4 +1,4 @@
-"""What the session service can be told: TW_SESSION_*."""
+"""Settings of the session service (TW_SESSION_*)."""
 
 from pathlib import Path
 
@@ -9,7 +9,10 @@ from services.chassis.settings import ServiceSettings
 
 
 class SessionSettings(ServiceSettings):
-    """Defaults are those of the embedded install, relative to the working directory."""
+    """Settings of the session service.
+
+    Defaults are those of the embedded installation; paths are relative to the working directory.
+    """
 
     model_config = SettingsConfigDict(env_prefix="TW_SESSION_", frozen=True, extra="forbid")
 
@@ -18,60 +21,69 @@ class SessionSettings(ServiceSettings):
     database_url: str = Field(
         "sqlite:///.state/sessions.db",
         pattern=r"^(sqlite:///.+|postgresql\+asyncpg://.+)",
-        description="SQLAlchemy URL of the conversations: sqlite:///FILE, or postgresql+asyncpg://USER:PASSWORD@HOST/NAME",
+        description=(
+            "SQLAlchemy URL of the database: sqlite:///FILE, or "
+            "postgresql+asyncpg://USER:PASSWORD@HOST/NAME"
+        ),
     )
     connections: int = Field(
-        4, ge=1, description="database connections: with SQLite for reading, with Postgres in all"
+        4, ge=1, description="database connections: for reads with SQLite, in total with Postgres"
     )
     database_pool_seconds: float = Field(
         2.0,
         gt=0,
-        description="longest wait for a free connection or a new one; this and the next three: Postgres",
+        description="longest wait for a free or new connection; Postgres only, as the next three",
     )
     database_lock_seconds: float = Field(2.0, gt=0, description="longest wait for a lock")
     database_statement_seconds: float = Field(3.0, gt=0, description="longest statement")
     database_work_seconds: float = Field(
-        4.5, gt=0, description="longest transaction with all its tries; less than the gateway waits"
+        4.5,
+        gt=0,
+        description="longest transaction with all attempts; less than the timeout of the gateway",
     )
     principal_key: SecretStr = Field(
         min_length=16,
-        description="key of the HMAC that turns a user into a principal; the same in gateway and feedback",
+        description=(
+            "key of the HMAC that derives the principal of a user; the same in gateway and feedback"
+        ),
     )
     tokenizer_file: Path = Field(description="tokenizer.json of the model that answers")
     context_tokens: int = Field(
-        8192, ge=64, description="what the model reads and writes in one turn, in tokens"
+        8192, ge=64, description="window of the model: tokens of context and answer of one turn"
     )
     reply_tokens: int = Field(
-        1024, ge=1, description="room for the answer if the turn does not say, in tokens"
+        1024, ge=1, description="tokens reserved for the answer if the request names no number"
     )
     template_tokens: int = Field(
         32,
         ge=0,
-        description="kept for what the chat template adds once: a usual system prompt, the answer's opening",
+        description=(
+            "tokens that the chat template adds once: a usual system prompt, the answer's prefix"
+        ),
     )
     message_overhead_tokens: int = Field(
-        6, ge=0, description="what the chat template adds to each message, in tokens"
+        6, ge=0, description="tokens that the chat template adds to each message"
     )
     max_turn_seconds: float = Field(
-        900.0, gt=0, description="an answer open for longer reads as failed"
+        900.0, gt=0, description="an answer that is open for longer is shown as failed"
     )
     feedback_target: str = Field(
-        "127.0.0.1:50056", description="the feedback service, host:port or dns:///name:port"
+        "127.0.0.1:50056", description="feedback service, host:port or dns:///name:port"
     )
     relay_timeout_seconds: float = Field(
-        10.0, gt=0, description="time that the feedback service gets for one batch"
+        10.0, gt=0, description="timeout of one batch to the feedback service"
     )
     relay_poll_seconds: float = Field(
-        1.0, gt=0, description="how often the outbox is looked at without a wake-up"
+        1.0, gt=0, description="interval between reads of the outbox without a notification"
     )
     relay_linger_seconds: float = Field(
-        0.25, ge=0, le=5, description="how long finished turns collect for one batch"
+        0.25, ge=0, le=5, description="time during which finished turns collect for one batch"
     )
     relay_max_backoff_seconds: float = Field(
-        15.0, gt=0, description="longest wait while the feedback service is away"
+        15.0, gt=0, description="longest pause while the feedback service is unavailable"
     )
     relay_lease_seconds: float = Field(
         3.0,
         ge=0.1,
-        description="another replica relays when the one that did shows no life for so long",
+        description="time without renewal after which another replica takes over the relay",
     )

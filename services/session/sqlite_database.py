@@ -1,8 +1,8 @@
-"""The sessions database in SQLite. All that is particular to it is here.
+"""Sessions database in SQLite.
 
-A transaction is one piece of work in one thread: the asynchronous driver hops between threads four
-times a statement. SQLite has one writer, so its writes share one thread; erasures use a connection
-of their own that syncs its commits to the disk.
+A transaction runs in one thread, because the asynchronous driver changes threads four times per
+statement. SQLite has one writer, so all writes share one thread. Erasures use a separate connection
+that syncs its commits to disk.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ RETRY_SECONDS = 1.0
 
 
 class SqliteDatabase:
-    """See `database.Database`."""
+    """Implementation of `database.Database` with a SQLite file."""
 
     def __init__(self, url: str, connections: int) -> None:
         Path(make_url(url).database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -41,25 +41,25 @@ class SqliteDatabase:
         self._reading = ThreadPoolExecutor(connections, "session-read")
 
     async def read(self, work: Work[ResultT]) -> ResultT:
-        """See `database.Database`."""
+        """Implement `Database.read` with a read-only connection."""
         return await asyncio.get_running_loop().run_in_executor(
             self._reading, _transaction, self._reader, work
         )
 
     async def write(self, work: Work[ResultT]) -> ResultT:
-        """See `database.Database`."""
+        """Implement `Database.write` with the connection for writes."""
         return await asyncio.get_running_loop().run_in_executor(
             self._writing, _transaction, self._writer, work
         )
 
     async def erase(self, work: Work[ResultT]) -> ResultT:
-        """See `database.Database`."""
+        """Implement `Database.erase` and truncate the write-ahead log of SQLite."""
         return await asyncio.get_running_loop().run_in_executor(
-            self._writing, _erasure, self._eraser, work
+            self._writing, _transaction_with_checkpoint, self._eraser, work
         )
 
     async def close(self) -> None:
-        """Let running work end, then disconnect."""
+        """Wait for running transactions, then disconnect."""
         for pool in (self._writing, self._reading):
             await asyncio.to_thread(pool.shutdown)
         for engine in (self._writer, self._eraser, self._reader):
@@ -68,7 +68,7 @@ class SqliteDatabase:
 
 @asynccontextmanager
 async def open_sqlite(url: str, connections: int) -> AsyncIterator[SqliteDatabase]:
-    """The file that the URL names, with its folder; closed at the end."""
+    """Open the file that the URL names and create its folder; close the file at the end."""
     database = SqliteDatabase(url, connections)
     try:
         yield database
@@ -77,7 +77,7 @@ async def open_sqlite(url: str, connections: int) -> AsyncIterator[SqliteDatabas
 
 
 def _engine(url: str, connections: int, begin: str, *pragmas: str) -> Engine:
-    # The pool hands a connection to one thread at a time, which may be another one each time.
+    # The pool gives a connection to one thread at a time, but not always to the same thread.
     engine = create_engine(
         url,
         pool_size=connections,
@@ -88,7 +88,7 @@ def _engine(url: str, connections: int, begin: str, *pragmas: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        # The driver would begin a transaction by itself, late and deferred; we say when and how.
+        # By default the driver begins transactions itself, late and DEFERRED.
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in (*PRAGMAS, *pragmas):
@@ -102,37 +102,36 @@ def _engine(url: str, connections: int, begin: str, *pragmas: str) -> Engine:
     return engine
 
 
-def _erasure(engine: Engine, work: Work[ResultT]) -> ResultT:
-    """What was removed is taken out of the write-ahead log too, which keeps old pages otherwise
-    until others take their place.
+def _transaction_with_checkpoint(engine: Engine, work: Work[ResultT]) -> ResultT:
+    """Run a transaction and truncate the write-ahead log of SQLite.
+
+    The log otherwise contains removed pages until new pages overwrite them.
     """
-    done = _transaction(engine, work)
+    result = _transaction(engine, work)
     connection = engine.raw_connection()
     try:
         (busy, _, _) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except DriverError as error:
-        raise _away() from error
+        raise _unavailable() from error
     finally:
         connection.close()
     if busy:
-        raise _away()
-    return done
+        raise _unavailable()
+    return result
 
 
 def _transaction(engine: Engine, work: Work[ResultT]) -> ResultT:
-    """Locked for longer than busy_timeout, a full disk, a read-only file: whatever it was, nothing
-    was stored.
-    """
     try:
         with engine.begin() as connection:
             return work(connection)
     except OperationalError as error:
-        raise _away() from error
+        # Locked for longer than busy_timeout, disk full, or file read-only. Nothing was stored.
+        raise _unavailable() from error
 
 
-def _away() -> UnavailableError:
+def _unavailable() -> UnavailableError:
     return UnavailableError(
-        "the sessions database did not do it",
+        "the sessions database did not complete the transaction",
         reason="SESSION_DATABASE_AWAY",
         retry_seconds=RETRY_SECONDS,
     )

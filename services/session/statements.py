@@ -1,7 +1,7 @@
-"""Every statement of the store, built once: building one anew costs as much as running it.
+"""SQL statements of the store, built once, since building a statement takes as long as running it.
 
-All that touch a user's rows ask for `owner_tenant` and `owner_user`: a foreign row is a missing
-one. What an update sets comes with its parameters.
+All statements on rows of users filter by `owner_tenant` and `owner_user`, so that a row of another
+user is not found. Updates take the changed columns as parameters.
 """
 
 from sqlalchemy import (
@@ -22,12 +22,12 @@ from sqlalchemy.sql.elements import ColumnElement
 from services.session.tables import conversations, messages, outbox, relay_lease, turns
 
 
-def _mine(table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _owned(table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return table.c.tenant == bindparam("owner_tenant"), table.c.user == bindparam("owner_user")
 
 
-# In the order of the fields of `message.Message`.
-HEARD_MESSAGE = (
+# In the order of the fields of `message.Message`, as `rows.context_message_from` expects.
+CONTEXT_COLUMNS = (
     messages.c.id,
     messages.c.conversation_id,
     messages.c.text,
@@ -41,8 +41,8 @@ HEARD_MESSAGE = (
     messages.c.depth,
     messages.c.pinned_ids,
 )
-WHOLE_MESSAGE = (
-    *HEARD_MESSAGE,
+MESSAGE_COLUMNS = (
+    *CONTEXT_COLUMNS,
     messages.c.original_text,
     messages.c.edits,
     messages.c.context_ids,
@@ -52,33 +52,33 @@ WHOLE_MESSAGE = (
 
 TEXTS = {"text", "original_text", "edits", "context_ids", "pinned_ids"}
 
-# Whoever changes anything of a conversation locks its row first, and then reads.
+# A change of a conversation locks its row first, and reads afterwards.
 CONVERSATION = select(conversations).where(
-    conversations.c.id == bindparam("row_id"), *_mine(conversations)
+    conversations.c.id == bindparam("row_id"), *_owned(conversations)
 )
 LOCKED_CONVERSATION = CONVERSATION.with_for_update()
-LOCKED_CONVERSATION_WITH = (
+LOCKED_CONVERSATION_OF_MESSAGE = (
     select(conversations)
     .where(
         conversations.c.id
         == select(messages.c.conversation_id)
-        .where(messages.c.id == bindparam("row_id"), *_mine(messages))
+        .where(messages.c.id == bindparam("row_id"), *_owned(messages))
         .scalar_subquery(),
-        *_mine(conversations),
+        *_owned(conversations),
     )
     .with_for_update()
 )
-# In one order for all, so that two erasures of one user do not wait for each other.
+# Locked in one order, so that concurrent erasures of one user do not deadlock.
 LOCKED_CONVERSATIONS = (
     select(conversations)
-    .where(*_mine(conversations))
+    .where(*_owned(conversations))
     .order_by(conversations.c.id)
     .limit(bindparam("size"))
     .with_for_update()
 )
 FIRST_PAGE = (
     select(conversations)
-    .where(*_mine(conversations))
+    .where(*_owned(conversations))
     .order_by(conversations.c.update_us.desc(), conversations.c.id.desc())
     .limit(bindparam("size"))
 )
@@ -88,63 +88,66 @@ NEXT_PAGE = FIRST_PAGE.where(
 )
 ADD_CONVERSATION = insert(conversations)
 CHANGE_CONVERSATION = update(conversations).where(
-    conversations.c.id == bindparam("row_id"), *_mine(conversations)
+    conversations.c.id == bindparam("row_id"), *_owned(conversations)
 )
 REMOVE_CONVERSATIONS = delete(conversations).where(
-    conversations.c.id.in_(bindparam("ids", expanding=True)), *_mine(conversations)
+    conversations.c.id.in_(bindparam("ids", expanding=True)), *_owned(conversations)
 )
 
-MESSAGE = select(*WHOLE_MESSAGE).where(messages.c.id == bindparam("row_id"), *_mine(messages))
+MESSAGE = select(*MESSAGE_COLUMNS).where(messages.c.id == bindparam("row_id"), *_owned(messages))
 MESSAGES_OF = (
-    select(*WHOLE_MESSAGE)
-    .where(messages.c.conversation_id == bindparam("conversation_id"), *_mine(messages))
+    select(*MESSAGE_COLUMNS)
+    .where(messages.c.conversation_id == bindparam("conversation_id"), *_owned(messages))
     .order_by(messages.c.position)
 )
 ANSWERS_WITHOUT_TEXTS = (
-    select(*(literal_column("''").label(c.name) if c.name in TEXTS else c for c in WHOLE_MESSAGE))
+    select(*(literal_column("''").label(c.name) if c.name in TEXTS else c for c in MESSAGE_COLUMNS))
     .where(
         messages.c.conversation_id.in_(bindparam("ids", expanding=True)),
         messages.c.role == literal("assistant", literal_execute=True),
-        *_mine(messages),
+        *_owned(messages),
     )
     .order_by(messages.c.conversation_id, messages.c.position)
 )
 NEWEST = (
     select(messages.c.id)
-    .where(messages.c.conversation_id == bindparam("conversation_id"), *_mine(messages))
+    .where(messages.c.conversation_id == bindparam("conversation_id"), *_owned(messages))
     .order_by(messages.c.position.desc())
     .limit(literal(1, literal_execute=True))
 )
-MESSAGES_BY_ID = select(*WHOLE_MESSAGE).where(
-    messages.c.id.in_(bindparam("ids", expanding=True)), *_mine(messages)
+MESSAGES_BY_ID = select(*MESSAGE_COLUMNS).where(
+    messages.c.id.in_(bindparam("ids", expanding=True)), *_owned(messages)
 )
 ADD_MESSAGES = insert(messages)
-CHANGE_MESSAGE = update(messages).where(messages.c.id == bindparam("row_id"), *_mine(messages))
+CHANGE_MESSAGE = update(messages).where(messages.c.id == bindparam("row_id"), *_owned(messages))
 REMOVE_MESSAGES = delete(messages).where(
-    messages.c.conversation_id.in_(bindparam("ids", expanding=True)), *_mine(messages)
+    messages.c.conversation_id.in_(bindparam("ids", expanding=True)), *_owned(messages)
 )
 
+# Walks from a message to its ancestors; `left` limits the number of rows.
 _step = select(
     messages.c.id, messages.c.parent_id, bindparam("most", type_=Integer).label("left")
-).where(messages.c.id == bindparam("row_id"), *_mine(messages))
+).where(messages.c.id == bindparam("row_id"), *_owned(messages))
 _steps = _step.cte("step", recursive=True)
 _steps = _steps.union_all(
     select(messages.c.id, messages.c.parent_id, _steps.c.left - 1).where(
-        messages.c.id == _steps.c.parent_id, _steps.c.left > 1, *_mine(messages)
+        messages.c.id == _steps.c.parent_id, _steps.c.left > 1, *_owned(messages)
     )
 )
 PATH = (
-    select(*HEARD_MESSAGE).join(_steps, _steps.c.id == messages.c.id).order_by(messages.c.position)
+    select(*CONTEXT_COLUMNS)
+    .join(_steps, _steps.c.id == messages.c.id)
+    .order_by(messages.c.position)
 )
 
-TURN = select(turns).where(turns.c.request_id == bindparam("key"), *_mine(turns))
+TURN = select(turns).where(turns.c.request_id == bindparam("key"), *_owned(turns))
 ADD_TURN = insert(turns)
 REMOVE_TURNS = delete(turns).where(
-    turns.c.conversation_id.in_(bindparam("ids", expanding=True)), *_mine(turns)
+    turns.c.conversation_id.in_(bindparam("ids", expanding=True)), *_owned(turns)
 )
 
 ADD_RECORDS = insert(outbox)
-# Only after the conversations were found to be the caller's: the outbox knows no users.
+# The outbox has no owner columns: run only after the owner of the conversations was checked.
 REMOVE_TURN_RECORDS = delete(outbox).where(
     outbox.c.conversation_id.in_(bindparam("ids", expanding=True)), outbox.c.erased.is_(False)
 )

@@ -1,8 +1,7 @@
-"""Conversations in a database. `OwnedRows` gives its owner to every statement: a foreign row is
-missing.
+"""Store of conversations. `OwnedRows` passes its owner to every statement.
 
-A message's or conversation's absence is one error with one text, so that nobody learns what others
-have.
+Missing rows and rows of other users give the same error with the same text, so that the existence
+of other users' rows is not revealed.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +14,9 @@ from services.chassis.identity import Caller
 from services.session.database import Database
 from services.session.message import Conversation, Message, StoredTurn
 from services.session.rows import (
+    context_message_from,
     conversation_from,
     conversation_row,
-    heard_message_from,
     message_from,
     message_row,
     stored_turn_from,
@@ -33,7 +32,7 @@ from services.session.statements import (
     CONVERSATION,
     FIRST_PAGE,
     LOCKED_CONVERSATION,
-    LOCKED_CONVERSATION_WITH,
+    LOCKED_CONVERSATION_OF_MESSAGE,
     LOCKED_CONVERSATIONS,
     MESSAGE,
     MESSAGES_BY_ID,
@@ -49,27 +48,25 @@ from services.session.statements import (
 )
 
 ResultT = TypeVar("ResultT")
-EVERY = 2**31 - 1
+UNLIMITED = 2**31 - 1
 
 
 class Store:
-    """Runs work on one user's rows, each in a transaction of its own."""
+    """Runs functions on the rows of one user, each in its own transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def read(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
-        """The work sees one state of the database."""
+        """Run read-only work on one snapshot of the database."""
         return await self._database.read(lambda connection: work(OwnedRows(connection, owner)))
 
     async def write(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
-        """All of the work is stored, or nothing; it may be run again, even after it was stored: see
-        `database.Database`.
-        """
+        """Commit all changes of the work or none; for repeated runs see `Database.write`."""
         return await self._database.write(lambda connection: work(OwnedRows(connection, owner)))
 
     async def erase(self, owner: Caller, work: Callable[["OwnedRows"], ResultT]) -> ResultT:
-        """As write, and on the disk when it returns."""
+        """Run work as `write`; the changes are synced to disk when the call returns."""
         return await self._database.erase(lambda connection: work(OwnedRows(connection, owner)))
 
 
@@ -79,64 +76,77 @@ class OwnedRows:
     def __init__(self, connection: Connection, owner: Caller) -> None:
         self._connection = connection
         self._owner = owner
-        self._mine = {"owner_tenant": owner.tenant, "owner_user": owner.user}
+        self._owner_parameters = {"owner_tenant": owner.tenant, "owner_user": owner.user}
 
     def conversation(self, conversation_id: str, *, lock: bool = False) -> Conversation:
-        """One conversation; `lock` makes other writers of it wait. Raises: NotFoundError."""
+        """Return one conversation; `lock` blocks other writers until the transaction ends.
+
+        Raises:
+            NotFoundError: the conversation is missing or belongs to another user.
+        """
         row = self._run(
             LOCKED_CONVERSATION if lock else CONVERSATION, row_id=conversation_id
         ).first()
         if row is None:
-            raise _missing("conversation")
+            raise _not_found("conversation")
         return conversation_from(row)
 
-    def conversation_with(self, message_id: str) -> Conversation:
-        """The conversation that has this message, locked. Raises: NotFoundError."""
-        row = self._run(LOCKED_CONVERSATION_WITH, row_id=message_id).first()
+    def conversation_of_message(self, message_id: str) -> Conversation:
+        """Lock and return the conversation of a message.
+
+        Raises:
+            NotFoundError: the message is missing or belongs to another user.
+        """
+        row = self._run(LOCKED_CONVERSATION_OF_MESSAGE, row_id=message_id).first()
         if row is None:
-            raise _missing("message")
+            raise _not_found("message")
         return conversation_from(row)
 
-    def some_conversations(self, size: int) -> list[Conversation]:
-        """The first conversations in the order of their ids, locked."""
+    def first_conversations(self, size: int) -> list[Conversation]:
+        """Lock and return the first `size` conversations in the order of their ids."""
         return [conversation_from(row) for row in self._run(LOCKED_CONVERSATIONS, size=size)]
 
     def page(self, after: tuple[int, str] | None, size: int) -> list[Conversation]:
-        """Conversations, last used first, that come after (update_us, id)."""
+        """Return conversations, most recently used first, that follow `after` (update_us, id)."""
         if after is None:
             return [conversation_from(row) for row in self._run(FIRST_PAGE, size=size)]
         rows = self._run(NEXT_PAGE, size=size, after_us=after[0], after_id=after[1])
         return [conversation_from(row) for row in rows]
 
     def message(self, message_id: str) -> Message:
-        """One message. Raises: NotFoundError."""
+        """Return one message.
+
+        Raises:
+            NotFoundError: the message is missing or belongs to another user.
+        """
         row = self._run(MESSAGE, row_id=message_id).first()
         if row is None:
-            raise _missing("message")
+            raise _not_found("message")
         return message_from(row)
 
     def newest(self, conversation_id: str) -> str:
-        """The id of the message that was stored last, or "". It is a leaf: a child would be newer."""
+        """Return the id of the newest message, which is always a leaf, or ""."""
         return self._run(NEWEST, conversation_id=conversation_id).scalar() or ""
 
-    def path(self, message_id: str, most: int = EVERY) -> list[Message]:
-        """The newest of those that lead to this message, itself the last, as a context is chosen by
-        them; empty if there is none.
+    def path(self, message_id: str, most: int = UNLIMITED) -> list[Message]:
+        """Return a message and its nearest ancestors, at most `most` messages, oldest first.
+
+        The messages have the columns CONTEXT_COLUMNS only. Empty if the message is missing.
         """
-        return [heard_message_from(row) for row in self._run(PATH, row_id=message_id, most=most)]
+        return [context_message_from(row) for row in self._run(PATH, row_id=message_id, most=most)]
 
     def messages_of(self, conversation_id: str) -> list[Message]:
-        """All messages of a conversation, oldest first."""
+        """Return all messages of a conversation, oldest first."""
         return [
             message_from(row) for row in self._run(MESSAGES_OF, conversation_id=conversation_id)
         ]
 
     def answers_without_texts(self, conversation_ids: Sequence[str]) -> list[Message]:
-        """The answers of these conversations, each conversation's oldest first, without any texts."""
+        """Return the answers of conversations without texts, oldest first per conversation."""
         return [message_from(row) for row in self._run(ANSWERS_WITHOUT_TEXTS, ids=conversation_ids)]
 
     def messages_by_id(self, ids: Sequence[str]) -> list[Message]:
-        """These messages in this order; those that are gone are left out."""
+        """Return messages in the order of `ids`; missing messages are omitted."""
         found = {row[0]: message_from(row) for row in self._run(MESSAGES_BY_ID, ids=ids)}
         return [found[message_id] for message_id in ids if message_id in found]
 
@@ -145,7 +155,7 @@ class OwnedRows:
         self._connection.execute(ADD_CONVERSATION, conversation_row(conversation, self._owner))
 
     def replace_conversation(self, conversation: Conversation) -> None:
-        """Store title, times and next position anew."""
+        """Update title, time of last use and next position of a conversation."""
         self._run(
             CHANGE_CONVERSATION,
             row_id=conversation.id,
@@ -155,17 +165,17 @@ class OwnedRows:
         )
 
     def remove_conversations(self, conversation_ids: Sequence[str]) -> None:
-        """Remove the conversations themselves."""
+        """Remove the rows of conversations, without their messages."""
         self._run(REMOVE_CONVERSATIONS, ids=conversation_ids)
 
     def add_messages(self, new: Sequence[Message]) -> None:
-        """Store new messages."""
+        """Store new messages in one statement."""
         self._connection.execute(
             ADD_MESSAGES, [message_row(message, self._owner) for message in new]
         )
 
     def replace_answer(self, message: Message, now_us: int) -> None:
-        """Store how an answer ended; its conversation was used now."""
+        """Store a finished answer and update the last use of its conversation."""
         self._run(
             CHANGE_MESSAGE,
             row_id=message.id,
@@ -178,35 +188,36 @@ class OwnedRows:
         self._run(CHANGE_CONVERSATION, row_id=message.conversation_id, update_us=now_us)
 
     def turn(self, request_id: str) -> StoredTurn | None:
-        """What the user began under this idempotency key."""
+        """Return the turn that was begun with this idempotency key, or None."""
         row = self._run(TURN, key=request_id).first()
         return None if row is None else stored_turn_from(row)
 
     def add_turn(self, request_id: str, turn: StoredTurn) -> None:
-        """Store it; collides if another transaction did so first."""
+        """Store a begun turn; a unique violation if another transaction stored the key first."""
         owned = {"tenant": self._owner.tenant, "user": self._owner.user, "request_id": request_id}
         self._connection.execute(ADD_TURN, {**vars(turn), **owned})
 
     def erase_messages(self, conversation_ids: Sequence[str]) -> None:
-        """Remove messages, idempotency keys and turns that were not relayed yet. The conversations
-        must be the user's.
+        """Remove messages, idempotency keys and turn records that are not relayed yet.
+
+        The caller must have checked that the conversations belong to the owner.
         """
         self._connection.execute(REMOVE_TURN_RECORDS, {"ids": conversation_ids})
         self._run(REMOVE_TURNS, ids=conversation_ids)
         self._run(REMOVE_MESSAGES, ids=conversation_ids)
 
     def enqueue(self, records: Sequence[tuple[str, bytes]], *, erased: bool = False) -> None:
-        """Put records, each with its conversation, into the outbox; they are relayed in this order."""
+        """Add records (conversation id, payload) to the outbox, to be relayed in this order."""
         rows = [
-            {"conversation_id": of, "refused": False, "erased": erased, "payload": payload}
-            for of, payload in records
+            {"conversation_id": id_, "refused": False, "erased": erased, "payload": payload}
+            for id_, payload in records
         ]
         if rows:
             self._connection.execute(ADD_RECORDS, rows)
 
     def _run(self, statement: Executable, **parameters: object) -> CursorResult[Any]:
-        return self._connection.execute(statement, {**parameters, **self._mine})
+        return self._connection.execute(statement, {**parameters, **self._owner_parameters})
 
 
-def _missing(what: str) -> NotFoundError:
-    return NotFoundError(f"no such {what}", field=f"{what}_id")
+def _not_found(kind: str) -> NotFoundError:
+    return NotFoundError(f"no such {kind}", field=f"{kind}_id")

@@ -1,6 +1,6 @@
-"""The tables of the sessions database, as the newest migration leaves them.
+"""Tables of the sessions database after the newest migration.
 
-Every row that a user can see carries its owner: no query needs a join to ask.
+Every row of a user stores its owner, so that no query needs a join to check the owner.
 """
 
 from sqlalchemy import (
@@ -34,8 +34,8 @@ conversations = Table(
     Index("conversations_by_use", "tenant", "user", "update_us", "id"),
 )
 
-# `position` counts within a conversation: the newest message is always a leaf, whatever the clocks
-# of replicas say.
+# `position` counts within a conversation and does not depend on clocks: the newest message is
+# always a leaf.
 messages = Table(
     "messages",
     metadata,
@@ -66,7 +66,7 @@ messages = Table(
     UniqueConstraint("conversation_id", "position"),
 )
 
-# One row an idempotency key. It goes with its conversation.
+# One row per idempotency key, removed with its conversation.
 turns = Table(
     "turns",
     metadata,
@@ -87,8 +87,8 @@ turns = Table(
     Column("dropped_messages", Integer, nullable=False),
 )
 
-# A turn's record until the feedback service has acknowledged it, or (`erased`) the one that takes
-# it back. No foreign key: an erasure outlives its conversation.
+# Turn records and (`erased`) erasure records until the feedback service acknowledges them. Without
+# a foreign key, because an erasure record outlives its conversation.
 outbox = Table(
     "outbox",
     metadata,
@@ -102,7 +102,7 @@ outbox = Table(
     sqlite_autoincrement=True,
 )
 
-# One row: which replica relays the outbox. `term` grows with every sign of life.
+# One row with the replica that relays the outbox; each renewal increments `term`.
 relay_lease = Table(
     "relay_lease",
     metadata,

@@ -1,5 +1,6 @@
-"""Counts tokens with the model's own tokenizer. Loading takes seconds, so it is done before
-serving, in a thread.
+"""Token counts with the tokenizer of the model.
+
+Loading the tokenizer takes seconds, and therefore happens in a thread before the service serves.
 """
 
 import asyncio
@@ -10,25 +11,25 @@ from tokenizers import Tokenizer
 
 from services.chassis.errors import DetailedError
 
-# Above this a count takes more than about a millisecond and goes to a thread (measured: 2.2 ms for
-# 1,000 tokens).
+# Longer texts are counted in a thread, because a count takes more than about a millisecond
+# (measured: 2.2 ms for 1,000 tokens).
 INLINE_CHARACTERS = 2_000
 
 
 class TokenizerMissingError(DetailedError):
-    """The file is not there or is no tokenizer; the text says how to get one, `field` is the file."""
+    """The tokenizer file is missing or malformed; `field` is the file."""
 
     reason = "MISSING"
 
 
 class TokenCounter:
-    """Counts the tokens of texts, without the template around them."""
+    """Counter of the tokens of texts, without the chat template."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     async def count(self, texts: Sequence[str]) -> list[int]:
-        """The number of tokens of each text."""
+        """Return the number of tokens of each text."""
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return self._count(texts)
         return await asyncio.to_thread(self._count, texts)
@@ -39,10 +40,10 @@ class TokenCounter:
 
 
 async def load_counter(tokenizer_file: Path) -> TokenCounter:
-    """Read tokenizer.json off the loop.
+    """Read tokenizer.json in a thread.
 
     Raises:
-        TokenizerMissingError: it cannot be read.
+        TokenizerMissingError: the file is missing or malformed.
     """
     return TokenCounter(await asyncio.to_thread(_read, tokenizer_file))
 
@@ -50,8 +51,8 @@ async def load_counter(tokenizer_file: Path) -> TokenCounter:
 def _read(tokenizer_file: Path) -> Tokenizer:
     if not tokenizer_file.is_file():
         raise TokenizerMissingError(
-            f"{tokenizer_file} is missing: TW_SESSION_TOKENIZER_FILE must name the tokenizer.json of the model that "
-            "answers; `make up` installs the small model with it",
+            f"{tokenizer_file} is missing: TW_SESSION_TOKENIZER_FILE must name the tokenizer.json "
+            "of the model that answers; `make up` installs the small model with its tokenizer",
             field=str(tokenizer_file),
         )
     try:

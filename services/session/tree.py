@@ -1,8 +1,8 @@
-"""The tree of a conversation, and how it grows: under the newest leaf, or under the parent that the
-request names.
+"""Position of a new turn in the tree of a conversation.
 
-An edit names the parent of the edited message and becomes its sibling. The conversation's own id as
-parent means the top, so that a first message can be edited too.
+New messages are appended to the newest leaf, or to the parent that the request names. An edit names
+the parent of the edited message and becomes a sibling. The id of the conversation as parent means
+the root, so that the first message can be edited too.
 """
 
 from collections.abc import Callable
@@ -22,79 +22,88 @@ from services.session.store import OwnedRows
 
 
 @dataclass(frozen=True)
-class Growth:
-    """`branch` leads to the user's message; its last `fresh` messages are not stored yet."""
+class AppendPlan:
+    """New messages of a turn and their position.
+
+    `branch` ends with the user's message. The last `new_count` messages are not stored yet.
+    """
 
     conversation: Conversation
     branch: Branch
-    fresh: int = 0
+    new_count: int = 0
 
     @property
-    def new(self) -> tuple[Message, ...]:
-        """The messages that are not stored yet, oldest first."""
-        return self.branch.newest[len(self.branch.newest) - self.fresh :]
+    def new_messages(self) -> tuple[Message, ...]:
+        """Messages to be stored, oldest first."""
+        return self.branch.newest[len(self.branch.newest) - self.new_count :]
 
 
-def grow(
-    rows: OwnedRows, request: TurnRequest, tokens: list[int], mint: Callable[[], str], now_us: int
-) -> Growth:
-    """Where the request's turn hangs; its conversation is locked. `tokens`: of the history's texts,
-    then of the user's.
+def plan_append(
+    rows: OwnedRows, request: TurnRequest, tokens: list[int], new_id: Callable[[], str], now_us: int
+) -> AppendPlan:
+    """Determine the position of a turn and lock its conversation.
+
+    Args:
+        rows: rows of the owner.
+        request: the turn.
+        tokens: tokens of each text of the history, then of the user's text.
+        new_id: source of ids.
+        now_us: time of the turn.
 
     Raises:
-        NotFoundError: conversation, parent or message is missing or another user's.
-        InvalidArgumentError: a message of the wrong kind.
+        NotFoundError: conversation, parent or message is missing or belongs to another user.
+        InvalidArgumentError: the parent or the message to regenerate has the wrong role.
     """
     if request.user is None:
-        return _again(rows, request)
+        return _plan_regeneration(rows, request)
     if request.conversation_id:
         conversation = rows.conversation(request.conversation_id, lock=True)
-        branch = _above(rows, request)
+        branch = _parent_branch(rows, request)
     elif request.parent_id:
         raise NotFoundError("no such message", field="parent_message_id")
     else:
-        conversation, branch = Conversation(mint(), "", now_us, now_us), Branch(rows)
+        conversation, branch = Conversation(new_id(), "", now_us, now_us), Branch(rows)
         rows.add_conversation(conversation)
-    new = _new_messages(conversation, request, request.user, tokens, mint, now_us)
+    new = _new_messages(conversation, request, request.user, tokens, new_id, now_us)
     for message in new:
-        branch = branch.under(message)
-    return Growth(conversation, branch, len(new))
+        branch = branch.append(message)
+    return AppendPlan(conversation, branch, len(new))
 
 
 def open_answer(
-    growth: Growth,
+    plan: AppendPlan,
     request: TurnRequest,
     context: tuple[Message, ...],
-    mint: Callable[[], str],
+    new_id: Callable[[], str],
     now_us: int,
 ) -> Message:
-    """The answer to be, under the user's message."""
+    """Create the open answer as a child of the user's message."""
     answer = Message(
-        id=mint(),
-        conversation_id=growth.conversation.id,
+        id=new_id(),
+        conversation_id=plan.conversation.id,
         role=Role.ASSISTANT,
         text="",
-        position=growth.conversation.next_position + growth.fresh,
+        position=plan.conversation.next_position + plan.new_count,
         tokens=0,
         create_us=now_us,
         task=request.task,
         context_ids=tuple(message.id for message in context),
     )
-    return growth.branch.under(answer).newest[-1]
+    return plan.branch.append(answer).newest[-1]
 
 
-def _again(rows: OwnedRows, request: TurnRequest) -> Growth:
-    conversation = rows.conversation_with(request.regenerate_id)
+def _plan_regeneration(rows: OwnedRows, request: TurnRequest) -> AppendPlan:
+    conversation = rows.conversation_of_message(request.regenerate_id)
     if request.conversation_id and conversation.id != request.conversation_id:
         raise NotFoundError("no such message", field="regenerate_message_id")
     message = rows.message(request.regenerate_id)
     branch = branch_to(rows, message.parent_id if message.role is Role.ASSISTANT else message.id)
     if not branch.newest or branch.newest[-1].role is not Role.USER:
-        raise _wrong("regenerate_message_id", "a message of the user, or an answer to one")
-    return Growth(conversation, branch)
+        raise _invalid("regenerate_message_id", "a message of the user, or an answer to one")
+    return AppendPlan(conversation, branch)
 
 
-def _above(rows: OwnedRows, request: TurnRequest) -> Branch:
+def _parent_branch(rows: OwnedRows, request: TurnRequest) -> Branch:
     if not request.parent_id:
         return branch_to(rows, rows.newest(request.conversation_id))
     if request.parent_id == request.conversation_id:
@@ -103,8 +112,9 @@ def _above(rows: OwnedRows, request: TurnRequest) -> Branch:
     if not branch.newest or branch.newest[-1].conversation_id != request.conversation_id:
         raise NotFoundError("no such message", field="parent_message_id")
     if branch.newest[-1].role is Role.USER:
-        raise _wrong(
-            "parent_message_id", "an answer, a system message, or the conversation's id for its top"
+        raise _invalid(
+            "parent_message_id",
+            "an answer, a system message, or the conversation's id for its root",
         )
     return branch
 
@@ -114,17 +124,17 @@ def _new_messages(
     request: TurnRequest,
     user: UserText,
     tokens: list[int],
-    mint: Callable[[], str],
+    new_id: Callable[[], str],
     now_us: int,
 ) -> list[Message]:
-    """The imported history and the user's message; where they hang is not said yet."""
+    """Create messages for the imported history and the user's text, without parents."""
     new: list[Message] = []
-    said = [(entry.role, entry.text) for entry in request.history] + [(Role.USER, user.text)]
-    for (role, text), count in zip(said, tokens, strict=True):
+    texts = [(entry.role, entry.text) for entry in request.history] + [(Role.USER, user.text)]
+    for (role, text), count in zip(texts, tokens, strict=True):
         if not text:
             continue
         message = Message(
-            id=mint(),
+            id=new_id(),
             conversation_id=conversation.id,
             role=role,
             text=text,
@@ -141,5 +151,5 @@ def _new_messages(
     return new
 
 
-def _wrong(field: str, limit: str) -> InvalidArgumentError:
+def _invalid(field: str, limit: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

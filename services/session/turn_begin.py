@@ -1,6 +1,4 @@
-"""The start of a turn, in one transaction: the user's message, an open answer, and the context for
-the model.
-"""
+"""Begin of a turn in one transaction: the user's message, an open answer, and the context."""
 
 import hashlib
 import json
@@ -9,19 +7,25 @@ from dataclasses import dataclass, replace
 
 from services.chassis.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError
 from services.chassis.identity import Caller
-from services.session.context import Budget, as_said, select_context
-from services.session.conversation import TokenCounts, title_of
-from services.session.identifiers import IdMint
+from services.session.context import Budget, merge_roles, select_context
+from services.session.conversation import title_of
+from services.session.identifiers import IdGenerator
 from services.session.limits import check_turn_request
 from services.session.message import Message, StoredTurn, Turn, TurnRequest
 from services.session.store import OwnedRows, Store
-from services.session.tree import grow, open_answer
+from services.session.tokens import TokenCounter
+from services.session.tree import open_answer, plan_append
 
 
 @dataclass(frozen=True)
 class ContextRules:
-    """The model's window, the usual room for an answer, and what the chat template adds once and to
-    each message, in tokens.
+    """Sizes from which the token budget of a context follows, all in tokens.
+
+    Args:
+        window_tokens: context and answer together.
+        reply_tokens: default reservation for the answer.
+        template_tokens: added once by the chat template.
+        message_overhead_tokens: added to each message by the chat template.
     """
 
     window_tokens: int
@@ -30,8 +34,10 @@ class ContextRules:
     message_overhead_tokens: int
 
     def budget(self, reply_tokens: int) -> Budget:
-        """What is left for the context. Raises: InvalidArgumentError if the answer takes the whole
-        window.
+        """Return the budget of the context; `reply_tokens` 0 selects the default reservation.
+
+        Raises:
+            InvalidArgumentError: the answer would fill the whole window.
         """
         reply = reply_tokens or self.reply_tokens
         most = self.window_tokens - self.template_tokens
@@ -44,45 +50,45 @@ class ContextRules:
 
 
 class TurnBeginner:
-    """Begins turns."""
+    """Domain logic of BeginTurn, replays included."""
 
     def __init__(
         self,
         store: Store,
-        counter: TokenCounts,
-        mint: IdMint,
+        counter: TokenCounter,
+        ids: IdGenerator,
         rules: ContextRules,
         now_us: Callable[[], int],
     ) -> None:
         self._store = store
         self._counter = counter
-        self._mint = mint
+        self._ids = ids
         self._rules = rules
         self._now_us = now_us
 
     async def begin(self, owner: Caller, request: TurnRequest) -> Turn:
-        """Begin a turn, or return the one that was begun under the same request id.
+        """Begin a turn, or return the turn that was begun with the same request id.
 
         Raises:
-            InvalidArgumentError: a limit of the request, or the text does not fit the context.
-            NotFoundError: conversation, parent or message is missing or another user's.
+            InvalidArgumentError: a limit is exceeded, or the text does not fit the context.
+            NotFoundError: conversation, parent or message is missing or belongs to another user.
             AlreadyExistsError: the request id was used with another payload.
         """
         check_turn_request(request)
         budget = self._rules.budget(request.reply_tokens)
-        texts = [said.text for said in request.history] + (
-            [request.user.text] if request.user else []
-        )
+        texts = [message.text for message in request.history]
+        if request.user:
+            texts.append(request.user.text)
         tokens = await self._counter.count(texts)
-        # Conversation, history, question, answer: minted before, so that work that runs again
-        # stores under the same ids.
-        ids = [self._mint.mint() for _ in range(len(request.history) + 3)]
-        ran: list[Turn] = []
+        # For conversation, history, question and answer. Drawn before the transaction, so that all
+        # attempts use the same ids.
+        ids = [self._ids.new_id() for _ in range(len(request.history) + 3)]
+        attempts: list[Turn] = []
 
         def work(rows: OwnedRows) -> Turn:
-            if not ran or not _was_stored(rows, ran[-1]):
-                ran.append(self._begin(rows, request, tokens, budget, iter(ids).__next__))
-            return ran[-1]
+            if not attempts or not _was_stored(rows, attempts[-1]):
+                attempts.append(self._begin(rows, request, tokens, budget, iter(ids).__next__))
+            return attempts[-1]
 
         return await self._store.write(owner, work)
 
@@ -92,25 +98,25 @@ class TurnBeginner:
         request: TurnRequest,
         tokens: list[int],
         budget: Budget,
-        mint: Callable[[], str],
+        new_id: Callable[[], str],
     ) -> Turn:
         digest = payload_sha256(request)
         if request.request_id and (stored := rows.turn(request.request_id)):
             return _replay(rows, stored, digest)
         now = self._now_us()
-        growth = grow(rows, request, tokens, mint, now)
-        chosen = select_context(growth.branch, budget)
-        conversation = growth.conversation
-        answer = open_answer(growth, request, chosen.messages, mint, now)
-        rows.add_messages([*growth.new, answer])
-        # Of the branch that is on the screen: an edit of the first message renames, and so does
-        # going on beside it.
-        title = title_of(growth.branch.pinned) or conversation.title
+        plan = plan_append(rows, request, tokens, new_id, now)
+        chosen = select_context(plan.branch, budget)
+        conversation = plan.conversation
+        answer = open_answer(plan, request, chosen.messages, new_id, now)
+        rows.add_messages([*plan.new_messages, answer])
+        # The title follows the branch on the screen: an edit of the first message changes the
+        # title, and so does the continuation of another branch.
+        title = title_of(plan.branch.pinned) or conversation.title
         rows.replace_conversation(
             replace(conversation, title=title, update_us=now, next_position=answer.position + 1)
         )
         stored = StoredTurn(
-            digest, conversation.id, growth.branch.leaf_id, answer.id, chosen.tokens, chosen.dropped
+            digest, conversation.id, plan.branch.leaf_id, answer.id, chosen.tokens, chosen.dropped
         )
         if request.request_id:
             rows.add_turn(request.request_id, stored)
@@ -118,10 +124,10 @@ class TurnBeginner:
 
 
 def _was_stored(rows: OwnedRows, turn: Turn) -> bool:
-    """Whether the run before was stored after all, and only the answer to its commit lost.
+    """Return True if an earlier attempt was committed and only the answer to its commit was lost.
 
-    Its commit may still be under way: then the lock waits for it, or, for a new conversation, its
-    id collides and this runs once more.
+    If the commit is still running, the lock waits for its end. In a new conversation there is no
+    row to lock; the ids then collide and the work runs again.
     """
     try:
         rows.conversation(turn.conversation_id, lock=True)
@@ -148,22 +154,23 @@ def _turn(stored: StoredTurn, messages: tuple[Message, ...]) -> Turn:
         stored.conversation_id,
         stored.user_message_id,
         stored.assistant_message_id,
-        as_said(messages),
+        merge_roles(messages),
         stored.context_tokens,
         stored.dropped_messages,
     )
 
 
 def payload_sha256(request: TurnRequest) -> str:
-    """What makes two requests the same. The enhanced text is left out: a retry may find the
-    enhancer away.
+    """Return the hash by which replays of a request are recognised.
+
+    The enhanced text is excluded, because the enhancer may be unavailable during a retry.
     """
     payload = [
         request.conversation_id,
         request.parent_id,
         request.user.original_text if request.user else None,
         request.regenerate_id,
-        [[said.role, said.text] for said in request.history],
+        [[message.role, message.text] for message in request.history],
         request.task,
         request.reply_tokens,
     ]

@@ -1,25 +1,25 @@
-"""The end of a turn, in one transaction: the answer, and the turn's record in the outbox."""
+"""End of a turn in one transaction: the answer, and the turn record in the outbox."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
 from services.chassis.errors import FailedPreconditionError, InvalidArgumentError
 from services.chassis.identity import Caller
-from services.session.context import as_said
-from services.session.conversation import TokenCounts
+from services.session.context import merge_roles
 from services.session.limits import check_answer
-from services.session.message import Answer, FinishReason, Message, Role
+from services.session.message import Answer, FinishReason, Role
 from services.session.store import OwnedRows, Store
+from services.session.tokens import TokenCounter
 from services.session.turn_record import TurnRecorder, is_published
 
 
 class TurnFinisher:
-    """Finishes turns; `wake` tells the relay that the outbox has something."""
+    """Domain logic of FinishTurn; `wake` notifies the relay of a new record in the outbox."""
 
     def __init__(
         self,
         store: Store,
-        counter: TokenCounts,
+        counter: TokenCounter,
         recorder: TurnRecorder,
         now_us: Callable[[], int],
         wake: Callable[[], None],
@@ -31,12 +31,12 @@ class TurnFinisher:
         self._wake = wake
 
     async def finish(self, owner: Caller, answer: Answer) -> None:
-        """Store the answer; the same answer again changes nothing.
+        """Store the answer; a repetition with the same text changes nothing.
 
         Raises:
-            InvalidArgumentError: a value out of range, or the message is no answer.
-            NotFoundError: the message is missing or another user's.
-            FailedPreconditionError: it was finished with another text.
+            InvalidArgumentError: a value is out of range, or the message is not an answer.
+            NotFoundError: the message is missing or belongs to another user.
+            FailedPreconditionError: the answer was finished with another text.
         """
         check_answer(answer)
         (tokens,) = await self._counter.count([answer.text])
@@ -44,7 +44,7 @@ class TurnFinisher:
         self._wake()
 
     def _finish(self, rows: OwnedRows, owner: Caller, answer: Answer, tokens: int) -> None:
-        rows.conversation_with(answer.message_id)
+        rows.conversation_of_message(answer.message_id)
         message = rows.message(answer.message_id)
         if message.role is not Role.ASSISTANT:
             raise InvalidArgumentError(
@@ -61,22 +61,18 @@ class TurnFinisher:
                 )
             return
         now = self._now_us()
-        finished = _finished(message, answer, tokens)
+        finished = replace(
+            message,
+            text=answer.text,
+            tokens=tokens,
+            model_version=answer.model_version,
+            arm=answer.arm,
+            finish_reason=answer.finish_reason,
+        )
         rows.replace_answer(finished, now)
         if is_published(finished):
             context = rows.messages_by_id(message.context_ids)
             record = self._recorder.finished(
-                owner, context[-1], message, answer, as_said(context), now
+                owner, context[-1], message, answer, merge_roles(context), now
             )
             rows.enqueue([(message.conversation_id, record)])
-
-
-def _finished(message: Message, answer: Answer, tokens: int) -> Message:
-    return replace(
-        message,
-        text=answer.text,
-        tokens=tokens,
-        model_version=answer.model_version,
-        arm=answer.arm,
-        finish_reason=answer.finish_reason,
-    )

@@ -1,7 +1,7 @@
-"""A turn's record for training: what is published, under which pseudonym, and how it is taken back.
+"""Turn records for training, and their erasure.
 
-Published is what a model wrote, whatever became of it: a turn without a model version (refused at
-the door, failed before a version was chosen) says nothing about any model.
+Every answer of a model is published. A turn without a model version is not published, because its
+text is not from a model: the input was blocked, or the turn failed before the choice of a version.
 """
 
 import hmac
@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 from services.chassis.identity import Caller
 from services.session.identifiers import ERASED, FINISHED, turn_event_id
-from services.session.message import Answer, FinishReason, Message, Said, TurnRecord
+from services.session.message import Answer, ContextMessage, FinishReason, Message, TurnRecord
 
 Encode = Callable[[TurnRecord], bytes]
 
 
 class TurnRecorder:
-    """Makes records; `encode` turns one into the feedback service's bytes."""
+    """Creates turn records; `encode` serialises a record for the feedback service."""
 
     def __init__(self, principal_key: str, encode: Encode) -> None:
         self._key = principal_key.encode()
@@ -27,10 +27,10 @@ class TurnRecorder:
         question: Message,
         open_answer: Message,
         answer: Answer,
-        said: Sequence[Said],
+        context: Sequence[ContextMessage],
         now_us: int,
     ) -> bytes:
-        """The record of a finished turn. `said` is exactly what the model was given."""
+        """Return the record of a finished turn; `context` is exactly the input of the model."""
         record = TurnRecord(
             event_id=turn_event_id(answer.message_id, FINISHED),
             tenant=owner.tenant,
@@ -40,13 +40,13 @@ class TurnRecorder:
             answer=answer,
             finish_us=now_us,
             task=open_answer.task,
-            context=tuple(said),
+            context=tuple(context),
             original_text=question.original_text,
         )
         return self._encode(record)
 
     def erased(self, owner: Caller, answer: Message, now_us: int) -> bytes:
-        """Tells readers to forget a turn: ids and version, no text."""
+        """Return the record that erases a turn: ids and version, without text."""
         record = TurnRecord(
             event_id=turn_event_id(answer.id, ERASED),
             tenant=owner.tenant,
@@ -61,12 +61,13 @@ class TurnRecorder:
         return self._encode(record)
 
     def _principal(self, owner: Caller) -> str:
-        """HMAC-SHA-256 of `tenant/user`: the gateway signs thumbs with the same formula and key, so
-        that they join.
+        """Return HMAC-SHA-256 of `tenant/user`.
+
+        The gateway uses the same formula and key, so that thumbs and turns can be joined.
         """
         return hmac.digest(self._key, owner.key.encode(), "sha256").hex()
 
 
 def is_published(message: Message) -> bool:
-    """Whether a record of this message has gone to the outbox."""
+    """Return True if a turn record of this answer is published."""
     return bool(message.model_version) and message.finish_reason is not FinishReason.OPEN

@@ -1,6 +1,5 @@
-"""Domain objects to protobuf and back."""
+"""Conversion of domain objects to protobuf and back."""
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,11 +10,11 @@ from thumbwheel.session.v1 import session_pb2
 from services.chassis.errors import InvalidArgumentError
 from services.session.message import (
     Answer,
+    ContextMessage,
     Conversation,
     FinishReason,
     Message,
     Role,
-    Said,
     Sample,
     Task,
     TextEdit,
@@ -37,7 +36,7 @@ TASKS = {
     chat_pb2.TASK_CHAT: Task.CHAT,
     chat_pb2.TASK_CREATIVE: Task.CREATIVE,
 }
-FINISHES = {
+FINISH_REASONS = {
     chat_pb2.FINISH_REASON_UNSPECIFIED: FinishReason.OPEN,
     chat_pb2.FINISH_REASON_STOP: FinishReason.STOP,
     chat_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
@@ -48,14 +47,18 @@ FINISHES = {
 }
 ROLE_NUMBERS = {role: number for number, role in ROLES.items()}
 TASK_NUMBERS = {task: number for number, task in TASKS.items()}
-FINISH_NUMBERS = {finish: number for number, finish in FINISHES.items()}
+FINISH_NUMBERS = {finish: number for number, finish in FINISH_REASONS.items()}
 
 NumberT = TypeVar("NumberT", bound=int)
 NameT = TypeVar("NameT")
 
 
 def turn_request_from(request: session_pb2.BeginTurnRequest) -> TurnRequest:
-    """Raises: InvalidArgumentError for an unknown role or task."""
+    """Convert a BeginTurn request.
+
+    Raises:
+        InvalidArgumentError: a role or the task is unknown.
+    """
     user = None
     if request.WhichOneof("action") == "user":
         edits = tuple(
@@ -64,7 +67,7 @@ def turn_request_from(request: session_pb2.BeginTurnRequest) -> TurnRequest:
         )
         user = UserText(request.user.original_text, request.user.text, edits)
     history = tuple(
-        Said(_known(ROLES, entry.role, f"history[{number}].role"), entry.text)
+        ContextMessage(_lookup(ROLES, entry.role, f"history[{number}].role"), entry.text)
         for number, entry in enumerate(request.history)
     )
     return TurnRequest(
@@ -74,20 +77,20 @@ def turn_request_from(request: session_pb2.BeginTurnRequest) -> TurnRequest:
         parent_id=request.parent_message_id,
         history=history,
         request_id=request.request_id,
-        task=_known(TASKS, request.task, "task"),
+        task=_lookup(TASKS, request.task, "task"),
         reply_tokens=request.reply_tokens,
     )
 
 
 def turn_response(turn: Turn) -> session_pb2.BeginTurnResponse:
-    """The turn as BeginTurn answers it."""
+    """Convert a turn to the response of BeginTurn."""
     return session_pb2.BeginTurnResponse(
         conversation_id=turn.conversation_id,
         user_message_id=turn.user_message_id,
         assistant_message_id=turn.assistant_message_id,
         context=[
-            session_pb2.ContextMessage(role=ROLE_NUMBERS[said.role], text=said.text)
-            for said in turn.context
+            session_pb2.ContextMessage(role=ROLE_NUMBERS[message.role], text=message.text)
+            for message in turn.context
         ],
         context_tokens=turn.context_tokens,
         dropped_messages=turn.dropped_messages,
@@ -96,13 +99,17 @@ def turn_response(turn: Turn) -> session_pb2.BeginTurnResponse:
 
 
 def answer_from(request: session_pb2.FinishTurnRequest) -> Answer:
-    """Raises: InvalidArgumentError for an unknown finish reason."""
+    """Convert a FinishTurn request.
+
+    Raises:
+        InvalidArgumentError: the finish reason is unknown.
+    """
+    sample = request.sample
     return Answer(
         message_id=request.assistant_message_id,
-        # A model may write it, the database may not store it, and the answer must not be lost for
-        # it.
+        # A model may write U+0000, which Postgres cannot store. The answer must not be lost.
         text=request.text.replace("\0", "\ufffd"),
-        finish_reason=_known(FINISHES, request.finish_reason, "finish_reason"),
+        finish_reason=_lookup(FINISH_REASONS, request.finish_reason, "finish_reason"),
         model_version=request.model_version,
         arm=request.arm,
         assignment_probability=request.assignment_probability,
@@ -113,19 +120,16 @@ def answer_from(request: session_pb2.FinishTurnRequest) -> Answer:
         policy_version=request.policy_version,
         guard_category=request.guard_category,
         cached=request.usage.cached,
-        sample=_sample(request),
-    )
-
-
-def _sample(request: session_pb2.FinishTurnRequest) -> Sample | None:
-    told = request.sample
-    return (
-        Sample(tuple(told.token_ids), tuple(told.log_probs)) if request.HasField("sample") else None
+        sample=(
+            Sample(tuple(sample.token_ids), tuple(sample.log_probs))
+            if request.HasField("sample")
+            else None
+        ),
     )
 
 
 def message_proto(message: Message) -> chat_pb2.Message:
-    """A stored message as the user sees it."""
+    """Convert a message for the user."""
     return chat_pb2.Message(
         id=message.id,
         conversation_id=message.conversation_id,
@@ -148,7 +152,7 @@ def message_proto(message: Message) -> chat_pb2.Message:
 
 
 def conversation_proto(conversation: Conversation) -> chat_pb2.Conversation:
-    """A conversation as the user sees it."""
+    """Convert a conversation for the user."""
     return chat_pb2.Conversation(
         id=conversation.id,
         title=conversation.title,
@@ -158,7 +162,7 @@ def conversation_proto(conversation: Conversation) -> chat_pb2.Conversation:
 
 
 def encode_turn_record(record: TurnRecord) -> bytes:
-    """A TurnEvent's bytes; the same record always gives the same ones."""
+    """Serialise a turn record as TurnEvent, deterministically."""
     answer = record.answer
     event = events_pb2.TurnEvent(
         event_id=record.event_id,
@@ -167,7 +171,10 @@ def encode_turn_record(record: TurnRecord) -> bytes:
         conversation_id=record.conversation_id,
         user_message_id=record.user_message_id,
         message_id=answer.message_id,
-        context=_history(record.context),
+        context=[
+            chat_pb2.HistoryMessage(role=ROLE_NUMBERS[message.role], text=message.text)
+            for message in record.context
+        ],
         original_text=record.original_text,
         answer=answer.text,
         finish_reason=FINISH_NUMBERS[answer.finish_reason],
@@ -192,13 +199,7 @@ def encode_turn_record(record: TurnRecord) -> bytes:
     return event.SerializeToString(deterministic=True)
 
 
-def _history(context: Sequence[Said]) -> list[chat_pb2.HistoryMessage]:
-    return [
-        chat_pb2.HistoryMessage(role=ROLE_NUMBERS[said.role], text=said.text) for said in context
-    ]
-
-
-def _known(table: dict[NumberT, NameT], number: NumberT, field: str) -> NameT:
+def _lookup(table: dict[NumberT, NameT], number: NumberT, field: str) -> NameT:
     if number not in table:
         names = ", ".join(str(name) for name in table.values())
         raise InvalidArgumentError(

@@ -1,6 +1,4 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction that `schema.upgrade`
-hands in.
-"""
+"""Alembic environment: runs migrations on the connection and transaction of `schema.upgrade`."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The homes of the session service."""
+"""Database fixtures of the session service."""
 
 from tests.services.session.homes import home, postgres_home, postgres_template, sqlite_home
 

@@ -1,6 +1,4 @@
-"""Where a test's session service lives: every test of the service runs on SQLite and on a real
-Postgres.
-"""
+"""Fixtures for the databases of a test; tests of the service run on SQLite and real Postgres."""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from tests.services.session.service import Home
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: PostgresServer) -> Database:
-    """A migrated database that the tests' own are copied from: some 30 ms each."""
+    """Migrated database from which the tests copy their own, in about 30 ms."""
     template = postgres.database()
     asyncio.run(migrate(template.url()))
     return template

@@ -1,4 +1,4 @@
-"""Two replicas of the service on one database, and somebody else who is connected to it."""
+"""Two replicas of the service on one database, and a further connection to the database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

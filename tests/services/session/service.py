@@ -1,6 +1,4 @@
-"""The session service as its neighbours see it: the real wiring on a real port, with a hand-made
-feedback service.
-"""
+"""The session service with its real wiring on a real port, and a fake feedback service."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,8 +34,9 @@ UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
 
 @dataclass
 class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Keeps turns in the order in which they came. Each entry of `failures` spoils one call:
-    before, after, hang.
+    """Fake feedback service that records turns in the order of arrival.
+
+    Each entry of `failures` fails one call: "before" or "after" the write, or "hang".
     """
 
     turns: list[events_pb2.TurnEvent] = field(default_factory=list)
@@ -111,7 +110,7 @@ def session_settings(home: Home, **changes: Any) -> SessionSettings:
 
 @asynccontextmanager
 async def session_service(home: Home, **changes: Any) -> AsyncIterator[Any]:
-    """A stub of a running service."""
+    """Run the service and yield a client stub."""
     settings = session_settings(home, **changes)
     async with (
         wiring(settings) as registrations,
@@ -121,7 +120,7 @@ async def session_service(home: Home, **changes: Any) -> AsyncIterator[Any]:
         yield session_pb2_grpc.SessionServiceStub(channel)
 
 
-# Numbers that no row holds by chance.
+# Values that no row contains by chance.
 SAMPLE = Sample(token_ids=[262143, 7, 1], log_probs=[-0.7312, -0.2519, -0.0137])
 
 
@@ -151,7 +150,7 @@ def finish(
 async def talk(
     stub: Any, question: str, answer: str, conversation_id: str = "", **fields: Any
 ) -> Any:
-    """A whole turn of Ada's."""
+    """Begin and finish a turn of the user Ada."""
     turn = await stub.BeginTurn(
         begin(question, conversation_id=conversation_id, **fields), timeout=5, metadata=ADA
     )
@@ -160,7 +159,7 @@ async def talk(
 
 
 async def error_of(call: Any) -> tuple[grpc.StatusCode, str, str, str]:
-    """Code, reason, field and limit of a call that must fail."""
+    """Return code, reason, field and limit of a call that must fail."""
     try:
         await call
     except grpc.aio.AioRpcError as error:

@@ -1,4 +1,4 @@
-"""Every limit of the proto: the error names the field and what would be right."""
+"""Every limit of the proto: the error names the field and the allowed values."""
 
 from typing import Any
 
@@ -20,15 +20,15 @@ from tests.services.session.service import (
 )
 
 User = session_pb2.UserMessage
-Said = chat_pb2.HistoryMessage
+HistoryMessage = chat_pb2.HistoryMessage
 NAN = float("nan")
 
 
-def said(text: str, role: int = chat_pb2.ROLE_USER) -> Said:
-    return Said(role=chat_pb2.Role.ValueType(role), text=text)
+def message(text: str, role: int = chat_pb2.ROLE_USER) -> HistoryMessage:
+    return HistoryMessage(role=chat_pb2.Role.ValueType(role), text=text)
 
 
-BAD: list[tuple[str, Any, str, str]] = [
+INVALID: list[tuple[str, Any, str, str]] = [
     ("BeginTurn", begin("x", conversation_id="7"), "conversation_id", "a UUID, lower case"),
     ("BeginTurn", begin("x", parent_message_id="7"), "parent_message_id", "a UUID, lower case"),
     ("BeginTurn", begin(regenerate_message_id="7"), "regenerate_message_id", "a UUID, lower case"),
@@ -37,44 +37,44 @@ BAD: list[tuple[str, Any, str, str]] = [
     ("BeginTurn", begin(user=User(original_text="x")), "user.text", "1 to 32,768 characters"),
     ("BeginTurn", begin("x" * 32_769), "user.original_text", "1 to 32,768 characters"),
     ("BeginTurn", begin("x\0"), "user.original_text", "without U+0000"),
-    ("BeginTurn", begin("x", history=[said("x\0")]), "history[0].text", "without U+0000"),
+    ("BeginTurn", begin("x", history=[message("x\0")]), "history[0].text", "without U+0000"),
     ("BeginTurn", begin("x", request_id="r\0"), "request_id", "without U+0000"),
     ("FinishTurn", finish(UNKNOWN_ID, model_version="v\0"), "model_version", "without U+0000"),
     ("BeginTurn", begin("x", request_id="r" * 65), "request_id", "at most 64 characters"),
-    ("BeginTurn", begin("x", history=[said("x")] * 201), "history", "at most 200 messages"),
+    ("BeginTurn", begin("x", history=[message("x")] * 201), "history", "at most 200 messages"),
     (
         "BeginTurn",
-        begin("x", history=[said("x" * 32_769)]),
+        begin("x", history=[message("x" * 32_769)]),
         "history[0].text",
         "at most 32,768 characters",
     ),
     (
         "BeginTurn",
-        begin("x", history=[said("x"), said("x", 0)]),
+        begin("x", history=[message("x"), message("x", 0)]),
         "history[1].role",
         "one of system, user, assistant",
     ),
     (
         "BeginTurn",
-        begin("x", history=[said("x", 9)]),
+        begin("x", history=[message("x", 9)]),
         "history[0].role",
         "one of system, user, assistant",
     ),
     (
         "BeginTurn",
-        begin("x", history=[said("x" * 20_000, 1)] * 2),
+        begin("x", history=[message("x" * 20_000, 1)] * 2),
         "history",
         "at most 32,768 characters in all system messages together",
     ),
     (
         "BeginTurn",
-        begin("x", conversation_id=UNKNOWN_ID, history=[said("x")]),
+        begin("x", conversation_id=UNKNOWN_ID, history=[message("x")]),
         "history",
         "empty, except for a new conversation",
     ),
     (
         "BeginTurn",
-        begin(regenerate_message_id=UNKNOWN_ID, history=[said("x")]),
+        begin(regenerate_message_id=UNKNOWN_ID, history=[message("x")]),
         "history",
         "empty, except for a new conversation",
     ),
@@ -82,7 +82,7 @@ BAD: list[tuple[str, Any, str, str]] = [
         "BeginTurn",
         begin(regenerate_message_id=UNKNOWN_ID, parent_message_id=UNKNOWN_ID),
         "parent_message_id",
-        "empty beside regenerate_message_id",
+        "empty with regenerate_message_id",
     ),
     (
         "BeginTurn",
@@ -179,20 +179,20 @@ BAD: list[tuple[str, Any, str, str]] = [
         "ListConversations",
         session_pb2.ListConversationsRequest(page_token="never"),
         "page_token",
-        "next_page_token of the page before",
+        "next_page_token of the previous page",
     ),
     (
         "ListConversations",
         session_pb2.ListConversationsRequest(page_token="é"),
         "page_token",
-        "next_page_token of the page before",
+        "next_page_token of the previous page",
     ),
 ]
 
 
-async def test_bad_input_names_field_and_limit(home: Home) -> None:
+async def test_invalid_input_names_field_and_limit(home: Home) -> None:
     async with session_service(home) as stub:
-        for method, request, field, limit in BAD:
+        for method, request, field, limit in INVALID:
             found = await error_of(getattr(stub, method)(request, timeout=5, metadata=ADA))
             assert found == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", field, limit), (
                 method,
@@ -204,9 +204,11 @@ async def test_bad_input_names_field_and_limit(home: Home) -> None:
     assert not listed.conversations
 
 
-async def test_a_message_of_the_wrong_kind_is_refused(home: Home) -> None:
+async def test_message_of_the_wrong_role_is_refused(home: Home) -> None:
     async with session_service(home) as stub:
-        turn = await talk(stub, "hello", "hi", history=[said("be brief", 1), said("welcome", 3)])
+        turn = await talk(
+            stub, "hello", "hi", history=[message("be brief", 1), message("welcome", 3)]
+        )
         read = session_pb2.GetConversationRequest(conversation_id=turn.conversation_id)
         system, greeting, question, _ = (
             await stub.GetConversation(read, timeout=5, metadata=ADA)
@@ -227,8 +229,8 @@ async def test_a_message_of_the_wrong_kind_is_refused(home: Home) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 32_768])
-async def test_what_is_just_within_the_limits_is_taken(home: Home, length: int) -> None:
+async def test_input_at_the_limits_is_accepted(home: Home, length: int) -> None:
     async with session_service(home) as stub:
-        request = begin("x" * length, request_id="r" * 64, history=[said("y")] * 200)
+        request = begin("x" * length, request_id="r" * 64, history=[message("y")] * 200)
         turn = await stub.BeginTurn(request, timeout=5, metadata=ADA)
     assert turn.context[-1].text.endswith("x" * length)

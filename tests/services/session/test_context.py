@@ -1,6 +1,4 @@
-"""What the model is given: newest first within the budget, system always, refused and unanswered
-turns never.
-"""
+"""Selection of the context: budget, system messages, blocked and unanswered turns."""
 
 from dataclasses import replace
 from typing import Any, cast
@@ -10,9 +8,9 @@ import pytest
 from services.chassis.errors import InvalidArgumentError
 from services.session import branch
 from services.session.branch import Branch, branch_to
-from services.session.context import Budget, as_said, select_context
+from services.session.context import Budget, merge_roles, select_context
 from services.session.limits import MAX_TEXT_CHARACTERS
-from services.session.message import FinishReason, Message, Role, Said
+from services.session.message import ContextMessage, FinishReason, Message, Role
 from tests.support.errors import refused
 
 SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
@@ -21,7 +19,7 @@ SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
 def path(
     *entries: tuple[Role, str] | tuple[Role, str, FinishReason], tokens: int = 10
 ) -> list[Message]:
-    """A path from the root; each message has the same number of tokens."""
+    """Create messages from the root to a leaf, each with the same number of tokens."""
     found: list[Message] = []
     for number, entry in enumerate(entries):
         role, text = entry[0], entry[1]
@@ -42,8 +40,8 @@ def path(
     return found
 
 
-class Shelf:
-    """The rows of one branch; counts what is read."""
+class BranchRows:
+    """Fake rows of one branch that count the reads."""
 
     def __init__(self, messages: list[Message]) -> None:
         self.messages = messages
@@ -62,7 +60,7 @@ class Shelf:
 
 
 def leading(messages: list[Message]) -> Branch:
-    return branch_to(cast(Any, Shelf(messages)), messages[-1].id)
+    return branch_to(cast(Any, BranchRows(messages)), messages[-1].id)
 
 
 def chosen(messages: list[Message], tokens: int, overhead: int = 0) -> list[str]:
@@ -82,28 +80,28 @@ TALK = path(
 )
 
 
-def test_everything_is_chosen_if_it_fits() -> None:
+def test_all_messages_are_selected_if_they_fit() -> None:
     assert chosen(TALK, 60) == ["m0", "m1", "m2", "m3", "m4", "m5"]
 
 
-def test_the_oldest_go_first_and_the_system_message_stays() -> None:
+def test_oldest_messages_are_dropped_first_and_the_system_message_is_kept() -> None:
     assert chosen(TALK, 59) == ["m0", "m3", "m4", "m5"]
     assert chosen(TALK, 40) == ["m0", "m3", "m4", "m5"]
     assert chosen(TALK, 39) == ["m0", "m5"]
 
 
-def test_a_context_never_begins_with_an_answer() -> None:
+def test_context_never_begins_with_an_answer() -> None:
     selection = select_context(leading(TALK), Budget(50, 0))
     assert [message.id for message in selection.messages] == ["m0", "m3", "m4", "m5"]
     assert (selection.tokens, selection.dropped) == (40, 2)
 
 
-def test_the_template_costs_tokens_for_each_message() -> None:
+def test_chat_template_counts_tokens_for_each_message() -> None:
     assert select_context(leading(TALK), Budget(77, 3)).tokens == 4 * 13
     assert select_context(leading(TALK), Budget(78, 3)).tokens == 6 * 13
 
 
-def test_a_last_message_that_does_not_fit_is_refused_with_the_room_in_tokens() -> None:
+def test_last_message_that_does_not_fit_is_refused_with_the_limit_in_tokens() -> None:
     with refused(InvalidArgumentError, field="text", limit="28 tokens"):
         select_context(
             leading(path((SYSTEM, "be brief"), (USER, "long"), tokens=30)), Budget(64, 3)
@@ -123,9 +121,7 @@ def test_a_last_message_that_does_not_fit_is_refused_with_the_room_in_tokens() -
         ("", FinishReason.OUTPUT_BLOCKED),
     ],
 )
-def test_a_turn_that_was_refused_or_never_answered_is_left_out(
-    text: str, reason: FinishReason
-) -> None:
+def test_blocked_or_unanswered_turn_is_left_out(text: str, reason: FinishReason) -> None:
     messages = path(
         (USER, "one"),
         (ASSISTANT, "1"),
@@ -136,24 +132,27 @@ def test_a_turn_that_was_refused_or_never_answered_is_left_out(
     assert chosen(messages, 1000) == ["m0", "m1", "m4"]
 
 
-def test_a_partial_answer_is_kept() -> None:
+def test_partial_answer_is_in_the_context() -> None:
     messages = path((USER, "one"), (ASSISTANT, "1, 2", FinishReason.CANCELLED), (USER, "go on"))
     assert chosen(messages, 1000) == ["m0", "m1", "m2"]
 
 
-def test_neighbours_of_one_role_become_one_message() -> None:
+def test_consecutive_messages_of_one_role_are_merged() -> None:
     messages = path((SYSTEM, "be brief"), (SYSTEM, "be kind"), (USER, "hello"), (USER, "there"))
-    assert as_said(messages) == (Said(SYSTEM, "be brief\n\nbe kind"), Said(USER, "hello\n\nthere"))
+    assert merge_roles(messages) == (
+        ContextMessage(SYSTEM, "be brief\n\nbe kind"),
+        ContextMessage(USER, "hello\n\nthere"),
+    )
 
 
-def test_neighbours_that_are_too_long_together_are_not_joined() -> None:
+def test_consecutive_messages_over_the_text_limit_are_not_merged() -> None:
     messages = path((USER, "a" * MAX_TEXT_CHARACTERS), (USER, "b"))
     assert chosen(messages, 1000) == ["m1"]
     assert chosen(path((USER, "a" * (MAX_TEXT_CHARACTERS - 3)), (USER, "b")), 1000) == ["m0", "m1"]
 
 
 def long_talk(turns: int) -> list[Message]:
-    """As it is stored: every message knows its depth, the system message and the first question."""
+    """Return stored messages with their depths and pinned ids."""
     entries = [
         entry
         for number in range(turns)
@@ -167,26 +166,26 @@ def long_talk(turns: int) -> list[Message]:
 
 
 @pytest.mark.parametrize("turns", [100, 10_000])
-def test_no_more_is_read_of_a_long_branch_than_the_context_takes(turns: int) -> None:
-    shelf = Shelf(long_talk(turns))
-    selection = select_context(branch_to(cast(Any, shelf), shelf.messages[-1].id), Budget(1_000, 0))
-    assert selection.messages == (shelf.messages[0], *shelf.messages[-99:])
+def test_long_branch_is_read_only_as_far_as_the_context_reaches(turns: int) -> None:
+    rows = BranchRows(long_talk(turns))
+    selection = select_context(branch_to(cast(Any, rows), rows.messages[-1].id), Budget(1_000, 0))
+    assert selection.messages == (rows.messages[0], *rows.messages[-99:])
     assert selection.dropped == 2 * turns + 1 - 99
-    assert shelf.read == 2 + 2 * branch.PAGE
+    assert rows.read == 2 + 2 * branch.PAGE
 
 
-def test_a_branch_whose_leaf_does_not_know_its_depth_is_read_whole_once() -> None:
-    """A version before wrote it."""
-    shelf = Shelf([replace(message, depth=-1, pinned_ids=()) for message in long_talk(100)])
-    found = branch_to(cast(Any, shelf), shelf.messages[-1].id)
+def test_branch_with_a_leaf_without_depth_is_read_completely() -> None:
+    """Rows of the first schema have neither depth nor pinned ids."""
+    rows = BranchRows([replace(message, depth=-1, pinned_ids=()) for message in long_talk(100)])
+    found = branch_to(cast(Any, rows), rows.messages[-1].id)
     assert (found.depth, found.pinned_ids) == (202, ("m0", "m1"))
-    below = found.under(path((ASSISTANT, "answer"))[0]).newest[-1]
+    below = found.append(path((ASSISTANT, "answer"))[0]).newest[-1]
     assert (below.depth, below.pinned_ids, below.parent_id) == (202, ("m0", "m1"), found.leaf_id)
     assert select_context(found, Budget(1_000, 0)).dropped == 201 - 99
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7])
-def test_the_size_of_a_page_decides_nothing(page: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_size_does_not_change_the_context(page: int, monkeypatch: pytest.MonkeyPatch) -> None:
     messages = long_talk(20)
     messages[21] = replace(messages[21], finish_reason=FinishReason.INPUT_BLOCKED)
     messages[22] = replace(messages[22], parent_id=messages[21].id)

@@ -1,4 +1,4 @@
-"""What both databases promise to the work that they run."""
+"""Guarantees of both databases for the transactions that they run."""
 
 import asyncio
 import threading
@@ -40,7 +40,7 @@ def wait(connection: Connection, seconds: float) -> None:
         time.sleep(seconds)
 
 
-async def test_reading_sees_one_state_whatever_is_written_meanwhile(home: Home) -> None:
+async def test_read_sees_one_snapshot_during_writes(home: Home) -> None:
     counted, written = threading.Event(), threading.Event()
 
     def twice(connection: Connection) -> tuple[int, int]:
@@ -61,7 +61,7 @@ async def test_reading_sees_one_state_whatever_is_written_meanwhile(home: Home) 
         assert await database.read(count) == 1
 
 
-async def test_reading_cannot_write(home: Home) -> None:
+async def test_read_cannot_write(home: Home) -> None:
     sqlite = home.database_url.startswith("sqlite")
     reason = "SESSION_DATABASE_AWAY" if sqlite else "SESSION_DATABASE_READ_ONLY"
     async with opened(home) as database:
@@ -70,7 +70,7 @@ async def test_reading_cannot_write(home: Home) -> None:
         assert await database.read(count) == 0
 
 
-async def test_work_that_fails_stores_nothing(home: Home) -> None:
+async def test_failed_work_stores_nothing(home: Home) -> None:
     class ToldToFailError(Exception):
         pass
 
@@ -85,7 +85,7 @@ async def test_work_that_fails_stores_nothing(home: Home) -> None:
         assert await database.read(count) == 0
 
 
-async def test_work_is_done_although_its_caller_has_gone(home: Home) -> None:
+async def test_work_completes_after_its_caller_is_cancelled(home: Home) -> None:
     def slowly(connection: Connection) -> None:
         add(connection)
         wait(connection, 0.3)
@@ -97,4 +97,4 @@ async def test_work_is_done_although_its_caller_has_gone(home: Home) -> None:
         with pytest.raises(asyncio.CancelledError):
             await writing
     async with opened(home) as database:
-        assert await database.read(count) == 1, "closing waits for it"
+        assert await database.read(count) == 1, "closing waits for running work"

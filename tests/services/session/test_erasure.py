@@ -1,6 +1,4 @@
-"""What a user removes is gone: all of it, of this user alone, in small transactions, and taken back
-from training.
-"""
+"""Erasure: complete, of one user only, in limited transactions, with erasure records."""
 
 import asyncio
 import re
@@ -15,7 +13,7 @@ from services.chassis.errors import UnavailableError
 from services.chassis.identity import Caller
 from services.session.backends import open_database
 from services.session.database import Database
-from services.session.erasure import MOST_CONVERSATIONS, MOST_MESSAGES, Erasure
+from services.session.erasure import MAX_CONVERSATIONS, MAX_MESSAGES, Erasure
 from services.session.message import Conversation, FinishReason, Message, Role
 from services.session.rows import conversation_row, message_row
 from services.session.store import Store
@@ -41,7 +39,7 @@ ERASE = session_pb2.EraseUserRequest()
 OWNER = Caller("acme", "ada")
 
 
-async def test_a_users_conversations_go_and_nobody_elses(home: Home) -> None:
+async def test_erasure_removes_only_the_conversations_of_its_user(home: Home) -> None:
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
@@ -71,13 +69,13 @@ async def test_a_users_conversations_go_and_nobody_elses(home: Home) -> None:
             while sum(event.erased for event in feedback.turns) < 3:
                 await asyncio.sleep(0.02)
     assert left == [0, 1, 1]
-    assert not again.replayed, "idempotency keys go with their conversations"
+    assert not again.replayed, "idempotency keys are removed with their conversations"
     assert {event.message_id for event in feedback.turns if event.erased} == {
         turn.assistant_message_id for turn in mine
     }
 
 
-async def test_no_byte_of_what_was_said_is_left_in_sqlite_or_its_log(tmp_path: Path) -> None:
+async def test_erased_texts_leave_no_bytes_in_sqlite_or_its_log(tmp_path: Path) -> None:
     def files_with_it() -> set[str]:
         return {file.name for file in tmp_path.rglob("*.db*") if b"canary" in file.read_bytes()}
 
@@ -91,7 +89,7 @@ async def test_no_byte_of_what_was_said_is_left_in_sqlite_or_its_log(tmp_path: P
 
 
 class CountingDatabase:
-    """Passes work on; counts what each transaction removed, and may fail after some."""
+    """Database wrapper that counts the removed messages per transaction and can fail."""
 
     def __init__(self, database: Database, fails_after: int = 1_000) -> None:
         self.database = database
@@ -119,7 +117,7 @@ class CountingDatabase:
 
 
 async def fill(database: Database, sizes: list[int]) -> None:
-    """Conversations with so many messages, all of them published answers."""
+    """Add one conversation per size, with that number of published answers."""
 
     def work(connection: Any) -> None:
         for number, size in enumerate(sizes):
@@ -150,26 +148,26 @@ def erasure_on(database: Any) -> Erasure:
     )
 
 
-async def test_each_transaction_removes_a_bounded_part(home: Home) -> None:
-    half = MOST_MESSAGES // 2
-    sizes = [1] * MOST_CONVERSATIONS + [half, half, half, MOST_MESSAGES + 10, 2]
+async def test_each_transaction_removes_a_limited_number_of_messages(home: Home) -> None:
+    half = MAX_MESSAGES // 2
+    sizes = [1] * MAX_CONVERSATIONS + [half, half, half, MAX_MESSAGES + 10, 2]
     async with open_database(home.database_url, LIMITS) as database:
         await fill(database, sizes)
         counting = CountingDatabase(database)
         assert await erasure_on(counting).erase_user(OWNER) == len(sizes)
-        assert counting.removed == [MOST_CONVERSATIONS, 2 * half, half, MOST_MESSAGES + 10, 2, 0]
+        assert counting.removed == [MAX_CONVERSATIONS, 2 * half, half, MAX_MESSAGES + 10, 2, 0]
         assert await counting.count(conversations) == await counting.count(turns) == 0
         records = await database.read(lambda connection: connection.execute(select(outbox)).all())
         assert len({record.payload for record in records}) == sum(sizes)
         assert not any(re.search(rb"xylophone", record.payload) for record in records)
 
 
-async def test_an_erasure_that_was_cut_off_goes_on_where_it_stopped(home: Home) -> None:
+async def test_interrupted_erasure_continues_on_the_next_call(home: Home) -> None:
     async with open_database(home.database_url, LIMITS) as database:
-        await fill(database, [1] * (2 * MOST_CONVERSATIONS + 1))
+        await fill(database, [1] * (2 * MAX_CONVERSATIONS + 1))
         with pytest.raises(UnavailableError):
             await erasure_on(CountingDatabase(database, fails_after=1)).erase_user(OWNER)
         counting = CountingDatabase(database)
-        assert await counting.count(conversations) == MOST_CONVERSATIONS + 1
-        assert await erasure_on(counting).erase_user(OWNER) == MOST_CONVERSATIONS + 1
-        assert await counting.count(outbox) == 2 * MOST_CONVERSATIONS + 1
+        assert await counting.count(conversations) == MAX_CONVERSATIONS + 1
+        assert await erasure_on(counting).erase_user(OWNER) == MAX_CONVERSATIONS + 1
+        assert await counting.count(outbox) == 2 * MAX_CONVERSATIONS + 1

@@ -1,6 +1,4 @@
-"""Which replica relays: signs of life keep the lease, silence loses it, and no clock but the
-watcher's own counts.
-"""
+"""Lease of the relay: renewal, takeover, release, and independence of other clocks."""
 
 import asyncio
 from typing import Any
@@ -9,7 +7,7 @@ from services.session.backends import open_database
 from services.session.database import Database
 from services.session.lease import Lease
 from services.session.outbox import Outbox
-from services.session.relay import Relay, RelayPace
+from services.session.relay import Relay, RelayIntervals
 from services.session.statements import ADD_RECORDS
 from tests.services.session.service import LIMITS, Home
 
@@ -22,35 +20,35 @@ class Clock:
         return self.seconds
 
 
-async def test_the_lease_is_taken_over_after_a_silence_and_not_before(home: Home) -> None:
+async def test_lease_is_taken_over_only_after_its_duration_without_renewal(home: Home) -> None:
     one_clock, other_clock = Clock(), Clock()
     one, other = Lease(3.0, one_clock), Lease(3.0, other_clock)
     async with open_database(home.database_url, LIMITS) as database:
-        assert await database.write(one.take)
-        assert not await database.write(other.take)
+        assert await database.write(one.acquire)
+        assert not await database.write(other.acquire)
         one_clock.seconds = 1_000.0
         other_clock.seconds = 2.9
-        assert not await database.write(other.take), "the holder's clock counts for nothing"
-        assert await database.write(one.take)
+        assert not await database.write(other.acquire), "the holder's clock has no effect"
+        assert await database.write(one.acquire)
         other_clock.seconds = 3.1
-        assert not await database.write(other.take), "there was a sign of life"
+        assert not await database.write(other.acquire), "the lease was renewed"
         other_clock.seconds = 6.2
-        assert await database.write(other.take)
-        assert not await database.write(one.take), "whoever came back sees who relays now"
+        assert await database.write(other.acquire)
+        assert not await database.write(one.acquire), "the old holder sees the new holder"
 
 
-async def test_a_released_lease_is_free_at_once_and_only_its_holder_releases_it(home: Home) -> None:
+async def test_only_the_holder_can_release_a_lease(home: Home) -> None:
     one, other = Lease(3.0), Lease(3.0)
     async with open_database(home.database_url, LIMITS) as database:
-        assert await database.write(one.take)
+        assert await database.write(one.acquire)
         await database.write(other.release)
-        assert not await database.write(other.take)
+        assert not await database.write(other.acquire)
         await database.write(one.release)
-        assert await database.write(other.take)
+        assert await database.write(other.acquire)
 
 
-class SlowLog:
-    """Takes a while; counts."""
+class SlowTurnLog:
+    """Fake `TurnLog` with a delay that counts calls."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -61,12 +59,12 @@ class SlowLog:
         await asyncio.sleep(self.seconds)
 
 
-async def test_a_batch_that_takes_longer_than_the_lease_is_sent_by_one_replica(home: Home) -> None:
+async def test_batch_longer_than_the_lease_is_sent_by_one_replica(home: Home) -> None:
     async with open_database(home.database_url, LIMITS) as database:
         await add_record(database)
-        slow, eager = SlowLog(1.0), SlowLog(0.0)
-        relay = Relay(Outbox(database, Lease(0.4)), slow, RelayPace(1.0, 0.0, 1.0, 0.1))
-        standby = Relay(Outbox(database, Lease(0.4)), eager, RelayPace(1.0, 0.0, 1.0, 0.1))
+        slow, eager = SlowTurnLog(1.0), SlowTurnLog(0.0)
+        relay = Relay(Outbox(database, Lease(0.4)), slow, RelayIntervals(1.0, 0.0, 1.0, 0.1))
+        standby = Relay(Outbox(database, Lease(0.4)), eager, RelayIntervals(1.0, 0.0, 1.0, 0.1))
         relaying = asyncio.create_task(relay.relay_batch())
         await asyncio.sleep(0.1)
         while not relaying.done():
@@ -76,13 +74,13 @@ async def test_a_batch_that_takes_longer_than_the_lease_is_sent_by_one_replica(h
         assert (slow.calls, eager.calls) == (1, 0)
 
 
-async def test_a_relay_that_died_in_mid_batch_is_taken_over(home: Home) -> None:
+async def test_relay_that_died_during_a_batch_is_taken_over(home: Home) -> None:
     async with open_database(home.database_url, LIMITS) as database:
         await add_record(database)
         dead = Outbox(database, Lease(0.3))
         assert (await dead.claim()).rows
-        log = SlowLog(0.0)
-        standby = Relay(Outbox(database, Lease(0.3)), log, RelayPace(0.1, 0.0, 1.0, 0.1))
+        log = SlowTurnLog(0.0)
+        standby = Relay(Outbox(database, Lease(0.3)), log, RelayIntervals(0.1, 0.0, 1.0, 0.1))
         running = asyncio.create_task(standby.run())
         async with asyncio.timeout(10):
             while not log.calls:

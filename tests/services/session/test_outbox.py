@@ -1,6 +1,4 @@
-"""Turns on their way to training: what is published, at least once and in order, and taken back
-when it is erased.
-"""
+"""Outbox and relay: publication of turns, at least once and in order, and erasure records."""
 
 import asyncio
 import hashlib
@@ -17,7 +15,7 @@ from services.chassis.errors import InvalidArgumentError, UnavailableError
 from services.session.backends import open_database
 from services.session.lease import Lease
 from services.session.outbox import FRAMING_BYTES, MAX_BATCH_BYTES, Outbox
-from services.session.relay import Relay, RelayPace
+from services.session.relay import Relay, RelayIntervals
 from services.session.statements import ADD_RECORDS
 from tests.services.session.service import (
     ADA,
@@ -40,7 +38,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Home) -> None:
+async def test_finished_turn_is_published_with_the_exact_model_input(home: Home) -> None:
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
@@ -74,7 +72,7 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
         event.principal == hmac.new(PRINCIPAL_KEY.encode(), b"acme/ada", hashlib.sha256).hexdigest()
     )
     assert Timestamp() != event.finish_time
-    said = [(1, "be brief"), (2, "one"), (3, "two"), (2, "three")]
+    context = [(1, "be brief"), (2, "one"), (3, "two"), (2, "three")]
     expected = events_pb2.TurnEvent(
         event_id=event.event_id,
         tenant="acme",
@@ -84,7 +82,7 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
         message_id=turn.assistant_message_id,
         context=[
             chat_pb2.HistoryMessage(role=chat_pb2.Role.ValueType(role), text=text)
-            for role, text in said
+            for role, text in context
         ],
         original_text="thre",
         answer="four",
@@ -105,7 +103,7 @@ async def test_a_finished_turn_is_published_exactly_as_the_model_saw_it(home: Ho
     assert feedback.turns[0].sample == feedback.turns[1].sample == SAMPLE
 
 
-async def test_a_turn_that_no_model_answered_is_not_published(home: Home) -> None:
+async def test_turn_without_a_model_answer_is_not_published(home: Home) -> None:
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
@@ -124,7 +122,7 @@ async def test_a_turn_that_no_model_answered_is_not_published(home: Home) -> Non
     assert [event.message_id for event in feedback.turns] == [failed.assistant_message_id]
 
 
-async def test_turns_arrive_in_order_and_at_least_once_whatever_fails_between(home: Home) -> None:
+async def test_turns_arrive_in_order_and_at_least_once_despite_failures(home: Home) -> None:
     feedback = FakeFeedback(failures=["before", "after", "before", "after"])
     async with (
         feedback_service(feedback) as port,
@@ -135,13 +133,13 @@ async def test_turns_arrive_in_order_and_at_least_once_whatever_fails_between(ho
             lambda: not feedback.failures and {t.message_id for t in feedback.turns} == ids(turns)
         )
         stored = list(feedback.turns)
-    assert len(stored) > 6, "a call that failed after the write was sent again"
+    assert len(stored) > 6, "a call that failed after the write is sent again"
     first_seen = list(dict.fromkeys(event.message_id for event in stored))
     assert first_seen == [turn.assistant_message_id for turn in turns]
     assert len({event.event_id for event in stored}) == 6
 
 
-async def test_turns_wait_for_a_feedback_service_that_is_away_also_over_a_restart(
+async def test_turns_wait_for_the_feedback_service_across_a_restart(
     home: Home,
 ) -> None:
     async with session_service(home) as stub:
@@ -156,7 +154,7 @@ async def test_turns_wait_for_a_feedback_service_that_is_away_also_over_a_restar
         await until(lambda: len(feedback.turns) == 4)
 
 
-async def test_an_erased_turn_is_taken_back_without_its_texts(home: Home) -> None:
+async def test_erased_turn_gives_an_erasure_record_without_texts(home: Home) -> None:
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
@@ -170,7 +168,7 @@ async def test_an_erased_turn_is_taken_back_without_its_texts(home: Home) -> Non
         await stub.DeleteConversation(delete, timeout=5, metadata=ADA)
         await until(lambda: len(feedback.turns) == 3)
     published, erased, never = feedback.turns
-    # Somebody may have said something about it.
+    # Feedback on an unpublished answer may exist.
     assert (never.message_id, never.erased) == (never_published.assistant_message_id, True)
     assert erased.erased
     assert erased.event_id != published.event_id
@@ -189,7 +187,7 @@ async def test_an_erased_turn_is_taken_back_without_its_texts(home: Home) -> Non
         assert getattr(erased, name) == getattr(published, name), name
 
 
-async def test_texts_that_were_not_relayed_yet_go_with_their_conversation(home: Home) -> None:
+async def test_unrelayed_turns_are_removed_with_their_conversation(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "xylophone", "hi")
         clear = session_pb2.ClearConversationRequest(conversation_id=turn.conversation_id)
@@ -205,7 +203,7 @@ async def test_texts_that_were_not_relayed_yet_go_with_their_conversation(home: 
     ]
 
 
-async def test_an_erasure_that_waits_is_not_lost_when_its_conversation_is_erased_again(
+async def test_waiting_erasure_record_survives_a_second_erasure(
     home: Home,
 ) -> None:
     async with session_service(home) as stub:
@@ -228,43 +226,43 @@ async def test_an_erasure_that_waits_is_not_lost_when_its_conversation_is_erased
     ]
 
 
-class Log:
-    """Takes what it is given; never what says "bad"."""
+class FakeTurnLog:
+    """Fake `TurnLog` that records calls and refuses the payload `bad`."""
 
     def __init__(self) -> None:
         self.calls: list[list[bytes]] = []
-        self.away = False
+        self.unavailable = False
 
     async def append(self, payloads: Any) -> None:
-        if self.away:
-            raise UnavailableError("away")
+        if self.unavailable:
+            raise UnavailableError("unavailable")
         if b"bad" in payloads:
             raise InvalidArgumentError("bad", field="turns[0]")
         self.calls.append(list(payloads))
 
 
 async def outbox_with(
-    home: Home, payloads: list[bytes], check: Callable[[Relay, Outbox, Log], Any]
+    home: Home, payloads: list[bytes], check: Callable[[Relay, Outbox, FakeTurnLog], Any]
 ) -> None:
     rows = [{"conversation_id": "c", "refused": False, "payload": payload} for payload in payloads]
     async with open_database(home.database_url, LIMITS) as database:
         await database.write(lambda connection: connection.execute(ADD_RECORDS, rows))
-        waiting, log = Outbox(database, Lease(1.0)), Log()
-        await check(Relay(waiting, log, RelayPace(1.0, 0.0, 1.0, 0.3)), waiting, log)
+        outbox, log = Outbox(database, Lease(1.0)), FakeTurnLog()
+        await check(Relay(outbox, log, RelayIntervals(1.0, 0.0, 1.0, 0.3)), outbox, log)
 
 
-async def test_a_record_that_is_refused_is_set_aside_and_holds_nothing_up(home: Home) -> None:
-    async def check(relay: Relay, waiting: Outbox, log: Log) -> None:
+async def test_refused_record_does_not_block_later_records(home: Home) -> None:
+    async def check(relay: Relay, outbox: Outbox, log: FakeTurnLog) -> None:
         assert await relay.relay_batch()
         assert not await relay.relay_batch()
         assert log.calls == [[b"one"], [b"two"]]
-        assert (await waiting.claim()).waiting == 0
+        assert (await outbox.claim()).waiting == 0
 
     await outbox_with(home, [b"one", b"bad", b"two"], check)
 
 
-async def test_a_batch_keeps_within_what_one_call_may_carry(home: Home) -> None:
-    async def check(relay: Relay, waiting: Outbox, log: Log) -> None:
+async def test_batches_respect_the_limits_of_one_call(home: Home) -> None:
+    async def check(relay: Relay, outbox: Outbox, log: FakeTurnLog) -> None:
         while await relay.relay_batch():
             pass
         assert [len(call) for call in log.calls] == [2, 500, 3]
@@ -273,13 +271,13 @@ async def test_a_batch_keeps_within_what_one_call_may_carry(home: Home) -> None:
     await outbox_with(home, [half, half, *[b"y"] * 503], check)
 
 
-async def test_nothing_is_lost_while_the_log_is_away(home: Home) -> None:
-    async def check(relay: Relay, waiting: Outbox, log: Log) -> None:
-        log.away = True
+async def test_records_are_kept_while_the_turn_log_is_unavailable(home: Home) -> None:
+    async def check(relay: Relay, outbox: Outbox, log: FakeTurnLog) -> None:
+        log.unavailable = True
         running = asyncio.create_task(relay.run())
         await asyncio.sleep(0.1)
-        assert (log.calls, (await waiting.claim()).waiting) == ([], 2)
-        log.away = False
+        assert (log.calls, (await outbox.claim()).waiting) == ([], 2)
+        log.unavailable = False
         await until(lambda: bool(log.calls))
         running.cancel()
         assert log.calls == [[b"one", b"two"]]

@@ -1,6 +1,4 @@
-"""Every method with every id of somebody else: exactly the answer that a missing one gets, and
-nothing changes.
-"""
+"""Every method with ids of another user: the error equals that of a missing object."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +22,7 @@ from tests.services.session.service import (
 
 Call = Callable[[str, str, str], tuple[str, Any]]
 
-# (conversation, question, answer) of Ada's → method and request
+# (conversation, question, answer) of the user Ada → method and request
 CALLS: dict[str, Call] = {
     "go on": lambda c, q, a: ("BeginTurn", begin("hello", conversation_id=c)),
     "go on at the top": lambda c, q, a: (
@@ -54,7 +52,7 @@ CALLS: dict[str, Call] = {
 @pytest.mark.parametrize(
     "stranger", [BOB, OTHER_ADA], ids=["another user", "the same name of another tenant"]
 )
-async def test_a_strangers_object_answers_as_a_missing_one_and_stays_as_it_was(
+async def test_objects_of_other_users_answer_as_missing_and_do_not_change(
     home: Home, stranger: Any
 ) -> None:
     async with session_service(home) as stub:
@@ -77,9 +75,7 @@ async def test_a_strangers_object_answers_as_a_missing_one_and_stays_as_it_was(
 
 
 @pytest.mark.parametrize("field", ["parent_message_id", "regenerate_message_id"])
-async def test_a_message_of_another_conversation_is_missing_in_this_one(
-    home: Home, field: str
-) -> None:
+async def test_message_of_another_conversation_is_not_found(home: Home, field: str) -> None:
     async with session_service(home) as stub:
         mine = await talk(stub, "hello", "hi")
         other = await talk(stub, "hello", "hi")
@@ -91,14 +87,14 @@ async def test_a_message_of_another_conversation_is_missing_in_this_one(
             assert code is grpc.StatusCode.NOT_FOUND
 
 
-async def test_request_ids_of_two_users_are_two_turns(home: Home) -> None:
+async def test_same_request_id_of_two_users_gives_two_turns(home: Home) -> None:
     async with session_service(home) as stub:
         adas = await stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA)
         bobs = await stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=BOB)
     assert adas.conversation_id != bobs.conversation_id
 
 
-async def test_a_call_without_a_user_is_refused_by_every_method(home: Home) -> None:
+async def test_every_method_refuses_a_call_without_a_user(home: Home) -> None:
     async with session_service(home) as stub:
         for name, call in CALLS.items():
             method, request = call(UNKNOWN_ID, UNKNOWN_ID, UNKNOWN_ID)

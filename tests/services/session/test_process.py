@@ -1,6 +1,4 @@
-"""The session service as a process: what it stored outlives a kill, and a missing tokenizer is said
-in words.
-"""
+"""The session service as a process: recovery after SIGKILL, and the error without a tokenizer."""
 
 import asyncio
 import os
@@ -56,7 +54,7 @@ async def start(home: Home, *arguments: str, **settings: Any) -> asyncio.subproc
 async def running(
     home: Home, **settings: Any
 ) -> AsyncIterator[tuple[Any, asyncio.subprocess.Process]]:
-    """A stub and the process; killed at the end if it still runs."""
+    """Start the service and yield a client stub and the process; kill the process at the end."""
     process = await start(home, **settings)
     assert process.stderr is not None
     try:
@@ -75,7 +73,7 @@ async def running(
         await process.communicate()
 
 
-async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_it_later(
+async def test_sigkill_loses_no_acknowledged_turn_and_publishes_it_after_restart(
     home: Home,
 ) -> None:
     write_tokenizer(home.directory)
@@ -107,13 +105,13 @@ async def test_a_kill_in_mid_turn_loses_nothing_that_was_answered_and_publishes_
     assert [event.message_id for event in feedback.turns] == [finished.assistant_message_id]
 
 
-async def test_without_a_tokenizer_the_service_ends_and_says_what_is_missing(
+async def test_missing_tokenizer_ends_the_service_with_a_clear_error(
     sqlite_home: Home,
 ) -> None:
     process = await start(sqlite_home)
-    _, said = await asyncio.wait_for(process.communicate(), 30)
+    _, output = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
-    assert b"tokenizer.json" in said
-    assert b"TW_SESSION_TOKENIZER_FILE" in said
-    assert b"make up" in said
-    assert b"Traceback" not in said
+    assert b"tokenizer.json" in output
+    assert b"TW_SESSION_TOKENIZER_FILE" in output
+    assert b"make up" in output
+    assert b"Traceback" not in output

@@ -1,6 +1,4 @@
-"""Two replicas on one Postgres: races that only they can have, and the relay that only one of them
-runs.
-"""
+"""Two replicas on one Postgres database: races between replicas, and a single relay."""
 
 import asyncio
 import itertools
@@ -22,7 +20,7 @@ from tests.services.session.service import (
     talk,
 )
 
-TYPED = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND}
+EXPECTED_CODES = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND}
 
 
 async def read(home: Home, query: str) -> Any:
@@ -69,12 +67,12 @@ async def test_one_answer_finished_at_both_replicas_is_published_once(postgres_h
                 await asyncio.sleep(0.02)
     refused = [end.code() for end in ends if isinstance(end, grpc.aio.AioRpcError)]
     assert refused == [grpc.StatusCode.FAILED_PRECONDITION] * 2, (
-        "one text wins, at whichever replica"
+        "the first text is stored, independently of the replica"
     )
     assert len(feedback.turns) == 1
 
 
-async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadlock(
+async def test_races_with_an_erasure_leave_a_consistent_tree_and_no_deadlock(
     postgres_home: Home,
 ) -> None:
     chance = random.Random(7)
@@ -98,7 +96,10 @@ async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadloc
             await asyncio.gather(
                 *(typed(getattr(chance.choice(both), method), request) for method, request in calls)
             )
-    orphans = "SELECT count(*) FROM messages m WHERE parent_id <> '' AND NOT EXISTS (SELECT FROM messages p WHERE p.id = m.parent_id)"
+    orphans = (
+        "SELECT count(*) FROM messages m WHERE parent_id <> ''"
+        " AND NOT EXISTS (SELECT FROM messages p WHERE p.id = m.parent_id)"
+    )
     assert await read(postgres_home, orphans) == 0
     assert (
         await read(
@@ -109,7 +110,9 @@ async def test_whatever_races_with_an_erasure_leaves_a_whole_tree_and_no_deadloc
     )
 
 
-async def test_erasures_of_one_user_at_both_replicas_share_the_work(postgres_home: Home) -> None:
+async def test_concurrent_erasures_of_one_user_count_each_conversation_once(
+    postgres_home: Home,
+) -> None:
     async with two_replicas(postgres_home) as both:
         for number in range(8):
             await both[number % 2].BeginTurn(begin("hello"), timeout=5, metadata=ADA)
@@ -120,7 +123,7 @@ async def test_erasures_of_one_user_at_both_replicas_share_the_work(postgres_hom
     assert await read(postgres_home, "SELECT count(*) FROM conversations") == 0
 
 
-async def test_of_two_relays_one_sends_and_each_conversation_keeps_its_order(
+async def test_one_of_two_relays_sends_and_conversations_keep_their_order(
     postgres_home: Home,
 ) -> None:
     feedback = FakeFeedback()
@@ -132,27 +135,27 @@ async def test_of_two_relays_one_sends_and_each_conversation_keeps_its_order(
     ):
 
         async def client(number: int) -> list[str]:
-            told: list[str] = []
+            finished: list[str] = []
             conversation_id = ""
             for turn in range(6):
                 done = await talk(
                     both[(number + turn) % 2], f"{number}-{turn}", "yes", conversation_id
                 )
                 conversation_id = done.conversation_id
-                told.append(done.assistant_message_id)
-            return told
+                finished.append(done.assistant_message_id)
+            return finished
 
-        spoken = await asyncio.gather(*(client(number) for number in range(6)))
+        finished_by_client = await asyncio.gather(*(client(number) for number in range(6)))
         async with asyncio.timeout(10):
             while len(feedback.turns) < 36:
                 await asyncio.sleep(0.02)
     assert sorted(event.message_id for event in feedback.turns) == sorted(
-        itertools.chain.from_iterable(spoken)
+        itertools.chain.from_iterable(finished_by_client)
     )
     place = {event.message_id: number for number, event in enumerate(feedback.turns)}
     assert all(
-        [place[message] for message in told] == sorted(place[message] for message in told)
-        for told in spoken
+        [place[message] for message in finished] == sorted(place[message] for message in finished)
+        for finished in finished_by_client
     )
 
 
@@ -160,4 +163,4 @@ async def typed(method: Any, request: Any) -> None:
     try:
         await method(request, timeout=5, metadata=ADA)
     except grpc.aio.AioRpcError as error:
-        assert error.code() in TYPED, error.details()
+        assert error.code() in EXPECTED_CODES, error.details()

@@ -1,6 +1,4 @@
-"""Migrations: yesterday's file with its data, an empty database, two at once, and a service that
-will not serve the past.
-"""
+"""Migrations: a file of the first version, concurrent migrations, and outdated schemas."""
 
 import asyncio
 import contextlib
@@ -23,7 +21,7 @@ from services.session.schema import (
     MIGRATIONS,
     REVISIONS,
     VERSION_TABLE,
-    DatabaseBehindError,
+    OutdatedSchemaError,
     upgrade,
 )
 from services.session.sqlite_database import open_sqlite
@@ -41,23 +39,23 @@ from tests.services.session.service import (
 from tests.services.session.test_process import start
 from tests.support.errors import refused
 
-# What the version before migrations wrote: one conversation of one turn, whose record waits in the
-# outbox.
-YESTERDAY = Path(__file__).parent / "yesterday.sql"
+# A database of the version without migrations: one conversation of one turn, whose record waits in
+# the outbox.
+FIRST_VERSION = Path(__file__).parent / "first_version.sql"
 CONVERSATION, ANSWER = (
     "01a2124b-0bbc-7086-8eb0-424aecfaf763",
     "01a2124b-0bc4-702a-ab09-b06a324fd2ec",
 )
 
 
-def test_the_revisions_are_those_of_the_files() -> None:
+def test_revisions_match_the_migration_files() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     script = ScriptDirectory.from_config(config)
     assert tuple(found.revision for found in script.walk_revisions())[::-1] == REVISIONS
 
 
-async def test_the_newest_schema_is_what_the_tables_say(home: Home) -> None:
+async def test_migrated_schema_equals_the_table_definitions(home: Home) -> None:
     def differences(connection: Connection) -> list[Any]:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         return list(compare_metadata(context, metadata))
@@ -66,8 +64,10 @@ async def test_the_newest_schema_is_what_the_tables_say(home: Home) -> None:
         assert await database.read(differences) == []
 
 
-async def test_yesterdays_file_is_upgraded_in_place_with_its_data(sqlite_home: Home) -> None:
-    write_yesterday(sqlite_home)
+async def test_sqlite_file_of_the_first_version_is_migrated_with_its_data(
+    sqlite_home: Home,
+) -> None:
+    write_first_version(sqlite_home)
     feedback = FakeFeedback()
     async with (
         feedback_service(feedback) as port,
@@ -84,8 +84,8 @@ async def test_yesterdays_file_is_upgraded_in_place_with_its_data(sqlite_home: H
     assert [event.message_id for event in feedback.turns] == [ANSWER, more.assistant_message_id]
 
 
-async def test_a_migration_that_fails_half_way_leaves_the_file_as_it_was(sqlite_home: Home) -> None:
-    write_yesterday(sqlite_home, "CREATE TABLE relay_lease (in_the_way INTEGER)")
+async def test_failed_migration_leaves_the_file_unchanged(sqlite_home: Home) -> None:
+    write_first_version(sqlite_home, "CREATE TABLE relay_lease (in_the_way INTEGER)")
     async with open_sqlite(sqlite_home.database_url, 1) as database:
         with pytest.raises(UnavailableError):
             await database.erase(upgrade)
@@ -97,7 +97,7 @@ async def test_a_migration_that_fails_half_way_leaves_the_file_as_it_was(sqlite_
     assert columns == {"id", "conversation_id", "refused", "payload"}
 
 
-async def test_two_migrations_at_once_make_one_schema(postgres: PostgresServer) -> None:
+async def test_concurrent_migrations_create_one_schema(postgres: PostgresServer) -> None:
     url = (await asyncio.to_thread(postgres.database)).url()
     await asyncio.gather(*(migrate(url) for _ in range(4)))
     async with open_database(url, LIMITS) as database:
@@ -107,7 +107,7 @@ async def test_two_migrations_at_once_make_one_schema(postgres: PostgresServer) 
         ) == [REVISIONS[-1]]
 
 
-async def test_a_warm_start_does_not_load_alembic(sqlite_home: Home) -> None:
+async def test_start_without_migrations_does_not_import_alembic(sqlite_home: Home) -> None:
     async with open_database(sqlite_home.database_url, LIMITS):
         pass
     program = (
@@ -115,7 +115,8 @@ async def test_a_warm_start_does_not_load_alembic(sqlite_home: Home) -> None:
         "from services.session.backends import open_database\n"
         "from services.session.database import DatabaseLimits\n"
         "async def main():\n"
-        f"    async with open_database({sqlite_home.database_url!r}, DatabaseLimits(1, 5, 5, 5, 9)): pass\n"
+        "    limits = DatabaseLimits(1, 5, 5, 5, 9)\n"
+        f"    async with open_database({sqlite_home.database_url!r}, limits): pass\n"
         "asyncio.run(main())\n"
         "sys.exit('alembic' in sys.modules)\n"
     )
@@ -125,12 +126,12 @@ async def test_a_warm_start_does_not_load_alembic(sqlite_home: Home) -> None:
     assert await process.wait() == 0
 
 
-async def test_postgres_that_is_behind_is_not_served_and_the_command_is_named(
+async def test_outdated_postgres_schema_is_refused_with_the_migration_command(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     home = Home(tmp_path, (await asyncio.to_thread(postgres.database)).url())
     with refused(
-        DatabaseBehindError, field="database_url", reason="MISMATCH", limit=REVISIONS[-1]
+        OutdatedSchemaError, field="database_url", reason="MISMATCH", limit=REVISIONS[-1]
     ) as caught:
         async with open_database(home.database_url, LIMITS):
             pass
@@ -141,8 +142,8 @@ async def test_postgres_that_is_behind_is_not_served_and_the_command_is_named(
         pass
 
 
-async def test_a_schema_of_a_later_version_is_served(home: Home) -> None:
-    """While replicas are replaced the old ones go on."""
+async def test_schema_of_a_later_version_is_served(home: Home) -> None:
+    """Replicas of the previous version continue to serve during a rollout."""
     async with open_database(home.database_url, LIMITS) as database:
         later = text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
         await database.write(lambda connection: connection.execute(later))
@@ -150,8 +151,8 @@ async def test_a_schema_of_a_later_version_is_served(home: Home) -> None:
         await talk(stub, "hello", "hi")
 
 
-def write_yesterday(home: Home, more: str = "") -> None:
+def write_first_version(home: Home, more: str = "") -> None:
     file = Path(home.database_url.removeprefix("sqlite:///"))
     file.parent.mkdir()
     with contextlib.closing(sqlite3.connect(file)) as connection:
-        connection.executescript(YESTERDAY.read_text() + more)
+        connection.executescript(FIRST_VERSION.read_text() + more)

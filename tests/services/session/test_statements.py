@@ -1,4 +1,4 @@
-"""Every statement in Postgres' dialect too, and every one on a user's rows asks for its owner."""
+"""SQL statements: compilation for Postgres, and filters by owner."""
 
 import pytest
 from sqlalchemy import make_url
@@ -12,14 +12,14 @@ STATEMENTS = {
     name: value for name, value in vars(statements).items() if isinstance(value, Executable)
 }
 POSTGRES = make_url("postgresql://").get_dialect()()
-OF_NO_USER = {
+WITHOUT_OWNER = {
     "REMOVE_TURN_RECORDS",
     "WAITING_RECORDS",
     "COUNT_RECORDS",
     "REMOVE_RELAYED",
     "REFUSE_RECORD",
 }
-OF_NO_USER |= {"LEASE", "TAKE_LEASE", "RELEASE_LEASE"}
+WITHOUT_OWNER |= {"LEASE", "TAKE_LEASE", "RELEASE_LEASE"}
 
 
 def in_postgres(statement: Executable) -> str:
@@ -28,31 +28,33 @@ def in_postgres(statement: Executable) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS))
-def test_a_statement_compiles_for_postgres(name: str) -> None:
+def test_statement_compiles_for_postgres(name: str) -> None:
     assert in_postgres(STATEMENTS[name])
 
 
 @pytest.mark.parametrize(
     "name",
-    sorted(n for n, s in STATEMENTS.items() if not isinstance(s, Insert) and n not in OF_NO_USER),
+    sorted(
+        n for n, s in STATEMENTS.items() if not isinstance(s, Insert) and n not in WITHOUT_OWNER
+    ),
 )
-def test_a_statement_on_a_users_rows_asks_for_its_owner(name: str) -> None:
+def test_statement_on_user_rows_filters_by_owner(name: str) -> None:
     text = in_postgres(STATEMENTS[name])
     assert "owner_tenant" in text
     assert "owner_user" in text
 
 
-def test_rows_that_are_about_to_change_are_locked_where_there_are_other_writers() -> None:
+def test_statements_that_precede_a_change_lock_their_rows() -> None:
     for name in (
         "LOCKED_CONVERSATION",
-        "LOCKED_CONVERSATION_WITH",
+        "LOCKED_CONVERSATION_OF_MESSAGE",
         "LOCKED_CONVERSATIONS",
         "LEASE",
     ):
         assert in_postgres(STATEMENTS[name]).endswith("FOR UPDATE")
 
 
-def test_the_schema_is_one_that_postgres_takes() -> None:
+def test_schema_compiles_for_postgres() -> None:
     made = [str(CreateTable(table).compile(dialect=POSTGRES)) for table in metadata.sorted_tables]
     assert len(made) == 5
     assert "BIGSERIAL" in made[[table.name for table in metadata.sorted_tables].index("outbox")]

@@ -1,8 +1,6 @@
-"""Conversations of two users grow, branch and vanish at random, and always equal a plain model of
-what was asked for.
+"""Random operations on conversations of two users, compared with a reference model.
 
-They are read three messages at a time, and now and then the version before has written some of
-them.
+Pages have three messages. Some messages are changed to rows of the first schema.
 """
 
 import asyncio
@@ -25,7 +23,14 @@ from sqlalchemy import update
 from services.chassis.identity import Caller
 from services.session import branch
 from services.session.__main__ import wiring
-from services.session.message import Answer, FinishReason, Role, Said, TurnRequest, UserText
+from services.session.message import (
+    Answer,
+    ContextMessage,
+    FinishReason,
+    Role,
+    TurnRequest,
+    UserText,
+)
 from services.session.tables import messages
 from tests.services.session.service import Home, session_settings
 
@@ -91,11 +96,11 @@ class Conversing(RuleBasedStateMachine):
 
     @rule(target=talks, user=USERS, text=TEXTS, system=TEXTS, turns=st.integers(0, 2))
     def bring_along(self, user: str, text: str, system: str, turns: int) -> Talk:
-        """A history begins with a system message, which no branch under it loses."""
+        """Import a history with a system message, which remains in every context below."""
         owner = Caller(self.tenant, user)
         history = [
-            Said(Role.SYSTEM, system),
-            *[Said(Role.USER, "q"), Said(Role.ASSISTANT, "a")] * turns,
+            ContextMessage(Role.SYSTEM, system),
+            *[ContextMessage(Role.USER, "q"), ContextMessage(Role.ASSISTANT, "a")] * turns,
         ]
         turn = self.begin(None, owner, TurnRequest(UserText(text, text), history=history))
         talk = Talk(owner, turn.conversation_id)
@@ -103,7 +108,7 @@ class Conversing(RuleBasedStateMachine):
         talk.nodes += [
             Node(m.id, m.parent_id, m.role, m.text, m.finish_reason) for m in stored[: len(history)]
         ]
-        assert [Said(node.role, node.text) for node in talk.nodes] == history
+        assert [ContextMessage(node.role, node.text) for node in talk.nodes] == history
         self._grown(talk, turn, talk.nodes[-1].id, text)
         self.live.append(talk)
         return talk
@@ -143,10 +148,10 @@ class Conversing(RuleBasedStateMachine):
 
     @rule(talk=talks, pick=st.integers(0, 1000))
     def regenerate(self, talk: Talk, pick: int) -> None:
-        said = [node for node in talk.nodes if node.role is not Role.SYSTEM]
-        if talk not in self.live or not said:
+        candidates = [node for node in talk.nodes if node.role is not Role.SYSTEM]
+        if talk not in self.live or not candidates:
             return
-        node = said[pick % len(said)]
+        node = candidates[pick % len(candidates)]
         question = node.parent if node.role is Role.ASSISTANT else node.id
         turn = self.begin(talk, talk.owner, TurnRequest(None, regenerate_id=node.id))
         assert turn.user_message_id == question
@@ -211,22 +216,20 @@ class Conversing(RuleBasedStateMachine):
         self._check_context(talk, turn)
 
     def _check_context(self, talk: Talk, turn: Any) -> None:
-        """Whole turns alternate on a path, so what is heard alternates too; the title is the first
-        question's.
-        """
+        """Compare the context with the path: system messages, then complete turns in order."""
         path = talk.path(turn.user_message_id)
-        heard = [node.text for node in path if node.role is Role.SYSTEM]
+        expected = [node.text for node in path if node.role is Role.SYSTEM]
         path = [node for node in path if node.role is not Role.SYSTEM]
         for question, answer in zip(path[:-1:2], path[1::2], strict=True):
             if answer.text and answer.finish is not FinishReason.INPUT_BLOCKED:
-                heard += [question.text, answer.text]
-        assert [said.text for said in turn.context] == [*heard, path[-1].text]
+                expected += [question.text, answer.text]
+        assert [message.text for message in turn.context] == [*expected, path[-1].text]
         assert turn.dropped_messages == 0
         conversation, _ = self.runner.run(self.conversations.conversation(talk.owner, talk.id))
         assert conversation.title == path[0].text
 
 
-def test_what_is_stored_equals_a_plain_model_of_what_was_asked_for(
+def test_stored_conversations_equal_a_reference_model(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(branch, "PAGE", 3)

@@ -1,6 +1,4 @@
-"""Turns over a real socket: idempotency, history, titles, budget, late answers, concurrency,
-restart.
-"""
+"""Turns over a real socket: idempotency, history, titles, budget, late answers, restarts."""
 
 import asyncio
 import struct
@@ -39,7 +37,7 @@ async def conversation(stub: Any, conversation_id: str) -> Any:
     return await stub.GetConversation(request, timeout=5, metadata=ADA)
 
 
-async def test_a_turn_stores_both_texts_and_gives_the_enhanced_one_to_the_model(home: Home) -> None:
+async def test_turn_stores_both_texts_and_sends_the_enhanced_text_to_the_model(home: Home) -> None:
     edit = chat_pb2.TextEdit(start=0, end=2, replacement="How", kind="abbreviation")
     user = session_pb2.UserMessage(original_text="hw are you", text="How are you", edits=[edit])
     async with session_service(home) as stub:
@@ -65,7 +63,7 @@ async def test_a_turn_stores_both_texts_and_gives_the_enhanced_one_to_the_model(
     assert (answer.finish_reason, answer.task) == (chat_pb2.FINISH_REASON_STOP, chat_pb2.TASK_CHAT)
 
 
-async def test_the_same_request_id_is_the_same_turn_even_if_the_enhancer_was_away(
+async def test_request_id_is_replayed_even_if_the_enhanced_text_differs(
     home: Home,
 ) -> None:
     async with session_service(home) as stub:
@@ -82,7 +80,7 @@ async def test_the_same_request_id_is_the_same_turn_even_if_the_enhancer_was_awa
     assert len(stored.messages) == 2
 
 
-async def test_a_replay_returns_the_context_of_then_whatever_was_said_since(home: Home) -> None:
+async def test_replay_returns_the_original_context(home: Home) -> None:
     async with session_service(home) as stub:
         opening = await talk(stub, "one", "two")
         request = begin("three", conversation_id=opening.conversation_id, request_id="r")
@@ -97,7 +95,7 @@ async def test_a_replay_returns_the_context_of_then_whatever_was_said_since(home
     "other",
     [begin("goodbye", request_id="r"), begin("hello", request_id="r", task=chat_pb2.TASK_CODE)],
 )
-async def test_a_request_id_with_another_payload_is_refused(home: Home, other: Any) -> None:
+async def test_request_id_with_another_payload_is_refused(home: Home, other: Any) -> None:
     async with session_service(home) as stub:
         await stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA)
         code, reason, field, _ = await error_of(stub.BeginTurn(other, timeout=5, metadata=ADA))
@@ -108,7 +106,7 @@ async def test_a_request_id_with_another_payload_is_refused(home: Home, other: A
     )
 
 
-async def test_the_same_request_at_the_same_time_is_stored_once(home: Home) -> None:
+async def test_concurrent_identical_requests_are_stored_once(home: Home) -> None:
     async with session_service(home) as stub:
         calls = [
             stub.BeginTurn(begin("hello", request_id="r"), timeout=5, metadata=ADA)
@@ -123,7 +121,7 @@ async def test_the_same_request_at_the_same_time_is_stored_once(home: Home) -> N
     assert len(listed.conversations) == 1
 
 
-async def test_turns_at_once_in_one_conversation_all_hang_in_its_tree(home: Home) -> None:
+async def test_concurrent_turns_of_one_conversation_all_join_its_tree(home: Home) -> None:
     async with session_service(home) as stub:
         first = await talk(stub, "hello", "hi")
         request = begin("more", conversation_id=first.conversation_id)
@@ -138,7 +136,7 @@ async def test_turns_at_once_in_one_conversation_all_hang_in_its_tree(home: Home
     )
 
 
-async def test_a_history_is_imported_as_messages_and_its_system_message_always_counts(
+async def test_history_is_imported_and_its_system_message_is_always_in_context(
     home: Home,
 ) -> None:
     earlier = history(
@@ -157,7 +155,7 @@ async def test_a_history_is_imported_as_messages_and_its_system_message_always_c
     ]
 
 
-async def test_a_text_over_the_budget_is_refused_and_nothing_is_stored(home: Home) -> None:
+async def test_text_over_the_budget_is_refused_and_not_stored(home: Home) -> None:
     async with session_service(home) as stub:
         code, _, field, limit = await error_of(
             stub.BeginTurn(begin("w " * 47), timeout=5, metadata=ADA)
@@ -170,7 +168,7 @@ async def test_a_text_over_the_budget_is_refused_and_nothing_is_stored(home: Hom
     assert len(listed.conversations) == 1
 
 
-async def test_the_title_is_the_first_words_cut_between_words(home: Home) -> None:
+async def test_title_is_the_first_words_cut_between_words(home: Home) -> None:
     async with session_service(home, context_tokens=1000) as stub:
         first = await stub.BeginTurn(begin("a  word\n" * 30), timeout=5, metadata=ADA)
         second = await stub.BeginTurn(begin("x" * 100), timeout=5, metadata=ADA)
@@ -181,7 +179,7 @@ async def test_the_title_is_the_first_words_cut_between_words(home: Home) -> Non
     assert titles == ["a word " * 11 + "a", "x" * 80]
 
 
-async def test_the_title_follows_an_edit_of_the_first_message_and_the_branch_that_is_gone_on_with(
+async def test_title_follows_an_edited_first_message_and_the_continued_branch(
     home: Home,
 ) -> None:
     titles: list[str] = []
@@ -205,7 +203,7 @@ async def test_the_title_follows_an_edit_of_the_first_message_and_the_branch_tha
     assert titles == ["tpyo", "typo", "typo", "tpyo", "typo"]
 
 
-async def test_an_answer_with_u0000_is_stored_without_it(home: Home) -> None:
+async def test_u0000_in_an_answer_is_replaced(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "h\0i")
         await stub.FinishTurn(finish(turn.assistant_message_id, "h\0i"), timeout=5, metadata=ADA)
@@ -213,7 +211,7 @@ async def test_an_answer_with_u0000_is_stored_without_it(home: Home) -> None:
     assert stored.messages[-1].text == "h\ufffdi"
 
 
-async def test_an_answer_finishes_once(home: Home) -> None:
+async def test_answer_finishes_only_once(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
         await stub.FinishTurn(finish(turn.assistant_message_id, "hi"), timeout=5, metadata=ADA)
@@ -224,7 +222,7 @@ async def test_an_answer_finishes_once(home: Home) -> None:
     assert stored.messages[-1].text == "hi"
 
 
-async def test_an_answer_that_nobody_finishes_reads_as_failed_and_may_still_be_finished(
+async def test_unfinished_answer_reads_as_failed_and_can_still_be_finished(
     home: Home,
 ) -> None:
     async with session_service(home, max_turn_seconds=0.05) as stub:
@@ -241,14 +239,14 @@ async def test_an_answer_that_nobody_finishes_reads_as_failed_and_may_still_be_f
     )
 
 
-async def test_an_open_answer_is_open_while_it_may_run(home: Home) -> None:
+async def test_open_answer_is_open_within_the_longest_turn(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
         stored = await conversation(stub, turn.conversation_id)
     assert stored.messages[-1].finish_reason == chat_pb2.FINISH_REASON_UNSPECIFIED
 
 
-async def test_pages_list_every_conversation_once_last_used_first(home: Home) -> None:
+async def test_pages_list_every_conversation_once_most_recently_used_first(home: Home) -> None:
     async with session_service(home) as stub:
         turns = [await talk(stub, f"number {number}", "yes") for number in range(5)]
         await talk(stub, "again", "yes", turns[1].conversation_id)
@@ -264,7 +262,7 @@ async def test_pages_list_every_conversation_once_last_used_first(home: Home) ->
     assert seen == [order[:2], order[2:4], order[4:]]
 
 
-async def test_a_cleared_conversation_stays_and_begins_anew(home: Home) -> None:
+async def test_cleared_conversation_remains_and_starts_empty(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "old words", "yes", request_id="r")
         clear = session_pb2.ClearConversationRequest(conversation_id=turn.conversation_id)
@@ -279,7 +277,7 @@ async def test_a_cleared_conversation_stays_and_begins_anew(home: Home) -> None:
     assert (stored.conversation.title, len(stored.messages)) == ("new words", 2)
 
 
-async def test_nothing_of_a_deleted_conversation_is_left_in_the_file(sqlite_home: Home) -> None:
+async def test_deleted_conversation_leaves_no_bytes_in_the_sqlite_file(sqlite_home: Home) -> None:
     def on_disk() -> bytes:
         return b"".join(file.read_bytes() for file in (sqlite_home.directory / "state").iterdir())
 
@@ -305,7 +303,7 @@ async def test_conversations_survive_a_restart(home: Home) -> None:
     assert texts(more) == ["hello", "hi", "more"]
 
 
-async def test_a_caller_that_goes_away_leaves_a_service_that_works(home: Home) -> None:
+async def test_cancelled_calls_do_not_break_the_service(home: Home) -> None:
     async with session_service(home) as stub:
         calls = [
             stub.BeginTurn(begin(f"hello {number}"), timeout=5, metadata=ADA)

@@ -1,4 +1,4 @@
-"""A tokenizer.json in which a word is a token: small numbers that a reader can count."""
+"""A tokenizer.json with one token per word, so that readers can count tokens."""
 
 from pathlib import Path
 

@@ -1,6 +1,4 @@
-"""Conversations, their messages, idempotency keys, and the outbox of turns: the schema of the first
-version.
-"""
+"""First schema: conversations, messages, idempotency keys, and the outbox of turn records."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """All tables."""
+    """Create all tables of the first schema."""
     _conversations()
     _messages()
     _turns()

@@ -1,6 +1,4 @@
-"""What several replicas need to relay: one row that says which of them does; and erasures are told
-from turns in the outbox.
-"""
+"""Relay by one of several replicas: a lease row, and a mark of erasure records in the outbox."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """The lease is free. What waits in the outbox counts as turns."""
+    """Add a free lease and the column `erased`; waiting records count as turn records."""
     op.add_column(
         "outbox", sa.Column("erased", sa.Boolean, nullable=False, server_default=sa.false())
     )

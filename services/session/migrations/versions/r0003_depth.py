@@ -1,5 +1,6 @@
-"""A message knows how deep in its branch it is, and which messages above it every context keeps.
-Rows from before: depth -1.
+"""Depth of a message, and the ids of the ancestors needed in every context.
+
+Existing rows get the depth -1.
 """
 
 import sqlalchemy as sa
@@ -10,8 +11,6 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """With defaults, for the rows that are there and for those that the version before writes
-    meanwhile.
-    """
+    """Add columns with defaults, which apply also to rows that the previous version writes."""
     op.add_column("messages", sa.Column("depth", sa.Integer, nullable=False, server_default="-1"))
     op.add_column("messages", sa.Column("pinned_ids", sa.Text, nullable=False, server_default=""))

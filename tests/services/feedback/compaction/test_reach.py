@@ -11,7 +11,7 @@ from services.feedback.codec import turn_entry
 from services.feedback.compaction.reach import SKEW_US, Reach, find_reach, minted_us
 from services.feedback.events import Stream
 from services.feedback.lake.served_object import DamagedObjectError
-from services.session.identifiers import IdMint
+from services.session.identifiers import IdGenerator
 from tests.services.feedback.compacted import DAY, CompactedLog, turns_log
 from tests.services.feedback.faults import Faults
 from tests.services.feedback.memory import MemoryStore
@@ -102,6 +102,6 @@ def test_turns_that_cannot_be_read_are_told(log: CompactedLog, turns: CompactedL
 
 
 def test_an_id_tells_when_session_minted_it() -> None:
-    before, after = minted_us(IdMint().mint()), minted_us(IdMint().mint())
+    before, after = minted_us(IdGenerator().new_id()), minted_us(IdGenerator().new_id())
     assert 0 <= after - before < 60_000_000
     assert minted_us(name("m")) == 0
