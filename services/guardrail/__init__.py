@@ -1,3 +1,5 @@
-"""What may come in and what may go out: rules, a small classifier, secrets and personal data, the
-hold-back.
+"""Guardrail service: verdicts on inputs and outputs.
+
+The verdicts combine rules, a small classifier, and detectors of secrets and personal data. Answers
+are released up to the first undecided word.
 """

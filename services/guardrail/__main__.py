@@ -1,4 +1,4 @@
-"""Wires the guardrail: `python -m services.guardrail`."""
+"""Command line of the guardrail: `python -m services.guardrail`."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,14 +21,14 @@ WARM_UP = "call +1 415 555 2671 or write to nobody"
 
 @asynccontextmanager
 async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Policy and servicer."""
+    """Load the classifier and create policy and servicer."""
 
     def observe(stage: Stage, verdict: Verdict) -> None:
         VERDICTS.labels(stage, verdict.action, verdict.category or "none").inc()
 
     classifier = read_classifier(settings.weights_directory)
-    # The first text costs 50 ms more (NumPy's and phonenumbers' own tables): nobody should wait for
-    # that.
+    # The first text takes 50 ms longer, because NumPy and phonenumbers build tables; do so before
+    # the first call.
     classifier.judge(WARM_UP)
     list(personal_spans(WARM_UP, settings.phone_region))
     servicer = GuardrailServicer(Policy(classifier, settings.phone_region, observe))

@@ -1,7 +1,7 @@
-"""The small classifier: two linear heads over hashed words and character runs, read from the
-recipe's artifact.
+"""Classifier with two linear heads over hashed words and character n-grams.
 
-Trained by `python -m training.recipes.guardrail`; its manifest holds the measured figures.
+The weights are the artifact of `python -m training.recipes.guardrail`, whose manifest contains the
+measured figures.
 """
 
 import hashlib
@@ -17,24 +17,19 @@ from services.guardrail.features import feature_buckets
 from services.guardrail.verdict import Category
 
 WEIGHTS_NAME = "classifier.npz"
-# As in the recipe, which measures with the same windows: one sentence in a long text must not
-# drown.
+# Windows make one sentence count in a long text. The recipe measures with the same windows.
 WINDOW_CHARACTERS = 600
 
 
 class WeightsError(DetailedError):
-    """The weights are missing, unfinished, or not those that their manifest names; `field` is the
-    file.
-    """
+    """The weights are missing, incomplete, or differ from their manifest; `field` is the file."""
 
     reason = "INVALID_WEIGHTS"
 
 
 @dataclass(frozen=True)
-class Suspicion:
-    """The head that is the furthest over its threshold (or the nearest below), with its
-    probability.
-    """
+class Prediction:
+    """Category and probability of the head with the largest margin over its threshold."""
 
     category: Category
     probability: float
@@ -42,7 +37,7 @@ class Suspicion:
 
 
 class Classifier:
-    """Scores a text in plain form (disguise.plain) in a tenth of a millisecond for a line."""
+    """Classifier of texts in the form of `normalization.plain`; 0.1 ms for a line of text."""
 
     def __init__(
         self,
@@ -53,11 +48,18 @@ class Classifier:
         threshold: npt.NDArray[np.float32],
         digest: str,
     ) -> None:
-        """`weights` [H, B] in steps of `scale` [H]; `bias` [H]; `threshold` [H] as a probability;
-        `digest` names them all.
+        """Create a classifier with H heads and B buckets.
+
+        Args:
+            heads: categories of the heads.
+            weights: [H, B], in units of `scale`.
+            scale: [H].
+            bias: [H].
+            threshold: [H], probabilities.
+            digest: hash of the weights file.
         """
         self._heads = heads
-        # One bucket's weights lie side by side, so a feature costs one cache line.
+        # Transposed: the weights of one bucket share a cache line.
         self._weights = np.ascontiguousarray(weights.T)
         self._scale = scale.astype(np.float64)
         self._bias = bias.astype(np.float64)
@@ -65,12 +67,12 @@ class Classifier:
         self._limits = np.log(threshold64 / (1 - threshold64))
         self.digest = digest
 
-    def judge(self, text: str) -> Suspicion:
-        """The suspicion about a text in plain form."""
+    def judge(self, text: str) -> Prediction:
+        """Judge a text in plain form by the worst of its windows."""
         logits = np.max([self._logits(part) for part in windows(text)], axis=0)
         head = int(np.argmax(logits - self._limits))
         probability = float(1 / (1 + np.exp(-logits[head])))
-        return Suspicion(self._heads[head], probability, bool(logits[head] >= self._limits[head]))
+        return Prediction(self._heads[head], probability, bool(logits[head] >= self._limits[head]))
 
     def _logits(self, text: str) -> npt.NDArray[np.float64]:
         buckets = feature_buckets(text)
@@ -82,7 +84,7 @@ class Classifier:
 
 
 def windows(text: str) -> list[str]:
-    """The text, and if it is long its windows, which overlap by half."""
+    """Return the text and, for a long text, windows that overlap by half."""
     if len(text) <= WINDOW_CHARACTERS:
         return [text]
     step = WINDOW_CHARACTERS // 2
@@ -93,18 +95,18 @@ def windows(text: str) -> list[str]:
 
 
 def read_classifier(directory: Path) -> Classifier:
-    """The classifier of a finished artifact.
+    """Read the classifier from an artifact.
 
     Raises:
-        WeightsError: no manifest (it is written last), no weights, or other weights than the
-            manifest's.
+        WeightsError: the manifest (written last) or the weights are missing, or the weights differ
+            from the manifest.
     """
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
         digest = hashlib.sha256((directory / WEIGHTS_NAME).read_bytes()).hexdigest()
     except FileNotFoundError as error:
         raise WeightsError(
-            f"{error.filename} is missing; `python -m training.recipes.guardrail` makes it",
+            f"{error.filename} is missing; `python -m training.recipes.guardrail` creates the file",
             field=str(error.filename),
             reason="MISSING",
         ) from error

@@ -1,15 +1,15 @@
-"""Takes disguises off a text: invisible characters, look-alike letters, leetspeak, spelled-out
-spacing, stretched letters.
+"""Removal of obfuscation from texts before rules, classifier and detectors see them.
 
-`unmask` keeps one character for one, so that spans found in it can be cut out of the original;
-`readings` does not.
+Handled are invisible characters, look-alike letters, leetspeak, spelled-out words and stretched
+letters. `fold_characters` maps characters one to one, so that spans can be mapped back to the
+original text; `variants` does not.
 """
 
 import re
 import unicodedata
 from dataclasses import dataclass
 
-# Blocks that hold compatibility forms, other digits, look-alikes and invisible characters.
+# Unicode blocks with compatibility forms, other digits, look-alikes and invisible characters.
 FOLDED_BLOCKS = (
     (0xA0, 0x3400),
     (0xFB00, 0x10000),
@@ -17,22 +17,22 @@ FOLDED_BLOCKS = (
     (0x1F100, 0x1F200),
     (0xE0000, 0xE0080),
 )
-# Look-alikes that Unicode does not fold (the frequent ones of Unicode's confusables.txt, TR39), as
-# pairs of strings.
+# Look-alikes without a compatibility form: the frequent entries of Unicode's confusables.txt
+# (TR39), and their replacements.
 LOOKALIKES = (
     "авсеіјкмнорԛѕтухԝһԁɡαβγεικνορτυχωɑıӏ‐‑‒–—−’‘“”АВСЕІЈКМНОРЅТУХΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "abceijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABCEIJKMHOPSTYXABEZHIKMNOPTYX",
 )
 LEET = str.maketrans("013457@$!|", "oieastasil")
-# Letters of a word set apart ("b o m b", "b.o.m.b"): at least four, so that "a b c" stays.
+# Words with separated letters ("b o m b", "b.o.m.b"), at least four, so that "a b c" is unchanged.
 SPELLED_OUT = re.compile(
     r"(?<![^\W_])[^\W\d_]([\s.\-_*·])[^\W\d_](?:\1(?:[^\W\d_]|')){2,}(?![^\W_])"
 )
-# A whole text of single letters, with wider gaps between its words.
+# A text of single letters only, with wider gaps between words.
 LETTER_BY_LETTER = re.compile(r"\s*(?:\S(?:\s+|$)){8,}")
 WORD_GAP = re.compile(r"\s{2,}")
-# Joints within a word ("bo-mb", "bo**mb"); a hyphen between whole words stays readable without it.
-JOINTS = re.compile(r"(?<=[a-z])[*_\-.·~^|\\/]{1,3}(?=[a-z])")
+# Separators within a word ("bo-mb", "bo**mb"). Removed hyphens between whole words do no harm.
+SEPARATORS = re.compile(r"(?<=[a-z])[*_\-.·~^|\\/]{1,3}(?=[a-z])")
 STRETCHED = re.compile(r"([a-z])\1{2,}")
 LEET_WORD = re.compile(r"[a-z][013457@$!|]+[a-z]|\b[013457@$]+[a-z]{2}|[a-z][013457@$]+\b")
 SPACE = re.compile(r"\s+")
@@ -40,7 +40,7 @@ PLAIN = re.compile(r"[a-z ,?'\n]*")
 
 
 def _fold(code: int) -> str | None:
-    """One character's plain form; None for one that nobody sees."""
+    """Return the plain form of a character, or None for an invisible character."""
     character = chr(code)
     if (
         unicodedata.category(character) in ("Cf", "Mn", "Me")
@@ -69,46 +69,48 @@ FOLDS: dict[int, str | None] = {
 
 
 @dataclass(frozen=True)
-class Unmasked:
-    """A text without invisible characters and look-alikes; `origins[i]` is the place of character i
-    in the original.
+class FoldedText:
+    """A text without invisible characters and look-alikes.
+
+    `origins[i]` is the position of character i in the original text; None if all are equal.
     """
 
     text: str
     origins: tuple[int, ...] | None
 
     def origin(self, index: int) -> int:
-        """Where character `index` stood in the original."""
+        """Return the position of character `index` in the original text."""
         return index if self.origins is None else self.origins[index]
 
 
-def unmask(text: str) -> Unmasked:
-    """Fold character by character; lower and upper case stay."""
+def fold_characters(text: str) -> FoldedText:
+    """Fold a text character by character and preserve case."""
     if text.isascii():
-        return Unmasked(text, None)
+        return FoldedText(text, None)
     origins = tuple(
-        place for place, letter in enumerate(text) if FOLDS.get(ord(letter), letter) is not None
+        index for index, letter in enumerate(text) if FOLDS.get(ord(letter), letter) is not None
     )
-    return Unmasked(text.translate(FOLDS), origins)
+    return FoldedText(text.translate(FOLDS), origins)
 
 
 def plain(text: str) -> str:
-    """The text as the classifier was trained on it: folded, in lower case, with single spaces."""
+    """Return the form on which the classifier is trained: folded, lower case, single spaces."""
     folded = text if text.isascii() else text.translate(FOLDS)
     return SPACE.sub(" ", folded.casefold()).strip()
 
 
-def readings(text: str) -> tuple[str, ...]:
-    """The ways in which a reader may take the text; the first is `plain(text)`, the others only
-    where they differ.
+def variants(text: str) -> tuple[str, ...]:
+    """Return the possible readings of a text, without duplicates.
+
+    The first is `plain(text)`. Further variants have obfuscation removed step by step.
     """
     first = plain(text)
     if PLAIN.fullmatch(first) and not STRETCHED.search(first) and not SPELLED_OUT.search(first):
         return (first,)
-    spelled = plain(_closed_up(text))
-    joined = JOINTS.sub("", spelled)
+    spelled = plain(_join_spelled_out(text))
+    joined = SEPARATORS.sub("", spelled)
     letters = joined.translate(LEET) if LEET_WORD.search(joined) else joined
-    # "cooook meeeth": which vowel was double at first is anyone's guess.
+    # "cooook meeeth": the vowels that were doubled originally are unknown, so try several sets.
     shrunk = [
         STRETCHED.sub(lambda run: run[1] * (1 + (run[1] in twice)), letters)  # noqa: B023
         for twice in ("", "oe", "o", "e")
@@ -116,9 +118,9 @@ def readings(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((first, spelled, joined, *shrunk)))
 
 
-def _closed_up(text: str) -> str:
-    """Words whose letters stand apart, put together again."""
-    folded = unmask(text).text
+def _join_spelled_out(text: str) -> str:
+    """Join words with separated letters."""
+    folded = fold_characters(text).text
     if LETTER_BY_LETTER.fullmatch(folded):
         return " ".join(re.sub(r"\s", "", word) for word in WORD_GAP.split(folded))
     return SPELLED_OUT.sub(lambda found: found[0].replace(found[1], ""), folded)

@@ -1,4 +1,4 @@
-"""The policy: what a user may ask, and what of an answer may be shown."""
+"""Policy: judges the texts of users, and the release of an answer."""
 
 import hashlib
 from collections import OrderedDict
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.guardrail.classifier import Classifier
-from services.guardrail.disguise import readings
-from services.guardrail.hold_back import Shown, decide
+from services.guardrail.hold_back import DecidedPrefix, decide_prefix
+from services.guardrail.normalization import variants
 from services.guardrail.personal_spans import personal_spans
 from services.guardrail.rules import match_answer, match_request
 from services.guardrail.secret_spans import secret_spans
@@ -17,20 +17,24 @@ from services.guardrail.verdict import Action, Category, Stage, Verdict, stricte
 
 Observer = Callable[[Stage, Verdict], None]
 
-# What a user says is judged again with every piece of the answer, and with every later message of a
-# client that keeps its own history: a verdict is kept under the text's hash.
-KEPT_PROMPTS = 4_096
-# A rule spans a wish, a few words and a deed: more of the released text cannot matter, and costs a
-# millisecond a piece.
+# Size of the cache of verdicts by hash of the text. A prompt is judged again with every part of the
+# answer, and with every later message of a client that sends its own history.
+CACHED_PROMPTS = 4_096
+# Length of released text that rules see. A match spans a request, a few words and an action, so
+# that more text cannot matter, but costs a millisecond per part.
 RULE_CHARACTERS = 300
-# Of a verdict, rules are the surest.
+# Score of verdicts by rules.
 RULE_SCORE = 1.0
 
 
 @dataclass(frozen=True)
 class Release:
-    """What may be shown of the pending text, the verdict on it, and how many characters of its end
-    stay held back.
+    """Result of an output check.
+
+    Args:
+        verdict: verdict on the pending text.
+        text: text to show, with replacements.
+        held_characters: characters at the end of the pending text that are held back.
     """
 
     verdict: Verdict
@@ -39,7 +43,7 @@ class Release:
 
 
 class Policy:
-    """Rules, classifier and span finders together. `version` names all of them by their hash."""
+    """Combination of rules, classifier and detectors; `version` is a hash over all of them."""
 
     def __init__(self, classifier: Classifier, phone_region: str, observe: Observer) -> None:
         self._classifier = classifier
@@ -49,81 +53,88 @@ class Policy:
         self.version = policy_version(classifier.digest, phone_region)
 
     def judge_input(self, texts: Sequence[str]) -> Verdict:
-        """The strictest verdict over what the user says to the model."""
+        """Return the strictest verdict on the texts of a user."""
         verdict = strictest(self._judge_prompt(text) for text in texts)
         self._observe(Stage.INPUT, verdict)
         return verdict
 
     def judge_output(self, prompt: str, released_tail: str, pending: str, final: bool) -> Release:
-        """How much of the pending text may be shown, with secrets and personal data replaced, or
-        that none may be.
+        """Decide how much of the pending text of an answer may be shown.
+
+        Args:
+            prompt: the user's text that is being answered.
+            released_tail: end of the text that was shown before.
+            pending: text of the answer that was not shown yet.
+            final: the answer ends with `pending`.
+
+        Returns:
+            The decided text with replaced secrets and personal data, or a block without text.
         """
-        shown = decide(pending, self._find_spans, final=final)
-        blocked = self._blocked(prompt, released_tail, pending, shown)
-        release = Release(blocked, "", 0) if blocked else _release(pending, shown)
+        decided = decide_prefix(pending, self._find_spans, final=final)
+        blocked = self._blocked(prompt, released_tail, pending, decided)
+        release = Release(blocked, "", 0) if blocked else _release(pending, decided)
         self._observe(Stage.OUTPUT, release.verdict)
         return release
 
     def _blocked(
-        self, prompt: str, released_tail: str, pending: str, shown: Shown
+        self, prompt: str, released_tail: str, pending: str, decided: DecidedPrefix
     ) -> Verdict | None:
-        """Why nothing more of the answer may be shown: the exchange is harmful, or the rest can
-        never be checked.
-        """
-        if shown.overlong:
+        """Return a blocking verdict if the exchange is harmful or the rest cannot be decided."""
+        if decided.unbounded:
             category = Category.SECRET if "PRIVATE KEY" in pending else Category.UNREADABLE
             return Verdict(Action.BLOCK, category, RULE_SCORE)
         asked = self._judge_prompt(prompt)
         if asked.action is Action.BLOCK:
             return asked
-        hit = match_answer(readings(released_tail[-RULE_CHARACTERS:] + pending[: shown.length]))
-        return Verdict(Action.BLOCK, hit.category, RULE_SCORE) if hit else None
+        # Released text is included, because a match may start before the pending text.
+        text = released_tail[-RULE_CHARACTERS:] + pending[: decided.length]
+        match = match_answer(variants(text))
+        return Verdict(Action.BLOCK, match.category, RULE_SCORE) if match else None
 
     def _judge_prompt(self, prompt: str) -> Verdict:
         key = hashlib.sha256(prompt.encode()).digest()
         verdict = self._prompts.get(key)
         if verdict is None:
             verdict = self._prompts[key] = self._judge_request(prompt)
-            if len(self._prompts) > KEPT_PROMPTS:
+            if len(self._prompts) > CACHED_PROMPTS:
                 self._prompts.popitem(last=False)
         return verdict
 
     def _judge_request(self, text: str) -> Verdict:
-        ways = readings(text)
-        if hit := match_request(ways):
-            return Verdict(Action.BLOCK, hit.category, RULE_SCORE)
-        # The text as it stands, and with every disguise off.
-        suspicions = [self._classifier.judge(way) for way in dict.fromkeys((ways[0], ways[-1]))]
-        surest = max(suspicions, key=lambda one: (one.over_threshold, one.probability))
-        if surest.over_threshold:
-            return Verdict(Action.BLOCK, surest.category, surest.probability)
-        return Verdict(score=surest.probability)
+        text_variants = variants(text)
+        if match := match_request(text_variants):
+            return Verdict(Action.BLOCK, match.category, RULE_SCORE)
+        # The plain text, and the text with all obfuscation removed.
+        judged = dict.fromkeys((text_variants[0], text_variants[-1]))
+        predictions = [self._classifier.judge(variant) for variant in judged]
+        worst = max(predictions, key=lambda each: (each.over_threshold, each.probability))
+        if worst.over_threshold:
+            return Verdict(Action.BLOCK, worst.category, worst.probability)
+        return Verdict(score=worst.probability)
 
     def _find_spans(self, text: str) -> list[Span]:
         return [*secret_spans(text), *personal_spans(text, self._phone_region)]
 
 
-def _release(pending: str, shown: Shown) -> Release:
-    held = len(pending) - shown.length
-    if not shown.spans:
-        return Release(Verdict(), pending[: shown.length], held)
-    parts, place = [], 0
-    for span in shown.spans:
-        parts += [pending[place : span.start], span.replacement]
-        place = span.end
+def _release(pending: str, decided: DecidedPrefix) -> Release:
+    held = len(pending) - decided.length
+    if not decided.spans:
+        return Release(Verdict(), pending[: decided.length], held)
+    parts, position = [], 0
+    for span in decided.spans:
+        parts += [pending[position : span.start], span.replacement]
+        position = span.end
     category = (
         Category.SECRET
-        if any(span.category is Category.SECRET for span in shown.spans)
+        if any(span.category is Category.SECRET for span in decided.spans)
         else Category.PII
     )
-    text = "".join([*parts, pending[place : shown.length]])
+    text = "".join([*parts, pending[position : decided.length]])
     return Release(Verdict(Action.REDACT, category, RULE_SCORE), text, held)
 
 
 def policy_version(weights_digest: str, phone_region: str) -> str:
-    """Hash of all that decides: the weights, the settings, and the rules as they stand in this
-    package's source.
-    """
+    """Return a hash of everything that affects verdicts: weights, settings, and this package."""
     digest = hashlib.sha256(f"{weights_digest} {phone_region}".encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())

@@ -1,8 +1,8 @@
-"""Finds secrets: private keys, keys and tokens with known prefixes, labelled or Bearer values,
-passwords in URLs.
+"""Detection of secrets in a text.
 
-The prefixes are those that their issuers document for secret scanning; a labelled value must also
-look random.
+Detected are private keys, keys and tokens with known prefixes, labelled values, Bearer values, and
+passwords in URLs. The prefixes are documented by their issuers for secret scanning. A labelled
+value must also look random.
 """
 
 import math
@@ -14,7 +14,7 @@ from services.guardrail.spans import Span
 from services.guardrail.verdict import Category
 
 KEY = "[secret removed]"
-PASSWORD = "[password removed]"  # noqa: S105 - what is shown instead of one
+PASSWORD = "[password removed]"  # noqa: S105 - a replacement text
 PRIVATE_KEY = "[private key removed]"
 
 KNOWN = re.compile(
@@ -48,13 +48,13 @@ LABELLED_KEY = re.compile(
     r"(?:key|token|secret|credential)[\w-]{0,12}[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}[\"'`*]*([\w+/.~-]{16,512}=*)",
     re.IGNORECASE,
 )
-# Shannon entropy per character: English words joined by signs stay below 3.5 at this length, random
-# base64 above.
+# Lowest Shannon entropy per character of a key. At this length English words with punctuation are
+# below the value, random base64 is above.
 RANDOM_BITS = 3.5
 
 
 def secret_spans(text: str) -> Iterator[Span]:
-    """All secrets of a text, in no particular order, perhaps overlapping."""
+    """Yield all secrets of a text in no particular order; spans may overlap."""
     for found in PEM.finditer(text):
         end = PEM_END.search(text, found.end())
         yield Span(found.start(), end.end() if end else len(text), Category.SECRET, PRIVATE_KEY)
@@ -74,16 +74,15 @@ def secret_spans(text: str) -> Iterator[Span]:
             yield _labelled(found, KEY)
 
 
-def _labelled(found: re.Match[str], shown: str) -> Span:
-    """From the label on, since a span belongs to the word in which it starts; the label itself is
-    shown again.
-    """
+def _labelled(found: re.Match[str], replacement: str) -> Span:
+    # Starts at the label, because the hold-back assigns a span to the word in which the span
+    # starts. The replacement repeats the label.
     label = found[0][: found.start(1) - found.start()]
-    return Span(found.start(), found.end(1), Category.SECRET, label + shown)
+    return Span(found.start(), found.end(1), Category.SECRET, label + replacement)
 
 
 def entropy_bits(text: str) -> float:
-    """Shannon entropy of the characters, in bits per character."""
+    """Return the Shannon entropy of the characters, in bits per character."""
     return -sum(
         count / len(text) * math.log2(count / len(text)) for count in Counter(text).values()
     )

@@ -1,5 +1,6 @@
-"""Translates between the protocol and the policy. Texts beyond a few thousand characters are judged
-in a thread.
+"""Servicer of GuardrailService: checks limits, calls the policy, converts verdicts.
+
+Texts of more than INLINE_CHARACTERS are judged in a thread.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ MAX_TEXT_CHARACTERS = 131_072
 MAX_TAIL_CHARACTERS = 2_000
 MAX_PENDING_CHARACTERS = 32_768
 MAX_CHECKS = 64
-# About 5 ms of work: below, the hop to a thread costs more than the loop would wait.
+# About 5 ms of work. For less work a thread costs more than the wait of the event loop.
 INLINE_CHARACTERS = 8_192
 
 ACTIONS = {
@@ -36,9 +37,7 @@ ResultT = TypeVar("ResultT")
 
 
 class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
-    """All methods check the limits of the protocol, ask the policy, and put its answer in a
-    message.
-    """
+    """Implementation of the service in proto/thumbwheel/guardrail/v1."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -83,7 +82,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         for check in checks:
             _check_part(check)
         results = await _judge(
-            sum(map(_size, checks)), lambda: [self._output_if_it_can(check) for check in checks]
+            sum(map(_size, checks)), lambda: [self._output_or_empty(check) for check in checks]
         )
         return guardrail_pb2.CheckOutputsResponse(results=results)
 
@@ -100,16 +99,14 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             rejection_text=_rejection(release.verdict),
         )
 
-    def _output_if_it_can(
+    def _output_or_empty(
         self, request: guardrail_pb2.CheckOutputRequest
     ) -> guardrail_pb2.CheckOutputResponse:
-        """A text that the policy stumbles over costs its own answer, and not those that are judged
-        beside it.
-        """
+        """Judge one part; a failure gives an empty response and does not affect other parts."""
         try:
             return self._output(request)
         except Exception:
-            log.exception("a part of an answer could not be judged")
+            log.exception("output check failed")
             return guardrail_pb2.CheckOutputResponse()
 
     def _message(self, verdict: Verdict) -> guardrail_pb2.Verdict:

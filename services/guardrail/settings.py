@@ -1,4 +1,4 @@
-"""Settings of the guardrail service, TW_GUARDRAIL_*."""
+"""Settings of the guardrail service (TW_GUARDRAIL_*)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ WEIGHTS_DIRECTORY = Path(__file__).parent / "weights"
 
 
 class GuardrailSettings(ServiceSettings):
-    """What the guardrail can be told."""
+    """Settings of the guardrail service."""
 
     model_config = SettingsConfigDict(env_prefix="TW_GUARDRAIL_")
 
@@ -22,5 +22,5 @@ class GuardrailSettings(ServiceSettings):
     phone_region: str = Field(
         "US",
         pattern="^[A-Z]{2}$",
-        description="country whose phone numbers are known without a prefix",
+        description="country whose phone numbers are detected without a country prefix",
     )

@@ -1,4 +1,4 @@
-"""A stretch of an answer that must not be shown, and what is shown in its place."""
+"""Span of a text that must not be shown, with its replacement."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,4 @@
-"""What the policy can decide: actions, categories, a verdict, and which of two verdicts is the
-stricter.
-"""
+"""Verdicts of the policy: actions, categories, and the order of strictness."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +6,7 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """What to do with a text, from mild to strict."""
+    """Action on a text, in order of strictness."""
 
     ALLOW = "allow"
     REDACT = "redact"
@@ -16,7 +14,7 @@ class Action(StrEnum):
 
 
 class Category(StrEnum):
-    """Why; "" when there is nothing to say."""
+    """Reason of a verdict; NONE for an allowed text."""
 
     NONE = ""
     PII = "pii"
@@ -28,7 +26,7 @@ class Category(StrEnum):
 
 
 class Stage(StrEnum):
-    """Which side of the model was judged."""
+    """Side of the model on which a text was judged."""
 
     INPUT = "input"
     OUTPUT = "output"
@@ -39,7 +37,10 @@ STRICTNESS = {action: rank for rank, action in enumerate(Action)}
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision with its reason. `score` is the classifier's probability, 0 to 1; 1 for a rule."""
+    """A decision with its reason.
+
+    `score` is the probability of the classifier, 0 to 1; verdicts of rules have 1.
+    """
 
     action: Action = Action.ALLOW
     category: Category = Category.NONE
@@ -47,7 +48,7 @@ class Verdict:
 
 
 def strictest(verdicts: Iterable[Verdict]) -> Verdict:
-    """The strictest verdict; of equally strict ones the surest. Of none: allowed."""
+    """Return the strictest verdict, of equally strict verdicts the highest score; default allow."""
     return max(
         verdicts, key=lambda verdict: (STRICTNESS[verdict.action], verdict.score), default=Verdict()
     )

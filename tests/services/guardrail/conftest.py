@@ -1,4 +1,4 @@
-"""The policy as it is shipped, and the verdicts that it counts."""
+"""The shipped policy, and the verdicts that the policy reports."""
 
 import pytest
 
@@ -25,5 +25,5 @@ def policy(classifier: Classifier, observed: list[tuple[Stage, Verdict]]) -> Pol
 
 @pytest.fixture(scope="session")
 def policy_once(classifier: Classifier) -> Policy:
-    """One for all examples of a property."""
+    """Policy shared by all examples of a property test."""
     return Policy(classifier, "US", lambda stage, verdict: None)

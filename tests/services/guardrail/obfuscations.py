@@ -1,4 +1,4 @@
-"""Twelve ways to disguise a text, each a function from plain to disguised."""
+"""Twelve obfuscations of a text, each a function from plain to obfuscated text."""
 
 import random
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _stretched(word: str) -> str:
     return word[:1] + word[1] * 3 + word[2:] if len(word) > 3 and word[1] in "aeiou" else word
 
 
-DISGUISES: dict[str, Callable[[str], str]] = {
+OBFUSCATIONS: dict[str, Callable[[str], str]] = {
     "zero-width spaces": lambda text: _inserted(text, "\u200b", 2),
     "soft hyphens": lambda text: _inserted(text, "\u00ad", 3),
     "Cyrillic look-alikes": lambda text: text.translate(CYRILLIC),

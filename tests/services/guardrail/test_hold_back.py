@@ -1,6 +1,4 @@
-"""No character of a secret or of personal data is ever released, however the answer is cut into
-chunks (G1).
-"""
+"""Hold-back: no character of a secret or of personal data is released, for any chunks (G1)."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +27,7 @@ VIOLATIONS = (
     "Bearer abcDEF1234567890abcDEF",
     "api_key = 'Zx81kQmP04vTn7Rb2Ws9'",
 )
-# What must not be seen of each: the part that is not a label.
+# The part of a violation that must not be released, where a label may be.
 SECRET_PARTS = {
     "postgres://app:s3cr3tPass@db.local/main": "s3cr3tPass",
     "password: hunter2222": "hunter2222",
@@ -55,13 +53,11 @@ PIECES = st.one_of(
 
 
 def stream(policy: Policy, answer: str, cuts: list[int]) -> tuple[str, list[str]]:
-    """Release an answer that comes in chunks, as the gateway does; the whole and the single
-    releases.
-    """
-    released, pending, place, parts = "", "", 0, []
+    """Release an answer in chunks as the gateway does; return the whole and the single releases."""
+    released, pending, position, parts = "", "", 0, []
     for cut in [*cuts, len(answer)]:
-        pending += answer[place:cut]
-        place = cut
+        pending += answer[position:cut]
+        position = cut
         release = policy.judge_output("hi", released[-2_000:], pending, cut == len(answer))
         assert 0 <= release.held_characters <= len(pending)
         released += release.text
@@ -72,7 +68,7 @@ def stream(policy: Policy, answer: str, cuts: list[int]) -> tuple[str, list[str]
 
 @settings(max_examples=150)
 @given(st.lists(PIECES, min_size=1, max_size=6), st.data())
-def test_what_is_released_does_not_depend_on_the_chunks(
+def test_released_text_does_not_depend_on_the_chunks(
     policy_once: Policy, pieces: list[str], data: st.DataObject
 ) -> None:
     answer = "".join(pieces)
@@ -83,7 +79,7 @@ def test_what_is_released_does_not_depend_on_the_chunks(
     )
 
 
-def test_character_by_character_nothing_of_a_violation_is_seen(policy_once: Policy) -> None:
+def test_no_part_of_a_violation_is_released_character_by_character(policy_once: Policy) -> None:
     for violation in VIOLATIONS:
         secret = SECRET_PARTS.get(violation, violation)
         answer = f"Sure, this is it: {violation} and more text follows here."
@@ -97,7 +93,7 @@ def test_character_by_character_nothing_of_a_violation_is_seen(policy_once: Poli
 
 @settings(max_examples=100)
 @given(st.text(), st.data())
-def test_an_answer_with_any_characters_comes_out_the_same_in_chunks(
+def test_released_text_of_arbitrary_characters_does_not_depend_on_chunks(
     policy_once: Policy, answer: str, data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(answer) - 1)), max_size=20)))
@@ -106,17 +102,17 @@ def test_an_answer_with_any_characters_comes_out_the_same_in_chunks(
     assert whole.held_characters == 0
 
 
-def test_ordinary_words_are_released_as_soon_as_they_end(policy_once: Policy) -> None:
+def test_ordinary_words_are_released_at_their_end(policy_once: Policy) -> None:
     release = policy_once.judge_output("hi", "", "The capital of France is Par", False)
     assert (release.text, release.held_characters) == ("The capital of France is ", 3)
 
 
-def test_a_chinese_answer_is_not_held_for_want_of_spaces(policy_once: Policy) -> None:
+def test_chinese_answer_is_released_without_spaces(policy_once: Policy) -> None:
     release = policy_once.judge_output("hi", "", "法国的首都是巴黎", False)
     assert release.held_characters <= 1
 
 
-def test_the_hold_is_bounded(policy_once: Policy) -> None:
+def test_held_back_text_is_bounded(policy_once: Policy) -> None:
     for endless in (
         "a" * 5_000,
         "1 " * 5_000,
@@ -124,8 +120,8 @@ def test_the_hold_is_bounded(policy_once: Policy) -> None:
     ):
         held = 0
         pending = ""
-        for place in range(0, len(endless), 500):
-            pending += endless[place : place + 500]
+        for start in range(0, len(endless), 500):
+            pending += endless[start : start + 500]
             release = policy_once.judge_output("hi", "", pending, False)
             held = max(held, release.held_characters)
             pending = (

@@ -1,4 +1,4 @@
-"""What counts as a secret or as personal data in an answer, and what only looks like it."""
+"""Detection of secrets and personal data in answers, and texts that resemble them."""
 
 import pytest
 
@@ -33,7 +33,9 @@ def shown(policy: Policy, text: str) -> str:
         "7 times 8 is 56.",
     ],
 )
-def test_what_only_looks_like_it_is_shown_as_it_is(policy_once: Policy, text: str) -> None:
+def test_lookalikes_of_secrets_and_personal_data_are_not_replaced(
+    policy_once: Policy, text: str
+) -> None:
     assert shown(policy_once, text) == text
 
 
@@ -56,11 +58,11 @@ def test_what_only_looks_like_it_is_shown_as_it_is(policy_once: Policy, text: st
         ("two: a@b.org,c@d.org", "two: [e-mail address removed],[e-mail address removed]"),
     ],
 )
-def test_what_is_removed_says_what_it_was(policy_once: Policy, text: str, expected: str) -> None:
+def test_replacement_names_the_removed_data(policy_once: Policy, text: str, expected: str) -> None:
     assert shown(policy_once, text) == expected
 
 
-def test_the_check_digits_are_those_of_the_standards() -> None:
+def test_check_digits_follow_the_standards() -> None:
     assert luhn_holds("4111111111111111")
     assert not luhn_holds("4111111111111112")
     assert iban_holds("GB82WEST12345698765432")
