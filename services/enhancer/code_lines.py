@@ -14,12 +14,16 @@ WORDS = Path(__file__).parent / "words"
 # Forms that no sentence has.
 STATEMENT = re.compile(
     r"""(?:
-      (?:>>>|\.\.\.|\$|\#!)\s.* | \#!.* | \#\s?(?:include|define|ifn?def|endif|pragma)\b.* | \s*(?://|/\*|\*/|--\s).*
-    | \s*(?:(?:async\s+)?def|class)\s+\w+(?:\(.*|.*:.*) | .*\s\\ | \s*(?:from\s+[\w.]+\s+import|import\s+[\w.]+)(?:[\s,].*|;)?
-    | \s*(?:public|private|protected|static|const|let|var|func|fn|void|int|float|double|char|struct|enum)\s+[\w<>\[\]*]+.*[;{=(].*
+      (?:>>>|\.\.\.|\$|\#!)\s.* | \#!.* | \#\s?(?:include|define|ifn?def|endif|pragma)\b.*
+    | \s*(?://|/\*|\*/|--\s).*
+    | \s*(?:(?:async\s+)?def|class)\s+\w+(?:\(.*|.*:.*) | .*\s\\
+    | \s*(?:from\s+[\w.]+\s+import|import\s+[\w.]+)(?:[\s,].*|;)?
+    | \s*(?:public|private|protected|static|const|let|var|func|fn|void|int|float|double|char
+        |struct|enum)\s+[\w<>\[\]*]+.*[;{=(].*
     | .*[;{}]\ * | \s*[\])}]+[;,]?\s* | \s*@\w+.* | \s*return\b.*[;)\]\d]
     | (?:\ {4,}|\t+)\S.*
-    | \s*(?i:select|insert|update|delete|create|alter|drop)\s.*\b(?i:from|into|set|table|where|values)\b.*[;*(].*
+    | \s*(?i:select|insert|update|delete|create|alter|drop)\s.*\b(?i:from|into|set|table|where
+        |values)\b.*[;*(].*
     | \s*[\w.\[\]"']+(?:,\s*[\w.\[\]"']+)*\s*(?:[-+*/]?=)\s*\S.* | \s*"[^"\n]*"\s*:\s*\S.*
     | \s*\|.*\|\s* | \s*[-=*_#]{3,}\s* | \s*<[^>]+>.*
     )""",
@@ -29,37 +33,47 @@ STATEMENT = re.compile(
 PRINTED = re.compile(
     r"""\s*(?:
       Traceback\s.* | File\s".* | at\s[\w.$<>]+\(.* | (?:Caused\s+by|Exception\s+in\s+thread)\b.*
-    | (?:[a-z]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning)(?::\s.*|:?) | goroutine\s\d+\s\[.* | Segmentation\s+fault\b.*
-    | (?:error|fatal|panic|warning)(?:\[\w+\])?:\s(?!(?:how|what|why|where|when|who|can|could|do|does|is|please)\b).*
+    | (?:[a-z]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning)(?::\s.*|:?) | goroutine\s\d+\s\[.*
+    | Segmentation\s+fault\b.*
+    | (?:error|fatal|panic|warning)(?:\[\w+\])?:\s(?!(?:how|what|why|where|when|who|can|could|do
+        |does|is|please)\b).*
     | [\w./\\-]+\.\w+:\d+(?::\d+)?:?\s.*
-    | \[?\d{4}-\d\d-\d\d[T\ ]\d\d:\d\d.* | [A-Z][a-z]{2}\s+\d{1,2}\s\d\d:\d\d:\d\d\s.* | \[?\d\d:\d\d:\d\d\b.*
+    | \[?\d{4}-\d\d-\d\d[T\ ]\d\d:\d\d.* | [A-Z][a-z]{2}\s+\d{1,2}\s\d\d:\d\d:\d\d\s.*
+    | \[?\d\d:\d\d:\d\d\b.*
     | [IWEF]\d{4}\s\d\d:\d\d:\d\d.* | \d{1,3}(?:\.\d{1,3}){3}\s-\s.* | \w+\s(?:ERR!|WARN)\s.*
-    | \[?(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL)(?:\]|:).* | \[(?:trace|debug|info|notice|warn|error)\].*
+    | \[?(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL)(?:\]|:).*
+    | \[(?:trace|debug|info|notice|warn|error)\].*
     )""",
     re.VERBOSE,
 )
 # Forms that are code only where no word of a sentence stands beside them.
 MARK = re.compile(
     r"""
-      [\w)\]]\s*(?:===?|!==?|<=|>=|[-+*/%|&]=|:=|&&|\|\||=>|->|<<|>>|::)\s*\S | [\w)\]]\s+[+*/%<>=|]\s+[\w("'$-]
+      [\w)\]]\s*(?:===?|!==?|<=|>=|[-+*/%|&]=|:=|&&|\|\||=>|->|<<|>>|::)\s*\S
+    | [\w)\]]\s+[+*/%<>=|]\s+[\w("'$-]
     | \b\w+\([^()]*\) | ;\s*(?:then|do)\b | \s\*\w+\b(?!\*) | [\w)]\[[^\]]*\]
     """,
     re.VERBOSE,
 )
 KEYWORD = re.compile(
     r"""\s*(?:
-      (?:assert|await|break|continue|del|delete|new|package|print|raise|return|throw|var|yield)\s+[\w.()\[\]"'-]+
+      (?:assert|await|break|continue|del|delete|new|package|print|raise|return|throw|var
+      |yield)\s+[\w.()\[\]"'-]+
     | (?:if|for|while|elif|else|try|except|finally|with|switch|case)\b.*[:{]\s* | elif\b.*
     | export\s+(?:default|const|function|class)\b.* | lambda\b.*:.* | typedef\s.* | struct\s+\w+.*
-    | (?i:select)\b.*(?i:\bfrom\b).* | (?i:(?:order|group)\s+by|insert\s+into|delete\s+from|(?:create|drop|alter|truncate)\s+table)\b.*
-    | (?:SELECT|FROM|WHERE|HAVING|LIMIT|VALUES|UNION|SET|UPDATE|(?:(?:LEFT|RIGHT|INNER|OUTER|FULL|CROSS)\s+)*JOIN)\b.*
+    | (?i:select)\b.*(?i:\bfrom\b).* | (?i:(?:order|group)\s+by|insert\s+into|delete\s+from
+        |(?:create|drop|alter|truncate)\s+table)\b.*
+    | (?:SELECT|FROM|WHERE|HAVING|LIMIT|VALUES|UNION|SET|UPDATE
+        |(?:(?:LEFT|RIGHT|INNER|OUTER|FULL|CROSS)\s+)*JOIN)\b.*
     )""",
     re.VERBOSE,
 )
 # First words of the forms above that plain words may have.
 FIRST_WORDS = frozenset(
-    "import from return assert await break continue del delete new package print raise throw var yield export typedef struct elif "
-    "lambda select order group insert create drop alter truncate where having limit values union set update left right "
+    "import from return assert await break continue del delete new package print raise throw "
+    "var yield export typedef struct elif "
+    "lambda select order group insert create drop alter truncate where having limit values "
+    "union set update left right "
     "inner outer full cross join sudo time exec nohup segmentation exception caused".split()
 )
 QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|`[^`]*`")
@@ -67,9 +81,13 @@ COMMENT = re.compile(r"\s(?:#|//|--)\s.*$")
 # Words of sentences. Left out are those that programs use too (if, for, in, from, and, or, not,
 # while, i, do).
 SENTENCE_WORD = re.compile(
-    r"(?<![\w.$/-])(?:the|an|my|your|his|her|our|their|this|that|these|those|you|he|she|we|they|me|him|us|them|are|was|were|be|been|"
-    r"how|what|whats|why|who|can|could|would|should|will|does|doesnt|have|has|had|to|of|very|such|because|about|than|please|pls|plz|solve|explain|calculate|simplify|prove|tell|give|there|u|ur|"
-    r"it(?!\()|is(?!\s+(?:not\s+)?(?:None|null|True|False)\b)|a(?=\s+(?!(?:and|or|if|in|is|else)\b)[a-z]{2})|\w+'(?:s|t|m|re|ve|ll|d))(?![\w(/=\[]|\.\w)",
+    r"(?<![\w.$/-])(?:the|an|my|your|his|her|our|their|this|that|these|those|you|he|she|we|"
+    r"they|me|him|us|them|are|was|were|be|been|"
+    r"how|what|whats|why|who|can|could|would|should|will|does|doesnt|have|has|had|to|of|very|"
+    r"such|because|about|than|please|pls|plz|solve|explain|calculate|simplify|prove|tell|give|"
+    r"there|u|ur|"
+    r"it(?!\()|is(?!\s+(?:not\s+)?(?:None|null|True|False)\b)|a(?=\s+(?!(?:and|or|if|in|is|"
+    r"else)\b)[a-z]{2})|\w+'(?:s|t|m|re|ve|ll|d))(?![\w(/=\[]|\.\w)",
     re.IGNORECASE,
 )
 FLAG_OR_PATH = re.compile(

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from services.enhancer.edits import Edit, Kind
 
 PREDICATE = (
-    "a an the not very so too really quite always never just been going hard difficult easy okay ok important "
+    "a an the not very so too really quite always never just been going hard difficult easy "
+    "okay ok important "
     "possible impossible raining snowing driving making getting giving because"
 )
 ALIKE = (
     (re.compile(rf"\b(it)s(?=\s+(?:{'|'.join(PREDICATE.split())})\b)", re.IGNORECASE), "'s"),
     (
         re.compile(
-            r"\b(you)r(?=\s+(?:a|an|the|not|very|so|too|really|going|welcome|doing|being|able|always|never)\b)",
+            r"\b(you)r(?=\s+(?:a|an|the|not|very|so|too|really|going|welcome|doing|being|able|"
+            r"always|never)\b)",
             re.IGNORECASE,
         ),
         "'re",

@@ -16,22 +16,28 @@ RULES = frozenset(
     """
     AnA AnotherAn AnAnother RepeatedWords
     PronounVerbAgreement PronounInflectionBe IAmAgreement WentAheadAndAgreement PronounAre
-    DidPast WillNonLemma InflectedVerbAfterTo ProgressiveNeedsBe IsBeenAuxSequence DoubleModal ModalOf HadOf
-    SimplePastToPastParticiple RegularIrregulars IfWouldve WouldNeverHave WantBe SupposedTo UseToUsedTo GetUsedTo HavePassed
+    DidPast WillNonLemma InflectedVerbAfterTo ProgressiveNeedsBe IsBeenAuxSequence DoubleModal
+    ModalOf HadOf
+    SimplePastToPastParticiple RegularIrregulars IfWouldve WouldNeverHave WantBe SupposedTo
+    UseToUsedTo GetUsedTo HavePassed
     SubjectPronoun CompoundSubjectI MultipleSequentialPronouns ThesesThese OneOfTheSingular
     CriteriaPhenomena SomeWithoutArticle NotBeAfterNot
-    ItsContraction PronounContraction YourPredicateAdjective PossessiveYour TheirToThere TheirToTheyre ThereToTheir
-    TheyreToTheir TheyreConfusions ThereOwn LetsConfusion ThenThan ThatThan TooTo ToTooIdioms ToLoseTooLoose
+    ItsContraction PronounContraction YourPredicateAdjective PossessiveYour TheirToThere
+    TheirToTheyre ThereToTheir
+    TheyreToTheir TheyreConfusions ThereOwn LetsConfusion ThenThan ThatThan TooTo ToTooIdioms
+    ToLoseTooLoose
     QuiteQuiet ThoughThought DoesOrDose
     AdjectiveDoubleDegree MoreBetter MostNumber VeryLess HaveNegNoAny
-    LookForwardTo LookingForwardTo InterestedIn GoodAt ResponsibleFor AllowTo AskNoPreposition Discuss ExceptOf DespiteOf
+    LookForwardTo LookingForwardTo InterestedIn GoodAt ResponsibleFor AllowTo AskNoPreposition
+    Discuss ExceptOf DespiteOf
     ThanksALot HowMach HopHope PleasRequestVerb LetMeKnow
     """.split()
 )
 SENTENCE_OPENS = re.compile(r"(?:^|[.!?]\s+|\n\s*)$")
 # "Did he pay", "help him pay", "the days he can fight": the verb is right without its s.
 ASKED = re.compile(
-    r"\b(?:do|does|did|don't|can|could|will|would|shall|should|may|might|must|to|let|make|help|see)\b[^.?!]*$",
+    r"\b(?:do|does|did|don't|can|could|will|would|shall|should|may|might|must|to|let|make|"
+    r"help|see)\b[^.?!]*$",
     re.IGNORECASE,
 )
 LIST_MARK = re.compile(r"\s?[).:]")

@@ -9,35 +9,53 @@ from services.enhancer.protected import technical_terms
 
 # Written as here wherever they stand: languages, countries, cities, days, months, people, holidays.
 PLACES_AND_NAMES = """
-English French German Spanish Italian Portuguese Russian Chinese Japanese Korean Arabic Hindi Dutch Swedish Norwegian Danish
-Greek Latin Hebrew Persian Urdu Bengali Punjabi Vietnamese Thai Indonesian Ukrainian Romanian Hungarian Czech Finnish
-Mandarin Cantonese Swahili Esperanto American British European African Asian Canadian Australian Mexican Indian Irish Scottish
-France Germany Spain Italy Portugal Russia China Japan Korea India Brazil Mexico Canada Australia England Scotland Ireland
-Britain America Argentina Colombia Peru Cuba Egypt Nigeria Kenya Ethiopia Morocco Algeria Iran Iraq Israel Syria Afghanistan
-Pakistan Bangladesh Nepal Thailand Vietnam Indonesia Malaysia Singapore Philippines Taiwan Ukraine Poland Romania Hungary
-Austria Switzerland Belgium Netherlands Denmark Norway Sweden Finland Iceland Serbia Croatia Bulgaria Venezuela
+English French German Spanish Italian Portuguese Russian Chinese Japanese Korean Arabic Hindi Dutch
+Swedish Norwegian Danish
+Greek Latin Hebrew Persian Urdu Bengali Punjabi Vietnamese Thai Indonesian Ukrainian Romanian
+Hungarian Czech Finnish
+Mandarin Cantonese Swahili Esperanto American British European African Asian Canadian Australian
+Mexican Indian Irish Scottish
+France Germany Spain Italy Portugal Russia China Japan Korea India Brazil Mexico Canada Australia
+England Scotland Ireland
+Britain America Argentina Colombia Peru Cuba Egypt Nigeria Kenya Ethiopia Morocco Algeria Iran Iraq
+Israel Syria Afghanistan
+Pakistan Bangladesh Nepal Thailand Vietnam Indonesia Malaysia Singapore Philippines Taiwan Ukraine
+Poland Romania Hungary
+Austria Switzerland Belgium Netherlands Denmark Norway Sweden Finland Iceland Serbia Croatia
+Bulgaria Venezuela
 Europe Asia Africa Antarctica Pacific Atlantic Mediterranean Alps Himalayas Everest Sahara Amazonia
-Paris London Berlin Madrid Rome Lisbon Vienna Prague Budapest Warsaw Moscow Kyiv Athens Dublin Amsterdam Brussels Zurich Geneva
-Stockholm Oslo Copenhagen Helsinki Barcelona Milan Munich Hamburg Istanbul Cairo Dubai Mumbai Delhi Bangalore Beijing Shanghai
-Tokyo Osaka Kyoto Seoul Bangkok Jakarta Sydney Melbourne Toronto Vancouver Montreal Boston Chicago Seattle Houston Miami
+Paris London Berlin Madrid Rome Lisbon Vienna Prague Budapest Warsaw Moscow Kyiv Athens Dublin
+Amsterdam Brussels Zurich Geneva
+Stockholm Oslo Copenhagen Helsinki Barcelona Milan Munich Hamburg Istanbul Cairo Dubai Mumbai Delhi
+Bangalore Beijing Shanghai
+Tokyo Osaka Kyoto Seoul Bangkok Jakarta Sydney Melbourne Toronto Vancouver Montreal Boston Chicago
+Seattle Houston Miami
 California Texas Florida Hawaii Alaska Arizona Michigan Manhattan Brooklyn Hollywood
 Monday Tuesday Wednesday Thursday Friday Saturday Sunday
 January February April June July September October November December
 Christmas Easter Halloween Thanksgiving Ramadan Hanukkah Diwali
-Shakespeare Einstein Newton Darwin Mozart Beethoven Picasso Napoleon Lincoln Gandhi Jesus Buddha Muhammad
+Shakespeare Einstein Newton Darwin Mozart Beethoven Picasso Napoleon Lincoln Gandhi Jesus Buddha
+Muhammad
 """
 PRODUCTS = """
-Python JavaScript TypeScript Java Kotlin ChatGPT Debian Haskell COBOL MATLAB iPhone iPad iOS macOS YouTube Google
-Facebook Instagram Twitter WhatsApp TikTok LinkedIn Netflix Microsoft Wikipedia Minecraft Bitcoin Ethereum PowerPoint
+Python JavaScript TypeScript Java Kotlin ChatGPT Debian Haskell COBOL MATLAB iPhone iPad iOS macOS
+YouTube Google
+Facebook Instagram Twitter WhatsApp TikTok LinkedIn Netflix Microsoft Wikipedia Minecraft Bitcoin
+Ethereum PowerPoint
 Photoshop Bluetooth USA UK EU UN
 """
 # Words of today that the lists (from 2006) lack; nothing to capitalise.
 NEW_WORDS = """
-math maths persona personas simile chatbot chatbots carb carbs holdem emoji emojis selfie blockchain dataset datasets
-backend frontend pandas plugin plugins microservice microservices hashmap hashtable middleware podcast podcasts
-hashtag hashtags crypto cryptocurrency smartwatch vlog vlogs webinar timestamp timestamps boolean tuple tuples enum
-refactor refactoring docstring autocomplete dropdown workflow workflows onboarding deepfake malware ransomware vegan
-vegans gluten keto lockdown ok okay hi hey wifi tv sudoku anime manga ramen tofu quinoa hummus kombucha smoothie
+math maths persona personas simile chatbot chatbots carb carbs holdem emoji emojis selfie blockchain
+dataset datasets
+backend frontend pandas plugin plugins microservice microservices hashmap hashtable middleware
+podcast podcasts
+hashtag hashtags crypto cryptocurrency smartwatch vlog vlogs webinar timestamp timestamps boolean
+tuple tuples enum
+refactor refactoring docstring autocomplete dropdown workflow workflows onboarding deepfake malware
+ransomware vegan
+vegans gluten keto lockdown ok okay hi hey wifi tv sudoku anime manga ramen tofu quinoa hummus
+kombucha smoothie
 smoothies upvote unfollow login logout config repo repos
 """
 NEW_WORD_COUNT = 20_000_000

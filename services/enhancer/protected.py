@@ -13,7 +13,7 @@ from services.enhancer.code_lines import WORDS, begins_code, code_lines, command
 
 PROTECTED = re.compile(
     r"""
-      ```.*?(?:```|\Z)                                       # fenced code, also one that is not closed
+      ```.*?(?:```|\Z)  # fenced code, also one that is not closed
     | ~~~.*?(?:~~~|\Z)
     | `[^`\n]+`                                              # inline code
     | \$\$.+?\$\$ | \\\[.+?\\\] | \\\(.+?\\\)                # formulas
@@ -28,8 +28,8 @@ PROTECTED = re.compile(
     | [A-Za-z_]\w*(?:\.\w+)*\([^()\n]*\)                     # calls
     | \b\w*_\w+\b | \b\w+(?:::\w+)+ | \b\w+(?:->\w+)+        # snake_case, A::b, a->b
     | \b[a-z]+(?:[A-Z][a-z0-9]*)+\b | \b(?:[A-Z][a-z0-9]+){2,}\b                        # camelCase
-    | \b[A-Za-z][\w-]{0,40}(?:\.[A-Za-z][\w-]{0,40}){0,8}\.[A-Za-z]\w{0,9}\b                          # file.ext, a.b.c, e.g
-    | \b\w*\d(?:[\w.,:/%-]*\w)?                               # numbers, versions, dates, things with digits
+    | \b[A-Za-z][\w-]{0,40}(?:\.[A-Za-z][\w-]{0,40}){0,8}\.[A-Za-z]\w{0,9}\b  # file.ext, a.b.c, e.g
+    | \b\w*\d(?:[\w.,:/%-]*\w)?  # numbers, versions, dates, things with digits
     | [A-Za-z]\+\+ | \b[CFfc]\#                              # C++, C#
     | \b\w+['’]?\w*\s?(?:==|!=|<=|>=|=>|:=|\+=|-=|&&|\|\||=)\s?[^\s]+                   # a = b
     | (?<!\S)[:;=8xX][-o^']?[()\[\]DPpO3/\\|*](?!\w) | <3    # emoticons
@@ -39,15 +39,20 @@ PROTECTED = re.compile(
 # Plain words and marks: nothing to protect, which most prompts are, found out in a twentieth of the
 # time.
 ORDINARY = re.compile(
-    r"(?:(?:[a-z]+|[A-Z][a-z]*|[A-Z]+)(?:['’][a-z]+)?(?:[.!?](?=\s|$)|[,?!])*(?: (?=[A-Za-z])|$|\s*$))*"
+    r"(?:(?:[a-z]+|[A-Z][a-z]*|[A-Z]+)(?:['’][a-z]+)?(?:[.!?](?=\s|$)|[,?!])*(?: "
+    r"(?=[A-Za-z])|$|\s*$))*"
 )
 TERM = re.compile(r"(?<![\w'’])[A-Za-z]\w+(?![\w])")
 COMMAND = re.compile(r"(?<![\w-])[a-z][\w+-]*")
 OPENING = re.compile(r"[a-z]+ [a-z]+\b")
 # Options and arguments of a command within a sentence, up to the next word of the sentence.
-ARGUMENT = r"[ \t]+(?!(?:and|or|in|on|do|does|is|to|the|from|for|with|but|so|work|mean|if|when|as|at|a|it|not|i)\b)"
+ARGUMENT = (
+    r"[ \t]+(?!(?:and|or|in|on|do|does|is|to|the|from|for|with|but|so|work|mean|if|when|as|"
+    r"at|a|it|not|i)\b)"
+)
 OPTIONS = re.compile(
-    rf"(?:{ARGUMENT}[\w./~-]+){{0,2}}?(?:[ \t]+--?[A-Za-z][\w-]*(?:=\S+)?)+(?:{ARGUMENT}[^\s,?!]+){{0,3}}"
+    rf"(?:{ARGUMENT}[\w./~-]+){{0,2}}?(?:[ \t]+--?[A-Za-z][\w-]*(?:=\S+)?)+(?:{ARGUMENT}[^\s,"
+    rf"?!]+){{0,3}}"
 )
 
 

@@ -13,9 +13,13 @@ from services.enhancer.known_words import written_forms
 WRITTEN = written_forms()
 AUXILIARIES = (
     "do does did is are am was were has have had can could will would shall should may might must "
-    "isn't aren't wasn't weren't don't doesn't didn't can't couldn't won't wouldn't shouldn't hasn't haven't"
+    "isn't aren't wasn't weren't don't doesn't didn't can't couldn't won't wouldn't shouldn't "
+    "hasn't haven't"
 )
-SUBJECTS = "i you he she it we they this that these those there anyone someone anybody somebody everyone people u"
+SUBJECTS = (
+    "i you he she it we they this that these those there anyone someone anybody somebody "
+    "everyone people u"
+)
 DETERMINERS = "my your his her its our their the a an any some"
 
 
@@ -23,15 +27,23 @@ def _any(words: str) -> str:
     return "(?:" + "|".join(re.escape(word) for word in words.split()) + ")"
 
 
-FILLER = r"(?:(?:hi|hello|hey|hiya|ok|okay|so|well|and|but|also|now|then|please|sorry|excuse me|there|btw|yes|no|thanks)\b\s*,?\s+){0,3}"
+FILLER = (
+    r"(?:(?:hi|hello|hey|hiya|ok|okay|so|well|and|but|also|now|then|please|sorry|excuse "
+    r"me|there|btw|yes|no|thanks)\b\s*,?\s+){0,3}"
+)
 AUX, SUBJECT, DETERMINER = _any(AUXILIARIES), _any(SUBJECTS), _any(DETERMINERS)
 QUESTION = re.compile(
     rf"{FILLER}(?:"
-    rf"(?:what|who|which|whose|whom|where|when|why|how)(?:'s|'re|'d)?\b(?:\s+(?!{SUBJECT}\b)[\w'-]+){{0,4}}?\s+{AUX}\b|"
-    rf"(?:what|who|where|when|why|how)'(?:s|re|d)\b|(?:what|how) about\b|how come\b|why not\b|how to\b|"
-    rf"(?:who|what|which)\s+(?:\w+\s+)?(?:invented|discovered|wrote|painted|won|made|built|created|founded|causes?|happens?|happened|makes?|means?|comes?)\b|"
-    rf"(?:is|are|was|were|does|did|can|could|would|should|has|will|am|isn't|aren't|doesn't|didn't|can't|couldn't|won't|wouldn't|shouldn't)\s+(?!not\b|to\b)[\w'-]+|"
-    rf"(?:do|have|had|may|might|shall|don't|haven't)\s+{SUBJECT}\b(?!\s+(?:a|an|the|nice|good|great)\b)"
+    rf"(?:what|who|which|whose|whom|where|when|why|how)(?:'s|'re|'d)?\b(?:\s+(?!{SUBJECT}\b)"
+    rf"[\w'-]+){{0,4}}?\s+{AUX}\b|"
+    rf"(?:what|who|where|when|why|how)'(?:s|re|d)\b|(?:what|how) about\b|how come\b|why "
+    rf"not\b|how to\b|"
+    rf"(?:who|what|which)\s+(?:\w+\s+)?(?:invented|discovered|wrote|painted|won|made|built|"
+    rf"created|founded|causes?|happens?|happened|makes?|means?|comes?)\b|"
+    rf"(?:is|are|was|were|does|did|can|could|would|should|has|will|am|isn't|aren't|doesn't|"
+    rf"didn't|can't|couldn't|won't|wouldn't|shouldn't)\s+(?!not\b|to\b)[\w'-]+|"
+    rf"(?:do|have|had|may|might|shall|don't|haven't)\s+{SUBJECT}\b(?!\s+(?:a|an|the|nice|good|"
+    rf"great)\b)"
     rf")",
     re.IGNORECASE,
 )
@@ -39,16 +51,23 @@ NOT_ASKED = re.compile(
     rf"{FILLER}(?:do (?:it|this|that|these|those)\b|have (?:it|this|that|some|a)\b)", re.IGNORECASE
 )
 REQUEST = (
-    "please help write tell explain give make show create list describe find summarize summarise translate fix correct "
-    "compare suggest recommend generate draft rewrite rephrase improve check solve calculate teach let use think imagine "
-    "act pretend consider define discuss analyze analyse answer convert design develop edit evaluate plan provide read "
-    "review say send sort stop tell thank thanks try turn walk compose add remove change continue outline prove implement "
+    "please help write tell explain give make show create list describe find summarize "
+    "summarise translate fix correct "
+    "compare suggest recommend generate draft rewrite rephrase improve check solve calculate "
+    "teach let use think imagine "
+    "act pretend consider define discuss analyze analyse answer convert design develop edit "
+    "evaluate plan provide read "
+    "review say send sort stop tell thank thanks try turn walk compose add remove change "
+    "continue outline prove implement "
     "propose identify extract classify name pick choose ask build keep"
 )
 VERB = (
-    f"{AUXILIARIES} i'm i've i'd i'll it's he's she's that's there's what's you're we're they're need want like love hate know think "
-    "thinks wants needs likes feel feels get gets got go goes went make makes made take takes took see saw say says said "
-    "works work worked help helps wrote write writes tried try use uses used keep keeps seems looks look means happens let's"
+    f"{AUXILIARIES} i'm i've i'd i'll it's he's she's that's there's what's you're we're "
+    f"they're need want like love hate know think "
+    "thinks wants needs likes feel feels get gets got go goes went make makes made take takes "
+    "took see saw say says said "
+    "works work worked help helps wrote write writes tried try use uses used keep keeps seems "
+    "looks look means happens let's"
 )
 STATEMENT = re.compile(
     rf"{FILLER}(?:{_any(REQUEST)}\b|.*\b{_any(VERB)}\b(?!'))", re.IGNORECASE | re.DOTALL
@@ -56,8 +75,14 @@ STATEMENT = re.compile(
 
 # A new sentence that starts without a mark. What stands before must be a whole question (or
 # statement) by itself.
-OPINION = "very so too really quite hard difficult easy confusing not a an the just pretty always never important urgent fun"
-STATE = "bored stuck confused lost new tired sad lonely hungry sick a an not very really so just only still using"
+OPINION = (
+    "very so too really quite hard difficult easy confusing not a an the just pretty always "
+    "never important urgent fun"
+)
+STATE = (
+    "bored stuck confused lost new tired sad lonely hungry sick a an not very really so just "
+    "only still using"
+)
 ASKED_BEFORE = (
     rf"(?P<asked>^{FILLER}(?:(?:what|who|where|when|why|how|which)\b(?:\s+\w+){{0,2}}?\s+)?{AUX}\s+"
     rf"(?:{SUBJECT}|{DETERMINER}\s+\w+)(?:\s+[\w'+#-]+)+?)"
@@ -66,34 +91,44 @@ SAID_BEFORE = (
     rf"(?P<said>^{FILLER}(?:{SUBJECT}|my|i'm|i've|it's|the)\s+(?:[\w'+#-]+\s+){{2,}}?[\w'+#-]+)"
 )
 NEVER_BEFORE = (
-    "that because cause if when while whether since although though and but or so as than then think know believe say feel "
-    "reason way time day moment thing place fact case how what why where which who like until unless before after about "
-    "of to for with in on at by from is are was were be being do does did me tell explain understand see wonder wondering "
-    "show learn figure find remember sure guess hope explaining asking ask a an the my your his her our their not very"
+    "that because cause if when while whether since although though and but or so as than "
+    "then think know believe say feel "
+    "reason way time day moment thing place fact case how what why where which who like until "
+    "unless before after about "
+    "of to for with in on at by from is are was were be being do does did me tell explain "
+    "understand see wonder wondering "
+    "show learn figure find remember sure guess hope explaining asking ask a an the my your "
+    "his her our their not very"
 )
 RUN_ON = (
     re.compile(
-        rf"{ASKED_BEFORE}(?P<gap>\s+)(?P<next>(?:it's|it is|they're|that's)\s+{_any(OPINION)}\b|(?:i'm|i am)\s+{_any(STATE)}\b)",
+        rf"{ASKED_BEFORE}(?P<gap>\s+)(?P<next>(?:it's|it "
+        rf"is|they're|that's)\s+{_any(OPINION)}\b|(?:i'm|i am)\s+{_any(STATE)}\b)",
         re.IGNORECASE,
     ),
     re.compile(
-        rf"{ASKED_BEFORE}(?P<gap>\s+)(?P<next>(?:please\s+help(?:\s+me)?|help\s+me(?:\s+please)?|thanks|thank\s+you)\W*$)",
+        rf"{ASKED_BEFORE}(?P<gap>\s+)(?P<next>(?:please\s+help(?:\s+me)?|"
+        rf"help\s+me(?:\s+please)?|thanks|thank\s+you)\W*$)",
         re.IGNORECASE,
     ),
     re.compile(
-        rf"{SAID_BEFORE}(?P<gap>\s+)(?P<next>(?:(?:how|what|where|why)\s+(?:do|can|should|could|is|are|does)\s+(?:{SUBJECT}|the|my)\b|"
+        rf"{SAID_BEFORE}(?P<gap>\s+)(?P<next>(?:(?:how|what|where|why)\s+(?:do|can|should|"
+        rf"could|is|are|does)\s+(?:{SUBJECT}|the|my)\b|"
         rf"(?:can|could|would|will)\s+you\s+\w+)\b)",
         re.IGNORECASE,
     ),
 )
 BREAKS_OFF = re.compile(
-    rf"\b{_any('is are was were the a an of to and or that because with for if my your its their')}\s*$",
+    rf"\b"
+    rf"{_any('is are was were the a an of to and or that because with for if my your its their')}"
+    rf"\s*$",
     re.IGNORECASE,
 )
 MARKS = re.compile(r"[.!?;:,…。！？]")
 SENTENCE_START = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”)]))\s+(?=[a-z])")
 NOT_AN_END = re.compile(
-    r"(?:\.\.|_|\b[A-Z]|\b(?:[A-Za-z]\.)+[A-Za-z]|\b(?:bros|e\.g|i\.e|etc|vs|mr|mrs|ms|dr|prof|st|approx|fig|no|al|cf|inc|ltd|jr|sr|dept|est))\.$",
+    r"(?:\.\.|_|\b[A-Z]|\b(?:[A-Za-z]\.)+[A-Za-z]|\b(?:bros|e\.g|i\.e|etc|vs|mr|mrs|ms|dr|"
+    r"prof|st|approx|fig|no|al|cf|inc|ltd|jr|sr|dept|est))\.$",
     re.IGNORECASE,
 )
 LONE_I = re.compile(

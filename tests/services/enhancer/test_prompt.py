@@ -45,7 +45,8 @@ def test_what_was_meant_is_found(enhancer: Enhancer, typed: str, meant: str) -> 
     [
         "What is the capital of France?",
         "How do I learn Python? It's very hard.",
-        "Use `teh_variable` in /usr/lcoal/bin and mail jhon@exmaple.com about https://exmaple.com/teh.",
+        "Use `teh_variable` in /usr/lcoal/bin and mail jhon@exmaple.com about "
+        "https://exmaple.com/teh.",
         'He said "teh end" to Priya Ramanathan.',
         "Ask Siobhan and Nguyen about Kubernetes.",
         "Toula and Shiela buy jewelry.",
@@ -95,8 +96,10 @@ def test_other_languages_code_and_documents_are_not_tried(
 
 WORDS = st.sampled_from(
     (
-        "hw do i lern python its very hard pls hlp me writ a leter teh captial of frnace u r gr8 dont im he go what is `co de` "
-        '"quo ted" http://a.b/c x_y 42 , . ? ! Priya NASA has a apple thx the the could of então ça 🙂 i\'m\n - ( ) : '
+        "hw do i lern python its very hard pls hlp me writ a leter teh captial of frnace u r "
+        "gr8 dont im he go what is `co de` "
+        '"quo ted" http://a.b/c x_y 42 , . ? ! Priya NASA has a apple thx the the could of '
+        "então ça 🙂 i'm\n - ( ) : "
         "tcp grep -r make test def f(x): == return kubectl apis foo: +"
     ).split(" ")
 )

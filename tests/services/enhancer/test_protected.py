@@ -117,20 +117,30 @@ error[E0382]: borow of moved value: `x`
 )
 LINES = [
     "def f(x):", "async def f():", "lambda x: x", "return x", "assert x", "yield x", "print x", "raise ValueError", "@decorator",
-    "x = [i for i in y]", "import os", "if x > 3:", "for (int i = 0; i < n; i++)", "if (x === 3) return", "var z", "x => x + 1",
-    "export default foo", "char *p = malloc(n)", "struct foo *bar", "select * from usres", "select name from users where id = 3",
+    "x = [i for i in y]", "import os", "if x > 3:", "for (int i = 0; i < n; i++)", "if (x === 3) "
+                                                                                   "return", "var z", "x => x + 1",
+    "export default foo", "char *p = malloc(n)", "struct foo *bar", "select * from usres",
+    "select name from users where id = 3",
     "join orders on users.id = orders.id", "order by nmae desc", "drop table foo", "kind: Pod", '"nmae": "foo",', '{"nmae": [1, 2]}',
-    "^(\\w+)@(\\w+)\\.com$", "+    retrun y", "-def foo(x):", "@@ -1,3 +1,3 @@", "TypeError: teh operand is wrnog",
-    "panic: runtime eror: index out of range", "goroutine 1 [running]:", "Segmentation fault (core dumped)",
-    'level=info msg="teh end" caller=main.go', "Jan 01 12:00:00 host sshd[123]: faild password for root",
-    "ls", "grep", "kubectl get pods", "grep -r foo .", "git push origin main", "git rebase vs merge", "npm install react",
-    "docker ps", "docker compose up -d", "cat foo.txt | sort | uniq -c", "find . -name foo", "make test", "ps aux | grep nginx",
-    "tar xzf archive.tar.gz", "rm -rf build", "cd src && make", "curl -s localhost | jq .name", "sudo systemctl restart nginx",
+    "^(\\w+)@(\\w+)\\.com$", "+    retrun y", "-def foo(x):", "@@ -1,3 +1,3 @@", "TypeError: teh "
+                                                                                 "operand is wrnog",
+    "panic: runtime eror: index out of range", "goroutine 1 [running]:", "Segmentation fault "
+                                                                         "(core dumped)",
+    'level=info msg="teh end" caller=main.go', "Jan 01 12:00:00 host sshd[123]: faild password "
+                                               "for root",
+    "ls", "grep", "kubectl get pods", "grep -r foo .", "git push origin main", "git rebase vs "
+                                                                               "merge", "npm install react",
+    "docker ps", "docker compose up -d", "cat foo.txt | sort | uniq -c", "find . -name foo", "make test",
+    "ps aux | grep nginx",
+    "tar xzf archive.tar.gz", "rm -rf build", "cd src && make", "curl -s localhost | jq .name",
+    "sudo systemctl restart nginx",
     "pip install numpy", "chmod +x run.sh", "echo foo >> bar", "export FOO=bar", "tcp and udp", "vim or emacs", "nat vs bridge",
 ]  # fmt: skip
 TERMS = (
-    "tcp udp http dns ssh sql gpu gpus cpu ram nlp llm rlhf ppo sft dpo api apis json yaml css html k8s aws gcp jwt oauth grpc tls "
-    "ssl vpn mqtt imap dhcp cors csrf ide cli gui orm cron regex utf8 lstm cnn vae pca ocr iot pcie nvme numpy pytorch scipy keras "
+    "tcp udp http dns ssh sql gpu gpus cpu ram nlp llm rlhf ppo sft dpo api apis json yaml "
+    "css html k8s aws gcp jwt oauth grpc tls "
+    "ssl vpn mqtt imap dhcp cors csrf ide cli gui orm cron regex utf8 lstm cnn vae pca ocr "
+    "iot pcie nvme numpy pytorch scipy keras "
     "kubectl nginx postgres kafka redis mysql mongodb golang cmake systemd terraform github"
 ).split()
 
@@ -295,7 +305,8 @@ def test_no_term_is_a_chat_abbreviation_or_a_command_that_is_an_english_word() -
 
 @pytest.mark.parametrize(
     "text",
-    "hola|merci|hallo|chien|nein|buch|takk|salut|hola amigo|mein hund|chien noir|mi gato|buenas noches|merci beaucoup|"
+    "hola|merci|hallo|chien|nein|buch|takk|salut|hola amigo|mein hund|chien noir|mi "
+    "gato|buenas noches|merci beaucoup|"
     "wie geht es dir|que hora es|ich bin mude|feliz navidad".split("|"),
 )
 def test_short_texts_in_other_languages_stay(enhancer: Enhancer, text: str) -> None:
