@@ -140,8 +140,8 @@ TWENTY = (
     Mutant(
         "17 old log-probs from the reference",
         PPO_PY,
-        "old_log_probs_BR=said.log_probs_BR,",
-        "old_log_probs_BR=said.reference_BR,",
+        "old_log_probs_BR=scores.log_probs_BR,",
+        "old_log_probs_BR=scores.reference_BR,",
         PPO,
     ),
     Mutant(
@@ -161,8 +161,8 @@ TWENTY = (
     Mutant(
         "20 no KL at all",
         PPO_PY,
-        'said.reference_BR, mask_BR, numbers["beta"]',
-        "said.reference_BR, mask_BR, 0.0",
+        'scores.reference_BR, mask_BR, numbers["beta"])',
+        "scores.reference_BR, mask_BR, 0.0)",
         PPO,
     ),
 )

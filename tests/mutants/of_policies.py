@@ -28,15 +28,15 @@ POLICIES = (
     Mutant(
         "22 PPO learns with values of the state after",
         PPO_PY,
-        "values_BR = before_response(states_BT, part.rollout)",
-        "values_BR = states_BT[:, part.rollout.prompt_ids_BP.shape[1] :]",
+        "values_BR = before_response(states_BT, minibatch.rollout)",
+        "values_BR = states_BT[:, minibatch.rollout.prompt_ids_BP.shape[1] :]",
         PPO,
     ),
     Mutant(
         "23 PPO learns at temperature 1",
         PPO_PY,
-        "fresh_log_probs(self._networks.policy, part, config.temperature)",
-        "fresh_log_probs(self._networks.policy, part, 1.0)",
+        "fresh_log_probs(self._networks.policy, minibatch, config.temperature)",
+        "fresh_log_probs(self._networks.policy, minibatch, 1.0)",
         PPO,
     ),
     Mutant(
@@ -105,8 +105,8 @@ POLICIES = (
     Mutant(
         "33 GRPO: the reference pushes away",
         GRPO_PY,
-        "config.kl_coefficient * (k3",
-        "-config.kl_coefficient * (k3",
+        "losses.append(config.kl_coefficient * (k3",
+        "losses.append(-config.kl_coefficient * (k3",
         GRPO,
     ),
     Mutant(
@@ -126,22 +126,22 @@ POLICIES = (
     Mutant(
         "36 GRPO: normalisation is not passed on",
         GRPO_PY,
-        "part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0",
-        "part.mask_BR, self._ranks",
+        "token_weights(minibatch.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0)",
+        "token_weights(minibatch.mask_BR, self._ranks)",
         GRPO,
     ),
     Mutant(
         "37 GRPO: old log-probs from the reference",
         GRPO_PY,
-        "old_log_probs_BR=said.log_probs_BR,",
-        "old_log_probs_BR=said.log_probs_BR if said.reference_BR is None else said.reference_BR,",
+        "old_log_probs_BR=scores.log_probs_BR,",
+        "old_log_probs_BR=scores.log_probs_BR if scores.reference_BR is None else scores.reference_BR,",
         GRPO,
     ),
     Mutant(
         "38 GRPO: missing-EOS penalty's sign",
         GRPO_PY,
-        "rewards_B = said.scores_B - config.missing_eos_penalty",
-        "rewards_B = said.scores_B + config.missing_eos_penalty",
+        "rewards_B = scores.scores_B - config.missing_eos_penalty",
+        "rewards_B = scores.scores_B + config.missing_eos_penalty",
         GRPO,
     ),
     Mutant(
@@ -161,14 +161,14 @@ POLICIES = (
     Mutant(
         "41 GRPO: importance is measured, not applied",
         GRPO_PY,
-        "weights_BR * part.correction_BR,",
+        "weights_BR * minibatch.correction_BR,",
         "weights_BR,",
         GRPO,
     ),
     Mutant(
         "42 PPO: importance is measured, not applied",
         PPO_PY,
-        "weights_BR * part.correction_BR,",
+        "weights_BR * minibatch.correction_BR,",
         "weights_BR,",
         PPO,
     ),

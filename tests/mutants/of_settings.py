@@ -21,7 +21,7 @@ SETTINGS = (
     Mutant(
         "91 settings: PPO's beta may turn negative",
         "training/stages/ppo.py",
-        "self.kl.horizon_samples <= least",
+        "self.kl.horizon_samples <= minimum",
         "self.kl.horizon_samples < 0",
         RANGES,
     ),

@@ -33,7 +33,7 @@ from training.rl.rollout import Rollout
 from training.stages.context import Lineage
 from training.stages.grpo import Grpo, GrpoConfig
 from training.stages.policy_loop import PolicyInputs
-from training.stages.ppo import Ppo, PpoConfig, PpoPlayers
+from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
 from training.stages.prompts import Prompts
 
 VARIANTS: dict[str, Mapping[str, object]] = {
@@ -57,7 +57,7 @@ def losses(batch: Batch) -> Figures:
 
 
 def of_ppo(batch: Batch) -> Figures:
-    players = PpoPlayers(
+    players = PpoNetworks(
         backbone(batch, "policy"), backbone(batch, "reference"), scalar_model(batch, "critic")
     )
     rows, reward = read(batch, "rollout"), scalar_model(batch, "reward")

@@ -1,1 +1,1 @@
-"""One file a stage, read top to bottom: pretrain, sft, reward_model, ppo, grpo."""
+"""Training stages, one file each: pretrain, sft, reward_model, ppo, grpo, dpo, kto."""

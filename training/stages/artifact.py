@@ -1,4 +1,4 @@
-"""What stages leave behind: a model directory that can be served at once, its manifest last."""
+"""Output of a stage: a directory that can be served at once; the manifest is written last."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 ADAPTER = "adapter"  # folder of the unmerged adapter in a model directory
 
 
-class Made(Protocol):
-    """What of a config its output's manifest says."""
+class PublishedConfig(Protocol):
+    """Fields of a config that its output's manifest records."""
 
     @property
     def output_directory(self) -> Path: ...
@@ -27,8 +27,8 @@ class Made(Protocol):
     def seed(self) -> int: ...
 
 
-class Continued(Made, Protocol):
-    """A config of a stage that trains a model further."""
+class FineTuningConfig(PublishedConfig, Protocol):
+    """Config of a stage that continues the training of a model."""
 
     @property
     def model_directory(self) -> Path: ...
@@ -37,15 +37,17 @@ class Continued(Made, Protocol):
 
 
 def finished_manifest(output_directory: Path) -> Manifest | None:
-    """The manifest of a stage that has already written its output."""
+    """Return the manifest of a finished stage, or None if there is no complete output."""
     return read_manifest(output_directory) if (output_directory / MANIFEST).exists() else None
 
 
 def write_model(
     backbone: Backbone, lora: LoraConfig | None, model_directory: Path, output_directory: Path
 ) -> None:
-    """The trained weights in Hugging Face's layout. An adapter is merged into the **full** model
-    (the trained one may have a trimmed vocabulary) and kept under adapter/ as well.
+    """Write the trained weights in the layout of Hugging Face.
+
+    An adapter is merged into the **full** model, as the trained model may have a trimmed
+    vocabulary. The unmerged adapter is written to adapter/ as well.
     """
     from training.model.checkpoint import load_decoder, save_decoder
     from training.model.lora import load_adapter, merge_adapter, save_adapter
@@ -60,21 +62,23 @@ def write_model(
         output_directory / ADAPTER,
         parent=model_directory.name,
     )
-    whole = load_decoder(model_directory)
-    load_adapter(whole, backbone.adapter, output_directory / ADAPTER)
-    merge_adapter(whole, backbone.adapter)
-    save_decoder(whole, output_directory, companions_from=model_directory)
+    full_decoder = load_decoder(model_directory)
+    load_adapter(full_decoder, backbone.adapter, output_directory / ADAPTER)
+    merge_adapter(full_decoder, backbone.adapter)
+    save_decoder(full_decoder, output_directory, companions_from=model_directory)
 
 
 def publish_model(
-    config: Continued,
+    config: FineTuningConfig,
     context: RunContext,
     backbone: Backbone,
     report: Mapping[str, Any],
     judges: tuple[str, ...] = (),
 ) -> Manifest:
-    """Put the model's parts together, and publish it. judges: versions of what taught it, beside
-    the model that it begins from.
+    """Assemble the parts of a split model and publish the result.
+
+    Args:
+        judges: versions of the reward models, recorded as parents in addition to the initial model.
     """
     from training.parallelism import assemble
 
@@ -90,7 +94,7 @@ def publish_model(
 
 
 def publish(
-    config: Made,
+    config: PublishedConfig,
     context: RunContext,
     write: Callable[[], None],
     *,
@@ -98,7 +102,7 @@ def publish(
     parents: tuple[str, ...],
     report: Mapping[str, Any],
 ) -> Manifest:
-    """Rank 0 writes files, then the manifest; every rank returns the same one."""
+    """Write the files, then the manifest, on rank 0; return the same manifest on every rank."""
     output_directory, lineage = config.output_directory, config.lineage
     if context.ranks.rank == 0:
         write()

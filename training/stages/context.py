@@ -1,6 +1,6 @@
-"""What every stage is given beside its config, and the parts that all configs share.
+"""Types that every stage receives in addition to its config, and the parts that all configs share.
 
-A stage knows no Ray: checkpoints, progress and ranks come in through RunContext.
+Stages are independent of Ray. Checkpoints, progress and ranks come in through RunContext.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from training.ranges import CountOrZero, check_ranges
 if TYPE_CHECKING:
     from training.rl.samplers import Samplers
 
-DEVICE_HELP = "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees, else the processor (default auto)"
+DEVICE_HELP = (
+    "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch finds, otherwise the CPU "
+    "(default auto)"
+)
 
 
 class StoppedError(KeyboardInterrupt):
-    """The run was told to end and has ended its step, whose state is kept: who runs the same again
-    goes on there. As with Ctrl-C, nothing is wrong. stop_signal: the signal.
+    """The run was asked to stop and ended after a step whose state is saved.
+
+    The same command resumes from this state. As with Ctrl-C, this is not a failure. `stop_signal`
+    is the signal that asked for the stop.
 
     Args:
         stage: the stage that ended.
-        step: the step after which it ended; None: all its steps were done.
+        step: the last step; None if all steps were done.
     """
 
     stop_signal = signal.SIGTERM
@@ -40,7 +45,7 @@ class StoppedError(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a stage's manifest says about where its output comes from."""
+    """Origin of a stage's output, as recorded in its manifest."""
 
     version: str  # id of the artifact = name of its directory
     snapshot: str = ""  # id of the data snapshot; empty: no snapshot
@@ -51,14 +56,16 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Machine:
-    """How much of the machine a stage takes (machine.py says why).
+    """Resources of the machine that a stage uses. The module docstring of machine.py gives the
+    reasons.
 
     Attributes:
-        threads: of the processor, at least 0; 0: every core that this process may use
-        sampling_threads: while it samples, at least 0; 0: a quarter of threads, at least one
-        dtype: float32, bfloat16 (autocast), or auto: bfloat16 where the accelerator has it or the
-            processor is 1.5 times as fast with it
-        device: cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch sees, else the processor
+        threads: number of CPU threads, at least 0; 0: all cores available to this process
+        sampling_threads: number of CPU threads while sampling, at least 0; 0: a quarter of threads,
+            at least one
+        dtype: float32, bfloat16 (autocast), or auto: bfloat16 if the accelerator supports bfloat16
+            or the CPU is at least 1.5 times as fast with bfloat16
+        device: cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch finds, otherwise the CPU
     """
 
     threads: CountOrZero = 0
@@ -72,7 +79,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step of a stage. Metrics are the stage's figures at this step."""
+    """Metrics of one step of a stage."""
 
     stage: str
     step: int
@@ -82,9 +89,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model of a stage writes at this step when it is given the beginning; and its score,
-    where it was judged.
-    """
+    """Text that the model of a stage generated at a step for a prompt, with its score if scored."""
 
     stage: str
     step: int
@@ -94,48 +99,53 @@ class Sample:
 
 
 class Checkpoints(Protocol):
-    """Training state of one run, by step. A checkpoint is complete when its manifest is there."""
+    """Training states of one run by step. A checkpoint with a manifest is complete."""
 
     def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
-        """Let `write` fill an empty directory, then keep it as the state after `step` steps. Every
-        rank calls this.
+        """Call `write` with an empty directory and keep the result as the state after `step` steps.
+
+        Every rank calls this method.
 
         Args:
-            on_notice: it is not one of those that the config asks for: it takes no other's place,
-                and goes with the next of them.
+            on_notice: the run was asked to stop, so this checkpoint is not one of the schedule. No
+                scheduled checkpoint is removed for its sake, and the next scheduled one replaces
+                this one.
         """
 
     def latest(self, before: int | None = None) -> Path | None:
-        """The complete checkpoint with the highest step, or None; with `before` that of those which
-        the config asked for, below this step.
+        """Return the complete checkpoint with the highest step, or None.
+
+        With `before`, only scheduled checkpoints below that step count.
         """
 
 
-def _not_kept(_: Sample) -> None:
-    """Samples are for whoever asks for them."""
+def _discard_sample(_: Sample) -> None:
+    """Discard a sample: the default if no caller collects samples."""
 
 
-def _never() -> bool:
-    """Nobody tells."""
+def _no_stop() -> bool:
+    """Return False: the default if no caller can request a stop."""
     return False
 
 
 def require_divisible(counts: Mapping[str, int], ranks: Ranks) -> None:
-    """Ranks that took different numbers of steps, or made different numbers of forwards of a split
-    model, would wait for each other for ever.
+    """Check that the workers can share the rows of a step evenly.
+
+    Otherwise ranks would take different numbers of steps, or make different numbers of forward
+    passes of a split model, and wait for each other until the timeout.
 
     Args:
-        counts: of a step's rows, by the fields that say how many.
+        counts: rows per step, by the name of the config field.
 
     Raises:
-        ConfigError: one that the workers cannot share evenly.
+        ConfigError: a count is not divisible by a possible number of workers.
     """
     for name, count in counts.items():
         for size in ranks.data_sizes:
             if count % size:
-                may = "" if size == ranks.data_size else " that may be left"
+                suffix = "" if size == ranks.data_size else " that may remain"
                 raise ConfigError(
-                    f"{name}: {count} is not a multiple of the {size} workers{may}",
+                    f"{name}: {count} is not a multiple of the {size} workers{suffix}",
                     field=name,
                     reason="OUT_OF_RANGE",
                     limit=f"a multiple of {size}",
@@ -144,33 +154,36 @@ def require_divisible(counts: Mapping[str, int], ranks: Ranks) -> None:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a stage runs. samplers: who samples for a policy that learns; None: itself.
-    stop_requested: whether this worker has been told that it must end soon.
+    """Environment of a stage.
+
+    `samplers` generate rollouts for a policy in training; None means that the stage samples itself.
+    `stop_requested` returns True once this worker was asked to stop soon.
     """
 
     checkpoints: Checkpoints
     progress: Callable[[Progress], None]
     ranks: Ranks = ALONE
-    samples: Callable[[Sample], None] = _not_kept
+    samples: Callable[[Sample], None] = _discard_sample
     samplers: Samplers | None = None
-    stop_requested: Callable[[], bool] = _never
+    stop_requested: Callable[[], bool] = _no_stop
 
     def stop_if_requested(
-        self, stage: str, step: int, write: Callable[[Path], None], kept: bool
+        self, stage: str, step: int, write: Callable[[Path], None], saved: bool
     ) -> None:
-        """At the end of each step, on every worker: one that is told tells all, and all keep the
-        same step.
+        """Stop all workers after the same step if any of them was asked to stop.
+
+        Every worker calls this method at the end of every step.
 
         Args:
-            write: as of Checkpoints.save.
-            kept: whether the state after this step is kept already.
+            write: as in Checkpoints.save.
+            saved: the state after this step is already saved.
 
         Raises:
-            StoppedError: some worker was told, and the state is kept.
+            StoppedError: a worker was asked to stop; the state is saved.
         """
         if self.ranks.any(self.stop_requested()):
-            if not kept:
+            if not saved:
                 self.checkpoints.save(step, write, on_notice=True)
             raise StoppedError(
-                f"{stage}: stopped after step {step}, which is kept", stage=stage, step=step
+                f"{stage}: stopped after step {step}, whose state is saved", stage=stage, step=step
             )

@@ -1,8 +1,8 @@
-"""DPO: a policy learns from preference pairs without a reward model; its own log-ratio to the
-reference is the reward.
+"""DPO (arXiv 2305.18290): train a policy on preference pairs without a reward model.
 
-Read `run` and `train` from top to bottom; the loop of steps is KTO's too (preference_loop.py).
-Held-out accuracy stands beside the ceiling that label noise sets, as the reward model's does.
+The reward of a response is the policy's own log-ratio to the reference. Read `run` and `train` from
+top to bottom; the step loop is shared with KTO (preference_loop.py). Held-out accuracy is reported
+together with its ceiling due to label noise, as for the reward model.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ STAGE = "dpo"
 
 @dataclass(frozen=True)
 class DpoConfig(PreferenceConfig):
-    """See PreferenceConfig. data_path: JSON lines {"messages", "chosen", "rejected", "margin":
-    float = 0, "prompt_id": str}, as the reward model's. Ties are dropped: they hold a policy to its
-    reference, and it learns less from the pairs (arXiv 2409.17431).
+    """Configuration of DPO; common fields in PreferenceConfig.
+
+    data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str},
+    as for the reward model. Ties are dropped: they hold the policy at its reference and reduce what
+    is learned from the pairs (arXiv 2409.17431).
 
     Attributes:
-        label_smoothing: share of labels thought to be flipped, which the loss allows for; in [0,
-            0.5)
-        margin_weight: nats of reward that a pair's margin of 1 asks for, at least 0; 0: margins do
-            not count
-        batch_pairs: pairs a step, all workers together; at least 1
-        microbatch_pairs: pairs in one forward, at least 1; fewer take less memory, and change
-            nothing else
-        label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none:
-            estimated from pairs that were judged twice
+        label_smoothing: assumed share of flipped labels in the loss; in [0, 0.5)
+        margin_weight: nats of reward required by a pair's margin of 1, at least 0; 0: margins are
+            ignored
+        batch_pairs: pairs per step, all workers together; at least 1
+        microbatch_pairs: pairs per forward pass, at least 1; fewer need less memory, with equal
+            results
+        label_noise: known share of flipped labels, in [0, 0.5); none: estimated from pairs that
+            were judged twice
     """
 
     label_smoothing: FlipFraction = 0.0
@@ -62,7 +63,7 @@ class DpoConfig(PreferenceConfig):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to one prompt, tokenised."""
+    """Two tokenised responses to one prompt."""
 
     chosen: TokenisedExample
     rejected: TokenisedExample
@@ -70,16 +71,16 @@ class Pair:
 
     @property
     def examples(self) -> tuple[TokenisedExample, TokenisedExample]:
-        """Both."""
+        """Return the chosen and the rejected example."""
         return self.chosen, self.rejected
 
     @property
     def tokens(self) -> int:
-        """Of the longer one, prompt included."""
+        """Tokens of the longer example, including the prompt."""
         return max(self.chosen.tokens, self.rejected.tokens)
 
     def narrowed(self, vocabulary: VocabularyMap) -> Pair:
-        """The same pair in dense ids."""
+        """Return the same pair in dense ids."""
         return Pair(
             self.chosen.narrowed(vocabulary), self.rejected.narrowed(vocabulary), self.margin
         )
@@ -87,8 +88,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs(Preferences[Pair]):
-    """label_noise: None where nothing says how noisy the labels are. dropped_equal: pairs of one
-    text.
+    """Data of a run with label noise and counts.
+
+    label_noise: None if unknown. dropped_equal: pairs of two equal texts.
     """
 
     label_noise: float | None = None
@@ -102,9 +104,9 @@ def run(config: DpoConfig, context: RunContext) -> Manifest:
     Progress metrics: loss, accuracy and margin (of the batch, in nats of reward), learning_rate,
     gradient_norm; at checkpoints also held_out_accuracy, held_out_margin, response_tokens and kl
     (of samples on held-out prompts).
-    Report: train_pairs, held_out_pairs, dropped_too_long, dropped_ties, dropped_equal, label_noise,
-        label_noise_ceiling (None where
-    nothing says how noisy the labels are), steps, exported_step, stopped_because ("" or the
+
+    Report: train_pairs, held_out_pairs, dropped_too_long, dropped_ties, dropped_equal, label_noise
+    and label_noise_ceiling (None if unknown), steps, exported_step, stopped_because ("" or the
     reason), held_out_accuracy, held_out_margin, response_tokens, response_tokens_before, kl.
     """
     if done := finished_manifest(config.output_directory):
@@ -147,16 +149,24 @@ def train(
     context: RunContext,
     autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
-    """The algorithm; see train_on_preferences."""
+    """Train the policy; see train_on_preferences for the result."""
 
     def learn(batch: Sequence[Pair]) -> dict[str, float]:
         return accumulate(models, context.ranks.share(batch), config, autocast, context.ranks)
 
-    def examine() -> dict[str, float]:
+    def evaluate_held_out() -> dict[str, float]:
         return held_out_figures(models, pairs.held_out, config, autocast)
 
     return train_on_preferences(
-        pairs, models, config.batch_pairs, learn, examine, STAGE, config, context, autocast
+        pairs,
+        models,
+        config.batch_pairs,
+        learn,
+        evaluate_held_out,
+        STAGE,
+        config,
+        context,
+        autocast,
     )
 
 
@@ -167,8 +177,8 @@ def accumulate(
     autocast: Autocast,
     ranks: Ranks,
 ) -> dict[str, float]:
-    """Add the gradient of these pairs' loss; return figures of all ranks together."""
-    sums = torch.zeros(3)  # loss, right, margin
+    """Add the gradient of the loss of these pairs; return figures of all ranks together."""
+    sums = torch.zeros(3)  # loss, correct pairs, margin
     for part in of_similar_length(pairs, config.microbatch_pairs):
         with autocast():
             chosen_B, rejected_B = log_ratios(models, part)
@@ -185,12 +195,12 @@ def accumulate(
                 gap_B.sum() / config.batch_pairs,
             )
         )
-    loss_value, right, margin = ranks.sum(sums).tolist()
-    return {"loss": loss_value, "accuracy": right, "margin": margin}
+    loss_value, accuracy, margin = ranks.sum(sums).tolist()
+    return {"loss": loss_value, "accuracy": accuracy, "margin": margin}
 
 
 def log_ratios(models: PolicyAndReference, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """Log-ratios to the reference of chosen and rejected, [B] each, from one forward over both."""
+    """Return log-ratios to the reference of chosen and rejected, [B] each, from one forward."""
     batch = response_batch([*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)])
     chosen_B, rejected_B = models.log_ratios(batch).chunk(2)
     return chosen_B, rejected_B
@@ -200,7 +210,7 @@ def log_ratios(models: PolicyAndReference, pairs: Sequence[Pair]) -> tuple[Tenso
 def held_out_figures(
     models: PolicyAndReference, pairs: Sequence[Pair], config: DpoConfig, autocast: Autocast
 ) -> dict[str, float]:
-    """Reward accuracy (a tie is half right) and margin."""
+    """Return reward accuracy (a tie counts half) and margin."""
     gaps = []
     for part in of_similar_length(pairs, config.microbatch_pairs):
         with autocast():
@@ -212,8 +222,9 @@ def held_out_figures(
 
 
 def read_data(config: DpoConfig, chat: Chat) -> Pairs:
-    """Tokenise, drop what is too long or undecided, hold out a share of the prompts, and trim the
-    vocabulary to what both need.
+    """Tokenise, drop long and undecided pairs, and hold out a share of the prompts.
+
+    The vocabulary is trimmed to what both parts need.
     """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
@@ -221,7 +232,7 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if row.is_decided]
     if not tokenised:
         raise ConfigError(
-            f"data_path: none of {len(rows)} pairs says which response is better",
+            f"data_path: none of {len(rows)} pairs has a preferred response",
             field="data_path",
             reason="EMPTY",
         )
@@ -229,7 +240,8 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
     train, held_out = split_by_key(fitting, config.held_out_fraction, config.seed)
     if not train or not held_out:
         raise ConfigError(
-            f"held_out_fraction: {len(train)} pairs to train and {len(held_out)} held out, both need one",
+            f"held_out_fraction: {len(train)} pairs to train and {len(held_out)} held out; "
+            "both parts need at least one",
             field="held_out_fraction",
             reason="EMPTY",
         )
@@ -254,7 +266,7 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
 
 
 def tokenise(row: PairExample, chat: Chat) -> Pair:
-    """Both conversations as ids, each to its end token."""
+    """Return both conversations as ids, each up to its end token."""
     prompt = tuple(chat.prompt_ids(row.messages))
     chosen, rejected = (
         TokenisedExample(prompt, tuple(chat.response_ids(text)))

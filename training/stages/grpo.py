@@ -1,8 +1,10 @@
-"""GRPO: a response is good where it beats the others to the same prompt; there is no critic. Dr.
-GRPO and DAPO are settings of it.
+"""GRPO: the advantage of a response is its score relative to other responses to the same prompt.
 
-`run` opens files; `Grpo` is what makes the loop GRPO (policy_loop.py has sampling, alarms and
-checkpoints): read `make_experience`, then `learn`.
+There is no critic. Dr. GRPO and DAPO are settings of this stage. `run` opens files. `Grpo` is the
+part of the loop that is specific to GRPO: read `make_experience`, then `learn`. Sampling, alarms
+and checkpoints are in policy_loop.py.
+
+Shapes: B rows (responses), R response columns.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ STAGE = "grpo"
 
 @dataclass(frozen=True)
 class GrpoConfig(PolicyConfig):
-    """See PolicyConfig. A group is the samples_per_prompt responses to one prompt.
+    """Configuration of GRPO; common fields in PolicyConfig.
+
+    A group is the samples_per_prompt responses to one prompt.
 
     | paper | standardise | normalisation | filter_zero_variance | clip_high | kl_coefficient |
     |---|---|---|---|---|---|
@@ -61,22 +65,22 @@ class GrpoConfig(PolicyConfig):
     | DAPO, arXiv 2503.14476 | True | token | True | 0.28 | 0 |
 
     Attributes:
-        samples_per_prompt: responses to each prompt, which are compared with each other; at least 2
-        standardise: divide a group's advantages by the standard deviation of its scores
-        normalisation: what the loss is divided by: token: all tokens, sequence: each response's
-            own, or constant: constant_tokens
-        constant_tokens: what normalisation "constant" divides each response by, at least 1; none
+        samples_per_prompt: responses to each prompt, compared with each other; at least 2
+        standardise: divide the advantages of a group by the standard deviation of its scores
+        normalisation: divisor of the loss: token: all tokens, sequence: tokens of each response, or
+            constant: constant_tokens
+        constant_tokens: divisor of each response with normalisation "constant", at least 1; none
             with the others
-        filter_zero_variance: leave groups out whose answers all scored the same
-        clip_low: how far below 1 the ratio of new to old policy may go before a token teaches no
-            more; in (0, 1)
-        clip_high: how far above 1 likewise; above 0
-        kl_coefficient: of the KL to the reference in the loss (k3), at least 0; 0: no reference is
-            loaded, and kl_ceiling_nats must be none
-        missing_eos_penalty: off the score of a response that did not end by itself, at least 0
-        mask_missing_eos: such a response counts in its group, and nothing is learned from it
-        soft_overlong_tokens: tokens before max_response_tokens from which length costs score; at
-            least 0, less than it; 0: none
+        filter_zero_variance: leave out groups whose responses all have the same score
+        clip_low: distance of the ratio of new to old policy below 1 beyond which a token has no
+            gradient; in (0, 1)
+        clip_high: the same distance above 1; above 0
+        kl_coefficient: factor of the KL to the reference in the loss (k3), at least 0; 0: no
+            reference is loaded, and kl_ceiling_nats must be none
+        missing_eos_penalty: subtracted from the score of a response without end token, at least 0
+        mask_missing_eos: responses without end token count in their group but are not learned from
+        soft_overlong_tokens: tokens before max_response_tokens from which length lowers the score;
+            at least 0, less than max_response_tokens; 0: none
     """
 
     samples_per_prompt: Annotated[int, Range(2)] = 16
@@ -97,31 +101,33 @@ class GrpoConfig(PolicyConfig):
         constant = self.normalisation is Normalisation.CONSTANT
         if constant != (self.constant_tokens is not None):
             raise ConfigError(
-                f"constant_tokens: {self.constant_tokens} with normalisation {self.normalisation.value}",
+                f"constant_tokens: {self.constant_tokens} with "
+                f"normalisation {self.normalisation.value}",
                 field="constant_tokens",
                 reason="MISSING" if constant else "CONFLICT",
             )
         if constant and self.standardise:
             raise ConfigError(
-                "standardise: Dr. GRPO's constant normalisation is for advantages that are not divided",
+                "standardise: constant normalisation (Dr. GRPO) needs advantages without division",
                 field="standardise",
                 reason="CONFLICT",
             )
         if self.kl_coefficient == 0 and self.kl_ceiling_nats is not None:
             raise ConfigError(
-                "kl_ceiling_nats: without kl_coefficient no reference is there to measure it; set None",
+                "kl_ceiling_nats: needs a reference, which only kl_coefficient loads; set None",
                 field="kl_ceiling_nats",
                 reason="CONFLICT",
             )
         if self.mask_missing_eos and (self.missing_eos_penalty or self.soft_overlong_tokens):
             raise ConfigError(
-                "mask_missing_eos: no penalty reaches what nothing is learned from",
+                "mask_missing_eos: a penalty has no effect on masked responses",
                 field="mask_missing_eos",
                 reason="CONFLICT",
             )
         if self.soft_overlong_tokens >= self.max_response_tokens:
             raise ConfigError(
-                f"soft_overlong_tokens: {self.soft_overlong_tokens} is not below max_response_tokens, {self.max_response_tokens}",
+                f"soft_overlong_tokens: {self.soft_overlong_tokens} is not below "
+                f"max_response_tokens, {self.max_response_tokens}",
                 field="soft_overlong_tokens",
                 reason="TOO_LARGE",
                 limit=f"below {self.max_response_tokens}",
@@ -129,15 +135,17 @@ class GrpoConfig(PolicyConfig):
 
     @property
     def is_one_step(self) -> bool:
-        """See PolicyConfig. Rows that are masked teach nothing, and a graph of them would be
-        carried backwards all the same.
+        """Extend `PolicyConfig.is_one_step` to masked rows.
+
+        Masked rows have no gradient, but their graph would be part of the backward pass all the
+        same.
         """
         return super().is_one_step and not (self.filter_zero_variance or self.mask_missing_eos)
 
 
 @dataclass(frozen=True)
 class GrpoExperience(Experience):
-    """reference_BR: zeros where no reference was asked."""
+    """Experience of GRPO. `reference_BR` is zero without a reference."""
 
     reference_BR: Tensor
 
@@ -145,12 +153,11 @@ class GrpoExperience(Experience):
 def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = None) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics, every update: score, reward (score and penalties), zero_variance_groups (their
-    share), masked_responses (theirs), entropy, clip_fraction, approximate_kl, eos_rate,
-    response_tokens, policy_loss, minibatches, gradient_norm (of the last one), sampler_mismatch,
-    sampler_kl, learning_rate; kl and reference_loss with kl_coefficient; sft_loss with sft_mix;
-    importance and importance_capped with importance_cap; gold_score with a judge. Report:
-    publish_policy().
+    Progress metrics of every update: score, reward (score and penalties), zero_variance_groups and
+    masked_responses (shares), entropy, clip_fraction, approximate_kl, eos_rate, response_tokens,
+    policy_loss, minibatches, gradient_norm (of the last minibatch), sampler_mismatch, sampler_kl,
+    learning_rate; kl and reference_loss with kl_coefficient; sft_loss with sft_mix; importance and
+    importance_capped with importance_cap; gold_score with a judge. Report: see publish_policy.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -158,8 +165,8 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
     autocast = configure_device(config.machine)
     context = arrange_context(config.parallelism, context, autocast)
     prompts = read_data(config, load_chat(config.model_directory))
-    made_of = network_sources(config, prompts.vocabulary)
-    networks = open_networks(made_of, with_reference=config.kl_coefficient > 0)
+    sources = network_sources(config, prompts.vocabulary)
+    networks = open_networks(sources, with_reference=config.kl_coefficient > 0)
     if config.checkpoint_activations:
         checkpoint_activations(networks.policy.decoder)
     distribute_views(networks.views, context.ranks)
@@ -176,7 +183,7 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
         prompts,
         config,
         context,
-        rollout_engines(networks.policy, made_of, prompts, config, context),
+        rollout_engines(networks.policy, sources, prompts, config, context),
     )
     return publish_policy(config, context, networks.policy, prompts, outcome)
 
@@ -184,14 +191,14 @@ def run(config: GrpoConfig, context: RunContext, verifier: Verifier | None = Non
 class Grpo:
     """The policy with its optimizer."""
 
-    def __init__(self, networks: Networks, config: GrpoConfig, setting: PolicyInputs) -> None:
-        self._networks, self._config, self._setting, self._ranks = (
+    def __init__(self, networks: Networks, config: GrpoConfig, inputs: PolicyInputs) -> None:
+        self._networks, self._config, self._inputs, self._ranks = (
             networks,
             config,
-            setting,
-            setting.ranks,
+            inputs,
+            inputs.ranks,
         )
-        self._scoring = setting.scoring(config)
+        self._scoring = inputs.scoring(config)
         self._policy = Learner(
             networks.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
         )
@@ -200,24 +207,24 @@ class Grpo:
         )
 
     def initial_numbers(self) -> dict[str, float]:
-        """Nothing but the step."""
+        """Return no numbers: the loop itself counts the updates."""
         return {}
 
     @torch.no_grad()
     def make_experience(
         self, rollout: Rollout, numbers: dict[str, float]
     ) -> tuple[GrpoExperience, dict[str, float]]:
-        """Each response's score against its group's; who teaches nothing is masked."""
+        """Score each response relative to its group, and mask the responses without gradient."""
         config, mask_BR, group = (
             self._config,
             rollout.response_mask_BR,
             self._config.samples_per_prompt,
         )
-        with self._setting.autocast():
-            said = score_rollout(
+        with self._inputs.autocast():
+            scores = score_rollout(
                 self._networks.policy, self._networks.reference, rollout, self._scoring
             )
-        rewards_B = said.scores_B - config.missing_eos_penalty * (~rollout.ended_B).float()
+        rewards_B = scores.scores_B - config.missing_eos_penalty * (~rollout.ended_B).float()
         rewards_B = rewards_B - overlong_penalty(
             mask_BR, config.max_response_tokens, config.soft_overlong_tokens
         )
@@ -227,35 +234,38 @@ class Grpo:
             live_B = live_B & undecided_B
         if config.mask_missing_eos:
             live_B = live_B & rollout.ended_B
+        # Masked rows still count in the mean and deviation of their group.
         experience = GrpoExperience(
             rollout=rollout,
             mask_BR=mask_BR * live_B[:, None],
-            old_log_probs_BR=said.log_probs_BR,
+            old_log_probs_BR=scores.log_probs_BR,
             advantages_BR=advantages_B[:, None] * mask_BR,
-            correction_BR=said.correction_BR,
-            scores_B=said.scores_B,
-            fresh_BR=said.fresh_BR,
-            reference_BR=torch.zeros_like(said.log_probs_BR)
-            if said.reference_BR is None
-            else said.reference_BR,
+            correction_BR=scores.correction_BR,
+            scores_B=scores.scores_B,
+            fresh_BR=scores.fresh_BR,
+            reference_BR=torch.zeros_like(scores.log_probs_BR)
+            if scores.reference_BR is None
+            else scores.reference_BR,
         )
         shares = {
             "zero_variance_groups": (~undecided_B).float(),
             "masked_responses": (~live_B).float(),
         }
-        return experience, said.figures | batch_means({"reward": rewards_B, **shares}, self._ranks)
+        return experience, scores.figures | batch_means(
+            {"reward": rewards_B, **shares}, self._ranks
+        )
 
     def learn(
         self, experience: GrpoExperience, update: int, numbers: dict[str, float]
     ) -> dict[str, float]:
-        """Several epochs over what is not masked; no step where that is nothing."""
+        """Run the epochs of an update over unmasked rows; without such rows make no step."""
         config = self._config
         losses = ["policy_loss"]
         losses += ["reference_loss"] if config.kl_coefficient > 0 else []
         losses += ["sft_loss"] if config.sft_mix else []
         figures = train_epochs(
             experience,
-            lambda part, place: self._step(part, update, place),
+            lambda minibatch, index: self._step(minibatch, update, index),
             losses,
             config,
             update,
@@ -266,36 +276,38 @@ class Grpo:
             "learning_rate": self._policy.rate(update),
         }
 
-    def _step(self, part: GrpoExperience, update: int, place: int) -> Tensor:
-        """One minibatch."""
+    def _step(self, minibatch: GrpoExperience, update: int, index: int) -> Tensor:
+        """Make one optimizer step of the policy on a minibatch."""
         config = self._config
         weights_BR = token_weights(
-            part.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0
+            minibatch.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0
         )
-        with self._setting.autocast():
-            log_probs_BR = fresh_log_probs(self._networks.policy, part, config.temperature)
+        with self._inputs.autocast():
+            log_probs_BR = fresh_log_probs(self._networks.policy, minibatch, config.temperature)
         policy = policy_loss(
             log_probs_BR,
-            part.old_log_probs_BR,
-            part.advantages_BR,
-            weights_BR * part.correction_BR,
+            minibatch.old_log_probs_BR,
+            minibatch.advantages_BR,
+            weights_BR * minibatch.correction_BR,
             Clip(config.clip_low, config.clip_high),
         )
         losses = [policy.loss]
         if config.kl_coefficient > 0:
             losses.append(
-                config.kl_coefficient * (k3(log_probs_BR, part.reference_BR) * weights_BR).sum()
+                config.kl_coefficient
+                * (k3(log_probs_BR, minibatch.reference_BR) * weights_BR).sum()
             )
+        # Both losses depend on the same log-probs: one backward pass for both.
         torch.autograd.backward(losses)
         if config.sft_mix is not None:
             mixed = (
-                self._setting.prompts.mixed,
+                self._inputs.prompts.mixed,
                 config.sft_mix,
-                (config.seed, update, place),
+                (config.seed, update, index),
                 self._ranks,
             )
-            with self._setting.autocast():
+            with self._inputs.autocast():
                 losses.append(mixed_loss(self._networks.policy, *mixed))
             torch.autograd.backward(losses[-1])
         self._policy.step(update, lambda: f"update {update + 1}, policy loss {policy.loss:.4g}")
-        return minibatch_sums(part.mask_BR, policy, *losses)
+        return minibatch_sums(minibatch.mask_BR, policy, *losses)

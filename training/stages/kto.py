@@ -1,8 +1,8 @@
-"""KTO: a policy learns from single thumbs, up or down, without pairs and without a reward model.
+"""KTO (arXiv 2402.01306): train a policy on single thumbs, without pairs and a reward model.
 
-Thumbs are seldom balanced, and with equal weights the many thumbs down make every response collapse
-to its end token (reference/training.md, section 6): weights are computed from the counts of the
-data, w_up n_up = w_down n_down. The loop of steps is DPO's too (preference_loop.py).
+Thumbs are rarely balanced. With equal weights a majority of thumbs down makes all responses
+collapse to their end token. Therefore weights follow from the counts in the data: w_up n_up =
+w_down n_down. The step loop is shared with DPO (preference_loop.py).
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ WEIGHTS = ("balanced", "equal")
 
 @dataclass(frozen=True)
 class KtoConfig(PreferenceConfig):
-    """See PreferenceConfig. data_path: JSON lines {"messages", "response", "thumb": "up" or "down",
-    "prompt_id"}, and "served" where the sample is known: then its ids are learned from, not the
-    text's.
+    """Configuration of KTO; common fields in PreferenceConfig.
+
+    data_path: JSON lines {"messages", "response", "thumb": "up" or "down", "prompt_id"}, and
+    "served" if the sample is known. Then its ids are trained on, not those of the text.
 
     Attributes:
-        weights: balanced: thumbs up and down count alike, however many there are of each; equal:
-            each thumb counts alike, as a control
-        batch_rows: thumbs a step, all workers together; at least 2, as the baseline z0 is a mean
-            over so many mismatched ones
-        microbatch_rows: thumbs in one forward, at least 1; fewer take less memory, and change
-            nothing else
-        off_policy: what is asked of answers that a version sampled while it served people
+        weights: balanced: thumbs up and down have equal total weight; equal: each thumb has equal
+            weight, for comparison
+        batch_rows: thumbs per step, all workers together; at least 2, as the baseline z0 is a mean
+            over mismatched prompts and responses of the batch
+        microbatch_rows: thumbs per forward pass, at least 1; fewer need less memory, with equal
+            results
+        off_policy: requirements for answers that a version sampled while serving users
     """
 
     weights: str = "balanced"
@@ -75,7 +76,7 @@ class KtoConfig(PreferenceConfig):
 
 @dataclass(frozen=True)
 class Thumb:
-    """A tokenised response, and whether it is liked; `served` and `unfit` as in rl/served.py."""
+    """A rated, tokenised response; `served` and `unfit` are as in rl/served.py."""
 
     example: TokenisedExample
     up: bool
@@ -84,26 +85,26 @@ class Thumb:
 
     @property
     def examples(self) -> tuple[TokenisedExample]:
-        """The one."""
+        """Return the only example."""
         return (self.example,)
 
     @property
     def tokens(self) -> int:
-        """Prompt and response together."""
+        """Tokens of prompt and response together."""
         return self.example.tokens
 
     def narrowed(self, vocabulary: VocabularyMap) -> Thumb:
-        """The same thumb in dense ids."""
+        """Return the same thumb in dense ids."""
         return replace(self, example=self.example.narrowed(vocabulary))
 
 
 @dataclass(frozen=True)
 class Thumbs(Preferences[Thumb]):
-    """The data of a run."""
+    """Data of a run: thumbs to train on and held-out thumbs."""
 
     @property
     def ups(self) -> int:
-        """Thumbs up to train on."""
+        """Number of thumbs up among the training data."""
         return sum(thumb.up for thumb in self.train)
 
 
@@ -113,13 +114,14 @@ def run(config: KtoConfig, context: RunContext) -> Manifest:
     Progress metrics: loss, baseline (z0, nats), up_reward and down_reward (mean of beta r in the
     batch), importance (mean, with a cap), learning_rate, gradient_norm; at checkpoints also
     held_out_accuracy, response_tokens and kl (of samples on held-out prompts).
+
     Report: train_thumbs, train_thumbs_up, held_out_thumbs, dropped_too_long, up_weight,
-        down_weight, exported_step,
-    stopped_because ("" or the reason), held_out_accuracy, response_tokens, response_tokens_before,
-    kl; answers_unsampled, answers_unfit, and off_policy by version (training/rl/served.py).
+    down_weight, exported_step, stopped_because ("" or the reason), held_out_accuracy,
+    response_tokens, response_tokens_before, kl; answers_unsampled, answers_unfit, and off_policy by
+    version (training/rl/served.py).
 
     Raises:
-        OffPolicyError: there are answers that may not be learned from.
+        OffPolicyError: the data has answers that must not be learned from.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -163,24 +165,33 @@ def train(
     context: RunContext,
     autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
-    """The algorithm; see train_on_preferences."""
+    """Train the policy; see train_on_preferences for the result."""
     weights = thumb_weights(thumbs, config)
 
     def learn(batch: Sequence[Thumb]) -> dict[str, float]:
         z0 = baseline(models, batch, config, autocast, context.ranks)
         return accumulate(models, batch, z0, weights, config, autocast, context.ranks)
 
-    def examine() -> dict[str, float]:
+    def evaluate_held_out() -> dict[str, float]:
         return held_out_figures(models, thumbs.held_out, config, autocast)
 
     return train_on_preferences(
-        thumbs, models, config.batch_rows, learn, examine, STAGE, config, context, autocast
+        thumbs,
+        models,
+        config.batch_rows,
+        learn,
+        evaluate_held_out,
+        STAGE,
+        config,
+        context,
+        autocast,
     )
 
 
 def thumb_weights(thumbs: Thumbs, config: KtoConfig) -> tuple[float, float]:
-    """Of a thumb up and of a thumb down: the rarer kind counts for more, so that both kinds weigh
-    the same in sum.
+    """Return the weights of a thumb up and of a thumb down.
+
+    The rarer kind has the larger weight, so that both kinds have equal total weight.
     """
     ups, downs = thumbs.ups, len(thumbs.train) - thumbs.ups
     return (
@@ -196,8 +207,9 @@ def baseline(
     autocast: Autocast,
     ranks: Ranks,
 ) -> float:
-    """z0 = max(0, mean log-ratio of the batch's responses after each other's prompts): over all
-    ranks, without a gradient.
+    """Return z0 = max(0, mean log-ratio of mismatched prompts and responses of the batch).
+
+    The mean is over all ranks and has no gradient.
     """
     mismatched = [
         TokenisedExample(
@@ -230,9 +242,8 @@ def accumulate(
         with autocast():
             ratios_B = log_ratios(models, part)
         up_B = torch.tensor([thumb.up for thumb in part])
-        ups_B = torch.tensor(
-            [thumb.up for thumb in part], device="cpu"
-        )  # picks without waiting for an accelerator
+        # A mask on the CPU selects without a synchronisation with the accelerator.
+        ups_B = torch.tensor([thumb.up for thumb in part], device="cpu")
         importance_B = torch.tensor([thumb.example.weight for thumb in part])
         loss = kto(ratios_B, up_B, z0, config.beta, weights, len(batch), importance_B)
         torch.autograd.backward(loss)
@@ -251,7 +262,7 @@ def accumulate(
 
 
 def log_ratios(models: PolicyAndReference, thumbs: Sequence[Thumb]) -> Tensor:
-    """Log-ratios to the reference, [B]."""
+    """Return the log-ratios to the reference, [B]."""
     return models.log_ratios(response_batch([thumb.example for thumb in thumbs]))
 
 
@@ -259,8 +270,10 @@ def log_ratios(models: PolicyAndReference, thumbs: Sequence[Thumb]) -> Tensor:
 def held_out_figures(
     models: PolicyAndReference, thumbs: Sequence[Thumb], config: KtoConfig, autocast: Autocast
 ) -> dict[str, float]:
-    """Accuracy: how often a liked response's log-ratio is above a disliked one's (a tie is half
-    right, which neither z0 nor the share of thumbs up can move).
+    """Return the share of (liked, disliked) pairs of responses with the liked one ranked higher.
+
+    The rank is the log-ratio. A tie counts half, so neither z0 nor the share of thumbs up changes
+    the result.
     """
     ratios: dict[bool, list[Tensor]] = {True: [], False: []}
     for part in of_similar_length(thumbs, config.microbatch_rows):
@@ -273,7 +286,7 @@ def held_out_figures(
 
 
 def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
-    """Tokenise, drop what is too long, and hold out a share of the prompts."""
+    """Tokenise, drop rows that are too long, and hold out a share of the prompts."""
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_thumbs(config.data_path)
     tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows]
@@ -283,8 +296,8 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
         ups = sum(thumb.up for thumb in part)
         if ups in (0, len(part)):
             raise ConfigError(
-                f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, one of each needed: "
-                "a larger share or another seed draws others",
+                f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, at least "
+                "one of each is needed: try a larger share or another seed",
                 field="held_out_fraction",
                 reason="EMPTY",
             )
@@ -292,7 +305,7 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
 
 
 def tokenise(row: ThumbExample, chat: Chat) -> Thumb:
-    """Prompt and response as ids, to the end token."""
+    """Return prompt and response as ids, up to the end token."""
     answer = read_answer(row.served, row.messages, row.response, chat)
     return Thumb(answer.example, row.up, answer.served, answer.unfit)
 
@@ -300,28 +313,29 @@ def tokenise(row: ThumbExample, chat: Chat) -> Thumb:
 def weigh_by_sample(
     thumbs: Thumbs, config: KtoConfig, ranks: Ranks, autocast: Autocast
 ) -> tuple[Thumbs, dict[str, Any]]:
-    """The thumbs, each weighing what its answer's sample says, and figures for the report. Raises:
-    OffPolicyError.
+    """Return the thumbs weighted by their answers' samples, and figures for the report.
+
+    Raises:
+        OffPolicyError: the data has answers that must not be learned from.
     """
 
-    def starting() -> Backbone:
+    def open_initial() -> Backbone:
         decoder = load_decoder(config.model_directory).requires_grad_(False)
-        distribute(
-            decoder, ranks
-        )  # every worker reads all answers, so they make equally many forwards
+        # Every worker reads all answers, so all make the same number of forward passes.
+        distribute(decoder, ranks)
         return Backbone(decoder)
 
     both = [*thumbs.train, *thumbs.held_out]
     answers, figures = compare_log_probs(
-        starting,
+        open_initial,
         config.model_directory.name,
         [Answer(thumb.example, thumb.served, thumb.unfit) for thumb in both],
         config.off_policy,
         config.microbatch_rows,
         autocast,
     )
-    weighed = [
+    weighted = [
         replace(thumb, example=answer.example) for thumb, answer in zip(both, answers, strict=True)
     ]
-    first = len(thumbs.train)
-    return replace(thumbs, train=weighed[:first], held_out=weighed[first:]), figures
+    count = len(thumbs.train)
+    return replace(thumbs, train=weighted[:count], held_out=weighted[count:]), figures

@@ -1,11 +1,13 @@
-"""Threads, number type and device of a stage. The device becomes torch's default one, so what makes
-a tensor need not know it; but models are made and loaded on the processor, and moved, whole or in
-parts, by `parallelism.distribute`, or by whoever only asks them (`moved`).
+"""Threads, number type and device of a stage.
 
-bfloat16 must be earned: on a processor without it, it is many times slower. Sampling takes few
-threads: its products are small, and OpenMP's barriers stall them as soon as another process wants a
-core. Measured on two busy cores with 16 rows x 640 x 2048: 31-76 GFLOP/s on one thread, 1-6 on two;
-with 1,280 rows two threads are never slower.
+The device becomes torch's default device, so code that creates tensors need not know the device.
+Models are created and loaded on the CPU. `parallelism.distribute` moves them, whole or in parts;
+code for inference uses `to_device`.
+
+bfloat16 is measured before use: CPUs without bfloat16 instructions are many times slower with it.
+Sampling uses few threads: its matrix products are small, and OpenMP's barriers stall as soon as
+another process wants a core. Measured on two busy cores with 16 rows x 640 x 2048: 31-76 GFLOP/s on
+one thread, 1-6 on two; with 1,280 rows two threads are never slower.
 """
 
 from __future__ import annotations
@@ -24,21 +26,22 @@ from torch import nn
 from training.stages.context import ConfigError, Machine
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
-WORTH_IT = 1.5  # below this the casts around the products eat the gain
-SIZE = 768
+MIN_SPEEDUP = 1.5  # below this the casts around the products cost more than they gain
+PROBE_SIZE = 768  # rows and columns of the matrices for the measurement
 
-PROCESSOR = "cpu"
-UNFIT = {"mps": "has no fp64, in which losses are added up and tokens are drawn"}
+CPU = "cpu"
+UNSUPPORTED = {"mps": "has no float64, which sums of losses and sampling need"}
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def configure_device(machine: Machine) -> Autocast:
-    """Set this process's threads and its device, and return the context that every forward runs in.
+    """Set the threads and the device of this process; return the autocast context for forward
+    passes.
 
     Raises:
-        ConfigError: a number type that is not known, or a device that is not there.
+        ConfigError: the number type is unknown, or the device is not available.
     """
     threads = machine.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
@@ -50,84 +53,84 @@ def configure_device(machine: Machine) -> Autocast:
             limit="float32, bfloat16, auto",
         )
     device = use_device(machine.device)
-    narrow = machine.dtype == "bfloat16" or (machine.dtype == "auto" and bfloat16_is_faster())
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=narrow)
+    bfloat16 = machine.dtype == "bfloat16" or (machine.dtype == "auto" and bfloat16_is_faster())
+    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
 
 def use_device(name: str) -> torch.device:
-    """Compute on this device from now on, in this thread.
+    """Use this device for all further computation in this thread.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: the device is not available.
     """
     device = find_device(name)
-    if device.type != PROCESSOR:
+    if device.type != CPU:
         torch.accelerator.set_device_index(device)
         torch.set_default_device(device)
-    elif torch.get_default_device().type != PROCESSOR:
-        torch.set_default_device(
-            None
-        )  # untouched, it costs nothing; set to the processor, something at each call
+    elif torch.get_default_device().type != CPU:
+        # A default device, even the CPU, costs time at each call; None costs nothing.
+        torch.set_default_device(None)
     return device
 
 
 def find_device(name: str) -> torch.device:
-    """The device of this name. Without a number it is the one that is current: Ray sets it, where
-    workers share a machine.
+    """Return the device of this name.
+
+    A name without an index means the current device: Ray selects one where workers share a machine.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: the device is not available.
     """
     found = torch.accelerator.current_accelerator(check_available=True)
-    usable = None if found is None or found.type in UNFIT else found
+    usable = None if found is None or found.type in UNSUPPORTED else found
     seen = (
-        PROCESSOR
+        CPU
         if usable is None
-        else f"{PROCESSOR}, {usable.type} (0 to {torch.accelerator.device_count() - 1})"
+        else f"{CPU}, {usable.type} (0 to {torch.accelerator.device_count() - 1})"
     )
     if name == "auto":
-        name = PROCESSOR if usable is None else usable.type
+        name = CPU if usable is None else usable.type
     try:
-        asked = torch.device(name)
+        requested = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(
-            f"device: {name!r} is no device that torch knows; here are {seen}",
+            f"device: {name!r} is not a device of torch; available: {seen}",
             field="device",
             reason="UNKNOWN",
             limit=seen,
         ) from error
-    if asked.type == PROCESSOR:
-        return torch.device(PROCESSOR)
-    if asked.type in UNFIT:
+    if requested.type == CPU:
+        return torch.device(CPU)
+    if requested.type in UNSUPPORTED:
         raise ConfigError(
-            f"device: {name!r} {UNFIT[asked.type]}; here are {seen}",
+            f"device: {name!r} {UNSUPPORTED[requested.type]}; available: {seen}",
             field="device",
             reason="UNSUPPORTED",
             limit=seen,
         )
     absent = ConfigError(
-        f"device: {name!r} is not here; here are {seen}",
+        f"device: {name!r} is not available; available: {seen}",
         field="device",
         reason="MISSING",
         limit=seen,
     )
-    if usable is None or asked.type != usable.type:
+    if usable is None or requested.type != usable.type:
         raise absent
-    place = torch.accelerator.current_device_index() if asked.index is None else asked.index
-    if not 0 <= place < torch.accelerator.device_count():
+    index = torch.accelerator.current_device_index() if requested.index is None else requested.index
+    if not 0 <= index < torch.accelerator.device_count():
         raise absent
-    return torch.device(asked.type, place)
+    return torch.device(requested.type, index)
 
 
 def to_device(model: Module) -> Module:
-    """The model, where this process computes."""
+    """Move the model to the device of this process."""
     device = torch.get_default_device()
-    return model if device.type == PROCESSOR else model.to(device)
+    return model if device.type == CPU else model.to(device)
 
 
 @contextmanager
 def sampling_threads(machine: Machine) -> Iterator[None]:
-    """Run the block with the threads that decoding takes."""
+    """Run the block with the number of threads for decoding."""
     before = torch.get_num_threads()
     torch.set_num_threads(machine.sampling_threads or max(1, before // 4))
     try:
@@ -137,35 +140,35 @@ def sampling_threads(machine: Machine) -> Iterator[None]:
 
 
 def step_usage(tokens: int, started: float) -> dict[str, float]:
-    """Speed of a step that began at `started` (time.perf_counter), and the most memory that this
-    process has had so far.
-    """
+    """Return the throughput of a step since `started` (perf_counter), and the peak memory."""
     seconds = max(time.perf_counter() - started, 1e-9)
     return {"tokens_per_second": tokens / seconds, "memory_bytes": peak_memory_bytes()}
 
 
 def peak_memory_bytes() -> float:
-    """The most that this process has had so far, of the device that it computes on."""
+    """Return the peak memory of this process so far, on the device that computes."""
     device = torch.get_default_device()
-    if device.type != PROCESSOR:
+    if device.type != CPU:
         return float(torch.get_device_module(device).max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts in KiB
 
 
 def bfloat16_is_faster() -> bool:
-    """True where the device of this process has bf16 products; of a processor a timed one must be
-    WORTH_IT times as fast as fp32.
+    """Return True if the device has bfloat16 products.
+
+    On a CPU a measured bfloat16 product must be at least MIN_SPEEDUP times as fast as one in
+    float32.
     """
     device = torch.get_default_device()
-    if device.type != PROCESSOR:
+    if device.type != CPU:
         return bool(torch.get_device_module(device).is_bf16_supported(including_emulation=False))
     if not any(flag in Path("/proc/cpuinfo").read_text() for flag in BF16_FLAGS):
         return False
-    return _seconds(torch.float32) > WORTH_IT * _seconds(torch.bfloat16)
+    return _product_seconds(torch.float32) > MIN_SPEEDUP * _product_seconds(torch.bfloat16)
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    left = torch.ones(SIZE, SIZE, dtype=dtype)
+def _product_seconds(dtype: torch.dtype) -> float:
+    left = torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=dtype)
     times = []
     for _ in range(5):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How a stage of policy learning opens what judges it, and what it leaves behind."""
+"""Score functions and the output of a stage of policy training."""
 
 from __future__ import annotations
 
@@ -21,25 +21,31 @@ from training.stages.prompts import Prompts
 
 
 def network_sources(config: PolicyConfig, vocabulary: VocabularyMap | None) -> Sources:
-    """What the networks are made of."""
+    """Return the artifacts and settings from which the networks are opened."""
     return Sources(
         config.model_directory, config.reward_model_directory, config.lora, vocabulary, config.seed
     )
 
 
 def check_scorers(config: PolicyConfig, verifier: Verifier | None) -> None:
-    """Exactly one may give the scores, and who reads what the policy writes must have positions for
-    it. Raises: ConfigError.
+    """Check that exactly one source gives the scores, and that it has positions for the responses.
+
+    Raises:
+        ConfigError: both or neither of reward model and verifier, or too few positions.
     """
     if (config.reward_model_directory is None) == (verifier is None):
-        both = "both it and a verifier" if verifier else "neither it nor a verifier"
+        given = "a reward model and a verifier" if verifier else "neither a model nor a verifier"
         raise ConfigError(
-            f"reward_model_directory: {both} would give the scores",
+            f"reward_model_directory: {given} for the scores, not exactly one",
             field="reward_model_directory",
             reason="CONFLICT" if verifier else "MISSING",
         )
-    readers = [config.judge_base_directory, config.reward_model_directory, config.judge_directory]
-    for directory in readers:
+    reward_models = [
+        config.judge_base_directory,
+        config.reward_model_directory,
+        config.judge_directory,
+    ]
+    for directory in reward_models:
         if directory is not None and not is_adapter(directory):
             require_positions(
                 directory,
@@ -51,7 +57,7 @@ def check_scorers(config: PolicyConfig, verifier: Verifier | None) -> None:
 def open_score(
     networks: Networks, verifier: Verifier | None, prompts: Prompts, ranks: Ranks
 ) -> Score:
-    """The reward model's, or the verifier's."""
+    """Return the score function of the reward model, or of the verifier."""
     if verifier is not None:
         return score_by_verifier(verifier, prompts.decode, ranks)
     assert networks.reward is not None
@@ -59,21 +65,23 @@ def open_score(
 
 
 def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None, ranks: Ranks) -> Score | None:
-    """The judge that nothing is learned from. It has weights of its own, so it reads full ids; they
-    are split as the others'.
+    """Open the reward model for monitoring, from which nothing is learned.
+
+    The model has its own weights, therefore reads ids of the full vocabulary. It is split like the
+    other networks.
 
     Raises:
-        RewardModelError: it, or what it stands on, has another tokenizer than the policy.
+        RewardModelError: the tokenizer of the model or of its base differs from the policy's.
     """
     if config.judge_directory is None or config.judge_base_directory is None:
         return None
     require_one_tokenizer(config.judge_base_directory, config.model_directory)
     judge = load_reward_model(config.judge_directory, config.judge_base_directory)
     distribute(judge.scalar.backbone.decoder, ranks)
-    kept = None if vocabulary is None else torch.tensor(vocabulary.kept)
+    full_ids = None if vocabulary is None else torch.tensor(vocabulary.kept)
 
     def score(rollout: Rollout) -> torch.Tensor:
-        ids_BT = rollout.ids_BT if kept is None else kept[rollout.ids_BT]
+        ids_BT = rollout.ids_BT if full_ids is None else full_ids[rollout.ids_BT]
         return judge.score(ids_BT, rollout.mask_BT)
 
     return score
@@ -82,8 +90,10 @@ def open_gold(config: PolicyConfig, vocabulary: VocabularyMap | None, ranks: Ran
 def publish_policy(
     config: PolicyConfig, context: RunContext, policy: Backbone, prompts: Prompts, outcome: Outcome
 ) -> Manifest:
-    """The model directory, with updates, stopped_because ("" or the reason), exported_update,
-    dropped_too_long, and first_ and last_ of the alarms' figures in its manifest.
+    """Write the model directory and its manifest.
+
+    Report: updates, stopped_because ("" or the reason), exported_update, dropped_too_long, and the
+    figures of the alarms with the prefixes first_ and last_.
     """
     figures = {
         name: outcome.numbers[name]

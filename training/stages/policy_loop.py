@@ -1,8 +1,8 @@
-"""The loop that PPO and GRPO are: sample, judge, stop or learn. What differs, how advantages come
-about and what else learns, is an Algorithm; ppo.py and grpo.py each hold one.
+"""The loop that PPO and GRPO share: sample, score, then stop or learn.
 
-Each update is a function of the state before it and of (seed, update), so a killed run goes on bit
-by bit.
+Advantages and further networks differ by method. Each method is an Algorithm in ppo.py or grpo.py.
+Each update is a function of the previous state and of (seed, update), so an interrupted run resumes
+with the same bits.
 """
 
 from __future__ import annotations
@@ -55,57 +55,59 @@ from training.stages.machine import Autocast, sampling_threads
 from training.stages.prompts import Prompts, SftMix
 from training.stages.state import TrainingState
 
-FIRST_UPDATE = "sampling and scoring the first update"  # which may take minutes, for whoever waits
-SHOWN = 4  # prompts of an update that is checkpointed, for the run's page
+FIRST_UPDATE = "sampling and scoring the first update"  # displayed: it may take minutes
+SHOWN_PROMPTS = 4  # per checkpoint, in the report
 
-Engines = Callable[[int], RolloutEngine]
-"""The engine that samples an update: the policy in this process, or copies of it that have its weights or slightly older ones."""
+EngineOfUpdate = Callable[[int], RolloutEngine]
+"""Return the engine for an update: the policy of this process, or copies with its weights or
+slightly older ones."""
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward
-    model, or from a verifier that is passed to the stage where there is none. The reference is
-    model_directory as it is.
+    """Configuration that PPO and GRPO share.
 
-    output_directory becomes a model directory; with `lora` all networks share the base weights.
+    data_path: JSON lines {"messages": [...], "task": str = ""}. Scores come from the reward model,
+    or from a verifier passed to the stage if there is no reward model. The reference is
+    model_directory, unchanged. output_directory becomes a model directory. With `lora` all networks
+    share the base weights.
 
     Attributes:
-        updates: how often it samples, judges and learns; at least 1
+        updates: number of updates (sample, score, learn), at least 1
         prompts_per_update: prompts sampled in an update, all workers together; at least 1
         samples_per_prompt: responses to each prompt, at least 1; GRPO compares them and needs 2
-        minibatch_rows: responses a step of the optimizer, all workers together; at least 1; divides
+        minibatch_rows: responses per optimizer step, all workers together; at least 1; divides
             prompts_per_update * samples_per_prompt
         epochs_per_update: passes over the responses of an update, at least 1
-        early_stop_nats: KL of the new to the old policy, in nats a token, above which an update
+        early_stop_nats: KL of the new to the old policy, in nats per token, above which an update
             ends early; above 0; none: never
-        max_prompt_tokens: of a prompt, at least 1; longer ones are dropped and counted
-        max_response_tokens: of a response, at least 1; it is cut off there
-        temperature: of sampling, above 0; 1: as the policy says
-        importance_cap: most that a token counts because trainer and sampler differ, at least 1;
-            none: they are one and the same
-        max_staleness_updates: updates that the weights of samplers apart may be behind, at least 0;
-            from 1 on they go one update ahead
-        judge_directory: a reward model that nothing is learned from, which must not fall while the
-            score rises; none: there is none
-        judge_base_directory: the model that the judge stands on; needed with judge_directory
-        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; above
-            0; none: never
-        length_floor_fraction: of the first update's mean response tokens, below which training
-            stops; in [0, 1)
-        gold_drop: fall of the judge's normalised score from its best, above which training stops
+        max_prompt_tokens: tokens of a prompt, at least 1; longer prompts are dropped and counted
+        max_response_tokens: tokens of a response, at least 1; longer responses are cut off
+        temperature: sampling temperature, above 0; 1: the distribution of the policy
+        importance_cap: maximum importance weight of a token for differences between trainer and
+            sampler, at least 1; none: no difference
+        max_staleness_updates: updates that the weights of remote samplers may lag behind, at least
+            0; with 1 or more they work one update ahead
+        judge_directory: a reward model for monitoring only: its score must not fall while the
+            trained score rises; none: no monitoring
+        judge_base_directory: base model of the judge; needed with judge_directory
+        kl_ceiling_nats: KL to the reference, in nats per response, above which training stops;
+            above 0; none: never
+        length_floor_fraction: share of the mean response tokens of the first update below which
+            training stops; in [0, 1)
+        gold_drop: fall of the judge's normalised score from its maximum above which training stops
             while the score rises; at least 0
-        policy_optimizer: of the policy
-        sft_mix: examples that each minibatch learns too, against forgetting; none: none
-        lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data
-            uses; only with lora; none: all of them
-        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        checkpoint_every_updates: updates from one checkpoint, with answers for the page, to the
-            next; at least 1
-        seed: of the order of rows, and of all that is drawn
+        policy_optimizer: optimizer of the policy
+        sft_mix: examples added to each minibatch against forgetting; none: no examples
+        lora: low-rank adapters in place of all weights; none: all weights are trained
+        vocabulary_rows: number of embedding rows to train with, at least 1 and all that the data
+            uses; only with lora; none: all rows
+        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
+        checkpoint_every_updates: updates between checkpoints (with sample responses for the
+            report), at least 1
+        seed: seed for the order of rows and for all random numbers
         machine: threads, number type and device
-        parallelism: how workers share every network, the frozen ones too
+        parallelism: how workers share every network, including frozen ones
     """
 
     model_directory: Path
@@ -143,33 +145,34 @@ class PolicyConfig:
         check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError(
-                "vocabulary_rows: only with lora, full training would lose the other rows",
+                "vocabulary_rows: needs lora, as full training would lose the other rows",
                 field="vocabulary_rows",
                 reason="CONFLICT",
             )
         if self.rows_per_update % self.minibatch_rows:
             raise ConfigError(
-                f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} rows of an update "
-                f"({self.prompts_per_update} prompts x {self.samples_per_prompt} samples); {self._dividing()} would",
+                f"minibatch_rows: {self.minibatch_rows} does not divide the {self.rows_per_update} "
+                f"rows of an update ({self.prompts_per_update} prompts x {self.samples_per_prompt} "
+                f"samples); {self._divisors()} would",
                 field="minibatch_rows",
                 reason="OUT_OF_RANGE",
-                limit=self._dividing(),
+                limit=self._divisors(),
             )
         if (self.judge_directory is None) != (self.judge_base_directory is None):
             raise ConfigError(
-                "judge_directory, judge_base_directory: one without the other",
+                "judge_directory, judge_base_directory: both or neither must be set",
                 field="judge_directory" if self.judge_directory is None else "judge_base_directory",
                 reason="MISSING",
             )
         if self.max_staleness_updates > 0 and self.importance_cap is None:
             raise ConfigError(
-                "max_staleness_updates: older weights sample otherwise, which needs importance_cap",
+                "max_staleness_updates: samples of older weights need importance_cap",
                 field="max_staleness_updates",
                 reason="CONFLICT",
             )
 
-    def _dividing(self) -> str:
-        """The largest parts of an update that are no larger than what was asked for."""
+    def _divisors(self) -> str:
+        """Return the largest divisors of an update's rows up to the requested size."""
         rows = self.rows_per_update
         parts = [part for part in range(min(rows, self.minibatch_rows), 0, -1) if rows % part == 0]
         return " or ".join(map(str, parts[:2]))
@@ -181,21 +184,24 @@ class PolicyConfig:
 
     @property
     def is_one_step(self) -> bool:
-        """Whether an update learns from all its rows at once, and once: then the policy that is
-        judged is the one that learns.
+        """True if an update consists of one optimizer step over all its rows.
+
+        Then the scored policy and the trained policy are the same.
         """
         return self.epochs_per_update == 1 and self.minibatch_rows == self.rows_per_update
 
     @property
     def limits(self) -> Limits:
-        """When to stop."""
+        """Thresholds of the alarms that stop training."""
         return Limits(self.kl_ceiling_nats, self.length_floor_fraction, self.gold_drop)
 
 
 @dataclass(frozen=True)
 class PolicyInputs:
-    """What an algorithm works in, beside its networks and its config. gold: a judge that nothing is
-    learned from. verifier: what the scores come from, where it is one that tells of its verdicts.
+    """Inputs of an algorithm in addition to its networks and its config.
+
+    `gold` is a reward model for monitoring only. `verifier` is the source of the scores if it
+    reports figures on its verdicts.
     """
 
     prompts: Prompts
@@ -206,7 +212,7 @@ class PolicyInputs:
     verifier: FigureSource | None = None
 
     def scoring(self, config: PolicyConfig) -> ScoringConfig:
-        """How a rollout is read: in parts of a minibatch."""
+        """Return how to score a rollout, in chunks of one minibatch."""
         rows = max(1, config.minibatch_rows // self.ranks.data_size)
         return ScoringConfig(
             score=self.score,
@@ -221,27 +227,27 @@ class PolicyInputs:
 
 
 class Algorithm(Protocol[E]):
-    """What PPO and GRPO do each in its own way. numbers: what a checkpoint keeps beside tensors."""
+    """The parts in which PPO and GRPO differ. `numbers` are the scalars of a checkpoint."""
 
     @property
     def state(self) -> TrainingState:
-        """All that learns."""
+        """Return everything that is trained."""
 
     def initial_numbers(self) -> dict[str, float]:
-        """The numbers before the first update."""
+        """Return the numbers before the first update."""
 
     def make_experience(
         self, rollout: Rollout, numbers: dict[str, float]
     ) -> tuple[E, dict[str, float]]:
-        """What to learn from the rollout, and figures about it: means over all ranks."""
+        """Score a rollout; return the training data and figures (means over all ranks)."""
 
     def learn(self, experience: E, update: int, numbers: dict[str, float]) -> dict[str, float]:
-        """All epochs of one update, and figures about them."""
+        """Run all epochs of one update; return figures."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended. exported_update: updates behind the weights that the policy now has."""
+    """Result of training. `exported_update` is the number of updates behind the final weights."""
 
     exported_update: int
     stopped_because: str
@@ -254,10 +260,11 @@ def train(
     prompts: Prompts,
     config: PolicyConfig,
     context: RunContext,
-    engines: Engines,
+    engines: EngineOfUpdate,
 ) -> Outcome:
-    """Learns until config.updates or the first alarm, after which the newest healthy weights are
-    back.
+    """Train until config.updates or the first alarm.
+
+    After an alarm the last healthy weights are restored.
     """
     check_shares(config, context.ranks)
     numbers = {"step": 0.0} | algorithm.initial_numbers()
@@ -265,13 +272,14 @@ def train(
         numbers = algorithm.state.read(checkpoint)
     else:
         context.checkpoints.save(0, partial(algorithm.state.write, numbers=numbers))
-    keep = partial(algorithm.state.write, numbers=numbers)
+    write_state = partial(algorithm.state.write, numbers=numbers)
     for update in range(int(numbers["step"]), config.updates):
-        rollout = sample(engines(update), prompts, update, config, context.ranks)
+        rollout = sample_rollout(engines(update), prompts, update, config, context.ranks)
         refuse_stale(rollout.version, update, config.max_staleness_updates)
         experience, figures = algorithm.make_experience(rollout, numbers)
         note(numbers, figures)
         if reason := alarm(numbers, config.limits):
+            # The figures describe the weights before this update, so checkpoints before it count.
             healthy = context.checkpoints.latest(before=update)
             exported = int(algorithm.state.read(healthy)["step"]) if healthy else update
             return Outcome(exported, f"update {update}: {reason}", numbers)
@@ -281,16 +289,16 @@ def train(
         numbers["step"] = update + 1
         due = (update + 1) % config.checkpoint_every_updates == 0 or update + 1 == config.updates
         if due:
-            for shown in samples(stage, experience, prompts, update):
-                context.samples(shown)
-            context.checkpoints.save(update + 1, keep)
+            for shown_sample in scored_samples(stage, experience, prompts, update):
+                context.samples(shown_sample)
+            context.checkpoints.save(update + 1, write_state)
         context.progress(Progress(stage, update + 1, config.updates, figures))
-        context.stop_if_requested(stage, update + 1, keep, kept=due)
+        context.stop_if_requested(stage, update + 1, write_state, saved=due)
     return Outcome(config.updates, "", numbers)
 
 
 def check_shares(config: PolicyConfig, ranks: Ranks) -> None:
-    """Raises: ConfigError: see require_divisible."""
+    """Check that the workers can share prompts and rows evenly; raises as require_divisible."""
     counts = {
         "prompts_per_update": config.prompts_per_update,
         "minibatch_rows": config.minibatch_rows,
@@ -300,13 +308,13 @@ def check_shares(config: PolicyConfig, ranks: Ranks) -> None:
 
 
 def rollout_engines(
-    policy: Backbone, made_of: Sources, prompts: Prompts, config: PolicyConfig, context: RunContext
-) -> Engines:
-    """The context's samplers, or else the policy itself."""
+    policy: Backbone, sources: Sources, prompts: Prompts, config: PolicyConfig, context: RunContext
+) -> EngineOfUpdate:
+    """Return the remote samplers of the context, or the policy itself without samplers."""
     if context.samplers is None:
         return local_engine(policy, prompts)
     orders = SamplingPlan(
-        made_of,
+        sources,
         prompts.stop_ids,
         config.updates,
         request=lambda update: rollout_request(update, prompts, config, context.ranks),
@@ -317,14 +325,17 @@ def rollout_engines(
     return RemoteSampling(copies, lambda: whole_weights(policy, context.ranks), orders)
 
 
-def local_engine(policy: Backbone, prompts: Prompts) -> Engines:
-    """The policy itself, as it is when an update samples."""
+def local_engine(policy: Backbone, prompts: Prompts) -> EngineOfUpdate:
+    """Sample with the policy in this process, with its weights at that update."""
     return lambda update: GatheredPolicy(CachedEngine(policy, prompts.stop_ids, version_of(update)))
 
 
 @dataclass(frozen=True)
 class GatheredPolicy:
-    """Workers sample different numbers of tokens, so each has all of the policy meanwhile."""
+    """Engine that gathers the whole policy for the time of sampling.
+
+    Workers sample different numbers of tokens and therefore cannot compute a split model in step.
+    """
 
     engine: CachedEngine
 
@@ -336,56 +347,60 @@ class GatheredPolicy:
         temperature: float,
         seeds: Sequence[int],
     ) -> Rollout:
-        """See RolloutEngine."""
+        """Implement `RolloutEngine.sample`."""
         with gathered(self.engine.backbone.decoder):
             return self.engine.sample(token_ids, n, max_new, temperature, seeds)
 
 
-def sample(
+def sample_rollout(
     engine: RolloutEngine, prompts: Prompts, update: int, config: PolicyConfig, ranks: Ranks
 ) -> Rollout:
-    """This rank's responses of the update."""
+    """Return the responses of this rank in an update."""
     with sampling_threads(config.machine):
         rollout = rollout_request(update, prompts, config, ranks).of_engine(engine)
-    asked = [
+    rows = [
         row
-        for row, _ in _drawn(update, prompts, config, ranks)
+        for row, _ in _draw_prompts(update, prompts, config, ranks)
         for _ in range(config.samples_per_prompt)
     ]
-    return replace(rollout, tasks=tuple(prompts.tasks[row] for row in asked))
+    return replace(rollout, tasks=tuple(prompts.tasks[row] for row in rows))
 
 
 def rollout_request(
     update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks
 ) -> SampleRequest:
-    """What this rank asks in an update. Each prompt has its own seed, so neither ranks nor who
-    samples change what is sampled.
+    """Return the prompts and seeds of this rank in an update.
+
+    Each prompt has its own seed, so the responses depend neither on the number of ranks nor on the
+    sampler.
     """
-    drawn = _drawn(update, prompts, config, ranks)
+    drawn = _draw_prompts(update, prompts, config, ranks)
     return SampleRequest.of(
         [prompts.ids[row] for row, _ in drawn],
         config.samples_per_prompt,
         config.max_response_tokens,
         config.temperature,
-        [seed_of(config.seed, "rollout", update, place) for _, place in drawn],
+        [seed_of(config.seed, "rollout", update, index) for _, index in drawn],
     )
 
 
-def _drawn(
+def _draw_prompts(
     update: int, prompts: Prompts, config: PolicyConfig, ranks: Ranks
 ) -> list[tuple[int, int]]:
-    """This rank's prompts of an update, each with its place among those of all ranks."""
+    """Return the prompts of this rank in an update, with their indices among those of all ranks."""
     rows = rows_of_step(update, config.prompts_per_update, len(prompts.ids), config.seed)
-    return ranks.share([(row, place) for place, row in enumerate(rows)])
+    return ranks.share([(row, index) for index, row in enumerate(rows)])
 
 
-def samples(stage: str, experience: Experience, prompts: Prompts, update: int) -> Iterator[Sample]:
-    """A response to each of the first prompts of an update, as it was sampled and scored."""
+def scored_samples(
+    stage: str, experience: Experience, prompts: Prompts, update: int
+) -> Iterator[Sample]:
+    """Yield one scored response to each of the first prompts of an update."""
     scores = experience.scores_B[:: experience.rollout.copies].tolist()
-    for (asked, said), score in zip(
-        experience.rollout.read(prompts.decode, SHOWN), scores, strict=False
+    for (prompt, response), score in zip(
+        experience.rollout.read(prompts.decode, SHOWN_PROMPTS), scores, strict=False
     ):
-        yield Sample(stage, update + 1, asked, said, score)
+        yield Sample(stage, update + 1, prompt, response, score)
 
 
 def train_epochs(
@@ -396,25 +411,26 @@ def train_epochs(
     update: int,
     ranks: Ranks,
 ) -> dict[str, float]:
-    """Shuffled minibatches, epoch after epoch.
+    """Run the epochs of an update over shuffled minibatches.
 
     Args:
-        step: learns from a minibatch, given its number in the update; returns minibatch_sums() it.
+        step: takes a minibatch and its number in the update, and makes one optimizer step; returns
+            its minibatch_sums.
         losses: names of the losses in those sums.
 
     Returns:
         minibatches, clip_fraction and approximate_kl (means over tokens), and each loss (mean over
-        minibatches).
+            minibatches).
     """
     live_B = experience.mask_BR.any(dim=1)
     rows = config.minibatch_rows // ranks.data_size
-    totals, taken, drifted = torch.zeros(3 + len(losses)), 0, False
+    totals, steps, drifted = torch.zeros(3 + len(losses)), 0, False
     for epoch in range(config.epochs_per_update):
         for index in minibatches(
             live_B, rows, seed_of(config.seed, "minibatches", update, epoch), ranks
         ):
-            sums = ranks.sum(step(experience.rows(index), taken))
-            totals, taken = totals + sums, taken + 1
+            sums = ranks.sum(step(experience.rows(index), steps))
+            totals, steps = totals + sums, steps + 1
             drifted = (
                 config.early_stop_nats is not None
                 and float(sums[2] / sums[0]) > config.early_stop_nats
@@ -424,15 +440,18 @@ def train_epochs(
         if drifted:
             break
     tokens, clipped, approximate_kl, *summed = totals.tolist()
-    figures = {name: total / max(1, taken) for name, total in zip(losses, summed, strict=True)}
+    figures = {name: total / max(1, steps) for name, total in zip(losses, summed, strict=True)}
     means = {
         "clip_fraction": clipped / max(1, tokens),
         "approximate_kl": approximate_kl / max(1, tokens),
     }
-    return figures | means | {"minibatches": float(taken)}
+    return figures | means | {"minibatches": float(steps)}
 
 
 def minibatch_sums(mask_BR: Tensor, policy: PolicyLoss, *losses: Tensor) -> Tensor:
-    """This rank's part of a minibatch: tokens, clipped tokens, approximate KL, then the losses."""
+    """Return the sums of this rank over a minibatch.
+
+    In order: tokens, clipped tokens, approximate KL, losses.
+    """
     numbers = (mask_BR.sum(), policy.clipped_tokens, policy.approximate_kl_sum, *losses)
     return torch.stack([number.detach().float() for number in numbers])

@@ -1,6 +1,4 @@
-"""How long a row may be: no longer than the positions that the model has learned, or was trained
-for.
-"""
+"""Check of row lengths against the positions that a model was trained with."""
 
 from __future__ import annotations
 
@@ -11,15 +9,17 @@ from training.stages.context import ConfigError
 
 
 def require_positions(model_directory: Path, **lengths: int) -> None:
-    """Longer rows are an error in the middle of a run where positions are learned, and badly read
-    where they are rotated.
+    """Check that rows of these lengths fit the positions of the model.
+
+    Longer rows fail in the middle of a run if positions are learned, and degrade the output if they
+    are rotated.
 
     Args:
-        lengths: parts of a row in tokens, by the fields that bound them.
+        lengths: parts of a row in tokens, by the config fields that limit them.
 
     Raises:
-        ConfigError: together they are longer than the model's positions; names the fields.
-        ModelConfigError, CheckpointError: see read_config.
+        ConfigError: the sum exceeds the model's positions; names the fields.
+        ModelConfigError, CheckpointError: as raised by read_config.
     """
     tokens, known = sum(lengths.values()), read_config(model_directory).max_positions
     if tokens > known:

@@ -1,8 +1,11 @@
-"""PPO: every token is judged by a critic that learns beside the policy, and drifting from the
-starting policy costs reward.
+"""PPO (arXiv 1707.06347): a critic estimates the value of every token and is trained with the
+policy.
 
-`run` opens files; `Ppo` is what makes the loop PPO (policy_loop.py has sampling, alarms and
-checkpoints): read `make_experience`, then `learn`.
+Divergence from the initial policy lowers the reward (KL penalty, arXiv 1909.08593). `run` opens
+files. `Ppo` is the part of the loop that is specific to PPO: read `make_experience`, then `learn`.
+Sampling, alarms and checkpoints are in policy_loop.py.
+
+Shapes: B rows (responses), R response columns, T columns of prompt and response.
 """
 
 from __future__ import annotations
@@ -63,18 +66,18 @@ STAGE = "ppo"
 
 @dataclass(frozen=True)
 class PpoConfig(PolicyConfig):
-    """See PolicyConfig.
+    """Configuration of PPO; common fields in PolicyConfig.
 
     Attributes:
-        clip: how far the ratio of new to old policy may leave 1 before a token teaches no more; in
-            (0, 1)
-        value_clip: how far a value may leave its old one before it teaches the critic no more;
+        clip: distance of the ratio of new to old policy from 1 beyond which a token has no
+            gradient; in (0, 1)
+        value_clip: distance of a value from its old value beyond which a token does not train the
+            critic; above 0
+        reward: reward of a response
+        kl: cost of divergence from the reference
+        kl_ceiling_nats: KL to the reference, in nats per response, above which training stops;
             above 0
-        reward: of a response
-        kl: what drifting from the reference costs
-        kl_ceiling_nats: KL to the reference, in nats a response, above which training stops; above
-            0
-        critic_optimizer: of the critic
+        critic_optimizer: optimizer of the critic
     """
 
     clip: OpenFraction = 0.2
@@ -86,20 +89,21 @@ class PpoConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = MAX_RELATIVE_ERROR * self.rows_per_update
-        if self.kl.target_nats is not None and self.kl.horizon_samples <= least:
+        # next_beta changes beta by at most MAX_RELATIVE_ERROR * rows / horizon of itself.
+        minimum = MAX_RELATIVE_ERROR * self.rows_per_update
+        if self.kl.target_nats is not None and self.kl.horizon_samples <= minimum:
             raise ConfigError(
-                f"kl.horizon_samples: {self.kl.horizon_samples} is not above {least:g}, as one update of "
-                f"{self.rows_per_update} rows could take beta to 0 or below",
+                f"kl.horizon_samples: {self.kl.horizon_samples} is not above {minimum:g}: one "
+                f"update of {self.rows_per_update} rows could lower beta to 0 or below",
                 field="kl.horizon_samples",
                 reason="TOO_SMALL",
-                limit=f"above {least:g}",
+                limit=f"above {minimum:g}",
             )
 
 
 @dataclass(frozen=True)
 class PpoExperience(Experience):
-    """Advantages are whitened over the batch of all ranks. [B, R], 0 where masked."""
+    """Experience of PPO, [B, R], 0 where masked. Advantages are whitened over all ranks."""
 
     old_values_BR: Tensor
     returns_BR: Tensor
@@ -107,7 +111,7 @@ class PpoExperience(Experience):
 
 @dataclass(frozen=True)
 class PpoNetworks:
-    """Policy and critic learn, the reference does not."""
+    """Networks of PPO. Policy and critic are trained, the reference is frozen."""
 
     policy: Backbone
     reference: Backbone
@@ -117,12 +121,11 @@ class PpoNetworks:
 def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
-    Progress metrics, every update: score, reward, kl, beta, entropy, clip_fraction, approximate_kl,
-    eos_rate, response_tokens, explained_variance, policy_loss, value_loss, minibatches,
-    gradient_norm and critic_gradient_norm (of the last one), sampler_mismatch, sampler_kl,
-    learning_rate; sft_loss with sft_mix; importance and importance_capped with importance_cap;
-    gold_score with a judge.
-    Report: publish_policy().
+    Progress metrics of every update: score, reward, kl, beta, entropy, clip_fraction,
+    approximate_kl, eos_rate, response_tokens, explained_variance, policy_loss, value_loss,
+    minibatches, gradient_norm and critic_gradient_norm (of the last minibatch), sampler_mismatch,
+    sampler_kl, learning_rate; sft_loss with sft_mix; importance and importance_capped with
+    importance_cap; gold_score with a judge. Report: see publish_policy.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -130,10 +133,10 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
     autocast = configure_device(config.machine)
     context = arrange_context(config.parallelism, context, autocast)
     prompts = read_data(config, load_chat(config.model_directory))
-    made_of = network_sources(config, prompts.vocabulary)
-    opened = open_networks(made_of, with_reference=True)
+    sources = network_sources(config, prompts.vocabulary)
+    opened = open_networks(sources, with_reference=True)
     assert opened.reference is not None
-    networks = PpoNetworks(opened.policy, opened.reference, open_critic(opened, made_of))
+    networks = PpoNetworks(opened.policy, opened.reference, open_critic(opened, sources))
     if config.checkpoint_activations:
         checkpoint_activations(networks.policy.decoder, networks.critic.backbone.decoder)
     distribute_views((*opened.views, networks.critic.backbone), context.ranks)
@@ -150,7 +153,7 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
         prompts,
         config,
         context,
-        rollout_engines(networks.policy, made_of, prompts, config, context),
+        rollout_engines(networks.policy, sources, prompts, config, context),
     )
     return publish_policy(config, context, networks.policy, prompts, outcome)
 
@@ -158,14 +161,14 @@ def run(config: PpoConfig, context: RunContext, verifier: Verifier | None = None
 class Ppo:
     """Policy and critic with their optimizers."""
 
-    def __init__(self, networks: PpoNetworks, config: PpoConfig, setting: PolicyInputs) -> None:
-        self._networks, self._config, self._setting, self._ranks = (
+    def __init__(self, networks: PpoNetworks, config: PpoConfig, inputs: PolicyInputs) -> None:
+        self._networks, self._config, self._inputs, self._ranks = (
             networks,
             config,
-            setting,
-            setting.ranks,
+            inputs,
+            inputs.ranks,
         )
-        self._scoring = setting.scoring(config)
+        self._scoring = inputs.scoring(config)
         self._policy = Learner(
             networks.policy.named_parameters(), config.policy_optimizer, config.updates, self._ranks
         )
@@ -179,49 +182,58 @@ class Ppo:
         )
 
     def initial_numbers(self) -> dict[str, float]:
-        """beta is adjusted from update to update."""
+        """Return the initial beta, which changes from update to update."""
         return {"beta": self._config.kl.initial}
 
     @torch.no_grad()
     def make_experience(
         self, rollout: Rollout, numbers: dict[str, float]
     ) -> tuple[PpoExperience, dict[str, float]]:
-        """Score on the last token, KL cost on every one, values of the critic; then advantages and
-        returns.
+        """Score the rollout, then compute advantages and returns.
+
+        The score is paid at the last token, the KL penalty at every token.
         """
         shape, mask_BR, networks = self._config.reward, rollout.response_mask_BR, self._networks
-        with self._setting.autocast():
-            values_BR = self._values(rollout)  # first: opinions may keep the policy's graph
-            said = score_rollout(networks.policy, networks.reference, rollout, self._scoring)
-        assert said.reference_BR is not None
-        shaped_B = response_scores(
-            said.scores_B, rollout.ended_B, shape.missing_eos_penalty, shape.score_clip
+        with self._inputs.autocast():
+            # Values come first: with one step per update the scoring retains the policy's graph,
+            # and the critic's forward pass on top of that would raise the peak of memory.
+            values_BR = self._values(rollout)
+            scores = score_rollout(networks.policy, networks.reference, rollout, self._scoring)
+        assert scores.reference_BR is not None
+        shaped_scores_B = response_scores(
+            scores.scores_B, rollout.ended_B, shape.missing_eos_penalty, shape.score_clip
         )
+        # The KL penalty is k1, the plain log-ratio, which is unbiased as a reward. The score is
+        # added at the last real token, where the reward model has read the whole response.
         rewards_BR = token_rewards(
-            shaped_B, said.log_probs_BR, said.reference_BR, mask_BR, numbers["beta"]
+            shaped_scores_B, scores.log_probs_BR, scores.reference_BR, mask_BR, numbers["beta"]
         )
+        # GAE needs raw rewards and values. Only afterwards are advantages whitened, so that the
+        # returns, which are the critic's targets, keep their scale.
         advantages_BR, returns_BR = gae(
             rewards_BR, values_BR, mask_BR, shape.discount, shape.gae_lambda
         )
         experience = PpoExperience(
             rollout=rollout,
             mask_BR=mask_BR,
-            old_log_probs_BR=said.log_probs_BR,
+            old_log_probs_BR=scores.log_probs_BR,
             advantages_BR=whiten(advantages_BR, mask_BR, self._ranks),
-            correction_BR=said.correction_BR,
-            scores_B=said.scores_B,
-            fresh_BR=said.fresh_BR,
+            correction_BR=scores.correction_BR,
+            scores_B=scores.scores_B,
+            fresh_BR=scores.fresh_BR,
             old_values_BR=values_BR,
             returns_BR=returns_BR,
         )
-        more = batch_means({"reward": rewards_BR.sum(1)}, self._ranks)
-        more["explained_variance"] = explained_variance(values_BR, returns_BR, mask_BR, self._ranks)
-        return experience, said.figures | more
+        figures = batch_means({"reward": rewards_BR.sum(1)}, self._ranks)
+        figures["explained_variance"] = explained_variance(
+            values_BR, returns_BR, mask_BR, self._ranks
+        )
+        return experience, scores.figures | figures
 
     def learn(
         self, experience: PpoExperience, update: int, numbers: dict[str, float]
     ) -> dict[str, float]:
-        """Several epochs; then beta follows the KL that was measured."""
+        """Run the epochs of an update, then adapt beta to the measured KL."""
         config, beta = self._config, numbers["beta"]
         losses = (
             ("policy_loss", "value_loss", "sft_loss")
@@ -230,12 +242,13 @@ class Ppo:
         )
         figures = train_epochs(
             experience,
-            lambda part, place: self._step(part, update, place),
+            lambda minibatch, index: self._step(minibatch, update, index),
             losses,
             config,
             update,
             self._ranks,
         )
+        # Once per update and after its steps: every minibatch of an update has the same reward.
         numbers["beta"] = next_beta(beta, numbers["last_kl"], config.rows_per_update, config.kl)
         norms = {
             "gradient_norm": self._policy.gradient_norm,
@@ -243,50 +256,58 @@ class Ppo:
         }
         return figures | norms | {"beta": beta, "learning_rate": self._policy.rate(update)}
 
-    def _step(self, part: PpoExperience, update: int, place: int) -> Tensor:
-        """One minibatch of both networks. Their losses touch no common parameter, so each has its
-        own backward.
-        """
+    def _step(self, minibatch: PpoExperience, update: int, index: int) -> Tensor:
+        """Make one optimizer step of policy and critic on a minibatch."""
         config = self._config
-        weights_BR = token_weights(part.mask_BR, self._ranks)
-        with self._setting.autocast():
-            log_probs_BR = fresh_log_probs(self._networks.policy, part, config.temperature)
+        weights_BR = token_weights(minibatch.mask_BR, self._ranks)
+        with self._inputs.autocast():
+            log_probs_BR = fresh_log_probs(self._networks.policy, minibatch, config.temperature)
+        # The old log-probs are the trainer's own. The correction is the capped importance weight of
+        # trainer over sampler, so that it multiplies the token weight and not the ratio.
         policy = policy_loss(
             log_probs_BR,
-            part.old_log_probs_BR,
-            part.advantages_BR,
-            weights_BR * part.correction_BR,
+            minibatch.old_log_probs_BR,
+            minibatch.advantages_BR,
+            weights_BR * minibatch.correction_BR,
             Clip(config.clip, config.clip),
         )
+        # Policy and critic have no trained parameter in common, so each loss has its own backward
+        # pass, which frees its activations before the next forward pass.
         torch.autograd.backward(policy.loss)
-        with self._setting.autocast():
-            states_BT = self._networks.critic.everywhere(part.rollout.ids_BT, part.rollout.mask_BT)
-        values_BR = before_response(states_BT, part.rollout)
+        with self._inputs.autocast():
+            states_BT = self._networks.critic.everywhere(
+                minibatch.rollout.ids_BT, minibatch.rollout.mask_BT
+            )
+        # The value at column t belongs to the state before token t: without this shift the critic
+        # would see the token that it is to judge.
+        values_BR = before_response(states_BT, minibatch.rollout)
         value = value_loss(
-            values_BR, part.old_values_BR, part.returns_BR, weights_BR, config.value_clip
+            values_BR, minibatch.old_values_BR, minibatch.returns_BR, weights_BR, config.value_clip
         )
         torch.autograd.backward(value)
         losses = [policy.loss, value]
         if config.sft_mix is not None:
             mixed = (
-                self._setting.prompts.mixed,
+                self._inputs.prompts.mixed,
                 config.sft_mix,
-                (config.seed, update, place),
+                (config.seed, update, index),
                 self._ranks,
             )
-            with self._setting.autocast():
+            with self._inputs.autocast():
                 losses.append(mixed_loss(self._networks.policy, *mixed))
             torch.autograd.backward(losses[-1])
 
-        def at() -> str:
+        def position() -> str:
             return f"update {update + 1}, policy loss {policy.loss:.4g}, value loss {value:.4g}"
 
-        self._policy.step(update, at)
-        self._critic.step(update, at)
-        return minibatch_sums(part.mask_BR, policy, *losses)
+        self._policy.step(update, position)
+        self._critic.step(update, position)
+        return minibatch_sums(minibatch.mask_BR, policy, *losses)
 
     def _values(self, rollout: Rollout) -> Tensor:
-        """The critic's value of the state before each response token, [B, R], 0 where masked."""
+        """Return the critic's value of the state before each response token, [B, R], 0 where
+        masked.
+        """
         parts = []
         for rows in row_chunks(rollout, self._scoring.rows):
             part = rollout.rows(rows)

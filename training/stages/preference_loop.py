@@ -1,9 +1,8 @@
-"""The loop that DPO and KTO are: take a step, now and then look at responses to held-out prompts,
-and stop where they collapse. What is learned from a row, pairs or thumbs, stands in dpo.py and
-kto.py.
+"""The loop that DPO and KTO share: optimizer steps, and measurements on held-out prompts.
 
-Each step is a function of the state before it and of (seed, step), so a killed run goes on bit by
-bit.
+Training stops if responses collapse. The losses for pairs and for thumbs are in dpo.py and kto.py.
+Each step is a function of the previous state and of (seed, step), so an interrupted run resumes
+with the same bits.
 """
 
 from __future__ import annotations
@@ -28,30 +27,32 @@ from training.stages.context import ConfigError, Lineage, Machine, Progress, Run
 from training.stages.machine import Autocast, sampling_threads
 from training.stages.state import TrainingState
 
-SHOWN = 4  # held-out prompts whose answers stand on the run's page
+SHOWN_PROMPTS = 4  # held-out prompts whose answers the report shows
 
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """output_directory becomes a model directory; with `lora` the adapter is merged into it and
-    kept apart under adapter/.
+    """Configuration that DPO and KTO share.
+
+    output_directory becomes a model directory. With `lora` the adapter is merged into the model and
+    also written to adapter/.
 
     Attributes:
-        beta: penalty for leaving the reference, above 0; smaller goes further
+        beta: penalty for divergence from the reference, above 0; smaller values allow more
         epochs: passes over the rows, at least 1
-        max_tokens: of prompt and response together, at least 1; rows with a longer one are dropped
-            and counted
-        optimizer: of all that learns
-        lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data
-            uses; only with lora; none: all of them
-        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        held_out_fraction: share of the prompts, never of the rows, that is measured and never
+        max_tokens: tokens of prompt and response together, at least 1; rows with longer responses
+            are dropped and counted
+        optimizer: optimizer of all trained weights
+        lora: low-rank adapters in place of all weights; none: all weights are trained
+        vocabulary_rows: number of embedding rows to train with, at least 1 and all that the data
+            uses; only with lora; none: all rows
+        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
+        held_out_fraction: share of the prompts, not of the rows, that is measured and never
             learned; in (0, 1)
-        watch: what is sampled at each checkpoint, and when to stop
-        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the
-            next; at least 1
-        seed: of the order of rows, of what is held out, and of all that is drawn
+        watch: samples at each checkpoint, and limits for stopping
+        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
+            at least 1
+        seed: seed for the order of rows, the held-out rows and all random numbers
         machine: threads, number type and device
         parallelism: how workers share the policy and its reference
     """
@@ -78,21 +79,21 @@ class PreferenceConfig:
         check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError(
-                "vocabulary_rows: only with lora, full training would lose the other rows",
+                "vocabulary_rows: needs lora, as full training would lose the other rows",
                 field="vocabulary_rows",
                 reason="CONFLICT",
             )
 
 
 class Row(Protocol):
-    """What somebody said of a response, or of two to one prompt."""
+    """A rated response, or two compared responses to one prompt."""
 
     @property
     def examples(self) -> Sequence[TokenisedExample]:
-        """The responses, each after the prompt."""
+        """Return the responses, each with its prompt."""
 
     def narrowed(self, vocabulary: VocabularyMap) -> Self:
-        """The same in dense ids."""
+        """Return the same row in dense ids."""
 
 
 R = TypeVar("R", bound=Row)
@@ -100,9 +101,7 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Preferences(Generic[R]):
-    """The data of a run, split once, by prompt, in the ids that the model is trained with. decode:
-    those as people read them.
-    """
+    """Data of a run, split once by prompt, in training ids. `decode` turns these ids into text."""
 
     train: list[R]
     held_out: list[R]
@@ -112,7 +111,7 @@ class Preferences(Generic[R]):
     decode: Callable[[Sequence[int]], str] = str
 
     def trimmed(self, model_directory: Path, vocabulary_rows: int) -> Self:
-        """The same in dense ids, of so many rows of the embedding."""
+        """Return the same data in dense ids of a vocabulary with this number of rows."""
         examples = [example for row in (*self.train, *self.held_out) for example in row.examples]
         used = {
             *self.stop_ids,
@@ -123,33 +122,33 @@ class Preferences(Generic[R]):
             [row.narrowed(vocabulary) for row in part] for part in (self.train, self.held_out)
         )
         stop_ids = tuple(vocabulary.narrow(self.stop_ids))
-        changed = replace(
+        dense = replace(
             self, train=train, held_out=held_out, stop_ids=stop_ids, vocabulary=vocabulary
         )
-        return replace(changed, decode=lambda ids: self.decode(vocabulary.widen(ids)))
+        return replace(dense, decode=lambda ids: self.decode(vocabulary.widen(ids)))
 
 
 def watched_prompts(
     data: Preferences[R], config: WatchConfig, positions: int
 ) -> list[tuple[int, ...]]:
-    """The first held-out prompts that leave room for a response.
+    """Return the first held-out prompts with enough positions for a response.
 
     Raises:
-        ConfigError: none does.
+        ConfigError: no prompt has enough positions.
     """
     prompts = list(dict.fromkeys(row.examples[0].prompt for row in data.held_out))
-    with_room = [
+    fitting = [
         prompt for prompt in prompts if len(prompt) + config.max_response_tokens <= positions
     ]
-    if not with_room:
+    if not fitting:
         raise ConfigError(
-            f"watch.max_response_tokens: {config.max_response_tokens} after any of the {len(prompts)} held-out prompts "
-            f"is above {positions}, the model's positions",
+            f"watch.max_response_tokens: {config.max_response_tokens} after any of the "
+            f"{len(prompts)} held-out prompts exceeds the {positions} positions of the model",
             field="watch.max_response_tokens",
             reason="TOO_LARGE",
             limit=f"at most {positions} with a prompt",
         )
-    return with_room[: config.prompts]
+    return fitting[: config.prompts]
 
 
 def train_on_preferences(
@@ -157,24 +156,24 @@ def train_on_preferences(
     models: PolicyAndReference,
     batch_rows: int,
     learn: Callable[[Sequence[R]], dict[str, float]],
-    examine: Callable[[], dict[str, float]],
+    evaluate_held_out: Callable[[], dict[str, float]],
     stage: str,
     config: PreferenceConfig,
     context: RunContext,
     autocast: Autocast,
 ) -> tuple[dict[str, float], str]:
-    """Changes the policy; ends after all steps, or when responses collapse: then with the last
-    healthy weights.
+    """Train the policy until all steps are done or responses collapse.
+
+    After a collapse the last healthy weights are restored.
 
     Args:
-        batch_rows: a step, all workers together.
-        learn: adds the gradient of a step's rows, of which each worker takes its share; returns
-            figures of all ranks, `loss` among them.
-        examine: figures of the policy on held-out rows.
+        batch_rows: rows per step, all workers together.
+        learn: adds the gradient of the rows of a step, of which each worker takes its share;
+            returns figures of all ranks, including `loss`.
+        evaluate_held_out: returns figures of the policy on held-out rows.
 
     Returns:
-        figures of the policy as it is now, `step` among them; and why training stopped before its
-        end, or "".
+        figures of the final policy, including `step`; and the reason for an early stop, or "".
     """
     total_steps = steps_for(config.epochs, batch_rows, len(data.train))
     learner = Learner(
@@ -186,22 +185,22 @@ def train_on_preferences(
         config.watch, watched_prompts(data, config.watch, positions), data.stop_ids, config.seed
     )
 
-    def look(step: int) -> dict[str, float]:
-        figures = examine()
+    def evaluate(step: int) -> dict[str, float]:
+        figures = evaluate_held_out()
         with sampling_threads(config.machine), gathered(models.policy.decoder):
-            seen, rollout = watch.look(models, context.ranks, autocast)
-        for asked, said in rollout.read(data.decode, SHOWN):
-            context.samples(Sample(stage, step, asked, said))
-        return figures | seen
+            sample_figures, rollout = watch.look(models, context.ranks, autocast)
+        for prompt, response in rollout.read(data.decode, SHOWN_PROMPTS):
+            context.samples(Sample(stage, step, prompt, response))
+        return figures | sample_figures
 
     if checkpoint := context.checkpoints.latest():
         numbers = state.read(checkpoint)
     else:
-        numbers = {"step": 0, **look(0)}
+        numbers = {"step": 0, **evaluate(0)}
         numbers["response_tokens_before"] = numbers["response_tokens"]
         context.checkpoints.save(0, partial(state.write, numbers=numbers))
 
-    keep = partial(state.write, numbers=numbers)
+    write_state = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         metrics = learn(
             [
@@ -213,14 +212,14 @@ def train_on_preferences(
         numbers["step"] = step + 1
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
         if due:
-            figures = look(step + 1)
+            figures = evaluate(step + 1)
             metrics |= figures
             if reason := watch.alarm(numbers["response_tokens_before"], figures):
                 context.progress(Progress(stage, step + 1, total_steps, metrics))
                 healthy = context.checkpoints.latest(before=step + 1)
                 return (state.read(healthy) if healthy else numbers), f"step {step + 1}: {reason}"
             numbers.update(figures)
-            context.checkpoints.save(step + 1, keep)
+            context.checkpoints.save(step + 1, write_state)
         context.progress(Progress(stage, step + 1, total_steps, metrics))
-        context.stop_if_requested(stage, step + 1, keep, kept=due)
+        context.stop_if_requested(stage, step + 1, write_state, saved=due)
     return numbers, ""

@@ -1,8 +1,8 @@
-"""Pre-training a decoder from nothing on plain text.
+"""Pre-train a decoder with random initial weights on plain text.
 
-Read `run` from top to bottom; everything else here is a step of it. Texts come as token shards
-(data/token_shards.py). The order of rows, samples and first weights are functions of the seed and
-the step, so a run that was killed ends with the same bits.
+Read `run` from top to bottom; the other functions are its parts. Texts come as token shards
+(data/token_shards.py). The order of rows, the samples and the initial weights are functions of the
+seed and the step, so an interrupted run ends with the same bits.
 """
 
 from __future__ import annotations
@@ -43,22 +43,21 @@ from training.stages.machine import Autocast, configure_device, sampling_threads
 from training.stages.state import TrainingState
 
 STAGE = "pretrain"
-OPENING, OPENING_TOKENS = (
-    re.compile(r"\S+(?:\s+\S+){0,3}"),
-    64,
-)  # four words, and tokens that are enough for them
+OPENING = re.compile(r"\S+(?:\s+\S+){0,3}")  # four words
+OPENING_TOKENS = 64  # enough for four words
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What is sampled at each checkpoint: always with the same seeds, so that samples over time
-    differ by the model alone.
+    """Samples at each checkpoint.
+
+    The seeds are always the same, so that samples over time differ only by the model.
 
     Attributes:
-        prompts: beginnings that it goes on with, commas between
-        openings: of so many held-out texts, as prompts too; at least 0
-        max_tokens: of each continuation, at least 1
-        temperature: of sampling, at least 0; 0: the likeliest token
+        prompts: beginnings to continue, separated by commas
+        openings: number of held-out texts whose openings are prompts too; at least 0
+        max_tokens: tokens of each continuation, at least 1
+        temperature: sampling temperature, at least 0; 0: the most probable token
     """
 
     prompts: tuple[str, ...] = ()
@@ -72,25 +71,26 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """shards_directory: of training.data.token_shards. model_json: config.json to build
-    (training.model.config.llama_json).
+    """Configuration of pre-training.
+
+    shards_directory: output of training.data.token_shards. model_json: config.json of the model to
+    build (training.model.config.llama_json).
 
     Attributes:
-        steps: of the optimizer, in the whole run; at least 1
-        batch_rows: rows a step, all workers together; at least 1
-        microbatch_rows: rows in one forward, at least 1; fewer take less memory, and change nothing
-            else
-        context_tokens: of a row, at least 2, and at most what the model's positions allow
-        packing: documents: a token sees its own text alone; stream: a text may see the ones before
-            it
-        optimizer: of all that learns
-        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        evaluate_every_steps: steps from one measurement of bits per byte to the next, at least 1;
-            none: never
-        evaluation_tokens: of the held-out texts, the first ones, that are measured; at least 1
-        samples: what is written at each checkpoint
-        checkpoint_every_steps: steps from one checkpoint to the next, at least 1
-        seed: of the order of rows, and of all that is drawn
+        steps: optimizer steps of the whole run, at least 1
+        batch_rows: rows per step, all workers together; at least 1
+        microbatch_rows: rows per forward pass, at least 1; fewer need less memory, with equal
+            results
+        context_tokens: tokens of a row, at least 2, and at most the positions of the model
+        packing: documents: a token sees only its own text; stream: a text may see the preceding
+            texts
+        optimizer: optimizer of all trained weights
+        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
+        evaluate_every_steps: steps between measurements of bits per byte, at least 1; none: never
+        evaluation_tokens: number of the first held-out tokens to measure, at least 1
+        samples: texts that are generated at each checkpoint
+        checkpoint_every_steps: steps between checkpoints, at least 1
+        seed: seed for the order of rows and all random numbers
         machine: threads, number type and device
         parallelism: how workers share the model
     """
@@ -127,14 +127,14 @@ class PretrainConfig:
             )
         if self.parallelism.pipeline > 1 and (self.samples.prompts or self.samples.openings):
             raise ConfigError(
-                "samples: a token runs through all layers before the next, which a pipeline does not do",
+                "samples: a pipeline does not support sampling",
                 field="samples",
                 reason="CONFLICT",
             )
         longest = parse_config(self.model_json).max_positions
         if not 2 <= self.context_tokens <= longest:
             raise ConfigError(
-                f"context_tokens: {self.context_tokens} is not in [2, {longest}], the model's positions",
+                f"context_tokens: {self.context_tokens} is not in [2, {longest}] (model positions)",
                 field="context_tokens",
                 reason="OUT_OF_RANGE",
                 limit=f"in [2, {longest}]",
@@ -143,7 +143,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to learn from, rows to be measured by, and what begins a document."""
+    """Training rows, rows for evaluation, and the ids at the beginning of a document."""
 
     train: PackedRows
     held_out: PackedRows
@@ -154,13 +154,14 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
     Progress metrics: loss, learning_rate, gradient_norm, tokens (predicted in the step),
-    tokens_per_second, memory_bytes; bits_per_byte of held-out texts where they are measured.
+    tokens_per_second, memory_bytes; bits_per_byte of held-out texts when measured.
+
     Report: documents, tokens and bytes in the data, left_over_tokens, steps, loss (of the last
-        step), bits_per_byte, parameters.
+    step), bits_per_byte, parameters.
 
     Raises:
-        NonFiniteError: loss and gradient are NaN or infinite; the last checkpoint is the last good
-            one.
+        NonFiniteError: loss or gradient is NaN or infinite; the last checkpoint is the last good
+            state.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -182,16 +183,21 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
 
     checkpoint = context.checkpoints.latest()
     numbers = state.read(checkpoint) if checkpoint else {"step": 0, "loss": 0.0}
-    keep = partial(state.write, numbers=numbers)
+    write_state = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), config.steps):
         started, last = time.perf_counter(), step + 1 == config.steps
         rows = rows_of_step(step, config.batch_rows, len(data.train), config.seed)
         loss, tokens = accumulate(
             decoder, data.train, rows, config.microbatch_rows, autocast, context.ranks
         )
-        moved = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
+        step_figures = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
         numbers.update(step=step + 1, loss=loss)
-        metrics = {"loss": loss, **moved, "tokens": float(tokens), **step_usage(tokens, started)}
+        metrics = {
+            "loss": loss,
+            **step_figures,
+            "tokens": float(tokens),
+            **step_usage(tokens, started),
+        }
         if config.evaluate_every_steps and (last or (step + 1) % config.evaluate_every_steps == 0):
             surprise = measure(
                 decoder, data.held_out, config.microbatch_rows, autocast, context.ranks
@@ -201,9 +207,9 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
         if due:
             for sample in write_samples(decoder, data, step + 1, config, autocast):
                 context.samples(sample)
-            context.checkpoints.save(step + 1, keep)
+            context.checkpoints.save(step + 1, write_state)
         context.progress(Progress(STAGE, step + 1, config.steps, metrics))
-        context.stop_if_requested(STAGE, step + 1, keep, kept=due)
+        context.stop_if_requested(STAGE, step + 1, write_state, saved=due)
 
     assemble(decoder, context.ranks)
     return publish(
@@ -227,12 +233,12 @@ def run(config: PretrainConfig, context: RunContext) -> Manifest:
 
 
 def open_data(config: PretrainConfig) -> Data:
-    """The shards as rows.
+    """Open the shards as rows.
 
     Raises:
-        ShardError: they are not what the config says.
-        ConfigError: there is no row to learn from, nothing to measure by, an id that the model has
-            not, or nothing to sample from.
+        ShardError: the shards differ from the config.
+        ConfigError: the data has no training row, nothing for evaluation, an id outside the
+            vocabulary, or no start token for sampling.
     """
     shards: Shards = open_shards(config.shards_directory, config.tokenizer_directory)
     known = parse_config(config.model_json).vocab_size
@@ -246,7 +252,8 @@ def open_data(config: PretrainConfig) -> Data:
     train = PackedRows(shards.train, config.context_tokens, config.packing)
     if len(train) == 0:
         raise ConfigError(
-            f"context_tokens: {config.context_tokens}, but the data has {shards.train.tokens} tokens",
+            f"context_tokens: {config.context_tokens} exceeds the {shards.train.tokens} tokens of "
+            "the data",
             field="context_tokens",
             reason="TOO_LARGE",
             limit=f"at most {shards.train.tokens}",
@@ -259,14 +266,15 @@ def open_data(config: PretrainConfig) -> Data:
         )
     if config.evaluate_every_steps and not shards.begin_ids:
         raise ConfigError(
-            f"evaluate_every_steps: {config.evaluate_every_steps}, but the shards' documents begin without a token of their "
-            "own: their first tokens are never predicted, so bits per byte would be too low",
+            f"evaluate_every_steps: {config.evaluate_every_steps}, but the documents of the shards "
+            "have no start token: their first tokens are never predicted, so bits per byte would "
+            "be too low",
             field="evaluate_every_steps",
             reason="CONFLICT",
         )
     if "" in config.samples.prompts and not shards.begin_ids:
         raise ConfigError(
-            "samples: an empty prompt, but the shards' documents begin without a token of their own",
+            "samples: an empty prompt needs shards with a start token",
             field="samples.prompts",
             reason="EMPTY",
         )
@@ -282,8 +290,10 @@ def accumulate(
     autocast: Autocast,
     ranks: Ranks,
 ) -> tuple[float, int]:
-    """Add the gradient of these rows' loss; return the loss of all ranks together, and how many
-    tokens it is the mean of.
+    """Add the gradient of the loss of these rows.
+
+    Returns:
+        the mean loss of all ranks together, and the number of predicted tokens.
     """
     mine = ranks.share(rows)
     batches = [
@@ -303,7 +313,7 @@ def accumulate(
 
 
 def openings(texts: TokenStream, count: int, chat: Chat) -> Iterator[str]:
-    """How the first of these texts begin, as a person would begin them: a few words each."""
+    """Yield the first words of these texts, as a user would begin them."""
     for begin, end in list(pairwise(texts.token_begins.tolist()))[:count]:
         if words := OPENING.match(
             chat.decode(texts.read(begin, min(end, begin + OPENING_TOKENS)).tolist())
@@ -314,19 +324,19 @@ def openings(texts: TokenStream, count: int, chat: Chat) -> Iterator[str]:
 def write_samples(
     decoder: Decoder, data: Data, step: int, config: PretrainConfig, autocast: Autocast
 ) -> Iterator[Sample]:
-    """What the model makes of each prompt, computed as it is trained. Every rank samples: where the
-    model is shared out, all are needed.
+    """Yield a continuation of each prompt, computed with the number type of training.
+
+    Every rank samples: a split model needs all of them.
     """
     chat = load_chat(config.tokenizer_directory)
-    begun = openings(data.held_out.stream, config.samples.openings, chat)
-    prompts = list(dict.fromkeys((*config.samples.prompts, *begun)))
+    text_openings = openings(data.held_out.stream, config.samples.openings, chat)
+    prompts = list(dict.fromkeys((*config.samples.prompts, *text_openings)))
     if not prompts:
         return
-    ids = [
-        [*data.begin_ids, *chat.response_ids(prompt)[:-1]] for prompt in prompts
-    ]  # a beginning: nothing ends it
+    # Without the end token, as the model continues the prompt.
+    ids = [[*data.begin_ids, *chat.response_ids(prompt)[:-1]] for prompt in prompts]
     engine = CachedEngine(Backbone(decoder), chat.stop_ids)
-    seeds = [seed_of(config.seed, "sample", place) for place in range(len(prompts))]
+    seeds = [seed_of(config.seed, "sample", index) for index in range(len(prompts))]
     with sampling_threads(config.machine), autocast():
         rollout = engine.sample(
             ids, 1, config.samples.max_tokens, config.samples.temperature, seeds

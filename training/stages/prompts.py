@@ -1,6 +1,4 @@
-"""What policy learning reads: prompts with their tasks, and examples to mix in, in the ids that the
-model is trained with.
-"""
+"""Data of policy training: prompts with their tasks, and examples to mix in, as training ids."""
 
 from __future__ import annotations
 
@@ -28,16 +26,15 @@ from training.stages.sft import batch_loss, narrow
 
 @dataclass(frozen=True)
 class SftMix:
-    """Against the alignment tax: each minibatch also lowers the loss of examples as SFT reads them
-    (PPO-ptx, arXiv 2203.02155).
+    """Examples of SFT whose loss each minibatch lowers too, against the alignment tax.
 
-    data_path: as SftConfig's. Examples that are longer than a prompt and a response together are
-        left out.
+    This is PPO-ptx (arXiv 2203.02155). data_path is as in SftConfig. Examples longer than a prompt
+    and a response together are dropped.
 
     Attributes:
         data_path: a file of rows as `sft` reads them
-        coefficient: of their loss beside the policy's, above 0
-        rows: examples a minibatch, all workers together; at least 1
+        coefficient: factor of their loss in addition to the policy loss, above 0
+        rows: examples per minibatch, all workers together; at least 1
     """
 
     data_path: Path
@@ -50,8 +47,10 @@ class SftMix:
 
 @dataclass(frozen=True)
 class Prompts:
-    """tasks: one a prompt, "" where its line names none. stop_ids end a response. decode: ids of
-    theirs as people read them.
+    """Tokenised prompts.
+
+    `tasks` has one task per prompt, "" if the row names none. `stop_ids` end a response. `decode`
+    turns training ids into text.
     """
 
     ids: list[list[int]]
@@ -63,8 +62,8 @@ class Prompts:
     decode: Callable[[Sequence[int]], str] = str
 
 
-class Wanted(Protocol):
-    """What of a config says which data."""
+class PromptConfig(Protocol):
+    """Fields of a config that select the data."""
 
     @property
     def model_directory(self) -> Path: ...
@@ -80,9 +79,10 @@ class Wanted(Protocol):
     def sft_mix(self) -> SftMix | None: ...
 
 
-def read_data(config: Wanted, chat: Chat) -> Prompts:
-    """Tokenise, drop what is too long, and trim the vocabulary to what prompts, examples and
-    responses need.
+def read_data(config: PromptConfig, chat: Chat) -> Prompts:
+    """Tokenise, drop prompts that are too long, and trim the vocabulary.
+
+    The trimmed vocabulary has the ids of prompts, examples and responses.
     """
     require_positions(
         config.model_directory,
@@ -111,17 +111,17 @@ def read_data(config: Wanted, chat: Chat) -> Prompts:
     vocabulary = choose_rows(
         used, read_config(config.model_directory).vocab_size, config.vocabulary_rows
     )
-    narrowed = [vocabulary.narrow(row) for row in ids]
+    dense = [vocabulary.narrow(row) for row in ids]
     stop_ids = tuple(vocabulary.narrow(chat.stop_ids))
-    full = vocabulary.widen
+    to_full = vocabulary.widen
     mixed = narrow(mixed, vocabulary)
     return Prompts(
-        narrowed, tasks, stop_ids, dropped, mixed, vocabulary, lambda ids: chat.decode(full(ids))
+        dense, tasks, stop_ids, dropped, mixed, vocabulary, lambda ids: chat.decode(to_full(ids))
     )
 
 
-def read_mix(config: Wanted, chat: Chat) -> list[TokenisedExample]:
-    """The examples to mix in, in full ids; none where none are asked for."""
+def read_mix(config: PromptConfig, chat: Chat) -> list[TokenisedExample]:
+    """Return the examples to mix in, in ids of the full vocabulary; empty without sft_mix."""
     if config.sft_mix is None:
         return []
     longest = config.max_prompt_tokens + config.max_response_tokens
@@ -149,12 +149,13 @@ def mixed_loss(
     seeds: tuple[int, ...],
     ranks: Ranks,
 ) -> Tensor:
-    """This rank's part of coefficient times the loss of the examples that (run seed, update,
-    minibatch) draw.
+    """Return this rank's share of the mixed-in loss.
+
+    The examples are chosen by `seeds`: (run seed, update, minibatch).
     """
     generator = torch.Generator().manual_seed(seed_of("sft mix", *seeds))
     rows = torch.randint(len(examples), (mix.rows,), generator=generator, device="cpu").tolist()
-    drawn = [examples[row] for row in rows]
-    weight_total = sum(example.weight * len(example.response) for example in drawn)
-    mine = ranks.share(drawn)
-    return mix.coefficient * batch_loss(policy, response_batch(mine), weight_total)
+    chosen = [examples[row] for row in rows]
+    weight_total = sum(example.weight * len(example.response) for example in chosen)
+    own_examples = ranks.share(chosen)
+    return mix.coefficient * batch_loss(policy, response_batch(own_examples), weight_total)

@@ -1,8 +1,7 @@
-"""The reward model: a decoder with a scalar head, trained on pairs (Bradley-Terry or margin
-ranking).
+"""Reward model: a decoder with a scalar head, trained on pairs (Bradley-Terry or margin ranking).
 
-Its figure is accuracy on held-out prompts, beside the ceiling that label noise sets: 0.74 of 0.77
-is good, of 1.0 is not.
+The result is accuracy on held-out prompts, reported with its ceiling due to label noise: 0.74 is
+good with a ceiling of 0.77, and poor with a ceiling of 1.0.
 """
 
 from __future__ import annotations
@@ -48,35 +47,35 @@ LOSSES = {"bradley_terry": bradley_terry, "margin_ranking": margin_ranking}
 
 @dataclass(frozen=True)
 class RewardModelConfig:
-    """data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id":
-    str, "tie": bool = false}.
+    """Configuration of the reward model.
 
-    output_directory: with `lora` an adapter on model_directory's weights, else a model directory;
-        in both head.safetensors
-    and reward_model.json (base version, mean and standard deviation of its scores).
+    data_path: JSON lines {"messages", "chosen", "rejected", "margin": float = 0, "prompt_id": str,
+    "tie": bool = false}. output_directory: with `lora` an adapter on the weights of
+    model_directory, otherwise a model directory; in both cases with head.safetensors and
+    reward_model.json (base version, mean and standard deviation of the scores).
 
     Attributes:
-        loss: bradley_terry, or margin_ranking, which asks for each row's margin
-        centre_coefficient: pulls the scores of a pair towards a sum of 0, at least 0; 0: off (arXiv
-            2312.09244)
+        loss: bradley_terry, or margin_ranking, which requires the margin of each row
+        centre_coefficient: pulls the sum of the scores of a pair towards 0, at least 0; 0: off
+            (arXiv 2312.09244)
         epochs: passes over the pairs, at least 1
-        batch_pairs: pairs a step, all workers together; at least 1
-        microbatch_pairs: pairs in one forward, at least 1; fewer take less memory, and change
-            nothing else
-        max_tokens: of prompt and response together, at least 1; pairs with a longer one are dropped
-            and counted
-        optimizer: of all that learns
-        lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data
-            uses; only with lora; none: all of them
-        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
-        held_out_fraction: share of the prompts, never of the pairs, that is measured and never
+        batch_pairs: pairs per step, all workers together; at least 1
+        microbatch_pairs: pairs per forward pass, at least 1; fewer need less memory, with equal
+            results
+        max_tokens: tokens of prompt and response together, at least 1; pairs with longer responses
+            are dropped and counted
+        optimizer: optimizer of all trained weights
+        lora: low-rank adapters in place of all weights; none: all weights are trained
+        vocabulary_rows: number of embedding rows to train with, at least 1 and all that the data
+            uses; only with lora; none: all rows
+        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
+        held_out_fraction: share of the prompts, not of the pairs, that is measured and never
             learned; in (0, 1)
-        label_noise: share of labels that are flipped, where it is known, in [0, 0.5); none:
-            estimated from pairs that were judged twice
-        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the
-            next; at least 1
-        seed: of the order of rows, of what is held out, and of all that is drawn
+        label_noise: known share of flipped labels, in [0, 0.5); none: estimated from pairs that
+            were judged twice
+        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
+            at least 1
+        seed: seed for the order of rows, the held-out rows and all random numbers
         machine: threads, number type and device
         parallelism: how workers share the model
     """
@@ -114,7 +113,7 @@ class RewardModelConfig:
             )
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError(
-                "vocabulary_rows: only with lora, full training would lose the other rows",
+                "vocabulary_rows: needs lora, as full training would lose the other rows",
                 field="vocabulary_rows",
                 reason="CONFLICT",
             )
@@ -122,7 +121,7 @@ class RewardModelConfig:
 
 @dataclass(frozen=True)
 class Pair:
-    """A tokenised pair: prompt + response, twice."""
+    """A tokenised pair: prompt and chosen response, prompt and rejected response."""
 
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
@@ -132,8 +131,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The data of a run, split once, by prompt. held_out_prompt_ids: the prompt_id of each pair that is
-    held out.
+    """Data of a run, split once by prompt.
+
+    `held_out_prompt_ids` has the prompt_id of each held-out pair.
     """
 
     train: list[Pair]
@@ -145,12 +145,12 @@ class Pairs:
 
     @property
     def held_out_prompts(self) -> int:
-        """How many there are."""
+        """Number of distinct held-out prompts."""
         return len(set(self.held_out_prompt_ids))
 
     @property
     def decided_prompt_ids(self) -> list[str]:
-        """The prompts of the held-out pairs that are no ties."""
+        """The prompt ids of the held-out pairs without ties."""
         return [
             key
             for key, pair in zip(self.held_out_prompt_ids, self.held_out, strict=True)
@@ -163,11 +163,11 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
 
     Progress metrics: loss, accuracy (of the batch), margin, held_out_accuracy (at checkpoints),
     gradient_norm, learning_rate.
-    Report: train_pairs and held_out_pairs (train_ties and held_out_ties of them), held_out_prompts,
-        dropped_too_long, dropped_equal (two
-    responses of one text), held_out_accuracy, held_out_accuracy_low and _high, label_noise,
-    label_noise_ceiling (None where nothing says how noisy the labels are), score_mean, score_std,
-    steps. Accuracy, margin and ceiling are of the pairs that are no ties.
+
+    Report: train_pairs and held_out_pairs (with train_ties and held_out_ties), held_out_prompts,
+    dropped_too_long, dropped_equal (pairs of two equal texts), held_out_accuracy,
+    held_out_accuracy_low and _high, label_noise and label_noise_ceiling (None if unknown),
+    score_mean, score_std, steps. Accuracy, margin and ceiling exclude ties.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -184,7 +184,7 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
 
     checkpoint = context.checkpoints.latest()
     numbers = state.read(checkpoint) if checkpoint else {"step": 0}
-    keep = partial(state.write, numbers=numbers)
+    write_state = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         rows = rows_of_step(step, config.batch_pairs, len(pairs.train), config.seed)
         mine = [pairs.train[row] for row in context.ranks.share(rows)]
@@ -195,9 +195,9 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
         if due:
             scores = score_all(scalar, pairs.held_out, config, autocast)
             metrics["held_out_accuracy"] = float(correctness(*scores, pairs.held_out).mean())
-            context.checkpoints.save(step + 1, keep)
+            context.checkpoints.save(step + 1, write_state)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
-        context.stop_if_requested(STAGE, step + 1, keep, kept=due)
+        context.stop_if_requested(STAGE, step + 1, write_state, saved=due)
 
     chosen, rejected = score_all(scalar, pairs.held_out, config, autocast)
     both = torch.cat((chosen, rejected))
@@ -218,8 +218,10 @@ def run(config: RewardModelConfig, context: RunContext) -> Manifest:
 def report(
     pairs: Pairs, right_N: Tensor, reward: RewardModel, steps: int
 ) -> dict[str, float | None]:
-    """The figures that the gate reads. right_N: of the held-out pairs that are no ties; those of
-    one prompt are not independent.
+    """Return the figures that the gate reads.
+
+    right_N: correctness of the held-out pairs without ties; pairs of one prompt are not
+    independent.
     """
     share = clustered_mean(right_N.tolist(), pairs.decided_prompt_ids)
     low, high = share_bounds(share, Z_95)
@@ -245,15 +247,17 @@ def report(
 
 
 def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
-    """Tokenise, drop what is too long or one text twice, hold out a share of the prompts, and look
-    how noisy the labels are.
+    """Tokenise, drop pairs that are too long or of equal texts, and hold out a share of the
+    prompts.
+
+    The label noise is estimated unless configured.
     """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_pairs(config.data_path)
     noise = config.label_noise if config.label_noise is not None else estimate_label_noise(rows)
     if not any(row.is_decided for row in rows):
         raise ConfigError(
-            f"data_path: none of {len(rows)} pairs says which response is better",
+            f"data_path: none of {len(rows)} pairs has a preferred response",
             field="data_path",
             reason="EMPTY",
         )
@@ -266,32 +270,38 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
     held = held_out_keys((key for key, _ in fitting), config.held_out_fraction, config.seed)
     train = [pair for key, pair in fitting if key not in held]
     held_out = [pair for key, pair in fitting if key in held]
-    asked = tuple(key for key, _ in fitting if key in held)
+    prompt_ids = tuple(key for key, _ in fitting if key in held)
     decided = [sum(not pair.tie for pair in part) for part in (train, held_out)]
     if not all(decided):
         raise ConfigError(
-            f"held_out_fraction: {decided[0]} pairs to train and {decided[1]} held out, both need one",
+            f"held_out_fraction: {decided[0]} pairs to train and {decided[1]} held out; both parts "
+            "need at least one",
             field="held_out_fraction",
             reason="EMPTY",
         )
     return Pairs(
-        train, held_out, asked, len(tokenised) - len(fitting), len(rows) - len(tokenised), noise
+        train,
+        held_out,
+        prompt_ids,
+        len(tokenised) - len(fitting),
+        len(rows) - len(tokenised),
+        noise,
     )
 
 
 def tokenise(row: PairExample, chat: Chat) -> Pair:
-    """Both conversations as ids, each to its end token."""
+    """Return both conversations as ids, each up to its end token."""
     prompt = chat.prompt_ids(row.messages)
     chosen, rejected = chat.response_ids(row.chosen), chat.response_ids(row.rejected)
     return Pair((*prompt, *chosen), (*prompt, *rejected), row.margin, row.tie)
 
 
 def open_model(config: RewardModelConfig, pairs: Pairs) -> tuple[ScalarModel, Pairs]:
-    """The model to train, and the pairs in its ids."""
+    """Return the model to train, and the pairs in its ids."""
     decoder = load_decoder(config.model_directory)
     if config.vocabulary_rows is not None:
-        everything = [*pairs.train, *pairs.held_out]
-        used = {i for pair in everything for i in (*pair.chosen, *pair.rejected)}
+        all_pairs = [*pairs.train, *pairs.held_out]
+        used = {i for pair in all_pairs for i in (*pair.chosen, *pair.rejected)}
         vocabulary = choose_rows(used, decoder.config.vocab_size, config.vocabulary_rows)
         trim_vocabulary(decoder, vocabulary)
         train, held_out = (
@@ -305,7 +315,7 @@ def open_model(config: RewardModelConfig, pairs: Pairs) -> tuple[ScalarModel, Pa
 
 
 def narrow(pair: Pair, vocabulary: VocabularyMap) -> Pair:
-    """The same pair in dense ids."""
+    """Return the same pair in dense ids."""
     chosen, rejected = (tuple(vocabulary.narrow(ids)) for ids in (pair.chosen, pair.rejected))
     return replace(pair, chosen=chosen, rejected=rejected)
 
@@ -317,8 +327,8 @@ def accumulate(
     autocast: Autocast,
     ranks: Ranks,
 ) -> dict[str, float]:
-    """Add the gradient of these pairs' loss; return figures of all ranks together."""
-    sums = torch.zeros(4)  # loss; of what is no tie: count, right, margin
+    """Add the gradient of the loss of these pairs; return figures of all ranks together."""
+    sums = torch.zeros(4)  # loss; without ties: count, correct pairs, margin
     for start in range(0, len(pairs), config.microbatch_pairs):
         part = pairs[start : start + config.microbatch_pairs]
         with autocast():
@@ -339,7 +349,7 @@ def accumulate(
 
 
 def score_pairs(scalar: ScalarModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """Raw scores of chosen and rejected, [B] each, from one forward over both."""
+    """Return the raw scores of chosen and rejected, [B] each, from one forward pass."""
     ids_BT, mask_BT = pad([*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)])
     chosen_B, rejected_B = scalar.at_last(ids_BT, mask_BT).float().chunk(2)
     return chosen_B, rejected_B
@@ -349,7 +359,7 @@ def score_pairs(scalar: ScalarModel, pairs: Sequence[Pair]) -> tuple[Tensor, Ten
 def score_all(
     scalar: ScalarModel, pairs: Sequence[Pair], config: RewardModelConfig, autocast: Autocast
 ) -> tuple[Tensor, Tensor]:
-    """Raw scores of all these pairs."""
+    """Return the raw scores of all these pairs."""
     size = config.microbatch_pairs
     with autocast():
         parts = [
@@ -361,8 +371,9 @@ def score_all(
 
 
 def correctness(chosen_B: Tensor, rejected_B: Tensor, pairs: Sequence[Pair]) -> Tensor:
-    """1 where the chosen response scores higher, half for equal scores, else 0; [N], of the pairs
-    that are no ties.
+    """Return 1 if the chosen response scores higher, 0.5 for equal scores, otherwise 0.
+
+    [N], for the pairs without ties.
     """
     gap_N = (chosen_B - rejected_B)[torch.tensor([not pair.tie for pair in pairs])]
     return (gap_N > 0).float() + 0.5 * (gap_N == 0).float()

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning on responses only: the prompt is read, never learned.
+"""Supervised fine-tuning on responses: prompts are context, without a loss of their own.
 
-Read `run` from top to bottom; everything else here is a step of it.
+Read `run` from top to bottom; the other functions are its parts.
 """
 
 from __future__ import annotations
@@ -40,36 +40,35 @@ from training.stages.positions import require_positions
 from training.stages.state import TrainingState
 
 STAGE = "sft"
-SHOWN, SHOWN_TOKENS = (
-    4,
-    64,
-)  # held-out prompts that it answers before and after, and tokens of an answer
+SHOWN_PROMPTS = 4  # held-out prompts that are answered before and after training
+SHOWN_TOKENS = 64  # of an answer
 
 
 @dataclass(frozen=True)
 class SftConfig:
-    """data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float =
-    1}.
+    """Configuration of supervised fine-tuning.
 
-    output_directory becomes a model directory; with `lora` the adapter is merged into it and kept
-    apart under adapter/.
+    data_path: JSON lines {"messages": [{"role", "content"}], "response": str, "weight": float = 1}.
+    output_directory becomes a model directory. With `lora` the adapter is merged into the model and
+    also written to adapter/.
 
     Attributes:
         epochs: passes over the rows, at least 1
-        batch_rows: rows a step, all workers together; at least 1
-        microbatch_rows: rows in one forward, at least 1; fewer take less memory, and change nothing
-            else
-        max_tokens: of prompt and response together, at least 1; longer rows are dropped and counted
-        optimizer: of all that learns
-        lora: low-rank adapters in place of all weights; none: all weights learn
-        vocabulary_rows: train with so many rows of the embedding, at least 1 and what the data
-            uses; only with lora; none: all of them
-        checkpoint_activations: compute blocks again in the backward pass: less memory, more time
+        batch_rows: rows per step, all workers together; at least 1
+        microbatch_rows: rows per forward pass, at least 1; fewer need less memory, with equal
+            results
+        max_tokens: tokens of prompt and response together, at least 1; longer rows are dropped and
+            counted
+        optimizer: optimizer of all trained weights
+        lora: low-rank adapters in place of all weights; none: all weights are trained
+        vocabulary_rows: number of embedding rows to train with, at least 1 and all that the data
+            uses; only with lora; none: all rows
+        checkpoint_activations: recompute blocks in the backward pass: less memory, more time
         held_out_fraction: share of the distinct prompts that is measured and never learned, in [0,
             1)
-        checkpoint_every_steps: steps from one checkpoint, and one look at what is held out, to the
-            next; at least 1
-        seed: of the order of rows, of what is held out, and of all that is drawn
+        checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
+            at least 1
+        seed: seed for the order of rows, the held-out rows and all random numbers
         machine: threads, number type and device
         parallelism: how workers share the model
     """
@@ -96,7 +95,7 @@ class SftConfig:
         check_ranges(self)
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError(
-                "vocabulary_rows: only with lora, full training would lose the other rows",
+                "vocabulary_rows: needs lora, as full training would lose the other rows",
                 field="vocabulary_rows",
                 reason="CONFLICT",
             )
@@ -104,9 +103,7 @@ class SftConfig:
 
 @dataclass(frozen=True)
 class Examples:
-    """The data of a run, split once, in the ids that the model is trained with. decode: those as
-    people read them.
-    """
+    """Data of a run, split once, in training ids. `decode` turns these ids into text."""
 
     train: list[TokenisedExample]
     held_out: list[TokenisedExample]
@@ -120,9 +117,9 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     """Train, write output_directory, and return its manifest (kind "model").
 
     Progress metrics: loss, held_out_loss (at checkpoints), learning_rate, gradient_norm, tokens.
+
     Report: examples, dropped_too_long, dropped_weightless, held_out_examples, held_out_loss_before,
-        held_out_loss, steps. Without held-out
-    examples nothing is said of their loss.
+    held_out_loss, steps. The losses are missing without held-out examples.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -138,7 +135,7 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     learner = Learner(backbone.named_parameters(), config.optimizer, total_steps, context.ranks)
     state = TrainingState({"model": learner.named}, {"model": learner.optimizer}, context.ranks)
 
-    def look() -> dict[str, float]:
+    def evaluate() -> dict[str, float]:
         held_out = examples.held_out
         return (
             {"held_out_loss": held_out_loss(backbone, held_out, config, autocast, context.ranks)}
@@ -149,31 +146,31 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
     if checkpoint := context.checkpoints.latest():
         numbers = state.read(checkpoint)
     else:
-        before = look()
+        before = evaluate()
         numbers = {
             "step": 0,
             **before,
             **{f"{name}_before": figure for name, figure in before.items()},
         }
         sample_answers(backbone, examples, 0, config, context)
-    keep = partial(state.write, numbers=numbers)
+    write_state = partial(state.write, numbers=numbers)
     for step in range(int(numbers["step"]), total_steps):
         rows = rows_of_step(step, config.batch_rows, len(examples.train), config.seed)
         batch = [examples.train[row] for row in rows]
         weight_total = sum(example.weight * len(example.response) for example in batch)
         microbatched = microbatches(context.ranks.share(batch), config.microbatch_rows)
         loss = accumulate(backbone, microbatched, weight_total, autocast, context.ranks)
-        moved = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
-        metrics = {"loss": loss, **moved, "tokens": float(count_tokens(batch))}
+        step_figures = learner.step(step, f"step {step + 1}, loss {loss:.4g}")
+        metrics = {"loss": loss, **step_figures, "tokens": float(count_tokens(batch))}
         numbers["step"] = step + 1
         due = (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == total_steps
         if due:
-            figures = look()
+            figures = evaluate()
             metrics |= figures
             numbers.update(figures)
-            context.checkpoints.save(step + 1, keep)
+            context.checkpoints.save(step + 1, write_state)
         context.progress(Progress(STAGE, step + 1, total_steps, metrics))
-        context.stop_if_requested(STAGE, step + 1, keep, kept=due)
+        context.stop_if_requested(STAGE, step + 1, write_state, saved=due)
 
     sample_answers(backbone, examples, total_steps, config, context)
     return publish_model(
@@ -192,25 +189,28 @@ def run(config: SftConfig, context: RunContext) -> Manifest:
 
 
 def read_examples(config: SftConfig, chat: Chat) -> Examples:
-    """Tokenise, drop what weighs nothing or is too long, and hold out a share of the distinct
-    prompts.
+    """Tokenise, drop examples without weight or too long, and hold out a share of the prompts.
+
+    Equal prompts are never split between training and held-out examples.
     """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
-    everything = [
+    all_examples = [
         TokenisedExample(
             tuple(chat.prompt_ids(row.messages)), tuple(chat.response_ids(row.response)), row.weight
         )
         for row in read_sft(config.data_path)
     ]
-    weighty = [example for example in everything if example.weight > 0]
-    if not weighty:
+    weighted = [example for example in all_examples if example.weight > 0]
+    if not weighted:
         raise ConfigError(
-            f"weight: 0 in all of {len(everything)} examples", field="weight", reason="EMPTY"
+            f"weight: all {len(all_examples)} examples have weight 0",
+            field="weight",
+            reason="EMPTY",
         )
-    fitting = [example for example in weighty if example.tokens <= config.max_tokens]
+    fitting = [example for example in weighted if example.tokens <= config.max_tokens]
     if not fitting:
         raise ConfigError(
-            f"max_tokens: {config.max_tokens} fits none of {len(weighty)} examples",
+            f"max_tokens: {config.max_tokens} fits none of {len(weighted)} examples",
             field="max_tokens",
             reason="TOO_SMALL",
         )
@@ -218,22 +218,26 @@ def read_examples(config: SftConfig, chat: Chat) -> Examples:
     train, held_out = split_by_key(keyed, config.held_out_fraction, config.seed)
     if not train:
         raise ConfigError(
-            f"held_out_fraction: {config.held_out_fraction} leaves none of {len(fitting)} examples to train",
+            f"held_out_fraction: {config.held_out_fraction} leaves none of {len(fitting)} examples "
+            "to train on",
             field="held_out_fraction",
             reason="EMPTY",
         )
-    dropped = (len(weighty) - len(fitting), len(everything) - len(weighty))
+    dropped = (len(weighted) - len(fitting), len(all_examples) - len(weighted))
     return Examples(train, held_out, *dropped, chat.stop_ids, chat.decode)
 
 
 def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Examples]:
-    """The model to train, and the examples in its ids (dense ids where the vocabulary is trimmed)."""
+    """Return the model to train, and the examples in its ids.
+
+    With a trimmed vocabulary these are dense ids.
+    """
     decoder = load_decoder(config.model_directory)
     if config.vocabulary_rows is not None:
-        everything, decode = [*examples.train, *examples.held_out], examples.decode
+        all_examples, decode = [*examples.train, *examples.held_out], examples.decode
         used = {
             *examples.stop_ids,
-            *(i for example in everything for i in (*example.prompt, *example.response)),
+            *(i for example in all_examples for i in (*example.prompt, *example.response)),
         }
         vocabulary = choose_rows(used, decoder.config.vocab_size, config.vocabulary_rows)
         trim_vocabulary(decoder, vocabulary)
@@ -254,7 +258,7 @@ def open_model(config: SftConfig, examples: Examples) -> tuple[Backbone, Example
 def narrow(
     examples: Sequence[TokenisedExample], vocabulary: VocabularyMap
 ) -> list[TokenisedExample]:
-    """The same examples in dense ids."""
+    """Return the same examples in dense ids."""
     return [example.narrowed(vocabulary) for example in examples]
 
 
@@ -265,7 +269,7 @@ def accumulate(
     autocast: Autocast,
     ranks: Ranks,
 ) -> float:
-    """Add the gradient of these batches' loss; return the loss of all ranks together."""
+    """Add the gradient of the loss of these batches; return the loss of all ranks together."""
     return float(
         ranks.sum(
             add_gradients(
@@ -278,7 +282,7 @@ def accumulate(
 def to_microbatches(
     backbone: Backbone, batches: Iterable[ResponseBatch], weight_total: float
 ) -> list[Microbatch]:
-    """The batches with their losses."""
+    """Return the batches with their loss functions."""
     return [
         Microbatch(
             batch.ids_BT,
@@ -290,7 +294,7 @@ def to_microbatches(
 
 
 def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) -> Tensor:
-    """Cross-entropy of response tokens over `weight_total`."""
+    """Return the cross-entropy of the response tokens over `weight_total`."""
     return response_loss(
         backbone.decoder, backbone.hidden(batch.ids_BT, batch.mask_BT), batch, weight_total
     )
@@ -299,7 +303,7 @@ def batch_loss(backbone: Backbone, batch: ResponseBatch, weight_total: float) ->
 def response_loss(
     decoder: Decoder, hidden_BTD: Tensor, batch: ResponseBatch, weight_total: float
 ) -> Tensor:
-    """The same from the last hidden states."""
+    """Return the loss of a batch from its last hidden states."""
     chosen_BT = batch.response_mask_BT
     log_probs_N = next_token_log_probs(decoder, hidden_BTD, batch.ids_BT, chosen_BT)
     weights_N = batch.weights_B[:, None].expand(chosen_BT.shape)[:, 1:][chosen_BT[:, 1:]]
@@ -313,7 +317,7 @@ def held_out_loss(
     autocast: Autocast,
     ranks: Ranks,
 ) -> float:
-    """Loss per response token of examples that are never trained on."""
+    """Return the mean loss per response token of the held-out examples."""
     weight_total = sum(example.weight * len(example.response) for example in examples)
     parts = to_microbatches(backbone, microbatches(examples, config.microbatch_rows), weight_total)
     return float(total_loss(backbone, parts, autocast, ranks))
@@ -322,24 +326,23 @@ def held_out_loss(
 def sample_answers(
     backbone: Backbone, examples: Examples, step: int, config: SftConfig, context: RunContext
 ) -> None:
-    """What it answers to the first held-out prompts, for the run's page: the likeliest tokens. A
-    pipeline samples none (pretrain.py).
+    """Sample answers to the first held-out prompts for the report, by the most probable token.
+
+    With pipeline parallelism there are no samples (see pretrain.py).
     """
-    most = backbone.decoder.config.max_positions
-    fitting = (example.prompt for example in examples.held_out if len(example.prompt) < most)
-    prompts = list(dict.fromkeys(fitting))[:SHOWN]
+    positions = backbone.decoder.config.max_positions
+    fitting = (example.prompt for example in examples.held_out if len(example.prompt) < positions)
+    prompts = list(dict.fromkeys(fitting))[:SHOWN_PROMPTS]
     if not prompts or config.parallelism.pipeline > 1:
         return
-    engine, tokens = (
-        CachedEngine(backbone, examples.stop_ids),
-        min(SHOWN_TOKENS, most - max(map(len, prompts))),
-    )
+    engine = CachedEngine(backbone, examples.stop_ids)
+    tokens = min(SHOWN_TOKENS, positions - max(map(len, prompts)))
     with sampling_threads(config.machine), gathered(backbone.decoder):
         rollout = engine.sample(prompts, 1, tokens, 0.0, range(len(prompts)))
-    for asked, said in rollout.read(examples.decode, SHOWN):
-        context.samples(Sample(STAGE, step, asked, said))
+    for prompt, response in rollout.read(examples.decode, SHOWN_PROMPTS):
+        context.samples(Sample(STAGE, step, prompt, response))
 
 
 def count_tokens(examples: Sequence[TokenisedExample]) -> int:
-    """Tokens read in a step, prompts included."""
+    """Return the number of tokens of these examples, including prompts."""
     return sum(example.tokens for example in examples)

@@ -1,9 +1,8 @@
-"""Everything that a stage must find again after a kill: parameters, optimizers, and a few numbers.
+"""Training state in checkpoints: parameters, optimizer states and a few numbers.
 
-Generators are not among them on purpose: every random number is drawn from a seed made of (run
-seed, purpose, step). Each worker writes the parts that it holds, as safetensors; whoever reads them
-takes what it needs, so the number of workers and the way in which they split the model may change
-between two runs.
+Random generators are not stored on purpose: every random number is drawn from a seed made of (run
+seed, purpose, step). Each worker writes its own parts as safetensors and reads the parts that it
+needs. Therefore the number of workers and the split of the model may change between two runs.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from training.optim.ranks import ALONE, Ranks
 
 NUMBERS = "numbers.json"
 PARAMETERS = "parameters/"
-KEPT_CHECKPOINTS = 2
+RETAINED_CHECKPOINTS = 2
 REGULAR, NOTICE = "step-", "notice-"
 CHECKPOINT_NAME = re.compile(rf"({REGULAR}|{NOTICE})(\d{{6,}})")
 
@@ -42,8 +41,9 @@ NamedParameters = Sequence[tuple[str, nn.Parameter]]
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Live objects by name; write and read copy their tensors. An optimizer has the name of the
-    parameters that it steps.
+    """Live parameters and optimizers by name. `write` and `read` copy their tensors.
+
+    An optimizer has the name of the parameters that it updates.
     """
 
     parameters: Mapping[str, NamedParameters]
@@ -51,7 +51,7 @@ class TrainingState:
     ranks: Ranks = ALONE
 
     def write(self, directory: Path, numbers: Mapping[str, float]) -> None:
-        """Add this worker's part to `directory`. Every worker calls this."""
+        """Add the part of this worker to `directory`. Every worker calls this method."""
         tensors = self._weights()
         for name, optimizer in self.optimizers.items():
             for parameter_name, parameter in self.parameters[name]:
@@ -59,18 +59,19 @@ class TrainingState:
                 tensors |= {
                     _slot(name, parameter_name, slot): tensor for slot, tensor in slots.items()
                 }
-        with _alone_is_meant():
+        with _single_process_without_warning():
             writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
             save(tensors, storage_writer=writer, no_dist=self.ranks.world_size == 1)
         if self.ranks.rank == 0:
             (directory / NUMBERS).write_text(json.dumps(dict(numbers)))
 
     def read(self, directory: Path) -> dict[str, float]:
-        """Put the stored tensors into the live objects, bit by bit; return the numbers. Every
-        worker calls this.
+        """Copy the stored tensors into the live objects, bit by bit; return the numbers.
+
+        Every worker calls this method.
 
         Raises:
-            ManifestError: it is the state of other parameters.
+            ManifestError: the state belongs to other parameters.
         """
         reader = HuggingFaceStorageReader(str(directory))
         metadata = reader.read_metadata().state_dict_metadata
@@ -80,7 +81,7 @@ class TrainingState:
             if isinstance(found, TensorStorageMetadata)
         }
         tensors = self._weights()
-        _require_same(directory, stored, self._shapes())
+        _require_matching_shapes(directory, stored, self._shapes())
         for name, optimizer in self.optimizers.items():
             for parameter_name, parameter in self.parameters[name]:
                 prefix = _slot(name, parameter_name, "")
@@ -89,20 +90,20 @@ class TrainingState:
                     for key, size in stored.items()
                     if key.startswith(prefix)
                 }
-                counts_at = parameter.device if _is_fused(optimizer) else torch.device("cpu")
+                step_device = parameter.device if _is_fused(optimizer) else torch.device("cpu")
                 optimizer.state[parameter] = {
-                    slot: _room(parameter, size, counts_at) for slot, size in slots.items()
+                    slot: _empty_slot(parameter, size, step_device) for slot, size in slots.items()
                 }
                 tensors |= {
-                    prefix + slot: room for slot, room in optimizer.state[parameter].items()
+                    prefix + slot: tensor for slot, tensor in optimizer.state[parameter].items()
                 }
-        with _alone_is_meant():
+        with _single_process_without_warning():
             load(tensors, storage_reader=reader, no_dist=self.ranks.world_size == 1)
         numbers: dict[str, float] = json.loads((directory / NUMBERS).read_text())
         return numbers
 
     def _shapes(self) -> dict[str, torch.Size]:
-        """Of the weights of this worker, and of the other parts of its model where it is cut."""
+        """Return the shapes of all weights, including those of the other pipeline parts."""
         mine = {name: weight.shape for name, weight in self._weights().items()}
         if self.ranks.pipeline is None:
             return mine
@@ -118,15 +119,17 @@ class TrainingState:
         }
 
 
-def _require_same(
+def _require_matching_shapes(
     directory: Path, stored: Mapping[str, torch.Size], live: Mapping[str, torch.Size]
 ) -> None:
-    """Weights alone: an optimizer that has taken no step holds nothing."""
-    kept = {name: size for name, size in stored.items() if name.startswith(PARAMETERS)}
-    odd = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != live.get(name))
+    """Compare weights only: an optimizer has no state before its first step."""
+    weights = {name: size for name, size in stored.items() if name.startswith(PARAMETERS)}
+    odd = sorted(
+        name for name in weights.keys() | live.keys() if weights.get(name) != live.get(name)
+    )
     if odd:
         raise ManifestError(
-            f"{directory.name}: holds the state of another model, {len(odd)} differ, first {odd[0]}",
+            f"{directory.name}: state of another model, {len(odd)} weights differ, first {odd[0]}",
             field=directory.name,
             reason="MISMATCH",
         )
@@ -136,41 +139,42 @@ def _slot(name: str, parameter_name: str, slot: str) -> str:
     return f"optimizers/{name}/{parameter_name}/{slot}"
 
 
-def _room(parameter: nn.Parameter, size: torch.Size, counts_at: torch.device) -> Tensor:
-    """What a slot of this size is read into: split as its parameter is, or one number (AdamW's
-    step).
-    """
+def _empty_slot(parameter: nn.Parameter, size: torch.Size, step_device: torch.device) -> Tensor:
+    """Return an empty tensor for a slot: split like its parameter, or a scalar (AdamW's step)."""
     return (
         torch.zeros_like(parameter)
         if size == parameter.shape
-        else torch.zeros(size, device=counts_at)
+        else torch.zeros(size, device=step_device)
     )
 
 
 def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether AdamW counts its steps where the parameters are; else it counts on the processor,
-    wherever they are.
-    """
+    """Return True if AdamW counts steps on the device of the parameters, not on the CPU."""
     return any(group.get("fused") for group in optimizer.param_groups)
 
 
 @contextmanager
-def _alone_is_meant() -> Iterator[None]:
+def _single_process_without_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
 class DirectoryCheckpoints:
-    """Checkpoints of one run in a directory that all its workers see: the newest two, and one that
-    was kept on notice until the next one comes.
+    """Checkpoints of one run in a directory that all workers see.
+
+    The newest two are retained, and one that was saved on notice until the next one is complete.
     """
 
     def __init__(self, directory: Path, ranks: Ranks = ALONE) -> None:
         self._directory, self._ranks = directory, ranks
 
     def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None:
-        """Write beside, then the manifest, then rename: what has its final name is whole."""
+        """Implement `Checkpoints.save`.
+
+        Files are written to a partial folder, then the manifest, then the folder is renamed. So a
+        folder with a final name is always complete.
+        """
         partial = self._directory / f"partial-{step:06d}"
         first = self._ranks.rank == 0
         if first:
@@ -184,7 +188,7 @@ class DirectoryCheckpoints:
         self._ranks.wait()
 
     def latest(self, before: int | None = None) -> Path | None:
-        """See Checkpoints."""
+        """Implement `Checkpoints.latest`."""
         return latest_complete(self._directory, before)
 
     def _finish(self, partial: Path, name: str) -> None:
@@ -197,14 +201,15 @@ class DirectoryCheckpoints:
 
 
 def checkpoint_name(step: int, on_notice: bool = False) -> str:
-    """Of a regular one, or of one that was kept because the run was told to end."""
+    """Return the folder name of a scheduled checkpoint, or of one saved on notice."""
     return f"{NOTICE if on_notice else REGULAR}{step:06d}"
 
 
 def newest_first(names: Iterable[str], before: int | None = None) -> list[str]:
-    """Checkpoints among these names, the newest first. With `before` the regular ones below that
-    step: what was kept on notice was not looked at, and a run that nobody stopped has none to go
-    back to.
+    """Return the names of checkpoints among these names, newest first.
+
+    With `before`, only scheduled checkpoints below that step count: no alarm has examined a
+    checkpoint saved on notice, and an uninterrupted run would not have it.
     """
     found = [match for match in map(CHECKPOINT_NAME.fullmatch, names) if match]
     if before is not None:
@@ -213,16 +218,16 @@ def newest_first(names: Iterable[str], before: int | None = None) -> list[str]:
 
 
 def outdated(newest: str, names: Iterable[str]) -> set[str]:
-    """Checkpoints among these names that nobody needs any more when `newest` is whole."""
+    """Return the checkpoints among these names that can be removed once `newest` is complete."""
     known = newest_first(names)
     return set(known) - {
         newest,
-        *[name for name in known if name.startswith(REGULAR)][:KEPT_CHECKPOINTS],
+        *[name for name in known if name.startswith(REGULAR)][:RETAINED_CHECKPOINTS],
     }
 
 
 def latest_complete(directory: Path, before: int | None = None) -> Path | None:
-    """The newest checkpoint whose files all agree with its manifest; with `before`, see newest_first."""
+    """Return the newest checkpoint whose files match its manifest; `before`: see newest_first."""
     for name in newest_first((path.name for path in directory.glob("*")), before):
         try:
             verify_manifest(directory / name)

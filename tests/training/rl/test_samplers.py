@@ -25,7 +25,7 @@ from training.stages.policy_loop import (
     local_engine,
     rollout_engines,
     rollout_request,
-    sample,
+    sample_rollout,
     train,
 )
 from training.stages.ppo import Ppo, PpoConfig, PpoNetworks
@@ -122,7 +122,7 @@ def test_copies_sample_what_the_policy_itself_would(parts: int) -> None:
     )
     for update in range(2):
         one, other = (
-            sample(e(update), prompts, update, config, ALONE)
+            sample_rollout(e(update), prompts, update, config, ALONE)
             for e in (local_engine(networks.policy, prompts), apart)
         )
         assert (one.version, one.tasks) == (other.version, other.tasks)

@@ -103,8 +103,8 @@ def test_settings_of_a_machine_that_has_an_accelerator(done: Path) -> None:
         "auto": f"{fake_accelerator.NAME}:0",
         "auto is bfloat16": True,
         "peak_memory_bytes": fake_accelerator.PEAK_BYTES,
-        "cuda": f"device: 'cuda' is not here; here are {here}",
-        f"{fake_accelerator.NAME}:3": f"device: '{fake_accelerator.NAME}:3' is not here; here are {here}",
+        "cuda": f"device: 'cuda' is not available; available: {here}",
+        f"{fake_accelerator.NAME}:3": f"device: '{fake_accelerator.NAME}:3' is not available; available: {here}",
         "cpu": ["cpu", "cpu", 0],
     }
 

@@ -32,7 +32,7 @@ from training.rl.reference import WatchConfig
 from training.stages import dpo
 from training.stages.context import ConfigError, Lineage, Machine, RunContext, Sample
 from training.stages.dpo import DpoConfig
-from training.stages.preference_loop import SHOWN
+from training.stages.preference_loop import SHOWN_PROMPTS
 from training.stages.state import DirectoryCheckpoints
 
 LORA = LoraConfig(rank=4)
@@ -108,7 +108,7 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
         RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append),
     )
     steps = [sample.step for sample in shown]
-    assert (steps.count(0), steps[0], steps[-1]) == (SHOWN, 0, 9)
+    assert (steps.count(0), steps[0], steps[-1]) == (SHOWN_PROMPTS, 0, 9)
     chat = load_chat(config.model_directory)
     held_out = {
         chat.decode(pair.chosen.prompt)

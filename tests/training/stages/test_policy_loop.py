@@ -11,7 +11,7 @@ from training.data.order import rows_of_step
 from training.optim.ranks import ALONE, Ranks
 from training.rl.experience import Experience
 from training.rl.rollout import Rollout
-from training.stages.policy_loop import PolicyConfig, local_engine, sample, train_epochs
+from training.stages.policy_loop import PolicyConfig, local_engine, sample_rollout, train_epochs
 
 ROWS = 12
 
@@ -73,7 +73,9 @@ def test_ranks_sample_what_one_would_and_tasks_stay_with_their_prompts() -> None
     networks = toy_networks()
 
     def sampled(ranks: Ranks) -> Rollout:
-        return sample(local_engine(networks.policy, prompts)(3), prompts, 3, settings, ranks)
+        return sample_rollout(
+            local_engine(networks.policy, prompts)(3), prompts, 3, settings, ranks
+        )
 
     alone, second = sampled(ALONE), sampled(Ranks(1, 2, 1, 2))
     rows = rows_of_step(3, ROWS, 20, settings.seed)

@@ -87,7 +87,9 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
         config,
         RunContext(DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append),
     )
-    assert [sample.step for sample in shown] == [0] * sft.SHOWN + [shown[-1].step] * sft.SHOWN
+    assert [sample.step for sample in shown] == [0] * sft.SHOWN_PROMPTS + [
+        shown[-1].step
+    ] * sft.SHOWN_PROMPTS
     chat = load_chat(config.model_directory)
     held_out = sft.read_examples(config, chat).held_out
     assert {sample.prompt for sample in shown} <= {
@@ -114,7 +116,7 @@ def test_answers_end_where_the_model_has_learned_no_more_positions(
         DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=shown.append
     )
     sft.run(replace(config, model_directory=tmp_path / "learned", max_tokens=most), context)
-    assert len(shown) == 2 * sft.SHOWN
+    assert len(shown) == 2 * sft.SHOWN_PROMPTS
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])

@@ -17,7 +17,9 @@ from training.errors import details_of
 from training.stages.context import ConfigError
 
 OFF, NEEDED = "none", "needed"
-ATTRIBUTES, EXPLANATION = "Attributes:\n", re.compile(r"^ {4}(\w+): (.+)$", re.MULTILINE)
+ATTRIBUTES = "Attributes:\n"
+# An explanation may be wrapped: its further lines are indented more deeply than its name.
+EXPLANATION = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)$", re.MULTILINE)
 TRUTHS = {"true": True, "false": False}
 
 Config = TypeVar("Config")
@@ -103,7 +105,7 @@ def explained(kind: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         _, _, section = inspect.cleandoc(one.__doc__ or "").partition(ATTRIBUTES)
-        found |= dict(EXPLANATION.findall(section))
+        found |= {name: " ".join(text.split()) for name, text in EXPLANATION.findall(section)}
     return found
 
 
