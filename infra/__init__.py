@@ -1,3 +1,1 @@
-"""What surrounds the product: installation, the embedded run, the real servers, simulated users,
-tools.
-"""
+"""Installation, local runs, servers, simulated users and tools around the product."""

@@ -1,3 +1,4 @@
-"""A small authority of our own, for tests and for services on one machine. In a cluster
-cert-manager or SPIRE does this.
+"""Private certificate authority for tests and for services on a single machine.
+
+In a cluster, cert-manager or SPIRE issues the certificates.
 """

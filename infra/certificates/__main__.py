@@ -1,5 +1,6 @@
-"""`python -m infra.certificates --into DIR`: certificates for mutual TLS between services on this
-machine.
+"""Create certificates for mutual TLS between services on this machine.
+
+Usage: `python -m infra.certificates --into DIR`.
 """
 
 import argparse
@@ -11,16 +12,16 @@ from infra.certificates.folder import SERVICES, fill
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.certificates", description=__doc__)
     parser.add_argument(
-        "--into", type=Path, required=True, help="folder; authority.key in it must stay here"
+        "--into", type=Path, required=True, help="output folder; keep authority.key on this machine"
     )
     parser.add_argument(
-        "--services", nargs="+", default=SERVICES, help="names (default: %(default)s)"
+        "--services", nargs="+", default=SERVICES, help="names of services (default: %(default)s)"
     )
     parser.add_argument(
         "--days",
         type=float,
         default=30.0,
-        help="how long a certificate is good (default: %(default)g)",
+        help="lifetime of a certificate in days (default: %(default)g)",
     )
     options = parser.parse_args()
     written = fill(options.into, options.services, options.days)

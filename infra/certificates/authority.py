@@ -1,5 +1,6 @@
-"""An authority that issues a certificate a service, by the two names that
-services/chassis/mutual_tls.py compares.
+"""Certificate authority that issues certificates for services.
+
+Each certificate carries the two names that services/chassis/mutual_tls.py compares.
 """
 
 from collections.abc import Sequence
@@ -21,32 +22,32 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# A clock that is a little behind must not find a certificate too young.
+# Backdate certificates, so that a clock that is slightly behind does not reject a new certificate.
 BACKDATED = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate and its key, PEM."""
+    """A certificate and its private key, both in PEM."""
 
     certificate: bytes
     key: bytes
 
 
 class Authority:
-    """Signs certificates."""
+    """Sign certificates with the key of the authority."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self._certificate = x509.load_pem_x509_certificate(pair.certificate)
         key = load_pem_private_key(pair.key, password=None)
         if not isinstance(key, EllipticCurvePrivateKey):
-            raise TypeError("the authority's key is not one of ours")
+            raise TypeError("the authority's key is not an elliptic-curve key")
         self._key = key
 
     @classmethod
     def make(cls, days: float) -> "Authority":
-        """A new one, with a key of its own."""
+        """Create an authority with a new key."""
         key = generate_private_key(SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Thumbwheel's own authority")])
         builder = (
@@ -59,8 +60,9 @@ class Authority:
         return cls(_pair(builder.sign(key, hashes.SHA256()), key))
 
     def issue(self, service: str, days: float) -> Pair:
-        """A certificate for a service, good for both ends of a connection. Negative days: one that
-        has expired.
+        """Issue a certificate for a service, valid for server and client authentication.
+
+        A negative number of days yields an expired certificate.
         """
         names = [
             x509.UniformResourceIdentifier(f"spiffe://thumbwheel/{service}"),
@@ -69,15 +71,15 @@ class Authority:
         return self.sign(x509.Name([]), names, days)
 
     def sign(self, subject: x509.Name, names: Sequence[x509.GeneralName], days: float) -> Pair:
-        """A certificate for a subject, by these names too, and its new key."""
+        """Sign a certificate for a subject with alternative names, and create its key."""
         key = generate_private_key(SECP256R1())
         builder = (
             _builder(
                 subject, self._certificate.subject, key, datetime.now(UTC) + timedelta(days=days)
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            # Which of two authorities of the same name signed: needed while one takes over from the
-            # other.
+            # Name the key that signed, to tell two authorities with the same name apart while the
+            # newer replaces the older.
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
                 critical=False,
@@ -90,7 +92,7 @@ class Authority:
             )
         )
         if names:
-            # Critical where the subject is empty.
+            # RFC 5280 requires a critical extension if the subject is empty.
             builder = builder.add_extension(
                 x509.SubjectAlternativeName(names), critical=not subject.rdns
             )

@@ -1,5 +1,7 @@
-"""A folder of certificates: the authority's, made once, and one a service, made anew before it
-expires.
+"""Folder of certificates for the authority and for each service.
+
+The certificate of the authority is created once. Certificates of services are renewed before they
+expire.
 """
 
 import os
@@ -25,8 +27,9 @@ AUTHORITY_DAYS = 3650.0
 
 
 def fill(folder: Path, services: Iterable[str], days: float) -> list[str]:
-    """Write what is missing, and what has less than half of its days left. Returns the names of the
-    services written.
+    """Write certificates that are missing or have less than half of their lifetime left.
+
+    Return the names of the services written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     authority = _authority(folder)
@@ -37,7 +40,7 @@ def fill(folder: Path, services: Iterable[str], days: float) -> list[str]:
 
 
 def tls_settings(folder: Path, service: str) -> dict[str, Path]:
-    """The settings of a service, without the prefix."""
+    """Return the TLS settings of a service, without the prefix of their environment names."""
     return {
         "tls_certificate": folder / f"{service}.pem",
         "tls_key": folder / f"{service}.key",
@@ -46,8 +49,10 @@ def tls_settings(folder: Path, service: str) -> dict[str, Path]:
 
 
 def write(folder: Path, name: str, pair: Pair) -> None:
-    """Put a pair in its place; whoever reads meanwhile sees the one before or this one, or two that
-    do not fit yet.
+    """Replace a certificate and its key on disk.
+
+    Each file is replaced atomically. A reader between the two renames sees a key and a certificate
+    that do not match.
     """
     _replace(folder / f"{name}.key", pair.key, 0o600)
     _replace(folder / f"{name}.pem", pair.certificate, 0o644)

@@ -1,1 +1,1 @@
-"""The one door for all rules that a machine can check."""
+"""`make check`: all rules that a machine can check."""

@@ -1,6 +1,4 @@
-"""`make check`: every rule in one place, each step named, all of them run, the failed ones listed
-at the end.
-"""
+"""Run all checks of `make check` and list those that failed."""
 
 import subprocess
 import sys
@@ -20,7 +18,7 @@ def main() -> None:
 
 
 def passes(step: Step) -> bool:
-    """Run one step; its output is shown if it fails or warns."""
+    """Run a step; print its output if the step fails or warns."""
     started = time.monotonic()
     print(f"==> {step.name} …", end=" ", flush=True)
     done = subprocess.run(step.command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The steps of `make check`."""
+"""Steps of `make check`."""
 
 import sys
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ CODE = ("services", "training", "infra", "thumbwheel_cli", "tests", "benchmarks"
 
 @dataclass(frozen=True)
 class Step:
-    """A command that exits with 0 if the rule holds. `warns`: its output is shown even then."""
+    """A command that exits with 0 if the rule holds.
+
+    `warns`: print the output even on success.
+    """
 
     name: str
     command: tuple[str, ...]

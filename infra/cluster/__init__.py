@@ -1,3 +1,1 @@
-"""A real Kubernetes of one node on this machine, in namespaces of its own: for the tests of the
-chart, and to look at.
-"""
+"""Kubernetes cluster of a single node in namespaces of this machine, for tests and evaluation."""

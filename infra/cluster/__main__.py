@@ -1,5 +1,20 @@
-"""`python -m infra.cluster able | install | clients | up | exec | load | status | down`: a real
-Kubernetes of one node (`make cluster`).
+"""Manage a real Kubernetes cluster of a single node on this machine (`make cluster`).
+
+Usage: `python -m infra.cluster able
+
+install
+
+clients
+
+up
+
+exec
+
+load
+
+status
+
+down`.
 """
 
 import argparse
@@ -32,21 +47,21 @@ from training.errors import details_of
 Say: TypeAlias = Callable[[str], None]
 STATE = ROOT / ".state" / "cluster"
 HELP = {
-    "able": "whether one can run here: silent, or why not",
-    "install": "fetch and build what is missing into the cache",
-    "clients": "fetch Helm, the one before it, and kubectl: for tests of the chart",
-    "up": "start a new cluster; it runs on",
-    "down": "end it and remove all of it",
-    "status": "what runs in it",
-    "exec": "-- COMMAND…: in its namespaces, with kubectl and helm on PATH",
-    "load": "put OCI archives into it",
-    "node": "(its first process)",
-    "policies": "(the part of it that enforces NetworkPolicies)",
+    "able": "check that a cluster can run here; print the reason if not",
+    "install": "download and build missing parts into the cache",
+    "clients": "download Helm 4, Helm 3 and kubectl for tests of the chart",
+    "up": "start a new cluster in the background",
+    "down": "stop the cluster and remove its files",
+    "status": "show nodes and pods",
+    "exec": "-- COMMAND…: run a command in the cluster, with kubectl and helm on PATH",
+    "load": "import OCI archives",
+    "node": "(internal: first process of the cluster)",
+    "policies": "(internal: enforcement of NetworkPolicies)",
 }
 NEXT = (
     "exec{where} -- kubectl get pods -A    (helm likewise)",
     "load{where} IMAGE.tar                 (an OCI archive)",
-    "down{where}                           (ends it; nothing stays)",
+    "down{where}                           (stops it and removes its files)",
 )
 
 
@@ -67,7 +82,7 @@ def main() -> None:
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Ours, and what stands after the first --."""
+    """Split the arguments at the first `--`."""
     at = words.index("--") if "--" in words else len(words)
     return words[:at], words[at + 1 :]
 
@@ -78,7 +93,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     for name, what in HELP.items():
         command = commands.add_parser(name, help=what)
         command.add_argument(
-            "--state", type=Path, default=STATE, help="its folder (default: %(default)s)"
+            "--state", type=Path, default=STATE, help="state folder (default: %(default)s)"
         )
         if name == "load":
             command.add_argument("images", nargs="+", metavar="IMAGE.tar")
@@ -86,7 +101,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def install_all(_layout: Layout, _words: list[str], say: Say) -> int:
-    lifecycle.refuse_unable()  # no quarter of an hour of building for who cannot start it then
+    lifecycle.refuse_unable()  # fail before a build of a quarter of an hour
     install(say)
     return 0
 
@@ -97,7 +112,9 @@ def able(_layout: Layout, _words: list[str], _say: Say) -> int:
         if not is_built():
             refuse_unable()
     except ClusterError as error:
-        raise ClusterError(f"{error}. CLUSTER=skip does without", **details_of(error)) from error
+        raise ClusterError(
+            f"{error}; CLUSTER=skip skips these tests", **details_of(error)
+        ) from error
     return 0
 
 
@@ -109,7 +126,7 @@ def clients(_layout: Layout, _words: list[str], say: Say) -> int:
 def up(layout: Layout, _words: list[str], say: Say) -> int:
     started, tools = time.monotonic(), find_installed()
     lifecycle.up(layout, tools, say)
-    say(f"the cluster runs, after {time.monotonic() - started:.1f} s. Next:")
+    say(f"the cluster is running after {time.monotonic() - started:.1f} s. Next:")
     where = "" if layout.state == STATE else f" --state {layout.state}"
     for line in NEXT:
         say(f"  .venv/bin/python -m infra.cluster {line.format(where=where)}")
@@ -121,22 +138,26 @@ def down(layout: Layout, _words: list[str], say: Say) -> int:
     was = lifecycle.find(layout) is not None
     lifecycle.down(layout)
     say(
-        "the cluster has ended; nothing of it stays" if was else f"no cluster ran in {layout.state}"
+        "the cluster was stopped and removed"
+        if was
+        else f"no cluster was running in {layout.state}"
     )
     return 0
 
 
 def status(layout: Layout, _words: list[str], say: Say) -> int:
     process = lifecycle.running(layout)
-    say(f"the cluster runs: process {process.pid}, state and logs in {layout.state}")
+    say(f"the cluster is running: process {process.pid}, state and logs in {layout.state}")
     return inside(layout, ["kubectl", "get", "nodes,pods", "--all-namespaces"])
 
 
 def execute(layout: Layout, words: list[str], _say: Say) -> int:
     if not words:
-        raise ClusterError("exec -- COMMAND…: which one?", field="COMMAND", reason="MISSING")
+        raise ClusterError(
+            "exec -- COMMAND…: the command is missing", field="COMMAND", reason="MISSING"
+        )
     command = lifecycle.entered(lifecycle.running(layout), words)
-    os.execvpe(command[0], command, lifecycle.user_environment(layout, locate()))  # noqa: S606 - the user's own words
+    os.execvpe(command[0], command, lifecycle.user_environment(layout, locate()))  # noqa: S606
 
 
 def load(layout: Layout, images: list[str], _say: Say) -> int:
@@ -149,7 +170,7 @@ def load(layout: Layout, images: list[str], _say: Say) -> int:
 def node(layout: Layout, _words: list[str], _say: Say) -> int:
     if os.getpid() != 1:
         raise ClusterError(
-            "`node` is what `up` starts, in namespaces of its own: here it would change the machine",
+            "`node` is internal to `up` and must run in separate namespaces",
             field="node",
             reason="UNSUPPORTED",
         )
@@ -168,7 +189,7 @@ def policies(layout: Layout, _words: list[str], _say: Say) -> int:
 
 
 def inside(layout: Layout, command: list[str]) -> int:
-    """Run it in the cluster's namespaces; its output is shown."""
+    """Run a command in the namespaces of the cluster and show its output."""
     environment = lifecycle.user_environment(layout, locate())
     return subprocess.run(
         lifecycle.entered(lifecycle.running(layout), command), env=environment, check=False

@@ -1,6 +1,4 @@
-"""The API server as the cluster's own parts ask it, by name of an administrator: objects, lists, a
-watch.
-"""
+"""Client of the API server with administrator rights: get, patch and watch."""
 
 import json
 import ssl
@@ -15,19 +13,21 @@ from infra.cluster.policies.objects import Json
 
 ASK_SECONDS = 5.0
 FIELD_MANAGER = "thumbwheel-cluster"
-# One object is one line of a watch.
+# Each object is a single line of a watch.
 LONGEST_LINE_BYTES = 4_000_000
 
 
 class Api:
-    """Over one session."""
+    """API calls on an HTTP session."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
-        """Raises: aiohttp.ClientError, TimeoutError: it does not answer, or not with what was asked
-        for.
+        """Read an object or list.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError: no response, or an error status.
         """
         async with self._session.get(
             path, params=query, timeout=aiohttp.ClientTimeout(ASK_SECONDS)
@@ -37,14 +37,21 @@ class Api:
             return found
 
     async def apply(self, path: str, body: Json) -> Json:
-        """Server-side, over whatever others say. Raises: aiohttp.ClientError, with what the API
-        says; TimeoutError.
+        """Apply an object by server-side apply and take over conflicting fields.
+
+        Raises:
+            aiohttp.ClientError: the API rejected the object; contains its message.
+            TimeoutError: no response.
         """
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._patch(path, body, "application/apply-patch+yaml", query)
 
     async def merge(self, path: str, body: Json) -> Json:
-        """What it holds, over what is there. Raises: aiohttp.ClientError, TimeoutError."""
+        """Merge a patch into an object.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError: no response, or an error status.
+        """
         return await self._patch(
             path, body, "application/merge-patch+json", {"fieldManager": FIELD_MANAGER}
         )
@@ -65,7 +72,7 @@ class Api:
             return found
 
     async def watch(self, path: str, version: str) -> AsyncIterator[Json]:
-        """Events after a version, until the server ends it."""
+        """Yield events after a resource version until the server closes the watch."""
         forever = aiohttp.ClientTimeout(total=None, sock_connect=ASK_SECONDS)
         asked = {"watch": "true", "resourceVersion": version}
         async with self._session.get(path, params=asked, timeout=forever) as answer:
@@ -85,7 +92,7 @@ class Api:
 
 @asynccontextmanager
 async def connected(layout: Layout) -> AsyncIterator[Api]:
-    """To the cluster whose network namespace this process is in."""
+    """Connect to the cluster in whose network namespace this process runs."""
     context = ssl.create_default_context(cafile=str(layout.certificates / f"{AUTHORITY}.pem"))
     context.load_cert_chain(
         layout.certificates / f"{ADMIN}.pem", layout.certificates / f"{ADMIN}.key"

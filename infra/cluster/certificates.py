@@ -1,6 +1,7 @@
-"""Certificates and kubeconfigs of a cluster, made anew for each: nothing outside ever trusts them.
+"""Certificates and kubeconfigs of a cluster, created for each cluster.
 
-Two authorities: who signs for the API's own proxy must not be able to sign for a user.
+No system outside the cluster trusts them. There are two authorities, because the signer of the
+API's front proxy must not be able to sign for users.
 """
 
 import ipaddress
@@ -30,7 +31,7 @@ SERVICE_ACCOUNTS = "service-accounts"
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a certificate names: Kubernetes reads the user from CN and its group from O."""
+    """Subject of a certificate. Kubernetes reads the user from CN and the group from O."""
 
     user: str
     group: str | None = None
@@ -66,12 +67,12 @@ IDENTITIES = {
     "scheduler": Identity("system:kube-scheduler"),
     "proxy": Identity("system:kube-proxy"),
 }
-# Those that call the API.
+# Identities that call the API.
 CALLERS = (ADMIN, KUBELET, "controller-manager", "scheduler", "proxy")
 
 
 def write_certificates(layout: Layout) -> None:
-    """All of them, and the kubeconfigs that name them."""
+    """Write all certificates and the kubeconfigs that refer to them."""
     folder = layout.certificates
     folder.mkdir(parents=True, mode=0o700)
     authority, front = Authority.make(DAYS), Authority.make(DAYS)
@@ -88,7 +89,7 @@ def write_certificates(layout: Layout) -> None:
 
 
 def kubeconfig(folder: Path, name: str) -> dict[str, object]:
-    """How one of the callers reaches the API."""
+    """Return the kubeconfig of an API caller."""
     cluster = {"server": API, "certificate-authority": str(folder / f"{AUTHORITY}.pem")}
     user = {
         "client-certificate": str(folder / f"{name}.pem"),
@@ -105,8 +106,9 @@ def kubeconfig(folder: Path, name: str) -> dict[str, object]:
 
 
 def _signing_pair() -> Pair:
-    """What tokens of service accounts are signed and checked with: a public key in the
-    certificate's place.
+    """Create the key that signs service account tokens.
+
+    The public key takes the place of the certificate.
     """
     key = generate_private_key(SECP256R1())
     return Pair(

@@ -1,5 +1,7 @@
-"""The programs of the cluster, in two stages: what only needs files, and what calls the API. The
-supervisor restarts who dies.
+"""Command lines of the cluster's components in two stages.
+
+The first stage needs files only; the second calls the API. The supervisor restarts failed
+components.
 """
 
 import sys
@@ -21,22 +23,22 @@ from infra.supervision.child import Program
 
 ETCD_PORT, ETCD_PEERS_PORT, API_PORT = 2379, 2380, 6443
 CONTROLLERS_PORT, SCHEDULER_PORT, KUBELET_HEALTH_PORT = 10_257, 10_259, 10_248
-# Of a request that starts a cluster's worth of objects at once; what kube-controller-manager comes
-# with is 20.
+# A deployment creates many objects at once; the default of kube-controller-manager is 20.
 CALLS_A_SECOND = 300
 
 
 @dataclass(frozen=True)
 class Components:
-    """How each is started. They run as root in namespaces of their own and listen on loopback in
-    there.
+    """Command lines of the components.
+
+    Components run as root in separate namespaces and listen on the loopback inside.
     """
 
     layout: Layout
     tools: Tools
 
     def first(self, api_is_ready: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
-        """etcd, the API, containerd."""
+        """Return etcd, the API server and containerd."""
         return (
             Program("etcd", self._etcd(), {}, ETCD_PORT),
             Program("containerd", self._containerd(), {}, CONTAINERD_PORT),
@@ -44,7 +46,7 @@ class Components:
         )
 
     def callers(self, policies_are_in_force: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
-        """Those that call the API."""
+        """Return the components that call the API."""
         return (
             Program("controllers", self._controllers(), {}, CONTROLLERS_PORT),
             Program("scheduler", self._scheduler(), {}, SCHEDULER_PORT),
@@ -61,7 +63,7 @@ class Components:
             f"--listen-client-urls={address}",
             f"--advertise-client-urls={address}",
             f"--listen-peer-urls=http://127.0.0.1:{ETCD_PEERS_PORT}",
-            "--unsafe-no-fsync",  # nothing outlives the cluster
+            "--unsafe-no-fsync",  # no data outlive the cluster
             "--log-level=warn",
         )
 
@@ -92,7 +94,8 @@ class Components:
             f"--kubelet-certificate-authority={self._certificate(certificates.AUTHORITY)}",
             f"--kubelet-client-certificate={self._certificate('apiserver-to-kubelet')}",
             f"--kubelet-client-key={self._key('apiserver-to-kubelet')}",
-            # For API servers beside this one (metrics, say), which trust who comes through it.
+            # For aggregated API servers (for example metrics), which trust users authenticated by
+            # the proxy.
             f"--requestheader-client-ca-file={self._certificate(certificates.FRONT_AUTHORITY)}",
             "--requestheader-allowed-names=front-proxy-client",
             "--requestheader-username-headers=X-Remote-User",

@@ -1,5 +1,6 @@
-"""Configuration files of containerd, the pods' network, kubelet and kube-proxy; why a value differs
-from the usual one stands beside it.
+"""Configuration of containerd, the pod network, kubelet and kube-proxy.
+
+Comments explain differences from the defaults.
 """
 
 import json
@@ -28,20 +29,20 @@ CONTAINERD_PORT, PROXY_HEALTH_PORT = 10_010, 10_256
 
 
 def write_configuration(layout: Layout, network_plugins: Path) -> None:
-    """All files, into the state folder."""
+    """Write all files into the state folder."""
     folder = layout.configuration
     (folder / NETWORK).mkdir(parents=True)
     (folder / CONTAINERD).write_text(containerd(layout, network_plugins))
     (folder / NETWORK / "10-bridge.conflist").write_text(json.dumps(pod_network(), indent=2))
     (folder / KUBELET).write_text(json.dumps(kubelet(layout), indent=2))
     (folder / PROXY).write_text(json.dumps(proxy(layout), indent=2))
-    (folder / RESOLVER).write_text(
-        ""
-    )  # the machine's own would send pods that use it to where nothing leads
+    (folder / RESOLVER).write_text("")  # the resolver of the machine is not reachable from pods
 
 
 def containerd(layout: Layout, network_plugins: Path) -> str:
-    """restrict_oom_score_adj: root in a container may lack CAP_SYS_RESOURCE, and runc then dies
+    """Return the configuration of containerd.
+
+    restrict_oom_score_adj: root in a container may lack CAP_SYS_RESOURCE, and runc then fails
     without a reason.
     """
     disabled = [f"snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")]
@@ -83,7 +84,10 @@ conf_dir = "{layout.configuration}/{NETWORK}"
 
 
 def pod_network() -> dict[str, object]:
-    """One bridge. No portmap: host ports would take iptables beside nftables."""
+    """Return the pod network, a bridge.
+
+    There is no portmap plugin: host ports would need iptables in addition to nftables.
+    """
     addresses = {
         "type": "host-local",
         "dataDir": "/run/pod-addresses",
@@ -125,10 +129,10 @@ def kubelet(layout: Layout) -> dict[str, object]:
         "clusterDomain": DOMAIN,
         "clusterDNS": [DNS_SERVICE],
         "resolvConf": str(layout.configuration / RESOLVER),
-        # Images come from nowhere again.
+        # Images cannot be pulled again.
         "imageGCHighThresholdPercent": 100,
         "imageMinimumGCAge": "240h",
-        # The disk and the memory are the machine's, and others fill them too.
+        # Disk and memory belong to the machine, which other programs fill as well.
         "evictionHard": {
             "memory.available": "64Mi",
             "nodefs.available": "1%",
@@ -140,7 +144,7 @@ def kubelet(layout: Layout) -> dict[str, object]:
 
 
 def proxy(layout: Layout) -> dict[str, object]:
-    # Settings of the whole machine, which a namespace cannot set.
+    # These settings are global for the machine and cannot be set in a namespace.
     untouched = {
         "maxPerCore": 0,
         "min": 0,

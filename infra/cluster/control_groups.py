@@ -1,5 +1,7 @@
-"""The cluster's control group: one folder in each hierarchy of the machine, and nobody else removes
-it. In it kubelet puts its pods, and beside them are the cluster's own parts.
+"""Control group of the cluster in each hierarchy of the machine.
+
+kubelet creates its pods inside, next to the group of the cluster's components. Only this module
+removes the group.
 """
 
 import time
@@ -9,18 +11,18 @@ from pathlib import Path
 from infra.cluster.errors import ClusterError
 
 MOUNTS = Path("/proc/self/mountinfo")
-# Processes that were killed a moment ago still count.
+# Processes count for a moment after SIGKILL.
 EMPTY_WITHIN_SECONDS = 10.0
 AGAIN_SECONDS = 0.05
-# A share of the processors, by the versions' names for it. Linux counts every session of the
-# machine as 1 (1,024 or 100), and the cluster's parts are eight: with one weight for all pods they
-# stood still for seconds whenever pods were started.
+# CPU weights by cgroup version. Linux gives every session of the machine a weight of 1 (1,024 or
+# 100), and the cluster has eight components. With a single weight for all pods the components
+# stalled for seconds whenever pods started.
 WEIGHTS = {"cpu.shares": 8 * 1024, "cpu.weight": 8 * 100}
 PARTS = "parts"
 
 
 def hierarchies(mounts: str) -> list[Path]:
-    """Where control groups are mounted, version 1 and 2, from the text of mountinfo."""
+    """Return the mount points of control groups (version 1 and 2) from a mountinfo text."""
     found = (line.partition(" - ") for line in mounts.splitlines())
     return [
         Path(before.split()[4])
@@ -30,7 +32,7 @@ def hierarchies(mounts: str) -> list[Path]:
 
 
 def make(name: str) -> None:
-    """As heavy as all of the cluster's parts would be on their own."""
+    """Create the group with the weight of all components of the cluster."""
     for hierarchy in hierarchies(MOUNTS.read_text()):
         (hierarchy / name).mkdir(exist_ok=True)
         for file, weight in WEIGHTS.items():
@@ -39,9 +41,10 @@ def make(name: str) -> None:
 
 
 def join_parts(name: str) -> None:
-    """This process, and whom it starts, share the processors as the parts of a node do: one weight
-    beside that of the pods, which kubelet sets by the processors that there are (two of them: twice
-    as heavy).
+    """Move this process and its future children into the group of the components.
+
+    The group has a weight next to that of the pods, which kubelet sets by the number of processors
+    (two processors: twice the weight).
     """
     for hierarchy in hierarchies(MOUNTS.read_text()):
         if any((hierarchy / name / file).exists() for file in WEIGHTS):
@@ -50,7 +53,11 @@ def join_parts(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """With all in it. Raises: ClusterError: a process lives in there."""
+    """Remove the group with all subgroups.
+
+    Raises:
+        ClusterError: a process is still in the group.
+    """
     for hierarchy in hierarchies(MOUNTS.read_text()):
         end = time.monotonic() + EMPTY_WITHIN_SECONDS
         while not _removed(hierarchy / name):
@@ -64,7 +71,7 @@ def remove(name: str) -> None:
 
 
 def _removed(group: Path) -> bool:
-    """Whether nothing is left of it now."""
+    """Try to remove the group; return True if the group no longer exists."""
     if not group.exists():
         return True
     try:
@@ -76,7 +83,10 @@ def _removed(group: Path) -> bool:
 
 
 def _innermost_first(group: Path) -> Iterator[Path]:
-    """The files in it go with it."""
+    """Yield subgroups before their parent.
+
+    The kernel removes the files of a group with the group.
+    """
     for entry in sorted(group.iterdir()):
         if entry.is_dir():
             yield from _innermost_first(entry)

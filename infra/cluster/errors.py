@@ -1,9 +1,9 @@
-"""The one error of this room: why there is no cluster, and what to do about it."""
+"""Error of the cluster's installation and lifecycle."""
 
 from training.errors import DetailedError
 
 
 class ClusterError(DetailedError):
-    """A cluster cannot be built, started or used; the text is for the person at the terminal."""
+    """A cluster cannot be built, started or used; the message explains the remedy to the user."""
 
     reason = "CLUSTER_ERROR"

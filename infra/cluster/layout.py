@@ -1,6 +1,4 @@
-"""Where things are: the files of one cluster in its state folder, and the addresses inside its own
-network.
-"""
+"""Layout of a cluster: files in the state folder and addresses in its network."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ ADMIN = "admin"
 
 @dataclass(frozen=True)
 class Layout:
-    """One cluster. Its files are gone when it is."""
+    """Paths of a cluster. The files are removed with the cluster."""
 
     state: Path
 
@@ -35,12 +33,12 @@ class Layout:
 
     @property
     def data(self) -> Path:
-        """etcd's, containerd's, kubelet's."""
+        """Data of etcd, containerd and kubelet."""
         return self.state / "data"
 
     @property
     def private(self) -> Path:
-        """What stands in for folders of the machine inside the cluster's mount namespace."""
+        """Folders mounted over folders of the machine in the mount namespace of the cluster."""
         return self.state / "private"
 
     @property
@@ -49,12 +47,12 @@ class Layout:
 
     @property
     def mark(self) -> Path:
-        """Says that everything in the folder is the cluster's, and may be removed."""
+        """Marker: all files in the folder belong to the cluster and may be removed."""
         return self.state / "cluster"
 
     @property
     def control_group(self) -> str:
-        """Its name in every hierarchy: clusters of two state folders never meet."""
+        """Name of the control group in every hierarchy, unique per state folder."""
         return f"thumbwheel-{hashlib.sha256(str(self.state).encode()).hexdigest()[:8]}"
 
     def kubeconfig(self, name: str = ADMIN) -> Path:

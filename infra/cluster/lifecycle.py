@@ -1,8 +1,7 @@
-"""The cluster seen from outside: one process starts it, and killing process 1 of its namespaces
-ends all of it.
+"""Lifecycle of the cluster, seen from the host.
 
-Nothing of a cluster outlives it: `up` begins from nothing each time, whatever became of the one
-before.
+A process starts the cluster. Killing process 1 of its namespaces ends the whole cluster. No state
+outlives a cluster: `up` always starts a new one.
 """
 
 import contextlib
@@ -31,13 +30,14 @@ NAMESPACES = ("--mount", "--net", "--pid")
 GONE_WITHIN_SECONDS = 20.0
 AGAIN_SECONDS = 0.02
 LAST_CHARACTERS = 1_500
-START_TICKS = 19  # its place in /proc/PID/stat, counted after the name
+START_TICKS = 19  # index in /proc/PID/stat after the name
 
 
 @dataclass(frozen=True)
 class Process:
-    """Process 1 of the namespaces by its number outside; `started` tells it from a later one of the
-    same number.
+    """Process 1 of the namespaces by its pid on the host.
+
+    `started` distinguishes the process from a later one with the same pid.
     """
 
     pid: int
@@ -45,15 +45,19 @@ class Process:
 
 
 def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
-    """Start it, say each step, come back when it is ready. It runs on without this process.
+    """Start the cluster, print each step and return when ready.
+
+    The cluster outlives this process.
 
     Raises:
-        ClusterError: one runs already, or it did not start: then nothing runs, and logs are kept.
+        ClusterError: a cluster is already running, or the start failed. After a failed start no
+            process remains and the logs are preserved.
     """
     refuse_unable()
     if running := find(layout):
         raise ClusterError(
-            f"the cluster runs already (process {running.pid}, state in {layout.state}); make cluster-down ends it",
+            f"the cluster is already running (process {running.pid}, state in {layout.state}); "
+            "stop it with make cluster-down",
             field=str(layout.state),
             reason="IN_USE",
         )
@@ -72,21 +76,28 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
 
 
 def refuse_unable() -> None:
-    """Raises: ClusterError: no cluster can run here."""
+    """Check that a cluster can run on this machine.
+
+    Raises:
+        ClusterError: a requirement is missing.
+    """
     if sys.platform != "linux" or os.geteuid() != 0:
         raise ClusterError(
-            "the cluster needs root on Linux, for namespaces, mounts and control groups of its own",
+            "the cluster needs root on Linux, for namespaces, mounts and control groups",
             reason="UNSUPPORTED",
             limit="root on Linux",
         )
     for tool in ("unshare", "nsenter", "mount"):
         if not shutil.which(tool):
-            raise ClusterError(f"no {tool} here: install util-linux", field=tool, reason="MISSING")
+            raise ClusterError(
+                f"{tool} is not installed: install util-linux", field=tool, reason="MISSING"
+            )
 
 
 def down(layout: Layout) -> None:
-    """End it and remove all of it. Nothing happens where there is none, least of all to a folder of
-    something else.
+    """Stop the cluster and remove its files.
+
+    Folders without a cluster's marker are not touched.
     """
     if layout.mark.exists():
         end(layout)
@@ -95,7 +106,7 @@ def down(layout: Layout) -> None:
 
 
 def end(layout: Layout) -> None:
-    """Kill it; its logs and data stay."""
+    """Kill the cluster; logs and data remain."""
     if running := find(layout):
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.pid, signal.SIGKILL)
@@ -103,7 +114,7 @@ def end(layout: Layout) -> None:
         while find(layout):
             if time.monotonic() > wait_end:
                 raise ClusterError(
-                    f"process {running.pid} does not end",
+                    f"process {running.pid} does not exit",
                     field=str(running.pid),
                     reason="TIMED_OUT",
                     limit=f"{GONE_WITHIN_SECONDS:.0f} s",
@@ -114,7 +125,7 @@ def end(layout: Layout) -> None:
 
 
 def find(layout: Layout) -> Process | None:
-    """The cluster of this state folder, if it runs."""
+    """Return process 1 of the cluster in this state folder if running."""
     note = layout.state / RUNNING
     if not (layout.mark.exists() and note.exists()):
         return None
@@ -124,18 +135,22 @@ def find(layout: Layout) -> Process | None:
 
 
 def running(layout: Layout) -> Process:
-    """The same, where there must be one. Raises: ClusterError: none runs."""
+    """Return process 1 of the cluster.
+
+    Raises:
+        ClusterError: no cluster is running.
+    """
     if process := find(layout):
         return process
     raise ClusterError(
-        f"no cluster runs in {layout.state}: make cluster starts one",
+        f"no cluster is running in {layout.state}; start one with make cluster",
         field=str(layout.state),
         reason="STOPPED",
     )
 
 
 def entered(process: Process, command: Sequence[str]) -> list[str]:
-    """The command in the cluster's namespaces, in the folder of this process."""
+    """Return the command to run in the cluster's namespaces and the current folder."""
     return [
         "nsenter",
         "--target",
@@ -150,8 +165,9 @@ def entered(process: Process, command: Sequence[str]) -> list[str]:
 
 
 def user_environment(layout: Layout, tools: Tools) -> dict[str, str]:
-    """For a command of the user's in there. What kubectl and Helm remember of the cluster ends with
-    it.
+    """Return the environment of a user's command in the cluster.
+
+    Caches of kubectl and Helm are removed with the cluster.
     """
     remembered = {
         "KUBECACHEDIR": "kubectl",
@@ -164,10 +180,13 @@ def user_environment(layout: Layout, tools: Tools) -> dict[str, str]:
 
 
 def _refuse_mounted(layout: Layout) -> None:
-    """Folders of the machine are mounted below the state inside the namespaces. Seen from out here
-    they must never be removed through.
+    """Check that no folder of the machine is mounted below the state folder.
 
-    Raises: ClusterError: something is mounted there.
+    Such mounts exist only inside the namespaces. Seen from the host, a removal must never reach
+    through a mount.
+
+    Raises:
+        ClusterError: a mount exists.
     """
     mounted = [line.split()[4] for line in control_groups.MOUNTS.read_text().splitlines()]
     if below := [place for place in mounted if place.startswith(f"{layout.state}/")]:
@@ -179,17 +198,21 @@ def _refuse_mounted(layout: Layout) -> None:
 
 
 def _claim(layout: Layout) -> None:
-    """Raises: ClusterError: the folder holds something else, which `down` would remove."""
+    """Mark the folder as the cluster's.
+
+    Raises:
+        ClusterError: the folder contains other files, which `down` would remove.
+    """
     layout.state.mkdir(parents=True, exist_ok=True)
     if any(layout.state.iterdir()):
         raise ClusterError(
-            f"{layout.state} holds something else: name an empty folder for the cluster's state",
+            f"{layout.state} contains other files; choose an empty folder for the cluster",
             field=str(layout.state),
             reason="EXISTS",
             limit="an empty folder",
         )
     layout.mark.write_text(
-        "Everything in this folder is removed by `python -m infra.cluster down`, and by the next `up`.\n"
+        "`python -m infra.cluster down` and the next `up` remove all files in this folder.\n"
     )
 
 
@@ -215,21 +238,25 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
             say(line.rstrip())
     outside.wait()
     raise ClusterError(
-        f"the cluster did not start; {layout.logs} says: {_last_words(layout)}",
+        f"the cluster did not start; logs in {layout.logs}: {_last_words(layout)}",
         field=str(layout.logs / LOG),
         reason="FAILED",
     )
 
 
 def _own_environment(layout: Layout, tools: Tools) -> Mapping[str, str]:
-    """Nothing of the user's: a proxy, say, leads nowhere in there. But where the cache is."""
+    """Return the environment of the cluster's processes, without variables of the user.
+
+    A proxy, for example, is not reachable from the cluster. The path of the cache is included.
+    """
     own = {"HOME": str(layout.private), "KUBECONFIG": str(layout.kubeconfig()), "LANG": "C.UTF-8"}
     return {**tools.environment, **own, "THUMBWHEEL_CACHE": str(cache())}
 
 
 def _note(layout: Layout, outside: subprocess.Popen[str]) -> None:
-    """Who runs: the child of `unshare`, which stays to kill it. Ports are none, but whoever reads
-    such notes asks for them.
+    """Record the child of `unshare`, which is killed to stop the cluster.
+
+    `ports` is empty but expected by readers of the file.
     """
     children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
     while outside.poll() is None:
@@ -243,7 +270,7 @@ def _note(layout: Layout, outside: subprocess.Popen[str]) -> None:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When it started, in ticks since boot; None: it has gone, or waits for its parent to notice."""
+    """Return the start time in ticks since boot, or None for a missing or zombie process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,8 +1,7 @@
-"""What is made of the cluster's new namespaces: a network that leads nowhere, folders of its own,
-settings that it cannot change.
+"""Setup of the cluster's namespaces: isolated network, private folders, protected kernel settings.
 
-kubelet writes six settings of the kernel that belong to the whole machine. It finds files in their
-place that say what it wants, so nothing has to be put back, however the cluster ends.
+kubelet writes six kernel settings of the whole machine. Files with the wanted values are mounted
+over these settings, so that no cleanup is needed however the cluster ends.
 """
 
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 from infra.cluster.layout import NODE_ADDRESS, Layout
 
 SETTINGS = Path("/proc/sys")
-# What kubelet 1.34 wants (pkg/kubelet/cm/container_manager_linux.go), and would set.
+# Values that kubelet 1.34 requires and would set (pkg/kubelet/cm/container_manager_linux.go).
 WANTED_BY_KUBELET = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -23,10 +22,10 @@ WANTED_BY_KUBELET = {
 OWN_FOLDERS = {
     Path("/run"): ("containerd", "netns", "lock"),
     Path("/var/log"): ("pods", "containers"),
-    Path("/var/lib"): ("kubelet", "cni"),  # two names that no option changes
+    Path("/var/lib"): ("kubelet", "cni"),  # fixed paths without an option
 }
 SHARED_FOLDERS = (Path("/var/lib"),)
-# These belong to the network namespace of who opens them: a mount would pin the node's.
+# These settings belong to the network namespace of the reader: a mount would pin the node's.
 OWN_SETTINGS = "net"
 NETWORK_SETTINGS = {"ipv4/ip_forward": "1", "bridge/bridge-nf-call-iptables": "1"}
 NODE_LINK = "node0"
@@ -34,18 +33,19 @@ NOBODY = NODE_ADDRESS.rpartition(".")[0] + ".254"
 
 
 def furnish(layout: Layout) -> None:
-    """Everything, in the namespaces of this process."""
+    """Set up the namespaces of this process."""
     furnish_folders(layout.private)
     shield_settings(layout.private)
     _run(
         "mount", "--make-rshared", "/"
-    )  # so that pods' mounts reach kubelet; unshare has cut off the machine before
+    )  # Pods' mounts must propagate to kubelet; unshare has already detached the machine's mounts.
     furnish_network()
 
 
 def furnish_folders(private: Path) -> None:
-    """Where the parts write without asking. In /var/lib what is there stays visible: the cache or
-    the state may be in it.
+    """Mount private folders over fixed paths of the components.
+
+    Existing entries of /var/lib stay visible, because they may contain the cache or the state.
     """
     for place, inner in OWN_FOLDERS.items():
         own = private / place.relative_to("/")
@@ -60,7 +60,7 @@ def furnish_folders(private: Path) -> None:
 
 
 def shield_settings(private: Path) -> None:
-    """The machine's settings become readable only, six of them files of our own."""
+    """Mount the machine's settings read-only, and own files over six of them."""
     for folder in sorted(SETTINGS.iterdir()):
         if folder.name != OWN_SETTINGS and folder.is_dir():
             _run("mount", "--bind", str(folder), str(folder))
@@ -73,9 +73,10 @@ def shield_settings(private: Path) -> None:
 
 
 def furnish_network() -> None:
-    """A bridge without ports holds the node's address: not every kernel has dummy devices. The
-    default route makes addresses of Services routable from the node, and ends at a neighbour who
-    does not exist.
+    """Create a bridge without ports for the node's address.
+
+    Not every kernel has dummy devices. The default route makes Service addresses routable from the
+    node and leads to a nonexistent neighbour.
     """
     for words in (
         ("link", "set", "lo", "up"),

@@ -1,9 +1,8 @@
-"""Processes 1 and 2 of the cluster's own namespaces: 1 reaps whoever is left behind, 2 starts the
-parts and keeps them running.
+"""Processes 1 and 2 of the cluster's namespaces.
 
-Each step is a line on standard output. When `up`, which reads there, has gone before the last one,
-process 2 ends and with it
-everything: no cluster is half there.
+Process 1 reaps orphans. Process 2 starts the components and supervises them. Each step prints a
+line on standard output. If the reader `up` exits before the last step, process 2 exits and thereby
+ends the whole cluster. A partial cluster never remains.
 """
 
 import asyncio
@@ -32,14 +31,12 @@ READY_SECONDS = 90.0
 AGAIN_SECONDS = 0.1
 DNS = Path(__file__).parent / "coredns.yaml"
 LOG = "node.log"
-# Of containerd, as kubelet sees it.
+# Image commands for the containerd of kubelet.
 IMAGES = ("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "images")
 
 
 def run_first_process(second: Callable[[], None]) -> int:
-    """Fork process 2 and wait for it, reaping others: in a namespace they all become children of
-    process 1.
-    """
+    """Fork process 2 and wait for its exit; reap orphans, which are children of process 1."""
     supervisor = os.fork()
     if supervisor == 0:
         second()
@@ -51,7 +48,7 @@ def run_first_process(second: Callable[[], None]) -> int:
 
 
 class Node:
-    """Brings the cluster up and keeps it running."""
+    """Supervisor of the cluster's components."""
 
     def __init__(self, layout: Layout, components: Components, images: Sequence[Path]) -> None:
         self._layout = layout
@@ -61,8 +58,8 @@ class Node:
         self._children: list[Child] = []
 
     async def run(self) -> None:
-        """Until it is killed."""
-        # The end of a pipe that is written to becomes readable when nobody reads any more.
+        """Start the components and run until killed."""
+        # The writing end of a pipe becomes readable after the reader has closed its end.
         asyncio.get_running_loop().add_reader(sys.stdout.fileno(), os._exit, 1)
         control_groups.join_parts(self._layout.control_group)
         furnish(self._layout)
@@ -83,7 +80,7 @@ class Node:
         for program in self._components.callers(is_in_force):
             self._start(program)
         await run("kubectl", "apply", "--server-side", "-f", str(DNS))
-        self._tell("DNS is asked for")
+        self._tell("DNS applied")
         await self._ready("controllers", "scheduler", "kubelet", "proxy", "policies")
         await self._until("node", lambda: _is_node_ready(api))
         await self._until("DNS", lambda: _is_dns_ready(api))
@@ -107,7 +104,7 @@ class Node:
     async def _until(self, what: str, test: Callable[[], Awaitable[bool]]) -> None:
         end = time.monotonic() + READY_SECONDS
         while time.monotonic() < end:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # not there yet
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # not available yet
                 if await test():
                     self._tell(what)
                     return
@@ -123,22 +120,26 @@ class Node:
         print(f"{time.monotonic() - self._started:5.1f} s  {what}", flush=True)
 
     def _pass_on(self, source: str, text: str) -> None:
-        """Of the parts only what the supervisor says of them: their own lines have files."""
+        """Print messages of the supervisor only; components have their own log files."""
         if source == SUPERVISOR:
             print(text, file=sys.stderr, flush=True)
 
     def _speak_to_log(self) -> None:
-        """Nobody reads standard output from here on."""
+        """Redirect standard output to the log, since its reader exits after the start."""
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def import_command(archive: Path) -> list[str]:
-    """Into containerd, where kubelet looks."""
+    """Return the command that imports an archive into containerd for kubelet."""
     return [*IMAGES, "import", str(archive)]
 
 
 async def run(*command: str) -> None:
-    """Raises: ClusterError: it failed, with the last of what it said."""
+    """Run a command.
+
+    Raises:
+        ClusterError: the command failed; the message contains the end of its output.
+    """
     process = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -1,8 +1,7 @@
-"""Programs built from Go modules, each family from its own go.mod and go.sum, so that versions of
-one never decide another's.
+"""Build of programs from Go modules.
 
-The sources in go/ are a page each; all the rest comes through Go's own module proxy and is checked
-against go.sum.
+Each program has its own go.mod and go.sum, so that versions are independent. The sources in go/ are
+short; all dependencies come from the Go module proxy and are checked against go.sum.
 """
 
 import re
@@ -19,19 +18,21 @@ from infra.servers.steps import run_steps
 
 SOURCES = Path(__file__).parent / "go"
 BUILD_SECONDS = 3600.0
-# Measured: 1.0 GB of modules and 3.6 of Go's build cache, and what the linker puts beside them.
+# Measured: 1.0 GB of modules, 3.6 GB of Go's build cache, and temporary files of the linker.
 NEEDED_BYTES = 6_000_000_000
 NICENESS = "15"
-# What a module of Kubernetes reports as its version where nobody sets it makes Helm's checks of
-# versions wrong.
+# Without these flags the modules of Kubernetes report a default version, and version checks of Helm
+# fail.
 KUBERNETES = re.compile(r"k8s\.io/kubernetes v(\d+)\.(\d+)\.\S+")
 STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 
 
 @dataclass(frozen=True)
 class Family:
-    """One main package. `lock` holds go.mod and go.sum, `sources` main.go; without sources of ours
-    it is the `package` of a module that the lock names.
+    """A main package.
+
+    `lock` contains go.mod and go.sum, `sources` main.go. Without sources, the program is `package`
+    of a module in the lock.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Family:
 
     @property
     def home(self) -> Path:
-        """Where its program is put."""
+        """Return the folder of the built program."""
         ours = [self.sources / "main.go"] if self.sources else []
         return home("cluster", self.name, *ours, self.lock / "go.mod", self.lock / "go.sum")
 
@@ -54,14 +55,15 @@ class Family:
 
 
 def ours(name: str) -> Family:
-    """A family of the cluster's own."""
+    """Return a program of the cluster with its own sources."""
     return Family(name, SOURCES / name, LOCKS / "cluster" / name)
 
 
 def build(family: Family, folder: Path) -> None:
-    """Build it into the folder, out of the way of whoever else uses the machine.
+    """Build a program into the folder with low priority.
 
-    Raises: ServerError: the build failed, with the last of what it said.
+    Raises:
+        ServerError: the build failed; the message contains the end of its output.
     """
     module = folder / "module"
     if family.sources:
@@ -88,17 +90,23 @@ def build(family: Family, folder: Path) -> None:
         family.package,
     ]
     assignments = [f"{name}={value}" for name, value in environment().items()]
-    (build_caches() / "temporary").mkdir(parents=True, exist_ok=True)  # Go does not make this one
+    # Go does not create this folder
+    (build_caches() / "temporary").mkdir(parents=True, exist_ok=True)
     run_steps(f"building {family.name}", [["env", *assignments, *command]], module, BUILD_SECONDS)
     shutil.rmtree(module)
 
 
 def refuse_unable() -> None:
-    """Before minutes are spent. Raises: ClusterError: too little room on the disk."""
+    """Check the free disk space before a build of minutes.
+
+    Raises:
+        ClusterError: the disk has too little space.
+    """
     cache().mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(cache()).free) < NEEDED_BYTES:
         raise ClusterError(
-            f"building Kubernetes takes {NEEDED_BYTES / 1e9:.0f} GB in {cache()}, of which 0.4 stay; {free / 1e9:.1f} are free",
+            f"building Kubernetes needs {NEEDED_BYTES / 1e9:.0f} GB in {cache()} (later 0.4 GB); "
+            f"{free / 1e9:.1f} GB are free",
             field=str(cache()),
             reason="TOO_SMALL",
             limit=f"at least {NEEDED_BYTES / 1e9:.0f} GB",
@@ -106,12 +114,12 @@ def refuse_unable() -> None:
 
 
 def build_caches() -> Path:
-    """Where modules and compiled packages lie until everything is built."""
+    """Return the folder of modules and compiled packages during the builds."""
     return cache() / "cluster" / "go"
 
 
 def environment() -> dict[str, str]:
-    """Nothing of the user's own Go is touched, and modules can be deleted like other files."""
+    """Return a Go environment separate from the user's, with deletable modules."""
     caches = build_caches()
     return {
         "CGO_ENABLED": "0",
@@ -123,7 +131,7 @@ def environment() -> dict[str, str]:
 
 
 def linker_flags(go_mod: str) -> str:
-    """No symbols; and Kubernetes learns its own version, which go.mod names."""
+    """Return flags that omit symbols and set the version of Kubernetes from go.mod."""
     flags = ["-s", "-w"]
     if found := KUBERNETES.search(go_mod):
         version = {
@@ -139,5 +147,5 @@ def linker_flags(go_mod: str) -> str:
 
 
 def forget_build_caches() -> None:
-    """Gigabytes that only another build would want."""
+    """Remove gigabytes of caches that are useful for another build only."""
     shutil.rmtree(build_caches(), ignore_errors=True)

@@ -1,3 +1,4 @@
-"""The resources of other operators that the chart writes, as their makers define them: for tests,
-never part of the product.
+"""Resource definitions (CRDs) of other operators whose resources the chart creates.
+
+Tests use the definitions; the product does not.
 """

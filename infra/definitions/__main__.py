@@ -1,4 +1,4 @@
-"""`python -m infra.definitions`: fetches the definitions into the cache."""
+"""Download the resource definitions into the cache: `python -m infra.definitions`."""
 
 import sys
 from functools import partial

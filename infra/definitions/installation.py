@@ -1,4 +1,4 @@
-"""All definitions of resources in one folder of the cache, by maker: `python -m infra.definitions`."""
+"""Installation of all resource definitions into a folder of the cache, by vendor."""
 
 import shutil
 from collections.abc import Callable
@@ -21,22 +21,31 @@ RESOURCES = ("kafka.Kafka", "nodepool.KafkaNodePool", "topic.KafkaTopic", "user.
 
 
 def find_installed() -> Path:
-    """The folder, with one for each maker. Raises: ServerError: it is not there, with the command
-    that makes it.
+    """Return the folder with a subfolder per vendor.
+
+    Raises:
+        ServerError: the folder is missing; names the command for the installation.
     """
     refuse_missing([part()], COMMAND)
     return part().home
 
 
 def install(say: Callable[[str], None]) -> Path:
-    """Fetch what is missing. Raises: ServerError: something cannot be had here, with what to do."""
+    """Download missing definitions.
+
+    Raises:
+        ServerError: a download is impossible; the message contains the remedy.
+    """
     fill_missing([part()], say)
     return part().home
 
 
 def part() -> Part:
-    """The one folder that holds all definitions."""
-    what = "definitions of KServe's, KEDA's, Strimzi's and others' resources (120 MB to download, 4 stay)"
+    """Describe the folder with all definitions as a part of the installation."""
+    what = (
+        "resource definitions of KServe, KEDA, Strimzi and others "
+        "(120 MB to download, 4 MB on disk)"
+    )
     return Part(home("definitions", "resources", MODULES, *STRIMZI), what, _fill)
 
 
@@ -49,8 +58,9 @@ def _fill(folder: Path) -> None:
 
 
 def _generate(jars: Path, folder: Path) -> None:
-    """Strimzi publishes its resources as classes, and a program that writes their definitions; it
-    wants Java 21.
+    """Generate the definitions of Strimzi.
+
+    Strimzi publishes Java classes and a generator that writes the definitions; both need Java 21.
     """
     jars.mkdir()
     folder.mkdir()
@@ -61,6 +71,6 @@ def _generate(jars: Path, folder: Path) -> None:
     ]
     java = servers.locate().jvm
     run_steps(
-        "writing Strimzi's definitions",
+        "generating Strimzi's definitions",
         [[str(java), "-cp", f"{jars}/*", GENERATOR, "--yaml", *targets]],
     )

@@ -1,5 +1,6 @@
-"""Definitions put into a running cluster, so that its API server takes those resources and knows
-each of their fields.
+"""Installation of resource definitions into a running cluster.
+
+The API server then accepts the resources and validates their fields.
 """
 
 import json
@@ -15,14 +16,15 @@ ESTABLISHED_SECONDS, LOOK_SECONDS = 60, 0.3
 
 
 def make_known(inside: Inside, *folders: Path) -> None:
-    """By what lies in the folders; returns when the API server serves it. Another version takes the
-    place of one that is known.
+    """Apply all definitions of the folders, and wait until the API server serves them.
+
+    Other versions of a definition are replaced.
 
     Raises:
-        ClusterError: the API server refuses it, or does not serve it in time.
+        ClusterError: the API server rejects a definition or does not serve the definition in time.
     """
     files = [word for folder in folders for word in ("-f", str(folder))]
-    # Server-side: they are larger than what kubectl could note in an annotation.
+    # Server-side apply: the definitions exceed the size limit of the annotation written by kubectl.
     inside.run("kubectl", "apply", "--server-side", "--force-conflicts", *files)
     end = time.monotonic() + ESTABLISHED_SECONDS
     while not all(
@@ -41,6 +43,9 @@ def make_known(inside: Inside, *folders: Path) -> None:
 
 
 def is_served(definition: Mapping[str, Any]) -> bool:
-    """One that is new has no conditions yet, on which `kubectl wait` gives up."""
+    """Return True if the definition is established.
+
+    A new definition has no conditions yet, and `kubectl wait` fails in that case.
+    """
     conditions = definition.get("status", {}).get("conditions") or ()
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)

@@ -1,4 +1,4 @@
-"""Definitions that lie in the sources of a Go module, whose hash is compared with the lock."""
+"""Resource definitions from the sources of Go modules, with the hash checked by the lock."""
 
 import json
 import os
@@ -17,7 +17,7 @@ DOWNLOAD_SECONDS = 900
 
 @dataclass(frozen=True)
 class Module:
-    """`files`: paths in it. `sum`: as go.sum writes it."""
+    """A Go module in the lock. `files` are paths in the module, `sum` is the hash of go.sum."""
 
     name: str
     module: str
@@ -27,15 +27,18 @@ class Module:
 
 
 def read_modules(lock: Path) -> list[Module]:
-    """In the order of the lock."""
+    """Read the modules in the order of the lock."""
     return [Module(name, **fields) for name, fields in tomllib.loads(lock.read_text()).items()]
 
 
 def fetch_definitions(module: Module, modules: Path, folder: Path) -> None:
-    """Copy its files into the folder; `modules` is where Go may keep what it downloads.
+    """Copy the files of a module into the folder.
+
+    Args:
+        modules: folder of Go's module cache.
 
     Raises:
-        ServerError: no Go can be had, no download, or another content than the lock says.
+        ServerError: Go or the download is unavailable, or the hash differs from the lock.
     """
     go = find_go()
     modules.mkdir(parents=True, exist_ok=True)
@@ -51,13 +54,14 @@ def fetch_definitions(module: Module, modules: Path, folder: Path) -> None:
     found = json.loads(done.stdout or "{}")
     if done.returncode or "Dir" not in found:
         raise ServerError(
-            f"{module.module} {module.version} cannot be had: {found.get('Error') or done.stderr.strip()}",
+            f"{module.module} {module.version} is unavailable: "
+            f"{found.get('Error') or done.stderr.strip()}",
             field=module.module,
             reason="UNREACHABLE",
         )
     if found["Sum"] != module.sum:
         raise ServerError(
-            f"{module.module} {module.version} is {found['Sum']}, not what the lock says: {module.sum}",
+            f"{module.module} {module.version} has hash {found['Sum']}, expected {module.sum}",
             field=module.module,
             reason="MISMATCH",
             limit=module.sum,

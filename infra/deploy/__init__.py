@@ -1,1 +1,1 @@
-"""`make deploy`: the chart on the cluster of this machine, from images to an open door."""
+"""`make deploy`: build the images, install the chart and open a port to the cluster."""

@@ -1,5 +1,6 @@
-"""`python -m infra.deploy`: images, chart and stores on the cluster of this machine, and a door to
-it; used by `make deploy`.
+"""Deploy images, chart and stores to the cluster on this machine.
+
+Usage: `python -m infra.deploy`. `make deploy` runs this command.
 """
 
 import argparse
@@ -29,7 +30,7 @@ HTTP_PORT, GRPC_PORT = 80, 50051
 
 
 def main() -> int:
-    """Run it; its exit status."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m infra.deploy", description=__doc__)
     parser.add_argument(
         "--state", type=Path, default=STATE, help="the cluster's folder (default: %(default)s)"
@@ -38,21 +39,21 @@ def main() -> int:
         "--port",
         type=int,
         default=8080,
-        help="of the page; 0 picks a free one (default: %(default)s)",
+        help="HTTP port; 0 picks a free port (default: %(default)s)",
     )
     parser.add_argument(
-        "--grpc-port", type=int, default=50051, help="of gRPC (default: %(default)s)"
+        "--grpc-port", type=int, default=50051, help="gRPC port (default: %(default)s)"
     )
     parser.add_argument(
         "--training",
         type=RayMode,
         choices=list(RayMode),
-        help="turns of training too: in one pod, or by KubeRay",
+        help="also run training: local (in one pod) or by KubeRay",
     )
     parser.add_argument(
         "--whole",
         action="store_true",
-        help="the training image with its six gigabytes, and not with .venv by a volume",
+        help="load the whole training image (six gigabytes) instead of mounting .venv",
     )
     options = parser.parse_args()
     interruption.stop_like_ctrl_c()
@@ -75,11 +76,11 @@ def main() -> int:
 def deploy(
     layout: Layout, port: int, grpc_port: int, training: RayMode | None, *, whole: bool
 ) -> None:
-    """All steps; each changes nothing where it was done before.
+    """Run all steps. Each step is idempotent.
 
     Raises:
-        ClusterError, ServerError: a step failed, with what it said.
-        OSError: a port is taken.
+        ClusterError, ServerError: a step failed; the message contains its output.
+        OSError: a port is in use.
     """
     say, started = partial(Terminal().say, SUPERVISOR), time.monotonic()
     tools = find_installed()
@@ -113,11 +114,13 @@ def deploy(
     shown = open_door(inside, port, address, HTTP_PORT)
     grpc = open_door(inside, grpc_port, address, GRPC_PORT)
     say(
-        f"everything runs on the cluster, after {time.monotonic() - started:.0f} s. gRPC: 127.0.0.1:{grpc}"
+        f"deployed to the cluster after {time.monotonic() - started:.0f} s; "
+        f"gRPC at 127.0.0.1:{grpc}"
     )
     where = "" if layout.state == STATE else f" --state {layout.state}"
     say(
-        f"it runs on: .venv/bin/python -m infra.cluster down{where} ends it; kubectl and helm: … exec{where} -- kubectl get pods -A"
+        f"the cluster keeps running; stop: .venv/bin/python -m infra.cluster down{where}; "
+        f"kubectl and helm: … exec{where} -- kubectl get pods -A"
     )
     say(f"http://127.0.0.1:{shown}/#key={key}")
 

@@ -1,9 +1,9 @@
-"""A door from this machine into the cluster: it listens out here, on a socket that it is born with,
-and connects in there.
+"""Forwarding of a port on this machine to an address inside the cluster.
 
-`python -m infra.deploy.doorway FD FILE PORT` runs in the cluster's namespaces and so ends with the
-cluster. Sockets stay in the network that they were made in, whoever holds them. The file says where
-it leads: to another address when a release was made anew.
+`python -m infra.deploy.port_forward FD FILE PORT` runs in the namespaces of the cluster and ends
+with the cluster. The listening socket is inherited from a process outside: a socket stays in the
+network namespace in which it was created. FILE contains the target address, which changes when a
+release is reinstalled.
 """
 
 import asyncio
@@ -21,19 +21,23 @@ CHUNK_BYTES = 65_536
 
 
 def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
-    """Lets 127.0.0.1:port lead to an address in there, until the cluster ends; 0 picks a free port.
-    Returns the port: that of the door which leads to this inner port already, if there is one.
+    """Forward 127.0.0.1:port to an address in the cluster, until the cluster ends.
+
+    Args:
+        port: port on this machine; 0 picks a free port.
+
+    Returns the port. If the inner port is already forwarded, return the existing port.
 
     Raises:
-        OSError: the port is taken.
-        ClusterError: no cluster runs.
+        OSError: the port is in use.
+        ClusterError: no cluster is running.
     """
     leads_to = inside.layout.state / f"door-{inner_port}.address"
     partial = leads_to.with_suffix(".partial")
     partial.write_text(address)
     partial.replace(leads_to)
     note = inside.layout.state / f"door-{inner_port}.port"
-    if note.exists():  # open since the last time: it lives as long as this folder
+    if note.exists():  # An earlier call started the process, which lives as long as this folder.
         return int(note.read_text())
     listener = socket.create_server(("127.0.0.1", port))
     descriptor = listener.fileno()
@@ -56,7 +60,9 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
             start_new_session=True,
         )
     door.returncode = (
-        0  # it ends with the cluster; Python would complain that nobody has waited for it
+        # The process outlives this program; an exit code prevents Python's warning about a child
+        # without a wait.
+        0
     )
     with listener:
         bound = int(listener.getsockname()[1])
@@ -65,7 +71,7 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
 
 
 async def serve(listener: socket.socket, leads_to: Callable[[], str], port: int) -> None:
-    """Pass on what comes, both ways, for ever, to where it leads when somebody comes."""
+    """Forward connections to the current target address until cancelled."""
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -84,7 +90,7 @@ async def serve(listener: socket.socket, leads_to: Callable[[], str], port: int)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until the one end has said all, which the other end is told."""
+    """Copy bytes until the end of the stream, then close the writing side."""
     with contextlib.suppress(OSError):
         while data := await reader.read(CHUNK_BYTES):
             writer.write(data)

@@ -1,5 +1,6 @@
-"""Our images in the cluster's containerd: built from the clone, written and loaded when they have
-changed.
+"""Load the images of this clone into the containerd of the cluster.
+
+Images are built from the clone and loaded only if they have changed.
 """
 
 import json
@@ -19,8 +20,12 @@ TAG_DIGITS = 16
 def bring_images(
     inside: Inside, names: Sequence[str], say: Callable[[str], None], bare: Collection[str] = ()
 ) -> dict[str, str]:
-    """Build them, load those that are new to this cluster; the bare ones without their packages.
-    Their tags by name: each follows from what the image is.
+    """Build images and load those that are new to this cluster.
+
+    Args:
+        bare: names of images to build without their packages.
+
+    Returns the tags by name. A tag is derived from the digest of the image.
     """
     catalogue, note = read_catalogue(), inside.layout.state / LOADED
     loaded = json.loads(note.read_text()) if note.exists() else {}
@@ -38,6 +43,6 @@ def bring_images(
 def _load(inside: Inside, image: Described, reference: str, say: Callable[[str], None]) -> None:
     archive = inside.layout.state / "image.tar"
     write_archive(archive, reference, image)
-    say(f"loading it ({archive.stat().st_size / 1e6:.0f} MB)")
+    say(f"loading the image ({archive.stat().st_size / 1e6:.0f} MB)")
     inside.run(*import_command(archive))
     archive.unlink()

@@ -1,4 +1,4 @@
-"""Commands in the cluster's namespaces, with Helm and kubectl: one way for all steps."""
+"""Shell commands in the namespaces of the cluster, with Helm and kubectl."""
 
 import subprocess
 from collections.abc import Sequence
@@ -14,16 +14,19 @@ LAST_CHARACTERS = 3_000
 
 @dataclass(frozen=True)
 class Inside:
-    """One running cluster."""
+    """Runner of commands in a running cluster."""
 
     layout: Layout
     tools: Tools
 
     def run(self, *command: str, said: str = "", seconds: float = 600.0) -> str:
-        """What the command printed; `said` is its standard input.
+        """Run a command and return its standard output.
+
+        Args:
+            stdin: text for the standard input.
 
         Raises:
-            ClusterError: it failed, with its last words.
+            ClusterError: the command failed; the message contains the end of its output.
         """
         done = subprocess.run(
             self.command(command),
@@ -44,7 +47,9 @@ class Inside:
         return done.stdout
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The same command, for whoever runs it in another way. Raises: ClusterError: no cluster
-        runs.
+        """Return the arguments that run a command in the namespaces of the cluster.
+
+        Raises:
+            ClusterError: no cluster is running.
         """
         return lifecycle.entered(lifecycle.running(self.layout), command)

@@ -1,4 +1,4 @@
-"""The chart as a release: installed or upgraded, asked by its own tests, opened with a first key."""
+"""Helm release of the chart: install or upgrade, test, and create the first API key."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from training.errors import details_of
 
 CHART = ROOT / "charts" / "thumbwheel"
 VALUES = CHART / "ci" / "evaluation-values.yaml"
-# What is so on this cluster alone: its DNS keeps answers for a second.
+# Values for this cluster only: its DNS caches answers for a second.
 HERE: Mapping[str, object] = MappingProxyType({"rollout": {"minReadySeconds": 6}})
 NAME = NAMESPACE = "thumbwheel"
 INSTALL_SECONDS = 300
@@ -21,11 +21,13 @@ INSTALL_SECONDS = 300
 def install(
     inside: Inside, tags: Mapping[str, str], more: Mapping[str, object] = MappingProxyType({})
 ) -> None:
-    """Install or upgrade, and wait until every pod is ready. `more`: values over those of the
-    evaluation.
+    """Install or upgrade the chart, and wait until every pod is ready.
+
+    Args:
+        more: values that override those of the evaluation.
 
     Raises:
-        ClusterError: it did not get ready, with what the pods say.
+        ClusterError: a pod did not become ready; the message contains the state of the pods.
     """
     said = [
         f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={tag}"
@@ -42,12 +44,19 @@ def install(
 
 
 def test(inside: Inside) -> None:
-    """The chart's own. Raises: ClusterError: one failed."""
+    """Run the tests of the chart.
+
+    Raises:
+        ClusterError: a test failed.
+    """
     inside.run("helm", "test", NAME, "--namespace", NAMESPACE, "--timeout", "120s")
 
 
 def owner_key(inside: Inside) -> str:
-    """A key with every scope: made once for a cluster, kept where only its owner reads."""
+    """Return an API key with all scopes.
+
+    The key is created once per cluster and stored in a file that only its owner can read.
+    """
     kept = inside.layout.state / "owner.key"
     if not kept.exists():
         where = ["kubectl", "--namespace", NAMESPACE, "exec", f"deployment/{NAME}-gateway", "--"]
@@ -69,7 +78,7 @@ def owner_key(inside: Inside) -> str:
 
 
 def door_address(inside: Inside) -> str:
-    """The address of the doors' Service, inside the cluster."""
+    """Return the address inside the cluster of the Service for external clients."""
     path = "jsonpath={.spec.clusterIP}"
     return inside.run(
         "kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-door", "-o", path
@@ -83,15 +92,13 @@ def _state_of_pods(inside: Inside) -> str:
     lines = []
     for pod in pods:
         status = pod["status"]
-        for part in [
+        for container in [
             *status.get("initContainerStatuses", ()),
             *status.get("containerStatuses", ()),
         ]:
-            state = part["state"].get("waiting") or part["state"].get("terminated") or {}
+            state = container["state"]
+            state = state.get("waiting") or state.get("terminated") or {}
             if state and state.get("reason") != "Completed":
-                lines.append(
-                    f"  {pod['metadata']['name']} {part['name']}: {state.get('reason')} {state.get('message', '')}"[
-                        :300
-                    ]
-                )
+                name = f"{pod['metadata']['name']} {container['name']}"
+                lines.append(f"  {name}: {state.get('reason')} {state.get('message', '')}"[:300])
     return "\n".join(lines) or "  every container runs; some are not ready"

@@ -1,5 +1,6 @@
-"""The namespace, and disks for claims: nothing on this cluster makes volumes by itself, so some lie
-ready.
+"""Namespace and persistent volumes.
+
+The cluster has no dynamic provisioner, so a fixed number of local volumes is created.
 """
 
 import json
@@ -15,7 +16,7 @@ RESTRICTED = {
 
 
 def prepare_storage(layout: Layout, namespace: str) -> str:
-    """The objects, for kubectl; the folders of the volumes are made."""
+    """Return the objects for kubectl, and create the folders of the volumes."""
     return json.dumps(
         {"apiVersion": "v1", "kind": "List", "items": list(_objects(layout, namespace))}
     )

@@ -1,8 +1,8 @@
-"""Training on the cluster of this machine: KubeRay's operator, and the packages, six gigabytes of
-them, out of .venv by a volume.
+"""Training on the local cluster: the KubeRay operator and a volume with the packages.
 
-Elsewhere pods take them from the training image; here each new cluster would have to load it, for
-minutes, unless it is told to.
+Other clusters take the packages, six gigabytes, from the training image. Here a volume over .venv
+provides them, because loading the whole image into each new cluster takes minutes. The `--whole`
+option loads the image nevertheless.
 """
 
 import json
@@ -21,21 +21,23 @@ from infra.kuberay.installation import Operator
 from infra.kuberay.objects import NAME, NAMESPACE, operator_objects
 
 PACKAGES, PLACE = "packages", "/packages"
-# A node of two processors holds it beside everything else.
+# Small enough for a node with two processors that runs everything else as well.
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
 OPERATOR_SECONDS = 60
 
 
 class RayMode(StrEnum):
-    """As the chart's `ray.mode`."""
+    """Values of the chart's `ray.mode`."""
 
     LOCAL = "local"
     KUBERAY = "kuberay"
 
 
 def values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
-    """For the chart: turns of nano, by hand alone, with the packages where the volume is, or in a
-    whole image.
+    """Return chart values for manual runs of the nano recipe.
+
+    Args:
+        whole: True if the image contains the packages; otherwise the packages come from a volume.
     """
     packages = {
         "extraVolumes": [
@@ -61,7 +63,10 @@ def values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
 
 
 def prepare_packages(inside: Inside, namespace: str) -> None:
-    """The volume and its claim; bytecode first, as no pod could keep it."""
+    """Compile the packages and create their volume and claim.
+
+    Pods mount the volume read-only and could not store bytecode.
+    """
     site = Path(sysconfig.get_path("purelib"))
     subprocess.run(
         [sys.executable, "-m", "compileall", "-q", "-j", "0", str(site)],
@@ -74,7 +79,7 @@ def prepare_packages(inside: Inside, namespace: str) -> None:
 
 
 def packages_volume(site: Path, namespace: str) -> str:
-    """The objects, for kubectl: many pods read them."""
+    """Return the volume and its claim for kubectl; many pods mount the volume read-only."""
     size = {"storage": "20Gi"}
     on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
     volume = {
@@ -108,8 +113,8 @@ def packages_volume(site: Path, namespace: str) -> str:
 def bring_operator(
     inside: Inside, operator: Operator, namespace: str, say: Callable[[str], None]
 ) -> None:
-    """Definitions, rights and the operator; returns when it watches the namespace."""
-    say("KubeRay's operator")
+    """Install the KubeRay operator and wait until its rollout is complete."""
+    say("installing the KubeRay operator")
     inside.run(*import_command(operator.archive))
     make_known(inside, operator.definitions)
     inside.run("kubectl", "apply", "--server-side", "-f", str(operator.role))

@@ -1,1 +1,1 @@
-"""Documentation that is written from the code."""
+"""Documentation generated from code."""

@@ -1,8 +1,7 @@
-"""Writes into the chart's values.schema.json which settings each service has, by their classes.
-`--check` compares and writes nothing.
+"""Generate the names of service settings in the chart's values.schema.json.
 
-Only `$defs.settingsOf` of that file is written. A name that is mistyped is refused by Helm, and not
-by a pod that starts again and again.
+`--check` compares and writes nothing. Only `$defs.settingsOf` of the file is written. With these
+names Helm rejects a misspelt setting; otherwise the pod would restart repeatedly.
 """
 
 import json
@@ -13,7 +12,8 @@ from infra.docs.settings import SERVICES, common_fields, settings_class
 from infra.docs.written import write_or_compare
 
 SCHEMA = CHART / "values.schema.json"
-# Pods have them out of secrets: in the values they would stand in the open, and count for nothing.
+# Pods receive these settings from secrets. A value in values.yaml would be readable and without
+# effect.
 OUT_OF_SECRETS = frozenset(
     (
         *("principal_key", "master_key", "database_url", "valkey_url", "valkey_secret"),
@@ -25,14 +25,15 @@ OUT_OF_SECRETS = frozenset(
 def main() -> None:
     text = json.dumps(with_settings(json.loads(SCHEMA.read_text())), indent=1) + "\n"
     complaint = (
-        "the chart's schema has not the services' settings: run python -m infra.docs.chart_settings"
+        "charts/thumbwheel/values.schema.json is stale: run python -m infra.docs.chart_settings"
     )
     write_or_compare(SCHEMA, text, complaint)
 
 
 def with_settings(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema with the names as the code has them; `every` are those that all services but
-    the predictor have.
+    """Return the schema with the current names of settings.
+
+    `every` contains the settings that all services except the predictor share.
     """
     fields = {
         "every": common_fields(),

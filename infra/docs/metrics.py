@@ -1,8 +1,7 @@
-"""Writes docs/metrics.md: every metric of the services, read from the code that makes it. `--check`
-compares and writes nothing.
+"""Generate docs/metrics.md: every metric of the services, parsed from the code.
 
-What is read are calls like `Counter("thumbwheel_…", "What it counts.", ["label"])`, so a name is
-written whole where it is made.
+`--check` compares and writes nothing. The parser finds calls like `Counter("thumbwheel_…",
+"Description.", ["label"])`, so the code must contain each name as a literal.
 """
 
 import ast
@@ -16,16 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "metrics.md"
 PREFIX = "thumbwheel_"
 KINDS = ("counter", "gauge", "histogram")
-HEAD = (
-    "# Metrics\n\nWritten from the code by `python -m infra.docs.metrics`; `make check` compares. Every service serves its own on its "
-    "metrics port, the predictor on its HTTP port.\nNo label holds what people write, nor an id of a person, a conversation or a "
-    "message. Dashboards and alerts: `infra/watching`.\n"
-)
+HEAD = """# Metrics
+
+Generated from the code by `python -m infra.docs.metrics`; `make check` compares. Every service
+serves its metrics on its metrics port, the predictor on its HTTP port. Labels contain neither texts
+of users nor ids of persons, conversations or messages. Dashboards and alerts: `infra/watching`.
+"""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as it is made."""
+    """A metric as declared in the code."""
 
     name: str
     kind: str
@@ -35,13 +35,11 @@ class Metric:
 
 
 def main() -> None:
-    write_or_compare(
-        PAGE, page(), "docs/metrics.md is not what the code says: run python -m infra.docs.metrics"
-    )
+    write_or_compare(PAGE, page(), "docs/metrics.md is stale: run python -m infra.docs.metrics")
 
 
 def page() -> str:
-    """The whole page, a table a service."""
+    """Return the whole page with a table per service."""
     found = sorted(
         metrics(), key=lambda metric: (metric.service != "chassis", metric.service, metric.name)
     )
@@ -54,7 +52,7 @@ def page() -> str:
 
 
 def metrics(folder: Path = ROOT / "services") -> Iterator[Metric]:
-    """Of all modules of the services."""
+    """Yield the metrics of all modules of the services."""
     for file in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and (
@@ -82,7 +80,7 @@ def _kind(function: ast.expr) -> str:
 
 
 def _words(nodes: list[ast.expr]) -> Iterator[str]:
-    """Constant strings, those of lists too."""
+    """Yield constant strings, including those in lists."""
     for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value

@@ -1,4 +1,5 @@
-"""Writes docs/settings.md: every setting of the services, read from their settings classes.
+"""Generate docs/settings.md: every setting of the services, from their settings classes.
+
 `--check` compares and writes nothing.
 """
 
@@ -14,24 +15,26 @@ from infra.docs.written import write_or_compare
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "settings.md"
 SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback", "predictor")
-HEAD = (
-    "# Settings\n\nWritten from the code by `python -m infra.docs.settings`; `make check` compares. Each is a variable of the process, "
-    "`TW_GATEWAY_PORT`; in the\nchart's values it stands by its own name under `services.NAME.settings` or `serving.predictor.settings`, "
-    "as `max_turns: 300`. A name that\nis none is refused by Helm and by the service itself, which list those that are. What cannot be "
-    "stops the service, by a line a setting.\n"
-)
+HEAD = """# Settings
+
+Generated from the code by `python -m infra.docs.settings`; `make check` compares. Every setting is
+an environment variable of the process, for example `TW_GATEWAY_PORT`. In the values of the chart,
+settings have their own names under `services.NAME.settings` or `serving.predictor.settings`, for
+example `max_turns: 300`. Helm and the services reject unknown names and list the known ones. A
+service with invalid values does not start and prints a line per invalid setting.
+"""
 
 
 def main() -> None:
     write_or_compare(
         PAGE,
         page(),
-        "docs/settings.md is not what the code says: run python -m infra.docs.settings",
+        "docs/settings.md is stale: run python -m infra.docs.settings",
     )
 
 
 def page() -> str:
-    """The whole page, a table a service."""
+    """Return the whole page with a table per service."""
     common = common_fields()
     parts = [HEAD, _table("every service but the predictor", common)]
     for service in SERVICES:
@@ -46,12 +49,12 @@ def page() -> str:
 
 
 def common_fields() -> dict[str, FieldInfo]:
-    """What every service has but the predictor."""
+    """Return the settings that all services except the predictor share."""
     return import_module("services.chassis.settings").ServiceSettings.model_fields  # type: ignore[no-any-return]
 
 
 def settings_class(service: str) -> type[BaseSettings]:
-    """What the service is told by."""
+    """Return the settings class of a service."""
     return getattr(import_module(f"services.{service}.settings"), f"{service.title()}Settings")  # type: ignore[no-any-return]
 
 
@@ -77,7 +80,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, SecretStr) or value in ("", None, (), []):
         return "none"
     if isinstance(value, Path) and value.is_relative_to(ROOT):
-        value = value.relative_to(ROOT)  # of whichever clone it runs from
+        value = value.relative_to(ROOT)  # independent of the location of the clone
     return f"`{value}`"
 
 

@@ -1,3 +1,1 @@
-"""The embedded run: all services as processes of one terminal, on loopback, without root or
-containers.
-"""
+"""Embedded run: all services in a terminal, on loopback, without root or containers."""

@@ -1,5 +1,6 @@
-"""`python -m infra.embedded up` runs the whole system; `loop` runs one turn of training against it.
-Used by the Makefile.
+"""Run the whole system on this machine, or a run of training against it.
+
+Usage: `python -m infra.embedded up` and `python -m infra.embedded loop`. The Makefile calls both.
 """
 
 import argparse
@@ -34,7 +35,7 @@ EXPECTED_ERRORS = (
     ),
     *(UnknownRecipeError, SilentFeedbackError, LoopRunningError),
 )
-# As `python -m training loop` ends then, which is not installed yet.
+# Exit status of `python -m training loop` for too little feedback; training is not installed yet.
 TOO_LITTLE = 4
 
 
@@ -57,7 +58,10 @@ def main() -> None:
 
 
 def check(recipe: str, state: Path) -> int:
-    """Whether a turn can begin on the system that runs there: 0, or what the turn would end with."""
+    """Return 0 if a run can start on the system in the state folder.
+
+    Otherwise return the exit status that the run would have.
+    """
     feedback = Layout(state, find_ports(state)).target("feedback")
     return TOO_LITTLE if too_little(recipe, state, feedback) else 0
 
@@ -79,19 +83,22 @@ def parse(words: list[str]) -> argparse.Namespace:
         help="gRPC port; 0 picks a free one",
     )
     start.add_argument(
-        "--loop-every", default="", help="run the loop again and again, for example every 6h"
+        "--loop-every", default="", help="interval of periodic training runs, for example 6h"
     )
     once = commands.add_parser(
-        "loop", help="one turn: from thumbs to a promoted or refused version"
+        "loop", help="execute one run, from thumbs to a promoted or rejected version"
     )
     check = commands.add_parser(
         "check",
-        help="whether a turn can begin, 4 if too little was said: asked before what it needs is installed",
+        help="check whether a run can start (exit status 4: too little feedback)",
     )
-    check.add_argument("--state", type=Path, help="folder in which a system must run")
+    check.add_argument("--state", type=Path, help="state folder of the running system")
     for command in (start, once):
         command.add_argument(
-            "--state", type=Path, default=ROOT / ".state", help="folder of everything that is kept"
+            "--state",
+            type=Path,
+            default=ROOT / ".state",
+            help="state folder (default: %(default)s)",
         )
     for command in (start, once, check):
         command.add_argument("--recipe", default="small", help="training recipe")
@@ -102,8 +109,9 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path]:
-    """Where it will run, and the model that answers first; the state folder is made once the model
-    is there.
+    """Choose ports, install the base model and create the folders.
+
+    The state folder is created after the model is available.
     """
     state = arguments.state.resolve()
     refuse_second(state)
@@ -123,7 +131,8 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
         async with supervised(layout.state, layout.ports, wanted, terminal.say) as children:
             await wait_for_model(f"http://{layout.target('predictor')}", converts, terminal.say)
             say(
-                f"chat at {layout.page_url}  (gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
+                f"chat at {layout.page_url}  "
+                f"(gRPC at {layout.target('gateway')}; Ctrl-C stops everything)"
             )
             if arguments.loop_every:
                 children["loop"] = periodic_loop(layout, arguments, terminal)
@@ -131,7 +140,7 @@ async def up(arguments: argparse.Namespace, layout: Layout, model: Path) -> None
 
 
 def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
-    """One turn of the loop against this run's services."""
+    """Return the command for a run of the loop against this system."""
     return [
         *(
             sys.executable,
@@ -148,7 +157,7 @@ def loop_command(layout: Layout, arguments: argparse.Namespace) -> list[str]:
 
 
 def periodic_loop(layout: Layout, arguments: argparse.Namespace, terminal: Terminal) -> Child:
-    """The loop as one more supervised program."""
+    """Start the periodic loop as a supervised program."""
     command = (*loop_command(layout, arguments), "--every", arguments.loop_every)
     program = Program("loop", command, loop_environment(layout.state), port=0, stops_first=True)
     child = Child(program, terminal.say, layout.logs / "loop.log")
@@ -157,11 +166,11 @@ def periodic_loop(layout: Layout, arguments: argparse.Namespace, terminal: Termi
 
 
 async def run_loop(arguments: argparse.Namespace) -> int:
-    """Run one turn in this terminal; its exit status is the loop's."""
+    """Execute a run in this terminal and return its exit status."""
     layout = Layout(arguments.state.resolve(), find_ports(arguments.state.resolve()))
     command = [*loop_command(layout, arguments), *arguments.rest]
     say = partial(Terminal().say, SUPERVISOR)
-    with interruptible(say, "what training has done is kept"):
+    with interruptible(say, "training progress is preserved"):
         return await attend(command, loop_environment(layout.state), layout.loop, say)
     return interruption.STATUS
 

@@ -1,8 +1,7 @@
-"""Which model an embedded run starts from: the small one, the committed nano, a directory, or a hub
-id.
+"""Base model of an embedded run: small, the committed nano, a directory or a hub id.
 
-A state folder belongs to one base: conversations are counted with its tokenizer and later versions
-descend from it.
+A state folder belongs to a single base model: token counts of conversations use its tokenizer, and
+later versions descend from it.
 """
 
 import json
@@ -19,17 +18,17 @@ NANO_VERSION = "nano-0"
 
 
 class WrongBaseError(DetailedError):
-    """The state folder belongs to another model."""
+    """The state folder belongs to another base model."""
 
     reason = "MISMATCH"
 
 
 def install_base(layout: Layout, spec: str) -> Path:
-    """The directory of the first stable version, installed if it is not there.
+    """Return the directory of the first stable version; install the version if missing.
 
     Raises:
-        WrongBaseError: the state folder was begun with another model.
-        ModelError: the model cannot be had; the text says what is missing and how to get it.
+        WrongBaseError: the state folder was created with another model.
+        ModelError: the model is unavailable; the message explains how to get it.
     """
     directory = _install_nano(layout) if spec == NANO else resolve_model(spec, layout.models)
     file = layout.state / "base.json"
@@ -37,8 +36,9 @@ def install_base(layout: Layout, spec: str) -> Path:
         base = json.loads(file.read_text())["base"]
         if base != directory.name:
             raise WrongBaseError(
-                f"{layout.state} was begun with {base}, not {directory.name}; "
-                f"give this model a folder of its own: make up MODEL={spec} STATE=.state-{directory.name}",
+                f"{layout.state} was created with {base}, not {directory.name}; "
+                "use a separate state folder: "
+                f"make up MODEL={spec} STATE=.state-{directory.name}",
                 field="MODEL",
                 limit=base,
             )

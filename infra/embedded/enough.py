@@ -1,8 +1,7 @@
-"""Whether enough was said for a turn of the loop, asked before the packages of training are
-installed for one that would end at once.
+"""Check for enough feedback before the packages of training are installed.
 
-The service's count knows of no consent and no pairs, so it is never too low: what it lets through,
-the turn itself may still refuse.
+The count of the feedback service ignores consent and pairs, so the count is never too low. The run
+itself may still refuse.
 """
 
 import sys
@@ -20,27 +19,29 @@ from training.registry import Registry
 from training.runs import Runs, exclusive
 from training.status import read_status
 
-# As the recipes have them, whose modules import torch.
+# Copied from the recipes, because their modules import torch.
 NEEDED_THUMBS: Mapping[str, int] = MappingProxyType({"nano": 200, "small": 100})
 CALL_SECONDS = 20.0
 
 
 class SilentFeedbackError(DetailedError):
-    """The feedback service does not say how many thumbs stand; the text says why."""
+    """The feedback service did not return the number of thumbs."""
 
     reason = "UNREACHABLE"
 
 
 def too_little(recipe: str, state: Path, feedback: str) -> bool:
-    """Whether a new turn would have too little; said here, and left for the page as a turn leaves
-    it. One that was cut off goes on with what it had.
+    """Return True if a new run would have too little feedback.
+
+    The result is printed and recorded in the status for the page, as a run would do. An interrupted
+    run continues with its own snapshot and needs no check.
 
     Args:
-        feedback: host:port of the service.
+        feedback: host:port of the feedback service.
 
     Raises:
-        LoopRunningError: a turn is under way.
-        SilentFeedbackError: nobody knows.
+        LoopRunningError: a run is in progress.
+        SilentFeedbackError: the feedback service did not respond.
     """
     runs, needed = Runs(state / "loop"), NEEDED_THUMBS[recipe]
     if runs.unfinished(recipe) is not None or (thumbs := standing_thumbs(feedback)) >= needed:
@@ -60,9 +61,13 @@ def too_little(recipe: str, state: Path, feedback: str) -> bool:
 
 
 def standing_thumbs(feedback: str) -> int:
-    """Of everybody, on all versions. Raises: SilentFeedbackError."""
+    """Return the number of current thumbs of all users on all versions.
+
+    Raises:
+        SilentFeedbackError: the feedback service did not respond.
+    """
     with grpc.insecure_channel(feedback) as channel:
-        # The generated types know grpc.aio alone.
+        # The generated types support grpc.aio only.
         stub: Any = feedback_pb2_grpc.FeedbackLogServiceStub(channel)  # type: ignore[arg-type]
         try:
             reply = stub.CountThumbs(

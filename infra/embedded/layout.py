@@ -1,6 +1,4 @@
-"""Where everything of an embedded run is: folders under one state folder, ports on loopback, the
-settings of each service.
-"""
+"""Layout of an embedded run: folders, ports on loopback and the settings of each service."""
 
 import contextlib
 import json
@@ -25,11 +23,11 @@ INNER_PORTS = {
     "feedback": 50056,
     "predictor": 8000,
 }
-# /metrics of a gRPC service stands this far above its gRPC port.
+# Offset of the /metrics port of a gRPC service from its gRPC port.
 METRICS_OFFSET = 1000
-# A context longer than this makes a 270 M model on two cores slow to answer and no better.
+# A longer context slows a 270 M model on two cores without a gain in quality.
 MOST_CONTEXT_TOKENS = 2048
-# `make up` starts them in this order.
+# `make up` starts the programs in this order.
 START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
 
 
@@ -41,7 +39,7 @@ class PortTakenError(DetailedError):
 
 @dataclass(frozen=True)
 class Layout:
-    """One embedded run: `state` is its folder, `ports` name every listener."""
+    """State folder and ports of an embedded run; `ports` names every listener."""
 
     state: Path
     ports: Mapping[str, int]
@@ -64,7 +62,7 @@ class Layout:
 
     @property
     def has_graphs(self) -> bool:
-        """Whether the model server converted a model for this processor before."""
+        """Return True if the model server has converted a model for this processor before."""
         return any(
             not graph.name.startswith("unfinished-")
             for graph in (self.predictor / "graphs").glob("*")
@@ -75,8 +73,9 @@ class Layout:
         return self.state / LOGS
 
     def target(self, service: str) -> str:
-        """host:port of a service's gRPC door; of both where it has two replicas, in gRPC's own
-        words.
+        """Return host:port of a service's gRPC server.
+
+        With two replicas, return a gRPC target with both addresses.
         """
         first = f"{HOST}:{self.ports[service]}"
         second = self.ports.get(f"{service}_2")
@@ -88,15 +87,16 @@ class Layout:
 
     @property
     def page_url(self) -> str:
-        """The page with the owner's key behind the '#': browsers do not send that part to any
-        server.
+        """Return the URL of the page with the owner's key after the '#'.
+
+        Browsers do not send that part to any server.
         """
         with contextlib.suppress(FileNotFoundError):
             return f"{self.url}/#key={(self.state / 'owner.key').read_text().strip()}"
         return self.url
 
     def prepare(self) -> None:
-        """Make the folders."""
+        """Create the folders of the run."""
         for folder in (
             self.models,
             self.objects,
@@ -108,27 +108,29 @@ class Layout:
             folder.mkdir(parents=True, exist_ok=True)
 
     def principal_key(self) -> str:
-        """The key under which user ids are hashed in events; made once, readable by the owner
-        alone.
+        """Return the key of the hash of user ids in events.
+
+        The key is created once and is readable by its owner only.
         """
         return kept(self.state / "principal.key")
 
     def master_key(self) -> str:
-        """The key that wraps what seals people's words; made once, readable by the owner alone.
-        Lost, the words are lost too.
+        """Return the key that wraps the data keys of sealed texts.
+
+        The key is created once and is readable by its owner only. Without the key the texts are
+        lost.
         """
         return kept(self.state / "master.key")
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
-    """The usual ports; an inner one that is taken gives way to a free one, a public one is an
-    error.
+    """Return the usual ports. An internal port that is in use is replaced by a free port.
 
     Raises:
-        PortTakenError: names the port and the variable that changes it.
+        PortTakenError: a public port is in use; names the port and its variable.
     """
     if not http_port and not grpc_port:
-        # beside another run: its usual ports must not be taken while one of its services restarts
+        # Next to another run: its usual ports must stay free while its services restart.
         return free_ports()
     chosen = public_ports(http_port, grpc_port)
     wanted = {
@@ -142,17 +144,21 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
 
 
 def public_ports(http_port: int, grpc_port: int) -> dict[str, int]:
-    """The ports at the door; 0 picks a free one.
+    """Return the public ports; 0 picks a free port.
 
     Raises:
-        PortTakenError: names the port and the variable that changes it.
+        PortTakenError: a port is in use; names the port and its variable.
     """
     check_free(http_port, grpc_port)
     return {"http": http_port or free_port(), "gateway": grpc_port or free_port()}
 
 
 def check_free(http_port: int, grpc_port: int) -> None:
-    """Raises: PortTakenError."""
+    """Check that public ports are free.
+
+    Raises:
+        PortTakenError: a port is in use.
+    """
     for port, variable in ((http_port, "PORT"), (grpc_port, "GRPC_PORT")):
         if port and not is_free(port):
             raise PortTakenError(
@@ -161,7 +167,7 @@ def check_free(http_port: int, grpc_port: int) -> None:
 
 
 def free_ports() -> dict[str, int]:
-    """Nothing but free ports: for tests, beside whatever else runs."""
+    """Return free ports for all listeners, for tests next to other runs."""
     names = [
         *PUBLIC_PORTS,
         *INNER_PORTS,
@@ -171,21 +177,22 @@ def free_ports() -> dict[str, int]:
 
 
 def context_tokens(model: Path) -> int:
-    """What one turn may hold, in tokens: the model's own length, bounded for CPU."""
+    """Return the limit of tokens per turn: the context length of the model, bounded for CPUs."""
     config = json.loads((model / "config.json").read_text())
     return min(int(config["max_position_embeddings"]), MOST_CONTEXT_TOKENS)
 
 
 def programs(layout: Layout, model: Path) -> list[Program]:
-    """The seven programs with their settings, in the order of starting. `model` answers until a
-    rollout says otherwise.
+    """Return the seven programs with their settings, in the order of their start.
+
+    `model` serves users until a rollout selects another version.
     """
     settings = service_settings(layout, model)
     return [program(name, settings[name], name) for name in START_ORDER]
 
 
 def program(service: str, settings: Mapping[str, object], name: str) -> Program:
-    """A service with its settings as its environment."""
+    """Return a service with its settings as environment variables."""
     environment = {
         f"TW_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()
     }
@@ -195,7 +202,7 @@ def program(service: str, settings: Mapping[str, object], name: str) -> Program:
 
 
 def service_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
-    """Settings by service, without the prefix."""
+    """Return the settings by service, without the prefix of their names."""
     key, context = layout.principal_key(), context_tokens(model)
     reply = min(512, context // 4)
     state = layout.state

@@ -1,5 +1,6 @@
-"""When the system can answer: the model server has a version ready. Before that the URL is not
-printed.
+"""Readiness of the system: the model server has loaded a version.
+
+The URL is printed afterwards.
 """
 
 import asyncio
@@ -19,14 +20,14 @@ SAY_AFTER_SECONDS = 5.0
 async def wait_for_model(
     predictor_url: str, converts: bool, say: Callable[[str, str], None]
 ) -> None:
-    """Poll KServe's repository index until a version is ready, saying so if it takes long.
+    """Poll KServe's repository index until a version is ready; print a message if this takes long.
 
     Args:
-        converts: no model was converted before, so it takes longer.
+        converts: True if no model was converted before, so that loading takes longer.
 
     Raises:
-        ChildFailedError: a version could not be loaded, with the model server's reason, or the time
-            is over.
+        ChildFailedError: a version could not be loaded, with the reason of the model server, or the
+            time-out expired.
     """
     started, said = time.monotonic(), False
     while (waited := time.monotonic() - started) < MODEL_SECONDS:

@@ -1,7 +1,6 @@
-"""What must be so before a command begins: that no system runs in the folder yet, or that one does,
-and that the recipe is known.
+"""Preconditions of the commands: a running or absent system and a known recipe.
 
-All of it is asked before anything is installed or written.
+All checks precede any installation or write.
 """
 
 from collections.abc import Mapping
@@ -21,13 +20,17 @@ STACK_STATE = ROOT / ".state" / "stack"
 
 
 class UnknownRecipeError(DetailedError):
-    """RECIPE= names none."""
+    """RECIPE= is not a known recipe."""
 
     reason = "UNKNOWN"
 
 
 def check_recipe(name: str) -> None:
-    """Raises: UnknownRecipeError."""
+    """Check the name of a recipe.
+
+    Raises:
+        UnknownRecipeError: the recipe does not exist.
+    """
     if name not in RECIPES:
         raise UnknownRecipeError(
             f"RECIPE={name}: choose {' or '.join(RECIPES)}",
@@ -37,19 +40,25 @@ def check_recipe(name: str) -> None:
 
 
 def refuse_second(state: Path) -> None:
-    """Raises: AlreadyRunningError, which says where to chat."""
+    """Check that no system is running in the state folder.
+
+    Raises:
+        AlreadyRunningError: a system is running; the message contains its URL.
+    """
     if running := find_running(state):
         url = Layout(state, running.ports).page_url
         raise AlreadyRunningError(
-            f"Thumbwheel runs already (process {running.pid}): chat at {url}", field=str(state)
+            f"Thumbwheel is already running (process {running.pid}); chat at {url}",
+            field=str(state),
         )
 
 
 def find_ports(state: Path) -> Mapping[str, int]:
-    """Ports of the system that a turn of the loop is for.
+    """Return the ports of the system for a run of the loop.
 
     Raises:
-        NotRunningError: none runs there; if the stack runs instead, how to say that it is meant.
+        NotRunningError: no system is running in the folder; if the stack is running, the message
+            contains the command for the stack.
     """
     try:
         return read_ports(state)
@@ -58,7 +67,7 @@ def find_ports(state: Path) -> Mapping[str, int]:
             raise
         stack = STACK_STATE.relative_to(ROOT)
         raise NotRunningError(
-            f"{error}; what runs is the stack: make loop STATE={stack}",
+            f"{error}; the stack is running: make loop STATE={stack}",
             field=error.field,
             limit=str(stack),
         ) from error

@@ -1,8 +1,7 @@
-"""What a command that works beside a running system must know besides its ports: where keys are
-made, what training's process needs.
+"""Environment of commands next to a running system: database of API keys, training variables.
 
-Whoever starts a system with stores of its own leaves a note in the state folder; without one the
-embedded stores are meant.
+A system with other stores writes a file into the state folder. Without the file the embedded stores
+are used.
 """
 
 import json
@@ -16,8 +15,10 @@ NOTE = "surroundings.json"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """`keys_database`: SQLAlchemy URL of the gateway's database. `loop_environment`: variables of
-    training's process.
+    """Connections of a running system.
+
+    `keys_database` is the SQLAlchemy URL of the gateway's database. `loop_environment` contains
+    variables of the training process.
     """
 
     keys_database: str
@@ -25,14 +26,14 @@ class Surroundings:
 
 
 def write_surroundings(state: Path, surroundings: Surroundings) -> None:
-    """Leave the note, readable by its owner alone: it holds passwords."""
+    """Write the file, readable by its owner only, since the file contains passwords."""
     file = state / NOTE
     file.touch(mode=0o600)
     file.write_text(json.dumps(asdict(surroundings), indent=2))
 
 
 def read_surroundings(state: Path) -> Surroundings:
-    """The note, or what is so in an embedded run."""
+    """Read the file; return the values of an embedded run if missing."""
     file = state / NOTE
     if not file.exists():
         return Surroundings(f"sqlite+aiosqlite:///{state / 'keys.db'}")
@@ -40,9 +41,9 @@ def read_surroundings(state: Path) -> Surroundings:
 
 
 def loop_environment(state: Path) -> dict[str, str]:
-    """The whole environment of training's process for the system of a state folder.
+    """Return the whole environment of the training process for a state folder.
 
-    OpenMP's waiting threads must not burn the core that a chat wants; that is read before torch is
-    imported.
+    OMP_WAIT_POLICY keeps idle OpenMP threads from occupying the core that chat needs. OpenMP reads
+    the variable before torch is imported.
     """
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **read_surroundings(state).loop_environment}

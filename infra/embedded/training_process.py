@@ -1,8 +1,8 @@
-"""Training's process: Ctrl-C ends it at its next checkpoint if one is near, and again at once; what
-it has done is kept.
+"""Training process that Ctrl-C stops at its next checkpoint.
 
-It has a session of its own: the terminal's Ctrl-C would reach it, and all that it has started, in
-the middle of a step.
+A second Ctrl-C stops training immediately. Written progress is preserved. The process has its own
+session: otherwise Ctrl-C in the terminal would interrupt training and its children in the middle of
+a step.
 """
 
 import asyncio
@@ -16,14 +16,12 @@ from pathlib import Path
 from infra.embedded.layout import ROOT
 from infra.supervision.child import die_with_parent
 
-# About as long as a person waits before they press again; a checkpoint that comes later is not
-# near.
+# About the time before a person presses Ctrl-C again. A later checkpoint is not awaited.
 NEAR_SECONDS = 30.0
-# Ray takes its workers down in two seconds; where they are only starting, on two busy cores, it
-# took 15.
+# Ray stops its workers in two seconds, or in up to 15 if they are still starting on two busy cores.
 LEAVE_SECONDS = 40.0
 LOOK_SECONDS = 0.1
-# Of these nothing is lost: they take seconds, or keep a record of each look.
+# Steps without loss on interruption: they take seconds or record each observation.
 LOSE_NOTHING = ("", "snapshot", "gate", "canary")
 
 
@@ -34,11 +32,12 @@ async def attend(
     say: Callable[[str], None],
     near_seconds: float = NEAR_SECONDS,
 ) -> int:
-    """Run it to its end; its exit status. Cancelled, by Ctrl-C, it ends training first, which says
-    how to go on.
+    """Run the training process and return its exit status.
+
+    At cancellation (Ctrl-C), training is stopped first and prints how to continue.
 
     Args:
-        loop: the loop's directory, whose files tell where training is.
+        loop: directory of the loop with the status file of training.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -55,8 +54,10 @@ async def attend(
 
 
 def _begin() -> None:
-    """Whoever was started in the background ignores Ctrl-C, and training would with them. Without
-    us it is to stop too.
+    """Restore the default SIGINT handler in the child.
+
+    A process started in the background ignores SIGINT, and its children inherit this. The child
+    also stops at the death of this process.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_parent(signal.SIGINT)
@@ -65,8 +66,9 @@ def _begin() -> None:
 async def _end(
     process: asyncio.subprocess.Process, loop: Path, say: Callable[[str], None], near_seconds: float
 ) -> None:
-    """Cancelled meanwhile, by a second Ctrl-C, it waits for no checkpoint any more; by a third, for
-    nothing.
+    """Stop training at a checkpoint.
+
+    A second Ctrl-C skips the wait for a checkpoint, a third kills the process.
     """
     try:
         with suppress(asyncio.CancelledError):
@@ -77,7 +79,7 @@ async def _end(
             await asyncio.wait_for(process.wait(), LEAVE_SECONDS)
     finally:
         if process.returncode is None:
-            say("training is killed; what it has written is kept")
+            say("killing training; written progress is preserved")
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
@@ -85,11 +87,11 @@ async def _end(
 async def _checkpoint(
     process: asyncio.subprocess.Process, loop: Path, say: Callable[[str], None], near_seconds: float
 ) -> None:
-    """Return once a checkpoint has come, a step has ended, or it takes too long."""
+    """Wait for the next checkpoint, the end of the step, or the time-out."""
     step, before = running_step(loop), _marks(loop)
     if step in LOSE_NOTHING:
         return
-    say(f"{step} stops at its next checkpoint, in {near_seconds:.0f} s at the latest")
+    say(f"{step} stops at its next checkpoint or after {near_seconds:.0f} s")
     with suppress(TimeoutError):
         async with asyncio.timeout(near_seconds):
             while (  # noqa: ASYNC110
@@ -99,11 +101,11 @@ async def _checkpoint(
 
 
 def running_step(loop: Path) -> str:
-    """The step that a turn is at; empty when none runs."""
+    """Return the current step of a run; empty if no run is in progress."""
     file = loop / "status.json"
     return str(json.loads(file.read_text())["step"]) if file.exists() else ""
 
 
 def _marks(loop: Path) -> set[Path]:
-    """The checkpoints that there are; the oldest goes when a new one comes."""
+    """Return the existing checkpoints; a new checkpoint replaces the oldest."""
     return set(loop.glob("runs/*/stages/*/step-*"))

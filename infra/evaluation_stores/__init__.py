@@ -1,3 +1,4 @@
-"""The stores of an evaluation in a cluster: single copies of Postgres, Kafka, S3 and Valkey out of
-our own image, for trying things out.
+"""Stores for an evaluation in a cluster: single replicas of Postgres, Kafka, S3 and Valkey.
+
+All of them run from the Thumbwheel image. They are not meant for production.
 """

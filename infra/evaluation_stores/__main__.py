@@ -1,5 +1,7 @@
-"""`python -m infra.evaluation_stores postgres|kafka|s3|valkey`: makes its folder ready, then
-becomes the server: signals reach it.
+"""Prepare the folder of a store, then replace this process by the server.
+
+Usage: `python -m infra.evaluation_stores postgres|kafka|s3|valkey`. The server receives signals
+directly.
 """
 
 import argparse
@@ -17,15 +19,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.evaluation_stores", description=__doc__)
     parser.add_argument("store", choices=PREPARE)
     parser.add_argument(
-        "--known-as", default=HOST, metavar="HOST", help="what Kafka's clients are told to come to"
+        "--known-as",
+        default=HOST,
+        metavar="HOST",
+        help="host name that Kafka advertises to clients",
     )
     options = parser.parse_args()
-    place = Place(Path(DATA), Path(SECRETS), IMAGE, listens_on="0.0.0.0", known_as=options.known_as)  # noqa: S104 - a pod's
+    place = Place(Path(DATA), Path(SECRETS), IMAGE, listens_on="0.0.0.0", known_as=options.known_as)  # noqa: S104
     try:
         program = PREPARE[options.store](place)
     except ServerError as error:
         sys.exit(f"==> {error}")
-    os.execve(program.command[0], program.command, {**os.environ, **program.environment})  # noqa: S606 - what we made
+    os.execve(program.command[0], program.command, {**os.environ, **program.environment})  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Postgres's role and databases as they should be, made while nobody is connected: in single-user
-mode, which needs no client.
+"""Create the role and databases of Postgres before any client connects.
 
-The password is set at every start, so that whoever changes the secret has changed the password.
+Statements run in single-user mode, which needs no client. The password is set at every start, so
+that a changed secret takes effect.
 """
 
 import re
@@ -15,15 +15,15 @@ from infra.servers.steps import LAST_CHARACTERS, STEP_SECONDS
 
 
 def keep_up(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> None:
-    """Set the password, make the databases that are missing.
+    """Set the password and create missing databases.
 
     Raises:
-        ServerError: Postgres refused, with the last of what it said.
+        ServerError: Postgres rejected a statement; the message contains the end of its output.
     """
     data = postgres.folder / "data"
     data.chmod(
         0o700
-    )  # a volume that is mounted again may be opened to a group, which Postgres refuses
+    )  # Kubernetes may open a remounted volume to a group, and Postgres refuses such a folder.
     password = postgres.password.replace("'", "''")
     said = _alone(
         binaries,
@@ -36,7 +36,10 @@ def keep_up(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> Non
 
 
 def _alone(binaries: Path, data: Path, statements: Sequence[str]) -> str:
-    """What it answers. One line is one statement; the password is in none of the process's words."""
+    """Run SQL statements in single-user mode, a statement per line.
+
+    The statements are passed on standard input, because other users can read arguments.
+    """
     command = [
         str(binaries / "postgres"),
         "--single",

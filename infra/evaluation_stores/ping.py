@@ -1,7 +1,7 @@
-"""`python -m infra.evaluation_stores.ping`: whether Valkey answers PING; while it loads what it
-kept, it does not. For the pod's probes.
+"""Check whether Valkey answers PING, for the probes of the pod.
 
-Nothing of ours is imported: a probe runs every few seconds.
+Usage: `python -m infra.evaluation_stores.ping`. Valkey refuses PING while stored data load. This
+module imports no other module of Thumbwheel, because a probe runs every few seconds.
 """
 
 import socket
@@ -14,7 +14,7 @@ ASK_SECONDS = 3.0
 
 
 def answers(port: int, password: str) -> bool:
-    """On loopback."""
+    """Return True if Valkey on loopback answers PING."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=ASK_SECONDS) as connection:
             connection.sendall(f"AUTH {password}\r\nPING\r\nQUIT\r\n".encode())

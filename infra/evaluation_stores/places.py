@@ -1,5 +1,6 @@
-"""Where a store of an evaluation is: its volume, its secrets, its programs, its ports. The chart
-names the same ones.
+"""Layout of an evaluation store: volume, secrets, programs and ports.
+
+The chart uses the same paths and ports.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from infra.servers.binaries import Programs
 
 DATA, SECRETS = "/data", "/secrets"
-# Of each door, and for Kafka and S3 those behind it, in the order that infra/servers wants.
+# Client ports first; Kafka and S3 add their internal ports, in the order expected by infra/servers.
 PORTS: Mapping[str, tuple[int, ...]] = {
     "postgres": (5432,),
     "kafka": (9092, 9093),
@@ -20,23 +21,23 @@ PORTS: Mapping[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Software:
-    """What the servers are made of."""
+    """Installed programs and jars of the servers."""
 
     programs: Programs
     jars: Path
 
 
-# As infra/images puts them.
+# Paths inside the image that infra/images builds.
 IMAGE = Software(Programs(Path("/app/site")), Path("/app/jars"))
 
 
 @dataclass(frozen=True)
 class Place:
-    """One store's.
+    """Layout of a single store.
 
     Args:
-        secrets: a folder with a file a secret; what stands there counts at every start.
-        known_as: the host that clients are told to come to.
+        secrets: folder with a file per secret, read at every start.
+        known_as: the host name advertised to clients.
     """
 
     folder: Path
@@ -47,7 +48,7 @@ class Place:
     ports: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: PORTS)
 
     def take_secret(self, name: str, file: str) -> None:
-        """Into the folder, readable by its owner alone, where the server expects it."""
+        """Copy a secret into the folder of the server, readable by its owner only."""
         taken = self.folder / file
         taken.touch(mode=0o600)
         taken.write_text((self.secrets / name).read_text().strip())

@@ -1,5 +1,6 @@
-"""What each store needs before it starts, by the same code that runs it on loopback; passwords come
-out of the mounted secret.
+"""Preparation of each store before its start.
+
+The code is shared with the servers on loopback. Passwords come from the mounted secret.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +14,15 @@ from infra.servers.seaweedfs import SeaweedFS
 from infra.servers.valkey import Valkey
 from infra.supervision.child import Program
 
-# One a service that keeps rows.
+# One database for each service with a database.
 DATABASES = ("gateway", "session", "generator", "feedback")
-# The classes that Java brings: the cache that infra/servers makes fits no copy of the jars.
+# Use the class data archive that is shipped with Java: the archive from infra/servers matches only
+# the jars from which the archive was dumped.
 CLASS_DATA = "-Xshare:auto"
 
 
 def prepare_postgres(place: Place) -> Program:
-    """A new folder is initialised; role and databases are as they should be at every start."""
+    """Initialise a new folder, and create the role and databases."""
     place.take_secret("postgres-password", "password")
     postgres = Postgres(place.folder, place.ports["postgres"][0], place.listens_on)
     binaries = place.software.programs.postgres
@@ -30,14 +32,14 @@ def prepare_postgres(place: Place) -> Program:
 
 
 def prepare_kafka(place: Place) -> Program:
-    """A new folder is formatted."""
+    """Format a new folder for the broker."""
     kafka = Kafka(place.folder, place.ports["kafka"], place.listens_on, place.known_as)
     (program,) = kafka.prepare(Java(place.software.programs.jvm, place.software.jars, CLASS_DATA))
     return program
 
 
 def prepare_s3(place: Place) -> Program:
-    """Who may do what is written anew. The access key is always the same one."""
+    """Write the S3 credentials. The access key is constant."""
     place.take_secret("secret-key", "secret.key")
     (program,) = SeaweedFS(place.folder, place.ports["s3"], place.listens_on).prepare(
         place.software.programs.weed
@@ -46,7 +48,7 @@ def prepare_s3(place: Place) -> Program:
 
 
 def prepare_valkey(place: Place) -> Program:
-    """Its settings are written anew."""
+    """Write the configuration of Valkey."""
     place.take_secret("valkey-password", "password")
     valkey = Valkey(place.folder, place.ports["valkey"][0], place.listens_on)
     (program,) = valkey.prepare(place.software.programs.valkey)

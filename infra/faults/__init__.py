@@ -1,3 +1,4 @@
-"""Proxies that tests put between a client and a real server, to hurt the traffic: each fault is
-counted when it strikes.
+"""Proxies that inject faults between a client and a real server, for tests.
+
+Each fault is counted when injected.
 """

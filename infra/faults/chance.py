@@ -1,5 +1,6 @@
-"""Decides when a fault strikes: always, the first few times, or a share by seed. The same seed, the
-same decisions.
+"""Seeded decision whether a fault is injected: always, the first few times, or for a share.
+
+Equal seeds yield equal decisions.
 """
 
 import random
@@ -8,7 +9,7 @@ from training.errors import ConfigError
 
 
 class Chance:
-    """Of the occasions a `share` is hit, until `times` were. Not safe to call from several threads."""
+    """Select a share of occasions, at most `times` of them. Not thread-safe."""
 
     def __init__(self, share: float = 1.0, times: int | None = None, seed: int = 0) -> None:
         if not 0.0 <= share <= 1.0:
@@ -21,7 +22,7 @@ class Chance:
         self._share, self._left, self._random = share, times, random.Random(seed)
 
     def strikes(self) -> bool:
-        """Ask once an occasion."""
+        """Decide for the next occasion; call exactly once per occasion."""
         if self._left == 0 or self._random.random() >= self._share:
             return False
         if self._left is not None:

@@ -1,7 +1,7 @@
-"""An HTTP proxy for S3 stores: refusals by status, slow and missing answers, resets in mid-body,
-answers lost after the request.
+"""HTTP proxy for S3 stores that injects faults.
 
-Host and path go on as they came, since S3's signatures cover both.
+Faults are error statuses, slow and missing responses, resets in the middle of a body, and responses
+lost after the request. Host and path are forwarded unchanged, because S3 signatures cover both.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from infra.faults.proxy import HOST, reset
 
 CHUNK_BYTES = 64 * 1024
 HANG_POLL_SECONDS = 0.02
-# Of one connection, not of what it carries: RFC 9110, section 7.6.1.
+# Headers of a single connection, RFC 9110, section 7.6.1.
 HOP_BY_HOP = ("Connection", "Keep-Alive", "Transfer-Encoding")
 CODES = {429: "TooManyRequests", 500: "InternalError", 503: "SlowDown"}
 
 
 class Kind(StrEnum):
-    """What is counted, once a request."""
+    """Kind of a fault, counted at most once per request."""
 
     STATUS = "status"
     SLOW = "slow"
@@ -39,14 +39,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class HttpFault:
-    """What happens to a request that its chance hits.
+    """Fault for the requests that `chance` selects.
 
-    STATUS: answered here with `status` and `retry_after_seconds`; the store does not hear of it.
-    SLOW: goes to the store after `seconds`.
-    HANG: no answer, and no end of the connection, as long as the fault is set.
-    REQUEST_RESET, ANSWER_RESET: both ends are reset after so many `body_bytes` of the request, or
-    of the answer.
-    ANSWER_LOST: the store has done it and answered; the client is reset.
+    STATUS: the proxy responds with `status` and `retry_after_seconds`; the request does not reach
+    the store. SLOW: the request is forwarded after `seconds`. HANG: no response and no close, as
+    long as the fault is set. REQUEST_RESET, ANSWER_RESET: both connections are reset after
+    `body_bytes` of the request or of the response. ANSWER_LOST: the store processes the request and
+    responds; the client's connection is reset.
     """
 
     kind: Kind
@@ -59,8 +58,9 @@ class HttpFault:
 
 
 class HttpProxy:
-    """`with` it, then let the client talk to `port` of 127.0.0.1. Set `faults` at any time: the
-    first that strikes is it.
+    """Proxy on `port` of 127.0.0.1, used as a context manager.
+
+    `faults` may be set at any time. The first fault whose chance strikes is injected.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -134,7 +134,8 @@ class HttpProxy:
                     await answer.read()
                     return _cut(request)
                 return await _pass_back(request, answer, fault)
-        except (ClientError, OSError):  # the store is away or was cut: so is the client
+        # The store is unavailable or its connection was reset: reset the client as well.
+        except (ClientError, OSError):
             return _cut(request)
 
 
@@ -167,7 +168,7 @@ async def _pass_back(
 
 
 def _refusal(fault: HttpFault) -> web.Response:
-    """As S3 says it: a status, and XML that names the code."""
+    """Build an error response in the format of S3: a status and XML with the error code."""
     code = CODES.get(fault.status, "InternalError")
     headers = (
         {} if fault.retry_after_seconds is None else {"Retry-After": str(fault.retry_after_seconds)}
@@ -185,7 +186,7 @@ def _passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 
 
 def _cut(request: web.BaseRequest) -> web.Response:
-    """Reset the client; the response that is returned goes nowhere."""
+    """Reset the connection of the client; the returned response is discarded."""
     if request.transport is not None:
         reset(request.transport)
     return web.Response()

@@ -1,8 +1,8 @@
-"""A proxy that reads Kafka's frames and drops a share of the ProduceResponses: the broker has the
-records, the producer is not told.
+"""Proxy that parses Kafka frames and drops a share of the ProduceResponses.
 
-Brokers tell clients where to connect: a listener of the broker must advertise this proxy's port, or
-clients go around it.
+The broker has stored the records, but the producer receives no acknowledgement. Brokers advertise
+their address to clients, so a listener of the broker must advertise the port of this proxy.
+Otherwise clients bypass the proxy.
 """
 
 import struct
@@ -11,7 +11,7 @@ from enum import StrEnum
 from infra.faults.chance import Chance
 from infra.faults.proxy import CutError, End, StreamProxy, together
 
-# https://kafka.apache.org/protocol: every frame begins with its length; a request goes on with api
+# https://kafka.apache.org/protocol: a frame starts with its length. A request continues with api
 # key (int16), api version (int16) and correlation id (int32), a response with the correlation id.
 LENGTH = struct.Struct(">i")
 REQUEST = struct.Struct(">hhi")
@@ -20,17 +20,16 @@ MAX_FRAME_BYTES = 100 * 1024 * 1024
 
 
 class Then(StrEnum):
-    """What follows a dropped response: the producer waits for its time-out, or sees the connection
-    reset.
-    """
+    """Effect of a dropped response on the producer: a time-out or a reset connection."""
 
     SILENCE = "silence"
     RESET = "reset"
 
 
 class KafkaProxy(StreamProxy):
-    """`counts` has `produce_requests`, `produce_responses` and, of those, `dropped`. `chance` may
-    be set at any time.
+    """Proxy with the counters `produce_requests`, `produce_responses` and `dropped`.
+
+    `chance` may be set at any time.
     """
 
     def __init__(self, target_port: int, port: int = 0, then: Then = Then.RESET) -> None:
@@ -69,8 +68,11 @@ class KafkaProxy(StreamProxy):
 
 
 async def read_frame(end: End) -> bytes:
-    """A frame with its length. Raises: IncompleteReadError at the end of the stream, CutError if it
-    is no frame.
+    """Read a frame including its length.
+
+    Raises:
+        IncompleteReadError: the stream ended.
+        CutError: the length is out of range.
     """
     head = await end.reader.readexactly(LENGTH.size)
     (length,) = LENGTH.unpack(head)

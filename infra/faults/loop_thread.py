@@ -1,6 +1,4 @@
-"""An event loop in a thread of its own, so that a proxy works while the test that controls it
-blocks.
-"""
+"""Event loop in a separate thread, so that a proxy works while the test thread blocks."""
 
 import asyncio
 import threading
@@ -12,7 +10,7 @@ CALL_SECONDS = 10.0
 
 
 class LoopThread:
-    """Runs from `start` to `stop`. `stop` cancels what still runs on it, and waits for that."""
+    """Event loop thread. `stop` cancels running tasks and waits for them."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -22,7 +20,7 @@ class LoopThread:
         self._thread.start()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run it there, and wait for the result here."""
+        """Run a coroutine in the thread and wait for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(CALL_SECONDS)
 
     def stop(self) -> None:

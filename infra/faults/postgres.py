@@ -1,6 +1,4 @@
-"""A proxy before Postgres that breaks connections at the one moment that matters: when a
-transaction commits.
-"""
+"""Proxy in front of Postgres that breaks connections at the commit of a transaction."""
 
 import asyncio
 from collections import deque
@@ -9,21 +7,26 @@ from enum import StrEnum
 from infra.faults.proxy import CutError, End, StreamProxy, reset, together
 
 CHUNK_BYTES = 64 * 1024
-# As asyncpg sends it, in a packet of its own: the text of a simple query.
+# Text of the simple query that asyncpg sends in a separate packet.
 COMMIT = b"COMMIT;"
 LATE_SECONDS = 0.3
 
 
 class Break(StrEnum):
-    """What becomes of a commit; the client's connection is reset each time."""
+    """Fault at a commit. The connection of the client is always reset."""
 
-    NOT_SENT = "not sent"  # it never arrives
-    ANSWER_LOST = "answer lost"  # it is done
-    LATE = "late"  # it arrives a while after the client has gone, its locks held until then
+    NOT_SENT = "not sent"  # The server never receives the commit.
+    ANSWER_LOST = "answer lost"  # The server executes the commit.
+    # The server receives the commit after the client has disconnected, and holds the locks until
+    # then.
+    LATE = "late"
 
 
 class CommitProxy(StreamProxy):
-    """`planned` breaks come one a commit, in their order; `counts` has those that happened."""
+    """Proxy that injects the `planned` faults in order, one per commit.
+
+    `counts` contains the injected faults.
+    """
 
     def __init__(self, target_port: int, port: int = 0) -> None:
         super().__init__(target_port, port)

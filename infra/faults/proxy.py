@@ -1,5 +1,6 @@
-"""What proxies of byte streams share: a listener on loopback, one connection to the server for each
-to the proxy, resets.
+"""Base of the proxies for byte streams.
+
+The proxy listens on loopback and opens a connection to the server for each client.
 """
 
 import asyncio
@@ -20,25 +21,29 @@ CONNECT_SECONDS = 5.0
 
 
 class CutError(Exception):
-    """A fault struck: both ends of this connection are reset."""
+    """Injected fault: both ends of the connection are reset."""
 
 
 @dataclass(frozen=True)
 class End:
-    """One end of a proxied connection."""
+    """Client or server end of a proxied connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     async def send(self, data: bytes) -> None:
-        """Wait while the peer does not read: a proxy holds no more than a chunk a direction."""
+        """Send data and wait while the peer does not read.
+
+        The proxy buffers at most a chunk per direction.
+        """
         self.writer.write(data)
         await self.writer.drain()
 
 
 class StreamProxy(ABC):
-    """`with` it, then let the client connect to `port` of 127.0.0.1. `counts` says how often what
-    happened.
+    """Proxy on `port` of 127.0.0.1, used as a context manager.
+
+    `counts` contains the number of connections and of injected faults.
     """
 
     def __init__(self, target_port: int, port: int = 0) -> None:
@@ -59,10 +64,14 @@ class StreamProxy(ABC):
 
     @abstractmethod
     async def converse(self, client: End, server: End) -> None:
-        """Pass bytes until both ends have said all. Raises: CutError."""
+        """Forward bytes until both ends have closed.
+
+        Raises:
+            CutError: a fault resets the connection.
+        """
 
     async def admitted(self) -> bool:
-        """Whether a new connection may go on to the server; False resets it."""
+        """Return True if a new connection may reach the server; False resets the connection."""
         return True
 
     async def _close(self) -> None:
@@ -83,7 +92,7 @@ class StreamProxy(ABC):
             CutError,
             OSError,
             EOFError,
-        ):  # the server is away, or one end was cut: so is the other
+        ):  # The server is unavailable or an end was reset: reset the other end.
             pass
         finally:
             self._connections -= 1
@@ -92,7 +101,7 @@ class StreamProxy(ABC):
 
 
 async def together(*ways: Coroutine[Any, Any, None]) -> None:
-    """Run all to their end; the first error ends them all, and is raised."""
+    """Run coroutines concurrently. The first error cancels the others and is raised."""
     tasks = [asyncio.ensure_future(way) for way in ways]
     try:
         await asyncio.gather(*tasks)
@@ -103,8 +112,9 @@ async def together(*ways: Coroutine[Any, Any, None]) -> None:
 
 
 def reset(transport: asyncio.BaseTransport) -> None:
-    """Close with RST in place of FIN, so that the peer sees an error and not an end; what is closed
-    already stays so.
+    """Close with RST instead of FIN, so that the peer sees an error.
+
+    A closed transport stays unchanged.
     """
     if isinstance(transport, asyncio.Transport) and not transport.is_closing():
         with contextlib.suppress(OSError):

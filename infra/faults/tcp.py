@@ -1,8 +1,8 @@
-"""A TCP proxy that knows no protocol: delay, bandwidth, slices, silence, refusal, resets, and
-answers lost after the request.
+"""TCP proxy without knowledge of the protocol above.
 
-What is lost is lost by a reset: the client sees an error, and the server has done what it was asked
-to.
+Faults are delay, limited bandwidth, small slices, silence, refusal, resets, and responses lost
+after the request. A lost response is a reset: the client sees an error although the server has
+executed the request.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ PACE_SECONDS = 0.1
 
 
 class Fault(StrEnum):
-    """What is counted: chunks that were held up, and connections that were cut."""
+    """Counted fault: delayed chunks and reset connections."""
 
     DELAYED = "delayed"
     PACED = "paced"
@@ -33,16 +33,13 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class TcpFaults:
-    """What happens from now on, on old connections too; the default is nothing.
+    """Faults of all connections from now on, including existing connections. No fault by default.
 
-    silent: nothing passes and nothing is closed, as when packets are dropped; later it goes on
-        where it was.
-    refuse: a new connection is reset at once.
-    reset_up_bytes, reset_down_bytes: the connection is reset once it passed so many bytes to the
-    server, or to the client.
-    lose_answers: what the client sends arrives; at the first byte of the answer the connection is
-        reset.
-    chance: of each refusal and each lost answer.
+    silent: no data pass and no connection closes, as if packets were dropped; traffic continues
+    afterwards. refuse: new connections are reset. reset_up_bytes, reset_down_bytes: the connection
+    is reset after this number of bytes to the server or to the client. lose_answers: requests
+    arrive, and the connection is reset at the first byte of the response. chance: applies to each
+    refusal and each lost response.
     """
 
     latency_seconds: float = 0.0
@@ -57,7 +54,7 @@ class TcpFaults:
 
 
 class TcpProxy(StreamProxy):
-    """Set `faults` at any time, from any thread."""
+    """TCP proxy. `faults` may be set at any time from any thread."""
 
     def __init__(self, target_port: int, port: int = 0) -> None:
         super().__init__(target_port, port)
@@ -91,8 +88,10 @@ class TcpProxy(StreamProxy):
         client.writer.write_eof()
 
     async def _pass(self, chunk: bytes, to: End, bytes_left: float) -> None:
-        """Send a chunk on, in the manner of the faults. Raises: CutError after the last byte that
-        is left to pass.
+        """Send a chunk with the configured faults.
+
+        Raises:
+            CutError: the byte limit of the connection is reached; raised after its last byte.
         """
         await self._wait_while_silent()
         faults = self.faults
@@ -108,7 +107,7 @@ class TcpProxy(StreamProxy):
             await to.send(part)
             if faults.slice_bytes < len(chunk):
                 self.counts[Fault.SLICED] += 1
-                await asyncio.sleep(0)  # so that the parts are packets of their own
+                await asyncio.sleep(0)  # Yield, so that each part becomes a separate packet.
         if cut:
             self.counts[Fault.RESET] += 1
             raise CutError
@@ -121,5 +120,5 @@ class TcpProxy(StreamProxy):
 
 
 def slices(chunk: bytes, size: int) -> Iterator[bytes]:
-    """The chunk in parts of at most `size` bytes."""
+    """Split a chunk into parts of at most `size` bytes."""
     return (chunk[at : at + size] for at in range(0, len(chunk), size))

@@ -1,3 +1,4 @@
-"""Images of Thumbwheel without Docker: plain tar layers and JSON, the same bytes for the same
-input.
+"""Container images of Thumbwheel, built without Docker.
+
+An image consists of plain tar layers and JSON. Equal input yields equal bytes.
 """

@@ -1,7 +1,7 @@
-"""`python -m infra.images build services predictor --folder DIR`: archives for containerd, podman
-and registries, without Docker.
+"""Build images without Docker, as archives for containerd, podman and registries.
 
-`python -m infra.images containerfile`: the same for people who have Docker or Podman.
+Usage: `python -m infra.images build services predictor --folder DIR`. For Docker or Podman, `python
+-m infra.images containerfile` writes the same images as a Containerfile.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from infra.images.containerfile import render
 
 
 def main() -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     catalogue = read_catalogue()
     parser = argparse.ArgumentParser(prog="python -m infra.images", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -28,14 +28,16 @@ def main() -> int:
         help=", ".join(catalogue.images),
     )
     build.add_argument(
-        "--folder", type=Path, default=Path("dist"), help="where the archives go (default: dist)"
+        "--folder", type=Path, default=Path("dist"), help="output folder (default: dist)"
     )
     build.add_argument(
-        "--repository", default="localhost/thumbwheel", help="what references begin with"
+        "--repository", default="localhost/thumbwheel", help="prefix of image references"
     )
     build.add_argument("--tag", default="dev")
     written = commands.add_parser("containerfile", help="write Containerfile and .dockerignore")
-    written.add_argument("--check", action="store_true", help="only compare")
+    written.add_argument(
+        "--check", action="store_true", help="compare only; exit status 1 if a file is stale"
+    )
     options = parser.parse_args()
     return (
         _build(catalogue, options)
@@ -54,7 +56,8 @@ def _build(catalogue: Catalogue, options: argparse.Namespace) -> int:
         )
         digest = build_image(catalogue.images[name], catalogue, reference, path, _say)
         _say(
-            f"{reference} {digest}: {path}, {path.stat().st_size / 1e6:.0f} MB, {time.monotonic() - started:.0f} s"
+            f"{reference} {digest}: {path}, {path.stat().st_size / 1e6:.0f} MB, "
+            f"{time.monotonic() - started:.0f} s"
         )
     return 0
 
@@ -68,7 +71,8 @@ def _containerfile(catalogue: Catalogue, check: bool) -> int:
     for path, text in stale.items():
         if check:
             print(
-                f"{path.name} is not what infra/images/images.toml says. Run: python -m infra.images containerfile"
+                f"{path.name} does not match infra/images/images.toml; "
+                "run: python -m infra.images containerfile"
             )
         else:
             path.write_text(text)

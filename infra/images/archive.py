@@ -1,5 +1,6 @@
-"""An OCI image archive (image-spec 1.1, image layout): what `ctr images import`, podman and skopeo
-read.
+"""OCI image archive (image-spec 1.1, image layout).
+
+`ctr images import`, podman and skopeo read this format.
 """
 
 import hashlib
@@ -20,8 +21,10 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True)
 class Described:
-    """An image that is not written yet. `texts` are its config and manifest by their digests;
-    `entry` is the index's, for its manifest.
+    """Description of an image before the archive is written.
+
+    `texts` holds the config and the manifest by digest. `entry` describes the manifest in the
+    index.
     """
 
     layers: Sequence[Layer]
@@ -34,7 +37,7 @@ class Described:
 
 
 def describe(layers: Sequence[Layer], config: Mapping[str, object]) -> Described:
-    """`config` is the image-spec's `config`: User, Env, Entrypoint, …"""
+    """Describe an image; `config` is the image-spec's `config`: User, Env, Entrypoint, …"""
     texts: dict[str, bytes] = {}
 
     def put(kind: str, value: object) -> dict[str, object]:
@@ -63,7 +66,7 @@ def describe(layers: Sequence[Layer], config: Mapping[str, object]) -> Described
 
 
 def write_archive(path: Path, reference: str, image: Described) -> None:
-    """Whole or not at all."""
+    """Write an image archive atomically."""
     named = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference}
     index = {"schemaVersion": 2, "manifests": [{**image.entry, "annotations": named}]}
     texts = {**image.texts, "index.json": json.dumps(index, sort_keys=True).encode()}

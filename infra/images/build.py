@@ -1,5 +1,7 @@
-"""Builds images: the interpreter and the packages once for each lock, in the cache; our own code
-anew each time.
+"""Build of images from layers.
+
+The layers of the interpreter and of the packages are cached per lock. The layer of Thumbwheel's
+code is built every time.
 """
 
 import hashlib
@@ -23,16 +25,16 @@ Say: TypeAlias = Callable[[str], None]
 APP = "/app"
 JARS = f"{APP}/jars"
 ENVIRONMENT = {
-    "HOME": "/tmp",  # noqa: S108 - the only folder that may be written
+    "HOME": "/tmp",  # noqa: S108 - the only writable folder
     "PATH": f"{interpreter.PREFIX}/bin:/usr/bin:/bin",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONPATH": f"{packages.SITE}:{APP}:{APP}/gen",
     "PYTHONUNBUFFERED": "1",
 }
-# Whom Python's TLS believes, and asyncpg's: the image has no system that would say it. A chart's
-# trust bundle takes its place.
+# Trust store of Python's TLS and of asyncpg, since the image contains no system trust store. A
+# trust bundle in the chart overrides the variables.
 TRUST = dict.fromkeys(("PGSSLROOTCERT", "SSL_CERT_FILE"), f"{packages.SITE}/certifi/cacert.pem")
-# What the code that makes the kept layers is made of: they are made anew when it changes.
+# Sources that determine the cached layers. A change invalidates the cache.
 MAKERS = tuple(
     Path(__file__).with_name(f"{name}.py") for name in ("build", "interpreter", "layer", "packages")
 )
@@ -49,8 +51,11 @@ def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, 
 def layered(
     image: Image, catalogue: Catalogue, say: Say, *, bare: bool = False
 ) -> Iterator[Described]:
-    """The image, to be written within the block. `bare`: without the packages of its lock, for pods
-    that have them on a volume: training's are six gigabytes.
+    """Build the layers of an image and yield its description, valid within the block.
+
+    Args:
+        bare: omit the packages of the lock, for pods with the packages on a volume; the packages of
+            training are six gigabytes.
     """
     with tempfile.TemporaryDirectory() as folder:
         layers = [_kept("base", b"", interpreter.write_interpreter, say)]
@@ -66,7 +71,7 @@ def layered(
 
 
 def locks_of(image: Image) -> Sequence[Path]:
-    """What others made that is in the image follows from these files of the clone."""
+    """Return the files of the clone that determine the third-party content of the image."""
     return [
         image.lock,
         *([image.jars / "pom.xml", image.jars / "jars.sha256"] if image.jars else []),
@@ -74,7 +79,7 @@ def locks_of(image: Image) -> Sequence[Path]:
 
 
 def config_of(image: Image) -> dict[str, object]:
-    """As the image-spec names it."""
+    """Return the `config` object of the image-spec."""
     return {
         "User": f"{interpreter.USER}:{interpreter.USER}",
         "Env": [f"{name}={value}" for name, value in {**ENVIRONMENT, **trust_of(image)}.items()],
@@ -86,14 +91,15 @@ def config_of(image: Image) -> dict[str, object]:
 
 
 def trust_of(image: Image) -> Mapping[str, str]:
-    """Of an image whose lock has the authorities that everybody believes; the others call nobody
-    outside.
+    """Return trust variables, for images whose lock contains certifi.
+
+    Other images call no external servers.
     """
     return TRUST if "\ncertifi==" in (ROOT / image.lock).read_text() else {}
 
 
 def labels_of(image: Image) -> dict[str, str]:
-    """By the image-spec's names."""
+    """Return the labels defined by the image-spec."""
     title = "org.opencontainers.image"
     return {f"{title}.title": f"thumbwheel-{image.name}", f"{title}.description": image.about}
 
@@ -111,9 +117,15 @@ def _write_programs(writer: LayerWriter, image: Image) -> None:
 
 
 def script(function: str) -> str:
-    """A command of a package. Pip would write one that names the Python of whoever installed it."""
+    """Return the text of a console script.
+
+    A script written by pip would name the Python interpreter of the build machine.
+    """
     module, name = function.split(":")
-    return f"#!{interpreter.PREFIX}/bin/python3\nimport sys\nfrom {module} import {name}\nsys.exit({name}())\n"
+    return (
+        f"#!{interpreter.PREFIX}/bin/python3\nimport sys\n"
+        f"from {module} import {name}\nsys.exit({name}())\n"
+    )
 
 
 def _packages(image: Image, catalogue: Catalogue, say: Say) -> Layer:
@@ -152,7 +164,7 @@ def _code(image: Image, folder: Path) -> Layer:
 
 
 def _kept(name: str, follows_from: bytes, write: Callable[[LayerWriter], None], say: Say) -> Layer:
-    """A layer out of the cache, or made and put there."""
+    """Return a layer from the cache; create the layer if missing."""
     digest = hashlib.sha256(interpreter.VERSION.encode() + follows_from)
     for path in MAKERS:
         digest.update(path.read_bytes())

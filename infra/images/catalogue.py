@@ -1,4 +1,4 @@
-"""The list of images, `images.toml`: what each holds, by paths of the clone."""
+"""Catalogue of images, read from `images.toml`."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,12 @@ LIST = Path(__file__).with_name("images.toml")
 
 @dataclass(frozen=True)
 class Image:
-    """One image: packages of a lock, our code in `paths`, programs of the system, and the module
-    that runs by default.
+    """An image: packages of a lock, code in `paths`, system programs and the default module.
 
     Args:
-        scripts: commands of packages by name, as `module:function`.
-        without: instead of the catalogue's.
-        jars: the folder of a pom.xml and of jars.sha256, what it must bring.
+        scripts: console scripts of packages by name, as `module:function`.
+        without: patterns of omitted files, in place of the catalogue's.
+        jars: folder with the pom.xml and the expected jars.sha256.
     """
 
     name: str
@@ -33,8 +32,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All images. `python` and `maven`: what the Containerfile builds on; `without`: patterns of
-    what is left out of packages, relative to the folder that they are installed in.
+    """All images.
+
+    Args:
+        python: base image of the Containerfile.
+        maven: image with Maven in the Containerfile.
+        without: patterns of files omitted from packages, relative to the folder of the
+            installation.
     """
 
     images: Mapping[str, Image]
@@ -43,12 +47,12 @@ class Catalogue:
     without: Sequence[str]
 
     def left_out(self, image: Image) -> Sequence[str]:
-        """Of the packages of this image."""
+        """Return the patterns of files omitted from the packages of this image."""
         return image.without or self.without
 
 
 def read_catalogue(text: str | None = None) -> Catalogue:
-    """What the list says; of other TOML in a test."""
+    """Parse the catalogue. Tests pass other TOML text."""
     said = tomllib.loads(LIST.read_text() if text is None else text)
     python, maven, without = said.pop("python"), said.pop("maven"), said.pop("without")
     images = {

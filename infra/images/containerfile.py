@@ -1,7 +1,7 @@
-"""The same images for people who have Docker or Podman: Containerfile and .dockerignore, rendered
-from the one list.
+"""Containerfile and .dockerignore for users of Docker or Podman.
 
-`docker build --target services .`; `make check` compares both files with the list.
+Both files are rendered from the catalogue: `docker build --target services .` builds an image.
+`make check` compares both files with the catalogue.
 """
 
 import json
@@ -23,12 +23,15 @@ from infra.images.build import (
 from infra.images.catalogue import ROOT, Catalogue, Image
 from infra.servers.jars import PLUGIN
 
-HEAD = "# Written by `python -m infra.images containerfile`; what the images hold is said in infra/images/images.toml."
+HEAD = (
+    "# Generated from infra/images/images.toml by `python -m infra.images containerfile`. "
+    "Do not edit."
+)
 COMPILE = "python3 -m compileall -q -f --invalidation-mode unchecked-hash"
 
 
 def render(catalogue: Catalogue) -> Mapping[Path, str]:
-    """The files and their texts."""
+    """Return the texts of the rendered files by path."""
     containerfile = "\n\n".join(["\n".join(part) for part in _parts(catalogue)])
     return {
         ROOT / "Containerfile": f"{containerfile}\n",
@@ -41,7 +44,8 @@ def _parts(catalogue: Catalogue) -> Iterator[list[str]]:
     yield [HEAD, f"ARG PYTHON={catalogue.python}"]
     yield [
         "FROM ${PYTHON} AS base",
-        f"RUN groupadd --gid {user} app && useradd --uid {user} --gid app --home-dir /tmp --no-create-home app",
+        f"RUN groupadd --gid {user} app && useradd --uid {user} --gid app "
+        "--home-dir /tmp --no-create-home app",
         *[f"ENV {name}={value}" for name, value in ENVIRONMENT.items()],
         f"WORKDIR {APP}",
         'ENTRYPOINT ["python3", "-m"]',
@@ -57,7 +61,8 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
     yield [
         f"FROM base AS {image.name}-packages",
         f"COPY {image.lock} /tmp/lock.txt",
-        f"RUN python3 -m pip install --no-cache-dir --no-compile --no-deps --require-hashes --target {packages.SITE} -r /tmp/lock.txt \\",
+        "RUN python3 -m pip install --no-cache-dir --no-compile --no-deps --require-hashes "
+        f"--target {packages.SITE} -r /tmp/lock.txt \\",
         *[
             f"    && find {packages.SITE} -type d -name {name} -prune -exec rm -rf {{}} + \\"
             for name in everywhere
@@ -92,7 +97,8 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
 
 
 def _written(path: str, text: str) -> str:
-    return f"RUN printf '%s\\n' {' '.join(map(shlex.quote, text.splitlines()))} > {path} && chmod 755 {path}"
+    lines = " ".join(map(shlex.quote, text.splitlines()))
+    return f"RUN printf '%s\\n' {lines} > {path} && chmod 755 {path}"
 
 
 def _ignored(catalogue: Catalogue) -> list[str]:

@@ -1,8 +1,7 @@
-"""The base of every image: the Python that runs this, its standard library, and the shared
-libraries that both load.
+"""Base layer of every image: Python, its standard library and shared libraries.
 
-No shell, no package manager, no coreutils. Wheels expect more of a system than the interpreter
-itself loads (grpcio wants librt), so the libraries that manylinux promises come along.
+The image has no shell, no package manager and no coreutils. Wheels need more libraries than the
+interpreter loads (grpcio needs librt), so all libraries that manylinux guarantees are included.
 """
 
 import os
@@ -18,8 +17,8 @@ from infra.images.layer import LayerWriter
 USER = 10_001
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 PREFIX = "/usr/local"
-# manylinux's promise (PEP 600) beyond what is linked, and what glibc opens by itself to look names
-# up.
+# Libraries guaranteed by manylinux (PEP 600), and those that glibc opens at run time for name
+# lookups.
 PROMISED = (
     "libdl.so.2",
     "libgcc_s.so.1",
@@ -44,14 +43,15 @@ NOT_NEEDED = {
     "turtledemo",
 }
 FILES = {
-    "/etc/passwd": f"root:x:0:0:root:/root:/sbin/nologin\napp:x:{USER}:{USER}:app:/tmp:/sbin/nologin\n",
+    "/etc/passwd": "root:x:0:0:root:/root:/sbin/nologin\n"
+    f"app:x:{USER}:{USER}:app:/tmp:/sbin/nologin\n",
     "/etc/group": f"root:x:0:\napp:x:{USER}:\n",
     "/etc/nsswitch.conf": "hosts: files dns\n",
 }
 
 
 def write_interpreter(writer: LayerWriter) -> None:
-    """Put all of it into the layer."""
+    """Write the interpreter, the standard library and the shared libraries."""
     for name, text in FILES.items():
         writer.data(name, text.encode())
     for folder in ("/dev", "/proc", "/run", "/sys"):
@@ -68,8 +68,10 @@ def write_interpreter(writer: LayerWriter) -> None:
 def write_libraries(
     writer: LayerWriter, programs: Iterable[Path], more: Iterable[str] = ()
 ) -> None:
-    """What these programs load, where the dynamic loader looks; `more`: by name, if the machine has
-    them.
+    """Write the shared libraries of programs into the search path of the dynamic loader.
+
+    Args:
+        more: names of further libraries, written if present on this machine.
     """
     folder = PurePosixPath(
         "/lib", sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
@@ -80,7 +82,7 @@ def write_libraries(
             if Path(place, name).exists():
                 found.setdefault(name, Path(place, name))
     for name, path in sorted(found.items()):
-        # The loader itself is named by its whole path.
+        # ldd prints the loader itself with its absolute path.
         writer.file(path.resolve(), name if name.startswith("/") else str(folder / name))
 
 

@@ -1,7 +1,7 @@
-"""A layer of an image: a tar, gzipped, whose bytes follow from its content alone: names in order,
-one time, one owner.
+"""Image layer: a gzipped tar with deterministic bytes.
 
-It is written to the disk as it grows; training's is six gigabytes.
+Entries are sorted and have a constant time and owner. The layer is streamed to disk, because the
+layer of training is six gigabytes.
 """
 
 import gzip
@@ -16,15 +16,15 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Self
 
-# 2026-01-01: of every file, so that the same content is the same layer.
+# 2026-01-01, the modification time of every file: equal content yields an equal layer.
 TIME = 1_767_225_600
-# Twice as fast as the usual 6, and 3 % larger.
+# Twice as fast as the default level 6, and 3 % larger.
 GZIP_LEVEL = 4
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A file by its content. `sha256` in hexadecimal digits, `size` in bytes."""
+    """A file with its digest. `sha256` is hexadecimal, `size` is in bytes."""
 
     path: Path
     sha256: str
@@ -33,14 +33,14 @@ class Blob:
 
 @dataclass(frozen=True)
 class Layer:
-    """A gzipped tar, and the digest of the tar itself."""
+    """A gzipped tar and the digest of the uncompressed tar."""
 
     blob: Blob
     diff_id: str
 
 
 class _Digesting(io.RawIOBase):
-    """Passes on what is written, and knows its digest and size."""
+    """Writer that forwards bytes and computes their digest and size."""
 
     def __init__(self, to: "IO[bytes] | gzip.GzipFile") -> None:
         self._to = to
@@ -61,7 +61,10 @@ class _Digesting(io.RawIOBase):
 
 
 class LayerWriter:
-    """Writes a layer; as a context manager. What was put under a name first stands."""
+    """Context manager that writes a layer.
+
+    The first entry with a name wins; later entries with the same name are ignored.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -87,14 +90,14 @@ class LayerWriter:
 
     @property
     def layer(self) -> Layer:
-        """Once the writer is closed."""
+        """Return the layer; valid after the writer is closed."""
         return Layer(
             Blob(self._path, self._packed.sha256.hexdigest(), self._packed.size),
             self._plain.sha256.hexdigest(),
         )
 
     def folder(self, name: str, mode: int = 0o755) -> None:
-        """An empty folder, and those above it."""
+        """Add an empty folder and its missing parents."""
         path = PurePosixPath("/", name)
         if path in self._seen:
             return
@@ -102,7 +105,7 @@ class LayerWriter:
         self._add(path, tarfile.DIRTYPE, mode)
 
     def data(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        """A file with this content."""
+        """Add a file with the given content."""
         if self._is_new(name):
             self._add(
                 PurePosixPath("/", name),
@@ -113,12 +116,12 @@ class LayerWriter:
             )
 
     def link(self, name: str, target: str) -> None:
-        """A symbolic link."""
+        """Add a symbolic link."""
         if self._is_new(name):
             self._add(PurePosixPath("/", name), tarfile.SYMTYPE, 0o777, target=target)
 
     def file(self, source: Path, name: str) -> None:
-        """A file of this machine; links are followed, and whoever may run it may run it there."""
+        """Add a file of this machine. Links are followed; the executable bit is preserved."""
         if self._is_new(name):
             facts = source.stat()
             mode = 0o755 if facts.st_mode & 0o111 else 0o644
@@ -137,8 +140,11 @@ class LayerWriter:
         name: str,
         leaves_out: Callable[[PurePosixPath], bool] = lambda path: False,
     ) -> None:
-        """All files under a folder, in the order of their names; `leaves_out` is asked of paths
-        relative to it, folders too.
+        """Add all files of a folder, sorted by name.
+
+        Args:
+            leaves_out: predicate on paths of files and folders, relative to `source`; True omits
+                the path.
         """
         for folder, folders, files in os.walk(source):
             here = PurePosixPath(Path(folder).relative_to(source))

@@ -1,4 +1,4 @@
-"""An image of one static program and nothing else, which starts it as nobody."""
+"""Image of a single static program that runs as an unprivileged user."""
 
 import tempfile
 from pathlib import Path
@@ -10,7 +10,7 @@ NOBODY = "65532:65532"
 
 
 def write_program_image(program: Path, reference: str, archive: Path) -> None:
-    """The program lies at the root."""
+    """Write an image archive with the program at the root."""
     with tempfile.TemporaryDirectory() as folder:
         with LayerWriter(Path(folder) / "layer.tar.gz") as writer:
             writer.file(program, f"/{program.name}")

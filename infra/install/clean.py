@@ -1,8 +1,7 @@
-"""`make clean`: removes the environment and what was built, with --all the state folders of this
-clone too, and says what stays.
+"""Remove the environment and build results; with --all also the state folders of this clone.
 
-Runs on the system's Python alone. Downloads stay in any case: other clones take theirs from the
-same folder.
+Runs on the system's Python. Downloads are preserved, because other clones use the same folder;
+their path is printed.
 """
 
 import os
@@ -16,13 +15,17 @@ from infra.install.environment import ROOT, cache
 from infra.supervision.supervisor import RUNNING, find_running
 
 STATES = ".state*"
-# A state folder may hold others: the stack's, a demonstration's, that of the stack's servers.
+# State folders may be nested: the stack, a demonstration, the servers of the stack.
 NESTED = (RUNNING, f"*/{RUNNING}", f"*/*/{RUNNING}")
 UNITS = ("B", "kB", "MB", "GB")
 
 
 def clean(clone: Path, downloads: Path, *, everything: bool) -> None:
-    """Raises: SystemExit, and then nothing was removed: something runs in what would go."""
+    """Remove the folders, or none of them.
+
+    Raises:
+        SystemExit: a system is running in a folder to be removed.
+    """
     states = sorted(path for path in clone.glob(STATES) if path.is_dir())
     if everything:
         refuse_running(states)
@@ -30,28 +33,35 @@ def clean(clone: Path, downloads: Path, *, everything: bool) -> None:
         remove(folder)
     for folder in () if everything else states:
         say(
-            f"stays: {folder}, {size(folder)}: conversations, thumbs, models, keys (make clean ALL=1 removes it)"
+            f"preserved: {folder}, {size(folder)}: conversations, thumbs, models, keys "
+            "(remove with make clean ALL=1)"
         )
     if downloads.is_dir():
         say(
-            f"stays: {downloads}, {size(downloads)}: downloads of all clones (to be rid of them: rm -rf {downloads})"
+            f"preserved: {downloads}, {size(downloads)}: downloads of all clones "
+            f"(remove with rm -rf {downloads})"
         )
 
 
 def refuse_running(states: list[Path]) -> None:
-    """Raises: SystemExit naming who runs where."""
+    """Check that no system is running in the state folders.
+
+    Raises:
+        SystemExit: names the process and the folder.
+    """
     for folder in states:
         for note in (found for pattern in NESTED for found in folder.glob(pattern)):
             if running := find_running(note.parent):
                 sys.exit(
-                    f"==> nothing removed: process {running.pid} works in {note.parent}; stop it first (Ctrl-C)"
+                    f"==> nothing removed: process {running.pid} is running in {note.parent}; "
+                    "stop it first (Ctrl-C)"
                 )
 
 
 def remove(folder: Path) -> None:
-    """Name it first. Of a link only the link goes: what it leads to was put there by somebody."""
+    """Remove a folder and print its name. Of a symbolic link, only the link is removed."""
     if folder.is_symlink():
-        say(f"removing {folder}, a link; {folder.resolve()} stays")
+        say(f"removing {folder}, a link; {folder.resolve()} is preserved")
         folder.unlink()
     elif folder.is_dir():
         say(f"removing {folder}, {size(folder)}")
@@ -59,7 +69,7 @@ def remove(folder: Path) -> None:
 
 
 def size(folder: Path) -> str:
-    """A file with two names counts once."""
+    """Return the size of a folder in readable form. A file with two hard links counts once."""
     sizes = {(status.st_dev, status.st_ino): status.st_size for status in _files(folder)}
     taken, unit = float(sum(sizes.values())), 0
     while taken >= 1000 and unit < len(UNITS) - 1:
@@ -80,6 +90,8 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     parser = ArgumentParser(prog="python -m infra.install.clean", description=__doc__)
     parser.add_argument(
-        "--all", action="store_true", help="state folders too: everything that was said and learned"
+        "--all",
+        action="store_true",
+        help="also remove state folders with conversations, feedback and models",
     )
     clean(ROOT, cache(), everything=parser.parse_args().all)

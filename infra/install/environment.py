@@ -1,8 +1,8 @@
-"""Puts dependency groups into .venv: `python3 infra/install/environment.py services predictor`.
+"""Install dependency groups into .venv: `python3 infra/install/environment.py services predictor`.
 
 Runs on the system's Python with its standard library alone. Packages are downloaded once into a
 cache outside the clone (THUMBWHEEL_CACHE, else thumbwheel in XDG_CACHE_HOME or ~/.cache) and
-hard-linked from there; an unchanged group costs nothing.
+hard-linked from there. An unchanged group needs no work.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ GROUPS = {
     "training": "torch and ray (3 GB to download, 6 GB on disk)",
     "dev": "everything, with test tools (3.3 GB to download, 6.6 GB on disk)",
 }
-# Of a step that Ctrl-C ended: it reaches the whole terminal, and the step may die before we hear of
-# it.
+# Exit statuses of a step interrupted by Ctrl-C. The signal reaches the whole terminal, and the step
+# may exit before this process handles the signal.
 STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 LOWEST_PYTHON, FIRST_UNTRIED_PYTHON = (3, 11), (3, 14)
 
@@ -38,10 +38,11 @@ def main(groups: list[str]) -> None:
         sys.exit(f"environment: groups are {', '.join(GROUPS)}; got {', '.join(unknown) or 'none'}")
     if not LOWEST_PYTHON <= sys.version_info[:2] < FIRST_UNTRIED_PYTHON:
         sys.exit(
-            f"environment: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; set PYTHON=python3.12, say"
+            f"environment: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; "
+            "set for example PYTHON=python3.12"
         )
     VENV.mkdir(exist_ok=True)
-    with (VENV / "groups.lock").open("w") as lock:  # `.lock` is uv's own
+    with (VENV / "groups.lock").open("w") as lock:  # uv uses the name `.lock`
         fcntl.flock(lock, fcntl.LOCK_EX)
         for group in groups:
             install(group)
@@ -49,7 +50,7 @@ def main(groups: list[str]) -> None:
 
 
 def install(group: str) -> None:
-    """Install one group unless its lock's hash says that it is there."""
+    """Install a group, unless the marker with the hash of its lock exists."""
     lock = ROOT / "locks" / f"{group}.txt"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     marker = VENV / "groups" / f"{group}-{digest}"
@@ -86,9 +87,7 @@ def _dev_is_current() -> bool:
 
 
 def _put_clone_on_path() -> None:
-    """`services`, `training`, `infra` and the generated `thumbwheel` import from the clone,
-    wherever it stands.
-    """
+    """Make the packages of the clone importable: `services`, `training`, `infra`, `thumbwheel`."""
     site = next((VENV / "lib").glob("python3*/site-packages"))
     (site / "thumbwheel.pth").write_text(f"{ROOT}\n{ROOT / 'gen'}\n")
 
@@ -103,13 +102,13 @@ def _install_command() -> None:
 
 
 def cache() -> Path:
-    """Where downloads stay, outside of any clone."""
+    """Return the folder of downloads, outside any clone."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thumbwheel"
     return Path(os.environ.get("THUMBWHEEL_CACHE") or usual)
 
 
 def find_uv() -> str:
-    """The pinned uv, installed once into the cache by pip with its hash checked."""
+    """Return the pinned uv, installed once into the cache by pip with its hash checked."""
     lock = ROOT / "locks" / "uv.txt"
     home = cache() / "tools" / f"uv-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
     binary = home / "bin" / "uv"
@@ -136,14 +135,15 @@ def find_uv() -> str:
 
 
 def _python_with_pip() -> str:
-    """This Python, or the one that .venv was made from: uv's environments have no pip."""
+    """Return this Python, or the base Python of .venv: environments made by uv have no pip."""
     return sys.executable if importlib.util.find_spec("pip") else f"{sys.base_prefix}/bin/python3"
 
 
 @contextlib.contextmanager
 def filled_whole(home: Path) -> Iterator[Path]:
-    """A folder to fill, put in its place at the end of the block: half an installation is never
-    found.
+    """Yield a folder to fill, and rename the folder at the end of the block.
+
+    An incomplete installation is never visible.
     """
     partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -153,15 +153,16 @@ def filled_whole(home: Path) -> Iterator[Path]:
         try:
             partial.rename(home)
         except OSError:
-            if not home.exists():  # else another installation beside this one was quicker
+            if not home.exists():  # a concurrent installation may have finished first
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def run(command: list[str]) -> None:
-    """Run a step, its output shown; a failure names the step and ends the installation, Ctrl-C is
-    no failure.
+    """Run a step and show its output.
+
+    A failure prints the command and exits. Ctrl-C raises KeyboardInterrupt.
     """
     environment = dict(os.environ)
     environment.setdefault("UV_CACHE_DIR", str(cache() / "uv"))

@@ -1,9 +1,9 @@
-"""Requirements of `make test` beyond Python packages: install each, and name those that are missing
-with the tests they remove.
+"""Requirements of `make test` beyond Python packages.
 
-`python -m infra.install.requirements` is the first step of `make test`. tests/conftest.py skips the
-tests of a missing requirement, with its name as the reason. With CI=true nothing may be missing:
-this command fails, and no test is skipped.
+`python -m infra.install.requirements` is the first step of `make test`: the command installs each
+requirement and lists the missing ones with the affected tests. tests/conftest.py skips the tests of
+a missing requirement, with its name as the reason. With CI=true no requirement may be missing: the
+command fails, and no test is skipped.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Requirement:
-    """One program or data set that some tests need.
+    """A program or data set that some tests need.
 
     Args:
-        name: what it is called in messages.
-        is_installed: whether it is in the cache.
-        install: puts it there; raises ServerError or ToolError if it cannot.
-        about: which tests need it, in words.
-        fixtures: names of fixtures whose tests need it.
-        paths: beginnings of paths of test modules that need it.
+        name: name in messages.
+        is_installed: returns True if the requirement is in the cache.
+        install: installs the requirement into the cache; raises ServerError or ToolError.
+        about: description of the affected tests.
+        fixtures: names of fixtures whose tests need the requirement.
+        paths: prefixes of paths of test modules that need the requirement.
     """
 
     name: str
@@ -47,8 +47,11 @@ class Requirement:
     paths: tuple[str, ...] = ()
 
     def is_needed_by(self, path: str, fixtures: set[str]) -> bool:
-        """Return True for a test that needs it; `path`: of the module, relative to the root;
-        `fixtures`: names of all its fixtures.
+        """Return True if a test needs the requirement.
+
+        Args:
+            path: path of the test module, relative to the root.
+            fixtures: names of all fixtures of the test.
         """
         return path.startswith(self.paths or ("\0",)) or not self.fixtures.isdisjoint(fixtures)
 
@@ -56,8 +59,9 @@ class Requirement:
 def of_parts(
     parts: Callable[[], Sequence[Part]],
 ) -> tuple[Callable[[], bool], Callable[[Say], None]]:
-    """`is_installed` and `install` of a requirement that consists of parts; a ServerError about the
-    choice of parts means missing.
+    """Return `is_installed` and `install` of a requirement that consists of parts.
+
+    A ServerError from `parts` counts as not installed.
     """
 
     def is_installed() -> bool:
@@ -70,13 +74,13 @@ def of_parts(
 
 
 def server_parts(*names: str) -> Callable[[], list[Part]]:
-    """The parts of the real servers whose description begins with one of the names."""
+    """Return the parts of the real servers whose description starts with a given name."""
     return lambda: [part for part in servers.parts(servers.locate()) if part.what.startswith(names)]
 
 
 SERVERS = frozenset({"postgres", "valkey", "s3", "kafka", "kafka_of_three", "system"})
 KAFKA = frozenset({"kafka", "kafka_of_three", "system"})
-# Modules whose tests start servers of their own.
+# Test modules that start their own servers.
 OWN_KAFKA = (
     "tests/faults/test_f05",
     "tests/faults/test_f07",
@@ -143,7 +147,7 @@ REQUIREMENTS = (
 
 
 def missing() -> list[Requirement]:
-    """The requirements that are not installed."""
+    """Return the requirements that are not installed."""
     return [one for one in REQUIREMENTS if not one.is_installed()]
 
 

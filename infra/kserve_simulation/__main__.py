@@ -1,5 +1,6 @@
-"""`python -m infra.kserve_simulation --state FOLDER`, in the cluster's namespaces: the controller,
-until it is ended.
+"""Run the simulated KServe controller in the namespaces of the cluster until stopped.
+
+Usage: `python -m infra.kserve_simulation --state FOLDER`.
 """
 
 import argparse
@@ -12,14 +13,14 @@ from infra.kserve_simulation.controller import Controller
 
 
 async def control(layout: Layout) -> None:
-    """Until cancelled."""
+    """Run the controller until cancelled."""
     async with connected(layout) as api:
         await Controller(api).run()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.kserve_simulation", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True, help="the cluster's folder")
+    parser.add_argument("--state", type=Path, required=True, help="state folder of the cluster")
     asyncio.run(control(Layout(parser.parse_args().state.resolve())))
 
 

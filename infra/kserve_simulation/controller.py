@@ -1,6 +1,4 @@
-"""Round by round: for each InferenceService its Deployment and Service, and its status out of what
-became of them.
-"""
+"""Controller loop that creates Deployments and Services and updates statuses."""
 
 import asyncio
 import sys
@@ -25,7 +23,7 @@ ROUND_SECONDS = 0.5
 
 
 class Asked(Protocol):
-    """What is asked of the API."""
+    """API calls of the controller."""
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json: ...
     async def apply(self, path: str, body: Json) -> Json: ...
@@ -33,23 +31,29 @@ class Asked(Protocol):
 
 
 class Controller:
-    """Of all namespaces."""
+    """Controller of the InferenceServices in all namespaces."""
 
     def __init__(self, api: Asked) -> None:
         self._api = api
         self._made: dict[str, tuple[int, str]] = {}
 
     async def run(self) -> None:
-        """Until cancelled; an API that is away for a moment is asked again."""
+        """Reconcile periodically until cancelled.
+
+        Failed API calls are repeated in the next round.
+        """
         while True:
             try:
                 await self.round()
             except (aiohttp.ClientError, TimeoutError) as error:
-                print(f"again: {error}", file=sys.stderr, flush=True)
+                print(f"retrying: {error}", file=sys.stderr, flush=True)
             await asyncio.sleep(ROUND_SECONDS)
 
     async def round(self) -> None:
-        """What goes is the garbage collector's, by its owner."""
+        """Reconcile all InferenceServices.
+
+        The garbage collector removes objects of deleted services by owner reference.
+        """
         for service in (await self._api.get(SERVICES))["items"]:
             if "deletionTimestamp" in service["metadata"]:
                 continue
@@ -95,7 +99,7 @@ class Controller:
             raise
 
     async def _make(self, service: Json, runtime: Json) -> None:
-        """Once for each change of either."""
+        """Apply the objects after a change of the service or of the runtime."""
         wanted = (service["metadata"]["generation"], runtime["metadata"]["resourceVersion"])
         uid, namespace, name = (
             service["metadata"]["uid"],

@@ -1,9 +1,8 @@
-"""What KServe makes of an InferenceService in Standard mode: a Deployment and a Service, by its
-names and labels.
+"""Deployment and Service that KServe creates for an InferenceService in Standard mode.
 
-The container is the runtime's, with the InferenceService's arguments after its own and the claim's
-folder at /mnt/models. Left out: its webhooks (which fill in resources), autoscalers, ingresses, and
-storage other than claims.
+The container is that of the runtime. The arguments of the InferenceService follow the runtime's,
+and the folder of the claim is mounted at /mnt/models. Not simulated are webhooks (which fill in
+resources), autoscalers, ingresses, and storage other than claims.
 """
 
 from infra.cluster.policies.objects import Json
@@ -11,28 +10,28 @@ from infra.cluster.policies.objects import Json
 CONTAINER, MODELS = "kserve-container", "/mnt/models"
 VOLUME = "kserve-pvc-source"
 HTTP_PORT = 80
-# Of a predictor what is its own, and not the pod's.
+# Fields of a predictor that do not belong to the pod.
 _NOT_OF_PODS = frozenset(
     {"model", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "autoScaling"}
 )
 
 
 class NoSuchRuntimeError(Exception):
-    """The InferenceService names a runtime that is not there."""
+    """The runtime of the InferenceService does not exist."""
 
 
 def name_of(service: Json) -> str:
-    """Of its Deployment, Service and pods' label."""
+    """Return the name of the Deployment, of the Service and in the pods' label."""
     return f"{service['metadata']['name']}-predictor"
 
 
 def app_label(service: Json) -> dict[str, str]:
-    """By which its pods are found."""
+    """Return the label that selects the pods."""
     return {"app": f"isvc.{name_of(service)}"}
 
 
 def deployment_of(service: Json, runtime: Json) -> Json:
-    """To apply."""
+    """Return the Deployment to apply."""
     predictor = service["spec"]["predictor"]
     pod = {key: value for key, value in predictor.items() if key not in _NOT_OF_PODS}
     claim, _, folder = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
@@ -53,7 +52,7 @@ def deployment_of(service: Json, runtime: Json) -> Json:
 
 
 def service_of(service: Json, runtime: Json) -> Json:
-    """To apply: port 80, whatever the container's is."""
+    """Return the Service to apply, always with port 80."""
     port = runtime["spec"]["containers"][0]["ports"][0]
     ports = [
         {

@@ -1,6 +1,4 @@
-"""KServe for a cluster of this machine: its resources put in, its controller started and ended,
-from out here.
-"""
+"""Installation of KServe's resources and start of the simulated controller, from the host."""
 
 import contextlib
 import os
@@ -19,13 +17,22 @@ VERSION = "kserve-0_20"
 
 
 def install_resources(inside: Inside) -> None:
-    """KServe's own definitions. Raises: ClusterError; ServerError: they are not in the cache."""
+    """Install KServe's resource definitions.
+
+    Raises:
+        ClusterError: a command failed.
+        ServerError: the definitions are not in the cache.
+    """
     make_known(inside, find_installed() / VERSION)
 
 
 @contextmanager
 def controller(inside: Inside) -> Iterator[None]:
-    """It runs as long as the block. Raises: ClusterError: no cluster runs."""
+    """Run the controller while the block executes.
+
+    Raises:
+        ClusterError: no cluster is running.
+    """
     command = [sys.executable, "-m", "infra.kserve_simulation", "--state", str(inside.layout.state)]
     with (inside.layout.logs / "kserve-simulation.log").open("ab") as log:
         process = subprocess.Popen(

@@ -1,8 +1,8 @@
-"""What KServe says of an InferenceService in Standard mode, out of its Deployment and its newest
-pod. Pure.
+"""Status of an InferenceService in Standard mode, derived from Deployment and newest pod.
 
-As it is there: `observedGeneration` is the Deployment's; a predictor that begins is "False", as one
-that failed is; and that a model does not load is known by its container that fell.
+The function is pure and follows KServe: `observedGeneration` is that of the Deployment, a starting
+predictor has the status "False" like a failed one, and a failed container signals a failed model
+load.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ NO_RUNTIME: dict[str, Any] = {
 
 
 def reconcile_failed(message: str) -> dict[str, Any]:
-    """What it tried was refused."""
+    """Return the status after a rejected change."""
     return {
         "conditions": _conditions(
             {"status": FALSE, "reason": "ReconcileFailed", "message": message}
@@ -34,7 +34,7 @@ def reconcile_failed(message: str) -> dict[str, Any]:
 
 
 def status_of(service: Json, deployment: Json, pods: Sequence[Json]) -> dict[str, Any]:
-    """`pods` are newest first."""
+    """Return the status. `pods` are sorted newest first."""
     predictor = _predictor_ready(deployment.get("status", {}))
     host = f"{name_of(service)}.{service['metadata']['namespace']}.svc.cluster.local"
     return {
@@ -49,7 +49,10 @@ def status_of(service: Json, deployment: Json, pods: Sequence[Json]) -> dict[str
 
 
 def _conditions(predictor: dict[str, str]) -> list[dict[str, str]]:
-    """Sorted by type. The ingress is ready at once where none is made."""
+    """Return conditions sorted by type.
+
+    Without an ingress, IngressReady is true immediately.
+    """
     told = {key: value for key, value in predictor.items() if value}
     return [
         {"type": "IngressReady", "status": TRUE},
@@ -113,7 +116,7 @@ def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
 
 
 def _fallen(container: Json) -> Json | None:
-    """How it ended, if it lies there or is kept from rising."""
+    """Return the terminated state of a failed or back-off container."""
     state = container.get("state", {})
     if state.get("terminated", {}).get("reason") == "Error":
         return state["terminated"]  # type: ignore[no-any-return]

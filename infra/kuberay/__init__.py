@@ -1,3 +1,4 @@
-"""The real KubeRay operator for the cluster of this machine, built from its Go module: teams
-install theirs by its own chart.
+"""KubeRay operator for the local cluster, built from its Go module.
+
+Other clusters install the operator by its own chart.
 """

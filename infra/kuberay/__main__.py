@@ -1,5 +1,6 @@
-"""`python -m infra.kuberay`: builds the operator into the cache; used by `make deploy
-TRAINING=kuberay` and by tests.
+"""Build the KubeRay operator into the cache: `python -m infra.kuberay`.
+
+`make deploy TRAINING=kuberay` and tests run this command.
 """
 
 import sys

@@ -1,5 +1,6 @@
-"""What the operator is made of: one program, its custom resource definitions and its role, all from
-its Go module; in the cache.
+"""Installation of the KubeRay operator in the cache: program, resource definitions and role.
+
+All of them come from the operator's Go module.
 """
 
 import re
@@ -21,7 +22,7 @@ COMMAND = "make deploy TRAINING=kuberay"
 
 @dataclass(frozen=True)
 class Operator:
-    """Where it is, whether it is there or not."""
+    """Paths of the operator, installed or not."""
 
     home: Path
 
@@ -31,24 +32,30 @@ class Operator:
 
     @property
     def definitions(self) -> Path:
-        """A folder of CustomResourceDefinitions."""
+        """Folder of CustomResourceDefinitions."""
         return self.home / "definitions"
 
     @property
     def role(self) -> Path:
-        """The ClusterRole that it needs, in each namespace that it watches."""
+        """ClusterRole that the operator needs in each namespace under its watch."""
         return self.home / "role.yaml"
 
 
 def find_installed() -> Operator:
-    """Ready to use. Raises: ServerError: it is not there, with the command that installs it."""
+    """Return the installed operator.
+
+    Raises:
+        ServerError: the operator is missing; names the command for the installation.
+    """
     refuse_missing([_part()], COMMAND)
     return Operator(KUBERAY.home)
 
 
 def install(say: Callable[[str], None]) -> Operator:
-    """Build it if it is not there. Raises: ServerError, ClusterError: something cannot be had here,
-    with what to do.
+    """Build the operator if missing.
+
+    Raises:
+        ServerError, ClusterError: a build requirement is missing; the message contains the remedy.
     """
     if not KUBERAY.home.exists():
         refuse_unable()
@@ -58,21 +65,19 @@ def install(say: Callable[[str], None]) -> Operator:
 
 
 def version() -> str:
-    """The module's, as the lock has it."""
+    """Return the version of the module in the lock."""
     found = re.search(
         rf"^\t{re.escape(MODULE)} (v\S+)", (KUBERAY.lock / "go.mod").read_text(), re.MULTILINE
     )
     if found is None:
         raise ClusterError(
-            f"{KUBERAY.lock / 'go.mod'} names no {MODULE}", field=MODULE, reason="MISSING"
+            f"{KUBERAY.lock / 'go.mod'} does not list {MODULE}", field=MODULE, reason="MISSING"
         )
     return found[1]
 
 
 def _part() -> Part:
-    return KUBERAY.part(
-        "KubeRay's operator, built from its Go modules (two or three minutes)", _fill
-    )
+    return KUBERAY.part("KubeRay operator, built from its Go modules (two or three minutes)", _fill)
 
 
 def _fill(folder: Path) -> None:

@@ -1,7 +1,6 @@
-"""The operator in the cluster: a namespace of its own, rights in the one namespace that it watches,
-one pod.
+"""Kubernetes objects of the operator: its namespace, its rights and a single pod.
 
-Its role is a ClusterRole, and a RoleBinding gives of it only what lies in the binding's namespace.
+The operator's role is a ClusterRole. A RoleBinding restricts the role to the namespace under watch.
 """
 
 import json
@@ -21,7 +20,11 @@ SECURITY = {
 
 
 def operator_objects(watched: str) -> str:
-    """All of them, for kubectl. `watched` is the namespace whose RayJobs it runs."""
+    """Return all objects for kubectl.
+
+    Args:
+        watched: the namespace whose RayJobs the operator runs.
+    """
     account = {"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}
     items = [
         {
@@ -67,7 +70,7 @@ def operator_objects(watched: str) -> str:
 
 
 def _container(watched: str) -> dict[str, object]:
-    """One of it, so there is nobody to elect."""
+    """Return the container. A single replica needs no leader election."""
     return {
         "name": "operator",
         "image": REFERENCE,

@@ -1,1 +1,1 @@
-"""The protos: generation of stubs and the check that they are fresh."""
+"""Generation of protobuf stubs and a check of their freshness."""

@@ -1,5 +1,6 @@
-"""Are the committed stubs what the protos generate today? Generates into a temporary folder and
-compares.
+"""Check that the committed stubs match the protos.
+
+The stubs are generated into a temporary folder and compared.
 """
 
 import filecmp
@@ -18,13 +19,11 @@ def main() -> None:
         subprocess.run([str(ROOT / "infra/proto/generate.sh"), fresh], env=environment, check=True)
         stale = sorted(differing(Path(fresh), ROOT / "gen"))
     if stale:
-        sys.exit(
-            f"gen/ is not what proto/ generates: run infra/proto/generate.sh ({', '.join(stale)})"
-        )
+        sys.exit(f"gen/ is stale; run infra/proto/generate.sh ({', '.join(stale)})")
 
 
 def differing(left: Path, right: Path) -> set[str]:
-    """Stubs that are missing on one side, or differ."""
+    """Return the stubs that differ or are missing on either side."""
     names = {
         str(file.relative_to(side)) for side in (left, right) for file in side.rglob("*_pb2*.py*")
     }

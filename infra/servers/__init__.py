@@ -1,3 +1,4 @@
-"""The real servers on loopback, without root and without containers: Kafka, Postgres, Valkey,
-SeaweedFS's S3, Prometheus.
+"""Real servers on loopback without root or containers.
+
+Kafka, Postgres, Valkey, SeaweedFS (S3) and Prometheus.
 """

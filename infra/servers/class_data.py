@@ -1,5 +1,6 @@
-"""The classes that a Kafka broker loads, cached as Java wants them (JEP 514): it then starts for
-1.5 s of a core, not 2.6 s.
+"""Cache of the classes of a Kafka broker (JEP 514).
+
+The cache reduces the start from 2.6 s to 1.5 s of a core.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ LAST_CHARACTERS = 2_000
 
 
 def cache_classes(java: Java, folder: Path) -> None:
-    """Run one broker until it answers; Java writes the cache when it ends.
+    """Run a broker until ready; Java writes the cache at its end.
 
     Raises:
-        ServerError: it did not, with the last of what it said.
+        ServerError: no cache was written; the message contains the end of the output.
     """
     cache = folder / CACHE_NAME
     writing = f"-XX:AOTCacheOutput={cache}"
@@ -39,7 +40,7 @@ def cache_classes(java: Java, folder: Path) -> None:
         if not cache.exists():
             said = (Path(temporary) / "broker.log").read_text()[-LAST_CHARACTERS:]
             raise ServerError(
-                f"Java wrote no cache of Kafka's classes: {said}",
+                f"Java wrote no class cache for Kafka: {said}",
                 field=CACHE_NAME,
                 reason="MISSING",
             )

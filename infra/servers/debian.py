@@ -1,8 +1,8 @@
-"""Packages of Debian, unpacked without root: apt downloads them, their sha256 is checked, and
-nothing of them is run or installed.
+"""Debian packages unpacked without root.
 
-Where the machine's package lists are missing or old, fresh ones are fetched into a folder of our
-own.
+apt downloads the packages and their sha256 is checked. No package is installed, and no package
+script runs. If the package lists of the machine are missing or old, new ones are fetched into a
+separate folder.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ DOWNLOAD_SECONDS = 600.0
 
 
 def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
-    """Unpack the packages that the lock names, a line each: sha256 and file name.
+    """Unpack the packages of a lock with lines of sha256 and file name.
 
     Args:
-        instead: what to do on a machine that cannot have them.
+        instead: advice for machines without these packages.
 
     Raises:
-        ServerError: one cannot be had here, or is not what the lock says; with what to do.
+        ServerError: a package is unavailable or differs from the lock; contains the advice.
     """
     locked = {
         name: sha256 for sha256, name in (line.split() for line in lock.read_text().splitlines())
@@ -31,7 +31,8 @@ def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
             raise ServerError(
-                f"{', '.join(_name_of(file) for file in locked)}: packages of Debian 12, and this machine has no {tool}. {instead}",
+                f"{', '.join(_name_of(file) for file in locked)}: Debian 12 packages need {tool}. "
+                f"{instead}",
                 field=tool,
                 reason="MISSING",
             )
@@ -43,7 +44,7 @@ def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
         wanted = locked.get(package.name)
         if (found := hashlib.sha256(package.read_bytes()).hexdigest()) != wanted:
             raise ServerError(
-                f"{package.name}: sha256 is {found}, {lock.name} says {wanted}; nothing was installed",
+                f"{package.name}: sha256 is {found}, expected {wanted}; nothing was installed",
                 field=package.name,
                 reason="MISMATCH",
                 limit=str(wanted),
@@ -58,14 +59,14 @@ def _name_of(file: str) -> str:
 
 
 def _wanted(file: str) -> str:
-    """As apt wants it: a file's name has the colon of an epoch as %3a."""
+    """Return apt's name of a package. In a file name the colon of an epoch is %3a."""
     name, version, _ = file.split("_")
     return f"{name}={unquote(version)}"
 
 
 def _download(wanted: list[str], folder: Path, instead: str) -> None:
-    """With the machine's package lists, else with fresh ones."""
-    options = ["-o", "APT::Sandbox::User="]  # the folder may be closed to apt's own user
+    """Download with the machine's package lists, else with new lists."""
+    options = ["-o", "APT::Sandbox::User="]  # the folder may be inaccessible to apt's own user
     try:
         _run_apt(folder, *options, "download", *wanted)
     except ServerError:
@@ -78,7 +79,7 @@ def _download(wanted: list[str], folder: Path, instead: str) -> None:
             _run_apt(folder, *options, "download", *wanted)
         except ServerError as error:
             raise ServerError(
-                f"{error}\n{', '.join(wanted)} cannot be had from this machine's package sources. {instead}",
+                f"{error}\n{', '.join(wanted)}: not in this machine's package sources. {instead}",
                 field=error.field,
                 reason=error.reason,
                 limit=error.limit,

@@ -1,9 +1,9 @@
-"""The one error of this room: what is missing or does not start, and what to do about it."""
+"""Error of the servers' installation and preparation."""
 
 from training.errors import DetailedError
 
 
 class ServerError(DetailedError):
-    """A server cannot be installed or made ready; the text is for the person at the terminal."""
+    """A server cannot be installed or prepared; the message explains the remedy to the user."""
 
     reason = "SERVER_ERROR"

@@ -1,6 +1,6 @@
-"""All real servers of one state folder: who has its data where, on which ports, started with what.
+"""All real servers of a state folder with their data folders and ports.
 
-A folder keeps the ports that it was begun with: Kafka's controllers remember one another by them.
+A folder keeps its first ports, because Kafka's controllers identify each other by port.
 """
 
 import json
@@ -19,13 +19,13 @@ from infra.supervision.child import Program
 from infra.supervision.ports import distinct_free_ports, is_free
 from infra.watching.files import ALERTS
 
-# Where clients look first. What is not listed, or taken, gets a free port.
+# Default ports of clients. Other servers, and servers whose port is in use, get a free port.
 USUAL_PORTS = {"kafka-1": 9092, "postgres": 5432, "valkey": 6379, "s3": 8333, "prometheus": 9090}
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The five servers."""
+    """Kafka, Postgres, Valkey, SeaweedFS and Prometheus of a state folder."""
 
     kafka: Kafka
     postgres: Postgres
@@ -34,7 +34,7 @@ class Fleet:
     prometheus: Prometheus
 
     def prepare(self, binaries: Binaries) -> list[Program]:
-        """Their folders made ready; the programs in the order of starting."""
+        """Prepare the folders and return the programs in the order of their start."""
         return [
             *self.kafka.prepare(binaries.java),
             *self.postgres.prepare(binaries.postgres),
@@ -45,18 +45,23 @@ class Fleet:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """What a client needs, passwords included: for the owner's terminal."""
+        """Return the addresses for clients, including passwords, for the owner's terminal."""
         return {
             "kafka": self.kafka.bootstrap,
             "postgres": self.postgres.url(),
             "valkey": self.valkey.url(),
-            "s3": f"http://{self.store.endpoint}  (access key {ACCESS_KEY}, secret key {self.store.secret_key})",
+            "s3": f"http://{self.store.endpoint}  (access key {ACCESS_KEY}, "
+            f"secret key {self.store.secret_key})",
             "prometheus": self.prometheus.url,
         }
 
 
 def assemble(state: Path, ports: Mapping[str, int], targets: Mapping[str, Sequence[str]]) -> Fleet:
-    """Args: targets: what Prometheus reads, beside itself."""
+    """Create the servers of a state folder.
+
+    Args:
+        targets: scrape targets of Prometheus by job, in addition to Prometheus itself.
+    """
     brokers = sum(name.endswith("-controller") for name in ports)
     return Fleet(
         Kafka(state / "kafka", tuple(ports[name] for name in _kafka_ports(brokers))),
@@ -68,10 +73,13 @@ def assemble(state: Path, ports: Mapping[str, int], targets: Mapping[str, Sequen
 
 
 def choose_ports(state: Path, brokers: int, *, usual: bool = True) -> dict[str, int]:
-    """The folder's ports, chosen when it is begun; the usual ones only if they are wanted.
+    """Return the ports of the folder; choose them for a new folder.
+
+    Args:
+        usual: prefer the default ports.
 
     Raises:
-        ServerError: one is taken now, or the folder was begun with another number of brokers.
+        ServerError: a port is in use, or the folder has another number of brokers.
     """
     names = [*_kafka_ports(brokers), "postgres", "valkey", *_STORE_PORTS, "prometheus"]
     state.mkdir(parents=True, exist_ok=True)
@@ -84,7 +92,7 @@ def choose_ports(state: Path, brokers: int, *, usual: bool = True) -> dict[str, 
     if set(ports) != set(names):
         begun = sum(name.endswith("-controller") for name in ports)
         raise ServerError(
-            f"{state} was begun with {begun} broker(s) of Kafka; give {brokers} a folder of their own",
+            f"{state} was created with {begun} Kafka broker(s); use another folder for {brokers}",
             field="brokers",
             reason="MISMATCH",
             limit=str(begun),
@@ -92,7 +100,7 @@ def choose_ports(state: Path, brokers: int, *, usual: bool = True) -> dict[str, 
     if taken := {name: port for name, port in ports.items() if not is_free(port)}:
         listed = ", ".join(f"{port} ({name})" for name, port in taken.items())
         raise ServerError(
-            f"these ports of {state} are in use: {listed}; do its servers run already?",
+            f"ports of {state} are in use: {listed}; are its servers already running?",
             field=", ".join(taken),
             reason="IN_USE",
         )

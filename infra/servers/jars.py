@@ -1,5 +1,6 @@
-"""Jars, above all Kafka's: fetched by Maven as the pom says, and each checked against the committed
-list, so that no other ever runs.
+"""Download of jars by Maven, checked against a committed list.
+
+No other jar is ever run.
 """
 
 import hashlib
@@ -16,16 +17,19 @@ KAFKA = "Kafka's jars"
 
 
 def fetch_jars(pom: Path, list_file: Path, folder: Path, what: str = KAFKA) -> None:
-    """Fill the folder with exactly the jars of the list; `what` they are, for people.
+    """Fill the folder with exactly the jars of the list.
+
+    Args:
+        what: description of the jars in messages.
 
     Raises:
-        ServerError: no Maven, no download, or a jar that is not as it was.
+        ServerError: Maven or the download is unavailable, or a jar differs.
     """
     maven = shutil.which("mvn")
     if not maven:
         raise ServerError(
-            f"{what} are fetched by Maven, which is not on PATH: install it (Debian: apt-get install maven; "
-            "any other machine: Maven's archive needs no root), then run this again",
+            f"{what} need Maven, which is not on PATH; install it (Debian: apt-get install maven; "
+            "elsewhere: Maven's archive needs no root), then run this command again",
             field="mvn",
             reason="MISSING",
         )
@@ -42,7 +46,7 @@ def check_jars(list_file: Path, folder: Path, what: str = KAFKA) -> None:
     """Compare the folder with the list.
 
     Raises:
-        ServerError: names what differs.
+        ServerError: names the jars that differ.
     """
     lines = (line.split() for line in list_file.read_text().splitlines())
     listed = {name: sha256 for sha256, name in lines}
@@ -51,7 +55,7 @@ def check_jars(list_file: Path, folder: Path, what: str = KAFKA) -> None:
         name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name)
     ):
         raise ServerError(
-            f"{what} are not those of {list_file.name}: {', '.join(wrong)}",
+            f"{what} differ from {list_file.name}: {', '.join(wrong)}",
             field=", ".join(wrong),
             reason="MISMATCH",
             limit=list_file.name,

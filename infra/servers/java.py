@@ -1,18 +1,18 @@
-"""Kafka's programs on the Java that is installed beside it."""
+"""Java command lines of Kafka's programs."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Brokers here live for minutes on few cores and little memory: the quick compiler and the plain
-# collector start 2 s sooner.
+# Brokers run for minutes on few cores and little memory: the C1 compiler and the serial collector
+# reduce the start by 2 s.
 OPTIONS = (
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "--sun-misc-unsafe-memory-access=allow",
     "--enable-native-access=ALL-UNNAMED",
-    # Parts of the cache of classes that do not fit this run are told at length.
+    # Suppress long messages about parts of the class cache that do not match this run.
     "-Xlog:disable",
     "-Xlog:all=error:stderr",
 )
@@ -20,10 +20,10 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class Java:
-    """Kafka's jars on a Java.
+    """Kafka's jars and the Java that runs them.
 
     Args:
-        class_data: the option that says which cache of loaded classes is used, or written.
+        class_data: option that selects the class cache to read or write.
     """
 
     binary: Path
@@ -33,8 +33,9 @@ class Java:
     def command(
         self, program: str, arguments: Sequence[str], options: Sequence[str] = ()
     ) -> tuple[str, ...]:
-        """The jars by name, in order: the cache of classes only fits the very class path that it
-        was made with.
+        """Return a command line with the jars sorted by name.
+
+        The class cache requires the class path of its creation.
         """
         path = os.pathsep.join(str(jar) for jar in sorted(self.jars.glob("*.jar")))
         return (

@@ -1,9 +1,8 @@
-"""Apache Kafka in KRaft mode: one broker, or three of which one may be lost. Every broker is a
-controller too.
+"""Apache Kafka in KRaft mode with a single broker or three; every broker is also a controller.
 
-Kafka does not sync messages to the disk one by one; what it promises rests on the copies, so three
-brokers keep three copies, take a write when two have it, and never elect a broker that lacks
-acknowledged messages.
+Kafka does not sync each message to disk; its durability relies on replicas. Three brokers therefore
+store three replicas, accept a write after two of them, and never elect a broker that lacks
+acknowledged messages. The loss of a broker is tolerated.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ HEAP = "-Xmx384m"
 PORTS_A_BROKER = 2
 STOP_SECONDS = 30.0
 ASK_MILLISECONDS = 4_000
-# To the terminal's collector, without the pages of settings that INFO prints.
+# Log to the supervisor's terminal, without the pages of settings at INFO.
 LOGGING = """appender.out.type=Console
 appender.out.name=out
 appender.out.layout.type=PatternLayout
@@ -36,12 +35,12 @@ rootLogger.appenderRef.out.ref=out
 
 @dataclass(frozen=True)
 class Kafka:
-    """Brokers on loopback, or one that others reach too.
+    """Brokers on loopback, or a broker for remote clients.
 
     Args:
-        ports: two a broker: for clients, and for the controllers among themselves.
-        listens_on: where clients come in; controllers stay on loopback.
-        known_as: the host that clients are told to come to.
+        ports: two per broker, for clients and for the controllers.
+        listens_on: address for clients; controllers stay on loopback.
+        known_as: host name advertised to clients.
     """
 
     folder: Path
@@ -67,7 +66,7 @@ class Kafka:
         return ",".join(self.address(node) for node in self.nodes)
 
     def prepare(self, java: Java) -> tuple[Program, ...]:
-        """Write the settings, format the folders that are new."""
+        """Write the settings and format new folders."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "log4j2.properties").write_text(LOGGING)
         for node in self.nodes:
@@ -105,25 +104,25 @@ class Kafka:
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": self._data(node),
-            # A topic that nobody made on purpose would have settings that nobody chose.
+            # An automatically created topic would have default settings.
             "auto.create.topics.enable": "false",
             "default.replication.factor": copies,
             "min.insync.replicas": enough,
             "unclean.leader.election.enable": "false",
             **{f"{topic}.replication.factor": copies for topic in _OWN_TOPICS},
             **{f"{topic}.min.isr": enough for topic in _OWN_TOPICS if topic != "offsets.topic"},
-            # 50 each, else: the first consumer would wait for hundreds of files.
+            # The default is 50 each; the first consumer would wait for hundreds of files.
             **{f"{topic}.num.partitions": 4 for topic in _OWN_TOPICS},
             "group.initial.rebalance.delay.ms": 0,
-            # 6 s, else: a consumer that wants to be missed sooner may say so.
+            # The default is 6 s; tests use consumers with a shorter session.
             "group.min.session.timeout.ms": 1_000,
-            # It waits five minutes for a majority of controllers, which the last of three to stop
-            # has not.
+            # A controlled shutdown waits five minutes for a majority of controllers, which the last
+            # of three brokers never has.
             "controlled.shutdown.enable": "false",
-            # A killed broker may come back when its last session is over; 9 s, else.
+            # A killed broker may rejoin after its session has expired; the default is 9 s.
             "broker.session.timeout.ms": 3_000,
             "broker.heartbeat.interval.ms": 500,
-            # A third of the heap, else.
+            # The default is a third of the heap.
             "log.cleaner.dedupe.buffer.size": 16 << 20,
         }
 
@@ -161,14 +160,12 @@ _OWN_TOPICS = ("offsets.topic", "transaction.state.log", "share.coordinator.stat
 
 
 async def is_ready(address: str, node: int) -> bool:
-    """Whether a broker's own metadata say that the controllers let it serve; the others may be
-    dead.
-    """
+    """Return True if the controllers have unfenced the broker; the other brokers may be down."""
     return await asyncio.to_thread(_serves, address, node)
 
 
 def _serves(address: str, node: int) -> bool:
-    # Not above: where the server only runs, in an image, there is no client.
+    # Imported here: the image of the server contains no client.
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
 
@@ -186,8 +183,9 @@ def _serves(address: str, node: int) -> bool:
 
 
 def _encode(name: uuid.UUID) -> str:
-    """As Kafka writes a UUID. The first bit is cleared: an id that began with '-' would be read as
-    an option.
+    """Encode a UUID as Kafka does.
+
+    The first bit is cleared, because an id with a leading '-' would be parsed as an option.
     """
     raw = bytes([name.bytes[0] & 0x7F]) + name.bytes[1:]
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -1,8 +1,8 @@
-"""PostgreSQL, with its durability as it comes: every commit is synced to the disk.
+"""PostgreSQL with its default durability: every commit is synced to disk.
 
-It refuses to run as root. There it gets a user namespace of its own in which root is called nobody:
-no system user is made, no file changes its owner, and folders that only root may enter stay as they
-are.
+Postgres refuses to run as root. For root the server therefore runs in a user namespace that maps
+root to nobody. No system user is created, no file changes its owner, and folders for root only stay
+accessible.
 """
 
 import os
@@ -26,8 +26,9 @@ NOBODY = 65534
 
 @dataclass(frozen=True)
 class Postgres:
-    """One server; its password is made once and lies in its folder. On loopback, unless it is told
-    to listen elsewhere.
+    """A server on loopback or another address.
+
+    The password is generated once and stored in the folder.
     """
 
     folder: Path
@@ -39,13 +40,15 @@ class Postgres:
         return kept(self.folder / "password")
 
     def url(self, database: str = "postgres", driver: str = "postgresql") -> str:
-        """For SQLAlchemy with a driver such as postgresql+asyncpg or postgresql+pg8000; for libpq
-        without.
+        """Return a URL.
+
+        For SQLAlchemy pass a driver such as postgresql+asyncpg or postgresql+pg8000; the default is
+        for libpq.
         """
         return f"{driver}://{USER}:{self.password}@{HOST}:{self.port}/{database}"
 
     def prepare(self, binaries: Path) -> tuple[Program, ...]:
-        """Make the data folder if there is none."""
+        """Create the data folder if missing and return the program."""
         self.folder.mkdir(parents=True, exist_ok=True)
         password, data = self.password, self.folder / "data"
         if not data.exists():
@@ -63,13 +66,16 @@ class Postgres:
             command=not_as_root([str(binaries / "postgres"), "-D", str(data), *options]),
             environment={},
             port=self.port,
-            stop_signal=SIGINT,  # SIGTERM waits until every client has left
+            stop_signal=SIGINT,  # SIGTERM waits until all clients disconnect
             ready=partial(is_ready, self.port, password),
         )
         return (program,)
 
     def _initialise(self, binaries: Path, data: Path) -> None:
-        """Beside its place and then put there, so that a folder half made is never started."""
+        """Initialise a temporary folder and rename the folder.
+
+        An incomplete folder is never started.
+        """
         partial_data = self.folder / "data.partial"
         shutil.rmtree(partial_data, ignore_errors=True)
         command = [
@@ -84,27 +90,28 @@ class Postgres:
         command += [
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
-        ]  # the same on every machine
+        ]  # the same collation on every machine
         command += ["--auth=scram-sha-256", f"--pwfile={self.folder / 'password'}"]
         run_steps(
-            "making Postgres's folder (for root it takes user namespaces)", [not_as_root(command)]
+            "initialising the folder of Postgres (as root this needs user namespaces)",
+            [not_as_root(command)],
         )
-        if self.listens_on != HOST:  # initdb lets nobody in but this machine
+        if self.listens_on != HOST:  # initdb permits local connections only
             with (partial_data / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all all scram-sha-256\n")
         partial_data.rename(data)
 
 
 def not_as_root(command: list[str]) -> tuple[str, ...]:
-    """The command as it is, or for root in a user namespace of its own."""
+    """Return the command; for root, wrapped in a new user namespace."""
     if os.geteuid() != 0:
         return tuple(command)
     return ("unshare", "--user", f"--map-user={NOBODY}", "--", *command)
 
 
 async def is_ready(port: int, password: str) -> bool:
-    """Whether it answers a query."""
-    # Not above: where the server only runs, in an image, there is no client.
+    """Return True if the server answers a query."""
+    # Imported here: the image of the server contains no client.
     import asyncpg
 
     try:

@@ -1,6 +1,4 @@
-"""What an installation says while a step of it is silent: how much has arrived, and for how long it
-has been at it.
-"""
+"""Progress messages of silent installation steps: downloaded size and elapsed time."""
 
 import threading
 import time
@@ -9,14 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SAY_EVERY_SECONDS = 5.0
-# Whoever has waited for minutes wants a line less often.
+# Lengthen the interval with the elapsed time.
 SAY_EVERY_SHARE = 0.1
 
 
 @contextmanager
 def told(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
-    """Say again and again, ever more rarely, how large the folder is in which the download arrives,
-    until the block ends; only how long it takes where nothing is downloaded.
+    """Print the size of the download folder and the elapsed time until the end of the block.
+
+    Messages become rarer with time. Without a folder only the elapsed time is printed.
     """
     ended = threading.Event()
     started = time.monotonic()
@@ -25,7 +24,7 @@ def told(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
         while not ended.wait(
             max(SAY_EVERY_SECONDS, SAY_EVERY_SHARE * (time.monotonic() - started))
         ):
-            arrived = f"{_megabytes(folder):.0f} MB after" if folder else "at it for"
+            arrived = f"{_megabytes(folder):.0f} MB after" if folder else "running for"
             say(f"  {arrived} {time.monotonic() - started:.0f} s")
 
     teller = threading.Thread(target=tell, daemon=True)
@@ -38,7 +37,7 @@ def told(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _megabytes(folder: Path) -> float:
-    """Files may come and go meanwhile."""
+    """Return the size of a folder; files may disappear meanwhile."""
     total = 0
     for file in folder.rglob("*"):
         try:

@@ -1,4 +1,4 @@
-"""Prometheus: what it reads, and from where, is given by whoever starts it."""
+"""Prometheus with scrape targets and rules given by the caller."""
 
 import asyncio
 import json
@@ -18,11 +18,12 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Prometheus:
-    """One server on loopback.
+    """A server on loopback.
 
     Args:
-        targets: by job, the host:port of every /metrics.
-        rules: files of alert rules. Nobody is told of alerts here: they stand on its page.
+        targets: host:port of every /metrics by job.
+        rules: files of alert rules. Alerts appear on the page of Prometheus; no receiver is
+            configured.
     """
 
     folder: Path
@@ -36,7 +37,7 @@ class Prometheus:
         return f"http://{HOST}:{self.port}"
 
     def prepare(self, binary: Path) -> tuple[Program, ...]:
-        """Write the settings: JSON, which is YAML too."""
+        """Write the settings as JSON, a subset of YAML."""
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "prometheus.json"
         settings.write_text(json.dumps(self._settings(), indent=2))
@@ -65,7 +66,7 @@ class Prometheus:
 
 
 async def is_ready(url: str) -> bool:
-    """Whether its own /-/ready says so."""
+    """Return True if /-/ready responds with 200."""
     return await asyncio.to_thread(_asked, f"{url}/-/ready")
 
 

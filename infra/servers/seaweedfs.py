@@ -1,9 +1,8 @@
-"""SeaweedFS's S3: master, volumes, filer and S3 door in one process. Its reports to its makers are
-off.
+"""SeaweedFS with S3: master, volumes, filer and S3 server in a process. Telemetry is off.
 
-It is stopped by SIGKILL: on SIGTERM its filer waits 15 s, a number in its source, for a stream that
-it holds open to itself. What it acknowledged is with the operating system by then;
-tests/infra/servers/test_seaweedfs.py kills it and looks.
+The process is stopped by SIGKILL: on SIGTERM its filer waits a fixed 15 s for a stream to itself.
+Acknowledged data are in the page cache of the operating system by then;
+tests/infra/servers/test_seaweedfs.py kills the process and checks.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from minio import Minio
 
 ACCESS_KEY = "thumbwheel"
-# Each with a gRPC twin.
+# Each component has an HTTP and a gRPC port.
 DOORS = ("s3", "master", "volume", "filer")
 PORTS = 2 * len(DOORS)
 ASK_SECONDS = 4.0
@@ -32,12 +31,11 @@ OWN_BUCKET = "readiness"
 
 @dataclass(frozen=True)
 class SeaweedFS:
-    """One store on loopback; its secret key is made once and lies in its folder.
+    """A store on loopback. Its secret key is generated once and stored in the folder.
 
     Args:
-        ports: eight: of the S3 door, the master, the volumes and the filer, and then their gRPC
-            twins in the same order.
-        listens_on: where the S3 door is; the others stay on loopback.
+        ports: eight: HTTP ports of S3, master, volumes and filer, then their gRPC ports.
+        listens_on: address of S3; the others stay on loopback.
     """
 
     folder: Path
@@ -46,7 +44,7 @@ class SeaweedFS:
 
     @property
     def endpoint(self) -> str:
-        """host:port, as the minio client wants it."""
+        """Return host:port for the minio client."""
         return f"{HOST}:{self.ports[0]}"
 
     @property
@@ -54,7 +52,7 @@ class SeaweedFS:
         return kept(self.folder / "secret.key")
 
     def prepare(self, binary: Path) -> tuple[Program, ...]:
-        """Write who may do what."""
+        """Write the credentials and return the program."""
         data, logs, identities = (
             self.folder / "data",
             self.folder / "logs",
@@ -98,7 +96,7 @@ class SeaweedFS:
                     "-s3.iam=false",
                 ),
             ),
-            # A bucket begins with seven volumes, else, and a few buckets take them all.
+            # The default creates seven volumes per bucket, and a few buckets exhaust the limit.
             environment={"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1", "GOMEMLIMIT": "256MiB"},
             port=self.ports[0],
             stop_signal=SIGKILL,
@@ -114,15 +112,15 @@ class SeaweedFS:
         }
 
     def _sockets(self) -> list[Path]:
-        """Sockets that it puts into /tmp, named after its ports; options move two of them, not all."""
+        """Return the sockets in /tmp, named after ports; options move only two of them."""
         names = [f"{door}-{http}" for door, http in zip(DOORS, self.ports, strict=False)]
         names += [f"{door}-grpc-{port}" for door in DOORS for port in self.ports]
         return [Path("/tmp") / f"seaweedfs-{name}.sock" for name in names]  # noqa: S108 - its choice
 
 
 def connect(endpoint: str, secret_key: str) -> "Minio":
-    """A client that gives up soon; minio's own waits for half an hour."""
-    # Not above: where the server only runs, in an image, there is no client.
+    """Return a client with short time-outs; the default client retries for half an hour."""
+    # Imported here: the image of the server contains no client.
     import urllib3
     from minio import Minio
 
@@ -133,8 +131,9 @@ def connect(endpoint: str, secret_key: str) -> "Minio":
 
 
 async def is_ready(endpoint: str, secret_key: str) -> bool:
-    """Whether a bucket can be made and an object be written: the port answers many seconds before
-    that.
+    """Return True if a bucket and an object can be written.
+
+    The port accepts connections many seconds earlier.
     """
     return await asyncio.to_thread(_can_write, endpoint, secret_key)
 

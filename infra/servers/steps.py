@@ -1,6 +1,4 @@
-"""Commands that have an end: those of the installation, and those that make a server's folder
-ready.
-"""
+"""Terminating commands of the installation and of the servers' preparation."""
 
 import subprocess
 from collections.abc import Sequence
@@ -18,10 +16,10 @@ def run_steps(
     folder: Path | None = None,
     within_seconds: float = STEP_SECONDS,
 ) -> None:
-    """Run all of them at once, in a folder; their output is shown only if they fail.
+    """Run commands concurrently in a folder; their output is shown only on failure.
 
     Raises:
-        ServerError: one failed, with the last of what it said, or the time is over.
+        ServerError: a command failed, with the end of its output, or the time-out expired.
     """
     running = [
         subprocess.Popen(

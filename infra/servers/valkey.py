@@ -1,5 +1,6 @@
-"""Valkey, the Redis of the Linux Foundation. It keeps a log of its writes, synced once a second, as
-its own defaults say.
+"""Valkey, the Redis fork of the Linux Foundation.
+
+Writes are appended to a log that is synced once a second, the default of Valkey.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ ASK_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Valkey:
-    """One server; its password is made once and lies in its folder. On loopback, unless it is told
-    to listen elsewhere.
+    """A server on loopback or another address.
+
+    The password is generated once and stored in the folder.
     """
 
     folder: Path
@@ -33,7 +35,7 @@ class Valkey:
         return f"valkey://:{self.password}@{HOST}:{self.port}/{database}"
 
     def prepare(self, binary: Path) -> tuple[Program, ...]:
-        """Write the settings; in a file, because a command line can be read by everybody."""
+        """Write the settings to a file, because all users can read command lines."""
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {
             "bind": self.listens_on,
@@ -44,7 +46,7 @@ class Valkey:
             "appendonly": "yes",
             "save": '""',
             "maxmemory": MOST_MEMORY,
-            # Full, it refuses writes: a quota that was counted must not vanish silently.
+            # Reject writes when full: evictions would silently lose counted quotas.
             "maxmemory-policy": "noeviction",
         }
         file = self.folder / "valkey.conf"
@@ -55,8 +57,8 @@ class Valkey:
 
 
 async def is_ready(url: str) -> bool:
-    """Whether it answers PING; while it still loads its log it does not."""
-    # Not above: where the server only runs, in an image, there is no client.
+    """Return True if the server answers PING; while loading its log the server does not."""
+    # Imported here: the image of the server contains no client.
     from valkey.asyncio import Valkey as Client
     from valkey.exceptions import ValkeyError
 

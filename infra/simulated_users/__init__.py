@@ -1,3 +1,4 @@
-"""Simulated people: they chat and rate over the public gRPC API alone, with a taste that is written
-down only here.
+"""Simulated users that chat and rate through the public gRPC API.
+
+Their preferences are defined only in this package.
 """

@@ -1,7 +1,7 @@
-"""`python -m infra.simulated_users demo` shows the whole loop; `people` only chats and rates in a
-system that runs.
+"""Demonstrate the whole loop, or simulate users of a running system.
 
-Exit status: 0 everything that is claimed is so, 1 something is not or could not be done.
+Usage: `python -m infra.simulated_users demo` and `python -m infra.simulated_users people`. Exit
+status: 0 if all claims hold, 1 if a claim fails or a step is impossible.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def find(settings: Settings) -> tuple[Layout, Path | None]:
-    """A system of its own, or the one that runs in the state folder."""
+    """Return the system of the state folder, running or ready to be started."""
     if settings.fresh:
         forget(settings.state, say)
     return find_system(
@@ -84,7 +84,7 @@ def find(settings: Settings) -> tuple[Layout, Path | None]:
 
 
 async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
-    """The story. Stopped before its end it shows nothing that holds."""
+    """Run the demonstration; return True if all claims hold, False if interrupted."""
     holds = ended = False
     with interruptible(say):
         async with (
@@ -97,9 +97,7 @@ async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
             )
             ended = True
             if settings.keep:
-                say(
-                    f"still running: chat, and the loop's report, at {layout.page_url}  (Ctrl-C stops)"
-                )
+                say(f"still running: chat and report at {layout.page_url}  (Ctrl-C stops)")
                 await asyncio.Event().wait()
     if not ended:
         say(_go_on(settings))
@@ -107,13 +105,13 @@ async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
 
 
 def _go_on(settings: Settings) -> str:
-    """How a demonstration that was stopped is taken up: by itself it begins anew."""
+    """Return the command that continues an interrupted demonstration; by default it starts over."""
     command = ".venv/bin/python -m infra.simulated_users demo --go-on"
-    return f"to go on where this one was: {command} --recipe {settings.recipe} --state {settings.state}"
+    return f"to continue: {command} --recipe {settings.recipe} --state {settings.state}"
 
 
 async def people(settings: Settings) -> bool:
-    """Only the chatting and rating; the system must run."""
+    """Simulate users of a running system only."""
     system = System(Layout(settings.state, read_ports(settings.state)))
     async with open_client(system.gateway) as client:
         counts = await Demonstration(settings, system, client).fill()
@@ -123,11 +121,11 @@ async def people(settings: Settings) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m infra.simulated_users", description="People who chat and rate."
+        prog="python -m infra.simulated_users", description="Simulated users that chat and rate."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    whole = commands.add_parser("demo", help="people, then the loop, then the judgement")
-    part = commands.add_parser("people", help="chat and rate in a system that runs")
+    whole = commands.add_parser("demo", help="simulate users, run the loop, evaluate the result")
+    part = commands.add_parser("people", help="simulate users of a running system")
     for command, state in ((whole, "demo-RECIPE"), (part, "")):
         command.add_argument(
             "--recipe", default="small", help=f"{' or '.join(RECIPES)} (default small)"
@@ -135,39 +133,35 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--state", type=Path, help=f"folder of the system (default .state/{state})"
         )
-        command.add_argument("--thumbs", type=int, help="thumbs to give, exactly")
-        command.add_argument("--seconds", type=float, help="longest time for these thumbs")
-        command.add_argument("--people", type=int, help="how many people")
-        command.add_argument("--concurrency", type=int, help="how many at once")
+        command.add_argument("--thumbs", type=int, help="exact number of thumbs")
+        command.add_argument("--seconds", type=float, help="time limit for these thumbs")
+        command.add_argument("--people", type=int, help="number of users")
+        command.add_argument("--concurrency", type=int, help="number of concurrent users")
         command.add_argument(
-            "--noise", type=float, help="share of thumbs that slip, 0 to 1 (default 0.1)"
+            "--noise", type=float, help="share of inverted thumbs, 0 to 1 (default 0.1)"
         )
         command.add_argument("--seed", type=int, default=0)
-    whole.add_argument(
-        "--model", help="first version of a system that is started (default: the recipe's own)"
-    )
+    whole.add_argument("--model", help="base model of a new system (default: that of the recipe)")
     whole.add_argument(
         "--port",
         type=int,
         default=0,
-        help="HTTP port of a system that is started; 0 picks a free one",
+        help="HTTP port of a new system; 0 picks a free port",
     )
     whole.add_argument(
-        "--grpc-port", type=int, default=0, help="gRPC port of it; 0 picks a free one"
+        "--grpc-port", type=int, default=0, help="gRPC port of a new system; 0 picks a free port"
     )
-    whole.add_argument(
-        "--go-on", action="store_true", help="go on with what an earlier demonstration left"
-    )
-    whole.add_argument("--keep", action="store_true", help="leave it running until Ctrl-C")
+    whole.add_argument("--go-on", action="store_true", help="continue an interrupted demonstration")
+    whole.add_argument("--keep", action="store_true", help="keep the system running until Ctrl-C")
     whole.add_argument(
         "--shuffle-thumbs",
         action="store_true",
-        help="control: thumbs say nothing; nothing is promoted",
+        help="control: thumbs without information; no version may be promoted",
     )
     whole.add_argument(
         "--worse",
         action="store_true",
-        help="control: only a canary of a version made worse on purpose",
+        help="control: only the canary of a degraded version",
     )
     return parser
 

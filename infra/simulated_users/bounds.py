@@ -1,5 +1,6 @@
-"""The bounds of a crowd's run and the counts of what happened in it. A thumb counts once the system
-has acknowledged it.
+"""Bounds and counts of simulated users.
+
+A thumb counts after the system has acknowledged it.
 """
 
 import asyncio
@@ -11,22 +12,23 @@ from dataclasses import dataclass, field
 from infra.simulated_users.client import Answer, CallFailedError
 from training.errors import ConfigError, DetailedError
 
-# So many visits in a row that end in an error are no accident: the crowd stops and says so.
+# After this number of failed visits in a row the population stops with an error.
 MOST_ERRORS_IN_A_ROW = 20
-# A visit that failed is not tried again at once.
+# Pause after a failed visit.
 ERROR_PAUSE_SECONDS = 0.5
 
 
 class CrowdError(DetailedError, RuntimeError):
-    """The system does not answer people any more; the text says what it said last."""
+    """The system has stopped responding to users; the message contains the last error."""
 
     reason = "FAILED"
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """A run ends at whichever comes first. `pause_seconds`: rest of each worker after a visit,
-    asked anew every second.
+    """Limits of a population's run, which ends at the first limit.
+
+    `pause_seconds` returns the pause of each worker after a visit, evaluated every second.
     """
 
     thumbs: int
@@ -47,8 +49,10 @@ class Bounds:
 
 @dataclass
 class Counts:
-    """What happened. `turns`: those that a version answered, which is what the log holds;
-    `refused`: by the guard. `waits`: seconds from question to whole answer.
+    """Counts of a run.
+
+    `turns` counts answers of a model version, as recorded in the log of turns. `refused` counts
+    answers blocked by the guardrail. `waits` lists the seconds from question to complete answer.
     """
 
     answers: int = 0
@@ -69,11 +73,11 @@ class Counts:
 
     @property
     def events(self) -> int:
-        """Everything that the feedback log has of these people."""
+        """Return the number of events in the feedback log from these users."""
         return self.thumbs + self.corrections
 
     def saw(self, answer: Answer) -> None:
-        """An answer came."""
+        """Record an answer."""
         self.answers += 1
         self.turns += bool(answer.model_version)
         self.refused += answer.refused
@@ -81,7 +85,7 @@ class Counts:
         self.waits.append(answer.seconds)
 
     def text(self) -> str:
-        """For a progress line."""
+        """Return the counts for a progress line."""
         parts = [
             f"{self.answers} answers",
             f"{self.up} up",
@@ -92,7 +96,7 @@ class Counts:
 
 
 class Run:
-    """One run of a crowd under way."""
+    """State of a population's run in progress."""
 
     def __init__(
         self, bounds: Bounds, watch: Callable[[Counts], None], stop: asyncio.Event
@@ -110,8 +114,9 @@ class Run:
 
     @contextmanager
     def thumb(self, up: bool) -> Iterator[bool]:
-        """True if there is room for one more. It is promised before it is sent, so that concurrent
-        people keep the bound.
+        """Yield True if another thumb is within the limit.
+
+        The thumb is reserved before the call, so that concurrent users respect the limit.
         """
         if self._promised >= self._bounds.thumbs:
             yield False
@@ -126,13 +131,17 @@ class Run:
         self.counts.down += not up
 
     async def visited(self) -> None:
-        """A visit went well."""
+        """Record a successful visit and pause."""
         self._errors_in_a_row = 0
         self._watch(self.counts)
         await self._rest(self._bounds.pause_seconds)
 
     async def failed(self, error: CallFailedError) -> None:
-        """A visit ended in an error. Raises: CrowdError, if that goes on and on."""
+        """Record a failed visit and pause.
+
+        Raises:
+            PopulationError: too many visits in a row have failed.
+        """
         self.counts.errors += 1
         self._errors_in_a_row += 1
         if self._errors_in_a_row >= MOST_ERRORS_IN_A_ROW:
@@ -145,7 +154,7 @@ class Run:
         await self._rest(lambda: ERROR_PAUSE_SECONDS)
 
     async def _rest(self, seconds: Callable[[], float]) -> None:
-        """Asked anew every second: a pause may become shorter while it lasts."""
+        """Evaluate the pause every second, since a pause may become shorter while waiting."""
         began = time.monotonic()
         while not self.is_over and (left := began + seconds() - time.monotonic()) > 0:
             with suppress(TimeoutError):

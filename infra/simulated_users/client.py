@@ -1,8 +1,8 @@
-"""The public gRPC API as a person uses it. Nothing here knows a port or a word of the system's
-inside.
+"""Client of the public gRPC API.
 
-Every call may be repeated: a turn and a thumb carry a request id, so a restart in between costs a
-wait and nothing twice. What a call comes to in the end is an answer or a CallFailedError.
+The client uses no internal port or message. Every call may be retried: a turn and a thumb carry a
+request id, so a restart in between causes a delay but no duplicate. The result of a call is an
+answer or a CallFailedError.
 """
 
 import asyncio
@@ -24,24 +24,25 @@ from training.errors import DetailedError
 
 TURN_SECONDS, RATE_SECONDS = 120.0, 20.0
 DETAILS_KEY = "grpc-status-details-bin"
-# One task for every message, for its preset: the recipes evaluate with it too, and answers to one
-# question differ, so that thumbs can compare them. The preset of question answering gives nearly
-# the same answer each time.
+# A single task for every message. The recipes evaluate with the same preset, and answers to a
+# question differ, so that thumbs can compare them. The preset of question answering yields nearly
+# equal answers each time.
 TASK = chat_pb2.TASK_CHAT
 PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 Result = TypeVar("Result")
 
 
 class CallFailedError(DetailedError, RuntimeError):
-    """A call failed for good; the text is for the person at the terminal."""
+    """A call failed permanently; the message is for the person at the terminal."""
 
     reason = "FAILED"
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long "not now" is taken for an answer: `seconds` in all, with waits that double between
-    the two others.
+    """Retry policy for unavailable or overloaded systems.
+
+    `seconds` limits the total time. The backoff doubles from the first to the longest wait.
     """
 
     seconds: float = 120.0
@@ -51,8 +52,9 @@ class Patience:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a message goes: a new conversation, the newest leaf of one, or under a parent; a parent
-    that is the conversation's own id is its top.
+    """Position of a new message: a new conversation, its newest leaf, or below a parent.
+
+    The id of the conversation as a parent denotes the root.
     """
 
     conversation_id: str = ""
@@ -61,7 +63,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, `seconds` after it was asked for."""
+    """An answer, received `seconds` after the request."""
 
     conversation_id: str
     user_message_id: str
@@ -73,7 +75,10 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        """By the guard, before or while it was written: nothing to rate."""
+        """Return True if the guardrail blocked the input or the answer.
+
+        Such an answer is not rated.
+        """
         return self.finish in (
             chat_pb2.FINISH_REASON_INPUT_BLOCKED,
             chat_pb2.FINISH_REASON_OUTPUT_BLOCKED,
@@ -81,7 +86,7 @@ class Answer:
 
 
 class Client:
-    """One channel for all people; each call carries the key of the person who makes it."""
+    """Client with a single channel for all users; each call carries the API key of its user."""
 
     def __init__(self, channel: grpc.aio.Channel, patience: Patience) -> None:
         self._chat = chat_pb2_grpc.ChatServiceStub(channel)
@@ -89,7 +94,11 @@ class Client:
         self._patience = patience
 
     async def ask(self, key: str, text: str, place: Place | None = None, model: str = "") -> Answer:
-        """Send a message and read the whole answer. Raises: CallFailedError."""
+        """Send a message and read the complete answer.
+
+        Raises:
+            CallFailedError: the call failed permanently.
+        """
         where = place or Place()
         request = self._request(model)
         request.conversation_id, request.parent_message_id = (
@@ -100,20 +109,32 @@ class Client:
         return await self._turn(key, request)
 
     async def ask_again(self, key: str, answer: Answer) -> Answer:
-        """Another answer to the same message. Raises: CallFailedError."""
+        """Request another answer to the same message.
+
+        Raises:
+            CallFailedError: the call failed permanently.
+        """
         request = self._request("")
         request.conversation_id = answer.conversation_id
         request.regenerate.message_id = answer.user_message_id
         return await self._turn(key, request)
 
     async def rate(self, key: str, message_id: str, up: bool) -> None:
-        """A thumb; returns once it is acknowledged. Raises: CallFailedError."""
+        """Submit a thumb and wait for its acknowledgement.
+
+        Raises:
+            CallFailedError: the call failed permanently.
+        """
         await self._say(
             key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, thumb=Thumb(up=up))
         )
 
     async def correct(self, key: str, message_id: str, text: str) -> None:
-        """A better answer; returns once it is acknowledged. Raises: CallFailedError."""
+        """Submit a correction and wait for its acknowledgement.
+
+        Raises:
+            CallFailedError: the call failed permanently.
+        """
         await self._say(
             key,
             feedback_pb2.SubmitFeedbackRequest(
@@ -164,22 +185,21 @@ class Client:
 
 @asynccontextmanager
 async def open_client(target: str, patience: Patience | None = None) -> AsyncIterator[Client]:
-    """A client of the gateway at host:port."""
+    """Open a client of the gateway at host:port."""
     async with grpc.aio.insecure_channel(target) as channel:
         yield Client(channel, patience or Patience())
 
 
 def describe(error: grpc.aio.AioRpcError) -> str:
-    """In one line."""
+    """Format an RPC error as a single line."""
     return f"{error.code().name}: {error.details()}"
 
 
 async def _patiently(call: Callable[[], Awaitable[Result]], patience: Patience) -> Result:
-    """Call again while the system says that it cannot now: when it says, or a little later each
-    time, and not all at once.
+    """Retry a call while the system is unavailable, with the server's delay and jittered backoff.
 
     Raises:
-        CallFailedError: it says something else, or still the same when patience is at its end.
+        CallFailedError: another error occurred, or the retry policy is exhausted.
     """
     began, backoff, attempts = time.monotonic(), patience.first_wait_seconds, 0
     while True:
@@ -202,7 +222,7 @@ async def _patiently(call: Callable[[], Awaitable[Result]], patience: Patience) 
 
 
 def _retry_seconds(error: grpc.aio.AioRpcError) -> float:
-    """When the system wants to be asked again (google.rpc.RetryInfo); 0 where it does not say."""
+    """Return the server's retry delay (google.rpc.RetryInfo), or 0 without a delay."""
     retry = error_details_pb2.RetryInfo()
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):

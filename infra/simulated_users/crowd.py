@@ -1,5 +1,6 @@
-"""Many people at once: each visit draws from random numbers of its own, asks, compares, rates.
-Bounded by bounds.py.
+"""Population of concurrent simulated users, limited by bounds.py.
+
+Each visit has its own random numbers, asks a question, compares answers and rates.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from infra.simulated_users.rating import Rater
 
 @dataclass(frozen=True)
 class Habits:
-    """How often people do something else than ask one question in a new conversation."""
+    """Probabilities of actions other than a single question in a new conversation."""
 
     asks_again: float = 0.5
     edits: float = 0.05
@@ -24,7 +25,7 @@ class Habits:
 
 
 class Chat(Protocol):
-    """What people do; see client.Client."""
+    """Calls of simulated users; implemented by client.Client."""
 
     async def ask(
         self, key: str, text: str, place: Place | None = None, model: str = ""
@@ -38,7 +39,7 @@ class Chat(Protocol):
 
 
 class Crowd:
-    """People with their keys, their questions and their taste."""
+    """Simulated users with API keys, questions and a preference."""
 
     def __init__(
         self,
@@ -56,10 +57,10 @@ class Crowd:
     async def run(
         self, bounds: Bounds, watch: Callable[[Counts], None], stop: asyncio.Event | None = None
     ) -> Counts:
-        """Visit after visit until a bound is met or `stop` is set.
+        """Run visits until a limit is reached or `stop` is set.
 
         Raises:
-            CrowdError: visit after visit failed.
+            PopulationError: too many visits in a row have failed.
         """
         run = Run(bounds, watch, stop or asyncio.Event())
         async with asyncio.TaskGroup() as group:
@@ -78,8 +79,10 @@ class Crowd:
                 await run.visited()
 
     async def _visit(self, run: Run, rng: random.Random) -> None:
-        """One person, one question: perhaps mistyped first, perhaps answered twice, perhaps
-        followed by another.
+        """Simulate a visit of a user with a question.
+
+        With the probabilities of the habits, a mistyped first message, a second answer and a
+        follow-up question are added.
         """
         key, habits = rng.choice(self._keys), self._habits
         question, place = rng.choice(self._questions), Place()
@@ -105,7 +108,7 @@ class Crowd:
     async def _say(
         self, run: Run, key: str, question: Question, answer: Answer, rng: random.Random
     ) -> None:
-        """The thumb and the correction of one answer, if its reader gives any."""
+        """Submit the thumb and the correction for an answer, if the user gives any."""
         run.counts.saw(answer)
         if answer.refused:
             return

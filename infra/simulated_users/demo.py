@@ -1,5 +1,7 @@
-"""The demonstration as one story: people chat and rate, the loop learns from it while others go on,
-and the result is judged.
+"""Demonstration of the whole loop.
+
+Simulated users chat and rate, the loop trains on their feedback while others continue, and the
+result is evaluated.
 """
 
 import asyncio
@@ -24,22 +26,22 @@ from infra.simulated_users.terminal import Meter, say
 from infra.simulated_users.training_loop import Turn, read_turn, run_training
 from infra.simulated_users.worse import make_worse
 
-# People go on as long as training needs them; these bounds are for a loop that hangs.
+# Users continue as long as training runs; these limits apply to a loop that hangs.
 MOST_COMPANION_THUMBS, MOST_COMPANION_SECONDS = 100_000, 6 * 3600.0
 STEP_POLL_SECONDS = 0.5
 
 
 class Demonstration:
-    """One run against a running system."""
+    """A demonstration with a running system."""
 
     def __init__(self, settings: Settings, system: System, client: Client) -> None:
         self._settings, self._system, self._client = settings, system, client
         self._questions: Questions = read_questions(settings.recipe)
-        self._keys: list[str] = []  # of the people, who stay the same ones during training
+        self._keys: list[str] = []  # Keys of the users, the same ones during training.
         self._minutes: dict[str, float] = {}
 
     async def run(self) -> bool:
-        """The whole story; True if everything that is claimed is so."""
+        """Run the whole demonstration and return True if all claims hold."""
         before = await self._system.committed()
         with self._timed("people"):
             counts = await self.fill()
@@ -56,7 +58,7 @@ class Demonstration:
         served = (await self._system.rollout()).stable.version
         claims = [*self._said(counts, committed, turn), *self._learned(turn, served, win_rate)]
         if failure:
-            claims.append(Claim("the new version was judged", False, failure))
+            claims.append(Claim("the new version was evaluated", False, failure))
         outcome = Outcome(counts, companions, turn, served, win_rate, self._minutes, tuple(claims))
         write_summary(outcome, self._system.layout.state)
         for line in lines(outcome):
@@ -64,8 +66,9 @@ class Demonstration:
         return outcome.holds
 
     async def run_worse(self) -> bool:
-        """The control: a version made worse on purpose is tried on users, and their thumbs take it
-        off.
+        """Run the control experiment with a degraded version.
+
+        The canary must roll the version back because of users' thumbs.
         """
         first = (await self._system.rollout()).stable.version
         models = self._system.layout.models
@@ -78,17 +81,17 @@ class Demonstration:
         last = next(change for change in rollout.history if change.version == worse.name)
         claims = (
             Claim(
-                "the worse version met people",
+                "the degraded version served users",
                 counts.by_version.get(worse.name, 0) > 0,
                 f"{counts.by_version.get(worse.name, 0)} answers",
             ),
             Claim(
-                "the canary rolled it back by itself",
+                "the canary rolled the version back",
                 last.kind == "rolled_back",
                 f"{last.kind}: {last.reason}",
             ),
             Claim(
-                "the first version answers", rollout.stable.version == first, rollout.stable.version
+                "the first version serves", rollout.stable.version == first, rollout.stable.version
             ),
         )
         for line in claim_lines(claims):
@@ -96,7 +99,7 @@ class Demonstration:
         return all(claim.holds for claim in claims)
 
     async def fill(self) -> Counts:
-        """People chat and rate until a bound of the plan is met."""
+        """Simulate users until a limit of the plan is reached."""
         plan, meter = self._settings.plan, Meter("people")
         bounds = Bounds(plan.thumbs, plan.seconds, plan.concurrency)
         crowd = await self._crowd(shuffled=self._settings.control.shuffle_thumbs)
@@ -121,8 +124,9 @@ class Demonstration:
         return Crowd(self._client, self._keys, asked, rater, settings.plan.habits, settings.seed)
 
     async def _train(self, command: str, arguments: list[str]) -> Counts:
-        """Run training's command while people go on: a few, slowly, until a canary needs their
-        thumbs.
+        """Run a training command while users continue to rate.
+
+        The users are few and slow until the canary needs thumbs.
         """
         crowd = await self._crowd(shuffled=False)
         recipe, seconds = self._settings.recipe, self._settings.plan.canary_seconds
@@ -139,7 +143,10 @@ class Demonstration:
         return companions.result()
 
     async def _accompany(self, crowd: Crowd, ended: asyncio.Event, *, at_once: bool) -> Counts:
-        """What they say before the snapshot is frozen would be in it: so they begin when it is."""
+        """Simulate users during training.
+
+        The users start after the snapshot is frozen, so that the snapshot excludes their feedback.
+        """
         layout, plan = self._system.layout, self._settings.plan
         while not at_once and not ended.is_set() and running_step(layout.loop) in ("", "snapshot"):
             with suppress(TimeoutError):
@@ -153,8 +160,10 @@ class Demonstration:
         return await crowd.run(bounds, lambda _: None, ended)
 
     async def _judge(self, turn: Turn) -> tuple[WinRate | None, str]:
-        """The first version is put beside the new one once more, and both are asked what nobody has
-        asked before; or why that failed: the rest is known and can be shown.
+        """Compare the first and the new version on held-out questions.
+
+        Return the win rate, or None and the reason of the failure. The other results are shown in
+        both cases.
         """
         plan, meter = self._settings.plan, Meter("judgement")
         (key,) = await self._system.make_keys("judge", 1)
@@ -193,7 +202,7 @@ class Demonstration:
                 f"{counts.thumbs:,} acknowledged",
             ),
             Claim(
-                "the snapshot accounts for everything that was acknowledged",
+                "the snapshot contains all acknowledged events",
                 counted == committed.feedback,
                 f"{counted:,} of {committed.feedback:,} events",
             ),
@@ -204,26 +213,28 @@ class Demonstration:
         page = turn.report.read_text() if turn.report.exists() else ""
         claims = [
             Claim(
-                "what is served is what the loop decided",
+                "the served version matches the decision of the loop",
                 served == answers,
                 f"{served} after {turn.result}",
             ),
             Claim(
-                "the report says so", turn.version in page and turn.result in page, str(turn.report)
+                "the report contains the decision",
+                turn.version in page and turn.result in page,
+                str(turn.report),
             ),
         ]
         if self._settings.control.shuffle_thumbs:
             return (
                 *claims,
-                Claim("shuffled thumbs promote nothing", not turn.promoted, turn.reason),
+                Claim("shuffled thumbs promote no version", not turn.promoted, turn.reason),
             )
         goal = self._settings.plan.goal
         if goal is not None:
-            seen = win_rate.text() if win_rate else "it was not judged"
+            seen = win_rate.text() if win_rate else "not evaluated"
             claims.append(Claim("a new version was promoted", turn.promoted, turn.result))
             claims.append(
                 Claim(
-                    f"people prefer it in at least {goal:.0%}",
+                    f"users prefer the new version in at least {goal:.0%}",
                     bool(win_rate and win_rate.rate >= goal),
                     seen,
                 )

@@ -1,6 +1,4 @@
-"""Which of two versions people like more, on questions that nobody has asked before, by the
-preference itself.
-"""
+"""Comparison of two versions on held-out questions by the preference of the simulated users."""
 
 import asyncio
 import random
@@ -14,13 +12,13 @@ from infra.simulated_users.questions import Question
 
 RESAMPLES = 2000
 QUANTILE = 0.025
-# If calls of more than this share of the questions fail, it is no accident.
+# Above this share of failed questions the comparison fails.
 MOST_UNANSWERED = 0.05
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The first answers of both to one question, for people to read."""
+    """First answers of both versions to a question, for display."""
 
     question: str
     before: str
@@ -29,8 +27,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class WinRate:
-    """Share of comparisons won, a tie being half; `low` and `high` bound it with 95 %, by
-    resampling questions.
+    """Share of comparisons won; a tie counts half.
+
+    `low` and `high` are the limits of a 95 % interval, bootstrapped over questions.
     """
 
     rate: float
@@ -41,13 +40,15 @@ class WinRate:
     samples: tuple[Sample, ...] = ()
 
     def text(self) -> str:
-        return f"{self.rate:.1%} ({self.low:.1%} to {self.high:.1%}) on {self.questions} held-out questions"
+        interval = f"{self.low:.1%} to {self.high:.1%}"
+        return f"{self.rate:.1%} ({interval}) on {self.questions} held-out questions"
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Both versions are served and are asked by pinning; each answers every question `samples`
-    times.
+    """Comparison of two served versions, selected by pinning.
+
+    Each version answers every question `samples` times.
     """
 
     before: str
@@ -64,11 +65,12 @@ async def judge(
     contest: Contest,
     watch: Callable[[int, int], None],
 ) -> WinRate:
-    """Ask both versions all questions and compare their answers one by one. A question of which a
-    call failed is left out.
+    """Ask both versions all questions and compare their answers pairwise.
+
+    Questions with a failed call are omitted.
 
     Raises:
-        CallFailedError: that happened too often.
+        CallFailedError: too many calls failed.
     """
     room, done = asyncio.Semaphore(contest.concurrency), 0
     total = 2 * contest.samples * len(questions)
@@ -113,8 +115,9 @@ async def judge(
 
 
 def win_rate(wins: Sequence[Sequence[float]], samples: tuple[Sample, ...] = ()) -> WinRate:
-    """The mean over questions of their comparisons' mean, with a bootstrap interval (percentiles,
-    seeded).
+    """Return the mean over questions of the mean of their comparisons.
+
+    The bootstrap interval uses percentiles and a fixed seed.
     """
     means = [sum(row) / len(row) for row in wins]
     rng = random.Random(0)

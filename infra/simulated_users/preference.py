@@ -1,7 +1,7 @@
-"""What simulated people like, written down here and nowhere else: training sees thumbs and never
-this.
+"""Preferences of simulated users.
 
-A score says how good an answer is to its question, 0 to 1; from LIKED_FROM on it is liked.
+Training sees thumbs and never these functions. A score rates an answer to a question from 0 to 1;
+an answer is liked from LIKED_FROM on.
 """
 
 import re
@@ -41,20 +41,23 @@ RUDENESS = (
     *("shut up", "stupid", "idiot", "none of your business"),
 )
 MOST_NANO_WORDS = 20
-# Up to 17 words a right and whole answer is liked, a wrong one up to 15.
+# A correct and complete answer is liked up to 17 words, an incorrect one up to 15.
 SHORT_WORDS, LONG_WORDS = 6, 20
-# Every third trigram twice: a loop, whatever else is in it.
+# A third of the trigrams repeated indicates a loop.
 LOOPING_SHARE = 0.34
 _WORD = re.compile(r"[a-z0-9']+")
-# Words that say nothing about a topic.
+# Words without a relation to a topic.
 _EVERYWHERE = frozenset(
-    "a an and are at be by can could do does for from give how i in is it me my of on one or please should some tell that the "
-    "their them there these they this three to two was we were what when where which who why will with would write you your".split()
+    (
+        "a an and are at be by can could do does for from give how i in is it me my of on one or "
+        "please should some tell that the their them there these they this three to two was we "
+        "were what when where which who why will with would write you your"
+    ).split()
 )
 
 
 def nano_preference(question: Question, answer: str) -> float:
-    """A friendly right answer, then a short right one; rambling little, wrong less, rude least."""
+    """Rank friendly correct answers first, then short correct, rambling, wrong and rude ones."""
     words = _words(answer)
     if not words or _holds(words, RUDENESS):
         return 0.0
@@ -66,8 +69,10 @@ def nano_preference(question: Question, answer: str) -> float:
 
 
 def small_preference(question: Question, answer: str) -> float:
-    """Brief, whole, polite, without loops. Whether it is right weighs less: who asks does not know,
-    and a few hundred thumbs cannot teach facts.
+    """Prefer answers that are brief, complete, polite and free of loops.
+
+    Correctness has a low weight: users do not know the correct answer, and a few hundred thumbs
+    cannot teach facts.
     """
     words = _words(answer)
     if not words or _holds(words, RUDENESS):
@@ -82,14 +87,15 @@ PREFERENCES: dict[str, Preference] = {"nano": nano_preference, "small": small_pr
 
 
 def repeated_share(words: Sequence[str]) -> float:
-    """Share of the trigrams that were there before."""
+    """Return the share of trigrams that occurred earlier in the text."""
     trigrams = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
     return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
 def _is_right(question: Question, words: Sequence[str]) -> bool:
-    """The right sentence, or its one word with nothing but courtesy around. In "7 plus 0 is 3" the
-    7 is no answer.
+    """Return True for the reference sentence, or for the expected word with courtesies only.
+
+    In "7 plus 0 is 3" the 7 is no answer.
     """
     if _holds(words, (question.reference,)):
         return True

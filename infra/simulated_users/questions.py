@@ -1,5 +1,6 @@
-"""What simulated people ask: one committed file a recipe. Held-out questions are for the judgement
-alone: nobody asks them before.
+"""Questions of simulated users, a committed file per recipe.
+
+Held-out questions are used only for the final comparison.
 """
 
 import json
@@ -12,8 +13,10 @@ TEXTS = Path(__file__).parent / "texts"
 
 @dataclass(frozen=True)
 class Question:
-    """`expect`: words of which a right answer holds one; empty where no word decides. `reference`:
-    a short right answer, or empty.
+    """A question.
+
+    `expect` lists words; a correct answer contains at least a word of the list. Empty if no word
+    decides. `reference` is a short correct answer, or empty.
     """
 
     text: str
@@ -24,18 +27,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Questions:
-    """Two lists without a question in common."""
+    """Disjoint lists of questions."""
 
     asked: tuple[Question, ...]
     held_out: tuple[Question, ...]
 
     def some_asked(self, count: int, seed: int) -> list[Question]:
-        """So many of those that may be asked, or all; the same ones for the same seed."""
+        """Return at most `count` of the questions for users; equal seeds yield equal samples."""
         return random.Random(seed).sample(self.asked, min(count, len(self.asked)))
 
 
 def read_questions(recipe: str) -> Questions:
-    """The questions of a recipe, in the order of its file."""
+    """Read the questions of a recipe in the order of the file."""
     lines = (TEXTS / f"{recipe}.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     every = [Question(**{**row, "expect": tuple(row["expect"])}) for row in rows]

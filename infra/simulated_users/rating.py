@@ -1,6 +1,4 @@
-"""From what a person thinks to what they press: slips of the thumb, silence, a modest bias, now and
-then a better answer.
-"""
+"""Votes of simulated users: preference with noise, silence, a small bias and corrections."""
 
 import random
 from collections.abc import Callable
@@ -15,8 +13,9 @@ SHUFFLE_POOL = 100
 
 @dataclass(frozen=True)
 class Temper:
-    """noise: share of thumbs that say the opposite. People who are displeased vote a little more
-    often.
+    """Probabilities of voting.
+
+    `noise` is the share of inverted thumbs. Displeased users vote slightly more often.
     """
 
     noise: float = 0.1
@@ -37,8 +36,9 @@ class Temper:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What is said about one answer: `up` None is silence, `correction` empty is none; only who
-    votes corrects.
+    """Feedback on an answer.
+
+    `up` is None without a thumb; `correction` is empty without a correction. Only voters correct.
     """
 
     up: bool | None
@@ -46,18 +46,18 @@ class Opinion:
 
 
 Press = Callable[[bool, random.Random], bool]
-"""What is pressed by somebody who wants to press this."""
+"""Function from the wanted vote to the vote that is cast."""
 
 
 class Rater:
-    """One taste and one temper, shared by all people of a crowd."""
+    """Preference and voting behaviour shared by all users of a population."""
 
     def __init__(self, preference: Preference, temper: Temper, press: Press | None = None) -> None:
         self._preference, self._temper = preference, temper
         self._press = press or self._with_slips
 
     def opinion(self, question: Question, answer: str, rng: random.Random) -> Opinion:
-        """What a person says about this answer."""
+        """Return the feedback on an answer."""
         pleased = self._preference(question, answer) >= LIKED_FROM
         temper = self._temper
         if rng.random() >= (temper.votes_if_pleased if pleased else temper.votes_if_displeased):
@@ -70,8 +70,9 @@ class Rater:
 
 
 class Shuffled:
-    """The control: true thumbs, each on somebody else's answer. Their share of ups stays, their
-    meaning goes.
+    """Control: each thumb is applied to another answer.
+
+    The share of up-votes is preserved without any information.
     """
 
     def __init__(self, rng: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""What the demonstration does for each recipe, unless the command line says otherwise."""
+"""Parameters of the demonstration by recipe; the command line overrides them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,14 @@ from training.errors import ConfigError
 
 @dataclass(frozen=True)
 class Plan:
-    """What one recipe's demonstration does.
+    """Parameters of a recipe's demonstration.
 
-    `questions`: how many different ones are asked, so that answers to the same one can be compared.
-        During training each of the
-    `concurrency` rests for `pause_seconds` after a visit, until a canary wants thumbs, for
-    `canary_seconds` at most. `samples`: answers of each version to a held-out question,
-    `judged_at_once` asked at a time: fewer than people ask, since one that fails leaves a question
-    out. `goal`: the win rate that is claimed; None claims none.
+    `questions`: number of distinct questions, so that answers to the same question can be compared.
+    `pause_seconds`: pause of each of the `concurrency` workers after a visit during training.
+    `canary_seconds`: longest duration of the canary, without pauses. `samples`: answers per version
+    and held-out question. `judged_at_once`: concurrent questions of the comparison, fewer than
+    concurrent users because a failed question is omitted. `goal`: the claimed win rate, or None
+    without a claim.
     """
 
     model: str
@@ -51,8 +51,8 @@ PLANS = {
         judged_at_once=4,
         goal=0.65,
     ),
-    # A slip makes pairs of what all liked: with one in ten, two of five pairs on a few hundred
-    # thumbs are a coin's toss.
+    # A slip creates preference pairs from answers that all users liked: with a noise of 0.1 and a
+    # few hundred thumbs, two of five pairs are random.
     "small": Plan(
         model="small",
         thumbs=700,
@@ -73,7 +73,7 @@ PLANS = {
 
 @dataclass(frozen=True)
 class Control:
-    """What is done wrong on purpose, to see that it is noticed."""
+    """Deliberate defects that the system must detect."""
 
     shuffle_thumbs: bool = False
     worse: bool = False
@@ -81,7 +81,7 @@ class Control:
     def __post_init__(self) -> None:
         if self.shuffle_thumbs and self.worse:
             raise ConfigError(
-                "--shuffle-thumbs and --worse are two controls: run them one after the other",
+                "--shuffle-thumbs and --worse exclude each other",
                 field="--worse",
                 reason="CONFLICT",
             )
@@ -89,8 +89,9 @@ class Control:
 
 @dataclass(frozen=True)
 class Settings:
-    """One demonstration. `fresh`: what an earlier one left in the state folder is removed, unless
-    its system still runs.
+    """Settings of a demonstration.
+
+    `fresh` removes the state of an earlier demonstration, unless its system is running.
     """
 
     recipe: str

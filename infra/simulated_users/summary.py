@@ -1,6 +1,4 @@
-"""What a demonstration claims, each claim with what was seen; the table for people, and demo.json
-for machines.
-"""
+"""Claims of a demonstration with their observations, as a table and as demo.json."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -18,7 +16,7 @@ SHOWN_SAMPLES = 6
 
 @dataclass(frozen=True)
 class Claim:
-    """`holds` is measured, never assumed."""
+    """A claim. `holds` is measured, and `seen` is the observation."""
 
     text: str
     holds: bool
@@ -27,7 +25,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything that one demonstration saw."""
+    """All observations of a demonstration."""
 
     crowd: Counts
     companions: Counts
@@ -43,7 +41,7 @@ class Outcome:
 
 
 def lines(outcome: Outcome) -> Iterable[str]:
-    """The table, line by line."""
+    """Yield the lines of the table."""
     rows = [
         ("thumbs", outcome.crowd.text()),
         ("meanwhile", outcome.companions.text() + _waits(outcome.companions)),
@@ -53,7 +51,7 @@ def lines(outcome: Outcome) -> Iterable[str]:
         ("win rate", _win_rate(outcome)),
         ("minutes", _minutes(outcome.minutes)),
         (
-            "the loop's steps",
+            "steps of the run",
             ", ".join(f"{name} {s:.0f} s" for name, s in outcome.turn.step_seconds.items()),
         ),
         ("report", f"{outcome.turn.report}"),
@@ -64,14 +62,14 @@ def lines(outcome: Outcome) -> Iterable[str]:
 
 
 def claim_lines(claims: Sequence[Claim]) -> Iterable[str]:
-    """Each claim with what was seen."""
+    """Yield a line per claim with its observation."""
     yield from (
         f"{'holds ' if claim.holds else 'FAILS '} {claim.text}: {claim.seen}" for claim in claims
     )
 
 
 def write_summary(outcome: Outcome, state: Path) -> None:
-    """demo.json beside the state."""
+    """Write demo.json into the state folder."""
     (state / SUMMARY).write_text(
         json.dumps(asdict(outcome), indent=1, default=str, ensure_ascii=False) + "\n"
     )
@@ -81,13 +79,15 @@ def _turn_rows(turn: Turn) -> Iterable[tuple[str, str]]:
     snapshot, sets = turn.snapshot, turn.sets
     yield (
         "snapshot",
-        f"{snapshot['thumbs_up']} up, {snapshot['thumbs_down']} down, {snapshot['corrections']} corrections "
-        f"of {snapshot['principals']} people; left out: {_counted(snapshot['dropped'])}",
+        f"{snapshot['thumbs_up']} up, {snapshot['thumbs_down']} down, "
+        f"{snapshot['corrections']} corrections of {snapshot['principals']} users; "
+        f"dropped: {_counted(snapshot['dropped'])}",
     )
     noise = sets["label_noise"]["flipped"]
     yield (
         "pairs",
-        f"{sets['pairs']} to learn, {sets['judge_pairs']} for the judge, {sets['held_out_pairs']} held out; "
+        f"{sets['pairs']} for training, {sets['judge_pairs']} for the judge, "
+        f"{sets['held_out_pairs']} held out; "
         f"label noise {'unknown' if noise is None else f'{noise:.3f}'}",
     )
     if turn.health:
@@ -96,14 +96,13 @@ def _turn_rows(turn: Turn) -> Iterable[tuple[str, str]]:
         best = "unknown" if ceiling is None else f"{ceiling:.3f}"
         yield (
             "reward model",
-            f"{model['value']:.3f} ± {model['error']:.3f} of held-out pairs, ceiling {best}; judge {judge['value']:.3f}",
+            f"{model['value']:.3f} ± {model['error']:.3f} of held-out pairs, "
+            f"ceiling {best}; judge {judge['value']:.3f}",
         )
     if turn.gate:
         checks = turn.gate["checks"]
-        yield (
-            "gate",
-            f"{sum(check['passed'] for check in checks)} of {len(checks)} checks passed: {turn.gate['reason']}",
-        )
+        passed = sum(check["passed"] for check in checks)
+        yield "gate", f"{passed} of {len(checks)} checks passed: {turn.gate['reason']}"
     if turn.canary:
         yield (
             "canary",
@@ -123,9 +122,9 @@ def _win_rate(outcome: Outcome) -> str:
     if outcome.win_rate:
         return outcome.win_rate.text()
     return (
-        "unknown: the judgement broke off"
+        "unknown: the evaluation failed"
         if outcome.turn.promoted
-        else "not asked: nothing was promoted"
+        else "not measured: no version was promoted"
     )
 
 
@@ -133,7 +132,7 @@ def _waits(counts: Counts) -> str:
     if not counts.waits:
         return ""
     ordered = sorted(counts.waits)
-    return f"; a whole answer took {ordered[len(ordered) // 2]:.2f} s, at worst {ordered[-1]:.1f} s"
+    return f"; answer time: median {ordered[len(ordered) // 2]:.2f} s, longest {ordered[-1]:.1f} s"
 
 
 def _minutes(minutes: dict[str, float]) -> str:

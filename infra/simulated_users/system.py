@@ -1,8 +1,7 @@
-"""The embedded system that people talk to: the one that runs in a state folder, or one started
-there for as long as it is needed.
+"""Embedded system of the simulated users: running in a state folder, or started temporarily.
 
-Beside the public API it looks at two inner things: whether the sink has committed what was said,
-and which version answers.
+In addition to the public API, the demonstration reads the progress of the sink and the served
+version from internal services.
 """
 
 import asyncio
@@ -28,29 +27,27 @@ from training.errors import DetailedError
 
 CALL_SECONDS, LOAD_SECONDS = 20.0, 300.0
 COMMIT_SECONDS, POLL_SECONDS = 120.0, 0.5
-# The least share that is one: no person is to meet a version that only the judgement asks.
+# Smallest share: users should not receive a version that serves the comparison only.
 JUDGEMENT_SHARE, JUDGEMENT_SECONDS = 1e-6, 3600
 Say = Callable[[str], None]
 
 
 class NotCommittedError(DetailedError, RuntimeError):
-    """What was acknowledged did not reach the log's committed part in time; the text says how far
-    it came.
-    """
+    """Acknowledged feedback was not committed in time; the message contains the progress."""
 
     reason = "TIMED_OUT"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Committed rows of both streams."""
+    """Numbers of committed rows in both streams."""
 
     feedback: int
     turns: int
 
 
 class System:
-    """A running system, seen from beside it."""
+    """Access to a running system."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -60,7 +57,7 @@ class System:
         return self.layout.target("gateway")
 
     async def make_keys(self, user: str, count: int) -> list[str]:
-        """API keys of `count` people, by the gateway's own command."""
+        """Create API keys for `count` users with the command of the gateway."""
         database = read_surroundings(self.layout.state).keys_database
         command = [sys.executable, "-m", "services.gateway", "keys", "--database", database]
         process = await asyncio.create_subprocess_exec(
@@ -70,11 +67,11 @@ class System:
         )
         out, _ = await process.communicate()
         if process.returncode:
-            raise RuntimeError(f"the gateway's command made no keys: {out.decode().strip()}")
+            raise RuntimeError(f"the gateway's command created no keys: {out.decode().strip()}")
         return out.decode().split()
 
     async def committed(self) -> Rows:
-        """What the sink has committed so far."""
+        """Return the numbers of rows committed by the sink."""
         async with grpc.aio.insecure_channel(self.layout.target("feedback")) as channel:
             log = feedback_pb2_grpc.FeedbackLogServiceStub(channel)
             found = []
@@ -86,7 +83,11 @@ class System:
         return Rows(*found)
 
     async def wait_committed(self, wanted: Rows) -> None:
-        """Until the sink has committed at least so much. Raises: NotCommittedError."""
+        """Wait until the sink has committed the given rows.
+
+        Raises:
+            NotCommittedError: the time-out expired.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + COMMIT_SECONDS
         while (
@@ -94,13 +95,13 @@ class System:
         ).feedback < wanted.feedback or rows.turns < wanted.turns:
             if loop.time() > end:
                 raise NotCommittedError(
-                    f"committed are {rows}, acknowledged {wanted}, after {COMMIT_SECONDS:.0f} s",
+                    f"committed {rows}, acknowledged {wanted}, after {COMMIT_SECONDS:.0f} s",
                     limit=f"{COMMIT_SECONDS:.0f} s",
                 )
             await asyncio.sleep(POLL_SECONDS)
 
     async def rollout(self) -> generator_pb2.GetRolloutResponse:
-        """Which versions answer, and how that came about."""
+        """Return the served versions and their history."""
         async with grpc.aio.insecure_channel(self.layout.target("generator")) as channel:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
             with _failing_plainly():
@@ -110,7 +111,7 @@ class System:
 
     @asynccontextmanager
     async def also_serving(self, version: str) -> AsyncIterator[None]:
-        """A version that is in the registry, beside the stable one, for those who pin it."""
+        """Serve a version of the registry next to the stable version, for pinned requests."""
         async with grpc.aio.insecure_channel(self.layout.target("generator")) as channel:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
             request = generator_pb2.StartCanaryRequest(
@@ -125,7 +126,7 @@ class System:
                 yield
             finally:
                 taken_off = generator_pb2.RollBackCanaryRequest(
-                    version=version, reason="it served a comparison alone"
+                    version=version, reason="served for a comparison only"
                 )
                 with _failing_plainly():
                     await rollout.RollBackCanary(taken_off, timeout=CALL_SECONDS)
@@ -133,7 +134,11 @@ class System:
 
 @contextmanager
 def _failing_plainly() -> Iterator[None]:
-    """Raises: CallFailedError."""
+    """Translate RPC errors.
+
+    Raises:
+        CallFailedError: the RPC failed.
+    """
     try:
         yield
     except grpc.aio.AioRpcError as error:
@@ -141,25 +146,24 @@ def _failing_plainly() -> Iterator[None]:
 
 
 def forget(state: Path, say: Say) -> None:
-    """Remove an earlier demonstration, unless its system runs."""
+    """Remove an earlier demonstration, unless its system is running."""
     if state.exists() and find_running(state) is None:
-        say(f"starting afresh: the earlier demonstration in {state} is removed")
+        say(f"removing the earlier demonstration in {state}")
         shutil.rmtree(state)
 
 
 def find_system(
     state: Path, model: str, http_port: int, grpc_port: int, say: Say
 ) -> tuple[Layout, Path | None]:
-    """The system that runs in a state folder; if none does, one that only has to be started, and
-    its first version.
+    """Return the layout of the running system, or a layout and base model to start.
 
     Args:
-        http_port: with grpc_port, used only if it is started; 0 picks a free one.
+        http_port, grpc_port: ports of a new system; 0 picks a free port.
     """
     if running := find_running(state):
-        say(f"the system that runs in {state} is used")
+        say(f"using the running system in {state}")
         return Layout(state, running.ports), None
-    # None of the usual inner ports: another system may be starting beside this one.
+    # Avoid the usual internal ports: another system may be starting concurrently.
     layout = Layout(state, {**free_ports(), **public_ports(http_port, grpc_port)})
     first = install_base(layout, model)
     layout.prepare()
@@ -168,7 +172,7 @@ def find_system(
 
 @asynccontextmanager
 async def running_system(layout: Layout, first: Path | None, say: Say) -> AsyncIterator[System]:
-    """What was found; started if it has to be, and then stopped at the end."""
+    """Yield the system. A new system is started and stopped at the end of the block."""
     if first is None:
         yield System(layout)
         return
@@ -179,5 +183,5 @@ async def running_system(layout: Layout, first: Path | None, say: Say) -> AsyncI
             say(text)
 
     async with supervised(layout.state, layout.ports, programs(layout, first), supervise):
-        say(f"chat with it meanwhile: {layout.page_url}")
+        say(f"chat at {layout.page_url}")
         yield System(layout)

@@ -1,6 +1,4 @@
-"""What a person sees meanwhile: a bar that moves where there is a terminal, a line every five
-seconds elsewhere.
-"""
+"""Progress output: a bar on a terminal, a line every five seconds otherwise."""
 
 import sys
 import time
@@ -11,12 +9,12 @@ LINE_EVERY_SECONDS, DRAW_EVERY_SECONDS = 5.0, 0.1
 
 
 def say(text: str) -> None:
-    """One line with a clock."""
+    """Print a line with the time of day."""
     print(f"{datetime.now().astimezone():%H:%M:%S} {text}", flush=True)
 
 
 class Meter:
-    """The progress of one thing. `end` leaves its last state on a line."""
+    """Progress of a task. `end` prints the last state on its own line."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -25,7 +23,7 @@ class Meter:
         self._last = ""
 
     def show(self, done: int, total: int, text: str) -> None:
-        """How far it is; drawn not more often than anybody can read."""
+        """Show the progress, at a limited rate."""
         filled = BAR_CELLS * min(done, total) // max(total, 1)
         self._last = (
             f"{self._name} {'█' * filled}{'░' * (BAR_CELLS - filled)} {done:,}/{total:,}  {text}"
@@ -37,7 +35,7 @@ class Meter:
             self._draw("" if self._live else "\n")
 
     def end(self) -> None:
-        """The last state stays."""
+        """Print the last state."""
         self._draw("\n")
 
     def _draw(self, end: str) -> None:

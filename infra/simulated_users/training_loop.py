@@ -1,6 +1,4 @@
-"""Training's command line as the demonstration runs it, and what a turn leaves on disk for people
-to read.
-"""
+"""Training command of the demonstration and the results of a run on disk."""
 
 import json
 import sys
@@ -18,14 +16,14 @@ from training.errors import DetailedError
 
 
 class LoopFailedError(DetailedError, RuntimeError):
-    """The command ended without a turn to speak of; the text has its exit status."""
+    """The training command ended without a result; the message contains its exit status."""
 
     reason = "FAILED"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One finished turn of the loop, read from its files."""
+    """Results of a completed run, read from its files."""
 
     version: str
     incumbent: str
@@ -45,10 +43,10 @@ class Turn:
 
 
 async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -> None:
-    """`python -m training COMMAND` against this system, its progress shown in this terminal.
+    """Run `python -m training COMMAND` for this system and show its progress.
 
     Raises:
-        LoopFailedError: it ended with another status than 0.
+        LoopFailedError: the exit status is not 0.
     """
     status = await attend(
         [
@@ -66,10 +64,10 @@ async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -
 
 
 def read_turn(layout: Layout) -> Turn:
-    """The turn that status.json tells of.
+    """Read the run of status.json.
 
     Raises:
-        LoopFailedError: it has no result.
+        LoopFailedError: the run has no result.
     """
     status = json.loads((layout.loop / "status.json").read_text())
     version = status["run"]

@@ -1,6 +1,7 @@
-"""A version made worse on purpose, for the control: its first layer and its last change places. No
-number is touched, so it works in any dtype and without torch; what comes out still speaks, and
-speaks nonsense. (Middle neighbours hardly matter.)
+"""Degraded policy for the control experiment: the first and the last layer are swapped.
+
+No weight changes, so the code works for any dtype and without torch. The model still generates
+text, but without sense. A swap of adjacent middle layers has little effect.
 """
 
 import json
@@ -16,9 +17,7 @@ _LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..+)")
 
 
 def make_worse(source: Path, target: Path) -> Path:
-    """A copy of a model directory with its first layer and its last exchanged; a manifest of its
-    own.
-    """
+    """Copy a model directory with the first and the last layer swapped, with a new manifest."""
     if (target / MANIFEST).exists():
         return target
     shutil.rmtree(target, ignore_errors=True)
@@ -35,8 +34,9 @@ def make_worse(source: Path, target: Path) -> Path:
 
 
 def exchange_layers(weights: bytes) -> bytes:
-    """The same tensors, those of two layers under each other's names. Layout: u64 length, JSON
-    header, data.
+    """Swap the names of the tensors of two layers in a safetensors file.
+
+    Layout: u64 length, JSON header, data.
     """
     (length,) = struct.unpack("<Q", weights[:8])
     header = json.loads(weights[8 : 8 + length])

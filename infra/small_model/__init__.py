@@ -1,3 +1,1 @@
-"""Installs the model that a newcomer meets: Gemma-3-270M from packages, a smaller vocabulary, our
-own adapter merged in.
-"""
+"""Installation of the small model: Gemma-3-270M, a smaller vocabulary and a merged adapter."""

@@ -1,5 +1,6 @@
-"""`python -m infra.small_model --into .state/models` installs the small model; MODEL= is taken by
---model.
+"""Install the small model or the model given by --model.
+
+Usage: `python -m infra.small_model --into .state/models`. --model accepts the values of MODEL=.
 """
 
 import argparse
@@ -29,13 +30,13 @@ def main() -> None:
         "--choose-pieces",
         type=Path,
         metavar="PACKAGES",
-        help="choose the vocabulary again from texts",
+        help="recompute the vocabulary from texts",
     )
     parser.add_argument(
         "--model", default=SMALL, help="small, a directory or a hub id in safetensors"
     )
     parser.add_argument(
-        "--base", action="store_true", help="the base without our adapter, to train on"
+        "--base", action="store_true", help="install the base without the adapter, for training"
     )
     arguments = parser.parse_args()
     started = time.monotonic()
@@ -45,7 +46,7 @@ def main() -> None:
         )
     except ModelError as error:
         sys.exit(f"==> {error}")
-    announce(f"{result} is there after {time.monotonic() - started:.1f} s")
+    announce(f"{result} is ready after {time.monotonic() - started:.1f} s")
 
 
 def _install(arguments: argparse.Namespace) -> Path:

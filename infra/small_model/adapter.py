@@ -1,4 +1,4 @@
-"""Merges a LoRA adapter in PEFT's files into base weights, with numpy: W + B @ A * (alpha / rank)."""
+"""Merge of a LoRA adapter (PEFT files) into base weights with numpy: W + B @ A * (alpha / rank)."""
 
 import json
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ _PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Adapter:
-    """An opened adapter. `targets` are the base tensors that it changes."""
+    """An opened adapter. `targets` are the names of the base tensors that the adapter changes."""
 
     file: TensorFile
     scale: float
     targets: frozenset[str]
 
     def apply(self, name: str, weight: Floats) -> Floats:
-        """The merged weight of one base tensor. [out, in] + [out, rank] @ [rank, in]"""
+        """Return the merged weight of a base tensor: [out, in] + [out, rank] @ [rank, in]."""
         if name not in self.targets:
             return weight
         a, b = self.file.tensor(_key(name, "A")), self.file.tensor(_key(name, "B"))
@@ -37,7 +37,11 @@ class Adapter:
 
 
 def open_adapter(folder: Path) -> Adapter:
-    """Opens an adapter folder. Raises ModelError for what is more than a plain LoRA."""
+    """Open the folder of an adapter.
+
+    Raises:
+        ModelError: the adapter is more than a plain LoRA.
+    """
     settings: Mapping[str, object] = json.loads((folder / CONFIG).read_text())
     for field in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save"):
         if settings.get(field):
@@ -50,7 +54,7 @@ def open_adapter(folder: Path) -> Adapter:
     expected = {_key(name, part) for name in targets for part in "AB"}
     if expected != set(file.entries):
         raise ModelError(
-            f"{WEIGHTS}: every target needs lora_A and lora_B, and nothing else may be there",
+            f"{WEIGHTS}: every target needs lora_A and lora_B; other tensors are not allowed",
             field=WEIGHTS,
             reason="MALFORMED",
         )

@@ -1,9 +1,9 @@
-"""The one error of this room: what is missing or wrong, and how to get it."""
+"""Error of the model's installation."""
 
 from training.errors import DetailedError
 
 
 class ModelError(DetailedError):
-    """The model cannot be installed; the text is for the person at the terminal."""
+    """The model cannot be installed; the message explains the remedy to the user."""
 
     reason = "INVALID_MODEL"

@@ -1,8 +1,7 @@
-"""Gemma-3-270M out of its GGUF file: tensors under Hugging Face's names, and the files that stand
-beside them.
+"""Conversion of Gemma-3-270M from its GGUF file to Hugging Face's names and files.
 
-Two surprises: llama.cpp stores norm weights with Gemma's 1 added, and its embedding is the output
-projection too.
+llama.cpp differs in two ways: norm weights are stored with Gemma's offset of 1 added, and the
+embedding also serves as the output projection.
 """
 
 import re
@@ -32,8 +31,8 @@ _NAMES = {
 }
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
-# google/gemma-3-270m's generation turn format; Gemma has no system role, so its text opens the
-# first user turn.
+# Turn format of google/gemma-3-270m. Gemma has no system role, so a system message is prepended to
+# the first user turn.
 CHAT_TEMPLATE = """{{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
     {%- set opening = messages[0]['content'] | trim + '\n\n' -%}
@@ -43,7 +42,8 @@ CHAT_TEMPLATE = """{{ bos_token }}
     {%- set turns = messages -%}
 {%- endif -%}
 {%- for message in turns -%}
-    {{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' -}}
+    {{- '<start_of_turn>' + \
+('model' if message['role'] == 'assistant' else message['role']) + '\n' -}}
     {{- (opening if loop.first else '') + message['content'] | trim + '<end_of_turn>\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
@@ -53,7 +53,7 @@ CHAT_TEMPLATE = """{{ bos_token }}
 
 
 def pieces_of(gguf: GgufFile) -> Pieces:
-    """The SentencePiece vocabulary that the file holds."""
+    """Return the SentencePiece vocabulary of the file."""
     kinds = [int(kind) for kind in gguf.numbers("tokenizer.ggml.token_type")]
     return sentencepiece(
         gguf.texts("tokenizer.ggml.tokens"), gguf.numbers("tokenizer.ggml.scores"), kinds
@@ -61,7 +61,7 @@ def pieces_of(gguf: GgufFile) -> Pieces:
 
 
 def tokenizer_config() -> dict[str, Any]:
-    """tokenizer_config.json: the turn template, and which tokens frame a text."""
+    """Return tokenizer_config.json with the chat template and the special tokens."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<bos>",
@@ -75,15 +75,16 @@ def tokenizer_config() -> dict[str, Any]:
 
 
 def shapes_of(gguf: GgufFile, kept_pieces: int) -> dict[str, tuple[int, ...]]:
-    """Hugging Face's name and the shape of every tensor, with as many embedding rows as pieces are
-    kept.
+    """Return the shapes of all tensors by Hugging Face name.
+
+    The embedding has `kept_pieces` rows.
     """
     shapes = {hugging_face_name(name): place.shape for name, place in gguf.places.items()}
     return {**shapes, EMBEDDING: (kept_pieces, shapes[EMBEDDING][1])}
 
 
 def tensor_of(gguf: GgufFile, name: str, kept_pieces: Sequence[int]) -> Floats:
-    """A tensor in fp32 by its Hugging Face name."""
+    """Return a tensor in fp32 by its Hugging Face name."""
     (source,) = [found for found in gguf.places if hugging_face_name(found) == name]
     if name == EMBEDDING:
         return gguf.tensor(source, kept_pieces)
@@ -92,7 +93,7 @@ def tensor_of(gguf: GgufFile, name: str, kept_pieces: Sequence[int]) -> Floats:
 
 
 def hugging_face_name(name: str) -> str:
-    """llama.cpp's tensor name in transformers' words."""
+    """Translate a tensor name of llama.cpp into the name of transformers."""
     if name == _STORED_EMBEDDING:
         return EMBEDDING
     if name == "output_norm.weight":
@@ -103,8 +104,10 @@ def hugging_face_name(name: str) -> str:
 
 
 def config_of(gguf: GgufFile, vocabulary_size: int, eos_ids: Sequence[int]) -> dict[str, Any]:
-    """config.json. The file does not name the local layers' rope and the layers' order: those are
-    Gemma 3's (report, §2).
+    """Return config.json.
+
+    The GGUF file lacks the RoPE base of local layers and the order of layer types; both are from
+    the Gemma 3 report, §2.
     """
     read = gguf.metadata
     layers = int(str(read["gemma3.block_count"]))

@@ -1,4 +1,4 @@
-"""Turns GGUF's quantised blocks into fp32, in numpy.
+"""Dequantisation of GGUF blocks to fp32 with numpy.
 
 The layouts are ggml's (ggml-common.h, ggml-quants.c). N is the number of blocks; every function
 takes [N, size_bytes] uint8 and returns [N, values] fp32.
@@ -52,8 +52,9 @@ def _q4_k(blocks: Bytes) -> Floats:
 
 
 def _six_bit_scales(packed: Bytes) -> tuple[Floats, Floats]:
-    """Eight 6-bit scales and minima out of 12 bytes: the last four of each keep their upper bits
-    with the first four.
+    """Unpack eight 6-bit scales and minima from 12 bytes.
+
+    The upper two bits of the last four values are stored in the bytes of the first four.
     """
     scale_low, minimum_low, rest = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     scales = np.concatenate([scale_low & 0x3F, (rest & 0x0F) | (scale_low >> 2 & 0x30)], axis=1)
@@ -78,14 +79,14 @@ def _q6_k(blocks: Bytes) -> Floats:
 
 @dataclass(frozen=True)
 class Block:
-    """One quantisation format: how many values a block holds, in how many bytes."""
+    """A quantisation format: number of values and bytes per block, and the decoder."""
 
     values: int
     size_bytes: int
     decode: Callable[[Bytes], Floats]
 
 
-# Keyed by ggml_type. Only what Q4_K_M files of small models hold.
+# Formats by ggml_type, limited to those in Q4_K_M files of small models.
 BLOCKS = {
     0: Block(1, 4, _f32),
     1: Block(1, 2, _f16),
@@ -97,6 +98,6 @@ BLOCKS = {
 
 
 def dequantise(raw: Bytes, block_type: int) -> Floats:
-    """Flat fp32 values of a tensor's raw bytes."""
+    """Decode the raw bytes of a tensor into flat fp32 values."""
     block = BLOCKS[block_type]
     return block.decode(raw.reshape(-1, block.size_bytes)).reshape(-1)

@@ -1,8 +1,8 @@
-"""Reads a GGUF file's metadata and maps its tensors, in a second.
+"""Reader of a GGUF file: parses the metadata and maps the tensors, in a second.
 
-The `gguf` package's reader builds a view for each of 262,144 vocabulary entries and takes 12 s
-here; it is our tests' oracle.
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The reader of the `gguf` package builds a view for each of 262,144 vocabulary entries and takes 12 s
+here; tests use that package as the oracle. Format:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import mmap
@@ -39,7 +39,7 @@ Value: TypeAlias = int | float | bool | str | list[int] | list[float] | list[boo
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where one tensor's blocks lie. `shape` is row-major, so the reverse of what the file says."""
+    """Location of a tensor's blocks. `shape` is row-major, the reverse of the order in the file."""
 
     shape: tuple[int, ...]
     block_type: int
@@ -48,15 +48,16 @@ class TensorPlace:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The metadata of a GGUF file and the places of its tensors."""
+    """Metadata and tensor locations of a GGUF file."""
 
     path: Path
     metadata: dict[str, Value]
     places: dict[str, TensorPlace]
 
     def tensor(self, name: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
-        """The named tensor in fp32, row-major; only the given rows where some are given, so that no
-        more is decoded.
+        """Return a tensor in fp32, row-major.
+
+        If `rows` is given, only these rows are decoded.
         """
         place = self.places[name]
         block = BLOCKS[place.block_type]
@@ -74,7 +75,11 @@ class GgufFile:
         return dequantise(chosen, place.block_type).reshape(len(rows), *place.shape[1:])
 
     def texts(self, key: str) -> list[str]:
-        """A metadata value that is a list of strings."""
+        """Return a list of strings from the metadata.
+
+        Raises:
+            ModelError: the field is missing.
+        """
         found = self.metadata.get(key)
         if not isinstance(found, list):
             raise ModelError(
@@ -83,7 +88,7 @@ class GgufFile:
         return [str(item) for item in found]
 
     def numbers(self, key: str) -> list[float]:
-        """A metadata value that is a list of numbers."""
+        """Return a list of numbers from the metadata."""
         return [float(item) for item in self.texts(key)]
 
 
@@ -122,8 +127,10 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Reads the header of a GGUF file; tensors stay on disk until asked for. Raises ModelError for
-    another format.
+    """Parse the header of a GGUF file; tensors stay on disk until read.
+
+    Raises:
+        ModelError: the file has another format or version.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         cursor = _Cursor(data)

@@ -1,8 +1,7 @@
-"""A model from the hub of Hugging Face: a copy that is on this machine, or else a download; what is
-missing is said, and soon.
+"""Models from the Hugging Face hub: a local copy if present, else a download.
 
-The hub's client waits long and says little where the network is away, so the hub is asked first, in
-a time that we bound.
+The hub's client waits long on an unavailable network and prints little. Therefore the hub is
+queried first, with a bounded time.
 """
 
 import json
@@ -27,7 +26,11 @@ NOT_ALLOWED, NOT_FOUND, BROKEN = (401, 403), 404, 500
 
 
 def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
-    """The folder of a model. Raises: ModelError, which says why it cannot be had and how else."""
+    """Return the folder of a model.
+
+    Raises:
+        ModelError: the model is unavailable; the message contains the reason and the alternatives.
+    """
     if find_spec("huggingface_hub") is None:
         raise _refusal(
             hub_id,
@@ -37,14 +40,14 @@ def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
         )
     say(f"MODEL={hub_id}: looking for a copy on this machine")
     if kept := _kept(hub_id):
-        say(f"{hub_id} is here already: {kept}")
+        say(f"found a copy of {hub_id}: {kept}")
         return kept
     _ask(hub_id, say, try_seconds)
     return _download(hub_id, say)
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a model directory lacks; shards that its index names are looked for too."""
+    """Return the missing files of a model directory, including the shards named by its index."""
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -56,7 +59,7 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def _kept(hub_id: str) -> Path | None:
-    """A whole copy in our cache or in that of the hub's client."""
+    """Return a complete copy from our cache or from the cache of the hub's client."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -69,8 +72,8 @@ def _kept(hub_id: str) -> Path | None:
 
 
 def _ask(hub_id: str, say: Say, try_seconds: float) -> None:
-    """Return if the hub has it and gives it."""
-    # Not the client's own headers: to build them it asks the hub something else first.
+    """Check that the hub provides the model."""
+    # The client's own helper for headers sends another request first, so build the header here.
     from huggingface_hub import constants, get_token
 
     endpoint, token = constants.ENDPOINT, get_token()
@@ -83,7 +86,7 @@ def _ask(hub_id: str, say: Say, try_seconds: float) -> None:
         if status == NOT_FOUND or status in NOT_ALLOWED:
             raise _refusal(
                 hub_id,
-                f"{endpoint} does not give it (status {status}): check the name; some need HF_TOKEN",
+                f"{endpoint}: status {status}; check the name; some models need HF_TOKEN",
                 "UNKNOWN",
             )
         if 0 < status < BROKEN:
@@ -92,7 +95,7 @@ def _ask(hub_id: str, say: Say, try_seconds: float) -> None:
 
 
 def _status(request: Request) -> tuple[int, str]:
-    """The status, or 0 and why there is none."""
+    """Return the HTTP status, or 0 and the reason for the missing status."""
     try:
         with urlopen(request, timeout=TRY_SECONDS) as answer:  # noqa: S310 - as above
             return int(answer.status), ""
@@ -104,8 +107,9 @@ def _status(request: Request) -> tuple[int, str]:
 
 
 def _within(seconds: float, ask: Callable[[], tuple[int, str]]) -> tuple[int, str]:
-    """A name that does not resolve, or several addresses that are silent, take longer than any
-    socket's own limit.
+    """Run a request in a thread with a bounded time.
+
+    Name resolution and several silent addresses take longer than the time-out of a socket.
     """
     answers: SimpleQueue[tuple[int, str]] = SimpleQueue()
     threading.Thread(target=lambda: answers.put(ask()), daemon=True).start()
@@ -126,15 +130,16 @@ def _download(hub_id: str, say: Say) -> Path:
             snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(TAKEN))
         )
     except (HfHubHTTPError, ClientError, OSError, ValueError) as error:
-        said = f"the download ended early ({type(error).__name__}): what is there is kept, so run it again"
-        raise _refusal(hub_id, said, "STOPPED") from error
+        why = f"the download was interrupted ({type(error).__name__}); run again to continue"
+        raise _refusal(hub_id, why, "STOPPED") from error
 
 
 def _refusal(hub_id: str, why: str, reason: str, field: str = "MODEL") -> ModelError:
     name = hub_id.split("/")[1]
     return ModelError(
-        f"MODEL={hub_id}: {why}; or get it elsewhere and give its folder (MODEL=/path/to/{name}: "
-        f"{', '.join(NEEDED)}, *.safetensors), or bring a copy of the hub's cache (HF_HOME=/path/to/huggingface)",
+        f"MODEL={hub_id}: {why}; alternatives: the folder of a copy (MODEL=/path/to/{name}: "
+        f"{', '.join(NEEDED)}, *.safetensors) "
+        "or a copy of the hub's cache (HF_HOME=/path/to/huggingface)",
         field=field,
         reason=reason,
     )

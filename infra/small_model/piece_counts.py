@@ -1,10 +1,9 @@
-"""How useful each piece is: how often it stands in texts like those that people write, weighted by
-source.
+"""Frequency of pieces in texts that resemble users' texts, weighted by source.
 
-This is how models/small/kept_pieces.bits was chosen
-(docs/decisions/2026-11-24-small-model-vocabulary.md): from texts that may train, never from
-evaluation sets. A word has another piece at the start of a text, where every answer begins: both
-are counted.
+models/small/kept_pieces.bits was chosen by these counts
+(docs/decisions/2026-11-24-small-model-vocabulary.md). The texts are permitted for training;
+evaluation sets are excluded. At the start of a text, where every answer begins, a word has a
+different piece. Both pieces are counted.
 """
 
 import gzip
@@ -21,8 +20,8 @@ from tokenizers import Tokenizer
 from infra.install.environment import ROOT
 from infra.small_model.tokenizer import PieceKind, Pieces
 
-# What one occurrence counts: 18 million of everyday English, then our own way of talking,
-# encyclopedia, code, a trace of French and Spanish.
+# Weight of an occurrence by source: 18 million words of everyday English, hand-written
+# conversations, encyclopedia, code, small amounts of French and Spanish.
 WEIGHTS = {
     **dict.fromkeys(("hellaswag", "socialiqa", "winogrande", "piqa", "csqa", "boolq"), 1.0),
     **dict.fromkeys(("openbookqa", "arc_easy", "arc_challenge"), 1.0),
@@ -41,8 +40,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def rank_pieces(pieces: Pieces, tokenizer: Tokenizer, packages: Path) -> list[int]:
-    """Ids, most useful first; then every other ASCII piece in Gemma's own order, which is roughly
-    by frequency.
+    """Return ids, most useful first, followed by all other ASCII pieces in Gemma's order.
+
+    Gemma's order is roughly by frequency.
     """
     scores: dict[int, float] = defaultdict(float)
     for source, weight in WEIGHTS.items():

@@ -1,6 +1,4 @@
-"""MODEL=: turns `small`, a directory or a hub id into a model directory with our manifest, or says
-what is missing.
-"""
+"""Resolution of MODEL=: `small`, a directory or a hub id becomes a model directory."""
 
 import json
 import re
@@ -16,22 +14,21 @@ from infra.small_model.packages import Say
 from training.manifest import MANIFEST, write_manifest
 
 SMALL = "small"
-# The families of which the trainer and the model server build the decoder.
+# Decoder families supported by the trainer and by the model server.
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def announce(text: str) -> None:
-    """Tells the person at the terminal what goes on."""
+    """Print a message for the person at the terminal."""
     print(f"==> {text}", flush=True)
 
 
 def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
-    """The model directory under `models` for what MODEL= says.
+    """Return the model directory under `models` for the value of MODEL=.
 
     Raises:
-        ModelError: it cannot be had, or is not one that we serve; the text says what is missing and
-            how to get it.
+        ModelError: the model is unavailable or unsupported; the message contains the remedy.
     """
     if spec == SMALL:
         return install_small(models, say)
@@ -46,7 +43,7 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
             else _adopt(from_hub(spec, say), target, spec, say)
         )
     raise ModelError(
-        f"MODEL={spec}: no such directory, and not a hub id (owner/name); MODEL={SMALL} is the default",
+        f"MODEL={spec}: neither a directory nor a hub id (owner/name); default: {SMALL}",
         field="MODEL",
         reason="UNKNOWN",
         limit=f"{SMALL}, a directory, owner/name",
@@ -54,15 +51,19 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
 
 
 def version_of(name: str) -> str:
-    """A version id out of a name: lower case, letters, digits, dots and dashes."""
+    """Derive a version id from a name: lower-case letters, digits, dots and dashes."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
 
 
 def check_directory(folder: Path) -> Mapping[str, Any]:
-    """config.json of a directory that we can serve. Raises ModelError naming the file or the field."""
+    """Return config.json of a supported model directory.
+
+    Raises:
+        ModelError: a file or field is missing or unsupported; names the file or field.
+    """
     if missing := missing_files(folder):
         raise ModelError(
-            f"{folder}: {', '.join(missing)} missing; a Hugging Face model in safetensors is needed",
+            f"{folder}: {', '.join(missing)} missing; need a Hugging Face model in safetensors",
             field=", ".join(missing),
             reason="MISSING",
         )
@@ -70,14 +71,16 @@ def check_directory(folder: Path) -> Mapping[str, Any]:
     if config.get("model_type") not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ModelError(
-            f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}, served are {known}",
+            f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}, "
+            f"supported: {known}",
             field="model_type",
             reason="UNSUPPORTED",
             limit=known,
         )
     if _chat_template(folder) is None:
         raise ModelError(
-            f"{folder / 'tokenizer_config.json'}: chat_template is missing; take an instruction-tuned model",
+            f"{folder / 'tokenizer_config.json'}: chat_template is missing; "
+            "choose an instruction-tuned model",
             field="chat_template",
             reason="MISSING",
         )
@@ -88,7 +91,7 @@ def _adopt(folder: Path, target: Path, name: str, say: Say) -> Path:
     config = check_directory(folder)
     if (target / MANIFEST).exists():
         return target
-    say(f"taking {name} ({config['model_type']}) as {target.name}")
+    say(f"installing {name} ({config['model_type']}) as {target.name}")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for pattern in TAKEN:

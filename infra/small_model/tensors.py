@@ -1,8 +1,7 @@
-"""safetensors files with numpy alone, one tensor at a time: numpy has no bf16, so its bits travel
-as uint16.
+"""Reader and writer of safetensors files with numpy, one tensor at a time.
 
-The format is 8 bytes of header length, a JSON header, the data
-(https://github.com/huggingface/safetensors#format).
+numpy has no bf16, so bf16 values are stored as uint16 bits. The format is 8 bytes of header length,
+a JSON header, the data (https://github.com/huggingface/safetensors#format).
 """
 
 import json
@@ -27,34 +26,39 @@ _STORED: Mapping[str, np.dtype[Any]] = {
 
 
 def to_bfloat16(values: Floats) -> Bits:
-    """Rounds to nearest, ties to even, as torch does. Finite values only."""
+    """Round finite values to bf16: to nearest, ties to even, as torch does."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def from_bfloat16(bits: Bits) -> Floats:
-    """Exact."""
+    """Convert bf16 bits to fp32 without loss."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """The header of a safetensors file."""
+    """Parsed header of a safetensors file."""
 
     path: Path
     entries: Mapping[str, Mapping[str, Any]]
     data_start_bytes: int
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of the named tensor."""
+        """Return the shape of a tensor."""
         return tuple(self.entries[name]["shape"])
 
     def tensor(self, name: str) -> Floats:
-        """The named tensor in fp32."""
+        """Return a tensor in fp32.
+
+        Raises:
+            ModelError: the stored type is unsupported.
+        """
         entry = self.entries[name]
         if entry["dtype"] not in _STORED:
             raise ModelError(
-                f"{self.path.name}: {name} is {entry['dtype']}, expected one of {', '.join(_STORED)}",
+                f"{self.path.name}: {name} is {entry['dtype']}, "
+                f"expected one of {', '.join(_STORED)}",
                 field=name,
                 reason="UNSUPPORTED",
                 limit=", ".join(_STORED),
@@ -69,7 +73,11 @@ class TensorFile:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Reads the header of a safetensors file. Raises ModelError where it is none."""
+    """Parse the header of a safetensors file.
+
+    Raises:
+        ModelError: the file is not a safetensors file.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
@@ -87,7 +95,7 @@ def open_tensors(path: Path) -> TensorFile:
 def write_bfloat16(
     shapes: Mapping[str, Sequence[int]], tensor: Callable[[str], Floats], path: Path
 ) -> None:
-    """Writes tensors as bf16, asking for one at a time, in the order of `shapes`."""
+    """Write tensors as bf16, in the order of `shapes`; only a single tensor is in memory."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():

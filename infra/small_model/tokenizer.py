@@ -1,8 +1,8 @@
-"""Builds `tokenizer.json` from SentencePiece pieces and scores, as a byte-fallback BPE, in seconds.
+"""Construction of `tokenizer.json` from SentencePiece pieces and scores, as a byte-fallback BPE.
 
-Merges are every split of a piece into two pieces, best score first, ties by length: the order that
-Gemma's published tokenizer.json has (the golden ids of our tests). transformers' GGUF conversion is
-wrong here, character by character.
+Construction takes seconds. The merges are all splits of a piece into two pieces, ordered by score
+and then by length. This is the order of Gemma's published tokenizer.json (checked by the golden ids
+of the tests). The GGUF conversion of transformers produces wrong, character-level tokens here.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 
 _SPACE = "\u2581"
-# above every learned score (they are 0 and less): runs of spaces, tabs and newlines merge first
+# Higher than every learned score (all are ≤ 0), so that runs of spaces, tabs and newlines merge
+# first.
 _RUN_SCORE = 1.0
 
 
 class PieceKind(IntEnum):
-    """SentencePiece's types, as GGUF numbers them."""
+    """Piece types of SentencePiece, numbered as in GGUF."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -29,14 +30,14 @@ class PieceKind(IntEnum):
 
 @dataclass(frozen=True)
 class Pieces:
-    """A SentencePiece vocabulary: the id of a piece is its place in the lists."""
+    """A SentencePiece vocabulary. The id of a piece is its index in the lists."""
 
     texts: Sequence[str]
     scores: Sequence[float]
     kinds: Sequence[int]
 
     def subset(self, ids: Sequence[int]) -> "Pieces":
-        """Only the given pieces, in the given order: their new id is their place in `ids`."""
+        """Return the given pieces in the given order. New ids are indices into `ids`."""
         return Pieces(
             [self.texts[i] for i in ids],
             [self.scores[i] for i in ids],
@@ -45,8 +46,9 @@ class Pieces:
 
 
 def sentencepiece(texts: Sequence[str], scores: Sequence[float], kinds: Sequence[int]) -> Pieces:
-    """Undoes what llama.cpp's converter does to user-defined pieces: plain spaces for
-    SentencePiece's, and the lowest score.
+    """Undo the changes of llama.cpp's converter to user-defined pieces.
+
+    The converter writes plain spaces and the lowest score.
     """
     run = [kind == PieceKind.USER_DEFINED for kind in kinds]
     spaced = [
@@ -61,8 +63,9 @@ def sentencepiece(texts: Sequence[str], scores: Sequence[float], kinds: Sequence
 
 
 def build_tokenizer(pieces: Pieces) -> Tokenizer:
-    """A tokenizer that puts `<bos>` before a text and never any space; characters without a piece
-    become byte pieces.
+    """Build a tokenizer that prepends `<bos>` and never adds a space.
+
+    Characters without a piece become byte pieces.
     """
     vocabulary = {text: index for index, text in enumerate(pieces.texts)}
     merges = [(left, right) for left, right, _ in ranked_merges(pieces)]
@@ -87,7 +90,7 @@ def build_tokenizer(pieces: Pieces) -> Tokenizer:
 
 
 def ranked_merges(pieces: Pieces) -> list[tuple[str, str, float]]:
-    """Every split of a piece into two known pieces, in the order in which BPE applies them."""
+    """Return all splits of pieces into two known pieces, in the order of application by BPE."""
     ids = {text: index for index, text in enumerate(pieces.texts)}
     merges: list[tuple[str, str, float]] = []
     for text, score in zip(pieces.texts, pieces.scores, strict=True):

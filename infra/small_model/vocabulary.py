@@ -1,10 +1,9 @@
-"""Which of Gemma's 262,144 pieces the small model keeps, and why every text still encodes as before
-where it can.
+"""Choice of the pieces that the small model keeps from Gemma's 262,144.
 
-A set of pieces is closed when it holds every piece that BPE passes through on the way to each of
-its members. A closed set encodes a text into the very same pieces as the full vocabulary whenever
-those are all in it: merges are never undone, so the full derivation is still there, and nothing
-better has appeared. The rest falls back to smaller pieces, at last to bytes.
+A set of pieces is closed if the set contains every piece that BPE passes through on the way to each
+member. A closed set encodes a text into the same pieces as the full vocabulary, provided that all
+of these are in the set: BPE never undoes a merge, so the full derivation remains available, and no
+better merge appears. Other texts fall back to smaller pieces and finally to bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +14,15 @@ import numpy as np
 
 from infra.small_model.tokenizer import PieceKind, Pieces, ranked_merges
 
-# What the chat template and training need; Gemma's other 6,000 control pieces are unused.
+# Tokens of the chat template and of training. Gemma's other 6,000 control pieces are unused.
 _CONTROLS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>")
 
 
 def choose_pieces(pieces: Pieces, wanted: Iterable[int], size: int) -> list[int]:
-    """Takes pieces in the order wanted, each with its derivation, until `size` is reached; sorted
-    ids.
+    """Add wanted pieces with their derivations until `size` is reached; return sorted ids.
 
-    Controls in use, all byte pieces, printable ASCII and the runs of blanks and newlines are always
-    kept.
+    Control pieces in use, all byte pieces, printable ASCII, and runs of blanks and newlines are
+    always included.
     """
     ids = {text: index for index, text in enumerate(pieces.texts)}
     ranks = {
@@ -41,14 +39,14 @@ def choose_pieces(pieces: Pieces, wanted: Iterable[int], size: int) -> list[int]
         if index in kept or pieces.kinds[index] != PieceKind.NORMAL:
             continue
         way = {ids[text] for text in derivation(pieces.texts[index], ranks)}
-        # A piece that BPE cannot reach is never produced: not worth a row.
+        # Skip pieces that BPE cannot produce.
         if index in way and len(kept) + len(way - kept) <= size:
             kept |= way
     return sorted(kept)
 
 
 def derivation(text: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """The pieces that BPE makes of a text, its characters first, in the order in which they appear."""
+    """Return the pieces that BPE creates for a text in order of appearance, characters first."""
     parts = list(text)
     seen = list(parts)
     while len(parts) > 1:
@@ -62,13 +60,13 @@ def derivation(text: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
 
 
 def write_kept(ids: Sequence[int], vocabulary_size: int, path: Path) -> None:
-    """The choice as it is committed: one bit a piece."""
+    """Write the chosen ids as a bit per piece."""
     kept = np.zeros(vocabulary_size, np.uint8)
     kept[list(ids)] = 1
     path.write_bytes(np.packbits(kept).tobytes())
 
 
 def read_kept(path: Path) -> list[int]:
-    """The inverse of `write_kept`: rising ids."""
+    """Read the file of `write_kept_pieces`; return ascending ids."""
     bits = np.unpackbits(np.fromfile(path, np.uint8))
     return [int(index) for index in np.flatnonzero(bits)]

@@ -1,1 +1,1 @@
-"""Thumbwheel on the real servers of this machine, two replicas of every service: `make stack`."""
+"""`make stack`: Thumbwheel on real servers of this machine, two replicas of every service."""

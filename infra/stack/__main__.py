@@ -1,5 +1,6 @@
-"""`python -m infra.stack up` runs Thumbwheel on real servers of this machine in one terminal; used
-by `make stack`.
+"""Run Thumbwheel on real servers of this machine in one terminal.
+
+Usage: `python -m infra.stack up`. `make stack` runs this command.
 """
 
 import argparse
@@ -58,26 +59,33 @@ def parse(words: list[str]) -> argparse.Namespace:
         "--model", default="small", help="small, nano, a directory or a hub id in safetensors"
     )
     start.add_argument(
-        "--brokers", type=int, choices=(1, 3), default=1, help="of Kafka; three keep three copies"
+        "--brokers",
+        type=int,
+        choices=(1, 3),
+        default=1,
+        help="Kafka brokers; three brokers store three copies",
     )
     start.add_argument(
         "--port",
         type=int,
         default=PUBLIC_PORTS["http"],
-        help="HTTP ports: this and the next; 0: any",
+        help="HTTP ports of the gateways: this and the next; 0: any",
     )
     start.add_argument(
-        "--grpc-port", type=int, default=PUBLIC_PORTS["gateway"], help="gRPC ports, likewise"
+        "--grpc-port",
+        type=int,
+        default=PUBLIC_PORTS["gateway"],
+        help="gRPC ports of the gateways, likewise",
     )
     start.add_argument(
-        "--state", type=Path, default=STACK_STATE, help="folder of everything that is kept"
+        "--state", type=Path, default=STACK_STATE, help="state folder (default: %(default)s)"
     )
     return parser.parse_args(words)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A stack that only has to be started."""
+    """A prepared stack, ready to be started."""
 
     layout: StackLayout
     model: Path
@@ -86,7 +94,7 @@ class Prepared:
 
 
 def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Prepared:
-    """What blocks and has an end: the installation, the first model, the servers' folders."""
+    """Run the blocking steps: installation, base model and the folders of the servers."""
     state = arguments.state.resolve()
     refuse_second(state)
     check_free(arguments.port, arguments.grpc_port)
@@ -101,8 +109,9 @@ def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Prepar
 
 
 async def up(prepared: Prepared, terminal: Terminal) -> None:
-    """Servers first, then their stores are made ready, then two replicas of everything; until
-    SIGINT or SIGTERM.
+    """Start the servers, prepare their stores, start two replicas of each service.
+
+    Runs until SIGINT or SIGTERM.
     """
     stack, run, say = prepared.layout, prepared.layout.run, partial(terminal.say, SUPERVISOR)
     folder, quiet = run.state / "servers", Terminal(with_children=False)
@@ -123,17 +132,16 @@ async def up(prepared: Prepared, terminal: Terminal) -> None:
 def _say_where(stack: StackLayout, say: Callable[[str], None]) -> None:
     run = stack.run
     say(f"chat at {run.page_url}")
+    say(f"second gateway at http://{HOST}:{run.ports['http_2']}; gRPC at {run.target('gateway')}")
     say(
-        f"the second gateway at http://{HOST}:{run.ports['http_2']}; gRPC at {run.target('gateway')}"
-    )
-    say(
-        f"the key is in {_typed(run.state / 'owner.key')}; in another terminal: make loop STATE={_typed(run.state)}"
+        f"API key in {_typed(run.state / 'owner.key')}; "
+        f"in another terminal: make loop STATE={_typed(run.state)}"
     )
     say(f"Prometheus at {stack.fleet.prometheus.url}; Ctrl-C stops everything")
 
 
 def _typed(path: Path) -> str:
-    """As somebody in the clone would type it."""
+    """Return a path relative to the clone, if possible."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 

@@ -1,8 +1,7 @@
-"""Where everything of the stack is: which replica listens where, and its settings on the real
-servers.
+"""Layout of the stack: ports of each replica and settings for the real servers.
 
-An embedded run's settings with other stores: what differs is all here. The first replica's ports
-have the plain names, so that commands which know an embedded run find the stack too.
+The settings are those of an embedded run with other stores. The ports of the first replica have the
+plain names, so that commands for an embedded run also find the stack.
 """
 
 from collections.abc import Mapping
@@ -17,7 +16,8 @@ from infra.supervision.child import Program
 from infra.supervision.kept import kept
 from infra.supervision.ports import HOST, distinct_free_ports
 
-# One model server: the model is what fills this machine's memory. Everything else has two replicas.
+# A single model server, because the model fills the memory of this machine. Other services have two
+# replicas.
 REPLICATED = ("guardrail", "enhancer", "feedback", "session", "generator", "gateway")
 DATABASES = ("session", "feedback", "generator", "gateway")
 BUCKET = "thumbwheel"
@@ -27,18 +27,20 @@ Settings = Mapping[str, object]
 
 @dataclass(frozen=True)
 class StackLayout:
-    """One stack: an embedded run's layout with second replicas, and the servers."""
+    """Layout of an embedded run with second replicas, and the servers."""
 
     run: Layout
     fleet: Fleet
 
     def database(self, service: str, driver: str) -> str:
-        """URL of a service's own database."""
+        """Return the URL of a service's database."""
         return self.fleet.postgres.url(service, driver)
 
     def programs(self, model: Path) -> list[Program]:
-        """The services, model server first; two replicas side by side, so that one can be ready
-        while the other starts.
+        """Return the services, model server first.
+
+        The replicas of a service are adjacent, so that the first can be ready while the second
+        starts.
         """
         settings = service_settings(self.run, model)
         replicas = [
@@ -51,7 +53,7 @@ class StackLayout:
         return [program("predictor", settings["predictor"], "predictor"), *replicas]
 
     def replica(self, service: str, number: int, embedded: Settings) -> dict[str, object]:
-        """Settings of one replica."""
+        """Return the settings of a single replica."""
         name = service if number == 1 else f"{service}_2"
         own: dict[str, object] = {
             "port": self.run.ports[name],
@@ -65,7 +67,7 @@ class StackLayout:
         return {**embedded, **self.shared(service), **own}
 
     def shared(self, service: str) -> Settings:
-        """What all replicas of a service have on the servers."""
+        """Return the settings for the servers that all replicas of a service share."""
         match service:
             case "feedback":
                 return {
@@ -80,7 +82,7 @@ class StackLayout:
                 return {}
 
     def surroundings(self) -> Surroundings:
-        """For commands beside the stack."""
+        """Return the environment of commands next to the stack."""
         bucket = {
             f"TW_TRAINING_{name.upper()}": str(value) for name, value in self._bucket().items()
         }
@@ -111,7 +113,7 @@ class StackLayout:
 
 
 def stack_ports(http_port: int, grpc_port: int) -> dict[str, int]:
-    """The doors side by side at the ports given (0: anywhere), everything else on free ones."""
+    """Return public ports in pairs from the given ports (0: any), and free ports for the rest."""
     doors = {"http": http_port, "http_2": http_port and http_port + 1}
     doors |= {"gateway": grpc_port, "gateway_2": grpc_port and grpc_port + 1}
     services = [*REPLICATED, *(f"{service}_2" for service in REPLICATED)]
@@ -121,7 +123,7 @@ def stack_ports(http_port: int, grpc_port: int) -> dict[str, int]:
 
 
 def metrics_targets(ports: Mapping[str, int]) -> dict[str, list[str]]:
-    """What Prometheus reads, by service."""
+    """Return the scrape targets of Prometheus by service."""
     found = {
         service: [
             f"{HOST}:{ports[f'{service}_metrics']}",

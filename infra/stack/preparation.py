@@ -1,8 +1,7 @@
-"""What must be in the servers before a service starts: databases, their tables, topics, the bucket.
-By the product's own commands.
+"""Preparation of the stores before services start: databases, tables, topics, bucket.
 
-All of it changes nothing where it is there already, so every start does it; a chart does the same
-in a hook.
+The commands of the services do the work. Every step is idempotent and runs at every start. The
+chart runs the same steps in a hook.
 """
 
 import asyncio
@@ -26,12 +25,12 @@ COMMANDS = {
 
 
 async def prepare_stores(stack: StackLayout, model: Path, say: Callable[[str], None]) -> None:
-    """Databases, then each service's own commands, services side by side.
+    """Create databases, then run the commands of all services concurrently.
 
     Raises:
-        ServerError: a command failed; with its last words.
+        ServerError: a command failed; the message contains the end of its output.
     """
-    say("making databases, tables, topics and bucket ready")
+    say("preparing databases, tables, topics and bucket")
     await make_databases(stack.fleet.postgres.url(), DATABASES)
     settings = service_settings(stack.run, model)
     await asyncio.gather(
@@ -47,7 +46,7 @@ async def prepare_stores(stack: StackLayout, model: Path, say: Callable[[str], N
 
 
 async def make_databases(url: str, names: Sequence[str]) -> None:
-    """Those that are not there yet."""
+    """Create the databases that do not exist."""
     connection = await asyncpg.connect(url)
     try:
         there = {
@@ -72,7 +71,7 @@ async def _run_all(service: str, commands: Sequence[str], environment: Mapping[s
         try:
             out, _ = await process.communicate()
         finally:
-            if process.returncode is None:  # Ctrl-C
+            if process.returncode is None:  # Interrupted by Ctrl-C.
                 process.kill()
                 await process.wait()
         if process.returncode:

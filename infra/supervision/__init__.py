@@ -1,3 +1,1 @@
-"""Keeps the processes of one terminal running, and ends them in order: for the embedded run and for
-the real servers.
-"""
+"""Supervision of child processes for the embedded run and for the real servers."""

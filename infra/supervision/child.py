@@ -1,6 +1,4 @@
-"""One supervised process: started, its lines passed on, started again when it dies, stopped with
-time to drain.
-"""
+"""Supervised process: forward its output, restart on failure, stop with time to drain."""
 
 import asyncio
 import contextlib
@@ -19,7 +17,7 @@ from infra.supervision.terminal import SUPERVISOR
 from training.errors import DetailedError
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
-# A process that lived this long was well: the next death starts with a short wait again.
+# A process that ran this long was healthy, so the next failure restarts with the shortest backoff.
 WELL_AFTER_SECONDS = 30.0
 CHECK_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
@@ -27,13 +25,14 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. It is ready when `port` answers connections and its own check, if it has one,
-    says so too.
+    """A program to supervise.
+
+    The program is ready when `port` accepts connections and the optional `ready` check succeeds.
 
     Args:
-        port: None for a program that listens nowhere.
-        stops_first: what it still has to end needs the others: they are stopped when it is gone.
-        litter: files that the program leaves behind and that nobody else removes.
+        port: None for a program that does not listen.
+        stops_first: stop the program before the others, because its drain needs the others.
+        litter: files that the program leaves behind; removed after its end.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Program:
     litter: tuple[Path, ...] = ()
 
     async def is_ready(self) -> bool:
-        """Whether it answers now."""
+        """Return True if the program is ready now."""
         if self.port is not None:
             try:
                 _, writer = await asyncio.open_connection(HOST, self.port)
@@ -61,7 +60,7 @@ class Program:
         return False
 
     def clean(self) -> None:
-        """After its end."""
+        """Remove leftover files after the end of the program."""
         for file in self.litter:
             file.unlink(missing_ok=True)
 
@@ -73,7 +72,7 @@ class ChildFailedError(DetailedError):
 
 
 class Child:
-    """Keeps one program running until `stop`."""
+    """Supervisor of a single program, until `stop`."""
 
     def __init__(self, program: Program, say: Callable[[str, str], None], log_file: Path) -> None:
         self.program = program
@@ -86,24 +85,24 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Return the process id while the program runs."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     def start(self) -> None:
-        """Start the program and keep it running."""
+        """Start the program and restart it whenever it exits."""
         self._keeper = asyncio.create_task(self._keep())
 
     async def wait_ready(self, within_seconds: float) -> None:
-        """Wait until the program answers.
+        """Wait until the program is ready.
 
         Raises:
-            ChildFailedError: it died before, or the time is over.
+            ChildFailedError: the program exited, or the time-out expired.
         """
         end = time.monotonic() + within_seconds
         while time.monotonic() < end:
             if self.starts > 1:
                 raise ChildFailedError(
-                    f"{self.program.name} died while starting; its last lines are in {self._log_file}",
+                    f"{self.program.name} exited while starting; see {self._log_file}",
                     field=self.program.name,
                     reason="STOPPED",
                 )
@@ -111,14 +110,14 @@ class Child:
                 return
             await asyncio.sleep(0.05)
         raise ChildFailedError(
-            f"{self.program.name} was not ready within {within_seconds:.0f} s; see {self._log_file}",
+            f"{self.program.name}: not ready within {within_seconds:.0f} s; see {self._log_file}",
             field=self.program.name,
             reason="TIMED_OUT",
             limit=f"{within_seconds:.0f} s",
         )
 
     async def stop(self) -> None:
-        """Its stop signal, time to drain, then SIGKILL."""
+        """Send the stop signal, wait for the drain, then send SIGKILL."""
         self._stopping = True
         process = self._process
         if process and process.returncode is None:
@@ -128,7 +127,8 @@ class Child:
             except TimeoutError:
                 self._say(
                     SUPERVISOR,
-                    f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: killed",
+                    f"{self.program.name} did not stop in {self.program.stop_seconds:.0f} s: "
+                    "killing",
                 )
                 process.kill()
         if self._keeper:
@@ -138,7 +138,7 @@ class Child:
         self.program.clean()
 
     async def kill(self) -> None:
-        """Without time to drain."""
+        """Kill the program without time to drain."""
         if self._process and self._process.returncode is None:
             self._process.kill()
         await self.stop()
@@ -154,7 +154,7 @@ class Child:
             backoff = FIRST_BACKOFF_SECONDS if lived > WELL_AFTER_SECONDS else backoff
             self._say(
                 SUPERVISOR,
-                f"{self.program.name} died ({describe_exit(code)}); starting it again in {backoff:g} s",
+                f"{self.program.name} exited ({describe_exit(code)}); restarting in {backoff:g} s",
             )
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
@@ -167,7 +167,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            # Ctrl-C reaches the supervisor alone, which stops its children in order
+            # Ctrl-C reaches only the supervisor, and the supervisor stops its children in order.
             start_new_session=True,
             preexec_fn=partial(die_with_parent, self.program.stop_signal)
             if sys.platform == "linux"
@@ -192,12 +192,13 @@ async def _read_line(stream: asyncio.StreamReader) -> bytes:
 
 
 def describe_exit(code: int) -> str:
-    """`exit 3`, or `killed by SIGKILL`."""
+    """Format an exit code: `exit 3` or `killed by SIGKILL`."""
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
 
 
 def die_with_parent(number: signal.Signals) -> None:
-    """Linux sends the child its stop signal when the supervisor is gone, so that nothing is left
-    over after a kill -9.
+    """Request the stop signal from Linux at the death of the supervisor.
+
+    No process remains after a kill -9 of the supervisor.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

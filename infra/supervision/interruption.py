@@ -1,8 +1,8 @@
-"""Ctrl-C at any moment of a program: the first ends its work, whatever that waits for; the second
-ends the stopping too.
+"""Handling of Ctrl-C.
 
-Before there is a loop the signals raise KeyboardInterrupt, so steps that block belong there: a loop
-would not hear them meanwhile.
+The first signal ends the work of a program. The second signal ends the cleanup as well. Before an
+event loop runs, signals raise KeyboardInterrupt. Blocking steps belong there, because a blocked
+event loop does not handle signals.
 """
 
 import asyncio
@@ -17,34 +17,36 @@ STATUS = 128 + signal.SIGINT
 
 
 def stop_like_ctrl_c() -> None:
-    """SIGTERM does what SIGINT does, from here on: unwinds what was begun, rather than end the
-    process on the spot.
-    """
+    """Handle SIGTERM like SIGINT from now on: raise KeyboardInterrupt to unwind the program."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def leave() -> NoReturn:
-    """The end after KeyboardInterrupt."""
+    """Print a message and exit after KeyboardInterrupt."""
     print("==> stopped", flush=True)
     sys.exit(STATUS)
 
 
 @contextmanager
 def interruptible(
-    say: Callable[[str], None], first: str = "running answers are finished first"
+    say: Callable[[str], None], first: str = "running answers are completed first"
 ) -> Iterator[None]:
-    """The first signal cancels this task inside the block, and the block ends well once everything
-    in it is cleaned up. A second one cancels what cleans up: supervised() kills then. `first`: what
-    is waited for, said with the first.
+    """Cancel the current task inside the block at SIGINT or SIGTERM.
+
+    After the first signal the block exits normally once its cleanup is complete. A second signal
+    cancels the cleanup; supervised() then kills its children.
+
+    Args:
+        first: what the program waits for, printed at the first signal.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task
 
     def interrupt() -> None:
         if task.cancelling():
-            say("stopping at once: what still runs is killed")
+            say("stopping now; killing running processes")
         else:
-            say(f"stopping; {first} (Ctrl-C again: at once)")
+            say(f"stopping; {first} (press Ctrl-C again to stop now)")
         task.cancel()
 
     for number in SIGNALS:

@@ -1,5 +1,6 @@
-"""Random words of a state folder, made once and kept, readable by the owner alone: keys, passwords,
-ids.
+"""Files with generated secrets in a state folder: keys, passwords and ids.
+
+A secret is created once and is readable by its owner only.
 """
 
 import secrets
@@ -8,7 +9,7 @@ from pathlib import Path
 
 
 def kept(file: Path, make: Callable[[], str] = lambda: secrets.token_hex(32)) -> str:
-    """What stands in the file; made if there is none."""
+    """Return the text of a file; create the file from `make` if missing."""
     if not file.exists():
         partial = file.with_name(f"{file.name}.partial")
         partial.touch(mode=0o600)

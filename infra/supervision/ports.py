@@ -1,9 +1,8 @@
-"""Ports on loopback, each promised to one process until it ends, below the range that the system
-gives to outgoing connections.
+"""Ports on loopback, each reserved for a process until its end.
 
-Within that range a port may be gone between the question and the bind; and a client that tries a
-dead server's port again and again may be given that very port for its own end, talk to itself, and
-keep the server from coming back.
+The ports lie below the ephemeral range of the system. Within that range a port may be taken between
+the check and the bind. A client that retries the port of a dead server may also receive that same
+port as its own source port, connect to itself and block the restart of the server.
 """
 
 import fcntl
@@ -22,18 +21,26 @@ USUAL_FIRST_OUTGOING = 32_768
 
 
 class NoPortError(DetailedError):
-    """Every port of the range is in use or promised."""
+    """All ports of the range are in use or reserved."""
 
     reason = "IN_USE"
 
 
 def free_port() -> int:
-    """A port that nobody listens on now and no other process was promised. Raises: NoPortError."""
+    """Return a port that is neither in use nor reserved by another process.
+
+    Raises:
+        NoPortError: no port is free.
+    """
     return distinct_free_ports(1)[0]
 
 
 def distinct_free_ports(count: int) -> list[int]:
-    """So many of them, no two the same. Raises: NoPortError."""
+    """Return distinct free ports.
+
+    Raises:
+        NoPortError: fewer ports are free.
+    """
     last = int(_OUTGOING.read_text().split()[0]) if _OUTGOING.exists() else USUAL_FIRST_OUTGOING
     found: list[int] = []
     for port in random.sample(range(FIRST_PORT, last), last - FIRST_PORT):
@@ -47,7 +54,7 @@ def distinct_free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Return True if a server could bind the port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -58,8 +65,9 @@ def is_free(port: int) -> bool:
 
 
 def _promise(port: int) -> bool:
-    """The lock's descriptor stays open on purpose: the kernel lets the port go when the process
-    ends, however it ends.
+    """Reserve a port with a file lock.
+
+    The descriptor stays open: the kernel releases the lock at the end of the process.
     """
     folder = Path(tempfile.gettempdir()) / f"thumbwheel-ports-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

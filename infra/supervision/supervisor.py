@@ -1,5 +1,6 @@
-"""Starts the programs in order, keeps them running, stops those at the door first and then the rest
-side by side.
+"""Supervisor that starts programs in order, restarts them, and stops them in two groups.
+
+Programs with `stops_first` stop first, then all others concurrently.
 """
 
 import asyncio
@@ -20,20 +21,20 @@ RUNNING = "running.json"
 
 @dataclass(frozen=True)
 class Running:
-    """Who works in a state folder, and where."""
+    """Process id and ports of the supervisor of a state folder."""
 
     pid: int
     ports: Mapping[str, int]
 
 
 class AlreadyRunningError(DetailedError):
-    """Another supervisor works in this state folder."""
+    """Another supervisor uses this state folder."""
 
     reason = "IN_USE"
 
 
 class NotRunningError(DetailedError):
-    """No supervisor works in this state folder."""
+    """No supervisor uses this state folder."""
 
     reason = "STOPPED"
 
@@ -45,15 +46,14 @@ async def supervised(
     programs: Sequence[Program],
     say: Callable[[str, str], None],
 ) -> AsyncIterator[dict[str, Child]]:
-    """All programs ready; leaving the block stops them. Their logs and a note of who runs where are
-    in the state folder.
+    """Run programs while the block executes. All of them are ready when the block starts.
 
-    Who is cancelled a second time, while they stop, does not want to wait: what still runs is
-    killed.
+    Logs and a file with the process id and the ports are in the state folder. A second cancellation
+    during the stop kills the remaining programs.
 
     Raises:
-        AlreadyRunningError: a supervisor's process is alive for this state folder.
-        ChildFailedError: one did not start; those that did are stopped.
+        AlreadyRunningError: a supervisor is running for this state folder.
+        ChildFailedError: a program did not start; the programs already started are stopped.
     """
     (state / LOGS).mkdir(parents=True, exist_ok=True)
     _claim(state, ports)
@@ -93,17 +93,18 @@ def _is_cancelled_twice() -> bool:
 
 
 def _claim(state: Path, ports: Mapping[str, int]) -> None:
-    """Write who runs and where; `make loop` and the simulated users find the ports here."""
+    """Record the process id and ports, for `make loop` and the simulated users."""
     running = find_running(state)
     if running and running.pid != os.getpid():
         raise AlreadyRunningError(
-            f"Thumbwheel runs already (process {running.pid}, state in {state})", field=str(state)
+            f"Thumbwheel is already running (process {running.pid}, state in {state})",
+            field=str(state),
         )
     (state / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": dict(ports)}, indent=2))
 
 
 def find_running(state: Path) -> Running | None:
-    """The system that runs in a state folder."""
+    """Return the supervisor that is running in a state folder, or None."""
     file = state / RUNNING
     if not file.exists():
         return None
@@ -113,15 +114,15 @@ def find_running(state: Path) -> Running | None:
 
 
 def read_ports(state: Path) -> Mapping[str, int]:
-    """Ports of the system that runs in a state folder.
+    """Return the ports of the system that is running in a state folder.
 
     Raises:
-        NotRunningError: none does.
+        NotRunningError: no system is running.
     """
     running = find_running(state)
     if running is None:
         raise NotRunningError(
-            f"Thumbwheel does not run in {state}: start it with `make up` in another terminal",
+            f"Thumbwheel is not running in {state}; start it with `make up` in another terminal",
             field=str(state),
         )
     return running.ports

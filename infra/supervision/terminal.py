@@ -1,9 +1,9 @@
-"""What the one terminal shows: a line a message, coloured by service where colours are wanted."""
+"""Terminal output of the supervisor: a line per message, coloured by service."""
 
 import os
 import sys
 
-# Whose lines are the supervisor's own.
+# Source name of the supervisor's own lines.
 SUPERVISOR = "thumbwheel"
 COLOURS = {
     "gateway": 36,
@@ -18,10 +18,10 @@ COLOURS = {
 
 
 class Terminal:
-    """Writes whole lines to standard output.
+    """Writer of whole lines to standard output.
 
     Args:
-        with_children: the lines of the programs too, not only those about them.
+        with_children: True to print the output of the programs as well.
     """
 
     def __init__(self, with_children: bool = True) -> None:
@@ -29,9 +29,7 @@ class Terminal:
         self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def say(self, source: str, text: str) -> None:
-        """One line. Lines of the services carry their own clock and name; the supervisor's get an
-        arrow.
-        """
+        """Print a line. Services print their own time and name; supervisor lines get an arrow."""
         if source != SUPERVISOR and not self._with_children:
             return
         if source == SUPERVISOR:

@@ -1,5 +1,6 @@
-"""`python -m infra.watching` writes the dashboards for Grafana; with --check it compares and writes
-nothing.
+"""Generate the dashboards for Grafana: `python -m infra.watching`.
+
+`--check` compares and writes nothing.
 """
 
 import sys
@@ -21,7 +22,7 @@ def main() -> None:
         differing = sorted(
             name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)
         )
-        sys.exit(f"not what the code says: {', '.join(differing)}; run python -m infra.watching")
+        sys.exit(f"stale dashboards: {', '.join(differing)}; run python -m infra.watching")
 
 
 if __name__ == "__main__":

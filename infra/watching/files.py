@@ -1,5 +1,6 @@
-"""Where the files are that Prometheus and Grafana read: in the chart, which brings them to
-clusters.
+"""Paths of the files for Prometheus and Grafana.
+
+The files are part of the chart, which installs them into clusters.
 """
 
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""Dashboards in Grafana's own form. No data source is wired in: a variable asks for one, so a file
-works in every Grafana.
+"""Rendering of dashboards as Grafana JSON.
+
+A variable selects the data source, so a file works in every Grafana.
 """
 
 import json
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from infra.watching.panels import COLUMNS, Dashboard, Panel, Row, Unit
 
-# Grafana 11's; older files are migrated when they are opened.
+# Schema of Grafana 11; Grafana migrates older files.
 SCHEMA_VERSION = 39
 DATASOURCE: Mapping[str, str] = {"type": "prometheus", "uid": "${datasource}"}
 VARIABLE = {
@@ -23,7 +24,7 @@ VARIABLE = {
 
 
 def render(dashboard: Dashboard) -> str:
-    """The file's text, the same for the same dashboard."""
+    """Return the text of the file; equal dashboards yield equal text."""
     whole = {
         "uid": f"thumbwheel-{dashboard.name}",
         "title": f"Thumbwheel: {dashboard.title}",
@@ -53,7 +54,7 @@ def render(dashboard: Dashboard) -> str:
 
 
 def _placed(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
-    """Rows one under another; within a row from left to right, on a new line where it is full."""
+    """Place rows below each other and panels from left to right, with line breaks at full width."""
     top = 0
     for row in rows:
         yield {
@@ -102,7 +103,7 @@ def _defaults(panel: Panel) -> dict[str, object]:
     if panel.now:
         return {"unit": panel.unit}
     custom = {"fillOpacity": 10, "showPoints": "never", "spanNulls": False}
-    # A time since 1970 has no sensible zero; everything else is honest only from zero on.
+    # The axis starts at 0, except for times since 1970.
     return {"unit": panel.unit, "custom": custom} | ({} if panel.unit is Unit.TIME else {"min": 0})
 
 

@@ -1,17 +1,15 @@
-"""What a dashboard is made of, and how all panels are alike: units, legends, the data source as a
-variable, one grid.
-"""
+"""Model of a dashboard: units, queries, panels and rows on a common grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Grafana's own width of a dashboard.
+# Width of a dashboard in Grafana.
 COLUMNS = 24
 
 
 class Unit(StrEnum):
-    """Grafana's ids of units."""
+    """Unit ids of Grafana."""
 
     SECONDS = "s"
     BYTES = "bytes"
@@ -23,7 +21,7 @@ class Unit(StrEnum):
 
 @dataclass(frozen=True)
 class Query:
-    """An expression of PromQL; the legend may name labels as {{label}}."""
+    """A PromQL expression. The legend may contain labels as {{label}}."""
 
     expression: str
     legend: str = ""
@@ -31,8 +29,9 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over time; or only the last values, if `now`. The description says what a person should
-    think of it.
+    """A panel of lines over time, or of the last values if `now`.
+
+    The description explains how to interpret the panel.
     """
 
     title: str
@@ -49,7 +48,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """Panels side by side under one heading."""
+    """Panels in a row with a heading."""
 
     title: str
     panels: Sequence[Panel]
@@ -57,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One file. `name` is its file's name and its uid in Grafana."""
+    """A dashboard file. `name` is the file name and the uid in Grafana."""
 
     name: str
     title: str
@@ -66,13 +65,16 @@ class Dashboard:
 
 
 def rate(metric: str, by: str = "", where: str = "") -> str:
-    """Events a second, of all replicas together."""
+    """Return the rate of a counter per second, summed over replicas."""
     selected = f"{metric}{{{where}}}" if where else metric
     return f"sum{f' by ({by})' if by else ''} (rate({selected}[$__rate_interval]))"
 
 
 def share(metric: str, where: str, by: str = "") -> str:
-    """The part of a counter that has these labels: 0 to 1. Nothing where nothing happened."""
+    """Return the share (0 to 1) of a counter that has these labels.
+
+    The result is empty without events.
+    """
     on = f" on ({by})" if by else ""
     return f"{rate(metric, by, where)} /{on} ({rate(metric, by)} > 0)"
 
@@ -80,7 +82,11 @@ def share(metric: str, where: str, by: str = "") -> str:
 def quantiles(
     histogram: str, by: str = "", where: str = "", of: Sequence[float] = (0.5, 0.95)
 ) -> list[Query]:
-    """Quantiles of a histogram of seconds; `by` names labels to keep apart."""
+    """Return quantiles of a histogram of seconds.
+
+    Args:
+        by: labels to keep separate.
+    """
     labels = ", ".join(("le", *by.split(", "))) if by else "le"
     kept = "".join(f" {{{{{label}}}}}" for label in by.split(", ")) if by else ""
     return [

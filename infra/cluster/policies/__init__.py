@@ -1,3 +1,1 @@
-"""NetworkPolicies, which a plain bridge does not enforce: read from the API, rendered to one table
-of nftables.
-"""
+"""Enforcement of NetworkPolicies by nftables, since a plain bridge does not enforce them."""

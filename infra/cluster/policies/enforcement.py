@@ -1,8 +1,7 @@
-"""Follows pods, namespaces and policies by watching the API, and puts the rules in force with each
-change.
+"""Enforcement of NetworkPolicies after every change of pods, namespaces and policies.
 
-A pod is known from when the API tells its address, which is about when its containers start.
-Connections that stand are left alone.
+The API is watched for changes. A pod becomes known once the API reports its address, which is about
+the start of its containers. Established connections are not affected.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ AGAIN_SECONDS = 0.5
 
 
 class Watched(Protocol):
-    """What is asked of the API."""
+    """API calls of the enforcement."""
 
     async def get(self, path: str) -> Json: ...
 
@@ -34,7 +33,7 @@ class Watched(Protocol):
 
 
 class Enforcement:
-    """Applies a table whenever it differs from the last one."""
+    """Apply the nftables table whenever it differs from the last one."""
 
     def __init__(self, api: Watched, apply: Callable[[str], Awaitable[None]]) -> None:
         self._api = api
@@ -43,14 +42,17 @@ class Enforcement:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Watch and enforce until cancelled."""
         async with asyncio.TaskGroup() as group:
             for kind in KINDS:
                 group.create_task(self._follow(kind))
             group.create_task(self._enforce())
 
     async def _follow(self, kind: str) -> None:
-        """A watch ends whenever the server likes; then everything is listed again."""
+        """List and watch a kind.
+
+        The server may end a watch at any time; then the kind is listed again.
+        """
         while True:
             try:
                 listed = await self._api.get(kind)
@@ -61,7 +63,7 @@ class Enforcement:
                         break
                     self._learn(kind, event)
             except (aiohttp.ClientError, TimeoutError) as error:
-                print(f"watching again: {kind}: {error}", file=sys.stderr, flush=True)
+                print(f"restarting watch: {kind}: {error}", file=sys.stderr, flush=True)
             await asyncio.sleep(AGAIN_SECONDS)
 
     def _learn(self, kind: str, event: Json) -> None:
@@ -73,9 +75,7 @@ class Enforcement:
         self._changed.set()
 
     async def _enforce(self) -> None:
-        """Nothing is put in force before all kinds are known: half of them would mean something
-        else.
-        """
+        """Apply changes once all kinds are known: partial data would yield other rules."""
         last = None
         while True:
             await self._changed.wait()
@@ -97,8 +97,10 @@ class Enforcement:
 
 
 async def apply_table(table: str) -> None:
-    """Hand it to the kernel, all of it or nothing. Raises: CalledProcessError: nftables does not
-    take it.
+    """Replace the table atomically.
+
+    Raises:
+        CalledProcessError: nftables rejected the table.
     """
     process = await asyncio.create_subprocess_exec("nft", "-f", "-", stdin=subprocess.PIPE)
     await process.communicate(table.encode())
@@ -107,7 +109,7 @@ async def apply_table(table: str) -> None:
 
 
 async def is_in_force() -> bool:
-    """Whether a first table is there."""
+    """Return True if a table has been applied."""
     process = await asyncio.create_subprocess_exec(
         *("nft", "list", "table", "inet", TABLE),
         stdout=subprocess.DEVNULL,

@@ -1,5 +1,6 @@
-"""What NetworkPolicies speak of: pods, namespaces, selectors, peers and ports, read from the API's
-JSON. IPv4 only, as the cluster is.
+"""Pods, namespaces, selectors, peers and ports of NetworkPolicies, parsed from API JSON.
+
+Only IPv4 is supported, as in the cluster.
 """
 
 import ipaddress
@@ -21,7 +22,7 @@ class Operator(StrEnum):
 
 @dataclass(frozen=True)
 class Expression:
-    """One of a selector's matchExpressions."""
+    """An entry of matchExpressions in a selector."""
 
     key: str
     operator: Operator
@@ -31,7 +32,7 @@ class Expression:
         match self.operator:
             case Operator.IN:
                 return labels.get(self.key) in self.values
-            case Operator.NOT_IN:  # who has no such label is not in
+            case Operator.NOT_IN:  # also matches objects without the label
                 return labels.get(self.key) not in self.values
             case Operator.EXISTS:
                 return self.key in labels
@@ -41,7 +42,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Selector:
-    """Empty, it selects everything."""
+    """A selector. An empty selector matches all objects."""
 
     expressions: tuple[Expression, ...]
 
@@ -51,7 +52,7 @@ class Selector:
 
 @dataclass(frozen=True)
 class NamedPort:
-    """A port that a container names."""
+    """A named port of a container."""
 
     name: str
     protocol: str
@@ -60,7 +61,7 @@ class NamedPort:
 
 @dataclass(frozen=True)
 class Pod:
-    """One that has an address of its own and has not ended."""
+    """A running pod with its own address."""
 
     namespace: str
     address: str
@@ -70,7 +71,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Block:
-    """Addresses, and which of them are left out."""
+    """A block of addresses with exceptions."""
 
     addresses: str
     left_out: tuple[str, ...]
@@ -78,7 +79,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Pods by labels, in namespaces by labels; None: any pod there, the policy's own namespace."""
+    """Pods selected by labels in namespaces selected by labels.
+
+    `namespaces` None selects the policy's own namespace; `pods` None selects all pods.
+    """
 
     namespaces: Selector | None
     pods: Selector | None
@@ -86,7 +90,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Port:
-    """A port, a range of them, a container's name for one; None: every port of the protocol."""
+    """A port, a range of ports, or the name of a container's port.
+
+    None selects all ports of the protocol.
+    """
 
     protocol: str
     first: int | str | None
@@ -95,7 +102,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Rule:
-    """Lets these peers in (or out) on these ports. None: all of them."""
+    """Permission for peers and ports. None selects all peers or all ports."""
 
     peers: tuple[Block | Chosen, ...] | None
     ports: tuple[Port, ...] | None
@@ -103,7 +110,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Policy:
-    """None for a direction: this policy says nothing of it. No rules: nobody."""
+    """A NetworkPolicy.
+
+    A direction of None is not restricted. A direction without rules permits no traffic.
+    """
 
     namespace: str
     selector: Selector
@@ -126,7 +136,7 @@ def read_selector(found: Json | None) -> Selector | None:
 
 
 def read_pods(found: Iterable[Json]) -> tuple[Pod, ...]:
-    """Those that a policy can mean."""
+    """Return the pods that policies can select."""
     pods = (_read_pod(entry) for entry in found)
     return tuple(
         sorted((pod for pod in pods if pod), key=lambda pod: ipaddress.ip_address(pod.address))

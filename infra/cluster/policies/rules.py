@@ -1,10 +1,9 @@
-"""Policies as one table of nftables, a chain a pod and direction: what no rule returns from is
-dropped.
+"""Rendering of policies as an nftables table with a chain per pod and direction.
 
-A Service's address has been translated before these hooks, so rules see addresses of pods, as
-policies mean them. Packets between pods of one bridge pass the forward hook because the bridge
-hands them to the firewall (bridge-nf-call-iptables). What the node itself sends, kubelet's probes
-among it, passes neither hook: every implementation lets it in.
+Packets are dropped unless a rule returns from the chain. Service addresses are translated before
+these hooks, so rules see pod addresses, as policies require. Packets between pods of the bridge
+pass the forward hook because of bridge-nf-call-iptables. Packets of the node, including kubelet's
+probes, pass neither hook; all implementations permit them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ ANY = ""
 
 
 class Direction(StrEnum):
-    """The value names the side of a packet on which the peer stands."""
+    """Direction of a packet; the value is the address field of the peer."""
 
     INGRESS = "saddr"
     EGRESS = "daddr"
@@ -30,14 +29,14 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True)
 class World:
-    """Everything that the rules follow from."""
+    """All objects that determine the rules."""
 
     pods: Sequence[Pod]
     namespaces: Mapping[str, Labels]
     policies: Sequence[Policy]
 
     def chosen(self, peer: Chosen, namespace: str) -> list[Pod]:
-        """The pods that a policy of the namespace means."""
+        """Return the pods that a peer selects for a policy of the namespace."""
         return [
             pod
             for pod in self.pods
@@ -51,7 +50,7 @@ class World:
 
 
 def render(world: World) -> str:
-    """The table, replaced as a whole: nothing passes in between."""
+    """Return the table, which replaces the previous one atomically."""
     chains: list[str] = []
     jumps: dict[Direction, list[str]] = {direction: [] for direction in Direction}
     for direction in (Direction.EGRESS, Direction.INGRESS):
@@ -79,7 +78,7 @@ def _hook(name: str) -> str:
 
 
 def _own(pod: Pod, direction: Direction) -> list[str]:
-    """No policy keeps a pod from itself."""
+    """Permit traffic of a pod to itself, which policies never restrict."""
     return [f"ip {direction} {pod.address} return"]
 
 
@@ -98,7 +97,7 @@ def _of(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
 
 
 def _rules(world: World, policy: Policy, pod: Pod, direction: Direction) -> Iterator[str]:
-    """What the policy lets into the pod, or out of it."""
+    """Yield the rules of a policy for a pod."""
     for rule in _of(policy, direction) or ():
         if rule.peers is None:
             servers = [pod] if direction is Direction.INGRESS else world.pods
@@ -132,7 +131,7 @@ def _ports(rule: Rule, servers: Sequence[Pod]) -> Iterator[str]:
 
 
 def _port(port: Port, servers: Sequence[Pod]) -> Iterator[str]:
-    """A name means what the pods that serve it call so."""
+    """Yield matches for a port. A named port is resolved by the pods that serve it."""
     protocol = port.protocol.lower()
     if port.first is None:
         yield f"meta l4proto {protocol}"

@@ -1,4 +1,4 @@
-"""One file a dashboard: which questions it answers, in the order in which a person asks them."""
+"""Dashboards, a module per file, each with panels in the order of an investigation."""
 
 from infra.watching.boards import chat, feedback, guard, models, training
 

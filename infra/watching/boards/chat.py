@@ -1,4 +1,4 @@
-"""The chat path: do people get answers, how fast, and which service is in the way if not."""
+"""Chat path: success and latency of answers, and the service that causes a failure."""
 
 from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate, share
 
@@ -10,11 +10,11 @@ TURNS, HTTP, RPCS = (
 TROUBLE = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED"'
 
 PEOPLE = Row(
-    "Do people get answers?",
+    "Answers",
     (
         Panel(
-            "Turns by how they ended",
-            "failed is what people see as an error; blocked ones are answers of the guard.",
+            "Turns by result",
+            "Users see failed turns as errors; blocked turns are decisions of the guardrail.",
             Unit.PER_SECOND,
             [Query(rate(TURNS, "reason"), "{{reason}}")],
         ),
@@ -26,55 +26,55 @@ PEOPLE = Row(
         ),
         Panel(
             "Turns running",
-            "Each holds a stream open.",
+            "Each running turn has an open stream.",
             Unit.COUNT,
             [Query("sum by (instance) (thumbwheel_turns_running)", "{{instance}}")],
         ),
         Panel(
-            "Time to the first words",
-            "From the request to the first text that was released.",
+            "Time to first text",
+            "From the request to the first released text.",
             Unit.SECONDS,
             quantiles("thumbwheel_ttft_seconds"),
         ),
         Panel(
-            "What our own path adds",
-            "The part of it that the model did not take.",
+            "Latency without the model",
+            "Time to first text minus the time of the model.",
             Unit.SECONDS,
             quantiles("thumbwheel_added_seconds"),
         ),
         Panel(
-            "Stages before the first words",
-            "95 of 100 are faster. generate is the model, begin the database.",
+            "Stages before the first text",
+            "95th percentile. generate is the model, begin the database.",
             Unit.SECONDS,
             quantiles("thumbwheel_turn_stage_seconds", "stage", of=(0.95,)),
         ),
     ),
 )
 DOOR = Row(
-    "The HTTP door",
+    "HTTP server",
     (
         Panel("Requests", "By route.", Unit.PER_SECOND, [Query(rate(HTTP, "route"), "{{route}}")]),
         Panel(
-            "Requests that were not answered well",
-            "4xx are callers' faults, 499 a client that left; 5xx are ours.",
+            "Unsuccessful requests",
+            "4xx: error of the caller, 499: client disconnected, 5xx: error of the server.",
             Unit.PER_SECOND,
             [Query(rate(HTTP, "status", 'status!~"2.."'), "{{status}}")],
         ),
         Panel(
-            "Time to the head of the answer",
-            "95 of 100 are faster, by route.",
+            "Time to response headers",
+            "95th percentile by route.",
             Unit.SECONDS,
             quantiles("thumbwheel_http_seconds", "route", of=(0.95,)),
         ),
         Panel(
-            "Keys and tokens refused",
-            "By reason. Unknown ones in great number are guesses.",
+            "Rejected keys and tokens",
+            "By reason. Many unknown keys indicate guessing.",
             Unit.PER_SECOND,
             [Query(rate("thumbwheel_refused_bearers_total", "reason"), "{{reason}}")],
         ),
         Panel(
-            "Quotas: refused turns",
-            "By limit and whose it is.",
+            "Quotas: rejected turns",
+            "By limit and scope.",
             Unit.PER_SECOND,
             [
                 Query(
@@ -88,8 +88,8 @@ DOOR = Row(
             ],
         ),
         Panel(
-            "Store shared by gateways",
-            "1 while it answers; see the runbook ValkeyAway.",
+            "Shared state of the gateways",
+            "1 if Valkey responds; see the runbook ValkeyAway.",
             Unit.COUNT,
             [Query("thumbwheel_gateway_valkey_up", "{{instance}}")],
         ),
@@ -99,7 +99,7 @@ SERVICES = Row(
     "Services",
     (
         Panel(
-            "Replicas that answer Prometheus",
+            "Replicas scraped by Prometheus",
             "By service.",
             Unit.COUNT,
             [Query('sum by (job) (up{job!="prometheus"})', "{{job}}")],
@@ -107,31 +107,31 @@ SERVICES = Row(
         Panel("Calls", "By service.", Unit.PER_SECOND, [Query(rate(RPCS, "job"), "{{job}}")]),
         Panel(
             "Calls that ended badly",
-            "The leftmost service of the path that shows here is the cause; those before it follow.",
+            "The last failing service of the path is the cause; failures of its callers follow.",
             Unit.PER_SECOND,
             [Query(rate(RPCS, "job, method, code", TROUBLE), "{{job}} {{method}} {{code}}")],
         ),
         Panel(
             "Duration of calls",
-            "95 of 100 are faster, by service. Streams of the generator last as long as the answer.",
+            "95th percentile by service. Streams of the generator last as long as the answer.",
             Unit.SECONDS,
             quantiles("thumbwheel_rpc_seconds", "job", of=(0.95,)),
         ),
         Panel(
-            "Event loop's lag",
-            "99 of 100 wake earlier. Above 0.25 s something blocks every call of that process.",
+            "Event loop lag",
+            "99th percentile. Above 0.25 s, blocking code delays every call of the process.",
             Unit.SECONDS,
             quantiles("thumbwheel_event_loop_lag_seconds", "job", of=(0.99,)),
         ),
         Panel(
             "Memory",
-            "Resident, by process.",
+            "Resident memory by process.",
             Unit.BYTES,
             [Query("process_resident_memory_bytes", "{{job}} {{instance}}")],
         ),
         Panel(
-            "Admission: calls that wait for their first answer",
-            "Of the limit, which follows the latency; queued calls are admitted within 2 s or refused.",
+            "Admission: calls without a first response",
+            "Compared with the adaptive limit; queued calls are admitted or rejected within 2 s.",
             Unit.COUNT,
             [
                 Query(
@@ -144,27 +144,28 @@ SERVICES = Row(
             ],
         ),
         Panel(
-            "Admission: refused calls",
-            "Refused after 2 s in the queue, by service. The alert Overloaded fires above 5 % of all calls.",
+            "Admission: rejected calls",
+            "Rejected after 2 s in the queue, by service. "
+            "The alert Overloaded fires above 5 % of all calls.",
             Unit.PER_SECOND,
             [Query(rate("thumbwheel_admission_refused_total", "job, door"), "{{job}} {{door}}")],
         ),
         Panel(
             "Answers not stored, messages not enhanced",
-            "The first is a page: people saw answers that are not in their conversations.",
+            "Answers not stored page: users saw answers that their conversations lack.",
             Unit.PER_SECOND,
             [
                 Query(rate("thumbwheel_answers_not_stored_total"), "answers not stored"),
-                Query(rate("thumbwheel_enhancer_skipped_total"), "left as typed"),
+                Query(rate("thumbwheel_enhancer_skipped_total"), "not enhanced"),
             ],
         ),
         Panel(
-            "Conversations' database",
-            "Transactions run again solve themselves; failed ones reached a caller.",
+            "Database of conversations",
+            "Retried transactions need no action; failed ones returned an error to a caller.",
             Unit.PER_SECOND,
             [
                 Query(
-                    rate("thumbwheel_session_work_run_again_total", "reason"), "again: {{reason}}"
+                    rate("thumbwheel_session_work_run_again_total", "reason"), "retried: {{reason}}"
                 ),
                 Query(rate("thumbwheel_session_work_failed_total", "reason"), "failed: {{reason}}"),
             ],
@@ -175,6 +176,6 @@ SERVICES = Row(
 BOARD = Dashboard(
     "chat",
     "chat path",
-    "Do people get answers, how fast, and what is in the way.",
+    "Success and latency of answers, and causes of failures.",
     (PEOPLE, DOOR, SERVICES),
 )

@@ -1,27 +1,27 @@
-"""The feedback pipeline: is what people said durable, and how far is it on its way to training."""
+"""Feedback pipeline: durability of feedback and progress towards training."""
 
 from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate
 
 FEEDBACK = "thumbwheel_feedback"
 
 ACKS = Row(
-    "Durable?",
+    "Durability",
     (
         Panel(
             "Acknowledged events",
-            "New ones, and those known before (a retry).",
+            "New events, and repeated ones from retries.",
             Unit.PER_SECOND,
             [Query(rate(f"{FEEDBACK}_acks_total", "stream, outcome"), "{{stream}} {{outcome}}")],
         ),
         Panel(
             "Time to durable",
-            "From the call to the disk.",
+            "From the call to the sync on disk.",
             Unit.SECONDS,
             quantiles(f"{FEEDBACK}_ack_seconds", "stream", of=(0.5, 0.99)),
         ),
         Panel(
             "Spool in use",
-            "Of its limit. Full: nothing is acknowledged any more. SpoolFills fires at 80 %.",
+            "Share of the limit. A full spool rejects feedback. SpoolFills fires at 80 %.",
             Unit.RATIO,
             [
                 Query(
@@ -31,23 +31,23 @@ ACKS = Row(
             ],
         ),
         Panel(
-            "Turns in session's outbox",
-            "Committed with the conversation, not yet taken by feedback.",
+            "Turns in the outbox of session",
+            "Committed with the conversation, not yet accepted by feedback.",
             Unit.COUNT,
             [Query("max(thumbwheel_session_outbox_turns)", "waiting")],
         ),
         Panel(
-            "Turns taken and refused by feedback",
-            "Refused ones are a defect.",
+            "Turns accepted and rejected by feedback",
+            "A rejected turn is a defect.",
             Unit.PER_SECOND,
             [
-                Query(rate("thumbwheel_session_turns_relayed_total"), "taken"),
-                Query(rate("thumbwheel_session_turns_refused_total"), "refused"),
+                Query(rate("thumbwheel_session_turns_relayed_total"), "accepted"),
+                Query(rate("thumbwheel_session_turns_refused_total"), "rejected"),
             ],
         ),
         Panel(
-            "Behind on the way to Kafka",
-            "Safe in one replica's spool alone.",
+            "Relay lag to Kafka",
+            "Age of events that are only in the spool of a single replica.",
             Unit.SECONDS,
             [
                 Query(
@@ -59,20 +59,20 @@ ACKS = Row(
     ),
 )
 PARQUET = Row(
-    "On its way to training",
+    "Progress to training",
     (
         Panel(
-            "Behind on the way to Parquet",
-            "Usually below the flush interval. SinkBehind fires at two minutes.",
+            "Sink lag to Parquet",
+            "Normally below the flush interval. SinkBehind fires at two minutes.",
             Unit.SECONDS,
             [Query(f"max by (stream) ({FEEDBACK}_sink_lag_seconds)", "{{stream}}")],
         ),
         Panel(
             "Events not yet in Parquet",
-            "At hand, and in Kafka.",
+            "Local events, and events in Kafka.",
             Unit.COUNT,
             [
-                Query(f"sum by (stream) ({FEEDBACK}_sink_lag_events)", "{{stream}} at hand"),
+                Query(f"sum by (stream) ({FEEDBACK}_sink_lag_events)", "{{stream}} local"),
                 Query(f"sum by (stream) ({FEEDBACK}_consumer_lag_events)", "{{stream}} in Kafka"),
             ],
         ),
@@ -83,8 +83,8 @@ PARQUET = Row(
             [Query(rate(f"{FEEDBACK}_rows_total", "stream"), "{{stream}}")],
         ),
         Panel(
-            "Flushes to be tried again",
-            "By error: the object store, the ledger, another writer.",
+            "Failed flushes",
+            "Retried; by error of the object store, the ledger or another writer.",
             Unit.PER_SECOND,
             [
                 Query(
@@ -93,19 +93,21 @@ PARQUET = Row(
             ],
         ),
         Panel(
-            "Dead letters and repeats",
-            "Dead letters could not be decoded; repeats and what was erased on its way are dropped, which is their purpose.",
+            "Dead letters and duplicates",
+            "Dead letters cannot be decoded. "
+            "Duplicates and events erased in transit are dropped as intended.",
             Unit.PER_SECOND,
             [
                 Query(rate(f"{FEEDBACK}_dead_letters_total", "stream"), "{{stream}} dead letters"),
                 Query(
-                    rate(f"{FEEDBACK}_tombstones_total", "stream"), "{{stream}} repeats or erased"
+                    rate(f"{FEEDBACK}_tombstones_total", "stream"),
+                    "{{stream}} duplicates or erased",
                 ),
             ],
         ),
         Panel(
-            "Partitions that stand, offsets that are lost",
-            "Both must be 0, always.",
+            "Stopped partitions and lost offsets",
+            "Both must always be 0.",
             Unit.COUNT,
             [
                 Query(f"sum by (stream) ({FEEDBACK}_stopped_partitions)", "{{stream}} stopped"),
@@ -119,42 +121,42 @@ ERASURE = Row(
     (
         Panel(
             "Erasures",
-            "Users whose key was shredded: nothing they had said can be read since.",
+            "Users whose key was deleted, so that their earlier feedback is unreadable.",
             Unit.COUNT,
-            [Query(f"sum(increase({FEEDBACK}_erasures_total[1h]))", "in an hour")],
+            [Query(f"sum(increase({FEEDBACK}_erasures_total[1h]))", "per hour")],
         ),
         Panel(
-            "Time to shred",
-            "From the call; five seconds at most are promised.",
+            "Time to delete the key",
+            "From the call; at most five seconds are guaranteed.",
             Unit.SECONDS,
             quantiles(f"{FEEDBACK}_shred_seconds", of=(0.5, 0.99)),
         ),
         Panel(
-            "Unreadable and not yet rewritten",
-            "Their rows leave the objects with the next compaction. ErasureWaits fires after a day.",
+            "Erasures without compaction",
+            "The next compaction removes the unreadable rows. ErasureWaits fires after a day.",
             Unit.COUNT,
             [Query(f"max({FEEDBACK}_erasures_waiting)", "erasures")],
         ),
         Panel(
-            "The oldest of them",
-            "Since it was asked for.",
+            "Age of the oldest waiting erasure",
+            "Time since the request.",
             Unit.SECONDS,
-            [Query(f"max({FEEDBACK}_erasure_oldest_waiting_seconds)", "waits")],
+            [Query(f"max({FEEDBACK}_erasure_oldest_waiting_seconds)", "oldest")],
         ),
     ),
 )
 COMPACTION = Row(
-    "Kept small and clean",
+    "Compaction",
     (
         Panel(
-            "Since the last pass of compaction",
+            "Time since the last compaction",
             "CompactionStands fires at three periods.",
             Unit.SECONDS,
             [Query(f"time() - max by (stream) ({FEEDBACK}_compaction_time_seconds)", "{{stream}}")],
         ),
         Panel(
-            "Rows left out",
-            "Erased by their people, past their days, or there twice.",
+            "Dropped rows",
+            "Erased, expired or duplicate rows.",
             Unit.PER_SECOND,
             [
                 Query(
@@ -164,8 +166,8 @@ COMPACTION = Row(
             ],
         ),
         Panel(
-            "Compacted objects, and what failed",
-            "By error: the object store, the ledger, another compactor, a damaged object.",
+            "Compacted objects and failures",
+            "By error of the object store, the ledger, another compactor or a damaged object.",
             Unit.PER_SECOND,
             [
                 Query(rate(f"{FEEDBACK}_covers_total", "stream"), "{{stream}} published"),
@@ -181,6 +183,6 @@ COMPACTION = Row(
 BOARD = Dashboard(
     "feedback",
     "feedback pipeline",
-    "Is what people said durable, how far is it on its way, and gone where they want it gone.",
+    "Durability of feedback, progress to training, compaction and erasure.",
     (ACKS, PARQUET, COMPACTION, ERASURE),
 )

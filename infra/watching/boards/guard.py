@@ -1,4 +1,4 @@
-"""The guard: what it takes back or leaves out, at which stage, for which reason, and what it costs."""
+"""Guardrail: blocked and redacted texts by stage and reason, and the latency."""
 
 from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate, share
 
@@ -6,49 +6,49 @@ VERDICTS, SHOWN = "thumbwheel_guardrail_verdicts_total", "thumbwheel_guard_verdi
 TURNS = "thumbwheel_turns_total"
 
 POLICY = Row(
-    "What it decides",
+    "Verdicts",
     (
         Panel(
             "Blocked turns",
-            "Of all turns. ManyBlocked fires at 30 %.",
+            "Share of all turns. ManyBlocked fires at 30 %.",
             Unit.RATIO,
             [
-                Query(share(TURNS, 'reason="input_blocked"'), "questions"),
+                Query(share(TURNS, 'reason="input_blocked"'), "inputs"),
                 Query(share(TURNS, 'reason="output_blocked"'), "answers"),
             ],
         ),
         Panel(
-            "Verdicts that people noticed",
+            "Verdicts visible to users",
             "Blocked or redacted, by category.",
             Unit.PER_SECOND,
             [Query(rate(SHOWN, "stage, action, category"), "{{stage}} {{action}} {{category}}")],
         ),
         Panel(
             "All verdicts",
-            "An answer is judged piece by piece, so there are more of them than turns.",
+            "An answer is checked in parts, so verdicts outnumber turns.",
             Unit.PER_SECOND,
             [Query(rate(VERDICTS, "stage, action"), "{{stage}} {{action}}")],
         ),
     ),
 )
 COST = Row(
-    "What it costs",
+    "Latency",
     (
         Panel(
-            "Time before the first words",
-            "95 of 100 are faster. guard_input counts only what it takes longer than what runs beside it.",
+            "Time before the first text",
+            "95th percentile. guard_input counts only the excess over concurrent stages.",
             Unit.SECONDS,
             quantiles("thumbwheel_turn_stage_seconds", "stage", 'stage=~"guard_.*"', (0.95,)),
         ),
         Panel(
-            "Duration of its calls",
+            "Duration of calls",
             "By method.",
             Unit.SECONDS,
             quantiles("thumbwheel_rpc_seconds", "method", 'job="guardrail"'),
         ),
         Panel(
-            "Calls that ended badly",
-            "Without a verdict nothing is shown.",
+            "Failed calls",
+            "Fail closed: without a verdict no text is shown.",
             Unit.PER_SECOND,
             [
                 Query(
@@ -60,4 +60,4 @@ COST = Row(
     ),
 )
 
-BOARD = Dashboard("guard", "guard", "What the guard decides, and what it costs.", (POLICY, COST))
+BOARD = Dashboard("guard", "guard", "Verdicts of the guardrail and their latency.", (POLICY, COST))

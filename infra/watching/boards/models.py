@@ -1,6 +1,4 @@
-"""Models and thumbs: which version answers whom, what people think of it, and whether the model
-server keeps up.
-"""
+"""Models and thumbs: served versions, their ratings and the load of the model server."""
 
 from infra.watching.panels import Dashboard, Panel, Query, Row, Unit, quantiles, rate, share
 
@@ -8,34 +6,35 @@ GENERATIONS, TURNS = "thumbwheel_generations_total", "thumbwheel_turns_total"
 EXPERIMENT = "thumbwheel_experiment"
 
 ROLLOUT = Row(
-    "Which version answers",
+    "Served versions",
     (
         Panel(
-            "Share of the users",
-            "A candidate's share is drawn by user, so a user stays with a version.",
+            "Share of users",
+            "Users are assigned to a version and keep their version.",
             Unit.RATIO,
             [Query("max by (version) (thumbwheel_version_share)", "{{version}}")],
         ),
         Panel(
-            "Versions that answer",
-            "0: it is wanted and does not answer.",
+            "Ready versions",
+            "0: the version is configured but does not respond.",
             Unit.COUNT,
             [Query("min by (version) (thumbwheel_version_ready)", "{{version}}")],
         ),
         Panel(
-            "Age of what is known of the rollout",
-            "It grows while the rollout's store is away.",
+            "Age of the rollout state",
+            "Grows while the store of the rollout is unavailable.",
             Unit.SECONDS,
             [Query("time() - thumbwheel_rollout_read_time_seconds", "{{instance}}")],
         ),
     ),
 )
 THUMBS = Row(
-    "What people think",
+    "Ratings",
     (
         Panel(
-            "Thumbs up of all thumbs",
-            "Standing thumbs, with the interval that holds at every look: overlapping intervals say nothing yet.",
+            "Share of thumbs up",
+            "Current thumbs with the anytime-valid confidence interval. "
+            "Overlapping intervals permit no decision.",
             Unit.RATIO,
             [
                 Query(
@@ -53,8 +52,8 @@ THUMBS = Row(
             width=12,
         ),
         Panel(
-            "Standing thumbs and users",
-            "How much there is to judge by.",
+            "Current thumbs and users",
+            "Amount of evidence.",
             Unit.COUNT,
             [
                 Query(f"max by (version, arm) ({EXPERIMENT}_thumbs)", "{{version}} {{arm}} thumbs"),
@@ -66,8 +65,8 @@ THUMBS = Row(
             width=12,
         ),
         Panel(
-            "Thumbs given",
-            "As they come in, by version.",
+            "Rate of thumbs",
+            "Thumbs received by version.",
             Unit.PER_SECOND,
             [
                 Query(
@@ -78,43 +77,43 @@ THUMBS = Row(
         ),
         Panel(
             "Failed turns by version",
-            "A candidate alone: roll it back.",
+            "If only the candidate fails, roll it back.",
             Unit.RATIO,
             [Query(share(TURNS, 'version!="", reason="failed"', "version"), "{{version}}")],
         ),
         Panel(
             "Blocked answers by version",
-            "What the guard took back of what the model said.",
+            "Answers of the model blocked by the guardrail.",
             Unit.RATIO,
             [Query(share(TURNS, 'version!="", reason="output_blocked"', "version"), "{{version}}")],
         ),
     ),
 )
-# Of the model server there is: our own, or vLLM, which names a version as the model that it serves.
+# Metrics of both model servers: the predictor, and vLLM with the version as its model name.
 SPEED = Row(
     "Generations",
     (
         Panel(
             "Generations",
-            "By version and end.",
+            "By version and result.",
             Unit.PER_SECOND,
             [Query(rate(GENERATIONS, "version, reason"))],
         ),
         Panel(
             "Tokens",
-            "Read (prompt) and written (completion).",
+            "Prompt tokens and completion tokens.",
             Unit.PER_SECOND,
             [Query(rate("thumbwheel_tokens_total", "version, kind"), "{{version}} {{kind}}")],
         ),
         Panel(
-            "Time to the model's first text",
-            "As the generator sees it.",
+            "Time to first text of the model",
+            "Measured by the generator.",
             Unit.SECONDS,
             quantiles("thumbwheel_first_text_seconds", "version"),
         ),
         Panel(
-            "Waiting and running in the model server",
-            "Waiting for long: the alert ModelServerFull.",
+            "Requests in the model server",
+            "Long waiting triggers the alert ModelServerFull.",
             Unit.COUNT,
             [
                 Query(
@@ -130,8 +129,8 @@ SPEED = Row(
             ],
         ),
         Panel(
-            "Time between two tokens",
-            "Of one answer.",
+            "Time between tokens",
+            "Within an answer.",
             Unit.SECONDS,
             [
                 *quantiles("thumbwheel_predictor_inter_token_seconds", "version"),
@@ -140,7 +139,7 @@ SPEED = Row(
         ),
         Panel(
             "KV blocks in use",
-            "Cached prefixes included: full is no fault by itself.",
+            "Includes cached prefixes: a full cache is normal.",
             Unit.RATIO,
             [
                 Query("max by (version) (thumbwheel_predictor_cache_usage_ratio)", "{{version}}"),
@@ -153,6 +152,6 @@ SPEED = Row(
 BOARD = Dashboard(
     "models",
     "models and thumbs",
-    "Which version answers, what people think of it, how fast it is.",
+    "Served versions, their ratings and their speed.",
     (ROLLOUT, THUMBS, SPEED),
 )

@@ -1,35 +1,35 @@
-"""Training's loop: what the last turn came to, and the figures that its gate looked at."""
+"""Training loop: result of the last run and the figures of its gate."""
 
 from infra.watching.panels import Dashboard, Panel, Query, Row, Unit
 
 LOOP = "thumbwheel_loop"
 
-TURN = Row(
-    "The last turn",
+RUN = Row(
+    "Last run",
     (
         Panel(
             "Result",
-            "What it came to; running while it runs.",
+            "Result of the last run; running during a run.",
             Unit.COUNT,
             [Query(f"max by (recipe, result) ({LOOP}_turn_result) == 1", "{{recipe}}: {{result}}")],
             now=True,
         ),
         Panel(
-            "Since it last wrote",
-            "Hours without a word while it runs: the alert LoopStands.",
+            "Time since the last update",
+            "Hours without an update during a run trigger the alert LoopStands.",
             Unit.SECONDS,
             [Query(f"time() - max({LOOP}_updated_time_seconds)", "ago")],
             now=True,
         ),
         Panel(
-            "Runs now",
-            "1 while a turn runs.",
+            "Running",
+            "1 during a run.",
             Unit.COUNT,
             [Query(f"max({LOOP}_running)", "running")],
             now=True,
         ),
         Panel(
-            "Step's progress",
+            "Progress of steps",
             "0 to 1 for each step.",
             Unit.RATIO,
             [Query(f"max by (step) ({LOOP}_step_progress_ratio)", "{{step}}")],
@@ -37,7 +37,7 @@ TURN = Row(
         ),
         Panel(
             "Results over time",
-            "Which result stood when.",
+            "Result of the last run at each time.",
             Unit.COUNT,
             [Query(f"max by (recipe, result) ({LOOP}_turn_result)", "{{recipe}} {{result}}")],
             width=12,
@@ -45,7 +45,7 @@ TURN = Row(
     ),
 )
 GATE = Row(
-    "What the gate saw",
+    "Gate",
     (
         Panel(
             "Checks",
@@ -55,8 +55,8 @@ GATE = Row(
             width=12,
         ),
         Panel(
-            "Checks that passed",
-            "One 0 closes the gate.",
+            "Passed checks",
+            "A single 0 closes the gate.",
             Unit.COUNT,
             [Query(f"min by (check) ({LOOP}_check_passed)", "{{check}}")],
             width=12,
@@ -65,5 +65,5 @@ GATE = Row(
 )
 
 BOARD = Dashboard(
-    "training", "training", "What the last turn of the loop came to, and why.", (TURN, GATE)
+    "training", "training", "Result of the last run of the loop and its reasons.", (RUN, GATE)
 )

@@ -128,7 +128,7 @@ async def test_a_second_ctrl_c_kills_what_does_not_stop_in_every_system_around(
     await pressing
     assert [line.split(";")[0].split(":")[0] for line in said] == [
         "stopping",
-        "stopping at once",
+        "stopping now",
         "stopped",
     ]
     assert not outer.exists(), "it was killed, not asked"
