@@ -40,18 +40,18 @@ def row(outcome: Outcome, name: str) -> str:
 
 def test_a_judgement_that_broke_off_takes_nothing_else_from_the_table() -> None:
     broken = Claim(
-        "the new version was judged",
+        "the new version was evaluated",
         False,
         "RESOURCE_EXHAUSTED: too much is under way (asked 9 times in 120 s)",
     )
     outcome = replace(OUTCOME, win_rate=None, claims=(broken,))
     assert not outcome.holds
     assert row(outcome, "result").endswith("promoted: more thumbs up")
-    assert row(outcome, "win rate").endswith("unknown: the judgement broke off")
+    assert row(outcome, "win rate").endswith("unknown: the evaluation failed")
     assert list(lines(outcome))[-1] == f"FAILS  {broken.text}: {broken.seen}"
 
 
 def test_a_win_rate_is_shown_as_it_is_and_none_where_nothing_was_promoted() -> None:
     assert row(OUTCOME, "win rate").endswith("100.0% (100.0% to 100.0%) on 1 held-out questions")
     refused = replace(OUTCOME, turn=replace(TURN, result="refused"), win_rate=None)
-    assert row(refused, "win rate").endswith("not asked: nothing was promoted")
+    assert row(refused, "win rate").endswith("not measured: no version was promoted")
