@@ -298,7 +298,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
         return await many_at_once(turn, options.streams, options.seconds, token_seconds)
 
     async with running_stack(folder, token_seconds, options.brokers) as (stack, pids):
-        place = bucket_place(stack.surroundings().loop_environment)
+        place = bucket_place(stack.environment().loop_environment)
         assert place
         print_readable(*await readable_after(stack.run, Bucket(place), options.thumbs))
         refused: list[str] = []

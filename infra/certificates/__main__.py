@@ -6,7 +6,7 @@ Usage: `python -m infra.certificates --into DIR`.
 import argparse
 from pathlib import Path
 
-from infra.certificates.folder import SERVICES, fill
+from infra.certificates.folder import SERVICES, issue_certificates
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         help="lifetime of a certificate in days (default: %(default)g)",
     )
     options = parser.parse_args()
-    written = fill(options.into, options.services, options.days)
+    written = issue_certificates(options.into, options.services, options.days)
     print(f"{options.into}: {', '.join(written) or 'nothing'} written")
 
 

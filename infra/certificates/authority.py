@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # Backdate certificates, so that a clock that is slightly behind does not reject a new certificate.
-BACKDATED = timedelta(hours=1)
+BACKDATING = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Pair:
+class CertificatePair:
     """A certificate and its private key, both in PEM."""
 
     certificate: bytes
@@ -37,7 +37,7 @@ class Pair:
 class Authority:
     """Sign certificates with the key of the authority."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: CertificatePair) -> None:
         self.pair = pair
         self._certificate = x509.load_pem_x509_certificate(pair.certificate)
         key = load_pem_private_key(pair.key, password=None)
@@ -46,7 +46,7 @@ class Authority:
         self._key = key
 
     @classmethod
-    def make(cls, days: float) -> "Authority":
+    def create(cls, days: float) -> "Authority":
         """Create an authority with a new key."""
         key = generate_private_key(SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Thumbwheel's own authority")])
@@ -59,7 +59,7 @@ class Authority:
         )
         return cls(_pair(builder.sign(key, hashes.SHA256()), key))
 
-    def issue(self, service: str, days: float) -> Pair:
+    def issue(self, service: str, days: float) -> CertificatePair:
         """Issue a certificate for a service, valid for server and client authentication.
 
         A negative number of days yields an expired certificate.
@@ -70,7 +70,9 @@ class Authority:
         ]
         return self.sign(x509.Name([]), names, days)
 
-    def sign(self, subject: x509.Name, names: Sequence[x509.GeneralName], days: float) -> Pair:
+    def sign(
+        self, subject: x509.Name, names: Sequence[x509.GeneralName], days: float
+    ) -> CertificatePair:
         """Sign a certificate for a subject with alternative names, and create its key."""
         key = generate_private_key(SECP256R1())
         builder = (
@@ -102,7 +104,7 @@ class Authority:
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, end: datetime
 ) -> x509.CertificateBuilder:
-    begin = min(datetime.now(UTC), end) - BACKDATED
+    begin = min(datetime.now(UTC), end) - BACKDATING
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -114,8 +116,8 @@ def _builder(
     )
 
 
-def _pair(certificate: x509.Certificate, key: EllipticCurvePrivateKey) -> Pair:
-    return Pair(
+def _pair(certificate: x509.Certificate, key: EllipticCurvePrivateKey) -> CertificatePair:
+    return CertificatePair(
         certificate.public_bytes(Encoding.PEM),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     )

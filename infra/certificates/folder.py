@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from infra.certificates.authority import Authority, Pair
+from infra.certificates.authority import Authority, CertificatePair
 
 SERVICES = (
     "gateway",
@@ -26,7 +26,7 @@ SERVICES = (
 AUTHORITY_DAYS = 3650.0
 
 
-def fill(folder: Path, services: Iterable[str], days: float) -> list[str]:
+def issue_certificates(folder: Path, services: Iterable[str], days: float) -> list[str]:
     """Write certificates that are missing or have less than half of their lifetime left.
 
     Return the names of the services written.
@@ -35,7 +35,7 @@ def fill(folder: Path, services: Iterable[str], days: float) -> list[str]:
     authority = _authority(folder)
     stale = [service for service in services if _days_left(folder / f"{service}.pem") < days / 2]
     for service in stale:
-        write(folder, service, authority.issue(service, days))
+        write_pair(folder, service, authority.issue(service, days))
     return stale
 
 
@@ -48,7 +48,7 @@ def tls_settings(folder: Path, service: str) -> dict[str, Path]:
     }
 
 
-def write(folder: Path, name: str, pair: Pair) -> None:
+def write_pair(folder: Path, name: str, pair: CertificatePair) -> None:
     """Replace a certificate and its key on disk.
 
     Each file is replaced atomically. A reader between the two renames sees a key and a certificate
@@ -61,8 +61,8 @@ def write(folder: Path, name: str, pair: Pair) -> None:
 def _authority(folder: Path) -> Authority:
     certificate, key = folder / "authority.pem", folder / "authority.key"
     if not certificate.exists():
-        write(folder, "authority", Authority.make(AUTHORITY_DAYS).pair)
-    return Authority(Pair(certificate.read_bytes(), key.read_bytes()))
+        write_pair(folder, "authority", Authority.create(AUTHORITY_DAYS).pair)
+    return Authority(CertificatePair(certificate.read_bytes(), key.read_bytes()))
 
 
 def _replace(file: Path, content: bytes, mode: int) -> None:

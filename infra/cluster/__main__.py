@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parse(words)
     layout = Layout(arguments.state.resolve())
     say = partial(Terminal().say, SUPERVISOR)
-    interruption.stop_like_ctrl_c()
+    interruption.treat_sigterm_as_ctrl_c()
     try:
         sys.exit(
             COMMANDS[arguments.command](layout, [*getattr(arguments, "images", ()), *command], say)
@@ -78,7 +78,7 @@ def main() -> None:
     except (ClusterError, ServerError, ChildFailedError) as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        interruption.leave()
+        interruption.exit_interrupted()
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:

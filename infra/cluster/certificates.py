@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from infra.certificates.authority import Authority, Pair
-from infra.certificates.folder import write
+from infra.certificates.authority import Authority, CertificatePair
+from infra.certificates.folder import write_pair
 from infra.cluster.layout import ADMIN, API, API_SERVICE, DOMAIN, NODE, NODE_ADDRESS, Layout
 
 DAYS = 30.0
@@ -75,13 +75,13 @@ def write_certificates(layout: Layout) -> None:
     """Write all certificates and the kubeconfigs that refer to them."""
     folder = layout.certificates
     folder.mkdir(parents=True, mode=0o700)
-    authority, front = Authority.make(DAYS), Authority.make(DAYS)
-    write(folder, AUTHORITY, authority.pair)
-    write(folder, FRONT_AUTHORITY, front.pair)
+    authority, front = Authority.create(DAYS), Authority.create(DAYS)
+    write_pair(folder, AUTHORITY, authority.pair)
+    write_pair(folder, FRONT_AUTHORITY, front.pair)
     for name, identity in IDENTITIES.items():
-        write(folder, name, authority.sign(identity.subject, identity.alternatives, DAYS))
-    write(folder, FRONT_PROXY, front.sign(Identity("front-proxy-client").subject, [], DAYS))
-    write(folder, SERVICE_ACCOUNTS, _signing_pair())
+        write_pair(folder, name, authority.sign(identity.subject, identity.alternatives, DAYS))
+    write_pair(folder, FRONT_PROXY, front.sign(Identity("front-proxy-client").subject, [], DAYS))
+    write_pair(folder, SERVICE_ACCOUNTS, _signing_pair())
     for name in CALLERS:
         file = layout.kubeconfig(name)
         file.touch(mode=0o600)
@@ -105,13 +105,13 @@ def kubeconfig(folder: Path, name: str) -> dict[str, object]:
     }
 
 
-def _signing_pair() -> Pair:
+def _signing_pair() -> CertificatePair:
     """Create the key that signs service account tokens.
 
     The public key takes the place of the certificate.
     """
     key = generate_private_key(SECP256R1())
-    return Pair(
+    return CertificatePair(
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     )

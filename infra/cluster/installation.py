@@ -27,10 +27,10 @@ from infra.servers.debian import unpack_packages
 from infra.servers.installation import (
     LOCKS,
     Part,
-    fill_missing,
     home,
+    install_missing,
     install_wheels,
-    refuse_missing,
+    require_installed,
 )
 
 DEBIAN, CLIENTS, HELM3 = (
@@ -102,7 +102,7 @@ def find_installed() -> Tools:
         ServerError: a part is missing; names the command for the installation.
     """
     tools = locate()
-    refuse_missing(parts(tools), COMMAND)
+    require_installed(parts(tools), COMMAND)
     return tools
 
 
@@ -115,7 +115,7 @@ def install(say: Callable[[str], None]) -> Tools:
     tools = locate()
     if not is_built():
         refuse_unable()
-    fill_missing(parts(tools), say)
+    install_missing(parts(tools), say)
     if build_caches().exists():
         say(f"removing build caches: {build_caches()}")
         forget_build_caches()
@@ -133,7 +133,7 @@ def install_clients(say: Callable[[str], None]) -> None:
     Raises:
         ServerError: a download failed.
     """
-    fill_missing(client_parts(locate()), say)
+    install_missing(client_parts(locate()), say)
 
 
 def client_parts(tools: Tools) -> list[Part]:

@@ -10,13 +10,13 @@ from infra.supervision.terminal import SUPERVISOR, Terminal
 
 
 def main() -> None:
-    interruption.stop_like_ctrl_c()
+    interruption.treat_sigterm_as_ctrl_c()
     try:
         install(partial(Terminal().say, SUPERVISOR))
     except ServerError as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        interruption.leave()
+        interruption.exit_interrupted()
 
 
 if __name__ == "__main__":

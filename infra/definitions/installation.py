@@ -6,7 +6,7 @@ from pathlib import Path
 
 from infra.definitions.modules import fetch_definitions, read_modules
 from infra.servers import installation as servers
-from infra.servers.installation import LOCKS, Part, fill_missing, home, refuse_missing
+from infra.servers.installation import LOCKS, Part, home, install_missing, require_installed
 from infra.servers.jars import fetch_jars
 from infra.servers.steps import run_steps
 
@@ -26,7 +26,7 @@ def find_installed() -> Path:
     Raises:
         ServerError: the folder is missing; names the command for the installation.
     """
-    refuse_missing([part()], COMMAND)
+    require_installed([part()], COMMAND)
     return part().home
 
 
@@ -36,7 +36,7 @@ def install(say: Callable[[str], None]) -> Path:
     Raises:
         ServerError: a download is impossible; the message contains the remedy.
     """
-    fill_missing([part()], say)
+    install_missing([part()], say)
     return part().home
 
 

@@ -15,11 +15,11 @@ from infra.cluster.errors import ClusterError
 from infra.cluster.installation import find_installed
 from infra.cluster.layout import Layout
 from infra.deploy import release
-from infra.deploy.doorway import open_door
-from infra.deploy.images import bring_images
-from infra.deploy.inside import Inside
+from infra.deploy.cluster_shell import ClusterShell
+from infra.deploy.images import load_images
+from infra.deploy.port_forward import forward_port
 from infra.deploy.storage import prepare_storage
-from infra.deploy.training import RayMode, bring_operator, prepare_packages, values
+from infra.deploy.training import RayMode, chart_values, install_operator, prepare_packages
 from infra.kuberay import installation as kuberay
 from infra.servers.errors import ServerError
 from infra.supervision import interruption
@@ -56,7 +56,7 @@ def main() -> int:
         help="load the whole training image (six gigabytes) instead of mounting .venv",
     )
     options = parser.parse_args()
-    interruption.stop_like_ctrl_c()
+    interruption.treat_sigterm_as_ctrl_c()
     try:
         deploy(
             Layout(options.state.resolve()),
@@ -69,7 +69,7 @@ def main() -> int:
         print(f"==> {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        interruption.leave()
+        interruption.exit_interrupted()
     return 0
 
 
@@ -86,33 +86,33 @@ def deploy(
     tools = find_installed()
     if lifecycle.find(layout) is None:
         lifecycle.up(layout, tools, say)
-    inside = Inside(layout, tools)
-    tags = bring_images(
-        inside,
+    shell = ClusterShell(layout, tools)
+    tags = load_images(
+        shell,
         [*IMAGES, *(["training"] if training else [])],
         say,
         bare=[] if whole else ["training"],
     )
     say("namespace (restricted) and volumes")
-    inside.run(
+    shell.run(
         "kubectl",
         "apply",
         "--server-side",
         "-f",
         "-",
-        said=prepare_storage(layout, release.NAMESPACE),
+        stdin=prepare_storage(layout, release.NAMESPACE),
     )
     if training and not whole:
-        prepare_packages(inside, release.NAMESPACE)
+        prepare_packages(shell, release.NAMESPACE)
     if training is RayMode.KUBERAY:
-        bring_operator(inside, kuberay.find_installed(), release.NAMESPACE, say)
+        install_operator(shell, kuberay.find_installed(), release.NAMESPACE, say)
     say("installing the chart, until every pod is ready")
-    release.install(inside, tags, values(training, whole=whole) if training else {})
+    release.install(shell, tags, chart_values(training, whole=whole) if training else {})
     say("helm test")
-    release.test(inside)
-    address, key = release.door_address(inside), release.owner_key(inside)
-    shown = open_door(inside, port, address, HTTP_PORT)
-    grpc = open_door(inside, grpc_port, address, GRPC_PORT)
+    release.test(shell)
+    address, key = release.gateway_address(shell), release.owner_key(shell)
+    shown = forward_port(shell, port, address, HTTP_PORT)
+    grpc = forward_port(shell, grpc_port, address, GRPC_PORT)
     say(
         f"deployed to the cluster after {time.monotonic() - started:.0f} s; "
         f"gRPC at 127.0.0.1:{grpc}"

@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from infra.cluster.errors import ClusterError
+from infra.deploy.cluster_shell import ClusterShell
 from infra.deploy.images import REPOSITORY
-from infra.deploy.inside import Inside
 from infra.install.environment import ROOT
 from training.errors import details_of
 
 CHART = ROOT / "charts" / "thumbwheel"
 VALUES = CHART / "ci" / "evaluation-values.yaml"
 # Values for this cluster only: its DNS caches answers for a second.
-HERE: Mapping[str, object] = MappingProxyType({"rollout": {"minReadySeconds": 6}})
+LOCAL_VALUES: Mapping[str, object] = MappingProxyType({"rollout": {"minReadySeconds": 6}})
 NAME = NAMESPACE = "thumbwheel"
 INSTALL_SECONDS = 300
 
 
 def install(
-    inside: Inside, tags: Mapping[str, str], more: Mapping[str, object] = MappingProxyType({})
+    shell: ClusterShell, tags: Mapping[str, str], more: Mapping[str, object] = MappingProxyType({})
 ) -> None:
     """Install or upgrade the chart, and wait until every pod is ready.
 
@@ -38,28 +38,35 @@ def install(
     words += [word for each in said for word in ("--set-string", each)]
     words += ["--wait", "--timeout", f"{INSTALL_SECONDS}s"]
     try:
-        inside.run(*words, said=json.dumps({**HERE, **more}), seconds=INSTALL_SECONDS + 60)
+        shell.run(*words, stdin=json.dumps({**LOCAL_VALUES, **more}), seconds=INSTALL_SECONDS + 60)
     except ClusterError as error:
-        raise ClusterError(f"{error}\n{_state_of_pods(inside)}", **details_of(error)) from error
+        raise ClusterError(f"{error}\n{_state_of_pods(shell)}", **details_of(error)) from error
 
 
-def test(inside: Inside) -> None:
+def test(shell: ClusterShell) -> None:
     """Run the tests of the chart.
 
     Raises:
         ClusterError: a test failed.
     """
-    inside.run("helm", "test", NAME, "--namespace", NAMESPACE, "--timeout", "120s")
+    shell.run("helm", "test", NAME, "--namespace", NAMESPACE, "--timeout", "120s")
 
 
-def owner_key(inside: Inside) -> str:
+def owner_key(shell: ClusterShell) -> str:
     """Return an API key with all scopes.
 
     The key is created once per cluster and stored in a file that only its owner can read.
     """
-    kept = inside.layout.state / "owner.key"
-    if not kept.exists():
-        where = ["kubectl", "--namespace", NAMESPACE, "exec", f"deployment/{NAME}-gateway", "--"]
+    file = shell.layout.state / "owner.key"
+    if not file.exists():
+        in_gateway = [
+            "kubectl",
+            "--namespace",
+            NAMESPACE,
+            "exec",
+            f"deployment/{NAME}-gateway",
+            "--",
+        ]
         command = [
             "python3",
             "-m",
@@ -71,22 +78,22 @@ def owner_key(inside: Inside) -> str:
             "--scopes",
             "all",
         ]
-        said = inside.run(*where, *command)
-        kept.touch(mode=0o600)
-        kept.write_text(said.strip().splitlines()[-1].split()[-1])
-    return kept.read_text()
+        output = shell.run(*in_gateway, *command)
+        file.touch(mode=0o600)
+        file.write_text(output.strip().splitlines()[-1].split()[-1])
+    return file.read_text()
 
 
-def door_address(inside: Inside) -> str:
+def gateway_address(shell: ClusterShell) -> str:
     """Return the address inside the cluster of the Service for external clients."""
     path = "jsonpath={.spec.clusterIP}"
-    return inside.run(
+    return shell.run(
         "kubectl", "--namespace", NAMESPACE, "get", "service", f"{NAME}-door", "-o", path
     ).strip()
 
 
-def _state_of_pods(inside: Inside) -> str:
-    pods = json.loads(inside.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json"))[
+def _state_of_pods(shell: ClusterShell) -> str:
+    pods = json.loads(shell.run("kubectl", "--namespace", NAMESPACE, "get", "pods", "-o", "json"))[
         "items"
     ]
     lines = []

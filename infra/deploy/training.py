@@ -15,8 +15,8 @@ from pathlib import Path
 
 from infra.cluster.layout import NODE
 from infra.cluster.node import import_command
-from infra.definitions.known import make_known
-from infra.deploy.inside import Inside
+from infra.definitions.in_cluster import apply_definitions
+from infra.deploy.cluster_shell import ClusterShell
 from infra.kuberay.installation import Operator
 from infra.kuberay.objects import NAME, NAMESPACE, operator_objects
 
@@ -33,7 +33,7 @@ class RayMode(StrEnum):
     KUBERAY = "kuberay"
 
 
-def values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
+def chart_values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
     """Return chart values for manual runs of the nano recipe.
 
     Args:
@@ -62,7 +62,7 @@ def values(mode: RayMode, *, whole: bool = False) -> dict[str, object]:
     }
 
 
-def prepare_packages(inside: Inside, namespace: str) -> None:
+def prepare_packages(shell: ClusterShell, namespace: str) -> None:
     """Compile the packages and create their volume and claim.
 
     Pods mount the volume read-only and could not store bytecode.
@@ -73,8 +73,8 @@ def prepare_packages(inside: Inside, namespace: str) -> None:
         check=False,
         stdout=subprocess.DEVNULL,
     )
-    inside.run(
-        "kubectl", "apply", "--server-side", "-f", "-", said=packages_volume(site, namespace)
+    shell.run(
+        "kubectl", "apply", "--server-side", "-f", "-", stdin=packages_volume(site, namespace)
     )
 
 
@@ -110,14 +110,14 @@ def packages_volume(site: Path, namespace: str) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": [volume, claim]})
 
 
-def bring_operator(
-    inside: Inside, operator: Operator, namespace: str, say: Callable[[str], None]
+def install_operator(
+    shell: ClusterShell, operator: Operator, namespace: str, say: Callable[[str], None]
 ) -> None:
     """Install the KubeRay operator and wait until its rollout is complete."""
     say("installing the KubeRay operator")
-    inside.run(*import_command(operator.archive))
-    make_known(inside, operator.definitions)
-    inside.run("kubectl", "apply", "--server-side", "-f", str(operator.role))
-    inside.run("kubectl", "apply", "--server-side", "-f", "-", said=operator_objects(namespace))
+    shell.run(*import_command(operator.archive))
+    apply_definitions(shell, operator.definitions)
+    shell.run("kubectl", "apply", "--server-side", "-f", str(operator.role))
+    shell.run("kubectl", "apply", "--server-side", "-f", "-", stdin=operator_objects(namespace))
     where = ["--namespace", NAMESPACE, f"deployment/{NAME}", f"--timeout={OPERATOR_SECONDS}s"]
-    inside.run("kubectl", "rollout", "status", *where)
+    shell.run("kubectl", "rollout", "status", *where)

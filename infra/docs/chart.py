@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from infra.docs.written import write_or_compare
+from infra.docs.output import write_or_compare
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 PAGE = CHART / "README.md"
@@ -39,28 +39,35 @@ def main() -> None:
     text = (CHART / "values.yaml").read_text()
     defaults = yaml.safe_load(text)
     rows = [
-        f"| `{path}` | {shown(at(defaults, path))} | {said} |" for path, said in described(text)
+        f"| `{path}` | {shown(at(defaults, path))} | {comment_lines} |"
+        for path, comment_lines in describe_values(text)
     ]
     page = HEAD + "\n".join(rows) + "\n"
     complaint = "charts/thumbwheel/README.md is stale: run python -m infra.docs.chart"
     write_or_compare(PAGE, page, complaint)
 
 
-def described(text: str) -> Iterator[tuple[str, str]]:
+def describe_values(text: str) -> Iterator[tuple[str, str]]:
     """Yield keys and their comments from values.yaml.
 
     Included are keys with a value on the same line and keys with a comment that starts with `# --`.
     """
     above: list[str] = []
-    said: list[str] = []
+    comment_lines: list[str] = []
     for line in text.splitlines():
         if comment := re.fullmatch(r" *# (-- )?(.*)", line):
-            said = [comment[2]] if comment[1] else [*said, comment[2]] if said else []
+            comment_lines = (
+                [comment[2]]
+                if comment[1]
+                else [*comment_lines, comment[2]]
+                if comment_lines
+                else []
+            )
         elif key := re.match(r"( *)([A-Za-z]+):( *[^ #])?", line):
             above = [*above[: len(key[1]) // 2], key[2]]
-            if said or key[3]:
-                yield ".".join(above), " ".join(said).replace("|", "\\|")
-            said = []
+            if comment_lines or key[3]:
+                yield ".".join(above), " ".join(comment_lines).replace("|", "\\|")
+            comment_lines = []
 
 
 def at(values: Any, path: str) -> Any:

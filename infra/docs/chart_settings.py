@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from infra.docs.chart import CHART
+from infra.docs.output import write_or_compare
 from infra.docs.settings import SERVICES, common_fields, settings_class
-from infra.docs.written import write_or_compare
 
 SCHEMA = CHART / "values.schema.json"
 # Pods receive these settings from secrets. A value in values.yaml would be readable and without

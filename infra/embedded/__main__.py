@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
-from infra.embedded.enough import SilentFeedbackError, too_little
+from infra.embedded.environment import loop_environment
 from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, choose_ports, programs
+from infra.embedded.preflight import FeedbackUnreachableError, has_too_little_feedback
 from infra.embedded.readiness import wait_for_model
-from infra.embedded.running import UnknownRecipeError, check_recipe, find_ports, refuse_second
-from infra.embedded.surroundings import loop_environment
-from infra.embedded.training_process import attend
+from infra.embedded.running import UnknownRecipeError, check_not_running, check_recipe, find_ports
+from infra.embedded.training_process import run_training_process
 from infra.small_model.errors import ModelError
 from infra.supervision import interruption
 from infra.supervision.child import Child, ChildFailedError, Program
@@ -33,15 +33,15 @@ EXPECTED_ERRORS = (
         NotRunningError,
         ChildFailedError,
     ),
-    *(UnknownRecipeError, SilentFeedbackError, LoopRunningError),
+    *(UnknownRecipeError, FeedbackUnreachableError, LoopRunningError),
 )
 # Exit status of `python -m training loop` for too little feedback; training is not installed yet.
-TOO_LITTLE = 4
+TOO_LITTLE_FEEDBACK = 4
 
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
-    interruption.stop_like_ctrl_c()
+    interruption.treat_sigterm_as_ctrl_c()
     try:
         check_recipe(arguments.recipe)
         if arguments.command == "up":
@@ -54,7 +54,7 @@ def main() -> None:
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        interruption.leave()
+        interruption.exit_interrupted()
 
 
 def check(recipe: str, state: Path) -> int:
@@ -63,7 +63,7 @@ def check(recipe: str, state: Path) -> int:
     Otherwise return the exit status that the run would have.
     """
     feedback = Layout(state, find_ports(state)).target("feedback")
-    return TOO_LITTLE if too_little(recipe, state, feedback) else 0
+    return TOO_LITTLE_FEEDBACK if has_too_little_feedback(recipe, state, feedback) else 0
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -114,7 +114,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path]:
     The state folder is created after the model is available.
     """
     state = arguments.state.resolve()
-    refuse_second(state)
+    check_not_running(state)
     layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port))
     model = install_base(layout, arguments.model)
     layout.prepare()
@@ -171,7 +171,7 @@ async def run_loop(arguments: argparse.Namespace) -> int:
     command = [*loop_command(layout, arguments), *arguments.rest]
     say = partial(Terminal().say, SUPERVISOR)
     with interruptible(say, "training progress is preserved"):
-        return await attend(command, loop_environment(layout.state), layout.loop, say)
+        return await run_training_process(command, loop_environment(layout.state), layout.loop, say)
     return interruption.STATUS
 
 

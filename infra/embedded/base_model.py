@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from infra.embedded.layout import ROOT, Layout
-from infra.install.environment import filled_whole
+from infra.install.environment import atomic_folder
 from infra.small_model.resolve import resolve_model
 from training.errors import DetailedError
 
@@ -53,6 +53,6 @@ def _install_nano(layout: Layout) -> Path:
     target = layout.models / NANO_VERSION
     if not (target / "manifest.json").exists():
         shutil.rmtree(target, ignore_errors=True)
-        with filled_whole(target) as folder:
+        with atomic_folder(target) as folder:
             shutil.copytree(ROOT / "models" / NANO, folder, dirs_exist_ok=True)
     return target

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.supervision.child import Program
-from infra.supervision.kept import kept
 from infra.supervision.ports import HOST, distinct_free_ports, free_port, is_free
+from infra.supervision.secret_file import read_or_create
 from infra.supervision.supervisor import LOGS
 from training.errors import DetailedError
 
@@ -26,7 +26,7 @@ INNER_PORTS = {
 # Offset of the /metrics port of a gRPC service from its gRPC port.
 METRICS_OFFSET = 1000
 # A longer context slows a 270 M model on two cores without a gain in quality.
-MOST_CONTEXT_TOKENS = 2048
+MAX_CONTEXT_TOKENS = 2048
 # `make up` starts the programs in this order.
 START_ORDER = ("predictor", "guardrail", "enhancer", "feedback", "session", "generator", "gateway")
 
@@ -112,7 +112,7 @@ class Layout:
 
         The key is created once and is readable by its owner only.
         """
-        return kept(self.state / "principal.key")
+        return read_or_create(self.state / "principal.key")
 
     def master_key(self) -> str:
         """Return the key that wraps the data keys of sealed texts.
@@ -120,7 +120,7 @@ class Layout:
         The key is created once and is readable by its owner only. Without the key the texts are
         lost.
         """
-        return kept(self.state / "master.key")
+        return read_or_create(self.state / "master.key")
 
 
 def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
@@ -179,7 +179,7 @@ def free_ports() -> dict[str, int]:
 def context_tokens(model: Path) -> int:
     """Return the limit of tokens per turn: the context length of the model, bounded for CPUs."""
     config = json.loads((model / "config.json").read_text())
-    return min(int(config["max_position_embeddings"]), MOST_CONTEXT_TOKENS)
+    return min(int(config["max_position_embeddings"]), MAX_CONTEXT_TOKENS)
 
 
 def programs(layout: Layout, model: Path) -> list[Program]:

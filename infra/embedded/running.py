@@ -39,7 +39,7 @@ def check_recipe(name: str) -> None:
         )
 
 
-def refuse_second(state: Path) -> None:
+def check_not_running(state: Path) -> None:
     """Check that no system is running in the state folder.
 
     Raises:

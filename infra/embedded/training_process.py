@@ -17,20 +17,20 @@ from infra.embedded.layout import ROOT
 from infra.supervision.child import die_with_parent
 
 # About the time before a person presses Ctrl-C again. A later checkpoint is not awaited.
-NEAR_SECONDS = 30.0
+CHECKPOINT_SECONDS = 30.0
 # Ray stops its workers in two seconds, or in up to 15 if they are still starting on two busy cores.
-LEAVE_SECONDS = 40.0
-LOOK_SECONDS = 0.1
+EXIT_SECONDS = 40.0
+POLL_SECONDS = 0.1
 # Steps without loss on interruption: they take seconds or record each observation.
-LOSE_NOTHING = ("", "snapshot", "gate", "canary")
+STEPS_WITHOUT_LOSS = ("", "snapshot", "gate", "canary")
 
 
-async def attend(
+async def run_training_process(
     command: Sequence[str],
     environment: Mapping[str, str],
     loop: Path,
     say: Callable[[str], None],
-    near_seconds: float = NEAR_SECONDS,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> int:
     """Run the training process and return its exit status.
 
@@ -44,16 +44,16 @@ async def attend(
         cwd=ROOT,
         env=environment,
         start_new_session=True,
-        preexec_fn=_begin,
+        preexec_fn=_prepare_child,
     )
     try:
         return await process.wait()
     finally:
         if process.returncode is None:
-            await _end(process, loop, say, near_seconds)
+            await _stop(process, loop, say, checkpoint_seconds)
 
 
-def _begin() -> None:
+def _prepare_child() -> None:
     """Restore the default SIGINT handler in the child.
 
     A process started in the background ignores SIGINT, and its children inherit this. The child
@@ -63,8 +63,11 @@ def _begin() -> None:
     die_with_parent(signal.SIGINT)
 
 
-async def _end(
-    process: asyncio.subprocess.Process, loop: Path, say: Callable[[str], None], near_seconds: float
+async def _stop(
+    process: asyncio.subprocess.Process,
+    loop: Path,
+    say: Callable[[str], None],
+    checkpoint_seconds: float,
 ) -> None:
     """Stop training at a checkpoint.
 
@@ -72,11 +75,11 @@ async def _end(
     """
     try:
         with suppress(asyncio.CancelledError):
-            await _checkpoint(process, loop, say, near_seconds)
+            await _wait_for_checkpoint(process, loop, say, checkpoint_seconds)
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), LEAVE_SECONDS)
+            await asyncio.wait_for(process.wait(), EXIT_SECONDS)
     finally:
         if process.returncode is None:
             say("killing training; written progress is preserved")
@@ -84,20 +87,25 @@ async def _end(
             await process.wait()
 
 
-async def _checkpoint(
-    process: asyncio.subprocess.Process, loop: Path, say: Callable[[str], None], near_seconds: float
+async def _wait_for_checkpoint(
+    process: asyncio.subprocess.Process,
+    loop: Path,
+    say: Callable[[str], None],
+    checkpoint_seconds: float,
 ) -> None:
     """Wait for the next checkpoint, the end of the step, or the time-out."""
-    step, before = running_step(loop), _marks(loop)
-    if step in LOSE_NOTHING:
+    step, before = running_step(loop), _checkpoints(loop)
+    if step in STEPS_WITHOUT_LOSS:
         return
-    say(f"{step} stops at its next checkpoint or after {near_seconds:.0f} s")
+    say(f"{step} stops at its next checkpoint or after {checkpoint_seconds:.0f} s")
     with suppress(TimeoutError):
-        async with asyncio.timeout(near_seconds):
+        async with asyncio.timeout(checkpoint_seconds):
             while (  # noqa: ASYNC110
-                process.returncode is None and running_step(loop) == step and _marks(loop) == before
+                process.returncode is None
+                and running_step(loop) == step
+                and _checkpoints(loop) == before
             ):
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
 
 
 def running_step(loop: Path) -> str:
@@ -106,6 +114,6 @@ def running_step(loop: Path) -> str:
     return str(json.loads(file.read_text())["step"]) if file.exists() else ""
 
 
-def _marks(loop: Path) -> set[Path]:
+def _checkpoints(loop: Path) -> set[Path]:
     """Return the existing checkpoints; a new checkpoint replaces the oldest."""
     return set(loop.glob("runs/*/stages/*/step-*"))

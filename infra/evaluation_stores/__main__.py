@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from infra.evaluation_stores.places import DATA, IMAGE, SECRETS, Place
+from infra.evaluation_stores.layout import DATA, IMAGE, SECRETS, StoreLayout
 from infra.evaluation_stores.preparation import PREPARE
 from infra.servers.errors import ServerError
 from infra.supervision.ports import HOST
@@ -25,9 +25,12 @@ def main() -> None:
         help="host name that Kafka advertises to clients",
     )
     options = parser.parse_args()
-    place = Place(Path(DATA), Path(SECRETS), IMAGE, listens_on="0.0.0.0", known_as=options.known_as)  # noqa: S104
+    everywhere = "0.0.0.0"  # noqa: S104 - a pod has its own network namespace
+    layout = StoreLayout(
+        Path(DATA), Path(SECRETS), IMAGE, listens_on=everywhere, known_as=options.known_as
+    )
     try:
-        program = PREPARE[options.store](place)
+        program = PREPARE[options.store](layout)
     except ServerError as error:
         sys.exit(f"==> {error}")
     os.execve(program.command[0], program.command, {**os.environ, **program.environment})  # noqa: S606

@@ -14,7 +14,7 @@ from infra.servers.postgres import USER, Postgres, not_as_root
 from infra.servers.steps import LAST_CHARACTERS, STEP_SECONDS
 
 
-def keep_up(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> None:
+def ensure_databases(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> None:
     """Set the password and create missing databases.
 
     Raises:
@@ -25,17 +25,17 @@ def keep_up(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> Non
         0o700
     )  # Kubernetes may open a remounted volume to a group, and Postgres refuses such a folder.
     password = postgres.password.replace("'", "''")
-    said = _alone(
+    output = _run_single_user(
         binaries,
         data,
         [f"ALTER ROLE {USER} PASSWORD '{password}'", "SELECT datname FROM pg_database"],
     )
-    there = set(re.findall(r'datname = "([^"]+)"', said))
-    if missing := [name for name in databases if name not in there]:
-        _alone(binaries, data, [f'CREATE DATABASE "{name}"' for name in missing])
+    existing = set(re.findall(r'datname = "([^"]+)"', output))
+    if missing := [name for name in databases if name not in existing]:
+        _run_single_user(binaries, data, [f'CREATE DATABASE "{name}"' for name in missing])
 
 
-def _alone(binaries: Path, data: Path, statements: Sequence[str]) -> str:
+def _run_single_user(binaries: Path, data: Path, statements: Sequence[str]) -> str:
     """Run SQL statements in single-user mode, a statement per line.
 
     The statements are passed on standard input, because other users can read arguments.

@@ -5,8 +5,8 @@ The code is shared with the servers on loopback. Passwords come from the mounted
 
 from collections.abc import Callable, Mapping
 
-from infra.evaluation_stores.databases import keep_up
-from infra.evaluation_stores.places import Place
+from infra.evaluation_stores.databases import ensure_databases
+from infra.evaluation_stores.layout import StoreLayout
 from infra.servers.java import Java
 from infra.servers.kafka import Kafka
 from infra.servers.postgres import Postgres
@@ -21,41 +21,41 @@ DATABASES = ("gateway", "session", "generator", "feedback")
 CLASS_DATA = "-Xshare:auto"
 
 
-def prepare_postgres(place: Place) -> Program:
+def prepare_postgres(layout: StoreLayout) -> Program:
     """Initialise a new folder, and create the role and databases."""
-    place.take_secret("postgres-password", "password")
-    postgres = Postgres(place.folder, place.ports["postgres"][0], place.listens_on)
-    binaries = place.software.programs.postgres
+    layout.copy_secret("postgres-password", "password")
+    postgres = Postgres(layout.folder, layout.ports["postgres"][0], layout.listens_on)
+    binaries = layout.software.programs.postgres
     (program,) = postgres.prepare(binaries)
-    keep_up(binaries, postgres, DATABASES)
+    ensure_databases(binaries, postgres, DATABASES)
     return program
 
 
-def prepare_kafka(place: Place) -> Program:
+def prepare_kafka(layout: StoreLayout) -> Program:
     """Format a new folder for the broker."""
-    kafka = Kafka(place.folder, place.ports["kafka"], place.listens_on, place.known_as)
-    (program,) = kafka.prepare(Java(place.software.programs.jvm, place.software.jars, CLASS_DATA))
+    kafka = Kafka(layout.folder, layout.ports["kafka"], layout.listens_on, layout.known_as)
+    (program,) = kafka.prepare(Java(layout.software.programs.jvm, layout.software.jars, CLASS_DATA))
     return program
 
 
-def prepare_s3(place: Place) -> Program:
+def prepare_s3(layout: StoreLayout) -> Program:
     """Write the S3 credentials. The access key is constant."""
-    place.take_secret("secret-key", "secret.key")
-    (program,) = SeaweedFS(place.folder, place.ports["s3"], place.listens_on).prepare(
-        place.software.programs.weed
+    layout.copy_secret("secret-key", "secret.key")
+    (program,) = SeaweedFS(layout.folder, layout.ports["s3"], layout.listens_on).prepare(
+        layout.software.programs.weed
     )
     return program
 
 
-def prepare_valkey(place: Place) -> Program:
+def prepare_valkey(layout: StoreLayout) -> Program:
     """Write the configuration of Valkey."""
-    place.take_secret("valkey-password", "password")
-    valkey = Valkey(place.folder, place.ports["valkey"][0], place.listens_on)
-    (program,) = valkey.prepare(place.software.programs.valkey)
+    layout.copy_secret("valkey-password", "password")
+    valkey = Valkey(layout.folder, layout.ports["valkey"][0], layout.listens_on)
+    (program,) = valkey.prepare(layout.software.programs.valkey)
     return program
 
 
-PREPARE: Mapping[str, Callable[[Place], Program]] = {
+PREPARE: Mapping[str, Callable[[StoreLayout], Program]] = {
     "postgres": prepare_postgres,
     "kafka": prepare_kafka,
     "s3": prepare_s3,

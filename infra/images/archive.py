@@ -20,7 +20,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
-class Described:
+class ImageDescription:
     """Description of an image before the archive is written.
 
     `texts` holds the config and the manifest by digest. `entry` describes the manifest in the
@@ -36,7 +36,7 @@ class Described:
         return str(self.entry["digest"])
 
 
-def describe(layers: Sequence[Layer], config: Mapping[str, object]) -> Described:
+def describe(layers: Sequence[Layer], config: Mapping[str, object]) -> ImageDescription:
     """Describe an image; `config` is the image-spec's `config`: User, Env, Entrypoint, …"""
     texts: dict[str, bytes] = {}
 
@@ -62,10 +62,10 @@ def describe(layers: Sequence[Layer], config: Mapping[str, object]) -> Described
         for layer in layers
     ]
     manifest = put("manifest", {"schemaVersion": 2, "config": described, "layers": packed})
-    return Described(layers, texts, {**manifest, "platform": where})
+    return ImageDescription(layers, texts, {**manifest, "platform": where})
 
 
-def write_archive(path: Path, reference: str, image: Described) -> None:
+def write_archive(path: Path, reference: str, image: ImageDescription) -> None:
     """Write an image archive atomically."""
     named = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference}
     index = {"schemaVersion": 2, "manifests": [{**image.entry, "annotations": named}]}

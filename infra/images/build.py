@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from infra.images import interpreter, packages
-from infra.images.archive import Described, describe, write_archive
+from infra.images.archive import ImageDescription, describe, write_archive
 from infra.images.catalogue import ROOT, Catalogue, Image
 from infra.images.layer import Blob, Layer, LayerWriter
-from infra.install.environment import cache, filled_whole
+from infra.install.environment import atomic_folder, cache
 from infra.servers.installation import install_jars
 
 Say: TypeAlias = Callable[[str], None]
@@ -35,22 +35,22 @@ ENVIRONMENT = {
 # trust bundle in the chart overrides the variables.
 TRUST = dict.fromkeys(("PGSSLROOTCERT", "SSL_CERT_FILE"), f"{packages.SITE}/certifi/cacert.pem")
 # Sources that determine the cached layers. A change invalidates the cache.
-MAKERS = tuple(
+LAYER_SOURCES = tuple(
     Path(__file__).with_name(f"{name}.py") for name in ("build", "interpreter", "layer", "packages")
 )
 
 
 def build_image(image: Image, catalogue: Catalogue, reference: str, path: Path, say: Say) -> str:
     """Write the archive and return the digest of its manifest."""
-    with layered(image, catalogue, say) as described:
+    with built_image(image, catalogue, say) as described:
         write_archive(path, reference, described)
         return described.digest
 
 
 @contextmanager
-def layered(
+def built_image(
     image: Image, catalogue: Catalogue, say: Say, *, bare: bool = False
-) -> Iterator[Described]:
+) -> Iterator[ImageDescription]:
     """Build the layers of an image and yield its description, valid within the block.
 
     Args:
@@ -58,11 +58,13 @@ def layered(
             training are six gigabytes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        layers = [_kept("base", b"", interpreter.write_interpreter, say)]
+        layers = [_cached_layer("base", b"", interpreter.write_interpreter, say)]
         if image.programs or image.scripts:
             chosen = repr((image.programs, image.scripts)).encode()
             layers.append(
-                _kept(f"{image.name}-programs", chosen, partial(_write_programs, image=image), say)
+                _cached_layer(
+                    f"{image.name}-programs", chosen, partial(_write_programs, image=image), say
+                )
             )
         if not bare:
             layers.append(_packages(image, catalogue, say))
@@ -82,7 +84,9 @@ def config_of(image: Image) -> dict[str, object]:
     """Return the `config` object of the image-spec."""
     return {
         "User": f"{interpreter.USER}:{interpreter.USER}",
-        "Env": [f"{name}={value}" for name, value in {**ENVIRONMENT, **trust_of(image)}.items()],
+        "Env": [
+            f"{name}={value}" for name, value in {**ENVIRONMENT, **trust_variables(image)}.items()
+        ],
         "WorkingDir": APP,
         "Entrypoint": ["python3", "-m"],
         "Cmd": [image.module],
@@ -90,7 +94,7 @@ def config_of(image: Image) -> dict[str, object]:
     }
 
 
-def trust_of(image: Image) -> Mapping[str, str]:
+def trust_variables(image: Image) -> Mapping[str, str]:
     """Return trust variables, for images whose lock contains certifi.
 
     Other images call no external servers.
@@ -130,8 +134,8 @@ def script(function: str) -> str:
 
 def _packages(image: Image, catalogue: Catalogue, say: Say) -> Layer:
     locks = b"".join((ROOT / lock).read_bytes() for lock in locks_of(image))
-    chosen = repr(catalogue.left_out(image)).encode()
-    return _kept(
+    chosen = repr(catalogue.omitted_patterns(image)).encode()
+    return _cached_layer(
         image.name,
         locks + chosen,
         lambda writer: _write_packages(writer, image, catalogue, say),
@@ -141,7 +145,9 @@ def _packages(image: Image, catalogue: Catalogue, say: Say) -> Layer:
 
 def _write_packages(writer: LayerWriter, image: Image, catalogue: Catalogue, say: Say) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        packages.install_packages(ROOT / image.lock, Path(folder), catalogue.left_out(image))
+        packages.install_packages(
+            ROOT / image.lock, Path(folder), catalogue.omitted_patterns(image)
+        )
         writer.tree(Path(folder), packages.SITE)
     if image.jars:
         writer.tree(install_jars(say), JARS)
@@ -163,15 +169,17 @@ def _code(image: Image, folder: Path) -> Layer:
     return writer.layer
 
 
-def _kept(name: str, follows_from: bytes, write: Callable[[LayerWriter], None], say: Say) -> Layer:
+def _cached_layer(
+    name: str, inputs: bytes, write: Callable[[LayerWriter], None], say: Say
+) -> Layer:
     """Return a layer from the cache; create the layer if missing."""
-    digest = hashlib.sha256(interpreter.VERSION.encode() + follows_from)
-    for path in MAKERS:
+    digest = hashlib.sha256(interpreter.VERSION.encode() + inputs)
+    for path in LAYER_SOURCES:
         digest.update(path.read_bytes())
     home = cache() / "images" / f"{name}-{digest.hexdigest()[:16]}"
     if not home.exists():
         say(f"making the layer {name}")
-        with filled_whole(home) as folder:
+        with atomic_folder(home) as folder:
             with LayerWriter(folder / "layer.tar.gz") as writer:
                 write(writer)
             made = writer.layer

@@ -46,7 +46,7 @@ class Catalogue:
     maven: str
     without: Sequence[str]
 
-    def left_out(self, image: Image) -> Sequence[str]:
+    def omitted_patterns(self, image: Image) -> Sequence[str]:
         """Return the patterns of files omitted from the packages of this image."""
         return image.without or self.without
 

@@ -18,7 +18,7 @@ from infra.images.build import (
     labels_of,
     locks_of,
     script,
-    trust_of,
+    trust_variables,
 )
 from infra.images.catalogue import ROOT, Catalogue, Image
 from infra.servers.jars import PLUGIN
@@ -55,7 +55,7 @@ def _parts(catalogue: Catalogue) -> Iterator[list[str]]:
 
 
 def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
-    left_out = catalogue.left_out(image)
+    left_out = catalogue.omitted_patterns(image)
     everywhere = [pattern.removeprefix("**/") for pattern in left_out if pattern.startswith("**/")]
     places = [f"{packages.SITE}/{pattern}" for pattern in left_out if not pattern.startswith("**/")]
     yield [
@@ -81,7 +81,7 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
     yield [
         f"# {image.about}",
         f"FROM base AS {image.name}",
-        *[f"ENV {name}={value}" for name, value in trust_of(image).items()],
+        *[f"ENV {name}={value}" for name, value in trust_variables(image).items()],
         f"COPY --from={image.name}-packages {packages.SITE} {packages.SITE}",
         *([f"COPY --from={image.name}-jars {JARS} {JARS}"] if image.jars else []),
         *[f"COPY {path} {APP}/{path}" for path in image.paths],

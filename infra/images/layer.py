@@ -39,7 +39,7 @@ class Layer:
     diff_id: str
 
 
-class _Digesting(io.RawIOBase):
+class _DigestWriter(io.RawIOBase):
     """Writer that forwards bytes and computes their digest and size."""
 
     def __init__(self, to: "IO[bytes] | gzip.GzipFile") -> None:
@@ -72,10 +72,10 @@ class LayerWriter:
         self._seen: set[PurePosixPath] = {PurePosixPath("/")}
 
     def __enter__(self) -> Self:
-        self._packed = _Digesting(self._stack.enter_context(self._path.open("wb")))
+        self._packed = _DigestWriter(self._stack.enter_context(self._path.open("wb")))
         gzipped = gzip.GzipFile("", "wb", GZIP_LEVEL, self._packed, mtime=0)
         self._stack.callback(gzipped.close)
-        self._plain = _Digesting(gzipped)
+        self._plain = _DigestWriter(gzipped)
         tar = tarfile.open(fileobj=self._plain, mode="w", format=tarfile.PAX_FORMAT)
         self._tar: tarfile.TarFile = self._stack.enter_context(tar)
         return self
@@ -138,19 +138,19 @@ class LayerWriter:
         self,
         source: Path,
         name: str,
-        leaves_out: Callable[[PurePosixPath], bool] = lambda path: False,
+        omits: Callable[[PurePosixPath], bool] = lambda path: False,
     ) -> None:
         """Add all files of a folder, sorted by name.
 
         Args:
-            leaves_out: predicate on paths of files and folders, relative to `source`; True omits
+            omits: predicate on paths of files and folders, relative to `source`; True omits
                 the path.
         """
         for folder, folders, files in os.walk(source):
             here = PurePosixPath(Path(folder).relative_to(source))
-            folders[:] = sorted(each for each in folders if not leaves_out(here / each))
+            folders[:] = sorted(each for each in folders if not omits(here / each))
             for file in sorted(files):
-                if not leaves_out(here / file):
+                if not omits(here / file):
                     self.file(Path(folder, file), str(PurePosixPath(name, here, file)))
 
     def _is_new(self, name: str) -> bool:

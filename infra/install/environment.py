@@ -114,7 +114,7 @@ def find_uv() -> str:
     binary = home / "bin" / "uv"
     if not binary.exists():
         print("==> installing uv, the installer (25 MB)", flush=True)
-        with filled_whole(home) as partial:
+        with atomic_folder(home) as partial:
             run(
                 [
                     _python_with_pip(),
@@ -140,7 +140,7 @@ def _python_with_pip() -> str:
 
 
 @contextlib.contextmanager
-def filled_whole(home: Path) -> Iterator[Path]:
+def atomic_folder(home: Path) -> Iterator[Path]:
     """Yield a folder to fill, and rename the folder at the end of the block.
 
     An incomplete installation is never visible.

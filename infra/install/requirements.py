@@ -70,7 +70,7 @@ def of_parts(
         except ServerError:
             return False
 
-    return is_installed, lambda say: servers.fill_missing(parts(), say)
+    return is_installed, lambda say: servers.install_missing(parts(), say)
 
 
 def server_parts(*names: str) -> Callable[[], list[Part]]:
@@ -157,7 +157,7 @@ def is_ci() -> bool:
 
 
 def main() -> None:
-    interruption.stop_like_ctrl_c()
+    interruption.treat_sigterm_as_ctrl_c()
     say = partial(Terminal().say, SUPERVISOR)
     failed = []
     try:
@@ -168,7 +168,7 @@ def main() -> None:
                 failed.append(one)
                 say(f"missing: {one.name}; tests {one.about} are skipped. Reason: {error}")
     except KeyboardInterrupt:
-        interruption.leave()
+        interruption.exit_interrupted()
     if failed and is_ci():
         sys.exit(f"==> CI=true: {', '.join(one.name for one in failed)} must be installed")
 

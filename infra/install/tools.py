@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from infra.install.environment import cache, filled_whole
+from infra.install.environment import cache, atomic_folder
 from training.errors import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def install_browser() -> Path:
     if not program.exists():
         install_packages(TOOLS)
         print("==> unpacking Chromium for the page's tests", flush=True)
-        with filled_whole(program.parent) as partial:
+        with atomic_folder(program.parent) as partial:
             run(["node", "unpack-chromium.mjs", str(partial)], TOOLS)
     return program
 

@@ -9,35 +9,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from infra.cluster import lifecycle
+from infra.definitions.in_cluster import apply_definitions
 from infra.definitions.installation import find_installed
-from infra.definitions.known import make_known
-from infra.deploy.inside import Inside
+from infra.deploy.cluster_shell import ClusterShell
 
 VERSION = "kserve-0_20"
 
 
-def install_resources(inside: Inside) -> None:
+def install_resources(shell: ClusterShell) -> None:
     """Install KServe's resource definitions.
 
     Raises:
         ClusterError: a command failed.
         ServerError: the definitions are not in the cache.
     """
-    make_known(inside, find_installed() / VERSION)
+    apply_definitions(shell, find_installed() / VERSION)
 
 
 @contextmanager
-def controller(inside: Inside) -> Iterator[None]:
+def controller(shell: ClusterShell) -> Iterator[None]:
     """Run the controller while the block executes.
 
     Raises:
         ClusterError: no cluster is running.
     """
-    command = [sys.executable, "-m", "infra.kserve_simulation", "--state", str(inside.layout.state)]
-    with (inside.layout.logs / "kserve-simulation.log").open("ab") as log:
+    command = [sys.executable, "-m", "infra.kserve_simulation", "--state", str(shell.layout.state)]
+    with (shell.layout.logs / "kserve-simulation.log").open("ab") as log:
         process = subprocess.Popen(
-            inside.command(command),
-            env=lifecycle.user_environment(inside.layout, inside.tools),
+            shell.command(command),
+            env=lifecycle.user_environment(shell.layout, shell.tools),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

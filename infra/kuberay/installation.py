@@ -12,7 +12,7 @@ from pathlib import Path
 from infra.cluster.errors import ClusterError
 from infra.cluster.programs import Family, build, build_caches, forget_build_caches, refuse_unable
 from infra.images.program import write_program_image
-from infra.servers.installation import LOCKS, Part, fill_missing, refuse_missing
+from infra.servers.installation import LOCKS, Part, install_missing, require_installed
 
 MODULE = "github.com/ray-project/kuberay/ray-operator"
 KUBERAY = Family("kuberay", None, LOCKS / "cluster" / "kuberay", MODULE)
@@ -47,7 +47,7 @@ def find_installed() -> Operator:
     Raises:
         ServerError: the operator is missing; names the command for the installation.
     """
-    refuse_missing([_part()], COMMAND)
+    require_installed([_part()], COMMAND)
     return Operator(KUBERAY.home)
 
 
@@ -59,7 +59,7 @@ def install(say: Callable[[str], None]) -> Operator:
     """
     if not KUBERAY.home.exists():
         refuse_unable()
-        fill_missing([_part()], say)
+        install_missing([_part()], say)
         forget_build_caches()
     return Operator(KUBERAY.home)
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal(with_children=False)
-    interruption.stop_like_ctrl_c()
+    interruption.treat_sigterm_as_ctrl_c()
     try:
         if arguments.command == "install":
             install(partial(terminal.say, SUPERVISOR))
@@ -34,7 +34,7 @@ def main() -> None:
     except (ServerError, ChildFailedError, AlreadyRunningError) as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        interruption.leave()
+        interruption.exit_interrupted()
 
 
 def parse(words: list[str]) -> argparse.Namespace:

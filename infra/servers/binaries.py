@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Programs:
+class ProgramPaths:
     """Paths of programs, installed or not."""
 
     packages: Path

@@ -13,7 +13,7 @@ from infra.servers.installation import Binaries
 from infra.servers.kafka import Kafka
 from infra.servers.postgres import Postgres
 from infra.servers.prometheus import Prometheus
-from infra.servers.seaweedfs import ACCESS_KEY, DOORS, SeaweedFS
+from infra.servers.seaweedfs import ACCESS_KEY, COMPONENTS, SeaweedFS
 from infra.servers.valkey import Valkey
 from infra.supervision.child import Program
 from infra.supervision.ports import distinct_free_ports, is_free
@@ -116,6 +116,6 @@ def _kafka_ports(brokers: int) -> list[str]:
 
 
 _STORE_PORTS = [
-    *(DOORS[0], *(f"s3-{door}" for door in DOORS[1:])),
-    *(f"s3-{door}-grpc" for door in DOORS),
+    *(COMPONENTS[0], *(f"s3-{component}" for component in COMPONENTS[1:])),
+    *(f"s3-{component}-grpc" for component in COMPONENTS),
 ]

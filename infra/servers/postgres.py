@@ -14,8 +14,8 @@ from signal import SIGINT
 
 from infra.servers.steps import run_steps
 from infra.supervision.child import Program
-from infra.supervision.kept import kept
 from infra.supervision.ports import HOST
+from infra.supervision.secret_file import read_or_create
 
 USER = "thumbwheel"
 ASK_SECONDS = 4.0
@@ -37,7 +37,7 @@ class Postgres:
 
     @property
     def password(self) -> str:
-        return kept(self.folder / "password")
+        return read_or_create(self.folder / "password")
 
     def url(self, database: str = "postgres", driver: str = "postgresql") -> str:
         """Return a URL.

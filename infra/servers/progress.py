@@ -12,7 +12,7 @@ SAY_EVERY_SHARE = 0.1
 
 
 @contextmanager
-def told(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
+def progress_messages(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     """Print the size of the download folder and the elapsed time until the end of the block.
 
     Messages become rarer with time. Without a folder only the elapsed time is printed.
@@ -20,20 +20,20 @@ def told(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
     ended = threading.Event()
     started = time.monotonic()
 
-    def tell() -> None:
+    def report() -> None:
         while not ended.wait(
             max(SAY_EVERY_SECONDS, SAY_EVERY_SHARE * (time.monotonic() - started))
         ):
             arrived = f"{_megabytes(folder):.0f} MB after" if folder else "running for"
             say(f"  {arrived} {time.monotonic() - started:.0f} s")
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
     try:
         yield
     finally:
         ended.set()
-        teller.join()
+        reporter.join()
 
 
 def _megabytes(folder: Path) -> float:

@@ -15,16 +15,16 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from infra.supervision.child import Program
-from infra.supervision.kept import kept
 from infra.supervision.ports import HOST
+from infra.supervision.secret_file import read_or_create
 
 if TYPE_CHECKING:
     from minio import Minio
 
 ACCESS_KEY = "thumbwheel"
 # Each component has an HTTP and a gRPC port.
-DOORS = ("s3", "master", "volume", "filer")
-PORTS = 2 * len(DOORS)
+COMPONENTS = ("s3", "master", "volume", "filer")
+PORTS = 2 * len(COMPONENTS)
 ASK_SECONDS = 4.0
 OWN_BUCKET = "readiness"
 
@@ -49,7 +49,7 @@ class SeaweedFS:
 
     @property
     def secret_key(self) -> str:
-        return kept(self.folder / "secret.key")
+        return read_or_create(self.folder / "secret.key")
 
     def prepare(self, binary: Path) -> tuple[Program, ...]:
         """Write the credentials and return the program."""
@@ -62,11 +62,13 @@ class SeaweedFS:
             made.mkdir(parents=True, exist_ok=True)
         identities.touch(mode=0o600)
         identities.write_text(json.dumps(self._identities()))
-        doors = zip(DOORS, self.ports[: len(DOORS)], self.ports[len(DOORS) :], strict=True)
+        components = zip(
+            COMPONENTS, self.ports[: len(COMPONENTS)], self.ports[len(COMPONENTS) :], strict=True
+        )
         ports = [
             word
-            for door, http, grpc in doors
-            for word in (f"-{door}.port={http}", f"-{door}.port.grpc={grpc}")
+            for component, http, grpc in components
+            for word in (f"-{component}.port={http}", f"-{component}.port.grpc={grpc}")
         ]
         program = Program(
             name="seaweedfs",
@@ -101,7 +103,7 @@ class SeaweedFS:
             port=self.ports[0],
             stop_signal=SIGKILL,
             ready=partial(is_ready, self.endpoint, self.secret_key),
-            litter=tuple(self._sockets()),
+            leftovers=tuple(self._sockets()),
         )
         return (program,)
 
@@ -113,8 +115,10 @@ class SeaweedFS:
 
     def _sockets(self) -> list[Path]:
         """Return the sockets in /tmp, named after ports; options move only two of them."""
-        names = [f"{door}-{http}" for door, http in zip(DOORS, self.ports, strict=False)]
-        names += [f"{door}-grpc-{port}" for door in DOORS for port in self.ports]
+        names = [
+            f"{component}-{http}" for component, http in zip(COMPONENTS, self.ports, strict=False)
+        ]
+        names += [f"{component}-grpc-{port}" for component in COMPONENTS for port in self.ports]
         return [Path("/tmp") / f"seaweedfs-{name}.sock" for name in names]  # noqa: S108 - its choice
 
 

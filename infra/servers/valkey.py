@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from infra.supervision.child import Program
-from infra.supervision.kept import kept
 from infra.supervision.ports import HOST
+from infra.supervision.secret_file import read_or_create
 
 MOST_MEMORY = "256mb"
 DATABASES = 1024
@@ -29,7 +29,7 @@ class Valkey:
 
     @property
     def password(self) -> str:
-        return kept(self.folder / "password")
+        return read_or_create(self.folder / "password")
 
     def url(self, database: int = 0) -> str:
         return f"valkey://:{self.password}@{HOST}:{self.port}/{database}"

@@ -55,7 +55,7 @@ EXPECTED_ERRORS = (
 
 def main() -> None:
     options = _parser().parse_args()
-    interruption.stop_like_ctrl_c()
+    interruption.treat_sigterm_as_ctrl_c()
     try:
         check_recipe(options.recipe)
         settings = _settings(options)
@@ -70,7 +70,7 @@ def main() -> None:
             raise
         sys.exit("\n".join(f"==> {error}" for error in _leaves(expected)))
     except KeyboardInterrupt:
-        interruption.leave()
+        interruption.exit_interrupted()
     sys.exit(0 if holds else 1)
 
 

@@ -14,8 +14,9 @@ from dataclasses import replace
 from infra.embedded.training_process import running_step
 from infra.simulated_users.bounds import Bounds, Counts
 from infra.simulated_users.client import CallFailedError, Client
-from infra.simulated_users.crowd import Crowd
+from infra.simulated_users.degraded_policy import make_worse
 from infra.simulated_users.judgement import Contest, WinRate, judge
+from infra.simulated_users.population import Crowd
 from infra.simulated_users.preference import PREFERENCES
 from infra.simulated_users.questions import Questions, read_questions
 from infra.simulated_users.rating import Rater, Shuffled
@@ -24,7 +25,6 @@ from infra.simulated_users.summary import Claim, Outcome, claim_lines, lines, wr
 from infra.simulated_users.system import Rows, System
 from infra.simulated_users.terminal import Meter, say
 from infra.simulated_users.training_loop import Turn, read_turn, run_training
-from infra.simulated_users.worse import make_worse
 
 # Users continue as long as training runs; these limits apply to a loop that hangs.
 MOST_COMPANION_THUMBS, MOST_COMPANION_SECONDS = 100_000, 6 * 3600.0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from infra.simulated_users.client import CallFailedError
-from infra.simulated_users.crowd import Chat
+from infra.simulated_users.population import Chat
 from infra.simulated_users.preference import Preference
 from infra.simulated_users.questions import Question
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.simulated_users.crowd import Habits
+from infra.simulated_users.population import Habits
 from infra.simulated_users.rating import Temper
 from training.errors import ConfigError
 

@@ -18,8 +18,8 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
 from infra.embedded.base_model import install_base
+from infra.embedded.environment import read_environment
 from infra.embedded.layout import ROOT, Layout, free_ports, programs, public_ports
-from infra.embedded.surroundings import read_surroundings
 from infra.simulated_users.client import CallFailedError, describe
 from infra.supervision.supervisor import find_running, supervised
 from infra.supervision.terminal import SUPERVISOR
@@ -58,7 +58,7 @@ class System:
 
     async def make_keys(self, user: str, count: int) -> list[str]:
         """Create API keys for `count` users with the command of the gateway."""
-        database = read_surroundings(self.layout.state).keys_database
+        database = read_environment(self.layout.state).keys_database
         command = [sys.executable, "-m", "services.gateway", "keys", "--database", database]
         process = await asyncio.create_subprocess_exec(
             *(*command, "create", "--user", user, "--count", str(count)),

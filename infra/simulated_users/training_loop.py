@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from infra.embedded.environment import loop_environment
 from infra.embedded.layout import Layout
-from infra.embedded.surroundings import loop_environment
-from infra.embedded.training_process import attend
+from infra.embedded.training_process import run_training_process
 from infra.simulated_users.terminal import say
 from training.errors import DetailedError
 
@@ -48,7 +48,7 @@ async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -
     Raises:
         LoopFailedError: the exit status is not 0.
     """
-    status = await attend(
+    status = await run_training_process(
         [
             *(sys.executable, "-m", "training", command, "--state", str(layout.state), *arguments),
             *("--feedback", layout.target("feedback"), "--generator", layout.target("generator")),

@@ -17,7 +17,7 @@ from infra.small_model.packages import fetch_gguf
 from infra.small_model.piece_counts import rank_pieces
 from infra.small_model.resolve import SMALL, announce, resolve_model
 from infra.small_model.tokenizer import build_tokenizer
-from infra.small_model.vocabulary import choose_pieces, write_kept
+from infra.small_model.vocabulary import choose_pieces, write_kept_pieces
 
 KEPT_COUNT = 65_536
 
@@ -58,7 +58,7 @@ def _install(arguments: argparse.Namespace) -> Path:
 def _choose(packages: Path) -> Path:
     pieces = pieces_of(read_gguf(fetch_gguf(cache() / GGUF_FOLDER, announce)))
     kept = choose_pieces(pieces, rank_pieces(pieces, build_tokenizer(pieces), packages), KEPT_COUNT)
-    write_kept(kept, len(pieces.texts), KEPT_PIECES)
+    write_kept_pieces(kept, len(pieces.texts), KEPT_PIECES)
     return KEPT_PIECES
 
 

@@ -79,13 +79,13 @@ def shapes_of(gguf: GgufFile, kept_pieces: int) -> dict[str, tuple[int, ...]]:
 
     The embedding has `kept_pieces` rows.
     """
-    shapes = {hugging_face_name(name): place.shape for name, place in gguf.places.items()}
+    shapes = {hugging_face_name(name): place.shape for name, place in gguf.locations.items()}
     return {**shapes, EMBEDDING: (kept_pieces, shapes[EMBEDDING][1])}
 
 
 def tensor_of(gguf: GgufFile, name: str, kept_pieces: Sequence[int]) -> Floats:
     """Return a tensor in fp32 by its Hugging Face name."""
-    (source,) = [found for found in gguf.places if hugging_face_name(found) == name]
+    (source,) = [found for found in gguf.locations if hugging_face_name(found) == name]
     if name == EMBEDDING:
         return gguf.tensor(source, kept_pieces)
     tensor = gguf.tensor(source)

@@ -38,7 +38,7 @@ Value: TypeAlias = int | float | bool | str | list[int] | list[float] | list[boo
 
 
 @dataclass(frozen=True)
-class TensorPlace:
+class TensorLocation:
     """Location of a tensor's blocks. `shape` is row-major, the reverse of the order in the file."""
 
     shape: tuple[int, ...]
@@ -52,14 +52,14 @@ class GgufFile:
 
     path: Path
     metadata: dict[str, Value]
-    places: dict[str, TensorPlace]
+    locations: dict[str, TensorLocation]
 
     def tensor(self, name: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
         """Return a tensor in fp32, row-major.
 
         If `rows` is given, only these rows are decoded.
         """
-        place = self.places[name]
+        place = self.locations[name]
         block = BLOCKS[place.block_type]
         values = int(np.prod(place.shape))
         raw = np.memmap(
@@ -152,10 +152,10 @@ def read_gguf(path: Path) -> GgufFile:
         headers = [_tensor_header(cursor) for _ in range(tensors)]
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT_BYTES)
         start = cursor.at + -cursor.at % int(str(alignment))
-    places = {
-        name: TensorPlace(shape, kind, start + offset) for name, shape, kind, offset in headers
+    locations = {
+        name: TensorLocation(shape, kind, start + offset) for name, shape, kind, offset in headers
     }
-    return GgufFile(path, metadata, places)
+    return GgufFile(path, metadata, locations)
 
 
 def _tensor_header(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

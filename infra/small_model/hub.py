@@ -19,8 +19,8 @@ from infra.install.environment import cache
 from infra.small_model.errors import ModelError
 from infra.small_model.packages import Say
 
-NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
-TAKEN = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
+REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+MODEL_FILE_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "NOTICE*")
 TRIES, TRY_SECONDS = 2, 10.0
 NOT_ALLOWED, NOT_FOUND, BROKEN = (401, 403), 404, 500
 
@@ -32,23 +32,23 @@ def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
         ModelError: the model is unavailable; the message contains the reason and the alternatives.
     """
     if find_spec("huggingface_hub") is None:
-        raise _refusal(
+        raise _unavailable(
             hub_id,
             "huggingface_hub is not installed (uv pip install huggingface_hub)",
             "MISSING",
             "huggingface_hub",
         )
     say(f"MODEL={hub_id}: looking for a copy on this machine")
-    if kept := _kept(hub_id):
+    if kept := _local_copy(hub_id):
         say(f"found a copy of {hub_id}: {kept}")
         return kept
-    _ask(hub_id, say, try_seconds)
+    _check_availability(hub_id, say, try_seconds)
     return _download(hub_id, say)
 
 
 def missing_files(folder: Path) -> list[str]:
     """Return the missing files of a model directory, including the shards named by its index."""
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = set(json.loads(index.read_text())["weight_map"].values())
@@ -58,7 +58,7 @@ def missing_files(folder: Path) -> list[str]:
     return missing
 
 
-def _kept(hub_id: str) -> Path | None:
+def _local_copy(hub_id: str) -> Path | None:
     """Return a complete copy from our cache or from the cache of the hub's client."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -71,7 +71,7 @@ def _kept(hub_id: str) -> Path | None:
     return None
 
 
-def _ask(hub_id: str, say: Say, try_seconds: float) -> None:
+def _check_availability(hub_id: str, say: Say, try_seconds: float) -> None:
     """Check that the hub provides the model."""
     # The client's own helper for headers sends another request first, so build the header here.
     from huggingface_hub import constants, get_token
@@ -82,16 +82,16 @@ def _ask(hub_id: str, say: Say, try_seconds: float) -> None:
     why = ""
     for number in range(1, TRIES + 1):
         say(f"asking {endpoint} for {hub_id}: {try_seconds:g} s at most (try {number} of {TRIES})")
-        status, why = _within(try_seconds, lambda: _status(request))
+        status, why = _call_with_timeout(try_seconds, lambda: _status(request))
         if status == NOT_FOUND or status in NOT_ALLOWED:
-            raise _refusal(
+            raise _unavailable(
                 hub_id,
                 f"{endpoint}: status {status}; check the name; some models need HF_TOKEN",
                 "UNKNOWN",
             )
         if 0 < status < BROKEN:
             return
-    raise _refusal(hub_id, f"{endpoint} cannot be reached ({why})", "UNREACHABLE")
+    raise _unavailable(hub_id, f"{endpoint} cannot be reached ({why})", "UNREACHABLE")
 
 
 def _status(request: Request) -> tuple[int, str]:
@@ -106,7 +106,7 @@ def _status(request: Request) -> tuple[int, str]:
         return 0, str(error) or type(error).__name__
 
 
-def _within(seconds: float, ask: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+def _call_with_timeout(seconds: float, ask: Callable[[], tuple[int, str]]) -> tuple[int, str]:
     """Run a request in a thread with a bounded time.
 
     Name resolution and several silent addresses take longer than the time-out of a socket.
@@ -127,18 +127,20 @@ def _download(hub_id: str, say: Say) -> Path:
     say(f"downloading {hub_id}")
     try:
         return Path(
-            snapshot_download(hub_id, cache_dir=cache() / "hub", allow_patterns=list(TAKEN))
+            snapshot_download(
+                hub_id, cache_dir=cache() / "hub", allow_patterns=list(MODEL_FILE_PATTERNS)
+            )
         )
     except (HfHubHTTPError, ClientError, OSError, ValueError) as error:
         why = f"the download was interrupted ({type(error).__name__}); run again to continue"
-        raise _refusal(hub_id, why, "STOPPED") from error
+        raise _unavailable(hub_id, why, "STOPPED") from error
 
 
-def _refusal(hub_id: str, why: str, reason: str, field: str = "MODEL") -> ModelError:
+def _unavailable(hub_id: str, why: str, reason: str, field: str = "MODEL") -> ModelError:
     name = hub_id.split("/")[1]
     return ModelError(
         f"MODEL={hub_id}: {why}; alternatives: the folder of a copy (MODEL=/path/to/{name}: "
-        f"{', '.join(NEEDED)}, *.safetensors) "
+        f"{', '.join(REQUIRED_FILES)}, *.safetensors) "
         "or a copy of the hub's cache (HF_HOME=/path/to/huggingface)",
         field=field,
         reason=reason,

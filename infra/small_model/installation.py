@@ -24,7 +24,7 @@ from infra.small_model.packages import GGUF_SHA256, TERMS_NAME, Say, fetch_gguf
 from infra.small_model.tensors import open_tensors, write_bfloat16
 from infra.small_model.terms import NOTICE, NOTICE_NAME, first_use_notice
 from infra.small_model.tokenizer import build_tokenizer
-from infra.small_model.vocabulary import read_kept
+from infra.small_model.vocabulary import read_kept_pieces
 from training.manifest import (
     MANIFEST,
     ManifestError,
@@ -45,10 +45,10 @@ _LAYOUT = "1"  # increment whenever a change of this module changes the written 
 def install_small(models: Path, say: Say) -> Path:
     """Install `models`/small-0 and return its folder; immediate if present and current."""
     check_adapter(ADAPTER)
-    source = _kept(
+    source = _cached(
         "small", (_base_key(), hash_file(ADAPTER / MANIFEST)), SMALL_VERSION, say, _write_merged
     )
-    return place(source, models / SMALL_VERSION)
+    return link_model(source, models / SMALL_VERSION)
 
 
 def check_adapter(folder: Path) -> None:
@@ -80,10 +80,10 @@ def check_adapter(folder: Path) -> None:
 
 def install_base(models: Path, say: Say) -> Path:
     """Install `models`/gemma-3-270m-64k, the base with the smaller vocabulary, for training."""
-    return place(_kept_base(say), models / BASE_VERSION)
+    return link_model(_cached_base(say), models / BASE_VERSION)
 
 
-def place(source: Path, target: Path) -> Path:
+def link_model(source: Path, target: Path) -> Path:
     """Link a complete model directory to its target, the manifest last.
 
     Files are copied if the target is on another disk.
@@ -108,8 +108,8 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _kept_base(say: Say) -> Path:
-    return _kept("base", (_base_key(),), BASE_VERSION, say, _write_base)
+def _cached_base(say: Say) -> Path:
+    return _cached("base", (_base_key(),), BASE_VERSION, say, _write_base)
 
 
 def _base_config() -> dict[str, str]:
@@ -120,7 +120,7 @@ def _base_key() -> str:
     return hashlib.sha256(f"{_LAYOUT} {GGUF_SHA256} {hash_file(KEPT_PIECES)}".encode()).hexdigest()
 
 
-def _kept(
+def _cached(
     kind: str,
     ingredients: Sequence[str],
     version: str,
@@ -155,7 +155,7 @@ def _write_base(folder: Path, say: Say) -> None:
     source = cache() / GGUF_FOLDER
     gguf = read_gguf(fetch_gguf(source, say))
     say(first_use_notice(source / TERMS_NAME))
-    kept = read_kept(KEPT_PIECES)
+    kept = read_kept_pieces(KEPT_PIECES)
     say(
         f"converting Gemma 3 270M: bf16 weights, {len(kept):,} of "
         f"{len(gemma.pieces_of(gguf).texts):,} pieces"
@@ -187,7 +187,7 @@ def _write_base(folder: Path, say: Say) -> None:
 
 
 def _write_merged(folder: Path, say: Say) -> None:
-    base = _kept_base(say)
+    base = _cached_base(say)
     manifest = read_manifest(ADAPTER)
     say(
         f"merging adapter {manifest.version} "

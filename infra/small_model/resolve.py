@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.small_model.errors import ModelError
-from infra.small_model.hub import TAKEN, from_hub, missing_files
+from infra.small_model.hub import MODEL_FILE_PATTERNS, from_hub, missing_files
 from infra.small_model.installation import install_small, link_or_copy
 from infra.small_model.packages import Say
 from training.manifest import MANIFEST, write_manifest
@@ -34,13 +34,13 @@ def resolve_model(spec: str, models: Path, say: Say = announce) -> Path:
         return install_small(models, say)
     if Path(spec).expanduser().is_dir():
         folder = Path(spec).expanduser().resolve()
-        return _adopt(folder, models / version_of(folder.name), str(folder.name), say)
+        return _install_directory(folder, models / version_of(folder.name), str(folder.name), say)
     if _HUB_ID.fullmatch(spec):
         target = models / version_of(spec)
         return (
             target
             if (target / MANIFEST).exists()
-            else _adopt(from_hub(spec, say), target, spec, say)
+            else _install_directory(from_hub(spec, say), target, spec, say)
         )
     raise ModelError(
         f"MODEL={spec}: neither a directory nor a hub id (owner/name); default: {SMALL}",
@@ -87,14 +87,14 @@ def check_directory(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _adopt(folder: Path, target: Path, name: str, say: Say) -> Path:
+def _install_directory(folder: Path, target: Path, name: str, say: Say) -> Path:
     config = check_directory(folder)
     if (target / MANIFEST).exists():
         return target
     say(f"installing {name} ({config['model_type']}) as {target.name}")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for pattern in TAKEN:
+    for pattern in MODEL_FILE_PATTERNS:
         for file in folder.glob(pattern):
             if file.name not in (MANIFEST, "tokenizer_config.json"):
                 link_or_copy(file.resolve(), target / file.name)

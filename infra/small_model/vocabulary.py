@@ -38,10 +38,10 @@ def choose_pieces(pieces: Pieces, wanted: Iterable[int], size: int) -> list[int]
     for index in wanted:
         if index in kept or pieces.kinds[index] != PieceKind.NORMAL:
             continue
-        way = {ids[text] for text in derivation(pieces.texts[index], ranks)}
+        derived = {ids[text] for text in derivation(pieces.texts[index], ranks)}
         # Skip pieces that BPE cannot produce.
-        if index in way and len(kept) + len(way - kept) <= size:
-            kept |= way
+        if index in derived and len(kept) + len(derived - kept) <= size:
+            kept |= derived
     return sorted(kept)
 
 
@@ -59,14 +59,14 @@ def derivation(text: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
     return seen
 
 
-def write_kept(ids: Sequence[int], vocabulary_size: int, path: Path) -> None:
+def write_kept_pieces(ids: Sequence[int], vocabulary_size: int, path: Path) -> None:
     """Write the chosen ids as a bit per piece."""
     kept = np.zeros(vocabulary_size, np.uint8)
     kept[list(ids)] = 1
     path.write_bytes(np.packbits(kept).tobytes())
 
 
-def read_kept(path: Path) -> list[int]:
+def read_kept_pieces(path: Path) -> list[int]:
     """Read the file of `write_kept_pieces`; return ascending ids."""
     bits = np.unpackbits(np.fromfile(path, np.uint8))
     return [int(index) for index in np.flatnonzero(bits)]

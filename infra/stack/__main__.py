@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from infra.embedded.base_model import WrongBaseError, install_base
+from infra.embedded.environment import write_environment
 from infra.embedded.layout import PUBLIC_PORTS, ROOT, Layout, PortTakenError, check_free
 from infra.embedded.readiness import wait_for_model
-from infra.embedded.running import STACK_STATE, refuse_second
-from infra.embedded.surroundings import write_surroundings
+from infra.embedded.running import STACK_STATE, check_not_running
 from infra.servers.errors import ServerError
 from infra.servers.fleet import assemble, choose_ports
 from infra.servers.installation import install
@@ -42,13 +42,13 @@ EXPECTED_ERRORS = (
 def main() -> None:
     arguments = parse(sys.argv[1:])
     terminal = Terminal()
-    interruption.stop_like_ctrl_c()
+    interruption.treat_sigterm_as_ctrl_c()
     try:
         asyncio.run(up(prepare(arguments, partial(terminal.say, SUPERVISOR)), terminal))
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
     except KeyboardInterrupt:
-        interruption.leave()
+        interruption.exit_interrupted()
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -84,7 +84,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedStack:
     """A prepared stack, ready to be started."""
 
     layout: StackLayout
@@ -93,10 +93,10 @@ class Prepared:
     server_ports: Mapping[str, int]
 
 
-def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Prepared:
+def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> PreparedStack:
     """Run the blocking steps: installation, base model and the folders of the servers."""
     state = arguments.state.resolve()
-    refuse_second(state)
+    check_not_running(state)
     check_free(arguments.port, arguments.grpc_port)
     binaries = install(say)
     run = Layout(state, stack_ports(arguments.port, arguments.grpc_port))
@@ -105,10 +105,10 @@ def prepare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Prepar
     folder = state / "servers"
     server_ports = choose_ports(folder, arguments.brokers, usual=bool(arguments.port))
     stack = StackLayout(run, assemble(folder, server_ports, metrics_targets(run.ports)))
-    return Prepared(stack, model, stack.fleet.prepare(binaries), server_ports)
+    return PreparedStack(stack, model, stack.fleet.prepare(binaries), server_ports)
 
 
-async def up(prepared: Prepared, terminal: Terminal) -> None:
+async def up(prepared: PreparedStack, terminal: Terminal) -> None:
     """Start the servers, prepare their stores, start two replicas of each service.
 
     Runs until SIGINT or SIGTERM.
@@ -120,27 +120,27 @@ async def up(prepared: Prepared, terminal: Terminal) -> None:
     with interruptible(say):
         async with supervised(folder, prepared.server_ports, prepared.servers, quiet.say):
             await prepare_stores(stack, prepared.model, say)
-            write_surroundings(run.state, stack.surroundings())
+            write_environment(run.state, stack.environment())
             services = stack.programs(prepared.model)
             say(f"starting {len(services)} services; their logs are in {run.logs}")
             async with supervised(run.state, run.ports, services, terminal.say):
                 await wait_for_model(f"http://{run.target('predictor')}", converts, terminal.say)
-                _say_where(stack, say)
+                _print_addresses(stack, say)
                 await asyncio.Event().wait()
 
 
-def _say_where(stack: StackLayout, say: Callable[[str], None]) -> None:
+def _print_addresses(stack: StackLayout, say: Callable[[str], None]) -> None:
     run = stack.run
     say(f"chat at {run.page_url}")
     say(f"second gateway at http://{HOST}:{run.ports['http_2']}; gRPC at {run.target('gateway')}")
     say(
-        f"API key in {_typed(run.state / 'owner.key')}; "
-        f"in another terminal: make loop STATE={_typed(run.state)}"
+        f"API key in {_relative_path(run.state / 'owner.key')}; "
+        f"in another terminal: make loop STATE={_relative_path(run.state)}"
     )
     say(f"Prometheus at {stack.fleet.prometheus.url}; Ctrl-C stops everything")
 
 
-def _typed(path: Path) -> str:
+def _relative_path(path: Path) -> str:
     """Return a path relative to the clone, if possible."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.embedded.environment import Environment
 from infra.embedded.layout import Layout, program, service_settings
-from infra.embedded.surroundings import Surroundings
 from infra.servers.fleet import Fleet
 from infra.servers.seaweedfs import ACCESS_KEY
 from infra.supervision.child import Program
-from infra.supervision.kept import kept
 from infra.supervision.ports import HOST, distinct_free_ports
+from infra.supervision.secret_file import read_or_create
 
 # A single model server, because the model fills the memory of this machine. Other services have two
 # replicas.
@@ -81,15 +81,15 @@ class StackLayout:
             case _:
                 return {}
 
-    def surroundings(self) -> Surroundings:
+    def environment(self) -> Environment:
         """Return the environment of commands next to the stack."""
         bucket = {
             f"TW_TRAINING_{name.upper()}": str(value) for name, value in self._bucket().items()
         }
-        return Surroundings(self.database("gateway", "postgresql+asyncpg"), bucket)
+        return Environment(self.database("gateway", "postgresql+asyncpg"), bucket)
 
     def _valkey(self) -> dict[str, str]:
-        secret = kept(self.run.state / "valkey.secret")
+        secret = read_or_create(self.run.state / "valkey.secret")
         return {"valkey_url": self.fleet.valkey.url(), "valkey_secret": secret}
 
     def _kafka(self) -> Settings:

@@ -18,7 +18,7 @@ from training.errors import DetailedError
 
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 15.0
 # A process that ran this long was healthy, so the next failure restarts with the shortest backoff.
-WELL_AFTER_SECONDS = 30.0
+HEALTHY_AFTER_SECONDS = 30.0
 CHECK_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
 
@@ -32,7 +32,7 @@ class Program:
     Args:
         port: None for a program that does not listen.
         stops_first: stop the program before the others, because its drain needs the others.
-        litter: files that the program leaves behind; removed after its end.
+        leftovers: files that the program leaves behind; removed after its end.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Program:
     stop_signal: signal.Signals = signal.SIGTERM
     stops_first: bool = False
     ready: Callable[[], Awaitable[bool]] | None = None
-    litter: tuple[Path, ...] = ()
+    leftovers: tuple[Path, ...] = ()
 
     async def is_ready(self) -> bool:
         """Return True if the program is ready now."""
@@ -61,7 +61,7 @@ class Program:
 
     def clean(self) -> None:
         """Remove leftover files after the end of the program."""
-        for file in self.litter:
+        for file in self.leftovers:
             file.unlink(missing_ok=True)
 
 
@@ -80,7 +80,7 @@ class Child:
         self._say = say
         self._log_file = log_file
         self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._supervision: asyncio.Task[None] | None = None
         self._stopping = False
 
     @property
@@ -90,7 +90,7 @@ class Child:
 
     def start(self) -> None:
         """Start the program and restart it whenever it exits."""
-        self._keeper = asyncio.create_task(self._keep())
+        self._supervision = asyncio.create_task(self._supervise())
 
     async def wait_ready(self, within_seconds: float) -> None:
         """Wait until the program is ready.
@@ -131,10 +131,10 @@ class Child:
                     "killing",
                 )
                 process.kill()
-        if self._keeper:
-            self._keeper.cancel()
+        if self._supervision:
+            self._supervision.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+                await self._supervision
         self.program.clean()
 
     async def kill(self) -> None:
@@ -143,15 +143,15 @@ class Child:
             self._process.kill()
         await self.stop()
 
-    async def _keep(self) -> None:
+    async def _supervise(self) -> None:
         backoff = FIRST_BACKOFF_SECONDS
         while True:
             started = time.monotonic()
             code = await self._run_once()
             if self._stopping:
                 return
-            lived = time.monotonic() - started
-            backoff = FIRST_BACKOFF_SECONDS if lived > WELL_AFTER_SECONDS else backoff
+            run_seconds = time.monotonic() - started
+            backoff = FIRST_BACKOFF_SECONDS if run_seconds > HEALTHY_AFTER_SECONDS else backoff
             self._say(
                 SUPERVISOR,
                 f"{self.program.name} exited ({describe_exit(code)}); restarting in {backoff:g} s",

@@ -16,12 +16,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 128 + signal.SIGINT
 
 
-def stop_like_ctrl_c() -> None:
+def treat_sigterm_as_ctrl_c() -> None:
     """Handle SIGTERM like SIGINT from now on: raise KeyboardInterrupt to unwind the program."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def leave() -> NoReturn:
+def exit_interrupted() -> NoReturn:
     """Print a message and exit after KeyboardInterrupt."""
     print("==> stopped", flush=True)
     sys.exit(STATUS)

@@ -16,8 +16,8 @@ from training.errors import DetailedError
 
 HOST = "127.0.0.1"
 FIRST_PORT = 12_000
-_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
-USUAL_FIRST_OUTGOING = 32_768
+_EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+DEFAULT_FIRST_EPHEMERAL = 32_768
 
 
 class NoPortError(DetailedError):
@@ -41,12 +41,16 @@ def distinct_free_ports(count: int) -> list[int]:
     Raises:
         NoPortError: fewer ports are free.
     """
-    last = int(_OUTGOING.read_text().split()[0]) if _OUTGOING.exists() else USUAL_FIRST_OUTGOING
+    last = (
+        int(_EPHEMERAL_RANGE.read_text().split()[0])
+        if _EPHEMERAL_RANGE.exists()
+        else DEFAULT_FIRST_EPHEMERAL
+    )
     found: list[int] = []
     for port in random.sample(range(FIRST_PORT, last), last - FIRST_PORT):
         if len(found) == count:
             return found
-        if is_free(port) and _promise(port):
+        if is_free(port) and _reserve(port):
             found.append(port)
     raise NoPortError(
         f"no {count} free ports between {FIRST_PORT} and {last}", limit=f"{FIRST_PORT} to {last}"
@@ -64,7 +68,7 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _promise(port: int) -> bool:
+def _reserve(port: int) -> bool:
     """Reserve a port with a file lock.
 
     The descriptor stays open: the kernel releases the lock at the end of the process.

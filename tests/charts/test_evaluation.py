@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.evaluation_stores import ping, places
+from infra.evaluation_stores import layout, ping
 from infra.evaluation_stores.preparation import DATABASES, PREPARE
 from infra.servers.installation import find_installed
 from infra.servers.postgres import USER
@@ -41,9 +41,9 @@ def secret() -> dict[str, str]:
 def test_a_store_runs_in_its_own_place_with_its_own_secret_alone(store: str) -> None:
     assert container(store)["args"][:2] == ["infra.evaluation_stores", store]
     mounts = {mount["name"]: mount["mountPath"] for mount in container(store)["volumeMounts"]}
-    assert mounts["data"] == places.DATA
-    assert mounts.get("secrets", places.SECRETS) == places.SECRETS
-    assert [port["containerPort"] for port in container(store)["ports"]] == [places.PORTS[store][0]]
+    assert mounts["data"] == layout.DATA
+    assert mounts.get("secrets", layout.SECRETS) == layout.SECRETS
+    assert [port["containerPort"] for port in container(store)["ports"]] == [layout.PORTS[store][0]]
     mounted = [
         item["key"]
         for each in pod(store)["volumes"]
@@ -113,7 +113,7 @@ def test_kafka_sends_clients_to_where_the_services_look_for_it() -> None:
 
 def test_probes_and_the_stop_call_programs_that_are_in_the_image() -> None:
     """By the packages of this machine, which are the image's too."""
-    image, here = str(places.IMAGE.programs.packages), str(find_installed().packages)
+    image, here = str(layout.IMAGE.programs.packages), str(find_installed().packages)
     postgres = container("postgres")
     for command in (
         postgres["readinessProbe"]["exec"]["command"],
@@ -121,9 +121,9 @@ def test_probes_and_the_stop_call_programs_that_are_in_the_image() -> None:
     ):
         assert command[0].startswith(image)
         assert Path(command[0].replace(image, here)).exists(), command[0]
-    assert postgres["lifecycle"]["preStop"]["exec"]["command"][-1] == f"{places.DATA}/data"
+    assert postgres["lifecycle"]["preStop"]["exec"]["command"][-1] == f"{layout.DATA}/data"
     assert container("valkey")["readinessProbe"]["exec"]["command"][-1] == ping.__name__
-    assert str(ping.PASSWORD) == f"{places.SECRETS}/valkey-password"
+    assert str(ping.PASSWORD) == f"{layout.SECRETS}/valkey-password"
 
 
 def test_values_of_an_evaluation_arrive() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from infra.embedded.surroundings import read_surroundings
+from infra.embedded.environment import read_environment
 from services.gateway.key_commands import add_key_commands, run_key_command
 from training.__main__ import main
 
@@ -56,7 +56,7 @@ class Stack:
         take two seconds.
         """
         parser = argparse.ArgumentParser()
-        add_key_commands(parser, read_surroundings(self.state).keys_database)
+        add_key_commands(parser, read_environment(self.state).keys_database)
         words = ["create", "--tenant", tenant, "--user", user, "--count", str(count)]
         with contextlib.redirect_stdout(io.StringIO()) as printed, ThreadPoolExecutor(1) as thread:
             # In a thread of its own: Playwright's loop may run in this one.

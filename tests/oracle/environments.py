@@ -9,7 +9,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from infra.install.environment import ROOT, cache, filled_whole, find_uv, run
+from infra.install.environment import ROOT, atomic_folder, cache, find_uv, run
 
 
 def python_of(lock_name: str) -> Path:
@@ -18,7 +18,7 @@ def python_of(lock_name: str) -> Path:
     home = cache() / "oracle" / f"{lock_name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
     if not home.exists():
         print(f"==> installing {lock_name}: what `dev` has is linked from its cache", flush=True)
-        with filled_whole(home) as partial:
+        with atomic_folder(home) as partial:
             run(
                 [
                     find_uv(),

@@ -41,9 +41,9 @@ class Authorities:
 
     def __init__(self, folder: Path) -> None:
         self.own, self.other = folder / "own.pem", folder / "other.pem"
-        authority = Authority.make(1)
+        authority = Authority.create(1)
         self.own.write_bytes(authority.pair.certificate)
-        self.other.write_bytes(Authority.make(1).pair.certificate)
+        self.other.write_bytes(Authority.create(1).pair.certificate)
         server = authority.sign(
             x509.Name([]), [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))], 1
         )

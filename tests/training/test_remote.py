@@ -12,7 +12,7 @@ import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 
-from infra.certificates.folder import fill, tls_settings
+from infra.certificates.folder import issue_certificates, tls_settings
 from tests.support.errors import refused
 from training import remote
 from training.data.events import Erasure
@@ -254,7 +254,7 @@ def test_with_certificates_each_end_knows_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "OPTIONS", [])  # no retries: what is refused stays refused
-    fill(tmp_path, ("feedback", "training"), 1)
+    issue_certificates(tmp_path, ("feedback", "training"), 1)
     server = grpc.server(futures.ThreadPoolExecutor(1))
     log = Log()
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)

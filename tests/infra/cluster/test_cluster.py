@@ -33,7 +33,7 @@ from infra.cluster.policies.objects import (
 from infra.cluster.policies.rules import World, render
 from infra.cluster.programs import Family, build
 from infra.images.program import write_program_image
-from infra.servers.installation import fill_missing
+from infra.servers.installation import install_missing
 
 HERE = Path(__file__).parent
 PROBE = Family("probe", HERE / "probe", HERE / "probe")
@@ -219,7 +219,7 @@ def cluster(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Cluster]:
     running = Cluster(layout)
-    fill_missing([PROBE.part("the tests' program", lambda folder: build(PROBE, folder))], print)
+    install_missing([PROBE.part("the tests' program", lambda folder: build(PROBE, folder))], print)
     image = tmp_path_factory.mktemp("images") / "probe.tar"
     write_program_image(PROBE.program, "localhost/probe:1", image)
     try:

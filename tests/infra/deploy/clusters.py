@@ -14,12 +14,12 @@ import pytest
 from infra.cluster import lifecycle
 from infra.cluster.installation import find_installed
 from infra.cluster.layout import Layout
-from infra.deploy.inside import Inside
+from infra.deploy.cluster_shell import ClusterShell
 from tests.infra.deploy.deployed import Deployed
 
 
 @contextmanager
-def bare_cluster(state: Path, what: str) -> Iterator[Inside]:
+def bare_cluster(state: Path, what: str) -> Iterator[ClusterShell]:
     """With nothing on it; `what` is not seen where it is skipped."""
     refuse_skipped(what)
     with ended(state):
@@ -28,7 +28,7 @@ def bare_cluster(state: Path, what: str) -> Iterator[Inside]:
             check=True,
             timeout=120,
         )
-        yield Inside(Layout(state), find_installed())
+        yield ClusterShell(Layout(state), find_installed())
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def deployed_cluster(
     refuse_skipped(what)
     with ended(state):
         deploy(state, *more_words, seconds=seconds)
-        yield Deployed(Inside(Layout(state), find_installed()))
+        yield Deployed(ClusterShell(Layout(state), find_installed()))
 
 
 def deploy(state: Path, *more_words: str, seconds: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from infra.cluster.installation import find_installed
 from infra.cluster.layout import Layout
-from infra.deploy.inside import Inside
+from infra.deploy.cluster_shell import ClusterShell
 from tests.infra.deploy.clusters import deploy, deployed_cluster, refuse_skipped
 from tests.infra.deploy.deployed import Deployed
 
@@ -26,7 +26,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     if stays := os.environ.get("THUMBWHEEL_CLUSTER"):
         refuse_skipped(UNSEEN)
         deploy(Path(stays), seconds=DEPLOY_SECONDS)
-        yield Deployed(Inside(Layout(Path(stays)), find_installed()))
+        yield Deployed(ClusterShell(Layout(Path(stays)), find_installed()))
         return
     with deployed_cluster(
         tmp_path_factory.mktemp("deploy") / "cluster", UNSEEN, seconds=DEPLOY_SECONDS

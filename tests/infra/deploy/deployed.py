@@ -14,9 +14,9 @@ import yaml
 
 from infra.deploy import release
 from infra.deploy.__main__ import HTTP_PORT
-from infra.deploy.doorway import open_door
+from infra.deploy.cluster_shell import ClusterShell
 from infra.deploy.images import LOADED, REPOSITORY
-from infra.deploy.inside import Inside
+from infra.deploy.port_forward import forward_port
 from tests.journeys.client import Client
 
 Values = Mapping[str, Any]
@@ -29,13 +29,13 @@ AGAIN_SECONDS = 0.5
 class Deployed:
     """One release in one namespace."""
 
-    inside: Inside
+    shell: ClusterShell
     name: str = release.NAME
     namespace: str = release.NAMESPACE
 
     def kubectl(self, *words: str, said: str = "", seconds: float = 600) -> str:
-        return self.inside.run(
-            "kubectl", "--namespace", self.namespace, *words, said=said, seconds=seconds
+        return self.shell.run(
+            "kubectl", "--namespace", self.namespace, *words, stdin=said, seconds=seconds
         )
 
     def objects(self, *words: str) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ class Deployed:
         )
 
     def image(self, name: str) -> str:
-        loaded = json.loads((self.inside.layout.state / LOADED).read_text())
+        loaded = json.loads((self.shell.layout.state / LOADED).read_text())
         return f"{REPOSITORY}-{name}:{loaded[name]}"
 
     def values(self, *changes: Values) -> Path:
@@ -69,10 +69,10 @@ class Deployed:
         }
         merged = reduce(
             overlaid,
-            [release.HERE, {"images": images}, *changes],
+            [release.LOCAL_VALUES, {"images": images}, *changes],
             yaml.safe_load(release.VALUES.read_text()),
         )
-        file = self.inside.layout.state / f"values-{self.name}.json"
+        file = self.shell.layout.state / f"values-{self.name}.json"
         file.write_text(json.dumps(merged))
         return file
 
@@ -92,7 +92,7 @@ class Deployed:
             str(self.values(*changes)),
             *(["--wait", "--timeout", f"{seconds}s"] if wait else []),
         ]
-        self.inside.run(*words, seconds=seconds + 60)
+        self.shell.run(*words, seconds=seconds + 60)
 
     def settle(self) -> None:
         """Until pods that were replaced have ended, which `--wait` does not wait for: a gateway
@@ -108,7 +108,7 @@ class Deployed:
         )
 
     def helm(self, *words: str, seconds: float = 600) -> str:
-        return self.inside.run("helm", "--namespace", self.namespace, *words, seconds=seconds)
+        return self.shell.run("helm", "--namespace", self.namespace, *words, seconds=seconds)
 
     def keys(self, user: str, count: int = 1, scopes: str = "") -> list[str]:
         """API keys of new users, by the product's own command."""
@@ -128,14 +128,14 @@ class Deployed:
 
     def person(self, key: str = "") -> Client:
         """At the door, out here; the owner, if no key is said."""
-        port = (self.inside.layout.state / "door-80.port").read_text()
+        port = (self.shell.layout.state / "door-80.port").read_text()
         return Client(
-            f"http://127.0.0.1:{port}", key or (self.inside.layout.state / "owner.key").read_text()
+            f"http://127.0.0.1:{port}", key or (self.shell.layout.state / "owner.key").read_text()
         )
 
     def reopen(self) -> None:
         """The door out here leads to another address when the release was made anew."""
-        open_door(self.inside, 0, release.door_address(self.inside), HTTP_PORT)
+        forward_port(self.shell, 0, release.gateway_address(self.shell), HTTP_PORT)
 
     def audit(self) -> str:
         """Of feedback, from its store, its ledger and Kafka; fails if an offset is not accounted

@@ -26,4 +26,4 @@ def run(deployed: Deployed, title: str, folder: Path, values: Path) -> str:
     names = f"release={deployed.name} namespace={deployed.namespace} name={deployed.name}"
     names += f" keys={deployed.name}-keys models={deployed.name}-models"
     script = f"cd {shlex.quote(str(folder))}\n{names}\n{blocks()[title]}"
-    return deployed.inside.run("bash", "-euo", "pipefail", "-c", script, seconds=600)
+    return deployed.shell.run("bash", "-euo", "pipefail", "-c", script, seconds=600)

@@ -91,13 +91,13 @@ def prepare(deployed: Deployed) -> None:
     # One of another image, on a cluster that stays, would be restarted some time after it was
     # ready.
     where = ("-n", NAMESPACE, "pods", f"--field-selector=metadata.name={POD}")
-    image = deployed.inside.run(
+    image = deployed.shell.run(
         "kubectl", "get", *where, "-o", "jsonpath={.items[*].spec.containers[*].image}"
     )
     if image.strip() not in ("", container["image"]):
-        deployed.inside.run("kubectl", "delete", *where)
-    deployed.inside.run("kubectl", "apply", "--server-side", "-f", "-", said=json.dumps(listed))
-    deployed.inside.run(
+        deployed.shell.run("kubectl", "delete", *where)
+    deployed.shell.run("kubectl", "apply", "--server-side", "-f", "-", stdin=json.dumps(listed))
+    deployed.shell.run(
         "kubectl", "wait", "-n", NAMESPACE, f"pod/{POD}", "--for=condition=Ready", "--timeout=60s"
     )
 
@@ -142,4 +142,4 @@ def python(deployed: Deployed, *words: str, said: str = "") -> str:
         "python3",
         "-c",
     ]
-    return deployed.inside.run(*where, *words, said=said)
+    return deployed.shell.run(*where, *words, stdin=said)

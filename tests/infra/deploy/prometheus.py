@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from infra.cluster.node import import_command
-from infra.deploy.doorway import open_door
+from infra.deploy.port_forward import forward_port
 from infra.deploy.storage import RESTRICTED
 from infra.images import interpreter
 from infra.images.archive import describe, write_archive
@@ -39,19 +39,19 @@ def started(deployed: Deployed) -> Asked:
         "--for=condition=Ready",
         "--timeout=90s",
     ]
-    deployed.inside.run(*wait)
+    deployed.shell.run(*wait)
     where = ["kubectl", "get", "-n", NAMESPACE, f"pod/{NAME}", "-o", "jsonpath={.status.podIP}"]
-    port = open_door(deployed.inside, 0, deployed.inside.run(*where).strip(), PORT)
+    port = forward_port(deployed.shell, 0, deployed.shell.run(*where).strip(), PORT)
     return Asked(f"http://127.0.0.1:{port}")
 
 
 def ended(deployed: Deployed) -> None:
-    deployed.inside.run("kubectl", "delete", "namespace", NAMESPACE, "--wait", "--ignore-not-found")
+    deployed.shell.run("kubectl", "delete", "namespace", NAMESPACE, "--wait", "--ignore-not-found")
 
 
 def apply(deployed: Deployed, *objects: dict[str, Any]) -> None:
     said = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    deployed.inside.run("kubectl", "apply", "--server-side", "-f", "-", said=said)
+    deployed.shell.run("kubectl", "apply", "--server-side", "-f", "-", stdin=said)
 
 
 def bring_image(deployed: Deployed) -> None:
@@ -66,7 +66,7 @@ def bring_image(deployed: Deployed) -> None:
             IMAGE,
             describe([writer.layer], {"User": "65532:65532", "Entrypoint": ["/prometheus"]}),
         )
-        deployed.inside.run(*import_command(archive))
+        deployed.shell.run(*import_command(archive))
 
 
 def settings(deployed: Deployed) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from infra.simulated_users.bounds import Bounds, Counts
 from infra.simulated_users.client import open_client
-from infra.simulated_users.crowd import Crowd
+from infra.simulated_users.population import Crowd
 from infra.simulated_users.preference import PREFERENCES
 from infra.simulated_users.questions import read_questions
 from infra.simulated_users.rating import Rater
@@ -47,7 +47,7 @@ async def _people_rate(
     deployed: Deployed, names: list[str], bounds: Bounds, wanted: Callable[[], bool]
 ) -> Counts:
     stop = asyncio.Event()
-    door = (deployed.inside.layout.state / "door-50051.port").read_text()
+    door = (deployed.shell.layout.state / "door-50051.port").read_text()
     rater = Rater(PREFERENCES[RECIPE], PLAN.temper, None)
     questions = read_questions(RECIPE).some_asked(PLAN.questions, SEED)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from infra.cluster.errors import ClusterError
+from infra.definitions.in_cluster import apply_definitions
 from infra.definitions.installation import find_installed as find_definitions
-from infra.definitions.known import make_known
-from infra.deploy.inside import Inside
+from infra.deploy.cluster_shell import ClusterShell
 from infra.deploy.storage import RESTRICTED
 from infra.kuberay.installation import find_installed as find_kuberay
 from tests.charts.rendering import CHART, VALUES, Object, ray_job, render
@@ -41,7 +41,7 @@ MAKERS = ("gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi"
 
 
 @pytest.fixture(scope="module")
-def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterShell]:
     """An API server that knows all operators' resources and runs nothing."""
     state = tmp_path_factory.mktemp("admission") / "cluster"
     with bare_cluster(state, "the chart's objects are not shown to a real API server") as cluster:
@@ -50,32 +50,32 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
             "kind": "Namespace",
             "metadata": {"name": "chat", "labels": RESTRICTED},
         }
-        cluster.run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
-        make_known(
+        cluster.run("kubectl", "apply", "-f", "-", stdin=json.dumps(namespace))
+        apply_definitions(
             cluster, *(find_definitions() / maker for maker in MAKERS), find_kuberay().definitions
         )
         yield cluster
 
 
-def try_apply(inside: Inside, objects: Sequence[Object]) -> str:
+def try_apply(shell: ClusterShell, objects: Sequence[Object]) -> str:
     """What the server says; nothing is stored."""
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
     command = (
         "kubectl apply --server-side --dry-run=server --validate=strict --namespace chat -f - 2>&1"
     )
-    return inside.run("sh", "-c", command, said=listed)
+    return shell.run("sh", "-c", command, stdin=listed)
 
 
 @pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
-def test_every_object_is_taken_and_no_warning_given(inside: Inside, values: str) -> None:
+def test_every_object_is_taken_and_no_warning_given(shell: ClusterShell, values: str) -> None:
     objects = [*render(values), *([job] if (job := ray_job(render(values))) else [])]
-    said = try_apply(inside, objects).splitlines()
+    said = try_apply(shell, objects).splitlines()
     assert [line for line in said if not line.endswith("serverside-applied (server dry run)")] == []
     assert len(said) == len(objects)
 
 
 @pytest.mark.parametrize("kind", ["KafkaUser", "ScaledObject", "PodMonitor", "HTTPRoute", "RayJob"])
-def test_a_field_that_its_maker_does_not_know_is_refused(inside: Inside, kind: str) -> None:
+def test_a_field_that_its_maker_does_not_know_is_refused(shell: ClusterShell, kind: str) -> None:
     found = {
         each["kind"]: each
         for name in ("strimzi", "everything")
@@ -83,12 +83,12 @@ def test_a_field_that_its_maker_does_not_know_is_refused(inside: Inside, kind: s
     }
     found = {**found, "RayJob": ray_job(render("ray-values.yaml"))}[kind]
     with refused(ClusterError, reason="FAILED") as caught:
-        try_apply(inside, [{**found, "spec": {**found["spec"], "notAField": 1}}])
+        try_apply(shell, [{**found, "spec": {**found["spec"], "notAField": 1}}])
     assert "notAField" in caught.value.text
 
 
-def test_the_oldest_kserve_takes_what_the_newest_does(inside: Inside) -> None:
-    make_known(inside, find_definitions() / "kserve-0_15")
+def test_the_oldest_kserve_takes_what_the_newest_does(shell: ClusterShell) -> None:
+    apply_definitions(shell, find_definitions() / "kserve-0_15")
     for path in VALUES.glob("*-values.yaml"):
         served = [
             found
@@ -96,14 +96,14 @@ def test_the_oldest_kserve_takes_what_the_newest_does(inside: Inside) -> None:
             if found["apiVersion"].startswith("serving.kserve.io/")
         ]
         if served:
-            try_apply(inside, served)
+            try_apply(shell, served)
 
 
 @dataclass(frozen=True)
 class Release:
     """Of which no pod runs: the objects are what Helm's versions and the chart's must agree about."""
 
-    inside: Inside
+    shell: ClusterShell
     helm: str
     name: str
 
@@ -113,10 +113,10 @@ class Release:
         self.run(*words, *(word for each in none for word in ("--set", each)))
 
     def run(self, *words: str) -> str:
-        return self.inside.run(self.helm, "--namespace", "chat", *words)
+        return self.shell.run(self.helm, "--namespace", "chat", *words)
 
     def kubectl(self, *words: str) -> str:
-        return self.inside.run("kubectl", "--namespace", "chat", *words)
+        return self.shell.run("kubectl", "--namespace", "chat", *words)
 
     def keys(self) -> dict[str, str]:
         found: dict[str, str] = json.loads(
@@ -138,10 +138,10 @@ class Release:
 
 
 @pytest.fixture(params=["helm 4", "helm 3"])
-def release(inside: Inside, request: pytest.FixtureRequest) -> Iterator[Release]:
+def release(shell: ClusterShell, request: pytest.FixtureRequest) -> Iterator[Release]:
     """By each of the two; nothing of it stays."""
-    helm = "helm" if request.param == "helm 4" else str(inside.tools.helm3 / "helm")
-    release = Release(inside, helm, "rotated")
+    helm = "helm" if request.param == "helm 4" else str(shell.tools.helm3 / "helm")
+    release = Release(shell, helm, "rotated")
     yield release
     release.run("uninstall", release.name)
     release.kubectl("delete", "secret", release.secret)
@@ -207,10 +207,8 @@ def test_a_secret_that_an_upgrade_would_lose_or_that_lacks_a_key_stops_it(
     assert {release.secret, "master-key"} <= set(re.findall(r"[\w.-]+\w", caught.value.text))
 
 
-def test_a_release_of_helm_3_goes_on_with_helm_4_and_back(inside: Inside) -> None:
-    before, now = (
-        Release(inside, helm, "tw") for helm in (str(inside.tools.helm3 / "helm"), "helm")
-    )
+def test_a_release_of_helm_3_goes_on_with_helm_4_and_back(shell: ClusterShell) -> None:
+    before, now = (Release(shell, helm, "tw") for helm in (str(shell.tools.helm3 / "helm"), "helm"))
     before.upgrade(CHART)
     first = before.keys()
     now.upgrade(CHART, "door.httpPort=81")

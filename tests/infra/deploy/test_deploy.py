@@ -33,17 +33,15 @@ def test_a_person_out_here_chats_with_the_model_in_there(deployed: Deployed) -> 
 def test_installing_the_same_again_moves_no_pod(deployed: Deployed) -> None:
     before = deployed.pods(*SERVICES, *STORES, "predictor")
     assert len(before) >= 11
-    release.install(
-        deployed.inside, json.loads((deployed.inside.layout.state / LOADED).read_text())
-    )
+    release.install(deployed.shell, json.loads((deployed.shell.layout.state / LOADED).read_text()))
     assert deployed.pods(*SERVICES, *STORES, "predictor") == before
     assert ask(deployed.person(), "And again?")[0]
 
 
 def test_no_warning_of_the_restricted_standard_was_given(deployed: Deployed) -> None:
-    path = deployed.inside.layout.state / "manifest.yaml"
+    path = deployed.shell.layout.state / "manifest.yaml"
     path.write_text(deployed.helm("get", "manifest", deployed.name))
     apply = (
         f"kubectl apply --dry-run=server --namespace {deployed.namespace} -f {path} 2>&1 >/dev/null"
     )
-    assert "PodSecurity" not in deployed.inside.run("sh", "-c", apply)
+    assert "PodSecurity" not in deployed.shell.run("sh", "-c", apply)

@@ -83,7 +83,7 @@ def ready(deployed: Deployed, component: str) -> None:
 def exhaust(deployed: Deployed, component: str) -> None:
     """Its container is killed by the kernel for its memory, and started again by kubelet."""
     pod = sorted(deployed.pods(component))[0]
-    deployed.inside.run(
+    deployed.shell.run(
         "sh", "-c", f"kubectl exec -n {deployed.namespace} {pod} -- python3 -c '{HOG}' || true"
     )
 

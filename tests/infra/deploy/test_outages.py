@@ -71,13 +71,13 @@ def status(deployed: Deployed) -> str:
 def die(deployed: Deployed, *programs: str) -> None:
     """Each without a word; whoever runs the cluster starts it again."""
     for program in programs:
-        deployed.inside.run("pkill", "-KILL", "-f", program)
+        deployed.shell.run("pkill", "-KILL", "-f", program)
         until("the API answers again", lambda: answers(deployed))
 
 
 def answers(deployed: Deployed) -> bool:
     with suppress(ClusterError):
-        return deployed.inside.run("kubectl", "get", "--raw", "/readyz").strip() == "ok"
+        return deployed.shell.run("kubectl", "get", "--raw", "/readyz").strip() == "ok"
     return False
 
 

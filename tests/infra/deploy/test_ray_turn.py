@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.cluster.errors import ClusterError
-from infra.deploy.training import RayMode, values
+from infra.deploy.training import RayMode, chart_values
 from tests.infra.deploy.clusters import deployed_cluster
 from tests.infra.deploy.deployed import overlaid, rows, until
 from tests.infra.deploy.raters import THUMBS, keys, people_rate, people_rate_while
@@ -36,7 +36,7 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
 
 def configure(turns: Turns, changes: Changes) -> None:
     """Another turn than the chart's, the rest as it is."""
-    turns.deployed.install(values(RayMode.KUBERAY), images(turns), changes)
+    turns.deployed.install(chart_values(RayMode.KUBERAY), images(turns), changes)
 
 
 def images(turns: Turns) -> Changes:

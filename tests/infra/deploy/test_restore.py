@@ -88,13 +88,13 @@ def restored(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> It
         "kind": "Namespace",
         "metadata": {"name": other.namespace, "labels": RESTRICTED},
     }
-    deployed.inside.run("kubectl", "apply", "-f", "-", said=json.dumps(namespace))
+    deployed.shell.run("kubectl", "apply", "-f", "-", stdin=json.dumps(namespace))
     try:
         page.run(other, "restore", folder, other.values(SMALL))
         yield Restored(other, ada.key, conversation, before)
     finally:
         other.helm("uninstall", other.name, "--ignore-not-found", "--wait")
-        deployed.inside.run("kubectl", "delete", "namespace", other.namespace, "--wait")
+        deployed.shell.run("kubectl", "delete", "namespace", other.namespace, "--wait")
 
 
 def said(ada: Client) -> str:

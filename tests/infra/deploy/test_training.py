@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from infra.deploy.training import PACKAGES, RayMode, packages_volume, values
+from infra.deploy.training import PACKAGES, RayMode, chart_values, packages_volume
 
 
 def objects() -> dict[str, dict[str, Any]]:
@@ -26,7 +26,7 @@ def test_the_claim_and_its_volume_know_only_each_other() -> None:
 
 
 def test_the_pods_mount_it_read_only_where_they_look_for_packages() -> None:
-    said: dict[str, Any] = values(RayMode.KUBERAY)
+    said: dict[str, Any] = chart_values(RayMode.KUBERAY)
     (mount,), (volume,) = said["training"]["extraVolumeMounts"], said["training"]["extraVolumes"]
     assert mount["readOnly"]
     assert volume["persistentVolumeClaim"]["readOnly"]

@@ -43,7 +43,7 @@ def spool_count(deployed: Deployed) -> int:
 def everything(deployed: Deployed) -> set[str]:
     """Of every kind that there is in the cluster, what is in the namespace."""
     listing = ["kubectl", "api-resources", "--verbs=list", "--namespaced", "--output=name"]
-    kinds = [kind for kind in deployed.inside.run(*listing).split() if kind not in TRACES]
+    kinds = [kind for kind in deployed.shell.run(*listing).split() if kind not in TRACES]
     found = deployed.kubectl("get", ",".join(kinds), "--output=name", "--ignore-not-found").split()
     return {name for name in found if name not in OWN}
 
@@ -64,7 +64,7 @@ def test_what_stays_is_what_policy_keeps_and_is_found_again(
     assert len(expected) >= 8
     assert everything(deployed) == expected
     cluster_wide = "clusterroles,clusterrolebindings,priorityclasses,validatingwebhookconfigurations,mutatingwebhookconfigurations"
-    left = json.loads(deployed.inside.run("kubectl", "get", cluster_wide, "-o", "json"))["items"]
+    left = json.loads(deployed.shell.run("kubectl", "get", cluster_wide, "-o", "json"))["items"]
     assert [
         one["metadata"]["name"] for one in left if "thumbwheel" in json.dumps(one["metadata"])
     ] == []

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.definitions.in_cluster import apply_definitions
 from infra.definitions.installation import find_installed as find_definitions
-from infra.definitions.known import make_known
 from infra.servers.installation import find_installed
 from infra.watching.boards import BOARDS
 from infra.watching.panels import Dashboard
@@ -72,7 +72,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(deployed: Deployed) -> Iterator[Watched]:
     resources = find_definitions() / "prometheus-operator"
-    make_known(deployed.inside, resources)
+    apply_definitions(deployed.shell, resources)
     deployed.settle()
     before = deployed.pods(*SERVICES)
     try:
@@ -89,7 +89,7 @@ def watched(deployed: Deployed) -> Iterator[Watched]:
     finally:
         prometheus.ended(deployed)
         deployed.install()
-        deployed.inside.run("kubectl", "delete", "-f", str(resources))
+        deployed.shell.run("kubectl", "delete", "-f", str(resources))
 
 
 def live(deployed: Deployed) -> None:

@@ -1,6 +1,6 @@
 """The chart's README has every value with its default and what was said of it."""
 
-from infra.docs.chart import described, shown
+from infra.docs.chart import describe_values, shown
 
 TEXT = """
 # Not a value's.
@@ -17,7 +17,7 @@ f: 3
 
 
 def test_comments_belong_to_the_key_below_them() -> None:
-    assert list(described(TEXT)) == [
+    assert list(describe_values(TEXT)) == [
         ("a", "First line, and the second."),
         ("b.c", ""),
         ("b.e", "With a \\| in it."),

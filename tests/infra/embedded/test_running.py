@@ -12,9 +12,9 @@ from infra.embedded import running
 from infra.embedded.running import (
     RECIPES,
     UnknownRecipeError,
+    check_not_running,
     check_recipe,
     find_ports,
-    refuse_second,
 )
 from infra.simulated_users.settings import PLANS
 from infra.supervision.supervisor import RUNNING, AlreadyRunningError, NotRunningError
@@ -40,18 +40,18 @@ def ended_pid() -> int:
 
 
 def test_a_second_start_says_where_the_first_one_answers(tmp_path: Path) -> None:
-    refuse_second(tmp_path / "state")
+    check_not_running(tmp_path / "state")
     run_in(tmp_path / "state", os.getpid())
     (tmp_path / "state" / "owner.key").write_text("tw_owner\n")
     with refused(AlreadyRunningError, field=str(tmp_path / "state"), reason="IN_USE") as caught:
-        refuse_second(tmp_path / "state")
+        check_not_running(tmp_path / "state")
     assert str(os.getpid()) in caught.value.text
     assert caught.value.text.split()[-1] == "http://127.0.0.1:8123/#key=tw_owner"
 
 
 def test_one_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
     run_in(tmp_path / "state", ended_pid())
-    refuse_second(tmp_path / "state")
+    check_not_running(tmp_path / "state")
 
 
 def test_a_loop_without_a_system_is_told_of_the_stack_where_that_runs(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.embedded import training_process
-from infra.embedded.training_process import attend
+from infra.embedded.training_process import run_training_process
 from infra.supervision.interruption import interruptible
 
 # Stands for training: takes its next checkpoint when it is let go, and writes down how many there
@@ -36,7 +36,7 @@ while True:
 
 
 class Run:
-    """One run of `attend`, with what was said."""
+    """One run of `run_training_process`, with what was said."""
 
     def __init__(self, loop: Path, step: str = "sft", listens: str = "listens") -> None:
         self.loop, self.said = loop, list[str]()
@@ -46,7 +46,9 @@ class Run:
     async def stopped(self) -> None:
         """Run until Ctrl-C has ended it."""
         with interruptible(self._hear):
-            await attend(self._command, os.environ, self.loop, self._hear, near_seconds=60)
+            await run_training_process(
+                self._command, os.environ, self.loop, self._hear, checkpoint_seconds=60
+            )
             pytest.fail("it ended by itself")
 
     def _hear(self, text: str) -> None:
@@ -136,7 +138,7 @@ async def test_training_listens_where_its_starter_was_told_to_ignore_ctrl_c(tmp_
     try:
         here = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
         task = asyncio.create_task(
-            attend(
+            run_training_process(
                 [sys.executable, "-c", here, str(tmp_path / "here")],
                 os.environ,
                 tmp_path,
@@ -156,4 +158,4 @@ async def test_training_listens_where_its_starter_was_told_to_ignore_ctrl_c(tmp_
 
 async def test_the_exit_status_is_trainings(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit(4)"]
-    assert await attend(command, os.environ, tmp_path, lambda _: None) == 4
+    assert await run_training_process(command, os.environ, tmp_path, lambda _: None) == 4

@@ -11,8 +11,8 @@ from typing import Any
 import pg8000.dbapi
 import pytest
 
+from infra.evaluation_stores.layout import PORTS, Software, StoreLayout
 from infra.evaluation_stores.ping import answers
-from infra.evaluation_stores.places import PORTS, Place, Software
 from infra.evaluation_stores.preparation import (
     DATABASES,
     prepare_kafka,
@@ -31,7 +31,7 @@ ELSEWHERE = "127.0.0.2"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def layout(tmp_path: Path) -> StoreLayout:
     (tmp_path / "data").mkdir()
     (tmp_path / "secrets").mkdir()
     for name in ("postgres-password", "secret-key", "valkey-password"):
@@ -39,14 +39,14 @@ def place(tmp_path: Path) -> Place:
     found = find_installed()
     ports = iter(distinct_free_ports(sum(map(len, PORTS.values()))))
     mine = {store: tuple(next(ports) for _ in usual) for store, usual in PORTS.items()}
-    return Place(
+    return StoreLayout(
         tmp_path / "data", tmp_path / "secrets", Software(found, found.jars), HOST, "tw-kafka", mine
     )
 
 
 @contextlib.contextmanager
-def running(program: Program, place: Place) -> Iterator[None]:
-    process = Process(program, place.folder / "log")
+def running(program: Program, layout: StoreLayout) -> Iterator[None]:
+    process = Process(program, layout.folder / "log")
     process.start()
     try:
         yield
@@ -54,9 +54,9 @@ def running(program: Program, place: Place) -> Iterator[None]:
         process.stop()
 
 
-def ask(place: Place, database: str, password: str, statement: str) -> Any:
+def ask(layout: StoreLayout, database: str, password: str, statement: str) -> Any:
     """As another machine would."""
-    (port,) = place.ports["postgres"]
+    (port,) = layout.ports["postgres"]
     connection = pg8000.dbapi.connect(
         USER,
         host=ELSEWHERE,
@@ -73,40 +73,46 @@ def ask(place: Place, database: str, password: str, statement: str) -> Any:
 
 
 @pytest.mark.slow
-def test_postgres_has_all_databases_keeps_rows_and_takes_a_new_password(place: Place) -> None:
-    place = dataclasses.replace(place, listens_on=f"{HOST},{ELSEWHERE}")
-    with running(prepare_postgres(place), place):
+def test_postgres_has_all_databases_keeps_rows_and_takes_a_new_password(
+    layout: StoreLayout,
+) -> None:
+    layout = dataclasses.replace(layout, listens_on=f"{HOST},{ELSEWHERE}")
+    with running(prepare_postgres(layout), layout):
         for database in DATABASES:
-            ask(place, database, "first", "CREATE TABLE thumbs AS SELECT 1 AS thumb")
-    (place.folder / "data").chmod(0o770)  # as a volume that was mounted again
-    (place.secrets / "postgres-password").write_text("it's another")
-    with running(prepare_postgres(place), place):
+            ask(layout, database, "first", "CREATE TABLE thumbs AS SELECT 1 AS thumb")
+    (layout.folder / "data").chmod(0o770)  # as a volume that was mounted again
+    (layout.secrets / "postgres-password").write_text("it's another")
+    with running(prepare_postgres(layout), layout):
         for database in DATABASES:
-            assert list(ask(place, database, "it's another", "SELECT thumb FROM thumbs")[0]) == [1]
+            assert list(ask(layout, database, "it's another", "SELECT thumb FROM thumbs")[0]) == [1]
         with pytest.raises(pg8000.dbapi.DatabaseError, match="28P01"):
-            ask(place, "gateway", "first", "SELECT 1")
+            ask(layout, "gateway", "first", "SELECT 1")
 
 
-def test_valkey_answers_its_probe_only_with_the_password_that_is_mounted(place: Place) -> None:
-    (port,) = place.ports["valkey"]
+def test_valkey_answers_its_probe_only_with_the_password_that_is_mounted(
+    layout: StoreLayout,
+) -> None:
+    (port,) = layout.ports["valkey"]
     assert not answers(port, "first")
-    with running(prepare_valkey(place), place):
+    with running(prepare_valkey(layout), layout):
         assert answers(port, "first")
         assert not answers(port, "second")
 
 
-def test_kafka_formats_its_folder_once_and_sends_clients_to_its_service(place: Place) -> None:
-    first = prepare_kafka(place)
-    written = (place.folder / "broker-1" / "meta.properties").read_text()
-    assert prepare_kafka(place).command == first.command
-    assert (place.folder / "broker-1" / "meta.properties").read_text() == written
-    clients, controllers = place.ports["kafka"]
-    settings = (place.folder / "broker-1.properties").read_text().splitlines()
+def test_kafka_formats_its_folder_once_and_sends_clients_to_its_service(
+    layout: StoreLayout,
+) -> None:
+    first = prepare_kafka(layout)
+    written = (layout.folder / "broker-1" / "meta.properties").read_text()
+    assert prepare_kafka(layout).command == first.command
+    assert (layout.folder / "broker-1" / "meta.properties").read_text() == written
+    clients, controllers = layout.ports["kafka"]
+    settings = (layout.folder / "broker-1.properties").read_text().splitlines()
     assert f"advertised.listeners=PLAINTEXT://tw-kafka:{clients}" in settings
     assert f"listeners=PLAINTEXT://{HOST}:{clients},CONTROLLER://{HOST}:{controllers}" in settings
 
 
-def test_of_the_object_store_only_the_s3_door_is_open(place: Place) -> None:
-    command = prepare_s3(dataclasses.replace(place, listens_on=ELSEWHERE)).command
+def test_of_the_object_store_only_the_s3_door_is_open(layout: StoreLayout) -> None:
+    command = prepare_s3(dataclasses.replace(layout, listens_on=ELSEWHERE)).command
     assert [word for word in command if ELSEWHERE in word] == [f"-s3.ip.bind={ELSEWHERE}"]
-    assert '"secretKey": "first"' in (place.folder / "identities.json").read_text()
+    assert '"secretKey": "first"' in (layout.folder / "identities.json").read_text()

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from infra.evaluation_stores.places import IMAGE
+from infra.evaluation_stores.layout import IMAGE
 from infra.images import packages
 from infra.images.build import JARS, locks_of
 from infra.images.catalogue import ROOT, read_catalogue

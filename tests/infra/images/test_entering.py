@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.evaluation_stores.places import IMAGE
+from infra.evaluation_stores.layout import IMAGE
 from infra.images.build import build_image
 from infra.images.catalogue import ROOT, read_catalogue
-from infra.servers.binaries import Programs
+from infra.servers.binaries import ProgramPaths
 
 CATALOGUE = read_catalogue()
 MEGABYTE = 1_000_000
@@ -140,7 +140,9 @@ def test_the_programs_of_the_stores_run_in_their_image_without_anything_of_ours_
     environment = dict(pair.split("=", 1) for pair in config["Env"])  # type: ignore[attr-defined]
     programs = IMAGE.programs
     # Not where this test looks for it: its name has the processor in it.
-    valkey = Path("/", Programs(root / programs.packages.relative_to("/")).valkey.relative_to(root))
+    valkey = Path(
+        "/", ProgramPaths(root / programs.packages.relative_to("/")).valkey.relative_to(root)
+    )
     commands = [
         ["/usr/local/bin/python3", "-m", "infra.evaluation_stores", "--help"],
         [str(programs.postgres / "initdb"), "--version"],

@@ -19,9 +19,9 @@ import yaml
 from infra.cluster.errors import ClusterError
 from infra.deploy import release
 from infra.deploy.__main__ import HTTP_PORT
-from infra.deploy.doorway import open_door
-from infra.deploy.images import bring_images
-from infra.deploy.inside import Inside
+from infra.deploy.cluster_shell import ClusterShell
+from infra.deploy.images import load_images
+from infra.deploy.port_forward import forward_port
 from infra.deploy.storage import prepare_storage
 from infra.kserve_simulation.running import controller, install_resources
 from services.generator.inference_object import inference_service, read_template
@@ -43,14 +43,14 @@ FAILED = ["FAILED_PRECONDITION", "VERSION_FAILED", "directory"]
 class World:
     """One cluster with the chart on it, and KServe's controller, which may be ended."""
 
-    inside: Inside
+    shell: ClusterShell
     client: Client
     kserve: ExitStack
     tags: dict[str, str]
     values: Any
 
     def get(self, *words: str) -> Any:
-        return json.loads(self.inside.run("kubectl", *NAMESPACE, "get", *words, "-o", "json"))
+        return json.loads(self.shell.run("kubectl", *NAMESPACE, "get", *words, "-o", "json"))
 
     def services(self) -> dict[str, Any]:
         """InferenceServices by version."""
@@ -68,8 +68,8 @@ class World:
             "generator",
             "--",
         ]
-        said = self.inside.run(
-            "kubectl", *NAMESPACE, *pod, "python3", "-", *words, said=SCRIPT.read_text()
+        said = self.shell.run(
+            "kubectl", *NAMESPACE, *pod, "python3", "-", *words, stdin=SCRIPT.read_text()
         )
         return json.loads(said)
 
@@ -86,7 +86,7 @@ class World:
 
     def install(self) -> None:
         """Or upgrade to what the values say now."""
-        release.install(self.inside, self.tags, self.values)
+        release.install(self.shell, self.tags, self.values)
 
     def chat(self) -> tuple[int, Any]:
         body = {
@@ -107,29 +107,29 @@ def until(done: Callable[[], Any], seconds: float = 90.0) -> Any:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     state = tmp_path_factory.mktemp("kserve") / "cluster"
-    with bare_cluster(state, "serving through KServe is not tried on a real cluster") as inside:
-        yield from installed(inside)
+    with bare_cluster(state, "serving through KServe is not tried on a real cluster") as shell:
+        yield from installed(shell)
 
 
-def installed(inside: Inside) -> Iterator[World]:
+def installed(shell: ClusterShell) -> Iterator[World]:
     values = yaml.safe_load(VALUES.read_text())
     values["services"] = {"generator": {"settings": {"load_seconds": LOAD_SECONDS}}}
-    tags = bring_images(inside, ("services", "predictor", "stores"), print)
-    inside.run(
+    tags = load_images(shell, ("services", "predictor", "stores"), print)
+    shell.run(
         "kubectl",
         "apply",
         "--server-side",
         "-f",
         "-",
-        said=prepare_storage(inside.layout, release.NAMESPACE),
+        stdin=prepare_storage(shell.layout, release.NAMESPACE),
     )
-    install_resources(inside)
+    install_resources(shell)
     with ExitStack() as kserve:
-        kserve.enter_context(controller(inside))
-        release.install(inside, tags, values)
-        port = open_door(inside, 0, release.door_address(inside), HTTP_PORT)
-        client = Client(f"http://127.0.0.1:{port}", release.owner_key(inside))
-        yield World(inside, client, kserve, tags, values)
+        kserve.enter_context(controller(shell))
+        release.install(shell, tags, values)
+        port = forward_port(shell, 0, release.gateway_address(shell), HTTP_PORT)
+        client = Client(f"http://127.0.0.1:{port}", release.owner_key(shell))
+        yield World(shell, client, kserve, tags, values)
 
 
 def pods_of(world: World, service: Any) -> list[Any]:
@@ -141,7 +141,7 @@ def answered(world: World, pod: Any) -> float:
     """How many chats a pod has answered."""
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
     name = pod["metadata"]["name"]
-    said = world.inside.run(
+    said = world.shell.run(
         "kubectl",
         *NAMESPACE,
         "exec",
@@ -185,7 +185,7 @@ def test_the_api_server_has_kept_every_field_that_we_wrote(world: World) -> None
         ("thumbwheel-generator", "Apply", None),
         ("thumbwheel-cluster", "Update", "status"),
     }
-    manifest = world.inside.run("helm", "get", "manifest", release.NAME, *NAMESPACE)
+    manifest = world.shell.run("helm", "get", "manifest", release.NAME, *NAMESPACE)
     (runtime,) = [
         each for each in yaml.safe_load_all(manifest) if each and each["kind"] == "ServingRuntime"
     ]
@@ -198,14 +198,14 @@ def test_a_field_that_kserve_has_not_is_refused_by_the_api_server(world: World) 
     wrong["metadata"] = {"name": "wrong", "namespace": release.NAMESPACE}
     wrong["spec"] = {"predictor": found["spec"]["predictor"] | {"maxReplica": 2}}
     with refused(ClusterError, field="kubectl", reason="FAILED") as caught:
-        world.inside.run(
+        world.shell.run(
             "kubectl",
             "apply",
             "--server-side",
             "--validate=strict",
             "-f",
             "-",
-            said=json.dumps(wrong),
+            stdin=json.dumps(wrong),
         )
     assert "maxReplica" in caught.value.text
 
@@ -279,7 +279,7 @@ def test_with_kserves_controller_dead_who_is_served_is_served_on_and_a_load_says
 
 def test_what_the_generator_made_goes_with_the_release(world: World) -> None:
     assert world.services()
-    world.inside.run("helm", "uninstall", release.NAME, *NAMESPACE, "--wait", "--timeout", "120s")
+    world.shell.run("helm", "uninstall", release.NAME, *NAMESPACE, "--wait", "--timeout", "120s")
     until(
         lambda: (
             not world.get(

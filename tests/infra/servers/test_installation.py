@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.install.environment import filled_whole
+from infra.install.environment import atomic_folder
 from infra.servers import installation, progress
 from infra.servers.debian import unpack_packages
 from infra.servers.errors import ServerError
 from infra.servers.jars import check_jars, fetch_jars
-from infra.servers.progress import told
+from infra.servers.progress import progress_messages
 from infra.servers.steps import run_steps
 from tests.support.errors import refused
 
@@ -43,11 +43,11 @@ def test_servers_that_are_not_installed_are_named_with_the_command(
 
 def test_a_folder_that_was_half_filled_is_not_there(tmp_path: Path) -> None:
     home = tmp_path / "cache" / "tool"
-    with pytest.raises(KeyboardInterrupt), filled_whole(home) as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(home) as partial:
         (partial / "half").touch()
         raise KeyboardInterrupt
     assert not list(home.parent.iterdir())
-    with filled_whole(home) as partial:
+    with atomic_folder(home) as partial:
         (partial / "whole").touch()
     assert [file.name for file in home.iterdir()] == ["whole"]
 
@@ -135,7 +135,7 @@ def test_what_is_said_meanwhile_counts_what_arrives_and_nothing_where_nothing_do
     (tmp_path / "copied").write_bytes(bytes(2_000_000))
     part = installation.Part(tmp_path, "something", lambda _: None, arrives)
     lines: queue.Queue[str] = queue.Queue()
-    with told(part.arrives_in(tmp_path), lines.put):
+    with progress_messages(part.arrives_in(tmp_path), lines.put):
         assert re.findall(r"\d+", lines.get(timeout=20))[:-1] == megabytes, (
             "the last number is of seconds"
         )

@@ -16,8 +16,8 @@ def test_acknowledged_objects_are_there_after_a_kill_and_no_socket_is_left(s3: S
     for number in range(20):
         client.put_object(bucket.name, f"part-{number}", io.BytesIO(b"x" * 10_000), 10_000)
     (process,) = s3.processes
-    sockets = [file for file in process.program.litter if file.exists()]
-    assert sockets, "it keeps its sockets elsewhere now: Program.litter is out of date"
+    sockets = [file for file in process.program.leftovers if file.exists()]
+    assert sockets, "it keeps its sockets elsewhere now: Program.leftovers is out of date"
     s3.kill()
     assert not [file for file in sockets if file.exists()]
     s3.start()

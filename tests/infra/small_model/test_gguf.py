@@ -97,7 +97,7 @@ def test_a_missing_metadata_field_is_named(tmp_path: Path) -> None:
 def test_gemmas_tensors_decode_as_the_oracle_reads_them(
     gguf: GgufFile, gguf_path: Path, name: str
 ) -> None:
-    place = gguf.places[name]
+    place = gguf.locations[name]
     block = BLOCKS[place.block_type]
     raw = np.fromfile(
         gguf_path,

@@ -19,11 +19,16 @@ import pytest
 
 from infra.small_model import hub
 from infra.small_model.errors import ModelError
-from infra.small_model.hub import NEEDED, from_hub, missing_files
+from infra.small_model.hub import REQUIRED_FILES, from_hub, missing_files
 from tests.support.errors import refused
 
 ID = "Qwen/Qwen3-0.6B"
-WAYS_OUT = ("MODEL=/path/to/Qwen3-0.6B", *NEEDED, "*.safetensors", "HF_HOME=/path/to/huggingface")
+WAYS_OUT = (
+    "MODEL=/path/to/Qwen3-0.6B",
+    *REQUIRED_FILES,
+    "*.safetensors",
+    "HF_HOME=/path/to/huggingface",
+)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from infra.small_model.installation import (
     check_adapter,
     install_base,
     install_small,
-    place,
+    link_model,
 )
 from infra.small_model.packages import concatenate
 from infra.small_model.tensors import TensorFile, open_tensors
@@ -38,16 +38,16 @@ def finished(tmp_path: Path) -> Path:
 def test_a_model_directory_is_placed_by_links_with_its_manifest(
     finished: Path, tmp_path: Path
 ) -> None:
-    target = place(finished, tmp_path / "models" / "toy-0")
+    target = link_model(finished, tmp_path / "models" / "toy-0")
     assert verify_manifest(target).version == "toy-0"
     assert (target / "config.json").stat().st_ino == (finished / "config.json").stat().st_ino
 
 
 def test_a_half_placed_directory_is_made_again(finished: Path, tmp_path: Path) -> None:
-    target = place(finished, tmp_path / "models" / "toy-0")
+    target = link_model(finished, tmp_path / "models" / "toy-0")
     (target / MANIFEST).unlink()
     (target / "stray").touch()
-    assert set(verify_manifest(place(finished, target)).files) == {"config.json"}
+    assert set(verify_manifest(link_model(finished, target)).files) == {"config.json"}
     assert not (target / "stray").exists()
 
 

@@ -12,7 +12,7 @@ from infra.small_model.gemma import pieces_of
 from infra.small_model.gguf_file import GgufFile
 from infra.small_model.installation import KEPT_PIECES
 from infra.small_model.tokenizer import PieceKind, Pieces, build_tokenizer, sentencepiece
-from infra.small_model.vocabulary import read_kept
+from infra.small_model.vocabulary import read_kept_pieces
 
 GOLDEN = [
     (row["text"], row["ids"])
@@ -35,7 +35,7 @@ def whole(pieces: Pieces) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def kept() -> list[int]:
-    return read_kept(KEPT_PIECES)
+    return read_kept_pieces(KEPT_PIECES)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.small_model.tokenizer import PieceKind, Pieces, build_tokenizer
-from infra.small_model.vocabulary import choose_pieces, derivation, read_kept, write_kept
+from infra.small_model.vocabulary import (
+    choose_pieces,
+    derivation,
+    read_kept_pieces,
+    write_kept_pieces,
+)
 
 CONTROLS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
 LEARNED = ["ab", "cd", "abc", "bc", "abcd", "abab", "dd", "ddd", "bcd", "cdab", "xyz"]
@@ -56,6 +61,6 @@ def test_a_closed_set_encodes_alike_whatever_it_holds(text: str, wanted: set[str
 
 
 def test_the_committed_form_is_one_bit_a_piece(tmp_path: Path) -> None:
-    write_kept([0, 3, 9], 16, tmp_path / "kept.bits")
+    write_kept_pieces([0, 3, 9], 16, tmp_path / "kept.bits")
     assert (tmp_path / "kept.bits").stat().st_size == 2
-    assert read_kept(tmp_path / "kept.bits") == [0, 3, 9]
+    assert read_kept_pieces(tmp_path / "kept.bits") == [0, 3, 9]

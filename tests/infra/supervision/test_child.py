@@ -49,11 +49,13 @@ async def child_of(
     code: str,
     folder: Path,
     ready: Callable[[], Awaitable[bool]] | None = None,
-    litter: tuple[Path, ...] = (),
+    leftovers: tuple[Path, ...] = (),
 ) -> AsyncIterator[tuple[Child, Lines]]:
     port, lines = free_port(), Lines()
     command = (sys.executable, "-u", "-c", code, str(port))
-    program = Program("parrot", command, {}, port, stop_seconds=10, ready=ready, litter=litter)
+    program = Program(
+        "parrot", command, {}, port, stop_seconds=10, ready=ready, leftovers=leftovers
+    )
     child = Child(program, lines.say, folder / "parrot.log")
     child.start()
     try:
@@ -124,8 +126,11 @@ async def test_a_program_with_a_check_of_its_own_is_ready_when_that_says_so(tmp_
 
 
 async def test_what_a_program_leaves_behind_is_removed_after_its_end(tmp_path: Path) -> None:
-    litter = tmp_path / "parrot.sock"
-    async with child_of(LISTEN, tmp_path, litter=(litter, tmp_path / "never-made")) as (child, _):
+    leftovers = tmp_path / "parrot.sock"
+    async with child_of(LISTEN, tmp_path, leftovers=(leftovers, tmp_path / "never-made")) as (
+        child,
+        _,
+    ):
         await child.wait_ready(20)
-        litter.touch()
-    assert not litter.exists()
+        leftovers.touch()
+    assert not leftovers.exists()

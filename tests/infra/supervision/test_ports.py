@@ -14,7 +14,7 @@ from tests.support.errors import refused
 ASK = """
 from pathlib import Path
 from infra.supervision import ports
-ports._OUTGOING = Path({range_file!r})
+ports._EPHEMERAL_RANGE = Path({range_file!r})
 print(*ports.distinct_free_ports(200), flush=True)
 input()
 """
@@ -24,7 +24,7 @@ def test_ports_are_different_and_free() -> None:
     found = distinct_free_ports(30)
     assert len(set(found)) == 30
     assert all(is_free(port) for port in found)
-    assert max(found) < int(ports._OUTGOING.read_text().split()[0])
+    assert max(found) < int(ports._EPHEMERAL_RANGE.read_text().split()[0])
 
 
 def test_a_port_in_use_is_not_free() -> None:

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 
-from infra.certificates.authority import Authority, Pair
-from infra.certificates.folder import fill, tls_settings, write
+from infra.certificates.authority import Authority, CertificatePair
+from infra.certificates.folder import issue_certificates, tls_settings, write_pair
 from services.chassis import mutual_tls, reconnecting_channel
 from services.chassis.channel import call_stream, call_unary, open_channel
 from services.chassis.errors import PermissionDeniedError, UnavailableError
@@ -70,7 +70,7 @@ class Generator(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Certificates of everybody."""
-    fill(tmp_path / "tls", ("gateway", "generator", "session", "operator"), 1)
+    issue_certificates(tmp_path / "tls", ("gateway", "generator", "session", "operator"), 1)
     return tmp_path / "tls"
 
 
@@ -147,10 +147,10 @@ async def test_plaintext_and_certificates_that_are_foreign_old_or_absent_are_ref
     folder: Path, tmp_path: Path
 ) -> None:
     foreign, old = tmp_path / "foreign", tmp_path / "old"
-    fill(foreign, ("operator",), 1)
-    write(foreign, "authority", _authority(folder).pair)  # it believes us and is not believed
+    issue_certificates(foreign, ("operator",), 1)
+    write_pair(foreign, "authority", _authority(folder).pair)  # it believes us and is not believed
     shutil.copytree(folder, old)
-    write(old, "operator", _authority(folder).issue("operator", -0.01))
+    write_pair(old, "operator", _authority(folder).issue("operator", -0.01))
     async with generator(folder) as (_, port):
         for tls in (None, files(foreign, "operator"), files(old, "operator")):
             with pytest.raises(UnavailableError):
@@ -173,11 +173,11 @@ async def test_a_server_that_is_another_service_foreign_or_old_is_not_believed(
             await promote(port, files(folder, "operator"))
         await promote(port, files(folder, "operator"), peer="session")
     foreign = tmp_path / "foreign"
-    fill(foreign, ("generator",), 1)
+    issue_certificates(foreign, ("generator",), 1)
     async with generator(foreign) as (_, port):
         with pytest.raises(UnavailableError):
             await promote(port, files(folder, "operator"))
-    write(folder, "generator", _authority(folder).issue("generator", -0.01))
+    write_pair(folder, "generator", _authority(folder).issue("generator", -0.01))
     async with generator(folder) as (_, port):
         with pytest.raises(UnavailableError):
             await promote(port, files(folder, "operator"))
@@ -197,7 +197,7 @@ async def test_health_is_told_to_any_service_with_a_certificate(folder: Path) ->
 
 async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -> None:
     bind_call(CallContext(Caller("acme", "ada"), "request"))
-    old, new = _authority(folder), Authority.make(1)
+    old, new = _authority(folder), Authority.create(1)
     async with (
         generator(folder) as (servicer, port),
         open_channel(
@@ -214,7 +214,7 @@ async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -
         assert await anext(streams[1]) == "begun"
         first = (folder / "gateway.pem").read_bytes()
         for service in ("generator", "gateway"):
-            write(folder, service, new.issue(service, 1))
+            write_pair(folder, service, new.issue(service, 1))
         second = (folder / "gateway.pem").read_bytes()
         async with asyncio.timeout(5):
             while servicer.certificates[-1] != second:
@@ -259,17 +259,17 @@ def test_certificate_key_and_authority_are_set_together_or_not_at_all(folder: Pa
 
 
 def test_certificates_are_made_anew_before_they_expire(tmp_path: Path) -> None:
-    assert fill(tmp_path, ("gateway", "session"), 1) == ["gateway", "session"]
-    assert fill(tmp_path, ("gateway", "session"), 1) == []
-    write(tmp_path, "session", _authority(tmp_path).issue("session", 0.4))
-    assert fill(tmp_path, ("gateway", "session"), 1) == ["session"]
+    assert issue_certificates(tmp_path, ("gateway", "session"), 1) == ["gateway", "session"]
+    assert issue_certificates(tmp_path, ("gateway", "session"), 1) == []
+    write_pair(tmp_path, "session", _authority(tmp_path).issue("session", 0.4))
+    assert issue_certificates(tmp_path, ("gateway", "session"), 1) == ["session"]
     assert (tmp_path / "session.key").stat().st_mode & 0o077 == 0
 
 
 async def test_a_service_serves_as_a_process_under_its_table_and_its_certificates(
     tmp_path: Path,
 ) -> None:
-    fill(tmp_path, ("gateway", "guardrail", "session"), 1)
+    issue_certificates(tmp_path, ("gateway", "guardrail", "session"), 1)
     async with _guardrail_process(tmp_path) as port:
         for service, allowed in (("gateway", True), ("session", False)):
             async with open_channel(
@@ -316,7 +316,9 @@ async def _guardrail_process(folder: Path) -> AsyncIterator[int]:
 def _authority(folder: Path) -> Authority:
     """The folder's own."""
     return Authority(
-        Pair((folder / "authority.pem").read_bytes(), (folder / "authority.key").read_bytes())
+        CertificatePair(
+            (folder / "authority.pem").read_bytes(), (folder / "authority.key").read_bytes()
+        )
     )
 
 

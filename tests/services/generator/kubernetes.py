@@ -167,7 +167,7 @@ def blocked(reason: str, message: str) -> Json:
 @asynccontextmanager
 async def kubernetes_api(kubernetes: FakeKubernetes, directory: Path) -> AsyncIterator[str]:
     """Serve the API, write the files of a service account, and yield the URL."""
-    authority = Authority.make(days=1)
+    authority = Authority.create(days=1)
     pair = authority.sign(x509.Name([]), [x509.DNSName("localhost")], days=1)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "ca.crt").write_bytes(authority.pair.certificate)

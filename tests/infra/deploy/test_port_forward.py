@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from infra.deploy.doorway import serve
+from infra.deploy.port_forward import serve
 
 ADDRESS = "door.address"
 SAID = os.urandom(300_000)

@@ -13,13 +13,13 @@ LAST_CHARACTERS = 3_000
 
 
 @dataclass(frozen=True)
-class Inside:
+class ClusterShell:
     """Runner of commands in a running cluster."""
 
     layout: Layout
     tools: Tools
 
-    def run(self, *command: str, said: str = "", seconds: float = 600.0) -> str:
+    def run(self, *command: str, stdin: str = "", seconds: float = 600.0) -> str:
         """Run a command and return its standard output.
 
         Args:
@@ -31,7 +31,7 @@ class Inside:
         done = subprocess.run(
             self.command(command),
             env=lifecycle.user_environment(self.layout, self.tools),
-            input=said,
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,

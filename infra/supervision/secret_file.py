@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def kept(file: Path, make: Callable[[], str] = lambda: secrets.token_hex(32)) -> str:
+def read_or_create(file: Path, make: Callable[[], str] = lambda: secrets.token_hex(32)) -> str:
     """Return the text of a file; create the file from `make` if missing."""
     if not file.exists():
         partial = file.with_name(f"{file.name}.partial")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save, save_file
 
-from infra.simulated_users.worse import exchange_layers, make_worse
+from infra.simulated_users.degraded_policy import exchange_layers, make_worse
 from training.manifest import read_manifest, verify_manifest
 
 

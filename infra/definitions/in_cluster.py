@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from infra.cluster.errors import ClusterError
-from infra.deploy.inside import Inside
+from infra.deploy.cluster_shell import ClusterShell
 
-ESTABLISHED_SECONDS, LOOK_SECONDS = 60, 0.3
+ESTABLISHED_SECONDS, POLL_SECONDS = 60, 0.3
 
 
-def make_known(inside: Inside, *folders: Path) -> None:
+def apply_definitions(shell: ClusterShell, *folders: Path) -> None:
     """Apply all definitions of the folders, and wait until the API server serves them.
 
     Other versions of a definition are replaced.
@@ -25,11 +25,11 @@ def make_known(inside: Inside, *folders: Path) -> None:
     """
     files = [word for folder in folders for word in ("-f", str(folder))]
     # Server-side apply: the definitions exceed the size limit of the annotation written by kubectl.
-    inside.run("kubectl", "apply", "--server-side", "--force-conflicts", *files)
+    shell.run("kubectl", "apply", "--server-side", "--force-conflicts", *files)
     end = time.monotonic() + ESTABLISHED_SECONDS
     while not all(
         is_served(each)
-        for each in json.loads(inside.run("kubectl", "get", *files, "-o", "json"))["items"]
+        for each in json.loads(shell.run("kubectl", "get", *files, "-o", "json"))["items"]
     ):
         if time.monotonic() > end:
             names = ", ".join(folder.name for folder in folders)
@@ -39,7 +39,7 @@ def make_known(inside: Inside, *folders: Path) -> None:
                 reason="TIMED_OUT",
                 limit=f"{ESTABLISHED_SECONDS} s",
             )
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def is_served(definition: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from infra.simulated_users.bounds import Bounds, Counts, CrowdError
 from infra.simulated_users.client import Place
-from infra.simulated_users.crowd import Crowd, Habits
+from infra.simulated_users.population import Crowd, Habits
 from infra.simulated_users.questions import Question
 from infra.simulated_users.rating import Rater, Temper
 from tests.infra.simulated_users.fakes import FakeChat

@@ -14,8 +14,13 @@ import grpc
 import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from infra.embedded.__main__ import TOO_LITTLE, check
-from infra.embedded.enough import NEEDED_THUMBS, SilentFeedbackError, standing_thumbs, too_little
+from infra.embedded.__main__ import TOO_LITTLE_FEEDBACK, check
+from infra.embedded.preflight import (
+    NEEDED_THUMBS,
+    FeedbackUnreachableError,
+    count_thumbs,
+    has_too_little_feedback,
+)
 from infra.supervision.supervisor import RUNNING
 from tests.support.errors import refused
 from training.__main__ import RECIPES
@@ -66,7 +71,7 @@ def test_what_is_missing_is_said_and_stands_where_the_page_looks(
     log.thumbs = 40
     begun(tmp_path).end("nano-1", RunResult("refused", "too weak", "2026-11-26T13:00:00+00:00"))
     (tmp_path / "loop" / "status.json").write_text(json.dumps(BEFORE))
-    assert too_little("nano", tmp_path, feedback)
+    assert has_too_little_feedback("nano", tmp_path, feedback)
     assert {"41", "200"} <= set(re.findall(r"\d+", capsys.readouterr().out.splitlines()[-1]))
     status = read_status(tmp_path / "loop")
     assert status is not None
@@ -86,13 +91,13 @@ BEFORE = {
 
 def test_enough_is_left_to_the_turn(tmp_path: Path, log: Log, feedback: str) -> None:
     log.thumbs = 199
-    assert not too_little("nano", tmp_path, feedback)
+    assert not has_too_little_feedback("nano", tmp_path, feedback)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_turn_that_was_cut_off_goes_on_with_what_it_had(tmp_path: Path, feedback: str) -> None:
     begun(tmp_path)
-    assert not too_little("nano", tmp_path, feedback)
+    assert not has_too_little_feedback("nano", tmp_path, feedback)
 
 
 def test_a_turn_that_runs_keeps_what_it_shows(tmp_path: Path, feedback: str) -> None:
@@ -100,22 +105,22 @@ def test_a_turn_that_runs_keeps_what_it_shows(tmp_path: Path, feedback: str) -> 
         exclusive(tmp_path / "loop", "recipe nano"),
         refused(LoopRunningError, reason="IN_USE") as caught,
     ):
-        too_little("nano", tmp_path, feedback)
+        has_too_little_feedback("nano", tmp_path, feedback)
     assert str(os.getpid()) in str(caught.value)
     assert read_status(tmp_path / "loop") is None
 
 
 def test_a_service_that_is_silent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.embedded.enough.CALL_SECONDS", 0.1)
-    with refused(SilentFeedbackError, field="127.0.0.1:1", reason="UNREACHABLE") as caught:
-        standing_thumbs("127.0.0.1:1")
+    monkeypatch.setattr("infra.embedded.preflight.CALL_SECONDS", 0.1)
+    with refused(FeedbackUnreachableError, field="127.0.0.1:1", reason="UNREACHABLE") as caught:
+        count_thumbs("127.0.0.1:1")
     assert "DEADLINE_EXCEEDED" in caught.value.text
 
 
 def test_the_command_ends_as_the_turn_would(tmp_path: Path, feedback: str) -> None:
     ports = {"feedback": int(feedback.rsplit(":", 1)[1])}
     (tmp_path / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": ports}))
-    assert check("small", tmp_path) == TOO_LITTLE == TURNS_TOO_LITTLE
+    assert check("small", tmp_path) == TOO_LITTLE_FEEDBACK == TURNS_TOO_LITTLE
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.servers.binaries import Programs
+from infra.servers.binaries import ProgramPaths
 
 DATA, SECRETS = "/data", "/secrets"
 # Client ports first; Kafka and S3 add their internal ports, in the order expected by infra/servers.
@@ -23,16 +23,16 @@ PORTS: Mapping[str, tuple[int, ...]] = {
 class Software:
     """Installed programs and jars of the servers."""
 
-    programs: Programs
+    programs: ProgramPaths
     jars: Path
 
 
 # Paths inside the image that infra/images builds.
-IMAGE = Software(Programs(Path("/app/site")), Path("/app/jars"))
+IMAGE = Software(ProgramPaths(Path("/app/site")), Path("/app/jars"))
 
 
 @dataclass(frozen=True)
-class Place:
+class StoreLayout:
     """Layout of a single store.
 
     Args:
@@ -47,7 +47,7 @@ class Place:
     known_as: str
     ports: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: PORTS)
 
-    def take_secret(self, name: str, file: str) -> None:
+    def copy_secret(self, name: str, file: str) -> None:
         """Copy a secret into the folder of the server, readable by its owner only."""
         taken = self.folder / file
         taken.touch(mode=0o600)

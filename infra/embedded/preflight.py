@@ -24,13 +24,13 @@ NEEDED_THUMBS: Mapping[str, int] = MappingProxyType({"nano": 200, "small": 100})
 CALL_SECONDS = 20.0
 
 
-class SilentFeedbackError(DetailedError):
+class FeedbackUnreachableError(DetailedError):
     """The feedback service did not return the number of thumbs."""
 
     reason = "UNREACHABLE"
 
 
-def too_little(recipe: str, state: Path, feedback: str) -> bool:
+def has_too_little_feedback(recipe: str, state: Path, feedback: str) -> bool:
     """Return True if a new run would have too little feedback.
 
     The result is printed and recorded in the status for the page, as a run would do. An interrupted
@@ -41,10 +41,10 @@ def too_little(recipe: str, state: Path, feedback: str) -> bool:
 
     Raises:
         LoopRunningError: a run is in progress.
-        SilentFeedbackError: the feedback service did not respond.
+        FeedbackUnreachableError: the feedback service did not respond.
     """
     runs, needed = Runs(state / "loop"), NEEDED_THUMBS[recipe]
-    if runs.unfinished(recipe) is not None or (thumbs := standing_thumbs(feedback)) >= needed:
+    if runs.unfinished(recipe) is not None or (thumbs := count_thumbs(feedback)) >= needed:
         return False
     with exclusive(state / "loop", f"recipe {recipe}"):
         before, last = read_status(state / "loop"), runs.last(recipe)
@@ -60,11 +60,11 @@ def too_little(recipe: str, state: Path, feedback: str) -> bool:
     return True
 
 
-def standing_thumbs(feedback: str) -> int:
+def count_thumbs(feedback: str) -> int:
     """Return the number of current thumbs of all users on all versions.
 
     Raises:
-        SilentFeedbackError: the feedback service did not respond.
+        FeedbackUnreachableError: the feedback service did not respond.
     """
     with grpc.insecure_channel(feedback) as channel:
         # The generated types support grpc.aio only.
@@ -74,7 +74,7 @@ def standing_thumbs(feedback: str) -> int:
                 feedback_pb2.CountThumbsRequest(), timeout=CALL_SECONDS, wait_for_ready=True
             )
         except grpc.RpcError as error:
-            raise SilentFeedbackError(
+            raise FeedbackUnreachableError(
                 f"feedback service at {feedback}: {error.code().name}", field=feedback
             ) from error
     return sum(count.up + count.down for count in reply.counts)

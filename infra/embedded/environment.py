@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-NOTE = "surroundings.json"
+FILE = "surroundings.json"
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Environment:
     """Connections of a running system.
 
     `keys_database` is the SQLAlchemy URL of the gateway's database. `loop_environment` contains
@@ -25,19 +25,19 @@ class Surroundings:
     loop_environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_surroundings(state: Path, surroundings: Surroundings) -> None:
+def write_environment(state: Path, environment: Environment) -> None:
     """Write the file, readable by its owner only, since the file contains passwords."""
-    file = state / NOTE
+    file = state / FILE
     file.touch(mode=0o600)
-    file.write_text(json.dumps(asdict(surroundings), indent=2))
+    file.write_text(json.dumps(asdict(environment), indent=2))
 
 
-def read_surroundings(state: Path) -> Surroundings:
+def read_environment(state: Path) -> Environment:
     """Read the file; return the values of an embedded run if missing."""
-    file = state / NOTE
+    file = state / FILE
     if not file.exists():
-        return Surroundings(f"sqlite+aiosqlite:///{state / 'keys.db'}")
-    return Surroundings(**json.loads(file.read_text()))
+        return Environment(f"sqlite+aiosqlite:///{state / 'keys.db'}")
+    return Environment(**json.loads(file.read_text()))
 
 
 def loop_environment(state: Path) -> dict[str, str]:
@@ -46,4 +46,4 @@ def loop_environment(state: Path) -> dict[str, str]:
     OMP_WAIT_POLICY keeps idle OpenMP threads from occupying the core that chat needs. OpenMP reads
     the variable before torch is imported.
     """
-    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **read_surroundings(state).loop_environment}
+    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **read_environment(state).loop_environment}

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.cluster import lifecycle
-from infra.deploy.inside import Inside
+from infra.deploy.cluster_shell import ClusterShell
 
 CHUNK_BYTES = 65_536
 
 
-def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
+def forward_port(shell: ClusterShell, port: int, address: str, inner_port: int) -> int:
     """Forward 127.0.0.1:port to an address in the cluster, until the cluster ends.
 
     Args:
@@ -32,11 +32,11 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
         OSError: the port is in use.
         ClusterError: no cluster is running.
     """
-    leads_to = inside.layout.state / f"door-{inner_port}.address"
-    partial = leads_to.with_suffix(".partial")
+    target = shell.layout.state / f"door-{inner_port}.address"
+    partial = target.with_suffix(".partial")
     partial.write_text(address)
-    partial.replace(leads_to)
-    note = inside.layout.state / f"door-{inner_port}.port"
+    partial.replace(target)
+    note = shell.layout.state / f"door-{inner_port}.port"
     if note.exists():  # An earlier call started the process, which lives as long as this folder.
         return int(note.read_text())
     listener = socket.create_server(("127.0.0.1", port))
@@ -44,22 +44,22 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
     command = [
         sys.executable,
         "-m",
-        "infra.deploy.doorway",
+        "infra.deploy.port_forward",
         str(descriptor),
-        str(leads_to),
+        str(target),
         str(inner_port),
     ]
-    with (inside.layout.logs / f"door-{inner_port}.log").open("ab") as log:
-        door = subprocess.Popen(
-            inside.command(command),
-            env=lifecycle.user_environment(inside.layout, inside.tools),
+    with (shell.layout.logs / f"door-{inner_port}.log").open("ab") as log:
+        process = subprocess.Popen(
+            shell.command(command),
+            env=lifecycle.user_environment(shell.layout, shell.tools),
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    door.returncode = (
+    process.returncode = (
         # The process outlives this program; an exit code prevents Python's warning about a child
         # without a wait.
         0
@@ -70,12 +70,12 @@ def open_door(inside: Inside, port: int, address: str, inner_port: int) -> int:
     return bound
 
 
-async def serve(listener: socket.socket, leads_to: Callable[[], str], port: int) -> None:
+async def serve(listener: socket.socket, target: Callable[[], str], port: int) -> None:
     """Forward connections to the current target address until cancelled."""
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            inner_reader, inner_writer = await asyncio.open_connection(leads_to(), port)
+            inner_reader, inner_writer = await asyncio.open_connection(target(), port)
         except OSError:
             writer.close()
             return
@@ -85,7 +85,7 @@ async def serve(listener: socket.socket, leads_to: Callable[[], str], port: int)
             inner_writer.close()
             writer.close()
 
-    async with await asyncio.start_server(pass_on, sock=listener) as server:
+    async with await asyncio.start_server(forward, sock=listener) as server:
         await server.serve_forever()
 
 
