@@ -35,8 +35,8 @@ from infra.cluster.errors import ClusterError
 from infra.cluster.installation import find_installed, install, install_clients, is_built, locate
 from infra.cluster.layout import Layout
 from infra.cluster.node import Node, import_command, run_first_process
-from infra.cluster.policies.enforcement import Enforcement, apply_table
-from infra.cluster.programs import refuse_unable
+from infra.cluster.policies.enforcement import PolicyEnforcer, apply_table
+from infra.cluster.programs import check_disk_space
 from infra.install.environment import ROOT
 from infra.servers.errors import ServerError
 from infra.supervision import interruption
@@ -101,16 +101,16 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def install_all(_layout: Layout, _words: list[str], say: Say) -> int:
-    lifecycle.refuse_unable()  # fail before a build of a quarter of an hour
+    lifecycle.check_requirements()  # fail before a build of a quarter of an hour
     install(say)
     return 0
 
 
 def able(_layout: Layout, _words: list[str], _say: Say) -> int:
     try:
-        lifecycle.refuse_unable()
+        lifecycle.check_requirements()
         if not is_built():
-            refuse_unable()
+            check_disk_space()
     except ClusterError as error:
         raise ClusterError(
             f"{error}; CLUSTER=skip skips these tests", **details_of(error)
@@ -134,7 +134,7 @@ def up(layout: Layout, _words: list[str], say: Say) -> int:
 
 
 def down(layout: Layout, _words: list[str], say: Say) -> int:
-    lifecycle.refuse_unable()
+    lifecycle.check_requirements()
     was = lifecycle.find(layout) is not None
     lifecycle.down(layout)
     say(
@@ -146,9 +146,9 @@ def down(layout: Layout, _words: list[str], say: Say) -> int:
 
 
 def status(layout: Layout, _words: list[str], say: Say) -> int:
-    process = lifecycle.running(layout)
+    process = lifecycle.require_running(layout)
     say(f"the cluster is running: process {process.pid}, state and logs in {layout.state}")
-    return inside(layout, ["kubectl", "get", "nodes,pods", "--all-namespaces"])
+    return run_in_cluster(layout, ["kubectl", "get", "nodes,pods", "--all-namespaces"])
 
 
 def execute(layout: Layout, words: list[str], _say: Say) -> int:
@@ -156,13 +156,13 @@ def execute(layout: Layout, words: list[str], _say: Say) -> int:
         raise ClusterError(
             "exec -- COMMAND…: the command is missing", field="COMMAND", reason="MISSING"
         )
-    command = lifecycle.entered(lifecycle.running(layout), words)
+    command = lifecycle.in_namespaces(lifecycle.require_running(layout), words)
     os.execvpe(command[0], command, lifecycle.user_environment(layout, locate()))  # noqa: S606
 
 
 def load(layout: Layout, images: list[str], _say: Say) -> int:
     for image in images:
-        if failed := inside(layout, import_command(Path(image).resolve())):
+        if failed := run_in_cluster(layout, import_command(Path(image).resolve())):
             return failed
     return 0
 
@@ -182,17 +182,19 @@ def node(layout: Layout, _words: list[str], _say: Say) -> int:
 def policies(layout: Layout, _words: list[str], _say: Say) -> int:
     async def enforce() -> None:
         async with connected(layout) as api:
-            await Enforcement(api, apply_table).run()
+            await PolicyEnforcer(api, apply_table).run()
 
     asyncio.run(enforce())
     return 0
 
 
-def inside(layout: Layout, command: list[str]) -> int:
+def run_in_cluster(layout: Layout, command: list[str]) -> int:
     """Run a command in the namespaces of the cluster and show its output."""
     environment = lifecycle.user_environment(layout, locate())
     return subprocess.run(
-        lifecycle.entered(lifecycle.running(layout), command), env=environment, check=False
+        lifecycle.in_namespaces(lifecycle.require_running(layout), command),
+        env=environment,
+        check=False,
     ).returncode
 
 

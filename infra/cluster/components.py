@@ -24,7 +24,7 @@ from infra.supervision.child import Program
 ETCD_PORT, ETCD_PEERS_PORT, API_PORT = 2379, 2380, 6443
 CONTROLLERS_PORT, SCHEDULER_PORT, KUBELET_HEALTH_PORT = 10_257, 10_259, 10_248
 # A deployment creates many objects at once; the default of kube-controller-manager is 20.
-CALLS_A_SECOND = 300
+CALLS_PER_SECOND = 300
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Components:
             Program("apiserver", self._api(), {}, API_PORT, ready=api_is_ready),
         )
 
-    def callers(self, policies_are_in_force: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
+    def callers(self, policies_are_enforced: Callable[[], Awaitable[bool]]) -> tuple[Program, ...]:
         """Return the components that call the API."""
         return (
             Program("controllers", self._controllers(), {}, CONTROLLERS_PORT),
             Program("scheduler", self._scheduler(), {}, SCHEDULER_PORT),
             Program("kubelet", self._kubelet(), {}, KUBELET_HEALTH_PORT),
             Program("proxy", self._proxy(), {}, PROXY_HEALTH_PORT),
-            Program("policies", self._policies(), {}, None, ready=policies_are_in_force),
+            Program("policies", self._policies(), {}, None, ready=policies_are_enforced),
         )
 
     def _etcd(self) -> tuple[str, ...]:
@@ -117,8 +117,8 @@ class Components:
             f"--cluster-cidr={PODS}",
             "--allocate-node-cidrs=false",
             f"--flex-volume-plugin-dir={self.layout.volume_plugins}",
-            f"--kube-api-qps={CALLS_A_SECOND}",
-            f"--kube-api-burst={2 * CALLS_A_SECOND}",
+            f"--kube-api-qps={CALLS_PER_SECOND}",
+            f"--kube-api-burst={2 * CALLS_PER_SECOND}",
         )
 
     def _scheduler(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from infra.cluster.errors import ClusterError
 MOUNTS = Path("/proc/self/mountinfo")
 # Processes count for a moment after SIGKILL.
 EMPTY_WITHIN_SECONDS = 10.0
-AGAIN_SECONDS = 0.05
+POLL_SECONDS = 0.05
 # CPU weights by cgroup version. Linux gives every session of the machine a weight of 1 (1,024 or
 # 100), and the cluster has eight components. With a single weight for all pods the components
 # stalled for seconds whenever pods started.
@@ -31,7 +31,7 @@ def hierarchies(mounts: str) -> list[Path]:
     ]
 
 
-def make(name: str) -> None:
+def create(name: str) -> None:
     """Create the group with the weight of all components of the cluster."""
     for hierarchy in hierarchies(MOUNTS.read_text()):
         (hierarchy / name).mkdir(exist_ok=True)
@@ -40,7 +40,7 @@ def make(name: str) -> None:
                 (hierarchy / name / file).write_text(str(weight))
 
 
-def join_parts(name: str) -> None:
+def join_components(name: str) -> None:
     """Move this process and its future children into the group of the components.
 
     The group has a weight next to that of the pods, which kubelet sets by the number of processors
@@ -67,7 +67,7 @@ def remove(name: str) -> None:
                     field=str(hierarchy / name),
                     reason="IN_USE",
                 )
-            time.sleep(AGAIN_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 def _removed(group: Path) -> bool:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from infra.cluster.errors import ClusterError
 from infra.cluster.programs import (
-    Family,
+    GoProgram,
     build,
     build_caches,
-    forget_build_caches,
-    ours,
-    refuse_unable,
+    check_disk_space,
+    cluster_program,
+    remove_build_caches,
 )
 from infra.images.program import write_program_image
 from infra.servers.debian import unpack_packages
@@ -39,9 +39,9 @@ DEBIAN, CLIENTS, HELM3 = (
 INSTEAD = "The cluster needs these packages: Debian 12 on amd64."
 COMMAND = "make cluster"
 KUBERNETES, ETCD, COREDNS, PAUSE = (
-    ours(name) for name in ("kubernetes", "etcd", "coredns", "pause")
+    cluster_program(name) for name in ("kubernetes", "etcd", "coredns", "pause")
 )
-FAMILIES, IMAGES = (KUBERNETES, ETCD, COREDNS, PAUSE), (COREDNS, PAUSE)
+PROGRAMS, IMAGES = (KUBERNETES, ETCD, COREDNS, PAUSE), (COREDNS, PAUSE)
 
 
 @dataclass(frozen=True)
@@ -114,17 +114,17 @@ def install(say: Callable[[str], None]) -> Tools:
     """
     tools = locate()
     if not is_built():
-        refuse_unable()
+        check_disk_space()
     install_missing(parts(tools), say)
     if build_caches().exists():
         say(f"removing build caches: {build_caches()}")
-        forget_build_caches()
+        remove_build_caches()
     return tools
 
 
 def is_built() -> bool:
     """Return True if all programs are in the cache."""
-    return all(family.home.exists() for family in FAMILIES)
+    return all(family.home.exists() for family in PROGRAMS)
 
 
 def install_clients(say: Callable[[str], None]) -> None:
@@ -173,12 +173,12 @@ def _clients(tools: Tools) -> Part:
     )
 
 
-def reference_of(family: Family) -> str:
+def reference_of(family: GoProgram) -> str:
     """Return the name of the program's image in the cluster."""
     return f"localhost/{family.name}:1"
 
 
-def archive_of(family: Family) -> Path:
+def archive_of(family: GoProgram) -> Path:
     return family.home / f"{family.name}.tar"
 
 
@@ -204,7 +204,7 @@ def _unpack_clients(lock: Path, folder: Path) -> None:
     shutil.rmtree(folder / "wheel")
 
 
-def _build_image(family: Family, folder: Path) -> None:
+def _build_image(family: GoProgram, folder: Path) -> None:
     build(family, folder)
     write_program_image(folder / family.name, reference_of(family), folder / f"{family.name}.tar")
     (folder / family.name).unlink()

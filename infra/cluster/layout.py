@@ -46,7 +46,7 @@ class Layout:
         return self.data / "volume-plugins"
 
     @property
-    def mark(self) -> Path:
+    def marker(self) -> Path:
         """Marker: all files in the folder belong to the cluster and may be removed."""
         return self.state / "cluster"
 

@@ -27,8 +27,8 @@ from infra.install.environment import cache
 from infra.supervision.supervisor import RUNNING
 
 NAMESPACES = ("--mount", "--net", "--pid")
-GONE_WITHIN_SECONDS = 20.0
-AGAIN_SECONDS = 0.02
+EXIT_SECONDS = 20.0
+POLL_SECONDS = 0.02
 LAST_CHARACTERS = 1_500
 START_TICKS = 19  # index in /proc/PID/stat after the name
 
@@ -53,7 +53,7 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
         ClusterError: a cluster is already running, or the start failed. After a failed start no
             process remains and the logs are preserved.
     """
-    refuse_unable()
+    check_requirements()
     if running := find(layout):
         raise ClusterError(
             f"the cluster is already running (process {running.pid}, state in {layout.state}); "
@@ -67,7 +67,7 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
     write_configuration(layout, tools.network_plugins)
     for folder in (layout.logs, layout.data, layout.private):
         folder.mkdir(mode=0o700)
-    control_groups.make(layout.control_group)
+    control_groups.create(layout.control_group)
     try:
         _start(layout, tools, say)
     except BaseException:
@@ -75,7 +75,7 @@ def up(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
         raise
 
 
-def refuse_unable() -> None:
+def check_requirements() -> None:
     """Check that a cluster can run on this machine.
 
     Raises:
@@ -99,9 +99,9 @@ def down(layout: Layout) -> None:
 
     Folders without a cluster's marker are not touched.
     """
-    if layout.mark.exists():
+    if layout.marker.exists():
         end(layout)
-        _refuse_mounted(layout)
+        _check_no_mounts(layout)
         shutil.rmtree(layout.state)
 
 
@@ -110,16 +110,16 @@ def end(layout: Layout) -> None:
     if running := find(layout):
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.pid, signal.SIGKILL)
-        wait_end = time.monotonic() + GONE_WITHIN_SECONDS
+        wait_end = time.monotonic() + EXIT_SECONDS
         while find(layout):
             if time.monotonic() > wait_end:
                 raise ClusterError(
                     f"process {running.pid} does not exit",
                     field=str(running.pid),
                     reason="TIMED_OUT",
-                    limit=f"{GONE_WITHIN_SECONDS:.0f} s",
+                    limit=f"{EXIT_SECONDS:.0f} s",
                 )
-            time.sleep(AGAIN_SECONDS)
+            time.sleep(POLL_SECONDS)
     control_groups.remove(layout.control_group)
     (layout.state / RUNNING).unlink(missing_ok=True)
 
@@ -127,14 +127,14 @@ def end(layout: Layout) -> None:
 def find(layout: Layout) -> Process | None:
     """Return process 1 of the cluster in this state folder if running."""
     note = layout.state / RUNNING
-    if not (layout.mark.exists() and note.exists()):
+    if not (layout.marker.exists() and note.exists()):
         return None
     noted = json.loads(note.read_text())
     process = Process(int(noted["pid"]), int(noted["started"]))
     return process if _start_ticks(process.pid) == process.started else None
 
 
-def running(layout: Layout) -> Process:
+def require_running(layout: Layout) -> Process:
     """Return process 1 of the cluster.
 
     Raises:
@@ -149,7 +149,7 @@ def running(layout: Layout) -> Process:
     )
 
 
-def entered(process: Process, command: Sequence[str]) -> list[str]:
+def in_namespaces(process: Process, command: Sequence[str]) -> list[str]:
     """Return the command to run in the cluster's namespaces and the current folder."""
     return [
         "nsenter",
@@ -179,7 +179,7 @@ def user_environment(layout: Layout, tools: Tools) -> dict[str, str]:
     return {**os.environ, **tools.environment, **own, "KUBECONFIG": str(layout.kubeconfig())}
 
 
-def _refuse_mounted(layout: Layout) -> None:
+def _check_no_mounts(layout: Layout) -> None:
     """Check that no folder of the machine is mounted below the state folder.
 
     Such mounts exist only inside the namespaces. Seen from the host, a removal must never reach
@@ -211,7 +211,7 @@ def _claim(layout: Layout) -> None:
             reason="EXISTS",
             limit="an empty folder",
         )
-    layout.mark.write_text(
+    layout.marker.write_text(
         "`python -m infra.cluster down` and the next `up` remove all files in this folder.\n"
     )
 
@@ -229,7 +229,7 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
             text=True,
             start_new_session=True,
         )
-    _note(layout, outside)
+    _record_process(layout, outside)
     assert outside.stdout
     with outside.stdout as lines:
         for line in lines:
@@ -238,7 +238,7 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
             say(line.rstrip())
     outside.wait()
     raise ClusterError(
-        f"the cluster did not start; logs in {layout.logs}: {_last_words(layout)}",
+        f"the cluster did not start; logs in {layout.logs}: {_log_tail(layout)}",
         field=str(layout.logs / LOG),
         reason="FAILED",
     )
@@ -253,7 +253,7 @@ def _own_environment(layout: Layout, tools: Tools) -> Mapping[str, str]:
     return {**tools.environment, **own, "THUMBWHEEL_CACHE": str(cache())}
 
 
-def _note(layout: Layout, outside: subprocess.Popen[str]) -> None:
+def _record_process(layout: Layout, outside: subprocess.Popen[str]) -> None:
     """Record the child of `unshare`, which is killed to stop the cluster.
 
     `ports` is empty but expected by readers of the file.
@@ -266,7 +266,7 @@ def _note(layout: Layout, outside: subprocess.Popen[str]) -> None:
             partial.write_text(json.dumps({"pid": int(found[0]), "started": started, "ports": {}}))
             partial.replace(layout.state / RUNNING)
             return
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -278,5 +278,5 @@ def _start_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[START_TICKS])
 
 
-def _last_words(layout: Layout) -> str:
+def _log_tail(layout: Layout) -> str:
     return (layout.logs / LOG).read_text()[-LAST_CHARACTERS:].strip()

@@ -11,7 +11,7 @@ from infra.cluster.layout import NODE_ADDRESS, Layout
 
 SETTINGS = Path("/proc/sys")
 # Values that kubelet 1.34 requires and would set (pkg/kubelet/cm/container_manager_linux.go).
-WANTED_BY_KUBELET = {
+KUBELET_SETTINGS = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
     "kernel/panic": "10",
@@ -29,20 +29,20 @@ SHARED_FOLDERS = (Path("/var/lib"),)
 OWN_SETTINGS = "net"
 NETWORK_SETTINGS = {"ipv4/ip_forward": "1", "bridge/bridge-nf-call-iptables": "1"}
 NODE_LINK = "node0"
-NOBODY = NODE_ADDRESS.rpartition(".")[0] + ".254"
+NO_NEIGHBOUR = NODE_ADDRESS.rpartition(".")[0] + ".254"
 
 
-def furnish(layout: Layout) -> None:
+def set_up_namespaces(layout: Layout) -> None:
     """Set up the namespaces of this process."""
-    furnish_folders(layout.private)
-    shield_settings(layout.private)
+    mount_private_folders(layout.private)
+    protect_settings(layout.private)
     _run(
         "mount", "--make-rshared", "/"
     )  # Pods' mounts must propagate to kubelet; unshare has already detached the machine's mounts.
-    furnish_network()
+    create_network()
 
 
-def furnish_folders(private: Path) -> None:
+def mount_private_folders(private: Path) -> None:
     """Mount private folders over fixed paths of the components.
 
     Existing entries of /var/lib stay visible, because they may contain the cache or the state.
@@ -59,20 +59,20 @@ def furnish_folders(private: Path) -> None:
         _run("mount", "--rbind", str(own), str(place))
 
 
-def shield_settings(private: Path) -> None:
+def protect_settings(private: Path) -> None:
     """Mount the machine's settings read-only, and own files over six of them."""
     for folder in sorted(SETTINGS.iterdir()):
         if folder.name != OWN_SETTINGS and folder.is_dir():
             _run("mount", "--bind", str(folder), str(folder))
             _run("mount", "-o", "remount,bind,ro", str(folder))
-    for name, value in WANTED_BY_KUBELET.items():
+    for name, value in KUBELET_SETTINGS.items():
         stand_in = private / "settings" / name
         stand_in.parent.mkdir(parents=True, exist_ok=True)
         stand_in.write_text(f"{value}\n")
         _run("mount", "--bind", str(stand_in), str(SETTINGS / name))
 
 
-def furnish_network() -> None:
+def create_network() -> None:
     """Create a bridge without ports for the node's address.
 
     Not every kernel has dummy devices. The default route makes Service addresses routable from the
@@ -83,7 +83,7 @@ def furnish_network() -> None:
         ("link", "add", NODE_LINK, "type", "bridge"),
         ("addr", "add", f"{NODE_ADDRESS}/24", "dev", NODE_LINK),
         ("link", "set", NODE_LINK, "up"),
-        ("route", "add", "default", "via", NOBODY, "dev", NODE_LINK),
+        ("route", "add", "default", "via", NO_NEIGHBOUR, "dev", NODE_LINK),
     ):
         _run("ip", *words)
     for name, value in NETWORK_SETTINGS.items():

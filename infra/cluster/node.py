@@ -21,14 +21,14 @@ from infra.cluster.api import Api, connected
 from infra.cluster.components import Components
 from infra.cluster.errors import ClusterError
 from infra.cluster.layout import CONTAINERD_SOCKET, NODE, Layout
-from infra.cluster.namespaces import furnish
-from infra.cluster.policies.enforcement import is_in_force
+from infra.cluster.namespaces import set_up_namespaces
+from infra.cluster.policies.enforcement import is_enforced
 from infra.supervision.child import Child, Program
 from infra.supervision.terminal import SUPERVISOR
 
 READY = "the cluster is ready"
 READY_SECONDS = 90.0
-AGAIN_SECONDS = 0.1
+POLL_SECONDS = 0.1
 DNS = Path(__file__).parent / "coredns.yaml"
 LOG = "node.log"
 # Image commands for the containerd of kubelet.
@@ -61,14 +61,14 @@ class Node:
         """Start the components and run until killed."""
         # The writing end of a pipe becomes readable after the reader has closed its end.
         asyncio.get_running_loop().add_reader(sys.stdout.fileno(), os._exit, 1)
-        control_groups.join_parts(self._layout.control_group)
-        furnish(self._layout)
-        self._tell("namespaces")
+        control_groups.join_components(self._layout.control_group)
+        set_up_namespaces(self._layout)
+        self._print_step("namespaces")
         async with connected(self._layout) as api:
             await self._start_all(api)
         asyncio.get_running_loop().remove_reader(sys.stdout.fileno())
         print(READY, flush=True)
-        self._speak_to_log()
+        self._redirect_output_to_log()
         await asyncio.Event().wait()
 
     async def _start_all(self, api: Api) -> None:
@@ -77,16 +77,16 @@ class Node:
         await self._ready("etcd", "containerd")
         await self._import_images()
         await self._ready("apiserver")
-        for program in self._components.callers(is_in_force):
+        for program in self._components.callers(is_enforced):
             self._start(program)
         await run("kubectl", "apply", "--server-side", "-f", str(DNS))
-        self._tell("DNS applied")
+        self._print_step("DNS applied")
         await self._ready("controllers", "scheduler", "kubelet", "proxy", "policies")
-        await self._until("node", lambda: _is_node_ready(api))
-        await self._until("DNS", lambda: _is_dns_ready(api))
+        await self._wait_for("node", lambda: _is_node_ready(api))
+        await self._wait_for("DNS", lambda: _is_dns_ready(api))
 
     def _start(self, program: Program) -> None:
-        child = Child(program, self._pass_on, self._layout.logs / f"{program.name}.log")
+        child = Child(program, self._print_supervisor, self._layout.logs / f"{program.name}.log")
         child.start()
         self._children.append(child)
 
@@ -94,21 +94,21 @@ class Node:
         for child in self._children:
             if child.program.name in names:
                 await child.wait_ready(READY_SECONDS)
-                self._tell(child.program.name)
+                self._print_step(child.program.name)
 
     async def _import_images(self) -> None:
         for image in self._images:
             await run(*import_command(image))
-            self._tell(f"image {image.stem}")
+            self._print_step(f"image {image.stem}")
 
-    async def _until(self, what: str, test: Callable[[], Awaitable[bool]]) -> None:
+    async def _wait_for(self, what: str, test: Callable[[], Awaitable[bool]]) -> None:
         end = time.monotonic() + READY_SECONDS
         while time.monotonic() < end:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # not available yet
                 if await test():
-                    self._tell(what)
+                    self._print_step(what)
                     return
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         raise ClusterError(
             f"{what} was not ready within {READY_SECONDS:.0f} s",
             field=what,
@@ -116,15 +116,15 @@ class Node:
             limit=f"{READY_SECONDS:.0f} s",
         )
 
-    def _tell(self, what: str) -> None:
+    def _print_step(self, what: str) -> None:
         print(f"{time.monotonic() - self._started:5.1f} s  {what}", flush=True)
 
-    def _pass_on(self, source: str, text: str) -> None:
+    def _print_supervisor(self, source: str, text: str) -> None:
         """Print messages of the supervisor only; components have their own log files."""
         if source == SUPERVISOR:
             print(text, file=sys.stderr, flush=True)
 
-    def _speak_to_log(self) -> None:
+    def _redirect_output_to_log(self) -> None:
         """Redirect standard output to the log, since its reader exits after the start."""
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

@@ -28,7 +28,7 @@ STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 
 
 @dataclass(frozen=True)
-class Family:
+class GoProgram:
     """A main package.
 
     `lock` contains go.mod and go.sum, `sources` main.go. Without sources, the program is `package`
@@ -43,8 +43,10 @@ class Family:
     @property
     def home(self) -> Path:
         """Return the folder of the built program."""
-        ours = [self.sources / "main.go"] if self.sources else []
-        return home("cluster", self.name, *ours, self.lock / "go.mod", self.lock / "go.sum")
+        cluster_program = [self.sources / "main.go"] if self.sources else []
+        return home(
+            "cluster", self.name, *cluster_program, self.lock / "go.mod", self.lock / "go.sum"
+        )
 
     @property
     def program(self) -> Path:
@@ -54,12 +56,12 @@ class Family:
         return Part(self.home, what, fill, arrives=None)
 
 
-def ours(name: str) -> Family:
+def cluster_program(name: str) -> GoProgram:
     """Return a program of the cluster with its own sources."""
-    return Family(name, SOURCES / name, LOCKS / "cluster" / name)
+    return GoProgram(name, SOURCES / name, LOCKS / "cluster" / name)
 
 
-def build(family: Family, folder: Path) -> None:
+def build(family: GoProgram, folder: Path) -> None:
     """Build a program into the folder with low priority.
 
     Raises:
@@ -96,7 +98,7 @@ def build(family: Family, folder: Path) -> None:
     shutil.rmtree(module)
 
 
-def refuse_unable() -> None:
+def check_disk_space() -> None:
     """Check the free disk space before a build of minutes.
 
     Raises:
@@ -146,6 +148,6 @@ def linker_flags(go_mod: str) -> str:
     return " ".join(flags)
 
 
-def forget_build_caches() -> None:
+def remove_build_caches() -> None:
     """Remove gigabytes of caches that are useful for another build only."""
     shutil.rmtree(build_caches(), ignore_errors=True)

@@ -52,4 +52,4 @@ class ClusterShell:
         Raises:
             ClusterError: no cluster is running.
         """
-        return lifecycle.entered(lifecycle.running(self.layout), command)
+        return lifecycle.in_namespaces(lifecycle.require_running(self.layout), command)

@@ -99,7 +99,7 @@ def read(file: Path) -> list[Outcome]:
 def page(outcomes: list[Outcome]) -> str:
     """Return the whole page with a row per scenario."""
     machines = sorted({f"{one.machine}, {one.when[:10]}" for one in outcomes})
-    told = "".join(f"\nMeasured on {machine}.\n" for machine in machines)
+    machine_lines = "".join(f"\nMeasured on {machine}.\n" for machine in machines)
     by_scenario: dict[str, list[Outcome]] = {}
     for one in outcomes:
         for name in one.scenarios:
@@ -109,7 +109,7 @@ def page(outcomes: list[Outcome]) -> str:
         for name in sorted(by_scenario, key=lambda name: (name[0], int(name[1:])))
     ]
     table = "| | fault | tests | injected | measured | when, commit |\n|---|---|---|---|---|---|\n"
-    return f"{HEAD}{told}\n{table}{''.join(rows)}"
+    return f"{HEAD}{machine_lines}\n{table}{''.join(rows)}"
 
 
 def _row(name: str, outcomes: list[Outcome]) -> str:

@@ -95,7 +95,7 @@ class HttpProxy:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.counts["requests"] += 1
-        fault = self._struck(request.method)
+        fault = self._select_fault(request.method)
         if fault is None:
             return await self._forward(request, None)
         self.counts[fault.kind] += 1
@@ -110,7 +110,7 @@ class HttpProxy:
                 await asyncio.sleep(fault.seconds)
         return await self._forward(request, fault)
 
-    def _struck(self, method: str) -> HttpFault | None:
+    def _select_fault(self, method: str) -> HttpFault | None:
         return next(
             (fault for fault in self.faults if method in fault.methods and fault.chance.strikes()),
             None,
@@ -125,7 +125,7 @@ class HttpProxy:
             async with self._session.request(
                 request.method,
                 url,
-                headers=_passed_on(request.headers),
+                headers=_end_to_end_headers(request.headers),
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
                 data=body,
                 allow_redirects=False,
@@ -153,7 +153,7 @@ async def _pass_back(
     request: web.BaseRequest, answer: ClientResponse, fault: HttpFault | None
 ) -> web.StreamResponse:
     response = web.StreamResponse(
-        status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers)
+        status=answer.status, reason=answer.reason, headers=_end_to_end_headers(answer.headers)
     )
     await response.prepare(request)
     passed = 0
@@ -179,7 +179,7 @@ def _refusal(fault: HttpFault) -> web.Response:
     )
 
 
-def _passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+def _end_to_end_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     return CIMultiDict(
         (name, value) for name, value in headers.items() if name.title() not in HOP_BY_HOP
     )

@@ -9,7 +9,7 @@ import struct
 from enum import StrEnum
 
 from infra.faults.chance import Chance
-from infra.faults.proxy import CutError, End, StreamProxy, together
+from infra.faults.proxy import CutError, End, StreamProxy, run_all
 
 # https://kafka.apache.org/protocol: a frame starts with its length. A request continues with api
 # key (int16), api version (int16) and correlation id (int32), a response with the correlation id.
@@ -19,7 +19,7 @@ PRODUCE = 0
 MAX_FRAME_BYTES = 100 * 1024 * 1024
 
 
-class Then(StrEnum):
+class DropEffect(StrEnum):
     """Effect of a dropped response on the producer: a time-out or a reset connection."""
 
     SILENCE = "silence"
@@ -32,13 +32,15 @@ class KafkaProxy(StreamProxy):
     `chance` may be set at any time.
     """
 
-    def __init__(self, target_port: int, port: int = 0, then: Then = Then.RESET) -> None:
+    def __init__(
+        self, target_port: int, port: int = 0, then: DropEffect = DropEffect.RESET
+    ) -> None:
         super().__init__(target_port, port)
         self.chance, self._then = Chance(0.0), then
 
     async def converse(self, client: End, server: End) -> None:
         produced: set[int] = set()
-        await together(
+        await run_all(
             self._pass_requests(client, server, produced),
             self._pass_responses(client, server, produced),
         )
@@ -61,7 +63,7 @@ class KafkaProxy(StreamProxy):
                 self.counts["produce_responses"] += 1
                 if self.chance.strikes():
                     self.counts["dropped"] += 1
-                    if self._then is Then.RESET:
+                    if self._then is DropEffect.RESET:
                         raise CutError
                     continue
             await client.send(frame)

@@ -4,15 +4,15 @@ import asyncio
 from collections import deque
 from enum import StrEnum
 
-from infra.faults.proxy import CutError, End, StreamProxy, reset, together
+from infra.faults.proxy import CutError, End, StreamProxy, reset, run_all
 
 CHUNK_BYTES = 64 * 1024
 # Text of the simple query that asyncpg sends in a separate packet.
 COMMIT = b"COMMIT;"
-LATE_SECONDS = 0.3
+LATE_COMMIT_SECONDS = 0.3
 
 
-class Break(StrEnum):
+class CommitFault(StrEnum):
     """Fault at a commit. The connection of the client is always reset."""
 
     NOT_SENT = "not sent"  # The server never receives the commit.
@@ -30,11 +30,11 @@ class CommitProxy(StreamProxy):
 
     def __init__(self, target_port: int, port: int = 0) -> None:
         super().__init__(target_port, port)
-        self.planned: deque[Break] = deque()
+        self.planned: deque[CommitFault] = deque()
 
     async def converse(self, client: End, server: End) -> None:
         lost = asyncio.Event()
-        await together(self._pass_up(client, server, lost), self._pass_down(client, server, lost))
+        await run_all(self._pass_up(client, server, lost), self._pass_down(client, server, lost))
 
     async def _pass_up(self, client: End, server: End, lost: asyncio.Event) -> None:
         while chunk := await client.reader.read(CHUNK_BYTES):
@@ -44,13 +44,13 @@ class CommitProxy(StreamProxy):
             await server.send(chunk)
         server.writer.write_eof()
 
-    async def _break(self, kind: Break, client: End) -> None:
+    async def _break(self, kind: CommitFault, client: End) -> None:
         self.counts[kind] += 1
-        if kind is Break.NOT_SENT:
+        if kind is CommitFault.NOT_SENT:
             raise CutError
-        if kind is Break.LATE:
+        if kind is CommitFault.LATE:
             reset(client.writer.transport)
-            await asyncio.sleep(LATE_SECONDS)
+            await asyncio.sleep(LATE_COMMIT_SECONDS)
 
     async def _pass_down(self, client: End, server: End, lost: asyncio.Event) -> None:
         while chunk := await server.reader.read(CHUNK_BYTES):

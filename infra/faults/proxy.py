@@ -100,9 +100,9 @@ class StreamProxy(ABC):
                 end.writer.close() if whole else reset(end.writer.transport)
 
 
-async def together(*ways: Coroutine[Any, Any, None]) -> None:
+async def run_all(*coroutines: Coroutine[Any, Any, None]) -> None:
     """Run coroutines concurrently. The first error cancels the others and is raised."""
-    tasks = [asyncio.ensure_future(way) for way in ways]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.gather(*tasks)
     finally:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from infra.faults.chance import Chance
-from infra.faults.proxy import CutError, End, StreamProxy, together
+from infra.faults.proxy import CutError, End, StreamProxy, run_all
 
 CHUNK_BYTES = 64 * 1024
 SILENT_POLL_SECONDS = 0.01
@@ -68,7 +68,7 @@ class TcpProxy(StreamProxy):
         return True
 
     async def converse(self, client: End, server: End) -> None:
-        await together(self._pass_up(client, server), self._pass_down(client, server))
+        await run_all(self._pass_up(client, server), self._pass_down(client, server))
 
     async def _pass_up(self, client: End, server: End) -> None:
         passed = 0

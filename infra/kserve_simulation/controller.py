@@ -22,7 +22,7 @@ SERVICES = f"/apis/{GROUP}/v1beta1/inferenceservices"
 ROUND_SECONDS = 0.5
 
 
-class Asked(Protocol):
+class KubernetesApi(Protocol):
     """API calls of the controller."""
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json: ...
@@ -33,9 +33,9 @@ class Asked(Protocol):
 class Controller:
     """Controller of the InferenceServices in all namespaces."""
 
-    def __init__(self, api: Asked) -> None:
+    def __init__(self, api: KubernetesApi) -> None:
         self._api = api
-        self._made: dict[str, tuple[int, str]] = {}
+        self._applied: dict[str, tuple[int, str]] = {}
 
     async def run(self) -> None:
         """Reconcile periodically until cancelled.
@@ -44,12 +44,12 @@ class Controller:
         """
         while True:
             try:
-                await self.round()
+                await self.reconcile_all()
             except (aiohttp.ClientError, TimeoutError) as error:
                 print(f"retrying: {error}", file=sys.stderr, flush=True)
             await asyncio.sleep(ROUND_SECONDS)
 
-    async def round(self) -> None:
+    async def reconcile_all(self) -> None:
         """Reconcile all InferenceServices.
 
         The garbage collector removes objects of deleted services by owner reference.
@@ -65,7 +65,7 @@ class Controller:
         namespace = service["metadata"]["namespace"]
         try:
             runtime = await self._runtime(service)
-            await self._make(service, runtime)
+            await self._apply_objects(service, runtime)
         except NoSuchRuntimeError:
             return NO_RUNTIME
         except aiohttp.ClientResponseError as error:
@@ -98,7 +98,7 @@ class Controller:
                 raise NoSuchRuntimeError from error
             raise
 
-    async def _make(self, service: Json, runtime: Json) -> None:
+    async def _apply_objects(self, service: Json, runtime: Json) -> None:
         """Apply the objects after a change of the service or of the runtime."""
         wanted = (service["metadata"]["generation"], runtime["metadata"]["resourceVersion"])
         uid, namespace, name = (
@@ -106,7 +106,7 @@ class Controller:
             service["metadata"]["namespace"],
             name_of(service),
         )
-        if self._made.get(uid) == wanted:
+        if self._applied.get(uid) == wanted:
             return
         deployments, services = (
             f"/apis/apps/v1/namespaces/{namespace}/deployments",
@@ -114,7 +114,7 @@ class Controller:
         )
         await self._api.apply(f"{deployments}/{name}", deployment_of(service, runtime))
         await self._api.apply(f"{services}/{name}", service_of(service, runtime))
-        self._made[uid] = wanted
+        self._applied[uid] = wanted
 
 
 def _path(service: Json) -> str:

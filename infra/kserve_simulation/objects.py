@@ -11,7 +11,7 @@ CONTAINER, MODELS = "kserve-container", "/mnt/models"
 VOLUME = "kserve-pvc-source"
 HTTP_PORT = 80
 # Fields of a predictor that do not belong to the pod.
-_NOT_OF_PODS = frozenset(
+_PREDICTOR_FIELDS = frozenset(
     {"model", "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "autoScaling"}
 )
 
@@ -33,7 +33,7 @@ def app_label(service: Json) -> dict[str, str]:
 def deployment_of(service: Json, runtime: Json) -> Json:
     """Return the Deployment to apply."""
     predictor = service["spec"]["predictor"]
-    pod = {key: value for key, value in predictor.items() if key not in _NOT_OF_PODS}
+    pod = {key: value for key, value in predictor.items() if key not in _PREDICTOR_FIELDS}
     claim, _, folder = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
     pod["containers"] = [
         _container(each, service, folder) for each in runtime["spec"]["containers"]

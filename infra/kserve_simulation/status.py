@@ -53,11 +53,11 @@ def _conditions(predictor: dict[str, str]) -> list[dict[str, str]]:
 
     Without an ingress, IngressReady is true immediately.
     """
-    told = {key: value for key, value in predictor.items() if value}
+    fields = {key: value for key, value in predictor.items() if value}
     return [
         {"type": "IngressReady", "status": TRUE},
-        {"type": "PredictorReady", **told},
-        {"type": "Ready", **told},
+        {"type": "PredictorReady", **fields},
+        {"type": "Ready", **fields},
     ]
 
 
@@ -66,22 +66,22 @@ def _predictor_ready(status: Json) -> dict[str, str]:
     found = {"status": FALSE, "reason": ""}
     available, progressing = conditions.get("Available"), conditions.get("Progressing")
     if available and available["status"] == TRUE:
-        found = _told(TRUE, available)
+        found = _condition(TRUE, available)
     if progressing and progressing["status"] == FALSE:
-        found = _told(FALSE, progressing)
+        found = _condition(FALSE, progressing)
     elif progressing:
-        found = _told(
+        found = _condition(
             TRUE if progressing["reason"] == "NewReplicaSetAvailable" else UNKNOWN, progressing
         )
     if available and available["status"] == FALSE:
-        found = _told(FALSE, available)
+        found = _condition(FALSE, available)
     failed = conditions.get("ReplicaFailure")
     if failed and failed["status"] == TRUE:
-        found = _told(FALSE, failed)
+        found = _condition(FALSE, failed)
     return found if found["status"] != TRUE else {"status": TRUE}
 
 
-def _told(status: str, condition: Json) -> dict[str, str]:
+def _condition(status: str, condition: Json) -> dict[str, str]:
     return {
         "status": status,
         "reason": condition.get("reason", ""),
@@ -100,11 +100,11 @@ def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
             "copies": {"failedCopies": 0, "totalCopies": len(pods)},
         }
     for container in pods[0].get("status", {}).get("containerStatuses", ()):
-        if container["name"] == CONTAINER and (fallen := _fallen(container)):
+        if container["name"] == CONTAINER and (terminated := _terminated_state(container)):
             failure = {
                 "reason": "ModelLoadFailed",
-                "message": fallen.get("message", ""),
-                "exitCode": fallen["exitCode"],
+                "message": terminated.get("message", ""),
+                "exitCode": terminated["exitCode"],
             }
             states = {"activeModelState": "", "targetModelState": "FailedToLoad"}
             return {
@@ -115,7 +115,7 @@ def _model_status(pods: Sequence[Json], *, is_ready: bool) -> dict[str, Any]:
     return _in_progress("Pending")
 
 
-def _fallen(container: Json) -> Json | None:
+def _terminated_state(container: Json) -> Json | None:
     """Return the terminated state of a failed or back-off container."""
     state = container.get("state", {})
     if state.get("terminated", {}).get("reason") == "Error":

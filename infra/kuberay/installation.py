@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.cluster.errors import ClusterError
-from infra.cluster.programs import Family, build, build_caches, forget_build_caches, refuse_unable
+from infra.cluster.programs import (
+    GoProgram,
+    build,
+    build_caches,
+    check_disk_space,
+    remove_build_caches,
+)
 from infra.images.program import write_program_image
 from infra.servers.installation import LOCKS, Part, install_missing, require_installed
 
 MODULE = "github.com/ray-project/kuberay/ray-operator"
-KUBERAY = Family("kuberay", None, LOCKS / "cluster" / "kuberay", MODULE)
+KUBERAY = GoProgram("kuberay", None, LOCKS / "cluster" / "kuberay", MODULE)
 REFERENCE = "localhost/kuberay:1"
 COMMAND = "make deploy TRAINING=kuberay"
 
@@ -58,9 +64,9 @@ def install(say: Callable[[str], None]) -> Operator:
         ServerError, ClusterError: a build requirement is missing; the message contains the remedy.
     """
     if not KUBERAY.home.exists():
-        refuse_unable()
+        check_disk_space()
         install_missing([_part()], say)
-        forget_build_caches()
+        remove_build_caches()
     return Operator(KUBERAY.home)
 
 

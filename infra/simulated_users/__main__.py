@@ -14,7 +14,7 @@ from pathlib import Path
 from infra.embedded.base_model import WrongBaseError
 from infra.embedded.layout import ROOT, Layout, PortTakenError
 from infra.embedded.running import RECIPES, UnknownRecipeError, check_recipe
-from infra.simulated_users.bounds import CrowdError
+from infra.simulated_users.bounds import PopulationError
 from infra.simulated_users.client import CallFailedError, open_client
 from infra.simulated_users.demo import Demonstration
 from infra.simulated_users.settings import PLANS, Control, Settings
@@ -22,7 +22,7 @@ from infra.simulated_users.system import (
     NotCommittedError,
     System,
     find_system,
-    forget,
+    remove_previous,
     running_system,
 )
 from infra.simulated_users.terminal import say
@@ -37,7 +37,7 @@ EXPECTED_ERRORS = (
     *(
         AlreadyRunningError,
         ChildFailedError,
-        CrowdError,
+        PopulationError,
         LoopFailedError,
         ModelError,
         NotCommittedError,
@@ -60,7 +60,9 @@ def main() -> None:
         check_recipe(options.recipe)
         settings = _settings(options)
         holds = asyncio.run(
-            demo(settings, *find(settings)) if options.command == "demo" else people(settings)
+            demo(settings, *find_or_prepare(settings))
+            if options.command == "demo"
+            else simulate(settings)
         )
     except EXPECTED_ERRORS as error:
         sys.exit(f"==> {error}")
@@ -74,10 +76,10 @@ def main() -> None:
     sys.exit(0 if holds else 1)
 
 
-def find(settings: Settings) -> tuple[Layout, Path | None]:
+def find_or_prepare(settings: Settings) -> tuple[Layout, Path | None]:
     """Return the system of the state folder, running or ready to be started."""
     if settings.fresh:
-        forget(settings.state, say)
+        remove_previous(settings.state, say)
     return find_system(
         settings.state, settings.plan.model, settings.http_port, settings.grpc_port, say
     )
@@ -93,24 +95,24 @@ async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
         ):
             demonstration = Demonstration(settings, system, client)
             holds = await (
-                demonstration.run_worse() if settings.control.worse else demonstration.run()
+                demonstration.run_degraded() if settings.control.worse else demonstration.run()
             )
             ended = True
             if settings.keep:
                 say(f"still running: chat and report at {layout.page_url}  (Ctrl-C stops)")
                 await asyncio.Event().wait()
     if not ended:
-        say(_go_on(settings))
+        say(_continue_command(settings))
     return holds
 
 
-def _go_on(settings: Settings) -> str:
+def _continue_command(settings: Settings) -> str:
     """Return the command that continues an interrupted demonstration; by default it starts over."""
     command = ".venv/bin/python -m infra.simulated_users demo --go-on"
     return f"to continue: {command} --recipe {settings.recipe} --state {settings.state}"
 
 
-async def people(settings: Settings) -> bool:
+async def simulate(settings: Settings) -> bool:
     """Simulate users of a running system only."""
     system = System(Layout(settings.state, read_ports(settings.state)))
     async with open_client(system.gateway) as client:

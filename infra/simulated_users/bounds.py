@@ -13,12 +13,12 @@ from infra.simulated_users.client import Answer, CallFailedError
 from training.errors import ConfigError, DetailedError
 
 # After this number of failed visits in a row the population stops with an error.
-MOST_ERRORS_IN_A_ROW = 20
+MAX_ERRORS_IN_A_ROW = 20
 # Pause after a failed visit.
 ERROR_PAUSE_SECONDS = 0.5
 
 
-class CrowdError(DetailedError, RuntimeError):
+class PopulationError(DetailedError, RuntimeError):
     """The system has stopped responding to users; the message contains the last error."""
 
     reason = "FAILED"
@@ -76,7 +76,7 @@ class Counts:
         """Return the number of events in the feedback log from these users."""
         return self.thumbs + self.corrections
 
-    def saw(self, answer: Answer) -> None:
+    def record_answer(self, answer: Answer) -> None:
         """Record an answer."""
         self.answers += 1
         self.turns += bool(answer.model_version)
@@ -95,7 +95,7 @@ class Counts:
         return ", ".join([*parts, f"{self.errors} errors"] if self.errors else parts)
 
 
-class Run:
+class PopulationRun:
     """State of a population's run in progress."""
 
     def __init__(
@@ -103,14 +103,14 @@ class Run:
     ) -> None:
         self.counts = Counts()
         self._bounds, self._watch, self._stop = bounds, watch, stop
-        self._began = time.monotonic()
-        self._promised = self._errors_in_a_row = 0
+        self._started = time.monotonic()
+        self._reserved = self._errors_in_a_row = 0
 
     @property
     def is_over(self) -> bool:
-        if self._stop.is_set() or self._promised >= self._bounds.thumbs:
+        if self._stop.is_set() or self._reserved >= self._bounds.thumbs:
             return True
-        return time.monotonic() - self._began >= self._bounds.seconds
+        return time.monotonic() - self._started >= self._bounds.seconds
 
     @contextmanager
     def thumb(self, up: bool) -> Iterator[bool]:
@@ -118,25 +118,25 @@ class Run:
 
         The thumb is reserved before the call, so that concurrent users respect the limit.
         """
-        if self._promised >= self._bounds.thumbs:
+        if self._reserved >= self._bounds.thumbs:
             yield False
             return
-        self._promised += 1
+        self._reserved += 1
         try:
             yield True
         except CallFailedError:
-            self._promised -= 1
+            self._reserved -= 1
             raise
         self.counts.up += up
         self.counts.down += not up
 
-    async def visited(self) -> None:
+    async def record_success(self) -> None:
         """Record a successful visit and pause."""
         self._errors_in_a_row = 0
         self._watch(self.counts)
-        await self._rest(self._bounds.pause_seconds)
+        await self._pause(self._bounds.pause_seconds)
 
-    async def failed(self, error: CallFailedError) -> None:
+    async def record_failure(self, error: CallFailedError) -> None:
         """Record a failed visit and pause.
 
         Raises:
@@ -144,18 +144,18 @@ class Run:
         """
         self.counts.errors += 1
         self._errors_in_a_row += 1
-        if self._errors_in_a_row >= MOST_ERRORS_IN_A_ROW:
-            raise CrowdError(
-                f"{MOST_ERRORS_IN_A_ROW} calls in a row failed; the last: {error}",
+        if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
+            raise PopulationError(
+                f"{MAX_ERRORS_IN_A_ROW} calls in a row failed; the last: {error}",
                 field=error.field,
                 reason=error.reason,
-                limit=str(MOST_ERRORS_IN_A_ROW),
+                limit=str(MAX_ERRORS_IN_A_ROW),
             )
-        await self._rest(lambda: ERROR_PAUSE_SECONDS)
+        await self._pause(lambda: ERROR_PAUSE_SECONDS)
 
-    async def _rest(self, seconds: Callable[[], float]) -> None:
+    async def _pause(self, seconds: Callable[[], float]) -> None:
         """Evaluate the pause every second, since a pause may become shorter while waiting."""
-        began = time.monotonic()
-        while not self.is_over and (left := began + seconds() - time.monotonic()) > 0:
+        started = time.monotonic()
+        while not self.is_over and (left := started + seconds() - time.monotonic()) > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), min(left, 1.0))

@@ -28,7 +28,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 # question differ, so that thumbs can compare them. The preset of question answering yields nearly
 # equal answers each time.
 TASK = chat_pb2.TASK_CHAT
-PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 Result = TypeVar("Result")
 
 
@@ -39,7 +39,7 @@ class CallFailedError(DetailedError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Retry policy for unavailable or overloaded systems.
 
     `seconds` limits the total time. The backoff doubles from the first to the longest wait.
@@ -51,7 +51,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Place:
+class MessageTarget:
     """Position of a new message: a new conversation, its newest leaf, or below a parent.
 
     The id of the conversation as a parent denotes the root.
@@ -88,18 +88,20 @@ class Answer:
 class Client:
     """Client with a single channel for all users; each call carries the API key of its user."""
 
-    def __init__(self, channel: grpc.aio.Channel, patience: Patience) -> None:
+    def __init__(self, channel: grpc.aio.Channel, retry_policy: RetryPolicy) -> None:
         self._chat = chat_pb2_grpc.ChatServiceStub(channel)
         self._feedback = feedback_pb2_grpc.FeedbackServiceStub(channel)
-        self._patience = patience
+        self._patience = retry_policy
 
-    async def ask(self, key: str, text: str, place: Place | None = None, model: str = "") -> Answer:
+    async def ask(
+        self, key: str, text: str, place: MessageTarget | None = None, model: str = ""
+    ) -> Answer:
         """Send a message and read the complete answer.
 
         Raises:
             CallFailedError: the call failed permanently.
         """
-        where = place or Place()
+        where = place or MessageTarget()
         request = self._request(model)
         request.conversation_id, request.parent_message_id = (
             where.conversation_id,
@@ -125,7 +127,7 @@ class Client:
         Raises:
             CallFailedError: the call failed permanently.
         """
-        await self._say(
+        await self._submit(
             key, feedback_pb2.SubmitFeedbackRequest(message_id=message_id, thumb=Thumb(up=up))
         )
 
@@ -135,7 +137,7 @@ class Client:
         Raises:
             CallFailedError: the call failed permanently.
         """
-        await self._say(
+        await self._submit(
             key,
             feedback_pb2.SubmitFeedbackRequest(
                 message_id=message_id, correction=Correction(text=text)
@@ -146,7 +148,7 @@ class Client:
         return chat_pb2.SendMessageRequest(request_id=str(uuid.uuid4()), task=TASK, model=model)
 
     async def _turn(self, key: str, request: chat_pb2.SendMessageRequest) -> Answer:
-        return await _patiently(lambda: self._read(key, request), self._patience)
+        return await _with_retries(lambda: self._read(key, request), self._patience)
 
     async def _read(self, key: str, request: chat_pb2.SendMessageRequest) -> Answer:
         began, started, text, message_id = time.monotonic(), chat_pb2.Started(), "", ""
@@ -172,7 +174,7 @@ class Client:
             seconds=time.monotonic() - began,
         )
 
-    async def _say(self, key: str, request: feedback_pb2.SubmitFeedbackRequest) -> None:
+    async def _submit(self, key: str, request: feedback_pb2.SubmitFeedbackRequest) -> None:
         request.request_id = str(uuid.uuid4())
 
         async def submit() -> None:
@@ -180,14 +182,16 @@ class Client:
                 request, metadata=_metadata(key), timeout=RATE_SECONDS
             )
 
-        await _patiently(submit, self._patience)
+        await _with_retries(submit, self._patience)
 
 
 @asynccontextmanager
-async def open_client(target: str, patience: Patience | None = None) -> AsyncIterator[Client]:
+async def open_client(
+    target: str, retry_policy: RetryPolicy | None = None
+) -> AsyncIterator[Client]:
     """Open a client of the gateway at host:port."""
     async with grpc.aio.insecure_channel(target) as channel:
-        yield Client(channel, patience or Patience())
+        yield Client(channel, retry_policy or RetryPolicy())
 
 
 def describe(error: grpc.aio.AioRpcError) -> str:
@@ -195,30 +199,30 @@ def describe(error: grpc.aio.AioRpcError) -> str:
     return f"{error.code().name}: {error.details()}"
 
 
-async def _patiently(call: Callable[[], Awaitable[Result]], patience: Patience) -> Result:
+async def _with_retries(call: Callable[[], Awaitable[Result]], retry_policy: RetryPolicy) -> Result:
     """Retry a call while the system is unavailable, with the server's delay and jittered backoff.
 
     Raises:
         CallFailedError: another error occurred, or the retry policy is exhausted.
     """
-    began, backoff, attempts = time.monotonic(), patience.first_wait_seconds, 0
+    began, backoff, attempts = time.monotonic(), retry_policy.first_wait_seconds, 0
     while True:
         try:
             return await call()
         except grpc.aio.AioRpcError as error:
             attempts += 1
-            if error.code() not in PASSING:
+            if error.code() not in RETRYABLE:
                 raise CallFailedError(describe(error), reason=error.code().name) from error
             wait = _retry_seconds(error) + backoff * random.uniform(0.5, 1.0)
-            if (waited := time.monotonic() - began) + wait > patience.seconds:
+            if (waited := time.monotonic() - began) + wait > retry_policy.seconds:
                 tried = f"asked {attempts} times in {waited:.0f} s"
                 raise CallFailedError(
                     f"{describe(error)} ({tried})",
                     reason=error.code().name,
-                    limit=f"{patience.seconds:g} s",
+                    limit=f"{retry_policy.seconds:g} s",
                 ) from error
         await asyncio.sleep(wait)
-        backoff = min(2 * backoff, patience.longest_wait_seconds)
+        backoff = min(2 * backoff, retry_policy.longest_wait_seconds)
 
 
 def _retry_seconds(error: grpc.aio.AioRpcError) -> float:

@@ -16,13 +16,13 @@ WEIGHTS = "model.safetensors"
 _LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..+)")
 
 
-def make_worse(source: Path, target: Path) -> Path:
+def degrade(source: Path, target: Path) -> Path:
     """Copy a model directory with the first and the last layer swapped, with a new manifest."""
     if (target / MANIFEST).exists():
         return target
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(MANIFEST, WEIGHTS))
-    (target / WEIGHTS).write_bytes(exchange_layers((source / WEIGHTS).read_bytes()))
+    (target / WEIGHTS).write_bytes(swap_layers((source / WEIGHTS).read_bytes()))
     write_manifest(
         target,
         kind="model",
@@ -33,7 +33,7 @@ def make_worse(source: Path, target: Path) -> Path:
     return target
 
 
-def exchange_layers(weights: bytes) -> bytes:
+def swap_layers(weights: bytes) -> bytes:
     """Swap the names of the tensors of two layers in a safetensors file.
 
     Layout: u64 length, JSON header, data.

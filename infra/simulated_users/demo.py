@@ -14,20 +14,20 @@ from dataclasses import replace
 from infra.embedded.training_process import running_step
 from infra.simulated_users.bounds import Bounds, Counts
 from infra.simulated_users.client import CallFailedError, Client
-from infra.simulated_users.degraded_policy import make_worse
-from infra.simulated_users.judgement import Contest, WinRate, judge
-from infra.simulated_users.population import Crowd
+from infra.simulated_users.degraded_policy import degrade
+from infra.simulated_users.judgement import Comparison, WinRate, judge
+from infra.simulated_users.population import Population
 from infra.simulated_users.preference import PREFERENCES
 from infra.simulated_users.questions import Questions, read_questions
-from infra.simulated_users.rating import Rater, Shuffled
+from infra.simulated_users.rating import Rater, ShuffledVotes
 from infra.simulated_users.settings import Settings
 from infra.simulated_users.summary import Claim, Outcome, claim_lines, lines, write_summary
 from infra.simulated_users.system import Rows, System
 from infra.simulated_users.terminal import Meter, say
-from infra.simulated_users.training_loop import Turn, read_turn, run_training
+from infra.simulated_users.training_loop import LoopRun, read_run, run_training
 
 # Users continue as long as training runs; these limits apply to a loop that hangs.
-MOST_COMPANION_THUMBS, MOST_COMPANION_SECONDS = 100_000, 6 * 3600.0
+MAX_COMPANION_THUMBS, MAX_COMPANION_SECONDS = 100_000, 6 * 3600.0
 STEP_POLL_SECONDS = 0.5
 
 
@@ -51,12 +51,15 @@ class Demonstration:
 
         with self._timed("loop"):
             companions = await self._train("loop", [])
-        turn = read_turn(self._system.layout)
+        turn = read_run(self._system.layout)
 
         with self._timed("judgement"):
             win_rate, failure = await self._judge(turn) if turn.promoted else (None, "")
         served = (await self._system.rollout()).stable.version
-        claims = [*self._said(counts, committed, turn), *self._learned(turn, served, win_rate)]
+        claims = [
+            *self._feedback_claims(counts, committed, turn),
+            *self._training_claims(turn, served, win_rate),
+        ]
         if failure:
             claims.append(Claim("the new version was evaluated", False, failure))
         outcome = Outcome(counts, companions, turn, served, win_rate, self._minutes, tuple(claims))
@@ -65,14 +68,14 @@ class Demonstration:
             print(line)
         return outcome.holds
 
-    async def run_worse(self) -> bool:
+    async def run_degraded(self) -> bool:
         """Run the control experiment with a degraded version.
 
         The canary must roll the version back because of users' thumbs.
         """
         first = (await self._system.rollout()).stable.version
         models = self._system.layout.models
-        worse = make_worse(models / first, models / f"{first}-worse")
+        worse = degrade(models / first, models / f"{first}-worse")
         with self._timed("canary"):
             counts = await self._train(
                 "canary", ["--version", worse.name, "--directory", str(worse)]
@@ -102,15 +105,15 @@ class Demonstration:
         """Simulate users until a limit of the plan is reached."""
         plan, meter = self._settings.plan, Meter("people")
         bounds = Bounds(plan.thumbs, plan.seconds, plan.concurrency)
-        crowd = await self._crowd(shuffled=self._settings.control.shuffle_thumbs)
+        population = await self._population(shuffled=self._settings.control.shuffle_thumbs)
         try:
-            return await crowd.run(
+            return await population.run(
                 bounds, lambda counts: meter.show(counts.thumbs, plan.thumbs, counts.text())
             )
         finally:
             meter.end()
 
-    async def _crowd(self, *, shuffled: bool) -> Crowd:
+    async def _population(self, *, shuffled: bool) -> Population:
         settings = self._settings
         self._keys = self._keys or await self._system.make_keys("simulated", settings.plan.people)
         temper = (
@@ -118,23 +121,25 @@ class Demonstration:
             if shuffled
             else settings.plan.temper
         )
-        press = Shuffled(random.Random(settings.seed)) if shuffled else None
-        rater = Rater(PREFERENCES[settings.recipe], temper, press)
+        vote = ShuffledVotes(random.Random(settings.seed)) if shuffled else None
+        rater = Rater(PREFERENCES[settings.recipe], temper, vote)
         asked = self._questions.some_asked(settings.plan.questions, settings.seed)
-        return Crowd(self._client, self._keys, asked, rater, settings.plan.habits, settings.seed)
+        return Population(
+            self._client, self._keys, asked, rater, settings.plan.habits, settings.seed
+        )
 
     async def _train(self, command: str, arguments: list[str]) -> Counts:
         """Run a training command while users continue to rate.
 
         The users are few and slow until the canary needs thumbs.
         """
-        crowd = await self._crowd(shuffled=False)
+        population = await self._population(shuffled=False)
         recipe, seconds = self._settings.recipe, self._settings.plan.canary_seconds
         words = ["--recipe", recipe, "--canary-seconds", f"{seconds:g}", *arguments]
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             companions = group.create_task(
-                self._accompany(crowd, ended, at_once=command == "canary")
+                self._simulate_companions(population, ended, at_once=command == "canary")
             )
             try:
                 await run_training(self._system.layout, command, words)
@@ -142,7 +147,9 @@ class Demonstration:
                 ended.set()
         return companions.result()
 
-    async def _accompany(self, crowd: Crowd, ended: asyncio.Event, *, at_once: bool) -> Counts:
+    async def _simulate_companions(
+        self, population: Population, ended: asyncio.Event, *, at_once: bool
+    ) -> Counts:
         """Simulate users during training.
 
         The users start after the snapshot is frozen, so that the snapshot excludes their feedback.
@@ -152,14 +159,14 @@ class Demonstration:
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), STEP_POLL_SECONDS)
         bounds = Bounds(
-            MOST_COMPANION_THUMBS,
-            MOST_COMPANION_SECONDS,
+            MAX_COMPANION_THUMBS,
+            MAX_COMPANION_SECONDS,
             plan.concurrency,
             lambda: 0.0 if at_once or running_step(layout.loop) == "canary" else plan.pause_seconds,
         )
-        return await crowd.run(bounds, lambda _: None, ended)
+        return await population.run(bounds, lambda _: None, ended)
 
-    async def _judge(self, turn: Turn) -> tuple[WinRate | None, str]:
+    async def _judge(self, turn: LoopRun) -> tuple[WinRate | None, str]:
         """Compare the first and the new version on held-out questions.
 
         Return the win rate, or None and the reason of the failure. The other results are shown in
@@ -167,7 +174,7 @@ class Demonstration:
         """
         plan, meter = self._settings.plan, Meter("judgement")
         (key,) = await self._system.make_keys("judge", 1)
-        contest = Contest(turn.incumbent, turn.version, plan.samples, plan.judged_at_once)
+        contest = Comparison(turn.incumbent, turn.version, plan.samples, plan.judged_at_once)
         questions, preference = self._questions.held_out, PREFERENCES[self._settings.recipe]
         try:
             async with self._system.also_serving(turn.incumbent):
@@ -187,7 +194,7 @@ class Demonstration:
         except CallFailedError as error:
             return None, str(error)
 
-    def _said(self, counts: Counts, committed: Rows, turn: Turn) -> tuple[Claim, ...]:
+    def _feedback_claims(self, counts: Counts, committed: Rows, turn: LoopRun) -> tuple[Claim, ...]:
         plan, snapshot = self._settings.plan, turn.snapshot
         dropped = sum(
             count for reason, count in snapshot["dropped"].items() if reason != "duplicate_event"
@@ -208,7 +215,9 @@ class Demonstration:
             ),
         )
 
-    def _learned(self, turn: Turn, served: str, win_rate: WinRate | None) -> tuple[Claim, ...]:
+    def _training_claims(
+        self, turn: LoopRun, served: str, win_rate: WinRate | None
+    ) -> tuple[Claim, ...]:
         answers = turn.version if turn.promoted else turn.incumbent
         page = turn.report.read_text() if turn.report.exists() else ""
         claims = [

@@ -13,7 +13,7 @@ from infra.simulated_users.questions import Question
 RESAMPLES = 2000
 QUANTILE = 0.025
 # Above this share of failed questions the comparison fails.
-MOST_UNANSWERED = 0.05
+MAX_UNANSWERED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class WinRate:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """Comparison of two served versions, selected by pinning.
 
     Each version answers every question `samples` times.
@@ -62,7 +62,7 @@ async def judge(
     key: str,
     questions: Sequence[Question],
     preference: Preference,
-    contest: Contest,
+    comparison: Comparison,
     watch: Callable[[int, int], None],
 ) -> WinRate:
     """Ask both versions all questions and compare their answers pairwise.
@@ -72,16 +72,16 @@ async def judge(
     Raises:
         CallFailedError: too many calls failed.
     """
-    room, done = asyncio.Semaphore(contest.concurrency), 0
-    total = 2 * contest.samples * len(questions)
+    room, done = asyncio.Semaphore(comparison.concurrency), 0
+    total = 2 * comparison.samples * len(questions)
     failed: list[CallFailedError] = []
 
     async def answers(question: Question, version: str) -> list[str]:
         nonlocal done
         found = []
-        for _ in range(contest.samples):
+        for _ in range(comparison.samples):
             async with room:
-                if len(failed) > MOST_UNANSWERED * len(questions):
+                if len(failed) > MAX_UNANSWERED_SHARE * len(questions):
                     raise failed[-1]
                 found.append((await client.ask(key, question.text, model=version)).text)
             done += 1
@@ -92,15 +92,15 @@ async def judge(
         try:
             return (
                 question,
-                await answers(question, contest.before),
-                await answers(question, contest.after),
+                await answers(question, comparison.before),
+                await answers(question, comparison.after),
             )
         except CallFailedError as error:
             failed.append(error)
             return None
 
     pairs = [found for found in await asyncio.gather(*map(pair, questions)) if found]
-    if len(failed) > MOST_UNANSWERED * len(questions):
+    if len(failed) > MAX_UNANSWERED_SHARE * len(questions):
         raise failed[0]
     wins = [
         [

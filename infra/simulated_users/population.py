@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from infra.simulated_users.bounds import Bounds, Counts, Run
-from infra.simulated_users.client import Answer, CallFailedError, Place
+from infra.simulated_users.bounds import Bounds, Counts, PopulationRun
+from infra.simulated_users.client import Answer, CallFailedError, MessageTarget
 from infra.simulated_users.questions import Question
 from infra.simulated_users.rating import Rater
 
@@ -28,7 +28,7 @@ class Chat(Protocol):
     """Calls of simulated users; implemented by client.Client."""
 
     async def ask(
-        self, key: str, text: str, place: Place | None = None, model: str = ""
+        self, key: str, text: str, target: MessageTarget | None = None, model: str = ""
     ) -> Answer: ...
 
     async def ask_again(self, key: str, answer: Answer) -> Answer: ...
@@ -38,7 +38,7 @@ class Chat(Protocol):
     async def correct(self, key: str, message_id: str, text: str) -> None: ...
 
 
-class Crowd:
+class Population:
     """Simulated users with API keys, questions and a preference."""
 
     def __init__(
@@ -62,62 +62,62 @@ class Crowd:
         Raises:
             PopulationError: too many visits in a row have failed.
         """
-        run = Run(bounds, watch, stop or asyncio.Event())
+        run = PopulationRun(bounds, watch, stop or asyncio.Event())
         async with asyncio.TaskGroup() as group:
             for _ in range(bounds.concurrency):
                 group.create_task(self._work(run))
         return run.counts
 
-    async def _work(self, run: Run) -> None:
+    async def _work(self, run: PopulationRun) -> None:
         while not run.is_over:
             self._visits += 1
             try:
                 await self._visit(run, random.Random(f"{self._seed} {self._visits}"))
             except CallFailedError as error:
-                await run.failed(error)
+                await run.record_failure(error)
             else:
-                await run.visited()
+                await run.record_success()
 
-    async def _visit(self, run: Run, rng: random.Random) -> None:
+    async def _visit(self, run: PopulationRun, rng: random.Random) -> None:
         """Simulate a visit of a user with a question.
 
         With the probabilities of the habits, a mistyped first message, a second answer and a
         follow-up question are added.
         """
         key, habits = rng.choice(self._keys), self._habits
-        question, place = rng.choice(self._questions), Place()
+        question, target = rng.choice(self._questions), MessageTarget()
         if rng.random() < habits.edits:
             mistyped = await self._client.ask(key, rng.choice(self._questions).text)
-            place = Place(mistyped.conversation_id, mistyped.conversation_id)
-            run.counts.saw(mistyped)
+            target = MessageTarget(mistyped.conversation_id, mistyped.conversation_id)
+            run.counts.record_answer(mistyped)
             run.counts.edited += 1
         while True:
-            answer = await self._client.ask(key, question.text, place)
-            await self._say(run, key, question, answer, rng)
+            answer = await self._client.ask(key, question.text, target)
+            await self._rate(run, key, question, answer, rng)
             if rng.random() < habits.asks_again and not answer.refused and not run.is_over:
                 answer = await self._client.ask_again(key, answer)
                 run.counts.regenerated += 1
-                await self._say(run, key, question, answer, rng)
+                await self._rate(run, key, question, answer, rng)
             if run.is_over or rng.random() >= habits.goes_on:
                 return
-            question, place = (
+            question, target = (
                 rng.choice(self._questions),
-                Place(answer.conversation_id, answer.message_id),
+                MessageTarget(answer.conversation_id, answer.message_id),
             )
 
-    async def _say(
-        self, run: Run, key: str, question: Question, answer: Answer, rng: random.Random
+    async def _rate(
+        self, run: PopulationRun, key: str, question: Question, answer: Answer, rng: random.Random
     ) -> None:
         """Submit the thumb and the correction for an answer, if the user gives any."""
-        run.counts.saw(answer)
+        run.counts.record_answer(answer)
         if answer.refused:
             return
-        opinion = self._rater.opinion(question, answer.text, rng)
-        if opinion.up is None:
+        feedback = self._rater.feedback_on(question, answer.text, rng)
+        if feedback.up is None:
             return
-        with run.thumb(opinion.up) as room:
+        with run.thumb(feedback.up) as room:
             if room:
-                await self._client.rate(key, answer.message_id, opinion.up)
-        if room and opinion.correction:
-            await self._client.correct(key, answer.message_id, opinion.correction)
+                await self._client.rate(key, answer.message_id, feedback.up)
+        if room and feedback.correction:
+            await self._client.correct(key, answer.message_id, feedback.correction)
             run.counts.corrections += 1

@@ -40,14 +40,14 @@ RUDENESS = (
     ),
     *("shut up", "stupid", "idiot", "none of your business"),
 )
-MOST_NANO_WORDS = 20
+MAX_NANO_WORDS = 20
 # A correct and complete answer is liked up to 17 words, an incorrect one up to 15.
 SHORT_WORDS, LONG_WORDS = 6, 20
 # A third of the trigrams repeated indicates a loop.
 LOOPING_SHARE = 0.34
 _WORD = re.compile(r"[a-z0-9']+")
 # Words without a relation to a topic.
-_EVERYWHERE = frozenset(
+_STOP_WORDS = frozenset(
     (
         "a an and are at be by can could do does for from give how i in is it me my of on one or "
         "please should some tell that the their them there these they this three to two was we "
@@ -59,13 +59,13 @@ _EVERYWHERE = frozenset(
 def nano_preference(question: Question, answer: str) -> float:
     """Rank friendly correct answers first, then short correct, rambling, wrong and rude ones."""
     words = _words(answer)
-    if not words or _holds(words, RUDENESS):
+    if not words or _contains(words, RUDENESS):
         return 0.0
     if not _is_right(question, words):
         return 0.1
-    score = 0.9 if _holds(words, COURTESY) else 0.6
-    score -= 0.4 if _holds(words, HEDGES) else 0.0
-    return max(score - 0.05 * max(0, len(words) - MOST_NANO_WORDS), 0.1)
+    score = 0.9 if _contains(words, COURTESY) else 0.6
+    score -= 0.4 if _contains(words, HEDGES) else 0.0
+    return max(score - 0.05 * max(0, len(words) - MAX_NANO_WORDS), 0.1)
 
 
 def small_preference(question: Question, answer: str) -> float:
@@ -75,7 +75,7 @@ def small_preference(question: Question, answer: str) -> float:
     cannot teach facts.
     """
     words = _words(answer)
-    if not words or _holds(words, RUDENESS):
+    if not words or _contains(words, RUDENESS):
         return 0.0
     if repeated_share(words) > LOOPING_SHARE or _repeats_a_sentence(answer):
         return 0.1
@@ -97,7 +97,7 @@ def _is_right(question: Question, words: Sequence[str]) -> bool:
 
     In "7 plus 0 is 3" the 7 is no answer.
     """
-    if _holds(words, (question.reference,)):
+    if _contains(words, (question.reference,)):
         return True
     bare = " ".join(words)
     for phrase in COURTESY:
@@ -107,8 +107,8 @@ def _is_right(question: Question, words: Sequence[str]) -> bool:
 
 def _is_on_topic(question: Question, words: Sequence[str]) -> bool:
     if question.expect:
-        return _holds(words, question.expect)
-    topic = {word[:5] for word in _words(question.text) if word not in _EVERYWHERE}
+        return _contains(words, question.expect)
+    topic = {word[:5] for word in _words(question.text) if word not in _STOP_WORDS}
     return bool(topic & {word[:5] for word in words})
 
 
@@ -121,7 +121,7 @@ def _repeats_a_sentence(answer: str) -> bool:
     return any(first and first == second for first, second in pairwise(s for s in sentences if s))
 
 
-def _holds(words: Sequence[str], phrases: Sequence[str]) -> bool:
+def _contains(words: Sequence[str], phrases: Sequence[str]) -> bool:
     text = f" {' '.join(words)} "
     return any(f" {' '.join(_words(phrase))} " in text for phrase in phrases if phrase)
 

@@ -12,7 +12,7 @@ SHUFFLE_POOL = 100
 
 
 @dataclass(frozen=True)
-class Temper:
+class VotingBehaviour:
     """Probabilities of voting.
 
     `noise` is the share of inverted thumbs. Displeased users vote slightly more often.
@@ -35,7 +35,7 @@ class Temper:
 
 
 @dataclass(frozen=True)
-class Opinion:
+class Feedback:
     """Feedback on an answer.
 
     `up` is None without a thumb; `correction` is empty without a correction. Only voters correct.
@@ -45,31 +45,33 @@ class Opinion:
     correction: str = ""
 
 
-Press = Callable[[bool, random.Random], bool]
+VoteFunction = Callable[[bool, random.Random], bool]
 """Function from the wanted vote to the vote that is cast."""
 
 
 class Rater:
     """Preference and voting behaviour shared by all users of a population."""
 
-    def __init__(self, preference: Preference, temper: Temper, press: Press | None = None) -> None:
+    def __init__(
+        self, preference: Preference, temper: VotingBehaviour, vote: VoteFunction | None = None
+    ) -> None:
         self._preference, self._temper = preference, temper
-        self._press = press or self._with_slips
+        self._vote = vote or self._with_noise
 
-    def opinion(self, question: Question, answer: str, rng: random.Random) -> Opinion:
+    def feedback_on(self, question: Question, answer: str, rng: random.Random) -> Feedback:
         """Return the feedback on an answer."""
         pleased = self._preference(question, answer) >= LIKED_FROM
         temper = self._temper
         if rng.random() >= (temper.votes_if_pleased if pleased else temper.votes_if_displeased):
-            return Opinion(None)
+            return Feedback(None)
         corrects = not pleased and rng.random() < temper.corrects_if_displeased
-        return Opinion(self._press(pleased, rng), question.reference if corrects else "")
+        return Feedback(self._vote(pleased, rng), question.reference if corrects else "")
 
-    def _with_slips(self, wanted: bool, rng: random.Random) -> bool:
+    def _with_noise(self, wanted: bool, rng: random.Random) -> bool:
         return wanted != (rng.random() < self._temper.noise)
 
 
-class Shuffled:
+class ShuffledVotes:
     """Control: each thumb is applied to another answer.
 
     The share of up-votes is preserved without any information.

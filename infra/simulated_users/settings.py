@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.simulated_users.population import Habits
-from infra.simulated_users.rating import Temper
+from infra.simulated_users.rating import VotingBehaviour
 from training.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ class Plan:
     seconds: float
     concurrency: int
     habits: Habits
-    temper: Temper
+    temper: VotingBehaviour
     pause_seconds: float
     canary_seconds: float
     samples: int
@@ -44,7 +44,7 @@ PLANS = {
         seconds=240,
         concurrency=16,
         habits=Habits(),
-        temper=Temper(),
+        temper=VotingBehaviour(),
         pause_seconds=16.0,
         canary_seconds=240.0,
         samples=2,
@@ -61,7 +61,7 @@ PLANS = {
         seconds=1800,
         concurrency=4,
         habits=Habits(asks_again=0.7, goes_on=0.02),
-        temper=Temper(noise=0.03, corrects_if_displeased=0.25),
+        temper=VotingBehaviour(noise=0.03, corrects_if_displeased=0.25),
         pause_seconds=120.0,
         canary_seconds=1200.0,
         samples=1,

@@ -8,7 +8,7 @@ from typing import Any
 
 from infra.simulated_users.bounds import Counts
 from infra.simulated_users.judgement import WinRate
-from infra.simulated_users.training_loop import Turn
+from infra.simulated_users.training_loop import LoopRun
 
 SUMMARY = "demo.json"
 SHOWN_SAMPLES = 6
@@ -29,7 +29,7 @@ class Outcome:
 
     crowd: Counts
     companions: Counts
-    turn: Turn
+    turn: LoopRun
     served: str
     win_rate: WinRate | None
     minutes: dict[str, float]
@@ -75,7 +75,7 @@ def write_summary(outcome: Outcome, state: Path) -> None:
     )
 
 
-def _turn_rows(turn: Turn) -> Iterable[tuple[str, str]]:
+def _turn_rows(turn: LoopRun) -> Iterable[tuple[str, str]]:
     snapshot, sets = turn.snapshot, turn.sets
     yield (
         "snapshot",

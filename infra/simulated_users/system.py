@@ -77,7 +77,7 @@ class System:
             found = []
             for stream in (feedback_pb2.STREAM_FEEDBACK, feedback_pb2.STREAM_TURNS):
                 request = feedback_pb2.ListSegmentsRequest(stream=stream)
-                with _failing_plainly():
+                with _translated_errors():
                     reply = await log.ListSegments(request, timeout=CALL_SECONDS)
                 found.append(sum(segment.rows + segment.dead_letters for segment in reply.segments))
         return Rows(*found)
@@ -104,7 +104,7 @@ class System:
         """Return the served versions and their history."""
         async with grpc.aio.insecure_channel(self.layout.target("generator")) as channel:
             rollout = generator_pb2_grpc.RolloutServiceStub(channel)
-            with _failing_plainly():
+            with _translated_errors():
                 return await rollout.GetRollout(
                     generator_pb2.GetRolloutRequest(), timeout=CALL_SECONDS
                 )
@@ -120,7 +120,7 @@ class System:
                 share=JUDGEMENT_SHARE,
                 lease=Duration(seconds=JUDGEMENT_SECONDS),
             )
-            with _failing_plainly():
+            with _translated_errors():
                 await rollout.StartCanary(request, timeout=LOAD_SECONDS)
             try:
                 yield
@@ -128,12 +128,12 @@ class System:
                 taken_off = generator_pb2.RollBackCanaryRequest(
                     version=version, reason="served for a comparison only"
                 )
-                with _failing_plainly():
+                with _translated_errors():
                     await rollout.RollBackCanary(taken_off, timeout=CALL_SECONDS)
 
 
 @contextmanager
-def _failing_plainly() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """Translate RPC errors.
 
     Raises:
@@ -145,7 +145,7 @@ def _failing_plainly() -> Iterator[None]:
         raise CallFailedError(describe(error), reason=error.code().name) from error
 
 
-def forget(state: Path, say: Say) -> None:
+def remove_previous(state: Path, say: Say) -> None:
     """Remove an earlier demonstration, unless its system is running."""
     if state.exists() and find_running(state) is None:
         say(f"removing the earlier demonstration in {state}")

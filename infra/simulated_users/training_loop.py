@@ -22,7 +22,7 @@ class LoopFailedError(DetailedError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Turn:
+class LoopRun:
     """Results of a completed run, read from its files."""
 
     version: str
@@ -63,7 +63,7 @@ async def run_training(layout: Layout, command: str, arguments: Sequence[str]) -
         )
 
 
-def read_turn(layout: Layout) -> Turn:
+def read_run(layout: Layout) -> LoopRun:
     """Read the run of status.json.
 
     Raises:
@@ -80,7 +80,7 @@ def read_turn(layout: Layout) -> Turn:
             reason="MISSING",
         )
     record = json.loads((run / "run.json").read_text())
-    return Turn(
+    return LoopRun(
         version=version,
         incumbent=record["incumbent"],
         result=result["result"],

@@ -56,7 +56,7 @@ async def supervised(
         ChildFailedError: a program did not start; the programs already started are stopped.
     """
     (state / LOGS).mkdir(parents=True, exist_ok=True)
-    _claim(state, ports)
+    _record_running(state, ports)
     children = {
         program.name: Child(program, say, state / LOGS / f"{program.name}.log")
         for program in programs
@@ -92,7 +92,7 @@ def _is_cancelled_twice() -> bool:
     return task is not None and task.cancelling() > 1
 
 
-def _claim(state: Path, ports: Mapping[str, int]) -> None:
+def _record_running(state: Path, ports: Mapping[str, int]) -> None:
     """Record the process id and ports, for `make loop` and the simulated users."""
     running = find_running(state)
     if running and running.pid != os.getpid():

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 from thumbwheel.session.v1 import session_pb2
 
-from infra.faults.postgres import Break, CommitProxy
+from infra.faults.postgres import CommitFault, CommitProxy
 from tests.services.session.replicas import foreign_connection
 from tests.services.session.service import (
     ADA,
@@ -164,8 +164,8 @@ CALLS: list[Callable[[Broken], Awaitable[None]]] = [
 
 
 # Of the rest a run of every commit would learn little.
-EVERY_COMMIT = {(Break.LATE, new_conversation), (Break.LATE, another_turn)} | {
-    (Break.ANSWER_LOST, call) for call in CALLS
+EVERY_COMMIT = {(CommitFault.LATE, new_conversation), (CommitFault.LATE, another_turn)} | {
+    (CommitFault.ANSWER_LOST, call) for call in CALLS
 }
 
 
@@ -178,12 +178,12 @@ EVERY_COMMIT = {(Break.LATE, new_conversation), (Break.LATE, another_turn)} | {
             id=f"{kind.name.lower()}-{call.__name__}",
             marks=() if (kind, call) in EVERY_COMMIT else pytest.mark.long,
         )
-        for kind, call in itertools.product(Break, CALLS)
+        for kind, call in itertools.product(CommitFault, CALLS)
     ],
 )
 async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
     postgres_home: Home,
-    kind: Break,
+    kind: CommitFault,
     call: Callable[[Broken], Awaitable[None]],
     record_property: Any,
 ) -> None:

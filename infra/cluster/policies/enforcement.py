@@ -13,7 +13,7 @@ from typing import Protocol
 import aiohttp
 
 from infra.cluster.policies.objects import Json, read_pods, read_policy
-from infra.cluster.policies.rules import TABLE, World, render
+from infra.cluster.policies.rules import TABLE, ClusterState, render
 
 PODS, NAMESPACES, POLICIES = (
     "/api/v1/pods",
@@ -21,10 +21,10 @@ PODS, NAMESPACES, POLICIES = (
     "/apis/networking.k8s.io/v1/networkpolicies",
 )
 KINDS = (PODS, NAMESPACES, POLICIES)
-AGAIN_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 
 
-class Watched(Protocol):
+class WatchApi(Protocol):
     """API calls of the enforcement."""
 
     async def get(self, path: str) -> Json: ...
@@ -32,10 +32,10 @@ class Watched(Protocol):
     def watch(self, path: str, version: str) -> AsyncIterator[Json]: ...
 
 
-class Enforcement:
+class PolicyEnforcer:
     """Apply the nftables table whenever it differs from the last one."""
 
-    def __init__(self, api: Watched, apply: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, api: WatchApi, apply: Callable[[str], Awaitable[None]]) -> None:
         self._api = api
         self._apply = apply
         self._known: dict[str, dict[str, Json]] = {}
@@ -61,12 +61,12 @@ class Enforcement:
                 async for event in self._api.watch(kind, listed["metadata"]["resourceVersion"]):
                     if event["type"] == "ERROR":
                         break
-                    self._learn(kind, event)
+                    self._apply_event(kind, event)
             except (aiohttp.ClientError, TimeoutError) as error:
                 print(f"restarting watch: {kind}: {error}", file=sys.stderr, flush=True)
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
-    def _learn(self, kind: str, event: Json) -> None:
+    def _apply_event(self, kind: str, event: Json) -> None:
         key = _key(event["object"])
         if event["type"] == "DELETED":
             self._known[kind].pop(key, None)
@@ -80,13 +80,13 @@ class Enforcement:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            if len(self._known) == len(KINDS) and (table := render(self._world())) != last:
+            if len(self._known) == len(KINDS) and (table := render(self._cluster_state())) != last:
                 await self._apply(table)
                 last = table
 
-    def _world(self) -> World:
+    def _cluster_state(self) -> ClusterState:
         namespaces = self._known[NAMESPACES].values()
-        return World(
+        return ClusterState(
             pods=read_pods(self._known[PODS].values()),
             namespaces={
                 entry["metadata"]["name"]: entry["metadata"].get("labels") or {}
@@ -108,7 +108,7 @@ async def apply_table(table: str) -> None:
         raise subprocess.CalledProcessError(process.returncode, ["nft"], table)
 
 
-async def is_in_force() -> bool:
+async def is_enforced() -> bool:
     """Return True if a table has been applied."""
     process = await asyncio.create_subprocess_exec(
         *("nft", "list", "table", "inet", TABLE),

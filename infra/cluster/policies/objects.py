@@ -70,15 +70,15 @@ class Pod:
 
 
 @dataclass(frozen=True)
-class Block:
+class IpBlock:
     """A block of addresses with exceptions."""
 
     addresses: str
-    left_out: tuple[str, ...]
+    exceptions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PodPeer:
     """Pods selected by labels in namespaces selected by labels.
 
     `namespaces` None selects the policy's own namespace; `pods` None selects all pods.
@@ -104,7 +104,7 @@ class Port:
 class Rule:
     """Permission for peers and ports. None selects all peers or all ports."""
 
-    peers: tuple[Block | Chosen, ...] | None
+    peers: tuple[IpBlock | PodPeer, ...] | None
     ports: tuple[Port, ...] | None
 
 
@@ -174,17 +174,17 @@ def _read_rules(found: Sequence[Json] | None, side: str) -> tuple[Rule, ...]:
     )
 
 
-def _read_peers(found: Sequence[Json] | None) -> tuple[Block | Chosen, ...] | None:
+def _read_peers(found: Sequence[Json] | None) -> tuple[IpBlock | PodPeer, ...] | None:
     if not found:
         return None
     return tuple(peer for entry in found if (peer := _read_peer(entry)))
 
 
-def _read_peer(found: Json) -> Block | Chosen | None:
+def _read_peer(found: Json) -> IpBlock | PodPeer | None:
     if block := found.get("ipBlock"):
-        left_out = tuple(filter(_is_ipv4, block.get("except") or ()))
-        return Block(block["cidr"], left_out) if _is_ipv4(block["cidr"]) else None
-    return Chosen(
+        exceptions = tuple(filter(_is_ipv4, block.get("except") or ()))
+        return IpBlock(block["cidr"], exceptions) if _is_ipv4(block["cidr"]) else None
+    return PodPeer(
         read_selector(found.get("namespaceSelector")), read_selector(found.get("podSelector"))
     )
 

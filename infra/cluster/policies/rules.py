@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from infra.cluster.policies.objects import Block, Chosen, Labels, Pod, Policy, Port, Rule
+from infra.cluster.policies.objects import IpBlock, Labels, Pod, PodPeer, Policy, Port, Rule
 
 TABLE = "thumbwheel_policies"
 ANY = ""
@@ -28,14 +28,14 @@ class Direction(StrEnum):
 
 
 @dataclass(frozen=True)
-class World:
+class ClusterState:
     """All objects that determine the rules."""
 
     pods: Sequence[Pod]
     namespaces: Mapping[str, Labels]
     policies: Sequence[Policy]
 
-    def chosen(self, peer: Chosen, namespace: str) -> list[Pod]:
+    def selected_pods(self, peer: PodPeer, namespace: str) -> list[Pod]:
         """Return the pods that a peer selects for a policy of the namespace."""
         return [
             pod
@@ -49,18 +49,18 @@ class World:
         ]
 
 
-def render(world: World) -> str:
+def render(state: ClusterState) -> str:
     """Return the table, which replaces the previous one atomically."""
     chains: list[str] = []
     jumps: dict[Direction, list[str]] = {direction: [] for direction in Direction}
     for direction in (Direction.EGRESS, Direction.INGRESS):
-        for pod in world.pods:
-            if policies := _isolating(world, pod, direction):
+        for pod in state.pods:
+            if policies := _policies_of(state, pod, direction):
                 name = f"{direction.name.lower()}_{pod.address.replace('.', '_')}"
                 rules = sorted(
-                    {rule for policy in policies for rule in _rules(world, policy, pod, direction)}
+                    {rule for policy in policies for rule in _rules(state, policy, pod, direction)}
                 )
-                chains.append(_chain(name, [*_own(pod, direction), *rules, "counter drop"]))
+                chains.append(_chain(name, [*_own_traffic(pod, direction), *rules, "counter drop"]))
                 jumps[direction].append(f"ip {direction.own_side} {pod.address} jump {name}")
     known = "ct state established,related accept"
     forward = [_hook("forward"), known, *jumps[Direction.EGRESS], *jumps[Direction.INGRESS]]
@@ -77,44 +77,44 @@ def _hook(name: str) -> str:
     return f"type filter hook {name} priority 10; policy accept;"
 
 
-def _own(pod: Pod, direction: Direction) -> list[str]:
+def _own_traffic(pod: Pod, direction: Direction) -> list[str]:
     """Permit traffic of a pod to itself, which policies never restrict."""
     return [f"ip {direction} {pod.address} return"]
 
 
-def _isolating(world: World, pod: Pod, direction: Direction) -> list[Policy]:
+def _policies_of(state: ClusterState, pod: Pod, direction: Direction) -> list[Policy]:
     return [
         policy
-        for policy in world.policies
+        for policy in state.policies
         if policy.namespace == pod.namespace
-        and _of(policy, direction) is not None
+        and _rules_of(policy, direction) is not None
         and policy.selector.matches(pod.labels)
     ]
 
 
-def _of(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
+def _rules_of(policy: Policy, direction: Direction) -> tuple[Rule, ...] | None:
     return policy.ingress if direction is Direction.INGRESS else policy.egress
 
 
-def _rules(world: World, policy: Policy, pod: Pod, direction: Direction) -> Iterator[str]:
+def _rules(state: ClusterState, policy: Policy, pod: Pod, direction: Direction) -> Iterator[str]:
     """Yield the rules of a policy for a pod."""
-    for rule in _of(policy, direction) or ():
+    for rule in _rules_of(policy, direction) or ():
         if rule.peers is None:
-            servers = [pod] if direction is Direction.INGRESS else world.pods
+            servers = [pod] if direction is Direction.INGRESS else state.pods
             yield from _returns(ANY, rule, servers)
             continue
         for peer in rule.peers:
-            if isinstance(peer, Block):
-                servers = [pod] if direction is Direction.INGRESS else world.pods
+            if isinstance(peer, IpBlock):
+                servers = [pod] if direction is Direction.INGRESS else state.pods
                 yield from _returns(_block(peer, direction), rule, servers)
-            elif peers := world.chosen(peer, policy.namespace):
+            elif peers := state.selected_pods(peer, policy.namespace):
                 addresses = ", ".join(other.address for other in peers)
                 servers = [pod] if direction is Direction.INGRESS else peers
                 yield from _returns(f"ip {direction} {{ {addresses} }}", rule, servers)
 
 
-def _block(block: Block, direction: Direction) -> str:
-    without = f" ip {direction} != {{ {', '.join(block.left_out)} }}" if block.left_out else ""
+def _block(block: IpBlock, direction: Direction) -> str:
+    without = f" ip {direction} != {{ {', '.join(block.exceptions)} }}" if block.exceptions else ""
     return f"ip {direction} {block.addresses}{without}"
 
 

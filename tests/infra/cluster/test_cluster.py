@@ -19,24 +19,24 @@ import pytest
 from infra.cluster import control_groups, lifecycle
 from infra.cluster.installation import Tools, find_installed
 from infra.cluster.layout import Layout
-from infra.cluster.namespaces import SETTINGS, WANTED_BY_KUBELET
+from infra.cluster.namespaces import KUBELET_SETTINGS, SETTINGS
 from infra.cluster.policies.objects import (
-    Block,
-    Chosen,
+    IpBlock,
     NamedPort,
     Pod,
+    PodPeer,
     Policy,
     Port,
     Rule,
     Selector,
 )
-from infra.cluster.policies.rules import World, render
-from infra.cluster.programs import Family, build
+from infra.cluster.policies.rules import ClusterState, render
+from infra.cluster.programs import GoProgram, build
 from infra.images.program import write_program_image
 from infra.servers.installation import install_missing
 
 HERE = Path(__file__).parent
-PROBE = Family("probe", HERE / "probe", HERE / "probe")
+PROBE = GoProgram("probe", HERE / "probe", HERE / "probe")
 # Where programs of a cluster leave folders, if they are let.
 FOLDERS = (
     "/",
@@ -139,7 +139,7 @@ def settings() -> dict[str, str]:
 
 
 def of_kubelet() -> dict[str, str]:
-    return {name: (SETTINGS / name).read_text() for name in WANTED_BY_KUBELET}
+    return {name: (SETTINGS / name).read_text() for name in KUBELET_SETTINGS}
 
 
 def machine() -> dict[str, str]:
@@ -192,7 +192,7 @@ def eventually(
 def tools() -> Tools:
     if os.environ.get("CLUSTER") == "skip":
         pytest.skip("CLUSTER=skip")
-    lifecycle.refuse_unable()
+    lifecycle.check_requirements()
     return find_installed()
 
 
@@ -330,7 +330,7 @@ def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Pat
 
 def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
     """Those that no policy above has: blocks, what they leave out, ranges, protocols."""
-    block = Block("10.0.0.0/8", ("10.88.0.0/16", "10.89.0.0/24"))
+    block = IpBlock("10.0.0.0/8", ("10.88.0.0/16", "10.89.0.0/24"))
     ports = (
         Port("TCP", 80),
         Port("UDP", 5000, 5010),
@@ -338,11 +338,11 @@ def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
         Port("SCTP", None),
         Port("TCP", "http"),
     )
-    rules = (Rule(None, None), Rule((block, Chosen(Selector(()), None)), ports))
+    rules = (Rule(None, None), Rule((block, PodPeer(Selector(()), None)), ports))
     pods = [
         Pod("demo", f"10.88.0.{number}", {}, (NamedPort("http", "TCP", 8080),)) for number in (2, 3)
     ]
-    table = render(World(pods, {"demo": {}}, [Policy("demo", Selector(()), rules, rules)]))
+    table = render(ClusterState(pods, {"demo": {}}, [Policy("demo", Selector(()), rules, rules)]))
     assert table.count(" return") > 2 * 2 * 2 * len(ports)
     command = cluster.command("exec", "--", "nft", "--check", "--file", "-")
     checked = subprocess.run(command, input=table, capture_output=True, text=True, check=False)

@@ -39,8 +39,8 @@ def test_hierarchies_of_both_versions_are_found() -> None:
 def test_the_parts_have_a_share_beside_the_pods(hierarchy: Path, file: str, weight: str) -> None:
     (hierarchy / "ours" / "parts").mkdir(parents=True)
     (hierarchy / "ours" / file).write_text("as the kernel comes with it")
-    control_groups.make("ours")
-    control_groups.join_parts("ours")
+    control_groups.create("ours")
+    control_groups.join_components("ours")
     assert (hierarchy / "ours" / file).read_text() == weight
     assert (
         hierarchy / "ours" / "parts" / "cgroup.procs"
@@ -48,14 +48,14 @@ def test_the_parts_have_a_share_beside_the_pods(hierarchy: Path, file: str, weig
 
 
 def test_a_hierarchy_of_something_else_has_no_shares(hierarchy: Path) -> None:
-    control_groups.make("ours")
-    control_groups.join_parts("ours")
+    control_groups.create("ours")
+    control_groups.join_components("ours")
     assert not list((hierarchy / "ours").iterdir())
 
 
 def test_a_group_goes_with_all_in_it_and_others_stay(hierarchy: Path) -> None:
-    control_groups.make("ours")
-    control_groups.make("theirs")
+    control_groups.create("ours")
+    control_groups.create("theirs")
     (hierarchy / "ours" / "pods" / "one").mkdir(parents=True)
     (hierarchy / "ours" / "pods" / "two").mkdir()
     control_groups.remove("ours")
@@ -68,7 +68,7 @@ def test_removing_what_is_not_there_is_nothing(hierarchy: Path) -> None:
 
 
 def test_a_group_in_use_is_named(hierarchy: Path) -> None:
-    control_groups.make("ours")
+    control_groups.create("ours")
     (hierarchy / "ours" / "tasks").write_text(
         "1"
     )  # a plain folder that is not empty refuses as a busy group does

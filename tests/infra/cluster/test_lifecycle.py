@@ -122,14 +122,14 @@ def test_down_where_there_is_no_cluster_does_nothing(layout: Layout) -> None:
 def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with refused(ClusterError, field="", reason="UNSUPPORTED", limit="root on Linux"):
-        lifecycle.refuse_unable()
+        lifecycle.check_requirements()
 
 
 def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused(ClusterError, field="unshare", reason="MISSING"):
-        lifecycle.refuse_unable()
+        lifecycle.check_requirements()
 
 
 def test_what_stands_after_two_dashes_is_left_to_the_command() -> None:

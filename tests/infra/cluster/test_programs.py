@@ -11,15 +11,17 @@ import pytest
 
 from infra.cluster import programs
 from infra.cluster.errors import ClusterError
-from infra.cluster.installation import ETCD, FAMILIES, KUBERNETES, PAUSE
-from infra.cluster.programs import Family, linker_flags, refuse_unable
+from infra.cluster.installation import ETCD, KUBERNETES, PAUSE, PROGRAMS
+from infra.cluster.programs import GoProgram, check_disk_space, linker_flags
 from tests.support.errors import refused
 
 Usage = namedtuple("Usage", "total used free")
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_family_has_a_page_of_source_and_a_lock_that_goes_by_its_name(family: Family) -> None:
+@pytest.mark.parametrize("family", PROGRAMS, ids=lambda family: family.name)
+def test_every_family_has_a_page_of_source_and_a_lock_that_goes_by_its_name(
+    family: GoProgram,
+) -> None:
     assert len((family.sources / "main.go").read_text().splitlines()) < 60
     assert (
         (family.lock / "go.mod")
@@ -50,7 +52,7 @@ def test_a_change_of_source_or_lock_is_another_program(tmp_path: Path) -> None:
         shutil.copytree(PAUSE.sources, tmp_path / "a"),
         shutil.copytree(PAUSE.lock, tmp_path / "b"),
     )
-    copied = Family("pause", sources, lock)
+    copied = GoProgram("pause", sources, lock)
     assert copied.home == PAUSE.home
     (sources / "main.go").write_text("package main\n")
     changed = copied.home
@@ -85,5 +87,5 @@ def test_a_full_disk_is_named_with_what_is_needed(
     with refused(
         ClusterError, field=str(tmp_path), reason="TOO_SMALL", limit="at least 6 GB"
     ) as caught:
-        refuse_unable()
+        check_disk_space()
     assert "1.0" in caught.value.text

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from infra.simulated_users.bounds import Bounds, Counts
 from infra.simulated_users.client import open_client
-from infra.simulated_users.population import Crowd
+from infra.simulated_users.population import Population
 from infra.simulated_users.preference import PREFERENCES
 from infra.simulated_users.questions import read_questions
 from infra.simulated_users.rating import Rater
@@ -59,7 +59,7 @@ async def _people_rate(
     async with open_client(f"127.0.0.1:{door}") as client:
         looking = asyncio.create_task(look())
         try:
-            return await Crowd(client, names, questions, rater, PLAN.habits, SEED).run(
+            return await Population(client, names, questions, rater, PLAN.habits, SEED).run(
                 bounds, lambda _: None, stop
             )
         finally:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from infra.faults.chance import Chance
-from infra.faults.kafka import KafkaProxy, Then
+from infra.faults.kafka import DropEffect, KafkaProxy
 from tests.infra.faults.peers import connect, read_exactly, server
 
 PRODUCE, METADATA = 0, 3
@@ -67,7 +67,7 @@ def test_without_a_fault_all_frames_pass(broker: Broker, port: int) -> None:
 def test_a_dropped_response_is_silence_and_what_comes_after_it_passes(
     broker: Broker, port: int
 ) -> None:
-    with KafkaProxy(port, then=Then.SILENCE) as proxy, connect(proxy.port) as sock:
+    with KafkaProxy(port, then=DropEffect.SILENCE) as proxy, connect(proxy.port) as sock:
         proxy.chance = Chance(times=1)
         ask(sock, PRODUCE, 1)
         ask(sock, METADATA, 2)
@@ -91,7 +91,7 @@ def test_a_dropped_response_may_be_a_reset_and_the_broker_has_the_request(
 
 
 def test_a_seeded_share_is_dropped(port: int) -> None:
-    with KafkaProxy(port, then=Then.SILENCE) as proxy, connect(proxy.port) as sock:
+    with KafkaProxy(port, then=DropEffect.SILENCE) as proxy, connect(proxy.port) as sock:
         proxy.chance = Chance(0.1, seed=3)
         for number in range(300):
             ask(sock, PRODUCE, number)

@@ -8,17 +8,17 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from infra.faults.postgres import Break, CommitProxy
+from infra.faults.postgres import CommitFault, CommitProxy
 from tests.servers import PostgresServer
 
 
 @pytest.mark.parametrize(
     ("kind", "stored"),
-    [(Break.NOT_SENT, False), (Break.ANSWER_LOST, True), (Break.LATE, True)],
+    [(CommitFault.NOT_SENT, False), (CommitFault.ANSWER_LOST, True), (CommitFault.LATE, True)],
     ids=str,
 )
 async def test_the_client_sees_a_reset_and_the_server_did_what_the_break_says(
-    postgres: PostgresServer, kind: Break, stored: bool
+    postgres: PostgresServer, kind: CommitFault, stored: bool
 ) -> None:
     database = await asyncio.to_thread(postgres.database)
     whole = await asyncpg.connect(database.url("postgresql"))
@@ -29,7 +29,7 @@ async def test_the_client_sees_a_reset_and_the_server_did_what_the_break_says(
         with pytest.raises((asyncpg.PostgresConnectionError, OSError)):
             async with client.transaction():
                 await client.execute("INSERT INTO made VALUES (1)")
-        if kind is Break.LATE:
+        if kind is CommitFault.LATE:
             assert await whole.fetchval("SELECT count(*) FROM made") == 0, (
                 "its commit is still under way"
             )

@@ -68,54 +68,54 @@ def conditions(api: Api) -> dict[str, str]:
 async def test_what_stands_is_made_once_and_its_status_follows() -> None:
     api = Api()
     controller = Controller(api)
-    await controller.round()
+    await controller.reconcile_all()
     assert [each["kind"] for each in api.applied] == ["Deployment", "Service"]
     assert conditions(api)["Ready"] == "False"
     api.deployment, api.pods = AVAILABLE, [RUNNING]
-    await controller.round()
+    await controller.reconcile_all()
     assert set(conditions(api).values()) == {"True"}
-    await controller.round()
+    await controller.reconcile_all()
     assert (len(api.applied), api.merges) == (2, 2), "nothing changed, so nothing is written"
 
 
 async def test_a_changed_service_and_a_changed_runtime_are_made_anew() -> None:
     api = Api()
     controller = Controller(api)
-    await controller.round()
+    await controller.reconcile_all()
     api.services[0]["metadata"]["generation"] = 2
-    await controller.round()
+    await controller.reconcile_all()
     assert len(api.applied) == 4
     changed = runtime()
     changed["metadata"]["resourceVersion"] = "8"
     api.runtimes[changed["metadata"]["name"]] = changed
-    await controller.round()
+    await controller.reconcile_all()
     assert len(api.applied) == 6
 
 
 async def test_of_two_pods_the_newest_tells() -> None:
     older = {**FALLEN, "metadata": {"creationTimestamp": "2026-11-25T00:00:00Z"}}
     api = Api(pods=[older, RUNNING])
-    await Controller(api).round()
+    await Controller(api).reconcile_all()
     assert api.services[0]["status"]["modelStatus"]["transitionStatus"] == "InProgress"
 
 
 async def test_a_runtime_that_is_not_there_is_told_and_found_when_it_comes() -> None:
     api = Api(runtimes={})
     controller = Controller(api)
-    await controller.round()
+    await controller.reconcile_all()
     assert (
         api.services[0]["status"]["modelStatus"]["lastFailureInfo"]["reason"]
         == "RuntimeNotRecognized"
     )
     api.runtimes = {runtime()["metadata"]["name"]: runtime()}
-    await controller.round()
+    await controller.reconcile_all()
     assert len(api.applied) == 2
 
 
 @pytest.mark.parametrize("message", ["exceeded quota", "violates PodSecurity"])
 async def test_what_is_refused_is_told(message: str) -> None:
     api = Api(refusal=message)
-    await Controller(api).round()
+    await Controller(api).reconcile_all()
     told = api.services[0]["status"]["conditions"][1]
     assert (told["reason"], told["message"]) == ("ReconcileFailed", message)
 
@@ -124,5 +124,5 @@ async def test_what_goes_is_left_alone() -> None:
     going = service()
     going["metadata"]["deletionTimestamp"] = "2026-11-26T00:00:00Z"
     api = Api(services=[going])
-    await Controller(api).round()
+    await Controller(api).reconcile_all()
     assert (api.applied, api.merges) == ([], 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster.errors import ClusterError
-from infra.cluster.programs import Family
+from infra.cluster.programs import GoProgram
 from infra.kuberay import installation
 from infra.kuberay.installation import KUBERAY, MODULE, version
 from tests.support.errors import refused
@@ -30,7 +30,7 @@ def test_a_lock_without_the_operator_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "go.mod").write_text("module other\n")
-    monkeypatch.setattr(installation, "KUBERAY", Family("kuberay", None, tmp_path, MODULE))
+    monkeypatch.setattr(installation, "KUBERAY", GoProgram("kuberay", None, tmp_path, MODULE))
     with refused(ClusterError, field=MODULE, reason="MISSING") as caught:
         version()
     assert str(tmp_path / "go.mod") in caught.value.text

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from thumbwheel.chat.v1 import chat_pb2
 
-from infra.simulated_users.client import Answer, CallFailedError, Place
+from infra.simulated_users.client import Answer, CallFailedError, MessageTarget
 
 
 class FakeChat:
@@ -17,16 +17,18 @@ class FakeChat:
         self, answer: Callable[[str, str], str] = lambda text, model: f"about {text}"
     ) -> None:
         self._answer = answer
-        self.asked: list[tuple[str, str, Place, str]] = []
+        self.asked: list[tuple[str, str, MessageTarget, str]] = []
         self.again: list[str] = []
         self.thumbs: list[tuple[str, str, bool]] = []
         self.corrections: list[tuple[str, str]] = []
         self.failures = 0
         self.refuses = False
 
-    async def ask(self, key: str, text: str, place: Place | None = None, model: str = "") -> Answer:
+    async def ask(
+        self, key: str, text: str, place: MessageTarget | None = None, model: str = ""
+    ) -> Answer:
         await self._moment()
-        self.asked.append((key, text, place or Place(), model))
+        self.asked.append((key, text, place or MessageTarget(), model))
         number = len(self.asked)
         finish = (
             chat_pb2.FINISH_REASON_INPUT_BLOCKED if self.refuses else chat_pb2.FINISH_REASON_STOP

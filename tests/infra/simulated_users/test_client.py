@@ -15,12 +15,18 @@ from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from infra.simulated_users.client import CallFailedError, Client, Patience, Place, open_client
+from infra.simulated_users.client import (
+    CallFailedError,
+    Client,
+    MessageTarget,
+    RetryPolicy,
+    open_client,
+)
 from tests.support.errors import refused
 
 # By the gateway of these tests.
 SAID = "not now"
-PATIENCE = Patience(seconds=3.0, first_wait_seconds=0.01, longest_wait_seconds=0.02)
+PATIENCE = RetryPolicy(seconds=3.0, first_wait_seconds=0.01, longest_wait_seconds=0.02)
 
 
 class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServiceServicer):
@@ -94,7 +100,7 @@ async def test_a_person_asks_with_the_preset_of_chat_and_reads_the_whole_answer(
     gateway: tuple[Gateway, Client],
 ) -> None:
     servicer, client = gateway
-    answer = await client.ask("secret", "Hello?", Place("c", "p"), model="v7")
+    answer = await client.ask("secret", "Hello?", MessageTarget("c", "p"), model="v7")
     (request,) = servicer.turns
     assert (
         request.input.text,

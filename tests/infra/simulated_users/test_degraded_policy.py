@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save, save_file
 
-from infra.simulated_users.degraded_policy import exchange_layers, make_worse
+from infra.simulated_users.degraded_policy import degrade, swap_layers
 from training.manifest import read_manifest, verify_manifest
 
 
@@ -19,7 +19,7 @@ def tensors() -> dict[str, np.ndarray]:
 
 
 def test_two_layers_change_places_and_nothing_else_changes() -> None:
-    before, after = tensors(), load(exchange_layers(save(tensors())))
+    before, after = tensors(), load(swap_layers(save(tensors())))
     places = {0: 3, 3: 0}
     assert before.keys() == after.keys()
     for name, values in before.items():
@@ -30,7 +30,7 @@ def test_two_layers_change_places_and_nothing_else_changes() -> None:
 
 def test_exchanging_twice_gives_the_model_back() -> None:
     weights = save(tensors())
-    twice = load(exchange_layers(exchange_layers(weights)))
+    twice = load(swap_layers(swap_layers(weights)))
     assert all(np.array_equal(values, twice[name]) for name, values in load(weights).items())
 
 
@@ -40,9 +40,9 @@ def test_it_is_a_version_of_its_own(tmp_path: Path) -> None:
     save_file(tensors(), source / "model.safetensors")
     (source / "config.json").write_text("{}")
     (source / "manifest.json").write_text("not this one")
-    worse = make_worse(source, tmp_path / "nano-0-worse")
+    worse = degrade(source, tmp_path / "nano-0-worse")
     manifest = verify_manifest(worse)
     assert (manifest.version, manifest.parents) == ("nano-0-worse", ("nano-0",))
     assert set(manifest.files) == {"config.json", "model.safetensors"}
-    assert make_worse(source, worse) == worse
+    assert degrade(source, worse) == worse
     assert read_manifest(worse).created == manifest.created

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.simulated_users.client import CallFailedError
-from infra.simulated_users.judgement import Contest, judge, win_rate
+from infra.simulated_users.judgement import Comparison, judge, win_rate
 from infra.simulated_users.questions import Question
 from tests.infra.simulated_users.fakes import FakeChat
 from tests.support.errors import refused
@@ -19,7 +19,7 @@ async def test_each_version_answers_every_question_so_many_times() -> None:
         "key",
         QUESTIONS,
         lambda _, answer: float("new" in answer),
-        Contest("old", "new", 3, 4),
+        Comparison("old", "new", 3, 4),
         lambda *s: steps.append(s),
     )
     assert (won.rate, won.low, won.high, won.questions, won.comparisons) == (1.0, 1.0, 1.0, 10, 30)
@@ -32,7 +32,12 @@ async def test_each_version_answers_every_question_so_many_times() -> None:
 
 async def test_versions_that_are_alike_win_half() -> None:
     won = await judge(
-        FakeChat(), "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 4), lambda *_: None
+        FakeChat(),
+        "key",
+        QUESTIONS,
+        lambda *_: 0.5,
+        Comparison("old", "new", 2, 4),
+        lambda *_: None,
     )
     assert (won.rate, won.low, won.high) == (0.5, 0.5, 0.5)
 
@@ -42,7 +47,7 @@ async def test_a_question_of_which_a_call_failed_is_left_out() -> None:
     chat.failures = 1
     questions = QUESTIONS * 3
     won = await judge(
-        chat, "key", questions, lambda *_: 0.5, Contest("old", "new", 1, 4), lambda *_: None
+        chat, "key", questions, lambda *_: 0.5, Comparison("old", "new", 1, 4), lambda *_: None
     )
     assert (won.questions, won.comparisons) == (29, 29)
 
@@ -52,7 +57,7 @@ async def test_a_system_that_answers_no_more_ends_the_judgement_and_is_not_asked
     chat.failures = 1000
     with refused(CallFailedError, reason="UNAVAILABLE"):
         await judge(
-            chat, "key", QUESTIONS, lambda *_: 0.5, Contest("old", "new", 2, 2), lambda *_: None
+            chat, "key", QUESTIONS, lambda *_: 0.5, Comparison("old", "new", 2, 2), lambda *_: None
         )
     assert 1000 - chat.failures <= 3
 

@@ -4,22 +4,28 @@ import asyncio
 
 import pytest
 
-from infra.simulated_users.bounds import Bounds, Counts, CrowdError
-from infra.simulated_users.client import Place
-from infra.simulated_users.population import Crowd, Habits
+from infra.simulated_users.bounds import Bounds, Counts, PopulationError
+from infra.simulated_users.client import MessageTarget
+from infra.simulated_users.population import Habits, Population
 from infra.simulated_users.questions import Question
-from infra.simulated_users.rating import Rater, Temper
+from infra.simulated_users.rating import Rater, VotingBehaviour
 from tests.infra.simulated_users.fakes import FakeChat
 from tests.support.errors import refused
 from training.errors import ConfigError
 
 QUESTIONS = [Question(f"question {number}?", (), "better", False) for number in range(5)]
-EAGER = Temper(noise=0.0, votes_if_pleased=1.0, votes_if_displeased=1.0, corrects_if_displeased=0.5)
+EAGER = VotingBehaviour(
+    noise=0.0, votes_if_pleased=1.0, votes_if_displeased=1.0, corrects_if_displeased=0.5
+)
 
 
-def crowd(chat: FakeChat, habits: Habits | None = None, temper: Temper = EAGER) -> Crowd:
+def crowd(
+    chat: FakeChat, habits: Habits | None = None, temper: VotingBehaviour = EAGER
+) -> Population:
     rater = Rater(lambda question, _: float(question.text < "question 2"), temper)
-    return Crowd(chat, [f"key {n}" for n in range(6)], QUESTIONS, rater, habits or Habits(), seed=3)
+    return Population(
+        chat, [f"key {n}" for n in range(6)], QUESTIONS, rater, habits or Habits(), seed=3
+    )
 
 
 def silent(_: Counts) -> None:
@@ -44,7 +50,7 @@ async def test_no_more_thumbs_than_asked_for_however_many_people_at_once(concurr
 
 
 async def test_a_crowd_that_never_votes_ends_with_its_time() -> None:
-    quiet = Temper(votes_if_pleased=0.0, votes_if_displeased=0.0)
+    quiet = VotingBehaviour(votes_if_pleased=0.0, votes_if_displeased=0.0)
     counts = await crowd(FakeChat(), temper=quiet).run(Bounds(10, 0.05, 2), silent)
     assert counts.thumbs == 0
     assert counts.answers > 0
@@ -67,9 +73,9 @@ async def test_an_edit_takes_the_place_of_the_first_question_and_another_questio
         Bounds(4, 60.0, 1), silent
     )
     places = [place for _, _, place, _ in chat.asked]
-    assert places[0] == Place()
-    assert places[1] == Place("conversation 1", "conversation 1")
-    assert places[2] == Place("conversation 1", "answer 2")
+    assert places[0] == MessageTarget()
+    assert places[1] == MessageTarget("conversation 1", "conversation 1")
+    assert places[2] == MessageTarget("conversation 1", "answer 2")
 
 
 async def test_a_refused_question_is_not_rated() -> None:
@@ -95,7 +101,7 @@ async def test_people_leave_a_system_that_is_gone_and_say_why() -> None:
     chat.failures = 10_000
     with pytest.raises(ExceptionGroup) as raised:
         await crowd(chat).run(Bounds(20, 60.0, 10), silent)
-    found = [error for error in raised.value.exceptions if isinstance(error, CrowdError)]
+    found = [error for error in raised.value.exceptions if isinstance(error, PopulationError)]
     assert {(error.reason, error.limit) for error in found} == {("UNAVAILABLE", "20")}
 
 

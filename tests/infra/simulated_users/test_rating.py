@@ -5,7 +5,7 @@ import random
 import pytest
 
 from infra.simulated_users.questions import Question
-from infra.simulated_users.rating import Opinion, Rater, Shuffled, Temper
+from infra.simulated_users.rating import Feedback, Rater, ShuffledVotes, VotingBehaviour
 from tests.support.errors import refused
 from training.errors import ConfigError
 
@@ -13,12 +13,14 @@ QUESTION = Question("?", (), "better", False)
 VISITS = 4000
 
 
-def opinions(temper: Temper, press: Shuffled | None = None) -> list[tuple[bool, Opinion]]:
+def opinions(
+    temper: VotingBehaviour, press: ShuffledVotes | None = None
+) -> list[tuple[bool, Feedback]]:
     """(pleased, opinion): every third answer is good."""
     rng = random.Random(7)
     rater = Rater(lambda _, answer: float(answer == "good"), temper, press)
     answers = ["good" if number % 3 == 0 else "bad" for number in range(VISITS)]
-    return [(text == "good", rater.opinion(QUESTION, text, rng)) for text in answers]
+    return [(text == "good", rater.feedback_on(QUESTION, text, rng)) for text in answers]
 
 
 def share(values: list[bool]) -> float:
@@ -27,12 +29,14 @@ def share(values: list[bool]) -> float:
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
 def test_so_many_thumbs_slip(noise: float) -> None:
-    said = [(pleased, o.up) for pleased, o in opinions(Temper(noise=noise)) if o.up is not None]
+    said = [
+        (pleased, o.up) for pleased, o in opinions(VotingBehaviour(noise=noise)) if o.up is not None
+    ]
     assert share([pleased != up for pleased, up in said]) == pytest.approx(noise, abs=0.02)
 
 
 def test_not_everybody_votes_and_the_displeased_a_little_more() -> None:
-    said = opinions(Temper(votes_if_pleased=0.6, votes_if_displeased=0.8))
+    said = opinions(VotingBehaviour(votes_if_pleased=0.6, votes_if_displeased=0.8))
     assert share([o.up is not None for pleased, o in said if pleased]) == pytest.approx(
         0.6, abs=0.05
     )
@@ -42,7 +46,7 @@ def test_not_everybody_votes_and_the_displeased_a_little_more() -> None:
 
 
 def test_corrections_come_from_voters_who_are_displeased_and_are_the_reference() -> None:
-    said = opinions(Temper(votes_if_displeased=1.0, corrects_if_displeased=0.1))
+    said = opinions(VotingBehaviour(votes_if_displeased=1.0, corrects_if_displeased=0.1))
     assert {o.correction for _, o in said} == {"", "better"}
     assert not [o for pleased, o in said if o.correction and (pleased or o.up is None)]
     assert share([bool(o.correction) for pleased, o in said if not pleased]) == pytest.approx(
@@ -53,7 +57,7 @@ def test_corrections_come_from_voters_who_are_displeased_and_are_the_reference()
 def test_shuffled_thumbs_keep_their_share_and_lose_their_meaning() -> None:
     said = [
         (pleased, o.up)
-        for pleased, o in opinions(Temper(), Shuffled(random.Random(1)))
+        for pleased, o in opinions(VotingBehaviour(), ShuffledVotes(random.Random(1)))
         if o.up is not None
     ]
     ups_if_pleased = share([bool(up) for pleased, up in said if pleased])
@@ -66,5 +70,5 @@ def test_shuffled_thumbs_keep_their_share_and_lose_their_meaning() -> None:
 
 def test_a_rate_that_is_none_is_refused() -> None:
     with refused(ConfigError, field="noise", reason="OUT_OF_RANGE", limit="0 to 1") as caught:
-        Temper(noise=1.5)
+        VotingBehaviour(noise=1.5)
     assert "1.5" in caught.value.text

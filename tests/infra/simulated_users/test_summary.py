@@ -8,9 +8,9 @@ from pathlib import Path
 from infra.simulated_users.bounds import Counts
 from infra.simulated_users.judgement import win_rate
 from infra.simulated_users.summary import Claim, Outcome, lines
-from infra.simulated_users.training_loop import Turn
+from infra.simulated_users.training_loop import LoopRun
 
-TURN = Turn(
+TURN = LoopRun(
     version="nano-1",
     incumbent="nano-0",
     result="promoted",

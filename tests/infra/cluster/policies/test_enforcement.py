@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from infra.cluster.policies import enforcement
-from infra.cluster.policies.enforcement import KINDS, NAMESPACES, PODS, POLICIES, Enforcement
+from infra.cluster.policies.enforcement import KINDS, NAMESPACES, PODS, POLICIES, PolicyEnforcer
 from infra.cluster.policies.objects import Json
 
 NAMESPACE: Json = {"metadata": {"name": "demo"}}
@@ -85,7 +85,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_nothing_is_in_force_before_all_kinds_are_known(api: FakeApi) -> None:
     tables = Tables()
     api.open.clear()
-    running = asyncio.create_task(Enforcement(api, tables.apply).run())
+    running = asyncio.create_task(PolicyEnforcer(api, tables.apply).run())
     for _ in range(20):
         await asyncio.sleep(0.005)
     assert tables.applied.empty()
@@ -96,7 +96,7 @@ async def test_nothing_is_in_force_before_all_kinds_are_known(api: FakeApi) -> N
 
 async def test_pods_that_come_change_and_go_are_followed(api: FakeApi) -> None:
     tables = Tables()
-    running = asyncio.create_task(Enforcement(api, tables.apply).run())
+    running = asyncio.create_task(PolicyEnforcer(api, tables.apply).run())
     await tables.wait_for("ingress_10_88_0_2")
     api.events[PODS].put_nowait({"type": "ADDED", "object": pod(3)})
     await tables.wait_for("ingress_10_88_0_2", "ingress_10_88_0_3")
@@ -109,7 +109,7 @@ async def test_pods_that_come_change_and_go_are_followed(api: FakeApi) -> None:
 
 async def test_a_change_that_changes_no_rule_is_not_applied(api: FakeApi) -> None:
     tables = Tables()
-    running = asyncio.create_task(Enforcement(api, tables.apply).run())
+    running = asyncio.create_task(PolicyEnforcer(api, tables.apply).run())
     await tables.wait_for("ingress_10_88_0_2")
     api.events[PODS].put_nowait({"type": "MODIFIED", "object": pod(2)})
     api.events[PODS].put_nowait({"type": "ADDED", "object": pod(3)})
@@ -122,7 +122,7 @@ async def test_a_watch_that_ends_begins_anew_with_what_is_there_now(
     api: FakeApi, end: Json | None
 ) -> None:
     tables = Tables()
-    running = asyncio.create_task(Enforcement(api, tables.apply).run())
+    running = asyncio.create_task(PolicyEnforcer(api, tables.apply).run())
     await tables.wait_for("ingress_10_88_0_2")
     api.listed[PODS] = [pod(9)]
     api.failures = 2

@@ -3,9 +3,9 @@
 import pytest
 
 from infra.cluster.policies.objects import (
-    Block,
-    Chosen,
+    IpBlock,
     Json,
+    PodPeer,
     Port,
     Rule,
     Selector,
@@ -116,9 +116,9 @@ def test_peers_and_ports_are_read() -> None:
     (rule,) = read_policy(policy(ingress=[{"from": peers, "ports": ports}])).ingress or ()
     everything = Selector(())
     assert rule.peers == (
-        Block("10.0.0.0/8", ("10.88.0.0/16",)),
-        Chosen(everything, None),
-        Chosen(None, everything),
+        IpBlock("10.0.0.0/8", ("10.88.0.0/16",)),
+        PodPeer(everything, None),
+        PodPeer(None, everything),
     )
     assert rule.ports == (Port("TCP", "http"), Port("UDP", 5000, 5010), Port("SCTP", None))
 

@@ -6,18 +6,18 @@ import re
 from collections.abc import Sequence
 
 from infra.cluster.policies.objects import (
-    Block,
-    Chosen,
     Expression,
+    IpBlock,
     NamedPort,
     Operator,
     Pod,
+    PodPeer,
     Policy,
     Port,
     Rule,
     Selector,
 )
-from infra.cluster.policies.rules import World, render
+from infra.cluster.policies.rules import ClusterState, render
 
 EVERYTHING = Selector(())
 HTTP = NamedPort("http", "TCP", 8080)
@@ -41,7 +41,7 @@ def out_of_caller(*rules: Rule) -> Policy:
 
 def chains(*policies: Policy, pods: Sequence[Pod] = (WEB, CALLER, FOREIGN)) -> dict[str, list[str]]:
     """Lines of every chain."""
-    table = render(World(pods, NAMESPACES, policies))
+    table = render(ClusterState(pods, NAMESPACES, policies))
     found = re.findall(r"chain (\w+) \{\n(.*?)\n  \}", table, re.DOTALL)
     return {name: [line.strip() for line in body.splitlines()] for name, body in found}
 
@@ -61,7 +61,7 @@ def test_without_policies_everything_passes() -> None:
 
 
 def test_the_table_is_replaced_in_one_go() -> None:
-    lines = render(World((), {}, ())).splitlines()
+    lines = render(ClusterState((), {}, ())).splitlines()
     assert lines[:2] == ["table inet thumbwheel_policies", "delete table inet thumbwheel_policies"]
 
 
@@ -87,29 +87,29 @@ def test_a_rule_without_peers_and_ports_lets_everybody_in() -> None:
 
 
 def test_pods_are_chosen_in_the_policys_own_namespace() -> None:
-    assert allowed(Rule((Chosen(None, labelled("app", "caller")),), None)) == [
+    assert allowed(Rule((PodPeer(None, labelled("app", "caller")),), None)) == [
         "ip saddr { 10.88.0.3 } return"
     ]
 
 
 def test_a_namespace_is_chosen_by_its_labels_with_all_its_pods() -> None:
-    assert allowed(Rule((Chosen(labelled("team", "b"), None),), None)) == [
+    assert allowed(Rule((PodPeer(labelled("team", "b"), None),), None)) == [
         "ip saddr { 10.88.0.4 } return"
     ]
 
 
 def test_namespace_and_pods_must_both_fit() -> None:
-    assert allowed(Rule((Chosen(EVERYTHING, labelled("app", "caller")),), None)) == [
+    assert allowed(Rule((PodPeer(EVERYTHING, labelled("app", "caller")),), None)) == [
         "ip saddr { 10.88.0.3, 10.88.0.4 } return"
     ]
-    assert allowed(Rule((Chosen(labelled("team", "b"), labelled("app", "web")),), None)) == []
+    assert allowed(Rule((PodPeer(labelled("team", "b"), labelled("app", "web")),), None)) == []
 
 
 def test_blocks_leave_out_what_they_leave_out() -> None:
-    assert allowed(Rule((Block("10.0.0.0/8", ("10.88.0.0/16", "10.89.0.0/24")),), None)) == [
+    assert allowed(Rule((IpBlock("10.0.0.0/8", ("10.88.0.0/16", "10.89.0.0/24")),), None)) == [
         "ip saddr 10.0.0.0/8 ip saddr != { 10.88.0.0/16, 10.89.0.0/24 } return"
     ]
-    assert let_out(Rule((Block("0.0.0.0/0", ()),), None)) == ["ip daddr 0.0.0.0/0 return"]
+    assert let_out(Rule((IpBlock("0.0.0.0/0", ()),), None)) == ["ip daddr 0.0.0.0/0 return"]
 
 
 def test_ports_are_numbers_ranges_protocols_and_names() -> None:
@@ -124,7 +124,7 @@ def test_ports_are_numbers_ranges_protocols_and_names() -> None:
 
 def test_a_name_means_what_the_server_calls_so_by_the_same_protocol() -> None:
     assert allowed(Rule(None, (Port("UDP", "http"),))) == []
-    everybody = Chosen(EVERYTHING, None)
+    everybody = PodPeer(EVERYTHING, None)
     assert let_out(Rule((everybody,), (Port("TCP", "http"),))) == [
         "ip daddr { 10.88.0.2, 10.88.0.3, 10.88.0.4 } tcp dport 8080 return",
         "ip daddr { 10.88.0.2, 10.88.0.3, 10.88.0.4 } tcp dport 9090 return",
