@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from infra.install.environment import cache, atomic_folder
+from infra.install.environment import atomic_folder, cache
 from training.errors import DetailedError
 
 ROOT = Path(__file__).resolve().parents[2]
