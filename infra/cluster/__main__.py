@@ -1,20 +1,6 @@
 """Manage a real Kubernetes cluster of a single node on this machine (`make cluster`).
 
-Usage: `python -m infra.cluster able
-
-install
-
-clients
-
-up
-
-exec
-
-load
-
-status
-
-down`.
+Usage: `python -m infra.cluster able | install | clients | up | exec | load | status | down`.
 """
 
 import argparse
