@@ -1,1 +1,1 @@
-"""The CPU model server of the embedded and CPU installs, behind KServe's contract."""
+"""Model server for CPUs of the embedded and CPU installs, with the API of KServe and OpenAI."""

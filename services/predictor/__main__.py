@@ -1,5 +1,6 @@
-"""`python -m services.predictor`: wires the predictor and serves until SIGTERM, then drains and
-exits with 0.
+"""Wire and run the predictor (`python -m services.predictor`).
+
+The process serves until SIGTERM, then drains and exits with status 0.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from services.predictor.http.app import build_app
 from services.predictor.http.kserve import Readiness
 from services.predictor.loading import Loader
 from services.predictor.metrics import Metrics
-from services.predictor.peers import served_by
+from services.predictor.peers import versions_served_by
 from services.predictor.repository import Repository, RepositoryLimits
 from services.predictor.settings import PredictorSettings
 from services.predictor.store.converter_process import convert_in_process
@@ -33,8 +34,10 @@ log = logging.getLogger("services.predictor")
 
 
 class LogFormatter(logging.Formatter):
-    """One line a record, or one JSON object. The chassis has the same, but imports traces that this
-    image has not.
+    """Formatter for one text line or one JSON object per record.
+
+    The formatter of the chassis does the same but imports tracing, which this image does not
+    contain.
     """
 
     def __init__(self, as_json: bool) -> None:
@@ -42,7 +45,7 @@ class LogFormatter(logging.Formatter):
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        """Phrase and fields; of an exception only its type."""
+        """Format phrase and fields; of an exception only the type."""
         fields = dict(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[0]:
             fields["error"] = record.exc_info[0].__name__
@@ -57,8 +60,8 @@ class LogFormatter(logging.Formatter):
         return f"{clock} {level:<7} predictor {phrase}  {pairs}".rstrip()
 
 
-def wire(settings: PredictorSettings, metrics: Metrics, journal: Journal) -> Repository:
-    """Build the repository and what loads into it; needs a running loop."""
+def build_repository(settings: PredictorSettings, metrics: Metrics, journal: Journal) -> Repository:
+    """Build the repository with its loader; requires a running event loop."""
     graphs = settings.cache_directory / "graphs"
     graphs.mkdir(parents=True, exist_ok=True)
     loader = Loader(
@@ -81,13 +84,15 @@ def wire(settings: PredictorSettings, metrics: Metrics, journal: Journal) -> Rep
 async def load_at_start(
     repository: Repository, settings: PredictorSettings, journal: Journal, readiness: Readiness
 ) -> str:
-    """Load what a peer serves, what the settings name, and what was loaded before; ready only if
-    the first two are there.
+    """Load the versions of a peer, of the settings, and of the journal.
 
-    Returns why something of what the settings name is not, or nothing.
+    The process becomes ready only if the versions of the peer and of the settings are loaded.
+
+    Returns:
+        The reason for a failed version of the settings, or an empty string.
     """
     named = {_version_of(directory): directory.absolute() for directory in settings.startup_models}
-    needed = {**(await served_by(settings.peer_url) if settings.peer_url else {}), **named}
+    needed = {**(await versions_served_by(settings.peer_url) if settings.peer_url else {}), **named}
     missing, reason = False, ""
     for version, directory in {**journal.read(), **needed}.items():
         try:
@@ -100,7 +105,10 @@ async def load_at_start(
 
 
 def _version_of(directory: Path) -> str:
-    """The manifest's version: in a cluster a directory's name is only where it was mounted."""
+    """Return the version in the manifest.
+
+    In a cluster the name of the directory is only that of a mount point.
+    """
     with contextlib.suppress(OSError, ValueError):
         return str(
             json.loads((directory / "manifest.json").read_bytes()).get("version", directory.name)
@@ -108,8 +116,11 @@ def _version_of(directory: Path) -> str:
     return directory.name
 
 
-async def why_not_started(starting: asyncio.Task[str], stop: asyncio.Event) -> str:
-    """Nothing, if all is loaded or the process was told to end before."""
+async def start_failure(starting: asyncio.Task[str], stop: asyncio.Event) -> str:
+    """Wait for the start and return its failure.
+
+    The result is empty if all versions are loaded or `stop` was set before.
+    """
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -120,19 +131,21 @@ async def why_not_started(starting: asyncio.Task[str], stop: asyncio.Event) -> s
 
 
 async def serve(settings: PredictorSettings) -> int:
-    """Serve until SIGTERM or SIGINT; then not ready, drain. Returns the exit status: 1 if it could
-    not start as it was told to.
+    """Serve until SIGTERM or SIGINT, then become not ready and drain.
+
+    Returns:
+        The exit status, 1 if a version of the settings could not be loaded.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics, readiness = Metrics(), Readiness()
     journal = Journal(settings.cache_directory / "loaded.json")
-    repository = wire(settings, metrics, journal)
+    repository = build_repository(settings, metrics, journal)
     app = build_app(
         repository, readiness, metrics, settings.default_max_tokens, settings.max_body_bytes
     )
-    # handler_cancellation: a client that hangs up cancels its handler, and that cancels its
+    # handler_cancellation: a disconnect of the client cancels the handler, which cancels the
     # generation.
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=settings.drain_seconds
@@ -143,19 +156,19 @@ async def serve(settings: PredictorSettings) -> int:
     log.info("listening", extra={"fields": {"host": settings.host, "port": runner.addresses[0][1]}})
     starting = asyncio.create_task(load_at_start(repository, settings, journal, readiness))
     reason = ""
-    if settings.failure_file is not None and (reason := await why_not_started(starting, stop)):
-        log.error("a model of the start is not there")
+    if settings.failure_file is not None and (reason := await start_failure(starting, stop)):
+        log.error("startup model not loaded")
         await asyncio.to_thread(settings.failure_file.write_text, reason)
     else:
         await stop.wait()
     log.info("draining")
     readiness.ready = False
-    # Nobody may send a request over a connection that was kept, which only this process would
-    # answer, with a refusal.
+    # Close idle connections, since a later request on such a connection would reach only this
+    # process and be refused.
     await site.stop()
     for connection in runner.server.connections if runner.server else ():
-        # aiohttp's pre_shutdown() leaves idle connections open until cleanup(), and does not answer
-        # on them.
+        # aiohttp's pre_shutdown() leaves idle connections open until cleanup() without answering on
+        # them.
         if connection._request_in_progress:
             connection.close()
         else:
@@ -169,7 +182,7 @@ async def serve(settings: PredictorSettings) -> int:
 
 
 def main() -> int:
-    """Read the settings, serve, report."""
+    """Read the settings, serve, and return the exit status."""
     settings = load_settings(PredictorSettings)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter(settings.log_format == "json"))

@@ -1,30 +1,32 @@
-"""What the predictor can answer instead of text. The HTTP edge maps `status` and `kind`; nothing
-here holds user text.
+"""Errors of the predictor; the HTTP edge maps `status` and `kind`.
 
-PredictorError ├── InvalidRequestError       400  the request is wrong: names the parameter and the
-limit ├── ModelRefusedError         400  a model directory that cannot be served: names what is
-missing ├── VersionNotFoundError      404  no such version is loaded ├── VersionConflictError
-409  the id is already taken by other files ├── VersionInUseError         409  answers run on the
-version, and it was only to go if none do ├── OverloadedError           429  the queue is full: come
-back later ├── UnavailableError          503  loading, draining, or the cache overflowed: nothing is
-wrong with the request └── EngineFailedError         500  the engine broke; the version must be
-loaded again
+No error contains user text.
+
+    PredictorError
+    ├── InvalidRequestError   400  the request is invalid; names parameter and limit
+    ├── ModelRefusedError     400  the model directory is unusable; names the missing part
+    ├── VersionNotFoundError  404  no such version is loaded
+    ├── VersionConflictError  409  other files are loaded under this id
+    ├── VersionInUseError     409  answers run on the version, so `only_idle` did not unload
+    ├── OverloadedError       429  the queue is full; retry later
+    ├── UnavailableError      503  loading, draining, or full cache; the request is valid
+    └── EngineFailedError     500  the engine failed; load the version again
 """
 
 
 class PredictorError(Exception):
-    """An error that its caller may see. The chassis has the same attributes, but imports gRPC,
-    which this image has not.
+    """An error whose text is returned to the caller.
+
+    The chassis has an error with the same attributes but imports gRPC, which this image does not
+    contain.
 
     Args:
-        text: the message for a person; names the field and what is allowed; never holds user text.
-        param: the request's parameter at fault, if it is one's fault; the only one of the
-            attributes that the HTTP body has.
-        field: what is at fault, as the caller names it: a parameter, a file, a tensor, a
-            configuration field; `param` if it is not given.
-        reason: a stable UPPER_SNAKE_CASE code of this kind of fault; the class's own code if it is
-            not given.
-        limit: what would be allowed; "" if there is no limit to tell.
+        text: the message, with field and allowed values; never user text.
+        param: the request parameter at fault, if any; part of the HTTP body.
+        field: the cause as named by the caller, such as a parameter, a file, a tensor, or a
+            configuration field; `param` by default.
+        reason: a stable UPPER_SNAKE_CASE code; the code of the class by default.
+        limit: the allowed values; empty if there is no limit.
     """
 
     status = 500
@@ -49,7 +51,7 @@ class PredictorError(Exception):
 
 
 class InvalidRequestError(PredictorError):
-    """The request is wrong; the text names the parameter and its limit."""
+    """The request is invalid; the text names parameter and limit."""
 
     status = 400
     kind = "invalid_request_error"
@@ -57,7 +59,7 @@ class InvalidRequestError(PredictorError):
 
 
 class ModelRefusedError(PredictorError):
-    """The model directory cannot be served; the text names the file or the configuration field."""
+    """The model directory is unusable; the text names the file or the configuration field."""
 
     status = 400
     kind = "model_refused"
@@ -73,7 +75,7 @@ class VersionNotFoundError(PredictorError):
 
 
 class VersionConflictError(PredictorError):
-    """A version is immutable: the same id came with other files."""
+    """A version is immutable, but the same id was used for other files."""
 
     status = 409
     kind = "conflict"
@@ -81,7 +83,7 @@ class VersionConflictError(PredictorError):
 
 
 class VersionInUseError(PredictorError):
-    """Answers run on the version: ask again when they have ended."""
+    """Answers run on the version; retry after their end."""
 
     status = 409
     kind = "in_use"
@@ -89,7 +91,7 @@ class VersionInUseError(PredictorError):
 
 
 class OverloadedError(PredictorError):
-    """Too many requests wait already."""
+    """The queue of waiting requests is full."""
 
     status = 429
     kind = "overloaded"
@@ -97,7 +99,7 @@ class OverloadedError(PredictorError):
 
 
 class UnavailableError(PredictorError):
-    """Not now: the same request may succeed later."""
+    """The same request may succeed later."""
 
     status = 503
     kind = "unavailable"
@@ -105,7 +107,7 @@ class UnavailableError(PredictorError):
 
 
 class EngineFailedError(PredictorError):
-    """The engine of this version stopped working."""
+    """The engine of this version stopped after an error."""
 
     status = 500
     kind = "server_error"

@@ -1,5 +1,6 @@
-"""From a model directory to a served version: check, convert or find the graph, open the pipeline,
-warm it up. Blocking.
+"""Loading of a version from a model directory. Blocking.
+
+The steps are: check the directory, convert or find the graph, open the pipeline, warm it up.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from services.predictor.graph.conversion import load_architecture
 from services.predictor.metrics import Metrics
 from services.predictor.store.digests import DigestCache
 from services.predictor.store.ir_cache import IrCache
-from services.predictor.store.manifest import Manifest, check_manifest
+from services.predictor.store.manifest import check_manifest
 from services.predictor.text.chat_template import ChatTemplate, special_tokens
 from services.predictor.text.codec import TextCodec
 from services.predictor.version import Version
@@ -39,11 +40,11 @@ class Loader:
     loop: asyncio.AbstractEventLoop
 
     def load(self, name: str, directory: Path) -> Version:
-        """Load a version; its engine runs when this returns.
+        """Load a version and return with its engine running.
 
         Raises:
-            ModelRefusedError: the directory is no complete model that the graph can honour; the
-                text names what is wrong.
+            ModelRefusedError: the directory is incomplete or the model unsupported; the text names
+                the cause.
         """
         began = time.perf_counter()
         manifest = check_manifest(directory, name, self.digests)
@@ -57,7 +58,8 @@ class Loader:
         version = Version(
             name=name,
             manifest_digest=manifest.digest,
-            created=_created(manifest),
+            # The manifest is written last, so its time is that of the model.
+            created=int((manifest.directory / "manifest.json").stat().st_mtime),
             codec=codec,
             template=ChatTemplate.from_directory(directory, codec.control_tokens()),
             engine=engine,
@@ -72,11 +74,12 @@ class Loader:
 
 
 def read_end_ids(directory: Path, codec: TextCodec) -> tuple[int, ...]:
-    """Ids that end an answer: generation_config.json, else config.json, else the tokenizer's
-    eos_token.
+    """Return the ids that end an answer.
+
+    Sources in this order: generation_config.json, config.json, the eos_token of the tokenizer.
 
     Raises:
-        ModelRefusedError: none of them says, and the pipeline would never stop.
+        ModelRefusedError: no source has an id, so generations would never end.
     """
     for file in ("generation_config.json", "config.json"):
         path = directory / file
@@ -89,7 +92,7 @@ def read_end_ids(directory: Path, codec: TextCodec) -> tuple[int, ...]:
     eos = codec.token_id(special_tokens(tokenizer).get("eos_token", ""))
     if eos is None:
         raise ModelRefusedError(
-            "generation_config.json: eos_token_id is missing, and no other file names an end token",
+            "generation_config.json: eos_token_id is missing, also in the other files",
             field="eos_token_id",
             reason="MISSING",
         )
@@ -97,16 +100,12 @@ def read_end_ids(directory: Path, codec: TextCodec) -> tuple[int, ...]:
 
 
 def _warm_up(pipeline: PagedPipeline, end_ids: tuple[int, ...]) -> None:
-    """The first passes compile kernels for their shapes: better now than in somebody's first
-    answer.
+    """Run a short generation, because the first passes compile kernels for their shapes.
+
+    Otherwise the first answer of a user would be slow.
     """
     sampling = Sampling(max_new_tokens=2, end_ids=end_ids, seed=0, temperature=0.0, ignore_eos=True)
     pipeline.add(WARM_UP_REQUEST_ID, end_ids[:1] * WARM_UP_TOKENS, sampling)
     while pipeline.has_work():
         pipeline.step()
         pipeline.read(WARM_UP_REQUEST_ID)
-
-
-def _created(manifest: Manifest) -> int:
-    """Unix seconds of the manifest file: written last, so the model's birthday."""
-    return int((manifest.directory / "manifest.json").stat().st_mtime)

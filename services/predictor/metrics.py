@@ -1,5 +1,6 @@
-"""What the predictor counts, in a registry of its own. Labels are loaded versions, endpoints,
-statuses: no caller's text.
+"""Metrics of the predictor, in a registry of their own.
+
+Labels are loaded versions, endpoints and statuses, never a caller's text.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,7 +14,11 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter(
-            "thumbwheel_predictor_requests_total", "Requests.", "endpoint", "version", "status"
+            "thumbwheel_predictor_requests_total",
+            "Requests by endpoint, version and status.",
+            "endpoint",
+            "version",
+            "status",
         )
         self.prompt_tokens = self._counter(
             "thumbwheel_predictor_prompt_tokens_total",
@@ -21,17 +26,17 @@ class Metrics:
             "version",
         )
         self.generated_tokens = self._counter(
-            "thumbwheel_predictor_generated_tokens_total", "Tokens that were generated.", "version"
+            "thumbwheel_predictor_generated_tokens_total", "Generated tokens.", "version"
         )
         self.engine_steps = self._counter(
             "thumbwheel_predictor_engine_steps_total", "Forward passes.", "version"
         )
         self.queue_seconds = self._histogram(
-            "thumbwheel_predictor_queue_seconds", "From request to a place in a batch.", "version"
+            "thumbwheel_predictor_queue_seconds", "From the request to its first step.", "version"
         )
         self.first_token_seconds = self._histogram(
             "thumbwheel_predictor_time_to_first_token_seconds",
-            "From request to first token.",
+            "From the request to the first token.",
             "version",
         )
         self.inter_token_seconds = self._histogram(
@@ -40,13 +45,15 @@ class Metrics:
             "version",
         )
         self.load_seconds = self._histogram(
-            "thumbwheel_predictor_load_seconds", "From load request to ready.", "version"
+            "thumbwheel_predictor_load_seconds", "From the load request to ready.", "version"
         )
         self.running = self._gauge(
-            "thumbwheel_predictor_running_requests", "Generations that share a step now.", "version"
+            "thumbwheel_predictor_running_requests",
+            "Running generations, which share a step.",
+            "version",
         )
         self.waiting = self._gauge(
-            "thumbwheel_predictor_waiting_requests", "Generations that wait for a place.", "version"
+            "thumbwheel_predictor_waiting_requests", "Generations in the queue.", "version"
         )
         self.cache_usage = self._gauge(
             "thumbwheel_predictor_cache_usage_ratio",
@@ -55,15 +62,15 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        """Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def of_version(self, version: str) -> "VersionMetrics":
-        """What one version's engine reports to."""
+        """Return the observer of one version's engine."""
         return VersionMetrics(self, version)
 
     def forget(self, version: str) -> None:
-        """Take an unloaded version's gauges away; its counters stay for rates."""
+        """Remove the gauges of an unloaded version; counters remain for rates."""
         for gauge in (self.running, self.waiting, self.cache_usage):
             gauge.remove(version)
 
@@ -78,7 +85,10 @@ class Metrics:
 
 
 class VersionMetrics:
-    """An EngineObserver. Looks its labels up once: a step is told about hundreds of times a second."""
+    """Observer of one engine (implements `EngineObserver`).
+
+    Labels are resolved once, since the methods are called hundreds of times per second.
+    """
 
     def __init__(self, metrics: Metrics, version: str) -> None:
         self._queue = metrics.queue_seconds.labels(version)
@@ -92,20 +102,20 @@ class VersionMetrics:
         self._cache_usage = metrics.cache_usage.labels(version)
 
     def started(self, queue_seconds: float, prompt_tokens: int) -> None:
-        """A request got its place in a batch."""
+        """Record the start of a request and its time in the queue."""
         self._queue.observe(queue_seconds)
         self._prompt_tokens.inc(prompt_tokens)
 
     def first_token(self, seconds: float) -> None:
-        """Since the request came."""
+        """Record the time from the request to the first token."""
         self._first.observe(seconds)
 
     def next_tokens(self, seconds: float) -> None:
-        """Since the generation's last token."""
+        """Record the time since the last token of the generation."""
         self._inter.observe(seconds)
 
     def stepped(self, new_tokens: int, running: int, waiting: int, cache_usage: float) -> None:
-        """After every forward pass."""
+        """Record one forward pass."""
         self._steps.inc()
         self._generated_tokens.inc(new_tokens)
         self._running.set(running)

@@ -1,8 +1,7 @@
-"""What other predictors serve, asked when this one starts: it takes no traffic before it serves the
-same.
+"""Versions of other predictors, loaded at the start before this process becomes ready.
 
-In a cluster the address leads to whoever is ready, so to the pod that an upgrade is about to end;
-where there is none, nobody answers.
+In a cluster the address resolves to ready pods, for example to the pod that an upgrade is about to
+end. At the first start no pod answers.
 """
 
 import logging
@@ -11,12 +10,12 @@ from pathlib import Path
 import aiohttp
 
 log = logging.getLogger(__name__)
-ASK_SECONDS = 5.0
+REQUEST_SECONDS = 5.0
 
 
-async def served_by(url: str) -> dict[str, Path]:
-    """Version → directory of all that answers there; nothing if nobody does."""
-    timeout = aiohttp.ClientTimeout(ASK_SECONDS)
+async def versions_served_by(url: str) -> dict[str, Path]:
+    """Return version and directory of all versions of the peer; empty if unreachable."""
+    timeout = aiohttp.ClientTimeout(REQUEST_SECONDS)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as http,
@@ -28,5 +27,5 @@ async def served_by(url: str) -> dict[str, Path]:
     except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
         log.info("no peer", extra={"fields": {"reason": type(error).__name__}})
         return {}
-    log.info("a peer serves", extra={"fields": {"versions": ",".join(sorted(served))}})
+    log.info("peer serves versions", extra={"fields": {"versions": ",".join(sorted(served))}})
     return served

@@ -1,5 +1,7 @@
-"""Which versions are loaded. Loading runs in a thread beside running streams; unloading waits for
-its own streams first.
+"""The loaded versions.
+
+Loading runs in a thread while streams continue; unloading first waits for the streams of the
+version.
 """
 
 import asyncio
@@ -30,7 +32,7 @@ VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class State(StrEnum):
-    """The repository extension's states."""
+    """States of KServe's repository extension."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -38,8 +40,8 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the index."""
+class IndexEntry:
+    """One entry of the index."""
 
     name: str
     state: State
@@ -58,8 +60,12 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryLimits:
-    """`models_root`: directories outside are refused; None allows all. `max_versions` bounds
-    memory.
+    """Limits of the repository.
+
+    Args:
+        max_versions: versions in memory.
+        drain_seconds: time for running generations at unload.
+        models_root: directories outside are refused; None allows all.
     """
 
     max_versions: int
@@ -68,7 +74,7 @@ class RepositoryLimits:
 
 
 class Repository:
-    """Loaded versions by name. Lives on the event loop."""
+    """Loaded versions by name; belongs to the event loop."""
 
     def __init__(
         self,
@@ -83,16 +89,15 @@ class Repository:
         self._limits = limits
         self._slots: dict[str, _Slot] = {}
         self._closing = False
-        self._one_load = (
-            asyncio.Lock()
-        )  # two conversions at once would only take memory from each other
+        # One load at a time, since concurrent conversions would compete for memory.
+        self._load_lock = asyncio.Lock()
 
     def get(self, name: str) -> Version:
-        """A version that can answer.
+        """Return a version that can answer.
 
         Raises:
-            VersionNotFoundError: no such version.
-            UnavailableError: it loads, drains, or its load failed; or the process ends.
+            VersionNotFoundError: there is no such version.
+            UnavailableError: the version loads, drains or failed to load; or the process ends.
         """
         if self._closing:
             raise UnavailableError("the predictor is shutting down", reason="STOPPED")
@@ -108,7 +113,7 @@ class Repository:
         return slot.version
 
     def ready(self) -> list[Version]:
-        """Versions that can answer."""
+        """Return the versions that can answer."""
         ready = (
             slot.version
             for slot in self._slots.values()
@@ -116,32 +121,36 @@ class Repository:
         )
         return [version for version in ready if not version.engine.failed]
 
-    def broken(self) -> bool:
-        """Whether an engine failed: what it held is only freed by a load of that version, or a
-        restart.
+    def has_failed_engine(self) -> bool:
+        """Return True if an engine failed.
+
+        Its memory is freed only by a new load of that version, or by a restart.
         """
         return any(
             slot.version is not None and slot.version.engine.failed for slot in self._slots.values()
         )
 
-    def index(self) -> list[Entry]:
-        """All versions, also those that failed, with the reason."""
+    def index(self) -> list[IndexEntry]:
+        """Return all versions, including failed ones with the reason."""
         return [self._entry(name, slot) for name, slot in sorted(self._slots.items())]
 
-    def _entry(self, name: str, slot: _Slot) -> Entry:
+    def _entry(self, name: str, slot: _Slot) -> IndexEntry:
         if slot.version is not None and slot.version.engine.failed:
-            return Entry(name, State.UNAVAILABLE, slot.version.engine.refuses, slot.directory)
-        return Entry(name, slot.state, slot.reason, slot.directory)
+            return IndexEntry(
+                name, State.UNAVAILABLE, slot.version.engine.closed_reason, slot.directory
+            )
+        return IndexEntry(name, slot.state, slot.reason, slot.directory)
 
     async def load(self, name: str, directory: Path) -> None:
-        """Load a version and wait until it is ready. Loading what is loaded does nothing; a load
-        under way is joined.
+        """Load a version and wait until the version is ready.
+
+        For a loaded version nothing happens, and a running load is joined.
 
         Raises:
-            InvalidRequestError, ModelRefusedError: the name or the directory; the text says what is
-            wrong.
-            VersionConflictError: other files are loaded under this name already.
-            UnavailableError: it is being unloaded, or no more versions fit.
+            InvalidRequestError: name or path are invalid.
+            ModelRefusedError: the directory is not a usable model; the text names the cause.
+            VersionConflictError: other files are loaded under this name.
+            UnavailableError: the version is being unloaded, or the limit of versions is reached.
         """
         if self._closing:
             raise UnavailableError("the predictor is shutting down", reason="STOPPED")
@@ -151,44 +160,45 @@ class Repository:
             await self._check_same(slot, directory)
             return
         if slot is None or slot.loading is None:
-            slot = await self._begin(name, directory, slot)
+            slot = await self._start_load(name, directory, slot)
         assert slot.loading is not None
-        # A caller that goes away must not break the load for whoever joined it.
+        # Shielded, so that a disconnecting caller does not cancel the load for callers that joined.
         await asyncio.shield(slot.loading)
 
     async def unload(self, name: str, *, only_idle: bool = False) -> None:
-        """Let running streams end, then free the version.
+        """Wait for running streams, then free the version.
 
         Raises:
-            VersionNotFoundError: there is none.
-            VersionInUseError: `only_idle`, and somebody's answer runs on it: nothing has changed.
+            VersionNotFoundError: the version is not loaded.
+            VersionInUseError: answers run on the version, and `only_idle` is set; nothing has
+                changed.
         """
         slot = self._slots.get(name)
         if slot is None:
             raise VersionNotFoundError("no such version is loaded", field="version")
         if slot.loading is not None:
             await asyncio.wait([slot.loading])
-        # No await between this and the drain: nobody can begin an answer in between.
+        # No await between this check and the drain, so that no answer can start in between.
         if only_idle and slot.version is not None and slot.version.engine.active:
             raise VersionInUseError(
                 f"{slot.version.engine.active} answers run on this version", field="version"
             )
         self._journal.remove(name)
-        await self._retire(name, slot)
+        await self._drain_and_unload(name, slot)
 
     async def close(self) -> None:
-        """Drain everything, at shutdown: the journal keeps what was loaded for the next start."""
+        """Drain all versions at shutdown; the journal keeps them for the next start."""
         self._closing = True
         loading = [slot.loading for slot in self._slots.values() if slot.loading is not None]
         await asyncio.gather(*loading, return_exceptions=True)
         await asyncio.gather(
-            *(self._retire(name, slot) for name, slot in list(self._slots.items()))
+            *(self._drain_and_unload(name, slot) for name, slot in list(self._slots.items()))
         )
 
     def _check_request(self, name: str, directory: Path) -> None:
         if not VERSION_NAME.fullmatch(name):
             raise InvalidRequestError(
-                "version must be 1 to 128 of A-Z a-z 0-9 . _ -, beginning with a letter or digit",
+                "version must be 1 to 128 of A-Z a-z 0-9 . _ -, starting with a letter or digit",
                 field="version",
                 reason="MALFORMED",
                 limit="1 to 128 of A-Z a-z 0-9 . _ -",
@@ -203,7 +213,7 @@ class Repository:
         root = self._limits.models_root
         if root is not None and not directory.resolve().is_relative_to(root.resolve()):
             raise ModelRefusedError(
-                "parameters.directory lies outside the models' root",
+                "parameters.directory must be inside the models' root",
                 "parameters.directory",
                 reason="OUT_OF_RANGE",
             )
@@ -212,11 +222,11 @@ class Repository:
         assert slot.version is not None
         if await asyncio.to_thread(manifest_digest, directory) != slot.version.manifest_digest:
             raise VersionConflictError(
-                "other files are loaded under this name; a version never changes: use a new id",
+                "other files are loaded under this name; versions are immutable, use a new id",
                 field="version",
             )
 
-    async def _begin(self, name: str, directory: Path, slot: _Slot | None) -> _Slot:
+    async def _start_load(self, name: str, directory: Path, slot: _Slot | None) -> _Slot:
         if slot is not None and slot.version is not None:
             if not slot.version.engine.failed:
                 raise UnavailableError(
@@ -224,24 +234,24 @@ class Repository:
                     field="version",
                     reason="STOPPED",
                 )
-            await self._retire(name, slot)
-        taken = sum(slot.state is not State.UNAVAILABLE for slot in self._slots.values())
-        if taken >= self._limits.max_versions:
+            await self._drain_and_unload(name, slot)
+        loaded = sum(slot.state is not State.UNAVAILABLE for slot in self._slots.values())
+        if loaded >= self._limits.max_versions:
             raise UnavailableError(
-                f"{taken} versions are loaded, the limit: unload one first",
+                f"{loaded} versions are loaded, which is the limit; unload one first",
                 reason="OVERLOADED",
                 limit=f"{self._limits.max_versions} versions",
             )
-        fresh = _Slot(State.LOADING, directory, "being loaded")
-        fresh.loading = asyncio.create_task(self._fill(name, directory, fresh))
-        fresh.loading.add_done_callback(_retrieve)
-        self._slots[name] = fresh
-        return fresh
+        new_slot = _Slot(State.LOADING, directory, "being loaded")
+        new_slot.loading = asyncio.create_task(self._load_into(name, directory, new_slot))
+        new_slot.loading.add_done_callback(_consume_exception)
+        self._slots[name] = new_slot
+        return new_slot
 
-    async def _fill(self, name: str, directory: Path, slot: _Slot) -> None:
+    async def _load_into(self, name: str, directory: Path, slot: _Slot) -> None:
         began = time.perf_counter()
         try:
-            async with self._one_load:
+            async with self._load_lock:
                 slot.version = await asyncio.to_thread(self._load, name, directory)
         except Exception as error:
             slot.state = State.UNAVAILABLE
@@ -259,10 +269,10 @@ class Repository:
         seconds = round(time.perf_counter() - began, 2)
         log.info("version ready", extra={"fields": {"version": name, "seconds": seconds}})
 
-    async def _retire(self, name: str, slot: _Slot) -> None:
+    async def _drain_and_unload(self, name: str, slot: _Slot) -> None:
         if slot.version is not None:
             if slot.state is not State.READY:
-                return  # another caller drains it
+                return  # another caller drains the version
             slot.state, slot.reason = State.UNAVAILABLE, "being unloaded"
             await slot.version.engine.drain(self._limits.drain_seconds)
             await asyncio.to_thread(slot.version.engine.close)
@@ -271,9 +281,10 @@ class Repository:
         del self._slots[name]
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """The slot has the reason already; without this, asyncio complains about an error that nobody
-    awaited.
+def _consume_exception(task: asyncio.Task[None]) -> None:
+    """Retrieve the exception of a load, which the slot already holds.
+
+    asyncio otherwise logs an exception that was never retrieved.
     """
     if not task.cancelled():
         task.exception()

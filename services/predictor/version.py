@@ -1,4 +1,4 @@
-"""A model version that is loaded, and how one request runs through it."""
+"""A loaded model version, and the processing of one request."""
 
 import secrets
 from collections.abc import AsyncGenerator
@@ -18,8 +18,9 @@ SEED_BITS = 63
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text, the tokens that it came from (if log-probs were asked for), and on the last one why
-    it ended.
+    """New text of a generation.
+
+    Contains the tokens if log-probs were requested, and the finish reason in the last delta.
     """
 
     piece: Piece
@@ -29,7 +30,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole generation."""
+    """Result of a complete generation."""
 
     text: str
     tokens: tuple[ScoredToken, ...]
@@ -39,7 +40,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Everything that serves one model version."""
+    """All parts that serve one model version."""
 
     name: str
     manifest_digest: str
@@ -49,13 +50,22 @@ class Version:
     engine: Engine
     scorer: PromptScorer
     vocab_size: int
-    # prompt and new tokens of one request: the smaller of the model's positions and the cache
+    # Prompt and new tokens of one request, limited by the positions of the model and by the cache.
     context_tokens: int
     end_ids: tuple[int, ...]
 
-    def fit(self, prompt: list[int], max_new_tokens: int | None, default: int, param: str) -> int:
-        """How many tokens may be generated after this prompt. A request that can never fit must not
-        reach the pipeline.
+    def limit_new_tokens(
+        self, prompt: list[int], max_new_tokens: int | None, default: int, param: str
+    ) -> int:
+        """Check a prompt and return the limit of new tokens.
+
+        A request that can never fit must not reach the pipeline.
+
+        Args:
+            prompt: token ids.
+            max_new_tokens: limit of the caller; None takes `default` or the remaining context.
+            default: limit without one of the caller.
+            param: name of the parameter with the prompt, for errors.
 
         Raises:
             InvalidRequestError: the prompt is empty, has an id outside the vocabulary, or does not
@@ -75,29 +85,34 @@ class Version:
                 reason="OUT_OF_RANGE",
                 limit=f"0 to {self.vocab_size - 1}",
             )
-        room = self.context_tokens - len(prompt)
-        if room < 1:
+        available = self.context_tokens - len(prompt)
+        if available < 1:
             raise InvalidRequestError(
-                f"{param} has {len(prompt)} tokens; with at least 1 new token the limit is {self.context_tokens}",
+                f"{param} has {len(prompt)} tokens; "
+                f"with at least 1 new token the limit is {self.context_tokens}",
                 param,
                 reason="TOO_LARGE",
                 limit=str(self.context_tokens),
             )
         if max_new_tokens is None:
-            return min(default, room)
-        if max_new_tokens > room:
+            return min(default, available)
+        if max_new_tokens > available:
             raise InvalidRequestError(
-                f"max_tokens is {max_new_tokens}; after {len(prompt)} prompt tokens the limit is {room}",
+                f"max_tokens is {max_new_tokens}; "
+                f"after {len(prompt)} prompt tokens the limit is {available}",
                 "max_tokens",
                 reason="TOO_LARGE",
-                limit=str(room),
+                limit=str(available),
             )
         return max_new_tokens
 
     async def stream(
         self, prompt: list[int], sampling: Sampling, stops: tuple[str, ...]
     ) -> AsyncGenerator[Delta, None]:
-        """Generate; closing the iterator, or cancelling who reads it, cancels the generation."""
+        """Generate and yield deltas.
+
+        Closing the iterator, or cancelling its reader, cancels the generation.
+        """
         generation = self.engine.submit(prompt, sampling)
         ignored = sampling.end_ids if not sampling.ignore_eos else ()
         transcript = Transcript(self.codec, stops, ignored)
@@ -111,7 +126,7 @@ class Version:
                     yield Delta(piece, transcript.tokens)
             if generation.finish is Finish.CANCELLED:
                 raise UnavailableError(
-                    "the generation was cut short: this version is being unloaded", reason="STOPPED"
+                    "the generation was cancelled: this version is being unloaded", reason="STOPPED"
                 )
             yield Delta(transcript.end(), transcript.tokens, generation.finish)
         finally:
@@ -120,7 +135,7 @@ class Version:
     async def complete(
         self, prompt: list[int], sampling: Sampling, stops: tuple[str, ...]
     ) -> Reply:
-        """The whole generation at once."""
+        """Generate and return the complete reply."""
         texts: list[str] = []
         tokens: list[ScoredToken] = []
         count, finish = 0, Finish.CANCELLED
@@ -132,8 +147,9 @@ class Version:
         return Reply("".join(texts), tuple(tokens), count, finish)
 
 
-def seeded(sampling: Sampling, seed: int | None) -> Sampling:
-    """With the caller's seed, or one of its own: the pipeline's default would give every request
-    the same dice.
+def with_seed(sampling: Sampling, seed: int | None) -> Sampling:
+    """Return the sampling with the caller's seed, or with a random one.
+
+    With the pipeline's default seed, every request would use the same random stream.
     """
     return replace(sampling, seed=secrets.randbits(SEED_BITS) if seed is None else seed)

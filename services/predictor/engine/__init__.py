@@ -1,1 +1,1 @@
-"""Token ids in, token ids out: one paged pipeline a version, stepped by a thread of its own."""
+"""Token ids in, token ids out: one paged pipeline per version, stepped by its own thread."""

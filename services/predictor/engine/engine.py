@@ -1,9 +1,9 @@
-"""The thread that steps one pipeline, and the door to it.
+"""The engine of one version: a thread that steps the pipeline, and its interface to the event loop.
 
-`submit` and `drain` belong to the event loop, `_run` and what it calls to the engine's thread. They
-share three things: under a lock the queue of waiting generations and how many steps the loop has
-not handed out yet, and each generation's `cancelled` flag. Tokens go to the loop once a step, in
-one call.
+`submit` and `drain` run on the event loop, `_run` and its callees on the engine's thread. Both
+share three things. A lock guards the queue of waiting generations and the number of undelivered
+steps. The flag `cancelled` of each generation needs no lock. Tokens of all generations go to the
+event loop once per step, in one call.
 """
 
 import asyncio
@@ -27,16 +27,17 @@ from services.predictor.errors import (
 
 log = logging.getLogger(__name__)
 
-# How many steps a busy loop may be behind. Without a limit it was 205, and a health check of a
-# server with a quarter of a processor and 50 streams waited up to 4.4 s; with 8 it waits 0.4 s, and
-# as many tokens are made. With 1 there are a fifth fewer: what piles up goes out in one write.
-LEAD_STEPS = 8
+# Limit on the steps that the event loop lags behind. Without a limit the lag was 205 steps, and a
+# health check of a server with a quarter of a processor and 50 streams waited up to 4.4 s. With 8
+# the wait is 0.4 s at equal throughput. With 1 the throughput is a fifth lower, since no tokens
+# accumulate for a common write.
+MAX_UNDELIVERED_STEPS = 8
 
 Delivery = tuple[Generation, TokenBatch | Finish | PredictorError]
 
 
 class Pipeline(Protocol):
-    """What the engine steps."""
+    """The pipeline that the engine steps; `PagedPipeline` documents the methods."""
 
     def add(self, request_id: int, prompt: Sequence[int], sampling: Sampling) -> None: ...
     def step(self) -> None: ...
@@ -47,7 +48,10 @@ class Pipeline(Protocol):
 
 
 class EngineObserver(Protocol):
-    """Told by the engine's thread what happens; must be quick and thread-safe."""
+    """Receiver of the engine's measurements.
+
+    The methods are called on the engine's thread and must be fast and thread-safe.
+    """
 
     def started(self, queue_seconds: float, prompt_tokens: int) -> None: ...
     def first_token(self, seconds: float) -> None: ...
@@ -57,7 +61,12 @@ class EngineObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """`max_concurrent` generations share a step; `max_waiting` more may wait; one more is refused."""
+    """Limits of concurrent requests.
+
+    Args:
+        max_concurrent: generations that share a step.
+        max_waiting: further generations in the queue; more are refused.
+    """
 
     max_concurrent: int
     max_waiting: int
@@ -70,7 +79,7 @@ class _Running:
 
 
 class Engine:
-    """Generates for one model version."""
+    """Runs the generations of one model version."""
 
     def __init__(
         self,
@@ -88,41 +97,42 @@ class Engine:
         self._running: dict[int, _Running] = {}
         self._request_ids = itertools.count(1)
         self._closing = False
-        self._undelivered = 0  # steps that the loop has not handed out yet
-        self._active: set[Generation] = set()  # submitted and not ended, as the loop sees it
+        self._undelivered_steps = 0  # steps that the event loop has not dispatched
+        self._active: set[Generation] = set()  # event loop only: submitted and not ended
         self._idle = asyncio.Event()
         self._idle.set()
-        self.refuses = ""  # why nothing more is admitted; empty while all is well
+        self.closed_reason = ""  # reason for refusing requests; empty while open
         self.failed = False
         self.generated_tokens = 0
         self._thread = threading.Thread(target=self._run, name="predictor-engine", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. Requests before this wait."""
+        """Start the thread; requests submitted before the start wait."""
         self._thread.start()
 
     @property
     def active(self) -> int:
-        """Generations that were submitted and have not ended."""
+        """Return the number of submitted generations that have not ended."""
         return len(self._active)
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Generation:
-        """Queue a request whose prompt and new tokens are known to fit the cache.
+        """Queue a request whose prompt and new tokens are known to fit into the cache.
 
         Raises:
-            OverloadedError: too many wait.
-            UnavailableError: the version drains, or its engine broke.
+            OverloadedError: the queue is full.
+            UnavailableError: the version drains, or its engine failed.
         """
         if len(self._active) >= self._limits.max_concurrent + self._limits.max_waiting:
             raise OverloadedError(
-                f"{self._limits.max_concurrent} requests run and {self._limits.max_waiting} wait already; try again later",
+                f"{self._limits.max_concurrent} requests run and "
+                f"{self._limits.max_waiting} wait; try again later",
                 limit=f"{self._limits.max_concurrent} running, {self._limits.max_waiting} waiting",
             )
         generation = Generation(prompt, sampling, time.perf_counter())
         with self._wake:
-            if self.refuses:
+            if self.closed_reason:
                 raise UnavailableError(
-                    self.refuses, reason="ENGINE_FAILED" if self.failed else "STOPPED"
+                    self.closed_reason, reason="ENGINE_FAILED" if self.failed else "STOPPED"
                 )
             self._waiting.append(generation)
             self._wake.notify()
@@ -131,8 +141,8 @@ class Engine:
         return generation
 
     async def drain(self, seconds: float) -> None:
-        """Admit nothing more and wait for what runs; after `seconds` cancel it."""
-        self.refuses = self.refuses or "this version is being unloaded"
+        """Refuse new requests and wait for the running ones; cancel them after `seconds`."""
+        self.closed_reason = self.closed_reason or "this version is being unloaded"
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except TimeoutError:
@@ -141,10 +151,13 @@ class Engine:
             await self._idle.wait()
 
     def close(self) -> None:
-        """Stop the thread and free the model. Blocks for one step at most; cancels what still runs."""
+        """Stop the thread and free the model.
+
+        Running generations are cancelled. The call blocks for at most one step.
+        """
         with self._wake:
             self._closing = True
-            self.refuses = self.refuses or "this version was unloaded"
+            self.closed_reason = self.closed_reason or "this version was unloaded"
             self._wake.notify()
         self._thread.join()
         del self._pipeline
@@ -155,17 +168,19 @@ class Engine:
                 self._wake.wait_for(lambda: self._waiting or self._running or self._closing)
                 if self._closing:
                     break
+            # The lock is not held during a step, so that `submit` never waits for one.
             try:
                 self._admit()
-                self._cancel_flagged()
+                self._cancel_requested()
                 self._pipeline.step()
-                self._publish()
-            except Exception as error:  # noqa: BLE001 - a failed step leaves its requests alive for ever: end them all
-                self._break(error)
+                self._read_tokens()
+            except Exception as error:  # noqa: BLE001 - else the requests would never end
+                self._fail(error)
                 return
         for request_id in self._running:
             self._pipeline.cancel(request_id)
         self._end_all(UnavailableError("this version was unloaded", reason="STOPPED"))
+        # The pipeline releases cancelled requests only in a step.
         while self._pipeline.has_work():
             self._pipeline.step()
 
@@ -185,8 +200,11 @@ class Engine:
                 time.perf_counter() - generation.submitted_at, len(generation.prompt)
             )
 
-    def _cancel_flagged(self) -> None:
-        """Ends are told at once; the pipeline forgets the request with its next step."""
+    def _cancel_requested(self) -> None:
+        """End generations whose `cancelled` flag is set.
+
+        The end is delivered at once; the pipeline releases the request with its next step.
+        """
         flagged = [
             (key, running.generation)
             for key, running in self._running.items()
@@ -197,10 +215,11 @@ class Engine:
             del self._running[request_id]
         self._deliver([(generation, Finish.CANCELLED) for _, generation in flagged])
 
-    def _publish(self) -> None:
+    def _read_tokens(self) -> None:
         now = time.perf_counter()
         deliveries: list[Delivery] = []
         new_tokens = 0
+        # A copy, since ended requests are removed inside the loop.
         for request_id, running in list(self._running.items()):
             progress = self._pipeline.read(request_id)
             if progress.ids:
@@ -225,12 +244,12 @@ class Engine:
             self._observer.first_token(now - running.generation.submitted_at)
         running.last_token_at = now
 
-    def _break(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         log.error("engine step failed", exc_info=error)
-        with self._wake:  # a submit at the same moment is either refused or ended below
+        with self._wake:  # a concurrent submit is either refused or ended below
             self.failed = True
-            self.refuses = "the engine of this version failed; load the version again"
-        self._end_all(EngineFailedError(self.refuses))
+            self.closed_reason = "the engine of this version failed; load the version again"
+        self._end_all(EngineFailedError(self.closed_reason))
 
     def _end_all(self, error: PredictorError) -> None:
         with self._wake:
@@ -242,15 +261,18 @@ class Engine:
     def _deliver(self, deliveries: list[Delivery]) -> None:
         if not deliveries or self._loop.is_closed():
             return
+        # Back-pressure: block the engine while the event loop lags, except during close.
         with self._wake:
-            self._wake.wait_for(lambda: self._undelivered < LEAD_STEPS or self._closing)
-            self._undelivered += 1
-        self._loop.call_soon_threadsafe(self._hand_out, deliveries)
+            self._wake.wait_for(
+                lambda: self._undelivered_steps < MAX_UNDELIVERED_STEPS or self._closing
+            )
+            self._undelivered_steps += 1
+        self._loop.call_soon_threadsafe(self._dispatch, deliveries)
 
-    def _hand_out(self, deliveries: list[Delivery]) -> None:
-        """On the loop: one wake-up a step, however many generations it served."""
+    def _dispatch(self, deliveries: list[Delivery]) -> None:
+        """Deliver the items of one step on the event loop, with one wake-up for all generations."""
         with self._wake:
-            self._undelivered -= 1
+            self._undelivered_steps -= 1
             self._wake.notify()
         for generation, item in deliveries:
             generation.deliver(item)
@@ -263,6 +285,4 @@ class Engine:
 def _end(progress: Progress) -> Finish | PredictorError:
     if progress.finish is not None:
         return progress.finish
-    return UnavailableError(
-        "the cache is full of other requests; try again later", reason="OVERLOADED"
-    )
+    return UnavailableError("the cache is full; try again later", reason="OVERLOADED")

@@ -1,6 +1,4 @@
-"""One request on its way through the engine, and what it yields. Knows ids only; text is made
-elsewhere.
-"""
+"""One request in the engine and its token ids; text is produced in `predictor.text`."""
 
 import asyncio
 import itertools
@@ -12,7 +10,7 @@ from services.predictor.errors import PredictorError
 
 
 class Finish(StrEnum):
-    """Why a generation ended."""
+    """Reason for the end of a generation."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -21,8 +19,10 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. A temperature of 0 is greedy. `end_ids` end the generation unless
-    ignore_eos is set.
+    """Sampling parameters of one request.
+
+    A temperature of 0 selects greedy decoding. `end_ids` end the generation unless `ignore_eos` is
+    set. `top_k` 0 disables the limit.
     """
 
     max_new_tokens: int
@@ -42,8 +42,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """New tokens in order; `log_probs` (natural, of the raw model) is as long, or empty if not
-    asked for.
+    """New tokens in order.
+
+    `log_probs` are natural logarithms of the raw model's probabilities, one for each id, or empty
+    if not requested.
     """
 
     ids: tuple[int, ...]
@@ -51,11 +53,10 @@ class TokenBatch:
 
 
 class Generation:
-    """An asynchronous iterator of token batches. Batches that pile up behind a slow reader come out
-    as one.
+    """An asynchronous iterator of token batches.
 
-    The engine's thread reads `cancelled` between two steps; everything else here belongs to the
-    event loop.
+    Batches that accumulate behind a slow reader are joined. The engine's thread reads `cancelled`
+    between two steps; all other attributes belong to the event loop.
     """
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, submitted_at: float) -> None:
@@ -64,41 +65,41 @@ class Generation:
         self.submitted_at = submitted_at
         self.cancelled = False
         self.finish: Finish | None = None
-        self._arrived: asyncio.Queue[TokenBatch | Finish | PredictorError] = asyncio.Queue()
+        self._queue: asyncio.Queue[TokenBatch | Finish | PredictorError] = asyncio.Queue()
 
     def cancel(self) -> None:
-        """Ask the engine to stop; it does so before its next step."""
+        """Request the end of the generation before the next step of the engine."""
         self.cancelled = True
 
     def deliver(self, item: TokenBatch | Finish | PredictorError) -> None:
-        """Called on the event loop for what the engine's thread produced."""
-        self._arrived.put_nowait(item)
+        """Add an item of the engine; called on the event loop."""
+        self._queue.put_nowait(item)
 
     def __aiter__(self) -> "Generation":
         return self
 
     async def __anext__(self) -> TokenBatch:
-        item = await self._arrived.get()
+        item = await self._queue.get()
         if isinstance(item, PredictorError):
             raise item
         if isinstance(item, Finish):
             self.finish = item
             raise StopAsyncIteration
-        return _joined([item, *self._batches_at_hand()])
+        return _concatenate([item, *self._queued_batches()])
 
-    def _batches_at_hand(self) -> list[TokenBatch]:
+    def _queued_batches(self) -> list[TokenBatch]:
         found: list[TokenBatch] = []
-        while not self._arrived.empty():
-            item = self._arrived.get_nowait()
+        while not self._queue.empty():
+            item = self._queue.get_nowait()
             if not isinstance(item, TokenBatch):
-                # Ends come last: put back, nothing can overtake it.
-                self._arrived.put_nowait(item)
+                # An end is the last item, so putting it back cannot change the order.
+                self._queue.put_nowait(item)
                 break
             found.append(item)
         return found
 
 
-def _joined(batches: list[TokenBatch]) -> TokenBatch:
+def _concatenate(batches: list[TokenBatch]) -> TokenBatch:
     if len(batches) == 1:
         return batches[0]
     chain = itertools.chain.from_iterable

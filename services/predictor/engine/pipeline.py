@@ -1,8 +1,8 @@
-"""OpenVINO GenAI's ContinuousBatchingPipeline, behind the few calls that the engine needs.
+"""Wrapper of OpenVINO GenAI's ContinuousBatchingPipeline with the calls that the engine needs.
 
-What surprises about it is dealt with here: it wants a tokenizer (an empty folder will do), an
-explicit end-of-sequence id that is among the stop ids too, request ids that are never used twice,
-and living handles.
+The wrapper handles the pipeline's requirements: a tokenizer (an empty folder suffices), an explicit
+end-of-sequence id that is also a stop id, request ids that are never reused, and handles that stay
+referenced.
 """
 
 import tempfile
@@ -17,11 +17,11 @@ import openvino_genai
 
 from services.predictor.engine.generation import Finish, Sampling
 
-BLOCK_TOKENS = 32  # of the CPU plugin's paged attention
+BLOCK_TOKENS = 32  # block size of the CPU plugin's paged attention
 
 
 class Precision(StrEnum):
-    """Arithmetic of inference. auto lets the plugin choose (bf16 where the processor has it)."""
+    """Arithmetic of inference; `auto` lets the plugin choose (bf16 where supported)."""
 
     AUTO = "auto"
     F32 = "f32"
@@ -29,7 +29,14 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PipelineOptions:
-    """Bounds of one version's pipeline. `threads` 0 leaves the number to the plugin."""
+    """Limits of the pipeline of one version.
+
+    Args:
+        kv_blocks: key/value blocks of BLOCK_TOKENS tokens.
+        prefill_chunk_tokens: prompt tokens per step.
+        threads: inference threads; 0 lets the plugin choose.
+        precision: arithmetic of inference.
+    """
 
     kv_blocks: int
     prefill_chunk_tokens: int
@@ -38,11 +45,11 @@ class PipelineOptions:
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens that the cache holds."""
+        """Return the number of tokens that the cache holds."""
         return self.kv_blocks * BLOCK_TOKENS
 
     def properties(self) -> dict[str, str | int]:
-        """The plugin's words for them."""
+        """Return the options as properties of the CPU plugin."""
         chosen: dict[str, str | int] = {}
         if self.precision is Precision.F32:
             chosen |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
@@ -53,8 +60,9 @@ class PipelineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a request got since it was read last. `dropped`: the pipeline gave it up for want of
-    cache.
+    """New tokens of a request since the last read.
+
+    `dropped` is set if the pipeline gave up the request because the cache is full.
     """
 
     ids: tuple[int, ...] = ()
@@ -64,37 +72,43 @@ class Progress:
 
 
 class PagedPipeline:
-    """One model in memory. Not thread-safe: it belongs to its engine's thread."""
+    """One model in memory.
+
+    Not thread-safe; all calls except the constructor belong to the engine's thread.
+    """
 
     def __init__(self, ir: Path, options: PipelineOptions) -> None:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = options.kv_blocks
         scheduler.max_num_batched_tokens = options.prefill_chunk_tokens
         scheduler.enable_prefix_caching = True
+        # The constructor reads a tokenizer, which is never used: token ids go in and out.
         with tempfile.TemporaryDirectory() as empty:
             no_tokenizer = openvino_genai.Tokenizer(empty)
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
                 ir, no_tokenizer, scheduler, "CPU", **options.properties()
             )
+        # The pipeline cancels a request whose handle is garbage-collected.
         self._handles: dict[int, openvino_genai.GenerationHandle] = {}
 
     def add(self, request_id: int, prompt: Sequence[int], sampling: Sampling) -> None:
-        """Put a request into the next step's batch. The handle is kept: dropping it would cancel."""
+        """Add a request to the batch of the next step."""
         ids = ov.Tensor(np.array([prompt], np.int64))
         self._handles[request_id] = self._pipeline.add_request(
             request_id, ids, _generation_config(sampling)
         )
 
     def step(self) -> None:
-        """One forward pass over the batch; releases the interpreter lock."""
+        """Run one forward pass over the batch; releases the interpreter lock."""
         self._pipeline.step()
 
     def read(self, request_id: int) -> Progress:
-        """New tokens of a request; a finished one is forgotten."""
+        """Return new tokens of a request, and forget a request that has ended."""
         handle = self._handles[request_id]
         ids: list[int] = []
         log_probs: list[float] = []
         reason = openvino_genai.GenerationFinishReason.NONE
+        # `read` blocks without new tokens, hence the check.
         if handle.can_read():
             for output in handle.read().values():
                 ids += output.generated_ids
@@ -103,6 +117,7 @@ class PagedPipeline:
         status = handle.get_status()
         if status == openvino_genai.GenerationStatus.RUNNING:
             return Progress(tuple(ids), tuple(log_probs))
+        # An ended request without FINISHED was dropped, since cancelled ones are never read.
         del self._handles[request_id]
         stopped = reason == openvino_genai.GenerationFinishReason.STOP
         finished = status == openvino_genai.GenerationStatus.FINISHED
@@ -110,17 +125,19 @@ class PagedPipeline:
         return Progress(tuple(ids), tuple(log_probs), finish, dropped=not finished)
 
     def cancel(self, request_id: int) -> None:
-        """Let a request end with the next step. Its status is then unreliable: remember who was
-        cancelled.
+        """End a request with the next step.
+
+        The status of a cancelled request is unreliable, so the caller must remember cancelled
+        requests.
         """
         self._handles.pop(request_id).cancel()
 
     def has_work(self) -> bool:
-        """Whether a step would do anything."""
+        """Return True if the next step would process a request."""
         return bool(self._pipeline.has_non_finished_requests())
 
     def cache_usage(self) -> float:
-        """Share of KV blocks in use, cached prefixes included: 0 to 1."""
+        """Return the share of KV blocks in use, 0 to 1, including cached prefixes."""
         return float(self._pipeline.get_metrics().cache_usage) / 100
 
 
@@ -130,6 +147,7 @@ def _generation_config(sampling: Sampling) -> "openvino_genai.GenerationConfig":
     config.min_new_tokens = sampling.min_new_tokens
     config.ignore_eos = sampling.ignore_eos
     config.set_eos_token_id(sampling.end_ids[0])
+    # The pipeline requires an explicit end-of-sequence id that is also a stop id.
     config.stop_token_ids = set(sampling.end_ids)
     config.logprobs = int(sampling.log_probs)
     config.do_sample = sampling.temperature > 0
@@ -137,6 +155,7 @@ def _generation_config(sampling: Sampling) -> "openvino_genai.GenerationConfig":
     config.presence_penalty = sampling.presence_penalty
     config.frequency_penalty = sampling.frequency_penalty
     config.repetition_penalty = sampling.repetition_penalty
+    # Temperature and truncation apply to sampling only.
     if config.do_sample:
         config.temperature = sampling.temperature
         config.top_p = sampling.top_p

@@ -1,9 +1,8 @@
-"""Log-probs of a given text, for evaluation (echo + logprobs): exact, with the most likely token
-beside each.
+"""Exact log-probs of a given text, with the most likely token at each position.
 
-Not by the paged pipeline: its prefix cache skips what it knows, and with it the prompt's log-probs,
-silently; and it cannot say which token greedy decoding would have chosen. So the same IR is
-compiled a second time, on first use, for plain inference.
+Used for evaluation (echo with logprobs). The paged pipeline is unsuitable, because its prefix cache
+silently omits the log-probs of cached prompt tokens, and because the most likely token is not
+reported. The same IR is therefore compiled a second time, on first use, for plain inference.
 """
 
 import threading
@@ -17,12 +16,12 @@ import openvino as ov
 from services.predictor.engine.pipeline import PipelineOptions
 from services.predictor.graph.conversion import IR_NAME
 
-CHUNK_LOGITS = 1 << 23  # 32 MB of float32 logits at once, whatever the vocabulary
+CHUNK_LOGITS = 1 << 23  # 32 MB of float32 logits at once, for any vocabulary size
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """Natural log-prob of a token given those before it, and the token that was most likely there."""
+    """Natural log-prob of a token given the previous ones, and the most likely token there."""
 
     log_prob: float
     top_id: int
@@ -30,7 +29,7 @@ class TokenScore:
 
 
 class PromptScorer:
-    """Scores one text at a time; others wait. Blocking: call it in a thread."""
+    """Scores one text at a time under a lock. Blocking; call `score` in a thread."""
 
     def __init__(self, ir: Path, vocab_size: int, options: PipelineOptions) -> None:
         self._ir = ir
@@ -40,7 +39,7 @@ class PromptScorer:
         self._request: ov.InferRequest | None = None
 
     def score(self, ids: Sequence[int]) -> list[TokenScore]:
-        """Scores of ids[1:]: nothing comes before the first."""
+        """Return the scores of ids[1:]; the first token has no context."""
         with self._lock:
             if self._request is None:
                 compiled = ov.Core().compile_model(self._ir / IR_NAME, "CPU", self._properties)
@@ -49,6 +48,7 @@ class PromptScorer:
             scores: list[TokenScore] = []
             for start in range(0, len(ids) - 1, self._chunk_tokens):
                 chunk = ids[start : min(start + self._chunk_tokens, len(ids) - 1)]
+                # The logits at position i score the token at position i + 1.
                 targets = ids[start + 1 : start + 1 + len(chunk)]
                 scores += _scores(self._infer(self._request, chunk, start), targets)
             return scores
@@ -65,6 +65,7 @@ class PromptScorer:
 
 
 def _scores(logits_LV: "np.ndarray", targets: Sequence[int]) -> list[TokenScore]:
+    # Log-softmax with the maximum subtracted first, so that exp() cannot overflow.
     top = logits_LV.max(-1)
     norm = top + np.log(np.exp(logits_LV - top[:, None]).sum(-1))
     chosen = logits_LV[np.arange(len(targets)), list(targets)]

@@ -1,1 +1,1 @@
-"""From a safetensors checkpoint to an OpenVINO graph, with numpy and openvino alone."""
+"""Conversion of a safetensors checkpoint to an OpenVINO graph, with numpy and openvino only."""

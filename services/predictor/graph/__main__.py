@@ -1,9 +1,9 @@
-"""`python -m services.predictor.graph SOURCE TARGET [u8|f32]`: convert in a process of its own.
+"""Convert a model in a separate process.
 
-The predictor converts this way so that neither the interpreter lock nor the peak memory of a
-conversion touches running streams, and it steps back behind them by itself: an image has no `nice`.
-Exit status 2 means that the model was refused, with the reason on standard error, and its field,
-reason and limit as JSON on standard output.
+Usage: `python -m services.predictor.graph SOURCE TARGET [u8|f32]`. A separate process keeps the
+interpreter lock and the peak memory of a conversion away from running streams. The process lowers
+its own priority, since the image has no `nice`. Exit status 2 means that the model was refused,
+with the reason on standard error, and field, reason and limit as JSON on standard output.
 """
 
 import json
@@ -16,11 +16,11 @@ from services.predictor.graph.conversion import convert
 from services.predictor.graph.weights import WeightFormat
 
 REFUSED = 2
-NICENESS = 5  # running streams go first
+NICENESS = 5  # lower priority than running streams
 
 
 def main(source: str, target: str, weight_format: str = WeightFormat.U8) -> int:
-    """Convert once."""
+    """Convert a model and return the exit status."""
     try:
         convert(Path(source), Path(target), WeightFormat(weight_format))
     except ModelRefusedError as error:

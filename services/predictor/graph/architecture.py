@@ -1,9 +1,8 @@
-"""What a config.json says about a decoder, checked: a field that the graph cannot honour raises by
-name.
+"""Architecture of a decoder, read from config.json and checked.
 
-Hugging Face wrote three generations of these files (rope_scaling, rope_local_base_freq,
-rope_parameters; layer_types or a window pattern). All are read here, so that the graph sees one
-shape only.
+Unsupported fields raise an error that names the field. Hugging Face has three generations of these
+files (rope_scaling, rope_local_base_freq, rope_parameters; layer_types or a window pattern). All
+are converted to one representation for the graph.
 """
 
 from collections.abc import Mapping
@@ -14,13 +13,12 @@ from typing import Any, TypeVar
 from services.predictor.errors import ModelRefusedError
 
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
-GEMMA3_WINDOW_PATTERN = (
-    6  # every 6th layer attends to everything: Gemma 3 report, and transformers' default
-)
+# Every 6th layer attends to all tokens (Gemma 3 report, and the default of transformers).
+GEMMA3_WINDOW_PATTERN = 6
 
 
 class Family(StrEnum):
-    """Decoder families, by config.json's model_type."""
+    """Decoder families, named by config.json's model_type."""
 
     LLAMA = "llama"
     QWEN2 = "qwen2"
@@ -29,14 +27,14 @@ class Family(StrEnum):
 
 
 class Activation(StrEnum):
-    """Gate activations of the MLP."""
+    """Gate activations of the MLP in config.json."""
 
     SILU = "silu"
     GELU_TANH = "gelu_pytorch_tanh"
 
 
 class AttentionKind(StrEnum):
-    """What a layer may look back at."""
+    """Range of previous tokens that a layer attends to."""
 
     FULL = "full_attention"
     SLIDING = "sliding_attention"
@@ -44,9 +42,7 @@ class AttentionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Llama3Scaling:
-    """Llama 3's frequency-dependent stretching of rotary positions (transformers, rope_type
-    "llama3").
-    """
+    """Llama 3's frequency-dependent rotary scaling (transformers, rope_type "llama3")."""
 
     factor: float
     low_freq_factor: float
@@ -56,7 +52,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary embedding of one attention kind. `linear_factor` divides all frequencies."""
+    """Rotary embedding of one attention kind; `linear_factor` divides all frequencies."""
 
     theta: float
     linear_factor: float = 1.0
@@ -65,8 +61,10 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One dense decoder. `dtype` is the type that the checkpoint says it was trained in; empty if
-    it says nothing.
+    """One dense decoder.
+
+    `dtype` is the training type that the checkpoint states; empty if not stated. `tied` None means
+    that the checkpoint decides by the presence of an output head.
     """
 
     family: Family
@@ -89,25 +87,26 @@ class Architecture:
 
     @property
     def is_gemma(self) -> bool:
-        """Gemma scales embeddings, adds one to norm weights, and has four norms a layer."""
+        """Return True for Gemma: scaled embeddings, norm weights plus one, four norms per layer."""
         return self.family is Family.GEMMA3
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
-    """Check a parsed config.json.
+    """Read and check a parsed config.json.
 
     Raises:
-        ModelRefusedError: a field is missing, out of range, or asks for what the graph has not; the
-            text names it.
+        ModelRefusedError: a field is missing, out of range, or unsupported; the text names the
+            field.
     """
     family = _choice(config, "model_type", Family)
-    _refuse_what_the_graph_has_not(config)
+    _reject_unsupported(config)
     num_heads, hidden_size = _count(config, "num_attention_heads"), _count(config, "hidden_size")
     head_dim = _count(config, "head_dim", hidden_size // num_heads)
     num_kv_heads = _count(config, "num_key_value_heads", num_heads)
     if num_heads % num_kv_heads or head_dim % 2:
         raise ModelRefusedError(
-            "config.json: num_attention_heads must be a multiple of num_key_value_heads, and head_dim even",
+            "config.json: num_attention_heads must be a multiple of num_key_value_heads, "
+            "and head_dim must be even",
             field="num_key_value_heads" if num_heads % num_kv_heads else "head_dim",
             reason="MISMATCH",
         )
@@ -135,7 +134,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     )
 
 
-def _refuse_what_the_graph_has_not(config: Mapping[str, Any]) -> None:
+def _reject_unsupported(config: Mapping[str, Any]) -> None:
     for field in (
         "attn_logit_softcapping",
         "final_logit_softcapping",
@@ -203,10 +202,11 @@ def _layer_kinds(
         return (AttentionKind.FULL,) * num_layers
     named = config.get("layer_types")
     if named is None:
-        return tuple(_unnamed_layer(config, family, index) for index in range(num_layers))
+        return tuple(_default_layer_kind(config, family, index) for index in range(num_layers))
     if len(named) != num_layers or not set(named) <= set(AttentionKind):
         raise ModelRefusedError(
-            f"config.json: layer_types must name {num_layers} layers, each one of {', '.join(AttentionKind)}",
+            f"config.json: layer_types must name {num_layers} layers, "
+            f"each one of {', '.join(AttentionKind)}",
             field="layer_types",
             reason="MISMATCH",
             limit=f"{num_layers} of {', '.join(AttentionKind)}",
@@ -214,7 +214,7 @@ def _layer_kinds(
     return tuple(AttentionKind(name) for name in named)
 
 
-def _unnamed_layer(config: Mapping[str, Any], family: Family, index: int) -> AttentionKind:
+def _default_layer_kind(config: Mapping[str, Any], family: Family, index: int) -> AttentionKind:
     if family is Family.GEMMA3:
         pattern = (
             config.get("sliding_window_pattern")

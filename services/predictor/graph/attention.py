@@ -1,13 +1,11 @@
-"""Attention over a growing cache, in the exact shape that OpenVINO's SDPAToPagedAttention pass
-recognises.
+"""Attention over a growing cache, in the form recognised by OpenVINO's SDPAToPagedAttention pass.
 
-Surprising: the pass throws the mask away and reads only the window's constant out of it, by
-    matching the chain of BitwiseAnd
-below. Built otherwise, the window is dropped without a word
+The pass discards the mask and reads only the constant of the window, by matching the chain of
+BitwiseAnd below. In any other form the window is silently dropped
 (tests/services/predictor/graph/test_sliding_window.py).
 
 Shapes: B batch, L new tokens, T tokens in the cache, H heads, K key/value heads, d head size, D
-    hidden size.
+hidden size.
 """
 
 from dataclasses import dataclass, field
@@ -21,13 +19,14 @@ from services.predictor.graph.architecture import Architecture, AttentionKind
 from services.predictor.graph.rotary import RotaryTable, rotate
 from services.predictor.graph.weights import Constants, Weights
 
-MASKED = -65504.0  # float16's lowest: stays finite in every inference type
+MASKED = -65504.0  # lowest float16 value, finite in every inference type
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The graph's four inputs. attention_mask [B, T] may feed nothing but the masks, or the pass
-    gives up.
+    """The four inputs of the graph.
+
+    attention_mask [B, T] may feed only the masks, otherwise the pass does not apply.
     """
 
     input_ids: ov.Node  # [B, L] i64
@@ -39,7 +38,7 @@ class Inputs:
 def additive_masks(
     architecture: Architecture, inputs: Inputs, constants: Constants
 ) -> dict[AttentionKind, ov.Node]:
-    """[B, 1, L, T] for each attention kind: 0 where a token may look, MASKED elsewhere."""
+    """Return a mask [B, 1, L, T] per attention kind: 0 for visible tokens, else MASKED."""
     batch, new = _size(inputs.input_ids, 0), _size(inputs.input_ids, 1)
     total = _size(inputs.attention_mask, 1)
     one, true = ops.constant(1), ops.constant(True)
@@ -53,6 +52,7 @@ def additive_masks(
     masks: dict[AttentionKind, ov.Node] = {}
     for kind in architecture.ropes:
         visible = ops.less_equal(keys, queries)
+        # The redundant `true` operands are part of the pattern that the pass matches.
         if kind is AttentionKind.SLIDING:
             window = ops.constant(np.full((1, 1, 1, 1), -architecture.sliding_window, np.int64))
             inside = ops.bitwise_and(true, ops.greater(keys, ops.add(queries, window)))
@@ -66,9 +66,7 @@ def additive_masks(
 
 @dataclass(slots=True)
 class AttentionBlocks:
-    """Builds the attention of each layer and collects the cache assignments that the model must
-    own.
-    """
+    """Builds the attention of each layer and collects the cache assignments of the model."""
 
     architecture: Architecture
     weights: Weights
@@ -78,7 +76,7 @@ class AttentionBlocks:
     assigns: list[ov.Node] = field(default_factory=list)
 
     def build(self, x_BLD: ov.Node, layer: int) -> ov.Node:
-        """Attention of one layer, [B, L, D] → [B, L, D], without norm and residual."""
+        """Return the attention of one layer, [B, L, D] → [B, L, D], without norm and residual."""
         shape, constants = self.architecture, self.weights.constants
         name, kind = f"model.layers.{layer}.self_attn", shape.layers[layer]
         table = self.tables[kind]
@@ -103,9 +101,7 @@ class AttentionBlocks:
         return self.weights.linear(y_BLD, f"{name}.o_proj", width, shape.hidden_size)
 
     def _heads(self, x_BLD: ov.Node, name: str, which: str, count: int) -> ov.Node:
-        """Project and split into [B, count, L, d]; Qwen 3 and Gemma 3 norm queries and keys per
-        head.
-        """
+        """Project and split into [B, count, L, d]; Qwen 3 and Gemma 3 norm queries and keys."""
         shape, constants = self.architecture, self.weights.constants
         y = self.weights.linear(
             x_BLD, f"{name}.{which}_proj", shape.hidden_size, count * shape.head_dim
@@ -118,14 +114,13 @@ class AttentionBlocks:
         return self.weights.rms_norm(y, norm, shape.norm_epsilon, float(shape.is_gemma), rank=4)
 
     def _cached(self, new_BKLd: ov.Node, what: str) -> ov.Node:
-        """The past of this variable, reordered by beam_idx, with the new tokens behind it: [B, K,
-        T, d].
-        """
+        """Return past and new tokens, [B, K, T, d]; the past is reordered by beam_idx."""
         shape, constants = self.architecture, self.weights.constants
         layer, kind = what.split(".")
         info = VariableInfo()
         info.data_shape = ov.PartialShape([-1, shape.num_kv_heads, -1, shape.head_dim])
         info.data_type = ov.Type.f32
+        # Names of the variables as in exports of optimum-intel.
         info.variable_id = f"past_key_values.{layer}.{kind}present.{layer}.{kind}"
         variable = Variable(info)
         batch = ops.gather(ops.shape_of(self.inputs.input_ids), constants.ints(0), ops.constant(0))
@@ -137,8 +132,9 @@ class AttentionBlocks:
         return total
 
     def _repeat(self, x_BKTd: ov.Node) -> ov.Node:
-        """Grouped queries: each key/value head serves H / K query heads. The pass wants Unsqueeze,
-        Broadcast, Reshape.
+        """Repeat each key/value head for H / K query heads (grouped queries).
+
+        The pass requires the sequence Unsqueeze, Broadcast, Reshape.
         """
         shape, constants = self.architecture, self.weights.constants
         times = shape.num_heads // shape.num_kv_heads

@@ -1,9 +1,8 @@
-"""Tensors of one or several safetensors files, mapped and read lazily: a checkpoint never lies
-twice in memory.
+"""Tensors of one or several safetensors files, memory-mapped and read lazily.
 
-Format: 8 bytes little-endian header length, a JSON header, then raw tensors
-    (github.com/huggingface/safetensors).
-numpy has no bfloat16, so it is read as uint16 and widened by hand.
+A checkpoint is never in memory twice. Format: 8 bytes little-endian header length, a JSON header,
+then raw tensors (github.com/huggingface/safetensors). numpy has no bfloat16, so values are read as
+uint16 and widened manually.
 """
 
 import json
@@ -26,8 +25,8 @@ SINGLE_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class TensorPlace:
-    """Where a tensor's bytes lie."""
+class TensorLocation:
+    """Location of the bytes of one tensor."""
 
     file: mmap.mmap
     offset: int
@@ -36,38 +35,43 @@ class TensorPlace:
 
 
 class Checkpoint:
-    """All tensors of a model directory by name. Every value comes out as float32."""
+    """All tensors of a model directory by name; values are returned as float32."""
 
     def __init__(self, directory: Path) -> None:
-        self._places: dict[str, TensorPlace] = {}
+        self._locations: dict[str, TensorLocation] = {}
         for name in weight_files(directory):
-            self._places.update(_read_header(directory / name))
+            self._locations.update(_read_header(directory / name))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._locations
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor. Raises ModelRefusedError if the checkpoint has none of this name."""
-        return self._place(name).shape
+        """Return the shape of a tensor.
+
+        Raises:
+            ModelRefusedError: the checkpoint has no tensor of this name.
+        """
+        return self._location(name).shape
 
     def torch_dtype(self, name: str) -> str:
-        """The stored type, in torch's words: float32, float16 or bfloat16."""
-        return TORCH_NAMES[self._place(name).dtype]
+        """Return the stored type as named by torch: float32, float16 or bfloat16."""
+        return TORCH_NAMES[self._location(name).dtype]
 
     def read(self, name: str, rows: slice = slice(None)) -> Float32:
-        """A tensor, or some of its rows, as a new float32 array."""
-        place = self._place(name)
+        """Return a tensor, or a slice of its rows, as a new float32 array."""
+        location = self._location(name)
         stored = np.frombuffer(
-            place.file, DTYPES[place.dtype], math.prod(place.shape), place.offset
+            location.file, DTYPES[location.dtype], math.prod(location.shape), location.offset
         )
-        part = stored.reshape(place.shape)[rows]
-        if place.dtype == "BF16":
+        part = stored.reshape(location.shape)[rows]
+        if location.dtype == "BF16":
+            # bfloat16 is the upper half of a float32.
             return (part.astype(np.uint32) << 16).view(np.float32)
         return part.astype(np.float32)
 
-    def _place(self, name: str) -> TensorPlace:
+    def _location(self, name: str) -> TensorLocation:
         try:
-            return self._places[name]
+            return self._locations[name]
         except KeyError:
             raise ModelRefusedError(
                 f"the checkpoint has no tensor {name}", field=name, reason="MISSING"
@@ -75,17 +79,16 @@ class Checkpoint:
 
 
 def weight_files(directory: Path) -> tuple[str, ...]:
-    """Names of the safetensors files that make up the model: those of the index, or the single
-    file.
+    """Return the names of the model's safetensors files: those of the index, or the single file.
 
     Raises:
-        ModelRefusedError: there is neither, or the index names a path outside the directory.
+        ModelRefusedError: both are missing, or the index names a path outside the directory.
     """
     index = directory / INDEX_NAME
     if not index.is_file():
         if not (directory / SINGLE_NAME).is_file():
             raise ModelRefusedError(
-                f"{SINGLE_NAME} is missing (nor is there {INDEX_NAME})",
+                f"{SINGLE_NAME} and {INDEX_NAME} are missing",
                 field=SINGLE_NAME,
                 reason="MISSING",
             )
@@ -94,12 +97,12 @@ def weight_files(directory: Path) -> tuple[str, ...]:
     for name in names:
         if Path(name).name != name or not (directory / name).is_file():
             raise ModelRefusedError(
-                f"{INDEX_NAME} names a shard that is missing: {name}", field=name, reason="MISSING"
+                f"{INDEX_NAME} names a missing shard: {name}", field=name, reason="MISSING"
             )
     return tuple(names)
 
 
-def _read_header(path: Path) -> dict[str, TensorPlace]:
+def _read_header(path: Path) -> dict[str, TensorLocation]:
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     start = 8 + int.from_bytes(mapped[:8], "little")
@@ -110,18 +113,20 @@ def _read_header(path: Path) -> dict[str, TensorPlace]:
             f"{path.name} is not a safetensors file", field=path.name, reason="MALFORMED"
         ) from error
     return {
-        name: _checked_place(mapped, start, entry, f"{path.name}: {name}")
+        name: _checked_location(mapped, start, entry, f"{path.name}: {name}")
         for name, entry in header.items()
         if name != "__metadata__"
     }
 
 
-def _checked_place(mapped: mmap.mmap, start: int, entry: dict[str, Any], where: str) -> TensorPlace:
+def _checked_location(
+    mapped: mmap.mmap, start: int, entry: dict[str, Any], where: str
+) -> TensorLocation:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     begin, end = entry["data_offsets"]
     if dtype not in DTYPES:
         raise ModelRefusedError(
-            f"{where} has type {dtype}; only {', '.join(DTYPES)} are read",
+            f"{where} has type {dtype}; supported are {', '.join(DTYPES)}",
             field=where,
             reason="UNSUPPORTED",
             limit=", ".join(DTYPES),
@@ -131,8 +136,8 @@ def _checked_place(mapped: mmap.mmap, start: int, entry: dict[str, Any], where: 
         or not 0 <= begin <= end <= len(mapped) - start
     ):
         raise ModelRefusedError(
-            f"{where} lies outside the file: it is cut short or damaged",
+            f"{where} is outside of the file; the file is truncated or damaged",
             field=where,
             reason="DAMAGED",
         )
-    return TensorPlace(mapped, start + begin, dtype, shape)
+    return TensorLocation(mapped, start + begin, dtype, shape)

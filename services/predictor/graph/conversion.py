@@ -1,4 +1,4 @@
-"""A model directory in, an OpenVINO IR on disk out. Byte-identical from run to run."""
+"""Conversion of a model directory to an OpenVINO IR on disk, byte-identical for equal input."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,11 @@ IR_NAME = "openvino_model.xml"
 
 
 def load_architecture(directory: Path) -> Architecture:
-    """Read and check config.json. Raises ModelRefusedError naming the file or the field."""
+    """Read and check config.json.
+
+    Raises:
+        ModelRefusedError: the file is missing or invalid; names the file or the field.
+    """
     try:
         config = json.loads((directory / "config.json").read_bytes())
     except FileNotFoundError as error:
@@ -40,18 +44,19 @@ def convert(source: Path, target: Path, weight_format: WeightFormat = WeightForm
     """Write the IR of the model in `source` into the existing directory `target`.
 
     Raises:
-        ModelRefusedError: the model cannot be served; the text names the file, tensor or field.
+        ModelRefusedError: the model is unsupported; the text names the file, tensor or field.
     """
     graph = DecoderGraph(load_architecture(source), Checkpoint(source), weight_format)
-    _name_by_position(graph.model)
+    _name_nodes_by_position(graph.model)
     ov.save_model(graph.model, str(target / IR_NAME), compress_to_fp16=False)
-    # GenAI reads this file if it is there; ours says all that it needs.
+    # GenAI reads config.json if present.
     (target / "config.json").write_bytes((source / "config.json").read_bytes())
 
 
-def _name_by_position(model: ov.Model) -> None:
-    """Nodes that we did not name carry a counter of the process: name them by their place, for
-    files equal to the byte.
+def _name_nodes_by_position(model: ov.Model) -> None:
+    """Name nodes without a name by their position.
+
+    Default names contain a counter of the process, so files would differ from run to run.
     """
     for place, node in enumerate(model.get_ordered_ops()):
         if node.get_friendly_name() == node.get_name():

@@ -1,5 +1,4 @@
-"""The whole decoder as one stateful OpenVINO model: embeddings, layers, head. Reads like the
-transformer that it is.
+"""The complete decoder as one stateful OpenVINO model: embeddings, layers, output head.
 
 Shapes: B batch, L new tokens, D hidden size, V vocabulary.
 """
@@ -19,7 +18,9 @@ HEAD = "lm_head.weight"
 
 
 class DecoderGraph:
-    """One decoder. `model` stays valid as long as this object lives: its constants point into our
+    """The graph of one decoder.
+
+    `model` is valid only while this object lives, since its constants share the memory of our
     arrays.
     """
 
@@ -70,7 +71,7 @@ class DecoderGraph:
         return self._weights.matrix(HEAD, self._shape.vocab_size, self._shape.hidden_size)
 
     def _layer(self, x_BLD: ov.Node, layer: int, attention: AttentionBlocks) -> ov.Node:
-        """Pre-norm attention and MLP with residuals; Gemma norms each branch's output too."""
+        """Add attention and MLP with pre-norms and residuals; Gemma also norms each output."""
         name, gemma = f"model.layers.{layer}", self._shape.is_gemma
         branch = attention.build(self._norm(x_BLD, f"{name}.input_layernorm"), layer)
         if gemma:
@@ -98,13 +99,14 @@ class DecoderGraph:
 
 
 def embedding_scale(hidden_size: int, dtype: str) -> float:
-    """Gemma's factor, sqrt(hidden_size) rounded to the checkpoint's type: 25.25 in bfloat16 where
-    float32 has 25.298.
+    """Return Gemma's factor, sqrt(hidden_size) rounded to the type of the checkpoint.
 
-    The trainer must round alike (docs/decisions/2026-11-24-predictor-embedding-scale.md).
+    For hidden size 640 the factor is 25.25 in bfloat16 and 25.298 in float32. The trainer must
+    round in the same way (docs/decisions/2026-11-24-predictor-embedding-scale.md).
     """
     exact = np.float32(hidden_size**0.5)
     if dtype == "bfloat16":
+        # Round to nearest even: add half of the discarded range, plus one if the kept bit is odd.
         bits = exact.view(np.uint32)
         nearest_even = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
         return float((nearest_even & np.uint32(0xFFFF0000)).view(np.float32))

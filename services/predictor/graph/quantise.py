@@ -1,8 +1,8 @@
-"""Eight-bit weights: unsigned, one scale and one zero point a row (output channel).
+"""Eight-bit weights: unsigned, with one scale and one zero point per row (output channel).
 
-Asymmetric, because its per-token error is smaller than that of symmetric i8 on the same text (mean
-|d log-prob| .080 against .102 on Gemma-3-270M; docs/decisions/2026-11-24-predictor-graph.md) and
-equal to optimum's.
+Asymmetric quantisation, because its per-token error is smaller than that of symmetric i8 on the
+same text (mean |d log-prob| .080 against .102 on Gemma-3-270M;
+docs/decisions/2026-11-24-predictor-graph.md) and equal to that of optimum.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ import numpy.typing as npt
 
 from services.predictor.graph.checkpoint import Checkpoint
 
-BLOCK_VALUES = 1 << 18  # 1 MB of float32: a row block stays in the processor's cache
-SMALLEST_SCALE = 1e-7  # a row of zeros still divides; rounds to float16's smallest step
+BLOCK_VALUES = 1 << 18  # 1 MB of float32, so that a block fits into the processor's cache
+SMALLEST_SCALE = 1e-7  # avoids a division by zero; rounds to float16's smallest step
 
 
 @dataclass(frozen=True, slots=True)
 class QuantisedMatrix:
-    """values [rows, columns] u8, scales [rows, 1] f16, zero_points [rows, 1] u8: weight = (value -
-    zero_point) * scale.
+    """A quantised matrix, weight = (value - zero_point) * scale.
+
+    Shapes: values [rows, columns] u8, scales [rows, 1] f16, zero_points [rows, 1] u8.
     """
 
     values: npt.NDArray[np.uint8]
@@ -28,7 +29,7 @@ class QuantisedMatrix:
 
 
 def quantise_rows(checkpoint: Checkpoint, name: str) -> QuantisedMatrix:
-    """Quantise a matrix of the checkpoint, block by block of rows."""
+    """Quantise a matrix of the checkpoint in blocks of rows."""
     rows, columns = checkpoint.shape(name)
     values = np.empty((rows, columns), np.uint8)
     scales, zero_points = np.empty((rows, 1), np.float16), np.empty((rows, 1), np.uint8)
@@ -36,6 +37,7 @@ def quantise_rows(checkpoint: Checkpoint, name: str) -> QuantisedMatrix:
     for start in range(0, rows, step):
         part = slice(start, start + step)
         weights = checkpoint.read(name, part)
+        # The range includes 0, so that 0 is represented exactly.
         lowest = np.minimum(weights.min(1, keepdims=True), 0)
         highest = np.maximum(weights.max(1, keepdims=True), 0)
         scale = np.maximum((highest - lowest) / 255, SMALLEST_SCALE).astype(np.float16)

@@ -1,7 +1,7 @@
-"""Weights as graph nodes: constants, 8-bit matrices with the decompression pattern that the CPU
-plugin fuses, norms.
+"""Weights as graph nodes: constants, norms, and 8-bit matrices with fused decompression.
 
-OpenVINO constants here share numpy's memory, so whoever owns a `Constants` must outlive the graph.
+OpenVINO constants share the memory of numpy arrays here, so a `Constants` object must outlive the
+graph.
 """
 
 from enum import StrEnum
@@ -17,33 +17,33 @@ from services.predictor.graph.quantise import quantise_rows
 
 
 class WeightFormat(StrEnum):
-    """How matrices are stored in the graph. f32 is for parity tests."""
+    """Storage of matrices in the graph; f32 is for parity tests."""
 
     U8 = "u8"
     F32 = "f32"
 
 
 class Constants:
-    """Makes constants and keeps the arrays that they point into alive."""
+    """Creates constants and keeps references to their arrays."""
 
     def __init__(self) -> None:
-        self._alive: list[npt.NDArray[np.generic]] = []
+        self._arrays: list[npt.NDArray[np.generic]] = []
 
     def array(self, values: npt.NDArray[np.generic], name: str = "") -> ov.Node:
-        """A constant that shares the array's memory."""
+        """Return a constant that shares the array's memory."""
         values = np.ascontiguousarray(values)
-        self._alive.append(values)
+        self._arrays.append(values)
         node = ops.constant(values, shared_memory=True)
         if name:
             node.friendly_name = name
         return node
 
     def ints(self, *values: int) -> ov.Node:
-        """A vector of i64: axes, shapes, bounds."""
+        """Return a vector of i64, for axes, shapes and bounds."""
         return ops.constant(np.array(values, np.int64))
 
     def scalar(self, value: float, rank: int = 0) -> ov.Node:
-        """One f32, of shape () or [1] * rank."""
+        """Return a f32 value of shape () or [1] * rank."""
         return ops.constant(np.full((1,) * rank, value, np.float32))
 
 
@@ -58,15 +58,17 @@ class Weights:
         self.constants = constants
 
     def matrix(self, name: str, rows: int, columns: int) -> ov.Node:
-        """A [rows, columns] weight as f32. The chain of u8 → f16 → subtract → multiply → f32 is
-        what the plugin fuses.
+        """Return a [rows, columns] weight as f32.
+
+        The CPU plugin fuses the chain u8 → f16 → subtract → multiply → f32.
 
         Raises:
-            ModelRefusedError: the tensor is missing or has another shape than config.json implies.
+            ModelRefusedError: the tensor is missing, or its shape differs from that of config.json.
         """
         if self.checkpoint.shape(name) != (rows, columns):
             raise ModelRefusedError(
-                f"{name} has shape {list(self.checkpoint.shape(name))}, config.json implies [{rows}, {columns}]",
+                f"{name} has shape {list(self.checkpoint.shape(name))}, "
+                f"config.json implies [{rows}, {columns}]",
                 field=name,
                 reason="MISMATCH",
                 limit=f"[{rows}, {columns}]",
@@ -82,11 +84,10 @@ class Weights:
         return ops.convert(ops.multiply(ops.subtract(values, zero), scale), "f32")
 
     def linear(self, x: ov.Node, name: str, inputs: int, outputs: int) -> ov.Node:
-        """x [..., inputs] to [..., outputs], with the bias if the checkpoint has one."""
+        """Map x [..., inputs] to [..., outputs], with the bias if the checkpoint has one."""
         y = ops.matmul(x, self.matrix(f"{name}.weight", outputs, inputs), False, True)
-        y.friendly_name = (
-            f"__module.{name}/ov_ext::linear/MatMul"  # the name that GenAI's LoRA looks for
-        )
+        # GenAI's LoRA finds linear layers by this name.
+        y.friendly_name = f"__module.{name}/ov_ext::linear/MatMul"
         if f"{name}.bias" not in self.checkpoint:
             return y
         return ops.add(
@@ -96,8 +97,9 @@ class Weights:
     def rms_norm(
         self, x: ov.Node, name: str, epsilon: float, offset: float, rank: int = 3
     ) -> ov.Node:
-        """Root-mean-square norm over the last axis; the factor is `offset` + the stored weight
-        (Gemma: 1).
+        """Apply the root-mean-square norm over the last axis.
+
+        The factor is `offset` plus the stored weight (offset 1 for Gemma).
         """
         constants = self.constants
         squares = ops.power(x, constants.scalar(2.0, rank))

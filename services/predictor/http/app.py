@@ -1,6 +1,4 @@
-"""The aiohttp application: routes, and one middleware that counts requests and turns errors into
-their protocol's shape.
-"""
+"""The aiohttp application: routes, and a middleware for request counts and error bodies."""
 
 import asyncio
 import logging
@@ -19,7 +17,7 @@ from services.predictor.metrics import Metrics
 from services.predictor.repository import Repository
 
 log = logging.getLogger(__name__)
-CLIENT_WENT_AWAY = 499  # nginx's number for it
+CLIENT_CLOSED_REQUEST = 499  # as in nginx
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,7 +30,7 @@ def build_app(
     default_max_tokens: int,
     max_body_bytes: int,
 ) -> web.Application:
-    """Put the routes together."""
+    """Build the application with all routes."""
 
     async def render_metrics(request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": METRICS_TYPE})
@@ -50,9 +48,9 @@ def _middleware(metrics: Metrics, max_body_bytes: int) -> Middleware:
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            response = await _translated(request, handler, max_body_bytes)
+            response = await _handle(request, handler, max_body_bytes)
         except (asyncio.CancelledError, ConnectionResetError):
-            _count(metrics, request, CLIENT_WENT_AWAY)
+            _count(metrics, request, CLIENT_CLOSED_REQUEST)
             raise
         _count(metrics, request, request.get(STATUS, response.status))
         return response
@@ -60,11 +58,12 @@ def _middleware(metrics: Metrics, max_body_bytes: int) -> Middleware:
     return answer
 
 
-async def _translated(
+async def _handle(
     request: web.Request, handler: Handler, max_body_bytes: int
 ) -> web.StreamResponse:
-    """Run the handler; errors become answers. Only the fixed texts of our own errors leave the
-    process.
+    """Run the handler and translate errors to responses.
+
+    Only fixed texts of the predictor's own errors are returned.
     """
     try:
         return await handler(request)
@@ -72,7 +71,7 @@ async def _translated(
         return _error_response(request, error, error.status)
     except web.HTTPRequestEntityTooLarge:
         too_large = InvalidRequestError(
-            f"the body must be at most {max_body_bytes} bytes",
+            f"the body must have at most {max_body_bytes} bytes",
             field="body",
             reason="TOO_LARGE",
             limit=f"{max_body_bytes} bytes",
@@ -84,12 +83,12 @@ async def _translated(
         )
     except ConnectionResetError:
         raise
-    except Exception as error:  # the edge: an unknown error becomes a fixed text
+    except Exception as error:  # unknown errors become a fixed text
         log.error(
             "request failed", extra={"fields": {"error": type(error).__name__}}, exc_info=error
         )
         return _error_response(
-            request, PredictorError("the predictor failed; its log says where"), 500
+            request, PredictorError("internal error of the predictor, see its log"), 500
         )
 
 

@@ -1,5 +1,6 @@
-"""KServe's V2 endpoints: health, and the repository extension. Errors here are {"error": text}, as
-the protocol says.
+"""KServe's V2 endpoints: health, and the repository extension.
+
+Error bodies are {"error": text}, as defined by the protocol.
 """
 
 from dataclasses import asdict
@@ -13,21 +14,21 @@ from services.predictor.repository import Repository, State
 
 
 class Readiness:
-    """Whether the process wants traffic: set by whoever starts and stops it."""
+    """Readiness of the process, set at the end of the start and at shutdown."""
 
     def __init__(self) -> None:
         self.ready = False
 
 
 class KServeRoutes:
-    """Handlers."""
+    """Handlers of KServe's V2 endpoints."""
 
     def __init__(self, repository: Repository, readiness: Readiness) -> None:
         self._repository = repository
         self._readiness = readiness
 
     def routes(self) -> list[web.RouteDef]:
-        """Paths to handlers."""
+        """Return the routes with their handlers."""
         return [
             web.get("/health", self.live),
             web.get("/v2/health/live", self.live),
@@ -39,22 +40,22 @@ class KServeRoutes:
         ]
 
     async def live(self, request: web.Request) -> web.Response:
-        """Not alive once an engine broke: whoever supervises restarts the process."""
-        broken = self._repository.broken()
-        return web.json_response({"live": not broken}, status=503 if broken else 200)
+        """Report live until an engine fails; a supervisor then restarts the process."""
+        failed = self._repository.has_failed_engine()
+        return web.json_response({"live": not failed}, status=503 if failed else 200)
 
     async def ready(self, request: web.Request) -> web.Response:
-        """Ready once the models of the start are loaded, until shutdown begins."""
+        """Report ready from the end of the start until shutdown begins."""
         ready = self._readiness.ready
         return web.json_response({"ready": ready}, status=200 if ready else 503)
 
     async def version_ready(self, request: web.Request) -> web.Response:
-        """Whether one version can answer; 404 if there is none, 503 while it cannot."""
+        """Report if a version can answer: 200, 503 while it cannot, 404 if not loaded."""
         version = self._repository.get(request.match_info["version"])
         return web.json_response({"name": version.name, "ready": True})
 
     async def index(self, request: web.Request) -> web.Response:
-        """All versions with state and reason."""
+        """Return all versions with state and reason."""
         body = await parse_body(request, IndexRequest, empty_is_default=True)
         entries = [
             entry
@@ -66,15 +67,16 @@ class KServeRoutes:
         )
 
     async def load(self, request: web.Request) -> web.Response:
-        """Load, and answer once the version is ready."""
+        """Load a version and respond when the version is ready."""
         body = await parse_body(request, LoadRequest)
         name = request.match_info["version"]
         await self._repository.load(name, Path(body.parameters.directory))
         return web.json_response({"name": name, "state": State.READY})
 
     async def unload(self, request: web.Request) -> web.Response:
-        """Answer once the version's streams have ended and its memory is free; 409 if it was to be
-        idle and is not.
+        """Unload a version and respond when its streams have ended and its memory is free.
+
+        With `only_idle`, respond 409 if answers run on the version.
         """
         body = await parse_body(request, UnloadRequest, empty_is_default=True)
         name = request.match_info["version"]

@@ -1,8 +1,8 @@
-"""What handlers tell the middleware about a request, for its metrics."""
+"""Request keys through which handlers pass metric labels to the middleware."""
 
 from aiohttp import web
 
-VERSION = web.RequestKey(
-    "version", str
-)  # set only once it is known to exist: a caller's text never becomes a label
-STATUS = web.RequestKey("status", int)  # of a stream that failed after its 200 was sent
+# Set only for a loaded version, so that a caller's text never becomes a label.
+VERSION = web.RequestKey("version", str)
+# Status of a stream that failed after its 200 was sent.
+STATUS = web.RequestKey("status", int)

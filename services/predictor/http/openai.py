@@ -1,5 +1,6 @@
-"""OpenAI's endpoints: /v1/chat/completions, /v1/completions, /v1/models, and vLLM's /tokenize and
-/detokenize.
+"""OpenAI's endpoints /v1/chat/completions, /v1/completions and /v1/models.
+
+Also vLLM's /tokenize and /detokenize.
 """
 
 import asyncio
@@ -12,9 +13,9 @@ from services.predictor.errors import InvalidRequestError
 from services.predictor.http.labels import VERSION
 from services.predictor.http.parsing import parse_body
 from services.predictor.http.replies import (
-    ChatShape,
-    CompletionShape,
-    Told,
+    ChatBodies,
+    CompletionBodies,
+    TokenDetails,
     echoed_scores,
     generated_scores,
 )
@@ -23,23 +24,26 @@ from services.predictor.http.schemas import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
-    Generating,
+    GenerationRequest,
     TokenizeRequest,
 )
 from services.predictor.http.streaming import send_stream
 from services.predictor.repository import Repository
-from services.predictor.version import Reply, Version, seeded
+from services.predictor.version import Reply, Version, with_seed
 
 
 class OpenAIRoutes:
-    """Handlers. `default_max_tokens` is for chat requests that do not say."""
+    """Handlers of OpenAI's endpoints.
+
+    `default_max_tokens` is the limit of chat requests without max_tokens.
+    """
 
     def __init__(self, repository: Repository, default_max_tokens: int) -> None:
         self._repository = repository
         self._default_max_tokens = default_max_tokens
 
     def routes(self) -> list[web.RouteDef]:
-        """Paths to handlers."""
+        """Return the routes with their handlers."""
         return [
             web.post("/v1/chat/completions", self.chat),
             web.post("/v1/completions", self.completions),
@@ -49,37 +53,39 @@ class OpenAIRoutes:
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        """One assistant message, whole or streamed."""
+        """Return one assistant message, complete or streamed."""
         body = await parse_body(request, ChatRequest)
         version = self._version(request, body.model)
         prompt = await _render(version, body.messages, add_generation_prompt=True)
-        limit = version.fit(prompt, body.limit, self._default_max_tokens, "messages")
+        limit = version.limit_new_tokens(prompt, body.limit, self._default_max_tokens, "messages")
         sampling = _sampling(body, version, limit, body.logprobs)
-        shape = ChatShape(body.model, Told(body.logprobs, body.return_token_ids))
+        bodies = ChatBodies(body.model, TokenDetails(body.logprobs, body.return_token_ids))
         if body.stream:
             deltas = version.stream(prompt, sampling, body.stops)
-            return await send_stream(request, deltas, shape, len(prompt), _include_usage(body))
+            return await send_stream(request, deltas, bodies, len(prompt), _include_usage(body))
         reply = await version.complete(prompt, sampling, body.stops)
-        return web.json_response(shape.whole(reply, len(prompt)))
+        return web.json_response(bodies.complete(reply, len(prompt)))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        """One choice a prompt."""
+        """Return one choice for each prompt."""
         body = await parse_body(request, CompletionRequest)
         version = self._version(request, body.model)
-        shape = CompletionShape(body.model, Told(body.logprobs is not None, body.return_token_ids))
+        bodies = CompletionBodies(
+            body.model, TokenDetails(body.logprobs is not None, body.return_token_ids)
+        )
         prompts = [await _prompt_ids(version, prompt) for prompt in body.prompts]
         for prompt in prompts:
-            version.fit(prompt, body.max_tokens, self._default_max_tokens, "prompt")
+            version.limit_new_tokens(prompt, body.max_tokens, self._default_max_tokens, "prompt")
         if body.stream:
             sampling = _sampling(body, version, body.max_tokens, body.logprobs is not None)
             deltas = version.stream(prompts[0], sampling, body.stops)
-            return await send_stream(request, deltas, shape, len(prompts[0]), _include_usage(body))
-        # One prompt after another: a list of prompts may not take the places of other callers.
+            return await send_stream(request, deltas, bodies, len(prompts[0]), _include_usage(body))
+        # One prompt after another, so that a list of prompts does not displace other callers.
         replies = [await _complete(version, body, prompt) for prompt in prompts]
         choices = [
-            shape.choice(
+            bodies.choice(
                 index,
-                *await _echoed(version, body, index, prompts[index], reply, shape.told),
+                *await _echoed(version, body, index, prompts[index], reply, bodies.details),
                 reply.tokens,
             )
             for index, reply in enumerate(replies)
@@ -88,18 +94,19 @@ class OpenAIRoutes:
             sum(len(prompt) for prompt in prompts),
             sum(reply.completion_tokens for reply in replies),
         )
-        return web.json_response(shape.whole(choices, *counts))
+        return web.json_response(bodies.complete(choices, *counts))
 
     async def models(self, request: web.Request) -> web.Response:
-        """Versions that can answer, oldest first."""
+        """Return the versions that can answer, oldest first."""
         versions = sorted(self._repository.ready(), key=lambda version: version.created)
         return web.json_response(
             {"object": "list", "data": [_model_card(version) for version in versions]}
         )
 
     async def tokenize(self, request: web.Request) -> web.Response:
-        """Ids of a prompt, or of messages through the chat template: what a context budget is
-        counted with.
+        """Return the ids of a prompt, or of messages after the chat template.
+
+        Clients use the count for their context budget.
         """
         body = await parse_body(request, TokenizeRequest)
         version = self._version(request, body.model)
@@ -112,7 +119,7 @@ class OpenAIRoutes:
         )
 
     async def detokenize(self, request: web.Request) -> web.Response:
-        """Text of ids, special tokens written out."""
+        """Return the text of ids, with special tokens written out."""
         body = await parse_body(request, DetokenizeRequest)
         version = self._version(request, body.model)
         if any(token >= version.vocab_size for token in body.tokens):
@@ -132,7 +139,9 @@ class OpenAIRoutes:
         return version
 
 
-def _sampling(body: Generating, version: Version, max_new_tokens: int, log_probs: bool) -> Sampling:
+def _sampling(
+    body: GenerationRequest, version: Version, max_new_tokens: int, log_probs: bool
+) -> Sampling:
     if body.min_tokens > max_new_tokens:
         raise InvalidRequestError(
             f"min_tokens must be at most max_tokens, {max_new_tokens}",
@@ -153,17 +162,22 @@ def _sampling(body: Generating, version: Version, max_new_tokens: int, log_probs
         repetition_penalty=body.repetition_penalty,
         min_new_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
-        log_probs=log_probs
-        or body.return_token_ids,  # tokens are followed one by one only with them
+        # Single tokens are tracked only together with their log-probs.
+        log_probs=log_probs or body.return_token_ids,
     )
-    return seeded(sampling, body.seed)
+    return with_seed(sampling, body.seed)
 
 
 async def _render(
     version: Version, messages: list[ChatMessage], add_generation_prompt: bool
 ) -> list[int]:
-    """The template writes special tokens itself, so none are added."""
-    text = version.template.render([message.plain() for message in messages], add_generation_prompt)
+    """Return the ids of the rendered messages.
+
+    The template writes special tokens, so none are added.
+    """
+    text = version.template.render(
+        [message.as_dict() for message in messages], add_generation_prompt
+    )
     return await version.codec.encode(text, add_special_tokens=False)
 
 
@@ -188,10 +202,10 @@ async def _echoed(
     index: int,
     prompt: list[int],
     reply: Reply,
-    told: Told,
+    details: TokenDetails,
 ) -> tuple[str, str, dict[str, Any] | None]:
-    """Text, reason and log-probs of a choice, with the prompt in front if it is to be echoed."""
-    scores = generated_scores(told.tokens(reply.tokens)) if told.log_probs else None
+    """Return text, finish reason and log-probs of a choice, with the prompt first for echo."""
+    scores = generated_scores(details.tokens(reply.tokens)) if details.log_probs else None
     if not body.echo:
         return reply.text, reply.finish, scores
     given = body.prompts[index]
@@ -202,7 +216,7 @@ async def _echoed(
     return text + reply.text, reply.finish, scores
 
 
-def _include_usage(body: Generating) -> bool:
+def _include_usage(body: GenerationRequest) -> bool:
     return body.stream_options is not None and body.stream_options.include_usage
 
 

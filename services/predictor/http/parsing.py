@@ -1,5 +1,6 @@
-"""Bodies to schemas. What pydantic finds becomes one error that names parameter and limit, and
-never quotes the value.
+"""Parsing of request bodies.
+
+Validation errors of pydantic become one error with parameter and limit, and never quote the value.
 """
 
 from typing import TypeVar
@@ -10,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from services.predictor.errors import InvalidRequestError
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
-# pydantic's error types by our reasons. What is not here is of a wrong type or form, but for the
-# errors of `schemas.wrong`.
+# Reasons by pydantic's error types. Other types mean a wrong type or form, except for those of
+# `schemas.schema_error`.
 REASONS = {
     "missing": "MISSING",
     "literal_error": "UNSUPPORTED",
@@ -25,7 +26,7 @@ REASONS = {
     "too_long": "TOO_LARGE",
     "string_too_long": "TOO_LARGE",
 }
-# What pydantic tells beside a type: never the value that was given.
+# Texts of limits by keys of pydantic's error context, which never contains the value.
 LIMITS = {
     "gt": "above {}",
     "ge": "at least {}",
@@ -44,7 +45,7 @@ async def parse_body(
     """Read and check a JSON body.
 
     Raises:
-        InvalidRequestError: it is no UTF-8, no JSON, or breaks a limit.
+        InvalidRequestError: the body is not UTF-8, is not JSON, or violates a limit.
     """
     raw = await request.read()
     if not raw and empty_is_default:
@@ -57,16 +58,22 @@ async def parse_body(
             "the body must be UTF-8", field="body", reason="MALFORMED", limit="UTF-8"
         ) from error
     except ValidationError as error:
-        raise _named(error) from error
+        raise _error_from(error) from error
 
 
-def _named(error: ValidationError) -> InvalidRequestError:
-    """One error of those found. For a union there is one a branch: the branch of the right type
-    says what the limit is.
+def _error_from(error: ValidationError) -> InvalidRequestError:
+    """Return one of the errors found.
+
+    A union has one error per branch; the branch of the right type contains the limit.
     """
     found = error.errors(include_url=False, include_input=False)
-    first = next((one for one in found if not one["type"].endswith("_type")), found[0])
-    path = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or _is_field(part))
+    first = next((entry for entry in found if not entry["type"].endswith("_type")), found[0])
+    # pydantic adds the names of a union's branches ("str", "list[...]") to the path.
+    path = ".".join(
+        str(part)
+        for part in first["loc"]
+        if isinstance(part, int) or (part.isidentifier() and part not in {"str", "int"})
+    )
     if first["type"] == "json_invalid":
         return InvalidRequestError(
             "the body must be valid JSON", field="body", reason="MALFORMED", limit="JSON"
@@ -94,10 +101,3 @@ def _named(error: ValidationError) -> InvalidRequestError:
 
 def _plain(value: float | str) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _is_field(part: str) -> bool:
-    """Whether a step of the path is a field, and not the name that pydantic gives to a branch of a
-    union.
-    """
-    return part.isidentifier() and part not in {"str", "int"}

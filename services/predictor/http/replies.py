@@ -1,4 +1,4 @@
-"""The shapes of OpenAI's answers, field by field."""
+"""Response bodies of OpenAI's API."""
 
 import secrets
 import time
@@ -16,14 +16,14 @@ Json = dict[str, Any]
 
 
 def error_body(error: PredictorError, status: int) -> Json:
-    """OpenAI's error object; its code is the HTTP status, as in vLLM."""
+    """Return OpenAI's error object; its code is the HTTP status, as in vLLM."""
     return {
         "error": {"message": error.text, "type": error.kind, "param": error.param, "code": status}
     }
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:
-    """Token counts; the end token counts as generated, as in vLLM."""
+    """Return token counts; the end token counts as generated, as in vLLM."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -32,34 +32,36 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What is told of the tokens of an answer beside its text."""
+class TokenDetails:
+    """Token details requested in addition to the text."""
 
     log_probs: bool
     ids: bool
 
     def tokens(self, tokens: Sequence[ScoredToken]) -> Sequence[ScoredToken]:
-        """Beside ids the end token has its log-prob too, as in vLLM: one each. Without them it is
-        not there, as in OpenAI.
+        """Return the tokens that are reported.
+
+        With ids, the end token has a log-prob too, so that each id has one, as in vLLM. Without ids
+        the end token is omitted, as in OpenAI's API.
         """
         return tokens if self.ids else [token for token in tokens if not token.ends]
 
-    def beside(self, tokens: Sequence[ScoredToken]) -> Json:
-        """What a choice has more where ids were asked for."""
+    def id_fields(self, tokens: Sequence[ScoredToken]) -> Json:
+        """Return the additional fields of a choice if ids were requested."""
         return {"token_ids": [token.id for token in tokens]} if self.ids else {}
 
 
 @dataclass(frozen=True, slots=True)
-class ChatShape:
-    """Bodies of one chat completion."""
+class ChatBodies:
+    """Response bodies of one chat completion."""
 
     model: str
-    told: Told
+    details: TokenDetails
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, reply: Reply, prompt_tokens: int) -> Json:
-        """The answer in one piece."""
+    def complete(self, reply: Reply, prompt_tokens: int) -> Json:
+        """Return the body of a complete answer."""
         message = {"role": "assistant", "content": reply.text}
         choice = {
             "index": 0,
@@ -67,20 +69,22 @@ class ChatShape:
             "finish_reason": reply.finish,
             "logprobs": self._scores(reply.tokens),
         }
-        body = self._envelope("chat.completion", [{**choice, **self.told.beside(reply.tokens)}])
+        body = self._envelope(
+            "chat.completion", [{**choice, **self.details.id_fields(reply.tokens)}]
+        )
         return {**body, "usage": usage(prompt_tokens, reply.completion_tokens)}
 
-    def opening(self) -> Json | None:
-        """The first chunk of a stream: it names the role, before any text."""
+    def first_chunk(self) -> Json | None:
+        """Return the first chunk of a stream, which contains the role and no text."""
         return self._chunk({"role": "assistant", "content": ""}, None, ())
 
     def chunk(self, delta: Delta) -> Json:
-        """A chunk of text, or the last one with the reason."""
+        """Return a chunk with text, or the last chunk with the finish reason."""
         content = {"content": delta.piece.text} if delta.piece.text or delta.finish is None else {}
         return self._chunk(content, delta.finish, delta.piece.tokens)
 
-    def closing(self, prompt_tokens: int, completion_tokens: int) -> Json:
-        """The chunk that include_usage asks for."""
+    def usage_chunk(self, prompt_tokens: int, completion_tokens: int) -> Json:
+        """Return the chunk for `include_usage`."""
         body = self._envelope("chat.completion.chunk", [])
         return {**body, "usage": usage(prompt_tokens, completion_tokens)}
 
@@ -91,11 +95,13 @@ class ChatShape:
             "finish_reason": finish,
             "logprobs": self._scores(tokens),
         }
-        return self._envelope("chat.completion.chunk", [{**choice, **self.told.beside(tokens)}])
+        return self._envelope(
+            "chat.completion.chunk", [{**choice, **self.details.id_fields(tokens)}]
+        )
 
     def _scores(self, tokens: Sequence[ScoredToken]) -> Json | None:
-        tokens = self.told.tokens(tokens)
-        if not self.told.log_probs or not tokens:
+        tokens = self.details.tokens(tokens)
+        if not self.details.log_probs or not tokens:
             return None
         return {
             "content": [
@@ -120,16 +126,16 @@ class ChatShape:
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionShape:
-    """Bodies of one text completion."""
+class CompletionBodies:
+    """Response bodies of one text completion."""
 
     model: str
-    told: Told
+    details: TokenDetails
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, choices: list[Json], prompt_tokens: int, completion_tokens: int) -> Json:
-        """All choices in one piece."""
+    def complete(self, choices: list[Json], prompt_tokens: int, completion_tokens: int) -> Json:
+        """Return the body with all choices."""
         return {**self._envelope(choices), "usage": usage(prompt_tokens, completion_tokens)}
 
     def choice(
@@ -140,24 +146,27 @@ class CompletionShape:
         scores: Json | None,
         tokens: Sequence[ScoredToken],
     ) -> Json:
-        """One prompt's answer, or a part of it; `tokens` are those that were generated."""
-        choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": scores}
-        return {**choice, **self.told.beside(tokens)}
+        """Return the answer to one prompt, or a part of the answer.
 
-    def opening(self) -> Json | None:
-        """Completions begin with text at once."""
+        `tokens` are the generated tokens, without the prompt.
+        """
+        choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": scores}
+        return {**choice, **self.details.id_fields(tokens)}
+
+    def first_chunk(self) -> Json | None:
+        """Return None, since completions start with text."""
         return None
 
     def chunk(self, delta: Delta) -> Json:
-        """A chunk of text, or the last one with the reason."""
-        tokens = self.told.tokens(delta.piece.tokens)
-        scores = generated_scores(tokens) if self.told.log_probs and tokens else None
+        """Return a chunk with text, or the last chunk with the finish reason."""
+        tokens = self.details.tokens(delta.piece.tokens)
+        scores = generated_scores(tokens) if self.details.log_probs and tokens else None
         return self._envelope(
             [self.choice(0, delta.piece.text, delta.finish, scores, delta.piece.tokens)]
         )
 
-    def closing(self, prompt_tokens: int, completion_tokens: int) -> Json:
-        """The chunk that include_usage asks for."""
+    def usage_chunk(self, prompt_tokens: int, completion_tokens: int) -> Json:
+        """Return the chunk for `include_usage`."""
         return {**self._envelope([]), "usage": usage(prompt_tokens, completion_tokens)}
 
     def _envelope(self, choices: list[Json]) -> Json:
@@ -171,8 +180,9 @@ class CompletionShape:
 
 
 def generated_scores(tokens: Sequence[ScoredToken]) -> Json:
-    """Log-probs of generated tokens. The engine knows no alternatives: top_logprobs holds the
-    chosen token alone.
+    """Return log-probs of generated tokens.
+
+    The engine reports no alternatives, so top_logprobs holds only the chosen token.
     """
     return {
         "tokens": [token.text for token in tokens],
@@ -185,9 +195,7 @@ def generated_scores(tokens: Sequence[ScoredToken]) -> Json:
 def echoed_scores(
     codec: TextCodec, ids: Sequence[int], scores: Sequence[TokenScore], generated: Json | None
 ) -> Json:
-    """Log-probs of a prompt, with what greedy decoding would have chosen; then those of what was
-    generated.
-    """
+    """Return log-probs of a prompt with the greedy choices, then of generated tokens."""
     texts = [codec.decode([token], False) for token in ids]
     pairs = list(zip(ids[1:], texts[1:], scores, strict=True))
     body: Json = {
@@ -202,15 +210,16 @@ def echoed_scores(
     if generated is None:
         return body
     shift = sum(len(text) for text in texts)
-    moved = {**generated, "text_offset": [offset + shift for offset in generated["text_offset"]]}
-    return {key: value + moved[key] for key, value in body.items()}
+    shifted = {**generated, "text_offset": [offset + shift for offset in generated["text_offset"]]}
+    return {key: value + shifted[key] for key, value in body.items()}
 
 
 def _alternatives(codec: TextCodec, token: int, text: str, score: TokenScore) -> dict[str, float]:
     if score.top_id == token:
         return {text: score.log_prob}
     top = codec.decode([score.top_id], False)
-    # Two tokens may look alike (parts of characters): the likelier one must not hide the chosen.
+    # Parts of characters may decode to the same text. The likelier token must not replace the
+    # chosen one.
     return {
         text: score.log_prob,
         top if top != text else f"token_id:{score.top_id}": score.top_log_prob,

@@ -1,5 +1,6 @@
-"""Request bodies, with their limits. Unknown fields are refused by name; fields that we cannot
-honour may only be neutral.
+"""Request bodies with their limits.
+
+Unknown fields are refused by name, and unsupported fields are accepted only with neutral values.
 """
 
 from typing import Annotated, Any, Literal
@@ -14,9 +15,10 @@ MAX_SEED = 2**63 - 1
 MAX_PROMPTS = 64
 
 
-def wrong(reason: str, field: str, text: str, limit: str = "") -> PydanticCustomError:
-    """An error of several fields together: pydantic gives it no location, so its context names the
-    one that is told.
+def schema_error(reason: str, field: str, text: str, limit: str = "") -> PydanticCustomError:
+    """Return an error about several fields.
+
+    pydantic gives such an error no location, so its context names the reported field.
     """
     return PydanticCustomError(reason, "{text}", {"text": text, "field": field, "limit": limit})
 
@@ -26,21 +28,24 @@ class _Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, content: Any) -> Any:
-        """OpenAI's clients may send null for what they leave out."""
+    def _drop_nulls(cls, content: Any) -> Any:
+        """Drop null values, which OpenAI's clients send for omitted fields."""
         if isinstance(content, dict):
             return {key: value for key, value in content.items() if value is not None}
         return content
 
 
 class StreamOptions(_Body):
-    """`include_usage` adds a last chunk with token counts."""
+    """Options of a stream; `include_usage` adds a last chunk with token counts."""
 
     include_usage: bool = False
 
 
-class Generating(_Body):
-    """What chat and completions have in common. `user` and `metadata` are accepted and not kept."""
+class GenerationRequest(_Body):
+    """Common fields of chat and completions.
+
+    `user` and `metadata` are accepted and ignored.
+    """
 
     model: Name
     temperature: float = Field(1.0, ge=0, le=2)
@@ -57,7 +62,7 @@ class Generating(_Body):
     min_tokens: int = Field(0, ge=0)
     n: Literal[1] = 1
     return_token_ids: bool = Field(
-        False, description="vLLM's: each choice has token_ids, the end token among them"
+        False, description="as in vLLM: each choice has token_ids, including the end token"
     )
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -65,15 +70,15 @@ class Generating(_Body):
     metadata: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Generating":
+    def _check_consistency(self) -> "GenerationRequest":
         if self.ignore_eos and self.stop_token_ids:
-            raise wrong(
+            raise schema_error(
                 "CONFLICT", "ignore_eos", "ignore_eos cannot be combined with stop_token_ids"
             )
         if self.stream_options is not None and not self.stream:
-            raise wrong("INCOMPLETE", "stream_options", "stream_options needs stream")
+            raise schema_error("INCOMPLETE", "stream_options", "stream_options needs stream")
         if 0 < self.temperature < 0.01:
-            raise wrong(
+            raise schema_error(
                 "OUT_OF_RANGE",
                 "temperature",
                 "temperature must be 0 (greedy) or at least 0.01",
@@ -83,26 +88,26 @@ class Generating(_Body):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Stop strings, one or several."""
+        """Return the stop strings as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 class TextPart(_Body):
-    """A part of a message. Only text: there is no eye and no ear."""
+    """A part of a message. Text only; images and audio are rejected."""
 
     type: Literal["text"]
     text: str
 
 
 class ChatMessage(_Body):
-    """One message. Roles are those that the model's template knows."""
+    """One message; allowed roles are those of the model's template."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None
 
-    def plain(self) -> dict[str, str]:
-        """Role and whole text, as templates want them."""
+    def as_dict(self) -> dict[str, str]:
+        """Return role and complete text in the form used by templates."""
         content = (
             self.content
             if isinstance(self.content, str)
@@ -111,8 +116,8 @@ class ChatMessage(_Body):
         return {"role": self.role, "content": content}
 
 
-class ChatRequest(Generating):
-    """POST /v1/chat/completions."""
+class ChatRequest(GenerationRequest):
+    """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
     max_tokens: int | None = Field(None, ge=1)
@@ -123,18 +128,21 @@ class ChatRequest(Generating):
 
     @property
     def limit(self) -> int | None:
-        """New tokens at most; the newer name wins."""
+        """Return the limit of new tokens; max_completion_tokens takes precedence."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 class TextFormat(_Body):
-    """The only format that we write."""
+    """The only supported response format."""
 
     type: Literal["text"]
 
 
-class CompletionRequest(Generating):
-    """POST /v1/completions. A prompt is text or token ids; a list of them gives as many choices."""
+class CompletionRequest(GenerationRequest):
+    """Body of POST /v1/completions.
+
+    A prompt is text or token ids; a list of prompts gives one choice for each.
+    """
 
     prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
     max_tokens: int = Field(16, ge=0)
@@ -144,18 +152,18 @@ class CompletionRequest(Generating):
     suffix: None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> "CompletionRequest":
+    def _check_combination(self) -> "CompletionRequest":
         if self.stream and (self.echo or len(self.prompts) != 1):
-            raise wrong("CONFLICT", "stream", "stream needs exactly one prompt, and no echo")
+            raise schema_error("CONFLICT", "stream", "stream needs exactly one prompt, and no echo")
         if self.max_tokens == 0 and not self.echo:
-            raise wrong(
+            raise schema_error(
                 "CONFLICT",
                 "max_tokens",
                 "max_tokens must be at least 1 unless echo is set",
                 "at least 1",
             )
         if not 1 <= len(self.prompts) <= MAX_PROMPTS:
-            raise wrong(
+            raise schema_error(
                 "OUT_OF_RANGE",
                 "prompt",
                 f"prompt must be 1 to {MAX_PROMPTS} prompts",
@@ -165,7 +173,7 @@ class CompletionRequest(Generating):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """All prompts, each a text or ids. An empty list is one empty prompt."""
+        """Return all prompts, each as text or ids; an empty list is one empty prompt."""
         prompt = self.prompt
         if isinstance(prompt, str):
             return [prompt]
@@ -175,7 +183,7 @@ class CompletionRequest(Generating):
 
 
 class TokenizeRequest(_Body):
-    """POST /tokenize: a prompt, or messages through the chat template."""
+    """Body of POST /tokenize: a prompt, or messages for the chat template."""
 
     model: Name
     prompt: str | None = None
@@ -184,35 +192,37 @@ class TokenizeRequest(_Body):
     add_generation_prompt: bool = True
 
     @model_validator(mode="after")
-    def _one_source(self) -> "TokenizeRequest":
+    def _check_source(self) -> "TokenizeRequest":
         if (self.prompt is None) == (self.messages is None):
             reason = "MISSING" if self.prompt is None else "CONFLICT"
-            raise wrong(reason, "prompt", "prompt or messages must be given, and not both")
+            raise schema_error(reason, "prompt", "prompt or messages must be given, and not both")
         return self
 
 
 class DetokenizeRequest(_Body):
-    """POST /detokenize."""
+    """Body of POST /detokenize with token ids."""
 
     model: Name
     tokens: list[TokenId] = Field(max_length=1_000_000)
 
 
 class LoadParameters(_Body):
-    """`directory` is absolute, on the predictor's own file system."""
+    """`directory` is an absolute path on the predictor's file system."""
 
     directory: str = Field(min_length=1, max_length=4096)
 
 
 class LoadRequest(_Body):
-    """POST /v2/repository/models/{version}/load."""
+    """Body of POST /v2/repository/models/{version}/load."""
 
     parameters: LoadParameters
 
 
 class UnloadParameters(_Body):
-    """`only_idle` refuses while answers run. `unload_dependents` is Triton's; nothing here depends
-    on a version.
+    """Parameters of an unload request.
+
+    `only_idle` refuses the unload while answers run. `unload_dependents` is a field of Triton and
+    has no effect, since no version depends on another.
     """
 
     only_idle: bool = False
@@ -220,12 +230,12 @@ class UnloadParameters(_Body):
 
 
 class UnloadRequest(_Body):
-    """POST /v2/repository/models/{version}/unload."""
+    """Body of POST /v2/repository/models/{version}/unload."""
 
     parameters: UnloadParameters = UnloadParameters()
 
 
 class IndexRequest(_Body):
-    """POST /v2/repository/index. `ready` keeps only versions that can answer."""
+    """Body of POST /v2/repository/index; `ready` selects versions that can answer."""
 
     ready: bool = False

@@ -1,5 +1,6 @@
-"""Server-sent events. Each delta is one event and one write; an error after the first byte is an
-event too, and the last.
+"""Server-sent events.
+
+Each delta is one event and one write. An error after the first byte is the last event.
 """
 
 import json
@@ -22,26 +23,27 @@ HEADERS = {
 DONE = b"data: [DONE]\n\n"
 
 
-class StreamShape(Protocol):
-    """The bodies of one stream."""
+class StreamBodies(Protocol):
+    """Response bodies of one stream."""
 
-    def opening(self) -> dict[str, Any] | None: ...
+    def first_chunk(self) -> dict[str, Any] | None: ...
     def chunk(self, delta: Delta) -> dict[str, Any]: ...
-    def closing(self, prompt_tokens: int, completion_tokens: int) -> dict[str, Any]: ...
+    def usage_chunk(self, prompt_tokens: int, completion_tokens: int) -> dict[str, Any]: ...
 
 
 async def send_stream(
     request: web.Request,
     deltas: AsyncGenerator[Delta, None],
-    shape: StreamShape,
+    bodies: StreamBodies,
     prompt_tokens: int,
     include_usage: bool,
 ) -> web.StreamResponse:
-    """Write deltas as they come. A reader that goes away cancels this task, and with it the
-    generation.
+    """Write deltas as they arrive.
+
+    A disconnect of the reader cancels this task, and thereby the generation.
 
     Raises:
-        PredictorError: the engine refused before anything was written; later errors become an
+        PredictorError: the engine refused the request before the first byte; later errors become an
             event.
     """
     response = web.StreamResponse(headers=HEADERS)
@@ -50,13 +52,13 @@ async def send_stream(
         try:
             first = await anext(deltas)
             await response.prepare(request)
-            if (opening := shape.opening()) is not None:
-                await response.write(_event(opening))
-            await response.write(_event(shape.chunk(first)))
+            if (first_chunk := bodies.first_chunk()) is not None:
+                await response.write(_event(first_chunk))
+            await response.write(_event(bodies.chunk(first)))
             completion_tokens = first.completion_tokens
             async for delta in deltas:
                 completion_tokens = delta.completion_tokens
-                await response.write(_event(shape.chunk(delta)))
+                await response.write(_event(bodies.chunk(delta)))
         except PredictorError as error:
             if not response.prepared:
                 raise
@@ -65,7 +67,7 @@ async def send_stream(
             await response.write_eof()
             return response
     if include_usage:
-        await response.write(_event(shape.closing(prompt_tokens, completion_tokens)))
+        await response.write(_event(bodies.usage_chunk(prompt_tokens, completion_tokens)))
     await response.write(DONE)
     await response.write_eof()
     return response

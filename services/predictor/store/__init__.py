@@ -1,1 +1,1 @@
-"""Model directories and what is kept of them on disk: manifests, digests, converted graphs."""
+"""Model directories and derived files on disk: manifests, digests, converted graphs."""

@@ -1,7 +1,7 @@
-"""Conversion in a process of its own, at low priority.
+"""Conversion in a separate process with low priority.
 
-In a thread, saving the IR holds the interpreter lock (0.1 s for 100 M parameters), and its memory
-stays with the server.
+In a thread, saving the IR holds the interpreter lock (0.1 s for 100 M parameters), and the memory
+of the conversion would remain allocated.
 """
 
 import json
@@ -15,10 +15,10 @@ from services.predictor.graph.__main__ import REFUSED
 
 
 def convert_in_process(source: Path, target: Path) -> None:
-    """Run `python -m services.predictor.graph`, and wait.
+    """Run `python -m services.predictor.graph` and wait.
 
     Raises:
-        ModelRefusedError: the converter refused the model, or died.
+        ModelRefusedError: the converter refused the model, or failed.
     """
     command = [sys.executable, "-m", "services.predictor.graph", str(source), str(target)]
     root = str(Path(__file__).resolve().parents[3])
@@ -26,14 +26,16 @@ def convert_in_process(source: Path, target: Path) -> None:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
     }
-    done = subprocess.run(  # noqa: S603 - our own module and two paths, no shell
+    result = subprocess.run(  # noqa: S603 - own module and two paths, no shell
         command,
         capture_output=True,
         text=True,
         env=environment,
         check=False,
     )
-    if done.returncode == REFUSED:
-        raise ModelRefusedError(done.stderr, **json.loads(done.stdout.rpartition("\n")[2] or "{}"))
-    if done.returncode:
-        raise ModelRefusedError(f"the conversion ended with status {done.returncode}")
+    if result.returncode == REFUSED:
+        raise ModelRefusedError(
+            result.stderr, **json.loads(result.stdout.rpartition("\n")[2] or "{}")
+        )
+    if result.returncode:
+        raise ModelRefusedError(f"the conversion ended with status {result.returncode}")

@@ -1,5 +1,6 @@
-"""SHA-256 of files, remembered by size and modification time: a model is hashed once, not at every
-start.
+"""SHA-256 digests of files, cached by size and modification time.
+
+A model is therefore hashed once and not at every start.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ from pathlib import Path
 
 
 class DigestCache:
-    """Digests of files on this machine, kept in one JSON file."""
+    """Digests of files on this machine, stored in one JSON file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -17,7 +18,7 @@ class DigestCache:
         self._known: dict[str, list[str | int]] = _read(path)
 
     def sha256(self, file: Path) -> str:
-        """Hex digest of a file, read anew if its size, time or inode changed."""
+        """Return the hex digest of a file; hash again if its size, time or inode changed."""
         stat = file.stat()
         state: list[str | int] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         known = self._known.get(str(file))
@@ -37,7 +38,7 @@ class DigestCache:
 
 
 def _read(path: Path) -> dict[str, list[str | int]]:
-    """A cache that cannot be read is no cache: the files are hashed again."""
+    """Read the cache; an unreadable file counts as empty."""
     try:
         known = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):

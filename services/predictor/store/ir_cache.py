@@ -1,5 +1,6 @@
-"""Converted graphs on disk, keyed by the content that they come from: the model's digests and the
-converter's own source.
+"""Cache of converted graphs on disk.
+
+The key is the content: the digests of the model, and the source code of the converter.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ Convert = Callable[[Path, Path], None]  # model directory, existing target direc
 
 
 class IrCache:
-    """Keeps the `entries` that were used last."""
+    """Holds the `entries` most recently used graphs."""
 
     def __init__(self, directory: Path, entries: int, convert: Convert) -> None:
         self._directory = directory
@@ -27,28 +28,28 @@ class IrCache:
         self._convert = convert
 
     def get(self, manifest: Manifest) -> Path:
-        """The directory of the model's IR, converted now if it never was.
+        """Return the directory of the model's IR, converted first if necessary.
 
-        A conversion becomes visible by one rename, so a killed one leaves nothing that could be
-        served.
+        A conversion becomes visible by one rename, so a killed conversion leaves no usable entry.
         """
         target = self._directory / _key(manifest)
         if not (target / IR_NAME).is_file():
             with tempfile.TemporaryDirectory(
                 dir=self._directory, prefix="unfinished-"
             ) as unfinished:
-                made = Path(unfinished) / "ir"
-                made.mkdir()
-                self._convert(manifest.directory, made)
+                converted = Path(unfinished) / "ir"
+                converted.mkdir()
+                self._convert(manifest.directory, converted)
                 shutil.rmtree(target, ignore_errors=True)
-                made.replace(target)
+                converted.replace(target)
         os.utime(target)
         self._prune()
         return target
 
     def _prune(self) -> None:
-        """Drop what was not used for longest. A served graph stays: its file is mapped, and Linux
-        keeps it till closed.
+        """Delete the least recently used graphs.
+
+        A served graph keeps working, since Linux keeps a mapped file until the mapping is closed.
         """
         finished = [path for path in self._directory.iterdir() if (path / IR_NAME).is_file()]
         finished.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -63,7 +64,7 @@ def _key(manifest: Manifest) -> str:
 
 
 def _converter_digest() -> str:
-    """A changed converter must not serve what the old one made."""
+    """Return the digest of the converter, so that a changed converter uses no older graphs."""
     digest = hashlib.sha256()
     for source in sorted(Path(graph.__path__[0]).glob("*.py")):
         digest.update(source.read_bytes())

@@ -1,17 +1,17 @@
-"""Which versions are loaded, on disk: a predictor that was killed comes back with what it served."""
+"""The list of loaded versions on disk; a killed predictor loads the same versions again."""
 
 import json
 from pathlib import Path
 
 
 class Journal:
-    """Version names and their directories, in one small JSON file, replaced by rename."""
+    """Version names and their directories in one JSON file, replaced by rename."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> dict[str, Path]:
-        """What was loaded when the process ended. A file that cannot be read is an empty one."""
+        """Return the versions at the last end of the process; empty for an unreadable file."""
         try:
             content = json.loads(self._path.read_text())
         except (FileNotFoundError, ValueError):
@@ -19,11 +19,11 @@ class Journal:
         return {name: Path(directory) for name, directory in content.items()}
 
     def add(self, name: str, directory: Path) -> None:
-        """A version became ready."""
+        """Record a version that became ready."""
         self._write({**self.read(), name: directory})
 
     def remove(self, name: str) -> None:
-        """Somebody asked for a version to go."""
+        """Remove a version at its unload."""
         self._write({known: directory for known, directory in self.read().items() if known != name})
 
     def _write(self, content: dict[str, Path]) -> None:

@@ -1,5 +1,7 @@
-"""manifest.json: written last by whoever made the model, so a directory without it is unfinished,
-and is refused.
+"""Check of a model directory by its manifest.
+
+The training pipeline writes manifest.json last, so a directory without the file is incomplete and
+is refused.
 """
 
 import hashlib
@@ -15,12 +17,16 @@ from services.predictor.store.digests import DigestCache
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
-NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A checked model directory. `digest` is the manifest's own: it identifies the content."""
+    """A checked model directory.
+
+    `files` maps names to SHA-256 digests. `digest` is that of the manifest and identifies the
+    content.
+    """
 
     version: str
     directory: Path
@@ -29,11 +35,11 @@ class Manifest:
 
 
 def check_manifest(directory: Path, version: str, digests: DigestCache) -> Manifest:
-    """Check that the directory is a complete model and holds exactly what its manifest says.
+    """Check that the directory is complete and matches its manifest.
 
     Raises:
-        ModelRefusedError: the text names every file that is missing or differs, or the manifest's
-            field at fault.
+        ModelRefusedError: a file is missing or differs, or a field of the manifest is invalid; the
+            text names all such files, or the field.
     """
     raw = _read(directory)
     try:
@@ -48,7 +54,9 @@ def check_manifest(directory: Path, version: str, digests: DigestCache) -> Manif
         raise ModelRefusedError(
             f"missing files: {', '.join(missing)}", field=", ".join(missing), reason="MISSING"
         )
-    unlisted = sorted(name for name in {*NEEDED, *weight_files(directory)} if name not in files)
+    unlisted = sorted(
+        name for name in {*REQUIRED_FILES, *weight_files(directory)} if name not in files
+    )
     if unlisted:
         raise ModelRefusedError(
             f"{MANIFEST_NAME}: files does not list {', '.join(unlisted)}",
@@ -69,20 +77,20 @@ def check_manifest(directory: Path, version: str, digests: DigestCache) -> Manif
 
 
 def manifest_digest(directory: Path) -> str:
-    """Digest of the manifest alone, without looking at the files."""
+    """Return the digest of the manifest without a check of the files."""
     return hashlib.sha256(_read(directory)).hexdigest()
 
 
 def _read(directory: Path) -> bytes:
     if not directory.is_dir():
         raise ModelRefusedError(
-            "directory: there is no such directory", field="directory", reason="MISSING"
+            "directory: the directory does not exist", field="directory", reason="MISSING"
         )
     try:
         return (directory / MANIFEST_NAME).read_bytes()
     except FileNotFoundError as error:
         raise ModelRefusedError(
-            f"{MANIFEST_NAME} is missing: the model is unfinished, or is not a model",
+            f"{MANIFEST_NAME} is missing: not a model, or incomplete",
             field=MANIFEST_NAME,
             reason="MISSING",
         ) from error
@@ -117,7 +125,8 @@ def _check_fields(content: Any, version: str) -> dict[str, str]:
             field="files",
             reason="MALFORMED",
         )
-    # A trained adapter lies in a folder of its own beside the weights that it was merged into.
+    # Names may contain folders, since a trained adapter is in a folder next to the weights into
+    # which it was merged.
     if any(
         PurePosixPath(name).is_absolute() or {"..", ""} & set(name.split("/")) for name in files
     ):

@@ -1,1 +1,1 @@
-"""Between text and token ids: the tokenizer, incremental text, stop strings, the chat template."""
+"""Text and token ids: tokenizer, incremental text, stop strings, chat template."""

@@ -1,5 +1,6 @@
-"""A model's chat template, rendered in jinja2's sandbox: it comes with the model and is not ours to
-trust.
+"""The chat template of a model, rendered in jinja2's sandbox.
+
+The template is part of the model and therefore not trusted.
 """
 
 import json
@@ -17,8 +18,9 @@ Message = Mapping[str, str]
 
 
 class ChatTemplate:
-    """Renders messages to the prompt that a model was tuned on. A model without a template cannot
-    chat.
+    """Renders messages to the prompt format of a model.
+
+    A model without a template cannot chat.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class ChatTemplate:
 
     @classmethod
     def from_directory(cls, directory: Path, control_tokens: Sequence[str]) -> "ChatTemplate":
-        """Read tokenizer_config.json, and chat_template.jinja where a newer transformers put it."""
+        """Read tokenizer_config.json, and chat_template.jinja of newer transformers versions."""
         try:
             config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_bytes())
         except ValueError as error:
@@ -49,15 +51,19 @@ class ChatTemplate:
                 field="tokenizer_config.json",
                 reason="MALFORMED",
             ) from error
-        beside = directory / "chat_template.jinja"
-        source = beside.read_text() if beside.is_file() else _source(config.get("chat_template"))
+        template_file = directory / "chat_template.jinja"
+        source = (
+            template_file.read_text()
+            if template_file.is_file()
+            else _source(config.get("chat_template"))
+        )
         return cls(source, special_tokens(config), control_tokens)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        """The prompt's text, special tokens written out.
+        """Return the text of the prompt with special tokens written out.
 
         Raises:
-            InvalidRequestError: there is no template, or it refuses these messages.
+            InvalidRequestError: there is no template, or the template refuses these messages.
         """
         if self._template is None:
             raise InvalidRequestError(
@@ -68,12 +74,13 @@ class ChatTemplate:
         try:
             return self._template.render(
                 messages=[
-                    {**message, "content": self._disarm(message["content"])} for message in messages
+                    {**message, "content": self._escape_control_tokens(message["content"])}
+                    for message in messages
                 ],
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except _RefusedByTemplateError as error:
+        except _TemplateRejectionError as error:
             raise InvalidRequestError(
                 f"messages: the model's chat template says: {error}", "messages", reason="REFUSED"
             ) from error
@@ -84,9 +91,10 @@ class ChatTemplate:
                 reason="MALFORMED",
             ) from error
 
-    def _disarm(self, text: str) -> str:
-        """A turn marker inside a message must not begin a turn: a space after its first character
-        makes it plain text.
+    def _escape_control_tokens(self, text: str) -> str:
+        """Insert a space after the first character of control tokens in a message.
+
+        A turn marker inside a message is then plain text and cannot start a turn.
         """
         for token in self._control_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -94,8 +102,9 @@ class ChatTemplate:
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token and their like, whether written as a string or as an object with its
-    content.
+    """Return bos_token, eos_token, unk_token and pad_token.
+
+    Each is a string, or an object with the field `content`.
     """
     found = {}
     for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
@@ -106,16 +115,16 @@ def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-class _RefusedByTemplateError(Exception):
-    """The template called raise_exception; its text is the template author's."""
+class _TemplateRejectionError(Exception):
+    """The template called raise_exception; the text is the template author's."""
 
 
-def _refuse(text: str) -> NoReturn:
-    raise _RefusedByTemplateError(text)
+def _raise_exception(text: str) -> NoReturn:
+    raise _TemplateRejectionError(text)
 
 
 def _source(value: Any) -> str | None:
-    """A template is a string, or a list of named ones of which "default" is for chat."""
+    """Return the template, which is a string, or the entry "default" of a list."""
     if isinstance(value, list):
         value = next(
             (entry.get("template") for entry in value if entry.get("name") == "default"), None
@@ -124,13 +133,13 @@ def _source(value: Any) -> str | None:
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """What templates of Hugging Face models may count on (transformers, chat_template_utils)."""
+    """Return the environment that Hugging Face templates expect (chat_template_utils)."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(
         value, ensure_ascii=False, indent=indent
     )
-    environment.globals["raise_exception"] = _refuse
+    environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda pattern: datetime.now(UTC).strftime(pattern)
     return environment

@@ -1,4 +1,4 @@
-"""A model's tokenizer.json: text to ids and back. The engine itself only ever sees ids."""
+"""The tokenizer of a model (tokenizer.json); the engine works with ids only."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,13 +8,12 @@ from tokenizers import Tokenizer
 
 from services.predictor.errors import ModelRefusedError
 
-ENCODE_IN_THREAD_CHARACTERS = (
-    8192  # about 4 ms of encoding: longer would be felt by every running stream
-)
+# About 4 ms of encoding. Longer texts would delay every running stream.
+ENCODE_IN_THREAD_CHARACTERS = 8192
 
 
 class TextCodec:
-    """Encodes and decodes for one model version."""
+    """Encodes and decodes text for one model version."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         tokenizer.no_padding()
@@ -23,7 +22,11 @@ class TextCodec:
 
     @classmethod
     def from_directory(cls, directory: Path) -> "TextCodec":
-        """Read tokenizer.json. Raises ModelRefusedError if the tokenizers library cannot."""
+        """Read tokenizer.json.
+
+        Raises:
+            ModelRefusedError: the tokenizers library cannot read the file.
+        """
         try:
             return cls(Tokenizer.from_file(str(directory / "tokenizer.json")))
         except Exception as error:  # the library raises bare Exception
@@ -32,14 +35,14 @@ class TextCodec:
             ) from error
 
     def control_tokens(self) -> tuple[str, ...]:
-        """The texts of tokens that steer the model, turn markers among them; the longest first."""
+        """Return the texts of control tokens such as turn markers, longest first."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         return tuple(
             sorted((token.content for token in added if token.special), key=len, reverse=True)
         )
 
     async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Ids of a text; long texts are encoded in a thread."""
+        """Return the ids of a text; long texts are encoded in a thread."""
         if len(text) > ENCODE_IN_THREAD_CHARACTERS:
             return await asyncio.to_thread(self._encode, text, add_special_tokens)
         return self._encode(text, add_special_tokens)
@@ -48,9 +51,9 @@ class TextCodec:
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of some ids. Bytes that are no UTF-8 come out as U+FFFD."""
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def token_id(self, token: str) -> int | None:
-        """Id of a token by its exact content, special ones included."""
+        """Return the id of a token by its exact content, special tokens included."""
         return self._tokenizer.token_to_id(token)

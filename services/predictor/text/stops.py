@@ -1,12 +1,13 @@
-"""Stop strings, found across token borders. Text that may be the beginning of one is held back
-until that is known.
+"""Detection of stop strings across token boundaries.
+
+Text that may start a stop string is held back until the next text decides.
 """
 
 from collections.abc import Sequence
 
 
 class StopStrings:
-    """Watches one growing text."""
+    """Detector for one growing text."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -14,18 +15,19 @@ class StopStrings:
         self.hit = False
 
     def feed(self, text: str) -> str:
-        """Take more text and give out what is certain. After a hit the rest, and the stop string
-        itself, is gone.
+        """Add text and return the part that cannot belong to a stop string.
+
+        After a hit, the stop string and the text behind are dropped.
         """
         self._held += text
         places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if places:
             self.hit = True
             return self._release(min(places), drop=True)
-        return self._release(len(self._held) - self._beginning_of_a_stop())
+        return self._release(len(self._held) - self._partial_stop_length())
 
     def flush(self) -> str:
-        """The text has ended: what was held back is no stop string after all."""
+        """Return the text held back at the end of the generation."""
         return self._release(len(self._held))
 
     def _release(self, length: int, drop: bool = False) -> str:
@@ -33,7 +35,7 @@ class StopStrings:
         self._held = "" if drop else rest
         return out
 
-    def _beginning_of_a_stop(self) -> int:
+    def _partial_stop_length(self) -> int:
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):

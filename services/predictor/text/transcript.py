@@ -1,5 +1,6 @@
-"""Token batches become text: end tokens leave none, stop strings end it, log-probs stay beside what
-they belong to.
+"""Conversion of token batches to text.
+
+End tokens have no text, stop strings end the text, and log-probs stay with their tokens.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,8 +14,9 @@ from services.predictor.text.stops import StopStrings
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token, its own text (which may be a part of a character) and its log-prob. One that `ends`
-    is no part of the answer's text.
+    """A token with its text and log-prob.
+
+    The text may be part of a character. A token with `ends` set is not part of the answer's text.
     """
 
     id: int
@@ -25,14 +27,14 @@ class ScoredToken:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What some tokens added. `tokens` is empty unless log-probs were asked for."""
+    """Text and tokens of a batch; `tokens` is empty unless log-probs were requested."""
 
     text: str
     tokens: tuple[ScoredToken, ...]
 
 
 class Transcript:
-    """One generation's text as it grows."""
+    """Text of one generation as it grows."""
 
     def __init__(self, codec: TextCodec, stops: Sequence[str], end_ids: Collection[int]) -> None:
         self._codec = codec
@@ -43,11 +45,11 @@ class Transcript:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was found: what comes after is not for anybody."""
+        """Return True after a stop string; later text is dropped."""
         return self._stops.hit
 
     def add(self, batch: TokenBatch) -> Piece:
-        """Text that is certain by now. Stops counting at the token that completed a stop string."""
+        """Return text that is final; counting stops at the token that completes a stop string."""
         text = ""
         scored: list[ScoredToken] = []
         for index, token in enumerate(batch.ids):
@@ -66,7 +68,8 @@ class Transcript:
         return Piece(text, tuple(scored))
 
     def end(self) -> Piece:
-        """What was held back for a stop string that never came. Half a character at the end is
-        dropped.
+        """Return text held back for a possible stop string.
+
+        An incomplete character at the end is dropped.
         """
         return Piece("" if self.stopped else self._stops.flush(), ())

@@ -1,5 +1,6 @@
-"""Tiny random checkpoints of every family, written by transformers, so that parity is against the
-reference itself.
+"""Tiny random checkpoints of every family, written by transformers.
+
+The parity tests compare with transformers as the reference.
 """
 
 import json
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-SPREAD = 0.22  # of matrices: wide enough that greedy decoding does not fall into a loop at once
+SPREAD = 0.22  # of matrices; smaller values let greedy decoding loop immediately
 EMBEDDING_SPREAD = 1.0
 
 COMMON: dict[str, Any] = {
@@ -36,23 +37,23 @@ LLAMA3_ROPE = {
 
 
 def llama(**changes: Any) -> transformers.PreTrainedModel:
-    """A Llama; tied unless told otherwise."""
+    """Return a Llama, with tied embeddings by default."""
     config = transformers.LlamaConfig(**{**COMMON, "tie_word_embeddings": True, **changes})
     return spread(transformers.LlamaForCausalLM(config))
 
 
 def qwen2(**changes: Any) -> transformers.PreTrainedModel:
-    """A Qwen 2: biases on queries, keys and values."""
+    """Return a Qwen 2, with biases on queries, keys and values."""
     return spread(transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**{**COMMON, **changes})))
 
 
 def qwen3(**changes: Any) -> transformers.PreTrainedModel:
-    """A Qwen 3: norms on queries and keys."""
+    """Return a Qwen 3, with norms on queries and keys."""
     return spread(transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**{**COMMON, **changes})))
 
 
 def gemma3(**changes: Any) -> transformers.PreTrainedModel:
-    """A Gemma 3 with one sliding and one full layer, and a window of 24 tokens."""
+    """Return a Gemma 3 with one sliding and one full layer, and a window of 24 tokens."""
     own = {
         "layer_types": ["sliding_attention", "full_attention"],
         "sliding_window": 24,
@@ -60,22 +61,21 @@ def gemma3(**changes: Any) -> transformers.PreTrainedModel:
         "tie_word_embeddings": True,
     }
     config = transformers.Gemma3TextConfig(**{**COMMON, **own, **changes})
-    return spread(
-        transformers.Gemma3ForCausalLM(config), EMBEDDING_SPREAD / 64
-    )  # small: its four norms must outweigh it, or a tied head repeats
+    # A small spread, since the tied head repeats tokens unless the four norms outweigh it.
+    return spread(transformers.Gemma3ForCausalLM(config), EMBEDDING_SPREAD / 64)
 
 
 def spread(
     model: transformers.PreTrainedModel, embedding: float = EMBEDDING_SPREAD
 ) -> transformers.PreTrainedModel:
-    """Give every parameter values that a mistake anywhere would show in."""
+    """Set every parameter to values in which any mistake shows."""
     return reseed(model, 7, embedding)
 
 
 def reseed(
     model: transformers.PreTrainedModel, seed: int, embedding: float = EMBEDDING_SPREAD
 ) -> transformers.PreTrainedModel:
-    """The same with other values."""
+    """Set every parameter from this seed."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -90,13 +90,13 @@ def reseed(
 
 
 def save(model: transformers.PreTrainedModel, directory: Path, **options: Any) -> Path:
-    """Write config.json and safetensors as transformers does."""
+    """Write config.json and safetensors with transformers."""
     model.save_pretrained(directory, **options)
     return directory
 
 
 def edit_config(directory: Path, **changes: Any) -> None:
-    """Change fields of config.json; None removes."""
+    """Change fields of config.json; None removes a field."""
     path = directory / "config.json"
     config = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))

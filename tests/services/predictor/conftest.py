@@ -1,4 +1,4 @@
-"""A real predictor with a real tiny model, in this process, on a loopback port."""
+"""A real predictor with a tiny model, in this process, on a loopback port."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -36,7 +36,7 @@ MAX_BODY_BYTES = 2_000_000
 
 @dataclass
 class Predictor:
-    """A served repository and a client for it."""
+    """A running predictor and a client."""
 
     url: str
     client: aiohttp.ClientSession
@@ -46,17 +46,17 @@ class Predictor:
     convert_calls: list[Path]
 
     async def post(self, path: str, body: Any) -> tuple[int, Any]:
-        """Status and parsed answer."""
+        """Return status and parsed body."""
         async with self.client.post(self.url + path, json=body) as response:
             return response.status, await response.json()
 
     async def get(self, path: str) -> tuple[int, Any]:
-        """Status and parsed answer."""
+        """Return status and parsed body."""
         async with self.client.get(self.url + path) as response:
             return response.status, await response.json()
 
     async def load(self, version: str, directory: Path) -> tuple[int, Any]:
-        """Load through the repository extension."""
+        """Load a version through the repository extension."""
         path = f"/v2/repository/models/{version}/load"
         return await self.post(path, {"parameters": {"directory": str(directory)}})
 
@@ -66,7 +66,7 @@ StartPredictor = Callable[..., Awaitable[Predictor]]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> Iterator[None]:
-    """The reference models are too small for two, and the machine may be shared."""
+    """Limit torch to one thread, since the models are tiny and the machine may be shared."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -92,7 +92,7 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 async def start_predictor(cache_directory: Path, tmp_path: Path) -> AsyncIterator[StartPredictor]:
-    """Starts predictors with limits of the test's own."""
+    """Return a function that starts predictors with other limits."""
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -107,8 +107,9 @@ async def start_predictor(cache_directory: Path, tmp_path: Path) -> AsyncIterato
 
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
-    """The errors whose bodies were sent, in order: OpenAI's shape has no place for their reason and
-    limit.
+    """Return the list of errors whose bodies were sent, in order.
+
+    OpenAI's error body has no field for reason and limit.
     """
     sent: list[PredictorError] = []
 
@@ -125,8 +126,9 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> list[PredictorError]:
 async def predictor(
     cache_directory: Path, tmp_path_factory: pytest.TempPathFactory, first_model: Path
 ) -> AsyncIterator[Predictor]:
-    """A predictor with tiny-1 for all tests of a module, on the event loop of the module. Tests
-    must not change versions.
+    """Run a predictor with tiny-1 for all tests of a module, on the event loop of the module.
+
+    Tests must not change versions.
     """
     async with _running(
         cache_directory, tmp_path_factory.mktemp("journal"), LIMITS, OPTIONS, {}

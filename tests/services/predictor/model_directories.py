@@ -1,5 +1,6 @@
-"""Complete model directories as the trainer writes them: tiny random Llama, byte-level tokenizer,
-template, manifest last.
+"""Complete model directories as written by the trainer.
+
+A tiny random Llama, a byte-level tokenizer, a template, and the manifest, which is written last.
 """
 
 import hashlib
@@ -23,7 +24,10 @@ TEMPLATE = (
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Every byte is a token: random models then produce broken and whole characters alike."""
+    """Return a tokenizer with one token per byte.
+
+    Random models then produce incomplete and complete characters.
+    """
     names = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(
         models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[])
@@ -35,7 +39,7 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def write_model(directory: Path, version: str, seed: int = 7, **config: Any) -> Path:
-    """A directory that the predictor accepts."""
+    """Write a directory that the predictor accepts."""
     model = checkpoints.llama(vocab_size=VOCAB_SIZE, eos_token_id=END_ID, **config)
     checkpoints.reseed(model, seed)
     checkpoints.save(model, directory)
@@ -48,7 +52,7 @@ def write_model(directory: Path, version: str, seed: int = 7, **config: Any) -> 
 
 
 def write_manifest(directory: Path, version: str, **changes: Any) -> None:
-    """Hash what is there, and say so."""
+    """Write the manifest with the hashes of the present files."""
     files = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.iterdir())

@@ -1,5 +1,6 @@
-"""Settings, start, SIGTERM and recovery of the served versions, in a separate process where the
-process itself is tested.
+"""Settings, start, SIGTERM, and recovery of the loaded versions.
+
+Tests of the process itself run in a separate process.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def graphs(first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Graph cache with the converted graph of the first model."""
+    """Return a graph cache with the converted graph of the first model."""
     folder = tmp_path_factory.mktemp("graphs")
     manifest = check_manifest(first_model, "tiny-1", DigestCache(folder.with_suffix(".json")))
     IrCache(folder, 1, convert).get(manifest)
@@ -60,14 +61,14 @@ def wait_for(process: subprocess.Popen[str], phrase: str) -> str:
 
 
 def read_until(process: subprocess.Popen[str], phrase: str) -> list[str]:
-    """The lines up to that which has the phrase."""
+    """Return the lines up to the first with this phrase."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
         if phrase in line:
             return lines
-    raise AssertionError(f"the process ended without saying {phrase!r}")
+    raise AssertionError(f"the process ended without logging {phrase!r}")
 
 
 def port_of(line: str) -> int:
@@ -78,9 +79,9 @@ def port_of(line: str) -> int:
 
 def stop(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    return said
+    _, log_text = process.communicate(timeout=60)
+    assert process.returncode == 0, log_text
+    return log_text
 
 
 class Serving:
@@ -89,18 +90,18 @@ class Serving:
     def __init__(self, log: pytest.LogCaptureFixture, task: asyncio.Task[int]) -> None:
         self._log, self._task = log, task
 
-    async def heard(self, phrase: str) -> dict[str, Any]:
-        """Wait for a log line with this phrase and return its fields."""
+    async def wait_for_log(self, phrase: str) -> dict[str, Any]:
+        """Wait for a log record with this phrase and return its fields."""
         while True:
             for record in self._log.records:
                 if record.getMessage() == phrase:
                     return dict(getattr(record, "fields", {}))
-            assert not self._task.done(), f"it ended without saying {phrase!r}"
+            assert not self._task.done(), f"the predictor ended without logging {phrase!r}"
             await asyncio.sleep(0.01)
 
     @property
     async def port(self) -> int:
-        return int((await self.heard("listening"))["port"])
+        return int((await self.wait_for_log("listening"))["port"])
 
     async def status(self, path: str) -> int:
         async with (
@@ -117,8 +118,9 @@ class Serving:
 async def serving(
     tmp_path: Path, log: pytest.LogCaptureFixture, **settings: Any
 ) -> AsyncIterator[Serving]:
-    """Run a predictor in this process. After the block a running predictor gets SIGTERM and must
-    return 0.
+    """Run a predictor in this process.
+
+    After the block a running predictor gets SIGTERM and must return 0.
     """
     log.set_level("INFO", logger="services.predictor")
     own = {
@@ -130,7 +132,7 @@ async def serving(
     }
     task = asyncio.create_task(serve(PredictorSettings(**own)))
     found = Serving(log, task)
-    await found.heard("listening")
+    await found.wait_for_log("listening")
     yield found
     if not task.done():
         signal.raise_signal(signal.SIGTERM)
@@ -153,7 +155,7 @@ def post(port: int, path: str, body: object) -> object:
         ("PRECISION", "f8", ("precision", "ENUM")),
     ],
 )
-def test_unknown_and_wrong_settings_stop_the_process_by_name(
+def test_unknown_and_invalid_settings_stop_the_process_by_name(
     name: str, value: str, wrong: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"TW_PREDICTOR_{name}", value)
@@ -163,7 +165,7 @@ def test_unknown_and_wrong_settings_stop_the_process_by_name(
     assert wrong[0] in str(caught.value)
 
 
-def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(
+def test_the_process_stops_on_sigterm_and_reloads_versions_after_a_kill(
     tmp_path: Path, first_model: Path
 ) -> None:
     body = {"model": "tiny-1", "prompt": "abc", "max_tokens": 8, "temperature": 0}
@@ -182,16 +184,17 @@ def test_it_serves_stops_cleanly_on_sigterm_and_comes_back_after_a_kill(
     again = post(port, "/v1/completions", body)
     assert isinstance(reply, dict) and isinstance(again, dict)
     assert again["choices"] == reply["choices"]
-    said = stop(second)
-    assert "draining" in said
-    assert "stopped" in said
+    log_text = stop(second)
+    assert "draining" in log_text
+    assert "stopped" in log_text
 
 
-def test_it_is_not_ready_before_it_serves_what_its_peer_does(
+def test_the_process_is_ready_after_loading_the_versions_of_its_peer(
     tmp_path: Path, first_model: Path, graphs: Path
 ) -> None:
-    """As an upgrade starts it beside the one that goes; the version was loaded by a call, so no
-    setting names it.
+    """As in an upgrade, next to the pod that ends.
+
+    The version was loaded by a request, so no setting names the version.
     """
     for name in ("first", "second"):
         shutil.copytree(graphs, tmp_path / name / "cache" / "graphs")
@@ -210,11 +213,11 @@ def test_it_is_not_ready_before_it_serves_what_its_peer_does(
     stop(second)
 
 
-async def test_where_no_peer_is_it_is_ready_with_what_it_has(
+async def test_without_a_peer_the_process_becomes_ready(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path, caplog, peer_url="http://127.0.0.1:1") as alone:
-        await alone.heard("no peer")
+        await alone.wait_for_log("no peer")
         while await alone.status("/v2/health/ready") != 200:
             await asyncio.sleep(0.01)
         async with (
@@ -226,12 +229,10 @@ async def test_where_no_peer_is_it_is_ready_with_what_it_has(
             assert await answer.json() == []
 
 
-async def test_a_connection_that_was_kept_is_closed_while_running_answers_end(
+async def test_sigterm_closes_idle_connections_while_answers_finish(
     tmp_path: Path, first_model: Path, graphs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Or its owner would send the next request to a process that refuses it, while others would
-    answer.
-    """
+    """An idle connection left open would carry the next request to a process that refuses it."""
     shutil.copytree(graphs, tmp_path / "cache" / "graphs")
     body = {
         "model": "tiny-1",
@@ -244,7 +245,7 @@ async def test_a_connection_that_was_kept_is_closed_while_running_answers_end(
         serving(tmp_path, caplog, startup_models=(first_model,), kv_blocks=32) as predictor,
         aiohttp.ClientSession(f"http://127.0.0.1:{await predictor.port}") as http,
     ):
-        await predictor.heard("version ready")
+        await predictor.wait_for_log("version ready")
         reader, writer = await asyncio.open_connection("127.0.0.1", await predictor.port)
         writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: predictor\r\n\r\n")
         assert b"200 OK" in await reader.read(65_536)
@@ -271,10 +272,10 @@ def wait_until_ready(port: int) -> None:
         time.sleep(0.05)
 
 
-async def test_one_model_of_the_start_mounted_anywhere_is_served_under_the_version_of_its_manifest(
+async def test_a_startup_model_is_served_under_the_version_of_its_manifest(
     tmp_path: Path, first_model: Path, graphs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As KServe mounts it: the folder's name says nothing."""
+    """As mounted by KServe, with a folder name unrelated to the version."""
     mounted, failure = tmp_path / "mnt" / "models", tmp_path / "failure"
     shutil.copytree(first_model, mounted)
     shutil.copytree(graphs, tmp_path / "cache" / "graphs")
@@ -285,16 +286,16 @@ async def test_one_model_of_the_start_mounted_anywhere_is_served_under_the_versi
         "failure_file": failure,
     }
     async with serving(tmp_path, caplog, **settings) as predictor:
-        await predictor.heard("version ready")
+        await predictor.wait_for_log("version ready")
         async with (
             aiohttp.ClientSession() as http,
             http.get(f"http://127.0.0.1:{await predictor.port}/v1/models") as answer,
         ):
-            assert [each["id"] for each in (await answer.json())["data"]] == ["tiny-1"]
+            assert [model["id"] for model in (await answer.json())["data"]] == ["tiny-1"]
     assert not failure.exists()
 
 
-async def test_a_model_of_the_start_that_cannot_be_loaded_ends_the_process_with_its_reason(
+async def test_a_failed_startup_model_ends_the_process_with_the_reason(
     tmp_path: Path, first_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, failure = tmp_path / "broken", tmp_path / "failure"
@@ -309,15 +310,15 @@ async def test_a_model_of_the_start_that_cannot_be_loaded_ends_the_process_with_
     assert {"manifest.json", "tokenizer.json"} <= set(re.findall(r"[a-z.]+", reason))
 
 
-async def test_without_a_place_for_the_reason_it_stays_and_is_not_ready(
+async def test_without_a_failure_file_the_process_stays_not_ready(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path, caplog, startup_models=(tmp_path / "nowhere",)) as predictor:
-        await predictor.heard("load failed")
+        await predictor.wait_for_log("load failed")
         assert await predictor.status("/v2/health/ready") == 503
 
 
-def test_it_may_be_told_to_end_before_its_models_are_loaded(
+def test_sigterm_stops_the_process_before_its_models_are_loaded(
     tmp_path: Path, first_model: Path
 ) -> None:
     failure = tmp_path / "failure"

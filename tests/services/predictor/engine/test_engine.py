@@ -1,4 +1,4 @@
-"""The engine's promises, with a pipeline whose every step the test allows by hand."""
+"""The engine with a fake pipeline whose steps the test permits one by one."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.predictor.engine.engine import LEAD_STEPS, AdmissionLimits, Engine
+from services.predictor.engine.engine import MAX_UNDELIVERED_STEPS, AdmissionLimits, Engine
 from services.predictor.engine.generation import Finish, Generation, Sampling, TokenBatch
 from services.predictor.engine.pipeline import Progress
 from services.predictor.errors import EngineFailedError, OverloadedError, UnavailableError
@@ -18,12 +18,12 @@ SAMPLING = Sampling(max_new_tokens=100, end_ids=(0,), seed=0)
 
 
 class SteppedPipeline:
-    """Yields one token a request and step; a step runs only when the test allows it."""
+    """Pipeline that yields one token per request and step, when the test permits a step."""
 
     def __init__(self) -> None:
-        self.allowed = threading.Semaphore(0)
+        self.permits = threading.Semaphore(0)
         self.live: dict[int, Sampling] = {}
-        self.made: dict[int, int] = {}
+        self.generated: dict[int, int] = {}
         self.cancelled: list[int] = []
         self.broken = False
         self.drop = False
@@ -31,25 +31,27 @@ class SteppedPipeline:
 
     def add(self, request_id: int, prompt: Sequence[int], sampling: Sampling) -> None:
         self.live[request_id] = sampling
-        self.made[request_id] = 0
+        self.generated[request_id] = 0
 
     def step(self) -> None:
-        self.allowed.acquire()
+        self.permits.acquire()
         if self.broken:
-            raise RuntimeError("no such luck")
+            raise RuntimeError("step failed")
         self.batches.append(len(self.live))
 
     def read(self, request_id: int) -> Progress:
         if self.drop:
             del self.live[request_id]
             return Progress(dropped=True)
-        self.made[request_id] += 1
+        self.generated[request_id] += 1
         finish = (
-            Finish.LENGTH if self.made[request_id] == self.live[request_id].max_new_tokens else None
+            Finish.LENGTH
+            if self.generated[request_id] == self.live[request_id].max_new_tokens
+            else None
         )
         if finish:
             del self.live[request_id]
-        return Progress((self.made[request_id],), (), finish)
+        return Progress((self.generated[request_id],), (), finish)
 
     def cancel(self, request_id: int) -> None:
         self.cancelled.append(request_id)
@@ -62,8 +64,8 @@ class SteppedPipeline:
         return 0.5
 
 
-class Observed:
-    """Remembers what an engine reports."""
+class RecordingObserver:
+    """Observer that records the calls of an engine."""
 
     def __init__(self) -> None:
         self.calls: deque[tuple[str, float]] = deque()
@@ -88,30 +90,32 @@ async def pipeline() -> SteppedPipeline:
 
 @pytest.fixture
 async def engine(pipeline: SteppedPipeline) -> AsyncIterator[Engine]:
-    engine = Engine(pipeline, AdmissionLimits(2, 1), asyncio.get_running_loop(), Observed())
+    engine = Engine(
+        pipeline, AdmissionLimits(2, 1), asyncio.get_running_loop(), RecordingObserver()
+    )
     engine.start()
     yield engine
-    pipeline.allowed.release(1000)
+    pipeline.permits.release(1000)
     await asyncio.to_thread(engine.close)
 
 
-async def take(generation: Generation, count: int) -> list[int]:
+async def take_tokens(generation: Generation, count: int) -> list[int]:
     ids: list[int] = []
     while len(ids) < count:
         ids += (await anext(generation)).ids
     return ids
 
 
-async def test_each_token_arrives_before_the_next_step_is_made(
+async def test_each_token_arrives_before_the_next_step(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
     generation = engine.submit([1], SAMPLING)
     for token in range(1, 5):
-        pipeline.allowed.release()
+        pipeline.permits.release()
         assert (await anext(generation)).ids == (token,)
 
 
-async def test_tokens_that_pile_up_come_out_together_and_in_order() -> None:
+async def test_accumulated_tokens_are_delivered_together_in_order() -> None:
     generation = Generation([1], SAMPLING, 0.0)
     for token in (1, 2, 3):
         generation.deliver(TokenBatch((token,), (-0.5,)))
@@ -121,28 +125,30 @@ async def test_tokens_that_pile_up_come_out_together_and_in_order() -> None:
     assert generation.finish is Finish.STOP
 
 
-async def test_the_engine_waits_for_a_loop_that_is_behind(
+async def test_the_engine_waits_for_a_lagging_event_loop(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
     generation = engine.submit([1], SAMPLING)
     await asyncio.sleep(0)
-    pipeline.allowed.release(1000)
-    time.sleep(0.3)  # this is the loop, and it is busy
-    assert len(pipeline.batches) <= LEAD_STEPS + 1
-    assert await take(generation, 100) == list(range(1, 101))
+    pipeline.permits.release(1000)
+    time.sleep(0.3)  # blocks the event loop
+    assert len(pipeline.batches) <= MAX_UNDELIVERED_STEPS + 1
+    assert await take_tokens(generation, 100) == list(range(1, 101))
 
 
-async def test_a_loop_that_hears_no_more_keeps_no_engine_from_closing(
+async def test_an_engine_closes_while_the_event_loop_is_blocked(
     pipeline: SteppedPipeline,
 ) -> None:
-    engine = Engine(pipeline, AdmissionLimits(2, 1), asyncio.get_running_loop(), Observed())
+    engine = Engine(
+        pipeline, AdmissionLimits(2, 1), asyncio.get_running_loop(), RecordingObserver()
+    )
     engine.submit([1], SAMPLING)
-    pipeline.allowed.release(1000)
+    pipeline.permits.release(1000)
     engine.start()
-    engine.close()  # here, so that the loop cannot hand anything out
+    engine.close()  # on the event loop, so that nothing can be dispatched
 
 
-async def test_no_more_than_the_limit_share_a_step_and_the_rest_waits_or_is_refused(
+async def test_requests_above_the_limit_wait_or_are_refused(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
     generations = [
@@ -150,33 +156,33 @@ async def test_no_more_than_the_limit_share_a_step_and_the_rest_waits_or_is_refu
     ]
     with refused(OverloadedError, limit="2 running, 1 waiting"):
         engine.submit([1], SAMPLING)
-    pipeline.allowed.release(20)
-    assert [await take(generation, 3) for generation in generations] == [[1, 2, 3]] * 3
+    pipeline.permits.release(20)
+    assert [await take_tokens(generation, 3) for generation in generations] == [[1, 2, 3]] * 3
     assert max(pipeline.batches) == 2
     await engine.drain(1.0)
     assert engine.active == 0
 
 
-async def test_cancelling_ends_a_generation_within_one_step(
+async def test_cancellation_ends_a_generation_within_one_step(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
-    kept, dropped = engine.submit([1], SAMPLING), engine.submit([1], SAMPLING)
-    pipeline.allowed.release()
-    await take(kept, 1)
-    await take(dropped, 1)
+    continuing, dropped = engine.submit([1], SAMPLING), engine.submit([1], SAMPLING)
+    pipeline.permits.release()
+    await take_tokens(continuing, 1)
+    await take_tokens(dropped, 1)
     dropped.cancel()
-    pipeline.allowed.release()  # the step that was under way when cancel came
-    await take(kept, 1)
-    made = max(pipeline.made.values())
-    pipeline.allowed.release()
-    await take(kept, 1)
+    pipeline.permits.release()  # the step that was running at the cancellation
+    await take_tokens(continuing, 1)
+    generated = max(pipeline.generated.values())
+    pipeline.permits.release()
+    await take_tokens(continuing, 1)
     assert len(pipeline.cancelled) == 1
-    assert pipeline.made[pipeline.cancelled[0]] <= made
+    assert pipeline.generated[pipeline.cancelled[0]] <= generated
     assert all([isinstance(batch, TokenBatch) async for batch in dropped])
     assert dropped.finish is Finish.CANCELLED
 
 
-async def test_a_cancelled_request_that_waits_never_runs(
+async def test_a_request_cancelled_in_the_queue_never_runs(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
     running = [
@@ -184,15 +190,15 @@ async def test_a_cancelled_request_that_waits_never_runs(
     ]
     waiting = engine.submit([1], SAMPLING)
     waiting.cancel()
-    pipeline.allowed.release(2)
+    pipeline.permits.release(2)
     for generation in running:
-        await take(generation, 2)
+        await take_tokens(generation, 2)
     assert [batch async for batch in waiting] == []
     assert waiting.finish is Finish.CANCELLED
-    assert len(pipeline.made) == 2
+    assert len(pipeline.generated) == 2
 
 
-async def test_drain_refuses_new_requests_and_waits_for_the_running(
+async def test_drain_refuses_new_requests_and_waits_for_running_ones(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
     generation = engine.submit([1], Sampling(max_new_tokens=2, end_ids=(0,), seed=0))
@@ -201,41 +207,43 @@ async def test_drain_refuses_new_requests_and_waits_for_the_running(
     with refused(UnavailableError, reason="STOPPED"):
         engine.submit([1], SAMPLING)
     assert not drained.done()
-    pipeline.allowed.release(2)
-    assert await take(generation, 2) == [1, 2]
+    pipeline.permits.release(2)
+    assert await take_tokens(generation, 2) == [1, 2]
     await drained
 
 
-async def test_drain_cancels_what_takes_too_long(engine: Engine, pipeline: SteppedPipeline) -> None:
+async def test_drain_cancels_generations_after_the_limit(
+    engine: Engine, pipeline: SteppedPipeline
+) -> None:
     generation = engine.submit([1], SAMPLING)
-    pipeline.allowed.release()
-    await take(generation, 1)
+    pipeline.permits.release()
+    await take_tokens(generation, 1)
     drained = asyncio.create_task(engine.drain(0.0))
     await asyncio.sleep(0.01)
-    pipeline.allowed.release(2)
+    pipeline.permits.release(2)
     await drained
     assert generation.cancelled
 
 
-async def test_a_broken_step_ends_all_requests_with_an_error_and_says_so(
+async def test_a_failed_step_ends_all_requests_with_an_error(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
     generations = [engine.submit([1], SAMPLING) for _ in range(3)]
     pipeline.broken = True
-    pipeline.allowed.release()
+    pipeline.permits.release()
     for generation in generations:
         with pytest.raises(EngineFailedError):
-            await take(generation, 1)
+            await take_tokens(generation, 1)
     assert engine.failed
     with refused(UnavailableError, reason="ENGINE_FAILED"):
         engine.submit([1], SAMPLING)
 
 
-async def test_a_request_that_lost_its_cache_is_told_to_come_again(
+async def test_a_request_dropped_for_cache_is_a_retryable_error(
     engine: Engine, pipeline: SteppedPipeline
 ) -> None:
     generation = engine.submit([1], SAMPLING)
     pipeline.drop = True
-    pipeline.allowed.release()
+    pipeline.permits.release()
     with refused(UnavailableError, reason="OVERLOADED"):
-        await take(generation, 1)
+        await take_tokens(generation, 1)

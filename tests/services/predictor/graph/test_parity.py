@@ -1,5 +1,6 @@
-"""The graph against transformers in fp32: logits by plain inference in two chunks, greedy tokens
-through the paged engine.
+"""The graph compared with transformers in fp32.
+
+Logits by plain inference in two chunks, and greedy tokens through the paged engine.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from services.predictor.graph.weights import WeightFormat
 from tests.services.predictor import checkpoints
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "INFERENCE_NUM_THREADS": 1}
-PROMPT_TOKENS = 70  # beyond Gemma's window of 24 and beyond llama3's original 32 positions
+PROMPT_TOKENS = 70  # above Gemma's window of 24 and llama3's original 32 positions
 NEW_TOKENS = 40
 
 MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
@@ -42,7 +43,7 @@ def prompt(seed: int = 0) -> list[int]:
 
 
 def plain_logits(ir: Path, ids: list[int]) -> np.ndarray:
-    """Logits [T, V] by stateful inference, in two chunks, so that the cache counts."""
+    """Return logits [T, V] of stateful inference in two chunks, so that the cache is used."""
     request = ov.Core().compile_model(ir / IR_NAME, "CPU", EXACT).create_infer_request()
     parts, done = [], 0
     for chunk in (ids[:31], ids[31:]):
@@ -62,7 +63,7 @@ def plain_logits(ir: Path, ids: list[int]) -> np.ndarray:
 
 
 def paged_greedy(ir: Path, empty: Path, ids: list[int]) -> tuple[list[int], list[float]]:
-    """Greedy tokens and their log-probs from the engine's pipeline."""
+    """Return greedy tokens and their log-probs from the paged pipeline."""
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.num_kv_blocks, scheduler.max_num_batched_tokens = 8, 32
     pipeline = openvino_genai.ContinuousBatchingPipeline(
@@ -99,14 +100,14 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(name: str, tmp_pat
         whole = torch.log_softmax(model(greedy).logits[0].double(), -1)
     reference = [whole[PROMPT_TOKENS - 1 + i, token].item() for i, token in enumerate(continuation)]
 
-    assert len(set(continuation)) > 15, "the reference loops: its tokens would prove nothing"
+    assert len(set(continuation)) > 15, "the reference loops, so the test is void"
     np.testing.assert_allclose(plain_logits(ir, ids), expected, atol=3e-4)
     tokens, log_probs = paged_greedy(ir, empty, ids)
     assert tokens == continuation
     np.testing.assert_allclose(log_probs, reference, atol=3e-4)
 
 
-def test_eight_bit_weights_stay_close_and_are_byte_identical(tmp_path: Path) -> None:
+def test_eight_bit_weights_are_accurate_and_byte_identical(tmp_path: Path) -> None:
     model = checkpoints.llama()
     checkpoints.save(model, tmp_path / "model")
     for name in ("first", "second"):

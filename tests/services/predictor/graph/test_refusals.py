@@ -1,4 +1,4 @@
-"""A model that the graph cannot honour is refused, and the error names the field or the tensor."""
+"""Unsupported models are refused, and the error names the field or the tensor."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,7 @@ def config(llama_directory: Path) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_config_that_the_graph_cannot_honour_is_refused_by_field(
+def test_an_unsupported_config_is_refused_by_field(
     config: dict[str, Any], changes: dict[str, Any], field: str, reason: str, limit: str
 ) -> None:
     with refused(ModelRefusedError, field=field, reason=reason, limit=limit) as caught:
@@ -85,7 +85,7 @@ def test_a_config_that_the_graph_cannot_honour_is_refused_by_field(
     assert field in caught.value.text
 
 
-def test_old_style_gemma_configs_give_the_window_pattern_and_the_local_rope(
+def test_older_gemma_configs_yield_the_window_pattern_and_the_local_rope(
     config: dict[str, Any],
 ) -> None:
     old = {
@@ -137,9 +137,9 @@ def test_a_missing_or_misshapen_tensor_is_named(llama_directory: Path, tmp_path:
 
 
 def test_a_truncated_file_is_refused(llama_directory: Path, tmp_path: Path) -> None:
-    whole = (llama_directory / "model.safetensors").read_bytes()
+    complete = (llama_directory / "model.safetensors").read_bytes()
     (tmp_path / "config.json").write_bytes((llama_directory / "config.json").read_bytes())
-    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "model.safetensors").write_bytes(complete[: len(complete) // 2])
     with refused(ModelRefusedError, reason="DAMAGED") as caught:
         convert(tmp_path, tmp_path)
     assert caught.value.field.startswith("model.safetensors: ")
@@ -148,13 +148,13 @@ def test_a_truncated_file_is_refused(llama_directory: Path, tmp_path: Path) -> N
         convert(tmp_path, tmp_path)
 
 
-def test_the_converter_process_says_why_it_refused(
+def test_the_converter_process_reports_the_reason_of_a_refusal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(str(tmp_path), str(tmp_path)) == REFUSED
-    said = capsys.readouterr()
-    assert "config.json" in said.err
-    assert json.loads(said.out) == {"field": "config.json", "reason": "MISSING", "limit": ""}
+    captured = capsys.readouterr()
+    assert "config.json" in captured.err
+    assert json.loads(captured.out) == {"field": "config.json", "reason": "MISSING", "limit": ""}
     with refused(ModelRefusedError, field="config.json", reason="MALFORMED"):
         (tmp_path / "config.json").write_text("{")
         load_architecture(tmp_path)

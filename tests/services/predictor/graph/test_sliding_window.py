@@ -1,5 +1,6 @@
-"""The paged engine must keep the window: the pass that makes it paged drops a window that it does
-not recognise.
+"""The paged engine applies the sliding window.
+
+The pass that converts the graph to paged attention silently drops a window of an unknown form.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.services.predictor.graph.test_parity import EXACT, prompt
 
 
 def paged_prompt_log_probs(directory: Path, ids: list[int]) -> np.ndarray:
-    """Log-prob of each prompt token but the first, all through the paged operation."""
+    """Return the log-prob of each prompt token except the first, by paged attention."""
     (ir := directory / "ir").mkdir()
     (empty := directory / "empty").mkdir()
     convert(directory, ir, WeightFormat.F32)
@@ -32,7 +33,7 @@ def paged_prompt_log_probs(directory: Path, ids: list[int]) -> np.ndarray:
     return np.array(output.generated_log_probs[1 : len(ids)])
 
 
-def test_the_window_changes_the_log_probs_beyond_it_and_they_equal_the_reference(
+def test_log_probs_beyond_the_window_change_and_equal_the_reference(
     tmp_path: Path,
 ) -> None:
     ids = prompt()
@@ -46,4 +47,4 @@ def test_the_window_changes_the_log_probs_beyond_it_and_they_equal_the_reference
         np.testing.assert_allclose(found[window], reference, atol=3e-4)
     difference = np.abs(found[24] - found[4096])
     assert difference[:23].max() < 1e-3
-    assert difference[24:].max() > 0.1, "the window made no difference: it was dropped"
+    assert difference[24:].max() > 0.1, "the window had no effect, so it was dropped"

@@ -1,5 +1,6 @@
-"""Bad input, in one table: an error in OpenAI's shape that names the parameter and the limit, and
-never quotes the caller.
+"""Invalid input in one table.
+
+Each error has OpenAI's format, names parameter and limit, and never quotes the caller.
 """
 
 import io
@@ -15,11 +16,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 SECRET = "my-secret-diary"
-# What a message must say of a limit: its numbers, and the words that are taken as they are.
+# Parts of a limit that the message must contain: numbers and quoted words.
 VALUE = re.compile(r"\d+(?:\.\d+)?|'\w+'")
 USER = [{"role": "user", "content": SECRET}]
 
-# Path, body; status, parameter, reason and limit.
+# Path, body, status, parameter, reason, limit.
 TABLE: list[tuple[str, dict[str, Any], int, str | None, str, str]] = [
     (CHAT, {"messages": []}, 400, "messages", "TOO_SMALL", "at least 1"),
     (CHAT, {}, 400, "messages", "MISSING", ""),
@@ -139,7 +140,7 @@ TABLE: list[tuple[str, dict[str, Any], int, str | None, str, str]] = [
         "UNSUPPORTED",
         "'text'",
     ),
-    (CHAT, {"messages": USER, "model": "nobody"}, 404, "model", "UNKNOWN", ""),
+    (CHAT, {"messages": USER, "model": "unknown"}, 404, "model", "UNKNOWN", ""),
     (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, 400, None, "MALFORMED", "JSON"),
     (TEXT, {"prompt": ""}, 400, "prompt", "EMPTY", "at least 1 token"),
     (TEXT, {"prompt": []}, 400, "prompt", "EMPTY", "at least 1 token"),
@@ -166,7 +167,7 @@ TABLE: list[tuple[str, dict[str, Any], int, str | None, str, str]] = [
 ]
 
 
-async def test_each_bad_request_is_refused_by_name_and_limit(
+async def test_each_invalid_request_is_refused_by_name_and_limit(
     predictor: Predictor, refusals: list[PredictorError]
 ) -> None:
     for path, body, expected, param, reason, limit in TABLE:
@@ -199,7 +200,7 @@ async def test_each_bad_request_is_refused_by_name_and_limit(
         ),
     ],
 )
-async def test_a_body_that_is_no_request_is_refused(
+async def test_a_malformed_body_is_refused(
     predictor: Predictor,
     refusals: list[PredictorError],
     raw: bytes,
@@ -213,7 +214,7 @@ async def test_a_body_that_is_no_request_is_refused(
     assert (refusals[-1].field, refusals[-1].reason, refusals[-1].limit) == ("body", reason, limit)
 
 
-async def test_unknown_paths_and_methods_are_answered_in_the_protocols_shape(
+async def test_unknown_paths_and_methods_return_the_error_format_of_the_protocol(
     predictor: Predictor,
 ) -> None:
     status, answer = await predictor.get("/v1/embeddings")

@@ -1,4 +1,4 @@
-"""The OpenAI contract, against a real tiny model on a loopback port."""
+"""The API of OpenAI, with a real tiny model on a loopback port."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ GREEDY = {"model": "tiny-1", "temperature": 0, "max_tokens": 24, "ignore_eos": T
 
 
 async def events(predictor: Predictor, path: str, body: dict[str, Any]) -> list[Any]:
-    """Parsed events of a stream, [DONE] as None."""
+    """Return the parsed events of a stream, with [DONE] as None."""
     found = []
     async with predictor.client.post(
         predictor.url + path, json={**body, "stream": True}
@@ -30,14 +30,14 @@ async def events(predictor: Predictor, path: str, body: dict[str, Any]) -> list[
     return found
 
 
-async def test_a_streamed_chat_gives_the_text_of_the_whole_one(predictor: Predictor) -> None:
+async def test_a_streamed_chat_equals_the_complete_one(predictor: Predictor) -> None:
     body = {**GREEDY, "messages": HELLO}
-    status, whole = await predictor.post("/v1/chat/completions", body)
+    status, complete = await predictor.post("/v1/chat/completions", body)
     assert status == 200
-    choice = whole["choices"][0]
+    choice = complete["choices"][0]
     assert choice["finish_reason"] == "length"
-    assert whole["usage"]["completion_tokens"] == 24
-    assert whole["usage"]["total_tokens"] == whole["usage"]["prompt_tokens"] + 24
+    assert complete["usage"]["completion_tokens"] == 24
+    assert complete["usage"]["total_tokens"] == complete["usage"]["prompt_tokens"] + 24
 
     chunks = await events(
         predictor, "/v1/chat/completions", {**body, "stream_options": {"include_usage": True}}
@@ -45,7 +45,7 @@ async def test_a_streamed_chat_gives_the_text_of_the_whole_one(predictor: Predic
     assert chunks[-1] is None
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert chunks[-2]["choices"] == []
-    assert chunks[-2]["usage"] == whole["usage"]
+    assert chunks[-2]["usage"] == complete["usage"]
     assert chunks[-3]["choices"][0]["finish_reason"] == "length"
     texts = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-2]]
     assert "".join(texts) == choice["message"]["content"]
@@ -68,7 +68,7 @@ async def test_tokenize_counts_messages_with_the_chat_template(predictor: Predic
     assert counted["count"] == answered["usage"]["prompt_tokens"] == len("hello") + 3
 
 
-async def test_several_prompts_give_as_many_choices_in_order(predictor: Predictor) -> None:
+async def test_several_prompts_return_one_choice_each_in_order(predictor: Predictor) -> None:
     _, both = await predictor.post("/v1/completions", {**GREEDY, "prompt": ["abc", "xyz"]})
     assert [choice["index"] for choice in both["choices"]] == [0, 1]
     for choice, prompt in zip(both["choices"], ("abc", "xyz"), strict=True):
@@ -76,7 +76,7 @@ async def test_several_prompts_give_as_many_choices_in_order(predictor: Predicto
         assert choice["text"] == alone["choices"][0]["text"]
 
 
-async def test_the_same_seed_gives_the_same_text_and_no_seed_another(predictor: Predictor) -> None:
+async def test_equal_seeds_give_equal_texts_and_no_seed_gives_others(predictor: Predictor) -> None:
     body = {
         "model": "tiny-1",
         "messages": HELLO,
@@ -119,7 +119,7 @@ async def test_a_stop_string_ends_the_text_before_it(predictor: Predictor, strea
     assert (got, reason) == (expected, "stop")
 
 
-async def test_an_end_token_stops_and_leaves_no_text(predictor: Predictor) -> None:
+async def test_an_end_token_stops_without_text(predictor: Predictor) -> None:
     body = {**GREEDY, "prompt": "abc", "logprobs": 0}
     _, free = await predictor.post("/v1/completions", body)
     _, ids = await predictor.post(
@@ -159,7 +159,7 @@ async def test_log_probs_belong_to_the_chosen_tokens(predictor: Predictor) -> No
     )
 
 
-async def test_token_ids_are_told_as_vllm_does_with_a_log_prob_each_and_the_end_token_among_them(
+async def test_token_ids_have_log_probs_and_include_the_end_token_as_in_vllm(
     predictor: Predictor,
 ) -> None:
     asked = {
@@ -176,29 +176,28 @@ async def test_token_ids_are_told_as_vllm_does_with_a_log_prob_each_and_the_end_
     assert len(choice["token_ids"]) == len(choice["logprobs"]["content"]) == 24
     stopping = {**asked, "max_tokens": 24, "stop_token_ids": [choice["token_ids"][5]]}
     first = choice["token_ids"].index(choice["token_ids"][5]) + 1
-    _, whole = await predictor.post("/v1/chat/completions", stopping)
-    stopped = whole["choices"][0]
+    _, complete = await predictor.post("/v1/chat/completions", stopping)
+    stopped = complete["choices"][0]
     assert stopped["finish_reason"] == "stop"
     assert stopped["token_ids"] == choice["token_ids"][:first]
-    assert len(stopped["logprobs"]["content"]) == first == whole["usage"]["completion_tokens"]
+    assert len(stopped["logprobs"]["content"]) == first == complete["usage"]["completion_tokens"]
     _, text = await predictor.post(
         "/detokenize", {"model": "tiny-1", "tokens": stopped["token_ids"][:-1]}
     )
-    assert (
-        text["prompt"].rstrip("\ufffd") == stopped["message"]["content"]
-    )  # half a character at the end is not shown
+    # An incomplete character at the end is not part of the content.
+    assert text["prompt"].rstrip("\ufffd") == stopped["message"]["content"]
     chunks = [
         chunk["choices"][0]
         for chunk in (await events(predictor, "/v1/chat/completions", stopping))[:-1]
     ]
-    assert [one for chunk in chunks for one in chunk["token_ids"]] == stopped["token_ids"]
+    assert [token for chunk in chunks for token in chunk["token_ids"]] == stopped["token_ids"]
     assert all(
         len(chunk["token_ids"]) == len((chunk["logprobs"] or {"content": []})["content"])
         for chunk in chunks
     )
 
 
-async def test_token_ids_alone_come_without_log_probs_and_who_asks_for_none_gets_none(
+async def test_token_ids_and_log_probs_are_returned_only_on_request(
     predictor: Predictor,
 ) -> None:
     body = {**GREEDY, "prompt": "abc", "return_token_ids": True}
@@ -212,25 +211,23 @@ async def test_token_ids_alone_come_without_log_probs_and_who_asks_for_none_gets
         predictor.repository.get("tiny-1"), prompt[1]["tokens"], 24
     )
     chunks = await events(predictor, "/v1/completions", body)
-    assert [one for chunk in chunks[:-1] for one in chunk["choices"][0]["token_ids"]] == reply[
+    assert [token for chunk in chunks[:-1] for token in chunk["choices"][0]["token_ids"]] == reply[
         "choices"
     ][0]["token_ids"]
 
 
-async def test_echo_scores_the_prompt_as_lm_eval_reads_it_also_when_it_is_cached(
+async def test_echo_scores_the_prompt_for_lm_eval_also_when_cached(
     predictor: Predictor,
 ) -> None:
-    """Teacher forcing the greedy continuation must find it greedy, with the log-probs that
-    generation gave.
-    """
+    """Scores of the greedy continuation equal those of its generation, and are the highest."""
     _, start = await predictor.post(
         "/tokenize", {"model": "tiny-1", "prompt": "a prompt longer than one block of cache"}
     )
     generating = {**GREEDY, "prompt": start["tokens"], "logprobs": 1, "max_tokens": 20}
     _, generated = await predictor.post("/v1/completions", generating)
-    wanted = generated["choices"][0]["logprobs"]["token_logprobs"]
+    expected = generated["choices"][0]["logprobs"]["token_logprobs"]
     version = predictor.repository.get("tiny-1")
-    assert len(wanted) == 20
+    assert len(expected) == 20
     continuation = await _greedy_ids(version, start["tokens"], 20)
     for _ in range(2):
         scoring = {
@@ -245,7 +242,7 @@ async def test_echo_scores_the_prompt_as_lm_eval_reads_it_also_when_it_is_cached
         assert found["token_logprobs"][0] is None
         assert len(found["tokens"]) == start["count"] + 20 + 1
         span = slice(start["count"], -1)
-        assert found["token_logprobs"][span] == pytest.approx(wanted, abs=1e-3)
+        assert found["token_logprobs"][span] == pytest.approx(expected, abs=1e-3)
         pairs = zip(found["token_logprobs"][span], found["top_logprobs"][span], strict=True)
         assert all(own == max(top.values()) for own, top in pairs)
         prompt_pairs = zip(found["token_logprobs"][1:40], found["top_logprobs"][1:40], strict=True)
@@ -259,7 +256,7 @@ async def _greedy_ids(version: Any, prompt: list[int], count: int) -> list[int]:
     return [token async for batch in version.engine.submit(prompt, sampling) for token in batch.ids]
 
 
-async def test_echo_without_new_tokens_only_scores(predictor: Predictor) -> None:
+async def test_echo_without_new_tokens_scores_the_prompt(predictor: Predictor) -> None:
     body = {"model": "tiny-1", "prompt": "abc", "max_tokens": 0, "echo": True, "logprobs": 1}
     _, reply = await predictor.post("/v1/completions", body)
     assert reply["choices"][0]["text"] == "abc"
@@ -272,7 +269,7 @@ async def test_the_unmodified_openai_package_works(predictor: Predictor) -> None
         base_url=f"{predictor.url}/v1", api_key="unused", max_retries=0
     ) as client:
         assert [model.id async for model in client.models.list()] == ["tiny-1"]
-        whole = await client.chat.completions.create(
+        complete = await client.chat.completions.create(
             model="tiny-1",
             messages=[{"role": "user", "content": "hello"}],
             temperature=0,
@@ -290,15 +287,15 @@ async def test_the_unmodified_openai_package_works(predictor: Predictor) -> None
         async for chunk in stream:
             text += chunk.choices[0].delta.content or "" if chunk.choices else ""
             counted = chunk.usage.completion_tokens if chunk.usage else counted
-        assert text == whole.choices[0].message.content
-        assert whole.usage is not None
-        assert counted == whole.usage.completion_tokens
+        assert text == complete.choices[0].message.content
+        assert complete.usage is not None
+        assert counted == complete.usage.completion_tokens
         completion = await client.completions.create(
             model="tiny-1", prompt="abc", max_tokens=4, logprobs=1
         )
         assert completion.choices[0].logprobs is not None
         with pytest.raises(openai.NotFoundError):
-            await client.completions.create(model="nobody", prompt="abc")
+            await client.completions.create(model="unknown", prompt="abc")
         with pytest.raises(openai.BadRequestError) as caught:
             await client.completions.create(model="tiny-1", prompt="abc", temperature=9)
         assert caught.value.param == "temperature"

@@ -1,4 +1,4 @@
-"""Versions come and go while streams run. No clocks: what the engine made is counted."""
+"""Loading and unloading during streams; the tests count tokens instead of time."""
 
 import asyncio
 import json
@@ -22,24 +22,24 @@ from tests.services.predictor.conftest import OPTIONS, Predictor, StartPredictor
 from tests.services.predictor.model_directories import write_manifest
 from tests.support.errors import refused
 
-# Of the model's 2048 positions.
+# A long request within the 2048 positions of the model.
 LONG = {"prompt": "abc", "max_tokens": 1900, "ignore_eos": True, "temperature": 0}
 
 
-# Ends by itself, in the time of some hundred calls.
+# Tokens of a stream that ends by itself within some hundred calls.
 ENDS = 800
 
 
 @pytest.fixture
 async def predictor(start_predictor: StartPredictor, first_model: Path) -> Predictor:
-    """A predictor with tiny-1 for a single test."""
+    """Return a predictor with tiny-1 for a single test."""
     started = await start_predictor()
     await load_first(started, first_model)
     return started
 
 
 async def open_stream(predictor: Predictor, version: str, **changes: Any) -> aiohttp.ClientResponse:
-    """A stream whose first text has arrived."""
+    """Open a stream and return it after its first text."""
     body = {**LONG, "model": version, "stream": True, **changes}
     response = await predictor.client.post(predictor.url + "/v1/completions", json=body)
     assert response.status == 200
@@ -48,12 +48,12 @@ async def open_stream(predictor: Predictor, version: str, **changes: Any) -> aio
 
 
 async def rest(response: aiohttp.ClientResponse) -> str:
-    """What is left of a stream, as text."""
+    """Return the remaining body of a stream as text."""
     return (await response.read()).decode()
 
 
 async def settled(predictor: Predictor, version: str) -> int:
-    """Tokens made once nothing is active any more."""
+    """Return the number of generated tokens once no generation is active."""
     engine = predictor.repository.get(version).engine
     while engine.active:
         await asyncio.sleep(0.005)
@@ -61,7 +61,7 @@ async def settled(predictor: Predictor, version: str) -> int:
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-async def test_a_client_that_hangs_up_ends_its_generation(predictor: Predictor, path: str) -> None:
+async def test_a_disconnect_ends_a_streamed_generation(predictor: Predictor, path: str) -> None:
     body = {**LONG, "model": "tiny-1", "stream": True}
     if "chat" in path:
         body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
@@ -73,7 +73,7 @@ async def test_a_client_that_hangs_up_ends_its_generation(predictor: Predictor, 
     assert f'requests_total{{endpoint="{path}",status="499",version="tiny-1"}} 1.0' in text
 
 
-async def test_hanging_up_on_a_whole_answer_ends_its_generation_too(predictor: Predictor) -> None:
+async def test_a_disconnect_ends_a_complete_generation_too(predictor: Predictor) -> None:
     request = asyncio.create_task(predictor.post("/v1/completions", {**LONG, "model": "tiny-1"}))
     engine = predictor.repository.get("tiny-1").engine
     while not engine.generated_tokens:
@@ -84,7 +84,7 @@ async def test_hanging_up_on_a_whole_answer_ends_its_generation_too(predictor: P
     assert await settled(predictor, "tiny-1") < 1900
 
 
-async def test_two_versions_answer_at_once_each_with_its_own_weights(
+async def test_two_versions_answer_concurrently_with_their_own_weights(
     predictor: Predictor, second_model: Path
 ) -> None:
     await predictor.load("tiny-2", second_model)
@@ -100,7 +100,7 @@ async def test_two_versions_answer_at_once_each_with_its_own_weights(
     assert {model["id"] for model in listed["data"]} == {"tiny-1", "tiny-2"}
 
 
-async def test_loading_a_version_leaves_a_running_stream_as_it_is(
+async def test_loading_a_version_does_not_change_a_running_stream(
     predictor: Predictor, second_model: Path
 ) -> None:
     _, alone = await predictor.post(
@@ -117,7 +117,7 @@ async def test_loading_a_version_leaves_a_running_stream_as_it_is(
     assert body.endswith("data: [DONE]\n\n")
 
 
-async def test_unloading_lets_running_streams_end_and_refuses_new_ones(
+async def test_unloading_finishes_running_streams_and_refuses_new_ones(
     predictor: Predictor, refusals: list[PredictorError]
 ) -> None:
     stream = await open_stream(predictor, "tiny-1", max_tokens=ENDS)
@@ -133,23 +133,23 @@ async def test_unloading_lets_running_streams_end_and_refuses_new_ones(
     assert await predictor.post("/v2/repository/index", {}) == (200, [])
 
 
-async def test_a_version_that_must_be_idle_to_go_stays_while_an_answer_runs(
+async def test_an_only_idle_unload_is_refused_while_an_answer_runs(
     predictor: Predictor,
 ) -> None:
-    polite = {"parameters": {"only_idle": True}}
+    only_idle = {"parameters": {"only_idle": True}}
     stream = await open_stream(predictor, "tiny-1", max_tokens=ENDS)
-    status, answer = await predictor.post("/v2/repository/models/tiny-1/unload", polite)
+    status, answer = await predictor.post("/v2/repository/models/tiny-1/unload", only_idle)
     assert (status, answer["error"].split()[0]) == (409, "1")
     with refused(VersionInUseError, field="version"):
         await predictor.repository.unload("tiny-1", only_idle=True)
     assert predictor.repository.index()[0].state == "READY"
     assert (await rest(stream)).endswith("data: [DONE]\n\n")
     await settled(predictor, "tiny-1")
-    assert (await predictor.post("/v2/repository/models/tiny-1/unload", polite))[0] == 200
+    assert (await predictor.post("/v2/repository/models/tiny-1/unload", only_idle))[0] == 200
     assert await predictor.post("/v2/repository/index", {}) == (200, [])
 
 
-async def test_two_who_load_a_version_at_once_load_it_once(
+async def test_concurrent_loads_of_a_version_are_joined(
     start_predictor: StartPredictor, first_model: Path
 ) -> None:
     predictor = await start_predictor()
@@ -159,7 +159,7 @@ async def test_two_who_load_a_version_at_once_load_it_once(
     assert 'thumbwheel_predictor_load_seconds_count{version="tiny-1"} 1.0' in text
 
 
-async def test_a_drain_that_takes_too_long_ends_the_stream_with_an_error(
+async def test_a_drain_timeout_ends_the_stream_with_an_error(
     start_predictor: StartPredictor, first_model: Path, refusals: list[PredictorError]
 ) -> None:
     predictor = await start_predictor(drain_seconds=0.0)
@@ -172,7 +172,7 @@ async def test_a_drain_that_takes_too_long_ends_the_stream_with_an_error(
     assert "[DONE]" not in body
 
 
-async def test_a_version_can_be_loaded_again_without_converting_it_again(
+async def test_a_reloaded_version_is_not_converted_again(
     start_predictor: StartPredictor, first_model: Path, tmp_path: Path
 ) -> None:
     predictor = await start_predictor()
@@ -183,7 +183,7 @@ async def test_a_version_can_be_loaded_again_without_converting_it_again(
     assert len(predictor.convert_calls) <= 1
 
 
-async def test_the_index_tells_what_failed_and_why_and_a_repaired_model_loads(
+async def test_the_index_has_the_reason_of_a_failure_and_a_repaired_model_loads(
     predictor: Predictor, first_model: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "tiny-3"
@@ -208,7 +208,7 @@ async def test_the_index_tells_what_failed_and_why_and_a_repaired_model_loads(
     assert (await predictor.get("/v2/models/tiny-3/ready"))[0] == 200
 
 
-async def test_a_version_never_changes_and_directories_are_checked(
+async def test_versions_are_immutable_and_directories_are_checked(
     start_predictor: StartPredictor, first_model: Path, second_model: Path, tmp_path: Path
 ) -> None:
     predictor = await start_predictor(max_versions=1, models_root=first_model.parent)
@@ -234,7 +234,7 @@ async def test_a_version_never_changes_and_directories_are_checked(
         await predictor.repository.load("tiny-2", other)
 
 
-async def test_a_full_queue_is_refused_and_the_waiting_are_served(
+async def test_a_full_queue_refuses_requests_and_serves_waiting_ones(
     start_predictor: StartPredictor, first_model: Path
 ) -> None:
     predictor = await start_predictor(limits=AdmissionLimits(max_concurrent=1, max_waiting=1))
@@ -253,7 +253,7 @@ async def test_a_full_queue_is_refused_and_the_waiting_are_served(
     assert (status, reply["usage"]["completion_tokens"]) == (200, 3)
 
 
-async def test_more_requests_than_the_cache_holds_all_end_with_their_own_text(
+async def test_requests_beyond_the_cache_all_end_with_their_own_text(
     start_predictor: StartPredictor, first_model: Path
 ) -> None:
     predictor = await start_predictor(options=replace(OPTIONS, kv_blocks=12))
@@ -298,10 +298,10 @@ async def test_metrics_count_tokens_latencies_and_requests_by_version(predictor:
     assert 'running_requests{version="tiny-1"}' not in text
 
 
-async def test_health_is_live_at_once_and_ready_when_told(predictor: Predictor) -> None:
+async def test_health_is_live_at_once_and_ready_after_the_start(predictor: Predictor) -> None:
     assert (await predictor.get("/health"))[0] == 200
     assert (await predictor.get("/v2/health/live"))[0] == 200
     assert (await predictor.get("/v2/health/ready"))[0] == 503
     predictor.readiness.ready = True
     assert (await predictor.get("/v2/health/ready"))[0] == 200
-    assert (await predictor.get("/v2/models/nobody/ready"))[0] == 404
+    assert (await predictor.get("/v2/models/unknown/ready"))[0] == 404

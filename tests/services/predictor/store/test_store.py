@@ -1,4 +1,4 @@
-"""What may be loaded, and what is kept on disk."""
+"""Checks of model directories, and the caches on disk."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_a_complete_directory_is_accepted(first_model: Path, digests: DigestCach
         ({"files": {"weights.bin": "0"}}, "weights.bin", "MISSING", ""),
     ],
 )
-def test_a_wrong_manifest_is_refused_by_field(
+def test_an_invalid_manifest_is_refused_by_field(
     copy: Path, digests: DigestCache, changes: dict, field: str, reason: str, limit: str
 ) -> None:
     write_manifest(copy, **{"version": "tiny-1", **changes})
@@ -87,7 +87,7 @@ def test_missing_and_changed_files_are_named(
         check_manifest(tmp_path / "nowhere", "tiny-1", digests)
 
 
-def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+def test_a_digest_is_cached_until_the_file_changes(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     os.utime(file, ns=(1, 1))
@@ -96,12 +96,12 @@ def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
     file.write_bytes(b"two")
     os.utime(file, ns=(1, 1))
     remembered = DigestCache(tmp_path / "digests.json")
-    assert remembered.sha256(file) == first, "same size and time: not read again"
+    assert remembered.sha256(file) == first, "equal size and time, so not hashed again"
     os.utime(file, ns=(2, 2))
     assert remembered.sha256(file) != first
 
 
-def test_graphs_are_converted_once_per_content_and_the_oldest_go(
+def test_graphs_are_converted_once_and_the_least_recently_used_are_deleted(
     first_model: Path, second_model: Path, tmp_path: Path, digests: DigestCache
 ) -> None:
     calls: list[str] = []
@@ -125,7 +125,7 @@ def test_graphs_are_converted_once_per_content_and_the_oldest_go(
     assert calls == ["tiny-1", "tiny-2", "tiny-1"]
 
 
-def test_a_conversion_that_fails_leaves_nothing_behind(
+def test_a_failed_conversion_leaves_no_files(
     first_model: Path, tmp_path: Path, digests: DigestCache
 ) -> None:
     def fail(source: Path, target: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_conversion_that_fails_leaves_nothing_behind(
     assert list(graphs.iterdir()) == []
 
 
-def test_conversion_runs_in_a_process_of_its_own_and_says_why_it_refuses(
+def test_conversion_in_a_process_reports_the_reason_of_a_refusal(
     first_model: Path, tmp_path: Path
 ) -> None:
     convert_in_process(first_model, tmp_path)
@@ -149,7 +149,7 @@ def test_conversion_runs_in_a_process_of_its_own_and_says_why_it_refuses(
     assert "config.json" in caught.value.text
 
 
-def test_end_tokens_come_from_the_first_file_that_says(copy: Path) -> None:
+def test_end_tokens_come_from_the_first_file_with_a_value(copy: Path) -> None:
     codec = TextCodec.from_directory(copy)
     (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 4, 3]}))
     assert read_end_ids(copy, codec) == (3, 4)
@@ -164,7 +164,7 @@ def test_end_tokens_come_from_the_first_file_that_says(copy: Path) -> None:
         read_end_ids(copy, codec)
 
 
-def test_the_journal_remembers_what_is_loaded(tmp_path: Path) -> None:
+def test_the_journal_lists_loaded_versions(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "loaded.json")
     assert journal.read() == {}
     journal.add("a", Path("/models/a"))

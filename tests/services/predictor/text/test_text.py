@@ -1,4 +1,4 @@
-"""Text from tokens: whole characters only, stop strings across borders, templates in a sandbox."""
+"""Text from tokens: complete characters, stop strings across boundaries, sandboxed templates."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from tests.support.errors import refused
 
 
 def sentencepiece_like() -> Tokenizer:
-    """Words with a leading mark, bytes as fallback: Llama 2's and Gemma's way."""
+    """Return a tokenizer with word marks and byte fallback, as in Llama 2 and Gemma."""
     words = [
         "<unk>",
         "▁",
@@ -61,7 +61,7 @@ def pieces(codec: TextCodec, ids: list[int]) -> list[str]:
         st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="�▁"), max_size=20
     )
 )
-def test_pieces_are_whole_characters_and_join_to_the_text(name: str, text: str) -> None:
+def test_pieces_are_complete_characters_and_join_to_the_text(name: str, text: str) -> None:
     codec = CODECS[name]
     ids = codec._encode(text, add_special_tokens=False)
     found = pieces(codec, ids)
@@ -69,20 +69,20 @@ def test_pieces_are_whole_characters_and_join_to_the_text(name: str, text: str) 
     assert not any("�" in piece for piece in found)
 
 
-def test_an_emoji_of_four_tokens_comes_at_once_with_the_last() -> None:
+def test_an_emoji_of_four_tokens_appears_with_its_last_token() -> None:
     codec = CODECS["bytes"]
     ids = codec._encode("a🙂b", add_special_tokens=False)
     assert pieces(codec, ids) == ["a", "", "", "", "🙂", "b"]
 
 
-def test_half_a_character_at_the_end_is_never_given_out() -> None:
+def test_an_incomplete_character_at_the_end_is_dropped() -> None:
     codec = CODECS["bytes"]
     transcript = Transcript(codec, (), ())
     ids = codec._encode("a🙂", add_special_tokens=False)[:-1]
     assert transcript.add(TokenBatch(tuple(ids), ())).text + transcript.end().text == "a"
 
 
-def test_leading_spaces_survive_between_tokens() -> None:
+def test_leading_spaces_of_tokens_are_preserved() -> None:
     codec = CODECS["sentencepiece"]
     ids = [codec.token_id("▁hello"), codec.token_id("▁world")]
     assert pieces(codec, [token for token in ids if token is not None]) == ["hello", " world"]
@@ -93,9 +93,7 @@ def test_leading_spaces_survive_between_tokens() -> None:
     stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
     cut=st.integers(),
 )
-def test_stop_strings_cut_at_the_earliest_place_however_the_text_arrives(
-    text: str, stops: list[str], cut: int
-) -> None:
+def test_stop_strings_end_the_text_for_any_split(text: str, stops: list[str], cut: int) -> None:
     watcher = StopStrings(stops)
     size = cut % 4 + 1
     released = ""
@@ -105,20 +103,20 @@ def test_stop_strings_cut_at_the_earliest_place_however_the_text_arrives(
         if watcher.hit:
             break
     released += "" if watcher.hit else watcher.flush()
-    places = [text.find(stop) for stop in stops if stop in text]
-    assert watcher.hit == bool(places)
-    if not places:
+    positions = [text.find(stop) for stop in stops if stop in text]
+    assert watcher.hit == bool(positions)
+    if not positions:
         assert released == text
     elif size == 1:
         ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
-        first = min(ends)  # what is complete first, ends it
+        first = min(ends)  # the first complete stop string ends the text
         assert (
             released
             == text[: min(text[:first].find(stop) for stop in stops if stop in text[:first])]
         )
 
 
-def test_text_that_cannot_begin_a_stop_string_is_not_held_back() -> None:
+def test_text_that_cannot_start_a_stop_string_is_not_held_back() -> None:
     watcher = StopStrings(["END"])
     assert watcher.feed("abc") == "abc"
     assert watcher.feed("xE") == "x"
@@ -126,7 +124,7 @@ def test_text_that_cannot_begin_a_stop_string_is_not_held_back() -> None:
     assert watcher.feed("O") == "ENO"
 
 
-def test_end_tokens_count_but_leave_no_text_and_nothing_follows_a_stop() -> None:
+def test_end_tokens_count_without_text_and_a_stop_ends_the_text() -> None:
     codec = CODECS["bytes"]
     transcript = Transcript(codec, ("cd",), (END_ID,))
     ids = tuple(codec._encode("abcdef", add_special_tokens=False))
@@ -143,15 +141,15 @@ def test_end_tokens_count_but_leave_no_text_and_nothing_follows_a_stop() -> None
     ]
 
 
-def test_a_template_cannot_reach_out_of_its_sandbox() -> None:
-    nosy = ChatTemplate("{{ messages.__class__.__mro__[1].__subclasses__() }}", {})
+def test_a_template_cannot_escape_its_sandbox() -> None:
+    escaping = ChatTemplate("{{ messages.__class__.__mro__[1].__subclasses__() }}", {})
     with refused(InvalidRequestError, field="messages", reason="MALFORMED"):
-        nosy.render([{"role": "user", "content": "x"}], True)
+        escaping.render([{"role": "user", "content": "x"}], True)
     with refused(ModelRefusedError, field="chat_template", reason="MALFORMED"):
         ChatTemplate("{% for %}", {})
 
 
-def test_a_turn_marker_in_a_message_begins_no_turn() -> None:
+def test_a_turn_marker_in_a_message_does_not_start_a_turn() -> None:
     template = ChatTemplate(
         "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}",
         {},
@@ -161,7 +159,7 @@ def test_a_turn_marker_in_a_message_begins_no_turn() -> None:
     assert rendered == "<|user|>a< |end|>< |user|>b<|end|>"
 
 
-def test_a_template_may_refuse_and_a_model_without_one_says_so() -> None:
+def test_a_refusing_template_and_a_missing_template_are_reported() -> None:
     strict = ChatTemplate("{{ raise_exception('no system role') }}", {})
     with refused(InvalidRequestError, field="messages", reason="REFUSED") as caught:
         strict.render([{"role": "user", "content": "x"}], True)
