@@ -260,10 +260,10 @@ def _one_turn(options: argparse.Namespace) -> int:
 
 def _objects(options: argparse.Namespace) -> Objects:
     """The bucket that TW_TRAINING_S3_* names; without one, the directory that an embedded run has."""
-    from training.data.bucket import Bucket, bucket_place
+    from training.data.bucket import Bucket, bucket_location
     from training.data.catalogue import Directory
 
-    place = bucket_place(os.environ)
+    place = bucket_location(os.environ)
     return Directory(options.state / "objects") if place is None else Bucket(place)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from training.cluster.progress_log import PROGRESS, read_progress
 from training.cluster.runner import StageRun, run_stages
 from training.data.catalogue import Objects
-from training.data.sets import Sets, cut, write_sets
+from training.data.sets import TrainingSets, make_sets, write_sets
 from training.data.snapshot import Log, Snapshot, open_snapshot, read_judgements, take_snapshot
 from training.erasure import apply_erasures
 from training.errors import DetailedError
@@ -109,7 +109,7 @@ class LoopRun:
     record: RunRecord
     config: LoopConfig
     snapshot: Snapshot
-    sets: Sets
+    sets: TrainingSets
     reporter: ProgressReporter
     env: LoopEnvironment
 
@@ -223,7 +223,7 @@ def begin(
         snapshot = take_snapshot(
             env.feedback, env.objects, config.snapshot, runs.snapshots, env.code_commit
         )
-        sets = cut(read_judgements(snapshot), config.sets)
+        sets = make_sets(read_judgements(snapshot), config.sets)
         step.detail = f"{snapshot.thumbs} thumbs, {len(sets.pairs)} pairs ({snapshot.id})"
         _check_enough(runs, name, snapshot, sets, config)
     record = RunRecord(
@@ -245,7 +245,7 @@ def resume(
     config = recipe(plan)
     with reporter.step("snapshot") as step:
         snapshot = open_snapshot(env.runs.snapshots / record.snapshot)
-        sets = cut(read_judgements(snapshot), config.sets)
+        sets = make_sets(read_judgements(snapshot), config.sets)
         step.detail = f"resumed with {snapshot.thumbs} thumbs ({snapshot.id})"
     return _open(record, config, snapshot, sets, reporter, env)
 
@@ -371,7 +371,7 @@ def _open(
     record: RunRecord,
     config: LoopConfig,
     snapshot: Snapshot,
-    sets: Sets,
+    sets: TrainingSets,
     reporter: ProgressReporter,
     env: LoopEnvironment,
 ) -> LoopRun:
@@ -427,7 +427,7 @@ def _check_size(config: LoopConfig) -> None:
 
 
 def _check_enough(
-    runs: Runs, name: str, snapshot: Snapshot, sets: Sets, config: LoopConfig
+    runs: Runs, name: str, snapshot: Snapshot, sets: TrainingSets, config: LoopConfig
 ) -> None:
     if missing := sets.missing(config.sets, snapshot.thumbs):
         raise NotEnoughFeedbackError("not enough feedback: " + "; ".join(missing), field="feedback")

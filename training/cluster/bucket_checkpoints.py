@@ -18,7 +18,7 @@ from typing import TypeVar
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
-from training.data.bucket import BACKOFF_SECONDS, TRIES, BucketPlace, connect
+from training.data.bucket import BACKOFF_SECONDS, TRIES, BucketLocation, connect
 from training.errors import DetailedError
 from training.manifest import (
     CHUNK_BYTES,
@@ -54,7 +54,7 @@ class CheckpointBucket:
     ends.
     """
 
-    def __init__(self, place: BucketPlace, pause_seconds: float = BACKOFF_SECONDS) -> None:
+    def __init__(self, place: BucketLocation, pause_seconds: float = BACKOFF_SECONDS) -> None:
         self._place, self._client, self._pause_seconds = (
             place,
             connect(place, tries=1),

@@ -30,7 +30,7 @@ from training.cluster.ray_cluster import ray_cluster
 from training.cluster.rollout_actors import rollout_actors
 from training.cluster.sample_log import SAMPLES, SampleLog
 from training.cluster.stage_record import SCRATCH, note_start
-from training.data.bucket import BucketPlace, bucket_place
+from training.data.bucket import BucketLocation, bucket_location
 from training.data.chat import ChatError
 from training.data.examples import ExampleError
 from training.data.token_shards import ShardError
@@ -384,11 +384,11 @@ def _machine_leaves() -> bool:
     return bool(leaving_machines())
 
 
-def _place() -> BucketPlace:
+def _place() -> BucketLocation:
     """As this process is told: workers by their pods, so that keys of the store travel in no task
     of Ray's.
     """
-    place = bucket_place(os.environ)
+    place = bucket_location(os.environ)
     if place is None:
         raise ConfigError(
             "checkpoints: in a bucket, but no TW_TRAINING_S3_ENDPOINT says which",

@@ -1,1 +1,1 @@
-"""From plain files to token ids and tensors."""
+"""Data preparation from plain files and feedback logs to token ids and tensors."""

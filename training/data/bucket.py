@@ -1,7 +1,7 @@
-"""Committed objects in an S3 bucket, read only, by the `minio` client. TW_TRAINING_S3_* says where
-it is.
+"""Read-only access to committed objects in an S3 bucket, configured by TW_TRAINING_S3_*.
 
-The client's own limits are 300 s × 6 tries, and up to six hours where a 503 says Retry-After.
+The `minio` client is given explicit timeouts and retries. Its own limits are 300 s × 6 attempts,
+and up to six hours after a 503 with Retry-After.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 TRIES = 4
 BACKOFF_SECONDS = 0.5
-MOST_PAUSE_SECONDS = 10
-PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
+MAX_BACKOFF_SECONDS = 10
+RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
-class BucketPlace:
-    """Where the objects are, and who asks. `endpoint` is host:port."""
+class BucketLocation:
+    """Address and credentials of an S3 bucket; `endpoint` is host:port."""
 
     endpoint: str
     access_key: str
@@ -39,14 +39,16 @@ class BucketPlace:
     secure: bool = True
 
 
-def bucket_place(environment: Mapping[str, str]) -> BucketPlace | None:
-    """As TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY, _BUCKET, _REGION and _SECURE (true or
-    false) say.
+def bucket_location(environment: Mapping[str, str]) -> BucketLocation | None:
+    """Return the bucket location from the environment, or None without TW_TRAINING_S3_* variables.
 
-    None: none of them is set. Raises ConfigError that names the variable that is unknown, missing
-        or wrong.
+    Variables: TW_TRAINING_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY, _BUCKET, _REGION, and _SECURE
+    (true or false).
+
+    Raises:
+        ConfigError: a variable is unknown, missing or invalid; `field` names the variable.
     """
-    names = [found.name for found in fields(BucketPlace)]
+    names = [found.name for found in fields(BucketLocation)]
     given = {
         name.removeprefix(PREFIX).lower(): value
         for name, value in environment.items()
@@ -70,28 +72,29 @@ def bucket_place(environment: Mapping[str, str]) -> BucketPlace | None:
             reason="WRONG_TYPE",
             limit="true, false",
         )
-    return BucketPlace(**given, secure=secure == "true")
+    return BucketLocation(**given, secure=secure == "true")
 
 
-def connect(place: BucketPlace, tries: int = TRIES) -> Minio:
-    """A client whose patience ends. It repeats requests that were refused for a moment, but no POST
-    (of an upload in parts), and no body that breaks off; who must repeat those as well asks for one
-    try here.
+def connect(location: BucketLocation, tries: int = TRIES) -> Minio:
+    """Return a client with bounded timeouts and retries.
+
+    Refused requests are repeated, except POSTs (multipart uploads). A response body that breaks off
+    is not repeated. Callers with their own retries pass `tries=1`.
     """
     retries = Retry(
         total=tries - 1,
         redirect=False,
-        status_forcelist=PASSING_STATUSES,
+        status_forcelist=RETRYABLE_STATUSES,
         raise_on_status=False,
         backoff_factor=BACKOFF_SECONDS,
-        retry_after_max=MOST_PAUSE_SECONDS,
+        retry_after_max=MAX_BACKOFF_SECONDS,
     )
     return Minio(
-        place.endpoint,
-        access_key=place.access_key,
-        secret_key=place.secret_key,
-        secure=place.secure,
-        region=place.region,
+        location.endpoint,
+        access_key=location.access_key,
+        secret_key=location.secret_key,
+        secure=location.secure,
+        region=location.region,
         http_client=PoolManager(
             timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=retries
         ),
@@ -99,16 +102,17 @@ def connect(place: BucketPlace, tries: int = TRIES) -> Minio:
 
 
 class Bucket:
-    """The objects of one bucket."""
+    """Object store over one bucket, an implementation of `Objects`."""
 
-    def __init__(self, place: BucketPlace) -> None:
-        self._place = place
-        self._client = connect(place)
+    def __init__(self, location: BucketLocation) -> None:
+        self._place = location
+        self._client = connect(location)
 
     def get(self, key: str) -> bytes:
+        """Implement `Objects.get`."""
         try:
             for _ in range(TRIES - 1):
-                # The pool repeats requests, but not a body that breaks off.
+                # The pool repeats requests, but not a response body that breaks off.
                 with suppress(ProtocolError):
                     return self._read(key)
             return self._read(key)
@@ -117,10 +121,10 @@ class Bucket:
                 raise ObjectMissingError(
                     f"object_key: {key} is committed but missing", field="object_key"
                 ) from error
-            raise CatalogueError(self._blame(f"answers {error.code}"), field="bucket") from error
+            raise CatalogueError(self._describe(f"answers {error.code}"), field="bucket") from error
         except (MinioException, HTTPError) as error:
             raise CatalogueError(
-                self._blame(f"did not give {key}: {type(error).__name__}"),
+                self._describe(f"did not give {key}: {type(error).__name__}"),
                 field="bucket",
                 reason="UNREACHABLE",
             ) from error
@@ -129,5 +133,5 @@ class Bucket:
         with closing(self._client.get_object(self._place.bucket, key)) as response:
             return bytes(response.read())
 
-    def _blame(self, what: str) -> str:
+    def _describe(self, what: str) -> str:
         return f"bucket {self._place.bucket}: {self._place.endpoint} {what}"

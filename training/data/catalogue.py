@@ -1,6 +1,7 @@
-"""The committed objects of the feedback log, read and checked. Readers learn what counts from
-ListSegments, never from the ledger's database or from listing the store: an object that nobody
-committed is not there.
+"""Committed objects of the feedback log, listed by a catalogue and verified when read.
+
+Readers take the committed objects from ListSegments, never from the ledger's database or from a
+listing of the store. Objects without a commit are ignored.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from training.errors import UnavailableError
 
 
 class CatalogueError(UnavailableError):
-    """A committed object cannot be had or is not the one that the ledger names; the text names it."""
+    """Error for a committed object with unavailable or unexpected content."""
 
 
 class ObjectMissingError(CatalogueError):
-    """A committed object is not there: compaction may have deleted it since it was listed, so list
-    again.
+    """Error for a listed object that the store no longer has.
+
+    Compaction may delete objects after the listing, so callers list again and retry once.
     """
 
     reason = "MISSING"
@@ -32,11 +34,11 @@ class ObjectMissingError(CatalogueError):
 
 @dataclass(frozen=True)
 class Segment:
-    """One committed object: offsets [start, end) of a partition, or, compacted, sequences
-    [first_sequence, sequence] of the ledger.
+    """One committed object of the log.
 
-    A compacted one has no topic_id, partition and offsets: its rows tell theirs. object_key is
-    empty where there are no rows.
+    A segment covers the offsets [start_offset, end_offset) of one partition. A compacted segment
+    covers the ledger sequences [first_sequence, sequence]; topic_id, partition and offsets are
+    empty, because each row carries its own. object_key is empty for segments without rows.
     """
 
     sequence: int
@@ -55,7 +57,7 @@ class Segment:
 
 
 class Catalogue(Protocol):
-    """Lists what is committed, in ledger order."""
+    """List of the committed segments in ledger order."""
 
     def feedback_segments(self) -> Sequence[Segment]: ...
 
@@ -63,19 +65,25 @@ class Catalogue(Protocol):
 
 
 class Objects(Protocol):
-    """Where the committed objects lie."""
+    """Store of the committed objects."""
 
     def get(self, key: str) -> bytes:
-        """The whole object. Raises: ObjectMissingError, CatalogueError."""
+        """Return the complete content of an object.
+
+        Raises:
+            ObjectMissingError: the object does not exist.
+            CatalogueError: the object cannot be read.
+        """
 
 
 class Directory:
-    """A directory object store."""
+    """Object store in a local directory."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
 
     def get(self, key: str) -> bytes:
+        """Implement `Objects.get`. Keys outside the root are refused."""
         path = (self._root / key).resolve()
         if not path.is_relative_to(self._root):
             raise CatalogueError(
@@ -92,10 +100,10 @@ class Directory:
 
 
 def read_segment(objects: Objects, segment: Segment) -> pa.Table:
-    """The rows of a committed object.
+    """Return the rows of a committed object.
 
     Raises:
-        CatalogueError: it cannot be had, or differs from its sha256 or its row count.
+        CatalogueError: the object is unavailable, or differs from its sha256 or its row count.
     """
     content = objects.get(segment.object_key)
     if hashlib.sha256(content).hexdigest() != segment.sha256:
@@ -104,7 +112,7 @@ def read_segment(objects: Objects, segment: Segment) -> pa.Table:
             field="sha256",
             reason="MISMATCH",
         )
-    # From bytes: given a path, pyarrow would read `partition=0` in it as a column.
+    # Read from bytes: given a path, pyarrow would add a column for the `partition=0` part.
     table = pq.ParquetFile(io.BytesIO(content)).read()
     if table.num_rows != segment.rows:
         raise CatalogueError(

@@ -1,8 +1,7 @@
-"""The one place where messages become token ids: the model directory's own chat template and
-tokenizer.
+"""Conversion of chat messages to token ids with the chat template and tokenizer of a model.
 
-A prompt and its response are tokenised apart and never again (token in, token out). Control tokens
-that a response spells out are tokenised as ordinary text.
+Prompt and response are tokenised separately and never again (token in, token out). Control tokens
+spelled out in a response are tokenised as ordinary text.
 """
 
 from __future__ import annotations
@@ -20,29 +19,26 @@ from tokenizers import Tokenizer
 from training.errors import DetailedError, details_of
 from training.model.fields import FAMILIES, Fields, ModelConfigError, absent, missing, read_object
 
-MARK = (
-    "thumbwheel-end-of-reply"  # stands for a reply when we look what the template writes after one
-)
+# Placeholder reply: the template's text after this marker shows how replies end.
+REPLY_PLACEHOLDER = "thumbwheel-end-of-reply"
 
 
 class ChatError(DetailedError, ValueError):
-    """The directory cannot render a chat, or the template refused the messages; the text names the
-    file or the reason.
-    """
+    """Error for a model directory without a usable chat template, or for refused messages."""
 
     reason = "INVALID_CHAT"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a conversation. role: system, user or assistant."""
+    """One message of a conversation, with the role system, user or assistant."""
 
     role: str
     content: str
 
 
 class Chat:
-    """Tokenizer and template of one model directory."""
+    """Tokenizer and chat template of one model directory."""
 
     def __init__(
         self,
@@ -54,33 +50,34 @@ class Chat:
         self._tokenizer, self._template, self._names = tokenizer, template, names
         special = (t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
         self._control_tokens = sorted(special, key=len, reverse=True)
-        self.stop_ids = tuple(stop_ids)  # any of them ends a response
-        self.end_id = self._find_end_id()  # the one that a trained response ends with
+        self.stop_ids = tuple(stop_ids)  # each of these ids ends a response
+        self.end_id = self._find_end_id()  # the id appended to responses in training
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The conversation, rendered up to where the assistant begins."""
+        """Return the ids of the conversation, rendered up to the start of the assistant's reply."""
         return self._encode(self._render(messages, add_generation_prompt=True))
 
     def response_ids(self, text: str) -> list[int]:
-        """A response and the token that ends it."""
-        self._tokenizer.encode_special_tokens = True  # "<eos>" in a text is text
+        """Return the ids of a response, including the end token."""
+        self._tokenizer.encode_special_tokens = True  # "<eos>" inside a text is ordinary text
         try:
             return [*self._encode(text), self.end_id]
         finally:
             self._tokenizer.encode_special_tokens = False
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids, without control tokens."""
+        """Return the text of the ids without control tokens."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
     def check_fits(self, vocab_size: int) -> None:
-        """Every id that texts and template can give must have a row in the embedding. Special
-        tokens that neither writes may lie
-        beyond: Gemma 3's text models have a tokenizer with an image token, and no row for it.
+        """Check that every id of texts and template has a row in the embedding.
+
+        Special tokens used by neither may lie beyond the last row: tokenizers of Gemma 3 text
+        models have an image token without a row.
 
         Raises:
-            ChatError: names the highest id.
+            ChatError: an id is out of range; the message names the highest one.
         """
         beyond = {
             i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special
@@ -89,7 +86,8 @@ class Chat:
         highest = max({*written, *self.stop_ids, *self.prompt_ids([Message("user", "hello")])})
         if highest >= vocab_size:
             raise ChatError(
-                f"tokenizer.json: id {highest} has no row in an embedding of {vocab_size} (config.json: vocab_size)",
+                f"tokenizer.json: id {highest} has no row in an embedding of {vocab_size}"
+                " (config.json: vocab_size)",
                 field="tokenizer.json",
                 reason="OUT_OF_RANGE",
                 limit=f"below {vocab_size}",
@@ -101,7 +99,8 @@ class Chat:
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         rows = [
-            {"role": message.role, "content": self._disarm(message.content)} for message in messages
+            {"role": message.role, "content": self._escape_control_tokens(message.content)}
+            for message in messages
         ]
         try:
             return self._template.render(
@@ -110,34 +109,36 @@ class Chat:
         except TemplateError as error:
             raise ChatError(f"chat_template: {error}", field="chat_template") from error
 
-    def _disarm(self, text: str) -> str:
-        """A turn marker inside a message must not begin a turn; the model server writes it the same
-        way.
+    def _escape_control_tokens(self, text: str) -> str:
+        """Insert a space into control tokens, so that message text cannot start a turn.
+
+        The model server applies the same substitution.
         """
         for token in self._control_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
     def _find_end_id(self) -> int:
-        """What the template itself writes after a reply, if it is a stop id: <end_of_turn> rather
-        than <eos> for Gemma.
+        """Return the stop id written by the template after a reply.
+
+        For Gemma the result is <end_of_turn> rather than <eos>.
         """
-        talk = [Message("user", "hello"), Message("assistant", MARK)]
-        after = self._render(talk, add_generation_prompt=False).rpartition(MARK)[2]
+        talk = [Message("user", "hello"), Message("assistant", REPLY_PLACEHOLDER)]
+        after = self._render(talk, add_generation_prompt=False).rpartition(REPLY_PLACEHOLDER)[2]
         return next((i for i in self._encode(after) if i in self.stop_ids), self.stop_ids[0])
 
 
 def load_chat(directory: Path) -> Chat:
-    """Chat of a model directory.
+    """Load the tokenizer and template of a model directory.
 
     Raises:
-        ChatError: no tokenizer, no chat template, no token that ends a response, or ids that the
-            model beside it has no embedding for.
-        ModelConfigError: the model beside it is of a family that we do not build, or does not say
-            how many rows it has.
+        ChatError: the directory has no tokenizer, no chat template or no end token, or the model
+            has no
+        embedding rows for some ids.
+        ModelConfigError: the model family is unsupported, or config.json gives no vocabulary size.
     """
     tokenizer, settings = open_tokenizer(directory)
-    tokens = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
+    tokens = {name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token")}
     names = {name: token for name, token in tokens.items() if token is not None}
     chat = Chat(
         tokenizer,
@@ -147,7 +148,8 @@ def load_chat(directory: Path) -> Chat:
     )
     if (directory / "config.json").exists():
         fields = Fields(read_object(directory / "config.json"))
-        fields.one_of("model_type", FAMILIES)  # another's rows may be counted by another field
+        # other families may use another field for the row count
+        fields.one_of("model_type", FAMILIES)
         chat.check_fits(fields.count("vocab_size"))
     return chat
 
@@ -162,7 +164,8 @@ def _template(directory: Path, settings: dict[str, Any]) -> Template:
             field="chat_template",
             reason="MISSING",
         )
-    environment = ImmutableSandboxedEnvironment(  # the result is token ids, never HTML
+    # no autoescape: the result becomes token ids, never HTML
+    environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = _refuse
@@ -170,10 +173,10 @@ def _template(directory: Path, settings: dict[str, Any]) -> Template:
 
 
 def open_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
-    """tokenizer.json, and tokenizer_config.json where there is one.
+    """Return the tokenizer and the content of tokenizer_config.json ({} if absent).
 
     Raises:
-        ChatError: a file is missing or broken; names it.
+        ChatError: a file is missing or invalid; the message names the file.
     """
     path = directory / "tokenizer.json"
     if not path.is_file():
@@ -184,34 +187,36 @@ def open_tokenizer(directory: Path) -> tuple[Tokenizer, dict[str, Any]]:
         return Tokenizer.from_file(str(path)), settings
     except ModelConfigError as error:
         raise ChatError(str(error), **details_of(error)) from error
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises plain Exception
         raise ChatError(
             f"tokenizer.json: {error}", field="tokenizer.json", reason="MALFORMED"
         ) from error
 
 
 def read_stop_ids(directory: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> list[int]:
-    """Any of these ends a text: what generation_config.json says, else the end token that
-    tokenizer_config.json names.
+    """Return the ids that end a text.
+
+    The ids come from generation_config.json, else from the eos_token in tokenizer_config.json.
 
     Raises:
-        ChatError: neither says anything.
+        ChatError: neither file names an end token.
     """
     path = directory / "generation_config.json"
     ids = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
-    end = _content(settings.get("eos_token"))
+    end = _token_text(settings.get("eos_token"))
     if ids is None and end is not None:
         ids = tokenizer.token_to_id(end)
     if ids is None:
         raise ChatError(
-            "generation_config.json: eos_token_id is missing, and tokenizer_config.json has no eos_token",
+            "generation_config.json: eos_token_id is missing,"
+            " and tokenizer_config.json has no eos_token",
             field="eos_token_id",
             reason="MISSING",
         )
     return list(ids) if isinstance(ids, list) else [ids]
 
 
-def _content(token: str | dict[str, Any] | None) -> str | None:
+def _token_text(token: str | dict[str, Any] | None) -> str | None:
     return token["content"] if isinstance(token, dict) else token
 
 

@@ -1,6 +1,7 @@
-"""Texts as they lie on disk: .jsonl with {"text"} a line; or .txt, of which a file is one text to
-pre-train on. Read one text at a time, so the whole may be larger than memory. Nothing is changed:
-line ends, spaces and byte order marks are part of a text.
+"""Streaming reader for text corpora.
+
+A .jsonl file has one {"text"} object per line; a .txt file is a single text. Texts are read one at
+a time, so a corpus may be larger than memory. Line ends, spaces and byte order marks are preserved.
 """
 
 from __future__ import annotations
@@ -14,25 +15,23 @@ from training.data.examples import ExampleError
 
 ENDINGS = (".txt", ".jsonl")
 TEXTS_HELP = '.txt, .jsonl with {"text"} a line, or folders of them'
-LARGEST_TEXT_BYTES = 256 << 20  # of one .txt: it is read as a whole
+LARGEST_TEXT_BYTES = 256 << 20  # limit per .txt file, because each is read as a whole
 
 
 class TextError(ExampleError):
-    """A text cannot be read; the message names the file and the place or the field, never the
-    content.
+    """Error for an unreadable text; the message never contains text content.
 
-    `field` is the file, "file:line" or "file:line:key" of a .jsonl, or the argument that names the
-    files.
+    `field` is the file, "file:line", "file:line:key" for a .jsonl, or the argument with the paths.
     """
 
     reason = "INVALID_TEXT"
 
 
 def text_files(paths: Sequence[Path]) -> list[Path]:
-    """The files themselves, and those in folders, in an order that depends on their names alone.
+    """Return the given files and those inside given folders, ordered by name alone.
 
     Raises:
-        TextError: a path is neither, or not there, or there is no file at all.
+        TextError: a path is missing or unsupported, or there are no files at all.
     """
     found: list[Path] = []
     for path in paths:
@@ -55,7 +54,7 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     if not found:
         names = ", ".join(path.name for path in paths)
         raise TextError(
-            f"texts: {names}: no .jsonl or .txt file{_others(paths)}",
+            f"texts: {names}: no .jsonl or .txt file{_describe_other_files(paths)}",
             field=names,
             reason="EMPTY",
             limit=", ".join(ENDINGS),
@@ -63,40 +62,41 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _others(paths: Sequence[Path]) -> str:
-    """What lies in these folders instead."""
+def _describe_other_files(paths: Sequence[Path]) -> str:
+    """Describe the other files in these folders, for the error message."""
     kinds = Counter(file.suffix for path in paths for file in path.rglob("*") if file.is_file())
     if not kinds:
         return ""
     (most, _), *_ = kinds.most_common(1)
-    return f" ({kinds.total()} other files, mostly {most or 'without an ending'}: rename or convert them)"
+    ending = most or "without an ending"
+    return f" ({kinds.total()} other files, mostly {ending}: rename or convert them)"
 
 
 def read_texts_of(file: Path) -> Iterator[str]:
-    """Its texts in order.
+    """Yield the texts of a file in order.
 
     Raises:
-        TextError: a line is not {"text": str}, or a text is empty; names file and line, never the
-            content.
+        TextError: a line is not {"text": str}, or a text is empty; the message names file and line.
     """
     if file.suffix == ".txt":
         if (size := file.stat().st_size) > LARGEST_TEXT_BYTES:
             raise TextError(
-                f"{file.name}: {size} bytes, one text may have {LARGEST_TEXT_BYTES}; make it .jsonl",
+                f"{file.name}: {size} bytes; a .txt file may have {LARGEST_TEXT_BYTES},"
+                " use .jsonl for more",
                 field=file.name,
                 reason="TOO_LARGE",
                 limit=str(LARGEST_TEXT_BYTES),
             )
-        yield _decoded(file.read_bytes(), file.name)
+        yield _decode(file.read_bytes(), file.name)
     else:
         yield from (text for text, _ in read_lines(file))
 
 
 def read_lines(file: Path) -> Iterator[tuple[str, int]]:
-    """The text of each line of a .jsonl, and the line's bytes.
+    """Yield the text of each line of a .jsonl file with the length of the line in bytes.
 
     Raises:
-        TextError: a line is not {"text": str}, or its text is empty.
+        TextError: a line is not {"text": str}, or the text is empty.
     """
     with file.open("rb") as opened:
         for number, line in enumerate(opened, start=1):
@@ -114,43 +114,46 @@ def read_lines(file: Path) -> Iterator[tuple[str, int]]:
             text = row.get("text") if isinstance(row, dict) else None
             yield (
                 check_unicode(
-                    _not_empty(text, place, f"{field}:text"), f"{place}: text", f"{field}:text"
+                    _check_not_empty(text, place, f"{field}:text"),
+                    f"{place}: text",
+                    f"{field}:text",
                 ),
                 len(line),
             )
 
 
 def check_unicode(text: str, name: str, field: str = "") -> str:
-    """The text, if it can be written as UTF-8.
+    """Return the text unchanged if UTF-8 can encode it.
 
     Args:
-        field: of the error, where that is not `name`.
+        field: field of the error, if different from `name`.
 
     Raises:
-        TextError: it holds half of a surrogate pair, as "\\ud800" in JSON or a broken argument of a
-            command gives.
+        TextError: the text contains an unpaired surrogate, for example from "\\ud800" in JSON or
+            from a
+        broken command-line argument.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise TextError(
-            f"{name}: half a surrogate pair at character {error.start}, which is no text",
+            f"{name}: unpaired surrogate at character {error.start}",
             field=field or name,
             reason="NOT_UTF8",
         ) from error
     return text
 
 
-def _decoded(data: bytes, place: str) -> str:
+def _decode(data: bytes, place: str) -> str:
     try:
-        return _not_empty(data.decode(), place, place)
+        return _check_not_empty(data.decode(), place, place)
     except UnicodeDecodeError as error:
         raise TextError(
             f"{place}: not UTF-8 at byte {error.start}", field=place, reason="NOT_UTF8"
         ) from error
 
 
-def _not_empty(text: object, place: str, field: str) -> str:
+def _check_not_empty(text: object, place: str, field: str) -> str:
     if not isinstance(text, str) or not text:
         reason = "MISSING" if text is None else "EMPTY" if text == "" else "WRONG_TYPE"
         raise TextError(f"{place}: text: must be text and not empty", field=field, reason=reason)

@@ -1,8 +1,8 @@
-"""What the feedback log holds, as training reads it: turns, and what users said about them.
+"""Events of the feedback log as training reads them: turns and the feedback on them.
 
-Places order events: (order of acceptance, sequence of the segment, offset). The first is 0 where
-one process accepted; several replicas' logs arrive in any order, and there only the first tells
-what a user said last.
+Events are ordered by their place (acceptance order, segment sequence, offset). The acceptance order
+is 0 for logs of a single process. Logs of several replicas arrive in any order, and only the
+acceptance order identifies the latest feedback.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from enum import StrEnum
 from training.data.chat import Message
 from training.data.served import Served
 
-Place = tuple[int, int, int]
+LogPosition = tuple[int, int, int]
 
 
-class Kind(StrEnum):
-    """What a feedback event says."""
+class FeedbackKind(StrEnum):
+    """Kind of a feedback event."""
 
     THUMB = "thumb"
     CORRECTION = "correction"
     RETRACTION = "retraction"
 
 
-class Finish(StrEnum):
-    """Why an answer ended; only STOP is a complete one."""
+class FinishReason(StrEnum):
+    """Finish reason of an answer; only STOP marks a complete answer."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -36,8 +36,8 @@ class Finish(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Closed(StrEnum):
-    """Why the texts of an event may not be read."""
+class Withheld(StrEnum):
+    """Reason for withholding the texts of an event."""
 
     NO_CONSENT = "no_consent"
     ERASED = "erased"
@@ -45,7 +45,7 @@ class Closed(StrEnum):
 
 @dataclass(frozen=True)
 class Erasure:
-    """A user's data is gone. Numbers count up from 1; ids are unique for ever."""
+    """Request to erase the data of one principal. Numbers count up from 1; ids are never reused."""
 
     number: int
     principal: str
@@ -54,38 +54,42 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Feedback:
-    """One feedback event. `up` belongs to thumbs, `text` to corrections, `retracts` to retractions.
-    A closed one has no text.
+    """One feedback event.
+
+    `up` belongs to thumbs, `text` to corrections, `retracts` to retractions. Withheld events have
+    no text.
     """
 
-    place: Place
+    place: LogPosition
     event_id: str
     principal: str
     message_id: str
-    kind: Kind
+    kind: FeedbackKind
     up: bool = False
     text: str = ""
     retracts: str = ""
-    closed: Closed | None = None
+    withheld: Withheld | None = None
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One finished turn: the exact context that the model was given, its answer as it was shown,
-    and what was sampled for it, where that is known. A closed one has none of them.
+    """One finished turn of a conversation.
+
+    `context` is the exact context of the model, `answer` the displayed text, `served` the sample if
+    known. Withheld turns have none of the three.
     """
 
-    place: Place
+    place: LogPosition
     event_id: str
     principal: str
     message_id: str
     context: tuple[Message, ...]
     answer: str
-    finish: Finish
+    finish: FinishReason
     model_version: str
     arm: str
     guard_category: str = ""
     erased: bool = False
     cached: bool = False
     served: Served | None = None
-    closed: Closed | None = None
+    withheld: Withheld | None = None

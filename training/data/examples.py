@@ -1,5 +1,6 @@
-"""The plain files that stages read, one JSON object a line. A bad line is an error that names line
-and field.
+"""Readers for the JSON-lines files of the training stages.
+
+Invalid lines raise an error with file, line and field.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ THUMBS = ("up", "down")
 
 
 class ExampleError(DetailedError, ValueError):
-    """A line of a data file is not what the stage reads; the text names file, line and field, never
-    the content.
+    """Error for an invalid line of a data file; the message never contains text content.
 
-    `field` is "file:line:key", or "file:line" where the line as a whole is at fault.
+    `field` is "file:line:key", or "file:line" for a problem with the whole line.
     """
 
     reason = "INVALID_EXAMPLE"
@@ -30,7 +30,7 @@ class ExampleError(DetailedError, ValueError):
 
 @dataclass(frozen=True)
 class SftExample:
-    """A conversation and the response to learn."""
+    """A conversation and the target response."""
 
     messages: tuple[Message, ...]
     response: str
@@ -39,8 +39,9 @@ class SftExample:
 
 @dataclass(frozen=True)
 class PairExample:
-    """Two responses to one conversation; margin is by how much the first should win (0: unknown).
-    tie: neither should.
+    """Two responses to one conversation.
+
+    `margin` is the desired difference of their scores (0: unknown). With `tie`, neither is better.
     """
 
     messages: tuple[Message, ...]
@@ -51,20 +52,21 @@ class PairExample:
     tie: bool = False
 
     @property
-    def is_equal(self) -> bool:
-        """Both are one text: whoever compares them learns nothing."""
+    def is_identical(self) -> bool:
+        """True if both responses are the same text and the pair carries no information."""
         return self.chosen == self.rejected
 
     @property
     def is_decided(self) -> bool:
-        """Whether it says which response is better."""
-        return not self.tie and not self.is_equal
+        """True if the pair states a preference."""
+        return not self.tie and not self.is_identical
 
 
 @dataclass(frozen=True)
 class ThumbExample:
-    """A response that people liked (up) or not; `served`: what a version sampled to give it, where
-    that is known.
+    """A response with its thumb (up or down).
+
+    `served` holds the tokens sampled by the serving version, if known.
     """
 
     messages: tuple[Message, ...]
@@ -76,9 +78,7 @@ class ThumbExample:
 
 @dataclass(frozen=True)
 class PromptExample:
-    """A conversation that waits for a response. task: what a verifier finds its expectations by;
-    opaque here.
-    """
+    """A conversation without a response. `task` is an opaque key for verifiers."""
 
     messages: tuple[Message, ...]
     task: str = ""
@@ -88,7 +88,7 @@ Example = TypeVar("Example")
 
 
 def read_sft(path: Path) -> list[SftExample]:
-    """{"messages", "response", "weight" = 1}"""
+    """Read SFT examples: {"messages", "response", "weight" = 1} per line."""
     return _read(
         path,
         lambda row: SftExample(_messages(row), _text(row, "response"), _number(row, "weight", 1.0)),
@@ -96,11 +96,16 @@ def read_sft(path: Path) -> list[SftExample]:
 
 
 def read_pairs(path: Path) -> list[PairExample]:
-    """{"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false}"""
+    """Read preference pairs.
+
+    Line format: {"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false}.
+    """
 
     def parse(row: Mapping[str, Any]) -> PairExample:
         texts = (_text(row, "chosen"), _text(row, "rejected"), _text(row, "prompt_id"))
-        pair = PairExample(_messages(row), *texts, _number(row, "margin", 0.0), _truth(row, "tie"))
+        pair = PairExample(
+            _messages(row), *texts, _number(row, "margin", 0.0), _boolean(row, "tie")
+        )
         if pair.tie and pair.margin:
             raise ExampleError(
                 f"margin: a tie has none, not {pair.margin:g}", field="margin", reason="CONFLICT"
@@ -111,8 +116,10 @@ def read_pairs(path: Path) -> list[PairExample]:
 
 
 def read_thumbs(path: Path) -> list[ThumbExample]:
-    """{"messages", "response", "thumb": "up" or "down", "prompt_id", "served" = {"version",
-    "token_ids", "log_probs", …}}
+    """Read rated responses.
+
+    Line format: {"messages", "response", "thumb": "up" or "down", "prompt_id", "served" =
+    {"version", "token_ids", "log_probs", …}}.
     """
 
     def parse(row: Mapping[str, Any]) -> ThumbExample:
@@ -131,14 +138,14 @@ def read_thumbs(path: Path) -> list[ThumbExample]:
 
 
 def read_prompts(path: Path) -> list[PromptExample]:
-    """{"messages", "task" = ""}"""
+    """Read prompts: {"messages", "task" = ""} per line."""
     return _read(
         path, lambda row: PromptExample(_messages(row), _text(row, "task") if "task" in row else "")
     )
 
 
 def read_texts(path: Path) -> list[str]:
-    """{"text"}"""
+    """Read texts: {"text"} per line."""
     return _read(path, lambda row: _text(row, "text"))
 
 
@@ -200,10 +207,10 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
                 field="messages",
                 reason="MALFORMED",
             )
-        _refuse_halves("messages", message["content"])
+        _check_surrogates("messages", message["content"])
     if rows[-1]["role"] == "assistant":
         raise ExampleError(
-            "messages: the last is the assistant's; they end before the response, which has a field of its own",
+            "messages: the last message is the assistant's; the response has its own field",
             field="messages",
             reason="CONFLICT",
         )
@@ -236,19 +243,17 @@ def _text(row: Mapping[str, Any], field: str) -> str:
             field=field,
             reason="EMPTY" if value == "" else "WRONG_TYPE",
         )
-    _refuse_halves(field, value)
+    _check_surrogates(field, value)
     return value
 
 
-def _refuse_halves(field: str, text: str) -> None:
-    """Half a surrogate pair, which JSON can spell, is no character: no tokenizer reads it, and
-    nothing writes it.
-    """
+def _check_surrogates(field: str, text: str) -> None:
+    """Refuse unpaired surrogates, which JSON can spell but UTF-8 and tokenizers cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ExampleError(
-            f"{field}: U+{ord(text[error.start]):04X} is half a surrogate pair",
+            f"{field}: U+{ord(text[error.start]):04X} is an unpaired surrogate",
             field=field,
             reason="NOT_UTF8",
         ) from error
@@ -270,7 +275,7 @@ def _number(row: Mapping[str, Any], field: str, default: float) -> float:
     return float(value)
 
 
-def _truth(row: Mapping[str, Any], field: str) -> bool:
+def _boolean(row: Mapping[str, Any], field: str) -> bool:
     value = row.get(field, False)
     if not isinstance(value, bool):
         raise ExampleError(

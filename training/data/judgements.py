@@ -1,8 +1,8 @@
-"""From the raw log to judgements: what each user now thinks of each answer. Everything left out is
-counted, with a reason.
+"""Conversion of the raw feedback log to judgements, the current rating per user and answer.
 
-De-duplicates by event id (the first counts), lets the last thumb stand, applies retractions, joins
-by message id (feedback may come before its turn), and forgets erased turns and what is closed.
+Events are de-duplicated by event id (the first counts), the last thumb wins, retractions are
+applied, and feedback is joined with turns by message id (feedback may arrive before its turn).
+Erased turns and withheld events are removed. Every dropped event is counted with a reason.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from training.data.chat import Message
-from training.data.events import Closed, Feedback, Finish, Kind, Place, Turn
+from training.data.events import Feedback, FeedbackKind, FinishReason, LogPosition, Turn, Withheld
 from training.data.served import Served
 
 
 class Drop(StrEnum):
-    """Why an event is not in the snapshot."""
+    """Reason for leaving an event out of the snapshot."""
 
     DUPLICATE_EVENT = "duplicate_event"
     SUPERSEDED = "superseded_by_later_feedback"
@@ -28,8 +28,8 @@ class Drop(StrEnum):
     RETRACTION = "retraction_applied"
     UNJOINED = "turn_not_yet_in_log"
     ERASED = "turn_erased"
-    NO_CONSENT = Closed.NO_CONSENT.value
-    PRINCIPAL_ERASED = Closed.ERASED.value
+    NO_CONSENT = Withheld.NO_CONSENT.value
+    PRINCIPAL_ERASED = Withheld.ERASED.value
     FOREIGN = "rated_by_another_user"
     CACHED = "cached_answer"
     BLOCKED = "blocked_by_guard"
@@ -40,7 +40,7 @@ class Drop(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one user says about one answer: a thumb, a correction, or both."""
+    """Rating of one answer by one user: a thumb, a correction, or both."""
 
     message_id: str
     principal: str
@@ -55,15 +55,15 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Dropped:
-    """One event that does not count, and why. Holds no text."""
+    """One dropped event with the reason; holds no text."""
 
     event_id: str
     reason: Drop
 
 
 @dataclass
-class _Standing:
-    """What is left of one user's events about one message."""
+class _CurrentFeedback:
+    """Current feedback of one user on one message."""
 
     thumb: Feedback | None = None
     correction: Feedback | None = None
@@ -73,132 +73,139 @@ class _Standing:
 
 
 @dataclass
-class _Ledger:
+class _DropLog:
     dropped: list[Dropped] = field(default_factory=list)
 
     def drop(self, event_id: str, reason: Drop) -> None:
         self.dropped.append(Dropped(event_id, reason))
 
 
-class _Placed(Protocol):
+class _LogEvent(Protocol):
     @property
-    def place(self) -> Place: ...
+    def place(self) -> LogPosition: ...
     @property
     def event_id(self) -> str: ...
 
 
-Event = TypeVar("Event", bound=_Placed)
+Event = TypeVar("Event", bound=_LogEvent)
 
 
 def judge(
     feedback: Iterable[Feedback], turns: Iterable[Turn], max_per_principal: int
 ) -> tuple[list[Judgement], list[Dropped]]:
-    """Judgements in the order of their answers' ids, and every event that does not count.
+    """Return judgements ordered by message id, and all dropped events.
 
     Args:
-        max_per_principal: answers that one user may rate; which ones count is decided by a hash, so
-            neither the first nor the last are favoured.
+        max_per_principal: limit of rated answers per user. A hash selects them, so neither the
+            first nor
+        the last are favoured.
     """
-    ledger = _Ledger()
-    known = _known_turns(turns, ledger)
-    kept: dict[str, list[tuple[Turn, _Standing]]] = defaultdict(list)
-    for (principal, message_id), standing in _standing(feedback, ledger).items():
+    drops = _DropLog()
+    known = _known_turns(turns, drops)
+    by_principal: dict[str, list[tuple[Turn, _CurrentFeedback]]] = defaultdict(list)
+    for (principal, message_id), current in _current_feedback(feedback, drops).items():
         turn = known.get(message_id)
-        reason = _refusal(turn, principal, standing)
+        reason = _drop_reason(turn, principal, current)
         if turn is None or reason is not None:
-            for event in standing.events():
-                ledger.drop(event.event_id, reason or Drop.UNJOINED)
+            for event in current.events():
+                drops.drop(event.event_id, reason or Drop.UNJOINED)
             continue
-        kept[principal].append((turn, standing))
+        by_principal[principal].append((turn, current))
     judgements = [
-        _judgement(turn, standing)
-        for principal in sorted(kept)
-        for turn, standing in _capped(kept[principal], max_per_principal, ledger)
+        _judgement(turn, current)
+        for principal in sorted(by_principal)
+        for turn, current in _capped(by_principal[principal], max_per_principal, drops)
     ]
     return sorted(judgements, key=lambda j: (j.message_id, j.principal)), sorted(
-        ledger.dropped, key=lambda d: (d.event_id, d.reason)
+        drops.dropped, key=lambda d: (d.event_id, d.reason)
     )
 
 
-def _known_turns(turns: Iterable[Turn], ledger: _Ledger) -> dict[str, Turn]:
-    """The last revision of every answer; an erasure holds whatever comes after it. Closed ones
-    stay: feedback on them is closed too.
+def _known_turns(turns: Iterable[Turn], drops: _DropLog) -> dict[str, Turn]:
+    """Return the last revision of every answer; an erasure overrides later revisions.
+
+    Withheld turns remain in the result, because feedback on them is withheld too.
     """
     known: dict[str, Turn] = {}
-    for turn in _unique(turns, ledger):
-        if turn.closed:
-            ledger.drop(turn.event_id, Drop(turn.closed))
+    for turn in _unique(turns, drops):
+        if turn.withheld:
+            drops.drop(turn.event_id, Drop(turn.withheld))
         earlier = known.get(turn.message_id)
         if earlier is None or not earlier.erased:
             known[turn.message_id] = turn
     return known
 
 
-def _standing(feedback: Iterable[Feedback], ledger: _Ledger) -> dict[tuple[str, str], _Standing]:
-    found: dict[tuple[str, str], _Standing] = defaultdict(_Standing)
-    for event in _unique(feedback, ledger):
-        if event.closed:
-            ledger.drop(event.event_id, Drop(event.closed))
+def _current_feedback(
+    feedback: Iterable[Feedback], drops: _DropLog
+) -> dict[tuple[str, str], _CurrentFeedback]:
+    found: dict[tuple[str, str], _CurrentFeedback] = defaultdict(_CurrentFeedback)
+    for event in _unique(feedback, drops):
+        if event.withheld:
+            drops.drop(event.event_id, Drop(event.withheld))
             continue
-        standing = found[event.principal, event.message_id]
-        if event.kind is Kind.RETRACTION:
-            _retract(standing, event, ledger)
+        current = found[event.principal, event.message_id]
+        if event.kind is FeedbackKind.RETRACTION:
+            _retract(current, event, drops)
             continue
-        earlier: Feedback | None = getattr(standing, event.kind.value)
+        earlier: Feedback | None = getattr(current, event.kind.value)
         if earlier is not None:
-            ledger.drop(earlier.event_id, Drop.SUPERSEDED)
-        setattr(standing, event.kind.value, event)
-    return {key: standing for key, standing in found.items() if standing.events()}
+            drops.drop(earlier.event_id, Drop.SUPERSEDED)
+        setattr(current, event.kind.value, event)
+    return {key: current for key, current in found.items() if current.events()}
 
 
-def _retract(standing: _Standing, event: Feedback, ledger: _Ledger) -> None:
-    ledger.drop(event.event_id, Drop.RETRACTION)
-    if event.retracts not in (Kind.THUMB, Kind.CORRECTION):
+def _retract(current: _CurrentFeedback, event: Feedback, drops: _DropLog) -> None:
+    drops.drop(event.event_id, Drop.RETRACTION)
+    if event.retracts not in (FeedbackKind.THUMB, FeedbackKind.CORRECTION):
         return
-    earlier: Feedback | None = getattr(standing, event.retracts)
+    earlier: Feedback | None = getattr(current, event.retracts)
     if earlier is not None:
-        ledger.drop(earlier.event_id, Drop.RETRACTED)
-        setattr(standing, event.retracts, None)
+        drops.drop(earlier.event_id, Drop.RETRACTED)
+        setattr(current, event.retracts, None)
 
 
-def _refusal(turn: Turn | None, principal: str, standing: _Standing) -> Drop | None:
+def _drop_reason(turn: Turn | None, principal: str, current: _CurrentFeedback) -> Drop | None:
     if turn is None:
         return Drop.UNJOINED
     if turn.erased:
         return Drop.ERASED
-    if turn.closed:
-        return Drop(turn.closed)
+    if turn.withheld:
+        return Drop(turn.withheld)
     if turn.principal != principal:
         return Drop.FOREIGN
     if turn.cached:
-        # Written once and rated again and again: one sample would count as many.
+        # Cached answers are written once and rated repeatedly; one sample would count as many.
         return Drop.CACHED
-    if turn.finish in (Finish.INPUT_BLOCKED, Finish.OUTPUT_BLOCKED) or turn.guard_category:
+    if (
+        turn.finish in (FinishReason.INPUT_BLOCKED, FinishReason.OUTPUT_BLOCKED)
+        or turn.guard_category
+    ):
         return Drop.BLOCKED
-    if turn.finish is not Finish.STOP:
+    if turn.finish is not FinishReason.STOP:
         return Drop.INCOMPLETE
     if (
         not turn.answer.strip()
         or not turn.context
-        or (standing.correction and not standing.correction.text.strip())
+        or (current.correction and not current.correction.text.strip())
     ):
         return Drop.EMPTY
     return None
 
 
 def _capped(
-    rated: Sequence[tuple[Turn, _Standing]], limit: int, ledger: _Ledger
-) -> Sequence[tuple[Turn, _Standing]]:
+    rated: Sequence[tuple[Turn, _CurrentFeedback]], limit: int, drops: _DropLog
+) -> Sequence[tuple[Turn, _CurrentFeedback]]:
     if len(rated) <= limit:
         return rated
     shuffled = sorted(rated, key=lambda pair: hashlib.sha256(pair[0].message_id.encode()).digest())
-    for _, standing in shuffled[limit:]:
-        for event in standing.events():
-            ledger.drop(event.event_id, Drop.OVER_CAP)
+    for _, current in shuffled[limit:]:
+        for event in current.events():
+            drops.drop(event.event_id, Drop.OVER_CAP)
     return shuffled[:limit]
 
 
-def _judgement(turn: Turn, standing: _Standing) -> Judgement:
+def _judgement(turn: Turn, current: _CurrentFeedback) -> Judgement:
     return Judgement(
         message_id=turn.message_id,
         principal=turn.principal,
@@ -206,19 +213,19 @@ def _judgement(turn: Turn, standing: _Standing) -> Judgement:
         arm=turn.arm,
         context=turn.context,
         answer=turn.answer,
-        up=None if standing.thumb is None else standing.thumb.up,
-        correction=None if standing.correction is None else standing.correction.text,
+        up=None if current.thumb is None else current.thumb.up,
+        correction=None if current.correction is None else current.correction.text,
         served=turn.served,
     )
 
 
-def _unique(events: Iterable[Event], ledger: _Ledger) -> list[Event]:
-    """In the order of acceptance, each event id once."""
+def _unique(events: Iterable[Event], drops: _DropLog) -> list[Event]:
+    """Return the events in order of acceptance, each event id once."""
     seen: set[str] = set()
     unique: list[Event] = []
     for event in sorted(events, key=lambda e: e.place):
         if event.event_id in seen:
-            ledger.drop(event.event_id, Drop.DUPLICATE_EVENT)
+            drops.drop(event.event_id, Drop.DUPLICATE_EVENT)
             continue
         seen.add(event.event_id)
         unique.append(event)

@@ -1,12 +1,14 @@
-"""Rows of one length out of a stream of documents: what pre-training reads at a step.
+"""Fixed-length rows from a stream of documents, as pre-training reads them.
 
-Two ways. `documents`: a token sees its own document alone, whose positions begin at 0; rows share a
-token with the next one, so that every token of a document but its first is predicted exactly once;
-a document that ends in a later row goes on there without what came before; the last row is filled
-up. `stream`: rows lie end to end, and a text sees the ones before it; what is left over at the end
-is no row.
+Two packings exist:
+- `documents`: attention is limited to the token's own document, and positions restart at 0 per
+  document. Neighbouring rows share one token, so every token except the first of a document is
+  predicted exactly once. A document that continues in the next row loses its earlier context. The
+  last row is padded.
+- `stream`: rows lie end to end, and texts see the preceding texts. Tokens left over at the end are
+  dropped.
 
-Shapes: B rows, T tokens of a row.
+Shapes: B rows, T tokens per row.
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ PACKINGS = ("documents", "stream")
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """mask_BT: numbers of documents, 0 where filled up (Decoder.forward). learned_BT: True where
-    the token is predicted by the one before it. text_BT: those of them that stand for bytes of a
-    text, so all but the ends of documents. These two stay on the processor, as
-    ResponseBatch.response_mask_BT does.
+    """Packed rows with their masks.
+
+    mask_BT holds document numbers, 0 for padding (`Decoder.forward`). learned_BT is True for tokens
+    predicted from the previous one. text_BT is the subset of learned_BT with text bytes, without
+    the end tokens of documents. learned_BT and text_BT stay on the CPU, like
+    `ResponseBatch.response_mask_BT`.
     """
 
     ids_BT: Tensor
@@ -43,7 +47,7 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """All rows of a split, made when they are asked for."""
+    """All rows of a split, built on access."""
 
     stream: TokenStream
     row_tokens: int
@@ -72,11 +76,11 @@ class PackedRows:
 
     @property
     def left_over_tokens(self) -> int:
-        """Tokens in no row."""
+        """Number of tokens outside all rows."""
         return self.stream.tokens - len(self) * self.row_tokens if self.packing == "stream" else 0
 
     def batch(self, rows: Sequence[int]) -> PackedBatch:
-        """These rows."""
+        """Return the given rows as one batch."""
         parts = [self._row(row) for row in rows]
         ids_BT, mask_BT, learned_BT, text_BT = (
             torch.from_numpy(np.stack(column)) for column in zip(*parts, strict=True)
@@ -93,9 +97,8 @@ class PackedRows:
         stop = min(start + self.row_tokens, self.stream.tokens)
         fill = (0, self.row_tokens - (stop - start))
         ids = np.pad(self.stream.read(start, stop), fill, constant_values=FILL_ID)
-        documents = self.stream.documents_at(
-            start, stop + 1
-        )  # one more tells whether the last token ends its document
+        # One token more shows if the last one ends its document.
+        documents = self.stream.documents_at(start, stop + 1)
         ends = np.pad(documents[:-1] != documents[1:], fill)
         number = np.pad(documents[:-1], fill)
         before = np.concatenate(([0], number[:-1]))

@@ -1,9 +1,9 @@
-"""Preference pairs out of thumbs and corrections, and how far thumbs can be trusted.
+"""Preference pairs from thumbs and corrections, with an estimate of label noise.
 
-Answers to the same context are compared: one that most liked against one that most disliked
-(siblings from "regenerate" are the same case), and a correction against what it corrects. Where
-several users rated the same answer, their number decides the pair's margin, and their disagreement
-tells the label noise.
+Answers to the same context are compared: a mostly liked answer against a mostly disliked one
+("regenerate" siblings included), and a correction against the corrected answer. With several
+ratings per answer, their number sets the margin of the pair, and their disagreement gives the label
+noise.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from training.data.chat import Message
 from training.data.judgements import Judgement
 from training.data.served import Served
 
-CORRECTION_MARGIN = 0.5  # as a thumb up against a thumb down, each given three times
-PRIOR_THUMBS = 2.0  # a question's own share of thumbs up counts fully from about as many thumbs
-MIN_COMPARISONS = 20  # below, disagreement says nothing: its standard error is above 0.1
+CORRECTION_MARGIN = 0.5  # equals three thumbs up against three thumbs down
+PRIOR_THUMBS = 2.0  # weight of the global share of thumbs up, in thumbs of the question's own
+MIN_COMPARISONS = 20  # with fewer, the standard error of the disagreement is above 0.1
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to one context, with all thumbs that it got, over users and repetitions. `served`:
-    the sample of one that was rated as most rated it, where any of those has one.
+    """One answer to one context with all its thumbs, over users and repetitions.
+
+    `served` is a sample of an answer rated like the majority, if there is one.
     """
 
     text: str
@@ -38,13 +39,13 @@ class Answer:
 
     @property
     def approval(self) -> float:
-        """Mean of the posterior of its share of thumbs up, from a uniform prior."""
+        """Posterior mean of the share of thumbs up, with a uniform prior."""
         return (self.up + 1) / (self.up + self.down + 2)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A context with its rated answers and corrections (chosen, rejected)."""
+    """A context with its rated answers and its corrections as (chosen, rejected)."""
 
     prompt_id: str
     context: tuple[Message, ...]
@@ -54,8 +55,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Pair:
-    """`chosen` is preferred to `rejected`. `right` is the probability that it truly is; None where
-    noise is unknown.
+    """A preference of `chosen` over `rejected`.
+
+    `right` is the probability of a correct label, None for unknown noise.
     """
 
     prompt_id: str
@@ -68,9 +70,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """Share of thumbs that say the opposite of what their giver thinks; None where too few answers
-    were rated twice.
-    """
+    """Share of thumbs that contradict the true opinion; None with too few repeated ratings."""
 
     flipped: float | None
     comparisons: int
@@ -78,13 +78,13 @@ class LabelNoise:
 
 
 def prompt_key(context: Iterable[Message]) -> str:
-    """Id of a context: equal for contexts that differ in case and spacing only."""
+    """Return the id of a context, independent of case and spacing."""
     normal = [(message.role, " ".join(message.content.split()).casefold()) for message in context]
     return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:16]
 
 
 def group(judgements: Iterable[Judgement]) -> list[Question]:
-    """Judgements by context, and within it by answer; in the order of the prompt ids."""
+    """Group judgements by context and, within a context, by answer; ordered by prompt id."""
     by_prompt: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         by_prompt[prompt_key(judgement.context)].append(judgement)
@@ -92,8 +92,9 @@ def group(judgements: Iterable[Judgement]) -> list[Question]:
 
 
 def estimate_noise(questions: Iterable[Question]) -> LabelNoise:
-    """From pairs of thumbs on the same answer: with a share e flipped, two thumbs disagree with
-    probability 2e(1-e).
+    """Estimate the label noise from pairs of thumbs on the same answer.
+
+    With a share e of flipped thumbs, two thumbs disagree with probability 2e(1-e).
     """
     comparisons = disagreements = 0
     for answer in (answer for question in questions for answer in question.answers):
@@ -109,7 +110,7 @@ def estimate_noise(questions: Iterable[Question]) -> LabelNoise:
 def make_pairs(
     questions: Sequence[Question], noise: LabelNoise, max_per_prompt: int, seed: int
 ) -> tuple[list[Pair], dict[str, int]]:
-    """All pairs, shuffled by the seed, and how many contexts or pairs were left out, by reason."""
+    """Return all pairs, shuffled by the seed, and the number of drops by reason."""
     share_up = _share_up(questions)
     rng = random.Random(seed)
     pairs: list[Pair] = []
@@ -125,7 +126,7 @@ def make_pairs(
 
 
 def noise_ceiling(pairs: Sequence[Pair]) -> float | None:
-    """Highest accuracy that any model can expect on these pairs; None where the noise is unknown."""
+    """Return the highest accuracy expected of any model on these pairs; None for unknown noise."""
     known = [pair.right for pair in pairs if pair.right is not None]
     return sum(known) / len(known) if known else None
 
@@ -177,8 +178,10 @@ def _compared(question: Question, noise: LabelNoise, liked_share: float) -> list
 
 
 def _right(good: Answer, bad: Answer, flipped: float, liked_share: float) -> float:
-    """P(good is truly liked and bad truly not), plus half of the cases where both are alike: those
-    are a coin's toss.
+    """Return the probability of a correct preference.
+
+    P(good truly liked and bad truly disliked), plus half of P(both alike), which is a random
+    choice.
     """
     chosen, rejected = (
         _truly_liked(good, flipped, liked_share),
@@ -195,17 +198,17 @@ def _truly_liked(answer: Answer, flipped: float, liked_share: float) -> float:
 
 
 def _share_up(questions: Iterable[Question]) -> float:
-    """Share of thumbs up among all."""
+    """Return the share of thumbs up among all thumbs."""
     up, thumbs = _count(answer for question in questions for answer in question.answers)
     return up / thumbs if thumbs else 0.5
 
 
 def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> float:
-    """Share of truly liked answers to this question: its thumbs up, drawn towards the share of all,
-    with the flips taken out.
+    """Return the estimated share of truly liked answers to this question.
 
-    Where all answers are liked, a thumb down is a slip more often than not; the share of all
-    questions would not tell.
+    The question's share of thumbs up is shrunk towards the global share, then corrected for flips.
+    If all answers are liked, a thumb down is usually a slip; the global share alone would hide
+    this.
     """
     up, thumbs = _count(question.answers)
     share = (up + PRIOR_THUMBS * share_up) / (thumbs + PRIOR_THUMBS)
@@ -216,13 +219,13 @@ def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> floa
 
 
 def _count(answers: Iterable[Answer]) -> tuple[int, int]:
-    """Thumbs up, and all thumbs."""
+    """Return the numbers of thumbs up and of all thumbs."""
     thumbs = [(answer.up, answer.up + answer.down) for answer in answers]
     return sum(up for up, _ in thumbs), sum(both for _, both in thumbs)
 
 
 def pair_line(pair: Pair) -> Mapping[str, object]:
-    """A line of the reward model's data."""
+    """Return the pair as a line of the reward model's data file."""
     return {
         "messages": [{"role": m.role, "content": m.content} for m in pair.context],
         "chosen": pair.chosen,

@@ -1,5 +1,7 @@
-"""Rows of the log's Parquet objects as events. Columns are read by name: a missing one is null, an
-unknown one is ignored, so files of older and newer writers unite.
+"""Conversion of Parquet rows of the log to events.
+
+Columns are read by name: missing columns are null and unknown columns are ignored, so files of
+older and newer writers can be combined.
 """
 
 from __future__ import annotations
@@ -10,45 +12,43 @@ from typing import Any
 import pyarrow as pa
 
 from training.data.catalogue import Segment
-from training.data.events import Feedback, Finish, Kind, Place, Turn
-from training.data.sealed import Opening
+from training.data.events import Feedback, FeedbackKind, FinishReason, LogPosition, Turn
+from training.data.sealed import Decryptor
 from training.errors import DetailedError
 
-KINDS = frozenset(kind.value for kind in Kind)
-FINISHES = frozenset(finish.value for finish in Finish)
+KNOWN_KINDS = frozenset(kind.value for kind in FeedbackKind)
+KNOWN_FINISH_REASONS = frozenset(finish.value for finish in FinishReason)
 
 
 class RowError(DetailedError, ValueError):
-    """A row lacks a value without which it means nothing; the text names object, offset and column,
-    never the content.
-    """
+    """Error for a row without a required value; the message has object, offset and column only."""
 
     reason = "INVALID_ROW"
 
 
-def feedback_rows(table: pa.Table, segment: Segment, opening: Opening) -> Iterator[Feedback]:
-    """Events of a feedback object. Kinds that a newer writer may bring are skipped."""
+def feedback_rows(table: pa.Table, segment: Segment, decryptor: Decryptor) -> Iterator[Feedback]:
+    """Yield the events of a feedback object. Unknown kinds of newer writers are skipped."""
     for row in table.to_pylist():
         kind = _text(row, "kind", segment)
-        if kind in KINDS:
-            texts = opening.feedback(row, segment)
+        if kind in KNOWN_KINDS:
+            texts = decryptor.feedback(row, segment)
             yield Feedback(
                 place=_place(row, segment),
                 event_id=_text(row, "event_id", segment),
                 principal=_text(row, "principal", segment),
                 message_id=_text(row, "message_id", segment),
-                kind=Kind(kind),
+                kind=FeedbackKind(kind),
                 up=bool(row.get("up")),
                 text=texts.correction,
                 retracts=row.get("retracts") or "",
-                closed=texts.closed,
+                withheld=texts.withheld,
             )
 
 
-def turn_rows(table: pa.Table, segment: Segment, opening: Opening) -> Iterator[Turn]:
-    """Turns of a turns object."""
+def turn_rows(table: pa.Table, segment: Segment, decryptor: Decryptor) -> Iterator[Turn]:
+    """Yield the turns of a turns object."""
     for row in table.to_pylist():
-        finish, texts = row.get("finish_reason"), opening.turn(row, segment)
+        finish, texts = row.get("finish_reason"), decryptor.turn(row, segment)
         yield Turn(
             place=_place(row, segment),
             event_id=_text(row, "event_id", segment),
@@ -56,19 +56,19 @@ def turn_rows(table: pa.Table, segment: Segment, opening: Opening) -> Iterator[T
             message_id=_text(row, "message_id", segment),
             context=texts.context,
             answer=texts.answer,
-            finish=Finish(finish) if finish in FINISHES else Finish.UNKNOWN,
+            finish=FinishReason(finish) if finish in KNOWN_FINISH_REASONS else FinishReason.UNKNOWN,
             model_version=row.get("model_version") or "",
             arm=row.get("arm") or "",
             guard_category=row.get("guard_category") or "",
             erased=bool(row.get("erased")),
             cached=bool(row.get("cached")),
             served=texts.served,
-            closed=texts.closed,
+            withheld=texts.withheld,
         )
 
 
-def _place(row: Mapping[str, Any], segment: Segment) -> Place:
-    """Rows of a compacted object keep the places that their own segments gave them."""
+def _place(row: Mapping[str, Any], segment: Segment) -> LogPosition:
+    """Return the log position of a row. Rows of compacted objects keep their original positions."""
     offset: Any = row.get("offset")
     sequence, inside = segment.sequence, isinstance(offset, int)
     if segment.is_compacted:
@@ -79,7 +79,8 @@ def _place(row: Mapping[str, Any], segment: Segment) -> Place:
     if not inside:
         by_sequence = segment.is_compacted and isinstance(offset, int)
         raise RowError(
-            f"offset: {offset!r} of sequence {sequence} in {segment.object_key} is not in its segment",
+            f"offset: {offset!r} of sequence {sequence} in {segment.object_key}"
+            " is not in its segment",
             field="sequence" if by_sequence else "offset",
             reason="OUT_OF_RANGE",
             limit=f"{segment.first_sequence} to {segment.sequence}"

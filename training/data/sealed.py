@@ -1,9 +1,11 @@
-"""Texts that the log holds sealed under their principal's data key: opened for training where the
-principal allows it, closed with a reason otherwise. Rows of the time before sealing hold theirs in
-plain columns, and the same consent is asked for them.
+"""Decryption of log texts sealed with the data key of their principal.
 
-`sealed` is a byte 1, the key's id (16 bytes), a nonce (12), then AES-256-GCM of a message that
-holds nothing but the texts, with event_id/principal as associated data (events.proto).
+Texts are readable if the principal consents to training; otherwise they are withheld with a reason.
+Rows written before sealing existed hold plain text, and the same consent applies to them.
+
+`sealed` consists of a byte 1, the key id (16 bytes), a nonce (12 bytes), and the AES-256-GCM
+ciphertext of a message with only the texts. The associated data is event_id/principal
+(events.proto).
 """
 
 from __future__ import annotations
@@ -22,18 +24,19 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from training.data.catalogue import Segment
 from training.data.chat import Message
-from training.data.events import Closed, Erasure
+from training.data.events import Erasure, Withheld
 from training.data.served import Served
 from training.errors import DetailedError
 
 FORM = 1
 KEY_ID, NONCE, CIPHERTEXT = slice(1, 17), slice(17, 29), slice(29, None)
-LEAST_BYTES = 29 + 16  # the ciphertext of nothing is its tag
+LEAST_BYTES = 29 + 16  # the ciphertext of an empty message is the 16-byte tag
 
 
 class SealError(DetailedError, ValueError):
-    """Sealed bytes are none, were changed, or belong to another event; the text names object and
-    offset, nothing else.
+    """Error for sealed bytes that are malformed, changed, or bound to another event.
+
+    The message names object and offset only.
     """
 
     reason = "DAMAGED"
@@ -41,8 +44,9 @@ class SealError(DetailedError, ValueError):
 
 @dataclass(frozen=True)
 class DataKey:
-    """What opens the texts of one principal. key_id is empty where nothing is left to open; without
-    consent there is no key.
+    """Data key of one principal.
+
+    key_id is empty if no texts remain to be opened; without consent there is no key.
     """
 
     consent: bool
@@ -51,7 +55,7 @@ class DataKey:
 
 
 class KeyLog(Protocol):
-    """Who allows training, with which key, and who asked to be erased."""
+    """Source of consents, data keys and erasure requests."""
 
     def data_keys(self, principals: Sequence[str]) -> Mapping[str, DataKey]: ...
 
@@ -60,9 +64,9 @@ class KeyLog(Protocol):
 
 @dataclass(frozen=True)
 class Texts:
-    """What a row says, or why that may not be read."""
+    """Texts of a row, or the reason for withholding them."""
 
-    closed: Closed | None = None
+    withheld: Withheld | None = None
     context: tuple[Message, ...] = ()
     answer: str = ""
     correction: str = ""
@@ -73,49 +77,55 @@ Row = Mapping[str, Any]
 Inner = TypeVar("Inner", bound=Protobuf)
 
 
-class Opening:
-    """The keys of one snapshot. A principal of whom the log says nothing has allowed nothing."""
+class Decryptor:
+    """Decryptor with the keys of one snapshot. A principal unknown to the log has not consented."""
 
     def __init__(self, keys: Mapping[str, DataKey], erased: Collection[str]) -> None:
         self._keys, self._erased = keys, erased
 
     def feedback(self, row: Row, segment: Segment) -> Texts:
-        """The words of a feedback row. Raises: SealError."""
-        if closed := self._closed(row):
-            return Texts(closed)
+        """Return the texts of a feedback row.
+
+        Raises:
+            SealError: the sealed bytes are invalid.
+        """
+        if withheld := self._withheld_reason(row):
+            return Texts(withheld)
         if not row.get("sealed"):
             return Texts(correction=row.get("correction") or "")
         return Texts(
-            correction=self._opened(row, segment, events_pb2.FeedbackEvent()).correction.text
+            correction=self._decrypt(row, segment, events_pb2.FeedbackEvent()).correction.text
         )
 
     def turn(self, row: Row, segment: Segment) -> Texts:
-        """Context and answer of a turn's row, and what was sampled: that was never written plain.
-        Raises: SealError.
+        """Return context, answer and sample of a turn row; plain rows have no sample.
+
+        Raises:
+            SealError: the sealed bytes are invalid.
         """
-        if closed := self._closed(row):
-            return Texts(closed)
+        if withheld := self._withheld_reason(row):
+            return Texts(withheld)
         if not row.get("sealed"):
             context = tuple(
                 Message(part["role"], part["text"]) for part in row.get("context") or ()
             )
             return Texts(context=context, answer=row.get("answer") or "")
-        turn = self._opened(row, segment, events_pb2.TurnEvent())
+        turn = self._decrypt(row, segment, events_pb2.TurnEvent())
         context = tuple(Message(_role(m.role), m.text) for m in turn.context)
         return Texts(context=context, answer=turn.answer, served=_served(turn, row))
 
-    def _closed(self, row: Row) -> Closed | None:
+    def _withheld_reason(self, row: Row) -> Withheld | None:
         principal, sealed = row.get("principal") or "", row.get("sealed")
         key = self._keys.get(principal)
         if key is None or not key.consent:
-            return Closed.NO_CONSENT
+            return Withheld.NO_CONSENT
         if not sealed:
-            # Since there are erasures every event is sealed: what is plain was said before.
-            return Closed.ERASED if principal in self._erased else None
-        # Bytes of another form name no key: they are refused when they are opened.
-        return Closed.ERASED if _has_form(sealed) and sealed[KEY_ID] != key.key_id else None
+            # Every event after an erasure is sealed, so plain rows are older than the erasure.
+            return Withheld.ERASED if principal in self._erased else None
+        # Bytes of another format name no key; decryption refuses them.
+        return Withheld.ERASED if _has_form(sealed) and sealed[KEY_ID] != key.key_id else None
 
-    def _opened(self, row: Row, segment: Segment, inner: Inner) -> Inner:
+    def _decrypt(self, row: Row, segment: Segment, inner: Inner) -> Inner:
         sealed: bytes = row["sealed"]
         bound_to = f"{row.get('event_id')}/{row.get('principal')}".encode()
         try:
@@ -124,7 +134,7 @@ class Opening:
             key = AESGCM(self._keys[row["principal"]].key)
             inner.ParseFromString(key.decrypt(sealed[NONCE], sealed[CIPHERTEXT], bound_to))
         except (InvalidTag, DecodeError):
-            # Without its cause: what a decoder says of bytes may repeat them.
+            # Suppress the cause: the message of a decoder may repeat the bytes.
             raise SealError(
                 f"sealed: {segment.object_key} cannot be opened at offset {row.get('offset')!r}",
                 field="sealed",
@@ -132,13 +142,13 @@ class Opening:
         return inner
 
 
-def open_with(log: KeyLog, tables: Iterable[pa.Table]) -> Opening:
-    """Ask once for everybody whom these tables hold."""
+def load_decryptor(log: KeyLog, tables: Iterable[pa.Table]) -> Decryptor:
+    """Fetch the keys of all principals in these tables with one request."""
     principals = {
         name for table in tables for name in table.column("principal").unique().to_pylist() if name
     }
     keys = log.data_keys(sorted(principals))
-    return Opening(keys, {erasure.principal for erasure in log.erasures(0)})
+    return Decryptor(keys, {erasure.principal for erasure in log.erasures(0)})
 
 
 def _served(turn: events_pb2.TurnEvent, row: Row) -> Served | None:
@@ -155,7 +165,7 @@ def _served(turn: events_pb2.TurnEvent, row: Row) -> Served | None:
 
 
 def _plain(value: float) -> float:
-    """A 32-bit 0.9 is 0.89999998: six digits are what was meant."""
+    """Round to six digits: 0.9 as a 32-bit float reads 0.89999998."""
     return round(value, 6)
 
 
@@ -164,5 +174,5 @@ def _has_form(sealed: bytes) -> bool:
 
 
 def _role(role: chat_pb2.Role.ValueType) -> str:
-    """As in the plain columns: user, assistant, system."""
+    """Return the role as in the plain columns: user, assistant or system."""
     return chat_pb2.Role.Name(role).removeprefix("ROLE_").lower()

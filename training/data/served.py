@@ -1,5 +1,6 @@
-"""What the version that gave an answer sampled: its token ids and how likely it held each. Ids are
-never made from the text again.
+"""Tokens and log-probs sampled by the version that served an answer.
+
+Token ids are never recomputed from the text.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from training.errors import DetailedError
 
 
 class SampleError(DetailedError, ValueError):
-    """The sampled tokens of an answer are incomplete; the text names the field, never the content."""
+    """Error for an invalid sample; the message names the field, never the content."""
 
     reason = "INVALID_SAMPLE"
 
 
 @dataclass(frozen=True)
 class Served:
-    """The sample of one answer, all of it.
+    """Complete sample of one served answer.
 
-    token_ids: to the end token. log_probs: of the raw model (temperature 1, no nucleus), though it
-        was sampled at `temperature` and
-    `top_p`. prompt_tokens: of the context by the serving model's chat template; 0 where that is not
-    known.
+    Args:
+        token_ids: ids including the end token.
+        log_probs: log-probs of the raw model (temperature 1, no nucleus), even if sampled at
+            `temperature` and `top_p`.
+        prompt_tokens: length of the context by the serving model's chat template; 0 if unknown.
     """
 
     version: str
@@ -52,13 +54,16 @@ class Served:
             )
 
     def fields(self) -> dict[str, Any]:
-        """As it stands in a line of JSON."""
+        """Return the sample as a JSON object."""
         return asdict(self)
 
 
 def served_from(fields: Mapping[str, Any]) -> Served:
-    """Out of a line of JSON. Raises: SampleError, TypeError; the text names a field, never a
-    content.
+    """Parse the sample from a JSON object.
+
+    Raises:
+        SampleError: a field is invalid; the message names the field, never the content.
+        TypeError: a field is missing or unknown.
     """
     if not isinstance(fields, Mapping):
         raise SampleError("not a JSON object", reason="WRONG_TYPE")

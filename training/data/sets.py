@@ -1,9 +1,8 @@
-"""A snapshot cut into what each stage learns from, and what judges the result. Nothing that judges
-is ever learned from.
+"""Division of a snapshot into training sets per stage and evaluation sets.
 
-Two cuts cross each other. Prompts: a hash holds some out for ever, in every later snapshot too.
-Users: some are judges, whose thumbs train the second reward model that compares candidate and
-incumbent, and nothing else.
+Evaluation data are never trained on. Two divisions cross each other. Prompts: a hash holds out a
+fixed share, in every later snapshot too. Users: a share of the users are judges. Their thumbs train
+only the second reward model, which compares candidate and stable version.
 """
 
 from __future__ import annotations
@@ -34,24 +33,20 @@ from training.data.pairs import (
 from training.data.served import Served
 from training.errors import ConfigError
 
-MIN_PRINCIPALS = (
-    5  # with fewer, one user's thumbs would be a whole half: then answers are divided, not users
-)
+# With fewer users, one user could make up a whole half; then answers are divided, not users.
+MIN_PRINCIPALS = 5
 
 
 @dataclass(frozen=True)
 class SetsConfig:
-    """Fractions are of prompts and of judgements. min_* are what a turn needs; below, the loop says
-    how many are missing.
-    """
+    """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*)."""
 
     held_out_fraction: float = 0.2
     judge_fraction: float = 0.4
     max_pairs_per_prompt: int = 16
     correction_weight: float = 2.0
-    anchors: Path | None = (
-        None  # JSON lines of our own pairs that every turn learns too: what must stay refused
-    )
+    # JSON lines of fixed pairs for every run, for example requests to refuse.
+    anchors: Path | None = None
     min_thumbs: int = 200
     min_pairs: int = 60
     min_held_out_pairs: int = 20
@@ -69,8 +64,8 @@ class SetsConfig:
 
 
 @dataclass(frozen=True)
-class Sets:
-    """Everything cut from one snapshot. `judges_are` is "users" or, with few users, "answers"."""
+class TrainingSets:
+    """All sets of one snapshot. `judges_are` is "users" or, with few users, "answers"."""
 
     sft: list[dict[str, Any]]
     thumbs: list[dict[str, Any]]
@@ -82,14 +77,15 @@ class Sets:
     noise: LabelNoise
     judges_are: str
     dropped: Mapping[str, int]
-    anchors: int = 0  # of the pairs
+    anchors: int = 0  # number of anchors among the pairs
 
     @property
     def held_out_ceiling(self) -> float | None:
+        """Highest expected accuracy on the held-out pairs; None for unknown noise."""
         return noise_ceiling(self.held_out_pairs)
 
     def counts(self) -> dict[str, Any]:
-        """Figures for the report and the manifest."""
+        """Return the figures for the report and the manifest."""
         return {
             "sft_examples": len(self.sft),
             "thumb_examples": len(self.thumbs),
@@ -108,12 +104,8 @@ class Sets:
         }
 
     def missing(self, config: SetsConfig, thumbs: int) -> list[str]:
-        """What is too little for a turn, in words; empty when there is enough."""
-        own = (
-            f" ({self.anchors} of them the recipe's own, which every turn learns too)"
-            if self.anchors
-            else ""
-        )
+        """Describe the amounts below their minimum; empty if there is enough data for a run."""
+        own = f" ({self.anchors} of them anchors of the recipe)" if self.anchors else ""
         wanted = [
             ("thumbs", thumbs, config.min_thumbs),
             (f"preference pairs{own}", len(self.pairs), config.min_pairs),
@@ -127,40 +119,43 @@ class Sets:
         return [f"{have} {name}, {need} needed" for name, have, need in wanted if have < need]
 
 
-def cut(judgements: Sequence[Judgement], config: SetsConfig) -> Sets:
-    """Everything that a turn needs from the judgements of one snapshot; a function of both
-    arguments alone.
-    """
-    judges, judges_are = _judges(judgements, config.judge_fraction)
-    learned = [
+def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSets:
+    """Divide the judgements of one snapshot into all sets of a run; deterministic."""
+    judges, judges_are = _select_judges(judgements, config.judge_fraction)
+    training_judgements = [
         j for j in judgements if not is_held_out(prompt_key(j.context), config.held_out_fraction)
     ]
     held_out = [
         j for j in judgements if is_held_out(prompt_key(j.context), config.held_out_fraction)
     ]
     noise = estimate_noise(group(judgements))
-    teachers = group(j for j in learned if _unit(j, judges_are) not in judges)
-    jury = group(j for j in learned if _unit(j, judges_are) in judges)
+    training_questions = group(
+        j for j in training_judgements if _judge_key(j, judges_are) not in judges
+    )
+    judge_questions = group(j for j in training_judgements if _judge_key(j, judges_are) in judges)
     dropped: Counter[str] = Counter()
-    made = []
-    for questions in (teachers, jury, group(held_out)):
+    pairs_by_set = []
+    for questions in (training_questions, judge_questions, group(held_out)):
         pairs, left_out = make_pairs(questions, noise, config.max_pairs_per_prompt, config.seed)
-        made.append(pairs)
+        pairs_by_set.append(pairs)
         dropped.update(left_out)
     anchors = [] if config.anchors is None else read_anchors(config.anchors)
-    pairs = [*made[0], *anchors]
+    pairs = [*pairs_by_set[0], *anchors]
     random.Random(config.seed).shuffle(pairs)
-    return Sets(
-        sft=[*_sft_lines(teachers, config.correction_weight), *map(_anchor_line, anchors)],
+    return TrainingSets(
+        sft=[
+            *_sft_lines(training_questions, config.correction_weight),
+            *map(_anchor_line, anchors),
+        ],
         thumbs=[
-            *_thumb_lines(teachers),
+            *_thumb_lines(training_questions),
             *(line for anchor in anchors for line in _anchor_thumbs(anchor)),
         ],
         pairs=pairs,
-        judge_pairs=made[1],
-        held_out_pairs=made[2],
+        judge_pairs=pairs_by_set[1],
+        held_out_pairs=pairs_by_set[2],
         prompts=[
-            *(question.context for question in group(learned)),
+            *(question.context for question in group(training_judgements)),
             *(anchor.context for anchor in anchors),
         ],
         held_out_prompts=[question.context for question in group(held_out)],
@@ -171,8 +166,8 @@ def cut(judgements: Sequence[Judgement], config: SetsConfig) -> Sets:
     )
 
 
-def write_sets(sets: Sets, directory: Path) -> None:
-    """One JSON-lines file a set, under the names that recipes use."""
+def write_sets(sets: TrainingSets, directory: Path) -> None:
+    """Write one JSON-lines file per set, under the names used by recipes."""
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / "sft.jsonl", sets.sft)
     _write(directory / "thumbs.jsonl", sets.thumbs)
@@ -184,9 +179,7 @@ def write_sets(sets: Sets, directory: Path) -> None:
 
 
 def read_anchors(path: Path) -> list[Pair]:
-    """{"messages", "chosen", "rejected"} lines as pairs. Judges never see them: their thumbs alone
-    judge.
-    """
+    """Read {"messages", "chosen", "rejected"} lines as pairs. Judge sets never contain anchors."""
     with path.open() as opened:
         rows = [json.loads(line) for line in opened]
     contexts = [tuple(Message(**message) for message in row["messages"]) for row in rows]
@@ -197,12 +190,12 @@ def read_anchors(path: Path) -> list[Pair]:
 
 
 def is_held_out(prompt_id: str, fraction: float) -> bool:
-    """Decided by the prompt alone, so a prompt that once judged never trains a later version."""
+    """Decide by the prompt alone, so a prompt used for evaluation never trains a later version."""
     return _unit_interval("held-out", prompt_id) < fraction
 
 
-def _judges(judgements: Sequence[Judgement], fraction: float) -> tuple[set[str], str]:
-    """Users in the order of a hash until they hold their fraction of the judgements."""
+def _select_judges(judgements: Sequence[Judgement], fraction: float) -> tuple[set[str], str]:
+    """Select judges in hash order until they cover the given fraction of the judgements."""
     by_user = Counter(j.principal for j in judgements)
     if len(by_user) < MIN_PRINCIPALS:
         answers = {
@@ -219,7 +212,7 @@ def _judges(judgements: Sequence[Judgement], fraction: float) -> tuple[set[str],
     return judges, "users"
 
 
-def _unit(judgement: Judgement, judges_are: str) -> str:
+def _judge_key(judgement: Judgement, judges_are: str) -> str:
     return judgement.principal if judges_are == "users" else judgement.message_id
 
 
@@ -229,7 +222,7 @@ def _unit_interval(purpose: str, key: str) -> float:
 
 
 def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[dict[str, Any]]:
-    """Liked answers, weighted by how clearly, and corrections."""
+    """Return liked answers, weighted by their majority, and corrections."""
     lines = []
     for question in questions:
         messages = _prompt_line(question.context)["messages"]
@@ -245,7 +238,7 @@ def _sft_lines(questions: Iterable[Question], correction_weight: float) -> list[
 
 
 def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
-    """One thumb an answer, however many it got: its majority's. A tie says nothing."""
+    """Return one thumb per answer, given by the majority; ties are skipped."""
     return [
         _thumb_line(
             question.prompt_id,
@@ -274,7 +267,7 @@ def _thumb_line(
     up: bool,
     served: Served | None = None,
 ) -> dict[str, Any]:
-    """With what was sampled for the rated answer itself, where that is known."""
+    """Return a line of the thumbs file, with the sample if known."""
     line = {
         **_prompt_line(context),
         "response": response,

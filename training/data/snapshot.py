@@ -1,7 +1,6 @@
-"""The feedback log frozen: an immutable directory that training pins by its id.
+"""Immutable snapshots of the feedback log, pinned by id in training.
 
-The id is the hash of what is in it, so the same log and the same settings give the same snapshot,
-whenever it is taken.
+The id is a hash of the content. The same log and settings give the same snapshot at any time.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from training.data.catalogue import Catalogue, ObjectMissingError, Objects, Segm
 from training.data.chat import Message
 from training.data.judgements import Dropped, Judgement, judge
 from training.data.rows import feedback_rows, turn_rows
-from training.data.sealed import KeyLog, Opening, open_with
+from training.data.sealed import Decryptor, KeyLog, load_decryptor
 from training.data.served import served_from
 from training.errors import ConfigError
 from training.manifest import (
@@ -40,9 +39,7 @@ ID_DIGITS = 12
 
 @dataclass(frozen=True)
 class SnapshotConfig:
-    """max_per_principal: answers of which one user's judgement counts, so that nobody outvotes
-    everybody.
-    """
+    """Settings of a snapshot. max_per_principal limits the number of judgements per user."""
 
     max_per_principal: int = 200
 
@@ -58,7 +55,7 @@ class SnapshotConfig:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A finished snapshot on disk. `sha256` is of its judgements file."""
+    """A finished snapshot on disk. `sha256` is the hash of the judgements file."""
 
     directory: Path
     manifest: Manifest
@@ -77,7 +74,7 @@ class Snapshot:
 
 
 class Log(Catalogue, KeyLog, Protocol):
-    """What a snapshot is taken of."""
+    """Source of a snapshot: segments, keys and erasures."""
 
 
 Read = tuple[pa.Table, Segment]
@@ -86,23 +83,22 @@ Read = tuple[pa.Table, Segment]
 def take_snapshot(
     log: Log, objects: Objects, config: SnapshotConfig, into: Path, code_commit: str
 ) -> Snapshot:
-    """Read all that is committed and may be read, and write the snapshot under `into`/<id>, or find
-    it there already.
+    """Read all committed, readable data and write the snapshot to `into`/<id> unless present.
 
     Raises:
-        CatalogueError: an object cannot be had, or is not what the ledger says.
-        RowError: a row lacks a column without which it means nothing.
-        SealError: a row's sealed texts were changed.
+        CatalogueError: an object is unavailable or differs from the ledger.
+        RowError: a row lacks a required column.
+        SealError: the sealed texts of a row were changed.
     """
     try:
         segments, feedback, turns = _read(log, objects)
     except ObjectMissingError:
-        # Compaction deletes what it has replaced, and the listing was from before.
+        # Compaction deletes replaced objects, possibly after the listing; list again once.
         segments, feedback, turns = _read(log, objects)
-    opening = open_with(log, (table for table, _ in (*feedback, *turns)))
+    decryptor = load_decryptor(log, (table for table, _ in (*feedback, *turns)))
     judgements, dropped = judge(
-        _rows(feedback, feedback_rows, opening),
-        _rows(turns, turn_rows, opening),
+        _rows(feedback, feedback_rows, decryptor),
+        _rows(turns, turn_rows, decryptor),
         config.max_per_principal,
     )
     return write_snapshot(judgements, dropped, config, into, code_commit, segments)
@@ -116,9 +112,7 @@ def write_snapshot(
     code_commit: str,
     segments: dict[str, Sequence[Segment]],
 ) -> Snapshot:
-    """Write the files, then rename the directory to its id, so that a half-written one never has an
-    id.
-    """
+    """Write the files, then rename the directory to its id, so no partial snapshot has an id."""
     partial = into / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -126,7 +120,7 @@ def write_snapshot(
     _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
     version = _content_id(partial, config)
     directory = into / version
-    # One that was erased has the same content only if what it held was said anew.
+    # An erased snapshot has the same content only after identical feedback arrived again.
     if (directory / MANIFEST).exists() and not (before := read_manifest(directory)).erased:
         shutil.rmtree(partial)
         return Snapshot(directory, before)
@@ -144,19 +138,24 @@ def write_snapshot(
 
 
 def open_snapshot(directory: Path) -> Snapshot:
-    """A snapshot on disk, every file compared with its hash. Raises ManifestError."""
+    """Open a snapshot and verify all file hashes.
+
+    Raises:
+        ManifestError: a file is missing or changed.
+    """
     return Snapshot(directory, verify_manifest(directory))
 
 
 def read_judgements(snapshot: Snapshot) -> list[Judgement]:
-    """The judgements of a snapshot, in its order."""
+    """Return the judgements of a snapshot in file order."""
     with (snapshot.directory / JUDGEMENTS).open() as opened:
         return [_judgement(json.loads(line)) for line in opened]
 
 
 def _line(judgement: Judgement) -> dict[str, Any]:
-    """Without a sample as before there were any: the same log gives the same snapshot, whichever
-    version takes it.
+    """Return the judgement as a JSON object, without an empty `served`.
+
+    Logs without samples thus give the same snapshot id in older and newer versions.
     """
     fields = asdict(judgement)
     return (
@@ -175,7 +174,7 @@ def _judgement(fields: dict[str, Any]) -> Judgement:
 def _read(
     catalogue: Catalogue, objects: Objects
 ) -> tuple[dict[str, Sequence[Segment]], list[Read], list[Read]]:
-    """What is committed now: the segments of both streams, and their objects."""
+    """Return the committed segments of both streams, and their objects."""
     segments = {"feedback": catalogue.feedback_segments(), "turns": catalogue.turn_segments()}
     feedback, turns = (
         [(read_segment(objects, s), s) for s in some if s.object_key] for some in segments.values()
@@ -185,10 +184,10 @@ def _read(
 
 def _rows(
     read: Sequence[Read],
-    parse: Callable[[pa.Table, Segment, Opening], Iterable[Any]],
-    opening: Opening,
+    parse: Callable[[pa.Table, Segment, Decryptor], Iterable[Any]],
+    decryptor: Decryptor,
 ) -> list[Any]:
-    return [row for table, segment in read for row in parse(table, segment, opening)]
+    return [row for table, segment in read for row in parse(table, segment, decryptor)]
 
 
 def _content_id(directory: Path, config: SnapshotConfig) -> str:

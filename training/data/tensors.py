@@ -1,8 +1,7 @@
-"""Lists of token ids to padded tensors, on the device where they are read. Masks say what is real;
-the fill value never matters.
+"""Padded tensors from lists of token ids, on the default device.
 
-They are made on the processor and sent at once: a row of its own would be a copy of its own.
-Shapes: B batch, T tokens.
+Masks mark the real tokens; the fill value has no effect. Batches are assembled on the CPU and sent
+in one copy, since separate rows would need separate copies. Shapes: B batch, T tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ FILL_ID = 0
 
 @dataclass(frozen=True)
 class TokenisedExample:
-    """A prompt and the response to learn, as ids."""
+    """A prompt and its target response as ids."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
@@ -29,20 +28,21 @@ class TokenisedExample:
 
     @property
     def tokens(self) -> int:
-        """Prompt and response together."""
+        """Number of tokens of prompt and response."""
         return len(self.prompt) + len(self.response)
 
-    def narrowed(self, vocabulary: VocabularyMap) -> TokenisedExample:
-        """The same example in dense ids."""
+    def to_dense(self, vocabulary: VocabularyMap) -> TokenisedExample:
+        """Return the example in dense ids."""
         prompt, response = (tuple(vocabulary.narrow(ids)) for ids in (self.prompt, self.response))
         return TokenisedExample(prompt, response, self.weight)
 
 
 @dataclass(frozen=True)
 class ResponseBatch:
-    """Right-padded prompt + response; weights one per row. response_mask_BT: True on response
-    tokens (EOS included); it stays on the processor, as whoever picks by a mask of the accelerator
-    waits to know how many there are.
+    """Right-padded prompts with responses, and one weight per row.
+
+    response_mask_BT is True for response tokens including EOS. This mask stays on the CPU: indexing
+    with a mask on the accelerator waits for the number of selected elements.
     """
 
     ids_BT: Tensor
@@ -54,14 +54,19 @@ class ResponseBatch:
 def pad(
     rows: Sequence[Sequence[int]], side: str = "right", columns: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Ids and mask, [B, T] each. side: where the filling goes. columns: T, else the longest row."""
+    """Return ids and mask, each [B, T].
+
+    Args:
+        side: side of the padding, "left" or "right".
+        columns: T; default: the longest row.
+    """
     ids_BT, mask_BT = _padded(rows, side, columns)
     device = torch.get_default_device()
     return ids_BT.to(device), mask_BT.to(device)
 
 
 def response_batch(examples: Sequence[TokenisedExample]) -> ResponseBatch:
-    """Examples side by side."""
+    """Stack examples into one batch."""
     ids_BT, mask_BT = _padded([(*example.prompt, *example.response) for example in examples])
     starts_B1 = torch.tensor([[len(example.prompt)] for example in examples], device="cpu")
     response_BT = mask_BT.bool() & (torch.arange(ids_BT.shape[1], device="cpu") >= starts_B1)
@@ -70,26 +75,26 @@ def response_batch(examples: Sequence[TokenisedExample]) -> ResponseBatch:
     return ResponseBatch(ids_BT.to(device), mask_BT.to(device), response_BT, weights_B)
 
 
-class Long(Protocol):
-    """What has a length."""
+class HasTokens(Protocol):
+    """Item with a length in tokens."""
 
     @property
     def tokens(self) -> int: ...
 
 
-L = TypeVar("L", bound=Long)
+L = TypeVar("L", bound=HasTokens)
 
 
-def of_similar_length(rows: Sequence[L], most: int) -> Iterator[Sequence[L]]:
-    """At most so many side by side, the shortest first, so that little is padding."""
+def length_groups(rows: Sequence[L], most: int) -> Iterator[Sequence[L]]:
+    """Yield groups of at most `most` rows, shortest first, to keep padding small."""
     ordered = sorted(rows, key=lambda row: row.tokens)
     for start in range(0, len(ordered), most):
         yield ordered[start : start + most]
 
 
 def microbatches(examples: Sequence[TokenisedExample], rows: int) -> Iterator[ResponseBatch]:
-    """Batches of at most `rows`."""
-    for part in of_similar_length(examples, rows):
+    """Yield batches of at most `rows` examples."""
+    for part in length_groups(examples, rows):
         yield response_batch(part)
 
 

@@ -1,10 +1,9 @@
-"""A corpus as tokens on disk: texts tokenised once, in flat binary shards of a fixed length, and
-read again through memory maps.
+"""Tokenised corpora on disk, in flat binary shards of fixed length, read through memory maps.
 
-A directory holds, for `train` and `held_out`, SPLIT-00000.bin and so on (uint16, or uint32 for a
-larger vocabulary; little-endian; all documents end to end), and where each document begins:
-SPLIT-tokens.bin and SPLIT-bytes.bin, int64 [documents + 1]. Bytes of text are there so that bits
-per byte are exact. The manifest comes last; a run that was cut off begins again.
+A directory holds, for `train` and `held_out`, the files SPLIT-00000.bin and so on (little-endian
+uint16, or uint32 for larger vocabularies; all documents end to end). SPLIT-tokens.bin and
+SPLIT-bytes.bin (int64 [documents + 1]) hold the start of each document in tokens and in text bytes;
+the bytes make bits per byte exact. The manifest is written last; interrupted writing starts over.
 """
 
 from __future__ import annotations
@@ -28,31 +27,33 @@ from training.data.corpus import read_texts_of, text_files
 from training.data.seeds import is_held_out
 from training.errors import DetailedError
 from training.manifest import MANIFEST, Manifest, hash_file, plain, read_manifest, write_manifest
-from training.tokenization.opened import open_tokenizer
+from training.tokenization.text_tokenizer import open_tokenizer
 
 KIND = "token_shards"
 TRAIN, HELD_OUT = "train", "held_out"
-BATCH_BYTES = 1 << 20  # of text, tokenised at once
-OURS = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes)\.bin|manifest\.partial")
+BATCH_BYTES = 1 << 20  # amount of text per tokenizer call
+SHARD_FILES = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes)\.bin|manifest\.partial")
 LARGEST_UINT16_VOCABULARY = 1 << 16
 
 
 class ShardError(DetailedError, ValueError):
-    """Shards are not what their reader asks for; the text names the field or the file."""
+    """Error for shards that do not match the request; the message names the field or file."""
 
     reason = "INVALID_SHARDS"
 
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """sources: .jsonl and .txt files, or folders of them (corpus.py)."""
+    """Settings of token shards. `sources` are .jsonl and .txt files, or folders (corpus.py)."""
 
     sources: tuple[Path, ...]
     tokenizer_directory: Path
     output_directory: Path
-    held_out_fraction: float = 0.01  # of the distinct texts, by their hash
-    begin_documents: bool = True  # a token before each, so that its first one is predicted too
-    # True: a text may spell them, as a rendered chat does; False: "<|end|>" in a text is text
+    held_out_fraction: float = 0.01  # share of the distinct texts, by hash
+    # start token per document, so that the first text token is predicted
+    begin_documents: bool = True
+    # True: control tokens in a text are parsed, as in rendered chats; False: "<|end|>" is plain
+    # text
     control_tokens: bool = False
     shard_tokens: int = 1 << 26
     seed: int = 0
@@ -76,8 +77,8 @@ class ShardConfig:
 
 
 @dataclass(frozen=True)
-class Tokenised:
-    """How far the writing is."""
+class TokenisationProgress:
+    """Progress of the tokenisation."""
 
     read_bytes: int
     all_bytes: int
@@ -86,20 +87,18 @@ class Tokenised:
 
 
 def write_shards(
-    config: ShardConfig, tell: Callable[[Tokenised], None] = lambda _: None
+    config: ShardConfig, on_progress: Callable[[TokenisationProgress], None] = lambda _: None
 ) -> Manifest:
-    """Tokenise all texts, in their order. The same texts under the same settings are not tokenised
-    again.
+    """Tokenise all texts in order; finished shards of the same texts and settings are reused.
 
     Raises:
         TextError: a text cannot be read.
-        ShardError: output_directory holds the shards of something else, or something else than
-            shards.
+        ShardError: output_directory holds other shards or foreign files.
     """
     files = text_files(config.sources)
     settings = _settings(config, files)
     if (config.output_directory / MANIFEST).exists():
-        return _the_same(config.output_directory, settings)
+        return _reuse(config.output_directory, settings)
     _clear(config.output_directory)
     encode = _Encoder(config)
     dtype = np.dtype("<u4" if encode.vocabulary > LARGEST_UINT16_VOCABULARY else "<u2")
@@ -117,8 +116,8 @@ def write_shards(
                         hashlib.sha256(content).hexdigest(), config.held_out_fraction, config.seed
                     )
                     splits[HELD_OUT if held else TRAIN].add(ids, len(content))
-                tell(_tokenised(sizes, done, splits))
-        tell(_tokenised(sizes, len(sizes), splits))
+                on_progress(_progress(sizes, done, splits))
+        on_progress(_progress(sizes, len(sizes), splits))
     counts = {name: split.counts for name, split in splits.items()}
     return write_manifest(
         config.output_directory,
@@ -134,27 +133,30 @@ def write_shards(
 
 @dataclass(frozen=True)
 class TokenStream:
-    """The documents of one split end to end, read from the disk where they are asked for."""
+    """Documents of one split end to end, read from disk on access."""
 
     shards: tuple[npt.NDArray[np.unsignedinteger[Any]], ...]
     shard_tokens: int
-    token_begins: npt.NDArray[np.int64]  # [documents + 1]: of each document, and the end
-    byte_begins: npt.NDArray[np.int64]  # likewise, in UTF-8
+    token_begins: npt.NDArray[np.int64]  # start of each document, and the end
+    byte_begins: npt.NDArray[np.int64]  # the same in UTF-8 bytes
 
     @property
     def documents(self) -> int:
+        """Number of documents in the split."""
         return len(self.token_begins) - 1
 
     @property
     def tokens(self) -> int:
+        """Number of tokens in the split."""
         return int(self.token_begins[-1])
 
     @property
     def bytes(self) -> int:
+        """Number of text bytes (UTF-8) in the split."""
         return int(self.byte_begins[-1])
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Token ids of these places."""
+        """Return the token ids at positions [start, stop)."""
         parts = []
         while start < stop:
             shard, offset = divmod(start, self.shard_tokens)
@@ -164,11 +166,11 @@ class TokenStream:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def documents_at(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """The number of the document at each of these places, from 1."""
+        """Return the document number, from 1, at each position in [start, stop)."""
         return np.searchsorted(self.token_begins, np.arange(start, stop), side="right")
 
     def first(self, tokens: int) -> TokenStream:
-        """Its first documents, whole ones, with at most so many tokens; at least one."""
+        """Return the first whole documents with at most `tokens` tokens, at least one document."""
         count = max(1, int(np.searchsorted(self.token_begins, tokens, side="right")) - 1)
         return replace(
             self,
@@ -179,7 +181,7 @@ class TokenStream:
 
 @dataclass(frozen=True)
 class Shards:
-    """Both splits, and what begins each document."""
+    """Both splits, and the ids at the start of each document."""
 
     train: TokenStream
     held_out: TokenStream
@@ -188,11 +190,12 @@ class Shards:
 
 
 def open_shards(directory: Path, tokenizer_directory: Path) -> Shards:
-    """What write_shards has written.
+    """Open shards written by `write_shards`.
 
     Raises:
-        ManifestError: the directory is not finished.
-        ShardError: it is something else, a file's length differs, or it was tokenised otherwise.
+        ManifestError: the directory is incomplete.
+        ShardError: the directory is of another kind, a file's length differs, or the tokenizer
+            differs.
     """
     manifest = read_manifest(directory)
     if manifest.kind != KIND:
@@ -204,7 +207,8 @@ def open_shards(directory: Path, tokenizer_directory: Path) -> Shards:
         )
     if manifest.config["tokenizer_sha256"] != hash_file(tokenizer_directory / "tokenizer.json"):
         raise ShardError(
-            f"tokenizer_directory: {tokenizer_directory.name} is not the tokenizer that made {directory.name}",
+            f"tokenizer_directory: {tokenizer_directory.name} differs from"
+            f" the tokenizer of {directory.name}",
             field="tokenizer_directory",
             reason="MISMATCH",
         )
@@ -250,7 +254,7 @@ class _SplitWriter:
             (self._directory / f"{name}-{what}.bin").open("wb") for what in ("tokens", "bytes")
         ]
         self.documents = self.tokens = self.bytes = 0
-        self._note()
+        self._write_begins()
 
     def add(self, ids: Sequence[int], text_bytes: int) -> None:
         left = np.asarray(ids, dtype=self._dtype)
@@ -263,11 +267,11 @@ class _SplitWriter:
             self._shard.write(part.tobytes())
             self.tokens += len(part)
         self.documents, self.bytes = self.documents + 1, self.bytes + text_bytes
-        self._note()
+        self._write_begins()
 
     @property
     def counts(self) -> dict[str, float]:
-        """For the manifest."""
+        """Figures for the manifest."""
         per_token = self.bytes / self.tokens if self.tokens else 0.0
         return {
             "documents": self.documents,
@@ -287,13 +291,13 @@ class _SplitWriter:
             self._directory / f"{self._name}-{self.tokens // self._shard_tokens:05d}.bin"
         ).open("wb")
 
-    def _note(self) -> None:
+    def _write_begins(self) -> None:
         for file, begin in zip(self._begins, (self.tokens, self.bytes), strict=True):
             file.write(np.int64(begin).astype("<i8").tobytes())
 
 
 class _Encoder:
-    """Texts to the ids of whole documents."""
+    """Encoder of texts to the ids of whole documents."""
 
     def __init__(self, config: ShardConfig) -> None:
         directory = config.tokenizer_directory
@@ -301,7 +305,7 @@ class _Encoder:
         self._encode_all: Callable[[Sequence[str]], list[list[int]]] = partial(
             _with_control_tokens, tokenizer
         )
-        if not config.control_tokens:  # the same ids, and by tiktoken where it gives them
+        if not config.control_tokens:  # the same ids, by tiktoken where possible
             self._encode_all = open_tokenizer(directory).encode_all
         self._end_ids = [load_chat(directory).end_id]
         self.begin_ids = [_begin_id(directory, tokenizer)] if config.begin_documents else []
@@ -343,7 +347,7 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _settings(config: ShardConfig, files: Sequence[Path]) -> dict[str, Any]:
-    """What the tokens depend on, without the machine's places."""
+    """Return the settings that determine the tokens, without local paths."""
     kept = {name: value for name, value in plain(config).items() if not name.endswith("_directory")}
     return kept | {
         "sources": [[file.name, hash_file(file)] for file in files],
@@ -352,10 +356,10 @@ def _settings(config: ShardConfig, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _clear(directory: Path) -> None:
-    """Make room, also where a run was cut off. Nothing but such a run's files is removed."""
+    """Empty the directory after an interrupted run; foreign files are refused, not removed."""
     directory.mkdir(parents=True, exist_ok=True)
     left = sorted(directory.iterdir())
-    if foreign := [file.name for file in left if not OURS.fullmatch(file.name)]:
+    if foreign := [file.name for file in left if not SHARD_FILES.fullmatch(file.name)]:
         raise ShardError(
             f"output_directory: {directory.name} holds {foreign[0]}, which is no part of shards",
             field="output_directory",
@@ -365,7 +369,7 @@ def _clear(directory: Path) -> None:
         file.unlink()
 
 
-def _the_same(directory: Path, settings: dict[str, Any]) -> Manifest:
+def _reuse(directory: Path, settings: dict[str, Any]) -> Manifest:
     manifest = read_manifest(directory)
     if different := sorted(
         name for name in settings if manifest.config.get(name) != settings[name]
@@ -378,10 +382,12 @@ def _the_same(directory: Path, settings: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _tokenised(sizes: Sequence[int], done: int, splits: Mapping[str, _SplitWriter]) -> Tokenised:
-    """Within a file only its texts' own bytes are known to be read."""
+def _progress(
+    sizes: Sequence[int], done: int, splits: Mapping[str, _SplitWriter]
+) -> TokenisationProgress:
+    """Return the progress; within a file, only the bytes of tokenised texts count as read."""
     documents, tokens, text = (
         sum(getattr(s, name) for s in splits.values()) for name in ("documents", "tokens", "bytes")
     )
     read = max(sum(sizes[:done]), min(text, sum(sizes[: done + 1])))
-    return Tokenised(read, sum(sizes), documents, tokens)
+    return TokenisationProgress(read, sum(sizes), documents, tokens)

@@ -1,3 +1,1 @@
-"""From a decoder to text: which token comes next, when a text ends, and how it is shown while it
-grows.
-"""
+"""Decoding: sampling, beam search, stop conditions, and incremental text output."""

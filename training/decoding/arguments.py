@@ -1,4 +1,4 @@
-"""What `python -m training generate` takes. What it does is imported once it is asked for."""
+"""Arguments of `python -m training generate`. The implementation is imported on use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from training.stages.context import DEVICE_HELP, Machine
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-USUAL_TOKENS = 256
+DEFAULT_MAX_TOKENS = 256
 
 
 def describe(commands: Commands) -> None:
-    """Add the subcommand."""
+    """Add the `generate` subcommand."""
     parser = commands.add_parser(
-        "generate", help="let a model directory answer a prompt, or continue a text"
+        "generate", help="answer a prompt, or continue a text, with a model directory"
     )
     parser.add_argument("directory", type=Path, metavar="DIRECTORY")
     parser.add_argument(
@@ -30,29 +30,36 @@ def describe(commands: Commands) -> None:
         type=Task,
         choices=list(Task),
         default=Task.CHAT,
-        help="whose sampling is used (default chat)",
+        help="preset of sampling parameters (default chat)",
     )
-    parser.add_argument("--temperature", type=float, help="0 to 2; 0 is greedy")
-    parser.add_argument("--top-p", type=float, help="mass of the nucleus, above 0 to 1")
-    parser.add_argument("--top-k", type=int, help="this many of the likeliest tokens; 0 is all")
+    parser.add_argument("--temperature", type=float, help="0 to 2; 0 is greedy decoding")
+    parser.add_argument("--top-p", type=float, help="probability mass of the nucleus, above 0 to 1")
+    parser.add_argument("--top-k", type=int, help="sample from the k likeliest tokens; 0: all")
     parser.add_argument(
-        "--min-p", type=float, help="at least this share of the likeliest token's probability"
-    )
-    parser.add_argument(
-        "--repetition-penalty", type=float, help="above 1 against tokens that were there"
+        "--min-p", type=float, help="minimum probability, as a share of the likeliest token's"
     )
     parser.add_argument(
-        "--max-tokens", type=int, help=f"1 to {MAX_TOKENS} (default: up to {USUAL_TOKENS})"
+        "--repetition-penalty", type=float, help="values above 1 discourage repeated tokens"
     )
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="ends the answer; up to 4 times"
+        "--max-tokens", type=int, help=f"1 to {MAX_TOKENS} (default: up to {DEFAULT_MAX_TOKENS})"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="the same seed draws the same answer (default 0)"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop string; may be given up to 4 times",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed; equal seeds give equal answers (default 0)",
     )
     parser.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
     parser.add_argument(
-        "--beams", type=int, metavar="N", help="search with so many beams instead of drawing"
+        "--beams", type=int, metavar="N", help="use beam search with N beams instead of sampling"
     )
     parser.set_defaults(command=_generate)
 

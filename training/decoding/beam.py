@@ -1,8 +1,7 @@
-"""Beam search: the likeliest continuations instead of drawn ones, after transformers' rules for
-scores and for when to stop.
+"""Beam search, with transformers' rules for scores and stopping.
 
-Shapes: B rows (prompts x beams), P prompts, C beams, W candidates (enough that C of them do not
-    end), V vocabulary.
+Shapes: B rows (prompts x beams), P prompts, C beams, W candidates (enough for C of them to
+continue), V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,32 +18,34 @@ from training.decoding.rows import DecodingError, Rows
 from training.decoding.rules import penalise, seen
 from training.model.backbone import Backbone
 
-NO_BEAM = (
-    -1e9
-)  # the score of the copies that a search begins with: all the same, so only the first counts
+# Initial score of all beams but the first: they are identical copies of the prompt.
+NO_BEAM = -1e9
 
 
-class Stopping(StrEnum):
-    """When a prompt's search ends, once as many continuations are finished as there are beams."""
+class EarlyStopping(StrEnum):
+    """Condition for the end of a prompt's search, once as many continuations are finished as beams.
 
-    AT_ONCE = "at_once"  # transformers' early_stopping=True
-    UNLIKELY = (
-        "unlikely"  # False: the best running one, were it finished now, would not be among them
-    )
-    HOPELESS = (
-        "hopeless"  # "never": nor at whatever length it may still reach, where longer is better
-    )
+    Comments name the equivalent `early_stopping` of transformers.
+    """
+
+    AT_ONCE = "at_once"  # True
+    # False: the best running beam, finished now, would not be among the best.
+    UNLIKELY = "unlikely"
+    # "never": the best running beam cannot be among the best at any length, if longer is better.
+    HOPELESS = "hopeless"
 
 
 @dataclass(frozen=True)
-class Beams:
-    """A finished continuation scores log p / tokens ** length_penalty: above 0 favours long ones
+class BeamConfig:
+    """Settings of a beam search.
+
+    A finished continuation scores log p / tokens ** length_penalty; values above 0 favour long ones
     (Wu et al., arXiv 1609.08144).
     """
 
     count: int = 4
     length_penalty: float = 1.0
-    stopping: Stopping = Stopping.UNLIKELY
+    stopping: EarlyStopping = EarlyStopping.UNLIKELY
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
@@ -72,22 +73,22 @@ class Beams:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A finished continuation, its stop token included."""
+    """A finished continuation, including its stop token."""
 
     ids: tuple[int, ...]
     score: float
 
 
-class Finished:
+class FinishedHypotheses:
     """The best finished continuations of one prompt, at most as many as beams."""
 
-    def __init__(self, beams: Beams, max_new: int) -> None:
+    def __init__(self, beams: BeamConfig, max_new: int) -> None:
         self._beams, self._max_new = beams, max_new
         self.best: list[Hypothesis] = []
         self.open = True
 
     def add(self, found: Sequence[tuple[float, tuple[int, ...]]]) -> None:
-        """(log p, ids) of what ended in one step."""
+        """Add the continuations (log p, ids) that ended in one step."""
         scored = [
             Hypothesis(ids, log_p / len(ids) ** self._beams.length_penalty) for log_p, ids in found
         ]
@@ -95,25 +96,32 @@ class Finished:
             : self._beams.count
         ]
 
-    def look_ahead(self, running: float, tokens: int) -> None:
-        """Close if nothing better can come. running: log p of the best that runs, after `tokens`."""
+    def close_if_final(self, running: float, tokens: int) -> None:
+        """Close the search if no better continuation can follow.
+
+        Args:
+            running: log p of the best running beam.
+            tokens: length of the running beams.
+        """
         if len(self.best) < self._beams.count:
             return
         penalty = self._beams.length_penalty
-        far = self._beams.stopping is Stopping.HOPELESS and penalty > 0
+        far = self._beams.stopping is EarlyStopping.HOPELESS and penalty > 0
         hoped = running / (self._max_new if far else tokens) ** penalty
-        self.open &= self._beams.stopping is not Stopping.AT_ONCE and hoped > self.best[-1].score
+        self.open &= (
+            self._beams.stopping is not EarlyStopping.AT_ONCE and hoped > self.best[-1].score
+        )
 
 
 @torch.no_grad()
 def beam_search(
     backbone: Backbone,
     prompts: Sequence[Sequence[int]],
-    beams: Beams,
+    beams: BeamConfig,
     max_new: int,
     stop_ids: Sequence[int],
 ) -> list[list[Hypothesis]]:
-    """The best `beams.count` continuations of each prompt, best first."""
+    """Return the best `beams.count` continuations of each prompt, best first."""
     rows = Rows(backbone, prompts, max_new, copies=beams.count)
     device, vocab_size = rows.ids_BS.device, backbone.decoder.config.vocab_size
     stop = torch.tensor(stop_ids, dtype=torch.long, device=device)
@@ -121,16 +129,16 @@ def beam_search(
     running_PC = torch.full((len(prompts), beams.count), NO_BEAM, device=device)
     running_PC[:, 0] = 0.0
     wide = min(max(2, 1 + len(stop_ids)) * beams.count, beams.count * vocab_size)
-    pools = [Finished(beams, max_new) for _ in prompts]
+    pools = [FinishedHypotheses(beams, max_new) for _ in prompts]
     for tokens in range(1, max_new + 1):
         scores_PN = _scores(rows, running_PC, beams.repetition_penalty)
         log_p_PW, place_PW = scores_PN.topk(wide)
         row_PW, token_PW = first_row_P1 + place_PW // vocab_size, place_PW % vocab_size
         ends_PW = torch.isin(token_PW, stop) | (tokens == max_new)
-        _harvest(pools, rows, log_p_PW, row_PW, token_PW, ends_PW)
+        _collect_finished(pools, rows, log_p_PW, row_PW, token_PW, ends_PW)
         running_PC, kept_PC = (log_p_PW + ends_PW * NO_BEAM).topk(beams.count)
         for pool, best in zip(pools, running_PC[:, 0].tolist(), strict=True):
-            pool.look_ahead(best, tokens)
+            pool.close_if_final(best, tokens)
         if tokens == max_new or not any(pool.open for pool in pools):
             break
         rows.take(row_PW.gather(1, kept_PC).flatten())
@@ -142,22 +150,25 @@ def beam_search(
 
 
 def _scores(rows: Rows, running_PC: Tensor, penalty: float) -> Tensor:
-    """log p of every beam with every next token, [P, C * V]."""
+    """Return log p of every beam with every next token, [P, C * V]."""
     log_p_BV = rows.next_logits().log_softmax(-1)
     if penalty != 1:
         log_p_BV = penalise(log_p_BV, seen(rows.ids_BS, rows.mask_BS, log_p_BV.shape[-1]), penalty)
     return (log_p_BV.view(*running_PC.shape, -1) + running_PC[..., None]).flatten(1)
 
 
-def _harvest(
-    pools: Sequence[Finished],
+def _collect_finished(
+    pools: Sequence[FinishedHypotheses],
     rows: Rows,
     log_p_PW: Tensor,
     row_PW: Tensor,
     token_PW: Tensor,
     ends_PW: Tensor,
 ) -> None:
-    """What ends among the best C candidates is finished; behind those it is not good enough."""
+    """Record the continuations that ended among the best C candidates.
+
+    Candidates behind the best C do not count.
+    """
     for number, pool in enumerate(pools):
         if not pool.open:
             continue

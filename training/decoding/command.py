@@ -1,7 +1,7 @@
-"""`python -m training generate DIRECTORY --prompt TEXT`: what a model says, shown while it says it.
+"""Implementation of `python -m training generate`, with output as it is generated.
 
-A prompt is a user's message in the model's own chat template; with --plain it is text to be
-continued, for models without one.
+A prompt is a user message in the model's chat template. With --plain the prompt is text to
+continue, for models without a template.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from training.data.chat import Message, load_chat, open_tokenizer, read_stop_ids
-from training.decoding.arguments import USUAL_TOKENS
-from training.decoding.beam import Beams, beam_search
+from training.decoding.arguments import DEFAULT_MAX_TOKENS
+from training.decoding.beam import BeamConfig, beam_search
 from training.decoding.presets import read_presets
 from training.decoding.rows import DecodingError, Rows, stop_at
 from training.decoding.rules import Rules
 from training.decoding.sampling import sample
 from training.decoding.tasks import MAX_TOKENS
-from training.decoding.text import GrowingText, check_stops, stop_at_text
+from training.decoding.text import IncrementalDetokenizer, check_stops, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.reward import SETTINGS
 from training.stages.machine import to_device, use_device
 
-DRAWING = ("temperature", "top_p", "top_k", "min_p")  # how a token is drawn
+SAMPLING_OPTIONS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+)  # options of sampling, unavailable with beams
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as ids, what ends its continuation, and how ids read as text."""
+    """A prompt as ids, with its stop ids and decoder."""
 
     ids: Sequence[int]
     stop_ids: Sequence[int]
@@ -38,7 +43,7 @@ class Prompt:
 
 
 def generate(options: argparse.Namespace) -> int:
-    """Print the continuation as it grows, or the best beam's at the end."""
+    """Print the continuation as it grows, or the best beam at the end."""
     rules = chosen_rules(options)
     if options.max_tokens is not None and not 1 <= options.max_tokens <= MAX_TOKENS:
         raise DecodingError(
@@ -56,14 +61,14 @@ def generate(options: argparse.Namespace) -> int:
             limit="at least 1",
         )
     if options.beams is not None and (
-        unheard := [name for name in DRAWING if getattr(options, name) is not None]
+        ignored := [name for name in SAMPLING_OPTIONS if getattr(options, name) is not None]
     ):
         raise DecodingError(
-            f"{unheard[0]}: not with beams, which draw nothing", field=unheard[0], reason="CONFLICT"
+            f"{ignored[0]}: cannot be combined with beams", field=ignored[0], reason="CONFLICT"
         )
     if (options.directory / SETTINGS).exists():
         raise DecodingError(
-            f"directory: {options.directory} is a reward model, which scores and does not speak",
+            f"directory: {options.directory} is a reward model, which cannot generate text",
             field="directory",
             reason="UNSUPPORTED",
         )
@@ -71,12 +76,12 @@ def generate(options: argparse.Namespace) -> int:
     use_device(options.device)
     backbone = Backbone(to_device(load_decoder(options.directory)))
     room = backbone.decoder.config.max_positions - len(prompt.ids)
-    max_tokens = options.max_tokens or max(1, min(USUAL_TOKENS, room))
-    text = GrowingText(prompt.decode, options.stop)
+    max_tokens = options.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, room))
+    text = IncrementalDetokenizer(prompt.decode, options.stop)
     if options.beams is None:
         _draw(backbone, prompt, rules, max_tokens, options.seed, text)
     else:
-        beams = Beams(options.beams, repetition_penalty=rules.repetition_penalty)
+        beams = BeamConfig(options.beams, repetition_penalty=rules.repetition_penalty)
         best = beam_search(backbone, [prompt.ids], beams, max_tokens, prompt.stop_ids)[0][0]
         for token in best.ids[:-1] if best.ids[-1] in prompt.stop_ids else best.ids:
             _show(0, "" if text.stopped else text.feed(token))
@@ -85,8 +90,8 @@ def generate(options: argparse.Namespace) -> int:
 
 
 def chosen_rules(options: argparse.Namespace) -> Rules:
-    """The task's preset with what the command line asked for otherwise."""
-    given = {name: getattr(options, name) for name in (*DRAWING, "repetition_penalty")}
+    """Return the task's preset with the overrides of the command line."""
+    given = {name: getattr(options, name) for name in (*SAMPLING_OPTIONS, "repetition_penalty")}
     return replace(
         read_presets()[options.task],
         **{name: value for name, value in given.items() if value is not None},
@@ -94,7 +99,12 @@ def chosen_rules(options: argparse.Namespace) -> Rules:
 
 
 def _draw(
-    backbone: Backbone, prompt: Prompt, rules: Rules, max_tokens: int, seed: int, text: GrowingText
+    backbone: Backbone,
+    prompt: Prompt,
+    rules: Rules,
+    max_tokens: int,
+    seed: int,
+    text: IncrementalDetokenizer,
 ) -> None:
     rows = Rows(backbone, [prompt.ids], max_tokens)
     sample(rows, rules, stop_at_text([text], stop_at(prompt.stop_ids), _show), max_tokens, [seed])

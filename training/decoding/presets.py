@@ -1,7 +1,7 @@
-"""Sampling of users' answers, by task: read from models/presets.json as the generator reads it, so
-that what is served is evaluated.
+"""Sampling parameters per task, read from models/presets.json like in the generator.
 
-What a deployment replaces by its generator's setting `presets` is not known here.
+Evaluation thus samples as serving does. Presets overridden by a deployment (the generator's setting
+`presets`) are not known here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PRESETS_FILE = Path(__file__).resolve().parents[2] / "models" / "presets.json"
 
 
 def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Rules]:
-    """Return the rules by which answers to each task are drawn.
+    """Return the sampling rules of each task.
 
     Raises:
-        DecodingError: there is no such file, or it is not JSON; a task or a value is missing,
-            unknown, not a number or out of its range.
+        DecodingError: the file is missing or not JSON; a task or a value is missing, unknown, not a
+        number or out of range.
     """
     try:
         tasks = read_object(file)
@@ -53,7 +53,7 @@ def _rules(task: Task, values: object) -> Rules:
 
 
 def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
-    """Refuse other fields than these, and fewer."""
+    """Check that the fields are exactly `names`."""
     known = ", ".join(names)
     for name in sorted({*names} ^ {*values}):
         field, reason = f"{prefix}{name}", "UNKNOWN" if name in values else "MISSING"

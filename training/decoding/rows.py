@@ -1,9 +1,9 @@
-"""Rows of tokens that grow over one key-value cache, and the loop that lets them: rollouts,
-evaluation and `generate` share both.
+"""Token rows that grow over one key-value cache, and the decoding loop.
 
-Shapes: B rows (prompts x copies), S tokens so far (prompts padded on the left), V vocabulary. A row
-    does not depend on its
-neighbours: filling is masked, and whatever is drawn comes from the row's own seed (sampling.py).
+Rollouts, evaluation and `generate` share both. A row does not depend on its neighbours: padding is
+masked, and random numbers come from the row's own seed (sampling.py).
+
+Shapes: B rows (prompts x copies), S tokens so far (prompts padded on the left), V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,34 +21,35 @@ from training.model.cache import KeyValueCache
 from training.model.config import ModelConfig
 from training.model.transformer import PositionError
 
-Ends = Callable[[Tensor, Tensor], Tensor]
-"""(token_B, real_B) to True where a row ends with this token, [B]."""
+# Maps (token_B, real_B) to True for rows that end with this token, [B].
+StopRule = Callable[[Tensor, Tensor], Tensor]
 
 
 class DecodingError(DetailedError, ValueError):
-    """A setting is out of its range, or a prompt cannot be continued; the text names the field and
-    its limit.
-    """
+    """Error for a setting out of range or an unusable prompt; names the field and its limit."""
 
     reason = "INVALID_DECODING"
 
 
 class Rows:
-    """Prompts that are being continued. Copies of a prompt share its reading: the cache is copied
-    and not computed again.
+    """Prompts in continuation.
+
+    Copies of a prompt share its prefill: the cache is copied and not computed again.
     """
 
     @torch.no_grad()
     def __init__(
         self, backbone: Backbone, prompts: Sequence[Sequence[int]], max_new: int, copies: int = 1
     ) -> None:
-        """Args:
-            max_new: tokens that each row may grow by.
-            copies: rows of each prompt, side by side.
+        """Read the prompts.
+
+        Args:
+            max_new: maximum number of new tokens per row.
+            copies: adjacent rows per prompt.
 
         Raises:
-            DecodingError: a prompt without tokens, or with an id that the embedding has no row for.
-            PositionError: prompt and max_new are longer than the positions that the model knows.
+            DecodingError: a prompt is empty, or has an id without an embedding row.
+            PositionError: prompt and max_new exceed the model's positions.
         """
         _check(prompts, max_new, backbone.decoder.config)
         self._backbone = backbone
@@ -67,26 +68,28 @@ class Rows:
 
     @torch.no_grad()
     def next_logits(self) -> Tensor:
-        """Logits of the column that comes next, [B, V]; reads what the cache has not seen yet."""
+        """Process unread tokens and return the logits of the next column, [B, V]."""
         unread = self.ids_BS[:, self._cache.length :]
         hidden_BD = self._backbone.hidden(unread, self.mask_BS, self._cache)[:, -1]
         return self._backbone.decoder.logits(hidden_BD)
 
     def append(self, token_B: Tensor, real_B: Tensor) -> None:
-        """One column more; where `real_B` is False it is filling."""
+        """Append one column; tokens are padding where `real_B` is False."""
         self.ids_BS = torch.cat((self.ids_BS, token_B[:, None]), dim=1)
         self.mask_BS = torch.cat((self.mask_BS, real_B.long()[:, None]), dim=1)
 
     def take(self, rows_B: Tensor) -> None:
-        """These rows only, in this order; one may be there twice."""
+        """Select these rows, in this order; rows may be repeated."""
         self.ids_BS, self.mask_BS = self.ids_BS[rows_B], self.mask_BS[rows_B]
         self._cache = self._cache.take(rows_B)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One column. real_B: the rows that were still running, whose token this is. running_B: those
-    that go on after it.
+    """One generated column.
+
+    real_B: rows that were running before this token. running_B: rows that continue after this
+    token.
     """
 
     logits_BV: Tensor
@@ -96,12 +99,12 @@ class Step:
 
 
 def steps(
-    rows: Rows, choose: Callable[[Rows, Tensor, int], Tensor], ends: Ends, max_new: int
+    rows: Rows, choose: Callable[[Rows, Tensor, int], Tensor], ends: StopRule, max_new: int
 ) -> Iterator[Step]:
-    """Grow the rows until each has ended or has `max_new` tokens.
+    """Generate columns until each row has ended or has `max_new` tokens.
 
     Args:
-        choose: (rows so far, logits_BV, column) to the next token of each, [B].
+        choose: maps (rows so far, logits_BV, column) to the next token per row, [B].
     """
     running_B = torch.ones(len(rows), dtype=torch.bool, device=rows.ids_BS.device)
     for column in range(max_new):
@@ -114,8 +117,8 @@ def steps(
             return
 
 
-def stop_at(stop_ids: Sequence[int]) -> Ends:
-    """Any of these tokens ends a row."""
+def stop_at(stop_ids: Sequence[int]) -> StopRule:
+    """Return a rule that ends a row at any of these tokens."""
 
     def ends(token_B: Tensor, real_B: Tensor) -> Tensor:
         return torch.isin(token_B, torch.tensor(stop_ids, dtype=torch.long, device=token_B.device))
@@ -145,7 +148,8 @@ def _check(prompts: Sequence[Sequence[int]], max_new: int, config: ModelConfig) 
     longest = max(map(len, prompts))
     if longest + max_new > config.max_positions:
         raise PositionError(
-            f"max_positions: a prompt of {longest} tokens and {max_new} new ones, but the model knows {config.max_positions}",
+            f"max_positions: a prompt of {longest} tokens and {max_new} new ones"
+            f" exceed the model's {config.max_positions}",
             field="max_positions",
             limit=str(config.max_positions),
         )

@@ -1,5 +1,4 @@
-"""Drawing tokens: one uniform number a row and column, from the row's own seed, through the
-cumulative distribution.
+"""Sampling by inversion: one uniform number per row and column, from the row's own seed.
 
 Shapes: B rows (prompts x copies), R new columns, V vocabulary.
 """
@@ -13,29 +12,30 @@ import torch
 from torch import Tensor
 
 from training.data.seeds import seed_of
-from training.decoding.rows import Ends, Rows, steps
+from training.decoding.rows import Rows, StopRule, steps
 from training.decoding.rules import Rules
 
 
 @dataclass(frozen=True)
-class Continued:
-    """The new tokens of one row, with the one that ended it. `ended`: by itself, not by the limit."""
+class Continuation:
+    """The new tokens of one row, including the stop token.
+
+    `ended` is False if the length limit was reached.
+    """
 
     ids: tuple[int, ...]
     ended: bool
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """Chooses tokens by rules and noise; noise_BR is in [0, 1), and its columns are as many as may
-    be drawn.
-    """
+class Sampler:
+    """Token choice by rules and noise_BR, uniform in [0, 1), with one column per new token."""
 
     rules: Rules
     noise_BR: Tensor
 
     def __call__(self, rows: Rows, logits_BV: Tensor, column: int) -> Tensor:
-        """The next token of each row, [B]."""
+        """Return the next token of each row, [B]."""
         ruled_BV = self.rules.apply(logits_BV, rows.ids_BS, rows.mask_BS)
         return choose(
             ruled_BV, self.noise_BR[:, column], temperature=0.0 if self.rules.greedy else 1.0
@@ -44,25 +44,26 @@ class Drawing:
 
 @torch.no_grad()
 def sample(
-    rows: Rows, rules: Rules, ends: Ends, max_new: int, seeds: Sequence[int]
-) -> list[Continued]:
-    """Continue each row by sampling, or greedily. seeds: one a prompt."""
-    drawing = Drawing(
+    rows: Rows, rules: Rules, ends: StopRule, max_new: int, seeds: Sequence[int]
+) -> list[Continuation]:
+    """Continue each row by sampling or greedily. `seeds` has one seed per prompt."""
+    sampler = Sampler(
         rules, row_noise(seeds, len(rows) // len(seeds), max_new).to(rows.ids_BS.device)
     )
-    grown = list(steps(rows, drawing, ends, max_new))
+    grown = list(steps(rows, sampler, ends, max_new))
     lengths = torch.stack([step.real_B for step in grown]).sum(0).tolist()
     ended = (~grown[-1].running_B).tolist()
     ids = rows.ids_BS[:, rows.prompt_columns :].tolist()
     return [
-        Continued(tuple(row[:length]), end)
+        Continuation(tuple(row[:length]), end)
         for row, length, end in zip(ids, lengths, ended, strict=True)
     ]
 
 
 def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
-    """One token a row: the inverse of the cumulative distribution at `noise` in [0, 1). In fp64:
-    262k terms add up.
+    """Return one token per row by inversion of the cumulative distribution at noise_B in [0, 1).
+
+    Computed in fp64, because up to 262k terms are summed.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -73,8 +74,10 @@ def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
 
 
 def row_noise(seeds: Sequence[int], copies: int, columns: int) -> Tensor:
-    """Uniform numbers of every row, [B, columns], in fp64 and on the processor, whose generator
-    gives the same everywhere: each row has a seed of its own, made of its prompt's and its number.
+    """Return uniform numbers for every row, [B, columns], in fp64 on the CPU.
+
+    The CPU generator gives the same numbers on every machine. Each row has its own seed, derived
+    from the prompt's seed and the copy number.
     """
     generators = (
         torch.Generator().manual_seed(seed_of(seed, copy))

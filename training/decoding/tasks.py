@@ -1,16 +1,14 @@
-"""Kinds of requests to a model, and the longest answer; models/presets.json holds the sampling of
-each.
-"""
+"""Tasks with their own sampling presets (models/presets.json), and the maximum answer length."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-MAX_TOKENS = 4096  # as services/generator/presets.py
+MAX_TOKENS = 4096  # the same limit as in services/generator/presets.py
 
 
 class Task(StrEnum):
-    """What kind of answer is wanted."""
+    """Kind of the requested answer."""
 
     CODE = "code"
     QUESTION_ANSWERING = "question_answering"

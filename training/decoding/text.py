@@ -1,7 +1,7 @@
-"""Text of a row while it grows: what may be shown already, and whether a stop string has come.
+"""Incremental text of a growing row, with stop strings.
 
-Bytes that are half a character wait for the other half, and what may be the beginning of a stop
-string for what follows.
+Incomplete characters, and text that may be the start of a stop string, are held back until more
+tokens arrive.
 """
 
 from __future__ import annotations
@@ -11,40 +11,45 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from training.decoding.rows import DecodingError, Ends
+from training.decoding.rows import DecodingError, StopRule
 
-MAX_STOPS = 4  # as services/generator/presets.py, and so MAX_STOP_CHARACTERS
+MAX_STOPS = 4  # both limits as in services/generator/presets.py
 MAX_STOP_CHARACTERS = 64
-UNFINISHED = "\ufffd"  # what a decoder writes for half a character
+REPLACEMENT_CHARACTER = "\ufffd"  # decoders' output for an incomplete character
 
 Decode = Callable[[Sequence[int]], str]
 
 
-class GrowingText:
-    """One row. Decodes a few tokens at a time: what a token reads as may depend on the one before
-    it, and on no earlier one.
+class IncrementalDetokenizer:
+    """Incremental detokenizer of one row.
+
+    Decodes a few tokens at a time: the text of a token may depend on the previous token only.
     """
 
     def __init__(self, decode: Decode, stops: Sequence[str] = ()) -> None:
         self._decode, self._stops = decode, tuple(stops)
         self._ids: list[int] = []
-        self._context, self._read = 0, 0  # ids that are decoded along, ids that were read
+        # start of the decoded context, end of the ids already read
+        self._context, self._read = 0, 0
         self._held = ""
-        self.text = ""  # what was shown
+        self.text = ""  # text released so far
         self.stopped = False
 
     def feed(self, token: int) -> str:
-        """What can be shown now, often nothing. A stop string is never shown, nor what follows it."""
+        """Add a token and return the text to release, often empty.
+
+        Stop strings, and text after them, are never released.
+        """
         self._ids.append(token)
         before = self._decode(self._ids[self._context : self._read])
         now = self._decode(self._ids[self._context :])
-        if now.endswith(UNFINISHED) or len(now) <= len(before):
+        if now.endswith(REPLACEMENT_CHARACTER) or len(now) <= len(before):
             return ""
         self._context, self._read = self._read, len(self._ids)
         return self._show(now[len(before) :])
 
     def finish(self) -> str:
-        """What was held back and is no stop string after all; nothing where one has come."""
+        """Return the text held back at the end; empty after a stop string."""
         if self.stopped:
             return ""
         before = self._decode(self._ids[self._context : self._read])
@@ -58,21 +63,24 @@ class GrowingText:
         if places:
             self.stopped, self._held, shown = True, "", waiting[: min(places)]
         else:
-            held = max((_begun(waiting, stop) for stop in self._stops), default=0)
+            held = max((_overlap(waiting, stop) for stop in self._stops), default=0)
             shown, self._held = waiting[: len(waiting) - held], waiting[len(waiting) - held :]
         self.text += shown
         return shown
 
 
 def stop_at_text(
-    texts: Sequence[GrowingText], ids_end: Ends, show: Callable[[int, str], None] | None = None
-) -> Ends:
-    """A row ends where its text has come to a stop string, or where `ids_end` says so. A token that
-    ends it is not read as text.
+    texts: Sequence[IncrementalDetokenizer],
+    ids_end: StopRule,
+    show: Callable[[int, str], None] | None = None,
+) -> StopRule:
+    """Return a rule that ends rows at a stop string or where `ids_end` ends them.
+
+    Tokens that end a row through `ids_end` are not decoded.
 
     Args:
-        texts: one a row.
-        show: given (row, text) when there is something to show.
+        texts: one per row.
+        show: called with (row, text) for every released text.
     """
 
     def ends(token_B: Tensor, real_B: Tensor) -> Tensor:
@@ -88,7 +96,11 @@ def stop_at_text(
 
 
 def check_stops(stops: Sequence[str]) -> None:
-    """Raises DecodingError: too many, or one too long or empty."""
+    """Check the number and the lengths of stop strings.
+
+    Raises:
+        DecodingError: there are too many, or a string is empty or too long.
+    """
     if len(stops) > MAX_STOPS:
         raise DecodingError(
             f"stop: {len(stops)} texts, at most {MAX_STOPS}",
@@ -106,8 +118,8 @@ def check_stops(stops: Sequence[str]) -> None:
             )
 
 
-def _begun(text: str, stop: str) -> int:
-    """Characters at the end of the text that the stop string begins with."""
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest text suffix that is a prefix of the stop string."""
     return next(
         (
             size

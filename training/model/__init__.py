@@ -1,1 +1,1 @@
-"""The decoder-only transformer, its files on disk, and LoRA."""
+"""Decoder models, their configuration files, checkpoints and adapters."""

@@ -1,8 +1,8 @@
-"""Activations of a block are not kept for the backward pass but computed again: a third more
-arithmetic for a fraction of the memory (arXiv 1604.06174). The numbers are the same.
+"""Activation checkpointing: recompute the activations of a block in the backward pass.
 
-Names of parameters stay. Called before a layout shards the blocks: its hooks then run once around a
-block, not inside what is repeated.
+Costs a third more arithmetic and saves most activation memory (arXiv 1604.06174). Results are
+identical, and parameter names stay unchanged. Apply before a layout shards the blocks, so that
+sharding hooks run once around a block and not inside the recomputed part.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from training.model.transformer import Decoder
 
 
 def checkpoint_activations(*decoders: Decoder) -> None:
-    """From now on every block keeps only its input. Without gradients, as in decoding, nothing
-    changes. One decoder may be there twice, as several views' with LoRA.
+    """Make every block keep only its input for the backward pass.
+
+    Forward passes without gradients, as in decoding, are unaffected. A decoder may be listed twice,
+    for example as several LoRA views.
     """
     for decoder in decoders:
         if not decoder.recomputes:
@@ -35,11 +37,10 @@ def _again_in_backward(block: nn.Module, forward: Callable[..., Tensor], *inputs
     adapter = active_in(block)
 
     def computed(*inputs: object) -> Tensor:
-        with active_adapter(
-            block, adapter
-        ):  # in the backward pass the view that asked is left, or another is active
+        # During the backward pass another adapter, or none, may be active.
+        with active_adapter(block, adapter):
             return forward(*inputs)
 
-    # Nothing in a block is random, so there is no generator to restore.
+    # Blocks contain no randomness, so no generator state is restored.
     output: Tensor = checkpoint(computed, *inputs, use_reentrant=False, preserve_rng_state=False)
     return output

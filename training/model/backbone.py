@@ -1,8 +1,7 @@
-"""A decoder seen through one adapter, or through none: what policy, reference, reward model and
-critic are made of.
+"""Views of a decoder through one adapter or none: policy, reference, reward model and critic.
 
-With LoRA all four are views of one decoder, so its weights are in memory once; without, each has a
-decoder of its own.
+With LoRA all four views share one decoder, so its weights are in memory once. Without LoRA each has
+its own decoder.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from training.model.transformer import Decoder
 
 @dataclass(frozen=True)
 class Backbone:
-    """`adapter` None: the decoder's own weights."""
+    """View of a decoder. Without an adapter (None), the view uses the decoder's own weights."""
 
     decoder: Decoder
     adapter: str | None = None
@@ -26,13 +25,13 @@ class Backbone:
     def hidden(
         self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """Hidden states after the last norm, [B, T, D]; see Decoder.forward."""
+        """Return hidden states after the last norm, [B, T, D]; see `Decoder.forward`."""
         with active_adapter(self.decoder, self.adapter):
             hidden_BTD: Tensor = self.decoder(ids_BT, mask_BS, cache)
         return hidden_BTD
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What training this view changes: the adapter, or the whole decoder."""
+        """Return the trainable parameters of this view: the adapter or the whole decoder."""
         if self.adapter is None:
             return list(self.decoder.named_parameters())
         wanted = {id(parameter) for parameter in adapter_parameters(self.decoder, self.adapter)}
@@ -42,7 +41,7 @@ class Backbone:
 def trainable_backbone(
     decoder: Decoder, adapter: str, lora: LoraConfig | None, seed: int
 ) -> Backbone:
-    """A view to train: through a fresh adapter, or the decoder itself where `lora` is None."""
+    """Return a trainable view: a new adapter, or the whole decoder if `lora` is None."""
     if lora is None:
         decoder.requires_grad_(True)
         return Backbone(decoder)

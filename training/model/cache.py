@@ -1,8 +1,6 @@
-"""Keys and values of the tokens so far, in buffers of a fixed capacity: decoding appends in place
-and never copies what is there.
+"""Key-value cache with buffers of fixed capacity; decoding appends in place without copying.
 
-Buffers take their shape from what comes first, so a worker that has a part of the heads keeps a
-part of the cache.
+Buffer shapes follow the first append, so a worker with a part of the heads caches only that part.
 
 Shapes: B batch, T new tokens, S tokens so far, K key-value heads, E head dimension.
 """
@@ -14,16 +12,23 @@ from torch import Tensor
 
 
 class KeyValueCache:
-    """Two buffers a layer. `length` moves once per forward, after every layer has appended."""
+    """Key and value buffers per layer.
+
+    `length` grows once per forward, after all layers have appended.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity  # tokens of each row
+        self.capacity = capacity  # tokens per row
         self.length = 0
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
     def append(self, layer: int, keys_BKTE: Tensor, values_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of this layer including the new ones, [B, K, S, E] each."""
+        """Store new keys and values and return all of this layer, [B, K, S, E] each.
+
+        Raises:
+            ValueError: the capacity is exceeded.
+        """
         end = self.length + keys_BKTE.shape[2]
         if end > self.capacity:
             raise ValueError(f"cache: {end} tokens do not fit its capacity of {self.capacity}")
@@ -36,7 +41,7 @@ class KeyValueCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def take(self, rows_B: Tensor) -> KeyValueCache:
-        """A cache of these rows, in this order; one may be there twice. Copies what is filled."""
+        """Return a new cache with copies of these rows, in this order; rows may be repeated."""
         taken = KeyValueCache(self.capacity)
         taken.length = self.length
         taken._keys = [self._rows_of(buffer, rows_B) for buffer in self._keys]

@@ -1,8 +1,7 @@
-"""A decoder on disk: a Hugging Face directory (config.json + safetensors), readable by vLLM and by
-our predictor.
+"""Decoders on disk as Hugging Face directories (config.json + safetensors).
 
-Only the weights and config.json are read and written here; tokenizer files are copied as they are.
-Pickles are never read.
+vLLM and our predictor read the same directories. This module reads and writes the weights and
+config.json; tokenizer files are copied unchanged. Pickles are never read.
 """
 
 from __future__ import annotations
@@ -39,13 +38,14 @@ COMPANIONS = (
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """config.json of a model directory. Where it names no dtype, the stored type of the embedding
-    stands for it.
+    """Return the config.json of a model directory.
+
+    Without a dtype, the stored type of the embedding is used.
 
     Raises:
-        ModelConfigError: it is missing, no JSON, or describes what we do not build; names the
+        ModelConfigError: the file is missing, invalid, or describes an unsupported model; names the
             field.
-        CheckpointError: it names no dtype, and the weights cannot be read.
+        CheckpointError: there is no dtype, and the weights cannot be read.
     """
     raw = read_object(directory / "config.json")
     if not (raw.get("dtype") or raw.get("torch_dtype")):
@@ -54,20 +54,19 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    """The decoder of a model directory, on the processor, with its weights cast to `dtype`, in eval
-    mode.
+    """Load a decoder on the CPU in eval mode, with weights cast to `dtype`.
 
     Raises:
-        ModelConfigError: see read_config.
+        ModelConfigError: as in `read_config`.
         CheckpointError: a file is missing, broken or a pickle; a tensor is missing, unknown, of
-            another shape, or not finite.
+        another shape, or not finite.
     """
     config = read_config(directory)
     with torch.device("meta"):
         decoder = Decoder(config)
     tensors = _read_all(directory, config, dtype)
     if decoder.lm_head is None:
-        tensors.pop("lm_head.weight", None)  # some exporters write the tied head twice
+        tensors.pop("lm_head.weight", None)  # some exporters write the tied head as well
     expected = {
         name: tensor.shape for name, tensor in to_disk(decoder.state_dict(), config).items()
     }
@@ -88,8 +87,9 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
 
 
 def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None = None) -> None:
-    """Write config.json and model.safetensors in the dtype that config.json names; copy tokenizer
-    files along.
+    """Write config.json and model.safetensors in the dtype of config.json.
+
+    Tokenizer files are copied from `companions_from`, if given.
     """
     directory.mkdir(parents=True, exist_ok=True)
     raw: dict[str, Any] = dict(decoder.config.raw)
@@ -104,14 +104,14 @@ def save_decoder(decoder: Decoder, directory: Path, companions_from: Path | None
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Tokenizer, chat template and generation settings, byte by byte."""
+    """Copy tokenizer, chat template and generation settings byte by byte."""
     for name in COMPANIONS:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
 
 
 def plain_weights(decoder: Decoder) -> dict[str, Tensor]:
-    """The decoder's own weights under Hugging Face names and in their layout, without adapters."""
+    """Return the decoder's weights without adapters, under Hugging Face names and layout."""
     own = {name: tensor for name, tensor in decoder.state_dict().items() if ADAPTERS not in name}
     return to_disk(own, decoder.config)
 

@@ -1,10 +1,9 @@
-"""What a decoder looks like, read from a Hugging Face config.json.
+"""Decoder description read from a Hugging Face config.json.
 
-One frozen description covers GPT-2, Llama, Qwen 2/3 and Gemma 3: every difference between the
-families is a field here, so the transformer asks for fields and never for a family's name. What we
-do not build is refused by field. Dropout is not built and not
-refused: it is a matter of training, and the rates in GPT-2's files say nothing of what its weights
-    compute.
+One frozen description covers GPT-2, Llama, Qwen 2/3 and Gemma 3. Every difference between the
+families is a field, so the transformer reads fields and never a family name. Unsupported features
+are refused by field. Dropout is ignored instead of refused: the rates in GPT-2's files concern
+training and do not affect the function of the weights.
 """
 
 from __future__ import annotations
@@ -32,9 +31,7 @@ NOT_BUILT = (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of one decoder. `raw` is config.json as read: what is saved again, so that nothing
-    is lost.
-    """
+    """Shape of one decoder. `raw` is config.json as read, written back unchanged on saving."""
 
     family: str
     vocab_size: int
@@ -44,7 +41,7 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    layer_norm: bool  # mean and bias too (GPT-2), else RMS
+    layer_norm: bool  # LayerNorm with mean and bias (GPT-2), else RMSNorm
     norm_eps: float
     norm_offset: float  # Gemma stores w - 1
     tie_embeddings: bool
@@ -54,23 +51,22 @@ class ModelConfig:
     qk_norm: bool
     sandwich_norms: bool
     gated_mlp: bool
-    gelu: bool  # by tanh, else SiLU
+    gelu: bool  # tanh approximation, else SiLU
     attention_scale: float
     embedding_scale: float
-    windows: tuple[int | None, ...]  # per layer: attended tokens, None = all
-    ropes: tuple[Rope | None, ...]  # per layer, None = not rotated
+    windows: tuple[int | None, ...]  # per layer: attended tokens, None = unlimited
+    ropes: tuple[Rope | None, ...]  # per layer, None = no rotation
     learned_positions: bool
-    max_positions: int  # a bound where positions are learned, else what the model was trained for
+    max_positions: int  # hard limit with learned positions, else the training length
     initializer_range: float
     raw: Mapping[str, Any]
 
 
 def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """config.json to a ModelConfig.
+    """Convert config.json to a ModelConfig.
 
     Raises:
-        ModelConfigError: a field is missing or out of range, or asks for what we do not build;
-            names it.
+        ModelConfigError: a field is missing, out of range, or unsupported; names the field.
     """
     fields = Fields(raw)
     family = fields.one_of("model_type", FAMILIES)
@@ -80,10 +76,9 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _learned(fields: Fields, family: str) -> ModelConfig:
-    """GPT-2 and its own names of fields."""
-    fields.one_of(
-        "activation_function", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new"
-    )  # two names of one function
+    """Parse a GPT-2 config, which has its own field names."""
+    # Both names denote the same function.
+    fields.one_of("activation_function", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")
     hidden_size, heads = fields.count("n_embd"), fields.count("n_head")
     if hidden_size % heads:
         raise ModelConfigError(
@@ -126,13 +121,12 @@ def _learned(fields: Fields, family: str) -> ModelConfig:
 
 
 def _rotary(fields: Fields, family: str) -> ModelConfig:
-    """Llama, Qwen 2/3 and Gemma 3."""
+    """Parse a config of Llama, Qwen 2/3 or Gemma 3."""
     gemma = family == "gemma3_text"
     _check_activation(fields, gemma)
     hidden_size, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
-    kv_heads = fields.count(
-        "num_key_value_heads", None if gemma else heads
-    )  # a Gemma's default is its own
+    # Gemma's default differs from the head count, so the field is required there.
+    kv_heads = fields.count("num_key_value_heads", None if gemma else heads)
     head_dim = fields.count("head_dim", 256 if gemma else max(1, hidden_size // heads))
     if heads % kv_heads:
         raise ModelConfigError(
@@ -143,7 +137,7 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
         )
     if head_dim % 2:
         raise ModelConfigError(
-            f"head_dim: {head_dim} is odd, and rotation turns pairs",
+            f"head_dim: {head_dim} is odd, but rotary embedding needs pairs",
             field="head_dim",
             reason="MISMATCH",
             limit="even",
@@ -185,10 +179,10 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
 
 
 def stored_dtype(raw: Mapping[str, Any]) -> torch.dtype:
-    """The type that config.json says the weights have; float32 where it says nothing.
+    """Return the weight type in config.json, float32 by default.
 
     Raises:
-        ModelConfigError: it is another one than float32, bfloat16 or float16.
+        ModelConfigError: the type is not float32, bfloat16 or float16.
     """
     name = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if name not in DTYPES:
@@ -209,9 +203,7 @@ def llama_json(
     num_kv_heads: int,
     intermediate_size: int,
 ) -> dict[str, Any]:
-    """config.json of a small Llama-shaped decoder with tied embeddings, as our own pre-training
-    makes it.
-    """
+    """Return config.json of a small Llama-shaped decoder with tied embeddings, for pre-training."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -237,9 +229,7 @@ def llama_json(
 def gpt2_json(
     vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, max_positions: int = 1024
 ) -> dict[str, Any]:
-    """config.json of a GPT-2-shaped decoder with tied embeddings. Dropout is off for whoever trains
-    it on elsewhere too.
-    """
+    """Return config.json of a GPT-2-shaped decoder with tied embeddings and without dropout."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -268,10 +258,9 @@ def _check_activation(fields: Fields, gemma: bool) -> None:
 
 
 def _embedding_scale(raw: Mapping[str, Any], hidden_size: int) -> float:
-    """sqrt(d), rounded as the weights' own type rounds it: 25.25 (not 25.298) for the bf16
-    Gemma-3-270M.
+    """Return sqrt(d) rounded to the weight type: 25.25 (not 25.298) for the bf16 Gemma-3-270M.
 
-    The model server follows config.json's dtype too, whatever it computes in; both must agree
-    (docs/decisions/2026-11-24-predictor-embedding-scale.md).
+    The model server also rounds by config.json's dtype, independent of its compute type; both must
+    agree (docs/decisions/2026-11-24-predictor-embedding-scale.md).
     """
     return float(torch.tensor(math.sqrt(hidden_size), dtype=stored_dtype(raw)))

@@ -1,8 +1,7 @@
-"""Checked reading of config.json: a field that is missing, of another kind or out of range raises
-by its name.
+"""Checked access to config.json: missing, mistyped or out-of-range fields raise an error by name.
 
-Bounds are there because the file is foreign: a billion layers would be built before any weight is
-compared.
+Bounds exist because the file is untrusted: a billion layers would otherwise be built before any
+weight is compared.
 """
 
 from __future__ import annotations
@@ -16,27 +15,26 @@ from typing import Any
 
 from training.errors import DetailedError
 
-FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")  # that config.py builds
-MAX_SIZE = (
-    1 << 24
-)  # of widths, heads, vocabularies and positions: the largest known is 10 M positions (Llama 4)
+FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")  # supported by config.py
+# Limit of widths, heads, vocabularies and positions; the largest known is 10 M positions (Llama 4).
+MAX_SIZE = 1 << 24
 MAX_LAYERS = 1 << 10
 
 
 class ModelConfigError(DetailedError, ValueError):
-    """config.json describes something that this library does not build; the text names the field."""
+    """Error for a config.json with an invalid or unsupported field; the message names the field."""
 
     reason = "INVALID_MODEL_CONFIG"
 
 
 @dataclass(frozen=True)
 class Fields:
-    """An object of config.json. Fields that are null count as missing, as they do for transformers."""
+    """An object of config.json. Null fields count as missing, as in transformers."""
 
     values: Mapping[str, Any]
 
     def count(self, name: str, default: int | None = None, most: int = MAX_SIZE) -> int:
-        """A whole number from 1 to `most`; required where there is no default."""
+        """Return an integer from 1 to `most`; required without a default."""
         value = self._given(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise ModelConfigError(
@@ -48,7 +46,7 @@ class Fields:
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A finite number above 0; required where there is no default."""
+        """Return a finite number above 0; required without a default."""
         value = self._given(name, default)
         if (
             not isinstance(value, int | float)
@@ -64,7 +62,7 @@ class Fields:
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
-        """true or false."""
+        """Return a boolean field."""
         value = self._given(name, default)
         if not isinstance(value, bool):
             raise ModelConfigError(
@@ -76,7 +74,7 @@ class Fields:
         return value
 
     def inside(self, name: str) -> Fields | None:
-        """The object in a field; None where it is missing or empty."""
+        """Return the object in a field, or None if missing or empty."""
         value = self.values.get(name)
         if not value:
             return None
@@ -87,7 +85,7 @@ class Fields:
         return Fields(value)
 
     def one_of(self, name: str, choices: tuple[str, ...], default: str | None = None) -> str:
-        """One of these words."""
+        """Return a string field restricted to `choices`."""
         value = self._given(name, default)
         if value not in choices:
             raise ModelConfigError(
@@ -99,11 +97,11 @@ class Fields:
         return str(value)
 
     def refuse(self, *names: str) -> None:
-        """Fields that ask for what is not built, wherever they are set."""
+        """Refuse fields of unsupported features if they are set."""
         for name in names:
             if self.values.get(name):
                 raise ModelConfigError(
-                    f"{name}: {_short(self.values[name])} is not built",
+                    f"{name}: {_short(self.values[name])} is not supported",
                     field=name,
                     reason="UNSUPPORTED",
                 )
@@ -117,11 +115,10 @@ class Fields:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Return the object in a JSON file.
 
     Raises:
-        ModelConfigError: there is no such file, it is no JSON, or it holds something else; names
-            the file.
+        ModelConfigError: the file is missing, not JSON, or not an object; names the file.
     """
     try:
         found = json.loads(path.read_text())
@@ -129,7 +126,7 @@ def read_object(path: Path) -> dict[str, Any]:
         raise ModelConfigError(missing(path), field=absent(path), reason="MISSING") from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ModelConfigError(
-            f"{path.name}: is no JSON", field=path.name, reason="MALFORMED"
+            f"{path.name}: is not JSON", field=path.name, reason="MALFORMED"
         ) from error
     if not isinstance(found, dict):
         raise ModelConfigError(
@@ -139,18 +136,16 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def missing(path: Path) -> str:
-    """What to say of a file of a directory that is not there, or of the directory."""
+    """Return the error text for a missing file or directory."""
     return (
         f"{path.name}: is not in {path.parent}"
         if path.parent.is_dir()
-        else f"{path.parent} is not there"
+        else f"{path.parent} does not exist"
     )
 
 
 def absent(path: Path) -> str:
-    """The field of an error with the text of `missing`: the file's name, or the directory where
-    that is not there.
-    """
+    """Return the error field for `missing`: the file name, or the missing directory."""
     return path.name if path.parent.is_dir() else str(path.parent)
 
 

@@ -1,4 +1,4 @@
-"""A scalar read from a hidden state: the score of a reward model, the value of a critic.
+"""Scalar head on a hidden state: the score of a reward model, the value of a critic.
 
 Shapes: B batch, T tokens, D hidden.
 """
@@ -13,9 +13,11 @@ from torch.nn import functional
 
 
 class ScalarHead(nn.Module):
-    """One linear output of the hidden state at unit RMS: a final norm may give any scale (Gemma 3's
-    made a first loss of 237, where ln 2 is right). Starts at std 1/sqrt(D+1) (N+ details, arXiv
-    2403.17031) or, for a critic without a reward model to start from, at zero.
+    """Linear head on hidden states normalised to unit RMS.
+
+    The normalisation is needed because final norms have any scale (with Gemma 3's, the first loss
+    was 237 instead of ln 2). Weights start at std 1/sqrt(D+1) (N+ details, arXiv 2403.17031), or at
+    zero for a critic without a reward model to start from.
     """
 
     def __init__(self, hidden_size: int, seed: int | None = None) -> None:
@@ -32,7 +34,7 @@ class ScalarHead(nn.Module):
                 )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., D] to [...], in fp32 even under autocast: bf16 would make ties of close scores."""
+        """Map [..., D] to [...], in fp32 even under autocast, since bf16 would tie close scores."""
         with torch.autocast(hidden.device.type, enabled=False):
             even = functional.rms_norm(hidden.float(), hidden.shape[-1:])
             scalar: Tensor = self.score(even).squeeze(-1)
@@ -40,6 +42,9 @@ class ScalarHead(nn.Module):
 
 
 def last_real_column(mask_BT: Tensor) -> Tensor:
-    """Index of each row's right-most real token, [B]: where a reward model reads its score."""
+    """Return the index of the right-most real token per row, [B].
+
+    Reward models read their scores there.
+    """
     columns = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     return (mask_BT.long() * columns).amax(dim=1)

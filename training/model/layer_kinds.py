@@ -1,8 +1,7 @@
-"""How far each layer of a rotary family looks back and how it rotates, read from three generations
-of config.json.
+"""Attention window and rotation of each layer, from three generations of config.json.
 
-Old files have rope_scaling, rope_local_base_freq and a window pattern; new ones rope_parameters and
-layer_types.
+Old files have rope_scaling, rope_local_base_freq and a window pattern; new files have
+rope_parameters and layer_types.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 
 from training.model.fields import MAX_LAYERS, Fields, ModelConfigError
 
-GEMMA_GLOBAL_EVERY = (
-    6  # every sixth layer is global where config.json does not list layer_types (Gemma 3 report)
-)
-GEMMA_LOCAL_THETA, GEMMA_GLOBAL_THETA, USUAL_THETA = 10_000.0, 1_000_000.0, 10_000.0
+# Without layer_types, every sixth layer is global (Gemma 3 report).
+GEMMA_GLOBAL_EVERY = 6
+GEMMA_LOCAL_THETA, GEMMA_GLOBAL_THETA, DEFAULT_THETA = 10_000.0, 1_000_000.0, 10_000.0
 FULL, SLIDING = "full_attention", "sliding_attention"
 SCALINGS = ("default", "linear", "llama3")
 
@@ -32,10 +30,11 @@ class Rope:
 
 
 def read_layer_kinds(fields: Fields, family: str) -> list[str]:
-    """FULL or SLIDING of each layer.
+    """Return FULL or SLIDING for each layer.
 
     Raises:
-        ModelConfigError: layers slide where the family, or use_sliding_window, says that none does.
+        ModelConfigError: layer_types has sliding layers, but the family or use_sliding_window
+            excludes them.
     """
     count = fields.count("num_hidden_layers", most=MAX_LAYERS)
     slides = family == "gemma3_text" or (
@@ -57,7 +56,8 @@ def read_layer_kinds(fields: Fields, family: str) -> list[str]:
         )
     if SLIDING in named and not slides:
         raise ModelConfigError(
-            f"layer_types: {SLIDING}, but a {family} slides only with use_sliding_window, if at all",
+            f"layer_types: {SLIDING} needs use_sliding_window and is unsupported for some"
+            f" families (model_type: {family})",
             field="layer_types",
             reason="CONFLICT",
             limit=FULL,
@@ -66,17 +66,17 @@ def read_layer_kinds(fields: Fields, family: str) -> list[str]:
 
 
 def read_rope(fields: Fields, family: str, kind: str) -> Rope:
-    """The rotation of layers of a kind.
+    """Return the rotation of layers of a kind.
 
     Raises:
-        ModelConfigError: a scaling that is not built, or one without its numbers.
+        ModelConfigError: the scaling is unsupported or lacks its numbers.
     """
     local = family == "gemma3_text" and kind == SLIDING
     if local:
         theta = fields.number("rope_local_base_freq", GEMMA_LOCAL_THETA)
     else:
         theta = fields.number(
-            "rope_theta", GEMMA_GLOBAL_THETA if family == "gemma3_text" else USUAL_THETA
+            "rope_theta", GEMMA_GLOBAL_THETA if family == "gemma3_text" else DEFAULT_THETA
         )
     given = fields.inside("rope_parameters")
     if given is None:

@@ -1,9 +1,8 @@
-"""How the tensors of a family lie on disk, where that is not how they lie in memory: one table, for
-GPT-2.
+"""Mapping between tensors on disk and in memory, needed for GPT-2 only.
 
-In memory every family has Llama's names and nn.Linear's [out, in], so that adapters, tensor
-parallelism and the transformer know one set of projections. GPT-2's files have other names, one
-matrix for queries, keys and values, and Conv1D's [in, out].
+In memory every family has Llama's names and nn.Linear's [out, in], so adapters, tensor parallelism
+and the transformer handle one set of projections. GPT-2's files have other names, one matrix for
+queries, keys and values, and Conv1D's [in, out].
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from training.model.config import ModelConfig
 
-GPT2_PREFIX = "transformer."  # the files that OpenAI's weights came in lack it
-# On disk, in memory; what stands in a layer is repeated for each.
+GPT2_PREFIX = "transformer."  # missing in the original files of OpenAI
+# Names on disk and in memory. GPT2_LAYER is repeated for each layer.
 GPT2_OUTSIDE: dict[str, tuple[str, ...]] = {
     "wte": ("embed_tokens",),
     "wpe": ("embed_positions",),
@@ -33,15 +32,15 @@ GPT2_LAYER: dict[str, tuple[str, ...]] = {
 }
 CONV1D = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
-# Tables that old files carry along although they follow from config.json: causal masks and rotary
-# frequencies.
+# Derived tables in old files, not weights: causal masks and rotary frequencies.
 CONSTANTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor on disk, and the ones in memory that it holds, one below the other. `transposed`: it
-    is [in, out].
+    """A tensor on disk with its parts in memory, stacked by rows.
+
+    `transposed`: stored as [in, out].
     """
 
     name: str
@@ -50,7 +49,7 @@ class Stored:
 
 
 def to_disk(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Names and layout that Hugging Face has for the family, of a whole decoder's own tensors."""
+    """Convert a whole decoder's tensors to Hugging Face names and layout."""
     left = dict(tensors)
     written: dict[str, Tensor] = {}
     for stored in _stored(config):
@@ -61,8 +60,9 @@ def to_disk(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Ten
 
 
 def from_disk(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The other way, for tensors that have the shapes of `to_disk`. No two of what comes out share
-    memory.
+    """Convert tensors from disk to memory layout, the inverse of `to_disk`.
+
+    The results share no memory with each other.
     """
     left = dict(tensors)
     read: dict[str, Tensor] = {}
@@ -77,13 +77,13 @@ def from_disk(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
 
 
 def hugging_face_name(name: str, config: ModelConfig) -> str:
-    """The name that to_disk gives a tensor, for files whose names lack the family's prefix."""
+    """Return the name used by `to_disk`, adding the family's prefix if the file lacks it."""
     bare = config.family == "gpt2" and not name.startswith((GPT2_PREFIX, "lm_head."))
     return GPT2_PREFIX + name if bare else name
 
 
 def is_constant(name: str) -> bool:
-    """True for what is no weight."""
+    """Return True for derived tables, which are not weights."""
     return name.endswith(CONSTANTS)
 
 

@@ -1,9 +1,8 @@
-"""Low-rank adapters (Hu et al., arXiv 2106.09685): several on one frozen decoder, at most one
-active at a time.
+"""Low-rank adapters (Hu et al., arXiv 2106.09685): several per frozen decoder, at most one active.
 
-The wrapped projection keeps its own weight under its own name, so checkpoints do not change. Files
-are PEFT's (adapter_config.json, adapter_model.safetensors). No dropout: PPO's ratios need the same
-function twice.
+Wrapped projections keep their weight and its name, so checkpoints do not change. Files follow PEFT
+(adapter_config.json, adapter_model.safetensors). There is no dropout, because PPO's ratios need two
+evaluations of the same function.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
-ADAPTERS = ".adapters."  # in the name of every adapter parameter
+ADAPTERS = ".adapters."  # part of every adapter parameter's name
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """An adapter on every projection that is named.
+    """Settings of the adapters on the target projections.
 
     Attributes:
-        rank: columns of an adapter's two matrices, at least 1; more can learn more
-        alpha: the update is scaled by alpha / rank; above 0
-        targets: projections with an adapter, commas between
+        rank: inner dimension of the adapter matrices, at least 1; higher ranks can learn more
+        alpha: scale of the update, as alpha / rank; above 0
+        targets: projections with an adapter, comma-separated
     """
 
     rank: Count = 8
@@ -51,23 +50,22 @@ class LoraConfig:
 
 
 class AdapterError(DetailedError, ValueError):
-    """An adapter does not fit the decoder, or a name is taken or unknown; the text names it."""
+    """Error for an adapter that does not fit the decoder, or for a duplicate or unknown name."""
 
     reason = "INVALID_ADAPTER"
 
 
 class LoraPair(nn.Module):
-    """x A^T B^T * scale with A [r, in], B [out, r]; B starts at zero, so a new adapter changes
-    nothing.
+    """Low-rank update x A^T B^T * scale with A [r, in] and B [out, r].
+
+    B starts at zero, so a new adapter changes no output.
     """
 
     def __init__(self, linear: nn.Linear, config: LoraConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.scale = config.alpha / config.rank
-        down = torch.empty(config.rank, linear.in_features, device="cpu")  # as the generator
-        bound = 1 / math.sqrt(
-            linear.in_features
-        )  # kaiming_uniform with a = sqrt(5), as PEFT starts
+        down = torch.empty(config.rank, linear.in_features, device="cpu")  # like the generator
+        bound = 1 / math.sqrt(linear.in_features)  # kaiming_uniform with a = sqrt(5), as in PEFT
         self.lora_A = nn.Parameter(down.uniform_(-bound, bound, generator=generator))
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, config.rank, device="cpu"))
 
@@ -76,12 +74,12 @@ class LoraPair(nn.Module):
         return F.linear(down, self.lora_B.to(x.dtype)) * self.scale
 
     def delta(self) -> Tensor:
-        """The weight update that this pair stands for, [out, in]."""
+        """Return the equivalent weight update, [out, in]."""
         return self.lora_B @ self.lora_A * self.scale
 
 
 class LoraLinear(nn.Linear):
-    """A linear projection with named adapters beside it."""
+    """A linear projection with named adapters."""
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -99,10 +97,13 @@ class LoraLinear(nn.Linear):
 
 
 def add_adapter(decoder: Decoder, name: str, config: LoraConfig, seed: int) -> list[nn.Parameter]:
-    """Put a fresh adapter on every target projection and freeze the decoder's own weights.
+    """Add a new adapter to every target projection and freeze the decoder's own weights.
 
     Returns:
         the adapter's parameters, in the decoder's order.
+
+    Raises:
+        AdapterError: a target is unknown, or the name is in use.
     """
     _wrap(decoder, config.targets)
     generator = torch.Generator().manual_seed(seed)
@@ -118,9 +119,7 @@ def add_adapter(decoder: Decoder, name: str, config: LoraConfig, seed: int) -> l
 
 
 def copy_adapter(decoder: Decoder, source: str, target: str) -> None:
-    """Make adapter `target` start where `source` stands; both must be on the decoder with the same
-    shape.
-    """
+    """Copy the weights of adapter `source` to `target`; both must exist with the same shapes."""
     with torch.no_grad():
         for _, linear in _wrapped(decoder):
             if source in linear.adapters:
@@ -128,7 +127,11 @@ def copy_adapter(decoder: Decoder, source: str, target: str) -> None:
 
 
 def adapter_parameters(decoder: Decoder, name: str) -> list[nn.Parameter]:
-    """The parameters of one adapter, in the decoder's order."""
+    """Return the parameters of one adapter, in the decoder's order.
+
+    Raises:
+        AdapterError: the decoder has no adapter of this name.
+    """
     found = [
         p
         for _, linear in _wrapped(decoder)
@@ -141,13 +144,13 @@ def adapter_parameters(decoder: Decoder, name: str) -> list[nn.Parameter]:
 
 
 def active_in(module: nn.Module) -> str | None:
-    """The adapter that is active now in a decoder or in a part of it."""
+    """Return the name of the active adapter in a decoder or a part of one."""
     return next((linear.active for _, linear in _wrapped(module)), None)
 
 
 @contextmanager
 def active_adapter(decoder: nn.Module, name: str | None) -> Iterator[None]:
-    """Run the block with this adapter, or with none; put back what was active before."""
+    """Activate an adapter, or none, within the context; restore the previous state on exit."""
     linears = [linear for _, linear in _wrapped(decoder)]
     before = [linear.active for linear in linears]
     for linear in linears:
@@ -160,8 +163,9 @@ def active_adapter(decoder: nn.Module, name: str | None) -> Iterator[None]:
 
 
 def merge_adapter(decoder: Decoder, name: str) -> None:
-    """Add the adapter into the base weights and take it off. Other adapters then stand on another
-    base: merge last.
+    """Add the adapter to the base weights and remove it.
+
+    Other adapters would then see a changed base, so merge last.
     """
     with torch.no_grad():
         for _, linear in _wrapped(decoder):
@@ -175,7 +179,7 @@ def merge_adapter(decoder: Decoder, name: str) -> None:
 def save_adapter(
     decoder: Decoder, name: str, config: LoraConfig, directory: Path, parent: str
 ) -> None:
-    """Write the adapter as PEFT reads it. `parent` names the model that it stands on."""
+    """Write the adapter in PEFT's format. `parent` is the name of the base model."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for path, linear in _wrapped(decoder):
@@ -201,12 +205,16 @@ def save_adapter(
 
 
 def read_adapter_config(directory: Path) -> LoraConfig:
-    """adapter_config.json, refused where it asks for something that we do not build."""
+    """Read adapter_config.json.
+
+    Raises:
+        AdapterError: the file requires an unsupported feature.
+    """
     settings = json.loads((directory / ADAPTER_CONFIG).read_text())
     for field in ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save"):
         if settings.get(field):
             raise AdapterError(
-                f"{ADAPTER_CONFIG}: {field} is not built", field=field, reason="UNSUPPORTED"
+                f"{ADAPTER_CONFIG}: {field} is not supported", field=field, reason="UNSUPPORTED"
             )
     return LoraConfig(
         settings["r"], float(settings["lora_alpha"]), tuple(settings["target_modules"])
@@ -214,10 +222,10 @@ def read_adapter_config(directory: Path) -> LoraConfig:
 
 
 def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
-    """Put a saved adapter on the decoder under `name`.
+    """Add a saved adapter to the decoder under `name`.
 
     Raises:
-        AdapterError: its tensors are not exactly those of its targets on this decoder.
+        AdapterError: the tensors differ from those of the targets on this decoder.
     """
     config = read_adapter_config(directory)
     add_adapter(decoder, name, config, seed=0)

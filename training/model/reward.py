@@ -1,9 +1,7 @@
-"""Reward model and critic: a backbone with a scalar head; how a reward model is kept on disk and
-turned into a critic.
+"""Reward model and critic: a backbone with a scalar head, and their files.
 
 Shapes: B batch, T tokens. A directory holds head.safetensors and reward_model.json, and either
-    adapter/ (on the weights of the
-base that it names) or a whole decoder of its own.
+adapter/ (for the base model named there) or a complete decoder.
 """
 
 from __future__ import annotations
@@ -41,39 +39,43 @@ ADAPTER = "adapter"
 
 
 class RewardModelError(DetailedError, ValueError):
-    """A reward model does not belong to the model that it shall judge; the text names both."""
+    """Error for a reward model that does not match the scored model; the message names both."""
 
     reason = "INVALID_REWARD_MODEL"
 
 
 @dataclass(frozen=True)
 class ScalarModel:
-    """One number per position: the critic. The reward model reads it at the last real token only."""
+    """A model with one scalar per position, used as critic.
+
+    The reward model reads the scalar at the last real token only.
+    """
 
     backbone: Backbone
     head: ScalarHead
 
     def everywhere(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Values of every state, [B, T]."""
+        """Return the values of all states, [B, T]."""
         values_BT: Tensor = self.head(self.backbone.hidden(ids_BT, mask_BT))
         return values_BT
 
     def at_last(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """The scalar at each row's right-most real token, [B]."""
+        """Return the scalar at the right-most real token of each row, [B]."""
         hidden_BTD = self.backbone.hidden(ids_BT, mask_BT)
         rows_B = torch.arange(ids_BT.shape[0], device=ids_BT.device)
         scalar_B: Tensor = self.head(hidden_BTD[rows_B, last_real_column(mask_BT)])
         return scalar_B
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What training changes: the backbone's part and the head."""
+        """Return the trainable parameters of backbone and head."""
         return [*self.backbone.named_parameters(), *self.head.named_parameters(prefix="head")]
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """mean and std are of its raw scores on held-out responses: normalised scores are comparable
-    between trainings.
+    """A scalar model with the mean and std of its raw scores on held-out responses.
+
+    Normalised scores are comparable between trainings.
     """
 
     scalar: ScalarModel
@@ -81,14 +83,14 @@ class RewardModel:
     std: float = 1.0
 
     def score(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Normalised scores of conversations that end with a response, [B]."""
+        """Return normalised scores of conversations that end with a response, [B]."""
         return (self.scalar.at_last(ids_BT, mask_BT) - self.mean) / self.std
 
 
 def save_reward_model(
     reward: RewardModel, lora: LoraConfig | None, model_directory: Path, directory: Path
 ) -> None:
-    """Write everything but the manifest. `model_directory` is the base that it was trained from."""
+    """Write all files except the manifest. `model_directory` is the base model of the training."""
     directory.mkdir(parents=True, exist_ok=True)
     backbone = reward.scalar.backbone
     if lora is None or backbone.adapter is None:
@@ -110,16 +112,15 @@ def save_reward_model(
 
 
 def is_adapter(directory: Path) -> bool:
-    """True where the reward model stands on the weights of its base."""
+    """Return True if the reward model is an adapter on its base model."""
     return (directory / ADAPTER).is_dir()
 
 
 def require_one_tokenizer(directory: Path, model_directory: Path) -> None:
-    """Ids must mean the same to who writes and to who scores them: both have the same
-    tokenizer.json, byte by byte.
+    """Check that both directories have byte-identical tokenizer.json files, so that ids agree.
 
     Raises:
-        RewardModelError: they differ, or one is missing.
+        RewardModelError: the files differ, or one is missing.
     """
     files = [place / TOKENIZER for place in (directory, model_directory)]
     for file in files:
@@ -127,8 +128,9 @@ def require_one_tokenizer(directory: Path, model_directory: Path) -> None:
             raise RewardModelError(missing(file), field=absent(file), reason="MISSING")
     if hash_file(files[0]) != hash_file(files[1]):
         raise RewardModelError(
-            f"{directory.name} reads other tokens than {model_directory.name} writes, as their tokenizer.json differ: "
-            f"a reward model must be trained from {model_directory.name} or a model with the same tokenizer",
+            f"{directory.name} and {model_directory.name} have different tokenizer.json files:"
+            f" train the reward model from {model_directory.name} or a model with the same"
+            " tokenizer",
             field=TOKENIZER,
             reason="MISMATCH",
         )
@@ -137,22 +139,23 @@ def require_one_tokenizer(directory: Path, model_directory: Path) -> None:
 def load_reward_model(
     directory: Path, model_directory: Path, decoder: Decoder | None = None
 ) -> RewardModel:
-    """Read a reward model, frozen; its decoder is on the processor, unless it is given.
+    """Load a frozen reward model, on the CPU unless its decoder is given.
 
     Args:
-        model_directory: the base of an adapter; must be the one that it was trained from. Of a
-            whole reward model whoever gives it ids.
-        decoder: that base if it is loaded already, so that its weights are shared.
+        model_directory: for an adapter, the base model of its training; for a complete reward
+        model, the model that produces the ids.
+        decoder: the base model if already loaded, to share its weights.
 
     Raises:
-        RewardModelError: the adapter was trained on another base, or the whole reward model with
+        RewardModelError: the adapter was trained on another base, or the complete reward model with
             another tokenizer.
     """
     settings = json.loads((directory / SETTINGS).read_text())
     if is_adapter(directory):
         if settings["base"] != model_directory.name:
             raise RewardModelError(
-                f"reward model {directory.name} stands on {settings['base']}, not {model_directory.name}",
+                f"reward model {directory.name} was trained on {settings['base']},"
+                f" not {model_directory.name}",
                 field="base",
                 reason="MISMATCH",
                 limit=settings["base"],
@@ -172,11 +175,12 @@ def load_reward_model(
 
 
 def critic_from(reward: RewardModel, directory: Path) -> ScalarModel:
-    """A critic that starts as the reward model, its head rescaled to predict **normalised** scores.
-    Shares frozen weights only.
+    """Return a critic initialised from the reward model, predicting **normalised** scores.
+
+    The head is rescaled. Only frozen weights are shared.
 
     Args:
-        directory: where the reward model was loaded from (its adapter's shape is read there).
+        directory: directory of the reward model, for the adapter's shape.
     """
     source = reward.scalar
     if source.backbone.adapter is None:

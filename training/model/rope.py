@@ -1,4 +1,4 @@
-"""Rotary position embedding in Hugging Face's half-split layout. Always computed in fp32.
+"""Rotary position embedding in Hugging Face's half-split layout, always computed in fp32.
 
 Shapes: B batch, T tokens, H heads, E head dimension.
 """
@@ -14,12 +14,12 @@ from training.model.layer_kinds import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
-    """Angles per position, [E/2]. llama3 scaling as in Llama 3.1's reference code (stretch only
-    slow frequencies).
+    """Return the angles per position, [E/2].
+
+    llama3 scaling follows Llama 3.1's reference code: only slow frequencies are stretched.
     """
-    pairs = torch.arange(
-        0, head_dim, 2, dtype=torch.float32, device="cpu"
-    )  # real even while a model is built on meta
+    # On the CPU explicitly: models are built under the meta device.
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")
     frequencies = 1.0 / (rope.theta ** (pairs / head_dim))
     if rope.scaling == "default":
         return frequencies
@@ -29,19 +29,19 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
     blend = (rope.original_positions / wavelengths - rope.low_freq_factor) / (
         rope.high_freq_factor - rope.low_freq_factor
     )
-    blend = blend.clamp(0.0, 1.0)  # 0 = slow, stretched by factor; 1 = fast, kept
+    blend = blend.clamp(0.0, 1.0)  # 0 = slow, stretched by factor; 1 = fast, unchanged
     return (1 - blend) * frequencies / rope.factor + blend * frequencies
 
 
 def rotation(positions_BT: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each [B, 1, T, E]."""
+    """Return cosine and sine of the rotation angles, each [B, 1, T, E]."""
     angles = positions_BT[:, None, :, None].float() * frequencies
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 def rotate(x_BHTE: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate each (i, i + E/2) pair by its angle."""
+    """Rotate each pair (i, i + E/2) by its angle."""
     low, high = x_BHTE.float().chunk(2, dim=-1)
-    turned = x_BHTE.float() * cosine + torch.cat((-high, low), dim=-1) * sine
-    return turned.type_as(x_BHTE)
+    rotated_BHTE = x_BHTE.float() * cosine + torch.cat((-high, low), dim=-1) * sine
+    return rotated_BHTE.type_as(x_BHTE)

@@ -1,8 +1,7 @@
-"""safetensors files, read as what they are: foreign. Whatever is wrong with one is a
-CheckpointError that names it.
+"""Reading of untrusted safetensors files; every defect raises a CheckpointError with the file name.
 
-The library checks header sizes and offsets and never runs what it reads; pickles are run by being
-read, so they are not, ever.
+The library checks header sizes and offsets and executes nothing. Loading a pickle executes code, so
+pickles are never read.
 """
 
 from __future__ import annotations
@@ -23,22 +22,20 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 STORED_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-PICKLE_BEGINS = (b"\x80", b"PK\x03\x04")  # a pickle's protocol mark; the zip that torch writes
+PICKLE_BEGINS = (b"\x80", b"PK\x03\x04")  # pickle protocol marker; zip header written by torch
 
 
 class CheckpointError(DetailedError, ValueError):
-    """A model directory's weights cannot be read, or do not fit its config.json; the text names
-    file and tensor.
-    """
+    """Error for unreadable weights or weights that do not fit config.json."""
 
     reason = "INVALID_CHECKPOINT"
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a model: those that the index names, or the single one.
+    """Return the safetensors files of a model: those in the index, or the single file.
 
     Raises:
-        CheckpointError: there is none, the index is broken, or it names a file that is missing or
+        CheckpointError: there is no file, the index is broken, or a listed file is missing or
             elsewhere.
     """
     if not (directory / INDEX).exists():
@@ -55,7 +52,7 @@ def weight_files(directory: Path) -> list[Path]:
         or not all(isinstance(name, str) for name in placed.values())
     ):
         raise CheckpointError(
-            f"{INDEX}: weight_map does not name the file of each tensor",
+            f"{INDEX}: weight_map must map each tensor to a file",
             field="weight_map",
             reason="WRONG_TYPE" if placed else "EMPTY",
         )
@@ -63,7 +60,7 @@ def weight_files(directory: Path) -> list[Path]:
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(
-                f"{INDEX}: {shard!r} is not the name of a safetensors file beside it",
+                f"{INDEX}: {shard!r} is not the name of a safetensors file in the same directory",
                 field=shard,
                 reason="UNSUPPORTED",
             )
@@ -77,14 +74,14 @@ def weight_files(directory: Path) -> list[Path]:
 def read_tensors(
     file: Path, dtype: torch.dtype, skip: Callable[[str], bool] = lambda name: False
 ) -> dict[str, Tensor]:
-    """All tensors of a file, cast to `dtype`, on the processor.
+    """Return all tensors of a file, cast to `dtype`, on the CPU.
 
     Args:
-        skip: True for the names that are not wanted, whatever their type.
+        skip: returns True for the names of unwanted tensors of any type.
 
     Raises:
-        CheckpointError: the file is broken or no safetensors file; a tensor is no floating-point
-            one, or holds NaN or infinity.
+        CheckpointError: the file is not a valid safetensors file, or a tensor has another type than
+            floating point, or contains NaN or infinity.
     """
     tensors: dict[str, Tensor] = {}
     with _opened(file) as opened:
@@ -94,17 +91,18 @@ def read_tensors(
             stored = opened.get_slice(name).get_dtype()
             if stored not in STORED_TYPES:
                 raise CheckpointError(
-                    f"{file.name}: {name} has type {stored}; read are {', '.join(STORED_TYPES)}",
+                    f"{file.name}: {name} has type {stored}; supported: {', '.join(STORED_TYPES)}",
                     field=name,
                     reason="UNSUPPORTED",
                     limit=", ".join(STORED_TYPES),
                 )
             tensors[name] = opened.get_tensor(name).to(dtype)
-            # One pass without a copy; weights near the largest float are as useless as infinite
-            # ones.
+            # A sum needs one pass and no copy. Weights near the largest float also fail, being as
+            # useless.
             if not torch.isfinite(tensors[name].sum(dtype=torch.float32)):
                 raise CheckpointError(
-                    f"{file.name}: {name} is not finite: it holds NaN, infinity, or nearly so",
+                    f"{file.name}: {name} is not finite"
+                    " (NaN, infinity, or close to the largest float)",
                     field=name,
                     reason="NOT_FINITE",
                 )
@@ -112,9 +110,7 @@ def read_tensors(
 
 
 def stored_type(file: Path, names: tuple[str, ...]) -> str | None:
-    """torch's name of the type that the first of these tensors to be found has; None where the file
-    has none of them.
-    """
+    """Return torch's type name of the first of these tensors in the file; None if there is none."""
     with _opened(file) as opened:
         held = set(opened.keys())
         for name in names:
@@ -124,9 +120,9 @@ def stored_type(file: Path, names: tuple[str, ...]) -> str | None:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:  # safe_open has no types
+def _opened(file: Path) -> Iterator[Any]:  # safe_open is untyped
     try:
-        # The library takes the default device for its own buffers.
+        # The library allocates its buffers on the default device.
         with torch.device("cpu"), safe_open(file, framework="pt") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
@@ -135,18 +131,18 @@ def _opened(file: Path) -> Iterator[Any]:  # safe_open has no types
 
 
 def _why(file: Path, error: Exception) -> tuple[str, str]:
-    """The words and the reason of the error."""
+    """Return text and reason of the error."""
     if not file.is_file():
         return "is missing", "MISSING"
     with file.open("rb") as opened:
         begins = opened.read(9)
-    # A header's length may begin with 0x80 too, but then its brace follows.
+    # The length of a safetensors header may begin with 0x80 too, but a brace follows at byte 8.
     if begins.startswith(PICKLE_BEGINS) and begins[8:] != b"{":
         return (
-            "is a pickle under another name: reading one runs what is in it, so it is never read here",
+            "is a pickle under another name; loading a pickle executes code, so it is refused",
             "UNSUPPORTED",
         )
-    return f"is no whole safetensors file ({error})", "DAMAGED"
+    return f"is not a complete safetensors file ({error})", "DAMAGED"
 
 
 def _missing(directory: Path) -> CheckpointError:
@@ -160,8 +156,9 @@ def _missing(directory: Path) -> CheckpointError:
             f"{directory}: has no {WEIGHTS}, and no {INDEX}", field=WEIGHTS, reason="MISSING"
         )
     return CheckpointError(
-        f"{directory}: has no {WEIGHTS}, only {held[0]}. Reading a pickle runs what is in it, so it is never read here. Where you "
-        "trust its origin, convert it: transformers' AutoModelForCausalLM.from_pretrained(DIRECTORY).save_pretrained(OTHER)",
+        f"{directory}: has no {WEIGHTS}, only {held[0]}. Loading a pickle executes code, so it is"
+        " refused. Convert files of trusted origin with transformers:"
+        " AutoModelForCausalLM.from_pretrained(DIRECTORY).save_pretrained(OTHER)",
         field=held[0],
         reason="UNSUPPORTED",
         limit=WEIGHTS,

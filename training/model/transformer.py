@@ -1,11 +1,11 @@
-"""The decoder: one class for GPT-2, Llama, Qwen 2/3 and Gemma 3, with the names of Llama's
-parameters for all (layout.py has GPT-2's).
+"""Decoder for GPT-2, Llama, Qwen 2/3 and Gemma 3 under Llama's parameter names.
+
+Names and layout of GPT-2's files are handled in layout.py. Masks hold document numbers, so packed
+rows need no further input. Columns may be padded on either side. Positions count real tokens only,
+and a padded query attends to itself, so that no softmax row is empty.
 
 Shapes: B batch, T new tokens, S all tokens so far (cache + new), D hidden, H heads, K key-value
-    heads, E head dimension,
-V vocabulary. Surprise: masks hold document numbers, so packed rows need nothing more. Columns may
-be padded on either side; positions count real tokens only, and a padded query sees itself so that
-no softmax row is empty.
+heads, E head dimension, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from training.model.config import ModelConfig
 from training.model.layer_kinds import Rope
 from training.model.rope import inverse_frequencies, rotate, rotation
 
-Turn = tuple[Tensor, Tensor] | None
-"""Cosine and sine of a layer's rotation, [B, 1, T, E] each; None where positions are learned."""
+# Cosine and sine of a layer's rotation, [B, 1, T, E] each; None with learned positions.
+Rotation = tuple[Tensor, Tensor] | None
 
 
 class PositionError(DetailedError, ValueError):
-    """A document is longer than the positions that the model has learned; the text names both."""
+    """Error for a document longer than the learned positions; the message has both lengths."""
 
     reason = "TOO_LARGE"
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (offset + w), computed in fp32. Gemma's offset is 1, everybody else's 0."""
+    """x / rms(x) * (offset + w), computed in fp32. The offset is 1 for Gemma, otherwise 0."""
 
     def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class RMSNorm(nn.Module):
 
 
 def new_norm(size: int, config: ModelConfig) -> nn.Module:
-    """The norm that the family has."""
+    """Return a new norm of the family's kind."""
     return nn.LayerNorm(size, config.norm_eps) if config.layer_norm else RMSNorm(size, config)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with optional query/key norms."""
+    """Grouped-query attention with optional query and key norms."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Attention(nn.Module):
         self.k_norm: nn.Module = RMSNorm(e, config) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x_BTD: Tensor, turn: Turn, mask_B1TS: Tensor, cache: KeyValueCache | None
+        self, x_BTD: Tensor, rotary: Rotation, mask_B1TS: Tensor, cache: KeyValueCache | None
     ) -> Tensor:
         batch, tokens, _ = x_BTD.shape
         q_BHTE = self.q_proj(x_BTD).view(batch, tokens, -1, self.head_dim)
@@ -74,8 +74,8 @@ class Attention(nn.Module):
         v_BKTE = self.v_proj(x_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
         q_BHTE = self.q_norm(q_BHTE).transpose(1, 2)
         k_BKTE = self.k_norm(k_BKTE).transpose(1, 2)
-        if turn is not None:
-            q_BHTE, k_BKTE = rotate(q_BHTE, *turn), rotate(k_BKTE, *turn)
+        if rotary is not None:
+            q_BHTE, k_BKTE = rotate(q_BHTE, *rotary), rotate(k_BKTE, *rotary)
         if cache is not None:
             k_BKTE, v_BKTE = cache.append(self.layer, k_BKTE, v_BKTE)
         y_BHTE = F.scaled_dot_product_attention(
@@ -86,7 +86,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Feed-forward: down(act(gate(x)) * up(x)), or down(act(up(x))) where the family has no gate."""
+    """Feed-forward: down(act(gate(x)) * up(x)), or down(act(up(x))) for families without a gate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. With sandwich norms (Gemma 3) each branch is also normed on its way out."""
+    """One layer. With sandwich norms (Gemma 3) each branch also has a norm on its output."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -120,9 +120,9 @@ class Block(nn.Module):
             self.post_feedforward_layernorm = new_norm(config.hidden_size, config)
 
     def forward(
-        self, x_BTD: Tensor, turn: Turn, mask_B1TS: Tensor, cache: KeyValueCache | None
+        self, x_BTD: Tensor, rotary: Rotation, mask_B1TS: Tensor, cache: KeyValueCache | None
     ) -> Tensor:
-        attended: Tensor = self.self_attn(self.input_layernorm(x_BTD), turn, mask_B1TS, cache)
+        attended: Tensor = self.self_attn(self.input_layernorm(x_BTD), rotary, mask_B1TS, cache)
         if self.sandwich:
             x_BTD = x_BTD + self.post_attention_layernorm(attended)
             fed: Tensor = self.post_feedforward_layernorm(
@@ -135,14 +135,15 @@ class Block(nn.Module):
 
 
 def new_embedding(rows: int, width: int) -> nn.Embedding:
-    """Zeros, for `initialise` or a file to fill: its own normal_ imports torch's compiler on the
-    meta device, seconds of every start.
+    """Return an embedding of zeros, to be filled by `initialise` or from a file.
+
+    The default normal_ would import torch's compiler on the meta device, which takes seconds.
     """
     return nn.Embedding(rows, width, _weight=torch.zeros(rows, width))
 
 
 class Stack(nn.Module):
-    """Embedding, layers and last norm: what Hugging Face calls `model.`"""
+    """Embedding, layers and last norm; Hugging Face's `model.`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -159,11 +160,11 @@ class Stack(nn.Module):
     def forward(self, ids_BT: Tensor, mask_BS: Tensor, cache: KeyValueCache | None) -> Tensor:
         tokens = ids_BT.shape[1]
         positions_BT = positions_of(mask_BS)[:, -tokens:]
-        turns: dict[Rope | None, Turn] = {None: None}
+        rotations: dict[Rope | None, Rotation] = {None: None}
         self._frequencies = {
             rope: f.to(ids_BT.device) for rope, f in self._frequencies.items()
-        }  # copied once
-        turns |= {
+        }  # copied to the device once
+        rotations |= {
             rope: rotation(positions_BT, frequencies)
             for rope, frequencies in self._frequencies.items()
         }
@@ -176,14 +177,14 @@ class Stack(nn.Module):
         for layer, rope, window in zip(
             self.layers, self.config.ropes, self.config.windows, strict=True
         ):
-            x_BTD = layer(x_BTD, turns[rope], masks[window], cache)
+            x_BTD = layer(x_BTD, rotations[rope], masks[window], cache)
         if cache is not None:
             cache.length += tokens
         hidden_BTD: Tensor = self.norm(x_BTD)
         return hidden_BTD
 
     def embedded(self, ids_BT: Tensor, mask_BS: Tensor, positions_BT: Tensor) -> Tensor:
-        """What the first layer gets, [B, T, D]."""
+        """Return the input of the first layer, [B, T, D]."""
         x_BTD: Tensor = self.embed_tokens(ids_BT) * self.config.embedding_scale
         if self.config.learned_positions:
             check_positions(mask_BS, positions_BT, self.config.max_positions)
@@ -192,9 +193,11 @@ class Stack(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A causal language model. forward gives hidden states; `logits` is apart, so that callers pay
-    the head only for the positions that they need. recomputes: activation_checkpointing.py has been
-    here, and no cache may take part in a gradient.
+    """A causal language model.
+
+    `forward` returns hidden states. `logits` is separate, so callers pay for the head only at the
+    positions they need. `recomputes` marks activation checkpointing; caches cannot take part in
+    gradients then.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -211,18 +214,15 @@ class Decoder(nn.Module):
     def forward(
         self, ids_BT: Tensor, mask_BS: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """Hidden states after the last norm.
+        """Return hidden states after the last norm, hidden_BTD.
 
         Args:
-            ids_BT: token ids; any valid id where the mask is 0. Or hidden states, [B, T, D], of
-                layers that are on another worker.
-            mask_BS: 0 for filling, else the number of the token's document, rising along a row:
-                tokens see their own document alone, and its positions begin at 0. A mask of ones is
-                one document. Over the cached tokens and the new ones; None: all ones (no cache).
-            cache: earlier keys and values; this call's are added to it.
-
-        Returns:
-            hidden_BTD
+            ids_BT: token ids, any valid id at padding; or hidden states [B, T, D] of layers on
+                another worker.
+            mask_BS: 0 for padding, else the number of the token's document, rising along a row.
+            Tokens attend to their own document only, and positions restart at 0 per document. A
+            mask of ones is one document. Covers cached and new tokens; None: all ones (no cache).
+            cache: earlier keys and values, extended by this call.
         """
         if mask_BS is None:
             mask_BS = torch.ones_like(ids_BT)
@@ -230,8 +230,9 @@ class Decoder(nn.Module):
         return hidden_BTD
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] to [..., V]. In fp32 even under autocast: a log-prob of a bf16 logit of 20 is
-        off by up to 0.06.
+        """Map [..., D] to [..., V] in fp32, even under autocast.
+
+        A log-prob from a bf16 logit of 20 is off by up to 0.06.
         """
         weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         with torch.autocast(hidden.device.type, enabled=False):
@@ -239,13 +240,14 @@ class Decoder(nn.Module):
 
 
 def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> None:
-    """Fresh weights of a decoder on the processor: normal(0, initializer_range), biases zero, norms
-    one. A function of the seed alone.
+    """Initialise a decoder on the CPU, as a function of the seed alone.
+
+    Weights are normal(0, initializer_range), biases zero, norms one.
 
     Args:
-        scaled_residuals: projections onto the residual stream get 1 / sqrt(2 layers) of that
-            deviation, so that a deep stack begins with the variance of a shallow one (GPT-2,
-            Radford et al. 2019, section 2.3).
+        scaled_residuals: scale projections onto the residual stream by 1 / sqrt(2 layers), so that
+        deep stacks start with the variance of shallow ones (GPT-2, Radford et al. 2019, section
+            2.3).
     """
     generator = torch.Generator().manual_seed(seed)
     spread = decoder.config.initializer_range
@@ -262,32 +264,35 @@ def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> N
 
 
 def check_positions(mask_BS: Tensor, positions_BT: Tensor, most: int) -> None:
-    """Looks at the positions only where a row is long enough to hold such a document: looking waits
-    for the accelerator.
+    """Check that no document is longer than the learned positions.
+
+    The position values are read only for rows long enough to exceed the limit, because reading
+    waits for the accelerator.
 
     Raises:
         PositionError: a document has more than `most` tokens.
     """
     if mask_BS.shape[1] > most and (longest := int(positions_BT.max()) + 1) > most:
         raise PositionError(
-            f"max_positions: a document of {longest} tokens, but the model has learned {most} positions",
+            f"max_positions: a document has {longest} tokens, but the model has {most} positions",
             field="max_positions",
             limit=str(most),
         )
 
 
 def positions_of(mask_BS: Tensor) -> Tensor:
-    """Position of each column: the number of real tokens of its document before it."""
+    """Return the position of each column: the number of preceding real tokens of its document."""
     mask_BS = mask_BS.long()
     count_BS = ((mask_BS != 0).cumsum(dim=1) - 1).clamp(min=0)
-    begun_BS = mask_BS.cummax(dim=1).values  # the newest document so far
+    begun_BS = mask_BS.cummax(dim=1).values  # number of the latest document so far
     first_BS = begun_BS > F.pad(begun_BS, (1, 0))[:, :-1]
     return count_BS - torch.where(first_BS, count_BS, 0).cummax(dim=1).values
 
 
 def attention_mask(mask_BS: Tensor, tokens: int, window: int | None) -> Tensor:
-    """True where query t (of the last `tokens` columns) may see key s: causal, of its document,
-    within the window. [B, 1, T, S]
+    """Return True where query t may attend to key s, [B, 1, T, S].
+
+    Queries are the last `tokens` columns. Attention is causal, within the document and the window.
     """
     columns = mask_BS.shape[1]
     key_S = torch.arange(columns, device=mask_BS.device)

@@ -1,9 +1,8 @@
-"""Training on a part of the vocabulary: only the embedding rows that the data uses, under new dense
-ids.
+"""Training on a part of the vocabulary: only embedding rows used by the data, under dense ids.
 
-Twice the speed for LoRA on Gemma (262k rows to 32k). Sound because adapters touch no embedding: the
-adapter fits the whole model again. The softmax runs over the kept rows only. Not for full
-fine-tuning, which would change rows.
+Doubles the speed of LoRA on Gemma (262k rows to 32k). Adapters leave embeddings unchanged, so the
+trained adapter fits the complete model. The softmax covers the selected rows only. Unsuitable for
+full fine-tuning, which would change rows.
 """
 
 from __future__ import annotations
@@ -19,26 +18,29 @@ from training.model.transformer import Decoder
 
 
 class VocabularyMap:
-    """Full ids to dense ids and back. A full id that was not kept is an error, not an unknown
-    token.
-    """
+    """Mapping of full ids to dense ids and back. Unmapped full ids raise KeyError."""
 
     def __init__(self, kept: Sequence[int]) -> None:
         self.kept = tuple(kept)
         self._dense = {full: dense for dense, full in enumerate(self.kept)}
 
     def narrow(self, ids: Iterable[int]) -> list[int]:
-        """Full ids to dense ids. Raises KeyError with the id that was not kept."""
+        """Convert full ids to dense ids.
+
+        Raises:
+            KeyError: an id has no dense id.
+        """
         return [self._dense[i] for i in ids]
 
     def widen(self, ids: Iterable[int]) -> list[int]:
-        """Dense ids to full ids."""
+        """Convert dense ids to full ids."""
         return [self.kept[i] for i in ids]
 
 
 def choose_rows(used: Iterable[int], vocab_size: int, rows: int) -> VocabularyMap:
-    """Every used id, filled up to `rows` with the lowest ids: special tokens, bytes, then the most
-    frequent pieces.
+    """Select every used id, filled up to `rows` with the lowest ids.
+
+    The lowest ids are special tokens, bytes, and the most frequent pieces.
 
     Raises:
         ConfigError: the data alone uses more ids than `rows`.
@@ -59,7 +61,7 @@ def choose_rows(used: Iterable[int], vocab_size: int, rows: int) -> VocabularyMa
 
 
 def trim_vocabulary(decoder: Decoder, vocabulary: VocabularyMap) -> None:
-    """Keep only these rows of the embedding and of the head, in place."""
+    """Reduce the embedding and the head to the selected rows, in place."""
     kept = torch.tensor(vocabulary.kept, device=decoder.model.embed_tokens.weight.device)
     config = replace(
         decoder.config, vocab_size=len(kept), raw={**decoder.config.raw, "vocab_size": len(kept)}

@@ -16,7 +16,7 @@ from torch import Tensor
 from training.data.chat import Chat, load_chat
 from training.data.examples import PairExample, read_pairs
 from training.data.order import split_by_key
-from training.data.tensors import TokenisedExample, of_similar_length, response_batch
+from training.data.tensors import TokenisedExample, length_groups, response_batch
 from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.vocabulary import VocabularyMap
@@ -79,10 +79,10 @@ class Pair:
         """Tokens of the longer example, including the prompt."""
         return max(self.chosen.tokens, self.rejected.tokens)
 
-    def narrowed(self, vocabulary: VocabularyMap) -> Pair:
+    def to_dense(self, vocabulary: VocabularyMap) -> Pair:
         """Return the same pair in dense ids."""
         return Pair(
-            self.chosen.narrowed(vocabulary), self.rejected.narrowed(vocabulary), self.margin
+            self.chosen.to_dense(vocabulary), self.rejected.to_dense(vocabulary), self.margin
         )
 
 
@@ -179,7 +179,7 @@ def accumulate(
 ) -> dict[str, float]:
     """Add the gradient of the loss of these pairs; return figures of all ranks together."""
     sums = torch.zeros(3)  # loss, correct pairs, margin
-    for part in of_similar_length(pairs, config.microbatch_pairs):
+    for part in length_groups(pairs, config.microbatch_pairs):
         with autocast():
             chosen_B, rejected_B = log_ratios(models, part)
         margin_B = config.margin_weight * torch.tensor([pair.margin for pair in part])
@@ -212,7 +212,7 @@ def held_out_figures(
 ) -> dict[str, float]:
     """Return reward accuracy (a tie counts half) and margin."""
     gaps = []
-    for part in of_similar_length(pairs, config.microbatch_pairs):
+    for part in length_groups(pairs, config.microbatch_pairs):
         with autocast():
             chosen_B, rejected_B = log_ratios(models, part)
         gaps.append(config.beta * (chosen_B - rejected_B))
@@ -245,7 +245,7 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
             field="held_out_fraction",
             reason="EMPTY",
         )
-    equal = sum(row.is_equal for row in rows)
+    equal = sum(row.is_identical for row in rows)
     ties, too_long = len(rows) - len(tokenised) - equal, len(tokenised) - len(fitting)
     pairs = Pairs(
         train,

@@ -18,7 +18,7 @@ from training.data.chat import Chat, load_chat
 from training.data.examples import ThumbExample, read_thumbs
 from training.data.order import split_by_key
 from training.data.served import Served
-from training.data.tensors import TokenisedExample, of_similar_length, response_batch
+from training.data.tensors import TokenisedExample, length_groups, response_batch
 from training.manifest import Manifest
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
@@ -93,9 +93,9 @@ class Thumb:
         """Tokens of prompt and response together."""
         return self.example.tokens
 
-    def narrowed(self, vocabulary: VocabularyMap) -> Thumb:
+    def to_dense(self, vocabulary: VocabularyMap) -> Thumb:
         """Return the same thumb in dense ids."""
-        return replace(self, example=self.example.narrowed(vocabulary))
+        return replace(self, example=self.example.to_dense(vocabulary))
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def accumulate(
 ) -> dict[str, float]:
     """Add the gradient of this rank's share of the batch; return figures of all ranks together."""
     sums = torch.zeros(3)  # loss, rewards of thumbs up and of thumbs down
-    for part in of_similar_length(ranks.share(batch), config.microbatch_rows):
+    for part in length_groups(ranks.share(batch), config.microbatch_rows):
         with autocast():
             ratios_B = log_ratios(models, part)
         up_B = torch.tensor([thumb.up for thumb in part])
@@ -276,7 +276,7 @@ def held_out_figures(
     the result.
     """
     ratios: dict[bool, list[Tensor]] = {True: [], False: []}
-    for part in of_similar_length(thumbs, config.microbatch_rows):
+    for part in length_groups(thumbs, config.microbatch_rows):
         with autocast():
             ratios_B = log_ratios(models, part)
         for thumb, ratio in zip(part, ratios_B, strict=True):

@@ -92,7 +92,7 @@ class Row(Protocol):
     def examples(self) -> Sequence[TokenisedExample]:
         """Return the responses, each with its prompt."""
 
-    def narrowed(self, vocabulary: VocabularyMap) -> Self:
+    def to_dense(self, vocabulary: VocabularyMap) -> Self:
         """Return the same row in dense ids."""
 
 
@@ -119,7 +119,7 @@ class Preferences(Generic[R]):
         }
         vocabulary = choose_rows(used, read_config(model_directory).vocab_size, vocabulary_rows)
         train, held_out = (
-            [row.narrowed(vocabulary) for row in part] for part in (self.train, self.held_out)
+            [row.to_dense(vocabulary) for row in part] for part in (self.train, self.held_out)
         )
         stop_ids = tuple(vocabulary.narrow(self.stop_ids))
         dense = replace(

@@ -261,7 +261,7 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
             field="data_path",
             reason="EMPTY",
         )
-    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if not row.is_equal]
+    tokenised = [(row.prompt_id, tokenise(row, chat)) for row in rows if not row.is_identical]
     fitting = [
         (key, pair)
         for key, pair in tokenised

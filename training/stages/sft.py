@@ -259,7 +259,7 @@ def narrow(
     examples: Sequence[TokenisedExample], vocabulary: VocabularyMap
 ) -> list[TokenisedExample]:
     """Return the same examples in dense ids."""
-    return [example.narrowed(vocabulary) for example in examples]
+    return [example.to_dense(vocabulary) for example in examples]
 
 
 def accumulate(

@@ -1,3 +1,1 @@
-"""Tokenizers of our own: byte pairs for models, words and characters to compare them with, and a
-page that shows how they split.
-"""
+"""Tokenizers: byte pairs for models, words and characters for comparison, and an HTML page."""

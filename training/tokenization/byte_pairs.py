@@ -1,8 +1,7 @@
-"""Byte-level byte pair encoding (Sennrich et al., arXiv 1508.07909; on bytes: GPT-2), learned
-through the library `tokenizers`.
+"""Byte-level byte pair encoding, learned with the library `tokenizers`.
 
-Any text can be encoded, as every byte is a token. What comes out depends on the texts and the
-settings alone, on any number of threads.
+Source: Sennrich et al., arXiv 1508.07909; on bytes as in GPT-2. Every byte is a token, so any text
+can be encoded. Results depend on texts and settings only, with any number of threads.
 """
 
 from __future__ import annotations
@@ -15,27 +14,30 @@ from training.errors import ConfigError
 from training.tokenization.control import CONTROL
 from training.tokenization.splitting import Split, byte_level_splitter
 
-FEWEST_TOKENS = 256 + len(CONTROL)
+MIN_VOCABULARY = 256 + len(CONTROL)
 
 
 def learn_byte_pairs(
     texts: Iterable[str], vocabulary: int, split: Split, least_count: int
 ) -> Tokenizer:
-    """Control tokens, the 256 bytes, then merges, the most frequent pair first.
+    """Return a tokenizer with control tokens, the 256 bytes, and merges by frequency.
 
     Args:
-        texts: taken one after another; the library holds 256 of them and the count of each distinct
-            piece, never all.
-        vocabulary: tokens at most, and at least FEWEST_TOKENS. Fewer come out where the texts have
-            no more pairs.
-        least_count: how often a pair must stand in the texts to be merged.
+        texts: read one by one; the library holds 256 texts and the count of each distinct piece.
+        vocabulary: maximum number of tokens, at least MIN_VOCABULARY; smaller if the texts have
+            fewer pairs.
+        least_count: minimum number of occurrences of a merged pair.
+
+    Raises:
+        ConfigError: `vocabulary` is too small.
     """
-    if vocabulary < FEWEST_TOKENS:
+    if vocabulary < MIN_VOCABULARY:
         raise ConfigError(
-            f"vocabulary: {vocabulary}, at least {FEWEST_TOKENS}: 256 bytes and {len(CONTROL)} control tokens",
+            f"vocabulary: {vocabulary}, at least {MIN_VOCABULARY}:"
+            f" 256 bytes and {len(CONTROL)} control tokens",
             field="vocabulary",
             reason="OUT_OF_RANGE",
-            limit=f"at least {FEWEST_TOKENS}",
+            limit=f"at least {MIN_VOCABULARY}",
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = byte_level_splitter(split)
@@ -52,8 +54,9 @@ def learn_byte_pairs(
 
 
 def bytes_by_letter() -> dict[str, int]:
-    """GPT-2's byte alphabet (encoder.py): a printable Latin-1 character stands for itself, the
-    others for U+0100 and on.
+    """Return GPT-2's byte alphabet (encoder.py) as letter to byte.
+
+    Printable Latin-1 characters represent themselves; other bytes use U+0100 and above.
     """
     printable = [
         *range(ord("!"), ord("~") + 1),

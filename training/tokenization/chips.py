@@ -1,8 +1,6 @@
-"""A token as the page draws it: text where it can be read as such, a mark where it cannot be seen
-or is no character by itself.
+"""Display of tokens on the HTML page: text if readable, otherwise a mark.
 
-Nothing is guessed: bytes that are no UTF-8 on their own are shown as bytes, with the character that
-they are a part of on hover.
+Incomplete UTF-8 sequences are shown as bytes, with the surrounding character in the title.
 """
 
 from __future__ import annotations
@@ -12,20 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from training.tokenization.opened import Piece
+from training.tokenization.text_tokenizer import Piece
 
 COLOURS = 6  # classes c0 to c5 of the template
-MOST_TITLE_BYTES = 32
+MAX_TITLE_BYTES = 32
 LINE_END, TAB, NOTHING = "⏎", "→", "∅"
-DOTTED_CIRCLE = "◌"  # carries a combining character that has nothing to stand on
-# What has no form of its own, turns the line around, or is another space than the usual one.
-UNSEEN = frozenset({"Cc", "Cf", "Co", "Zl", "Zp", "Zs"})
-JOINERS = "\u200c\u200d"  # zero width; inside a token they make letters and emoji what they are
+DOTTED_CIRCLE = "◌"  # base for a combining character at the start of a token
+# Unicode categories without a glyph, with an effect on text direction, or of unusual spaces.
+INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Zl", "Zp", "Zs"})
+JOINERS = "\u200c\u200d"  # zero width; inside a token they shape letters and emoji
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run of text, or a mark that stands for something unseen."""
+    """A run of text, or a mark for an invisible character."""
 
     text: str
     is_mark: bool = False
@@ -33,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Chip:
-    """One coloured token. `title` shows on hover: id, bytes, and what they are."""
+    """One coloured token. `title` is the hover text: id, bytes, and code points."""
 
     parts: tuple[Part, ...]
     title: str
@@ -41,7 +39,7 @@ class Chip:
 
 
 def chips(pieces: Sequence[Piece]) -> list[Chip]:
-    """In the order in which a model reads them."""
+    """Return the chips in token order."""
     whole = b"".join(piece.content for piece in pieces)
     ends = accumulate(len(piece.content) for piece in pieces)
     return [
@@ -52,11 +50,12 @@ def chips(pieces: Sequence[Piece]) -> list[Chip]:
 
 def _chip(number: int, piece: Piece, whole: bytes, end: int) -> Chip:
     style = f"c{number % COLOURS}" if piece.known else "unknown"
-    shown = piece.content[:MOST_TITLE_BYTES].hex(" ").upper() + (
-        " …" if len(piece.content) > MOST_TITLE_BYTES else ""
+    shown = piece.content[:MAX_TITLE_BYTES].hex(" ").upper() + (
+        " …" if len(piece.content) > MAX_TITLE_BYTES else ""
     )
     count = len(piece.content)
-    title = f"id {piece.id}{'' if piece.known else ' (unknown)'}, {count} byte{'' if count == 1 else 's'}: {shown}"
+    known, plural = "" if piece.known else " (unknown)", "" if count == 1 else "s"
+    title = f"id {piece.id}{known}, {count} byte{plural}: {shown}"
     try:
         text = piece.content.decode()
     except UnicodeDecodeError:
@@ -71,13 +70,13 @@ def _chip(number: int, piece: Piece, whole: bytes, end: int) -> Chip:
     )
     return Chip(
         tuple(_parts(text)),
-        f"{title}, {names}" if names and len(text) <= MOST_TITLE_BYTES else title,
+        f"{title}, {names}" if names and len(text) <= MAX_TITLE_BYTES else title,
         style,
     )
 
 
 def _parts(text: str) -> Iterator[Part]:
-    """Runs of what can be seen, and marks. A line end is a mark and then really ends the line."""
+    """Yield runs of visible text and marks; a line end gives a mark and the line end itself."""
     if not text:
         yield Part(NOTHING, is_mark=True)
     if unicodedata.category(text[:1] or " ").startswith("M"):
@@ -100,13 +99,13 @@ def _parts(text: str) -> Iterator[Part]:
 def _is_seen(letter: str, inside: bool) -> bool:
     return (
         letter == " "
-        or unicodedata.category(letter) not in UNSEEN
+        or unicodedata.category(letter) not in INVISIBLE_CATEGORIES
         or (inside and letter in JOINERS)
     )
 
 
 def _characters_around(whole: bytes, start: int, end: int) -> str:
-    """The characters of the text that bytes start to end belong to, each with its code point."""
+    """Return the characters that contain the bytes from start to end, each with its code point."""
     while start > 0 and whole[start] & 0xC0 == 0x80:
         start -= 1
     while end < len(whole) and whole[end] & 0xC0 == 0x80:

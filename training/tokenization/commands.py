@@ -1,6 +1,6 @@
-"""`python -m training tokenizer train | compare | show`: what it takes, and what it does.
+"""Commands of `python -m training tokenizer`: train, compare and show.
 
-The tokenizers that a comparison makes are of the moment: they lie in a folder that goes with it.
+Tokenizers trained for a comparison are temporary.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ from pathlib import Path
 from training.data.corpus import TEXTS_HELP, TextError, check_unicode
 from training.data.seeds import is_held_out
 from training.tokenization.comparison import measure, table
-from training.tokenization.learning import Kind, TokenizerConfig, learn, make_directory, save
-from training.tokenization.opened import open_tokenizer
-from training.tokenization.page import MOST_CHARACTERS, Shown, write_page
-from training.tokenization.reading import TextFiles
+from training.tokenization.learning import TokenizerConfig, TokenKind, learn, make_directory, save
+from training.tokenization.page import MAX_CHARACTERS, SampleText, write_page
+from training.tokenization.progress import ProgressReader
 from training.tokenization.splitting import Split
-from training.tokenization.watching import Watched
+from training.tokenization.text_files import TextFiles
+from training.tokenization.text_tokenizer import open_tokenizer
 
 VOCABULARIES = (4096, 16_384)
 SPLIT_SEED = 20_261_126
 HELD_OUT_SHARE = 0.1
-# once for each tokenizer; a token takes some 100 bytes of the page, and may be a character
+# Length of the text shown per tokenizer. A token may be one character and takes about 100 bytes of
+# the page.
 COMPARED_CHARACTERS = 2_000
-SHORT = {Kind.BYTE_PAIRS: "bpe", Kind.WORDS: "word", Kind.CHARACTERS: "char"}
+SHORT_NAMES = {TokenKind.BYTE_PAIRS: "bpe", TokenKind.WORDS: "word", TokenKind.CHARACTERS: "char"}
 SHOW_USAGE = "%(prog)s (FILE | --text TEXT) DIR [DIR ...] --page FILE"
-MERGING = "counting pairs and merging"
+MERGING_LABEL = "counting pairs and merging"
 
 
 def describe(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], code_commit: Callable[[], str]
 ) -> None:
-    """Add `tokenizer` to the commands of `python -m training`. `code_commit` is asked when
-    something is made.
+    """Add `tokenizer` to the commands of `python -m training`.
+
+    `code_commit` is called only when a command writes a manifest.
     """
     verbs = commands.add_parser(
         "tokenizer", help="train, compare and show tokenizers"
@@ -43,15 +45,19 @@ def describe(
     texts = argparse.ArgumentParser(add_help=False)
     texts.add_argument("texts", type=Path, nargs="+", metavar="TEXTS", help=TEXTS_HELP)
     train = verbs.add_parser("train", parents=[texts], help="learn a tokenizer from texts")
-    train.add_argument("--vocabulary", type=int, required=True, metavar="N", help="tokens at most")
+    train.add_argument(
+        "--vocabulary", type=int, required=True, metavar="N", help="maximum number of tokens"
+    )
     train.add_argument("--output", type=Path, required=True, metavar="DIR")
-    train.add_argument("--kind", type=Kind, choices=list(Kind), default=Kind.BYTE_PAIRS)
+    train.add_argument(
+        "--kind", type=TokenKind, choices=list(TokenKind), default=TokenKind.BYTE_PAIRS
+    )
     train.add_argument(
         "--split",
         type=Split,
         choices=list(Split),
         default=Split.GPT4,
-        help="what no byte pair crosses",
+        help="pre-tokenization; no token crosses a piece boundary",
     )
     train.set_defaults(command=lambda options: _train(options, code_commit()))
     compare = verbs.add_parser(
@@ -59,14 +65,14 @@ def describe(
     )
     compare.add_argument(
         "--vocabulary",
-        type=_sizes,
+        type=_parse_sizes,
         default=VOCABULARIES,
         metavar="N,N",
         help="sizes to learn (4096,16384)",
     )
     compare.add_argument(
         "--held-out",
-        type=_share,
+        type=_parse_share,
         default=HELD_OUT_SHARE,
         metavar="0..0.5",
         help="share of the texts",
@@ -77,13 +83,16 @@ def describe(
         action="append",
         default=[],
         metavar="DIR",
-        help="one more, which should not know the texts yet; may be repeated",
+        help="an additional tokenizer, not trained on these texts; may be repeated",
     )
     compare.add_argument(
-        "--page", type=Path, metavar="FILE", help="the table, and how held-out text splits, as HTML"
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="write the table and the tokens of a held-out text as HTML",
     )
     compare.set_defaults(command=_compare)
-    show = verbs.add_parser("show", help="a page of how a text splits", usage=SHOW_USAGE)
+    show = verbs.add_parser("show", help="write a page with the tokens of a text", usage=SHOW_USAGE)
     show.add_argument(
         "places",
         type=Path,
@@ -99,11 +108,13 @@ def describe(
 def _train(options: argparse.Namespace, code_commit: str) -> int:
     files = TextFiles(options.texts)
     config = TokenizerConfig(options.vocabulary, options.kind, options.split)
-    watched = Watched(files, options.output.name, MERGING, sys.stderr)
-    manifest = make_directory(files, watched, config, options.output, code_commit)
+    reader = ProgressReader(files, options.output.name, MERGING_LABEL, sys.stderr)
+    manifest = make_directory(files, reader, config, options.output, code_commit)
     size = manifest.report["vocabulary"]
     fewer = (
-        "" if size == config.vocabulary else f" of {config.vocabulary:,}, as the texts have no more"
+        ""
+        if size == config.vocabulary
+        else f" of {config.vocabulary:,}; the texts have no more pairs"
     )
     print(f"{manifest.version} is in {options.output}: {size:,} tokens{fewer}")
     return 0
@@ -113,31 +124,41 @@ def _compare(options: argparse.Namespace) -> int:
     files, share = TextFiles(options.texts), options.held_out
     sizes = sorted(set(options.vocabulary))
     configs = [
-        TokenizerConfig(size, kind) for kind in (Kind.BYTE_PAIRS, Kind.WORDS) for size in sizes
+        TokenizerConfig(size, kind)
+        for kind in (TokenKind.BYTE_PAIRS, TokenKind.WORDS)
+        for size in sizes
     ]
-    configs.append(TokenizerConfig(sizes[-1], Kind.CHARACTERS))
-    given = [
-        open_tokenizer(directory) for directory in options.tokenizer
-    ]  # what is wrong with them shows at once
+    configs.append(TokenizerConfig(sizes[-1], TokenKind.CHARACTERS))
+    # Open given tokenizers first, so that errors appear before the training.
+    given = [open_tokenizer(directory) for directory in options.tokenizer]
     with tempfile.TemporaryDirectory() as folder:
-        made = [Path(folder) / f"{SHORT[config.kind]}-{config.vocabulary}" for config in configs]
+        made = [
+            Path(folder) / f"{SHORT_NAMES[config.kind]}-{config.vocabulary}" for config in configs
+        ]
         for config, directory in zip(configs, made, strict=True):
-            watched = Watched(files, directory.name, MERGING, sys.stderr)
-            save(learn(_side(watched, share, held_out=False), config), config, directory)
+            reader = ProgressReader(files, directory.name, MERGING_LABEL, sys.stderr)
+            save(learn(_split_texts(reader, share, held_out=False), config), config, directory)
         tokenizers = [*(open_tokenizer(directory) for directory in made), *given]
         measured = [
             measure(
                 tokenizer,
                 directory,
-                _side(Watched(files, f"on {tokenizer.name}", "", sys.stderr), share, True),
+                _split_texts(
+                    ProgressReader(files, f"on {tokenizer.name}", "", sys.stderr), share, True
+                ),
             )
             for tokenizer, directory in zip(tokenizers, [*made, *options.tokenizer], strict=True)
         ]
     print(table(measured))
     if options.page:
-        text = "\n".join(_until(_side(files, share, held_out=True), COMPARED_CHARACTERS + 1))
+        text = "\n".join(
+            _limited(_split_texts(files, share, held_out=True), COMPARED_CHARACTERS + 1)
+        )
         write_page(
-            options.page, _shown(text, "Held-out text", COMPARED_CHARACTERS), tokenizers, measured
+            options.page,
+            _sample_text(text, "Held-out text", COMPARED_CHARACTERS),
+            tokenizers,
+            measured,
         )
         print(f"the page is {options.page}")
     return 0
@@ -152,10 +173,10 @@ def _show(options: argparse.Namespace) -> int:
                 field="places",
                 reason="WRONG_TYPE",
             )
-        shown = _shown(_beginning(file), file.name)
+        shown = _sample_text(_read_start(file), file.name)
     else:
         directories = options.places
-        shown = _shown(check_unicode(options.text, "text"), "The text given")
+        shown = _sample_text(check_unicode(options.text, "text"), "The text given")
     if not directories:
         raise TextError(
             "places: no tokenizer's directory after the file", field="places", reason="MISSING"
@@ -167,8 +188,8 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _side(texts: Iterable[str], share: float, held_out: bool) -> Iterator[str]:
-    """The texts to measure on, or those to learn from.
+def _split_texts(texts: Iterable[str], share: float, held_out: bool) -> Iterator[str]:
+    """Yield the held-out texts or the remaining ones.
 
     Raises:
         TextError: there are none.
@@ -180,13 +201,14 @@ def _side(texts: Iterable[str], share: float, held_out: bool) -> Iterator[str]:
             yield text
     if not found:
         raise TextError(
-            f"held-out: a share of {share:g} leaves no text {'to measure on' if held_out else 'to learn from'}",
+            f"held-out: a share of {share:g} leaves no text"
+            f" {'to measure on' if held_out else 'to learn from'}",
             field="held-out",
             reason="EMPTY",
         )
 
 
-def _until(texts: Iterable[str], characters: int) -> Iterator[str]:
+def _limited(texts: Iterable[str], characters: int) -> Iterator[str]:
     for text in texts:
         yield text
         characters -= len(text)
@@ -194,26 +216,26 @@ def _until(texts: Iterable[str], characters: int) -> Iterator[str]:
             return
 
 
-def _beginning(file: Path) -> str:
-    """As much of it as a page holds; of .jsonl the first text."""
+def _read_start(file: Path) -> str:
+    """Return as much text as fits on a page; for .jsonl the first text."""
     texts = iter(TextFiles([file]))
-    return next(texts) if file.suffix == ".jsonl" else "".join(_until(texts, MOST_CHARACTERS + 1))
+    return next(texts) if file.suffix == ".jsonl" else "".join(_limited(texts, MAX_CHARACTERS + 1))
 
 
-def _shown(text: str, source: str, most: int = MOST_CHARACTERS) -> Shown:
-    return Shown(text[:most], source, whole=len(text) <= most)
+def _sample_text(text: str, source: str, most: int = MAX_CHARACTERS) -> SampleText:
+    return SampleText(text[:most], source, whole=len(text) <= most)
 
 
-def _sizes(text: str) -> list[int]:
+def _parse_sizes(text: str) -> list[int]:
     try:
         return [int(size) for size in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text} is no list of sizes such as 4096,16384"
+            f"{text} is not a list of sizes such as 4096,16384"
         ) from error
 
 
-def _share(text: str) -> float:
+def _parse_share(text: str) -> float:
     share = float(text)
     if not 0 < share <= 0.5:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 0.5")

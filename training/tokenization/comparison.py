@@ -1,7 +1,7 @@
-"""How well tokenizers fit a text that they have not learned from: bytes a token, tokens a word,
-unknowns, size, what comes back.
+"""Comparison of tokenizers on held-out text.
 
-More bytes a token is a shorter sequence for the same text; what it costs is rows of the embedding.
+Figures: bytes per token, tokens per word, unknown tokens, size, exact round trips. More bytes per
+token shorten the sequence and cost embedding rows.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from training.data.corpus import TextError
 from training.tokenization.control import TOKENIZER
-from training.tokenization.opened import TextTokenizer
+from training.tokenization.text_tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one tokenizer made of some texts. A word is what white space parts."""
+    """Figures of one tokenizer on some texts. Words are separated by white space."""
 
     name: str
     vocabulary: int
-    disk_bytes: int  # of tokenizer.json
+    disk_bytes: int  # size of tokenizer.json
     texts: int = 0
-    exact_texts: int = 0  # that decode to themselves
+    exact_texts: int = 0  # texts with an exact round trip
     text_bytes: int = 0
     words: int = 0
     tokens: int = 0
@@ -46,14 +46,14 @@ class Figures:
         return self.exact_texts / self.texts
 
 
-HEAD = ("tokenizer", "vocabulary", "on disk", "bytes/token", "tokens/word", "unknown", "exact")
+COLUMNS = ("tokenizer", "vocabulary", "on disk", "bytes/token", "tokens/word", "unknown", "exact")
 
 
 def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> Figures:
-    """One pass over the texts.
+    """Measure a tokenizer in one pass over the texts.
 
     Raises:
-        TextError: there are none.
+        TextError: there are no texts.
     """
     count = exact = text_bytes = words = tokens = unknowns = 0
     for text in texts:
@@ -83,7 +83,7 @@ def measure(tokenizer: TextTokenizer, directory: Path, texts: Iterable[str]) -> 
 
 
 def rows(measured: Sequence[Figures]) -> list[tuple[str, ...]]:
-    """As people read them, under HEAD."""
+    """Return the formatted figures, in the columns of HEAD."""
     return [
         (
             one.name,
@@ -99,9 +99,9 @@ def rows(measured: Sequence[Figures]) -> list[tuple[str, ...]]:
 
 
 def table(measured: Sequence[Figures]) -> str:
-    """Aligned lines for a terminal: names to the left, figures to the right."""
-    lines = [HEAD, *rows(measured)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    """Return aligned lines for a terminal, names on the left and figures on the right."""
+    lines = [COLUMNS, *rows(measured)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     return "\n".join(
         "  ".join(
             [

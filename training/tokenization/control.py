@@ -1,7 +1,6 @@
-"""The control tokens of our models, the chat template that uses them, and the files of a
-tokenizer's directory.
+"""Control tokens, chat template, and files of a tokenizer directory.
 
-Control tokens have the first ids: cheap to keep, and the same ids whatever the vocabulary.
+Control tokens have the first ids, which are the same for every vocabulary.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ CHAT_TEMPLATE = (
 
 
 def write_chat_files(tokenizer: Tokenizer, directory: Path) -> None:
-    """tokenizer.json, tokenizer_config.json and generation_config.json, as a model's directory has
-    them.
-    """
+    """Write tokenizer.json, tokenizer_config.json and generation_config.json."""
     write_tokenizer(tokenizer, directory)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -46,6 +43,6 @@ def write_chat_files(tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """tokenizer.json alone: for what no model speaks."""
+    """Write tokenizer.json only, for tokenizers without a model."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / TOKENIZER))

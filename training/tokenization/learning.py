@@ -1,5 +1,6 @@
-"""From texts to a tokenizer's directory, its manifest last. The files depend on texts and settings
-alone; the manifest holds the time.
+"""Training of a tokenizer from texts into a directory, with the manifest written last.
+
+The files depend on texts and settings only; the manifest also has the time.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from training.errors import ConfigError
 from training.manifest import Manifest, hash_file, write_manifest
 from training.tokenization.byte_pairs import learn_byte_pairs
 from training.tokenization.control import write_chat_files, write_tokenizer
-from training.tokenization.reading import TextFiles
 from training.tokenization.splitting import Split
+from training.tokenization.text_files import TextFiles
 from training.tokenization.units import CHARACTER, WORD, learn_units
 
 
-class Kind(StrEnum):
-    """What a token is."""
+class TokenKind(StrEnum):
+    """Kind of token."""
 
     BYTE_PAIRS = "byte-pairs"
     WORDS = "words"
@@ -31,26 +32,27 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """How a tokenizer is learned. `split` and `least_count` concern byte pairs alone."""
+    """Training settings of a tokenizer. `split` and `least_count` apply to byte pairs only."""
 
     vocabulary: int
-    kind: Kind = Kind.BYTE_PAIRS
+    kind: TokenKind = TokenKind.BYTE_PAIRS
     split: Split = Split.GPT4
-    least_count: int = (
-        2  # a pair that stands once in all texts is no pattern, only a row of the embedding
-    )
+    # A pair with a single occurrence would only add an embedding row.
+    least_count: int = 2
 
 
 def learn(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """One pass over the texts."""
-    if config.kind is Kind.BYTE_PAIRS:
+    """Train a tokenizer in one pass over the texts."""
+    if config.kind is TokenKind.BYTE_PAIRS:
         return learn_byte_pairs(texts, config.vocabulary, config.split, config.least_count)
-    return learn_units(texts, config.vocabulary, WORD if config.kind is Kind.WORDS else CHARACTER)
+    return learn_units(
+        texts, config.vocabulary, WORD if config.kind is TokenKind.WORDS else CHARACTER
+    )
 
 
 def save(tokenizer: Tokenizer, config: TokenizerConfig, directory: Path) -> None:
-    """tokenizer.json; for byte pairs also what a chat needs."""
-    write = write_chat_files if config.kind is Kind.BYTE_PAIRS else write_tokenizer
+    """Write tokenizer.json and, for byte pairs, the chat files."""
+    write = write_chat_files if config.kind is TokenKind.BYTE_PAIRS else write_tokenizer
     write(tokenizer, directory)
 
 
@@ -61,23 +63,22 @@ def make_directory(
     directory: Path,
     code_commit: str,
 ) -> Manifest:
-    """Learn and write everything.
+    """Train a tokenizer and write its directory.
 
     Args:
-        texts: those of `files`, as somebody watches them being read.
+        texts: the texts of `files`, possibly wrapped for progress reports.
 
     Raises:
-        ConfigError: the directory holds something already, or a setting is out of bounds.
+        ConfigError: the directory is not empty, or a setting is out of bounds.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(
-            f"output: {directory.name} is there already", field="output", reason="EXISTS"
+            f"output: {directory.name} exists already", field="output", reason="EXISTS"
         )
     tokenizer = learn(texts, config)
     save(tokenizer, config, directory)
-    above = os.path.commonpath(
-        [path.absolute().parent for path in files.paths]
-    )  # two folders may have files of one name
+    # Relative paths, since two folders may have files of the same name.
+    above = os.path.commonpath([path.absolute().parent for path in files.paths])
     sources = {
         path.absolute().relative_to(above).as_posix(): hash_file(path) for path in files.paths
     }

@@ -1,4 +1,4 @@
-"""A page that shows how tokenizers split a text, and how they compare."""
+"""HTML page with the tokens of a text and a comparison of tokenizers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from training.reporting import pages
 from training.tokenization.chips import Chip, chips
-from training.tokenization.comparison import HEAD, Figures, rows
-from training.tokenization.opened import TextTokenizer
+from training.tokenization.comparison import COLUMNS, Figures, rows
+from training.tokenization.text_tokenizer import TextTokenizer
 
 TEMPLATE = "tokenizers.html.jinja"
-MOST_CHARACTERS = 10_000  # a token is an element: more makes browsers slow
+MAX_CHARACTERS = 10_000  # every token is an element; more make browsers slow
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The text that is split. `whole`: it is all of it."""
+class SampleText:
+    """The displayed text. `whole` is False for a truncated text."""
 
     text: str
     source: str
@@ -25,8 +25,8 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Splitting:
-    """What one tokenizer made of it."""
+class TokenizedText:
+    """The tokens of one tokenizer for the displayed text."""
 
     name: str
     vocabulary: int
@@ -36,9 +36,12 @@ class Splitting:
 
 
 def write_page(
-    path: Path, shown: Shown, tokenizers: Sequence[TextTokenizer], measured: Sequence[Figures] = ()
+    path: Path,
+    shown: SampleText,
+    tokenizers: Sequence[TextTokenizer],
+    measured: Sequence[Figures] = (),
 ) -> None:
-    """The splittings one under another, the table of a comparison above them if there was one.
+    """Write the page: the comparison table, if any, followed by the tokens per tokenizer.
 
     Raises:
         ValueError: the path is a folder.
@@ -47,15 +50,15 @@ def write_page(
         "shown": shown,
         "size": len(shown.text.encode()),
         "splittings": [_split(tokenizer, shown.text) for tokenizer in tokenizers],
-        "head": HEAD,
+        "head": COLUMNS,
         "rows": rows(measured),
         "held_out": measured[0] if measured else None,
     }
     pages.write_page(path, TEMPLATE, facts)
 
 
-def _split(tokenizer: TextTokenizer, text: str) -> Splitting:
+def _split(tokenizer: TextTokenizer, text: str) -> TokenizedText:
     pieces = tokenizer.pieces(text)
     unknowns = sum(not piece.known for piece in pieces)
     size = len(text.encode()) / max(1, len(pieces))
-    return Splitting(tokenizer.name, tokenizer.vocabulary_size, chips(pieces), unknowns, size)
+    return TokenizedText(tokenizer.name, tokenizer.vocabulary_size, chips(pieces), unknowns, size)

@@ -1,9 +1,9 @@
-"""A tokenizer.json as tiktoken reads it: each token's bytes with its id as rank, and the expression
-that cuts.
+"""Conversion of a tokenizer.json to a tiktoken encoding.
 
-tiktoken merges the pair whose *bytes* have the lowest id, tokenizers the pair that stands first
-among the merges. That is the same only where ids rise with the merges and each token's bytes come
-out as that token, which training sees to and `hindrance` checks.
+The encoding has the bytes of each token with the id as rank, and the splitting pattern. tiktoken
+merges the pair whose *bytes* have the lowest id; tokenizers merges the pair listed first in the
+merges. Both agree only if ids rise with the merges and the bytes of each token encode to that
+token. Our training guarantees this, and `incompatibility` checks for it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import tiktoken
 from tokenizers import Tokenizer
 
 from training.tokenization.byte_pairs import bytes_by_letter
-from training.tokenization.splitting import PATTERNS, recognise
+from training.tokenization.splitting import PATTERNS, identify_split
 
-# What a model of ours has; None and "" mean the same.
-PLAIN_MODEL = {
+# Required model fields; None and "" are equivalent.
+REQUIRED_MODEL = {
     "type": "BPE",
     "dropout": None,
     "unk_token": None,
@@ -29,16 +29,16 @@ PLAIN_MODEL = {
 }
 
 
-def encoding_of(tokenizer: Tokenizer, spec: Mapping[str, Any], name: str) -> tiktoken.Encoding:
-    """The encoding of a tokenizer that nothing hinders. `spec` is its tokenizer.json.
+def to_tiktoken(tokenizer: Tokenizer, spec: Mapping[str, Any], name: str) -> tiktoken.Encoding:
+    """Return the encoding of a compatible tokenizer. `spec` is its tokenizer.json.
 
     Raises:
-        ValueError: something does; the text names the field.
+        ValueError: the tokenizer is incompatible; the message names the field.
     """
-    split = recognise(spec["pre_tokenizer"])
-    if split is None or (reason := hindrance(tokenizer, spec)):
+    split = identify_split(spec["pre_tokenizer"])
+    if split is None or (reason := incompatibility(tokenizer, spec)):
         raise ValueError(f"tokenizer.json: {reason if split else PRE_TOKENIZER}")
-    letters, control = bytes_by_letter(), _control(spec)
+    letters, control = bytes_by_letter(), _control_tokens(spec)
     ranks = {
         bytes(letters[letter] for letter in token): token_id
         for token, token_id in spec["model"]["vocab"].items()
@@ -49,25 +49,25 @@ def encoding_of(tokenizer: Tokenizer, spec: Mapping[str, Any], name: str) -> tik
     )
 
 
-def hindrance(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> str:
-    """Why tiktoken might give other ids than the library; empty: it gives the same."""
+def incompatibility(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> str:
+    """Return the reason for possibly different ids in tiktoken, or "" for identical ids."""
     model = spec["model"]
-    for field, plain in PLAIN_MODEL.items():
+    for field, plain in REQUIRED_MODEL.items():
         if (model.get(field) or None) != (plain or None):
-            return f"model.{field}: {model.get(field)!r}, only {plain!r} is read alike"
+            return f"model.{field}: {model.get(field)!r}, only {plain!r} is supported by both"
     if spec["normalizer"] is not None:
-        return "normalizer: texts are changed before they are cut"
-    if recognise(spec["pre_tokenizer"]) is None:
+        return "normalizer: texts are changed before splitting"
+    if identify_split(spec["pre_tokenizer"]) is None:
         return PRE_TOKENIZER
     if not all(token["special"] for token in spec["added_tokens"]):
-        return "added_tokens: one that is not special is found in texts"
-    return _merge_hindrance(tokenizer, model["vocab"], model["merges"], _control(spec))
+        return "added_tokens: a token that is not special is matched inside texts"
+    return _merge_incompatibility(tokenizer, model["vocab"], model["merges"], _control_tokens(spec))
 
 
-PRE_TOKENIZER = "pre_tokenizer: cuts in another way than ours"
+PRE_TOKENIZER = "pre_tokenizer: differs from the known patterns"
 
 
-def _merge_hindrance(
+def _merge_incompatibility(
     tokenizer: Tokenizer,
     vocab: Mapping[str, int],
     merges: list[list[str]],
@@ -75,14 +75,14 @@ def _merge_hindrance(
 ) -> str:
     made = [vocab[left + right] for left, right in merges]
     if made != sorted(set(made)):
-        return "model.merges: ids do not rise with them"
+        return "model.merges: ids are not in the order of the merges"
     if not bytes_by_letter().keys() <= vocab.keys():
         return "model.vocab: a byte is missing"
     for token in vocab.keys() - control.keys():
         if [found.value for found in tokenizer.model.tokenize(token)] != [token]:
-            return f"model.vocab: {token!r} is never made by the merges"
+            return f"model.vocab: {token!r} is not reachable by the merges"
     return ""
 
 
-def _control(spec: Mapping[str, Any]) -> dict[str, int]:
+def _control_tokens(spec: Mapping[str, Any]) -> dict[str, int]:
     return {token["content"]: token["id"] for token in spec["added_tokens"]}

@@ -1,8 +1,7 @@
-"""Word and character tokenizers: the most frequent ones have an id, every other is one and the same
-unknown token.
+"""Word and character tokenizers: ids for the most frequent units, one unknown token for the rest.
 
-No model speaks them; they show what byte pairs are good for. A word is a piece of GPT-4's
-splitting, so that byte pairs of the same splitting can at best become words.
+No model uses them; they are baselines for byte pairs. A word is a piece of GPT-4's splitting, so
+byte pairs of the same splitting can at best become words.
 """
 
 from __future__ import annotations
@@ -12,18 +11,22 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, trainers
 
 from training.errors import ConfigError
-from training.tokenization.splitting import PATTERNS, Split, cutter
+from training.tokenization.splitting import PATTERNS, Split, pattern_splitter
 
 UNKNOWN = "<|unknown|>"
 WORD, CHARACTER = PATTERNS[Split.GPT4], r"[\s\S]"
 
 
 def learn_units(texts: Iterable[str], vocabulary: int, pattern: str) -> Tokenizer:
-    """The unknown token and the most frequent matches of the pattern (WORD or CHARACTER); of
-    equally frequent ones the first by code point.
+    """Return a tokenizer of the most frequent matches of the pattern (WORD or CHARACTER).
+
+    Equal frequencies are ordered by code point.
 
     Args:
-        vocabulary: tokens at most, the unknown one included.
+        vocabulary: maximum number of tokens, including the unknown token.
+
+    Raises:
+        ConfigError: `vocabulary` is below 2.
     """
     if vocabulary < 2:
         raise ConfigError(
@@ -33,7 +36,7 @@ def learn_units(texts: Iterable[str], vocabulary: int, pattern: str) -> Tokenize
             limit="at least 2",
         )
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = cutter(pattern)
+    tokenizer.pre_tokenizer = pattern_splitter(pattern)
     tokenizer.decoder = decoders.Fuse()
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocabulary, special_tokens=[UNKNOWN], show_progress=False

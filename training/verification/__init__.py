@@ -1,6 +1,5 @@
-"""Verifiable tasks: prompts whose responses are judged right or wrong by computation, for GRPO and
-PPO.
+"""Verifiable tasks: prompts whose responses are verified by computation, for GRPO and PPO.
 
-Two walls: free text is read only by worker processes that are killed (workers.py), code runs only
-in the sandbox (sandbox/).
+Two isolation layers exist: free text is parsed only by disposable worker processes (workers.py),
+and code runs only in the sandbox (sandbox/).
 """

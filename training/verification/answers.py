@@ -1,7 +1,7 @@
-"""The final answer out of free text: what stands in the last box, or after the last "answer is", or
-the last number.
+"""Extraction of the final answer from free text.
 
-The later mark wins: a response that gives two answers has given its last one.
+Sources are the last box, the text after the last "answer is", or the last number. The last mark
+wins, since a response with two answers has corrected itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 from training.verification.number_words import number_words
 
-# The end of a response holds its answer; what lies before is reasoning, however long.
+# The answer is at the end of a response; the reasoning before may have any length.
 READ_CHARACTERS = 20_000
 BOX = "\\boxed{"
 _MARKED = re.compile(r"(?i)\banswer\b\W{0,4}(?:is\b|:|=)[ \t:*]*([^\n]*)|####[ \t]*([^\n]*)")
@@ -24,7 +24,7 @@ _WRAPPED = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ('"', '"')
 
 
 def marked_answer(text: str) -> str | None:
-    """The answer that the text itself marks as such; None if it marks none."""
+    """Return the answer marked as such in the text, or None."""
     text = text[-READ_CHARACTERS:]
     found = [(match.start(), match[1] or match[2] or "") for match in _MARKED.finditer(text)]
     if (box := text.rfind(BOX)) >= 0 and (content := _balanced(text, box + len(BOX))) is not None:
@@ -33,17 +33,16 @@ def marked_answer(text: str) -> str | None:
     if not answers:
         return None
     answer = max(answers)[1]
-    if BOX in answer:  # "The answer is \boxed{5}" is one mark, not two
+    if BOX in answer:  # "The answer is \boxed{5}" is a single mark
         answer = _balanced(answer, answer.rfind(BOX) + len(BOX)) or answer
-    return tidy(answer) or None
+    return strip_markup(answer) or None
 
 
 def last_number(text: str) -> str | None:
-    """The answer of a text that marks none, where a number is asked for: its last number, in digits
-    or words.
+    """Return the last number of a text without a marked answer, in digits or words.
 
-    A number in words counts beside digits only where an answer stands ("is four", "Four."): "the
-    two sides" is no answer.
+    If digits are present, a number in words counts only in the position of an answer ("is four",
+    "Four."): "the two sides" is no answer.
     """
     text = text[-READ_CHARACTERS:]
     words = list(number_words(text))
@@ -54,25 +53,22 @@ def last_number(text: str) -> str | None:
 
 
 def _signed(text: str, number: re.Match[str]) -> str:
-    """A number with the sign that stands before it as a word; between two numbers the word is an
-    operation.
+    """Return the number with a preceding sign word ("minus").
+
+    Between two numbers the sign word is an operation and is ignored.
     """
     sign = _SIGN_WORD.search(text, max(0, number.start() - _SIGN_CHARACTERS), number.start())
     return f"-{number[0]}" if sign and number[0][0].isdigit() else number[0]
 
 
-def only_line(text: str) -> str | None:
-    """The whole text where it is one line: a model that answers with nothing but the answer is
-    right to.
-    """
+def single_line(text: str) -> str | None:
+    """Return a text of a single line, a response with only the answer."""
     lines = text[-READ_CHARACTERS:].strip().splitlines()
-    return tidy(lines[0]) or None if len(lines) == 1 else None
+    return strip_markup(lines[0]) or None if len(lines) == 1 else None
 
 
-def tidy(answer: str) -> str:
-    """Without marks of emphasis or mathematics around it, what follows its first sentence, and the
-    full stop.
-    """
+def strip_markup(answer: str) -> str:
+    """Remove surrounding emphasis and math delimiters, later sentences, and the full stop."""
     answer = re.split(r"(?<=[^\s.])\.\s", answer.strip(), maxsplit=1)[0].strip()
     before = None
     while before != answer:
@@ -90,7 +86,7 @@ def tidy(answer: str) -> str:
 
 
 def _balanced(text: str, start: int) -> str | None:
-    """From start to the brace that closes the one before it; None if nothing does."""
+    """Return the text from start to the matching closing brace, or None."""
     depth = 1
     for place in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)

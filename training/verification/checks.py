@@ -1,5 +1,6 @@
-"""What makes a response right: the part of an item that verifies it, as it stands in a file. It
-holds expected values and is never part of a prompt.
+"""Checks: the verifying part of an item, as stored in a file.
+
+Checks hold expected values and are never part of a prompt.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from training.errors import DetailedError
 
 
 class CheckError(DetailedError, ValueError):
-    """A check in a file is not one of ours; the text names the field, never the content."""
+    """Error for an invalid check in a file; the message names the field, never the content."""
 
     reason = "INVALID_CHECK"
 
 
 @dataclass(frozen=True)
 class Mathematics:
-    """The final answer equals this one symbolically."""
+    """Check for a final answer symbolically equal to `expected`."""
 
     expected: str
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The final answer is this letter, of so many from A on."""
+    """Check for a letter among the first `letters` letters from A."""
 
     letter: str
     letters: int
@@ -35,8 +36,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Gym:
-    """The final answer satisfies the generator of reasoning-gym that made the question. entry: its
-    own record, as JSON.
+    """Check by the scorer of a reasoning-gym generator.
+
+    `entry` is the generator's record as JSON.
     """
 
     generator: str
@@ -45,9 +47,7 @@ class Gym:
 
 @dataclass(frozen=True)
 class Calls:
-    """The function of this name gives these values for these arguments. Both are JSON, a text a
-    case.
-    """
+    """Check of a function: expected return values for given arguments, each case as JSON text."""
 
     function: str
     arguments: tuple[str, ...]
@@ -56,7 +56,7 @@ class Calls:
 
 @dataclass(frozen=True)
 class Programs:
-    """The program writes these outputs for these inputs."""
+    """Check of a program: expected outputs for given inputs."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -75,13 +75,17 @@ _KINDS: dict[str, type[Check]] = {
 
 
 def to_mapping(check: Check) -> dict[str, object]:
-    """As it stands in a file."""
+    """Return the check as a JSON object."""
     kind = next(name for name, shape in _KINDS.items() if shape is type(check))
     return {"kind": kind, **asdict(check)}
 
 
 def from_mapping(row: Mapping[str, Any]) -> Check:
-    """Raises: CheckError: the kind is unknown, a field is missing, of another type, or too many."""
+    """Parse a check from a JSON object.
+
+    Raises:
+        CheckError: the kind is unknown, or a field is missing, superfluous or of another type.
+    """
     shape = _KINDS.get(row.get("kind", ""))
     if shape is None:
         raise CheckError(
@@ -94,7 +98,7 @@ def from_mapping(row: Mapping[str, Any]) -> Check:
     if given.keys() != shape.__annotations__.keys():
         names = ", ".join(shape.__annotations__)
         raise CheckError(
-            f"check: {row['kind']} has {names}, and nothing else",
+            f"check: {row['kind']} has exactly the fields {names}",
             field="check",
             reason="MISMATCH",
             limit=names,
@@ -115,30 +119,30 @@ def from_mapping(row: Mapping[str, Any]) -> Check:
             reason="MISMATCH",
         )
     for text in check.arguments + check.expected if isinstance(check, Calls) else ():
-        _parsed(text)
+        _check_json(text)
     return check
 
 
-def _field(name: str, value: Any, wanted: str) -> Any:
-    if wanted == "str" and isinstance(value, str) and value:
+def _field(name: str, value: Any, expected_type: str) -> Any:
+    if expected_type == "str" and isinstance(value, str) and value:
         return value
-    if wanted == "int" and type(value) is int and value > 0:
+    if expected_type == "int" and type(value) is int and value > 0:
         return value
     if (
-        wanted.startswith("tuple")
+        expected_type.startswith("tuple")
         and isinstance(value, list | tuple)
         and all(isinstance(text, str) for text in value)
     ):
         return tuple(value)
     raise CheckError(
-        f"check.{name}: must be {wanted} and not empty",
+        f"check.{name}: must be {expected_type} and not empty",
         field=f"check.{name}",
         reason="WRONG_TYPE",
-        limit=wanted,
+        limit=expected_type,
     )
 
 
-def _parsed(text: str) -> None:
+def _check_json(text: str) -> None:
     try:
         json.loads(text)
     except ValueError as error:

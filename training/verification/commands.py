@@ -1,5 +1,6 @@
-"""`python -m training tasks list | write`: what can be verified, and prompts with their checks as a
-file that stages read.
+"""Commands `python -m training tasks list` and `write`.
+
+`write` stores prompts with their checks in a file for the training stages.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.verification.items import Split, write_items
-from training.verification.tasks.catalogue import Order, make_items, names
+from training.verification.tasks.catalogue import ItemRequest, make_items, names
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -20,14 +21,14 @@ def describe(commands: Commands) -> None:
     """Add `tasks` to the command line."""
     tasks = commands.add_parser("tasks", help="prompts whose responses are verified by computation")
     verbs = tasks.add_subparsers(required=True)
-    verbs.add_parser("list", help="every task").set_defaults(command=list_tasks)
-    write = verbs.add_parser("write", help="items of a task, as prompts that a stage reads")
-    write.add_argument("name", help="as `tasks list` says")
+    verbs.add_parser("list", help="list all tasks").set_defaults(command=list_tasks)
+    write = verbs.add_parser("write", help="write items of a task as prompts for a stage")
+    write.add_argument("name", help="a task of `tasks list`")
     write.add_argument("--items", type=int, required=True, metavar="N")
     write.add_argument("--seed", type=int, default=0)
     write.add_argument("--split", type=Split, choices=list(Split), default=Split.TRAIN)
     write.add_argument(
-        "--level", type=int, help="of difficulty, from 0; without it the generator's own defaults"
+        "--level", type=int, help="difficulty, from 0; default: the generator's own settings"
     )
     write.add_argument(
         "--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt"
@@ -37,22 +38,27 @@ def describe(commands: Commands) -> None:
 
 
 def list_tasks(options: argparse.Namespace) -> int:
-    """A line a task."""
+    """Print one line per task."""
     for name, source in names().items():
         print(f"{name:<26}{source}")
     return 0
 
 
 def write_tasks(options: argparse.Namespace) -> int:
-    """Raises: ValueError: what was asked for is not to be had."""
-    order = Order(
+    """Write the items of a task.
+
+    Raises:
+        ValueError: the task, its level or its texts are unavailable.
+    """
+    request = ItemRequest(
         options.name, options.items, options.seed, options.split, options.level, options.texts
     )
-    items = make_items(order)
+    items = make_items(request)
     written = write_items(items, options.output)
     if written < options.items:
         print(
-            f"only {written} different items: {options.name} has no more of the {options.split} split",
+            f"only {written} different items: {options.name} has no more"
+            f" of the {options.split} split",
             file=sys.stderr,
         )
     print(f"{written} items of {options.name} ({options.split}) are in {options.output}")

@@ -1,8 +1,7 @@
-"""An item: a prompt, and what verifies a response to it. As a line of a file it is a prompt that
-stages read, with its check beside it.
+"""Items: a prompt and the check of its responses, stored as a line of a stage's prompt file.
 
-What is held out is decided by the prompt's own text, never by a field: the same question made
-again, in another file or by another seed, falls on the same side.
+The text of the prompt decides the split. The same question from another file or seed is therefore
+on the same side.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ HELD_OUT_OF = 10  # one in ten
 
 
 class Split(StrEnum):
-    """Held out: never trained on, so that it can tell what was learned."""
+    """Side of the division; held-out items are never trained on."""
 
     TRAIN = "train"
     HELD_OUT = "held-out"
@@ -30,7 +29,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True)
 class Item:
-    """task: where it is from. level: of difficulty, where the generator has them."""
+    """A prompt with its check. `task` names the source, `level` the difficulty if available."""
 
     task: str
     prompt: str
@@ -39,18 +38,18 @@ class Item:
 
     @property
     def id(self) -> str:
-        """The same for the same prompt and check."""
+        """Identifier of prompt and check, equal for equal content."""
         text = json.dumps([self.prompt, to_mapping(self.check)], sort_keys=True)
         return f"{self.task}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property
     def split(self) -> Split:
-        """By the prompt."""
+        """Split of the item, determined by the prompt."""
         return split_of(self.prompt)
 
 
 def split_of(prompt: str) -> Split:
-    """Of every prompt in every task."""
+    """Return the split of a prompt, for all tasks."""
     return (
         Split.HELD_OUT
         if seed_of("verification", "held out", prompt) % HELD_OUT_OF == 0
@@ -59,33 +58,36 @@ def split_of(prompt: str) -> Split:
 
 
 def write_items(items: Iterable[Item], path: Path) -> int:
-    """JSON lines {"messages", "task"}, the task being all that verifies, as text; returns how many."""
+    """Write JSON lines {"messages", "task"} and return their number.
+
+    `task` holds the complete check as JSON text.
+    """
     count = 0
     with path.open("w") as lines:
         for item in items:
-            row = {"messages": [{"role": "user", "content": item.prompt}], "task": _written(item)}
+            row = {"messages": [{"role": "user", "content": item.prompt}], "task": _task_json(item)}
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
 
 
-def items_of(prompts: Sequence[PromptExample]) -> list[Item]:
-    """The items of prompts, in their order.
+def parse_items(prompts: Sequence[PromptExample]) -> list[Item]:
+    """Return the items of prompts, in order.
 
     Raises:
-        ExampleError: a prompt has none, or one that is not ours; with its number, counted from 1,
-            as in the field "prompts.1.task".
+        ExampleError: a prompt has no valid item; `field` has its number from 1, as in
+            "prompts.1.task".
     """
-    return [_item(number, prompt) for number, prompt in enumerate(prompts, start=1)]
+    return [_parse_item(number, prompt) for number, prompt in enumerate(prompts, start=1)]
 
 
 def training_items(prompts: Sequence[PromptExample]) -> list[Item]:
-    """items_of, for a stage that learns from them.
+    """Return the items of prompts for training.
 
     Raises:
-        ExampleError: also if one of them is held out.
+        ExampleError: as in `parse_items`, or an item is held out.
     """
-    items = items_of(prompts)
+    items = parse_items(prompts)
     for number, item in enumerate(items, start=1):
         if item.split is Split.HELD_OUT:
             raise ExampleError(
@@ -96,17 +98,17 @@ def training_items(prompts: Sequence[PromptExample]) -> list[Item]:
     return items
 
 
-def _written(item: Item) -> str:
+def _task_json(item: Item) -> str:
     return json.dumps(
         {"name": item.task, "id": item.id, "level": item.level, "check": to_mapping(item.check)}
     )
 
 
-def _item(number: int, prompt: PromptExample) -> Item:
+def _parse_item(number: int, prompt: PromptExample) -> Item:
     field = f"prompts.{number}.task"
     if not prompt.task:
         raise ExampleError(
-            f"prompt {number}: task: missing, so there is nothing to verify a response by",
+            f"prompt {number}: task: missing, but needed to verify responses",
             field=field,
             reason="MISSING",
         )
@@ -114,7 +116,7 @@ def _item(number: int, prompt: PromptExample) -> Item:
         described = json.loads(prompt.task)
     except json.JSONDecodeError as error:
         raise ExampleError(
-            f"prompt {number}: task: not JSON, so not one of `python -m training tasks write`",
+            f"prompt {number}: task: not JSON as written by `python -m training tasks write`",
             field=field,
             reason="MALFORMED",
         ) from error
@@ -141,7 +143,7 @@ def _item(number: int, prompt: PromptExample) -> Item:
     item = Item(name, prompt.messages[-1].content, check, level)
     if described.get("id") != item.id:
         raise ExampleError(
-            f"prompt {number}: task.id: is not that of its prompt and check; one of them was changed",
+            f"prompt {number}: task.id: does not match prompt and check; one of them was changed",
             field=f"{field}.id",
             reason="MISMATCH",
             limit=item.id,

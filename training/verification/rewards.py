@@ -1,6 +1,4 @@
-"""The bridge to PPO and GRPO: a Verifier of training.rl.scores whose tasks are the items of the
-file that the stage reads.
-"""
+"""Verifier of training.rl.scores for PPO and GRPO, based on the items of the prompt file."""
 
 from __future__ import annotations
 
@@ -14,11 +12,10 @@ from training.verification.verdict import Verdict, VerificationError
 
 
 class TaskVerifier:
-    """Rewards in [0, 1], in the order of the answers; it keeps every verdict until its figures are
-    taken.
+    """Rewards in [0, 1] in the order of the answers, with verdicts collected for figures.
 
     Raises:
-        ExampleError: a prompt has no item, one that was changed, or one that is held out.
+        ExampleError: a prompt has no item, a changed item, or a held-out item.
     """
 
     def __init__(self, prompts: Sequence[PromptExample], scorer: Scorer) -> None:
@@ -28,8 +25,11 @@ class TaskVerifier:
         self._verdicts: list[Verdict] = []
 
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        """Raises: VerificationError, SandboxUnavailableError: a reward cannot be had; it is never a
-        silent 0.
+        """Return the rewards of the answers.
+
+        Raises:
+            VerificationError: a reward is unavailable; never replaced by a silent 0.
+            SandboxUnavailableError: the sandbox did not start.
         """
         if any(answer.task not in self._items for answer in answers):
             raise VerificationError(
@@ -43,8 +43,9 @@ class TaskVerifier:
         return [verdict.reward for verdict in verdicts]
 
     def take_figures(self) -> dict[str, float]:
-        """The share of every outcome since they were last taken: a 0 for what took too long is seen
-        to be one.
+        """Return the share of every outcome since the last call, and reset.
+
+        Timeouts thus stay visible as such, although their reward is 0.
         """
         taken, self._verdicts = self._verdicts, []
         return shares(taken)

@@ -1,5 +1,6 @@
-"""Scores responses: free text by worker processes, code in the sandbox, a bounded number at a time,
-verdicts in the order asked.
+"""Scoring of responses with bounded concurrency: free text in workers, code in the sandbox.
+
+Verdicts are returned in the order of the responses.
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ from training.verification.items import Item
 from training.verification.verdict import Outcome, Verdict, VerificationError
 from training.verification.workers import Workers
 
-# Above this share of a batch the verifier is broken, not unlucky, and its zeros would be what is
-# learned.
-MOST_FAILED = 0.05
+# Above this share of failures in a batch the verifier counts as broken. Training would otherwise
+# learn from its zeros.
+MAX_FAILED_SHARE = 0.05
 
 
 class Scorer:
-    """sandbox: None where code cannot be run; then items of code are an error, never a reward of 0."""
+    """Scorer of responses.
+
+    Without a sandbox (None), items with code raise an error and never get a reward of 0.
+    """
 
     def __init__(self, workers: Workers, sandbox: Runner | None) -> None:
         self._workers, self._sandbox = workers, sandbox
 
     def score(self, item: Item, response: str) -> Verdict:
-        """One verdict.
+        """Return the verdict on one response.
 
         Raises:
-            VerificationError: it cannot be had here.
+            VerificationError: verification is unavailable.
             SandboxUnavailableError: the sandbox did not start.
         """
         if not isinstance(item.check, Calls | Programs):
@@ -43,28 +47,28 @@ class Scorer:
         return judge_code(item.check, response, self._sandbox)
 
     def score_all(self, items: Sequence[Item], responses: Sequence[str]) -> list[Verdict]:
-        """One each, in order, whatever the number of workers.
+        """Return one verdict per response, in order.
 
         Raises:
-            VerificationError: too many could not be judged; those of `score`.
+            VerificationError: too many responses could not be judged, or as in `score`.
         """
         if len(items) != len(responses):
             raise ValueError(f"{len(items)} items and {len(responses)} responses")
-        # Threads only wait: the work is in other processes. A run in the sandbox needs the thread
-        # that started it alive.
+        # Threads only wait for other processes. A sandbox run dies with the thread that started it.
         with ThreadPoolExecutor(self._workers.count) as threads:
             verdicts = list(threads.map(self.score, items, responses))
         failed = sum(verdict.outcome is Outcome.VERIFIER_FAILED for verdict in verdicts)
-        if failed > MOST_FAILED * len(verdicts):
+        if failed > MAX_FAILED_SHARE * len(verdicts):
             raise VerificationError(
-                f"{failed} of {len(verdicts)} responses could not be judged: the verifier is broken",
+                f"{failed} of {len(verdicts)} responses could not be judged;"
+                f" the limit is a share of {MAX_FAILED_SHARE:g}",
                 field="responses",
-                limit=f"{MOST_FAILED:g}",
+                limit=f"{MAX_FAILED_SHARE:g}",
             )
         return verdicts
 
 
 def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Figures for a step: the share of every outcome, those that did not happen too."""
+    """Return the share of every outcome as figures of a step, including zeros."""
     counts = Counter(verdict.outcome for verdict in verdicts)
     return {f"verdict_{outcome}": counts[outcome] / max(1, len(verdicts)) for outcome in Outcome}

@@ -1,6 +1,4 @@
-"""What a verifier says of one response. Only `right` is worth anything, and why it is not right is
-never lost.
-"""
+"""Verdict of a verifier on one response; only `right` has a reward."""
 
 from __future__ import annotations
 
@@ -11,9 +9,7 @@ from training.errors import DetailedError
 
 
 class Outcome(StrEnum):
-    """How a verification ended. All but the last are about the response; the last is about the
-    verifier.
-    """
+    """Outcome of a verification. VERIFIER_FAILED concerns the verifier, all others the response."""
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -25,22 +21,18 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """reason: for people who read reports; it names no expected value, so that it may stand in a
-    log.
-    """
+    """Outcome with a reason for reports. Reasons contain no expected values and may be logged."""
 
     outcome: Outcome
     reason: str = ""
 
     @property
     def reward(self) -> float:
-        """1 or 0. No share for tests that passed: a constant passes some of them."""
+        """Reward of 1 or 0. Partial rewards for passed tests would favour constants."""
         return float(self.outcome is Outcome.RIGHT)
 
 
 class VerificationError(DetailedError):
-    """The verifier itself does not work here or fails too often; the text says why and what to do.
-    Never worth a reward of 0.
-    """
+    """Error for a verifier that is unavailable or fails too often; never a reward of 0."""
 
     reason = "VERIFICATION_FAILED"

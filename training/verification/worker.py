@@ -1,8 +1,7 @@
-"""`python -m training.verification.worker SECONDS BYTES`: judges the texts that come in, a line
-each, within limits that the kernel keeps.
+"""Worker process: `python -m training.verification.worker SECONDS BYTES`.
 
-Processor time ends the process by a signal; memory beyond the limit is an error that Python sees,
-after which it ends itself.
+Judges texts from stdin, one per line, within kernel limits. Exceeding the processor time ends the
+process by a signal. Exceeding the memory raises MemoryError, after which the process exits.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from training.verification.checks import Check, Gym, Mathematics, from_mapping
-from training.verification.reading import judge_text
+from training.verification.free_text import judge_text
 from training.verification.symbols import is_mathematics
-from training.verification.tasks.gym import opened
+from training.verification.tasks.gym import scoring_generator
 from training.verification.verdict import Outcome, Verdict
 
-DEEPEST_CALLS = (
-    3_000  # sympy's own recursion on an answer of the longest length needs some hundreds
-)
+# sympy needs a few hundred levels for an answer of maximum length.
+RECURSION_LIMIT = 3_000
 
 
 def main(processor_seconds: int, growth_bytes: int) -> None:
+    """Answer requests until stdin ends or memory is exhausted."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no verdict
+    os.dup2(2, 1)  # keep prints of libraries out of the verdicts
     logging.disable()
-    sys.setrecursionlimit(DEEPEST_CALLS)
+    sys.setrecursionlimit(RECURSION_LIMIT)
     for line in sys.stdin:
         request = json.loads(line)
         if "load" in request:
@@ -42,7 +41,7 @@ def main(processor_seconds: int, growth_bytes: int) -> None:
             verdict = Verdict(Outcome.RIGHT, "ready")
         else:
             limit_processor(processor_seconds)
-            verdict = judged(request)
+            verdict = judge_request(request)
         answers.write(json.dumps({"outcome": verdict.outcome, "reason": verdict.reason}) + "\n")
         answers.flush()
         if verdict.outcome is Outcome.OUT_OF_MEMORY:
@@ -50,16 +49,18 @@ def main(processor_seconds: int, growth_bytes: int) -> None:
 
 
 def load(check: Check) -> None:
-    """Import what it needs, word lists of a generator included: it may take long, and counts
-    against no answer.
+    """Import the libraries and word lists of a check ahead of time.
+
+    Loading counts against no answer.
     """
     if isinstance(check, Mathematics):
         is_mathematics("x^2 + 1")
     elif isinstance(check, Gym):
-        opened(check.generator)
+        scoring_generator(check.generator)
 
 
-def judged(request: dict[str, Any]) -> Verdict:
+def judge_request(request: dict[str, Any]) -> Verdict:
+    """Judge one request; exhausted recursion or memory becomes a verdict."""
     try:
         return judge_text(from_mapping(request["check"]), request["response"])  # type: ignore[arg-type]
     except RecursionError:
@@ -69,19 +70,20 @@ def judged(request: dict[str, Any]) -> Verdict:
 
 
 def lift_limits() -> None:
-    """Those of the answer before must not end what is loaded for the next."""
+    """Remove the limits of the previous answer before loading."""
     for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
         resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def limit_memory(growth_bytes: int) -> None:
+    """Limit memory to the current size plus `growth_bytes`."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + growth_bytes
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
 def limit_processor(seconds: int) -> None:
-    """So much more than it has used up to now."""
+    """Limit processor time to the current usage plus `seconds`."""
     used = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + seconds, resource.RLIM_INFINITY))
 

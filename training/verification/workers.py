@@ -1,8 +1,6 @@
-"""A bounded number of processes that judge free text, each killed when it takes too long or grows
-too large.
+"""Pool of worker processes for free text, each killed on excessive time or memory.
 
-A worker may have been broken by what it read, so one that did not answer in time is never asked
-again.
+A response may have corrupted a worker, so a worker without a timely answer is never reused.
 """
 
 from __future__ import annotations
@@ -27,35 +25,35 @@ from training.verification.verdict import Outcome, Verdict, VerificationError
 
 ROOT = Path(__file__).parents[2]
 MODULE = "training.verification.worker"
-LONGEST_RESPONSE = 200_000  # characters that are handed on: the end, where answers are
-LONGEST_ANSWER_BYTES = 10_000
+MAX_RESPONSE_CHARACTERS = 200_000  # characters passed on, from the end, where answers are
+MAX_ANSWER_BYTES = 10_000
 _OUT_OF_TIME = Verdict(Outcome.OUT_OF_TIME, "the answer could not be judged in time")
 
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    """processor_seconds of one verdict decide, so that a busy machine changes none; wall_seconds
-    end what only waits.
+    """Limits of a worker.
+
+    processor_seconds decide a verdict, independent of machine load; wall_seconds end idle waiting.
     """
 
     processor_seconds: int = 3
     wall_seconds: float = 30.0
-    start_seconds: float = (
-        180.0  # libraries are imported: 2 s alone, 30 s measured where seven others worked
-    )
-    growth_bytes: int = 512 * 2**20  # above what the libraries take
+    # Import of libraries: 2 s on an idle machine, 30 s measured next to seven busy processes.
+    start_seconds: float = 180.0
+    growth_bytes: int = 512 * 2**20  # in addition to the loaded libraries
 
 
-class _Gone(Exception):
-    """The worker ended before it answered."""
+class _WorkerExited(Exception):
+    """The worker ended before its answer."""
 
 
 class Worker:
-    """One process: a line in, a line out."""
+    """One worker process with line-based requests and answers."""
 
     def __init__(self, limits: WorkerLimits) -> None:
         self._limits = limits
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             [
                 sys.executable,
@@ -69,40 +67,43 @@ class Worker:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._stderr,
             env={**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for who asks
+            start_new_session=True,  # Ctrl-C must reach the parent only
         )
         self._loaded: set[str] = set()
 
     def judge(self, check: TextCheck, response: str) -> Verdict:
-        """Raises: VerificationError: the worker does not start; _Gone: it crashed. Either way it is
-        of no more use.
+        """Judge one response.
+
+        Raises:
+            VerificationError: the worker does not start.
+            _WorkerExited: the worker crashed; do not use it again.
         """
         described = to_mapping(check)
         self._load(check)
-        self._write({"check": described, "response": response[-LONGEST_RESPONSE:]})
+        self._write({"check": described, "response": response[-MAX_RESPONSE_CHARACTERS:]})
         answer = self._line(self._limits.wall_seconds)
         if answer is None:
             self.close()
             return _OUT_OF_TIME
         if answer:
-            said = json.loads(answer)
-            return Verdict(Outcome(said["outcome"]), said["reason"])
+            message = json.loads(answer)
+            return Verdict(Outcome(message["outcome"]), message["reason"])
         if self._process.wait() == -SIGXCPU:
             return _OUT_OF_TIME
-        raise _Gone(f"a worker ended with {self._process.returncode}")
+        raise _WorkerExited(f"a worker ended with {self._process.returncode}")
 
     @property
     def is_usable(self) -> bool:
-        """Whether it may be asked again."""
+        """True if the process is running and accepts requests."""
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill the process and close its pipes."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._complaints):
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             if pipe:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
@@ -115,21 +116,21 @@ class Worker:
         if not self._line(self._limits.start_seconds):
             self._process.kill()
             self._process.wait()
-            self._complaints.seek(0)
-            said = self._complaints.read()[-400:].decode(errors="replace")
+            self._stderr.seek(0)
+            message = self._stderr.read()[-400:].decode(errors="replace")
             raise VerificationError(
-                f"a worker of the verifier does not start: {said}", field="worker", reason="STOPPED"
+                f"a verifier worker does not start: {message}", field="worker", reason="STOPPED"
             )
         self._loaded.add(needed)
 
     def _write(self, request: dict[str, object]) -> None:
         assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # it ended; what it left to read says so
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; reading will show why
             self._process.stdin.write((json.dumps(request) + "\n").encode())
             self._process.stdin.flush()
 
     def _line(self, within_seconds: float) -> bytes | None:
-        """Its next line; empty if it ended, None if it says nothing in time."""
+        """Return the next line; empty if the process ended, None on timeout."""
         assert self._process.stdout
         end, line = time.monotonic() + within_seconds, bytearray()
         with selectors.DefaultSelector() as selector:
@@ -137,7 +138,7 @@ class Worker:
             while not line.endswith(b"\n"):
                 if not selector.select(max(0.0, end - time.monotonic())):
                     return None
-                data = os.read(self._process.stdout.fileno(), LONGEST_ANSWER_BYTES)
+                data = os.read(self._process.stdout.fileno(), MAX_ANSWER_BYTES)
                 if not data:
                     return b""
                 line += data
@@ -145,7 +146,7 @@ class Worker:
 
 
 class Workers:
-    """So many of them, lent one at a time; they start when they are first needed."""
+    """Pool of `count` workers, started on first use and lent one at a time."""
 
     def __init__(self, count: int, limits: WorkerLimits | None = None) -> None:
         self.count = count
@@ -155,18 +156,18 @@ class Workers:
             self._idle.put(None)
 
     def judge(self, check: TextCheck, response: str) -> Verdict:
-        """A verdict; of a worker that crashed, the verdict of a second one.
+        """Return a verdict; if the first worker crashes, the verdict of a second one.
 
         Raises:
-            VerificationError: workers do not start here.
+            VerificationError: workers do not start.
         """
         for _ in range(2):
-            with self._one() as worker, contextlib.suppress(_Gone):
+            with self._lend() as worker, contextlib.suppress(_WorkerExited):
                 return worker.judge(check, response)
-        return Verdict(Outcome.VERIFIER_FAILED, "two workers in turn crashed on it")
+        return Verdict(Outcome.VERIFIER_FAILED, "two workers crashed on this response")
 
     def close(self) -> None:
-        """Kill those that are idle: nobody may be asking any more."""
+        """Wait for all workers and kill them."""
         for _ in range(self.count):
             if worker := self._idle.get():
                 worker.close()
@@ -184,7 +185,7 @@ class Workers:
         self.close()
 
     @contextlib.contextmanager
-    def _one(self) -> Iterator[Worker]:
+    def _lend(self) -> Iterator[Worker]:
         worker = self._idle.get()
         if worker is not None and not worker.is_usable:
             worker.close()

@@ -16,7 +16,7 @@ from training.cluster.progress_log import kept_text
 from training.cluster.runner import StageRun, run_stages
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.cluster.stage_record import begin_anew, kept_step, refuse_other
-from training.data.token_shards import Tokenised
+from training.data.token_shards import TokenisationProgress
 from training.errors import details_of
 from training.manifest import Manifest
 from training.progress import StageDisplay, open_display
@@ -167,7 +167,7 @@ def _prepare(
 ) -> Prepared:
     """Texts, tokenizer and shards."""
 
-    def tokenised(told: Tokenised) -> None:
+    def tokenised(told: TokenisationProgress) -> None:
         detail = f"{told.documents:,} texts, {told.tokens:,} tokens"
         shown.show("tokenise", told.read_bytes / told.all_bytes, detail)
 

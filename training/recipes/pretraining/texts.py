@@ -15,8 +15,8 @@ from pathlib import Path
 
 from training.data.chat import ChatError, Message, load_chat, open_tokenizer
 from training.data.corpus import read_texts_of, text_files
-from training.data.token_shards import ShardConfig, Tokenised, write_shards
-from training.data.tokenize import train_tokenizer
+from training.data.nano_tokenizer import train_tokenizer
+from training.data.token_shards import ShardConfig, TokenisationProgress, write_shards
 from training.errors import details_of
 from training.manifest import MANIFEST, hash_file, write_manifest
 from training.recipes.guardrail.packages import installed
@@ -76,7 +76,7 @@ def prepare(
     licence: str,
     vocabulary: int,
     work: Path,
-    tell: Callable[[Tokenised], None],
+    tell: Callable[[TokenisationProgress], None],
     own: Path | None = None,
 ) -> Prepared:
     """Tokenizer and shards under `work`; made where they are not there.

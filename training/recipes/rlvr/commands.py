@@ -25,7 +25,7 @@ from training.stages.context import ConfigError
 from training.stages.machine import use_device
 from training.stages.policy_loop import FIRST_UPDATE
 from training.verification.items import Item, Split, write_items
-from training.verification.tasks.catalogue import Order, make_items
+from training.verification.tasks.catalogue import ItemRequest, make_items
 
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
 NOT_ASKED = (
@@ -95,7 +95,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
 
 
 def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[Item]:
-    items = make_items(Order(options.task, count, 0, split, options.level, options.texts))
+    items = make_items(ItemRequest(options.task, count, 0, split, options.level, options.texts))
     if len(items) < count:
         print(
             f"only {len(items)} of {count} items: {options.task} has no more of the {split} split",

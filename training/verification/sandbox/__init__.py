@@ -1,6 +1,5 @@
-"""Where code that a model wrote runs: bubblewrap, no network, no files of ours, bounded in
-everything. Never without it.
+"""Sandbox for generated code: bubblewrap without network and foreign files, with limits everywhere.
 
-Nothing that comes out is trusted, and nothing that must stay secret goes in: expected values stay
-outside (verification/code.py).
+Code never runs without the sandbox. Output is untrusted, and secrets stay outside, in particular
+expected values (verification/code.py).
 """

@@ -1,8 +1,7 @@
-"""The command that starts bubblewrap around a Python of its own: the interpreter, its standard
-library, and nothing else of this machine.
+"""Command line of bubblewrap around a Python interpreter with its standard library only.
 
-As root it makes namespaces by root's right and the first program gives root up inside; as anybody
-else by a user namespace.
+As root, namespaces are created with root's privileges, and the first program drops root inside. As
+another user, a user namespace is created.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from pathlib import Path
 from training.errors import DetailedError
 
 PROGRAM_VARIABLE = "TW_TRAINING_BUBBLEWRAP"
-HOME = "/python"  # the interpreter's place inside, wherever it lies outside
+HOME = "/python"  # path of the interpreter inside the sandbox
 NOBODY = 65534
 LIBRARIES = (
     *("ld-*", "libc", "libm", "libdl", "libpthread", "librt", "libutil", "libgcc_s", "libstdc++"),
     *("libz", "libbz2", "liblzma", "libffi", "libcrypto", "libexpat", "libmpdec", "libuuid"),
 )
-# Writes itself into each control group that stands before "--", then becomes what stands behind it.
+# Joins each control group listed before "--", then executes the command after it.
 ENTER_GROUPS = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108 - the sandbox's own
     "LANG": "C.UTF-8",
     "LD_LIBRARY_PATH": f"{HOME}/lib",
-    # the order of sets is part of an answer; it must not change from run to run
+    # Answers may depend on the order of sets, which must not vary between runs.
     "PYTHONHASHSEED": "0",
     "PYTHONUTF8": "1",
     "PATH": f"{HOME}/bin",
@@ -39,16 +38,14 @@ ENVIRONMENT = {
 
 
 class SandboxUnavailableError(DetailedError):
-    """Code cannot be run safely here, so it is not run; the text says why and what to do."""
+    """Error for a machine without a safe sandbox; the message gives the remedy."""
 
     reason = "SANDBOX_UNAVAILABLE"
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python outside: its program, its standard library, and the folder of libpython where it has
-    one.
-    """
+    """A Python interpreter outside: program, standard library, and libpython if present."""
 
     program: Path
     library: Path
@@ -60,7 +57,7 @@ class Interpreter:
 
 
 def this_interpreter() -> Interpreter:
-    """The one that this process runs on; of a virtual environment the one that it was made from."""
+    """Return the interpreter of this process; in a virtual environment its base interpreter."""
     folder = Path(sysconfig.get_config_var("LIBDIR") or "")
     return Interpreter(
         program=Path(sys.executable).resolve(),
@@ -70,18 +67,19 @@ def this_interpreter() -> Interpreter:
 
 
 def find_bubblewrap(environment: Mapping[str, str]) -> Path:
-    """The program that TW_TRAINING_BUBBLEWRAP names, else `bwrap` on PATH.
+    """Return the program in TW_TRAINING_BUBBLEWRAP, else `bwrap` from PATH.
 
     Raises:
-        SandboxUnavailableError: there is none.
+        SandboxUnavailableError: the program is missing.
     """
     named = environment.get(PROGRAM_VARIABLE)
     found = named or shutil.which("bwrap", path=environment.get("PATH"))
     if not found or not Path(found).exists():
         raise SandboxUnavailableError(
-            f"{named or 'bwrap'} not found: code rewards run in bubblewrap and never without it. Install it (Debian: "
-            "apt-get install bubblewrap), or run `python -m infra.servers install`, which needs no root, and name the "
-            f"program usr/bin/bwrap of the folder that it prints in {PROGRAM_VARIABLE}",
+            f"{named or 'bwrap'} not found: code rewards require bubblewrap. Install it (Debian:"
+            " apt-get install bubblewrap), or run `python -m infra.servers install`, which needs"
+            " no root, and set"
+            f" {PROGRAM_VARIABLE} to usr/bin/bwrap in the printed folder",
             field=named or "bwrap",
             reason="MISSING",
         )
@@ -91,7 +89,7 @@ def find_bubblewrap(environment: Mapping[str, str]) -> Path:
 def command(
     bubblewrap: Path, interpreter: Interpreter, disk_bytes: int, filter_descriptor: int
 ) -> list[str]:
-    """Everything up to the first program's text."""
+    """Return the command up to the text of the first program."""
     python = f"{HOME}/bin/{interpreter.program.name}"
     return [
         str(bubblewrap),
@@ -99,7 +97,7 @@ def command(
         *("--die-with-parent", "--new-session", "--hostname", "sandbox"),
         *_files(interpreter),
         *("--dev-bind", "/dev/null", "/dev/null"),
-        *("--perms", "1777", "--size", str(disk_bytes), "--tmpfs", "/tmp"),  # noqa: S108 - the sandbox's own
+        *("--perms", "1777", "--size", str(disk_bytes), "--tmpfs", "/tmp"),  # noqa: S108 - inside
         *("--remount-ro", "/", "--chdir", "/tmp"),  # noqa: S108 - as above
         *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
         *("--seccomp", str(filter_descriptor)),
@@ -117,8 +115,7 @@ def _namespaces(as_root: bool) -> Iterator[str]:
     )
     yield from ("--cap-drop", "ALL")
     if as_root:
-        # Only to become somebody else: a user namespace would leave it root outside, whatever it is
-        # called inside.
+        # Needed to change the user. A user namespace would leave the process root outside.
         yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
     else:
         yield from (
@@ -133,12 +130,12 @@ def _namespaces(as_root: bool) -> Iterator[str]:
 
 @functools.cache
 def _files(interpreter: Interpreter) -> tuple[str, ...]:
-    """No /proc, no /sys, no /etc, no shell. Looked for once: it takes as long as a run."""
+    """Return the mounts, without /proc, /sys, /etc and shell; cached, since the search is slow."""
     return (*_python(interpreter), *_system_libraries())
 
 
 def _python(interpreter: Interpreter) -> Iterator[str]:
-    # Parents that bubblewrap makes by itself are closed to everybody but root.
+    # Parent directories created implicitly by bubblewrap are accessible to root only.
     for folder in (HOME, f"{HOME}/bin", f"{HOME}/lib", "/usr", "/dev"):
         yield from ("--dir", folder)
     yield from ("--ro-bind", str(interpreter.program), f"{HOME}/bin/{interpreter.program.name}")
@@ -152,8 +149,9 @@ def _python(interpreter: Interpreter) -> Iterator[str]:
 
 
 def _system_libraries() -> Iterator[str]:
-    """The loader and the libraries that an interpreter and its modules are linked with, file by
-    file: beside them lie programs.
+    """Yield the loader and the libraries linked by the interpreter, file by file.
+
+    The directories are not mounted as a whole because they also contain programs.
     """
     architecture = sysconfig.get_config_var("MULTIARCH") or ""
     for name in ("lib", "lib64"):

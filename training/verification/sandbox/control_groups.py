@@ -1,9 +1,8 @@
-"""The kernel's own accounts (cgroups) that hold a whole run to its memory and number of processes,
-forks and files in memory included.
+"""Control groups (cgroups v1 and v2) that limit memory and process number of a whole run.
 
-Version 1 and 2, where this process may make groups: as root, or where systemd or a container
-runtime delegates them. Where it may not, limits a process are what remains: see
-docs/decisions/2026-11-26-sandbox.md.
+The limits include forks and files in memory. Creating groups requires root, or delegation by
+systemd or a container runtime. Otherwise only limits per process apply
+(docs/decisions/2026-11-26-sandbox.md).
 """
 
 from __future__ import annotations
@@ -21,30 +20,31 @@ from training.errors import DetailedError
 MOUNT = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 PREFIX = "thumbwheel-sandbox"
-EMPTY_SECONDS = 5.0
-LOOK_SECONDS = 0.002
+REMOVE_TIMEOUT_SECONDS = 5.0
+POLL_SECONDS = 0.002
 
 
 class ControlGroupError(DetailedError):
-    """A group cannot be emptied: a process of the run is still there."""
+    """Error for a group that cannot be emptied because a process of the run survived."""
 
     reason = "IN_USE"
 
 
 @dataclass(frozen=True)
 class ControlGroups:
-    """Folders in which a run's groups are made, and the files that its limits are written to."""
+    """Parent folders of a run's groups, and the limit files with their values."""
 
     parents: tuple[Path, ...]
-    limits: Mapping[str, int]  # by file name; a group has those that its controllers know
+    limits: Mapping[str, int]  # by file name; files depend on the group's controllers
 
     @contextlib.contextmanager
     def of_one_run(self, name: str) -> Iterator[tuple[Path, ...]]:
-        """The files into which the run's first process writes itself. Whatever is in the groups at
-        the end is killed.
+        """Create the groups of a run and yield the files for joining them.
+
+        All remaining processes are killed at the end.
 
         Raises:
-            ControlGroupError: something survived.
+            ControlGroupError: a process survived.
         """
         groups = [parent / f"{PREFIX}-{os.getpid()}-{name}" for parent in self.parents]
         try:
@@ -64,7 +64,7 @@ class ControlGroups:
 
 
 def find_control_groups(memory_bytes: int, processes: int) -> ControlGroups | None:
-    """Where groups that hold both can be made; None if nowhere."""
+    """Return control groups that support both limits, or None."""
     limits = {
         "memory.limit_in_bytes": memory_bytes,
         "memory.max": memory_bytes,
@@ -73,14 +73,15 @@ def find_control_groups(memory_bytes: int, processes: int) -> ControlGroups | No
     }
     for parents in _candidates():
         groups = ControlGroups(parents, limits)
-        if _hold(groups):
+        if _supports_limits(groups):
             return groups
     return None
 
 
 def _candidates() -> Iterator[tuple[Path, ...]]:
-    """Version 1 has a tree a controller, version 2 one tree for both: at its top, beside our own
-    group, or in it.
+    """Yield possible parents: one tree per controller (v1), or a single tree (v2).
+
+    In version 2 the candidates are the top, the parent of our own group, and our own group.
     """
     yield MOUNT / "memory", MOUNT / "pids"
     yield (MOUNT,)
@@ -90,13 +91,11 @@ def _candidates() -> Iterator[tuple[Path, ...]]:
         yield (MOUNT / own,)
 
 
-def _hold(groups: ControlGroups) -> bool:
-    """Whether a group made there takes both limits. Groups of processes that are gone are removed
-    on the way.
-    """
+def _supports_limits(groups: ControlGroups) -> bool:
+    """Return True if a trial group accepts both limits; remove groups of ended processes first."""
     try:
         for parent in groups.parents:
-            _sweep(parent)
+            _remove_stale(parent)
         with groups.of_one_run("trial") as entries:
             found = {file.name for entry in entries for file in entry.parent.iterdir()}
         return "pids.max" in found and bool({"memory.limit_in_bytes", "memory.max"} & found)
@@ -104,7 +103,7 @@ def _hold(groups: ControlGroups) -> bool:
         return False
 
 
-def _sweep(parent: Path) -> None:
+def _remove_stale(parent: Path) -> None:
     for group in parent.glob(f"{PREFIX}-*"):
         process = group.name.removeprefix(f"{PREFIX}-").split("-")[0]
         if process.isdigit() and not Path("/proc", process).exists():
@@ -112,8 +111,8 @@ def _sweep(parent: Path) -> None:
 
 
 def _remove(group: Path) -> None:
-    """Kill what is in it, wait until it is gone, and remove the group."""
-    end = time.monotonic() + EMPTY_SECONDS
+    """Kill the processes of a group, wait for their end, and remove the group."""
+    end = time.monotonic() + REMOVE_TIMEOUT_SECONDS
     while True:
         for process in (group / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
@@ -123,8 +122,9 @@ def _remove(group: Path) -> None:
         except OSError as error:
             if time.monotonic() > end:
                 raise ControlGroupError(
-                    f"{group.name}: still in use after {EMPTY_SECONDS:.0f} s", field=group.name
+                    f"{group.name}: still in use after {REMOVE_TIMEOUT_SECONDS:.0f} s",
+                    field=group.name,
                 ) from error
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         else:
             return

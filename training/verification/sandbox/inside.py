@@ -1,12 +1,11 @@
-"""The first program in the sandbox: takes its limits, gives up root, runs the code, and writes down
-what comes of it.
+"""First program in the sandbox: set limits, drop root, run the code, and report the results.
 
-It is handed over as text and runs alone: it imports nothing of ours and knows no expected value.
-The code that it runs can change everything here; that is why nobody outside believes more of its
-lines than "this is what the code answers".
+The program is passed as text, imports none of our modules and contains no expected values. The
+executed code can change everything here, so the parent treats each line only as "the answer of the
+code".
 """
 
-# pathlib would cost every start 5 ms; whatever the code raises is its answer.
+# pathlib would add 5 ms to every start; any exception of the code is its answer.
 # ruff: noqa: PTH109, PTH123, BLE001, S606
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import os
 import resource
 import sys
 
-# What it imports is paid for by every run: typing alone takes a quarter of the start.
+# Every import delays every run: typing alone takes a quarter of the start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -26,24 +25,25 @@ CODE = f"{MODULE}.py"
 
 
 def main() -> None:
+    """Read the request from stdin, run the code, and exit."""
     with open(0, "rb", closefd=False) as asked:
         request = json.load(asked)
-    settle(request["limits"], request["uid"])
-    report = os.dup(1)
+    apply_limits(request["limits"], request["uid"])
+    output = os.dup(1)
     null = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
     with open(CODE, "w", encoding="utf-8", errors="surrogatepass") as file:
         file.write(request["code"])
     if "function" in request:
-        call(request["function"], request["calls"], report)
+        call(request["function"], request["calls"], output)
     else:
-        run(request["inputs"], report)
+        run(request["inputs"], output)
     os._exit(0)
 
 
-def settle(limits: dict[str, tuple[int, int]], uid: int | None) -> None:
-    """Nothing in here may raise a limit again: the hard ones fall too."""
+def apply_limits(limits: dict[str, tuple[int, int]], uid: int | None) -> None:
+    """Set soft and hard limits, so that no process inside can raise them, and drop root."""
     for name, (soft, hard) in limits.items():
         resource.setrlimit(getattr(resource, name), (soft, hard))
     if uid is not None:
@@ -55,26 +55,27 @@ def settle(limits: dict[str, tuple[int, int]], uid: int | None) -> None:
     os.umask(0o077)
 
 
-def call(name: str, calls: list[list[Any]], report: int) -> None:
-    """One line a call."""
+def call(name: str, calls: list[list[Any]], output: int) -> None:
+    """Call the function and report one line per call."""
     sys.path.insert(0, os.getcwd())
     try:
         function = getattr(__import__(MODULE), name, None)
     except BaseException as error:
-        return say(report, {"error": type(error).__name__})
+        return write_line(output, {"error": type(error).__name__})
     if not callable(function):
-        return say(report, {"error": "no such function"})
+        return write_line(output, {"error": "no such function"})
     for arguments in calls:
         try:
-            say(report, {"value": plain(function(*arguments))})
+            write_line(output, {"value": plain(function(*arguments))})
         except BaseException as error:
-            say(report, {"error": type(error).__name__})
+            write_line(output, {"error": type(error).__name__})
     return None
 
 
 def plain(value: Any) -> Any:
-    """Only what JSON knows, by exact type. A tuple is a list; a set, an object or a key that is no
-    text is an error.
+    """Convert to JSON types by exact type.
+
+    Tuples become lists; sets, other objects and non-text keys are errors.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -85,24 +86,24 @@ def plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def run(inputs: list[str], report: int) -> None:
-    """The code as a program, once an input, each in a process of its own; one line each."""
+def run(inputs: list[str], output: int) -> None:
+    """Run the code as a program, in a new process per input, and report one line each."""
     for text in inputs:
         with open(INPUT, "w", encoding="utf-8") as file:
             file.write(text)
         open(OUTPUT, "w").close()
         child = os.fork()
         if child == 0:
-            program(report)
+            program(output)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with open(OUTPUT, encoding="utf-8", errors="replace", newline="") as file:
-            say(report, {"status": status, "value": file.read()})
+            write_line(output, {"status": status, "value": file.read()})
 
 
-def program(report: int) -> None:
-    """Becomes an interpreter of its own. Never returns."""
+def program(output: int) -> None:
+    """Replace this process with an interpreter for the code; never returns."""
     try:
-        os.close(report)
+        os.close(output)
         os.dup2(os.open(INPUT, os.O_RDONLY), 0)
         os.dup2(os.open(OUTPUT, os.O_WRONLY), 1)
         os.execv(sys.executable, [sys.executable, "-S", "-s", "-B", CODE])
@@ -110,10 +111,11 @@ def program(report: int) -> None:
         os._exit(1)
 
 
-def say(report: int, line: dict[str, Any]) -> None:
+def write_line(output: int, line: dict[str, Any]) -> None:
+    """Write one JSON line completely."""
     data = (json.dumps(line) + "\n").encode()
     while data:
-        data = data[os.write(report, data) :]
+        data = data[os.write(output, data) :]
 
 
 if __name__ == "__main__":

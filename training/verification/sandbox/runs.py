@@ -1,6 +1,4 @@
-"""One piece of code run once: started in its sandbox, listened to up to a limit, and ended with
-everything that it started.
-"""
+"""Execution of code in the sandbox, with bounded output and cleanup of all its processes."""
 
 from __future__ import annotations
 
@@ -32,16 +30,18 @@ from training.verification.sandbox.system_calls import UnknownArchitectureError,
 
 INSIDE = Path(__file__).with_name("inside.py")
 READ_BYTES = 65_536
-SAID_CHARACTERS = 400
-# As root each run has a user of its own, so that the kernel counts its processes alone. Below
-# nobody, above what systems hand out.
+ERROR_CHARACTERS = 400
+# As root each run has its own user id, so that the kernel counts its processes separately. The
+# range lies below nobody and above ids assigned by systems.
 FIRST_USER, USERS = 64_000, 1_000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one run. memory_bytes and processes hold for the run as a whole where there are control
-    groups; for each process, and for its user, in any case.
+    """Limits of one run.
+
+    With control groups, memory_bytes and processes apply to the whole run. In any case they apply
+    per process and per user.
     """
 
     wall_seconds: float = 10.0
@@ -53,7 +53,7 @@ class Limits:
     open_files: int = 64
 
     def of_a_process(self) -> dict[str, tuple[int, int]]:
-        """For setrlimit, by name: soft and hard."""
+        """Return soft and hard limits for setrlimit, by name."""
         hard = {
             "RLIMIT_AS": self.memory_bytes,
             "RLIMIT_NPROC": self.processes,
@@ -63,32 +63,33 @@ class Limits:
             "RLIMIT_MEMLOCK": 0,
             "RLIMIT_MSGQUEUE": 0,
         }
-        # The soft one ends with a signal that says why; whoever ignores it has a second more.
+        # The soft limit sends a signal that shows the cause; code that ignores it gets one more
+        # second.
         processor = (self.processor_seconds, self.processor_seconds + 1)
         return {"RLIMIT_CPU": processor, **{name: (value, value) for name, value in hard.items()}}
 
 
-class Ended(StrEnum):
-    """Why a run is over."""
+class EndReason(StrEnum):
+    """Reason for the end of a run."""
 
-    BY_ITSELF = "by_itself"
+    EXITED = "by_itself"
     OUT_OF_TIME = "out_of_time"
-    KILLED = "killed"  # by a limit or a signal of its own
-    FLOODED = "flooded"  # it wrote more than anybody reads
+    KILLED = "killed"  # by a limit or its own signal
+    FLOODED = "flooded"  # exceeded the output limit
 
 
 @dataclass(frozen=True)
 class Run:
-    """output: what came out of the sandbox, as it is. Nothing in it is to be believed."""
+    """Result of a run. `output` is raw and untrusted."""
 
-    ended: Ended
+    ended: EndReason
     output: bytes
     seconds: float
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What every run here has in common. Made by open_sandbox, which tries it."""
+    """A tested sandbox; create with `open_sandbox`."""
 
     bubblewrap: Path
     limits: Limits
@@ -97,37 +98,37 @@ class Sandbox:
     numbers: Iterator[int]
 
     def run(self, request: Mapping[str, object]) -> Run:
-        """Run what inside.py reads: {"code"} and either {"function", "calls"} or {"inputs"}.
+        """Run a request for inside.py: {"code"} with {"function", "calls"} or {"inputs"}.
 
         Raises:
-            SandboxUnavailableError: it did not even start.
+            SandboxUnavailableError: the sandbox did not start.
         """
         number = next(self.numbers)
         user = FIRST_USER + (os.getpid() + number) % USERS if os.geteuid() == 0 else None
-        asked = {**request, "limits": self.limits.of_a_process(), "uid": user}
+        full_request = {**request, "limits": self.limits.of_a_process(), "uid": user}
         groups = self.groups.of_one_run(str(number)) if self.groups else contextlib.nullcontext(())
         with (
             groups as entries,
-            _in_memory(json.dumps(asked).encode()) as words,
-            _in_memory(build_filter()) as rules,
+            _in_memory(json.dumps(full_request).encode()) as request_file,
+            _in_memory(build_filter()) as filter_file,
         ):
             inner = command(
-                self.bubblewrap, self.interpreter, self.limits.disk_bytes, rules.fileno()
+                self.bubblewrap, self.interpreter, self.limits.disk_bytes, filter_file.fileno()
             )
             outer = (
                 ["/bin/sh", "-c", ENTER_GROUPS, "sh", *map(str, entries), "--"] if entries else []
             )
             began = time.monotonic()
-            with subprocess.Popen(  # noqa: S603 - this is the sandbox
+            with subprocess.Popen(  # noqa: S603 - starts the sandbox
                 [*outer, *inner, INSIDE.read_text()],
-                stdin=words,
+                stdin=request_file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={},  # bubblewrap's own environment can be read inside
-                pass_fds=(rules.fileno(),),
+                env={},  # bubblewrap's environment is readable inside
+                pass_fds=(filter_file.fileno(),),
                 start_new_session=True,
             ) as process:
-                return _listen(process, self.limits, began)
+                return _supervise(process, self.limits, began)
 
 
 def open_sandbox(
@@ -135,10 +136,11 @@ def open_sandbox(
     limits: Limits | None = None,
     interpreter: Interpreter | None = None,
 ) -> Sandbox:
-    """A sandbox that has run a first program and given back what it should.
+    """Return a sandbox after a successful test run.
 
     Raises:
-        SandboxUnavailableError: it cannot be had on this machine; with what to do.
+        SandboxUnavailableError: the sandbox does not work on this machine; the message gives the
+            remedy.
     """
     limits = limits or Limits()
     try:
@@ -152,8 +154,10 @@ def open_sandbox(
     sandbox = Sandbox(
         bubblewrap, limits, groups, interpreter or this_interpreter(), itertools.count()
     )
-    patient = replace(sandbox, limits=replace(limits, wall_seconds=max(limits.wall_seconds, 30.0)))
-    first = patient.run(
+    slow_sandbox = replace(
+        sandbox, limits=replace(limits, wall_seconds=max(limits.wall_seconds, 30.0))
+    )
+    first = slow_sandbox.run(
         {
             "code": "import os\ndef who(): return [6 * 7, os.getuid() != 0]",
             "function": "who",
@@ -162,70 +166,72 @@ def open_sandbox(
     )
     if first.output != b'{"value": [42, true]}\n':
         raise SandboxUnavailableError(
-            f"{bubblewrap} starts, but a first program gave {first.output[:80]!r} ({first.ended})",
+            f"{bubblewrap} starts, but the test run gave {first.output[:80]!r} ({first.ended})",
             field=str(bubblewrap),
             reason="MISMATCH",
         )
     return sandbox
 
 
-def _listen(process: subprocess.Popen[bytes], limits: Limits, began: float) -> Run:
-    """Read until it ends, is over time, or has said too much; then nothing of it is left."""
+def _supervise(process: subprocess.Popen[bytes], limits: Limits, began: float) -> Run:
+    """Read until the run ends or exceeds a limit, then kill all its processes."""
     assert process.stdout and process.stderr
     try:
-        ended, output, said = _read(
+        ended, output, errors = _read(
             process.stdout, process.stderr, limits, began + limits.wall_seconds
         )
     finally:
-        # bubblewrap takes the namespace's first process with it, and the kernel everything in the
-        # namespace.
+        # Killing bubblewrap kills the first process of the namespace, and the kernel all others in
+        # it.
         process.kill()
         status = process.wait()
-    if said:
-        # Before it runs anything inside.py lets go of this pipe, so that only what set the sandbox
-        # up can have spoken.
-        raise _unavailable(said.decode(errors="replace").strip())
-    if ended is Ended.BY_ITSELF and status != 0:
-        ended = Ended.OUT_OF_TIME if status == 128 + signal.SIGXCPU else Ended.KILLED
+    if errors:
+        # inside.py closes this pipe before running code, so the text comes from the sandbox setup.
+        raise _unavailable(errors.decode(errors="replace").strip())
+    if ended is EndReason.EXITED and status != 0:
+        ended = EndReason.OUT_OF_TIME if status == 128 + signal.SIGXCPU else EndReason.KILLED
     return Run(ended, output, time.monotonic() - began)
 
 
 def _read(
-    spoken: IO[bytes], complaints: IO[bytes], limits: Limits, end: float
-) -> tuple[Ended, bytes, bytes]:
-    """Both until they are closed, at most for so long and so much."""
-    output, said = bytearray(), bytearray()
+    stdout: IO[bytes], stderr: IO[bytes], limits: Limits, end: float
+) -> tuple[EndReason, bytes, bytes]:
+    """Read both pipes until they close or a limit of time or size is reached."""
+    output, errors = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
-        selector.register(spoken, selectors.EVENT_READ, output)
-        selector.register(complaints, selectors.EVENT_READ, said)
+        selector.register(stdout, selectors.EVENT_READ, output)
+        selector.register(stderr, selectors.EVENT_READ, errors)
         while selector.get_map():
             left = end - time.monotonic()
             if left <= 0:
-                return Ended.OUT_OF_TIME, bytes(output), bytes(said)
+                return EndReason.OUT_OF_TIME, bytes(output), bytes(errors)
             for key, _ in selector.select(left):
                 data = os.read(key.fd, READ_BYTES)
                 if not data:
                     selector.unregister(key.fileobj)
                 key.data.extend(data)
-            if len(output) + len(said) > limits.output_bytes:
-                return Ended.FLOODED, bytes(output[: limits.output_bytes]), b""
-    return Ended.BY_ITSELF, bytes(output), bytes(said)
+            if len(output) + len(errors) > limits.output_bytes:
+                return EndReason.FLOODED, bytes(output[: limits.output_bytes]), b""
+    return EndReason.EXITED, bytes(output), bytes(errors)
 
 
-def _unavailable(said: str) -> SandboxUnavailableError:
-    """What to do about what bubblewrap complained of."""
-    last = said[-SAID_CHARACTERS:]
-    if "still root" in said or "setres" in said:
+def _unavailable(errors: str) -> SandboxUnavailableError:
+    """Return an error with the remedy for bubblewrap's message."""
+    last = errors[-ERROR_CHARACTERS:]
+    if "still root" in errors or "setres" in errors:
         return SandboxUnavailableError(
-            f"the sandbox cannot give root up: users {FIRST_USER} to {FIRST_USER + USERS} are unknown here ({last})",
+            f"the sandbox cannot drop root: user ids {FIRST_USER} to {FIRST_USER + USERS}"
+            f" are not mapped here ({last})",
             field="users",
         )
-    if "ermission" in said or "not permitted" in said or "namespace" in said:
+    if "ermission" in errors or "not permitted" in errors or "namespace" in errors:
         return SandboxUnavailableError(
-            f"bubblewrap may not make namespaces here ({last}). As root it needs CAP_SYS_ADMIN, as anybody else unprivileged user "
-            "namespaces (sysctl user.max_user_namespaces above 0 and, where it exists, kernel.unprivileged_userns_clone=1 and "
-            "kernel.apparmor_restrict_unprivileged_userns=0) and an interpreter that this user may read. A container has them "
-            "only if its seccomp profile and capabilities allow it. Without them no code rewards",
+            f"bubblewrap may not create namespaces here ({last}). Root needs CAP_SYS_ADMIN. Other"
+            " users need unprivileged user namespaces (sysctl user.max_user_namespaces above 0 and,"
+            " if present, kernel.unprivileged_userns_clone=1 and"
+            " kernel.apparmor_restrict_unprivileged_userns=0) and an interpreter readable by this"
+            " user. In a container, seccomp profile and capabilities must allow them. Code rewards"
+            " are unavailable without namespaces",
             field="namespaces",
         )
     return SandboxUnavailableError(f"the sandbox does not start: {last}")
@@ -233,7 +239,7 @@ def _unavailable(said: str) -> SandboxUnavailableError:
 
 @contextlib.contextmanager
 def _in_memory(data: bytes) -> Iterator[BinaryIO]:
-    """A file that is nowhere, that nobody can change, read from its start."""
+    """Yield a sealed, immutable file in memory, positioned at its start."""
     descriptor = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(descriptor, "w+b", buffering=0) as file:
         file.write(data)

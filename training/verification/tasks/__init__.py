@@ -1,3 +1,1 @@
-"""Where items come from: generators of reasoning-gym, train splits that are allowed, and functions
-to write that are made up here.
-"""
+"""Sources of items: reasoning-gym generators, permitted train splits, generated coding tasks."""

@@ -1,4 +1,4 @@
-"""Every task by its name, and the items that it gives."""
+"""Catalogue of tasks by name, and creation of their items."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from training.verification.items import HELD_OUT_OF, Item, Split
 from training.verification.tasks import choices, coding, gym
 
 FUNCTIONS, PROGRAMS = "python_functions", "python_programs"
-# A generator may have few different questions; after so many draws for each wanted one there are no
-# more.
-MOST_DRAWS = 20
+# Some generators have few different questions; the search ends after this many draws per item.
+MAX_DRAWS = 20
 FORM = "Give your final answer in the form `Answer: X`."
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked of a task. level: None for the generator's own defaults."""
+class ItemRequest:
+    """Request for items of a task. `level` None selects the generator's own defaults."""
 
     task: str
     count: int
@@ -42,7 +41,7 @@ class Order:
 
 
 def names() -> dict[str, str]:
-    """Every task, and what it is."""
+    """Return all tasks with a description of their source."""
     return {
         **dict.fromkeys(gym.GENERATORS, "reasoning-gym"),
         **dict.fromkeys(choices.SETS, "train split; needs --texts"),
@@ -51,48 +50,50 @@ def names() -> dict[str, str]:
     }
 
 
-def make_items(order: Order) -> list[Item]:
-    """So many different items of the split; fewer where there are no more.
+def make_items(request: ItemRequest) -> list[Item]:
+    """Return distinct items of the split, possibly fewer than requested.
 
     Raises:
-        ConfigError: the task, its level or its texts are not there.
+        ConfigError: the task, its level or its texts are unavailable.
     """
-    if order.task not in names():
+    if request.task not in names():
         raise ConfigError(
-            f"task: {order.task} is unknown; `python -m training tasks list` names them",
+            f"task: {request.task} is unknown; `python -m training tasks list` names them",
             field="task",
             reason="UNKNOWN",
             limit=", ".join(names()),
         )
     found: dict[str, Item] = {}
-    for item in _drawn(order):
-        if item.split is order.split:
+    for item in _draw_items(request):
+        if item.split is request.split:
             found.setdefault(item.prompt, item)
-        if len(found) == order.count:
+        if len(found) == request.count:
             break
     return list(found.values())
 
 
-def _drawn(order: Order) -> Iterator[Item]:
-    most = order.count * MOST_DRAWS * (HELD_OUT_OF if order.split is Split.HELD_OUT else 1)
-    make = partial(Item, order.task)
-    if order.task in choices.SETS:
-        if order.texts is None or order.level is not None:
+def _draw_items(request: ItemRequest) -> Iterator[Item]:
+    max_draws = request.count * MAX_DRAWS * (HELD_OUT_OF if request.split is Split.HELD_OUT else 1)
+    make = partial(Item, request.task)
+    if request.task in choices.SETS:
+        if request.texts is None or request.level is not None:
             raise ConfigError(
-                f"{order.task}: needs the folder of its texts, and has no levels",
-                field="texts" if order.texts is None else "level",
-                reason="MISSING" if order.texts is None else "UNSUPPORTED",
+                f"{request.task}: needs the folder of its texts, and has no levels",
+                field="texts" if request.texts is None else "level",
+                reason="MISSING" if request.texts is None else "UNSUPPORTED",
             )
-        for prompt, choice in choices.questions(order.task, order.texts, most, order.seed):
+        for prompt, choice in choices.questions(
+            request.task, request.texts, max_draws, request.seed
+        ):
             yield make(prompt, choice)
-    elif order.task in (FUNCTIONS, PROGRAMS):
-        problems = coding.functions if order.task == FUNCTIONS else coding.programs
-        level = order.level or 0
-        for prompt, check in problems(most, order.seed, level):
+    elif request.task in (FUNCTIONS, PROGRAMS):
+        problems = coding.functions if request.task == FUNCTIONS else coding.programs
+        level = request.level or 0
+        for prompt, check in problems(max_draws, request.seed, level):
             yield make(prompt, check, level)
     else:
         for question, answer, entry in islice(
-            gym.entries(order.task, most, order.seed, order.level), most
+            gym.entries(request.task, max_draws, request.seed, request.level), max_draws
         ):
-            check = Mathematics(answer) if order.task in gym.NUMERIC else Gym(order.task, entry)
-            yield make(f"{question}\n{FORM}", check, order.level)
+            check = Mathematics(answer) if request.task in gym.NUMERIC else Gym(request.task, entry)
+            yield make(f"{question}\n{FORM}", check, request.level)

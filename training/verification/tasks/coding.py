@@ -1,8 +1,7 @@
-"""Functions and programs to write, made up here: a chain of steps over a list of whole numbers,
-described in words.
+"""Generated coding tasks: a chain of steps over a list of whole numbers, described in words.
 
-Ours from end to end, so they may train; MBPP and HumanEval stay for evaluation. The expected values
-come from the steps themselves, never from a text that a model wrote.
+The tasks are original, so training may use them; MBPP and HumanEval stay reserved for evaluation.
+Expected values are computed from the steps, never taken from a model's text.
 """
 
 from __future__ import annotations
@@ -17,29 +16,29 @@ from training.errors import ConfigError
 from training.verification.checks import Calls, Check, Programs
 
 CASES = 8
-FEWEST_DIFFERENT = 3  # values among them
-LEVELS = 3  # so many steps at most
-LONGEST_LIST, LARGEST = 8, 20
+MIN_DIFFERENT = 3  # minimum number of different expected values
+LEVELS = 3  # maximum number of steps
+MAX_LIST_LENGTH, MAX_NUMBER = 8, 20
 
 
 @dataclass(frozen=True)
 class Step:
-    """What it does to the list, in words and in fact."""
+    """A step over the list, as words and as a function."""
 
     words: str
     apply: Callable[[list[int]], list[int]]
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What becomes of the list in the end; of an empty one too."""
+class Reduction:
+    """The final reduction of the list, also defined for an empty one."""
 
     words: str
     apply: Callable[[list[int]], int]
 
 
 def draw_step(rng: random.Random) -> Step:
-    """Each has a number in it, so that there are more of them than could be learned by heart."""
+    """Draw a step with a random number, for a variety that prevents memorisation."""
     k = rng.randint(2, 9)
     return rng.choice(
         (
@@ -64,29 +63,33 @@ def draw_step(rng: random.Random) -> Step:
     )
 
 
-ENDINGS = (
-    Ending("the sum of the numbers (0 if there are none)", sum),
-    Ending("the largest number (0 if there are none)", lambda xs: max(xs, default=0)),
-    Ending("the smallest number (0 if there are none)", lambda xs: min(xs, default=0)),
-    Ending("how many numbers there are", len),
-    Ending("how many different numbers there are", lambda xs: len(set(xs))),
-    Ending(
+REDUCTIONS = (
+    Reduction("the sum of the numbers (0 if there are none)", sum),
+    Reduction("the largest number (0 if there are none)", lambda xs: max(xs, default=0)),
+    Reduction("the smallest number (0 if there are none)", lambda xs: min(xs, default=0)),
+    Reduction("how many numbers there are", len),
+    Reduction("how many different numbers there are", lambda xs: len(set(xs))),
+    Reduction(
         "the largest number minus the smallest (0 if there are none)",
         lambda xs: max(xs) - min(xs) if xs else 0,
     ),
-    Ending("the sum of the squares of the numbers", lambda xs: sum(x * x for x in xs)),
+    Reduction("the sum of the squares of the numbers", lambda xs: sum(x * x for x in xs)),
 )
 
 
 def functions(size: int, seed: int, level: int) -> Iterator[tuple[str, Check]]:
-    """Prompts for a Python function, and its calls; fewer than size, where a problem turns out too
-    easy.
+    """Yield prompts for a Python function with the expected calls.
+
+    Fewer than `size` result, because trivial problems are skipped.
     """
     for index in range(size):
         words, solve, rng = _problem("functions", seed, level, index)
-        prompt = f"Write a Python function `solve(numbers)` that takes a list of whole numbers. {words}, and return the result."
+        prompt = (
+            "Write a Python function `solve(numbers)` that takes a list of whole numbers."
+            f" {words}, and return the result."
+        )
         lists = _lists(rng)
-        if not _tells_apart(solve(xs) for xs in lists):
+        if not _has_variety(solve(xs) for xs in lists):
             continue
         calls = Calls(
             "solve",
@@ -97,12 +100,15 @@ def functions(size: int, seed: int, level: int) -> Iterator[tuple[str, Check]]:
 
 
 def programs(size: int, seed: int, level: int) -> Iterator[tuple[str, Check]]:
-    """Prompts for a Python program, and its inputs and outputs; fewer, as above."""
+    """Yield prompts for a Python program with inputs and outputs; fewer as in `functions`."""
     for index in range(size):
         words, solve, rng = _problem("programs", seed, level, index)
-        prompt = f"Write a Python program that reads one line of whole numbers separated by spaces. {words}, and print the result."
+        prompt = (
+            "Write a Python program that reads one line of whole numbers separated by spaces."
+            f" {words}, and print the result."
+        )
         lists = [xs for xs in _lists(rng) if xs]
-        if not _tells_apart(solve(xs) for xs in lists):
+        if not _has_variety(solve(xs) for xs in lists):
             continue
         inputs = tuple(" ".join(map(str, xs)) + "\n" for xs in lists)
         yield (
@@ -111,9 +117,9 @@ def programs(size: int, seed: int, level: int) -> Iterator[tuple[str, Check]]:
         )
 
 
-def _tells_apart(expected: Iterable[int]) -> bool:
-    """Whether a constant, or little more, would not do: steps may leave nothing of any list."""
-    return len(set(expected)) >= FEWEST_DIFFERENT
+def _has_variety(expected: Iterable[int]) -> bool:
+    """Return True if a constant would not pass; steps may empty every list."""
+    return len(set(expected)) >= MIN_DIFFERENT
 
 
 def _problem(
@@ -121,27 +127,27 @@ def _problem(
 ) -> tuple[str, Callable[[list[int]], int], random.Random]:
     if not 0 <= level < LEVELS:
         raise ConfigError(
-            f"level: {level}, there are 0 to {LEVELS - 1}",
+            f"level: {level} is not 0 to {LEVELS - 1}",
             field="level",
             reason="OUT_OF_RANGE",
             limit=f"0 to {LEVELS - 1}",
         )
     rng = random.Random(seed_of(seed, kind, level, index))
-    steps, ending = [draw_step(rng) for _ in range(level + 1)], rng.choice(ENDINGS)
-    words = ", then ".join([*(step.words for step in steps), f"take {ending.words}"])
+    steps, reduction = [draw_step(rng) for _ in range(level + 1)], rng.choice(REDUCTIONS)
+    words = ", then ".join([*(step.words for step in steps), f"take {reduction.words}"])
 
     def solve(numbers: list[int]) -> int:
         for step in steps:
             numbers = step.apply(numbers)
-        return ending.apply(numbers)
+        return reduction.apply(numbers)
 
     return words[0].upper() + words[1:], solve, rng
 
 
 def _lists(rng: random.Random) -> Sequence[list[int]]:
-    """The empty list among them, and one with equal numbers."""
+    """Draw lists, including the empty list and a list of equal numbers."""
     drawn = [
-        [rng.randint(-LARGEST, LARGEST) for _ in range(rng.randint(1, LONGEST_LIST))]
+        [rng.randint(-MAX_NUMBER, MAX_NUMBER) for _ in range(rng.randint(1, MAX_LIST_LENGTH))]
         for _ in range(CASES - 2)
     ]
     return [[], [drawn[0][0]] * 3, *drawn]

@@ -1,9 +1,9 @@
-"""Generators of reasoning-gym that may be asked: a closed list.
+"""Permitted generators of reasoning-gym, as a closed list.
 
-Left out on purpose: those whose scorer runs the answer as Python (n_queens, spiral_matrix,
-binary_matrix, string_insertion by eval; countdown, puzzle24, integrals and polynomials by sympy's
-parse_expr, which evals): a policy would learn to run code in the trainer. And gsm_symbolic, which
-is made from GSM8K's test questions: they are for evaluation only.
+Excluded are generators whose scorer runs the answer as Python, since a policy would learn to run
+code in the trainer: n_queens, spiral_matrix, binary_matrix and string_insertion (eval); countdown,
+puzzle24, integrals and polynomials (sympy's parse_expr, based on eval). gsm_symbolic is excluded
+because it is derived from GSM8K's test questions, reserved for evaluation.
 """
 
 from __future__ import annotations
@@ -20,42 +20,40 @@ from typing import Any, Protocol
 from training.errors import ConfigError
 
 GENERATORS = (
-    "base_conversion", "basic_arithmetic", "binary_alternation", "caesar_cipher", "calendar_arithmetic", "chain_sum",
-    "coin_flip", "count_bits", "count_primes", "decimal_chain_sum", "family_relationships", "fraction_simplification",
-    "gcd", "isomorphic_strings", "lcm", "leg_counting", "letter_counting", "needle_haystack",
-    "prime_factorization", "products", "ransom_note", "simple_equations", "spell_backward", "string_manipulation",
-    "syllogism", "time_intervals", "word_sorting",
+    "base_conversion", "basic_arithmetic", "binary_alternation", "caesar_cipher",
+    "calendar_arithmetic", "chain_sum", "coin_flip", "count_bits", "count_primes",
+    "decimal_chain_sum", "family_relationships", "fraction_simplification", "gcd",
+    "isomorphic_strings", "lcm", "leg_counting", "letter_counting", "needle_haystack",
+    "prime_factorization", "products", "ransom_note", "simple_equations", "spell_backward",
+    "string_manipulation", "syllogism", "time_intervals", "word_sorting",
 )  # fmt: skip
-# Where answers are numbers they are compared as such: generators compare texts, and to them 6.0 is
-# not 6.
+# Numeric answers are compared as numbers: the generators compare texts, where 6.0 differs from 6.
 NUMERIC = frozenset({
-    "basic_arithmetic", "chain_sum", "count_bits", "count_primes", "decimal_chain_sum", "gcd", "lcm", "leg_counting",
-    "letter_counting", "products", "simple_equations", "binary_alternation",
+    "basic_arithmetic", "chain_sum", "count_bits", "count_primes", "decimal_chain_sum", "gcd",
+    "lcm", "leg_counting", "letter_counting", "products", "simple_equations", "binary_alternation",
 })  # fmt: skip
 
 
 class Generator(Protocol):
-    """As much of a reasoning-gym data set as is used."""
+    """Used part of a reasoning-gym data set."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Its question, answer and metadata."""
+        """Return an entry with question, answer and metadata."""
 
     def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
-        """0 to 1."""
+        """Return a score from 0 to 1."""
 
 
 @functools.cache
 def library() -> ModuleType:
-    """reasoning-gym's factory; importing it takes seconds."""
-    # Its knights and zebras import this solver, which has no wheel, and use it only when asked to
-    # pose a zebra puzzle.
+    """Import and return reasoning-gym's factory, which takes seconds."""
+    # Its logic module imports this solver, which has no wheel and is needed for zebra puzzles only.
     absent = "pycosat" not in sys.modules
     if absent:
         sys.modules["pycosat"] = ModuleType("pycosat")
     try:
         with warnings.catch_warnings():
-            # Of package bfi, when it is compiled for the first time: an invalid escape in a
-            # docstring.
+            # Package bfi has an invalid escape in a docstring, reported on first compilation.
             warnings.filterwarnings(
                 "ignore", category=SyntaxWarning, message='invalid escape|"is" with'
             )
@@ -68,20 +66,20 @@ def library() -> ModuleType:
 
 
 @functools.cache
-def opened(name: str) -> Generator:
-    """A generator to score with: scoring looks at the entry alone."""
+def scoring_generator(name: str) -> Generator:
+    """Return a cached generator for scoring, which needs only the entry."""
     return generator(name, size=1, seed=0, level=None)
 
 
 def generator(name: str, size: int, seed: int, level: int | None) -> Generator:
-    """A generator at a level of its curriculum, or at its own defaults.
+    """Create a generator at a curriculum level or with its own defaults.
 
     Raises:
-        ConfigError: the name is not in the list, or it has no such level.
+        ConfigError: the name is not listed, or the level does not exist.
     """
     if name not in GENERATORS:
         raise ConfigError(
-            f"{name}: not among the generators that may be asked",
+            f"{name}: not a permitted generator",
             field="generator",
             reason="UNKNOWN",
             limit=", ".join(GENERATORS),
@@ -94,13 +92,13 @@ def generator(name: str, size: int, seed: int, level: int | None) -> Generator:
         made: Generator = factory.create_dataset(name, **settings)
     except AssertionError as error:
         raise ConfigError(
-            f"level: {name} cannot do {level}: {error}", field="level", reason="UNSUPPORTED"
+            f"level: {name} does not support {level}: {error}", field="level", reason="UNSUPPORTED"
         ) from error
     return made
 
 
 def entries(name: str, size: int, seed: int, level: int | None) -> Iterator[tuple[str, str, str]]:
-    """Question, answer, and the whole entry as JSON."""
+    """Yield question, answer, and the whole entry as JSON."""
     made = generator(name, size, seed, level)
     for index in range(size):
         entry = made[index]
@@ -111,10 +109,10 @@ def _at_level(factory: ModuleType, name: str, level: int) -> Mapping[str, Any]:
     curriculum = factory.create_curriculum(name)
     for attribute, described in curriculum.attributes.items():
         if not 0 <= level < len(described.levels):
-            continue  # this side of the difficulty has no more to give
+            continue  # this attribute has fewer levels
         curriculum.set_attr_level(attribute, level)
     if not any(0 <= level < len(described.levels) for described in curriculum.attributes.values()):
         raise ConfigError(
-            f"level: {name} has none of number {level}", field="level", reason="OUT_OF_RANGE"
+            f"level: {name} has no level {level}", field="level", reason="OUT_OF_RANGE"
         )
     return dict(vars(curriculum.generate_configuration()))

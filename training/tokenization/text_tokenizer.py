@@ -1,8 +1,8 @@
-"""A tokenizer from its directory, ready to encode and to show what each token stands for.
+"""Tokenizers opened from a directory, for encoding and for display of each token's bytes.
 
-Byte pairs of ours encode through tiktoken, everything else through the library that wrote it
-(docs/decisions/2026-11-26-tokenizers.md). Control tokens that a text spells out are text to both:
-only a chat template puts real ones between texts.
+Our byte pairs encode through tiktoken, all others through the library `tokenizers`
+(docs/decisions/2026-11-26-tokenizers.md). Both treat control tokens inside a text as text; only
+chat templates insert real ones.
 """
 
 from __future__ import annotations
@@ -22,27 +22,24 @@ from training.errors import DetailedError
 from training.model.fields import absent, missing
 from training.tokenization.byte_pairs import bytes_by_letter
 from training.tokenization.control import TOKENIZER
-from training.tokenization.tiktoken_encoding import encoding_of, hindrance
+from training.tokenization.tiktoken_encoding import incompatibility, to_tiktoken
 
-# fancy-regex keeps a state for each character of a run of white space that it may have to give
-# back, and panics at a million (measured with tiktoken 0.14). Oniguruma does not. Python's \s holds
-# all that theirs does.
+# fancy-regex keeps a backtracking state per character of a run of white space and panics at a
+# million (measured with tiktoken 0.14). Oniguruma does not. Python's \s is a superset of theirs.
 LONG_RUN = re.compile(r"\s{500000}")
 LONG_RUN_CHARACTERS = 500_000
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TokenizerError(DetailedError, ValueError):
-    """A directory has no tokenizer that can be used; the text names the file and the field."""
+    """Error for a directory without a usable tokenizer; the message names file and field."""
 
     reason = "INVALID_TOKENIZER"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of a text and the bytes that it stands for. Not known: the id says nothing of the
-    bytes.
-    """
+    """One token of a text with its bytes. `known` is False for the unknown token."""
 
     id: int
     content: bytes
@@ -50,29 +47,30 @@ class Piece:
 
 
 class TextTokenizer(Protocol):
-    """What corpus, comparison and page ask of a tokenizer."""
+    """Interface of tokenizers for corpus, comparison and page."""
 
     name: str
-    vocabulary_size: int  # the highest id and one: the rows that an embedding needs
+    vocabulary_size: int  # highest id + 1, the number of embedding rows
 
     def encode(self, text: str) -> list[int]: ...
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same of each, on all cores."""
+        """Encode several texts on all cores."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of the ids; invalid UTF-8 becomes U+FFFD."""
 
     def unknowns(self, ids: Sequence[int]) -> int:
-        """How many of them are the unknown token."""
+        """Return the number of unknown tokens."""
 
     def pieces(self, text: str) -> list[Piece]:
-        """The tokens with their bytes, which together are the text's."""
+        """Return the tokens with their bytes; all bytes together are the text."""
 
 
 class LibraryTokenizer:
-    """Any tokenizer.json. The tokens' bytes come from the byte alphabet, from byte fallbacks, or
-    from their place in the text.
+    """Tokenizer for any tokenizer.json.
+
+    The bytes of a token come from the byte alphabet, from byte fallbacks, or from the text.
     """
 
     def __init__(self, name: str, tokenizer: Tokenizer, spec: dict[str, Any]) -> None:
@@ -125,7 +123,7 @@ class LibraryTokenizer:
 
 
 class BytePairs:
-    """Byte pairs of ours: the same ids as the library's, through tiktoken."""
+    """Our byte pairs through tiktoken, with the same ids as the library."""
 
     def __init__(self, library: LibraryTokenizer, encoding: tiktoken.Encoding) -> None:
         self.name = library.name
@@ -150,7 +148,7 @@ class BytePairs:
         return self._encoding.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def unknowns(self, ids: Sequence[int]) -> int:
-        return 0  # each byte is a token
+        return 0  # every byte is a token
 
     def pieces(self, text: str) -> list[Piece]:
         return [
@@ -160,46 +158,49 @@ class BytePairs:
 
 
 def open_tokenizer(directory: Path) -> TextTokenizer:
-    """The tokenizer of a directory, of a whole model's too.
+    """Open the tokenizer of a directory, which may be a model directory.
 
     Raises:
-        TokenizerError: tokenizer.json is missing or is none, or the model beside it has fewer rows
-            than the tokenizer has ids.
+        TokenizerError: tokenizer.json is missing or invalid, or the model has fewer embedding rows
+        than the tokenizer has ids.
     """
     path = directory / TOKENIZER
     if not path.is_file():
         raise TokenizerError(missing(path), field=absent(path), reason="MISSING")
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library has no class of its own
+    except Exception as error:  # the library raises plain Exception
         raise TokenizerError(
-            f"{TOKENIZER}: {directory.name} has none that can be read: {error}",
+            f"{TOKENIZER}: unreadable in {directory.name}: {error}",
             field=TOKENIZER,
             reason="MALFORMED",
         ) from error
     spec = json.loads(tokenizer.to_str())
     library = LibraryTokenizer(directory.name, tokenizer, spec)
     _check_rows(directory, library.vocabulary_size)
-    if hindrance(tokenizer, spec):
+    if incompatibility(tokenizer, spec):
         return library
-    return BytePairs(library, encoding_of(tokenizer, spec, directory.name))
+    return BytePairs(library, to_tiktoken(tokenizer, spec, directory.name))
 
 
 def _is_too_long(text: str) -> bool:
-    """Whether tiktoken would panic."""
+    """Return True if tiktoken would panic."""
     return len(text) >= LONG_RUN_CHARACTERS and LONG_RUN.search(text) is not None
 
 
 def _check_rows(directory: Path, vocabulary_size: int) -> None:
-    """An id past the embedding is a crash on a CPU and silent nonsense on a GPU."""
+    """Check the number of embedding rows.
+
+    Larger ids crash on a CPU and silently give wrong output on a GPU.
+    """
     path = directory / "config.json"
     config = json.loads(path.read_text()) if path.is_file() else {}
-    rows = config.get("vocab_size") or config.get("text_config", {}).get(
-        "vocab_size"
-    )  # the second: of a model that sees
+    # Multimodal models have the text part in text_config.
+    rows = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     if rows is not None and rows < vocabulary_size:
         raise TokenizerError(
-            f"{TOKENIZER}: {directory.name} has {vocabulary_size} ids, but config.json's vocab_size is {rows}",
+            f"{TOKENIZER}: {directory.name} has {vocabulary_size} ids,"
+            f" but config.json's vocab_size is {rows}",
             field=TOKENIZER,
             reason="TOO_LARGE",
             limit=str(rows),

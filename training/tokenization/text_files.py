@@ -1,5 +1,7 @@
-"""Texts to learn a tokenizer from: those of .jsonl, and of .txt blocks that end with a line
-(data/corpus.py reads one as a whole). Read as they are asked for, never all.
+"""Streaming source of texts for tokenizer training.
+
+A .jsonl file gives its texts, a .txt file blocks that end with a line (data/corpus.py reads such a
+file as a single text). Texts are read on demand.
 """
 
 from __future__ import annotations
@@ -10,17 +12,17 @@ from pathlib import Path
 
 from training.data.corpus import ENDINGS, TextError, read_lines, text_files
 
-BLOCK_BYTES = 4096  # small, so that a page of text already has parts to hold out
+BLOCK_BYTES = 4096  # small, so that even a page of text has several blocks to hold out
 
 
 class TextFiles:
-    """The texts of some files, or of folders of them, in their order. Each iteration reads them
-    anew; `read_bytes` says how far the present one is.
+    """Texts of files and folders in order; every iteration reads the files from the start.
+
+    `read_bytes` is the progress of the current iteration.
 
     Raises:
-        TextError: at once for a file that is missing, empty or of another kind, and where all of
-            them hold only white space; while reading for one that is not UTF-8, and for a line
-            without text.
+        TextError: on construction, for a missing, empty or unsupported file, and if all files hold
+        white space only; on iteration, for invalid UTF-8 or a line without text.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -43,9 +45,7 @@ class TextFiles:
         self.read_bytes = 0
         if not any(text.strip() for text in self):
             names = ", ".join(path.name for path in self.paths)
-            raise TextError(
-                f"texts: nothing but white space in {names}", field="texts", reason="EMPTY"
-            )
+            raise TextError(f"texts: only white space in {names}", field="texts", reason="EMPTY")
         self.read_bytes = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -57,7 +57,7 @@ class TextFiles:
 
 
 def _blocks(path: Path) -> Iterator[tuple[str, int]]:
-    """Text and bytes of each block. A line of any length may be cut, a character never."""
+    """Yield text and bytes of each block. Long lines may be cut, characters never."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     place = 0
     with path.open("rb") as opened:

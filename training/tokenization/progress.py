@@ -1,6 +1,4 @@
-"""How far a pass over texts is, for somebody who waits: nothing in the first seconds, then a line
-now and then.
-"""
+"""Progress reports for a pass over texts: none in the first seconds, then a line at intervals."""
 
 from __future__ import annotations
 
@@ -8,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from training.tokenization.reading import TextFiles
+from training.tokenization.text_files import TextFiles
 
-PATIENCE_SECONDS, EVERY_SECONDS = 3.0, 10.0
+FIRST_REPORT_SECONDS, REPORT_SECONDS = 3.0, 10.0
 MEGABYTE = 1_000_000
 
 
-class Watched:
-    """The texts of files, with lines on `out` about `doing`. `after` is what follows when all are
-    read, which nobody can watch.
+class ProgressReader:
+    """Texts of files with progress lines on `out`.
+
+    Args:
+        doing: label of the lines.
+        after: the unobservable step after reading, mentioned at the end.
     """
 
     def __init__(
@@ -37,16 +38,16 @@ class Watched:
 
     def __iter__(self) -> Iterator[str]:
         began = self._clock()
-        due = began + PATIENCE_SECONDS
+        due = began + FIRST_REPORT_SECONDS
         for text in self._files:
             yield text
             if self._clock() > due:
-                due = self._clock() + EVERY_SECONDS
+                due = self._clock() + REPORT_SECONDS
                 read, total = self._files.read_bytes / MEGABYTE, self._files.total_bytes / MEGABYTE
-                self._say(f"{read:,.1f} of {total:,.1f} MB read")
-        if self._after and self._clock() > began + PATIENCE_SECONDS:
-            self._say(f"all read, {self._after}")
+                self._report(f"{read:,.1f} of {total:,.1f} MB read")
+        if self._after and self._clock() > began + FIRST_REPORT_SECONDS:
+            self._report(f"all read, {self._after}")
 
-    def _say(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         self._out.write(f"{self._doing}: {text}\n")
         self._out.flush()
