@@ -51,7 +51,7 @@ from infra.stack.preparation import prepare_stores
 from infra.supervision.child import Program
 from infra.supervision.ports import HOST, free_port
 from infra.supervision.supervisor import supervised
-from training.data.bucket import Bucket, bucket_place
+from training.data.bucket import Bucket, bucket_location
 from training.data.catalogue import Objects
 
 TOKENS_A_SECOND = 1_000
@@ -298,7 +298,7 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
         return await many_at_once(turn, options.streams, options.seconds, token_seconds)
 
     async with running_stack(folder, token_seconds, options.brokers) as (stack, pids):
-        place = bucket_place(stack.environment().loop_environment)
+        place = bucket_location(stack.environment().loop_environment)
         assert place
         print_readable(*await readable_after(stack.run, Bucket(place), options.thumbs))
         refused: list[str] = []

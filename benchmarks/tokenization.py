@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from training.tokenization.byte_pairs import learn_byte_pairs
 from training.tokenization.splitting import Split
-from training.tokenization.tiktoken_encoding import encoding_of
+from training.tokenization.tiktoken_encoding import to_tiktoken
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("docs", "training", "services", "infra", "tests", "benchmarks")
@@ -65,7 +65,7 @@ def blocks(text: str, size: int) -> list[str]:
 
 def compare(tokenizer: Tokenizer, name: str, text: str, rounds: int) -> None:
     """Both in turn, round for round."""
-    encoding = encoding_of(tokenizer, json.loads(tokenizer.to_str()), name)
+    encoding = to_tiktoken(tokenizer, json.loads(tokenizer.to_str()), name)
     tokenizer.encode_special_tokens = True
 
     def library(texts: Sequence[str]) -> list[list[int]]:

@@ -156,7 +156,7 @@ class Pace:
 
 def write_inputs(folder: Path, shape: str, steps: int) -> None:
     """A fresh model with tokenizer and template, a reward model on it, and rows for every step."""
-    from training.data.tokenize import train_tokenizer
+    from training.data.nano_tokenizer import train_tokenizer
     from training.manifest import write_manifest
     from training.model.backbone import Backbone
     from training.model.checkpoint import save_decoder

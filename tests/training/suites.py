@@ -44,7 +44,7 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "rl/test_rollout.py::test_a_mask_ends_with_its_stop_token",
     ),
     "prompts padded on the left, right-most real token, positions from the mask": (
-        "model/test_transformer.py::test_padding_on_either_side_changes_no_real_token",
+        "model/test_transformer.py::test_padding_on_either_side_does_not_affect_real_tokens",
         "model/test_transformer.py::test_positions_count_real_tokens_only",
         "rl/test_rollout.py::test_the_score_is_read_at_the_last_real_token",
         "rl/test_rollout.py::test_a_row_does_not_depend_on_its_neighbours",
@@ -64,7 +64,7 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "stages/test_grpo_algorithm.py::test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own",
     ),
     "reward model: head, Bradley-Terry, normalised, centred": (
-        "model/test_head.py::test_a_fresh_head_has_the_deviation_of_the_paper_and_a_critics_says_nothing",
+        "model/test_head.py::test_new_head_has_the_papers_deviation_and_a_critics_is_zero",
         "rl/test_losses.py::test_bradley_terry_of_equal_scores_is_log_two",
         "rl/test_losses.py::test_centring_pulls_the_sum_of_a_pair_to_zero",
         "stages/test_reward_model.py::test_it_is_read_back_normalised_and_becomes_a_critic",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from training.data.tokenize import train_tokenizer
+from training.data.nano_tokenizer import train_tokenizer
 from training.manifest import write_manifest
 from training.model.checkpoint import save_decoder
 from training.model.config import llama_json, parse_config

@@ -28,7 +28,7 @@ from training.cluster.bucket_checkpoints import (
 )
 from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
-from training.data.bucket import TRIES, BucketPlace
+from training.data.bucket import TRIES, BucketLocation
 from training.manifest import MANIFEST, hash_file
 from training.optim.ranks import all_different
 from training.parallelism import Parallelism, arrange, distribute
@@ -52,8 +52,8 @@ def proxy(server: S3Server) -> Iterator[HttpProxy]:
         yield proxy
 
 
-def place(port: int) -> BucketPlace:
-    return BucketPlace(f"127.0.0.1:{port}", "access", "secret", BUCKET, secure=False)
+def place(port: int) -> BucketLocation:
+    return BucketLocation(f"127.0.0.1:{port}", "access", "secret", BUCKET, secure=False)
 
 
 def checkpoints(port: int, scratch: Path) -> BucketCheckpoints:
@@ -210,7 +210,7 @@ def test_a_store_that_fails_for_a_moment_is_asked_again_and_patience_ends(
 def test_a_real_store_keeps_what_is_uploaded_in_parts(s3: servers.S3Server, tmp_path: Path) -> None:
     there = s3.bucket()
     bucket = CheckpointBucket(
-        BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
+        BucketLocation(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
     )
     large = nn.Parameter(
         torch.arange(3 << 20, dtype=torch.float32)

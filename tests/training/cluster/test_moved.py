@@ -29,7 +29,7 @@ from training.cluster.bucket_checkpoints import CheckpointBucket
 from training.cluster.group import Group
 from training.cluster.progress_log import PROGRESS, read_lines, read_progress
 from training.cluster.runner import StageRun, run_stage, run_stages
-from training.data.bucket import BucketPlace
+from training.data.bucket import BucketLocation
 from training.manifest import MANIFEST, verify_manifest
 from training.stages import sft
 
@@ -46,7 +46,7 @@ def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_u
     write_inputs(tmp_path)
     write_lines(tmp_path / "sft.jsonl", sft_rows(32))
     runs, there = tmp_path / "runs", s3.bucket()
-    place = BucketPlace(
+    place = BucketLocation(
         there.endpoint, there.access_key, there.secret_key, there.name, secure=False
     )
     for name, value in {**told_of(place), **POLITE_TO_NOBODY}.items():
@@ -88,7 +88,7 @@ def test_state_in_a_bucket_alone_outlives_a_worker_and_the_driver_and_is_taken_u
     assert verify_manifest(tmp_path / "moved").kind == "model"
 
 
-def told_of(place: BucketPlace) -> dict[str, str]:
+def told_of(place: BucketLocation) -> dict[str, str]:
     given = {
         "ENDPOINT": place.endpoint,
         "ACCESS_KEY": place.access_key,

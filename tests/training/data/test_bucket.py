@@ -1,6 +1,4 @@
-"""Committed objects out of a bucket: as from a directory, checked against their hashes, with
-patience that ends.
-"""
+"""Bucket access: equal to a directory, verified by hashes, with bounded retries."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +13,12 @@ from tests import servers
 from tests.s3_server import S3Server, serving
 from tests.support.errors import refused
 from tests.training.feedback_log import FeedbackLog
-from training.data.bucket import TRIES, Bucket, BucketPlace, bucket_place
+from training.data.bucket import TRIES, Bucket, BucketLocation, bucket_location
 from training.data.catalogue import CatalogueError, Directory, Objects
 from training.data.snapshot import Snapshot, SnapshotConfig, take_snapshot
 from training.errors import ConfigError
 
-GIVEN = {
+ENVIRONMENT = {
     "TW_TRAINING_S3_ENDPOINT": "s3:9000",
     "TW_TRAINING_S3_ACCESS_KEY": "a",
     "TW_TRAINING_S3_SECRET_KEY": "b",
@@ -38,7 +36,7 @@ def log(tmp_path: Path) -> FeedbackLog:
 
 @pytest.fixture
 def server(log: FeedbackLog, tmp_path: Path) -> S3Server:
-    """The log's objects, in a bucket."""
+    """Server with the objects of the log in a bucket."""
     server, root = S3Server(), tmp_path / "objects"
     server.buckets["thumbs"] = {
         path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.parquet")
@@ -53,18 +51,18 @@ def proxy(server: S3Server) -> Iterator[HttpProxy]:
 
 
 def bucket(proxy: HttpProxy, name: str = "thumbs") -> Bucket:
-    return Bucket(BucketPlace(f"127.0.0.1:{proxy.port}", "access", "secret", name, secure=False))
+    return Bucket(BucketLocation(f"127.0.0.1:{proxy.port}", "access", "secret", name, secure=False))
 
 
-def taken(log: FeedbackLog, objects: Objects, into: Path) -> Snapshot:
+def snapshot_of(log: FeedbackLog, objects: Objects, into: Path) -> Snapshot:
     return take_snapshot(log, objects, SnapshotConfig(), into, "commit")
 
 
 def test_a_bucket_and_a_directory_give_the_same_snapshot(
     log: FeedbackLog, proxy: HttpProxy, tmp_path: Path
 ) -> None:
-    from_bucket = taken(log, bucket(proxy), tmp_path / "1")
-    assert from_bucket.id == taken(log, Directory(tmp_path / "objects"), tmp_path / "2").id
+    from_bucket = snapshot_of(log, bucket(proxy), tmp_path / "1")
+    assert from_bucket.id == snapshot_of(log, Directory(tmp_path / "objects"), tmp_path / "2").id
     assert from_bucket.thumbs == 1
 
 
@@ -76,24 +74,27 @@ def test_a_real_store_gives_the_same_snapshot(
     for path in root.rglob("*.parquet"):
         client.fput_object(there.name, path.relative_to(root).as_posix(), str(path))
     objects = Bucket(
-        BucketPlace(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
+        BucketLocation(there.endpoint, there.access_key, there.secret_key, there.name, secure=False)
     )
-    assert taken(log, objects, tmp_path / "1").id == taken(log, Directory(root), tmp_path / "2").id
+    assert (
+        snapshot_of(log, objects, tmp_path / "1").id
+        == snapshot_of(log, Directory(root), tmp_path / "2").id
+    )
 
 
-def test_an_object_that_is_not_what_was_committed_is_refused(
+def test_changed_and_missing_objects_are_refused(
     log: FeedbackLog, server: S3Server, proxy: HttpProxy, tmp_path: Path
 ) -> None:
     key = log.feedback_segments()[0].object_key
     server.buckets["thumbs"][key] += b" "
     with refused(CatalogueError, field="sha256", reason="MISMATCH"):
-        taken(log, bucket(proxy), tmp_path / "1")
+        snapshot_of(log, bucket(proxy), tmp_path / "1")
     del server.buckets["thumbs"][key]
     with refused(CatalogueError, field="object_key", reason="MISSING"):
-        taken(log, bucket(proxy), tmp_path / "1")
+        snapshot_of(log, bucket(proxy), tmp_path / "1")
 
 
-def test_a_body_that_breaks_off_is_read_again(server: S3Server, proxy: HttpProxy) -> None:
+def test_truncated_response_body_is_read_again(server: S3Server, proxy: HttpProxy) -> None:
     server.buckets["thumbs"]["a"] = bytes(300_000)
     proxy.faults = (HttpFault(Kind.ANSWER_RESET, Chance(times=TRIES - 1), body_bytes=200_000),)
     assert bucket(proxy).get("a") == bytes(300_000)
@@ -104,7 +105,7 @@ def test_a_body_that_breaks_off_is_read_again(server: S3Server, proxy: HttpProxy
     assert proxy.counts[Kind.ANSWER_RESET] == 2 * TRIES - 1
 
 
-def test_a_busy_store_is_asked_again_and_a_refusal_is_not(
+def test_busy_store_is_retried_and_missing_bucket_is_not(
     server: S3Server, proxy: HttpProxy
 ) -> None:
     server.buckets["thumbs"]["a"] = b"1"
@@ -118,18 +119,22 @@ def test_a_busy_store_is_asked_again_and_a_refusal_is_not(
     assert server.requests["GET"] == 4
 
 
-def test_an_object_key_cannot_leave_a_directory(tmp_path: Path) -> None:
+def test_object_key_cannot_leave_the_directory(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     with refused(CatalogueError, field="object_key", reason="OUT_OF_RANGE"):
         Directory(tmp_path / "objects").get("../secret")
 
 
-def test_the_place_is_told_by_variables() -> None:
-    assert bucket_place({"PATH": "/bin"}) is None
-    assert bucket_place(GIVEN) == BucketPlace("s3:9000", "a", "b", "thumbwheel", "us-east-1", True)
-    given = GIVEN | {"TW_TRAINING_S3_SECURE": "false", "TW_TRAINING_S3_BUCKET": "other"}
-    assert bucket_place(given) == BucketPlace("s3:9000", "a", "b", "other", "us-east-1", False)
-    assert "'b'" not in repr(bucket_place(GIVEN))
+def test_bucket_location_is_read_from_the_environment() -> None:
+    assert bucket_location({"PATH": "/bin"}) is None
+    assert bucket_location(ENVIRONMENT) == BucketLocation(
+        "s3:9000", "a", "b", "thumbwheel", "us-east-1", True
+    )
+    given = ENVIRONMENT | {"TW_TRAINING_S3_SECURE": "false", "TW_TRAINING_S3_BUCKET": "other"}
+    assert bucket_location(given) == BucketLocation(
+        "s3:9000", "a", "b", "other", "us-east-1", False
+    )
+    assert "'b'" not in repr(bucket_location(ENVIRONMENT))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +145,6 @@ def test_the_place_is_told_by_variables() -> None:
         ({"TW_TRAINING_S3_SECURE": "no"}, "TW_TRAINING_S3_SECURE", "WRONG_TYPE"),
     ],
 )
-def test_a_wrong_variable_is_named(wrong: dict[str, str], field: str, reason: str) -> None:
+def test_invalid_variable_is_named(wrong: dict[str, str], field: str, reason: str) -> None:
     with refused(ConfigError, field=field, reason=reason):
-        bucket_place(GIVEN | wrong)
+        bucket_location(ENVIRONMENT | wrong)

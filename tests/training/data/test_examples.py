@@ -1,4 +1,4 @@
-"""Lines that no stage can read are named by file and line, whatever is wrong with their bytes."""
+"""Invalid lines of data files are refused with file, line and field."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from training.data.examples import (
     read_thumbs,
 )
 
-LONE = "\ud83d"  # half of a pair: JSON can spell it, UTF-8 cannot
+UNPAIRED = "\ud83d"  # unpaired surrogate: JSON can spell it, UTF-8 cannot
 ROWS: dict[Callable[[Path], Any], dict[str, Any]] = {
     read_sft: {"messages": user("a"), "response": "b"},
     read_pairs: {"messages": user("a"), "chosen": "b", "rejected": "c", "prompt_id": "d"},
@@ -29,13 +29,13 @@ ROWS: dict[Callable[[Path], Any], dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("read", ROWS, ids=lambda read: read.__name__)
-def test_half_a_surrogate_pair_is_refused_by_its_field(
+def test_unpaired_surrogate_is_refused_with_its_field(
     read: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     row = ROWS[read]
     assert len(read(write_lines(tmp_path / "rows.jsonl", [row, row]))) == 2
     for field in (name for name in row if name != "thumb"):
-        broken = user(f"a {LONE}") if field == "messages" else f"a {LONE}"
+        broken = user(f"a {UNPAIRED}") if field == "messages" else f"a {UNPAIRED}"
         path = write_lines(tmp_path / "rows.jsonl", [row, row | {field: broken}])
         with refused(ExampleError, field=f"rows.jsonl:2:{field}", reason="NOT_UTF8") as caught:
             read(path)
@@ -43,17 +43,17 @@ def test_half_a_surrogate_pair_is_refused_by_its_field(
 
 
 @pytest.mark.parametrize("read", ROWS, ids=lambda read: read.__name__)
-def test_what_is_not_utf_8_is_refused_by_its_line(
+def test_invalid_utf_8_is_refused_with_its_line(
     read: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[read]] * 2)
     path.write_bytes(path.read_bytes() + '{"text": "caf\xe9"}\n'.encode("latin-1"))
     with refused(ExampleError, field="rows.jsonl:3", reason="NOT_UTF8") as caught:
         read(path)
-    assert re.search(r"\b14\b", caught.value.text)  # the byte
+    assert re.search(r"\b14\b", caught.value.text)  # position of the invalid byte
 
 
-def test_an_emoji_in_two_escapes_is_one_character(tmp_path: Path) -> None:
+def test_emoji_as_two_json_escapes_is_one_character(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": "\\ud83d\\ude00"}\r\n')
     assert read_texts(tmp_path / "texts.jsonl") == ["\U0001f600"]
 
@@ -73,13 +73,14 @@ def test_an_emoji_in_two_escapes_is_one_character(tmp_path: Path) -> None:
             "EMPTY",
         ),
         (
-            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            '{"messages": [{"role": "user", "content": "a"},'
+            ' {"role": "assistant", "content": "b"}]}',
             "rows.jsonl:2:messages",
             "CONFLICT",
         ),
     ],
 )
-def test_a_row_of_another_shape_is_told_what_it_lacks(
+def test_invalid_row_is_refused_with_line_and_field(
     line: str, field: str, reason: str, tmp_path: Path
 ) -> None:
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[read_sft]])
@@ -89,7 +90,7 @@ def test_a_row_of_another_shape_is_told_what_it_lacks(
 
 
 @pytest.mark.parametrize(("wrong", "more"), [(1, []), (2, [1]), (9, [8])])
-def test_the_first_wrong_line_is_named_and_the_others_are_counted(
+def test_first_invalid_line_is_named_and_the_others_are_counted(
     wrong: int, more: list[int], tmp_path: Path
 ) -> None:
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[read_sft], *[{"response": "b"}] * wrong])

@@ -1,4 +1,4 @@
-"""Rows out of a stream of documents: every token is predicted once, and documents stay apart."""
+"""Packing of documents into rows: every token is predicted once, and documents stay separate."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def stream_of(*lengths: int) -> TokenStream:
     )
 
 
-def test_packed_documents_predict_every_token_but_their_first_exactly_once() -> None:
+def test_packed_documents_predict_every_token_except_the_first_exactly_once() -> None:
     stream = stream_of(3, 12, 1, 4, 2)
     rows = PackedRows(stream, row_tokens=5, packing="documents")
     batch = rows.batch(range(len(rows)))
@@ -23,20 +23,20 @@ def test_packed_documents_predict_every_token_but_their_first_exactly_once() -> 
     firsts = {100, 103, 115, 116, 120}
     assert sorted(learned) == [token for token in range(100, 122) if token not in firsts]
     assert rows.left_over_tokens == 0
-    # Of those, what ends a document stands for no text.
+    # End tokens of documents are predicted but contain no text.
     assert sorted(batch.ids_BT[batch.text_BT].tolist()) == sorted(
         set(learned) - {102, 114, 115, 119, 121}
     )
 
 
-def test_packed_rows_hold_document_numbers_and_are_filled_with_zero() -> None:
+def test_packed_rows_have_document_numbers_and_zero_padding() -> None:
     batch = PackedRows(stream_of(3, 4), row_tokens=5, packing="documents").batch([0, 1])
     assert batch.ids_BT.tolist() == [[100, 101, 102, 103, 104], [104, 105, 106, 0, 0]]
     assert batch.mask_BT.tolist() == [[1, 1, 1, 2, 2], [2, 2, 2, 0, 0]]
     assert batch.learned_BT.int().tolist() == [[0, 1, 1, 0, 1], [0, 1, 1, 0, 0]]
 
 
-def test_a_stream_lies_end_to_end_and_counts_what_is_left_over() -> None:
+def test_stream_rows_lie_end_to_end_and_left_over_tokens_are_counted() -> None:
     rows = PackedRows(stream_of(3, 4, 6), row_tokens=5, packing="stream")
     batch = rows.batch([0, 1])
     assert batch.ids_BT.flatten().tolist() == list(range(100, 110))
@@ -45,7 +45,7 @@ def test_a_stream_lies_end_to_end_and_counts_what_is_left_over() -> None:
     assert (len(rows), rows.left_over_tokens) == (2, 3)
 
 
-def test_the_first_documents_are_whole_and_at_least_one() -> None:
+def test_first_documents_are_whole_and_at_least_one() -> None:
     stream = stream_of(3, 4, 6)
     assert [
         (part.documents, part.tokens, part.bytes) for part in map(stream.first, (1, 7, 12, 99))
@@ -64,7 +64,7 @@ def test_the_first_documents_are_whole_and_at_least_one() -> None:
         (8, "best", "packing", "UNKNOWN", "documents, stream"),
     ],
 )
-def test_rows_that_make_no_sense_are_refused(
+def test_invalid_row_settings_are_refused(
     rows: int, packing: str, field: str, reason: str, limit: str
 ) -> None:
     with refused(ShardError, field=field, reason=reason, limit=limit):

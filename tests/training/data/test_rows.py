@@ -1,4 +1,4 @@
-"""The seam with the feedback service's sink: what it writes is what training reads."""
+"""Rows written by the feedback service's sink are read by training."""
 
 import base64
 import json
@@ -24,9 +24,9 @@ from tests.support.errors import refused
 from tests.training.feedback_log import uid
 from training.data.catalogue import Segment
 from training.data.chat import Message
-from training.data.events import Closed, Finish, Kind
+from training.data.events import FeedbackKind, FinishReason, Withheld
 from training.data.rows import RowError, feedback_rows, turn_rows
-from training.data.sealed import DataKey, Opening, Texts
+from training.data.sealed import DataKey, Decryptor, Texts
 from training.data.served import Served
 
 FILES = Path(__file__).parents[2] / "services/feedback/golden"
@@ -34,8 +34,8 @@ GOLDEN, SAMPLED = (
     json.loads((FILES / f"sealed_v{release}.json").read_text()) for release in (1, 2)
 )
 SEGMENT = Segment(1, "topic", 0, 0, 10, "key", "sha", 3)
-OPENING = Opening({"a" * 64: DataKey(consent=True)}, set())
-PLACE = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1}
+DECRYPTOR = Decryptor({"a" * 64: DataKey(consent=True)}, set())
+POSITION = {"topic_id": "topic", "partition": 0, "ingest_time": 1, "schema_version": 1}
 EVENT = FeedbackEvent(
     uid("e"), "t", "a" * 64, uid("c"), uid("m"), "nano-0", "stable", 1, Thumb(True, ("nice",), "x")
 )
@@ -67,91 +67,89 @@ TURN = TurnEvent(
 
 
 def table(schema, rows):
-    placed = [
-        {**row, **PLACE, "offset": number, "event_id": uid(f"e{number}")}
+    positioned = [
+        {**row, **POSITION, "offset": number, "event_id": uid(f"e{number}")}
         for number, row in enumerate(rows)
     ]
-    return pq.read_table(BytesIO(parquet.encode(schema, placed)))
+    return pq.read_table(BytesIO(parquet.encode(schema, positioned)))
 
 
-def test_feedback_reads_as_the_sink_writes_it() -> None:
+def test_feedback_rows_match_the_sinks_format() -> None:
     values = [Thumb(False), Correction("better"), Retraction("thumb")]
     rows = [parquet.feedback_row(replace(EVENT, value=value)) for value in values]
     thumb, correction, retraction = feedback_rows(
-        table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT, OPENING
+        table(parquet.FEEDBACK_SCHEMA, rows), SEGMENT, DECRYPTOR
     )
     assert (thumb.kind, thumb.up, thumb.message_id, thumb.place) == (
-        Kind.THUMB,
+        FeedbackKind.THUMB,
         False,
         uid("m"),
         (0, 1, 0),
     )
-    assert (correction.kind, correction.text) == (Kind.CORRECTION, "better")
-    assert (retraction.kind, retraction.retracts) == (Kind.RETRACTION, "thumb")
+    assert (correction.kind, correction.text) == (FeedbackKind.CORRECTION, "better")
+    assert (retraction.kind, retraction.retracts) == (FeedbackKind.RETRACTION, "thumb")
 
 
-def test_turns_read_as_the_sink_writes_them() -> None:
-    (turn,) = turn_rows(table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]), SEGMENT, OPENING)
+def test_turn_rows_match_the_sinks_format() -> None:
+    (turn,) = turn_rows(table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]), SEGMENT, DECRYPTOR)
     assert turn.context == (Message("system", "be kind"), Message("user", "hi"))
     assert (turn.answer, turn.finish, turn.arm, turn.erased) == (
         "hello",
-        Finish.STOP,
+        FinishReason.STOP,
         "candidate",
         False,
     )
     assert turn.cached
 
 
-def test_columns_that_an_older_writer_did_not_have_are_null() -> None:
+def test_columns_missing_from_older_files_are_null() -> None:
     old = table(parquet.TURNS_SCHEMA, [parquet.turn_row(TURN)]).drop_columns(
         ["guard_category", "erased", "arm", "cached"]
     )
-    (turn,) = turn_rows(old, SEGMENT, OPENING)
+    (turn,) = turn_rows(old, SEGMENT, DECRYPTOR)
     assert (turn.guard_category, turn.erased, turn.arm, turn.cached) == ("", False, "", False)
 
 
-def test_rows_of_a_compacted_object_have_the_places_that_their_segments_gave_them() -> None:
+def test_rows_of_compacted_objects_keep_their_original_positions() -> None:
     rows = [parquet.feedback_row(EVENT), parquet.feedback_row(replace(EVENT, value=Thumb(False)))]
     compacted = table(parquet.FEEDBACK_SCHEMA, rows).append_column(
         "sequence", pa.array([4, 7], pa.int64())
     )
     cover = Segment(7, "", 0, 0, 0, "key", "sha", 2, first_sequence=3)
-    assert [event.place for event in feedback_rows(compacted, cover, OPENING)] == [
+    assert [event.place for event in feedback_rows(compacted, cover, DECRYPTOR)] == [
         (0, 4, 0),
         (0, 7, 1),
     ]
     for other in (replace(cover, sequence=6), replace(cover, first_sequence=5)):
         limit = f"{other.first_sequence} to {other.sequence}"
         with refused(RowError, field="sequence", reason="OUT_OF_RANGE", limit=limit):
-            list(feedback_rows(compacted, other, OPENING))
+            list(feedback_rows(compacted, other, DECRYPTOR))
     with refused(RowError, field="sequence", reason="OUT_OF_RANGE", limit="3 to 7"):
-        list(feedback_rows(compacted.drop_columns(["sequence"]), cover, OPENING))
+        list(feedback_rows(compacted.drop_columns(["sequence"]), cover, DECRYPTOR))
 
 
-def test_golden_sealed_events_of_the_service_open_to_what_was_said() -> None:
+def test_golden_sealed_events_decrypt_to_their_texts() -> None:
     for name in GOLDEN["events"]:
         message = events_pb2.TurnEvent if name in ("turn", "erased") else events_pb2.FeedbackEvent
-        sealed, said = (
+        sealed, texts_of = (
             message.FromString(base64.b64decode(GOLDEN[part][name])) for part in ("events", "said")
         )
         key = DataKey(True, bytes.fromhex(GOLDEN["key_id"]), bytes.fromhex(GOLDEN["key"]))
-        opening = Opening({sealed.principal: key}, set())
+        decryptor = Decryptor({sealed.principal: key}, set())
         if message is events_pb2.TurnEvent:
             row = {**parquet.turn_row(codec.turn_from(sealed)), "event_id": sealed.event_id}
             assert row["context"] == []
-            texts = opening.turn(row, SEGMENT)
+            texts = decryptor.turn(row, SEGMENT)
             assert [(m.role, m.content) for m in texts.context] == [
-                ("user", m.text) for m in said.context
+                ("user", m.text) for m in texts_of.context
             ]
-            assert texts.answer == said.answer
+            assert texts.answer == texts_of.answer
         else:
             row = {**parquet.feedback_row(codec.feedback_from(sealed)), "event_id": sealed.event_id}
-            assert opening.feedback(row, SEGMENT) == Texts(correction=said.correction.text)
+            assert decryptor.feedback(row, SEGMENT) == Texts(correction=texts_of.correction.text)
 
 
-def test_a_golden_turn_with_a_sample_opens_to_what_was_sampled_and_one_from_before_to_none() -> (
-    None
-):
+def test_golden_turns_decrypt_with_and_without_a_sample() -> None:
     for golden, wanted in (
         (
             SAMPLED["events"]["sampled"],
@@ -166,13 +164,13 @@ def test_a_golden_turn_with_a_sample_opens_to_what_was_sampled_and_one_from_befo
             BytesIO(
                 parquet.encode(
                     parquet.TURNS_SCHEMA,
-                    [{**row, **PLACE, "offset": 0, "event_id": sealed.event_id}],
+                    [{**row, **POSITION, "offset": 0, "event_id": sealed.event_id}],
                 )
             )
         )
-        (turn,) = turn_rows(table_of, SEGMENT, Opening({sealed.principal: key}, set()))
+        (turn,) = turn_rows(table_of, SEGMENT, Decryptor({sealed.principal: key}, set()))
         assert turn.served == wanted
-        (closed,) = turn_rows(
-            table_of, SEGMENT, Opening({sealed.principal: DataKey(consent=False)}, set())
+        (withheld,) = turn_rows(
+            table_of, SEGMENT, Decryptor({sealed.principal: DataKey(consent=False)}, set())
         )
-        assert (closed.served, closed.closed) == (None, Closed.NO_CONSENT)
+        assert (withheld.served, withheld.withheld) == (None, Withheld.NO_CONSENT)

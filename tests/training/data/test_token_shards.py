@@ -1,6 +1,4 @@
-"""A corpus as token shards: everything is in them once, where it is is a function of the texts, and
-what does not fit is refused.
-"""
+"""Token shards contain every text once, at deterministic positions; mismatches are refused."""
 
 import json
 from dataclasses import replace
@@ -11,22 +9,22 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.support.errors import refused
-from tests.training.tokenization.made import HARD
+from tests.training.tokenization.sample_tokenizers import DIFFICULT
 from tests.training.toys import write_lines
 from training.data.corpus import TextError
+from training.data.nano_tokenizer import train_tokenizer
 from training.data.token_shards import (
     TRAIN,
     ShardConfig,
     ShardError,
-    Tokenised,
+    TokenisationProgress,
     TokenStream,
     open_shards,
     write_shards,
 )
-from training.data.tokenize import train_tokenizer
 from training.manifest import MANIFEST, ManifestError, verify_manifest
 from training.tokenization.control import BEGIN, END
-from training.tokenization.opened import BytePairs, open_tokenizer
+from training.tokenization.text_tokenizer import BytePairs, open_tokenizer
 
 TEXTS = [f"the bird number {i} sings in the tree — über {'river ' * (i % 7)}" for i in range(60)]
 
@@ -58,7 +56,7 @@ def documents(stream: TokenStream, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
 
-def test_every_text_is_in_one_split_once_in_order_across_shards(config: ShardConfig) -> None:
+def test_every_text_is_in_exactly_one_split_in_order(config: ShardConfig) -> None:
     manifest = write_shards(config)
     verify_manifest(config.output_directory)
     splits = open_shards(config.output_directory, config.tokenizer_directory)
@@ -78,10 +76,8 @@ def test_every_text_is_in_one_split_once_in_order_across_shards(config: ShardCon
     assert manifest.report[TRAIN]["documents"] == len(train)
 
 
-def test_texts_have_the_ids_that_tokenizer_json_gives_them_though_tiktoken_encodes(
-    config: ShardConfig, tmp_path: Path
-) -> None:
-    hard = [text for text in HARD if text]
+def test_shards_have_the_ids_of_tokenizer_json(config: ShardConfig, tmp_path: Path) -> None:
+    hard = [text for text in DIFFICULT if text]
     write_lines(tmp_path / "hard.jsonl", [{"text": text} for text in hard])
     write_shards(replace(config, sources=(tmp_path / "hard.jsonl",), held_out_fraction=0.0))
     train = open_shards(config.output_directory, config.tokenizer_directory).train
@@ -97,7 +93,7 @@ def test_texts_have_the_ids_that_tokenizer_json_gives_them_though_tiktoken_encod
     ]
 
 
-def test_a_text_is_on_the_same_side_wherever_it_stands(config: ShardConfig, tmp_path: Path) -> None:
+def test_text_is_in_the_same_split_at_any_place(config: ShardConfig, tmp_path: Path) -> None:
     write_shards(config)
     again = replace(
         config, sources=(tmp_path / "mixed.jsonl",), output_directory=tmp_path / "again"
@@ -113,11 +109,11 @@ def test_a_text_is_on_the_same_side_wherever_it_stands(config: ShardConfig, tmp_
     assert len(other) == 2 * len(one)
 
 
-def test_the_same_texts_are_not_tokenised_again_and_others_are_refused(config: ShardConfig) -> None:
-    told: list[Tokenised] = []
-    first = write_shards(config, told.append)
-    assert told[-1].read_bytes == told[-1].all_bytes > 0
-    assert told[-1].documents == len(TEXTS)
+def test_finished_shards_are_reused_and_other_settings_are_refused(config: ShardConfig) -> None:
+    progress: list[TokenisationProgress] = []
+    first = write_shards(config, progress.append)
+    assert progress[-1].read_bytes == progress[-1].all_bytes > 0
+    assert progress[-1].documents == len(TEXTS)
     assert write_shards(config, lambda _: pytest.fail("tokenised again")) == first
     with refused(ShardError, field="output_directory", reason="MISMATCH") as caught:
         write_shards(replace(config, seed=1, held_out_fraction=0.3))
@@ -128,7 +124,7 @@ def test_the_same_texts_are_not_tokenised_again_and_others_are_refused(config: S
     ]
 
 
-def test_what_a_cut_off_run_left_is_written_anew(config: ShardConfig) -> None:
+def test_files_of_an_interrupted_run_are_overwritten(config: ShardConfig) -> None:
     first = write_shards(config)
     (config.output_directory / MANIFEST).unlink()
     (config.output_directory / "train-00099.bin").write_bytes(b"torn")
@@ -137,7 +133,7 @@ def test_what_a_cut_off_run_left_is_written_anew(config: ShardConfig) -> None:
     assert write_shards(config).files == first.files
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(config: ShardConfig) -> None:
+def test_output_directory_with_foreign_files_is_refused_and_unchanged(config: ShardConfig) -> None:
     config.output_directory.mkdir()
     (config.output_directory / "thesis.txt").write_text("years of work")
     with refused(ShardError, field="output_directory", reason="EXISTS") as caught:
@@ -146,7 +142,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(config: ShardConfig) -
     assert (config.output_directory / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_control_token_that_a_text_spells_is_text_unless_asked_for(
+def test_control_token_in_a_text_is_text_unless_enabled(
     config: ShardConfig, tmp_path: Path
 ) -> None:
     write_lines(tmp_path / "spelt.jsonl", [{"text": f"a {END} b"}])
@@ -165,7 +161,7 @@ def test_a_control_token_that_a_text_spells_is_text_unless_asked_for(
     assert ends == [1, 2]
 
 
-def test_shards_of_another_tokenizer_or_a_cut_file_are_refused(
+def test_shards_of_another_tokenizer_and_truncated_files_are_refused(
     config: ShardConfig, tmp_path: Path
 ) -> None:
     tokens = write_shards(config).report[TRAIN]["tokens"]
@@ -187,7 +183,7 @@ def test_shards_of_another_tokenizer_or_a_cut_file_are_refused(
         ('{"text": "\\ud800"}\n', "bad.jsonl:1:text", "NOT_UTF8"),
     ],
 )
-def test_a_bad_line_is_named_by_file_and_line(
+def test_invalid_text_line_is_named_by_file_and_line(
     config: ShardConfig, tmp_path: Path, content: str, field: str, reason: str
 ) -> None:
     (tmp_path / "bad.jsonl").write_text(content)
@@ -195,7 +191,7 @@ def test_a_bad_line_is_named_by_file_and_line(
         write_shards(replace(config, sources=(tmp_path / "bad.jsonl",)))
 
 
-def test_files_that_hold_no_texts_are_refused(config: ShardConfig, tmp_path: Path) -> None:
+def test_files_without_texts_are_refused(config: ShardConfig, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with refused(TextError, field="empty", reason="EMPTY", limit=".txt, .jsonl"):
         write_shards(replace(config, sources=(tmp_path / "empty",)))
@@ -206,7 +202,7 @@ def test_files_that_hold_no_texts_are_refused(config: ShardConfig, tmp_path: Pat
         write_shards(replace(config, sources=(tmp_path / "nowhere",)))
 
 
-def test_the_manifest_holds_no_place_of_this_machine(config: ShardConfig, tmp_path: Path) -> None:
+def test_manifest_contains_no_local_paths(config: ShardConfig, tmp_path: Path) -> None:
     write_shards(config)
     assert str(tmp_path) not in json.dumps(
         json.loads((config.output_directory / MANIFEST).read_text())

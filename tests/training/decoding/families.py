@@ -1,5 +1,6 @@
-"""A tiny random model of a family twice: transformers' own, and ours from its files. No token of it
-ends a text unless told to.
+"""Tiny random models of a family in transformers' and in our implementation, with equal weights.
+
+No token ends a text unless a test sets one.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from tests.training.model.shapes import oracle
+from tests.training.model.oracle_models import oracle
 from training.data.tensors import pad
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
@@ -27,8 +28,9 @@ class Pair:
     ours: Backbone
 
     def generate(self, prompts: list[list[int]], **settings: Any) -> Any:
-        """transformers' sequences without their prompts, padded with PAD; with settings alone, none
-        of the model's own.
+        """Return transformers' sequences without prompts, padded with PAD.
+
+        The settings of the model's own generation config are ignored.
         """
         ids, mask = pad(prompts, side="left")
         self.theirs.generation_config = GenerationConfig(pad_token_id=PAD)
@@ -48,9 +50,7 @@ def pair(family: str) -> Pair:
 
 
 def _enliven(model: PreTrainedModel) -> None:
-    """Learned positions that matter, and a last norm without a bias, which alone would decide every
-    token.
-    """
+    """Enlarge learned positions and remove the bias of the last norm, which would dominate."""
     with torch.no_grad():
         model.transformer.wpe.weight.normal_(0, 2.0, generator=torch.Generator().manual_seed(4))
         model.transformer.ln_f.weight.normal_(0, 1.0, generator=torch.Generator().manual_seed(5))
@@ -58,6 +58,6 @@ def _enliven(model: PreTrainedModel) -> None:
 
 
 def without_padding(row: list[int], stop_ids: list[int]) -> tuple[int, ...]:
-    """A row up to and including its stop token."""
+    """Return a row up to and including its stop token."""
     ends = [place for place, token in enumerate(row) if token in stop_ids]
     return tuple(row[: ends[0] + 1]) if ends else tuple(row)

@@ -1,4 +1,4 @@
-"""Token for token what transformers' `generate` says, and the same distribution where it draws."""
+"""Decoding gives the tokens of transformers' `generate`, and sampling the same distribution."""
 
 import itertools
 
@@ -15,29 +15,35 @@ from transformers.generation.logits_process import (
 
 from tests.training.decoding.families import FAMILIES, PROMPTS, pair, without_padding
 from training.data.tensors import pad
-from training.decoding.beam import Beams, Stopping, beam_search
+from training.decoding.beam import BeamConfig, EarlyStopping, beam_search
 from training.decoding.rows import Rows, stop_at
 from training.decoding.rules import Rules
 from training.decoding.sampling import sample
 
 NEW = 14
-ENDINGS = list(range(10, 50))  # many, so that beams end early and often
-EARLY_STOPPING = {Stopping.AT_ONCE: True, Stopping.UNLIKELY: False, Stopping.HOPELESS: "never"}
+STOP_IDS = list(range(10, 50))  # many, so that beams end early and often
+EARLY_STOPPING = {
+    EarlyStopping.AT_ONCE: True,
+    EarlyStopping.UNLIKELY: False,
+    EarlyStopping.HOPELESS: "never",
+}
 
 
 def greedy(family: str, rules: Rules, stop_ids: list[int]) -> list[tuple[int, ...]]:
     rows = Rows(pair(family).ours, PROMPTS, NEW)
-    return [said.ids for said in sample(rows, rules, stop_at(stop_ids), NEW, [0, 0, 0])]
+    return [
+        continuation.ids for continuation in sample(rows, rules, stop_at(stop_ids), NEW, [0, 0, 0])
+    ]
 
 
 def common_token(rows: list[list[int]]) -> int:
-    """A token that greedy decoding really reaches, in the middle of a row."""
+    """Return a token from the middle of a greedy row."""
     return rows[0][NEW // 2]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("penalty", [1.0, 1.7, 0.8])
-def test_greedy_is_theirs(family: str, penalty: float) -> None:
+def test_greedy_decoding_equals_transformers(family: str, penalty: float) -> None:
     whole = pair(family).generate(
         PROMPTS, max_new_tokens=NEW, do_sample=False, repetition_penalty=penalty
     )
@@ -56,16 +62,16 @@ def test_greedy_is_theirs(family: str, penalty: float) -> None:
 @pytest.mark.parametrize(
     ("stopping", "length_penalty", "penalty"),
     [
-        (Stopping.AT_ONCE, 1.0, 1.0),
-        (Stopping.UNLIKELY, 1.0, 1.0),
-        (Stopping.UNLIKELY, 2.5, 1.3),
-        (Stopping.UNLIKELY, -0.7, 1.0),
-        (Stopping.HOPELESS, 2.5, 1.0),
-        (Stopping.HOPELESS, 0.0, 1.3),
+        (EarlyStopping.AT_ONCE, 1.0, 1.0),
+        (EarlyStopping.UNLIKELY, 1.0, 1.0),
+        (EarlyStopping.UNLIKELY, 2.5, 1.3),
+        (EarlyStopping.UNLIKELY, -0.7, 1.0),
+        (EarlyStopping.HOPELESS, 2.5, 1.0),
+        (EarlyStopping.HOPELESS, 0.0, 1.3),
     ],
 )
-def test_beams_are_theirs(
-    family: str, stopping: Stopping, length_penalty: float, penalty: float
+def test_beam_search_equals_transformers(
+    family: str, stopping: EarlyStopping, length_penalty: float, penalty: float
 ) -> None:
     expected = pair(family).generate(
         PROMPTS,
@@ -76,42 +82,42 @@ def test_beams_are_theirs(
         length_penalty=length_penalty,
         early_stopping=EARLY_STOPPING[stopping],
         repetition_penalty=penalty,
-        eos_token_id=ENDINGS,
+        eos_token_id=STOP_IDS,
     )
-    beams = Beams(3, length_penalty, stopping, penalty)
+    beams = BeamConfig(3, length_penalty, stopping, penalty)
     found = [
-        said.ids
-        for best in beam_search(pair(family).ours, PROMPTS, beams, NEW, ENDINGS)
-        for said in best
+        continuation.ids
+        for best in beam_search(pair(family).ours, PROMPTS, beams, NEW, STOP_IDS)
+        for continuation in best
     ]
-    assert found == [without_padding(row, ENDINGS) for row in expected]
+    assert found == [without_padding(row, STOP_IDS) for row in expected]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_beam_cases_are_not_all_one(family: str) -> None:
-    """Or the rules of stopping would be checked by texts that they do not touch."""
+def test_beam_settings_give_different_results(family: str) -> None:
+    """Otherwise the comparison would not exercise the stopping rules."""
     found = {
         (stopping, length_penalty): str(
             beam_search(
-                pair(family).ours, PROMPTS, Beams(3, length_penalty, stopping), NEW, ENDINGS
+                pair(family).ours, PROMPTS, BeamConfig(3, length_penalty, stopping), NEW, STOP_IDS
             )
         )
-        for stopping in Stopping
+        for stopping in EarlyStopping
         for length_penalty in (0.0, 1.0, 2.5)
     }
-    assert len({found[stopping, 1.0] for stopping in Stopping}) == 3
+    assert len({found[stopping, 1.0] for stopping in EarlyStopping}) == 3
     assert len(set(found.values())) >= 6
 
 
-def test_beams_without_a_stop_token_run_to_the_limit_as_theirs() -> None:
+def test_beams_without_a_stop_token_run_to_the_limit() -> None:
     expected = pair("gpt2").generate(PROMPTS, max_new_tokens=NEW, do_sample=False, num_beams=4)
-    found = beam_search(pair("gpt2").ours, PROMPTS, Beams(4), NEW, [])
+    found = beam_search(pair("gpt2").ours, PROMPTS, BeamConfig(4), NEW, [])
     assert [best[0].ids for best in found] == [tuple(row) for row in expected]
     assert [len(best) for best in found] == [4, 4, 4]
 
 
-def test_one_beam_is_greedy() -> None:
-    found = beam_search(pair("gpt2").ours, PROMPTS, Beams(1), NEW, [])
+def test_one_beam_equals_greedy_decoding() -> None:
+    found = beam_search(pair("gpt2").ours, PROMPTS, BeamConfig(1), NEW, [])
     assert [best[0].ids for best in found] == greedy("gpt2", Rules(temperature=0), [])
 
 
@@ -124,7 +130,7 @@ RULES = [
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rules_give_the_distribution_of_theirs(family: str) -> None:
+def test_sampling_rules_give_transformers_distribution(family: str) -> None:
     ids_BS, mask_BS = pad(PROMPTS, side="left")
     with torch.no_grad():
         logits_BV = Rows(pair(family).ours, PROMPTS, 1).next_logits()
@@ -150,4 +156,4 @@ def test_rules_give_the_distribution_of_theirs(family: str) -> None:
         assert (found_BV - expected_BV).abs().max() < 1e-6, rules
         assert torch.equal(found_BV > 0, expected_BV > 0), rules
         cut.add(int((found_BV > 0).sum()))
-    assert len(cut) > 6  # the settings really differ in what they keep
+    assert len(cut) > 6  # the settings keep different numbers of tokens

@@ -1,4 +1,4 @@
-"""`python -m training generate` as a user calls it."""
+"""`python -m training generate` on the command line."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import torch
 from tests.training.toys import toy_model
 from training.__main__ import main
 from training.data.chat import Message, load_chat
-from training.decoding.beam import Beams, beam_search
+from training.decoding.beam import BeamConfig, beam_search
 from training.decoding.presets import read_presets
 from training.decoding.rows import Rows, stop_at
 from training.decoding.rules import Rules
@@ -25,10 +25,10 @@ from training.status import FAILED
 
 
 def assert_failed(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
-    """The command told in one line that it failed, with the names and values that are at fault."""
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(FAILED)
-    assert [part for part in parts if part not in said] == [], said
+    """Assert that the command failed with one line containing the given names and values."""
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(FAILED)
+    assert [part for part in parts if part not in message] == [], message
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def answer(directory: Path, rules: Rules, tokens: int, seed: int, words: str = "
     return chat.decode(sample(rows, rules, stop_at(chat.stop_ids), tokens, [seed])[0].ids)
 
 
-def test_an_answer_is_drawn_as_the_task_is_served(
+def test_answer_is_sampled_with_the_preset_of_the_task(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
@@ -62,7 +62,7 @@ def test_an_answer_is_drawn_as_the_task_is_served(
     assert capsys.readouterr().out == answer(directory, Rules(temperature=0), 20, 5) + "\n"
 
 
-def test_text_is_shown_token_by_token(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_printed_token_by_token(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(sys.stdout, "write", written.append)
     main(["generate", str(directory), "--prompt", "good", "--max-tokens", "12"])
@@ -70,20 +70,22 @@ def test_text_is_shown_token_by_token(directory: Path, monkeypatch: pytest.Monke
     assert written[-1].endswith("\n")
 
 
-def test_beams_print_the_best_one(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_beam_search_prints_the_best_hypothesis(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
         main(["generate", str(directory), "--prompt", "good", "--max-tokens", "6", "--beams", "3"])
         == 0
     )
     chat = load_chat(directory)
     prompt = chat.prompt_ids([Message("user", "good")])
-    best = beam_search(Backbone(load_decoder(directory)), [prompt], Beams(3), 6, chat.stop_ids)[0][
-        0
-    ]
+    best = beam_search(
+        Backbone(load_decoder(directory)), [prompt], BeamConfig(3), 6, chat.stop_ids
+    )[0][0]
     assert capsys.readouterr().out == chat.decode(best.ids) + "\n"
 
 
-def test_a_model_without_a_template_continues_plain_text(
+def test_model_without_a_template_continues_plain_text(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = json.loads((directory / "tokenizer_config.json").read_text())
@@ -96,7 +98,7 @@ def test_a_model_without_a_template_continues_plain_text(
     assert capsys.readouterr().out.strip()
 
 
-def test_gpt2_shaped_models_are_spoken_to_as_any_other(
+def test_gpt2_models_generate_within_their_positions(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = json.loads((directory / "config.json").read_text())["vocab_size"]
@@ -104,7 +106,7 @@ def test_gpt2_shaped_models_are_spoken_to_as_any_other(
     initialise(decoder, seed=1)
     save_decoder(decoder, directory)
     words = ["generate", str(directory), "--prompt", "good tree"]
-    assert main(words) == 0  # as many tokens as its positions have room for
+    assert main(words) == 0  # limited by the remaining positions
     assert capsys.readouterr().out.strip()
     assert main([*words, "--max-tokens", "40"]) == 1
     assert_failed(capsys, "max_positions", "40")
@@ -125,7 +127,7 @@ def test_gpt2_shaped_models_are_spoken_to_as_any_other(
         ("--stop", "", "64"),
     ],
 )
-def test_bad_values_are_refused_by_field_and_limit(
+def test_invalid_options_are_refused_with_field_and_limit(
     option: str, value: str, limit: str, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", str(directory), "--prompt", "good", option, value]) == 1
@@ -136,7 +138,7 @@ def test_bad_values_are_refused_by_field_and_limit(
     ("option", "value"),
     [("--temperature", "1"), ("--top-p", "0.5"), ("--top-k", "3"), ("--min-p", "0.1")],
 )
-def test_how_tokens_are_drawn_is_not_asked_of_a_search(
+def test_sampling_options_are_refused_with_beam_search(
     option: str, value: str, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -145,7 +147,7 @@ def test_how_tokens_are_drawn_is_not_asked_of_a_search(
     assert_failed(capsys, option.removeprefix("--").replace("-", "_"), "beams")
 
 
-def test_a_directory_that_is_no_model_is_refused_without_a_traceback(
+def test_invalid_model_directory_is_refused_without_a_traceback(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", str(tmp_path / "nothing"), "--prompt", "x"]) == 1
@@ -166,7 +168,7 @@ def test_a_directory_that_is_no_model_is_refused_without_a_traceback(
     assert torch.is_grad_enabled()
 
 
-def test_a_reward_model_is_not_spoken_to(
+def test_reward_model_is_refused_for_generation(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (directory / "reward_model.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Generator and training read the same presets, refuse the same files, and have the same limits."""
+"""Generator and training read the same presets, refuse the same files, and have equal limits."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ READERS = [
 NAMES = "code, question_answering, chat, creative"
 
 
-def test_both_read_the_same_file() -> None:
+def test_generator_and_training_read_the_same_presets() -> None:
     assert presets.PRESETS_FILE == served.PRESETS_FILE
     ours, theirs = presets.read_presets(), served.read_presets()
     assert [*map(str, ours)] == [*map(str, theirs)]
@@ -30,7 +30,7 @@ def test_both_read_the_same_file() -> None:
 
 
 def with_code(**values: Any) -> str:
-    """The file with other values of code; None takes one away."""
+    """Return the file with changed values of `code`; None removes a value."""
     content = json.loads(presets.PRESETS_FILE.read_text())
     code = {name: value for name, value in (content["code"] | values).items() if value is not None}
     return json.dumps(content | {"code": code})
@@ -65,7 +65,7 @@ BROKEN = [
     [case[1:] for case in BROKEN],
     ids=[case[0] for case in BROKEN],
 )
-def test_a_broken_file_is_refused_by_both_with_field_and_limit(
+def test_invalid_presets_are_refused_by_both_with_field_and_limit(
     tmp_path: Path,
     read: Callable[[Path], object],
     error: type[Exception],
@@ -81,14 +81,14 @@ def test_a_broken_file_is_refused_by_both_with_field_and_limit(
 
 
 @pytest.mark.parametrize(("read", "error"), READERS)
-def test_a_missing_file_is_refused_by_both(
+def test_missing_presets_are_refused_by_both(
     tmp_path: Path, read: Callable[[Path], object], error: type[Exception]
 ) -> None:
     with refused(error, field="presets.json", reason="MISSING"):
         read(tmp_path / "presets.json")
 
 
-def test_limits_are_those_of_the_generator() -> None:
+def test_limits_equal_those_of_the_generator() -> None:
     ours = (
         tasks.MAX_TOKENS,
         rules.MAX_TEMPERATURE,

@@ -1,6 +1,4 @@
-"""Drawing: as often as the ruled distribution says, each row by its own seed, and refusals by field
-and limit.
-"""
+"""Sampling: frequencies, independence of rows, and refused settings."""
 
 import math
 import re
@@ -11,30 +9,25 @@ import torch
 from tests.support.errors import refused
 from tests.training.decoding.families import PROMPTS, pair
 from training.data.tensors import pad
-from training.decoding.beam import Beams
+from training.decoding.beam import BeamConfig
 from training.decoding.rows import DecodingError, Rows, stop_at
 from training.decoding.rules import Rules, keep_min_p, keep_top_k, keep_top_p, penalise, seen
 from training.decoding.sampling import choose, row_noise, sample
 from training.model.transformer import PositionError
 
 NEW = 8
-CHI_SQUARE_999 = {
-    5: 20.52,
-    6: 22.46,
-    7: 24.32,
-    8: 26.12,
-    9: 27.88,
-    10: 29.59,
-    11: 31.26,
-}  # 0.999 quantiles, by degrees of freedom
+# 0.999 quantiles, by degrees of freedom.
+CHI_SQUARE_999 = {5: 20.52, 6: 22.46, 7: 24.32, 8: 26.12, 9: 27.88, 10: 29.59, 11: 31.26}
 CHAT = Rules(temperature=0.9, top_p=0.95, repetition_penalty=1.1)
 
 
-def test_tokens_come_as_often_as_the_ruled_distribution_says() -> None:
+def test_token_frequencies_match_the_transformed_distribution() -> None:
     draws, prompt = 20_000, PROMPTS[0]
     rules = Rules(temperature=1.3, top_k=12, top_p=0.9)
     rows = Rows(pair("gpt2").ours, [prompt], 1, copies=draws)
-    drawn = torch.tensor([said.ids[0] for said in sample(rows, rules, stop_at([]), 1, [17])])
+    drawn = torch.tensor(
+        [continuation.ids[0] for continuation in sample(rows, rules, stop_at([]), 1, [17])]
+    )
     ids, mask = pad([prompt], side="left")
     expected = rules.apply(Rows(pair("gpt2").ours, [prompt], 1).next_logits(), ids, mask)[
         0
@@ -50,7 +43,7 @@ def test_tokens_come_as_often_as_the_ruled_distribution_says() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3_untied"])
-def test_a_row_does_not_depend_on_its_neighbours(family: str) -> None:
+def test_row_is_independent_of_its_neighbours(family: str) -> None:
     ours = pair(family).ours
     together = sample(
         Rows(ours, PROMPTS, NEW, copies=2), CHAT, stop_at([3, 4, 5]), NEW, [11, 12, 13]
@@ -63,7 +56,7 @@ def test_a_row_does_not_depend_on_its_neighbours(family: str) -> None:
     assert together[0] != together[1]
 
 
-def test_copies_that_share_a_reading_give_the_logits_of_rows_that_do_not() -> None:
+def test_copies_with_a_shared_prefill_have_equal_logits() -> None:
     ours = pair("gemma3_untied").ours
     shared = Rows(ours, PROMPTS, 2, copies=2)
     apart = Rows(ours, [prompt for prompt in PROMPTS for _ in range(2)], 2)
@@ -74,7 +67,7 @@ def test_copies_that_share_a_reading_give_the_logits_of_rows_that_do_not() -> No
             rows.append(torch.arange(6), torch.tensor([True] * 5 + [False]))
 
 
-def test_rows_that_are_taken_go_on_as_if_they_had_been_alone() -> None:
+def test_selected_rows_continue_like_separate_rows() -> None:
     ours = pair("gpt2").ours
     rows = Rows(ours, PROMPTS, 4)
     rows.next_logits()
@@ -84,29 +77,29 @@ def test_rows_that_are_taken_go_on_as_if_they_had_been_alone() -> None:
     assert (rows.next_logits() - alone.next_logits()).abs().max() < 1e-4
 
 
-def test_what_ended_says_so_and_what_did_not_has_every_token() -> None:
-    said = sample(
+def test_ended_rows_end_with_a_stop_token_and_others_reach_the_limit() -> None:
+    continuation = sample(
         Rows(pair("gpt2").ours, PROMPTS, NEW, copies=20),
         Rules(),
         stop_at(list(range(40))),
         NEW,
         [1, 2, 3],
     )
-    assert {one.ended for one in said} == {True, False}
-    for one in said:
+    assert {one.ended for one in continuation} == {True, False}
+    for one in continuation:
         ends = [place for place, token in enumerate(one.ids) if token < 40]
         assert ends == ([len(one.ids) - 1] if one.ended else [])
         assert one.ended or len(one.ids) == NEW
 
 
-def test_the_rules_in_numbers() -> None:
+def test_sampling_rules_on_example_values() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
 
     def kept(ruled: torch.Tensor) -> list[bool]:
         return [value > -math.inf for value in ruled.flatten().tolist()]
 
     assert kept(keep_top_k(logits, 2)) == [True, True, False, False]
-    assert kept(keep_top_k(torch.zeros(1, 4), 1)) == [True] * 4  # ties stay
+    assert kept(keep_top_k(torch.zeros(1, 4), 1)) == [True] * 4  # ties are included
     assert kept(keep_top_k(logits, 99)) == [True] * 4
     assert kept(keep_top_p(logits, 0.79)) == [True, True, False, False]
     assert kept(keep_top_p(logits, 0.81)) == [True, True, True, False]
@@ -120,7 +113,7 @@ def test_the_rules_in_numbers() -> None:
     ]
 
 
-def test_noise_is_each_rows_own_and_greedy_needs_none() -> None:
+def test_noise_is_independent_per_row_and_unused_when_greedy() -> None:
     noise = row_noise([1, 2], 2, 5)
     assert torch.equal(noise[2:], row_noise([2], 2, 5))
     assert len({float(x) for x in noise.flatten()}) == 20
@@ -141,7 +134,7 @@ def test_noise_is_each_rows_own_and_greedy_needs_none() -> None:
         ("repetition_penalty", math.inf, "above 0"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_by_field_and_limit(
+def test_setting_out_of_range_is_refused_with_field_and_limit(
     field: str, value: float, limit: str
 ) -> None:
     with refused(DecodingError, field=field, reason="OUT_OF_RANGE", limit=limit) as caught:
@@ -149,7 +142,7 @@ def test_a_setting_out_of_range_is_refused_by_field_and_limit(
     assert f"{value:g}" in caught.value.text
 
 
-def test_prompts_and_beams_that_cannot_be_are_refused() -> None:
+def test_invalid_prompts_and_beam_settings_are_refused() -> None:
     ours = pair("gpt2").ours
     with refused(DecodingError, field="prompt", reason="EMPTY"):
         Rows(ours, [[1], []], 4)
@@ -162,8 +155,8 @@ def test_prompts_and_beams_that_cannot_be_are_refused() -> None:
     assert {"3", "62"} <= set(re.findall(r"\d+", caught.value.text))
     Rows(ours, [[1, 2, 3]], 61)
     with refused(DecodingError, field="beams", reason="OUT_OF_RANGE", limit="at least 1"):
-        Beams(0)
+        BeamConfig(0)
     with refused(DecodingError, field="length_penalty", reason="NOT_FINITE"):
-        Beams(length_penalty=math.inf)
+        BeamConfig(length_penalty=math.inf)
     with refused(DecodingError, field="repetition_penalty", reason="OUT_OF_RANGE", limit="above 0"):
-        Beams(repetition_penalty=0)
+        BeamConfig(repetition_penalty=0)

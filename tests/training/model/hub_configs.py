@@ -1,8 +1,7 @@
-"""config.json of current small open models as their authors wrote them, down to sizes that a test
-can run.
+"""Published config.json files of current small open models, scaled down for tests.
 
-Only widths, counts and windows are smaller, and dtype is float32, for which transformers computes
-Gemma's embedding scale too.
+Only widths, counts and windows are smaller. dtype is float32, for which transformers also computes
+Gemma's embedding scale.
 """
 
 from typing import Any

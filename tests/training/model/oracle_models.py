@@ -1,4 +1,4 @@
-"""Tiny random models of every family, saved by transformers: the oracle's own files."""
+"""Tiny random models of every family, saved by transformers as the oracle's own files."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
-    "initializer_range": 0.3,  # spread weights, so that greedy decoding does not loop
+    "initializer_range": 0.3,  # large weights, so that greedy decoding does not loop
 }
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -82,8 +82,9 @@ CONFIGS = {
 
 
 def oracle(family: str, directory: Path) -> PreTrainedModel:
-    """A random model of the family, saved under `directory` and returned in eval mode. Norms and
-    biases are random too.
+    """Save a random model of the family under `directory` and return it in eval mode.
+
+    Norms and biases are random too.
     """
     logging.disable_progress_bar()
     torch.manual_seed(hash_free_seed(family))

@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same numbers from less memory."""
+"""Activation checkpointing gives identical numbers with less memory."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def gradients(decoder: Decoder, narrow: bool) -> tuple[float, list[torch.Tensor]
 
 
 class Saved:
-    """Counts the numbers that autograd keeps."""
+    """Counter of the numbers saved by autograd."""
 
     def __init__(self) -> None:
         self.numbers = 0
@@ -36,7 +36,7 @@ class Saved:
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-def test_loss_and_gradients_are_the_same_bits_and_less_is_kept(narrow: bool) -> None:
+def test_loss_and_gradients_are_bit_identical_and_less_is_saved(narrow: bool) -> None:
     plain, checkpointed = toy_decoder(), toy_decoder()
     checkpoint_activations(checkpointed)
     kept, kept_less = Saved(), Saved()
@@ -51,7 +51,7 @@ def test_loss_and_gradients_are_the_same_bits_and_less_is_kept(narrow: bool) -> 
 
 
 def adapted() -> tuple[Decoder, list[Backbone]]:
-    """Two views of one decoder, whose adapters do something."""
+    """Return a decoder and two views with effective adapters."""
     decoder = toy_decoder()
     views = [
         trainable_backbone(decoder, name, LoraConfig(rank=2), seed)
@@ -65,7 +65,7 @@ def adapted() -> tuple[Decoder, list[Backbone]]:
 
 
 def adapters_gradients(decoder: Decoder, views: list[Backbone]) -> list[torch.Tensor]:
-    """Of losses that are both there before the first backward, as PPO's policy and critic may be."""
+    """Return gradients of losses that all exist before the first backward, as in PPO."""
     ids_BT = torch.randint(0, 24, (3, 16), generator=torch.Generator().manual_seed(1))
     losses = [decoder.logits(view.hidden(ids_BT)).square().mean() for view in views]
     torch.autograd.backward(losses)
@@ -77,20 +77,19 @@ def adapters_gradients(decoder: Decoder, views: list[Backbone]) -> list[torch.Te
     return [gradient for gradient in found if gradient is not None]
 
 
-def test_an_adapter_that_is_left_before_the_backward_pass_is_active_again_in_it() -> None:
+def test_adapter_is_reactivated_for_the_recomputation_in_backward() -> None:
     plain, checkpointed = adapted(), adapted()
     checkpoint_activations(checkpointed[0], checkpointed[0])
     wanted, found = adapters_gradients(*plain), adapters_gradients(*checkpointed)
-    assert (
-        len(wanted) == len(found) == 2 * 2 * 2 * 7
-    )  # views, layers, matrices of a pair, projections
+    # Views, layers, matrices of a pair, projections.
+    assert len(wanted) == len(found) == 2 * 2 * 2 * 7
     assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
     assert all(
         linear.active is None for linear in checkpointed[0].modules() if hasattr(linear, "active")
     )
 
 
-def test_a_decoder_that_is_named_twice_computes_a_block_again_once(
+def test_decoder_listed_twice_recomputes_each_block_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[int] = []
@@ -107,7 +106,7 @@ def test_a_decoder_that_is_named_twice_computes_a_block_again_once(
     assert len(calls) == 2  # layers
 
 
-def test_a_block_runs_twice_in_training_and_once_without_gradients(
+def test_block_runs_twice_in_training_and_once_without_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[int] = []
@@ -130,7 +129,7 @@ def test_a_block_runs_twice_in_training_and_once_without_gradients(
     assert cache.length == 4
 
 
-def test_names_of_parameters_stay() -> None:
+def test_parameter_names_stay_unchanged() -> None:
     decoder = toy_decoder()
     names = list(decoder.state_dict())
     checkpoint_activations(decoder)

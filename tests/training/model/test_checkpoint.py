@@ -1,6 +1,4 @@
-"""Broken and foreign checkpoints: each is refused by a CheckpointError that names the file, and no
-pickle is ever read.
-"""
+"""Broken and untrusted checkpoints are refused with the file name; pickles are never read."""
 
 import json
 import re
@@ -12,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.errors import refused
-from tests.training.model.shapes import oracle
+from tests.training.model.oracle_models import oracle
 from training.model.checkpoint import load_decoder
 from training.model.fields import ModelConfigError
 from training.model.lora import LoraConfig, add_adapter, load_adapter, save_adapter
@@ -60,9 +58,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", sorted(BROKEN))
-def test_a_file_that_is_not_safe_or_not_whole_is_refused_by_name(
-    kind: str, directory: Path
-) -> None:
+def test_unsafe_and_incomplete_files_are_refused(kind: str, directory: Path) -> None:
     content, field, reason = BROKEN[kind]
     (directory / "model.safetensors").write_bytes(content)
     with refused(CheckpointError, field=field, reason=reason) as caught:
@@ -73,7 +69,7 @@ def test_a_file_that_is_not_safe_or_not_whole_is_refused_by_name(
 @pytest.mark.parametrize(
     "name", ["pytorch_model.bin", "model.pt", "weights.pkl", "consolidated.00.pth"]
 )
-def test_a_directory_of_pickles_is_refused_with_the_way_out(name: str, directory: Path) -> None:
+def test_directory_of_pickles_is_refused_with_a_remedy(name: str, directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / name)
     with refused(
         CheckpointError, field=name, reason="UNSUPPORTED", limit="model.safetensors"
@@ -82,7 +78,7 @@ def test_a_directory_of_pickles_is_refused_with_the_way_out(name: str, directory
     assert "save_pretrained" in caught.value.text
 
 
-def test_a_directory_without_weights_is_refused(directory: Path) -> None:
+def test_directory_without_weights_is_refused(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
     with refused(CheckpointError, field="model.safetensors", reason="MISSING") as caught:
         load_decoder(directory)
@@ -108,7 +104,7 @@ def with_index(directory: Path, content: object) -> Path:
         ({"weight_map": {"a": "model-2.safetensors"}}, "model-2.safetensors", "MISSING"),
     ],
 )
-def test_an_index_that_leads_astray_is_refused(
+def test_invalid_weight_index_is_refused(
     content: object, field: str, reason: str, directory: Path
 ) -> None:
     with refused(CheckpointError, field=field, reason=reason) as caught:
@@ -116,7 +112,7 @@ def test_an_index_that_leads_astray_is_refused(
     assert "model.safetensors.index.json" in caught.value.text
 
 
-def test_a_tensor_in_two_files_is_refused(directory: Path) -> None:
+def test_tensor_in_two_files_is_refused(directory: Path) -> None:
     tensors = load_file(directory / "model.safetensors")
     save_file({"model.norm.weight": tensors["model.norm.weight"]}, directory / "more.safetensors")
     index = {"weight_map": {"a": "model.safetensors", "b": "more.safetensors"}}
@@ -135,7 +131,7 @@ def test_a_tensor_in_two_files_is_refused(directory: Path) -> None:
         (b"[" * 100_000, "MALFORMED"),
     ],
 )
-def test_a_config_json_that_is_none_is_refused(
+def test_missing_or_malformed_config_json_is_refused(
     content: bytes | None, reason: str, directory: Path
 ) -> None:
     (directory / "config.json").unlink()
@@ -146,7 +142,7 @@ def test_a_config_json_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(value: float, directory: Path) -> None:
+def test_non_finite_weights_are_refused_by_name(value: float, directory: Path) -> None:
     tensors = load_file(directory / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = value
     save_file(tensors, directory / "model.safetensors")
@@ -154,7 +150,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(value: float, directory
         load_decoder(directory)
 
 
-def test_a_missing_and_an_unknown_tensor_are_named_with_their_shapes(directory: Path) -> None:
+def test_missing_and_misshapen_tensors_are_named_with_their_shapes(directory: Path) -> None:
     tensors = load_file(directory / "model.safetensors")
     norm = tensors.pop("model.norm.weight")
     save_file(tensors, directory / "model.safetensors")
@@ -173,7 +169,7 @@ def test_a_missing_and_an_unknown_tensor_are_named_with_their_shapes(directory: 
     assert "[31]" in caught.value.text
 
 
-def test_gpt2_names_the_tensor_as_its_file_does(tmp_path: Path) -> None:
+def test_mismatch_in_gpt2_is_reported_under_the_name_in_the_file(tmp_path: Path) -> None:
     oracle("gpt2", tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["transformer.h.0.attn.c_attn.weight"] = tensors[
@@ -186,7 +182,7 @@ def test_gpt2_names_the_tensor_as_its_file_does(tmp_path: Path) -> None:
     assert "[96, 32]" in caught.value.text
 
 
-def test_an_adapter_that_is_a_pickle_is_refused(directory: Path) -> None:
+def test_pickled_adapter_is_refused(directory: Path) -> None:
     decoder = load_decoder(directory)
     config = LoraConfig(rank=2)
     add_adapter(decoder, "policy", config, seed=1)

@@ -1,6 +1,4 @@
-"""What families share only in this library: GPT-2's files both ways, its positions, and the
-config.json of real small models.
-"""
+"""Family differences handled by this library: GPT-2's files and positions, published configs."""
 
 import json
 from pathlib import Path
@@ -13,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.support.errors import refused
 from tests.training.model.hub_configs import HUB_CONFIGS
-from tests.training.model.shapes import CONFIGS, oracle
+from tests.training.model.oracle_models import CONFIGS, oracle
 from training.model.cache import KeyValueCache
 from training.model.checkpoint import load_decoder, plain_weights, save_decoder
 from training.model.config import gpt2_json, llama_json, parse_config
@@ -30,9 +28,7 @@ def logits_of(decoder: Decoder, ids_BT: torch.Tensor = IDS_BT) -> torch.Tensor:
 
 
 def theirs(directory: Path) -> torch.Tensor:
-    """Logits of what transformers makes of the directory; a tensor that it misses or does not know
-    is an error.
-    """
+    """Return the logits of transformers for the directory; missing and unknown tensors fail."""
     model, report = AutoModelForCausalLM.from_pretrained(
         directory, attn_implementation="eager", output_loading_info=True, dtype=torch.float32
     )
@@ -44,9 +40,7 @@ def theirs(directory: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", sorted(HUB_CONFIGS))
-def test_config_json_of_real_small_models_gives_transformers_logits(
-    name: str, tmp_path: Path
-) -> None:
+def test_logits_equal_transformers_for_published_configs(name: str, tmp_path: Path) -> None:
     raw = HUB_CONFIGS[name]
     (tmp_path / "config.json").write_text(json.dumps(raw))
     torch.manual_seed(3)
@@ -58,15 +52,14 @@ def test_config_json_of_real_small_models_gives_transformers_logits(
             parameter.normal_(0.0, 0.3)
         expected = model(IDS_BT).logits
     model.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(
-        json.dumps(raw)
-    )  # as its authors wrote it, not as transformers 5 does
+    # The authors' spelling, not that of transformers 5.
+    (tmp_path / "config.json").write_text(json.dumps(raw))
     assert (logits_of(load_decoder(tmp_path)) - expected).abs().max() < 1e-4
     assert expected.std() > 0.1
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_transformers_reads_what_we_save_and_agrees(family: str, tmp_path: Path) -> None:
+def test_transformers_loads_saved_models_with_equal_logits(family: str, tmp_path: Path) -> None:
     oracle(family, tmp_path / "theirs")
     decoder = load_decoder(tmp_path / "theirs")
     add_adapter(decoder, "tuned", LoraConfig(rank=2), seed=1)
@@ -81,28 +74,28 @@ def test_transformers_reads_what_we_save_and_agrees(family: str, tmp_path: Path)
     ).keys() | ({"lm_head.weight"} if decoder.lm_head else set())
 
 
-def test_a_fresh_gpt2_of_ours_is_one_of_transformers(tmp_path: Path) -> None:
+def test_new_gpt2_loads_in_transformers_with_equal_logits(tmp_path: Path) -> None:
     decoder = Decoder(parse_config(gpt2_json(97, 32, 2, 4, max_positions=64)))
     initialise(decoder, seed=1)
     save_decoder(decoder, tmp_path)
     assert (theirs(tmp_path) - logits_of(decoder)).abs().max() < 1e-4
 
 
-def test_gpt2_files_as_openai_named_them_are_read(tmp_path: Path) -> None:
+def test_gpt2_files_with_openais_original_names_are_read(tmp_path: Path) -> None:
     oracle("gpt2", tmp_path)
     expected = logits_of(load_decoder(tmp_path))
     tensors = {
         name.removeprefix("transformer."): t
         for name, t in load_file(tmp_path / "model.safetensors").items()
     }
-    for layer in range(3):  # causal masks, which these files carry along
+    for layer in range(3):  # causal masks, included in these files
         tensors[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()
         tensors[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
     save_file(tensors, tmp_path / "model.safetensors")
     assert torch.equal(logits_of(load_decoder(tmp_path)), expected)
 
 
-def test_in_memory_gpt2_has_the_names_that_everything_else_knows(tmp_path: Path) -> None:
+def test_gpt2_has_llama_names_in_memory(tmp_path: Path) -> None:
     oracle("gpt2", tmp_path)
     decoder = load_decoder(tmp_path)
     names = set(decoder.state_dict())
@@ -115,7 +108,7 @@ def test_in_memory_gpt2_has_the_names_that_everything_else_knows(tmp_path: Path)
     )
 
 
-def test_a_document_longer_than_the_learned_positions_is_refused_by_name(tmp_path: Path) -> None:
+def test_document_longer_than_the_learned_positions_is_refused(tmp_path: Path) -> None:
     oracle("gpt2", tmp_path)
     decoder = load_decoder(tmp_path)
     ids_BT = torch.randint(3, 97, (1, 65), generator=torch.Generator().manual_seed(1))
@@ -123,7 +116,7 @@ def test_a_document_longer_than_the_learned_positions_is_refused_by_name(tmp_pat
         decoder(ids_BT)
     assert "65" in caught.value.text
     with torch.no_grad():
-        packed = torch.ones_like(ids_BT).cumsum(1).clamp(max=2)  # two documents, each short enough
+        packed = torch.ones_like(ids_BT).cumsum(1).clamp(max=2)  # two documents within the limit
         whole = decoder(ids_BT, packed)
         assert (whole[:, 1:] - decoder(ids_BT[:, 1:])).abs().max() < 5e-5
         cache = KeyValueCache(65)
@@ -132,18 +125,17 @@ def test_a_document_longer_than_the_learned_positions_is_refused_by_name(tmp_pat
             decoder(ids_BT[:, 64:], torch.ones(1, 65), cache)
 
 
-def test_learned_positions_begin_anew_with_each_document(tmp_path: Path) -> None:
+def test_learned_positions_restart_with_each_document(tmp_path: Path) -> None:
     oracle("gpt2", tmp_path)
     decoder = load_decoder(tmp_path)
     with torch.no_grad():
-        decoder.model.embed_positions.weight[20:] = float(
-            "nan"
-        )  # never looked at: no document is that long
+        # Unused positions: no document is that long.
+        decoder.model.embed_positions.weight[20:] = float("nan")
         mask_BS = torch.tensor([[0, 0, *[1] * 14, *[2] * 14], [*[1] * 10, *[2] * 10, *[3] * 10]])
         assert torch.isfinite(decoder(IDS_BT, mask_BS)).all()
 
 
-def test_scaled_residuals_shrink_what_is_written_to_the_stream_and_nothing_else() -> None:
+def test_scaled_residuals_shrink_only_the_output_projections() -> None:
     plain, scaled = (Decoder(parse_config(llama_json(97, 32, 8, 4, 2, 48))) for _ in range(2))
     initialise(plain, 1)
     initialise(scaled, 1, scaled_residuals=True)
@@ -211,7 +203,7 @@ def test_scaled_residuals_shrink_what_is_written_to_the_stream_and_nothing_else(
         ("gemma-3-1b", {"model_type": "gemma3"}, "model_type", "UNKNOWN"),
     ],
 )
-def test_a_config_that_is_not_one_of_ours_is_refused_by_field(
+def test_invalid_or_unsupported_config_is_refused_by_field(
     name: str, change: dict[str, Any], field: str, reason: str
 ) -> None:
     with refused(ModelConfigError, field=field, reason=reason):

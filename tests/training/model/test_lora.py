@@ -1,4 +1,4 @@
-"""Adapters: nothing at the start, apart from each other, the same after merge and after disk."""
+"""Adapters: no initial effect, independence, merging, and files."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support.errors import refused
-from tests.training.model.shapes import oracle
+from tests.training.model.oracle_models import oracle
 from training.errors import ConfigError
 from training.model.checkpoint import load_decoder, plain_weights
 from training.model.lora import (
@@ -47,7 +47,7 @@ def hidden(decoder: Decoder, adapter: str | None) -> torch.Tensor:
     return states
 
 
-def test_a_new_adapter_changes_nothing_and_alone_is_trainable(decoder: Decoder) -> None:
+def test_new_adapter_changes_no_output_and_alone_is_trainable(decoder: Decoder) -> None:
     plain = decoder(IDS_BT).detach()
     parameters = add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
     assert torch.equal(hidden(decoder, "policy"), plain)
@@ -56,7 +56,7 @@ def test_a_new_adapter_changes_nothing_and_alone_is_trainable(decoder: Decoder) 
     assert len(parameters) == 2 * (7 if decoder.config.gated_mlp else 6) * decoder.config.num_layers
 
 
-def test_adapters_on_one_decoder_are_apart(decoder: Decoder) -> None:
+def test_adapters_on_one_decoder_are_independent(decoder: Decoder) -> None:
     plain = hidden(decoder, None)
     for name in ("policy", "critic"):
         add_adapter(decoder, name, LoraConfig(rank=2), seed=1)
@@ -80,7 +80,7 @@ def test_merging_equals_the_active_adapter(decoder: Decoder) -> None:
     assert set(plain_weights(decoder)) == names
 
 
-def test_an_adapter_from_disk_is_the_adapter(decoder: Decoder, tmp_path: Path) -> None:
+def test_adapter_round_trips_through_disk(decoder: Decoder, tmp_path: Path) -> None:
     config = LoraConfig(rank=3, alpha=5.0, targets=("q_proj", "v_proj"))
     add_adapter(decoder, "policy", config, seed=1)
     shake(decoder, "policy")
@@ -92,7 +92,7 @@ def test_an_adapter_from_disk_is_the_adapter(decoder: Decoder, tmp_path: Path) -
     assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 3, 5.0)
 
 
-def test_adapter_files_carry_pefts_names(decoder: Decoder, tmp_path: Path) -> None:
+def test_adapter_files_have_pefts_names(decoder: Decoder, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     config = LoraConfig(rank=2, targets=("q_proj",))
@@ -103,7 +103,7 @@ def test_adapter_files_carry_pefts_names(decoder: Decoder, tmp_path: Path) -> No
     assert len(names) == 2 * decoder.config.num_layers
 
 
-def test_a_foreign_adapter_is_refused(decoder: Decoder, tmp_path: Path) -> None:
+def test_mismatched_adapter_is_refused(decoder: Decoder, tmp_path: Path) -> None:
     config = LoraConfig(rank=2)
     add_adapter(decoder, "policy", config, seed=1)
     save_adapter(decoder, "policy", config, tmp_path / "adapter", parent="x")
@@ -121,7 +121,7 @@ def test_a_foreign_adapter_is_refused(decoder: Decoder, tmp_path: Path) -> None:
     assert "lm_head" in caught.value.text
 
 
-def test_a_trimmed_vocabulary_gives_the_kept_rows_of_the_full_logits(decoder: Decoder) -> None:
+def test_trimmed_vocabulary_gives_the_selected_rows_of_the_full_logits(decoder: Decoder) -> None:
     full = decoder.logits(hidden(decoder, None))
     vocabulary = choose_rows(IDS_BT.flatten().tolist(), 97, rows=40)
     narrow_BT = torch.tensor([vocabulary.narrow(row) for row in IDS_BT.tolist()])
@@ -133,7 +133,7 @@ def test_a_trimmed_vocabulary_gives_the_kept_rows_of_the_full_logits(decoder: De
     assert vocabulary.widen(vocabulary.narrow([5, 32, 0])) == [5, 32, 0]
 
 
-def test_rows_hold_every_used_id_then_the_lowest() -> None:
+def test_selected_rows_are_the_used_ids_then_the_lowest() -> None:
     assert choose_rows([50, 7], 97, rows=4).kept == (0, 1, 7, 50)
     with refused(ConfigError, field="vocabulary_rows", reason="TOO_SMALL", limit="at least 2"):
         choose_rows([50, 7], 97, rows=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support.errors import refused
-from tests.training.model.shapes import CONFIGS, oracle
+from tests.training.model.oracle_models import CONFIGS, oracle
 from training.model.cache import KeyValueCache
 from training.model.checkpoint import load_decoder, read_config, save_decoder
 from training.model.config import llama_json, parse_config
@@ -36,7 +36,7 @@ def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt2", "llama3_rope", "qwen2"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_on_either_side_changes_no_real_token(
+def test_padding_on_either_side_does_not_affect_real_tokens(
     family: str, side: str, tmp_path: Path
 ) -> None:
     oracle(family, tmp_path)
@@ -69,13 +69,12 @@ def test_decoding_with_the_cache_equals_one_forward(family: str, tmp_path: Path)
         parts = [decoder(ids_BT[:, :10], mask_BT[:, :10], cache)]
         parts += [decoder(ids_BT[:, t : t + 1], mask_BT[:, : t + 1], cache) for t in range(10, 24)]
     stepped = torch.cat(parts, dim=1)
-    assert (
-        (whole - stepped).abs() * mask_BT[:, :, None]
-    ).max() < 5e-5  # spread weights: states reach 5, not 1
+    # A loose bound, because the large weights give states up to 5 instead of 1.
+    assert ((whole - stepped).abs() * mask_BT[:, :, None]).max() < 5e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_documents_are_as_if_each_were_alone(family: str, tmp_path: Path) -> None:
+def test_packed_documents_equal_separate_documents(family: str, tmp_path: Path) -> None:
     oracle(family, tmp_path)
     decoder = load_decoder(tmp_path)
     parts = [random_ids(1, tokens, seed=tokens) for tokens in (9, 1, 14)]
@@ -87,7 +86,7 @@ def test_packed_documents_are_as_if_each_were_alone(family: str, tmp_path: Path)
     assert (packed[:, :24] - alone).abs().max() < 5e-5
 
 
-def test_the_sliding_window_hides_older_tokens() -> None:
+def test_sliding_window_hides_older_tokens() -> None:
     mask_BS = torch.ones(1, 6, dtype=torch.long)
     seen = attention_mask(mask_BS, 6, window=3)[0, 0]
     assert seen[5].tolist() == [False, False, False, True, True, True]
@@ -104,7 +103,7 @@ def test_positions_count_real_tokens_only() -> None:
     ]
 
 
-def test_gemma_scales_embeddings_as_the_weights_type_rounds() -> None:
+def test_gemma_embedding_scale_is_rounded_to_the_weight_type() -> None:
     raw = {**CONFIGS["gemma3"]().to_dict(), "hidden_size": 640}
     assert parse_config({**raw, "dtype": "bfloat16"}).embedding_scale == 25.25
     assert parse_config({**raw, "dtype": "float32"}).embedding_scale == pytest.approx(
@@ -113,7 +112,7 @@ def test_gemma_scales_embeddings_as_the_weights_type_rounds() -> None:
     assert parse_config({**raw, "dtype": "float16"}).embedding_scale == 25.296875
 
 
-def test_without_a_dtype_in_config_json_the_stored_type_counts(tmp_path: Path) -> None:
+def test_missing_dtype_is_taken_from_the_stored_weights(tmp_path: Path) -> None:
     oracle("gemma3", tmp_path)
     decoder = load_decoder(tmp_path)
     decoder.config.raw["dtype"] = "bfloat16"  # type: ignore[index]
@@ -125,7 +124,7 @@ def test_without_a_dtype_in_config_json_the_stored_type_counts(tmp_path: Path) -
     assert decoder.config.embedding_scale == pytest.approx(5.65685, abs=1e-5)
 
 
-def test_sharded_weights_are_read_by_their_index(tmp_path: Path) -> None:
+def test_sharded_weights_are_read_through_the_index(tmp_path: Path) -> None:
     model = oracle("llama", tmp_path / "one")
     model.save_pretrained(tmp_path / "many", max_shard_size="20KB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
@@ -136,7 +135,7 @@ def test_sharded_weights_are_read_by_their_index(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], many[name]) for name in one)
 
 
-def test_old_and_new_spelling_of_gemma_rope_are_the_same() -> None:
+def test_old_and_new_fields_of_gemma_rope_are_equivalent() -> None:
     raw = CONFIGS["gemma3"]().to_dict()
     old = {
         k: v
@@ -162,7 +161,7 @@ def test_old_and_new_spelling_of_gemma_rope_are_the_same() -> None:
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping", "UNSUPPORTED"),
     ],
 )
-def test_a_config_that_we_do_not_build_is_refused_by_field(
+def test_unsupported_config_is_refused_by_field(
     change: dict[str, object], field: str, reason: str
 ) -> None:
     with refused(ModelConfigError, field=field, reason=reason):
@@ -170,7 +169,7 @@ def test_a_config_that_we_do_not_build_is_refused_by_field(
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt2", "gpt2_untied", "qwen2", "llama"])
-def test_saving_and_loading_gives_the_same_bits(family: str, tmp_path: Path) -> None:
+def test_saving_and_loading_is_bit_identical(family: str, tmp_path: Path) -> None:
     oracle(family, tmp_path / "a")
     decoder = load_decoder(tmp_path / "a")
     save_decoder(decoder, tmp_path / "b", companions_from=tmp_path / "a")
@@ -180,7 +179,7 @@ def test_saving_and_loading_gives_the_same_bits(family: str, tmp_path: Path) -> 
     assert (tmp_path / "b" / "generation_config.json").exists()
 
 
-def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+def test_mismatched_weights_are_refused_by_name(tmp_path: Path) -> None:
     oracle("llama", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 98}))
@@ -188,7 +187,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
         load_decoder(tmp_path)
 
 
-def test_fresh_weights_are_a_function_of_the_seed() -> None:
+def test_initial_weights_are_a_function_of_the_seed() -> None:
     models = [Decoder(parse_config(llama_json(64, 32, 2, 4, 2, 48))) for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
         initialise(model, seed)

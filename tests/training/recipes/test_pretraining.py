@@ -22,7 +22,7 @@ from training.__main__ import main
 from training.cluster.group import Group
 from training.cluster.runner import run_stages
 from training.cluster.stage_record import read_record
-from training.data.tokenize import train_tokenizer
+from training.data.nano_tokenizer import train_tokenizer
 from training.manifest import Manifest, verify_manifest
 from training.model.config import parse_config
 from training.model.transformer import Decoder

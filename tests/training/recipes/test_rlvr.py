@@ -27,7 +27,7 @@ from training.stages.grpo import GrpoConfig
 from training.stages.policy_loop import FIRST_UPDATE
 from training.stages.ppo import PpoConfig
 from training.verification.checks import Calls, Mathematics
-from training.verification.items import Item, Split, items_of, write_items
+from training.verification.items import Item, Split, parse_items, write_items
 from training.verification.scorer import Scorer
 from training.verification.verdict import Outcome, Verdict, VerificationError
 from training.verification.workers import Workers
@@ -101,8 +101,10 @@ def test_a_model_is_trained_and_measured_before_and_after(
     assert any(algorithm in line and line.endswith(FIRST_UPDATE) for line in said.splitlines())
     assert any(re.findall(r"\d+", line)[-2:] == ["95", "6"] for line in said.splitlines())
     assert verify_manifest(work / f"toy-chain_sum-{algorithm}").report["updates"] == 2
-    learned = {item.prompt for item in items_of(read_prompts(work / "items.jsonl"))}
-    assert all(item.split is Split.TRAIN for item in items_of(read_prompts(work / "items.jsonl")))
+    learned = {item.prompt for item in parse_items(read_prompts(work / "items.jsonl"))}
+    assert all(
+        item.split is Split.TRAIN for item in parse_items(read_prompts(work / "items.jsonl"))
+    )
     assert len(learned) == 12
     steps = read_progress(work / "runs" / algorithm / PROGRESS)
     assert {"verdict_right", "verdict_wrong"} <= steps[0].metrics.keys()
@@ -232,7 +234,7 @@ def test_the_sizes_make_configs_that_can_run(tmp_path: Path) -> None:
 
 
 def test_held_out_items_train_nothing(tmp_path: Path) -> None:
-    held_out = commands.make_items(commands.Order("chain_sum", 1, 0, Split.HELD_OUT, 0))
+    held_out = commands.make_items(commands.ItemRequest("chain_sum", 1, 0, Split.HELD_OUT, 0))
     write_items(held_out, tmp_path / "items.jsonl")
     config = ALGORITHMS["grpo"](
         TINY, tmp_path, tmp_path / "items.jsonl", tmp_path / "o", 1, Lengths(), ""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.model.shapes import oracle
+from tests.training.model.oracle_models import oracle
 from tests.training.rl.toy import STOP, TOKENS, toy_decoder
 from training.decoding.sampling import choose
 from training.model.backbone import Backbone

@@ -19,7 +19,7 @@ from tests.training.stages.pretrain_and_die import pretrain_config
 from tests.training.toys import KillAfter, Killed, ProgressList
 from training.cluster.runner import StageRun
 from training.data.chat import Message
-from training.decoding.beam import Beams, beam_search
+from training.decoding.beam import BeamConfig, beam_search
 from training.evaluation.answers import Sampling, Speaker, score
 from training.model.reward import load_reward_model
 from training.optim.ranks import ALONE
@@ -92,7 +92,7 @@ def asked(directory: Path, device: str) -> dict[str, Any]:
     prompts = [[Message("user", text)] for text in ("good tree", "bird")]
     said = speaker.answer(prompts, Sampling(samples_per_prompt=2, max_response_tokens=5))
     reward = load_reward_model(directory / "reward-adapter", directory / "first")
-    best = beam_search(speaker.backbone, [[3, 4, 5], [6]], Beams(2), 4, speaker.chat.stop_ids)
+    best = beam_search(speaker.backbone, [[3, 4, 5], [6]], BeamConfig(2), 4, speaker.chat.stop_ids)
     return {
         "answers": [asdict(answer) for answer in said],
         "bits": speaker.bits(["good tree", "river stone"], 16),

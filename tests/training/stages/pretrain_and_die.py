@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tests.training.toys import write_lines
 from training.cluster.runner import StageRun, run_stage
+from training.data.nano_tokenizer import train_tokenizer
 from training.data.token_shards import ShardConfig, write_shards
-from training.data.tokenize import train_tokenizer
 from training.manifest import Manifest
 from training.model.config import llama_json
 from training.optim.adam import OptimizerConfig

@@ -24,7 +24,7 @@ from tests.training.toys import (
     write_lines,
 )
 from training.data.chat import load_chat
-from training.data.tokenize import train_tokenizer
+from training.data.nano_tokenizer import train_tokenizer
 from training.manifest import verify_manifest
 from training.model.lora import LoraConfig
 from training.model.reward import RewardModelError

@@ -21,9 +21,9 @@ from tests.training.toys import KillAfter, Killed, ProgressList
 from training.cluster.runner import StageRun, run_stage
 from training.cluster.sample_log import SAMPLES, read_samples
 from training.data.chat import load_chat
+from training.data.nano_tokenizer import train_tokenizer
 from training.data.packing import PACKINGS
 from training.data.token_shards import ShardConfig, ShardError, open_shards, write_shards
-from training.data.tokenize import train_tokenizer
 from training.manifest import ManifestError, verify_manifest
 from training.model.checkpoint import load_decoder
 from training.model.config import llama_json, parse_config

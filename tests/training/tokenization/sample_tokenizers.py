@@ -1,5 +1,6 @@
-"""Tokenizers learned in a moment from the project's licence, which does not change as a README
-does, and texts that are hard on them.
+"""Small tokenizers trained on the project's licence, and texts that are difficult to tokenize.
+
+The licence changes less often than a README.
 """
 
 from collections.abc import Iterable
@@ -8,12 +9,12 @@ from pathlib import Path
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from training.tokenization.learning import Kind, TokenizerConfig, learn, save
-from training.tokenization.opened import TextTokenizer, open_tokenizer
+from training.tokenization.learning import TokenizerConfig, TokenKind, learn, save
 from training.tokenization.splitting import Split
+from training.tokenization.text_tokenizer import TextTokenizer, open_tokenizer
 
 TEXT = (Path(__file__).parents[3] / "LICENSE").read_text()
-HARD = (
+DIFFICULT = (
     "",
     " ",
     "\n",
@@ -28,7 +29,7 @@ HARD = (
     "nul\0 esc\x1b bom\ufeff nbsp\xa0 zwsp\u200b \ufffd\uffff\U0010ffff",
     "aaaaaaaaaaaaaaaaa " * 50,
 )
-# Unicode of all kinds, made of pieces that splitting and merging care about.
+# Unicode of all kinds, with pieces relevant to splitting and merging.
 unicode_texts = st.lists(
     st.one_of(
         st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
@@ -54,14 +55,16 @@ unicode_texts = st.lists(
 ).map("".join)
 
 
-def learned(
+def train_byte_pairs(
     vocabulary: int, split: Split = Split.GPT4, texts: Iterable[str] = (TEXT,)
 ) -> Tokenizer:
     return learn(texts, TokenizerConfig(vocabulary, split=split))
 
 
-def made(directory: Path, kind: Kind, vocabulary: int, split: Split = Split.GPT4) -> TextTokenizer:
-    """Learned from it, written, and opened as anybody would."""
+def open_trained(
+    directory: Path, kind: TokenKind, vocabulary: int, split: Split = Split.GPT4
+) -> TextTokenizer:
+    """Train a tokenizer on TEXT, write its directory, and open the directory."""
     config = TokenizerConfig(vocabulary, kind, split)
     save(learn([TEXT], config), config, directory)
     return open_tokenizer(directory)

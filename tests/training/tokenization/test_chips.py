@@ -1,13 +1,13 @@
-"""What the page draws of a token: text as text, the unseen as marks, halves of characters as bytes."""
+"""Display of tokens: text as text, invisible characters as marks, partial characters as bytes."""
 
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 
-from tests.training.tokenization.made import unicode_texts
+from tests.training.tokenization.sample_tokenizers import unicode_texts
 from training.tokenization.chips import COLOURS, Part, chips
-from training.tokenization.opened import Piece
+from training.tokenization.text_tokenizer import Piece
 
 
 def parts(content: bytes | str) -> tuple[Part, ...]:
@@ -41,11 +41,13 @@ def mark(text: str) -> Part:
         (b" \xe6", (mark("20 E6"),)),
     ],
 )
-def test_a_token_is_drawn_as_what_it_is(content: bytes | str, expected: tuple[Part, ...]) -> None:
+def test_token_is_displayed_as_text_or_marks(
+    content: bytes | str, expected: tuple[Part, ...]
+) -> None:
     assert parts(content) == expected
 
 
-def test_bytes_of_a_character_name_it_on_hover() -> None:
+def test_partial_characters_are_named_in_the_title() -> None:
     drawn = chips([Piece(1, b"a\xf0"), Piece(2, b"\x9f"), Piece(3, b"\x98\x80b")])
     assert [chip.title for chip in drawn] == [
         "id 1, 2 bytes: 61 F0, part of a U+0061, 😀 U+1F600",
@@ -55,7 +57,7 @@ def test_bytes_of_a_character_name_it_on_hover() -> None:
     assert all(chip.style.endswith(" part") for chip in drawn)
 
 
-def test_the_title_has_id_bytes_and_what_is_not_plain() -> None:
+def test_title_has_id_bytes_and_code_points() -> None:
     plain, accent, unknown = chips(
         [Piece(5, b" th"), Piece(6, "é\n".encode()), Piece(0, b"xyz", known=False)]
     )
@@ -64,7 +66,7 @@ def test_the_title_has_id_bytes_and_what_is_not_plain() -> None:
     assert (unknown.title, unknown.style) == ("id 0 (unknown), 3 bytes: 78 79 7A", "unknown")
 
 
-def test_a_long_token_does_not_make_a_long_title() -> None:
+def test_title_of_a_long_token_is_bounded() -> None:
     assert len(chips([Piece(1, "é".encode() * 10_000)])[0].title) < 200
 
 
@@ -75,7 +77,7 @@ def test_neighbours_differ_in_colour() -> None:
 
 
 @given(unicode_texts)
-def test_what_is_drawn_of_whole_characters_is_the_text_but_for_the_unseen(text: str) -> None:
+def test_displayed_parts_are_the_text_except_invisible_characters(text: str) -> None:
     drawn = "".join(part.text for part in parts(text) if not part.is_mark)
     unseen = "".join(
         part.text for part in parts(text) if part.text.startswith("U+") and part.is_mark

@@ -1,4 +1,4 @@
-"""`python -m training tokenizer …` as a person calls it."""
+"""`python -m training tokenizer` on the command line."""
 
 import io
 import json
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.tokenization.made import TEXT
+from tests.training.tokenization.sample_tokenizers import TEXT
 from training.__main__ import main
 from training.manifest import hash_file, verify_manifest
 from training.status import FAILED
-from training.tokenization.opened import BytePairs, open_tokenizer
-from training.tokenization.reading import TextFiles
-from training.tokenization.watching import Watched
+from training.tokenization.progress import ProgressReader
+from training.tokenization.text_files import TextFiles
+from training.tokenization.text_tokenizer import BytePairs, open_tokenizer
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def train(texts: Path, output: Path, *words: str) -> int:
     )
 
 
-def test_train_leaves_a_finished_directory_that_opens(
+def test_train_writes_a_complete_directory(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(texts, tmp_path / "ours") == 0
-    said = capsys.readouterr().out
-    assert str(tmp_path / "ours") in said
-    assert re.findall(r"\b600\b", said)
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "ours") in printed
+    assert re.findall(r"\b600\b", printed)
     manifest = verify_manifest(tmp_path / "ours")
     assert (manifest.kind, manifest.version) == ("tokenizer", "ours")
     assert manifest.config == {
@@ -54,14 +54,14 @@ def test_train_leaves_a_finished_directory_that_opens(
     assert isinstance(open_tokenizer(tmp_path / "ours"), BytePairs)
 
 
-def test_train_twice_writes_the_same_bytes_from_txt_and_again(texts: Path, tmp_path: Path) -> None:
+def test_train_is_deterministic(texts: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert train(texts, tmp_path / name) == 0
     one, two = (verify_manifest(tmp_path / name) for name in ("one", "two"))
     assert one.files == two.files
 
 
-def test_folders_of_texts_are_read_as_pre_training_reads_them(
+def test_folders_of_texts_are_read_like_in_pre_training(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "texts"
@@ -82,12 +82,12 @@ def test_folders_of_texts_are_read_as_pre_training_reads_them(
         (tmp_path / "notes" / f"{number}.md").write_text("a note")
     (tmp_path / "notes" / "one.rst").write_text("a note")
     assert train(tmp_path / "notes", tmp_path / "none") == 1
-    told = capsys.readouterr().err
-    assert all(part in told for part in ("notes", ".jsonl", ".txt", "4 ", ".md"))
-    assert ".rst" not in told
+    printed = capsys.readouterr().err
+    assert all(part in printed for part in ("notes", ".jsonl", ".txt", "4 ", ".md"))
+    assert ".rst" not in printed
 
 
-def test_usage_of_show_says_what_goes_with_what(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_of_show_lists_its_alternatives(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["tokenizer", "show", "--help"])
     assert (
@@ -96,12 +96,12 @@ def test_usage_of_show_says_what_goes_with_what(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("kind", ["words", "characters"])
-def test_train_makes_words_and_characters_too(texts: Path, tmp_path: Path, kind: str) -> None:
+def test_train_writes_word_and_character_tokenizers(texts: Path, tmp_path: Path, kind: str) -> None:
     assert train(texts, tmp_path / kind, "--kind", kind) == 0
     assert list(verify_manifest(tmp_path / kind).files) == ["tokenizer.json"]
 
 
-def test_train_says_when_the_texts_have_no_more_pairs(
+def test_train_reports_a_vocabulary_smaller_than_requested(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "few.jsonl"
@@ -129,9 +129,8 @@ def test_compare_prints_a_table_and_writes_the_page(
         "--vocabulary",
         "300,400",
     ]
-    assert (
-        main([*command, "--tokenizer", str(tmp_path / "given"), str(texts)]) == 0
-    )  # in the order that --help shows
+    # The arguments have the order of --help.
+    assert main([*command, "--tokenizer", str(tmp_path / "given"), str(texts)]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
     assert names == [
@@ -148,12 +147,11 @@ def test_compare_prints_a_table_and_writes_the_page(
     assert bytes_per_token[0] < bytes_per_token[1] < bytes_per_token[2]
     assert all(line.endswith("100.0%") for line in lines[1:3])
     assert page.read_text().count("<h2>") == 7
-    assert (
-        "its first 2,000 characters" in page.read_text()
-    )  # of each tokenizer: a whole text would be megabytes of tokens
+    # A complete text per tokenizer would be megabytes of tokens.
+    assert "its first 2,000 characters" in page.read_text()
 
 
-def test_show_takes_a_text_or_a_file(texts: Path, tmp_path: Path) -> None:
+def test_show_accepts_a_text_or_a_file(texts: Path, tmp_path: Path) -> None:
     train(texts, tmp_path / "ours")
     rows, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
     rows.write_text('{"text": "first of all"}\n{"text": "second"}\n')
@@ -167,7 +165,7 @@ def test_show_takes_a_text_or_a_file(texts: Path, tmp_path: Path) -> None:
     assert "readme.txt, its first 10,000 characters" in page.read_text()
 
 
-def test_what_cannot_be_done_is_said_in_one_line(
+def test_errors_are_reported_in_one_line(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty, torn = tmp_path / "empty.txt", tmp_path / "torn.txt"
@@ -201,28 +199,34 @@ def test_what_cannot_be_done_is_said_in_one_line(
     }
     for command, parts in named.items():
         assert main(["tokenizer", *command.split()]) == 1, command
-        (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith(FAILED)
-        assert [part for part in parts if part not in said] == [], said
+        (printed,) = capsys.readouterr().err.splitlines()
+        assert printed.startswith(FAILED)
+        assert [part for part in parts if part not in printed] == [], printed
     for text, parts in (("", ("text",)), ("a\udcff", ("text", "1"))):
         assert main(["tokenizer", "show", "--text", text, str(tmp_path), *page]) == 1
-        said = capsys.readouterr().err
-        assert [part for part in parts if part not in said] == [], said
+        printed = capsys.readouterr().err
+        assert [part for part in parts if part not in printed] == [], printed
     assert not (tmp_path / "new").exists()
 
 
-def test_sizes_that_are_none_are_refused(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_vocabulary_sizes_are_refused(
+    texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main(["tokenizer", "compare", "--vocabulary", "300,many", str(texts)])
-    said = capsys.readouterr().err
-    assert "--vocabulary" in said
-    assert "300,many" in said
+    printed = capsys.readouterr().err
+    assert "--vocabulary" in printed
+    assert "300,many" in printed
 
 
-def test_somebody_who_waits_is_told_how_far_it_is(texts: Path) -> None:
+def test_progress_is_reported_at_intervals(texts: Path) -> None:
     out, seconds = io.StringIO(), iter(range(1000))
     texts.write_text(TEXT * 20)
-    list(Watched(TextFiles([texts, texts]), "ours", "merging", out, lambda: float(next(seconds))))
+    list(
+        ProgressReader(
+            TextFiles([texts, texts]), "ours", "merging", out, lambda: float(next(seconds))
+        )
+    )
     lines = out.getvalue().splitlines()
     total = f"{2 * texts.stat().st_size / 1e6:.1f}"
     assert lines[0] == f"ours: 0.0 of {total} MB read"
@@ -230,7 +234,7 @@ def test_somebody_who_waits_is_told_how_far_it_is(texts: Path) -> None:
     assert lines[-1] == "ours: all read, merging"
 
 
-def test_nothing_is_said_of_what_is_over_in_a_moment(texts: Path) -> None:
+def test_short_pass_reports_no_progress(texts: Path) -> None:
     out = io.StringIO()
-    assert "".join(Watched(TextFiles([texts]), "ours", "merging", out, lambda: 0.0)) == TEXT
+    assert "".join(ProgressReader(TextFiles([texts]), "ours", "merging", out, lambda: 0.0)) == TEXT
     assert out.getvalue() == ""

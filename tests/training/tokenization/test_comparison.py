@@ -1,4 +1,4 @@
-"""The figures of a comparison, by hand."""
+"""Figures of a comparison against values computed by hand."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 
 from tests.support.errors import refused
 from training.data.corpus import TextError
-from training.tokenization.comparison import HEAD, Figures, measure, rows, table
-from training.tokenization.opened import Piece
+from training.tokenization.comparison import COLUMNS, Figures, measure, rows, table
+from training.tokenization.text_tokenizer import Piece
 
 
 class Pairs:
-    """Two characters a token; what is no letter is unknown and lost."""
+    """Tokenizer with two characters per token; pairs with a question mark are unknown."""
 
     name = "pairs"
     vocabulary_size = 1234
@@ -36,7 +36,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_figures_are_sums_over_all_texts(directory: Path) -> None:
+def test_figures_are_sums_over_all_texts(directory: Path) -> None:
     figures = measure(Pairs(), directory, ["abab", "ab ?é", "ab"])
     assert figures == Figures("pairs", 1234, 2500, 3, 2, 4 + 6 + 2, 4, 2 + 3 + 1, 1)
     assert figures.bytes_per_token == 2.0
@@ -45,20 +45,20 @@ def test_the_figures_are_sums_over_all_texts(directory: Path) -> None:
     assert figures.exact_share == pytest.approx(2 / 3)
 
 
-def test_text_without_a_word_has_no_tokens_a_word(directory: Path) -> None:
+def test_tokens_per_word_is_undefined_without_words(directory: Path) -> None:
     figures = measure(Pairs(), directory, ["    "])
     assert figures.tokens_per_word is None
     assert rows([figures])[0][4] == "–"
 
 
-def test_nothing_to_measure_on_is_an_error(directory: Path) -> None:
+def test_measurement_without_texts_is_refused(directory: Path) -> None:
     with refused(TextError, field="texts", reason="EMPTY") as caught:
         measure(Pairs(), directory, [])
-    assert "pairs" in caught.value.text  # the tokenizer
+    assert "pairs" in caught.value.text  # name of the tokenizer
 
 
-def test_the_table_is_aligned(directory: Path) -> None:
+def test_comparison_table_is_aligned(directory: Path) -> None:
     lines = table([measure(Pairs(), directory, ["abab ?"])]).splitlines()
-    assert lines[0].split() == " ".join(HEAD).split()
+    assert lines[0].split() == " ".join(COLUMNS).split()
     assert lines[1].split() == ["pairs", "1,234", "2", "kB", "2.00", "1.50", "33.33%", "0.0%"]
     assert len({len(line) for line in lines}) == 1

@@ -1,6 +1,4 @@
-"""The page in a real browser: what a person sees is the text, cut where the tokenizer cuts it, and
-nothing of it runs.
-"""
+"""The page in a real browser: visible text equals the input, split into tokens, without scripts."""
 
 import re
 from collections.abc import Iterator
@@ -11,13 +9,13 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from infra.install.tools import install_browser
-from tests.training.tokenization.made import HARD, made
+from tests.training.tokenization.sample_tokenizers import DIFFICULT, open_trained
 from training.tokenization.comparison import measure
-from training.tokenization.learning import Kind
-from training.tokenization.opened import TextTokenizer
-from training.tokenization.page import MOST_CHARACTERS, Shown, write_page
+from training.tokenization.learning import TokenKind
+from training.tokenization.page import MAX_CHARACTERS, SampleText, write_page
+from training.tokenization.text_tokenizer import TextTokenizer
 
-# As the journeys start it: without a GPU, without /dev/shm, without rights for a sandbox.
+# Flags of the browser tests: without GPU, /dev/shm and sandbox.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -25,42 +23,43 @@ FLAGS = [
     "--disable-dev-shm-usage",
 ]
 ATTACK = "<script>document.title='run'</script><img src=x onerror=alert(1)> \" ' & </div>"
-LETTERS = """spans => spans.map(
-    span => [...span.childNodes].filter(node => node.nodeName != 'I').map(node => node.textContent).join(''))"""
+LETTERS = """spans => spans.map(span => [...span.childNodes]
+    .filter(node => node.nodeName != 'I').map(node => node.textContent).join(''))"""
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> list[TextTokenizer]:
     home = tmp_path_factory.mktemp("tokenizers")
-    return [made(home / kind, kind, 600) for kind in Kind]
+    return [open_trained(home / kind, kind, 600) for kind in TokenKind]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Page]:
-    """A page that lists whatever it complains of or asks for."""
+    """Yield a page of a running browser."""
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=str(install_browser()), args=FLAGS)
         yield chromium.new_page(viewport={"width": 900, "height": 700})
         chromium.close()
 
 
-def opened(browser: Page, path: Path, text: str, tokenizers: list[TextTokenizer]) -> Page:
-    troubles: list[str] = []
-    browser.on("console", lambda message: troubles.append(message.text))
+def open_page(browser: Page, path: Path, text: str, tokenizers: list[TextTokenizer]) -> Page:
+    problems: list[str] = []
+    browser.on("console", lambda message: problems.append(message.text))
     browser.on(
-        "request", lambda asked: troubles.append(asked.url) if asked.url != path.as_uri() else None
+        "request",
+        lambda request: problems.append(request.url) if request.url != path.as_uri() else None,
     )
-    write_page(path, Shown(text, "The text given", whole=True), tokenizers)
+    write_page(path, SampleText(text, "The text given", whole=True), tokenizers)
     browser.goto(path.as_uri())
-    assert not troubles
+    assert not problems
     return browser
 
 
-def test_each_tokenizer_has_its_tokens_in_their_order_with_id_and_bytes(
+def test_page_lists_every_token_in_order_with_id_and_bytes(
     browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer]
 ) -> None:
     text = "Hello,  world!\n\tthe 😀 model שלום\n"
-    page = opened(browser, tmp_path / "page.html", text, tokenizers)
+    page = open_page(browser, tmp_path / "page.html", text, tokenizers)
     expect(page.locator("h2")).to_have_text([tokenizer.name for tokenizer in tokenizers])
     for tokenizer, block in zip(tokenizers, page.locator(".text").all(), strict=True):
         titles = [span.get_attribute("title") or "" for span in block.locator("span").all()]
@@ -74,11 +73,11 @@ def test_each_tokenizer_has_its_tokens_in_their_order_with_id_and_bytes(
         ]
 
 
-@pytest.mark.parametrize("text", [*HARD[1:], ATTACK], ids=range(len(HARD)))
-def test_what_is_seen_of_a_text_is_the_text(
+@pytest.mark.parametrize("text", [*DIFFICULT[1:], ATTACK], ids=range(len(DIFFICULT)))
+def test_visible_text_of_the_page_is_the_text(
     browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer], text: str
 ) -> None:
-    page = opened(browser, tmp_path / "page.html", text, tokenizers)
+    page = open_page(browser, tmp_path / "page.html", text, tokenizers)
     assert page.title() == "How a text splits"
     for tokenizer, block in zip(tokenizers, page.locator(".text").all(), strict=True):
         seen = block.locator("span").evaluate_all(LETTERS)
@@ -90,10 +89,10 @@ def test_what_is_seen_of_a_text_is_the_text(
                 assert letters == decoded
 
 
-def test_tokens_stand_left_to_right_in_reading_order_whatever_their_writing(
+def test_tokens_are_left_to_right_for_every_script(
     browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer]
 ) -> None:
-    page = opened(browser, tmp_path / "page.html", "ab שלום cd مرحبا", [tokenizers[-1]])
+    page = open_page(browser, tmp_path / "page.html", "ab שלום cd مرحبا", [tokenizers[-1]])
     lefts = [
         span.evaluate("span => span.getBoundingClientRect().left")
         for span in page.locator(".text span").all()
@@ -102,10 +101,10 @@ def test_tokens_stand_left_to_right_in_reading_order_whatever_their_writing(
     assert len(set(lefts)) == len(lefts)
 
 
-def test_spaces_and_line_ends_take_room(
+def test_spaces_and_line_ends_are_visible(
     browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer]
 ) -> None:
-    page = opened(browser, tmp_path / "page.html", "a   b\nc", [tokenizers[-1]])
+    page = open_page(browser, tmp_path / "page.html", "a   b\nc", [tokenizers[-1]])
     boxes = page.locator(".text span").evaluate_all(
         "all => all.map(s => s.getBoundingClientRect().toJSON())"
     )
@@ -119,26 +118,26 @@ def test_spaces_and_line_ends_take_room(
     assert all(one != other for one, other in pairwise(colours))
 
 
-def test_unknown_tokens_are_counted_and_stand_out(
+def test_unknown_tokens_are_counted_and_highlighted(
     browser: Page, tmp_path: Path, tokenizers: list[TextTokenizer]
 ) -> None:
-    page = opened(browser, tmp_path / "page.html", "日本 and the", [tokenizers[-1]])
+    page = open_page(browser, tmp_path / "page.html", "日本 and the", [tokenizers[-1]])
     expect(page.locator(".text .unknown")).to_have_count(2)
     expect(page.locator("p .bad").last).to_have_text("2 unknown")
 
 
-def test_a_comparison_stands_above_the_splittings(
+def test_comparison_table_precedes_the_tokens(
     browser: Page,
     tmp_path: Path,
     tokenizers: list[TextTokenizer],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     home = tmp_path_factory.mktemp("compared")
-    ours = made(home, Kind.BYTE_PAIRS, 300)
+    ours = open_trained(home, TokenKind.BYTE_PAIRS, 300)
     path = tmp_path / "new" / "page.html"
     write_page(
         path,
-        Shown("abc", "Held-out text", whole=False),
+        SampleText("abc", "Held-out text", whole=False),
         [ours],
         [measure(ours, home, ["the words", "  "])],
     )
@@ -152,16 +151,14 @@ def test_a_comparison_stands_above_the_splittings(
     )
 
 
-def test_a_folder_is_no_place_for_a_page(tmp_path: Path) -> None:
+def test_folder_as_page_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(tmp_path.name)):
-        write_page(tmp_path, Shown("x", "The text given", whole=True), [])
+        write_page(tmp_path, SampleText("x", "The text given", whole=True), [])
 
 
-def test_a_full_page_stays_a_file_that_opens(
-    tmp_path: Path, tokenizers: list[TextTokenizer]
-) -> None:
+def test_size_of_a_full_page_is_bounded(tmp_path: Path, tokenizers: list[TextTokenizer]) -> None:
     path = tmp_path / "page.html"
     write_page(
-        path, Shown("é😀" * (MOST_CHARACTERS // 2), "The text given", whole=True), tokenizers
+        path, SampleText("é😀" * (MAX_CHARACTERS // 2), "The text given", whole=True), tokenizers
     )
     assert path.stat().st_size < 10_000_000

@@ -1,6 +1,4 @@
-"""tiktoken's ids are the library's: on every code point, on what hypothesis thinks of, and on what
-makes tiktoken panic.
-"""
+"""tiktoken gives the library's ids: for every code point, for generated and for extreme texts."""
 
 import json
 import re
@@ -10,15 +8,20 @@ import pytest
 from hypothesis import given
 from tokenizers import Tokenizer
 
-from tests.training.tokenization.made import HARD, TEXT, learned, unicode_texts
+from tests.training.tokenization.sample_tokenizers import (
+    DIFFICULT,
+    TEXT,
+    train_byte_pairs,
+    unicode_texts,
+)
 from training.tokenization.byte_pairs import bytes_by_letter
 from training.tokenization.control import CONTROL
-from training.tokenization.opened import BytePairs, LibraryTokenizer
 from training.tokenization.splitting import Split
-from training.tokenization.tiktoken_encoding import encoding_of, hindrance
+from training.tokenization.text_tokenizer import BytePairs, LibraryTokenizer
+from training.tokenization.tiktoken_encoding import incompatibility, to_tiktoken
 
-SPLITS = {split: learned(800, split) for split in Split}
-# The planes after these two hold ideographs alone, and the tags of U+E0000.
+SPLITS = {split: train_byte_pairs(800, split) for split in Split}
+# Later planes contain only ideographs, and the tags of U+E0000.
 CODE_POINTS = (*range(0xD800), *range(0xE000, 0x20100), *range(0xE0000, 0xE0200))
 
 
@@ -30,7 +33,7 @@ def spec_of(tokenizer: Tokenizer) -> dict[str, Any]:
 def both(split: Split) -> tuple[LibraryTokenizer, BytePairs]:
     tokenizer = SPLITS[split]
     library = LibraryTokenizer("ours", tokenizer, spec_of(tokenizer))
-    return library, BytePairs(library, encoding_of(tokenizer, spec_of(tokenizer), "ours"))
+    return library, BytePairs(library, to_tiktoken(tokenizer, spec_of(tokenizer), "ours"))
 
 
 BOTH = {split: both(split) for split in Split}
@@ -41,8 +44,8 @@ def pair(request: pytest.FixtureRequest) -> tuple[LibraryTokenizer, BytePairs]:
     return BOTH[request.param]
 
 
-@pytest.mark.parametrize("text", [*HARD, TEXT], ids=range(len(HARD) + 1))
-def test_hard_texts_have_the_librarys_ids_and_come_back(
+@pytest.mark.parametrize("text", [*DIFFICULT, TEXT], ids=range(len(DIFFICULT) + 1))
+def test_difficult_texts_have_the_librarys_ids_and_round_trip(
     pair: tuple[LibraryTokenizer, BytePairs], text: str
 ) -> None:
     library, ours = pair
@@ -52,7 +55,7 @@ def test_hard_texts_have_the_librarys_ids_and_come_back(
 
 
 @given(unicode_texts)
-def test_any_text_has_the_librarys_ids_and_comes_back(text: str) -> None:
+def test_any_text_has_the_librarys_ids_and_round_trips(text: str) -> None:
     for split in Split:
         library, ours = BOTH[split]
         ids = ours.encode(text)
@@ -60,7 +63,7 @@ def test_any_text_has_the_librarys_ids_and_comes_back(text: str) -> None:
         assert ours.decode(ids) == text
 
 
-def test_every_code_point_is_cut_alike_by_both_engines(
+def test_both_engines_split_every_code_point_equally(
     pair: tuple[LibraryTokenizer, BytePairs],
 ) -> None:
     library, ours = pair
@@ -69,7 +72,7 @@ def test_every_code_point_is_cut_alike_by_both_engines(
         assert ours.encode(text) == library.encode(text), f"from U+{CODE_POINTS[start]:04X}"
 
 
-def test_a_run_of_white_space_that_makes_tiktoken_panic_is_encoded(
+def test_white_space_beyond_tiktokens_limit_is_encoded(
     pair: tuple[LibraryTokenizer, BytePairs],
 ) -> None:
     _, ours = pair
@@ -79,15 +82,15 @@ def test_a_run_of_white_space_that_makes_tiktoken_panic_is_encoded(
 
 
 @pytest.mark.parametrize("more", [(), (f"x{' ' * 1_100_000}",)], ids=["short", "with a long run"])
-def test_many_texts_at_once_have_the_ids_of_each(
+def test_encoding_texts_together_equals_encoding_each(
     pair: tuple[LibraryTokenizer, BytePairs], more: tuple[str, ...]
 ) -> None:
-    texts = [*HARD, TEXT, *more]
+    texts = [*DIFFICULT, TEXT, *more]
     wanted = [pair[0].encode(text) for text in texts]
     assert [tokenizer.encode_all(texts) for tokenizer in pair] == [wanted, wanted]
 
 
-def test_a_control_token_that_is_spelled_out_is_text(
+def test_spelled_out_control_token_is_text(
     pair: tuple[LibraryTokenizer, BytePairs],
 ) -> None:
     for token in CONTROL:
@@ -102,7 +105,7 @@ def test_control_ids_decode_to_their_tokens(pair: tuple[LibraryTokenizer, BytePa
         assert tokenizer.decode(range(len(CONTROL))) == "".join(CONTROL)
 
 
-def test_half_a_character_decodes_to_a_replacement_and_no_error(
+def test_incomplete_character_decodes_to_a_replacement_character(
     pair: tuple[LibraryTokenizer, BytePairs],
 ) -> None:
     _, ours = pair
@@ -150,15 +153,15 @@ SWAPPED = spec_of(SPLITS[Split.GPT4])["model"]["merges"][::-1]
         ("model.merges", SWAPPED),
     ],
 )
-def test_what_tiktoken_would_read_otherwise_is_named(path: str, value: object) -> None:
+def test_incompatibility_with_tiktoken_is_named(path: str, value: object) -> None:
     spec = changed(path, value)
     tokenizer = Tokenizer.from_str(json.dumps(spec))
-    assert path in hindrance(tokenizer, spec)
+    assert path in incompatibility(tokenizer, spec)
     with pytest.raises(ValueError, match=re.escape(path)):
-        encoding_of(tokenizer, spec, "theirs")
+        to_tiktoken(tokenizer, spec, "theirs")
 
 
-def test_a_token_that_the_merges_never_reach_is_a_hindrance() -> None:
+def test_token_unreachable_by_merges_is_incompatible() -> None:
     """Merges ab, bc, a+bc: "abc" is ab+c to the library and one token to tiktoken."""
     vocab = {letter: number for number, letter in enumerate(bytes_by_letter())} | {
         "ab": 256,
@@ -170,10 +173,13 @@ def test_a_token_that_the_merges_never_reach_is_a_hindrance() -> None:
     spec["model"] |= {"vocab": vocab, "merges": [["a", "b"], ["b", "c"], ["a", "bc"]]}
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     assert len(tokenizer.encode("abc").ids) == 2
-    reason = hindrance(tokenizer, spec)
+    reason = incompatibility(tokenizer, spec)
     assert "model.vocab" in reason
     assert "'abc'" in reason
 
 
-def test_nothing_hinders_what_we_learn() -> None:
-    assert [hindrance(tokenizer, spec_of(tokenizer)) for tokenizer in SPLITS.values()] == ["", ""]
+def test_our_trained_tokenizers_are_compatible() -> None:
+    assert [incompatibility(tokenizer, spec_of(tokenizer)) for tokenizer in SPLITS.values()] == [
+        "",
+        "",
+    ]

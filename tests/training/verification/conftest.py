@@ -1,5 +1,6 @@
-"""The real sandbox and real workers. Where the sandbox cannot run, what needs it fails with the
-reason; nothing is skipped.
+"""Fixtures with the real sandbox and real workers.
+
+On machines without a sandbox the tests fail with the reason; none is skipped.
 """
 
 from collections.abc import Iterator
@@ -14,13 +15,13 @@ from training.verification.workers import WorkerLimits, Workers
 
 @pytest.fixture(scope="session")
 def bubblewrap() -> dict[str, str]:
-    """The environment that names the installed program."""
+    """Return the environment with the path of the installed program."""
     return {PROGRAM_VARIABLE: str(installation.locate().bubblewrap)}
 
 
 @pytest.fixture(scope="session")
 def sandbox(bubblewrap: dict[str, str]) -> Sandbox:
-    """Of two processor seconds; the wall clock is generous, for machines that are busy."""
+    """Return a sandbox with two processor seconds and a generous wall time for busy machines."""
     return open_sandbox(bubblewrap, Limits(wall_seconds=60.0, processor_seconds=2))
 
 

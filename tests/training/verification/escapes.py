@@ -1,8 +1,7 @@
-"""Attempts to get out of the sandbox. Each returns evidence of success; None, or an error, means
-that it was held.
+"""Attempts to escape from the sandbox, for the tests only.
 
-They run in the sandbox and nowhere else. `@NAME@` is filled in by the test: an address or a path
-that exists outside.
+Each attempt returns evidence of success; None or an error means that the sandbox held. The tests
+replace `@NAME@` by an address or a path that exists outside.
 """
 
 SYSTEM_CALL = """
@@ -11,7 +10,9 @@ SYSTEM_CALL = """
     def ask(x86, arm, *words):
         ctypes.set_errno(0)
         answer = libc.syscall(x86 if platform.machine() == "x86_64" else arm, *words)
-        return None if answer == -1 and ctypes.get_errno() in (1, 38) else [answer, ctypes.get_errno()]
+        if answer == -1 and ctypes.get_errno() in (1, 38):
+            return None
+        return [answer, ctypes.get_errno()]
 """
 READ = """
     try:
@@ -202,12 +203,13 @@ PROBES = {
     kinds = []
     for descriptor in range(256):
         try:
-            kinds.append([descriptor, stat.S_IFMT(os.fstat(descriptor).st_mode), os.readlink(f"/proc/self/fd/{descriptor}")
-                          if os.path.exists("/proc") else ""])
+            link = os.readlink(f"/proc/self/fd/{descriptor}") if os.path.exists("/proc") else ""
+            kinds.append([descriptor, stat.S_IFMT(os.fstat(descriptor).st_mode), link])
         except OSError:
             pass
     pipes_and_null = (stat.S_IFIFO, stat.S_IFCHR)
-    return [kind for kind in kinds if kind[1] not in pipes_and_null] or (kinds if len(kinds) > 5 else None)
+    others = [kind for kind in kinds if kind[1] not in pipes_and_null]
+    return others or (kinds if len(kinds) > 5 else None)
 """,
     "finds a shell or a program of root's": """
     import os, stat
@@ -218,7 +220,8 @@ PROBES = {
                 mode = os.lstat(os.path.join(folder, name)).st_mode
             except OSError:
                 continue
-            if name in ("sh", "bash", "mount", "su", "curl") or mode & (stat.S_ISUID | stat.S_ISGID):
+            privileged = mode & (stat.S_ISUID | stat.S_ISGID)
+            if name in ("sh", "bash", "mount", "su", "curl") or privileged:
                 found.append(name)
     return found or None
 """,
@@ -248,8 +251,7 @@ PROBES = {
     "shares memory by System V": asks("29, 194, 0, 4096, 0o1600"),
 }
 
-# The same tests of success, on what the sandbox does allow: so that a probe that reports nothing is
-# known to look.
+# Controls: the same attempts at permitted actions, to show that the probes detect success.
 CONTROLS = {
     "reading": read("/tmp/candidate.py"),
     "listing": read("/tmp"),

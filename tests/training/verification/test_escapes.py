@@ -1,6 +1,4 @@
-"""Goal S4: none of the attempts gets out. Each would report what it found; the controls show that
-it would.
-"""
+"""Goal S4: no escape attempt succeeds. Controls show that the attempts would detect success."""
 
 import json
 import os
@@ -16,20 +14,20 @@ from pathlib import Path
 import pytest
 
 from tests.training.verification.escapes import CONTROLS, PROBES
-from training.verification.sandbox.runs import Ended, Run, Sandbox
+from training.verification.sandbox.runs import EndReason, Run, Sandbox
 
 ENTRY = "\ndef probe():\n"
 
 
 def evidence(run: Run) -> object:
-    """What the probe returned. An error, or no line at all, is none."""
+    """Return the value returned by the probe; None after an error or without output."""
     lines = run.output.splitlines()
     return json.loads(lines[0]).get("value") if lines else None
 
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What lies and listens on this machine, by the names that probes use."""
+    """Yield files and listeners of this machine, by the placeholders of the probes."""
     folder = tmp_path_factory.mktemp("outside")
     (folder / "file").write_text("of another job")
     folder.chmod(0o755)
@@ -53,17 +51,17 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         }
 
 
-# Memory of all processes together: docs/decisions/2026-11-26-sandbox.md.
+# Limits for all processes of a run: docs/decisions/2026-11-26-sandbox.md.
 NEED_CONTROL_GROUPS = {"takes 1 GiB in many processes"}
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_the_sandbox_holds_what(
+def test_sandbox_prevents(
     probe: str, sandbox: Sandbox, outside: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if probe in NEED_CONTROL_GROUPS and sandbox.groups is None:
         pytest.skip(
-            "no control groups for this user: limits hold for each process, and not for a run as a whole"
+            "no control groups for this user: limits apply per process, not to the whole run"
         )
     monkeypatch.setenv("A_SECRET", "of the trainer")
     body = PROBES[probe]
@@ -71,48 +69,51 @@ def test_the_sandbox_holds_what(
         body = body.replace(name, value)
     run = sandbox.run({"code": ENTRY + body, "function": "probe", "calls": [[]]})
     assert evidence(run) is None
-    # It was tried: what is not Python would be held by any sandbox.
+    # The probe ran: invalid Python would also produce no evidence.
     assert b"SyntaxError" not in run.output and b"NameError" not in run.output
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_a_probe_would_notice_success_at(control: str, sandbox: Sandbox) -> None:
+def test_control_of_the_probes_succeeds_at(control: str, sandbox: Sandbox) -> None:
     run = sandbox.run({"code": ENTRY + CONTROLS[control], "function": "probe", "calls": [[]]})
     assert evidence(run), run.output
 
 
-def test_there_are_more_probes_than_the_goal_asks_for() -> None:
+def test_number_of_probes_meets_the_goal() -> None:
     assert len(PROBES) >= 30
 
 
-def test_nothing_of_a_run_is_there_for_the_next(sandbox: Sandbox) -> None:
+def test_runs_leave_no_files_for_the_next_run(sandbox: Sandbox) -> None:
     leave = "open('/tmp/left', 'w').write('x')\ndef probe(): return 1"
     look = "import os\ndef probe(): return os.path.exists('/tmp/left')"
     assert evidence(sandbox.run({"code": leave, "function": "probe", "calls": [[]]})) == 1
     assert evidence(sandbox.run({"code": look, "function": "probe", "calls": [[]]})) is False
 
 
-def test_a_loop_without_end_is_ended_by_its_processor_time(sandbox: Sandbox) -> None:
+def test_endless_loop_exceeds_the_processor_time(sandbox: Sandbox) -> None:
     run = sandbox.run({"code": "while True: pass", "function": "probe", "calls": [[]]})
-    assert run.ended is Ended.OUT_OF_TIME
+    assert run.ended is EndReason.OUT_OF_TIME
 
 
-def test_a_loop_that_ignores_the_signal_is_killed(sandbox: Sandbox) -> None:
+def test_loop_that_ignores_the_signal_is_killed(sandbox: Sandbox) -> None:
     code = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
-    assert sandbox.run({"code": code, "function": "probe", "calls": [[]]}).ended is Ended.KILLED
+    assert sandbox.run({"code": code, "function": "probe", "calls": [[]]}).ended is EndReason.KILLED
 
 
-def test_a_sleep_without_end_is_ended_by_the_wall_clock(sandbox: Sandbox) -> None:
+def test_endless_sleep_exceeds_the_wall_time(sandbox: Sandbox) -> None:
     run = limited(sandbox, wall_seconds=3.0).run(
         {"code": "import time\ntime.sleep(3600)", "function": "p", "calls": [[]]}
     )
-    assert run.ended is Ended.OUT_OF_TIME
+    assert run.ended is EndReason.OUT_OF_TIME
 
 
-def test_a_flood_is_read_to_the_limit_and_no_further(sandbox: Sandbox) -> None:
-    code = "import os\nwhile True:\n  for d in range(3, 9):\n    try: os.write(d, b'x' * 65536)\n    except OSError: pass"
+def test_output_is_read_up_to_the_limit(sandbox: Sandbox) -> None:
+    code = (
+        "import os\nwhile True:\n  for d in range(3, 9):\n"
+        "    try: os.write(d, b'x' * 65536)\n    except OSError: pass"
+    )
     run = sandbox.run({"code": code, "function": "probe", "calls": [[]]})
-    assert run.ended is Ended.FLOODED
+    assert run.ended is EndReason.FLOODED
     assert len(run.output) == sandbox.limits.output_bytes
 
 
@@ -122,7 +123,8 @@ def probe():
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            os.execv(sys.executable, [sys.executable, "-S", "-c", "import time; time.sleep(600)", "@MARK@"])
+            sleep = "import time; time.sleep(600)"
+            os.execv(sys.executable, [sys.executable, "-S", "-c", sleep, "@MARK@"])
         os._exit(0)
     time.sleep(@SECONDS@)
     return 1
@@ -130,7 +132,7 @@ def probe():
 
 
 def marked(mark: str) -> list[str]:
-    """Processes of this machine that carry the mark as an argument of their own."""
+    """Return the processes of this machine with the mark as an argument."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -141,7 +143,7 @@ def marked(mark: str) -> list[str]:
     return found
 
 
-def test_a_process_that_detached_itself_is_seen_while_it_runs_and_gone_afterwards(
+def test_detached_process_ends_with_the_run(
     sandbox: Sandbox,
 ) -> None:
     mark, seen = str(uuid.uuid4()), threading.Event()
@@ -162,11 +164,11 @@ def test_a_process_that_detached_itself_is_seen_while_it_runs_and_gone_afterward
     assert not marked(mark)
 
 
-def test_a_run_that_is_over_time_leaves_no_process_and_no_control_group(sandbox: Sandbox) -> None:
+def test_run_over_time_leaves_no_process_and_no_control_group(sandbox: Sandbox) -> None:
     mark = str(uuid.uuid4())
     code = DAEMON.replace("@MARK@", mark).replace("@SECONDS@", "3600")
     run = limited(sandbox, wall_seconds=4.0).run({"code": code, "function": "probe", "calls": [[]]})
-    assert run.ended is Ended.OUT_OF_TIME
+    assert run.ended is EndReason.OUT_OF_TIME
     assert not marked(mark)
     assert not [
         group

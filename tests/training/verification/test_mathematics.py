@@ -1,11 +1,9 @@
-"""The final answer is found in free text and compared as mathematics, in a process that is killed
-if that never ends.
-"""
+"""Extraction and symbolic comparison of final answers, in disposable processes."""
 
 import pytest
 
 from tests.support.errors import refused
-from training.verification.answers import last_number, marked_answer, only_line
+from training.verification.answers import last_number, marked_answer, single_line
 from training.verification.checks import CheckError, Choice, Mathematics
 from training.verification.symbols import compare
 from training.verification.verdict import Outcome
@@ -29,30 +27,32 @@ from training.verification.workers import WorkerLimits, Workers
         ("we get 12", None),
     ],
 )
-def test_the_answer_that_a_text_marks(text: str, answer: str | None) -> None:
+def test_marked_answer_is_extracted(text: str, answer: str | None) -> None:
     assert marked_answer(text) == answer
 
 
-def test_the_last_number_and_the_only_line() -> None:
+def test_last_number_and_single_line_are_extracted() -> None:
     assert last_number("first 3.5, then -12% of 1,000") == "1,000"
     assert last_number("none") is None
-    assert only_line("talps.\n") == "talps"
-    assert only_line("two\nlines") is None
+    assert single_line("talps.\n") == "talps"
+    assert single_line("two\nlines") is None
 
 
 RIGHT = [
-    ("42", "42"), ("1/2", "0.5"), ("50%", "0.5"), ("1/3", "0.333333"), ("12", "12 km"), ("12", "12\\text{ km}"),
-    ("1234", "1,234"), ("7/2", "3 1/2"), ("-0.5", "-\\frac{1}{2}"), ("10^12", "1e12"), ("5", "x = 5"), ("-4", "4 - 1 - 7 = -4"),
-    ("5", "$5"), ("x=5", "5"), ("(x+1)^2", "x^2 + 2x + 1"), ("sqrt(2)/2", "1/sqrt(2)"), ("2pi", "2 π"),
-    ("[0,1)", "[0, 1)"), ("(-∞, 3]", "(-\\infty,3]"), ("[0,1] ∪ [2,3]", "[2,3]\\cup[0,1]"), ("{1,2}", "\\{2,1\\}"),
+    ("42", "42"), ("1/2", "0.5"), ("50%", "0.5"), ("1/3", "0.333333"), ("12", "12 km"),
+    ("12", "12\\text{ km}"), ("1234", "1,234"), ("7/2", "3 1/2"), ("-0.5", "-\\frac{1}{2}"),
+    ("10^12", "1e12"), ("5", "x = 5"), ("-4", "4 - 1 - 7 = -4"), ("5", "$5"), ("x=5", "5"),
+    ("(x+1)^2", "x^2 + 2x + 1"), ("sqrt(2)/2", "1/sqrt(2)"), ("2pi", "2 π"), ("[0,1)", "[0, 1)"),
+    ("(-∞, 3]", "(-\\infty,3]"), ("[0,1] ∪ [2,3]", "[2,3]\\cup[0,1]"), ("{1,2}", "\\{2,1\\}"),
     ("x<=5", "x \\le 5"),
 ]  # fmt: skip
 NOT_RIGHT = [
-    ("42", "43"), ("1/3", "0.33"), ("[0,1)", "[0,1]"), ("{1,2}", "{1,2,3}"), ("x<=5", "x<5"), ("12", "12 apples in 3 baskets"),
-    ("5", "5 or 6"), ("6", "5 or 6"), ("6", "5 ∪ 6"), ("11", "5 6"), ("5", "{5,6}"), ("5", "5 \\pm 1"), ("5", "five"), ("5", "5x"),
-    ("5", ""), ("5", "(" * 400 + "5" + ")" * 400),
+    ("42", "43"), ("1/3", "0.33"), ("[0,1)", "[0,1]"), ("{1,2}", "{1,2,3}"), ("x<=5", "x<5"),
+    ("12", "12 apples in 3 baskets"), ("5", "5 or 6"), ("6", "5 or 6"), ("6", "5 ∪ 6"),
+    ("11", "5 6"), ("5", "{5,6}"), ("5", "5 \\pm 1"), ("5", "five"), ("5", "5x"), ("5", ""),
+    ("5", "(" * 400 + "5" + ")" * 400),
 ]  # fmt: skip
-THE_QUESTION_AGAIN = [
+UNEVALUATED = [
     ("-4", "4-1-7"),
     ("5", "10/2"),
     ("1/2", "\\frac{2}{4}"),
@@ -68,21 +68,21 @@ def test_equal_answers_are_right(expected: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(("expected", "answer"), NOT_RIGHT)
-def test_other_answers_and_two_answers_at_once_are_not(expected: str, answer: str) -> None:
+def test_other_answers_and_double_answers_have_no_reward(expected: str, answer: str) -> None:
     assert compare(expected, answer).reward == 0
 
 
-@pytest.mark.parametrize(("expected", "answer"), THE_QUESTION_AGAIN)
-def test_a_number_that_is_not_worked_out_is_wrong(expected: str, answer: str) -> None:
+@pytest.mark.parametrize(("expected", "answer"), UNEVALUATED)
+def test_unevaluated_number_is_wrong(expected: str, answer: str) -> None:
     assert compare(expected, answer).outcome is Outcome.WRONG
 
 
-def test_an_expected_answer_that_is_no_mathematics_is_an_error() -> None:
+def test_expected_answer_without_mathematics_is_refused() -> None:
     with refused(CheckError, field="expected", reason="MALFORMED"):
         compare("no \\mathematics", "5")
 
 
-HOSTILE = {
+ADVERSARIAL = {
     "a tower of powers": "Answer: 10^{10^{10^{10}}}",
     "the same in plain writing": "Answer: 10**10**10",
     "a power to expand": "Answer: (x+1)^{3000}-(x+2)^{3000}",
@@ -95,18 +95,18 @@ HOSTILE = {
 }
 
 
-# Each takes a worker all its time, and the next worker imports for as long.
+# Each uses a worker's full time, and its replacement needs as long to import.
 LONG = ("the same in plain writing", "a power to expand", "deep nesting", "a factorial")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param(HOSTILE[name], id=name, marks=pytest.mark.long if name in LONG else ())
-        for name in HOSTILE
+        pytest.param(ADVERSARIAL[name], id=name, marks=pytest.mark.long if name in LONG else ())
+        for name in ADVERSARIAL
     ],
 )
-def test_a_hostile_answer_is_a_verdict_and_the_next_one_is_judged(
+def test_adversarial_answer_gets_a_verdict_and_workers_continue(
     text: str, workers: Workers
 ) -> None:
     assert workers.judge(Mathematics("x^2"), text).outcome in (
@@ -118,7 +118,7 @@ def test_a_hostile_answer_is_a_verdict_and_the_next_one_is_judged(
     assert workers.judge(Mathematics("x^2"), "Answer: x*x").outcome is Outcome.RIGHT
 
 
-def test_what_takes_too_long_is_out_of_time_by_processor_and_by_clock() -> None:
+def test_slow_answer_is_out_of_time_by_processor_and_wall_time() -> None:
     text = "Answer: " + "{" * 140 + "x" + "}" * 140
     limits = (
         WorkerLimits(processor_seconds=1, wall_seconds=120.0),
@@ -129,9 +129,9 @@ def test_what_takes_too_long_is_out_of_time_by_processor_and_by_clock() -> None:
             assert workers.judge(Mathematics("x"), text).outcome is Outcome.OUT_OF_TIME
 
 
-def test_a_worker_that_was_killed_is_replaced(workers: Workers) -> None:
+def test_killed_worker_is_replaced(workers: Workers) -> None:
     assert workers.judge(Choice("A", 4), "A").outcome is Outcome.RIGHT
-    with workers._one() as worker:
+    with workers._lend() as worker:
         assert worker is not None
         worker._process.kill()
     assert workers.judge(Choice("A", 4), "A").outcome is Outcome.RIGHT
@@ -150,5 +150,5 @@ def test_a_worker_that_was_killed_is_replaced(workers: Workers) -> None:
         ("I think it is\nB", Outcome.UNPARSABLE),
     ],
 )
-def test_a_choice_is_one_letter(text: str, outcome: Outcome, workers: Workers) -> None:
+def test_choice_is_a_single_letter(text: str, outcome: Outcome, workers: Workers) -> None:
     assert workers.judge(Choice("B", 4), text).outcome is outcome

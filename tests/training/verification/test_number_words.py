@@ -1,13 +1,11 @@
-"""Answers in English number words are judged like those in digits, and words that only look like
-numbers are no answers.
-"""
+"""Answers in English number words are judged like digits; similar words are no answers."""
 
 import pytest
 
 from training.verification.answers import last_number
 from training.verification.checks import Mathematics
+from training.verification.free_text import judge_text
 from training.verification.number_words import in_digits
-from training.verification.reading import judge_text
 from training.verification.verdict import Outcome
 
 RIGHT = [
@@ -58,16 +56,16 @@ NOT_RIGHT = [
 
 
 @pytest.mark.parametrize(("expected", "response"), RIGHT)
-def test_a_right_answer_in_words(expected: str, response: str) -> None:
+def test_right_answer_in_words_is_right(expected: str, response: str) -> None:
     assert judge_text(Mathematics(expected), response).outcome is Outcome.RIGHT
 
 
 @pytest.mark.parametrize(("expected", "response"), NOT_RIGHT)
-def test_another_answer_in_words_is_not_right(expected: str, response: str) -> None:
+def test_wrong_answer_in_words_has_no_reward(expected: str, response: str) -> None:
     assert judge_text(Mathematics(expected), response).reward == 0
 
 
-def test_numbers_in_words_become_digits_and_pronouns_stay() -> None:
+def test_number_words_become_digits_and_pronouns_stay() -> None:
     assert in_digits("two thousand and twenty-four") == "2024"
     assert in_digits("between one hundred and five hundred") == "between 100 and 500"
     assert in_digits("one of them, that one, no one") == "one of them, that one, no one"
@@ -78,5 +76,5 @@ def test_numbers_in_words_become_digits_and_pronouns_stay() -> None:
     "text",
     ["nine million " * 1_500, "one point " + "one " * 5_000, "minus " * 3_000, "and a " * 3_000],
 )
-def test_a_hostile_text_has_a_last_number_or_none(text: str) -> None:
+def test_last_number_of_adversarial_text_is_found_or_none(text: str) -> None:
     assert last_number(text) in ("9000000", "1", None)

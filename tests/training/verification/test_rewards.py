@@ -1,6 +1,4 @@
-"""From answers to rewards, in their order, with every outcome counted and no failure passed off as
-a 0.
-"""
+"""Rewards in order of the answers, with every outcome counted and no failure reported as 0."""
 
 import re
 import tempfile
@@ -18,8 +16,8 @@ from training.verification.checks import Calls, Check, Mathematics
 from training.verification.items import Item, Split, split_of, write_items
 from training.verification.rewards import TaskVerifier
 from training.verification.sandbox.bubblewrap import SandboxUnavailableError
-from training.verification.sandbox.runs import Ended, Run
-from training.verification.scorer import MOST_FAILED, Scorer
+from training.verification.sandbox.runs import EndReason, Run
+from training.verification.scorer import MAX_FAILED_SHARE, Scorer
 from training.verification.verdict import Outcome, Verdict, VerificationError
 from training.verification.workers import WorkerLimits, Workers
 
@@ -28,7 +26,7 @@ CODE = Item("code", "f?", Calls("f", ("[]",), ("1",)))
 
 
 class Judges:
-    """Workers that say at once what they are told to."""
+    """Workers with predetermined outcomes."""
 
     def __init__(self, judge: Callable[[str], Outcome]) -> None:
         self.count, self._judge = 3, judge
@@ -38,7 +36,7 @@ class Judges:
 
 
 class Runs:
-    """A sandbox that gives the same every time, or does not start."""
+    """A sandbox with a constant result, or one that does not start."""
 
     def __init__(self, run: Run | None) -> None:
         self._run = run
@@ -52,7 +50,7 @@ class Runs:
 def verifier(
     judge: Callable[[str], Outcome], sandbox: Runs | None = None, item: Item = SUM
 ) -> tuple[TaskVerifier, str]:
-    """With the task's text, as the loop hands it on."""
+    """Return a verifier and the task text, as passed on by the training loop."""
     with tempfile.TemporaryDirectory() as folder:
         write_items([item], Path(folder) / "items.jsonl")
         prompts = read_prompts(Path(folder) / "items.jsonl")
@@ -67,12 +65,12 @@ def even(text: str) -> Outcome:
     return Outcome.RIGHT if text in ("2", "44") else Outcome.WRONG
 
 
-def test_rewards_come_in_the_order_of_the_answers() -> None:
+def test_rewards_are_in_the_order_of_the_answers() -> None:
     verify, task = verifier(even)
     assert verify(answers(task, "2", "1", "44", "45", "2")) == [1, 0, 1, 0, 1]
 
 
-def test_it_is_what_the_loop_of_ppo_and_grpo_takes() -> None:
+def test_verifier_scores_a_rollout() -> None:
     verify, task = verifier(even)
     ids_BR = torch.tensor([[ord("2"), ord("!")], [ord("4"), ord("4")]])
     mask_BR = torch.tensor([[1, 0], [1, 1]])
@@ -84,13 +82,13 @@ def test_it_is_what_the_loop_of_ppo_and_grpo_takes() -> None:
     assert score_by_verifier(verify, lambda ids: "".join(map(chr, ids)))(rollout).tolist() == [1, 1]
 
 
-def test_a_task_that_was_not_read_is_an_error() -> None:
+def test_unknown_task_is_refused() -> None:
     verify, _ = verifier(even)
     with refused(VerificationError, field="task", reason="UNKNOWN"):
         verify(answers("another", "2"))
 
 
-def test_what_is_held_out_verifies_no_training() -> None:
+def test_held_out_item_is_refused_for_training() -> None:
     number = next(n for n in range(1_000) if split_of(f"{n}?") is Split.HELD_OUT)
     with refused(ExampleError, field="prompts.1", reason="CONFLICT"):
         verifier(even, item=Item("sums", f"{number}?", Mathematics("2")))
@@ -112,10 +110,13 @@ def test_every_outcome_is_counted_once() -> None:
     assert sum(verify.take_figures().values()) == 0
 
 
-def test_a_verifier_that_fails_often_stops_the_run_and_a_rare_failure_is_counted() -> None:
+def test_frequent_verifier_failures_raise_and_rare_ones_are_counted() -> None:
     broken, task = verifier(lambda _: Outcome.VERIFIER_FAILED)
     with refused(
-        VerificationError, field="responses", reason="VERIFICATION_FAILED", limit=f"{MOST_FAILED:g}"
+        VerificationError,
+        field="responses",
+        reason="VERIFICATION_FAILED",
+        limit=f"{MAX_FAILED_SHARE:g}",
     ) as caught:
         broken(answers(task, "1", "2"))
     assert re.findall(r"\d+", caught.value.text) == ["2", "2"]
@@ -124,7 +125,7 @@ def test_a_verifier_that_fails_often_stops_the_run_and_a_rare_failure_is_counted
     assert rare.take_figures()["verdict_verifier_failed"] == 1 / 40
 
 
-def test_code_without_a_sandbox_is_an_error_and_never_a_reward() -> None:
+def test_code_without_a_sandbox_raises_an_error() -> None:
     without, task = verifier(even, item=CODE)
     with refused(VerificationError, field="sandbox", reason="MISSING"):
         without(answers(task, "def f(): return 1"))
@@ -136,22 +137,22 @@ def test_code_without_a_sandbox_is_an_error_and_never_a_reward() -> None:
 @pytest.mark.parametrize(
     ("ended", "output", "outcome"),
     [
-        (Ended.BY_ITSELF, b'{"value": 1}\n', Outcome.RIGHT),
-        (Ended.BY_ITSELF, b'{"value": 1.0}\n', Outcome.RIGHT),
-        (Ended.BY_ITSELF, b'{"value": true}\n', Outcome.WRONG),
-        (Ended.BY_ITSELF, b'{"value": "1"}\n', Outcome.WRONG),
-        (Ended.BY_ITSELF, b'{"value": 1}', Outcome.WRONG),
-        (Ended.BY_ITSELF, b'{"value": 1}\n{"value": 1}\n', Outcome.WRONG),
-        (Ended.BY_ITSELF, b'{"error": "MemoryError"}\n', Outcome.OUT_OF_MEMORY),
-        (Ended.BY_ITSELF, b"\xff\n", Outcome.WRONG),
-        (Ended.BY_ITSELF, b"", Outcome.WRONG),
-        (Ended.OUT_OF_TIME, b'{"value": 1}\n', Outcome.OUT_OF_TIME),
-        (Ended.KILLED, b'{"value": 1}\n', Outcome.WRONG),
-        (Ended.FLOODED, b'{"value": 1}\n', Outcome.WRONG),
+        (EndReason.EXITED, b'{"value": 1}\n', Outcome.RIGHT),
+        (EndReason.EXITED, b'{"value": 1.0}\n', Outcome.RIGHT),
+        (EndReason.EXITED, b'{"value": true}\n', Outcome.WRONG),
+        (EndReason.EXITED, b'{"value": "1"}\n', Outcome.WRONG),
+        (EndReason.EXITED, b'{"value": 1}', Outcome.WRONG),
+        (EndReason.EXITED, b'{"value": 1}\n{"value": 1}\n', Outcome.WRONG),
+        (EndReason.EXITED, b'{"error": "MemoryError"}\n', Outcome.OUT_OF_MEMORY),
+        (EndReason.EXITED, b"\xff\n", Outcome.WRONG),
+        (EndReason.EXITED, b"", Outcome.WRONG),
+        (EndReason.OUT_OF_TIME, b'{"value": 1}\n', Outcome.OUT_OF_TIME),
+        (EndReason.KILLED, b'{"value": 1}\n', Outcome.WRONG),
+        (EndReason.FLOODED, b'{"value": 1}\n', Outcome.WRONG),
     ],
 )
-def test_what_comes_out_of_the_sandbox_is_judged_outside(
-    ended: Ended, output: bytes, outcome: Outcome
+def test_sandbox_output_is_judged_outside(
+    ended: EndReason, output: bytes, outcome: Outcome
 ) -> None:
     scorer = Scorer(Workers(1, WorkerLimits()), Runs(Run(ended, output, 0.1)))
     assert scorer.score(CODE, "def f(): return 1").outcome is outcome

@@ -1,6 +1,4 @@
-"""Where the sandbox cannot be had it says so and runs nothing; where it can, it runs for root and
-for anybody.
-"""
+"""Sandbox setup: refusals without isolation, and operation as root and as another user."""
 
 import os
 import shutil
@@ -29,13 +27,13 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """pytest's own folders are closed to others."""
+    """Yield a folder readable by all users, unlike pytest's own folders."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
 
-def test_without_bubblewrap_code_is_refused_and_it_is_said_how_to_get_it(tmp_path: Path) -> None:
+def test_missing_bubblewrap_is_refused_with_a_remedy(tmp_path: Path) -> None:
     with refused(SandboxUnavailableError, field="bwrap", reason="MISSING") as caught:
         open_sandbox({"PATH": str(tmp_path)})
     for command in (
@@ -46,12 +44,14 @@ def test_without_bubblewrap_code_is_refused_and_it_is_said_how_to_get_it(tmp_pat
         assert command in caught.value.text
 
 
-def test_a_bubblewrap_that_may_not_make_namespaces_is_refused_with_what_it_needs(
+def test_bubblewrap_without_namespaces_is_refused_with_a_remedy(
     tmp_path: Path,
 ) -> None:
     program = tmp_path / "bwrap"
     program.write_text(
-        "#!/bin/sh\necho 'bwrap: Creating new namespace failed: Operation not permitted' >&2\nexit 1\n"
+        "#!/bin/sh\n"
+        "echo 'bwrap: Creating new namespace failed: Operation not permitted' >&2\n"
+        "exit 1\n"
     )
     program.chmod(0o755)
     with refused(
@@ -62,7 +62,7 @@ def test_a_bubblewrap_that_may_not_make_namespaces_is_refused_with_what_it_needs
         assert needed in caught.value.text
 
 
-def test_a_bubblewrap_that_isolates_nothing_and_stays_root_is_refused(tmp_path: Path) -> None:
+def test_bubblewrap_without_isolation_is_refused(tmp_path: Path) -> None:
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\necho '{\"value\": [42, false]}'\n")
     program.chmod(0o755)
@@ -70,14 +70,14 @@ def test_a_bubblewrap_that_isolates_nothing_and_stays_root_is_refused(tmp_path: 
         open_sandbox({PROGRAM_VARIABLE: str(program)})
 
 
-def test_a_processor_without_a_filter_is_refused() -> None:
+def test_unknown_processor_architecture_is_refused() -> None:
     with refused(
         UnknownArchitectureError, field="riscv64", reason="UNSUPPORTED", limit="x86_64, aarch64"
     ):
         build_filter("riscv64")
 
 
-def test_the_filter_of_every_processor_jumps_inside_itself() -> None:
+def test_filter_jumps_stay_inside_the_program() -> None:
     for machine in ("x86_64", "aarch64"):
         rules = build_filter(machine)
         program = [rules[place : place + 8] for place in range(0, len(rules), 8)]
@@ -88,7 +88,7 @@ def test_the_filter_of_every_processor_jumps_inside_itself() -> None:
             )
 
 
-ANYBODY = '''
+UNPRIVILEGED_SCRIPT = '''
 import json, os, sys, time
 from pathlib import Path
 from training.verification.sandbox.bubblewrap import Interpreter
@@ -96,7 +96,8 @@ from training.verification.sandbox.runs import Limits, open_sandbox
 program = Path("/usr/bin/python3").resolve()
 python = Interpreter(program, Path("/usr/lib") / program.name)
 sandbox = open_sandbox(os.environ, Limits(wall_seconds=90.0), python)
-def ask(body): return sandbox.run({"code": body, "function": "probe", "calls": [[]]}).output.decode()
+def ask(body):
+    return sandbox.run({"code": body, "function": "probe", "calls": [[]]}).output.decode()
 print(os.geteuid(), sandbox.groups is None)
 print(ask("import os\\ndef probe(): return [os.getuid(), os.listdir('/')]"))
 print(ask("import os\\ndef probe(): return open('/etc/passwd').read()"))
@@ -114,12 +115,12 @@ def probe():
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0, reason="not root: then all other tests of the sandbox are this test"
+    os.geteuid() != 0, reason="not root: all other sandbox tests already run without root"
 )
-def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
+def test_sandbox_works_without_root_and_control_groups(
     bubblewrap: dict[str, str], open_to_all: Path
 ) -> None:
-    assert Path("/usr/bin/python3").exists(), "needs an interpreter that everybody may read"
+    assert Path("/usr/bin/python3").exists(), "needs an interpreter readable by all users"
     program = open_to_all / "bwrap"
     shutil.copy(bubblewrap[PROGRAM_VARIABLE], program)
     copied = open_to_all / "code"
@@ -139,7 +140,7 @@ def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
             "--clear-groups",
             "/usr/bin/python3",
             "-c",
-            ANYBODY,
+            UNPRIVILEGED_SCRIPT,
         ],
         cwd=copied,
         env={**bubblewrap, PROGRAM_VARIABLE: str(program), "PYTHONPATH": str(copied)},
@@ -157,7 +158,7 @@ def test_it_holds_for_a_user_who_is_not_root_and_has_no_control_groups(
     assert "BlockingIOError" in forks
 
 
-def test_groups_of_version_2_take_the_limits_that_they_know_and_are_removed(tmp_path: Path) -> None:
+def test_cgroup_v2_gets_its_known_limits_and_is_removed(tmp_path: Path) -> None:
     groups = ControlGroups(
         (tmp_path,), {"memory.max": 7, "pids.max": 3, "memory.limit_in_bytes": 9}
     )
@@ -173,7 +174,7 @@ def test_groups_of_version_2_take_the_limits_that_they_know_and_are_removed(tmp_
     assert made.removed == [group]
 
 
-def test_where_no_groups_can_be_made_there_are_none(
+def test_no_control_groups_are_found_without_a_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control_groups, "MOUNT", tmp_path / "nothing")
@@ -181,7 +182,7 @@ def test_where_no_groups_can_be_made_there_are_none(
 
 
 class Kernel:
-    """Makes and removes the files of a group with it, as the kernel does."""
+    """Creates and removes the files of a control group like the kernel."""
 
     def __init__(self, folder: Path, files: tuple[str, ...]) -> None:
         self.folder, self.files, self.removed = folder, files, list[Path]()
@@ -196,14 +197,14 @@ class Kernel:
         self.removed.append(group)
 
 
-def test_only_what_json_knows_comes_out() -> None:
+def test_only_json_types_are_reported() -> None:
     assert plain({"a": (1, [2.5, None, "x"], True)}) == {"a": [1, [2.5, None, "x"], True]}
     for value in ({1, 2}, {1: 2}, object(), b"x", type("Text", (str,), {})("x")):
         with pytest.raises(TypeError):
             plain(value)
 
 
-def test_a_run_is_the_same_every_time(sandbox: Sandbox) -> None:
+def test_runs_are_deterministic(sandbox: Sandbox) -> None:
     code = "def probe(): return [list({'a', 'b', 'c', 'd'}), hash('x')]"
     outputs = {
         sandbox.run({"code": code, "function": "probe", "calls": [[]]}).output for _ in range(3)
