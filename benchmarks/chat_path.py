@@ -1,15 +1,14 @@
-"""Time that the chat path adds to the first token, with real services and a model server that
-answers at once.
+"""Latency added by the chat path before the first token, with real services and an instant model.
 
-`python benchmarks/chat_path.py [--turns 200] [--seconds 10]`. What the generator alone needs is
-measured in the same run and taken off. With 50 streams each writes 20 tokens a second (1,000 in
-all: the most that an engine was seen to give on two cores) for four seconds, so that 50 are under
-way while new ones begin. The model's pieces end with their word: where they do not, the guard also
-waits for the next token, which is the model's time.
+`python benchmarks/chat_path.py [--turns 200] [--seconds 10]`. The latency of the generator alone is
+measured in the same run and subtracted. With 50 streams, each stream gets 20 tokens per second
+(1,000 in all, the highest observed rate of an engine on two cores) for four seconds, so 50 streams
+are active while new ones start. Every piece of the model ends with its word. Otherwise the guard
+would also wait for the next token, adding model time.
 
-Beside the turns a bare grpc.aio call to a process that does nothing is timed: a turn needs five
-calls one after another before its first text (gateway, enhancer, session with the input guard
-beside it, generator, output guard).
+A bare grpc.aio call to an idle process is timed during the turns. A turn needs five successive
+calls before its first text (gateway, enhancer, session in parallel with the input guard, generator,
+output guard).
 """
 
 import argparse
@@ -65,7 +64,7 @@ Turn = Callable[[], Awaitable[float]]
 
 @dataclass(frozen=True)
 class Figures:
-    """Waits for the first text, in seconds."""
+    """Waiting times until the first text, in seconds."""
 
     waits: Sequence[float]
 
@@ -75,7 +74,7 @@ class Figures:
 
 
 def model_directory(folder: Path) -> Path:
-    """What session and generator read of a model: a byte tokenizer, a length, a manifest."""
+    """Write a model directory for session and generator: tokenizer, context length, manifest."""
     directory = folder / VERSION
     directory.mkdir()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -92,8 +91,10 @@ def model_directory(folder: Path) -> Path:
 
 
 def build_load(folder: Path) -> Path:
-    """Build the Go program of benchmarks/load, client and instant model server. Raises:
-    subprocess.CalledProcessError.
+    """Build the Go program of benchmarks/load with client and instant model server.
+
+    Raises:
+        subprocess.CalledProcessError: the build failed.
     """
     program = folder / "load"
     command = [str(find_go()), "build", "-buildvcs=false", "-o", str(program), "."]
@@ -102,8 +103,9 @@ def build_load(folder: Path) -> Path:
 
 
 def model_server(load: Path, port: int, token_seconds: float) -> tuple[str, ...]:
-    """The command of a model server whose first token costs nothing, and whose later ones come at a
-    pace.
+    """Return the command of a model server with an immediate first token.
+
+    Later tokens follow at a fixed interval.
     """
     return (
         str(load),
@@ -118,11 +120,9 @@ def model_server(load: Path, port: int, token_seconds: float) -> tuple[str, ...]
 
 
 def bare_server(port: int) -> None:
-    """What one call costs before anybody does anything: grpc.aio as the services use it, without
-    the chassis.
-    """
+    """Serve calls without any work: grpc.aio as used by the services, without the chassis."""
 
-    class Nothing(enhancer_pb2_grpc.EnhancerServiceServicer):
+    class IdleServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
         async def Enhance(
             self, request: enhancer_pb2.EnhanceRequest, context: object
         ) -> enhancer_pb2.EnhanceResponse:
@@ -130,7 +130,7 @@ def bare_server(port: int) -> None:
 
     async def serve() -> None:
         server = grpc.aio.server()
-        enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server(Nothing(), server)
+        enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server(IdleServicer(), server)
         server.add_insecure_port(f"{HOST}:{port}")
         await server.start()
         await server.wait_for_termination()
@@ -140,7 +140,7 @@ def bare_server(port: int) -> None:
 
 @asynccontextmanager
 async def bare_calls(port: int) -> AsyncIterator[list[float]]:
-    """Seconds of bare calls, a few a second, as long as the block runs."""
+    """Yield the durations of bare calls, repeated in the background, in seconds."""
     seconds: list[float] = []
     request = enhancer_pb2.EnhanceRequest(text=QUESTION)
 
@@ -164,7 +164,7 @@ Processes = Mapping[str, "subprocess.Popen[bytes]"]
 
 @contextmanager
 def running(layout: Layout, model: Path) -> Iterator[Processes]:
-    """The real services as processes of their own, and the instant model server."""
+    """Run the real services as separate processes, with the instant model server."""
     started: dict[str, subprocess.Popen[bytes]] = {}
     commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         program.name: (tuple(program.command), dict(program.environment))
@@ -185,7 +185,7 @@ def running(layout: Layout, model: Path) -> Iterator[Processes]:
 
 
 def cpu_seconds(pids: Mapping[str, int]) -> Mapping[str, float]:
-    """Processor time so far by name, children that still run included, from Linux' /proc."""
+    """Return processor time by name, including running children, from Linux' /proc."""
     ticks = os.sysconf("SC_CLK_TCK")
     parents, spent = {}, {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -203,7 +203,7 @@ def cpu_seconds(pids: Mapping[str, int]) -> Mapping[str, float]:
 
 
 async def ready(ports: Sequence[int]) -> None:
-    """Wait until all listen."""
+    """Wait until all ports accept connections."""
     async with asyncio.timeout(BOOT_SECONDS):
         for port in ports:
             while True:
@@ -219,7 +219,7 @@ async def ready(ports: Sequence[int]) -> None:
 
 @asynccontextmanager
 async def calls(layout: Layout, tokens: int) -> AsyncIterator[Mapping[str, Turn]]:
-    """Both ways to the first text: through the gateway, and to the generator alone."""
+    """Yield both calls to a first text: through the gateway, and to the generator alone."""
     key = (layout.state / "owner.key").read_text().strip()
     async with (
         grpc.aio.insecure_channel(layout.target("gateway")) as gateway,
@@ -228,21 +228,25 @@ async def calls(layout: Layout, tokens: int) -> AsyncIterator[Mapping[str, Turn]
         chat = chat_pb2_grpc.ChatServiceStub(gateway)
         direct = generator_pb2_grpc.GeneratorServiceStub(generator)
         sampling = chat_pb2.SamplingOverrides(max_tokens=tokens)
-        asked = chat_pb2.SendMessageRequest(
+        gateway_request = chat_pb2.SendMessageRequest(
             input=chat_pb2.UserInput(text=QUESTION), sampling=sampling
         )
         words = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=QUESTION)]
-        generated = generator_pb2.GenerateRequest(
+        generator_request = generator_pb2.GenerateRequest(
             user_key="bench/user", messages=words, sampling=sampling
         )
-        mine = (("authorization", f"Bearer {key}"),)
-        inner = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
+        gateway_metadata = (("authorization", f"Bearer {key}"),)
+        generator_metadata = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
 
         async def whole() -> float:
-            return await first_text(chat.SendMessage(asked, timeout=60, metadata=mine))
+            return await first_text(
+                chat.SendMessage(gateway_request, timeout=60, metadata=gateway_metadata)
+            )
 
         async def generator_alone() -> float:
-            return await first_text(direct.Generate(generated, timeout=60, metadata=inner))
+            return await first_text(
+                direct.Generate(generator_request, timeout=60, metadata=generator_metadata)
+            )
 
         yield {"gateway": whole, "generator": generator_alone}
 
@@ -250,7 +254,7 @@ async def calls(layout: Layout, tokens: int) -> AsyncIterator[Mapping[str, Turn]
 async def first_text(
     call: AsyncIterable[chat_pb2.ChatEvent | generator_pb2.GenerateEvent],
 ) -> float:
-    """Seconds to the first text; the answer is read to its end."""
+    """Return the seconds until the first text; the answer is read to its end."""
     started, waited = time.perf_counter(), 0.0
     async for event in call:
         if not waited and event.WhichOneof("event") == "text_delta":
@@ -265,8 +269,9 @@ async def one_after_another(turn: Turn, turns: int) -> Figures:
 async def many_at_once(
     turn: Turn, streams: int, seconds: float, token_seconds: float = TOKEN_SECONDS
 ) -> Figures:
-    """Each client begins anew when its answer has ended; the beginnings are spread, and the warm-up
-    is left out.
+    """Run clients that start a new answer after each answer.
+
+    Start times are spread, and the first answer of each client is excluded as warm-up.
     """
     waits: list[float] = []
     end = time.perf_counter() + seconds
@@ -282,7 +287,7 @@ async def many_at_once(
 
 
 def stage_totals(layout: Layout) -> Mapping[str, tuple[float, float]]:
-    """Sum of seconds and count by stage, as the gateway tells."""
+    """Return sum of seconds and count per stage from the gateway's metrics."""
     with urllib.request.urlopen(f"{layout.url}/metrics") as response:
         text = response.read().decode()
     found = re.findall(r'thumbwheel_turn_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)', text)
@@ -295,7 +300,7 @@ def stage_totals(layout: Layout) -> Mapping[str, tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Meters:
-    """What the services tell of themselves at one moment."""
+    """Metrics and processor times of the services at one moment."""
 
     stages: Mapping[str, tuple[float, float]]
     cpu: Mapping[str, float]
@@ -304,7 +309,7 @@ class Meters:
 async def measure(
     layout: Layout, processes: Processes, streams: int, options: argparse.Namespace
 ) -> None:
-    """One row of the result."""
+    """Measure and print one row of the result."""
 
     async def figures(turn: Turn) -> Figures:
         if streams > 1:
@@ -317,18 +322,19 @@ async def measure(
             cpu_seconds({name: process.pid for name, process in processes.items()}),
         )
 
-    async with calls(layout, SHORT_TOKENS if streams == 1 else LONG_TOKENS) as ways:
-        for turn in ways.values():
+    async with calls(layout, SHORT_TOKENS if streams == 1 else LONG_TOKENS) as paths:
+        for turn in paths.values():
             await one_after_another(turn, WARM_UP_TURNS if streams == 1 else 1)
-        alone = await figures(ways["generator"])
+        alone = await figures(paths["generator"])
         before = meters()
         async with bare_calls(layout.ports["bare"]) as bare:
-            whole = await figures(ways["gateway"])
+            whole = await figures(paths["gateway"])
         print_row(streams, whole, alone, before, meters())
         hop = Figures(bare)
         p50, p99 = (hop.quantile_ms(share) for share in (0.5, 0.99))
         print(
-            f"  a bare call meanwhile:  p50 {p50:.2f} ms, p99 {p99:.2f} ms; {HOPS} of them {HOPS * p50:.2f} ms"
+            f"  bare call in parallel:  p50 {p50:.2f} ms, p99 {p99:.2f} ms; {HOPS} of them"
+            f" {HOPS * p50:.2f} ms"
         )
 
 
@@ -374,7 +380,8 @@ def print_environment() -> None:
     )
     load = os.getloadavg()[0]
     print(
-        f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}, {versions}"
+        f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f}, Python"
+        f" {platform.python_version()}, {versions}"
     )
 
 
@@ -386,8 +393,8 @@ async def run(layout: Layout, processes: Processes, options: argparse.Namespace)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=200, help="turns one after another")
-    parser.add_argument("--seconds", type=float, default=10.0, help="time with 50 streams")
+    parser.add_argument("--turns", type=int, default=200, help="number of successive turns")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds with 50 streams")
     parser.add_argument("--serve-bare", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve_bare:

@@ -1,8 +1,7 @@
-"""What the enhancer corrects, what it wrongly touches, and how long it takes: `python -m
-benchmarks.enhancer`.
+"""Corrections, false corrections and speed of the enhancer: `python -m benchmarks.enhancer`.
 
-Typos are put into real sentences one at a time; correct questions are run as they are. No text is
-printed.
+Typos are inserted into real sentences one at a time; correct questions are used unchanged. No text
+is printed.
 """
 
 import gzip
@@ -59,7 +58,8 @@ def main() -> None:
             any(edit.kind in WORD_KINDS for edit in enhancer.enhance(text).edits) for text in texts
         )
         print(
-            f"words changed in correct texts, {name}: {touched} of {len(texts)} (some of them are real mistakes)"
+            f"words changed in correct texts, {name}: {touched} of {len(texts)} (some of them are"
+            " real mistakes)"
         )
     sentences = [*sets["MT-Bench"], *sets["BFCL"], *questions(olmo, "arc_easy")[:1_000]]
     sentences = [
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def repaired(enhancer: Enhancer, sentences: Sequence[str], typos: dict[str, list[str]]) -> str:
-    """Shares of sentences that come out as without the typo, with it, or with yet another word."""
+    """Return the shares of sentences with the typo corrected, left, or replaced by another word."""
     choose = random.Random(7)
     right = left = wrong = 0
     for sentence in sentences:
@@ -93,11 +93,14 @@ def repaired(enhancer: Enhancer, sentences: Sequence[str], typos: dict[str, list
         else:
             wrong += 1
     total = right + left + wrong
-    return f"{right / total:.1%} right, {left / total:.1%} left, {wrong / total:.1%} another word, of {total}"
+    return (
+        f"{right / total:.1%} right, {left / total:.1%} left,"
+        f" {wrong / total:.1%} another word, of {total}"
+    )
 
 
 def latency(enhancer: Enhancer) -> None:
-    """Processor time, so that neighbours on the machine do not count."""
+    """Print latencies in processor time, independent of other processes."""
     for _ in range(2):
         seconds = []
         for prompt in PROMPTS * 40:
@@ -107,7 +110,8 @@ def latency(enhancer: Enhancer) -> None:
         seconds.sort()
     print(
         f"prompt of {sum(map(len, PROMPTS)) // len(PROMPTS)} characters: "
-        f"p50 {1e3 * seconds[len(seconds) // 2]:.2f} ms, p99 {1e3 * seconds[len(seconds) * 99 // 100]:.2f} ms"
+        f"p50 {1e3 * seconds[len(seconds) // 2]:.2f} ms, p99"
+        f" {1e3 * seconds[len(seconds) * 99 // 100]:.2f} ms"
     )
 
 

@@ -1,9 +1,9 @@
-"""Acks of the feedback service at 64 clients, beside the disk's own fdatasync: `python
-benchmarks/feedback.py [--seconds 10]`.
+"""Acknowledgements of the feedback service with 64 clients, relative to the disk's fdatasync.
 
-Rounds of disk alone, group commit alone, the whole service over gRPC and a bare grpc.aio server
-that only says yes are interleaved in one run on one folder, so that only their ratios are claimed.
-One client process drives the servers and shares their cores: events/s is a lower bound.
+`python benchmarks/feedback.py [--seconds 10]`. Rounds of disk alone, group commit alone, the whole
+service over gRPC, and a bare grpc.aio server are interleaved in one run on one folder. Only the
+ratios are meaningful. A single client process drives the servers and shares their cores, so
+events/s is a lower bound.
 """
 
 import argparse
@@ -47,7 +47,7 @@ BOOT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Figures:
-    """One round: how many were durable, in which time, and each wait in seconds."""
+    """One round: duration, and the wait of each durable event in seconds."""
 
     seconds: float
     waits: Sequence[float]
@@ -57,15 +57,16 @@ class Figures:
         p50, p99 = (
             ordered[min(len(ordered) - 1, int(q * len(ordered)))] * 1000 for q in (0.5, 0.99)
         )
-        return f"{name:<28} {len(ordered) / self.seconds:>8,.0f}/s   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms"
+        rate = len(ordered) / self.seconds
+        return f"{name:<28} {rate:>8,.0f}/s   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms"
 
 
 def event() -> events_pb2.FeedbackEvent:
-    """A thumb with a reason and a short comment, about 300 bytes."""
+    """Return a thumb with a reason and a short comment, about 300 bytes."""
     thumb = events_pb2.Thumb(
         up=True, reasons=["clear"], comment="this is what I was looking for, thanks"
     )
-    made = events_pb2.FeedbackEvent(
+    message = events_pb2.FeedbackEvent(
         event_id=str(uuid.uuid4()),
         tenant=CALLER.tenant,
         principal=principal_of(KEY, CALLER),
@@ -75,12 +76,15 @@ def event() -> events_pb2.FeedbackEvent:
         arm="stable",
         thumb=thumb,
     )
-    made.accept_time.GetCurrentTime()
-    return made
+    message.accept_time.GetCurrentTime()
+    return message
 
 
 def disk_alone(folder: Path, seconds: float) -> Figures:
-    """One writer: append one event's bytes, fdatasync, again. What the hardware gives without us."""
+    """Append the bytes of an event and call fdatasync, repeatedly, with one writer.
+
+    This is the limit of the hardware.
+    """
     data, waits = feedback_entry(event()).payload, []
     descriptor = os.open(folder / "disk", os.O_RDWR | os.O_CREAT | os.O_APPEND)
     started = time.perf_counter()
@@ -93,7 +97,7 @@ def disk_alone(folder: Path, seconds: float) -> Figures:
 
 
 async def clients(send: Callable[[], Awaitable[object]], seconds: float) -> Figures:
-    """64 clients, each sends the next event when the one before is acknowledged."""
+    """Run 64 clients; each sends the next event after the previous acknowledgement."""
     waits: list[float] = []
     started = time.perf_counter()
 
@@ -106,28 +110,28 @@ async def clients(send: Callable[[], Awaitable[object]], seconds: float) -> Figu
     return Figures(time.perf_counter() - started, waits)
 
 
-class NothingCommitted:
-    """No ledger beside it."""
+class EmptyLedger:
+    """Ledger without committed events."""
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
         return {}
 
 
-class OneKey:
-    """Everybody's, without a database."""
+class ConstantKey:
+    """Key source with one key for all principals, without a database."""
 
     def of(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
         return dict.fromkeys(tenants, DataKey(bytes(16), bytes(32)))
 
 
 async def group_commit_alone(folder: Path, seconds: float) -> Figures:
-    """Spool and idempotency in this process, without gRPC, sink and ledger."""
+    """Measure spool and idempotency in this process, without gRPC, sink and ledger."""
     spool = Spool(
         folder / f"spool-{uuid.uuid4()}", max_bytes=SPOOL_BYTES, segment_bytes=SPOOL_BYTES
     )
-    sealer = Sealer(events_pb2.FeedbackEvent, take_feedback_texts, OneKey(), MasterKey(MASTER))
+    sealer = Sealer(events_pb2.FeedbackEvent, take_feedback_texts, ConstantKey(), MasterKey(MASTER))
     commit = GroupCommit(
-        Acceptance("feedback", spool, NothingCommitted(), NoClaims(), sealer), lambda records: None
+        Acceptance("feedback", spool, EmptyLedger(), NoClaims(), sealer), lambda records: None
     )
     try:
         return await clients(lambda: commit.append([feedback_entry(event())]), seconds)
@@ -137,13 +141,13 @@ async def group_commit_alone(folder: Path, seconds: float) -> Figures:
 
 
 async def serve_bare(port: int) -> None:
-    """What the client and grpc.aio can do together: no checks, no disk."""
+    """Serve acknowledgements without checks and disk, as the limit of client and grpc.aio."""
 
-    async def say_yes(request: feedback_pb2.RecordFeedbackRequest, context: object) -> object:
+    async def acknowledge(request: feedback_pb2.RecordFeedbackRequest, context: object) -> object:
         return feedback_pb2.RecordFeedbackResponse(durability=feedback_pb2.DURABILITY_SPOOL)
 
     handler = grpc.unary_unary_rpc_method_handler(
-        say_yes,
+        acknowledge,
         feedback_pb2.RecordFeedbackRequest.FromString,
         feedback_pb2.RecordFeedbackResponse.SerializeToString,
     )
@@ -161,7 +165,7 @@ async def serve_bare(port: int) -> None:
 async def service(
     folder: Path, port: int
 ) -> AsyncIterator[feedback_pb2_grpc.FeedbackLogServiceStub]:
-    """The real process, its sink running as in the embedded install."""
+    """Run the real service with its sink, as in the embedded installation."""
     settings = {
         "PORT": port,
         "METRICS_PORT": 0,
@@ -183,8 +187,10 @@ async def service(
 async def process(
     command: Sequence[str], environment: Mapping[str, str], port: int
 ) -> AsyncIterator[feedback_pb2_grpc.FeedbackLogServiceStub]:
-    """A server until the block ends, once it can be reached."""
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - nothing else runs yet
+    """Run a server and yield a stub after the connection is ready."""
+    process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
+        command, env=environment, stderr=subprocess.DEVNULL
+    )
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await asyncio.wait_for(channel.channel_ready(), BOOT_SECONDS)
@@ -195,7 +201,7 @@ async def process(
 
 
 async def measure(folder: Path, port: int, seconds: float) -> dict[str, list[Figures]]:
-    """Rounds, interleaved."""
+    """Measure all parts in interleaved rounds."""
     found: dict[str, list[Figures]] = {
         "fdatasync, one writer": [],
         "group commit, 64 callers": [],
@@ -222,7 +228,7 @@ async def measure(folder: Path, port: int, seconds: float) -> dict[str, list[Fig
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -234,7 +240,7 @@ def main() -> None:
         "--folder",
         type=Path,
         default=None,
-        help="on the disk to be measured; default: the temp folder",
+        help="folder on the disk to measure; default: the temp folder",
     )
     parser.add_argument("--serve-bare", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -246,7 +252,8 @@ def main() -> None:
     )
     print(f"python {platform.python_version()}  {versions}")
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}"
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f},"
+        f" {platform.platform()}"
     )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         found = asyncio.run(measure(Path(folder), arguments.port, arguments.seconds))

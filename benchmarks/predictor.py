@@ -1,9 +1,8 @@
-"""The predictor's speed: decode alone, 8 at once, the same over HTTP, and from a checkpoint to its
-first token.
+"""Speed of the predictor: decoding with 1 and 8 streams, over HTTP, and time to the first token.
 
-`python benchmarks/predictor.py [--model DIRECTORY] [--rounds 3]`. Without one it writes a random
-Llama of 100 M parameters. Rounds are interleaved, so that only ratios within this one run are
-claimed; tokens per second are of this machine, now.
+`python benchmarks/predictor.py [--model DIRECTORY] [--rounds 3]`. Without a model, a random Llama
+with 100 M parameters is written. Rounds are interleaved, so only ratios within one run are
+meaningful; tokens per second depend on machine and load.
 """
 
 import argparse
@@ -63,7 +62,7 @@ Measure = Callable[[], Awaitable[float]]
 
 
 def random_tensors() -> dict[str, np.ndarray]:
-    """Weights of a Llama with tied embeddings."""
+    """Return random weights of a Llama with tied embeddings."""
     rng = np.random.default_rng(0)
 
     def matrix(rows: int, columns: int) -> np.ndarray:
@@ -87,13 +86,12 @@ def random_tensors() -> dict[str, np.ndarray]:
 
 
 def write_random_llama(directory: Path) -> Path:
-    """A complete model directory with random weights."""
+    """Write a complete model directory with random weights."""
     directory.mkdir()
     save_file(random_tensors(), directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps(CONFIG))
-    words = {
-        f"w{index}": index for index in range(VOCAB)
-    }  # every token has text, so that streams carry what real ones do
+    # Every token has text, as in real streams.
+    words = {f"w{index}": index for index in range(VOCAB)}
     Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "w0"}))
     files = {
@@ -107,7 +105,7 @@ def write_random_llama(directory: Path) -> Path:
 def load_in_process(
     directory: Path, name: str, cache: Path, loop: asyncio.AbstractEventLoop
 ) -> Version:
-    """The engine without HTTP."""
+    """Load the engine without HTTP."""
     (cache / "graphs").mkdir(parents=True)
     loader = Loader(
         digests=DigestCache(cache / "digests.json"),
@@ -121,14 +119,14 @@ def load_in_process(
 
 
 def random_prompt(vocab_size: int, rng: np.random.Generator) -> list[int]:
-    """Fresh ids each time: the prefix cache must not help."""
+    """Return a new prompt, so that the prefix cache has no effect."""
     return [int(token) for token in rng.integers(1, vocab_size, PROMPT_TOKENS)]
 
 
 async def engine_tokens_per_second(
     version: Version, concurrent: int, rng: np.random.Generator
 ) -> float:
-    """Decode in process: tokens after each stream's first, over the time that they took."""
+    """Measure decoding in process: tokens after each stream's first, divided by their time."""
 
     async def one() -> tuple[float, float, int]:
         sampling = Sampling(NEW_TOKENS, version.end_ids, seed=0, temperature=0.0, ignore_eos=True)
@@ -147,7 +145,7 @@ async def http_tokens_per_second(
     concurrent: int,
     rng: np.random.Generator,
 ) -> float:
-    """The same through the served stream; the client shares the machine."""
+    """Measure decoding over HTTP; the client shares the machine."""
 
     async def one() -> tuple[float, float, int]:
         body = {
@@ -173,7 +171,7 @@ def _rate(streams: list[tuple[float, float, int]]) -> float:
 
 @asynccontextmanager
 async def served(cache: Path) -> Any:
-    """The real process, on a free port; yields a client and its address."""
+    """Run the real process on a free port; yield a client and its address."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TW_")}
     environment |= {"TW_PREDICTOR_PORT": "0", "TW_PREDICTOR_CACHE_DIRECTORY": str(cache)}
     process = await asyncio.create_subprocess_exec(
@@ -192,7 +190,7 @@ async def served(cache: Path) -> Any:
 async def first_token_seconds(
     client: aiohttp.ClientSession, url: str, directory: Path, name: str
 ) -> float:
-    """From the load request of a checkpoint that was never seen, to the first token of an answer."""
+    """Return the time from loading an unknown checkpoint to the first token of an answer."""
     began = time.perf_counter()
     load = {"parameters": {"directory": str(directory)}}
     async with client.post(f"{url}/v2/repository/models/{name}/load", json=load) as response:
@@ -210,7 +208,7 @@ async def first_token_seconds(
 
 
 async def run(directory: Path, rounds: int, scratch: Path) -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     name = json.loads((directory / "manifest.json").read_text())["version"]
     rng = np.random.default_rng()
     async with served(scratch / "server") as (client, url):
@@ -234,7 +232,7 @@ async def run(directory: Path, rounds: int, scratch: Path) -> None:
 
 
 def report(name: str, results: dict[str, list[float]], seconds: float) -> None:
-    """Environment, medians with all rounds, ratios."""
+    """Print environment, medians with all rounds, and ratios."""
     cpu = next(
         (
             line
@@ -253,11 +251,13 @@ def report(name: str, results: dict[str, list[float]], seconds: float) -> None:
         for package in ("openvino", "openvino-genai", "aiohttp")
     )
     print(
-        f"machine: {platform.machine()}, {os.cpu_count()} cores, {' '.join(wide)}, load {os.getloadavg()[0]:.1f}"
+        f"machine: {platform.machine()}, {os.cpu_count()} cores, {' '.join(wide)}, load"
+        f" {os.getloadavg()[0]:.1f}"
     )
     print(f"software: python {platform.python_version()} {versions}")
     print(
-        f"model: {name}; prompt {PROMPT_TOKENS}, {NEW_TOKENS} new tokens, greedy; tokens/s, median (rounds)"
+        f"model: {name}; prompt {PROMPT_TOKENS}, {NEW_TOKENS} new tokens, greedy; tokens/s, median"
+        " (rounds)"
     )
     median = {label: statistics.median(values) for label, values in results.items()}
     for label, values in results.items():
@@ -272,7 +272,7 @@ def report(name: str, results: dict[str, list[float]], seconds: float) -> None:
 
 
 def main() -> None:
-    """Parse and run."""
+    """Parse the arguments and run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="a model directory with its manifest")
     parser.add_argument("--rounds", type=int, default=3)

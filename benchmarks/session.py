@@ -1,10 +1,9 @@
-"""Turns of the session service at 32 clients, on SQLite and on Postgres: `python -m
-benchmarks.session [--seconds 8]`.
+"""Turns of the session service with 32 clients, on SQLite and on Postgres.
 
-Rounds on the two databases are interleaved in one run on one folder, beside the disk's own
-fdatasync, so that only their ratios are claimed. One client process drives the service and shares
-its cores and Postgres': turns/s is a lower bound. SQLite does not sync a turn's commits, Postgres
-does: see docs/decisions/2026-11-24-session-durability.md.
+`python -m benchmarks.session [--seconds 8]`. Rounds on both databases and the disk's fdatasync are
+interleaved in one run on one folder; only the ratios are meaningful. A single client process drives
+the service and shares its cores with Postgres, so turns/s is a lower bound. SQLite does not sync
+the commits of a turn, Postgres does (docs/decisions/2026-11-24-session-durability.md).
 """
 
 import argparse
@@ -47,7 +46,7 @@ QUESTION, ANSWER = (
 
 @dataclass(frozen=True)
 class Figures:
-    """One round: each wait in seconds for the beginning and for the end of a turn."""
+    """One round: the wait of each call that begins and each that finishes a turn, in seconds."""
 
     seconds: float
     begins: Sequence[float]
@@ -71,7 +70,10 @@ class Figures:
         processor = (
             f"{self.processor_seconds / len(self.finishes) * 1000:.1f} ms of processor a turn"
         )
-        return f"{name:<25} {self.rate:>5,.0f} turns/s  begin p50 / p99 {begin} ms  finish {finish} ms  {both}  {processor}"
+        return (
+            f"{name:<25} {self.rate:>5,.0f} turns/s  begin p50 / p99 {begin} ms"
+            f"  finish {finish} ms  {both}  {processor}"
+        )
 
 
 def _quantile(waits: Sequence[float], q: float) -> float:
@@ -80,7 +82,7 @@ def _quantile(waits: Sequence[float], q: float) -> float:
 
 
 def disk_alone(folder: Path, seconds: float) -> list[float]:
-    """One writer: append 4 KiB, fdatasync, again."""
+    """Append 4 KiB and call fdatasync, repeatedly, with one writer."""
     waits: list[float] = []
     with (folder / "disk").open("ab", buffering=0) as file:
         end = time.perf_counter() + seconds
@@ -92,8 +94,9 @@ def disk_alone(folder: Path, seconds: float) -> list[float]:
 
 
 async def clients(stubs: Sequence[Any], seconds: float) -> Figures:
-    """32 clients, each in conversations of its own, one turn after the other, at one replica after
-    the other.
+    """Run 32 clients, each with its own conversations and one turn at a time.
+
+    Each client alternates between the replicas.
     """
     begins: list[float] = []
     finishes: list[float] = []
@@ -145,7 +148,7 @@ def _environment(folder: Path, url: str, port: int) -> Mapping[str, str]:
         "PRINCIPAL_KEY": "the benchmark's own key",
         "DATABASE_URL": url,
         "TOKENIZER_FILE": folder / "tokenizer.json",
-        # Nobody listens: the relay only looks at the outbox now and then.
+        # No server listens; the relay only polls the outbox.
         "FEEDBACK_TARGET": "127.0.0.1:1",
     }
     return os.environ | {f"TW_SESSION_{name}": str(value) for name, value in settings.items()}
@@ -159,7 +162,7 @@ class Replica:
     process: subprocess.Popen[bytes]
 
     def processor_seconds(self) -> float:
-        """What it has used until now, Postgres' own not counted."""
+        """Return the processor time used so far, without Postgres."""
         user, system = (
             Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
         )
@@ -167,7 +170,7 @@ class Replica:
 
 
 async def turns_at(replicas: Sequence[Replica], seconds: float) -> Figures:
-    """One round."""
+    """Measure one round of turns."""
     before = sum(replica.processor_seconds() for replica in replicas)
     figures = await clients([replica.stub for replica in replicas], seconds)
     used = sum(replica.processor_seconds() for replica in replicas) - before
@@ -176,7 +179,7 @@ async def turns_at(replicas: Sequence[Replica], seconds: float) -> Figures:
 
 @asynccontextmanager
 async def replica(folder: Path, url: str) -> AsyncIterator[Replica]:
-    """The real process."""
+    """Run the real process."""
     port = free_port()
     process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
         [sys.executable, "-m", "services.session"],
@@ -194,7 +197,7 @@ async def replica(folder: Path, url: str) -> AsyncIterator[Replica]:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """A server with its durability as it comes, and a migrated database in it."""
+    """Run Postgres with default durability; yield the URL of a migrated database."""
     server = Postgres(folder / "postgres", free_port())
     (program,) = server.prepare(find_installed().postgres)
     with (folder / "postgres.log").open("wb") as log:
@@ -214,7 +217,7 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 async def measure(folder: Path, postgres_url: str, seconds: float) -> dict[str, list[Figures]]:
-    """Rounds, interleaved."""
+    """Measure all parts in interleaved rounds."""
     async with (
         replica(folder, f"sqlite:///{folder}/sessions.db") as sqlite,
         replica(folder, postgres_url) as one,
@@ -235,7 +238,7 @@ async def measure(folder: Path, postgres_url: str, seconds: float) -> dict[str, 
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -246,7 +249,7 @@ def main() -> None:
         "--folder",
         type=Path,
         default=None,
-        help="on the disk to be measured; default: the temp folder",
+        help="folder on the disk to measure; default: the temp folder",
     )
     arguments = parser.parse_args()
     versions = " ".join(
@@ -254,14 +257,16 @@ def main() -> None:
     )
     print(f"python {platform.python_version()}  {versions}")
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.platform()}"
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f},"
+        f" {platform.platform()}"
     )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         _write_tokenizer(folder)
         waits = disk_alone(folder, 2.0)
         print(
-            f"fdatasync of 4 KiB, one writer: p50 {_quantile(waits, 0.5):.1f} ms, p99 {_quantile(waits, 0.99):.1f} ms"
+            f"fdatasync of 4 KiB, one writer: p50 {_quantile(waits, 0.5):.1f} ms, p99"
+            f" {_quantile(waits, 0.99):.1f} ms"
         )
         with postgres(folder) as url:
             found = asyncio.run(measure(folder, url, arguments.seconds))
@@ -273,7 +278,8 @@ def main() -> None:
         for rounds in found.values()
     )
     print(
-        f"Postgres to SQLite: {server[0] / sqlite[0]:.2f} of the turns/s, {server[1] / sqlite[1]:.1f} times the p99"
+        f"Postgres to SQLite: {server[0] / sqlite[0]:.2f} of the turns/s,"
+        f" {server[1] / sqlite[1]:.1f} times the p99"
     )
     print(f"two replicas to one: {two[0] / server[0]:.2f} of the turns/s")
 

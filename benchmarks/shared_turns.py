@@ -1,10 +1,10 @@
-"""What sharing through Valkey adds to the first text: two gateways over the same services, one with
-Valkey and one without, by turns.
+"""Latency added by sharing through Valkey: two gateways on the same services, alternating.
 
-`python benchmarks/shared_turns.py [--turns 300] [--seconds 8]`. Every turn has a request_id, so
-that the one with Valkey admits it by the shared quota book, claims it, and tells other gateways of
-every event. Services, model and questions are those of benchmarks/chat_path.py. Then what others
-wait: from the first text here to the same text there, and from a cancel there to the end here.
+`python benchmarks/shared_turns.py [--turns 300] [--seconds 8]`. Every turn has a request_id. The
+gateway with Valkey thus admits the turn by the shared quota, claims it, and publishes every event.
+Services, model and questions are those of benchmarks/chat_path.py. Further figures are the delay
+from the first text here to the same text in another gateway, and from a cancel there to the end
+here.
 """
 
 import argparse
@@ -50,7 +50,7 @@ Chats = Mapping[str, Any]
 
 @contextmanager
 def sharing_gateways(layout: Layout, model: Path) -> Iterator[Mapping[str, int]]:
-    """Two gateways more, over the same services and one Valkey, by their gRPC ports."""
+    """Run two more gateways on the same services with one Valkey; yield their gRPC ports."""
     server = Valkey(layout.state / "valkey", free_port())
     (valkey,) = server.prepare(installation.find_installed().valkey)
     (gateway,) = [program for program in programs(layout, model) if program.name == "gateway"]
@@ -84,14 +84,14 @@ def sharing_gateways(layout: Layout, model: Path) -> Iterator[Mapping[str, int]]
 
 
 class Client:
-    """Asks gateways by name."""
+    """Client of several gateways, by name."""
 
     def __init__(self, layout: Layout, chats: Chats) -> None:
         key = (layout.state / "owner.key").read_text().strip()
         self._chats, self._metadata = chats, (("authorization", f"Bearer {key}"),)
 
     def send(self, gateway: str, tokens: int) -> Any:
-        """A running turn."""
+        """Start a turn through the named gateway."""
         request = chat_pb2.SendMessageRequest(
             input=chat_pb2.UserInput(text=QUESTION),
             sampling=chat_pb2.SamplingOverrides(max_tokens=tokens),
@@ -100,16 +100,16 @@ class Client:
         return self._chats[gateway].SendMessage(request, timeout=60, metadata=self._metadata)
 
     async def wait(self, gateway: str, tokens: int) -> float:
-        """Seconds to the first text."""
+        """Return the seconds until the first text."""
         return await first_text(self.send(gateway, tokens))
 
     def resume(self, gateway: str, message_id: str) -> Any:
-        """The same turn through another gateway."""
+        """Follow the same turn through another gateway."""
         request = chat_pb2.ResumeMessageRequest(message_id=message_id)
         return self._chats[gateway].ResumeMessage(request, timeout=60, metadata=self._metadata)
 
     async def cancel(self, gateway: str, message_id: str) -> bool:
-        """Whether it was running."""
+        """Cancel a turn and return True if it was running."""
         request = chat_pb2.CancelMessageRequest(message_id=message_id)
         response = await self._chats[gateway].CancelMessage(
             request, timeout=60, metadata=self._metadata
@@ -119,7 +119,7 @@ class Client:
 
 @asynccontextmanager
 async def client_of(layout: Layout, ports: Mapping[str, int]) -> AsyncIterator[Client]:
-    """Channels to all three."""
+    """Open channels to all three gateways."""
     targets = {
         "alone": layout.target("gateway"),
         **{name: f"{HOST}:{port}" for name, port in ports.items()},
@@ -139,8 +139,8 @@ async def client_of(layout: Layout, ports: Mapping[str, int]) -> AsyncIterator[C
             await channel.close()
 
 
-async def by_turns(client: Client, turns: int) -> dict[str, Figures]:
-    """One after another, first here, then there."""
+async def measure_alternating(client: Client, turns: int) -> dict[str, Figures]:
+    """Measure single turns, alternating between both gateways."""
     waits: dict[str, list[float]] = {"alone": [], "with Valkey": []}
     for number in range(turns + WARM_UP_TURNS):
         for name, found in waits.items():
@@ -150,8 +150,8 @@ async def by_turns(client: Client, turns: int) -> dict[str, Figures]:
     return {name: Figures(found) for name, found in waits.items()}
 
 
-async def many(client: Client, seconds: float) -> dict[str, Figures]:
-    """Many streams at once, first all here, then all there, twice."""
+async def measure_many(client: Client, seconds: float) -> dict[str, Figures]:
+    """Measure many streams at once, alternating between both gateways, twice."""
     waits: dict[str, list[float]] = {"alone": [], "with Valkey": []}
     for _ in range(2):
         for name, found in waits.items():
@@ -161,8 +161,8 @@ async def many(client: Client, seconds: float) -> dict[str, Figures]:
     return {name: Figures(found) for name, found in waits.items()}
 
 
-async def remote(client: Client) -> tuple[Figures, Figures]:
-    """How much later others see a text, and how long a cancel there takes to end the stream here."""
+async def measure_remote(client: Client) -> tuple[Figures, Figures]:
+    """Return the delay of events in another gateway, and of a cancel through it."""
     later, cancelled = [], []
     for _ in range(REMOTE_TURNS):
         call = client.send("with Valkey", LONG_TOKENS)
@@ -195,7 +195,8 @@ def print_comparison(title: str, figures: Mapping[str, Figures]) -> None:
     print(f"\n{title}, {len(alone.waits)} and {len(shared.waits)} turns")
     for share, name in ((0.5, "p50"), (0.99, "p99")):
         before, after = alone.quantile_ms(share), shared.quantile_ms(share)
-        verdict = f" (goal {GOAL_ADDED_MS:g}: {'reached' if after - before <= GOAL_ADDED_MS else 'missed'})"
+        reached = "reached" if after - before <= GOAL_ADDED_MS else "missed"
+        verdict = f" (goal {GOAL_ADDED_MS:g}: {reached})"
         print(
             f"  {name}: first text {before:7.2f} ms alone, {after:7.2f} ms with Valkey,"
             f" added {after - before:6.2f} ms{verdict if share == 0.5 else ''}"
@@ -206,23 +207,25 @@ async def run(layout: Layout, ports: Mapping[str, int], options: argparse.Namesp
     await ready([port for name, port in layout.ports.items() if not name.endswith("metrics")])
     await ready(list(ports.values()))
     async with client_of(layout, ports) as client:
-        print_comparison("1 stream", await by_turns(client, options.turns))
-        print_comparison(f"{STREAMS} streams", await many(client, options.seconds))
-        later, cancelled = await remote(client)
+        print_comparison("1 stream", await measure_alternating(client, options.turns))
+        print_comparison(f"{STREAMS} streams", await measure_many(client, options.seconds))
+        later, cancelled = await measure_remote(client)
         p50, p99 = (later.quantile_ms(share) for share in (0.5, 0.99))
-        print(f"\nan event reaches a reader elsewhere later by: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+        print(f"\ndelay of an event in another gateway: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
         p50, p99 = (cancelled.quantile_ms(share) for share in (0.5, 0.99))
         verdict = "reached" if p99 <= GOAL_CANCEL_MS else "missed"
         print(
-            f"a cancel elsewhere ends the stream here within: p50 {p50:.1f} ms, p99 {p99:.1f} ms (goal {verdict})"
+            f"time from a cancel in another gateway to the end of the stream: p50 {p50:.1f} ms,"
+            f" p99 {p99:.1f} ms"
+            f" (goal {verdict})"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=300, help="turns one after another")
+    parser.add_argument("--turns", type=int, default=300, help="number of successive turns")
     parser.add_argument(
-        "--seconds", type=float, default=8.0, help="time with many streams, four times"
+        "--seconds", type=float, default=8.0, help="seconds with many streams, four times"
     )
     options = parser.parse_args()
     print_environment()

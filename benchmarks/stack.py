@@ -1,12 +1,11 @@
-"""What the whole costs on real servers: time to the first token at 200 streams, and from an ack to
-Parquet that readers see.
+"""Latency of the whole stack on real servers: first token at 200 streams, ack to readable Parquet.
 
-`python benchmarks/stack.py [--streams 200] [--seconds 30] [--thumbs 2000]`. Kafka, Postgres,
-Valkey, S3 and Prometheus, two replicas of every service, traces sent, metrics read: the product's
-`make stack`, with the instant model server of benchmarks/load in the predictor's place. All answers
-together get 1,000 tokens a second, the most that an engine was seen to give on two cores. What the
-generators alone need at as many streams is measured in the same run and taken off. Clients, servers
-and services share the cores.
+`python benchmarks/stack.py [--streams 200] [--seconds 30] [--thumbs 2000]`. Runs the product's
+`make stack` with Kafka, Postgres, Valkey, S3 and Prometheus, two replicas of every service, tracing
+and metrics. The instant model server of benchmarks/load replaces the predictor. All answers
+together get 1,000 tokens per second, the highest observed rate of an engine on two cores. The
+latency of the generators alone with the same number of streams is measured in the same run and
+subtracted. Clients, servers and services share the cores.
 """
 
 import argparse
@@ -61,12 +60,12 @@ GOAL_P50_MS, GOAL_P99_MS = 10.0, 20.0
 GOAL_READABLE_SECONDS = 60.0
 THUMBS_AT_ONCE = 16
 POLL_SECONDS = 0.1
-AGAIN_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 120.0
+RETRY_SECONDS = 1.0
+READ_TIMEOUT_SECONDS = 120.0
 
 
 class Spans(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes spans as a collector does, and counts them into a file."""
+    """Trace collector that counts spans in a file."""
 
     def __init__(self, count: Path) -> None:
         self._count = count
@@ -82,7 +81,7 @@ class Spans(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 def collect(port: int, count: Path) -> None:
-    """A collector of traces, until SIGTERM. One thread: the file is its own."""
+    """Run a trace collector until SIGTERM. One thread, as the only writer of the file."""
     count.write_text("0")
     server = grpc.server(futures.ThreadPoolExecutor(1))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Spans(count), server)  # type: ignore[no-untyped-call]
@@ -95,17 +94,15 @@ def collect(port: int, count: Path) -> None:
 async def running_stack(
     folder: Path, token_seconds: float, brokers: int
 ) -> AsyncIterator[tuple[StackLayout, Pids]]:
-    """Servers and services as `make stack` starts them, with the instant model server and a
-    collector of traces.
-    """
+    """Start servers and services like `make stack`, with instant model server and collector."""
     run = Layout(folder, {**stack_ports(0, 0), "traces": free_port()})
     run.prepare()
     model = chat_path.model_directory(folder)
     ports = choose_ports(folder / "servers", brokers, usual=False)
     stack = StackLayout(run, assemble(folder / "servers", ports, metrics_targets(run.ports)))
-    silent: Callable[[str, str], None] = lambda name, line: None  # noqa: E731 - nobody reads along
-    fleet = stack.fleet.prepare(install(partial(silent, "")))
-    async with supervised(folder / "servers", ports, fleet, silent) as servers:
+    no_output: Callable[[str, str], None] = lambda name, line: None  # noqa: E731 - no output
+    fleet = stack.fleet.prepare(install(partial(no_output, "")))
+    async with supervised(folder / "servers", ports, fleet, no_output) as servers:
         await prepare_stores(stack, model, lambda line: None)
         words = (
             sys.executable,
@@ -119,8 +116,10 @@ async def running_stack(
         server = chat_path.model_server(
             chat_path.build_load(folder), run.ports["predictor"], token_seconds
         )
-        services = [benchmarked(program, run, server) for program in stack.programs(model)]
-        async with supervised(run.state, run.ports, [traces, *services], silent) as others:
+        services = [
+            with_benchmark_settings(program, run, server) for program in stack.programs(model)
+        ]
+        async with supervised(run.state, run.ports, [traces, *services], no_output) as others:
             children = {**servers, **others}
             yield (
                 stack,
@@ -129,8 +128,10 @@ async def running_stack(
             )
 
 
-def benchmarked(program: Program, run: Layout, model_server: tuple[str, ...]) -> Program:
-    """The model server replaced; everything else sends its spans."""
+def with_benchmark_settings(
+    program: Program, run: Layout, model_server: tuple[str, ...]
+) -> Program:
+    """Replace the model server and send spans from all other services."""
     if program.name == "predictor":
         return replace(program, command=model_server)
     service = program.name.partition("-")[0].upper()
@@ -139,19 +140,21 @@ def benchmarked(program: Program, run: Layout, model_server: tuple[str, ...]) ->
         f"TW_{service}_OTLP_ENDPOINT": f"http://{run.target('traces')}",
     }
     if service == "GATEWAY":
-        environment["TW_GATEWAY_MAX_TURNS_PER_USER"] = (
-            "0"  # one user's clients stand for many users
-        )
+        # The clients of one user represent many users.
+        environment["TW_GATEWAY_MAX_TURNS_PER_USER"] = "0"
     return replace(program, environment=environment)
 
 
 @asynccontextmanager
-async def ways(run: Layout, refused: list[str]) -> AsyncIterator[Mapping[str, Turn]]:
-    """To the first text through the gateways by turns, and through the generators alone. Turns that
-    are refused are begun again.
+async def call_paths(run: Layout, refused: list[str]) -> AsyncIterator[Mapping[str, Turn]]:
+    """Yield both calls to a first text: through the gateways by turns, and to the generators alone.
+
+    Refused turns are repeated.
     """
     sampling = chat_pb2.SamplingOverrides(max_tokens=LONG_TOKENS)
-    asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION), sampling=sampling)
+    request = chat_pb2.SendMessageRequest(
+        input=chat_pb2.UserInput(text=QUESTION), sampling=sampling
+    )
     words = [chat_pb2.HistoryMessage(role=chat_pb2.ROLE_USER, text=QUESTION)]
     generated = generator_pb2.GenerateRequest(
         user_key="bench/user", messages=words, sampling=sampling
@@ -174,25 +177,27 @@ async def ways(run: Layout, refused: list[str]) -> AsyncIterator[Mapping[str, Tu
                 for channel in await channels("generator")
             ]
         )
-        mine = key_of(run)
-        inner = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
+        gateway_metadata = key_of(run)
+        generator_metadata = (("x-tw-tenant", "bench"), ("x-tw-user", "user"))
 
-        async def whole() -> float:
+        async def through_gateway() -> float:
             while True:
                 try:
                     return await first_text(
-                        next(chats).SendMessage(asked, timeout=120, metadata=mine)
+                        next(chats).SendMessage(request, timeout=120, metadata=gateway_metadata)
                     )
                 except grpc.aio.AioRpcError as error:
                     if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                         raise
                     refused.append(error.details() or "")
-                    await asyncio.sleep(AGAIN_SECONDS)
+                    await asyncio.sleep(RETRY_SECONDS)
 
         async def alone() -> float:
-            return await first_text(next(directs).Generate(generated, timeout=120, metadata=inner))
+            return await first_text(
+                next(directs).Generate(generated, timeout=120, metadata=generator_metadata)
+            )
 
-        yield {"gateway": whole, "generator": alone}
+        yield {"gateway": through_gateway, "generator": alone}
 
 
 def key_of(run: Layout) -> tuple[tuple[str, str], ...]:
@@ -200,50 +205,53 @@ def key_of(run: Layout) -> tuple[tuple[str, str], ...]:
 
 
 async def readable_after(run: Layout, objects: Objects, thumbs: int) -> tuple[Figures, Figures]:
-    """Waits for the ack, and from the ack until a reader finds the event in a committed object;
-    through the public door.
+    """Return the waits for the ack, and from the ack until the event is in a committed object.
+
+    Feedback is sent through the public API.
     """
     async with (
         grpc.aio.insecure_channel(f"{HOST}:{run.ports['gateway']}") as gateway,
         grpc.aio.insecure_channel(f"{HOST}:{run.ports['feedback']}") as log,
     ):
-        mine = key_of(run)
-        answer = await an_answer(chat_pb2_grpc.ChatServiceStub(gateway), mine)
+        gateway_metadata = key_of(run)
+        answer = await answer_id(chat_pb2_grpc.ChatServiceStub(gateway), gateway_metadata)
         acked: dict[str, float] = {}
         waits: list[float] = []
-        door = feedback_pb2_grpc.FeedbackServiceStub(gateway)
+        feedback = feedback_pb2_grpc.FeedbackServiceStub(gateway)
 
         async def client(numbers: "itertools.count[int]") -> None:
             while next(numbers) <= thumbs:
-                asked = feedback_pb2.SubmitFeedbackRequest(
+                request = feedback_pb2.SubmitFeedbackRequest(
                     message_id=answer, request_id=str(uuid.uuid4())
                 )
-                asked.thumb.up = True
+                request.thumb.up = True
                 started = time.perf_counter()
-                reply = await door.SubmitFeedback(asked, timeout=60, metadata=mine)
+                reply = await feedback.SubmitFeedback(
+                    request, timeout=60, metadata=gateway_metadata
+                )
                 acked[reply.event_id] = time.perf_counter()
                 waits.append(acked[reply.event_id] - started)
 
         numbers = itertools.count(1)
         reading = asyncio.create_task(
-            seen(feedback_pb2_grpc.FeedbackLogServiceStub(log), objects, thumbs)
+            readable_times(feedback_pb2_grpc.FeedbackLogServiceStub(log), objects, thumbs)
         )
         await asyncio.gather(*(client(numbers) for _ in range(THUMBS_AT_ONCE)))
-        found = await asyncio.wait_for(reading, LONGEST_WAIT_SECONDS)
+        found = await asyncio.wait_for(reading, READ_TIMEOUT_SECONDS)
     return Figures(waits), Figures([found[event] - at for event, at in acked.items()])
 
 
-async def an_answer(chat: chat_pb2_grpc.ChatServiceStub, key: Any) -> str:
-    """An answer to say something about."""
-    asked = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION))
+async def answer_id(chat: chat_pb2_grpc.ChatServiceStub, key: Any) -> str:
+    """Return the id of an answer for feedback."""
+    request = chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=QUESTION))
     message_id = ""
-    async for event in chat.SendMessage(asked, timeout=60, metadata=key):
+    async for event in chat.SendMessage(request, timeout=60, metadata=key):
         message_id = event.message_id or message_id
     return message_id
 
 
-async def seen(log: Any, objects: Objects, events: int) -> Mapping[str, float]:
-    """When each event could be read, by a reader that asks ten times a second."""
+async def readable_times(log: Any, objects: Objects, events: int) -> Mapping[str, float]:
+    """Return the time at which each event became readable, polled ten times per second."""
     found: dict[str, float] = {}
     known: set[str] = set()
     while len(found) < events:
@@ -269,13 +277,15 @@ def print_readable(acks: Figures, readable: Figures) -> None:
     p50, p99 = (readable.quantile_ms(share) / 1000 for share in (0.5, 0.99))
     verdict = "reached" if p99 <= GOAL_READABLE_SECONDS else "missed"
     print(
-        f"  readable: p50 {p50:.1f} s, p99 {p99:.1f} s after the ack (goal {GOAL_READABLE_SECONDS:g} s: {verdict})"
+        f"  readable: p50 {p50:.1f} s, p99 {p99:.1f} s after the ack (goal"
+        f" {GOAL_READABLE_SECONDS:g} s: {verdict})"
     )
 
 
 def spent(pids: Pids) -> Mapping[str, float]:
-    """Processor seconds so far; both replicas of a service together, and this process without those
-    that it started.
+    """Return processor seconds by kind of process, with both replicas together.
+
+    The time of this process excludes its children.
     """
     found = chat_path.cpu_seconds(pids)
     own = {
@@ -291,7 +301,7 @@ def spent(pids: Pids) -> Mapping[str, float]:
 
 
 async def measure(folder: Path, options: argparse.Namespace) -> None:
-    """Start, measure, print."""
+    """Start the stack, measure and print."""
     token_seconds = options.streams / TOKENS_A_SECOND
 
     async def many(turn: Turn) -> Figures:
@@ -302,25 +312,26 @@ async def measure(folder: Path, options: argparse.Namespace) -> None:
         assert place
         print_readable(*await readable_after(stack.run, Bucket(place), options.thumbs))
         refused: list[str] = []
-        async with ways(stack.run, refused) as way:
-            for turn in way.values():
+        async with call_paths(stack.run, refused) as paths:
+            for turn in paths.values():
                 await turn()
-            alone = await many(way["generator"])
+            alone = await many(paths["generator"])
             before, stages, started = (
                 spent(pids),
                 chat_path.stage_totals(stack.run),
                 time.perf_counter(),
             )
-            whole = await many(way["gateway"])
+            through_gateway = await many(paths["gateway"])
             after, seconds = spent(pids), time.perf_counter() - started
-        print(f"\n{options.streams} streams on two gateways, {len(whole.waits)} turns")
-        chat_path.print_added(whole, alone, GOAL_P50_MS, GOAL_P99_MS)
+        print(f"\n{options.streams} streams on two gateways, {len(through_gateway.waits)} turns")
+        chat_path.print_added(through_gateway, alone, GOAL_P50_MS, GOAL_P99_MS)
         chat_path.print_stages(stages, chat_path.stage_totals(stack.run))
-        # Each client's first turn is warm-up: not among the waits, and paid for all the same.
-        chat_path.print_costs(before, after, len(whole.waits) + options.streams)
+        # The first turn of each client is warm-up: excluded from the waits, but included in the
+        # costs.
+        chat_path.print_costs(before, after, len(through_gateway.waits) + options.streams)
         cores = sum(after[name] - before[name] for name in after) / seconds
         print(f"  cores busy, of {os.cpu_count()}:        {cores:.2f}")
-    print(f"  refused and begun again: {len(refused)}")
+    print(f"  refused and repeated: {len(refused)}")
     print(f"\n{int((folder / SPANS).read_text()):,} spans were sent")
 
 
@@ -328,14 +339,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--streams", type=int, default=200, help="answers under way at any time")
+    parser.add_argument("--streams", type=int, default=200, help="number of simultaneous answers")
     parser.add_argument(
-        "--seconds", type=float, default=30.0, help="time with the streams, for either way"
+        "--seconds", type=float, default=30.0, help="seconds with the streams, for each path"
     )
     parser.add_argument(
-        "--thumbs", type=int, default=2_000, help="events whose way to Parquet is timed"
+        "--thumbs", type=int, default=2_000, help="number of events timed until readable"
     )
-    parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="of Kafka")
+    parser.add_argument(
+        "--brokers", type=int, choices=(1, 3), default=1, help="number of Kafka brokers"
+    )
     parser.add_argument("--collect", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

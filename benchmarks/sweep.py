@@ -1,15 +1,15 @@
-"""Answers, refusals and waits at 5 to 400 streams: through Thumbwheel, from the model server alone,
-and through other servers.
+"""Answers, refusals and waits with 5 to 400 streams, for Thumbwheel, the model server, and others.
 
 `python benchmarks/sweep.py [--streams 5 10 25 50 100 200 400] [--rounds 3] [--by upstream http
-grpc]`. The streams start together and ask for 80 tokens each, at 20 a second. A stream begins the
-next answer when one has ended, waits as long as a refusal says, and gives up after a minute. Client
-and model server are the Go program in benchmarks/load; they share the processors with the services.
+grpc]`. All streams start together and request 80 tokens each, at 20 per second. A stream starts the
+next answer after the previous one, waits as long as a refusal demands, and gives up after a minute.
+Client and model server are the Go program in benchmarks/load; they share the processors with the
+services.
 
 `--before DIR` measures the services of another work tree in the same rounds. `--other NAME=URL`
-measures a server with OpenAI's API that the reader has started with `--model-port` as its model
-server; its key is in the variable LOAD_KEY. `--profile` samples each service with py-spy at the
-largest number of streams and prints the functions that took most time.
+measures a running server with OpenAI's API that uses the model server at `--model-port`; its key is
+in the variable LOAD_KEY. `--profile` samples each service with py-spy at the largest number of
+streams and prints the most expensive functions.
 """
 
 import argparse
@@ -49,22 +49,20 @@ SETTLE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Way:
-    """One thing to measure: the client's words for it, and the processes whose processor time is
-    told.
-    """
+class MeasuredPath:
+    """A measured path: arguments of the client, and the processes with reported processor time."""
 
     name: str
-    words: Sequence[str]
+    arguments: Sequence[str]
     pids: Mapping[str, int]
 
 
 @contextmanager
 def started(
-    words: Sequence[str], log: Path, **options: object
+    arguments: Sequence[str], log: Path, **options: object
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process until the block ends; its standard error goes to `log`."""
-    with log.open("ab") as err, subprocess.Popen(words, stderr=err, **options) as process:  # type: ignore[call-overload]
+    """Run a process with its standard error in `log`."""
+    with log.open("ab") as err, subprocess.Popen(arguments, stderr=err, **options) as process:  # type: ignore[call-overload]
         try:
             yield process
         finally:
@@ -75,8 +73,9 @@ def started(
 def services(
     checkout: Path, folder: Path, model_port: int
 ) -> Iterator[tuple[Layout, Mapping[str, int]]]:
-    """The services of a work tree, embedded, in front of the model server at `model_port`. Yields
-    their layout and process ids.
+    """Run the embedded services of a work tree with the model server at `model_port`.
+
+    Yields their layout and process ids.
     """
     layout = Layout(folder, {**free_ports(), "predictor": model_port})
     layout.prepare()
@@ -91,7 +90,7 @@ def services(
                 "PYTHONPATH": f"{checkout}:{checkout / 'gen'}",
             }
             if program.name == "gateway":
-                # One key stands for many users.
+                # One key represents many users.
                 environment |= {
                     "TW_GATEWAY_MAX_TURNS_PER_USER": "0",
                     "TW_GATEWAY_MAX_CONNECTION_RPCS": "0",
@@ -107,21 +106,23 @@ def services(
         yield layout, pids
 
 
-def ways_of(
+def paths_of(
     name: str, layout: Layout, pids: Mapping[str, int], wanted: Sequence[str]
-) -> Iterator[Way]:
-    """The doors of one set of services."""
+) -> Iterator[MeasuredPath]:
+    """Yield the endpoints of one set of services."""
     key = ("--key", (layout.state / "owner.key").read_text().strip())
     if "http" in wanted:
-        yield Way(f"{name} /v1", ("--url", f"{layout.url}/v1/chat/completions", *key), pids)
+        yield MeasuredPath(
+            f"{name} /v1", ("--url", f"{layout.url}/v1/chat/completions", *key), pids
+        )
     if "grpc" in wanted:
         sampling = chat_pb2.SamplingOverrides(max_tokens=TOKENS)
-        asked = chat_pb2.SendMessageRequest(
+        message = chat_pb2.SendMessageRequest(
             input=chat_pb2.UserInput(text=QUESTION), sampling=sampling
         )
-        request = base64.b64encode(asked.SerializeToString()).decode()
+        request = base64.b64encode(message.SerializeToString()).decode()
         field = str(chat_pb2.ChatEvent.DESCRIPTOR.fields_by_name["text_delta"].number)
-        words = (
+        arguments = (
             "--grpc",
             layout.target("gateway"),
             "--request",
@@ -130,19 +131,21 @@ def ways_of(
             field,
             *key,
         )
-        yield Way(f"{name} gRPC", words, pids)
+        yield MeasuredPath(f"{name} gRPC", arguments, pids)
 
 
 def busy_seconds() -> tuple[float, float]:
-    """Processor seconds of the whole machine so far: busy, and all."""
+    """Return processor seconds of the machine so far, busy and total."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]), sum(fields)
 
 
 @dataclass(frozen=True)
-class Found:
-    """Result of one run: the client's JSON (benchmarks/load/send.go), the busy share of all
-    processors, processor seconds by process.
+class RunResult:
+    """Result of one run.
+
+    The JSON of the client (benchmarks/load/send.go), the busy share of all processors, and
+    processor seconds by process.
     """
 
     client: Mapping[str, Any]
@@ -159,40 +162,43 @@ class Found:
         costs = " ".join(f"{name} {1000 * spent / answers:.0f}" for name, spent in self.cpu.items())
         return (
             f"{client['answers']:4} answers in {client['seconds']:4.1f} s"
-            f" | refused {client['refused']:4} ({refusal50:.0f} ms), given up {client['given_up']}, failed {client['failed'] or 0}"
-            f" | first text {first50:5.0f} / {first99:5.0f} ms, since asked {asked50:5.0f} / {asked99:5.0f}"
-            f" | whole {whole50 / 1000:.2f} / {whole99 / 1000:.2f} s | busy {100 * self.busy:3.0f} % | ms a turn: {costs}"
+            f" | refused {client['refused']:4} ({refusal50:.0f} ms), given up"
+            f" {client['given_up']}, failed {client['failed'] or 0}"
+            f" | first text {first50:5.0f} / {first99:5.0f} ms, since asked {asked50:5.0f} /"
+            f" {asked99:5.0f}"
+            f" | whole {whole50 / 1000:.2f} / {whole99 / 1000:.2f} s | busy {100 * self.busy:3.0f}"
+            f" % | ms a turn: {costs}"
         )
 
 
-def measure(load: Path, way: Way, streams: int, options: argparse.Namespace) -> Found:
-    """One run of the client."""
+def measure(load: Path, path: MeasuredPath, streams: int, options: argparse.Namespace) -> RunResult:
+    """Run the client once."""
     seconds = options.seconds or (LONGER_SECONDS if streams >= LONGER_FROM else SECONDS)
     waits = [] if options.wait else ["--wait=false"]
-    words = [
+    arguments = [
         str(load),
         "send",
-        *way.words,
+        *path.arguments,
         "--streams",
         str(streams),
         "--seconds",
         str(seconds),
         *waits,
     ]
-    before, (busy, whole) = cpu_seconds(way.pids), busy_seconds()
+    before, (busy, whole) = cpu_seconds(path.pids), busy_seconds()
     done = subprocess.run(
-        [*words, "--tokens", str(TOKENS)], capture_output=True, text=True, check=True
+        [*arguments, "--tokens", str(TOKENS)], capture_output=True, text=True, check=True
     )
-    after, (busy_after, whole_after) = cpu_seconds(way.pids), busy_seconds()
-    spent = {name: after[name] - before[name] for name in way.pids}
-    return Found(json.loads(done.stdout), (busy_after - busy) / (whole_after - whole), spent)
+    after, (busy_after, whole_after) = cpu_seconds(path.pids), busy_seconds()
+    spent = {name: after[name] - before[name] for name in path.pids}
+    return RunResult(json.loads(done.stdout), (busy_after - busy) / (whole_after - whole), spent)
 
 
-def profile(load: Path, way: Way, streams: int, folder: Path, options: argparse.Namespace) -> None:
-    """Sample every service under load with py-spy; print the functions with the largest share of
-    their process.
-    """
-    files = {name: folder / f"{name}.folded" for name in way.pids}
+def profile(
+    load: Path, path: MeasuredPath, streams: int, folder: Path, options: argparse.Namespace
+) -> None:
+    """Sample every service under load with py-spy and print the most expensive functions."""
+    files = {name: folder / f"{name}.folded" for name in path.pids}
     recording = [
         subprocess.Popen(
             [
@@ -213,9 +219,9 @@ def profile(load: Path, way: Way, streams: int, folder: Path, options: argparse.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for name, pid in way.pids.items()
+        for name, pid in path.pids.items()
     ]
-    measure(load, way, streams, options)
+    measure(load, path, streams, options)
     for process in recording:
         process.wait(60)
     for name, file in files.items():
@@ -235,20 +241,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--streams", type=int, nargs="+", default=STREAMS, help="answers under way at any time"
+        "--streams", type=int, nargs="+", default=STREAMS, help="numbers of simultaneous answers"
     )
     parser.add_argument(
         "--seconds",
         type=float,
         default=0,
-        help="time in which answers are begun; 0: 10, from 100 streams 14",
+        help="seconds in which answers are started; 0: 10, from 100 streams 14",
     )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
         "--by", nargs="+", choices=("upstream", "http", "grpc"), default=("upstream", "http")
     )
     parser.add_argument(
-        "--before", type=Path, help="another work tree whose services are measured too"
+        "--before", type=Path, help="another work tree to measure in the same rounds"
     )
     parser.add_argument(
         "--other", action="append", default=[], metavar="NAME=URL", help="another server, see above"
@@ -257,11 +263,9 @@ def main() -> None:
         "--model-port", type=int, default=0, help="port of the model server; 0: a free one"
     )
     parser.add_argument(
-        "--no-wait", dest="wait", action="store_false", help="ask again at once when refused"
+        "--no-wait", dest="wait", action="store_false", help="retry immediately after a refusal"
     )
-    parser.add_argument(
-        "--profile", action="store_true", help="where the time of each service goes; needs py-spy"
-    )
+    parser.add_argument("--profile", action="store_true", help="profile each service; needs py-spy")
     parser.add_argument(
         "--functions", type=int, default=15, help="lines of the profile for each service"
     )
@@ -275,29 +279,37 @@ def main() -> None:
             started(model_server(load, model_port, TOKEN_SECONDS), folder / "load.txt")
         )
         asyncio.run(ready([model_port]))
-        ways = []
+        paths = []
         if "upstream" in options.by:
-            ways.append(Way("model server", ("--url", f"http://{address}/v1/chat/completions"), {}))
+            paths.append(
+                MeasuredPath("model server", ("--url", f"http://{address}/v1/chat/completions"), {})
+            )
         for other in options.other:
             label, _, url = other.partition("=")
-            ways.append(Way(label, ("--url", url, "--key", os.environ.get("LOAD_KEY", "")), {}))
+            paths.append(
+                MeasuredPath(label, ("--url", url, "--key", os.environ.get("LOAD_KEY", "")), {})
+            )
         for label, checkout in (("before", options.before), ("thumbwheel", ROOT)):
             if checkout:
                 (folder / label).mkdir()
                 layout, pids = stack.enter_context(
                     services(checkout.resolve(), folder / label, model_port)
                 )
-                ways += ways_of(label, layout, pids, options.by)
+                paths += paths_of(label, layout, pids, options.by)
         time.sleep(SETTLE_SECONDS)
         for round_ in range(1, options.rounds + 1):
             for streams in options.streams:
-                for way in ways:
-                    found = measure(load, way, streams, options)
-                    print(f"{round_} | {streams:3} | {way.name:16} | {found.row()}", flush=True)
+                for path in paths:
+                    found = measure(load, path, streams, options)
+                    print(f"{round_} | {streams:3} | {path.name:16} | {found.row()}", flush=True)
                     time.sleep(SETTLE_SECONDS)
         if options.profile:
             profile(
-                load, next(way for way in ways if way.pids), max(options.streams), folder, options
+                load,
+                next(path for path in paths if path.pids),
+                max(options.streams),
+                folder,
+                options,
             )
 
 

@@ -1,10 +1,9 @@
-"""How fast byte pairs are encoded, by `tokenizers` and by tiktoken, the same ids from the same
-merges.
+"""Encoding speed of byte pairs with `tokenizers` and tiktoken, for equal merges and ids.
 
 `python benchmarks/tokenization.py [--megabytes 4] [--rounds 5]`. The text is the project's own code
-and pages, in the blocks in which training reads it. Both take turns in one process; one thread
-each, then the machine's. Processor time where one thread works, so that neighbours don't count;
-ratios are of the same round.
+and documentation, in the blocks used by training. Both libraries alternate in one process, first
+with one thread each, then with all. One-thread cases use processor time, independent of other
+processes. Ratios compare within a round.
 """
 
 import argparse
@@ -27,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("docs", "training", "services", "infra", "tests", "benchmarks")
 VOCABULARIES = (4096, 16_384)
 BLOCK_CHARACTERS = 4096
-LONG_CHARACTERS = 100_000  # a whole document at once
+LONG_CHARACTERS = 100_000  # size of a whole document
 MEGABYTE = 1_000_000
 
 Encode = Callable[[Sequence[str]], object]
@@ -41,10 +40,11 @@ def main() -> None:
     text = "".join(own_text())[: int(options.megabytes * MEGABYTE)]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("tokenizers", "tiktoken"))
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {versions}"
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load"
+        f" {os.getloadavg()[0]:.1f}, {versions}"
     )
     print(f"{len(text.encode()) / MEGABYTE:.1f} MB of the project's own code and pages")
-    # Half is learned from, as a corpus is seen before it is encoded; ids are compared on all of it.
+    # Train on one half, as a corpus is known before its encoding; compare ids on the whole text.
     for split in Split:
         for vocabulary in VOCABULARIES:
             tokenizer = learn_byte_pairs(
@@ -64,7 +64,7 @@ def blocks(text: str, size: int) -> list[str]:
 
 
 def compare(tokenizer: Tokenizer, name: str, text: str, rounds: int) -> None:
-    """Both in turn, round for round."""
+    """Measure both libraries in alternating rounds."""
     encoding = to_tiktoken(tokenizer, json.loads(tokenizer.to_str()), name)
     tokenizer.encode_special_tokens = True
 
@@ -97,8 +97,10 @@ def compare(tokenizer: Tokenizer, name: str, text: str, rounds: int) -> None:
         slow, fast = (statistics.median(seconds) for seconds in zip(*pairs, strict=True))
         ratio = statistics.median(one / other for one, other in pairs)
         print(
-            f"  {case}: tokenizers {megabytes / slow:.2f} MB/s ({tokens / slow / 1000:,.0f}k tokens/s), "
-            f"tiktoken {megabytes / fast:.2f} MB/s ({tokens / fast / 1000:,.0f}k tokens/s), {ratio:.1f} times"
+            f"  {case}: tokenizers {megabytes / slow:.2f} MB/s ({tokens / slow / 1000:,.0f}k"
+            " tokens/s), "
+            f"tiktoken {megabytes / fast:.2f} MB/s ({tokens / fast / 1000:,.0f}k tokens/s),"
+            f" {ratio:.1f} times"
         )
 
 

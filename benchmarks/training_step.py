@@ -1,12 +1,11 @@
-"""Speed of a step of SFT, GRPO and PPO beside TRL's on the same model, data and threads: `python
-benchmarks/training_step.py`.
+"""Speed of a step of SFT, GRPO and PPO compared with TRL on the same model, data and threads.
 
-TRL runs in its own environments (locks/oracle*.txt: 1.16, and 1.12 for PPO, which later ones have
-not). Both sides are processes that wait for a word before each step, so they take turns step by
-step and neighbours slow both; with one thread it is processor time that counts. The ratio is of the
-sums over all rounds, beside the middle half of the rounds' own. Weights are fresh: responses hardly
-ever end by themselves, so both sample the same number of tokens. Nothing is saved, logged or
-evaluated on either side.
+`python benchmarks/training_step.py`. TRL runs in its own environments (locks/oracle*.txt: 1.16, and
+1.12 for PPO, removed in later versions). Both sides are processes that wait for a signal before
+each step. They alternate step by step, so other processes slow both; with one thread, processor
+time is measured. The ratio compares the sums over all rounds and is printed with the interquartile
+range of the rounds. Weights are new, so responses rarely end by themselves, and both sides sample
+the same number of tokens. Neither side saves, logs or evaluates.
 """
 
 import argparse
@@ -29,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CASES = ("sft", "grpo", "ppo")
 WORDS = ("good", "bad", "tree", "house", "river", "stone", "cloud", "bird")
 # Vocabulary, hidden size, layers, heads, key-value heads, MLP. The first two are our pre-training
-# recipes; open models of the size of the third have more rows still (Gemma 3 270M: 262,144 of 640).
+# recipes. Open models of the third size have even more rows (Gemma 3 270M: 262,144 of 640).
 SHAPES = {
     "1M": (1024, 112, 6, 4, 4, 304),
     "10M": (4096, 320, 7, 5, 5, 864),
@@ -38,7 +37,7 @@ SHAPES = {
 WARM_UP = 2
 SFT_ROWS, GROUPS, GROUP, PPO_ROWS, RESPONSE_TOKENS = 16, 8, 8, 64, 48
 RATE, KL = 1e-6, 0.02
-NEVER = 10**9
+NO_INTERVAL = 10**9
 Settings = dict[str, Any]
 Stage = Callable[[object], object]
 
@@ -59,7 +58,8 @@ def main() -> None:
         return
     cores, load = os.cpu_count(), os.getloadavg()[0]
     print(
-        f"{platform.processor() or platform.machine()}, {cores} cores, load {load:.1f}, torch {metadata.version('torch')}"
+        f"{platform.processor() or platform.machine()}, {cores} cores, load {load:.1f}, torch"
+        f" {metadata.version('torch')}"
     )
     print(
         f"{options.threads} thread(s), {options.rounds} rounds after {WARM_UP} to warm up, float32"
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def compare(case: str, shape: str, folder: Path, rounds: int, threads: int) -> None:
-    """Both in turn, round for round; one line."""
+    """Measure both sides in alternating rounds and print one line."""
     from tests.oracle.environments import python_of
 
     python = python_of("oracle_ppo" if case == "ppo" else "oracle")
@@ -96,7 +96,7 @@ def compare(case: str, shape: str, folder: Path, rounds: int, threads: int) -> N
 def started(
     python: Path, side: str, case: str, folder: Path, rounds: int, threads: int
 ) -> subprocess.Popen[str]:
-    """A side that has loaded everything and waits."""
+    """Start a side and wait until everything is loaded."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {
         "OMP_NUM_THREADS": str(threads),
@@ -119,7 +119,7 @@ def started(
 
 
 def one_step(process: subprocess.Popen[str]) -> float:
-    """Seconds of the step that it is told to do."""
+    """Run one step and return its seconds."""
     assert process.stdin
     process.stdin.write("go\n")
     process.stdin.flush()
@@ -127,7 +127,7 @@ def one_step(process: subprocess.Popen[str]) -> float:
 
 
 def listen(process: subprocess.Popen[str], word: str, log: Path | None) -> str:
-    """Its next line that begins so; trainers print others."""
+    """Return the next line with this prefix; trainers also print other lines."""
     assert process.stdout
     for line in process.stdout:
         if line.startswith(word):
@@ -135,9 +135,10 @@ def listen(process: subprocess.Popen[str], word: str, log: Path | None) -> str:
     sys.exit(f"a side ended early\n{log.read_text()[-3000:] if log else ''}")
 
 
-class Pace:
-    """Each call ends a step, says what it took, and waits for the word to go on. The first only
-    waits.
+class StepBarrier:
+    """Barrier between steps: report the time of the last step and wait for the signal.
+
+    The first call only waits.
     """
 
     def __init__(self, threads: int) -> None:
@@ -155,7 +156,7 @@ class Pace:
 
 
 def write_inputs(folder: Path, shape: str, steps: int) -> None:
-    """A fresh model with tokenizer and template, a reward model on it, and rows for every step."""
+    """Write a model with tokenizer and template, a reward model on it, and rows for every step."""
     from training.data.nano_tokenizer import train_tokenizer
     from training.manifest import write_manifest
     from training.model.backbone import Backbone
@@ -165,14 +166,13 @@ def write_inputs(folder: Path, shape: str, steps: int) -> None:
     from training.model.reward import RewardModel, ScalarModel, save_reward_model
     from training.model.transformer import Decoder, initialise
 
-    drawn = random.Random(1)
+    rng = random.Random(1)
 
     def words(low: int, high: int) -> str:
-        return " ".join(drawn.choices(WORDS, k=drawn.randint(low, high)))
+        return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
 
-    train_tokenizer(
-        [" ".join(WORDS)] * 50, 300, folder / "model"
-    )  # the rows that it has no word for are sampled too
+    # Embedding rows without a token are sampled too.
+    train_tokenizer([" ".join(WORDS)] * 50, 300, folder / "model")
     decoder = Decoder(parse_config(llama_json(*SHAPES[shape])))
     initialise(decoder, 1)
     save_decoder(decoder, folder / "model")
@@ -184,33 +184,33 @@ def write_inputs(folder: Path, shape: str, steps: int) -> None:
         {"messages": [{"role": "user", "content": f"{words(4, 24)} {row}"}]}
         for row in range(steps * PPO_ROWS)
     ]
-    lines(folder / "prompts.jsonl", asked)
-    lines(
+    write_lines(folder / "prompts.jsonl", asked)
+    write_lines(
         folder / "sft.jsonl",
         [{**row, "response": words(8, 64)} for row in asked[: steps * SFT_ROWS]],
     )
 
 
-def lines(path: Path, rows: list[Settings]) -> None:
+def write_lines(path: Path, rows: list[Settings]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read(path: Path) -> list[Settings]:
+def read_lines(path: Path) -> list[Settings]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-# Ours.
+# Our implementation.
 
 
 def ours(case: str, folder: Path, steps: int, threads: int) -> None:
     from training.stages.context import Lineage, Machine, RunContext
 
-    pace = Pace(threads)
+    barrier = StepBarrier(threads)
     places = {"model_directory": folder / "model", "output_directory": folder / f"ours-{case}"}
     common = {**places, "lineage": Lineage(case), "machine": Machine(threads, threads)}
     stage = {"sft": _our_sft, "grpo": _our_grpo, "ppo": _our_ppo}[case](folder, steps, common)
-    context = RunContext(_NoCheckpoints(), pace)
-    pace()
+    context = RunContext(_NoCheckpoints(), barrier)
+    barrier()
     stage(context)
 
 
@@ -225,7 +225,7 @@ def _our_sft(folder: Path, steps: int, common: Settings) -> Stage:
     rest: Settings = {
         "data_path": folder / "sft.jsonl",
         "optimizer": _our_rate(),
-        "checkpoint_every_steps": NEVER,
+        "checkpoint_every_steps": NO_INTERVAL,
     }
     return partial(run, SftConfig(**common, **sizes, **rest))
 
@@ -268,7 +268,7 @@ def _our_policy(folder: Path, steps: int) -> Settings:
         "updates": steps,
         "max_response_tokens": RESPONSE_TOKENS,
         "policy_optimizer": _our_rate(),
-        "checkpoint_every_updates": NEVER,
+        "checkpoint_every_updates": NO_INTERVAL,
         "kl_ceiling_nats": 1e9,
         "length_floor_fraction": 0.0,
     }
@@ -281,7 +281,7 @@ def _our_rate() -> object:
 
 
 class _NoCheckpoints:
-    """Nothing is saved on either side."""
+    """Checkpoint store that saves nothing, as on TRL's side."""
 
     def save(self, step: int, write: Callable[[Path], None], on_notice: bool = False) -> None: ...
 
@@ -289,25 +289,25 @@ class _NoCheckpoints:
         return None
 
 
-# TRL's, run by the Python of its own environment.
+# TRL's implementation, run by the Python of its own environment.
 
 
 def theirs(case: str, folder: Path, steps: int, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    pace = Pace(threads)
+    barrier = StepBarrier(threads)
     trainer = {"sft": _trl_sft, "grpo": _trl_grpo, "ppo": _trl_ppo}[case](folder, steps)
-    trainer.add_callback(Paced(pace))
-    pace()
+    trainer.add_callback(StepEndCallback(barrier))
+    barrier()
     trainer.train()
 
 
-class Paced:
-    """TRL's trainers call every event of a callback; of these one is a step's end."""
+class StepEndCallback:
+    """Callback for TRL's trainers, which call every event; only the end of a step is used."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self, barrier: StepBarrier) -> None:
+        self._pace = barrier
 
     def on_step_end(self, *_: object, **__: object) -> None:
         self._pace()
@@ -327,7 +327,7 @@ def _trl_sft(folder: Path, steps: int) -> Any:
             "prompt": row["messages"],
             "completion": [{"role": "assistant", "content": row["response"]}],
         }
-        for row in read(folder / "sft.jsonl")
+        for row in read_lines(folder / "sft.jsonl")
     ]
     return SFTTrainer(
         str(folder / "model"),
@@ -361,7 +361,7 @@ def _trl_grpo(folder: Path, steps: int) -> Any:
             model_init_kwargs={"dtype": "float32"},
         ),
         train_dataset=Dataset.from_list(
-            [{"prompt": row["messages"]} for row in read(folder / "prompts.jsonl")]
+            [{"prompt": row["messages"]} for row in read_lines(folder / "prompts.jsonl")]
         ),
         processing_class=_tokenizer(folder),
     )
@@ -384,7 +384,7 @@ def _trl_ppo(folder: Path, steps: int) -> object:
     tokenizer = _tokenizer(folder)
     prompts = [
         tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True)
-        for row in read(folder / "prompts.jsonl")
+        for row in read_lines(folder / "prompts.jsonl")
     ]
     rows = Dataset.from_list([{"input_ids": getattr(ids, "input_ids", ids)} for ids in prompts])
     common = {
@@ -441,5 +441,5 @@ def _tokenizer(folder: Path) -> Any:
 SIDES = {"ours": ours, "theirs": theirs}
 
 if __name__ == "__main__":
-    sys.path[0] = str(ROOT)  # in this file's own folder `training` would be this file
+    sys.path[0] = str(ROOT)  # in the folder of this file, `training` would resolve to this file
     main()

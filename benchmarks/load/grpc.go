@@ -23,7 +23,8 @@ const (
 	streamsPerConnection = 100
 )
 
-// raw passes messages on as they are: the request comes encoded, and of events only the presence of one field counts.
+// raw is a codec that passes encoded messages unchanged. The request is already encoded, and only the
+// presence of one field is read from events.
 type raw struct{}
 
 func (raw) Name() string                      { return "proto" }

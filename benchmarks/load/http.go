@@ -53,7 +53,7 @@ func (s *httpSender) call(ctx context.Context, _ int) call {
 	}
 }
 
-// readEvents takes an answer for complete at [DONE]; an event with "error" fails it.
+// readEvents reads an answer, complete at [DONE]; an event with "error" makes the call fail.
 func readEvents(body io.Reader, began time.Time) call {
 	found := call{outcome: failed, problem: "broken off"}
 	lines := bufio.NewScanner(body)

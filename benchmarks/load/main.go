@@ -1,7 +1,7 @@
-// Load for benchmarks/sweep.py: a model server that answers at once, and a client that holds many streams open.
+// Load generator for benchmarks/sweep.py: an instant model server, and a client with many streams.
 //
-// `load serve` and `load send`; `-h` after either lists the flags. Both are written in Go so that they take few of the
-// processor seconds that the services under test need.
+// The commands are `load serve` and `load send`; `-h` lists their flags. Both are written in Go to
+// leave the processor time to the services under test.
 package main
 
 import (

@@ -11,16 +11,17 @@ import (
 	"time"
 )
 
-// outcome is what one call came to.
+// outcome is the result of one call.
 type outcome int
 
 const (
 	answered outcome = iota
-	refused          // the server is full; retry says when to come back
+	refused          // the server is full; retry is the time to wait
 	failed
 )
 
-// call is one try: seconds until the first text and until the end, for an answer; the time to wait, for a refusal.
+// call is one attempt: the times of the first text and of the end for an answer, the time to wait for a
+// refusal.
 type call struct {
 	outcome   outcome
 	firstText time.Duration
@@ -29,7 +30,7 @@ type call struct {
 	problem   string
 }
 
-// sender begins an answer and reads it to its end.
+// sender starts an answer and reads it to its end.
 type sender interface {
 	call(ctx context.Context, stream int) call
 }
@@ -41,28 +42,29 @@ type result struct {
 	GivenUp  int            `json:"given_up"`
 	Failed   map[string]int `json:"failed"`
 	Seconds  float64        `json:"seconds"`
-	Started  [3]float64     `json:"first_text_ms"`  // of calls that were taken
-	Waited   [3]float64     `json:"since_asked_ms"` // the same, with the refused calls before
-	Answered [3]float64     `json:"whole_ms"`       // of calls that were taken
+	Started  [3]float64     `json:"first_text_ms"`  // of accepted calls
+	Waited   [3]float64     `json:"since_asked_ms"` // including earlier refused calls
+	Answered [3]float64     `json:"whole_ms"`       // of accepted calls
 	Refusals [3]float64     `json:"refusal_ms"`     // from the call to the refusal
 }
 
-// send starts all streams together. Each begins a new answer when the one before has ended, until the time is over; a refused
-// one waits as long as the server says and asks again, and gives up after a minute.
+// send starts all streams together. Each stream starts a new answer after the previous one until the
+// time is over. After a refusal the stream waits as long as the server demands, retries, and gives up
+// after a minute.
 func send(arguments []string) {
 	flags := flag.NewFlagSet("send", flag.ExitOnError)
 	url := flags.String("url", "", "chat completions over HTTP, …/v1/chat/completions")
 	target := flags.String("grpc", "", "host and port of thumbwheel.chat.v1.ChatService; -request is sent")
 	request := flags.String("request", "", "a SendMessageRequest in base64")
-	textField := flags.Int("text-field", 0, "number of the field of ChatEvent that holds text")
+	textField := flags.Int("text-field", 0, "number of the text field of ChatEvent")
 	key := flags.String("key", "", "API key")
 	model := flags.String("model", "thumbwheel", "model to ask for over HTTP")
 	tokens := flags.Int("tokens", 80, "tokens of an answer, over HTTP")
 	question := flags.String("question", "hw do i lern python its very hard", "text of the user, over HTTP")
-	streams := flags.Int("streams", 10, "answers under way at any time")
-	seconds := flags.Float64("seconds", 10, "time in which answers are begun")
+	streams := flags.Int("streams", 10, "number of simultaneous answers")
+	seconds := flags.Float64("seconds", 10, "time in which answers are started, in seconds")
 	patience := flags.Duration("patience", time.Minute, "time after which a stream gives up")
-	waits := flags.Bool("wait", true, "wait as long as a refusal says")
+	waits := flags.Bool("wait", true, "wait as long as a refusal demands")
 	_ = flags.Parse(arguments)
 
 	var sending sender

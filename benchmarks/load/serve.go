@@ -9,10 +9,11 @@ import (
 	"time"
 )
 
-// No digits: the output guard holds digits back until it has seen the text after them.
+// No digits: the output guard holds digits back until the text after them is known.
 var words = []string{"practice ", "a ", "little ", "every ", "day ", "and ", "read ", "what ", "others ", "wrote "}
 
-// serve answers chat completions: the first token at once, the following ones at a fixed pace, max_tokens in all.
+// serve answers chat completions with max_tokens tokens: the first immediately, the others at a fixed
+// pace.
 func serve(arguments []string) {
 	flags := flag.NewFlagSet("serve", flag.ExitOnError)
 	address := flags.String("address", "127.0.0.1:0", "address to listen on")

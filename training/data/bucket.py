@@ -109,7 +109,7 @@ class Bucket:
         self._client = connect(location)
 
     def get(self, key: str) -> bytes:
-        """Implement `Objects.get`."""
+        """Return the content of an object, as specified by `Objects.get`."""
         try:
             for _ in range(TRIES - 1):
                 # The pool repeats requests, but not a response body that breaks off.

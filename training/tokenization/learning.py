@@ -23,7 +23,7 @@ from training.tokenization.units import CHARACTER, WORD, learn_units
 
 
 class TokenKind(StrEnum):
-    """Kind of token."""
+    """Kind of the tokens in a vocabulary."""
 
     BYTE_PAIRS = "byte-pairs"
     WORDS = "words"

@@ -60,8 +60,7 @@ class Scorer:
         failed = sum(verdict.outcome is Outcome.VERIFIER_FAILED for verdict in verdicts)
         if failed > MAX_FAILED_SHARE * len(verdicts):
             raise VerificationError(
-                f"{failed} of {len(verdicts)} responses could not be judged;"
-                f" the limit is a share of {MAX_FAILED_SHARE:g}",
+                f"{failed} of {len(verdicts)} responses could not be judged, more than the limit",
                 field="responses",
                 limit=f"{MAX_FAILED_SHARE:g}",
             )
