@@ -10,7 +10,7 @@ import pytest
 from infra.install.environment import ROOT
 from tests.charts.rendering import component, of_kind, pods, ray_job, render
 from training.__main__ import _parser as training_parser
-from training.data.bucket import bucket_place
+from training.data.bucket import bucket_location
 from training.launching.__main__ import _parser as launcher_parser
 
 LOCAL, RAY = "one-node-values.yaml", "ray-values.yaml"
@@ -118,7 +118,7 @@ def test_workers_have_the_keys_of_the_bucket_and_the_way_to_it_only_where_their_
     kept = "training.checkpointsInBucket=true"
     found = pods(render(RAY, kept))
     assert told_of_bucket(found["ray-worker/RayJob"]) == told_of_bucket(found["training/RayJob"])
-    assert bucket_place(told_of_bucket(found["ray-worker/RayJob"])) is not None
+    assert bucket_location(told_of_bucket(found["ray-worker/RayJob"])) is not None
     assert {} in policies(RAY, kept)["ray-worker"]["egress"]
     assert not told_of_bucket(pods(render(RAY))["ray-worker/RayJob"])
     assert {} not in policies(RAY)["ray-worker"]["egress"]
@@ -143,7 +143,7 @@ def test_a_pod_that_is_taken_away_has_the_time_that_the_values_give_it(values: s
 
 @every_mode
 def test_training_understands_where_the_bucket_is(values: str) -> None:
-    place = bucket_place(told_of_bucket(pods(render(values))[LOOP_PODS[values]]))
+    place = bucket_location(told_of_bucket(pods(render(values))[LOOP_PODS[values]]))
     assert place is not None
     assert (place.access_key, place.secret_key, place.secure) == (
         "access-key",
