@@ -60,6 +60,23 @@ def describe(
         help="pre-tokenization; no token crosses a piece boundary",
     )
     train.set_defaults(command=lambda options: _train(options, code_commit()))
+    _add_compare(verbs, texts)
+    show = verbs.add_parser("show", help="write a page with the tokens of a text", usage=SHOW_USAGE)
+    show.add_argument(
+        "places",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="tokenizers; without --text, after the FILE to split",
+    )
+    show.add_argument("--text", help="the text itself")
+    show.add_argument("--page", type=Path, required=True, metavar="FILE")
+    show.set_defaults(command=_show)
+
+
+def _add_compare(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], texts: argparse.ArgumentParser
+) -> None:
     compare = verbs.add_parser(
         "compare", parents=[texts], help="byte pairs, words and characters on held-out text"
     )
@@ -92,17 +109,6 @@ def describe(
         help="write the table and the tokens of a held-out text as HTML",
     )
     compare.set_defaults(command=_compare)
-    show = verbs.add_parser("show", help="write a page with the tokens of a text", usage=SHOW_USAGE)
-    show.add_argument(
-        "places",
-        type=Path,
-        nargs="+",
-        metavar="DIR",
-        help="tokenizers; without --text, after the FILE to split",
-    )
-    show.add_argument("--text", help="the text itself")
-    show.add_argument("--page", type=Path, required=True, metavar="FILE")
-    show.set_defaults(command=_show)
 
 
 def _train(options: argparse.Namespace, code_commit: str) -> int:

@@ -31,7 +31,7 @@ from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import erased, garbage, thumb, turn
 from training.data.catalogue import Segment
 from training.data.rows import feedback_rows
-from training.data.sealed import Opening
+from training.data.sealed import Decryptor
 
 # Without a long search for the smallest example: a case that fails is seen, and can be run again by
 # its seed.
@@ -59,7 +59,7 @@ PASSING = replace(
 # one again.
 LASTING = replace(PASSING, limits=RunLimits(2, 6_000), settle_seconds=0, keep_seconds=0)
 # Places are the same whether texts are opened or not.
-NOBODY = Opening({}, set())
+NOBODY = Decryptor({}, set())
 
 
 @dataclass(frozen=True)
