@@ -27,7 +27,7 @@ import grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 
 from services.chassis.identity import Caller
-from services.feedback.codec import feedback_entry, take_feedback_texts
+from services.feedback.codec import extract_feedback_texts, feedback_entry
 from services.feedback.principals.master_key import MasterKey
 from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import DataKey
@@ -120,7 +120,7 @@ class EmptyLedger:
 class ConstantKey:
     """Key source with one key for all principals, without a database."""
 
-    def of(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
+    def get_or_create(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
         return dict.fromkeys(tenants, DataKey(bytes(16), bytes(32)))
 
 
@@ -129,7 +129,9 @@ async def group_commit_alone(folder: Path, seconds: float) -> Figures:
     spool = Spool(
         folder / f"spool-{uuid.uuid4()}", max_bytes=SPOOL_BYTES, segment_bytes=SPOOL_BYTES
     )
-    sealer = Sealer(events_pb2.FeedbackEvent, take_feedback_texts, ConstantKey(), MasterKey(MASTER))
+    sealer = Sealer(
+        events_pb2.FeedbackEvent, extract_feedback_texts, ConstantKey(), MasterKey(MASTER)
+    )
     commit = GroupCommit(
         Acceptance("feedback", spool, EmptyLedger(), NoClaims(), sealer), lambda records: None
     )

@@ -21,31 +21,37 @@ from services.chassis.settings import load_settings
 from services.feedback import codec
 from services.feedback.access import CALLERS
 from services.feedback.commands import add_commands, compaction_of, run_command
-from services.feedback.compaction.schedule import compacting
+from services.feedback.compaction.schedule import run_compaction
 from services.feedback.database import open_database
 from services.feedback.events import Stream
 from services.feedback.lake.catalogue import Catalogue
 from services.feedback.lake.ledger import Ledger
+from services.feedback.lake.location import verified_store
 from services.feedback.lake.object_store import ObjectStoreError
-from services.feedback.lake.place import tried_store
 from services.feedback.principals.consents import Consents
 from services.feedback.principals.data_keys import DataKeys
-from services.feedback.principals.erasure_metrics import keep_counting
+from services.feedback.principals.erasure_metrics import update_metrics_periodically
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.master_key import MasterKey, MasterKeyError
 from services.feedback.principals.servicer import Principals
+from services.feedback.projections import (
+    current_feedback,
+    experiments,
+    finished_turns,
+    remarks,
+    thumbs,
+)
+from services.feedback.projections.experiment_metrics import ExperimentMetrics, refresh_periodically
+from services.feedback.projections.overlay import Overlay
+from services.feedback.projections.projection import catch_up_periodically
 from services.feedback.servicer import FeedbackLogServicer
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink.dead_letters import empty_hourly
+from services.feedback.sink.dead_letters import clear_payloads_hourly
 from services.feedback.spool.accept import Claims, NoClaims
 from services.feedback.spool.claims import PostgresClaims, sweep_hourly
 from services.feedback.spool.frames import Entry, Record
-from services.feedback.spool.sealer import Sealer, late_turns
-from services.feedback.standing import experiments, finished, remarks, said, thumbs
-from services.feedback.standing.experiment_metrics import ExperimentMetrics, keep_looking
-from services.feedback.standing.overlay import Overlay
-from services.feedback.standing.projection import caught_up_often
-from services.feedback.streams import FEEDBACK, TURNS, Accepting, Stores, open_stream
+from services.feedback.spool.sealer import Sealer, overtaken_turns
+from services.feedback.streams import FEEDBACK, TURNS, AcceptOptions, Stores, open_stream
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
 DAY_SECONDS = 86_400.0
@@ -55,7 +61,7 @@ BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs", "GetDataKeys", 
 
 @asynccontextmanager
 async def wiring(
-    settings: FeedbackSettings, shown: ExperimentMetrics | None = None
+    settings: FeedbackSettings, exported: ExperimentMetrics | None = None
 ) -> AsyncIterator[Sequence[Registration]]:
     """Open stores and both streams; close them in reverse. `shown`: where Prometheus finds the
     experiments.
@@ -67,50 +73,59 @@ async def wiring(
     keys = DataKeys(engine, master)
     keys.check()
     erasures = Erasures(engine)
-    stores = Stores(Ledger(engine), await asyncio.to_thread(tried_store, settings))
+    stores = Stores(Ledger(engine), await asyncio.to_thread(verified_store, settings))
     _catch_up(stores)
-    ways = _one_process() if engine.dialect.name == "sqlite" else _many(engine)
-    spoken = Accepting(
-        ways.claims[0], Sealer(FeedbackEvent, codec.take_feedback_texts, keys, master)
+    mode = _single_replica() if engine.dialect.name == "sqlite" else _many_replicas(engine)
+    feedback_options = AcceptOptions(
+        mode.claims[0], Sealer(FeedbackEvent, codec.extract_feedback_texts, keys, master)
     )
-    late = partial(late_turns, erasures.last)
-    done = Accepting(
-        ways.claims[1], Sealer(TurnEvent, codec.take_turn_texts, keys, master, late=late)
+    overtaken = partial(overtaken_turns, erasures.last)
+    turn_options = AcceptOptions(
+        mode.claims[1],
+        Sealer(TurnEvent, codec.extract_turn_texts, keys, master, overtaken=overtaken),
     )
     async with (
         open_stream(
-            settings, FEEDBACK, stores, said.fold, spoken, ways.on_stored, ways.on_committed
+            settings,
+            FEEDBACK,
+            stores,
+            current_feedback.fold,
+            feedback_options,
+            mode.on_stored,
+            mode.on_committed,
         ) as feedback,
-        open_stream(settings, TURNS, stores, finished.fold, done, _nothing, _nothing) as turns,
+        open_stream(
+            settings, TURNS, stores, finished_turns.fold, turn_options, _no_op, _no_op
+        ) as turns,
     ):
-        key, pending = (
+        key, pending_thumbs = (
             settings.principal_key.get_secret_value(),
-            thumbs.Thumbs(engine, ways.pending),
+            thumbs.Thumbs(engine, mode.pending_thumbs),
         )
-        figures = experiments.Experiments(engine, pending)
+        figures = experiments.Experiments(engine, pending_thumbs)
         consents = Consents(engine, settings.training_consent_default)
-        principals = Principals(keys, consents, erasures, ways.on_erased)
-        words = remarks.Remarks(engine, ways.words, keys, codec.words_from)
-        standing = said.Said(pending, words)
+        principals = Principals(keys, consents, erasures, mode.on_erased)
+        pending_remarks = remarks.Remarks(engine, mode.pending_remarks, keys, codec.decode_words)
+        current = current_feedback.CurrentFeedback(pending_thumbs, pending_remarks)
         servicer = FeedbackLogServicer(
-            key, feedback, turns, Catalogue(stores.ledger), standing, figures, principals
+            key, feedback, turns, Catalogue(stores.ledger), current, figures, principals
         )
-        beside = _beside(
-            *(sweep_hourly(claims, settings.claim_days * DAY_SECONDS) for claims in ways.claims),
-            empty_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
-            keep_looking(figures, shown or ExperimentMetrics()),
-            keep_counting(erasures),
-            caught_up_often(partial(_catch_up, stores)),
+        background = _background_tasks(
+            *(sweep_hourly(claims, settings.claim_days * DAY_SECONDS) for claims in mode.claims),
+            clear_payloads_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
+            refresh_periodically(figures, exported or ExperimentMetrics()),
+            update_metrics_periodically(erasures),
+            catch_up_periodically(partial(_catch_up, stores)),
             *(
                 [remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS)]
                 if settings.keep_days
                 else []
             ),
         )
-        compaction = compacting(
+        compaction = run_compaction(
             compaction_of(settings, engine, stores), settings.compaction_minutes * 60
         )
-        async with beside, compaction:
+        async with background, compaction:
             yield [
                 Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)
             ]
@@ -118,58 +133,60 @@ async def wiring(
 
 
 def _catch_up(stores: Stores) -> None:
-    said.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
+    current_feedback.catch_up(stores.ledger, stores.objects, Stream.FEEDBACK)
     experiments.catch_up(stores.ledger, stores.objects, Stream.TURNS)
 
 
 @dataclass(frozen=True)
-class Ways:
+class ReplicaMode:
     """What differs between one process and many: who came first, and where thumbs and words are
     that no segment has yet.
     """
 
     claims: tuple[Claims, Claims]
-    pending: thumbs.Pending
-    words: remarks.Pending
+    pending_thumbs: thumbs.PendingThumbs
+    pending_remarks: remarks.PendingRemarks
     on_stored: Callable[[Sequence[Record]], None]
     on_committed: Callable[[int], None]
     on_erased: Callable[[str], None]
 
 
-def _one_process() -> Ways:
-    rated, worded = Overlay(thumbs.change_of), Overlay(remarks.change_of)
+def _single_replica() -> ReplicaMode:
+    pending_thumbs, pending_texts = Overlay(thumbs.change_of), Overlay(remarks.change_of)
 
-    def take(records: Sequence[Record]) -> None:
-        said = list(codec.decoded_feedback(records))
-        rated.take(said)
-        worded.take(said)
+    def add(records: Sequence[Record]) -> None:
+        current_feedback = list(codec.decoded_feedback(records))
+        pending_thumbs.add(current_feedback)
+        pending_texts.add(current_feedback)
 
     def trim(before: int) -> None:
-        rated.trim(before)
-        worded.trim(before)
+        pending_thumbs.trim(before)
+        pending_texts.trim(before)
 
     def forget(principal: str) -> None:
-        rated.forget(principal)
-        worded.forget(principal)
+        pending_thumbs.forget(principal)
+        pending_texts.forget(principal)
 
-    return Ways((NoClaims(), NoClaims()), rated, worded, take, trim, forget)
+    return ReplicaMode((NoClaims(), NoClaims()), pending_thumbs, pending_texts, add, trim, forget)
 
 
-def _many(engine: Engine) -> Ways:
+def _many_replicas(engine: Engine) -> ReplicaMode:
     def change_of(entry: Entry) -> thumbs.Change | None:
         return thumbs.change_of(codec.decode_feedback(Record(0, 0, entry)), 0)
 
     feedback = PostgresClaims(engine, Stream.FEEDBACK, change_of)
     turns = PostgresClaims(engine, Stream.TURNS, lambda entry: None)
-    return Ways((feedback, turns), feedback, remarks.NonePending(), _nothing, _nothing, _nothing)
+    return ReplicaMode(
+        (feedback, turns), feedback, remarks.NoPendingRemarks(), _no_op, _no_op, _no_op
+    )
 
 
-def _nothing(_argument: object) -> None:
+def _no_op(_argument: object) -> None:
     """Nobody needs to be told."""
 
 
 @asynccontextmanager
-async def _beside(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _background_tasks(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """As long as the block runs."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
@@ -180,9 +197,9 @@ async def _beside(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 
 def _serve(settings: FeedbackSettings) -> int:
-    shown = ExperimentMetrics()
-    REGISTRY.register(shown)
-    run_service("feedback", settings, partial(wiring, shown=shown), CALLERS)
+    exported = ExperimentMetrics()
+    REGISTRY.register(exported)
+    run_service("feedback", settings, partial(wiring, exported=exported), CALLERS)
     return 0
 
 

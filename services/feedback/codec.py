@@ -50,7 +50,7 @@ def turn_entry(message: events_pb2.TurnEvent, traceparent: str = "") -> Entry:
     return _entry(message, message, traceparent)
 
 
-def take_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackEvent:
+def extract_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackEvent:
     """Move what the user wrote out of an event, into one that holds nothing else. Fields of a newer
     writer stay: nobody knows them.
     """
@@ -67,13 +67,13 @@ def take_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackE
     return texts
 
 
-def words_from(texts: bytes) -> Words:
+def decode_words(texts: bytes) -> Words:
     """What a user wrote, out of the bytes that were sealed."""
     message = events_pb2.FeedbackEvent.FromString(texts)
     return Words(tuple(message.thumb.reasons), message.thumb.comment, message.correction.text)
 
 
-def take_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
+def extract_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
     """The same of a turn: what the model was given, what the user typed, what was answered and
     token by token sampled.
     """

@@ -12,10 +12,10 @@ from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.schedule import compact_all
 from services.feedback.database import HEAD, connect, migrate, open_database, revision
 from services.feedback.events import Stream
-from services.feedback.lake import copies
+from services.feedback.lake import archive
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.place import bucket, object_store
+from services.feedback.lake.location import bucket, object_store
 from services.feedback.lake.store_commands import add_orphan_options, collect_orphans, make_bucket
 from services.feedback.principals.erasures import Erasures
 from services.feedback.settings import FeedbackSettings
@@ -40,9 +40,9 @@ def _compact(settings: FeedbackSettings, _options: Namespace) -> int:
 
 def _log_views(settings: FeedbackSettings, stream: Stream) -> list[LogView]:
     if settings.kafka_bootstrap:
-        from services.feedback.kafka.topic import look_at
+        from services.feedback.kafka.topic import partition_views
 
-        return look_at(settings.cluster(), settings.topic(stream))
+        return partition_views(settings.cluster(), settings.topic(stream))
     return inspect(settings.spool_directory / stream)
 
 
@@ -67,16 +67,20 @@ def _migrate(settings: FeedbackSettings, _options: Namespace) -> int:
 
 def _topics(settings: FeedbackSettings, _options: Namespace) -> int:
     from services.feedback.kafka.topic import open_admin
-    from services.feedback.kafka.topics import Plan, make_topics
+    from services.feedback.kafka.topics import TopicSettings, make_topics
 
-    plan = Plan(
+    topic_settings = TopicSettings(
         settings.partitions,
         settings.replication_factor,
         settings.min_insync_replicas,
         settings.retention_days,
     )
     with open_admin(settings.cluster()) as admin:
-        print("\n".join(make_topics(admin, [settings.topic(stream) for stream in Stream], plan)))
+        print(
+            "\n".join(
+                make_topics(admin, [settings.topic(stream) for stream in Stream], topic_settings)
+            )
+        )
     return 0
 
 
@@ -89,9 +93,9 @@ def _orphans(settings: FeedbackSettings, options: Namespace) -> int:
 def _objects(settings: FeedbackSettings, options: Namespace) -> int:
     store = object_store(settings)
     count = (
-        copies.save(store, sys.stdout.buffer)
+        archive.save(store, sys.stdout.buffer)
         if options.what == "save"
-        else copies.load(store, sys.stdin.buffer)
+        else archive.load(store, sys.stdin.buffer)
     )
     print(f"{count} objects", file=sys.stderr)
     return 0
@@ -132,5 +136,5 @@ def compaction_of(settings: FeedbackSettings, engine: Engine, stores: Stores) ->
         Compactors(engine),
         stores.objects,
         Erasures(engine),
-        settings.compaction_pace(),
+        settings.compaction_options(),
     )

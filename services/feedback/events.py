@@ -142,7 +142,7 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
     """Raises: InvalidArgumentError naming field and limit."""
     _check_common(event, path)
     if event.accept_us <= 0:
-        raise _wrong(f"{path}.accept_time", "a time after 1970")
+        raise _invalid(f"{path}.accept_time", "a time after 1970")
     match event.value:
         case Thumb() as thumb:
             _check_thumb(thumb, f"{path}.thumb")
@@ -150,17 +150,17 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
         case Correction(text):
             _check_seal(event.sealed, f"{path}.sealed", bool(text))
             if not event.sealed and not 1 <= len(text) <= MAX_CORRECTION_CHARACTERS:
-                raise _wrong(
+                raise _invalid(
                     f"{path}.correction.text", f"1 to {MAX_CORRECTION_CHARACTERS:,} characters"
                 )
         case Retraction(subject):
             _check_seal(event.sealed, f"{path}.sealed", False)
             if subject not in list(Subject):
-                raise _wrong(
+                raise _invalid(
                     f"{path}.retraction.kind", " or ".join(f'"{kind}"' for kind in Subject)
                 )
         case None:
-            raise _wrong(f"{path}.value", "one of thumb, correction, retraction")
+            raise _invalid(f"{path}.value", "one of thumb, correction, retraction")
 
 
 def check_turn(event: TurnEvent, path: str = "turn") -> None:
@@ -170,7 +170,7 @@ def check_turn(event: TurnEvent, path: str = "turn") -> None:
     has_texts = bool(event.context or event.answer or event.original_text or event.sample)
     _check_seal(event.sealed, f"{path}.sealed", has_texts)
     if event.erased and has_texts:
-        raise _wrong(
+        raise _invalid(
             f"{path}.erased", "an erased turn has no context, original_text, answer and sample"
         )
     if event.sample:
@@ -182,50 +182,50 @@ def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> Non
     limit.
     """
     if event.sealed:
-        raise _wrong(f"{path}.sealed", "empty")
+        raise _invalid(f"{path}.sealed", "empty")
 
 
 def _check_seal(sealed: bytes, field: str, has_texts: bool) -> None:
     if sealed and (has_texts or not is_sealed(sealed)):
-        raise _wrong(field, "of a known form, with no texts beside it")
+        raise _invalid(field, "of a known form, with no texts beside it")
 
 
 def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
     for name in ("event_id", "conversation_id", "message_id"):
         check_uuid(getattr(event, name), f"{path}.{name}")
     if not event.tenant:
-        raise _wrong(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
+        raise _invalid(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
     _check_principal(event.principal, f"{path}.principal")
     for name in ("tenant", "model_version", "arm"):
         # Postgres takes no NUL: accepted, such an event would stop the sink for ever.
         if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
-            raise _wrong(
+            raise _invalid(
                 f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
             )
 
 
 def _check_sample(sample: Sample, path: str) -> None:
     if not 1 <= len(sample.token_ids) <= MAX_SAMPLE_TOKENS:
-        raise _wrong(f"{path}.token_ids", f"1 to {MAX_SAMPLE_TOKENS:,} tokens")
+        raise _invalid(f"{path}.token_ids", f"1 to {MAX_SAMPLE_TOKENS:,} tokens")
     if len(sample.log_probs) != len(sample.token_ids):
-        raise _wrong(f"{path}.log_probs", "as many as token_ids")
+        raise _invalid(f"{path}.log_probs", "as many as token_ids")
     if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
-        raise _wrong(f"{path}.log_probs", "finite and at most 0")
+        raise _invalid(f"{path}.log_probs", "finite and at most 0")
 
 
 def _check_thumb(thumb: Thumb, path: str) -> None:
     if len(thumb.reasons) > MAX_REASONS:
-        raise _wrong(f"{path}.reasons", f"at most {MAX_REASONS}")
+        raise _invalid(f"{path}.reasons", f"at most {MAX_REASONS}")
     if any(len(reason) > MAX_REASON_CHARACTERS for reason in thumb.reasons):
-        raise _wrong(f"{path}.reasons", f"at most {MAX_REASON_CHARACTERS} characters each")
+        raise _invalid(f"{path}.reasons", f"at most {MAX_REASON_CHARACTERS} characters each")
     if len(thumb.comment) > MAX_COMMENT_CHARACTERS:
-        raise _wrong(f"{path}.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
+        raise _invalid(f"{path}.comment", f"at most {MAX_COMMENT_CHARACTERS:,} characters")
 
 
 def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
     """Raises: InvalidArgumentError naming field and limit."""
     if not 1 <= len(message_ids) <= limit:
-        raise _wrong("message_ids", f"1 to {limit:,}")
+        raise _invalid("message_ids", f"1 to {limit:,}")
     for number, message_id in enumerate(message_ids):
         check_uuid(message_id, f"message_ids[{number}]")
 
@@ -233,7 +233,7 @@ def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
 def check_principals(principals: Sequence[str], limit: int) -> None:
     """Raises: InvalidArgumentError naming field and limit."""
     if not 1 <= len(principals) <= limit:
-        raise _wrong("principals", f"1 to {limit:,}")
+        raise _invalid("principals", f"1 to {limit:,}")
     for number, principal in enumerate(principals):
         _check_principal(principal, f"principals[{number}]")
 
@@ -243,19 +243,19 @@ def check_position(position: int, field: str) -> None:
     InvalidArgumentError naming field and limit.
     """
     if position > MAX_POSITION:
-        raise _wrong(field, f"at most {MAX_POSITION:,}")
+        raise _invalid(field, f"at most {MAX_POSITION:,}")
 
 
 def _check_principal(text: str, field: str) -> None:
     if not _PRINCIPAL.fullmatch(text):
-        raise _wrong(field, "64 hexadecimal digits, lower case")
+        raise _invalid(field, "64 hexadecimal digits, lower case")
 
 
 def check_uuid(text: str, field: str) -> None:
     """Raises: InvalidArgumentError naming field and limit."""
     if not _UUID.fullmatch(text):
-        raise _wrong(field, "a UUID, lower case")
+        raise _invalid(field, "a UUID, lower case")
 
 
-def _wrong(field: str, limit: str) -> InvalidArgumentError:
+def _invalid(field: str, limit: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{field} must be {limit}", field=field, limit=limit)

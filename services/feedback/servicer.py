@@ -21,12 +21,12 @@ from services.feedback.events import (
     check_unsealed,
 )
 from services.feedback.lake.catalogue import Catalogue
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.principals.servicer import Principals, PrincipalServicer
+from services.feedback.projections.current_feedback import CurrentFeedback
+from services.feedback.projections.experiments import ArmFigures, Experiments
 from services.feedback.spool.accept import GroupCommit
 from services.feedback.spool.frames import Entry
-from services.feedback.standing.experiments import ArmFigures, Experiments
-from services.feedback.standing.said import Said
 
 MAX_TURNS = 500
 MAX_TURN_BYTES = 2 * 1024 * 1024
@@ -43,13 +43,13 @@ class FeedbackLogServicer(PrincipalServicer):
         feedback: GroupCommit,
         turns: GroupCommit,
         catalogue: Catalogue,
-        said: Said,
+        current: CurrentFeedback,
         experiments: Experiments,
         principals: Principals,
     ) -> None:
         super().__init__(principal_key, principals)
         self._feedback, self._turns = feedback, turns
-        self._catalogue, self._said, self._experiments = catalogue, said, experiments
+        self._catalogue, self._current, self._experiments = catalogue, current, experiments
 
     async def RecordFeedback(
         self, request: feedback_pb2.RecordFeedbackRequest, context: Any
@@ -104,7 +104,7 @@ class FeedbackLogServicer(PrincipalServicer):
     async def CountThumbs(
         self, request: feedback_pb2.CountThumbsRequest, context: Any
     ) -> feedback_pb2.CountThumbsResponse:
-        counts = await self._said.thumbs.count(request.since.ToMicroseconds())
+        counts = await self._current.thumbs.count(request.since.ToMicroseconds())
         return feedback_pb2.CountThumbsResponse(
             counts=[
                 feedback_pb2.ThumbCount(
@@ -118,17 +118,18 @@ class FeedbackLogServicer(PrincipalServicer):
         self, request: feedback_pb2.GetExperimentRequest, context: Any
     ) -> feedback_pb2.GetExperimentResponse:
         figures = await self._experiments.figures(request.since.ToMicroseconds())
-        return feedback_pb2.GetExperimentResponse(arms=[_arm(one) for one in figures])
+        return feedback_pb2.GetExperimentResponse(arms=[_arm(arm) for arm in figures])
 
     async def GetThumbs(
         self, request: feedback_pb2.GetThumbsRequest, context: Any
     ) -> feedback_pb2.GetThumbsResponse:
         check_message_ids(request.message_ids, MAX_MESSAGES)
-        thumbs, words = await self._said.by(self._principal(), request.message_ids)
+        thumbs, words = await self._current.of_principal(self._principal(), request.message_ids)
         return feedback_pb2.GetThumbsResponse(
             thumbs=thumbs,
             words={
-                message_id: feedback_pb2.Words(**vars(said)) for message_id, said in words.items()
+                message_id: feedback_pb2.Words(**vars(current))
+                for message_id, current in words.items()
             },
         )
 
@@ -153,12 +154,12 @@ def _arm(figures: ArmFigures) -> feedback_pb2.ExperimentArm:
         first_exposure_time=first,
         up=figures.up,
         down=figures.down,
-        up_rate_low=figures.likely.low,
-        up_rate_high=figures.likely.high,
+        up_rate_low=figures.up_rate_interval.low,
+        up_rate_high=figures.up_rate_interval.high,
     )
 
 
-def _segment(item: Served) -> feedback_pb2.Segment:
+def _segment(item: ReadableSegment) -> feedback_pb2.Segment:
     commit_time = Timestamp()
     commit_time.FromMicroseconds(item.commit_us)
     return feedback_pb2.Segment(

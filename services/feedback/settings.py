@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
-from services.feedback.compaction.compaction import CompactionPace
+from services.feedback.compaction.compaction import CompactionOptions
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
 from services.feedback.kafka.cluster import Cluster
@@ -181,9 +181,9 @@ class FeedbackSettings(ServiceSettings):
             )
         return self
 
-    def compaction_pace(self) -> CompactionPace:
+    def compaction_options(self) -> CompactionOptions:
         """How large compacted objects get, and when."""
-        return CompactionPace(
+        return CompactionOptions(
             RunLimits(self.compaction_rows, self.compaction_bytes),
             settle_seconds=self.compaction_settle_minutes * 60,
             keep_seconds=self.keep_days * 86_400,

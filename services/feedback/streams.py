@@ -14,17 +14,17 @@ from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink.drain import Drain, Flusher
-from services.feedback.sink.sink import EventT, FlushLimits, Fold, Format, Sink
-from services.feedback.spool.accept import Acceptance, Claims, GroupCommit, Sealing
+from services.feedback.sink.sink import EventT, FlushLimits, Fold, Sink, StreamFormat
+from services.feedback.sink.sink_loop import Flusher, SinkLoop
+from services.feedback.spool.accept import Acceptance, Claims, EntrySealer, GroupCommit
 from services.feedback.spool.frames import Record
 from services.feedback.spool.log import Log
 from services.feedback.spool.spool import Spool
 
-FEEDBACK = Format(
+FEEDBACK = StreamFormat(
     Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback
 )
-TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
+TURNS = StreamFormat(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 REPLAY_BYTES = 4 * 1024 * 1024
 
 
@@ -37,20 +37,20 @@ class Stores:
 
 
 @dataclass(frozen=True)
-class Accepting:
+class AcceptOptions:
     """How a stream's events are accepted."""
 
     claims: Claims
-    sealing: Sealing
+    sealing: EntrySealer
 
 
 @asynccontextmanager
 async def open_stream(
     settings: FeedbackSettings,
-    form: Format[EventT],
+    stream_format: StreamFormat[EventT],
     stores: Stores,
     fold: Fold[EventT],
-    accepting: Accepting,
+    accept_options: AcceptOptions,
     on_stored: Callable[[Sequence[Record]], None],
     on_committed: Callable[[int], None],
 ) -> AsyncIterator[GroupCommit]:
@@ -58,17 +58,19 @@ async def open_stream(
     call.
     """
     spool = Spool(
-        settings.spool_directory / form.stream,
+        settings.spool_directory / stream_format.stream,
         max_bytes=settings.max_spool_bytes,
         segment_bytes=settings.segment_bytes,
     )
-    metrics.SPOOLED_BYTES.labels(form.stream).set_function(lambda: spool.bytes_used)
-    metrics.SPOOL_LIMIT_BYTES.labels(form.stream).set(settings.max_spool_bytes)
-    acceptance = Acceptance(form.stream, spool, stores.ledger, accepting.claims, accepting.sealing)
+    metrics.SPOOLED_BYTES.labels(stream_format.stream).set_function(lambda: spool.bytes_used)
+    metrics.SPOOL_LIMIT_BYTES.labels(stream_format.stream).set(settings.max_spool_bytes)
+    acceptance = Acceptance(
+        stream_format.stream, spool, stores.ledger, accept_options.claims, accept_options.sealing
+    )
     limits = FlushLimits(settings.flush_rows, settings.flush_bytes)
 
-    def sink_of(log: Log) -> Sink[EventT]:
-        return Sink(form, log, stores.objects, stores.ledger, limits, fold)
+    def make_sink(log: Log) -> Sink[EventT]:
+        return Sink(stream_format, log, stores.objects, stores.ledger, limits, fold)
 
     def remember(start: int) -> None:
         while records := spool.read(start, settings.flush_rows, REPLAY_BYTES):
@@ -76,50 +78,50 @@ async def open_stream(
             on_stored(records)
             start = records[-1].offset + 1
 
-    def done(end: int) -> None:
+    def on_sunk(end: int) -> None:
         acceptance.forget(end)
         on_committed(end)
 
     group = GroupCommit(acceptance, on_stored)
-    way = _through_kafka if settings.kafka_bootstrap else _straight
-    async with way(settings, form.stream, spool, sink_of, remember, done):
+    path = _relay_and_sink if settings.kafka_bootstrap else _sink_spool
+    async with path(settings, stream_format.stream, spool, make_sink, remember, on_sunk):
         yield group
         await group.close()
     spool.close()
 
 
 @asynccontextmanager
-async def _straight(
+async def _sink_spool(
     settings: FeedbackSettings,
     stream: Stream,
     spool: Spool,
-    sink_of: Callable[[Log], Flusher],
+    make_sink: Callable[[Log], Flusher],
     remember: Callable[[int], None],
-    done: Callable[[int], None],
+    on_sunk: Callable[[int], None],
 ) -> AsyncIterator[None]:
     """The spool is the log that is sunk."""
-    sink = sink_of(spool)
+    sink = make_sink(spool)
     sink.assign()
     remember(sink.position)
-    drain = Drain(stream, spool, sink, settings.flush_rows, settings.flush_seconds, done)
+    sink_loop = SinkLoop(stream, spool, sink, settings.flush_rows, settings.flush_seconds, on_sunk)
     async with asyncio.TaskGroup() as tasks:
         # A sink that must not go on ends the process: the group cancels the service around it.
-        tasks.create_task(drain.run())
+        tasks.create_task(sink_loop.run())
         yield
-        drain.stop()
+        sink_loop.stop()
     # Only after a clean end; otherwise a flush may still run in its thread, and the process is
     # about to end.
-    await drain.finish()
+    await sink_loop.finish()
 
 
 @asynccontextmanager
-async def _through_kafka(
+async def _relay_and_sink(
     settings: FeedbackSettings,
     stream: Stream,
     spool: Spool,
-    sink_of: Callable[[Log], Flusher],
+    make_sink: Callable[[Log], Flusher],
     remember: Callable[[int], None],
-    done: Callable[[int], None],
+    on_sunk: Callable[[int], None],
 ) -> AsyncIterator[None]:
     """The spool is relayed; what is sunk are the partitions that the group gives this process."""
     # The client costs a second of import: only who uses Kafka pays.
@@ -129,5 +131,5 @@ async def _through_kafka(
     # we say it once a try.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     remember(spool.start_offset)
-    async with sinking(settings, stream, sink_of), relaying(settings, stream, spool, done):
+    async with sinking(settings, stream, make_sink), relaying(settings, stream, spool, on_sunk):
         yield

@@ -4,7 +4,7 @@ feedback finds both.
 
 from typing import Any
 
-from services.feedback.kafka.topics import Plan
+from services.feedback.kafka.topics import TopicSettings
 from services.feedback.settings import FeedbackSettings
 from tests.charts.rendering import component, containers, of_kind, pods, render
 
@@ -27,7 +27,9 @@ def test_its_topics_are_those_that_feedback_would_make() -> None:
     }
     fields = FeedbackSettings.model_fields
     assert topics.keys() == {fields["feedback_topic"].default, fields["turns_topic"].default}
-    plan = Plan(partitions=12, replication_factor=3, min_insync_replicas=2, retention_days=14)
+    plan = TopicSettings(
+        partitions=12, replication_factor=3, min_insync_replicas=2, retention_days=14
+    )
     for spec in topics.values():
         assert (spec["partitions"], spec["replicas"]) == (plan.partitions, plan.replication_factor)
         written = {

@@ -10,14 +10,14 @@ from typing import Any
 
 from services.feedback import __main__ as service
 from services.feedback import commands
-from services.feedback.compaction.compaction import Compaction, Step
+from services.feedback.compaction.compaction import Compaction, CompactionStep
 
 
 def main(name: str, step: str, times: int) -> int:
     """Break at the step, and be the command otherwise."""
     left = [times]
 
-    def at(reached: Step) -> None:
+    def at(reached: CompactionStep) -> None:
         left[0] -= reached == step
         if reached == step and not left[0]:
             os.kill(os.getpid(), signal.Signals[name])

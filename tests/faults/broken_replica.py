@@ -17,7 +17,7 @@ from services.feedback import __main__ as service
 from services.feedback import streams
 from services.feedback.kafka.producer import KafkaPublisher
 from services.feedback.lake.object_store import Directory
-from services.feedback.sink.sink import EventT, Sink, Step
+from services.feedback.sink.sink import EventT, Sink, SinkStep
 from services.feedback.spool.spool import Spool
 
 APPENDED, PUBLISHED, PUTTING, SKEWED = "appended", "published", "putting", "skewed"
@@ -52,7 +52,7 @@ def main(point: str, times: int) -> int:
         case "skewed":
             _skew(times)
         case _:
-            streams.Sink = _breaking(lambda step: strike() if step is Step(point) else None)  # type: ignore[misc]
+            streams.Sink = _breaking(lambda step: strike() if step is SinkStep(point) else None)  # type: ignore[misc]
     sys.argv[1:] = []
     return service.main()
 
@@ -68,10 +68,10 @@ def _skew(seconds: int) -> None:
     time.time, time.time_ns = skewed, lambda: int(skewed() * 1e9)
 
 
-def _breaking(at: Callable[[Step], None]) -> type[Sink[Any]]:
+def _breaking(on_step: Callable[[SinkStep], None]) -> type[Sink[Any]]:
     class BreakingSink(Sink[EventT]):
         def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, at=at)
+            super().__init__(*arguments, on_step=on_step)
 
     return BreakingSink
 

@@ -33,15 +33,15 @@ from services.chassis.server import serving
 from services.feedback.__main__ import wiring
 from services.feedback.database import connect, migrate
 from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES, Cluster
-from services.feedback.kafka.topic import look_at
+from services.feedback.kafka.topic import partition_views
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import Report, audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory, ObjectStore
-from services.feedback.lake.s3_store import S3Place, S3Store
+from services.feedback.lake.s3_store import S3Location, S3Store
 from services.feedback.settings import FeedbackSettings
 from tests.servers import Bucket, KafkaServer, PostgresServer
-from tests.services.feedback.history import History, Place, violations
+from tests.services.feedback.history import History, PartitionKey, violations
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import ADA, KEY, MASTER, correction, name, thumb
 
@@ -67,7 +67,7 @@ class Stack:
     # As readers read it, and how replicas are told of it: they may go through a proxy.
     store: ObjectStore
     store_settings: dict[str, object]
-    lost_ends: dict[Place, int] = field(default_factory=dict)
+    lost_ends: dict[PartitionKey, int] = field(default_factory=dict)
 
     @property
     def ledger(self) -> Ledger:
@@ -97,7 +97,7 @@ class Stack:
     def admin(self) -> Any:
         return contextlib.closing(KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap))
 
-    def ends(self) -> dict[Place, int]:
+    def ends(self) -> dict[PartitionKey, int]:
         """Where the feedback topic ends, and those before it."""
         topic = self.topics["feedback"]
         with self.admin() as admin:
@@ -110,7 +110,7 @@ class Stack:
         now = {(str(described["topic_id"]), place.partition): end for place, end in ends.items()}
         return self.lost_ends | now
 
-    def committed(self) -> dict[Place, int]:
+    def committed(self) -> dict[PartitionKey, int]:
         """Where the ledger stands."""
         return {(s.topic_id, s.partition): s.end_offset for s in self.ledger.segments("feedback")}
 
@@ -133,7 +133,9 @@ class Stack:
     def audit(self) -> Report:
         """As `python -m services.feedback audit` does it."""
         cluster = Cluster(self.kafka.bootstrap)
-        return audit(self.ledger, self.store, lambda stream: look_at(cluster, self.topics[stream]))
+        return audit(
+            self.ledger, self.store, lambda stream: partition_views(cluster, self.topics[stream])
+        )
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class S3:
 
     def store(self) -> S3Store:
         bucket = self.bucket
-        place = S3Place(
+        place = S3Location(
             bucket.endpoint,
             bucket.name,
             "us-east-1",
@@ -424,7 +426,7 @@ async def record(stub: Any, event: events_pb2.FeedbackEvent) -> feedback_pb2.Rec
     return await stub.RecordFeedback(request, timeout=CALL_SECONDS, metadata=IDENTITY)
 
 
-async def standing(stub: Any, *messages: str) -> dict[str, bool]:
+async def current(stub: Any, *messages: str) -> dict[str, bool]:
     """The thumbs that stand, by the messages' own words."""
     ids = {name(message): message for message in messages}
     request = feedback_pb2.GetThumbsRequest(message_ids=list(ids))

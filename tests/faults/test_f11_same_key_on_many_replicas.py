@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.faults.feedback import Clients, Stack, counted, record, replica_here, settled, standing
+from tests.faults.feedback import Clients, Stack, counted, current, record, replica_here, settled
 from tests.services.feedback.samples import thumb
 
 REPLICAS = 5
@@ -35,7 +35,7 @@ async def test_f11_f12_the_same_key_on_five_replicas(
             "no replica stored what another one had"
         )
         for key in range(KEYS):
-            assert await standing(stubs[key % REPLICAS], f"m{key}") == {f"m{key}": key % 2 == 0}
+            assert await current(stubs[key % REPLICAS], f"m{key}") == {f"m{key}": key % 2 == 0}
     assert feedback_stack.problems(clients.history) == []
     record_property("fired", 2 * KEYS * REPLICAS)
     assert {row["message_id"]: row["up"] for row in feedback_stack.rows()} == {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.feedback.sink.sink import Step
+from services.feedback.sink.sink import SinkStep
 from tests.faults.feedback import Clients, ReplicaProcess, Stack, settled
 
 RECOVERY_SECONDS = 15.0
@@ -18,11 +18,11 @@ RECOVERY_SECONDS = 15.0
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "steps",
-    [[Step.COMMITTED], pytest.param(list(Step) * 2, marks=pytest.mark.long)],
+    [[SinkStep.COMMITTED], pytest.param(list(SinkStep) * 2, marks=pytest.mark.long)],
     ids=["after the commit", "everywhere"],
 )
 async def test_f15_a_sink_that_is_killed_loses_and_repeats_nothing(
-    feedback_stack: Stack, steps: list[Step], record_property: Any
+    feedback_stack: Stack, steps: list[SinkStep], record_property: Any
 ) -> None:
     recovered = []
     clients = Clients([])

@@ -16,7 +16,7 @@ import pytest
 
 from infra.faults.tcp import TcpFaults, TcpProxy
 from services.feedback.lake.object_store import ObjectMissingError, ObjectStoreError
-from services.feedback.lake.s3_store import S3Place, S3Store
+from services.feedback.lake.s3_store import S3Location, S3Store
 from tests.faults.feedback import S3, Clients, port_of, replica_here, settled, stack_on, until
 from tests.servers import Bucket, KafkaServer, PostgresServer, S3Server
 
@@ -25,7 +25,7 @@ KILLS = 5
 
 
 def store_in(bucket: Bucket, port: int) -> S3Store:
-    place = S3Place(
+    place = S3Location(
         f"127.0.0.1:{port}",
         bucket.name,
         "us-east-1",

@@ -15,7 +15,7 @@ from services.feedback.database import open_database
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import FencedError, Ledger
 from services.feedback.lake.s3_store import S3Store
-from services.feedback.sink.sink import FlushLimits, Sink, Step
+from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.spool import Spool
 from tests.s3_server import S3Server, serving
@@ -41,12 +41,12 @@ def store(server: S3Server) -> Iterator[S3Store]:
 
 
 @pytest.mark.parametrize("other_rows", [2, 3], ids=["same batch", "other batch"])
-@pytest.mark.parametrize("paused_at", [Step.ENCODED, Step.STORED])
+@pytest.mark.parametrize("paused_at", [SinkStep.ENCODED, SinkStep.STORED])
 def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_nothing(
     server: S3Server,
     store: S3Store,
     tmp_path: Path,
-    paused_at: Step,
+    paused_at: SinkStep,
     other_rows: int,
     record_property: Any,
 ) -> None:
@@ -55,12 +55,12 @@ def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_
     spool.append([entry(name) for name in NAMES])
     pauses = 0
 
-    def writer(rows: int, at=lambda step: None) -> Sink:
-        sink = Sink(FEEDBACK, spool, store, ledger, FlushLimits(rows, ROOM), at=at)
+    def writer(rows: int, on_step=lambda step: None) -> Sink:
+        sink = Sink(FEEDBACK, spool, store, ledger, FlushLimits(rows, ROOM), on_step=on_step)
         sink.assign()
         return sink
 
-    def pause(step: Step) -> None:
+    def pause(step: SinkStep) -> None:
         """While this writer stands still, another takes the partition over and commits two batches."""
         nonlocal pauses
         if step is paused_at and not pauses:
@@ -69,7 +69,7 @@ def test_f22_a_paused_writer_that_overwrites_what_another_has_committed_changes_
             other.flush()
             other.flush()
 
-    zombie = writer(2, at=pause)
+    zombie = writer(2, on_step=pause)
     with pytest.raises(FencedError):
         zombie.flush()
     zombie.assign()

@@ -18,7 +18,12 @@ import pytest
 from sqlalchemy import Engine, select
 
 from services.feedback import tables
-from services.feedback.compaction.compaction import Compaction, CompactionPace, Step, Tally
+from services.feedback.compaction.compaction import (
+    Compaction,
+    CompactionOptions,
+    CompactionStep,
+    PassResult,
+)
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.database import connect, migrate, open_database
@@ -28,7 +33,7 @@ from services.feedback.lake.audit import audit
 from services.feedback.lake.object_store import Directory, ObjectStore
 from services.feedback.lake.orphans import find_orphans
 from services.feedback.lake.s3_store import S3Store
-from services.feedback.lake.served_object import DamagedObjectError, read_served
+from services.feedback.lake.segment_object import DamagedObjectError, read_segment
 from services.feedback.principals.erasures import Erasures
 from tests.servers import PostgresServer, S3Server
 from tests.services.feedback.compacted import CompactedLog
@@ -38,7 +43,7 @@ from tests.services.feedback.samples import ADA, KEY, MASTER, name
 ROWS_A_SEGMENT = 3
 ROWS_AN_OBJECT = 30
 LEASE_SECONDS = 0.5
-PAUSE_SECONDS = 0.2
+BACKOFF_SECONDS = 0.2
 PATIENCE_SECONDS = 60.0
 
 
@@ -64,7 +69,7 @@ class Scenario:
             Compactors(self.engine),
             self.store,
             Erasures(self.engine),
-            CompactionPace(limits, 0, 0, 0, LEASE_SECONDS),
+            CompactionOptions(limits, 0, 0, 0, LEASE_SECONDS),
         )
 
     def write(self) -> None:
@@ -77,10 +82,12 @@ class Scenario:
         must be all, once, in order.
         """
         while True:
-            served = self.log.served()
+            served = self.log.readable_segments()
             try:
                 rows = [
-                    row for item in served for row in parquet.to_rows(read_served(self.store, item))
+                    row
+                    for item in served
+                    for row in parquet.to_rows(read_segment(self.store, item))
                 ]
                 break
             except DamagedObjectError:
@@ -101,7 +108,7 @@ class Scenario:
 
         def repeat(work: Callable[[], None]) -> None:
             try:
-                while not done.wait(PAUSE_SECONDS):
+                while not done.wait(BACKOFF_SECONDS):
                     work()
             except BaseException as error:
                 failed.append(error)
@@ -126,9 +133,9 @@ class Scenario:
         command = [sys.executable, "-m", "tests.faults.broken_compactor", *map(str, broken)]
         return subprocess.Popen(command, env=os.environ | self.environment, stdout=subprocess.PIPE)
 
-    def compact(self) -> Tally:
+    def compact(self) -> PassResult:
         """As soon as the lease of whoever had it is over."""
-        found: list[Tally] = []
+        found: list[PassResult] = []
 
         def did() -> bool:
             found.extend([tally] if (tally := self._compaction.run(Stream.FEEDBACK)) else [])
@@ -212,7 +219,7 @@ def real(postgres: PostgresServer, s3: S3Server) -> Iterator[Scenario]:
     engine.dispose()
 
 
-def killed_at(it: Scenario, step: Step, times: int) -> None:
+def killed_at(it: Scenario, step: CompactionStep, times: int) -> None:
     """Killed there, in the midst of writing and reading; then another one takes over and does it."""
     for _ in range(2 * ROWS_AN_OBJECT // ROWS_A_SEGMENT):
         it.write()
@@ -228,11 +235,11 @@ def killed_at(it: Scenario, step: Step, times: int) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "steps",
-    [[Step.PUBLISHED], pytest.param(list(Step), marks=pytest.mark.long)],
+    [[CompactionStep.PUBLISHED], pytest.param(list(CompactionStep), marks=pytest.mark.long)],
     ids=["once published", "everywhere"],
 )
 def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(
-    embedded: Scenario, steps: list[Step]
+    embedded: Scenario, steps: list[CompactionStep]
 ) -> None:
     for number, step in enumerate(steps):
         killed_at(embedded, step, 1 + number % 2)
@@ -244,19 +251,26 @@ def test_f27_compaction_is_killed_and_a_reader_finds_all_rows_once(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "steps",
-    [[Step.STORED, Step.PUBLISHED], pytest.param(list(Step), marks=pytest.mark.long)],
+    [
+        [CompactionStep.STORED, CompactionStep.PUBLISHED],
+        pytest.param(list(CompactionStep), marks=pytest.mark.long),
+    ],
     ids=["around the publishing", "everywhere"],
 )
-def test_f27_compaction_is_killed_on_real_servers(real: Scenario, steps: list[Step]) -> None:
+def test_f27_compaction_is_killed_on_real_servers(
+    real: Scenario, steps: list[CompactionStep]
+) -> None:
     for step in steps:
         killed_at(real, step, 1)
     real.check()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [Step.STORED, pytest.param(Step.DELETED, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "step", [CompactionStep.STORED, pytest.param(CompactionStep.DELETED, marks=pytest.mark.long)]
+)
 def test_f27_one_that_was_frozen_and_overtaken_publishes_nothing_and_deletes_nothing_that_counts(
-    embedded: Scenario, step: Step
+    embedded: Scenario, step: CompactionStep
 ) -> None:
     for _ in range(20):
         embedded.write()
@@ -265,7 +279,7 @@ def test_f27_one_that_was_frozen_and_overtaken_publishes_nothing_and_deletes_not
         try:
             embedded.until(lambda: state_of(frozen.pid) == "T")
             overtaken = embedded.compact()
-            assert overtaken.whole
+            assert overtaken.complete
         finally:
             frozen.send_signal(signal.SIGCONT)
         out, _ = frozen.communicate(timeout=PATIENCE_SECONDS)

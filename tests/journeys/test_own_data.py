@@ -12,16 +12,16 @@ from services.feedback.compaction.schedule import compact_all
 from services.feedback.database import open_database
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.lake.served_object import read_served
+from services.feedback.lake.segment_object import read_segment
 from services.feedback.principals.erasures import Erasures
 from services.session.identifiers import ERASED, turn_event_id
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack
 from tests.journeys.test_chat import wait_for_row
-from tests.services.feedback.compacted import PACE
+from tests.services.feedback.compacted import OPTIONS
 
 CANARY = "zanzibarquetzal"
 
@@ -102,12 +102,12 @@ def test_a_deleted_conversation_leaves_what_readers_are_given(stack: Stack) -> N
     engine = open_database(f"sqlite:///{stack.state}/feedback/ledger.db")
     ledger, store = Ledger(engine), Directory(stack.state / "objects")
     # Beside the running service, as the command does it.
-    compaction = Compaction(ledger, Compactors(engine), store, Erasures(engine), PACE)
+    compaction = Compaction(ledger, Compactors(engine), store, Erasures(engine), OPTIONS)
     assert compact_all(compaction) == 0
     found = {
         stream: {
             (row["message_id"], row.get("erased"))
-            for item in ledger.served(stream)
+            for item in ledger.readable_segments(stream)
             for row in rows_of(store, item)
         }
         for stream in Stream
@@ -125,8 +125,8 @@ def test_a_deleted_conversation_leaves_what_readers_are_given(stack: Stack) -> N
     assert (gone["messageId"], True) in found[Stream.TURNS]
 
 
-def rows_of(store: Directory, item: Served) -> list[parquet.Row]:
-    return parquet.to_rows(read_served(store, item))
+def rows_of(store: Directory, item: ReadableSegment) -> list[parquet.Row]:
+    return parquet.to_rows(read_segment(store, item))
 
 
 def test_it_is_unavailable_while_a_part_is_away_and_a_repetition_finishes_it(stack: Stack) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
 
 from services.feedback import tables
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import FencedError, transaction
-from services.feedback.standing import remarks
+from services.feedback.projections import remarks
 
 _POSTGRES_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
 
@@ -37,7 +37,7 @@ class Replacement:
     what was left out of that.
     """
 
-    replaced: Sequence[Served]
+    replaced: Sequence[ReadableSegment]
     object_key: str
     sha256: str
     rows: int
@@ -47,7 +47,7 @@ class Replacement:
     bytes: int
     oldest_us: int | None
     # Principals and answers of rows that were left out because the answer was taken back.
-    taken_back: Collection[tuple[str, str]] = ()
+    retracted_answers: Collection[tuple[str, str]] = ()
 
 
 def database_clock_us(connection: Connection) -> int:
@@ -70,7 +70,7 @@ class Compactors:
         with transaction(self._engine) as connection:
             return self._clock_us(connection)
 
-    def take(
+    def acquire(
         self, stream: str, lease_seconds: float, every_seconds: float
     ) -> CompactionLease | None:
         """The lease; None: another one has it, or the last whole pass is not so long ago. Raises:
@@ -88,7 +88,7 @@ class Compactors:
             now = self._clock_us(connection)
             if row.lease_us > now or now < (row.pass_us or 0) + _microseconds(every_seconds):
                 return None
-            lease = CompactionLease(stream, row.epoch + 1, _taken_back_sequence(row))
+            lease = CompactionLease(stream, row.epoch + 1, _retracted_sequence(row))
             values = {
                 "epoch": lease.epoch,
                 "lease_us": now + _microseconds(lease_seconds),
@@ -98,10 +98,10 @@ class Compactors:
             connection.execute(update(table).where(table.c.stream == stream).values(values))
         return lease
 
-    def keep(self, lease: CompactionLease, lease_seconds: float) -> None:
+    def renew(self, lease: CompactionLease, lease_seconds: float) -> None:
         """So much longer. Raises: FencedError."""
         with transaction(self._engine) as connection:
-            _write(
+            _update_fenced(
                 connection,
                 lease,
                 {"lease_us": self._clock_us(connection) + _microseconds(lease_seconds)},
@@ -125,7 +125,7 @@ class Compactors:
                     "pass_us": self._clock_us(connection),
                     "taken_back_sequence": turns_sequence,
                 }
-            _write(connection, lease, values)
+            _update_fenced(connection, lease, values)
 
     def last_pass_us(self, stream: str) -> int | None:
         """When the last whole pass ended, whoever made it."""
@@ -133,9 +133,9 @@ class Compactors:
         with transaction(self._engine) as connection:
             return connection.execute(select(table.pass_us).where(table.stream == stream)).scalar()
 
-    def publish(self, lease: CompactionLease, made: Replacement) -> None:
+    def publish(self, lease: CompactionLease, replacement: Replacement) -> None:
         """Let readers have the cover, all at once. Raises: FencedError."""
-        first, last = made.replaced[0].first_sequence, made.replaced[-1].sequence
+        first, last = replacement.replaced[0].first_sequence, replacement.replaced[-1].sequence
         inside = tables.covers.c
         with transaction(self._engine) as connection:
             streams = tables.streams
@@ -145,24 +145,24 @@ class Compactors:
                 .values(sequence=streams.c.sequence)
             )
             now = self._clock_us(connection)
-            _write(connection, lease, {"epoch": lease.epoch})
-            gone = connection.execute(
+            _update_fenced(connection, lease, {"epoch": lease.epoch})
+            deleted = connection.execute(
                 delete(tables.covers).where(
                     inside.stream == lease.stream,
                     inside.first_sequence >= first,
                     inside.last_sequence <= last,
                 )
             )
-            if gone.rowcount != sum(item.is_cover for item in made.replaced):
+            if deleted.rowcount != sum(item.is_compacted for item in replacement.replaced):
                 raise FencedError(
                     f"the covers of {lease.stream} {first} to {last} are not those that were read",
                     field="covers",
                 )
-            connection.execute(insert(tables.covers).values(_cover(lease.stream, made, now)))
-            remarks.forget(connection, made.taken_back)
+            connection.execute(insert(tables.covers).values(_cover(lease.stream, replacement, now)))
+            remarks.delete_remarks(connection, replacement.retracted_answers)
             retired = [
                 {"object_key": item.object_key, "stream": lease.stream, "retire_us": now}
-                for item in made.replaced
+                for item in replacement.replaced
                 if item.object_key
             ]
             if retired:
@@ -179,21 +179,21 @@ class Compactors:
                 connection.execute(query.order_by(table.retire_us, table.object_key)).scalars()
             )
 
-    def forget(self, object_keys: Collection[str]) -> None:
+    def forget_retired(self, object_keys: Collection[str]) -> None:
         """They are deleted."""
         table = tables.retired_objects
         with transaction(self._engine) as connection:
             connection.execute(delete(table).where(table.c.object_key.in_(object_keys)))
 
 
-def _taken_back_sequence(row: Row[Any]) -> int:
+def _retracted_sequence(row: Row[Any]) -> int:
     """0 where another version has compacted since: what it wrote may hold rows that it did not know
     to leave out.
     """
     return int(row.taken_back_sequence) if row.taken_back_epoch == row.epoch else 0
 
 
-def _write(connection: Connection, lease: CompactionLease, values: dict[str, int]) -> None:
+def _update_fenced(connection: Connection, lease: CompactionLease, values: dict[str, int]) -> None:
     """Takes the row; fails unless the lease is the newest."""
     table = tables.compactors
     mine = (table.c.stream == lease.stream) & (table.c.epoch == lease.epoch)
@@ -208,22 +208,23 @@ def _microseconds(seconds: float) -> int:
     return int(seconds * 1_000_000)
 
 
-def _cover(stream: str, made: Replacement, now_us: int) -> dict[str, object]:
+def _cover(stream: str, replacement: Replacement, now_us: int) -> dict[str, object]:
     """Sums go over all segments below, whether an earlier cover had left the rows out or this one
     does.
     """
     return {
         "stream": stream,
-        "first_sequence": made.replaced[0].first_sequence,
-        "last_sequence": made.replaced[-1].sequence,
-        "object_key": made.object_key,
-        "sha256": made.sha256,
-        "rows": made.rows,
-        "dead_letters": sum(item.dead_letters for item in made.replaced),
-        "duplicates": made.duplicates + sum(item.duplicates for item in made.replaced),
-        "erased": made.erased + sum(item.erased for item in made.replaced),
-        "expired": made.expired + sum(item.expired for item in made.replaced),
-        "bytes": made.bytes,
-        "oldest_us": made.oldest_us,
+        "first_sequence": replacement.replaced[0].first_sequence,
+        "last_sequence": replacement.replaced[-1].sequence,
+        "object_key": replacement.object_key,
+        "sha256": replacement.sha256,
+        "rows": replacement.rows,
+        "dead_letters": sum(item.dead_letters for item in replacement.replaced),
+        "duplicates": replacement.duplicates
+        + sum(item.duplicates for item in replacement.replaced),
+        "erased": replacement.erased + sum(item.erased for item in replacement.replaced),
+        "expired": replacement.expired + sum(item.expired for item in replacement.replaced),
+        "bytes": replacement.bytes,
+        "oldest_us": replacement.oldest_us,
         "commit_us": now_us,
     }

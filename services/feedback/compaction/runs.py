@@ -8,7 +8,7 @@ often as its object's size can double, and not once a pass.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class RunLimits:
     rows: int
     bytes: int
 
-    def is_full(self, item: Served) -> bool:
+    def is_full(self, item: ReadableSegment) -> bool:
         """Too large to be merged with anything."""
-        return item.is_cover and (2 * item.rows >= self.rows or 2 * item.bytes >= self.bytes)
+        return item.is_compacted and (2 * item.rows >= self.rows or 2 * item.bytes >= self.bytes)
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ class Run:
     holds what must go.
     """
 
-    items: Sequence[Served]
+    items: Sequence[ReadableSegment]
     merge: bool
 
 
 def choose_runs(
-    items: Iterable[Served], limits: RunLimits, settled_us: int, suspect: Callable[[Served], bool]
+    items: Iterable[ReadableSegment],
+    limits: RunLimits,
+    settled_us: int,
+    needs_check: Callable[[ReadableSegment], bool],
 ) -> Iterator[Run]:
     """Runs in the order of the ledger.
 
@@ -42,30 +45,32 @@ def choose_runs(
         settled_us: segments that were committed after this time are not merged yet.
         suspect: it may hold what must go, so it must be looked into whatever its size.
     """
-    group: list[Served] = []
+    group: list[ReadableSegment] = []
     rows = size = 0
     for item in items:
-        alone = limits.is_full(item) or not (item.is_cover or item.commit_us <= settled_us)
+        is_alone = limits.is_full(item) or not (item.is_compacted or item.commit_us <= settled_us)
         # The bytes of segments are not known before they are read: compaction cuts a run that grows
         # too large.
-        if alone or rows + item.rows > limits.rows or size + item.bytes > limits.bytes:
-            yield from _of_group(group, suspect)
+        if is_alone or rows + item.rows > limits.rows or size + item.bytes > limits.bytes:
+            yield from _group_runs(group, needs_check)
             group, rows, size = [], 0, 0
-        if not alone:
+        if not is_alone:
             group.append(item)
             rows, size = rows + item.rows, size + item.bytes
-        elif suspect(item):
+        elif needs_check(item):
             yield Run([item], merge=False)
-    yield from _of_group(group, suspect)
+    yield from _group_runs(group, needs_check)
 
 
-def _of_group(group: Sequence[Served], suspect: Callable[[Served], bool]) -> Iterator[Run]:
+def _group_runs(
+    group: Sequence[ReadableSegment], needs_check: Callable[[ReadableSegment], bool]
+) -> Iterator[Run]:
     while (
         group
-        and group[0].is_cover
+        and group[0].is_compacted
         and (len(group) == 1 or group[0].rows > sum(item.rows for item in group[1:]))
     ):
-        if suspect(group[0]):
+        if needs_check(group[0]):
             yield Run(group[:1], merge=False)
         group = group[1:]
     if group:

@@ -18,7 +18,7 @@ from services.feedback.lake.object_store import ObjectStoreError
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 30.0
+POLL_SECONDS = 30.0
 FAILURES = (FencedError, LedgerUnavailableError, ObjectStoreError)
 
 
@@ -28,10 +28,10 @@ class CompactionSchedule:
     """
 
     def __init__(
-        self, compaction: Compaction, every_seconds: float, look_seconds: float = LOOK_SECONDS
+        self, compaction: Compaction, every_seconds: float, poll_seconds: float = POLL_SECONDS
     ) -> None:
         self._compaction = compaction
-        self._every_seconds, self._look_seconds = every_seconds, min(look_seconds, every_seconds)
+        self._every_seconds, self._poll_seconds = every_seconds, min(poll_seconds, every_seconds)
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -44,17 +44,17 @@ class CompactionSchedule:
                 metrics.DROPPED_ROWS.labels(stream, reason)
         while not self._stopped.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), self._look_seconds)
+                await asyncio.wait_for(self._stopped.wait(), self._poll_seconds)
             for stream in Stream:
                 if not self._stopped.is_set():
-                    await self._look(stream)
+                    await self._compact_if_due(stream)
 
     def stop(self) -> None:
         """Let `run` end after the step that is under way."""
         self._stopped.set()
         self._compaction.stop()
 
-    async def _look(self, stream: Stream) -> None:
+    async def _compact_if_due(self, stream: Stream) -> None:
         try:
             await asyncio.to_thread(self._compaction.run, stream, self._every_seconds)
         except FAILURES as error:
@@ -71,7 +71,7 @@ class CompactionSchedule:
 
 
 @asynccontextmanager
-async def compacting(compaction: Compaction, every_seconds: float) -> AsyncIterator[None]:
+async def run_compaction(compaction: Compaction, every_seconds: float) -> AsyncIterator[None]:
     """As long as the block runs, and until the step under way has ended; `every_seconds` 0: never."""
     if not every_seconds:
         yield
@@ -85,7 +85,7 @@ async def compacting(compaction: Compaction, every_seconds: float) -> AsyncItera
         await running
 
 
-def compact_all(compaction: Compaction, say: Callable[[str], None] = print) -> int:
+def compact_all(compaction: Compaction, write_line: Callable[[str], None] = print) -> int:
     """One pass of every stream, now; the exit status: 1 if something was left undone.
 
     Raises:
@@ -94,18 +94,18 @@ def compact_all(compaction: Compaction, say: Callable[[str], None] = print) -> i
     undone = 0
     for stream in Stream:
         try:
-            tally = compaction.run(stream)
+            result = compaction.run(stream)
         except (FencedError, LedgerUnavailableError) as error:
-            say(f"{stream}: not finished: {error}")
+            write_line(f"{stream}: not finished: {error}")
             undone += 1
             continue
-        if tally is None:
-            say(f"{stream}: another process compacts it")
+        if result is None:
+            write_line(f"{stream}: another process compacts it")
             undone += 1
             continue
-        left_out = " ".join(f"{reason}={rows}" for reason, rows in sorted(tally.dropped.items()))
-        say(
-            f"{stream}: replaced={tally.replaced} covers={tally.covers} deleted={tally.deleted} {left_out}".rstrip()
+        left_out = " ".join(f"{reason}={rows}" for reason, rows in sorted(result.dropped.items()))
+        write_line(
+            f"{stream}: replaced={result.replaced} covers={result.covers} deleted={result.deleted} {left_out}".rstrip()
         )
-        undone += not tally.whole
+        undone += not result.complete
     return 1 if undone else 0

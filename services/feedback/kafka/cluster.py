@@ -7,7 +7,7 @@ from typing import Any
 
 REQUEST_MS = 5_000
 # The default is 30 s: a broker that is back would not be seen for as long.
-MOST_RECONNECT_MS = 1_000
+MAX_RECONNECT_MS = 1_000
 # A batch of turns of one call may be 2 MiB by itself. Topics take as much, producers send and
 # consumers fetch as much.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -30,6 +30,6 @@ class Cluster:
             "bootstrap_servers": self.bootstrap.split(","),
             "client_id": "thumbwheel-feedback",
             "bootstrap_timeout_ms": REQUEST_MS,
-            "reconnect_backoff_max_ms": MOST_RECONNECT_MS,
+            "reconnect_backoff_max_ms": MAX_RECONNECT_MS,
             **self.access,
         }

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 # little, and we wait ourselves.
 POLL_MS = 20
 REST_SECONDS = 0.08
-RECORDS_A_POLL = 2_000
+RECORDS_PER_POLL = 2_000
 FETCH_BYTES = 8 * 1024 * 1024
 COMMIT_SECONDS = 5.0
 RETRY_SECONDS = 1.0
@@ -48,13 +48,13 @@ class Membership:
     max_buffered_bytes: int
 
 
-class Holder(Protocol):
+class PartitionOwner(Protocol):
     """Who reads the partitions. Called on the client's own threads: must be quick, and ask nobody."""
 
-    def took(self, partitions: Collection[int]) -> None:
+    def on_assigned(self, partitions: Collection[int]) -> None:
         """These are this process's now; each waits, paused, for `attach`."""
 
-    def lost(self, partitions: Collection[int]) -> None:
+    def on_lost(self, partitions: Collection[int]) -> None:
         """These are not any more: drop what is buffered, commit nothing."""
 
 
@@ -62,7 +62,12 @@ class TopicConsumer:
     """`run` in a thread. `attach` gives a partition that was taken the log to fill."""
 
     def __init__(
-        self, cluster: Cluster, topic: str, stream: str, membership: Membership, holder: Holder
+        self,
+        cluster: Cluster,
+        topic: str,
+        stream: str,
+        membership: Membership,
+        owner: PartitionOwner,
     ) -> None:
         self._cluster, self._topic, self._stream, self._membership = (
             cluster,
@@ -70,7 +75,7 @@ class TopicConsumer:
             stream,
             membership,
         )
-        self._holder = holder
+        self._owner = owner
         self._mutex = threading.Lock()
         self._logs: dict[int, KafkaLog] = {}
         self._topic_id = ""
@@ -106,14 +111,14 @@ class TopicConsumer:
         """Until `stop`."""
         while not self._stopped.is_set():
             try:
-                consumer = self._built()
+                consumer = self._build_consumer()
             except (KafkaError, OSError) as error:
-                self._failed("kafka is away", error)
+                self._wait_after("kafka is away", error)
                 continue
             try:
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))
                 while not self._restart.is_set():
-                    self._round(consumer)
+                    self._poll_once(consumer)
             finally:
                 self._restart.clear()
                 self.drop(list(self._logs))
@@ -122,7 +127,7 @@ class TopicConsumer:
 
     def take(self, partitions: Collection[int]) -> None:
         """The group gave these."""
-        self._holder.took(partitions)
+        self._owner.on_assigned(partitions)
 
     def drop(self, partitions: Collection[int]) -> None:
         """The group took these back, or they were lost."""
@@ -130,9 +135,9 @@ class TopicConsumer:
             for partition in partitions:
                 self._logs.pop(partition, None)
                 self._offsets.pop(partition, None)
-        self._holder.lost(partitions)
+        self._owner.on_lost(partitions)
 
-    def _built(self) -> KafkaConsumer:
+    def _build_consumer(self) -> KafkaConsumer:
         session_ms = int(self._membership.session_seconds * 1_000)
         return build(
             KafkaConsumer,
@@ -150,10 +155,10 @@ class TopicConsumer:
             metadata_max_age_ms=30_000,
         )
 
-    def _round(self, consumer: KafkaConsumer) -> None:
-        self._steer(consumer)
+    def _poll_once(self, consumer: KafkaConsumer) -> None:
+        self._update_positions(consumer)
         try:
-            fetched = consumer.poll(timeout_ms=POLL_MS, max_records=RECORDS_A_POLL)
+            fetched = consumer.poll(timeout_ms=POLL_MS, max_records=RECORDS_PER_POLL)
         except FetchOutOfRangeError as error:
             self._out_of_range(consumer, error.args[0])
             return
@@ -162,15 +167,15 @@ class TopicConsumer:
             return
         except (KafkaError, OSError) as error:
             # Nothing was handed out, so nothing is skipped: the same position is fetched again.
-            self._failed("fetch failed", error)
+            self._wait_after("fetch failed", error)
             return
         if not fetched:
             self._restart.wait(REST_SECONDS)
-        for place, messages in fetched.items():
-            if kafka_log := self._log(place.partition):
+        for topic_partition, messages in fetched.items():
+            if kafka_log := self._log(topic_partition.partition):
                 kafka_log.offer([record_of(message) for message in messages])
 
-    def _steer(self, consumer: KafkaConsumer) -> None:
+    def _update_positions(self, consumer: KafkaConsumer) -> None:
         """Seek where a log wishes; pause all while too much waits; commit now and then."""
         with self._mutex:
             logs = dict(self._logs)
@@ -179,42 +184,50 @@ class TopicConsumer:
         self._full = buffered >= limit if not self._full else buffered > limit // 2
         metrics.CONSUMER_BUFFERED_BYTES.labels(self._stream).set(buffered)
         metrics.CONSUMER_PAUSED.labels(self._stream).set(self._full)
-        for place in consumer.assignment():
-            kafka_log = logs.get(place.partition)
+        for topic_partition in consumer.assignment():
+            kafka_log = logs.get(topic_partition.partition)
             if kafka_log is None or kafka_log.failed:
                 continue
-            if (wish := kafka_log.take_wish()) is not None:
-                consumer.seek(place, wish)
-            paused = place in consumer.paused()
+            if (seek_offset := kafka_log.take_seek_offset()) is not None:
+                consumer.seek(topic_partition, seek_offset)
+            paused = topic_partition in consumer.paused()
             if self._full and not paused:
-                consumer.pause(place)
+                consumer.pause(topic_partition)
             elif not self._full and paused:
-                consumer.resume(place)
-            if (end := consumer.highwater(place)) is not None:
+                consumer.resume(topic_partition)
+            if (end := consumer.highwater(topic_partition)) is not None:
                 lag = max(0, end - kafka_log.sunk)
-                metrics.CONSUMER_LAG_EVENTS.labels(self._stream, str(place.partition)).set(lag)
+                metrics.CONSUMER_LAG_EVENTS.labels(
+                    self._stream, str(topic_partition.partition)
+                ).set(lag)
         if time.monotonic() - self._offsets_at >= COMMIT_SECONDS:
             self._offsets_at = time.monotonic()
             self._commit(consumer, logs)
 
     def _commit(self, consumer: KafkaConsumer, logs: dict[int, KafkaLog]) -> None:
         moved = {
-            place: logs[place.partition].sunk
-            for place in consumer.assignment()
-            if place.partition in logs
-            and logs[place.partition].sunk > self._offsets.get(place.partition, 0)
+            topic_partition: logs[topic_partition.partition].sunk
+            for topic_partition in consumer.assignment()
+            if topic_partition.partition in logs
+            and logs[topic_partition.partition].sunk
+            > self._offsets.get(topic_partition.partition, 0)
         }
         if moved:
             consumer.commit_async(
-                {place: OffsetAndMetadata(sunk, "", -1) for place, sunk in moved.items()}
+                {
+                    topic_partition: OffsetAndMetadata(sunk, "", -1)
+                    for topic_partition, sunk in moved.items()
+                }
             )
-            self._offsets.update({place.partition: sunk for place, sunk in moved.items()})
+            self._offsets.update(
+                {topic_partition.partition: sunk for topic_partition, sunk in moved.items()}
+            )
 
     def _out_of_range(self, consumer: KafkaConsumer, positions: dict[TopicPartition, int]) -> None:
-        for place, position in positions.items():
+        for topic_partition, position in positions.items():
             try:
-                (start,) = consumer.beginning_offsets([place]).values()
-                (end,) = consumer.end_offsets([place]).values()
+                (start,) = consumer.beginning_offsets([topic_partition]).values()
+                (end,) = consumer.end_offsets([topic_partition]).values()
             except (KafkaError, OSError):
                 return  # Kafka is away again; the next poll says the same.
             what = (
@@ -222,30 +235,34 @@ class TopicConsumer:
                 if position < start
                 else f"the log ends at {end}, before the ledger"
             )
-            text = f"offset {position} of {self._topic} partition {place.partition} is not there: {what}"
-            metrics.LOST_OFFSETS.labels(self._stream, str(place.partition)).set(
+            text = f"offset {position} of {self._topic} partition {topic_partition.partition} is not there: {what}"
+            metrics.LOST_OFFSETS.labels(self._stream, str(topic_partition.partition)).set(
                 max(0, start - position)
             )
             failure = OffsetOutOfRangeError(text, field="offset", limit=f"{start} to {end}")
-            self._fail(consumer, place, failure)
+            self._fail_partition(consumer, topic_partition, failure)
 
     def _truncated(self, consumer: KafkaConsumer, diverged: Collection[TopicPartition]) -> None:
-        for place in diverged:
-            text = f"{self._topic} partition {place.partition} was cut off behind what was read"
-            self._fail(
-                consumer, place, OffsetOutOfRangeError(text, field="offset", reason="DAMAGED")
+        for topic_partition in diverged:
+            text = f"{self._topic} partition {topic_partition.partition} was cut off behind what was read"
+            self._fail_partition(
+                consumer,
+                topic_partition,
+                OffsetOutOfRangeError(text, field="offset", reason="DAMAGED"),
             )
 
-    def _fail(self, consumer: KafkaConsumer, place: TopicPartition, failure: LogError) -> None:
-        consumer.pause(place)
-        if kafka_log := self._log(place.partition):
+    def _fail_partition(
+        self, consumer: KafkaConsumer, topic_partition: TopicPartition, failure: LogError
+    ) -> None:
+        consumer.pause(topic_partition)
+        if kafka_log := self._log(topic_partition.partition):
             kafka_log.fail(failure)
 
     def _log(self, partition: int) -> KafkaLog | None:
         with self._mutex:
             return self._logs.get(partition)
 
-    def _failed(self, phrase: str, error: Exception) -> None:
+    def _wait_after(self, phrase: str, error: Exception) -> None:
         metrics.CONSUMER_FAILURES.labels(self._stream, type(error).__name__).inc()
         log.warning(phrase, extra=fields(stream=self._stream, error=type(error).__name__))
         self._stopped.wait(RETRY_SECONDS)
@@ -258,15 +275,15 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._owner, self._consumer = owner, consumer
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        for place in assigned:
+        for topic_partition in assigned:
             # A position of any kind, so that the client asks nobody for one, and a pause until the
             # ledger has said where.
-            self._consumer.seek(place, 0)
-            self._consumer.pause(place)
-        self._owner.take([place.partition for place in assigned])
+            self._consumer.seek(topic_partition, 0)
+            self._consumer.pause(topic_partition)
+        self._owner.take([topic_partition.partition for topic_partition in assigned])
 
     def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        self._owner.drop([place.partition for place in revoked])
+        self._owner.drop([topic_partition.partition for topic_partition in revoked])
 
-    def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
-        self._owner.drop([place.partition for place in lost])
+    def on_partitions_lost(self, revoked: Collection[TopicPartition]) -> None:
+        self._owner.drop([topic_partition.partition for topic_partition in revoked])

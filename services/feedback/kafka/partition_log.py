@@ -25,7 +25,7 @@ class KafkaLog:
         self._records: deque[Record] = deque()
         self._start = -1  # nowhere: the first read leaves a wish
         self._bytes = 0
-        self._wish: int | None = None
+        self._seek_offset: int | None = None
         self._failure: LogError | None = None
         self._sunk = 0
 
@@ -58,7 +58,7 @@ class KafkaLog:
         """As `Log.read`; nothing yet if the consumer must seek first."""
         with self._mutex:
             failure = self._failure
-            found = [] if failure else self._take(start, max_records, max_bytes)
+            found = [] if failure else self._read_buffered(start, max_records, max_bytes)
         # By now the records are out of the topic, whichever it was: if it still has its id, they
         # are of this one.
         if found or failure:
@@ -78,15 +78,15 @@ class KafkaLog:
         what is wanted.
         """
         with self._mutex:
-            if self._start >= 0 and self._wish is None and self._failure is None:
+            if self._start >= 0 and self._seek_offset is None and self._failure is None:
                 self._records.extend(records)
                 self._bytes += sum(frame_bytes(record.entry) for record in records)
 
-    def take_wish(self) -> int | None:
+    def take_seek_offset(self) -> int | None:
         """Where the consumer must seek before it fetches on; it does so at once."""
         with self._mutex:
-            wish, self._wish = self._wish, None
-            return wish
+            seek_offset, self._seek_offset = self._seek_offset, None
+            return seek_offset
 
     def fail(self, failure: LogError) -> None:
         """Nothing can be read any more; the next read says why."""
@@ -94,11 +94,11 @@ class KafkaLog:
             self._failure = failure
             self._clear()
 
-    def _take(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
+    def _read_buffered(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
         end = self._records[-1].offset + 1 if self._records else self._start
         if not self._start <= start <= end:
             self._clear()
-            self._start = self._wish = start
+            self._start = self._seek_offset = start
             return []
         self._drop(start)
         found: list[Record] = []

@@ -16,12 +16,12 @@ from typing import Protocol, TypeVar
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.kafka.partition_log import KafkaLog
-from services.feedback.sink.drain import (
+from services.feedback.sink.sink_loop import (
     FAILURES,
     FIRST_RETRY_SECONDS,
     LAST_RETRY_SECONDS,
-    Drain,
     Flusher,
+    SinkLoop,
 )
 from services.feedback.spool.log import LogError, TopicReplacedError
 
@@ -51,16 +51,16 @@ class Source(Protocol):
 
 
 @dataclass
-class _Holding:
+class _OwnedPartition:
     """One partition from taken to lost."""
 
     released: asyncio.Event = field(default_factory=asyncio.Event)
-    drain: Drain | None = None
+    sink_loop: SinkLoop | None = None
 
     def release(self) -> None:
         self.released.set()
-        if self.drain:
-            self.drain.stop()
+        if self.sink_loop:
+            self.sink_loop.stop()
 
 
 class PartitionSinks:
@@ -83,50 +83,50 @@ class PartitionSinks:
         )
         self._flush_rows, self._flush_seconds = flush_rows, flush_seconds
         self._loop = asyncio.get_running_loop()
-        self._held: dict[int, _Holding] = {}
-        self._given: asyncio.Queue[int | None] = asyncio.Queue()
+        self._owned: dict[int, _OwnedPartition] = {}
+        self._assigned: asyncio.Queue[int | None] = asyncio.Queue()
 
-    def took(self, partitions: Collection[int]) -> None:
+    def on_assigned(self, partitions: Collection[int]) -> None:
         """These are ours now."""
-        self._loop.call_soon_threadsafe(self._take, list(partitions))
+        self._loop.call_soon_threadsafe(self._assign, list(partitions))
 
-    def lost(self, partitions: Collection[int]) -> None:
+    def on_lost(self, partitions: Collection[int]) -> None:
         """These are not any more."""
         self._loop.call_soon_threadsafe(self._release, list(partitions))
 
     async def run(self, source: Source) -> None:
         """Until `stop`, and until the last flush has ended."""
         async with asyncio.TaskGroup() as tasks:
-            while (partition := await self._given.get()) is not None:
-                tasks.create_task(self._hold(partition, self._held[partition], source))
-            self._release(list(self._held))
+            while (partition := await self._assigned.get()) is not None:
+                tasks.create_task(self._run_partition(partition, self._owned[partition], source))
+            self._release(list(self._owned))
 
     def stop(self) -> None:
         """Let `run` end."""
-        self._given.put_nowait(None)
+        self._assigned.put_nowait(None)
 
-    def _take(self, partitions: Collection[int]) -> None:
+    def _assign(self, partitions: Collection[int]) -> None:
         self._release(partitions)
         for partition in partitions:
-            self._held[partition] = _Holding()
-            self._given.put_nowait(partition)
+            self._owned[partition] = _OwnedPartition()
+            self._assigned.put_nowait(partition)
 
     def _release(self, partitions: Collection[int]) -> None:
         for partition in partitions:
-            if holding := self._held.pop(partition, None):
-                holding.release()
-        metrics.PARTITIONS.labels(self._stream).set(len(self._held))
+            if owned := self._owned.pop(partition, None):
+                owned.release()
+        metrics.PARTITIONS.labels(self._stream).set(len(self._owned))
 
-    async def _hold(self, partition: int, holding: _Holding, source: Source) -> None:
-        topic_id = await self._insist(holding, self._topic.current)
+    async def _run_partition(self, partition: int, owned: _OwnedPartition, source: Source) -> None:
+        topic_id = await self._retry_until_released(owned, self._topic.current)
         if topic_id is None:
             return
         kafka_log = KafkaLog(topic_id, partition, lambda: self._topic.require(topic_id))
         sink = self._make_sink(kafka_log)
-        await self._insist(holding, sink.assign)
-        if holding.released.is_set():
+        await self._retry_until_released(owned, sink.assign)
+        if owned.released.is_set():
             return
-        holding.drain = Drain(
+        owned.sink_loop = SinkLoop(
             self._stream,
             kafka_log,
             sink,
@@ -134,11 +134,11 @@ class PartitionSinks:
             self._flush_seconds,
             executor=self._executor,
         )
-        metrics.PARTITIONS.labels(self._stream).set(len(self._held))
+        metrics.PARTITIONS.labels(self._stream).set(len(self._owned))
         metrics.STOPPED.labels(self._stream, str(partition)).set(0)
         source.attach(kafka_log)
         try:
-            await holding.drain.run()
+            await owned.sink_loop.run()
         except TopicReplacedError as error:
             log.warning(
                 "topic was made anew",
@@ -152,10 +152,12 @@ class PartitionSinks:
                 extra=fields(stream=self._stream, partition=partition, why=str(error)),
             )
 
-    async def _insist(self, holding: _Holding, call: Callable[[], ResultT]) -> ResultT | None:
+    async def _retry_until_released(
+        self, owned: _OwnedPartition, call: Callable[[], ResultT]
+    ) -> ResultT | None:
         """The call's result, however often it takes; None if the partition is lost meanwhile."""
         wait_seconds = FIRST_RETRY_SECONDS
-        while not holding.released.is_set():
+        while not owned.released.is_set():
             try:
                 return await self._loop.run_in_executor(self._executor, call)
             except FAILURES as error:
@@ -164,6 +166,6 @@ class PartitionSinks:
                     extra=fields(stream=self._stream, error=type(error).__name__, why=str(error)),
                 )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(holding.released.wait(), wait_seconds)
+                await asyncio.wait_for(owned.released.wait(), wait_seconds)
             wait_seconds = min(2 * wait_seconds, LAST_RETRY_SECONDS)
         return None

@@ -42,18 +42,18 @@ class KafkaPublisher:
         seconds, after the build.
         """
         try:
-            producer = self._producer = self._producer or self._built()
-            self._await([self._send(producer, record) for record in records])
+            producer = self._producer = self._producer or self._build_producer()
+            self._wait_for_acks([self._send(producer, record) for record in records])
         except (KafkaError, OSError) as error:
-            self._abandon()
+            self._discard()
             # The type alone: a client's text may quote a record.
             raise PublishError(type(error).__name__) from error
 
     def close(self) -> None:
         """Nothing is in flight between two calls of `publish`."""
-        self._abandon()
+        self._discard()
 
-    def _built(self) -> KafkaProducer:
+    def _build_producer(self) -> KafkaProducer:
         milliseconds = int(self._watchdog_seconds * 1_000)
         producer = build(
             KafkaProducer,
@@ -80,12 +80,12 @@ class KafkaPublisher:
             timestamp_ms=record.append_us // 1_000,
         )
 
-    def _await(self, futures: Sequence[Any]) -> None:
+    def _wait_for_acks(self, futures: Sequence[Any]) -> None:
         """Each ack gives the next one the watchdog's whole time."""
         for future in futures:
             future.get(timeout=self._watchdog_seconds)
 
-    def _abandon(self) -> None:
+    def _discard(self) -> None:
         """Throw the producer away, also one that will never end by itself."""
         producer, self._producer = self._producer, None
         if producer is None:

@@ -40,7 +40,7 @@ class Publisher(Protocol):
         """Let go of the broker."""
 
 
-class Spooled(Protocol):
+class SpoolReader(Protocol):
     """The spool, as the relay reads it."""
 
     @property
@@ -62,7 +62,7 @@ class Relay:
     def __init__(
         self,
         stream: str,
-        spool: Spooled,
+        spool: SpoolReader,
         publisher: Publisher,
         max_records: int,
         max_bytes: int,
@@ -100,12 +100,12 @@ class Relay:
         """Until `stop`. Raises: LogError."""
         retry_seconds = FIRST_RETRY_SECONDS
         while not self._stopped.is_set():
-            self._measure()
+            self._update_lag_metrics()
             try:
                 wait_seconds = 0.0 if self.step() else POLL_SECONDS
                 retry_seconds, self._failing = FIRST_RETRY_SECONDS, False
             except PublishError as error:
-                self._failed(error)
+                self._record_failure(error)
                 wait_seconds, retry_seconds = (
                     retry_seconds,
                     min(2 * retry_seconds, LAST_RETRY_SECONDS),
@@ -123,11 +123,11 @@ class Relay:
             while not self._failing and time.monotonic() < deadline and self.step():
                 pass
         except PublishError as error:
-            self._failed(error)
-        self._measure()
+            self._record_failure(error)
+        self._update_lag_metrics()
         self._publisher.close()
 
-    def _failed(self, error: PublishError) -> None:
+    def _record_failure(self, error: PublishError) -> None:
         self._failing = True
         metrics.RELAY_FAILURES.labels(self._stream).inc()
         log.warning(
@@ -135,7 +135,7 @@ class Relay:
             extra=fields(stream=self._stream, why=str(error), waiting=self.waiting),
         )
 
-    def _measure(self) -> None:
+    def _update_lag_metrics(self) -> None:
         waiting, now = self.waiting, time.monotonic()
         if not waiting:
             self._behind_since = None

@@ -17,7 +17,7 @@ from services.feedback.kafka.producer import KafkaPublisher
 from services.feedback.kafka.relay import Relay
 from services.feedback.kafka.topic import NamedTopic
 from services.feedback.settings import FeedbackSettings
-from services.feedback.sink.drain import Flusher
+from services.feedback.sink.sink_loop import Flusher
 from services.feedback.spool.spool import Spool
 
 # Flushes of one stream take turns at the ledger, so more threads would only wait there.
@@ -56,21 +56,23 @@ async def sinking(
     )
     topic = NamedTopic(cluster, name)
     with (
-        ThreadPoolExecutor(1, f"consume-{stream}") as reader,
-        ThreadPoolExecutor(SINK_THREADS, f"sink-{stream}") as writers,
+        ThreadPoolExecutor(1, f"consume-{stream}") as consumer_thread,
+        ThreadPoolExecutor(SINK_THREADS, f"sink-{stream}") as sink_threads,
     ):
         sinks = PartitionSinks(
-            stream, topic, make_sink, writers, settings.flush_rows, settings.flush_seconds
+            stream, topic, make_sink, sink_threads, settings.flush_rows, settings.flush_seconds
         )
         consumer = TopicConsumer(cluster, name, stream, membership, sinks)
         async with asyncio.TaskGroup() as tasks:
-            consuming = tasks.create_task(_in_thread(reader, consumer.run, consumer.stop))
-            sunk = tasks.create_task(sinks.run(consumer))
+            consuming_task = tasks.create_task(
+                _in_thread(consumer_thread, consumer.run, consumer.stop)
+            )
+            sinking_task = tasks.create_task(sinks.run(consumer))
             yield
             consumer.stop()
-            await consuming
+            await consuming_task
             sinks.stop()
-            await sunk
+            await sinking_task
         topic.close()
 
 

@@ -31,7 +31,7 @@ class NamedTopic:
                 self._admin = self._admin or open_admin(self._cluster)
                 (found,) = self._admin.describe_topics([self._name])
             except (KafkaError, OSError) as error:
-                self._let_go()
+                self._close_admin()
                 raise LogUnavailableError("kafka does not answer") from error
         if found["error_code"]:
             raise LogUnavailableError(
@@ -53,9 +53,9 @@ class NamedTopic:
     def close(self) -> None:
         """Let go of Kafka."""
         with self._mutex:
-            self._let_go()
+            self._close_admin()
 
-    def _let_go(self) -> None:
+    def _close_admin(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
             admin.close()
@@ -66,7 +66,7 @@ def open_admin(cluster: Cluster) -> KafkaAdminClient:
     return build(KafkaAdminClient, **cluster.options(), request_timeout_ms=REQUEST_MS)
 
 
-def look_at(cluster: Cluster, name: str) -> list[LogView]:
+def partition_views(cluster: Cluster, name: str) -> list[LogView]:
     """What each partition of a topic holds now. Blocks. Raises: LogUnavailableError."""
     try:
         with closing(open_admin(cluster)) as admin:
@@ -77,14 +77,22 @@ def look_at(cluster: Cluster, name: str) -> list[LogView]:
                 field=name,
                 reason="MISSING",
             )
-        places = [
+        topic_partitions = [
             TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]
         ]
         with closing(build(KafkaConsumer, **cluster.options())) as consumer:
-            starts, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+            starts, ends = (
+                consumer.beginning_offsets(topic_partitions),
+                consumer.end_offsets(topic_partitions),
+            )
     except (KafkaError, OSError) as error:
         raise LogUnavailableError("kafka does not answer") from error
     return [
-        LogView(str(found["topic_id"]), place.partition, starts[place], ends[place])
-        for place in places
+        LogView(
+            str(found["topic_id"]),
+            topic_partition.partition,
+            starts[topic_partition],
+            ends[topic_partition],
+        )
+        for topic_partition in topic_partitions
     ]

@@ -13,7 +13,7 @@ from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES
 
 
 @dataclass(frozen=True)
-class Plan:
+class TopicSettings:
     """What a topic should be."""
 
     partitions: int
@@ -36,39 +36,41 @@ class Plan:
         }
 
 
-def make_topics(admin: KafkaAdminClient, names: Sequence[str], plan: Plan) -> list[str]:
+def make_topics(
+    admin: KafkaAdminClient, names: Sequence[str], settings: TopicSettings
+) -> list[str]:
     """Create what is missing, change nothing that is there. Returns lines for people. Raises:
     KafkaError.
     """
     lines = []
     for name in names:
         wanted = {
-            "num_partitions": plan.partitions,
-            "replication_factor": plan.replication_factor,
-            "configs": plan.configs(),
+            "num_partitions": settings.partitions,
+            "replication_factor": settings.replication_factor,
+            "configs": settings.configs(),
         }
         try:
             admin.create_topics({name: wanted})
             admin.wait_for_topics([name])
-            made = "made"
+            state = "made"
         except TopicAlreadyExistsError:
-            made = "there"
-        lines += _described(admin, name, plan, made)
+            state = "there"
+        lines += _describe(admin, name, settings, state)
     return lines
 
 
-def _described(admin: KafkaAdminClient, name: str, plan: Plan, made: str) -> list[str]:
+def _describe(admin: KafkaAdminClient, name: str, settings: TopicSettings, state: str) -> list[str]:
     (topic,) = admin.describe_topics([name])
     replicas = sorted({len(partition["replica_nodes"]) for partition in topic["partitions"]})
     resource = ConfigResource(ConfigResourceType.TOPIC, name)
     configs = admin.describe_configs([resource], config_filter="all")["topic"][name]
-    wanted = plan.configs() | {
-        "partitions": str(plan.partitions),
-        "replicas": str([plan.replication_factor]),
+    wanted = settings.configs() | {
+        "partitions": str(settings.partitions),
+        "replicas": str([settings.replication_factor]),
     }
-    found = {key: str(configs[key]["value"]) for key in plan.configs()}
+    found = {key: str(configs[key]["value"]) for key in settings.configs()}
     found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
-    lines = [f"{name}: {made}, id {topic['topic_id']}"]
+    lines = [f"{name}: {state}, id {topic['topic_id']}"]
     for key, value in found.items():
         differs = "" if value == wanted[key] else f"  (settings say {wanted[key]})"
         lines.append(f"  {key} = {value}{differs}")

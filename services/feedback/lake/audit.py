@@ -9,25 +9,25 @@ from dataclasses import dataclass, field
 
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.covers import ITEMS_A_PAGE, Served
+from services.feedback.lake.compacted_segments import PAGE_SIZE, ReadableSegment
 from services.feedback.lake.ledger import Ledger, Segment
-from services.feedback.lake.ledger_window import LedgerWindow, Place, place_of
+from services.feedback.lake.ledger_window import LedgerWindow, PartitionKey, partition_of
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.orphans import find_orphans
-from services.feedback.lake.seen_ids import SeenIds
-from services.feedback.lake.served_object import SEQUENCE, DamagedObjectError, read_served
+from services.feedback.lake.processed_ids import ProcessedIds
+from services.feedback.lake.segment_object import SEQUENCE, DamagedObjectError, read_segment
 from services.feedback.spool.log import LogView
 
 # What is compared. With all of them a compacted object of 50,000 rows took more memory than a
 # replica has, whose pod this runs in.
-COLUMNS = ("topic_id", "partition", "offset", "event_id", SEQUENCE)
+AUDITED_COLUMNS = ("topic_id", "partition", "offset", "event_id", SEQUENCE)
 # Compaction may delete what was listed before it was read: then the listing goes on from there
 # anew.
-TRIES = 3
+MAX_TRIES = 3
 
 
 @dataclass
-class Figures:
+class PartitionFigures:
     """What was counted in one partition of one topic."""
 
     stream: str
@@ -42,7 +42,7 @@ class Figures:
 
 
 @dataclass
-class CoverFigures:
+class CompactionFigures:
     """What became of the rows of a stream's covered segments."""
 
     stream: str
@@ -72,8 +72,8 @@ class Problem:
 class Report:
     """Figures, and what is wrong; sound if nothing is."""
 
-    figures: list[Figures] = field(default_factory=list)
-    covers: list[CoverFigures] = field(default_factory=list)
+    figures: list[PartitionFigures] = field(default_factory=list)
+    covers: list[CompactionFigures] = field(default_factory=list)
     orphans: int = 0
     problems: list[Problem] = field(default_factory=list)
 
@@ -100,7 +100,7 @@ def audit(
     ledger: Ledger,
     store: ObjectStore,
     look: Callable[[Stream], Iterable[LogView]],
-    page: int = ITEMS_A_PAGE,
+    page: int = PAGE_SIZE,
 ) -> Report:
     """Check all streams; `look` tells of each partition of a stream's log, that is, of its topic,
     or of the spool where there is none.
@@ -110,14 +110,14 @@ def audit(
     """
     report = Report()
     for stream in Stream:
-        with closing(SeenIds()) as seen:
+        with closing(ProcessedIds()) as seen:
             checked = _StreamAudit(stream, ledger, store, seen, page)
             checked.run()
         report.problems += checked.problems
         for log in look(stream):
             _check_log(stream, log, checked.figures, ledger, report)
         report.figures += checked.figures.values()
-        report.covers.append(checked.cover_figures)
+        report.covers.append(checked.compaction_figures)
         report.orphans += sum(1 for _ in find_orphans(ledger, store, stream))
     return report
 
@@ -128,12 +128,12 @@ class _StreamAudit:
     """
 
     def __init__(
-        self, stream: Stream, ledger: Ledger, store: ObjectStore, seen: SeenIds, page: int
+        self, stream: Stream, ledger: Ledger, store: ObjectStore, seen: ProcessedIds, page: int
     ) -> None:
         self._stream, self._ledger, self._store, self._seen = stream, ledger, store, seen
         self.problems: list[Problem] = []
-        self.figures: dict[Place, Figures] = {}
-        self.cover_figures = CoverFigures(stream)
+        self.figures: dict[PartitionKey, PartitionFigures] = {}
+        self.compaction_figures = CompactionFigures(stream)
         self._page, self._window = page, LedgerWindow(ledger, stream, page)
         # Up to which sequence the segments, and what readers are given, are checked.
         self._accounted = self._reached = 0
@@ -141,9 +141,9 @@ class _StreamAudit:
 
     def run(self) -> None:
         """Once."""
-        while page := self._ledger.served(self._stream, self._reached, self._page):
+        while page := self._ledger.readable_segments(self._stream, self._reached, self._page):
             for item in page:
-                if not self._check_served(item):
+                if not self._check_readable(item):
                     break
         while segments := self._window.segments(self._accounted + 1, self._accounted + self._page):
             self._check_segments(segments)
@@ -159,13 +159,16 @@ class _StreamAudit:
                 self._check_segment(segment)
 
     def _check_segment(self, segment: Segment) -> None:
-        place = place_of(segment)
-        name, found = _name(segment), self.figures.setdefault(place, Figures(self._stream, *place))
+        place = partition_of(segment)
+        name, found = (
+            _name(segment),
+            self.figures.setdefault(place, PartitionFigures(self._stream, *place)),
+        )
         if segment.start_offset != found.end_offset:
             text = f"begins at {segment.start_offset}, the ledger was at {found.end_offset}"
             self.problems.append(Problem(name, "OFFSETS_MISSING", text))
         offsets = range(segment.start_offset, segment.end_offset)
-        dead = self._window.dead(segment) & set(offsets)
+        dead = self._window.dead_letters(segment) & set(offsets)
         if len(dead) != segment.dead_letters:
             text = f"{len(dead)} dead letters are not what the ledger says"
             self.problems.append(Problem(name, "DEAD_LETTERS_MISMATCH", text))
@@ -177,15 +180,15 @@ class _StreamAudit:
         found.dead_letters += len(dead)
         found.tombstones += segment.tombstones
 
-    def _check_served(self, item: Served) -> bool:
+    def _check_readable(self, item: ReadableSegment) -> bool:
         """False: it was replaced since it was listed, and so may be what follows it."""
         problem: Problem | None = None
         rows: list[parquet.Row] = []
         try:
-            rows = parquet.to_rows(read_served(self._store, item, COLUMNS))
+            rows = parquet.to_rows(read_segment(self._store, item, AUDITED_COLUMNS))
         except DamagedObjectError as error:
             self._tries += 1
-            if self._tries < TRIES and not self._is_served(item):
+            if self._tries < MAX_TRIES and not self._is_current(item):
                 return False
             problem = Problem(_name(item), error.reason, str(error))
         below = self._window.segments(item.first_sequence, item.sequence)
@@ -198,23 +201,23 @@ class _StreamAudit:
         self._reached, self._tries = item.sequence, 0
         return True
 
-    def _check_range(self, item: Served) -> None:
+    def _check_range(self, item: ReadableSegment) -> None:
         """What readers are given is every sequence once. A cover over what was checked has been
         published meanwhile.
         """
         follows = item.first_sequence == self._reached + 1
         if not follows and not (
-            item.first_sequence <= self._reached < item.sequence and self._is_served(item)
+            item.first_sequence <= self._reached < item.sequence and self._is_current(item)
         ):
             text = f"begins at {item.first_sequence}, readers were at {self._reached}"
             self.problems.append(Problem(_name(item), "SEQUENCE_MISMATCH", text))
 
-    def _is_served(self, item: Served) -> bool:
+    def _is_current(self, item: ReadableSegment) -> bool:
         """Readers are given it in the place of all of its sequences, now."""
-        return self._ledger.served(self._stream, item.first_sequence - 1, 1) == [item]
+        return self._ledger.readable_segments(self._stream, item.first_sequence - 1, 1) == [item]
 
     def _check_rows(
-        self, item: Served, rows: Sequence[parquet.Row], below: Sequence[Segment]
+        self, item: ReadableSegment, rows: Sequence[parquet.Row], below: Sequence[Segment]
     ) -> None:
         where = [(int(str(row["sequence"])), int(str(row["offset"]))) for row in rows]
         if where != sorted(set(where)) or not all(self._is_in_place(row, below) for row in rows):
@@ -239,7 +242,7 @@ class _StreamAudit:
         }
         if not self._seen.add(new) or len(event_ids) != len(rows):
             self.problems.append(Problem(_name(item), "DUPLICATE", "an event is there twice"))
-        if item.is_cover:
+        if item.is_compacted:
             self._count(item, len(below))
 
     def _is_in_place(self, row: parquet.Row, below: Sequence[Segment]) -> bool:
@@ -250,12 +253,12 @@ class _StreamAudit:
         segment, offset = below[at], int(str(row["offset"]))
         is_there = (
             segment.start_offset <= offset < segment.end_offset
-            and offset not in self._window.dead(segment)
+            and offset not in self._window.dead_letters(segment)
         )
-        return is_there and (row["topic_id"], row["partition"]) == place_of(segment)
+        return is_there and (row["topic_id"], row["partition"]) == partition_of(segment)
 
-    def _count(self, cover: Served, segments: int) -> None:
-        found = self.cover_figures
+    def _count(self, cover: ReadableSegment, segments: int) -> None:
+        found = self.compaction_figures
         found.covers += 1
         found.segments += segments
         found.rows += cover.rows
@@ -265,10 +268,14 @@ class _StreamAudit:
 
 
 def _check_log(
-    stream: str, log: LogView, figures: dict[Place, Figures], ledger: Ledger, report: Report
+    stream: str,
+    log: LogView,
+    figures: dict[PartitionKey, PartitionFigures],
+    ledger: Ledger,
+    report: Report,
 ) -> None:
     place = (log.topic_id, log.partition)
-    found = figures.setdefault(place, Figures(stream, *place))
+    found = figures.setdefault(place, PartitionFigures(stream, *place))
     committed = ledger.end_offset(*place)
     if log.start_offset > committed:
         text = f"offsets {committed} to {log.start_offset} are neither in ledger nor log"
@@ -279,7 +286,7 @@ def _check_log(
     found.waiting = max(0, log.end_offset - found.end_offset)
 
 
-def _name(item: Segment | Served) -> str:
-    if isinstance(item, Served) and item.is_cover:
+def _name(item: Segment | ReadableSegment) -> str:
+    if isinstance(item, ReadableSegment) and item.is_compacted:
         return f"{item.stream} cover of {item.first_sequence} to {item.sequence}"
     return f"{item.stream} segment {item.sequence}"

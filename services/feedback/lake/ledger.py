@@ -18,13 +18,18 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.chassis.errors import DetailedError, UnavailableError
 from services.feedback import tables
-from services.feedback.lake.covers import ITEMS_A_PAGE, Served, pages, served
-from services.feedback.lake.taken_back import taken_back
-from services.feedback.portions import portions
-from services.feedback.principals.gone import Owner, erased_among
+from services.feedback.chunks import chunks
+from services.feedback.lake.compacted_segments import (
+    PAGE_SIZE,
+    ReadableSegment,
+    pages,
+    readable_segments,
+)
+from services.feedback.lake.retracted import retracted_answers
+from services.feedback.principals.erased_rows import Owner, erased_among
 
-MOST_OFFSET = 2**63 - 1
-_HOLD = text("""
+MAX_OFFSET = 2**63 - 1
+_LOCK_STREAM = text("""
     INSERT INTO streams (stream, sequence, plain_sequence) VALUES (:stream, :step, 0)
     ON CONFLICT (stream) DO UPDATE SET sequence = streams.sequence + :step
     RETURNING sequence, plain_sequence
@@ -39,7 +44,7 @@ class FencedError(DetailedError):
     reason = "FENCED"
 
 
-class ErasedMeanwhileError(FencedError):
+class ErasedConcurrentlyError(FencedError):
     """What a batch would write was erased since it was composed: compose it anew."""
 
 
@@ -108,7 +113,7 @@ class Batch:
     owners: Collection[Owner] = ()
 
 
-Within = Callable[[Connection], None]
+InTransaction = Callable[[Connection], None]
 
 
 class Ledger:
@@ -139,7 +144,9 @@ class Ledger:
             found = connection.execute(select(table.c.epoch, table.c.end_offset).where(mine)).one()
         return Lease(stream, topic_id, partition, found.epoch, found.end_offset)
 
-    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+    def commit(
+        self, lease: Lease, batch: Batch, in_transaction: InTransaction
+    ) -> tuple[Lease, Segment]:
         """Append one segment. `within` writes what must be in step with it, in the same
         transaction.
 
@@ -150,26 +157,26 @@ class Ledger:
             LedgerUnavailableError: it is not known whether it was committed; a new lease tells.
         """
         with self._transaction() as connection:
-            sequence, _ = hold(connection, lease.stream, step=1)
+            sequence, _ = lock_stream(connection, lease.stream, step=1)
             segment = self._segment(lease, batch, sequence)
             if erased_among(connection, batch.owners):
-                raise ErasedMeanwhileError("an owner of these rows was erased meanwhile")
-            self._advance(connection, lease, batch.end_offset)
+                raise ErasedConcurrentlyError("an owner of these rows was erased meanwhile")
+            self._advance_end(connection, lease, batch.end_offset)
             connection.execute(insert(tables.segments).values(vars(segment)))
-            _account(connection, segment, batch)
-            settle(connection, lease.stream, batch.event_ids)
-            within(connection)
+            _insert_details(connection, segment, batch)
+            delete_claims(connection, lease.stream, batch.event_ids)
+            in_transaction(connection)
         return replace(lease, end_offset=segment.end_offset), segment
 
     @contextmanager
-    def between_commits(self, stream: str) -> Iterator[Connection]:
+    def commits_blocked(self, stream: str) -> Iterator[Connection]:
         """A transaction during which nobody commits to the stream. Raises: LedgerUnavailableError."""
         with self._transaction() as connection:
-            hold(connection, stream)
+            lock_stream(connection, stream)
             yield connection
 
     @contextmanager
-    def looking(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
         """A transaction that holds nobody up. Raises: LedgerUnavailableError."""
         with self._transaction() as connection:
             yield connection
@@ -186,22 +193,22 @@ class Ledger:
                 for row in connection.execute(query.order_by(table.c.sequence).limit(limit))
             ]
 
-    def served(
+    def readable_segments(
         self, stream: str, after_sequence: int = 0, limit: int | None = None
-    ) -> list[Served]:
+    ) -> list[ReadableSegment]:
         """What readers are given, in order: covers, and segments without one. Raises:
         LedgerUnavailableError.
         """
         with self._transaction() as connection:
-            return served(connection, stream, after_sequence, limit)
+            return readable_segments(connection, stream, after_sequence, limit)
 
-    def served_pages(
-        self, stream: str, after_sequence: int = 0, page: int = ITEMS_A_PAGE
-    ) -> Iterator[list[Served]]:
+    def readable_pages(
+        self, stream: str, after_sequence: int = 0, page: int = PAGE_SIZE
+    ) -> Iterator[list[ReadableSegment]]:
         """All of it, each page as it is when its turn comes: a cover that reaches back over the
         last one takes the place of what was given of its sequences. Raises: LedgerUnavailableError.
         """
-        return pages(lambda after: self.served(stream, after, page), after_sequence)
+        return pages(lambda after: self.readable_segments(stream, after, page), after_sequence)
 
     def first_since(self, stream: str, commit_us: int) -> int | None:
         """The first sequence that was committed at or after a time, by its sink's clock. Raises:
@@ -212,10 +219,10 @@ class Ledger:
         with self._transaction() as connection:
             return connection.execute(query.order_by(table.sequence).limit(1)).scalar()
 
-    def taken_back(self, message_ids: Collection[str]) -> set[str]:
+    def retracted_answers(self, message_ids: Collection[str]) -> set[str]:
         """Those of the answers that session has taken back. Raises: LedgerUnavailableError."""
         with self._transaction() as connection:
-            return taken_back(connection, message_ids)
+            return retracted_answers(connection, message_ids)
 
     def compaction_epoch(self, stream: str) -> int:
         """Objects that compactors of earlier epochs have made are published by now, or never.
@@ -231,8 +238,8 @@ class Ledger:
         """Those that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
         table, found = tables.retired_objects.c, set[str]()
         with self._transaction() as connection:
-            for some in portions(object_keys):
-                query = select(table.object_key).where(table.object_key.in_(some))
+            for chunk in chunks(object_keys):
+                query = select(table.object_key).where(table.object_key.in_(chunk))
                 found.update(connection.execute(query).scalars())
         return found
 
@@ -246,7 +253,7 @@ class Ledger:
             return connection.execute(query).scalar() or 0
 
     def dead_letter_offsets(
-        self, topic_id: str, partition: int, start: int = 0, end: int = MOST_OFFSET
+        self, topic_id: str, partition: int, start: int = 0, end: int = MAX_OFFSET
     ) -> set[int]:
         """From an offset to before another. Raises: LedgerUnavailableError."""
         table = tables.dead_letters.c
@@ -284,7 +291,7 @@ class Ledger:
             commit_us=self._now_us(),
         )
 
-    def _advance(self, connection: Connection, lease: Lease, end_offset: int) -> None:
+    def _advance_end(self, connection: Connection, lease: Lease, end_offset: int) -> None:
         """Fails unless the end is where the lease says, and the lease is the newest."""
         table = tables.partitions
         moved = connection.execute(
@@ -333,38 +340,38 @@ def committed_fingerprints(
 ) -> dict[str, bytes]:
     """Those of the ids that are committed."""
     table, found = tables.event_ids, {}
-    for some in portions(event_ids):
+    for chunk in chunks(event_ids):
         query = select(table.c.event_id, table.c.fingerprint).where(
-            table.c.stream == stream, table.c.event_id.in_(some)
+            table.c.stream == stream, table.c.event_id.in_(chunk)
         )
         found.update({row.event_id: bytes(row.fingerprint) for row in connection.execute(query)})
     return found
 
 
-def settle(connection: Connection, stream: str, event_ids: Collection[str]) -> None:
+def delete_claims(connection: Connection, stream: str, event_ids: Collection[str]) -> None:
     """Delete the claims of events that are committed. In the order of their ids, as they are taken:
     no deadlock.
     """
     table = tables.claims.c
-    for some in portions(event_ids):
-        these = (table.stream == stream) & table.event_id.in_(some)
+    for chunk in chunks(event_ids):
+        these = (table.stream == stream) & table.event_id.in_(chunk)
         locked = select(table.event_id).where(these).order_by(table.event_id).with_for_update()
         if connection.execute(locked).first():
             connection.execute(delete(tables.claims).where(these))
 
 
-def hold(connection: Connection, stream: str, step: int = 0) -> tuple[int, int]:
+def lock_stream(connection: Connection, stream: str, step: int = 0) -> tuple[int, int]:
     """Nobody else commits to the stream until the transaction ends. Its last sequence, moved by
     `step`, and the last with plain texts.
 
     Makes the row where nothing was ever committed: two who are first at once wait for one another
     too.
     """
-    row = connection.execute(_HOLD, {"stream": stream, "step": step}).one()
+    row = connection.execute(_LOCK_STREAM, {"stream": stream, "step": step}).one()
     return row.sequence, row.plain_sequence
 
 
-def _account(connection: Connection, segment: Segment, batch: Batch) -> None:
+def _insert_details(connection: Connection, segment: Segment, batch: Batch) -> None:
     """The dead letters and the event ids of a segment, and whether it holds plain texts."""
     letters = [
         {

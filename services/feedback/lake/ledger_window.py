@@ -6,7 +6,7 @@ from bisect import bisect_left
 
 from services.feedback.lake.ledger import Ledger, Segment
 
-Place = tuple[str, int]
+PartitionKey = tuple[str, int]
 """Topic id and partition."""
 
 
@@ -19,7 +19,7 @@ class LedgerWindow:
         self._ledger, self._stream, self._size = ledger, stream, size
         self._segments: list[Segment] = []
         self._first, self._last = 1, 0
-        self._dead: dict[Place, set[int]] = {}
+        self._dead_letters: dict[PartitionKey, set[int]] = {}
 
     def segments(self, first: int, last: int) -> list[Segment]:
         """Those of these sequences, both inclusive, that the ledger has."""
@@ -31,9 +31,9 @@ class LedgerWindow:
         ]
         return self._segments[slice(*at)]
 
-    def dead(self, segment: Segment) -> set[int]:
+    def dead_letters(self, segment: Segment) -> set[int]:
         """Offsets of the dead letters around a segment that was given last."""
-        return self._dead[place_of(segment)]
+        return self._dead_letters[partition_of(segment)]
 
     def _move(self, first: int, last: int) -> None:
         self._segments = self._ledger.segments(self._stream, first - 1, last - first + 1)
@@ -42,16 +42,19 @@ class LedgerWindow:
             first,
             max((segment.sequence for segment in self._segments), default=first - 1),
         )
-        ends: dict[Place, tuple[int, int]] = {}
-        for one in self._segments:
-            low, high = ends.get(place_of(one), (one.start_offset, one.end_offset))
-            ends[place_of(one)] = min(low, one.start_offset), max(high, one.end_offset)
-        self._dead = {
+        ends: dict[PartitionKey, tuple[int, int]] = {}
+        for segment in self._segments:
+            low, high = ends.get(partition_of(segment), (segment.start_offset, segment.end_offset))
+            ends[partition_of(segment)] = (
+                min(low, segment.start_offset),
+                max(high, segment.end_offset),
+            )
+        self._dead_letters = {
             place: self._ledger.dead_letter_offsets(*place, *low_high)
             for place, low_high in ends.items()
         }
 
 
-def place_of(segment: Segment) -> Place:
+def partition_of(segment: Segment) -> PartitionKey:
     """Where its offsets count."""
     return segment.topic_id, segment.partition

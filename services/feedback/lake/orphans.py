@@ -14,7 +14,7 @@ from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore, StoredObject
 
 # The names are gone through once for so many.
-OBJECTS_AT_ONCE = 50_000
+OBJECTS_PER_BATCH = 50_000
 # As compaction.object_key makes them.
 COMPACTED = re.compile(r"[a-z]+/v1/compacted/\d{20}-\d{20}-(?P<epoch>\d+)-[0-9a-f]{12}\.parquet")
 # As sink.object_key makes them.
@@ -44,7 +44,7 @@ class Orphan:
 
 
 def find_orphans(
-    ledger: Ledger, store: ObjectStore, stream: str, at_once: int = OBJECTS_AT_ONCE
+    ledger: Ledger, store: ObjectStore, stream: str, at_once: int = OBJECTS_PER_BATCH
 ) -> Iterator[Orphan]:
     """All of a stream, while it is written, in the order of the store's listing.
 
@@ -52,8 +52,8 @@ def find_orphans(
         ObjectStoreError, LedgerUnavailableError
     """
     stored = store.list(f"{stream}/")
-    while some := list(islice(stored, at_once)):
-        yield from _orphans_among(ledger, stream, some)
+    while batch := list(islice(stored, at_once)):
+        yield from _orphans_among(ledger, stream, batch)
 
 
 def _orphans_among(ledger: Ledger, stream: str, stored: Sequence[StoredObject]) -> Iterator[Orphan]:
@@ -66,7 +66,7 @@ def _orphans_among(ledger: Ledger, stream: str, stored: Sequence[StoredObject]) 
     ends = {place: ledger.end_offset(*place) for place in partitions}
     epoch = ledger.compaction_epoch(stream)
     unnamed = {item.key: item for item in stored}
-    for item in chain.from_iterable(ledger.served_pages(stream)):
+    for item in chain.from_iterable(ledger.readable_pages(stream)):
         unnamed.pop(item.object_key, None)
     retired = ledger.retired(unnamed)
 

@@ -40,17 +40,17 @@ from services.feedback.lake.object_store import (
 
 log = logging.getLogger(__name__)
 
-TRIES = 3
+MAX_TRIES = 3
 # Between the second try and the third; the first repetition comes at once, since most often an idle
 # connection was closed.
-PAUSE_SECONDS = 0.4
-MOST_PAUSE_SECONDS = 2.0
+BACKOFF_SECONDS = 0.4
+MAX_BACKOFF_SECONDS = 2.0
 READ_BYTES = 1 << 20
 # Kept open for the next call: one a sink that writes at the same time. The pool's own is one.
 CONNECTIONS = 16
 PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
 # Which setting to look at, by the code of S3's answer.
-SETTINGS = {
+SETTING_BY_CODE = {
     "NoSuchBucket": "s3_bucket",
     "InvalidBucketName": "s3_bucket",
     "BucketAlreadyExists": "s3_bucket",
@@ -64,7 +64,7 @@ SETTINGS = {
 SELF_TEST_PREFIX = "self-test/"
 
 
-class Briefly(Retry):
+class ImmediateRetry(Retry):
     """Repeats what failed at once. A server that was silent until the time-out is left alone: who
     called waits longer.
     """
@@ -85,7 +85,7 @@ class Briefly(Retry):
 
 
 @dataclass(frozen=True)
-class S3Place:
+class S3Location:
     """Where the objects are, who asks, and how long. `request_seconds` limits each of sending,
     silence, and reading.
     """
@@ -100,27 +100,27 @@ class S3Place:
     request_seconds: float
 
 
-def _client(place: S3Place) -> Minio:
+def _client(location: S3Location) -> Minio:
     """With our patience; it asks nothing yet."""
-    retries = Briefly(
-        total=TRIES - 1,
+    retries = ImmediateRetry(
+        total=MAX_TRIES - 1,
         redirect=False,  # S3 answers 301 for another region, which is told and not followed
         status_forcelist=PASSING_STATUSES,
         raise_on_status=False,
-        backoff_factor=PAUSE_SECONDS / 2,
-        retry_after_max=int(MOST_PAUSE_SECONDS),
+        backoff_factor=BACKOFF_SECONDS / 2,
+        retry_after_max=int(MAX_BACKOFF_SECONDS),
     )
     return Minio(
-        place.endpoint,
-        access_key=place.access_key,
-        secret_key=place.secret_key,
-        secure=place.secure,
-        region=place.region,
+        location.endpoint,
+        access_key=location.access_key,
+        secret_key=location.secret_key,
+        secure=location.secure,
+        region=location.region,
         # One time-out for connecting, one for everything after: urllib3 also limits the sending of
         # the whole body by it.
         http_client=PoolManager(
             maxsize=CONNECTIONS,
-            timeout=Timeout(connect=place.connect_seconds, read=place.request_seconds),
+            timeout=Timeout(connect=location.connect_seconds, read=location.request_seconds),
             retries=retries,
         ),
     )
@@ -129,8 +129,8 @@ def _client(place: S3Place) -> Minio:
 class S3Store:
     """An object store in one bucket. Every call blocks; safe to call from several threads."""
 
-    def __init__(self, place: S3Place) -> None:
-        self._place, self._client, self._bucket = place, _client(place), place.bucket
+    def __init__(self, location: S3Location) -> None:
+        self._location, self._client, self._bucket = location, _client(location), location.bucket
 
     def put(self, key: str, data: bytes) -> None:
         check_key(key)
@@ -142,7 +142,7 @@ class S3Store:
     def get(self, key: str) -> bytes:
         check_key(key)
         with self._translated("get", key):
-            for _ in range(TRIES - 1):
+            for _ in range(MAX_TRIES - 1):
                 # The pool repeats requests, but not a body that breaks off.
                 with suppress(ProtocolError):
                     return self._read(key)
@@ -198,14 +198,14 @@ class S3Store:
             )
 
     def _read(self, key: str) -> bytes:
-        deadline = time.monotonic() + self._place.request_seconds
+        deadline = time.monotonic() + self._location.request_seconds
         parts = []
         with closing(self._client.get_object(self._bucket, key)) as response:
             while part := response.read1(READ_BYTES):
                 parts.append(part)
                 if time.monotonic() > deadline:
                     raise TimeoutError(
-                        f"the body took longer than {self._place.request_seconds:g} s"
+                        f"the body took longer than {self._location.request_seconds:g} s"
                     )
         return b"".join(parts)
 
@@ -224,16 +224,16 @@ class S3Store:
                 raise ObjectStoreError(
                     f"could not {operation} {name}: {error.code}", field=name, reason="OVERLOADED"
                 ) from error
-            setting = SETTINGS.get(error.code or "", "s3_endpoint")
+            setting = SETTING_BY_CODE.get(error.code or "", "s3_endpoint")
             raise ObjectRefusedError(
-                f"{setting}: {self._place.endpoint} answers {error.code} ({operation} in bucket {self._bucket})",
+                f"{setting}: {self._location.endpoint} answers {error.code} ({operation} in bucket {self._bucket})",
                 field=setting,
             ) from error
         except (MinioException, HTTPError, ParseError) as error:
             cause = type(error.reason if isinstance(error, MaxRetryError) else error).__name__
             self._warn(operation, cause)
             raise ObjectStoreError(
-                f"s3_endpoint: {self._place.endpoint} did not answer {operation} {name}: {cause}",
+                f"s3_endpoint: {self._location.endpoint} did not answer {operation} {name}: {cause}",
                 field="s3_endpoint",
                 reason="UNREACHABLE",
             ) from error

@@ -26,11 +26,11 @@ class BucketStore(Protocol):
         """That it can be used. Raises: ObjectStoreError."""
 
 
-def make_bucket(store: BucketStore, bucket: str, say: Callable[[str], None] = print) -> None:
+def make_bucket(store: BucketStore, bucket: str, write_line: Callable[[str], None] = print) -> None:
     """Make the bucket if it is not there, and try it. Raises: ObjectStoreError."""
     made = store.make_bucket()
     store.check()
-    say(
+    write_line(
         f"bucket {bucket} {'is made' if made else 'was there'}: it can be listed, written, read and deleted from"
     )
 
@@ -43,7 +43,7 @@ def add_orphan_options(parser: ArgumentParser) -> None:
         help="delete those that are dead and older than --older-than",
     )
     parser.add_argument(
-        "--older-than", type=_seconds, default="24h", metavar="24h", help="default 24h"
+        "--older-than", type=_duration_seconds, default="24h", metavar="24h", help="default 24h"
     )
 
 
@@ -52,7 +52,7 @@ def collect_orphans(
     store: ObjectStore,
     older_than_seconds: float,
     delete: bool,
-    say: Callable[[str], None] = print,
+    write_line: Callable[[str], None] = print,
 ) -> None:
     """List all orphans, one a line; delete the old dead ones if told to. Raises: ObjectStoreError,
     LedgerUnavailableError.
@@ -60,10 +60,10 @@ def collect_orphans(
     before_us = time.time_ns() // 1_000 - int(older_than_seconds * 1_000_000) if delete else 0
     orphans = dead = deleted = 0
     for orphan in chain.from_iterable(find_orphans(ledger, store, stream) for stream in Stream):
-        say(_line(orphan))
+        write_line(_line(orphan))
         orphans, dead = orphans + 1, dead + orphan.dead
         deleted += sum(1 for _ in delete_orphans(store, [orphan], before_us))
-    say(f"orphans={orphans} dead={dead} deleted={deleted}")
+    write_line(f"orphans={orphans} dead={dead} deleted={deleted}")
 
 
 def _line(orphan: Orphan) -> str:
@@ -73,7 +73,7 @@ def _line(orphan: Orphan) -> str:
     return f"{modified:%Y-%m-%dT%H:%M:%SZ} {state} {orphan.key}"
 
 
-def _seconds(text: str) -> float:
+def _duration_seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if match is None:
         raise ArgumentTypeError(f"{text!r} is not a time such as 30m, 24h or 7d")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, select, text
 
 from services.feedback import tables
+from services.feedback.chunks import chunks
 from services.feedback.lake.ledger import transaction
-from services.feedback.portions import portions
 
-_SAY = text("""
+_UPSERT = text("""
     INSERT INTO consents (principal, training, update_us) VALUES (:principal, :training, :update_us)
     ON CONFLICT (principal) DO UPDATE SET training = excluded.training, update_us = excluded.update_us
 """)
@@ -41,16 +41,16 @@ class Consents:
         """What stands for each."""
         table, found = tables.consents.c, dict.fromkeys(principals, self._default)
         with transaction(self._engine) as connection:
-            for some in portions(principals):
+            for chunk in chunks(principals):
                 for row in connection.execute(
-                    select(tables.consents).where(table.principal.in_(some))
+                    select(tables.consents).where(table.principal.in_(chunk))
                 ):
                     found[row.principal] = Consent(bool(row.training), row.update_us)
         return found
 
     def set(self, principal: str, training: bool) -> Consent:
         """Write it down; returns what stands now."""
-        said = Consent(training, self._now_us())
+        consent = Consent(training, self._now_us())
         with transaction(self._engine) as connection:
-            connection.execute(_SAY, {"principal": principal, **vars(said)})
-        return said
+            connection.execute(_UPSERT, {"principal": principal, **vars(consent)})
+        return consent

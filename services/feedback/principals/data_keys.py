@@ -13,14 +13,14 @@ from sqlalchemy import Connection, Engine, Row, select, text
 
 from services.chassis.errors import UnavailableError
 from services.feedback import tables
+from services.feedback.chunks import chunks
 from services.feedback.lake.ledger import transaction
-from services.feedback.portions import portions
 from services.feedback.principals.master_key import MasterKey, MasterKeyError
 from services.feedback.principals.sealing import KEY_BYTES, KEY_ID_BYTES, DataKey
 
 # The first who comes makes the key; who comes at the same time waits for that row, and has it too.
 # The update changes nothing: without it nothing would be returned.
-_MAKE = text("""
+_INSERT_OR_GET = text("""
     INSERT INTO data_keys (principal, tenant, key_id, wrapped_key, create_us)
     VALUES (:principal, :tenant, :key_id, :wrapped_key, :create_us)
     ON CONFLICT (principal) DO UPDATE SET tenant = data_keys.tenant
@@ -41,32 +41,32 @@ class DataKeys:
         self._engine, self._master = engine, master
         self._random_bytes, self._now_us = random_bytes, now_us
 
-    def of(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
+    def get_or_create(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
         """The key of each principal, given with its tenant; made where there is none.
 
         Raises:
             UnavailableError: the database is away, or the master key is not the one that wrapped
                 them.
         """
-        found = self.known(tenants)
+        found = self.existing(tenants)
         missing = sorted(tenants.keys() - found.keys())
         if missing:
             with transaction(self._engine) as connection:
-                found |= self._opened(
-                    [self._make(connection, name, tenants[name]) for name in missing]
+                found |= self._unwrap(
+                    [self._insert_or_get(connection, name, tenants[name]) for name in missing]
                 )
         return found
 
-    def known(self, principals: Collection[str]) -> dict[str, DataKey]:
+    def existing(self, principals: Collection[str]) -> dict[str, DataKey]:
         """Those that there are. Raises: UnavailableError, as `of`."""
         table = tables.data_keys
         with transaction(self._engine) as connection:
             rows = [
                 row
-                for some in portions(principals)
+                for some in chunks(principals)
                 for row in connection.execute(select(table).where(table.c.principal.in_(some)))
             ]
-        return self._opened(rows)
+        return self._unwrap(rows)
 
     def check(self) -> None:
         """That the master key is the one that wrapped what is there. Raises: MasterKeyError,
@@ -76,7 +76,7 @@ class DataKeys:
             if row := connection.execute(select(tables.data_keys).limit(1)).first():
                 self._master.unwrap(bytes(row.wrapped_key), row.tenant, row.principal)
 
-    def _make(
+    def _insert_or_get(
         self, connection: Connection, principal: str, tenant: str
     ) -> Row[tuple[str, str, bytes, bytes]]:
         wrapped = self._master.wrap(self._random_bytes(KEY_BYTES), tenant, principal)
@@ -87,10 +87,10 @@ class DataKeys:
             "create_us": self._now_us(),
         }
         return connection.execute(
-            _MAKE, {**values, "key_id": self._random_bytes(KEY_ID_BYTES)}
+            _INSERT_OR_GET, {**values, "key_id": self._random_bytes(KEY_ID_BYTES)}
         ).one()
 
-    def _opened(self, rows: Collection[Row[tuple[str, str, bytes, bytes]]]) -> dict[str, DataKey]:
+    def _unwrap(self, rows: Collection[Row[tuple[str, str, bytes, bytes]]]) -> dict[str, DataKey]:
         try:
             return {
                 row.principal: DataKey(

@@ -19,16 +19,16 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, up
 
 from services.chassis.errors import NotFoundError
 from services.feedback import tables
+from services.feedback.chunks import chunks
 from services.feedback.database import scrub
 from services.feedback.events import Stream
-from services.feedback.lake.ledger import hold, transaction
-from services.feedback.portions import portions
+from services.feedback.lake.ledger import lock_stream, transaction
 from services.feedback.principals.data_keys import shred
-from services.feedback.principals.gone import GoneRows, gone_rows
+from services.feedback.principals.erased_rows import ErasedRowMask, erased_row_mask
 
 log = logging.getLogger(__name__)
 
-ERASURES_A_PAGE = 1_000
+ERASURES_PER_PAGE = 1_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Erasure:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingErasures:
     """Erasures whose rows still lie in objects, though nobody can read them; `oldest_us` is when
     the first was asked for.
     """
@@ -56,22 +56,22 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Gone:
+class StreamErasures:
     """What was erased by now, for whoever rewrites the objects of one stream."""
 
-    rows: GoneRows
+    rows: ErasedRowMask
     # Segments up to this sequence may hold gone rows; None: none does.
-    through: int | None
+    through_sequence: int | None
     _number: int
-    _rewritten: Callable[[int], None]
+    _mark_rewritten: Callable[[int], None]
 
-    def of(self, rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
+    def mask(self, rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
         """True where a row is gone. `rows` has the columns of its files, and `sequence`."""
-        return self.rows.of(rows)
+        return self.rows.mask(rows)
 
-    def rewritten(self) -> None:
+    def mark_rewritten(self) -> None:
         """No object of the stream holds such a row any more. Raises: LedgerUnavailableError."""
-        self._rewritten(self._number)
+        self._mark_rewritten(self._number)
 
 
 class Erasures:
@@ -81,7 +81,7 @@ class Erasures:
         self,
         engine: Engine,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
-        page: int = ERASURES_A_PAGE,
+        page: int = ERASURES_PER_PAGE,
     ) -> None:
         self._engine, self._now_us, self._page = engine, now_us, page
 
@@ -91,12 +91,14 @@ class Erasures:
         """
         request_us = self._now_us()
         with transaction(self._engine) as connection:
-            streams = {str(stream): hold(connection, stream) for stream in sorted(Stream)}
+            streams = {str(stream): lock_stream(connection, stream) for stream in sorted(Stream)}
             key_id = shred(connection, principal)
-            if key_id is None and (last := _last(connection, principal)):
+            if key_id is None and (last := _last_erasure(connection, principal)):
                 return last, False
-            erasure = self._write(connection, principal, tenant, key_id, request_us, streams)
-            _remove_standing(connection, principal)
+            erasure = self._insert_erasure(
+                connection, principal, tenant, key_id, request_us, streams
+            )
+            _delete_projections(connection, principal)
         # The key's row is gone; on SQLite its bytes are gone now too.
         if not scrub(self._engine):
             log.warning("a shredded key is in the write-ahead log until its readers have gone")
@@ -128,23 +130,23 @@ class Erasures:
         """When those who were ever erased last asked for it, in microseconds since 1970."""
         table, found = tables.erasures.c, {}
         with transaction(self._engine) as connection:
-            for some in portions(principals):
+            for chunk in chunks(principals):
                 query = select(table.principal, func.max(table.request_us)).where(
-                    table.principal.in_(some)
+                    table.principal.in_(chunk)
                 )
                 found.update(
                     {row[0]: row[1] for row in connection.execute(query.group_by(table.principal))}
                 )
         return found
 
-    def waiting(self) -> Waiting:
+    def pending(self) -> PendingErasures:
         """Those that are not rewritten yet."""
         table = tables.erasures.c
         query = select(func.count(), func.min(table.request_us)).where(table.rewrite_us.is_(None))
         with transaction(self._engine) as connection:
-            return Waiting(*connection.execute(query).one())
+            return PendingErasures(*connection.execute(query).one())
 
-    def gone(self, stream: str) -> Gone:
+    def for_stream(self, stream: str) -> StreamErasures:
         """As of now; later erasures are the next one's."""
         reaches = tables.erasure_reaches.c
         furthest = select(func.max(reaches.sequence)).where(
@@ -153,13 +155,16 @@ class Erasures:
         with transaction(self._engine) as connection:
             # First: an erasure that comes between these queries is in what they find, and is not
             # said to be done.
-            number = _newest(connection)
-            through = connection.execute(furthest).scalar()
-            return Gone(
-                gone_rows(connection, stream), through, number, partial(self._rewritten, stream)
+            number = _last_number(connection)
+            through_sequence = connection.execute(furthest).scalar()
+            return StreamErasures(
+                erased_row_mask(connection, stream),
+                through_sequence,
+                number,
+                partial(self._mark_rewritten, stream),
             )
 
-    def _rewritten(self, stream: str, number: int) -> None:
+    def _mark_rewritten(self, stream: str, number: int) -> None:
         now_us, reaches, table = self._now_us(), tables.erasure_reaches, tables.erasures
         with transaction(self._engine) as connection:
             done = (
@@ -168,15 +173,15 @@ class Erasures:
                 & reaches.c.rewrite_us.is_(None)
             )
             connection.execute(update(reaches).where(done).values(rewrite_us=now_us))
-            open_still = select(reaches.c.number).where(reaches.c.rewrite_us.is_(None))
-            whole = (
+            pending = select(reaches.c.number).where(reaches.c.rewrite_us.is_(None))
+            completed = (
                 (table.c.number <= number)
                 & table.c.rewrite_us.is_(None)
-                & table.c.number.not_in(open_still)
+                & table.c.number.not_in(pending)
             )
-            connection.execute(update(table).where(whole).values(rewrite_us=now_us))
+            connection.execute(update(table).where(completed).values(rewrite_us=now_us))
 
-    def _write(
+    def _insert_erasure(
         self,
         connection: Connection,
         principal: str,
@@ -186,7 +191,7 @@ class Erasures:
         streams: Mapping[str, tuple[int, int]],
     ) -> Erasure:
         """Where no row can be the principal's, nothing has to be rewritten."""
-        number = 1 + _newest(connection)
+        number = 1 + _last_number(connection)
         now_us = self._now_us()
         reaches: list[dict[str, Any]] = [
             {
@@ -208,11 +213,11 @@ class Erasures:
         return erasure
 
 
-def _newest(connection: Connection) -> int:
+def _last_number(connection: Connection) -> int:
     return connection.execute(select(func.max(tables.erasures.c.number))).scalar() or 0
 
 
-def _last(connection: Connection, principal: str) -> Erasure | None:
+def _last_erasure(connection: Connection, principal: str) -> Erasure | None:
     table = tables.erasures.c
     query = (
         select(tables.erasures)
@@ -224,7 +229,7 @@ def _last(connection: Connection, principal: str) -> Erasure | None:
     return _erasure(row) if row else None
 
 
-def _remove_standing(connection: Connection, principal: str) -> None:
+def _delete_projections(connection: Connection, principal: str) -> None:
     """Thumbs, words, exposures, and the thumbs of claims. Claims are locked in the order in which
     everybody locks them.
     """

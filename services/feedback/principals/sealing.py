@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 VERSION = b"\x01"
 KEY_ID_BYTES, KEY_BYTES, NONCE_BYTES, TAG_BYTES = 16, 32, 12, 16
 # First byte, and one past the last.
-KEY_ID_PLACE = (len(VERSION), len(VERSION) + KEY_ID_BYTES)
-LEAST_BYTES = len(VERSION) + KEY_ID_BYTES + NONCE_BYTES + TAG_BYTES
+KEY_ID_RANGE = (len(VERSION), len(VERSION) + KEY_ID_BYTES)
+MIN_SEALED_BYTES = len(VERSION) + KEY_ID_BYTES + NONCE_BYTES + TAG_BYTES
 # The above, and what protobuf adds: the field's tag and length, and those of the message inside.
-MOST_BYTES_ADDED = LEAST_BYTES + 20
+MAX_SEAL_OVERHEAD_BYTES = MIN_SEALED_BYTES + 20
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ def unseal(sealed: bytes, key: DataKey, event_id: str, principal: str) -> bytes 
     """The texts; None where another key sealed them: that one was shredded."""
     if key_id_of(sealed) != key.key_id:
         return None
-    nonce, found = sealed[KEY_ID_PLACE[1] :][:NONCE_BYTES], sealed[KEY_ID_PLACE[1] + NONCE_BYTES :]
+    nonce, found = sealed[KEY_ID_RANGE[1] :][:NONCE_BYTES], sealed[KEY_ID_RANGE[1] + NONCE_BYTES :]
     return AESGCM(key.key).decrypt(nonce, found, f"{event_id}/{principal}".encode())
 
 
 def is_sealed(sealed: bytes) -> bool:
     """Whether bytes can be what `seal` made."""
-    return sealed.startswith(VERSION) and len(sealed) >= LEAST_BYTES
+    return sealed.startswith(VERSION) and len(sealed) >= MIN_SEALED_BYTES
 
 
 def key_id_of(sealed: bytes) -> bytes:
     """Which key opens it; of nothing, nothing: an event of the first version, whose texts are
     plain.
     """
-    return sealed[slice(*KEY_ID_PLACE)]
+    return sealed[slice(*KEY_ID_RANGE)]

@@ -93,7 +93,7 @@ class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
         principals = self._principals
         consents = await asyncio.to_thread(principals.consents.get, request.principals)
         allowed = [principal for principal, consent in consents.items() if consent.training]
-        keys = await asyncio.to_thread(principals.keys.known, allowed)
+        keys = await asyncio.to_thread(principals.keys.existing, allowed)
         answer = feedback_pb2.GetDataKeysResponse()
         for principal, consent in consents.items():
             answer.keys[principal].consent = consent.training

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 3_600.0
 
 
-def empty(engine: Engine, before_us: int) -> int:
+def clear_payloads(engine: Engine, before_us: int) -> int:
     """Empty the payloads of those that were committed before a time; how many. Raises:
     LedgerUnavailableError.
     """
@@ -29,7 +29,7 @@ def empty(engine: Engine, before_us: int) -> int:
         return connection.execute(update(table).where(old).values(payload_base64="")).rowcount
 
 
-async def empty_hourly(
+async def clear_payloads_hourly(
     engine: Engine,
     older_than_seconds: float,
     now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
@@ -37,11 +37,11 @@ async def empty_hourly(
     """For ever, beginning now."""
     while True:
         try:
-            emptied = await asyncio.to_thread(
-                empty, engine, now_us() - int(older_than_seconds * 1_000_000)
+            cleared = await asyncio.to_thread(
+                clear_payloads, engine, now_us() - int(older_than_seconds * 1_000_000)
             )
         except UnavailableError:
-            emptied = 0
-        if emptied:
-            log.info("dead letters were emptied", extra=fields(dead_letters=emptied))
+            cleared = 0
+        if cleared:
+            log.info("dead letters were emptied", extra=fields(dead_letters=cleared))
         await asyncio.sleep(SWEEP_SECONDS)

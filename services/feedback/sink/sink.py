@@ -18,20 +18,20 @@ from services.feedback.events import Stream
 from services.feedback.lake.ledger import (
     Batch,
     DeadLetter,
-    ErasedMeanwhileError,
+    ErasedConcurrentlyError,
+    InTransaction,
     Lease,
     Segment,
-    Within,
 )
 from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.parquet import Row
-from services.feedback.principals.gone import Owner
+from services.feedback.principals.erased_rows import Owner
 from services.feedback.principals.sealing import key_id_of
 from services.feedback.spool.frames import Record
 from services.feedback.spool.log import Log
 
 
-class Owned(Protocol):
+class SealableEvent(Protocol):
     """What the sink looks at in an event of any stream."""
 
     @property
@@ -40,7 +40,7 @@ class Owned(Protocol):
     def sealed(self) -> bytes: ...
 
 
-EventT = TypeVar("EventT", bound=Owned)
+EventT = TypeVar("EventT", bound=SealableEvent)
 
 
 class UndecodableError(DetailedError):
@@ -55,7 +55,9 @@ class CommitPoint(Protocol):
     def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
         """Take the partition over. Raises: LedgerUnavailableError."""
 
-    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+    def commit(
+        self, lease: Lease, batch: Batch, in_transaction: InTransaction
+    ) -> tuple[Lease, Segment]:
         """Append one segment. Raises: FencedError, LedgerUnavailableError."""
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
@@ -65,7 +67,7 @@ class CommitPoint(Protocol):
         """Those of the owners whose events are gone. Raises: LedgerUnavailableError."""
 
 
-class Step(StrEnum):
+class SinkStep(StrEnum):
     """Where a crash can fall."""
 
     READ = "read"
@@ -76,7 +78,7 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True)
-class Format(Generic[EventT]):
+class StreamFormat(Generic[EventT]):
     """How the records of a stream become rows, and rows an object. `decode` raises
     UndecodableError.
     """
@@ -101,13 +103,13 @@ Fold = Callable[[Connection, Position, Sequence[tuple[Record, EventT]]], None]
 
 
 def no_projection(
-    _connection: Connection, _position: Position, _kept: Sequence[tuple[Record, Owned]]
+    _connection: Connection, _position: Position, _kept: Sequence[tuple[Record, SealableEvent]]
 ) -> None:
     """For a stream whose events are only written."""
 
 
 @dataclass(frozen=True)
-class Sorted(Generic[EventT]):
+class ClassifiedRecords(Generic[EventT]):
     """A batch of records by what becomes of each. Of those in no list, and of those that were
     erased, tombstones.
     """
@@ -130,22 +132,22 @@ class Sink(Generic[EventT]):
 
     def __init__(
         self,
-        form: Format[EventT],
+        stream_format: StreamFormat[EventT],
         log: Log,
         store: ObjectStore,
         ledger: CommitPoint,
         limits: FlushLimits,
         fold: Fold[EventT] = no_projection,
-        at: Callable[[Step], None] = lambda step: None,
+        on_step: Callable[[SinkStep], None] = lambda step: None,
     ) -> None:
-        self._form, self._log, self._store, self._ledger = form, log, store, ledger
-        self._limits, self._fold, self._at = limits, fold, at
+        self._format, self._log, self._store, self._ledger = stream_format, log, store, ledger
+        self._limits, self._fold, self._on_step = limits, fold, on_step
         self._lease: Lease | None = None
 
     @property
     def position(self) -> int:
         """The next offset to sink: the ledger's end."""
-        return self._held().end_offset
+        return self._current_lease().end_offset
 
     def assign(self) -> None:
         """Take the partition: the position is the ledger's end, whatever anybody else remembers.
@@ -155,7 +157,7 @@ class Sink(Generic[EventT]):
                 overwritten.
             LedgerUnavailableError: the database is away.
         """
-        lease = self._ledger.lease(self._form.stream, self._log.topic_id, self._log.partition)
+        lease = self._ledger.lease(self._format.stream, self._log.topic_id, self._log.partition)
         self._log.read(lease.end_offset, max_records=1, max_bytes=1)
         self._lease = lease
         self._log.trim(lease.end_offset)
@@ -168,46 +170,46 @@ class Sink(Generic[EventT]):
             ObjectStoreError, LedgerUnavailableError: nothing is lost; later again, and after the
             latter assign first.
         """
-        lease = self._held()
+        lease = self._current_lease()
         records = self._log.read(lease.end_offset, self._limits.rows, self._limits.bytes)
-        self._at(Step.READ)
+        self._on_step(SinkStep.READ)
         if not records:
             return None
         try:
             segment = self._write(lease, records)
-        except ErasedMeanwhileError:
+        except ErasedConcurrentlyError:
             segment = self._write(lease, records)
-        self._at(Step.COMMITTED)
+        self._on_step(SinkStep.COMMITTED)
         self._log.trim(segment.end_offset)
-        self._at(Step.TRIMMED)
+        self._on_step(SinkStep.TRIMMED)
         return segment
 
-    def _held(self) -> Lease:
+    def _current_lease(self) -> Lease:
         if self._lease is None:
             raise RuntimeError("assign comes first")
         return self._lease
 
     def _write(self, lease: Lease, records: Sequence[Record]) -> Segment:
-        batch, kept = self._compose(lease, records)
+        batch, kept = self._store_batch(lease, records)
         position = Position(lease.topic_id, lease.partition, lease.end_offset, batch.end_offset)
         self._lease, segment = self._ledger.commit(
             lease, batch, lambda c: self._fold(c, position, kept)
         )
         return segment
 
-    def _compose(
+    def _store_batch(
         self, lease: Lease, records: Sequence[Record]
     ) -> tuple[Batch, list[tuple[Record, EventT]]]:
         """Write the data object; until the ledger names it, it is an orphan that no reader sees."""
-        found, end = self._sort(records), records[-1].offset + 1
+        found, end = self._classify(records), records[-1].offset + 1
         key, digest = "", ""
         if found.kept:
-            data = self._form.encode([self._row(lease, *pair) for pair in found.kept])
+            data = self._format.encode([self._row(lease, *pair) for pair in found.kept])
             digest = hashlib.sha256(data).hexdigest()
             key = object_key(lease, end, digest)
-            self._at(Step.ENCODED)
+            self._on_step(SinkStep.ENCODED)
             self._store.put(key, data)
-            self._at(Step.STORED)
+            self._on_step(SinkStep.STORED)
         batch = Batch(
             end_offset=end,
             object_key=key,
@@ -225,31 +227,31 @@ class Sink(Generic[EventT]):
         )
         return batch, found.kept
 
-    def _sort(self, records: Sequence[Record]) -> Sorted[EventT]:
+    def _classify(self, records: Sequence[Record]) -> ClassifiedRecords[EventT]:
         """The first of an event id becomes a row, a later or erased one a tombstone, what cannot be
         read a dead letter.
         """
         event_ids = [record.entry.event_id for record in records]
-        seen = set(self._ledger.fingerprints(self._form.stream, event_ids))
-        found: Sorted[EventT] = Sorted([], [])
+        seen = set(self._ledger.fingerprints(self._format.stream, event_ids))
+        found: ClassifiedRecords[EventT] = ClassifiedRecords([], [])
         for record in records:
             if record.entry.event_id in seen:
                 continue
             try:
-                found.kept.append((record, self._form.decode(record)))
+                found.kept.append((record, self._format.decode(record)))
             except UndecodableError as error:
                 found.dead_letters.append(
                     DeadLetter(record.offset, str(error), record.entry.payload)
                 )
             else:
                 seen.add(record.entry.event_id)
-        gone = self._ledger.erased({_owner(event) for _, event in found.kept})
-        found.erased[:] = [record for record, event in found.kept if _owner(event) in gone]
-        found.kept[:] = [pair for pair in found.kept if _owner(pair[1]) not in gone]
+        erased = self._ledger.erased({_owner(event) for _, event in found.kept})
+        found.erased[:] = [record for record, event in found.kept if _owner(event) in erased]
+        found.kept[:] = [pair for pair in found.kept if _owner(pair[1]) not in erased]
         return found
 
     def _row(self, lease: Lease, record: Record, event: EventT) -> Row:
-        return self._form.row(event) | {
+        return self._format.row(event) | {
             "topic_id": lease.topic_id,
             "partition": lease.partition,
             "offset": record.offset,
@@ -260,7 +262,7 @@ class Sink(Generic[EventT]):
         }
 
 
-def _owner(event: Owned) -> Owner:
+def _owner(event: SealableEvent) -> Owner:
     return Owner(event.principal, key_id_of(event.sealed))
 
 

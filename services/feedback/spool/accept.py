@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 # Enough for one sync to serve all callers of a busy moment; a batch of turns may be 2 MiB by
 # itself.
-MAX_CALLS_A_GROUP = 256
-MAX_BYTES_A_GROUP = 4 * 1024 * 1024
+MAX_CALLS_PER_GROUP = 256
+MAX_BYTES_PER_GROUP = 4 * 1024 * 1024
 
-Receipt = int
+NewEventCount = int
 """How many of a call's events were new; the others were known, with the same content."""
 
 
@@ -77,11 +77,11 @@ class NoClaims:
         return 0
 
 
-class Sealing(Protocol):
+class EntrySealer(Protocol):
     """Makes of a plain entry what may be written down."""
 
     @property
-    def most_bytes_added(self) -> int:
+    def max_overhead_bytes(self) -> int:
         """By how much an entry grows at most."""
 
     def fingerprint(self, digest: bytes) -> bytes:
@@ -94,7 +94,7 @@ class Sealing(Protocol):
 class Journal(Protocol):
     """Where accepted events become durable."""
 
-    def check_room(self, new_bytes: int) -> None:
+    def check_space(self, new_bytes: int) -> None:
         """Raises: UnavailableError if so many more bytes would pass the limit."""
 
     def append(self, entries: Sequence[Entry]) -> list[Record]:
@@ -105,7 +105,7 @@ class Journal(Protocol):
 class Stored:
     """What one group commit did: a result for each call, and the new records."""
 
-    results: list[Receipt | ServiceError]
+    results: list[NewEventCount | ServiceError]
     records: list[Record]
 
 
@@ -120,11 +120,11 @@ class Acceptance:
         journal: Journal,
         committed: CommittedIds,
         claims: Claims,
-        sealing: Sealing,
+        sealing: EntrySealer,
     ) -> None:
         self._stream, self._journal, self._committed = stream, journal, committed
         self._claims, self._sealing = claims, sealing
-        self._waiting: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._pending: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._mutex = threading.Lock()
 
     def store(self, calls: Sequence[Sequence[Entry]]) -> Stored:
@@ -134,49 +134,49 @@ class Acceptance:
             for call in calls
         ]
         try:
-            known = self._known([entry.event_id for call in calls for entry in call])
+            known = self._known_fingerprints([entry.event_id for call in calls for entry in call])
             results, group = self._decide(calls, known)
             claims = self._claims.claim(list(group.values())) if group else {}
         except UnavailableError as error:
             return Stored([error] * len(calls), [])
-        results, new = self._claimed(calls, results, claims)
+        results, new = self._apply_claims(calls, results, claims)
         return self._append(calls, results, new, group)
 
     def remember(self, records: Sequence[Record]) -> None:
         """Take records as known: they are in the spool and not yet in the ledger."""
         with self._mutex:
             for record in records:
-                self._waiting.setdefault(
+                self._pending.setdefault(
                     record.entry.event_id, (record.offset, record.entry.fingerprint)
                 )
 
     def forget(self, before: int) -> None:
         """Drop what the ledger knows by now."""
         with self._mutex:
-            while self._waiting and next(iter(self._waiting.values()))[0] < before:
-                self._waiting.popitem(last=False)
+            while self._pending and next(iter(self._pending.values()))[0] < before:
+                self._pending.popitem(last=False)
 
-    def _known(self, event_ids: list[str]) -> dict[str, bytes]:
+    def _known_fingerprints(self, event_ids: list[str]) -> dict[str, bytes]:
         # Memory before ledger: an id moves from the one to the other and is never in neither.
         with self._mutex:
-            waiting = {i: self._waiting[i][1] for i in event_ids if i in self._waiting}
-        rest = [event_id for event_id in event_ids if event_id not in waiting]
-        return waiting | dict(self._committed.fingerprints(self._stream, rest)) if rest else waiting
+            pending = {i: self._pending[i][1] for i in event_ids if i in self._pending}
+        rest = [event_id for event_id in event_ids if event_id not in pending]
+        return pending | dict(self._committed.fingerprints(self._stream, rest)) if rest else pending
 
     def _decide(
         self, calls: Sequence[Sequence[Entry]], known: Mapping[str, bytes]
-    ) -> tuple[list[Receipt | ServiceError], dict[str, Entry]]:
+    ) -> tuple[list[NewEventCount | ServiceError], dict[str, Entry]]:
         """A result for each call as far as this process knows, and the events that are new to it."""
         group: dict[str, Entry] = {}
-        results: list[Receipt | ServiceError] = []
+        results: list[NewEventCount | ServiceError] = []
         group_bytes = 0
         for call in calls:
             try:
-                new = self._new(call, known, group)
+                new = self._new_events(call, known, group)
                 new_bytes = sum(
-                    frame_bytes(entry) + self._sealing.most_bytes_added for entry in new.values()
+                    frame_bytes(entry) + self._sealing.max_overhead_bytes for entry in new.values()
                 )
-                self._journal.check_room(group_bytes + new_bytes)
+                self._journal.check_space(group_bytes + new_bytes)
             except ServiceError as error:
                 results.append(error)
             else:
@@ -188,7 +188,7 @@ class Acceptance:
     def _append(
         self,
         calls: Sequence[Sequence[Entry]],
-        results: list[Receipt | ServiceError],
+        results: list[NewEventCount | ServiceError],
         new: Mapping[str, Entry],
         group: Collection[str],
     ) -> Stored:
@@ -218,35 +218,37 @@ class Acceptance:
                 "claims were not released", extra=fields(stream=self._stream, events=len(event_ids))
             )
 
-    def _claimed(
+    def _apply_claims(
         self,
         calls: Sequence[Sequence[Entry]],
-        results: Sequence[Receipt | ServiceError],
+        results: Sequence[NewEventCount | ServiceError],
         claims: Mapping[str, Claim],
-    ) -> tuple[list[Receipt | ServiceError], dict[str, Entry]]:
+    ) -> tuple[list[NewEventCount | ServiceError], dict[str, Entry]]:
         """The results as all processes know them, and the events to store, with their place in the
         order.
         """
-        found: list[Receipt | ServiceError] = []
+        found: list[NewEventCount | ServiceError] = []
         new: dict[str, Entry] = {}
         for call, result in zip(calls, results, strict=True):
-            mine = (
+            claimed = (
                 []
                 if isinstance(result, ServiceError)
                 else [entry for entry in call if entry.event_id in claims]
             )
-            if not all(self._is_same(claims[entry.event_id].fingerprint, entry) for entry in mine):
+            if not all(
+                self._is_same(claims[entry.event_id].fingerprint, entry) for entry in claimed
+            ):
                 found.append(_mismatch())
                 continue
             before = len(new)
-            for entry in mine:
+            for entry in claimed:
                 claim = claims[entry.event_id]
                 if not claim.committed:
                     new.setdefault(entry.event_id, replace(entry, accept_order=claim.accept_order))
             found.append(result if isinstance(result, ServiceError) else len(new) - before)
         return found, new
 
-    def _new(
+    def _new_events(
         self, call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, Entry]
     ) -> dict[str, Entry]:
         """The call's events that nobody sent before.
@@ -274,7 +276,7 @@ def _mismatch() -> AlreadyExistsError:
     return AlreadyExistsError(text, field="event_id", limit="one content an id")
 
 
-Call = tuple[Sequence[Entry], "asyncio.Future[Receipt]"]
+Call = tuple[Sequence[Entry], "asyncio.Future[NewEventCount]"]
 
 
 def _payload_bytes(call: Call) -> int:
@@ -296,14 +298,14 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
 
-    async def append(self, entries: Sequence[Entry]) -> Receipt:
+    async def append(self, entries: Sequence[Entry]) -> NewEventCount:
         """Return once all are durable.
 
         Raises:
             AlreadyExistsError: an id is known with another content.
             UnavailableError: nothing was stored.
         """
-        future: asyncio.Future[Receipt] = self._loop.create_future()
+        future: asyncio.Future[NewEventCount] = self._loop.create_future()
         self._queue.put((entries, future))
         return await future
 
@@ -323,7 +325,9 @@ class GroupCommit:
             return []
         group, size = [first], _payload_bytes(first)
         while (
-            len(group) < MAX_CALLS_A_GROUP and size < MAX_BYTES_A_GROUP and not self._queue.empty()
+            len(group) < MAX_CALLS_PER_GROUP
+            and size < MAX_BYTES_PER_GROUP
+            and not self._queue.empty()
         ):
             call = self._queue.get_nowait()
             if call is None:
@@ -341,7 +345,7 @@ class GroupCommit:
             stored = Stored([ServiceError("internal error")] * len(group), [])
         self._loop.call_soon_threadsafe(self._resolve, [future for _, future in group], stored)
 
-    def _resolve(self, futures: "Sequence[asyncio.Future[Receipt]]", stored: Stored) -> None:
+    def _resolve(self, futures: "Sequence[asyncio.Future[NewEventCount]]", stored: Stored) -> None:
         if stored.records:
             self._on_stored(stored.records)
         for future, result in zip(futures, stored.results, strict=True):

@@ -16,11 +16,11 @@ from sqlalchemy import Connection, Engine, Row, delete, select, text
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
 from services.feedback import tables
-from services.feedback.lake.ledger import committed_fingerprints, settle, transaction
-from services.feedback.portions import portions
+from services.feedback.chunks import chunks
+from services.feedback.lake.ledger import committed_fingerprints, delete_claims, transaction
+from services.feedback.projections.thumbs import Change, Key, ThumbState
 from services.feedback.spool.accept import Claim, Claims
 from services.feedback.spool.frames import Entry
-from services.feedback.standing.thumbs import Change, Key, Opinion
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,12 @@ class PostgresClaims:
             UnavailableError: nothing is claimed, or it is not known.
         """
         with transaction(self._engine) as connection:
-            found = self._take(connection, entries)
+            found = self._insert_claims(connection, entries)
             # Only after the claims are ours: a commit that settled them just before is seen by now.
             committed = committed_fingerprints(
                 connection, self._stream, [entry.event_id for entry in entries]
             )
-            settle(connection, self._stream, committed)
+            delete_claims(connection, self._stream, committed)
         return found | {
             event_id: Claim(fingerprint, 0, True) for event_id, fingerprint in committed.items()
         }
@@ -83,9 +83,9 @@ class PostgresClaims:
         """
         table = tables.claims.c
         with transaction(self._engine) as connection:
-            for some in portions(event_ids):
-                these = (table.stream == self._stream) & table.event_id.in_(some)
-                connection.execute(delete(tables.claims).where(these, table.holders == 1))
+            for chunk in chunks(event_ids):
+                mine = (table.stream == self._stream) & table.event_id.in_(chunk)
+                connection.execute(delete(tables.claims).where(mine, table.holders == 1))
 
     def sweep(self, older_than_seconds: float) -> int:
         """Delete claims whose events never came: of a crash between claim and spool. Returns how
@@ -96,30 +96,30 @@ class PostgresClaims:
                 _SWEEP, {"stream": self._stream, "seconds": older_than_seconds}
             ).rowcount
 
-    async def opinions(self, keys: Collection[Key] | None) -> Mapping[Key, Opinion]:
+    async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, ThumbState]:
         """What the claimed thumbs and retractions say, the newest of each user on each message."""
-        return await asyncio.to_thread(self._opinions, keys)
+        return await asyncio.to_thread(self._read_latest, keys)
 
-    def _take(self, connection: Connection, entries: Sequence[Entry]) -> dict[str, Claim]:
+    def _insert_claims(self, connection: Connection, entries: Sequence[Entry]) -> dict[str, Claim]:
         changes = [self._change_of(entry) for entry in entries]
         keys = [change[0] if change else None for change in changes]
-        opinions = [change[1] if change else None for change in changes]
+        states = [change[1] if change else None for change in changes]
         columns = {
             "event_id": [entry.event_id for entry in entries],
             "fingerprint": [entry.fingerprint for entry in entries],
             "principal": [key[0] if key else None for key in keys],
             "message_id": [key[1] if key else None for key in keys],
-            "up": [opinion.up if opinion else None for opinion in opinions],
-            "model_version": [opinion.model_version if opinion else None for opinion in opinions],
-            "arm": [opinion.arm if opinion else None for opinion in opinions],
-            "accept_us": [opinion.accept_us if opinion else None for opinion in opinions],
+            "up": [state.up if state else None for state in states],
+            "model_version": [state.model_version if state else None for state in states],
+            "arm": [state.arm if state else None for state in states],
+            "accept_us": [state.accept_us if state else None for state in states],
         }
         taken = connection.execute(
             _CLAIM, {"stream": self._stream, "events": len(entries), **columns}
         )
         return {row.event_id: Claim(bytes(row.fingerprint), row.accept_order) for row in taken}
 
-    def _opinions(self, keys: Collection[Key] | None) -> dict[Key, Opinion]:
+    def _read_latest(self, keys: Collection[Key] | None) -> dict[Key, ThumbState]:
         table = tables.claims.c
         query = select(tables.claims).where(
             table.stream == self._stream, table.principal.is_not(None)
@@ -129,15 +129,15 @@ class PostgresClaims:
                 table.principal.in_({principal for principal, _ in keys}),
                 table.message_id.in_({message_id for _, message_id in keys}),
             )
-        found: dict[Key, Opinion] = {}
+        found: dict[Key, ThumbState] = {}
         with transaction(self._engine) as connection:
             for row in connection.execute(query.order_by(table.accept_order)):
-                found[row.principal, row.message_id] = _opinion(row)
+                found[row.principal, row.message_id] = _thumb_state(row)
         return found
 
 
-def _opinion(row: Row[Any]) -> Opinion:
-    return Opinion(row.up, row.model_version, row.arm, row.accept_us, row.accept_order)
+def _thumb_state(row: Row[Any]) -> ThumbState:
+    return ThumbState(row.up, row.model_version, row.arm, row.accept_us, row.accept_order)
 
 
 async def sweep_hourly(claims: Claims, older_than_seconds: float) -> None:

@@ -91,12 +91,12 @@ def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
         if torn and (path != paths[-1] or frames.proves_damage(data, found.end)):
             raise SpoolDamagedError(f"{path.name} is damaged at byte {found.end}", field=path.name)
         if repair and path == paths[-1]:
-            _settle(path, found.end)
+            _truncate_and_sync(path, found.end)
         files.append(SpoolFile(path, base, found.positions, found.end))
     return files
 
 
-def _settle(path: Path, size: int) -> None:
+def _truncate_and_sync(path: Path, size: int) -> None:
     """Cut off a torn tail, and sync what is whole: a record that nobody synced yet will be
     acknowledged as known.
     """

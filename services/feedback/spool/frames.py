@@ -11,14 +11,14 @@ import zlib
 from array import array
 from dataclasses import dataclass
 
-FAMILY = b"TWF"
-FIRST, MAGIC = FAMILY + b"1", FAMILY + b"2"
+MAGIC_PREFIX = b"TWF"
+MAGIC_V1, MAGIC_V2 = MAGIC_PREFIX + b"1", MAGIC_PREFIX + b"2"
 _HEAD = struct.Struct(">4sII")  # magic, body length, CRC-32 of the body
 # offset, append time, group's first byte, schema, id length, key length, fingerprint
-_FIRST_BODY = struct.Struct(">QQQHHH32s")
+_BODY_V1 = struct.Struct(">QQQHHH32s")
 # the same, then accept order, trace length
-_BODY = struct.Struct(">QQQHHH32sQH")
-_FORMS = {FIRST: _FIRST_BODY, MAGIC: _BODY}
+_BODY_V2 = struct.Struct(">QQQHHH32sQH")
+_BODY_BY_MAGIC = {MAGIC_V1: _BODY_V1, MAGIC_V2: _BODY_V2}
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
 
@@ -55,7 +55,7 @@ class Frame:
     """A record found in a file; `end` is one past its last byte."""
 
     record: Record
-    group_at: int
+    group_start: int
     end: int
 
 
@@ -72,17 +72,19 @@ class Scan:
 def frame_bytes(entry: Entry) -> int:
     """The size that `encode` will give."""
     texts = (entry.event_id, entry.key, entry.traceparent)
-    return _HEAD.size + _BODY.size + sum(len(text.encode()) for text in texts) + len(entry.payload)
+    return (
+        _HEAD.size + _BODY_V2.size + sum(len(text.encode()) for text in texts) + len(entry.payload)
+    )
 
 
-def encode(record: Record, group_at: int) -> bytes:
+def encode(record: Record, group_start: int) -> bytes:
     """One frame."""
     entry = record.entry
     event_id, key, trace = entry.event_id.encode(), entry.key.encode(), entry.traceparent.encode()
-    fixed = _BODY.pack(
+    fixed = _BODY_V2.pack(
         record.offset,
         record.append_us,
-        group_at,
+        group_start,
         entry.schema_major,
         len(event_id),
         len(key),
@@ -91,36 +93,36 @@ def encode(record: Record, group_at: int) -> bytes:
         len(trace),
     )
     body = b"".join((fixed, event_id, key, trace, entry.payload))
-    return _HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
+    return _HEAD.pack(MAGIC_V2, len(body), zlib.crc32(body)) + body
 
 
 def decode(data: bytes, position: int) -> Frame | None:
     """The frame at a position; None if there is no whole and sound one."""
-    if len(data) - position < _HEAD.size + _FIRST_BODY.size:
+    if len(data) - position < _HEAD.size + _BODY_V1.size:
         return None
     magic, length, checksum = _HEAD.unpack_from(data, position)
     start, end = position + _HEAD.size, position + _HEAD.size + length
-    form = _FORMS.get(magic)
-    if form is None or not form.size <= length <= MAX_BODY_BYTES or end > len(data):
+    body_format = _BODY_BY_MAGIC.get(magic)
+    if body_format is None or not body_format.size <= length <= MAX_BODY_BYTES or end > len(data):
         return None
     body = data[start:end]
     if zlib.crc32(body) != checksum:
         return None
-    record, group_at = _record(body, form)
-    return Frame(record, group_at, end)
+    record, group_start = _record(body, body_format)
+    return Frame(record, group_start, end)
 
 
-def _record(body: bytes, form: struct.Struct) -> tuple[Record, int]:
+def _record(body: bytes, body_format: struct.Struct) -> tuple[Record, int]:
     """The record of a sound body, and where its group began."""
-    offset, append_us, group_at, schema_major, id_bytes, key_bytes, fingerprint, *later = (
-        form.unpack_from(body)
+    offset, append_us, group_start, schema_major, id_bytes, key_bytes, fingerprint, *later = (
+        body_format.unpack_from(body)
     )
     accept_order, trace_bytes = later or (0, 0)
-    key_at = form.size + id_bytes
+    key_at = body_format.size + id_bytes
     trace_at = key_at + key_bytes
     payload_at = trace_at + trace_bytes
     entry = Entry(
-        event_id=body[form.size : key_at].decode(),
+        event_id=body[body_format.size : key_at].decode(),
         key=body[key_at:trace_at].decode(),
         fingerprint=fingerprint,
         schema_major=schema_major,
@@ -128,7 +130,7 @@ def _record(body: bytes, form: struct.Struct) -> tuple[Record, int]:
         accept_order=accept_order,
         traceparent=body[trace_at:payload_at].decode(),
     )
-    return Record(offset, append_us, entry), group_at
+    return Record(offset, append_us, entry), group_start
 
 
 def scan(data: bytes, first_offset: int) -> Scan:
@@ -146,10 +148,10 @@ def proves_damage(data: bytes, broken_at: int) -> bool:
     """True if a later group stands behind the broken place: what broke had been synced, and perhaps
     acknowledged.
     """
-    position = data.find(FAMILY, broken_at + 1)
+    position = data.find(MAGIC_PREFIX, broken_at + 1)
     while position >= 0:
         frame = decode(data, position)
-        if frame and frame.group_at > broken_at:
+        if frame and frame.group_start > broken_at:
             return True
-        position = data.find(FAMILY, position + 1)
+        position = data.find(MAGIC_PREFIX, position + 1)
     return False

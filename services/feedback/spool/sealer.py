@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from thumbwheel.feedback.v1 import events_pb2
 
 from services.feedback.principals.master_key import MasterKey
-from services.feedback.principals.sealing import MOST_BYTES_ADDED, NONCE_BYTES, DataKey, seal
+from services.feedback.principals.sealing import MAX_SEAL_OVERHEAD_BYTES, NONCE_BYTES, DataKey, seal
 from services.feedback.spool.frames import Entry
 
 MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
@@ -19,13 +19,13 @@ MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
 class Keys(Protocol):
     """Keys of principals."""
 
-    def of(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
+    def get_or_create(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
         """The key of each principal, given with its tenant; made where there is none. Raises:
         UnavailableError.
         """
 
 
-def never_late(_events: Sequence[MessageT]) -> Collection[str]:
+def none_overtaken(_events: Sequence[MessageT]) -> Collection[str]:
     """For events that come as they are said."""
     return ()
 
@@ -36,17 +36,17 @@ class Sealer(Generic[MessageT]):
     that an erasure has overtaken.
     """
 
-    kind: type[MessageT]
-    take_texts: Callable[[MessageT], MessageT]
+    event_type: type[MessageT]
+    extract_texts: Callable[[MessageT], MessageT]
     keys: Keys
     master: MasterKey
     random_bytes: Callable[[int], bytes] = os.urandom
-    late: Callable[[Sequence[MessageT]], Collection[str]] = never_late
+    overtaken: Callable[[Sequence[MessageT]], Collection[str]] = none_overtaken
 
     @property
-    def most_bytes_added(self) -> int:
+    def max_overhead_bytes(self) -> int:
         """By how much an entry grows at most."""
-        return MOST_BYTES_ADDED
+        return MAX_SEAL_OVERHEAD_BYTES
 
     def fingerprint(self, digest: bytes) -> bytes:
         """A digest of a short text tells it to whoever guesses; under a key it tells nothing."""
@@ -59,25 +59,25 @@ class Sealer(Generic[MessageT]):
         Raises:
             UnavailableError: without their keys nothing is sealed.
         """
-        events = [self.kind.FromString(entry.payload) for entry in entries]
-        keys = self.keys.of({event.principal: event.tenant for event in events})
+        events = [self.event_type.FromString(entry.payload) for entry in entries]
+        keys = self.keys.get_or_create({event.principal: event.tenant for event in events})
         # After the keys: an erasure between the two has shredded those that were given.
-        late = self.late(events)
+        overtaken = self.overtaken(events)
         return [
             replace(
                 entry,
-                payload=self._sealed(
-                    event, None if event.event_id in late else keys[event.principal]
+                payload=self._seal_event(
+                    event, None if event.event_id in overtaken else keys[event.principal]
                 ),
             )
             for entry, event in zip(entries, events, strict=True)
         ]
 
-    def _sealed(self, event: MessageT, key: DataKey | None) -> bytes:
+    def _seal_event(self, event: MessageT, key: DataKey | None) -> bytes:
         """Without a key the texts are dropped, and the event becomes a tombstone like all of an
         erased principal that names no key.
         """
-        texts = self.take_texts(event).SerializeToString(deterministic=True)
+        texts = self.extract_texts(event).SerializeToString(deterministic=True)
         if key:
             event.sealed = seal(
                 texts, key, event.event_id, event.principal, self.random_bytes(NONCE_BYTES)
@@ -85,7 +85,7 @@ class Sealer(Generic[MessageT]):
         return event.SerializeToString(deterministic=True)
 
 
-def late_turns(
+def overtaken_turns(
     last_erasures: Callable[[Collection[str]], Mapping[str, int]],
     turns: Sequence[events_pb2.TurnEvent],
 ) -> set[str]:

@@ -86,10 +86,10 @@ class Spool:
         """Bytes of all files."""
         return sum(file.size for file in self._files)
 
-    def check_room(self, new_bytes: int) -> None:
+    def check_space(self, new_bytes: int) -> None:
         """Raises: UnavailableError if so many more bytes would pass the limit."""
         if self.bytes_used + new_bytes > self._max_bytes:
-            raise _nothing_stored("the spool is full", "FEEDBACK_SPOOL_FULL")
+            raise _not_stored("the spool is full", "FEEDBACK_SPOOL_FULL")
 
     def append(self, entries: Sequence[Entry]) -> list[Record]:
         """Store all entries durably, or none.
@@ -100,8 +100,8 @@ class Spool:
         """
         with self._mutex:
             if self._broken:
-                raise _nothing_stored("the spool's disk failed earlier", BROKEN)
-            self.check_room(sum(map(frames.frame_bytes, entries)))
+                raise _not_stored("the spool's disk failed earlier", BROKEN)
+            self.check_space(sum(map(frames.frame_bytes, entries)))
             try:
                 self._rotate_if(self._files[-1].size >= self._segment_bytes)
                 return self._write(entries)
@@ -116,15 +116,17 @@ class Spool:
             SpoolDamagedError: a record that was durable cannot be read.
         """
         records: list[Record] = []
-        room = max_bytes
-        while room > 0 and len(records) < max_records:
-            place = self._place(start + len(records), max_records - len(records), room)
-            if place is None:
+        remaining_bytes = max_bytes
+        while remaining_bytes > 0 and len(records) < max_records:
+            located = self._locate(
+                start + len(records), max_records - len(records), remaining_bytes
+            )
+            if located is None:
                 break
-            path, first, last = place
+            path, first, last = located
             found = _read_frames(path, first, last)
             records += found
-            room -= last - first
+            remaining_bytes -= last - first
         return records
 
     def trim(self, before: int) -> None:
@@ -171,7 +173,7 @@ class Spool:
                 reason=BROKEN,
                 retry_seconds=RETRY_SECONDS,
             )
-        return _nothing_stored("the spool's disk takes no more", "FEEDBACK_SPOOL_DISK")
+        return _not_stored("the spool's disk takes no more", "FEEDBACK_SPOOL_DISK")
 
     def _rotate_if(self, due: bool) -> None:
         if not due:
@@ -188,7 +190,9 @@ class Spool:
         self._descriptor = descriptor
         self._files = [*self._files, file]
 
-    def _place(self, offset: int, max_records: int, max_bytes: int) -> tuple[Path, int, int] | None:
+    def _locate(
+        self, offset: int, max_records: int, max_bytes: int
+    ) -> tuple[Path, int, int] | None:
         """File, first and last byte of a run of records; None at the end of the log."""
         with self._mutex:
             if not self.start_offset <= offset <= self.end_offset:
@@ -210,7 +214,7 @@ class Spool:
             return file.path, start, bounds[max(0, fitting - 1)]
 
 
-def _nothing_stored(why: str, reason: str) -> UnavailableError:
+def _not_stored(why: str, reason: str) -> UnavailableError:
     return UnavailableError(
         f"{why}: nothing was stored; send it again with the same request_id",
         reason=reason,

@@ -10,7 +10,7 @@ from typing import Any
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Segment
 from tests.infra.deploy.deployed import Deployed
-from tests.services.feedback.history import History, Place, violations
+from tests.services.feedback.history import History, PartitionKey, violations
 
 # With the settings of the service whose pod it runs in.
 READ = """
@@ -22,7 +22,7 @@ from services.feedback.events import Stream
 from services.feedback.kafka.topic import look_at
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.place import object_store
+from services.feedback.lake.location import object_store
 from services.feedback.settings import FeedbackSettings
 settings = load_settings(FeedbackSettings)
 ledger, store, found = Ledger(open_database(settings.database_url)), object_store(settings), {}
@@ -46,7 +46,7 @@ class Committed:
 
     ledger: list[Segment]
     objects: Mapping[str, list[parquet.Row]]
-    ends: Mapping[Place, int]
+    ends: Mapping[PartitionKey, int]
 
     @property
     def rows(self) -> list[parquet.Row]:

@@ -10,22 +10,22 @@ import pyarrow.compute as pc
 from sqlalchemy import Engine
 
 from services.feedback.codec import feedback_entry, turn_entry
-from services.feedback.compaction.compaction import Compaction, CompactionPace, Step
+from services.feedback.compaction.compaction import Compaction, CompactionOptions, CompactionStep
 from services.feedback.compaction.compactors import Compactors
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore
-from services.feedback.lake.served_object import read_served
-from services.feedback.sink.sink import FlushLimits, Format, Sink
+from services.feedback.lake.segment_object import read_segment
+from services.feedback.projections.thumbs import fold
+from services.feedback.sink.sink import FlushLimits, Sink, StreamFormat
 from services.feedback.spool.frames import Entry, Record
-from services.feedback.standing.thumbs import fold
 from tests.services.feedback.samples import FEEDBACK, TURNS, thumb, turn
 
 DAY = 86_400
-PACE = CompactionPace(RunLimits(1_000, 1 << 20), 0, 0, 0, 60)
+OPTIONS = CompactionOptions(RunLimits(1_000, 1 << 20), 0, 0, 0, 60)
 
 
 @dataclass
@@ -62,16 +62,16 @@ class Erased:
         self.waiting: set[str] = set()
         self.settled: list[set[str]] = []
 
-    def erase(self, principal: str, through: int) -> None:
-        self.principals[principal] = through
+    def erase(self, principal: str, through_sequence: int) -> None:
+        self.principals[principal] = through_sequence
         self.waiting.add(principal)
 
-    def gone(self, stream: Stream) -> "GoneNow":
-        return GoneNow(self, dict(self.principals), set(self.waiting))
+    def for_stream(self, stream: Stream) -> "ErasedNow":
+        return ErasedNow(self, dict(self.principals), set(self.waiting))
 
 
 @dataclass
-class GoneNow:
+class ErasedNow:
     """What is erased as of now."""
 
     erased: Erased
@@ -79,19 +79,20 @@ class GoneNow:
     waiting: set[str]
 
     @property
-    def through(self) -> int | None:
+    def through_sequence(self) -> int | None:
         return max((self.principals[one] for one in self.waiting), default=None)
 
-    def of(self, rows: pa.Table) -> pa.BooleanArray:
+    def mask(self, rows: pa.Table) -> pa.BooleanArray:
         mask = pa.array([False] * rows.num_rows, pa.bool_())
-        for principal, through in self.principals.items():
+        for principal, through_sequence in self.principals.items():
             theirs = pc.and_(
-                pc.equal(rows["principal"], principal), pc.less_equal(rows["sequence"], through)
+                pc.equal(rows["principal"], principal),
+                pc.less_equal(rows["sequence"], through_sequence),
             )
             mask = pc.or_(mask, theirs)
         return mask
 
-    def rewritten(self) -> None:
+    def mark_rewritten(self) -> None:
         self.erased.waiting -= self.waiting
         self.erased.settled.append(self.waiting)
 
@@ -102,7 +103,7 @@ class CompactedLog:
     """
 
     def __init__(
-        self, engine: Engine, store: ObjectStore, partitions: int = 1, form: Format = FEEDBACK
+        self, engine: Engine, store: ObjectStore, partitions: int = 1, form: StreamFormat = FEEDBACK
     ) -> None:
         self.engine, self.store, self.form = engine, store, form
         self.ledger = Ledger(engine, now_us=lambda: self.now_us)
@@ -139,33 +140,39 @@ class CompactedLog:
 
     def compaction(
         self,
-        pace: CompactionPace = PACE,
-        at: Callable[[Step], None] = lambda step: None,
+        options: CompactionOptions = OPTIONS,
+        at: Callable[[CompactionStep], None] = lambda step: None,
         store: ObjectStore | None = None,
         ledger: Ledger | None = None,
     ) -> Compaction:
         return Compaction(
-            ledger or self.ledger, self.compactors, store or self.store, self.erased, pace, at
+            ledger or self.ledger, self.compactors, store or self.store, self.erased, options, at
         )
 
     def pass_seconds(self, seconds: float) -> None:
         self.now_us += int(seconds * 1_000_000)
 
-    def served(self) -> list[Served]:
-        return self.ledger.served(self.stream)
+    def readable_segments(self) -> list[ReadableSegment]:
+        return self.ledger.readable_segments(self.stream)
 
     def shape(self) -> list[tuple[int, int, int]]:
         """First sequence, last sequence and rows of all that readers are given."""
-        return [(item.first_sequence, item.sequence, item.rows) for item in self.served()]
+        return [
+            (item.first_sequence, item.sequence, item.rows) for item in self.readable_segments()
+        ]
 
     def rows(self) -> list[parquet.Row]:
         """All that a reader finds, in its order."""
         return [
-            row for item in self.served() for row in parquet.to_rows(read_served(self.store, item))
+            row
+            for item in self.readable_segments()
+            for row in parquet.to_rows(read_segment(self.store, item))
         ]
 
     def ids(self) -> list[str]:
-        columns = [read_served(self.store, item, ["event_id"]) for item in self.served()]
+        columns = [
+            read_segment(self.store, item, ["event_id"]) for item in self.readable_segments()
+        ]
         return [
             event_id
             for rows in columns

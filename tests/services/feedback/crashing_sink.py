@@ -7,14 +7,14 @@ from pathlib import Path
 from services.feedback.database import open_database
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
-from services.feedback.sink.sink import FlushLimits, Sink, Step
+from services.feedback.projections.thumbs import fold
+from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.spool import Spool
-from services.feedback.standing.thumbs import fold
 from tests.services.feedback.samples import FEEDBACK
 
 
 def sink_until(fatal: str, root: Path) -> None:
-    def at(step: Step) -> None:
+    def at(step: SinkStep) -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -14,7 +14,7 @@ from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Segment
 from tests.services.feedback.objects import decode
 
-Place = tuple[str, int]
+PartitionKey = tuple[str, int]
 """Topic id and partition."""
 
 
@@ -45,7 +45,7 @@ def violations(
     ledger: Catalogue,
     store: Store,
     stream: str,
-    ends: Mapping[Place, int],
+    ends: Mapping[PartitionKey, int],
     decode: Callable[[bytes], list[parquet.Row]] = decode,
 ) -> list[str]:
     """Every invariant that does not hold; empty if all do. `ends` is one past the last offset of
@@ -53,7 +53,7 @@ def violations(
     """
     found: list[str] = []
     rows: list[tuple[int, parquet.Row]] = []
-    reached: dict[Place, int] = {}
+    reached: dict[PartitionKey, int] = {}
     sequence = 0
     for segment in ledger.segments(stream):
         place = (segment.topic_id, segment.partition)

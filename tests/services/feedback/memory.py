@@ -15,19 +15,19 @@ from services.feedback.kafka.relay import PublishError
 from services.feedback.lake.ledger import (
     Batch,
     FencedError,
+    InTransaction,
     Lease,
     LedgerUnavailableError,
     Segment,
-    Within,
 )
 from services.feedback.lake.object_store import ObjectMissingError, ObjectStoreError, StoredObject
-from services.feedback.principals.gone import Owner
+from services.feedback.principals.erased_rows import Owner
 from services.feedback.spool.accept import Claim
 from services.feedback.spool.frames import Entry, Record
 from services.feedback.spool.log import OffsetOutOfRangeError, TopicReplacedError
 from tests.services.feedback.faults import CrashError, Faults
 
-RECORDS_A_FILE = 4
+RECORDS_PER_FILE = 4
 
 
 class MemorySpool:
@@ -44,7 +44,7 @@ class MemorySpool:
     def end_offset(self) -> int:
         return self.start_offset + len(self.records)
 
-    def check_room(self, new_bytes: int) -> None:
+    def check_space(self, new_bytes: int) -> None:
         if self._faults.strike("spool full", 0.01):
             raise UnavailableError("nothing was stored")
 
@@ -70,7 +70,7 @@ class MemorySpool:
         return self.records[at : at + max_records]
 
     def trim(self, before: int) -> None:
-        base = before if before == self.end_offset else before - before % RECORDS_A_FILE
+        base = before if before == self.end_offset else before - before % RECORDS_PER_FILE
         if base > self.start_offset:
             self.records = self.records[base - self.start_offset :]
             self.start_offset = base
@@ -186,7 +186,9 @@ class MemoryLedger:
         place[0] += 1
         return Lease(stream, topic_id, partition, place[0], place[1])
 
-    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+    def commit(
+        self, lease: Lease, batch: Batch, in_transaction: InTransaction
+    ) -> tuple[Lease, Segment]:
         if self._faults.strike("commit failed", 0.03):
             raise LedgerUnavailableError("away")
         self.advance(lease, batch)
@@ -210,7 +212,7 @@ class MemoryLedger:
         for event_id in batch.event_ids:
             self.claims.pop(event_id, None)
         connection: Any = self
-        within(connection)
+        in_transaction(connection)
         if self._faults.strike("commit ack lost", 0.05):
             raise LedgerUnavailableError("lost")
         return replace(lease, end_offset=batch.end_offset), segment

@@ -15,13 +15,20 @@ from services.feedback.kafka.relay import PublishError, Relay
 from services.feedback.lake.ledger import FencedError, LedgerUnavailableError
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.lake.parquet import Row
-from services.feedback.sink.sink import FlushLimits, Format, Position, Sink, Step, UndecodableError
+from services.feedback.projections.thumbs import ThumbState, change_of
+from services.feedback.sink.sink import (
+    FlushLimits,
+    Position,
+    Sink,
+    SinkStep,
+    StreamFormat,
+    UndecodableError,
+)
 from services.feedback.spool.accept import Acceptance, Claims
 from services.feedback.spool.frames import Entry, Record
 from services.feedback.spool.log import OffsetOutOfRangeError, TopicReplacedError
-from services.feedback.standing.thumbs import Opinion, change_of
 from tests.services.feedback.faults import CrashError, Faults
-from tests.services.feedback.history import Catalogue, History, Place, violations
+from tests.services.feedback.history import Catalogue, History, PartitionKey, violations
 from tests.services.feedback.memory import (
     MemoryClaims,
     MemoryLedger,
@@ -74,7 +81,7 @@ def row_of(event: FeedbackEvent) -> Row:
     return {"up": event.value.up}
 
 
-FORM = Format(Stream.FEEDBACK, decode, row_of, encode)
+FORM = StreamFormat(Stream.FEEDBACK, decode, row_of, encode)
 
 
 class Replica:
@@ -111,7 +118,7 @@ class Holding:
 
     def fetch(self) -> None:
         """One round of the consumer's thread."""
-        wish = self.log.take_wish()
+        wish = self.log.take_seek_offset()
         self._position = self._position if wish is None else wish
         try:
             found = self._world.topic.fetch(
@@ -139,7 +146,7 @@ class Replicas:
         self.publisher = MemoryPublisher(self.faults, self.topic)
         self._claims = MemoryClaims(self.faults, self.ledger)
         self.history = History({str(number): [] for number in range(CONVERSATIONS)})
-        self.standing: dict[str, Opinion] = {}
+        self.current: dict[str, ThumbState] = {}
         self._said: dict[str, bytes] = {}
         self.wrong: list[str] = []
         self._numbers = iter(range(1_000_000))
@@ -195,11 +202,11 @@ class Replicas:
         for conversation, events in self.history.sent.items():
             # Which content of an event stands is the one that was acknowledged; which event, the
             # last.
-            if events and self.standing[conversation].up != (self._said[events[-1]] == UP):
+            if events and self.current[conversation].up != (self._said[events[-1]] == UP):
                 found.append(f"E: not the last thumb of {conversation} stands")
         return found
 
-    def ends(self) -> dict[Place, int]:
+    def ends(self) -> dict[PartitionKey, int]:
         return {
             (topic_id, number): len(log)
             for topic_id, logs in self.topic.logs.items()
@@ -212,13 +219,13 @@ class Replicas:
         """As the table of thumbs is moved."""
         for record, event in kept:
             change = change_of(event, record.entry.accept_order)
-            if change and change[1].replaces(self.standing.get(event.conversation_id)):
-                self.standing[event.conversation_id] = change[1]
+            if change and change[1].replaces(self.current.get(event.conversation_id)):
+                self.current[event.conversation_id] = change[1]
 
-    def at(self, step: Step) -> None:
+    def at(self, step: SinkStep) -> None:
         if self.faults.strike(f"crash at {step}", 0.03):
             raise CrashError
-        if step is not Step.TRIMMED and self.faults.strike(f"zombie at {step}", 0.05):
+        if step is not SinkStep.TRIMMED and self.faults.strike(f"zombie at {step}", 0.05):
             # Whoever called us is paused here; the partition moves, its new sink works, and then we
             # go on as a zombie.
             partition = self.faults.random.randrange(PARTITIONS)

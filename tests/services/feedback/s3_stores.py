@@ -1,10 +1,10 @@
 """S3 stores as tests make them: on loopback, with patience as they need it."""
 
-from services.feedback.lake.s3_store import S3Place, S3Store
+from services.feedback.lake.s3_store import S3Location, S3Store
 
 
-def place(port: int, request_seconds: float = 10.0, bucket: str = "thumbs") -> S3Place:
-    return S3Place(
+def place(port: int, request_seconds: float = 10.0, bucket: str = "thumbs") -> S3Location:
+    return S3Location(
         endpoint=f"127.0.0.1:{port}",
         bucket=bucket,
         region="us-east-1",

@@ -10,19 +10,19 @@ from services.chassis.identity import Caller
 from services.feedback import codec
 from services.feedback.events import Stream
 from services.feedback.lake import parquet
-from services.feedback.lake.taken_back import event_id_of
+from services.feedback.lake.retracted import retraction_event_id
 from services.feedback.principals.principal import principal_of
-from services.feedback.sink.sink import Format
+from services.feedback.projections.thumbs import Thumbs
+from services.feedback.sink.sink import StreamFormat
 from services.feedback.spool.frames import Entry
-from services.feedback.standing.thumbs import Thumbs
 
 KEY = "a key of the tests' own"
 MASTER = "5e" * 32
 ADA = Caller("acme", "ada")
-FEEDBACK = Format(
+FEEDBACK = StreamFormat(
     Stream.FEEDBACK, codec.decode_feedback, parquet.feedback_row, parquet.encode_feedback
 )
-TURNS = Format(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
+TURNS = StreamFormat(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.encode_turns)
 
 
 def name(text: str) -> str:
@@ -74,7 +74,7 @@ def correction(
 async def ups(thumbs: Thumbs, principal: str, message_ids: Sequence[str]) -> dict[str, bool | None]:
     """Message id → up, where a thumb stands."""
     return {
-        key: opinion.up for key, opinion in (await thumbs.standing(principal, message_ids)).items()
+        key: opinion.up for key, opinion in (await thumbs.current(principal, message_ids)).items()
     }
 
 
@@ -128,6 +128,6 @@ def erased(message: str = "m", event_id: str = "") -> events_pb2.TurnEvent:
     event = turn("", message)
     event.ClearField("context")
     event.ClearField("original_text")
-    event.event_id = event_id or event_id_of(event.message_id)
+    event.event_id = event_id or retraction_event_id(event.message_id)
     event.erased = True
     return event

@@ -18,11 +18,11 @@ from services.feedback.lake.object_store import Directory
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.master_key import MasterKey
-from services.feedback.sink.sink import FlushLimits, Sink, Step
-from services.feedback.spool.accept import Acceptance, NoClaims, Receipt
-from services.feedback.spool.sealer import Sealer, late_turns
+from services.feedback.projections import current_feedback, finished_turns
+from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
+from services.feedback.spool.accept import Acceptance, NewEventCount, NoClaims
+from services.feedback.spool.sealer import Sealer, overtaken_turns
 from services.feedback.spool.spool import Spool
-from services.feedback.standing import finished, said
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, MASTER, TURNS
 
@@ -41,30 +41,40 @@ class SealingWorld:
         )
         master = MasterKey(MASTER)
         self.keys = DataKeys(engine, master)
-        self.at: Callable[[Step], None] = lambda step: None
+        self.at: Callable[[SinkStep], None] = lambda step: None
         self.feedback, self.turns = self._spool("feedback"), self._spool("turns")
-        spoken = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
-        late = partial(late_turns, self.erasures.last)
-        done = Sealer(events_pb2.TurnEvent, codec.take_turn_texts, self.keys, master, late=late)
+        spoken = Sealer(events_pb2.FeedbackEvent, codec.extract_feedback_texts, self.keys, master)
+        overtaken = partial(overtaken_turns, self.erasures.last)
+        done = Sealer(
+            events_pb2.TurnEvent, codec.extract_turn_texts, self.keys, master, overtaken=overtaken
+        )
         self._said = Acceptance("feedback", self.feedback, self.ledger, NoClaims(), spoken)
         self._done = Acceptance("turns", self.turns, self.ledger, NoClaims(), done)
         limits = FlushLimits(100, ROOM)
         self.sinks: tuple[Sink[Any], Sink[Any]] = (
-            Sink(FEEDBACK, self.feedback, self.store, self.ledger, limits, said.fold, self._at),
-            Sink(TURNS, self.turns, self.store, self.ledger, limits, finished.fold, self._at),
+            Sink(
+                FEEDBACK,
+                self.feedback,
+                self.store,
+                self.ledger,
+                limits,
+                current_feedback.fold,
+                self._at,
+            ),
+            Sink(TURNS, self.turns, self.store, self.ledger, limits, finished_turns.fold, self._at),
         )
 
     def _spool(self, name: str) -> Spool:
         return Spool(self.root / "spool" / name, max_bytes=ROOM, segment_bytes=ROOM)
 
-    def _at(self, step: Step) -> None:
+    def _at(self, step: SinkStep) -> None:
         self.at(step)
 
-    def say(self, *events: events_pb2.FeedbackEvent) -> list[Receipt | Exception]:
+    def say(self, *events: events_pb2.FeedbackEvent) -> list[NewEventCount | Exception]:
         """Each by a call of its own."""
         return list(self._said.store([[codec.feedback_entry(event)] for event in events]).results)
 
-    def finish(self, *events: events_pb2.TurnEvent) -> list[Receipt | Exception]:
+    def finish(self, *events: events_pb2.TurnEvent) -> list[NewEventCount | Exception]:
         """Turns, each by a call of its own."""
         return list(self._done.store([[codec.turn_entry(event)] for event in events]).results)
 
@@ -85,7 +95,7 @@ class SealingWorld:
         with self.engine.begin() as connection:
             return [dict(row._mapping) for row in connection.execute(select(table))]
 
-    def standing(self) -> tuple[int, int]:
+    def current(self) -> tuple[int, int]:
         """Rows of thumbs and of exposures."""
         return len(self.all_of(tables.thumbs)), len(self.all_of(tables.exposures))
 

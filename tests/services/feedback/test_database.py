@@ -23,11 +23,11 @@ from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
 from services.feedback.principals.principal import principal_of
+from services.feedback.projections.overlay import Overlay
+from services.feedback.projections.thumbs import Thumbs, catch_up, change_of, fold
 from services.feedback.sink.sink import FlushLimits, Sink
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.spool import Spool
-from services.feedback.standing.overlay import Overlay
-from services.feedback.standing.thumbs import Thumbs, catch_up, change_of, fold
 from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb, ups
 from tests.services.feedback.sealing_world import SealingWorld
 
@@ -95,13 +95,13 @@ async def test_yesterdays_state_goes_on(tmp_path: Path) -> None:
     sink = Sink(FEEDBACK, spool, store, ledger, FlushLimits(100, ROOM), fold)
     sink.assign()
     overlay = Overlay(change_of)
-    overlay.take(codec.decoded_feedback(spool.read(sink.position, 100, ROOM)))
+    overlay.add(codec.decoded_feedback(spool.read(sink.position, 100, ROOM)))
     thumbs, principal = Thumbs(engine, overlay), principal_of(KEY, ADA)
     messages = {text: name(text) for text in "mnop"}
     standing = await ups(thumbs, principal, list(messages.values()))
     assert standing == {messages["m"]: False, messages["n"]: False, messages["p"]: True}
 
-    overlay.take(codec.decoded_feedback(spool.append([entry("new", message="n")])))
+    overlay.add(codec.decoded_feedback(spool.append([entry("new", message="n")])))
     assert [record.entry.event_id for record in spool.read(5, 100, ROOM)] == [
         entry(request).event_id for request in ("e", "f", "new")
     ]
@@ -151,11 +151,11 @@ def test_yesterdays_state_is_taken_for_plain_and_is_erased_with_the_rest(tmp_pat
     assert [segment.tombstones for segment in world.ledger.segments("feedback")][2:] == [2], (
         "what waited in the spool"
     )
-    assert world.standing() == (0, 0)
+    assert world.current() == (0, 0)
     assert catch_up(world.ledger, world.store, "feedback") is False
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM thumb_positions"))
     assert catch_up(world.ledger, world.store, "feedback") is True
-    assert world.standing() == (0, 0)
+    assert world.current() == (0, 0)
     world.close()
     engine.dispose()

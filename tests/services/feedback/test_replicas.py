@@ -10,7 +10,7 @@ import pytest
 
 from services.feedback.kafka.relay import PublishError, Relay
 from services.feedback.lake.ledger import Batch, Lease, Segment
-from services.feedback.sink.sink import Step
+from services.feedback.sink.sink import SinkStep
 from services.feedback.spool.accept import Claim, Claims, NoClaims
 from services.feedback.spool.frames import Entry
 from services.feedback.spool.log import LogError
@@ -45,8 +45,8 @@ FAULTS = {
     "commit failed",
     "commit ack lost",
     "FencedError",
-    *(f"crash at {step}" for step in Step),
-    *(f"zombie at {step}" for step in Step if step is not Step.TRIMMED),
+    *(f"crash at {step}" for step in SinkStep),
+    *(f"zombie at {step}" for step in SinkStep if step is not SinkStep.TRIMMED),
 }
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, update
 
 from services.feedback import tables
 from services.feedback.lake.ledger import Lease, Segment
-from services.feedback.sink.sink import Sink, Step
+from services.feedback.sink.sink import Sink, SinkStep
 from services.feedback.spool.frames import Record
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.objects import decode
@@ -30,8 +30,8 @@ FAULTS = {
     "record twice in the log",
     "undecodable record",
     "FencedError",
-    *(f"crash at {step}" for step in Step),
-    *(f"zombie at {step}" for step in Step if step is not Step.TRIMMED),
+    *(f"crash at {step}" for step in SinkStep),
+    *(f"zombie at {step}" for step in SinkStep if step is not SinkStep.TRIMMED),
 }
 
 
@@ -77,9 +77,9 @@ class LooseLedgerWorld(World):
 class HastySink(Sink):
     """Trims the log before the ledger has the segment."""
 
-    def _sort(self, records: list[Record]):
+    def _classify(self, records: list[Record]):
         self._log.trim(records[-1].offset + 1)
-        return super()._sort(records)
+        return super()._classify(records)
 
 
 class EarlyTrimWorld(World):
@@ -100,22 +100,22 @@ class NoSyncWorld(World):
 class BlindSink(Sink):
     """Does not look for events that it has already."""
 
-    def _sort(self, records: list[Record]):
-        found = super()._sort(records)
+    def _classify(self, records: list[Record]):
+        found = super()._classify(records)
         for record in records:
             if (
                 record not in [kept for kept, _ in found.kept]
                 and record.entry.payload != b"\xff\xff"
             ):
-                found.kept.append((record, self._form.decode(record)))
+                found.kept.append((record, self._format.decode(record)))
         return found
 
 
 class ForgetfulIds(ForgetfulLedger):
     """Keeps no event ids."""
 
-    def commit(self, lease, batch, within):
-        return super().commit(lease, replace(batch, fingerprints={}), within)
+    def commit(self, lease, batch, in_transaction):
+        return super().commit(lease, replace(batch, fingerprints={}), in_transaction)
 
 
 class NoDedupWorld(World):

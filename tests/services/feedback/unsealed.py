@@ -8,7 +8,7 @@ from services.feedback.spool.frames import Entry
 class Unsealed:
     """Adds nothing."""
 
-    most_bytes_added = 0
+    max_overhead_bytes = 0
 
     def fingerprint(self, digest: bytes) -> bytes:
         return digest

@@ -17,24 +17,24 @@ from services.feedback import codec
 from services.feedback.lake.ledger import (
     Batch,
     FencedError,
+    InTransaction,
     Lease,
     Ledger,
     LedgerUnavailableError,
     Segment,
-    Within,
 )
 from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.master_key import MasterKey
-from services.feedback.sink.sink import FlushLimits, Sink, Step
+from services.feedback.projections.thumbs import fold
+from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.accept import Acceptance, NoClaims
 from services.feedback.spool.frames import Entry, Record
 from services.feedback.spool.sealer import Sealer
 from services.feedback.spool.spool import Device, Spool
-from services.feedback.standing.thumbs import fold
 from tests.services.feedback.databases import memory_sqlite
 from tests.services.feedback.faults import CrashError, Faults
-from tests.services.feedback.history import Catalogue, History, Place, violations
+from tests.services.feedback.history import Catalogue, History, PartitionKey, violations
 from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import FEEDBACK, MASTER, garbage, thumb
 
@@ -46,8 +46,10 @@ class ForgetfulLedger(Ledger):
 
     faults: Faults
 
-    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
-        result = super().commit(lease, batch, within)
+    def commit(
+        self, lease: Lease, batch: Batch, in_transaction: InTransaction
+    ) -> tuple[Lease, Segment]:
+        result = super().commit(lease, batch, in_transaction)
         if self.faults.strike("commit ack lost", 0.05):
             raise LedgerUnavailableError("lost")
         return result
@@ -111,7 +113,9 @@ class World:
         self.ledger.faults = self.faults
         master = MasterKey(MASTER)
         self.keys = self.keys_kind(self.engine, master)
-        self.sealer = Sealer(events_pb2.FeedbackEvent, codec.take_feedback_texts, self.keys, master)
+        self.sealer = Sealer(
+            events_pb2.FeedbackEvent, codec.extract_feedback_texts, self.keys, master
+        )
         self.history = History({f"c{number}": [] for number in range(CONVERSATIONS)})
         self._directory, self._numbers = directory, iter(range(1_000_000))
         self._waiting: dict[str, str] = {}
@@ -139,7 +143,7 @@ class World:
         """What readers go by."""
         return self.ledger
 
-    def ends(self) -> dict[Place, int]:
+    def ends(self) -> dict[PartitionKey, int]:
         return {(self.spool.topic_id, 0): self.spool.end_offset}
 
     def problems(self) -> list[str]:
@@ -242,10 +246,10 @@ class World:
             if self.sink is sink:
                 sink.assign()
 
-    def _at(self, step: Step) -> None:
+    def _at(self, step: SinkStep) -> None:
         if self.faults.strike(f"crash at {step}", 0.04):
             raise CrashError
-        if step is not Step.TRIMMED and self.faults.strike(f"zombie at {step}", 0.06):
+        if step is not SinkStep.TRIMMED and self.faults.strike(f"zombie at {step}", 0.06):
             # Whoever called us is paused here; another takes over, works, and then we go on as a
             # zombie.
             self.sink = self._new_sink()

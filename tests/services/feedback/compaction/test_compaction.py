@@ -11,16 +11,16 @@ from sqlalchemy import Engine, delete
 from services.chassis.identity import Caller
 from services.feedback import tables
 from services.feedback.codec import feedback_entry, turn_entry
-from services.feedback.compaction.compaction import Step, StoppedError
+from services.feedback.compaction.compaction import CompactionStep, StoppedError
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.compaction.schedule import compact_all
 from services.feedback.lake.audit import Report, audit
 from services.feedback.lake.ledger import FencedError
 from services.feedback.lake.object_store import Directory, ObjectStoreError
 from services.feedback.lake.orphans import find_orphans
-from services.feedback.standing import thumbs
-from services.feedback.standing.experiments import catch_up as rebuild_exposures
-from tests.services.feedback.compacted import DAY, PACE, CompactedLog, turns_log
+from services.feedback.projections import thumbs
+from services.feedback.projections.experiments import catch_up as rebuild_exposures
+from tests.services.feedback.compacted import DAY, OPTIONS, CompactedLog, turns_log
 from tests.services.feedback.samples import erased, garbage, thumb
 
 BOB = Caller("acme", "bob")
@@ -80,7 +80,7 @@ def test_new_segments_are_left_alone_until_they_have_settled(log: CompactedLog) 
     log.thumbs(1)
     log.pass_seconds(600)
     log.thumbs(1)
-    compaction = log.compaction(replace(PACE, settle_seconds=600))
+    compaction = log.compaction(replace(OPTIONS, settle_seconds=600))
     log.pass_seconds(1)
     compaction.run(log.stream)
     assert log.shape() == [(1, 2, 2), (3, 3, 1)]
@@ -89,7 +89,7 @@ def test_new_segments_are_left_alone_until_they_have_settled(log: CompactedLog) 
 def test_an_object_stays_below_the_wanted_size(log: CompactedLog) -> None:
     for _ in range(10):
         log.thumbs(10)
-    log.compaction(replace(PACE, limits=RunLimits(40, 1 << 20))).run(log.stream)
+    log.compaction(replace(OPTIONS, limits=RunLimits(40, 1 << 20))).run(log.stream)
     assert log.shape() == [(1, 4, 40), (5, 8, 40), (9, 10, 20)]
     assert audited(log).problems == []
 
@@ -97,7 +97,7 @@ def test_an_object_stays_below_the_wanted_size(log: CompactedLog) -> None:
 def test_a_run_that_turns_out_to_be_large_is_cut(log: CompactedLog) -> None:
     for _ in range(6):
         log.thumbs(10)
-    log.compaction(replace(PACE, limits=RunLimits(1_000, 8_000))).run(log.stream)
+    log.compaction(replace(OPTIONS, limits=RunLimits(1_000, 8_000))).run(log.stream)
     shape = log.shape()
     assert len(shape) > 1
     assert sum(rows for _, _, rows in shape) == 60
@@ -108,7 +108,7 @@ def test_a_cover_without_rows_has_no_object(log: CompactedLog) -> None:
     log.commit(garbage("a"))
     log.commit(garbage("b"))
     log.compaction().run(log.stream)
-    (cover,) = log.served()
+    (cover,) = log.readable_segments()
     assert (cover.object_key, cover.sha256, cover.dead_letters, cover.oldest_us) == (
         "",
         "",
@@ -127,7 +127,7 @@ def test_replaced_objects_stay_for_those_who_have_listed_them_and_then_go(
     log.thumbs(1)
     log.thumbs(1)
     before = log.keys()
-    compaction = log.compaction(replace(PACE, retired_seconds=3_600))
+    compaction = log.compaction(replace(OPTIONS, retired_seconds=3_600))
     compaction.run(log.stream)
     assert before < log.keys()
     assert list(find_orphans(log.ledger, log.store, "feedback")) == []
@@ -136,7 +136,7 @@ def test_replaced_objects_stay_for_those_who_have_listed_them_and_then_go(
     assert before < log.keys()
     log.pass_seconds(1)
     compaction.run(log.stream)
-    (cover,) = log.served()
+    (cover,) = log.readable_segments()
     assert log.keys() == {cover.object_key}
 
 
@@ -145,16 +145,16 @@ def test_what_is_past_its_days_is_left_out_whatever_the_size_of_its_object(
 ) -> None:
     now = log.now_us // 1_000_000
     old, new = log.thumbs(2, at=now - 9 * DAY), log.thumbs(2, at=now)
-    pace = replace(PACE, keep_seconds=10 * DAY, limits=RunLimits(4, 1 << 20))
-    log.compaction(pace).run(log.stream)
+    options = replace(OPTIONS, keep_seconds=10 * DAY, limits=RunLimits(4, 1 << 20))
+    log.compaction(options).run(log.stream)
     assert log.ids() == old + new
     log.pass_seconds(2 * DAY)
-    tally = log.compaction(pace).run(log.stream)
+    tally = log.compaction(options).run(log.stream)
     assert tally is not None
     assert (log.ids(), tally.dropped["expired"]) == (new, 2)
     log.pass_seconds(20 * DAY)
-    log.compaction(pace).run(log.stream)
-    (cover,) = log.served()
+    log.compaction(options).run(log.stream)
+    (cover,) = log.readable_segments()
     assert (cover.rows, cover.expired, cover.object_key) == (0, 4, "")
     assert (audited(log).problems, log.keys()) == ([], set())
 
@@ -166,17 +166,17 @@ def test_an_erased_turn_outlives_what_it_makes_readers_forget(
     log.now_us = 3_000 * 1_000_000
     log.turns("m")
     log.commit(turn_entry(erased("m")))
-    pace = replace(PACE, keep_seconds=10 * DAY)
+    options = replace(OPTIONS, keep_seconds=10 * DAY)
     log.now_us = (2_000 + 10 * DAY + 1) * 1_000_000
-    log.compaction(pace).run(log.stream)
+    log.compaction(options).run(log.stream)
     assert [row["erased"] for row in log.rows()] == [True]
     log.pass_seconds(DAY)
-    log.compaction(pace).run(log.stream)
+    log.compaction(options).run(log.stream)
     assert log.rows() == []
 
 
 def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: CompactedLog) -> None:
-    full = replace(PACE, limits=RunLimits(4, 1 << 20), settle_seconds=600, retired_seconds=3_600)
+    full = replace(OPTIONS, limits=RunLimits(4, 1 << 20), settle_seconds=600, retired_seconds=3_600)
     log.thumbs(2)
     ada = log.thumbs(2)
     log.pass_seconds(601)
@@ -184,7 +184,7 @@ def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: Compa
     bob = log.thumbs(3, caller=BOB)
     more = log.thumbs(1)
     principal = thumb("x").principal
-    log.erased.erase(principal, through=3)
+    log.erased.erase(principal, through_sequence=3)
     # A compactor and a sink have left objects behind that nobody names.
     log.store.put(f"feedback/v1/compacted/{1:020d}-{2:020d}-1-0123456789ab.parquet", b"her words")
     log.store.put(
@@ -196,7 +196,7 @@ def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: Compa
     assert ada
     assert tally.dropped["erased"] == 4
     assert log.ids() == bob + more, "the newest are as they were"
-    assert log.keys() == {item.object_key for item in log.served() if item.object_key}
+    assert log.keys() == {item.object_key for item in log.readable_segments() if item.object_key}
     assert log.erased.settled == [{principal}]
     assert audited(log).problems == []
 
@@ -205,11 +205,11 @@ def test_a_full_cover_that_reaches_over_the_sequence_of_an_erasure_is_looked_int
     log: CompactedLog,
 ) -> None:
     """A pass that began before the erasure has published it afterwards."""
-    full = replace(PACE, limits=RunLimits(2, 1 << 20))
+    full = replace(OPTIONS, limits=RunLimits(2, 1 << 20))
     log.thumbs(1)
     bob = log.thumbs(1, caller=BOB)
     log.compaction(full).run(log.stream)
-    log.erased.erase(thumb("x").principal, through=1)
+    log.erased.erase(thumb("x").principal, through_sequence=1)
     log.compaction(full).run(log.stream)
     assert (log.shape(), log.ids()) == ([(1, 2, 1)], bob)
 
@@ -220,18 +220,18 @@ def test_an_erasure_waits_while_an_object_cannot_be_looked_into(
     log.thumbs(1)
     for _ in range(2):
         log.thumbs(1, caller=BOB)
-    broken = log.served()[0].object_key
+    broken = log.readable_segments()[0].object_key
     whole = store.get(broken)
     store.put(broken, b"broken")
-    log.erased.erase(thumb("x").principal, through=2)
+    log.erased.erase(thumb("x").principal, through_sequence=2)
     tally = log.compaction().run(log.stream)
     assert tally is not None
-    assert (tally.whole, log.erased.settled) == (False, [])
+    assert (tally.complete, log.erased.settled) == (False, [])
     assert log.shape() == [(1, 1, 1), (2, 3, 2)], (
         "its neighbours are merged, and nothing is published over it"
     )
     store.put(broken, whole)
-    assert (log.compaction().run(log.stream) or tally).whole
+    assert (log.compaction().run(log.stream) or tally).complete
     assert (sorted(row["principal"] for row in log.rows()), len(log.erased.settled)) == (
         [BOBS] * 2,
         1,
@@ -246,13 +246,17 @@ def test_an_event_that_is_there_twice_counts_once_and_the_first_stays(log: Compa
     assert "DUPLICATE" in {problem.reason for problem in audited(log).problems}
     log.compaction().run(log.stream)
     (row,) = log.rows()
-    assert (row["partition"], log.served()[0].duplicates, audited(log).problems) == (0, 1, [])
+    assert (row["partition"], log.readable_segments()[0].duplicates, audited(log).problems) == (
+        0,
+        1,
+        [],
+    )
 
 
 def test_columns_that_only_one_writer_knows_are_kept(log: CompactedLog) -> None:
     """Objects of an older and of a newer version unite by name, as readers unite them."""
     log.thumbs(1)
-    key = log.served()[0].object_key
+    key = log.readable_segments()[0].object_key
     assert key
     log.compaction().run(log.stream)
     assert {"sequence", "comment", "unknown_bytes"} <= log.rows()[0].keys()
@@ -300,7 +304,7 @@ def test_a_pass_that_fails_is_due_again(log: CompactedLog, store: Directory) -> 
     with pytest.raises(ObjectStoreError):
         failing.run(log.stream, 3_600)
     assert log.compaction().run(log.stream, 3_600)
-    assert [item.is_cover for item in log.served()] == [True]
+    assert [item.is_compacted for item in log.readable_segments()] == [True]
 
 
 def test_whoever_stood_still_too_long_publishes_nothing(log: CompactedLog) -> None:
@@ -318,7 +322,7 @@ def test_whoever_stood_still_too_long_publishes_nothing(log: CompactedLog) -> No
         log.compaction(at=at).run(log.stream)
     assert others[0] is None, "as long as its lease lasts nobody else compacts"
     assert others[1]
-    (cover,) = log.served()
+    (cover,) = log.readable_segments()
     (orphan,) = find_orphans(log.ledger, log.store, "feedback")
     assert orphan.dead
     assert orphan.key != cover.object_key
@@ -328,10 +332,10 @@ def test_whoever_stood_still_too_long_publishes_nothing(log: CompactedLog) -> No
 def test_an_object_that_may_still_be_published_is_no_dead_orphan(log: CompactedLog) -> None:
     found: list[bool] = []
 
-    def at(step: Step) -> None:
-        if step is Step.STORED:
+    def at(step: CompactionStep) -> None:
+        if step is CompactionStep.STORED:
             found.extend(orphan.dead for orphan in find_orphans(log.ledger, log.store, "feedback"))
-        if step is Step.PUBLISHED:
+        if step is CompactionStep.PUBLISHED:
             assert list(find_orphans(log.ledger, log.store, "feedback")) == []
 
     log.thumbs(1)
@@ -344,7 +348,7 @@ def test_a_pass_that_is_stopped_ends_at_its_next_step(log: CompactedLog) -> None
     compaction = log.compaction(at=lambda step: compaction.stop())
     with pytest.raises(StoppedError):
         compaction.run(log.stream)
-    assert [item.is_cover for item in log.served()] == [False]
+    assert [item.is_compacted for item in log.readable_segments()] == [False]
 
 
 def test_the_command_says_what_it_did(log: CompactedLog) -> None:
@@ -355,7 +359,7 @@ def test_the_command_says_what_it_did(log: CompactedLog) -> None:
         "feedback: replaced=1 covers=1 deleted=1 duplicate=0 erased=0 expired=0",
         "turns: replaced=0 covers=0 deleted=0",
     ]
-    log.compactors.take("turns", 60, 0)
+    log.compactors.acquire("turns", 60, 0)
     assert compact_all(log.compaction(), said.append) == 1
     assert said[-1].startswith("turns: ")
     assert "replaced=" not in said[-1]

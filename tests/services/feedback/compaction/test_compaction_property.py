@@ -16,15 +16,15 @@ from sqlalchemy import Engine, delete, select, update
 from services.chassis.identity import Caller
 from services.feedback import tables
 from services.feedback.codec import feedback_entry, turn_entry
-from services.feedback.compaction.compaction import CompactionPace, Step
+from services.feedback.compaction.compaction import CompactionOptions, CompactionStep
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
-from services.feedback.lake.taken_back import event_id_of
+from services.feedback.lake.retracted import retraction_event_id
 from services.feedback.spool.frames import Entry
-from tests.services.feedback.compacted import DAY, PACE, CompactedLog, turns_log
+from tests.services.feedback.compacted import DAY, OPTIONS, CompactedLog, turns_log
 from tests.services.feedback.databases import memory_sqlite
 from tests.services.feedback.faults import CrashError, Faults
 from tests.services.feedback.memory import MemoryStore
@@ -49,7 +49,7 @@ SETTLE_SECONDS = 600
 ANSWERS = 4
 # Rows expire, and objects are merged for long.
 PASSING = replace(
-    PACE,
+    OPTIONS,
     limits=RunLimits(12, 6_000),
     settle_seconds=SETTLE_SECONDS,
     keep_seconds=KEEP_DAYS * DAY,
@@ -91,7 +91,7 @@ class Committed:
 class Blind(Ledger):
     """As compactors of the version before know it: nothing is ever taken back."""
 
-    def taken_back(self, message_ids: Collection[str]) -> set[str]:
+    def retracted_answers(self, message_ids: Collection[str]) -> set[str]:
         return set()
 
 
@@ -103,13 +103,13 @@ class Model:
 
     log: CompactedLog
     turns: CompactedLog
-    pace: CompactionPace
+    options: CompactionOptions
     committed: dict[str, list[Committed]] = field(
         default_factory=lambda: {"feedback": [], "turns": []}
     )
     answers: list[str] = field(default_factory=list)
-    gone: set[str] = field(default_factory=set)
-    taken_back: set[int] = field(default_factory=set)
+    erased_ids: set[str] = field(default_factory=set)
+    retracted_answers: set[int] = field(default_factory=set)
     crashes: int = 0
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class Model:
         for number in set(range(ANSWERS)) - named:
             self.answers[number] = minted(self.log.now_us, number)
 
-    def take(
+    def acquire(
         self, log: CompactedLog, entries: list[Entry], rows: list[Committed], partition: int = 0
     ) -> None:
         """One segment. Of an event that is known already there is no row."""
@@ -155,11 +155,13 @@ class Model:
         assert audit(self.log.ledger, self.log.store, lambda stream: logs[stream]).problems == []
 
     def is_expired(self, row: Committed) -> bool:
-        kept_us = int(self.pace.keep_seconds) * 1_000_000
+        kept_us = int(self.options.keep_seconds) * 1_000_000
         return bool(kept_us) and row.time_us < self.log.now_us - kept_us
 
     def must_go(self, row: Committed) -> bool:
-        return row.event_id in self.gone or (row.answer in self.taken_back and not row.takes_back)
+        return row.event_id in self.erased_ids or (
+            row.answer in self.retracted_answers and not row.takes_back
+        )
 
 
 Action = Callable[[Model], None]
@@ -185,7 +187,7 @@ def commits(partition: int, events: list[Event]) -> Action:
             rows.append(
                 Committed(sequence, sent.event_id, sent.principal, event.answer, at * 1_000_000)
             )
-        model.take(log, entries, rows, partition)
+        model.acquire(log, entries, rows, partition)
 
     return act
 
@@ -196,7 +198,9 @@ def finishes(answer: int, takes_back: bool) -> Action:
     def act(model: Model) -> None:
         log, message_id = model.turns, model.answers[answer]
         sent = (
-            erased(event_id=event_id_of(message_id)) if takes_back else turn(message=f"a{answer}")
+            erased(event_id=retraction_event_id(message_id))
+            if takes_back
+            else turn(message=f"a{answer}")
         )
         sent.message_id = message_id
         sent.finish_time.FromSeconds(log.now_us // 1_000_000)
@@ -205,9 +209,9 @@ def finishes(answer: int, takes_back: bool) -> Action:
             log.now_us + takes_back * DAY * 1_000_000,
         )
         row = Committed(sequence, sent.event_id, sent.principal, answer, time_us, takes_back)
-        model.take(log, [turn_entry(sent)], [row])
+        model.acquire(log, [turn_entry(sent)], [row])
         if takes_back:
-            model.taken_back.add(answer)
+            model.retracted_answers.add(answer)
 
     return act
 
@@ -220,20 +224,20 @@ def erases(person: int) -> Action:
     """What was said; turns are nobody's here."""
 
     def act(model: Model) -> None:
-        through = len(model.log.ledger.segments("feedback"))
-        model.log.erased.erase(PEOPLE[person], through)
-        model.gone |= {
+        through_sequence = len(model.log.ledger.segments("feedback"))
+        model.log.erased.erase(PEOPLE[person], through_sequence)
+        model.erased_ids |= {
             row.event_id for row in model.committed["feedback"] if row.principal == PEOPLE[person]
         }
 
     return act
 
 
-def compacts(stream: str, step: Step | None, time: int) -> Action:
+def compacts(stream: str, step: CompactionStep | None, time: int) -> Action:
     def act(model: Model) -> None:
         left = [time]
 
-        def at(reached: Step) -> None:
+        def at(reached: CompactionStep) -> None:
             left[0] -= reached is step
             if reached is step and not left[0]:
                 model.crashes += 1
@@ -241,20 +245,20 @@ def compacts(stream: str, step: Step | None, time: int) -> Action:
 
         log = model.log if stream == "feedback" else model.turns
         try:
-            tally = log.compaction(model.pace, at).run(log.stream)
+            tally = log.compaction(model.options, at).run(log.stream)
         except CrashError:
             return
         finally:
             model.check()
         assert tally is not None
-        assert tally.whole
+        assert tally.complete
         assert not log.erased.waiting
         committed, present = model.committed[log.stream], set(log.ids())
         assert not [row for row in committed if model.must_go(row) and row.event_id in present]
         settled = {
             n
-            for item in log.served()
-            if item.is_cover
+            for item in log.readable_segments()
+            if item.is_compacted
             for n in range(item.first_sequence, item.sequence + 1)
         }
         assert not any(
@@ -276,7 +280,7 @@ def compacts_as_before(stream: str) -> Action:
             found = connection.execute(
                 select(*(table.c[name] for name in names)).where(mine)
             ).first()
-        log.compaction(model.pace, ledger=Blind(log.engine)).run(log.stream)
+        log.compaction(model.options, ledger=Blind(log.engine)).run(log.stream)
         with log.engine.begin() as connection:
             values = dict(zip(names, found or (0, 0), strict=True))
             connection.execute(update(table).where(mine).values(values))
@@ -296,7 +300,7 @@ ACTIONS = st.one_of(
     COMMITS,
     COMMITS,
     st.builds(finishes, st.integers(0, ANSWERS - 1), st.booleans()),
-    st.builds(compacts, STREAMS, st.none() | st.sampled_from(Step), st.integers(1, 3)),
+    st.builds(compacts, STREAMS, st.none() | st.sampled_from(CompactionStep), st.integers(1, 3)),
     st.builds(compacts_as_before, STREAMS),
     st.builds(waits, st.sampled_from([601, 3_601, 2 * DAY, 5 * DAY])),
     st.builds(erases, st.integers(0, 2)),
@@ -313,7 +317,10 @@ ROUNDS = st.tuples(
     st.builds(commits, st.just(0), st.lists(SAID, min_size=1, max_size=2)),
     NOTHING | st.builds(finishes, st.integers(0, 1), st.sampled_from([False, True, True])),
     st.builds(
-        compacts, STREAMS, st.none() | st.sampled_from([Step.LISTED, Step.READ]), st.integers(1, 2)
+        compacts,
+        STREAMS,
+        st.none() | st.sampled_from([CompactionStep.LISTED, CompactionStep.READ]),
+        st.integers(1, 2),
     )
     | st.builds(compacts, st.just("feedback"), st.none(), st.just(1))
     | st.builds(compacts_as_before, st.just("feedback")),
@@ -337,9 +344,9 @@ def emptied(engine: Engine) -> CompactedLog:
     return CompactedLog(engine, MemoryStore(faults), PARTITIONS)
 
 
-def run(engine: Engine, pace: CompactionPace, actions: list[Action]) -> None:
+def run(engine: Engine, options: CompactionOptions, actions: list[Action]) -> None:
     log = emptied(engine)
-    model = Model(log, turns_log(engine, log.store), pace)
+    model = Model(log, turns_log(engine, log.store), options)
     for action in actions:
         action(model)
     model.check()
@@ -356,7 +363,7 @@ def run(engine: Engine, pace: CompactionPace, actions: list[Action]) -> None:
     named = {
         item.object_key
         for one in (model.log, model.turns)
-        for item in one.served()
+        for item in one.readable_segments()
         if item.object_key
     }
     assert model.crashes or model.log.keys() == named, "without a crash nothing is left behind"
@@ -451,9 +458,9 @@ def test_a_page_is_the_next_part_of_the_whole_listing(
             }
             both = {"stream": "feedback", "sha256": "", "dead_letters": 0}
             connection.execute(tables.covers.insert().values({**both, **cover, **named}))
-    whole = [(item.first_sequence, item.sequence) for item in log.served()]
+    whole = [(item.first_sequence, item.sequence) for item in log.readable_segments()]
     assert whole == expected
-    part = log.ledger.served("feedback", after, page)
+    part = log.ledger.readable_segments("feedback", after, page)
     assert [(item.first_sequence, item.sequence) for item in part] == [
         one for one in expected if one[1] > after
     ][:page]
@@ -467,7 +474,7 @@ def test_training_orders_rows_of_covers_as_it_did_those_of_segments(one_engine: 
     def places() -> dict[str, tuple[int, int, int]]:
         return {
             event.event_id: event.place
-            for item in log.served()
+            for item in log.readable_segments()
             for event in feedback_rows(
                 parquet.read(log.store.get(item.object_key)), as_training_lists(item), NOBODY
             )
@@ -475,11 +482,11 @@ def test_training_orders_rows_of_covers_as_it_did_those_of_segments(one_engine: 
 
     before = places()
     log.compaction().run(log.stream)
-    assert len(log.served()) == 1
+    assert len(log.readable_segments()) == 1
     assert places() == before
 
 
-def as_training_lists(item: Served) -> Segment:
+def as_training_lists(item: ReadableSegment) -> Segment:
     return Segment(
         item.sequence,
         item.topic_id,

@@ -43,16 +43,16 @@ def compactors(engine: Engine, clock: Clock) -> Compactors:
 def test_one_leads_until_its_time_is_over_and_a_sign_of_life_prolongs_it(
     compactors: Compactors, clock: Clock
 ) -> None:
-    first = compactors.take(STREAM, 60, 0)
+    first = compactors.acquire(STREAM, 60, 0)
     assert first
-    assert compactors.take(STREAM, 60, 0) is None
-    assert compactors.take("turns", 60, 0), "each stream has its own"
+    assert compactors.acquire(STREAM, 60, 0) is None
+    assert compactors.acquire("turns", 60, 0), "each stream has its own"
     clock.pass_seconds(59)
-    compactors.keep(first, 60)
+    compactors.renew(first, 60)
     clock.pass_seconds(59)
-    assert compactors.take(STREAM, 60, 0) is None
+    assert compactors.acquire(STREAM, 60, 0) is None
     clock.pass_seconds(1)
-    second = compactors.take(STREAM, 60, 0)
+    second = compactors.acquire(STREAM, 60, 0)
     assert second
     assert second.epoch == first.epoch + 1
 
@@ -61,14 +61,14 @@ def test_a_lease_that_is_given_back_is_free_and_a_pass_is_due_a_period_after_a_w
     compactors: Compactors, clock: Clock
 ) -> None:
     for whole, due in ((False, True), (True, False)):
-        lease = compactors.take(STREAM, 60, 3_600)
+        lease = compactors.acquire(STREAM, 60, 3_600)
         assert lease
         compactors.release(lease, 7 if whole else None)
         assert (compactors.last_pass_us(STREAM) is None) is due
     assert compactors.last_pass_us(STREAM) == clock.now_us
-    assert compactors.take(STREAM, 60, 3_600) is None
+    assert compactors.acquire(STREAM, 60, 3_600) is None
     clock.pass_seconds(3_600)
-    assert compactors.take(STREAM, 60, 3_600)
+    assert compactors.acquire(STREAM, 60, 3_600)
 
 
 def test_whoever_is_overtaken_writes_nothing_although_nothing_has_changed(
@@ -76,28 +76,32 @@ def test_whoever_is_overtaken_writes_nothing_although_nothing_has_changed(
 ) -> None:
     log = CompactedLog(engine, Directory(tmp_path))
     log.thumbs(1)
-    before = log.served()
-    old = compactors.take(STREAM, 60, 0)
+    before = log.readable_segments()
+    old = compactors.acquire(STREAM, 60, 0)
     clock.pass_seconds(60)
-    new = compactors.take(STREAM, 60, 0)
+    new = compactors.acquire(STREAM, 60, 0)
     assert old
     assert new
     made = Replacement(before, "key", "hash", 1, 0, 0, 0, 1, 1)
     for write in (
-        lambda: compactors.keep(old, 60),
+        lambda: compactors.renew(old, 60),
         lambda: compactors.release(old, 7),
         lambda: compactors.publish(old, made),
     ):
         with refused(FencedError, field="epoch", reason="FENCED") as caught:
             write()
         assert {str(old.epoch), STREAM} <= set(re.findall(r"\w+", caught.value.text))
-    assert (log.served(), compactors.retired(STREAM, None), compactors.last_pass_us(STREAM)) == (
+    assert (
+        log.readable_segments(),
+        compactors.retired(STREAM, None),
+        compactors.last_pass_us(STREAM),
+    ) == (
         before,
         [],
         None,
     )
     compactors.publish(new, made)
-    assert [item.object_key for item in log.served()] == ["key"]
+    assert [item.object_key for item in log.readable_segments()] == ["key"]
     assert compactors.retired(STREAM, None) == [before[0].object_key]
     with refused(FencedError, field="covers", reason="FENCED"):
         compactors.publish(new, made)
@@ -108,14 +112,14 @@ def test_what_is_retired_is_told_by_its_age_until_it_is_forgotten(
 ) -> None:
     log = CompactedLog(engine, Directory(tmp_path))
     log.thumbs(1)
-    (segment,) = log.served()
-    lease = compactors.take(STREAM, 60, 0)
+    (segment,) = log.readable_segments()
+    lease = compactors.acquire(STREAM, 60, 0)
     assert lease
     compactors.publish(lease, Replacement([segment], "key", "hash", 1, 0, 0, 0, 1, 1))
     assert compactors.retired(STREAM, clock.now_us - 1) == []
     assert compactors.retired(STREAM, clock.now_us) == [segment.object_key]
     assert log.ledger.retired([segment.object_key, "another"]) == {segment.object_key}
-    compactors.forget([segment.object_key])
+    compactors.forget_retired([segment.object_key])
     assert compactors.retired(STREAM, None) == []
 
 

@@ -3,23 +3,25 @@ is rewritten at every pass.
 """
 
 from services.feedback.compaction.runs import Run, RunLimits, choose_runs
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 
 LIMITS = RunLimits(1_000, 1_000_000)
 NOW = 100
 
 
-def segment(sequence: int, rows: int, commit_us: int = 1) -> Served:
-    return Served(
+def segment(sequence: int, rows: int, commit_us: int = 1) -> ReadableSegment:
+    return ReadableSegment(
         "feedback", sequence, sequence, "t", 0, 0, 1, "k", "", rows, 0, 0, 0, 0, 0, None, commit_us
     )
 
 
-def cover(first: int, last: int, rows: int, size: int = 0) -> Served:
-    return Served("feedback", first, last, "", 0, 0, 0, "k", "", rows, 0, 0, 0, 0, size, 1, 1)
+def cover(first: int, last: int, rows: int, size: int = 0) -> ReadableSegment:
+    return ReadableSegment(
+        "feedback", first, last, "", 0, 0, 0, "k", "", rows, 0, 0, 0, 0, size, 1, 1
+    )
 
 
-def runs(*items: Served, suspects: tuple[int, ...] = ()) -> list[tuple[list[int], bool]]:
+def runs(*items: ReadableSegment, suspects: tuple[int, ...] = ()) -> list[tuple[list[int], bool]]:
     """Last sequences of each run, and whether it is merged."""
 
     def plain(run: Run) -> tuple[list[int], bool]:
@@ -73,7 +75,7 @@ def test_what_may_hold_rows_that_must_go_is_looked_into_whatever_its_size_or_age
 
 def test_a_row_is_rewritten_as_often_as_its_object_doubles() -> None:
     """A segment an hour for 512 hours: each row is written log2(512) times, and not 512 times."""
-    items: list[Served] = []
+    items: list[ReadableSegment] = []
     written = 0
     for hour in range(1, 513):
         items.append(segment(hour, 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 
-from services.feedback.compaction.compaction import Step
+from services.feedback.compaction.compaction import CompactionStep
 from services.feedback.compaction.schedule import CompactionSchedule
 from services.feedback.events import Stream
 from services.feedback.lake.object_store import Directory, ObjectStoreError
@@ -34,7 +34,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def is_covered(log: CompactedLog) -> bool:
-    return all(item.is_cover for item in log.served())
+    return all(item.is_compacted for item in log.readable_segments())
 
 
 async def test_replicas_look_and_one_of_them_makes_the_pass(
@@ -42,9 +42,9 @@ async def test_replicas_look_and_one_of_them_makes_the_pass(
 ) -> None:
     log = CompactedLog(sqlite_engine, Directory(tmp_path / "objects"))
     log.thumbs(2)
-    listed: list[Step] = []
+    listed: list[CompactionStep] = []
     schedules = [
-        CompactionSchedule(log.compaction(at=listed.append), 3_600, look_seconds=0.02)
+        CompactionSchedule(log.compaction(at=listed.append), 3_600, poll_seconds=0.02)
         for _ in range(2)
     ]
     running = [asyncio.create_task(schedule.run()) for schedule in schedules]
@@ -63,7 +63,7 @@ async def test_replicas_look_and_one_of_them_makes_the_pass(
     for schedule in schedules:
         schedule.stop()
     await asyncio.gather(*running)
-    assert listed.count(Step.PUBLISHED) == 2
+    assert listed.count(CompactionStep.PUBLISHED) == 2
 
 
 async def test_what_fails_is_counted_and_tried_again_at_the_next_look(
@@ -81,7 +81,7 @@ async def test_what_fails_is_counted_and_tried_again_at_the_next_look(
     log = CompactedLog(sqlite_engine, store)
     log.thumbs(1)
     before = counted("compaction_failures_total", stream="feedback", error="ObjectStoreError")
-    schedule = CompactionSchedule(log.compaction(), 3_600, look_seconds=0.02)
+    schedule = CompactionSchedule(log.compaction(), 3_600, poll_seconds=0.02)
     running = asyncio.create_task(schedule.run())
     await until(
         lambda: (
@@ -100,21 +100,21 @@ async def test_stopping_waits_for_the_step_under_way_and_for_no_other(
 ) -> None:
     log = CompactedLog(sqlite_engine, Directory(tmp_path / "objects"))
     log.thumbs(1)
-    reached, go_on, steps = threading.Event(), threading.Event(), list[Step]()
+    reached, on_object, steps = threading.Event(), threading.Event(), list[CompactionStep]()
 
-    def at(step: Step) -> None:
+    def at(step: CompactionStep) -> None:
         steps.append(step)
-        if step is Step.READ:
+        if step is CompactionStep.READ:
             reached.set()
-            go_on.wait(PATIENCE_SECONDS)
+            on_object.wait(PATIENCE_SECONDS)
 
-    schedule = CompactionSchedule(log.compaction(at=at), 3_600, look_seconds=0.02)
+    schedule = CompactionSchedule(log.compaction(at=at), 3_600, poll_seconds=0.02)
     running = asyncio.create_task(schedule.run())
     await asyncio.to_thread(reached.wait, PATIENCE_SECONDS)
     schedule.stop()
     await asyncio.sleep(0.05)
     assert not running.done()
-    go_on.set()
+    on_object.set()
     await running
-    assert steps == [Step.LISTED, Step.READ, Step.ENCODED]
+    assert steps == [CompactionStep.LISTED, CompactionStep.READ, CompactionStep.ENCODED]
     assert log.compaction().run(log.stream), "the lease was given back"

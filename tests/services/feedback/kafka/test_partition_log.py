@@ -40,21 +40,21 @@ def log(topic: Topic) -> KafkaLog:
     """Attached, and filled up to 5 from 3 on."""
     log = KafkaLog("topic", 2, topic.require)
     assert offsets(log, 3) == []
-    assert log.take_wish() == 3
+    assert log.take_seek_offset() == 3
     log.offer(records(3, 5))
     return log
 
 
 def test_the_first_read_wishes_for_its_offset(topic: Topic) -> None:
     log = KafkaLog("topic", 2, topic.require)
-    assert log.take_wish() is None
+    assert log.take_seek_offset() is None
     log.offer(records(0, 2))
     assert offsets(log, 0) == []
     log.offer(records(0, 2))
-    assert log.take_wish() == 0
+    assert log.take_seek_offset() == 0
     log.offer(records(0, 1))
     assert offsets(log, 0) == [0], "what was fetched before the seek does not count"
-    assert log.take_wish() is None
+    assert log.take_seek_offset() is None
 
 
 def test_what_was_fetched_is_read_within_limits_and_let_go_when_sunk(log: KafkaLog) -> None:
@@ -71,14 +71,14 @@ def test_what_was_fetched_is_read_within_limits_and_let_go_when_sunk(log: KafkaL
 def test_offsets_that_the_broker_left_out_are_no_reason_to_seek(log: KafkaLog) -> None:
     log.offer(records(9, 10))
     assert offsets(log, 5) == [9]
-    assert log.take_wish() is None
+    assert log.take_seek_offset() is None
 
 
 @pytest.mark.parametrize("start", [0, 9])
 def test_another_offset_than_is_here_is_wished_for(log: KafkaLog, start: int) -> None:
     assert offsets(log, start) == []
     log.offer(records(5, 6))
-    assert (log.take_wish(), log.bytes_used) == (start, 0)
+    assert (log.take_seek_offset(), log.bytes_used) == (start, 0)
     log.offer(records(start, start + 1))
     assert offsets(log, start) == [start]
 

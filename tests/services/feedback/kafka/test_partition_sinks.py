@@ -53,7 +53,7 @@ class Source:
         self.restarts += 1
 
     def fetch(self, log: KafkaLog, end: int) -> None:
-        start = log.take_wish() or 0
+        start = log.take_seek_offset() or 0
         log.offer([Record(offset, 1, entry(f"r{offset}")) for offset in range(start, end)])
 
 
@@ -115,7 +115,7 @@ def gauge(name: str, **labels: str) -> float | None:
 
 async def test_a_partition_that_was_taken_is_assigned_filled_and_sunk() -> None:
     async with running() as house:
-        house.sinks.took([4, 5])
+        house.sinks.on_assigned([4, 5])
         await until(lambda: len(house.source.logs) == 2)
         assert sorted((log.topic_id, log.partition) for log in house.source.logs) == [
             ("first", 4),
@@ -130,12 +130,12 @@ async def test_a_partition_that_was_taken_is_assigned_filled_and_sunk() -> None:
 
 async def test_what_was_lost_is_sunk_no_more_and_taken_again_it_has_a_new_log() -> None:
     async with running() as house:
-        house.sinks.took([0])
+        house.sinks.on_assigned([0])
         await until(lambda: house.source.logs)
-        house.sinks.lost([0])
+        house.sinks.on_lost([0])
         await until(lambda: gauge("partitions") == 0)
         house.source.fetch(house.source.logs[0], 3)
-        house.sinks.took([0])
+        house.sinks.on_assigned([0])
         await until(lambda: len(house.source.logs) == 2)
         assert (house.source.logs[0].sunk, house.made[0].position) == (0, 0)
 
@@ -143,7 +143,7 @@ async def test_what_was_lost_is_sunk_no_more_and_taken_again_it_has_a_new_log() 
 async def test_kafka_and_the_ledger_may_be_away_at_first() -> None:
     async with running() as house:
         house.topic.silences, house.assign_failures = 1, 1
-        house.sinks.took([0])
+        house.sinks.on_assigned([0])
         await until(lambda: house.source.logs)
         assert house.made[0].assigns == 2
 
@@ -151,15 +151,15 @@ async def test_kafka_and_the_ledger_may_be_away_at_first() -> None:
 async def test_a_partition_that_is_lost_while_kafka_is_away_is_not_waited_for() -> None:
     async with running() as house:
         house.topic.silences = 1_000
-        house.sinks.took([0])
+        house.sinks.on_assigned([0])
         await until(lambda: house.topic.silences < 1_000)
-        house.sinks.lost([0])
+        house.sinks.on_lost([0])
     assert house.made == []
 
 
 async def test_a_topic_made_anew_restarts_the_source() -> None:
     async with running() as house:
-        house.sinks.took([0])
+        house.sinks.on_assigned([0])
         await until(lambda: house.source.logs)
         house.topic.topic_id = "second"
         house.source.fetch(house.source.logs[0], 3)
@@ -171,7 +171,7 @@ async def test_a_partition_whose_records_are_gone_stops_loudly_and_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running() as house:
-        house.sinks.took([0, 1])
+        house.sinks.on_assigned([0, 1])
         await until(lambda: len(house.source.logs) == 2)
         lost, sound = sorted(house.source.logs, key=lambda log: log.partition)
         house.source.fetch(lost, 2)

@@ -11,11 +11,11 @@ from sqlalchemy import Engine, update
 
 from services.feedback import tables
 from services.feedback.lake.audit import Report, audit
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger, Segment
 from services.feedback.lake.object_store import Directory
 from services.feedback.lake.orphans import find_orphans
-from services.feedback.standing import thumbs
+from services.feedback.projections import thumbs
 from tests.services.feedback.compacted import CompactedLog
 from tests.services.feedback.samples import garbage
 
@@ -32,17 +32,17 @@ class Listened(Ledger):
         super().__init__(engine)
         self.answers: Counter[str] = Counter()
 
-    def served(
+    def readable_segments(
         self, stream: str, after_sequence: int = 0, limit: int | None = None
-    ) -> list[Served]:
-        found = super().served(stream, after_sequence, limit)
+    ) -> list[ReadableSegment]:
+        found = super().readable_segments(stream, after_sequence, limit)
         self._heard("served", stream, found)
         return found
 
-    def served_pages(
+    def readable_pages(
         self, stream: str, after_sequence: int = 0, page: int = PAGE
-    ) -> Iterator[list[Served]]:
-        return super().served_pages(stream, after_sequence, PAGE)
+    ) -> Iterator[list[ReadableSegment]]:
+        return super().readable_pages(stream, after_sequence, PAGE)
 
     def segments(
         self, stream: str, after_sequence: int = 0, limit: int | None = None
@@ -99,7 +99,7 @@ def test_what_is_compacted_and_deleted_between_two_pages_is_no_problem(
     """The cover reaches back over what was read already; objects of the page at hand are gone."""
     report, _ = audited(log, **{moment: lambda: log.compaction().run(log.stream)})
     assert report.problems == []
-    assert [item.is_cover for item in log.served()] == [True]
+    assert [item.is_compacted for item in log.readable_segments()] == [True]
     assert sum(figures.segments for figures in report.figures) == 11
 
 
@@ -117,7 +117,7 @@ def test_a_cover_that_lies_over_another_one_is_found_wherever_pages_end(
     log.compaction().run(log.stream)
     for _ in range(4):
         log.thumbs(2)
-    (cover, *_) = log.served()
+    (cover, *_) = log.readable_segments()
     with log.engine.begin() as connection:
         values = vars(cover) | {
             "first_sequence": first,
@@ -136,7 +136,7 @@ def test_a_cover_that_lies_over_another_one_is_found_wherever_pages_end(
 
 
 def test_an_object_that_is_missing_for_good_is_told_once(log: CompactedLog) -> None:
-    log.store.delete(log.served()[4].object_key)
+    log.store.delete(log.readable_segments()[4].object_key)
     report, _ = audited(log)
     (problem,) = report.problems
     assert (problem.field, problem.reason) == ("feedback segment 5", "MISSING")
@@ -162,7 +162,7 @@ def test_orphans_are_found_in_whatever_portions_they_are_looked_for(log: Compact
 def test_tables_are_rebuilt_page_by_page(
     log: CompactedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.feedback.standing.projection.ITEMS_A_PAGE", PAGE)
+    monkeypatch.setattr("services.feedback.projections.projection.PAGE_SIZE", PAGE)
     with log.engine.begin() as connection:
         before = connection.execute(tables.thumbs.select()).all()
         connection.execute(update(tables.thumb_positions).values(end_offset=0))

@@ -196,7 +196,7 @@ def test_a_writer_frozen_inside_a_commit_does_not_hold_the_others_for_ever(
     frozen = connect(postgres_engine.url.render_as_string(hide_password=False))
     with (
         pytest.raises(LedgerUnavailableError),
-        Ledger(frozen).between_commits("feedback") as connection,
+        Ledger(frozen).commits_blocked("feedback") as connection,
     ):
         # This one holds the stream's row and does nothing. The other waits for it, and gets it.
         ledger.commit(lease, batch(end=2, rows=1), nothing)

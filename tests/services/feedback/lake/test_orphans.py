@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from services.feedback.lake.covers import Served
+from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory, ObjectStoreError
 from services.feedback.lake.orphans import delete_orphans, find_orphans
-from services.feedback.sink.sink import FlushLimits, Sink, Step
+from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.spool import Spool
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import FEEDBACK, entry
@@ -28,7 +28,7 @@ def now_us() -> int:
 
 
 @dataclass
-class Place:
+class PartitionKey:
     """Two events in one committed segment, and a third in the spool."""
 
     root: Path
@@ -41,8 +41,10 @@ class Place:
         self.sink().flush()
         self.spool.append([entry("c")])
 
-    def sink(self, at=lambda step: None) -> Sink:
-        sink = Sink(FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(100, ROOM), at=at)
+    def sink(self, on_step=lambda step: None) -> Sink:
+        sink = Sink(
+            FEEDBACK, self.spool, self.store, self.ledger, FlushLimits(100, ROOM), on_step=on_step
+        )
         sink.assign()
         return sink
 
@@ -64,21 +66,23 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path) -> Iterator[PartitionKey]:
     engine = open_sqlite(tmp_path / "ledger.db")
-    place = Place(tmp_path, engine)
+    place = PartitionKey(tmp_path, engine)
     yield place
     place.spool.close()
     engine.dispose()
 
 
-def test_a_committed_object_is_no_orphan(place: Place) -> None:
+def test_a_committed_object_is_no_orphan(place: PartitionKey) -> None:
     assert place.found() == {}
     assert place.delete(now_us()) == []
     assert all(place.store.get(key) for key in place.committed())
 
 
-def test_an_orphan_behind_the_ledgers_end_is_dead_and_goes_when_it_is_old(place: Place) -> None:
+def test_an_orphan_behind_the_ledgers_end_is_dead_and_goes_when_it_is_old(
+    place: PartitionKey,
+) -> None:
     key = place.key(0, 1)
     place.store.put(key, b"left by a fenced writer")
     assert place.found() == {key: True}
@@ -87,24 +91,24 @@ def test_an_orphan_behind_the_ledgers_end_is_dead_and_goes_when_it_is_old(place:
     assert place.found() == {}
 
 
-def test_what_may_still_be_committed_stays_however_old_it_is(place: Place) -> None:
+def test_what_may_still_be_committed_stays_however_old_it_is(place: PartitionKey) -> None:
     """A writer frozen between PUT and commit for a day goes on where it was: its object must be
     there.
     """
     deleted: list[str] = []
 
-    def collect(step: Step) -> None:
-        if step is Step.STORED:
+    def collect(step: SinkStep) -> None:
+        if step is SinkStep.STORED:
             deleted.extend(place.delete(before_us=now_us() + 86_400_000_000))
 
-    place.sink(at=collect).flush()
+    place.sink(on_step=collect).flush()
     assert deleted == []
     assert len(place.committed()) == 2
     assert all(place.store.get(key) for key in place.committed())
 
 
 def test_what_another_log_or_another_program_has_put_there_is_listed_and_stays(
-    place: Place,
+    place: PartitionKey,
 ) -> None:
     foreign = [place.key(0, 1, "a-topic-that-the-ledger-does-not-know"), "feedback/v1/notes.txt"]
     for key in foreign:
@@ -113,7 +117,9 @@ def test_what_another_log_or_another_program_has_put_there_is_listed_and_stays(
     assert place.delete(now_us() + 1) == []
 
 
-def test_an_object_that_is_committed_while_the_store_is_listed_is_no_orphan(place: Place) -> None:
+def test_an_object_that_is_committed_while_the_store_is_listed_is_no_orphan(
+    place: PartitionKey,
+) -> None:
     class Slow(Directory):
         def list(self, prefix: str):
             yield from list(super().list(prefix))
@@ -126,7 +132,7 @@ def test_an_object_that_is_committed_while_the_store_is_listed_is_no_orphan(plac
 
 @pytest.mark.parametrize("moment", ["end_offset", "served"])
 def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(
-    place: Place, moment: str
+    place: PartitionKey, moment: str
 ) -> None:
     """The frozen writer goes on in the middle of the collection."""
     assert len(keys_of_the_next_batch(place)) == 1
@@ -138,10 +144,10 @@ def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(
             go_on("end_offset")
             return found
 
-        def served(
+        def readable_segments(
             self, stream: str, after_sequence: int = 0, limit: int | None = None
-        ) -> list[Served]:
-            found = super().served(stream, after_sequence, limit)
+        ) -> list[ReadableSegment]:
+            found = super().readable_segments(stream, after_sequence, limit)
             go_on("served")
             return found
 
@@ -155,20 +161,22 @@ def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(
     assert all(place.store.get(key) for key in place.committed())
 
 
-def keys_of_the_next_batch(place: Place) -> set[str]:
+def keys_of_the_next_batch(place: PartitionKey) -> set[str]:
     """What a writer has put that was killed before its commit."""
     before = {found.key for found in place.store.list("")}
 
-    def crash(step: Step) -> None:
-        if step is Step.STORED:
+    def crash(step: SinkStep) -> None:
+        if step is SinkStep.STORED:
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        place.sink(at=crash).flush()
+        place.sink(on_step=crash).flush()
     return {found.key for found in place.store.list("")} - before
 
 
-def test_a_failing_store_ends_the_collection_and_what_was_deleted_is_known(place: Place) -> None:
+def test_a_failing_store_ends_the_collection_and_what_was_deleted_is_known(
+    place: PartitionKey,
+) -> None:
     class Failing(Directory):
         def delete(self, key: str) -> None:
             if key == place.key(0, 2):

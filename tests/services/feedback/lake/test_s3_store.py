@@ -17,7 +17,7 @@ from services.feedback.lake.object_store import (
     ObjectRefusedError,
     ObjectStoreError,
 )
-from services.feedback.lake.s3_store import TRIES, S3Store
+from services.feedback.lake.s3_store import MAX_TRIES, S3Store
 from tests.s3_server import S3Server, serving
 from tests.services.feedback.s3_stores import place, store_at
 from tests.support.errors import refused
@@ -61,9 +61,9 @@ def test_a_listing_goes_over_all_its_pages(store: S3Store) -> None:
 def test_a_store_that_is_busy_for_a_moment_is_asked_again(
     server: S3Server, store: S3Store, code: str
 ) -> None:
-    server.refusals = [code] * (TRIES - 1)
+    server.refusals = [code] * (MAX_TRIES - 1)
     store.put("a", b"1")
-    assert server.requests["PUT"] == TRIES
+    assert server.requests["PUT"] == MAX_TRIES
     assert store.get("a") == b"1"
 
 
@@ -73,7 +73,7 @@ def test_a_store_that_stays_busy_is_left_alone_soon(server: S3Server, store: S3S
         store.put("a", b"1")
     assert "SlowDown" in caught.value.text
     assert not isinstance(caught.value, ObjectRefusedError)
-    assert server.requests["PUT"] == TRIES
+    assert server.requests["PUT"] == MAX_TRIES
 
 
 def test_a_store_may_ask_for_a_pause_but_not_for_an_hour(server: S3Server, store: S3Store) -> None:
@@ -98,12 +98,12 @@ def test_an_object_that_breaks_off_is_read_again_and_never_given_in_part(
 ) -> None:
     server.buckets["thumbs"]["a"] = BODY
     store = store_at(proxy.port)
-    proxy.faults = (HttpFault(Kind.ANSWER_RESET, Chance(times=TRIES - 1), body_bytes=100_000),)
+    proxy.faults = (HttpFault(Kind.ANSWER_RESET, Chance(times=MAX_TRIES - 1), body_bytes=100_000),)
     assert store.get("a") == BODY
     proxy.faults = (HttpFault(Kind.ANSWER_RESET, body_bytes=100_000),)
     with pytest.raises(ObjectStoreError):
         store.get("a")
-    assert proxy.counts[Kind.ANSWER_RESET] == 2 * TRIES - 1
+    assert proxy.counts[Kind.ANSWER_RESET] == 2 * MAX_TRIES - 1
 
 
 @pytest.mark.parametrize("operation", ["put", "get", "delete", "list"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.feedback.lake.object_store import ObjectRefusedError
-from services.feedback.lake.s3_store import S3Place, S3Store
+from services.feedback.lake.s3_store import S3Location, S3Store
 from tests.servers import S3Server
 from tests.services.feedback.lake.test_object_store import (
     test_a_key_is_kept_as_given,
@@ -26,9 +26,9 @@ __all__ = [
 
 
 @pytest.fixture
-def place(s3: S3Server) -> S3Place:
+def place(s3: S3Server) -> S3Location:
     bucket = s3.bucket()
-    return S3Place(
+    return S3Location(
         bucket.endpoint,
         bucket.name,
         "us-east-1",
@@ -41,7 +41,7 @@ def place(s3: S3Server) -> S3Place:
 
 
 @pytest.fixture
-def store(place: S3Place) -> S3Store:
+def store(place: S3Location) -> S3Store:
     return S3Store(place)
 
 
@@ -59,13 +59,13 @@ def test_the_self_test_passes_and_leaves_nothing(store: S3Store) -> None:
     ],
 )
 def test_the_self_test_names_the_wrong_setting(
-    place: S3Place, wrong: dict[str, str], setting: str
+    place: S3Location, wrong: dict[str, str], setting: str
 ) -> None:
     with refused(ObjectRefusedError, field=setting, reason="REFUSED"):
         S3Store(replace(place, **wrong)).check()
 
 
-def test_a_missing_bucket_is_made_by_a_put_but_not_by_us(place: S3Place) -> None:
+def test_a_missing_bucket_is_made_by_a_put_but_not_by_us(place: S3Location) -> None:
     missing = S3Store(replace(place, bucket=f"{place.bucket}-missing"))
     with pytest.raises(ObjectRefusedError):
         missing.check()

@@ -32,40 +32,40 @@ def keys_on(engine: Engine, digits: str = MASTER) -> DataKeys:
 
 
 def test_a_key_is_made_once_and_is_the_same_for_all_processes(engine: Engine) -> None:
-    first = keys_on(engine).of({ADA: "acme", BOB: "acme"})
+    first = keys_on(engine).get_or_create({ADA: "acme", BOB: "acme"})
     assert (
         len({key.key for key in first.values()}) == len({key.key_id for key in first.values()}) == 2
     )
     assert {(len(key.key), len(key.key_id)) for key in first.values()} == {(32, 16)}
-    assert keys_on(engine).of({ADA: "acme", BOB: "acme"}) == first
-    assert keys_on(engine).known([ADA, "c" * 64]) == {ADA: first[ADA]}
+    assert keys_on(engine).get_or_create({ADA: "acme", BOB: "acme"}) == first
+    assert keys_on(engine).existing([ADA, "c" * 64]) == {ADA: first[ADA]}
 
 
 def test_more_principals_than_one_query_names_have_their_keys(engine: Engine) -> None:
     tenants = {f"{number:064x}": "acme" for number in range(501)}
     keys = keys_on(engine)
-    assert keys.of(tenants) == keys.known(tenants)
-    assert len({key.key_id for key in keys.known(tenants).values()}) == 501
+    assert keys.get_or_create(tenants) == keys.existing(tenants)
+    assert len({key.key_id for key in keys.existing(tenants).values()}) == 501
 
 
 def test_a_group_whose_keys_are_there_is_one_statement(engine: Engine) -> None:
     keys = keys_on(engine)
-    keys.of({ADA: "acme", BOB: "acme"})
+    keys.get_or_create({ADA: "acme", BOB: "acme"})
     said: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
-    keys.of({ADA: "acme", BOB: "acme"})
+    keys.get_or_create({ADA: "acme", BOB: "acme"})
     assert [statement for statement in said if "data_keys" in statement] == said[-1:]
 
 
 def test_an_erased_principal_has_another_key_the_next_moment_everywhere(engine: Engine) -> None:
     here, there = keys_on(engine), keys_on(engine)
-    before = here.of({ADA: "acme"})[ADA]
+    before = here.get_or_create({ADA: "acme"})[ADA]
     Erasures(engine).erase(ADA, "acme")
-    assert here.known([ADA]) == there.known([ADA]) == {}
-    after = there.of({ADA: "acme"})[ADA]
+    assert here.existing([ADA]) == there.existing([ADA]) == {}
+    after = there.get_or_create({ADA: "acme"})[ADA]
     assert after.key_id != before.key_id
     assert after.key != before.key
-    assert here.of({ADA: "acme"}) == {ADA: after}
+    assert here.get_or_create({ADA: "acme"}) == {ADA: after}
 
 
 def test_replicas_that_make_the_first_key_at_once_get_one_key(postgres_url: str) -> None:
@@ -75,7 +75,7 @@ def test_replicas_that_make_the_first_key_at_once_get_one_key(postgres_url: str)
     def make(engine: Engine, number: int) -> dict[str, DataKey]:
         names = [f"{number:032x}{other:032x}" for other in range(5)]
         start.wait(10)
-        return keys_on(engine).of(dict.fromkeys(names, "acme"))
+        return keys_on(engine).get_or_create(dict.fromkeys(names, "acme"))
 
     with ThreadPoolExecutor(REPLICAS) as pool:
         for number in range(ROUNDS):
@@ -92,7 +92,7 @@ def test_keys_made_while_others_erase_are_never_missing(postgres_url: str) -> No
 
     def make() -> int:
         keys = keys_on(engines[0])
-        return sum(len(keys.of({ADA: "acme", BOB: "acme"})) for _ in range(50))
+        return sum(len(keys.get_or_create({ADA: "acme", BOB: "acme"})) for _ in range(50))
 
     def erase() -> set[int]:
         erasures = Erasures(engines[1])
@@ -111,14 +111,14 @@ def test_keys_made_while_others_erase_are_never_missing(postgres_url: str) -> No
 
 
 def test_the_database_holds_no_key_that_opens_without_the_master_key(engine: Engine) -> None:
-    key = keys_on(engine).of({ADA: "acme"})[ADA]
+    key = keys_on(engine).get_or_create({ADA: "acme"})[ADA]
     with engine.begin() as connection:
         wrapped = bytes(connection.execute(select(tables.data_keys.c.wrapped_key)).scalar_one())
     assert key.key not in wrapped
     with pytest.raises(MasterKeyError):
         keys_on(engine, "00" * 32).check()
     with pytest.raises(UnavailableError) as caught:
-        keys_on(engine, "00" * 32).of({ADA: "acme"})
+        keys_on(engine, "00" * 32).get_or_create({ADA: "acme"})
     assert caught.value.reason == "FEEDBACK_MASTER_KEY"
     assert key.key.hex() not in str(caught.value)
 
@@ -128,22 +128,22 @@ def test_a_wrapped_key_opens_for_its_principal_and_tenant_alone(
     engine: Engine, moved: dict[str, str]
 ) -> None:
     keys = keys_on(engine)
-    keys.of({ADA: "acme"})
+    keys.get_or_create({ADA: "acme"})
     with engine.begin() as connection:
         connection.execute(update(tables.data_keys).values(**moved))
     with pytest.raises(UnavailableError):
-        keys.known([ADA, BOB])
+        keys.existing([ADA, BOB])
 
 
 def test_without_a_database_there_is_no_key(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnavailableError):
-        keys_on(connect(f"sqlite:///{tmp_path}/empty.db")).of({ADA: "acme"})
+        keys_on(connect(f"sqlite:///{tmp_path}/empty.db")).get_or_create({ADA: "acme"})
 
 
 async def test_a_service_with_another_master_key_does_not_start(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     engine = open_database(url)
-    keys_on(engine, "00" * 32).of({ADA: "acme"})
+    keys_on(engine, "00" * 32).get_or_create({ADA: "acme"})
     engine.dispose()
     settings = FeedbackSettings(
         principal_key=KEY,

@@ -6,17 +6,17 @@ import time
 from prometheus_client import REGISTRY
 
 from services.chassis.errors import UnavailableError
-from services.feedback.principals.erasure_metrics import keep_counting
-from services.feedback.principals.erasures import Waiting
+from services.feedback.principals.erasure_metrics import update_metrics_periodically
+from services.feedback.principals.erasures import PendingErasures
 
 
 class Ledger:
     """Answers in turn; an error is raised."""
 
-    def __init__(self, *answers: Waiting | UnavailableError) -> None:
+    def __init__(self, *answers: PendingErasures | UnavailableError) -> None:
         self._answers, self.asked = list(answers), 0
 
-    def waiting(self) -> Waiting:
+    def pending(self) -> PendingErasures:
         self.asked += 1
         answer = self._answers[min(self.asked, len(self._answers)) - 1]
         if isinstance(answer, UnavailableError):
@@ -31,7 +31,7 @@ def shown() -> tuple[float | None, float]:
 
 
 async def counted(ledger: Ledger, times: int) -> None:
-    counting = asyncio.create_task(keep_counting(ledger, seconds=0.001))
+    counting = asyncio.create_task(update_metrics_periodically(ledger, seconds=0.001))
     async with asyncio.timeout(10):
         while ledger.asked < times:
             await asyncio.sleep(0.001)
@@ -40,12 +40,12 @@ async def counted(ledger: Ledger, times: int) -> None:
 
 async def test_the_oldest_that_waits_grows_older_also_while_the_database_is_away() -> None:
     since_us = time.time_ns() // 1_000 - 90_000_000
-    await counted(Ledger(Waiting(2, since_us), UnavailableError("away")), 5)
+    await counted(Ledger(PendingErasures(2, since_us), UnavailableError("away")), 5)
     waiting, oldest = shown()
     assert waiting == 2
     assert 90 <= oldest < 150
 
 
 async def test_without_any_that_waits_nothing_is_old() -> None:
-    await counted(Ledger(Waiting(1, 1), Waiting(0, None)), 3)
+    await counted(Ledger(PendingErasures(1, 1), PendingErasures(0, None)), 3)
     assert shown() == (0, 0)

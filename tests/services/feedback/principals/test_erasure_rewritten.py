@@ -16,9 +16,9 @@ from services.feedback.compaction.compactors import Compactors
 from services.feedback.events import Stream
 from services.feedback.lake.audit import audit
 from services.feedback.principals.principal import principal_of
+from services.feedback.projections import thumbs
 from services.feedback.spool.folder import inspect
-from services.feedback.standing import thumbs
-from tests.services.feedback.compacted import PACE
+from tests.services.feedback.compacted import OPTIONS
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import ADA, KEY, correction, thumb, turn
 from tests.services.feedback.sealing_world import SealingWorld
@@ -37,7 +37,7 @@ def world(tmp_path: Path, engine: Engine) -> Iterator[SealingWorld]:
 def compact(world: SealingWorld) -> None:
     for stream in Stream:
         assert Compaction(
-            world.ledger, Compactors(world.engine), world.store, world.erasures, PACE
+            world.ledger, Compactors(world.engine), world.store, world.erasures, OPTIONS
         ).run(stream)
 
 
@@ -60,8 +60,8 @@ def test_sealed_and_plain_rows_of_an_erased_user_leave_the_objects(world: Sealin
     world.sink()
     compact(world)
     assert world.erasures.get(ME, erasure.erasure_id).rewrite_us is not None
-    assert world.erasures.gone("feedback").through is None
-    served = [item for stream in Stream for item in world.ledger.served(stream)]
+    assert world.erasures.for_stream("feedback").through_sequence is None
+    served = [item for stream in Stream for item in world.ledger.readable_segments(stream)]
     living = {
         thumb("b", caller=BOB).event_id,
         thumb("c", caller=BOB).event_id,
@@ -83,4 +83,4 @@ def test_a_pass_without_erasures_leaves_replaced_objects_their_grace(world: Seal
         world.say(thumb(request, message=request))
         world.sink()
     compact(world)
-    assert [item.sequence for item in world.ledger.served("feedback")] == [2]
+    assert [item.sequence for item in world.ledger.readable_segments("feedback")] == [2]

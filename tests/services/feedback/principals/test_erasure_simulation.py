@@ -13,12 +13,12 @@ from thumbwheel.feedback.v1 import events_pb2
 
 from services.chassis.identity import Caller
 from services.feedback import codec, tables
-from services.feedback.lake.ledger import Batch, Lease, Segment, Within
+from services.feedback.lake.ledger import Batch, InTransaction, Lease, Segment
 from services.feedback.principals.data_keys import DataKeys
 from services.feedback.principals.erasures import Erasures
 from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import DataKey, key_id_of
-from services.feedback.sink.sink import Step
+from services.feedback.sink.sink import SinkStep
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import KEY, thumb
 from tests.services.feedback.simulation import check_sound, is_caught
@@ -30,7 +30,7 @@ FAULTS = {
     "erased",
     "crash before reply",
     "commit ack lost",
-    *(f"erased at {step}" for step in (Step.READ, Step.ENCODED, Step.STORED)),
+    *(f"erased at {step}" for step in (SinkStep.READ, SinkStep.ENCODED, SinkStep.STORED)),
 }
 
 
@@ -99,8 +99,8 @@ class ErasingWorld(World):
         # What was sent before an erasure and is acknowledged after it may be there or not.
         self.history.acknowledged -= self.before
 
-    def _at(self, step: Step) -> None:
-        if step is not Step.TRIMMED and self.faults.strike(f"erased at {step}", 0.1):
+    def _at(self, step: SinkStep) -> None:
+        if step is not SinkStep.TRIMMED and self.faults.strike(f"erased at {step}", 0.1):
             self._erase()
         super()._at(step)
 
@@ -115,8 +115,10 @@ def test_what_was_erased_stays_erased_and_nothing_else_is_lost(
 class HastyLedger(ForgetfulLedger):
     """Does not look for erasures that came since the batch was composed."""
 
-    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
-        return super().commit(lease, replace(batch, owners=()), within)
+    def commit(
+        self, lease: Lease, batch: Batch, in_transaction: InTransaction
+    ) -> tuple[Lease, Segment]:
+        return super().commit(lease, replace(batch, owners=()), in_transaction)
 
 
 class HastyWorld(ErasingWorld):
@@ -126,9 +128,9 @@ class HastyWorld(ErasingWorld):
 class CachingKeys(DataKeys):
     """Remembers keys from one group to the next."""
 
-    def of(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
+    def get_or_create(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
         self.cache: dict[str, DataKey] = getattr(self, "cache", {})
-        self.cache |= super().of(
+        self.cache |= super().get_or_create(
             {name: tenant for name, tenant in tenants.items() if name not in self.cache}
         )
         return {name: self.cache[name] for name in tenants}
@@ -141,9 +143,11 @@ class CachingWorld(ErasingWorld):
 class ForgetfulErasedLedger(ForgetfulLedger):
     """Keeps the ids of rows alone: who sends an erased event again brings it back."""
 
-    def commit(self, lease: Lease, batch: Batch, within: Within) -> tuple[Lease, Segment]:
+    def commit(
+        self, lease: Lease, batch: Batch, in_transaction: InTransaction
+    ) -> tuple[Lease, Segment]:
         kept = dict(list(batch.fingerprints.items())[: batch.rows])
-        return super().commit(lease, replace(batch, fingerprints=kept), within)
+        return super().commit(lease, replace(batch, fingerprints=kept), in_transaction)
 
 
 class ForgetfulErasedWorld(ErasingWorld):

@@ -17,15 +17,15 @@ from services.feedback.codec import decode_feedback, feedback_entry
 from services.feedback.database import scrub
 from services.feedback.events import Stream
 from services.feedback.lake.audit import Problem, audit
-from services.feedback.lake.ledger import ErasedMeanwhileError
-from services.feedback.principals.erasures import Erasures, Waiting
+from services.feedback.lake.ledger import ErasedConcurrentlyError
+from services.feedback.principals.erasures import Erasures, PendingErasures
 from services.feedback.principals.principal import principal_of
 from services.feedback.principals.sealing import key_id_of
-from services.feedback.sink.sink import Step
+from services.feedback.projections import experiments, thumbs
+from services.feedback.sink.sink import SinkStep
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.frames import Record
-from services.feedback.standing import experiments, thumbs
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.samples import (
     ADA,
@@ -66,12 +66,12 @@ def test_an_erasure_shreds_the_key_and_removes_what_stands_and_nobody_elses(
     world.say(thumb("a"), thumb("b", caller=BOB))
     world.finish(turn(message="m"))
     world.sink()
-    assert world.standing() == (2, 1)
+    assert world.current() == (2, 1)
     erasure, is_new = world.erasures.erase(ME, "acme")
     assert (is_new, erasure.number, erasure.principal, erasure.rewrite_us) == (True, 1, ME, None)
     assert erasure.request_us <= erasure.shred_us
-    assert world.standing() == (1, 0)
-    assert set(world.keys.known([ME, OTHER])) == {OTHER}
+    assert world.current() == (1, 0)
+    assert set(world.keys.existing([ME, OTHER])) == {OTHER}
     assert world.erasures.get(ME, erasure.erasure_id) == erasure
     (row,) = world.all_of(tables.erasures)
     assert row["key_id"] == key_id_of(
@@ -95,7 +95,7 @@ def test_what_was_on_its_way_becomes_a_tombstone_and_what_is_said_after_lives(
     world.sink()
     assert requests(world) == [thumb("c", caller=BOB).event_id, thumb("d").event_id]
     assert world.rows(Stream.TURNS) == []
-    assert world.standing() == (2, 0)
+    assert world.current() == (2, 0)
     assert [segment.tombstones for segment in world.ledger.segments("feedback")] == [2]
     assert problems(world) == []
 
@@ -106,7 +106,7 @@ def test_an_erasure_between_object_and_commit_is_seen_by_the_commit(world: Seali
     world.sink()
     assert erasing == []
     assert requests(world) == [thumb("b", caller=BOB).event_id]
-    assert world.standing() == (1, 0)
+    assert world.current() == (1, 0)
     assert problems(world) == []
 
 
@@ -115,20 +115,20 @@ def test_erasures_one_after_another_leave_the_batch_to_the_next_flush(world: Sea
     erasing = erase_when_stored(world, ME, OTHER)
     sink, _ = world.sinks
     sink.assign()
-    with pytest.raises(ErasedMeanwhileError):
+    with pytest.raises(ErasedConcurrentlyError):
         sink.flush()
     assert (world.ledger.segments("feedback"), erasing) == ([], [])
     world.sink()
     assert [segment.tombstones for segment in world.ledger.segments("feedback")] == [2]
-    assert (world.rows(), world.standing(), problems(world)) == ([], (0, 0), [])
+    assert (world.rows(), world.current(), problems(world)) == ([], (0, 0), [])
 
 
 def erase_when_stored(world: SealingWorld, *principals: str) -> list[str]:
     """Whenever a sink has put its object, the next one is erased; returns who is not yet."""
     waiting = list(principals)
 
-    def erase(step: Step) -> None:
-        if step is Step.STORED and waiting:
+    def erase(step: SinkStep) -> None:
+        if step is SinkStep.STORED and waiting:
             world.erasures.erase(waiting.pop(0), "acme")
 
     world.at = erase
@@ -144,7 +144,7 @@ def test_sending_an_erased_event_again_does_not_bring_it_back(world: SealingWorl
     assert world.say(thumb("a")) == [0]
     assert world.finish(turn(message="m")) == [0]
     world.sink()
-    assert (world.rows(), world.rows(Stream.TURNS), world.standing()) == ([], [], (0, 0))
+    assert (world.rows(), world.rows(Stream.TURNS), world.current()) == ([], [], (0, 0))
 
 
 @pytest.mark.parametrize("said_before", [True, False])
@@ -197,7 +197,7 @@ def test_who_said_nothing_is_erased_and_rewritten_at_once(world: SealingWorld) -
     world.sink()
     erasure, is_new = world.erasures.erase(ME, "acme")
     assert (is_new, erasure.rewrite_us) == (True, erasure.shred_us)
-    assert world.erasures.waiting() == Waiting(0, None)
+    assert world.erasures.pending() == PendingErasures(0, None)
 
 
 def test_an_erasure_of_another_user_or_of_nobody_is_not_found(world: SealingWorld) -> None:
@@ -212,20 +212,20 @@ def test_an_erasure_waits_until_all_streams_are_rewritten(world: SealingWorld) -
     world.finish(turn(message="m"))
     world.sink()
     first, _ = world.erasures.erase(ME, "acme")
-    assert world.erasures.waiting() == Waiting(1, first.request_us)
-    feedback, turns = world.erasures.gone("feedback"), world.erasures.gone("turns")
-    assert (feedback.through, turns.through) == (1, 1)
+    assert world.erasures.pending() == PendingErasures(1, first.request_us)
+    feedback, turns = world.erasures.for_stream("feedback"), world.erasures.for_stream("turns")
+    assert (feedback.through_sequence, turns.through_sequence) == (1, 1)
     second, _ = world.erasures.erase(OTHER, "acme")
-    feedback.rewritten()
+    feedback.mark_rewritten()
     assert world.erasures.get(ME, first.erasure_id).rewrite_us is None
-    turns.rewritten()
+    turns.mark_rewritten()
     assert world.erasures.get(ME, first.erasure_id).rewrite_us is not None
     # A later erasure is the next pass's.
-    assert world.erasures.waiting() == Waiting(1, second.request_us)
-    world.erasures.gone("feedback").rewritten()
-    world.erasures.gone("turns").rewritten()
-    assert world.erasures.waiting().erasures == 0
-    assert world.erasures.gone("feedback").through is None
+    assert world.erasures.pending() == PendingErasures(1, second.request_us)
+    world.erasures.for_stream("feedback").mark_rewritten()
+    world.erasures.for_stream("turns").mark_rewritten()
+    assert world.erasures.pending().erasures == 0
+    assert world.erasures.for_stream("feedback").through_sequence is None
 
 
 def test_what_only_waits_in_a_spool_needs_no_rewriting(world: SealingWorld) -> None:
@@ -248,7 +248,7 @@ def test_tables_that_are_rebuilt_leave_out_what_is_gone(world: SealingWorld) -> 
     assert experiments.catch_up(world.ledger, world.store, "turns")
     assert {row["message_id"] for row in world.all_of(tables.thumbs)} == {name("m"), name("n")}
     assert {row["principal"] for row in world.all_of(tables.thumbs)} == {ME, OTHER}
-    assert world.standing() == (2, 0)
+    assert world.current() == (2, 0)
 
 
 def test_a_turn_that_session_takes_back_afterwards_exposes_nobody(world: SealingWorld) -> None:
@@ -258,14 +258,14 @@ def test_a_turn_that_session_takes_back_afterwards_exposes_nobody(world: Sealing
     world.finish(erased("m"))
     world.sink()
     assert [row["erased"] for row in world.rows(Stream.TURNS)] == [False, True]
-    assert world.standing() == (0, 0)
+    assert world.current() == (0, 0)
 
 
 def test_an_older_thumb_of_an_erased_user_never_stands_again(world: SealingWorld) -> None:
     world.say(thumb("a"), retraction("b"))
     world.sink()
     world.erasures.erase(ME, "acme")
-    assert world.standing() == (0, 0)
+    assert world.current() == (0, 0)
 
 
 def plain(world: SealingWorld, request: str, caller: Caller = ADA) -> None:
@@ -291,7 +291,7 @@ def test_plain_events_of_the_first_version_are_gone_on_their_way_and_in_objects(
         correction("b", caller=BOB).event_id,
         correction("d", caller=BOB).event_id,
     ]
-    assert world.erasures.gone("feedback").through == 1
+    assert world.erasures.for_stream("feedback").through_sequence == 1
 
 
 def test_sealed_segments_are_not_taken_for_plain_ones(world: SealingWorld) -> None:
@@ -332,8 +332,8 @@ def test_commits_and_erasures_of_a_stream_go_one_after_another(world: SealingWor
     erasing.join()
     assert done.is_set()
     assert len(world.rows()) == 1
-    assert world.standing() == (0, 0)
-    assert world.erasures.gone("feedback").through == 1
+    assert world.current() == (0, 0)
+    assert world.erasures.for_stream("feedback").through_sequence == 1
 
 
 def test_a_claimed_thumb_of_an_erased_user_counts_no_more(postgres_engine: Engine) -> None:

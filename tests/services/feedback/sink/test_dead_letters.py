@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, select
 
 from services.feedback import tables
 from services.feedback.lake.ledger import Batch, DeadLetter, Ledger
-from services.feedback.sink.dead_letters import empty, empty_hourly
+from services.feedback.sink.dead_letters import clear_payloads, clear_payloads_hourly
 
 TOPIC = "11111111-1111-1111-1111-111111111111"
 SECOND_US = 1_000_000
@@ -35,16 +35,18 @@ def payloads(engine: Engine) -> list[bytes]:
 
 def test_old_ones_are_emptied_and_stay_in_the_account(engine: Engine) -> None:
     fill(engine, 5, 9)
-    assert empty(engine, 5) == 0
-    assert empty(engine, 6) == 1
+    assert clear_payloads(engine, 5) == 0
+    assert clear_payloads(engine, 6) == 1
     assert payloads(engine) == [b"", b"\xffwords"]
-    assert empty(engine, 6) == 0
+    assert clear_payloads(engine, 6) == 0
     assert Ledger(engine).dead_letter_offsets(TOPIC, 0) == {0, 1}
 
 
 async def test_the_service_empties_what_is_older_than_its_days(engine: Engine) -> None:
     fill(engine, 1 * SECOND_US, 50 * SECOND_US)
-    sweeping = asyncio.create_task(empty_hourly(engine, 30.0, now_us=lambda: 60 * SECOND_US))
+    sweeping = asyncio.create_task(
+        clear_payloads_hourly(engine, 30.0, now_us=lambda: 60 * SECOND_US)
+    )
     async with asyncio.timeout(10):
         while payloads(engine)[0]:
             await asyncio.sleep(0.01)

@@ -18,12 +18,12 @@ from services.feedback.lake import parquet
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import FencedError, Ledger
 from services.feedback.lake.object_store import Directory, ObjectStoreError
-from services.feedback.sink.sink import FlushLimits, Sink, Step
+from services.feedback.projections.thumbs import fold
+from services.feedback.sink.sink import FlushLimits, Sink, SinkStep
 from services.feedback.spool.folder import inspect
 from services.feedback.spool.frames import frame_bytes
 from services.feedback.spool.log import OffsetOutOfRangeError
 from services.feedback.spool.spool import Spool
-from services.feedback.standing.thumbs import fold
 from tests.services.feedback.databases import open_sqlite
 from tests.services.feedback.objects import decode
 from tests.services.feedback.samples import FEEDBACK, entry, garbage, thumb
@@ -33,7 +33,7 @@ ROOM = 1 << 20
 
 
 @dataclass
-class Place:
+class PartitionKey:
     """A spool, a store and a ledger in one folder, as the service has them."""
 
     root: Path
@@ -64,9 +64,9 @@ def open_spool(root: Path) -> Spool:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path) -> Iterator[PartitionKey]:
     engine = open_sqlite(tmp_path / "ledger.db")
-    place = Place(
+    place = PartitionKey(
         tmp_path, engine, Ledger(engine), Directory(tmp_path / "objects"), open_spool(tmp_path)
     )
     yield place
@@ -78,7 +78,7 @@ def ids(*names: str) -> list[str]:
     return [entry(name).event_id for name in names]
 
 
-def test_a_segment_names_log_offsets_and_content(place: Place) -> None:
+def test_a_segment_names_log_offsets_and_content(place: PartitionKey) -> None:
     place.spool.append([entry("a"), entry("b")])
     segment = place.sink().flush()
     assert segment is not None
@@ -98,13 +98,13 @@ def test_a_segment_names_log_offsets_and_content(place: Place) -> None:
     assert place.spool.bytes_used == 0
 
 
-def test_nothing_waits_nothing_is_committed(place: Place) -> None:
+def test_nothing_waits_nothing_is_committed(place: PartitionKey) -> None:
     assert place.sink().flush() is None
     assert place.ledger.segments("feedback") == []
 
 
 def test_dead_letters_and_repeated_events_are_accounted_for_in_the_same_commit(
-    place: Place,
+    place: PartitionKey,
 ) -> None:
     place.spool.append([entry("a"), garbage("x"), entry("a"), entry("b")])
     segment = place.sink().flush()
@@ -119,7 +119,7 @@ def test_dead_letters_and_repeated_events_are_accounted_for_in_the_same_commit(
     assert place.event_ids() == ids("a", "b")
 
 
-def test_an_event_of_an_earlier_segment_is_a_tombstone(place: Place) -> None:
+def test_an_event_of_an_earlier_segment_is_a_tombstone(place: PartitionKey) -> None:
     sink = place.sink()
     place.spool.append([entry("a")])
     sink.flush()
@@ -130,7 +130,7 @@ def test_an_event_of_an_earlier_segment_is_a_tombstone(place: Place) -> None:
     assert [row["up"] for row in place.rows()] == [True, True]
 
 
-def test_a_batch_of_dead_letters_only_has_no_object(place: Place) -> None:
+def test_a_batch_of_dead_letters_only_has_no_object(place: PartitionKey) -> None:
     place.spool.append([garbage("x"), garbage("y")])
     segment = place.sink().flush()
     assert segment is not None
@@ -143,7 +143,7 @@ def test_a_batch_of_dead_letters_only_has_no_object(place: Place) -> None:
     assert list(place.store.list("")) == []
 
 
-def test_batches_keep_to_the_limits_of_rows_and_bytes(place: Place) -> None:
+def test_batches_keep_to_the_limits_of_rows_and_bytes(place: PartitionKey) -> None:
     place.spool.append([entry(name) for name in "abcde"])
     two_records = 2 * frame_bytes(entry("a"))
     by_bytes = place.sink(size=two_records).flush()
@@ -157,12 +157,12 @@ def test_batches_keep_to_the_limits_of_rows_and_bytes(place: Place) -> None:
     ("step", "orphans", "committed"),
     [
         # The other steps are the simulation's.
-        (Step.STORED, 1, []),
-        (Step.COMMITTED, 0, ["a", "b"]),
+        (SinkStep.STORED, 1, []),
+        (SinkStep.COMMITTED, 0, ["a", "b"]),
     ],
 )
 def test_kill_9_around_the_commit_loses_nothing_and_repeats_nothing(
-    place: Place, step: Step, orphans: int, committed: list[str]
+    place: PartitionKey, step: SinkStep, orphans: int, committed: list[str]
 ) -> None:
     place.spool.append([entry("a"), entry("b")])
     place.spool.close()
@@ -182,12 +182,12 @@ def test_kill_9_around_the_commit_loses_nothing_and_repeats_nothing(
 
 
 def test_a_zombie_that_goes_on_after_its_takeover_is_fenced_and_its_object_is_no_segment(
-    place: Place,
+    place: PartitionKey,
 ) -> None:
     place.spool.append([entry("a"), entry("b"), entry("c")])
 
-    def take_over(step: Step) -> None:
-        if step is Step.STORED and not place.ledger.segments("feedback"):
+    def take_over(step: SinkStep) -> None:
+        if step is SinkStep.STORED and not place.ledger.segments("feedback"):
             place.sink(rows=1).flush()
 
     zombie = place.sink(rows=2, at=take_over)
@@ -201,7 +201,7 @@ def test_a_zombie_that_goes_on_after_its_takeover_is_fenced_and_its_object_is_no
 
 
 def test_an_object_whose_put_was_not_answered_is_put_again_under_the_same_name(
-    place: Place,
+    place: PartitionKey,
 ) -> None:
     class Unanswered(Directory):
         puts = 0
@@ -223,7 +223,9 @@ def test_an_object_whose_put_was_not_answered_is_put_again_under_the_same_name(
     assert len(list(place.store.list(""))) == 1
 
 
-def test_a_ledger_that_is_behind_the_spool_stops_the_sink(place: Place, tmp_path: Path) -> None:
+def test_a_ledger_that_is_behind_the_spool_stops_the_sink(
+    place: PartitionKey, tmp_path: Path
+) -> None:
     place.spool.append([entry("a")])
     place.sink().flush()
     place.spool.append([entry("b")])
@@ -237,7 +239,7 @@ def test_a_ledger_that_is_behind_the_spool_stops_the_sink(place: Place, tmp_path
     other.dispose()
 
 
-def test_a_ledger_that_is_ahead_of_the_spool_stops_the_sink(place: Place) -> None:
+def test_a_ledger_that_is_ahead_of_the_spool_stops_the_sink(place: PartitionKey) -> None:
     topic_id = place.spool.topic_id
     place.spool.append([entry("a"), entry("b")])
     place.sink().flush()
@@ -254,7 +256,7 @@ def test_a_ledger_that_is_ahead_of_the_spool_stops_the_sink(place: Place) -> Non
     assert " 2 " in caught.value.text
 
 
-def test_a_spool_made_anew_is_another_log_and_overwrites_nothing(place: Place) -> None:
+def test_a_spool_made_anew_is_another_log_and_overwrites_nothing(place: PartitionKey) -> None:
     place.spool.append([entry("a")])
     place.sink().flush()
     place.spool.close()
@@ -267,11 +269,11 @@ def test_a_spool_made_anew_is_another_log_and_overwrites_nothing(place: Place) -
     assert place.event_ids() == ids("a", "b")
 
 
-def test_the_same_records_give_the_same_object_after_a_crash(place: Place) -> None:
+def test_the_same_records_give_the_same_object_after_a_crash(place: PartitionKey) -> None:
     place.spool.append([feedback_entry(thumb("a"))])
 
-    def crash(step: Step) -> None:
-        if step is Step.STORED:
+    def crash(step: SinkStep) -> None:
+        if step is SinkStep.STORED:
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError):

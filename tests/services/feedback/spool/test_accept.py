@@ -26,12 +26,14 @@ class Committed:
     """What the ledger knows."""
 
     def __init__(self, known: Mapping[str, bytes] | None = None, away: bool = False) -> None:
-        self.known, self.away = dict(known or {}), away
+        self.existing, self.away = dict(known or {}), away
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
         if self.away:
             raise UnavailableError("away: nothing was stored")
-        return {event_id: self.known[event_id] for event_id in event_ids if event_id in self.known}
+        return {
+            event_id: self.existing[event_id] for event_id in event_ids if event_id in self.existing
+        }
 
 
 def open_spool(directory: Path, max_bytes: int = ROOM, device: Device | None = None) -> Spool:
@@ -84,7 +86,7 @@ def test_an_event_stays_known_while_it_moves_from_spool_to_ledger(tmp_path: Path
     spool, committed = open_spool(tmp_path), Committed()
     acceptance = accepting(spool, committed)
     acceptance.store([[entry("a")]])
-    committed.known[entry("a").event_id] = entry("a").fingerprint
+    committed.existing[entry("a").event_id] = entry("a").fingerprint
     acceptance.forget(before=1)
     assert acceptance.store([[entry("a")]]).results == [0]
     spool.close()
@@ -250,7 +252,7 @@ def test_without_the_ledger_nothing_is_stored_since_the_first_must_win(tmp_path:
 class Tagged(Unsealed):
     """Seals by a letter before the payload; fingerprints by turning the digest over."""
 
-    most_bytes_added = 9
+    max_overhead_bytes = 9
 
     def __init__(self, is_away: bool = False) -> None:
         self.is_away = is_away
@@ -317,7 +319,7 @@ def test_without_keys_nothing_is_stored_and_claims_are_given_back(tmp_path: Path
 
 
 def test_room_is_counted_for_what_sealing_adds(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path, max_bytes=frame_bytes(entry("a")) + Tagged.most_bytes_added - 1)
+    spool = open_spool(tmp_path, max_bytes=frame_bytes(entry("a")) + Tagged.max_overhead_bytes - 1)
     (result,) = sealing(spool, Committed()).store([[entry("a")]]).results
     assert isinstance(result, UnavailableError)
     assert spool.end_offset == 0

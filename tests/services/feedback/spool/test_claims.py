@@ -11,10 +11,10 @@ from sqlalchemy import Engine, select, text, update
 from services.feedback import codec, tables
 from services.feedback.lake.ledger import Batch, Ledger, LedgerUnavailableError
 from services.feedback.principals.principal import principal_of
+from services.feedback.projections.thumbs import Change, ThumbState, change_of
 from services.feedback.spool.accept import Claim
 from services.feedback.spool.claims import PostgresClaims
 from services.feedback.spool.frames import Entry, Record
-from services.feedback.standing.thumbs import Change, Opinion, change_of
 from tests.services.feedback.samples import ADA, KEY, correction, entry, name, retraction, thumb
 from tests.support.errors import refused
 
@@ -167,12 +167,12 @@ async def test_the_newest_opinion_of_each_user_on_each_message_is_told(
     m, n = (principal, name("m")), (principal, name("n"))
     orders = [taken[event.event_id].accept_order for event in said]
     expected = {
-        m: Opinion(False, "v1", "stable", 1_000_000_000, orders[1]),
-        n: Opinion(None, "v1", "stable", 1_000_000_000, orders[3]),
+        m: ThumbState(False, "v1", "stable", 1_000_000_000, orders[1]),
+        n: ThumbState(None, "v1", "stable", 1_000_000_000, orders[3]),
     }
-    assert await claims.opinions(None) == expected
-    assert await claims.opinions({m}) == {m: expected[m]}
-    assert await claims.opinions({(principal, name("other"))}) == {}
+    assert await claims.latest(None) == expected
+    assert await claims.latest({m}) == {m: expected[m]}
+    assert await claims.latest({(principal, name("other"))}) == {}
 
 
 def test_streams_do_not_meet(claims: PostgresClaims, postgres_engine: Engine) -> None:

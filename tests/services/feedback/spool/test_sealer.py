@@ -44,20 +44,24 @@ class OneKey:
     def __init__(self) -> None:
         self.asked: list[dict[str, str]] = []
 
-    def of(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
+    def get_or_create(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
         self.asked.append(dict(tenants))
         return dict.fromkeys(tenants, KEY)
 
 
 def feedback_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.FeedbackEvent]:
     return Sealer(
-        events_pb2.FeedbackEvent, codec.take_feedback_texts, keys, MasterKey(MASTER), random_bytes
+        events_pb2.FeedbackEvent,
+        codec.extract_feedback_texts,
+        keys,
+        MasterKey(MASTER),
+        random_bytes,
     )
 
 
 def turn_sealer(keys: OneKey, random_bytes: Any = bytes) -> Sealer[events_pb2.TurnEvent]:
     return Sealer(
-        events_pb2.TurnEvent, codec.take_turn_texts, keys, MasterKey(MASTER), random_bytes
+        events_pb2.TurnEvent, codec.extract_turn_texts, keys, MasterKey(MASTER), random_bytes
     )
 
 
@@ -167,7 +171,7 @@ def test_the_room_that_is_reserved_is_enough(kind: str) -> None:
     )
     assert (
         frame_bytes(sealed_entry(said))
-        <= frame_bytes(plain) + feedback_sealer(keys).most_bytes_added
+        <= frame_bytes(plain) + feedback_sealer(keys).max_overhead_bytes
     )
 
 
@@ -178,7 +182,7 @@ def test_the_longest_texts_fit_into_the_room_that_is_reserved() -> None:
     ):
         assert (
             frame_bytes(sealed_entry(one))
-            <= frame_bytes(plain) + feedback_sealer(OneKey()).most_bytes_added
+            <= frame_bytes(plain) + feedback_sealer(OneKey()).max_overhead_bytes
         )
 
 

@@ -1,0 +1,189 @@
+"""What a stream's readers are given: covers that compaction has published, and the segments that no
+cover lies over.
+
+One statement reads both, so that nobody is ever given an object and the cover over it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    String,
+    Subquery,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    null,
+    select,
+    union_all,
+)
+
+from services.feedback import tables
+
+STREAM, AFTER, LIMIT = (
+    bindparam("of", type_=String),
+    bindparam("after", type_=BigInteger),
+    bindparam("most", type_=BigInteger),
+)
+NO_NUMBER, NO_TEXT = literal(0, BigInteger), literal("", String)
+# Whoever goes through a whole stream holds so many at a time.
+PAGE_SIZE = 10_000
+# In the place of the next cover's first sequence, where there is no next one.
+MAX_SEQUENCE = literal(2**63 - 1, BigInteger)
+
+
+@dataclass(frozen=True)
+class ReadableSegment:
+    """One object and the sequences `first_sequence` to `sequence` that are in it: a segment of the
+    ledger, or a cover.
+
+    A cover has no topic, partition and offsets: its rows tell theirs, and their sequences.
+    `duplicates`, `erased` and `expired` are rows of its segments that were left out; `bytes` and
+    `oldest_us` are known of covers alone.
+    """
+
+    stream: str
+    first_sequence: int
+    sequence: int
+    topic_id: str
+    partition: int
+    start_offset: int
+    end_offset: int
+    object_key: str
+    sha256: str
+    rows: int
+    dead_letters: int
+    duplicates: int
+    erased: int
+    expired: int
+    bytes: int
+    oldest_us: int | None
+    commit_us: int
+
+    @property
+    def is_compacted(self) -> bool:
+        return not self.topic_id
+
+
+def pages(
+    read: Callable[[int], list[ReadableSegment]], after_sequence: int = 0
+) -> Iterator[list[ReadableSegment]]:
+    """All pages; `read` gives the one after a sequence."""
+    while page := read(after_sequence):
+        yield page
+        after_sequence = page[-1].sequence
+
+
+def readable_segments(
+    connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None
+) -> list[ReadableSegment]:
+    """Those that end after a sequence, in order."""
+    values = {STREAM.key: stream, AFTER.key: after_sequence} | (
+        {} if limit is None else {LIMIT.key: limit}
+    )
+    return [
+        ReadableSegment(**row._mapping)
+        for row in connection.execute(_query(limit is not None), values)
+    ]
+
+
+@cache
+def _query(is_limited: bool) -> Select[tuple[object, ...]]:
+    """To put it together takes longer than to run it."""
+    parts = [_uncovered(is_limited).subquery(), _covers(is_limited).subquery()]
+    both = union_all(*(select(part) for part in parts)).subquery()
+    return select(both).order_by(both.c.sequence).limit(LIMIT if is_limited else None)
+
+
+def _covers(is_limited: bool) -> Select[tuple[object, ...]]:
+    cover = tables.covers.c
+    return (
+        select(
+            cover.stream,
+            cover.first_sequence,
+            cover.last_sequence.label("sequence"),
+            NO_TEXT.label("topic_id"),
+            NO_NUMBER.label("partition"),
+            NO_NUMBER.label("start_offset"),
+            NO_NUMBER.label("end_offset"),
+            cover.object_key,
+            cover.sha256,
+            cover.rows,
+            cover.dead_letters,
+            cover.duplicates,
+            cover.erased,
+            cover.expired,
+            cover.bytes,
+            cover.oldest_us,
+            cover.commit_us,
+        )
+        .where(cover.stream == STREAM, cover.last_sequence > AFTER)
+        .order_by(cover.last_sequence)
+        .limit(LIMIT if is_limited else None)
+    )
+
+
+def _uncovered(is_limited: bool) -> Select[tuple[object, ...]]:
+    """The segments in the gaps between covers, which are few: nearly all of the newest ones, and
+    hardly any before.
+    """
+    segment, gaps = tables.segments.c, _gaps(is_limited)
+    return (
+        select(
+            segment.stream,
+            segment.sequence.label("first_sequence"),
+            segment.sequence,
+            segment.topic_id,
+            segment.partition,
+            segment.start_offset,
+            segment.end_offset,
+            segment.object_key,
+            segment.sha256,
+            segment.rows,
+            segment.dead_letters,
+            NO_NUMBER.label("duplicates"),
+            NO_NUMBER.label("erased"),
+            NO_NUMBER.label("expired"),
+            NO_NUMBER.label("bytes"),
+            cast(null(), BigInteger).label("oldest_us"),
+            segment.commit_us,
+        )
+        .join_from(
+            gaps,
+            tables.segments,
+            (segment.sequence > gaps.c.low) & (segment.sequence < gaps.c.high),
+        )
+        .where(segment.stream == STREAM)
+    )
+
+
+def _gaps(is_limited: bool) -> Subquery:
+    """Between which sequences, both exclusive, no cover lies. Sequences have no holes, so a limit
+    is applied here already: without that Postgres would sort all segments that follow for the sake
+    of a page.
+    """
+    cover = tables.covers.c
+    edges = union_all(
+        select(AFTER.label("first"), AFTER.label("last")),
+        select(cover.first_sequence, cover.last_sequence).where(
+            cover.stream == STREAM, cover.last_sequence > AFTER
+        ),
+    ).subquery()
+    following = func.coalesce(func.lead(edges.c.first).over(order_by=edges.c.last), MAX_SEQUENCE)
+    every = select(edges.c.last.label("low"), following.label("high")).subquery()
+    gaps = select(every).where(every.c.high > every.c.low + 1).subquery()
+    if not is_limited:
+        return gaps
+    before = func.sum(gaps.c.high - gaps.c.low - 1).over(order_by=gaps.c.low, rows=(None, -1))
+    counted = select(
+        gaps, func.coalesce(cast(before, BigInteger), NO_NUMBER).label("before")
+    ).subquery()
+    cut = counted.c.low + 1 + LIMIT - counted.c.before
+    high = case((counted.c.high < cut, counted.c.high), else_=cut)
+    return select(counted.c.low, high.label("high")).where(counted.c.before < LIMIT).subquery()

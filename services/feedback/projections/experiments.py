@@ -1,0 +1,164 @@
+"""Who met which version, written once, and what they thought of it: the figures of an experiment,
+sound at every look.
+
+Exposures move in the transaction that commits a segment of turns. Only the first turn of a user
+with a version under an arm counts.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, tuple_
+
+from services.feedback import tables
+from services.feedback.chunks import chunks
+from services.feedback.events import TurnEvent
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Ledger, transaction
+from services.feedback.lake.object_store import ObjectStore
+from services.feedback.projections.confidence import Interval, interval
+from services.feedback.projections.projection import Projection, advance_position
+from services.feedback.projections.projection import catch_up as rebuild
+from services.feedback.projections.thumbs import ThumbCount
+from services.feedback.sink.sink import Position
+from services.feedback.spool.frames import Record
+
+Key = tuple[str, str, str]
+"""Principal, model version, arm."""
+# Of metrics and answers: versions are few at a time and many over the years.
+NEWEST_VERSIONS = 10
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """One version under one arm. `up_rate` lies in `likely` with 95 % over the whole experiment."""
+
+    model_version: str
+    arm: str
+    exposed_users: int
+    first_us: int
+    up: int
+    down: int
+
+    @property
+    def up_rate(self) -> float:
+        """Of the standing thumbs; 0 without any."""
+        return self.up / (self.up + self.down) if self.up + self.down else 0.0
+
+    @property
+    def up_rate_interval(self) -> Interval:
+        """Where the rate lies."""
+        return interval(self.up, self.down)
+
+
+class ThumbCounter(Protocol):
+    """Standing thumbs."""
+
+    async def count(self, since_us: int) -> list[ThumbCount]:
+        """By version and arm. Raises: LedgerUnavailableError."""
+
+
+class Experiments:
+    """Reads exposures and thumbs together."""
+
+    def __init__(self, engine: Engine, thumbs: ThumbCounter) -> None:
+        self._engine, self._thumbs = engine, thumbs
+
+    async def figures(self, since_us: int = 0) -> list[ArmFigures]:
+        """The newest versions by first exposure, newest first; of thumbs and first exposures at or
+        after a time.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer.
+        """
+        counts = {
+            (count.model_version, count.arm): count for count in await self._thumbs.count(since_us)
+        }
+        exposures = await asyncio.to_thread(self._exposures, since_us)
+        figures = [
+            ArmFigures(version, arm, users, first_us, *_votes(counts.get((version, arm))))
+            for (version, arm), (users, first_us) in exposures.items()
+        ]
+        first_exposures: dict[str, int] = {}
+        for arm_figures in figures:
+            first_exposures[arm_figures.model_version] = min(
+                arm_figures.first_us,
+                first_exposures.get(arm_figures.model_version, arm_figures.first_us),
+            )
+        newest = sorted(
+            first_exposures, key=lambda version: (first_exposures[version], version), reverse=True
+        )[:NEWEST_VERSIONS]
+        return sorted(
+            (arm_figures for arm_figures in figures if arm_figures.model_version in newest),
+            key=lambda arm_figures: (newest.index(arm_figures.model_version), arm_figures.arm),
+        )
+
+    def _exposures(self, since_us: int) -> Mapping[tuple[str, str], tuple[int, int]]:
+        table = tables.exposures.c
+        query = (
+            select(table.model_version, table.arm, func.count(), func.min(table.first_us))
+            .where(table.first_us >= since_us)
+            .group_by(table.model_version, table.arm)
+        )
+        with transaction(self._engine) as connection:
+            return {
+                (version, arm): (users, first)
+                for version, arm, users, first in connection.execute(query)
+            }
+
+
+def fold(
+    connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]
+) -> None:
+    """Move the exposures by one batch, inside the ledger's transaction."""
+    _apply(
+        connection, ((_key(vars(event)), event.finish_us) for _, event in kept if not event.erased)
+    )
+    advance_position(connection, tables.exposure_positions, position)
+
+
+def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
+    """Rebuild the exposures if they do not stand where the ledger does. True if they were rebuilt."""
+    return rebuild(
+        Projection(tables.exposures, tables.exposure_positions, _apply_rows), ledger, store, stream
+    )
+
+
+def _apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
+    _apply(
+        connection, ((_key(row), int(str(row["finish_time"]))) for row in rows if not row["erased"])
+    )
+
+
+def _key(turn: Mapping[str, object]) -> Key:
+    return str(turn["principal"]), str(turn["model_version"]), str(turn["arm"])
+
+
+def _apply(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
+    """What no version answered (a question that the guard refused) exposes nobody to anything, nor
+    does a turn that is taken back.
+    """
+    first: dict[Key, int] = {}
+    for key, finish_us in turns:
+        if key[1]:
+            first[key] = min(finish_us, first.get(key, finish_us))
+    table = tables.exposures
+    for chunk in chunks(first.keys()):
+        key_in = tuple_(table.c.principal, table.c.model_version, table.c.arm).in_(chunk)
+        known = {
+            tuple(row[:3]): row.first_us for row in connection.execute(select(table).where(key_in))
+        }
+        # Partitions arrive in any order: an earlier turn may come later.
+        moved = [key for key in chunk if key not in known or first[key] < known[key]]
+        if earlier := [key for key in moved if key in known]:
+            connection.execute(delete(table).where(tuple_(*table.primary_key.columns).in_(earlier)))
+        if moved:
+            names = ("principal", "model_version", "arm")
+            rows = [{**dict(zip(names, key, strict=True)), "first_us": first[key]} for key in moved]
+            connection.execute(insert(table), rows)
+
+
+def _votes(count: ThumbCount | None) -> tuple[int, int]:
+    return (count.up, count.down) if count else (0, 0)

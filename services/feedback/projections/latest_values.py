@@ -1,0 +1,54 @@
+"""A table in which what was said last stands, by key: what was accepted earlier never takes the
+place of what was later.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, tuple_
+
+from services.feedback.chunks import chunks
+
+
+class LatestValue(Protocol):
+    """What is said; its fields are columns."""
+
+    def replaces(self, other: Any) -> bool:
+        """Whether it stands instead of another one, or of None."""
+
+
+KeyT = TypeVar("KeyT", tuple[str, str], tuple[str, str, str])
+ValueT = TypeVar("ValueT", bound=LatestValue)
+
+
+def newer(value: Mapping[KeyT, ValueT], before: Mapping[KeyT, ValueT]) -> dict[KeyT, ValueT]:
+    """Those that replace what was there before."""
+    return {key: value for key, value in value.items() if value.replaces(before.get(key))}
+
+
+def upsert_latest(
+    connection: Connection,
+    table: Table,
+    names: Sequence[str],
+    changes: Iterable[tuple[KeyT, ValueT]],
+    read: Callable[[Connection, Collection[KeyT]], Mapping[KeyT, ValueT]],
+) -> None:
+    """Let the last change of each key stand. `names`: the columns of the key; `read`: what stands
+    now of some keys.
+    """
+    latest: dict[KeyT, ValueT] = {}
+    for key, value in changes:
+        if value.replaces(latest.get(key)):
+            latest[key] = value
+    before = read(connection, latest.keys())
+    moved = newer(latest, before)
+    for chunk in chunks(moved.keys() & before.keys()):
+        connection.execute(delete(table).where(key_in(table, names, chunk)))
+    if moved:
+        rows = [dict(zip(names, key, strict=True)) | vars(value) for key, value in moved.items()]
+        connection.execute(insert(table), rows)
+
+
+def key_in(table: Table, names: Sequence[str], keys: Sequence[Any]) -> ColumnElement[bool]:
+    """The rows of these keys."""
+    return tuple_(*(table.c[name] for name in names)).in_(keys)

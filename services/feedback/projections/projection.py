@@ -1,0 +1,139 @@
+"""Tables that stand where the ledger does: each commit moves them in its own transaction; where
+they lag they are rebuilt.
+
+A table made by a new release is behind on its first day, so it is filled from the committed objects
+then; and as long as replicas of the old one commit without moving it, it is behind again, says so,
+and is rebuilt.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import pyarrow.compute as pc
+from sqlalchemy import Connection, Row, Table, delete, func, insert, select
+
+from services.chassis.telemetry import fields
+from services.feedback import tables
+from services.feedback.lake import parquet
+from services.feedback.lake.compacted_segments import PAGE_SIZE, pages, readable_segments
+from services.feedback.lake.ledger import Ledger, LedgerUnavailableError
+from services.feedback.lake.object_store import ObjectStore, ObjectStoreError
+from services.feedback.lake.retracted import retracted_answers, retracted_rows
+from services.feedback.lake.segment_object import DamagedObjectError, read_segment
+from services.feedback.principals.erased_rows import erased_row_mask
+from services.feedback.sink.sink import Position
+
+CHECK_SECONDS = 300.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A table, how far it reaches into each log, and how rows of an object move it."""
+
+    table: Table
+    positions: Table
+    apply_rows: Callable[[Connection, Sequence[parquet.Row]], None]
+
+
+def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream: str) -> bool:
+    """Rebuild the table from the committed objects if it does not stand where the ledger does. True
+    if it was rebuilt.
+
+    What compaction has left out is not there any more, so a rebuilt table does not know of rows
+    that have expired.
+
+    Raises:
+        DamagedObjectError, ObjectStoreError, LedgerUnavailableError
+    """
+    if _is_current(projection, ledger, stream):
+        return False
+    with ledger.commits_blocked(stream) as connection:
+        ends = _ledger_ends(connection, stream)
+        if _projected_ends(connection, projection) == ends:
+            return False
+        erased, among = erased_row_mask(connection, stream), partial(retracted_answers, connection)
+        connection.execute(delete(projection.table))
+        connection.execute(delete(projection.positions))
+        # Nobody publishes a cover meanwhile, so nothing that is listed here is deleted before it is
+        # read.
+        for item in chain.from_iterable(
+            pages(lambda after: readable_segments(connection, stream, after, PAGE_SIZE))
+        ):
+            rows = read_segment(store, item)
+            left_out = pc.or_(erased.mask(rows), retracted_rows(rows, among))
+            projection.apply_rows(connection, parquet.to_rows(rows.filter(pc.invert(left_out))))
+        for (topic_id, partition), end_offset in ends.items():
+            _write(connection, projection.positions, topic_id, partition, end_offset)
+    log.info("table rebuilt from objects", extra=fields(table=projection.table.name))
+    return True
+
+
+async def catch_up_periodically(
+    catch_ups: Callable[[], object], every_seconds: float = CHECK_SECONDS
+) -> None:
+    """For ever; what fails is done next time."""
+    while True:
+        await asyncio.sleep(every_seconds)
+        try:
+            await asyncio.to_thread(catch_ups)
+        except (DamagedObjectError, ObjectStoreError, LedgerUnavailableError) as error:
+            log.warning(
+                "tables could not be compared with the ledger",
+                extra=fields(error=type(error).__name__),
+            )
+
+
+def _is_current(projection: Projection, ledger: Ledger, stream: str) -> bool:
+    """A look that holds nobody up."""
+    with ledger.reading() as connection:
+        return _projected_ends(connection, projection) == _ledger_ends(connection, stream)
+
+
+def _ledger_ends(connection: Connection, stream: str) -> dict[tuple[str, int], int]:
+    segments = tables.segments.c
+    ends = select(
+        segments.topic_id, segments.partition, func.max(segments.end_offset).label("end_offset")
+    )
+    return _ends(
+        connection.execute(
+            ends.where(segments.stream == stream).group_by(segments.topic_id, segments.partition)
+        )
+    )
+
+
+def _projected_ends(connection: Connection, projection: Projection) -> dict[tuple[str, int], int]:
+    table = projection.positions.c
+    return _ends(connection.execute(select(table.topic_id, table.partition, table.end_offset)))
+
+
+def _ends(rows: Iterable[Row[Any]]) -> dict[tuple[str, int], int]:
+    return {(row.topic_id, row.partition): row.end_offset for row in rows}
+
+
+def advance_position(connection: Connection, positions: Table, position: Position) -> None:
+    """Write down how far the table reaches now. Where it did not reach to the batch, it goes on
+    saying so, and waits to be rebuilt.
+    """
+    here = (positions.c.topic_id == position.topic_id) & (
+        positions.c.partition == position.partition
+    )
+    # The ledger of a partition begins at 0.
+    reached = connection.execute(select(positions.c.end_offset).where(here)).scalar() or 0
+    if reached == position.start_offset:
+        connection.execute(delete(positions).where(here))
+        _write(connection, positions, position.topic_id, position.partition, position.end_offset)
+
+
+def _write(
+    connection: Connection, positions: Table, topic_id: str, partition: int, end_offset: int
+) -> None:
+    connection.execute(
+        insert(positions).values(topic_id=topic_id, partition=partition, end_offset=end_offset)
+    )

@@ -1,0 +1,191 @@
+"""Which thumb stands: the last of a user on a message, in the order of acceptance; a retraction
+removes it.
+
+What the sink committed is a table, moved in the ledger's own transaction; what is still on its way
+lies over it. So an acknowledged thumb is seen at once, also after a kill. Logs of several replicas
+may arrive in any order: each opinion carries its place in the order of acceptance, and an older one
+never replaces a newer one.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine, func, select
+
+from services.feedback import tables
+from services.feedback.chunks import chunks
+from services.feedback.events import FeedbackEvent, Retraction, Subject, Thumb
+from services.feedback.lake import parquet
+from services.feedback.lake.ledger import Ledger, transaction
+from services.feedback.lake.object_store import ObjectStore
+from services.feedback.projections.latest_values import key_in, newer, upsert_latest
+from services.feedback.projections.projection import Projection, advance_position
+from services.feedback.projections.projection import catch_up as rebuild
+from services.feedback.sink.sink import Position
+from services.feedback.spool.frames import Record
+
+KEY_COLUMNS = ("principal", "message_id")
+Key = tuple[str, str]
+"""Principal and message id."""
+
+
+@dataclass(frozen=True)
+class ThumbState:
+    """What a user said last about a message: a thumb, or that there is none any more (`up` is
+    None).
+    """
+
+    up: bool | None
+    model_version: str
+    arm: str
+    accept_us: int
+    accept_order: int = 0
+
+    def replaces(self, other: "ThumbState | None") -> bool:
+        """Of two in the order of one log, whether this later one counts. Without an order of
+        acceptance the log's decides.
+        """
+        return other is None or self.accept_order >= other.accept_order
+
+
+Change = tuple[Key, ThumbState]
+"""What an event does to the thumb of one user on one message."""
+
+
+@dataclass(frozen=True)
+class ThumbCount:
+    """Standing thumbs of one version under one arm."""
+
+    model_version: str
+    arm: str
+    up: int
+    down: int
+
+
+def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
+    """None: the event does not touch thumbs."""
+    match event.value:
+        case Thumb(up=up):
+            up_value: bool | None = up
+        case Retraction(subject=Subject.THUMB):
+            up_value = None
+        case _:
+            return None
+    state = ThumbState(up_value, event.model_version, event.arm, event.accept_us, accept_order)
+    return (event.principal, event.message_id), state
+
+
+def change_of_row(row: parquet.Row) -> Change | None:
+    """The same, of an event that is a row by now."""
+    if row["kind"] != "thumb" and row["retracts"] != Subject.THUMB:
+        return None
+    # Files of the first version have no order of acceptance.
+    accept_us, accept_order = row["accept_time"], row.get("accept_order") or 0
+    assert isinstance(accept_us, int)
+    assert isinstance(accept_order, int)
+    up = bool(row["up"]) if row["kind"] == "thumb" else None
+    state = ThumbState(up, str(row["model_version"]), str(row["arm"]), accept_us, accept_order)
+    return (str(row["principal"]), str(row["message_id"])), state
+
+
+def fold(
+    connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
+) -> None:
+    """Move the table by one batch, inside the ledger's transaction."""
+    changes = (change_of(event, record.entry.accept_order) for record, event in kept)
+    _apply(connection, [change for change in changes if change])
+    advance_position(connection, tables.thumb_positions, position)
+
+
+class PendingThumbs(Protocol):
+    """Opinions that the table may not have yet."""
+
+    async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, ThumbState]:
+        """Those about some keys, or all. Ask before reading the table: one may be in both, never in
+        neither.
+        """
+
+
+class Thumbs:
+    """Answers from the table and what is pending, together."""
+
+    def __init__(self, engine: Engine, pending: PendingThumbs) -> None:
+        self._engine, self._pending = engine, pending
+
+    async def current(self, principal: str, message_ids: Sequence[str]) -> dict[str, ThumbState]:
+        """Message id → opinion, for the messages on which the user's thumb stands. Raises:
+        LedgerUnavailableError.
+        """
+        keys = {(principal, message_id) for message_id in message_ids}
+        pending = await self._pending.latest(keys)
+        found = await asyncio.to_thread(self._committed_states, keys)
+        found |= newer(pending, found)
+        return {
+            message_id: state for (_, message_id), state in found.items() if state.up is not None
+        }
+
+    async def count(self, since_us: int) -> list[ThumbCount]:
+        """Standing thumbs given at or after a time, by version and arm. Raises:
+        LedgerUnavailableError.
+        """
+        pending = await self._pending.latest(None)
+        totals = await asyncio.to_thread(self._totals, pending, since_us)
+        pairs = sorted({(version, arm) for version, arm, _ in totals})
+        counts = [ThumbCount(v, a, totals[v, a, True], totals[v, a, False]) for v, a in pairs]
+        return [count for count in counts if count.up or count.down]
+
+    def _committed_states(self, keys: set[Key]) -> dict[Key, ThumbState]:
+        with transaction(self._engine) as connection:
+            return _read_states(connection, keys)
+
+    def _totals(
+        self, pending: Mapping[Key, ThumbState], since_us: int
+    ) -> Counter[tuple[str, str, bool]]:
+        table = tables.thumbs.c
+        grouped = (
+            select(table.model_version, table.arm, table.up, func.count())
+            .where(table.accept_us >= since_us, table.up.is_not(None))
+            .group_by(table.model_version, table.arm, table.up)
+        )
+        totals: Counter[tuple[str, str, bool]] = Counter()
+        with transaction(self._engine) as connection:
+            for version, arm, up, number in connection.execute(grouped):
+                totals[version, arm, bool(up)] = number
+            before = _read_states(connection, set(pending))
+        moved = newer(pending, before)
+        replaced = [before[key] for key in moved if key in before]
+        for sign, states in ((-1, replaced), (1, list(moved.values()))):
+            for state in states:
+                if state.up is not None and state.accept_us >= since_us:
+                    totals[state.model_version, state.arm, state.up] += sign
+        return totals
+
+
+def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
+    """Rebuild the thumbs if they do not stand where the ledger does. True if they were rebuilt."""
+    return rebuild(
+        Projection(tables.thumbs, tables.thumb_positions, _apply_rows), ledger, store, stream
+    )
+
+
+def _apply_rows(connection: Connection, rows: Sequence[parquet.Row]) -> None:
+    _apply(connection, [change for row in rows if (change := change_of_row(row))])
+
+
+def _apply(connection: Connection, changes: Iterable[Change]) -> None:
+    upsert_latest(connection, tables.thumbs, KEY_COLUMNS, changes, _read_states)
+
+
+def _read_states(connection: Connection, keys: Collection[Key]) -> dict[Key, ThumbState]:
+    found = {}
+    for chunk in chunks(keys):
+        for row in connection.execute(
+            select(tables.thumbs).where(key_in(tables.thumbs, KEY_COLUMNS, chunk))
+        ):
+            up = None if row.up is None else bool(row.up)
+            state = ThumbState(up, row.model_version, row.arm, row.accept_us, row.accept_order)
+            found[row.principal, row.message_id] = state
+    return found

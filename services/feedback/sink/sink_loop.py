@@ -1,0 +1,160 @@
+"""Drives a sink on the event loop: when to flush, what to do when it fails. The sink itself runs in
+a thread.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Protocol
+
+from services.chassis.telemetry import fields
+from services.feedback import metrics
+from services.feedback.lake.ledger import FencedError, LedgerUnavailableError, Segment
+from services.feedback.lake.object_store import ObjectStoreError
+from services.feedback.spool.log import LogUnavailableError
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+FIRST_RETRY_SECONDS = 0.2
+LAST_RETRY_SECONDS = 10.0
+# What passes, or is settled by asking the ledger again.
+FAILURES = (FencedError, LedgerUnavailableError, LogUnavailableError, ObjectStoreError, OSError)
+
+
+class SinkableLog(Protocol):
+    """The log, as far as the driver looks."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def end_offset(self) -> int: ...
+
+
+class Flusher(Protocol):
+    """The sink, as its driver sees it."""
+
+    @property
+    def position(self) -> int: ...
+    def assign(self) -> None: ...
+    def flush(self) -> Segment | None: ...
+
+
+class SinkLoop:
+    """Flushes when enough events wait, or one waits long enough; for ever, until told to stop.
+
+    `on_committed(end)` runs on the event loop once everything before `end` is in the ledger.
+    `executor` is where flushes block;
+    None: the loop's own.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        waiting: SinkableLog,
+        sink: Flusher,
+        flush_rows: int,
+        flush_seconds: float,
+        on_committed: Callable[[int], None] = lambda end: None,
+        executor: Executor | None = None,
+    ) -> None:
+        self._stream, self._log, self._sink, self._executor = stream, waiting, sink, executor
+        self._flush_rows, self._flush_seconds = flush_rows, flush_seconds
+        self._on_committed = on_committed
+        self._behind_since: float | None = None
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until `stop`; raises what a person must look at (LogError)."""
+        retry_seconds = FIRST_RETRY_SECONDS
+        while not self._stopped.is_set():
+            wait_seconds = POLL_SECONDS
+            if self._is_due():
+                if await self._flush_once():
+                    retry_seconds = FIRST_RETRY_SECONDS
+                    continue
+                wait_seconds, retry_seconds = (
+                    retry_seconds,
+                    min(2 * retry_seconds, LAST_RETRY_SECONDS),
+                )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), wait_seconds)
+
+    def stop(self) -> None:
+        """Let `run` end after the flush that is under way: a flush in a thread cannot be cancelled."""
+        self._stopped.set()
+
+    async def finish(self) -> None:
+        """Sink what waits, as long as that works: what does not, is there at the next start."""
+        while self._waiting() and await self._flush_once():
+            pass
+
+    def _waiting(self) -> int:
+        return self._log.end_offset - self._sink.position
+
+    def _is_due(self) -> bool:
+        waiting, now = self._waiting(), time.monotonic()
+        if not waiting:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = now
+        behind_seconds = now - self._behind_since if self._behind_since is not None else 0.0
+        partition = str(self._log.partition)
+        metrics.LAG_EVENTS.labels(self._stream, partition).set(waiting)
+        metrics.LAG_SECONDS.labels(self._stream, partition).set(behind_seconds)
+        return waiting >= self._flush_rows or (
+            waiting > 0 and behind_seconds >= self._flush_seconds
+        )
+
+    async def _flush_once(self) -> bool:
+        """One flush; False if it must be tried again."""
+        end_before = self._log.end_offset
+        try:
+            segment = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._sink.flush
+            )
+        except FAILURES as error:
+            await self._reassign(error)
+            return False
+        finally:
+            self._on_committed(self._sink.position)
+        if self._sink.position >= end_before:
+            self._behind_since = None
+        if segment:
+            self._count_segment(segment)
+        return True
+
+    async def _reassign(self, error: Exception) -> None:
+        """After a failure only the ledger knows what was committed."""
+        metrics.SINK_FAILURES.labels(self._stream, type(error).__name__).inc()
+        log.warning(
+            "flush failed, will be tried again",
+            extra=fields(stream=self._stream, error=type(error).__name__),
+        )
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._sink.assign)
+        except FAILURES as again:
+            log.warning(
+                "sink cannot go on yet",
+                extra=fields(stream=self._stream, error=type(again).__name__),
+            )
+
+    def _count_segment(self, segment: Segment) -> None:
+        metrics.SEGMENTS.labels(self._stream).inc()
+        metrics.ROWS.labels(self._stream).inc(segment.rows)
+        metrics.DEAD_LETTERS.labels(self._stream).inc(segment.dead_letters)
+        metrics.TOMBSTONES.labels(self._stream).inc(segment.tombstones)
+        log.info(
+            "segment committed",
+            extra=fields(
+                stream=self._stream,
+                sequence=segment.sequence,
+                start=segment.start_offset,
+                end=segment.end_offset,
+                dead_letters=segment.dead_letters,
+                tombstones=segment.tombstones,
+            ),
+        )
