@@ -1,3 +1,4 @@
-"""Thumbs, corrections and turns: durable at the ack, counted once, retractable; published as
-Parquet through a ledger.
+"""Feedback service: durable thumbs, corrections and turns, published as Parquet.
+
+Events are durable when acknowledged, counted exactly once, and retractable.
 """

@@ -1,6 +1,8 @@
-"""`python -m services.feedback` serves. Beside it: `migrate` moves Postgres' schema, `topics` and
-`bucket` make what servers must have, `orphans` and `compact` tend the store, and `audit` proves
-that nothing is lost or twice.
+"""Command line of the feedback service, `python -m services.feedback`.
+
+Without a subcommand the service runs. Administrative commands: `migrate` updates the Postgres
+schema, `topics` and `bucket` create Kafka topics and the S3 bucket, `orphans` and `compact`
+maintain the object store, and `audit` verifies the stored data.
 """
 
 import asyncio
@@ -55,7 +57,8 @@ from services.feedback.streams import FEEDBACK, TURNS, AcceptOptions, Stores, op
 
 NAME = "thumbwheel.feedback.v1.FeedbackLogService"
 DAY_SECONDS = 86_400.0
-# Session's relay and training ask again by themselves; a thumb waits for its ack.
+# Callers of these methods (relay of the session service, training) retry on their own. A thumb
+# waits for its acknowledgement and has priority.
 BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs", "GetDataKeys", "ListErasures"})
 
 
@@ -63,13 +66,15 @@ BATCH = frozenset({"AppendTurns", "ListSegments", "CountThumbs", "GetDataKeys", 
 async def wiring(
     settings: FeedbackSettings, exported: ExperimentMetrics | None = None
 ) -> AsyncIterator[Sequence[Registration]]:
-    """Open stores and both streams; close them in reverse. `shown`: where Prometheus finds the
-    experiments.
+    """Open the stores and both streams, and close them in reverse order.
+
+    Args:
+        settings: Settings of the service.
+        exported: Collector for the figures of experiments; by default a new, unregistered
+            collector.
     """
-    engine, master = (
-        open_database(settings.database_url),
-        MasterKey(settings.master_key.get_secret_value()),
-    )
+    engine = open_database(settings.database_url)
+    master = MasterKey(settings.master_key.get_secret_value())
     keys = DataKeys(engine, master)
     keys.check()
     erasures = Erasures(engine)
@@ -98,10 +103,8 @@ async def wiring(
             settings, TURNS, stores, finished_turns.fold, turn_options, _no_op, _no_op
         ) as turns,
     ):
-        key, pending_thumbs = (
-            settings.principal_key.get_secret_value(),
-            thumbs.Thumbs(engine, mode.pending_thumbs),
-        )
+        key = settings.principal_key.get_secret_value()
+        pending_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs)
         figures = experiments.Experiments(engine, pending_thumbs)
         consents = Consents(engine, settings.training_consent_default)
         principals = Principals(keys, consents, erasures, mode.on_erased)
@@ -139,9 +142,7 @@ def _catch_up(stores: Stores) -> None:
 
 @dataclass(frozen=True)
 class ReplicaMode:
-    """What differs between one process and many: who came first, and where thumbs and words are
-    that no segment has yet.
-    """
+    """Differences between a single replica and several replicas: claims and pending feedback."""
 
     claims: tuple[Claims, Claims]
     pending_thumbs: thumbs.PendingThumbs
@@ -182,12 +183,12 @@ def _many_replicas(engine: Engine) -> ReplicaMode:
 
 
 def _no_op(_argument: object) -> None:
-    """Nobody needs to be told."""
+    """Ignore the argument (callback for modes without pending feedback in memory)."""
 
 
 @asynccontextmanager
 async def _background_tasks(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """As long as the block runs."""
+    """Run coroutines as tasks until the block ends, then cancel them."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         yield
@@ -204,7 +205,7 @@ def _serve(settings: FeedbackSettings) -> int:
 
 
 def main() -> int:
-    """Run a command; its exit status."""
+    """Run the command of the command line and return its exit status."""
     parser = ArgumentParser(prog="python -m services.feedback", description=__doc__)
     add_commands(parser)
     options, settings = parser.parse_args(), load_settings(FeedbackSettings)

@@ -1,5 +1,6 @@
-"""Which services may call which method here, where certificates tell them apart. A method that is
-not in the table is denied.
+"""Services allowed to call each method, identified by client certificate.
+
+Methods missing from the table are denied.
 """
 
 from collections.abc import Mapping

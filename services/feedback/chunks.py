@@ -1,4 +1,4 @@
-"""Many keys, so many at a time that one query can name them."""
+"""Split large sets of keys into chunks small enough for one SQL query."""
 
 from collections.abc import Collection, Iterator
 from typing import TypeVar
@@ -8,7 +8,10 @@ KeyT = TypeVar("KeyT", str, bytes, tuple[str, str], tuple[str, str, str])
 
 
 def chunks(keys: Collection[KeyT]) -> Iterator[list[KeyT]]:
-    """In order: whoever locks what they name, locks it in the same order."""
+    """Yield the keys in sorted chunks.
+
+    The common sort order prevents deadlocks: all callers lock rows in the same order.
+    """
     ordered = sorted(keys)
     for at in range(0, len(ordered), KEYS_PER_QUERY):
         yield ordered[at : at + KEYS_PER_QUERY]

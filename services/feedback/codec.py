@@ -1,6 +1,7 @@
-"""Protobuf bytes to domain events: the one place where the log's payload is understood.
+"""Conversion between protobuf bytes of the log and domain events.
 
-Fields that this version does not know are kept as bytes, so that a rollback loses nothing.
+Only this module parses payloads. Fields unknown to this version are preserved as bytes, so a
+rollback loses no data.
 """
 
 import hashlib
@@ -34,10 +35,9 @@ EventT = TypeVar("EventT", FeedbackEvent, TurnEvent)
 
 
 def feedback_entry(message: events_pb2.FeedbackEvent, traceparent: str = "") -> Entry:
-    """The event as the log keeps it.
+    """Return the log entry of a feedback event.
 
-    The gateway's accept_time differs between retries of one request, so it is no part of the
-    fingerprint.
+    The fingerprint excludes accept_time, because the gateway sends a new time with each retry.
     """
     said = events_pb2.FeedbackEvent()
     said.CopyFrom(message)
@@ -46,13 +46,14 @@ def feedback_entry(message: events_pb2.FeedbackEvent, traceparent: str = "") -> 
 
 
 def turn_entry(message: events_pb2.TurnEvent, traceparent: str = "") -> Entry:
-    """The turn as the log keeps it."""
+    """Return the log entry of a turn event."""
     return _entry(message, message, traceparent)
 
 
 def extract_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.FeedbackEvent:
-    """Move what the user wrote out of an event, into one that holds nothing else. Fields of a newer
-    writer stay: nobody knows them.
+    """Move the user's texts out of an event into a new event with no other fields.
+
+    Unknown fields of a newer writer stay in the original event.
     """
     texts = events_pb2.FeedbackEvent()
     kind = event.WhichOneof("value")
@@ -68,15 +69,13 @@ def extract_feedback_texts(event: events_pb2.FeedbackEvent) -> events_pb2.Feedba
 
 
 def decode_words(texts: bytes) -> Words:
-    """What a user wrote, out of the bytes that were sealed."""
+    """Parse the unsealed bytes of a feedback event into the user's texts."""
     message = events_pb2.FeedbackEvent.FromString(texts)
     return Words(tuple(message.thumb.reasons), message.thumb.comment, message.correction.text)
 
 
 def extract_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
-    """The same of a turn: what the model was given, what the user typed, what was answered and
-    token by token sampled.
-    """
+    """Move all texts out of a turn into a new event: context, typed text, answer and sample."""
     texts = events_pb2.TurnEvent(
         context=event.context, original_text=event.original_text, answer=event.answer
     )
@@ -88,13 +87,18 @@ def extract_turn_texts(event: events_pb2.TurnEvent) -> events_pb2.TurnEvent:
 
 
 def decode_feedback(record: Record) -> FeedbackEvent:
-    """Raises: UndecodableError."""
+    """Decode and check a feedback event.
+
+    Raises:
+        UndecodableError: The payload is malformed or breaks a limit.
+    """
     return _decode(record, events_pb2.FeedbackEvent, feedback_from, check_feedback)
 
 
 def decoded_feedback(records: Iterable[Record]) -> Iterator[tuple[Record, FeedbackEvent]]:
-    """Records with their events; without those that cannot be decoded: they will be dead letters
-    and count for nothing.
+    """Yield records with their decoded events and skip undecodable records.
+
+    Undecodable records become dead letters and have no effect.
     """
     for record in records:
         with suppress(UndecodableError):
@@ -102,12 +106,16 @@ def decoded_feedback(records: Iterable[Record]) -> Iterator[tuple[Record, Feedba
 
 
 def decode_turn(record: Record) -> TurnEvent:
-    """Raises: UndecodableError."""
+    """Decode and check a turn event.
+
+    Raises:
+        UndecodableError: The payload is malformed or breaks a limit.
+    """
     return _decode(record, events_pb2.TurnEvent, turn_from, check_turn)
 
 
 def feedback_from(message: events_pb2.FeedbackEvent) -> FeedbackEvent:
-    """The domain's event; not checked."""
+    """Convert a protobuf message to a domain event without checks."""
     return FeedbackEvent(
         event_id=message.event_id,
         tenant=message.tenant,
@@ -124,7 +132,7 @@ def feedback_from(message: events_pb2.FeedbackEvent) -> FeedbackEvent:
 
 
 def turn_from(message: events_pb2.TurnEvent) -> TurnEvent:
-    """The domain's event; not checked."""
+    """Convert a protobuf message to a domain event without checks."""
     return TurnEvent(
         event_id=message.event_id,
         tenant=message.tenant,
@@ -178,7 +186,7 @@ def _decode(
 ) -> EventT:
     if record.entry.schema_major != SCHEMA_MAJOR:
         raise UndecodableError(
-            f"schema major {record.entry.schema_major} is not {SCHEMA_MAJOR}",
+            f"schema major version is {record.entry.schema_major}, not {SCHEMA_MAJOR}",
             field="schema_major",
             reason="UNSUPPORTED",
             limit=str(SCHEMA_MAJOR),
@@ -187,7 +195,7 @@ def _decode(
         event = translate(kind.FromString(record.entry.payload))
         check(event)
     except DecodeError as error:
-        raise UndecodableError("not valid protobuf", field="payload") from error
+        raise UndecodableError("payload is no valid protobuf", field="payload") from error
     except InvalidArgumentError as error:
         raise UndecodableError(
             f"invalid {error.field}", field=error.field, reason=error.reason, limit=error.limit
@@ -219,7 +227,7 @@ def _sample(message: events_pb2.TurnEvent) -> Sample | None:
 
 
 def _name(enum: Any, prefix: str, number: int) -> str:
-    """`FINISH_REASON_STOP` → `stop`; a value of a newer writer → its number."""
+    """Return a short enum name (`FINISH_REASON_STOP` → `stop`) or an unknown value's number."""
     if number not in enum.values():
         return str(number)
     return str(enum.Name(number)).removeprefix(prefix).lower()
@@ -230,11 +238,11 @@ def _microseconds(stamp: Timestamp) -> int:
 
 
 def _unknown(message: Message) -> bytes:
-    """The message without all that this version knows, on every level but inside lists."""
+    """Return only the unknown fields of a message, at all levels except inside lists."""
     known = type(message)()
     known.CopyFrom(message)
     known.DiscardUnknownFields()
-    if known.ByteSize() == message.ByteSize():  # nearly all
+    if known.ByteSize() == message.ByteSize():  # nearly all messages
         return b""
     rest = type(message)()
     rest.CopyFrom(message)

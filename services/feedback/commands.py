@@ -1,6 +1,4 @@
-"""What people do beside serving: move the schema, make topics and the bucket, tend the store, and
-prove that nothing is lost.
-"""
+"""Administrative commands: schema, topics, bucket, maintenance of the store, and audit."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -49,7 +47,7 @@ def _log_views(settings: FeedbackSettings, stream: Stream) -> list[LogView]:
 def _bucket(settings: FeedbackSettings, _options: Namespace) -> int:
     if not settings.s3_endpoint:
         print(
-            "s3_endpoint: is empty, so objects lie in a directory, which needs no bucket",
+            "s3_endpoint: empty; the directory object store needs no bucket",
             file=sys.stderr,
         )
         return 2
@@ -102,35 +100,35 @@ def _objects(settings: FeedbackSettings, options: Namespace) -> int:
 
 
 COMMANDS = {
-    "audit": (_audit, "prove from store, ledger and log that nothing is lost or twice"),
-    "compact": (_compact, "merge small objects and leave out what must go: one pass now"),
-    "migrate": (_migrate, "bring the database's tables up to date"),
-    "topics": (_topics, "make Kafka's topics, or say how they are"),
-    "bucket": (_bucket, "make the S3 bucket, and try it"),
+    "audit": (_audit, "verify that no event is lost or duplicated in store, ledger and log"),
+    "compact": (_compact, "run one compaction pass now"),
+    "migrate": (_migrate, "migrate the database schema"),
+    "topics": (_topics, "create missing Kafka topics and describe all topics"),
+    "bucket": (_bucket, "create the S3 bucket if missing, and check access"),
     "objects": (
         _objects,
-        "save: all objects as a tar to standard output; load: from standard input",
+        "save all objects as a tar to standard output, or load from standard input",
     ),
-    "orphans": (_orphans, "list objects that no ledger row names; with --delete, delete"),
+    "orphans": (_orphans, "list objects without a ledger row, and optionally delete dead ones"),
 }
 
 
 def add_commands(parser: ArgumentParser) -> None:
-    """Describe them."""
+    """Add the subcommands to the parser."""
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("serve", help="the default")
+    commands.add_parser("serve", help="run the service (default)")
     described = {name: commands.add_parser(name, help=what) for name, (_, what) in COMMANDS.items()}
     described["objects"].add_argument("what", choices=["save", "load"])
     add_orphan_options(described["orphans"])
 
 
 def run_command(settings: FeedbackSettings, options: Namespace) -> int:
-    """Its exit status."""
+    """Run the chosen subcommand and return its exit status."""
     return COMMANDS[options.command][0](settings, options)
 
 
 def compaction_of(settings: FeedbackSettings, engine: Engine, stores: Stores) -> Compaction:
-    """The same for the command and for the schedule beside the service."""
+    """Return the compaction for the `compact` command and for the schedule of the service."""
     return Compaction(
         stores.ledger,
         Compactors(engine),

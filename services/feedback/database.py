@@ -1,8 +1,7 @@
-"""The feedback database: SQLite where one process has it, Postgres where many do. Its schema is
-moved by Alembic alone.
+"""Feedback database: SQLite for a single process, Postgres for several replicas.
 
-Alembic is imported only when there is something to move: the revision is read first, so a usual
-start does not pay for it.
+Only Alembic changes the schema. Alembic is imported only for a migration: the revision is read
+first, so a normal start avoids the cost of the import.
 """
 
 import os
@@ -15,18 +14,18 @@ from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
 
 from services.chassis.errors import DetailedError
 
-# The newest of migrations/versions; a test compares.
+# Newest revision in migrations/versions, compared by a test.
 HEAD = "0007"
-# The database may hold other services' tables too, each with a revision of its own.
+# Other services may share the database, each with its own revision table.
 REVISION_TABLE = "feedback_revision"
 
-# A statement that waits longer is an outage, and a caller is waiting. The socket's limit lies
-# above: where the server can still answer, it says why.
+# A longer statement counts as an outage, because a caller is waiting. The limit of the socket is
+# higher, so that a responsive server can still report the reason.
 POSTGRES_SECONDS = {
     "statement_timeout": 8,
     "lock_timeout": 7,
-    # A writer that is frozen inside a commit holds the stream's row: it loses it before those who
-    # wait give up.
+    # A writer frozen inside a commit holds the lock on the stream's row. The server ends its
+    # transaction before the waiting writers time out.
     "idle_in_transaction_session_timeout": 5,
 }
 SOCKET_SECONDS = 12
@@ -34,16 +33,18 @@ CONNECTIONS = 8
 
 
 class SchemaBehindError(DetailedError):
-    """The database has not the schema of this code; the text names the command, `limit` is the
-    revision that is needed.
+    """Database schema is older or newer than this code.
+
+    The text names the command to run; `limit` is the required revision.
     """
 
     reason = "MISMATCH"
 
 
 def connect(url: str) -> Engine:
-    """An engine whose commits survive power loss. `?ssl=verify-full` compares Postgres'
-    certificate, as in asyncpg's URLs.
+    """Open an engine whose commits survive power loss.
+
+    `?ssl=verify-full` verifies the Postgres certificate, as in URLs of asyncpg.
     """
     if url.startswith("sqlite"):
         return _sqlite(url)
@@ -55,7 +56,7 @@ def connect(url: str) -> Engine:
     }
     made = make_url(url)
     if "ssl" in made.query:
-        # Without it pg8000 encrypts too where the server can, and believes anybody.
+        # Without this context pg8000 encrypts opportunistically and accepts any certificate.
         arguments["ssl_context"] = ssl.create_default_context(
             cafile=os.environ.get("PGSSLROOTCERT")
         )
@@ -65,19 +66,20 @@ def connect(url: str) -> Engine:
         pool_size=CONNECTIONS,
         connect_args=arguments,
     )
-    # Otherwise each row of an insert is a round trip of its own: 5,000 for a full segment.
+    # Without this setting each inserted row is a separate round trip: 5,000 for a full segment.
     engine.dialect.use_insertmanyvalues_wo_returning = True
-    event.listen(engine, "connect", _send_at_once)
+    event.listen(engine, "connect", _disable_nagle)
     return engine
 
 
 def open_database(url: str) -> Engine:
-    """An engine over the schema of this code: SQLite belongs to this process and is moved there,
-    Postgres must be there.
+    """Open an engine on the schema of this code.
+
+    SQLite belongs to this process and is migrated; Postgres must already have the schema.
 
     Raises:
         SchemaBehindError: Postgres has another revision.
-        SQLAlchemyError: the database does not answer.
+        SQLAlchemyError: The database does not answer.
     """
     engine = connect(url)
     found = revision(engine)
@@ -88,7 +90,7 @@ def open_database(url: str) -> Engine:
         return engine
     engine.dispose()
     raise SchemaBehindError(
-        f"the feedback database is at revision {found or 'none'}, this version needs {HEAD}: "
+        f"the feedback database has revision {found or 'none'}, this version needs {HEAD}; "
         "run `python -m services.feedback migrate`",
         field="database_url",
         limit=HEAD,
@@ -96,7 +98,7 @@ def open_database(url: str) -> Engine:
 
 
 def revision(engine: Engine) -> str | None:
-    """Where the schema stands; None: Alembic was never here."""
+    """Return the current revision of the schema, or None before the first migration."""
     if not inspect(engine).has_table(REVISION_TABLE):
         return None
     with engine.begin() as connection:
@@ -106,7 +108,7 @@ def revision(engine: Engine) -> str | None:
 
 
 def migrate(engine: Engine) -> None:
-    """Move the schema to HEAD, all of it or nothing."""
+    """Migrate the schema to HEAD in one transaction."""
     from alembic import command
     from alembic.config import Config
 
@@ -115,7 +117,7 @@ def migrate(engine: Engine) -> None:
     config.set_main_option("path_separator", "os")
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
-            # One at a time, and as long as it takes.
+            # Migrations run serially and without a time limit.
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(
@@ -126,8 +128,9 @@ def migrate(engine: Engine) -> None:
 
 
 def scrub(engine: Engine) -> bool:
-    """Take what was deleted out of SQLite's write-ahead log too; False: somebody still reads it.
-    Nothing to do elsewhere.
+    """Truncate SQLite's write-ahead log, which may still contain deleted data.
+
+    Returns False while a reader blocks the truncation. Other databases need no action.
     """
     if engine.dialect.name != "sqlite":
         return True
@@ -139,9 +142,10 @@ def scrub(engine: Engine) -> bool:
     return not busy
 
 
-def _send_at_once(connection: Any, _record: Any) -> None:
-    """pg8000 leaves Nagle's algorithm on: a statement of more than one buffer waits 40 ms for the
-    server's delayed ACK.
+def _disable_nagle(connection: Any, _record: Any) -> None:
+    """Disable Nagle's algorithm, which pg8000 leaves enabled.
+
+    With Nagle a statement larger than one buffer waits 40 ms for the server's delayed ACK.
     """
     connection._usock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -156,13 +160,13 @@ def _sqlite(url: str) -> Engine:
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would open transactions by its own rules, and reads outside of them.
+    # The driver would start transactions by its own rules and read outside of transactions.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    # The spool is trimmed after a commit, so the commit must have reached the disk.
+    # The spool is trimmed after a commit, so the commit must be durable by then.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA busy_timeout=10000")
-    # A deleted key is overwritten with zeros.
+    # Overwrite deleted keys with zeros.
     cursor.execute("PRAGMA secure_delete=ON")
     cursor.close()

@@ -1,4 +1,4 @@
-"""Files and folders that are still there, whole, after the power went away."""
+"""Files and folders that survive power loss."""
 
 import os
 import uuid
@@ -8,8 +8,9 @@ DRAFT_PREFIX = ".draft-"
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Put a whole file in its place: draft, sync, rename, sync the folder. A reader sees the old
-    one or the new one.
+    """Write a file atomically: draft, sync, rename, sync of the folder.
+
+    Readers see either the old content or the new content.
     """
     make_directory(path.parent)
     draft = path.with_name(f"{DRAFT_PREFIX}{uuid.uuid4().hex}")
@@ -22,7 +23,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a folder, and what is missing above it; each is synced into its parent."""
+    """Create a folder and its missing parents, and sync each entry into its parent."""
     if directory.is_dir():
         return
     make_directory(directory.parent)
@@ -31,7 +32,7 @@ def make_directory(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make the folder's entries durable."""
+    """Make the entries of a folder durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""What can be said about an answer, and what a finished turn is; with the limits of both.
+"""Feedback events and turn events of the domain, with their limits.
 
-An event comes in with plain texts; from the spool on they are in `sealed` (sealing.py), and empty
-beside it. Times are microseconds since 1970 in UTC: they are data, never an order. Order is the
-order of acceptance.
+An event arrives with plain texts. From the spool onwards the texts are in `sealed` (sealing.py) and
+the plain fields are empty. Times are microseconds since 1970 in UTC and never define an order;
+events are ordered by acceptance.
 """
 
 import math
@@ -26,14 +26,14 @@ _PRINCIPAL = re.compile(r"[0-9a-f]{64}")
 
 
 class Stream(StrEnum):
-    """A log of its own, with its own topic id."""
+    """Kind of event log; each stream has its own topic id."""
 
     FEEDBACK = "feedback"
     TURNS = "turns"
 
 
 class Subject(StrEnum):
-    """What a retraction takes back."""
+    """Kind of feedback that a retraction withdraws."""
 
     THUMB = "thumb"
     CORRECTION = "correction"
@@ -41,7 +41,7 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True)
 class Thumb:
-    """Good or bad, and why."""
+    """Vote on an answer with optional reasons and comment."""
 
     up: bool
     reasons: tuple[str, ...] = ()
@@ -50,14 +50,14 @@ class Thumb:
 
 @dataclass(frozen=True)
 class Correction:
-    """A better answer by the user."""
+    """Better answer written by the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Words:
-    """What a user said in words about an answer, taken together."""
+    """All texts of one user about one answer: reasons, comment and correction."""
 
     reasons: tuple[str, ...] = ()
     comment: str = ""
@@ -66,14 +66,14 @@ class Words:
 
 @dataclass(frozen=True)
 class Retraction:
-    """Takes back the user's thumb or correction."""
+    """Withdrawal of the user's thumb or correction."""
 
     subject: str
 
 
 @dataclass(frozen=True)
 class FeedbackEvent:
-    """One thing that a user said about an answer."""
+    """One feedback action of a user on an answer."""
 
     event_id: str
     tenant: str
@@ -90,7 +90,7 @@ class FeedbackEvent:
 
 @dataclass(frozen=True)
 class ContextMessage:
-    """One message that the model was given; role is "system", "user" or "assistant"."""
+    """Message in the context of the model; the role is "system", "user" or "assistant"."""
 
     role: str
     text: str
@@ -98,8 +98,9 @@ class ContextMessage:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model sampled: token ids, and the log-prob of each. It tells the answer, so it is
-    sealed with it.
+    """Sampled token ids with their log-probs.
+
+    A sample reveals the answer and is therefore sealed together with the texts.
     """
 
     token_ids: tuple[int, ...]
@@ -108,7 +109,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class TurnEvent:
-    """One finished turn, as training needs it."""
+    """One finished turn with all fields needed for training."""
 
     event_id: str
     tenant: str
@@ -139,7 +140,11 @@ class TurnEvent:
 
 
 def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
-    """Raises: InvalidArgumentError naming field and limit."""
+    """Check the fields of a feedback event.
+
+    Raises:
+        InvalidArgumentError: A field exceeds its limit; the error names field and limit.
+    """
     _check_common(event, path)
     if event.accept_us <= 0:
         raise _invalid(f"{path}.accept_time", "a time after 1970")
@@ -164,22 +169,28 @@ def check_feedback(event: FeedbackEvent, path: str = "event") -> None:
 
 
 def check_turn(event: TurnEvent, path: str = "turn") -> None:
-    """Raises: InvalidArgumentError naming field and limit."""
+    """Check the fields of a turn event.
+
+    Raises:
+        InvalidArgumentError: A field exceeds its limit; the error names field and limit.
+    """
     _check_common(event, path)
     check_uuid(event.user_message_id, f"{path}.user_message_id")
     has_texts = bool(event.context or event.answer or event.original_text or event.sample)
     _check_seal(event.sealed, f"{path}.sealed", has_texts)
     if event.erased and has_texts:
         raise _invalid(
-            f"{path}.erased", "an erased turn has no context, original_text, answer and sample"
+            f"{path}.erased", "false, or context, original_text, answer and sample must be empty"
         )
     if event.sample:
         _check_sample(event.sample, f"{path}.sample")
 
 
 def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> None:
-    """Nobody else seals: what comes in is plain. Raises: InvalidArgumentError naming field and
-    limit.
+    """Check for an empty `sealed` field, since only this service seals texts.
+
+    Raises:
+        InvalidArgumentError: The caller has sent sealed bytes; the error names field and limit.
     """
     if event.sealed:
         raise _invalid(f"{path}.sealed", "empty")
@@ -187,7 +198,7 @@ def check_unsealed(event: FeedbackEvent | TurnEvent, path: str = "event") -> Non
 
 def _check_seal(sealed: bytes, field: str, has_texts: bool) -> None:
     if sealed and (has_texts or not is_sealed(sealed)):
-        raise _invalid(field, "of a known form, with no texts beside it")
+        raise _invalid(field, "of a known form, without plain texts")
 
 
 def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
@@ -197,7 +208,7 @@ def _check_common(event: FeedbackEvent | TurnEvent, path: str) -> None:
         raise _invalid(f"{path}.tenant", f"1 to {MAX_NAME_CHARACTERS} characters")
     _check_principal(event.principal, f"{path}.principal")
     for name in ("tenant", "model_version", "arm"):
-        # Postgres takes no NUL: accepted, such an event would stop the sink for ever.
+        # Postgres rejects NUL in text. An accepted event with NUL would stop the sink permanently.
         if len(getattr(event, name)) > MAX_NAME_CHARACTERS or "\0" in getattr(event, name):
             raise _invalid(
                 f"{path}.{name}", f"at most {MAX_NAME_CHARACTERS} characters, none of them NUL"
@@ -223,7 +234,11 @@ def _check_thumb(thumb: Thumb, path: str) -> None:
 
 
 def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
-    """Raises: InvalidArgumentError naming field and limit."""
+    """Check number and form of message ids.
+
+    Raises:
+        InvalidArgumentError: Too many ids or a malformed id; the error names field and limit.
+    """
     if not 1 <= len(message_ids) <= limit:
         raise _invalid("message_ids", f"1 to {limit:,}")
     for number, message_id in enumerate(message_ids):
@@ -231,7 +246,12 @@ def check_message_ids(message_ids: Sequence[str], limit: int) -> None:
 
 
 def check_principals(principals: Sequence[str], limit: int) -> None:
-    """Raises: InvalidArgumentError naming field and limit."""
+    """Check number and form of principals.
+
+    Raises:
+        InvalidArgumentError: Too many principals or a malformed one; the error names field and
+            limit.
+    """
     if not 1 <= len(principals) <= limit:
         raise _invalid("principals", f"1 to {limit:,}")
     for number, principal in enumerate(principals):
@@ -239,8 +259,10 @@ def check_principals(principals: Sequence[str], limit: int) -> None:
 
 
 def check_position(position: int, field: str) -> None:
-    """A place in a ledger, of which the protocol allows more than the database. Raises:
-    InvalidArgumentError naming field and limit.
+    """Check a ledger position: the protocol allows larger numbers than the database.
+
+    Raises:
+        InvalidArgumentError: The position exceeds the database's range.
     """
     if position > MAX_POSITION:
         raise _invalid(field, f"at most {MAX_POSITION:,}")
@@ -252,7 +274,11 @@ def _check_principal(text: str, field: str) -> None:
 
 
 def check_uuid(text: str, field: str) -> None:
-    """Raises: InvalidArgumentError naming field and limit."""
+    """Check for a lower-case UUID.
+
+    Raises:
+        InvalidArgumentError: The text is no UUID; the error names field and limit.
+    """
     if not _UUID.fullmatch(text):
         raise _invalid(field, "a UUID, lower case")
 

@@ -1,4 +1,4 @@
-"""FeedbackLogService: protobuf to domain and back, and who may ask for what."""
+"""FeedbackLogService: conversion between protobuf and domain, and authorisation."""
 
 import time
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ STREAMS = {feedback_pb2.STREAM_FEEDBACK: Stream.FEEDBACK, feedback_pb2.STREAM_TU
 
 
 class FeedbackLogServicer(PrincipalServicer):
-    """Internal: called by gateway, session and training."""
+    """gRPC servicer for the internal callers gateway, session and training."""
 
     def __init__(
         self,
@@ -59,7 +59,9 @@ class FeedbackLogServicer(PrincipalServicer):
         check_unsealed(event)
         caller = require_caller()
         if (event.tenant, event.principal) != (caller.tenant, self._principal()):
-            raise PermissionDeniedError("the event is not the caller's", field="event.principal")
+            raise PermissionDeniedError(
+                "the event belongs to another principal", field="event.principal"
+            )
         new = await _acknowledge(
             Stream.FEEDBACK,
             self._feedback,
@@ -78,7 +80,9 @@ class FeedbackLogServicer(PrincipalServicer):
             )
         if request.ByteSize() > MAX_TURN_BYTES:
             raise InvalidArgumentError(
-                "turns are too large", field="turns", limit=f"{MAX_TURN_BYTES:,} bytes"
+                f"turns must be at most {MAX_TURN_BYTES:,} bytes",
+                field="turns",
+                limit=f"{MAX_TURN_BYTES:,} bytes",
             )
         for number, turn in enumerate(request.turns):
             event = codec.turn_from(turn)
@@ -95,7 +99,9 @@ class FeedbackLogServicer(PrincipalServicer):
     ) -> feedback_pb2.ListSegmentsResponse:
         if request.stream not in STREAMS:
             raise InvalidArgumentError(
-                "stream is not known", field="stream", limit="STREAM_FEEDBACK or STREAM_TURNS"
+                "stream must be STREAM_FEEDBACK or STREAM_TURNS",
+                field="stream",
+                limit="STREAM_FEEDBACK or STREAM_TURNS",
             )
         check_position(request.after_sequence, "after_sequence")
         segments = await self._catalogue.after(STREAMS[request.stream], request.after_sequence)
@@ -135,7 +141,7 @@ class FeedbackLogServicer(PrincipalServicer):
 
 
 async def _acknowledge(stream: Stream, log: GroupCommit, entries: Sequence[Entry]) -> int:
-    """Return how many were new, once all are durable."""
+    """Wait until all entries are durable and return the number of new entries."""
     started = time.perf_counter()
     new = await log.append(entries)
     metrics.ACK_SECONDS.labels(stream).observe(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""What the feedback service can be told: TW_FEEDBACK_*."""
+"""Settings of the feedback service (TW_FEEDBACK_*)."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 
 
 class FeedbackSettings(ServiceSettings):
-    """Defaults are those of the embedded install, relative to the working directory."""
+    """Settings with the defaults of the embedded install, relative to the working directory."""
 
     model_config = SettingsConfigDict(env_prefix="TW_FEEDBACK_", frozen=True, extra="forbid")
 
@@ -26,102 +26,109 @@ class FeedbackSettings(ServiceSettings):
     metrics_port: int = Field(51056, ge=0, le=65535, description="port of /metrics; 0 serves none")
     principal_key: SecretStr = Field(
         min_length=16,
-        description="key of the HMAC that turns a user into a principal; the same in gateway and session",
+        description="key of the HMAC from user to principal; equal in gateway and session",
     )
     master_key: SecretStr = Field(
-        description="64 hexadecimal digits, the same in all replicas: wraps the keys that seal texts; lost, they are lost too",
+        description="64 hexadecimal digits, equal in all replicas: wraps the keys that seal texts; "
+        "without the master key all texts are lost",
     )
     training_consent_default: bool = Field(
         True,
-        description="whether models may be trained on what users say who have not said yes or no",
+        description="allow training on feedback of users without an explicit consent",
     )
     spool_directory: Path = Field(
-        Path(".state/feedback/spool"), description="one folder a stream; one process at a time"
+        Path(".state/feedback/spool"),
+        description="folder of the write-ahead logs, one per stream; for a single process",
     )
     object_directory: Path = Field(
         Path(".state/objects"),
-        description="root of the directory object store; not used where s3_endpoint is set",
+        description="root of the directory object store; unused if s3_endpoint is set",
     )
     s3_endpoint: str = Field(
         "",
         pattern=r"^[^/\s]*$",
-        description="host:port of an S3 store; empty keeps objects in object_directory",
+        description="host:port of an S3 store; empty: objects in object_directory",
     )
     s3_bucket: str = Field(
         "thumbwheel",
         pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
-        description="made by `python -m services.feedback bucket`, never silently",
+        description="bucket, created only by `python -m services.feedback bucket`",
     )
-    s3_region: str = Field("us-east-1", description="region that requests are signed for")
+    s3_region: str = Field("us-east-1", description="region in the signature of requests")
     s3_secure: bool = Field(
-        True, description="TLS, with the system's certificates or those of SSL_CERT_FILE"
+        True, description="use TLS with the certificates of the system or of SSL_CERT_FILE"
     )
-    s3_access_key: str = Field("", description="may list, read, write and delete in the bucket")
-    s3_secret_key: SecretStr = Field(SecretStr(""), description="belongs to s3_access_key")
+    s3_access_key: str = Field(
+        "", description="access key with list, read, write and delete permission"
+    )
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="secret key of s3_access_key")
     s3_connect_seconds: float = Field(
-        3.0, gt=0, description="longest wait for a connection to the store"
+        3.0, gt=0, description="time-out for a connection to the store"
     )
     s3_request_seconds: float = Field(
         20.0,
         gt=0,
-        description="most time for sending an object, for silence before the answer, and for reading one",
+        description="time-out each for sending an object, for the first byte of a response, and "
+        "for reading an object",
     )
     database_url: str = Field(
         "sqlite:///.state/feedback/ledger.db",
         pattern=r"^(sqlite:///|postgresql\+pg8000://[^?]+(\?ssl=verify-full)?$)",
         repr=False,
-        description="SQLAlchemy URL of the ledger: sqlite:/// for one process, postgresql+pg8000://…[?ssl=verify-full] for many",
+        description="SQLAlchemy URL of the ledger: sqlite:/// for a single process, "
+        "postgresql+pg8000://…[?ssl=verify-full] for replicas",
     )
     flush_rows: int = Field(
-        5_000, ge=1, description="a Parquet object is written at this many waiting events"
+        5_000, ge=1, description="number of waiting events that triggers a Parquet object"
     )
     flush_bytes: int = Field(
-        16 * MIB, ge=1, description="most bytes of events in one Parquet object, before encoding"
+        16 * MIB, ge=1, description="maximum size of events in one Parquet object, before encoding"
     )
     flush_seconds: float = Field(
-        2.0, gt=0, description="longest wait of an event for its Parquet object"
+        2.0, gt=0, description="maximum wait of an event for its Parquet object"
     )
     max_spool_bytes: int = Field(
         256 * MIB,
         ge=1,
-        description="limit of one stream's spool; over it nothing is stored and the caller is told",
+        description="maximum size of one stream's spool; a full spool rejects events",
     )
     compaction_minutes: float = Field(
-        60.0, ge=0, description="a pass of compaction is due so often; 0: never"
+        60.0, ge=0, description="period of compaction passes; 0: never"
     )
-    compaction_rows: int = Field(50_000, ge=1, description="most rows in one compacted object")
+    compaction_rows: int = Field(50_000, ge=1, description="maximum rows in one compacted object")
     compaction_bytes: int = Field(
-        64 * MIB, ge=1, description="most bytes in one compacted object, before encoding"
+        64 * MIB, ge=1, description="maximum size of one compacted object, before encoding"
     )
     compaction_settle_minutes: float = Field(
-        10.0, ge=0, description="newer segments are not merged yet"
+        10.0, ge=0, description="minimum age of segments for merging"
     )
     compaction_lease_seconds: float = Field(
         120.0,
         gt=0,
-        description="silence of a compacting process after which another one takes over",
+        description="lease of a compacting process; another process takes over after its end",
     )
     retired_minutes: float = Field(
         60.0,
         ge=0,
-        description="how long objects stay that compaction replaced; not while an erasure waits for them",
+        description="delay before replaced objects are deleted; ignored with a pending erasure",
     )
     keep_days: float = Field(
-        0.0, ge=0, description="older events are left out by compaction; 0 keeps them for ever"
+        0.0, ge=0, description="age at which compaction removes events; 0: never"
     )
     segment_bytes: int = Field(
-        8 * MIB, ge=1, description="a spool file is closed at this size; the unit of deletion"
+        8 * MIB, ge=1, description="size at which a spool file is closed; whole files are deleted"
     )
 
     kafka_bootstrap: str = Field(
         "",
-        description="host:port of brokers, several by commas; empty: the spool is sunk by this process itself. Needs Postgres",
+        description="comma-separated host:port of brokers, requires Postgres; empty: this process "
+        "sinks its spool directly",
     )
     kafka_security_protocol: str = Field(
         "PLAINTEXT", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$"
     )
     kafka_ca_file: Path | None = Field(
-        None, description="certificates that brokers are checked against; none: the system's"
+        None, description="CA certificates for brokers; none: those of the system"
     )
     kafka_sasl_mechanism: str = Field(
         "SCRAM-SHA-512", pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$"
@@ -131,39 +138,43 @@ class FeedbackSettings(ServiceSettings):
     feedback_topic: str = Field("thumbwheel.feedback.v1", min_length=1)
     turns_topic: str = Field("thumbwheel.turns.v1", min_length=1)
     partitions: int = Field(
-        6, ge=1, description="of a topic that `topics` creates; the key is the conversation"
+        6, ge=1, description="partitions of topics created by `topics`, keyed by conversation"
     )
-    replication_factor: int = Field(3, ge=1, description="of a topic that `topics` creates")
+    replication_factor: int = Field(3, ge=1, description="replication factor of created topics")
     min_insync_replicas: int = Field(
-        2, ge=1, description="replicas that must have an event before the broker acknowledges it"
+        2, ge=1, description="replicas required for an acknowledgement by the broker"
     )
     retention_days: float = Field(
-        7.0, gt=0, description="how long a topic keeps events; erasure counts on it"
+        7.0, gt=0, description="retention of a topic; limits the time until an erasure is complete"
     )
-    relay_events: int = Field(1_000, ge=1, description="most events in one batch to the broker")
+    relay_events: int = Field(1_000, ge=1, description="maximum events in one batch to the broker")
     relay_bytes: int = Field(
-        2 * MIB, ge=1, description="most bytes in one batch to the broker, and so in the producer"
+        2 * MIB,
+        ge=1,
+        description="maximum size of a batch to the broker, and of the producer's buffer",
     )
     relay_watchdog_seconds: float = Field(
-        8.0, gt=0, description="without an ack for so long the producer is built anew"
+        8.0, gt=0, description="time without an acknowledgement after which the producer is rebuilt"
     )
     consumer_group: str = Field(
-        "thumbwheel-sink", min_length=1, description="a stream's group is this, a dot and its name"
+        "thumbwheel-sink",
+        min_length=1,
+        description="prefix of consumer groups, followed by a dot and the stream",
     )
     consumer_session_seconds: float = Field(
-        10.0, ge=1, description="silence after which a consumer's partitions move on"
+        10.0, ge=1, description="time without heartbeats after which partitions are reassigned"
     )
     consumer_bytes: int = Field(
-        32 * MIB, ge=1, description="a stream's fetched events over which nothing more is fetched"
+        32 * MIB, ge=1, description="size of fetched events of a stream at which fetching pauses"
     )
     claim_days: float = Field(
-        7.0, gt=0, description="a claim whose event never came is forgotten after so long"
+        7.0, gt=0, description="age at which claims without an event are deleted"
     )
 
     dead_letter_days: float = Field(
         30.0,
         gt=0,
-        description="what could not be decoded is emptied after so long: nobody knows what it holds",
+        description="age at which payloads of dead letters are cleared; they may contain text",
     )
 
     @model_validator(mode="after")
@@ -177,12 +188,12 @@ class FeedbackSettings(ServiceSettings):
         if self.s3_endpoint and not (self.s3_access_key and self.s3_secret_key.get_secret_value()):
             raise PydanticCustomError(
                 "incomplete",
-                "s3_access_key, s3_secret_key: both are needed where s3_endpoint is set",
+                "s3_access_key, s3_secret_key: both are required with s3_endpoint",
             )
         return self
 
     def compaction_options(self) -> CompactionOptions:
-        """How large compacted objects get, and when."""
+        """Return the sizes and schedule of compaction."""
         return CompactionOptions(
             RunLimits(self.compaction_rows, self.compaction_bytes),
             settle_seconds=self.compaction_settle_minutes * 60,
@@ -196,16 +207,17 @@ class FeedbackSettings(ServiceSettings):
         if self.kafka_bootstrap and self.database_url.startswith("sqlite"):
             raise PydanticCustomError(
                 "conflict",
-                "kafka_bootstrap needs a database_url of postgresql+pg8000://: replicas share the ledger",
+                "kafka_bootstrap requires a database_url of postgresql+pg8000://, "
+                "since replicas share the ledger",
             )
         return self
 
     def topic(self, stream: Stream) -> str:
-        """The topic of a stream."""
+        """Return the name of the Kafka topic of a stream."""
         return {Stream.FEEDBACK: self.feedback_topic, Stream.TURNS: self.turns_topic}[stream]
 
     def cluster(self) -> Cluster:
-        """How Kafka is reached."""
+        """Return the addresses and credentials of the Kafka cluster."""
         access: dict[str, Any] = {"security_protocol": self.kafka_security_protocol}
         if self.kafka_ca_file:
             access["ssl_cafile"] = str(self.kafka_ca_file)

@@ -1,5 +1,6 @@
-"""One stream in this process, from ack to ledger: its spool, and either the sink behind it or Kafka
-between the two.
+"""Pipeline of one stream in this process, from acknowledgement to ledger.
+
+The spool is followed either directly by the sink or by Kafka and then the sink.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ REPLAY_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Stores:
-    """Where segments go."""
+    """Ledger and object store of the feedback table."""
 
     ledger: Ledger
     objects: ObjectStore
@@ -38,7 +39,7 @@ class Stores:
 
 @dataclass(frozen=True)
 class AcceptOptions:
-    """How a stream's events are accepted."""
+    """Claims and sealing used to accept events of a stream."""
 
     claims: Claims
     sealing: EntrySealer
@@ -54,9 +55,7 @@ async def open_stream(
     on_stored: Callable[[Sequence[Record]], None],
     on_committed: Callable[[int], None],
 ) -> AsyncIterator[GroupCommit]:
-    """One stream from ack to ledger: what the spool still holds is taken up again before the first
-    call.
-    """
+    """Open a stream and replay unsunk records of the spool before the first call."""
     spool = Spool(
         settings.spool_directory / stream_format.stream,
         max_bytes=settings.max_spool_bytes,
@@ -99,18 +98,18 @@ async def _sink_spool(
     remember: Callable[[int], None],
     on_sunk: Callable[[int], None],
 ) -> AsyncIterator[None]:
-    """The spool is the log that is sunk."""
+    """Sink the records of the spool directly (single replica)."""
     sink = make_sink(spool)
     sink.assign()
     remember(sink.position)
     sink_loop = SinkLoop(stream, spool, sink, settings.flush_rows, settings.flush_seconds, on_sunk)
     async with asyncio.TaskGroup() as tasks:
-        # A sink that must not go on ends the process: the group cancels the service around it.
+        # A permanent failure of the sink ends the process: the task group cancels the service.
         tasks.create_task(sink_loop.run())
         yield
         sink_loop.stop()
-    # Only after a clean end; otherwise a flush may still run in its thread, and the process is
-    # about to end.
+    # Finish only after a clean end. After a failure a flush may still run in its thread, and the
+    # process is about to exit.
     await sink_loop.finish()
 
 
@@ -123,12 +122,12 @@ async def _relay_and_sink(
     remember: Callable[[int], None],
     on_sunk: Callable[[int], None],
 ) -> AsyncIterator[None]:
-    """The spool is relayed; what is sunk are the partitions that the group gives this process."""
-    # The client costs a second of import: only who uses Kafka pays.
+    """Relay the spool to Kafka and sink the partitions assigned to this process."""
+    # Importing the Kafka client takes one second; embedded runs skip this cost.
     from services.feedback.kafka.stream import relaying, sinking
 
-    # While Kafka is away the client says so for every connection it tries, several times a second;
-    # we say it once a try.
+    # While Kafka is unavailable the client logs each failed connection, several per second. This
+    # service logs each attempt once.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     remember(spool.start_offset)
     async with sinking(settings, stream, make_sink), relaying(settings, stream, spool, on_sunk):

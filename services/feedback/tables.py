@@ -1,5 +1,6 @@
-"""The tables of the feedback database: the ledger, and what is kept in step with it in the same
-transaction.
+"""Tables of the feedback database: the ledger and its projections.
+
+A projection changes in the same transaction as the ledger.
 """
 
 from sqlalchemy import (
@@ -20,7 +21,7 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-# One row a partition: where its ledger ends, and who may write.
+# One row per partition: end of its ledger and epoch of its writer.
 partitions = Table(
     "partitions",
     metadata,
@@ -31,18 +32,18 @@ partitions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
-# The last sequence of each stream. A commit takes this row first, so the commits of a stream go one
-# after another over all partitions, and no reader ever sees a sequence before the one below it.
+# Last sequence of each stream. Each commit locks this row first. Commits of a stream are therefore
+# serial across partitions, and readers see sequences without gaps.
 streams = Table(
     "streams",
     metadata,
     Column("stream", String(32), primary_key=True),
     Column("sequence", BigInteger, nullable=False),
-    # The last segment that holds plain texts: 0 where all was sealed from the first day.
+    # Last segment with plain texts; 0 if all texts have been sealed from the start.
     Column("plain_sequence", BigInteger, nullable=False, server_default="0"),
 )
 
-# The sequence goes on over topic ids too, so that readers can go on after a log was made anew.
+# Sequences continue across topic ids, so readers can continue after a log was recreated.
 segments = Table(
     "segments",
     metadata,
@@ -62,9 +63,9 @@ segments = Table(
     UniqueConstraint("topic_id", "partition", "start_offset", name="segments_by_start"),
 )
 
-# What compaction made of a run of segments, which stay in their table and account for the offsets.
-# Readers are given the cover in their place. Covers never overlap: a new one takes the place of
-# those that lie inside it.
+# Compacted segments. The original segments stay in their table and account for the offsets; readers
+# get the compacted segment instead. Compacted segments never overlap: a new row replaces all rows
+# inside its range.
 covers = Table(
     "covers",
     metadata,
@@ -75,18 +76,17 @@ covers = Table(
     Column("sha256", String(64), nullable=False),
     Column("rows", BigInteger, nullable=False),
     Column("dead_letters", BigInteger, nullable=False),
-    # Rows of the segments that were left out; with `rows` they are all.
+    # Rows left out by reason. These and `rows` add up to all rows of the original segments.
     Column("duplicates", BigInteger, nullable=False),
     Column("erased", BigInteger, nullable=False),
     Column("expired", BigInteger, nullable=False),
-    Column("bytes", BigInteger, nullable=False),  # of the rows before encoding
-    Column("oldest_us", BigInteger),  # what expires first; null without rows
+    Column("bytes", BigInteger, nullable=False),  # size of the rows before encoding
+    Column("oldest_us", BigInteger),  # time of the row that expires first; null without rows
     Column("commit_us", BigInteger, nullable=False),
     PrimaryKeyConstraint("stream", "last_sequence", name="covers_by_sequence"),
 )
 
-# Objects that covers have taken the place of. They stay a while for those who have listed them
-# already.
+# Objects replaced by compaction. They stay for a while for readers with an older listing.
 retired_objects = Table(
     "retired_objects",
     metadata,
@@ -95,17 +95,17 @@ retired_objects = Table(
     Column("retire_us", BigInteger, nullable=False),
 )
 
-# Who compacts a stream: whoever has the newest epoch. The times are the database's.
+# Lease for compaction of a stream, owned by the newest epoch. Times are the database's.
 compactors = Table(
     "compactors",
     metadata,
     Column("stream", String(32), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
-    Column("lease_us", BigInteger, nullable=False),  # until when nobody else takes over; 0: free
-    Column("pass_us", BigInteger),  # when the last whole pass ended
-    # Up to which sequence of the turns what they take back is out of this stream's objects; of the
-    # epoch that says so. Where that is not the newest, a version that knows nothing of it has
-    # compacted since.
+    Column("lease_us", BigInteger, nullable=False),  # end of the lease; 0: free
+    Column("pass_us", BigInteger),  # end of the last complete pass
+    # Sequence of the turns stream up to which retracted answers have been removed from this
+    # stream's objects, and the epoch that wrote the number. An epoch other than the newest means
+    # that an older version, unaware of retracted answers, has compacted since.
     Column("taken_back_sequence", BigInteger, nullable=False, server_default="0"),
     Column("taken_back_epoch", BigInteger, nullable=False, server_default="0"),
 )
@@ -117,7 +117,7 @@ dead_letters = Table(
     Column("partition", Integer, primary_key=True),
     Column("offset", BigInteger, primary_key=True),
     Column("error", Text, nullable=False),
-    # Empty after a while: what nobody could read may hold what somebody wrote.
+    # Emptied after a while: undecodable bytes may contain text of a user.
     Column("payload_base64", Text, nullable=False),
     Column("commit_us", BigInteger, nullable=False, server_default="0"),
 )
@@ -130,8 +130,8 @@ event_ids = Table(
     Column("fingerprint", LargeBinary(32), nullable=False),
 )
 
-# The last opinion of a user on a message: a thumb, or nothing (`up` is null) after a retraction.
-# The row stays, so that an older thumb that arrives later does not stand again.
+# Last thumb of a user on a message; `up` is null after a retraction. The row stays, so that an
+# older thumb arriving later cannot take effect.
 thumbs = Table(
     "thumbs",
     metadata,
@@ -146,7 +146,7 @@ thumbs = Table(
     Index("thumbs_by_time", "accept_us"),
 )
 
-# How far the thumbs reach into each log; where that is not the ledger's end they are rebuilt.
+# Projected end of each log. A difference from the ledger's end triggers a rebuild.
 thumb_positions = Table(
     "thumb_positions",
     metadata,
@@ -155,8 +155,8 @@ thumb_positions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
-# The last words of a user on a message, by subject: with a thumb, or a correction. Sealed as in the
-# log; empty where the last event had none. As of thumbs, the row stays.
+# Last texts of a user on a message by subject (thumb or correction), sealed as in the log and empty
+# if the last event had no text. The row stays, as in `thumbs`.
 remarks = Table(
     "remarks",
     metadata,
@@ -171,7 +171,7 @@ remarks = Table(
     Index("remarks_by_time", "accept_us"),
 )
 
-# How far the remarks reach into each log.
+# Projected end of each log for `remarks`.
 remark_positions = Table(
     "remark_positions",
     metadata,
@@ -180,7 +180,7 @@ remark_positions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
-# The first turn of a user with a version under an arm, whichever log it came by.
+# First turn of a user with a version under an arm, across all logs.
 exposures = Table(
     "exposures",
     metadata,
@@ -192,7 +192,7 @@ exposures = Table(
     Index("exposures_by_version", "model_version", "arm", "first_us"),
 )
 
-# How far the exposures reach into each log.
+# Projected end of each log for `exposures`.
 exposure_positions = Table(
     "exposure_positions",
     metadata,
@@ -201,9 +201,8 @@ exposure_positions = Table(
     Column("end_offset", BigInteger, nullable=False),
 )
 
-# Events on their way from an acceptance to the ledger, in the order of acceptance over all replicas
-# (Postgres only: see claims.py). The columns from `principal` on are filled for thumbs and their
-# retractions.
+# Events between acceptance and ledger, in the order of acceptance across replicas (Postgres only,
+# see claims.py). Columns from `principal` on are filled for thumbs and retractions.
 accept_orders = Sequence("feedback_accept_order", metadata=metadata)
 claims = Table(
     "claims",
@@ -212,7 +211,8 @@ claims = Table(
     Column("event_id", String(64), primary_key=True),
     Column("fingerprint", LargeBinary(32), nullable=False),
     Column("accept_order", BigInteger, nullable=False),
-    Column("holders", Integer, nullable=False),  # how often it was claimed: 1 may be released
+    # number of claims; only a single claim may be released
+    Column("holders", Integer, nullable=False),
     Column("claim_us", BigInteger, nullable=False),
     Column("principal", String(64)),
     Column("message_id", String(36)),
@@ -224,8 +224,8 @@ claims = Table(
     Index("claims_by_age", "claim_us"),
 )
 
-# One key a principal, wrapped (master_key.py). Deleting the row makes unreadable what the principal
-# said.
+# One wrapped key per principal (master_key.py). Deleting the row makes all texts of the principal
+# unreadable.
 data_keys = Table(
     "data_keys",
     metadata,
@@ -236,7 +236,7 @@ data_keys = Table(
     Column("create_us", BigInteger, nullable=False),
 )
 
-# What principals said about training; of the others the operator's default stands.
+# Explicit consents; without a row the operator's default applies.
 consents = Table(
     "consents",
     metadata,
@@ -245,8 +245,8 @@ consents = Table(
     Column("update_us", BigInteger, nullable=False),
 )
 
-# The erasure ledger. `key_id` is that of the shredded key, null if there was none; `rewrite_us` is
-# null until no object holds sealed rows of it any more.
+# Erasure ledger. `key_id` identifies the shredded key, null without a key. `rewrite_us` is null
+# until all sealed rows of the key have left the objects.
 erasures = Table(
     "erasures",
     metadata,
@@ -263,8 +263,8 @@ erasures = Table(
     Index("erasures_by_key", "key_id"),
 )
 
-# How far an erasure reaches into each stream: the stream's last sequence at that moment, and when
-# its objects were free of it.
+# Range of an erasure in each stream: the stream's last sequence at the time of erasure, and the
+# time when the objects were free of erased rows.
 erasure_reaches = Table(
     "erasure_reaches",
     metadata,

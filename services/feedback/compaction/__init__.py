@@ -1,1 +1,1 @@
-"""Small objects become larger ones, and rows that must go are left out."""
+"""Compaction: merging of segments and removal of repeated, erased and expired rows."""

@@ -1,6 +1,4 @@
-"""The next cover, as far as its neighbours are read: the rows that stay, and what is known of those
-that do not.
-"""
+"""Draft of a compacted segment, collected from neighbouring segments."""
 
 import pyarrow as pa
 
@@ -10,7 +8,7 @@ from services.feedback.lake.compacted_segments import ReadableSegment
 
 
 class CompactedDraft:
-    """Neighbours that are read, in the order of the ledger."""
+    """Neighbouring segments in the order of the ledger, with their filtered rows."""
 
     def __init__(self) -> None:
         self.items: list[ReadableSegment] = []
@@ -28,12 +26,12 @@ class CompactedDraft:
         return sum(filtered.dropped for filtered in self.filtered)
 
     def is_worth_it(self, merge: bool) -> bool:
-        """A cover that nothing is merged with and nothing is taken from would become itself."""
+        """Return False if publishing would only reproduce an existing compacted segment."""
         is_more = len(self.items) > 1 or any(not item.is_compacted for item in self.items)
         return self.dropped > 0 or (merge and is_more)
 
     def table(self) -> pa.Table:
-        """All rows in ledger order, columns united by name."""
+        """Return all rows in ledger order, with columns united by name."""
         return pa.concat_tables(
             [filtered.rows for filtered in self.filtered if filtered.rows.num_rows],
             promote_options="default",

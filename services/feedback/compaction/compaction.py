@@ -1,9 +1,9 @@
-"""One pass of compaction over a stream: small objects become larger ones, and rows that must go are
-left out. Blocking.
+"""One compaction pass over a stream; blocking.
 
-A cover is published in one transaction after its object is stored; what it replaced is deleted a
-while later. A crash at any moment leaves what readers had before, or what they have afterwards, and
-at worst an object that nobody names.
+Small objects are merged, and repeated, erased and expired rows are removed. A compacted segment is
+published in one transaction after its object is stored; replaced objects are deleted later. After a
+crash at any moment readers see either the state before or the state after, and at worst an orphan
+remains.
 """
 
 import hashlib
@@ -39,18 +39,22 @@ SECOND_US = 1_000_000
 
 
 class StoppedError(Exception):
-    """The process is about to end; the rest is the next pass's."""
+    """Process is about to end; the next pass does the rest."""
 
 
 class Erasures(Protocol):
-    """Knows which rows are gone."""
+    """Source of the erased rows of a stream."""
 
     def for_stream(self, stream: Stream) -> ErasedRows:
-        """As of now. Raises: LedgerUnavailableError."""
+        """Return the rows erased so far.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
 
 
 class CompactionStep(StrEnum):
-    """Where a crash can fall."""
+    """Steps of a pass, used by tests to inject crashes."""
 
     LISTED = "listed"
     READ = "read"
@@ -63,8 +67,9 @@ class CompactionStep(StrEnum):
 
 @dataclass(frozen=True)
 class CompactionOptions:
-    """How large objects get, and when. `keep_seconds` 0: rows never expire. Replaced objects stay
-    `retired_seconds`.
+    """Sizes and schedule of compaction.
+
+    `keep_seconds` 0 means that rows never expire. Replaced objects stay for `retired_seconds`.
     """
 
     limits: RunLimits
@@ -76,8 +81,10 @@ class CompactionOptions:
 
 @dataclass
 class PassResult:
-    """What a pass has done. `whole`: nothing that it should have done was left undone. What turns
-    up to `turns_sequence` take back is left out.
+    """Outcome of a pass.
+
+    `complete` is False if any due work was left undone. Answers retracted by turns up to
+    `turns_sequence` have been removed.
     """
 
     complete: bool = True
@@ -89,8 +96,10 @@ class PassResult:
 
 
 class Compaction:
-    """Compacts streams one after another. `at` is called as each step is reached: tests crash
-    there.
+    """Compaction of streams, one after another.
+
+    Args:
+        on_step: Called at each step, so that tests can inject crashes.
     """
 
     def __init__(
@@ -102,28 +111,29 @@ class Compaction:
         options: CompactionOptions,
         on_step: Callable[[CompactionStep], None] = lambda step: None,
     ) -> None:
-        self._ledger, self._compactors, self._store, self._erasures = (
-            ledger,
-            compactors,
-            store,
-            erasures,
-        )
+        self._ledger = ledger
+        self._compactors = compactors
+        self._store = store
+        self._erasures = erasures
         self._options, self._on_step = options, on_step
         self._stopped = threading.Event()
         self._renewed_at = 0.0
 
     def stop(self) -> None:
-        """Let a pass that runs in another thread end at its next step, with StoppedError."""
+        """Let a pass in another thread end at its next step with StoppedError."""
         self._stopped.set()
 
     def run(self, stream: Stream, every_seconds: float = 0.0) -> PassResult | None:
-        """One pass; None: another process compacts this stream, or a whole pass ended less than
+        """Run one pass.
+
+        Returns None if another process compacts the stream, or a complete pass ended less than
         `every_seconds` ago.
 
         Raises:
-            FencedError: another process has taken over; it does the rest.
-            ObjectStoreError, LedgerUnavailableError, StoppedError: what is published counts, the
-            rest waits for the next pass.
+            FencedError: Another process has taken over and does the rest.
+            ObjectStoreError: Published work counts; the rest waits for the next pass.
+            LedgerUnavailableError: As ObjectStoreError.
+            StoppedError: As ObjectStoreError.
         """
         lease = self._compactors.acquire(stream, self._options.lease_seconds, every_seconds)
         if lease is None:
@@ -149,17 +159,19 @@ class Compaction:
         return result
 
     def last_pass_us(self, stream: Stream) -> int | None:
-        """When the last whole pass ended, whoever made it. Raises: LedgerUnavailableError."""
+        """Return the end of the last complete pass of any process.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         return self._compactors.last_pass_us(stream)
 
     def _pass(self, stream: Stream, lease: CompactionLease) -> PassResult:
         result, now_us = PassResult(), self._compactors.now_us()
         retractions = self._find_retractions(stream, lease, result)
         erased = self._erasures.for_stream(stream)
-        is_rewrite_pending, through_sequence = (
-            erased.through_sequence is not None,
-            erased.through_sequence or 0,
-        )
+        is_rewrite_pending = erased.through_sequence is not None
+        through_sequence = erased.through_sequence or 0
         cutoff_us = (
             now_us - int(self._options.keep_seconds * SECOND_US)
             if self._options.keep_seconds
@@ -182,6 +194,8 @@ class Compaction:
         self._delete_retired(lease, is_rewrite_pending, result)
         if result.complete and (is_rewrite_pending or retractions.since is not None):
             self._delete_dead_orphans(lease)
+        # Only a complete pass proves that no object, not even an orphan, still contains erased
+        # rows.
         if result.complete and is_rewrite_pending:
             erased.mark_rewritten()
         return result
@@ -189,8 +203,10 @@ class Compaction:
     def _find_retractions(
         self, stream: Stream, lease: CompactionLease, result: PassResult
     ) -> RetractionRange:
-        """Where an object of the turns cannot be read, nobody knows what it takes back: then what
-        is known already is all.
+        """Return the range of sequences affected by newly retracted answers.
+
+        If an object of the turns is unreadable, its retractions are unknown and the range of the
+        previous pass remains.
         """
         try:
             found = find_retraction_range(
@@ -203,7 +219,7 @@ class Compaction:
         except DamagedObjectError as error:
             result.complete = False
             log.warning(
-                "turns that take back could not be looked for",
+                "retracting turns could not be read",
                 extra=fields(stream=stream, why=str(error)),
             )
             return RetractionRange(None, lease.turns_sequence)
@@ -211,7 +227,7 @@ class Compaction:
         return found
 
     def _served(self, stream: Stream) -> Iterator[ReadableSegment]:
-        """What is published meanwhile lies before the next page."""
+        """Yield the readable segments; segments published meanwhile lie before the next page."""
         for page in self._ledger.readable_pages(stream):
             self._on_step(CompactionStep.LISTED)
             yield from page
@@ -225,7 +241,8 @@ class Compaction:
             try:
                 draft.add(item, row_filter.filter(read_segment(self._store, item)))
             except DamagedObjectError as error:
-                # Nothing may be published over it: what is left of it may still be mended.
+                # Never publish over a damaged object, since the rest of the object may still be
+                # repaired.
                 self._skip_damaged(lease, item, error, result)
                 self._publish(lease, draft, run.merge, result)
                 draft = CompactedDraft()
@@ -242,8 +259,11 @@ class Compaction:
         error: DamagedObjectError,
         result: PassResult,
     ) -> None:
-        """Raises: FencedError: whoever has taken over may have deleted the object, and nothing is
-        damaged.
+        """Record a damaged object.
+
+        Raises:
+            FencedError: Another process has taken over and may have deleted the object, so no
+                damage is recorded.
         """
         self._compactors.renew(lease, self._options.lease_seconds)
         result.complete = False
@@ -268,6 +288,8 @@ class Compaction:
             self._store.put(key, data)
             self._on_step(CompactionStep.STORED)
         replacement = draft.replacement(key, digest)
+        # Publishing checks the lease again: a compactor that was frozen during the upload is fenced
+        # here, and its object remains an orphan.
         self._compactors.publish(lease, replacement)
         self._on_step(CompactionStep.PUBLISHED)
         self._count(lease.stream, replacement, result)
@@ -285,7 +307,7 @@ class Compaction:
             metrics.DROPPED_ROWS.labels(stream, reason).inc(rows)
 
     def _delete_retired(self, lease: CompactionLease, at_once: bool, result: PassResult) -> None:
-        """Who has listed one of them and finds it gone lists again."""
+        """Delete replaced objects. Readers with an older listing repeat the listing."""
         due_us = self._compactors.now_us() - int(self._options.retired_seconds * SECOND_US)
         keys = self._compactors.retired(lease.stream, None if at_once else due_us)
         for on_step in range(0, len(keys), DELETIONS_PER_BATCH):
@@ -299,13 +321,19 @@ class Compaction:
             result.deleted += len(batch)
 
     def _delete_dead_orphans(self, lease: CompactionLease) -> None:
-        """What crashed sinks and compactors left may hold rows that were erased since."""
+        """Delete orphans of crashed sinks and compactors, which may contain rows erased since."""
         orphans = find_orphans(self._ledger, self._store, lease.stream)
         for _ in delete_orphans(self._store, orphans, before_us=1 << 62):
             self._renew_lease(lease)
 
     def _renew_lease(self, lease: CompactionLease) -> None:
-        """A sign of life now and then. Raises: StoppedError, FencedError, LedgerUnavailableError."""
+        """Renew the lease periodically.
+
+        Raises:
+            StoppedError: The process is about to end.
+            FencedError: Another process has taken over.
+            LedgerUnavailableError: The database does not answer.
+        """
         if self._stopped.is_set():
             raise StoppedError
         if time.monotonic() - self._renewed_at > self._options.lease_seconds / 4:
@@ -314,8 +342,10 @@ class Compaction:
 
 
 def object_key(lease: CompactionLease, items: Sequence[ReadableSegment], sha256: str) -> str:
-    """Names stream, sequences (both inclusive), epoch and content. By the epoch another compactor
-    never has the same key: what one deletes as retired, no other has just made.
+    """Return the key of a compacted object: stream, sequences (inclusive), epoch, hash.
+
+    The epoch separates compactors: an object deleted as retired by one compactor is never an object
+    just written by another.
     """
     sequences = f"{items[0].first_sequence:020d}-{items[-1].sequence:020d}"
     return f"{lease.stream}/v1/compacted/{sequences}-{lease.epoch}-{sha256[:12]}.parquet"

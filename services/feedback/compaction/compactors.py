@@ -1,8 +1,7 @@
-"""Who may compact a stream, and what only that one may write: covers, in one transaction each, and
-what they retire.
+"""Leases of compactors, and the transactions reserved for the lease owner.
 
-A lease has an epoch. Its time only says when somebody else may try; whoever has not the newest
-epoch publishes nothing. All times are the database's own, since the clocks of machines differ.
+A lease has an epoch. The time of a lease only tells when another process may try; publishing
+requires the newest epoch. All times are the database's, since the clocks of machines differ.
 """
 
 import time
@@ -22,8 +21,9 @@ _POSTGRES_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000
 
 @dataclass(frozen=True)
 class CompactionLease:
-    """The right to compact one stream, until the next lease. What turns up to a sequence took back
-    is out of its objects.
+    """Right to compact one stream until the next lease.
+
+    Answers retracted by turns up to `turns_sequence` are already removed from the objects.
     """
 
     stream: str
@@ -33,8 +33,9 @@ class CompactionLease:
 
 @dataclass(frozen=True)
 class Replacement:
-    """A cover that is to be published: its object, the sums over what it takes the place of, and
-    what was left out of that.
+    """Compacted segment to be published, with sums over the replaced segments.
+
+    The counts `duplicates`, `erased` and `expired` are rows left out by this replacement.
     """
 
     replaced: Sequence[ReadableSegment]
@@ -46,19 +47,22 @@ class Replacement:
     expired: int
     bytes: int
     oldest_us: int | None
-    # Principals and answers of rows that were left out because the answer was taken back.
+    # Principals and answers of rows left out because of retracted answers.
     retracted_answers: Collection[tuple[str, str]] = ()
 
 
 def database_clock_us(connection: Connection) -> int:
-    """Microseconds since 1970. SQLite's database has no other clock than this machine's."""
+    """Return the database's time in microseconds since 1970; SQLite uses this machine's clock."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1_000
     return int(connection.execute(_POSTGRES_CLOCK).scalar_one())
 
 
 class Compactors:
-    """Safe to call from several threads; every call blocks, and raises LedgerUnavailableError."""
+    """Leases and results of compaction in the database.
+
+    All methods are thread-safe, block, and raise LedgerUnavailableError.
+    """
 
     def __init__(
         self, engine: Engine, clock_us: Callable[[Connection], int] = database_clock_us
@@ -66,19 +70,23 @@ class Compactors:
         self._engine, self._clock_us = engine, clock_us
 
     def now_us(self) -> int:
-        """By the database's clock."""
+        """Return the time of the database's clock in microseconds since 1970."""
         with transaction(self._engine) as connection:
             return self._clock_us(connection)
 
     def acquire(
         self, stream: str, lease_seconds: float, every_seconds: float
     ) -> CompactionLease | None:
-        """The lease; None: another one has it, or the last whole pass is not so long ago. Raises:
-        FencedError.
+        """Acquire the lease of a stream.
+
+        Returns None if another process owns the lease, or the last complete pass is recent.
+
+        Raises:
+            FencedError: Another process has acquired the lease at the same time.
         """
         table = tables.compactors
         with transaction(self._engine) as connection:
-            # A write first: it takes the row, so that what is read next stays true.
+            # The write locks the row, so that the following read stays valid.
             taken = connection.execute(
                 update(table).where(table.c.stream == stream).values(epoch=table.c.epoch)
             )
@@ -99,7 +107,11 @@ class Compactors:
         return lease
 
     def renew(self, lease: CompactionLease, lease_seconds: float) -> None:
-        """So much longer. Raises: FencedError."""
+        """Extend the lease.
+
+        Raises:
+            FencedError: The lease is not the newest.
+        """
         with transaction(self._engine) as connection:
             _update_fenced(
                 connection,
@@ -108,15 +120,14 @@ class Compactors:
             )
 
     def release(self, lease: CompactionLease, turns_sequence: int | None) -> None:
-        """Give the lease back. After a whole pass, which left nothing undone, the next one is due a
-        period from now.
+        """Release the lease. After a complete pass the next pass is due one period from now.
 
         Args:
-            turns_sequence: up to where what turns take back is out of the objects; None: the pass
-                was not whole.
+            turns_sequence: Sequence up to which retracted answers have been removed; None after an
+                incomplete pass.
 
         Raises:
-            FencedError
+            FencedError: The lease is not the newest.
         """
         with transaction(self._engine) as connection:
             values = {"lease_us": 0}
@@ -128,13 +139,17 @@ class Compactors:
             _update_fenced(connection, lease, values)
 
     def last_pass_us(self, stream: str) -> int | None:
-        """When the last whole pass ended, whoever made it."""
+        """Return the end of the last complete pass of any process."""
         table = tables.compactors.c
         with transaction(self._engine) as connection:
             return connection.execute(select(table.pass_us).where(table.stream == stream)).scalar()
 
     def publish(self, lease: CompactionLease, replacement: Replacement) -> None:
-        """Let readers have the cover, all at once. Raises: FencedError."""
+        """Publish a compacted segment in one transaction.
+
+        Raises:
+            FencedError: The lease is not the newest, or the replaced segments have changed.
+        """
         first, last = replacement.replaced[0].first_sequence, replacement.replaced[-1].sequence
         inside = tables.covers.c
         with transaction(self._engine) as connection:
@@ -155,7 +170,7 @@ class Compactors:
             )
             if deleted.rowcount != sum(item.is_compacted for item in replacement.replaced):
                 raise FencedError(
-                    f"the covers of {lease.stream} {first} to {last} are not those that were read",
+                    f"compacted segments {first} to {last} of {lease.stream} have changed",
                     field="covers",
                 )
             connection.execute(insert(tables.covers).values(_cover(lease.stream, replacement, now)))
@@ -169,7 +184,11 @@ class Compactors:
                 connection.execute(insert(tables.retired_objects), retired)
 
     def retired(self, stream: str, before_us: int | None) -> list[str]:
-        """Keys of objects that were replaced, before a time or at any, and that may still be there."""
+        """Return keys of replaced but still existing objects, oldest first.
+
+        Args:
+            before_us: Only objects replaced before this time; None for all.
+        """
         table = tables.retired_objects.c
         query = select(table.object_key).where(table.stream == stream)
         if before_us is not None:
@@ -180,26 +199,28 @@ class Compactors:
             )
 
     def forget_retired(self, object_keys: Collection[str]) -> None:
-        """They are deleted."""
+        """Delete the rows of deleted objects."""
         table = tables.retired_objects
         with transaction(self._engine) as connection:
             connection.execute(delete(table).where(table.c.object_key.in_(object_keys)))
 
 
 def _retracted_sequence(row: Row[Any]) -> int:
-    """0 where another version has compacted since: what it wrote may hold rows that it did not know
-    to leave out.
-    """
+    """Return 0 if another version has compacted since, unaware of retracted answers."""
     return int(row.taken_back_sequence) if row.taken_back_epoch == row.epoch else 0
 
 
 def _update_fenced(connection: Connection, lease: CompactionLease, values: dict[str, int]) -> None:
-    """Takes the row; fails unless the lease is the newest."""
+    """Update the row of the stream.
+
+    Raises:
+        FencedError: The lease is not the newest.
+    """
     table = tables.compactors
     mine = (table.c.stream == lease.stream) & (table.c.epoch == lease.epoch)
     if connection.execute(update(table).where(mine).values(values)).rowcount != 1:
         raise FencedError(
-            f"epoch {lease.epoch} of the compaction of {lease.stream} is not the newest",
+            f"compaction epoch {lease.epoch} of {lease.stream} is not the newest",
             field="epoch",
         )
 
@@ -209,8 +230,10 @@ def _microseconds(seconds: float) -> int:
 
 
 def _cover(stream: str, replacement: Replacement, now_us: int) -> dict[str, object]:
-    """Sums go over all segments below, whether an earlier cover had left the rows out or this one
-    does.
+    """Return the row of a compacted segment.
+
+    Counts are sums over all original segments, whether the rows were left out now or by an earlier
+    compaction.
     """
     return {
         "stream": stream,

@@ -1,8 +1,8 @@
-"""How far back a pass must look because answers were taken back: no row is older than its answer,
-and an id tells when that was minted.
+"""Range of segments affected by retracted answers.
 
-What was never compacted is looked into anyway. So this is about covers, which hold what nobody knew
-to be taken back.
+No row is older than its answer, and the id of an answer contains its creation time. Segments
+without a compacted form are read in any case, so the range concerns only compacted segments,
+written before the retraction was known.
 """
 
 import uuid
@@ -18,14 +18,16 @@ from services.feedback.lake.object_store import ObjectStore
 from services.feedback.lake.retracted import retraction_turns
 from services.feedback.lake.segment_object import SEQUENCE, read_segment
 
-# By how much the clocks of session and sink may differ.
+# Maximum difference between the clocks of the session service and the sink.
 MAX_CLOCK_SKEW_US = 7 * 86_400 * 1_000_000
 
 
 @dataclass(frozen=True)
 class RetractionRange:
-    """Objects that end at `since` or later may hold rows to leave out; None: no answer was taken
-    back. Known of the turns up to a sequence, which is the next pass's to begin at.
+    """Segments that may contain rows of retracted answers.
+
+    Segments that end at sequence `since` or later are affected; None means no retracted answer.
+    Turns up to `turns_sequence` were read; the next pass continues there.
     """
 
     since: int | None
@@ -39,11 +41,15 @@ def find_retraction_range(
     known_sequence: int,
     on_object: Callable[[], None] = lambda: None,
 ) -> RetractionRange:
-    """What turns after a sequence take back. `go_on` is called at each object.
+    """Find the range affected by retractions in turns after a sequence.
+
+    Args:
+        on_object: Called before each object.
 
     Raises:
-        DamagedObjectError: a turn's object cannot be read, or was replaced since it was listed.
-        ObjectStoreError, LedgerUnavailableError
+        DamagedObjectError: The object of a turn is unreadable, or was replaced since the listing.
+        ObjectStoreError: The store does not answer.
+        LedgerUnavailableError: The database does not answer.
     """
     oldest_us, reached = None, known_sequence
     for item in chain.from_iterable(ledger.readable_pages(Stream.TURNS, known_sequence)):
@@ -61,6 +67,9 @@ def find_retraction_range(
 
 
 def created_us(message_id: str) -> int:
-    """Microseconds since 1970, as UUIDv7 tells them to the millisecond; 0: the id does not tell."""
+    """Return the creation time of a UUIDv7 in microseconds since 1970, or 0 for other versions.
+
+    The resolution is one millisecond.
+    """
     found = uuid.UUID(message_id)
     return (found.int >> 80) * 1_000 if found.version == 7 else 0

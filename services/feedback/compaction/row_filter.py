@@ -1,8 +1,7 @@
-"""Which rows compaction leaves out: repeated events, what was erased or taken back, what is past
-its days. All in columns.
+"""Filter of rows during compaction: repeated, erased, retracted and expired rows go.
 
-A turn that takes an answer back stays longer than the rows of the answer, which lie in other
-objects too: until a day after it would expire, so that no reader ever finds them without it.
+All operations are columnar. A turn that retracts an answer stays one day longer than its expiry.
+Rows of the answer in other objects expire earlier, so no reader finds them without the retraction.
 """
 
 from dataclasses import dataclass
@@ -18,30 +17,31 @@ RETRACTION_KEEP_US = 86_400 * 1_000_000
 
 
 class ErasedRows(Protocol):
-    """What was erased up to a moment. Later erasures are the next pass's."""
+    """Rows erased up to a moment; later erasures belong to the next pass."""
 
     @property
     def through_sequence(self) -> int | None:
-        """Rows of sequences up to this one may be gone and still be stored; None: nobody waits for
-        a rewriting.
-        """
+        """Last sequence of segments with erased rows in objects; None without such segments."""
 
     def mask(self, rows: pa.Table) -> pa.BooleanArray:
-        """True where a row is gone. `rows` has the columns of its files and `sequence`; it may have
-        no other and no rows.
+        """Return a mask of the erased rows.
+
+        Args:
+            rows: Table with the columns of its files and `sequence`; may be empty and without other
+                columns.
         """
 
     def mark_rewritten(self) -> None:
-        """No object of the stream holds such a row any more, not even one that no reader is given."""
+        """Record that no object of the stream, orphans included, contains such a row."""
 
 
 @dataclass(frozen=True)
 class FilteredRows:
-    """The rows that stay, and how many do not, each counted once. `oldest_us` of the rows expires
-    first; None: there is no row.
+    """Remaining rows, and the number of removed rows by reason, each row counted once.
 
-    `taken_back`: principals and answers of the rows that went because the answer was taken back;
-        they are among the erased.
+    `oldest_us` is the time of the row that expires first, or None without rows. `retracted_answers`
+    holds principals and answers of rows removed because of a retracted answer; these rows are
+    counted as erased.
     """
 
     rows: pa.Table
@@ -57,22 +57,22 @@ class FilteredRows:
 
 
 class RowFilter:
-    """For one run: of each event id the first row counts. Rows from before `cutoff_us` are expired;
-    0: none ever is.
+    """Row filter for one run, with the first row of each event id as the valid one.
+
+    Args:
+        cutoff_us: Rows from before this time are expired; 0 disables expiry.
     """
 
     def __init__(
         self, erased_rows: ErasedRows, find_retracted: FindRetracted, cutoff_us: int
     ) -> None:
-        self._erased_rows, self._find_retracted, self._cutoff_us = (
-            erased_rows,
-            find_retracted,
-            cutoff_us,
-        )
+        self._erased_rows = erased_rows
+        self._find_retracted = find_retracted
+        self._cutoff_us = cutoff_us
         self._seen: set[str] = set()
 
     def filter(self, rows: pa.Table) -> FilteredRows:
-        """The next rows in the order of the ledger."""
+        """Filter the next rows in the order of the ledger."""
         if not rows.num_rows:
             return FilteredRows(rows, 0, 0, 0, None)
         first = self._first(rows)
@@ -107,7 +107,7 @@ def _answers(rows: pa.Table) -> frozenset[tuple[str, str]]:
 
 
 def _expiring_us(rows: pa.Table) -> pa.ChunkedArray:
-    """The time of each row that its days count from."""
+    """Return the time of each row from which its retention counts."""
     (column,) = (name for name in TIME_COLUMNS if name in rows.column_names)
     times = rows[column].cast(pa.int64())
     if "erased" not in rows.column_names:

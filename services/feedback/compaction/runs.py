@@ -1,8 +1,8 @@
-"""Which neighbours of a stream are merged: so that objects grow to the wanted size, and each row is
-written only a few times.
+"""Choice of the neighbouring segments to merge.
 
-A cover joins those behind it only when they weigh as much as it does. A row is then rewritten as
-often as its object's size can double, and not once a pass.
+Objects should grow to the target size while each row is rewritten only a few times. A compacted
+segment is merged with its successors only when they weigh as much as the compacted segment. A row
+is then rewritten as often as its object can double in size, instead of once per pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,20 +13,21 @@ from services.feedback.lake.compacted_segments import ReadableSegment
 
 @dataclass(frozen=True)
 class RunLimits:
-    """The most that one compacted object should hold; bytes are those of the rows before encoding."""
+    """Target size of a compacted object; bytes are those of the rows before encoding."""
 
     rows: int
     bytes: int
 
     def is_full(self, item: ReadableSegment) -> bool:
-        """Too large to be merged with anything."""
+        """Return True if the segment is too large for merging."""
         return item.is_compacted and (2 * item.rows >= self.rows or 2 * item.bytes >= self.bytes)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbours in the order of the ledger. Without `merge` it is one that is only rewritten if it
-    holds what must go.
+    """Neighbouring segments in the order of the ledger.
+
+    Without `merge` the run is a single segment, rewritten only if rows must be removed.
     """
 
     items: Sequence[ReadableSegment]
@@ -39,18 +40,21 @@ def choose_runs(
     settled_us: int,
     needs_check: Callable[[ReadableSegment], bool],
 ) -> Iterator[Run]:
-    """Runs in the order of the ledger.
+    """Yield runs in the order of the ledger.
 
     Args:
-        settled_us: segments that were committed after this time are not merged yet.
-        suspect: it may hold what must go, so it must be looked into whatever its size.
+        items: Readable segments.
+        limits: Target size of an object.
+        settled_us: Segments committed after this time are not merged yet.
+        needs_check: Returns True for segments that may contain rows to remove; these are read at
+            any size.
     """
     group: list[ReadableSegment] = []
     rows = size = 0
     for item in items:
         is_alone = limits.is_full(item) or not (item.is_compacted or item.commit_us <= settled_us)
-        # The bytes of segments are not known before they are read: compaction cuts a run that grows
-        # too large.
+        # The bytes of segments are unknown before reading; compaction splits runs that grow too
+        # large.
         if is_alone or rows + item.rows > limits.rows or size + item.bytes > limits.bytes:
             yield from _group_runs(group, needs_check)
             group, rows, size = [], 0, 0

@@ -1,5 +1,6 @@
-"""When compaction runs: as a command now, and beside the service, where every replica looks now and
-then whether a pass is due and one of them makes it.
+"""Schedule of compaction, and the command for an immediate pass.
+
+Every replica checks periodically for a due pass, and one replica runs the pass.
 """
 
 import asyncio
@@ -23,8 +24,9 @@ FAILURES = (FencedError, LedgerUnavailableError, ObjectStoreError)
 
 
 class CompactionSchedule:
-    """One pass of each stream every `every_seconds`, counted from the end of the last whole one,
-    over all replicas.
+    """One pass per stream every `every_seconds` across all replicas.
+
+    The period counts from the end of the last complete pass.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class CompactionSchedule:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Until `stop`. What fails is tried again at the next look."""
+        """Check for due passes until `stop`; failed passes are repeated at the next check."""
         metrics.COMPACTION_PERIOD_SECONDS.set(self._every_seconds)
         for stream in Stream:
             metrics.COMPACTION_TIME_SECONDS.labels(stream).set(time.time())
@@ -50,7 +52,7 @@ class CompactionSchedule:
                     await self._compact_if_due(stream)
 
     def stop(self) -> None:
-        """Let `run` end after the step that is under way."""
+        """Let `run` end after the current step."""
         self._stopped.set()
         self._compaction.stop()
 
@@ -60,7 +62,7 @@ class CompactionSchedule:
         except FAILURES as error:
             metrics.COMPACTION_FAILURES.labels(stream, type(error).__name__).inc()
             log.warning(
-                "compaction ended early, will be tried again",
+                "compaction pass failed, retrying",
                 extra=fields(stream=stream, error=type(error).__name__),
             )
         except StoppedError:
@@ -72,7 +74,11 @@ class CompactionSchedule:
 
 @asynccontextmanager
 async def run_compaction(compaction: Compaction, every_seconds: float) -> AsyncIterator[None]:
-    """As long as the block runs, and until the step under way has ended; `every_seconds` 0: never."""
+    """Run the schedule until the block ends and the current step is done.
+
+    Args:
+        every_seconds: Period of the passes; 0 disables compaction.
+    """
     if not every_seconds:
         yield
         return
@@ -86,26 +92,29 @@ async def run_compaction(compaction: Compaction, every_seconds: float) -> AsyncI
 
 
 def compact_all(compaction: Compaction, write_line: Callable[[str], None] = print) -> int:
-    """One pass of every stream, now; the exit status: 1 if something was left undone.
+    """Run one pass of every stream now and return the exit status.
+
+    The status is 1 if any work was left undone.
 
     Raises:
-        ObjectStoreError: the store is away.
+        ObjectStoreError: The store is unavailable.
     """
     undone = 0
     for stream in Stream:
         try:
             result = compaction.run(stream)
         except (FencedError, LedgerUnavailableError) as error:
-            write_line(f"{stream}: not finished: {error}")
+            write_line(f"{stream}: incomplete: {error}")
             undone += 1
             continue
         if result is None:
-            write_line(f"{stream}: another process compacts it")
+            write_line(f"{stream}: another process owns the compaction lease")
             undone += 1
             continue
         left_out = " ".join(f"{reason}={rows}" for reason, rows in sorted(result.dropped.items()))
         write_line(
-            f"{stream}: replaced={result.replaced} covers={result.covers} deleted={result.deleted} {left_out}".rstrip()
+            f"{stream}: replaced={result.replaced} covers={result.covers} "
+            f"deleted={result.deleted} {left_out}".rstrip()
         )
         undone += not result.complete
     return 1 if undone else 0

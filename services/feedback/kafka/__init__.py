@@ -1,3 +1,1 @@
-"""Between spool and sink, where several processes serve: the relay to a topic, and the topic's
-partitions as logs.
-"""
+"""Kafka between spool and sink for several replicas: relay, topics, and partition logs."""

@@ -1,6 +1,7 @@
-"""Builds clients of kafka-python. A constructor that fails, because Kafka is away, leaves its I/O
-thread and sockets behind: here they are closed, or an outage of minutes would cost hundreds of
-each.
+"""Construction of kafka-python clients without leaks.
+
+A constructor that fails because Kafka is unavailable leaves its I/O thread and sockets behind. This
+module closes them; otherwise an outage of minutes would leak hundreds.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,11 @@ ClientT = TypeVar("ClientT")
 
 
 def build(kind: Callable[..., ClientT], **options: Any) -> ClientT:
-    """A KafkaProducer, KafkaConsumer or KafkaAdminClient. Blocks. Raises: KafkaError."""
+    """Build a KafkaProducer, KafkaConsumer or KafkaAdminClient; blocking.
+
+    Raises:
+        KafkaError: Kafka is unavailable.
+    """
     made: list[KafkaNetClient] = []
 
     def make(**given: Any) -> KafkaNetClient:
@@ -22,6 +27,7 @@ def build(kind: Callable[..., ClientT], **options: Any) -> ClientT:
     try:
         return kind(**options, kafka_client=make)
     except BaseException:
+        # Only the network client knows the thread and the sockets of a failed constructor.
         for client in made:
             client.close()
         raise

@@ -1,9 +1,8 @@
-"""Consumes a topic in a group, in a thread of its own: who has which partition, what was fetched,
-when to pause.
+"""Group consumer of a topic in its own thread: assignment, fetching, pausing.
 
-The group's offsets decide nothing: positions come from the ledger through each log's wishes, and
-offsets are committed late, for those who watch the lag. A partition that is revoked or lost is
-dropped with what was fetched, and nothing is committed for it.
+The group's offsets decide no position. Positions come from the ledger through each log's seek
+offset; the group's offsets are committed late, for monitoring of the lag. A revoked or lost
+partition is dropped with its fetched records, and no offset is committed for it.
 """
 
 import logging
@@ -29,8 +28,8 @@ from services.feedback.spool.log import LogError, OffsetOutOfRangeError
 
 log = logging.getLogger(__name__)
 
-# While a broker is frozen the client's poll spins until its time is over, on two cores: so it gets
-# little, and we wait ourselves.
+# While a broker is frozen the client's poll spins until its time-out, on two cores. The time-out is
+# therefore short, with a pause after each poll.
 POLL_MS = 20
 REST_SECONDS = 0.08
 RECORDS_PER_POLL = 2_000
@@ -41,7 +40,7 @@ RETRY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Membership:
-    """How this process takes part in the group."""
+    """Group membership of this process."""
 
     group: str
     session_seconds: float
@@ -49,17 +48,20 @@ class Membership:
 
 
 class PartitionOwner(Protocol):
-    """Who reads the partitions. Called on the client's own threads: must be quick, and ask nobody."""
+    """Reader of assigned partitions.
+
+    The methods are called on the client's threads and must not block.
+    """
 
     def on_assigned(self, partitions: Collection[int]) -> None:
-        """These are this process's now; each waits, paused, for `attach`."""
+        """Register partitions assigned to this process; each stays paused until `attach`."""
 
     def on_lost(self, partitions: Collection[int]) -> None:
-        """These are not any more: drop what is buffered, commit nothing."""
+        """Register partitions no longer assigned: drop buffered records, commit no offset."""
 
 
 class TopicConsumer:
-    """`run` in a thread. `attach` gives a partition that was taken the log to fill."""
+    """Consumer of a topic; `run` blocks in a thread, `attach` connects a partition to its log."""
 
     def __init__(
         self,
@@ -69,12 +71,10 @@ class TopicConsumer:
         membership: Membership,
         owner: PartitionOwner,
     ) -> None:
-        self._cluster, self._topic, self._stream, self._membership = (
-            cluster,
-            topic,
-            stream,
-            membership,
-        )
+        self._cluster = cluster
+        self._topic = topic
+        self._stream = stream
+        self._membership = membership
         self._owner = owner
         self._mutex = threading.Lock()
         self._logs: dict[int, KafkaLog] = {}
@@ -85,11 +85,11 @@ class TopicConsumer:
         self._stopped, self._restart = threading.Event(), threading.Event()
 
     def attach(self, kafka_log: KafkaLog) -> None:
-        """Fill this log from where it wishes.
+        """Fill a log from its seek offset.
 
-        A client may hold fetched records back and hand them out after a seek. So one client serves
-        one topic id, which was asked for after it was built: a log of another id needs a new
-        client, and the partitions are taken again.
+        A client may buffer fetched records and return them after a seek. A client therefore serves
+        a single topic id, requested after the client was built. A log of another id needs a new
+        client and a new assignment.
         """
         with self._mutex:
             if self._topic_id in ("", kafka_log.topic_id):
@@ -99,21 +99,21 @@ class TopicConsumer:
                 self._restart.set()
 
     def restart(self) -> None:
-        """The topic was made anew: begin again with a new client."""
+        """Start again with a new client, after the topic was recreated."""
         self._restart.set()
 
     def stop(self) -> None:
-        """Let `run` end: it leaves the group."""
+        """Let `run` end and leave the group."""
         self._stopped.set()
         self._restart.set()
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Consume and rebuild failed clients until `stop`."""
         while not self._stopped.is_set():
             try:
                 consumer = self._build_consumer()
             except (KafkaError, OSError) as error:
-                self._wait_after("kafka is away", error)
+                self._wait_after("kafka is unavailable", error)
                 continue
             try:
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))
@@ -126,11 +126,11 @@ class TopicConsumer:
                 consumer.close(autocommit=False, timeout_ms=REQUEST_MS)
 
     def take(self, partitions: Collection[int]) -> None:
-        """The group gave these."""
+        """Forward an assignment by the group."""
         self._owner.on_assigned(partitions)
 
     def drop(self, partitions: Collection[int]) -> None:
-        """The group took these back, or they were lost."""
+        """Forward a revocation by the group or a loss."""
         with self._mutex:
             for partition in partitions:
                 self._logs.pop(partition, None)
@@ -144,7 +144,7 @@ class TopicConsumer:
             **self._cluster.options(),
             group_id=self._membership.group,
             enable_auto_commit=False,
-            # Neither earliest nor latest: an offset that is not there is an error and never a jump.
+            # Neither earliest nor latest: a missing offset is an error and never a silent jump.
             auto_offset_reset="none",
             isolation_level="read_committed",
             allow_auto_create_topics=False,
@@ -166,7 +166,8 @@ class TopicConsumer:
             self._truncated(consumer, error.divergent_offsets)
             return
         except (KafkaError, OSError) as error:
-            # Nothing was handed out, so nothing is skipped: the same position is fetched again.
+            # No records were returned, so none are skipped: the next poll fetches the same
+            # position.
             self._wait_after("fetch failed", error)
             return
         if not fetched:
@@ -176,11 +177,12 @@ class TopicConsumer:
                 kafka_log.offer([record_of(message) for message in messages])
 
     def _update_positions(self, consumer: KafkaConsumer) -> None:
-        """Seek where a log wishes; pause all while too much waits; commit now and then."""
+        """Seek as requested, pause while too much is buffered, and commit offsets periodically."""
         with self._mutex:
             logs = dict(self._logs)
         buffered = sum(kafka_log.bytes_used for kafka_log in logs.values())
         limit = self._membership.max_buffered_bytes
+        # Hysteresis: pause at the limit and resume at half, to avoid switching with every poll.
         self._full = buffered >= limit if not self._full else buffered > limit // 2
         metrics.CONSUMER_BUFFERED_BYTES.labels(self._stream).set(buffered)
         metrics.CONSUMER_PAUSED.labels(self._stream).set(self._full)
@@ -201,6 +203,7 @@ class TopicConsumer:
                     self._stream, str(topic_partition.partition)
                 ).set(lag)
         if time.monotonic() - self._offsets_at >= COMMIT_SECONDS:
+            # Asynchronous, because the group's offsets serve monitoring only.
             self._offsets_at = time.monotonic()
             self._commit(consumer, logs)
 
@@ -229,13 +232,16 @@ class TopicConsumer:
                 (start,) = consumer.beginning_offsets([topic_partition]).values()
                 (end,) = consumer.end_offsets([topic_partition]).values()
             except (KafkaError, OSError):
-                return  # Kafka is away again; the next poll says the same.
-            what = (
-                f"{position} to {start} are lost"
+                return  # Kafka is unavailable again; the next poll repeats the error.
+            problem = (
+                f"offsets {position} to {start} are lost"
                 if position < start
-                else f"the log ends at {end}, before the ledger"
+                else f"the log ends at {end}, before the ledger's end"
             )
-            text = f"offset {position} of {self._topic} partition {topic_partition.partition} is not there: {what}"
+            text = (
+                f"offset {position} of {self._topic} partition {topic_partition.partition} "
+                f"is out of range: {problem}"
+            )
             metrics.LOST_OFFSETS.labels(self._stream, str(topic_partition.partition)).set(
                 max(0, start - position)
             )
@@ -244,7 +250,10 @@ class TopicConsumer:
 
     def _truncated(self, consumer: KafkaConsumer, diverged: Collection[TopicPartition]) -> None:
         for topic_partition in diverged:
-            text = f"{self._topic} partition {topic_partition.partition} was cut off behind what was read"
+            text = (
+                f"{self._topic} partition {topic_partition.partition} was truncated "
+                "below the last offset read"
+            )
             self._fail_partition(
                 consumer,
                 topic_partition,
@@ -269,15 +278,15 @@ class TopicConsumer:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Called on the client's I/O thread, which also sends the heartbeats."""
+    """Listener on the client's I/O thread, which also sends the heartbeats."""
 
     def __init__(self, owner: TopicConsumer, consumer: KafkaConsumer) -> None:
         self._owner, self._consumer = owner, consumer
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         for topic_partition in assigned:
-            # A position of any kind, so that the client asks nobody for one, and a pause until the
-            # ledger has said where.
+            # Any position stops the client from requesting one. The pause holds until the ledger's
+            # position is known.
             self._consumer.seek(topic_partition, 0)
             self._consumer.pause(topic_partition)
         self._owner.take([topic_partition.partition for topic_partition in assigned])

@@ -1,8 +1,8 @@
-"""One partition of a topic as a log: the consumer's thread fills it, a sink reads it, in whatever
-order they come.
+"""Partition of a topic as a log: filled by the consumer's thread, read by a sink.
 
-It holds what was fetched and not yet sunk. A sink that wants another offset than comes next (a new
-lease, another writer's commit) leaves a wish, and the consumer seeks there.
+The log buffers fetched records until they are sunk. A sink that needs another offset than the next
+one (after a new lease or a commit by another writer) sets a seek offset, and the consumer seeks
+there.
 """
 
 import threading
@@ -14,8 +14,11 @@ from services.feedback.spool.log import LogError
 
 
 class KafkaLog:
-    """`require_same` raises if the topic was made anew (TopicReplacedError) or Kafka does not say
-    (LogUnavailableError).
+    """Buffer of one partition between consumer and sink.
+
+    Args:
+        require_same: Raises TopicReplacedError if the topic was recreated, or LogUnavailableError
+            if Kafka does not answer.
     """
 
     def __init__(self, topic_id: str, partition: int, require_same: Callable[[], None]) -> None:
@@ -23,7 +26,7 @@ class KafkaLog:
         self._require_same = require_same
         self._mutex = threading.Lock()
         self._records: deque[Record] = deque()
-        self._start = -1  # nowhere: the first read leaves a wish
+        self._start = -1  # no position: the first read requests a seek
         self._bytes = 0
         self._seek_offset: int | None = None
         self._failure: LogError | None = None
@@ -31,8 +34,9 @@ class KafkaLog:
 
     @property
     def end_offset(self) -> int:
-        """One past the last record that is here; after a failure, which a read must bring to light,
-        one more than that.
+        """Offset after the last buffered record.
+
+        After a failure the offset is one higher, so that a read happens and raises the failure.
         """
         with self._mutex:
             if self._failure:
@@ -41,26 +45,26 @@ class KafkaLog:
 
     @property
     def bytes_used(self) -> int:
-        """What is here, about as it lay in the spool."""
+        """Approximate size of the buffered records in bytes, measured as in the spool."""
         return self._bytes
 
     @property
     def failed(self) -> bool:
-        """Nothing is fetched for it any more."""
+        """True if the partition has failed and is no longer fetched."""
         return self._failure is not None
 
     @property
     def sunk(self) -> int:
-        """Everything before this offset is in the ledger."""
+        """Offset below which all records are in the ledger."""
         return self._sunk
 
     def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
-        """As `Log.read`; nothing yet if the consumer must seek first."""
+        """Implement `Log.read`; return no records while a seek is pending."""
         with self._mutex:
             failure = self._failure
             found = [] if failure else self._read_buffered(start, max_records, max_bytes)
-        # By now the records are out of the topic, whichever it was: if it still has its id, they
-        # are of this one.
+        # Verify the topic id after fetching: if the topic still has the id, the fetched records
+        # belong to that topic.
         if found or failure:
             self._require_same()
         if failure:
@@ -68,14 +72,15 @@ class KafkaLog:
         return found
 
     def trim(self, before: int) -> None:
-        """Let go of what is sunk."""
+        """Drop the records below an offset, since they are sunk."""
         with self._mutex:
             self._sunk = before
             self._drop(before)
 
     def offer(self, records: Sequence[Record]) -> None:
-        """What the consumer fetched next. Before a wish, and until it has sought there, it is not
-        what is wanted.
+        """Append fetched records.
+
+        While a seek is pending the records belong to another position and are dropped.
         """
         with self._mutex:
             if self._start >= 0 and self._seek_offset is None and self._failure is None:
@@ -83,13 +88,13 @@ class KafkaLog:
                 self._bytes += sum(frame_bytes(record.entry) for record in records)
 
     def take_seek_offset(self) -> int | None:
-        """Where the consumer must seek before it fetches on; it does so at once."""
+        """Return and clear the offset where the consumer must seek."""
         with self._mutex:
             seek_offset, self._seek_offset = self._seek_offset, None
             return seek_offset
 
     def fail(self, failure: LogError) -> None:
-        """Nothing can be read any more; the next read says why."""
+        """Stop the log with a failure, raised by the next read."""
         with self._mutex:
             self._failure = failure
             self._clear()
@@ -98,6 +103,8 @@ class KafkaLog:
         end = self._records[-1].offset + 1 if self._records else self._start
         if not self._start <= start <= end:
             self._clear()
+            # Records in flight belong to the old position; `offer` drops them until the consumer
+            # has sought.
             self._start = self._seek_offset = start
             return []
         self._drop(start)

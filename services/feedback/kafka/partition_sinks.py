@@ -1,8 +1,8 @@
-"""A sink for each partition of a topic that this process holds: started when the group gives it,
-stopped when it takes it back.
+"""Sinks of the partitions assigned to this process.
 
-The ledger fences: what was lost may still be flushing here, and its lease is not the newest any
-more. A partition whose records are gone stops for good, loudly; the others go on.
+A sink starts with the assignment of its partition and stops with the revocation. The ledger fences:
+a sink still flushing after a revocation no longer has the newest lease. A partition with missing
+records stops permanently and logs an error; the others continue.
 """
 
 import asyncio
@@ -31,28 +31,37 @@ ResultT = TypeVar("ResultT")
 
 
 class Topic(Protocol):
-    """The topic behind its name."""
+    """Topic behind a name."""
 
     def current(self) -> str:
-        """Its id now. Raises: LogUnavailableError."""
+        """Return the current topic id.
+
+        Raises:
+            LogUnavailableError: Kafka does not answer.
+        """
 
     def require(self, topic_id: str) -> None:
-        """Raises: TopicReplacedError, LogUnavailableError."""
+        """Check the current topic id.
+
+        Raises:
+            TopicReplacedError: The topic was recreated.
+            LogUnavailableError: Kafka does not answer.
+        """
 
 
 class Source(Protocol):
-    """What fills the logs."""
+    """Source of records for partition logs."""
 
     def attach(self, kafka_log: KafkaLog) -> None:
-        """Fill this one."""
+        """Start to fill a log."""
 
     def restart(self) -> None:
-        """The topic was made anew."""
+        """Start again with a new client, after the topic was recreated."""
 
 
 @dataclass
 class _OwnedPartition:
-    """One partition from taken to lost."""
+    """Partition between assignment and loss."""
 
     released: asyncio.Event = field(default_factory=asyncio.Event)
     sink_loop: SinkLoop | None = None
@@ -64,7 +73,11 @@ class _OwnedPartition:
 
 
 class PartitionSinks:
-    """`took` and `lost` come from the consumer's threads. All that blocks runs in `executor`."""
+    """Sinks of assigned partitions.
+
+    `on_assigned` and `on_lost` are called on the consumer's threads. Blocking calls run in
+    `executor`.
+    """
 
     def __init__(
         self,
@@ -75,34 +88,32 @@ class PartitionSinks:
         flush_rows: int,
         flush_seconds: float,
     ) -> None:
-        self._stream, self._topic, self._make_sink, self._executor = (
-            stream,
-            topic,
-            make_sink,
-            executor,
-        )
+        self._stream = stream
+        self._topic = topic
+        self._make_sink = make_sink
+        self._executor = executor
         self._flush_rows, self._flush_seconds = flush_rows, flush_seconds
         self._loop = asyncio.get_running_loop()
         self._owned: dict[int, _OwnedPartition] = {}
         self._assigned: asyncio.Queue[int | None] = asyncio.Queue()
 
     def on_assigned(self, partitions: Collection[int]) -> None:
-        """These are ours now."""
+        """Start sinks of newly assigned partitions."""
         self._loop.call_soon_threadsafe(self._assign, list(partitions))
 
     def on_lost(self, partitions: Collection[int]) -> None:
-        """These are not any more."""
+        """Stop sinks of lost partitions."""
         self._loop.call_soon_threadsafe(self._release, list(partitions))
 
     async def run(self, source: Source) -> None:
-        """Until `stop`, and until the last flush has ended."""
+        """Run sinks until `stop` and the end of the last flush."""
         async with asyncio.TaskGroup() as tasks:
             while (partition := await self._assigned.get()) is not None:
                 tasks.create_task(self._run_partition(partition, self._owned[partition], source))
             self._release(list(self._owned))
 
     def stop(self) -> None:
-        """Let `run` end."""
+        """Let `run` end after the current flushes."""
         self._assigned.put_nowait(None)
 
     def _assign(self, partitions: Collection[int]) -> None:
@@ -136,12 +147,13 @@ class PartitionSinks:
         )
         metrics.PARTITIONS.labels(self._stream).set(len(self._owned))
         metrics.STOPPED.labels(self._stream, str(partition)).set(0)
+        # Attach last: from here on records arrive, and the sink must be ready.
         source.attach(kafka_log)
         try:
             await owned.sink_loop.run()
         except TopicReplacedError as error:
             log.warning(
-                "topic was made anew",
+                "topic was recreated",
                 extra=fields(stream=self._stream, partition=partition, why=str(error)),
             )
             source.restart()
@@ -155,14 +167,14 @@ class PartitionSinks:
     async def _retry_until_released(
         self, owned: _OwnedPartition, call: Callable[[], ResultT]
     ) -> ResultT | None:
-        """The call's result, however often it takes; None if the partition is lost meanwhile."""
+        """Repeat a call until success; return None if the partition is lost meanwhile."""
         wait_seconds = FIRST_RETRY_SECONDS
         while not owned.released.is_set():
             try:
                 return await self._loop.run_in_executor(self._executor, call)
             except FAILURES as error:
                 log.warning(
-                    "partition waits",
+                    "partition not ready, retrying",
                     extra=fields(stream=self._stream, error=type(error).__name__, why=str(error)),
                 )
             with contextlib.suppress(TimeoutError):

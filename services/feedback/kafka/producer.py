@@ -1,9 +1,8 @@
-"""Publishes to a topic by kafka-python: acks=all, not idempotent, one request in flight, and a
-watchdog over it all.
+"""Publisher for a topic with kafka-python: acks=all, no idempotence, one request in flight.
 
-Why so: this client's idempotent producer wedges for ever after an outage longer than its delivery
-timeout, its `close()` does not close while something waits, and its timeouts are per batch. So: own
-deadlines; and a producer that fell silent is thrown away.
+This client's idempotent producer hangs permanently after an outage longer than its delivery
+timeout, its `close()` blocks while records wait, and its time-outs apply per batch. The publisher
+therefore has its own deadlines and discards a silent producer.
 """
 
 import contextlib
@@ -29,8 +28,9 @@ CLOSE_SECONDS = 2.0
 
 
 class KafkaPublisher:
-    """One topic. One thread calls; the producer is built when something is to be sent, and again
-    after it failed.
+    """Publisher for one topic, used by a single thread.
+
+    The producer is built on demand and again after a failure.
     """
 
     def __init__(self, cluster: Cluster, topic: str, watchdog_seconds: float) -> None:
@@ -38,19 +38,24 @@ class KafkaPublisher:
         self._producer: KafkaProducer | None = None
 
     def publish(self, records: Sequence[Record]) -> None:
-        """As `Publisher`; ends at the latest when nothing was acknowledged for the watchdog's
-        seconds, after the build.
+        """Implement `Publisher.publish`.
+
+        The call ends at the latest when no acknowledgement has arrived for the watchdog's seconds
+        after the build.
+
+        Raises:
+            PublishError: The broker has not acknowledged all records.
         """
         try:
             producer = self._producer = self._producer or self._build_producer()
             self._wait_for_acks([self._send(producer, record) for record in records])
         except (KafkaError, OSError) as error:
             self._discard()
-            # The type alone: a client's text may quote a record.
+            # Only the type, since the client's text may quote a record.
             raise PublishError(type(error).__name__) from error
 
     def close(self) -> None:
-        """Nothing is in flight between two calls of `publish`."""
+        """Discard the producer; no records are in flight between two calls of `publish`."""
         self._discard()
 
     def _build_producer(self) -> KafkaProducer:
@@ -81,18 +86,18 @@ class KafkaPublisher:
         )
 
     def _wait_for_acks(self, futures: Sequence[Any]) -> None:
-        """Each ack gives the next one the watchdog's whole time."""
+        """Wait for all acknowledgements; each gets the watchdog's full time."""
         for future in futures:
             future.get(timeout=self._watchdog_seconds)
 
     def _discard(self) -> None:
-        """Throw the producer away, also one that will never end by itself."""
+        """Discard the producer, including a producer that hangs."""
         producer, self._producer = self._producer, None
         if producer is None:
             return
         started = time.monotonic()
-        # `close()` flushes first, and so never comes to an end: the private way is the only one.
-        # Pinned and tested.
+        # `close()` flushes first and may never return, so the private method is the only way. The
+        # version is pinned, and a test covers the method.
         producer._sender.force_close()
         producer._sender.join(CLOSE_SECONDS)
         with contextlib.suppress(KafkaError):

@@ -1,8 +1,7 @@
-"""How a record lies in a topic: key, payload, headers, and back. A foreign record comes back too:
-as one that nobody can decode.
+"""Form of a record in a topic: key, payload, headers.
 
-Headers: event_id, schema (major), fingerprint (32 bytes), accept_order if there is one, traceparent
-    if there is one.
+Headers: event_id, schema (major version), fingerprint (32 bytes), and optionally accept_order and
+traceparent. Foreign records are converted to undecodable records.
 """
 
 import re
@@ -13,13 +12,13 @@ from services.feedback.spool.frames import Entry, Record
 
 Headers = Sequence[tuple[str, bytes]]
 FINGERPRINT_BYTES = 32
-# What stands in a database column must fit it, whoever wrote it.
+# Limits of database columns, checked for records of any writer.
 _EVENT_ID = re.compile(rb"[0-9a-zA-Z-]{1,64}")
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
 class Message(Protocol):
-    """A consumed record, as the client hands it out."""
+    """Consumed record of the client library."""
 
     offset: int
     timestamp: int
@@ -29,7 +28,7 @@ class Message(Protocol):
 
 
 def headers_of(entry: Entry) -> list[tuple[str, bytes]]:
-    """The headers of an event."""
+    """Return the headers of an entry."""
     headers = [
         ("event_id", entry.event_id.encode()),
         ("schema", str(entry.schema_major).encode()),
@@ -43,7 +42,9 @@ def headers_of(entry: Entry) -> list[tuple[str, bytes]]:
 
 
 def record_of(message: Message) -> Record:
-    """The record at its offset. Without sound headers its schema is 0, which no version decodes: it
+    """Return the record of a consumed message.
+
+    Without valid headers the schema version is 0, undecodable for every version, so the record
     becomes a dead letter.
     """
     headers = dict(message.headers or ())
@@ -64,5 +65,5 @@ def record_of(message: Message) -> Record:
         accept_order=int(order) if sound else 0,
         traceparent=(headers.get("traceparent") or b"").decode(errors="replace"),
     )
-    # The time is milliseconds in a topic.
+    # Times in a topic are in milliseconds.
     return Record(message.offset, message.timestamp * 1_000, entry)

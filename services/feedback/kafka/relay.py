@@ -1,8 +1,8 @@
-"""From the spool to the broker: read → publish → trim. What is not acknowledged is sent again:
-duplicates yes, loss never.
+"""Relay from the spool to the broker: read → publish → trim.
 
-The spool's fsync stays the ack to the caller; how long the broker is away changes nothing but the
-spool's size. Blocking: runs in a thread of its own.
+Records without acknowledgement are sent again: at least once, with possible duplicates. The spool's
+fsync remains the acknowledgement to the caller; an outage of the broker only increases the size of
+the spool. The relay blocks and runs in its own thread.
 """
 
 import logging
@@ -23,25 +23,30 @@ LAST_RETRY_SECONDS = 5.0
 
 
 class PublishError(Exception):
-    """Not all was acknowledged: some of it may be in the topic, some not. Says why in constant
-    words.
+    """Some records were not acknowledged; any of them may be in the topic.
+
+    The text gives the reason in constant words.
     """
 
 
 class Publisher(Protocol):
-    """The broker's side."""
+    """Publisher to a broker."""
 
     def publish(self, records: Sequence[Record]) -> None:
-        """Return once all replicas that count have all records. Ends by its own deadline. Raises:
-        PublishError.
+        """Publish records and return once all required replicas have all records.
+
+        The call ends by its own deadline.
+
+        Raises:
+            PublishError: Not all records were acknowledged.
         """
 
     def close(self) -> None:
-        """Let go of the broker."""
+        """Close the connection to the broker."""
 
 
 class SpoolReader(Protocol):
-    """The spool, as the relay reads it."""
+    """Spool interface of the relay."""
 
     @property
     def start_offset(self) -> int: ...
@@ -52,11 +57,10 @@ class SpoolReader(Protocol):
 
 
 class Relay:
-    """One stream's way to its topic; one batch at a time, so that what it holds in memory is
-    bounded by a batch.
+    """Relay of one stream to its topic, with a single batch in memory.
 
-    `on_relayed(end)` is called from the relay's thread once everything before `end` is with the
-    broker.
+    Args:
+        on_relayed: Called on the relay's thread with an offset; the broker has all records below.
     """
 
     def __init__(
@@ -70,8 +74,8 @@ class Relay:
     ) -> None:
         self._stream, self._spool, self._publisher = stream, spool, publisher
         self._max_records, self._max_bytes, self._on_relayed = max_records, max_bytes, on_relayed
-        # After a crash the file at the front may hold what was relayed already: it goes again, the
-        # sink knows it.
+        # After a crash the first file may contain relayed records. They are sent again, and the
+        # sink recognises them.
         self._position = spool.start_offset
         self._behind_since: float | None = None
         self._failing = False
@@ -79,12 +83,15 @@ class Relay:
 
     @property
     def waiting(self) -> int:
-        """Acknowledged events that the broker does not have yet."""
+        """Number of acknowledged events not yet at the broker."""
         return self._spool.end_offset - self._position
 
     def step(self) -> bool:
-        """Relay one batch; False if nothing waits. Raises: PublishError, and LogError where a
-        person must look.
+        """Relay one batch and return False if no records wait.
+
+        Raises:
+            PublishError: Not all records were acknowledged.
+            LogError: The spool needs an operator.
         """
         records = self._spool.read(self._position, self._max_records, self._max_bytes)
         if not records:
@@ -97,7 +104,11 @@ class Relay:
         return True
 
     def run(self) -> None:
-        """Until `stop`. Raises: LogError."""
+        """Relay until `stop`.
+
+        Raises:
+            LogError: The spool needs an operator.
+        """
         retry_seconds = FIRST_RETRY_SECONDS
         while not self._stopped.is_set():
             self._update_lag_metrics()
@@ -106,18 +117,16 @@ class Relay:
                 retry_seconds, self._failing = FIRST_RETRY_SECONDS, False
             except PublishError as error:
                 self._record_failure(error)
-                wait_seconds, retry_seconds = (
-                    retry_seconds,
-                    min(2 * retry_seconds, LAST_RETRY_SECONDS),
-                )
+                wait_seconds = retry_seconds
+                retry_seconds = min(2 * retry_seconds, LAST_RETRY_SECONDS)
             self._stopped.wait(wait_seconds)
 
     def stop(self) -> None:
-        """Let `run` end after the batch that is under way."""
+        """Let `run` end after the current batch."""
         self._stopped.set()
 
     def finish(self, seconds: float) -> None:
-        """Relay what waits, if that works and takes no longer: the rest is there at the next start."""
+        """Relay the remaining records within a time limit; the rest follows at the next start."""
         deadline = time.monotonic() + seconds
         try:
             while not self._failing and time.monotonic() < deadline and self.step():
@@ -131,7 +140,7 @@ class Relay:
         self._failing = True
         metrics.RELAY_FAILURES.labels(self._stream).inc()
         log.warning(
-            "not relayed, will be sent again",
+            "batch not relayed, retrying",
             extra=fields(stream=self._stream, why=str(error), waiting=self.waiting),
         )
 

@@ -1,7 +1,6 @@
-"""The way of one stream through Kafka in one process: the relay from its spool at one end, the
-consumer and its sinks at the other.
+"""Kafka path of one stream in one process: relay, consumer and sinks.
 
-The two ends do not know each other: what this process relays, another one may sink.
+Both ends are independent: any replica may sink the records relayed by this process.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from services.feedback.settings import FeedbackSettings
 from services.feedback.sink.sink_loop import Flusher
 from services.feedback.spool.spool import Spool
 
-# Flushes of one stream take turns at the ledger, so more threads would only wait there.
+# Flushes of a stream are serialised at the ledger, so more threads would only wait.
 SINK_THREADS = 2
 
 
@@ -28,7 +27,7 @@ SINK_THREADS = 2
 async def relaying(
     settings: FeedbackSettings, stream: Stream, spool: Spool, on_relayed: Callable[[int], None]
 ) -> AsyncIterator[None]:
-    """Relay until the block ends, then what waits, as long as the broker takes it."""
+    """Relay until the block ends, then relay the rest while the broker accepts records."""
     publisher = KafkaPublisher(
         settings.cluster(), settings.topic(stream), settings.relay_watchdog_seconds
     )
@@ -36,7 +35,7 @@ async def relaying(
     with ThreadPoolExecutor(1, f"relay-{stream}") as executor:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
-            # A spool that cannot be read ends the process: the group cancels the service around it.
+            # An unreadable spool ends the process: the task group cancels the service.
             tasks.create_task(_in_thread(executor, relay.run, relay.stop))
             yield
             relay.stop()
@@ -47,7 +46,7 @@ async def relaying(
 async def sinking(
     settings: FeedbackSettings, stream: Stream, make_sink: Callable[[KafkaLog], Flusher]
 ) -> AsyncIterator[None]:
-    """Sink the partitions that the group gives this process, until the block ends."""
+    """Sink the partitions assigned to this process until the block ends."""
     cluster, name = settings.cluster(), settings.topic(stream)
     membership = Membership(
         f"{settings.consumer_group}.{stream}",
@@ -79,7 +78,7 @@ async def sinking(
 async def _in_thread(
     executor: ThreadPoolExecutor, run: Callable[[], None], stop: Callable[[], None]
 ) -> None:
-    """A thread cannot be cancelled, only asked to stop."""
+    """Run a blocking loop in a thread and stop it on cancellation."""
     try:
         await asyncio.get_running_loop().run_in_executor(executor, run)
     finally:

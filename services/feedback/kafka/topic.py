@@ -1,8 +1,8 @@
-"""Which topic stands behind a name now.
+"""Current topic id behind a topic name.
 
-A name says nothing: a topic that is deleted and made again has the same name, another id, and
-offsets that begin at 0. The client fetches by name, so whoever reads asks for the id after each
-read (`NamedTopic.require`), before anything is committed.
+A topic that was deleted and recreated has the same name but another id, and its offsets start at 0.
+The client fetches by name. Readers therefore verify the id after each read and before each commit
+(`NamedTopic.require`).
 """
 
 import threading
@@ -17,7 +17,7 @@ from services.feedback.spool.log import LogUnavailableError, LogView, TopicRepla
 
 
 class NamedTopic:
-    """Asks Kafka which topic has a name now. Safe to call from several threads; every call blocks."""
+    """Lookup of the topic id; thread-safe, and every call blocks."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster, self._name = cluster, name
@@ -25,7 +25,11 @@ class NamedTopic:
         self._admin: KafkaAdminClient | None = None
 
     def current(self) -> str:
-        """The topic's id. Raises: LogUnavailableError: Kafka is away, or has no such topic."""
+        """Return the topic's id.
+
+        Raises:
+            LogUnavailableError: Kafka is unavailable or has no such topic.
+        """
         with self._mutex:
             try:
                 self._admin = self._admin or open_admin(self._cluster)
@@ -42,16 +46,20 @@ class NamedTopic:
         return str(found["topic_id"])
 
     def require(self, topic_id: str) -> None:
-        """Raises: TopicReplacedError: the name belongs to another topic by now.
-        LogUnavailableError.
+        """Check that the name still refers to a topic id.
+
+        Raises:
+            TopicReplacedError: The topic was recreated.
+            LogUnavailableError: Kafka is unavailable or has no such topic.
         """
         if self.current() != topic_id:
             raise TopicReplacedError(
-                f"topic {self._name} was made anew: {topic_id} is gone", field=self._name
+                f"topic {self._name} was recreated; id {topic_id} no longer exists",
+                field=self._name,
             )
 
     def close(self) -> None:
-        """Let go of Kafka."""
+        """Close the connection to Kafka."""
         with self._mutex:
             self._close_admin()
 
@@ -62,12 +70,20 @@ class NamedTopic:
 
 
 def open_admin(cluster: Cluster) -> KafkaAdminClient:
-    """Blocks; the caller closes it. Raises: KafkaError."""
+    """Open an admin client, closed by the caller; blocking.
+
+    Raises:
+        KafkaError: Kafka is unavailable.
+    """
     return build(KafkaAdminClient, **cluster.options(), request_timeout_ms=REQUEST_MS)
 
 
 def partition_views(cluster: Cluster, name: str) -> list[LogView]:
-    """What each partition of a topic holds now. Blocks. Raises: LogUnavailableError."""
+    """Return the current range of each partition of a topic; blocking.
+
+    Raises:
+        LogUnavailableError: Kafka is unavailable or has no such topic.
+    """
     try:
         with closing(open_admin(cluster)) as admin:
             (found,) = admin.describe_topics([name])
@@ -81,10 +97,8 @@ def partition_views(cluster: Cluster, name: str) -> list[LogView]:
             TopicPartition(name, partition["partition_index"]) for partition in found["partitions"]
         ]
         with closing(build(KafkaConsumer, **cluster.options())) as consumer:
-            starts, ends = (
-                consumer.beginning_offsets(topic_partitions),
-                consumer.end_offsets(topic_partitions),
-            )
+            starts = consumer.beginning_offsets(topic_partitions)
+            ends = consumer.end_offsets(topic_partitions)
     except (KafkaError, OSError) as error:
         raise LogUnavailableError("kafka does not answer") from error
     return [

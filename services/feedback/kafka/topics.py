@@ -1,5 +1,6 @@
-"""The topics: made if they are missing, described if they are there. Kafka's durability lies in
-their settings, not in a disk's sync.
+"""Creation and description of topics.
+
+Kafka's durability depends on these topic settings, rather than on disk syncs.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from services.feedback.kafka.cluster import MAX_MESSAGE_BYTES
 
 @dataclass(frozen=True)
 class TopicSettings:
-    """What a topic should be."""
+    """Settings of a topic."""
 
     partitions: int
     replication_factor: int
@@ -22,16 +23,16 @@ class TopicSettings:
     retention_days: float
 
     def configs(self) -> dict[str, str]:
-        """Kafka's names for it."""
+        """Return the settings under Kafka's names."""
         return {
             "min.insync.replicas": str(self.min_insync_replicas),
-            # A replica that missed acknowledged events must not become the leader.
+            # A replica without all acknowledged events must not become the leader.
             "unclean.leader.election.enable": "false",
             "retention.ms": str(int(self.retention_days * 86_400_000)),
             "cleanup.policy": "delete",
             "max.message.bytes": str(MAX_MESSAGE_BYTES),
-            # By the relays' clocks, what waited long in a spool would be too old to be kept until
-            # it is sunk.
+            # With the relays' clocks, events that waited long in a spool would be deleted before
+            # they are sunk.
             "message.timestamp.type": "LogAppendTime",
         }
 
@@ -39,8 +40,12 @@ class TopicSettings:
 def make_topics(
     admin: KafkaAdminClient, names: Sequence[str], settings: TopicSettings
 ) -> list[str]:
-    """Create what is missing, change nothing that is there. Returns lines for people. Raises:
-    KafkaError.
+    """Create missing topics and leave existing topics unchanged.
+
+    Returns lines that describe the topics.
+
+    Raises:
+        KafkaError: Kafka is unavailable or rejects a request.
     """
     lines = []
     for name in names:
@@ -52,9 +57,9 @@ def make_topics(
         try:
             admin.create_topics({name: wanted})
             admin.wait_for_topics([name])
-            state = "made"
+            state = "created"
         except TopicAlreadyExistsError:
-            state = "there"
+            state = "exists"
         lines += _describe(admin, name, settings, state)
     return lines
 
@@ -72,6 +77,6 @@ def _describe(admin: KafkaAdminClient, name: str, settings: TopicSettings, state
     found |= {"partitions": str(len(topic["partitions"])), "replicas": str(replicas)}
     lines = [f"{name}: {state}, id {topic['topic_id']}"]
     for key, value in found.items():
-        differs = "" if value == wanted[key] else f"  (settings say {wanted[key]})"
+        differs = "" if value == wanted[key] else f"  (settings: {wanted[key]})"
         lines.append(f"  {key} = {value}{differs}")
     return lines

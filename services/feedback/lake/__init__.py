@@ -1,3 +1,1 @@
-"""What is committed: Parquet objects, the ledger that alone says which of them exist, and the
-proofs of both.
-"""
+"""Feedback table: Parquet objects, the ledger that commits them, and consistency checks."""

@@ -1,8 +1,6 @@
-"""All objects as one tar stream, out of a store and into another one: a backup for who has no tool
-of the store's own.
+"""Backup of all objects as a tar stream, for stores without a tool of their own.
 
-An object's key holds the hash of its content, so putting a copy back over what is there changes
-nothing.
+Keys contain the hash of the content, so restoring over existing objects changes nothing.
 """
 
 import io
@@ -15,8 +13,12 @@ MICROSECONDS = 1_000_000
 
 
 def save(store: ObjectStore, to: IO[bytes]) -> int:
-    """Write them; how many. What goes away meanwhile, no reader needed any more. Raises:
-    ObjectStoreError.
+    """Write all objects to a tar stream and return their number.
+
+    Objects deleted during the backup are skipped, since no reader needed them.
+
+    Raises:
+        ObjectStoreError: The store does not answer.
     """
     saved = 0
     with tarfile.open(fileobj=to, mode="w|") as tar:
@@ -33,8 +35,11 @@ def save(store: ObjectStore, to: IO[bytes]) -> int:
 
 
 def load(store: ObjectStore, source: IO[bytes]) -> int:
-    """Put them all; how many. Raises: ObjectStoreError; tarfile.ReadError: the stream ends too
-    early, or is none.
+    """Put all objects of a tar stream and return their number.
+
+    Raises:
+        ObjectStoreError: The store does not answer.
+        tarfile.ReadError: The stream is truncated or is no tar stream.
     """
     loaded = 0
     with tarfile.open(fileobj=source, mode="r|") as tar:

@@ -1,6 +1,7 @@
-"""Proves from store, ledger and log that every offset is accounted for and no event is there twice.
+"""Audit of store, ledger and log: every offset is accounted for, every event exists once.
 
-Trusts none of the three: objects are fetched, hashed and read. May run beside the service.
+The audit trusts none of the three: objects are fetched, hashed and read. The service may run
+meanwhile.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,17 +19,17 @@ from services.feedback.lake.processed_ids import ProcessedIds
 from services.feedback.lake.segment_object import SEQUENCE, DamagedObjectError, read_segment
 from services.feedback.spool.log import LogView
 
-# What is compared. With all of them a compacted object of 50,000 rows took more memory than a
-# replica has, whose pod this runs in.
+# Compared columns. All columns of a compacted object of 50,000 rows exceeded the memory of a
+# replica, and the audit runs in the replica's pod.
 AUDITED_COLUMNS = ("topic_id", "partition", "offset", "event_id", SEQUENCE)
-# Compaction may delete what was listed before it was read: then the listing goes on from there
-# anew.
+# Compaction may delete an object between listing and reading; the listing is then repeated from
+# that position.
 MAX_TRIES = 3
 
 
 @dataclass
 class PartitionFigures:
-    """What was counted in one partition of one topic."""
+    """Counts of one partition of one topic."""
 
     stream: str
     topic_id: str
@@ -43,7 +44,7 @@ class PartitionFigures:
 
 @dataclass
 class CompactionFigures:
-    """What became of the rows of a stream's covered segments."""
+    """Counts of the rows below compacted segments of a stream."""
 
     stream: str
     covers: int = 0
@@ -56,8 +57,9 @@ class CompactionFigures:
 
 @dataclass(frozen=True)
 class Problem:
-    """A finding of the audit: `field` names the stream, segment or cover, `reason` is a stable code
-    of this kind of fault.
+    """Finding of the audit.
+
+    `field` names the stream or segment; `reason` is a stable code of the kind of fault.
     """
 
     field: str
@@ -70,7 +72,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """Figures, and what is wrong; sound if nothing is."""
+    """Counts and problems; an empty list of problems means a consistent table."""
 
     figures: list[PartitionFigures] = field(default_factory=list)
     covers: list[CompactionFigures] = field(default_factory=list)
@@ -78,15 +80,16 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the report as lines of text."""
         lines = [
-            f"{f.stream} topic={f.topic_id} partition={f.partition} segments={f.segments} offsets=0-{f.end_offset} "
-            f"rows={f.rows} dead_letters={f.dead_letters} tombstones={f.tombstones} waiting={f.waiting}"
+            f"{f.stream} topic={f.topic_id} partition={f.partition} segments={f.segments} "
+            f"offsets=0-{f.end_offset} rows={f.rows} dead_letters={f.dead_letters} "
+            f"tombstones={f.tombstones} waiting={f.waiting}"
             for f in self.figures
         ]
         lines += [
-            f"{c.stream} covers={c.covers} segments={c.segments} rows={c.rows} duplicates={c.duplicates} "
-            f"erased={c.erased} expired={c.expired}"
+            f"{c.stream} covers={c.covers} segments={c.segments} rows={c.rows} "
+            f"duplicates={c.duplicates} erased={c.erased} expired={c.expired}"
             for c in self.covers
             if c.covers
         ]
@@ -102,11 +105,14 @@ def audit(
     look: Callable[[Stream], Iterable[LogView]],
     page: int = PAGE_SIZE,
 ) -> Report:
-    """Check all streams; `look` tells of each partition of a stream's log, that is, of its topic,
-    or of the spool where there is none.
+    """Audit all streams.
 
-    The log between ledger and ledger: a service that runs meanwhile may append, commit, trim and
-    compact. What it compacts is counted as it was and as it is.
+    The service may append, commit, trim and compact meanwhile, because the log is read between two
+    reads of the ledger. Segments compacted meanwhile are checked in both forms.
+
+    Args:
+        look: Returns the partitions of a stream's log: of the topic, or of the spool without Kafka.
+        page: Number of segments read at once.
     """
     report = Report()
     for stream in Stream:
@@ -123,9 +129,7 @@ def audit(
 
 
 class _StreamAudit:
-    """One stream: its segments by what the ledger says of them, and what readers are given by what
-    is in it.
-    """
+    """Audit of one stream: segments against the ledger, and objects against their content."""
 
     def __init__(
         self, stream: Stream, ledger: Ledger, store: ObjectStore, seen: ProcessedIds, page: int
@@ -135,12 +139,12 @@ class _StreamAudit:
         self.figures: dict[PartitionKey, PartitionFigures] = {}
         self.compaction_figures = CompactionFigures(stream)
         self._page, self._window = page, LedgerWindow(ledger, stream, page)
-        # Up to which sequence the segments, and what readers are given, are checked.
+        # Last checked sequence of the segments, and of the readable segments.
         self._accounted = self._reached = 0
         self._tries = 0
 
     def run(self) -> None:
-        """Once."""
+        """Check the readable segments, then the remaining segments of the ledger."""
         while page := self._ledger.readable_segments(self._stream, self._reached, self._page):
             for item in page:
                 if not self._check_readable(item):
@@ -149,31 +153,29 @@ class _StreamAudit:
             self._check_segments(segments)
 
     def _check_segments(self, segments: Sequence[Segment]) -> None:
-        """Those that are not checked yet."""
+        """Check the segments after the last checked sequence."""
         for segment in segments:
             if segment.sequence > self._accounted:
                 if segment.sequence != self._accounted + 1:
-                    text = f"sequence {segment.sequence} stands where {self._accounted + 1} should"
+                    text = f"sequence {segment.sequence} found instead of {self._accounted + 1}"
                     self.problems.append(Problem(self._stream, "SEQUENCE_MISSING", text))
                 self._accounted = segment.sequence
                 self._check_segment(segment)
 
     def _check_segment(self, segment: Segment) -> None:
         place = partition_of(segment)
-        name, found = (
-            _name(segment),
-            self.figures.setdefault(place, PartitionFigures(self._stream, *place)),
-        )
+        name = _name(segment)
+        found = self.figures.setdefault(place, PartitionFigures(self._stream, *place))
         if segment.start_offset != found.end_offset:
-            text = f"begins at {segment.start_offset}, the ledger was at {found.end_offset}"
+            text = f"starts at offset {segment.start_offset}, expected {found.end_offset}"
             self.problems.append(Problem(name, "OFFSETS_MISSING", text))
         offsets = range(segment.start_offset, segment.end_offset)
         dead = self._window.dead_letters(segment) & set(offsets)
         if len(dead) != segment.dead_letters:
-            text = f"{len(dead)} dead letters are not what the ledger says"
+            text = f"{len(dead)} dead letters, the segment lists {segment.dead_letters}"
             self.problems.append(Problem(name, "DEAD_LETTERS_MISMATCH", text))
         if segment.rows + segment.dead_letters + segment.tombstones != len(offsets):
-            text = f"rows, dead letters and tombstones are not its {len(offsets)} offsets"
+            text = f"rows, dead letters and tombstones do not add up to {len(offsets)} offsets"
             self.problems.append(Problem(name, "OFFSETS_MISMATCH", text))
         found.segments, found.end_offset = found.segments + 1, segment.end_offset
         found.rows += segment.rows
@@ -181,7 +183,7 @@ class _StreamAudit:
         found.tombstones += segment.tombstones
 
     def _check_readable(self, item: ReadableSegment) -> bool:
-        """False: it was replaced since it was listed, and so may be what follows it."""
+        """Check one readable segment; return False if the listing must be repeated."""
         problem: Problem | None = None
         rows: list[parquet.Row] = []
         try:
@@ -202,18 +204,19 @@ class _StreamAudit:
         return True
 
     def _check_range(self, item: ReadableSegment) -> None:
-        """What readers are given is every sequence once. A cover over what was checked has been
-        published meanwhile.
+        """Check for gaps and overlaps in the sequences of the readable segments.
+
+        A compacted segment may start earlier if it was published during the audit.
         """
         follows = item.first_sequence == self._reached + 1
         if not follows and not (
             item.first_sequence <= self._reached < item.sequence and self._is_current(item)
         ):
-            text = f"begins at {item.first_sequence}, readers were at {self._reached}"
+            text = f"starts at sequence {item.first_sequence}, expected {self._reached + 1}"
             self.problems.append(Problem(_name(item), "SEQUENCE_MISMATCH", text))
 
     def _is_current(self, item: ReadableSegment) -> bool:
-        """Readers are given it in the place of all of its sequences, now."""
+        """Return True if readers still get this object for all of its sequences."""
         return self._ledger.readable_segments(self._stream, item.first_sequence - 1, 1) == [item]
 
     def _check_rows(
@@ -221,18 +224,18 @@ class _StreamAudit:
     ) -> None:
         where = [(int(str(row["sequence"])), int(str(row["offset"]))) for row in rows]
         if where != sorted(set(where)) or not all(self._is_in_place(row, below) for row in rows):
-            text = "rows are out of range, out of order, twice, or dead letters too"
+            text = "rows are out of range, out of order, duplicated, or also dead letters"
             self.problems.append(Problem(_name(item), "ROWS_OUT_OF_PLACE", text))
         if len(rows) != item.rows:
             self.problems.append(
                 Problem(
-                    _name(item), "ROWS_MISMATCH", f"{len(rows)} rows are not what the ledger says"
+                    _name(item), "ROWS_MISMATCH", f"{len(rows)} rows, the ledger lists {item.rows}"
                 )
             )
         if item.rows + item.duplicates + item.erased + item.expired != sum(
             segment.rows for segment in below
         ):
-            text = "its rows and those left out are not those of its segments"
+            text = "rows and removed rows do not add up to the rows of the segments"
             self.problems.append(Problem(_name(item), "LEFT_OUT_MISMATCH", text))
         event_ids = {str(row["event_id"]) for row in rows}
         new = {
@@ -241,12 +244,12 @@ class _StreamAudit:
             if sequence > self._reached
         }
         if not self._seen.add(new) or len(event_ids) != len(rows):
-            self.problems.append(Problem(_name(item), "DUPLICATE", "an event is there twice"))
+            self.problems.append(Problem(_name(item), "DUPLICATE", "an event is duplicated"))
         if item.is_compacted:
             self._count(item, len(below))
 
     def _is_in_place(self, row: parquet.Row, below: Sequence[Segment]) -> bool:
-        """Its sequence, topic, partition and offset are those of one of the segments."""
+        """Return True if the row's position belongs to one of the segments."""
         at = int(str(row["sequence"])) - below[0].sequence if below else -1
         if not 0 <= at < len(below):
             return False
@@ -257,14 +260,14 @@ class _StreamAudit:
         )
         return is_there and (row["topic_id"], row["partition"]) == partition_of(segment)
 
-    def _count(self, cover: ReadableSegment, segments: int) -> None:
+    def _count(self, item: ReadableSegment, segments: int) -> None:
         found = self.compaction_figures
         found.covers += 1
         found.segments += segments
-        found.rows += cover.rows
-        found.duplicates += cover.duplicates
-        found.erased += cover.erased
-        found.expired += cover.expired
+        found.rows += item.rows
+        found.duplicates += item.duplicates
+        found.erased += item.erased
+        found.expired += item.expired
 
 
 def _check_log(
@@ -278,15 +281,15 @@ def _check_log(
     found = figures.setdefault(place, PartitionFigures(stream, *place))
     committed = ledger.end_offset(*place)
     if log.start_offset > committed:
-        text = f"offsets {committed} to {log.start_offset} are neither in ledger nor log"
+        text = f"offsets {committed} to {log.start_offset} are in neither ledger nor log"
         report.problems.append(Problem(stream, "OFFSETS_LOST", text))
     if log.end_offset < found.end_offset:
-        text = f"the log ends at {log.end_offset}, before the ledger's {found.end_offset}"
+        text = f"the log ends at {log.end_offset}, the ledger at {found.end_offset}"
         report.problems.append(Problem(stream, "LOG_TOO_SHORT", text))
     found.waiting = max(0, log.end_offset - found.end_offset)
 
 
 def _name(item: Segment | ReadableSegment) -> str:
     if isinstance(item, ReadableSegment) and item.is_compacted:
-        return f"{item.stream} cover of {item.first_sequence} to {item.sequence}"
+        return f"{item.stream} compacted segment {item.first_sequence} to {item.sequence}"
     return f"{item.stream} segment {item.sequence}"

@@ -1,6 +1,4 @@
-"""What readers may know: a stream's committed segments and the covers over them, a page at a time.
-Never an orphan object.
-"""
+"""Pages of a stream's readable segments; orphan objects are never listed."""
 
 import asyncio
 
@@ -8,18 +6,24 @@ from services.feedback.events import Stream
 from services.feedback.lake.compacted_segments import ReadableSegment
 from services.feedback.lake.ledger import Ledger
 
-# About 300 bytes each, so that an answer stays below gRPC's 4 MiB.
+# About 300 bytes each, so that a response stays below gRPC's limit of 4 MiB.
 SEGMENTS_PER_PAGE = 10_000
 
 
 class Catalogue:
-    """Readers go on after the last sequence they have until an answer is empty. A cover that
-    reaches over it is there whole: it takes the place of what they have of its sequences.
+    """Catalogue of readable segments.
+
+    Readers continue after their last sequence until a page is empty. A compacted segment that
+    starts before that sequence is returned whole and replaces the reader's earlier segments.
     """
 
     def __init__(self, ledger: Ledger, page: int = SEGMENTS_PER_PAGE) -> None:
         self._ledger, self._page = ledger, page
 
     async def after(self, stream: Stream, sequence: int) -> list[ReadableSegment]:
-        """The next ones in order, at most a page. Raises: UnavailableError."""
+        """Return the next readable segments in order, at most one page.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
         return await asyncio.to_thread(self._ledger.readable_segments, stream, sequence, self._page)

@@ -1,7 +1,6 @@
-"""What a stream's readers are given: covers that compaction has published, and the segments that no
-cover lies over.
+"""Readable segments of a stream: compacted segments, and segments without a compacted form.
 
-One statement reads both, so that nobody is ever given an object and the cover over it.
+One statement reads both tables, so that no reader gets a segment twice.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,26 +25,23 @@ from sqlalchemy import (
 
 from services.feedback import tables
 
-STREAM, AFTER, LIMIT = (
-    bindparam("of", type_=String),
-    bindparam("after", type_=BigInteger),
-    bindparam("most", type_=BigInteger),
-)
+STREAM = bindparam("of", type_=String)
+AFTER = bindparam("after", type_=BigInteger)
+LIMIT = bindparam("most", type_=BigInteger)
 NO_NUMBER, NO_TEXT = literal(0, BigInteger), literal("", String)
-# Whoever goes through a whole stream holds so many at a time.
+# Page size for loops over a whole stream.
 PAGE_SIZE = 10_000
-# In the place of the next cover's first sequence, where there is no next one.
+# Upper bound for the last gap, after the newest compacted segment.
 MAX_SEQUENCE = literal(2**63 - 1, BigInteger)
 
 
 @dataclass(frozen=True)
 class ReadableSegment:
-    """One object and the sequences `first_sequence` to `sequence` that are in it: a segment of the
-    ledger, or a cover.
+    """Object with its sequences, `first_sequence` to `sequence`: a segment or a compacted segment.
 
-    A cover has no topic, partition and offsets: its rows tell theirs, and their sequences.
-    `duplicates`, `erased` and `expired` are rows of its segments that were left out; `bytes` and
-    `oldest_us` are known of covers alone.
+    A compacted segment has no topic, partition and offsets of its own; the rows contain them
+    together with their sequences. `duplicates`, `erased` and `expired` count the rows left out.
+    `bytes` and `oldest_us` are known only for compacted segments.
     """
 
     stream: str
@@ -74,7 +70,7 @@ class ReadableSegment:
 def pages(
     read: Callable[[int], list[ReadableSegment]], after_sequence: int = 0
 ) -> Iterator[list[ReadableSegment]]:
-    """All pages; `read` gives the one after a sequence."""
+    """Yield all pages; `read` returns the page after a sequence."""
     while page := read(after_sequence):
         yield page
         after_sequence = page[-1].sequence
@@ -83,7 +79,7 @@ def pages(
 def readable_segments(
     connection: Connection, stream: str, after_sequence: int = 0, limit: int | None = None
 ) -> list[ReadableSegment]:
-    """Those that end after a sequence, in order."""
+    """Return the readable segments that end after a sequence, in order."""
     values = {STREAM.key: stream, AFTER.key: after_sequence} | (
         {} if limit is None else {LIMIT.key: limit}
     )
@@ -95,7 +91,7 @@ def readable_segments(
 
 @cache
 def _query(is_limited: bool) -> Select[tuple[object, ...]]:
-    """To put it together takes longer than to run it."""
+    """Build the query once, since building takes longer than running."""
     parts = [_uncovered(is_limited).subquery(), _covers(is_limited).subquery()]
     both = union_all(*(select(part) for part in parts)).subquery()
     return select(both).order_by(both.c.sequence).limit(LIMIT if is_limited else None)
@@ -130,8 +126,9 @@ def _covers(is_limited: bool) -> Select[tuple[object, ...]]:
 
 
 def _uncovered(is_limited: bool) -> Select[tuple[object, ...]]:
-    """The segments in the gaps between covers, which are few: nearly all of the newest ones, and
-    hardly any before.
+    """Select the segments in the gaps between compacted segments.
+
+    Gaps are few: nearly all of the newest segments, and hardly any older segments.
     """
     segment, gaps = tables.segments.c, _gaps(is_limited)
     return (
@@ -164,9 +161,10 @@ def _uncovered(is_limited: bool) -> Select[tuple[object, ...]]:
 
 
 def _gaps(is_limited: bool) -> Subquery:
-    """Between which sequences, both exclusive, no cover lies. Sequences have no holes, so a limit
-    is applied here already: without that Postgres would sort all segments that follow for the sake
-    of a page.
+    """Select the gaps between compacted segments as exclusive bounds.
+
+    Sequences have no holes, so the limit is applied to the gaps. Otherwise Postgres would sort all
+    following segments for a single page.
     """
     cover = tables.covers.c
     edges = union_all(

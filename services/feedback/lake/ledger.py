@@ -1,9 +1,8 @@
-"""The commit point: a contiguous list of segments in a database. What is not in here does not exist
-for readers.
+"""Ledger of the feedback table: the contiguous list of committed segments in a database.
 
-A writer holds a lease with an epoch; a commit moves the partition's end from exactly the lease's
-end, in one transaction, and the transactions of a stream go one after another: their sequence is
-the order in which readers see them.
+Readers see only committed segments. A writer holds a lease with an epoch. A commit moves the
+partition's end from exactly the lease's end, in one transaction. Transactions of a stream are
+serial, and their sequence is the order for readers.
 """
 
 import base64
@@ -37,27 +36,29 @@ _LOCK_STREAM = text("""
 
 
 class FencedError(DetailedError):
-    """Another writer has the partition, or has moved its end: discard what is buffered and take a
-    new lease.
+    """Another writer owns the partition or has moved its end.
+
+    The caller discards buffered records and acquires a new lease.
     """
 
     reason = "FENCED"
 
 
 class ErasedConcurrentlyError(FencedError):
-    """What a batch would write was erased since it was composed: compose it anew."""
+    """Owner of a row was erased after the batch was composed; the batch must be composed again."""
 
 
 class LedgerUnavailableError(UnavailableError):
-    """The database did not do it, or it is not known whether it did."""
+    """Database has rejected the operation, or the outcome is unknown."""
 
     reason = "FEEDBACK_LEDGER_UNAVAILABLE"
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to write one partition, until the next lease. `end_offset` is exclusive: the next
-    segment starts there.
+    """Right to write one partition until the next lease.
+
+    `end_offset` is exclusive and the start of the next segment.
     """
 
     stream: str
@@ -69,7 +70,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Segment:
-    """One committed range of offsets, `start_offset` to before `end_offset`."""
+    """Committed range of offsets, `start_offset` to before `end_offset`."""
 
     stream: str
     topic_id: str
@@ -87,7 +88,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A record that could not be decoded."""
+    """Undecodable record with its error."""
 
     offset: int
     error: str
@@ -96,11 +97,10 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Batch:
-    """What becomes of the offsets from the lease's end to before `end_offset`: rows, dead letters,
-    the rest tombstones.
+    """Outcome of the offsets from the lease's end to before `end_offset`.
 
-    `event_ids` are those of all its records: none of them is on its way any more. `owners` are
-    those of its rows.
+    The batch lists rows and dead letters; the remaining offsets are tombstones. `fingerprints` are
+    stored, and claims of `event_ids` are deleted.
     """
 
     end_offset: int
@@ -117,7 +117,7 @@ InTransaction = Callable[[Connection], None]
 
 
 class Ledger:
-    """Safe to call from several threads; every call blocks."""
+    """Ledger over a SQL database; thread-safe, and every call blocks."""
 
     def __init__(
         self, engine: Engine, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000
@@ -125,12 +125,16 @@ class Ledger:
         self._engine, self._now_us = engine, now_us
 
     def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
-        """Take the partition over; whoever held it is fenced from now on. Raises:
-        LedgerUnavailableError.
+        """Acquire a partition and fence the previous owner.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
         table = tables.partitions
         mine = (table.c.topic_id == topic_id) & (table.c.partition == partition)
         with self._transaction() as connection:
+            # The update comes first and locks the row, so that the following read cannot be
+            # outdated. Raising the epoch fences the previous owner at its next commit.
             taken = connection.execute(update(table).where(mine).values(epoch=table.c.epoch + 1))
             if not taken.rowcount:
                 row = {
@@ -147,44 +151,66 @@ class Ledger:
     def commit(
         self, lease: Lease, batch: Batch, in_transaction: InTransaction
     ) -> tuple[Lease, Segment]:
-        """Append one segment. `within` writes what must be in step with it, in the same
-        transaction.
+        """Append one segment.
+
+        Args:
+            lease: Newest lease of the partition.
+            batch: Content of the segment.
+            in_transaction: Writes projections in the same transaction.
 
         Raises:
-            FencedError: the lease is not the newest, or the end has moved.
-            ErasedMeanwhileError: an owner was erased; erasures take the stream's row too, so from
-                here on none can come between.
-            LedgerUnavailableError: it is not known whether it was committed; a new lease tells.
+            FencedError: The lease is not the newest, or the end has moved.
+            ErasedConcurrentlyError: An owner was erased. Erasures lock the stream's row as well, so
+                none can follow before the end of the transaction.
+            LedgerUnavailableError: The outcome is unknown until a new lease is acquired.
         """
         with self._transaction() as connection:
+            # Lock the stream's row first: sequences are then assigned in the order of commits, and
+            # no reader can see a later sequence before an earlier one.
             sequence, _ = lock_stream(connection, lease.stream, step=1)
             segment = self._segment(lease, batch, sequence)
+            # Check under the lock. The check of the sink happened before, and an erasure may have
+            # come in between.
             if erased_among(connection, batch.owners):
-                raise ErasedConcurrentlyError("an owner of these rows was erased meanwhile")
+                raise ErasedConcurrentlyError("an owner of these rows was erased concurrently")
+            # Fence before any insert, so that an outdated writer changes nothing.
             self._advance_end(connection, lease, batch.end_offset)
             connection.execute(insert(tables.segments).values(vars(segment)))
             _insert_details(connection, segment, batch)
+            # The event ids protect against duplicates from here on.
             delete_claims(connection, lease.stream, batch.event_ids)
             in_transaction(connection)
         return replace(lease, end_offset=segment.end_offset), segment
 
     @contextmanager
     def commits_blocked(self, stream: str) -> Iterator[Connection]:
-        """A transaction during which nobody commits to the stream. Raises: LedgerUnavailableError."""
+        """Open a transaction that blocks commits to the stream.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         with self._transaction() as connection:
             lock_stream(connection, stream)
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that holds nobody up. Raises: LedgerUnavailableError."""
+        """Open a transaction without locks.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         with self._transaction() as connection:
             yield connection
 
     def segments(
         self, stream: str, after_sequence: int = 0, limit: int | None = None
     ) -> list[Segment]:
-        """Committed segments in order, also those under covers. Raises: LedgerUnavailableError."""
+        """Return committed segments in order, including segments with a compacted form.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         table = tables.segments
         query = select(table).where(table.c.stream == stream, table.c.sequence > after_sequence)
         with self._transaction() as connection:
@@ -196,8 +222,10 @@ class Ledger:
     def readable_segments(
         self, stream: str, after_sequence: int = 0, limit: int | None = None
     ) -> list[ReadableSegment]:
-        """What readers are given, in order: covers, and segments without one. Raises:
-        LedgerUnavailableError.
+        """Return the readable segments in order.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
         with self._transaction() as connection:
             return readable_segments(connection, stream, after_sequence, limit)
@@ -205,14 +233,21 @@ class Ledger:
     def readable_pages(
         self, stream: str, after_sequence: int = 0, page: int = PAGE_SIZE
     ) -> Iterator[list[ReadableSegment]]:
-        """All of it, each page as it is when its turn comes: a cover that reaches back over the
-        last one takes the place of what was given of its sequences. Raises: LedgerUnavailableError.
+        """Yield all readable segments by page, each page in its current state.
+
+        A compacted segment that starts before the previous page's end replaces segments of that
+        page.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
         return pages(lambda after: self.readable_segments(stream, after, page), after_sequence)
 
     def first_since(self, stream: str, commit_us: int) -> int | None:
-        """The first sequence that was committed at or after a time, by its sink's clock. Raises:
-        LedgerUnavailableError.
+        """Return the first sequence committed at or after a time by the sink's clock.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
         table = tables.segments.c
         query = select(table.sequence).where(table.stream == stream, table.commit_us >= commit_us)
@@ -220,13 +255,21 @@ class Ledger:
             return connection.execute(query.order_by(table.sequence).limit(1)).scalar()
 
     def retracted_answers(self, message_ids: Collection[str]) -> set[str]:
-        """Those of the answers that session has taken back. Raises: LedgerUnavailableError."""
+        """Return the retracted answers among the given answers.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         with self._transaction() as connection:
             return retracted_answers(connection, message_ids)
 
     def compaction_epoch(self, stream: str) -> int:
-        """Objects that compactors of earlier epochs have made are published by now, or never.
-        Raises: LedgerUnavailableError.
+        """Return the newest epoch of compaction.
+
+        Objects of earlier epochs are either published by now or will never be.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
         table = tables.compactors.c
         with self._transaction() as connection:
@@ -235,7 +278,11 @@ class Ledger:
             )
 
     def retired(self, object_keys: Collection[str]) -> set[str]:
-        """Those that were replaced and are not deleted yet. Raises: LedgerUnavailableError."""
+        """Return the replaced but not yet deleted objects among the given keys.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         table, found = tables.retired_objects.c, set[str]()
         with self._transaction() as connection:
             for chunk in chunks(object_keys):
@@ -244,7 +291,11 @@ class Ledger:
         return found
 
     def end_offset(self, topic_id: str, partition: int) -> int:
-        """One past the last committed offset. Raises: LedgerUnavailableError."""
+        """Return the offset after the last committed offset.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         table = tables.partitions
         query = select(table.c.end_offset).where(
             table.c.topic_id == topic_id, table.c.partition == partition
@@ -255,7 +306,11 @@ class Ledger:
     def dead_letter_offsets(
         self, topic_id: str, partition: int, start: int = 0, end: int = MAX_OFFSET
     ) -> set[int]:
-        """From an offset to before another. Raises: LedgerUnavailableError."""
+        """Return the offsets of dead letters in a half-open range.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         table = tables.dead_letters.c
         here = (table.topic_id == topic_id) & (table.partition == partition)
         query = select(table.offset).where(here, table.offset >= start, table.offset < end)
@@ -263,14 +318,20 @@ class Ledger:
             return set(connection.execute(query).scalars())
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
-        """Those of the ids that are committed, with their fingerprints. Raises:
-        LedgerUnavailableError.
+        """Return the committed ids among the given ids, with fingerprints.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
         with self._transaction() as connection:
             return committed_fingerprints(connection, stream, event_ids)
 
     def erased(self, owners: Collection[Owner]) -> set[Owner]:
-        """Those of the owners whose events are gone. Raises: LedgerUnavailableError."""
+        """Return the owners whose events were erased.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         with self._transaction() as connection:
             return erased_among(connection, owners)
 
@@ -292,8 +353,13 @@ class Ledger:
         )
 
     def _advance_end(self, connection: Connection, lease: Lease, end_offset: int) -> None:
-        """Fails unless the end is where the lease says, and the lease is the newest."""
+        """Move the end of the partition.
+
+        Raises:
+            FencedError: The end has moved, or the lease is not the newest.
+        """
         table = tables.partitions
+        # One conditional UPDATE compares and sets, so two writers cannot both succeed.
         moved = connection.execute(
             update(table)
             .where(
@@ -306,7 +372,8 @@ class Ledger:
         )
         if moved.rowcount != 1:
             raise FencedError(
-                f"epoch {lease.epoch} of topic {lease.topic_id} is not the newest, or its end has moved",
+                f"epoch {lease.epoch} of topic {lease.topic_id} is not the newest, "
+                "or the end of the partition has moved",
                 field="epoch",
             )
 
@@ -316,29 +383,30 @@ class Ledger:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One transaction; what the database says is translated.
+    """Open a transaction and translate database errors.
 
     Raises:
-        FencedError: a row was there already.
-        LedgerUnavailableError: anything else that went wrong in the database.
+        FencedError: A row exists already.
+        LedgerUnavailableError: Any other failure in the database.
     """
     try:
         with engine.begin() as connection:
             yield connection
+    # A unique key decides between writers if both passed the other checks.
     except IntegrityError as error:
         raise FencedError(
             "another writer has committed the same segment or event", reason="EXISTS"
         ) from error
     except SQLAlchemyError as error:
         raise LedgerUnavailableError(
-            "the feedback ledger does not answer: nothing was stored"
+            "the feedback ledger is unavailable; no event was stored"
         ) from error
 
 
 def committed_fingerprints(
     connection: Connection, stream: str, event_ids: Sequence[str]
 ) -> dict[str, bytes]:
-    """Those of the ids that are committed."""
+    """Return the committed ids among the given ids, with fingerprints."""
     table, found = tables.event_ids, {}
     for chunk in chunks(event_ids):
         query = select(table.c.event_id, table.c.fingerprint).where(
@@ -349,30 +417,31 @@ def committed_fingerprints(
 
 
 def delete_claims(connection: Connection, stream: str, event_ids: Collection[str]) -> None:
-    """Delete the claims of events that are committed. In the order of their ids, as they are taken:
-    no deadlock.
+    """Delete the claims of committed events.
+
+    Rows are locked in the order of their ids, as in all other transactions, to avoid deadlocks.
     """
     table = tables.claims.c
     for chunk in chunks(event_ids):
         these = (table.stream == stream) & table.event_id.in_(chunk)
         locked = select(table.event_id).where(these).order_by(table.event_id).with_for_update()
+        # The common case on SQLite, without claims, needs no DELETE.
         if connection.execute(locked).first():
             connection.execute(delete(tables.claims).where(these))
 
 
 def lock_stream(connection: Connection, stream: str, step: int = 0) -> tuple[int, int]:
-    """Nobody else commits to the stream until the transaction ends. Its last sequence, moved by
-    `step`, and the last with plain texts.
+    """Lock a stream against other commits and return its last and last plain sequence.
 
-    Makes the row where nothing was ever committed: two who are first at once wait for one another
-    too.
+    The last sequence is advanced by `step`. A missing row is created, so that the first two writers
+    of a stream are serialised as well.
     """
     row = connection.execute(_LOCK_STREAM, {"stream": stream, "step": step}).one()
     return row.sequence, row.plain_sequence
 
 
 def _insert_details(connection: Connection, segment: Segment, batch: Batch) -> None:
-    """The dead letters and the event ids of a segment, and whether it holds plain texts."""
+    """Insert dead letters and event ids of a segment, and record plain texts."""
     letters = [
         {
             "topic_id": segment.topic_id,
@@ -391,6 +460,8 @@ def _insert_details(connection: Connection, segment: Segment, batch: Batch) -> N
     for table, rows in ((tables.dead_letters, letters), (tables.event_ids, ids)):
         if rows:
             connection.execute(insert(table), rows)
+    # Texts without a key were accepted before sealing existed; erasures must rewrite segments up to
+    # this sequence.
     if any(not owner.key_id for owner in batch.owners):
         mine = update(tables.streams).where(tables.streams.c.stream == segment.stream)
         connection.execute(mine.values(plain_sequence=segment.sequence))

@@ -1,18 +1,17 @@
-"""A stretch of a stream's segments with their dead letters, moved along as somebody walks through
-the ledger.
-"""
+"""Sliding window over a stream's segments and their dead letters."""
 
 from bisect import bisect_left
 
 from services.feedback.lake.ledger import Ledger, Segment
 
 PartitionKey = tuple[str, int]
-"""Topic id and partition."""
+"""Topic id and partition of a log."""
 
 
 class LedgerWindow:
-    """Asks the ledger when what is wanted is not in the window. Every call may raise
-    LedgerUnavailableError.
+    """Window of segments, moved forward on demand.
+
+    Every call may raise LedgerUnavailableError.
     """
 
     def __init__(self, ledger: Ledger, stream: str, size: int) -> None:
@@ -22,7 +21,7 @@ class LedgerWindow:
         self._dead_letters: dict[PartitionKey, set[int]] = {}
 
     def segments(self, first: int, last: int) -> list[Segment]:
-        """Those of these sequences, both inclusive, that the ledger has."""
+        """Return the segments of a range of sequences, both ends inclusive."""
         if not self._first <= first <= last <= self._last:
             self._move(first, max(last, first + self._size - 1))
         at = [
@@ -32,16 +31,14 @@ class LedgerWindow:
         return self._segments[slice(*at)]
 
     def dead_letters(self, segment: Segment) -> set[int]:
-        """Offsets of the dead letters around a segment that was given last."""
+        """Return offsets of the dead letters around a segment returned last."""
         return self._dead_letters[partition_of(segment)]
 
     def _move(self, first: int, last: int) -> None:
         self._segments = self._ledger.segments(self._stream, first - 1, last - first + 1)
-        # What is committed behind the last one meanwhile is asked for when its turn comes.
-        self._first, self._last = (
-            first,
-            max((segment.sequence for segment in self._segments), default=first - 1),
-        )
+        # Segments committed meanwhile are read with the next move.
+        self._first = first
+        self._last = max((segment.sequence for segment in self._segments), default=first - 1)
         ends: dict[PartitionKey, tuple[int, int]] = {}
         for segment in self._segments:
             low, high = ends.get(partition_of(segment), (segment.start_offset, segment.end_offset))
@@ -56,5 +53,5 @@ class LedgerWindow:
 
 
 def partition_of(segment: Segment) -> PartitionKey:
-    """Where its offsets count."""
+    """Return the log of a segment."""
     return segment.topic_id, segment.partition

@@ -1,7 +1,7 @@
-"""Where data objects lie: four methods, so that a directory, MinIO, SeaweedFS and S3 all serve.
+"""Object store interface with four methods, for directories, MinIO, SeaweedFS and S3.
 
-Nothing relies on conditional writes: a key holds the hash of its content, so a second put of a key
-changes nothing.
+No code relies on conditional writes: a key contains the hash of its content, so a second put of a
+key changes nothing.
 """
 
 import stat
@@ -15,52 +15,72 @@ from services.feedback.durable import DRAFT_PREFIX, sync_directory, write_file
 
 
 class ObjectStoreError(DetailedError):
-    """The store did not do it, or it is not known whether it did."""
+    """Store has rejected the operation, or the outcome is unknown."""
 
     reason = "OBJECT_STORE_FAILED"
 
 
 class ObjectMissingError(ObjectStoreError):
-    """No object has this key, which is `field`."""
+    """Object does not exist; `field` is its key."""
 
     reason = "MISSING"
 
 
 class ObjectRefusedError(ObjectStoreError):
-    """The store will not do it until a setting or a right is another one; `field` is the setting."""
+    """Store rejects the operation because of a setting or permission; `field` is the setting."""
 
     reason = "REFUSED"
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What a listing tells. `modified_us` is by the store's clock, in microseconds since 1970."""
+    """Entry of a listing.
+
+    `modified_us` is in microseconds since 1970 by the store's clock.
+    """
 
     key: str
     modified_us: int
 
 
 class ObjectStore(Protocol):
-    """Keys are relative POSIX paths."""
+    """Object store; keys are relative POSIX paths."""
 
     def put(self, key: str, data: bytes) -> None:
-        """Durable and whole when it returns; a reader never sees a part. Raises: ObjectStoreError."""
+        """Store an object durably and atomically.
+
+        Raises:
+            ObjectStoreError: The store does not answer, or the outcome is unknown.
+        """
 
     def get(self, key: str) -> bytes:
-        """Raises: ObjectMissingError, ObjectStoreError."""
+        """Return the content of an object.
+
+        Raises:
+            ObjectMissingError: No object has this key.
+            ObjectStoreError: The store does not answer.
+        """
 
     def delete(self, key: str) -> None:
-        """Gone when it returns, also if it was not there. Raises: ObjectStoreError."""
+        """Delete an object; a missing object is no error.
+
+        Raises:
+            ObjectStoreError: The store does not answer, or the outcome is unknown.
+        """
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Objects whose key begins with the prefix, in no particular order. Raises:
-        ObjectStoreError.
+        """Yield the objects with a key prefix, in no particular order.
+
+        Raises:
+            ObjectStoreError: The store does not answer.
         """
 
 
 def check_key(key: str) -> None:
-    """Raises ObjectStoreError for a key that would leave the store or that a store would read as
-    another one.
+    """Check a key.
+
+    Raises:
+        ObjectStoreError: The key leaves the store, or a store may normalise the key to another one.
     """
     pure = PurePosixPath(key)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != key or key == ".":
@@ -70,7 +90,7 @@ def check_key(key: str) -> None:
 
 
 class Directory:
-    """An object store in a folder of the local disk."""
+    """Object store in a folder of the local disk."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -106,7 +126,7 @@ class Directory:
             if key.startswith(prefix) and not path.name.startswith(DRAFT_PREFIX):
                 try:
                     status = path.stat()
-                except FileNotFoundError:  # deleted meanwhile
+                except FileNotFoundError:  # deleted during the listing
                     continue
                 if stat.S_ISREG(status.st_mode):
                     yield StoredObject(key, status.st_mtime_ns // 1_000)

@@ -1,8 +1,7 @@
-"""Objects that nothing in the database names: what a crash, a lost answer or a fenced writer leaves
-in the store. No reader sees them.
+"""Orphans: objects without a row in the database.
 
-Age alone does not show that one is dead: a writer that was frozen for days between PUT and commit
-goes on where it was.
+Crashes, lost responses and fenced writers leave orphans. Readers never see them. Age alone does not
+prove an orphan dead: a writer frozen for days between PUT and commit continues at the same point.
 """
 
 import re
@@ -13,11 +12,11 @@ from itertools import chain, islice
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore, StoredObject
 
-# The names are gone through once for so many.
+# Each batch costs one pass over the names in the ledger.
 OBJECTS_PER_BATCH = 50_000
-# As compaction.object_key makes them.
+# Keys made by compaction.object_key.
 COMPACTED = re.compile(r"[a-z]+/v1/compacted/\d{20}-\d{20}-(?P<epoch>\d+)-[0-9a-f]{12}\.parquet")
-# As sink.object_key makes them.
+# Keys made by sink.object_key.
 KEY = re.compile(
     r"[a-z]+/v1/topic_id=(?P<topic_id>[^/]+)/partition=(?P<partition>\d+)/(?P<start>\d{20})-\d{20}-[0-9a-f]{12}\.parquet"
 )
@@ -25,7 +24,7 @@ KEY = re.compile(
 
 @dataclass(frozen=True)
 class Origin:
-    """The batch that an object was made for: where it begins."""
+    """First offset of the batch of an object."""
 
     topic_id: str
     partition: int
@@ -34,8 +33,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Orphan:
-    """`dead`: nothing can ever name it. The ledger is past its first offset, or the compactor that
-    made it is fenced.
+    """Object without a row in the ledger.
+
+    `dead` means that no commit can ever name the object: the ledger has passed its first offset, or
+    its compactor is fenced.
     """
 
     key: str
@@ -46,10 +47,13 @@ class Orphan:
 def find_orphans(
     ledger: Ledger, store: ObjectStore, stream: str, at_once: int = OBJECTS_PER_BATCH
 ) -> Iterator[Orphan]:
-    """All of a stream, while it is written, in the order of the store's listing.
+    """Yield all orphans of a stream in the order of the store's listing.
+
+    Writers may run meanwhile.
 
     Raises:
-        ObjectStoreError, LedgerUnavailableError
+        ObjectStoreError: The store does not answer.
+        LedgerUnavailableError: The database does not answer.
     """
     stored = store.list(f"{stream}/")
     while batch := list(islice(stored, at_once)):
@@ -57,9 +61,12 @@ def find_orphans(
 
 
 def _orphans_among(ledger: Ledger, stream: str, stored: Sequence[StoredObject]) -> Iterator[Orphan]:
-    """The order is the proof: what is committed after the listing is named when the names are read,
-    and what is committed after the ends and the epoch were read does not lie before them. What is
-    replaced in between is named as retired.
+    """Return the orphans in one batch of a listing.
+
+    The order of the reads makes the result safe under concurrency. The names are read last: objects
+    committed after the listing are among the names. The ends and the epoch are read before the
+    names: objects committed later do not lie before those ends. Objects replaced meanwhile are
+    found as retired.
     """
     origins = {item.key: origin for item in stored if (origin := origin_of(item.key))}
     partitions = {(origin.topic_id, origin.partition) for origin in origins.values()}
@@ -84,7 +91,7 @@ def _orphans_among(ledger: Ledger, stream: str, stored: Sequence[StoredObject]) 
 
 
 def origin_of(key: str) -> Origin | None:
-    """None: no sink has made this key."""
+    """Return the origin of an object, or None for keys of another form."""
     found = KEY.fullmatch(key)
     return (
         Origin(found["topic_id"], int(found["partition"]), int(found["start"])) if found else None
@@ -94,8 +101,10 @@ def origin_of(key: str) -> Origin | None:
 def delete_orphans(
     store: ObjectStore, orphans: Iterable[Orphan], before_us: int
 ) -> Iterator[Orphan]:
-    """Delete the dead ones that were last written before a time; yields each after it is gone.
-    Raises: ObjectStoreError.
+    """Delete dead orphans last modified before a time, and yield each deleted orphan.
+
+    Raises:
+        ObjectStoreError: The store does not answer.
     """
     for orphan in orphans:
         if orphan.dead and orphan.modified_us < before_us:

@@ -1,7 +1,7 @@
-"""What a row of each stream looks like, and bytes that are the same for the same rows, whoever
-writes them.
+"""Parquet schemas of both streams, and deterministic encoding.
 
-A column never changes its type; readers unite files by name and take a missing column as null.
+The type of a column never changes. Readers unite files by column name and treat a missing column as
+null.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from services.feedback.events import Correction, FeedbackEvent, Retraction, Thum
 Row = dict[str, object]
 
 _TIME = pa.timestamp("us", tz="UTC")
-# What every row has, whatever the stream: where it stands in the log.
+# Columns of every row in all streams: the position in the log.
 _COORDINATES = [
     pa.field("topic_id", pa.string(), nullable=False),
     pa.field("partition", pa.int32(), nullable=False),
@@ -25,7 +25,7 @@ _COORDINATES = [
     pa.field("schema_version", pa.int32(), nullable=False),
     pa.field(
         "accept_order", pa.int64()
-    ),  # over all replicas; null where one process accepts: the offsets are the order
+    ),  # order across replicas; null with a single replica, where the offsets are the order
     pa.field("tenant", pa.string(), nullable=False),
     pa.field("principal", pa.string(), nullable=False),
     pa.field("conversation_id", pa.string(), nullable=False),
@@ -33,8 +33,8 @@ _COORDINATES = [
     pa.field("model_version", pa.string(), nullable=False),
     pa.field("arm", pa.string(), nullable=False),
 ]
-# The texts, under the principal's key (sealing.py); the columns for texts are empty then. Null in
-# rows of the first version.
+# Texts sealed under the principal's key (sealing.py), with empty text columns. Null in rows of the
+# first version.
 _SEALED = pa.field("sealed", pa.binary())
 FEEDBACK_SCHEMA = pa.schema(
     [
@@ -75,18 +75,18 @@ TURNS_SCHEMA = pa.schema(
         pa.field("finish_time", _TIME, nullable=False),
         pa.field(
             "erased", pa.bool_(), nullable=False
-        ),  # forget every row of this message_id, this one's texts are empty
+        ),  # readers must drop all rows of this message_id; the texts of this row are empty
         pa.field("unknown_bytes", pa.binary()),
         pa.field(
             "cached", pa.bool_()
-        ),  # shown again, written for an earlier turn; null in older files
+        ),  # answer from the cache, written for an earlier turn; null in older files
         _SEALED,
     ]
 )
 
 
 def feedback_row(event: FeedbackEvent) -> Row:
-    """The event's own columns."""
+    """Return the columns of a feedback event without its position in the log."""
     row = _common(event) | {"accept_time": event.accept_us}
     match event.value:
         case Thumb(up, reasons, comment):
@@ -100,7 +100,7 @@ def feedback_row(event: FeedbackEvent) -> Row:
 
 
 def turn_row(event: TurnEvent) -> Row:
-    """The turn's own columns."""
+    """Return the columns of a turn without its position in the log."""
     return _common(event) | {
         "user_message_id": event.user_message_id,
         "context": [{"role": message.role, "text": message.text} for message in event.context],
@@ -122,24 +122,25 @@ def turn_row(event: TurnEvent) -> Row:
 
 
 def encode_feedback(rows: Sequence[Row]) -> bytes:
-    """One object of the feedback stream."""
+    """Encode rows of the feedback stream as one object."""
     return encode(FEEDBACK_SCHEMA, rows)
 
 
 def encode_turns(rows: Sequence[Row]) -> bytes:
-    """One object of the stream of turns."""
+    """Encode rows of the turns stream as one object."""
     return encode(TURNS_SCHEMA, rows)
 
 
 def encode(schema: pa.Schema, rows: Sequence[Row]) -> bytes:
-    """One Parquet file; the same rows give the same bytes with the same pyarrow, whose version the
-    file names.
+    """Encode rows as one Parquet file.
+
+    Equal rows give equal bytes with the same version of pyarrow, recorded in the file.
     """
     return write(pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def write(table: pa.Table) -> bytes:
-    """The bytes of a table, one row group."""
+    """Return the bytes of a table with a single row group."""
     buffer = BytesIO()
     pq.write_table(
         table, buffer, compression="zstd", version="2.6", row_group_size=max(1, table.num_rows)
@@ -148,14 +149,16 @@ def write(table: pa.Table) -> bytes:
 
 
 def read(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table of a file, with the columns that its writer had; of those only these, if any are
-    named.
+    """Read the table of a file.
+
+    Args:
+        columns: Names of the columns to read; None reads all columns of the file.
     """
     return pq.ParquetFile(BytesIO(data)).read(None if columns is None else list(columns))
 
 
 def to_rows(table: pa.Table) -> list[Row]:
-    """The rows of a table; times are microseconds since 1970."""
+    """Return the rows of a table, with times in microseconds since 1970."""
     plain = [
         field.with_type(pa.int64()) if field.type == _TIME else field for field in table.schema
     ]

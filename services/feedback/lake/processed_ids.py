@@ -1,16 +1,14 @@
-"""Event ids that were met, in a file without a name that goes with the process: memory stays the
-same however many there are.
-"""
+"""Set of event ids in a temporary file, with constant memory for any number of ids."""
 
 import sqlite3
 from collections.abc import Collection
 
-# Up to about a million ids nothing is written. TMPDIR says where the rest goes.
+# Up to about a million ids stay in memory. TMPDIR selects the folder for the rest.
 CACHE_KIB = 65_536
 
 
 class ProcessedIds:
-    """A set that only grows."""
+    """Growing set of event ids."""
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect("")
@@ -19,12 +17,12 @@ class ProcessedIds:
         self._connection.execute("CREATE TABLE seen (event_id TEXT PRIMARY KEY) WITHOUT ROWID")
 
     def add(self, event_ids: Collection[str]) -> bool:
-        """Whether each of them is met for the first time."""
+        """Add ids and return True if all of them are new."""
         before = self._connection.total_changes
         rows = ((event_id,) for event_id in sorted(event_ids))
         self._connection.executemany("INSERT OR IGNORE INTO seen VALUES (?)", rows)
         return self._connection.total_changes - before == len(event_ids)
 
     def close(self) -> None:
-        """Forget them."""
+        """Close and delete the temporary file."""
         self._connection.close()

@@ -1,6 +1,8 @@
-"""Which answers session has taken back, with their conversations: the ledger has the event id of
-the turn that does so, which follows from the answer's own. So nothing is written down beside the
-ids that are kept for ever, and every version of the service has done it.
+"""Retracted answers: answers of conversations deleted in the session service.
+
+The session service sends a turn with a derived event id to retract an answer. The ledger stores
+event ids permanently, so no further table is needed, and retractions of every earlier version are
+found.
 """
 
 import uuid
@@ -14,16 +16,17 @@ from services.feedback import tables
 from services.feedback.chunks import chunks
 from services.feedback.events import Stream
 
-# As session makes the ids of events (proto: TurnEvent.event_id); a test holds the two together.
+# The session service derives event ids in the same way (proto: TurnEvent.event_id); a test compares
+# both.
 TURN_NAMESPACE = uuid.UUID("e2251413-5acf-5f43-8fa6-38ad7b4ab04e")
 RETRACTION_REVISION = 1
 
 FindRetracted = Callable[[Collection[str]], Collection[str]]
-"""Those of some answers that were taken back."""
+"""Returns the retracted answers among the given answers."""
 
 
 def retracted_answers(connection: Connection, message_ids: Collection[str]) -> set[str]:
-    """Those of the answers that were taken back by a committed turn."""
+    """Return the answers retracted by a committed turn among the given answers."""
     table, found = tables.event_ids.c, set[str]()
     by_event = {retraction_event_id(message_id): message_id for message_id in message_ids}
     for chunk in chunks(by_event.keys()):
@@ -35,15 +38,18 @@ def retracted_answers(connection: Connection, message_ids: Collection[str]) -> s
 
 
 def retraction_event_id(message_id: str) -> str:
-    """Of the turn that takes an answer back."""
+    """Return the event id of the turn that retracts an answer."""
     return str(uuid.uuid5(TURN_NAMESPACE, f"{message_id}/{RETRACTION_REVISION}"))
 
 
 def retracted_rows(
     rows: pa.Table, find_retracted: FindRetracted
 ) -> pa.BooleanArray | pa.ChunkedArray:
-    """True where a row is about an answer that was taken back; the turn that takes it back stays.
-    `rows` has the columns of its files.
+    """Return a mask of the rows about a retracted answer, without the retracting turns.
+
+    Args:
+        rows: Table with the columns of its files.
+        find_retracted: Returns the retracted answers among given answers.
     """
     if not rows.num_rows:
         return pa.array([], pa.bool_())
@@ -53,7 +59,7 @@ def retracted_rows(
 
 
 def retraction_turns(rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
-    """True where a row is a turn that takes an answer back."""
+    """Return a mask of the turns that retract an answer."""
     if "erased" not in rows.column_names:
         return pa.array([False] * rows.num_rows, pa.bool_())
     return pc.fill_null(rows["erased"], False)

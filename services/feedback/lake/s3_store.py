@@ -1,9 +1,9 @@
-"""ObjectStore over any S3, by the `minio` client: one plain PUT an object, so that a reader never
-sees a part of it.
+"""ObjectStore over S3 with the `minio` client.
 
-No conditional write is relied upon: the client cannot send `If-None-Match`, and stores differ in
-what they make of it. The client's own limits are 300 s × 6 tries, and up to 6 h where a 503 says
-Retry-After; ours are the settings'.
+Each object is written by one plain PUT, so readers never see a partial object. Conditional writes
+are not used: the client cannot send `If-None-Match`, and stores interpret the header differently.
+The client's own limits are 300 s × 6 tries, and up to 6 h if a 503 carries Retry-After; the limits
+here are those of the settings.
 """
 
 import logging
@@ -41,15 +41,15 @@ from services.feedback.lake.object_store import (
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 3
-# Between the second try and the third; the first repetition comes at once, since most often an idle
-# connection was closed.
+# Pause between the second and third try. The first retry is immediate, since most failures are idle
+# connections closed by the server.
 BACKOFF_SECONDS = 0.4
 MAX_BACKOFF_SECONDS = 2.0
 READ_BYTES = 1 << 20
-# Kept open for the next call: one a sink that writes at the same time. The pool's own is one.
+# Idle connections in the pool, one per concurrent sink. The default of the pool is one.
 CONNECTIONS = 16
 PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})
-# Which setting to look at, by the code of S3's answer.
+# Setting to check, by S3 error code.
 SETTING_BY_CODE = {
     "NoSuchBucket": "s3_bucket",
     "InvalidBucketName": "s3_bucket",
@@ -65,8 +65,9 @@ SELF_TEST_PREFIX = "self-test/"
 
 
 class ImmediateRetry(Retry):
-    """Repeats what failed at once. A server that was silent until the time-out is left alone: who
-    called waits longer.
+    """Retry for immediate failures.
+
+    A time-out of a silent server is not retried, since the caller would wait even longer.
     """
 
     def increment(
@@ -78,7 +79,7 @@ class ImmediateRetry(Retry):
         _pool: ConnectionPool | None = None,
         _stacktrace: TracebackType | None = None,
     ) -> Self:
-        # Of urllib3's time-outs a refused connection is one too.
+        # In urllib3 a refused connection is also a time-out error.
         if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
             raise error
         return super().increment(method, url, response, error, _pool, _stacktrace)
@@ -86,8 +87,9 @@ class ImmediateRetry(Retry):
 
 @dataclass(frozen=True)
 class S3Location:
-    """Where the objects are, who asks, and how long. `request_seconds` limits each of sending,
-    silence, and reading.
+    """Address, credentials and time limits of an S3 store.
+
+    `request_seconds` limits each of sending, server silence, and reading.
     """
 
     endpoint: str
@@ -101,10 +103,11 @@ class S3Location:
 
 
 def _client(location: S3Location) -> Minio:
-    """With our patience; it asks nothing yet."""
+    """Return a client with the retries and time limits above, without contacting the store."""
     retries = ImmediateRetry(
         total=MAX_TRIES - 1,
-        redirect=False,  # S3 answers 301 for another region, which is told and not followed
+        # S3 answers 301 for another region; the error is reported instead of followed
+        redirect=False,
         status_forcelist=PASSING_STATUSES,
         raise_on_status=False,
         backoff_factor=BACKOFF_SECONDS / 2,
@@ -116,8 +119,8 @@ def _client(location: S3Location) -> Minio:
         secret_key=location.secret_key,
         secure=location.secure,
         region=location.region,
-        # One time-out for connecting, one for everything after: urllib3 also limits the sending of
-        # the whole body by it.
+        # One limit for connecting and one for everything else: urllib3 applies the latter also to
+        # sending the whole body.
         http_client=PoolManager(
             maxsize=CONNECTIONS,
             timeout=Timeout(connect=location.connect_seconds, read=location.request_seconds),
@@ -127,7 +130,7 @@ def _client(location: S3Location) -> Minio:
 
 
 class S3Store:
-    """An object store in one bucket. Every call blocks; safe to call from several threads."""
+    """Object store in one S3 bucket; thread-safe, and every call blocks."""
 
     def __init__(self, location: S3Location) -> None:
         self._location, self._client, self._bucket = location, _client(location), location.bucket
@@ -135,15 +138,15 @@ class S3Store:
     def put(self, key: str, data: bytes) -> None:
         check_key(key)
         with self._translated("put", key):
-            # Below 525 MiB the client sends one PUT, and no multipart upload whose parts a crash
-            # would leave.
+            # Below 525 MiB the client sends a single PUT. A multipart upload would leave parts
+            # behind after a crash.
             self._client.put_object(self._bucket, key, BytesIO(data), len(data))
 
     def get(self, key: str) -> bytes:
         check_key(key)
         with self._translated("get", key):
             for _ in range(MAX_TRIES - 1):
-                # The pool repeats requests, but not a body that breaks off.
+                # The pool retries requests, but not a truncated response body.
                 with suppress(ProtocolError):
                     return self._read(key)
             return self._read(key)
@@ -162,7 +165,11 @@ class S3Store:
                     )
 
     def make_bucket(self) -> bool:
-        """False: it was there. Raises: ObjectStoreError."""
+        """Create the bucket and return False if the bucket exists.
+
+        Raises:
+            ObjectStoreError: The store does not answer.
+        """
         with self._translated("make", self._bucket):
             if self._client.bucket_exists(self._bucket):
                 return False
@@ -170,21 +177,21 @@ class S3Store:
         return True
 
     def check(self) -> None:
-        """That the bucket can be listed, written, read back equal and deleted.
+        """Check that the bucket can be listed, written, read back equal and deleted.
 
-        The listing comes first: SeaweedFS makes a missing bucket at the first PUT, and would hide a
-        misspelt name.
+        The listing comes first: SeaweedFS creates a missing bucket at the first PUT and would hide
+        a misspelt name.
 
         Raises:
-            ObjectRefusedError: names the setting.
-            ObjectStoreError: the store is away; it may be right.
+            ObjectRefusedError: The store rejects an operation; the error names the setting.
+            ObjectStoreError: The store is unavailable; the settings may be correct.
         """
         key, data = f"{SELF_TEST_PREFIX}{uuid.uuid4().hex}", uuid.uuid4().bytes
         next(self.list(SELF_TEST_PREFIX), None)
         self.put(key, data)
         if self.get(key) != data:
             raise ObjectRefusedError(
-                "s3_endpoint: what was put is not what was got",
+                "s3_endpoint: an object read back differs from the object written",
                 field="s3_endpoint",
                 reason="MISMATCH",
             )
@@ -192,7 +199,7 @@ class S3Store:
         with suppress(ObjectMissingError):
             self.get(key)
             raise ObjectRefusedError(
-                "s3_endpoint: what was deleted can still be got",
+                "s3_endpoint: a deleted object is still readable",
                 field="s3_endpoint",
                 reason="EXISTS",
             )
@@ -205,14 +212,15 @@ class S3Store:
                 parts.append(part)
                 if time.monotonic() > deadline:
                     raise TimeoutError(
-                        f"the body took longer than {self._location.request_seconds:g} s"
+                        f"reading the body exceeded {self._location.request_seconds:g} s"
                     )
         return b"".join(parts)
 
     @contextmanager
     def _translated(self, operation: str, name: str) -> Iterator[None]:
-        """The client's errors as ours; its hundred codes are told apart by what can be done about
-        them.
+        """Translate the client's errors.
+
+        The client's hundred error codes are grouped by the possible remedy.
         """
         try:
             yield
@@ -226,14 +234,16 @@ class S3Store:
                 ) from error
             setting = SETTING_BY_CODE.get(error.code or "", "s3_endpoint")
             raise ObjectRefusedError(
-                f"{setting}: {self._location.endpoint} answers {error.code} ({operation} in bucket {self._bucket})",
+                f"{setting}: {self._location.endpoint} answers {error.code} "
+                f"({operation} in bucket {self._bucket})",
                 field=setting,
             ) from error
         except (MinioException, HTTPError, ParseError) as error:
             cause = type(error.reason if isinstance(error, MaxRetryError) else error).__name__
             self._warn(operation, cause)
             raise ObjectStoreError(
-                f"s3_endpoint: {self._location.endpoint} did not answer {operation} {name}: {cause}",
+                f"s3_endpoint: {self._location.endpoint} did not answer "
+                f"{operation} {name}: {cause}",
                 field="s3_endpoint",
                 reason="UNREACHABLE",
             ) from error

@@ -1,8 +1,7 @@
-"""The object of a segment or a cover as a table: checked against the ledger, and every row knows
-its segment's sequence.
+"""Verified reading of a segment's object as a table with a sequence column.
 
-Compaction writes the sequences down as a column. A sink cannot: it has put its object before the
-commit that gives the number.
+Compaction writes the sequences as a column. A sink cannot, because the object is stored before the
+commit assigns the number.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ SEQUENCE = "sequence"
 
 
 class DamagedObjectError(ObjectStoreError):
-    """The object is missing or not what was committed; `field` is its key."""
+    """Object is missing or differs from the committed object; `field` is its key."""
 
     reason = "DAMAGED"
 
@@ -26,12 +25,18 @@ class DamagedObjectError(ObjectStoreError):
 def read_segment(
     store: ObjectStore, item: ReadableSegment, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Its rows in ledger order. What has no object has no rows, and no columns but the sequence.
-    `columns`: no more than these.
+    """Return the rows of a segment in ledger order, with their sequences.
+
+    A segment without an object has no rows and only the sequence column.
+
+    Args:
+        store: Store of the object.
+        item: Segment or compacted segment.
+        columns: Columns to read; None reads all.
 
     Raises:
-        DamagedObjectError: its object is missing, or is not what was committed.
-        ObjectStoreError: the store is away.
+        DamagedObjectError: The object is missing or differs from the committed object.
+        ObjectStoreError: The store is unavailable.
     """
     if not item.object_key:
         return pa.table({SEQUENCE: pa.array([], pa.int64())})
@@ -39,11 +44,11 @@ def read_segment(
         data = store.get(item.object_key)
     except ObjectMissingError as error:
         raise DamagedObjectError(
-            f"its object is missing: {item.object_key}", field=item.object_key, reason="MISSING"
+            f"object is missing: {item.object_key}", field=item.object_key, reason="MISSING"
         ) from error
     if hashlib.sha256(data).hexdigest() != item.sha256:
         raise DamagedObjectError(
-            f"its object is not what was committed: {item.object_key}",
+            f"object differs from the committed hash: {item.object_key}",
             field=item.object_key,
             reason="MISMATCH",
         )
@@ -51,7 +56,7 @@ def read_segment(
         table = parquet.read(data, columns)
     except pa.ArrowException as error:
         raise DamagedObjectError(
-            f"its object cannot be read: {item.object_key}", field=item.object_key
+            f"object is unreadable: {item.object_key}", field=item.object_key
         ) from error
     if SEQUENCE in table.column_names:
         return table

@@ -1,4 +1,4 @@
-"""`python -m services.feedback bucket|orphans`: what people do with the object store."""
+"""Commands for the object store: `python -m services.feedback bucket|orphans`."""
 
 import re
 import time
@@ -17,33 +17,49 @@ UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 class BucketStore(Protocol):
-    """A store whose bucket may have to be made."""
+    """Object store whose bucket may be missing."""
 
     def make_bucket(self) -> bool:
-        """False: it was there. Raises: ObjectStoreError."""
+        """Create the bucket and return False if the bucket exists.
+
+        Raises:
+            ObjectStoreError: The store does not answer.
+        """
 
     def check(self) -> None:
-        """That it can be used. Raises: ObjectStoreError."""
+        """Check all operations on the bucket.
+
+        Raises:
+            ObjectStoreError: The store does not answer or rejects an operation.
+        """
 
 
 def make_bucket(store: BucketStore, bucket: str, write_line: Callable[[str], None] = print) -> None:
-    """Make the bucket if it is not there, and try it. Raises: ObjectStoreError."""
+    """Create a missing bucket and check the access.
+
+    Raises:
+        ObjectStoreError: The store does not answer or rejects an operation.
+    """
     made = store.make_bucket()
     store.check()
     write_line(
-        f"bucket {bucket} {'is made' if made else 'was there'}: it can be listed, written, read and deleted from"
+        f"bucket {bucket} {'created' if made else 'exists'}; list, write, read and delete succeeded"
     )
 
 
 def add_orphan_options(parser: ArgumentParser) -> None:
-    """Describe the command."""
+    """Add the options of the `orphans` command."""
     parser.add_argument(
         "--delete",
         action="store_true",
-        help="delete those that are dead and older than --older-than",
+        help="delete dead orphans older than --older-than",
     )
     parser.add_argument(
-        "--older-than", type=_duration_seconds, default="24h", metavar="24h", help="default 24h"
+        "--older-than",
+        type=_duration_seconds,
+        default="24h",
+        metavar="24h",
+        help="minimum age for deletion (default: 24h)",
     )
 
 
@@ -54,8 +70,11 @@ def collect_orphans(
     delete: bool,
     write_line: Callable[[str], None] = print,
 ) -> None:
-    """List all orphans, one a line; delete the old dead ones if told to. Raises: ObjectStoreError,
-    LedgerUnavailableError.
+    """List all orphans, one per line, and optionally delete old dead orphans.
+
+    Raises:
+        ObjectStoreError: The store does not answer.
+        LedgerUnavailableError: The database does not answer.
     """
     before_us = time.time_ns() // 1_000 - int(older_than_seconds * 1_000_000) if delete else 0
     orphans = dead = deleted = 0
@@ -68,7 +87,7 @@ def collect_orphans(
 
 def _line(orphan: Orphan) -> str:
     modified = datetime.fromtimestamp(orphan.modified_us / 1_000_000, UTC)
-    # Kept, however old: its log may still commit it, or nobody here has put it there.
+    # Kept at any age: the log may still commit the object, or another program has written it.
     state = "dead" if orphan.dead else "kept"
     return f"{modified:%Y-%m-%dT%H:%M:%SZ} {state} {orphan.key}"
 
@@ -76,5 +95,5 @@ def _line(orphan: Orphan) -> str:
 def _duration_seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if match is None:
-        raise ArgumentTypeError(f"{text!r} is not a time such as 30m, 24h or 7d")
+        raise ArgumentTypeError(f"{text!r} is not a duration such as 30m, 24h or 7d")
     return float(match[1]) * UNIT_SECONDS[match[2]]

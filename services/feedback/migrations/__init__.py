@@ -1,3 +1,4 @@
-"""How the schema of the feedback database came to be; run by `python -m services.feedback migrate`,
-embedded at start.
+"""Schema migrations of the feedback database.
+
+Run by `python -m services.feedback migrate`, and at the start of an embedded install.
 """

@@ -1,5 +1,6 @@
-"""Alembic's entry, which runs on import by Alembic's own rule: moves the schema on the connection
-that database.py opened.
+"""Alembic environment, run on import as Alembic requires.
+
+The migration uses the connection opened by database.py.
 """
 
 from alembic import context

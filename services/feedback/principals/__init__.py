@@ -1,3 +1,1 @@
-"""What people decide about what they said: consent, erasure; and the keys under which their texts
-are sealed.
-"""
+"""Data of principals: consent, erasure, and the keys that seal their texts."""

@@ -1,5 +1,6 @@
-"""Whether models may be trained on what a principal says: their own word, else the operator's
-default. It outlives an erasure.
+"""Consent to training per principal, otherwise the operator's default.
+
+A consent outlives an erasure.
 """
 
 import time
@@ -13,21 +14,26 @@ from services.feedback.chunks import chunks
 from services.feedback.lake.ledger import transaction
 
 _UPSERT = text("""
-    INSERT INTO consents (principal, training, update_us) VALUES (:principal, :training, :update_us)
-    ON CONFLICT (principal) DO UPDATE SET training = excluded.training, update_us = excluded.update_us
+    INSERT INTO consents (principal, training, update_us)
+    VALUES (:principal, :training, :update_us)
+    ON CONFLICT (principal) DO UPDATE
+    SET training = excluded.training, update_us = excluded.update_us
 """)
 
 
 @dataclass(frozen=True)
 class Consent:
-    """What stands. `update_us` is None where the operator's default does."""
+    """Consent of a principal; `update_us` is None for the operator's default."""
 
     training: bool
     update_us: int | None = None
 
 
 class Consents:
-    """Safe to call from several threads; every call blocks and raises LedgerUnavailableError."""
+    """Consents in the database.
+
+    All methods are thread-safe, block, and raise LedgerUnavailableError.
+    """
 
     def __init__(
         self,
@@ -38,7 +44,7 @@ class Consents:
         self._engine, self._default, self._now_us = engine, Consent(training_default), now_us
 
     def get(self, principals: Collection[str]) -> dict[str, Consent]:
-        """What stands for each."""
+        """Return the consent of each principal."""
         table, found = tables.consents.c, dict.fromkeys(principals, self._default)
         with transaction(self._engine) as connection:
             for chunk in chunks(principals):
@@ -49,7 +55,7 @@ class Consents:
         return found
 
     def set(self, principal: str, training: bool) -> Consent:
-        """Write it down; returns what stands now."""
+        """Store the consent of a principal and return the stored value."""
         consent = Consent(training, self._now_us())
         with transaction(self._engine) as connection:
             connection.execute(_UPSERT, {"principal": principal, **vars(consent)})

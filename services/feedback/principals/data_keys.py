@@ -1,8 +1,8 @@
-"""One key a principal, wrapped, in the database: made at the first event, gone with an erasure, and
-then another one.
+"""Data keys: one wrapped key per principal in the database.
 
-Never remembered here: another replica may have erased a moment ago, and what is said after that
-must not be sealed by a dead key.
+The key is created with the first event and deleted by an erasure; later events get a new key. Keys
+are never cached: another replica may have erased the principal a moment ago, and later events must
+not be sealed under a shredded key.
 """
 
 import os
@@ -18,8 +18,8 @@ from services.feedback.lake.ledger import transaction
 from services.feedback.principals.master_key import MasterKey, MasterKeyError
 from services.feedback.principals.sealing import KEY_BYTES, KEY_ID_BYTES, DataKey
 
-# The first who comes makes the key; who comes at the same time waits for that row, and has it too.
-# The update changes nothing: without it nothing would be returned.
+# The first writer inserts the key. A concurrent writer waits for the row lock and gets the same
+# key. The update changes no value but is required for RETURNING.
 _INSERT_OR_GET = text("""
     INSERT INTO data_keys (principal, tenant, key_id, wrapped_key, create_us)
     VALUES (:principal, :tenant, :key_id, :wrapped_key, :create_us)
@@ -29,7 +29,7 @@ _INSERT_OR_GET = text("""
 
 
 class DataKeys:
-    """Safe to call from several threads; every call blocks."""
+    """Data keys in the database; thread-safe, and every call blocks."""
 
     def __init__(
         self,
@@ -42,13 +42,16 @@ class DataKeys:
         self._random_bytes, self._now_us = random_bytes, now_us
 
     def get_or_create(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
-        """The key of each principal, given with its tenant; made where there is none.
+        """Return the key of each principal, and create missing keys.
+
+        Args:
+            tenants: Tenant of each principal.
 
         Raises:
-            UnavailableError: the database is away, or the master key is not the one that wrapped
-                them.
+            UnavailableError: The database is unavailable, or another master key wrapped the keys.
         """
         found = self.existing(tenants)
+        # Insert in sorted order, so that concurrent writers lock rows in the same order.
         missing = sorted(tenants.keys() - found.keys())
         if missing:
             with transaction(self._engine) as connection:
@@ -58,7 +61,11 @@ class DataKeys:
         return found
 
     def existing(self, principals: Collection[str]) -> dict[str, DataKey]:
-        """Those that there are. Raises: UnavailableError, as `of`."""
+        """Return the existing keys of some principals.
+
+        Raises:
+            UnavailableError: The database is unavailable, or another master key wrapped the keys.
+        """
         table = tables.data_keys
         with transaction(self._engine) as connection:
             rows = [
@@ -69,8 +76,11 @@ class DataKeys:
         return self._unwrap(rows)
 
     def check(self) -> None:
-        """That the master key is the one that wrapped what is there. Raises: MasterKeyError,
-        LedgerUnavailableError.
+        """Check the master key against a stored key.
+
+        Raises:
+            MasterKeyError: Another master key wrapped the stored key.
+            LedgerUnavailableError: The database does not answer.
         """
         with transaction(self._engine) as connection:
             if row := connection.execute(select(tables.data_keys).limit(1)).first():
@@ -100,11 +110,13 @@ class DataKeys:
                 for row in rows
             }
         except MasterKeyError as error:
-            raise UnavailableError("data keys do not open", reason="FEEDBACK_MASTER_KEY") from error
+            raise UnavailableError(
+                "data keys do not open under the master key", reason="FEEDBACK_MASTER_KEY"
+            ) from error
 
 
 def shred(connection: Connection, principal: str) -> bytes | None:
-    """Delete a principal's key; its id, or None if there was none."""
+    """Delete the key of a principal and return its id, or None without a key."""
     table = tables.data_keys
     deleted = connection.execute(
         table.delete().where(table.c.principal == principal).returning(table.c.key_id)

@@ -1,9 +1,8 @@
-"""What an erasure took: everything of its principal up to that moment, wherever it still lies or is
-on its way.
+"""Rows and events covered by erasures.
 
-What is sealed names the shredded key. What is plain was accepted before anything was sealed: so
-before any erasure, if it is still on its way; and in an object, if the erasure came at or after its
-segment.
+An erasure covers all events of its principal up to that moment, stored or in transit. Sealed events
+name the shredded key. Plain events were accepted before sealing existed: in transit they precede
+every erasure; in an object they are erased if the erasure came at or after their segment.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,14 +19,14 @@ from services.feedback.principals.sealing import KEY_ID_RANGE
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose an event is, and which key seals its texts; without a key id they are plain."""
+    """Principal of an event and id of the sealing key; the id is empty for plain texts."""
 
     principal: str
     key_id: bytes
 
 
 def erased_among(connection: Connection, owners: Collection[Owner]) -> set[Owner]:
-    """Those whose events, still on their way, are gone."""
+    """Return the owners whose events in transit were erased."""
     table = tables.erasures.c
     erased: set[bytes | str] = set()
     for key_ids in chunks({owner.key_id for owner in owners if owner.key_id}):
@@ -44,16 +43,19 @@ def erased_among(connection: Connection, owners: Collection[Owner]) -> set[Owner
 
 @dataclass(frozen=True)
 class ErasedRowMask:
-    """Which rows of one stream's objects are gone: `plain_until` says up to which sequence those of
-    a principal are.
+    """Mask of erased rows in the objects of one stream.
+
+    `plain_until` maps a principal to the last sequence of its erased plain rows.
     """
 
     key_ids: frozenset[bytes]
     plain_until: Mapping[str, int]
 
     def mask(self, rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
-        """True where a row is gone. `rows` has the columns of its files, and `sequence`: that of
-        its segment.
+        """Return a mask of the erased rows.
+
+        Args:
+            rows: Table with the columns of its files and `sequence`, the sequence of the segment.
         """
         if not rows.num_rows:
             return pa.array([], pa.bool_())
@@ -75,7 +77,7 @@ class ErasedRowMask:
 
 
 def erased_row_mask(connection: Connection, stream: str) -> ErasedRowMask:
-    """As the erasure ledger stands."""
+    """Return the mask for the current erasure ledger."""
     erasures, reaches = tables.erasures.c, tables.erasure_reaches.c
     shredded = select(erasures.key_id).where(erasures.key_id.is_not(None))
     furthest = (

@@ -1,6 +1,4 @@
-"""Erasures for Prometheus: how many wait for their objects to be rewritten, and since when the
-oldest does.
-"""
+"""Prometheus metrics of erasures: number and age of pending rewrites."""
 
 import asyncio
 import logging
@@ -18,17 +16,23 @@ REFRESH_SECONDS = 15.0
 
 
 class ErasureLedger(Protocol):
-    """Where it is written."""
+    """Source of the pending erasures."""
 
     def pending(self) -> PendingErasures:
-        """Those that are not rewritten yet. Raises: UnavailableError."""
+        """Return the erasures not rewritten yet.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
 
 
 async def update_metrics_periodically(
     erasures: ErasureLedger, seconds: float = REFRESH_SECONDS
 ) -> None:
-    """For ever. A database that is away leaves the last look standing, but the oldest still grows
-    older.
+    """Update the metrics until cancelled.
+
+    While the database is unavailable the last count stays, and the age of the oldest erasure still
+    grows.
     """
     pending = PendingErasures(0, None)
     while True:

@@ -1,9 +1,8 @@
-"""The erasure ledger: one transaction shreds a principal's key, writes that down, and removes what
-stands in tables.
+"""Erasure ledger: one transaction shreds the key, records the erasure, and deletes projections.
 
-It holds the rows of all streams, as a commit holds the row of its own: so each commit comes before
-or after an erasure, and what was accepted before and is committed after is found by its key id.
-Numbers have no gaps, and readers who page see them in order.
+The transaction locks the rows of all streams, as a commit locks its own. Each commit is therefore
+entirely before or after an erasure, and events accepted before but committed after are recognised
+by their key id. Numbers have no gaps, and paging readers see them in order.
 """
 
 import logging
@@ -33,8 +32,9 @@ ERASURES_PER_PAGE = 1_000
 
 @dataclass(frozen=True)
 class Erasure:
-    """One entry. Times in microseconds since 1970; `rewrite_us` is None until no object holds
-    sealed rows of it any more.
+    """Entry of the erasure ledger, with times in microseconds since 1970.
+
+    `rewrite_us` is None until all sealed rows of the key have left the objects.
     """
 
     number: int
@@ -47,9 +47,7 @@ class Erasure:
 
 @dataclass(frozen=True)
 class PendingErasures:
-    """Erasures whose rows still lie in objects, though nobody can read them; `oldest_us` is when
-    the first was asked for.
-    """
+    """Erasures with unreadable rows still in objects; `oldest_us` is the oldest request."""
 
     erasures: int
     oldest_us: int | None
@@ -57,25 +55,36 @@ class PendingErasures:
 
 @dataclass(frozen=True)
 class StreamErasures:
-    """What was erased by now, for whoever rewrites the objects of one stream."""
+    """Erasures so far, for the rewriting of one stream's objects."""
 
     rows: ErasedRowMask
-    # Segments up to this sequence may hold gone rows; None: none does.
+    # Last sequence of segments with erased rows; None without such rows.
     through_sequence: int | None
     _number: int
     _mark_rewritten: Callable[[int], None]
 
     def mask(self, rows: pa.Table) -> pa.BooleanArray | pa.ChunkedArray:
-        """True where a row is gone. `rows` has the columns of its files, and `sequence`."""
+        """Return a mask of the erased rows.
+
+        Args:
+            rows: Table with the columns of its files and `sequence`.
+        """
         return self.rows.mask(rows)
 
     def mark_rewritten(self) -> None:
-        """No object of the stream holds such a row any more. Raises: LedgerUnavailableError."""
+        """Record that no object of the stream contains such a row.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
         self._mark_rewritten(self._number)
 
 
 class Erasures:
-    """Safe to call from several threads; every call blocks and raises LedgerUnavailableError."""
+    """Erasure ledger in the database.
+
+    All methods are thread-safe, block, and raise LedgerUnavailableError.
+    """
 
     def __init__(
         self,
@@ -86,11 +95,13 @@ class Erasures:
         self._engine, self._now_us, self._page = engine, now_us, page
 
     def erase(self, principal: str, tenant: str) -> tuple[Erasure, bool]:
-        """Make unreadable what the principal said until now; False beside it: nothing since the
-        last erasure, which is returned.
+        """Erase all feedback of a principal so far and return (erasure, created).
+
+        `created` is False if no event was written since the last erasure, which is then returned.
         """
         request_us = self._now_us()
         with transaction(self._engine) as connection:
+            # Sorted, so that concurrent erasures lock the streams in the same order.
             streams = {str(stream): lock_stream(connection, stream) for stream in sorted(Stream)}
             key_id = shred(connection, principal)
             if key_id is None and (last := _last_erasure(connection, principal)):
@@ -99,23 +110,27 @@ class Erasures:
                 connection, principal, tenant, key_id, request_us, streams
             )
             _delete_projections(connection, principal)
-        # The key's row is gone; on SQLite its bytes are gone now too.
+        # The row of the key is deleted; on SQLite the scrub also removes its bytes.
         if not scrub(self._engine):
-            log.warning("a shredded key is in the write-ahead log until its readers have gone")
+            log.warning("shredded key remains in the write-ahead log until its readers end")
         return erasure, True
 
     def get(self, principal: str, erasure_id: str) -> Erasure:
-        """One of the principal. Raises: NotFoundError."""
+        """Return an erasure of the principal.
+
+        Raises:
+            NotFoundError: The principal has no such erasure.
+        """
         table = tables.erasures.c
         mine = (table.principal == principal) & (table.erasure_id == erasure_id)
         with transaction(self._engine) as connection:
             row = connection.execute(select(tables.erasures).where(mine)).first()
         if row is None:
-            raise NotFoundError("no such erasure of this user")
+            raise NotFoundError("no such erasure for this user")
         return _erasure(row)
 
     def after(self, number: int) -> list[Erasure]:
-        """The next entries in order, at most a page."""
+        """Return the next entries in order, at most one page."""
         table = tables.erasures.c
         query = (
             select(tables.erasures)
@@ -127,7 +142,7 @@ class Erasures:
             return [_erasure(row) for row in connection.execute(query)]
 
     def last(self, principals: Collection[str]) -> dict[str, int]:
-        """When those who were ever erased last asked for it, in microseconds since 1970."""
+        """Return the last request time of erased principals, in microseconds since 1970."""
         table, found = tables.erasures.c, {}
         with transaction(self._engine) as connection:
             for chunk in chunks(principals):
@@ -140,21 +155,21 @@ class Erasures:
         return found
 
     def pending(self) -> PendingErasures:
-        """Those that are not rewritten yet."""
+        """Return the number and age of erasures not rewritten yet."""
         table = tables.erasures.c
         query = select(func.count(), func.min(table.request_us)).where(table.rewrite_us.is_(None))
         with transaction(self._engine) as connection:
             return PendingErasures(*connection.execute(query).one())
 
     def for_stream(self, stream: str) -> StreamErasures:
-        """As of now; later erasures are the next one's."""
+        """Return the erasures of a stream so far; later erasures belong to the next call."""
         reaches = tables.erasure_reaches.c
         furthest = select(func.max(reaches.sequence)).where(
             reaches.stream == stream, reaches.rewrite_us.is_(None)
         )
         with transaction(self._engine) as connection:
-            # First: an erasure that comes between these queries is in what they find, and is not
-            # said to be done.
+            # Read the number first: an erasure between these queries is then found, but not marked
+            # as done.
             number = _last_number(connection)
             through_sequence = connection.execute(furthest).scalar()
             return StreamErasures(
@@ -190,7 +205,7 @@ class Erasures:
         request_us: int,
         streams: Mapping[str, tuple[int, int]],
     ) -> Erasure:
-        """Where no row can be the principal's, nothing has to be rewritten."""
+        """Insert an erasure. Streams without rows of the principal need no rewrite."""
         number = 1 + _last_number(connection)
         now_us = self._now_us()
         reaches: list[dict[str, Any]] = [
@@ -230,8 +245,9 @@ def _last_erasure(connection: Connection, principal: str) -> Erasure | None:
 
 
 def _delete_projections(connection: Connection, principal: str) -> None:
-    """Thumbs, words, exposures, and the thumbs of claims. Claims are locked in the order in which
-    everybody locks them.
+    """Delete thumbs, remarks and exposures, and clear thumbs in claims.
+
+    Claims are locked in the common order, to avoid deadlocks.
     """
     for table in (tables.thumbs, tables.remarks, tables.exposures):
         connection.execute(delete(table).where(table.c.principal == principal))

@@ -1,8 +1,7 @@
-"""The one secret of this service, from which the keys come that wrap data keys and that fingerprint
-events.
+"""Master key, the only secret of this service.
 
-Whoever has the database has wrapped keys only; whoever has the spool, the topic and the objects has
-sealed texts only.
+Derived keys wrap data keys and compute fingerprints. The database alone contains only wrapped keys;
+spool, topic and objects alone contain only sealed texts.
 """
 
 import hmac
@@ -17,19 +16,20 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from services.chassis.errors import DetailedError
 from services.feedback.principals.sealing import KEY_BYTES, NONCE_BYTES
 
-# Apart from what wraps, whose info is a tenant's name.
+# Salt of fingerprint keys, separate from wrapping keys, which have only the tenant as info.
 _FINGERPRINTS = b"thumbwheel.feedback.fingerprints"
 
 
 class MasterKeyError(DetailedError):
-    """A wrapped key does not open: it was wrapped under another master key, or is damaged."""
+    """Wrapped key is damaged or was wrapped under another master key."""
 
     reason = "MISMATCH"
 
 
 class MasterKey:
-    """Made of 64 hexadecimal digits. Wraps by AES-256-GCM under a key of the tenant, bound to the
-    principal.
+    """Master key of 64 hexadecimal digits.
+
+    Data keys are wrapped with AES-256-GCM under a key derived per tenant, bound to the principal.
     """
 
     def __init__(self, digits: str, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
@@ -37,12 +37,16 @@ class MasterKey:
         self._fingerprints = _derived(self._secret, _FINGERPRINTS, b"")
 
     def wrap(self, key: bytes, tenant: str, principal: str) -> bytes:
-        """Nonce, ciphertext, tag."""
+        """Wrap a data key; the result is nonce, ciphertext and tag."""
         nonce = self._random_bytes(NONCE_BYTES)
         return nonce + self._wrapping(tenant).encrypt(nonce, key, principal.encode())
 
     def unwrap(self, wrapped: bytes, tenant: str, principal: str) -> bytes:
-        """Raises: MasterKeyError."""
+        """Unwrap a data key.
+
+        Raises:
+            MasterKeyError: The key is damaged or was wrapped under another master key.
+        """
         try:
             return self._wrapping(tenant).decrypt(
                 wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], principal.encode()
@@ -53,8 +57,9 @@ class MasterKey:
             ) from error
 
     def fingerprint(self, digest: bytes) -> bytes:
-        """HMAC-SHA-256 of an event's SHA-256, which by itself would tell a short text to whoever
-        guesses.
+        """Return HMAC-SHA-256 of an event's SHA-256.
+
+        The bare digest of a short text could be guessed.
         """
         return hmac.digest(self._fingerprints, digest, "sha256")
 

@@ -1,6 +1,4 @@
-"""The pseudonym under which a user's feedback is kept. Gateway and session compute it by the same
-formula.
-"""
+"""Pseudonym of a user for stored feedback, computed identically in gateway and session."""
 
 import hmac
 
@@ -8,5 +6,5 @@ from services.chassis.identity import Caller
 
 
 def principal_of(key: str, caller: Caller) -> str:
-    """HMAC-SHA-256 of `tenant/user` under the UTF-8 bytes of the key, 64 hexadecimal digits."""
+    """Return HMAC-SHA-256 of `tenant/user` under the key's UTF-8 bytes, as 64 hex digits."""
     return hmac.digest(key.encode(), caller.key.encode(), "sha256").hex()

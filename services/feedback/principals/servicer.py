@@ -1,6 +1,4 @@
-"""What principals decide about what they said, and who may open it: the part of FeedbackLogService
-that has nothing to do with logs.
-"""
+"""RPCs on consent, erasure and keys: the part of FeedbackLogService without logs."""
 
 import asyncio
 import time
@@ -25,8 +23,9 @@ MAX_PRINCIPALS = 1_000
 
 @dataclass(frozen=True)
 class Principals:
-    """What is kept of principals. `forget` is told of an erased one: for what lies over the tables
-    in memory.
+    """Stores of principals' data.
+
+    `forget` removes an erased principal from overlays in memory.
     """
 
     keys: DataKeys
@@ -36,13 +35,17 @@ class Principals:
 
 
 class PrincipalServicer(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Called by gateway and training."""
+    """gRPC servicer for the callers gateway and training."""
 
     def __init__(self, principal_key: str, principals: Principals) -> None:
         self._principal_key, self._principals = principal_key, principals
 
     def _principal(self) -> str:
-        """The caller's. Raises: UnauthenticatedError."""
+        """Return the caller's principal.
+
+        Raises:
+            UnauthenticatedError: The call has no authenticated caller.
+        """
         return principal_of(self._principal_key, require_caller())
 
     async def GetPrincipalConsent(

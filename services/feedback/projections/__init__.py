@@ -1,1 +1,1 @@
-"""Tables that move with the ledger: which thumb stands, who met which version, and what follows."""
+"""Projections of the ledger: current thumbs, comments, corrections, and experiments."""

@@ -1,30 +1,30 @@
-"""Between which rates of thumbs up the truth lies, at whatever time one looks.
+"""Confidence interval of a thumbs-up rate, valid at every look (anytime-valid).
 
-The mixture of all rates divided by the likelihood of the true one is a non-negative martingale that
-begins at 1, so it ever passes 1/alpha with probability at most alpha (Ville; Robbins 1970). Rates
-that it has not passed are the interval. Training's canary decides by the same mixture, on a grid; a
-test holds the two together.
+The mixture of all rates divided by the likelihood of the true rate is a non-negative martingale
+starting at 1. Its probability of ever exceeding 1/alpha is at most alpha (Ville; Robbins 1970). The
+interval holds all rates below that bound. The canary of training decides by the same mixture on a
+grid; a test compares both.
 """
 
 import math
 from dataclasses import dataclass
 
-# Of ever leaving the truth out, however often one looks.
+# Probability of ever excluding the true rate, at any number of looks.
 ALPHA = 0.05
-# Halvings: 2**-40 of a rate is nothing.
+# Bisection steps; 2**-40 is a negligible error of a rate.
 STEPS = 40
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Rates, 0 to 1."""
+    """Interval of rates from 0 to 1."""
 
     low: float
     high: float
 
 
 def interval(up: int, down: int, alpha: float = ALPHA) -> Interval:
-    """Of a rate that gave so many thumbs up and down. Nothing said: everything is possible."""
+    """Return the interval of a rate from its counts; without votes the interval is [0, 1]."""
     if not up + down:
         return Interval(0.0, 1.0)
     estimate = up / (up + down)
@@ -35,18 +35,19 @@ def interval(up: int, down: int, alpha: float = ALPHA) -> Interval:
 
 
 def log_mixture(up: int, down: int) -> float:
-    """log of the likelihood's mean over all rates, which is the Beta function of the counts."""
+    """Return log of the mean likelihood over all rates, the Beta function of the counts."""
     return math.lgamma(up + 1) + math.lgamma(down + 1) - math.lgamma(up + down + 2)
 
 
 def log_likelihood(up: int, down: int, rate: float) -> float:
-    """Of counts under a rate between 0 and 1."""
+    """Return the log likelihood of counts for a rate between 0 and 1."""
     return (up * math.log(rate) if up else 0.0) + (down * math.log1p(-rate) if down else 0.0)
 
 
 def _boundary(up: int, down: int, outside: float, inside: float, threshold: float) -> float:
-    """Where the likelihood falls to `least` between the best rate and an end; on each side of the
-    best one it only falls.
+    """Find the rate with log likelihood `threshold` between the estimate and an end, by bisection.
+
+    On each side of the estimate the likelihood only falls.
     """
     for _ in range(STEPS):
         middle = (outside + inside) / 2

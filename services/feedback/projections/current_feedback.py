@@ -1,4 +1,4 @@
-"""What stands of what people said about answers: thumbs and words, which move together."""
+"""Current feedback of users: thumbs, comments and corrections, updated together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from services.feedback.spool.frames import Record
 
 @dataclass(frozen=True)
 class CurrentFeedback:
-    """Of all people."""
+    """Current thumbs and remarks of all users."""
 
     thumbs: Thumbs
     remarks: Remarks
@@ -25,10 +25,12 @@ class CurrentFeedback:
     async def of_principal(
         self, principal: str, message_ids: Sequence[str]
     ) -> tuple[dict[str, bool], Mapping[str, Words]]:
-        """Message id → up, and message id → words; words of a thumb only beside that very thumb.
+        """Return message id → up, and message id → texts.
+
+        Texts of a thumb are returned only with that same thumb.
 
         Raises:
-            UnavailableError: the database is away, or the master key is another.
+            UnavailableError: The database is unavailable, or the master key differs.
         """
         current_thumbs = await self.thumbs.current(principal, message_ids)
         accepted_us = {message_id: state.accept_us for message_id, state in current_thumbs.items()}
@@ -39,12 +41,12 @@ class CurrentFeedback:
 def fold(
     connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
 ) -> None:
-    """Move both tables by one batch, inside the ledger's transaction."""
+    """Update both tables from one batch, inside the ledger's transaction."""
     thumbs.fold(connection, position, kept)
     remarks.fold(connection, position, kept)
 
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> None:
-    """Rebuild what does not stand where the ledger does."""
+    """Rebuild thumbs and remarks if they are behind the ledger."""
     thumbs.catch_up(ledger, store, stream)
     remarks.catch_up(ledger, store, stream)

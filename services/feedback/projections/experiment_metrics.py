@@ -1,6 +1,4 @@
-"""Experiments for Prometheus: the figures of the last look, looked at again now and then and never
-while somebody scrapes.
-"""
+"""Prometheus metrics of experiments, refreshed periodically and never during a scrape."""
 
 import asyncio
 import logging
@@ -21,24 +19,31 @@ REFRESH_SECONDS = 15.0
 
 
 class FigureSource(Protocol):
-    """Where they come from."""
+    """Source of the figures."""
 
     async def figures(self, since_us: int = 0) -> list[ArmFigures]:
-        """All arms of the newest versions. Raises: LedgerUnavailableError."""
+        """Return the figures of all arms of the newest versions.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
 
 
 class ExperimentMetrics(Collector):
-    """Every replica tells the same; a query takes the greatest."""
+    """Collector of experiment figures.
+
+    Every replica exports the same values; queries take the maximum.
+    """
 
     def __init__(self) -> None:
         self._figures: Sequence[ArmFigures] = ()
 
     def update(self, figures: Sequence[ArmFigures]) -> None:
-        """From now on these."""
+        """Replace the exported figures."""
         self._figures = figures
 
     def collect(self) -> Iterable[Metric]:
-        """Of the last look, each arm whole."""
+        """Return the latest figures, each arm complete."""
         users, thumbs, ratio, low, high = families = _families()
         for arm in self._figures:
             labels = [arm.model_version, arm.arm]
@@ -55,27 +60,27 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
     return (
         GaugeMetricFamily(
             "thumbwheel_experiment_exposed_users",
-            "Users who met a version.",
+            "Users exposed to a version.",
             labels=["version", "arm"],
         ),
         GaugeMetricFamily(
             "thumbwheel_experiment_thumbs",
-            "Standing thumbs on its answers.",
+            "Current thumbs on the answers of a version.",
             labels=["version", "arm"],
         ),
         GaugeMetricFamily(
             "thumbwheel_experiment_thumbs_up_ratio",
-            "Thumbs up of its standing thumbs.",
+            "Share of thumbs up among the current thumbs.",
             labels=["version", "arm"],
         ),
         GaugeMetricFamily(
             "thumbwheel_experiment_thumbs_up_low_ratio",
-            "Lower end of where that ratio lies; valid at every look, together with the upper one.",
+            "Lower end of the confidence interval of the ratio, valid at every look.",
             labels=["version", "arm"],
         ),
         GaugeMetricFamily(
             "thumbwheel_experiment_thumbs_up_high_ratio",
-            "Upper end of where that ratio lies.",
+            "Upper end of the confidence interval of the ratio, valid at every look.",
             labels=["version", "arm"],
         ),
     )
@@ -84,10 +89,10 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
 async def refresh_periodically(
     source: FigureSource, exported: ExperimentMetrics, seconds: float = REFRESH_SECONDS
 ) -> None:
-    """For ever. A database that is away leaves the last look standing."""
+    """Refresh the figures until cancelled; while the database is unavailable the last ones stay."""
     while True:
         try:
             exported.update(await source.figures())
         except LedgerUnavailableError as error:
-            log.warning("experiment not read", extra=fields(reason=error.reason))
+            log.warning("experiment figures not refreshed", extra=fields(reason=error.reason))
         await asyncio.sleep(seconds)

@@ -1,8 +1,7 @@
-"""Who met which version, written once, and what they thought of it: the figures of an experiment,
-sound at every look.
+"""Figures of experiments: exposures to versions and the thumbs on their answers.
 
-Exposures move in the transaction that commits a segment of turns. Only the first turn of a user
-with a version under an arm counts.
+Exposures change in the transaction that commits a segment of turns. Only the first turn of a user
+with a version under an arm counts. The figures are valid at every look.
 """
 
 import asyncio
@@ -26,14 +25,17 @@ from services.feedback.sink.sink import Position
 from services.feedback.spool.frames import Record
 
 Key = tuple[str, str, str]
-"""Principal, model version, arm."""
-# Of metrics and answers: versions are few at a time and many over the years.
+"""Principal, model version and arm of an exposure."""
+# Limit for metrics and responses, since versions accumulate over the years.
 NEWEST_VERSIONS = 10
 
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """One version under one arm. `up_rate` lies in `likely` with 95 % over the whole experiment."""
+    """Figures of one version under one arm.
+
+    `up_rate` lies in `up_rate_interval` with 95 % over the whole experiment.
+    """
 
     model_version: str
     arm: str
@@ -44,34 +46,40 @@ class ArmFigures:
 
     @property
     def up_rate(self) -> float:
-        """Of the standing thumbs; 0 without any."""
+        """Share of thumbs up among the current thumbs; 0 without thumbs."""
         return self.up / (self.up + self.down) if self.up + self.down else 0.0
 
     @property
     def up_rate_interval(self) -> Interval:
-        """Where the rate lies."""
+        """Confidence interval of the rate."""
         return interval(self.up, self.down)
 
 
 class ThumbCounter(Protocol):
-    """Standing thumbs."""
+    """Source of thumb counts."""
 
     async def count(self, since_us: int) -> list[ThumbCount]:
-        """By version and arm. Raises: LedgerUnavailableError."""
+        """Return the current thumbs by version and arm.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
 
 
 class Experiments:
-    """Reads exposures and thumbs together."""
+    """Reader of exposures and thumbs."""
 
     def __init__(self, engine: Engine, thumbs: ThumbCounter) -> None:
         self._engine, self._thumbs = engine, thumbs
 
     async def figures(self, since_us: int = 0) -> list[ArmFigures]:
-        """The newest versions by first exposure, newest first; of thumbs and first exposures at or
-        after a time.
+        """Return the figures of the newest versions, the version with the newest exposure first.
+
+        Args:
+            since_us: Only thumbs and first exposures at or after this time.
 
         Raises:
-            LedgerUnavailableError: the database does not answer.
+            LedgerUnavailableError: The database does not answer.
         """
         counts = {
             (count.model_version, count.arm): count for count in await self._thumbs.count(since_us)
@@ -112,7 +120,7 @@ class Experiments:
 def fold(
     connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]
 ) -> None:
-    """Move the exposures by one batch, inside the ledger's transaction."""
+    """Update the exposures from one batch, inside the ledger's transaction."""
     _apply(
         connection, ((_key(vars(event)), event.finish_us) for _, event in kept if not event.erased)
     )
@@ -120,7 +128,7 @@ def fold(
 
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
-    """Rebuild the exposures if they do not stand where the ledger does. True if they were rebuilt."""
+    """Rebuild outdated exposures and return True after a rebuild."""
     return rebuild(
         Projection(tables.exposures, tables.exposure_positions, _apply_rows), ledger, store, stream
     )
@@ -137,8 +145,9 @@ def _key(turn: Mapping[str, object]) -> Key:
 
 
 def _apply(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
-    """What no version answered (a question that the guard refused) exposes nobody to anything, nor
-    does a turn that is taken back.
+    """Record the first exposure of each key.
+
+    Turns without a version (blocked by the guardrail) and retracting turns expose no user.
     """
     first: dict[Key, int] = {}
     for key, finish_us in turns:
@@ -150,7 +159,7 @@ def _apply(connection: Connection, turns: Iterable[tuple[Key, int]]) -> None:
         known = {
             tuple(row[:3]): row.first_us for row in connection.execute(select(table).where(key_in))
         }
-        # Partitions arrive in any order: an earlier turn may come later.
+        # Partitions arrive in any order, so an earlier turn may come later.
         moved = [key for key in chunk if key not in known or first[key] < known[key]]
         if earlier := [key for key in moved if key in known]:
             connection.execute(delete(table).where(tuple_(*table.primary_key.columns).in_(earlier)))

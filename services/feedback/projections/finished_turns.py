@@ -1,4 +1,4 @@
-"""What a batch of turns moves: who met which version, and words about answers that are taken back."""
+"""Projections of a batch of turns: exposures, and removal of remarks on retracted answers."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from services.feedback.spool.frames import Record
 def fold(
     connection: Connection, position: Position, kept: Sequence[tuple[Record, TurnEvent]]
 ) -> None:
-    """Inside the ledger's transaction."""
+    """Update both projections inside the ledger's transaction."""
     experiments.fold(connection, position, kept)
     remarks.delete_remarks(
         connection, {(event.principal, event.message_id) for _, event in kept if event.erased}

@@ -1,5 +1,6 @@
-"""A table in which what was said last stands, by key: what was accepted earlier never takes the
-place of what was later.
+"""Tables with the latest value per key, in the order of acceptance.
+
+A value accepted earlier never replaces a value accepted later.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -11,10 +12,10 @@ from services.feedback.chunks import chunks
 
 
 class LatestValue(Protocol):
-    """What is said; its fields are columns."""
+    """Value of a table; its fields are columns."""
 
     def replaces(self, other: Any) -> bool:
-        """Whether it stands instead of another one, or of None."""
+        """Return True if this value replaces another value or None."""
 
 
 KeyT = TypeVar("KeyT", tuple[str, str], tuple[str, str, str])
@@ -22,7 +23,7 @@ ValueT = TypeVar("ValueT", bound=LatestValue)
 
 
 def newer(value: Mapping[KeyT, ValueT], before: Mapping[KeyT, ValueT]) -> dict[KeyT, ValueT]:
-    """Those that replace what was there before."""
+    """Return the values that replace an earlier value."""
     return {key: value for key, value in value.items() if value.replaces(before.get(key))}
 
 
@@ -33,8 +34,14 @@ def upsert_latest(
     changes: Iterable[tuple[KeyT, ValueT]],
     read: Callable[[Connection, Collection[KeyT]], Mapping[KeyT, ValueT]],
 ) -> None:
-    """Let the last change of each key stand. `names`: the columns of the key; `read`: what stands
-    now of some keys.
+    """Write the last change of each key.
+
+    Args:
+        connection: Open transaction.
+        table: Table with the columns of key and value.
+        names: Columns of the key.
+        changes: Keys and values in order.
+        read: Returns the stored values of some keys.
     """
     latest: dict[KeyT, ValueT] = {}
     for key, value in changes:
@@ -50,5 +57,5 @@ def upsert_latest(
 
 
 def key_in(table: Table, names: Sequence[str], keys: Sequence[Any]) -> ColumnElement[bool]:
-    """The rows of these keys."""
+    """Return the condition that selects the rows of some keys."""
     return tuple_(*(table.c[name] for name in names)).in_(keys)

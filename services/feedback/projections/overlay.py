@@ -1,5 +1,7 @@
-"""What people said last that no table has yet: it waits in the only spool there is, in the order of
-the log. Lives on the event loop.
+"""Overlay of acknowledged feedback that the tables do not contain yet (single replica).
+
+The records wait in the only spool, in the order of the log. The overlay is used only on the event
+loop.
 """
 
 from collections import OrderedDict
@@ -14,8 +16,10 @@ ValueT = TypeVar("ValueT")
 
 
 class Overlay(Generic[KeyT, ValueT]):
-    """By key, whose first part is the principal. `change_of` tells what an event says, and of what;
-    None: nothing of interest.
+    """Pending values by key; the first part of a key is the principal.
+
+    Args:
+        change_of: Returns key and value of an event, or None for events without effect.
     """
 
     def __init__(
@@ -25,7 +29,7 @@ class Overlay(Generic[KeyT, ValueT]):
         self._pending: OrderedDict[KeyT, tuple[int, ValueT]] = OrderedDict()
 
     def add(self, stored: Iterable[tuple[Record, FeedbackEvent]]) -> None:
-        """Records and what they say, as they were stored, in order."""
+        """Add stored records with their events, in order."""
         for record, event in stored:
             if change := self._change_of(event, record.entry.accept_order):
                 key, value = change
@@ -33,18 +37,19 @@ class Overlay(Generic[KeyT, ValueT]):
                 self._pending[key] = (record.offset, value)
 
     def forget(self, principal: str) -> None:
-        """Drop what an erased principal said. What they say from now on may go with it: the table
-        has it soon.
+        """Drop the values of an erased principal.
+
+        Values from after the erasure may be dropped as well; the table contains them soon.
         """
         for key in [key for key in self._pending if key[0] == principal]:
             del self._pending[key]
 
     def trim(self, before: int) -> None:
-        """Drop what the table has by now."""
+        """Drop the values below an offset, since the table contains them."""
         while self._pending and next(iter(self._pending.values()))[0] < before:
             self._pending.popitem(last=False)
 
     async def latest(self, keys: Collection[KeyT] | None) -> Mapping[KeyT, ValueT]:
-        """As of now; of some keys, or of all."""
+        """Return the pending values of some keys, or of all keys with None."""
         wanted = self._pending if keys is None else [key for key in keys if key in self._pending]
         return {key: self._pending[key][1] for key in wanted}

@@ -1,9 +1,8 @@
-"""Tables that stand where the ledger does: each commit moves them in its own transaction; where
-they lag they are rebuilt.
+"""Projections: tables updated in the ledger's transactions, and rebuilt when behind.
 
-A table made by a new release is behind on its first day, so it is filled from the committed objects
-then; and as long as replicas of the old one commit without moving it, it is behind again, says so,
-and is rebuilt.
+A table created by a new release starts behind and is filled from the committed objects. While
+replicas of the old release commit without updating the table, the table falls behind again and is
+rebuilt.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Projection:
-    """A table, how far it reaches into each log, and how rows of an object move it."""
+    """Projected table, its position in each log, and the update from rows of an object."""
 
     table: Table
     positions: Table
@@ -43,17 +42,19 @@ class Projection:
 
 
 def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream: str) -> bool:
-    """Rebuild the table from the committed objects if it does not stand where the ledger does. True
-    if it was rebuilt.
+    """Rebuild the table from the committed objects if its positions differ from the ledger.
 
-    What compaction has left out is not there any more, so a rebuilt table does not know of rows
-    that have expired.
+    Returns True after a rebuild. Rows removed by compaction are missing from a rebuilt table, for
+    example expired rows.
 
     Raises:
-        DamagedObjectError, ObjectStoreError, LedgerUnavailableError
+        DamagedObjectError: An object is missing or damaged.
+        ObjectStoreError: The store does not answer.
+        LedgerUnavailableError: The database does not answer.
     """
     if _is_current(projection, ledger, stream):
         return False
+    # Compare again under the lock: another replica may have rebuilt the table in between.
     with ledger.commits_blocked(stream) as connection:
         ends = _ledger_ends(connection, stream)
         if _projected_ends(connection, projection) == ends:
@@ -61,7 +62,7 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
         erased, among = erased_row_mask(connection, stream), partial(retracted_answers, connection)
         connection.execute(delete(projection.table))
         connection.execute(delete(projection.positions))
-        # Nobody publishes a cover meanwhile, so nothing that is listed here is deleted before it is
+        # No compacted segment can be published meanwhile, so no listed object is deleted before the
         # read.
         for item in chain.from_iterable(
             pages(lambda after: readable_segments(connection, stream, after, PAGE_SIZE))
@@ -71,27 +72,27 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
             projection.apply_rows(connection, parquet.to_rows(rows.filter(pc.invert(left_out))))
         for (topic_id, partition), end_offset in ends.items():
             _write(connection, projection.positions, topic_id, partition, end_offset)
-    log.info("table rebuilt from objects", extra=fields(table=projection.table.name))
+    log.info("projection rebuilt from objects", extra=fields(table=projection.table.name))
     return True
 
 
 async def catch_up_periodically(
     catch_ups: Callable[[], object], every_seconds: float = CHECK_SECONDS
 ) -> None:
-    """For ever; what fails is done next time."""
+    """Compare and rebuild periodically until cancelled; failures are retried at the next period."""
     while True:
         await asyncio.sleep(every_seconds)
         try:
             await asyncio.to_thread(catch_ups)
         except (DamagedObjectError, ObjectStoreError, LedgerUnavailableError) as error:
             log.warning(
-                "tables could not be compared with the ledger",
+                "projections could not be compared with the ledger",
                 extra=fields(error=type(error).__name__),
             )
 
 
 def _is_current(projection: Projection, ledger: Ledger, stream: str) -> bool:
-    """A look that holds nobody up."""
+    """Compare the positions without locks."""
     with ledger.reading() as connection:
         return _projected_ends(connection, projection) == _ledger_ends(connection, stream)
 
@@ -118,13 +119,14 @@ def _ends(rows: Iterable[Row[Any]]) -> dict[tuple[str, int], int]:
 
 
 def advance_position(connection: Connection, positions: Table, position: Position) -> None:
-    """Write down how far the table reaches now. Where it did not reach to the batch, it goes on
-    saying so, and waits to be rebuilt.
+    """Record the new position of the table.
+
+    If the table was behind the batch, the position stays unchanged and causes a rebuild.
     """
     here = (positions.c.topic_id == position.topic_id) & (
         positions.c.partition == position.partition
     )
-    # The ledger of a partition begins at 0.
+    # A partition's ledger begins at offset 0.
     reached = connection.execute(select(positions.c.end_offset).where(here)).scalar() or 0
     if reached == position.start_offset:
         connection.execute(delete(positions).where(here))

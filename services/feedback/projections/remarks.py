@@ -1,8 +1,8 @@
-"""What stands in words: reasons and comment of a user's last thumb on a message, and the last
-correction, for that user alone to see.
+"""Latest comment and correction per user and message, readable only by that user.
 
-Kept as the log has them, sealed, in a table that moves in the ledger's own transaction: an erasure
-takes key and rows, as it takes the log's. They are opened for one answer and never remembered.
+A remark is either the reasons and comment of a thumb, or a correction. Texts are stored sealed, as
+in the log, in a table updated in the ledger's transaction; an erasure removes key and rows. Texts
+are unsealed for a single response and never cached.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ from services.feedback.spool.frames import Record
 
 KEY_COLUMNS = ("principal", "message_id", "subject")
 Key = tuple[str, str, str]
-"""Principal, message id, subject."""
+"""Principal, message id and subject of a remark."""
 SWEEP_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
 class Remark:
-    """The words of one event; `sealed` empty: it had none, or took them back."""
+    """Sealed texts of one event; `sealed` is empty for a retraction or an event without text."""
 
     event_id: str
     sealed: bytes
@@ -45,7 +45,7 @@ class Remark:
     accept_order: int = 0
 
     def replaces(self, other: "Remark | None") -> bool:
-        """As opinions do."""
+        """Return True if this remark replaces another one, as in `ThumbState.replaces`."""
         return other is None or self.accept_order >= other.accept_order
 
 
@@ -53,7 +53,7 @@ Change = tuple[Key, Remark]
 
 
 def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
-    """What an event makes of the words on its message; None: nothing."""
+    """Return the effect of an event on the remarks, or None without an effect."""
     match event.value:
         case Thumb():
             subject: str = Subject.THUMB
@@ -68,15 +68,14 @@ def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
 
 
 def change_of_row(row: parquet.Row) -> Change:
-    """The same, of an event that is a row by now. Of the first version's rows, which are not
-    sealed, no words stand.
+    """Return the effect of a row on the remarks.
+
+    Rows of the first version are unsealed and yield no texts.
     """
     subject = row["retracts"] or row["kind"]
-    sealed, accept_us, accept_order = (
-        row.get("sealed") or b"",
-        row["accept_time"],
-        row.get("accept_order") or 0,
-    )
+    sealed = row.get("sealed") or b""
+    accept_us = row["accept_time"]
+    accept_order = row.get("accept_order") or 0
     assert isinstance(sealed, bytes)
     assert isinstance(accept_us, int)
     assert isinstance(accept_order, int)
@@ -85,21 +84,21 @@ def change_of_row(row: parquet.Row) -> Change:
 
 
 def _without_empty(sealed: bytes) -> bytes:
-    """Events without words are sealed too, and exactly so long."""
+    """Return empty bytes for events without texts, which are sealed to the minimum length."""
     return sealed if len(sealed) > MIN_SEALED_BYTES else b""
 
 
 def fold(
     connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
 ) -> None:
-    """Move the table by one batch, inside the ledger's transaction."""
+    """Update the table from one batch, inside the ledger's transaction."""
     changes = (change_of(event, record.entry.accept_order) for record, event in kept)
     _apply(connection, [change for change in changes if change])
     advance_position(connection, tables.remark_positions, position)
 
 
 def delete_remarks(connection: Connection, about: Collection[tuple[str, str]]) -> None:
-    """Remove what principals said about answers that were taken back."""
+    """Delete the remarks of principals on retracted answers."""
     for chunk in chunks(about):
         connection.execute(
             delete(tables.remarks).where(key_in(tables.remarks, KEY_COLUMNS[:2], chunk))
@@ -107,31 +106,43 @@ def delete_remarks(connection: Connection, about: Collection[tuple[str, str]]) -
 
 
 class PendingRemarks(Protocol):
-    """Remarks that the table may not have yet."""
+    """Remarks that the table may not contain yet."""
 
     async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, Remark]:
-        """Those about some keys, or all. Ask before reading the table: one may be in both, never in
-        neither.
+        """Return the pending remarks of some keys, or of all keys with None.
+
+        Call before reading the table: a remark may then be in both, never in neither.
         """
 
 
 class NoPendingRemarks:
-    """Where many processes accept, nobody has all spools: words stand once the table has them."""
+    """Empty overlay for several replicas, since no replica has all spools.
+
+    Texts become visible with the commit to the table.
+    """
 
     async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, Remark]:
-        """None."""
+        """Return an empty mapping."""
         return {}
 
 
 class Keys(Protocol):
-    """Keys of principals."""
+    """Data keys of principals."""
 
     def existing(self, principals: Collection[str]) -> Mapping[str, DataKey]:
-        """Those that there are. Raises: UnavailableError."""
+        """Return the existing keys of some principals.
+
+        Raises:
+            UnavailableError: The keys are unavailable.
+        """
 
 
 class Remarks:
-    """Answers from the table and what is pending, together. `words_from` reads what was sealed."""
+    """Reader of the table and the pending remarks.
+
+    Args:
+        decode_words: Parses unsealed bytes.
+    """
 
     def __init__(
         self,
@@ -140,21 +151,21 @@ class Remarks:
         keys: Keys,
         decode_words: Callable[[bytes], Words],
     ) -> None:
-        self._engine, self._pending, self._keys, self._words_from = (
-            engine,
-            pending,
-            keys,
-            decode_words,
-        )
+        self._engine = engine
+        self._pending = pending
+        self._keys = keys
+        self._words_from = decode_words
 
     async def get(
         self, principal: str, message_ids: Sequence[str], thumbs_us: Mapping[str, int]
     ) -> dict[str, Words]:
-        """Message id → the user's words. `thumbs_us`: when the thumbs that stand were accepted;
-        words of others are not told.
+        """Return message id → texts of the user.
+
+        Args:
+            thumbs_us: Acceptance times of the current thumbs; texts of other thumbs are omitted.
 
         Raises:
-            UnavailableError: the database is away, or the master key is another.
+            UnavailableError: The database is unavailable, or the master key differs.
         """
         keys = {
             (principal, message_id, str(subject))
@@ -180,7 +191,8 @@ class Remarks:
         self, principal: str, visible: Mapping[tuple[str, str], Remark]
     ) -> dict[str, Words]:
         key, found = self._keys.existing([principal]).get(principal), dict[str, Words]()
-        # Words that came after their answer was taken back stand until the next compaction.
+        # Remarks that arrived after the retraction of their answer stay in the table until the next
+        # compaction.
         with transaction(self._engine) as connection:
             gone = retracted_answers(connection, {message_id for message_id, _ in visible})
         for (message_id, subject), remark in visible.items():
@@ -200,7 +212,7 @@ class Remarks:
 
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
-    """Rebuild the remarks if they do not stand where the ledger does. True if they were rebuilt."""
+    """Rebuild outdated remarks and return True after a rebuild."""
     return rebuild(
         Projection(tables.remarks, tables.remark_positions, _apply_rows), ledger, store, stream
     )
@@ -211,8 +223,9 @@ async def expire_hourly(
     older_than_seconds: float,
     now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
 ) -> None:
-    """For ever, beginning now: words are kept no longer here than in the objects, where compaction
-    leaves them out.
+    """Delete expired remarks now and every hour until cancelled.
+
+    Texts must not outlive their rows in the objects, removed by compaction.
     """
     while True:
         before_us = now_us() - int(older_than_seconds * 1_000_000)
@@ -222,7 +235,11 @@ async def expire_hourly(
 
 
 def expire(engine: Engine, before_us: int) -> None:
-    """Remove what was accepted before a time. Raises: LedgerUnavailableError."""
+    """Delete the remarks accepted before a time.
+
+    Raises:
+        LedgerUnavailableError: The database does not answer.
+    """
     with transaction(engine) as connection:
         connection.execute(delete(tables.remarks).where(tables.remarks.c.accept_us < before_us))
 

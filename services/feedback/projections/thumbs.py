@@ -1,10 +1,9 @@
-"""Which thumb stands: the last of a user on a message, in the order of acceptance; a retraction
-removes it.
+"""Current thumb of each user on each message, in the order of acceptance.
 
-What the sink committed is a table, moved in the ledger's own transaction; what is still on its way
-lies over it. So an acknowledged thumb is seen at once, also after a kill. Logs of several replicas
-may arrive in any order: each opinion carries its place in the order of acceptance, and an older one
-never replaces a newer one.
+A retraction removes the thumb. Committed events are in a table updated in the ledger's transaction,
+and pending events are overlaid, so an acknowledged thumb is visible at once and also after a kill.
+Logs of several replicas arrive in any order: each state has its place in the order of acceptance,
+and an older state never replaces a newer one.
 """
 
 import asyncio
@@ -29,14 +28,12 @@ from services.feedback.spool.frames import Record
 
 KEY_COLUMNS = ("principal", "message_id")
 Key = tuple[str, str]
-"""Principal and message id."""
+"""Principal and message id of a thumb."""
 
 
 @dataclass(frozen=True)
 class ThumbState:
-    """What a user said last about a message: a thumb, or that there is none any more (`up` is
-    None).
-    """
+    """Last feedback of a user on a message: a thumb, or None after a retraction."""
 
     up: bool | None
     model_version: str
@@ -45,19 +42,20 @@ class ThumbState:
     accept_order: int = 0
 
     def replaces(self, other: "ThumbState | None") -> bool:
-        """Of two in the order of one log, whether this later one counts. Without an order of
-        acceptance the log's decides.
+        """Return True if this state replaces an earlier one of the same log.
+
+        Without an order of acceptance (0) the order of the log decides.
         """
         return other is None or self.accept_order >= other.accept_order
 
 
 Change = tuple[Key, ThumbState]
-"""What an event does to the thumb of one user on one message."""
+"""Effect of an event on the thumb of one user on one message."""
 
 
 @dataclass(frozen=True)
 class ThumbCount:
-    """Standing thumbs of one version under one arm."""
+    """Current thumbs of one version under one arm."""
 
     model_version: str
     arm: str
@@ -66,7 +64,7 @@ class ThumbCount:
 
 
 def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
-    """None: the event does not touch thumbs."""
+    """Return the effect of an event on thumbs, or None without an effect."""
     match event.value:
         case Thumb(up=up):
             up_value: bool | None = up
@@ -79,7 +77,7 @@ def change_of(event: FeedbackEvent, accept_order: int) -> Change | None:
 
 
 def change_of_row(row: parquet.Row) -> Change | None:
-    """The same, of an event that is a row by now."""
+    """Return the effect of a row on thumbs, or None without an effect."""
     if row["kind"] != "thumb" and row["retracts"] != Subject.THUMB:
         return None
     # Files of the first version have no order of acceptance.
@@ -94,30 +92,33 @@ def change_of_row(row: parquet.Row) -> Change | None:
 def fold(
     connection: Connection, position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
 ) -> None:
-    """Move the table by one batch, inside the ledger's transaction."""
+    """Update the table from one batch, inside the ledger's transaction."""
     changes = (change_of(event, record.entry.accept_order) for record, event in kept)
     _apply(connection, [change for change in changes if change])
     advance_position(connection, tables.thumb_positions, position)
 
 
 class PendingThumbs(Protocol):
-    """Opinions that the table may not have yet."""
+    """Thumbs that the table may not contain yet."""
 
     async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, ThumbState]:
-        """Those about some keys, or all. Ask before reading the table: one may be in both, never in
-        neither.
+        """Return the pending states of some keys, or of all keys with None.
+
+        Call before reading the table: a state may then be in both, never in neither.
         """
 
 
 class Thumbs:
-    """Answers from the table and what is pending, together."""
+    """Reader of the table and the pending thumbs."""
 
     def __init__(self, engine: Engine, pending: PendingThumbs) -> None:
         self._engine, self._pending = engine, pending
 
     async def current(self, principal: str, message_ids: Sequence[str]) -> dict[str, ThumbState]:
-        """Message id → opinion, for the messages on which the user's thumb stands. Raises:
-        LedgerUnavailableError.
+        """Return message id → state for messages with a thumb of the user.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
         keys = {(principal, message_id) for message_id in message_ids}
         pending = await self._pending.latest(keys)
@@ -128,8 +129,10 @@ class Thumbs:
         }
 
     async def count(self, since_us: int) -> list[ThumbCount]:
-        """Standing thumbs given at or after a time, by version and arm. Raises:
-        LedgerUnavailableError.
+        """Count the current thumbs given at or after a time, by version and arm.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
         """
         pending = await self._pending.latest(None)
         totals = await asyncio.to_thread(self._totals, pending, since_us)
@@ -165,7 +168,7 @@ class Thumbs:
 
 
 def catch_up(ledger: Ledger, store: ObjectStore, stream: str) -> bool:
-    """Rebuild the thumbs if they do not stand where the ledger does. True if they were rebuilt."""
+    """Rebuild outdated thumbs and return True after a rebuild."""
     return rebuild(
         Projection(tables.thumbs, tables.thumb_positions, _apply_rows), ledger, store, stream
     )

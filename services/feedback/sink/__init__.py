@@ -1,1 +1,1 @@
-"""From a log to the lake, one partition at a time: read, object, ledger, trim."""
+"""Sink of one partition: read the log, write an object, commit to the ledger, trim."""

@@ -1,5 +1,7 @@
-"""Dead letters age: what nobody could decode may hold what somebody wrote, under no key, so after a
-while only the account stays.
+"""Expiry of dead letters.
+
+Undecodable bytes may contain unencrypted user text. After a while the payload is cleared and only
+the entry remains.
 """
 
 import asyncio
@@ -20,8 +22,10 @@ SWEEP_SECONDS = 3_600.0
 
 
 def clear_payloads(engine: Engine, before_us: int) -> int:
-    """Empty the payloads of those that were committed before a time; how many. Raises:
-    LedgerUnavailableError.
+    """Clear the payloads committed before a time and return their number.
+
+    Raises:
+        LedgerUnavailableError: The database does not answer.
     """
     table = tables.dead_letters
     old = (table.c.commit_us < before_us) & (table.c.payload_base64 != "")
@@ -34,7 +38,7 @@ async def clear_payloads_hourly(
     older_than_seconds: float,
     now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
 ) -> None:
-    """For ever, beginning now."""
+    """Clear old payloads now and every hour until cancelled."""
     while True:
         try:
             cleared = await asyncio.to_thread(
@@ -43,5 +47,5 @@ async def clear_payloads_hourly(
         except UnavailableError:
             cleared = 0
         if cleared:
-            log.info("dead letters were emptied", extra=fields(dead_letters=cleared))
+            log.info("payloads of old dead letters cleared", extra=fields(dead_letters=cleared))
         await asyncio.sleep(SWEEP_SECONDS)

@@ -1,8 +1,7 @@
-"""From the log to Parquet: read → object → ledger → trim, for one partition of one stream.
-Blocking; see drain.py.
+"""Sink of one partition of one stream: read → object → ledger → trim.
 
-The ledger's commit is the moment when events exist for readers; a crash before it repeats the work,
-after it only the trim.
+The calls block; see sink_loop.py. Events become visible to readers with the commit to the ledger. A
+crash before the commit repeats the work; a crash after the commit repeats only the trim.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ from services.feedback.spool.log import Log
 
 
 class SealableEvent(Protocol):
-    """What the sink looks at in an event of any stream."""
+    """Fields of an event that the sink reads in any stream."""
 
     @property
     def principal(self) -> str: ...
@@ -44,31 +43,48 @@ EventT = TypeVar("EventT", bound=SealableEvent)
 
 
 class UndecodableError(DetailedError):
-    """A record that this version cannot read; the text says why in fixed words."""
+    """Record is undecodable for this version; the text gives the reason in constant words."""
 
     reason = "MALFORMED"
 
 
 class CommitPoint(Protocol):
-    """The ledger, as a sink uses it."""
+    """Ledger interface of a sink."""
 
     def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
-        """Take the partition over. Raises: LedgerUnavailableError."""
+        """Acquire the lease of a partition.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
 
     def commit(
         self, lease: Lease, batch: Batch, in_transaction: InTransaction
     ) -> tuple[Lease, Segment]:
-        """Append one segment. Raises: FencedError, LedgerUnavailableError."""
+        """Append one segment.
+
+        Raises:
+            FencedError: The lease is not the newest.
+            LedgerUnavailableError: The database does not answer, or the outcome is unknown.
+        """
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
-        """Those of the ids that are committed. Raises: LedgerUnavailableError."""
+        """Return the committed ids among the given ids, with fingerprints.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
 
     def erased(self, owners: Collection[Owner]) -> set[Owner]:
-        """Those of the owners whose events are gone. Raises: LedgerUnavailableError."""
+        """Return the owners whose events were erased.
+
+        Raises:
+            LedgerUnavailableError: The database does not answer.
+        """
 
 
 class SinkStep(StrEnum):
-    """Where a crash can fall."""
+    """Steps of a flush, used by tests to inject crashes."""
 
     READ = "read"
     ENCODED = "encoded"
@@ -79,8 +95,9 @@ class SinkStep(StrEnum):
 
 @dataclass(frozen=True)
 class StreamFormat(Generic[EventT]):
-    """How the records of a stream become rows, and rows an object. `decode` raises
-    UndecodableError.
+    """Conversion of a stream's records to rows, and of rows to an object.
+
+    `decode` raises UndecodableError.
     """
 
     stream: Stream
@@ -91,7 +108,7 @@ class StreamFormat(Generic[EventT]):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a projection stands after a batch that began at `start_offset`."""
+    """Range of offsets of a batch, used to advance a projection."""
 
     topic_id: str
     partition: int
@@ -105,13 +122,14 @@ Fold = Callable[[Connection, Position, Sequence[tuple[Record, EventT]]], None]
 def no_projection(
     _connection: Connection, _position: Position, _kept: Sequence[tuple[Record, SealableEvent]]
 ) -> None:
-    """For a stream whose events are only written."""
+    """Ignore a batch, for streams without a projection."""
 
 
 @dataclass(frozen=True)
 class ClassifiedRecords(Generic[EventT]):
-    """A batch of records by what becomes of each. Of those in no list, and of those that were
-    erased, tombstones.
+    """Records of a batch by outcome.
+
+    Erased records, and records in none of the lists, become tombstones.
     """
 
     kept: list[tuple[Record, EventT]]
@@ -121,14 +139,18 @@ class ClassifiedRecords(Generic[EventT]):
 
 @dataclass(frozen=True)
 class FlushLimits:
-    """The most that one Parquet object holds."""
+    """Maximum size of one Parquet object."""
 
     rows: int
     bytes: int
 
 
 class Sink(Generic[EventT]):
-    """One writer of one partition. `at` is called as each step is reached: tests crash there."""
+    """Writer of one partition.
+
+    Args:
+        on_step: Called at each step, so that tests can inject crashes.
+    """
 
     def __init__(
         self,
@@ -146,29 +168,30 @@ class Sink(Generic[EventT]):
 
     @property
     def position(self) -> int:
-        """The next offset to sink: the ledger's end."""
+        """Next offset to sink, equal to the ledger's end."""
         return self._current_lease().end_offset
 
     def assign(self) -> None:
-        """Take the partition: the position is the ledger's end, whatever anybody else remembers.
+        """Acquire the partition and continue at the ledger's end.
 
         Raises:
-            OffsetOutOfRangeError: log and ledger do not fit together: events would be lost or
-                overwritten.
-            LedgerUnavailableError: the database is away.
+            OffsetOutOfRangeError: Log and ledger do not match; continuing would lose or overwrite
+                events.
+            LedgerUnavailableError: The database is unavailable.
         """
         lease = self._ledger.lease(self._format.stream, self._log.topic_id, self._log.partition)
+        # Reading fails if the log no longer has the offset, before any work is done.
         self._log.read(lease.end_offset, max_records=1, max_bytes=1)
         self._lease = lease
         self._log.trim(lease.end_offset)
 
     def flush(self) -> Segment | None:
-        """Sink one batch; None if nothing waits.
+        """Sink one batch and return its segment, or None for an empty log.
 
         Raises:
-            FencedError: assign again; also where one erasure after another comes between.
-            ObjectStoreError, LedgerUnavailableError: nothing is lost; later again, and after the
-            latter assign first.
+            FencedError: Call `assign` again; also raised after repeated concurrent erasures.
+            ObjectStoreError: No data is lost; retry later.
+            LedgerUnavailableError: No data is lost; call `assign` before the retry.
         """
         lease = self._current_lease()
         records = self._log.read(lease.end_offset, self._limits.rows, self._limits.bytes)
@@ -177,6 +200,7 @@ class Sink(Generic[EventT]):
             return None
         try:
             segment = self._write(lease, records)
+        # A second attempt sees the erasure. A further erasure in between is left to the caller.
         except ErasedConcurrentlyError:
             segment = self._write(lease, records)
         self._on_step(SinkStep.COMMITTED)
@@ -186,7 +210,7 @@ class Sink(Generic[EventT]):
 
     def _current_lease(self) -> Lease:
         if self._lease is None:
-            raise RuntimeError("assign comes first")
+            raise RuntimeError("assign must be called before position and flush")
         return self._lease
 
     def _write(self, lease: Lease, records: Sequence[Record]) -> Segment:
@@ -200,7 +224,10 @@ class Sink(Generic[EventT]):
     def _store_batch(
         self, lease: Lease, records: Sequence[Record]
     ) -> tuple[Batch, list[tuple[Record, EventT]]]:
-        """Write the data object; until the ledger names it, it is an orphan that no reader sees."""
+        """Write the object of a batch.
+
+        Until the commit the object is an orphan, invisible to readers.
+        """
         found, end = self._classify(records), records[-1].offset + 1
         key, digest = "", ""
         if found.kept:
@@ -216,8 +243,7 @@ class Sink(Generic[EventT]):
             sha256=digest,
             rows=len(found.kept),
             dead_letters=found.dead_letters,
-            # An event that was erased on its way stays known: whoever sends it again does not bring
-            # it back.
+            # The ids of erased events stay known, so that a retry does not restore an erased event.
             fingerprints={
                 record.entry.event_id: record.entry.fingerprint
                 for record in [*(record for record, _ in found.kept), *found.erased]
@@ -228,8 +254,9 @@ class Sink(Generic[EventT]):
         return batch, found.kept
 
     def _classify(self, records: Sequence[Record]) -> ClassifiedRecords[EventT]:
-        """The first of an event id becomes a row, a later or erased one a tombstone, what cannot be
-        read a dead letter.
+        """Classify records: first decodable event of an id → row; repeated or erased → tombstone.
+
+        Undecodable records become dead letters.
         """
         event_ids = [record.entry.event_id for record in records]
         seen = set(self._ledger.fingerprints(self._format.stream, event_ids))
@@ -267,8 +294,9 @@ def _owner(event: SealableEvent) -> Owner:
 
 
 def object_key(lease: Lease, end: int, sha256: str) -> str:
-    """Names log, offsets (the end is exclusive) and content: another batch or another writer never
-    has the same key.
+    """Return the key of an object: log, offsets (end exclusive) and content hash.
+
+    Different batches or writers never share a key.
     """
     offsets = f"{lease.end_offset:020d}-{end:020d}"
     folder = f"{lease.stream}/v1/topic_id={lease.topic_id}/partition={lease.partition}"

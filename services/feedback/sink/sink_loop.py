@@ -1,5 +1,6 @@
-"""Drives a sink on the event loop: when to flush, what to do when it fails. The sink itself runs in
-a thread.
+"""Loop that drives a sink: schedule of flushes, and recovery after failures.
+
+The sink itself runs in a thread.
 """
 
 import asyncio
@@ -21,12 +22,12 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 10.0
-# What passes, or is settled by asking the ledger again.
+# Transient failures, or failures resolved by reading the ledger again.
 FAILURES = (FencedError, LedgerUnavailableError, LogUnavailableError, ObjectStoreError, OSError)
 
 
 class SinkableLog(Protocol):
-    """The log, as far as the driver looks."""
+    """Log interface of the loop."""
 
     @property
     def partition(self) -> int: ...
@@ -35,7 +36,7 @@ class SinkableLog(Protocol):
 
 
 class Flusher(Protocol):
-    """The sink, as its driver sees it."""
+    """Sink interface of the loop."""
 
     @property
     def position(self) -> int: ...
@@ -44,11 +45,11 @@ class Flusher(Protocol):
 
 
 class SinkLoop:
-    """Flushes when enough events wait, or one waits long enough; for ever, until told to stop.
+    """Loop that flushes when enough events wait, or an event has waited long enough.
 
-    `on_committed(end)` runs on the event loop once everything before `end` is in the ledger.
-    `executor` is where flushes block;
-    None: the loop's own.
+    Args:
+        on_committed: Called on the event loop with an offset; all records below are in the ledger.
+        executor: Executor for blocking flushes; None means the loop's default executor.
     """
 
     def __init__(
@@ -68,7 +69,11 @@ class SinkLoop:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Until `stop`; raises what a person must look at (LogError)."""
+        """Flush until `stop`.
+
+        Raises:
+            LogError: The log needs an operator.
+        """
         retry_seconds = FIRST_RETRY_SECONDS
         while not self._stopped.is_set():
             wait_seconds = POLL_SECONDS
@@ -76,19 +81,17 @@ class SinkLoop:
                 if await self._flush_once():
                     retry_seconds = FIRST_RETRY_SECONDS
                     continue
-                wait_seconds, retry_seconds = (
-                    retry_seconds,
-                    min(2 * retry_seconds, LAST_RETRY_SECONDS),
-                )
+                wait_seconds = retry_seconds
+                retry_seconds = min(2 * retry_seconds, LAST_RETRY_SECONDS)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), wait_seconds)
 
     def stop(self) -> None:
-        """Let `run` end after the flush that is under way: a flush in a thread cannot be cancelled."""
+        """Let `run` end after the current flush, since a flush in a thread cannot be cancelled."""
         self._stopped.set()
 
     async def finish(self) -> None:
-        """Sink what waits, as long as that works: what does not, is there at the next start."""
+        """Sink the remaining events until the first failure; the rest follows at the next start."""
         while self._waiting() and await self._flush_once():
             pass
 
@@ -110,7 +113,7 @@ class SinkLoop:
         )
 
     async def _flush_once(self) -> bool:
-        """One flush; False if it must be tried again."""
+        """Run one flush and return False if a retry is needed."""
         end_before = self._log.end_offset
         try:
             segment = await asyncio.get_running_loop().run_in_executor(
@@ -128,17 +131,17 @@ class SinkLoop:
         return True
 
     async def _reassign(self, error: Exception) -> None:
-        """After a failure only the ledger knows what was committed."""
+        """Acquire the partition again, since only the ledger knows the committed end."""
         metrics.SINK_FAILURES.labels(self._stream, type(error).__name__).inc()
         log.warning(
-            "flush failed, will be tried again",
+            "flush failed, retrying",
             extra=fields(stream=self._stream, error=type(error).__name__),
         )
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._sink.assign)
         except FAILURES as again:
             log.warning(
-                "sink cannot go on yet",
+                "lease not acquired, retrying",
                 extra=fields(stream=self._stream, error=type(again).__name__),
             )
 

@@ -1,3 +1,4 @@
-"""The way to the ack: decide, claim, seal, then one write and one sync; and the log on the disk
-that this leaves.
+"""Acceptance of events and the write-ahead log on the local disk.
+
+Acceptance decides, claims and seals; a group of events is then written and synced together.
 """

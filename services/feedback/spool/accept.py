@@ -1,9 +1,8 @@
-"""The way to the ack: decide whether an event is new, claim it, seal it, then one write and one
-sync for all who wait.
+"""Acceptance of events: deduplicate, claim, seal, write, sync.
 
-One thread decides and writes, so two calls with the same event_id can never both be new here; two
-replicas may both store one, with the same content and the same place in the order: the sink keeps
-the first.
+A single thread decides and writes, so two calls with the same event_id never both count as new in
+one process. Two replicas may both store an event with the same content and the same place in the
+order; the sink keeps the first copy.
 """
 
 import asyncio
@@ -22,27 +21,29 @@ from services.feedback.spool.spool import BROKEN
 
 log = logging.getLogger(__name__)
 
-# Enough for one sync to serve all callers of a busy moment; a batch of turns may be 2 MiB by
+# Large enough for one sync to serve all concurrent callers. A batch of turns may reach 2 MiB by
 # itself.
 MAX_CALLS_PER_GROUP = 256
 MAX_BYTES_PER_GROUP = 4 * 1024 * 1024
 
 NewEventCount = int
-"""How many of a call's events were new; the others were known, with the same content."""
+"""Number of new events of a call; the others were known with the same content."""
 
 
 class CommittedIds(Protocol):
-    """What the sink has committed, by event id."""
+    """Event ids committed by the sink."""
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> Mapping[str, bytes]:
-        """Those of the ids that are committed. Raises: UnavailableError."""
+        """Return the committed ids among the given ids, with fingerprints.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is known of an event after claiming it: whose content stands, its order, and whether it
-    is in the ledger already.
-    """
+    """Result of claiming an event: winning content, order, and whether the ledger has the event."""
 
     fingerprint: bytes
     accept_order: int
@@ -50,68 +51,93 @@ class Claim:
 
 
 class Claims(Protocol):
-    """Who came first, over all processes that accept."""
+    """Claims across all accepting processes; the first claim of an event id wins."""
 
     def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
-        """Claim events in the order of their acceptance. Raises: UnavailableError."""
+        """Claim events in the order of their acceptance.
+
+        Raises:
+            UnavailableError: The claims are unavailable or their state is unknown.
+        """
 
     def release(self, event_ids: Collection[str]) -> None:
-        """Give back what was not stored. Raises: UnavailableError."""
+        """Release the claims of events without a stored record.
+
+        Raises:
+            UnavailableError: The claims are unavailable.
+        """
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Forget claims whose events never came; returns how many. Raises: UnavailableError."""
+        """Delete claims without an event and return their number.
+
+        Raises:
+            UnavailableError: The claims are unavailable.
+        """
 
 
 class NoClaims:
-    """One process accepts: what it knows itself is all there is to know."""
+    """Claims of a single accepting process, which needs no shared state."""
 
     def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
-        """Each event is its own claim."""
+        """Return a claim of its own for each event."""
         return {entry.event_id: Claim(entry.fingerprint, 0) for entry in entries}
 
     def release(self, event_ids: Collection[str]) -> None:
-        """Nothing was taken."""
+        """Ignore the release, since no claims are stored."""
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Nothing is left behind."""
+        """Return 0, since no claims are stored."""
         return 0
 
 
 class EntrySealer(Protocol):
-    """Makes of a plain entry what may be written down."""
+    """Conversion of a plain entry to a form that may be written to disk."""
 
     @property
     def max_overhead_bytes(self) -> int:
-        """By how much an entry grows at most."""
+        """Maximum growth of an entry in bytes."""
 
     def fingerprint(self, digest: bytes) -> bytes:
-        """What is written down of an event's content, in place of its digest."""
+        """Return the stored fingerprint for a content digest."""
 
     def seal(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The entries, their texts sealed under keys that stand now. Raises: UnavailableError."""
+        """Seal the texts of the entries under current keys.
+
+        Raises:
+            UnavailableError: The keys are unavailable.
+        """
 
 
 class Journal(Protocol):
-    """Where accepted events become durable."""
+    """Durable storage of accepted events."""
 
     def check_space(self, new_bytes: int) -> None:
-        """Raises: UnavailableError if so many more bytes would pass the limit."""
+        """Check for space for a number of further bytes.
+
+        Raises:
+            UnavailableError: The bytes would exceed the limit.
+        """
 
     def append(self, entries: Sequence[Entry]) -> list[Record]:
-        """Store all durably, or none. Raises: UnavailableError."""
+        """Store all entries durably, or none of them.
+
+        Raises:
+            UnavailableError: No entry was stored, or the state is unknown.
+        """
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What one group commit did: a result for each call, and the new records."""
+    """Outcome of one group commit: one result per call, and the new records."""
 
     results: list[NewEventCount | ServiceError]
     records: list[Record]
 
 
 class Acceptance:
-    """Idempotency by event id, over what the journal still holds and what the ledger has. One
-    thread calls `store`.
+    """Idempotent storage by event id, across the journal and the ledger.
+
+    Only one thread calls `store`.
     """
 
     def __init__(
@@ -128,14 +154,17 @@ class Acceptance:
         self._mutex = threading.Lock()
 
     def store(self, calls: Sequence[Sequence[Entry]]) -> Stored:
-        """Store the new events of many calls; each call's events are stored all or not at all."""
+        """Store the new events of many calls, atomically per call."""
         calls = [
             [replace(e, fingerprint=self._sealing.fingerprint(e.fingerprint)) for e in call]
             for call in calls
         ]
         try:
             known = self._known_fingerprints([entry.event_id for call in calls for entry in call])
+            # Local checks come first, so that known events never touch the shared claims.
             results, group = self._decide(calls, known)
+            # The claims precede the write: a crash in between leaves a claim without an event,
+            # never an event without a claim.
             claims = self._claims.claim(list(group.values())) if group else {}
         except UnavailableError as error:
             return Stored([error] * len(calls), [])
@@ -143,7 +172,7 @@ class Acceptance:
         return self._append(calls, results, new, group)
 
     def remember(self, records: Sequence[Record]) -> None:
-        """Take records as known: they are in the spool and not yet in the ledger."""
+        """Register records of the spool not yet in the ledger as known."""
         with self._mutex:
             for record in records:
                 self._pending.setdefault(
@@ -151,13 +180,14 @@ class Acceptance:
                 )
 
     def forget(self, before: int) -> None:
-        """Drop what the ledger knows by now."""
+        """Drop known records below an offset, since the ledger has them."""
         with self._mutex:
             while self._pending and next(iter(self._pending.values()))[0] < before:
                 self._pending.popitem(last=False)
 
     def _known_fingerprints(self, event_ids: list[str]) -> dict[str, bytes]:
-        # Memory before ledger: an id moves from the one to the other and is never in neither.
+        # Read memory before the ledger: ids move from memory to the ledger, so this order never
+        # misses an id.
         with self._mutex:
             pending = {i: self._pending[i][1] for i in event_ids if i in self._pending}
         rest = [event_id for event_id in event_ids if event_id not in pending]
@@ -166,7 +196,7 @@ class Acceptance:
     def _decide(
         self, calls: Sequence[Sequence[Entry]], known: Mapping[str, bytes]
     ) -> tuple[list[NewEventCount | ServiceError], dict[str, Entry]]:
-        """A result for each call as far as this process knows, and the events that are new to it."""
+        """Return a result per call from the knowledge of this process, and the new events."""
         group: dict[str, Entry] = {}
         results: list[NewEventCount | ServiceError] = []
         group_bytes = 0
@@ -202,9 +232,9 @@ class Acceptance:
             results = [
                 error if hit else result for hit, result in zip(touched, results, strict=True)
             ]
-            # On a broken disk it is not known what was stored, so what may be there keeps its
-            # claims.
+            # After a disk failure the stored records are unknown, so all claims of the group stay.
             stored = stored if error.reason == BROKEN else set()
+        # Claims of events that did not reach the disk would delay their retry on another replica.
         self._release(set(group) - stored)
         self.remember(records)
         return Stored(results, records)
@@ -215,7 +245,7 @@ class Acceptance:
                 self._claims.release(event_ids)
         except UnavailableError:
             log.warning(
-                "claims were not released", extra=fields(stream=self._stream, events=len(event_ids))
+                "claims not released", extra=fields(stream=self._stream, events=len(event_ids))
             )
 
     def _apply_claims(
@@ -224,9 +254,7 @@ class Acceptance:
         results: Sequence[NewEventCount | ServiceError],
         claims: Mapping[str, Claim],
     ) -> tuple[list[NewEventCount | ServiceError], dict[str, Entry]]:
-        """The results as all processes know them, and the events to store, with their place in the
-        order.
-        """
+        """Apply the claims: return results across processes, and the events to store in order."""
         found: list[NewEventCount | ServiceError] = []
         new: dict[str, Entry] = {}
         for call, result in zip(calls, results, strict=True):
@@ -244,6 +272,7 @@ class Acceptance:
             for entry in claimed:
                 claim = claims[entry.event_id]
                 if not claim.committed:
+                    # The order of the claim is shared by all replicas, so copies of an event agree.
                     new.setdefault(entry.event_id, replace(entry, accept_order=claim.accept_order))
             found.append(result if isinstance(result, ServiceError) else len(new) - before)
         return found, new
@@ -251,10 +280,10 @@ class Acceptance:
     def _new_events(
         self, call: Sequence[Entry], known: Mapping[str, bytes], group: Mapping[str, Entry]
     ) -> dict[str, Entry]:
-        """The call's events that nobody sent before.
+        """Return the new events of a call.
 
         Raises:
-            AlreadyExistsError: an id is known with another content. The first stands.
+            AlreadyExistsError: An id is known with another content; the first content wins.
         """
         new: dict[str, Entry] = {}
         for entry in call:
@@ -267,13 +296,13 @@ class Acceptance:
         return new
 
     def _is_same(self, known: bytes, entry: Entry) -> bool:
-        # The first version wrote the bare digest down; a retry may cross the upgrade.
+        # The first version stored the bare digest, and a retry may cross the upgrade.
         return entry.fingerprint in (known, self._sealing.fingerprint(known))
 
 
 def _mismatch() -> AlreadyExistsError:
-    text = "this id was used with another content; the first stands"
-    return AlreadyExistsError(text, field="event_id", limit="one content an id")
+    text = "the id was used before with another content; the first content is kept"
+    return AlreadyExistsError(text, field="event_id", limit="one content per id")
 
 
 Call = tuple[Sequence[Entry], "asyncio.Future[NewEventCount]"]
@@ -284,13 +313,17 @@ def _payload_bytes(call: Call) -> int:
 
 
 class GroupCommit:
-    """Lets many coroutines wait for one thread that stores their events together."""
+    """Group commit: many coroutines wait for one thread that stores their events together."""
 
     def __init__(
         self, acceptance: Acceptance, on_stored: Callable[[Sequence[Record]], None]
     ) -> None:
-        """`on_stored` runs on the event loop before any caller learns of the ack, and must not
-        fail.
+        """Start the thread.
+
+        Args:
+            acceptance: Called only from the thread.
+            on_stored: Runs on the event loop before any caller gets its acknowledgement, and must
+                not fail.
         """
         self._acceptance, self._on_stored = acceptance, on_stored
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
@@ -299,18 +332,18 @@ class GroupCommit:
         self._thread.start()
 
     async def append(self, entries: Sequence[Entry]) -> NewEventCount:
-        """Return once all are durable.
+        """Wait until all entries are durable and return the number of new events.
 
         Raises:
-            AlreadyExistsError: an id is known with another content.
-            UnavailableError: nothing was stored.
+            AlreadyExistsError: An id is known with another content.
+            UnavailableError: No entry was stored.
         """
         future: asyncio.Future[NewEventCount] = self._loop.create_future()
         self._queue.put((entries, future))
         return await future
 
     async def close(self) -> None:
-        """Store what waits, then stop the thread."""
+        """Store the queued calls, then stop the thread."""
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -319,7 +352,7 @@ class GroupCommit:
             self._store(group)
 
     def _next_group(self) -> "list[Call]":
-        """Wait for a call, and take with it what has queued up; empty: the end."""
+        """Wait for a call and return it with all queued calls; an empty list ends the thread."""
         first = self._queue.get()
         if first is None:
             return []
@@ -340,15 +373,17 @@ class GroupCommit:
     def _store(self, group: "list[Call]") -> None:
         try:
             stored = self._acceptance.store([entries for entries, _ in group])
-        except Exception as error:  # noqa: BLE001 - the callers must hear of it, and the thread must go on
+        except Exception as error:  # noqa: BLE001 - callers get an error
             log.error("group commit failed", extra=fields(error=type(error).__name__))
             stored = Stored([ServiceError("internal error")] * len(group), [])
+        # Futures belong to the event loop and may only be resolved there.
         self._loop.call_soon_threadsafe(self._resolve, [future for _, future in group], stored)
 
     def _resolve(self, futures: "Sequence[asyncio.Future[NewEventCount]]", stored: Stored) -> None:
         if stored.records:
             self._on_stored(stored.records)
         for future, result in zip(futures, stored.results, strict=True):
+            # The caller may have been cancelled while the group was written.
             if future.done():
                 continue
             if isinstance(result, ServiceError):

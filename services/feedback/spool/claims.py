@@ -1,9 +1,8 @@
-"""Who came first, where several replicas accept: claims in Postgres, one a new event, taken before
-the spool is written.
+"""Claims in Postgres for several accepting replicas, one per new event.
 
-A claim holds the event's content and its place in the order of acceptance. It is no ack: a crash
-may lie between it and the spool, so the same event may be claimed again. The sink removes it in the
-commit that makes the event a row.
+A claim records the content and the order of an event before the write to the spool. A claim is no
+acknowledgement: after a crash between claim and spool the event is claimed again. The sink deletes
+the claim in the transaction that commits the event.
 """
 
 import asyncio
@@ -26,33 +25,42 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 3_600.0
 
-# In arrays, so that the statement is the same for one event and for hundreds. Places in the order
-# are given as the events arrived, but rows are taken in the order of their ids, by everybody:
-# nobody waits in a ring. The time is the database's: the replicas' clocks may differ.
+# Arrays keep the statement identical for one event and for hundreds. The order numbers follow the
+# arrival of the events, but the rows are locked in the order of their ids by all replicas, so no
+# deadlock can occur. The time is the database's, since the clocks of replicas may differ.
 _CLAIM = text("""
     INSERT INTO claims (stream, event_id, fingerprint, accept_order, holders, claim_us,
                         principal, message_id, up, model_version, arm, accept_us)
-    SELECT :stream, event_id, fingerprint, drawn, 1, extract(epoch FROM clock_timestamp()) * 1000000,
+    SELECT :stream, event_id, fingerprint, drawn, 1,
+           extract(epoch FROM clock_timestamp()) * 1000000,
            principal, message_id, up, model_version, arm, accept_us
-    FROM unnest(CAST(:event_id AS varchar[]), CAST(:fingerprint AS bytea[]), CAST(:principal AS varchar[]),
-                CAST(:message_id AS varchar[]), CAST(:up AS boolean[]), CAST(:model_version AS varchar[]),
+    FROM unnest(CAST(:event_id AS varchar[]), CAST(:fingerprint AS bytea[]),
+                CAST(:principal AS varchar[]), CAST(:message_id AS varchar[]),
+                CAST(:up AS boolean[]), CAST(:model_version AS varchar[]),
                 CAST(:arm AS varchar[]), CAST(:accept_us AS bigint[]))
-         WITH ORDINALITY AS event (event_id, fingerprint, principal, message_id, up, model_version, arm, accept_us, place)
+         WITH ORDINALITY AS event (event_id, fingerprint, principal, message_id, up,
+                                   model_version, arm, accept_us, place)
     JOIN (SELECT drawn, row_number() OVER (ORDER BY drawn) AS place
           FROM (SELECT nextval('feedback_accept_order') AS drawn
-                FROM generate_series(1, CAST(:events AS integer))) AS numbers) AS orders USING (place)
+                FROM generate_series(1, CAST(:events AS integer))) AS numbers) AS orders
+         USING (place)
     ORDER BY event_id
     ON CONFLICT (stream, event_id) DO UPDATE SET holders = claims.holders + 1
     RETURNING event_id, fingerprint, accept_order
 """)
 _SWEEP = text("""
     DELETE FROM claims
-    WHERE stream = :stream AND claim_us < (extract(epoch FROM clock_timestamp()) - CAST(:seconds AS float8)) * 1000000
+    WHERE stream = :stream
+      AND claim_us < (extract(epoch FROM clock_timestamp()) - CAST(:seconds AS float8)) * 1000000
 """)
 
 
 class PostgresClaims:
-    """Claims of one stream. `change_of` tells what an event does to a thumb."""
+    """Claims of one stream.
+
+    Args:
+        change_of: Returns the effect of an event on a thumb.
+    """
 
     def __init__(
         self, engine: Engine, stream: str, change_of: Callable[[Entry], Change | None]
@@ -60,15 +68,17 @@ class PostgresClaims:
         self._engine, self._stream, self._change_of = engine, stream, change_of
 
     def claim(self, entries: Sequence[Entry]) -> Mapping[str, Claim]:
-        """Claim events, given in the order of their acceptance. The first content of an id stands,
-        here or in the ledger.
+        """Claim events in the order of their acceptance.
+
+        The first content of an id wins, in the claims or in the ledger.
 
         Raises:
-            UnavailableError: nothing is claimed, or it is not known.
+            UnavailableError: No event is claimed, or the state is unknown.
         """
         with transaction(self._engine) as connection:
             found = self._insert_claims(connection, entries)
-            # Only after the claims are ours: a commit that settled them just before is seen by now.
+            # Read the ledger after claiming: a commit that deleted these claims just before is then
+            # visible.
             committed = committed_fingerprints(
                 connection, self._stream, [entry.event_id for entry in entries]
             )
@@ -78,8 +88,10 @@ class PostgresClaims:
         }
 
     def release(self, event_ids: Collection[str]) -> None:
-        """Give back claims whose events were not stored, unless somebody else has claimed the same.
-        Raises: UnavailableError.
+        """Release claims without a stored event, except claims shared with another replica.
+
+        Raises:
+            UnavailableError: The database does not answer.
         """
         table = tables.claims.c
         with transaction(self._engine) as connection:
@@ -88,16 +100,14 @@ class PostgresClaims:
                 connection.execute(delete(tables.claims).where(mine, table.holders == 1))
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Delete claims whose events never came: of a crash between claim and spool. Returns how
-        many.
-        """
+        """Delete claims left by a crash between claim and spool, and return their number."""
         with transaction(self._engine) as connection:
             return connection.execute(
                 _SWEEP, {"stream": self._stream, "seconds": older_than_seconds}
             ).rowcount
 
     async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, ThumbState]:
-        """What the claimed thumbs and retractions say, the newest of each user on each message."""
+        """Return the newest claimed thumb or retraction of each user on each message."""
         return await asyncio.to_thread(self._read_latest, keys)
 
     def _insert_claims(self, connection: Connection, entries: Sequence[Entry]) -> dict[str, Claim]:
@@ -141,7 +151,7 @@ def _thumb_state(row: Row[Any]) -> ThumbState:
 
 
 async def sweep_hourly(claims: Claims, older_than_seconds: float) -> None:
-    """For ever."""
+    """Delete stale claims every hour until cancelled."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
@@ -149,4 +159,4 @@ async def sweep_hourly(claims: Claims, older_than_seconds: float) -> None:
         except UnavailableError:
             continue
         if swept:
-            log.warning("claims without an event were forgotten", extra=fields(claims=swept))
+            log.warning("stale claims deleted", extra=fields(claims=swept))

@@ -1,8 +1,7 @@
-"""The folder of one spool: its lock, its topic id, its files, and what a crash may have left at the
-end of the last.
+"""Folder of a spool: lock, topic id, files, and recovery after a crash.
 
-A folder made anew has another topic id, so that its offsets, which begin at 0 again, never meet the
-old ones.
+A recreated folder has another topic id. Its offsets start at 0 again and never mix with the old
+offsets.
 """
 
 import fcntl
@@ -20,24 +19,24 @@ SUFFIX = ".log"
 
 
 class SpoolError(LogError):
-    """The folder cannot be used as it is."""
+    """Spool folder is unusable in its current state."""
 
 
 class SpoolDamagedError(SpoolError):
-    """Acknowledged records cannot be read back; `field` is the file."""
+    """Acknowledged records are unreadable; `field` is the file."""
 
     reason = "DAMAGED"
 
 
 class SpoolLockedError(SpoolError):
-    """Another process has this spool."""
+    """Spool is locked by another process."""
 
     reason = "IN_USE"
 
 
 @dataclass
 class SpoolFile:
-    """One file: `positions` holds the first byte of each record, `size` the bytes that are durable."""
+    """Spool file with the first byte of each record (`positions`) and its durable size in bytes."""
 
     path: Path
     base: int
@@ -46,22 +45,22 @@ class SpoolFile:
 
     @property
     def end(self) -> int:
-        """One past the last offset."""
+        """Offset after the last record."""
         return self.base + len(self.positions)
 
 
 def inspect(directory: Path, attempts: int = 5) -> list[LogView]:
-    """Read every record without changing anything; empty if there is no spool.
+    """Read every record without changes; return an empty list without a spool.
 
     Raises:
-        SpoolDamagedError: acknowledged records cannot be read.
+        SpoolDamagedError: Acknowledged records are unreadable.
     """
     if not (directory / "topic_id").exists():
         return []
     try:
         files = recover(directory, repair=False)
     except FileNotFoundError:
-        # The running service trimmed a file under our eyes.
+        # The running service trimmed a file during the read.
         if attempts == 1:
             raise
         return inspect(directory, attempts - 1)
@@ -70,8 +69,12 @@ def inspect(directory: Path, attempts: int = 5) -> list[LogView]:
 
 
 def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
-    """Open what is there; a torn tail of the last file does not count and is cut off, any other
-    damage is refused.
+    """Scan all files of a spool and cut off a torn tail of the last file.
+
+    A torn tail was never acknowledged.
+
+    Raises:
+        SpoolDamagedError: Damage anywhere else, or a missing file.
     """
     paths = sorted(directory.glob(f"*{SUFFIX}"))
     if not paths and repair:
@@ -82,7 +85,7 @@ def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
         found = frames.scan(data, base)
         if files and files[-1].end != base:
             raise SpoolDamagedError(
-                f"{path.name} does not follow the one before it, which ends at {files[-1].end}",
+                f"{path.name} does not continue the previous file, which ends at {files[-1].end}",
                 field=path.name,
                 reason="MISSING",
                 limit=str(files[-1].end),
@@ -90,6 +93,7 @@ def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
         torn = found.end < len(data)
         if torn and (path != paths[-1] or frames.proves_damage(data, found.end)):
             raise SpoolDamagedError(f"{path.name} is damaged at byte {found.end}", field=path.name)
+        # Only the last file was open for writing at the time of the crash.
         if repair and path == paths[-1]:
             _truncate_and_sync(path, found.end)
         files.append(SpoolFile(path, base, found.positions, found.end))
@@ -97,8 +101,9 @@ def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
 
 
 def _truncate_and_sync(path: Path, size: int) -> None:
-    """Cut off a torn tail, and sync what is whole: a record that nobody synced yet will be
-    acknowledged as known.
+    """Cut off a torn tail and sync the rest.
+
+    A recovered record may be unsynced, and a retry of its event is acknowledged as known.
     """
     with path.open("r+b") as file:
         file.truncate(size)
@@ -106,12 +111,12 @@ def _truncate_and_sync(path: Path, size: int) -> None:
 
 
 def file_path(directory: Path, base: int) -> Path:
-    """Where the file lies whose first record has this offset."""
+    """Return the path of the file with this first offset."""
     return directory / f"{base:020d}{SUFFIX}"
 
 
 def create_file(path: Path) -> SpoolFile:
-    """An empty file, durably there."""
+    """Create an empty file durably."""
     with path.open("wb") as file:
         os.fsync(file.fileno())
     sync_directory(path.parent)
@@ -119,7 +124,7 @@ def create_file(path: Path) -> SpoolFile:
 
 
 def read_topic_id(directory: Path) -> str:
-    """The log's id; made if the folder is new."""
+    """Return the log's id, and create an id for a new folder."""
     path = directory / "topic_id"
     if path.exists():
         return str(uuid.UUID(path.read_text().strip()))
@@ -128,14 +133,20 @@ def read_topic_id(directory: Path) -> str:
             f"the spool has records but no {path.name}", field=path.name, reason="MISSING"
         )
     topic_id = str(uuid.uuid4())
+    # The id is durable before the first record, so records never exist without an id.
     write_file(path, topic_id.encode())
     return topic_id
 
 
 def lock_folder(directory: Path) -> int:
-    """Keep other processes out until the descriptor is closed. Raises: SpoolLockedError."""
+    """Lock the folder against other processes until the descriptor is closed.
+
+    Raises:
+        SpoolLockedError: Another process holds the lock.
+    """
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
+        # The kernel releases this lock when the process dies, also after kill -9.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)

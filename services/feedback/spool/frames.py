@@ -1,9 +1,9 @@
-"""How one record lies in a spool file: magic, length, CRC-32, body.
+"""Frame of a record in a spool file: magic, length, CRC-32, body.
 
-Each frame names the byte where its group commit began. Everything before that byte was synced
-before this frame was written; so a broken frame followed by a frame of a later group is damage to
-acknowledged data and no torn tail. Frames of the first version, which had no accept order and no
-trace, are still read.
+Each frame contains the position of the first byte of its group commit. All bytes before that
+position were synced before the frame was written. A broken frame followed by a frame of a later
+group therefore proves damage to acknowledged data; otherwise the broken frame is a torn tail.
+Frames of version 1, without accept order and trace, are still readable.
 """
 
 import struct
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 MAGIC_PREFIX = b"TWF"
 MAGIC_V1, MAGIC_V2 = MAGIC_PREFIX + b"1", MAGIC_PREFIX + b"2"
 _HEAD = struct.Struct(">4sII")  # magic, body length, CRC-32 of the body
-# offset, append time, group's first byte, schema, id length, key length, fingerprint
+# offset, append time, group start, schema, id length, key length, fingerprint
 _BODY_V1 = struct.Struct(">QQQHHH32s")
-# the same, then accept order, trace length
+# fields of version 1, then accept order and trace length
 _BODY_V2 = struct.Struct(">QQQHHH32sQH")
 _BODY_BY_MAGIC = {MAGIC_V1: _BODY_V1, MAGIC_V2: _BODY_V2}
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -24,10 +24,10 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Entry:
-    """An event on its way into a log. The log does not look into the payload.
+    """Event to be appended to a log; the log never parses the payload.
 
-    `accept_order` orders events over all replicas (0: there is one process, the log's own order
-    counts); `traceparent` is the W3C trace of the call that brought it, or empty.
+    `accept_order` orders events across replicas; 0 means a single process, where the log's own
+    order counts. `traceparent` is the W3C trace of the original call, or empty.
     """
 
     event_id: str
@@ -41,8 +41,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Record:
-    """An entry at its place in a log; `append_us` is microseconds since 1970, for people, not for
-    order.
+    """Entry at its offset in a log.
+
+    `append_us` is in microseconds since 1970, for information only and never for order.
     """
 
     offset: int
@@ -52,7 +53,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Frame:
-    """A record found in a file; `end` is one past its last byte."""
+    """Record found in a file; `end` is the position after its last byte."""
 
     record: Record
     group_start: int
@@ -61,16 +62,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Scan:
-    """The whole frames at the beginning of a file: where each begins, and one past the last byte of
-    the last.
-    """
+    """Intact frames at the beginning of a file: start of each frame, and end of the last frame."""
 
     positions: "array[int]"
     end: int
 
 
 def frame_bytes(entry: Entry) -> int:
-    """The size that `encode` will give."""
+    """Return the size of the encoded frame in bytes."""
     texts = (entry.event_id, entry.key, entry.traceparent)
     return (
         _HEAD.size + _BODY_V2.size + sum(len(text.encode()) for text in texts) + len(entry.payload)
@@ -78,7 +77,7 @@ def frame_bytes(entry: Entry) -> int:
 
 
 def encode(record: Record, group_start: int) -> bytes:
-    """One frame."""
+    """Encode a record as one frame."""
     entry = record.entry
     event_id, key, trace = entry.event_id.encode(), entry.key.encode(), entry.traceparent.encode()
     fixed = _BODY_V2.pack(
@@ -97,15 +96,17 @@ def encode(record: Record, group_start: int) -> bytes:
 
 
 def decode(data: bytes, position: int) -> Frame | None:
-    """The frame at a position; None if there is no whole and sound one."""
+    """Return the frame at a position, or None without an intact frame."""
     if len(data) - position < _HEAD.size + _BODY_V1.size:
         return None
     magic, length, checksum = _HEAD.unpack_from(data, position)
     start, end = position + _HEAD.size, position + _HEAD.size + length
     body_format = _BODY_BY_MAGIC.get(magic)
+    # A corrupt header may carry any length, also beyond the end of the file.
     if body_format is None or not body_format.size <= length <= MAX_BODY_BYTES or end > len(data):
         return None
     body = data[start:end]
+    # The length may be intact while a block of the body never reached the disk.
     if zlib.crc32(body) != checksum:
         return None
     record, group_start = _record(body, body_format)
@@ -113,7 +114,7 @@ def decode(data: bytes, position: int) -> Frame | None:
 
 
 def _record(body: bytes, body_format: struct.Struct) -> tuple[Record, int]:
-    """The record of a sound body, and where its group began."""
+    """Return the record of an intact body and the start of its group."""
     offset, append_us, group_start, schema_major, id_bytes, key_bytes, fingerprint, *later = (
         body_format.unpack_from(body)
     )
@@ -134,7 +135,7 @@ def _record(body: bytes, body_format: struct.Struct) -> tuple[Record, int]:
 
 
 def scan(data: bytes, first_offset: int) -> Scan:
-    """Walk frames from the beginning until the first that is not whole, not sound or out of order."""
+    """Scan frames until the first incomplete, corrupt or out-of-order frame."""
     positions, position = array("Q"), 0
     while (frame := decode(data, position)) and frame.record.offset == first_offset + len(
         positions
@@ -145,12 +146,15 @@ def scan(data: bytes, first_offset: int) -> Scan:
 
 
 def proves_damage(data: bytes, broken_at: int) -> bool:
-    """True if a later group stands behind the broken place: what broke had been synced, and perhaps
-    acknowledged.
+    """Return True if a frame of a later group follows the broken position.
+
+    The broken bytes had then been synced, and perhaps acknowledged.
     """
     position = data.find(MAGIC_PREFIX, broken_at + 1)
     while position >= 0:
         frame = decode(data, position)
+        # A later frame of the same group proves no damage: blocks of one unsynced write reach the
+        # disk in any order.
         if frame and frame.group_start > broken_at:
             return True
         position = data.find(MAGIC_PREFIX, position + 1)

@@ -1,6 +1,4 @@
-"""What stands between accept and sink, as the sink sees it: the spool itself, or a partition of a
-topic that it is relayed to.
-"""
+"""Log between acceptance and sink: the spool, or a partition of a Kafka topic."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,34 +8,35 @@ from services.feedback.spool.frames import Record
 
 
 class LogError(DetailedError):
-    """The log cannot be used as it is; a person must look."""
+    """Log is unusable in its current state and needs an operator."""
 
     reason = "INVALID_LOG"
 
 
 class OffsetOutOfRangeError(LogError):
-    """Records were asked for that the log does not have: a reader must stop and never jump. `limit`
-    is what it has.
+    """Requested records are not in the log; readers must stop and never skip.
+
+    `limit` is the available range.
     """
 
     reason = "OUT_OF_RANGE"
 
 
 class TopicReplacedError(LogError):
-    """The log that was read is gone, another one has its name: it begins at 0 under its own id."""
+    """Log was replaced by another log of the same name, with another id and offsets from 0."""
 
     reason = "MISMATCH"
 
 
 class LogUnavailableError(DetailedError):
-    """The log does not answer now: later again."""
+    """Log does not answer at present; the caller retries later."""
 
     reason = "UNREACHABLE"
 
 
 @dataclass(frozen=True)
 class LogView:
-    """One partition seen from outside: what it holds, from `start_offset` to before `end_offset`."""
+    """Range of a partition for an external observer: `start_offset` to before `end_offset`."""
 
     topic_id: str
     partition: int
@@ -46,20 +45,24 @@ class LogView:
 
 
 class Log(Protocol):
-    """One partition."""
+    """One partition of a log, as read by a sink."""
 
     @property
     def topic_id(self) -> str:
-        """Names this very log: made anew, it has another id, and its offsets begin again."""
+        """Identifier of this log; a recreated log has another id and starts at offset 0."""
 
     @property
     def partition(self) -> int:
         """Number of the partition."""
 
     def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
-        """Records from an offset on, in order. Raises: OffsetOutOfRangeError, TopicReplacedError,
-        LogUnavailableError.
+        """Return records from an offset on, in order.
+
+        Raises:
+            OffsetOutOfRangeError: The log lacks the offset.
+            TopicReplacedError: The topic was recreated.
+            LogUnavailableError: The log does not answer.
         """
 
     def trim(self, before: int) -> None:
-        """What lies before the offset will not be read again."""
+        """Release records below an offset, since no reader needs them."""

@@ -1,5 +1,6 @@
-"""Seals what was accepted, right before the spool: the texts go under the principal's key, the
-fingerprint under the master key.
+"""Sealing of accepted events before the write to the spool.
+
+Texts are encrypted under the principal's key, and fingerprints are keyed with the master key.
 """
 
 import os
@@ -17,23 +18,31 @@ MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
 
 
 class Keys(Protocol):
-    """Keys of principals."""
+    """Data keys of principals."""
 
     def get_or_create(self, tenants: Mapping[str, str]) -> Mapping[str, DataKey]:
-        """The key of each principal, given with its tenant; made where there is none. Raises:
-        UnavailableError.
+        """Return the key of each principal, and create missing keys.
+
+        Args:
+            tenants: Tenant of each principal.
+
+        Raises:
+            UnavailableError: The keys are unavailable.
         """
 
 
 def none_overtaken(_events: Sequence[MessageT]) -> Collection[str]:
-    """For events that come as they are said."""
+    """Return no ids, for events sent without delay."""
     return ()
 
 
 @dataclass(frozen=True)
 class Sealer(Generic[MessageT]):
-    """Of one stream. `take_texts` moves the texts out of an event; `late` tells the ids of those
-    that an erasure has overtaken.
+    """Sealer of one stream.
+
+    Args:
+        extract_texts: Moves the texts out of an event.
+        overtaken: Returns the ids of events from before their principal's last erasure.
     """
 
     event_type: type[MessageT]
@@ -45,23 +54,24 @@ class Sealer(Generic[MessageT]):
 
     @property
     def max_overhead_bytes(self) -> int:
-        """By how much an entry grows at most."""
+        """Maximum growth of an entry in bytes."""
         return MAX_SEAL_OVERHEAD_BYTES
 
     def fingerprint(self, digest: bytes) -> bytes:
-        """A digest of a short text tells it to whoever guesses; under a key it tells nothing."""
+        """Return the keyed fingerprint. A bare digest of a short text could be guessed."""
         return self.master.fingerprint(digest)
 
     def seal(self, entries: Sequence[Entry]) -> list[Entry]:
-        """All of one group, with one look at the keys: a key is never remembered, it may be
-        shredded the next moment.
+        """Seal all entries of a group with one lookup of the keys.
+
+        Keys are never cached, because an erasure may shred a key at any moment.
 
         Raises:
-            UnavailableError: without their keys nothing is sealed.
+            UnavailableError: The keys are unavailable, and no entry is sealed.
         """
         events = [self.event_type.FromString(entry.payload) for entry in entries]
         keys = self.keys.get_or_create({event.principal: event.tenant for event in events})
-        # After the keys: an erasure between the two has shredded those that were given.
+        # Read the erasures after the keys: an erasure in between has shredded the returned keys.
         overtaken = self.overtaken(events)
         return [
             replace(
@@ -74,8 +84,10 @@ class Sealer(Generic[MessageT]):
         ]
 
     def _seal_event(self, event: MessageT, key: DataKey | None) -> bytes:
-        """Without a key the texts are dropped, and the event becomes a tombstone like all of an
-        erased principal that names no key.
+        """Seal the texts of an event, or drop the texts without a key.
+
+        An event without texts and key id becomes a tombstone, like other events of an erased
+        principal.
         """
         texts = self.extract_texts(event).SerializeToString(deterministic=True)
         if key:
@@ -89,10 +101,10 @@ def overtaken_turns(
     last_erasures: Callable[[Collection[str]], Mapping[str, int]],
     turns: Sequence[events_pb2.TurnEvent],
 ) -> set[str]:
-    """Ids of turns that were finished before their principal's last erasure and come only now:
-    session sends them a while later.
+    """Return ids of turns finished before their principal's last erasure.
 
-    By session's clock and the ledger's. What takes a turn back has no texts, and stays.
+    The session service delivers turns with a delay. The comparison uses the clocks of the session
+    service and of the ledger. Turns that retract an answer have no texts and are excluded.
     """
     erased_us = last_erasures({turn.principal for turn in turns})
     return {

@@ -1,9 +1,8 @@
-"""The log on the local disk whose fdatasync is the ack: append, read, trim; survives kill -9 and
-power loss.
+"""Write-ahead log on the local disk, durable after fdatasync.
 
-A folder a stream: `lock` (one process), `topic_id` (made once: a folder made anew is another log)
-and files of frames named by their first offset. Only whole files are deleted, and only below what
-the sink has committed.
+The log survives kill -9 and power loss. Each stream has a folder with `lock` (one process),
+`topic_id` (created once, so a recreated folder is another log) and files of frames, named by their
+first offset. Only whole files are deleted, and only below the offset committed by the sink.
 """
 
 import os
@@ -34,15 +33,16 @@ BROKEN = "FEEDBACK_SPOOL_BROKEN"
 
 @dataclass(frozen=True)
 class Device:
-    """The system calls that can fail with a full or broken disk."""
+    """System calls that fail on a full or broken disk."""
 
     write: Callable[[int, memoryview, int], int] = os.pwrite
     sync: Callable[[int], None] = os.fdatasync
 
 
 class Spool:
-    """Appends are serial and each is durable when it returns; reads and trims may come from other
-    threads.
+    """Write-ahead log of one stream.
+
+    Appends are serial and durable on return. Reads and trims may run in other threads.
     """
 
     partition = 0
@@ -67,36 +67,40 @@ class Spool:
         self._descriptor = os.open(self._files[-1].path, os.O_RDWR)
 
     def close(self) -> None:
-        """Release the folder."""
+        """Close the files and release the folder."""
         os.close(self._descriptor)
         os.close(self._lock_descriptor)
 
     @property
     def start_offset(self) -> int:
-        """The first offset that can be read."""
+        """First readable offset."""
         return self._files[0].base
 
     @property
     def end_offset(self) -> int:
-        """One past the last durable record."""
+        """Offset after the last durable record."""
         return self._files[-1].end
 
     @property
     def bytes_used(self) -> int:
-        """Bytes of all files."""
+        """Size of all files in bytes."""
         return sum(file.size for file in self._files)
 
     def check_space(self, new_bytes: int) -> None:
-        """Raises: UnavailableError if so many more bytes would pass the limit."""
+        """Check for space for a number of further bytes.
+
+        Raises:
+            UnavailableError: The bytes would exceed the limit.
+        """
         if self.bytes_used + new_bytes > self._max_bytes:
             raise _not_stored("the spool is full", "FEEDBACK_SPOOL_FULL")
 
     def append(self, entries: Sequence[Entry]) -> list[Record]:
-        """Store all entries durably, or none.
+        """Store all entries durably, or none of them.
 
         Raises:
-            UnavailableError: full spool, full disk: nothing was stored. Broken disk: unknown until
-                the next start.
+            UnavailableError: The spool or the disk is full and no entry was stored, or the disk is
+                broken and the state is unknown until the next start.
         """
         with self._mutex:
             if self._broken:
@@ -109,11 +113,11 @@ class Spool:
                 raise self._roll_back() from error
 
     def read(self, start: int, max_records: int, max_bytes: int) -> list[Record]:
-        """Records from an offset on, at least one if there is any.
+        """Return records from an offset on, at least one record unless the offset is the end.
 
         Raises:
-            OffsetOutOfRangeError: the offset was trimmed, or was never written.
-            SpoolDamagedError: a record that was durable cannot be read.
+            OffsetOutOfRangeError: The offset was trimmed or never written.
+            SpoolDamagedError: A durable record is unreadable.
         """
         records: list[Record] = []
         remaining_bytes = max_bytes
@@ -130,17 +134,19 @@ class Spool:
         return records
 
     def trim(self, before: int) -> None:
-        """Delete whole files below an offset. A file that is consumed to its end goes too: it may
-        hold users' text.
+        """Delete whole files below an offset.
+
+        A fully consumed file is deleted as well, since the file may contain user text.
         """
         with self._mutex:
-            # First what makes room: a full disk may not let us begin a new file.
+            # Free space first: a full disk may not allow the creation of a new file.
             self._delete(before)
             self._rotate_if(before >= self.end_offset and self._files[-1].size > 0)
             self._delete(before)
 
     def _delete(self, before: int) -> None:
         done = [file for file in self._files[:-1] if file.end <= before]
+        # Update the list first, so that no new read chooses a file about to disappear.
         self._files = self._files[len(done) :]
         for file in done:
             file.path.unlink()
@@ -152,28 +158,35 @@ class Spool:
         data = memoryview(b"".join(encoded))
         written = 0
         while written < len(data):
+            # A write may be partial, for example on a nearly full disk.
             written += self._device.write(self._descriptor, data[written:], file.size + written)
         self._device.sync(self._descriptor)
         for frame in encoded:
+            # Publish the records only after the sync: readers and the sink must not see a record
+            # that a power loss could still remove.
             file.positions.append(file.size)
             file.size += len(frame)
         return records
 
     def _roll_back(self) -> UnavailableError:
-        """Cut off what was not acknowledged. Where even that fails, take nothing more: what lies
-        there is unknown.
+        """Cut off unacknowledged bytes.
+
+        If truncation fails as well, the spool rejects all further entries, since the end of the
+        file is unknown.
         """
         try:
+            # A rejected record left in the file would become durable with the next append.
             os.ftruncate(self._descriptor, self._files[-1].size)
             self._device.sync(self._descriptor)
         except OSError:
             self._broken = True
             return UnavailableError(
-                "the spool's disk failed: send it again with the same request_id to learn whether it was stored",
+                "the spool's disk failed and the outcome is unknown; "
+                "retry with the same request_id to learn the outcome",
                 reason=BROKEN,
                 retry_seconds=RETRY_SECONDS,
             )
-        return _not_stored("the spool's disk takes no more", "FEEDBACK_SPOOL_DISK")
+        return _not_stored("the spool's disk is full or failing", "FEEDBACK_SPOOL_DISK")
 
     def _rotate_if(self, due: bool) -> None:
         if not due:
@@ -183,7 +196,7 @@ class Spool:
             file = create_file(path)
             descriptor = os.open(path, os.O_RDWR)
         except OSError:
-            # Left behind, it would contradict what is appended to the present file.
+            # A leftover file would contradict further appends to the current file.
             path.unlink(missing_ok=True)
             raise
         os.close(self._descriptor)
@@ -193,12 +206,12 @@ class Spool:
     def _locate(
         self, offset: int, max_records: int, max_bytes: int
     ) -> tuple[Path, int, int] | None:
-        """File, first and last byte of a run of records; None at the end of the log."""
+        """Return file, first byte and end of a run of records, or None at the end of the log."""
         with self._mutex:
             if not self.start_offset <= offset <= self.end_offset:
                 raise OffsetOutOfRangeError(
-                    f"offset {offset} of topic {self.topic_id} was asked for; "
-                    f"the spool has {self.start_offset} to {self.end_offset}",
+                    f"offset {offset} of topic {self.topic_id} is out of range: "
+                    f"the spool holds {self.start_offset} to {self.end_offset}",
                     field="offset",
                     limit=f"{self.start_offset} to {self.end_offset}",
                 )
@@ -216,7 +229,7 @@ class Spool:
 
 def _not_stored(why: str, reason: str) -> UnavailableError:
     return UnavailableError(
-        f"{why}: nothing was stored; send it again with the same request_id",
+        f"{why}; no event was stored; retry with the same request_id",
         reason=reason,
         retry_seconds=RETRY_SECONDS,
     )

@@ -1,4 +1,7 @@
-"""Who met which version. Both tables begin empty: a start fills them from the committed objects."""
+"""Exposures of users to versions.
+
+Both tables start empty; the next start fills them from the committed objects.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +11,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the table and its positions."""
     op.create_table(
         "exposures",
         sa.Column("principal", sa.String(64), nullable=False),

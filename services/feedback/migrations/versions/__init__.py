@@ -1,1 +1,4 @@
-"""One file a step; they describe tables as they were then, so they share nothing with tables.py."""
+"""Migration steps.
+
+Each step describes the tables of its time and shares no code with tables.py.
+"""

@@ -1,6 +1,4 @@
-"""The tables of the first release, which made them without Alembic: where they are already, they
-are taken as they are.
-"""
+"""Tables of the first release, created there without Alembic; existing tables are kept."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make what is missing."""
+    """Create the missing tables."""
     _make(
         "partitions",
         *_place(),

@@ -1,6 +1,4 @@
-"""Several partitions and several replicas: one sequence a stream, claims, and the order of
-acceptance.
-"""
+"""Several partitions and replicas: one sequence per stream, claims, order of acceptance."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,8 +8,9 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Carry everything over; what there was had one partition, so its sequences are the stream's
-    already.
+    """Convert the tables.
+
+    The old tables have one partition, so their sequences are already those of the stream.
     """
     op.create_table(
         "streams",
@@ -19,7 +18,8 @@ def upgrade() -> None:
         sa.Column("sequence", sa.BigInteger, nullable=False),
     )
     op.execute(
-        "INSERT INTO streams (stream, sequence) SELECT stream, max(sequence) FROM segments GROUP BY stream"
+        "INSERT INTO streams (stream, sequence) "
+        "SELECT stream, max(sequence) FROM segments GROUP BY stream"
     )
     _segments()
     _thumbs()
@@ -47,8 +47,8 @@ def _segments() -> None:
     )
     _carry_over(
         "segments",
-        "stream, sequence, topic_id, partition, start_offset, end_offset, object_key, sha256, rows, dead_letters,"
-        " tombstones, commit_us",
+        "stream, sequence, topic_id, partition, start_offset, end_offset, object_key, sha256, rows,"
+        " dead_letters, tombstones, commit_us",
     )
 
 

@@ -1,5 +1,6 @@
-"""Keys, consents and erasures. What is in the ledger by now is taken for plain: it was written
-before anything was sealed.
+"""Keys, consents and erasures.
+
+Existing segments count as plain, since they were written before sealing existed.
 """
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Make the tables; dead letters get the time of their segment, from which they age."""
+    """Create the tables; dead letters get the commit time of their segment, for expiry."""
     op.add_column(
         "streams", sa.Column("plain_sequence", sa.BigInteger, nullable=False, server_default="0")
     )
@@ -21,8 +22,10 @@ def upgrade() -> None:
     op.execute("""
         UPDATE dead_letters SET commit_us = coalesce((
             SELECT segments.commit_us FROM segments
-            WHERE segments.topic_id = dead_letters.topic_id AND segments.partition = dead_letters.partition
-              AND segments.start_offset <= dead_letters."offset" AND dead_letters."offset" < segments.end_offset), 0)
+            WHERE segments.topic_id = dead_letters.topic_id
+              AND segments.partition = dead_letters.partition
+              AND segments.start_offset <= dead_letters."offset"
+              AND dead_letters."offset" < segments.end_offset), 0)
     """)
     op.create_table(
         "data_keys",

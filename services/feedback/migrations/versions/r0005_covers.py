@@ -1,5 +1,6 @@
-"""Compaction: covers over runs of segments, what they replaced and who compacts. All begin empty;
-segments stay as they are.
+"""Compaction: compacted segments, replaced objects, and compactors.
+
+All tables start empty, and segments stay unchanged.
 """
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the three tables."""
     op.create_table(
         "covers",
         sa.Column("stream", sa.String(32), nullable=False),

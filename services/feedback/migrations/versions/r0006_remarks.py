@@ -1,5 +1,6 @@
-"""Words that stand: a table that is filled from the committed objects at the next start, as it
-reaches into no log yet.
+"""Remarks of users.
+
+The table starts without positions and is filled from the committed objects at the next start.
 """
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the table and its positions."""
     op.create_table(
         "remarks",
         sa.Column("principal", sa.String(64), nullable=False),

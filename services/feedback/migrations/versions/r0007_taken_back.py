@@ -1,5 +1,6 @@
-"""Answers that were taken back: how far each stream's objects are free of them. At 0, the next pass
-looks through all.
+"""Progress of the removal of retracted answers from each stream's objects.
+
+At 0 the next pass reads all objects.
 """
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Add the columns; a compactor of the version before leaves them as they are."""
+    """Add the columns; compactors of the previous version do not change them."""
     for name in ("taken_back_sequence", "taken_back_epoch"):
         op.add_column(
             "compactors", sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
