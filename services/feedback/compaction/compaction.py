@@ -193,7 +193,10 @@ class Compaction:
             )
         self._delete_retired(lease, is_rewrite_pending, result)
         if result.complete and (is_rewrite_pending or retractions.since is not None):
-            self._delete_dead_orphans(lease)
+            # Orphans of crashed sinks and compactors may contain rows erased since.
+            orphans = find_orphans(self._ledger, self._store, lease.stream)
+            for _ in delete_orphans(self._store, orphans, before_us=1 << 62):
+                self._renew_lease(lease)
         # Only a complete pass proves that no object, not even an orphan, still contains erased
         # rows.
         if result.complete and is_rewrite_pending:
@@ -319,12 +322,6 @@ class Compaction:
             self._compactors.forget_retired(batch)
             self._on_step(CompactionStep.FORGOTTEN)
             result.deleted += len(batch)
-
-    def _delete_dead_orphans(self, lease: CompactionLease) -> None:
-        """Delete orphans of crashed sinks and compactors, which may contain rows erased since."""
-        orphans = find_orphans(self._ledger, self._store, lease.stream)
-        for _ in delete_orphans(self._store, orphans, before_us=1 << 62):
-            self._renew_lease(lease)
 
     def _renew_lease(self, lease: CompactionLease) -> None:
         """Renew the lease periodically.

@@ -7,9 +7,8 @@ requires the newest epoch. All times are the database's, since the clocks of mac
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
 from services.feedback import tables
 from services.feedback.lake.compacted_segments import ReadableSegment
@@ -96,7 +95,10 @@ class Compactors:
             now = self._clock_us(connection)
             if row.lease_us > now or now < (row.pass_us or 0) + _microseconds(every_seconds):
                 return None
-            lease = CompactionLease(stream, row.epoch + 1, _retracted_sequence(row))
+            # Another version, unaware of retracted answers, may have compacted since.
+            is_ours = row.taken_back_epoch == row.epoch
+            retracted_sequence = int(row.taken_back_sequence) if is_ours else 0
+            lease = CompactionLease(stream, row.epoch + 1, retracted_sequence)
             values = {
                 "epoch": lease.epoch,
                 "lease_us": now + _microseconds(lease_seconds),
@@ -203,11 +205,6 @@ class Compactors:
         table = tables.retired_objects
         with transaction(self._engine) as connection:
             connection.execute(delete(table).where(table.c.object_key.in_(object_keys)))
-
-
-def _retracted_sequence(row: Row[Any]) -> int:
-    """Return 0 if another version has compacted since, unaware of retracted answers."""
-    return int(row.taken_back_sequence) if row.taken_back_epoch == row.epoch else 0
 
 
 def _update_fenced(connection: Connection, lease: CompactionLease, values: dict[str, int]) -> None:

@@ -75,35 +75,32 @@ class RowFilter:
         """Filter the next rows in the order of the ledger."""
         if not rows.num_rows:
             return FilteredRows(rows, 0, 0, 0, None)
-        first = self._first(rows)
-        unique = rows.filter(first)
+        is_first = []
+        for event_id in rows["event_id"].to_pylist():
+            is_first.append(event_id not in self._seen)
+            self._seen.add(event_id)
+        unique = rows.filter(pa.array(is_first, pa.bool_()))
         retracted = retracted_rows(unique, self._find_retracted)
         alive = unique.filter(pc.invert(pc.or_(self._erased_rows.mask(unique), retracted)))
         times = _expiring_us(alive)
         kept = pc.greater_equal(times, self._cutoff_us)
         remaining = alive.filter(kept)
         oldest_us = pc.min(times.filter(kept)).as_py()
+        retractions = unique.filter(retracted)
         return FilteredRows(
             remaining,
             duplicates=rows.num_rows - unique.num_rows,
             erased=unique.num_rows - alive.num_rows,
             expired=alive.num_rows - remaining.num_rows,
             oldest_us=oldest_us,
-            retracted_answers=_answers(unique.filter(retracted)),
+            retracted_answers=frozenset(
+                zip(
+                    retractions["principal"].to_pylist(),
+                    retractions["message_id"].to_pylist(),
+                    strict=True,
+                )
+            ),
         )
-
-    def _first(self, rows: pa.Table) -> pa.BooleanArray:
-        found = []
-        for event_id in rows["event_id"].to_pylist():
-            found.append(event_id not in self._seen)
-            self._seen.add(event_id)
-        return pa.array(found, pa.bool_())
-
-
-def _answers(rows: pa.Table) -> frozenset[tuple[str, str]]:
-    return frozenset(
-        zip(rows["principal"].to_pylist(), rows["message_id"].to_pylist(), strict=True)
-    )
 
 
 def _expiring_us(rows: pa.Table) -> pa.ChunkedArray:

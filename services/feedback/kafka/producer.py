@@ -48,7 +48,9 @@ class KafkaPublisher:
         """
         try:
             producer = self._producer = self._producer or self._build_producer()
-            self._wait_for_acks([self._send(producer, record) for record in records])
+            # Send all records before waiting; each acknowledgement gets the watchdog's full time.
+            for future in [self._send(producer, record) for record in records]:
+                future.get(timeout=self._watchdog_seconds)
         except (KafkaError, OSError) as error:
             self._discard()
             # Only the type, since the client's text may quote a record.
@@ -84,11 +86,6 @@ class KafkaPublisher:
             headers=headers_of(record.entry),
             timestamp_ms=record.append_us // 1_000,
         )
-
-    def _wait_for_acks(self, futures: Sequence[Any]) -> None:
-        """Wait for all acknowledgements; each gets the watchdog's full time."""
-        for future in futures:
-            future.get(timeout=self._watchdog_seconds)
 
     def _discard(self) -> None:
         """Discard the producer, including a producer that hangs."""

@@ -246,7 +246,13 @@ class _StreamAudit:
         if not self._seen.add(new) or len(event_ids) != len(rows):
             self.problems.append(Problem(_name(item), "DUPLICATE", "an event is duplicated"))
         if item.is_compacted:
-            self._count(item, len(below))
+            counts = self.compaction_figures
+            counts.covers += 1
+            counts.segments += len(below)
+            counts.rows += item.rows
+            counts.duplicates += item.duplicates
+            counts.erased += item.erased
+            counts.expired += item.expired
 
     def _is_in_place(self, row: parquet.Row, below: Sequence[Segment]) -> bool:
         """Return True if the row's position belongs to one of the segments."""
@@ -259,15 +265,6 @@ class _StreamAudit:
             and offset not in self._window.dead_letters(segment)
         )
         return is_there and (row["topic_id"], row["partition"]) == partition_of(segment)
-
-    def _count(self, item: ReadableSegment, segments: int) -> None:
-        found = self.compaction_figures
-        found.covers += 1
-        found.segments += segments
-        found.rows += item.rows
-        found.duplicates += item.duplicates
-        found.erased += item.erased
-        found.expired += item.expired
 
 
 def _check_log(

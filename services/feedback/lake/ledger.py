@@ -175,6 +175,8 @@ class Ledger:
                 raise ErasedConcurrentlyError("an owner of these rows was erased concurrently")
             # Fence before any insert, so that an outdated writer changes nothing.
             self._advance_end(connection, lease, batch.end_offset)
+            # The unique key on the start offset is the last protection against two segments for one
+            # range.
             connection.execute(insert(tables.segments).values(vars(segment)))
             _insert_details(connection, segment, batch)
             # The event ids protect against duplicates from here on.

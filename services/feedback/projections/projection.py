@@ -52,8 +52,10 @@ def catch_up(projection: Projection, ledger: Ledger, store: ObjectStore, stream:
         ObjectStoreError: The store does not answer.
         LedgerUnavailableError: The database does not answer.
     """
-    if _is_current(projection, ledger, stream):
-        return False
+    # Compare without locks first: the usual case must not block commits.
+    with ledger.reading() as connection:
+        if _projected_ends(connection, projection) == _ledger_ends(connection, stream):
+            return False
     # Compare again under the lock: another replica may have rebuilt the table in between.
     with ledger.commits_blocked(stream) as connection:
         ends = _ledger_ends(connection, stream)
@@ -89,12 +91,6 @@ async def catch_up_periodically(
                 "projections could not be compared with the ledger",
                 extra=fields(error=type(error).__name__),
             )
-
-
-def _is_current(projection: Projection, ledger: Ledger, stream: str) -> bool:
-    """Compare the positions without locks."""
-    with ledger.reading() as connection:
-        return _projected_ends(connection, projection) == _ledger_ends(connection, stream)
 
 
 def _ledger_ends(connection: Connection, stream: str) -> dict[tuple[str, int], int]:

@@ -182,6 +182,7 @@ class Sink(Generic[EventT]):
         lease = self._ledger.lease(self._format.stream, self._log.topic_id, self._log.partition)
         # Reading fails if the log no longer has the offset, before any work is done.
         self._log.read(lease.end_offset, max_records=1, max_bytes=1)
+        # Set the lease only after the check of the log: `assign` fails as a whole or succeeds.
         self._lease = lease
         self._log.trim(lease.end_offset)
 
@@ -204,6 +205,7 @@ class Sink(Generic[EventT]):
         except ErasedConcurrentlyError:
             segment = self._write(lease, records)
         self._on_step(SinkStep.COMMITTED)
+        # Trimming follows the commit, so a crash in between only repeats the trim.
         self._log.trim(segment.end_offset)
         self._on_step(SinkStep.TRIMMED)
         return segment
@@ -216,6 +218,8 @@ class Sink(Generic[EventT]):
     def _write(self, lease: Lease, records: Sequence[Record]) -> Segment:
         batch, kept = self._store_batch(lease, records)
         position = Position(lease.topic_id, lease.partition, lease.end_offset, batch.end_offset)
+        # The lease moves with the commit. After a lost response the old lease is fenced, and
+        # `assign` reads the true end.
         self._lease, segment = self._ledger.commit(
             lease, batch, lambda c: self._fold(c, position, kept)
         )
@@ -235,6 +239,8 @@ class Sink(Generic[EventT]):
             digest = hashlib.sha256(data).hexdigest()
             key = object_key(lease, end, digest)
             self._on_step(SinkStep.ENCODED)
+            # The put is idempotent: after a crash the same offsets and content give the same key,
+            # and other content gives another key.
             self._store.put(key, data)
             self._on_step(SinkStep.STORED)
         batch = Batch(
@@ -259,6 +265,8 @@ class Sink(Generic[EventT]):
         Undecodable records become dead letters.
         """
         event_ids = [record.entry.event_id for record in records]
+        # Relay and replicas deliver at least once. The ids in the ledger make the result exactly
+        # once.
         seen = set(self._ledger.fingerprints(self._format.stream, event_ids))
         found: ClassifiedRecords[EventT] = ClassifiedRecords([], [])
         for record in records:
@@ -272,6 +280,7 @@ class Sink(Generic[EventT]):
                 )
             else:
                 seen.add(record.entry.event_id)
+        # An early check without a lock; the commit repeats the check under the lock of the stream.
         erased = self._ledger.erased({_owner(event) for _, event in found.kept})
         found.erased[:] = [record for record, event in found.kept if _owner(event) in erased]
         found.kept[:] = [pair for pair in found.kept if _owner(pair[1]) not in erased]

@@ -114,15 +114,18 @@ class SinkLoop:
 
     async def _flush_once(self) -> bool:
         """Run one flush and return False if a retry is needed."""
+        # Events that arrive during the flush start a new wait.
         end_before = self._log.end_offset
         try:
             segment = await asyncio.get_running_loop().run_in_executor(
                 self._executor, self._sink.flush
             )
         except FAILURES as error:
+            # A failed flush may still have committed, for example with a lost response.
             await self._reassign(error)
             return False
         finally:
+            # Report also after a failure: the position may have moved in `assign`.
             self._on_committed(self._sink.position)
         if self._sink.position >= end_before:
             self._behind_since = None

@@ -234,19 +234,17 @@ class Acceptance:
             ]
             # After a disk failure the stored records are unknown, so all claims of the group stay.
             stored = stored if error.reason == BROKEN else set()
-        # Claims of events that did not reach the disk would delay their retry on another replica.
-        self._release(set(group) - stored)
-        self.remember(records)
-        return Stored(results, records)
-
-    def _release(self, event_ids: Collection[str]) -> None:
+        # Release the claims of rejected events, which would otherwise stay until the next sweep.
+        rejected = set(group) - stored
         try:
-            if event_ids:
-                self._claims.release(event_ids)
+            if rejected:
+                self._claims.release(rejected)
         except UnavailableError:
             log.warning(
-                "claims not released", extra=fields(stream=self._stream, events=len(event_ids))
+                "claims not released", extra=fields(stream=self._stream, events=len(rejected))
             )
+        self.remember(records)
+        return Stored(results, records)
 
     def _apply_claims(
         self,

@@ -8,9 +8,8 @@ the claim in the transaction that commits the event.
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, select, text
+from sqlalchemy import Connection, Engine, delete, select, text
 
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
@@ -142,12 +141,10 @@ class PostgresClaims:
         found: dict[Key, ThumbState] = {}
         with transaction(self._engine) as connection:
             for row in connection.execute(query.order_by(table.accept_order)):
-                found[row.principal, row.message_id] = _thumb_state(row)
+                found[row.principal, row.message_id] = ThumbState(
+                    row.up, row.model_version, row.arm, row.accept_us, row.accept_order
+                )
         return found
-
-
-def _thumb_state(row: Row[Any]) -> ThumbState:
-    return ThumbState(row.up, row.model_version, row.arm, row.accept_us, row.accept_order)
 
 
 async def sweep_hourly(claims: Claims, older_than_seconds: float) -> None:

@@ -95,19 +95,13 @@ def recover(directory: Path, repair: bool = True) -> list[SpoolFile]:
             raise SpoolDamagedError(f"{path.name} is damaged at byte {found.end}", field=path.name)
         # Only the last file was open for writing at the time of the crash.
         if repair and path == paths[-1]:
-            _truncate_and_sync(path, found.end)
+            # Sync as well: a recovered record may be unsynced, and a retry of its event is
+            # acknowledged as known.
+            with path.open("r+b") as file:
+                file.truncate(found.end)
+                os.fsync(file.fileno())
         files.append(SpoolFile(path, base, found.positions, found.end))
     return files
-
-
-def _truncate_and_sync(path: Path, size: int) -> None:
-    """Cut off a torn tail and sync the rest.
-
-    A recovered record may be unsynced, and a retry of its event is acknowledged as known.
-    """
-    with path.open("r+b") as file:
-        file.truncate(size)
-        os.fsync(file.fileno())
 
 
 def file_path(directory: Path, base: int) -> Path:

@@ -59,6 +59,7 @@ class Sealer(Generic[MessageT]):
 
     def fingerprint(self, digest: bytes) -> bytes:
         """Return the keyed fingerprint. A bare digest of a short text could be guessed."""
+        # Equal contents give equal fingerprints in all replicas, since all share the master key.
         return self.master.fingerprint(digest)
 
     def seal(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -91,6 +92,7 @@ class Sealer(Generic[MessageT]):
         """
         texts = self.extract_texts(event).SerializeToString(deterministic=True)
         if key:
+            # A fresh random nonce per event: reuse under one key would break AES-GCM.
             event.sealed = seal(
                 texts, key, event.event_id, event.principal, self.random_bytes(NONCE_BYTES)
             )
