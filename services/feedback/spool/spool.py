@@ -73,7 +73,7 @@ class Spool:
 
     @property
     def start_offset(self) -> int:
-        """First readable offset."""
+        """Offset of the first readable record."""
         return self._files[0].base
 
     @property

@@ -1,6 +1,4 @@
-"""A ledger of several partitions over any store, filled without spools; compactions of it, and what
-a reader finds.
-"""
+"""Ledger of several partitions over any store, filled without spools, with compaction."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -30,7 +28,7 @@ OPTIONS = CompactionOptions(RunLimits(1_000, 1 << 20), 0, 0, 0, 60)
 
 @dataclass
 class ListLog:
-    """A partition's log."""
+    """Log of one partition as a list of records."""
 
     topic_id: str
     partition: int
@@ -51,11 +49,11 @@ class ListLog:
         return self.records[start : start + max_records]
 
     def trim(self, before: int) -> None:
-        """Nothing is ever forgotten."""
+        """Keep all records: tests read them again."""
 
 
 class Erased:
-    """Principals whose rows up to a sequence are gone."""
+    """Erasures by principal and last erased sequence."""
 
     def __init__(self) -> None:
         self.principals: dict[str, int] = {}
@@ -72,7 +70,7 @@ class Erased:
 
 @dataclass
 class ErasedNow:
-    """What is erased as of now."""
+    """Snapshot of the erasures."""
 
     erased: Erased
     principals: dict[str, int]
@@ -98,9 +96,7 @@ class ErasedNow:
 
 
 class CompactedLog:
-    """One stream's partitions, sinks that commit what is appended, and compactors with a clock of
-    the test's own.
-    """
+    """Partitions of one stream with sinks, compactors, and a clock set by the test."""
 
     def __init__(
         self, engine: Engine, store: ObjectStore, partitions: int = 1, form: StreamFormat = FEEDBACK
@@ -118,7 +114,7 @@ class CompactedLog:
         return self.form.stream
 
     def commit(self, *entries: Entry, partition: int = 0) -> None:
-        """One segment."""
+        """Commit entries as one segment."""
         log = self.logs[partition]
         for entry in entries:
             log.append(entry)
@@ -130,7 +126,7 @@ class CompactedLog:
         sink.flush()
 
     def thumbs(self, number: int, partition: int = 0, **how: object) -> list[str]:
-        """A segment of so many; the event ids."""
+        """Commit a number of thumbs as one segment and return their event ids."""
         events = [thumb(f"r{next(self._numbers)}", **how) for _ in range(number)]
         self.commit(*(feedback_entry(event) for event in events), partition=partition)
         return [event.event_id for event in events]
@@ -156,13 +152,13 @@ class CompactedLog:
         return self.ledger.readable_segments(self.stream)
 
     def shape(self) -> list[tuple[int, int, int]]:
-        """First sequence, last sequence and rows of all that readers are given."""
+        """Return first sequence, last sequence and rows of all readable segments."""
         return [
             (item.first_sequence, item.sequence, item.rows) for item in self.readable_segments()
         ]
 
     def rows(self) -> list[parquet.Row]:
-        """All that a reader finds, in its order."""
+        """Return all readable rows in the reader's order."""
         return [
             row
             for item in self.readable_segments()

@@ -1,5 +1,6 @@
-"""The feedback database on either server, on Postgres one for all tests, emptied for each; and a
-fast folder for simulations.
+"""Feedback databases on SQLite and Postgres, and a fast folder for simulations.
+
+All tests share one Postgres database, emptied before each test.
 """
 
 import shutil
@@ -20,9 +21,7 @@ __all__ = ["without_authorities"]
 
 @pytest.fixture
 def fast_directory(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a folder: for simulations, whose own disk decides what is
-    durable.
-    """
+    """Return a folder in memory if available, for simulations with their own model of a disk."""
     shm = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(dir=shm if shm.is_dir() else tmp_path))
     yield root
@@ -40,10 +39,10 @@ def migrated_url(postgres: PostgresServer) -> str:
 
 @pytest.fixture
 def postgres_url(postgres: PostgresServer, migrated_url: str) -> str:
-    """An empty database with the schema of this code."""
+    """Return the URL of an empty database with the current schema."""
     engine = connect(migrated_url)
     with engine.begin() as connection:
-        # TRUNCATE makes new files of all tables and indexes, and syncs them.
+        # TRUNCATE would create and sync new files for all tables and indexes.
         for table in tables.metadata.tables.values():
             connection.execute(table.delete())
     engine.dispose()
@@ -66,6 +65,6 @@ def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """The same on both."""
+    """Return an engine on SQLite or Postgres."""
     engine: Engine = request.getfixturevalue(f"{request.param}_engine")
     return engine

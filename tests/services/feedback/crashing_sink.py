@@ -1,4 +1,4 @@
-"""A sink over a real spool, store and ledger that kills its own process at a step."""
+"""Sink over a real spool, store and ledger that kills its own process at a step."""
 
 import os
 import signal

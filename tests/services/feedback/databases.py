@@ -1,6 +1,4 @@
-"""Feedback's databases in tests: SQLite, copied from a migrated file (5 ms instead of 50), and
-cheap connections to Postgres.
-"""
+"""Databases for tests: SQLite copied from a migrated file (5 ms instead of 50), and Postgres."""
 
 import os
 from functools import cache
@@ -16,15 +14,13 @@ from services.feedback.database import connect, migrate, open_database
 
 @pytest.fixture(autouse=True)
 def without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare pg8000 the certificate authorities of the system, 40 ms of a processor at each
-    connection; test servers have none.
-    """
+    """Skip loading the system's certificate authorities, 40 ms per connection of pg8000."""
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
 
 
 @cache
 def migrated() -> bytes:
-    """The file of an empty database with the schema of this code."""
+    """Return the file content of an empty database with the current schema."""
     engine = connect("sqlite://")
     migrate(engine)
     content = _driver_connection(engine).serialize()
@@ -53,7 +49,7 @@ def memory_sqlite() -> Engine:
 
 
 def _driver_connection(engine: Engine) -> Connection:
-    """The connection to a database in memory; its thread has no other."""
+    """Return the thread's only connection to a database in memory."""
     borrowed = engine.raw_connection()
     try:
         return cast(Connection, borrowed.driver_connection)

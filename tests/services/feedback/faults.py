@@ -1,15 +1,15 @@
-"""Faults by seed, for the simulations."""
+"""Random faults by seed for the simulations."""
 
 import random
 from collections import Counter
 
 
 class CrashError(BaseException):
-    """kill -9. Not an Exception: nothing may catch it."""
+    """Simulated kill -9; a BaseException, so that no `except Exception` catches it."""
 
 
 class Faults:
-    """Decides by seed, and counts, so that a scenario without its fault is seen."""
+    """Source of random faults that counts each fault, so that unused faults are noticed."""
 
     def __init__(self, seed: int) -> None:
         self.random, self.counts, self.on = random.Random(seed), Counter[str](), True

@@ -1,8 +1,8 @@
-"""The history checker: what clients were told, against what the public reader finds. Invariants A
-to E of the durability page.
+"""History checker: acknowledged events of clients against the rows of the public reader.
 
-A acknowledged ⊆ snapshot · B each event once · C offsets contiguous and accounted for · D nothing
-that nobody sent, and nothing but the content that was acknowledged · E order of each conversation.
+The checked invariants are A to E of the durability page. A: acknowledged events are a subset of the
+snapshot. B: each event exists once. C: offsets are contiguous and accounted for. D: all events were
+sent, with the acknowledged content. E: events of a conversation are in order.
 """
 
 from collections import Counter
@@ -15,25 +15,26 @@ from services.feedback.lake.ledger import Segment
 from tests.services.feedback.objects import decode
 
 PartitionKey = tuple[str, int]
-"""Topic id and partition."""
+"""Topic id and partition of a log."""
 
 
 class Catalogue(Protocol):
-    """Tells readers what counts."""
+    """Source of committed segments."""
 
     def segments(self, stream: str) -> list[Segment]: ...
 
 
 class Store(Protocol):
-    """Where readers fetch it."""
+    """Source of objects by key."""
 
     def get(self, key: str) -> bytes: ...
 
 
 @dataclass
 class History:
-    """What happened at the clients: each conversation sends one event at a time, and the next after
-    its ack.
+    """Events of the clients.
+
+    A conversation sends its next event only after the acknowledgement of the previous event.
     """
 
     sent: dict[str, list[str]] = field(default_factory=dict)
@@ -48,8 +49,10 @@ def violations(
     ends: Mapping[PartitionKey, int],
     decode: Callable[[bytes], list[parquet.Row]] = decode,
 ) -> list[str]:
-    """Every invariant that does not hold; empty if all do. `ends` is one past the last offset of
-    every log that there was.
+    """Return all violated invariants.
+
+    Args:
+        ends: Offset after the last record of every log, past logs included.
     """
     found: list[str] = []
     rows: list[tuple[int, parquet.Row]] = []
@@ -61,7 +64,8 @@ def violations(
             found.append(f"C: sequence {segment.sequence} follows {sequence}")
         if segment.start_offset != reached.get(place, 0):
             found.append(
-                f"C: segment {segment.sequence} begins at {segment.start_offset}, not {reached.get(place, 0)}"
+                f"C: segment {segment.sequence} begins at {segment.start_offset}, "
+                f"not {reached.get(place, 0)}"
             )
         sequence, reached[place] = segment.sequence, segment.end_offset
         here = decode(store.get(segment.object_key)) if segment.object_key else []
@@ -70,7 +74,8 @@ def violations(
     for place in ends.keys() | reached.keys():
         if reached.get(place, 0) != ends.get(place, 0):
             found.append(
-                f"C: the ledger of {place} ends at {reached.get(place, 0)}, the log at {ends.get(place, 0)}"
+                f"C: the ledger of {place} ends at {reached.get(place, 0)}, "
+                f"the log at {ends.get(place, 0)}"
             )
     return found + _event_violations(history, rows)
 
@@ -106,6 +111,6 @@ def _event_violations(history: History, rows: list[tuple[int, parquet.Row]]) -> 
 
 
 def _accepted(placed: tuple[int, parquet.Row]) -> tuple[int, int, int]:
-    """As training's reader orders: by acceptance over all replicas, else by place in the ledger."""
+    """Return the sort key of training's reader: order of acceptance, else ledger position."""
     sequence, row = placed
     return int(str(row.get("accept_order") or 0)), sequence, int(str(row["offset"]))

@@ -1,8 +1,7 @@
-"""Spool, claims, broker, ledger and store in memory, for the simulation of many replicas: each
-breaks by seed as the real one can.
+"""In-memory spool, claims, broker, ledger and store with faults by seed.
 
-They stand behind the ports of acceptance, relay and sink, whose own code runs. What is said here of
-durability is what the real ones are tested for by themselves.
+They implement the interfaces of acceptance, relay and sink, whose real code runs. Their durability
+rules are those verified by the tests of the real implementations.
 """
 
 from collections import OrderedDict
@@ -31,8 +30,9 @@ RECORDS_PER_FILE = 4
 
 
 class MemorySpool:
-    """What is in `records` is durable. Whole files go when they are consumed, and the last one when
-    all is.
+    """Spool whose `records` are durable.
+
+    Consumed files are deleted whole, the last file only when fully consumed.
     """
 
     def __init__(self, faults: Faults) -> None:
@@ -50,7 +50,7 @@ class MemorySpool:
 
     def append(self, entries: Sequence[Entry]) -> list[Record]:
         if self._faults.strike("crash before sync", 0.02):
-            # Of a group that was not acknowledged any part may be there after all.
+            # Any part of an unacknowledged group may have reached the disk.
             self._keep(entries[: self._faults.random.randint(0, len(entries))])
             raise CrashError
         if self._faults.strike("disk full", 0.01):
@@ -77,7 +77,7 @@ class MemorySpool:
 
 
 class MemoryClaims:
-    """The claims' table, shared by all replicas."""
+    """Table of claims, shared by all replicas."""
 
     def __init__(self, faults: Faults, ledger: "MemoryLedger") -> None:
         self._faults, self._ledger = faults, ledger
@@ -112,7 +112,7 @@ class MemoryClaims:
 
 
 class MemoryTopic:
-    """A topic of some partitions; made anew it has another id and is empty."""
+    """Topic with several partitions; a recreated topic is empty and has another id."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
@@ -130,7 +130,7 @@ class MemoryTopic:
         log.append(Record(len(log), 1, entry))
 
     def fetch(self, partition: int, start: int, most: int) -> list[Record]:
-        """By name alone, as the real client does."""
+        """Return records by topic name alone, like the real client."""
         log = self.logs[self.topic_id][partition]
         if start > len(log):
             raise OffsetOutOfRangeError(f"{start}")
@@ -142,9 +142,7 @@ class MemoryTopic:
 
 
 class MemoryPublisher:
-    """A broker that is away, takes only a part, loses its ack; and a relay that dies before or
-    after it.
-    """
+    """Publisher with faults: outages, partial batches, lost acknowledgements, crashes."""
 
     def __init__(self, faults: Faults, topic: MemoryTopic) -> None:
         self._faults, self._topic = faults, topic
@@ -156,7 +154,7 @@ class MemoryPublisher:
         taken: Sequence[Record] = records
         partly = strike("batch partly taken", 0.08)
         if partly:
-            # Batches of partitions fail by themselves, so any subset may be there.
+            # Batches of partitions fail independently, so any subset may be stored.
             taken = [record for record in records if self._faults.random.random() < 0.5]
         for record in taken:
             self._topic.append(record.entry)
@@ -170,9 +168,7 @@ class MemoryPublisher:
 
 
 class MemoryLedger:
-    """The ledger's rules without a database: one sequence, leases with epochs, each event id once,
-    claims settled.
-    """
+    """Ledger rules without a database: sequences, leases with epochs, unique event ids, claims."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -237,7 +233,7 @@ class MemoryLedger:
 
 
 class MemoryStore:
-    """An object store that loses acks."""
+    """Object store that loses acknowledgements."""
 
     def __init__(self, faults: Faults) -> None:
         self.objects: dict[str, bytes] = {}

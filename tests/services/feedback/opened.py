@@ -1,6 +1,4 @@
-"""Opens what services/feedback sealed, written after the layout and not after its code: only
-readers open.
-"""
+"""Unsealing of sealed events, written from the layout, independent of the product code."""
 
 from typing import TypeVar
 
@@ -11,7 +9,11 @@ MessageT = TypeVar("MessageT", events_pb2.FeedbackEvent, events_pb2.TurnEvent)
 
 
 def opened(event: MessageT, key: bytes) -> MessageT:
-    """The event as it was said. Raises: InvalidTag."""
+    """Return the event with its texts.
+
+    Raises:
+        InvalidTag: The key is another one.
+    """
     sealed, whole = event.sealed, type(event)()
     texts = AESGCM(key).decrypt(
         sealed[17:29], sealed[29:], f"{event.event_id}/{event.principal}".encode()

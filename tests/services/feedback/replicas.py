@@ -1,9 +1,8 @@
-"""A world of two replicas over one broker, one ledger and one store: acceptance, relay, logs and
-sinks are the real code.
+"""Simulation of two replicas over one broker, ledger and store, with real product code.
 
-Clients send to any replica, again to another, now and then to both, and sometimes another content
-under a used id. Replicas crash at every step; batches are taken in part, acks get lost; partitions
-move while their old sink goes on as a zombie; the topic is made anew.
+Clients send to any replica, resend to another, sometimes send to both, and sometimes send other
+content under a used id. Replicas crash at every step. Batches are stored in part, acknowledgements
+are lost, partitions move while their old sink continues as a zombie, and the topic is recreated.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +46,7 @@ RETRIED = (FencedError, ObjectStoreError, LedgerUnavailableError)
 
 
 def decode(record: Record) -> FeedbackEvent:
-    """An entry's payload is its fingerprint; what it says is its sign."""
+    """Return the event of an entry, whose payload is the fingerprint and encodes the thumb."""
     entry = record.entry
     if entry.payload == GARBAGE:
         raise UndecodableError("garbage")
@@ -63,7 +62,7 @@ def encode(rows: Sequence[Row]) -> bytes:
 
 
 def read(data: bytes) -> list[Row]:
-    """The rows of an object, with the columns that a checker looks at."""
+    """Return the rows of an object with the columns needed by the checker."""
     parts = [line.split(" ") for line in data.decode().split("\n")]
     return [
         {
@@ -85,7 +84,7 @@ FORM = StreamFormat(Stream.FEEDBACK, decode, row_of, encode)
 
 
 class Replica:
-    """A process: its spool outlives it, nothing else does."""
+    """Replica process; only its spool survives a restart."""
 
     def __init__(self, world: "Replicas") -> None:
         self._world = world
@@ -105,7 +104,7 @@ class Replica:
 
 
 class Holding:
-    """A sink on one partition, with its log; a zombie keeps both."""
+    """Sink on one partition with its log; a zombie keeps both."""
 
     def __init__(self, world: "Replicas", partition: int) -> None:
         self._world, self.partition = world, partition
@@ -117,7 +116,7 @@ class Holding:
         self.sink.assign()
 
     def fetch(self) -> None:
-        """One round of the consumer's thread."""
+        """Run one iteration of the consumer's thread."""
         wish = self.log.take_seek_offset()
         self._position = self._position if wish is None else wish
         try:
@@ -133,7 +132,7 @@ class Holding:
 
 
 class Replicas:
-    """Mutants override the parts."""
+    """Two replicas with broker, ledger and store; mutants override the parts."""
 
     relay_kind: type[Relay] = Relay
     ledger_kind: type[MemoryLedger] = MemoryLedger
@@ -156,18 +155,18 @@ class Replicas:
         self.holdings = [Holding(self, partition) for partition in range(PARTITIONS)]
 
     def claims_of(self) -> Claims:
-        """What replicas claim by."""
+        """Return the claims used by replicas."""
         return self._claims
 
     def require(self, topic_id: str) -> None:
         self.topic.require(topic_id)
 
     def catalogue(self) -> Catalogue:
-        """What readers go by."""
+        """Return the source of segments for readers."""
         return self.ledger
 
     def run(self, steps: int) -> None:
-        """Some steps with faults, then all restart without, and everything drains."""
+        """Run steps with faults, then restart all replicas without faults and drain."""
         choose = self.faults.random.choice
         moves = [
             self._submit,
@@ -194,14 +193,14 @@ class Replicas:
             self._drain(self.holdings[partition])
 
     def problems(self) -> list[str]:
-        """Every invariant that does not hold at the end."""
+        """Return all violated invariants at the end."""
         found = (
             violations(self.history, self.catalogue(), self.store, "feedback", self.ends(), read)
             + self.wrong
         )
         for conversation, events in self.history.sent.items():
-            # Which content of an event stands is the one that was acknowledged; which event, the
-            # last.
+            # The acknowledged content of an event wins, and the last event of a conversation is
+            # current.
             if events and self.current[conversation].up != (self._said[events[-1]] == UP):
                 found.append(f"E: not the last thumb of {conversation} stands")
         return found
@@ -216,7 +215,7 @@ class Replicas:
     def fold(
         self, _connection: object, _position: Position, kept: Sequence[tuple[Record, FeedbackEvent]]
     ) -> None:
-        """As the table of thumbs is moved."""
+        """Update the current thumbs like the real table."""
         for record, event in kept:
             change = change_of(event, record.entry.accept_order)
             if change and change[1].replaces(self.current.get(event.conversation_id)):
@@ -226,15 +225,15 @@ class Replicas:
         if self.faults.strike(f"crash at {step}", 0.03):
             raise CrashError
         if step is not SinkStep.TRIMMED and self.faults.strike(f"zombie at {step}", 0.05):
-            # Whoever called us is paused here; the partition moves, its new sink works, and then we
-            # go on as a zombie.
+            # The caller is paused here. The partition moves and its new sink works, then the caller
+            # continues as a zombie.
             partition = self.faults.random.randrange(PARTITIONS)
             self.holdings[partition] = Holding(self, partition)
             for _ in range(self.faults.random.randint(0, 3)):
                 self._work(self.holdings[partition])
 
     def _guard(self, move: Callable[[], None]) -> None:
-        """A crash takes one replica, and with it the sinks that it has."""
+        """Run a move; a crash restarts one replica and moves one partition."""
         try:
             move()
         except CrashError:
@@ -273,7 +272,7 @@ class Replicas:
                 )
 
     def _store(self, replica: Replica, entry: Entry) -> bool:
-        """True if it was acknowledged. Whose content was acknowledged first must stand for ever."""
+        """Store an entry, return True if acknowledged, and check for a single content per id."""
         self._acting = replica
         (result,) = replica.acceptance.store([[entry]]).results
         if isinstance(result, AlreadyExistsError):
@@ -296,7 +295,7 @@ class Replicas:
         self._work(self.faults.random.choice(self.holdings))
 
     def _work(self, holding: Holding) -> None:
-        """One round of consumer and drain."""
+        """Run one iteration of consumer and sink."""
         try:
             holding.fetch()
             holding.sink.flush()
@@ -325,7 +324,7 @@ class Replicas:
             self.topic.append(log[-1].entry)
 
     def _all_sunk(self) -> bool:
-        """Only then may somebody delete the topic without losing what was acknowledged."""
+        """Return True if all records are sunk; only then may the topic be deleted without loss."""
         topic_id = self.topic.topic_id
         return all(
             self.ledger.places.get((topic_id, number), [0, 0])[1] == len(log)

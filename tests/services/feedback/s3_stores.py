@@ -1,4 +1,4 @@
-"""S3 stores as tests make them: on loopback, with patience as they need it."""
+"""S3 stores on loopback with time-outs for tests."""
 
 from services.feedback.lake.s3_store import S3Location, S3Store
 

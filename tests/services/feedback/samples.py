@@ -1,4 +1,4 @@
-"""Events as the gateway and session send them, with ids that tests can read."""
+"""Sample events of gateway and session, with ids derived from readable names."""
 
 import uuid
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ TURNS = StreamFormat(Stream.TURNS, codec.decode_turn, parquet.turn_row, parquet.
 
 
 def name(text: str) -> str:
-    """The UUID of a word: the same word, the same id."""
+    """Return the UUID of a name; equal names give equal ids."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, text))
 
 
 def feedback(
     request: str, message: str = "m", caller: Caller = ADA, at: int = 1_000
 ) -> events_pb2.FeedbackEvent:
-    """An event without a value; `at` is its accept time in seconds since 1970."""
+    """Return an event without a value; `at` is its accept time in seconds since 1970."""
     event = events_pb2.FeedbackEvent(
         event_id=name(f"{caller.key}/{request}"),
         tenant=caller.tenant,
@@ -72,19 +72,19 @@ def correction(
 
 
 async def ups(thumbs: Thumbs, principal: str, message_ids: Sequence[str]) -> dict[str, bool | None]:
-    """Message id → up, where a thumb stands."""
+    """Return message id → up for messages with a current thumb."""
     return {
         key: opinion.up for key, opinion in (await thumbs.current(principal, message_ids)).items()
     }
 
 
 def entry(request: str, up: bool = True, message: str = "m") -> Entry:
-    """A thumb as the log keeps it."""
+    """Return the log entry of a thumb."""
     return codec.feedback_entry(thumb(request, up, message))
 
 
 def garbage(request: str) -> Entry:
-    """An entry whose payload is no protobuf."""
+    """Return an entry with an invalid protobuf payload."""
     return Entry(name(f"garbage {request}"), "key", bytes(32), codec.SCHEMA_MAJOR, b"\xff\xff")
 
 
@@ -114,7 +114,7 @@ def turn(answer: str = "forty-two", message: str = "m", revision: int = 0) -> ev
 
 
 def sampled(answer: str = "forty-two", message: str = "m") -> events_pb2.TurnEvent:
-    """A turn with what its model sampled."""
+    """Return a turn with its sampled tokens."""
     event = turn(answer, message)
     event.sample.token_ids.extend([262_143, 7, 1])
     event.sample.log_probs.extend([-0.75, -0.25, -0.0009765625])
@@ -122,8 +122,9 @@ def sampled(answer: str = "forty-two", message: str = "m") -> events_pb2.TurnEve
 
 
 def erased(message: str = "m", event_id: str = "") -> events_pb2.TurnEvent:
-    """What session sends when the conversation of a turn is deleted. Golden bytes have an
-    `event_id` of their own.
+    """Return the turn sent by session after the deletion of a conversation.
+
+    Golden bytes have an `event_id` of their own.
     """
     event = turn("", message)
     event.ClearField("context")

@@ -1,6 +1,4 @@
-"""Both streams from acceptance to ledger over one database, sealed as the service does it, and the
-erasures beside them.
-"""
+"""Both streams from acceptance to ledger over one database, with sealing and erasures."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +28,7 @@ ROOM = 1 << 22
 
 
 class SealingWorld:
-    """`at` is called at each step of either sink."""
+    """Both streams of a service; `at` is called at each step of either sink."""
 
     def __init__(self, root: Path, engine: Engine) -> None:
         self.root, self.engine = root, engine
@@ -71,15 +69,15 @@ class SealingWorld:
         self.at(step)
 
     def say(self, *events: events_pb2.FeedbackEvent) -> list[NewEventCount | Exception]:
-        """Each by a call of its own."""
+        """Store feedback events, each with a call of its own."""
         return list(self._said.store([[codec.feedback_entry(event)] for event in events]).results)
 
     def finish(self, *events: events_pb2.TurnEvent) -> list[NewEventCount | Exception]:
-        """Turns, each by a call of its own."""
+        """Store turns, each with a call of its own."""
         return list(self._done.store([[codec.turn_entry(event)] for event in events]).results)
 
     def sink(self) -> None:
-        """All that waits."""
+        """Sink all waiting events."""
         for sink in self.sinks:
             sink.assign()
             while sink.flush():
@@ -96,7 +94,7 @@ class SealingWorld:
             return [dict(row._mapping) for row in connection.execute(select(table))]
 
     def current(self) -> tuple[int, int]:
-        """Rows of thumbs and of exposures."""
+        """Return the numbers of rows of thumbs and exposures."""
         return len(self.all_of(tables.thumbs)), len(self.all_of(tables.exposures))
 
     def close(self) -> None:

@@ -1,5 +1,7 @@
-"""Runs of a world by seeds: a sound one has no problem and meets every fault, a mutant has the one
-that it was planted for.
+"""Runs of a simulation by seed.
+
+A sound world has no problem and meets every fault. A mutant violates the invariant of its planted
+defect.
 """
 
 from collections import Counter
@@ -13,7 +15,7 @@ STEPS = 60
 
 
 def run(kind: type[World], seed: int, root: Path) -> tuple[list[str], Counter[str]]:
-    """What is wrong at the end, and which faults struck how often."""
+    """Return the violated invariants at the end, and the number of each fault."""
     world = kind(seed, root / f"{kind.__name__}-{seed}")
     try:
         world.run(STEPS)
@@ -35,6 +37,6 @@ def check_sound(kind: type[World], seeds: int, faults: Collection[str], root: Pa
 
 
 def is_caught(kind: type[World], letter: str, seeds: int, root: Path) -> bool:
-    """By the invariant of that letter, in one of the runs."""
+    """Return True if any seed violates the invariant with this letter."""
     found = (run(kind, seed, root)[0] for seed in range(seeds))
     return any(problem.startswith(f"{letter}:") for problems in found for problem in problems)

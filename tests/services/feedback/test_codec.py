@@ -1,6 +1,4 @@
-"""The bytes in the log: those of every release decode, fields of newer writers survive, broken ones
-say why.
-"""
+"""Decoding of log payloads: golden bytes of every release, unknown fields, and errors."""
 
 import base64
 import json
@@ -42,8 +40,9 @@ UNKNOWN = b"\xaa\x06\x03new"  # field 101, length-delimited
 
 
 def golden(event_id: str, kind: str, release: str = "v1") -> Record:
-    """A record with the bytes that a release wrote. The files are never changed; a release adds
-    one.
+    """Return a record with the bytes written by a release.
+
+    Golden files never change; each release adds a file.
     """
     payload = base64.b64decode(json.loads((GOLDEN / f"{release}.json").read_text())[kind])
     return Record(0, 0, Entry(event_id, "key", bytes(32), 1, payload))
@@ -83,7 +82,7 @@ def test_golden_bytes_of_a_turn_decode() -> None:
     assert (gone.erased, gone.context, gone.answer, gone.original_text) == (True, (), "", "")
 
 
-def test_a_turn_says_whether_its_answer_was_shown_before() -> None:
+def test_a_turn_records_a_cached_answer() -> None:
     message = turn()
     assert not codec.turn_from(message).cached
     message.cached = True
@@ -95,7 +94,7 @@ def test_a_turn_says_whether_its_answer_was_shown_before() -> None:
     )
 
 
-def test_a_turn_tells_what_was_sampled_and_one_from_before_tells_none() -> None:
+def test_a_turn_has_a_sample_and_an_older_turn_has_none() -> None:
     event = codec.turn_from(sampled())
     assert event.sample == Sample((262_143, 7, 1), (-0.75, -0.25, -0.0009765625))
     assert codec.turn_from(turn()).sample is None
@@ -113,7 +112,9 @@ def test_a_turn_tells_what_was_sampled_and_one_from_before_tells_none() -> None:
         ("log_probs", sample_pb2.Sample(token_ids=[7], log_probs=[0.5])),
     ],
 )
-def test_a_sample_that_is_none_is_refused_by_name(field: str, sample: sample_pb2.Sample) -> None:
+def test_an_invalid_sample_is_rejected_with_its_field(
+    field: str, sample: sample_pb2.Sample
+) -> None:
     message = turn()
     message.sample.CopyFrom(sample)
     with pytest.raises(InvalidArgumentError) as caught:
@@ -121,7 +122,7 @@ def test_a_sample_that_is_none_is_refused_by_name(field: str, sample: sample_pb2
     assert caught.value.field == f"turn.sample.{field}"
 
 
-def test_a_turn_that_is_taken_back_has_no_sample() -> None:
+def test_a_retracting_turn_has_no_sample() -> None:
     message = erased()
     message.sample.CopyFrom(sampled().sample)
     with refused(InvalidArgumentError, field="turn.erased"):
@@ -164,7 +165,7 @@ def test_an_enum_value_of_a_newer_writer_is_its_number() -> None:
     assert codec.turn_from(message).finish_reason == "77"
 
 
-def test_a_retry_at_another_time_is_the_same_content_and_another_thumb_is_not() -> None:
+def test_a_retry_at_another_time_has_the_same_fingerprint() -> None:
     first = codec.feedback_entry(thumb("a", at=1_000))
     assert codec.feedback_entry(thumb("a", at=2_000)).fingerprint == first.fingerprint
     assert codec.feedback_entry(thumb("a", up=False)).fingerprint != first.fingerprint
@@ -177,7 +178,7 @@ def sealed(message: events_pb2.FeedbackEvent, with_bytes: bytes) -> events_pb2.F
 
 
 @pytest.mark.parametrize("length", [44, 45])
-def test_sealed_bytes_that_cannot_be_whole_are_not_read(length: int) -> None:
+def test_malformed_sealed_bytes_are_rejected(length: int) -> None:
     message = sealed(retraction("a"), b"\x01" + bytes(length - 1))
     if length == 45:
         assert codec.decode_feedback(record(message)).sealed == message.sealed
@@ -204,7 +205,7 @@ def test_sealed_bytes_that_cannot_be_whole_are_not_read(length: int) -> None:
         ),
     ],
 )
-def test_a_record_that_cannot_be_read_says_why_without_quoting_it(
+def test_an_undecodable_record_gives_a_reason_without_its_content(
     broken: Record, field: str, reason: str
 ) -> None:
     with refused(UndecodableError, field=field, reason=reason) as caught:

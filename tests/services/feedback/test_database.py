@@ -1,6 +1,4 @@
-"""The schema: what is there is moved, on SQLite by the service itself; an old Postgres is refused;
-yesterday's state goes on.
-"""
+"""Schema migrations on SQLite and Postgres, and the state of the first release."""
 
 import shutil
 import sqlite3
@@ -35,14 +33,14 @@ STATE = Path(__file__).parent / "golden" / "state_v1"
 ROOM = 1 << 20
 
 
-def test_the_code_knows_the_newest_revision() -> None:
+def test_head_is_the_newest_revision() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+def test_the_migrations_create_the_tables_of_the_code(tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path}/made/ledger.db")
     with engine.connect() as connection:
         context = MigrationContext.configure(
@@ -55,14 +53,17 @@ def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> No
 def test_a_database_that_is_up_to_date_starts_without_alembic(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     open_database(url).dispose()
-    program = f"import sys; from services.feedback.database import open_database as o; o({url!r}); print('alembic' in sys.modules)"
+    program = (
+        "import sys; from services.feedback.database import open_database as o; "
+        f"o({url!r}); print('alembic' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
 
 
-def test_a_migration_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{yesterday(tmp_path)}/ledger.db"
     engine = connect(url)
     with engine.begin() as connection:
@@ -77,7 +78,7 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> N
 
 
 def yesterday(tmp_path: Path) -> Path:
-    """The state folder that the first release left behind, with two events still in its spool."""
+    """Return the state folder of the first release, with two events still in its spool."""
     root = tmp_path / "state"
     shutil.copytree(STATE, root)
     connection = sqlite3.connect(root / "ledger.db")
@@ -86,7 +87,7 @@ def yesterday(tmp_path: Path) -> Path:
     return root
 
 
-async def test_yesterdays_state_goes_on(tmp_path: Path) -> None:
+async def test_the_state_of_the_first_release_is_continued(tmp_path: Path) -> None:
     root = yesterday(tmp_path)
     engine = open_database(f"sqlite:///{root}/ledger.db")
     ledger, store = Ledger(engine), Directory(root / "objects")
@@ -123,7 +124,7 @@ async def test_yesterdays_state_goes_on(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_yesterdays_state_is_taken_for_plain_and_is_erased_with_the_rest(tmp_path: Path) -> None:
+def test_the_state_of_the_first_release_counts_as_plain_and_is_erased(tmp_path: Path) -> None:
     root = yesterday(tmp_path)
     engine = open_database(f"sqlite:///{root}/ledger.db")
     with engine.begin() as connection:

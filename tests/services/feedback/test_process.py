@@ -1,4 +1,4 @@
-"""The real process: kill -9 right after an ack, then everything is there; and the audit says so."""
+"""Real process: kill -9 right after an acknowledgement, and the audit of the result."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ BOOT_SECONDS = 60
 
 
 class Service:
-    """`python -m services.feedback` in a folder of its own."""
+    """Process of `python -m services.feedback` in its own folder."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.port = root, free_port()
@@ -78,7 +78,7 @@ def record(stub: Any, event: events_pb2.FeedbackEvent) -> None:
 
 
 def committed(root: Path, stream: str) -> list[str]:
-    """The event ids that a reader finds, in order."""
+    """Return the committed event ids in the reader's order."""
     engine = open_database(f"sqlite:///{root}/ledger.db")
     objects = [root / "objects" / segment.object_key for segment in Ledger(engine).segments(stream)]
     engine.dispose()
@@ -86,7 +86,7 @@ def committed(root: Path, stream: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_kill_9_right_after_an_ack_loses_nothing_and_repeats_nothing(
+def test_kill_9_right_after_an_acknowledgement_loses_no_event(
     service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stub = service.start()

@@ -1,5 +1,6 @@
-"""Thousands of seeded histories of two replicas over one broker: nothing acknowledged is lost,
-twice or out of order; and every planted mutant is found.
+"""Thousands of seeded histories of two replicas over one broker.
+
+No acknowledged event is lost, duplicated or out of order, and every planted mutant is found.
 """
 
 from collections import Counter
@@ -60,7 +61,7 @@ def run(kind: type[Replicas], seed: int) -> tuple[list[str], Counter[str]]:
 
 
 @pytest.mark.parametrize("seeds", [600, pytest.param(30_000, marks=pytest.mark.long)])
-def test_nothing_acknowledged_is_lost_or_twice_or_out_of_order(seeds: int) -> None:
+def test_no_acknowledged_event_is_lost_duplicated_or_out_of_order(seeds: int) -> None:
     totals: Counter[str] = Counter()
     for seed in range(seeds):
         found, counts = run(Replicas, seed)
@@ -70,7 +71,7 @@ def test_nothing_acknowledged_is_lost_or_twice_or_out_of_order(seeds: int) -> No
 
 
 class StartOffsetNames(MemoryStore):
-    """Names objects by their first offset only, and overwrites."""
+    """Mutant: objects named only by their first offset, overwritten."""
 
     def put(self, key: str, data: bytes) -> None:
         super().put(_short(key), data)
@@ -88,7 +89,7 @@ class StartOffsetWorld(Replicas):
 
 
 class StoreListing:
-    """No ledger: what lies in the store counts."""
+    """Mutant: readers list the store instead of the ledger."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -124,7 +125,7 @@ class StoreListingWorld(Replicas):
 
 
 class LooseLedger(MemoryLedger):
-    """The next segment is taken from whoever comes: what a store does that ignores If-None-Match."""
+    """Mutant: the ledger commits for any lease, like a store that ignores If-None-Match."""
 
     def advance(self, lease: Lease, batch: Batch) -> None:
         self.places[lease.topic_id, lease.partition][1] = batch.end_offset
@@ -135,7 +136,7 @@ class LooseLedgerWorld(Replicas):
 
 
 class HastyRelay(Relay):
-    """Lets go of what it has sent before it was acknowledged."""
+    """Mutant: the relay trims records before their acknowledgement."""
 
     def step(self) -> bool:
         try:
@@ -151,14 +152,14 @@ class HastyRelayWorld(Replicas):
 
 
 class NoClaimsWorld(Replicas):
-    """Each replica decides alone."""
+    """Mutant: each replica decides alone."""
 
     def claims_of(self) -> Claims:
         return NoClaims()
 
 
 class ForgetfulClaims(Claims):
-    """Takes a claim for an ack: what was claimed before is not stored again."""
+    """Mutant: an earlier claim counts as an acknowledgement, so the event is not stored again."""
 
     def __init__(self, claims: Claims) -> None:
         self._claims, self._seen = claims, set[str]()
@@ -185,7 +186,7 @@ class ClaimIsAckWorld(Replicas):
 
 
 class BlindWorld(Replicas):
-    """Does not ask which topic it was that it read."""
+    """Mutant: the topic id is not verified after a read."""
 
     def require(self, topic_id: str) -> None:
         pass

@@ -1,6 +1,4 @@
-"""FeedbackLogService over a real socket, wired as in production: answers, limits, who may ask for
-what.
-"""
+"""FeedbackLogService over a real socket: responses, limits, and authorisation."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -49,7 +47,7 @@ BOB = Caller("acme", "bob")
 
 
 class Client:
-    """Calls the service as a user."""
+    """Client that calls the service as a user."""
 
     def __init__(self, channel: grpc.aio.Channel, objects: Path) -> None:
         self._stub, self._objects = feedback_pb2_grpc.FeedbackLogServiceStub(channel), objects
@@ -73,7 +71,7 @@ class Client:
         return dict((await self.call("GetThumbs", request, caller)).thumbs)
 
     async def rows(self, stream: int, at_least: int) -> list[parquet.Row]:
-        """What a reader finds, once so many rows are committed."""
+        """Wait for a number of committed rows and return them."""
         async with asyncio.timeout(30):
             while True:
                 answer = await self.call(
@@ -135,7 +133,7 @@ async def test_thumbs_are_the_callers_own(tmp_path: Path) -> None:
         assert await client.thumbs("m") == {}
 
 
-async def test_the_same_event_again_has_the_same_answer_and_one_row(tmp_path: Path) -> None:
+async def test_a_repeated_event_has_the_same_response_and_one_row(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         first = await client.record(thumb("a", at=1_000))
         assert await client.record(thumb("a", at=2_000)) == first
@@ -153,7 +151,7 @@ async def test_the_same_event_again_has_the_same_answer_and_one_row(tmp_path: Pa
         ]
 
 
-async def test_the_same_event_on_five_calls_at_once_is_stored_once(tmp_path: Path) -> None:
+async def test_five_concurrent_calls_with_one_event_store_it_once(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         await asyncio.gather(*(client.record(thumb("a")) for _ in range(5)))
         await client.record(thumb("b"))
@@ -161,7 +159,7 @@ async def test_the_same_event_on_five_calls_at_once_is_stored_once(tmp_path: Pat
         assert [row["offset"] for row in rows] == [0, 1]
 
 
-async def test_turns_are_rows_once_and_erased_ones_are_rows_too(tmp_path: Path) -> None:
+async def test_turns_and_retracting_turns_become_rows_once(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         await client.append(turn(message="m"), turn(message="n"))
         await client.append(turn(message="n"), erased("m"))
@@ -191,7 +189,7 @@ async def test_segments_are_listed_after_a_sequence(tmp_path: Path) -> None:
         assert segment.commit_time.seconds > 1_600_000_000
 
 
-async def test_what_the_service_compacts_is_listed_whole_after_any_sequence_in_it(
+async def test_a_compacted_segment_is_listed_whole_after_any_inner_sequence(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path, compaction_minutes=0.001, compaction_settle_minutes=0) as client:
@@ -227,7 +225,7 @@ async def test_an_orphan_object_is_never_listed(tmp_path: Path) -> None:
         assert len(await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)) == 1
 
 
-async def test_what_waited_at_the_shutdown_is_sunk_before_the_end(tmp_path: Path) -> None:
+async def test_waiting_events_are_sunk_at_shutdown(tmp_path: Path) -> None:
     async with running(tmp_path, flush_seconds=600) as client:
         await client.record(thumb("a"))
     assert len(list((tmp_path / "objects").rglob("*.parquet"))) == 1
@@ -325,7 +323,7 @@ TURNS_REFUSED: dict[str, tuple[Callable[[], list[events_pb2.TurnEvent]], str]] =
 }
 
 
-async def test_what_is_wrong_is_refused_with_its_field_and_its_limit_and_nothing_is_stored(
+async def test_an_invalid_request_is_rejected_with_field_and_limit_and_not_stored(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path, flush_seconds=600) as client:
@@ -359,7 +357,7 @@ async def test_what_is_wrong_is_refused_with_its_field_and_its_limit_and_nothing
         (thumb("a"), None, UnauthenticatedError),
     ],
 )
-async def test_feedback_is_taken_only_from_its_own_principal(
+async def test_feedback_of_another_principal_is_rejected(
     tmp_path: Path, event: events_pb2.FeedbackEvent, caller: Caller | None, kind: type[ServiceError]
 ) -> None:
     async with running(tmp_path) as client:
@@ -374,7 +372,7 @@ async def test_thumbs_need_a_caller(tmp_path: Path) -> None:
             await client.thumbs("m", caller=None)
 
 
-async def test_a_full_spool_is_unavailable_and_says_so(tmp_path: Path) -> None:
+async def test_a_full_spool_is_reported_as_unavailable(tmp_path: Path) -> None:
     async with running(tmp_path, flush_seconds=600, max_spool_bytes=700) as client:
         await client.record(thumb("a"))
         with refused(ServiceError, reason="FEEDBACK_SPOOL_FULL") as caught:
@@ -383,7 +381,7 @@ async def test_a_full_spool_is_unavailable_and_says_so(tmp_path: Path) -> None:
         assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_sink_that_must_not_go_on_ends_the_service_and_is_not_left_behind_silently(
+async def test_a_permanent_sink_failure_ends_the_service(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ExceptionGroup) as caught:
@@ -425,7 +423,7 @@ async def test_acks_thumbs_and_rows_are_counted(tmp_path: Path) -> None:
     ]
 
 
-async def test_an_experiment_tells_who_met_a_version_and_what_they_think_also_to_prometheus(
+async def test_an_experiment_reports_users_and_thumbs_also_to_prometheus(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path) as client:

@@ -1,5 +1,6 @@
-"""Seeded crashes, zombies and lost acks at every step: the history checker finds nothing, and finds
-every planted mutant.
+"""Seeded crashes, zombies and lost acknowledgements at every step of a single replica.
+
+The history checker finds no violation in the product, and finds every planted mutant.
 """
 
 from dataclasses import replace
@@ -17,7 +18,7 @@ from tests.services.feedback.objects import decode
 from tests.services.feedback.simulation import check_sound, is_caught
 from tests.services.feedback.world import Disk, ForgetfulLedger, World
 
-# The last mutant to be caught needs seven.
+# Seven seeds are needed for the last mutant.
 SEEDS, MUTANT_SEEDS, LONG_SEEDS = 7, 25, 200
 FAULTS = {
     "put failed",
@@ -36,14 +37,12 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("seeds", [SEEDS, pytest.param(LONG_SEEDS, marks=pytest.mark.long)])
-def test_nothing_acknowledged_is_lost_and_nothing_is_twice(
-    seeds: int, fast_directory: Path
-) -> None:
+def test_no_acknowledged_event_is_lost_or_duplicated(seeds: int, fast_directory: Path) -> None:
     check_sound(World, seeds, FAULTS, fast_directory)
 
 
 class StartOffsetNames(MemoryStore):
-    """Names objects by their first offset only, and overwrites: what the well-known sink does."""
+    """Mutant: objects named only by their first offset, overwritten, like a well-known sink."""
 
     def put(self, key: str, data: bytes) -> None:
         super().put(self._short(key), data)
@@ -61,9 +60,9 @@ class StartOffsetWorld(World):
 
 
 class LooseLedger(ForgetfulLedger):
-    """Moves the end without looking where it was, or who holds the lease."""
+    """Mutant: the end moves without a check of position and lease."""
 
-    def _advance(self, connection: Connection, lease: Lease, end_offset: int) -> None:
+    def _advance_end(self, connection: Connection, lease: Lease, end_offset: int) -> None:
         table = tables.partitions
         connection.execute(
             update(table).where(table.c.topic_id == lease.topic_id).values(end_offset=end_offset)
@@ -75,7 +74,7 @@ class LooseLedgerWorld(World):
 
 
 class HastySink(Sink):
-    """Trims the log before the ledger has the segment."""
+    """Mutant: the log is trimmed before the commit."""
 
     def _classify(self, records: list[Record]):
         self._log.trim(records[-1].offset + 1)
@@ -87,7 +86,7 @@ class EarlyTrimWorld(World):
 
 
 class LyingDisk(Disk):
-    """Acknowledges without a sync."""
+    """Mutant: writes are acknowledged without a sync."""
 
     def _sync(self, descriptor: int) -> None:
         pass
@@ -98,7 +97,7 @@ class NoSyncWorld(World):
 
 
 class BlindSink(Sink):
-    """Does not look for events that it has already."""
+    """Mutant: known events are not looked up."""
 
     def _classify(self, records: list[Record]):
         found = super()._classify(records)
@@ -112,7 +111,7 @@ class BlindSink(Sink):
 
 
 class ForgetfulIds(ForgetfulLedger):
-    """Keeps no event ids."""
+    """Mutant: event ids are not stored."""
 
     def commit(self, lease, batch, in_transaction):
         return super().commit(lease, replace(batch, fingerprints={}), in_transaction)
@@ -124,7 +123,7 @@ class NoDedupWorld(World):
 
 
 class StoreListing:
-    """A reader that takes what lies in the store for what was committed."""
+    """Mutant: readers list the store instead of the ledger."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -153,8 +152,7 @@ class StoreListingWorld(World):
         (StartOffsetWorld, "A"),
         (StoreListingWorld, "B"),
         (NoDedupWorld, "B"),
-        # The next three never get as far as a loss: the sink stops because ledger and log do not
-        # fit.
+        # The next three stop early, since ledger and log no longer match.
         (NoSyncWorld, "stopped"),
         (LooseLedgerWorld, "stopped"),
         (EarlyTrimWorld, "stopped"),

@@ -1,4 +1,4 @@
-"""Acceptance without sealing: entries are written down as they came."""
+"""Acceptance without sealing: entries are stored unchanged."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from services.feedback.spool.frames import Entry
 
 
 class Unsealed:
-    """Adds nothing."""
+    """Sealer that leaves entries unchanged."""
 
     max_overhead_bytes = 0
 

@@ -1,9 +1,8 @@
-"""A small world that runs the real spool, acceptance, sink and ledger, and breaks them at every
-step by a seed.
+"""Simulation of one replica: real spool, acceptance, sink and ledger, with faults by seed.
 
-Faults: crash at each step of accept and sink, unsynced bytes torn off, a zombie writer that goes on
-    after its takeover,
-lost acks of put and commit, failed puts, records twice in the log, records that cannot be decoded.
+Faults: crashes at each step of acceptance and sink, torn unsynced bytes, a zombie writer after a
+takeover, lost acknowledgements of put and commit, failed puts, duplicate records, and undecodable
+records.
 """
 
 import os
@@ -42,7 +41,7 @@ CONVERSATIONS = 4
 
 
 class ForgetfulLedger(Ledger):
-    """A ledger whose answer to a commit is lost now and then."""
+    """Ledger that sometimes loses the response of a commit."""
 
     faults: Faults
 
@@ -56,7 +55,7 @@ class ForgetfulLedger(Ledger):
 
 
 class Disk:
-    """Knows what is synced, so that a crash can tear the rest off; fails a write now and then."""
+    """Disk model that knows the synced bytes, and sometimes fails a write."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -66,7 +65,7 @@ class Disk:
         return Device(self._write, self._sync)
 
     def _write(self, descriptor: int, data: memoryview, position: int) -> int:
-        # What was there when the file was opened is durable: recovery syncs it.
+        # Bytes present when the file was opened are durable, since recovery syncs them.
         self.synced.setdefault(_path(descriptor), position)
         if self._faults.strike("crash in write", 0.02):
             os.pwrite(descriptor, data[: self._faults.random.randrange(len(data))], position)
@@ -82,7 +81,7 @@ class Disk:
         self.synced[_path(descriptor)] = os.fstat(descriptor).st_size
 
     def tear(self) -> None:
-        """The power goes: of what is not synced, any part stays."""
+        """Simulate power loss: any part of the unsynced bytes remains."""
         for path, size in self.synced.items():
             if Path(path).exists():
                 present = Path(path).stat().st_size
@@ -95,8 +94,9 @@ def _path(descriptor: int) -> str:
 
 
 class World:
-    """One service over one spool folder, one store, one database; clients; faults by seed. Mutants
-    override the parts.
+    """One service with a spool, a store, a database and clients.
+
+    Mutants override the parts.
     """
 
     ledger_kind: type[ForgetfulLedger] = ForgetfulLedger
@@ -123,7 +123,7 @@ class World:
         self._start()
 
     def run(self, steps: int) -> None:
-        """Some steps with faults, then a last start without, and all that waits is sunk."""
+        """Run steps with faults, then restart without faults and sink all records."""
         for _ in range(steps):
             try:
                 self.faults.random.choice(self.moves())()
@@ -136,18 +136,18 @@ class World:
         self._sink_all()
 
     def moves(self) -> list[Callable[[], None]]:
-        """What happens, each as often as it is named."""
+        """Return the possible moves, weighted by repetition."""
         return [self._submit, self._submit, self._flush, self._pollute]
 
     def catalogue(self) -> Catalogue:
-        """What readers go by."""
+        """Return the source of segments for readers."""
         return self.ledger
 
     def ends(self) -> dict[PartitionKey, int]:
         return {(self.spool.topic_id, 0): self.spool.end_offset}
 
     def problems(self) -> list[str]:
-        """Every invariant that does not hold."""
+        """Return all violated invariants."""
         return violations(self.history, self.catalogue(), self.store, "feedback", self.ends())
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ class World:
         self.acceptance.remember(self.spool.read(self.sink.position, 1_000, 1 << 20))
 
     def _stop(self) -> None:
-        """May be called again: a mutant's restart may have failed half-way."""
+        """Close the spool; may be called twice, after a failed restart of a mutant."""
         if self._running:
             self.spool.close()
         self._running = False
@@ -200,9 +200,7 @@ class World:
         self._send(conversations)
 
     def _send(self, conversations: Sequence[str]) -> None:
-        """One group commit; a client without an ack sends the same event again, accepted at another
-        time.
-        """
+        """Store one group; clients without an acknowledgement resend events at another time."""
         again = self.faults.random.randint(1, 1_000)
         events = [
             self._event(conversation, self._waiting[conversation], again)
@@ -220,7 +218,7 @@ class World:
         return thumb(request, message=conversation, at=1_000 + at)
 
     def _pollute(self) -> None:
-        """What a relay or a foreign writer may put into a log."""
+        """Append records like a relay or a foreign writer."""
         if self.faults.strike("record twice in the log", 0.2) and self._newest():
             self._append(self._newest()[-1].entry)
         if self.faults.strike("undecodable record", 0.1):
@@ -250,8 +248,8 @@ class World:
         if self.faults.strike(f"crash at {step}", 0.04):
             raise CrashError
         if step is not SinkStep.TRIMMED and self.faults.strike(f"zombie at {step}", 0.06):
-            # Whoever called us is paused here; another takes over, works, and then we go on as a
-            # zombie.
+            # The caller is paused here. Another sink takes over and works, then the caller
+            # continues as a zombie.
             self.sink = self._new_sink()
             for _ in range(self.faults.random.randint(0, 2)):
                 self._flush()

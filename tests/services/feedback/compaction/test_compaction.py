@@ -1,6 +1,4 @@
-"""A pass of compaction on either database: what readers find before and after it, what goes, and
-what is left when it fails.
-"""
+"""Compaction pass on both databases: rows for readers, removed rows, and failures."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +36,7 @@ def log(engine: Engine, store: Directory) -> CompactedLog:
 
 
 def audited(log: CompactedLog) -> Report:
-    """Of the one stream that is there."""
+    """Audit the only stream."""
     return audit(log.ledger, log.store, lambda stream: log.logs if stream == log.stream else [])
 
 
@@ -65,7 +63,7 @@ def test_a_second_pass_has_nothing_to_do(log: CompactedLog) -> None:
     assert (tally.covers, log.keys()) == (0, keys)
 
 
-def test_rows_know_their_own_segment_also_after_a_second_merge(log: CompactedLog) -> None:
+def test_rows_keep_their_sequence_after_a_second_merge(log: CompactedLog) -> None:
     log.thumbs(1, partition=1)
     log.thumbs(1)
     log.compaction().run(log.stream)
@@ -75,7 +73,7 @@ def test_rows_know_their_own_segment_also_after_a_second_merge(log: CompactedLog
     assert (log.shape(), found) == ([(1, 3, 4)], [(1, 1, 0), (2, 0, 0), (3, 1, 1), (3, 1, 2)])
 
 
-def test_new_segments_are_left_alone_until_they_have_settled(log: CompactedLog) -> None:
+def test_recent_segments_are_not_merged(log: CompactedLog) -> None:
     log.thumbs(1)
     log.thumbs(1)
     log.pass_seconds(600)
@@ -86,7 +84,7 @@ def test_new_segments_are_left_alone_until_they_have_settled(log: CompactedLog) 
     assert log.shape() == [(1, 2, 2), (3, 3, 1)]
 
 
-def test_an_object_stays_below_the_wanted_size(log: CompactedLog) -> None:
+def test_an_object_stays_below_the_target_size(log: CompactedLog) -> None:
     for _ in range(10):
         log.thumbs(10)
     log.compaction(replace(OPTIONS, limits=RunLimits(40, 1 << 20))).run(log.stream)
@@ -94,7 +92,7 @@ def test_an_object_stays_below_the_wanted_size(log: CompactedLog) -> None:
     assert audited(log).problems == []
 
 
-def test_a_run_that_turns_out_to_be_large_is_cut(log: CompactedLog) -> None:
+def test_a_run_above_the_size_limit_is_split(log: CompactedLog) -> None:
     for _ in range(6):
         log.thumbs(10)
     log.compaction(replace(OPTIONS, limits=RunLimits(1_000, 8_000))).run(log.stream)
@@ -104,7 +102,7 @@ def test_a_run_that_turns_out_to_be_large_is_cut(log: CompactedLog) -> None:
     assert audited(log).problems == []
 
 
-def test_a_cover_without_rows_has_no_object(log: CompactedLog) -> None:
+def test_a_compacted_segment_without_rows_has_no_object(log: CompactedLog) -> None:
     log.commit(garbage("a"))
     log.commit(garbage("b"))
     log.compaction().run(log.stream)
@@ -121,7 +119,7 @@ def test_a_cover_without_rows_has_no_object(log: CompactedLog) -> None:
     assert log.shape() == [(1, 3, 1)]
 
 
-def test_replaced_objects_stay_for_those_who_have_listed_them_and_then_go(
+def test_replaced_objects_are_deleted_after_a_delay(
     log: CompactedLog,
 ) -> None:
     log.thumbs(1)
@@ -140,7 +138,7 @@ def test_replaced_objects_stay_for_those_who_have_listed_them_and_then_go(
     assert log.keys() == {cover.object_key}
 
 
-def test_what_is_past_its_days_is_left_out_whatever_the_size_of_its_object(
+def test_expired_rows_are_removed_from_objects_of_any_size(
     log: CompactedLog,
 ) -> None:
     now = log.now_us // 1_000_000
@@ -159,7 +157,7 @@ def test_what_is_past_its_days_is_left_out_whatever_the_size_of_its_object(
     assert (audited(log).problems, log.keys()) == ([], set())
 
 
-def test_an_erased_turn_outlives_what_it_makes_readers_forget(
+def test_a_retracting_turn_outlives_the_rows_of_its_answer(
     engine: Engine, store: Directory
 ) -> None:
     log = turns_log(engine, store)
@@ -175,7 +173,7 @@ def test_an_erased_turn_outlives_what_it_makes_readers_forget(
     assert log.rows() == []
 
 
-def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: CompactedLog) -> None:
+def test_erased_rows_leave_readable_and_orphan_objects_at_once(log: CompactedLog) -> None:
     full = replace(OPTIONS, limits=RunLimits(4, 1 << 20), settle_seconds=600, retired_seconds=3_600)
     log.thumbs(2)
     ada = log.thumbs(2)
@@ -185,7 +183,7 @@ def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: Compa
     more = log.thumbs(1)
     principal = thumb("x").principal
     log.erased.erase(principal, through_sequence=3)
-    # A compactor and a sink have left objects behind that nobody names.
+    # A crashed compactor and a crashed sink have left orphans.
     log.store.put(f"feedback/v1/compacted/{1:020d}-{2:020d}-1-0123456789ab.parquet", b"her words")
     log.store.put(
         f"feedback/v1/topic_id={log.logs[0].topic_id}/partition=0/{0:020d}-{1:020d}-0123456789ab.parquet",
@@ -201,10 +199,10 @@ def test_erased_rows_go_at_once_from_every_object_readers_have_or_not(log: Compa
     assert audited(log).problems == []
 
 
-def test_a_full_cover_that_reaches_over_the_sequence_of_an_erasure_is_looked_into(
+def test_a_full_compacted_segment_across_an_erasure_is_read_again(
     log: CompactedLog,
 ) -> None:
-    """A pass that began before the erasure has published it afterwards."""
+    """A pass that started before the erasure publishes after the erasure."""
     full = replace(OPTIONS, limits=RunLimits(2, 1 << 20))
     log.thumbs(1)
     bob = log.thumbs(1, caller=BOB)
@@ -214,9 +212,7 @@ def test_a_full_cover_that_reaches_over_the_sequence_of_an_erasure_is_looked_int
     assert (log.shape(), log.ids()) == ([(1, 2, 1)], bob)
 
 
-def test_an_erasure_waits_while_an_object_cannot_be_looked_into(
-    log: CompactedLog, store: Directory
-) -> None:
+def test_an_unreadable_object_keeps_an_erasure_pending(log: CompactedLog, store: Directory) -> None:
     log.thumbs(1)
     for _ in range(2):
         log.thumbs(1, caller=BOB)
@@ -238,7 +234,7 @@ def test_an_erasure_waits_while_an_object_cannot_be_looked_into(
     )
 
 
-def test_an_event_that_is_there_twice_counts_once_and_the_first_stays(log: CompactedLog) -> None:
+def test_the_first_of_duplicate_events_is_kept(log: CompactedLog) -> None:
     log.commit(feedback_entry(thumb("a", True)))
     with log.engine.begin() as connection:
         connection.execute(delete(tables.event_ids))
@@ -253,8 +249,8 @@ def test_an_event_that_is_there_twice_counts_once_and_the_first_stays(log: Compa
     )
 
 
-def test_columns_that_only_one_writer_knows_are_kept(log: CompactedLog) -> None:
-    """Objects of an older and of a newer version unite by name, as readers unite them."""
+def test_columns_known_to_a_single_writer_are_kept(log: CompactedLog) -> None:
+    """Objects of an older and a newer version are united by column name."""
     log.thumbs(1)
     key = log.readable_segments()[0].object_key
     assert key
@@ -262,7 +258,7 @@ def test_columns_that_only_one_writer_knows_are_kept(log: CompactedLog) -> None:
     assert {"sequence", "comment", "unknown_bytes"} <= log.rows()[0].keys()
 
 
-async def test_thumbs_and_exposures_are_rebuilt_from_covers(
+async def test_thumbs_and_exposures_are_rebuilt_from_compacted_segments(
     engine: Engine, store: Directory, log: CompactedLog
 ) -> None:
     log.commit(feedback_entry(thumb("a", True)))
@@ -287,14 +283,14 @@ async def test_thumbs_and_exposures_are_rebuilt_from_covers(
         ]
 
 
-def test_a_pass_that_is_not_due_is_not_made(log: CompactedLog) -> None:
+def test_a_pass_runs_only_when_due(log: CompactedLog) -> None:
     assert log.compaction().run(log.stream, 3_600)
     assert log.compaction().run(log.stream, 3_600) is None
     log.pass_seconds(3_600)
     assert log.compaction().run(log.stream, 3_600)
 
 
-def test_a_pass_that_fails_is_due_again(log: CompactedLog, store: Directory) -> None:
+def test_a_failed_pass_is_due_again(log: CompactedLog, store: Directory) -> None:
     class Away(Directory):
         def put(self, key: str, data: bytes) -> None:
             raise ObjectStoreError("away")
@@ -307,7 +303,7 @@ def test_a_pass_that_fails_is_due_again(log: CompactedLog, store: Directory) -> 
     assert [item.is_compacted for item in log.readable_segments()] == [True]
 
 
-def test_whoever_stood_still_too_long_publishes_nothing(log: CompactedLog) -> None:
+def test_a_frozen_compactor_publishes_nothing(log: CompactedLog) -> None:
     log.thumbs(1)
     log.thumbs(1)
     others: list[object] = []
@@ -329,7 +325,7 @@ def test_whoever_stood_still_too_long_publishes_nothing(log: CompactedLog) -> No
     assert audited(log).problems == []
 
 
-def test_an_object_that_may_still_be_published_is_no_dead_orphan(log: CompactedLog) -> None:
+def test_an_object_before_its_publication_is_no_dead_orphan(log: CompactedLog) -> None:
     found: list[bool] = []
 
     def at(step: CompactionStep) -> None:
@@ -343,7 +339,7 @@ def test_an_object_that_may_still_be_published_is_no_dead_orphan(log: CompactedL
     assert found == [False]
 
 
-def test_a_pass_that_is_stopped_ends_at_its_next_step(log: CompactedLog) -> None:
+def test_a_stopped_pass_ends_at_its_next_step(log: CompactedLog) -> None:
     log.thumbs(1)
     compaction = log.compaction(at=lambda step: compaction.stop())
     with pytest.raises(StoppedError):
@@ -351,7 +347,7 @@ def test_a_pass_that_is_stopped_ends_at_its_next_step(log: CompactedLog) -> None
     assert [item.is_compacted for item in log.readable_segments()] == [False]
 
 
-def test_the_command_says_what_it_did(log: CompactedLog) -> None:
+def test_the_command_prints_its_results(log: CompactedLog) -> None:
     said: list[str] = []
     log.thumbs(2)
     assert compact_all(log.compaction(), said.append) == 0

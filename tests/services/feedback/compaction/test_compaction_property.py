@@ -1,5 +1,6 @@
-"""Random ledgers, compacted at random moments, with crashes at every step: readers find what the
-segments held, without what must go.
+"""Random ledgers, compacted at random moments, with crashes at every step.
+
+Readers find all rows of the segments except the rows to remove.
 """
 
 import itertools
@@ -33,8 +34,7 @@ from training.data.catalogue import Segment
 from training.data.rows import feedback_rows
 from training.data.sealed import Decryptor
 
-# Without a long search for the smallest example: a case that fails is seen, and can be run again by
-# its seed.
+# Without a long search for a minimal example; a failing case is reproducible by its seed.
 OURS: Any = {
     "phases": [Phase.explicit, Phase.generate],
     "deadline": None,
@@ -47,7 +47,7 @@ PEOPLE = [thumb("x", caller=caller).principal for caller in CALLERS]
 KEEP_DAYS = 10
 SETTLE_SECONDS = 600
 ANSWERS = 4
-# Rows expire, and objects are merged for long.
+# Rows expire, and objects are merged for a long time.
 PASSING = replace(
     OPTIONS,
     limits=RunLimits(12, 6_000),
@@ -55,16 +55,16 @@ PASSING = replace(
     keep_seconds=KEEP_DAYS * DAY,
     retired_seconds=3_600,
 )
-# Rows stay, and nearly every object is full at once: nothing but its reach makes a pass look into
-# one again.
+# Rows stay, and nearly every object is full at once, so only the range of a retraction or erasure
+# causes a second read.
 LASTING = replace(PASSING, limits=RunLimits(2, 6_000), settle_seconds=0, keep_seconds=0)
-# Places are the same whether texts are opened or not.
-NOBODY = Decryptor({}, set())
+# Positions are the same with or without unsealed texts.
+NO_KEYS = Decryptor({}, set())
 
 
 @dataclass(frozen=True)
 class Event:
-    """One that was sent, or sent again, or cannot be decoded (`person` is None)."""
+    """Event: sent, repeated, or undecodable (`person` is None)."""
 
     number: int
     person: int | None
@@ -72,13 +72,13 @@ class Event:
 
     @property
     def answer(self) -> int:
-        """The same event is always about the same answer."""
+        """Return the answer of an event, always the same one."""
         return self.number % ANSWERS
 
 
 @dataclass(frozen=True)
 class Committed:
-    """A row as the ledger has it. `time_us`: from when on its days count."""
+    """Row of the ledger; `time_us` starts its retention."""
 
     sequence: int
     event_id: str
@@ -89,7 +89,7 @@ class Committed:
 
 
 class Blind(Ledger):
-    """As compactors of the version before know it: nothing is ever taken back."""
+    """Mutant: compactor of the previous version, unaware of retracted answers."""
 
     def retracted_answers(self, message_ids: Collection[str]) -> set[str]:
         return set()
@@ -97,8 +97,9 @@ class Blind(Ledger):
 
 @dataclass
 class Model:
-    """What was committed to either stream, in order; what may be missing, and what must be. Both
-    have the same time.
+    """Committed rows of both streams, removable rows, and rows that must be removed.
+
+    Both streams share a clock.
     """
 
     log: CompactedLog
@@ -116,9 +117,7 @@ class Model:
         self.answers = [minted(self.log.now_us, number) for number in range(ANSWERS)]
 
     def wait(self, seconds: int) -> None:
-        """Answers that nothing was said about yet are written anew, so that they are younger than
-        the log.
-        """
+        """Advance the clock and give unused answers new ids, younger than the log."""
         for log in (self.log, self.turns):
             log.pass_seconds(seconds)
         named = {row.answer for rows in self.committed.values() for row in rows}
@@ -128,7 +127,7 @@ class Model:
     def acquire(
         self, log: CompactedLog, entries: list[Entry], rows: list[Committed], partition: int = 0
     ) -> None:
-        """One segment. Of an event that is known already there is no row."""
+        """Commit one segment; known events yield no row."""
         known = {row.event_id for row in self.committed[log.stream]}
         for row in rows:
             if row.event_id not in known:
@@ -150,7 +149,7 @@ class Model:
             )
 
     def audit(self) -> None:
-        """What was counted wrongly once stays so."""
+        """Audit both streams, since wrong counts persist."""
         logs = {self.log.stream: self.log.logs, self.turns.stream: self.turns.logs}
         assert audit(self.log.ledger, self.log.store, lambda stream: logs[stream]).problems == []
 
@@ -168,7 +167,7 @@ Action = Callable[[Model], None]
 
 
 def minted(now_us: int, number: int) -> str:
-    """An id as session mints them."""
+    """Return an id as created by session."""
     return str(uuid.UUID(int=now_us // 1_000 << 80 | 0x7 << 76 | 0b10 << 62 | number))
 
 
@@ -193,7 +192,7 @@ def commits(partition: int, events: list[Event]) -> Action:
 
 
 def finishes(answer: int, takes_back: bool) -> Action:
-    """A turn, or the one that takes it back; session's relays may overtake each other."""
+    """Commit a turn or its retraction; relays of session may overtake each other."""
 
     def act(model: Model) -> None:
         log, message_id = model.turns, model.answers[answer]
@@ -221,7 +220,7 @@ def waits(seconds: int) -> Action:
 
 
 def erases(person: int) -> Action:
-    """What was said; turns are nobody's here."""
+    """Erase the feedback of a person; turns belong to no person in this test."""
 
     def act(model: Model) -> None:
         through_sequence = len(model.log.ledger.segments("feedback"))
@@ -271,7 +270,7 @@ def compacts(stream: str, step: CompactionStep | None, time: int) -> Action:
 
 
 def compacts_as_before(stream: str) -> Action:
-    """A replica of the version before: it takes no rows out, and leaves its columns as they are."""
+    """Compact like the previous version, without removal of retracted answers."""
 
     def act(model: Model) -> None:
         log, table = (model.log if stream == "feedback" else model.turns), tables.compactors
@@ -311,8 +310,8 @@ SAID = st.builds(
     st.integers(0, 40),
     st.integers(0, 1),
 )
-# Something is said, perhaps taken back, and then somebody compacts: once more, and no pass may rely
-# on what another one did.
+# Feedback, an optional retraction, then compaction by any version; no pass may rely on another
+# pass.
 ROUNDS = st.tuples(
     st.builds(commits, st.just(0), st.lists(SAID, min_size=1, max_size=2)),
     NOTHING | st.builds(finishes, st.integers(0, 1), st.sampled_from([False, True, True])),
@@ -375,7 +374,7 @@ ACTION_LISTS = st.lists(ACTIONS, min_size=3, max_size=16)
 
 @settings(max_examples=8, **OURS)
 @given(actions=ACTION_LISTS)
-def test_readers_find_what_the_segments_held_without_what_must_go(
+def test_readers_find_all_rows_except_removable_rows(
     one_engine: Engine, actions: list[Action]
 ) -> None:
     run(one_engine, PASSING, actions)
@@ -383,7 +382,7 @@ def test_readers_find_what_the_segments_held_without_what_must_go(
 
 @settings(max_examples=12, **OURS)
 @given(rounds=ROUND_LISTS)
-def test_what_was_taken_back_goes_from_every_object_whatever_came_between(
+def test_retracted_rows_leave_every_object_in_any_history(
     one_engine: Engine, rounds: list[tuple[Action, ...]]
 ) -> None:
     run(one_engine, LASTING, list(itertools.chain.from_iterable(rounds)))
@@ -392,7 +391,7 @@ def test_what_was_taken_back_goes_from_every_object_whatever_came_between(
 @pytest.mark.long
 @settings(max_examples=300, **OURS)
 @given(actions=ACTION_LISTS)
-def test_many_ledgers_are_read_without_what_must_go(
+def test_many_ledgers_are_read_without_removable_rows(
     one_engine: Engine, actions: list[Action]
 ) -> None:
     run(one_engine, PASSING, actions)
@@ -401,7 +400,7 @@ def test_many_ledgers_are_read_without_what_must_go(
 @pytest.mark.long
 @settings(max_examples=300, **OURS)
 @given(rounds=ROUND_LISTS)
-def test_in_many_ledgers_what_was_taken_back_goes(
+def test_retracted_rows_leave_many_ledgers(
     one_engine: Engine, rounds: list[tuple[Action, ...]]
 ) -> None:
     run(one_engine, LASTING, list(itertools.chain.from_iterable(rounds)))
@@ -420,7 +419,7 @@ def test_in_many_ledgers_what_was_taken_back_goes(
 def test_a_page_is_the_next_part_of_the_whole_listing(
     one_engine: Engine, segments: int, cuts: list[int], after: int, page: int
 ) -> None:
-    """Covers between random cuts; some stretches have none."""
+    """Compacted segments lie between random cuts, with uncompacted stretches."""
     log = emptied(one_engine)
     segment = {
         "stream": "feedback",
@@ -466,7 +465,7 @@ def test_a_page_is_the_next_part_of_the_whole_listing(
     ][:page]
 
 
-def test_training_orders_rows_of_covers_as_it_did_those_of_segments(one_engine: Engine) -> None:
+def test_training_order_is_equal_for_compacted_and_original_segments(one_engine: Engine) -> None:
     log = emptied(one_engine)
     for number in range(9):
         log.thumbs(3, partition=number % PARTITIONS)
@@ -476,7 +475,7 @@ def test_training_orders_rows_of_covers_as_it_did_those_of_segments(one_engine: 
             event.event_id: event.place
             for item in log.readable_segments()
             for event in feedback_rows(
-                parquet.read(log.store.get(item.object_key)), as_training_lists(item), NOBODY
+                parquet.read(log.store.get(item.object_key)), as_training_lists(item), NO_KEYS
             )
         }
 

@@ -1,6 +1,4 @@
-"""Who may compact: one at a time, until its time is over; and whoever has not the newest epoch
-writes nothing.
-"""
+"""Compaction leases: a single owner until expiry, and fencing by epoch."""
 
 import re
 import time
@@ -19,7 +17,7 @@ STREAM = "feedback"
 
 
 class Clock:
-    """The database's, as the test says."""
+    """Database clock set by the test."""
 
     now_us = 1_000_000_000_000
 
@@ -40,7 +38,7 @@ def compactors(engine: Engine, clock: Clock) -> Compactors:
     return Compactors(engine, clock)
 
 
-def test_one_leads_until_its_time_is_over_and_a_sign_of_life_prolongs_it(
+def test_a_lease_has_one_owner_until_expiry_and_can_be_renewed(
     compactors: Compactors, clock: Clock
 ) -> None:
     first = compactors.acquire(STREAM, 60, 0)
@@ -57,7 +55,7 @@ def test_one_leads_until_its_time_is_over_and_a_sign_of_life_prolongs_it(
     assert second.epoch == first.epoch + 1
 
 
-def test_a_lease_that_is_given_back_is_free_and_a_pass_is_due_a_period_after_a_whole_one(
+def test_a_released_lease_is_free_and_the_next_pass_is_due_a_period_later(
     compactors: Compactors, clock: Clock
 ) -> None:
     for whole, due in ((False, True), (True, False)):
@@ -71,7 +69,7 @@ def test_a_lease_that_is_given_back_is_free_and_a_pass_is_due_a_period_after_a_w
     assert compactors.acquire(STREAM, 60, 3_600)
 
 
-def test_whoever_is_overtaken_writes_nothing_although_nothing_has_changed(
+def test_a_fenced_compactor_writes_nothing(
     engine: Engine, compactors: Compactors, clock: Clock, tmp_path: Path
 ) -> None:
     log = CompactedLog(engine, Directory(tmp_path))
@@ -107,7 +105,7 @@ def test_whoever_is_overtaken_writes_nothing_although_nothing_has_changed(
         compactors.publish(new, made)
 
 
-def test_what_is_retired_is_told_by_its_age_until_it_is_forgotten(
+def test_retired_objects_are_listed_by_age_until_forgotten(
     engine: Engine, compactors: Compactors, clock: Clock, tmp_path: Path
 ) -> None:
     log = CompactedLog(engine, Directory(tmp_path))
@@ -123,6 +121,6 @@ def test_what_is_retired_is_told_by_its_age_until_it_is_forgotten(
     assert compactors.retired(STREAM, None) == []
 
 
-def test_the_databases_clock_is_about_this_machines(engine: Engine) -> None:
+def test_the_database_clock_is_close_to_this_machine(engine: Engine) -> None:
     with engine.begin() as connection:
         assert abs(database_clock_us(connection) - time.time_ns() // 1_000) < 60_000_000

@@ -1,6 +1,4 @@
-"""A conversation is deleted: its turns and what was said about them leave the objects, whenever
-they came, and nothing else does.
-"""
+"""Deleted conversations: their turns and feedback leave all objects, and no other rows do."""
 
 from collections import Counter
 from dataclasses import replace
@@ -24,7 +22,7 @@ FULL = replace(OPTIONS, limits=RunLimits(2, 1 << 20))
 
 
 class CountingStore(Directory):
-    """Knows what was fetched."""
+    """Store that records fetched keys."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -51,7 +49,7 @@ def turns(engine: Engine, store: CountingStore) -> CompactedLog:
 
 
 def compact(*logs: CompactedLog, options=OPTIONS) -> int:
-    """How many rows were left out as erased."""
+    """Run a pass and return the number of erased rows."""
     tallies = [log.compaction(options).run(log.stream) for log in logs]
     assert all(tally and tally.complete for tally in tallies)
     return sum(tally.dropped["erased"] for tally in tallies if tally)
@@ -66,7 +64,7 @@ def is_sound(log: CompactedLog, turns: CompactedLog) -> bool:
     return audit(log.ledger, log.store, lambda stream: logs[stream]).problems == []
 
 
-def test_turns_and_all_that_was_said_about_them_leave_full_objects_too(
+def test_retracted_turns_and_their_feedback_leave_full_objects(
     log: CompactedLog, turns: CompactedLog
 ) -> None:
     log.commit(*(feedback_entry(event) for event in (thumb("a"), correction("b"), retraction("c"))))
@@ -88,20 +86,20 @@ def test_turns_and_all_that_was_said_about_them_leave_full_objects_too(
     }
 
 
-def test_what_comes_after_the_deletion_goes_at_the_next_pass(
+def test_rows_after_the_retraction_are_removed_by_the_next_pass(
     log: CompactedLog, turns: CompactedLog
 ) -> None:
     turns.commit(turn_entry(erased("m")))
     compact(log, turns)
     log.commit(feedback_entry(thumb("a")), feedback_entry(thumb("b", message="n")))
-    # A relay that stood still has been overtaken.
+    # A delayed relay delivers after the retraction.
     turns.turns("m", "n")
     assert compact(log, turns) == 2
     assert (about(log), [row["erased"] for row in turns.rows()]) == ([name("n")], [True, False])
     assert is_sound(log, turns)
 
 
-def test_a_segment_that_has_not_settled_is_looked_into_as_well(
+def test_recent_segments_are_checked_for_retracted_rows(
     log: CompactedLog, turns: CompactedLog
 ) -> None:
     log.thumbs(1)
@@ -110,7 +108,7 @@ def test_a_segment_that_has_not_settled_is_looked_into_as_well(
     assert log.rows() == []
 
 
-def test_full_objects_are_read_again_only_after_a_deletion_and_once(
+def test_full_objects_are_read_again_once_after_a_retraction(
     log: CompactedLog, turns: CompactedLog, store: CountingStore
 ) -> None:
     log.thumbs(2, message="n")
@@ -127,10 +125,10 @@ def test_full_objects_are_read_again_only_after_a_deletion_and_once(
     assert store.fetched[cover.object_key] == 1
 
 
-def test_rows_that_another_version_has_left_in_its_covers_go(
+def test_retracted_rows_compacted_by_another_version_are_removed(
     log: CompactedLog, turns: CompactedLog
 ) -> None:
-    """It compacts what came after the deletion, knows nothing of it, and moves the epoch alone."""
+    """The other version compacts later rows, unaware of retractions, and moves only the epoch."""
     turns.commit(turn_entry(erased("m")))
     compact(log, turns, options=FULL)
     log.thumbs(2)
@@ -162,7 +160,7 @@ def test_rows_that_another_version_has_left_in_its_covers_go(
     assert is_sound(log, turns)
 
 
-def test_while_turns_cannot_be_read_nothing_is_said_to_be_done(
+def test_unreadable_turns_keep_a_pass_incomplete(
     log: CompactedLog, turns: CompactedLog, store: CountingStore
 ) -> None:
     log.thumbs(2)
@@ -178,9 +176,10 @@ def test_while_turns_cannot_be_read_nothing_is_said_to_be_done(
     assert compact(log, options=FULL) == 2
 
 
-def test_what_crashed_writers_left_goes_too(log: CompactedLog, turns: CompactedLog) -> None:
+def test_orphans_of_crashed_writers_are_deleted(log: CompactedLog, turns: CompactedLog) -> None:
     log.thumbs(1)
-    key = f"feedback/v1/topic_id={log.logs[0].topic_id}/partition=0/{0:020d}-{1:020d}-0123456789ab.parquet"
+    folder = f"feedback/v1/topic_id={log.logs[0].topic_id}/partition=0"
+    key = f"{folder}/{0:020d}-{1:020d}-0123456789ab.parquet"
     log.store.put(key, b"the same thumb, by a fenced writer")
     compact(log)
     assert key in set(log.keys())
@@ -189,8 +188,10 @@ def test_what_crashed_writers_left_goes_too(log: CompactedLog, turns: CompactedL
     assert log.keys("feedback/") == set()
 
 
-def test_replaced_objects_keep_their_grace(log: CompactedLog, turns: CompactedLog) -> None:
-    """Nobody waits as for an erasure: readers who have listed them read on."""
+def test_replaced_objects_keep_their_delay_after_a_retraction(
+    log: CompactedLog, turns: CompactedLog
+) -> None:
+    """Unlike an erasure, a retraction does not shorten the delay for readers."""
     log.thumbs(1)
     log.thumbs(1, message="n")
     turns.commit(turn_entry(erased("m")))
@@ -203,9 +204,7 @@ def test_replaced_objects_keep_their_grace(log: CompactedLog, turns: CompactedLo
     assert log.keys("feedback/") == {item.object_key for item in log.readable_segments()}
 
 
-def test_a_turn_that_is_merged_again_and_again_stays(
-    log: CompactedLog, turns: CompactedLog
-) -> None:
+def test_a_repeatedly_merged_turn_stays(log: CompactedLog, turns: CompactedLog) -> None:
     for number in range(4):
         turns.commit(turn_entry(turn(message=f"n{number}")), turn_entry(erased(f"m{number}")))
         compact(turns)

@@ -1,6 +1,4 @@
-"""How far back a pass looks: to the oldest answer that was taken back since the last whole pass,
-and no further.
-"""
+"""Range of a pass: back to the oldest answer retracted since the last complete pass."""
 
 import uuid
 
@@ -42,7 +40,7 @@ def turns(log: CompactedLog) -> CompactedLog:
 
 
 def at(day: int) -> str:
-    """The id of an answer that was minted on a day of the log, a second after it began."""
+    """Return the id of an answer created on a day of the log, one second after its start."""
     milliseconds = (1_000_000_000_000 + day * DAY * 1_000_000) // 1_000 + 1_000
     return str(uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | 0b10 << 62))
 
@@ -58,7 +56,7 @@ def looked(log: CompactedLog, known: int = 0) -> RetractionRange:
     return find_retraction_range(log.ledger, log.store, Stream.FEEDBACK, known)
 
 
-def test_without_an_answer_that_was_taken_back_nothing_is_looked_into(
+def test_without_retracted_answers_no_object_is_read(
     log: CompactedLog, turns: CompactedLog
 ) -> None:
     assert looked(log) == RetractionRange(None, 0)
@@ -66,10 +64,10 @@ def test_without_an_answer_that_was_taken_back_nothing_is_looked_into(
     assert looked(log) == RetractionRange(None, 1)
 
 
-def test_a_pass_looks_as_far_back_as_the_oldest_answer_was_written_and_clocks_differ(
+def test_a_pass_reads_back_to_the_oldest_retracted_answer_and_clock_skew(
     log: CompactedLog, turns: CompactedLog
 ) -> None:
-    """Segments 1 to 4 were committed on the days 0, 3, 6 and 9."""
+    """Segments 1 to 4 were committed on days 0, 3, 6 and 9."""
     for message_id in (at(14), at(11), at(12)):
         retraction_turns(turns, message_id)
     assert MAX_CLOCK_SKEW_US == 7 * DAY * 1_000_000
@@ -83,7 +81,7 @@ def test_a_pass_looks_as_far_back_as_the_oldest_answer_was_written_and_clocks_di
     )
 
 
-def test_an_answer_whose_id_tells_no_time_may_be_anywhere(
+def test_an_id_without_a_time_extends_the_range_to_all_segments(
     log: CompactedLog, turns: CompactedLog
 ) -> None:
     retraction_turns(turns, at(14))
@@ -91,7 +89,7 @@ def test_an_answer_whose_id_tells_no_time_may_be_anywhere(
     assert looked(log) == RetractionRange(1, 2)
 
 
-def test_what_an_earlier_pass_knew_is_not_looked_for_again_in_a_cover_over_it(
+def test_known_retractions_in_compacted_turns_are_skipped(
     log: CompactedLog, turns: CompactedLog
 ) -> None:
     retraction_turns(turns, name("m"))
@@ -101,14 +99,14 @@ def test_what_an_earlier_pass_knew_is_not_looked_for_again_in_a_cover_over_it(
     assert looked(log, known=1) == RetractionRange(4, 2)
 
 
-def test_turns_that_cannot_be_read_are_told(log: CompactedLog, turns: CompactedLog) -> None:
+def test_unreadable_turns_are_reported(log: CompactedLog, turns: CompactedLog) -> None:
     turns.turns("m")
     log.store.delete(turns.readable_segments()[0].object_key)
     with pytest.raises(DamagedObjectError):
         looked(log)
 
 
-def test_an_id_tells_when_session_minted_it() -> None:
+def test_an_id_contains_its_creation_time() -> None:
     before, after = created_us(IdGenerator().new_id()), created_us(IdGenerator().new_id())
     assert 0 <= after - before < 60_000_000
     assert created_us(name("m")) == 0

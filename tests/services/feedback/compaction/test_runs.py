@@ -1,6 +1,4 @@
-"""Which neighbours are merged: small ones grow, full ones and new ones are left alone, and no row
-is rewritten at every pass.
-"""
+"""Choice of segments to merge: small segments grow, full and new segments stay."""
 
 from services.feedback.compaction.runs import Run, RunLimits, choose_runs
 from services.feedback.lake.compacted_segments import ReadableSegment
@@ -22,7 +20,7 @@ def cover(first: int, last: int, rows: int, size: int = 0) -> ReadableSegment:
 
 
 def runs(*items: ReadableSegment, suspects: tuple[int, ...] = ()) -> list[tuple[list[int], bool]]:
-    """Last sequences of each run, and whether it is merged."""
+    """Return the last sequences of each run, and its merge flag."""
 
     def plain(run: Run) -> tuple[list[int], bool]:
         return [item.sequence for item in run.items], run.merge
@@ -33,7 +31,7 @@ def runs(*items: ReadableSegment, suspects: tuple[int, ...] = ()) -> list[tuple[
     ]
 
 
-def test_small_neighbours_become_one_up_to_the_limit() -> None:
+def test_small_neighbours_are_merged_up_to_the_limit() -> None:
     assert runs(*(segment(n, 300) for n in range(1, 8))) == [
         ([1, 2, 3], True),
         ([4, 5, 6], True),
@@ -41,29 +39,29 @@ def test_small_neighbours_become_one_up_to_the_limit() -> None:
     ]
 
 
-def test_a_segment_is_covered_even_alone_and_a_cover_is_not() -> None:
+def test_a_single_segment_is_compacted_but_a_compacted_one_is_not() -> None:
     assert runs(segment(1, 10)) == [([1], True)]
     assert runs(cover(1, 3, 10)) == []
 
 
-def test_a_cover_waits_until_those_behind_it_weigh_as_much() -> None:
+def test_a_compacted_segment_waits_for_successors_of_equal_size() -> None:
     assert runs(cover(1, 9, 100), segment(10, 99)) == [([10], True)]
     assert runs(cover(1, 9, 100), cover(10, 10, 99), segment(11, 1)) == [([9, 10, 11], True)]
     assert runs(cover(1, 9, 100), cover(10, 10, 40), segment(11, 40)) == [([10, 11], True)]
 
 
-def test_what_is_full_by_rows_or_by_bytes_stays_and_parts_its_neighbours() -> None:
+def test_a_full_segment_stays_and_separates_its_neighbours() -> None:
     full = [cover(2, 2, 500), cover(2, 2, 3, size=500_000)]
     assert [runs(segment(1, 1), one, segment(3, 1)) for one in full] == [
         [([1], True), ([3], True)]
     ] * 2
 
 
-def test_new_segments_are_left_alone() -> None:
+def test_recent_segments_form_no_run() -> None:
     assert runs(segment(1, 1), segment(2, 1), segment(3, 1, commit_us=NOW + 1)) == [([1, 2], True)]
 
 
-def test_what_may_hold_rows_that_must_go_is_looked_into_whatever_its_size_or_age() -> None:
+def test_suspect_segments_are_checked_at_any_size_and_age() -> None:
     items = [cover(1, 1, 900), cover(2, 2, 50), segment(3, 20), segment(4, 1, commit_us=NOW + 1)]
     assert runs(*items, suspects=(1, 2, 3, 4)) == [
         ([1], False),
@@ -73,8 +71,8 @@ def test_what_may_hold_rows_that_must_go_is_looked_into_whatever_its_size_or_age
     ]
 
 
-def test_a_row_is_rewritten_as_often_as_its_object_doubles() -> None:
-    """A segment an hour for 512 hours: each row is written log2(512) times, and not 512 times."""
+def test_a_row_is_rewritten_once_per_doubling() -> None:
+    """One segment per hour for 512 hours: each row is written log2(512) times instead of 512."""
     items: list[ReadableSegment] = []
     written = 0
     for hour in range(1, 513):

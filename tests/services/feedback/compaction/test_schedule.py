@@ -1,6 +1,4 @@
-"""Compaction beside the service: one of the replicas makes each pass, what fails is tried again,
-and stopping waits for it.
-"""
+"""Schedule of compaction: one replica per pass, retries, and an orderly stop."""
 
 import asyncio
 import threading
@@ -37,7 +35,7 @@ def is_covered(log: CompactedLog) -> bool:
     return all(item.is_compacted for item in log.readable_segments())
 
 
-async def test_replicas_look_and_one_of_them_makes_the_pass(
+async def test_one_of_several_replicas_runs_a_due_pass(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:
     log = CompactedLog(sqlite_engine, Directory(tmp_path / "objects"))
@@ -66,9 +64,7 @@ async def test_replicas_look_and_one_of_them_makes_the_pass(
     assert listed.count(CompactionStep.PUBLISHED) == 2
 
 
-async def test_what_fails_is_counted_and_tried_again_at_the_next_look(
-    sqlite_engine: Engine, tmp_path: Path
-) -> None:
+async def test_a_failed_pass_is_counted_and_retried(sqlite_engine: Engine, tmp_path: Path) -> None:
     class Away(Directory):
         away = True
 
@@ -95,7 +91,7 @@ async def test_what_fails_is_counted_and_tried_again_at_the_next_look(
     await running
 
 
-async def test_stopping_waits_for_the_step_under_way_and_for_no_other(
+async def test_stopping_waits_only_for_the_current_step(
     sqlite_engine: Engine, tmp_path: Path
 ) -> None:
     log = CompactedLog(sqlite_engine, Directory(tmp_path / "objects"))

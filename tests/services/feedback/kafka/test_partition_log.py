@@ -1,4 +1,4 @@
-"""A partition as a log: what the consumer fetched is what the sink reads, and nothing else ever is."""
+"""Partition log: the sink reads exactly the records fetched by the consumer."""
 
 import pytest
 
@@ -11,7 +11,7 @@ ROOM = 1 << 20
 
 
 class Topic:
-    """Has its id until it is made anew."""
+    """Topic with an id until its recreation."""
 
     def __init__(self) -> None:
         self.asked, self.is_anew = 0, False
@@ -37,7 +37,7 @@ def topic() -> Topic:
 
 @pytest.fixture
 def log(topic: Topic) -> KafkaLog:
-    """Attached, and filled up to 5 from 3 on."""
+    """Return a log with records 3 and 4, after its seek."""
     log = KafkaLog("topic", 2, topic.require)
     assert offsets(log, 3) == []
     assert log.take_seek_offset() == 3
@@ -45,7 +45,7 @@ def log(topic: Topic) -> KafkaLog:
     return log
 
 
-def test_the_first_read_wishes_for_its_offset(topic: Topic) -> None:
+def test_the_first_read_requests_a_seek(topic: Topic) -> None:
     log = KafkaLog("topic", 2, topic.require)
     assert log.take_seek_offset() is None
     log.offer(records(0, 2))
@@ -57,7 +57,7 @@ def test_the_first_read_wishes_for_its_offset(topic: Topic) -> None:
     assert log.take_seek_offset() is None
 
 
-def test_what_was_fetched_is_read_within_limits_and_let_go_when_sunk(log: KafkaLog) -> None:
+def test_fetched_records_are_read_within_limits_and_dropped_when_sunk(log: KafkaLog) -> None:
     log.offer(records(5, 8))
     assert offsets(log, 3, most=2) == [3, 4]
     assert offsets(log, 3, size=3 * frame_bytes(entry("r3"))) == [3, 4, 5]
@@ -68,14 +68,14 @@ def test_what_was_fetched_is_read_within_limits_and_let_go_when_sunk(log: KafkaL
     assert (offsets(log, 8), log.end_offset, log.bytes_used) == ([], 8, 0)
 
 
-def test_offsets_that_the_broker_left_out_are_no_reason_to_seek(log: KafkaLog) -> None:
+def test_gaps_in_offsets_need_no_seek(log: KafkaLog) -> None:
     log.offer(records(9, 10))
     assert offsets(log, 5) == [9]
     assert log.take_seek_offset() is None
 
 
 @pytest.mark.parametrize("start", [0, 9])
-def test_another_offset_than_is_here_is_wished_for(log: KafkaLog, start: int) -> None:
+def test_a_read_at_another_offset_requests_a_seek(log: KafkaLog, start: int) -> None:
     assert offsets(log, start) == []
     log.offer(records(5, 6))
     assert (log.take_seek_offset(), log.bytes_used) == (start, 0)
@@ -83,7 +83,7 @@ def test_another_offset_than_is_here_is_wished_for(log: KafkaLog, start: int) ->
     assert offsets(log, start) == [start]
 
 
-def test_records_are_handed_out_only_if_the_topic_still_has_its_id(
+def test_records_are_returned_only_if_the_topic_id_is_unchanged(
     log: KafkaLog, topic: Topic
 ) -> None:
     topic.is_anew = True
@@ -92,12 +92,12 @@ def test_records_are_handed_out_only_if_the_topic_still_has_its_id(
     assert topic.asked == 1
 
 
-def test_nobody_is_asked_while_there_is_nothing(log: KafkaLog, topic: Topic) -> None:
+def test_an_empty_log_does_not_look_up_the_topic_id(log: KafkaLog, topic: Topic) -> None:
     assert offsets(log, 5) == []
     assert topic.asked == 0
 
 
-def test_a_failure_is_told_unless_the_topic_was_made_anew(log: KafkaLog, topic: Topic) -> None:
+def test_a_failure_is_raised_unless_the_topic_was_recreated(log: KafkaLog, topic: Topic) -> None:
     failure = OffsetOutOfRangeError("3 to 7 are lost")
     log.fail(failure)
     log.offer(records(5, 6))

@@ -1,6 +1,4 @@
-"""A sink for each partition that is held: when it starts, when it stops, and what stops it for
-good.
-"""
+"""Sinks of assigned partitions: start, stop, and permanent failure."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +21,7 @@ from tests.services.feedback.samples import entry
 
 
 class Topic:
-    """Kafka's answer to the question for the id."""
+    """Fake lookup of the topic id."""
 
     def __init__(self) -> None:
         self.topic_id, self.silences = "first", 0
@@ -40,7 +38,7 @@ class Topic:
 
 
 class Source:
-    """The consumer's side."""
+    """Fake consumer that records attached logs."""
 
     def __init__(self) -> None:
         self.logs: list[KafkaLog] = []
@@ -58,7 +56,7 @@ class Source:
 
 
 class FakeSink:
-    """Sinks all that its log has."""
+    """Fake sink that sinks all records of its log."""
 
     def __init__(self, log: KafkaLog, failures: int = 0) -> None:
         self._log, self._failures = log, failures
@@ -80,7 +78,7 @@ class FakeSink:
 
 
 class House:
-    """All of it, wired."""
+    """Partition sinks with all fakes."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.topic, self.source, self.made = Topic(), Source(), list[FakeSink]()
@@ -113,7 +111,7 @@ def gauge(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(f"thumbwheel_feedback_{name}", {"stream": "feedback"} | labels)
 
 
-async def test_a_partition_that_was_taken_is_assigned_filled_and_sunk() -> None:
+async def test_an_assigned_partition_is_filled_and_sunk() -> None:
     async with running() as house:
         house.sinks.on_assigned([4, 5])
         await until(lambda: len(house.source.logs) == 2)
@@ -128,7 +126,7 @@ async def test_a_partition_that_was_taken_is_assigned_filled_and_sunk() -> None:
     assert gauge("partitions") == 0
 
 
-async def test_what_was_lost_is_sunk_no_more_and_taken_again_it_has_a_new_log() -> None:
+async def test_a_lost_partition_stops_and_gets_a_new_log_when_assigned_again() -> None:
     async with running() as house:
         house.sinks.on_assigned([0])
         await until(lambda: house.source.logs)
@@ -140,7 +138,7 @@ async def test_what_was_lost_is_sunk_no_more_and_taken_again_it_has_a_new_log() 
         assert (house.source.logs[0].sunk, house.made[0].position) == (0, 0)
 
 
-async def test_kafka_and_the_ledger_may_be_away_at_first() -> None:
+async def test_kafka_and_the_ledger_may_be_unavailable_at_first() -> None:
     async with running() as house:
         house.topic.silences, house.assign_failures = 1, 1
         house.sinks.on_assigned([0])
@@ -148,7 +146,7 @@ async def test_kafka_and_the_ledger_may_be_away_at_first() -> None:
         assert house.made[0].assigns == 2
 
 
-async def test_a_partition_that_is_lost_while_kafka_is_away_is_not_waited_for() -> None:
+async def test_a_partition_lost_during_an_outage_of_kafka_is_released() -> None:
     async with running() as house:
         house.topic.silences = 1_000
         house.sinks.on_assigned([0])
@@ -157,7 +155,7 @@ async def test_a_partition_that_is_lost_while_kafka_is_away_is_not_waited_for() 
     assert house.made == []
 
 
-async def test_a_topic_made_anew_restarts_the_source() -> None:
+async def test_a_recreated_topic_restarts_the_source() -> None:
     async with running() as house:
         house.sinks.on_assigned([0])
         await until(lambda: house.source.logs)
@@ -167,7 +165,7 @@ async def test_a_topic_made_anew_restarts_the_source() -> None:
         assert house.made[0].position == 0
 
 
-async def test_a_partition_whose_records_are_gone_stops_loudly_and_alone(
+async def test_a_partition_with_missing_records_stops_alone_and_logs_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running() as house:

@@ -1,4 +1,4 @@
-"""A record on its way through a topic, and what becomes of records that others wrote there."""
+"""Conversion of records to topics and back, and of foreign records."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +16,7 @@ ENTRY = replace(entry("a"), accept_order=7, traceparent="00-aaaa-bbbb-01")
 
 @dataclass
 class Message:
-    """As the client hands it out."""
+    """Consumed message of the client library."""
 
     offset: int = 5
     timestamp: int = 1_700
@@ -25,11 +25,11 @@ class Message:
     headers: Any = field(default_factory=lambda: headers_of(ENTRY))
 
 
-def test_a_record_comes_back_as_it_went() -> None:
+def test_a_record_round_trips() -> None:
     assert record_of(Message()) == Record(5, 1_700_000, ENTRY)
 
 
-def test_without_an_order_and_a_trace_there_are_no_headers_for_them() -> None:
+def test_optional_headers_are_omitted() -> None:
     plain = entry("a")
     assert [key for key, _ in headers_of(plain)] == ["event_id", "schema", "fingerprint"]
     assert record_of(Message(headers=headers_of(plain))).entry == plain
@@ -63,7 +63,7 @@ FOREIGN: dict[str, Message] = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_is_not_ours_is_a_record_that_nobody_can_decode(name: str) -> None:
+def test_a_foreign_record_is_undecodable(name: str) -> None:
     record = record_of(FOREIGN[name])
     assert record.offset == 5
     with pytest.raises(UndecodableError):

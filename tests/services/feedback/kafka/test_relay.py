@@ -1,6 +1,4 @@
-"""From spool to broker: nothing is let go before it is acknowledged, and everything else is sent
-again.
-"""
+"""Relay: records stay in the spool until acknowledged and are resent otherwise."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,7 +16,7 @@ ROOM = 1 << 20
 
 
 class Broker:
-    """Refuses as often as it is told to."""
+    """Broker that rejects a number of batches."""
 
     def __init__(self, refusals: int = 0) -> None:
         self.refusals, self.batches, self.is_closed = refusals, [], False
@@ -46,7 +44,7 @@ def relay_of(
     return Relay("feedback", spool, broker, events, size, relayed.append)
 
 
-def test_what_is_acknowledged_leaves_the_spool(spool: Spool) -> None:
+def test_acknowledged_records_leave_the_spool(spool: Spool) -> None:
     broker, relayed = Broker(), []
     relay = relay_of(spool, broker, relayed)
     spool.append([entry("a"), entry("b")])
@@ -55,7 +53,7 @@ def test_what_is_acknowledged_leaves_the_spool(spool: Spool) -> None:
     assert not relay.step()
 
 
-def test_what_is_not_acknowledged_stays_and_is_sent_again_with_what_came_since(
+def test_unacknowledged_records_stay_and_are_resent(
     spool: Spool,
 ) -> None:
     broker, relayed = Broker(refusals=1), []
@@ -77,7 +75,7 @@ def test_a_batch_is_bounded_in_events_and_bytes(spool: Spool) -> None:
     assert (by_events.batches, by_bytes.batches) == ([[0, 1]], [[0, 1, 2]])
 
 
-def test_after_a_crash_all_that_the_spool_holds_goes_again(spool: Spool) -> None:
+def test_after_a_crash_all_records_of_the_spool_are_resent(spool: Spool) -> None:
     spool.append([entry("a"), entry("b")])
     relay_of(spool, Broker(), [], events=1).step()
     broker = Broker()
@@ -85,7 +83,7 @@ def test_after_a_crash_all_that_the_spool_holds_goes_again(spool: Spool) -> None
     assert broker.batches == [[0, 1]]
 
 
-def test_a_relay_goes_on_until_the_broker_is_back(spool: Spool) -> None:
+def test_a_relay_retries_until_the_broker_returns(spool: Spool) -> None:
     broker, relayed, done = Broker(refusals=2), [], threading.Event()
 
     def on_relayed(end: int) -> None:
@@ -102,7 +100,7 @@ def test_a_relay_goes_on_until_the_broker_is_back(spool: Spool) -> None:
     assert (len(broker.batches), relayed) == (3, [1])
 
 
-def test_finishing_relays_what_waits_and_lets_go_of_the_broker(spool: Spool) -> None:
+def test_finishing_relays_waiting_records_and_closes_the_broker(spool: Spool) -> None:
     broker = Broker()
     relay = relay_of(spool, broker, [], events=1)
     spool.append([entry("a"), entry("b")])
@@ -110,7 +108,7 @@ def test_finishing_relays_what_waits_and_lets_go_of_the_broker(spool: Spool) -> 
     assert (relay.waiting, broker.is_closed) == (0, True)
 
 
-def test_finishing_asks_no_broker_that_failed_just_now(spool: Spool) -> None:
+def test_finishing_skips_a_broker_that_just_failed(spool: Spool) -> None:
     broker = Broker(refusals=9)
     relay = relay_of(spool, broker, [])
     spool.append([entry("a")])
@@ -125,7 +123,7 @@ def test_finishing_asks_no_broker_that_failed_just_now(spool: Spool) -> None:
     assert (len(broker.batches), relay.waiting, broker.is_closed) == (tried, 1, True)
 
 
-def test_a_spool_that_cannot_be_read_ends_the_relay(spool: Spool, tmp_path: Path) -> None:
+def test_an_unreadable_spool_ends_the_relay(spool: Spool, tmp_path: Path) -> None:
     relay = relay_of(spool, Broker(), [])
     spool.append([entry("a")])
     (path,) = (tmp_path / "spool").glob("*.log")

@@ -1,6 +1,4 @@
-"""A backup of the objects: what comes out of one store goes whole into another, and what is cut off
-is no backup.
-"""
+"""Backup of objects: complete restore, and rejection of a truncated backup."""
 
 import io
 import tarfile
@@ -30,7 +28,7 @@ def content(store: Directory) -> dict[str, bytes]:
     return {found.key: store.get(found.key) for found in store.list("")}
 
 
-def test_all_objects_go_from_one_store_into_another_also_twice(tmp_path: Path) -> None:
+def test_all_objects_are_restored_also_twice(tmp_path: Path) -> None:
     stream = io.BytesIO()
     assert archive.save(filled(tmp_path / "old"), stream) == len(OBJECTS)
     other = Directory(tmp_path / "new")
@@ -40,7 +38,7 @@ def test_all_objects_go_from_one_store_into_another_also_twice(tmp_path: Path) -
     assert content(other) == OBJECTS
 
 
-def test_what_compaction_deletes_meanwhile_is_left_out(tmp_path: Path) -> None:
+def test_objects_deleted_during_the_backup_are_skipped(tmp_path: Path) -> None:
     class Compacted(Directory):
         def list(self, prefix: str) -> Iterator[StoredObject]:
             yield from super().list(prefix)
@@ -50,7 +48,7 @@ def test_what_compaction_deletes_meanwhile_is_left_out(tmp_path: Path) -> None:
     assert archive.save(Compacted(tmp_path), io.BytesIO()) == len(OBJECTS)
 
 
-def test_a_backup_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_backup_is_rejected(tmp_path: Path) -> None:
     stream = io.BytesIO()
     archive.save(filled(tmp_path / "old"), stream)
     with pytest.raises(tarfile.ReadError):

@@ -1,4 +1,4 @@
-"""The audit finds nothing in a sound log, and finds each kind of damage that is planted."""
+"""Audit of a sound log, and of each kind of planted damage."""
 
 import hashlib
 import re
@@ -28,7 +28,7 @@ ROOM = 1 << 25
 
 @dataclass
 class Log:
-    """Three segments of two, one dead letter, one repeated event, one event still in the spool."""
+    """Log with three segments of two, a dead letter, a repeated event, and a waiting event."""
 
     root: Path
     segment_bytes: int = 1
@@ -73,7 +73,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
     log.engine.dispose()
 
 
-def test_a_sound_log_has_figures_and_no_problem(log: Log) -> None:
+def test_a_sound_log_has_counts_and_no_problem(log: Log) -> None:
     (log.root / "objects/feedback/v1/orphan.parquet").write_bytes(b"")
     report = log.audit()
     (figures,) = report.figures
@@ -94,7 +94,7 @@ def _swap(log: Log) -> None:
 
 
 def _rewrite(log: Log) -> None:
-    """A row fewer, with a hash that fits."""
+    """Remove a row and adapt the hash."""
     path = log.objects()[0]
     data = parquet.encode_feedback(decode(path.read_bytes())[:1])
     path.write_bytes(data)
@@ -105,11 +105,11 @@ def _rewrite(log: Log) -> None:
     )
 
 
-# What is done, what of it is named and as what, and the numbers that are told.
+# Damage, name and reason of the finding, and numbers in its text.
 DAMAGE: dict[str, tuple[Callable[[Log], None], str, str, tuple[int, ...]]] = {
     "object missing": (lambda log: log.objects()[1].unlink(), "feedback segment 2", "MISSING", ()),
     "object replaced": (_swap, "feedback segment 1", "MISMATCH", ()),
-    "row missing": (_rewrite, "feedback segment 1", "ROWS_MISMATCH", (1,)),
+    "row missing": (_rewrite, "feedback segment 1", "ROWS_MISMATCH", (1, 2)),
     "segment missing": (
         lambda log: log.change(delete(segments).where(segments.c.sequence == 2)),
         "feedback segment 3",
@@ -120,7 +120,7 @@ DAMAGE: dict[str, tuple[Callable[[Log], None], str, str, tuple[int, ...]]] = {
         lambda log: log.change(delete(dead_letters)),
         "feedback segment 2",
         "DEAD_LETTERS_MISMATCH",
-        (0,),
+        (0, 1),
     ),
     "dead letter that is a row": (
         lambda log: log.change(
@@ -168,7 +168,7 @@ def test_planted_damage_is_found(log: Log, name: str) -> None:
     assert "problems" in report.lines()[-1]
 
 
-def test_an_event_that_is_there_twice_is_found(log: Log) -> None:
+def test_a_duplicate_event_is_found(log: Log) -> None:
     sink = Sink(FEEDBACK, log.spool, log.store, log.ledger, FlushLimits(2, ROOM))
     log.change(delete(event_ids))
     sink.assign()
@@ -177,8 +177,8 @@ def test_an_event_that_is_there_twice_is_found(log: Log) -> None:
     assert "DUPLICATE" in {problem.reason for problem in log.audit().problems}
 
 
-def test_long_texts_cost_an_audit_no_memory(tmp_path: Path) -> None:
-    """It runs in a replica's pod, beside the service."""
+def test_an_audit_of_long_texts_uses_constant_memory(tmp_path: Path) -> None:
+    """Audit objects with long texts in constant memory, since the audit runs in a replica's pod."""
     log = Log(tmp_path, segment_bytes=ROOM)
     for number in range(500):
         event = thumb(f"long {number}")

@@ -1,6 +1,4 @@
-"""An audit goes through the ledger a page at a time and finds the same, also while compaction moves
-what it has read.
-"""
+"""Paged audit: equal results for any page size, also during concurrent compaction."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +21,7 @@ PAGE = 3
 
 
 class Listened(Ledger):
-    """Knows the longest answer, and does something after the so-manieth one of a kind."""
+    """Ledger that records the longest response and calls a function after the n-th read."""
 
     longest = 0
     work: dict[str, Callable[[], object]]
@@ -76,7 +74,7 @@ def audited(log: CompactedLog, **work: Callable[[], object]) -> tuple[Report, Li
     return report, ledger
 
 
-def test_pages_are_short_and_the_figures_are_those_of_all(log: CompactedLog) -> None:
+def test_pages_are_bounded_and_counts_cover_all_segments(log: CompactedLog) -> None:
     report, ledger = audited(log)
     assert report.problems == []
     assert sum(figures.segments for figures in report.figures) == 11
@@ -85,7 +83,7 @@ def test_pages_are_short_and_the_figures_are_those_of_all(log: CompactedLog) -> 
     assert ledger.longest == PAGE
 
 
-def test_a_cover_over_more_segments_than_a_page_is_checked(log: CompactedLog) -> None:
+def test_a_compacted_segment_larger_than_a_page_is_checked(log: CompactedLog) -> None:
     log.compaction().run(log.stream)
     report, _ = audited(log)
     assert report.problems == []
@@ -93,10 +91,8 @@ def test_a_cover_over_more_segments_than_a_page_is_checked(log: CompactedLog) ->
 
 
 @pytest.mark.parametrize("moment", ["served_1", "served_2", "segments_2", "served_4", "segments_4"])
-def test_what_is_compacted_and_deleted_between_two_pages_is_no_problem(
-    log: CompactedLog, moment: str
-) -> None:
-    """The cover reaches back over what was read already; objects of the page at hand are gone."""
+def test_compaction_between_two_pages_is_no_problem(log: CompactedLog, moment: str) -> None:
+    """The compacted segment starts before the page, and objects of the current page are deleted."""
     report, _ = audited(log, **{moment: lambda: log.compaction().run(log.stream)})
     assert report.problems == []
     assert [item.is_compacted for item in log.readable_segments()] == [True]
@@ -104,14 +100,14 @@ def test_what_is_compacted_and_deleted_between_two_pages_is_no_problem(
 
 
 @pytest.mark.parametrize("moment", ["served_1", "served_4", "segments_4"])
-def test_what_is_committed_meanwhile_is_accounted_for(log: CompactedLog, moment: str) -> None:
+def test_segments_committed_during_the_audit_are_counted(log: CompactedLog, moment: str) -> None:
     report, _ = audited(log, **{moment: lambda: log.thumbs(3)})
     assert report.problems == []
     assert sum(figures.rows for figures in report.figures) == 23
 
 
 @pytest.mark.parametrize("first", [2, 3, 4, 5])
-def test_a_cover_that_lies_over_another_one_is_found_wherever_pages_end(
+def test_overlapping_compacted_segments_are_found_at_any_page_size(
     log: CompactedLog, first: int
 ) -> None:
     log.compaction().run(log.stream)
@@ -132,17 +128,17 @@ def test_a_cover_that_lies_over_another_one_is_found_wherever_pages_end(
         )
     report, _ = audited(log)
     found = {(problem.field, problem.reason) for problem in report.problems}
-    assert (f"feedback cover of {first} to 12", "SEQUENCE_MISMATCH") in found
+    assert (f"feedback compacted segment {first} to 12", "SEQUENCE_MISMATCH") in found
 
 
-def test_an_object_that_is_missing_for_good_is_told_once(log: CompactedLog) -> None:
+def test_a_missing_object_is_reported_once(log: CompactedLog) -> None:
     log.store.delete(log.readable_segments()[4].object_key)
     report, _ = audited(log)
     (problem,) = report.problems
     assert (problem.field, problem.reason) == ("feedback segment 5", "MISSING")
 
 
-def test_orphans_are_found_in_whatever_portions_they_are_looked_for(log: CompactedLog) -> None:
+def test_orphans_are_found_at_any_batch_size(log: CompactedLog) -> None:
     log.compaction().run(log.stream)
     log.thumbs(2)
     for number in range(5):

@@ -1,4 +1,4 @@
-"""The commit point: contiguous, fenced, one transaction, and there after power loss."""
+"""Ledger: contiguous segments, fencing, one transaction, and durability."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +71,7 @@ def test_an_older_lease_is_fenced_and_commits_nothing(ledger: Ledger) -> None:
     assert ledger.end_offset(TOPIC, 0) == 2
 
 
-def test_a_commit_that_was_done_already_is_fenced(ledger: Ledger) -> None:
+def test_a_repeated_commit_is_fenced(ledger: Ledger) -> None:
     lease = ledger.lease("feedback", TOPIC, 0)
     ledger.commit(lease, batch(end=3, rows=3), nothing)
     with pytest.raises(FencedError):
@@ -80,9 +80,7 @@ def test_a_commit_that_was_done_already_is_fenced(ledger: Ledger) -> None:
     assert ledger.lease("feedback", TOPIC, 0).end_offset == 3
 
 
-def test_what_is_written_within_a_commit_is_there_with_it_or_not_at_all(
-    ledger: Ledger, engine: Engine
-) -> None:
+def test_writes_within_a_commit_are_atomic_with_it(ledger: Ledger, engine: Engine) -> None:
     lease = ledger.lease("feedback", TOPIC, 0)
 
     def fails(connection: Connection) -> None:
@@ -105,7 +103,7 @@ def test_an_event_id_cannot_be_committed_twice(ledger: Ledger) -> None:
     assert ledger.fingerprints("feedback", ["a", "b"]) == {"a": bytes(32)}
 
 
-def test_a_log_made_anew_begins_at_zero_while_the_sequence_goes_on(ledger: Ledger) -> None:
+def test_a_recreated_log_starts_at_zero_and_the_sequence_continues(ledger: Ledger) -> None:
     ledger.commit(ledger.lease("feedback", TOPIC, 0), batch(end=5, rows=5), nothing)
     again = ledger.lease("feedback", "22222222-2222-2222-2222-222222222222", 0)
     _, segment = ledger.commit(again, batch(end=2, rows=2), nothing)
@@ -113,7 +111,7 @@ def test_a_log_made_anew_begins_at_zero_while_the_sequence_goes_on(ledger: Ledge
     assert [s.topic_id[0] for s in ledger.segments("feedback")] == ["1", "2"]
 
 
-def test_streams_have_sequences_and_ids_of_their_own(ledger: Ledger) -> None:
+def test_streams_have_separate_sequences_and_ids(ledger: Ledger) -> None:
     ledger.commit(ledger.lease("feedback", TOPIC, 0), batch(end=1, rows=1, ids=("a",)), nothing)
     other = ledger.lease("turns", "22222222-2222-2222-2222-222222222222", 0)
     _, segment = ledger.commit(other, batch(end=1, rows=1, ids=("a",)), nothing)
@@ -138,7 +136,7 @@ def test_commits_reach_the_disk_before_they_return(engine: Engine) -> None:
             assert connection.execute(text(question)).scalar() == answer
 
 
-def test_the_sequence_counts_over_all_partitions_of_a_stream(ledger: Ledger) -> None:
+def test_the_sequence_spans_all_partitions_of_a_stream(ledger: Ledger) -> None:
     leases = [ledger.lease("feedback", TOPIC, partition) for partition in range(3)]
     committed = [
         ledger.commit(lease, batch(end=2, rows=2), nothing)[1] for lease in reversed(leases)
@@ -151,7 +149,7 @@ def test_the_sequence_counts_over_all_partitions_of_a_stream(ledger: Ledger) -> 
     assert ledger.segments("feedback", after_sequence=1) == committed[1:]
 
 
-def test_commits_to_many_partitions_at_once_have_sequences_without_a_gap_and_all_are_there(
+def test_concurrent_commits_to_partitions_have_sequences_without_gaps(
     ledger: Ledger,
 ) -> None:
     def fill(partition: int) -> None:
@@ -168,8 +166,8 @@ def test_commits_to_many_partitions_at_once_have_sequences_without_a_gap_and_all
     assert [ledger.end_offset(TOPIC, partition) for partition in range(4)] == [10] * 4
 
 
-def test_the_first_two_commits_of_a_stream_wait_for_one_another(engine: Engine) -> None:
-    """As two partitions of a new ledger do: neither is told that it is fenced."""
+def test_the_first_two_commits_of_a_stream_are_serialised(engine: Engine) -> None:
+    """Two partitions of a new ledger commit at once; neither is fenced."""
     ledger, first_is_in, second_came = Ledger(engine), threading.Event(), threading.Event()
     leases = [ledger.lease("feedback", TOPIC, partition) for partition in range(2)]
 
@@ -187,7 +185,7 @@ def test_the_first_two_commits_of_a_stream_wait_for_one_another(engine: Engine) 
         assert [done.result()[1].sequence for done in (first, second)] == [1, 2]
 
 
-def test_a_writer_frozen_inside_a_commit_does_not_hold_the_others_for_ever(
+def test_a_writer_frozen_inside_a_commit_blocks_others_only_briefly(
     postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(postgres_engine)
@@ -198,21 +196,22 @@ def test_a_writer_frozen_inside_a_commit_does_not_hold_the_others_for_ever(
         pytest.raises(LedgerUnavailableError),
         Ledger(frozen).commits_blocked("feedback") as connection,
     ):
-        # This one holds the stream's row and does nothing. The other waits for it, and gets it.
+        # This transaction holds the stream's row and idles. The other one waits and then gets the
+        # lock.
         ledger.commit(lease, batch(end=2, rows=1), nothing)
         connection.execute(text("SELECT 1"))
     assert ledger.end_offset(TOPIC, 0) == 2
     frozen.dispose()
 
 
-def test_a_database_that_lacks_what_is_asked_is_unavailable(tmp_path: Path) -> None:
+def test_a_database_without_the_tables_is_unavailable(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path}/empty.db")
     with pytest.raises(LedgerUnavailableError):
         Ledger(engine).segments("feedback")
     engine.dispose()
 
 
-def test_a_database_that_is_away_is_unavailable_and_then_back(
+def test_a_stopped_database_is_unavailable_until_it_returns(
     postgres: PostgresServer, postgres_engine: Engine
 ) -> None:
     ledger = Ledger(postgres_engine)

@@ -1,5 +1,6 @@
-"""What every object store promises: whole or not there, under keys that stay inside. The directory,
-and S3.
+"""Contract of object stores: atomic objects under keys inside the store.
+
+The tests run on a directory and on S3.
 """
 
 import time
@@ -34,7 +35,7 @@ def keys(store: ObjectStore, prefix: str = "") -> list[str]:
     return sorted(found.key for found in store.list(prefix))
 
 
-def test_what_was_put_is_got_and_listed_by_prefix(store: ObjectStore) -> None:
+def test_stored_objects_are_returned_and_listed_by_prefix(store: ObjectStore) -> None:
     store.put("a/v1/two", b"2")
     store.put("a/v1/one", b"1")
     store.put("b/one", b"3")
@@ -59,7 +60,7 @@ def test_a_second_put_replaces_the_whole_object(store: ObjectStore) -> None:
     assert (store.get("key"), store.get("empty")) == (b"short", b"")
 
 
-def test_what_is_deleted_is_gone_and_may_be_deleted_again(store: ObjectStore) -> None:
+def test_deletion_is_idempotent(store: ObjectStore) -> None:
     store.put("a/one", b"1")
     store.put("a/two", b"2")
     for _ in range(2):
@@ -78,14 +79,14 @@ def test_a_key_cannot_leave_the_store(store: ObjectStore, key: str) -> None:
             call()
 
 
-def test_a_directory_tells_when_an_object_was_written(tmp_path: Path) -> None:
+def test_a_directory_reports_modification_times(tmp_path: Path) -> None:
     store, before_us = Directory(tmp_path), time.time_ns() // 1_000
     store.put("a", b"")
     (found,) = store.list("")
     assert before_us - 1_000_000 <= found.modified_us <= time.time_ns() // 1_000
 
 
-def test_a_missing_object_is_told_from_a_directory_that_fails(tmp_path: Path) -> None:
+def test_a_missing_object_differs_from_a_failing_directory(tmp_path: Path) -> None:
     with pytest.raises(ObjectMissingError):
         Directory(tmp_path).get("nothing")
     (tmp_path / "file").write_bytes(b"")

@@ -1,6 +1,4 @@
-"""What the ledger does not name is found, and deleted only when it is old and nobody can commit it
-any more.
-"""
+"""Orphans are found, and deleted only when old and impossible to commit."""
 
 import time
 from collections.abc import Iterator
@@ -28,8 +26,8 @@ def now_us() -> int:
 
 
 @dataclass
-class PartitionKey:
-    """Two events in one committed segment, and a third in the spool."""
+class Deployment:
+    """Two events in a committed segment, and a third in the spool."""
 
     root: Path
     engine: Engine
@@ -66,77 +64,78 @@ class PartitionKey:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[PartitionKey]:
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
     engine = open_sqlite(tmp_path / "ledger.db")
-    place = PartitionKey(tmp_path, engine)
-    yield place
-    place.spool.close()
+    deployment = Deployment(tmp_path, engine)
+    yield deployment
+    deployment.spool.close()
     engine.dispose()
 
 
-def test_a_committed_object_is_no_orphan(place: PartitionKey) -> None:
-    assert place.found() == {}
-    assert place.delete(now_us()) == []
-    assert all(place.store.get(key) for key in place.committed())
+def test_a_committed_object_is_no_orphan(deployment: Deployment) -> None:
+    assert deployment.found() == {}
+    assert deployment.delete(now_us()) == []
+    assert all(deployment.store.get(key) for key in deployment.committed())
 
 
-def test_an_orphan_behind_the_ledgers_end_is_dead_and_goes_when_it_is_old(
-    place: PartitionKey,
+def test_an_old_orphan_below_the_ledgers_end_is_deleted(
+    deployment: Deployment,
 ) -> None:
-    key = place.key(0, 1)
-    place.store.put(key, b"left by a fenced writer")
-    assert place.found() == {key: True}
-    assert place.delete(before_us=now_us() - 60_000_000) == []
-    assert place.delete(before_us=now_us() + 1) == [key]
-    assert place.found() == {}
+    key = deployment.key(0, 1)
+    deployment.store.put(key, b"left by a fenced writer")
+    assert deployment.found() == {key: True}
+    assert deployment.delete(before_us=now_us() - 60_000_000) == []
+    assert deployment.delete(before_us=now_us() + 1) == [key]
+    assert deployment.found() == {}
 
 
-def test_what_may_still_be_committed_stays_however_old_it_is(place: PartitionKey) -> None:
-    """A writer frozen between PUT and commit for a day goes on where it was: its object must be
-    there.
-    """
+def test_an_object_that_may_be_committed_stays_at_any_age(deployment: Deployment) -> None:
+    """A writer frozen between PUT and commit for a day continues and needs its object."""
     deleted: list[str] = []
 
     def collect(step: SinkStep) -> None:
         if step is SinkStep.STORED:
-            deleted.extend(place.delete(before_us=now_us() + 86_400_000_000))
+            deleted.extend(deployment.delete(before_us=now_us() + 86_400_000_000))
 
-    place.sink(on_step=collect).flush()
+    deployment.sink(on_step=collect).flush()
     assert deleted == []
-    assert len(place.committed()) == 2
-    assert all(place.store.get(key) for key in place.committed())
+    assert len(deployment.committed()) == 2
+    assert all(deployment.store.get(key) for key in deployment.committed())
 
 
-def test_what_another_log_or_another_program_has_put_there_is_listed_and_stays(
-    place: PartitionKey,
+def test_foreign_objects_are_listed_and_kept(
+    deployment: Deployment,
 ) -> None:
-    foreign = [place.key(0, 1, "a-topic-that-the-ledger-does-not-know"), "feedback/v1/notes.txt"]
+    foreign = [
+        deployment.key(0, 1, "a-topic-that-the-ledger-does-not-know"),
+        "feedback/v1/notes.txt",
+    ]
     for key in foreign:
-        place.store.put(key, b"1")
-    assert place.found() == dict.fromkeys(foreign, False)
-    assert place.delete(now_us() + 1) == []
+        deployment.store.put(key, b"1")
+    assert deployment.found() == dict.fromkeys(foreign, False)
+    assert deployment.delete(now_us() + 1) == []
 
 
-def test_an_object_that_is_committed_while_the_store_is_listed_is_no_orphan(
-    place: PartitionKey,
+def test_an_object_committed_during_the_listing_is_no_orphan(
+    deployment: Deployment,
 ) -> None:
     class Slow(Directory):
         def list(self, prefix: str):
             yield from list(super().list(prefix))
-            place.sink().flush()
+            deployment.sink().flush()
 
-    place.store = Slow(place.root / "objects")
-    assert place.found() == {}
-    assert len(place.committed()) == 2
+    deployment.store = Slow(deployment.root / "objects")
+    assert deployment.found() == {}
+    assert len(deployment.committed()) == 2
 
 
 @pytest.mark.parametrize("moment", ["end_offset", "served"])
-def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(
-    place: PartitionKey, moment: str
+def test_an_old_object_committed_during_the_ledger_read_is_not_dead(
+    deployment: Deployment, moment: str
 ) -> None:
-    """The frozen writer goes on in the middle of the collection."""
-    assert len(keys_of_the_next_batch(place)) == 1
-    waiting = place.sink()
+    """The frozen writer commits in the middle of the collection."""
+    assert len(keys_of_the_next_batch(deployment)) == 1
+    waiting = deployment.sink()
 
     class Watched(Ledger):
         def end_offset(self, topic_id: str, partition: int) -> int:
@@ -155,42 +154,42 @@ def test_an_old_object_that_is_committed_while_the_ledger_is_read_is_not_dead(
         if now == moment:
             waiting.flush()
 
-    orphans = find_orphans(Watched(place.engine), place.store, "feedback")
-    assert list(delete_orphans(place.store, orphans, now_us() + 1_000_000)) == []
-    assert len(place.committed()) == 2
-    assert all(place.store.get(key) for key in place.committed())
+    orphans = find_orphans(Watched(deployment.engine), deployment.store, "feedback")
+    assert list(delete_orphans(deployment.store, orphans, now_us() + 1_000_000)) == []
+    assert len(deployment.committed()) == 2
+    assert all(deployment.store.get(key) for key in deployment.committed())
 
 
-def keys_of_the_next_batch(place: PartitionKey) -> set[str]:
-    """What a writer has put that was killed before its commit."""
-    before = {found.key for found in place.store.list("")}
+def keys_of_the_next_batch(deployment: Deployment) -> set[str]:
+    """Return the keys of a writer killed before its commit."""
+    before = {found.key for found in deployment.store.list("")}
 
     def crash(step: SinkStep) -> None:
         if step is SinkStep.STORED:
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        place.sink(on_step=crash).flush()
-    return {found.key for found in place.store.list("")} - before
+        deployment.sink(on_step=crash).flush()
+    return {found.key for found in deployment.store.list("")} - before
 
 
-def test_a_failing_store_ends_the_collection_and_what_was_deleted_is_known(
-    place: PartitionKey,
+def test_a_failing_store_ends_the_collection_and_deletions_are_reported(
+    deployment: Deployment,
 ) -> None:
     class Failing(Directory):
         def delete(self, key: str) -> None:
-            if key == place.key(0, 2):
+            if key == deployment.key(0, 2):
                 raise ObjectStoreError("away")
             super().delete(key)
 
-    place.store = Failing(place.root / "objects")
+    deployment.store = Failing(deployment.root / "objects")
     for end in (1, 2, 3):
-        place.store.put(place.key(0, end), b"1")
+        deployment.store.put(deployment.key(0, end), b"1")
     orphans = sorted(
-        find_orphans(place.ledger, place.store, "feedback"), key=lambda orphan: orphan.key
+        find_orphans(deployment.ledger, deployment.store, "feedback"), key=lambda orphan: orphan.key
     )
-    deleting = delete_orphans(place.store, orphans, now_us() + 1)
-    assert next(deleting).key == place.key(0, 1)
+    deleting = delete_orphans(deployment.store, orphans, now_us() + 1)
+    assert next(deleting).key == deployment.key(0, 1)
     with pytest.raises(ObjectStoreError):
         next(deleting)
-    assert set(place.found()) == {place.key(0, 2), place.key(0, 3)}
+    assert set(deployment.found()) == {deployment.key(0, 2), deployment.key(0, 3)}

@@ -1,4 +1,4 @@
-"""Rows and bytes: the same rows give the same bytes in every process, and come back as they were."""
+"""Rows and bytes: equal rows give equal bytes in every process, and round-trip."""
 
 import hashlib
 import subprocess
@@ -50,7 +50,7 @@ def digest() -> str:
     return hashlib.sha256(parquet.encode_feedback(feedback_rows())).hexdigest()
 
 
-def test_feedback_comes_back_as_it_was() -> None:
+def test_feedback_rows_round_trip() -> None:
     rows = decode(parquet.encode_feedback(feedback_rows()))
     assert [(row["kind"], row["up"], row["correction"], row["retracts"]) for row in rows] == [
         ("thumb", True, None, None),
@@ -65,7 +65,7 @@ def test_feedback_comes_back_as_it_was() -> None:
     assert [row["offset"] for row in rows] == [0, 1, 2]
 
 
-def test_turns_come_back_as_they_were_and_erased_ones_are_rows_too() -> None:
+def test_turn_rows_round_trip_including_erased_turns() -> None:
     rows = decode(parquet.encode_turns(turn_rows()))
     assert rows[0]["context"] == [{"role": "user", "text": "what is it?"}]
     assert (rows[0]["answer"], rows[0]["finish_reason"], rows[0]["finish_time"]) == (

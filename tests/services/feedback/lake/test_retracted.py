@@ -1,6 +1,4 @@
-"""Which answers were taken back: by the ids that session gives, for ever, and only by turns that
-are committed.
-"""
+"""Retracted answers: event ids as in session, and only committed turns count."""
 
 import pyarrow as pa
 from sqlalchemy import Engine, delete
@@ -15,11 +13,11 @@ from tests.services.feedback.memory import MemoryStore
 from tests.services.feedback.samples import erased, name, turn
 
 
-def test_the_ids_are_those_that_session_gives() -> None:
+def test_retraction_ids_equal_those_of_session() -> None:
     assert retraction_event_id(name("m")) == turn_event_id(name("m"), ERASED)
 
 
-def test_an_answer_is_taken_back_once_the_turn_that_says_so_is_committed(engine: Engine) -> None:
+def test_an_answer_is_retracted_by_a_committed_turn(engine: Engine) -> None:
     log = turns_log(engine, MemoryStore(Faults(0)))
     log.store._faults.on = False
     messages = [name("m"), name("n"), name("no such")]
@@ -33,7 +31,7 @@ def test_an_answer_is_taken_back_once_the_turn_that_says_so_is_committed(engine:
         assert retracted_answers(connection, messages) == {name("m")}, "whatever becomes of its row"
 
 
-def test_the_turn_that_takes_back_stays_and_files_without_turns_are_understood() -> None:
+def test_the_retracting_turn_stays_and_files_without_turns_are_read() -> None:
     rows = pa.table({"message_id": ["a", "a", "b", "b"], "erased": [False, True, None, True]})
     assert retracted_rows(rows, lambda ids: {"a"} & set(ids)).to_pylist() == [
         True,
@@ -51,7 +49,7 @@ def test_the_turn_that_takes_back_stays_and_files_without_turns_are_understood()
     )
 
 
-def test_every_answer_of_an_object_is_asked_about_once() -> None:
+def test_each_answer_of_an_object_is_looked_up_once() -> None:
     asked: list[str] = []
 
     def among(ids):
@@ -62,5 +60,5 @@ def test_every_answer_of_an_object_is_asked_about_once() -> None:
     assert sorted(asked) == ["a", "b"]
 
 
-def test_a_turn_that_is_not_taken_back_has_another_id() -> None:
+def test_an_ordinary_turn_has_another_id() -> None:
     assert retraction_event_id(turn().message_id) != turn().event_id

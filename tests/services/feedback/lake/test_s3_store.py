@@ -1,6 +1,4 @@
-"""The S3 store: what is tried again and what is not, how long anything takes, and which setting an
-error names.
-"""
+"""S3 store: retries, time limits, and the setting named by an error."""
 
 import re
 import time
@@ -49,7 +47,7 @@ def proxy(port: int) -> Iterator[HttpProxy]:
         yield proxy
 
 
-def test_a_listing_goes_over_all_its_pages(store: S3Store) -> None:
+def test_a_listing_covers_all_pages(store: S3Store) -> None:
     keys = [f"feedback/v1/{number}" for number in range(7)]
     for key in [*keys, "turns/v1/0"]:
         store.put(key, b"")
@@ -58,16 +56,14 @@ def test_a_listing_goes_over_all_its_pages(store: S3Store) -> None:
 
 
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError", "TooManyRequests"])
-def test_a_store_that_is_busy_for_a_moment_is_asked_again(
-    server: S3Server, store: S3Store, code: str
-) -> None:
+def test_a_briefly_busy_store_is_retried(server: S3Server, store: S3Store, code: str) -> None:
     server.refusals = [code] * (MAX_TRIES - 1)
     store.put("a", b"1")
     assert server.requests["PUT"] == MAX_TRIES
     assert store.get("a") == b"1"
 
 
-def test_a_store_that_stays_busy_is_left_alone_soon(server: S3Server, store: S3Store) -> None:
+def test_retries_of_a_busy_store_end_soon(server: S3Server, store: S3Store) -> None:
     server.refusals = ["SlowDown"] * 10
     with refused(ObjectStoreError, field="a", reason="OVERLOADED") as caught:
         store.put("a", b"1")
@@ -76,7 +72,7 @@ def test_a_store_that_stays_busy_is_left_alone_soon(server: S3Server, store: S3S
     assert server.requests["PUT"] == MAX_TRIES
 
 
-def test_a_store_may_ask_for_a_pause_but_not_for_an_hour(server: S3Server, store: S3Store) -> None:
+def test_retry_after_is_capped(server: S3Server, store: S3Store) -> None:
     server.refusals, server.headers = ["SlowDown"], {"Retry-After": "3600"}
     began = time.monotonic()
     store.put("a", b"1")
@@ -84,18 +80,14 @@ def test_a_store_may_ask_for_a_pause_but_not_for_an_hour(server: S3Server, store
     assert server.requests["PUT"] == 2
 
 
-def test_an_answer_that_is_lost_costs_a_second_put_of_the_same(
-    server: S3Server, proxy: HttpProxy
-) -> None:
+def test_a_lost_response_leads_to_an_equal_second_put(server: S3Server, proxy: HttpProxy) -> None:
     proxy.faults = (HttpFault(Kind.ANSWER_LOST, Chance(times=1)),)
     store_at(proxy.port).put("a", BODY)
     assert (server.requests["PUT"], server.buckets["thumbs"]) == (2, {"a": BODY})
     assert proxy.counts[Kind.ANSWER_LOST] == 1
 
 
-def test_an_object_that_breaks_off_is_read_again_and_never_given_in_part(
-    server: S3Server, proxy: HttpProxy
-) -> None:
+def test_a_truncated_object_is_read_again(server: S3Server, proxy: HttpProxy) -> None:
     server.buckets["thumbs"]["a"] = BODY
     store = store_at(proxy.port)
     proxy.faults = (HttpFault(Kind.ANSWER_RESET, Chance(times=MAX_TRIES - 1), body_bytes=100_000),)
@@ -107,7 +99,7 @@ def test_an_object_that_breaks_off_is_read_again_and_never_given_in_part(
 
 
 @pytest.mark.parametrize("operation", ["put", "get", "delete", "list"])
-def test_a_hang_is_waited_for_once(proxy: HttpProxy, operation: str) -> None:
+def test_a_hanging_request_is_not_retried(proxy: HttpProxy, operation: str) -> None:
     store = store_at(proxy.port, request_seconds=0.3)
     proxy.faults = (HttpFault(Kind.HANG),)
     calls = {
@@ -122,7 +114,7 @@ def test_a_hang_is_waited_for_once(proxy: HttpProxy, operation: str) -> None:
     assert proxy.counts[Kind.HANG] == 1
 
 
-def test_an_object_that_comes_too_slowly_is_given_up(server: S3Server, port: int) -> None:
+def test_a_slow_download_times_out(server: S3Server, port: int) -> None:
     server.buckets["thumbs"]["a"] = BODY
     with TcpProxy(port) as proxy:
         proxy.faults = TcpFaults(bytes_per_second=50_000)
@@ -132,17 +124,17 @@ def test_an_object_that_comes_too_slowly_is_given_up(server: S3Server, port: int
         assert proxy.counts[Fault.PACED] > 3
 
 
-def test_an_object_that_goes_too_slowly_is_given_up(server: S3Server, port: int) -> None:
+def test_a_slow_upload_times_out(server: S3Server, port: int) -> None:
     with TcpProxy(port) as proxy:
         proxy.faults = TcpFaults(bytes_per_second=100_000)
         with pytest.raises(ObjectStoreError):
-            # More than the sockets between hold.
+            # More bytes than the socket buffers hold.
             store_at(proxy.port, request_seconds=0.5).put("a", bytes(32 << 20))
         assert proxy.counts[Fault.PACED]
     assert server.buckets["thumbs"] == {}
 
 
-def test_a_store_that_is_away_is_no_refusal(port: int) -> None:
+def test_an_unavailable_store_is_no_rejection(port: int) -> None:
     with HttpProxy(1) as away:
         for gone in (store_at(1), store_at(away.port)):
             with refused(ObjectStoreError, field="s3_endpoint", reason="UNREACHABLE") as caught:
@@ -151,7 +143,7 @@ def test_a_store_that_is_away_is_no_refusal(port: int) -> None:
             assert not isinstance(caught.value, ObjectRefusedError)
 
 
-def test_the_self_test_leaves_nothing(server: S3Server, store: S3Store) -> None:
+def test_the_self_test_leaves_no_object(server: S3Server, store: S3Store) -> None:
     store.check()
     assert server.buckets["thumbs"] == {}
     assert server.requests == {"GET": 3, "PUT": 1, "DELETE": 1}
@@ -167,7 +159,7 @@ def test_the_self_test_leaves_nothing(server: S3Server, store: S3Store) -> None:
         ("RequestTimeTooSkewed", "s3_endpoint"),
     ],
 )
-def test_a_refusal_names_the_setting_and_is_not_repeated(
+def test_a_rejection_names_the_setting_and_is_not_retried(
     server: S3Server, store: S3Store, code: str, setting: str
 ) -> None:
     server.refusals = [code]
@@ -177,7 +169,7 @@ def test_a_refusal_names_the_setting_and_is_not_repeated(
     assert server.requests.total() == 1
 
 
-def test_a_missing_bucket_is_told_and_not_made(server: S3Server, port: int) -> None:
+def test_a_missing_bucket_is_reported_and_not_created(server: S3Server, port: int) -> None:
     with refused(ObjectRefusedError, field="s3_bucket", reason="REFUSED") as caught:
         store_at(port, bucket="nowhere").check()
     assert {"NoSuchBucket", "nowhere"} <= set(re.findall(r"\w+", caught.value.text))
@@ -186,9 +178,7 @@ def test_a_missing_bucket_is_told_and_not_made(server: S3Server, port: int) -> N
         store_at(port, bucket="nowhere").get("a")
 
 
-def test_a_store_that_garbles_or_keeps_what_was_deleted_is_refused(
-    server: S3Server, store: S3Store
-) -> None:
+def test_a_store_with_wrong_reads_or_deletes_is_rejected(server: S3Server, store: S3Store) -> None:
     server.keeps_deleted = True
     with refused(ObjectRefusedError, field="s3_endpoint", reason="EXISTS"):
         store.check()
@@ -197,7 +187,7 @@ def test_a_store_that_garbles_or_keeps_what_was_deleted_is_refused(
         store.check()
 
 
-def test_a_bucket_is_made_once(server: S3Server, port: int) -> None:
+def test_a_bucket_is_created_once(server: S3Server, port: int) -> None:
     store = store_at(port, bucket="new")
     assert store.make_bucket()
     store.put("a", b"1")
@@ -205,11 +195,11 @@ def test_a_bucket_is_made_once(server: S3Server, port: int) -> None:
     assert server.buckets["new"] == {"a": b"1"}
 
 
-def test_the_secret_is_in_no_text(store: S3Store) -> None:
+def test_no_text_contains_the_secret(store: S3Store) -> None:
     assert "a secret of the tests" not in repr(place(1))
 
 
-def test_connections_are_used_again(server: S3Server, store: S3Store) -> None:
+def test_connections_are_reused(server: S3Server, store: S3Store) -> None:
     for number in range(5):
         store.put(f"{number}", BODY)
         assert store.get(f"{number}") == BODY
@@ -218,7 +208,7 @@ def test_connections_are_used_again(server: S3Server, store: S3Store) -> None:
     assert server.connections == 1
 
 
-def test_connections_of_several_threads_are_used_again(server: S3Server, store: S3Store) -> None:
+def test_connections_of_several_threads_are_reused(server: S3Server, store: S3Store) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda number: store.put(f"{number}", BODY), range(40)))
     assert len(server.buckets["thumbs"]) == 40

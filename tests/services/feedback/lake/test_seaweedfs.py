@@ -1,6 +1,4 @@
-"""A real S3 server holds what every object store promises, and what is said of SeaweedFS in
-docs/decisions is so.
-"""
+"""Object store contract on a real S3 server, and the claims on SeaweedFS in docs/decisions."""
 
 from dataclasses import replace
 
@@ -12,16 +10,16 @@ from tests.servers import S3Server
 from tests.services.feedback.lake.test_object_store import (
     test_a_key_is_kept_as_given,
     test_a_second_put_replaces_the_whole_object,
-    test_what_is_deleted_is_gone_and_may_be_deleted_again,
-    test_what_was_put_is_got_and_listed_by_prefix,
+    test_deletion_is_idempotent,
+    test_stored_objects_are_returned_and_listed_by_prefix,
 )
 from tests.support.errors import refused
 
 __all__ = [
     "test_a_key_is_kept_as_given",
     "test_a_second_put_replaces_the_whole_object",
-    "test_what_is_deleted_is_gone_and_may_be_deleted_again",
-    "test_what_was_put_is_got_and_listed_by_prefix",
+    "test_deletion_is_idempotent",
+    "test_stored_objects_are_returned_and_listed_by_prefix",
 ]
 
 
@@ -45,7 +43,7 @@ def store(place: S3Location) -> S3Store:
     return S3Store(place)
 
 
-def test_the_self_test_passes_and_leaves_nothing(store: S3Store) -> None:
+def test_the_self_test_passes_and_leaves_no_object(store: S3Store) -> None:
     store.check()
     assert list(store.list("")) == []
 
@@ -65,7 +63,7 @@ def test_the_self_test_names_the_wrong_setting(
         S3Store(replace(place, **wrong)).check()
 
 
-def test_a_missing_bucket_is_made_by_a_put_but_not_by_us(place: S3Location) -> None:
+def test_a_put_would_create_a_missing_bucket_but_the_check_does_not(place: S3Location) -> None:
     missing = S3Store(replace(place, bucket=f"{place.bucket}-missing"))
     with pytest.raises(ObjectRefusedError):
         missing.check()

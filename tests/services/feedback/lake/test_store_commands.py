@@ -1,6 +1,4 @@
-"""The commands over the object store, as a person types them; and the settings that they and the
-service share.
-"""
+"""Commands on the object store, and the settings shared with the service."""
 
 import re
 import subprocess
@@ -22,7 +20,7 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`python -m services.feedback …` in this process, in a folder of its own; the exit status."""
+    """Run `python -m services.feedback …` in this process and return its exit status."""
     monkeypatch.setenv("TW_FEEDBACK_PRINCIPAL_KEY", KEY)
     monkeypatch.setenv("TW_FEEDBACK_MASTER_KEY", MASTER)
     monkeypatch.setenv("TW_FEEDBACK_DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
@@ -44,7 +42,7 @@ def server() -> S3Server:
 
 @pytest.fixture
 def s3(server: S3Server) -> Iterator[dict[str, str]]:
-    """The settings that lead to the server."""
+    """Return the settings for the S3 server."""
     with serving(server) as port:
         yield {
             "s3_endpoint": f"127.0.0.1:{port}",
@@ -55,7 +53,7 @@ def s3(server: S3Server) -> Iterator[dict[str, str]]:
         }
 
 
-def test_the_bucket_is_made_once_and_tried(
+def test_the_bucket_is_created_once_and_checked(
     run: Run, server: S3Server, s3: dict[str, str], capsys
 ) -> None:
     assert run("bucket", **s3) == 0
@@ -74,7 +72,7 @@ def test_a_directory_needs_no_bucket(run: Run, capsys) -> None:
     assert capsys.readouterr().err.startswith("s3_endpoint: ")
 
 
-def test_a_store_that_refuses_is_one_line_that_names_the_setting(
+def test_a_rejecting_store_is_reported_in_one_line_with_the_setting(
     run: Run, server: S3Server, s3: dict[str, str], capsys
 ) -> None:
     server.refusals = ["SignatureDoesNotMatch"]
@@ -83,7 +81,7 @@ def test_a_store_that_refuses_is_one_line_that_names_the_setting(
     assert " s3_secret_key: 127.0.0.1" in line
 
 
-def test_orphans_are_listed_and_only_deleted_when_told_to(
+def test_orphans_are_listed_and_deleted_only_on_request(
     run: Run, server: S3Server, s3: dict[str, str], capsys
 ) -> None:
     server.buckets["thumbs"] = {FOREIGN: b"1"}
@@ -95,7 +93,7 @@ def test_orphans_are_listed_and_only_deleted_when_told_to(
         run("orphans", "--older-than", "yesterday")
 
 
-def test_the_service_does_not_start_on_a_store_that_refuses(
+def test_the_service_does_not_start_with_a_rejecting_store(
     tmp_path: Path, server: S3Server, s3: dict[str, str]
 ) -> None:
     settings = {

@@ -1,4 +1,4 @@
-"""Whether models may learn from a principal: what they said last, else the operator's default."""
+"""Consent to training: the last explicit consent, else the operator's default."""
 
 from sqlalchemy import Engine
 
@@ -8,7 +8,7 @@ from services.feedback.principals.erasures import Erasures
 ADA, BOB = "a" * 64, "b" * 64
 
 
-def test_the_default_stands_until_somebody_says_otherwise(engine: Engine) -> None:
+def test_the_default_applies_until_an_explicit_consent(engine: Engine) -> None:
     for default in (True, False):
         assert Consents(engine, default).get([ADA]) == {ADA: Consent(default, None)}
     consents = Consents(engine, True, now_us=lambda: 7)
@@ -18,7 +18,7 @@ def test_the_default_stands_until_somebody_says_otherwise(engine: Engine) -> Non
     assert consents.get([ADA]) == {ADA: Consent(True, 8)}
 
 
-def test_a_no_outlives_an_erasure(engine: Engine) -> None:
+def test_a_refused_consent_outlives_an_erasure(engine: Engine) -> None:
     consents = Consents(engine, True)
     consents.set(ADA, False)
     Erasures(engine).erase(ADA, "acme")

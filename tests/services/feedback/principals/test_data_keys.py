@@ -1,6 +1,4 @@
-"""Keys of principals: made once, however many want them at the same time; wrapped; never
-remembered.
-"""
+"""Data keys: created once under concurrency, wrapped, and never cached."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +29,7 @@ def keys_on(engine: Engine, digits: str = MASTER) -> DataKeys:
     return DataKeys(engine, MasterKey(digits))
 
 
-def test_a_key_is_made_once_and_is_the_same_for_all_processes(engine: Engine) -> None:
+def test_a_key_is_created_once_for_all_processes(engine: Engine) -> None:
     first = keys_on(engine).get_or_create({ADA: "acme", BOB: "acme"})
     assert (
         len({key.key for key in first.values()}) == len({key.key_id for key in first.values()}) == 2
@@ -48,7 +46,7 @@ def test_more_principals_than_one_query_names_have_their_keys(engine: Engine) ->
     assert len({key.key_id for key in keys.existing(tenants).values()}) == 501
 
 
-def test_a_group_whose_keys_are_there_is_one_statement(engine: Engine) -> None:
+def test_existing_keys_of_a_group_need_one_statement(engine: Engine) -> None:
     keys = keys_on(engine)
     keys.get_or_create({ADA: "acme", BOB: "acme"})
     said: list[str] = []
@@ -57,7 +55,7 @@ def test_a_group_whose_keys_are_there_is_one_statement(engine: Engine) -> None:
     assert [statement for statement in said if "data_keys" in statement] == said[-1:]
 
 
-def test_an_erased_principal_has_another_key_the_next_moment_everywhere(engine: Engine) -> None:
+def test_an_erased_principal_gets_another_key_everywhere_at_once(engine: Engine) -> None:
     here, there = keys_on(engine), keys_on(engine)
     before = here.get_or_create({ADA: "acme"})[ADA]
     Erasures(engine).erase(ADA, "acme")
@@ -68,7 +66,7 @@ def test_an_erased_principal_has_another_key_the_next_moment_everywhere(engine: 
     assert here.get_or_create({ADA: "acme"}) == {ADA: after}
 
 
-def test_replicas_that_make_the_first_key_at_once_get_one_key(postgres_url: str) -> None:
+def test_replicas_creating_the_first_key_concurrently_get_one_key(postgres_url: str) -> None:
     engines = [connect(postgres_url) for _ in range(REPLICAS)]
     start = threading.Barrier(REPLICAS)
 
@@ -87,7 +85,7 @@ def test_replicas_that_make_the_first_key_at_once_get_one_key(postgres_url: str)
         engine.dispose()
 
 
-def test_keys_made_while_others_erase_are_never_missing(postgres_url: str) -> None:
+def test_keys_created_during_erasures_are_never_missing(postgres_url: str) -> None:
     engines = [connect(postgres_url) for _ in range(2)]
 
     def make() -> int:
@@ -110,7 +108,7 @@ def test_keys_made_while_others_erase_are_never_missing(postgres_url: str) -> No
         engine.dispose()
 
 
-def test_the_database_holds_no_key_that_opens_without_the_master_key(engine: Engine) -> None:
+def test_the_database_holds_no_usable_key_without_the_master_key(engine: Engine) -> None:
     key = keys_on(engine).get_or_create({ADA: "acme"})[ADA]
     with engine.begin() as connection:
         wrapped = bytes(connection.execute(select(tables.data_keys.c.wrapped_key)).scalar_one())
@@ -124,7 +122,7 @@ def test_the_database_holds_no_key_that_opens_without_the_master_key(engine: Eng
 
 
 @pytest.mark.parametrize("moved", [{"principal": BOB}, {"tenant": "other"}])
-def test_a_wrapped_key_opens_for_its_principal_and_tenant_alone(
+def test_a_wrapped_key_is_bound_to_principal_and_tenant(
     engine: Engine, moved: dict[str, str]
 ) -> None:
     keys = keys_on(engine)
@@ -158,7 +156,7 @@ async def test_a_service_with_another_master_key_does_not_start(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("digits", ["", "5e" * 31, "5e" * 33, "xy" * 32, "5e" * 32 + "\n"])
-def test_a_master_key_of_another_form_is_refused_and_not_shown(digits: str) -> None:
+def test_a_malformed_master_key_is_rejected_and_hidden(digits: str) -> None:
     with pytest.raises(ValidationError) as caught:
         FeedbackSettings(principal_key=KEY, master_key=digits)
     (error,) = caught.value.errors()

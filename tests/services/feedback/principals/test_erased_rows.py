@@ -1,6 +1,4 @@
-"""Which rows an erasure took: sealed ones by their key, plain ones by their place; also in files
-without such columns.
-"""
+"""Erased rows: sealed rows by key, plain rows by position, also in older files."""
 
 import pyarrow as pa
 from sqlalchemy import Engine, insert
@@ -33,7 +31,7 @@ def rows(*given: tuple[str, bytes | None, int]) -> pa.Table:
     )
 
 
-def test_sealed_rows_go_by_key_and_plain_rows_by_place() -> None:
+def test_sealed_rows_are_erased_by_key_and_plain_rows_by_position() -> None:
     gone = ErasedRowMask(frozenset([OLD]), {ADA: 5})
     given = rows(
         (ADA, sealed(OLD), 9),
@@ -46,14 +44,14 @@ def test_sealed_rows_go_by_key_and_plain_rows_by_place() -> None:
     assert gone.mask(given).to_pylist() == [True, False, True, False, False, False]
 
 
-def test_files_of_the_first_version_and_empty_ones_are_understood() -> None:
+def test_files_of_the_first_version_and_empty_files_are_read() -> None:
     gone = ErasedRowMask(frozenset([OLD]), {ADA: 5})
     first = rows((ADA, None, 5), (BOB, None, 5)).drop_columns("sealed")
     assert gone.mask(first).to_pylist() == [True, False]
     assert len(gone.mask(pa.table({"sequence": pa.array([], pa.int64())}))) == 0
 
 
-def test_nothing_is_gone_without_an_erasure() -> None:
+def test_without_an_erasure_no_row_is_erased() -> None:
     assert ErasedRowMask(frozenset(), {}).mask(
         rows((ADA, sealed(OLD), 1), (ADA, None, 1))
     ).to_pylist() == [False, False]

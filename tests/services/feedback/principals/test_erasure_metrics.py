@@ -1,4 +1,4 @@
-"""What Prometheus is told of erasures, also while the database is away."""
+"""Metrics of erasures, also while the database is unavailable."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from services.feedback.principals.erasures import PendingErasures
 
 
 class Ledger:
-    """Answers in turn; an error is raised."""
+    """Ledger with prepared results; an exception is raised."""
 
     def __init__(self, *answers: PendingErasures | UnavailableError) -> None:
         self._answers, self.asked = list(answers), 0
@@ -38,7 +38,7 @@ async def counted(ledger: Ledger, times: int) -> None:
     counting.cancel()
 
 
-async def test_the_oldest_that_waits_grows_older_also_while_the_database_is_away() -> None:
+async def test_the_age_of_the_oldest_erasure_grows_during_an_outage() -> None:
     since_us = time.time_ns() // 1_000 - 90_000_000
     await counted(Ledger(PendingErasures(2, since_us), UnavailableError("away")), 5)
     waiting, oldest = shown()
@@ -46,6 +46,6 @@ async def test_the_oldest_that_waits_grows_older_also_while_the_database_is_away
     assert 90 <= oldest < 150
 
 
-async def test_without_any_that_waits_nothing_is_old() -> None:
+async def test_without_pending_erasures_the_age_is_zero() -> None:
     await counted(Ledger(PendingErasures(1, 1), PendingErasures(0, None)), 3)
     assert shown() == (0, 0)

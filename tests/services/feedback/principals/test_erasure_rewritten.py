@@ -1,6 +1,4 @@
-"""Compaction behind an erasure: its rows leave the objects, the erasure says so, and everything
-else stays.
-"""
+"""Compaction after an erasure: rows leave the objects, and the erasure is marked as done."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +40,7 @@ def compact(world: SealingWorld) -> None:
 
 
 def stored(world: SealingWorld) -> set[str]:
-    """Event ids in any object that there is, served or not."""
+    """Return event ids in all existing objects, readable or not."""
     keys = [item.key for stream in Stream for item in world.store.list(f"{stream}/")]
     return {str(row["event_id"]) for key in keys for row in decode(world.store.get(key))}
 
@@ -78,7 +76,7 @@ def test_sealed_and_plain_rows_of_an_erased_user_leave_the_objects(world: Sealin
     assert len(before) == 3
 
 
-def test_a_pass_without_erasures_leaves_replaced_objects_their_grace(world: SealingWorld) -> None:
+def test_a_pass_without_erasures_keeps_replaced_objects_for_the_delay(world: SealingWorld) -> None:
     for request in "ab":
         world.say(thumb(request, message=request))
         world.sink()

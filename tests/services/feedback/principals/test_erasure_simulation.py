@@ -1,6 +1,7 @@
-"""Seeded crashes, zombies and lost acks with erasures in between, at every step of the sink too:
-what was acknowledged before an erasure is never a readable row or a standing thumb, what was sent
-after it is never lost; and every planted mutant is found.
+"""Seeded crashes, zombies and lost acknowledgements, with erasures at every step.
+
+Events acknowledged before an erasure are neither readable rows nor current thumbs. Events sent
+after an erasure are never lost. Every planted mutant is found.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from tests.services.feedback.samples import KEY, thumb
 from tests.services.feedback.simulation import check_sound, is_caught
 from tests.services.feedback.world import ForgetfulLedger, World
 
-# The last mutant to be caught needs six.
+# Six seeds are needed for the last mutant.
 SEEDS, MUTANT_SEEDS, LONG_SEEDS = 6, 40, 200
 FAULTS = {
     "erased",
@@ -35,10 +36,11 @@ FAULTS = {
 
 
 class ErasingWorld(World):
-    """Each conversation is a user's own, who is erased now and then."""
+    """Simulation with one user per conversation, erased at random."""
 
     def __init__(self, seed: int, directory: Path) -> None:
-        # Acknowledged at any time; of these before an erasure; and all that was sent before one.
+        # Acknowledged events; those acknowledged before an erasure; and all events sent before an
+        # erasure.
         self.told, self.dead, self.before = set[str](), set[str](), set[str]()
         self._said: dict[str, events_pb2.FeedbackEvent] = {}
         super().__init__(seed, directory)
@@ -88,7 +90,7 @@ class ErasingWorld(World):
         self.history.acknowledged -= self.before
 
     def _send_again(self) -> None:
-        """A client sends what was acknowledged once more, long afterwards."""
+        """Resend an acknowledged event of any age."""
         if self.told:
             event = self._said[self.faults.random.choice(sorted(self.told))]
             self.acceptance.store([[codec.feedback_entry(event)]])
@@ -96,7 +98,7 @@ class ErasingWorld(World):
     def _send(self, conversations: Sequence[str]) -> None:
         super()._send(conversations)
         self.told |= self.history.acknowledged
-        # What was sent before an erasure and is acknowledged after it may be there or not.
+        # Events sent before an erasure and acknowledged after may be present or not.
         self.history.acknowledged -= self.before
 
     def _at(self, step: SinkStep) -> None:
@@ -106,14 +108,14 @@ class ErasingWorld(World):
 
 
 @pytest.mark.parametrize("seeds", [SEEDS, pytest.param(LONG_SEEDS, marks=pytest.mark.long)])
-def test_what_was_erased_stays_erased_and_nothing_else_is_lost(
+def test_erased_events_stay_erased_and_no_other_event_is_lost(
     seeds: int, fast_directory: Path
 ) -> None:
     check_sound(ErasingWorld, seeds, FAULTS, fast_directory)
 
 
 class HastyLedger(ForgetfulLedger):
-    """Does not look for erasures that came since the batch was composed."""
+    """Mutant: erasures after the composition of a batch are ignored."""
 
     def commit(
         self, lease: Lease, batch: Batch, in_transaction: InTransaction
@@ -126,7 +128,7 @@ class HastyWorld(ErasingWorld):
 
 
 class CachingKeys(DataKeys):
-    """Remembers keys from one group to the next."""
+    """Mutant: keys are cached between groups."""
 
     def get_or_create(self, tenants: Mapping[str, str]) -> dict[str, DataKey]:
         self.cache: dict[str, DataKey] = getattr(self, "cache", {})
@@ -141,7 +143,7 @@ class CachingWorld(ErasingWorld):
 
 
 class ForgetfulErasedLedger(ForgetfulLedger):
-    """Keeps the ids of rows alone: who sends an erased event again brings it back."""
+    """Mutant: only ids of rows are stored, so a resent erased event returns."""
 
     def commit(
         self, lease: Lease, batch: Batch, in_transaction: InTransaction

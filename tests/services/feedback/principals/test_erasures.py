@@ -1,6 +1,4 @@
-"""Erasure on either database: what was said before is gone wherever it is, what is said after
-lives, and one call is like many.
-"""
+"""Erasure on both databases: earlier events disappear, later events stay, repetition is safe."""
 
 import threading
 from collections.abc import Iterator
@@ -60,7 +58,7 @@ def requests(world: SealingWorld) -> list[str]:
     return [str(row["event_id"]) for row in world.rows()]
 
 
-def test_an_erasure_shreds_the_key_and_removes_what_stands_and_nobody_elses(
+def test_an_erasure_shreds_the_key_and_deletes_only_its_projections(
     world: SealingWorld,
 ) -> None:
     world.say(thumb("a"), thumb("b", caller=BOB))
@@ -85,7 +83,7 @@ def test_an_erasure_shreds_the_key_and_removes_what_stands_and_nobody_elses(
     }
 
 
-def test_what_was_on_its_way_becomes_a_tombstone_and_what_is_said_after_lives(
+def test_events_in_transit_become_tombstones_and_later_events_stay(
     world: SealingWorld,
 ) -> None:
     world.say(thumb("a"), correction("b", "mine"), thumb("c", caller=BOB))
@@ -110,7 +108,9 @@ def test_an_erasure_between_object_and_commit_is_seen_by_the_commit(world: Seali
     assert problems(world) == []
 
 
-def test_erasures_one_after_another_leave_the_batch_to_the_next_flush(world: SealingWorld) -> None:
+def test_repeated_concurrent_erasures_defer_the_batch_to_the_next_flush(
+    world: SealingWorld,
+) -> None:
     world.say(thumb("a"), thumb("b", caller=BOB))
     erasing = erase_when_stored(world, ME, OTHER)
     sink, _ = world.sinks
@@ -124,7 +124,7 @@ def test_erasures_one_after_another_leave_the_batch_to_the_next_flush(world: Sea
 
 
 def erase_when_stored(world: SealingWorld, *principals: str) -> list[str]:
-    """Whenever a sink has put its object, the next one is erased; returns who is not yet."""
+    """Erase the next principal after each put of a sink, and return the remaining principals."""
     waiting = list(principals)
 
     def erase(step: SinkStep) -> None:
@@ -135,7 +135,7 @@ def erase_when_stored(world: SealingWorld, *principals: str) -> list[str]:
     return waiting
 
 
-def test_sending_an_erased_event_again_does_not_bring_it_back(world: SealingWorld) -> None:
+def test_a_resent_erased_event_stays_erased(world: SealingWorld) -> None:
     world.say(thumb("a"))
     world.finish(turn(message="m"))
     world.erasures.erase(ME, "acme")
@@ -148,7 +148,7 @@ def test_sending_an_erased_event_again_does_not_bring_it_back(world: SealingWorl
 
 
 @pytest.mark.parametrize("said_before", [True, False])
-def test_a_turn_that_session_sends_after_the_erasure_comes_without_its_texts(
+def test_a_turn_delivered_after_the_erasure_loses_its_texts(
     world: SealingWorld, said_before: bool
 ) -> None:
     if said_before:
@@ -168,7 +168,7 @@ def test_a_turn_that_session_sends_after_the_erasure_comes_without_its_texts(
     assert world.finish(overtaken) == [0]
 
 
-def test_an_erasure_with_nothing_new_is_the_last_one(world: SealingWorld) -> None:
+def test_a_repeated_erasure_returns_the_last_one(world: SealingWorld) -> None:
     world.say(thumb("a"))
     first, _ = world.erasures.erase(ME, "acme")
     assert world.erasures.erase(ME, "acme") == (first, False)
@@ -180,7 +180,7 @@ def test_an_erasure_with_nothing_new_is_the_last_one(world: SealingWorld) -> Non
     assert world.erasures.after(1) == [second]
 
 
-def test_erasures_made_at_once_are_numbered_without_gaps_and_read_in_pages(engine: Engine) -> None:
+def test_concurrent_erasures_have_numbers_without_gaps(engine: Engine) -> None:
     erasures = Erasures(engine, page=2)
     with ThreadPoolExecutor(5) as pool:
         made = list(pool.map(lambda number: erasures.erase(f"{number:064x}", "acme")[0], range(5)))
@@ -192,7 +192,7 @@ def test_erasures_made_at_once_are_numbered_without_gaps_and_read_in_pages(engin
     assert {one.principal for one in made} == {f"{number:064x}" for number in range(5)}
 
 
-def test_who_said_nothing_is_erased_and_rewritten_at_once(world: SealingWorld) -> None:
+def test_an_erasure_without_feedback_is_complete_at_once(world: SealingWorld) -> None:
     world.say(thumb("a", caller=BOB))
     world.sink()
     erasure, is_new = world.erasures.erase(ME, "acme")
@@ -200,7 +200,7 @@ def test_who_said_nothing_is_erased_and_rewritten_at_once(world: SealingWorld) -
     assert world.erasures.pending() == PendingErasures(0, None)
 
 
-def test_an_erasure_of_another_user_or_of_nobody_is_not_found(world: SealingWorld) -> None:
+def test_an_unknown_or_foreign_erasure_is_not_found(world: SealingWorld) -> None:
     erasure, _ = world.erasures.erase(ME, "acme")
     for principal, erasure_id in ((OTHER, erasure.erasure_id), (ME, name("nothing"))):
         with pytest.raises(NotFoundError):
@@ -220,7 +220,7 @@ def test_an_erasure_waits_until_all_streams_are_rewritten(world: SealingWorld) -
     assert world.erasures.get(ME, first.erasure_id).rewrite_us is None
     turns.mark_rewritten()
     assert world.erasures.get(ME, first.erasure_id).rewrite_us is not None
-    # A later erasure is the next pass's.
+    # A later erasure belongs to the next pass.
     assert world.erasures.pending() == PendingErasures(1, second.request_us)
     world.erasures.for_stream("feedback").mark_rewritten()
     world.erasures.for_stream("turns").mark_rewritten()
@@ -228,13 +228,13 @@ def test_an_erasure_waits_until_all_streams_are_rewritten(world: SealingWorld) -
     assert world.erasures.for_stream("feedback").through_sequence is None
 
 
-def test_what_only_waits_in_a_spool_needs_no_rewriting(world: SealingWorld) -> None:
+def test_events_only_in_the_spool_need_no_rewriting(world: SealingWorld) -> None:
     world.say(thumb("a"))
     erasure, _ = world.erasures.erase(ME, "acme")
     assert erasure.rewrite_us == erasure.shred_us
 
 
-def test_tables_that_are_rebuilt_leave_out_what_is_gone(world: SealingWorld) -> None:
+def test_rebuilt_tables_omit_erased_rows(world: SealingWorld) -> None:
     world.say(thumb("a"), thumb("b", caller=BOB))
     world.finish(turn(message="m"))
     world.sink()
@@ -251,7 +251,7 @@ def test_tables_that_are_rebuilt_leave_out_what_is_gone(world: SealingWorld) -> 
     assert world.current() == (2, 0)
 
 
-def test_a_turn_that_session_takes_back_afterwards_exposes_nobody(world: SealingWorld) -> None:
+def test_a_retracting_turn_is_no_exposure(world: SealingWorld) -> None:
     world.finish(turn(message="m"))
     world.sink()
     world.erasures.erase(ME, "acme")
@@ -261,7 +261,7 @@ def test_a_turn_that_session_takes_back_afterwards_exposes_nobody(world: Sealing
     assert world.current() == (0, 0)
 
 
-def test_an_older_thumb_of_an_erased_user_never_stands_again(world: SealingWorld) -> None:
+def test_an_older_thumb_of_an_erased_user_never_returns(world: SealingWorld) -> None:
     world.say(thumb("a"), retraction("b"))
     world.sink()
     world.erasures.erase(ME, "acme")
@@ -269,11 +269,11 @@ def test_an_older_thumb_of_an_erased_user_never_stands_again(world: SealingWorld
 
 
 def plain(world: SealingWorld, request: str, caller: Caller = ADA) -> None:
-    """An event as the first version wrote it."""
+    """Return an entry as written by the first version."""
     world.feedback.append([feedback_entry(correction(request, "plain words", caller=caller))])
 
 
-def test_plain_events_of_the_first_version_are_gone_on_their_way_and_in_objects(
+def test_plain_events_of_the_first_version_are_erased_everywhere(
     world: SealingWorld,
 ) -> None:
     plain(world, "a")
@@ -300,9 +300,10 @@ def test_sealed_segments_are_not_taken_for_plain_ones(world: SealingWorld) -> No
     assert [row["plain_sequence"] for row in world.all_of(tables.streams)] == [0]
 
 
-def test_commits_and_erasures_of_a_stream_go_one_after_another(world: SealingWorld) -> None:
-    """A commit that is under way holds an erasure back, also the very first commit, whose row is
-    not there before.
+def test_commits_and_erasures_of_a_stream_are_serialised(world: SealingWorld) -> None:
+    """A commit in progress delays an erasure.
+
+    This includes the first commit, whose row does not exist before.
     """
     world.say(thumb("a"))
     inside, go_on, done = threading.Event(), threading.Event(), threading.Event()
@@ -336,7 +337,7 @@ def test_commits_and_erasures_of_a_stream_go_one_after_another(world: SealingWor
     assert world.erasures.for_stream("feedback").through_sequence == 1
 
 
-def test_a_claimed_thumb_of_an_erased_user_counts_no_more(postgres_engine: Engine) -> None:
+def test_a_claimed_thumb_of_an_erased_user_is_not_counted(postgres_engine: Engine) -> None:
     claims = PostgresClaims(
         postgres_engine,
         "feedback",
@@ -350,7 +351,7 @@ def test_a_claimed_thumb_of_an_erased_user_counts_no_more(postgres_engine: Engin
     assert all(row.fingerprint for row in rows), "the claims themselves stay"
 
 
-def test_on_sqlite_a_shredded_key_is_in_no_byte_of_the_database(tmp_path: Path) -> None:
+def test_on_sqlite_a_shredded_key_leaves_no_bytes_in_the_database(tmp_path: Path) -> None:
     engine = open_sqlite(tmp_path / "ledger.db")
     world = SealingWorld(tmp_path, engine)
     world.say(thumb("a"), thumb("b", caller=BOB))
@@ -372,7 +373,7 @@ def test_on_sqlite_a_shredded_key_is_in_no_byte_of_the_database(tmp_path: Path) 
     engine.dispose()
 
 
-def test_a_reader_in_the_way_keeps_the_log_and_is_told_apart(tmp_path: Path) -> None:
+def test_a_blocking_reader_keeps_the_sqlite_log_and_is_reported(tmp_path: Path) -> None:
     engine = open_sqlite(tmp_path / "ledger.db")
     with engine.connect() as reader:
         reader.execute(text("PRAGMA busy_timeout=0"))

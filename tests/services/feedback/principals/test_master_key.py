@@ -1,6 +1,4 @@
-"""What comes of the master key must come of it for ever: keys and fingerprints of years ago are
-still in databases.
-"""
+"""Derivations from the master key never change, since stored data depend on them."""
 
 import pytest
 
@@ -8,7 +6,7 @@ from services.feedback.principals.master_key import MasterKey, MasterKeyError
 from tests.services.feedback.samples import MASTER
 
 PRINCIPAL, KEY = "a" * 64, bytes(range(32))
-# Under a nonce of zeros; never changed.
+# Wrapped under a nonce of zeros; the value never changes.
 WRAPPED = bytes.fromhex(
     "000000000000000000000000c377d15633a084329db2824dc455c1876ec95da4092e932e229b8784ec678c24"
     "35dc070f3b268490d1c0802df254c349"
@@ -16,14 +14,14 @@ WRAPPED = bytes.fromhex(
 FINGERPRINT = bytes.fromhex("c905030bd8bf491f5159c254cfed688c1999e5016f3b41b13b0a43d39c401025")
 
 
-def test_keys_that_were_wrapped_long_ago_open_today() -> None:
+def test_keys_wrapped_by_earlier_versions_unwrap() -> None:
     master = MasterKey(MASTER, bytes)
     assert master.unwrap(WRAPPED, "acme", PRINCIPAL) == KEY
     assert master.wrap(KEY, "acme", PRINCIPAL) == WRAPPED
     assert master.fingerprint(bytes(32)) == FINGERPRINT
 
 
-def test_the_same_key_is_wrapped_otherwise_each_time() -> None:
+def test_wrapping_is_randomised() -> None:
     master = MasterKey(MASTER)
     assert master.wrap(KEY, "acme", PRINCIPAL) != master.wrap(KEY, "acme", PRINCIPAL)
     assert master.unwrap(master.wrap(KEY, "acme", PRINCIPAL), "acme", PRINCIPAL) == KEY
@@ -38,14 +36,12 @@ def test_the_same_key_is_wrapped_otherwise_each_time() -> None:
         (WRAPPED[:30], "acme", PRINCIPAL),
     ],
 )
-def test_what_is_another_ones_or_damaged_does_not_open(
-    wrapped: bytes, tenant: str, principal: str
-) -> None:
+def test_foreign_or_damaged_keys_do_not_unwrap(wrapped: bytes, tenant: str, principal: str) -> None:
     with pytest.raises(MasterKeyError):
         MasterKey(MASTER).unwrap(wrapped, tenant, principal)
 
 
-def test_a_tenant_cannot_be_named_so_that_its_key_is_another_purposes() -> None:
+def test_no_tenant_name_yields_the_fingerprint_key() -> None:
     master = MasterKey(MASTER, bytes)
     assert (
         len(

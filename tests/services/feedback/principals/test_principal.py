@@ -1,4 +1,4 @@
-"""The pseudonym is the same in gateway, session and here: this value is the contract."""
+"""Contract of the principal: the same value in gateway, session and feedback."""
 
 from services.chassis.identity import Caller
 from services.feedback.principals.principal import principal_of

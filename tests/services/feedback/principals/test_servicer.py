@@ -1,6 +1,4 @@
-"""Consent, erasure and keys over a real socket: whose they are, their limits, and what happens
-while the database is away.
-"""
+"""Consent, erasure and keys over a real socket: ownership, limits, and outages."""
 
 import uuid
 from collections.abc import Callable
@@ -66,7 +64,7 @@ async def test_consent_is_the_callers_own_and_the_default_is_the_operators(tmp_p
         assert not (await consent(client, BOB)).training
 
 
-async def test_a_key_opens_what_was_said_until_consent_is_withdrawn(tmp_path: Path) -> None:
+async def test_a_key_is_returned_until_consent_is_withdrawn(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         await client.record(correction("a", "only for whom I trust"))
         (row,) = await client.rows(feedback_pb2.STREAM_FEEDBACK, 1)
@@ -89,7 +87,7 @@ async def test_a_key_opens_what_was_said_until_consent_is_withdrawn(tmp_path: Pa
         assert await keys(client, ME, OTHER) == found
 
 
-async def test_an_erasure_shreds_at_once_is_listed_and_told_to_its_user_alone(
+async def test_an_erasure_shreds_at_once_and_is_visible_only_to_its_user(
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path) as client:
@@ -122,7 +120,7 @@ async def test_an_erasure_shreds_at_once_is_listed_and_told_to_its_user_alone(
         assert (await keys(client, ME))[ME].key_id not in (b"", before[ME].key_id)
 
 
-async def test_a_thumb_that_still_waits_in_the_spool_is_seen_no_more(tmp_path: Path) -> None:
+async def test_a_waiting_thumb_is_hidden_after_an_erasure(tmp_path: Path) -> None:
     async with running(tmp_path, flush_seconds=600) as client:
         await client.record(thumb("a"))
         await client.record(thumb("b", caller=BOB), BOB)
@@ -171,7 +169,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
 }
 
 
-async def test_what_is_wrong_is_refused_with_its_field_and_its_limit(tmp_path: Path) -> None:
+async def test_an_invalid_request_is_rejected_with_field_and_limit(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         for case, (method, request, field) in WRONG.items():
             with pytest.raises(InvalidArgumentError) as caught:
@@ -198,14 +196,14 @@ CALLS: dict[str, Callable[[], Any]] = {
 OF_A_USER = ("GetPrincipalConsent", "SetPrincipalConsent", "ErasePrincipal", "GetPrincipalErasure")
 
 
-async def test_calls_of_users_need_one(tmp_path: Path) -> None:
+async def test_calls_without_a_user_are_rejected(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         for method in OF_A_USER:
             with pytest.raises(UnauthenticatedError):
                 await client.call(method, CALLS[method](), None)
 
 
-async def test_without_the_database_every_call_is_unavailable_and_no_defect(tmp_path: Path) -> None:
+async def test_without_the_database_every_call_is_unavailable(tmp_path: Path) -> None:
     async with running(tmp_path, flush_seconds=600) as client:
         engine = open_database(f"sqlite:///{tmp_path}/ledger.db")
         for table in ("data_keys", "consents", "erasures", "thumbs", "exposures"):

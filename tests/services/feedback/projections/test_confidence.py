@@ -1,6 +1,4 @@
-"""Intervals that hold at every look: they agree with the canary's test, shrink, and leave the truth
-out as rarely as they say.
-"""
+"""Anytime-valid intervals: equal to the canary's test, shrinking, and with the promised error."""
 
 import math
 import random
@@ -20,21 +18,19 @@ COUNTS = [(0, 0), (1, 0), (0, 1), (7, 3), (40, 60), (195, 5), (150, 150)]
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS)
-def test_the_mixture_is_the_canarys_for_one_version(up: int, down: int) -> None:
+def test_the_mixture_equals_the_canarys_for_one_version(up: int, down: int) -> None:
     of_grid = canary._log_mixture(canary.Thumbs(), canary.Thumbs(up, down))
     assert log_mixture(up, down) == pytest.approx(of_grid, abs=0.02)
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS[1:])
-def test_the_likelihood_is_the_canarys(up: int, down: int) -> None:
+def test_the_likelihood_equals_the_canarys(up: int, down: int) -> None:
     thumbs = canary.Thumbs(up, down)
     assert log_likelihood(up, down, 0.3) == pytest.approx(canary._log_likelihood(thumbs, 0.3))
 
 
 @pytest.mark.parametrize(("up", "down"), COUNTS[1:])
-def test_an_interval_holds_the_rate_and_ends_where_the_mixture_is_twenty_times_as_likely(
-    up: int, down: int
-) -> None:
+def test_an_interval_contains_the_rate_and_ends_at_the_threshold(up: int, down: int) -> None:
     found = interval(up, down)
     assert 0 <= found.low <= up / (up + down) <= found.high <= 1
     for end in (found.low, found.high):
@@ -44,7 +40,7 @@ def test_an_interval_holds_the_rate_and_ends_where_the_mixture_is_twenty_times_a
             )
 
 
-def test_without_thumbs_everything_is_possible_and_more_of_them_say_more() -> None:
+def test_the_interval_is_full_without_thumbs_and_shrinks_with_more() -> None:
     assert interval(0, 0) == Interval(0, 1)
     assert interval(9, 0).high == 1
     assert interval(0, 9).low == 0
@@ -57,7 +53,7 @@ def test_without_thumbs_everything_is_possible_and_more_of_them_say_more() -> No
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.9])
-def test_looking_after_every_thumb_leaves_the_truth_out_no_more_often_than_promised(
+def test_looking_after_every_thumb_keeps_the_error_rate(
     rate: float,
 ) -> None:
     chance, experiments, missed = random.Random(7), 400, 0
@@ -70,11 +66,12 @@ def test_looking_after_every_thumb_leaves_the_truth_out_no_more_often_than_promi
                 missed += 1
                 break
     assert missed <= experiments * ALPHA
-    # An interval that is never wrong would say too little; this one is near its promise from below.
+    # Without any error the interval would be too wide; here the error is near the promise from
+    # below.
     assert missed >= 1
 
 
-def test_a_fixed_interval_looked_at_as_often_would_break_the_promise() -> None:
+def test_a_fixed_sample_interval_would_exceed_the_error_rate() -> None:
     chance, experiments, missed = random.Random(7), 400, 0
     for _ in range(experiments):
         up = 0

@@ -1,4 +1,4 @@
-"""Figures of experiments as Prometheus sees them."""
+"""Figures of experiments in Prometheus."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ SILENT = ArmFigures("v2", "candidate", 2, 2, 0, 0)
 
 
 class Source:
-    """Answers in turn; an error is raised."""
+    """Source with prepared results; an exception is raised."""
 
     def __init__(self, *answers: list[ArmFigures] | Exception) -> None:
         self._answers, self.asked = list(answers), asyncio.Event()
@@ -36,7 +36,7 @@ def value(shown: ExperimentMetrics, name: str, version: str, arm: str) -> float 
     )
 
 
-def test_an_arm_has_users_thumbs_ratio_and_where_it_lies() -> None:
+def test_an_arm_has_users_thumbs_ratio_and_interval() -> None:
     shown = ExperimentMetrics()
     shown.update([STABLE, SILENT])
     assert value(shown, "exposed_users", "v1", "stable") == 5
@@ -50,7 +50,7 @@ def test_an_arm_has_users_thumbs_ratio_and_where_it_lies() -> None:
     )
 
 
-def test_without_thumbs_there_is_no_ratio_but_everything_is_possible() -> None:
+def test_without_thumbs_there_is_no_ratio_and_the_interval_is_full() -> None:
     shown = ExperimentMetrics()
     shown.update([SILENT])
     assert value(shown, "thumbs_up_ratio", "v2", "candidate") is None
@@ -58,7 +58,7 @@ def test_without_thumbs_there_is_no_ratio_but_everything_is_possible() -> None:
     assert value(shown, "thumbs_up_high_ratio", "v2", "candidate") == 1
 
 
-async def test_a_database_that_is_away_leaves_the_last_look_standing() -> None:
+async def test_an_unavailable_database_keeps_the_last_figures() -> None:
     shown, source = ExperimentMetrics(), Source([STABLE], LedgerUnavailableError("away"))
     looking = asyncio.create_task(refresh_periodically(source, shown, 0.001))
     await asyncio.wait_for(source.asked.wait(), 5)

@@ -1,6 +1,4 @@
-"""Who met which version: written once, whatever order logs arrive in, and rebuilt from the objects;
-figures with thumbs.
-"""
+"""Exposures: written once for any order of logs, rebuilt from objects, combined with thumbs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +26,7 @@ ROOM = 1 << 20
 
 @dataclass
 class Said:
-    """Thumbs as they stand, and since when they were asked for."""
+    """Fake thumb counts that record the requested time."""
 
     counts: list[ThumbCount] = field(default_factory=list)
     since_us: int = -1
@@ -48,7 +46,7 @@ def met(
 
 
 class World:
-    """A spool of turns and its sink over one database."""
+    """Spool of turns and its sink over one database."""
 
     def __init__(self, root: Path, engine: Engine) -> None:
         self.engine, self.ledger, self.store = engine, Ledger(engine), Directory(root / "objects")
@@ -59,7 +57,7 @@ class World:
     def sink(
         self, *turns: events_pb2.TurnEvent, by: Fold[Any] = fold, on: Spool | None = None
     ) -> Spool:
-        """By a log of its own, as another partition would bring them, or on one that there is."""
+        """Sink events through a new log, like another partition, or through an existing log."""
         spool = on or Spool(
             self.root / f"spool-{len(self.spools)}", max_bytes=ROOM, segment_bytes=ROOM
         )
@@ -93,20 +91,20 @@ def exposed(
     return principal_of(KEY, caller), version, arm, at * 1_000_000
 
 
-def test_a_user_meets_a_version_once_however_many_turns_and_logs(world: World) -> None:
+def test_a_user_is_exposed_once_per_version(world: World) -> None:
     world.sink(met("a", "v1", at=20), met("b", "v1", at=10), met("c", "v1", BOB, at=15))
     world.sink(met("d", "v1", at=30), met("e", "v2", at=40, arm="candidate"))
     expected = {exposed(ADA, "v1", 10), exposed(BOB, "v1", 15), exposed(ADA, "v2", 40, "candidate")}
     assert world.rows() == expected
 
 
-def test_an_earlier_turn_that_comes_later_is_the_first(world: World) -> None:
+def test_an_earlier_turn_arriving_later_is_the_first_exposure(world: World) -> None:
     world.sink(met("a", "v1", at=20))
     world.sink(met("b", "v1", at=5))
     assert world.rows() == {exposed(ADA, "v1", 5)}
 
 
-def test_a_question_that_no_version_answered_exposes_nobody(world: World) -> None:
+def test_a_turn_without_a_version_is_no_exposure(world: World) -> None:
     world.sink(met("a", "", at=20, arm=""))
     assert world.rows() == set()
 
@@ -125,9 +123,7 @@ def test_exposures_are_rebuilt_from_the_objects_and_only_then(world: World) -> N
 
 
 @pytest.mark.parametrize("first", [fold, no_projection], ids=["in between", "from the beginning"])
-def test_what_a_replica_of_an_older_release_committed_is_missed_and_made_good(
-    world: World, first: Fold[Any]
-) -> None:
+def test_commits_of_an_older_release_trigger_a_rebuild(world: World, first: Fold[Any]) -> None:
     log = world.sink(met("a", "v1", at=1), by=first)
     world.sink(met("b", "v2", at=2), by=no_projection, on=log)
     world.sink(met("c", "v3", at=3), on=log)
@@ -137,7 +133,7 @@ def test_what_a_replica_of_an_older_release_committed_is_missed_and_made_good(
     assert not catch_up(world.ledger, world.store, "turns")
 
 
-async def test_figures_put_users_and_thumbs_together_newest_version_first(world: World) -> None:
+async def test_figures_combine_users_and_thumbs_newest_version_first(world: World) -> None:
     world.sink(
         met("a", "v1", at=10), met("b", "v1", BOB, at=11), met("c", "v2", at=20, arm="candidate")
     )
@@ -157,14 +153,14 @@ async def test_figures_put_users_and_thumbs_together_newest_version_first(world:
     assert (stable.up_rate, stable.up_rate_interval) == (0.75, interval(30, 10))
 
 
-async def test_figures_are_of_a_time_on(world: World) -> None:
+async def test_figures_count_from_a_time_on(world: World) -> None:
     world.sink(met("a", "v1", at=10), met("b", "v1", BOB, at=20))
     (since,) = await world.experiments.figures(15_000_000)
     assert (since.exposed_users, world.said.since_us) == (1, 15_000_000)
     assert await world.experiments.figures(30_000_000) == []
 
 
-async def test_figures_are_of_the_newest_versions_alone(world: World) -> None:
+async def test_figures_cover_only_the_newest_versions(world: World) -> None:
     world.sink(
         *(met(f"m{number}", f"v{number}", at=number + 1) for number in range(NEWEST_VERSIONS + 3))
     )
@@ -172,7 +168,7 @@ async def test_figures_are_of_the_newest_versions_alone(world: World) -> None:
     assert found == [f"v{number}" for number in range(NEWEST_VERSIONS + 2, 2, -1)]
 
 
-async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
+async def test_a_stopped_database_is_unavailable(tmp_path: Path) -> None:
     nowhere = create_engine(f"sqlite:///{tmp_path}/missing/ledger.db")
     with pytest.raises(LedgerUnavailableError):
         await Experiments(nowhere, Said()).figures()

@@ -1,5 +1,6 @@
-"""Words about an answer go with its conversation: at once, and if they come later with the next
-compaction; nobody sees them until then.
+"""Remarks on deleted conversations: removed at once, or by the next compaction if late.
+
+Late remarks are never shown.
 """
 
 from collections.abc import Iterator
@@ -58,7 +59,9 @@ def compact(world: SealingWorld) -> None:
     )
 
 
-async def test_words_go_in_the_commit_of_the_turn_that_takes_back(world: SealingWorld) -> None:
+async def test_remarks_are_deleted_in_the_commit_of_the_retracting_turn(
+    world: SealingWorld,
+) -> None:
     world.say(correction("a", "wrong"), correction("b", "right", message="n"))
     world.finish(turn(), turn(message="n"))
     world.sink()
@@ -70,7 +73,7 @@ async def test_words_go_in_the_commit_of_the_turn_that_takes_back(world: Sealing
     assert world.current()[1] == 1, "who met the version is still counted"
 
 
-async def test_words_that_come_later_are_not_shown_and_go_with_their_row(
+async def test_late_remarks_are_hidden_and_removed_with_their_row(
     world: SealingWorld,
 ) -> None:
     world.finish(erased("m"))
@@ -88,7 +91,7 @@ async def test_words_that_come_later_are_not_shown_and_go_with_their_row(
     assert kept(world) == [(ME, name("n"))]
 
 
-async def test_words_that_an_older_sink_left_are_not_shown_and_go_with_their_row(
+async def test_remarks_left_by_an_older_sink_are_hidden_and_removed(
     world: SealingWorld,
 ) -> None:
     world.say(correction("a", "wrong"))
@@ -105,7 +108,7 @@ async def test_words_that_an_older_sink_left_are_not_shown_and_go_with_their_row
     assert kept(world) == []
 
 
-async def test_a_rebuilt_table_has_no_words_about_what_was_taken_back(world: SealingWorld) -> None:
+async def test_a_rebuilt_table_has_no_remarks_on_retracted_answers(world: SealingWorld) -> None:
     world.say(correction("a", "wrong"), correction("b", "right", message="n"))
     world.finish(erased("m"))
     world.sink()

@@ -1,4 +1,4 @@
-"""Tables that lag are looked for again and again, whatever goes wrong in between."""
+"""Periodic comparison of projections, also after failures."""
 
 import asyncio
 from contextlib import suppress
@@ -7,7 +7,7 @@ from services.feedback.lake.object_store import ObjectStoreError
 from services.feedback.projections.projection import catch_up_periodically
 
 
-async def test_a_store_that_is_away_is_asked_again() -> None:
+async def test_an_unavailable_store_is_retried() -> None:
     looks = []
 
     def catch_up() -> None:

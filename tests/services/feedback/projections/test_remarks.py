@@ -1,5 +1,6 @@
-"""What people said in words, as it stands: seen at once, after a restart, after an upgrade; by its
-user alone, and not after an erasure.
+"""Remarks: visible at once, after a restart and an upgrade, only to their user.
+
+An erasure removes them.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ async def sunk(client: Client, at_least: int) -> None:
 
 
 @pytest.mark.parametrize("flush_seconds", [0.05, 60], ids=["in the ledger", "in the spool"])
-async def test_words_are_shown_to_whom_said_them(tmp_path: Path, flush_seconds: float) -> None:
+async def test_remarks_are_visible_only_to_their_user(tmp_path: Path, flush_seconds: float) -> None:
     async with running(tmp_path, flush_seconds=flush_seconds) as client:
         await client.record(reasoned("a", "wrong", "rude", comment="no, grün", at=1_001))
         await client.record(correction("b", "42"))
@@ -60,12 +61,12 @@ async def test_words_are_shown_to_whom_said_them(tmp_path: Path, flush_seconds: 
         current = feedback_pb2.Words(reasons=["wrong", "rude"], comment="no, grün", correction="42")
         assert await words(client) == current
         assert await words(client, BOB) is None
-    # What waited is sunk at the end; the next process has it from the table.
+    # Waiting events are sunk at the end; the next process reads the table.
     async with running(tmp_path, flush_seconds=60) as client:
         assert await words(client) == current
 
 
-async def test_the_last_words_stand_and_can_be_taken_back(tmp_path: Path) -> None:
+async def test_the_last_remark_wins_and_can_be_retracted(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         await client.record(reasoned("a", "wrong", at=1_001))
         await client.record(correction("b", "41"))
@@ -88,7 +89,7 @@ async def test_the_last_words_stand_and_can_be_taken_back(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("flush_seconds", [0.05, 60], ids=["in the ledger", "in the spool"])
-async def test_an_erasure_takes_words_and_what_is_said_later_stands(
+async def test_an_erasure_removes_remarks_and_later_ones_stay(
     tmp_path: Path, flush_seconds: float
 ) -> None:
     async with running(tmp_path, flush_seconds=flush_seconds) as client:
@@ -103,14 +104,15 @@ async def test_an_erasure_takes_words_and_what_is_said_later_stands(
         assert await words(client) == feedback_pb2.Words(correction="44")
 
 
-async def test_words_that_were_said_before_the_upgrade_are_shown(tmp_path: Path) -> None:
+async def test_remarks_from_before_the_upgrade_are_shown(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         await client.record(correction("a", "42"))
         await sunk(client, 1)
     connection = sqlite3.connect(tmp_path / "ledger.db")
     connection.executescript("""
         DROP TABLE remarks; DROP TABLE remark_positions;
-        ALTER TABLE compactors DROP COLUMN taken_back_sequence; ALTER TABLE compactors DROP COLUMN taken_back_epoch;
+        ALTER TABLE compactors DROP COLUMN taken_back_sequence;
+        ALTER TABLE compactors DROP COLUMN taken_back_epoch;
         UPDATE feedback_revision SET version_num = '0005';
     """)
     connection.close()
@@ -118,7 +120,7 @@ async def test_words_that_were_said_before_the_upgrade_are_shown(tmp_path: Path)
         assert await words(client) == feedback_pb2.Words(correction="42")
 
 
-async def test_the_table_holds_no_text_and_nothing_for_a_bare_thumb(tmp_path: Path) -> None:
+async def test_the_table_holds_no_plain_text_and_no_bytes_for_a_bare_thumb(tmp_path: Path) -> None:
     async with running(tmp_path) as client:
         await client.record(correction("a", "a canary of words"))
         await client.record(thumb("b", message="n"))
@@ -132,19 +134,19 @@ async def test_the_table_holds_no_text_and_nothing_for_a_bare_thumb(tmp_path: Pa
         assert b"canary" not in rows["correction"]
 
 
-async def test_words_are_kept_no_longer_than_the_objects_rows(tmp_path: Path) -> None:
+async def test_remarks_expire_with_the_rows_of_the_objects(tmp_path: Path) -> None:
     async with running(tmp_path, keep_days=1) as client:
         await client.record(correction("a", "42"))
         await sunk(client, 1)
         assert await words(client) == feedback_pb2.Words(correction="42")
     async with running(tmp_path, keep_days=1) as client:
         async with asyncio.timeout(30):
-            # The event says that it was accepted in 1970.
+            # The event's accept time is in 1970.
             while await words(client):
                 await asyncio.sleep(0.02)
 
 
-def test_what_is_newer_does_not_expire(engine: Engine) -> None:
+def test_newer_remarks_do_not_expire(engine: Engine) -> None:
     with engine.begin() as connection:
         for at, message in ((DAY_US - 1, "old"), (DAY_US, "new")):
             row = {
@@ -160,7 +162,7 @@ def test_what_is_newer_does_not_expire(engine: Engine) -> None:
         assert connection.execute(select(tables.remarks.c.message_id)).scalars().all() == ["new"]
 
 
-async def test_on_postgres_words_stand_once_a_segment_has_them_and_never_with_another_thumb(
+async def test_on_postgres_remarks_appear_with_the_commit_and_only_with_their_thumb(
     postgres_engine: Engine, tmp_path: Path
 ) -> None:
     world = SealingWorld(tmp_path, postgres_engine)
@@ -192,5 +194,5 @@ def test_an_older_remark_never_replaces_a_newer_one() -> None:
     assert not older.replaces(newer)
 
 
-def test_an_event_without_a_value_says_nothing() -> None:
+def test_an_event_without_a_value_changes_no_remark() -> None:
     assert change_of(codec.feedback_from(events_pb2.FeedbackEvent()), 0) is None

@@ -1,6 +1,4 @@
-"""Which thumb stands: in the spool, in the ledger, between the two, after a restart, and rebuilt
-from the objects.
-"""
+"""Current thumbs: in the spool, in the ledger, in both, after a restart, and rebuilt."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +34,7 @@ ROOM = 1 << 20
 
 
 class Service:
-    """Spool, sink and thumbs as the service wires them."""
+    """Spool, sink and thumbs, wired like the service."""
 
     def __init__(self, root: Path) -> None:
         self.engine = open_sqlite(root / "ledger.db")
@@ -83,7 +81,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture(params=["in the spool", "in the ledger", "in both", "first sunk"])
 def say(request: pytest.FixtureRequest, service: Service):
-    """Says events in turn, with each way in which spool and ledger may share them."""
+    """Store events in turn, for each split between spool and ledger."""
 
     def said(*messages: events_pb2.FeedbackEvent) -> None:
         for number, message in enumerate(messages):
@@ -96,26 +94,24 @@ def say(request: pytest.FixtureRequest, service: Service):
     return said
 
 
-async def test_a_thumb_stands_for_its_user_on_its_message(say, service: Service) -> None:
+async def test_a_thumb_is_current_for_its_user_and_message(say, service: Service) -> None:
     say(thumb("a", up=True, message="m"), thumb("b", up=False, message="n"))
     assert await service.current("m", "n", "other") == {"m": True, "n": False}
     assert await service.current("m", "n", caller=BOB) == {}
 
 
-async def test_the_second_thumb_stands_and_is_counted_once(say, service: Service) -> None:
+async def test_the_second_thumb_replaces_the_first_and_counts_once(say, service: Service) -> None:
     say(thumb("a", up=True), thumb("b", up=False))
     assert await service.current("m") == {"m": False}
     assert await service.thumbs.count(0) == [ThumbCount("v1", "stable", 0, 1)]
 
 
-async def test_the_last_in_the_log_stands_whatever_the_clocks_said(say, service: Service) -> None:
+async def test_the_last_in_the_log_wins_regardless_of_clocks(say, service: Service) -> None:
     say(thumb("a", up=True, at=9_000), thumb("b", up=False, at=10))
     assert await service.current("m") == {"m": False}
 
 
-async def test_a_retraction_removes_the_thumb_and_a_later_one_stands_again(
-    say, service: Service
-) -> None:
+async def test_a_retraction_removes_the_thumb_until_a_later_one(say, service: Service) -> None:
     say(thumb("a"), retraction("b"))
     assert await service.current("m") == {}
     assert await service.thumbs.count(0) == []
@@ -123,7 +119,7 @@ async def test_a_retraction_removes_the_thumb_and_a_later_one_stands_again(
     assert await service.current("m") == {"m": False}
 
 
-async def test_corrections_and_their_retraction_leave_the_thumb(say, service: Service) -> None:
+async def test_corrections_do_not_change_the_thumb(say, service: Service) -> None:
     say(thumb("a"), correction("b"), retraction("c", kind="correction"))
     assert await service.current("m") == {"m": True}
 
@@ -143,16 +139,14 @@ async def test_counts_are_by_version_arm_and_time(say, service: Service) -> None
     assert await service.thumbs.count(2_600_000_000) == [new]
 
 
-async def test_a_thumb_that_moves_to_another_version_leaves_the_first(
-    say, service: Service
-) -> None:
+async def test_a_thumb_moved_to_another_version_leaves_the_first(say, service: Service) -> None:
     moved = thumb("b")
     moved.model_version = "v2"
     say(thumb("a"), moved)
     assert await service.thumbs.count(0) == [ThumbCount("v2", "stable", 1, 0)]
 
 
-async def test_a_record_that_cannot_be_read_moves_no_thumb(service: Service) -> None:
+async def test_an_undecodable_record_changes_no_thumb(service: Service) -> None:
     service.overlay.add(
         codec.decoded_feedback(
             service.spool.append([garbage("x"), codec.feedback_entry(thumb("a"))])
@@ -161,7 +155,7 @@ async def test_a_record_that_cannot_be_read_moves_no_thumb(service: Service) -> 
     assert await service.current("m") == {"m": True}
 
 
-async def test_after_a_restart_both_parts_are_there(tmp_path: Path) -> None:
+async def test_table_and_overlay_are_complete_after_a_restart(tmp_path: Path) -> None:
     service = Service(tmp_path)
     service.say(thumb("a", message="sunk"), thumb("b", message="changed"))
     service.sink_all()

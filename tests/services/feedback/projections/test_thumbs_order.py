@@ -1,6 +1,4 @@
-"""Which thumb stands where several replicas accept: the last in the order of acceptance, in
-whatever order the logs arrive.
-"""
+"""Current thumbs with several replicas: the last in the order of acceptance wins."""
 
 import itertools
 from collections.abc import Sequence
@@ -28,7 +26,7 @@ NOBODY_WAITS = Overlay(change_of)
 
 
 class Partition:
-    """A log of what was relayed to it."""
+    """Log of relayed records."""
 
     def __init__(self, partition: int, entries: Sequence[Entry]) -> None:
         self.topic_id, self.partition = "topic", partition
@@ -56,7 +54,7 @@ def sink_all(engine: Engine, root: Path, *logs: Partition, rows: int = 100) -> N
 
 
 def said(message: str = "m") -> list[Entry]:
-    """A thumb up, a thumb down, its retraction, and a thumb up again, as they were accepted."""
+    """Thumb up, thumb down, retraction, and thumb up, in the order of acceptance."""
     events = [
         thumb(f"a{message}", message=message),
         thumb(f"b{message}", up=False, message=message),
@@ -67,7 +65,7 @@ def said(message: str = "m") -> list[Entry]:
 
 
 @pytest.mark.parametrize("rows", [5, 100])
-async def test_the_last_that_was_accepted_stands_whatever_the_order_of_arrival(
+async def test_the_last_accepted_thumb_wins_in_any_order_of_arrival(
     sqlite_engine: Engine, tmp_path: Path, rows: int
 ) -> None:
     orders = list(itertools.permutations(range(4)))
@@ -79,9 +77,7 @@ async def test_the_last_that_was_accepted_stands_whatever_the_order_of_arrival(
     )
 
 
-async def test_over_partitions_and_rebuilt_from_the_objects_the_same_stands(
-    engine: Engine, tmp_path: Path
-) -> None:
+async def test_partitions_and_rebuilds_give_the_same_thumb(engine: Engine, tmp_path: Path) -> None:
     sink_all(engine, tmp_path, Partition(0, said()[2:3]), Partition(1, said()[:2]))
     thumbs = Thumbs(engine, NOBODY_WAITS)
     assert await ups(thumbs, PRINCIPAL, [M]) == {}
@@ -102,7 +98,7 @@ def claims_on(engine: Engine) -> PostgresClaims:
     )
 
 
-async def test_what_another_replica_acknowledged_is_seen_before_it_is_sunk(
+async def test_a_thumb_acknowledged_by_another_replica_is_visible_before_the_sink(
     postgres_engine: Engine, tmp_path: Path
 ) -> None:
     here, there = claims_on(postgres_engine), claims_on(postgres_engine)
@@ -114,7 +110,8 @@ async def test_what_another_replica_acknowledged_is_seen_before_it_is_sunk(
     assert await ups(thumbs, PRINCIPAL, [M]) == {M: False}
     assert await thumbs.count(0) == [ThumbCount("v1", "stable", 0, 1)]
 
-    # The second is sunk first: the first's claim is older than the table, and stays without a word.
+    # The second event is sunk first. The claim of the first is older than the table and has no
+    # effect.
     sink_all(postgres_engine, tmp_path, Partition(0, [replace(last, accept_order=last_order)]))
     assert await ups(thumbs, PRINCIPAL, [M]) == {M: False}
     assert await thumbs.count(0) == [ThumbCount("v1", "stable", 0, 1)]

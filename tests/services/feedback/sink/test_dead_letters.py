@@ -1,4 +1,4 @@
-"""Dead letters keep their account for ever and their bytes for a while."""
+"""Expiry of dead letters: the entry stays, the payload is cleared."""
 
 import asyncio
 import base64
@@ -18,7 +18,7 @@ def nothing(connection: Connection) -> None:
 
 
 def fill(engine: Engine, *times_us: int) -> None:
-    """A dead letter each."""
+    """Commit a segment with one dead letter."""
     times = iter(times_us)
     ledger = Ledger(engine, now_us=lambda: next(times))
     lease = ledger.lease("feedback", TOPIC, 0)
@@ -33,7 +33,7 @@ def payloads(engine: Engine) -> list[bytes]:
         return [base64.b64decode(payload) for payload in connection.execute(query).scalars()]
 
 
-def test_old_ones_are_emptied_and_stay_in_the_account(engine: Engine) -> None:
+def test_old_dead_letters_are_cleared_and_still_counted(engine: Engine) -> None:
     fill(engine, 5, 9)
     assert clear_payloads(engine, 5) == 0
     assert clear_payloads(engine, 6) == 1
@@ -42,7 +42,7 @@ def test_old_ones_are_emptied_and_stay_in_the_account(engine: Engine) -> None:
     assert Ledger(engine).dead_letter_offsets(TOPIC, 0) == {0, 1}
 
 
-async def test_the_service_empties_what_is_older_than_its_days(engine: Engine) -> None:
+async def test_the_service_clears_old_dead_letters(engine: Engine) -> None:
     fill(engine, 1 * SECOND_US, 50 * SECOND_US)
     sweeping = asyncio.create_task(
         clear_payloads_hourly(engine, 30.0, now_us=lambda: 60 * SECOND_US)

@@ -1,6 +1,4 @@
-"""Log to Parquet to ledger: names, accounting, order of the steps, and what each crash leaves
-behind.
-"""
+"""Sink from log to ledger: object keys, accounting, order of steps, and crashes."""
 
 import hashlib
 import signal
@@ -33,8 +31,8 @@ ROOM = 1 << 20
 
 
 @dataclass
-class PartitionKey:
-    """A spool, a store and a ledger in one folder, as the service has them."""
+class Deployment:
+    """Spool, store and ledger in one folder, as in the service."""
 
     root: Path
     engine: Engine
@@ -64,13 +62,13 @@ def open_spool(root: Path) -> Spool:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[PartitionKey]:
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
     engine = open_sqlite(tmp_path / "ledger.db")
-    place = PartitionKey(
+    deployment = Deployment(
         tmp_path, engine, Ledger(engine), Directory(tmp_path / "objects"), open_spool(tmp_path)
     )
-    yield place
-    place.spool.close()
+    yield deployment
+    deployment.spool.close()
     engine.dispose()
 
 
@@ -78,36 +76,36 @@ def ids(*names: str) -> list[str]:
     return [entry(name).event_id for name in names]
 
 
-def test_a_segment_names_log_offsets_and_content(place: PartitionKey) -> None:
-    place.spool.append([entry("a"), entry("b")])
-    segment = place.sink().flush()
+def test_a_segment_names_log_offsets_and_content(deployment: Deployment) -> None:
+    deployment.spool.append([entry("a"), entry("b")])
+    segment = deployment.sink().flush()
     assert segment is not None
-    data = place.store.get(segment.object_key)
+    data = deployment.store.get(segment.object_key)
     assert segment.sha256 == hashlib.sha256(data).hexdigest()
     assert segment.object_key == (
-        f"feedback/v1/topic_id={place.spool.topic_id}/partition=0/"
+        f"feedback/v1/topic_id={deployment.spool.topic_id}/partition=0/"
         f"00000000000000000000-00000000000000000002-{segment.sha256[:12]}.parquet"
     )
     assert [
         (row["topic_id"], row["offset"], row["event_id"], row["schema_version"])
-        for row in place.rows()
+        for row in deployment.rows()
     ] == [
-        (place.spool.topic_id, 0, ids("a")[0], 1),
-        (place.spool.topic_id, 1, ids("b")[0], 1),
+        (deployment.spool.topic_id, 0, ids("a")[0], 1),
+        (deployment.spool.topic_id, 1, ids("b")[0], 1),
     ]
-    assert place.spool.bytes_used == 0
+    assert deployment.spool.bytes_used == 0
 
 
-def test_nothing_waits_nothing_is_committed(place: PartitionKey) -> None:
-    assert place.sink().flush() is None
-    assert place.ledger.segments("feedback") == []
+def test_an_empty_log_commits_nothing(deployment: Deployment) -> None:
+    assert deployment.sink().flush() is None
+    assert deployment.ledger.segments("feedback") == []
 
 
 def test_dead_letters_and_repeated_events_are_accounted_for_in_the_same_commit(
-    place: PartitionKey,
+    deployment: Deployment,
 ) -> None:
-    place.spool.append([entry("a"), garbage("x"), entry("a"), entry("b")])
-    segment = place.sink().flush()
+    deployment.spool.append([entry("a"), garbage("x"), entry("a"), entry("b")])
+    segment = deployment.sink().flush()
     assert segment is not None
     assert (segment.rows, segment.dead_letters, segment.tombstones, segment.end_offset) == (
         2,
@@ -115,24 +113,24 @@ def test_dead_letters_and_repeated_events_are_accounted_for_in_the_same_commit(
         1,
         4,
     )
-    assert place.ledger.dead_letter_offsets(place.spool.topic_id, 0) == {1}
-    assert place.event_ids() == ids("a", "b")
+    assert deployment.ledger.dead_letter_offsets(deployment.spool.topic_id, 0) == {1}
+    assert deployment.event_ids() == ids("a", "b")
 
 
-def test_an_event_of_an_earlier_segment_is_a_tombstone(place: PartitionKey) -> None:
-    sink = place.sink()
-    place.spool.append([entry("a")])
+def test_an_event_of_an_earlier_segment_is_a_tombstone(deployment: Deployment) -> None:
+    sink = deployment.sink()
+    deployment.spool.append([entry("a")])
     sink.flush()
-    place.spool.append([entry("a", up=False), entry("b")])
+    deployment.spool.append([entry("a", up=False), entry("b")])
     segment = sink.flush()
     assert segment is not None
     assert (segment.rows, segment.tombstones) == (1, 1)
-    assert [row["up"] for row in place.rows()] == [True, True]
+    assert [row["up"] for row in deployment.rows()] == [True, True]
 
 
-def test_a_batch_of_dead_letters_only_has_no_object(place: PartitionKey) -> None:
-    place.spool.append([garbage("x"), garbage("y")])
-    segment = place.sink().flush()
+def test_a_batch_of_dead_letters_only_has_no_object(deployment: Deployment) -> None:
+    deployment.spool.append([garbage("x"), garbage("y")])
+    segment = deployment.sink().flush()
     assert segment is not None
     assert (segment.object_key, segment.sha256, segment.rows, segment.dead_letters) == (
         "",
@@ -140,14 +138,14 @@ def test_a_batch_of_dead_letters_only_has_no_object(place: PartitionKey) -> None
         0,
         2,
     )
-    assert list(place.store.list("")) == []
+    assert list(deployment.store.list("")) == []
 
 
-def test_batches_keep_to_the_limits_of_rows_and_bytes(place: PartitionKey) -> None:
-    place.spool.append([entry(name) for name in "abcde"])
+def test_batches_keep_to_the_limits_of_rows_and_bytes(deployment: Deployment) -> None:
+    deployment.spool.append([entry(name) for name in "abcde"])
     two_records = 2 * frame_bytes(entry("a"))
-    by_bytes = place.sink(size=two_records).flush()
-    by_rows = place.sink(rows=1).flush()
+    by_bytes = deployment.sink(size=two_records).flush()
+    by_rows = deployment.sink(rows=1).flush()
     assert by_bytes is not None
     assert by_rows is not None
     assert [(s.start_offset, s.end_offset) for s in (by_bytes, by_rows)] == [(0, 2), (2, 3)]
@@ -156,52 +154,59 @@ def test_batches_keep_to_the_limits_of_rows_and_bytes(place: PartitionKey) -> No
 @pytest.mark.parametrize(
     ("step", "orphans", "committed"),
     [
-        # The other steps are the simulation's.
+        # The simulation covers the other steps.
         (SinkStep.STORED, 1, []),
         (SinkStep.COMMITTED, 0, ["a", "b"]),
     ],
 )
-def test_kill_9_around_the_commit_loses_nothing_and_repeats_nothing(
-    place: PartitionKey, step: SinkStep, orphans: int, committed: list[str]
+def test_kill_9_around_the_commit_loses_and_repeats_no_event(
+    deployment: Deployment, step: SinkStep, orphans: int, committed: list[str]
 ) -> None:
-    place.spool.append([entry("a"), entry("b")])
-    place.spool.close()
-    program = f"from tests.services.feedback.crashing_sink import *; sink_until({str(step)!r}, Path({str(place.root)!r}))"
+    deployment.spool.append([entry("a"), entry("b")])
+    deployment.spool.close()
+    program = (
+        "from tests.services.feedback.crashing_sink import *; "
+        f"sink_until({str(step)!r}, Path({str(deployment.root)!r}))"
+    )
     assert (
         subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     )
-    assert place.event_ids() == ids(*committed)
-    place.spool = open_spool(place.root)
-    place.spool.append([entry("c")])
-    sink = place.sink()
+    assert deployment.event_ids() == ids(*committed)
+    deployment.spool = open_spool(deployment.root)
+    deployment.spool.append([entry("c")])
+    sink = deployment.sink()
     while sink.flush():
         pass
-    assert place.event_ids() == ids("a", "b", "c")
-    report = audit(place.ledger, place.store, lambda stream: inspect(place.root / "spool" / stream))
+    assert deployment.event_ids() == ids("a", "b", "c")
+    report = audit(
+        deployment.ledger,
+        deployment.store,
+        lambda stream: inspect(deployment.root / "spool" / stream),
+    )
     assert (report.problems, report.orphans) == ([], orphans)
 
 
-def test_a_zombie_that_goes_on_after_its_takeover_is_fenced_and_its_object_is_no_segment(
-    place: PartitionKey,
+def test_a_zombie_is_fenced_after_a_takeover_and_its_object_is_an_orphan(
+    deployment: Deployment,
 ) -> None:
-    place.spool.append([entry("a"), entry("b"), entry("c")])
+    deployment.spool.append([entry("a"), entry("b"), entry("c")])
 
     def take_over(step: SinkStep) -> None:
-        if step is SinkStep.STORED and not place.ledger.segments("feedback"):
-            place.sink(rows=1).flush()
+        if step is SinkStep.STORED and not deployment.ledger.segments("feedback"):
+            deployment.sink(rows=1).flush()
 
-    zombie = place.sink(rows=2, at=take_over)
+    zombie = deployment.sink(rows=2, at=take_over)
     with pytest.raises(FencedError):
         zombie.flush()
     zombie.assign()
     zombie.flush()
-    assert place.event_ids() == ids("a", "b", "c")
-    assert len(list(place.store.list(""))) == 3
-    assert [s.end_offset for s in place.ledger.segments("feedback")] == [1, 3]
+    assert deployment.event_ids() == ids("a", "b", "c")
+    assert len(list(deployment.store.list(""))) == 3
+    assert [s.end_offset for s in deployment.ledger.segments("feedback")] == [1, 3]
 
 
-def test_an_object_whose_put_was_not_answered_is_put_again_under_the_same_name(
-    place: PartitionKey,
+def test_a_put_without_a_response_is_repeated_under_the_same_key(
+    deployment: Deployment,
 ) -> None:
     class Unanswered(Directory):
         puts = 0
@@ -212,73 +217,73 @@ def test_an_object_whose_put_was_not_answered_is_put_again_under_the_same_name(
             if self.puts == 1:
                 raise ObjectStoreError("reset")
 
-    place.store = Unanswered(place.root / "objects")
-    place.spool.append([entry("a")])
-    sink = place.sink()
+    deployment.store = Unanswered(deployment.root / "objects")
+    deployment.spool.append([entry("a")])
+    sink = deployment.sink()
     with pytest.raises(ObjectStoreError):
         sink.flush()
     sink.flush()
-    assert place.store.puts == 2
-    assert place.event_ids() == ids("a")
-    assert len(list(place.store.list(""))) == 1
+    assert deployment.store.puts == 2
+    assert deployment.event_ids() == ids("a")
+    assert len(list(deployment.store.list(""))) == 1
 
 
 def test_a_ledger_that_is_behind_the_spool_stops_the_sink(
-    place: PartitionKey, tmp_path: Path
+    deployment: Deployment, tmp_path: Path
 ) -> None:
-    place.spool.append([entry("a")])
-    place.sink().flush()
-    place.spool.append([entry("b")])
+    deployment.spool.append([entry("a")])
+    deployment.sink().flush()
+    deployment.spool.append([entry("b")])
     other = open_sqlite(tmp_path / "new.db")
-    place.ledger = Ledger(other)
+    deployment.ledger = Ledger(other)
     with refused(
         OffsetOutOfRangeError, field="offset", reason="OUT_OF_RANGE", limit="1 to 2"
     ) as caught:
-        place.sink()
+        deployment.sink()
     assert " 0 " in caught.value.text
     other.dispose()
 
 
-def test_a_ledger_that_is_ahead_of_the_spool_stops_the_sink(place: PartitionKey) -> None:
-    topic_id = place.spool.topic_id
-    place.spool.append([entry("a"), entry("b")])
-    place.sink().flush()
-    place.spool.close()
-    folder = place.root / "spool" / "feedback"
+def test_a_ledger_that_is_ahead_of_the_spool_stops_the_sink(deployment: Deployment) -> None:
+    topic_id = deployment.spool.topic_id
+    deployment.spool.append([entry("a"), entry("b")])
+    deployment.sink().flush()
+    deployment.spool.close()
+    folder = deployment.root / "spool" / "feedback"
     for path in folder.glob("*.log"):
         path.unlink()
-    place.spool = open_spool(place.root)
-    assert place.spool.topic_id == topic_id
+    deployment.spool = open_spool(deployment.root)
+    assert deployment.spool.topic_id == topic_id
     with refused(
         OffsetOutOfRangeError, field="offset", reason="OUT_OF_RANGE", limit="0 to 0"
     ) as caught:
-        place.sink()
+        deployment.sink()
     assert " 2 " in caught.value.text
 
 
-def test_a_spool_made_anew_is_another_log_and_overwrites_nothing(place: PartitionKey) -> None:
-    place.spool.append([entry("a")])
-    place.sink().flush()
-    place.spool.close()
-    (place.root / "spool").rename(place.root / "lost")
-    place.spool = open_spool(place.root)
-    place.spool.append([entry("b"), entry("a")])
-    segment = place.sink().flush()
+def test_a_recreated_spool_is_another_log_and_overwrites_nothing(deployment: Deployment) -> None:
+    deployment.spool.append([entry("a")])
+    deployment.sink().flush()
+    deployment.spool.close()
+    (deployment.root / "spool").rename(deployment.root / "lost")
+    deployment.spool = open_spool(deployment.root)
+    deployment.spool.append([entry("b"), entry("a")])
+    segment = deployment.sink().flush()
     assert segment is not None
     assert (segment.sequence, segment.start_offset, segment.tombstones) == (2, 0, 1)
-    assert place.event_ids() == ids("a", "b")
+    assert deployment.event_ids() == ids("a", "b")
 
 
-def test_the_same_records_give_the_same_object_after_a_crash(place: PartitionKey) -> None:
-    place.spool.append([feedback_entry(thumb("a"))])
+def test_the_same_records_give_the_same_object_after_a_crash(deployment: Deployment) -> None:
+    deployment.spool.append([feedback_entry(thumb("a"))])
 
     def crash(step: SinkStep) -> None:
         if step is SinkStep.STORED:
             raise RuntimeError("crash")
 
     with pytest.raises(RuntimeError):
-        place.sink(at=crash).flush()
-    (orphan,) = place.store.list("")
-    segment = place.sink().flush()
+        deployment.sink(at=crash).flush()
+    (orphan,) = deployment.store.list("")
+    segment = deployment.sink().flush()
     assert segment is not None
     assert segment.object_key == orphan.key

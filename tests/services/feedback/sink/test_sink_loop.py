@@ -1,4 +1,4 @@
-"""When the sink is driven, and that its failures lose nothing."""
+"""Schedule of flushes, and failures without loss."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ ROOM = 1 << 20
 
 
 class FakeSink:
-    """Fails as told, then commits all that the spool has."""
+    """Fake sink that fails on demand, then commits all records of the spool."""
 
     def __init__(self, spool: Spool, *failures: Exception) -> None:
         self._spool, self._failures = spool, list(failures)
@@ -54,7 +54,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_an_event_is_sunk_when_it_has_waited_long_enough(spool: Spool) -> None:
+async def test_an_event_is_sunk_after_the_maximum_wait(spool: Spool) -> None:
     sink, committed = FakeSink(spool), []
     drain = drain_of(spool, sink, committed)
     running = asyncio.ensure_future(drain.run())
@@ -81,7 +81,7 @@ async def test_enough_events_are_sunk_without_waiting(spool: Spool) -> None:
     "failure",
     [FencedError("x"), LedgerUnavailableError("x"), ObjectStoreError("x"), OSError(28, "x")],
 )
-async def test_after_a_failure_the_position_is_asked_of_the_ledger_and_the_flush_repeated(
+async def test_after_a_failure_the_sink_reassigns_and_repeats_the_flush(
     spool: Spool, failure: Exception
 ) -> None:
     sink, committed = FakeSink(spool, failure), []
@@ -95,14 +95,14 @@ async def test_after_a_failure_the_position_is_asked_of_the_ledger_and_the_flush
     assert committed == [0, 1]
 
 
-async def test_a_log_that_does_not_fit_the_ledger_ends_the_run(spool: Spool) -> None:
+async def test_a_log_inconsistent_with_the_ledger_ends_the_run(spool: Spool) -> None:
     drain = drain_of(spool, FakeSink(spool, OffsetOutOfRangeError("gone")), [])
     spool.append([entry("a")])
     with pytest.raises(OffsetOutOfRangeError):
         await drain.run()
 
 
-async def test_finishing_sinks_what_waits_and_gives_up_on_a_failure(spool: Spool) -> None:
+async def test_finishing_sinks_waiting_events_until_a_failure(spool: Spool) -> None:
     spool.append([entry("a")])
     sink, committed = FakeSink(spool), []
     await drain_of(spool, sink, committed).finish()

@@ -1,6 +1,4 @@
-"""Idempotency at the ack, and group commit: one decision for each event id, one sync for all who
-wait.
-"""
+"""Idempotent acceptance and group commit: one decision per event id, one sync for all."""
 
 import asyncio
 import hashlib
@@ -23,7 +21,7 @@ ROOM = 1 << 20
 
 
 class Committed:
-    """What the ledger knows."""
+    """Fake ledger with committed ids."""
 
     def __init__(self, known: Mapping[str, bytes] | None = None, away: bool = False) -> None:
         self.existing, self.away = dict(known or {}), away
@@ -48,7 +46,7 @@ def stored_ids(spool: Spool) -> list[str]:
     return [record.entry.event_id for record in spool.read(spool.start_offset, 1_000, ROOM)]
 
 
-def test_the_same_event_again_is_acknowledged_and_not_stored_again(tmp_path: Path) -> None:
+def test_a_repeated_event_is_acknowledged_and_not_stored_again(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     acceptance = accepting(spool, Committed())
     assert acceptance.store([[entry("a")], [entry("a")]]).results == [1, 0]
@@ -57,7 +55,7 @@ def test_the_same_event_again_is_acknowledged_and_not_stored_again(tmp_path: Pat
     spool.close()
 
 
-def test_another_content_under_a_known_id_is_refused_and_the_first_stands(tmp_path: Path) -> None:
+def test_other_content_under_a_known_id_is_rejected(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     acceptance = accepting(spool, Committed({entry("b").event_id: entry("b").fingerprint}))
     acceptance.store([[entry("a")]])
@@ -73,7 +71,7 @@ def test_another_content_under_a_known_id_is_refused_and_the_first_stands(tmp_pa
     spool.close()
 
 
-def test_a_call_with_one_bad_event_stores_none_of_its_events(tmp_path: Path) -> None:
+def test_a_call_with_one_invalid_event_stores_none_of_its_events(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     acceptance = accepting(spool, Committed())
     acceptance.store([[entry("a")]])
@@ -104,7 +102,7 @@ def test_an_event_of_an_earlier_process_is_known_after_a_restart(tmp_path: Path)
     spool.close()
 
 
-def test_a_group_takes_the_calls_that_fit_and_refuses_the_others(tmp_path: Path) -> None:
+def test_a_group_accepts_the_calls_that_fit_and_rejects_the_others(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, max_bytes=2 * frame_bytes(entry("a")))
     acceptance = accepting(spool, Committed())
     results = acceptance.store([[entry("a")], [entry("b"), entry("c")], [entry("d")]]).results
@@ -114,7 +112,7 @@ def test_a_group_takes_the_calls_that_fit_and_refuses_the_others(tmp_path: Path)
     spool.close()
 
 
-def test_a_failed_write_fails_all_who_waited_for_it_and_nobody_else(tmp_path: Path) -> None:
+def test_a_failed_write_fails_exactly_the_calls_of_its_group(tmp_path: Path) -> None:
     failing = [False]
 
     def write(descriptor: int, data: memoryview, position: int) -> int:
@@ -134,7 +132,7 @@ def test_a_failed_write_fails_all_who_waited_for_it_and_nobody_else(tmp_path: Pa
 
 
 class Table:
-    """Claims that some other replica has too, or that tell of a commit just made."""
+    """Fake claims shared with another replica, or reporting a concurrent commit."""
 
     def __init__(self, **told: Claim) -> None:
         self.told, self.claimed, self.released = told, list[str](), set[str]()
@@ -175,7 +173,7 @@ def test_new_events_are_stored_with_their_place_in_the_order_of_all_replicas(
     spool.close()
 
 
-def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
+def test_known_events_are_not_claimed_again(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     committed = Committed({entry("b").event_id: entry("b").fingerprint})
     acceptance = Acceptance("feedback", spool, committed, claims, Unsealed())
@@ -185,21 +183,21 @@ def test_what_this_process_knows_is_not_claimed_again(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_another_replicas_content_stands_and_the_calls_other_events_are_given_back(
+def test_another_replicas_content_wins_and_other_claims_are_released(
     tmp_path: Path,
 ) -> None:
     spool, claims = open_spool(tmp_path), Table(b=Claim(entry("b", up=False).fingerprint, 3))
     acceptance = Acceptance("feedback", spool, Committed(), claims, Unsealed())
     results = acceptance.store([[entry("a"), entry("b")], [entry("c")], [entry("a")]]).results
     assert isinstance(results[0], AlreadyExistsError)
-    # What the refused call shared with another one is stored for that one.
+    # Events shared between a rejected call and another call are stored for the other call.
     assert results[1:] == [1, 1]
     assert stored_ids(spool) == [entry("c").event_id, entry("a").event_id]
     assert claims.released == {entry("b").event_id}
     spool.close()
 
 
-def test_an_event_that_was_committed_just_now_is_acknowledged_and_not_stored(
+def test_a_just_committed_event_is_acknowledged_and_not_stored(
     tmp_path: Path,
 ) -> None:
     spool, claims = open_spool(tmp_path), Table(a=Claim(entry("a").fingerprint, 0, True))
@@ -222,7 +220,7 @@ def test_without_claims_nothing_is_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("is_broken", "released"), [(False, {entry("a").event_id}), (True, set())])
-def test_claims_of_what_was_surely_not_stored_are_given_back(
+def test_claims_of_rejected_events_are_released(
     tmp_path: Path, is_broken: bool, released: set
 ) -> None:
     def write(descriptor: int, data: memoryview, position: int) -> int:
@@ -241,7 +239,7 @@ def test_claims_of_what_was_surely_not_stored_are_given_back(
     spool.close()
 
 
-def test_without_the_ledger_nothing_is_stored_since_the_first_must_win(tmp_path: Path) -> None:
+def test_without_the_ledger_nothing_is_stored(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     results = accepting(spool, Committed(away=True)).store([[entry("a")]]).results
     assert isinstance(results[0], UnavailableError)
@@ -250,7 +248,7 @@ def test_without_the_ledger_nothing_is_stored_since_the_first_must_win(tmp_path:
 
 
 class Tagged(Unsealed):
-    """Seals by a letter before the payload; fingerprints by turning the digest over."""
+    """Sealer that prefixes the payload with a letter and reverses the digest."""
 
     max_overhead_bytes = 9
 
@@ -270,7 +268,7 @@ def sealing(spool: Spool, committed: Committed, tagged: Tagged | None = None) ->
     return Acceptance("feedback", spool, committed, NoClaims(), tagged or Tagged())
 
 
-def test_what_is_stored_is_sealed_and_has_no_bare_digest(tmp_path: Path) -> None:
+def test_stored_entries_are_sealed_and_have_no_bare_digest(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     acceptance = Acceptance("feedback", spool, Committed(), claims, Tagged())
     assert acceptance.store([[entry("a")], [entry("a")], [entry("a", up=False)]]).results[:2] == [
@@ -286,9 +284,7 @@ def test_what_is_stored_is_sealed_and_has_no_bare_digest(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("is_former", [True, False])
-def test_a_retry_across_the_upgrade_is_the_same_and_another_content_is_not(
-    tmp_path: Path, is_former: bool
-) -> None:
+def test_a_retry_across_the_upgrade_is_recognised(tmp_path: Path, is_former: bool) -> None:
     spool = open_spool(tmp_path)
     known = entry("a").fingerprint if is_former else Tagged().fingerprint(entry("a").fingerprint)
     acceptance = sealing(spool, Committed({entry("a").event_id: known}))
@@ -306,7 +302,7 @@ def test_a_claim_of_a_replica_before_the_upgrade_is_the_same_content(tmp_path: P
     spool.close()
 
 
-def test_without_keys_nothing_is_stored_and_claims_are_given_back(tmp_path: Path) -> None:
+def test_without_keys_nothing_is_stored_and_claims_are_released(tmp_path: Path) -> None:
     spool, claims = open_spool(tmp_path), Table()
     (result,) = (
         Acceptance("feedback", spool, Committed(), claims, Tagged(is_away=True))
@@ -318,7 +314,7 @@ def test_without_keys_nothing_is_stored_and_claims_are_given_back(tmp_path: Path
     spool.close()
 
 
-def test_room_is_counted_for_what_sealing_adds(tmp_path: Path) -> None:
+def test_space_is_reserved_for_the_overhead_of_sealing(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, max_bytes=frame_bytes(entry("a")) + Tagged.max_overhead_bytes - 1)
     (result,) = sealing(spool, Committed()).store([[entry("a")]]).results
     assert isinstance(result, UnavailableError)
@@ -326,7 +322,7 @@ def test_room_is_counted_for_what_sealing_adds(tmp_path: Path) -> None:
     spool.close()
 
 
-async def test_many_callers_share_syncs_and_each_is_told_after_its_own(tmp_path: Path) -> None:
+async def test_callers_share_syncs_and_are_acknowledged_after_their_own(tmp_path: Path) -> None:
     syncs: list[int] = []
 
     def sync(descriptor: int) -> None:
@@ -349,7 +345,7 @@ async def test_many_callers_share_syncs_and_each_is_told_after_its_own(tmp_path:
     spool.close()
 
 
-async def test_a_caller_who_went_away_leaves_a_stored_event_that_is_seen(tmp_path: Path) -> None:
+async def test_a_cancelled_caller_leaves_a_stored_and_visible_event(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     seen: list[Record] = []
     commit = GroupCommit(accepting(spool, Committed()), seen.extend)
@@ -364,7 +360,7 @@ async def test_a_caller_who_went_away_leaves_a_stored_event_that_is_seen(tmp_pat
     spool.close()
 
 
-async def test_closing_stores_what_waits(tmp_path: Path) -> None:
+async def test_closing_stores_waiting_calls(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     commit = GroupCommit(accepting(spool, Committed()), lambda records: None)
     waiting = [asyncio.ensure_future(commit.append([entry(f"r{number}")])) for number in range(20)]
@@ -374,7 +370,7 @@ async def test_closing_stores_what_waits(tmp_path: Path) -> None:
     spool.close()
 
 
-async def test_an_error_nobody_expected_reaches_its_callers_and_the_next_call_is_served(
+async def test_an_unexpected_error_reaches_its_callers_and_the_thread_continues(
     tmp_path: Path,
 ) -> None:
     spool = open_spool(tmp_path)

@@ -1,6 +1,4 @@
-"""Claims in Postgres: one order over all replicas, the first content stands, and nothing is left
-when an event is a row.
-"""
+"""Claims in Postgres: one order for all replicas, first content, and cleanup by the commit."""
 
 import threading
 from dataclasses import replace
@@ -28,7 +26,7 @@ def claims_on(engine: Engine) -> PostgresClaims:
 
 
 def commit(engine: Engine, *entries: Entry) -> None:
-    """As the sink does with a batch of them."""
+    """Commit a batch like the sink."""
     ledger = Ledger(engine)
     lease = ledger.lease("feedback", "topic", 0)
     fingerprints = {said.event_id: said.fingerprint for said in entries}
@@ -50,7 +48,7 @@ def claims(postgres_engine: Engine) -> PostgresClaims:
     return claims_on(postgres_engine)
 
 
-def test_events_are_ordered_as_they_came_and_over_replicas(
+def test_events_are_ordered_by_arrival_across_replicas(
     claims: PostgresClaims, postgres_engine: Engine
 ) -> None:
     first = [entry(f"r{number}") for number in range(20)]
@@ -61,7 +59,7 @@ def test_events_are_ordered_as_they_came_and_over_replicas(
     assert other[entry("later").event_id].accept_order > orders[-1]
 
 
-def test_the_same_event_keeps_its_place_and_its_first_content(
+def test_a_repeated_event_keeps_its_order_and_first_content(
     claims: PostgresClaims, postgres_engine: Engine
 ) -> None:
     event_id = entry("a").event_id
@@ -93,8 +91,7 @@ def test_a_claim_that_waits_for_a_commit_sees_what_was_committed(
     thread = threading.Thread(target=lambda: found.append(claims.claim([lying])[lying.event_id]))
 
     def meanwhile(_connection: object) -> None:
-        # The claim's row is deleted here and not yet committed: whoever claims it again now must
-        # wait.
+        # The claim's row is deleted but not committed, so a second claim must wait.
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
@@ -106,16 +103,14 @@ def test_a_claim_that_waits_for_a_commit_sees_what_was_committed(
     assert found == [Claim(entry("a").fingerprint, 0, True)]
 
 
-def test_only_a_claim_that_nobody_else_has_is_released(
-    claims: PostgresClaims, postgres_engine: Engine
-) -> None:
+def test_a_shared_claim_is_not_released(claims: PostgresClaims, postgres_engine: Engine) -> None:
     claims.claim([entry("mine"), entry("shared")])
     claims_on(postgres_engine).claim([entry("shared")])
     claims.release([entry("mine").event_id, entry("shared").event_id, entry("never").event_id])
     assert held(postgres_engine) == [entry("shared").event_id]
 
 
-def test_what_never_came_is_swept_by_the_databases_own_clock(
+def test_stale_claims_are_deleted_by_the_databases_clock(
     claims: PostgresClaims, postgres_engine: Engine
 ) -> None:
     claims.claim([entry("old"), entry("new")])
@@ -127,7 +122,7 @@ def test_what_never_came_is_swept_by_the_databases_own_clock(
     assert held(postgres_engine) == [entry("new").event_id]
 
 
-def test_many_replicas_that_claim_the_same_never_wait_in_a_ring(postgres_engine: Engine) -> None:
+def test_concurrent_claims_never_deadlock(postgres_engine: Engine) -> None:
     events = [entry(f"r{number}") for number in range(60)]
     orders: list[list[int]] = []
     failures: list[Exception] = []
@@ -152,7 +147,7 @@ def test_many_replicas_that_claim_the_same_never_wait_in_a_ring(postgres_engine:
     assert all(order == orders[0] for order in orders)
 
 
-async def test_the_newest_opinion_of_each_user_on_each_message_is_told(
+async def test_the_newest_claimed_thumb_per_user_and_message_is_returned(
     claims: PostgresClaims,
 ) -> None:
     said = [
@@ -175,7 +170,7 @@ async def test_the_newest_opinion_of_each_user_on_each_message_is_told(
     assert await claims.latest({(principal, name("other"))}) == {}
 
 
-def test_streams_do_not_meet(claims: PostgresClaims, postgres_engine: Engine) -> None:
+def test_streams_have_separate_claims(claims: PostgresClaims, postgres_engine: Engine) -> None:
     turns = PostgresClaims(postgres_engine, "turns", lambda said: None)
     claims.claim([entry("a")])
     other = replace(entry("a"), fingerprint=bytes(32))

@@ -1,6 +1,4 @@
-"""What reaches the spool: no text outside `sealed`, everything else as it was, and it opens to what
-was said.
-"""
+"""Sealed entries: no text outside `sealed`, other fields unchanged, and correct unsealing."""
 
 import base64
 import json
@@ -31,7 +29,7 @@ from tests.services.feedback.samples import (
 )
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sealed_v1.json").read_text())
-# A file is never changed: of turns with a sample there is another one.
+# Golden files never change; turns with a sample have a separate file.
 GOLDEN["events"] |= json.loads(
     (Path(__file__).parents[1] / "golden" / "sealed_v2.json").read_text()
 )["events"]
@@ -39,7 +37,7 @@ KEY = DataKey(bytes.fromhex(GOLDEN["key_id"]), bytes.fromhex(GOLDEN["key"]))
 
 
 class OneKey:
-    """Everybody has the same; counts how often it was asked."""
+    """Fake keys with a single key and a counter of lookups."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, str]] = []
@@ -84,7 +82,7 @@ SAID: dict[str, events_pb2.FeedbackEvent | events_pb2.TurnEvent] = {
 
 
 def sealed_entry(said: events_pb2.FeedbackEvent | events_pb2.TurnEvent) -> Entry:
-    """With a nonce of zeros."""
+    """Return an entry sealed with a nonce of zeros."""
     if isinstance(said, events_pb2.TurnEvent):
         (entry,) = turn_sealer(OneKey()).seal([codec.turn_entry(said)])
     else:
@@ -98,7 +96,7 @@ def test_the_bytes_written_today_are_those_of_the_golden_file(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", SAID)
-def test_golden_bytes_open_to_what_was_said(kind: str) -> None:
+def test_golden_bytes_unseal_to_the_original_texts(kind: str) -> None:
     event = type(SAID[kind]).FromString(base64.b64decode(GOLDEN["events"][kind]))
     assert event.sealed.startswith(b"\x01" + KEY.key_id)
     assert opened(event, KEY.key) == SAID[kind]
@@ -107,14 +105,14 @@ def test_golden_bytes_open_to_what_was_said(kind: str) -> None:
 @pytest.mark.parametrize(
     "text", ["Stimmt nicht", "too long", "fifty-six", "fifty-four", "what is it?", "wat is it"]
 )
-def test_no_text_is_left_outside(text: str) -> None:
+def test_no_text_stays_outside_sealed(text: str) -> None:
     said = [one.SerializeToString() for one in SAID.values()]
     sealed = [sealed_entry(one) for one in SAID.values()]
     assert any(text.encode() in one for one in said)
     assert not any(text.encode() in b"".join((one.payload, one.fingerprint)) for one in sealed)
 
 
-def test_what_the_sink_needs_stays_outside() -> None:
+def test_fields_for_the_sink_stay_outside_sealed() -> None:
     event = codec.decode_feedback(Record(0, 0, sealed_entry(loud())))
     assert (event.value, key_id_of(event.sealed)) == (codec.Thumb(up=False), KEY.key_id)
     assert codec.decode_feedback(
@@ -129,7 +127,7 @@ def test_what_the_sink_needs_stays_outside() -> None:
     )
 
 
-def test_no_token_and_no_log_prob_is_left_outside() -> None:
+def test_no_token_and_no_log_prob_stays_outside_sealed() -> None:
     inside = SAID["sampled"].sample.SerializeToString()
     payload = sealed_entry(SAID["sampled"]).payload
     assert inside in SAID["sampled"].SerializeToString()
@@ -143,7 +141,7 @@ def test_no_token_and_no_log_prob_is_left_outside() -> None:
     assert not any("sample" in name or "token_ids" in name or "log_prob" in name for name in row)
 
 
-def test_bytes_moved_to_another_event_do_not_open() -> None:
+def test_bytes_moved_to_another_event_do_not_unseal() -> None:
     first, second = (
         events_pb2.FeedbackEvent.FromString(sealed_entry(loud(request)).payload) for request in "ab"
     )
@@ -152,7 +150,7 @@ def test_bytes_moved_to_another_event_do_not_open() -> None:
         opened(second, KEY.key)
 
 
-def test_a_group_looks_at_the_keys_once_and_never_takes_a_nonce_twice() -> None:
+def test_a_group_reads_keys_once_and_never_reuses_a_nonce() -> None:
     keys, nonces = OneKey(), iter(range(1, 9))
     entries = feedback_sealer(keys, lambda size: next(nonces).to_bytes(size, "big")).seal(
         [codec.feedback_entry(loud(request)) for request in "ab"]
@@ -162,7 +160,7 @@ def test_a_group_looks_at_the_keys_once_and_never_takes_a_nonce_twice() -> None:
 
 
 @pytest.mark.parametrize("kind", SAID)
-def test_the_room_that_is_reserved_is_enough(kind: str) -> None:
+def test_the_reserved_space_is_sufficient(kind: str) -> None:
     said, keys = SAID[kind], OneKey()
     plain = (
         codec.turn_entry(said)
@@ -175,7 +173,7 @@ def test_the_room_that_is_reserved_is_enough(kind: str) -> None:
     )
 
 
-def test_the_longest_texts_fit_into_the_room_that_is_reserved() -> None:
+def test_the_longest_texts_fit_into_the_reserved_space() -> None:
     said = [turn("x" * 1_900_000), correction("a", "ü" * 8_192)]
     for one, plain in zip(
         said, (codec.turn_entry(said[0]), codec.feedback_entry(said[1])), strict=True
@@ -194,6 +192,6 @@ def test_a_fingerprint_is_no_plain_hash_and_depends_on_the_master_key() -> None:
     assert MasterKey("0" * 64).fingerprint(plain) != keyed
 
 
-def test_keys_do_not_show_when_they_are_printed() -> None:
+def test_keys_are_hidden_when_printed() -> None:
     assert KEY.key.hex() not in repr(KEY)
     assert repr(KEY.key) not in repr(KEY)

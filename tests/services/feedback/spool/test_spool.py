@@ -1,4 +1,4 @@
-"""The spool alone: what a torn write, a full disk, a second process and a wrong offset do to it."""
+"""Spool under torn writes, full disks, second processes and wrong offsets."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ ROOM = 1 << 20
 
 
 class BadDisk:
-    """Fails when told to: after a part of a write, or in the sync."""
+    """Disk that fails on demand: after a part of a write, or in the sync."""
 
     def __init__(self) -> None:
         self.fail_write = self.fail_sync = False
@@ -68,7 +68,7 @@ def only_file(directory: Path) -> Path:
     return path
 
 
-def test_what_was_appended_is_read_back_in_order_with_its_offsets(spool: Spool) -> None:
+def test_appended_records_are_read_in_order_with_offsets(spool: Spool) -> None:
     spool.append([entry("a"), entry("b")])
     spool.append([entry("c")])
     records = spool.read(1, MANY, ROOM)
@@ -125,7 +125,7 @@ def test_a_flipped_bit_in_the_last_record_loses_only_that_record(tmp_path: Path)
         spool.close()
 
 
-def test_damage_to_an_acknowledged_record_stops_the_service_and_is_not_cut_off(
+def test_damage_to_an_acknowledged_record_is_an_error(
     tmp_path: Path,
 ) -> None:
     directory = tmp_path / "spool"
@@ -161,7 +161,7 @@ def test_a_torn_group_whose_later_part_reached_the_disk_first_is_a_torn_tail(
     spool.close()
 
 
-def test_a_full_spool_says_that_nothing_was_stored_and_takes_more_after_a_trim(
+def test_a_full_spool_rejects_entries_until_a_trim(
     tmp_path: Path,
 ) -> None:
     size = frames.frame_bytes(entry("a"))
@@ -177,7 +177,7 @@ def test_a_full_spool_says_that_nothing_was_stored_and_takes_more_after_a_trim(
 
 
 @pytest.mark.parametrize("fault", ["fail_write", "fail_sync"])
-def test_a_full_disk_stores_nothing_and_leaves_no_torn_record(tmp_path: Path, fault: str) -> None:
+def test_a_full_disk_leaves_no_torn_record(tmp_path: Path, fault: str) -> None:
     disk, directory = BadDisk(), tmp_path / "spool"
     spool = open_spool(directory, device=disk.device())
     spool.append([entry("a")])
@@ -189,7 +189,7 @@ def test_a_full_disk_stores_nothing_and_leaves_no_torn_record(tmp_path: Path, fa
     spool.close()
 
 
-def test_after_a_full_disk_the_same_spool_goes_on(tmp_path: Path) -> None:
+def test_a_spool_continues_after_a_full_disk(tmp_path: Path) -> None:
     disk = BadDisk()
     spool = open_spool(tmp_path / "spool", device=disk.device())
     disk.fail_write = True
@@ -201,7 +201,7 @@ def test_after_a_full_disk_the_same_spool_goes_on(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_disk_that_cannot_even_roll_back_is_not_said_to_have_stored_nothing(
+def test_a_failed_roll_back_is_reported_as_unknown(
     tmp_path: Path,
 ) -> None:
     disk = BadDisk()
@@ -217,7 +217,7 @@ def test_a_disk_that_cannot_even_roll_back_is_not_said_to_have_stored_nothing(
     spool.close()
 
 
-def test_files_are_rotated_and_only_whole_consumed_ones_are_deleted(tmp_path: Path) -> None:
+def test_files_are_rotated_and_deleted_when_consumed(tmp_path: Path) -> None:
     directory = tmp_path / "spool"
     spool = open_spool(directory, segment_bytes=1)
     for name in "abc":
@@ -229,7 +229,7 @@ def test_files_are_rotated_and_only_whole_consumed_ones_are_deleted(tmp_path: Pa
     spool.close()
 
 
-def test_a_consumed_spool_holds_no_bytes_and_knows_its_end_after_a_restart(tmp_path: Path) -> None:
+def test_a_consumed_spool_is_empty_and_keeps_its_end_after_a_restart(tmp_path: Path) -> None:
     spool = open_spool(tmp_path / "spool")
     spool.append([entry("a"), entry("b")])
     spool.trim(2)
@@ -240,7 +240,7 @@ def test_a_consumed_spool_holds_no_bytes_and_knows_its_end_after_a_restart(tmp_p
     spool.close()
 
 
-def test_an_offset_that_is_gone_or_never_was_is_refused_and_not_jumped_over(spool: Spool) -> None:
+def test_an_offset_out_of_range_is_an_error(spool: Spool) -> None:
     spool.append([entry("a"), entry("b")])
     spool.trim(2)
     for offset in (0, 1, 3):
@@ -248,7 +248,7 @@ def test_an_offset_that_is_gone_or_never_was_is_refused_and_not_jumped_over(spoo
             spool.read(offset, 1, 1)
 
 
-def test_the_topic_id_is_kept_and_a_folder_made_anew_is_another_log(tmp_path: Path) -> None:
+def test_the_topic_id_persists_and_a_recreated_folder_is_another_log(tmp_path: Path) -> None:
     topic_ids = []
     for folder in ("one", "one", "two"):
         spool = open_spool(tmp_path / folder)
