@@ -81,54 +81,51 @@ async def wiring(
     stores = Stores(Ledger(engine), await asyncio.to_thread(verified_store, settings))
     _catch_up(stores)
     mode = _single_replica() if engine.dialect.name == "sqlite" else _many_replicas(engine)
-    feedback_options = AcceptOptions(
-        mode.claims[0], Sealer(FeedbackEvent, codec.extract_feedback_texts, keys, master)
-    )
     overtaken = partial(overtaken_turns, erasures.last)
-    turn_options = AcceptOptions(
-        mode.claims[1],
+    sealers = (
+        Sealer(FeedbackEvent, codec.extract_feedback_texts, keys, master),
         Sealer(TurnEvent, codec.extract_turn_texts, keys, master, overtaken=overtaken),
     )
+    feedback_options = AcceptOptions(mode.claims[0], sealers[0])
+    turn_options = AcceptOptions(mode.claims[1], sealers[1])
+    fold = current_feedback.fold
     async with (
         open_stream(
-            settings,
-            FEEDBACK,
-            stores,
-            current_feedback.fold,
-            feedback_options,
-            mode.on_stored,
-            mode.on_committed,
+            settings, FEEDBACK, stores, fold, feedback_options, mode.on_stored, mode.on_committed
         ) as feedback,
         open_stream(
             settings, TURNS, stores, finished_turns.fold, turn_options, _no_op, _no_op
         ) as turns,
     ):
-        key = settings.principal_key.get_secret_value()
-        pending_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs)
-        figures = experiments.Experiments(engine, pending_thumbs)
-        consents = Consents(engine, settings.training_consent_default)
-        principals = Principals(keys, consents, erasures, mode.on_erased)
-        pending_remarks = remarks.Remarks(engine, mode.pending_remarks, keys, codec.decode_words)
-        current = current_feedback.CurrentFeedback(pending_thumbs, pending_remarks)
+        current_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs)
+        figures = experiments.Experiments(engine, current_thumbs)
         servicer = FeedbackLogServicer(
-            key, feedback, turns, Catalogue(stores.ledger), current, figures, principals
+            settings.principal_key.get_secret_value(),
+            feedback,
+            turns,
+            Catalogue(stores.ledger),
+            current_feedback.CurrentFeedback(
+                current_thumbs,
+                remarks.Remarks(engine, mode.pending_remarks, keys, codec.decode_words),
+            ),
+            figures,
+            Principals(
+                keys, Consents(engine, settings.training_consent_default), erasures, mode.on_erased
+            ),
         )
-        background = _background_tasks(
+        background = [
             *(sweep_hourly(claims, settings.claim_days * DAY_SECONDS) for claims in mode.claims),
             clear_payloads_hourly(engine, settings.dead_letter_days * DAY_SECONDS),
             refresh_periodically(figures, exported or ExperimentMetrics()),
             update_metrics_periodically(erasures),
             catch_up_periodically(partial(_catch_up, stores)),
-            *(
-                [remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS)]
-                if settings.keep_days
-                else []
-            ),
-        )
+        ]
+        if settings.keep_days:
+            background.append(remarks.expire_hourly(engine, settings.keep_days * DAY_SECONDS))
         compaction = run_compaction(
             compaction_of(settings, engine, stores), settings.compaction_minutes * 60
         )
-        async with background, compaction:
+        async with _background_tasks(*background), compaction:
             yield [
                 Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)
             ]
@@ -153,22 +150,22 @@ class ReplicaMode:
 
 
 def _single_replica() -> ReplicaMode:
-    pending_thumbs, pending_texts = Overlay(thumbs.change_of), Overlay(remarks.change_of)
+    pending_thumbs, pending_remarks = Overlay(thumbs.change_of), Overlay(remarks.change_of)
 
     def add(records: Sequence[Record]) -> None:
-        current_feedback = list(codec.decoded_feedback(records))
-        pending_thumbs.add(current_feedback)
-        pending_texts.add(current_feedback)
+        decoded = list(codec.decoded_feedback(records))
+        pending_thumbs.add(decoded)
+        pending_remarks.add(decoded)
 
     def trim(before: int) -> None:
         pending_thumbs.trim(before)
-        pending_texts.trim(before)
+        pending_remarks.trim(before)
 
     def forget(principal: str) -> None:
         pending_thumbs.forget(principal)
-        pending_texts.forget(principal)
+        pending_remarks.forget(principal)
 
-    return ReplicaMode((NoClaims(), NoClaims()), pending_thumbs, pending_texts, add, trim, forget)
+    return ReplicaMode((NoClaims(), NoClaims()), pending_thumbs, pending_remarks, add, trim, forget)
 
 
 def _many_replicas(engine: Engine) -> ReplicaMode:

@@ -117,7 +117,10 @@ InTransaction = Callable[[Connection], None]
 
 
 class Ledger:
-    """Ledger over a SQL database; thread-safe, and every call blocks."""
+    """Ledger over a SQL database; thread-safe.
+
+    Every call blocks and raises LedgerUnavailableError if the database does not answer.
+    """
 
     def __init__(
         self, engine: Engine, now_us: Callable[[], int] = lambda: time.time_ns() // 1_000
@@ -125,11 +128,7 @@ class Ledger:
         self._engine, self._now_us = engine, now_us
 
     def lease(self, stream: str, topic_id: str, partition: int) -> Lease:
-        """Acquire a partition and fence the previous owner.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Acquire a partition and fence the previous owner."""
         table = tables.partitions
         mine = (table.c.topic_id == topic_id) & (table.c.partition == partition)
         with self._transaction() as connection:
@@ -186,33 +185,21 @@ class Ledger:
 
     @contextmanager
     def commits_blocked(self, stream: str) -> Iterator[Connection]:
-        """Open a transaction that blocks commits to the stream.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Open a transaction that blocks commits to the stream."""
         with self._transaction() as connection:
             lock_stream(connection, stream)
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a transaction without locks.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Open a transaction without locks."""
         with self._transaction() as connection:
             yield connection
 
     def segments(
         self, stream: str, after_sequence: int = 0, limit: int | None = None
     ) -> list[Segment]:
-        """Return committed segments in order, including segments with a compacted form.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return committed segments in order, including segments with a compacted form."""
         table = tables.segments
         query = select(table).where(table.c.stream == stream, table.c.sequence > after_sequence)
         with self._transaction() as connection:
@@ -224,11 +211,7 @@ class Ledger:
     def readable_segments(
         self, stream: str, after_sequence: int = 0, limit: int | None = None
     ) -> list[ReadableSegment]:
-        """Return the readable segments in order.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the readable segments in order."""
         with self._transaction() as connection:
             return readable_segments(connection, stream, after_sequence, limit)
 
@@ -239,29 +222,18 @@ class Ledger:
 
         A compacted segment that starts before the previous page's end replaces segments of that
         page.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
         """
         return pages(lambda after: self.readable_segments(stream, after, page), after_sequence)
 
     def first_since(self, stream: str, commit_us: int) -> int | None:
-        """Return the first sequence committed at or after a time by the sink's clock.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the first sequence committed at or after a time by the sink's clock."""
         table = tables.segments.c
         query = select(table.sequence).where(table.stream == stream, table.commit_us >= commit_us)
         with self._transaction() as connection:
             return connection.execute(query.order_by(table.sequence).limit(1)).scalar()
 
     def retracted_answers(self, message_ids: Collection[str]) -> set[str]:
-        """Return the retracted answers among the given answers.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the retracted answers among the given answers."""
         with self._transaction() as connection:
             return retracted_answers(connection, message_ids)
 
@@ -269,9 +241,6 @@ class Ledger:
         """Return the newest epoch of compaction.
 
         Objects of earlier epochs are either published by now or will never be.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
         """
         table = tables.compactors.c
         with self._transaction() as connection:
@@ -280,11 +249,7 @@ class Ledger:
             )
 
     def retired(self, object_keys: Collection[str]) -> set[str]:
-        """Return the replaced but not yet deleted objects among the given keys.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the replaced but not yet deleted objects among the given keys."""
         table, found = tables.retired_objects.c, set[str]()
         with self._transaction() as connection:
             for chunk in chunks(object_keys):
@@ -293,11 +258,7 @@ class Ledger:
         return found
 
     def end_offset(self, topic_id: str, partition: int) -> int:
-        """Return the offset after the last committed offset.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the offset after the last committed offset."""
         table = tables.partitions
         query = select(table.c.end_offset).where(
             table.c.topic_id == topic_id, table.c.partition == partition
@@ -308,11 +269,7 @@ class Ledger:
     def dead_letter_offsets(
         self, topic_id: str, partition: int, start: int = 0, end: int = MAX_OFFSET
     ) -> set[int]:
-        """Return the offsets of dead letters in a half-open range.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the offsets of dead letters in a half-open range."""
         table = tables.dead_letters.c
         here = (table.topic_id == topic_id) & (table.partition == partition)
         query = select(table.offset).where(here, table.offset >= start, table.offset < end)
@@ -320,20 +277,12 @@ class Ledger:
             return set(connection.execute(query).scalars())
 
     def fingerprints(self, stream: str, event_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return the committed ids among the given ids, with fingerprints.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the committed ids among the given ids, with fingerprints."""
         with self._transaction() as connection:
             return committed_fingerprints(connection, stream, event_ids)
 
     def erased(self, owners: Collection[Owner]) -> set[Owner]:
-        """Return the owners whose events were erased.
-
-        Raises:
-            LedgerUnavailableError: The database does not answer.
-        """
+        """Return the owners whose events were erased."""
         with self._transaction() as connection:
             return erased_among(connection, owners)
 
