@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "long-tests.jsonl"
 MOST_COMMITS = 60
+TEST_SECONDS = 1800
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def run(name: str) -> Result:
         subprocess.run([sys.executable, "-m", *module], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        pytest = ("pytest", f"--junitxml={report}", *chosen.pytest)
+        pytest = ("pytest", f"--timeout={TEST_SECONDS}", f"--junitxml={report}", *chosen.pytest)
         command = [sys.executable, "-m", *(chosen.program or pytest)]
         done = subprocess.run(
             command, cwd=ROOT, env={**os.environ, **chosen.environment}, check=False
