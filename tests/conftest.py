@@ -1,7 +1,6 @@
-"""Order of the tests, their distribution over the workers of `make test`, and fixtures for the real
-servers.
+"""Order of the tests, their distribution over the workers of `make test`, and server fixtures.
 
-The servers' clients take a second to import, so the fixtures import them.
+The fixtures of real servers import their clients lazily, since the imports take a second.
 """
 
 from __future__ import annotations
@@ -23,17 +22,18 @@ if TYPE_CHECKING:
 
     from tests.servers import KafkaServer, PostgresServer, S3Server, Server, ValkeyServer
 
-# Ray lowers the priority of its workers (niceness 15): beside two busy processors they would hardly
-# run.
+# Ray lowers the priority of its workers (niceness 15). Next to two busy processors the workers
+# would hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Threads of torch that wait do not spin: the other workers need the processor.
+# Waiting threads of torch must not spin, as other workers need the processor.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # No deadline for examples: their duration depends on the load of the machine.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[1]
-# Renderings of the chart are cached within a process, so one worker runs all tests of the chart.
+# Renderings of the chart are cached within a process, so one worker runs all tests of
+# the chart.
 CHARTS = ROOT / "tests" / "charts"
 # Fixtures that take seconds, and the group of the tests that use them: real servers (without
 # Valkey, which starts at once), whole systems, training runs. A test that uses several belongs to
@@ -55,10 +55,11 @@ started: dict[str, Server] = {}
 last_uses: dict[pytest.Item, list[str]] = {}
 
 
-def turn(item: pytest.Item) -> tuple[bool, bool, float]:
-    """Sort key of a test: slow tests first, the longest timeouts before others; tests of the shared
-    release on a cluster last, because the release uses a processor from the first of them to the
-    last.
+def run_order(item: pytest.Item) -> tuple[bool, bool, float]:
+    """Return the sort key of a test.
+
+    Slow tests run first, the longest timeouts before others. Tests of the shared release on a
+    cluster run last, because the release uses a processor from the first of them to the last.
     """
     limit = item.get_closest_marker("timeout")
     slow = item.get_closest_marker("slow") is not None
@@ -66,8 +67,9 @@ def turn(item: pytest.Item) -> tuple[bool, bool, float]:
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
-    """Names of the fixtures of a test, including names in parameters, if the test or its fixtures
-    request fixtures at run time.
+    """Return the names of the fixtures of a test.
+
+    Names in parameters are included if the test or its fixtures request fixtures at run time.
     """
     names = getattr(item, "fixturenames", ())
     parameters = (
@@ -77,25 +79,27 @@ def fixtures_of(item: pytest.Item) -> set[str]:
 
 
 def pytest_report_header() -> list[str]:
-    """Name each missing requirement, and the tests that are skipped, in the first lines of the
-    output.
-    """
-    return [f"missing: {one.name}; tests {one.about} are skipped" for one in requirements.missing()]
+    """Report each missing requirement and the skipped tests in the first lines."""
+    return [
+        f"missing: {requirement.name}; tests {requirement.about} are skipped"
+        for requirement in requirements.missing()
+    ]
 
 
 def skip_where_missing(items: list[pytest.Item]) -> None:
-    """Skip the tests of each missing requirement; in CI they run and fail."""
+    """Skip the tests of each missing requirement; in CI the tests run and fail."""
     if requirements.is_ci():
         return
-    for one in requirements.missing():
+    for requirement in requirements.missing():
         for item in items:
-            if one.is_needed_by(str(item.path.relative_to(ROOT)), fixtures_of(item)):
-                item.add_marker(pytest.mark.skip(reason=f"missing: {one.name}"))
+            if requirement.is_needed_by(str(item.path.relative_to(ROOT)), fixtures_of(item)):
+                item.add_marker(pytest.mark.skip(reason=f"missing: {requirement.name}"))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling | None:
-    """Assign whole groups, and whole modules outside of groups, to one worker, so that their
-    fixtures are made once.
+    """Assign groups, and modules outside of groups, to one worker each.
+
+    The fixtures of a group or module are then created once.
     """
     from xdist.scheduler import LoadGroupScheduling
 
@@ -111,16 +115,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than processors, because workers wait for timeouts and child processes; at
-    most five, as each takes 1.3 GB.
+    """Return the number of processors plus one, at most five.
+
+    Workers wait for timeouts and child processes, and each worker needs 1.3 GB.
     """
     return min((os.cpu_count() or 1) + 1, 5)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Exempt all modules and collected tests from garbage collections: a million objects, 0.8 s for
-    each full collection.
+    """Exempt modules and collected tests from garbage collection.
+
+    They are a million objects, which cost 0.8 s in each full collection.
     """
     gc.disable()
     try:
@@ -132,17 +138,19 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_unconfigure() -> None:
-    """End the exemption before the process exits: native libraries report surviving objects as
-    leaks.
+    """End the exemption before the process exits.
+
+    Native libraries otherwise report the surviving objects as leaks.
     """
     gc.unfreeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests, skip those that lack a requirement, keep groups together, and note the last
-    use of each server.
+    """Sort tests, skip those with missing requirements, and keep groups together.
+
+    The last use of each server is recorded for `pytest_runtest_teardown`.
     """
-    items.sort(key=turn)
+    items.sort(key=run_order)
     skip_where_missing(items)
     gather_groups(items)
     last = {
@@ -157,13 +165,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if group := group_of(item):
-            # As xdist marks a group; its own marker has no effect under pytest 9.2 (pytest-xdist,
-            # issue 1386).
+            # Mark the group as xdist does, since its own marker has no effect under pytest 9.2
+            # (pytest-xdist, issue 1386).
             item._id = type(item.id).parse(f"{item.nodeid}@{group}")
 
 
 def group_of(item: pytest.Item) -> str:
-    """Name of the group of a test; "" if its module is its group."""
+    """Return the group of a test; "" if its module is its group."""
     if CHARTS in item.path.parents:
         return "charts"
     fixtures = fixtures_of(item)
@@ -171,8 +179,9 @@ def group_of(item: pytest.Item) -> str:
 
 
 def gather_groups(items: list[pytest.Item]) -> None:
-    """Move the tests of a group to its first test, those with the most expensive server first, so
-    that it can be stopped early.
+    """Move the tests of a group to its first test.
+
+    Tests with the most expensive server come first, so that the server can be stopped early.
     """
 
     def rank(item: pytest.Item) -> int:
@@ -202,8 +211,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Stop each server after its last test in a group: an idle Kafka or SeaweedFS takes a tenth of
-    a processor.
+    """Stop each server after its last test in a group.
+
+    An idle Kafka or SeaweedFS uses a tenth of a processor.
     """
     yield
     for name in last_uses.get(item, ()):
@@ -213,7 +223,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """One broker, shared: a test that breaks it starts it again."""
+    """Return one shared broker; a test that breaks the broker starts it again."""
     from tests.servers import KafkaServer, running
 
     with running(KafkaServer(tmp_path_factory.mktemp("kafka"), brokers=1)) as server:
@@ -223,7 +233,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
 
 @pytest.fixture(scope="session")
 def kafka_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """Three brokers, three copies, two of them in sync for a write."""
+    """Return a cluster with three brokers, three replicas, and two in-sync replicas per write."""
     from tests.servers import KafkaServer, running
 
     with running(KafkaServer(tmp_path_factory.mktemp("kafka-of-three"), brokers=3)) as server:

@@ -1,8 +1,8 @@
-"""A small S3 in memory, for what a real one does not do on demand: pages of two, any refusal,
-forgetting, not deleting.
+"""A small S3 server in memory with faults on demand.
 
-It overwrites whatever condition a PUT has, as some stores do; `conditions` and `overwritten` count
-that.
+Features that a real server lacks are pages of two keys, arbitrary error codes, lost objects, and
+failed deletions. A PUT overwrites regardless of its condition, as in some stores; `conditions` and
+`overwritten` count such requests.
 """
 
 import threading
@@ -25,7 +25,14 @@ STATUS = {
 
 
 class S3Server:
-    """`refusals` are answered first, one a request, by code; `headers` go with them."""
+    """State of the server.
+
+    Args:
+        refusals: error codes returned first, one for each request.
+        headers: headers of error responses.
+        keeps_deleted: accept deletions without effect.
+        garbles: store changed bytes.
+    """
 
     def __init__(self) -> None:
         self.buckets: dict[str, dict[str, bytes]] = {}
@@ -36,7 +43,7 @@ class S3Server:
         self.keeps_deleted = self.garbles = False
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body."""
+        """Return status and body of a request."""
         self.requests[method] += 1
         if self.refusals:
             return self._refusal(self.refusals.pop(0))
@@ -69,7 +76,7 @@ class S3Server:
 
 
 def _page(objects: dict[str, bytes], query: dict[str, str]) -> bytes:
-    """ListObjectsV2, a few keys at a time."""
+    """Return one page of ListObjectsV2."""
     after = query.get("continuation-token", "")
     keys = sorted(key for key in objects if key.startswith(query.get("prefix", "")) and key > after)
     contents = "".join(
@@ -82,13 +89,16 @@ def _page(objects: dict[str, bytes], query: dict[str, str]) -> bytes:
         else ""
     )
     truncated = str(bool(more)).lower()
-    text = f"<ListBucketResult><Name>b</Name><IsTruncated>{truncated}</IsTruncated>{more}{contents}</ListBucketResult>"
+    text = (
+        f"<ListBucketResult><Name>b</Name><IsTruncated>{truncated}</IsTruncated>"
+        f"{more}{contents}</ListBucketResult>"
+    )
     return text.encode()
 
 
 @contextmanager
 def serving(store: S3Server) -> Iterator[int]:
-    """Serve it on loopback. Yields the port."""
+    """Serve the store on loopback and yield the port."""
 
     class Connection(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,8 +1,8 @@
-"""The real servers as tests use them: started once a session, asked for a fresh topic, database or
-bucket, and broken.
+"""Real servers for tests, started once per session.
 
-All methods are plain functions. An async test calls those that take time (start, stop, topic,
-database, bucket) by `asyncio.to_thread`; kill, pause and resume return at once.
+Tests request a new topic, database or bucket, and may break a server. All methods are synchronous.
+An async test calls slow methods (start, stop, topic, database, bucket) by `asyncio.to_thread`;
+kill, pause and resume return at once.
 """
 
 import asyncio
@@ -36,16 +36,14 @@ AnyServer = TypeVar("AnyServer", bound="Server")
 
 
 class Process:
-    """One program that a test may break. Unlike a supervised one it stays dead until it is started
-    again.
-    """
+    """A program that a test may break; unlike a supervised one, it is not restarted."""
 
     def __init__(self, program: Program, log_file: Path) -> None:
         self.program = program
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
-        # Linux ends a process with the thread that started it; that of an async test would end with
-        # the test.
+        # The parent-death signal is tied to the starting thread, and a thread of an async test ends
+        # with the test.
         self._starter = ThreadPoolExecutor(max_workers=1)
 
     @property
@@ -58,17 +56,17 @@ class Process:
         return self._process is not None and self._process.poll() is None
 
     def launch(self) -> None:
-        """Start, without waiting until it is ready.
+        """Start the program without waiting for readiness.
 
-        Not with the supervisor's `prepare_process`: Python between fork and exec crashes where gRPC
-        runs in this process, and the signal that it asks for comes when the launching thread ends,
-        as those of `asyncio.to_thread` do after each test.
+        The supervisor's `prepare_process` is unsuitable. Python code between fork and exec crashes
+        if gRPC runs in this process. Its parent-death signal arrives when the launching thread
+        ends, and threads of `asyncio.to_thread` end after each test.
         """
         assert not self.is_running, f"{self.program.name} runs already"
         self._process = self._starter.submit(self._spawn).result()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        """It ends when these tests do, however they end."""
+        """Start the program so that it ends with the test process in any case."""
         with self._log_file.open("ab") as log:
             return subprocess.Popen(
                 [
@@ -100,49 +98,50 @@ class Process:
             await asyncio.sleep(0.05)
 
     def start(self) -> None:
-        """Start, again on the same data, and wait until it is ready."""
+        """Start on the same data and wait until ready."""
         self.launch()
         self.wait_ready()
 
     def stop(self) -> None:
-        """As the supervisor does."""
+        """Stop in the same way as the supervisor."""
         if self.is_running:
             self.resume()
             os.kill(self.pid, self.program.stop_signal)
-            self._wait_gone(self._family())
+            self._wait_gone(self._process_tree())
 
     def kill(self) -> None:
-        """kill -9, its children too. What it had handed to the system is written; what it held
-        itself is lost.
+        """Kill the process and its children with SIGKILL.
+
+        Data handed to the operating system is kept, data in the memory of the process is lost.
         """
-        family = self._signal_all(signal.SIGKILL)
-        self._wait_gone(family)
+        process_tree = self._signal_all(signal.SIGKILL)
+        self._wait_gone(process_tree)
 
     def pause(self) -> None:
-        """SIGSTOP, its children too: connections stay open and nobody answers."""
+        """Stop the process and its children with SIGSTOP: connections stay open without answers."""
         self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal_all(signal.SIGCONT)
 
-    def _family(self) -> list[int]:
+    def _process_tree(self) -> list[int]:
         return [self.pid, *descendants(self.pid)]
 
     def _signal_all(self, number: signal.Signals) -> list[int]:
-        assert self.is_running, f"{self.program.name} does not run: this fault would not be one"
-        family = self._family()
-        for pid in family:
+        assert self.is_running, f"{self.program.name} does not run, so the fault is void"
+        process_tree = self._process_tree()
+        for pid in process_tree:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-        return family
+        return process_tree
 
-    def _wait_gone(self, family: Sequence[int]) -> None:
-        """Children too: Postgres would not start again beside one of the old."""
+    def _wait_gone(self, process_tree: Sequence[int]) -> None:
+        """Wait for the children too, since Postgres does not start next to an old child."""
         assert self._process
         end = time.monotonic() + self.program.stop_seconds
         try:
             self._process.wait(self.program.stop_seconds)
-            while any(_lives(pid) for pid in family):
+            while any(_is_alive(pid) for pid in process_tree):
                 assert time.monotonic() < end, f"children of {self.program.name} did not end"
                 time.sleep(0.01)
         except subprocess.TimeoutExpired:
@@ -160,7 +159,7 @@ class Server:
         self.processes = [Process(program, folder / f"{program.name}.log") for program in programs]
 
     def start(self) -> None:
-        """Start those processes that do not run, on the same data, and wait until all are ready."""
+        """Start stopped processes on the same data, and wait until all are ready."""
         for process in self.processes:
             if not process.is_running:
                 process.launch()
@@ -185,7 +184,7 @@ class Server:
 
 
 class KafkaServer(Server):
-    """`processes[i]` is broker i + 1."""
+    """A Kafka cluster; `processes[i]` is broker i + 1."""
 
     def __init__(self, folder: Path, brokers: int) -> None:
         self.cluster = Kafka(folder, tuple(distinct_free_ports(PORTS_A_BROKER * brokers)))
@@ -196,11 +195,13 @@ class KafkaServer(Server):
         return self.cluster.bootstrap
 
     def topic(self, partitions: int = 1, **settings: str) -> str:
-        """A new topic with a name of its own; copies and minimum in-sync as the cluster has them. A
-        test that failed while a broker was away has left it so.
+        """Create a topic with a unique name and the replication of the cluster.
+
+        Brokers that an earlier failed test left stopped are started first.
 
         Args:
-            settings: with '_' for '.', for example retention_ms="1000".
+            partitions: number of partitions.
+            settings: settings of the topic with '_' for '.', for example retention_ms="1000".
         """
         if not all(process.is_running for process in self.processes):
             self.start()
@@ -211,7 +212,7 @@ class KafkaServer(Server):
         return name
 
     def leader(self, topic: str, partition: int = 0) -> Process:
-        """The broker that leads a partition; after a death it takes seconds until there is one."""
+        """Return the broker that leads a partition; an election takes seconds."""
         end = time.monotonic() + READY_SECONDS
         with contextlib.closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as admin:
             while time.monotonic() < end:
@@ -223,12 +224,12 @@ class KafkaServer(Server):
                 if leaders[partition] > 0:
                     return self.processes[leaders[partition] - 1]
                 time.sleep(0.1)
-        raise AssertionError(f"nobody leads {topic}/{partition}")
+        raise AssertionError(f"{topic}/{partition} has no leader")
 
 
 @dataclass(frozen=True)
 class Database:
-    """A database of its own."""
+    """Connection data of one database."""
 
     host: str
     port: int
@@ -246,7 +247,7 @@ class PostgresServer(Server):
         super().__init__(self._postgres.prepare(installation.locate().postgres), folder)
 
     def database(self) -> Database:
-        """A new, empty database."""
+        """Create an empty database."""
         name, port, password = (
             f"t_{uuid.uuid4().hex[:12]}",
             self._postgres.port,
@@ -268,13 +269,13 @@ class ValkeyServer(Server):
         super().__init__(self._valkey.prepare(installation.locate().valkey), folder)
 
     def database(self) -> str:
-        """The URL of an empty database that no other test uses."""
+        """Return the URL of an empty database that no other test uses."""
         return self._valkey.url(next(self._unused))
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket of its own, and what a client needs to use it."""
+    """Connection data of one bucket."""
 
     endpoint: str
     access_key: str
@@ -288,7 +289,7 @@ class S3Server(Server):
         super().__init__(self._store.prepare(installation.locate().weed), folder)
 
     def bucket(self) -> Bucket:
-        """A new, empty bucket."""
+        """Create an empty bucket."""
         name = f"t-{uuid.uuid4().hex[:12]}"
         connect(self._store.endpoint, self._store.secret_key).make_bucket(name)
         return Bucket(self._store.endpoint, ACCESS_KEY, self._store.secret_key, name)
@@ -296,7 +297,7 @@ class S3Server(Server):
 
 @contextlib.contextmanager
 def running(server: AnyServer) -> Iterator[AnyServer]:
-    """Started, and stopped at the end whatever happened."""
+    """Start a server and stop it at the end of the block, also after an error."""
     try:
         server.start()
         yield server
@@ -305,7 +306,7 @@ def running(server: AnyServer) -> Iterator[AnyServer]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children first to last; a process that is gone has none."""
+    """Return all children in the order of their start; empty for a process that has ended."""
     try:
         children = [
             int(child)
@@ -317,8 +318,11 @@ def descendants(pid: int) -> list[int]:
     return list(itertools.chain.from_iterable([child, *descendants(child)] for child in children))
 
 
-def _lives(pid: int) -> bool:
-    """A zombie does not: nobody may ever ask for the exit status of an orphan."""
+def _is_alive(pid: int) -> bool:
+    """Return True unless the process has ended or is a zombie.
+
+    The exit status of an orphan may never be read, so a zombie may remain.
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The chart rendered by Helm, and what tests ask of it."""
+"""Renderings of the chart by Helm, and queries on their objects."""
 
 import json
 import subprocess
@@ -29,8 +29,9 @@ OPERATORS = (
 
 
 def every_file(*quick: str) -> pytest.MarkDecorator:
-    """Parametrize tests with renderings of their own by values file; files outside `quick` are long
-    tests.
+    """Parametrize tests that render on their own by values file.
+
+    Files outside of `quick` are long tests.
     """
     return pytest.mark.parametrize(
         "values",
@@ -38,22 +39,22 @@ def every_file(*quick: str) -> pytest.MarkDecorator:
     )
 
 
-def helm(*words: str, before: bool = False) -> subprocess.CompletedProcess[str]:
-    """Helm 4, or the one before it."""
+def helm(*arguments: str, helm3: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run Helm 4, or Helm 3 if `helm3` is set."""
     tools = locate()
-    binary = (tools.helm3 if before else tools.clients) / "helm"
-    assert binary.exists(), "no Helm: python -m infra.cluster clients"
+    binary = (tools.helm3 if helm3 else tools.clients) / "helm"
+    assert binary.exists(), "Helm is missing, run python -m infra.cluster clients"
     return subprocess.run(
-        [str(binary), *words], capture_output=True, text=True, check=False, timeout=60
+        [str(binary), *arguments], capture_output=True, text=True, check=False, timeout=60
     )
 
 
 @cache
-def render(values: str, *sets: str, release: str = "tw", before: bool = False) -> Sequence[Object]:
-    """All objects of a values file of `ci/`, with more said by --set."""
-    more = [word for each in sets for word in ("--set", each)]
-    operators = [word for each in OPERATORS for word in ("--api-versions", each)]
-    done = helm(
+def render(values: str, *sets: str, release: str = "tw", helm3: bool = False) -> Sequence[Object]:
+    """Return all objects of a values file of `ci/`, with `sets` given by --set."""
+    options = [argument for item in sets for argument in ("--set", item)]
+    operators = [argument for item in OPERATORS for argument in ("--api-versions", item)]
+    result = helm(
         "template",
         release,
         str(CHART),
@@ -62,24 +63,24 @@ def render(values: str, *sets: str, release: str = "tw", before: bool = False) -
         "-f",
         str(VALUES / values),
         *operators,
-        *more,
-        before=before,
+        *options,
+        helm3=helm3,
     )
-    assert done.returncode == 0, done.stderr
-    return parse(done.stdout)
+    assert result.returncode == 0, result.stderr
+    return parse(result.stdout)
 
 
 def parse(manifests: str) -> list[Object]:
-    """Parse all objects of a rendering with libyaml, in a fifth of the time of the Python loader."""
+    """Parse all objects of a rendering with libyaml, five times as fast as in Python."""
     return [found for found in yaml.load_all(manifests, yaml.CSafeLoader) if found]
 
 
-def refusal(values: str, *sets: str, before: bool = False) -> str:
-    """What Helm says instead of rendering."""
-    more = [word for each in sets for word in ("--set", each)]
-    done = helm("template", "tw", str(CHART), "-f", str(VALUES / values), *more, before=before)
-    assert done.returncode != 0, "Helm rendered it"
-    return done.stderr
+def refusal(values: str, *sets: str, helm3: bool = False) -> str:
+    """Return Helm's error for these values."""
+    options = [argument for item in sets for argument in ("--set", item)]
+    result = helm("template", "tw", str(CHART), "-f", str(VALUES / values), *options, helm3=helm3)
+    assert result.returncode != 0, "Helm accepted the values"
+    return result.stderr
 
 
 def of_kind(objects: Sequence[Object], *kinds: str) -> list[Object]:
@@ -91,30 +92,31 @@ def component(found: Object) -> str:
 
 
 def pods(objects: Sequence[Object]) -> dict[str, Any]:
-    """The pod specs by component; of jobs too, by the clock or by KubeRay."""
+    """Return the pod specs by component and kind, including jobs of CronJobs and of KubeRay."""
     found = {
-        f"{component(each)}/{each['kind']}": each["spec"]["template"]
-        for each in of_kind(objects, *RUNNING)
+        f"{component(item)}/{item['kind']}": item["spec"]["template"]
+        for item in of_kind(objects, *RUNNING)
     }
-    for each in of_kind(objects, "CronJob"):
-        pod = each["spec"]["jobTemplate"]["spec"]["template"]
+    for item in of_kind(objects, "CronJob"):
+        pod = item["spec"]["jobTemplate"]["spec"]["template"]
         found[f"{component(pod)}/CronJob"] = pod
     return found | {f"{component(pod)}/RayJob": pod for pod in ray_pods(objects)}
 
 
 def ray_job(objects: Sequence[Object]) -> Any:
-    """What the launcher fills in; None: there is no launcher."""
+    """Return the launcher's RayJob template, or None without a launcher."""
     templates = [
-        each["data"]["rayjob.json"]
-        for each in of_kind(objects, "ConfigMap")
-        if component(each) == "launcher"
+        item["data"]["rayjob.json"]
+        for item in of_kind(objects, "ConfigMap")
+        if component(item) == "launcher"
     ]
     return json.loads(templates[0]) if templates else None
 
 
 def ray_pods(objects: Sequence[Object]) -> Iterator[Any]:
-    """Submitter, head and workers. The head runs what the RayJob says, so it stands there as its
-    words.
+    """Yield submitter, head and workers.
+
+    The head runs the entrypoint of the RayJob, which is therefore set as its arguments.
     """
     if (job := ray_job(objects)) is None:
         return
@@ -134,11 +136,17 @@ def ray_pods(objects: Sequence[Object]) -> Iterator[Any]:
 
 def containers(objects: Sequence[Object]) -> list[Any]:
     specs = [pod["spec"] for pod in pods(objects).values()]
-    return [one for spec in specs for one in (*spec.get("initContainers", ()), *spec["containers"])]
+    return [
+        container
+        for spec in specs
+        for container in (*spec.get("initContainers", ()), *spec["containers"])
+    ]
 
 
 def runtime_containers(objects: Sequence[Object]) -> list[Any]:
-    """Of which KServe makes pods."""
+    """Return the containers of ServingRuntimes, from which KServe creates pods."""
     return [
-        one for each in of_kind(objects, "ServingRuntime") for one in each["spec"]["containers"]
+        container
+        for item in of_kind(objects, "ServingRuntime")
+        for container in item["spec"]["containers"]
     ]

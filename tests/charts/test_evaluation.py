@@ -1,6 +1,4 @@
-"""The stores of an evaluation: what they are told, what they keep, and that the services meet the
-very same ones.
-"""
+"""The stores of an evaluation: configuration, secrets, and their use by the services."""
 
 import base64
 import re
@@ -20,25 +18,25 @@ VALUES = "evaluation-values.yaml"
 
 
 def pod(store: str) -> Any:
-    (found,) = [each for each in of_kind(render(VALUES), "StatefulSet") if component(each) == store]
+    (found,) = [item for item in of_kind(render(VALUES), "StatefulSet") if component(item) == store]
     return found["spec"]["template"]["spec"]
 
 
 def container(store: str) -> Any:
-    (only,) = pod(store)["containers"]
-    return only
+    (container_spec,) = pod(store)["containers"]
+    return container_spec
 
 
 def secret() -> dict[str, str]:
     (found,) = [
-        each for each in of_kind(render(VALUES), "Secret") if component(each) == "evaluation"
+        item for item in of_kind(render(VALUES), "Secret") if component(item) == "evaluation"
     ]
     assert found["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
 
 
 @pytest.mark.parametrize("store", PREPARE)
-def test_a_store_runs_in_its_own_place_with_its_own_secret_alone(store: str) -> None:
+def test_a_store_has_its_own_mounts_and_only_its_own_secret(store: str) -> None:
     assert container(store)["args"][:2] == ["infra.evaluation_stores", store]
     mounts = {mount["name"]: mount["mountPath"] for mount in container(store)["volumeMounts"]}
     assert mounts["data"] == layout.DATA
@@ -46,14 +44,14 @@ def test_a_store_runs_in_its_own_place_with_its_own_secret_alone(store: str) -> 
     assert [port["containerPort"] for port in container(store)["ports"]] == [layout.PORTS[store][0]]
     mounted = [
         item["key"]
-        for each in pod(store)["volumes"]
-        for item in each.get("secret", {}).get("items", ())
+        for item in pod(store)["volumes"]
+        for item in item.get("secret", {}).get("items", ())
     ]
     assert len(mounted) == (store != "kafka")
     assert set(mounted) <= set(secret())
 
 
-def test_a_secret_holds_passwords_and_no_urls() -> None:
+def test_the_secret_contains_passwords_and_no_urls() -> None:
     keys = secret()
     assert keys.pop("access-key") == ACCESS_KEY
     assert set(keys) == {"postgres-password", "valkey-password", "secret-key"}
@@ -62,57 +60,62 @@ def test_a_secret_holds_passwords_and_no_urls() -> None:
 
 
 @pytest.mark.parametrize("service", DATABASES)
-def test_the_urls_of_a_service_get_the_passwords_that_the_stores_start_with(service: str) -> None:
-    """By Kubernetes, which knows a variable only below the one that it takes it from."""
-    told = expanded(service)
+def test_the_urls_of_a_service_contain_the_passwords_of_the_stores(service: str) -> None:
+    """Kubernetes expands a variable only below the variable that it refers to."""
+    environment = expanded(service)
     driver = "pg8000" if service == "feedback" else "asyncpg"
     url = f"postgresql+{driver}://{USER}:<postgres-password>@tw-thumbwheel-postgres:5432/{service}"
-    assert told[f"TW_{service.upper()}_DATABASE_URL"] == url
+    assert environment[f"TW_{service.upper()}_DATABASE_URL"] == url
     if service == "gateway":
         assert (
-            told["TW_GATEWAY_VALKEY_URL"] == "valkey://:<valkey-password>@tw-thumbwheel-valkey:6379"
+            environment["TW_GATEWAY_VALKEY_URL"]
+            == "valkey://:<valkey-password>@tw-thumbwheel-valkey:6379"
         )
 
 
 def expanded(service: str) -> dict[str, str]:
-    """As Kubernetes does it, in the order of the variables; a key of the secret stands for what is
-    there.
+    """Return the environment as expanded by Kubernetes, in the order of the variables.
+
+    A key of the secret represents its value.
     """
-    (only,) = next(each for each in services() if component(each) == service)["spec"]["template"][
-        "spec"
-    ]["containers"]
-    told: dict[str, str] = {}
-    for variable in only["env"]:
+    (container_spec,) = next(item for item in services() if component(item) == service)["spec"][
+        "template"
+    ]["spec"]["containers"]
+    environment: dict[str, str] = {}
+    for variable in container_spec["env"]:
         source = variable.get("valueFrom", {}).get("secretKeyRef")
         value = f"<{source['key']}>" if source else variable["value"]
-        told[variable["name"]] = re.sub(
-            r"\$\((\w+)\)", lambda name: told.get(name[1], name[0]), value
+        environment[variable["name"]] = re.sub(
+            r"\$\((\w+)\)", lambda name: environment.get(name[1], name[0]), value
         )
-    return told
+    return environment
 
 
 def services() -> list[Object]:
     return of_kind(render(VALUES), "Deployment", "StatefulSet")
 
 
-def test_kafka_sends_clients_to_where_the_services_look_for_it() -> None:
+def test_kafka_advertises_the_address_that_the_services_use() -> None:
     feedback = next(
-        each for each in of_kind(render(VALUES), "StatefulSet") if component(each) == "feedback"
+        item for item in of_kind(render(VALUES), "StatefulSet") if component(item) == "feedback"
     )
-    told = {
-        each["name"]: each.get("value")
-        for each in feedback["spec"]["template"]["spec"]["containers"][0]["env"]
+    environment = {
+        item["name"]: item.get("value")
+        for item in feedback["spec"]["template"]["spec"]["containers"][0]["env"]
     }
     known_as = container("kafka")["args"][container("kafka")["args"].index("--known-as") + 1]
-    assert told["TW_FEEDBACK_KAFKA_BOOTSTRAP"] == f"{known_as}:9092"
-    assert (told["TW_FEEDBACK_REPLICATION_FACTOR"], told["TW_FEEDBACK_MIN_INSYNC_REPLICAS"]) == (
+    assert environment["TW_FEEDBACK_KAFKA_BOOTSTRAP"] == f"{known_as}:9092"
+    assert (
+        environment["TW_FEEDBACK_REPLICATION_FACTOR"],
+        environment["TW_FEEDBACK_MIN_INSYNC_REPLICAS"],
+    ) == (
         "1",
         "1",
     )
 
 
-def test_probes_and_the_stop_call_programs_that_are_in_the_image() -> None:
-    """By the packages of this machine, which are the image's too."""
+def test_probes_and_stop_hooks_call_programs_of_the_image() -> None:
+    """The packages of this machine are those of the image."""
     image, here = str(layout.IMAGE.programs.packages), str(find_installed().packages)
     postgres = container("postgres")
     for command in (
@@ -126,14 +129,14 @@ def test_probes_and_the_stop_call_programs_that_are_in_the_image() -> None:
     assert str(ping.PASSWORD) == f"{layout.SECRETS}/valkey-password"
 
 
-def test_values_of_an_evaluation_arrive() -> None:
+def test_values_of_an_evaluation_are_applied() -> None:
     objects = render(
         VALUES,
         "evaluation.storageClass=fast",
         "evaluation.sizes.kafka=9Gi",
         "evaluation.nodeSelector.pool=cpu",
     )
-    specs = {component(each): each["spec"] for each in of_kind(objects, "StatefulSet")}
+    specs = {component(item): item["spec"] for item in of_kind(objects, "StatefulSet")}
     for store in PREPARE:
         (claim,) = specs[store]["volumeClaimTemplates"]
         assert claim["spec"]["storageClassName"] == "fast"
@@ -144,6 +147,6 @@ def test_values_of_an_evaluation_arrive() -> None:
     )
 
 
-def test_without_an_evaluation_there_is_none_of_it() -> None:
+def test_without_an_evaluation_its_objects_are_absent() -> None:
     objects = render("existing-values.yaml")
-    assert not [each for each in objects if component(each) in {*PREPARE, "evaluation"}]
+    assert not [item for item in objects if component(item) in {*PREPARE, "evaluation"}]

@@ -1,7 +1,6 @@
-"""Every object of Kubernetes' own kinds has only fields of the oldest and of the newest supported
-version.
+"""Objects of Kubernetes' own kinds have only fields of the oldest and newest supported versions.
 
-Resources of other operators are held against their makers' definitions on a real API server:
+Resources of other operators are checked against their definitions on a real API server in
 tests/infra/deploy/test_admission.py.
 """
 
@@ -27,7 +26,7 @@ FOREIGN = (
 
 @pytest.fixture(scope="module", autouse=True)
 def schemas_are_read_once() -> Iterator[None]:
-    """The library reads two megabytes of schemas for each object."""
+    """Cache the two megabytes of schemas that the library reads for each object."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("all_versions", "schema_contents"):
             patch.setattr(
@@ -38,7 +37,7 @@ def schemas_are_read_once() -> Iterator[None]:
 
 @cache
 def validate(document: str, version: str) -> None:
-    """Validate an object, given as JSON. Equal objects of several values files are validated once."""
+    """Validate an object, given as JSON; equal objects are validated once."""
     kubernetes_validate.validate(json.loads(document), version, strict=True)
 
 
@@ -51,7 +50,7 @@ def test_every_field_is_known(values: str, version: str) -> None:
         validate(json.dumps(found, sort_keys=True), version)
 
 
-def test_a_field_that_nobody_knows_would_be_found() -> None:
+def test_an_unknown_field_is_found() -> None:
     (pod, *_) = [found for found in render("one-node-values.yaml") if found["kind"] == "Deployment"]
     wrong = copy.deepcopy(dict(pod))
     wrong["spec"]["template"]["spec"]["containers"][0]["livenessProb"] = {}

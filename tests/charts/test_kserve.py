@@ -1,5 +1,6 @@
-"""Serving through KServe: runtimes and InferenceServices as KServe knows them, and the generator
-with just the rights it needs.
+"""Serving through KServe: runtimes and InferenceServices in KServe's format.
+
+Also the rights of the generator, which are limited to its calls.
 """
 
 import subprocess
@@ -22,10 +23,13 @@ from tests.charts.rendering import component, of_kind, refusal, render
 from tests.kserve_models import NotOfKServeError, round_trip
 
 FILES = ("kserve-values.yaml", "gpu-values.yaml")
-KEDA = "serving.kserve.autoscaler=keda,serving.kserve.maxReplicas=3,serving.kserve.prometheus=http://prometheus:9090"
+KEDA = (
+    "serving.kserve.autoscaler=keda,serving.kserve.maxReplicas=3,"
+    "serving.kserve.prometheus=http://prometheus:9090"
+)
 HPA = "serving.kserve.autoscaler=hpa,serving.kserve.maxReplicas=3"
 VARIANTS = {
-    "as it comes": (),
+    "default": (),
     "keda": (KEDA,),
     "hpa": (HPA,),
     "external": ("serving.kserve.autoscaler=external",),
@@ -34,20 +38,20 @@ VARIANTS = {
 every_file = pytest.mark.parametrize("values", FILES)
 
 
-def one(objects: Any, kind: str, name: str) -> Any:
-    (found,) = [each for each in of_kind(objects, kind) if each["metadata"]["name"] == name]
+def named(objects: Any, kind: str, name: str) -> Any:
+    (found,) = [item for item in of_kind(objects, kind) if item["metadata"]["name"] == name]
     return found
 
 
 def config_map(values: str, *sets: str) -> Any:
-    found = one(render(values, *sets), "ConfigMap", "tw-thumbwheel-inference-service")
+    found = named(render(values, *sets), "ConfigMap", "tw-thumbwheel-inference-service")
     return {**found, "metadata": {**found["metadata"], "uid": "1-2-3"}}
 
 
 def service_of(
     values: str, *sets: str, version: str = "nano-1.2_3", folder: str = "runs/nano-1"
 ) -> Any:
-    """As the generator would apply it."""
+    """Return the object as the generator would apply it."""
     return inference_service(read_template(config_map(values, *sets)), version, folder)
 
 
@@ -57,19 +61,19 @@ def runtime_of(values: str, *sets: str) -> Any:
 
 
 def container_of(values: str, *sets: str) -> Any:
-    (only,) = runtime_of(values, *sets)["spec"]["containers"]
-    return only
+    (container,) = runtime_of(values, *sets)["spec"]["containers"]
+    return container
 
 
 @every_file
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_inference_service_is_as_kserve_has_it_field_by_field(values: str, variant: str) -> None:
+def test_an_inference_service_matches_the_model_of_kserve(values: str, variant: str) -> None:
     found = service_of(values, *VARIANTS[variant])
     assert round_trip(found, "V1beta1InferenceService") == found
 
 
 @every_file
-def test_a_serving_runtime_is_as_kserve_has_it_field_by_field(values: str) -> None:
+def test_a_serving_runtime_matches_the_model_of_kserve(values: str) -> None:
     found = runtime_of(values)
     assert round_trip(found, "V1alpha1ServingRuntime") == found
 
@@ -77,7 +81,7 @@ def test_a_serving_runtime_is_as_kserve_has_it_field_by_field(values: str) -> No
 @pytest.mark.parametrize(
     ("key", "value"), [("maxReplica", 2), ("maxReplicas", "2"), ("model", {"storageURI": "x"})]
 )
-def test_what_kserve_does_not_know_would_be_found(key: str, value: object) -> None:
+def test_a_field_unknown_to_kserve_is_found(key: str, value: object) -> None:
     found = service_of("gpu-values.yaml")
     found["spec"]["predictor"][key] = value
     with pytest.raises(NotOfKServeError, match=key):
@@ -85,12 +89,12 @@ def test_what_kserve_does_not_know_would_be_found(key: str, value: object) -> No
 
 
 @every_file
-def test_an_inference_service_names_its_runtime_its_version_and_its_folder(values: str) -> None:
+def test_an_inference_service_names_its_runtime_version_and_folder(values: str) -> None:
     found, runtime = service_of(values), runtime_of(values)
     model = found["spec"]["predictor"]["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
     assert model["modelFormat"]["name"] in {
-        each["name"] for each in runtime["spec"]["supportedModelFormats"]
+        item["name"] for item in runtime["spec"]["supportedModelFormats"]
     }
     claim = "tw-thumbwheel-models" if values == "kserve-values.yaml" else "models"
     assert model["storageUri"] == f"pvc://{claim}/runs/nano-1"
@@ -107,21 +111,21 @@ def test_an_inference_service_names_its_runtime_its_version_and_its_folder(value
 
 
 @every_file
-def test_its_pods_are_those_that_policies_and_monitors_mean_and_nobody_reaches_them_from_outside(
+def test_its_pods_match_policies_and_monitors_and_are_cluster_local(
     values: str,
 ) -> None:
     """KServe gives its pods the labels of the InferenceService."""
     labels = service_of(values)["metadata"]["labels"]
     assert labels["networking.kserve.io/visibility"] == "cluster-local"
-    policies = {component(each): each["spec"] for each in of_kind(render(values), "NetworkPolicy")}
-    for mine in (policies["network"], policies["predictor"]):
-        assert mine["podSelector"]["matchLabels"].items() <= labels.items()
-    (way,) = [
+    policies = {component(item): item["spec"] for item in of_kind(render(values), "NetworkPolicy")}
+    for spec in (policies["network"], policies["predictor"]):
+        assert spec["podSelector"]["matchLabels"].items() <= labels.items()
+    (rule,) = [
         rule
         for rule in policies["generator"]["egress"]
         if rule.get("ports") == [{"port": 8000, "protocol": "TCP"}]
     ]
-    assert way["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert rule["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
     assert [port["containerPort"] for port in container_of(values)["ports"]] == [8000]
 
 
@@ -144,7 +148,7 @@ def test_its_pods_pass_the_restricted_standard(values: str) -> None:
     assert mounted == {volume["name"] for volume in runtime_of(values)["spec"]["volumes"]}
 
 
-def test_the_model_server_for_processors_understands_its_environment_and_has_the_place_kserve_mounts(
+def test_the_predictor_accepts_its_environment_and_the_mount_of_kserve(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for variable in container_of("kserve-values.yaml")["env"]:
@@ -159,7 +163,7 @@ def test_the_model_server_for_processors_understands_its_environment_and_has_the
     assert settings.port == 8000
 
 
-def test_vllm_is_served_under_the_version_and_has_its_gpu_and_its_node() -> None:
+def test_vllm_serves_the_version_with_its_gpu_and_node() -> None:
     predictor = service_of("gpu-values.yaml")["spec"]["predictor"]
     assert predictor["model"]["args"] == ["--served-model-name=nano-1.2_3"]
     assert predictor["model"]["resources"]["limits"]["nvidia.com/gpu"] == 1
@@ -168,11 +172,11 @@ def test_vllm_is_served_under_the_version_and_has_its_gpu_and_its_node() -> None
     assert {"--no-enable-log-requests", "--max-model-len=8192"} <= set(container["args"])
     probe = container["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 601
-    assert "model" not in str(container["env"]).lower(), "a name of its own would hide the version"
+    assert "model" not in str(container["env"]).lower(), "a separate name would hide the version"
 
 
 @pytest.mark.parametrize("values", FILES)
-def test_it_scales_on_requests_that_wait_for_this_version_alone(values: str) -> None:
+def test_scaling_uses_the_waiting_requests_of_the_version_only(values: str) -> None:
     found = service_of(values, KEDA)
     assert found["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "keda"
     (metric,) = found["spec"]["predictor"]["autoScaling"]["metrics"]
@@ -181,16 +185,16 @@ def test_it_scales_on_requests_that_wait_for_this_version_alone(values: str) -> 
     assert "waiting" in metric["external"]["metric"]["query"]
 
 
-def test_the_generator_alone_asks_the_api_and_may_do_only_what_it_does() -> None:
+def test_only_the_generator_has_rights_and_only_those_it_uses() -> None:
     objects = render("kserve-values.yaml")
     accounts = {
-        component(each): each["spec"]["template"]["spec"]["serviceAccountName"]
-        for each in of_kind(objects, "Deployment", "StatefulSet")
+        component(item): item["spec"]["template"]["spec"]["serviceAccountName"]
+        for item in of_kind(objects, "Deployment", "StatefulSet")
     }
     assert accounts["generator"] == "tw-thumbwheel-generator"
     assert set(accounts.values()) == {"tw-thumbwheel", "tw-thumbwheel-generator"}
     role, binding = of_kind(objects, "Role")[0], of_kind(objects, "RoleBinding")[0]
-    assert [each["name"] for each in binding["subjects"]] == ["tw-thumbwheel-generator"]
+    assert [item["name"] for item in binding["subjects"]] == ["tw-thumbwheel-generator"]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     services, template = role["rules"]
     assert services["resources"] == ["inferenceservices"]
@@ -202,44 +206,44 @@ def test_the_generator_alone_asks_the_api_and_may_do_only_what_it_does() -> None
     assert not of_kind(objects, "ClusterRole", "ClusterRoleBinding")
 
 
-def test_the_token_is_in_the_generators_own_container_and_nowhere_else() -> None:
+def test_only_the_container_of_the_generator_mounts_the_token() -> None:
     def has_token(spec: Any) -> list[str]:
-        tokens = [each["name"] for each in spec.get("volumes", ()) if "projected" in each]
-        everybody = (*spec.get("initContainers", ()), *spec["containers"])
+        tokens = [item["name"] for item in spec.get("volumes", ()) if "projected" in item]
+        all_containers = (*spec.get("initContainers", ()), *spec["containers"])
         return [
-            each["name"]
-            for each in everybody
-            for mount in each["volumeMounts"]
+            item["name"]
+            for item in all_containers
+            for mount in item["volumeMounts"]
             if mount["name"] in tokens
         ]
 
     objects = of_kind(render("kserve-values.yaml"), "Deployment", "StatefulSet")
-    found = {component(each): has_token(each["spec"]["template"]["spec"]) for each in objects}
+    found = {component(item): has_token(item["spec"]["template"]["spec"]) for item in objects}
     assert {name: where for name, where in found.items() if where} == {"generator": ["generator"]}
 
 
-def test_the_way_to_the_api_is_open_for_the_generator_alone_and_where_it_was_said() -> None:
+def test_only_the_generator_reaches_the_api_at_the_given_address() -> None:
     policies = {
-        component(each): each["spec"]
-        for each in of_kind(render("gpu-values.yaml"), "NetworkPolicy")
+        component(item): item["spec"]
+        for item in of_kind(render("gpu-values.yaml"), "NetworkPolicy")
     }
-    ways = {
+    rules = {
         name: rule
         for name, spec in policies.items()
         for rule in spec.get("egress") or ()
         if {port["port"] for port in rule.get("ports", ())} & {443, 6443}
     }
-    assert list(ways) == ["generator"]
-    assert ways["generator"]["to"] == [{"ipBlock": {"cidr": "192.0.2.1/32"}}]
+    assert list(rules) == ["generator"]
+    assert rules["generator"]["to"] == [{"ipBlock": {"cidr": "192.0.2.1/32"}}]
 
 
 @every_file
-def test_another_template_begins_the_generators_pods_anew(values: str) -> None:
+def test_a_changed_template_restarts_the_pods_of_the_generator(values: str) -> None:
     def mark(*sets: str) -> Any:
         (found,) = [
-            each
-            for each in of_kind(render(values, *sets), "Deployment")
-            if component(each) == "generator"
+            item
+            for item in of_kind(render(values, *sets), "Deployment")
+            if component(item) == "generator"
         ]
         return found["spec"]["template"]["metadata"]["annotations"]["thumbwheel/inference-service"]
 
@@ -247,7 +251,7 @@ def test_another_template_begins_the_generators_pods_anew(values: str) -> None:
     assert mark() == mark("services.gateway.replicas=2")
 
 
-def test_pods_get_longer_to_end_than_an_answer_may_take() -> None:
+def test_the_grace_period_of_pods_exceeds_the_drain_time() -> None:
     settings = ("shutdown.preStopSeconds=7", "serving.kserve.drainSeconds=100")
     assert (
         service_of("gpu-values.yaml", *settings)["spec"]["predictor"][
@@ -257,10 +261,10 @@ def test_pods_get_longer_to_end_than_an_answer_may_take() -> None:
     )
 
 
-def test_names_are_labels_of_their_own_for_every_version_and_release() -> None:
+def test_object_names_are_valid_and_unique_for_versions_and_releases() -> None:
     template = read_template(config_map("kserve-values.yaml"))
     other = read_template(
-        one(
+        named(
             render("kserve-values.yaml", release="two"),
             "ConfigMap",
             "two-thumbwheel-inference-service",
@@ -268,7 +272,7 @@ def test_names_are_labels_of_their_own_for_every_version_and_release() -> None:
         | {"metadata": {"name": "two-thumbwheel-inference-service", "uid": "4"}}
     )
     versions = ["nano", "nano-1", "nano.1", "nano_1", "n" * 128, "n" * 127, "0"]
-    names = [object_name(each, version) for each in (template, other) for version in versions]
+    names = [object_name(item, version) for item in (template, other) for version in versions]
     assert len(set(names)) == len(names)
     for name in names:
         # isvc.NAME-predictor is a label's value.
@@ -277,25 +281,25 @@ def test_names_are_labels_of_their_own_for_every_version_and_release() -> None:
     assert object_name(template, "nano-1").startswith("tw-thumbwheel-nano-1-")
 
 
-def test_without_it_there_is_none_of_it() -> None:
-    kinds = {each["kind"] for each in render("evaluation-values.yaml")}
+def test_without_kserve_its_objects_are_absent() -> None:
+    kinds = {item["kind"] for item in render("evaluation-values.yaml")}
     assert not kinds & {"ServingRuntime", "Role", "RoleBinding"}
     assert "predictor" in {
-        component(each) for each in of_kind(render("evaluation-values.yaml"), "Deployment")
+        component(item) for item in of_kind(render("evaluation-values.yaml"), "Deployment")
     }
     served = render("kserve-values.yaml")
-    assert "predictor" not in {component(each) for each in of_kind(served, "Deployment", "Service")}
+    assert "predictor" not in {component(item) for item in of_kind(served, "Deployment", "Service")}
 
 
 REFUSED = {
     "no GPU": ("gpu-values.yaml", "serving.vllm.resources.limits=null", "serving.vllm.resources"),
-    "a runtime that is none": ("gpu-values.yaml", "serving.kserve.runtime=triton", "runtime"),
-    "fewer at most": (
+    "an unknown runtime": ("gpu-values.yaml", "serving.kserve.runtime=triton", "runtime"),
+    "fewer replicas at most than at least": (
         "gpu-values.yaml",
         "serving.kserve.minReplicas=5",
         "serving.kserve.minReplicas",
     ),
-    "more pods by nobody": (
+    "more pods without an autoscaler": (
         "gpu-values.yaml",
         "serving.kserve.autoscaler=none",
         "serving.kserve.autoscaler",
@@ -308,55 +312,56 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("helm3", [False, True])
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_wrong_value_is_named(case: str, before: bool) -> None:
-    values, said, named = REFUSED[case]
-    # GitOps: whether KServe is there is not asked.
-    assert named in refusal(values, f"gitops=true,{said}", before=before)
+def test_an_invalid_value_is_named(case: str, helm3: bool) -> None:
+    values, setting, named = REFUSED[case]
+    # With gitops the chart does not check for KServe.
+    assert named in refusal(values, f"gitops=true,{setting}", helm3=helm3)
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_a_cluster_without_kserve_is_refused_unless_it_is_not_asked(before: bool) -> None:
-    assert "serving.mode: " in refusal("kserve-values.yaml", before=before)
-    assert "serving.mode: " in refusal("gpu-values.yaml", before=before)
+@pytest.mark.parametrize("helm3", [False, True])
+def test_a_cluster_without_kserve_is_refused(helm3: bool) -> None:
+    assert "serving.mode: " in refusal("kserve-values.yaml", helm3=helm3)
+    assert "serving.mode: " in refusal("gpu-values.yaml", helm3=helm3)
 
 
 class Metrics(BaseHTTPRequestHandler):
-    """Of a vLLM whose requests end one after the other."""
+    """Metrics endpoint of a vLLM whose requests end one after the other."""
 
-    left: list[int]
+    remaining: list[int]
 
     def do_GET(self) -> None:
-        running = self.left.pop(0) if len(self.left) > 1 else self.left[0]
-        body = f'# HELP vllm:num_requests_running x\nvllm:num_requests_running{{model_name="v 1"}} {running}.0\n'
+        running = self.remaining.pop(0) if len(self.remaining) > 1 else self.remaining[0]
+        body = "# HELP vllm:num_requests_running x\n"
+        body += f'vllm:num_requests_running{{model_name="v 1"}} {running}.0\n'
         body += 'vllm:num_requests_waiting{model_name="v 1"} 0.0\nvllm:kv_cache_usage_perc 0.5\n'
         self.send_response(200)
         self.end_headers()
         self.wfile.write(body.encode())
 
     def log_message(self, *_: object) -> None:
-        """Silent."""
+        """Suppress the log of requests."""
 
 
-def run_pre_stop(left: list[int], drain_seconds: int) -> int:
-    """How many requests the script saw running at last."""
+def run_pre_stop(remaining: list[int], drain_seconds: int) -> int:
+    """Return the number of running requests at the last query of the script."""
     sets = ("shutdown.preStopSeconds=0", f"serving.kserve.drainSeconds={drain_seconds}")
     *_, script = container_of("gpu-values.yaml", *sets)["lifecycle"]["preStop"]["exec"]["command"]
-    handler = type("Own", (Metrics,), {"left": left})
+    handler = type("Own", (Metrics,), {"remaining": remaining})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         here = script.replace(":8000/", f":{server.server_port}/")
         subprocess.run([sys.executable, "-c", here], check=True, timeout=30)
         server.shutdown()
-    return left[0]
+    return remaining[0]
 
 
-def test_vllm_is_told_to_end_when_no_answer_runs_any_more() -> None:
-    left = [2, 1, 1, 0, 9]
-    run_pre_stop(left, 60)
-    assert left == [9], "asked on until it said 0, and then no more"
+def test_vllm_stops_when_no_answer_runs() -> None:
+    remaining = [2, 1, 1, 0, 9]
+    run_pre_stop(remaining, 60)
+    assert remaining == [9], "queried until 0, and then no more"
 
 
-def test_vllm_is_told_to_end_after_the_longest_wait_whatever_runs() -> None:
+def test_vllm_stops_after_the_drain_time_with_running_answers() -> None:
     assert run_pre_stop([3], 1) == 3

@@ -1,5 +1,6 @@
-"""Everything is closed; open is who calls whom, as the environments say it. So an edge that a
-service needs cannot be forgotten.
+"""Network policies: closed by default, and open for the calls in the environments of the pods.
+
+An edge that a service needs can therefore not be missed.
 """
 
 import base64
@@ -17,16 +18,14 @@ FILES = (
     "evaluation-values.yaml",
     "ray-values.yaml",
 )
-# Into the doors everybody may.
-DOORS = {8080, 50051}
+# Public ports of the gateway.
+PUBLIC_PORTS = {8080, 50051}
 STORES = {"postgres", "kafka", "s3", "valkey"}
 
 
-def said(objects: Sequence[Object], container: Any) -> Iterator[str]:
-    """What a container is told: its arguments, its environment, what the chart's own secrets put
-    there.
-    """
-    secrets = {each["metadata"]["name"]: each["data"] for each in of_kind(objects, "Secret")}
+def configured_values(objects: Sequence[Object], container: Any) -> Iterator[str]:
+    """Yield arguments, environment, and values of the chart's own secrets of a container."""
+    secrets = {item["metadata"]["name"]: item["data"] for item in of_kind(objects, "Secret")}
     yield from container.get("args", ())
     for variable in container.get("env", ()):
         yield variable.get("value", "")
@@ -35,14 +34,14 @@ def said(objects: Sequence[Object], container: Any) -> Iterator[str]:
             yield base64.b64decode(secrets[reference["name"]][reference["key"]]).decode()
 
 
-def called(objects: Sequence[Object]) -> set[tuple[str, str, int]]:
-    """Caller, callee and port, out of what containers are told."""
+def configured_calls(objects: Sequence[Object]) -> set[tuple[str, str, int]]:
+    """Return caller, callee and port of all calls in the configuration of containers."""
     found = set()
     for name, pod in pods(objects).items():
         for container in pod["spec"]["containers"]:
-            words = " ".join(said(objects, container))
-            for callee, port in re.findall(r"\btw-thumbwheel-([a-z0-9]+):(\d+)", words):
-                # The door's Service leads to the gateway's pods.
+            text = " ".join(configured_values(objects, container))
+            for callee, port in re.findall(r"\btw-thumbwheel-([a-z0-9]+):(\d+)", text):
+                # The public Service selects the pods of the gateway.
                 found.add(
                     (
                         name.split("/")[0],
@@ -53,51 +52,51 @@ def called(objects: Sequence[Object]) -> set[tuple[str, str, int]]:
 
 
 def peers(rule: Any, key: str) -> list[str]:
-    """By component; pods that are not ours have none."""
+    """Return the components of a rule's peers; other pods have none."""
     labels = [
-        each["podSelector"]["matchLabels"] for each in rule.get(key, ()) if "podSelector" in each
+        item["podSelector"]["matchLabels"] for item in rule.get(key, ()) if "podSelector" in item
     ]
     return [
-        each["app.kubernetes.io/component"]
-        for each in labels
-        if "app.kubernetes.io/component" in each
+        item["app.kubernetes.io/component"]
+        for item in labels
+        if "app.kubernetes.io/component" in item
     ]
 
 
 def by_port(rules: Any) -> list[Any]:
-    """Without Ray's own edges, which are open at every port."""
+    """Return the rules with ports, without Ray's own rules, which open every port."""
     return [rule for rule in rules or () if "ports" in rule]
 
 
 @pytest.mark.parametrize("values", FILES)
-def test_open_are_exactly_the_edges_that_services_use_at_both_ends(values: str) -> None:
+def test_policies_open_exactly_the_edges_that_services_use(values: str) -> None:
     objects = render(values)
     into, out_of = set(), set()
     for policy in of_kind(objects, "NetworkPolicy"):
-        mine = policy["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/component")
+        own = policy["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/component")
         for rule in by_port(policy["spec"].get("ingress")):
             into |= {
-                (caller, mine, port["port"])
+                (caller, own, port["port"])
                 for caller in peers(rule, "from")
                 for port in rule["ports"]
             }
         for rule in by_port(policy["spec"].get("egress")):
             out_of |= {
-                (mine, callee, port["port"])
+                (own, callee, port["port"])
                 for callee in peers(rule, "to")
                 for port in rule["ports"]
             }
-    assert out_of == called(objects)
-    # Whoever may come in at the door is not named there.
-    assert into | {("test-health", "gateway", 8080)} == called(objects)
+    assert out_of == configured_calls(objects)
+    # Policies do not name the public clients of the gateway.
+    assert into | {("test-health", "gateway", 8080)} == configured_calls(objects)
     assert ("gateway", "session", 50054) in into
     assert ("generator", "predictor", 8000) in into
 
 
 @pytest.mark.parametrize("values", FILES)
-def test_one_policy_closes_every_pod_and_every_component_has_its_own(values: str) -> None:
+def test_a_common_policy_closes_every_pod_and_each_component_has_its_own(values: str) -> None:
     objects = render(values)
-    policies = {component(each): each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
     closed = policies["network"]
     assert closed["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in closed
@@ -106,9 +105,9 @@ def test_one_policy_closes_every_pod_and_every_component_has_its_own(values: str
     assert set(policies) == {"network", *(name.split("/")[0] for name in pods(objects))}
 
 
-def test_only_the_gateway_is_open_to_everybody_and_only_what_has_a_store_gets_out() -> None:
+def test_only_the_gateway_is_open_and_only_services_with_stores_have_egress() -> None:
     objects = render("existing-values.yaml")
-    policies = {component(each): each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
     open_rules = [
         (name, rule)
         for name, spec in policies.items()
@@ -116,16 +115,16 @@ def test_only_the_gateway_is_open_to_everybody_and_only_what_has_a_store_gets_ou
         if "from" not in rule
     ]
     assert [(name, {port["port"] for port in rule["ports"]}) for name, rule in open_rules] == [
-        ("gateway", DOORS)
+        ("gateway", PUBLIC_PORTS)
     ]
     anywhere = {name for name, spec in policies.items() if {} in (spec.get("egress") or ())}
     assert anywhere == {"gateway", "session", "generator", "feedback"}
 
 
-def test_named_peers_close_the_doors_and_the_way_to_the_stores() -> None:
+def test_named_peers_restrict_ingress_and_egress() -> None:
     policies = {
-        component(each): each["spec"]
-        for each in of_kind(render("everything-values.yaml"), "NetworkPolicy")
+        component(item): item["spec"]
+        for item in of_kind(render("everything-values.yaml"), "NetworkPolicy")
     }
     assert not [name for name, spec in policies.items() if {} in (spec.get("egress") or ())]
     assert not [
@@ -136,11 +135,11 @@ def test_named_peers_close_the_doors_and_the_way_to_the_stores() -> None:
     ]
 
 
-def test_a_store_of_the_evaluation_is_reached_by_who_needs_it_and_reaches_nobody() -> None:
+def test_a_store_of_the_evaluation_accepts_its_users_and_has_no_egress() -> None:
     objects = render("evaluation-values.yaml")
-    policies = {component(each): each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
     callers = {
-        store: {caller for caller, callee, _ in called(objects) if callee == store}
+        store: {caller for caller, callee, _ in configured_calls(objects) if callee == store}
         for store in STORES
     }
     assert callers == {
@@ -154,12 +153,12 @@ def test_a_store_of_the_evaluation_is_reached_by_who_needs_it_and_reaches_nobody
         assert set(peers(rule, "from")) == callers[store]
         assert not policies[store].get("egress")
     assert not [name for name, spec in policies.items() if {} in (spec.get("egress") or ())], (
-        "nobody needs the world"
+        "no component needs unrestricted egress"
     )
 
 
-def test_who_sends_traces_gets_out_of_an_evaluation_too() -> None:
+def test_services_that_send_traces_have_egress_in_an_evaluation() -> None:
     objects = render("evaluation-values.yaml", "monitoring.otlpEndpoint=http://collector:4317")
-    policies = {component(each): each["spec"] for each in of_kind(objects, "NetworkPolicy")}
+    policies = {component(item): item["spec"] for item in of_kind(objects, "NetworkPolicy")}
     assert {} in policies["guardrail"]["egress"]
     assert not [store for store in STORES if policies[store].get("egress")]

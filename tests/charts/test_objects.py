@@ -1,5 +1,6 @@
-"""What every rendered object must be, whatever the values: safe, found by its neighbours, and
-understood by the services.
+"""Properties of every rendered object for all values.
+
+Objects are safe, reach each other, and have environments that the services accept.
 """
 
 import os
@@ -28,7 +29,7 @@ from tests.charts.rendering import (
 )
 
 SERVICES = ("enhancer", "feedback", "gateway", "generator", "guardrail", "predictor", "session")
-# As they would stand in the secrets.
+# Values of the keys of secrets.
 SECRETS = {
     "principal-key": "p" * 16,
     "master-key": "ab" * 32,
@@ -51,14 +52,14 @@ def environment_of(container: Any) -> dict[str, str]:
     return found
 
 
-def is_out_of_a_secret(variable: Any, container: Any) -> bool:
-    """Itself, or, of a URL, the password that Kubernetes puts in."""
+def is_from_secret(variable: Any, container: Any) -> bool:
+    """Return True if the value, or the password in a URL, comes from a secret."""
     if "valueFrom" in variable:
         return "secretKeyRef" in variable["valueFrom"]
     taken = re.fullmatch(r"[\w+]+://\w*:\$\((\w+)\)@[^@]+", variable["value"])
     return taken is not None and any(
-        each["name"] == taken[1] and "secretKeyRef" in each["valueFrom"]
-        for each in container["env"]
+        item["name"] == taken[1] and "secretKeyRef" in item["valueFrom"]
+        for item in container["env"]
     )
 
 
@@ -67,7 +68,7 @@ def test_every_pod_passes_the_restricted_standard(values: str) -> None:
     objects = render(values)
     for name, pod in pods(objects).items():
         spec = pod["spec"]
-        # KubeRay's autoscaler asks for pods.
+        # KubeRay's autoscaler requests pods.
         scales = name == "training/RayJob" and values == "ray-values.yaml"
         assert spec["automountServiceAccountToken"] is scales, name
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -94,16 +95,16 @@ def test_every_pod_passes_the_restricted_standard(values: str) -> None:
 
 @by_file
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_understands_its_environment(
+def test_a_service_accepts_its_environment(
     values: str, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the settings class itself, which refuses what it does not know."""
+    """The settings class itself refuses unknown settings."""
     for name in [name for name in os.environ if name.startswith("TW_")]:
         monkeypatch.delenv(name)
-    everybody = (*containers(render(values)), *runtime_containers(render(values)))
-    mine = [one for one in everybody if one.get("args", [""])[0] == f"services.{service}"]
+    all_containers = (*containers(render(values)), *runtime_containers(render(values)))
+    mine = [one for one in all_containers if one.get("args", [""])[0] == f"services.{service}"]
     assert mine or (service, values) == ("predictor", "gpu-values.yaml"), (
-        "only vLLM is there instead"
+        "only vLLM replaces the predictor"
     )
     for container in mine:
         for name, value in environment_of(container).items():
@@ -118,20 +119,20 @@ def test_a_service_understands_its_environment(
 
 
 @by_file
-def test_no_secret_stands_in_the_open(values: str) -> None:
+def test_secret_values_come_from_secrets(values: str) -> None:
     for container in containers(render(values)):
         for variable in container.get("env", ()):
             if re.search("KEY$|SECRET$|PASSWORD$|DATABASE_URL$|VALKEY_URL$", variable["name"]):
-                assert is_out_of_a_secret(variable, container), variable["name"]
+                assert is_from_secret(variable, container), variable["name"]
 
 
 @by_file
-def test_a_service_is_called_where_a_service_with_that_name_and_port_stands(values: str) -> None:
+def test_every_called_address_is_a_service_with_that_port(values: str) -> None:
     objects = render(values)
     doors = {
-        (each["metadata"]["name"], port["port"])
-        for each in of_kind(objects, "Service")
-        for port in each["spec"]["ports"]
+        (item["metadata"]["name"], port["port"])
+        for item in of_kind(objects, "Service")
+        for port in item["spec"]["ports"]
     }
     targets = set()
     for container in containers(objects):
@@ -144,28 +145,28 @@ def test_a_service_is_called_where_a_service_with_that_name_and_port_stands(valu
 
 
 @by_file
-def test_services_behind_the_door_are_headless_so_that_calls_spread_over_pods(values: str) -> None:
-    grpc = [each for each in of_kind(render(values), "Service") if component(each) != "predictor"]
-    headless = {component(each) for each in grpc if each["spec"].get("clusterIP") == "None"}
+def test_services_behind_the_gateway_are_headless_to_spread_calls(values: str) -> None:
+    grpc = [item for item in of_kind(render(values), "Service") if component(item) != "predictor"]
+    headless = {component(item) for item in grpc if item["spec"].get("clusterIP") == "None"}
     assert headless == set(SERVICES) - {"predictor"}
 
 
 @by_file
-def test_selectors_find_their_pods_and_nobody_elses(values: str) -> None:
+def test_selectors_match_exactly_their_own_pods(values: str) -> None:
     objects = render(values)
     labels = {
         name: pod["metadata"]["labels"]
         for name, pod in pods(objects).items()
         if not name.endswith("Job")
     }
-    for each in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget"):
-        wanted = each["spec"]["selector"]["matchLabels"]
-        found = [name for name, has in labels.items() if wanted.items() <= has.items()]
-        assert [name.split("/")[0] for name in found] == [component(each)]
+    for item in of_kind(objects, "Deployment", "StatefulSet", "PodDisruptionBudget"):
+        selector = item["spec"]["selector"]["matchLabels"]
+        found = [name for name, has in labels.items() if selector.items() <= has.items()]
+        assert [name.split("/")[0] for name in found] == [component(item)]
 
 
 @by_file
-def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
+def test_the_grace_period_of_a_pod_exceeds_its_shutdown_time(values: str) -> None:
     for name, pod in pods(render(values)).items():
         for container in pod["spec"]["containers"]:
             if container["name"] in SERVICES:
@@ -179,9 +180,10 @@ def test_a_pod_is_given_longer_to_end_than_it_takes(values: str) -> None:
 
 
 @by_file
-def test_the_connections_of_a_gateway_that_ends_grow_old_before_it_closes_them(values: str) -> None:
-    """A call that begins on a connection as its server closes fails, and no client of gRPC sends it
-    again.
+def test_connections_of_an_ending_gateway_are_renewed_before_it_closes(values: str) -> None:
+    """A call that starts on a connection while its server closes fails.
+
+    gRPC clients do not retry such a call.
     """
     for pod in pods(render(values)).values():
         for container in pod["spec"]["containers"]:
@@ -193,12 +195,10 @@ def test_the_connections_of_a_gateway_that_ends_grow_old_before_it_closes_them(v
 
 
 @by_file
-def test_a_turn_whose_readers_have_gone_on_elsewhere_gets_as_long_to_end_as_calls_do(
+def test_the_http_drain_time_equals_that_of_calls(
     values: str,
 ) -> None:
-    """The gateway's own default is two seconds: an answer that took longer was cut off by every
-    upgrade.
-    """
+    """The default of the gateway is two seconds, so upgrades would cut off longer answers."""
     gateway = next(one for one in containers(render(values)) if one["name"] == "gateway")
     settings = environment_of(gateway)
     assert settings["TW_GATEWAY_HTTP_DRAIN_SECONDS"] == settings["TW_GATEWAY_DRAIN_SECONDS"]
@@ -207,9 +207,9 @@ def test_a_turn_whose_readers_have_gone_on_elsewhere_gets_as_long_to_end_as_call
 @every_file(
     "everything-values.yaml", "evaluation-values.yaml", "kserve-values.yaml", "ray-values.yaml"
 )
-def test_names_are_short_enough_and_nothing_stands_twice(values: str) -> None:
+def test_names_are_short_and_unique(values: str) -> None:
     objects = render(values, release="a-name-as-long-as-helm-lets-anybody-choose-one-53-lon")
-    names = [(each["apiVersion"], each["kind"], each["metadata"]["name"]) for each in objects]
+    names = [(item["apiVersion"], item["kind"], item["metadata"]["name"]) for item in objects]
     assert len(set(names)) == len(names)
     assert [name for *_, name in names if len(name) > 63] == []
 
@@ -226,13 +226,13 @@ def everywhere(value: Any) -> Iterator[str]:
         yield value
 
 
-def test_what_the_values_say_arrives() -> None:
+def test_values_are_applied() -> None:
     objects = render("everything-values.yaml")
     deployments: dict[str, Object] = {
-        component(each): each for each in of_kind(objects, "Deployment", "StatefulSet")
+        component(item): item for item in of_kind(objects, "Deployment", "StatefulSet")
     }
     gateway = deployments["gateway"]["spec"]
-    assert "replicas" not in gateway, "the autoscaler's"
+    assert "replicas" not in gateway, "set by the autoscaler"
     environment = environment_of(gateway["template"]["spec"]["containers"][0])
     assert environment["TW_GATEWAY_MAX_TURNS"] == "300"
     assert environment["TW_GATEWAY_COALESCE_SECONDS"] == "0.05"
@@ -254,7 +254,7 @@ def test_what_the_values_say_arrives() -> None:
     guardrail = deployments["guardrail"]["spec"]["template"]
     assert guardrail["spec"]["nodeSelector"] == {"pool": "cpu"}
     assert guardrail["metadata"]["annotations"]["note"] == "here"
-    assert all(each["metadata"]["labels"]["team"] == "chat" for each in objects)
+    assert all(item["metadata"]["labels"]["team"] == "chat" for item in objects)
     assert {
         "Ingress",
         "HTTPRoute",
@@ -262,12 +262,12 @@ def test_what_the_values_say_arrives() -> None:
         "PodMonitor",
         "PrometheusRule",
         "HorizontalPodAutoscaler",
-    } <= {each["kind"] for each in objects}
-    assert "Secret" not in {each["kind"] for each in objects}
+    } <= {item["kind"] for item in objects}
+    assert "Secret" not in {item["kind"] for item in objects}
     assert "small-1" in " ".join(everywhere(deployments["session"]))
 
 
-def test_what_gitops_renders_twice_is_the_same_without_a_cluster_to_look_into() -> None:
+def test_gitops_renderings_are_equal_without_a_cluster() -> None:
     words = ("template", "tw", str(CHART), "-f", str(VALUES / "gitops-values.yaml"))
     first, second = helm(*words), helm(*words)
     assert first.returncode == 0, first.stderr
@@ -275,22 +275,22 @@ def test_what_gitops_renders_twice_is_the_same_without_a_cluster_to_look_into() 
     assert not of_kind(parse(first.stdout), "Secret")
 
 
-def test_three_of_everything_stay_when_a_node_or_a_zone_goes() -> None:
+def test_replicas_spread_over_nodes_and_zones() -> None:
     objects = render("high-availability-values.yaml")
-    budgets = {component(each) for each in of_kind(objects, "PodDisruptionBudget")}
+    budgets = {component(item) for item in of_kind(objects, "PodDisruptionBudget")}
     assert budgets >= {"enhancer", "feedback", "gateway", "generator", "guardrail", "session"}
     for name, pod in pods(objects).items():
         if name.split("/")[0] in budgets:
-            spread = {each["topologyKey"] for each in pod["spec"]["topologySpreadConstraints"]}
+            spread = {item["topologyKey"] for item in pod["spec"]["topologySpreadConstraints"]}
             assert spread == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
 
 
 @pytest.mark.parametrize("values", ["existing-values.yaml", "ray-values.yaml"])
-def test_all_that_call_out_believe_the_trust_bundle_and_nobody_else(values: str) -> None:
+def test_components_with_outgoing_calls_mount_only_the_trust_bundle(values: str) -> None:
     objects = render(
         values, "trustBundle.configMap=company", "trustBundle.key=all.pem", "training.enabled=true"
     )
-    believing = {"enhancer", "feedback", "gateway", "generator", "guardrail", "session"} | (
+    expected = {"enhancer", "feedback", "gateway", "generator", "guardrail", "session"} | (
         {"training"} if values == "existing-values.yaml" else {"training", "ray-worker"}
     )
     for name, pod in pods(objects).items():
@@ -300,10 +300,10 @@ def test_all_that_call_out_believe_the_trust_bundle_and_nobody_else(values: str)
             "name": "trust",
         }
         assert mounted in ([], [named])
-        if name.split("/")[0] in believing:
+        if name.split("/")[0] in expected:
             assert mounted, name
     for container in containers(objects):
-        environment = {each["name"]: each.get("value") for each in container.get("env", ())}
+        environment = {item["name"]: item.get("value") for item in container.get("env", ())}
         if "SSL_CERT_FILE" in environment:
             assert {"name": "trust", "mountPath": "/trust", "readOnly": True} in container[
                 "volumeMounts"
@@ -311,7 +311,7 @@ def test_all_that_call_out_believe_the_trust_bundle_and_nobody_else(values: str)
             assert environment["SSL_CERT_FILE"] == environment["PGSSLROOTCERT"] == "/trust/all.pem"
 
 
-def test_volumes_of_a_service_are_mounted_where_the_values_say() -> None:
+def test_extra_volumes_are_mounted_at_the_given_path() -> None:
     said = (
         "services.session.extraVolumes[0].name=more",
         "services.session.extraVolumes[0].emptyDir.medium=Memory",
@@ -332,10 +332,10 @@ def test_volumes_of_a_service_are_mounted_where_the_values_say() -> None:
         assert mount in container["volumeMounts"] or container["name"] == "seed"
 
 
-def test_the_account_has_the_annotations_of_the_values() -> None:
+def test_the_service_account_has_the_annotations_of_the_values() -> None:
     (account,) = [
-        each
-        for each in of_kind(render("existing-values.yaml"), "ServiceAccount")
-        if each["metadata"]["name"] == "tw-thumbwheel"
+        item
+        for item in of_kind(render("existing-values.yaml"), "ServiceAccount")
+        if item["metadata"]["name"] == "tw-thumbwheel"
     ]
     assert account["metadata"]["annotations"] == {"example.com/identity": "chat"}

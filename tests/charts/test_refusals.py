@@ -1,56 +1,60 @@
-"""Wrong values are refused by Helm, and the refusal names the value. What Helm says around it
-differs between its versions.
+"""Helm refuses invalid values and names them.
+
+The rest of the message differs between versions of Helm.
 """
 
 import pytest
 
 from tests.charts.rendering import CHART, VALUES, every_file, helm, refusal
 
-# With gitops nobody looks whether there is an operator.
+# With gitops the chart does not check for operators.
 RAY = "training.enabled=true,ray.mode=kuberay,gitops=true"
 SCALED = "ray.autoscaling.enabled=true"
 GPU = "ray.workers.nodeSelector.pool=gpu,ray.workers.resources.limits.nvidia\\.com/gpu=2"
-# What is set, and what the refusal names: single values by values.schema.json, combinations by
-# templates/_validation.tpl.
+# Settings, and the words of the error. Single values are checked by values.schema.json,
+# combinations by templates/_validation.tpl.
 BY_SCHEMA = {
-    "a key that nobody knows": ("servces.gateway.replicas=1", "servces"),
-    "a key of a service that nobody knows": ("services.gateway.replica=1", "replica"),
+    "an unknown key": ("servces.gateway.replicas=1", "servces"),
+    "an unknown key of a service": ("services.gateway.replica=1", "replica"),
     "a word for a number": ("services.gateway.replicas=many", "replicas"),
     "brokers without a port": ("kafka.bootstrap=kafka", "bootstrap"),
     "an endpoint with a scheme": ("objectStore.endpoint=https://s3", "endpoint"),
-    "a mode that is none": ("serving.mode=gpu", "mode"),
-    "a digest that is none": ("images.services.digest=latest", "digest"),
+    "an unknown mode": ("serving.mode=gpu", "mode"),
+    "an invalid digest": ("images.services.digest=latest", "digest"),
     "a setting in capitals": ("services.gateway.settings.MAX_TURNS=1", "MAX_TURNS"),
-    "a setting that is mistyped": ("services.gateway.settings.max_turn=1", "max_turn"),
+    "a mistyped setting": ("services.gateway.settings.max_turn=1", "max_turn"),
     "a setting of another service": ("services.feedback.settings.max_turns=1", "max_turns"),
-    "a setting for all that only one has": ("serviceDefaults.settings.max_turns=1", "max_turns"),
-    "a setting of the model server that is mistyped": (
+    "a common setting of a single service": ("serviceDefaults.settings.max_turns=1", "max_turns"),
+    "a mistyped setting of the predictor": (
         "serving.predictor.settings.thread=1",
         "thread",
     ),
-    "a secret in the open": (
+    "a secret as a setting": (
         "services.gateway.settings.principal_key=0123456789abcdef",
         "principal_key",
     ),
-    "a recipe that is none": ("training.recipe=large", "recipe"),
-    "words that a shell would read": ("training.extraArgs={--every;ls}", "extraArgs"),
-    "no time to leave": ("training.noticeSeconds=0", "noticeSeconds"),
+    "an unknown recipe": ("training.recipe=large", "recipe"),
+    "arguments with shell syntax": ("training.extraArgs={--every;ls}", "extraArgs"),
+    "no notice time": ("training.noticeSeconds=0", "noticeSeconds"),
 }
 BY_TEMPLATE = {
     "no database": ("database.existingSecret=", "database.existingSecret"),
     "no brokers": ("kafka.bootstrap=", "kafka.bootstrap"),
     "no store": ("objectStore.endpoint=", "objectStore.endpoint"),
     "no keys of the store": ("objectStore.existingSecret=", "objectStore.existingSecret"),
-    "brokers with passwords that are nowhere": ("kafka.existingSecret=", "kafka.existingSecret"),
-    "passwords that nobody would use": (
+    "brokers without the secret of their passwords": (
+        "kafka.existingSecret=",
+        "kafka.existingSecret",
+    ),
+    "passwords without authentication": (
         "kafka.securityProtocol=PLAINTEXT",
         "kafka.securityProtocol",
     ),
-    "an end of its own": (
+    "a drain time outside of shutdown": (
         "services.gateway.settings.drain_seconds=120",
         "services.gateway.settings.drain_seconds",
     ),
-    "connections that outlive their gateway": (
+    "connections older than the shutdown of the gateway": (
         "serviceDefaults.settings.connection_age_seconds=300",
         "settings.connection_age_seconds",
     ),
@@ -59,58 +63,59 @@ BY_TEMPLATE = {
         "services.feedback.autoscaling.enabled=true",
         "services.feedback.autoscaling",
     ),
-    "fewer at most than at least": (
+    "fewer replicas at most than at least": (
         "services.session.autoscaling.enabled=true,services.session.autoscaling.maxReplicas=1",
         "services.session.autoscaling",
     ),
     "an ingress without a host": ("door.ingress.enabled=true", "door.ingress.host"),
     "routes without a Gateway": ("door.gatewayApi.enabled=true", "door.gatewayApi.gateway"),
-    "rules where no operator is": ("monitoring.rules.enabled=true", "monitoring.rules.enabled"),
-    "monitors where no operator is": (
+    "rules without an operator": ("monitoring.rules.enabled=true", "monitoring.rules.enabled"),
+    "monitors without an operator": (
         "monitoring.podMonitors.enabled=true",
         "monitoring.podMonitors.enabled",
     ),
     "both scalers": (
-        "services.session.autoscaling.enabled=true,services.session.keda.enabled=true,services.session.keda.triggers[0].type=cpu",
+        "services.session.autoscaling.enabled=true,services.session.keda.enabled=true,"
+        "services.session.keda.triggers[0].type=cpu",
         "services.session.keda.enabled",
     ),
     "KEDA without a trigger": (
         "services.session.keda.enabled=true",
         "services.session.keda.triggers",
     ),
-    "KEDA where there is none": (
+    "KEDA without its operator": (
         "services.session.keda.enabled=true,services.session.keda.triggers[0].type=cpu",
         "services.session.keda.enabled",
     ),
-    "a spool that KEDA scales": (
+    "a spool scaled by KEDA": (
         "services.feedback.keda.enabled=true,services.feedback.keda.triggers[0].type=cpu",
         "services.feedback.keda",
     ),
-    "an authority in no secret": (
+    "an authority without a secret": (
         "kafka.existingSecret=,kafka.securityProtocol=SSL",
         "kafka.caSecret",
     ),
-    "brokers that are there and brokers of Strimzi": (
+    "external brokers and brokers of Strimzi": (
         "kafka.strimzi.enabled=true",
         "kafka.bootstrap",
     ),
-    "more in sync than there are": (
+    "more in-sync replicas than replicas": (
         "kafka.topics.minInsyncReplicas=4",
         "kafka.topics.minInsyncReplicas",
     ),
     "GitOps with generated keys": ("gitops=true,secrets.existing=", "secrets.existing"),
-    "turns as RayJobs where no operator is": ("training.enabled=true,ray.mode=kuberay", "ray.mode"),
-    "a recipe that trains another model": (
+    "RayJobs without an operator": ("training.enabled=true,ray.mode=kuberay", "ray.mode"),
+    "a recipe for another model": (
         "training.enabled=true,training.recipe=small,models.initial=nano-0",
         "training.recipe models.initial nano-0",
     ),
-    "the usual recipe for the other model": (
+    "the default recipe for another model": (
         "training.enabled=true,models.initial=small-1",
         "training.recipe models.initial small-1",
     ),
-    "GPUs for a turn in one pod": ("training.enabled=true,ray.workers.gpus=1", "ray.workers.gpus"),
-    "GPUs that are nowhere": (f"{RAY},ray.workers.gpus=1", "ray.workers.nodeSelector"),
-    "GPUs said twice": (f"{RAY},{GPU}", "ray.workers.resources.limits"),
+    "GPUs for a run in one pod": ("training.enabled=true,ray.workers.gpus=1", "ray.workers.gpus"),
+    "GPUs without a node selector": (f"{RAY},ray.workers.gpus=1", "ray.workers.nodeSelector"),
+    "GPUs set twice": (f"{RAY},{GPU}", "ray.workers.resources.limits"),
     "an autoscaler in one pod": (
         "training.enabled=true,ray.autoscaling.enabled=true",
         "ray.autoscaling.enabled",
@@ -125,16 +130,16 @@ BY_TEMPLATE = {
     ),
     "rollout actors in one pod": ("training.enabled=true,ray.rolloutActors=1", "ray.rolloutActors"),
     "more workers at first than at most": (f"{RAY},ray.workers.fewest=2", "ray.workers.fewest"),
-    "actors whose pods an elastic group would count": (
+    "rollout actors in an elastic group": (
         f"{RAY},ray.workers.fewest=1,ray.rolloutActors=1",
         "ray.rolloutActors",
     ),
-    "actors that would keep GPUs from workers": (
+    "rollout actors on the GPUs of workers": (
         f"{RAY},ray.rolloutActors=1,ray.workers.gpus=1,ray.workers.nodeSelector.pool=gpu",
         "ray.rolloutActors",
     ),
-    "a queue for what grows": (f"{RAY},{SCALED},ray.queueName=night", "ray.queueName"),
-    "a trial longer than its turn": (
+    "a queue with autoscaling": (f"{RAY},{SCALED},ray.queueName=night", "ray.queueName"),
+    "a canary longer than its run": (
         "training.enabled=true,training.canary.seconds=90000",
         "training.canary.seconds",
     ),
@@ -143,13 +148,13 @@ WRONG = BY_SCHEMA | BY_TEMPLATE
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_value_is_named(case: str) -> None:
-    said, named = WRONG[case]
-    told = refusal("existing-values.yaml", said)
-    assert [word for word in named.split() if word not in told] == []
+def test_an_invalid_value_is_named(case: str) -> None:
+    setting, named = WRONG[case]
+    output = refusal("existing-values.yaml", setting)
+    assert [word for word in named.split() if word not in output] == []
 
 
-TWICE = {
+EXTERNAL_STORES = {
     "database.existingSecret": "databases",
     "kafka.bootstrap": "kafka:9092",
     "kafka.existingSecret": "kafka",
@@ -161,37 +166,37 @@ TWICE = {
 }
 
 
-@pytest.mark.parametrize("value", TWICE)
-def test_an_evaluation_with_a_store_from_outside_is_refused_by_name(value: str) -> None:
-    assert f"{value}: " in refusal("evaluation-values.yaml", f"{value}={TWICE[value]}")
+@pytest.mark.parametrize("value", EXTERNAL_STORES)
+def test_an_evaluation_with_an_external_store_is_refused_by_name(value: str) -> None:
+    assert f"{value}: " in refusal("evaluation-values.yaml", f"{value}={EXTERNAL_STORES[value]}")
 
 
-def test_an_evaluation_with_gitops_is_refused_for_its_passwords_are_generated() -> None:
+def test_an_evaluation_with_gitops_is_refused() -> None:
     assert "evaluation.enabled: " in refusal(
         "evaluation-values.yaml", "gitops=true,secrets.existing=keys"
     )
 
 
 @every_file("everything-values.yaml", "evaluation-values.yaml")
-def test_helm_finds_nothing_to_complain_about(values: str) -> None:
+def test_helm_lint_passes(values: str) -> None:
     no_operator = (
         "monitoring.podMonitors.enabled=false,monitoring.rules.enabled=false,training.enabled=false"
     )
-    done = helm("lint", "--strict", str(CHART), "-f", str(VALUES / values), "--set", no_operator)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = helm("lint", "--strict", str(CHART), "-f", str(VALUES / values), "--set", no_operator)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 STRIMZI = {
-    "where there is none": ("gitops=false", "kafka.strimzi.enabled"),
+    "without its operator": ("gitops=false", "kafka.strimzi.enabled"),
     "with fewer brokers than replicas": (
         "kafka.strimzi.brokers=2",
         "kafka.topics.replicationFactor",
     ),
-    "with a protocol of one's own": ("kafka.securityProtocol=SSL", "kafka.securityProtocol"),
+    "with another protocol": ("kafka.securityProtocol=SSL", "kafka.securityProtocol"),
 }
 
 
 @pytest.mark.parametrize("case", STRIMZI)
-def test_strimzi_is_refused_by_name(case: str) -> None:
-    said, named = STRIMZI[case]
-    assert f"{named}: " in refusal("strimzi-values.yaml", said)
+def test_invalid_values_of_strimzi_are_refused_by_name(case: str) -> None:
+    setting, named = STRIMZI[case]
+    assert f"{named}: " in refusal("strimzi-values.yaml", setting)

@@ -1,5 +1,7 @@
-"""Secrets that the chart makes: once, by hooks that can delete nothing, in no revision that a
-rollback could bring back.
+"""Secrets created by the chart.
+
+They are created once by hooks that cannot delete them, and are not part of a revision that a
+rollback restores.
 """
 
 import pytest
@@ -9,7 +11,7 @@ from tests.charts.rendering import Object, component, of_kind, render
 every_case = pytest.mark.parametrize("values", ["evaluation-values.yaml", "cpu-values.yaml"])
 
 
-def made(values: str) -> list[Object]:
+def created_secrets(values: str) -> list[Object]:
     return of_kind(render(values, "secrets.existing=", release="chat"), "Secret")
 
 
@@ -18,26 +20,26 @@ def annotations(found: Object) -> dict[str, str]:
 
 
 @every_case
-def test_a_secret_is_made_before_an_install_or_an_upgrade_and_never_by_a_rollback(
+def test_secrets_are_created_before_install_and_upgrade_but_not_rollback(
     values: str,
 ) -> None:
     evaluation = {"evaluation"} if values == "evaluation-values.yaml" else set()
-    assert {component(each) for each in made(values)} == {"keys", *evaluation}
-    for each in made(values):
-        assert annotations(each)["helm.sh/hook"].split(",") == ["pre-install", "pre-upgrade"]
+    assert {component(secret) for secret in created_secrets(values)} == {"keys", *evaluation}
+    for secret in created_secrets(values):
+        assert annotations(secret)["helm.sh/hook"].split(",") == ["pre-install", "pre-upgrade"]
 
 
 @every_case
-def test_no_policy_of_the_hook_deletes_a_secret_that_is_there(values: str) -> None:
-    """Helm's default is before-hook-creation; hook-succeeded would take it as soon as it is made."""
-    for each in made(values):
-        assert annotations(each)["helm.sh/hook-delete-policy"] == "hook-failed"
+def test_no_hook_policy_deletes_an_existing_secret(values: str) -> None:
+    """The default of Helm is before-hook-creation; hook-succeeded would delete a new secret."""
+    for secret in created_secrets(values):
+        assert annotations(secret)["helm.sh/hook-delete-policy"] == "hook-failed"
 
 
 @every_case
-def test_a_chart_before_this_one_finds_it_as_its_own_and_keeps_it(values: str) -> None:
-    for each in made(values):
-        assert annotations(each)["meta.helm.sh/release-name"] == "chat"
-        assert annotations(each)["meta.helm.sh/release-namespace"] == "chat"
-        assert annotations(each)["helm.sh/resource-policy"] == "keep"
-        assert each["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+def test_an_older_chart_owns_and_keeps_the_secret(values: str) -> None:
+    for secret in created_secrets(values):
+        assert annotations(secret)["meta.helm.sh/release-name"] == "chat"
+        assert annotations(secret)["meta.helm.sh/release-namespace"] == "chat"
+        assert annotations(secret)["helm.sh/resource-policy"] == "keep"
+        assert secret["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"

@@ -1,6 +1,4 @@
-"""The chart's schema knows every setting that the chart itself gives, and none that pods have out
-of secrets.
-"""
+"""The chart's schema knows every setting of the chart, and no setting that comes from a secret."""
 
 import json
 
@@ -12,17 +10,17 @@ from tests.charts.rendering import VALUES, containers, render, runtime_container
 
 
 def names(service: str) -> set[str]:
-    """That may be said."""
+    """Return the settings of a service that the values may set."""
     schema = with_settings(json.loads(SCHEMA.read_text()))
     return set(schema["$defs"]["settingsOf"][service]["propertyNames"]["enum"])
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_what_a_pod_is_told_may_be_said_in_the_values_unless_it_is_out_of_a_secret(
+def test_settings_of_pods_are_in_the_schema_unless_they_come_from_a_secret(
     service: str,
 ) -> None:
     prefix = f"TW_{service.upper()}_"
-    told = {
+    found = {
         (variable["name"].removeprefix(prefix).lower(), "$(" in variable.get("value", "$("))
         for values in VALUES.glob("*-values.yaml")
         for container in (
@@ -32,19 +30,19 @@ def test_what_a_pod_is_told_may_be_said_in_the_values_unless_it_is_out_of_a_secr
         for variable in container.get("env", ())
         if variable["name"].startswith(prefix)
     }
-    assert told
-    secret = {name for name, is_secret in told if is_secret}
-    assert {name for name, _ in told} - secret <= names(service)
+    assert found
+    secret = {name for name, is_secret in found if is_secret}
+    assert {name for name, _ in found} - secret <= names(service)
     assert not secret & names(service)
 
 
-def test_what_every_service_has_may_be_said_for_all() -> None:
+def test_common_settings_may_be_set_for_all_services() -> None:
     assert {"log_format", "max_concurrent_rpcs"} <= names("every")
     for service in set(SERVICES) - {"predictor"}:
         assert names("every") < names(service) <= set(settings_class(service).model_fields)
 
 
-def test_the_rest_of_the_schema_is_left_as_it_is() -> None:
+def test_the_rest_of_the_schema_is_unchanged() -> None:
     before = json.loads(SCHEMA.read_text())
     after = with_settings({**before, "$defs": {**before["$defs"], "settingsOf": {}}})
     assert after == before

@@ -1,5 +1,6 @@
-"""Kafka by Strimzi: topics as feedback would make them, a user who may do what feedback does, and
-feedback finds both.
+"""Kafka by Strimzi: topics as created by feedback, and a user with the rights of feedback.
+
+The feedback service is configured for both.
 """
 
 from typing import Any
@@ -17,13 +18,13 @@ def only(kind: str, *sets: str) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    (container,) = [each for each in containers(render(VALUES)) if each["name"] == "feedback"]
-    return {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+    (container,) = [item for item in containers(render(VALUES)) if item["name"] == "feedback"]
+    return {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
 
 
-def test_its_topics_are_those_that_feedback_would_make() -> None:
+def test_its_topics_equal_those_created_by_feedback() -> None:
     topics = {
-        each["spec"]["topicName"]: each["spec"] for each in of_kind(render(VALUES), "KafkaTopic")
+        item["spec"]["topicName"]: item["spec"] for item in of_kind(render(VALUES), "KafkaTopic")
     }
     fields = FeedbackSettings.model_fields
     assert topics.keys() == {fields["feedback_topic"].default, fields["turns_topic"].default}
@@ -39,22 +40,24 @@ def test_its_topics_are_those_that_feedback_would_make() -> None:
         assert written == plan.configs()
 
 
-def test_feedback_is_the_user_and_makes_no_topics_itself() -> None:
-    user, said = only("KafkaUser")["metadata"]["name"], environment()
-    assert said["TW_FEEDBACK_KAFKA_USERNAME"] == user
-    assert said["TW_FEEDBACK_KAFKA_PASSWORD"] == {"secretKeyRef": {"name": user, "key": "password"}}
+def test_feedback_uses_the_user_and_creates_no_topics() -> None:
+    user, settings = only("KafkaUser")["metadata"]["name"], environment()
+    assert settings["TW_FEEDBACK_KAFKA_USERNAME"] == user
+    assert settings["TW_FEEDBACK_KAFKA_PASSWORD"] == {
+        "secretKeyRef": {"name": user, "key": "password"}
+    }
     assert (
-        said["TW_FEEDBACK_KAFKA_BOOTSTRAP"]
+        settings["TW_FEEDBACK_KAFKA_BOOTSTRAP"]
         == f"{only('Kafka')['metadata']['name']}-kafka-bootstrap:9093"
     )
-    assert said["TW_FEEDBACK_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+    assert settings["TW_FEEDBACK_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
     pod = pods(render(VALUES))["feedback/StatefulSet"]["spec"]
-    assert [each["name"] for each in pod["initContainers"]] == ["migrate", "bucket"]
-    (volume,) = [each for each in pod["volumes"] if each["name"] == "kafka"]
+    assert [item["name"] for item in pod["initContainers"]] == ["migrate", "bucket"]
+    (volume,) = [item for item in pod["volumes"] if item["name"] == "kafka"]
     assert volume["secret"]["secretName"] == f"{only('Kafka')['metadata']['name']}-cluster-ca-cert"
 
 
-def test_the_user_may_read_and_write_its_topics_and_follow_its_groups_and_nothing_else() -> None:
+def test_the_user_has_rights_on_its_topics_and_group_only() -> None:
     acls = only("KafkaUser")["spec"]["authorization"]["acls"]
     topics = {
         acl["resource"]["name"]: set(acl["operations"])
@@ -62,7 +65,7 @@ def test_the_user_may_read_and_write_its_topics_and_follow_its_groups_and_nothin
         if acl["resource"]["type"] == "topic"
     }
     assert topics.keys() == {
-        each["spec"]["topicName"] for each in of_kind(render(VALUES), "KafkaTopic")
+        item["spec"]["topicName"] for item in of_kind(render(VALUES), "KafkaTopic")
     }
     assert all(
         rights == {"Describe", "DescribeConfigs", "Read", "Write"} for rights in topics.values()
@@ -72,30 +75,30 @@ def test_the_user_may_read_and_write_its_topics_and_follow_its_groups_and_nothin
     assert len(acls) == 3
 
 
-def test_a_topic_with_another_name_is_that_everywhere() -> None:
+def test_a_changed_topic_name_is_used_everywhere() -> None:
     other = "services.feedback.settings.turns_topic=other"
-    names = {each["spec"]["topicName"] for each in of_kind(render(VALUES, other), "KafkaTopic")}
+    names = {item["spec"]["topicName"] for item in of_kind(render(VALUES, other), "KafkaTopic")}
     assert "other" in names
     assert "other" in {
         acl["resource"]["name"] for acl in only("KafkaUser", other)["spec"]["authorization"]["acls"]
     }
 
 
-def test_what_holds_acknowledged_events_outlives_the_release() -> None:
+def test_resources_with_acknowledged_events_outlive_the_release() -> None:
     kept = of_kind(render(VALUES), "Kafka", "KafkaNodePool", "KafkaTopic")
     assert len(kept) == 4
-    assert {each["metadata"]["annotations"]["helm.sh/resource-policy"] for each in kept} == {"keep"}
+    assert {item["metadata"]["annotations"]["helm.sh/resource-policy"] for item in kept} == {"keep"}
     (volume,) = only("KafkaNodePool")["spec"]["storage"]["volumes"]
     assert volume["deleteClaim"] is False
 
 
-def test_a_service_that_keda_scales_has_no_replicas_of_its_own_and_no_other_scaler() -> None:
+def test_a_service_scaled_by_keda_has_no_replicas_and_no_other_scaler() -> None:
     objects = render(VALUES)
     (scaled,) = of_kind(objects, "ScaledObject")
-    (gateway,) = [each for each in of_kind(objects, "Deployment") if component(each) == "gateway"]
+    (gateway,) = [item for item in of_kind(objects, "Deployment") if component(item) == "gateway"]
     assert scaled["spec"]["scaleTargetRef"]["name"] == gateway["metadata"]["name"]
     assert "replicas" not in gateway["spec"]
     assert of_kind(objects, "HorizontalPodAutoscaler") == []
     assert component(scaled) in {
-        component(each) for each in of_kind(objects, "PodDisruptionBudget")
+        component(item) for item in of_kind(objects, "PodDisruptionBudget")
     }

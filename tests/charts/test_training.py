@@ -1,5 +1,6 @@
-"""Turns of the loop, by the clock: their words are what training itself understands, and every pod
-has only what it needs.
+"""Scheduled runs of the loop.
+
+Training accepts the arguments of the chart, and every pod has only the mounts and rights it needs.
 """
 
 import re
@@ -24,14 +25,14 @@ def only(pod: Any) -> Any:
     return container
 
 
-def words(values: str, *sets: str) -> list[str]:
-    """What `python -m training` is told, after that."""
-    said: list[str] = only(pods(render(values, *sets))[LOOP_PODS[values]])["args"]
-    return said[said.index("training") + 1 :]
+def arguments(values: str, *sets: str) -> list[str]:
+    """Return the arguments behind `python -m training`."""
+    given: list[str] = only(pods(render(values, *sets))[LOOP_PODS[values]])["args"]
+    return given[given.index("training") + 1 :]
 
 
 def mounts(pod: Any) -> dict[str, Any]:
-    """What is mounted, by its place: the claim, and whether it may be written."""
+    """Return claim and write access for each mount path."""
     volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
     claims = {
         name: volume.get("persistentVolumeClaim", {}).get("claimName")
@@ -46,7 +47,7 @@ def mounts(pod: Any) -> dict[str, Any]:
 
 def policies(values: str, *sets: str) -> dict[str, Any]:
     return {
-        component(each): each["spec"] for each in of_kind(render(values, *sets), "NetworkPolicy")
+        component(item): item["spec"] for item in of_kind(render(values, *sets), "NetworkPolicy")
     }
 
 
@@ -61,68 +62,68 @@ def peers(rules: Any, key: str) -> set[str]:
 
 
 @every_mode
-def test_training_understands_its_words(values: str) -> None:
-    options = training_parser().parse_args(words(values))
+def test_training_accepts_its_arguments(values: str) -> None:
+    options = training_parser().parse_args(arguments(values))
     assert str(options.state) == "/"
     assert options.scheduled
     assert options.patience == 120
     assert options.feedback.endswith("-feedback:50056")
     assert options.generator.endswith("-generator:50055")
-    wanted = ((4, None), 1, 0.1, 14400) if values == RAY else ((0, None), None, None, None)
+    expected = ((4, None), 1, 0.1, 14400) if values == RAY else ((0, None), None, None, None)
     assert (
         options.workers,
         options.gpus_per_worker,
         options.canary_share,
         options.canary_seconds,
-    ) == wanted
+    ) == expected
 
 
-def test_further_words_count_more() -> None:
-    options = training_parser().parse_args(words(LOCAL, "training.extraArgs={--workers=2}"))
+def test_extra_arguments_take_precedence() -> None:
+    options = training_parser().parse_args(arguments(LOCAL, "training.extraArgs={--workers=2}"))
     assert options.workers == (2, None)
-    options = training_parser().parse_args(words(LOCAL, "training.extraArgs={--workers=1..2}"))
+    options = training_parser().parse_args(arguments(LOCAL, "training.extraArgs={--workers=1..2}"))
     assert options.workers == (2, 1)
 
 
-def test_a_range_of_workers_and_rollout_actors_reach_training_and_have_pods() -> None:
+def test_worker_ranges_and_rollout_actors_reach_training_and_have_pods() -> None:
     fixed = "ray.autoscaling.enabled=false"
-    elastic = training_parser().parse_args(words(RAY, "ray.workers.fewest=2"))
+    elastic = training_parser().parse_args(arguments(RAY, "ray.workers.fewest=2"))
     assert (elastic.workers, elastic.rollout_actors) == ((4, 2), 0)
     sampled = ("ray.rolloutActors=3", "ray.workers.gpus=0", fixed)
-    options = training_parser().parse_args(words(RAY, *sampled))
+    options = training_parser().parse_args(arguments(RAY, *sampled))
     assert (options.workers, options.rollout_actors) == ((4, None), 3)
     (workers,) = ray_job(render(RAY, *sampled))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (7, 7, 7)
 
 
-def told_of_bucket(pod: Any) -> dict[str, str]:
+def bucket_environment(pod: Any) -> dict[str, str]:
     return {
-        each["name"]: each.get("value") or each["valueFrom"]["secretKeyRef"]["key"]
-        for each in only(pod)["env"]
-        if each["name"].startswith("TW_")
+        item["name"]: item.get("value") or item["valueFrom"]["secretKeyRef"]["key"]
+        for item in only(pod)["env"]
+        if item["name"].startswith("TW_")
     }
 
 
 @every_mode
-def test_checkpoints_go_into_the_bucket_where_the_values_say(values: str) -> None:
-    for said, wanted in (("false", None), ("true", True)):
+def test_checkpoints_go_to_the_bucket_if_enabled(values: str) -> None:
+    for given, expected in (("false", None), ("true", True)):
         options = training_parser().parse_args(
-            words(values, f"training.checkpointsInBucket={said}")
+            arguments(values, f"training.checkpointsInBucket={given}")
         )
-        assert options.checkpoints_in_bucket is wanted
+        assert options.checkpoints_in_bucket is expected
 
 
-def test_workers_have_the_keys_of_the_bucket_and_the_way_to_it_only_where_their_state_goes_there() -> (
-    None
-):
+def test_workers_reach_the_bucket_only_with_checkpoints_in_it() -> None:
     kept = "training.checkpointsInBucket=true"
     found = pods(render(RAY, kept))
-    assert told_of_bucket(found["ray-worker/RayJob"]) == told_of_bucket(found["training/RayJob"])
-    assert bucket_location(told_of_bucket(found["ray-worker/RayJob"])) is not None
+    assert bucket_environment(found["ray-worker/RayJob"]) == bucket_environment(
+        found["training/RayJob"]
+    )
+    assert bucket_location(bucket_environment(found["ray-worker/RayJob"])) is not None
     assert {} in policies(RAY, kept)["ray-worker"]["egress"]
-    assert not told_of_bucket(pods(render(RAY))["ray-worker/RayJob"])
+    assert not bucket_environment(pods(render(RAY))["ray-worker/RayJob"])
     assert {} not in policies(RAY)["ray-worker"]["egress"]
-    assert not told_of_bucket(found["ray-submitter/RayJob"])
+    assert not bucket_environment(found["ray-submitter/RayJob"])
     evaluated = policies(*EVALUATION, "ray.mode=kuberay", kept)
     assert "s3" in peers(evaluated["ray-worker"]["egress"], "to")
     assert "ray-worker" in peers(evaluated["s3"]["ingress"], "from")
@@ -132,7 +133,7 @@ def test_workers_have_the_keys_of_the_bucket_and_the_way_to_it_only_where_their_
 
 
 @every_mode
-def test_a_pod_that_is_taken_away_has_the_time_that_the_values_give_it(values: str) -> None:
+def test_an_evicted_pod_has_the_notice_time_of_the_values(values: str) -> None:
     found = pods(render(values, "training.noticeSeconds=90"))
     pod = found["training/CronJob" if values == LOCAL else "ray-worker/RayJob"]
     assert pod["spec"]["terminationGracePeriodSeconds"] == (90 if values == LOCAL else 105)
@@ -142,24 +143,24 @@ def test_a_pod_that_is_taken_away_has_the_time_that_the_values_give_it(values: s
 
 
 @every_mode
-def test_training_understands_where_the_bucket_is(values: str) -> None:
-    place = bucket_location(told_of_bucket(pods(render(values))[LOOP_PODS[values]]))
-    assert place is not None
-    assert (place.access_key, place.secret_key, place.secure) == (
+def test_training_accepts_the_location_of_the_bucket(values: str) -> None:
+    location = bucket_location(bucket_environment(pods(render(values))[LOOP_PODS[values]]))
+    assert location is not None
+    assert (location.access_key, location.secret_key, location.secure) == (
         "access-key",
         "secret-key",
         values == RAY,
     )
-    assert place.endpoint == ("s3.stores:8333" if values == RAY else "s3:8333")
+    assert location.endpoint == ("s3.stores:8333" if values == RAY else "s3:8333")
 
 
 @every_mode
-def test_models_and_loop_lie_at_the_same_places_for_everybody_and_the_gateway_only_reads(
+def test_models_and_loop_have_the_same_paths_and_readers_cannot_write(
     values: str,
 ) -> None:
     found = pods(render(values))
     loop = mounts(found[LOOP_PODS[values]])
-    assert {place: writes for place, (_, writes) in loop.items()} == {
+    assert {location: writes for location, (_, writes) in loop.items()} == {
         "/models": True,
         "/loop": True,
     }
@@ -168,8 +169,8 @@ def test_models_and_loop_lie_at_the_same_places_for_everybody_and_the_gateway_on
         assert mounts(found[f"{reader}/Deployment"]) == {"/models": (loop["/models"][0], False)}
 
 
-def test_what_answers_first_lies_under_the_name_of_its_version() -> None:
-    """By which the registry finds it, and a manifest names its parents."""
+def test_the_first_version_is_stored_under_its_name() -> None:
+    """The registry finds a version by the name of its folder, and a manifest names its parents."""
     objects = render(*EVALUATION)
     seeds = [
         c
@@ -180,13 +181,13 @@ def test_what_answers_first_lies_under_the_name_of_its_version() -> None:
     assert seeds
     assert all('"/models/nano-0"' in seed["args"][0] for seed in seeds)
     environment = {
-        each["name"]: each.get("value")
-        for each in only(pods(objects)["generator/Deployment"])["env"]
+        item["name"]: item.get("value")
+        for item in only(pods(objects)["generator/Deployment"])["env"]
     }
     assert environment["TW_GENERATOR_STABLE_DIRECTORY"] == "/models/nano-0"
 
 
-def test_a_turn_in_one_pod_is_taken_up_but_not_while_another_runs() -> None:
+def test_a_run_in_one_pod_is_resumed_and_never_concurrent() -> None:
     (cron,) = of_kind(render(LOCAL), "CronJob")
     assert cron["spec"]["concurrencyPolicy"] == "Forbid"
     job = cron["spec"]["jobTemplate"]["spec"]
@@ -204,7 +205,7 @@ def test_a_turn_in_one_pod_is_taken_up_but_not_while_another_runs() -> None:
     }
 
 
-def test_a_launcher_understands_its_words_and_alone_may_speak_to_the_api_server() -> None:
+def test_only_the_launcher_uses_the_api_server_and_accepts_its_arguments() -> None:
     objects = render(RAY)
     launcher = pods(objects)["launcher/CronJob"]
     options = launcher_parser().parse_args(only(launcher)["args"][1:])
@@ -221,7 +222,7 @@ def test_a_launcher_understands_its_words_and_alone_may_speak_to_the_api_server(
     assert [subject["name"] for subject in binding["subjects"]] == ["tw-thumbwheel-launcher"]
 
 
-def test_a_launchers_rights_are_what_it_does() -> None:
+def test_the_rights_of_the_launcher_are_those_it_uses() -> None:
     (role,) = of_kind(render(RAY), "Role")
     rights = {
         (rule["resources"][0], verb, *rule.get("resourceNames", ()))
@@ -238,7 +239,7 @@ def test_a_launchers_rights_are_what_it_does() -> None:
     }
 
 
-def test_a_ray_job_is_as_kuberay_was_seen_to_need_it() -> None:
+def test_a_ray_job_has_the_fields_that_kuberay_needs() -> None:
     spec = ray_job(render(RAY))["spec"]
     assert (spec["submissionMode"], spec["submitterConfig"]) == ("K8sJobMode", {"backoffLimit": 0})
     assert (spec["shutdownAfterJobFinishes"], spec["backoffLimit"]) == (True, 2)
@@ -246,9 +247,9 @@ def test_a_ray_job_is_as_kuberay_was_seen_to_need_it() -> None:
     head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert head["rayStartParams"]["num-cpus"] == "0"
     assert all(
-        isinstance(each, str)
+        isinstance(item, str)
         for group in (head, workers)
-        for each in group["rayStartParams"].values()
+        for item in group["rayStartParams"].values()
     )
     for group in (head, workers):
         container = only(group["template"])
@@ -262,12 +263,12 @@ def test_a_ray_job_is_as_kuberay_was_seen_to_need_it() -> None:
     assert {volume["name"] for volume in spec["submitterPodTemplate"]["spec"]["volumes"]} == {"tmp"}
 
 
-def test_the_version_of_ray_is_that_of_the_image() -> None:
+def test_the_ray_version_equals_that_of_the_image() -> None:
     locked = re.findall(r"^ray==(\S+)", (ROOT / "locks" / "training.txt").read_text(), re.MULTILINE)
     assert [ray_job(render(RAY))["spec"]["rayClusterSpec"]["rayVersion"]] == locked
 
 
-def test_workers_come_and_go_with_the_autoscaler_and_stay_without() -> None:
+def test_the_autoscaler_sets_the_number_of_workers() -> None:
     def group(*sets: str) -> tuple[Any, ...]:
         cluster = ray_job(render(RAY, *sets))["spec"]["rayClusterSpec"]
         (workers,) = cluster["workerGroupSpecs"]
@@ -278,7 +279,7 @@ def test_workers_come_and_go_with_the_autoscaler_and_stay_without() -> None:
     assert group("ray.autoscaling.enabled=false") == (4, 4, 4, False)
 
 
-def test_the_head_has_a_token_only_where_it_asks_for_pods() -> None:
+def test_the_head_has_a_token_only_with_the_autoscaler() -> None:
     fixed = pods(render(RAY, "ray.autoscaling.enabled=false"))["training/RayJob"]["spec"]
     assert (fixed["automountServiceAccountToken"], fixed["serviceAccountName"]) == (
         False,
@@ -286,7 +287,7 @@ def test_the_head_has_a_token_only_where_it_asks_for_pods() -> None:
     )
 
 
-def test_a_queue_is_named_on_what_kueue_admits() -> None:
+def test_the_queue_label_is_on_the_jobs_that_kueue_admits() -> None:
     label = "kueue.x-k8s.io/queue-name"
     queued = ray_job(render(RAY, "ray.autoscaling.enabled=false", "ray.queueName=night"))
     assert queued["metadata"]["labels"][label] == "night"
@@ -295,7 +296,7 @@ def test_a_queue_is_named_on_what_kueue_admits() -> None:
     assert label not in ray_job(render(RAY))["metadata"]["labels"]
 
 
-def test_of_rays_pods_only_the_head_reaches_the_services() -> None:
+def test_only_the_head_of_the_ray_pods_reaches_the_services() -> None:
     found = policies(RAY)
     assert peers(found["training"]["ingress"], "from") == {
         "training",
@@ -312,17 +313,17 @@ def test_of_rays_pods_only_the_head_reaches_the_services() -> None:
     assert not found["ray-submitter"].get("ingress")
 
 
-def test_the_launcher_reaches_the_api_server_and_nothing_else() -> None:
+def test_the_launcher_reaches_only_the_api_server() -> None:
     (rule,) = policies(RAY)["launcher"]["egress"]
     assert [port["port"] for port in rule["ports"]] == [443, 6443]
-    said = policies(
+    given = policies(
         RAY, "networkPolicies.apiServer[0].ports[0].port=6443", "ray.autoscaling.enabled=false"
     )
-    assert [port["port"] for port in said["launcher"]["egress"][0]["ports"]] == [6443]
-    assert {"to", "ports"} >= {key for rule in said["training"]["egress"] for key in rule}
+    assert [port["port"] for port in given["launcher"]["egress"][0]["ports"]] == [6443]
+    assert {"to", "ports"} >= {key for rule in given["training"]["egress"] for key in rule}
 
 
-def test_with_the_stores_of_an_evaluation_a_turn_reaches_s3_and_not_the_world() -> None:
+def test_a_run_in_an_evaluation_reaches_s3_without_open_egress() -> None:
     found = policies(*EVALUATION)
     assert peers(found["training"]["egress"], "to") == {"feedback", "generator", "s3"}
     assert {} not in found["training"]["egress"]
@@ -330,16 +331,16 @@ def test_with_the_stores_of_an_evaluation_a_turn_reaches_s3_and_not_the_world() 
     assert "training" not in peers(found["kafka"]["ingress"], "from")
 
 
-def test_names_are_as_short_as_those_who_make_more_of_them_want() -> None:
+def test_names_leave_room_for_suffixes() -> None:
     objects = render(RAY, release="a-name-as-long-as-helm-lets-anybody-choose-one-53-lon")
     assert len(ray_job(objects)["metadata"]["name"]) <= 47
-    assert all(len(each["metadata"]["name"]) <= 52 for each in of_kind(objects, "CronJob"))
+    assert all(len(item["metadata"]["name"]) <= 52 for item in of_kind(objects, "CronJob"))
 
 
-def test_without_training_there_is_none_of_it() -> None:
+def test_without_training_its_objects_are_absent() -> None:
     objects = render("existing-values.yaml")
-    mine = {"training", "launcher", "loop", "ray-worker", "ray-submitter"}
-    assert not [each for each in objects if component(each) in mine]
+    components = {"training", "launcher", "loop", "ray-worker", "ray-submitter"}
+    assert not [item for item in objects if component(item) in components]
     volumes = {
         volume["name"]: volume for volume in pods(objects)["gateway/Deployment"]["spec"]["volumes"]
     }

@@ -1,5 +1,6 @@
-"""Assertions on errors by class, field, reason and limit, so that a test does not depend on the
-wording of a message.
+"""Assertions on errors by class, field, reason and limit.
+
+Tests thereby do not depend on the wording of messages.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def refused(
     reason: str | None = None,
     limit: str | None = None,
 ) -> Iterator[pytest.ExceptionInfo[Any]]:
-    """Expect an error of `kind` with these attributes; an argument that is None is not compared.
+    """Expect an error of `kind` with these attributes; None is not compared.
 
     Args:
         kind: the error class, or several.
@@ -28,11 +29,11 @@ def refused(
         limit: the exact `limit` of the error.
 
     Yields:
-        What `pytest.raises` yields; its `value` is there after the block.
+        The exception info of `pytest.raises`, whose `value` is set after the block.
     """
     with pytest.raises(kind) as caught:
         yield caught
     expected = {"field": field, "reason": reason, "limit": limit}
-    wanted = {name: value for name, value in expected.items() if value is not None}
-    found = {name: getattr(caught.value, name, None) for name in wanted}
-    assert found == wanted, f"{type(caught.value).__name__}: {caught.value}"
+    compared = {name: value for name, value in expected.items() if value is not None}
+    found = {name: getattr(caught.value, name, None) for name in compared}
+    assert found == compared, f"{type(caught.value).__name__}: {caught.value}"

@@ -1,6 +1,4 @@
-"""Event loops in simulated time, for tests of timeouts and pauses: exact, and as fast as their
-work.
-"""
+"""Event loop in simulated time, for exact and fast tests of timeouts and pauses."""
 
 import asyncio
 import selectors
@@ -9,7 +7,7 @@ from typing import Any
 
 
 class SimulatedTime(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer: no timer is waited for, and none is late."""
+    """An event loop whose clock jumps to the next timer without waiting."""
 
     def __init__(self) -> None:
         self._now = 0.0

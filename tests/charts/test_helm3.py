@@ -1,0 +1,45 @@
+"""Helm 3 renders the same objects as Helm 4, and refuses the same values by name."""
+
+from typing import Any
+
+import pytest
+
+from tests.charts.rendering import Object, every_file, helm, refusal, render
+from tests.charts.test_refusals import BY_SCHEMA, BY_TEMPLATE
+
+
+def without_generated_data(found: Object) -> Any:
+    return {**found, "data": sorted(found["data"])} if found["kind"] == "Secret" else found
+
+
+def test_the_binaries_are_helm_3_and_helm_4() -> None:
+    assert helm("version", "--short", helm3=True).stdout.startswith("v3.")
+    assert helm("version", "--short").stdout.startswith("v4.")
+
+
+@every_file("everything-values.yaml", "evaluation-values.yaml", "ray-values.yaml")
+def test_both_versions_render_equal_objects(values: str) -> None:
+    helm3, helm4 = render(values, helm3=True), render(values)
+    assert [without_generated_data(item) for item in helm3] == [
+        without_generated_data(item) for item in helm4
+    ]
+
+
+def test_both_versions_refuse_the_same_values_by_the_schema() -> None:
+    """Helm 3 and 4 have different validators; both report all invalid values of a run."""
+    output = refusal(
+        "existing-values.yaml", *(setting for setting, _ in BY_SCHEMA.values()), helm3=True
+    )
+    assert [named for _, named in BY_SCHEMA.values() if named not in output] == []
+
+
+FIRST, *REST = BY_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "case", [FIRST, *(pytest.param(case, marks=pytest.mark.long) for case in REST)]
+)
+def test_both_versions_refuse_the_same_values_by_the_template(case: str) -> None:
+    setting, named = BY_TEMPLATE[case]
+    output = refusal("existing-values.yaml", setting, helm3=True)
+    assert [word for word in named.split() if word not in output] == []
