@@ -14,17 +14,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from services.enhancer.edits import Kind
+from services.enhancer.edits import EditKind
 from services.enhancer.grammar import Grammar
 from services.enhancer.known_words import extra_counts
-from services.enhancer.language import LanguageGuess
+from services.enhancer.language import LanguageDetector
 from services.enhancer.prompt import Enhancer
 from services.enhancer.spelling import Speller
 from services.enhancer.vocabulary import read_vocabulary
 from training.recipes.guardrail.packages import EVALUATION_LOCK, LOCKS, TRAINING_LOCK, installed
 
 TYPO_LOCK = LOCKS / "enhancer_evaluation.txt"
-WORD_KINDS = frozenset({Kind.SPELLING, Kind.GRAMMAR, Kind.ABBREVIATION})
+WORD_KINDS = frozenset({EditKind.SPELLING, EditKind.GRAMMAR, EditKind.ABBREVIATION})
 PROMPTS = (
     "hw do i lern python its very hard and i have no time",
     "what is the capital of france and how many people live ther",
@@ -42,7 +42,7 @@ def main() -> None:
     enhancer = Enhancer(
         Speller(read_vocabulary(extra_counts())),
         Grammar(),
-        LanguageGuess(),
+        LanguageDetector(),
         longest_characters=8_000,
     )
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")

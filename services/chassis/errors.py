@@ -161,12 +161,6 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
     A code without a class here (UNKNOWN, INTERNAL, CANCELLED by a dying peer …) is a failure of the
     peer and becomes UnavailableError.
     """
-    translated = _translate(error, peer)
-    translated.from_peer = True
-    return translated
-
-
-def _translate(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
     error_class = ERROR_BY_CODE.get(error.code(), UnavailableError)
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in _details(error):
@@ -175,18 +169,22 @@ def _translate(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
         elif detail.Is(retry.DESCRIPTOR):
             detail.Unpack(retry)
     if info.domain != DOMAIN:
+        # Not raised by a service of ours, but for example by gRPC or a proxy.
         is_unavailable = error_class is UnavailableError
-        return error_class(
+        translated = error_class(
             f"the {peer} service failed with {error.code().name}",
             reason=f"{peer.upper()}_UNAVAILABLE" if is_unavailable else error_class.reason,
         )
-    return error_class(
-        error.details() or error_class.reason,
-        reason=info.reason,
-        field=info.metadata.get("field", ""),
-        limit=info.metadata.get("limit", ""),
-        retry_seconds=retry.retry_delay.ToNanoseconds() / 1e9,
-    )
+    else:
+        translated = error_class(
+            error.details() or error_class.reason,
+            reason=info.reason,
+            field=info.metadata.get("field", ""),
+            limit=info.metadata.get("limit", ""),
+            retry_seconds=retry.retry_delay.ToNanoseconds() / 1e9,
+        )
+    translated.from_peer = True
+    return translated
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:

@@ -1,3 +1,4 @@
-"""Typos, grammar, punctuation and format of what people type; what it says stays, and every edit
-can be undone.
+"""Enhancer service: corrects typos, grammar, punctuation and spacing of typed texts.
+
+The meaning of a text does not change, and every edit can be undone.
 """

@@ -1,4 +1,4 @@
-"""Wires the enhancer: `python -m services.enhancer`."""
+"""Command line of the enhancer: `python -m services.enhancer`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +11,7 @@ from services.chassis.settings import load_settings
 from services.enhancer.access import CALLERS
 from services.enhancer.grammar import Grammar
 from services.enhancer.known_words import extra_counts
-from services.enhancer.language import LanguageGuess
+from services.enhancer.language import LanguageDetector
 from services.enhancer.prompt import Enhancer
 from services.enhancer.servicer import NAME, EnhancerServicer
 from services.enhancer.settings import EnhancerSettings
@@ -21,14 +21,15 @@ from services.enhancer.vocabulary import read_vocabulary
 
 @asynccontextmanager
 async def wiring(settings: EnhancerSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Word lists and linter load side by side (Harper works without the interpreter's lock), then
-    the servicer.
+    """Load word lists and linter concurrently and create the servicer.
+
+    Harper loads without the global interpreter lock.
     """
     grammar, vocabulary = await asyncio.gather(
         asyncio.to_thread(Grammar), asyncio.to_thread(read_vocabulary, extra_counts())
     )
     enhancer = Enhancer(
-        Speller(vocabulary), grammar, LanguageGuess(), settings.longest_text_characters
+        Speller(vocabulary), grammar, LanguageDetector(), settings.longest_text_characters
     )
     yield [
         Registration(

@@ -1,5 +1,6 @@
-"""Which services may call which method here, where certificates tell them apart. A method that is
-not in the table is denied.
+"""Allowed callers of the enhancer, by method; a method without an entry is denied.
+
+The names of callers are verified with mutual TLS only.
 """
 
 from collections.abc import Mapping

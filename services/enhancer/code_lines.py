@@ -1,7 +1,7 @@
-"""Lines of a text that are code: statements, shell commands, data, diffs, stack traces and logs.
+"""Detection of code lines: statements, shell commands, data, diffs, stack traces and logs.
 
-A line is code by its form, or has marks of code and no word that only sentences have, or belongs to
-a block of code.
+A line is code if its form never occurs in sentences, if it has code marks and no word of a
+sentence, or if it belongs to a block of code.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 WORDS = Path(__file__).parent / "words"
 
-# Forms that no sentence has.
+# Forms that never occur in sentences.
 STATEMENT = re.compile(
     r"""(?:
       (?:>>>|\.\.\.|\$|\#!)\s.* | \#!.* | \#\s?(?:include|define|ifn?def|endif|pragma)\b.*
@@ -29,8 +29,8 @@ STATEMENT = re.compile(
     )""",
     re.VERBOSE,
 )
-# What programs print: stack traces, messages of compilers, logs.
-PRINTED = re.compile(
+# Output of programs: stack traces, compiler messages, logs.
+PROGRAM_OUTPUT = re.compile(
     r"""\s*(?:
       Traceback\s.* | File\s".* | at\s[\w.$<>]+\(.* | (?:Caused\s+by|Exception\s+in\s+thread)\b.*
     | (?:[a-z]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning)(?::\s.*|:?) | goroutine\s\d+\s\[.*
@@ -46,7 +46,7 @@ PRINTED = re.compile(
     )""",
     re.VERBOSE,
 )
-# Forms that are code only where no word of a sentence stands beside them.
+# Forms that are code only in a line without words of a sentence.
 MARK = re.compile(
     r"""
       [\w)\]]\s*(?:===?|!==?|<=|>=|[-+*/%|&]=|:=|&&|\|\||=>|->|<<|>>|::)\s*\S
@@ -68,7 +68,7 @@ KEYWORD = re.compile(
     )""",
     re.VERBOSE,
 )
-# First words of the forms above that plain words may have.
+# First words of the forms above that also occur in lines of plain words.
 FIRST_WORDS = frozenset(
     "import from return assert await break continue del delete new package print raise throw "
     "var yield export typedef struct elif "
@@ -78,7 +78,7 @@ FIRST_WORDS = frozenset(
 )
 QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|`[^`]*`")
 COMMENT = re.compile(r"\s(?:#|//|--)\s.*$")
-# Words of sentences. Left out are those that programs use too (if, for, in, from, and, or, not,
+# Words of sentences, except for those that programs use too (if, for, in, from, and, or, not,
 # while, i, do).
 SENTENCE_WORD = re.compile(
     r"(?<![\w.$/-])(?:the|an|my|your|his|her|our|their|this|that|these|those|you|he|she|we|"
@@ -93,7 +93,7 @@ SENTENCE_WORD = re.compile(
 FLAG_OR_PATH = re.compile(
     r"(?<!\S)--?[A-Za-z]|[|<>$*]|(?<!\S)[.~]?/\S|\S/\S|(?<!\S)\.(?!\S)|\w\.[A-Za-z]\w*|\w=\w"
 )
-# Words beside a command that make a request of the line ("git tutorial for beginners").
+# Words that turn a line with a command into a request ("git tutorial for beginners").
 REQUESTED = re.compile(r"\s(?:vs|versus|or|and|for|with|not|between)\b|\?\s*$", re.IGNORECASE)
 DIFF_HEADER = re.compile(r"diff --git |@@ |--- \S|\+\+\+ \S")
 DIFF_LINE = re.compile(r"[-+ \\]|index \w|new file|deleted file|similarity|rename |@@ |diff --git ")
@@ -106,33 +106,35 @@ OPENS_BLOCK = re.compile(r"[:{(\[,\\]\s*$|\b(?:then|do|else)\s*$")
 
 @lru_cache(maxsize=1)
 def commands() -> tuple[frozenset[str], frozenset[str]]:
-    """Commands that are no English words ("grep"), and those that are, some only with the word
-    after ("make test").
+    """Read the lists of commands.
+
+    The first list has commands that are not English words ("grep"). The second list has commands
+    that are, some only together with the next word ("make test").
     """
-    return _lines_of("commands"), _lines_of("command_words")
-
-
-def _lines_of(name: str) -> frozenset[str]:
-    return frozenset((WORDS / f"{name}.txt").read_text().splitlines())
+    only_commands, also_words = (
+        frozenset((WORDS / f"{name}.txt").read_text().splitlines())
+        for name in ("commands", "command_words")
+    )
+    return only_commands, also_words
 
 
 def code_lines(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of every line that is code, in order; empty lines are none."""
+    """Yield start and end of every code line in order; empty lines are not code."""
     lines = text.split("\n")
     code = [bool(line.strip()) and is_code_line(line) for line in lines]
     if len(lines) > 1:
         _mark_diffs(lines, code)
         _mark_data(lines, code)
         _mark_blocks(lines, code)
-    place = 0
+    position = 0
     for line, is_code in zip(lines, code, strict=True):
         if is_code:
-            yield place, place + len(line)
-        place += len(line) + 1
+            yield position, position + len(line)
+        position += len(line) + 1
 
 
 def begins_code(words: str) -> bool:
-    """Tell from the first word of a line of plain words if the line may be code."""
+    """Return True if the first word of a line of plain words allows the line to be code."""
     first, _, rest = words.strip().partition(" ")
     only_commands, also_words = commands()
     return (
@@ -143,11 +145,12 @@ def begins_code(words: str) -> bool:
 
 
 def is_code_line(line: str) -> bool:
-    """Decide about one line by itself, without the lines around."""
-    if STATEMENT.fullmatch(line) or PRINTED.fullmatch(line) or ONE_VALUE.fullmatch(line):
+    """Decide whether a single line is code, independently of its neighbours."""
+    if STATEMENT.fullmatch(line) or PROGRAM_OUTPUT.fullmatch(line) or ONE_VALUE.fullmatch(line):
         return True
     if line[:1] in ("+", "-") and (line[1:2] != " " or line[1:3] == "  ") and len(line) > 2:
-        return is_code_line(line.lstrip("+-"))  # of a diff; a list has one space after its mark
+        # A line of a diff; a list item has exactly one space after its marker.
+        return is_code_line(line.lstrip("+-"))
     bare = COMMENT.sub("", QUOTED.sub('""', line))
     first, _, rest = bare.strip().partition(" ")
     if first in ("sudo", "time", "exec", "nohup"):
@@ -165,7 +168,7 @@ def is_code_line(line: str) -> bool:
 
 
 def _mark_diffs(lines: list[str], code: list[bool]) -> None:
-    """From the header of a diff to the first line that is none of its."""
+    """Mark the lines from the header of a diff to the last line that belongs to the diff."""
     inside = False
     for number, line in enumerate(lines):
         inside = bool(DIFF_HEADER.match(line) or (inside and DIFF_LINE.match(line)))
@@ -173,15 +176,15 @@ def _mark_diffs(lines: list[str], code: list[bool]) -> None:
 
 
 def _mark_data(lines: list[str], code: list[bool]) -> None:
-    """Two or more lines of keys and short values (YAML)."""
+    """Mark two or more consecutive lines of keys and short values (YAML)."""
     found = [KEY_AND_VALUE.fullmatch(line) for line in lines]
     for number, match in enumerate(found):
         if not match or SENTENCE_WORD.search(match["value"] or ""):
             continue
         following = found[number + 1] if number + 1 < len(found) else None
         before = found[number - 1] if number else None
-        # A key alone opens what is indented below; two headings ("Question:", "Context:") are no
-        # data.
+        # A key without a value needs indented lines below: two headings ("Question:", "Context:")
+        # are not data.
         if match["value"] is None:
             code[number] |= bool(following and len(following["indent"]) > len(match["indent"]))
             code[number] |= bool(following and lines[number + 1].lstrip().startswith("- "))
@@ -193,15 +196,15 @@ def _mark_data(lines: list[str], code: list[bool]) -> None:
 
 
 def _mark_blocks(lines: list[str], code: list[bool]) -> None:
-    """Lines indented below code, and lines between two of code that hold no word of a sentence."""
+    """Mark lines indented below code, and lines without words of a sentence between code lines."""
     for number in range(1, len(lines)):
         line, above = lines[number], lines[number - 1]
         if code[number] or not line.strip() or not code[number - 1]:
             continue
         deeper = _indent(line) > _indent(above) and OPENS_BLOCK.search(above)
-        beside = _indent(line) == _indent(above) > 0
+        same_level = _indent(line) == _indent(above) > 0
         between = number + 1 < len(lines) and code[number + 1] and not SENTENCE_WORD.search(line)
-        code[number] = bool(deeper or beside or between)
+        code[number] = bool(deeper or same_level or between)
 
 
 def _indent(line: str) -> int:

@@ -1,18 +1,16 @@
-"""Words that sound alike and are all spelled right: its and it's, your and you're. The next word
-decides.
-"""
+"""Corrections of correctly spelled homophones (its and it's, your and you're) by the next word."""
 
 import re
 from collections.abc import Iterator
 
-from services.enhancer.edits import Edit, Kind
+from services.enhancer.edits import Edit, EditKind
 
 PREDICATE = (
     "a an the not very so too really quite always never just been going hard difficult easy "
     "okay ok important "
     "possible impossible raining snowing driving making getting giving because"
 )
-ALIKE = (
+HOMOPHONES = (
     (re.compile(rf"\b(it)s(?=\s+(?:{'|'.join(PREDICATE.split())})\b)", re.IGNORECASE), "'s"),
     (
         re.compile(
@@ -26,7 +24,7 @@ ALIKE = (
 
 
 def confusion_edits(text: str) -> Iterator[Edit]:
-    """The edits of a text (protected parts masked), in no particular order."""
-    for pattern, ending in ALIKE:
+    """Yield the edits of a text with masked protected parts, in no particular order."""
+    for pattern, ending in HOMOPHONES:
         for found in pattern.finditer(text):
-            yield Edit(found.end(1), found.end(), ending, Kind.GRAMMAR)
+            yield Edit(found.end(1), found.end(), ending, EditKind.GRAMMAR)

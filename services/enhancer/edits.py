@@ -1,7 +1,6 @@
-"""Edits of a text, and how edits made one after another become one set of edits on the original.
+"""Edits of a text, and their composition over several rounds into edits of the original.
 
-All places are Unicode code points. Edits are in order, do not overlap, and applied to the original
-they give the text.
+All positions count Unicode code points. Edits are in order and do not overlap.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Kind(StrEnum):
-    """Why something was changed."""
+class EditKind(StrEnum):
+    """Reason of an edit, as in the proto."""
 
     SPELLING = "spelling"
     ABBREVIATION = "abbreviation"
@@ -22,28 +21,29 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Edit:
-    """Characters `start` to `end` (exclusive) become `replacement`."""
+    """Replacement of the characters `start` to `end` (exclusive)."""
 
     start: int
     end: int
     replacement: str
-    kind: Kind
+    kind: EditKind
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Characters `start` to `end` of the original stand in the draft as `text`; `kind` is None
-    where nothing changed.
+    """Part of a draft: `text` replaces the characters `start` to `end` of the original.
+
+    `kind` is None for an unchanged part.
     """
 
     start: int
     end: int
     text: str
-    kind: Kind | None
+    kind: EditKind | None
 
 
 class Draft:
-    """A text on its way from the original through several rounds of edits."""
+    """A text and its edits, built in several rounds from the original."""
 
     def __init__(self, original: str) -> None:
         self.original = original
@@ -51,37 +51,39 @@ class Draft:
         self._segments = [Segment(0, len(original), original, None)]
 
     def revise(self, edits: Iterable[Edit]) -> None:
-        """Edit the present text. Of edits that overlap the one that starts first stands."""
+        """Apply edits to the present text; of overlapping edits the first is applied."""
         kept = without_overlaps(edits)
         for edit in reversed(kept):
             self._segments = _replace(self._segments, edit)
         self.text = apply(self.text, kept)
 
     def edits(self) -> tuple[Edit, ...]:
-        """What was changed, as edits on the original."""
+        """Return all changes as edits of the original."""
         edits: list[Edit] = []
-        for one in self._segments:
-            if one.kind is None or one.text == self.original[one.start : one.end]:
+        for segment in self._segments:
+            start, end, text = segment.start, segment.end, segment.text
+            if segment.kind is None or text == self.original[start:end]:
                 continue
             last = edits[-1] if edits else None
-            if last and last.start == last.end == one.start == one.end:
-                edits[-1] = Edit(last.start, last.end, last.replacement + one.text, last.kind)
+            # Two insertions at one position become one edit.
+            if last and last.start == last.end == start == end:
+                edits[-1] = Edit(last.start, last.end, last.replacement + text, last.kind)
             else:
-                edits.append(Edit(one.start, one.end, one.text, one.kind))
+                edits.append(Edit(start, end, text, segment.kind))
         return tuple(edits)
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    """The text after the edits."""
-    parts, place = [], 0
+    """Return the text after the edits."""
+    parts, position = [], 0
     for edit in edits:
-        parts += [text[place : edit.start], edit.replacement]
-        place = edit.end
-    return "".join([*parts, text[place:]])
+        parts += [text[position : edit.start], edit.replacement]
+        position = edit.end
+    return "".join([*parts, text[position:]])
 
 
 def without_overlaps(edits: Iterable[Edit]) -> list[Edit]:
-    """In order of start, without those that overlap an earlier one or insert at the same place."""
+    """Sort edits and omit those that overlap an earlier edit or insert at its position."""
     kept: list[Edit] = []
     for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
         last = kept[-1] if kept else None
@@ -91,36 +93,43 @@ def without_overlaps(edits: Iterable[Edit]) -> list[Edit]:
 
 
 def _replace(segments: Sequence[Segment], edit: Edit) -> list[Segment]:
-    """The segments after one more edit; a segment that was changed before is swallowed whole."""
+    """Return the segments after one more edit.
+
+    Unchanged segments are cut at the edit. A changed segment cannot be cut, since its parts have no
+    position in the original, and is merged with the edit.
+    """
     before: list[Segment] = []
     after: list[Segment] = []
-    swallowed: list[tuple[int, Segment]] = []
-    place = 0
+    # Affected segments with their positions in the draft.
+    merged: list[tuple[int, Segment]] = []
+    position = 0
     for segment in segments:
-        start, place = place, place + len(segment.text)
-        if place <= edit.start:
+        start, position = position, position + len(segment.text)
+        if position <= edit.start:
             before.append(segment)
         elif start >= edit.end:
             after.append(segment)
         elif segment.kind is None:
             left, middle, right = _cut(segment, edit.start - start, edit.end - start)
             before += left
-            swallowed.append((max(start, edit.start), middle))
+            merged.append((max(start, edit.start), middle))
             after += right
         else:
-            swallowed.append((start, segment))
-    if not swallowed:
+            merged.append((start, segment))
+    if not merged:
+        # An insertion between two segments.
         origin = before[-1].end if before else 0
         return [*before, Segment(origin, origin, edit.replacement, edit.kind), *after]
-    (first_place, first), (last_place, last) = swallowed[0], swallowed[-1]
-    head = first.text[: max(0, edit.start - first_place)]
-    tail = last.text[max(0, edit.end - last_place) :]
-    kind = next((segment.kind for _, segment in swallowed if segment.kind), edit.kind)
+    (first_start, first), (last_start, last) = merged[0], merged[-1]
+    # Text of changed segments outside the edit is preserved.
+    head = first.text[: max(0, edit.start - first_start)]
+    tail = last.text[max(0, edit.end - last_start) :]
+    kind = next((segment.kind for _, segment in merged if segment.kind), edit.kind)
     return [*before, Segment(first.start, last.end, head + edit.replacement + tail, kind), *after]
 
 
 def _cut(segment: Segment, start: int, end: int) -> tuple[list[Segment], Segment, list[Segment]]:
-    """An unchanged segment in three parts; left and right are absent if they are empty."""
+    """Cut an unchanged segment into three parts; an empty left or right part is omitted."""
     start, end = max(0, start), min(len(segment.text), end)
 
     def part(first: int, past: int) -> Segment:

@@ -1,8 +1,8 @@
-"""Grammar by Harper: those of its rules that are about grammar and not taste, where they know
-exactly one way.
+"""Grammar corrections with Harper.
 
-A lint with all 905 rules takes 2.6 ms, with these 0.7 ms; the rest (idioms, names, style) also
-changes correct questions.
+Only rules about grammar are used, and only suggestions without an alternative. The other rules
+(idioms, names, style) also change correct questions. A lint with all 905 rules takes 2.6 ms, with
+the selected rules 0.7 ms.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import harper
 
-from services.enhancer.edits import Edit, Kind
+from services.enhancer.edits import Edit, EditKind
 
 RULES = frozenset(
     """
@@ -34,8 +34,8 @@ RULES = frozenset(
     """.split()
 )
 SENTENCE_OPENS = re.compile(r"(?:^|[.!?]\s+|\n\s*)$")
-# "Did he pay", "help him pay", "the days he can fight": the verb is right without its s.
-ASKED = re.compile(
+# "Did he pay", "help him pay", "the days he can fight": a verb without -s is correct.
+BASE_VERB_CONTEXT = re.compile(
     r"\b(?:do|does|did|don't|can|could|will|would|shall|should|may|might|must|to|let|make|"
     r"help|see)\b[^.?!]*$",
     re.IGNORECASE,
@@ -44,7 +44,7 @@ LIST_MARK = re.compile(r"\s?[).:]")
 
 
 class Grammar:
-    """One Harper linter; not for two threads at once."""
+    """Wrapper of a Harper linter; not thread-safe."""
 
     def __init__(self) -> None:
         self._linter = harper.Linter(harper.Dialect.AMERICAN)
@@ -53,19 +53,20 @@ class Grammar:
         )
 
     def edits(self, text: str) -> Iterator[Edit]:
-        """What Harper would change; names and marks of lists stay."""
+        """Yield the edits that Harper suggests, except for names and list markers."""
         for lint in self._linter.lint(text, language="plaintext"):
             if lint.suggestion_count != 1:
                 continue
-            if lint.lint_kind == "Agreement" and ASKED.search(text, 0, lint.span.start):
+            if lint.lint_kind == "Agreement" and BASE_VERB_CONTEXT.search(text, 0, lint.span.start):
                 continue
             suggestion = lint.suggestions[0]
             start, end = lint.span.start, lint.span.end
             opens = bool(SENTENCE_OPENS.search(text, 0, start))
+            # A capital within a sentence is a name or an acronym.
             if text[start].isupper() and (not opens or end - start == 1):
                 continue
             if end - start == 1 and LIST_MARK.match(text, end):
                 continue
             if suggestion.kind == harper.SuggestionKind.INSERT_AFTER:
                 start = end
-            yield Edit(start, end, suggestion.replacement_text, Kind.GRAMMAR)
+            yield Edit(start, end, suggestion.replacement_text, EditKind.GRAMMAR)

@@ -1,13 +1,12 @@
-"""Words that the word lists lack or write in small letters: names and products as they are written,
-and chat abbreviations.
+"""Names, products, new words and chat abbreviations that the word lists lack.
 
-Left out on purpose: names that are also words (may, turkey, polish, swift, go, rust, excel, will,
-mark), and technical terms, which stay as they are typed (words/technical.txt).
+Names that are also words (may, turkey, polish, swift, go, rust, excel, will, mark) are omitted, and
+so are technical terms, which are protected (words/technical.txt).
 """
 
 from services.enhancer.protected import technical_terms
 
-# Written as here wherever they stand: languages, countries, cities, days, months, people, holidays.
+# Always written as here: languages, countries, cities, days, months, people, holidays.
 PLACES_AND_NAMES = """
 English French German Spanish Italian Portuguese Russian Chinese Japanese Korean Arabic Hindi Dutch
 Swedish Norwegian Danish
@@ -44,7 +43,7 @@ Facebook Instagram Twitter WhatsApp TikTok LinkedIn Netflix Microsoft Wikipedia 
 Ethereum PowerPoint
 Photoshop Bluetooth USA UK EU UN
 """
-# Words of today that the lists (from 2006) lack; nothing to capitalise.
+# Newer words that the lists (from 2006) lack; without capitals.
 NEW_WORDS = """
 math maths persona personas simile chatbot chatbots carb carbs holdem emoji emojis selfie blockchain
 dataset datasets
@@ -59,10 +58,10 @@ kombucha smoothie
 smoothies upvote unfollow login logout config repo repos
 """
 NEW_WORD_COUNT = 20_000_000
-# Shorter technical terms are never what was meant: too many slips of other words look like them.
-SHORTEST_TERM_MEANT = 6
+# Shorter technical terms are never candidates: too many typos of other words look like them.
+MIN_CANDIDATE_TERM_LETTERS = 6
 
-# Chat spelling -> what may be meant; where there are several, the words around decide.
+# Chat spelling → possible meanings; with several meanings the neighbouring words decide.
 ABBREVIATIONS: dict[str, tuple[str, ...]] = {
     "hw": ("how", "homework"),
     "wat": ("what",),
@@ -196,9 +195,9 @@ ABBREVIATIONS: dict[str, tuple[str, ...]] = {
     "hte": ("the",),
     "adn": ("and",),
 }
-# Short ones that are also variables, letters or words: only beside one of these words (before,
-# after).
-BESIDE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+# Abbreviations that are also variables, letters or words. They are expanded only after a word of
+# the first set or before a word of the second set.
+ABBREVIATION_CONTEXTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "r": (
         frozenset(
             "how what where who why when we you u they these those there things ppl people".split()
@@ -250,14 +249,16 @@ BESIDE: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 
 
-def written_forms() -> dict[str, str]:
-    """Small letters -> as it is written, for names and products."""
+def canonical_forms() -> dict[str, str]:
+    """Return the written form of names and products by their form in lower case."""
     return {word.lower(): word for word in f"{PLACES_AND_NAMES} {PRODUCTS}".split()}
 
 
 def extra_counts() -> dict[str, int]:
-    """Counts of the words that the lists lack."""
+    """Return counts for names, products, new words and technical terms."""
     terms = [
-        term for term in technical_terms() if len(term) >= SHORTEST_TERM_MEANT and term.isalpha()
+        term
+        for term in technical_terms()
+        if len(term) >= MIN_CANDIDATE_TERM_LETTERS and term.isalpha()
     ]
-    return dict.fromkeys([*written_forms(), *NEW_WORDS.split(), *terms], NEW_WORD_COUNT)
+    return dict.fromkeys([*canonical_forms(), *NEW_WORDS.split(), *terms], NEW_WORD_COUNT)

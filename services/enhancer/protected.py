@@ -1,7 +1,7 @@
-"""Parts of a text that no stage corrects: lines of code, technical terms, quotes, addresses, paths,
-identifiers, numbers, markup.
+"""Protected parts of a text, which are never corrected.
 
-Every stage reads the text through these: the inside of a protected part is never looked at.
+Protected are code lines, technical terms, quotes, addresses, paths, identifiers, numbers and
+markup. All correction steps see a text with masked protected parts.
 """
 
 import re
@@ -36,8 +36,8 @@ PROTECTED = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-# Plain words and marks: nothing to protect, which most prompts are, found out in a twentieth of the
-# time.
+# Texts of plain words and punctuation, as most prompts are, have no protected parts. This check
+# takes a twentieth of the time of the full search.
 ORDINARY = re.compile(
     r"(?:(?:[a-z]+|[A-Z][a-z]*|[A-Z]+)(?:['’][a-z]+)?(?:[.!?](?=\s|$)|[,?!])*(?: "
     r"(?=[A-Za-z])|$|\s*$))*"
@@ -58,8 +58,9 @@ OPTIONS = re.compile(
 
 @lru_cache(maxsize=1)
 def technical_terms() -> frozenset[str]:
-    """Acronyms, protocols, tools, libraries and commands, in small letters; none is an ordinary
-    English word.
+    """Return acronyms, protocols, tools, libraries and commands in lower case.
+
+    None of them is an ordinary English word.
     """
     return frozenset((WORDS / "technical.txt").read_text().split()) | commands()[0]
 
@@ -71,9 +72,10 @@ def _terms_and_plurals() -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Characters `start` to `end` (exclusive) that must stay; `term`: a technical term, which
-    stands in a sentence.
+class ProtectedSpan:
+    """Protected characters `start` to `end` (exclusive).
+
+    `term` marks a technical term, which counts as a word of its sentence.
     """
 
     start: int
@@ -82,64 +84,62 @@ class Stretch:
 
 
 @lru_cache(maxsize=16)
-def protected_stretches(text: str) -> tuple[Stretch, ...]:
-    """In order, not overlapping; whole lines of code first, then what is protected within the other
-    lines.
-    """
+def protected_spans(text: str) -> tuple[ProtectedSpan, ...]:
+    """Return the protected spans of a text in order, without overlaps."""
     terms = list(_terms(text))
     if ORDINARY.fullmatch(text):
         return (
-            (Stretch(0, len(text)),) if begins_code(text) and is_code_line(text) else tuple(terms)
+            (ProtectedSpan(0, len(text)),)
+            if begins_code(text) and is_code_line(text)
+            else tuple(terms)
         )
-    found = [Stretch(*place) for place in code_lines(text)]
-    found += [Stretch(*match.span()) for match in PROTECTED.finditer(text)]
+    found = [ProtectedSpan(*bounds) for bounds in code_lines(text)]
+    found += [ProtectedSpan(*match.span()) for match in PROTECTED.finditer(text)]
     if " -" in text:
         found += _commands_with_options(text)
-    merged: list[Stretch] = []
-    for stretch in sorted(found + terms, key=lambda stretch: (stretch.start, -stretch.end)):
-        if merged and stretch.start < merged[-1].end:
-            merged[-1] = Stretch(merged[-1].start, max(merged[-1].end, stretch.end))
+    merged: list[ProtectedSpan] = []
+    for span in sorted(found + terms, key=lambda span: (span.start, -span.end)):
+        if merged and span.start < merged[-1].end:
+            merged[-1] = ProtectedSpan(merged[-1].start, max(merged[-1].end, span.end))
         else:
-            merged.append(stretch)
+            merged.append(span)
     return tuple(merged)
 
 
-def _terms(text: str) -> Iterator[Stretch]:
+def _terms(text: str) -> Iterator[ProtectedSpan]:
     known = _terms_and_plurals()
-    # "make install fails": the words are English, and yet no sentence begins with them.
+    # "make install fails": English words, but no sentence begins with this pair.
     opening = OPENING.match(text)
     if opening and opening[0] in commands()[1]:
-        yield Stretch(*opening.span(), term=True)
+        yield ProtectedSpan(*opening.span(), term=True)
     if known.isdisjoint(TERM.findall(text.lower())):
         return
     for match in TERM.finditer(text):
         if match[0].lower() in known:
-            yield Stretch(*match.span(), term=True)
+            yield ProtectedSpan(*match.span(), term=True)
 
 
-def _commands_with_options(text: str) -> Iterator[Stretch]:
+def _commands_with_options(text: str) -> Iterator[ProtectedSpan]:
     only_commands, also_words = commands()
     for match in COMMAND.finditer(text):
         if match[0] in only_commands or match[0] in also_words:
             options = OPTIONS.match(text, match.end())
             if options:
-                yield Stretch(match.start(), options.end())
+                yield ProtectedSpan(match.start(), options.end())
 
 
-def masked(text: str, stretches: Sequence[Stretch], mask: str) -> str:
-    """The text with every protected character replaced by `mask`; places stay."""
-    parts, place = [], 0
-    for stretch in stretches:
-        parts += [text[place : stretch.start], mask * (stretch.end - stretch.start)]
-        place = stretch.end
-    return "".join([*parts, text[place:]])
+def masked(text: str, spans: Sequence[ProtectedSpan], mask: str) -> str:
+    """Replace every protected character by `mask`, so that positions do not change."""
+    parts, position = [], 0
+    for span in spans:
+        parts += [text[position : span.start], mask * (span.end - span.start)]
+        position = span.end
+    return "".join([*parts, text[position:]])
 
 
-def is_code(text: str, stretches: Sequence[Stretch]) -> bool:
-    """Tell if there is nothing to correct beside code: no line holds two words outside it.
-    Technical terms count as words.
-    """
-    other = [stretch for stretch in stretches if not stretch.term]
+def is_code(text: str, spans: Sequence[ProtectedSpan]) -> bool:
+    """Return True if no line has two adjacent words outside code; technical terms are words."""
+    other = [span for span in spans if not span.term]
     if not other:
         return False
     return not re.search(r"[^\W\d_]{2,}\W+[^\W\d_]{2,}", masked(text, other, "\n"))

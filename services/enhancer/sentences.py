@@ -1,16 +1,16 @@
-"""Where sentences end, which are questions, and what gets a capital.
+"""Sentence boundaries, final punctuation marks and capitals.
 
-Word order decides: "how do i …" asks, "how i …" does not. A text with any punctuation of its own is
-never split.
+Questions are detected by word order: "how do i …" is a question, "how i …" is not. A line with
+punctuation is never split.
 """
 
 import re
 from collections.abc import Iterator
 
-from services.enhancer.edits import Edit, Kind
-from services.enhancer.known_words import written_forms
+from services.enhancer.edits import Edit, EditKind
+from services.enhancer.known_words import canonical_forms
 
-WRITTEN = written_forms()
+CANONICAL = canonical_forms()
 AUXILIARIES = (
     "do does did is are am was were has have had can could will would shall should may might must "
     "isn't aren't wasn't weren't don't doesn't didn't can't couldn't won't wouldn't shouldn't "
@@ -73,8 +73,8 @@ STATEMENT = re.compile(
     rf"{FILLER}(?:{_any(REQUEST)}\b|.*\b{_any(VERB)}\b(?!'))", re.IGNORECASE | re.DOTALL
 )
 
-# A new sentence that starts without a mark. What stands before must be a whole question (or
-# statement) by itself.
+# Patterns of a sentence that starts without a punctuation mark before it. The text before must be a
+# complete question or statement.
 OPINION = (
     "very so too really quite hard difficult easy confusing not a an the just pretty always "
     "never important urgent fun"
@@ -138,7 +138,7 @@ SMALL_WORD = re.compile(r"(?<![\w'’.\-/@#])[a-z]+(?![\w\-/])")
 
 
 def question_or_statement(sentence: str) -> str:
-    """The mark that a sentence without one lacks: "?", "." or none, also if it breaks off."""
+    """Return the missing final mark of a sentence: "?", ".", or "" if unsure or incomplete."""
     if BREAKS_OFF.search(sentence):
         return ""
     if QUESTION.match(sentence) and not NOT_ASKED.match(sentence):
@@ -147,7 +147,7 @@ def question_or_statement(sentence: str) -> str:
 
 
 def run_on_edit(line: str) -> Edit | None:
-    """Part two sentences that a hurried writer ran together; only in a line without any mark."""
+    """Return the edit that separates two sentences of a line without punctuation, or None."""
     if MARKS.search(line):
         return None
     for pattern in RUN_ON:
@@ -160,12 +160,15 @@ def run_on_edit(line: str) -> Edit | None:
             mark = question_or_statement(first) or "."
             gap_start, next_start = found.span("gap")
             start = line[next_start]
-            return Edit(gap_start, next_start + 1, f"{mark} {start.upper()}", Kind.PUNCTUATION)
+            return Edit(gap_start, next_start + 1, f"{mark} {start.upper()}", EditKind.PUNCTUATION)
     return None
 
 
 def capital_edits(line: str, *, from_start: bool) -> Iterator[Edit]:
-    """Capitals for sentence starts, "I", and names; `from_start`: the line begins a sentence."""
+    """Yield capitals for sentence starts, "I" and names.
+
+    `from_start` is true if the line begins a sentence.
+    """
     first = re.match(r"\W*([a-z])(?=[a-z'’]*(?:\s|[,.!?;:]|$))", line)
     if from_start and first and len(line.split()) > 1:
         yield _capital(line, first.start(1))
@@ -173,11 +176,11 @@ def capital_edits(line: str, *, from_start: bool) -> Iterator[Edit]:
         if not NOT_AN_END.search(line, 0, found.start()):
             yield _capital(line, found.end())
     for found in LONE_I.finditer(line):
-        yield Edit(found.start(), found.start() + 1, "I", Kind.CAPITAL)
+        yield Edit(found.start(), found.start() + 1, "I", EditKind.CAPITAL)
     for found in SMALL_WORD.finditer(line):
-        if (written := WRITTEN.get(found[0])) and written != found[0]:
-            yield Edit(found.start(), found.end(), written, Kind.CAPITAL)
+        if (written := CANONICAL.get(found[0])) and written != found[0]:
+            yield Edit(found.start(), found.end(), written, EditKind.CAPITAL)
 
 
-def _capital(line: str, place: int) -> Edit:
-    return Edit(place, place + 1, line[place].upper(), Kind.CAPITAL)
+def _capital(line: str, index: int) -> Edit:
+    return Edit(index, index + 1, line[index].upper(), EditKind.CAPITAL)

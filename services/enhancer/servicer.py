@@ -1,5 +1,6 @@
-"""Translates between the protocol and the enhancer. Long texts are corrected in a thread, one at a
-time.
+"""Servicer of EnhancerService: checks limits, calls the enhancer, converts edits.
+
+Texts of more than INLINE_CHARACTERS are corrected in a thread. One text is corrected at a time.
 """
 
 import asyncio
@@ -9,22 +10,22 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from services.chassis.errors import InvalidArgumentError
-from services.enhancer.prompt import Enhancement, Enhancer
+from services.enhancer.prompt import Enhancer
 
 NAME = "thumbwheel.enhancer.v1.EnhancerService"
 
 MAX_TEXT_CHARACTERS = 32_768
-# Below, the work takes a few milliseconds and a thread would cost more than it gives.
+# Shorter texts take a few milliseconds, less than a thread costs.
 INLINE_CHARACTERS = 400
 
 
 class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
-    """Checks the limits of the protocol, asks the enhancer, and puts its answer in a message."""
+    """Implementation of the service in proto/thumbwheel/enhancer/v1."""
 
     def __init__(self, enhancer: Enhancer) -> None:
         self._enhancer = enhancer
-        # Harper's linter refuses two threads at once.
-        self._alone = asyncio.Lock()
+        # The linter of Harper refuses concurrent calls from two threads.
+        self._lock = asyncio.Lock()
 
     async def Enhance(
         self, request: enhancer_pb2.EnhanceRequest, context: Any
@@ -35,7 +36,11 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
                 field="text",
                 limit=f"1 to {MAX_TEXT_CHARACTERS:,} characters",
             )
-        enhancement = await self._enhance(request.text)
+        async with self._lock:
+            if len(request.text) <= INLINE_CHARACTERS:
+                enhancement = self._enhancer.enhance(request.text)
+            else:
+                enhancement = await asyncio.to_thread(self._enhancer.enhance, request.text)
         edits = [
             chat_pb2.TextEdit(
                 start=edit.start, end=edit.end, replacement=edit.replacement, kind=edit.kind
@@ -45,9 +50,3 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
         return enhancer_pb2.EnhanceResponse(
             text=enhancement.text, edits=edits, skipped=enhancement.skipped
         )
-
-    async def _enhance(self, text: str) -> Enhancement:
-        async with self._alone:
-            if len(text) <= INLINE_CHARACTERS:
-                return self._enhancer.enhance(text)
-            return await asyncio.to_thread(self._enhancer.enhance, text)

@@ -1,4 +1,4 @@
-"""Settings of the enhancer service, TW_ENHANCER_*."""
+"""Settings of the enhancer service (TW_ENHANCER_*)."""
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -7,7 +7,7 @@ from services.chassis.settings import ServiceSettings
 
 
 class EnhancerSettings(ServiceSettings):
-    """What the enhancer can be told."""
+    """Settings of the enhancer service."""
 
     model_config = SettingsConfigDict(env_prefix="TW_ENHANCER_")
 
@@ -16,5 +16,5 @@ class EnhancerSettings(ServiceSettings):
         8_000,
         ge=1,
         le=32_768,
-        description="longer texts are left as they are (pasted documents, not typed ones)",
+        description="texts above this length are not corrected (pasted documents)",
     )

@@ -1,9 +1,12 @@
-"""Spaces: one between words, none before a mark, one after it. Indentation and tables stay."""
+"""Corrections of spaces: one between words, none before and one after a punctuation mark.
+
+Indentation and tables do not change.
+"""
 
 import re
 from collections.abc import Iterator
 
-from services.enhancer.edits import Edit, Kind
+from services.enhancer.edits import Edit, EditKind
 
 DOUBLED = re.compile(r"(?<=[^\s.!?:|]) {2,}(?=[^\s|])")
 BEFORE_MARK = re.compile(r"(?<=\w) +(?=[,;?!](?:\s|$)|[?!]{2,}|\.(?:\s|$))")
@@ -11,12 +14,12 @@ AFTER_MARK = re.compile(r"(?<=[a-z][,;?!])(?=[a-z])")
 
 
 def spacing_edits(line: str) -> Iterator[Edit]:
-    """The edits for one line, in no particular order."""
+    """Yield the edits of one line in no particular order."""
     if "|" in line or "\t" in line:
         return
     for found in DOUBLED.finditer(line):
-        yield Edit(*found.span(), " ", Kind.SPACING)
+        yield Edit(*found.span(), " ", EditKind.SPACING)
     for found in BEFORE_MARK.finditer(line):
-        yield Edit(*found.span(), "", Kind.SPACING)
+        yield Edit(*found.span(), "", EditKind.SPACING)
     for found in AFTER_MARK.finditer(line):
-        yield Edit(*found.span(), " ", Kind.SPACING)
+        yield Edit(*found.span(), " ", EditKind.SPACING)

@@ -1,8 +1,7 @@
-"""Decides which words were meant: the likeliest path through the candidates of all words of a
-stretch.
+"""Spelling correction: the most likely path through the candidates of a run of words.
 
-A noisy channel (Kernighan, Church and Gale, 1990): how likely the slip is, times how likely the
-word is after the one before.
+The model is a noisy channel (Kernighan, Church and Gale, 1990): the probability of the typo times
+the probability of the word after the previous word.
 """
 
 import math
@@ -10,53 +9,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from services.enhancer.edits import Kind
-from services.enhancer.known_words import ABBREVIATIONS, BESIDE
+from services.enhancer.edits import EditKind
+from services.enhancer.known_words import ABBREVIATION_CONTEXTS, ABBREVIATIONS
 from services.enhancer.vocabulary import CORPUS_TOKENS, Vocabulary, american
 
-# Natural logarithms of probabilities, set by hand on the sentences that
-# docs/decisions/2026-11-24-enhancer-words.md names.
-SLIP = -5.0
-SECOND_SLIP = -5.5
-EASY_SLIP = 2.0
-FIRST_LETTER = -2.5
-# A word that exists is rarely a slip for another one, and then a letter was left out ("writ a
+# Natural logarithms of probabilities, tuned by hand on the sentences named in
+# docs/decisions/2026-11-24-enhancer-words.md.
+TYPO = -5.0
+SECOND_TYPO = -5.5
+LIKELY_TYPO_BONUS = 2.0
+FIRST_LETTER_PENALTY = -2.5
+# An existing word is rarely a typo for another word, and then by a missing letter ("writ a
 # letter").
-REAL_WORD_SLIP = -7.0
-# An unknown word that is meant: a name, a term. Long words are rarely that close to another by
-# chance.
-UNKNOWN = -16.0
+REAL_WORD_TYPO = -7.0
+# An unknown word that is correct, such as a name or a term. Less likely for long words, which are
+# rarely close to another word by chance.
+UNKNOWN_WORD = -16.0
 UNKNOWN_LETTER = -0.8
-# Words more frequent than this are never doubted: looking at them costs time and finds false
-# alarms.
-BEYOND_DOUBT = 2_000_000
-SHORTEST_DOUBTED = 4
-SHORTEST_UNKNOWN = 3
-SHORTEST_FOR_TWO_SLIPS = 5
-# A short unknown word is an acronym or a slip for a frequent word, hardly for a rare one ("udp" is
+# More frequent words are never corrected: a check takes time and finds false positives.
+MIN_TRUSTED_COUNT = 2_000_000
+MIN_CHECKED_LETTERS = 4
+MIN_UNKNOWN_LETTERS = 3
+MIN_TWO_TYPO_LETTERS = 5
+# A short unknown word is an acronym or a typo for a frequent word, hardly for a rare word ("udp" is
 # not "dup").
-LONGEST_SHORT = 4
-FREQUENT = 10_000_000
-MOST_CANDIDATES = 10
+MAX_SHORT_LETTERS = 4
+MIN_SHORT_WORD_COUNT = 10_000_000
+MAX_CANDIDATES = 10
 PAIR_WEIGHT = 0.8
-# People make the same slips: what was found for a word is kept for the next time.
-KEPT_WORDS = 20_000
+# Size of the cache of candidates, since people make the same typos.
+CACHED_WORDS = 20_000
 VOWELS = frozenset("aeiouy")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A word that may be meant, and how likely it is that what was typed stands for it."""
+    """A possible intended word, with the log-probability of the typed word given this word."""
 
     word: str
-    slip: float
-    kind: Kind = Kind.SPELLING
+    log_prob: float
+    kind: EditKind = EditKind.SPELLING
 
 
 @dataclass(frozen=True)
-class Typed:
-    """A word as it was typed, in small letters; `fixed`: it stands; `capital`: it began with one,
-    and may be a name.
+class TypedWord:
+    """A typed word in lower case.
+
+    A `fixed` word is not corrected. `capital` is true for a capital first letter, possibly a name.
     """
 
     word: str
@@ -65,14 +64,14 @@ class Typed:
 
 
 class Speller:
-    """Corrects stretches of words (in small letters) against one vocabulary."""
+    """Corrects runs of words in lower case with one vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._similar = lru_cache(maxsize=KEPT_WORDS)(self._find_similar)
+        self._similar = lru_cache(maxsize=CACHED_WORDS)(self._find_similar)
 
     def knows(self, word: str) -> bool:
-        """Whether the word is in the lists, with or without a possessive s."""
+        """Return True if the word is in the word lists, with or without a possessive s."""
         counts = self._vocabulary.counts
         return (
             word in counts
@@ -80,94 +79,101 @@ class Speller:
             or (word.endswith("'s") and word[:-2] in counts)
         )
 
-    def easily_meant(self, word: str) -> str:
-        """The frequent word that an unknown one is for, if only an easy slip lies between them;
-        else an empty text.
-        """
-        easy = [one.word for one in self._similar(word, 1) if one.slip > SLIP]
-        return easy[0] if easy and self._vocabulary.counts[easy[0]] >= BEYOND_DOUBT else ""
+    def likely_correction(self, word: str) -> str:
+        """Return the frequent word that differs from an unknown word by one likely typo, or ""."""
+        likely = [each.word for each in self._similar(word, 1) if each.log_prob > TYPO]
+        if likely and self._vocabulary.counts[likely[0]] >= MIN_TRUSTED_COUNT:
+            return likely[0]
+        return ""
 
-    def correct(self, words: Sequence[Typed]) -> list[Candidate]:
-        """For each word what was meant, perhaps itself; words that stand only tell about their
-        neighbours.
+    def correct(self, words: Sequence[TypedWord]) -> list[Candidate]:
+        """Return the most likely candidate for each word, possibly the word itself.
+
+        Fixed words only affect their neighbours. The search is a Viterbi search over bigrams.
         """
         paths: dict[str, tuple[float, list[Candidate]]] = {"": (0.0, [])}
-        for place in range(len(words)):
+        for index in range(len(words)):
             reached: dict[str, tuple[float, list[Candidate]]] = {}
-            for candidate in self._candidates(words, place):
+            for candidate in self._candidates(words, index):
                 score, path = max(
                     (
-                        (score + self._after(previous, candidate.word), path)
+                        (score + self._bigram_log_prob(previous, candidate.word), path)
                         for previous, (score, path) in paths.items()
                     ),
                     key=lambda scored: scored[0],
                 )
-                reached[candidate.word] = (score + candidate.slip, [*path, candidate])
+                reached[candidate.word] = (score + candidate.log_prob, [*path, candidate])
             paths = reached
         return max(paths.values(), key=lambda scored: scored[0])[1]
 
-    def _candidates(self, words: Sequence[Typed], place: int) -> list[Candidate]:
-        word = words[place].word
-        if words[place].fixed:
+    def _candidates(self, words: Sequence[TypedWord], index: int) -> list[Candidate]:
+        word = words[index].word
+        if words[index].fixed:
             return [Candidate(word, 0.0)]
-        if word in ABBREVIATIONS and _is_abbreviation(words, place):
-            return [Candidate(meant, 0.0, _kind(word, meant)) for meant in ABBREVIATIONS[word]]
-        before = words[place - 1].word if place else ""
-        following = words[place + 1].word if place + 1 < len(words) else ""
-        if (
-            self._is_beyond_doubt(word)
-            or self._is_pair(before, word)
-            or self._is_pair(word, following)
-        ):
+        if word in ABBREVIATIONS and _is_abbreviation(words, index):
+            return [
+                Candidate(meant, 0.0, _abbreviation_kind(word, meant))
+                for meant in ABBREVIATIONS[word]
+            ]
+        before = words[index - 1].word if index else ""
+        following = words[index + 1].word if index + 1 < len(words) else ""
+        if self._is_trusted(word) or self._is_pair(before, word) or self._is_pair(word, following):
             return [Candidate(word, 0.0)]
         if self.knows(word):
-            left_out = [
-                one
-                for one in self._similar(word, 1)
-                if one.slip > SLIP and len(one.word) > len(word)
+            longer = [
+                each
+                for each in self._similar(word, 1)
+                if each.log_prob > TYPO and len(each.word) > len(word)
             ]
-            meant = [one for one in left_out if american(one.word) != american(word)]
+            # A British and an American spelling of one word are both correct.
+            others = [each for each in longer if american(each.word) != american(word)]
             return [
                 Candidate(word, 0.0),
-                *(Candidate(one.word, one.slip + REAL_WORD_SLIP) for one in meant),
+                *(Candidate(each.word, each.log_prob + REAL_WORD_TYPO) for each in others),
             ]
-        similar = self._similar(word, 1 if len(word) < SHORTEST_FOR_TWO_SLIPS else 2)
-        if len(word) <= SHORTEST_UNKNOWN:
-            similar = [one for one in similar if one.slip > SLIP]
-        if len(word) <= LONGEST_SHORT:
-            similar = [one for one in similar if self._vocabulary.counts[one.word] >= FREQUENT]
-        if words[place].capital:
+        similar = self._similar(word, 1 if len(word) < MIN_TWO_TYPO_LETTERS else 2)
+        if len(word) <= MIN_UNKNOWN_LETTERS:
+            similar = [each for each in similar if each.log_prob > TYPO]
+        if len(word) <= MAX_SHORT_LETTERS:
             similar = [
-                one
-                for one in similar
-                if sorted(one.word) == sorted(word) and self._is_pair(one.word, following)
+                each
+                for each in similar
+                if self._vocabulary.counts[each.word] >= MIN_SHORT_WORD_COUNT
             ]
-        return [Candidate(word, UNKNOWN + UNKNOWN_LETTER * len(word)), *similar]
+        if words[index].capital:
+            # Possibly a name: correct only swapped letters in a known pair of words.
+            similar = [
+                each
+                for each in similar
+                if sorted(each.word) == sorted(word) and self._is_pair(each.word, following)
+            ]
+        return [Candidate(word, UNKNOWN_WORD + UNKNOWN_LETTER * len(word)), *similar]
 
-    def _is_beyond_doubt(self, word: str) -> bool:
+    def _is_trusted(self, word: str) -> bool:
         known = self.knows(word)
-        shortest = SHORTEST_DOUBTED if known or not VOWELS & set(word) else SHORTEST_UNKNOWN
-        often = known and self._vocabulary.counts.get(word, BEYOND_DOUBT) >= BEYOND_DOUBT
+        shortest = MIN_CHECKED_LETTERS if known or not VOWELS & set(word) else MIN_UNKNOWN_LETTERS
+        often = known and self._vocabulary.counts.get(word, MIN_TRUSTED_COUNT) >= MIN_TRUSTED_COUNT
         return often or len(word) < shortest or "'" in word
 
     def _is_pair(self, word: str, following: str) -> bool:
         return f"{word} {following}" in self._vocabulary.pair_counts
 
-    def _find_similar(self, word: str, most_slips: int) -> list[Candidate]:
+    def _find_similar(self, word: str, max_typos: int) -> list[Candidate]:
         counts = self._vocabulary.counts
         found = [
-            Candidate(meant, _slip(word, meant, distance))
-            for meant, distance in self._vocabulary.similar(word, most_slips)
-            # Two slips and another first letter: chance, not a typo ("habeas" is not "areas").
+            Candidate(meant, _typo_log_prob(word, meant, distance))
+            for meant, distance in self._vocabulary.similar(word, max_typos)
+            # Two typos and another first letter are chance ("habeas" is not "areas").
             if distance == 1 or meant[0] == word[0]
         ]
-        found.sort(key=lambda one: -(one.slip + math.log(counts[one.word])))
-        return found[:MOST_CANDIDATES]
+        found.sort(key=lambda each: -(each.log_prob + math.log(counts[each.word])))
+        return found[:MAX_CANDIDATES]
 
-    def _after(self, previous: str, word: str) -> float:
-        """log P(word | previous), from the pairs and, where they are silent, from the single words."""
+    def _bigram_log_prob(self, previous: str, word: str) -> float:
+        """Return log P(word | previous), interpolated between bigram and unigram frequencies."""
         counts = self._vocabulary.counts
-        word, previous = _last(word.lower(), first=True), _last(previous.lower(), first=False)
+        # A candidate may be a phrase: its first word follows, its last word precedes.
+        word, previous = word.lower().partition(" ")[0], previous.lower().rpartition(" ")[2]
         alone = counts.get(word, 0) / CORPUS_TOKENS
         if not alone:
             return 0.0
@@ -178,44 +184,43 @@ class Speller:
         )
 
 
-def _last(phrase: str, *, first: bool) -> str:
-    return phrase.partition(" ")[0] if first else phrase.rpartition(" ")[2]
-
-
-def _kind(word: str, meant: str) -> Kind:
+def _abbreviation_kind(word: str, meant: str) -> EditKind:
     if sorted(word) == sorted(meant):
-        return Kind.SPELLING
-    return Kind.PUNCTUATION if meant.replace("'", "").lower() == word else Kind.ABBREVIATION
+        return EditKind.SPELLING
+    return EditKind.PUNCTUATION if meant.replace("'", "").lower() == word else EditKind.ABBREVIATION
 
 
-def _is_abbreviation(words: Sequence[Typed], place: int) -> bool:
-    if words[place].word not in BESIDE:
+def _is_abbreviation(words: Sequence[TypedWord], index: int) -> bool:
+    if words[index].word not in ABBREVIATION_CONTEXTS:
         return True
-    before, after = BESIDE[words[place].word]
-    return (place > 0 and words[place - 1].word in before) or (
-        place + 1 < len(words) and words[place + 1].word in after
+    before, after = ABBREVIATION_CONTEXTS[words[index].word]
+    return (index > 0 and words[index - 1].word in before) or (
+        index + 1 < len(words) and words[index + 1].word in after
     )
 
 
-def _slip(typed: str, meant: str, distance: int) -> float:
-    """log P(typed | meant): doubled, swapped and left-out letters and wrong vowels are easy slips."""
-    score = SLIP if distance == 1 else SLIP + SECOND_SLIP
+def _typo_log_prob(typed: str, meant: str, distance: int) -> float:
+    """Return log P(typed | meant).
+
+    Doubled, swapped and missing letters and wrong vowels are the likely typos.
+    """
+    score = TYPO if distance == 1 else TYPO + SECOND_TYPO
     if typed[0] != meant[0]:
-        score += FIRST_LETTER if sorted(typed[:2]) != sorted(meant[:2]) else 0.0
+        score += FIRST_LETTER_PENALTY if sorted(typed[:2]) != sorted(meant[:2]) else 0.0
     if (
         sorted(typed) == sorted(meant)
         or _consonants(typed) == _consonants(meant)
-        or _undoubled(typed) == _undoubled(meant)
+        or _collapse_doubled(typed) == _collapse_doubled(meant)
     ):
-        score += EASY_SLIP
+        score += LIKELY_TYPO_BONUS
     return score
 
 
 def _consonants(word: str) -> str:
-    return "".join(letter for letter in _undoubled(word) if letter not in VOWELS)
+    return "".join(letter for letter in _collapse_doubled(word) if letter not in VOWELS)
 
 
-def _undoubled(word: str) -> str:
+def _collapse_doubled(word: str) -> str:
     return "".join(
-        letter for place, letter in enumerate(word) if place == 0 or word[place - 1] != letter
+        letter for index, letter in enumerate(word) if index == 0 or word[index - 1] != letter
     )

@@ -1,9 +1,8 @@
-"""The English words with their frequencies, the pairs of words, and quick search for words that are
-spelled alike.
+"""English words and word pairs with frequencies, and a search for similar spellings.
 
-SymSpell's idea (delete up to two letters of the first seven, on both sides) over sorted arrays of
-hashes: symspellpy's own index takes 4.7 s to load; this one is built in about half a second at
-every start, so nothing is cached on disk.
+The index follows SymSpell (deletion of up to two letters from the first seven, of both words), with
+sorted arrays of hashes. The index of symspellpy takes 4.7 s to load; this index is built at every
+start in about 0.5 s, so that no cache file is needed.
 """
 
 import re
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-# symspellpy's defaults, for which its dictionary was made.
+# Defaults of symspellpy, for which its dictionary was made.
 PREFIX_LETTERS = 7
 MAX_DISTANCE = 2
 # Sum of Google's one-trillion-token n-gram counts, from which symspellpy's two lists are taken.
@@ -25,8 +24,8 @@ POWERS = np.array(
     [pow(1_000_003, place + 1, 2**32) for place in range(PREFIX_LETTERS)], dtype=np.uint32
 )
 
-# The list is British ("colours", "analyse"): American spellings get the count of their twin.
-AMERICAN = (
+# The list is British ("colours", "analyse"). American spellings get the count of the British word.
+AMERICAN_SPELLINGS = (
     (re.compile(r"our(?=s?$|ed$|ing$|ite|able|ful|less|al$|ally$|ist|hood)"), "or"),
     (re.compile(r"is(?=e[sdr]?$|ers$|ing$|ation)"), "iz"),
     (re.compile(r"ys(?=e[sdr]?$|ers$|ing$)"), "yz"),
@@ -38,24 +37,24 @@ AMERICAN = (
     (re.compile(r"ogue(?=s?$)"), "og"),
     (re.compile(r"(?<=\w)ae(?=\w)"), "e"),
 )
-SHORTEST_RESPELLED = 6
-# Words of Wikipedia passages and school science questions (BoolQ's and ARC's training parts) that
-# the list lacks, and American ones that no rule above makes; names, technical terms and commands,
-# written by hand.
-UNCOMMON = Path(__file__).parent / "words"
+MIN_RESPELLED_LETTERS = 6
+# Folder of words that the list lacks: words of Wikipedia passages and school science questions (the
+# training parts of BoolQ and ARC), American spellings that no rule above covers, and handwritten
+# names, technical terms and commands.
+WORD_LISTS = Path(__file__).parent / "words"
 
 
 def american(word: str) -> str:
-    """A British word in American spelling; any other as it is."""
-    if len(word) >= SHORTEST_RESPELLED:
-        for british, letters in AMERICAN:
+    """Return a British word in American spelling, and any other word unchanged."""
+    if len(word) >= MIN_RESPELLED_LETTERS:
+        for british, letters in AMERICAN_SPELLINGS:
             word = british.sub(letters, word)
     return word
 
 
 @lru_cache(maxsize=PREFIX_LETTERS + 1)
-def _kept_places(length: int) -> list[tuple[int, ...]]:
-    """Which letters of a prefix stay, for every way to delete up to two."""
+def _kept_positions(length: int) -> list[tuple[int, ...]]:
+    """Return the kept positions of a prefix for all deletions of up to MAX_DISTANCE letters."""
     return [
         places
         for deleted in range(min(MAX_DISTANCE, length) + 1)
@@ -63,15 +62,10 @@ def _kept_places(length: int) -> list[tuple[int, ...]]:
     ]
 
 
-def _ways(length: int, max_distance: int) -> int:
-    """How many of `_kept_places` delete at most `max_distance` letters."""
-    return sum(comb(length, deleted) for deleted in range(min(max_distance, length) + 1))
-
-
 def _hashes(letters: Any) -> Any:
-    """Hashes [N, ways] of prefixes [N, L] with up to two letters deleted."""
+    """Return hashes [N, D] of prefixes [N, L] after each of the D deletions."""
     columns = []
-    for places in _kept_places(letters.shape[1]):
+    for places in _kept_positions(letters.shape[1]):
         kept = letters[:, list(places)].astype(np.uint32)
         columns.append(
             (kept * POWERS[: len(places)]).sum(axis=1, dtype=np.uint32) + np.uint32(len(places))
@@ -80,8 +74,9 @@ def _hashes(letters: Any) -> Any:
 
 
 class Vocabulary:
-    """Words, counts, pairs, and words that are right but never meant when something else was typed;
-    all in lower case.
+    """Words with counts, pairs of words with counts, and uncommon words, all in lower case.
+
+    Uncommon words are correct but never candidates for another word.
     """
 
     def __init__(
@@ -116,12 +111,16 @@ class Vocabulary:
         return joined[order], joined_owners[order]
 
     def similar(self, word: str, max_distance: int) -> tuple[tuple[str, int], ...]:
-        """Words within `max_distance` (1 or 2) edits (optimal string alignment), with the distance;
-        not the word itself.
+        """Return other words within `max_distance` (1 or 2) edits, with their distances.
+
+        The distance is optimal string alignment.
         """
         prefix = word[:PREFIX_LETTERS]
         letters = np.frombuffer(prefix.encode("utf-32-le"), dtype=np.uint32).reshape(1, len(prefix))
-        wanted = _hashes(letters)[0][: _ways(len(prefix), max_distance)]
+        # The hashes are in the order of the number of deletions; use those within the distance.
+        most_deleted = min(max_distance, len(prefix))
+        ways = sum(comb(len(prefix), deleted) for deleted in range(most_deleted + 1))
+        wanted = _hashes(letters)[0][:ways]
         first, past = (
             np.searchsorted(self._hashes, wanted, "left"),
             np.searchsorted(self._hashes, wanted, "right"),
@@ -134,7 +133,7 @@ class Vocabulary:
         if not owners:
             return ()
         numbers = np.unique(np.concatenate(owners))
-        # One edit changes the length by at most one and the set of letters by at most two.
+        # Cheap filter: an edit changes the length by at most one and the letter set by at most two.
         far = (
             np.bitwise_count(self._letters[numbers] ^ np.uint32(_letter_set(word)))
             > 2 * max_distance
@@ -148,8 +147,10 @@ class Vocabulary:
 
 
 def distance(left: str, right: str, limit: int) -> int:
-    """Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment);
-    beyond `limit`: any larger.
+    """Return the optimal string alignment distance of two words.
+
+    The edits are insertions, deletions, substitutions and swaps of adjacent letters. A distance
+    above `limit` is returned as any larger number.
     """
     shared = min(len(left), len(right))
     first = 0
@@ -173,12 +174,12 @@ def distance(left: str, right: str, limit: int) -> int:
 
 
 def _letter_set(word: str) -> int:
-    """The letters of a word as bits; what is not a letter shares the last bit."""
+    """Return the letters of a word as bits; all other characters share the last bit."""
     return int(sum({1 << (ord(letter) - 97 if "a" <= letter <= "z" else 26) for letter in word}))
 
 
 def read_vocabulary(extra_words: dict[str, int]) -> Vocabulary:
-    """The lists that come with symspellpy, and words of our own with their counts."""
+    """Read the lists of symspellpy and add `extra_words` with their counts."""
     package = files("symspellpy")
     counts = {
         word: int(count)
@@ -192,7 +193,7 @@ def read_vocabulary(extra_words: dict[str, int]) -> Vocabulary:
         pair, _, count = line.rpartition(" ")
         pairs[pair] = int(count)
     uncommon = frozenset(
-        word for file in sorted(UNCOMMON.glob("*.txt")) for word in file.read_text().split()
+        word for file in sorted(WORD_LISTS.glob("*.txt")) for word in file.read_text().split()
     )
     return Vocabulary({**counts, **extra_words}, pairs, uncommon)
 

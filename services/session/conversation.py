@@ -60,7 +60,10 @@ class Conversations:
         # One more row than the page shows whether a next page exists.
         found = await self._store.read(owner, lambda rows: rows.page(after, size + 1))
         shown = tuple(found[:size])
-        return Page(shown, _encode_page_token(shown[-1]) if len(found) > size else "")
+        if len(found) <= size:
+            return Page(shown, "")
+        token = f"{shown[-1].update_us}/{shown[-1].id}"
+        return Page(shown, base64.urlsafe_b64encode(token.encode()).decode())
 
     def _expire(self, message: Message) -> Message:
         """Mark an answer as failed if it is open for longer than the longest turn."""
@@ -83,10 +86,6 @@ def title_of(messages: Sequence[Message]) -> str:
     if len(words) <= MAX_TITLE_CHARACTERS:
         return words
     return words[: MAX_TITLE_CHARACTERS + 1].rsplit(" ", 1)[0][:MAX_TITLE_CHARACTERS]
-
-
-def _encode_page_token(conversation: Conversation) -> str:
-    return base64.urlsafe_b64encode(f"{conversation.update_us}/{conversation.id}".encode()).decode()
 
 
 def _decode_page_token(page_token: str) -> tuple[int, str] | None:

@@ -95,6 +95,7 @@ class Erasure:
 
     def _erase(self, rows: OwnedRows, owner: Caller, conversations: Sequence[Conversation]) -> None:
         ids = [conversation.id for conversation in conversations]
+        # Read before the removal: the erasure records need the ids of all answers.
         answers = rows.answers_without_texts(ids)
         rows.erase_messages(ids)
         now = self._now_us()

@@ -11,9 +11,7 @@ from services.session.message import (
     Answer,
     FinishReason,
     Role,
-    Sample,
     TurnRequest,
-    UserText,
 )
 
 MAX_TEXT_CHARACTERS = 32_768
@@ -39,7 +37,11 @@ def check_turn_request(request: TurnRequest) -> None:
         raise _invalid("request_id", f"at most {MAX_REQUEST_ID_CHARACTERS} characters")
     _check_storable("request_id", request.request_id)
     if request.user is not None:
-        _check_user_text(request.user)
+        texts = {"original_text": request.user.original_text, "text": request.user.text}
+        for name, text in texts.items():
+            if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
+                raise _invalid(f"user.{name}", f"1 to {MAX_TEXT_CHARACTERS:,} characters")
+            _check_storable(f"user.{name}", text)
     elif request.regenerate_id:
         check_uuid(request.regenerate_id, "regenerate_message_id")
         if request.parent_id:
@@ -67,8 +69,13 @@ def check_answer(answer: Answer) -> None:
     for name, most in (("assignment_probability", 1), ("temperature", 2), ("top_p", 1)):
         if not 0 <= getattr(answer, name) <= most:
             raise _invalid(name, f"0 to {most}")
-    if answer.sample:
-        _check_sample(answer.sample)
+    if sample := answer.sample:
+        if not 1 <= len(sample.token_ids) <= MAX_SAMPLE_TOKENS:
+            raise _invalid("sample.token_ids", f"1 to {MAX_SAMPLE_TOKENS:,} tokens")
+        if len(sample.log_probs) != len(sample.token_ids):
+            raise _invalid("sample.log_probs", "as many as token_ids")
+        if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
+            raise _invalid("sample.log_probs", "finite and at most 0")
 
 
 def check_page_size(page_size: int) -> int:
@@ -90,22 +97,6 @@ def check_uuid(text: str, field: str, *, optional: bool = False) -> None:
     """
     if not (optional and not text) and not UUID.fullmatch(text):
         raise _invalid(field, "a UUID, lower case")
-
-
-def _check_sample(sample: Sample) -> None:
-    if not 1 <= len(sample.token_ids) <= MAX_SAMPLE_TOKENS:
-        raise _invalid("sample.token_ids", f"1 to {MAX_SAMPLE_TOKENS:,} tokens")
-    if len(sample.log_probs) != len(sample.token_ids):
-        raise _invalid("sample.log_probs", "as many as token_ids")
-    if not all(math.isfinite(value) and value <= 0 for value in sample.log_probs):
-        raise _invalid("sample.log_probs", "finite and at most 0")
-
-
-def _check_user_text(user: UserText) -> None:
-    for name, text in (("original_text", user.original_text), ("text", user.text)):
-        if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
-            raise _invalid(f"user.{name}", f"1 to {MAX_TEXT_CHARACTERS:,} characters")
-        _check_storable(f"user.{name}", text)
 
 
 def _check_history(request: TurnRequest) -> None:

@@ -82,6 +82,7 @@ class PostgresDatabase:
         task.add_done_callback(lambda _: limit.cancel())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        # Unlike wait_for, wait returns at the timeout without waiting for the cancelled task.
         done, _ = await asyncio.wait({task}, timeout=self._work_seconds)
         if not done or task.cancelled():
             raise _failed(TIMED_OUT)

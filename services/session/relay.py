@@ -144,6 +144,7 @@ class Relay:
             while not (await asyncio.wait({sending}, timeout=renewal_seconds))[0]:
                 await self._outbox.renew_lease()
         finally:
+            # No effect on a finished call; stops the call if the lease cannot be renewed.
             sending.cancel()
         await sending
 

@@ -57,6 +57,7 @@ def plan_append(
     if request.user is None:
         return _plan_regeneration(rows, request)
     if request.conversation_id:
+        # Lock before reading the leaf: concurrent turns of one conversation get distinct positions.
         conversation = rows.conversation(request.conversation_id, lock=True)
         branch = _parent_branch(rows, request)
     elif request.parent_id:

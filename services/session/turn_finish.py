@@ -44,6 +44,7 @@ class TurnFinisher:
         self._wake()
 
     def _finish(self, rows: OwnedRows, owner: Caller, answer: Answer, tokens: int) -> None:
+        # Lock the conversation, so that one of two concurrent calls sees the answer of the other.
         rows.conversation_of_message(answer.message_id)
         message = rows.message(answer.message_id)
         if message.role is not Role.ASSISTANT:
@@ -71,6 +72,7 @@ class TurnFinisher:
         )
         rows.replace_answer(finished, now)
         if is_published(finished):
+            # The last message of the context is the user's message of this turn.
             context = rows.messages_by_id(message.context_ids)
             record = self._recorder.finished(
                 owner, context[-1], message, answer, merge_roles(context), now

@@ -1,6 +1,4 @@
-"""A name service of one name, over UDP on loopback: it says at any time which addresses the name
-has.
-"""
+"""DNS server for one name over UDP on loopback, with addresses that a test can change."""
 
 import asyncio
 import socket
@@ -16,9 +14,7 @@ HEADER, TYPE_A, CLASS_IN, RECURSIVE_ANSWER = struct.Struct("!6H"), 1, 1, 0x8180
 
 @dataclass
 class Names(asyncio.DatagramProtocol):
-    """Answers every question for an A record with `addresses`, each to be kept for no time, and
-    every other one with none.
-    """
+    """DNS records of the name: `addresses` as A records with a TTL of 0, no other records."""
 
     addresses: Sequence[str] = ()
     port: int = 0
@@ -43,7 +39,7 @@ class Names(asyncio.DatagramProtocol):
         self._transport.sendto(answer, source)
 
     def getaddrinfo(self, name: str, *_arguments: Any, **_named: Any) -> list[Any]:
-        """As libc says it, which has no way to be sent here."""
+        """Replace `socket.getaddrinfo`, because libc cannot be directed to this server."""
         assert name == NAME
         self.asked += 1
         if not self.addresses:

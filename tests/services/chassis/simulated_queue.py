@@ -1,8 +1,7 @@
-"""A queue before c servers in simulated time: arrivals and work are drawn from a seed, so the same
-seed gives the same run.
+"""Simulation of a queue with c servers in simulated time; equal seeds give equal runs.
 
-Work is exponential (M/M/c). A stream holds its server for a while after its first answer, as an
-answer that is written does.
+Arrivals and work are exponential (M/M/c). A stream holds its server for some time after its first
+answer, as a streamed answer does.
 """
 
 import asyncio
@@ -17,8 +16,9 @@ from tests.support.simulated_time import simulate
 
 @dataclass(frozen=True)
 class Phase:
-    """A time of constant load: `load` is the share of what the servers can do; `slower` multiplies
-    the work.
+    """Period of constant load.
+
+    `load` is the load as a share of the capacity; `slower` multiplies the work per call.
     """
 
     seconds: float
@@ -28,32 +28,36 @@ class Phase:
 
 @dataclass(frozen=True)
 class Served:
-    """An admitted call: when it came, the time in the queue, and the time from its admission to its
-    first answer.
+    """An admitted call.
+
+    `seconds` is the time from the admission to the first answer, without the time in the queue.
     """
 
-    came: float
+    arrived_at: float
     queue_seconds: float
     seconds: float
 
     @property
     def answered(self) -> float:
-        return self.came + self.queue_seconds + self.seconds
+        return self.arrived_at + self.queue_seconds + self.seconds
 
 
 @dataclass
-class Story:
-    """What happened."""
+class SimulationResult:
+    """Served calls and times of refusals of one run."""
 
     served: list[Served] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
 
     def latency(self, share: float, since: float, until: float) -> float:
-        """A quantile of seconds to the first answer, queue included, of the admitted calls that
-        came within a time.
+        """Return a quantile of the seconds to the first answer, queue included.
+
+        Admitted calls that arrived from `since` to `until` count.
         """
         ordered = sorted(
-            call.queue_seconds + call.seconds for call in self.served if since <= call.came < until
+            call.queue_seconds + call.seconds
+            for call in self.served
+            if since <= call.arrived_at < until
         )
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -61,14 +65,12 @@ class Story:
         return sum(since <= call.answered < until for call in self.served)
 
     def refusals(self, since: float, until: float) -> int:
-        return sum(since <= moment < until for moment in self.refused)
+        return sum(since <= arrival < until for arrival in self.refused)
 
 
 @dataclass(frozen=True)
 class Servers:
-    """`count` servers that need `work_seconds` a call on average, and are held for `held_seconds`
-    after it.
-    """
+    """Servers with a mean work of `work_seconds` per call, then held for `held_seconds`."""
 
     count: int
     work_seconds: float
@@ -80,17 +82,17 @@ class Servers:
 
 
 class SimulatedQueue:
-    """One run."""
+    """One run of the simulation."""
 
     def __init__(self, seed: int, servers: Servers, floor: int = 4, ceiling: int = 500) -> None:
         self._random, self._servers = random.Random(seed), servers
         self._floor, self._ceiling = floor, ceiling
-        self.story = Story()
+        self.result = SimulationResult()
 
-    def run(self, phases: Sequence[Phase]) -> Story:
-        """Play the phases, then let all calls end."""
+    def run(self, phases: Sequence[Phase]) -> SimulationResult:
+        """Simulate the phases, and wait for the end of all calls."""
         simulate(self._play(phases))
-        return self.story
+        return self.result
 
     async def _play(self, phases: Sequence[Phase]) -> None:
         clock, began = asyncio.get_running_loop().time, 0.0
@@ -98,10 +100,10 @@ class SimulatedQueue:
         free = asyncio.Semaphore(self._servers.count)
         async with asyncio.TaskGroup() as calls:
             for phase in phases:
-                moment, mean = began, 1 / (phase.load * self._servers.calls_a_second)
+                arrival, mean = began, 1 / (phase.load * self._servers.calls_a_second)
                 began += phase.seconds
-                while (moment := moment + self._draw(mean)) < began:
-                    await asyncio.sleep(moment - clock())
+                while (arrival := arrival + self._draw(mean)) < began:
+                    await asyncio.sleep(arrival - clock())
                     work, held = (
                         self._draw(self._servers.work_seconds * phase.slower),
                         self._draw(self._servers.held_seconds),
@@ -112,17 +114,17 @@ class SimulatedQueue:
         self, admission: Admission, free: asyncio.Semaphore, work: float, held: float
     ) -> None:
         clock = asyncio.get_running_loop().time
-        came = clock()
+        arrived_at = clock()
         try:
             ticket = await admission.enter("work")
         except ResourceExhaustedError:
-            self.story.refused.append(came)
+            self.result.refused.append(arrived_at)
             return
         async with free:
             await asyncio.sleep(work)
             admission.answered(ticket)
-            self.story.served.append(
-                Served(came, ticket.admitted_at - came, clock() - ticket.admitted_at)
+            self.result.served.append(
+                Served(arrived_at, ticket.admitted_at - arrived_at, clock() - ticket.admitted_at)
             )
             await asyncio.sleep(held)
         admission.leave(ticket)

@@ -1,6 +1,4 @@
-"""The limit on calls that wait for their first answer, and the queue before it, in simulated time
-with seeds.
-"""
+"""Admission: the limit on calls without a first answer and the queue, in simulated time."""
 
 import asyncio
 import functools
@@ -9,28 +7,28 @@ import pytest
 
 from services.chassis.admission import QUEUE_SECONDS, Admission, Priority, Ticket
 from services.chassis.errors import ResourceExhaustedError
-from tests.services.chassis.simulated_queue import Phase, Servers, SimulatedQueue, Story
+from tests.services.chassis.simulated_queue import Phase, Servers, SimulatedQueue, SimulationResult
 from tests.support.errors import refused
 from tests.support.simulated_time import simulate
 
-# One seed of the longest histories is enough for each commit.
+# The second seed of the longest simulations runs only with the long tests.
 SEEDS = (1, pytest.param(2, marks=pytest.mark.long))
 EIGHT = Servers(8, 0.1)
 CALM, OVERLOAD = Phase(30, 0.5), Phase(30, 2.0)
 
 
 @functools.cache
-def overloaded(seed: int) -> Story:
-    """Two and a half minutes at twice the load, after half a minute of calm."""
+def overloaded(seed: int) -> SimulationResult:
+    """Simulate half load for 30 s, then double load for 150 s."""
     return SimulatedQueue(seed, EIGHT).run((CALM, Phase(150, 2.0)))
 
 
-def door(floor: int = 4, ceiling: int = 100) -> Admission:
+def make_admission(floor: int = 4, ceiling: int = 100) -> Admission:
     return Admission("test", floor, ceiling, 1.0, asyncio.get_running_loop().time)
 
 
 async def serve(admission: Admission, calls: int = 100, seconds: float = 0.05) -> None:
-    """Calls one after another: latency without load."""
+    """Run calls one after another, which gives the latency without load."""
     for _ in range(calls):
         ticket = await admission.enter("work")
         await asyncio.sleep(seconds)
@@ -49,60 +47,60 @@ def end(admission: Admission, tickets: list[Ticket]) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_at_twice_the_load_the_servers_are_used_and_admitted_calls_keep_their_latency(
+def test_double_load_uses_the_servers_and_preserves_latency_of_admitted_calls(
     seed: int,
 ) -> None:
-    story = overloaded(seed)
-    assert story.answered(30, 90) >= 0.9 * 60 * EIGHT.calls_a_second
-    # The first seconds are taken for a burst, and served from the queue.
-    assert story.latency(0.99, 30, 40) <= QUEUE_SECONDS + 4 * story.latency(0.99, 0, 30)
-    assert story.latency(0.99, 40, 87) <= 2 * story.latency(0.99, 0, 30)
-    assert story.refusals(40, 90) > 0
+    result = overloaded(seed)
+    assert result.answered(30, 90) >= 0.9 * 60 * EIGHT.calls_a_second
+    # During the first seconds the overload is treated as a burst and served from the queue.
+    assert result.latency(0.99, 30, 40) <= QUEUE_SECONDS + 4 * result.latency(0.99, 0, 30)
+    assert result.latency(0.99, 40, 87) <= 2 * result.latency(0.99, 0, 30)
+    assert result.refusals(40, 90) > 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_five_seconds_after_an_overload_all_is_as_before(seed: int) -> None:
-    story = SimulatedQueue(seed, EIGHT).run((CALM, OVERLOAD, CALM))
-    assert story.refusals(65, 90) == 0
-    assert story.latency(0.99, 65, 90) <= 1.3 * story.latency(0.99, 0, 30)
+def test_latency_recovers_within_five_seconds_of_an_overload(seed: int) -> None:
+    result = SimulatedQueue(seed, EIGHT).run((CALM, OVERLOAD, CALM))
+    assert result.refusals(65, 90) == 0
+    assert result.latency(0.99, 65, 90) <= 1.3 * result.latency(0.99, 0, 30)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_at_half_the_load_no_call_is_refused(seed: int) -> None:
+def test_half_load_refuses_no_call(seed: int) -> None:
     assert SimulatedQueue(seed, EIGHT).run((Phase(120, 0.5),)).refused == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_at_five_times_the_load_the_servers_are_used(seed: int) -> None:
-    story = SimulatedQueue(seed, EIGHT).run((CALM, Phase(20, 5.0)))
-    assert story.answered(30, 50) >= 0.85 * 20 * EIGHT.calls_a_second
-    assert story.latency(0.5, 35, 47) <= 3 * story.latency(0.5, 0, 30)
+def test_fivefold_load_uses_the_servers(seed: int) -> None:
+    result = SimulatedQueue(seed, EIGHT).run((CALM, Phase(20, 5.0)))
+    assert result.answered(30, 50) >= 0.85 * 20 * EIGHT.calls_a_second
+    assert result.latency(0.5, 35, 47) <= 3 * result.latency(0.5, 0, 30)
 
 
-def test_a_lasting_overload_is_not_taken_for_normal() -> None:
-    story = overloaded(1)
-    assert story.latency(0.99, 130, 177) <= 2 * story.latency(0.99, 0, 30)
+def test_lasting_overload_does_not_become_the_baseline() -> None:
+    result = overloaded(1)
+    assert result.latency(0.99, 130, 177) <= 2 * result.latency(0.99, 0, 30)
 
 
-def test_servers_that_became_slower_are_used_again_after_two_minutes() -> None:
-    story = SimulatedQueue(1, EIGHT).run((CALM, Phase(180, 1.0, slower=3.0)))
-    assert story.answered(150, 210) >= 0.9 * 60 * EIGHT.calls_a_second / 3
+def test_slower_servers_are_used_fully_after_two_minutes() -> None:
+    result = SimulatedQueue(1, EIGHT).run((CALM, Phase(180, 1.0, slower=3.0)))
+    assert result.answered(150, 210) >= 0.9 * 60 * EIGHT.calls_a_second / 3
 
 
-def test_streams_that_hold_the_servers_are_all_let_in_that_the_servers_can_hold() -> None:
+def test_streams_are_admitted_up_to_the_capacity_of_the_servers() -> None:
     writers = Servers(8, 0.2, held_seconds=1.0)
-    story = SimulatedQueue(1, writers, floor=2).run((Phase(100, 0.5), Phase(200, 2.0)))
-    assert story.answered(100, 300) >= 0.9 * 200 * writers.calls_a_second
-    # What waits for a server is a few calls, however long the overload lasts.
-    assert story.latency(0.5, 200, 300) <= QUEUE_SECONDS / 2
+    result = SimulatedQueue(1, writers, floor=2).run((Phase(100, 0.5), Phase(200, 2.0)))
+    assert result.answered(100, 300) >= 0.9 * 200 * writers.calls_a_second
+    # Only a few calls wait for a server, independently of the duration of the overload.
+    assert result.latency(0.5, 200, 300) <= QUEUE_SECONDS / 2
 
 
 @pytest.mark.parametrize("burst", [10, 50, 200])
-def test_a_burst_that_is_served_within_two_seconds_is_served_completely(burst: int) -> None:
+def test_burst_that_fits_into_two_seconds_is_served_completely(burst: int) -> None:
     outcomes: list[float] = []
 
     async def play() -> None:
-        admission, servers = door(ceiling=500), asyncio.Semaphore(8)
+        admission, servers = make_admission(ceiling=500), asyncio.Semaphore(8)
         clock = asyncio.get_running_loop().time
         await serve(admission)
         began = clock()
@@ -121,9 +119,9 @@ def test_a_burst_that_is_served_within_two_seconds_is_served_completely(burst: i
     assert max(outcomes) <= QUEUE_SECONDS + 0.05
 
 
-def test_a_call_waits_for_a_place_and_is_refused_after_two_seconds() -> None:
+def test_queued_call_is_refused_after_two_seconds() -> None:
     async def play() -> None:
-        admission = door(floor=1)
+        admission = make_admission(floor=1)
         clock = asyncio.get_running_loop().time
         held = await fill(admission, 1)
         waiting = asyncio.create_task(admission.enter("work"))
@@ -142,9 +140,9 @@ def test_a_call_waits_for_a_place_and_is_refused_after_two_seconds() -> None:
     simulate(play())
 
 
-def test_retry_delays_are_spread() -> None:
+def test_retry_delays_have_jitter() -> None:
     async def play() -> None:
-        admission = door(floor=1)
+        admission = make_admission(floor=1)
         await fill(admission, 1)
         waits = set()
         for _ in range(10):
@@ -156,9 +154,9 @@ def test_retry_delays_are_spread() -> None:
     simulate(play())
 
 
-def test_a_full_queue_refuses_at_once() -> None:
+def test_full_queue_refuses_at_once() -> None:
     async def play() -> None:
-        admission = door(floor=1, ceiling=3)
+        admission = make_admission(floor=1, ceiling=3)
         await fill(admission, 1)
         queued = [asyncio.create_task(admission.enter("work")) for _ in range(3)]
         await asyncio.sleep(0)
@@ -170,9 +168,9 @@ def test_a_full_queue_refuses_at_once() -> None:
     simulate(play())
 
 
-def test_a_call_waits_no_longer_than_its_caller_can() -> None:
+def test_queue_time_is_limited_by_the_caller() -> None:
     async def play() -> None:
-        admission = door(floor=1)
+        admission = make_admission(floor=1)
         await fill(admission, 1)
         with pytest.raises(ResourceExhaustedError):
             await admission.enter("work", queue_seconds=0.25)
@@ -181,15 +179,15 @@ def test_a_call_waits_no_longer_than_its_caller_can() -> None:
     simulate(play())
 
 
-def test_a_caller_who_leaves_the_queue_leaves_no_place_behind() -> None:
+def test_cancelled_callers_release_their_queue_entries() -> None:
     async def play() -> None:
-        admission = door(floor=1)
+        admission = make_admission(floor=1)
         held = await fill(admission, 1)
         leaving = [asyncio.create_task(admission.enter("work")) for _ in range(3)]
         await asyncio.sleep(0)
         leaving[0].cancel()
         await asyncio.sleep(0)
-        # The second is admitted and cancelled in the same turn of the loop, before it knows.
+        # The second call is admitted and cancelled in the same iteration of the event loop.
         end(admission, held)
         leaving[1].cancel()
         end(admission, [await leaving[2]])
@@ -202,7 +200,7 @@ def test_a_caller_who_leaves_the_queue_leaves_no_place_behind() -> None:
 async def order_of(
     admission: Admission, entering: list[tuple[str, Priority]], hold: Ticket
 ) -> list[str]:
-    """Names in the order of their admission; one place, entered one after another 10 ms apart."""
+    """Return names in the order of admission with a limit of 1; calls arrive 10 ms apart."""
     order: list[str] = []
 
     async def call(name: str, priority: Priority) -> None:
@@ -220,9 +218,9 @@ async def order_of(
     return order
 
 
-def test_the_oldest_goes_first_in_a_burst() -> None:
+def test_oldest_call_is_admitted_first_in_a_burst() -> None:
     async def play() -> None:
-        admission = door(floor=1)
+        admission = make_admission(floor=1)
         (hold,) = await fill(admission, 1)
         entering = [(name, Priority.INTERACTIVE) for name in "abc"]
         assert await order_of(admission, entering, hold) == ["a", "b", "c"]
@@ -230,9 +228,9 @@ def test_the_oldest_goes_first_in_a_burst() -> None:
     simulate(play())
 
 
-def test_the_newest_goes_first_once_the_queue_has_stood_longer_than_a_burst() -> None:
+def test_newest_call_is_admitted_first_in_an_old_queue() -> None:
     async def play() -> None:
-        admission = door(floor=1)
+        admission = make_admission(floor=1)
         (hold,) = await fill(admission, 1)
         early = [asyncio.create_task(admission.enter("work")) for _ in range(2)]
         await asyncio.sleep(QUEUE_SECONDS - 0.1)
@@ -248,9 +246,9 @@ def test_the_newest_goes_first_once_the_queue_has_stood_longer_than_a_burst() ->
     simulate(play())
 
 
-def test_batch_calls_fill_three_quarters_and_leave_the_queue_last() -> None:
+def test_batch_calls_fill_three_quarters_and_are_admitted_last() -> None:
     async def play() -> None:
-        admission = door(floor=4)
+        admission = make_admission(floor=4)
         batch = [await admission.enter("work", Priority.BATCH) for _ in range(3)]
         waiting = asyncio.create_task(admission.enter("work", Priority.BATCH))
         await asyncio.sleep(0.01)
@@ -258,20 +256,20 @@ def test_batch_calls_fill_three_quarters_and_leave_the_queue_last() -> None:
         waiting.cancel()
         end(admission, batch)
 
-        one = door(floor=2)
-        (other, hold) = await fill(one, 2)
+        second = make_admission(floor=2)
+        (other, hold) = await fill(second, 2)
         entering = [("batch", Priority.BATCH), ("interactive", Priority.INTERACTIVE)]
-        order = asyncio.create_task(order_of(one, entering, hold))
+        order = asyncio.create_task(order_of(second, entering, hold))
         await asyncio.sleep(0.05)
-        end(one, [other])
+        end(second, [other])
         assert await order == ["interactive", "batch"]
 
     simulate(play())
 
 
-def test_an_interactive_call_passes_batch_calls_that_wait_for_their_share() -> None:
+def test_interactive_call_passes_waiting_batch_calls() -> None:
     async def play() -> None:
-        admission = door(floor=4)
+        admission = make_admission(floor=4)
         batch = [await admission.enter("work", Priority.BATCH) for _ in range(3)]
         waiting = asyncio.create_task(admission.enter("work", Priority.BATCH))
         await asyncio.sleep(0.01)
@@ -284,13 +282,11 @@ def test_an_interactive_call_passes_batch_calls_that_wait_for_their_share() -> N
     simulate(play())
 
 
-def test_a_place_that_becomes_free_as_a_wait_ends_is_used() -> None:
-    """The wait of the first in the queue ends, and a place becomes free, in the same turn of the
-    loop.
-    """
+def test_capacity_freed_at_the_moment_of_a_timeout_is_used() -> None:
+    """The first call times out and capacity becomes free in the same loop iteration."""
 
     async def play() -> None:
-        admission = door(floor=1)
+        admission = make_admission(floor=1)
         held = await fill(admission, 1)
         first = asyncio.create_task(admission.enter("work"))
         await asyncio.sleep(QUEUE_SECONDS / 2)
@@ -309,21 +305,21 @@ def test_a_place_that_becomes_free_as_a_wait_ends_is_used() -> None:
     simulate(play())
 
 
-def test_streams_that_have_answered_take_no_place() -> None:
+def test_answered_streams_do_not_count_towards_the_limit() -> None:
     async def play() -> None:
-        admission = door(floor=2, ceiling=20)
+        admission = make_admission(floor=2, ceiling=20)
         for _ in range(20):
             admission.answered(await admission.enter("work"))
-        # All in flight together are bounded all the same.
+        # All calls in flight together are bounded by the ceiling.
         with refused(ResourceExhaustedError, reason="OVERLOADED"):
             await admission.enter("work")
 
     simulate(play())
 
 
-def test_calls_that_hang_take_the_places_and_no_more() -> None:
+def test_hanging_calls_do_not_exceed_the_limit() -> None:
     async def play() -> None:
-        admission = door(floor=4)
+        admission = make_admission(floor=4)
         await serve(admission)
         entered = 0
         for _ in range(20):
@@ -344,7 +340,7 @@ def limit_of(admission: Admission) -> int:
 async def rounds(
     admission: Admission, at_once: int, seconds: float, count: int, *, outcome: str = "answered"
 ) -> None:
-    """Calls that begin and end together."""
+    """Run `count` rounds of calls that begin and end together."""
     for _ in range(count):
         tickets = [await admission.enter("work") for _ in range(min(at_once, limit_of(admission)))]
         await asyncio.sleep(seconds)
@@ -354,9 +350,9 @@ async def rounds(
             admission.leave(ticket)
 
 
-def test_the_limit_grows_while_it_is_reached_and_latency_stays() -> None:
+def test_limit_grows_while_reached_with_stable_latency() -> None:
     async def play() -> None:
-        admission = door(floor=4, ceiling=64)
+        admission = make_admission(floor=4, ceiling=64)
         await serve(admission)
         await rounds(admission, 64, 0.05, 50)
         assert limit_of(admission) == 64
@@ -364,9 +360,9 @@ def test_the_limit_grows_while_it_is_reached_and_latency_stays() -> None:
     simulate(play())
 
 
-def test_the_limit_does_not_grow_while_it_is_not_reached() -> None:
+def test_limit_does_not_grow_while_not_reached() -> None:
     async def play() -> None:
-        admission = door(floor=4, ceiling=64)
+        admission = make_admission(floor=4, ceiling=64)
         await serve(admission, calls=500)
         assert limit_of(admission) == 4
 
@@ -374,11 +370,11 @@ def test_the_limit_does_not_grow_while_it_is_not_reached() -> None:
 
 
 @pytest.mark.parametrize(("outcome", "limit"), [("refused", 4), ("failed", 64)])
-def test_refusals_of_peers_lower_the_limit_and_other_failures_do_not(
+def test_refusals_by_peers_lower_the_limit_and_other_failures_do_not(
     outcome: str, limit: int
 ) -> None:
     async def play() -> None:
-        admission = door(floor=4, ceiling=64)
+        admission = make_admission(floor=4, ceiling=64)
         await serve(admission)
         await rounds(admission, 64, 0.05, 50)
         await rounds(admission, 64, 0.05, 50, outcome=outcome)

@@ -1,6 +1,4 @@
-"""Mutual TLS over real sockets: who is let in, who is believed, and certificates that are replaced
-under running streams.
-"""
+"""Mutual TLS over real sockets: access, verification, and replaced certificates."""
 
 import asyncio
 import os
@@ -44,10 +42,10 @@ CALLERS = {
 class Generator(
     generator_pb2_grpc.GeneratorServiceServicer, generator_pb2_grpc.RolloutServiceServicer
 ):
-    """Streams as long as it is told to, and keeps the certificates of its callers."""
+    """Streams until `proceed` is set, and records the certificates of its callers."""
 
     def __init__(self) -> None:
-        self.go_on = asyncio.Event()
+        self.proceed = asyncio.Event()
         self.certificates: list[bytes] = []
 
     async def Generate(
@@ -55,7 +53,7 @@ class Generator(
     ) -> AsyncIterator[generator_pb2.GenerateEvent]:
         self.certificates += context.auth_context()["x509_pem_cert"]
         yield generator_pb2.GenerateEvent(text_delta="begun")
-        await self.go_on.wait()
+        await self.proceed.wait()
         yield generator_pb2.GenerateEvent(text_delta="ended")
 
     async def PromoteCanary(
@@ -69,13 +67,13 @@ class Generator(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Certificates of everybody."""
+    """Return a folder with the certificates of all services."""
     issue_certificates(tmp_path / "tls", ("gateway", "generator", "session", "operator"), 1)
     return tmp_path / "tls"
 
 
 @pytest.fixture(autouse=True)
-def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def _check_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutual_tls, "CHECK_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 0.02)
 
@@ -101,7 +99,7 @@ def files(folder: Path, service: str) -> TlsFiles:
 
 
 async def promote(port: int, tls: TlsFiles | None, peer: str = "generator") -> Any:
-    """A call on a channel of its own."""
+    """Call PromoteCanary on a new channel."""
     async with open_channel(f"127.0.0.1:{port}", peer=peer, tls=tls) as channel:
         stub = generator_pb2_grpc.RolloutServiceStub(channel)
         return await call_unary(
@@ -112,7 +110,7 @@ async def promote(port: int, tls: TlsFiles | None, peer: str = "generator") -> A
         )
 
 
-async def test_a_service_that_the_rule_names_is_served_and_another_is_not(folder: Path) -> None:
+async def test_only_services_named_by_the_rule_are_served(folder: Path) -> None:
     async with generator(folder) as (_, port):
         await promote(port, files(folder, "operator"))
         for service in ("gateway", "session", "generator"):
@@ -121,7 +119,7 @@ async def test_a_service_that_the_rule_names_is_served_and_another_is_not(folder
             assert caught.value.reason == "PEER_NOT_ALLOWED"
 
 
-async def test_a_method_without_a_rule_is_denied_with_certificates_and_without(
+async def test_method_without_a_rule_is_denied_with_and_without_tls(
     folder: Path,
 ) -> None:
     async def roll_back(port: int, tls: TlsFiles | None) -> str:
@@ -143,7 +141,7 @@ async def test_a_method_without_a_rule_is_denied_with_certificates_and_without(
         await promote(port, None)
 
 
-async def test_plaintext_and_certificates_that_are_foreign_old_or_absent_are_refused(
+async def test_plaintext_and_invalid_client_certificates_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:
     foreign, old = tmp_path / "foreign", tmp_path / "old"
@@ -165,9 +163,7 @@ async def test_plaintext_and_certificates_that_are_foreign_old_or_absent_are_ref
         await promote(port, files(folder, "operator"))
 
 
-async def test_a_server_that_is_another_service_foreign_or_old_is_not_believed(
-    folder: Path, tmp_path: Path
-) -> None:
+async def test_client_refuses_invalid_server_certificates(folder: Path, tmp_path: Path) -> None:
     async with generator(folder, "session") as (_, port):
         with pytest.raises(UnavailableError):
             await promote(port, files(folder, "operator"))
@@ -183,7 +179,7 @@ async def test_a_server_that_is_another_service_foreign_or_old_is_not_believed(
             await promote(port, files(folder, "operator"))
 
 
-async def test_health_is_told_to_any_service_with_a_certificate(folder: Path) -> None:
+async def test_health_is_available_to_any_service_with_a_certificate(folder: Path) -> None:
     async with (
         generator(folder) as (_, port),
         open_channel(
@@ -195,7 +191,7 @@ async def test_health_is_told_to_any_service_with_a_certificate(folder: Path) ->
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -> None:
+async def test_authority_is_rotated_without_a_dropped_stream(folder: Path) -> None:
     bind_call(CallContext(Caller("acme", "ada"), "request"))
     old, new = _authority(folder), Authority.create(1)
     async with (
@@ -208,8 +204,8 @@ async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -
         streams = [_generate(stub)]
         assert await anext(streams[0]) == "begun"
 
-        # Both are believed, then everybody gets a new certificate, then the old authority goes.
-        _believe(folder, old, new)
+        # Trust both authorities, then replace all certificates, then remove the old authority.
+        _trust(folder, old, new)
         streams.append(_generate(stub))
         assert await anext(streams[1]) == "begun"
         first = (folder / "gateway.pem").read_bytes()
@@ -220,20 +216,20 @@ async def test_a_new_authority_comes_in_without_a_dropped_stream(folder: Path) -
             while servicer.certificates[-1] != second:
                 streams.append(_generate(stub))
                 assert await anext(streams[-1]) == "begun"
-        _believe(folder, new)
+        _trust(folder, new)
         streams.append(_generate(stub))
         assert await anext(streams[-1]) == "begun"
 
-        # The operator's is still of the old authority: that the new files are in use is seen by his
-        # being refused.
+        # The certificate of the operator is of the old authority, so its refusal proves that the
+        # new files are in use.
         with pytest.raises(UnavailableError):
             await promote(port, files(folder, "operator"))
-        servicer.go_on.set()
+        servicer.proceed.set()
         assert [[text async for text in stream] for stream in streams] == [["ended"]] * len(streams)
         assert servicer.certificates == [first] * (len(streams) - 2) + [second] * 2
 
 
-def test_files_in_the_middle_of_being_replaced_change_nothing(folder: Path) -> None:
+def test_partially_replaced_files_are_ignored(folder: Path) -> None:
     tls = files(folder, "operator")
     before, pair = tls.pem_files(), _authority(folder).issue("operator", 1)
     (folder / "operator.key").write_bytes(pair.key)
@@ -246,7 +242,7 @@ def test_files_in_the_middle_of_being_replaced_change_nothing(folder: Path) -> N
     assert tls.pem_files()[:2] == (pair.certificate, pair.key)
 
 
-def test_certificate_key_and_authority_are_set_together_or_not_at_all(folder: Path) -> None:
+def test_tls_settings_are_required_together(folder: Path) -> None:
     assert ServiceSettings(port=0).tls_files() is None
     whole: dict[str, Any] = tls_settings(folder, "session")
     assert ServiceSettings(port=0, **whole).tls_files() is not None
@@ -258,7 +254,7 @@ def test_certificate_key_and_authority_are_set_together_or_not_at_all(folder: Pa
         ]
 
 
-def test_certificates_are_made_anew_before_they_expire(tmp_path: Path) -> None:
+def test_certificates_are_renewed_before_they_expire(tmp_path: Path) -> None:
     assert issue_certificates(tmp_path, ("gateway", "session"), 1) == ["gateway", "session"]
     assert issue_certificates(tmp_path, ("gateway", "session"), 1) == []
     write_pair(tmp_path, "session", _authority(tmp_path).issue("session", 0.4))
@@ -266,7 +262,7 @@ def test_certificates_are_made_anew_before_they_expire(tmp_path: Path) -> None:
     assert (tmp_path / "session.key").stat().st_mode & 0o077 == 0
 
 
-async def test_a_service_serves_as_a_process_under_its_table_and_its_certificates(
+async def test_service_process_enforces_rules_and_certificates(
     tmp_path: Path,
 ) -> None:
     issue_certificates(tmp_path, ("gateway", "guardrail", "session"), 1)
@@ -314,7 +310,7 @@ async def _guardrail_process(folder: Path) -> AsyncIterator[int]:
 
 
 def _authority(folder: Path) -> Authority:
-    """The folder's own."""
+    """Return the authority stored in the folder."""
     return Authority(
         CertificatePair(
             (folder / "authority.pem").read_bytes(), (folder / "authority.key").read_bytes()
@@ -322,7 +318,7 @@ def _authority(folder: Path) -> Authority:
     )
 
 
-def _believe(folder: Path, *authorities: Authority) -> None:
+def _trust(folder: Path, *authorities: Authority) -> None:
     (folder / "authority.pem").write_bytes(
         b"".join(authority.pair.certificate for authority in authorities)
     )

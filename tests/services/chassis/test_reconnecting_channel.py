@@ -1,6 +1,4 @@
-"""Replicas that come and go behind a name, over real sockets and a real name service: no call
-fails, and no stream is cut.
-"""
+"""Replaced replicas behind a name, with real sockets and a real DNS server: no call fails."""
 
 import asyncio
 import socket
@@ -25,17 +23,17 @@ FIRST, SECOND = "127.0.0.1", "127.0.0.2"
 
 
 class Replica(generator_pb2_grpc.GeneratorServiceServicer):
-    """Says its own name, and once more when it is told to go on."""
+    """Answers with its address, and again after `proceed` is set."""
 
     def __init__(self, host: str) -> None:
-        self.host, self.go_on = host, asyncio.Event()
+        self.host, self.proceed = host, asyncio.Event()
 
     async def Generate(
         self, request: Any, context: Any
     ) -> AsyncIterator[generator_pb2.GenerateEvent]:
         yield generator_pb2.GenerateEvent(text_delta=self.host)
         if request.user_key == "stay":
-            await self.go_on.wait()
+            await self.proceed.wait()
             yield generator_pb2.GenerateEvent(text_delta=self.host)
 
 
@@ -50,7 +48,7 @@ async def replica(host: str, port: int = 0) -> AsyncIterator[tuple[Replica, int]
 
 @pytest.fixture
 async def names(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Names]:
-    """Asked by gRPC over UDP, and by ours as if it were libc."""
+    """DNS server for gRPC (over UDP) and for the channel (as a fake of libc)."""
     async with name_server(FIRST) as found:
         monkeypatch.setattr(socket, "getaddrinfo", found.getaddrinfo)
         monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 0.05)
@@ -69,23 +67,21 @@ async def ask(channel: Any, user_key: str = "go") -> AsyncIterator[str]:
 
 async def until_answers(channel: Any, host: str) -> None:
     async with asyncio.timeout(10):
-        while host not in [said async for said in ask(channel)]:
+        while host not in [text async for text in ask(channel)]:
             await asyncio.sleep(0.01)
 
 
 async def replace(
     channel: Any, names: Names, first: AsyncExitStack, port: int
 ) -> list[grpc.StatusCode]:
-    """The only replica by another one, as an upgrade does it. What calls met that began all the
-    time.
-    """
+    """Replace the only replica during constant calls, as a rollout does; return failed codes."""
     failed: list[grpc.StatusCode] = []
-    over = asyncio.Event()
+    stopped = asyncio.Event()
 
     async def call() -> None:
-        while not over.is_set():
+        while not stopped.is_set():
             try:
-                assert [said async for said in ask(channel)]
+                assert [text async for text in ask(channel)]
             except grpc.aio.AioRpcError as error:
                 failed.append(error.code())
             await asyncio.sleep(0.005)
@@ -97,12 +93,12 @@ async def replace(
         names.addresses = [SECOND]
         await first.aclose()
         await asyncio.sleep(0.2)
-        over.set()
+        stopped.set()
         await calling
     return failed
 
 
-async def test_the_only_replica_is_replaced_and_no_call_fails(names: Names) -> None:
+async def test_replacement_of_the_only_replica_fails_no_call(names: Names) -> None:
     async with AsyncExitStack() as first:
         _, port = await first.enter_async_context(replica(FIRST))
         async with open_channel(target(names, port)) as channel:
@@ -110,7 +106,7 @@ async def test_the_only_replica_is_replaced_and_no_call_fails(names: Names) -> N
             assert await replace(channel, names, first, port) == []
 
 
-async def test_a_replica_that_came_and_went_while_nobody_called_is_not_missed(names: Names) -> None:
+async def test_replacement_during_idle_time_is_detected(names: Names) -> None:
     async with AsyncExitStack() as first:
         _, port = await first.enter_async_context(replica(FIRST))
         async with open_channel(target(names, port)) as channel, replica(SECOND, port):
@@ -119,13 +115,13 @@ async def test_a_replica_that_came_and_went_while_nobody_called_is_not_missed(na
             await asyncio.sleep(0.5)
             names.addresses = [SECOND]
             going = asyncio.create_task(first.aclose())
-            await asyncio.sleep(0.2)  # it says that it does not serve any more
-            assert [said async for said in ask(channel)] == [SECOND]
+            await asyncio.sleep(0.2)  # the first replica reports NOT_SERVING
+            assert [text async for text in ask(channel)] == [SECOND]
             await going
 
 
-async def test_a_channel_of_grpcs_own_learns_of_it_when_calls_have_failed(names: Names) -> None:
-    """The control."""
+async def test_grpc_channel_detects_replacement_only_after_failed_calls(names: Names) -> None:
+    """Control experiment with a plain gRPC channel."""
     options = [("grpc.service_config", service_config([])), *CHANNEL_OPTIONS]
     async with AsyncExitStack() as first:
         _, port = await first.enter_async_context(replica(FIRST))
@@ -134,7 +130,7 @@ async def test_a_channel_of_grpcs_own_learns_of_it_when_calls_have_failed(names:
             assert grpc.StatusCode.UNAVAILABLE in await replace(channel, names, first, port)
 
 
-async def test_a_new_replica_gets_its_share_while_a_stream_goes_on_with_the_old_one(
+async def test_new_replica_gets_calls_while_a_stream_continues_on_the_old(
     names: Names,
 ) -> None:
     async with (
@@ -147,12 +143,12 @@ async def test_a_new_replica_gets_its_share_while_a_stream_goes_on_with_the_old_
         names.addresses = [FIRST, SECOND]
         await until_answers(channel, SECOND)
         await until_answers(channel, FIRST)
-        first.go_on.set()
-        assert [said async for said in stream] == [FIRST]
+        first.proceed.set()
+        assert [text async for text in stream] == [FIRST]
 
 
-async def test_another_one_that_cannot_be_opened_is_tried_again(names: Names) -> None:
-    """Certificates in the middle of being replaced, say."""
+async def test_failed_reconnect_is_retried(names: Names) -> None:
+    """For example while certificate files are being replaced."""
     opened: list[str] = []
 
     def connect() -> grpc.aio.Channel:
@@ -172,10 +168,10 @@ async def test_another_one_that_cannot_be_opened_is_tried_again(names: Names) ->
                 await asyncio.sleep(0.01)
 
 
-async def test_a_channel_that_nobody_calls_asks_nobody(
+async def test_unused_channel_does_not_resolve_names(
     names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it was told of a peer that is still starting would be remembered on the way."""
+    """Name servers would cache that a starting peer does not exist."""
     monkeypatch.setattr(reconnecting_channel, "CHECK_INTERVAL_SECONDS", 60.0)
     async with replica(FIRST) as (_, port), open_channel(target(names, port)) as channel:
         await asyncio.sleep(0.2)
@@ -184,7 +180,7 @@ async def test_a_channel_that_nobody_calls_asks_nobody(
         assert names.asked > 0
 
 
-async def test_a_name_service_that_is_away_changes_nothing(names: Names) -> None:
+async def test_unavailable_name_server_does_not_affect_calls(names: Names) -> None:
     async with replica(FIRST) as (_, port), open_channel(target(names, port)) as channel:
         await until_answers(channel, FIRST)
         names.addresses = []

@@ -1,4 +1,4 @@
-"""Which calls are sent again: those that the protos mark, as often as the server allows."""
+"""Retries of calls: methods marked by the protos, as often as the server allows."""
 
 import time
 
@@ -24,7 +24,7 @@ SEND_MESSAGE = "/thumbwheel.chat.v1.ChatService/SendMessage"
 async def calls_of(
     text: str, *protos: FileDescriptor, seconds: float = 10
 ) -> tuple[int, grpc.StatusCode, float]:
-    """How often the server saw a call that fails, with what it failed, and how long that took."""
+    """Return attempts seen by the server, status code and duration in seconds of a failing call."""
     async with inner_replica() as replica, open_channel(replica.target, *protos) as channel:
         stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
         began = time.monotonic()
@@ -33,7 +33,7 @@ async def calls_of(
         return replica.calls[text.split()[0]], caught.value.code(), time.monotonic() - began
 
 
-def test_every_method_but_one_may_be_sent_twice() -> None:
+def test_every_method_but_one_is_idempotent() -> None:
     services = [
         service for proto in PROTOS for service in proto.DESCRIPTOR.services_by_name.values()
     ]
@@ -46,34 +46,34 @@ def test_every_method_but_one_may_be_sent_twice() -> None:
     assert unmarked == {"SendMessage"}
 
 
-def test_a_request_with_room_for_a_key_may_be_sent_twice_only_with_one() -> None:
+def test_request_with_a_key_field_is_retryable_only_with_a_key() -> None:
     assert is_retryable(BEGIN_TURN, session_pb2.BeginTurnRequest(request_id="key"))
     assert not is_retryable(BEGIN_TURN, session_pb2.BeginTurnRequest())
     assert is_retryable(SEND_MESSAGE, chat_pb2.SendMessageRequest(request_id="key"))
     assert not is_retryable(SEND_MESSAGE, chat_pb2.SendMessageRequest())
 
 
-async def test_a_marked_method_is_tried_three_times_while_its_service_is_away() -> None:
+async def test_idempotent_method_is_tried_three_times_while_unavailable() -> None:
     seen, code, _ = await calls_of("away", enhancer_pb2.DESCRIPTOR)
     assert (seen, code) == (3, grpc.StatusCode.UNAVAILABLE)
 
 
-async def test_a_channel_that_was_not_told_of_the_proto_retries_nothing() -> None:
+async def test_channel_without_the_proto_does_not_retry() -> None:
     seen, _, _ = await calls_of("away")
     assert seen == 1
 
 
-async def test_a_full_service_is_asked_once_more_after_the_time_that_it_says() -> None:
+async def test_overloaded_service_is_retried_once_after_its_retry_delay() -> None:
     seen, code, took_seconds = await calls_of("full 0.3", enhancer_pb2.DESCRIPTOR)
     assert (seen, code) == (2, grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert took_seconds >= 0.3
 
 
-async def test_a_full_service_is_not_asked_again_where_the_deadline_leaves_no_time() -> None:
+async def test_overloaded_service_is_not_retried_close_to_the_deadline() -> None:
     seen, code, _ = await calls_of("full 2", enhancer_pb2.DESCRIPTOR, seconds=3)
     assert (seen, code) == (1, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
-async def test_a_refusal_without_a_time_is_final() -> None:
+async def test_refusal_without_a_retry_delay_is_final() -> None:
     seen, code, _ = await calls_of("full 0", enhancer_pb2.DESCRIPTOR)
     assert (seen, code) == (1, grpc.StatusCode.RESOURCE_EXHAUSTED)

@@ -1,4 +1,4 @@
-"""The chassis over a real socket: errors, deadlines, identity, malformed requests, health, drain."""
+"""The chassis over a real socket: errors, deadlines, identity, invalid requests, health, drain."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ NAME = "thumbwheel.enhancer.v1.EnhancerService"
 
 
 class Echo(enhancer_pb2_grpc.EnhancerServiceServicer):
-    """Answers as the text says."""
+    """Answers, fails or waits, as the text of the request demands."""
 
     def __init__(self) -> None:
         self.remaining_seconds = 0.0
@@ -69,7 +69,7 @@ def ask(text: str) -> enhancer_pb2.EnhanceRequest:
     return enhancer_pb2.EnhanceRequest(text=text)
 
 
-async def test_a_domain_error_arrives_with_field_and_limit_in_one_error_info() -> None:
+async def test_domain_error_has_field_and_limit_in_one_error_info() -> None:
     async with echo_client() as (_, stub, _channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Enhance(ask("wrong"), timeout=5)
@@ -81,14 +81,14 @@ async def test_a_domain_error_arrives_with_field_and_limit_in_one_error_info() -
     assert dict(info.metadata) == {"field": "text", "limit": "3 characters"}
 
 
-async def test_a_domain_error_passes_through_a_client_of_ours_unchanged() -> None:
+async def test_domain_error_passes_through_a_client_unchanged() -> None:
     async with echo_client() as (_, stub, _channel):
         with refused(InvalidArgumentError, field="text", limit="3 characters"):
             await call_unary("enhancer", stub.Enhance, ask("wrong"), within_seconds=5)
 
 
 @pytest.mark.parametrize("text", ["hello", "wrong", "crash"])
-async def test_a_call_that_is_traced_says_so_at_its_end_however_it_ends(text: str) -> None:
+async def test_traced_call_has_its_trace_id_in_the_trailing_metadata(text: str) -> None:
     number = "5e0c63257de34c92bf9efcd03927272e"
     traced = (
         ("traceparent", f"00-{number}-00f067aa0ba902b7-01"),
@@ -103,7 +103,7 @@ async def test_a_call_that_is_traced_says_so_at_its_end_however_it_ends(text: st
             assert "x-trace-id" not in dict(await call.initial_metadata())
 
 
-async def test_an_unknown_error_reaches_the_caller_with_a_fixed_text() -> None:
+async def test_unknown_error_reaches_the_caller_with_a_fixed_text() -> None:
     async with echo_client() as (_, stub, _channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Enhance(ask("crash"), timeout=5)
@@ -111,14 +111,14 @@ async def test_an_unknown_error_reaches_the_caller_with_a_fixed_text() -> None:
     assert caught.value.details() == INTERNAL_TEXT
 
 
-async def test_a_call_without_a_deadline_is_refused() -> None:
+async def test_call_without_a_deadline_is_refused() -> None:
     async with echo_client() as (_, stub, _channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Enhance(ask("hello"))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_malformed_bytes_are_an_invalid_argument_and_name_no_class() -> None:
+async def test_malformed_request_is_an_invalid_argument_without_class_names() -> None:
     async with echo_client() as (_, _stub, channel):
         raw = channel.unary_unary(f"/{NAME}/Enhance")
         for body in (b"\x0a\x02\xff\xfe", b"\xff"):
@@ -129,7 +129,7 @@ async def test_malformed_bytes_are_an_invalid_argument_and_name_no_class() -> No
             assert "pb2" not in (caught.value.details() or "")
 
 
-async def test_identity_and_a_shrunken_deadline_travel_to_the_next_hop() -> None:
+async def test_identity_and_reduced_deadline_reach_the_next_hop() -> None:
     async with echo_client() as (echo, stub, _channel):
         loop = asyncio.get_running_loop()
         bind_call(CallContext(Caller("acme", "ada"), "request", loop.time() + 3))
@@ -138,21 +138,21 @@ async def test_identity_and_a_shrunken_deadline_travel_to_the_next_hop() -> None
     assert 0 < echo.remaining_seconds < 3
 
 
-async def test_a_call_without_a_user_is_unauthenticated_where_rows_are_read() -> None:
+async def test_call_without_a_user_is_unauthenticated() -> None:
     async with echo_client() as (_, stub, _channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Enhance(ask("hello"), timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_an_absent_peer_is_unavailable_and_named() -> None:
+async def test_unreachable_peer_is_unavailable_and_named() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
         with refused(UnavailableError, reason="ENHANCER_UNAVAILABLE"):
             await call_unary("enhancer", stub.Enhance, ask("hello"), within_seconds=5)
 
 
-async def test_an_unimplemented_method_of_a_peer_is_not_taken_for_our_own_not_found() -> None:
+async def test_unimplemented_method_of_a_peer_is_unavailable() -> None:
     async with echo_client() as (_, _stub, channel):
         method = channel.unary_unary("/thumbwheel.enhancer.v1.EnhancerService/Nothing")
         with pytest.raises(UnavailableError):
@@ -160,7 +160,7 @@ async def test_an_unimplemented_method_of_a_peer_is_not_taken_for_our_own_not_fo
     assert not issubclass(UnavailableError, NotFoundError)
 
 
-async def test_health_answers_by_service_and_a_running_call_survives_the_drain() -> None:
+async def test_health_is_reported_by_service_and_running_calls_survive_the_drain() -> None:
     service = echo_service()
     echo, port = await service.__aenter__()
     async with open_channel(f"127.0.0.1:{port}") as channel:

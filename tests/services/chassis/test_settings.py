@@ -1,4 +1,4 @@
-"""A misspelt variable stops the service; what is wrong is told without what is secret."""
+"""Settings: misspelt variables stop the service, and errors contain no secrets."""
 
 import importlib
 import os
@@ -15,7 +15,7 @@ from services.chassis.settings import ServiceSettings, SettingsError, load_setti
 
 
 class ParrotSettings(ServiceSettings):
-    """Settings of a service that only this test has."""
+    """Settings of a service for these tests."""
 
     model_config = SettingsConfigDict(env_prefix="TW_PARROT_", frozen=True)
 
@@ -23,7 +23,7 @@ class ParrotSettings(ServiceSettings):
 
 
 class ParrotPort(BaseSettings):
-    """A part of them."""
+    """Settings class with only one of the variables."""
 
     model_config = SettingsConfigDict(env_prefix="TW_PARROT_", frozen=True, extra="ignore")
 
@@ -35,7 +35,7 @@ def test_values_come_from_variables_with_the_prefix(monkeypatch: pytest.MonkeyPa
     assert load_settings(ParrotSettings).port == 7001
 
 
-def test_an_unknown_variable_of_the_prefix_is_refused_and_named(
+def test_unknown_variable_with_the_prefix_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TW_PARROT_PORT", "7001")
@@ -47,7 +47,7 @@ def test_an_unknown_variable_of_the_prefix_is_refused_and_named(
     assert "TW_PARROT_PORT" in str(refused.value), "the known ones are named"
 
 
-def test_a_value_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TW_PARROT_PORT", "99999")
     with pytest.raises(SettingsError) as refused:
         load_settings(ParrotSettings)
@@ -55,7 +55,7 @@ def test_a_value_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     assert re.fullmatch("settings: port: .* 65535", str(refused.value))
 
 
-def test_every_wrong_setting_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_invalid_setting_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TW_PARROT_LOG_FORMAT", "xml")
     with pytest.raises(SettingsError) as refused:
         load_settings(ParrotSettings)
@@ -66,7 +66,7 @@ def test_every_wrong_setting_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPat
     assert "xml" not in wrong
 
 
-def test_what_several_settings_must_have_together_is_told_as_they_say_it(
+def test_error_of_several_settings_has_the_text_of_the_validator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TW_PARROT_PORT", "7001")
@@ -77,7 +77,7 @@ def test_what_several_settings_must_have_together_is_told_as_they_say_it(
     assert re.match("settings: .*tls_certificate.*tls_key.*tls_authority", str(refused.value))
 
 
-def test_a_list_that_is_no_json_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_with_invalid_json_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TW_PARROT_PORT", "7001")
     monkeypatch.setenv("TW_PARROT_WORDS", "[hello")
     with pytest.raises(SettingsError) as refused:
@@ -87,8 +87,10 @@ def test_a_list_that_is_no_json_is_named_and_not_quoted(monkeypatch: pytest.Monk
     assert "hello" not in str(refused.value)
 
 
-def test_a_class_that_ignores_the_others_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the commands of the gateway, which need its database alone."""
+def test_class_that_ignores_unknown_variables_reads_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For example the commands of the gateway, which need the database only."""
     monkeypatch.setenv("TW_PARROT_PORT", "7001")
     monkeypatch.setenv("TW_PARROT_WORDS", "[hello")
     assert load_settings(ParrotPort).port == 7001
@@ -98,8 +100,9 @@ SECRET = "correct-horse-battery-staple"
 
 
 def secrets_of(service: str) -> dict[str, str]:
-    """Variables for the secrets of a service without `principal_key`; the database URL is
-    malformed.
+    """Return variables for the secrets of a service, without `principal_key`.
+
+    The database URL is malformed.
     """
     fields = settings_class(service).model_fields
     named = [
@@ -131,9 +134,7 @@ def test_no_error_quotes_a_secret(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Pydantic tells of a missing value with all that was given, and of a wrong one with what it
-    was.
-    """
+    """Pydantic quotes all input for a missing value, and the value itself for an invalid value."""
     for name, value in secrets_of(service).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", [service, *words])
@@ -143,8 +144,8 @@ def test_no_error_quotes_a_secret(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_process_ends_by_the_error_alone() -> None:
-    told = subprocess.run(
+def test_process_ends_with_the_error_and_no_traceback() -> None:
+    process = subprocess.run(
         [sys.executable, "-m", "services.generator"],
         env={**os.environ, **secrets_of("generator")},
         capture_output=True,
@@ -152,6 +153,6 @@ def test_a_process_ends_by_the_error_alone() -> None:
         check=False,
         timeout=60,
     )
-    assert told.returncode
-    assert told.stdout == ""
-    assert_no_secret(told.stderr)
+    assert process.returncode
+    assert process.stdout == ""
+    assert_no_secret(process.stderr)

@@ -1,30 +1,33 @@
-"""Edits made in rounds are one set of edits on the original."""
+"""Composition of edits from several rounds into edits of the original."""
 
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.enhancer.edits import Draft, Edit, Kind, apply, without_overlaps
+from services.enhancer.edits import Draft, Edit, EditKind, apply, without_overlaps
 
 
-def test_a_word_corrected_twice_is_one_edit() -> None:
+def test_word_corrected_twice_is_one_edit() -> None:
     draft = Draft("in frnace")
-    draft.revise([Edit(3, 9, "france", Kind.SPELLING)])
-    draft.revise([Edit(3, 4, "F", Kind.CAPITAL), Edit(9, 9, "?", Kind.PUNCTUATION)])
+    draft.revise([Edit(3, 9, "france", EditKind.SPELLING)])
+    draft.revise([Edit(3, 4, "F", EditKind.CAPITAL), Edit(9, 9, "?", EditKind.PUNCTUATION)])
     assert draft.text == "in France?"
-    assert draft.edits() == (Edit(3, 9, "France", Kind.SPELLING), Edit(9, 9, "?", Kind.PUNCTUATION))
+    assert draft.edits() == (
+        Edit(3, 9, "France", EditKind.SPELLING),
+        Edit(9, 9, "?", EditKind.PUNCTUATION),
+    )
 
 
-def test_what_was_changed_and_changed_back_is_no_edit() -> None:
+def test_reverted_change_is_no_edit() -> None:
     draft = Draft("abc")
-    draft.revise([Edit(1, 2, "x", Kind.SPELLING)])
-    draft.revise([Edit(1, 2, "b", Kind.SPELLING)])
+    draft.revise([Edit(1, 2, "x", EditKind.SPELLING)])
+    draft.revise([Edit(1, 2, "b", EditKind.SPELLING)])
     assert draft.edits() == ()
 
 
-def test_of_overlapping_edits_the_first_stands() -> None:
-    first, second = Edit(0, 3, "x", Kind.SPELLING), Edit(2, 4, "y", Kind.GRAMMAR)
+def test_first_of_overlapping_edits_is_applied() -> None:
+    first, second = Edit(0, 3, "x", EditKind.SPELLING), Edit(2, 4, "y", EditKind.GRAMMAR)
     assert without_overlaps([second, first]) == [first]
 
 
@@ -38,14 +41,14 @@ def rounds_of(data: st.DataObject, draft: Draft) -> list[Edit]:
                 start,
                 end,
                 data.draw(st.text("xyz ", max_size=3)),
-                data.draw(st.sampled_from(list(Kind))),
+                data.draw(st.sampled_from(list(EditKind))),
             )
         )
     return edits
 
 
 @given(st.text("abc é", max_size=15), st.data())
-def test_the_edits_of_any_rounds_rebuild_the_text_from_the_original(
+def test_composed_edits_rebuild_the_text_from_the_original(
     original: str, data: st.DataObject
 ) -> None:
     draft = Draft(original)

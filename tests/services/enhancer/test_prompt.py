@@ -1,4 +1,4 @@
-"""What the enhancer makes of what people type, what it leaves alone, and what holds for any text."""
+"""Enhancement: corrected texts, unchanged texts, skipped texts, and properties of any text."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.enhancer.edits import apply
-from services.enhancer.prompt import Enhancer, Skip
+from services.enhancer.prompt import Enhancer, SkipReason
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ from services.enhancer.prompt import Enhancer, Skip
         ("Waht is a definately good restaraunt", "What is a definitely good restaurant?"),
     ],
 )
-def test_what_was_meant_is_found(enhancer: Enhancer, typed: str, meant: str) -> None:
+def test_typed_text_is_corrected(enhancer: Enhancer, typed: str, meant: str) -> None:
     assert enhancer.enhance(typed).text == meant
 
 
@@ -68,7 +68,7 @@ def test_what_was_meant_is_found(enhancer: Enhancer, typed: str, meant: str) -> 
         "Fix this:\n```python\ndef fucntion(): retrun 1\n```",
     ],
 )
-def test_what_is_right_or_not_ours_stays_as_it_is(enhancer: Enhancer, text: str) -> None:
+def test_correct_or_protected_text_does_not_change(enhancer: Enhancer, text: str) -> None:
     enhancement = enhancer.enhance(text)
     assert (enhancement.text, enhancement.edits) == (text, ())
 
@@ -76,19 +76,19 @@ def test_what_is_right_or_not_ours_stays_as_it_is(enhancer: Enhancer, text: str)
 @pytest.mark.parametrize(
     ("text", "skipped"),
     [
-        ("hola como estas amigo", Skip.LANGUAGE),
-        ("wie geht es dir heute", Skip.LANGUAGE),
-        ("bonjour tout le monde", Skip.LANGUAGE),
-        ("как дела", Skip.LANGUAGE),
-        ("你好吗", Skip.LANGUAGE),
-        ("for i in range(10):\n    print(i)", Skip.CODE),
-        ("SELECT * FROM users WHERE id = 1;", Skip.CODE),
-        ("git commit -m fix", Skip.CODE),
-        ("a " * 5_000, Skip.TOO_LONG),
+        ("hola como estas amigo", SkipReason.LANGUAGE),
+        ("wie geht es dir heute", SkipReason.LANGUAGE),
+        ("bonjour tout le monde", SkipReason.LANGUAGE),
+        ("как дела", SkipReason.LANGUAGE),
+        ("你好吗", SkipReason.LANGUAGE),
+        ("for i in range(10):\n    print(i)", SkipReason.CODE),
+        ("SELECT * FROM users WHERE id = 1;", SkipReason.CODE),
+        ("git commit -m fix", SkipReason.CODE),
+        ("a " * 5_000, SkipReason.TOO_LONG),
     ],
 )
-def test_other_languages_code_and_documents_are_not_tried(
-    enhancer: Enhancer, text: str, skipped: Skip
+def test_other_languages_code_and_documents_are_skipped(
+    enhancer: Enhancer, text: str, skipped: SkipReason
 ) -> None:
     enhancement = enhancer.enhance(text)
     assert (enhancement.text, enhancement.edits, enhancement.skipped) == (text, (), skipped)
@@ -108,7 +108,7 @@ TEXTS = st.one_of(st.lists(WORDS, max_size=14).map(" ".join), st.text(max_size=6
 
 @settings(max_examples=100)
 @given(TEXTS)
-def test_edits_rebuild_the_text_do_not_overlap_and_a_second_time_changes_nothing(
+def test_enhancement_is_idempotent_and_its_edits_rebuild_the_text(
     enhancer: Enhancer, text: str
 ) -> None:
     once = enhancer.enhance(text)

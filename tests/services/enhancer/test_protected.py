@@ -1,6 +1,4 @@
-"""Code, commands, technical terms and names stay as they are typed, and the words around them are
-corrected.
-"""
+"""Code, commands, technical terms and names do not change; the words around are corrected."""
 
 import pytest
 
@@ -9,7 +7,7 @@ from services.enhancer.known_words import ABBREVIATIONS
 from services.enhancer.prompt import Enhancer
 from services.enhancer.protected import technical_terms
 
-# Blocks are parted by an empty line; the first line of each is its name.
+# Blocks are separated by an empty line; the first line of a block is its name.
 BLOCKS = dict(
     block.strip("\n").split("\n", 1)
     for block in r"""
@@ -116,25 +114,23 @@ error[E0382]: borow of moved value: `x`
 """.split("\n\n")
 )
 LINES = [
-    "def f(x):", "async def f():", "lambda x: x", "return x", "assert x", "yield x", "print x", "raise ValueError", "@decorator",
-    "x = [i for i in y]", "import os", "if x > 3:", "for (int i = 0; i < n; i++)", "if (x === 3) "
-                                                                                   "return", "var z", "x => x + 1",
+    "def f(x):", "async def f():", "lambda x: x", "return x", "assert x", "yield x", "print x",
+    "raise ValueError", "@decorator", "x = [i for i in y]", "import os", "if x > 3:",
+    "for (int i = 0; i < n; i++)", "if (x === 3) return", "var z", "x => x + 1",
     "export default foo", "char *p = malloc(n)", "struct foo *bar", "select * from usres",
-    "select name from users where id = 3",
-    "join orders on users.id = orders.id", "order by nmae desc", "drop table foo", "kind: Pod", '"nmae": "foo",', '{"nmae": [1, 2]}',
-    "^(\\w+)@(\\w+)\\.com$", "+    retrun y", "-def foo(x):", "@@ -1,3 +1,3 @@", "TypeError: teh "
-                                                                                 "operand is wrnog",
-    "panic: runtime eror: index out of range", "goroutine 1 [running]:", "Segmentation fault "
-                                                                         "(core dumped)",
-    'level=info msg="teh end" caller=main.go', "Jan 01 12:00:00 host sshd[123]: faild password "
-                                               "for root",
-    "ls", "grep", "kubectl get pods", "grep -r foo .", "git push origin main", "git rebase vs "
-                                                                               "merge", "npm install react",
-    "docker ps", "docker compose up -d", "cat foo.txt | sort | uniq -c", "find . -name foo", "make test",
-    "ps aux | grep nginx",
-    "tar xzf archive.tar.gz", "rm -rf build", "cd src && make", "curl -s localhost | jq .name",
-    "sudo systemctl restart nginx",
-    "pip install numpy", "chmod +x run.sh", "echo foo >> bar", "export FOO=bar", "tcp and udp", "vim or emacs", "nat vs bridge",
+    "select name from users where id = 3", "join orders on users.id = orders.id",
+    "order by nmae desc", "drop table foo", "kind: Pod", '"nmae": "foo",', '{"nmae": [1, 2]}',
+    "^(\\w+)@(\\w+)\\.com$", "+    retrun y", "-def foo(x):", "@@ -1,3 +1,3 @@",
+    "TypeError: teh operand is wrnog", "panic: runtime eror: index out of range",
+    "goroutine 1 [running]:", "Segmentation fault (core dumped)",
+    'level=info msg="teh end" caller=main.go',
+    "Jan 01 12:00:00 host sshd[123]: faild password for root", "ls", "grep", "kubectl get pods",
+    "grep -r foo .", "git push origin main", "git rebase vs merge", "npm install react",
+    "docker ps", "docker compose up -d", "cat foo.txt | sort | uniq -c", "find . -name foo",
+    "make test", "ps aux | grep nginx", "tar xzf archive.tar.gz", "rm -rf build", "cd src && make",
+    "curl -s localhost | jq .name", "sudo systemctl restart nginx", "pip install numpy",
+    "chmod +x run.sh", "echo foo >> bar", "export FOO=bar", "tcp and udp", "vim or emacs",
+    "nat vs bridge",
 ]  # fmt: skip
 TERMS = (
     "tcp udp http dns ssh sql gpu gpus cpu ram nlp llm rlhf ppo sft dpo api apis json yaml "
@@ -146,14 +142,14 @@ TERMS = (
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_of_code_alone_stays(enhancer: Enhancer, line: str) -> None:
+def test_code_line_alone_does_not_change(enhancer: Enhancer, line: str) -> None:
     assert enhancer.enhance(line).text == line
 
 
 @pytest.mark.parametrize(
     "line", [line for line in LINES if " " in line and " or " not in line and " vs " not in line]
 )
-def test_a_line_of_code_below_a_question_stays(enhancer: Enhancer, line: str) -> None:
+def test_code_line_below_a_question_does_not_change(enhancer: Enhancer, line: str) -> None:
     assert enhancer.enhance(f"wat does this do\n{line}").text.split("\n") == [
         "What does this do",
         line,
@@ -162,7 +158,7 @@ def test_a_line_of_code_below_a_question_stays(enhancer: Enhancer, line: str) ->
 
 @pytest.mark.parametrize("between", ["\n", "\n\n"])
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
-def test_a_block_of_code_stays_and_the_prose_around_is_corrected(
+def test_code_block_does_not_change_and_prose_around_is_corrected(
     enhancer: Enhancer, block: str, between: str
 ) -> None:
     text = enhancer.enhance(
@@ -175,12 +171,12 @@ def test_a_block_of_code_stays_and_the_prose_around_is_corrected(
 
 
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
-def test_a_block_of_code_alone_stays(enhancer: Enhancer, block: str) -> None:
+def test_code_block_alone_does_not_change(enhancer: Enhancer, block: str) -> None:
     assert enhancer.enhance(block).text == block
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_technical_term_stays_where_a_sentence_begins_and_within(
+def test_technical_term_does_not_change_at_the_start_and_inside_a_sentence(
     enhancer: Enhancer, term: str
 ) -> None:
     assert enhancer.enhance(f"{term} is realy good").text == f"{term} is really good."
@@ -228,7 +224,7 @@ def test_a_technical_term_stays_where_a_sentence_begins_and_within(
         ),
     ],
 )
-def test_code_within_a_sentence_stays_and_the_sentence_is_corrected(
+def test_code_in_a_sentence_does_not_change_and_the_sentence_is_corrected(
     enhancer: Enhancer, typed: str, meant: str
 ) -> None:
     assert enhancer.enhance(typed).text == meant
@@ -246,7 +242,9 @@ def test_code_within_a_sentence_stays_and_the_sentence_is_corrected(
         ("what is zmq and xdr", "What is zmq and xdr?"),
     ],
 )
-def test_a_name_and_a_short_unknown_word_stay(enhancer: Enhancer, typed: str, meant: str) -> None:
+def test_names_and_short_unknown_words_do_not_change(
+    enhancer: Enhancer, typed: str, meant: str
+) -> None:
     assert enhancer.enhance(typed).text == meant
 
 
@@ -274,7 +272,7 @@ def test_a_name_and_a_short_unknown_word_stay(enhancer: Enhancer, typed: str, me
         ("use git to undo my last comit", "Use git to undo my last commit."),
     ],
 )
-def test_a_misspelling_beside_technical_terms_is_corrected(
+def test_typo_next_to_technical_terms_is_corrected(
     enhancer: Enhancer, typed: str, meant: str
 ) -> None:
     assert enhancer.enhance(typed).text.lower() == meant.lower()
@@ -284,18 +282,18 @@ def test_a_misspelling_beside_technical_terms_is_corrected(
     "text",
     ["ciao come stai", "danke schon", "como instalar numpy", "que es tcp y udp", "was ist das"],
 )
-def test_a_short_text_of_another_language_is_not_taken_for_misspelled_english(
+def test_short_text_in_another_language_is_not_misspelled_english(
     enhancer: Enhancer, text: str
 ) -> None:
     assert enhancer.enhance(text).text == text
 
 
-def test_a_long_line_of_marks_stays(enhancer: Enhancer) -> None:
+def test_long_line_of_punctuation_does_not_change(enhancer: Enhancer) -> None:
     text = "+" * 7_000
     assert enhancer.enhance(text).text == text
 
 
-def test_no_term_is_a_chat_abbreviation_or_a_command_that_is_an_english_word() -> None:
+def test_technical_terms_are_neither_abbreviations_nor_english_commands() -> None:
     only_commands, also_words = commands()
     assert technical_terms() >= only_commands
     assert not technical_terms() & also_words
@@ -309,9 +307,9 @@ def test_no_term_is_a_chat_abbreviation_or_a_command_that_is_an_english_word() -
     "gato|buenas noches|merci beaucoup|"
     "wie geht es dir|que hora es|ich bin mude|feliz navidad".split("|"),
 )
-def test_short_texts_in_other_languages_stay(enhancer: Enhancer, text: str) -> None:
+def test_short_texts_in_other_languages_do_not_change(enhancer: Enhancer, text: str) -> None:
     assert enhancer.enhance(text).text == text
 
 
-def test_a_greeting_is_mended(enhancer: Enhancer) -> None:
+def test_misspelled_greeting_is_corrected(enhancer: Enhancer) -> None:
     assert enhancer.enhance("helo").text == "hello"

@@ -27,7 +27,7 @@ async def client(enhancer: Enhancer) -> AsyncIterator[enhancer_pb2_grpc.Enhancer
         yield enhancer_pb2_grpc.EnhancerServiceStub(channel)
 
 
-async def test_a_corrected_text_arrives_with_the_edits_that_made_it(enhancer: Enhancer) -> None:
+async def test_corrected_text_is_returned_with_its_edits(enhancer: Enhancer) -> None:
     typed = "wat is teh captial of frnace"
     async with client(enhancer) as stub:
         response = await stub.Enhance(enhancer_pb2.EnhanceRequest(text=typed), timeout=10)
@@ -47,7 +47,7 @@ async def test_a_corrected_text_arrives_with_the_edits_that_made_it(enhancer: En
         ("word " * 2_000, "too_long"),
     ],
 )
-async def test_a_text_that_is_left_alone_says_why(
+async def test_skipped_text_is_returned_with_the_reason(
     enhancer: Enhancer, text: str, skipped: str
 ) -> None:
     async with client(enhancer) as stub:
@@ -56,7 +56,7 @@ async def test_a_text_that_is_left_alone_says_why(
 
 
 @pytest.mark.parametrize("text", ["", "a" * 32_769])
-async def test_an_empty_or_too_long_text_is_refused_with_field_and_limit(
+async def test_empty_or_too_long_text_is_refused_with_field_and_limit(
     enhancer: Enhancer, text: str
 ) -> None:
     async with client(enhancer) as stub:
