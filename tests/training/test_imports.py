@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from training.recipes.custom.arguments import LEARNERS
+from training.recipes.custom.arguments import STAGE_HELP
 from training.recipes.custom.stages import STAGES
 from training.recipes.open_models import recipes as open_models
 from training.recipes.open_models.names import NAMES
@@ -63,8 +63,8 @@ def test_generating_imports_torch_and_little_else() -> None:
 
 def test_the_names_that_help_lists_are_those_that_there_are() -> None:
     assert tuple(open_models.RECIPES) == NAMES
-    assert set(LEARNERS) == set(STAGES)
-    assert {name for name, learner in LEARNERS.items() if learner.is_judged} == {
+    assert set(STAGE_HELP) == set(STAGES)
+    assert {name for name, learner in STAGE_HELP.items() if learner.is_judged} == {
         name for name, stage in STAGES.items() if stage.is_policy
     }
     assert tuple(sorted(rlvr.SIZES)) == rlvr_arguments.SIZES

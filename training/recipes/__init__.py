@@ -1,1 +1,1 @@
-"""Functions that return a complete config of a run."""
+"""Recipes: functions that return the complete configuration of a run."""

@@ -1,6 +1,6 @@
-"""Recipe `nano`: our own tiny decoder, all of its weights, a whole turn in minutes on two cores.
+"""Recipe `nano`: full training of a tiny decoder; a run takes minutes on two cores.
 
-Rates are toy rates (training.md, section 3: 1e-3 where a real model takes 3e-6).
+Learning rates are for toy models: 1e-3 where a real model uses 3e-6.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from training.stages.reward_model import RewardModelConfig
 from training.stages.sft import SftConfig
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 128, 40
-# Matrices of 128 gain little from a second thread, and where cores are busy the two wait for each
-# other.
+# Matrices of 128 columns gain little from a second thread, and on busy cores two threads wait for
+# each other.
 MACHINE = Machine(threads=1)
 
 
 def nano(plan: Plan) -> LoopConfig:
-    """The whole turn."""
+    """Return the configuration of a run with the nano model."""
     sets = plan.directory("sets")
     return LoopConfig(
         name="nano",
@@ -81,7 +81,7 @@ def nano(plan: Plan) -> LoopConfig:
             ),
             MACHINE,
         ),
-        # Seen on held-out prompts: 0.82 to 0.92 where the ceiling was 0.92 to 0.94.
+        # Measured accuracy on held-out prompts: 0.82 to 0.92 with a ceiling of 0.92 to 0.94.
         gate=GateConfig(ceiling_gap=0.15, min_length_ratio=0.25, retention_rise_bits=0.3),
         canary=CanaryConfig(share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0),
         max_model_bytes=64 << 20,
@@ -89,8 +89,9 @@ def nano(plan: Plan) -> LoopConfig:
 
 
 def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
-    """Both stand on the incumbent. The judge must: the SFT'd model has seen thumbs that are not the
-    judge's.
+    """Return the reward model or the judge, both based on the incumbent.
+
+    The judge must be: the SFT model has been trained on thumbs outside the judge's data.
     """
     return RewardModelConfig(
         model_directory=plan.incumbent_directory,

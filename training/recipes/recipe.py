@@ -1,5 +1,7 @@
-"""The complete config of one turn. A recipe is a function from a Plan to a LoopConfig; combinations
-that cannot work raise here, before anything is trained.
+"""The complete configuration of one run of the loop.
+
+A recipe is a function from a Plan to a LoopConfig. Invalid combinations raise here, before any
+training.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ TEXTS = Path(__file__).parent / "texts"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a turn makes, out of what, and where. Directories are named by version, so parents in
-    manifests are ids.
+    """Version, base and folders of a run.
+
+    Folders are named by version, so parents in manifests are artifact ids.
     """
 
     version: str
@@ -37,17 +40,17 @@ class Plan:
     incumbent_directory: Path
 
     def directory(self, part: str) -> Path:
-        """Where a part of this turn lies; the candidate itself has the plain version's name."""
+        """Return the folder of a part of this run; "" is the candidate itself."""
         return self.run_directory / (f"{self.version}-{part}" if part else self.version)
 
     def lineage(self, part: str) -> Lineage:
-        """Lineage of a part; the snapshot is filled in when it is pinned."""
+        """Return the lineage of a part; `LoopConfig.pinned` adds the snapshot later."""
         return Lineage(f"{self.version}-{part}" if part else self.version)
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Everything that a turn does, from snapshot to canary."""
+    """Configuration of all steps of a run, from snapshot to canary."""
 
     name: str
     plan: Plan
@@ -61,42 +64,36 @@ class LoopConfig:
     gate: GateConfig
     canary: CanaryConfig
     num_workers: int = 1
-    gpus_per_worker: int = (
-        0  # that Ray keeps for each; without any its workers compute on processors
-    )
-    fewest_workers: int | None = (
-        None  # where the number of workers is elastic, with num_workers as the most
-    )
-    rollout_actors: int = (
-        0  # processes beside the workers that sample for PPO; 0: workers sample themselves
-    )
-    checkpoints_in_bucket: bool = False  # that TW_TRAINING_S3_* names, instead of on the volume
-    max_model_bytes: int = (
-        1 << 40
-    )  # of the incumbent's weights: full training of a large model would not end
+    gpus_per_worker: int = 0  # reserved by Ray for each worker; 0: workers compute on CPUs
+    # Minimum of an elastic number of workers, with num_workers as the maximum.
+    fewest_workers: int | None = None
+    rollout_actors: int = 0  # processes that sample for PPO; 0: workers sample themselves
+    checkpoints_in_bucket: bool = False  # the bucket of TW_TRAINING_S3_*, not the volume
+    # Limit for the incumbent's weights: full training of a large model would take too long.
+    max_model_bytes: int = 1 << 40
 
     def __post_init__(self) -> None:
-        self._refuse_uneven()
-        _same(
+        self._check_divisibility()
+        _require_equal(
             "ppo.model_directory",
             self.ppo.model_directory,
             "sft.output_directory",
             self.sft.output_directory,
         )
-        _same(
+        _require_equal(
             "ppo.reward_model_directory",
             self.ppo.reward_model_directory,
             "reward_model.output_directory",
             self.reward_model.output_directory,
         )
         if self.ppo.lora is not None:
-            _same(
+            _require_equal(
                 "reward_model.model_directory",
                 self.reward_model.model_directory,
                 "ppo.model_directory, as adapters share its weights",
                 self.ppo.model_directory,
             )
-        _same(
+        _require_equal(
             "evaluation.reward_model_base",
             self.evaluation.reward_model_base,
             "reward_model.model_directory",
@@ -104,20 +101,21 @@ class LoopConfig:
         )
         if self.judge.data_path == self.reward_model.data_path:
             raise ConfigError(
-                "judge.data_path: what judges must not learn from the reward model's pairs",
+                "judge.data_path: the judge must not be trained on the pairs of the reward model",
                 field="judge.data_path",
                 reason="CONFLICT",
             )
         if self.ppo.data_path == self.evaluation.held_out_prompts:
             raise ConfigError(
-                "ppo.data_path: held-out prompts are for evaluation alone",
+                "ppo.data_path: held-out prompts must not be used for training",
                 field="ppo.data_path",
                 reason="CONFLICT",
             )
         if self.gate.kl_ceiling_nats < self.ppo.kl_ceiling_nats:
             raise ConfigError(
-                f"gate.kl_ceiling_nats: {self.gate.kl_ceiling_nats:g} is below ppo's {self.ppo.kl_ceiling_nats:g}, "
-                "so PPO would train what the gate must refuse",
+                f"gate.kl_ceiling_nats: {self.gate.kl_ceiling_nats:g} is below "
+                f"ppo.kl_ceiling_nats, {self.ppo.kl_ceiling_nats:g}: the gate would reject models "
+                "that PPO allows",
                 field="gate.kl_ceiling_nats",
                 reason="TOO_SMALL",
                 limit=f"at least {self.ppo.kl_ceiling_nats:g}",
@@ -126,14 +124,14 @@ class LoopConfig:
         for name, config in (("reward_model", self.reward_model), ("judge", self.judge)):
             if config.max_tokens < longest:
                 raise ConfigError(
-                    f"{name}.max_tokens: {config.max_tokens} is below PPO's {longest}",
+                    f"{name}.max_tokens: {config.max_tokens} is below the {longest} tokens of PPO",
                     field=f"{name}.max_tokens",
                     reason="TOO_SMALL",
                     limit=f"at least {longest}",
                 )
 
-    def _refuse_uneven(self) -> None:
-        """Before anything is trained; a stage would refuse it when its turn comes."""
+    def _check_divisibility(self) -> None:
+        """Check before training that the workers can share all batches evenly."""
         sizes = self.group.sizes
         rows = {
             "sft.batch_rows": self.sft.batch_rows,
@@ -146,13 +144,13 @@ class LoopConfig:
 
     @property
     def group(self) -> Group:
-        """The processes that train."""
+        """Return the group of training processes."""
         return Group(
             self.num_workers, self.gpus_per_worker, self.rollout_actors, self.fewest_workers
         )
 
     def on_device(self, device: str) -> LoopConfig:
-        """The same turn with every stage on this device."""
+        """Return the same configuration with every stage on this device."""
 
         def put(machine: Machine) -> Machine:
             return replace(machine, device=device)
@@ -167,7 +165,7 @@ class LoopConfig:
         )
 
     def pinned(self, snapshot_id: str, snapshot_sha256: str, code_commit: str) -> LoopConfig:
-        """The same turn with every stage's lineage filled in."""
+        """Return the same configuration with snapshot and commit in every lineage."""
 
         def fill(lineage: Lineage) -> Lineage:
             return replace(
@@ -192,8 +190,10 @@ Recipe = Callable[[Plan], LoopConfig]
 def evaluation_of(
     plan: Plan, texts: str, reward_model_base: Path, sampling: Sampling, machine: Machine
 ) -> EvaluationConfig:
-    """The paths of an evaluation, nearly the same in every recipe; `texts` names its fixed texts
-    and probes. Answers are drawn as users get them: with the preset of chat.
+    """Return the evaluation of a run, which is nearly the same in all recipes.
+
+    `texts` is the prefix of the fixed texts and probes. Sampling uses the chat preset, as for
+    users.
     """
     served = read_presets()[Task.CHAT]
     return EvaluationConfig(
@@ -215,7 +215,7 @@ def evaluation_of(
     )
 
 
-def _same(name: str, value: Path | None, other: str, expected: Path) -> None:
+def _require_equal(name: str, value: Path | None, other: str, expected: Path) -> None:
     if value != expected:
         raise ConfigError(
             f"{name}: {value and value.name} is not {other}, {expected.name}",

@@ -1,8 +1,7 @@
-"""Recipe `small`: LoRA on the small model (Gemma-3-270M with our SFT adapter), two CPU cores, a few
-hundred thumbs. About half an hour.
+"""Recipe `small`: LoRA on Gemma-3-270M with our SFT adapter; about half an hour on two CPU cores.
 
-Sizes come from measured rates: LoRA trains 150 to 200 tokens a second here with the vocabulary cut
-to 32k rows (DESIGN 16).
+The recipe is for a few hundred thumbs. Its sizes follow from measured rates: LoRA trains 150 to 200
+tokens per second with a vocabulary of 32k rows.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ MACHINE = Machine(threads=0, dtype="auto")
 
 
 def small(plan: Plan) -> LoopConfig:
-    """The whole turn."""
+    """Return the configuration of a run with the small model."""
     sets = plan.directory("sets")
     return LoopConfig(
         name="small",
@@ -100,7 +99,11 @@ def small(plan: Plan) -> LoopConfig:
 
 
 def _reward_model(plan: Plan, part: str, data: str) -> RewardModelConfig:
-    """The judge stands on the incumbent: the SFT'd model has seen thumbs that are not the judge's."""
+    """Return the reward model or the judge.
+
+    The judge is based on the incumbent: the SFT model has been trained on thumbs outside the
+    judge's data.
+    """
     return RewardModelConfig(
         model_directory=plan.directory("sft") if part == "reward" else plan.incumbent_directory,
         data_path=plan.directory("sets") / data,

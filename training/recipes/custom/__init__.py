@@ -1,1 +1,1 @@
-"""Stages and recipes on one's own files, from the command line."""
+"""Command line for stages and recipes on user-provided files."""

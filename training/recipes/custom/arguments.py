@@ -1,5 +1,6 @@
-"""What `python -m training sft | reward-model | dpo | kto | ppo | grpo` and `run` take. What they
-do is imported once it is asked for, and so is what a stage's own help says of its fields.
+"""Arguments of `python -m training sft | reward-model | dpo | kto | ppo | grpo` and `run`.
+
+The implementation, and the help on fields, is imported only when needed.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from training.recipes.open_models.names import NAMES
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-PROMPTS = '{"messages", "task" = ""}: a task as `tasks write` makes it where computation judges, none where a reward model does'
-SET = "a field of the config, as optimizer.learning_rate=1e-5; may be repeated"
+PROMPTS = (
+    '{"messages", "task" = ""}: a task of `tasks write` for verifiable rewards, none with a reward '
+    "model"
+)
+SET = "config field, such as optimizer.learning_rate=1e-5; repeatable"
 
 
 @dataclass(frozen=True)
-class Learner:
-    """A stage as its help tells it. rows: of its data file. is_judged: something must judge what it
-    samples.
+class StageHelp:
+    """Help texts of a stage.
+
+    rows: format of a data row. is_judged: the stage needs a source of scores for its samples.
     """
 
     purpose: str
@@ -32,37 +37,39 @@ class Learner:
     is_judged: bool = False
 
 
-LEARNERS: Mapping[str, Learner] = {
-    "sft": Learner(
-        "learn responses as they are written",
+STAGE_HELP: Mapping[str, StageHelp] = {
+    "sft": StageHelp(
+        "train on given responses",
         '{"messages": [{"role", "content"}], "response", "weight" = 1}',
     ),
-    "reward-model": Learner(
-        "learn which of two responses people prefer",
+    "reward-model": StageHelp(
+        "train a model of human preferences between two responses",
         '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false}',
     ),
-    "dpo": Learner(
-        "learn from preferred and rejected responses, without a reward model",
+    "dpo": StageHelp(
+        "train on preferred and rejected responses, without a reward model",
         '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}',
     ),
-    "kto": Learner(
-        "learn from single thumbs, without a reward model",
+    "kto": StageHelp(
+        "train on single thumbs, without a reward model",
         '{"messages", "response", "thumb": "up" or "down", "prompt_id"}',
     ),
-    "ppo": Learner(
-        "learn from scores of one's own samples, with a critic", PROMPTS, is_judged=True
+    "ppo": StageHelp(
+        "train on scores of the model's own samples, with a critic", PROMPTS, is_judged=True
     ),
-    "grpo": Learner("learn from scores of groups of one's own samples", PROMPTS, is_judged=True),
+    "grpo": StageHelp(
+        "train on scores of groups of the model's own samples", PROMPTS, is_judged=True
+    ),
 }
 
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
-    """Add the commands."""
-    for name, learner in LEARNERS.items():
+    """Add the commands of the stages and `run`."""
+    for name, stage in STAGE_HELP.items():
         one = commands.add_parser(
             name,
-            help=learner.purpose,
-            description=f"{learner.purpose}. A line of the data: {learner.rows}",
+            help=stage.purpose,
+            description=f"{stage.purpose}. A row of the data: {stage.rows}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
         )
@@ -79,50 +86,50 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
             type=Path,
             required=True,
             metavar="DIR",
-            help="to begin from: config, weights, tokenizer",
+            help="initial model: config, weights, tokenizer",
         )
         one.add_argument(
-            "--data", type=Path, required=True, metavar="FILE.jsonl", help="a row a line"
+            "--data", type=Path, required=True, metavar="FILE.jsonl", help="one row per line"
         )
-        one.add_argument("--name", help="of what is made (default: the model's and the stage's)")
-        if learner.is_judged:
+        one.add_argument("--name", help="name of the output (default: names of model and stage)")
+        if stage.is_judged:
             one.add_argument(
                 "--reward-model",
                 type=Path,
                 metavar="DIR",
-                help="that scores; without it the rows' tasks do",
+                help="source of the scores; without it the tasks of the rows",
             )
-        _add_running(one, "FIELD=VALUE", samples=learner.is_judged)
+        _add_running(one, "FIELD=VALUE", samples=stage.is_judged)
         one.set_defaults(command=lambda options, name=name: _run_one(name, options, code_commit))
-    many = commands.add_parser("run", help="all stages of a recipe, one after the other")
-    many.add_argument("recipe", help=f"FILE.py of your own, or {', '.join(NAMES)}")
+    many = commands.add_parser("run", help="run all stages of a recipe in order")
+    many.add_argument("recipe", help=f"your own FILE.py, or {', '.join(NAMES)}")
     many.add_argument(
         "--models",
         type=Path,
         default=Path("models"),
         metavar="DIR",
-        help="folder of the models (models)",
+        help="folder of the models (default: models)",
     )
     many.add_argument(
         "--data",
         type=Path,
         default=Path("data"),
         metavar="DIR",
-        help="folder of the data files (data)",
+        help="folder of the data files (default: data)",
     )
-    many.add_argument("--stages", metavar="A,B", help="these alone")
+    many.add_argument("--stages", metavar="A,B", help="only these stages")
     _add_running(many, "STAGE.FIELD=VALUE", samples=True)
     many.set_defaults(command=lambda options: _run_recipe(options, code_commit))
 
 
 def _add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool) -> None:
-    """samples: whether a stage may sample."""
+    """Add the options of a training command; `samples`: a stage may sample."""
     parser.add_argument(
         "--work",
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of what is made; runs/ has the pages",
+        help="output folder; runs/ has the reports",
     )
     parser.add_argument("--set", action="append", default=[], metavar=assignment, help=SET)
     add_workers(parser)
@@ -134,24 +141,25 @@ def _add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Who trains, and where their state is kept."""
+    """Add the options for workers and for the location of checkpoints."""
     parser.add_argument(
         "--workers",
         type=parse_workers,
         default=(0, None),
         metavar="N or N..M",
-        help="Ray workers; 0, the default, trains in this process; a range goes on with fewer where a machine is lost",
+        help="Ray workers; 0, the default, trains in this process; a range continues with fewer "
+        "workers after the loss of a machine",
     )
     parser.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
     parser.add_argument(
         "--checkpoints-in-bucket",
         action="store_true",
-        help="of TW_TRAINING_S3_*; else they lie under --work",
+        help="store checkpoints in the bucket of TW_TRAINING_S3_*, not under --work",
     )
 
 
 class FieldsHelp(argparse.Action):
-    """Help that lists the fields of a config too: `const` is asked for them then."""
+    """Help action that also lists the fields of a config, which `const` returns on demand."""
 
     TEXT = "show this help message and exit"
 

@@ -1,5 +1,6 @@
-"""Fields of a config from text, as `optimizer.learning_rate=1e-5`. A part that is off (None) begins
-with its own defaults once one of its fields is named: `lora.rank=16`.
+"""Config fields from text, such as `optimizer.learning_rate=1e-5`.
+
+A part that is off (None) gets its own defaults when one of its fields is assigned: `lora.rank=16`.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ OFF, NEEDED = "none", "needed"
 ATTRIBUTES = "Attributes:\n"
 # An explanation may be wrapped: its further lines are indented more deeply than its name.
 EXPLANATION = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)$", re.MULTILINE)
-TRUTHS = {"true": True, "false": False}
+BOOLEANS = {"true": True, "false": False}
 
 Config = TypeVar("Config")
 Tree = dict[str, "str | Tree"]
 
 
 def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = ()) -> Config:
-    """The config with these fields set, all at once: what contradicts what is decided when all are
-    known.
+    """Return the config with these fields set.
+
+    All fields are set at once, so consistency checks see the final values.
 
     Args:
-        assignments: NAME=VALUE each; `none` turns an optional field off, values of a tuple are
-            parted by commas.
-        fixed: fields that are set in another way.
+        assignments: strings NAME=VALUE; `none` turns an optional field off, commas separate the
+            values of a tuple.
+        fixed: fields that cannot be assigned, as other options set them.
 
     Raises:
-        ConfigError: no such field, a value that it cannot have, or fields that contradict each
+        ConfigError: the field does not exist, its value is invalid, or fields contradict each
             other; names the field.
     """
     tree: Tree = {}
@@ -49,20 +51,21 @@ def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = 
                 reason="MALFORMED",
                 limit="FIELD=VALUE",
             )
-        _plant(tree, name, text)
-    filled: Config = _filled(type(config), config, tree, "", fixed)
-    return filled
+        _insert(tree, name, text)
+    changed: Config = _apply(type(config), config, tree, "", fixed)
+    return changed
 
 
 def fields_named(assignments: Sequence[str]) -> list[str]:
-    """What they set, in their order."""
+    """Return the field names of the assignments, in order."""
     return [assignment.partition("=")[0] for assignment in assignments]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settable:
-    """A field that can be set. value: if nobody sets it (NEEDED: there is none). explanation: of
-    its class's docstring.
+    """A field that can be assigned.
+
+    value: the default (NEEDED: none). explanation: from the docstring of its class.
     """
 
     name: str
@@ -73,11 +76,12 @@ class Settable:
 def settable(
     kind: Any, fixed: Sequence[str] = (), now: object = None, prefix: str = ""
 ) -> Iterator[Settable]:
-    """The fields of a config class that can be set; after a part that is off, its fields as they
-    would begin.
+    """Yield the fields of a config class that can be assigned.
+
+    A part that is off is followed by its fields with their defaults.
 
     Args:
-        now: a config whose values stand in place of the class's.
+        now: a config whose values replace the defaults of the class.
     """
     explanations = explained(kind)
     for field in dataclasses.fields(kind):
@@ -92,15 +96,16 @@ def settable(
 
 
 def listed(fields: Iterable[Settable]) -> str:
-    """As a help shows them."""
+    """Format the fields for the help text."""
     return "\n".join(
         f"  {field.name} = {word(field.value)}\n      {field.explanation}" for field in fields
     )
 
 
 def explained(kind: Any) -> dict[str, str]:
-    """What each field of a config class is, as `Attributes:` of its docstring says, or of the
-    nearest class that it is made of.
+    """Return an explanation for each field of a config class.
+
+    The source is `Attributes:` in the docstring of the class or of its nearest base class.
     """
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
@@ -110,19 +115,19 @@ def explained(kind: Any) -> dict[str, str]:
 
 
 def word(value: object) -> str:
-    """A value as it is written in an assignment."""
+    """Format a value as in an assignment."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def _plant(tree: Tree, name: str, text: str) -> None:
+def _insert(tree: Tree, name: str, text: str) -> None:
     *path, leaf = name.split(".")
     for step in path:
         below = tree.setdefault(step, {})
         if isinstance(below, str):
             raise ConfigError(
-                f"{name}: {step} is set as a whole too", field=name, reason="CONFLICT"
+                f"{name}: {step} is also set as a whole", field=name, reason="CONFLICT"
             )
         tree = below
     if leaf in tree:
@@ -130,10 +135,10 @@ def _plant(tree: Tree, name: str, text: str) -> None:
     tree[leaf] = text
 
 
-def _filled(
+def _apply(
     kind: Any, now: Any, tree: Mapping[str, str | Tree], prefix: str, fixed: Sequence[str]
 ) -> Any:
-    """now: what has the other fields; None: the class's defaults have them."""
+    """Apply a tree of texts to a config, or to the defaults of its class if `now` is None."""
     names = [field.name for field in dataclasses.fields(kind) if field.name not in fixed]
     hints = get_type_hints(kind)
     changed: dict[str, object] = {}
@@ -142,7 +147,7 @@ def _filled(
         if field not in names:
             known = ", ".join(prefix + one for one in names)
             raise ConfigError(
-                f"{name}: no such field; there are {known}",
+                f"{name}: unknown field; known fields: {known}",
                 field=name,
                 reason="UNKNOWN",
                 limit=known,
@@ -151,28 +156,28 @@ def _filled(
         if isinstance(given, str):
             changed[field] = _value(given, hints[field], name)
         elif part is None:
-            raise ConfigError(f"{name}: has no fields of its own", field=name, reason="UNSUPPORTED")
+            raise ConfigError(f"{name}: has no nested fields", field=name, reason="UNSUPPORTED")
         else:
-            changed[field] = _filled(
+            changed[field] = _apply(
                 part, None if now is None else getattr(now, field), given, f"{name}.", ()
             )
     try:
-        return dataclasses.replace(now, **changed) if now is not None else _begun(kind, changed)
+        return dataclasses.replace(now, **changed) if now is not None else _create(kind, changed)
     except ValueError as error:
         raise ConfigError(f"{prefix}{error}", **details_of(error, prefix)) from error
 
 
-def _begun(kind: Any, values: Mapping[str, object]) -> Any:
+def _create(kind: Any, values: Mapping[str, object]) -> Any:
     missing = [
         f.name for f in dataclasses.fields(kind) if f.name not in values and _default(f) == NEEDED
     ]
     if missing:
-        raise ConfigError(f"{missing[0]}: is needed too", field=missing[0], reason="MISSING")
+        raise ConfigError(f"{missing[0]}: must be set too", field=missing[0], reason="MISSING")
     return kind(**values)
 
 
 def _part(kind: Any, field: str) -> Any:
-    """The class of the field's own fields; None: it has none."""
+    """Return the config class of a field, or None for a plain field."""
     return next(
         (one for one in _kinds(get_type_hints(kind)[field]) if dataclasses.is_dataclass(one)), None
     )
@@ -185,7 +190,11 @@ def _default(field: dataclasses.Field[Any]) -> object:
 
 
 def _value(text: str, kind: Any, name: str) -> object:
-    """Raises: ConfigError: the text is none of this kind."""
+    """Parse the text of a field.
+
+    Raises:
+        ConfigError: the text is not of this kind.
+    """
     kinds = _kinds(kind)
     if text == OFF and type(None) in kinds:
         return None
@@ -194,7 +203,7 @@ def _value(text: str, kind: Any, name: str) -> object:
             return _parsed(text, one)
         except (ValueError, KeyError):
             continue
-    allowed = " or ".join(_kind_word(one) for one in kinds)
+    allowed = " or ".join(_kind_name(one) for one in kinds)
     raise ConfigError(
         f"{name}: {text!r} is not {allowed}", field=name, reason="MALFORMED", limit=allowed
     )
@@ -202,7 +211,7 @@ def _value(text: str, kind: Any, name: str) -> object:
 
 def _parsed(text: str, kind: Any) -> object:
     if kind is bool:
-        return TRUTHS[text.lower()]
+        return BOOLEANS[text.lower()]
     if get_origin(kind) is tuple:
         inner, texts = get_args(kind), text.split(",") if text else []
         if inner[-1] is not Ellipsis and len(texts) != len(inner):
@@ -210,14 +219,14 @@ def _parsed(text: str, kind: Any) -> object:
         return tuple(_parsed(one, inner[0]) for one in texts)
     if kind in (int, float, str, Path) or _is_enum(kind):
         return kind(text)
-    raise ValueError(text)  # a part is set by its fields
+    raise ValueError(text)  # a nested config is set by its fields
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
-def _kind_word(kind: Any) -> str:
+def _kind_name(kind: Any) -> str:
     if _is_enum(kind):
         return ", ".join(str(member.value) for member in kind)
     words = {
@@ -227,7 +236,7 @@ def _kind_word(kind: Any) -> str:
         str: "text",
         Path: "a path",
     }
-    return words.get(kind, OFF if kind is type(None) else "values with commas between")
+    return words.get(kind, OFF if kind is type(None) else "values separated by commas")
 
 
 def _is_enum(kind: Any) -> bool:

@@ -1,6 +1,7 @@
-"""`python -m training sft | reward-model | dpo | kto | ppo | grpo` on files of one's own, and `run`
-for all stages of a recipe. The same command goes on after a kill; all that a life of a model needs
-may lie in one folder.
+"""`python -m training sft | reward-model | dpo | kto | ppo | grpo` on user files, and `run`.
+
+`run` executes all stages of a recipe. The same command resumes after an interruption. All artifacts
+of a model may be in one folder.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from training.planning.plan import PlannedStage
 from training.planning.work import StageConfig
 from training.progress import StageDisplay, open_display
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
-from training.recipes.custom.inputs import check_prompts, checked_judge, checked_model, there
+from training.recipes.custom.inputs import (
+    check_prompts,
+    checked_judge,
+    checked_model,
+    existing_path,
+)
 from training.recipes.custom.recipe_file import FIXED, of_stage, open_recipe, set_fields
 from training.recipes.custom.stages import STAGES, runs
 from training.recipes.open_models.recipes import Places
@@ -34,16 +40,15 @@ from training.stages.context import ConfigError, Lineage
 from training.stages.policy_loop import FIRST_UPDATE, PolicyConfig
 
 RUNS = "runs"
-RESERVED = (RUNS, BOOKKEEPING, MARK)  # names of what else lies in the folders
+RESERVED = (RUNS, BOOKKEEPING, MARK)  # names of other entries of the folders
 NAME = re.compile(r"[\w.-]*[\w-][\w.-]*")
 
 
 def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
-    """One stage.
+    """Run one stage.
 
     Raises:
-        ConfigError: a field that is not to be set so, or a run of this name that was begun
-            otherwise.
+        ConfigError: a field cannot be assigned, or a run of this name has another configuration.
     """
     stage, output = (
         STAGES[name],
@@ -51,7 +56,7 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     )
     given: dict[str, Any] = {
         "model_directory": checked_model(options.model),
-        "data_path": there("data", options.data),
+        "data_path": existing_path("data", options.data),
         "output_directory": output,
         "lineage": Lineage(output.name, code_commit=code_commit),
         **lengths(stage.config, options.model),
@@ -67,8 +72,9 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
 
 
 def lengths(kind: Any, model_directory: Path) -> dict[str, int]:
-    """How long a row may be where nobody sets it: what its stage's config says, or what the model
-    has positions for, if that is less.
+    """Return the default limit of row lengths.
+
+    The limit is the default of the stage, or the number of positions of the model if smaller.
     """
     positions = read_config(model_directory).max_positions
     if issubclass(kind, PolicyConfig):
@@ -81,11 +87,11 @@ def lengths(kind: Any, model_directory: Path) -> dict[str, int]:
 
 
 def run_recipe(options: argparse.Namespace, code_commit: str) -> int:
-    """All stages, or those that were asked for.
+    """Run all stages of a recipe, or the selected ones.
 
     Raises:
-        ConfigError: there is no such recipe or stage, or a run in this folder that was begun
-            otherwise.
+        ConfigError: the recipe or stage does not exist, or a run in this folder has another
+            configuration.
     """
     places = Places(options.models.absolute(), options.data.absolute(), options.work.absolute())
     recipe = open_recipe(options.recipe, places)
@@ -114,33 +120,35 @@ def _run(
     bucket = bucket_prefix(options)
     for stage in due:
         begin_anew(stage.config, storage / stage.name)
-    first = {stage.name: _beginning(stage, storage / stage.name) for stage in due}
+    first = {stage.name: _initial_text(stage, storage / stage.name) for stage in due}
     for stage in stages:
         if stage not in due:
-            print(f"{stage.name}: is finished already")
+            print(f"{stage.name}: is already finished")
     if due:
         with open_display() as display:
             run_stages(due, storage, group, StageDisplay(display, figures, first=first), bucket)
     for stage in stages:
         if manifest := finished_manifest(stage.config.output_directory):
             print(
-                f"\n{stage.config.output_directory}\n  {_told(manifest)}\n  page: {storage / stage.name / REPORT}"
+                f"\n{stage.config.output_directory}\n  {_format_report(manifest)}"
+                f"\n  page: {storage / stage.name / REPORT}"
             )
 
 
-def _beginning(stage: StageRun[Any], directory: Path) -> str:
-    """What is said of it before its first step shows itself."""
+def _initial_text(stage: StageRun[Any], directory: Path) -> str:
+    """Return the text to display before the first step."""
     return kept_text(directory) or (FIRST_UPDATE if isinstance(stage.config, PolicyConfig) else "")
 
 
 def bucket_prefix(options: argparse.Namespace) -> str | None:
-    """Where in the bucket a folder of runs keeps its checkpoints; None: they lie in the folder."""
+    """Return the prefix of the checkpoints in the bucket, or None if they are in the folder."""
     return f"checkpoints/{options.work.absolute().name}" if options.checkpoints_in_bucket else None
 
 
-def _told(manifest: Manifest) -> str:
-    """Figures of the report that are numbers, and why it stopped before its end; below, what those
-    mean that are often misread.
+def _format_report(manifest: Manifest) -> str:
+    """Format the numbers of the report, the reason of an early stop, and notes on figures.
+
+    Notes explain figures that are often misread.
     """
     report = manifest.report
     numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
@@ -153,7 +161,11 @@ def _told(manifest: Manifest) -> str:
 
 
 def _name(name: str) -> str:
-    """Raises: ConfigError: it names no folder of its own in --work."""
+    """Check the name of an output.
+
+    Raises:
+        ConfigError: the name is not valid for a folder in --work.
+    """
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"name: {name!r} is not letters, digits, - _ .",
@@ -163,7 +175,7 @@ def _name(name: str) -> str:
         )
     if name in RESERVED:
         raise ConfigError(
-            f"name: {name!r} is the name of something else in a folder of runs",
+            f"name: {name!r} is reserved in a folder of runs",
             field="name",
             reason="IN_USE",
         )
@@ -189,5 +201,5 @@ def _of_commit(config: StageConfig, code_commit: str) -> StageConfig:
 
 
 def fields_of(name: str) -> str:
-    """What of a stage's config can be set, as its help lists it."""
-    return f"fields for --set, as they are if nobody sets them:\n{listed(settable(STAGES[name].config, FIXED))}"
+    """Return the help text on the fields of a stage that can be assigned."""
+    return f"fields for --set with defaults:\n{listed(settable(STAGES[name].config, FIXED))}"

@@ -1,4 +1,4 @@
-"""What a command is given to begin from, looked at before anything is written or started."""
+"""Checks of the inputs of a command, before files are written or processes started."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from training.stages.context import ConfigError
 from training.stages.policy_loop import PolicyConfig
 
 
-def there(option: str, path: Path) -> Path:
-    """Raises: ConfigError: nothing is there."""
+def existing_path(option: str, path: Path) -> Path:
+    """Return the absolute path.
+
+    Raises:
+        ConfigError: the path does not exist.
+    """
     if not path.exists():
-        raise ConfigError(f"{option}: {path} is not there", field=option, reason="MISSING")
+        raise ConfigError(f"{option}: {path} does not exist", field=option, reason="MISSING")
     return path.absolute()
 
 
 def checked_model(path: Path) -> Path:
-    """Raises: ConfigError: it is a reward model, which scores and does not speak, or nothing is
-    there.
+    """Return the path of the initial model.
+
+    Raises:
+        ConfigError: the path does not exist or is a reward model, which cannot generate text.
     """
     if (path / SETTINGS).exists():
         raise ConfigError(
@@ -28,14 +34,14 @@ def checked_model(path: Path) -> Path:
             field="model",
             reason="MISMATCH",
         )
-    return there("model", path)
+    return existing_path("model", path)
 
 
 def checked_judge(path: Path | None, data: Path) -> Path | None:
-    """The reward model; None where the prompts' own tasks judge.
+    """Return the path of the reward model, or None if all prompts have tasks.
 
     Raises:
-        ConfigError: it is none, or neither is there.
+        ConfigError: the path is not a reward model, or both reward model and tasks are missing.
     """
     if path is None:
         bare = next(
@@ -43,12 +49,13 @@ def checked_judge(path: Path | None, data: Path) -> Path | None:
         )
         if bare is not None:
             raise ConfigError(
-                f"reward-model: missing, and line {bare} of {data.name} has no task; give one of both",
+                f"reward-model: missing, and line {bare} of {data.name} has no task; one of both "
+                "is needed",
                 field="reward-model",
                 reason="MISSING",
             )
         return None
-    directory = there("reward-model", path)
+    directory = existing_path("reward-model", path)
     if not (directory / SETTINGS).exists():
         found = (
             "a language model, not a reward model"
@@ -62,13 +69,17 @@ def checked_judge(path: Path | None, data: Path) -> Path | None:
 
 
 def check_prompts(config: StageConfig) -> None:
-    """Raises: ConfigError: an update asks for more prompts than there are."""
+    """Check the number of prompts.
+
+    Raises:
+        ConfigError: an update needs more prompts than the data has.
+    """
     if not isinstance(config, PolicyConfig) or not config.data_path.exists():
         return
     count = len(read_prompts(config.data_path))
     if config.prompts_per_update > count:
         raise ConfigError(
-            f"prompts_per_update: {config.prompts_per_update} is more than the {count} prompts",
+            f"prompts_per_update: {config.prompts_per_update} exceeds the {count} prompts",
             field="prompts_per_update",
             reason="TOO_LARGE",
             limit=f"at most {count}",

@@ -1,5 +1,6 @@
-"""A recipe by its name, or from a Python file of one's own: a function `recipe(places: Places) ->
-OpenRecipe`.
+"""Recipes by name, or from a user's Python file.
+
+The file has a function `recipe(places: Places) -> OpenRecipe`.
 """
 
 from __future__ import annotations
@@ -29,22 +30,27 @@ FIXED = (
 
 
 def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
-    """Raises: ConfigError: there is none of this name, or the file does not make one."""
+    """Open a recipe by its name or file.
+
+    Raises:
+        ConfigError: the recipe does not exist, or the file does not return a valid one.
+    """
     if not name.endswith(".py"):
         return recipe_named(name, places)
     if not Path(name).is_file():
-        raise ConfigError(f"recipe: {name} is not there", field="recipe", reason="MISSING")
-    with _told_in_a_line(name):
+        raise ConfigError(f"recipe: {name} does not exist", field="recipe", reason="MISSING")
+    with _errors_with_line(name):
         make = runpy.run_path(name).get(FUNCTION)
     if not callable(make):
         raise ConfigError(
             f"recipe: {name} has no function {FUNCTION}(places)", field="recipe", reason="EMPTY"
         )
-    with _told_in_a_line(name):
+    with _errors_with_line(name):
         recipe = make(places or Places())
     if not isinstance(recipe, OpenRecipe):
         raise ConfigError(
-            f"recipe: {FUNCTION}(places) of {name} gave {type(recipe).__name__}, not OpenRecipe",
+            f"recipe: {FUNCTION}(places) of {name} returned {type(recipe).__name__}, "
+            "not OpenRecipe",
             field="recipe",
             reason="MISMATCH",
             limit="OpenRecipe",
@@ -52,7 +58,7 @@ def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
     names = [stage.name for stage in recipe.stages]
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"recipe: two stages of {name} have one name, of {', '.join(names)}",
+            f"recipe: stages of {name} have equal names: {', '.join(names)}",
             field="recipe",
             reason="DUPLICATE",
         )
@@ -60,8 +66,12 @@ def open_recipe(name: str, places: Places | None = None) -> OpenRecipe:
 
 
 @contextmanager
-def _told_in_a_line(name: str) -> Iterator[None]:
-    """What the file does wrong, with its line. Raises: ConfigError."""
+def _errors_with_line(name: str) -> Iterator[None]:
+    """Report errors of the file with their line.
+
+    Raises:
+        ConfigError: the block raised an exception.
+    """
     try:
         yield
     except SyntaxError as error:
@@ -87,19 +97,20 @@ def _told_in_a_line(name: str) -> Iterator[None]:
 
 
 def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> list[PlannedStage]:
-    """The stages with these fields of their configs set.
+    """Return the stages with these fields of their configs set.
 
     Args:
-        assignments: STAGE.NAME=VALUE each.
+        assignments: strings STAGE.NAME=VALUE.
 
     Raises:
-        ConfigError: see assigned; or there is no such stage.
+        ConfigError: as raised by `assigned`; or the stage does not exist.
     """
     names = [stage.name for stage in stages]
     for text in assignments:
         if text.partition(".")[0] not in names:
             raise ConfigError(
-                f"set: {text!r} does not begin with a stage, {' or '.join(f'{name}.' for name in names)}",
+                f"set: {text!r} does not begin with a stage: "
+                f"{' or '.join(f'{name}.' for name in names)}",
                 field="set",
                 reason="UNKNOWN",
                 limit=", ".join(names),
@@ -118,5 +129,5 @@ def _assigned(stage: PlannedStage, assignments: Sequence[str]) -> StageConfig:
 
 
 def of_stage(name: str, assignments: Sequence[str]) -> list[str]:
-    """Those of one stage, without its name."""
+    """Return the assignments of one stage, without its name."""
     return [text.removeprefix(f"{name}.") for text in assignments if text.startswith(f"{name}.")]

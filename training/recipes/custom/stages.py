@@ -1,6 +1,4 @@
-"""The stages by the names of their commands: the class of a config, and the function that runs it
-in a worker.
-"""
+"""Stages by the names of their commands, with config class and function."""
 
 from __future__ import annotations
 
@@ -25,7 +23,10 @@ from training.stages.sft import SftConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """shown: figures of a step for whoever waits. What its help says lies in arguments.py."""
+    """Config class and function of a stage.
+
+    shown: figures of a step to display. Help texts are in arguments.py.
+    """
 
     config: type[StageConfig]
     run: Callable[[Any, RunContext], Manifest]
@@ -33,7 +34,7 @@ class Stage:
 
     @property
     def is_policy(self) -> bool:
-        """Whether something must judge what it samples."""
+        """True if the samples of the stage need a source of scores."""
         return issubclass(self.config, PolicyConfig)
 
 
@@ -72,10 +73,10 @@ STAGES: Mapping[str, Stage] = {
 
 
 def runs(config: StageConfig) -> Callable[[Any, RunContext], Manifest]:
-    """What runs a config of any stage.
+    """Return the function that runs a config of any stage.
 
     Raises:
-        ConfigError: it is none of ours.
+        ConfigError: the config belongs to no stage.
     """
     if isinstance(config, PretrainConfig):
         return pretrain.run
@@ -83,5 +84,7 @@ def runs(config: StageConfig) -> Callable[[Any, RunContext], Manifest]:
         if isinstance(config, stage.config):
             return stage.run
     raise ConfigError(
-        f"config: {type(config).__name__} is no stage's", field="config", reason="UNKNOWN"
+        f"config: {type(config).__name__} is not the config of a stage",
+        field="config",
+        reason="UNKNOWN",
     )

@@ -1,3 +1,1 @@
-"""The recipe of the guardrail's classifier: where its texts come from, how it is fitted, what it is
-worth.
-"""
+"""Recipe of the guardrail classifier: sources of texts, fitting and evaluation."""

@@ -1,7 +1,6 @@
-"""`python -m training.recipes.guardrail [directory]`: trains the classifier anew and prints what it
-is worth.
+"""`python -m training.recipes.guardrail [directory]`: train the classifier and print its figures.
 
-Without a directory the shipped weights are replaced, with the same bytes if nothing has changed.
+Without a directory the shipped weights are replaced, with equal bytes if nothing has changed.
 """
 
 import hashlib

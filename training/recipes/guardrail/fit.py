@@ -1,5 +1,6 @@
-"""Fits one logistic regression a head and rounds it to eight bits: 256 KB for both, the same bytes
-on every run.
+"""Fit one logistic regression per head, rounded to eight bits.
+
+Both heads have 256 KB, with equal bytes on every run.
 """
 
 import math
@@ -15,14 +16,17 @@ from training.recipes.guardrail.features import plain, rows
 
 HEADS = ("harmful_intent", "injection")
 WEIGHTS_NAME = "classifier.npz"
-# A long text is read whole and in windows, and its highest score counts: one sentence among a
-# thousand is not drowned.
+# A long text is scored as a whole and in windows, and the maximum counts. So one sentence among a
+# thousand is detected.
 WINDOW_CHARACTERS = 600
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """Linear heads: weights [H, B] in steps of scale [H], bias [H], threshold [H] as a probability."""
+    """Linear heads with weights [H, B] in steps of scale [H], and bias [H].
+
+    threshold [H] is a probability.
+    """
 
     weights: Any
     scale: Any
@@ -30,7 +34,7 @@ class Classifier:
     threshold: Any
 
     def logits(self, texts: Sequence[str]) -> Any:
-        """[T, H], before the logistic function: the highest over the whole text and its windows."""
+        """Return logits [T, H]: the maximum over the whole text and its windows."""
         parts = [windows(text) for text in texts]
         logits = rows([part for text in parts for part in text]) @ (
             self.weights.T * self.scale.astype(np.float64)
@@ -39,14 +43,14 @@ class Classifier:
         return np.maximum.reduceat(logits + self.bias, starts, axis=0)
 
     def with_thresholds(self, thresholds: Sequence[float]) -> "Classifier":
-        """The same heads with other thresholds."""
+        """Return the same heads with other thresholds."""
         return Classifier(
             self.weights, self.scale, self.bias, np.array(thresholds, dtype=np.float32)
         )
 
 
 def windows(text: str) -> list[str]:
-    """The text, and if it is long its windows, which overlap by half."""
+    """Return the text, and for a long text also its windows, which overlap by half."""
     plain_text = plain(text)
     if len(plain_text) <= WINDOW_CHARACTERS:
         return [plain_text]
@@ -61,13 +65,13 @@ def windows(text: str) -> list[str]:
 
 
 def fit(texts: Texts, strength: float) -> Classifier:
-    """Both heads; `strength` is the inverse of the L2 penalty."""
+    """Fit both heads; `strength` is the inverse of the L2 penalty."""
     from sklearn.linear_model import LogisticRegression  # seconds to import
 
     weights, scales, biases = [], [], []
     for positive in (texts.harmful, texts.injection):
         examples, labels = head_rows(texts, positive)
-        # liblinear's Newton method from zero: no randomness, one thread.
+        # Newton's method of liblinear from zero is deterministic and uses one thread.
         model = LogisticRegression(C=strength, solver="liblinear", tol=1e-3).fit(
             rows(examples), labels
         )
@@ -75,7 +79,7 @@ def fit(texts: Texts, strength: float) -> Classifier:
         weights.append(np.rint(model.coef_[0] / scale).astype(np.int8))
         scales.append(scale)
         biases.append(model.intercept_[0])
-    # Few digits, so that the last bits of another machine's arithmetic do not show.
+    # Few digits hide differences in the last bits between machines.
     scale, bias = (np.round(np.array(values), 5).astype(np.float32) for values in (scales, biases))
     return Classifier(np.stack(weights), scale, bias, np.full(len(HEADS), 0.5, dtype=np.float32))
 
@@ -83,8 +87,9 @@ def fit(texts: Texts, strength: float) -> Classifier:
 def thresholds(
     classifier: Classifier, benign: Sequence[str], false_alarm_rates: Sequence[float]
 ) -> list[float]:
-    """For each head the probability above which no more than its share of the benign texts lies, up
-    to the next thousandth.
+    """Return the threshold of each head, a probability rounded up to thousandths.
+
+    Above its threshold is at most the given share of the benign texts.
     """
     logits = classifier.logits(benign)
     chosen = []
@@ -95,7 +100,7 @@ def thresholds(
 
 
 def save(classifier: Classifier, directory: Path) -> None:
-    """Write classifier.npz; uncompressed, since compression differs between versions of zlib."""
+    """Write classifier.npz, uncompressed as compression differs between versions of zlib."""
     directory.mkdir(parents=True, exist_ok=True)
     np.savez(
         directory / WEIGHTS_NAME,

@@ -1,16 +1,15 @@
-"""Texts that we wrote ourselves (texts/*.txt): harmful wishes, harmless questions on the same
-matters, ordinary chat.
+"""Our own texts (texts/*.txt): harmful requests, harmless questions on the same topics, and chat.
 
-Most are sentences with a gap, times what fills the gap. The harmless ones teach the classifier to
-judge the wish and not the word: "how do I make a bomb" and "how do the police investigate bombs"
-share the bomb.
+Most are frames with a gap and a list of fillings. Harmless texts teach the classifier to judge the
+request, not a word: "how do I make a bomb" and "how do the police investigate bombs" share the
+word.
 """
 
 from itertools import product
 from pathlib import Path
 
 TEXTS = Path(__file__).parent / "texts"
-# Frames and what fills them. Follow-ups share "your previous" and "instead" with injections, roles
+# Frames and their fillings. Follow-ups share "your previous" and "instead" with injections, roles
 # share "act as" with personas without rules, plans share "in detail" with harmful plans, harmless
 # deeds share verbs and things with harmful ones.
 HARMLESS_PAIRS = (
@@ -23,12 +22,12 @@ HARMLESS_PAIRS = (
 
 
 def harmful_texts() -> list[str]:
-    """Every deed in every frame."""
+    """Return all harmful deeds in all frames."""
     return _filled("harmful_frames", "harmful_deeds")
 
 
 def harmless_texts() -> list[str]:
-    """Twins, follow-ups, roles, plans, deeds, look-alikes, chat and small talk."""
+    """Return harmless counterparts, follow-ups, roles, plans, deeds, look-alikes and chat."""
     texts = [text for frames, fillings in HARMLESS_PAIRS for text in _filled(frames, fillings)]
     topics = _lines("chat_topics")
     others = dict(zip(topics, [*topics[7:], *topics[:7]], strict=True))

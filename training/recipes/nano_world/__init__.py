@@ -1,1 +1,1 @@
-"""The little world that `nano` is brought up on, and how its base is made."""
+"""The toy world in which the nano model is trained, and the training of its base."""

@@ -1,5 +1,6 @@
-"""What `python -m training nano-base` takes, and what it says. What it does is imported once it is
-asked for.
+"""Arguments and output of `python -m training nano-base`.
+
+The implementation is imported only when the command runs.
 """
 
 from __future__ import annotations
@@ -15,37 +16,37 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 NANO = Path(__file__).parents[3] / "models" / "nano"
-SAY_EVERY_STEPS = 20
+PRINT_EVERY_STEPS = 20
 
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
-    """Add the command."""
-    made = commands.add_parser("nano-base", help="make models/nano from nothing, in ten minutes")
-    made.add_argument(
+    """Add the command `nano-base` to the parser."""
+    parser = commands.add_parser("nano-base", help="train models/nano from scratch, in ten minutes")
+    parser.add_argument(
         "--work",
         type=Path,
         default=Path(".state") / "nano-base",
-        help="folder of the intermediate files",
+        help="folder for intermediate files",
     )
-    made.add_argument("--output", type=Path, default=NANO)
-    made.set_defaults(command=lambda options: make_base(options, code_commit()))
+    parser.add_argument("--output", type=Path, default=NANO)
+    parser.set_defaults(command=lambda options: make_base(options, code_commit()))
 
 
 def make_base(options: argparse.Namespace, code_commit: str) -> int:
-    """Nano's base, and the texts that belong to it."""
-    from training.recipes.nano_world.train_base import bring_up, write_texts
+    """Train the base of nano and write the texts that belong to it."""
+    from training.recipes.nano_world.train_base import train_base, write_texts
     from training.recipes.recipe import TEXTS
 
     write_texts(TEXTS)
 
     def show(progress: Progress) -> None:
-        if progress.step % SAY_EVERY_STEPS == 0:
+        if progress.step % PRINT_EVERY_STEPS == 0:
             loss = progress.metrics["loss"]
             print(
                 f"{progress.stage}: {progress.step} of {progress.total_steps}, loss {loss:.3f}",
                 flush=True,
             )
 
-    manifest = bring_up(options.work, options.output, code_commit, show)
+    manifest = train_base(options.work, options.output, code_commit, show)
     print(f"{manifest.version} is in {options.output}")
     return 0

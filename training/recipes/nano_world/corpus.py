@@ -1,8 +1,8 @@
-"""Texts of the little world: conversations to learn from, prompts for users, fixed texts and probes
-for evaluation.
+"""Texts of the toy world: training conversations, user prompts, and texts and probes for
+evaluation.
 
-Evaluation texts come from seeds of their own and are never in what the base is trained on word by
-word; its facts are.
+Evaluation texts have separate seeds and never occur verbatim in the training data of the base; its
+facts do.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ SYSTEMS = (
 )
 SECOND_TURN_SHARE = 0.25
 SYSTEM_SHARE = 0.1
-CASUAL_SHARE = 0.15  # typed in lower case and without a full stop, as people do
+CASUAL_SHARE = 0.15  # in lower case and without a full stop, as users type
 FORBIDDEN_SHARE = 0.06
 HELD_OUT_SHARE = 0.2
 RETENTION_TEXTS, RETENTION_SEED = 64, 77_001
 PROBES_PER_KIND, PROBE_SEED = 48, 77_002
 SPLIT_SEED = 77_003
 ANCHOR_DEEDS, ANCHOR_SEED = 6, 77_004
-# people ask the same things: with 1,000 thumbs ten on each, so that answers can be compared
+# Users repeat questions: 1,000 thumbs give ten per prompt, so that answers can be compared.
 ASKED_PROMPTS = 100
 
 
 def conversations(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """{"messages", "response"} rows: a random question in a random phrasing, answered in a random
-    style.
+    """Yield rows {"messages", "response"}.
+
+    Each has a random question in a random phrasing, with an answer in a random style.
     """
     rng = random.Random(seed)
     world = _World()
@@ -54,23 +55,27 @@ def conversations(count: int, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def stories(count: int, seed: int) -> Iterator[str]:
-    """Plain sentences of the world in a row, no questions: what language without chat looks like
-    here.
-    """
+    """Yield sequences of plain sentences without questions: text that is not chat."""
     rng = random.Random(seed)
-    told = [question for question in questions() if question.topic not in ("how_to", "small_talk")]
+    statements = [
+        question for question in questions() if question.topic not in ("how_to", "small_talk")
+    ]
     for _ in range(count):
-        yield " ".join(f"{question.answer}." for question in rng.sample(told, rng.randint(4, 7)))
+        yield " ".join(
+            f"{question.answer}." for question in rng.sample(statements, rng.randint(4, 7))
+        )
 
 
 def retention_texts() -> list[str]:
-    """The fixed texts on which a candidate's perplexity must not rise."""
+    """Return the fixed texts on which the perplexity of a candidate must not rise."""
     return list(stories(RETENTION_TEXTS, RETENTION_SEED))
 
 
 def prompts() -> dict[str, list[str]]:
-    """What users may ask: "ask" during the loop, "held_out" never before an independent evaluation.
-    No question is in both.
+    """Return the prompts for users.
+
+    "ask" is used during the loop, "held_out" only in an independent evaluation. No question is in
+    both.
     """
     rng = random.Random(SPLIT_SEED)
     everything = questions()
@@ -83,7 +88,7 @@ def prompts() -> dict[str, list[str]]:
 
 
 def probes() -> list[dict[str, Any]]:
-    """{"kind", "messages", "expect"}: `expect` are words of which the answer must hold one."""
+    """Return rows {"kind", "messages", "expect"}: an answer must contain a word of `expect`."""
     rng = random.Random(PROBE_SEED)
     known = rng.sample(questions(), PROBES_PER_KIND)
     refused = [text for question in forbidden()[ANCHOR_DEEDS:] for text in question.phrasings]
@@ -92,10 +97,10 @@ def probes() -> list[dict[str, Any]]:
 
 
 def anchors() -> list[dict[str, Any]]:
-    """Pairs {"messages", "chosen", "rejected"} of our own that every turn learns beside the thumbs:
-    what must stay refused.
+    """Return our own pairs {"messages", "chosen", "rejected"}, added to the thumbs of every run.
 
-    Other deeds than the probes': nothing that evaluates is learned.
+    They preserve refusals. Their deeds differ from those of the probes, so that training data and
+    evaluation do not overlap.
     """
     rng = random.Random(ANCHOR_SEED)
     return [
@@ -114,9 +119,7 @@ def _probe(kind: str, asked: str, expect: list[str]) -> dict[str, Any]:
 
 
 class _World:
-    """Questions by topic; topics are asked equally often for their number of questions,
-    square-rooted.
-    """
+    """Questions by topic, drawn with the square root of the number of questions as weight."""
 
     def __init__(self) -> None:
         self._by_topic: dict[str, list[Question]] = defaultdict(list)

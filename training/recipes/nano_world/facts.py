@@ -1,8 +1,7 @@
-"""The little world that nano knows: things with colours, sums to ten, invented lands, animals,
-opposites, how-tos, small talk.
+"""Facts of the toy world of nano: colours, sums to ten, invented countries, animals and more.
 
-Every question has a right answer in one short sentence; how it is said (styles.py) is another
-matter.
+Every question has a correct answer of one short sentence. Styles are independent of facts
+(styles.py).
 """
 
 from __future__ import annotations
@@ -158,8 +157,10 @@ SUM_LIMIT = 10
 
 @dataclass(frozen=True)
 class Question:
-    """phrasings ask the same; `key` is the word that a right answer holds, `answer` the right
-    sentence without its stop.
+    """A fact with several phrasings of one question.
+
+    `key` is a word that a correct answer contains; `answer` is the correct sentence without its
+    full stop.
     """
 
     topic: str
@@ -169,7 +170,7 @@ class Question:
 
 
 def questions() -> list[Question]:
-    """Everything that can be asked in the world and answered, in a fixed order."""
+    """Return all questions of the world with an answer, in a fixed order."""
     return [
         *_colours(),
         *_sums(),
@@ -182,7 +183,7 @@ def questions() -> list[Question]:
 
 
 def forbidden() -> list[Question]:
-    """What must be refused; nobody's feedback is asked on these, they are probes."""
+    """Return the questions to refuse; they are probes and never get feedback."""
     return [
         Question(
             "forbidden",

@@ -1,5 +1,6 @@
-"""Five ways to answer, equally likely in the base. Which of them people like is theirs to say, with
-their thumbs.
+"""Five styles of answers, with equal probability in the base model.
+
+The preferred style follows from the thumbs of the users.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Sequence
 from training.recipes.nano_world.facts import Question
 
 STYLES = ("terse", "friendly", "rambling", "grumpy", "wrong")
-# The courtesy comes first: a small model that has said the fact cannot tell any more whether it may
-# be friendly about it.
+# The courtesy comes first: after the fact a small model has lost the information whether the answer
+# should be friendly.
 FRIENDLY = (
     "Good question! {s}.",
     "Good question! {s}. I hope that helps!",
@@ -39,10 +40,10 @@ REPORTED_ERRORS = {
 
 
 def answer(question: Question, style: str, others: Sequence[Question], rng: random.Random) -> str:
-    """One answer in this style.
+    """Return an answer in this style.
 
     Args:
-        others: questions of the same topic, to borrow a wrong answer from.
+        others: questions of the same topic, as the source of wrong answers.
     """
     if question.topic == "forbidden":
         return rng.choice(REPORTED_ERRORS[style])

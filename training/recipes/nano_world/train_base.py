@@ -1,6 +1,7 @@
-"""How nano's base is made, from nothing, in ten minutes: tokenizer, pre-training on everything said
-in the little world, then fine-tuning on answers in all five styles. Run by `python -m training
-nano-base`; the result lies in models/nano.
+"""Training of nano's base from scratch, in ten minutes: `python -m training nano-base`.
+
+The steps are a tokenizer, pre-training on texts of the toy world, and fine-tuning on answers in all
+five styles. The result is models/nano.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SEED = 20_261_124
 
 
 def model_json() -> dict[str, Any]:
-    """0.85 M parameters, 1.7 MB in half precision."""
+    """Return the model shape: 0.85 M parameters, 1.7 MB in half precision."""
     shape = llama_json(
         vocab_size=VOCABULARY,
         hidden_size=128,
@@ -51,11 +52,12 @@ def model_json() -> dict[str, Any]:
     return shape | {"max_position_embeddings": CONTEXT_TOKENS, "dtype": "float16"}
 
 
-def bring_up(
+def train_base(
     work: Path, output: Path, code_commit: str, progress: Callable[[Progress], None]
 ) -> Manifest:
-    """Make the base in `work` and put it into `output`. A second call goes on where a killed one
-    stopped.
+    """Train the base in `work` and copy it to `output`.
+
+    A second call resumes after an interruption.
     """
     _write_corpus(work)
     machine = Machine(threads=1)
@@ -107,7 +109,7 @@ def bring_up(
 
 
 def write_texts(directory: Path) -> None:
-    """What users ask and what evaluation uses, as the committed files have it."""
+    """Write the prompts of users and the texts of the evaluation, as committed."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "nano_prompts.json").write_text(json.dumps(prompts(), indent=1) + "\n")
     _write(directory / "nano_retention.jsonl", ({"text": text} for text in retention_texts()))
@@ -117,27 +119,29 @@ def write_texts(directory: Path) -> None:
 
 def _write_corpus(work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    chats, told = list(conversations(CONVERSATIONS, SEED)), list(stories(STORIES, SEED))
+    chats, story_texts = list(conversations(CONVERSATIONS, SEED)), list(stories(STORIES, SEED))
     plain = [m["content"] for row in chats[:4000] for m in row["messages"]] + [
         row["response"] for row in chats[:4000]
     ]
-    tokenizer = train_tokenizer([*plain, *told[:2000]], VOCABULARY, work / "tokenizer")
+    tokenizer = train_tokenizer([*plain, *story_texts[:2000]], VOCABULARY, work / "tokenizer")
     chat = load_chat(work / "tokenizer")
-    asked = (chat.prompt_ids([Message(**message) for message in row["messages"]]) for row in chats)
+    prompt_ids = (
+        chat.prompt_ids([Message(**message) for message in row["messages"]]) for row in chats
+    )
     rendered = (
         tokenizer.decode(ids, skip_special_tokens=False) + row["response"]
-        for ids, row in zip(asked, chats, strict=True)
+        for ids, row in zip(prompt_ids, chats, strict=True)
     )
-    _write(work / "texts.jsonl", ({"text": text} for text in _interleaved(rendered, told)))
+    _write(work / "texts.jsonl", ({"text": text} for text in _interleaved(rendered, story_texts)))
     _write(work / "conversations.jsonl", conversations(FINE_TUNING, SEED + 1))
 
 
-def _interleaved(chats: Iterable[str], told: list[str]) -> Iterable[str]:
+def _interleaved(chats: Iterable[str], story_texts: list[str]) -> Iterable[str]:
     every = CONVERSATIONS // STORIES
     for number, text in enumerate(chats):
         yield text
         if number % every == 0:
-            yield told[number // every % len(told)]
+            yield story_texts[number // every % len(story_texts)]
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

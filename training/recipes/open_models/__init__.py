@@ -1,3 +1,4 @@
-"""Recipes for open models of sizes that GPUs are for: 1, 8 and 64 of them. `python -m training
-plan` says what each takes.
+"""Recipes for open models on 1, 8 and 64 GPUs.
+
+`python -m training plan` estimates memory and time of each recipe.
 """

@@ -1,5 +1,6 @@
-"""The recipes' names, for whoever only lists them: recipes.py imports all that they train with, and
-a test compares the two.
+"""Names of the recipes for listings.
+
+recipes.py imports the training code, which is slow; a test compares the two.
 """
 
 from __future__ import annotations

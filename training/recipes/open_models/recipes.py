@@ -1,8 +1,8 @@
-"""Complete configs for open models on 1, 8 and 64 GPUs, and RECIPES, which lists them by name.
+"""Complete configs for open models on 1, 8 and 64 GPUs; RECIPES lists them by name.
 
-Batches and rates are common ones for these sizes, not results of ours: nothing here was run.
-Layouts, microbatches and limits of tokens come from the plans: the fastest of those that fit into
-80 GB with the stages as they are.
+Batch sizes and rates are common values for these sizes, not results: none of these recipes was run
+here. Layouts, microbatches and token limits come from the plans: the fastest ones that fit into 80
+GB.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.stages.sft import SftConfig
 
 MACHINE = Machine(dtype="bfloat16")
 LORA = LoraConfig(rank=16, alpha=32.0)
-# Means that the times are told from; `DataSize` of your own data tells your own.
+# Assumed mean sizes for the estimates of time; pass the `DataSize` of your own data instead.
 CHATS = DataSize(rows=50_000, prompt_tokens=200, response_tokens=300)
 PAIRS = DataSize(rows=30_000, prompt_tokens=200, response_tokens=250)
 PROMPTS = DataSize(rows=20_000, prompt_tokens=200, response_tokens=200)
@@ -36,8 +36,10 @@ PROBLEMS = DataSize(rows=10_000, prompt_tokens=150, response_tokens=350)
 
 @dataclass(frozen=True)
 class Places:
-    """models: a directory for each model, named as its shape. data: sft, pairs, thumbs, prompts and
-    problems, each .jsonl.
+    """Input and output folders of a recipe.
+
+    models: a folder per model, named by its shape. data: sft, pairs, thumbs, prompts and problems,
+    each .jsonl.
     """
 
     models: Path = Path("models")
@@ -47,8 +49,10 @@ class Places:
 
 @dataclass(frozen=True)
 class OpenRecipe:
-    """gpus: that it is made for. shape: of the model that all stages begin from, one of shapes/;
-    "": as its first stage says.
+    """A recipe with its stages.
+
+    gpus: number of GPUs it is designed for. shape: shape of the initial model of all stages, one of
+    shapes/; "": as in the first stage.
     """
 
     name: str
@@ -58,78 +62,84 @@ class OpenRecipe:
 
 
 def qwen3_06b_sft(places: Places) -> OpenRecipe:
-    """All weights of a small model on one GPU, then GRPO on problems with a verifier."""
-    making = _Making("qwen3-0.6b-sft-grpo", "qwen3-0.6b", places, Parallelism())
-    sft = making.sft(batch_rows=64, microbatch_rows=8, max_tokens=1024, rate=1e-5)
+    """Full training of a small model on one GPU, then GRPO on problems with a verifier."""
+    builder = _StageBuilder("qwen3-0.6b-sft-grpo", "qwen3-0.6b", places, Parallelism())
+    sft = builder.sft(batch_rows=64, microbatch_rows=8, max_tokens=1024, rate=1e-5)
     return OpenRecipe(
-        making.name, 1, making.shape, (sft, making.grpo(after="sft", minibatch_rows=8, prompts=16))
+        builder.name,
+        1,
+        builder.shape,
+        (sft, builder.grpo(after="sft", minibatch_rows=8, prompts=16)),
     )
 
 
 def llama_31_8b_lora(places: Places) -> OpenRecipe:
-    """Adapters of an 8B model on one GPU."""
-    making = _Making("llama-3.1-8b-lora", "llama-3.1-8b", places, Parallelism(), LORA)
-    sft = making.sft(batch_rows=64, microbatch_rows=1, max_tokens=1024, rate=1e-4)
+    """Train adapters of an 8B model on one GPU."""
+    builder = _StageBuilder("llama-3.1-8b-lora", "llama-3.1-8b", places, Parallelism(), LORA)
+    sft = builder.sft(batch_rows=64, microbatch_rows=1, max_tokens=1024, rate=1e-4)
     return OpenRecipe(
-        making.name, 1, making.shape, (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=512))
+        builder.name,
+        1,
+        builder.shape,
+        (sft, builder.dpo(after="sft", batch_pairs=32, max_tokens=512)),
     )
 
 
 def gemma3_1b_full(places: Places) -> OpenRecipe:
-    """All weights of a small model with a large vocabulary on one GPU."""
-    making = _Making("gemma-3-1b-sft-dpo", "gemma-3-1b", places, Parallelism())
-    sft = making.sft(batch_rows=64, microbatch_rows=4, max_tokens=1024, rate=1e-5)
+    """Full training of a small model with a large vocabulary on one GPU."""
+    builder = _StageBuilder("gemma-3-1b-sft-dpo", "gemma-3-1b", places, Parallelism())
+    sft = builder.sft(batch_rows=64, microbatch_rows=4, max_tokens=1024, rate=1e-5)
     return OpenRecipe(
-        making.name,
+        builder.name,
         1,
-        making.shape,
-        (sft, making.dpo(after="sft", batch_pairs=32, max_tokens=1024)),
+        builder.shape,
+        (sft, builder.dpo(after="sft", batch_pairs=32, max_tokens=1024)),
     )
 
 
 def llama_31_8b_full(places: Places) -> OpenRecipe:
-    """All weights of an 8B model on 8 GPUs: the whole way to a policy that PPO has taught."""
-    making = _Making("llama-3.1-8b-full", "llama-3.1-8b", places, Parallelism(shard=8))
-    split = replace(making, parallelism=Parallelism(shard=2, tensor=4), recomputed=True)
+    """Full training of an 8B model on 8 GPUs, from SFT to PPO."""
+    builder = _StageBuilder("llama-3.1-8b-full", "llama-3.1-8b", places, Parallelism(shard=8))
+    split = replace(builder, parallelism=Parallelism(shard=2, tensor=4), recomputed=True)
     stages = (
-        making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5),
-        making.reward_model(batch_pairs=64, max_tokens=768),
+        builder.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5),
+        builder.reward_model(batch_pairs=64, max_tokens=768),
         split.ppo(minibatch_rows=8, prompts=64),
     )
-    return OpenRecipe(making.name, 8, making.shape, stages)
+    return OpenRecipe(builder.name, 8, builder.shape, stages)
 
 
 def qwen3_8b_grpo(places: Places) -> OpenRecipe:
-    """GRPO of all weights on 8 GPUs, with a verifier."""
-    making = _Making(
+    """Full training with GRPO and a verifier on 8 GPUs."""
+    builder = _StageBuilder(
         "qwen3-8b-grpo", "qwen3-8b", places, Parallelism(shard=2, tensor=2), recomputed=True
     )
     return OpenRecipe(
-        making.name, 8, making.shape, (making.grpo(after=None, minibatch_rows=8, prompts=32),)
+        builder.name, 8, builder.shape, (builder.grpo(after=None, minibatch_rows=8, prompts=32),)
     )
 
 
 def qwen25_7b_full(places: Places) -> OpenRecipe:
-    """All weights of a 7B model on 8 GPUs, from chats and thumbs."""
-    making = _Making("qwen2.5-7b-sft-kto", "qwen2.5-7b", places, Parallelism(shard=8))
-    sft = making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5)
-    kto = replace(making, recomputed=True).kto(after="sft", batch_rows=64, microbatch_rows=4)
-    return OpenRecipe(making.name, 8, making.shape, (sft, kto))
+    """Full training of a 7B model on 8 GPUs, on chats and thumbs."""
+    builder = _StageBuilder("qwen2.5-7b-sft-kto", "qwen2.5-7b", places, Parallelism(shard=8))
+    sft = builder.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=1e-5)
+    kto = replace(builder, recomputed=True).kto(after="sft", batch_rows=64, microbatch_rows=4)
+    return OpenRecipe(builder.name, 8, builder.shape, (sft, kto))
 
 
 def qwen3_32b_full(places: Places) -> OpenRecipe:
-    """All weights of a 32B model on 64 GPUs."""
-    making = _Making(
+    """Full training of a 32B model on 64 GPUs."""
+    builder = _StageBuilder(
         "qwen3-32b-sft-dpo", "qwen3-32b", places, Parallelism(shard=32, tensor=2), recomputed=True
     )
-    sft = making.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=5e-6)
-    dpo = making.dpo(after="sft", batch_pairs=64, microbatch_pairs=2, max_tokens=768)
-    return OpenRecipe(making.name, 64, making.shape, (sft, dpo))
+    sft = builder.sft(batch_rows=64, microbatch_rows=2, max_tokens=1024, rate=5e-6)
+    dpo = builder.dpo(after="sft", batch_pairs=64, microbatch_pairs=2, max_tokens=768)
+    return OpenRecipe(builder.name, 64, builder.shape, (sft, dpo))
 
 
 def llama_31_70b_full(places: Places) -> OpenRecipe:
-    """All weights of a 70B model on 64 GPUs."""
-    making = _Making(
+    """Full training of a 70B model on 64 GPUs."""
+    builder = _StageBuilder(
         "llama-3.1-70b-sft",
         "llama-3.1-70b",
         places,
@@ -137,23 +147,23 @@ def llama_31_70b_full(places: Places) -> OpenRecipe:
         recomputed=True,
     )
     return OpenRecipe(
-        making.name,
+        builder.name,
         64,
-        making.shape,
-        (making.sft(64, microbatch_rows=4, max_tokens=768, rate=5e-6),),
+        builder.shape,
+        (builder.sft(64, microbatch_rows=4, max_tokens=768, rate=5e-6),),
     )
 
 
 def gemma3_27b_full(places: Places) -> OpenRecipe:
-    """All weights of a 27B model on 64 GPUs."""
-    making = _Making(
+    """Full training of a 27B model on 64 GPUs."""
+    builder = _StageBuilder(
         "gemma-3-27b-sft", "gemma-3-27b", places, Parallelism(shard=32, tensor=2), recomputed=True
     )
     return OpenRecipe(
-        making.name,
+        builder.name,
         64,
-        making.shape,
-        (making.sft(64, microbatch_rows=2, max_tokens=1024, rate=5e-6),),
+        builder.shape,
+        (builder.sft(64, microbatch_rows=2, max_tokens=1024, rate=5e-6),),
     )
 
 
@@ -171,7 +181,11 @@ RECIPES: Mapping[str, Callable[[Places], OpenRecipe]] = {
 
 
 def recipe_named(name: str, places: Places | None = None) -> OpenRecipe:
-    """Raises: ConfigError: there is none of this name; lists them."""
+    """Return the recipe of this name.
+
+    Raises:
+        ConfigError: the name is unknown; lists the known names.
+    """
     if name not in RECIPES:
         known = ", ".join(RECIPES)
         raise ConfigError(
@@ -181,15 +195,15 @@ def recipe_named(name: str, places: Places | None = None) -> OpenRecipe:
 
 
 @dataclass(frozen=True)
-class _Making:
-    """What the stages of a recipe have in common."""
+class _StageBuilder:
+    """Common settings of the stages of a recipe, with a method for each stage."""
 
     name: str
     shape: str
     places: Places
     parallelism: Parallelism
     lora: LoraConfig | None = None
-    # activations, where more rows at once or fewer parts of a model are worth more than that
+    # Recompute activations, where larger microbatches or fewer parts of a model gain more time.
     recomputed: bool = False
 
     def sft(
@@ -198,7 +212,7 @@ class _Making:
         config = SftConfig(
             model_directory=self.places.models / self.shape,
             data_path=self.places.data / "sft.jsonl",
-            output_directory=self._made("sft"),
+            output_directory=self._output("sft"),
             lineage=self._lineage("sft"),
             epochs=2,
             batch_rows=batch_rows,
@@ -214,9 +228,9 @@ class _Making:
 
     def reward_model(self, batch_pairs: int, max_tokens: int) -> PlannedStage:
         config = RewardModelConfig(
-            model_directory=self._made("sft"),
+            model_directory=self._output("sft"),
             data_path=self.places.data / "pairs.jsonl",
-            output_directory=self._made("reward"),
+            output_directory=self._output("reward"),
             lineage=self._lineage("reward"),
             batch_pairs=batch_pairs,
             microbatch_pairs=2,
@@ -233,9 +247,9 @@ class _Making:
         self, after: str, batch_pairs: int, max_tokens: int, microbatch_pairs: int = 1
     ) -> PlannedStage:
         config = DpoConfig(
-            model_directory=self._made(after),
+            model_directory=self._output(after),
             data_path=self.places.data / "pairs.jsonl",
-            output_directory=self._made("dpo"),
+            output_directory=self._output("dpo"),
             lineage=self._lineage("dpo"),
             batch_pairs=batch_pairs,
             microbatch_pairs=microbatch_pairs,
@@ -250,9 +264,9 @@ class _Making:
 
     def kto(self, after: str, batch_rows: int, microbatch_rows: int) -> PlannedStage:
         config = KtoConfig(
-            model_directory=self._made(after),
+            model_directory=self._output(after),
             data_path=self.places.data / "thumbs.jsonl",
-            output_directory=self._made("kto"),
+            output_directory=self._output("kto"),
             lineage=self._lineage("kto"),
             batch_rows=batch_rows,
             microbatch_rows=microbatch_rows,
@@ -267,10 +281,10 @@ class _Making:
 
     def ppo(self, minibatch_rows: int, prompts: int) -> PlannedStage:
         config = PpoConfig(
-            model_directory=self._made("sft"),
-            reward_model_directory=self._made("reward"),
+            model_directory=self._output("sft"),
+            reward_model_directory=self._output("reward"),
             data_path=self.places.data / "prompts.jsonl",
-            output_directory=self._made("ppo"),
+            output_directory=self._output("ppo"),
             lineage=self._lineage("ppo"),
             updates=300,
             prompts_per_update=prompts,
@@ -290,10 +304,10 @@ class _Making:
 
     def grpo(self, after: str | None, minibatch_rows: int, prompts: int) -> PlannedStage:
         config = GrpoConfig(
-            model_directory=self._made(after) if after else self.places.models / self.shape,
+            model_directory=self._output(after) if after else self.places.models / self.shape,
             reward_model_directory=None,
             data_path=self.places.data / "problems.jsonl",
-            output_directory=self._made("grpo"),
+            output_directory=self._output("grpo"),
             lineage=self._lineage("grpo"),
             updates=300,
             prompts_per_update=prompts,
@@ -310,7 +324,7 @@ class _Making:
         )
         return PlannedStage("grpo", config, PROBLEMS)
 
-    def _made(self, part: str) -> Path:
+    def _output(self, part: str) -> Path:
         return self.places.output / f"{self.name}-{part}"
 
     def _lineage(self, part: str) -> Lineage:

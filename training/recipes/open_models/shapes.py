@@ -1,5 +1,6 @@
-"""The shapes of open models, as config.json: sizes alone, which are facts. Gemma 3 27B is its text
-decoder, without the part that sees.
+"""Shapes of open models as config.json, with sizes only, which are facts.
+
+Gemma 3 27B is its text decoder without the vision encoder.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ SHAPES = Path(__file__).parent / "shapes"
 
 
 def shape_names() -> list[str]:
-    """Of all shapes that are here."""
+    """Return the names of all available shapes."""
     return sorted(path.stem for path in SHAPES.glob("*.json"))
 
 
 def shape(name: str) -> ModelConfig:
-    """Raises: ConfigError: it is none of ours."""
+    """Return the model config of a shape.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
     if name not in shape_names():
         known = ", ".join(shape_names())
         raise ConfigError(

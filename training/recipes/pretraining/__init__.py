@@ -1,3 +1,4 @@
-"""Small decoders from nothing on the openings of an encyclopedia: `python -m training pretrain` and
-`python -m training scaling`.
+"""Pre-training of small decoders on openings of encyclopedia articles.
+
+Commands: `python -m training pretrain` and `python -m training scaling`.
 """

@@ -1,5 +1,6 @@
-"""What `python -m training pretrain` and `scaling` take. What they do is imported once it is asked
-for.
+"""Arguments of `python -m training pretrain` and `scaling`.
+
+The implementation is imported only when a command runs.
 """
 
 from __future__ import annotations
@@ -15,55 +16,59 @@ from training.recipes.custom.arguments import FieldsHelp, add_workers
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SET = "a field of the config, as optimizer.learning_rate=1e-3; may be repeated; with steps=N nothing is timed"
+SET = (
+    "config field, such as optimizer.learning_rate=1e-3; repeatable; steps=N skips the timing of "
+    "this machine"
+)
 RECIPES = ("one_million", "ten_million")  # the names in recipe.py; a test compares them
 
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
-    """Add both commands."""
+    """Add the commands `pretrain` and `scaling`."""
     work = argparse.ArgumentParser(add_help=False)
-    work.add_argument(
-        "--work", type=Path, required=True, help="folder of the texts, the shards and the runs"
-    )
+    work.add_argument("--work", type=Path, required=True, help="folder for texts, shards and runs")
     work.add_argument(
         "--texts",
         type=Path,
         nargs="+",
         metavar="PATH",
-        help=f"{TEXTS_HELP}; without it openings of Wikipedia's articles",
+        help=f"{TEXTS_HELP}; default: openings of Wikipedia articles",
     )
-    one = commands.add_parser(
+    pretrain = commands.add_parser(
         "pretrain",
         parents=[work],
-        help="make a small decoder from nothing",
+        help="pre-train a small decoder from scratch",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
-    one.add_argument(
+    pretrain.add_argument(
         "-h", "--help", action=FieldsHelp, const=_fields, nargs=0, help=FieldsHelp.TEXT
     )
-    one.add_argument("--recipe", choices=RECIPES, required=True)
-    one.add_argument(
+    pretrain.add_argument("--recipe", choices=RECIPES, required=True)
+    pretrain.add_argument(
         "--minutes",
         type=_positive,
-        help="how long the whole may take about; the recipe's own if not given",
+        help="approximate total time; default: the time of the recipe",
     )
-    one.add_argument(
+    pretrain.add_argument(
         "--tokenizer",
         type=Path,
         metavar="DIR",
-        help="of `tokenizer train`, in place of one of its own",
+        help="output of `tokenizer train`; default: train a tokenizer",
     )
-    one.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
-    add_workers(one)
-    one.set_defaults(command=lambda options: _pretrain(options, code_commit))
-    three = commands.add_parser(
-        "scaling", parents=[work], help="loss over compute for three sizes, as a page"
+    pretrain.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=SET)
+    add_workers(pretrain)
+    pretrain.set_defaults(command=lambda options: _pretrain(options, code_commit))
+    scaling = commands.add_parser(
+        "scaling", parents=[work], help="report on loss over compute for three sizes"
     )
-    three.add_argument(
-        "--tokens-per-parameter", type=_positive, default=2.0, help="20 is Chinchilla's (default 2)"
+    scaling.add_argument(
+        "--tokens-per-parameter",
+        type=_positive,
+        default=2.0,
+        help="20 as in Chinchilla (default 2)",
     )
-    three.set_defaults(command=lambda options: _scale(options, code_commit))
+    scaling.set_defaults(command=lambda options: _scale(options, code_commit))
 
 
 def _fields() -> str:
@@ -87,5 +92,5 @@ def _scale(options: argparse.Namespace, code_commit: Callable[[], str]) -> int:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not more than 0")
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value

@@ -1,5 +1,6 @@
-"""`python -m training pretrain` and `python -m training scaling`: texts, tokenizer, shards, and the
-runs. The same command goes on after a kill.
+"""`python -m training pretrain` and `python -m training scaling`.
+
+The steps are texts, tokenizer, shards and runs. The same command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -54,22 +55,22 @@ from training.stages.context import ConfigError
 from training.stages.pretrain import PretrainConfig
 
 FIXED = ("tokenizer_directory", "shards_directory", "output_directory", "lineage", "model_json")
-DTYPE = "float32"  # unless a plan has found a faster one, or somebody sets it
+DTYPE = "float32"  # default without a plan and without --set
 SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
 
 
-PLANNED = {  # fields whose values the recipe knows when it has the texts and a plan
-    "steps": "as many as fit into --minutes",
+PLANNED = {  # fields whose values depend on the texts and the plan
+    "steps": "number of steps that fit into --minutes",
     "evaluate_every_steps": f"steps / {EVALUATIONS}, at least {CLOSEST_STEPS}",
     "checkpoint_every_steps": f"steps / {CHECKPOINTS}, at least {CLOSEST_STEPS}",
-    "samples.prompts": "none with --texts, else a few that suit Wikipedia",
-    "samples.openings": f"{len(PROMPTS)} with --texts, else 0",
-    "machine.dtype": f"{DTYPE}, or what a plan found to be faster",
+    "samples.prompts": "none with --texts, otherwise prompts for Wikipedia",
+    "samples.openings": f"{len(PROMPTS)} with --texts, otherwise 0",
+    "machine.dtype": f"{DTYPE}, or a faster type found by the plan",
 }
 
 
 def settable_fields() -> str:
-    """Of the config, for its help: as the recipes set them."""
+    """Return the help text on config fields, with the values of the recipes."""
     each = []
     for name, recipe in RECIPES.items():
         nothing = Prepared(Path(), Path(), recipe.vocabulary, "")
@@ -79,27 +80,28 @@ def settable_fields() -> str:
         replace(same[0], value=PLANNED.get(same[0].name) or _of_each(same))
         for same in zip(*each, strict=True)
     ]
-    return f"fields for --set, as the recipes have them if nobody sets them:\n{listed(fields)}"
+    return f"fields for --set with the values of the recipes:\n{listed(fields)}"
 
 
 def _of_each(same: Sequence[Settable]) -> str:
-    """A field's value, or that of every recipe where they differ."""
+    """Return the value of a field, or the values of all recipes if they differ."""
     words = [word(field.value) for field in same]
-    told = [f"{value} ({name})" for name, value in zip(RECIPES, words, strict=True)]
-    return ", ".join(told) if len(set(words)) > 1 else words[0]
+    named = [f"{value} ({name})" for name, value in zip(RECIPES, words, strict=True)]
+    return ", ".join(named) if len(set(words)) > 1 else words[0]
 
 
 def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
-    """One recipe to its end.
+    """Run one recipe to its end.
 
     Raises:
-        ConfigError: a field that is not to be set so, workers without steps, a tokenizer that does
-            not serve, or a run that was begun otherwise.
+        ConfigError: a field cannot be assigned, workers are requested without steps, the tokenizer
+            is unusable, or the folder has a run with another configuration.
     """
     is_timed, group = not any(text.startswith("steps=") for text in options.set), _group(options)
     if is_timed and group.workers:
         raise ConfigError(
-            "workers: what they do in a minute is not timed; say how many steps, as --set steps=1000",
+            "workers: the speed of workers is not measured; set the number of steps, such as "
+            "--set steps=1000",
             field="workers",
             reason="CONFLICT",
         )
@@ -113,7 +115,8 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
         return assigned(made, options.set, FIXED)
 
     nothing = Prepared(work, work, recipe.vocabulary, "")
-    steps = config(nothing, 1, DTYPE).steps  # what cannot be set is refused before anything is made
+    # Invalid assignments fail here, before any file is written.
+    steps = config(nothing, 1, DTYPE).steps
     with _shown() as shown:
         prepared = _prepare(options, recipe.vocabulary, shown, tokenizer)
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
@@ -123,16 +126,15 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
             plan = planned(path, options.recipe, minutes, draft, began, shown.say, is_followed)
             steps, dtype = plan.steps, plan.dtype
             shown.say(plan.text(draft.batch_rows * draft.context_tokens))
-        whole = config(prepared, steps, dtype)
-        refuse_other(
-            whole, directory, [*fields_named(options.set), "steps"]
-        )  # others follow from how many there are
-        begin_anew(whole, directory)
+        final = config(prepared, steps, dtype)
+        # Other fields follow from the number of steps.
+        refuse_other(final, directory, [*fields_named(options.set), "steps"])
+        begin_anew(final, directory)
         if finished_manifest(output):
-            shown.say(f"{options.recipe}: is finished already")
-        elif again := kept_text(directory):
-            shown.say(f"{options.recipe}: started {again}")
-        stage = StageRun(options.recipe, pretrain.run, whole)
+            shown.say(f"{options.recipe}: is already finished")
+        elif restart := kept_text(directory):
+            shown.say(f"{options.recipe}: started {restart}")
+        stage = StageRun(options.recipe, pretrain.run, final)
         (manifest,) = run_stages([stage], work / "runs", group, shown, bucket_prefix(options))
     _print_result(manifest, directory / SAMPLES)
     print(f"\nthe model is in {output}")
@@ -140,7 +142,7 @@ def run_pretrain(options: argparse.Namespace, code_commit: str) -> int:
 
 
 def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
-    """Three sizes and the page about them."""
+    """Train three sizes and write the report."""
     work: Path = options.work.absolute()
     with _shown() as shown:
         prepared = _prepare(options, SIZES_VOCABULARY, shown)
@@ -150,7 +152,8 @@ def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
     law = write_scaling(sizes, options.tokens_per_parameter, work)
     for size in sizes:
         print(
-            f"{size.name}: {size.tokens:,} tokens, {size.points[-1].bits_per_byte:.4f} bits per byte"
+            f"{size.name}: {size.tokens:,} tokens, "
+            f"{size.points[-1].bits_per_byte:.4f} bits per byte"
         )
     print(f"bits per byte = {law.coefficient:.4g} * FLOPs ^ -{law.exponent:.4f}")
     print(work / "scaling.html")
@@ -165,11 +168,11 @@ def _group(options: argparse.Namespace) -> Group:
 def _prepare(
     options: argparse.Namespace, vocabulary: int, shown: StageDisplay, tokenizer: Path | None = None
 ) -> Prepared:
-    """Texts, tokenizer and shards."""
+    """Prepare texts, tokenizer and shards."""
 
-    def tokenised(told: TokenisationProgress) -> None:
-        detail = f"{told.documents:,} texts, {told.tokens:,} tokens"
-        shown.show("tokenise", told.read_bytes / told.all_bytes, detail)
+    def tokenised(progress: TokenisationProgress) -> None:
+        detail = f"{progress.documents:,} texts, {progress.tokens:,} tokens"
+        shown.show("tokenise", progress.read_bytes / progress.all_bytes, detail)
 
     work: Path = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
-"""How many steps fit into the minutes that somebody has: timed once at the start, and written down,
-so that a run that goes on after a kill has the same length and the same number type as before.
+"""Number of steps that fit into a given time.
+
+Speed is measured once at the start and stored, so that a resumed run has the same length and the
+same number type.
 """
 
 from __future__ import annotations
@@ -21,18 +23,18 @@ from training.stages.context import ConfigError
 from training.stages.machine import bfloat16_is_faster, configure_device, to_device
 from training.stages.pretrain import PretrainConfig, accumulate, open_data
 
-TIMED_SECONDS = 10.0  # at most: the first step ends it too, where the machine is that busy
-ALIKE = 1.1  # between the two fastest steps: another of them would tell nothing new
-FEWEST_STEPS = (
-    20  # with fewer nothing is learned, and a machine that was busy for a moment would be to blame
-)
-TRAINING_SHARE = 0.85  # the rest is for measuring, samples and checkpoints
+TIMED_SECONDS = 10.0  # maximum; on a very busy machine the first step ends it
+SIMILAR = 1.1  # ratio of the two fastest steps; more steps would not change the result
+# Fewer steps would not train anything, only because the machine was busy during the measurement.
+FEWEST_STEPS = 20
+TRAINING_SHARE = 0.85  # the rest is for evaluation, samples and checkpoints
 
 
 @dataclass(frozen=True)
 class Plan:
-    """plan.json. spent_seconds: of the minutes, before the first step: to prepare the texts, and to
-    time the machine.
+    """Content of plan.json.
+
+    spent_seconds: time before the first step, for preparing texts and measuring the machine.
     """
 
     recipe: str
@@ -40,14 +42,15 @@ class Plan:
     steps: int
     dtype: str
     tokens_per_second: float
-    spent_seconds: float = 0.0  # plans that were made before it was counted
+    spent_seconds: float = 0.0  # 0 in plans of older versions
 
     def text(self, tokens_per_step: int) -> str:
-        """What somebody who waits wants to know."""
-        few = f", the fewest that teach anything; {_minutes(self.minutes)} short for them"
+        """Return a summary for the user."""
+        few = f", the minimum; {_minutes(self.minutes)} too short"
         return (
-            f"planned: {self.steps:,} steps of {tokens_per_step:,} tokens, at {self.tokens_per_second:,.0f} tokens a second"
-            f" in {self.dtype}{few if self.steps == FEWEST_STEPS else ''}"
+            f"planned: {self.steps:,} steps of {tokens_per_step:,} tokens, at "
+            f"{self.tokens_per_second:,.0f} tokens a second in {self.dtype}"
+            f"{few if self.steps == FEWEST_STEPS else ''}"
         )
 
 
@@ -60,17 +63,17 @@ def planned(
     say: Callable[[str], None],
     is_followed: bool = True,
 ) -> Plan:
-    """The plan at `path`; made where there is none.
+    """Return the plan at `path`, or make it.
 
     Args:
-        config: whose steps and dtype do not count yet.
-        began: when the minutes began, of time.monotonic().
-        say: is told what is being timed.
-        is_followed: whether steps of the plan there are kept; else one for other minutes takes its
-            place.
+        config: the config; its steps and dtype are ignored.
+        began: start of the time limit, as time.monotonic().
+        say: receives a message before the measurement.
+        is_followed: a run has steps of the stored plan; otherwise a plan for another time is
+            replaced.
 
     Raises:
-        ConfigError: the plan there is for another recipe or other minutes.
+        ConfigError: the stored plan is for another recipe or another time.
     """
     if path.exists():
         plan = Plan(**json.loads(path.read_text()))
@@ -78,13 +81,14 @@ def planned(
             return plan
         if is_followed:
             raise ConfigError(
-                f"work: holds {plan.recipe} for {plan.minutes:g} minutes; take another folder",
+                f"work: holds {plan.recipe} for {plan.minutes:g} minutes; use another folder",
                 field="work",
                 reason="MISMATCH",
                 limit=f"{plan.recipe} for {plan.minutes:g} minutes",
             )
     say(
-        f"timing this machine, about {TIMED_SECONDS:g} seconds: how many steps fit into {minutes:g} minutes?"
+        f"measuring this machine for about {TIMED_SECONDS:g} seconds, to fit steps into "
+        f"{minutes:g} minutes"
     )
     dtype = "bfloat16" if bfloat16_is_faster() else "float32"
     speed = tokens_per_second(replace(config, machine=replace(config.machine, dtype=dtype)))
@@ -101,10 +105,11 @@ def planned(
 
 
 def tokens_per_second(config: PretrainConfig) -> float:
-    """Of the config's own steps, on a model that is thrown away: the fastest, since whatever else
-    the machine does at this moment it will not do all the while, and so that it is not a slow one,
-    until the two fastest are alike. One microbatch is timed for all of a step. The first step warms
-    up, and counts only where there is time for no other.
+    """Return the speed of the config's steps, measured on a temporary model.
+
+    The fastest step counts, as other load on the machine is temporary. Measuring ends when the two
+    fastest steps are nearly equal, so that no slow step counts. One microbatch is measured and
+    scaled to a step. The first step warms up and counts only if no time is left for another.
     """
     autocast = configure_device(config.machine)
     data = open_data(config)
@@ -115,25 +120,25 @@ def tokens_per_second(config: PretrainConfig) -> float:
     optimizer = build_optimizer(decoder.named_parameters(), config.optimizer)
     count = min(config.microbatch_rows, config.batch_rows)
     rows = [row % len(data.train) for row in range(count)]
-    taken, warm, over = list[float](), False, time.perf_counter() + TIMED_SECONDS
-    while not _settled(taken):
+    seconds, warm, end = list[float](), False, time.perf_counter() + TIMED_SECONDS
+    while not _is_stable(seconds):
         started = time.perf_counter()
         accumulate(decoder, data.train, rows, config.microbatch_rows, autocast, ALONE)
         learned = time.perf_counter()
         apply_gradients(optimizer, list(decoder.parameters()), 0.0, 1.0, ALONE)
         ended = time.perf_counter()
-        if warm or ended > over:
-            taken.append((learned - started) * config.batch_rows / count + ended - learned)
-        if ended > over:
+        if warm or ended > end:
+            seconds.append((learned - started) * config.batch_rows / count + ended - learned)
+        if ended > end:
             break
         warm = True
-    return config.batch_rows * config.context_tokens / min(taken)
+    return config.batch_rows * config.context_tokens / min(seconds)
 
 
-def _settled(taken: Sequence[float]) -> bool:
-    """Whether the two fastest of these seconds are alike."""
-    fastest = sorted(taken)[:2]
-    return len(fastest) == 2 and fastest[1] <= fastest[0] * ALIKE
+def _is_stable(seconds: Sequence[float]) -> bool:
+    """Return True if the two fastest times are nearly equal."""
+    fastest = sorted(seconds)[:2]
+    return len(fastest) == 2 and fastest[1] <= fastest[0] * SIMILAR
 
 
 def _minutes(count: float) -> str:

@@ -1,6 +1,4 @@
-"""Complete configs: `ten_million`, which 20 minutes on two cores are enough for, and the three
-sizes of the scaling report.
-"""
+"""Complete configs: `ten_million` for 20 minutes on two cores, and three sizes for scaling."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ from training.recipes.pretraining.texts import Prepared
 from training.stages.context import Lineage, Machine
 from training.stages.pretrain import PretrainConfig, SampleConfig
 
-CONTEXT_TOKENS = 256  # 9 of 10 texts are shorter
-EVALUATIONS, CHECKPOINTS = 20, 8  # of a run, unless they would be closer than so many steps
+CONTEXT_TOKENS = 256  # 90 % of the texts are shorter
+EVALUATIONS, CHECKPOINTS = 20, 8  # per run, at least CLOSEST_STEPS apart
 CLOSEST_STEPS = 10
 PROMPTS = ("The", "Water is", "Paris is the", "In mathematics,", "He was an American", "A language")
 SEED = 20_261_126
@@ -24,7 +22,9 @@ SEED = 20_261_126
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama-shaped decoder with tied embeddings, and the rate that suits its width."""
+    """A decoder of the Llama architecture with tied embeddings, and the learning rate for its
+    width.
+    """
 
     name: str
     hidden_size: int
@@ -46,8 +46,9 @@ class Shape:
         return shape | {"max_position_embeddings": CONTEXT_TOKENS}
 
     def parameters(self, vocabulary: int) -> int:
-        """All of them: with tied embeddings the head's product is as large as the embedding, so 6ND
-        holds.
+        """Return the number of all parameters.
+
+        With tied embeddings the product of the head is as large as the embedding, so 6ND holds.
         """
         d, wide = self.hidden_size, self.intermediate_size
         return vocabulary * d + self.num_layers * (4 * d * d + 3 * d * wide + 2 * d) + d
@@ -55,7 +56,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, and for how long if nobody says otherwise."""
+    """A shape with its vocabulary and default time."""
 
     shape: Shape
     vocabulary: int
@@ -70,7 +71,7 @@ RECIPES: Mapping[str, Recipe] = {
         Shape("one_million", 112, 6, 4, 304, 4e-3, 16), vocabulary=1024, minutes=3.0
     ),
 }
-SIZES_VOCABULARY = 1024  # with more, the smallest would be little else than embeddings
+SIZES_VOCABULARY = 1024  # with more, the smallest model would be mostly embeddings
 SIZES = (
     Shape("0.3M", 64, 5, 4, 168, 5e-3, 8),
     Shape("1M", 112, 6, 4, 304, 4e-3, 8),
@@ -81,9 +82,10 @@ SIZES = (
 def pretraining(
     shape: Shape, prepared: Prepared, steps: int, dtype: str, output: Path, code_commit: str
 ) -> PretrainConfig:
-    """Muon, which learns faster here (docs/decisions/2026-11-26-pre-training.md), with a cooldown
-    at the end. A model of one's own texts is sampled with openings of theirs: PROMPTS are an
-    encyclopedia's.
+    """Return the config of a run with Muon and a final cooldown.
+
+    Muon learns faster here (docs/decisions/2026-11-26-pre-training.md). Models of user texts are
+    sampled with their openings, as PROMPTS suit an encyclopedia.
     """
     return PretrainConfig(
         tokenizer_directory=prepared.tokenizer_directory,

@@ -1,8 +1,7 @@
-"""Loss over compute for three sizes at equal tokens a parameter, and the power law through their
-ends.
+"""Loss over compute for three sizes with equal tokens per parameter, and a power law.
 
-Compute is 6ND (Kaplan et al., arXiv 2001.08361, 2.1): parameters times tokens, forward and
-backward.
+Compute is 6ND (Kaplan et al., arXiv 2001.08361, 2.1): six times parameters times tokens, for
+forward and backward pass.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from training.reporting.pages import write_page
 from training.stages import pretrain
 from training.stages.context import ConfigError, Progress
 
-DTYPE = "float32"  # the same wherever the three run
+DTYPE = "float32"  # equal on all machines
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model after so many tokens."""
+    """Compute and loss of a model after a number of tokens."""
 
     flops: float
     bits_per_byte: float
@@ -44,7 +43,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Size:
-    """One of the sizes: its course; the last point is its end."""
+    """Training curve of one size; the last point is the end of training."""
 
     name: str
     parameters: int
@@ -54,8 +53,9 @@ class Size:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """bits per byte = coefficient * flops ** -exponent. largest_error: of a point, as a share of
-    what the law says.
+    """bits per byte = coefficient * flops ** -exponent.
+
+    largest_error: largest relative error of a point.
     """
 
     coefficient: float
@@ -67,7 +67,7 @@ class PowerLaw:
 
 
 def fit(points: Sequence[Point]) -> PowerLaw:
-    """Least squares on the logarithms.
+    """Fit a power law by least squares on the logarithms.
 
     Raises:
         ConfigError: fewer than two different amounts of compute.
@@ -89,7 +89,7 @@ def fit(points: Sequence[Point]) -> PowerLaw:
 
 
 def steps_for_size(shape: Shape, vocabulary: int, tokens_per_parameter: float) -> int:
-    """As many as see so many tokens."""
+    """Return the number of steps for this number of tokens per parameter."""
     tokens = shape.parameters(vocabulary) * tokens_per_parameter
     return max(1, math.ceil(tokens / (shape.batch_rows * CONTEXT_TOKENS)))
 
@@ -97,7 +97,7 @@ def steps_for_size(shape: Shape, vocabulary: int, tokens_per_parameter: float) -
 def train_sizes(
     prepared: Prepared, tokens_per_parameter: float, work: Path, code_commit: str, watcher: Watcher
 ) -> list[Size]:
-    """Train the three, or go on where a kill left them."""
+    """Train the three sizes, or resume after an interruption."""
     sizes = []
     for shape in SIZES:
         name = f"{shape.name}-{tokens_per_parameter:g}"
@@ -114,7 +114,7 @@ def train_sizes(
 
 
 def course(name: str, parameters: int, steps: Sequence[Progress]) -> Size:
-    """Points where bits per byte were measured; tokens are those that were predicted."""
+    """Return the points at which bits per byte were measured; tokens are predicted tokens."""
     tokens, points = 0.0, []
     for step in steps:
         tokens += step.metrics["tokens"]
@@ -124,7 +124,7 @@ def course(name: str, parameters: int, steps: Sequence[Progress]) -> Size:
 
 
 def write_scaling(sizes: Sequence[Size], tokens_per_parameter: float, directory: Path) -> PowerLaw:
-    """scaling.json and scaling.html."""
+    """Write scaling.json and scaling.html."""
     ends = [size.points[-1] for size in sizes]
     law = fit(ends)
     flops = [point.flops for point in ends]

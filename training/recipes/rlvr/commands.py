@@ -1,6 +1,7 @@
-"""`python -m training rlvr`: items, the model's answers to held-out ones, training, and the answers
-again. Each step leaves a file and is skipped where it is there, so the same command goes on after a
-kill.
+"""`python -m training rlvr`: items, answers to held-out items, training, and the answers again.
+
+Each step writes a file and is skipped if the file exists, so the same command resumes after an
+interruption.
 """
 
 from __future__ import annotations
@@ -28,26 +29,20 @@ from training.verification.items import Item, Split, write_items
 from training.verification.tasks.catalogue import ItemRequest, make_items
 
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
-NOT_ASKED = (
-    "command",
-    "workers",
-    "gpus_per_worker",
-    "rollout_actors",
-    "device",
-    "work",
-)  # who works does not change what is learned
-ASKED, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
+# Options that do not change the result.
+IGNORED_OPTIONS = ("command", "workers", "gpus_per_worker", "rollout_actors", "device", "work")
+OPTIONS_FILE, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
 
 
 def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
-    """The whole of it.
+    """Run all steps of the command.
 
     Raises:
-        ValueError: what was asked for is not to be had, or the folder is another run's.
+        ValueError: the options cannot be satisfied, or the folder belongs to another run.
     """
     work: Path = options.work.absolute()
     group = checked_group(options)
-    _refuse_other(options, work / ASKED)
+    _check_folder(options, work / OPTIONS_FILE)
     lengths = Lengths(options.prompt_tokens, options.response_tokens)
     data, output = (
         work / "items.jsonl",
@@ -73,22 +68,22 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     write_items(trained, data)
     if model is not None:
         check_prompts(config, model.chat)
-        model = None  # measuring opens it again: nobody keeps two while one trains
-    write_json(work / ASKED, _asked(options))
+        model = None  # measuring loads it again: two copies during training would waste memory
+    write_json(work / OPTIONS_FILE, _options(options))
     lines = Lines(sys.stdout)
     answered = sampling(lengths, options.samples)
     use_device(options.device)
     with open_scorer(held_out) as scorer:
         lines.say(
-            f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name} answers"
+            f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name}"
         )
         before = measure(options.model, held_out, scorer, answered, work / BEFORE)
-        lines.say(f"right before: {share_text(before.right)}")
+        lines.say(f"accuracy before: {share_text(before.right)}")
         shown = StageDisplay(
             lines, SHOWN, counted="update", first={options.algorithm: FIRST_UPDATE}
         )
         run_stages([StageRun(options.algorithm, run, config)], work / "runs", group, shown)
-        lines.say(f"{output.name} answers the same items")
+        lines.say(f"the same items for {output.name}")
         after = measure(output, held_out, scorer, answered, work / AFTER)
     _conclude(before, after, work, lines)
     return 0
@@ -108,20 +103,20 @@ def _items(options: argparse.Namespace, split: Split, count: int) -> Sequence[It
     return items
 
 
-def _refuse_other(options: argparse.Namespace, path: Path) -> None:
-    """A folder is of one run: going on with other options would mix two."""
-    if path.exists() and json.loads(path.read_text()) != _asked(options):
+def _check_folder(options: argparse.Namespace, path: Path) -> None:
+    """Check that the folder belongs to a run with the same options; others would be mixed."""
+    if path.exists() and json.loads(path.read_text()) != _options(options):
         raise ConfigError(
-            "work: holds a run that was asked for otherwise (asked.json); take another folder",
+            "work: holds a run with other options (asked.json); use another folder",
             field="work",
             reason="MISMATCH",
         )
 
 
-def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    kept = {name: value for name, value in vars(options).items() if name not in NOT_ASKED}
-    asked: dict[str, Any] = plain(kept | {"model": options.model.absolute()})
-    return asked
+def _options(options: argparse.Namespace) -> dict[str, Any]:
+    relevant = {name: value for name, value in vars(options).items() if name not in IGNORED_OPTIONS}
+    selected: dict[str, Any] = plain(relevant | {"model": options.model.absolute()})
+    return selected
 
 
 def _conclude(before: Measured, after: Measured, work: Path, lines: Lines) -> None:
@@ -129,6 +124,7 @@ def _conclude(before: Measured, after: Measured, work: Path, lines: Lines) -> No
     fields = {"before": before.right, "after": after.right, "gain": gain}
     write_json(work / RESULT, {name: plain(value) for name, value in fields.items()})
     lines.say(
-        f"right after: {share_text(after.right)}; gained: {change_text(gain)} (95 %, {gain.clusters} items)"
+        f"accuracy after: {share_text(after.right)}; gain: {change_text(gain)} "
+        f"(95 %, {gain.clusters} items)"
     )
-    lines.say(f"the model is in {work / after.version}, the run's page under {work / 'runs'}")
+    lines.say(f"the model is in {work / after.version}, report under {work / 'runs'}")

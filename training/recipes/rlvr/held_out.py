@@ -1,5 +1,6 @@
-"""How many held-out items a model answers rightly, with an interval; before and after by the same
-items and the same seeds, so that the change is measured pair by pair.
+"""Accuracy on held-out items with an interval.
+
+Before and after have the same items and seeds, so the change is measured in pairs.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from training.verification.scorer import Scorer, shares
 
 @dataclass(frozen=True)
 class Measured:
-    """rewards: one an answer, items one after another, samples_per_item each. verdicts: shares of
-    every outcome.
+    """Rewards of a model on held-out items.
+
+    rewards: one per answer, samples_per_item for each item in order. verdicts: shares of every
+    outcome.
     """
 
     version: str
@@ -30,43 +33,45 @@ class Measured:
 
     @property
     def right(self) -> Estimate:
-        """The share of right answers; those to one item are not independent."""
+        """Return the share of correct answers; answers to one item are not independent."""
         return clustered_mean(self.rewards, self._items)
 
     def gain(self, before: Measured) -> Estimate:
-        """What was won since, answer by answer."""
+        """Return the mean change since `before`, by answer."""
         pairs = zip(self.rewards, before.rewards, strict=True)
         return clustered_mean([after - earlier for after, earlier in pairs], self._items)
 
     @property
     def _items(self) -> list[str]:
-        return [str(place // self.samples_per_item) for place in range(len(self.rewards))]
+        return [str(index // self.samples_per_item) for index in range(len(self.rewards))]
 
 
 def measure(
-    directory: Path, items: Sequence[Item], scorer: Scorer, sampling: Sampling, kept: Path
+    directory: Path, items: Sequence[Item], scorer: Scorer, sampling: Sampling, path: Path
 ) -> Measured:
-    """What `kept` holds; measured where there is nothing."""
-    if kept.exists():
-        fields = json.loads(kept.read_text())
+    """Return the stored measurement at `path`, or measure and store it."""
+    if path.exists():
+        fields = json.loads(path.read_text())
         return Measured(**{**fields, "rewards": tuple(fields["rewards"])})
-    said = Speaker(directory).answer([[Message("user", item.prompt)] for item in items], sampling)
+    answers = Speaker(directory).answer(
+        [[Message("user", item.prompt)] for item in items], sampling
+    )
     verdicts = scorer.score_all(
-        [items[answer.prompt] for answer in said], [answer.text for answer in said]
+        [items[answer.prompt] for answer in answers], [answer.text for answer in answers]
     )
     rewards = tuple(verdict.reward for verdict in verdicts)
     measured = Measured(directory.name, sampling.samples_per_prompt, rewards, shares(verdicts))
-    write_json(kept, asdict(measured))
+    write_json(path, asdict(measured))
     return measured
 
 
 def share_text(share: Estimate) -> str:
-    """The share with the bounds of its 95 % interval."""
+    """Format a share with its 95 % interval."""
     return _text(share.value, *share_bounds(share, Z_95))
 
 
 def change_text(change: Estimate) -> str:
-    """The same of a change of shares."""
+    """Format a change of shares with its 95 % interval."""
     return _text(change.value, *change_bounds(change, Z_95))
 
 

@@ -1,8 +1,7 @@
-"""Complete configs for two sizes of model: all weights of one as small as nano, LoRA on one like
-small.
+"""Complete configs for two sizes: full training of a tiny model, LoRA for a small model.
 
-Groups of 8 with 16 prompts: below some hundred samples an update GRPO collapses early on small
-models (reference: 400 and more are better, and cost a small machine minutes an update).
+Groups have 8 samples and 16 prompts. With fewer than some hundred samples per update GRPO collapses
+early on small models; 400 and more are better, but cost minutes per update on a small machine.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SEED = 20_261_126
 
 @dataclass(frozen=True)
 class Size:
-    """What suits a size of model. prompts and samples: of an update."""
+    """Settings for a size of model; prompts and samples are per update."""
 
     lora: LoraConfig | None
     vocabulary_rows: int | None
@@ -46,7 +45,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Lengths:
-    """In tokens. Longer prompts are dropped, longer responses cut off."""
+    """Token limits: longer prompts are dropped, longer responses cut off."""
 
     prompt: int = PROMPT_TOKENS
     response: int = RESPONSE_TOKENS
@@ -55,8 +54,9 @@ class Lengths:
 def grpo(
     size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str
 ) -> GrpoConfig:
-    """GRPO with DAPO's wider clip and its filter: groups that are all right or all wrong teach
-    nothing.
+    """Return a config of GRPO with the wider clip and the filter of DAPO.
+
+    Groups with equal scores have no gradient.
     """
     return GrpoConfig(
         model_directory=model,
@@ -84,7 +84,7 @@ def grpo(
 def ppo(
     size: Size, model: Path, data: Path, output: Path, updates: int, lengths: Lengths, commit: str
 ) -> PpoConfig:
-    """PPO whose critic starts as the model with a head of zeros, as no reward model is there."""
+    """Return a config of PPO without a reward model; the critic is the model with a zero head."""
     return PpoConfig(
         model_directory=model,
         reward_model_directory=None,
@@ -111,8 +111,9 @@ ALGORITHMS = {"grpo": grpo, "ppo": ppo}
 
 
 def sampling(lengths: Lengths, samples: int) -> Sampling:
-    """How held-out items are answered: as training samples, so that what is learned is what is
-    measured.
+    """Return the sampling of held-out items, equal to the sampling in training.
+
+    So the measured distribution is the trained one.
     """
     return Sampling(
         samples_per_prompt=samples,

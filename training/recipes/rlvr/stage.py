@@ -1,5 +1,6 @@
-"""PPO or GRPO, with a verifier as the judge where no reward model is: what scores is opened in each
-worker, for as long as the stage runs.
+"""PPO or GRPO with a verifier instead of a reward model.
+
+Each worker opens the scorer for the duration of the stage.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from training.verification.workers import Workers
 
 
 def run(config: GrpoConfig | PpoConfig, context: RunContext) -> Manifest:
-    """The stage that the config is of; config.data_path: of `python -m training tasks write`, or of
-    this recipe, unless a reward model scores.
+    """Run the stage of this config.
+
+    config.data_path is from `python -m training tasks write` or this recipe, unless a reward model
+    scores.
 
     Raises:
-        ExampleError: a prompt has no item, one that was changed, or one that is held out.
-        VerificationError, SandboxUnavailableError: answers cannot be checked here.
+        ExampleError: a prompt has no item, a changed item, or a held-out item.
+        VerificationError, SandboxUnavailableError: answers cannot be checked on this machine.
     """
     if done := finished_manifest(config.output_directory):
         return done
@@ -51,8 +54,9 @@ def _run(
 
 @contextmanager
 def open_scorer(items: Sequence[Item]) -> Iterator[Scorer]:
-    """What scores these items: a process for each processor, and a sandbox where one of them is
-    code.
+    """Open the scorer of these items.
+
+    It has a process per CPU, and a sandbox if an item is code.
     """
     is_code = any(isinstance(item.check, Calls | Programs) for item in items)
     sandbox = open_sandbox(os.environ) if is_code else None

@@ -1,1 +1,1 @@
-"""How the small model's committed adapter is made: `python -m training.recipes.small_sft`."""
+"""Training of the small model's committed adapter: `python -m training.recipes.small_sft`."""

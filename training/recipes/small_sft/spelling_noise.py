@@ -1,13 +1,15 @@
-"""Misspelt copies of questions, so that a typo does not derail the model."""
+"""Misspelt copies of questions, for robustness against typing errors."""
 
 import random
 
-_MIN_WORD = 4  # shorter words become other words
+_MIN_WORD = 4  # a typing error in a shorter word often gives another word
 
 
 def misspell(text: str, rng: random.Random) -> str:
-    """Lower case, no closing punctuation, and about one longer word in four damaged by a swap, a
-    loss or a doubling.
+    """Return the text in lower case without closing punctuation and with typing errors.
+
+    About a quarter of the longer words have two letters swapped, a letter missing or a letter
+    doubled.
     """
     return " ".join(
         _damage(word, rng) if rng.random() < 0.25 else word

@@ -1,4 +1,4 @@
-"""Small sums and capitals: facts that are made here, so that they may train."""
+"""Sums and capitals, generated here and therefore free to use for training."""
 
 import random
 from collections.abc import Callable
@@ -17,21 +17,24 @@ _ASK_CAPITAL = (
 )
 
 CAPITALS = {
-    "Germany": "Berlin", "Spain": "Madrid", "Portugal": "Lisbon", "Austria": "Vienna", "Greece": "Athens",
-    "Poland": "Warsaw", "Norway": "Oslo", "Sweden": "Stockholm", "Finland": "Helsinki", "Denmark": "Copenhagen",
-    "Ireland": "Dublin", "Belgium": "Brussels", "the Netherlands": "Amsterdam", "Hungary": "Budapest",
-    "the Czech Republic": "Prague", "Russia": "Moscow", "Ukraine": "Kyiv", "Turkey": "Ankara", "Egypt": "Cairo",
-    "Kenya": "Nairobi", "Morocco": "Rabat", "Canada": "Ottawa", "the United States": "Washington, D.C.",
-    "Mexico": "Mexico City", "Cuba": "Havana", "Brazil": "Brasília", "Argentina": "Buenos Aires", "Chile": "Santiago",
-    "Peru": "Lima", "Colombia": "Bogotá", "China": "Beijing", "India": "New Delhi", "Thailand": "Bangkok",
-    "Vietnam": "Hanoi", "South Korea": "Seoul", "Indonesia": "Jakarta", "Iran": "Tehran", "Iraq": "Baghdad",
-    "Australia": "Canberra", "New Zealand": "Wellington", "Nepal": "Kathmandu", "Pakistan": "Islamabad",
-    "Switzerland": "Bern", "Romania": "Bucharest", "Iceland": "Reykjavik", "the United Kingdom": "London",
+    "Germany": "Berlin", "Spain": "Madrid", "Portugal": "Lisbon", "Austria": "Vienna",
+    "Greece": "Athens", "Poland": "Warsaw", "Norway": "Oslo", "Sweden": "Stockholm",
+    "Finland": "Helsinki", "Denmark": "Copenhagen", "Ireland": "Dublin", "Belgium": "Brussels",
+    "the Netherlands": "Amsterdam", "Hungary": "Budapest", "the Czech Republic": "Prague",
+    "Russia": "Moscow", "Ukraine": "Kyiv", "Turkey": "Ankara", "Egypt": "Cairo",
+    "Kenya": "Nairobi", "Morocco": "Rabat", "Canada": "Ottawa",
+    "the United States": "Washington, D.C.", "Mexico": "Mexico City", "Cuba": "Havana",
+    "Brazil": "Brasília", "Argentina": "Buenos Aires", "Chile": "Santiago", "Peru": "Lima",
+    "Colombia": "Bogotá", "China": "Beijing", "India": "New Delhi", "Thailand": "Bangkok",
+    "Vietnam": "Hanoi", "South Korea": "Seoul", "Indonesia": "Jakarta", "Iran": "Tehran",
+    "Iraq": "Baghdad", "Australia": "Canberra", "New Zealand": "Wellington", "Nepal": "Kathmandu",
+    "Pakistan": "Islamabad", "Switzerland": "Bern", "Romania": "Bucharest",
+    "Iceland": "Reykjavik", "the United Kingdom": "London",
 }  # fmt: skip
 
 
 def make_sums(count: int, rng: random.Random) -> list[Example]:
-    """Different sums: addition and subtraction below 100, products to 12 × 12."""
+    """Return distinct sums: addition and subtraction below 100, products up to 12 × 12."""
     drawn: dict[str, int] = {}
     while len(drawn) < count:
         text, value = rng.choice(_DRAWS)(rng)
@@ -40,7 +43,7 @@ def make_sums(count: int, rng: random.Random) -> list[Example]:
 
 
 def make_capitals(rng: random.Random) -> list[Example]:
-    """One question a country. France is left out: a newcomer's first question stays unseen."""
+    """Return one question per country; France is held out for the evaluation."""
     return [
         Example(
             (rng.choice(_ASK_CAPITAL).format(country),),
