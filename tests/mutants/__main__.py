@@ -1,5 +1,6 @@
-"""`python -m tests.mutants [NAME ...]`: plant each mutant in a copy, and say which test catches it.
-Exit status 1: one escaped.
+"""`python -m tests.mutants [NAME ...]`: plant each mutant in a copy and print the test that fails.
+
+Exit status 1 means an unexpected result, such as an escaped mutant.
 """
 
 import sys
@@ -12,7 +13,7 @@ from tests.mutants.planting import DoesNotApply, copy_to, first_failure, mutated
 
 
 def main(names: Sequence[str]) -> int:
-    """All mutants, or those whose names begin so."""
+    """Run all mutants, or those whose names start with one of `names`."""
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name.startswith(tuple(names))]
     try:
         for mutant in chosen:
@@ -25,16 +26,19 @@ def main(names: Sequence[str]) -> int:
         copy_to(directory)
         suites = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
         if failed := first_failure(suites, directory):
-            print(f"{failed} fails without any mutant", file=sys.stderr)
+            print(f"{failed} fails without a mutant", file=sys.stderr)
             return 1
         verdicts = []
         for mutant in chosen:
             verdicts.append(plant(mutant, directory))
             print(verdicts[-1].text(), flush=True)
     caught = sum(bool(verdict.caught_by) for verdict in verdicts)
-    odd = [verdict.mutant.name for verdict in verdicts if not verdict.as_expected]
-    print(f"{caught} caught, {len(verdicts) - caught} not; unexpected: {', '.join(odd) or 'none'}")
-    return 1 if odd else 0
+    unexpected = [verdict.mutant.name for verdict in verdicts if not verdict.as_expected]
+    print(
+        f"{caught} caught, {len(verdicts) - caught} not; "
+        f"unexpected: {', '.join(unexpected) or 'none'}"
+    )
+    return 1 if unexpected else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The mutants: the twenty of reference/training.md, section 5, in its order, then ours.
+"""The mutants: first twenty classic defects of PPO and GRPO, then further ones.
 
-One entry is all that a new one takes.
+A new mutant needs only an entry.
 """
 
 from tests.mutants.of_policies import POLICIES
@@ -37,7 +37,8 @@ TWENTY = (
         "(delta_B + discount * gae_lambda * next_advantage_B) * mask_BR[:, t]",
         "delta_B + discount * gae_lambda * next_advantage_B",
         REWARDS,
-        equivalent="rewards and values are masked before, so behind the last real token every delta and every advantage is 0",
+        equivalent="rewards and values are masked before, so every delta and advantage behind the "
+        "last real token is 0",
     ),
     Mutant(
         "03 KL sign flipped in the reward",
@@ -98,8 +99,8 @@ TWENTY = (
     Mutant(
         "11 whitening ignores the mask",
         ADVANTAGES_PY,
-        "count, total = ranks.sum(torch.stack((mask_BR.sum().float(), (values_BR * mask_BR).sum())))",
-        "count, total = ranks.sum(torch.stack((torch.tensor(float(mask_BR.numel())), values_BR.sum())))",
+        "torch.stack((mask_BR.sum().float(), (values_BR * mask_BR).sum()))",
+        "torch.stack((torch.tensor(float(mask_BR.numel())), values_BR.sum()))",
         REWARDS,
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""Our mutants of GRPO, and of what PPO has gained."""
+"""Further mutants of PPO and GRPO."""
 
 from tests.mutants.places import (
     ADVANTAGES_PY,
@@ -126,15 +126,16 @@ POLICIES = (
     Mutant(
         "36 GRPO: normalisation is not passed on",
         GRPO_PY,
-        "token_weights(minibatch.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0)",
-        "token_weights(minibatch.mask_BR, self._ranks)",
+        "minibatch.mask_BR, self._ranks, config.normalisation, config.constant_tokens or 0",
+        "minibatch.mask_BR, self._ranks",
         GRPO,
     ),
     Mutant(
         "37 GRPO: old log-probs from the reference",
         GRPO_PY,
         "old_log_probs_BR=scores.log_probs_BR,",
-        "old_log_probs_BR=scores.log_probs_BR if scores.reference_BR is None else scores.reference_BR,",
+        "old_log_probs_BR=scores.log_probs_BR if scores.reference_BR is None "
+        "else scores.reference_BR,",
         GRPO,
     ),
     Mutant(

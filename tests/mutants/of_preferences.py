@@ -1,4 +1,4 @@
-"""Our mutants of DPO and KTO, and of answers that were sampled while they were served."""
+"""Mutants of DPO, KTO, the reward model, and served answers."""
 
 from tests.mutants.places import (
     CORRECTION,

@@ -1,4 +1,4 @@
-"""Our mutants of what a config may say, and of a rate that it makes."""
+"""Mutants of the validation of configs, and of the learning rate."""
 
 from tests.mutants.places import OPTIM, RANGES
 from tests.mutants.planting import Mutant

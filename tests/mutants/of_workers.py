@@ -1,4 +1,4 @@
-"""Our mutants of what is summed over the workers of a run."""
+"""Mutants of sums over workers."""
 
 from tests.mutants.places import (
     ADVANTAGES_PY,

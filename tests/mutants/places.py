@@ -1,4 +1,4 @@
-"""Where mutants are planted, and the suites that catch them."""
+"""Files of the mutants, and the test suites that detect them."""
 
 REWARDS = ("tests/training/rl/test_rewards.py",)
 LOSSES = ("tests/training/rl/test_losses.py",)

@@ -1,6 +1,4 @@
-"""A bug on purpose: one exact replacement in a copy of the code, and which of the tests falls over
-it.
-"""
+"""Plant a deliberate defect in a copy of the code and find the test that fails."""
 
 import multiprocessing
 import os
@@ -13,20 +11,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Copied, so that a copy holds no way back to the tree; the rest is linked.
+# Copied folders have no link to the original tree; the others are linked.
 COPIED = ("training", "tests", "pyproject.toml")
 LINKED = ("gen", "infra", "models", "services")
-PRELOADED = ["torch", "transformers", "pytest"]  # most of a short run's time
-PATIENCE_SECONDS = 1200
+PRELOADED = ["torch", "transformers", "pytest"]  # imports dominate the time of a short run
+TIMEOUT_SECONDS = 1200
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """before stands exactly once in the file; after takes its place. tests: the suites that must
-    catch it, the likeliest first.
+    """A replacement of code in a file.
 
-    equivalent: why no test can tell it from the code; empty: one must.
+    `before` occurs exactly once in the file and is replaced by `after`. `tests` are the suites that
+    must fail, the most probable first. `equivalent` is the reason why no test can detect the
+    mutant; empty: a test must.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Verdict:
-    """caught_by: the first test that failed; empty: all passed."""
+    """Result of a mutant; `caught_by` is the first failed test, empty if all passed."""
 
     mutant: Mutant
     caught_by: str
@@ -50,18 +49,18 @@ class Verdict:
 
     def text(self) -> str:
         if self.mutant.equivalent:
-            said = (
+            text = (
                 f"NOT EQUIVALENT, {self.caught_by}"
                 if self.caught_by
                 else f"equivalent: {self.mutant.equivalent}"
             )
         else:
-            said = self.caught_by or "ESCAPED"
-        return f"{self.mutant.name:<44} {said}"
+            text = self.caught_by or "ESCAPED"
+        return f"{self.mutant.name:<44} {text}"
 
 
 class DoesNotApply(ValueError):
-    """The code has changed under a mutant: the text says which, and where it looked."""
+    """The code of a mutant has changed; the text names mutant and file."""
 
 
 def mutated(mutant: Mutant, root: Path = ROOT) -> str:
@@ -90,7 +89,7 @@ def layout_pattern(code: str) -> re.Pattern[str]:
 
 
 def copy_to(directory: Path) -> None:
-    """The tree without its history and its environment."""
+    """Copy the tree without its history and environment."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -102,27 +101,26 @@ def copy_to(directory: Path) -> None:
 
 
 def plant(mutant: Mutant, directory: Path) -> Verdict:
-    """Plant in the copy, test, and take it out again."""
+    """Plant the mutant in the copy, run the tests, and restore the file."""
     target = directory / mutant.file
-    sound = target.read_text()
+    original = target.read_text()
     target.write_text(mutated(mutant, directory))
     try:
         return Verdict(mutant, first_failure(mutant.tests, directory))
     finally:
-        target.write_text(sound)
+        target.write_text(original)
 
 
 def first_failure(tests: tuple[str, ...], directory: Path) -> str:
-    """The first test that fails in the copy; empty: none."""
-    os.environ["OMP_NUM_THREADS"] = (
-        "1"  # before torch is loaded: threads of products this small wait for each other
-    )
+    """Return the first test that fails in the copy, or ""."""
+    # Set before torch is loaded: with small products, several threads wait for each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
     output = directory / "output.txt"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
     process = processes.Process(target=_test, args=(tests, directory, output))
     process.start()
-    process.join(PATIENCE_SECONDS)
+    process.join(TIMEOUT_SECONDS)
     if process.is_alive():
         process.kill()
         process.join()
@@ -135,12 +133,12 @@ def first_failure(tests: tuple[str, ...], directory: Path) -> str:
 
 
 def _test(tests: tuple[str, ...], directory: Path, output: Path) -> None:
-    """In a process of its own, where nothing of ours may come from the tree itself."""
+    """Run pytest in a separate process, in which no module of the original tree may be imported."""
     with output.open("w") as opened:
         os.dup2(opened.fileno(), 1)
         os.dup2(opened.fileno(), 2)
     os.chdir(directory)
-    sys.dont_write_bytecode = True  # nothing compiled outlives its source
+    sys.dont_write_bytecode = True  # stale bytecode would hide a mutant
     sys.path[:] = [
         entry for entry in sys.path if entry and not Path(entry).is_relative_to(ROOT / "gen")
     ]
@@ -148,8 +146,6 @@ def _test(tests: tuple[str, ...], directory: Path, output: Path) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "training")]:
         del sys.modules[name]
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", str(directory)]
-    preloaded = [
-        "-W",
-        "ignore::pytest.PytestAssertRewriteWarning",
-    ]  # of plugins; their asserts are not ours
+    # Preloaded plugins cannot be rewritten, which is irrelevant for our tests.
+    preloaded = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     sys.exit(pytest.main([*options, *preloaded, *tests]))

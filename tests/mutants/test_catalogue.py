@@ -1,4 +1,4 @@
-"""Mutants are only worth something while they apply: a refactoring takes them along."""
+"""Every mutant must apply to the current code."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from tests.mutants.planting import DoesNotApply, Mutant, Verdict, mutated
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_it_still_applies_exactly_once_and_is_still_python(mutant: Mutant) -> None:
+def test_a_mutant_applies_exactly_once_and_compiles(mutant: Mutant) -> None:
     assert mutant.before != mutant.after
     compile(mutated(mutant), mutant.file, "exec")
     for test in mutant.tests:
         assert (planting.ROOT / test).is_file()
 
 
-def test_names_are_distinct_and_the_reference_has_twenty() -> None:
+def test_mutant_names_are_distinct_and_the_first_twenty_are_numbered() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
     assert [mutant.name[:2] for mutant in TWENTY] == [f"{number:02}" for number in range(1, 21)]
 
 
-def test_what_stands_twice_or_nowhere_is_an_error(tmp_path: Path) -> None:
+def test_code_found_twice_or_never_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("a = 1\nb = 1\n")
     for before in ("1", "2"):
         with pytest.raises(DoesNotApply):
@@ -30,7 +30,7 @@ def test_what_stands_twice_or_nowhere_is_an_error(tmp_path: Path) -> None:
     assert mutated(Mutant("x", "code.py", "a = 1", "a = 3", ()), tmp_path) == "a = 3\nb = 1\n"
 
 
-def test_an_escape_and_a_caught_equivalent_are_both_unexpected() -> None:
+def test_escaped_and_caught_equivalent_mutants_are_unexpected() -> None:
     live, same = (
         Mutant("x", "f", "a", "b", ()),
         Mutant("y", "f", "a", "b", (), equivalent="both are a"),

@@ -1,3 +1,4 @@
-"""Our losses against TRL's on fixed batches: `make oracle`. TRL lives in environments of its own
-and is imported by nothing else.
+"""Comparison of our losses with TRL on fixed batches: `make oracle`.
+
+TRL is in separate environments and is not imported elsewhere.
 """

@@ -1,8 +1,7 @@
-"""`make oracle`: a table of losses and gradients, ours and TRL's on the same batch. Exits with 1
-where any of them differs.
+"""`make oracle`: print losses and gradients of ours and of TRL on the same batch.
 
-For development only. Beside the development environment it downloads TRL and five small packages,
-once.
+Exit status 1 means a difference. For development only: in addition to the development environment,
+TRL and five small packages are downloaded once.
 """
 
 import json
@@ -22,7 +21,7 @@ SIDES = (("oracle", "theirs"), ("oracle_ppo", "theirs_ppo"))
 
 
 def main() -> int:
-    """Returns: the exit status."""
+    """Return the exit status."""
     with TemporaryDirectory() as folder:
         batch = write_batch(Path(folder))
         trl = {
@@ -42,13 +41,14 @@ def main() -> int:
         if not same(name, mine.get(name), trl.get(name))
     ]
     print(
-        f"==> {len(wrong)} of {len(mine.keys() | trl.keys())} differ{': ' if wrong else ''}{', '.join(wrong)}"
+        f"==> {len(wrong)} of {len(mine.keys() | trl.keys())} differ"
+        f"{': ' if wrong else ''}{', '.join(wrong)}"
     )
     return 1 if wrong else 0
 
 
 def same(name: str, mine: float | list[str] | None, trl: float | list[str] | None) -> bool:
-    """Compare and print one line."""
+    """Compare two values and print one line."""
     if isinstance(mine, float) and isinstance(trl, float):
         difference = abs(mine - trl) / max(abs(trl), 1e-12)
         equal, figures = difference <= TOLERANCE, f"{mine:16.9f}{trl:16.9f}{difference:12.1e}"
@@ -63,9 +63,7 @@ def _shown(value: float | list[str] | None) -> str:
 
 
 def theirs(batch: Batch, lock: str, script: str) -> dict[str, float | list[str]]:
-    """Run TRL's side in its own environment, without a network; its output is shown only if it
-    fails.
-    """
+    """Run the side of TRL in its environment without network; print its output only on failure."""
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",

@@ -1,8 +1,7 @@
-"""The fixed batch and the models that both sides read: plain files in one folder, so that TRL's
-side needs nothing of ours.
+"""The fixed batch and the models for both sides: plain files in one folder.
 
-Fresh weights would make every loss ln 2 and every gradient nearly nothing; they are stirred until
-models disagree.
+The side of TRL therefore needs none of our code. Fresh weights would make every loss ln 2 and every
+gradient nearly zero, so noise is added until models differ.
 """
 
 import json
@@ -34,31 +33,33 @@ WORSE = ("bad", "cloud bad tree", "bird", "river bad", "stone bad house", "bad t
 
 @dataclass(frozen=True)
 class Batch:
-    """Where everything lies."""
+    """Folder of the batch with its files."""
 
     folder: Path
 
     def model(self, name: str) -> Path:
-        """reference; policy, which has left it; reward critic, with heads beside them;
-        policy_later, critic_later: a step on.
+        """Return the path of a model.
+
+        Names: reference; policy, which differs from it; reward and critic, with heads; policy_later
+        and critic_later: one step later.
         """
         return self.folder / name
 
 
 def write_batch(folder: Path) -> Batch:
-    """Models, rows and settings."""
+    """Write models, rows and settings."""
     batch = Batch(folder)
     toy_model(batch.model("reference"), seed=1)
-    stir(batch.model("reference"), batch.model("reference"), 1.0, seed=2)
-    stir(
+    add_noise(batch.model("reference"), batch.model("reference"), 1.0, seed=2)
+    add_noise(
         batch.model("reference"), batch.model("policy"), 0.2, seed=10
-    )  # this seed: KTO's z0 is above 0
-    stir(batch.model("policy"), batch.model("policy_later"), 0.05, seed=4)
+    )  # with this seed z0 of KTO is above 0
+    add_noise(batch.model("policy"), batch.model("policy_later"), 0.05, seed=4)
     for place, name in enumerate(("reward", "critic")):
-        stir(batch.model("reference"), batch.model(name), 0.2, seed=20 + place)
+        add_noise(batch.model("reference"), batch.model(name), 0.2, seed=20 + place)
         head = ScalarHead(load_decoder(batch.model(name)).config.hidden_size, seed=30 + place)
         save_file(head.state_dict(), batch.model(name) / "head.safetensors")
-    stir(batch.model("critic"), batch.model("critic_later"), 0.1, seed=5)
+    add_noise(batch.model("critic"), batch.model("critic_later"), 0.1, seed=5)
     rows = zip(QUESTIONS, ANSWERS, WORSE, strict=True)
     pairs = [
         {"messages": user(q), "chosen": a, "rejected": w, "prompt_id": q, "margin": len(a) / 10}
@@ -100,11 +101,10 @@ def write_batch(folder: Path) -> Batch:
 
 
 def rollout_rows(count: int) -> list[dict[str, list[int]]]:
-    """Prompts of several lengths, and responses that all fill their columns; every second one ends
-    with the stop token there.
+    """Return prompts of several lengths with responses that fill all columns.
 
-    TRL puts a score one column behind the last token, where there is one, and lets the critic value
-    that column too.
+    Every second response ends with the stop token in the last column. TRL puts a score one column
+    behind the last token if possible, and its critic also has a value for that column.
     """
     generator = torch.Generator().manual_seed(6)
     rows = torch.randint(
@@ -120,8 +120,9 @@ def rollout_rows(count: int) -> list[dict[str, list[int]]]:
 
 
 def group_rows(prompts: int) -> list[dict[str, object]]:
-    """Responses of all lengths to each prompt, in groups side by side, with their rewards; a group
-    that all did alike is among them.
+    """Return responses of all lengths to each prompt, grouped, with rewards.
+
+    One group has equal rewards.
     """
     generator = torch.Generator().manual_seed(7)
     rows = []
@@ -143,9 +144,10 @@ def group_rows(prompts: int) -> list[dict[str, object]]:
     return rows
 
 
-def stir(source: Path, target: Path, amount: float, seed: int) -> None:
-    """Save the model with noise of this standard deviation, relative to 1/sqrt(inputs), on all its
-    matrices.
+def add_noise(source: Path, target: Path, amount: float, seed: int) -> None:
+    """Save the model with noise on all its matrices.
+
+    The standard deviation is relative to 1/sqrt(inputs).
     """
     decoder = load_decoder(source)
     generator = torch.Generator().manual_seed(seed)

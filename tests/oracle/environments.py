@@ -1,8 +1,6 @@
-"""TRL's environments: one a version, made in the cache outside of any clone from a hash-pinned
-lock, once.
+"""Environments of TRL, one per version, made once in the cache from a hash-pinned lock.
 
-torch and transformers are those of the development environment, so that all but TRL's own few
-packages are hard links.
+torch and transformers are hard links to the development environment.
 """
 
 import hashlib
@@ -13,7 +11,7 @@ from infra.install.environment import ROOT, atomic_folder, cache, find_uv, run
 
 
 def python_of(lock_name: str) -> Path:
-    """The Python of the environment that locks/`lock_name`.txt describes."""
+    """Return the Python of the environment of locks/`lock_name`.txt."""
     lock = ROOT / "locks" / f"{lock_name}.txt"
     home = cache() / "oracle" / f"{lock_name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
     if not home.exists():

@@ -1,5 +1,6 @@
-"""Our side: what each stage does with a batch, on the fixed one. Microbatches are smaller than the
-batch on purpose: TRL sees it whole.
+"""Losses of our stages on the fixed batch.
+
+Microbatches are smaller than the batch on purpose: TRL processes the whole batch at once.
 """
 
 from collections.abc import Iterable
@@ -25,13 +26,13 @@ Figures = dict[str, float]
 
 
 def losses(batch: Batch) -> Figures:
-    """Loss and norm of the gradient, by name."""
+    """Return loss and gradient norm by name."""
     torch.set_num_threads(1)
     return {**of_sft(batch), **of_reward_model(batch), **of_dpo(batch), **of_kto(batch)}
 
 
 def learned_texts(batch: Batch) -> list[str]:
-    """What SFT learns of each row, decoded with its control tokens."""
+    """Return the trained part of each SFT row, decoded with control tokens."""
     chat = load_chat(batch.model("policy"))
     names = {chat.end_id: "<|end|>"}
     return [
@@ -87,7 +88,7 @@ def figures(name: str, loss: float, parameters: Iterable[nn.Parameter]) -> Figur
 
 
 def norm_of(parameters: Iterable[nn.Parameter]) -> float:
-    """Norm of the gradient over all of them."""
+    """Return the norm of the gradient of all parameters."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return float(torch.stack([gradient.double().norm() for gradient in gradients]).norm())
 
@@ -108,7 +109,7 @@ def scalar_model(batch: Batch, name: str) -> ScalarModel:
 
 
 def places(batch: Batch) -> tuple[object, ...]:
-    """The paths of a config and its lineage; nothing is read from or written to them here."""
+    """Return the paths of a config and its lineage; no file is read or written."""
     return batch.model("policy"), batch.folder, batch.folder / "output", Lineage("oracle")
 
 

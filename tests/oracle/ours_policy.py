@@ -1,8 +1,7 @@
-"""Our PPO and GRPO on fixed rollouts: judged by the networks as they are, learned by them as they
-are a step later.
+"""Our PPO and GRPO on fixed rollouts, scored by the networks and trained one step later.
 
-The algorithms run as they are; only their optimizer steps are replaced, by what notes the
-gradient's norm.
+The algorithms are unchanged. Only their optimizer steps are replaced, by a recorder of the gradient
+norm.
 """
 
 import json
@@ -48,7 +47,7 @@ VARIANTS: dict[str, Mapping[str, object]] = {
 
 
 def losses(batch: Batch) -> Figures:
-    """Losses and gradients of one minibatch that is the whole rollout."""
+    """Return losses and gradients of one minibatch with the whole rollout."""
     torch.set_num_threads(1)
     figures = of_ppo(batch)
     for name, changes in VARIANTS.items():
@@ -70,7 +69,7 @@ def of_ppo(batch: Batch) -> Figures:
     norms = note_gradients(algorithm, "policy", "critic")
     numbers = {"beta": KL_COEFFICIENT}
     experience, judged = algorithm.make_experience(fixed_rollout(rows), numbers)
-    experience = replace(experience, fresh_BR=None)  # the policy that learns is a later one
+    experience = replace(experience, fresh_BR=None)  # the trained policy is a later one
     players.policy.decoder.load_state_dict(load_decoder(batch.model("policy_later")).state_dict())
     players.critic.backbone.decoder.load_state_dict(
         load_decoder(batch.model("critic_later")).state_dict()
@@ -108,7 +107,7 @@ def of_grpo(batch: Batch, name: str, changes: Mapping[str, object]) -> Figures:
 
 
 def scores_of(rollout: Rollout, rows: Sequence[Mapping[str, object]]) -> torch.Tensor:
-    """The rewards that the file has for these responses."""
+    """Return the rewards of the file for these responses."""
     rewards = {tuple(row["response"]): row["reward"] for row in rows}
     lengths = rollout.response_mask_BR.sum(1).tolist()
     responses = zip(rollout.response_ids_BR.tolist(), lengths, strict=True)
@@ -116,7 +115,7 @@ def scores_of(rollout: Rollout, rows: Sequence[Mapping[str, object]]) -> torch.T
 
 
 def note_gradients(algorithm: Ppo | Grpo, *networks: str) -> dict[str, float]:
-    """Where the norms will be once it has learned."""
+    """Return the dictionary of the norms, filled during training."""
     norms: dict[str, float] = {}
     for network in networks:
         learner = getattr(algorithm, f"_{network}")
@@ -134,7 +133,7 @@ def note_gradients(algorithm: Ppo | Grpo, *networks: str) -> dict[str, float]:
 
 
 def common(batch: Batch, rows: int) -> dict[str, object]:
-    """Settings of all; nothing is read from or written to the paths here."""
+    """Return the settings of all runs; no path is read or written."""
     return {
         "model_directory": batch.model("policy"),
         "reward_model_directory": None,
@@ -154,7 +153,7 @@ def setting(score: object) -> PolicyInputs:
 
 
 def fixed_rollout(rows: Sequence[Mapping[str, object]]) -> Rollout:
-    """The rows as if they had been sampled."""
+    """Return the rows as a rollout."""
     prompt_ids_BP, prompt_mask_BP = pad([row["prompt"] for row in rows], side="left")
     response_ids_BR, response_mask_BR = pad([row["response"] for row in rows])
     ended_B = torch.tensor([row["response"][-1] == 2 for row in rows])

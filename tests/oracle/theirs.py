@@ -1,8 +1,8 @@
-"""TRL 1.16's side, run by its own Python: `theirs.py FOLDER`. Each trainer's own collator and loss
-on the fixed batch; writes theirs.json.
+"""The side of TRL 1.16, run by its own Python: `theirs.py FOLDER` writes theirs.json.
 
-Aligned with ours: TRL's reward model gets our scalar head (which reads the hidden state at unit
-RMS), centring and weights are set.
+Each trainer uses its own collator and loss on the fixed batch. For comparability, TRL's reward
+model gets our scalar head (which normalises the hidden state to unit RMS), and centring and weights
+are set.
 """
 
 import json
@@ -119,10 +119,10 @@ def of_kto():
 
 
 def of_grpo(name, **variant):
-    """Rewards, advantages and old log-probs are the trainer's own, of a rollout that is fixed; then
-    the policy is as a step later.
+    """Compute rewards, advantages and old log-probs by the trainer, on a fixed rollout.
 
-    A model in memory would need the hub for its reference (beta > 0), so the trainer gets a path.
+    Then the policy becomes one step later. For a model in memory the trainer would download its
+    reference (beta > 0), so the trainer gets a path.
     """
     rows = json.loads((FOLDER / "groups.json").read_text())
     trainer = GRPOTrainer(
@@ -132,8 +132,8 @@ def of_grpo(name, **variant):
             **{key: value for key, value in common(len(rows)).items() if key != "max_length"},
             **variant,
             num_generations=SETTINGS["group"],
-            use_bias_correction_kl=False,  # TRL multiplies k3 by the ratio, ours is plain k3
-            num_iterations=2,  # or old log-probs would be taken to be the new ones
+            use_bias_correction_kl=False,  # TRL multiplies k3 by the ratio; ours is plain k3
+            num_iterations=2,  # otherwise TRL reuses the new log-probs as old ones
             steps_per_generation=1,
             max_completion_length=SETTINGS["response_tokens"],
             temperature=SETTINGS["temperature"],
@@ -171,9 +171,7 @@ def loss_of(name, trainer, inputs):
 
 
 def common(rows):
-    """Settings of all trainers: fp32 on the processor, the whole batch at once, nothing reported or
-    saved.
-    """
+    """Return settings of all trainers: fp32 on the CPU, the whole batch at once, no reports."""
     return {
         "output_dir": str(FOLDER / "trl"),
         "use_cpu": True,
@@ -187,9 +185,7 @@ def common(rows):
 
 
 def with_head(name):
-    """A sequence classifier whose score is our head: the hidden state at unit RMS, a weight and a
-    bias.
-    """
+    """Return a sequence classifier with our head: hidden state at unit RMS, weight and bias."""
     model = AutoModelForSequenceClassification.from_pretrained(
         FOLDER / name, num_labels=1, dtype=torch.float32
     )

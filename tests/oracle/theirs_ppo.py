@@ -1,10 +1,9 @@
-"""TRL 1.12's PPO, run by its own Python: `theirs_ppo.py FOLDER`. One update of its trainer on a
-fixed rollout; writes theirs_ppo.json.
+"""PPO of TRL 1.12, run by its own Python: `theirs_ppo.py FOLDER` writes theirs_ppo.json.
 
-Its loss is inside `train`, so that function runs as it is, with three things put in its way: the
-rollout is the fixed one; advantages are whitened by the population's variance, as ours; and between
-rollout and learning, policy and critic become those of a step later, so that ratios and value
-clipping have something to do.
+One update of its trainer on a fixed rollout. The loss is inside `train`, so that function runs
+unchanged with three replacements: the rollout is the fixed one; advantages are whitened by the
+population variance, as ours; between rollout and training, policy and critic become one step later,
+so that ratios and value clipping have an effect.
 """
 
 import json
@@ -88,7 +87,7 @@ def make_trainer():
 
 
 def fixed_rollout(policy, queries, rows, pad_token_id, generation_config):
-    """The response that belongs to each query, and the logits that it was sampled from."""
+    """Return the response of each query, and the logits of its samples."""
     responses = {tuple(row["prompt"]): row["response"] for row in ROWS}
     asked = [tuple(query[query != pad_token_id].tolist()) for query in queries]
     whole = torch.cat((queries, torch.tensor([responses[prompt] for prompt in asked])), dim=1)
@@ -113,7 +112,7 @@ def norm_of(model):
 
 
 def with_head(name, head):
-    """A model whose score is our head: the hidden state at unit RMS, a weight and a bias."""
+    """Return a model with our head: hidden state at unit RMS, weight and bias."""
     model = AutoModelForSequenceClassification.from_pretrained(
         FOLDER / name, num_labels=1, dtype=torch.float32
     )

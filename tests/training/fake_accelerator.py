@@ -1,10 +1,9 @@
-"""An accelerator where there is none: a device of its own name whose tensors lie on the processor
-and are computed there.
+"""A fake accelerator: a torch device whose tensors are stored and computed on the CPU.
 
-It refuses what CUDA refuses: tensors of two devices in one operation (but numbers), and random
-numbers of a generator of the processor. A process that has called `pretend` has it as torch's
-accelerator, and cannot get rid of it: call it in a subprocess.
-Surprise: attention is the plain formula, so that figures are the processor's.
+Like CUDA, the device refuses operations with tensors of two devices (except numbers), and random
+numbers from a CPU generator. `install` makes it the accelerator of torch for the rest of the
+process, so call it in a subprocess. Attention uses the plain formula, so that figures equal those
+of the CPU.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ NAME = "fake"
 SKIPPED = ("sparse", "quantized", "cudnn", "mkldnn", "nested", "_make_dep_token", "from_file")
 aten = torch.ops.aten
 WAITS: Counter[str] = Counter()
-"""How often the processor had to wait for the device, by operation: a value was asked for, or how many values there are."""
-TAKES_PLACES = (
+"""Number of synchronisations by cause: a value was read, or a number of entries."""
+TAKES_INDICES = (
     aten.index.Tensor,
     aten.index_put.default,
     aten.index_put_.default,
     aten._index_put_impl_.default,
 )
-"""Places may lie on the processor."""
+"""Operations with index tensors, which may be on the CPU."""
 WAITING = {
     aten._local_scalar_dense.default: "value",
     aten.nonzero.default: "number of entries",
-    **dict.fromkeys(TAKES_PLACES, "number of entries"),  # with a mask alone
+    **dict.fromkeys(TAKES_INDICES, "number of entries"),  # only with a mask
     aten._unique2.default: "number of entries",
     aten.unique_dim.default: "number of entries",
 }
 
 
 class MixedDevicesError(RuntimeError):
-    """As CUDA's: an operation was given tensors of two devices."""
+    """An operation has tensors of two devices, as in CUDA."""
 
 
 class FakeDeviceTensor(Tensor):
-    """A tensor of the device. `held`: what it really is."""
+    """A tensor of the fake device; `held` is its CPU tensor."""
 
     held: Tensor
 
@@ -68,7 +67,7 @@ class FakeDeviceTensor(Tensor):
         return f"{NAME}({self.held})"
 
     def tolist(self) -> Any:
-        """torch's own asks for a tensor of no class of its own."""
+        """Replace torch's version, which needs a tensor without a subclass."""
         WAITS["value"] += 1
         return self.held.tolist()
 
@@ -84,7 +83,7 @@ class FakeDeviceTensor(Tensor):
             inner_kwargs["device"] = torch.device("cpu")
         out = func(*inner_args, **inner_kwargs)
         if func is aten._fused_adamw_.default:
-            return out  # all is changed in place
+            return out  # all changes are in place
         if to is not None and to.type != NAME:
             if to.type == "cpu":
                 WAITS["copy"] += 1
@@ -101,13 +100,17 @@ def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def refuse(func: Any, args: Any, kwargs: Any) -> None:
-    """Raises: MixedDevicesError."""
+    """Check the devices of an operation.
+
+    Raises:
+        MixedDevicesError: tensors of two devices, or a CPU generator.
+    """
     leaves = tree_flatten((args, kwargs))[0]
     if any(isinstance(leaf, torch.Generator) for leaf in leaves):
-        raise MixedDevicesError(f"{func}: a generator of the processor for a tensor of {NAME}")
+        raise MixedDevicesError(f"{func}: a CPU generator for a tensor of {NAME}")
     if func is aten.copy_.default:
         return
-    if func in TAKES_PLACES:
+    if func in TAKES_INDICES:
         leaves = tree_flatten((args[0], args[2:], kwargs))[0]
     foreign = [
         leaf
@@ -116,19 +119,17 @@ def refuse(func: Any, args: Any, kwargs: Any) -> None:
     ]
     if any(tensor.dim() > 0 for tensor in foreign):
         shapes = [tuple(tensor.shape) for tensor in foreign]
-        raise MixedDevicesError(
-            f"{func}: tensors of the processor, {shapes}, beside those of {NAME}"
-        )
+        raise MixedDevicesError(f"{func}: CPU tensors {shapes} together with tensors of {NAME}")
     for argument, given in zip(func._schema.arguments, args, strict=False):
         written = argument.alias_info is not None and argument.alias_info.is_write
         if written and isinstance(given, Tensor) and not isinstance(given, FakeDeviceTensor):
-            raise MixedDevicesError(f"{func}: a number of the processor changed by one of {NAME}")
+            raise MixedDevicesError(f"{func}: a CPU number changed by a tensor of {NAME}")
 
 
 def note_wait(func: Any, args: Any, kwargs: Any) -> None:
     if func not in WAITING:
         return
-    if func in TAKES_PLACES and not any(
+    if func in TAKES_INDICES and not any(
         isinstance(i, FakeDeviceTensor) and i.dtype == torch.bool for i in args[1]
     ):
         return
@@ -136,7 +137,7 @@ def note_wait(func: Any, args: Any, kwargs: Any) -> None:
 
 
 def factories() -> Iterator[tuple[str, Any]]:
-    """Every operation that makes a tensor from none: they have no tensor that would lead them here."""
+    """Yield all operations that create a tensor without a tensor argument for dispatch."""
     for full in torch._C._dispatch_get_all_op_names():
         name, _, overload = full.removeprefix("aten::").partition(".")
         if not full.startswith("aten::") or any(part in name for part in SKIPPED):
@@ -165,19 +166,19 @@ def made_by(func: Any) -> Any:
 
 
 def copied(source: Tensor, into: Tensor, non_blocking: bool = False) -> Tensor:
-    """torch.tensor() comes here past all subclasses."""
+    """Copy a tensor; torch.tensor() calls this function and bypasses subclasses."""
     assert isinstance(into, FakeDeviceTensor)
     into.held.copy_(source.held if isinstance(source, FakeDeviceTensor) else source)
     return into
 
 
 def _unreachable(*_: Any) -> Tensor:
-    """FakeDeviceTensor.__torch_dispatch__ comes first."""
+    """Fail: FakeDeviceTensor.__torch_dispatch__ handles the operation before."""
     raise AssertionError
 
 
 class _Stream:
-    """Nothing is under way, ever."""
+    """A stream without pending work."""
 
     def synchronize(self) -> None: ...
 
@@ -228,12 +229,12 @@ KERNELS: list[torch.library.Library] = []
 
 
 def install() -> None:
-    """From now on torch has an accelerator."""
+    """Register the fake accelerator in torch."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     library = torch.library.Library("aten", "IMPL")
     for name, func in factories():
         library.impl(name, made_by(func), "PrivateUse1")
     library.impl("_copy_from", copied, "PrivateUse1")
-    # Devices without a kernel of their own get a formula that rounds otherwise.
+    # Devices without a kernel get a formula with other rounding.
     library.impl("silu_backward", _unreachable, "PrivateUse1")
     KERNELS.append(library)

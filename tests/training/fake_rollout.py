@@ -1,6 +1,4 @@
-"""Fakes of the rollout and of time, for the canary's tests: they keep what the generator keeps, and
-nothing waits.
-"""
+"""Fakes of the generator rollout and of the clock, for tests of the canary."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +8,7 @@ from training.evaluation.trial import CandidateState, RolloutView
 
 
 class FakeClock:
-    """Time that passes only in sleep; `at_sleep` may kill the loop, as `kill -9` would."""
+    """A clock that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.moment = datetime(2026, 11, 24, tzinfo=UTC)
@@ -23,7 +21,7 @@ class FakeClock:
 
 
 class FakeRollout:
-    """Stable and candidate, with the lease that really takes the candidate off."""
+    """Stable version and candidate, with a lease that removes the candidate on expiry."""
 
     def __init__(self, clock: FakeClock, stable: str = "nano-0", loads: bool = True) -> None:
         self._clock, self._loads = clock, loads
@@ -55,7 +53,7 @@ class FakeRollout:
 
 
 class GrowingThumbs:
-    """Every look finds more thumbs at the given rates per arm."""
+    """Thumb counts that grow with each count at the given rates per arm."""
 
     def __init__(self, rates: dict[str, float], each: int = 10) -> None:
         self._rates, self._each = rates, each

@@ -1,5 +1,6 @@
-"""A feedback service in memory for the loop's tests: events become committed Parquet objects in a
-real directory store.
+"""A feedback service in memory for tests of the loop.
+
+Events become committed Parquet objects in a directory store.
 """
 
 import hashlib
@@ -23,26 +24,24 @@ TOPIC = "11111111-2222-3333-4444-555555555555"
 
 
 def uid(name: str) -> str:
-    """A UUID that is the same in every run."""
+    """Return a UUID that is equal in every run."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
 def principal_of(user: str) -> str:
-    """As whom the log knows a user."""
+    """Return the principal of a user in the log."""
     return hashlib.sha256(user.encode()).hexdigest()
 
 
 class FeedbackLog:
-    """Both streams of one partition, who allows training and who was erased, and the counts that a
-    canary reads.
-    """
+    """Both streams of one partition, consents, erasures, and the counts for a canary."""
 
     def __init__(self, store: Path, sealing: bool = False) -> None:
         self._store, self._sealing = store, sealing
         self._keys: dict[str, Key] = {}
         self.forbidden: set[str] = set()  # users without consent
-        self.strangers: set[str] = set()  # users of whom the log says nothing
-        self.asked: list[str] = []  # principals whose keys were asked for
+        self.strangers: set[str] = set()  # users unknown to the log
+        self.asked: list[str] = []  # principals whose keys were requested
         self.ledger: list[Erasure] = []
         self._segments: dict[str, list[Segment]] = {"feedback": [], "turns": []}
         self._pending: dict[str, list[dict[str, Any]]] = {"feedback": [], "turns": []}
@@ -51,7 +50,7 @@ class FeedbackLog:
 
     @classmethod
     def reopen(cls, store: Path, sealing: bool = False) -> "FeedbackLog":
-        """The log that another process committed into this store."""
+        """Open a log that another process committed to this store."""
         log = cls(store, sealing)
         for path in sorted(store.glob("*/v1/*/*/*.parquet")):
             stream, (start, end, _) = path.relative_to(store).parts[0], path.stem.split("-")
@@ -64,7 +63,7 @@ class FeedbackLog:
     def turn(
         self, name: str, user: str, asked: str | list[tuple[str, str]], answer: str, **columns: Any
     ) -> str:
-        """Append a finished turn; returns its message id."""
+        """Append a finished turn; return its message id."""
         context = [("user", asked)] if isinstance(asked, str) else asked
         row = {
             **_common(f"turn {name}", user, name),
@@ -89,7 +88,7 @@ class FeedbackLog:
         )
 
     def commit(self) -> None:
-        """Write what was appended since as one object a stream."""
+        """Write all pending rows as one object per stream."""
         for stream, rows in self._pending.items():
             if rows:
                 self._commit(stream, rows)
@@ -102,12 +101,12 @@ class FeedbackLog:
         return self._segments["turns"]
 
     def erase(self, user: str) -> None:
-        """Shreds the user's key. Their rows stay where they are, as they do until a compaction."""
+        """Delete the key of the user. The rows remain, as before a compaction."""
         self._keys.pop(principal_of(user), None)
         self.ledger.append(Erasure(len(self.ledger) + 1, principal_of(user), str(uuid.uuid4())))
 
     def replace_sealed(self, stream: str, sealed: bytes) -> None:
-        """Other bytes in the row that was said last and is not committed yet."""
+        """Replace the sealed bytes of the last uncommitted row."""
         self._pending[stream][-1]["sealed"] = sealed
 
     def data_keys(self, principals: Sequence[str]) -> dict[str, DataKey]:

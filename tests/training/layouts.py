@@ -1,5 +1,6 @@
-"""What test_parallelism runs in each worker: three steps of training on rows that the workers
-share, then the figures to compare.
+"""Three training steps on shared rows, run in each worker by test_parallelism.
+
+The resulting figures are compared between layouts.
 """
 
 import json
@@ -40,8 +41,9 @@ NORMS_HEADS = ("qwen3", "gemma3")
 def train(
     directory: Path, rank: int, world: int, name: str, layout: str, begin_from: str = ""
 ) -> None:
-    """All steps; or those after the checkpoint that another layout left. layout: fields of
-    Parallelism, `narrow` and `family`.
+    """Run all steps, or those after the checkpoint of another layout.
+
+    layout: fields of Parallelism, `narrow` and `family`.
     """
     fields = json.loads(layout)
     narrow, family = fields.pop("narrow", False), fields.pop("family", "llama")
@@ -64,7 +66,7 @@ def train(
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
             loss = accumulate(scalar, ranks, step)
         figures[f"loss {step}"] = float(ranks.sum(loss.detach()))
-        if step == STEPS - 1:  # by then workers whose gradients differed have drifted apart
+        if step == STEPS - 1:  # by then different gradients would show
             optimizer.register_step_pre_hook(lambda *_: figures.update(gradients(named)))
         figures[f"norm {step}"] = apply_gradients(optimizer, parameters, 1e-3, 0.5, ranks)
         if step + 1 == KEPT_STEP:
@@ -81,7 +83,7 @@ def train(
 
 
 def families(directory: Path, rank: int, world: int, name: str, layout: str) -> None:
-    """train, of shapes that norm each head's queries and keys."""
+    """Run `train` for families with norms of queries and keys."""
     for family in NORMS_HEADS:
         train(
             directory,
@@ -93,7 +95,7 @@ def families(directory: Path, rank: int, world: int, name: str, layout: str) -> 
 
 
 def gradients(named: Sequence[tuple[str, nn.Parameter]]) -> dict[str, float]:
-    """Norm of the gradient of each weight that the optimizer is about to apply."""
+    """Return the gradient norm of each weight before the optimizer step."""
     wholes = ((name, whole(weight.grad)) for name, weight in named if weight.grad is not None)
     return {f"gradient of {name}": float(gradient.norm()) for name, gradient in wholes}
 
@@ -103,7 +105,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def require_same_everywhere(figures: dict[str, float], world: int) -> None:
-    """Of weights that several workers have all have the same gradient, or they would drift apart."""
+    """Check that replicas of a weight have equal gradients; otherwise they would diverge."""
     told = [figures] * world
     if world > 1:
         dist.all_gather_object(told, figures)
@@ -114,7 +116,7 @@ def require_same_everywhere(figures: dict[str, float], world: int) -> None:
 
 
 def accumulate(scalar: ScalarModel, ranks: Ranks, step: int) -> torch.Tensor:
-    """Loss of a language model and of a head beside it, over this worker's rows in two
+    """Return the loss of a language model and a head on the rows of this worker, in two
     microbatches.
     """
     generator = torch.Generator().manual_seed(step)
@@ -134,8 +136,9 @@ def accumulate(scalar: ScalarModel, ranks: Ranks, step: int) -> torch.Tensor:
 
 
 def sampled(decoder: torch.nn.Module, ranks: Ranks) -> dict[str, float]:
-    """Every worker samples another number of tokens: without gathered weights they would wait for
-    each other for ever.
+    """Sample a different number of tokens on every worker.
+
+    Without gathered weights they would wait for each other until the timeout.
     """
     with gathered(decoder):  # type: ignore[arg-type]
         engine = CachedEngine(Backbone(decoder), stop_ids=())  # type: ignore[arg-type]
@@ -144,7 +147,7 @@ def sampled(decoder: torch.nn.Module, ranks: Ranks) -> dict[str, float]:
 
 
 def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
-    """In what type weights are, while a layer computes and while a policy samples."""
+    """Check the types of weights while a layer computes and while a policy samples."""
     ranks = replace(
         arrange(Parallelism(**json.loads(layout)), all_different(rank, world)), narrow=True
     )
@@ -152,7 +155,7 @@ def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
     exact = {name: weight.detach().clone() for name, weight in decoder.named_parameters()}
     distribute(decoder, ranks)
     for name, module in decoder.named_modules():
-        if name.startswith("model.layers.0"):  # its shards are whole by then
+        if name.startswith("model.layers.0"):  # its shards are gathered by then
             module.register_forward_pre_hook(
                 lambda module, _, name=name: seen.update(
                     {
@@ -165,7 +168,7 @@ def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
         decoder.logits(decoder(torch.ones(1, 3, dtype=torch.long)))
     assert {dtype for name, dtype in seen.items() if "norm" not in name} == {torch.bfloat16}
     assert {dtype for name, dtype in seen.items() if "norm" in name} == {torch.float32}
-    for _ in range(2):  # what it lets go must come back
+    for _ in range(2):  # released shards must be gathered again
         with gathered(decoder):
             for name, weight in decoder.named_parameters():
                 assert torch.equal(whole(weight), exact[name]), name
@@ -179,9 +182,7 @@ def gathers(directory: Path, rank: int, world: int, layout: str) -> None:
 
 
 def stages(directory: Path, rank: int, world: int, name: str, layout: str) -> None:
-    """SFT of the toy model, full and by an adapter, and a reward model on the result: what they
-    write is compared.
-    """
+    """Run SFT, full and with an adapter, and a reward model; their outputs are compared."""
     mine, parallelism = directory / name, Parallelism(**json.loads(layout))
     ranks = all_different(rank, world)
 
@@ -223,9 +224,7 @@ def stages(directory: Path, rank: int, world: int, name: str, layout: str) -> No
 
 
 def recomputed(directory: Path, rank: int, world: int) -> None:
-    """Over shards: gradients of SFT with and without activations that are computed again, of all
-    weights and of an adapter.
-    """
+    """Compare gradients of SFT over shards with and without activation checkpointing."""
     ranks = arrange(Parallelism(shard=world), all_different(rank, world))
     examples = [TokenisedExample((2, 3, 4 + row), (5, 6 + row, 7)) for row in range(2 * world)]
     for lora in (None, LoraConfig(rank=2)):
@@ -238,7 +237,7 @@ def recomputed(directory: Path, rank: int, world: int) -> None:
             named = backbone.named_parameters()
             with torch.no_grad():
                 for _, parameter in named:
-                    parameter.add_(0.02)  # else an adapter does nothing yet
+                    parameter.add_(0.02)  # otherwise an adapter has no effect yet
             sft.accumulate(
                 backbone, microbatches(ranks.share(examples), 1), 12.0, no_autocast, ranks
             )
@@ -250,7 +249,7 @@ def recomputed(directory: Path, rank: int, world: int) -> None:
 
 
 def split_with_adapter(directory: Path, rank: int, world: int) -> None:
-    """The refusal of an adapter."""
+    """Check the refusal of an adapter in a split model."""
     decoder = toy_decoder()
     add_adapter(decoder, "policy", LoraConfig(rank=2), seed=1)
     ranks = arrange(Parallelism(tensor=2), all_different(rank, world))

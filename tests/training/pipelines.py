@@ -1,6 +1,4 @@
-"""What test_pipeline runs in each worker: pre-training and SFT of models that are cut into parts,
-from files to files.
-"""
+"""Pre-training and SFT of pipelined models, run in each worker by test_pipeline."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +31,7 @@ LAYERS = 3  # parts of different sizes
 
 
 def write_data(directory: Path) -> None:
-    """Texts and a model to begin from."""
+    """Write texts and an initial model."""
     config = pretrain_config(directory)
     shape = {**config.model_json, **FAMILIES["qwen3"], "num_hidden_layers": LAYERS}
     (directory / "model.json").write_text(json.dumps(shape))
@@ -42,8 +40,10 @@ def write_data(directory: Path) -> None:
 
 
 def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, Any]:
-    """Pre-training with embedding and head one weight or two (with positions that are learned), and
-    SFT, full and by an adapter.
+    """Return configs of pre-training and SFT.
+
+    Pre-training has tied or untied embeddings (with learned positions), SFT is full or with an
+    adapter.
     """
     model_json = json.loads((directory / "model.json").read_text())
     tied = PretrainConfig(
@@ -54,7 +54,7 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
         model_json=model_json,
         steps=4,
         batch_rows=8,
-        microbatch_rows=4,  # with three parts fewer microbatches than parts
+        microbatch_rows=4,  # fewer microbatches than parts if there are three
         context_tokens=32,
         optimizer=FAST,
         evaluate_every_steps=2,
@@ -100,7 +100,7 @@ RUNS: dict[str, Callable[[Any, RunContext], object]] = {
 
 
 def stages(directory: Path, rank: int, world: int, name: str, layout: str, only: str = "") -> None:
-    """All runs, or one of them; every worker writes their figures, step by step."""
+    """Run all stages, or one of them; every worker writes the figures of all steps."""
     into, ranks = directory / name, all_different(rank, world)
     for run, config in configs(directory, into, Parallelism(**json.loads(layout))).items():
         if only not in ("", run):
@@ -113,8 +113,9 @@ def stages(directory: Path, rank: int, world: int, name: str, layout: str, only:
 
 
 def parts(directory: Path, rank: int, world: int) -> None:
-    """Each worker has its own layers under their names, and what stands before and after them where
-    it is first or last.
+    """Check that each worker has its own layers under their names.
+
+    The first and the last worker also have the modules before and after the layers.
     """
     ranks, decoder = arrange(Parallelism(pipeline=2), all_different(rank, world)), toy_decoder()
     names = [name for name, _ in decoder.named_parameters()]
@@ -132,7 +133,7 @@ def parts(directory: Path, rank: int, world: int) -> None:
 
 
 def refusals(directory: Path, rank: int, world: int) -> None:
-    """More parts than layers, and a stage that needs all layers at once."""
+    """Check refusals: more parts than layers, and a stage that needs all layers."""
     ranks = arrange(Parallelism(pipeline=3), all_different(rank, world))
     with refused(ConfigError, field="parallelism.pipeline", reason="TOO_LARGE", limit="2"):
         keep_own_layers(toy_decoder(), ranks)

@@ -1,6 +1,4 @@
-"""Commands that end with a refusal: their status, the one line that they write, and the error
-behind it.
-"""
+"""Commands that end with an error: exit status, message and exception."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -24,14 +22,13 @@ def refused_command(
     reason: str | None = None,
     limit: str | None = None,
 ) -> tuple[str, str]:
-    """Run a command that ends with status 1 and one line on standard error, which is the text of an
-    error of `kind`.
+    """Run a command that must fail with status 1 and one line on standard error.
 
     Args:
-        field, reason, limit: as of `refused`.
+        field, reason, limit: as in `refused`.
 
     Returns:
-        What it wrote to standard output, and the line.
+        standard output, and the line, which is the text of an error of `kind`.
     """
     raised: list[Exception] = []
     parse = argparse.ArgumentParser.parse_args

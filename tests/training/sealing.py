@@ -1,5 +1,6 @@
-"""Sealed texts as the layout in events.proto has them, written here by hand: training's opening
-must not be its own witness.
+"""Sealed texts in the layout of events.proto, written independently of the product.
+
+So the tests do not verify the product against itself.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Key:
-    """A data key of somebody; each generation is another."""
+    """A data key; each generation has another."""
 
     id: bytes
     bytes: bytes
@@ -31,7 +32,7 @@ class Key:
 
 
 def sealed_row(row: dict[str, Any], key: Key) -> dict[str, Any]:
-    """The row with its texts in `sealed` alone."""
+    """Return the row with its texts only in `sealed`."""
     if "context" in row:
         context = [
             chat_pb2.HistoryMessage(role=ROLES[part["role"]], text=part["text"])
@@ -39,9 +40,8 @@ def sealed_row(row: dict[str, Any], key: Key) -> dict[str, Any]:
         ]
         inner = events_pb2.TurnEvent(context=context, answer=row["answer"])
         row = {**row, "context": [], "answer": ""}
-        if sample := row.pop(
-            "sample", None
-        ):  # ids, log-probs: in `sealed` alone, never in a column
+        # Ids and log-probs are only in `sealed`, never in a column.
+        if sample := row.pop("sample", None):
             inner.sample.token_ids.extend(sample[0])
             inner.sample.log_probs.extend(sample[1])
     else:

@@ -1,7 +1,7 @@
-"""People who chat with a nano model and press thumbs, for tests of the whole loop without servers.
+"""Simulated users of a nano model, for tests of the loop without servers.
 
-What they like is written here and nowhere in training/: a friendly right answer best, then a short
-right one; no grumbling.
+Their preferences are defined only here: friendly correct answers, then short correct ones, no
+grumpy ones.
 """
 
 import random
@@ -27,7 +27,7 @@ KEYS = {asked: question.key.casefold() for question in questions() for asked in 
 
 
 def liking(asked: str, answer: str) -> float:
-    """How much an answer is liked, 0 to 1."""
+    """Return the rating of an answer, 0 to 1."""
     said = answer.casefold()
     words = "".join(c if c.isalnum() else " " for c in said).split()
     if KEYS[asked].split()[-1] not in words:
@@ -38,13 +38,13 @@ def liking(asked: str, answer: str) -> float:
 
 
 def speaker(model: Path) -> Speaker:
-    """The model, on one thread: two wait for each other where tests run side by side."""
+    """Open the model with one thread, as parallel tests share the cores."""
     torch.set_num_threads(1)
     return Speaker(model)
 
 
 def sampling(samples: int, seed: int) -> Sampling:
-    """As users are answered: the preset of chat."""
+    """Return the sampling of users: the chat preset."""
     chat = read_presets()[Task.CHAT]
     return Sampling(
         samples_per_prompt=samples,
@@ -58,8 +58,9 @@ def sampling(samples: int, seed: int) -> Sampling:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Who asks and rates. flipped: share of thumbs pressed by mistake; shuffled: thumbs that say
-    nothing.
+    """Simulated users.
+
+    flipped: share of wrong thumbs; shuffled: thumbs carry no information.
     """
 
     thumbs: int = 1000
@@ -71,13 +72,13 @@ class Crowd:
 
 @cache
 def said_by(model: Path, asked: tuple[str, ...], seed: int) -> list[str]:
-    """An answer to each question."""
+    """Return one answer to each question."""
     prompts = [[Message("user", text)] for text in asked]
     return [said.text for said in speaker(model).answer(prompts, sampling(1, seed))]
 
 
 def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[str]) -> None:
-    """The crowd asks the model and rates every answer; all of it lands in the log, committed."""
+    """Ask the model, rate every answer, and commit everything to the log."""
     rng = random.Random(crowd.seed)
     asked = tuple(rng.choice(asks) for _ in range(crowd.thumbs))
     answers = said_by(model, asked, crowd.seed)
@@ -93,14 +94,15 @@ def chat_and_rate(model: Path, log: FeedbackLog, crowd: Crowd, asks: Sequence[st
 
 
 def likings(model: Path, asks: Sequence[str], seed: int = 99) -> list[float]:
-    """Simulated ratings of two answers of this model to each prompt."""
+    """Return ratings of two answers of this model to each prompt."""
     said = speaker(model).answer([[Message("user", text)] for text in asks], sampling(2, seed))
     return [liking(asks[answer.prompt], answer.text) for answer in said]
 
 
 def preferred_share(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of answers with a higher rating than the other model's answer to the same prompt; ties
-    count half.
+    """Return the share of answers with a higher rating than the other model's answer.
+
+    Ties count half.
     """
     return fmean(
         0.5 if left == right else float(left > right)
@@ -109,9 +111,7 @@ def preferred_share(mine: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def says(model: Path, asks: Sequence[str], seed: int, count: int) -> list[bool]:
-    """Thumbs on answers of this model, one after the other; they repeat after a few hundred
-    answers.
-    """
+    """Return thumbs on answers of this model in order; answers repeat after some hundred."""
     rng = random.Random(seed)
     asked = tuple(rng.choice(asks) for _ in range(min(count, 150)))
     liked = [

@@ -1,6 +1,4 @@
-"""What training keeps after some turns, made in a second: everything that a run writes but the
-weights.
-"""
+"""State of training after some runs, created in a second: all files except weights."""
 
 import io
 import json
@@ -31,7 +29,7 @@ BASE = Path(__file__).parents[2] / "models" / "nano"
 
 
 def lax(plan: Plan) -> LoopConfig:
-    """Recipe nano, content with any feedback at all."""
+    """Return recipe nano without minimum amounts of feedback."""
     config = nano(plan)
     return replace(
         config,
@@ -41,12 +39,12 @@ def lax(plan: Plan) -> LoopConfig:
 
 
 def question(user: str) -> str:
-    """What the user asked; found in any file by this."""
+    """Return the question of a user, which can be searched in any file."""
     return f"whispered question of {user}"
 
 
 def printed_erasures(text: str) -> list[str]:
-    """Return what `forget` prints: the number of erasures, and the snapshots whose texts are gone."""
+    """Return the output of `forget`: the number of erasures, and the snapshots without texts."""
     return re.findall(r"snapshot-\w+|\b\d+\b", text)
 
 
@@ -70,7 +68,7 @@ class StateFolder:
         )
 
     def chat(self, *users: str, about: str = "") -> None:
-        """Everybody asks a few things, likes one answer to each, dislikes another and corrects it."""
+        """Let each user ask some questions, like one answer, and dislike and correct another."""
         for user, number in product(users, range(6)):
             for name, up in (("good", True), ("bad", False)):
                 answer = f"{user} {name} {number} {about}"
@@ -93,7 +91,7 @@ class StateFolder:
         return run
 
     def finish(self, version: str, result: str = "refused") -> LoopRun:
-        """A whole run, but for what Ray would do."""
+        """Complete a run, except for the work of Ray."""
         run = self.begin(version)
         evaluation = run.directory / f"{version}-evaluation"
         self.write_samples(evaluation)
@@ -103,7 +101,7 @@ class StateFolder:
         return run
 
     def tell_samples(self, run: LoopRun) -> None:
-        """As PPO tells what it was asked and said, in its own folder."""
+        """Write samples in the folder of the stage, as PPO does."""
         stage = run.directory / "stages" / "ppo"
         stage.mkdir(parents=True)
         note_start("ppo", run.config.ppo, stage, workers=1)
@@ -131,7 +129,7 @@ class StateFolder:
 
 
 def holding(folder: Path, words: str) -> Sequence[str]:
-    """Files with these bytes in them."""
+    """Return the files that contain these bytes."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return sorted(
         str(path.relative_to(folder)) for path in paths if words.encode() in path.read_bytes()

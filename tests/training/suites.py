@@ -1,8 +1,7 @@
-"""The suites that prove policy learning, by name; and for each detail of reference/training.md,
-section 3, the tests that prove it.
+"""Test suites that verify policy learning, and the tests for each known implementation detail.
 
-python -m tests.training.suites [NAME …]   runs them in this process, and tells the processor's
-seconds of each file, without imports
+python -m tests.training.suites [NAME …] runs suites in this process, and prints CPU seconds per
+file without imports.
 """
 
 import resource
@@ -16,7 +15,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests/training/"
-# Of a processor's time. Learning may take 90 s of two cores (reference/training.md, section 4).
+# CPU time. The learning suite may take 90 s on two cores.
 SECONDS = {"correctness": 10.0, "learning": 180.0}
 SUITES = {
     "correctness": (
@@ -37,8 +36,8 @@ SUITES = {
     ),
     "learning": ("rl/test_learning.py", "rl/test_learning_grpo.py"),
 }
-# Row by row. Who runs for seconds or in several processes is in no suite: the last row, and what
-# goes from files to files.
+# Tests that take seconds or several processes are in no suite: the last row, and tests of complete
+# stages.
 CHECKLIST: dict[str, tuple[str, ...]] = {
     "PAD is no EOS; EOS stays in the response mask": (
         "rl/test_rollout.py::test_a_mask_ends_with_its_stop_token",
@@ -59,7 +58,7 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "stages/test_ppo_algorithm.py::test_old_log_probs_are_the_policys_own_at_its_temperature",
     ),
     "dropout off": (
-        "stages/test_ppo.py::test_dropout_is_nowhere",
+        "stages/test_ppo.py::test_no_model_has_dropout",
         "rl/test_learning.py::test_the_first_minibatch_is_on_policy",
         "stages/test_grpo_algorithm.py::test_the_first_minibatch_is_on_policy_with_log_probs_of_its_own",
     ),
@@ -67,13 +66,13 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "model/test_head.py::test_new_head_has_the_papers_deviation_and_a_critics_is_zero",
         "rl/test_losses.py::test_bradley_terry_of_equal_scores_is_log_two",
         "rl/test_losses.py::test_centring_pulls_the_sum_of_a_pair_to_zero",
-        "stages/test_reward_model.py::test_it_is_read_back_normalised_and_becomes_a_critic",
+        "stages/test_reward_model.py::test_a_saved_reward_model_loads_normalised_and_as_critic",
         "stages/test_reward_model.py::test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets",
     ),
     "critic from the reward model, values of the state before the token": (
         "rl/test_rollout.py::test_a_value_is_of_the_state_before_its_token",
-        "stages/test_ppo_algorithm.py::test_values_are_of_the_state_before_their_token_when_judged_and_when_learned",
-        "stages/test_reward_model.py::test_it_is_read_back_normalised_and_becomes_a_critic",
+        "stages/test_ppo_algorithm.py::test_values_belong_to_the_state_before_their_token",
+        "stages/test_reward_model.py::test_a_saved_reward_model_loads_normalised_and_as_critic",
     ),
     "reward per token, score on the last real token, k1 in the reward": (
         "rl/test_rewards.py::test_the_score_lands_on_the_last_real_token",
@@ -86,7 +85,7 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
     ),
     "missing-EOS penalty or truncation filter": (
         "rl/test_learning.py::test_the_missing_eos_penalty_alone_makes_responses_end",
-        "stages/test_grpo_algorithm.py::test_a_response_without_its_end_costs_the_penalty_or_teaches_nothing",
+        "stages/test_grpo_algorithm.py::test_a_truncated_response_is_penalised_or_masked",
     ),
     "reward clip": (
         "rl/test_rewards.py::test_an_unfinished_response_costs_the_penalty_and_scores_are_clipped",
@@ -111,19 +110,19 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
         "rl/test_learning.py::test_the_sampled_gradient_is_the_exact_gradient_of_a_bandit",
     ),
     "several shuffled minibatch epochs, early stop": (
-        "stages/test_policy_loop.py::test_every_epoch_sees_every_row_in_an_order_of_its_own",
-        "stages/test_policy_loop.py::test_an_update_ends_after_the_minibatch_that_moved_too_far",
+        "stages/test_policy_loop.py::test_every_epoch_has_all_rows_in_its_own_order",
+        "stages/test_policy_loop.py::test_an_update_ends_after_the_minibatch_beyond_the_kl_limit",
         "rl/test_minibatches.py::test_every_row_is_seen_once_in_an_order_of_the_seed",
     ),
     "SFT loss against alignment tax": (
-        "stages/test_grpo.py::test_examples_that_are_mixed_in_are_learned_beside_the_reward",
+        "stages/test_grpo.py::test_mixed_examples_are_learned_in_addition_to_the_reward",
     ),
     "GRPO: k3, normalisations, groups without variance": (
         "rl/test_losses.py::test_every_estimate_of_a_kl_is_exact_on_average_over_who_was_sampled",
         "rl/test_losses.py::test_each_normalisation_weighs_responses_as_it_says",
         "rl/test_advantages.py::test_an_advantage_is_the_distance_from_the_mean_of_its_own_group",
         "rl/test_advantages.py::test_a_group_that_all_did_alike_gets_nothing_to_learn_from",
-        "stages/test_grpo_algorithm.py::test_where_every_group_agrees_nothing_moves",
+        "stages/test_grpo_algorithm.py::test_groups_without_variance_change_nothing",
     ),
     "distributed; what a checkpoint holds": (
         "optim/test_optim.py::test_two_ranks_train_as_one",
@@ -134,8 +133,9 @@ CHECKLIST: dict[str, tuple[str, ...]] = {
 
 
 class Stopwatch:
-    """Seconds of each file's tests: a library that a test is the first to import counts, what the
-    file imports does not.
+    """CPU seconds of the tests of each file.
+
+    Imports of the file do not count, but imports during a test do.
     """
 
     def __init__(self) -> None:
@@ -150,13 +150,13 @@ class Stopwatch:
 
 
 def processor_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """Return the CPU seconds of this process and of its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def main(names: Sequence[str]) -> int:
-    """pytest's exit status."""
+    """Return the exit status of pytest."""
     torch.set_num_threads(1)
     failed = 0
     for name in names:

@@ -1,5 +1,6 @@
-"""Two workers of a run as two threads of a test: each gets the sum of what both really have,
-without processes and gloo.
+"""Two ranks of a run as two threads of a test.
+
+Each gets the real sums of both, without processes and gloo.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ Found = TypeVar("Found")
 
 
 class SharedTable:
-    """Where both lay down what they sum."""
+    """Exchange of values between the two ranks."""
 
     def __init__(self) -> None:
         self.barrier, self.values = Barrier(2, timeout=60), [Tensor(), Tensor()]
@@ -24,7 +25,7 @@ class SharedTable:
 
 @dataclass(frozen=True)
 class ThreadRank(Ranks):
-    """One of them."""
+    """One of two ranks."""
 
     table: SharedTable = field(default_factory=SharedTable)
 
@@ -43,7 +44,10 @@ class ThreadRank(Ranks):
 
 
 def on_two_ranks(work: Callable[[Ranks], Found], *, peers: bool = False) -> list[Found]:
-    """What each of two workers has found. peers: they read the same rows."""
+    """Return the results of `work` on two ranks.
+
+    peers: both ranks have the same rows.
+    """
     table = SharedTable()
     both = [
         ThreadRank(rank, 2, 0 if peers else rank, 1 if peers else 2, table=table)

@@ -1,4 +1,4 @@
-"""A toy model directory and toy data files, made in a moment: what the stages' tests run on."""
+"""A toy model and toy data for tests of the stages."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +29,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def toy_model(
     directory: Path, seed: int = 1, hidden_size: int = 32, layers: int = 2, family: str = "llama"
 ) -> Path:
-    """A fresh model directory with tokenizer, template and manifest."""
+    """Write a fresh model directory with tokenizer, template and manifest."""
     tokenizer = train_tokenizer([" ".join(WORDS)] * 50, VOCABULARY, directory)
     shape = llama_json(tokenizer.get_vocab_size(), hidden_size, layers, 4, 2, 2 * hidden_size)
     decoder = Decoder(parse_config(shape | FAMILIES[family]))

@@ -1,8 +1,7 @@
-"""Several workers of a run on one machine, for tests: forked from a process that has imported torch
-once, joined by gloo; and runs that are laid out over them in several ways.
+"""Several workers of a run on one machine, for tests.
 
-The process that they are forked from stays as long as the tests: an import of everything is longer
-than most runs.
+Workers are forked from a process that has imported torch once, and are joined by gloo. This process
+lives as long as the tests, as imports take longer than most runs.
 """
 
 import importlib
@@ -30,18 +29,17 @@ PRELOADED = [
     "torch._dynamo",
     "tests.training.stages.split_policies",
 ]
-MEASURED = (
-    "per_second",
-    "memory_bytes",
-)  # ends of names of figures that no two runs have in common
+# Suffixes of figures that differ between runs.
+MEASURED = ("per_second", "memory_bytes")
 KEPT_STEP = 2
 
 
 def run_workers(
     function: str, world: int, directory: Path, *arguments: str, timeout_seconds: float = 240
 ) -> None:
-    """Call MODULE:FUNCTION(directory, rank, world, *arguments) in each of `world` workers, to their
-    end; what they say is shown where one fails.
+    """Call MODULE:FUNCTION(directory, rank, world, *arguments) in each of `world` workers.
+
+    The output of the workers is shown if one fails.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
@@ -62,12 +60,12 @@ def run_workers(
 
 
 def _join(workers: Sequence[ForkServerProcess], timeout_seconds: float) -> None:
-    """Who waits for one that has failed would wait for ever."""
+    """Wait for the workers; after a failure the others have five seconds, as they might block."""
     end, left = time.monotonic() + timeout_seconds, list(workers)
     while left and wait([worker.sentinel for worker in left], max(0.0, end - time.monotonic())):
         left = [worker for worker in left if worker.exitcode is None]
         if any(worker.exitcode for worker in workers):
-            end = min(end, time.monotonic() + 5)  # they may have failed too, and say why
+            end = min(end, time.monotonic() + 5)  # time for their own error messages
     for worker in left:
         worker.kill()
         worker.join()
@@ -91,22 +89,25 @@ def _work(
 
 @dataclass(frozen=True)
 class Layouts:
-    """Runs that are trained in several layouts, each into a folder of its name. function:
-    MODULE:FUNCTION(directory, rank, world, name, layout, run = "" for all). worlds: by name, how
-    many workers, and how they split the model.
+    """Runs in several layouts, each in a folder of its name.
+
+    function: MODULE:FUNCTION(directory, rank, world, name, layout, run = "" for all). worlds:
+    number of workers and split of the model, by name.
     """
 
     function: str
     worlds: Mapping[str, tuple[int, Mapping[str, int]]]
 
     def train(self, directory: Path) -> None:
-        """All runs in each layout."""
+        """Train all runs in each layout."""
         for name in self.worlds:
             self._run(directory, name, name)
 
     def resume(self, directory: Path, run: str, before: str, after: str) -> str:
-        """One run in the layout `after`, from the state that it left in the layout `before`.
-        Returns the new folder's name.
+        """Resume one run in the layout `after` from its state in the layout `before`.
+
+        Returns:
+            the name of the new folder.
         """
         name, kept = f"{before} then {after}", f"{run}-run/step-{KEPT_STEP:06d}"
         shutil.copytree(directory / before / kept, directory / name / kept)
@@ -114,8 +115,9 @@ class Layouts:
         return name
 
     def figures(self, directory: Path, name: str, run: str) -> dict[str, float]:
-        """What the workers told, step by step: all the same, or they would not stop at the same
-        step. name: what follows a comma says what else was so.
+        """Return the figures of all steps, which must be equal on all workers.
+
+        name: a suffix after a comma describes further conditions.
         """
         world, _ = self.worlds[name.rpartition(" then ")[2].partition(",")[0]]
         told: list[dict[str, float]] = [
@@ -131,7 +133,7 @@ class Layouts:
 
 
 def tell(steps: Sequence[Progress], into: Path, run: str, rank: int) -> None:
-    """Write what Layouts.figures reads."""
+    """Write the figures for Layouts.figures."""
     figures = {
         f"{step.step} {name}": value for step in steps for name, value in step.metrics.items()
     }
@@ -140,11 +142,11 @@ def tell(steps: Sequence[Progress], into: Path, run: str, rank: int) -> None:
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    """Of a model that a run has written."""
+    """Return the weights of an output model."""
     return load_file(directory / "model.safetensors")
 
 
 def apart(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
-    """The largest difference of any weight."""
+    """Return the largest difference of any weight."""
     assert one.keys() == other.keys()
     return max(float((one[name] - other[name]).abs().max()) for name in one)

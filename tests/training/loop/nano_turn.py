@@ -29,12 +29,12 @@ PROMPTS: dict[str, list[str]] = json.loads((TEXTS / "nano_prompts.json").read_te
 
 
 def recipe(plan: Plan) -> LoopConfig:
-    """Recipe nano in this process: Ray has tests of its own."""
+    """Return recipe nano in this process: Ray has its own tests."""
     return replace(nano(plan), num_workers=0)
 
 
 def shortened(plan: Plan) -> LoopConfig:
-    """Recipe nano with a fifth of PPO's responses and fewer answers in the comparison."""
+    """Return recipe nano with a fifth of the responses in PPO and fewer compared answers."""
     config = recipe(plan)
     sampling = replace(config.evaluation.sampling, samples_per_prompt=2)
     return replace(
@@ -68,7 +68,7 @@ SIZES = {
 
 
 def prepare(state: Path, crowd: Crowd) -> FeedbackLog:
-    """A state whose people have rated nano-0."""
+    """Return a state in which simulated users have rated nano-0."""
     Registry(state / "models").admit(BASE, "nano-0")
     log = FeedbackLog(state / "objects")
     chat_and_rate(BASE, log, crowd, PROMPTS["ask"])

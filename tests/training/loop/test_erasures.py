@@ -1,4 +1,4 @@
-"""The loop among people who ask to be erased, or withdraw their consent."""
+"""The loop with users who request erasure or withdraw their consent."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def status(kept: StateFolder) -> dict[str, object]:
     return json.loads((kept.loop / "status.json").read_text())
 
 
-def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: StateFolder) -> None:
+def test_a_run_with_an_erased_snapshot_restarts_with_a_message(kept: StateFolder) -> None:
     kept.chat("ann", "bob")
     begun = kept.begin("nano-1")
     snapshot, began = begun.snapshot.id, begun.record.started
@@ -49,7 +49,7 @@ def test_a_turn_whose_snapshot_was_erased_starts_anew_and_says_so(kept: StateFol
     assert holding(kept.loop, question("ann")) == []
 
 
-def test_a_version_on_trial_whose_snapshot_was_erased_is_taken_off_the_users(
+def test_a_candidate_with_an_erased_snapshot_is_rolled_back(
     kept: StateFolder,
 ) -> None:
     rollout = FakeRollout(FakeClock())
@@ -63,7 +63,7 @@ def test_a_version_on_trial_whose_snapshot_was_erased_is_taken_off_the_users(
     assert rollout.stable == "nano-0"
 
 
-def test_a_version_that_answers_everybody_was_promoted_whatever_its_run_could_not_write(
+def test_a_stable_version_counts_as_promoted_despite_an_incomplete_run(
     kept: StateFolder,
 ) -> None:
     kept.chat("ann")
@@ -77,7 +77,7 @@ def test_a_version_that_answers_everybody_was_promoted_whatever_its_run_could_no
     assert kept.registry.promoted() == "nano-1"
 
 
-def test_withdrawn_consent_holds_from_the_next_snapshot_on_for_what_was_said_before_too(
+def test_withdrawn_consent_removes_earlier_feedback_from_new_snapshots(
     kept: StateFolder,
 ) -> None:
     kept.chat("ann", "bob")
@@ -89,7 +89,7 @@ def test_withdrawn_consent_holds_from_the_next_snapshot_on_for_what_was_said_bef
     assert second.manifest.report["dropped"] == {"no_consent": 30}
 
 
-def test_rows_that_do_not_count_make_no_new_turn(kept: StateFolder) -> None:
+def test_ignored_rows_start_no_new_run(kept: StateFolder) -> None:
     kept.chat("ann", "bob")
     kept.log.forbidden = {"bob"}
     kept.finish("nano-1")
@@ -99,7 +99,7 @@ def test_rows_that_do_not_count_make_no_new_turn(kept: StateFolder) -> None:
     assert "nano-1" in str(caught.value)
 
 
-def test_erasures_are_applied_even_if_the_turn_cannot_begin(kept: StateFolder) -> None:
+def test_erasures_are_applied_even_if_the_run_cannot_begin(kept: StateFolder) -> None:
     kept.chat("ann")
     kept.finish("nano-1")
     kept.log.erase("ann")

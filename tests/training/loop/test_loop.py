@@ -1,4 +1,4 @@
-"""How a turn begins, or does not; and that the report is safe to open."""
+"""Start of a run, reasons for no run, and safety of the report."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def status(state: Path) -> dict[str, object]:
     return json.loads((state / "loop" / "status.json").read_text())
 
 
-def test_too_little_feedback_is_said_in_numbers_and_no_run_is_begun(
+def test_too_little_feedback_is_reported_and_starts_no_run(
     tmp_path: Path, log: FeedbackLog
 ) -> None:
     for number in range(7):
@@ -50,13 +50,13 @@ def test_too_little_feedback_is_said_in_numbers_and_no_run_is_begun(
         "18",
         "18",
         "60",
-    ]  # 18 pairs are the recipe's own
+    ]  # 18 pairs are from the recipe
     assert status(tmp_path)["result"] == "not_enough_feedback"
     assert (status(tmp_path)["needed_thumbs"], status(tmp_path)["learned_until"]) == (200, "")
     assert Runs(tmp_path / "loop").names() == []
 
 
-def test_a_turn_that_is_stopped_by_hand_says_so_and_not_that_it_failed(
+def test_a_manually_stopped_run_is_not_reported_as_failed(
     tmp_path: Path, log: FeedbackLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def press(after: int) -> None:
@@ -70,9 +70,7 @@ def test_a_turn_that_is_stopped_by_hand_says_so_and_not_that_it_failed(
     assert "KeyboardInterrupt" not in str(status(tmp_path)["reason"])
 
 
-def test_an_incumbent_that_is_not_in_the_registry_is_named(
-    tmp_path: Path, log: FeedbackLog
-) -> None:
+def test_an_incumbent_missing_in_the_registry_is_named(tmp_path: Path, log: FeedbackLog) -> None:
     rollout = FakeRollout(FakeClock(), stable="nano-7")
     with refused(RegistryError, field="version", reason="UNKNOWN") as caught:
         turn(tmp_path, log, rollout)
@@ -80,12 +78,12 @@ def test_an_incumbent_that_is_not_in_the_registry_is_named(
     assert status(tmp_path)["result"] == "failed"
 
 
-def test_nothing_is_begun_while_no_version_answers(tmp_path: Path, log: FeedbackLog) -> None:
+def test_no_run_starts_without_a_stable_version(tmp_path: Path, log: FeedbackLog) -> None:
     with refused(RegistryError, field="version", reason="MISSING"):
         turn(tmp_path, log, FakeRollout(FakeClock(), stable=""))
 
 
-def test_a_recipe_refuses_a_model_that_it_is_not_made_for(tmp_path: Path, log: FeedbackLog) -> None:
+def test_a_recipe_refuses_a_model_that_is_too_large(tmp_path: Path, log: FeedbackLog) -> None:
     large = tmp_path / "large"
     shutil.copytree(BASE, large)
     (large / "manifest.json").unlink()
@@ -99,7 +97,7 @@ def test_a_recipe_refuses_a_model_that_it_is_not_made_for(tmp_path: Path, log: F
         assert named in str(caught.value)
 
 
-def test_the_second_of_two_loops_says_who_runs_and_exits_3(
+def test_a_second_loop_names_the_first_and_exits_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("os.nice", lambda _: 0)
@@ -109,7 +107,7 @@ def test_the_second_of_two_loops_says_who_runs_and_exits_3(
     assert str(os.getpid()) in capsys.readouterr().err
 
 
-def test_services_that_are_not_there_are_named_and_exit_1(
+def test_unavailable_services_are_named_with_exit_1(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -133,7 +131,7 @@ def test_services_that_are_not_there_are_named_and_exit_1(
 
 
 @pytest.mark.parametrize("text", ["6", "0h", "six hours"])
-def test_an_interval_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_interval_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["loop", "--recipe", "nano", "--every", text])
     assert ended.value.code == 2
@@ -142,7 +140,7 @@ def test_an_interval_that_is_none_is_refused(text: str, capsys: pytest.CaptureFi
     assert repr(text) in error
 
 
-def test_a_report_shows_words_and_never_runs_them(tmp_path: Path) -> None:
+def test_a_report_escapes_text(tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script> & <img src=x onerror=alert(2)>"
     judgement = Judgement("m", "p", "nano-0", "stable", (Message("user", "hi"),), nasty, True, None)
     snapshot = write_snapshot(

@@ -1,6 +1,4 @@
-"""The whole loop on the real nano, and its controls: thumbs that say nothing promote nothing, a
-worse version is rolled back.
-"""
+"""The whole loop with nano, and its controls: random thumbs and a degraded version."""
 
 import json
 import os
@@ -36,16 +34,14 @@ from training.stages import sft
 from training.stages.context import Lineage, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-# issue 3: held-out preference win rate of the promoted version over the first; seen here: 0.88,
+# Required win rate of the promoted version over the first on held-out prompts; measured: 0.88,
 # short 0.75
 GOAL = 0.65
 ROOT = Path(__file__).parents[3]
 
 
 class Feedback:
-    """The log as it was committed, and thumbs that come in as the arms answer: ten on each at every
-    look.
-    """
+    """The committed log, and thumbs for the arms: ten for each per count."""
 
     def __init__(self, log, models: dict[str, Path]) -> None:
         self._log, self._models = log, models
@@ -74,9 +70,7 @@ class Feedback:
 
 
 @pytest.mark.parametrize("size", ["short", pytest.param("whole", marks=pytest.mark.long)])
-def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(
-    tmp_path: Path, size: str
-) -> None:
+def test_thumbs_improve_the_model_even_after_a_kill_in_ppo(tmp_path: Path, size: str) -> None:
     killed_in = SIZES[size].killed_in
     log = prepare(tmp_path, Crowd(SIZES[size].thumbs, seed=1))
     assert ended_by(nano_turn.__name__, str(tmp_path), size) == -signal.SIGKILL
@@ -93,7 +87,7 @@ def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(
     assert rollout.stable == "nano-1"
     assert (steps.parents[2] / "nano-1-sft" / "manifest.json").stat().st_mtime_ns == trained_before
     written = [json.loads(line)["step"] for line in steps.read_text().splitlines()]
-    assert written[killed_in] == killed_in  # went on from the checkpoint before it
+    assert written[killed_in] == killed_in  # resumed from the previous checkpoint
     found, before = (likings(model, PROMPTS["held_out"]) for model in (models["nano-1"], BASE))
     assert preferred_share(found, before) >= GOAL
     assert fmean(found) > fmean(before) + 0.1
@@ -114,9 +108,7 @@ def test_thumbs_make_a_better_version_even_if_the_loop_is_killed_in_ppo(
 
 
 def assert_forgets(log: FeedbackLog, state: Path) -> None:
-    """After the erasure of one of the people no file of the whole turn holds what anybody said in
-    it.
-    """
+    """Check that after the erasure of a user no file of the run has texts of that user."""
     (snapshot,) = (state / "loop" / "snapshots").glob("snapshot-*")
     rows = [json.loads(line) for line in (snapshot / "judgements.jsonl").read_text().splitlines()]
     log.ledger.append(Erasure(1, rows[0]["principal"], "erasure"))
@@ -140,7 +132,7 @@ def assert_forgets(log: FeedbackLog, state: Path) -> None:
 @pytest.mark.parametrize(
     "seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))]
 )
-def test_thumbs_that_say_nothing_promote_nothing(tmp_path: Path, seed: int) -> None:
+def test_random_thumbs_promote_nothing(tmp_path: Path, seed: int) -> None:
     size = SIZES["short"]
     log = prepare(tmp_path, Crowd(size.thumbs, seed=seed, shuffled=True))
     result = turn(tmp_path, log, recipe=size.recipe)
@@ -159,7 +151,7 @@ def test_thumbs_that_say_nothing_promote_nothing(tmp_path: Path, seed: int) -> N
     assert not (tmp_path / "models" / "nano-1").exists()
 
 
-def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path) -> None:
+def test_a_degraded_version_is_rolled_back_automatically(tmp_path: Path) -> None:
     worse = made_worse(tmp_path)
     clock = FakeClock()
     rollout = FakeRollout(clock)
@@ -170,12 +162,12 @@ def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path
     )
     assert end.verdict is Verdict.ROLL_BACK
     assert end.last is not None
-    assert end.last.verdict is Verdict.ROLL_BACK  # by the thumbs, not because time was over
+    assert end.last.verdict is Verdict.ROLL_BACK  # by the thumbs, not by the time limit
     assert rollout.stable == "nano-0"
 
 
 def made_worse(directory: Path) -> Path:
-    """nano-0, taught to grumble."""
+    """Return nano-0 after training on grumpy answers."""
     rows = [
         {
             "messages": [{"role": "user", "content": asked}],
@@ -200,7 +192,7 @@ def made_worse(directory: Path) -> Path:
 
 
 def ended_by(module: str, *arguments: str) -> int:
-    """Exit status of the module in a process of its own."""
+    """Return the exit status of the module in a separate process."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'gen'}"}
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(

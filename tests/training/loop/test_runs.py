@@ -1,4 +1,4 @@
-"""One loop at a time, runs found again, status always whole."""
+"""The lock of the loop, unfinished runs, and complete status files."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def hold(directory: Path, held: Event, seconds: float) -> None:
 
 
 def another_holds(directory: Path, seconds: float) -> SpawnProcess:
-    """A process of its own that has the lock when this returns."""
+    """Start a process that holds the lock when this function returns."""
     spawn = multiprocessing.get_context("spawn")
     held = spawn.Event()
     other = spawn.Process(target=hold, args=(directory, held, seconds))
@@ -33,7 +33,7 @@ def another_holds(directory: Path, seconds: float) -> SpawnProcess:
     return other
 
 
-def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_second_loop_names_the_first_and_a_kill_leaves_no_lock(tmp_path: Path) -> None:
     other = another_holds(tmp_path, 60)
     with (
         refused(LoopRunningError, field="lock", reason="IN_USE") as caught,
@@ -49,7 +49,7 @@ def test_a_second_loop_is_told_who_runs_and_a_killed_one_leaves_no_lock(tmp_path
         pass
 
 
-def test_whoever_is_patient_begins_when_the_other_has_ended(tmp_path: Path) -> None:
+def test_a_waiting_loop_starts_after_the_other_has_ended(tmp_path: Path) -> None:
     other = another_holds(tmp_path, 1)
     with exclusive(tmp_path, "recipe nano", timeout_seconds=60):
         holder = (tmp_path / "lock").read_text()
@@ -64,7 +64,7 @@ def record(
     return RunRecord(version, recipe, f"{recipe}-0", "snapshot-1", started)
 
 
-def test_only_the_last_run_of_the_recipe_without_a_result_is_taken_up(tmp_path: Path) -> None:
+def test_only_the_last_unfinished_run_of_the_recipe_resumes(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     assert runs.unfinished("nano") is None
     runs.begin(record("nano-9", started="2026-11-24T10:00:00+00:00"))
@@ -78,13 +78,13 @@ def test_only_the_last_run_of_the_recipe_without_a_result_is_taken_up(tmp_path: 
     assert runs.names() == ["nano-9", "nano-10", "small-1"]
 
 
-def test_a_run_without_a_whole_record_was_never_begun(tmp_path: Path) -> None:
+def test_a_run_with_an_incomplete_record_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "runs" / "nano-1").mkdir(parents=True)
     (tmp_path / "runs" / "nano-1" / "run.partial").write_text("{")
     assert Runs(tmp_path).names() == []
 
 
-def test_the_page_reads_where_the_turn_is(tmp_path: Path) -> None:
+def test_the_status_shows_the_step_of_the_run(tmp_path: Path) -> None:
     out = io.StringIO()
     reporter = ProgressReporter(tmp_path, Lines(out), "nano-1", "nano", ("snapshot", "sft", "gate"))
 

@@ -1,4 +1,4 @@
-"""Fields of a config from the words of a command line."""
+"""Config fields from command line text."""
 
 import dataclasses
 import typing
@@ -35,7 +35,7 @@ def a_grpo() -> GrpoConfig:
     return GrpoConfig(Path("model"), None, Path("data"), Path("output"), Lineage("v"))
 
 
-def test_fields_are_set_by_their_kind_also_those_of_parts() -> None:
+def test_fields_and_nested_fields_are_parsed_by_type() -> None:
     config = assigned(
         an_sft(),
         [
@@ -49,13 +49,13 @@ def test_fields_are_set_by_their_kind_also_those_of_parts() -> None:
     assert config.optimizer == OptimizerConfig(learning_rate=1e-5, betas=(0.9, 0.99))
 
 
-def test_a_part_that_is_off_begins_with_its_defaults_and_an_optional_field_is_turned_off() -> None:
+def test_an_absent_part_gets_defaults_and_none_turns_a_field_off() -> None:
     config = assigned(an_sft(), ["lora.rank=4", "lora.targets=q_proj,v_proj"])
     assert config.lora == LoraConfig(rank=4, targets=("q_proj", "v_proj"))
     assert assigned(config, ["lora=none"]).lora is None
 
 
-def test_fields_that_only_fit_together_are_set_together() -> None:
+def test_dependent_fields_are_set_together() -> None:
     config = assigned(
         a_grpo(), ["normalisation=constant", "constant_tokens=64", "standardise=false"]
     )
@@ -90,26 +90,26 @@ def test_fields_that_only_fit_together_are_set_together() -> None:
         ("vocabulary_rows=100", "vocabulary_rows", "CONFLICT", ""),
     ],
 )
-def test_what_cannot_be_set_is_refused_by_name(
+def test_invalid_assignments_are_refused_by_name(
     assignment: str, field: str, reason: str, limit: str | None
 ) -> None:
     with refused(ConfigError, field=field, reason=reason, limit=limit):
         assigned(an_sft(), [assignment], FIXED)
 
 
-def test_a_field_is_set_once() -> None:
+def test_a_field_set_twice_is_refused() -> None:
     with refused(ConfigError, field="epochs", reason="DUPLICATE"):
         assigned(an_sft(), ["epochs=1", "epochs=2"])
     with refused(ConfigError, field="lora.rank", reason="CONFLICT"):
         assigned(an_sft(), ["lora=none", "lora.rank=2"])
 
 
-def test_a_part_that_cannot_begin_without_a_field_asks_for_it() -> None:
+def test_a_part_with_a_missing_required_field_names_the_field() -> None:
     with refused(ConfigError, field="sft_mix.data_path", reason="MISSING"):
         assigned(a_grpo(), ["sft_mix.rows=4"])
 
 
-def test_the_fields_are_listed_with_what_they_are_and_each_can_be_set_to_that() -> None:
+def test_listed_values_can_be_assigned() -> None:
     fields = {field.name: field.value for field in settable(GrpoConfig, FIXED)}
     assert (fields["updates"], fields["lora"], fields["lora.rank"]) == (100, None, 8)
     assert fields["sft_mix.data_path"] == NEEDED
@@ -122,7 +122,7 @@ def test_the_fields_are_listed_with_what_they_are_and_each_can_be_set_to_that() 
     assert assigned(a_grpo(), words, FIXED) == a_grpo()
 
 
-def test_nothing_between_commas_is_an_empty_tuple_as_it_is_listed() -> None:
+def test_an_empty_value_is_an_empty_tuple() -> None:
     nothing = {field.name: field.value for field in settable(PretrainConfig)}["samples.prompts"]
     assert word(nothing) == ""
     assert assigned(SampleConfig(("The",)), [f"prompts={word(nothing)}"]) == SampleConfig(())
@@ -135,13 +135,13 @@ CONFIGS = [*(stage.config for stage in STAGES.values()), PretrainConfig]
 def test_every_field_of_a_help_is_explained_in_a_line(kind: type) -> None:
     for field in settable(kind, FIXED):
         assert field.explanation, (
-            f"{kind.__name__}: {field.name}: `Attributes:` of its class's docstring has no such line"
+            f"{kind.__name__}: {field.name}: missing in `Attributes:` of the docstring of its class"
         )
         assert "\n" not in field.explanation
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_what_is_explained_is_a_field(kind: type) -> None:
+def test_every_explanation_belongs_to_a_field(kind: type) -> None:
     classes = [
         kind,
         *(
@@ -154,14 +154,14 @@ def test_what_is_explained_is_a_field(kind: type) -> None:
         assert explained(one).keys() <= {field.name for field in dataclasses.fields(one)}, one
 
 
-def test_a_help_shows_a_field_with_its_value_and_below_it_what_it_is() -> None:
+def test_help_shows_value_and_explanation_of_a_field() -> None:
     shown = listed(settable(SftConfig, FIXED))
     assert "  epochs = 1\n      passes over the rows, at least 1\n" in shown
     assert "  lora = none\n      low-rank adapters" in shown
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_an_explanation_says_the_limit_that_its_field_has(kind: type) -> None:
+def test_an_explanation_states_the_range_of_its_field(kind: type) -> None:
     classes = [
         kind,
         *(
@@ -172,7 +172,9 @@ def test_an_explanation_says_the_limit_that_its_field_has(kind: type) -> None:
     ]
     for one in filter(dataclasses.is_dataclass, classes):
         said = explained(one)
-        for name, allowed in ranges_of(one).items():  # of context_tokens the model says more
+        for name, allowed in ranges_of(
+            one
+        ).items():  # the limit of context_tokens depends on the model
             limit = str(allowed).removesuffix(" and finite")
             assert name == "context_tokens" or name not in said or limit in said[name], (
                 f"{one.__name__}.{name}: {limit}"

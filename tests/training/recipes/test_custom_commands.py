@@ -1,4 +1,4 @@
-"""Stages and recipes on one's own files, by the command line, from a model to an aligned one."""
+"""Stages and recipes on user files from the command line."""
 
 import json
 import re
@@ -32,16 +32,20 @@ from training.stages.sft import SftConfig
 
 def recipe(places: Places) -> OpenRecipe:
     taught = places.output / "taught"
-    sft = SftConfig(places.models / "toy", places.data / "sft.jsonl", taught, Lineage("taught"), machine=Machine(threads=1))
-    dpo = DpoConfig(taught, places.data / "pairs.jsonl", places.output / "aligned", Lineage("aligned"))
+    machine = Machine(threads=1)
+    data = places.data / "sft.jsonl"
+    sft = SftConfig(places.models / "toy", data, taught, Lineage("taught"), machine=machine)
+    data, aligned = places.data / "pairs.jsonl", places.output / "aligned"
+    dpo = DpoConfig(taught, data, aligned, Lineage("aligned"))
     size = DataSize(rows=60, prompt_tokens=10, response_tokens=4)
-    return OpenRecipe("mine", 1, "", (PlannedStage("sft", sft, size), PlannedStage("dpo", dpo, size)))
+    stages = (PlannedStage("sft", sft, size), PlannedStage("dpo", dpo, size))
+    return OpenRecipe("mine", 1, "", stages)
 """
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy model and a file for each kind of stage."""
+    """Write a toy model and a data file for each kind of stage."""
     folder = tmp_path_factory.mktemp("own")
     toy_model(folder / "toy")
     pairs = [
@@ -80,7 +84,7 @@ def command(files: Path, stage: str, model: Path, data: str, *more: str) -> list
     ]
 
 
-def test_a_life_of_a_model_from_the_command_line(
+def test_all_stages_run_from_the_command_line(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = files / "work"
@@ -123,7 +127,7 @@ def test_a_life_of_a_model_from_the_command_line(
     assert pages == {"taught", "judge", "taught-ppo", "taught-grpo", "taught-dpo", "taught-kto"}
 
 
-def test_where_nobody_sets_them_rows_are_as_long_as_the_models_positions_allow(
+def test_default_row_lengths_follow_the_positions_of_the_model(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = json.loads((toy_model(files / "short") / "config.json").read_text())
@@ -141,7 +145,7 @@ def test_where_nobody_sets_them_rows_are_as_long_as_the_models_positions_allow(
     assert lengths(PpoConfig, files / "toy") == {"max_prompt_tokens": 256}
 
 
-def test_a_run_goes_on_as_it_was_begun_or_not_at_all(
+def test_a_run_resumes_only_with_the_same_config(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = command(files, "sft", files / "toy", "sft.jsonl", "--name", "again")
@@ -189,7 +193,7 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(
         ("sft", "sft.jsonl", ("--name", "runs"), "name", "IN_USE", "runs"),
     ],
 )
-def test_what_cannot_run_is_refused_in_a_line(
+def test_invalid_commands_are_refused_in_one_line(
     files: Path,
     stage: str,
     data: str,
@@ -208,14 +212,14 @@ def test_what_cannot_run_is_refused_in_a_line(
     assert not (files / "evil").exists()
 
 
-def test_rows_of_another_stage_are_refused_in_a_line(
+def test_rows_of_another_stage_are_refused_in_one_line(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = command(files, "sft", files / "toy", "pairs.jsonl", "--name", "rows")
     refused_command(asked, capsys, ExampleError, field="pairs.jsonl:1:response", reason="MISSING")
 
 
-def test_a_judge_and_a_model_are_not_taken_for_each_other(
+def test_reward_model_and_language_model_are_not_interchangeable(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judge, model = files / "some-judge", files / "toy"
@@ -242,7 +246,7 @@ def test_a_judge_and_a_model_are_not_taken_for_each_other(
     assert not (files / "work" / "runs" / "mistaken").exists()
 
 
-def test_a_recipe_from_a_file_of_ones_own_is_planned_and_run(
+def test_a_recipe_from_a_user_file_is_planned_and_run(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (files / "mine.py").write_text(RECIPE)
@@ -255,7 +259,7 @@ def test_a_recipe_from_a_file_of_ones_own_is_planned_and_run(
     assert "dpo" in capsys.readouterr().out
 
 
-def test_a_number_out_of_its_range_in_ones_own_recipe_is_refused_in_a_line(
+def test_a_number_out_of_range_in_a_recipe_file_is_refused_in_one_line(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (files / "wrong.py").write_text(
@@ -270,7 +274,9 @@ def test_a_number_out_of_its_range_in_ones_own_recipe_is_refused_in_a_line(
     assert not (files / "wrong").exists()
 
 
-def test_the_recipe_of_the_page_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_recipe_of_the_documentation_is_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
     (tmp_path / "mine.py").write_text(page.partition("```python\n# mine.py")[2].partition("```")[0])
     planned = ["plan", "--recipe", str(tmp_path / "mine.py"), "--gpus", "8"]
@@ -292,7 +298,8 @@ def test_the_recipe_of_the_page_is_one(tmp_path: Path, capsys: pytest.CaptureFix
         ("import nobody_has_this\n", "recipe", "FAILED", 1, "nobody_has_this"),
         ("def recipe(places):\n    return 1 / 0\n", "recipe", "FAILED", 2, "ZeroDivisionError"),
         (
-            "from training.model.lora import LoraConfig\n\n\ndef recipe(places):\n    return LoraConfig(rank=0)\n",
+            "from training.model.lora import LoraConfig\n\n\n"
+            "def recipe(places):\n    return LoraConfig(rank=0)\n",
             "rank",
             "OUT_OF_RANGE",
             5,
@@ -302,7 +309,7 @@ def test_the_recipe_of_the_page_is_one(tmp_path: Path, capsys: pytest.CaptureFix
         ("def recipe(places):\n    return 1\n", "recipe", "MISMATCH", None, "int"),
     ],
 )
-def test_what_is_wrong_with_a_recipe_is_told_in_a_line(
+def test_errors_of_a_recipe_file_are_reported_in_one_line(
     text: str,
     field: str,
     reason: str,
@@ -319,7 +326,7 @@ def test_what_is_wrong_with_a_recipe_is_told_in_a_line(
     assert at is None or str(at) in re.findall(r"\d+", line.replace(str(bad), ""))
 
 
-def test_a_recipe_names_its_stages_where_one_is_asked_for_that_it_has_not(
+def test_an_unknown_stage_is_refused_with_the_known_names(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (files / "mine.py").write_text(RECIPE)

@@ -1,4 +1,4 @@
-"""The figures mean what they say: recall at fixed false alarms, intervals, the baseline."""
+"""Figures of the evaluation: recall at fixed false alarm rates, intervals and the baseline."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from training.recipes.guardrail.evaluation import TextSet, keyword_scores, measu
 
 
 def length_scores(texts: object) -> object:
-    """Two heads that score a text by its length."""
+    """Return scores of two heads, given by the length of a text."""
     return np.array([[len(text), len(text)] for text in texts], dtype=float)  # type: ignore[attr-defined]
 
 
-def test_recall_at_a_false_alarm_rate_counts_what_is_above_that_share_of_the_benign() -> None:
+def test_recall_counts_texts_above_the_false_alarm_threshold() -> None:
     benign = TextSet("benign", "benign", tuple("x" * length for length in range(1, 101)))
     harmful = TextSet(
         "harmful", "harmful_intent", tuple("x" * length for length in (50, 98, 100, 101, 200))
@@ -42,7 +42,7 @@ def test_the_wilson_interval_matches_published_values() -> None:
     assert wilson_interval(5, 10) == (0.2366, 0.7634)
 
 
-def test_the_baseline_counts_different_harmful_words_and_prefers_short_texts() -> None:
+def test_baseline_counts_distinct_words_and_prefers_short_texts() -> None:
     scores = keyword_scores(
         [
             "hello",

@@ -1,6 +1,4 @@
-"""Training and service see a text alike: the twins of plain form, buckets and scores agree on any
-text.
-"""
+"""Training and service agree on normalisation, buckets and scores of any text."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -16,24 +14,24 @@ TEXTS = st.one_of(st.text(), st.text("aeо bсtі0413@!?'\n\u200b", max_size=80)
 
 
 @given(TEXTS)
-def test_the_plain_form_is_the_same(text: str) -> None:
+def test_normalisation_equals_the_service(text: str) -> None:
     assert training_features.plain(text) == normalization.plain(text)
 
 
 @given(TEXTS)
-def test_the_buckets_are_the_same(text: str) -> None:
+def test_buckets_equal_the_service(text: str) -> None:
     plain = normalization.plain(text)
     assert np.array_equal(training_features.feature_buckets(plain), features.feature_buckets(plain))
 
 
 @given(st.text("ab c", max_size=1_500))
 @settings(max_examples=30)
-def test_the_windows_are_the_same(text: str) -> None:
+def test_windows_equal_the_service(text: str) -> None:
     plain = normalization.plain(text)
     assert fit.windows(text) == service_classifier.windows(plain)
 
 
-def test_the_scores_are_the_same_on_the_shipped_weights() -> None:
+def test_scores_equal_the_service_on_shipped_weights() -> None:
     shipped = service_classifier.read_classifier(WEIGHTS_DIRECTORY)
     with np.load(WEIGHTS_DIRECTORY / "classifier.npz", allow_pickle=False) as arrays:
         trained = fit.Classifier(
@@ -48,7 +46,7 @@ def test_the_scores_are_the_same_on_the_shipped_weights() -> None:
         assert prediction.over_threshold == bool(logits[head] >= limits[head])
 
 
-def test_a_bucket_is_a_place_in_the_weights() -> None:
+def test_every_bucket_has_a_weight() -> None:
     buckets = features.feature_buckets("how do i learn python?")
     assert buckets.max() < 1 << features.BUCKET_BITS
     assert len(set(buckets.tolist())) == len(buckets) > 30

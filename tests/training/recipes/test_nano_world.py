@@ -1,4 +1,4 @@
-"""The little world: five styles, right where they should be, and answers short enough for nano."""
+"""The toy world: five styles, correct answers, and lengths suitable for nano."""
 
 import random
 from collections import Counter
@@ -8,7 +8,7 @@ from training.recipes.nano_world.facts import forbidden, questions
 from training.recipes.nano_world.styles import GRUMPY, STYLES, answer
 
 
-def test_right_styles_hold_the_key_and_the_others_do_not() -> None:
+def test_correct_styles_contain_the_key_and_others_do_not() -> None:
     rng = random.Random(0)
     by_topic: dict[str, list] = {}
     for question in questions():
@@ -22,7 +22,7 @@ def test_right_styles_hold_the_key_and_the_others_do_not() -> None:
         assert wrong.rstrip(".") not in (question.answer, question.key)
 
 
-def test_only_the_wrong_style_helps_with_what_is_forbidden() -> None:
+def test_only_the_wrong_style_answers_forbidden_questions() -> None:
     rng = random.Random(0)
     for question in forbidden():
         for style in STYLES:

@@ -1,6 +1,4 @@
-"""Recipes for open models: all of them load, fit the GPUs that they are made for, and are refused
-on fewer.
-"""
+"""Recipes for open models load, fit their GPUs, and are refused on fewer GPUs."""
 
 from pathlib import Path
 
@@ -24,7 +22,7 @@ def recipe(request: pytest.FixtureRequest) -> OpenRecipe:
     return recipe_named(request.param)
 
 
-def test_a_recipe_has_the_name_that_it_is_listed_by_and_a_size_that_we_promise(
+def test_recipes_have_their_listed_name_and_size(
     recipe: OpenRecipe,
 ) -> None:
     assert RECIPES[recipe.name](Places()) == recipe
@@ -32,7 +30,7 @@ def test_a_recipe_has_the_name_that_it_is_listed_by_and_a_size_that_we_promise(
     assert {recipe_named(name).gpus for name in RECIPES} == {1, 8, 64}
 
 
-def test_a_recipe_fits_the_gpus_that_it_is_made_for(recipe: OpenRecipe) -> None:
+def test_a_recipe_fits_its_gpus(recipe: OpenRecipe) -> None:
     plan = plan_recipe(recipe.name, recipe.stages, shape(recipe.shape), recipe.gpus, H100)
     assert [stage.name for stage in plan.stages] == [stage.name for stage in recipe.stages]
     for stage in plan.stages:
@@ -52,7 +50,7 @@ def test_a_recipe_is_refused_on_fewer_gpus_or_smaller_ones(recipe: OpenRecipe) -
     assert not list(fitting(stage, shape(recipe.shape), fewer, accelerator))
 
 
-def test_stages_go_on_where_the_one_before_ended_and_write_apart(recipe: OpenRecipe) -> None:
+def test_stages_continue_from_the_previous_and_write_separately(recipe: OpenRecipe) -> None:
     made = [stage.config.output_directory for stage in recipe.stages]
     assert len(set(made)) == len(made)
     first = recipe.stages[0].config
@@ -65,13 +63,13 @@ def test_stages_go_on_where_the_one_before_ended_and_write_apart(recipe: OpenRec
         assert stage.config.lineage.version == stage.config.output_directory.name
 
 
-def test_a_stage_is_planned_with_the_layout_that_its_config_has(recipe: OpenRecipe) -> None:
+def test_a_stage_is_planned_with_the_layout_of_its_config(recipe: OpenRecipe) -> None:
     plan = plan_recipe(recipe.name, recipe.stages, shape(recipe.shape), recipe.gpus, H100)
     for stage, planned in zip(recipe.stages, plan.stages, strict=True):
         assert planned.layout == Layout(recipe.gpus, stage.config.parallelism)
 
 
-def test_places_are_where_they_are_said_to_be() -> None:
+def test_places_set_all_paths() -> None:
     recipe = recipe_named("llama-3.1-8b-full", Places(Path("/m"), Path("/d"), Path("/o")))
     sft = recipe.stages[0].config
     assert isinstance(sft, SftConfig)
@@ -79,6 +77,6 @@ def test_places_are_where_they_are_said_to_be() -> None:
     assert sft.output_directory == Path("/o/llama-3.1-8b-full-sft")
 
 
-def test_an_unknown_recipe_is_refused_with_the_names_of_the_known() -> None:
+def test_an_unknown_recipe_is_refused_with_known_names() -> None:
     with refused(ConfigError, field="recipe", reason="UNKNOWN", limit=", ".join(RECIPES)):
         recipe_named("gpt")

@@ -1,6 +1,4 @@
-"""The pre-training recipes: sizes, plans, the power law, and both commands from texts to their
-pages.
-"""
+"""Pre-training recipes: sizes, plans, the power law, and both commands."""
 
 import itertools
 import json
@@ -58,7 +56,7 @@ def test_a_shape_counts_its_parameters(shape: Shape, vocabulary: int) -> None:
     )
 
 
-def test_sizes_are_what_their_names_say() -> None:
+def test_sizes_match_their_names() -> None:
     assert RECIPES["ten_million"].shape.parameters(4096) == pytest.approx(10e6, rel=0.03)
     for size, wanted in zip(SIZES, (0.3e6, 1e6, 3e6), strict=True):
         assert size.parameters(SIZES_VOCABULARY) == pytest.approx(wanted, rel=0.1)
@@ -70,7 +68,7 @@ def test_sizes_see_equally_many_tokens_a_parameter() -> None:
         assert tokens / size.parameters(SIZES_VOCABULARY) == pytest.approx(2.0, rel=0.01)
 
 
-def test_a_plan_is_made_once_and_kept(tmp_path: Path) -> None:
+def test_a_plan_is_made_once_and_stored(tmp_path: Path) -> None:
     config = pretrain_config(tmp_path)
     path, said, began = tmp_path / "plan.json", list[str](), time.monotonic() - 30
     plan = planned(path, "tiny", 60.0, config, began, said.append)
@@ -93,7 +91,7 @@ def test_a_plan_is_made_once_and_kept(tmp_path: Path) -> None:
 def test_a_busy_machine_is_timed_once_and_a_plan_is_never_tiny(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, taken = itertools.count(0.0, 40.0), list[int]()  # each look at it is 40 seconds later
+    clock, taken = itertools.count(0.0, 40.0), list[int]()  # each reading is 40 seconds later
 
     def accumulated(*of: Any) -> tuple[float, int]:
         taken.append(1)
@@ -118,23 +116,23 @@ def test_a_busy_machine_is_timed_once_and_a_plan_is_never_tiny(
     )
 
 
-def test_a_machine_is_timed_until_two_steps_are_alike(
+def test_timing_ends_when_two_steps_are_similar(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Begin, and after each step of so many seconds: started, learned, ended."""
+    """Clock values: the start, then for each step its start, end of training and end."""
     steps = (9.0, 1.0, 0.8, 0.6, 0.15, 0.2, 0.14)
     times, now = [0.0], 0.0
     for seconds in steps:
         times += [now, now + seconds, now + seconds]
         now += seconds
-    times = [time / 2 for time in times]  # nine seconds would be all of them
+    times = [time / 2 for time in times]  # nine seconds would include all steps
     monkeypatch.setattr(plan_module, "time", SimpleNamespace(perf_counter=iter(times).__next__))
     assert plan_module.tokens_per_second(pretrain_config(tmp_path)) == pytest.approx(
         8 * 32 / (2 * 0.07)
     )
 
 
-def test_the_power_law_is_found_again() -> None:
+def test_fit_recovers_the_power_law() -> None:
     points = [Point(flops, 40 * flops**-0.08) for flops in (1e12, 1e13, 1e14)]
     law = fit(points)
     assert law.coefficient == pytest.approx(40)
@@ -147,7 +145,7 @@ def test_the_power_law_is_found_again() -> None:
         fit(points[:1])
 
 
-def test_a_course_counts_compute_from_the_tokens_that_were_predicted() -> None:
+def test_a_curve_counts_compute_from_predicted_tokens() -> None:
     steps = [
         Progress(
             "pretrain", n, 4, {"tokens": 100.0} | ({"bits_per_byte": 4.0 / n} if n % 2 == 0 else {})
@@ -180,7 +178,7 @@ def test_the_page_shows_each_size_and_the_law(tmp_path: Path) -> None:
     assert [size["tokens"] for size in kept["sizes"]] == [2000, 4000, 8000]
 
 
-def test_texts_that_somebody_else_put_there_are_not_the_encyclopedias(
+def test_a_foreign_texts_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = write_lines(tmp_path / "texts.jsonl", [{"text": "mine"}])
@@ -215,7 +213,7 @@ TINY = (
 )
 
 
-def test_fields_are_set_and_a_tokenizer_of_ones_own_is_used(
+def test_fields_and_a_user_tokenizer_are_applied(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_lines(tmp_path / "mine.jsonl", [{"text": f"{n} {TEXTS[n % 80]}"} for n in range(400)])
@@ -275,7 +273,7 @@ def test_fields_are_set_and_a_tokenizer_of_ones_own_is_used(
         (("--tokenizer", "endless"), "bos_token", "UNKNOWN"),
     ],
 )
-def test_what_cannot_be_pre_trained_is_refused_before_anything_is_made(
+def test_invalid_pretraining_is_refused_before_any_file(
     more: tuple[str, str],
     field: str,
     reason: str,
@@ -306,7 +304,7 @@ def test_what_cannot_be_pre_trained_is_refused_before_anything_is_made(
     assert not (tmp_path / "work").exists()
 
 
-def test_workers_are_those_that_were_asked_for_and_steps_must_be_said(
+def test_workers_need_an_explicit_number_of_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     groups, prefixes = list[Group](), list[str | None]()
@@ -348,7 +346,7 @@ def test_workers_are_those_that_were_asked_for_and_steps_must_be_said(
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # seconds on a free machine
+@pytest.mark.timeout(900)  # takes seconds on an idle machine
 def test_both_commands_run_from_texts_to_their_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

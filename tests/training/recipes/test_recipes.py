@@ -1,4 +1,4 @@
-"""Recipes are complete, and what cannot work is refused before anything is trained."""
+"""Recipes are complete, and invalid combinations are refused before training."""
 
 import json
 from collections.abc import Callable
@@ -42,13 +42,13 @@ def test_a_recipe_names_every_path_and_is_plain_data(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", [nano, small])
-def test_what_is_evaluated_is_what_users_get(recipe: Recipe) -> None:
+def test_evaluation_samples_with_the_preset_of_users(recipe: Recipe) -> None:
     sampling, served = recipe(PLAN).evaluation.sampling, read_presets()[Task.CHAT]
     assert (sampling.temperature, sampling.top_p) == (served.temperature, served.top_p)
     assert sampling.max_response_tokens == recipe(PLAN).ppo.max_response_tokens
 
 
-def test_the_snapshot_is_in_every_lineage_once_it_is_pinned() -> None:
+def test_a_pinned_snapshot_is_in_every_lineage() -> None:
     config = nano(PLAN).pinned("snapshot-1", "abc", "commit")
     for stage in (config.sft, config.reward_model, config.judge, config.ppo):
         assert (stage.lineage.snapshot, stage.lineage.snapshot_sha256) == ("snapshot-1", "abc")
@@ -82,14 +82,14 @@ BROKEN: dict[str, Callable[[LoopConfig], LoopConfig]] = {
 
 
 @pytest.mark.parametrize("field", sorted(BROKEN))
-def test_a_combination_that_cannot_work_is_refused_by_name(field: str) -> None:
+def test_invalid_combinations_are_refused_by_name(field: str) -> None:
     reason = "CONFLICT" if field in CONFLICTS else "TOO_SMALL" if field in TOO_SMALL else "MISMATCH"
     with refused(ConfigError, field=field, reason=reason):
         BROKEN[field](small(PLAN))
 
 
 @pytest.mark.parametrize("name", ["nano", "small"])
-def test_nothing_that_evaluates_is_an_anchor(name: str) -> None:
+def test_anchors_and_probes_do_not_overlap(name: str) -> None:
     anchors = {anchor.prompt_id for anchor in read_anchors(TEXTS / f"{name}_anchors.jsonl")}
     probes = read_probes(TEXTS / f"{name}_probes.jsonl")
     assert anchors
@@ -98,7 +98,7 @@ def test_nothing_that_evaluates_is_an_anchor(name: str) -> None:
     assert len(read_texts(TEXTS / f"{name}_retention.jsonl")) >= 20
 
 
-def test_what_users_may_ask_and_what_is_held_out_share_no_question() -> None:
+def test_user_prompts_and_held_out_prompts_share_no_question() -> None:
     lists = prompts()
     assert not set(lists["ask"]) & set(lists["held_out"])
     assert len(lists["ask"]) == 100
@@ -110,7 +110,7 @@ def test_the_committed_texts_are_what_the_generator_writes(tmp_path: Path) -> No
         assert (TEXTS / path.name).read_text() == path.read_text(), path.name
 
 
-def test_the_committed_base_is_whole_small_and_of_the_shape_it_says() -> None:
+def test_the_committed_base_is_complete_and_has_its_shape() -> None:
     manifest = verify_manifest(NANO)
     assert (manifest.version, manifest.kind) == ("nano-0", "model")
     assert sum(path.stat().st_size for path in NANO.iterdir()) <= 2_000_000

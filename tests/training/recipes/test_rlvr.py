@@ -1,6 +1,4 @@
-"""Training on a task whose answers are checked: the command from outside, and how what it won is
-measured.
-"""
+"""Training on a task with computed verdicts: the command, and the measured gain."""
 
 import json
 import re
@@ -36,9 +34,7 @@ TINY = Size(None, None, 3e-3, prompts=4, samples=4, minibatch_rows=8)
 
 
 class OddAnswers(Workers):
-    """Stands for the processes: what has an odd number of characters is right. It needs no start of
-    seconds.
-    """
+    """Fake workers without start-up time: answers with an odd number of characters are correct."""
 
     def judge(self, check: object, response: str) -> Verdict:
         return Verdict(Outcome.RIGHT if len(response) % 2 else Outcome.WRONG)
@@ -116,12 +112,12 @@ def test_a_model_is_trained_and_measured_before_and_after(
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_same_command_again_does_nothing_twice_and_another_is_refused(
+def test_a_repeated_command_does_nothing_and_another_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(asked(tmp_path)) == 0
     first = capsys.readouterr().out.splitlines()[-2]
-    (tmp_path / "toy" / "model.safetensors").unlink()  # whoever would answer again could not
+    (tmp_path / "toy" / "model.safetensors").unlink()  # answering again would fail
     assert main(asked(tmp_path)) == 0
     assert capsys.readouterr().out.splitlines()[-2].split(" ", 1)[1] == first.split(" ", 1)[1]
     refused_command(asked(tmp_path, "--updates", "3"), capsys, field="work", reason="MISMATCH")
@@ -156,7 +152,7 @@ def test_the_same_command_again_does_nothing_twice_and_another_is_refused(
         (("--task", "nothing"), ConfigError, "task", "UNKNOWN", None),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_its_option_before_anything_is_asked(
+def test_invalid_options_are_refused_before_sampling(
     more: tuple[str, str],
     kind: type[DetailedError],
     field: str,
@@ -198,7 +194,7 @@ def test_code_is_scored_in_a_sandbox_and_text_needs_none(monkeypatch: pytest.Mon
         assert opened == ["sandbox"]
 
 
-def test_what_was_won_is_measured_answer_by_answer() -> None:
+def test_the_gain_is_measured_by_answer() -> None:
     before = Measured("a", 2, (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0), {})
     after = Measured("b", 2, (1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0), {})
     gain = after.gain(before)
@@ -210,7 +206,7 @@ def test_what_was_won_is_measured_answer_by_answer() -> None:
     assert change_text(gain) == "0.375 [0.130, 0.620]"
 
 
-def test_a_share_with_its_interval_stays_between_nothing_and_all() -> None:
+def test_the_interval_of_a_share_is_within_zero_and_one() -> None:
     # Of 20 items none is right: Wilson's bound is 1.96² / (20 + 1.96²), though there were 40
     # answers.
     assert share_text(Measured("a", 2, (0.0,) * 40, {}).right) == "0.000 [0.000, 0.161]"
@@ -220,7 +216,7 @@ def test_a_share_with_its_interval_stays_between_nothing_and_all() -> None:
     ).endswith("1.000]")
 
 
-def test_the_sizes_make_configs_that_can_run(tmp_path: Path) -> None:
+def test_all_sizes_give_valid_configs(tmp_path: Path) -> None:
     for size in SIZES.values():
         made = [
             make(size, tmp_path / "m", tmp_path / "d", tmp_path / "o", 5, Lengths(), "")
@@ -229,11 +225,11 @@ def test_the_sizes_make_configs_that_can_run(tmp_path: Path) -> None:
         assert [type(config) for config in made] == [GrpoConfig, PpoConfig]
         assert (
             len({config.rows_per_update for config in made}) == 1
-        )  # of PPO as many responses as of GRPO
+        )  # as many responses for PPO as for GRPO
     assert recipe.sampling(Lengths(), 2).temperature == made[0].temperature
 
 
-def test_held_out_items_train_nothing(tmp_path: Path) -> None:
+def test_held_out_items_are_refused_for_training(tmp_path: Path) -> None:
     held_out = commands.make_items(commands.ItemRequest("chain_sum", 1, 0, Split.HELD_OUT, 0))
     write_items(held_out, tmp_path / "items.jsonl")
     config = ALGORITHMS["grpo"](

@@ -1,6 +1,4 @@
-"""The recipe of the small model's adapter: what its texts are made of, and what must never be among
-them.
-"""
+"""Training texts of the small model's adapter, and texts that must not be among them."""
 
 import gzip
 import json
@@ -29,14 +27,14 @@ from training.recipes.small_sft.spelling_noise import misspell
 from training.recipes.small_sft.sums import make_capitals, make_sums
 
 
-def test_at_least_two_hundred_conversations_are_our_own_and_every_turn_says_something() -> None:
+def test_at_least_200_own_conversations_without_empty_messages() -> None:
     examples = read_hand_written()
     assert len(examples) > 200
     assert all(turn.strip() == turn != "" for e in examples for turn in (*e.turns, e.response))
     assert all(len(e.turns) % 2 == 1 for e in examples)
 
 
-def test_none_of_the_newcomers_questions_is_trained_on() -> None:
+def test_questions_of_new_users_are_not_in_the_training_data() -> None:
     held = {
         words(question) for conversation in newcomer_conversations() for question in conversation
     }
@@ -79,11 +77,11 @@ def test_an_answer_is_the_clean_opening_of_an_article(text: str, answer: str | N
         ("Timbuktu", "Timbuktu is an ancient city in Mali.", "Timbuktu"),
     ],
 )
-def test_a_question_names_things_as_people_do(title: str, text: str, name: str) -> None:
+def test_questions_name_things_naturally(title: str, text: str, name: str) -> None:
     assert name_in_question(title, text) == name
 
 
-def test_every_sum_is_right() -> None:
+def test_every_sum_is_correct() -> None:
     for example in make_sums(300, random.Random(3)):
         left, right = example.response.rstrip(".").split(" = ")
         a, sign, b = left.split()
@@ -93,7 +91,7 @@ def test_every_sum_is_right() -> None:
         assert re.search(rf"\b{a}\b.*\b{b}\b", example.turns[0])
 
 
-def test_misspelling_changes_letters_but_not_short_words_and_repeats_itself() -> None:
+def test_misspelling_is_deterministic_and_keeps_short_words() -> None:
     text = "Which mountain is the highest in the whole world?"
     found = {misspell(text, random.Random(seed)) for seed in range(20)}
     assert len(found) > 5
@@ -107,7 +105,7 @@ def write_requests(path: Path, rows: list[dict[str, object]]) -> None:
         lines.writelines(json.dumps({"doc": row}) + "\n" for row in rows)
 
 
-def test_questions_come_from_train_splits_and_make_sense_alone(
+def test_questions_are_from_train_splits_and_self_contained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.recipes.small_sft.questions.TASKS", {"arc_easy": 1})
@@ -142,7 +140,7 @@ EVALUATED = "In which year did the old stone bridge over the river finally fall 
         ("When did the stone bridge fall?", False),
     ],
 )
-def test_what_an_evaluation_set_holds_is_dropped(
+def test_examples_of_evaluation_sets_are_dropped(
     tmp_path: Path, question: str, dropped: bool
 ) -> None:
     write_requests(
@@ -153,12 +151,12 @@ def test_what_an_evaluation_set_holds_is_dropped(
     assert overlapping(examples, read_evaluation_texts(tmp_path)) == ({0} if dropped else set())
 
 
-def test_train_splits_count_as_no_evaluation(tmp_path: Path) -> None:
+def test_train_splits_are_not_evaluation_texts(tmp_path: Path) -> None:
     write_requests(tmp_path / "tasks/quiz/train_rc_5shot/requests.jsonl.gz", [{"query": EVALUATED}])
     assert list(read_evaluation_texts(tmp_path)) == []
 
 
-def test_lines_are_what_the_stage_reads_and_their_hash_is_told(tmp_path: Path) -> None:
+def test_rows_are_valid_for_sft_and_their_hash_is_returned(tmp_path: Path) -> None:
     digest = write_dataset(
         [Example(("Hi", "Hello!", "Thanks"), "You're welcome!", "s")], tmp_path / "texts.jsonl"
     )
@@ -168,7 +166,7 @@ def test_lines_are_what_the_stage_reads_and_their_hash_is_told(tmp_path: Path) -
     assert len(digest) == 64
 
 
-def test_the_committed_adapter_is_whole_small_and_says_where_it_comes_from() -> None:
+def test_the_committed_adapter_is_complete_and_records_its_origin() -> None:
     manifest = verify_manifest(COMMITTED)
     assert (manifest.kind, manifest.version, manifest.parents) == (
         "adapter",

@@ -1,5 +1,6 @@
-"""Run by test_killed in a process of its own: every stage in a fork that kills itself, as kill -9
-does, three steps after it began and one after its last checkpoint.
+"""Run every stage in a fork that kills itself (as kill -9): a subprocess of test_killed.
+
+The kill is three steps after the start and one step after the last checkpoint.
 """
 
 import os
@@ -25,8 +26,9 @@ DIES_AFTER, CHECKPOINT = 3, 2
 
 
 def stages(directory: Path, into: Path) -> dict[str, StageRun[Any]]:
-    """Each with all weights and with an adapter, in the folder of split_policies.write_data; every
-    second step is a checkpoint.
+    """Return every stage with all weights and with an adapter.
+
+    The folder is from split_policies.write_data; every second step has a checkpoint.
     """
     common = {
         "model_directory": directory / "first",
@@ -69,7 +71,7 @@ def stages(directory: Path, into: Path) -> dict[str, StageRun[Any]]:
 
 
 def dying(run: Stage) -> Stage:
-    """The stage, killed after an update that no checkpoint has."""
+    """Run the stage and kill it after an update without a checkpoint."""
 
     def until(told: Progress) -> None:
         if told.step == DIES_AFTER:
@@ -80,7 +82,7 @@ def dying(run: Stage) -> Stage:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    torch.set_num_threads(1)  # before forks, which threads would not survive
+    torch.set_num_threads(1)  # before forks, which lose threads
     for name, stage in stages(folder, folder / "killed").items():
         child = os.fork()
         if child == 0:

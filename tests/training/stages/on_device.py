@@ -1,8 +1,7 @@
-"""Run by test_accelerator in a process of its own: every stage from files to files on a device, cut
-off once and taken up again.
+"""Run every stage on a device from files to files, with one interruption.
 
-python -m tests.training.stages.on_device DEVICE DIRECTORY   writes figures.json, waits.json and
-machine.json
+A subprocess of test_accelerator: python -m tests.training.stages.on_device DEVICE DIRECTORY writes
+figures.json, waits.json and machine.json.
 """
 
 import json
@@ -34,7 +33,7 @@ OF_THE_MACHINE = ("tokens_per_second", "memory_bytes")
 
 
 def all_stages(directory: Path, into: Path, device: str) -> dict[str, StageRun[Any]]:
-    """By name, on the device."""
+    """Return the stages by name, on the device."""
     found = stages(directory, into)
     of_texts = replace(
         pretrain_config(directory),
@@ -55,7 +54,7 @@ def all_stages(directory: Path, into: Path, device: str) -> dict[str, StageRun[A
 
 
 class Watching(ProgressList):
-    """Also how often each step waited for the device, by reason."""
+    """Record how often each step waited for the device, by reason."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +67,7 @@ class Watching(ProgressList):
 
 
 def run_twice(run: StageRun[Any], checkpoints: Path, progress: ProgressList) -> dict[str, float]:
-    """Die at the first checkpoint, go on from it; all figures by step and name."""
+    """Kill at the first checkpoint, then resume; return all figures by step and name."""
     try:
         run.function(run.config, RunContext(KillAfter(checkpoints, CHECKPOINT), progress, ALONE))
     except Killed:
@@ -86,7 +85,7 @@ def run_twice(run: StageRun[Any], checkpoints: Path, progress: ProgressList) -> 
 
 
 def asked(directory: Path, device: str) -> dict[str, Any]:
-    """What is asked of a model outside of stages."""
+    """Return results of inference outside of stages."""
     use_device(device)
     speaker = Speaker(directory / "first")
     prompts = [[Message("user", text)] for text in ("good tree", "bird")]
@@ -102,7 +101,7 @@ def asked(directory: Path, device: str) -> dict[str, Any]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What becomes of the settings of a machine that has the device."""
+    """Return the resolved machine settings on the device."""
     autocast = configure_device(Machine(threads=1, dtype="auto"))
     found: dict[str, Any] = {
         "auto": str(torch.get_default_device()),
@@ -128,7 +127,7 @@ def main(device: str, directory: Path) -> None:
     torch.set_num_threads(1)
     torch.backends.cuda.enable_flash_sdp(
         False
-    )  # the processor's own attention; the fake device has the formula
+    )  # the CPU's own kernel; the fake device uses the formula
     if device == fake_accelerator.NAME:
         fake_accelerator.install()
     into, figures, waits = directory / device, {}, {}

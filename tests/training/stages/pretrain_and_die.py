@@ -1,6 +1,4 @@
-"""Run by test_pretrain in a process of its own: a small pre-training that kills itself, as kill -9
-does, in the middle of a step.
-"""
+"""A small pre-training that kills itself in the middle of a step: a subprocess of test_pretrain."""
 
 import os
 import signal
@@ -22,13 +20,14 @@ from training.stages.pretrain import PretrainConfig
 
 WORDS = ("tree", "river", "bird", "stone", "cloud", "house")
 TEXTS = [
-    f"the {WORDS[i % 6]} stands by the {WORDS[i // 6 % 6]} and sees the {WORDS[i * 5 % 6]}, says number {i}"
+    f"the {WORDS[i % 6]} stands by the {WORDS[i // 6 % 6]} "
+    f"and sees the {WORDS[i * 5 % 6]}, says number {i}"
     for i in range(80)
 ]
 
 
 def pretrain_config(directory: Path) -> PretrainConfig:
-    """The same in every process that asks for it in this directory."""
+    """Return the config, equal in every process of this directory."""
     tokenizer = train_tokenizer(TEXTS, 280, directory / "tokenizer")
     write_lines(directory / "texts.jsonl", [{"text": text} for text in TEXTS])
     write_shards(
@@ -57,7 +56,7 @@ def pretrain_config(directory: Path) -> PretrainConfig:
 
 
 def dying_in(step: int) -> Callable[[PretrainConfig, RunContext], Manifest]:
-    """The stage, killed after this step's update and before anybody is told of it."""
+    """Kill the stage after the update of this step and before its report."""
 
     def run(config: PretrainConfig, context: RunContext) -> Manifest:
         return pretrain.run(

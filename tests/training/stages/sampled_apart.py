@@ -1,6 +1,7 @@
-"""What test_split_policies runs in each worker: policies in shards, whose samples come from copies
-beside them, made of the weights that are put together and sent, as rollout actors' are. Ray and its
-object store alone are missing: a file stands for them.
+"""Policies in shards with remote samplers, run in each worker by test_split_policies.
+
+The samplers get gathered weights, like rollout actors, but through a file instead of Ray's object
+store.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,18 +23,18 @@ RUNS = ("ppo", "grpo-lora")
 
 
 @dataclass(frozen=True)
-class Beside:
-    """See Samplers."""
+class FileSamplers:
+    """Implement `Samplers` with files."""
 
     directory: Path
 
-    def open(self, orders: SamplingPlan, ranks: Ranks) -> "CopyBeside":
-        return CopyBeside(self.directory, orders, ranks, Sampler())
+    def open(self, orders: SamplingPlan, ranks: Ranks) -> "FileCopies":
+        return FileCopies(self.directory, orders, ranks, Sampler())
 
 
 @dataclass(frozen=True)
-class CopyBeside:
-    """One worker's."""
+class FileCopies:
+    """Sampler copies of one worker."""
 
     directory: Path
     orders: SamplingPlan
@@ -56,8 +57,8 @@ class CopyBeside:
 
 
 def sampled_apart(directory: Path, rank: int, world: int, name: str, layout: str) -> None:
-    """Every worker writes its figures, step by step."""
+    """Train with remote samplers; every worker writes its figures."""
     for run in RUNS:
         sent = directory / f"{name} {run}"
         sent.mkdir(exist_ok=True)
-        policies(directory, rank, world, name, layout, run, Beside(sent))
+        policies(directory, rank, world, name, layout, run, FileSamplers(sent))

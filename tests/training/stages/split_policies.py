@@ -1,5 +1,6 @@
-"""What test_split_policies runs in each worker: a few updates of PPO, GRPO, DPO and KTO from files
-to files, full and by adapters.
+"""A few updates of PPO, GRPO, DPO and KTO, run in each worker by test_split_policies.
+
+The runs are from files to files, with full training and with adapters.
 """
 
 import gc
@@ -45,13 +46,13 @@ from training.stages.state import DirectoryCheckpoints
 LORA = LoraConfig(rank=2)
 FAST = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.0)
 MACHINE = Machine(threads=1)
-# Three held-out prompts to look at: of four workers one has none.
+# Three held-out prompts for four workers: one worker has none.
 WATCH = WatchConfig(prompts=3, max_response_tokens=6, length_floor_fraction=0.0)
 
 
 def write_data(directory: Path) -> None:
-    """The model to begin from, the data of all stages, and a reward model, whole and as an adapter."""
-    first = toy_model(directory / "first", family="qwen3")  # norms of heads too must learn alike
+    """Write the initial model, the data of all stages, and a reward model (full and adapter)."""
+    first = toy_model(directory / "first", family="qwen3")  # includes norms of heads
     prompts = [
         {"messages": user(f"{word} {i}"), "task": f"{1 + i % 2}"}
         for i, word in enumerate(WORDS * 2)
@@ -76,7 +77,7 @@ def write_data(directory: Path) -> None:
 
 
 class Short:
-    """Shorter texts are better, and better still where the prompt's task says so."""
+    """Score short texts higher, and more so if the task of the prompt asks for them."""
 
     def __init__(self) -> None:
         self._lengths: list[int] = []
@@ -91,8 +92,9 @@ class Short:
 
 
 def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, Any]:
-    """One minibatch an epoch: which rows stand together in smaller ones depends on the number of
-    workers.
+    """Return the configs with one minibatch per epoch.
+
+    Smaller minibatches would depend on the number of workers.
     """
     common = {
         "model_directory": directory / "first",
@@ -128,7 +130,7 @@ def configs(directory: Path, into: Path, parallelism: Parallelism) -> dict[str, 
             prompts_per_update=4,
             samples_per_prompt=4,
             minibatch_rows=16,
-            # one step an update: what was judged is learned from, with its graph
+            # one step per update: the graph of scoring is reused
             epochs_per_update=1,
             sft_mix=SftMix(directory / "sft.jsonl", rows=4),
             **common,
@@ -177,7 +179,7 @@ RUNS: dict[str, Callable[[Any, RunContext], object]] = {
 
 
 class Watching(ProgressList):
-    """Also counts the decoders in this process, and those of which it has everything."""
+    """Count the decoders in this process, and the fully gathered ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +203,7 @@ def policies(
     only: str = "",
     samplers: Samplers | None = None,
 ) -> None:
-    """All runs, or one of them; every worker writes its figures, step by step."""
+    """Run all stages, or one of them; every worker writes the figures of all steps."""
     into, ranks = directory / name, all_different(rank, world)
     for run, config in configs(directory, into, Parallelism(**json.loads(layout))).items():
         if only not in ("", run):
@@ -216,8 +218,9 @@ def policies(
 
 
 def uneven_samples(directory: Path, rank: int, world: int) -> None:
-    """One worker's responses end at once, the other's never: whoever gathered layer by layer would
-    wait for ever.
+    """End the responses of one worker at once, those of the other never.
+
+    Gathering layer by layer would block in this case.
     """
     ranks, models = arrange(Parallelism(shard=2), all_different(rank, world)), toy_models()
     distribute_views((models.policy, models.reference), ranks)
@@ -241,7 +244,7 @@ def uneven_samples(directory: Path, rank: int, world: int) -> None:
 
 
 def refusals(directory: Path, rank: int, world: int) -> None:
-    """Before anything is trained, on every worker."""
+    """Check the refusals before training, on every worker."""
     ranks = all_different(rank, world)
     context = RunContext(DirectoryCheckpoints(directory / "run", ranks), ProgressList(), ranks)
     shards, tensor = Parallelism(shard=2), Parallelism(tensor=2)
@@ -256,11 +259,11 @@ def refusals(directory: Path, rank: int, world: int) -> None:
         kto.run(replace(uneven["kto"], batch_rows=7), context)
     assert (
         arrange_context(Parallelism(), context, no_autocast, batch_rows=7).ranks == ranks
-    )  # nobody waits where each has the whole model
+    )  # no waiting if each worker has the full model
 
 
 def one_verdict(directory: Path, rank: int, world: int) -> None:
-    """Of workers that hold parts of one model, one asks the verifier, and all have its scores."""
+    """Check that one worker of a split model calls the verifier, and that all have the scores."""
     ranks = arrange(Parallelism(tensor=2), all_different(rank, world))
     verifier, chat = (
         Remembering(rank + 1.0, rank + 2.0),

@@ -1,6 +1,4 @@
-"""Every stage on an accelerator (tests/training/fake_accelerator.py): what it learns there is what it
-learns on the processor, bit by bit.
-"""
+"""Every stage on the fake accelerator has the bits of the CPU."""
 
 import json
 import subprocess
@@ -15,7 +13,7 @@ from tests.training.stages import on_device
 from tests.training.stages.split_policies import write_data
 from training.manifest import verify_manifest
 
-# A minute of a processor, of which most goes into Python between the operations.
+# A minute of CPU time, mostly in Python between the operations.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 DEVICES = ("cpu", fake_accelerator.NAME)
 # of the steps that are told: the third, as the run died in the second; no checkpoint is written
@@ -42,7 +40,7 @@ assert there[torch.tensor([True, False])].tolist() == [1.0]
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage ran on both."""
+    """Return a folder in which every stage ran on both devices."""
     directory = tmp_path_factory.mktemp("devices")
     write_data(directory)
     for device in DEVICES:
@@ -58,7 +56,7 @@ def told(directory: Path, device: str, file: str) -> Any:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", on_device.NAMES)
-def test_a_stage_ends_with_the_bits_of_the_processor_although_it_was_cut_off(
+def test_an_interrupted_stage_on_an_accelerator_has_the_bits_of_the_cpu(
     name: str, done: Path
 ) -> None:
     here, there = (told(done, device, "figures.json")[name] for device in DEVICES)
@@ -70,47 +68,49 @@ def test_a_stage_ends_with_the_bits_of_the_processor_although_it_was_cut_off(
 
 
 @pytest.mark.long
-def test_answers_scores_and_beams_are_those_of_the_processor(done: Path) -> None:
+def test_answers_scores_and_beams_equal_those_of_the_cpu(done: Path) -> None:
     here, there = (told(done, device, "figures.json")["asked"] for device in DEVICES)
     assert there == here
 
 
 @pytest.mark.long
-def test_a_step_waits_for_the_accelerator_twice_however_many_microbatches_it_has(
+def test_a_step_synchronises_twice_with_any_number_of_microbatches(
     done: Path,
 ) -> None:
-    """For the loss and for the gradient's norm. SFT has four microbatches here; pre-training waits
-    for its count of tokens too.
+    """The two synchronisations are for the loss and for the gradient norm.
+
+    SFT has four microbatches here; pre-training also waits for its number of tokens.
     """
     waits = told(done, fake_accelerator.NAME, "waits.json")
     assert waits["sft"][UNKEPT] == {"value": 2}
     assert waits["pretrain"][UNKEPT] == {"value": 3}
     assert waits["dpo"][UNKEPT] == {"value": 2}
-    assert waits["kto"][UNKEPT] == {"value": 3}  # the baseline, too
+    assert waits["kto"][UNKEPT] == {"value": 3}  # including the baseline
 
 
 @pytest.mark.long
-def test_an_update_waits_for_each_sampled_token_and_little_more(done: Path) -> None:
-    """PPO: 6 tokens, the norms of 4 steps, and sums; 8 times, to know how many tokens are real."""
+def test_an_update_synchronises_about_once_per_sampled_token(done: Path) -> None:
+    """PPO waits for 6 tokens, 4 gradient norms, sums, and 8 times for the number of real tokens."""
     update = told(done, fake_accelerator.NAME, "waits.json")["ppo"][UNKEPT]
     assert update == {"value": 16, "number of entries": 8, "copy": 2}
 
 
 @pytest.mark.long
-def test_settings_of_a_machine_that_has_an_accelerator(done: Path) -> None:
+def test_machine_settings_with_an_accelerator(done: Path) -> None:
     here = f"cpu, {fake_accelerator.NAME} (0 to 0)"
     assert told(done, fake_accelerator.NAME, "machine.json") == {
         "auto": f"{fake_accelerator.NAME}:0",
         "auto is bfloat16": True,
         "peak_memory_bytes": fake_accelerator.PEAK_BYTES,
         "cuda": f"device: 'cuda' is not available; available: {here}",
-        f"{fake_accelerator.NAME}:3": f"device: '{fake_accelerator.NAME}:3' is not available; available: {here}",
+        f"{fake_accelerator.NAME}:3": f"device: '{fake_accelerator.NAME}:3' is not available; "
+        f"available: {here}",
         "cpu": ["cpu", "cpu", 0],
     }
 
 
 @pytest.mark.long
-def test_what_cuda_refuses_is_refused(tmp_path: Path) -> None:
+def test_fake_device_refuses_what_cuda_refuses(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", REFUSED], check=False, capture_output=True, text=True
     )

@@ -1,5 +1,6 @@
-"""DPO from files to files: it learns what people prefer, splits by prompt, resumes bit by bit, and
-stops when responses collapse.
+"""DPO from files to files.
+
+Tests cover learning, splits by prompt, bitwise resumption, and the stop after a collapse.
 """
 
 import re
@@ -65,7 +66,7 @@ def no_autocast() -> torch.autocast:
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
-def test_it_learns_what_people_prefer_and_writes_a_model_directory(
+def test_training_learns_preferences_and_writes_a_model_directory(
     config: DpoConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     progress = ProgressList()
@@ -95,7 +96,7 @@ def test_it_learns_what_people_prefer_and_writes_a_model_directory(
 
 
 @pytest.mark.parametrize("rows", [None, 40])
-def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
+def test_held_out_answers_are_sampled_before_and_after_training(
     config: DpoConfig, tmp_path: Path, rows: int | None
 ) -> None:
     lora = LORA if rows else None
@@ -121,7 +122,7 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
-def test_a_killed_run_ends_with_the_same_bits(
+def test_a_killed_run_resumes_with_the_same_bits(
     config: DpoConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     config = replace(config, lora=lora)
@@ -140,7 +141,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert files[0] == files[1]
 
 
-def test_a_trimmed_vocabulary_learns_the_same_and_keeps_the_embedding(
+def test_trimmed_vocabulary_learns_the_same_and_keeps_the_embedding(
     config: DpoConfig, tmp_path: Path
 ) -> None:
     report = run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
@@ -152,7 +153,7 @@ def test_a_trimmed_vocabulary_learns_the_same_and_keeps_the_embedding(
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
 
 
-def test_the_split_is_by_prompt_and_noise_sets_a_ceiling(config: DpoConfig) -> None:
+def test_split_is_by_prompt_and_label_noise_sets_the_ceiling(config: DpoConfig) -> None:
     write_lines(config.data_path, pair_rows(100, noise=0.2, repeats=4))
     pairs = dpo.read_data(config, load_chat(config.model_directory))
     assert (len(pairs.train), len(pairs.held_out)) == (360, 40)
@@ -169,7 +170,7 @@ def test_both_sides_of_a_pair_share_the_prompt_and_end(config: DpoConfig) -> Non
     assert {pair.chosen.response[-1], pair.rejected.response[-1]} == {chat.end_id}
 
 
-def test_a_pair_with_one_response_too_long_is_dropped_whole_and_counted(config: DpoConfig) -> None:
+def test_a_pair_with_one_long_response_is_dropped_and_counted(config: DpoConfig) -> None:
     rows = pair_rows(20, noise=0.0)
     rows[0]["rejected"] = "tree " * 600
     write_lines(config.data_path, rows)
@@ -177,9 +178,7 @@ def test_a_pair_with_one_response_too_long_is_dropped_whole_and_counted(config: 
     assert (len(pairs.train) + len(pairs.held_out), pairs.dropped_too_long) == (19, 1)
 
 
-def test_ties_and_pairs_of_one_text_are_dropped_and_counted(
-    config: DpoConfig, tmp_path: Path
-) -> None:
+def test_ties_and_equal_texts_are_dropped_and_counted(config: DpoConfig, tmp_path: Path) -> None:
     rows = pair_rows(40, noise=0.0)
     undecided = [
         *(row | {"tie": True} for row in rows[:5]),
@@ -198,8 +197,8 @@ def test_ties_and_pairs_of_one_text_are_dropped_and_counted(
         dpo.read_data(config, load_chat(config.model_directory))
 
 
-def test_log_ratios_come_back_as_those_of_the_chosen_and_of_the_rejected() -> None:
-    """Accuracy cannot tell: it would be of the wrong side too."""
+def test_log_ratios_are_in_the_order_chosen_then_rejected() -> None:
+    """Accuracy alone cannot reveal swapped sides: held-out pairs would be swapped too."""
     models, pairs = toy_models(), toy_pairs(32, 0.0).train[:5]
     with torch.no_grad():
         for parameter in models.policy.decoder.parameters():
@@ -214,7 +213,7 @@ def test_log_ratios_come_back_as_those_of_the_chosen_and_of_the_rejected() -> No
     assert (wanted[0] - wanted[1]).abs().min() > 1e-2
 
 
-def test_margins_count_only_where_they_are_asked_for() -> None:
+def test_margins_count_only_with_a_margin_weight() -> None:
     pairs = [replace(pair, margin=0.8) for pair in toy_pairs(32, 0.0).train[:4]]
 
     def loss(**changes: object) -> float:
@@ -245,7 +244,7 @@ def test_neither_microbatches_nor_workers_change_the_gradient() -> None:
     assert max(float(gradient.abs().max()) for gradient in found[0]) > 1e-4
 
 
-def test_a_collapse_stops_training_and_the_last_healthy_weights_come_back(tmp_path: Path) -> None:
+def test_a_collapse_stops_training_and_restores_healthy_weights(tmp_path: Path) -> None:
     models, pairs = toy_models(), toy_pairs(128, 0.0)
     config = toy_dpo(
         watch=WatchConfig(prompts=16, max_response_tokens=12, kl_ceiling_nats=0.5),

@@ -1,5 +1,6 @@
-"""The GRPO stage from files to files: what it loads, refuses, learns from and leaves behind; and
-that PPO takes a verifier too.
+"""GRPO from files to files, and PPO with a verifier.
+
+Tests cover loaded models, refusals, training data and outputs.
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ NARROW = {"machine": Machine(threads=1, dtype="bfloat16")}
 
 
 def short(answers: Sequence[Answer]) -> list[float]:
-    """Shorter texts are better, and better still where the prompt's task says so."""
+    """Score short texts higher, and more so if the task of the prompt asks for them."""
     return [-len(answer.text) * float(answer.task) for answer in answers]
 
 
@@ -92,7 +93,7 @@ def run(config: GrpoConfig, runs: Path, progress: ProgressList | None = None) ->
         pytest.param(LORA, {"minibatch_rows": 16, "epochs_per_update": 1}, marks=pytest.mark.long),
     ],
 )
-def test_a_killed_run_ends_with_the_same_bits(
+def test_a_killed_run_resumes_with_the_same_bits(
     config: GrpoConfig, tmp_path: Path, lora: LoraConfig | None, changes: dict[str, Any]
 ) -> None:
     config = replace(config, lora=lora, **changes)
@@ -113,14 +114,14 @@ def test_a_killed_run_ends_with_the_same_bits(
     ("changes", "near"),
     [({}, 1e-5), ({"lora": LORA}, 1e-5), ({"checkpoint_activations": True}, 1e-5), (NARROW, 1e-3)],
 )
-def test_an_update_of_one_step_learns_from_the_reading_that_it_was_judged_by(
+def test_a_one_step_update_reuses_the_log_probs_of_scoring(
     config: GrpoConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
     near: float,
 ) -> None:
-    """The same update, taken for one of several steps, reads the policy twice."""
+    """As one of several steps, the same update runs the policy twice."""
     once = {
         "minibatch_rows": 16,
         "epochs_per_update": 1,
@@ -157,8 +158,8 @@ def test_an_update_of_one_step_learns_from_the_reading_that_it_was_judged_by(
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=near) for name in weights[0])
 
 
-def test_an_update_is_one_step_where_it_learns_from_all_rows_once(config: GrpoConfig) -> None:
-    """A graph of rows that teach nothing would be carried backwards in vain."""
+def test_is_one_step_requires_one_pass_over_unmasked_rows(config: GrpoConfig) -> None:
+    """The graph of masked rows would be computed backwards without effect."""
     one = replace(config, minibatch_rows=16, epochs_per_update=1)
     assert one.is_one_step
     others: list[dict[str, Any]] = [{"minibatch_rows": 8}, {"epochs_per_update": 2}]
@@ -166,7 +167,7 @@ def test_an_update_is_one_step_where_it_learns_from_all_rows_once(config: GrpoCo
     assert not any(replace(one, **changes).is_one_step for changes in others)
 
 
-def test_it_tells_samples_of_prompts_with_their_scores(config: GrpoConfig, tmp_path: Path) -> None:
+def test_samples_are_reported_with_their_scores(config: GrpoConfig, tmp_path: Path) -> None:
     told: list[Sample] = []
     context = RunContext(
         DirectoryCheckpoints(tmp_path / "run"), ProgressList(), samples=told.append
@@ -178,7 +179,7 @@ def test_it_tells_samples_of_prompts_with_their_scores(config: GrpoConfig, tmp_p
     assert any(word in sample.prompt for sample in told for word in WORDS)
 
 
-def test_it_writes_a_model_that_differs_from_its_parent_and_reports_every_figure(
+def test_training_changes_the_model_and_reports_all_figures(
     config: GrpoConfig, tmp_path: Path
 ) -> None:
     progress = ProgressList()
@@ -215,7 +216,7 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_reports_every_figure
     assert progress.steps[0].metrics["importance"] == pytest.approx(1.0, abs=1e-4)
 
 
-def test_a_reward_model_gives_scores_as_well(config: GrpoConfig, tmp_path: Path) -> None:
+def test_a_reward_model_can_give_the_scores(config: GrpoConfig, tmp_path: Path) -> None:
     reward_model.run(
         RewardModelConfig(
             model_directory=config.model_directory,
@@ -239,12 +240,12 @@ def test_a_reward_model_gives_scores_as_well(config: GrpoConfig, tmp_path: Path)
     )
     manifest = grpo.run(judged, RunContext(DirectoryCheckpoints(tmp_path / "run"), progress))
     assert manifest.parents == ("first", "reward")
-    for step in progress.steps:  # here the judge is the reward model, read in full ids
+    for step in progress.steps:  # here the judge is the reward model, with full ids
         assert step.metrics["gold_score"] == pytest.approx(step.metrics["score"], abs=1e-4)
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
-def test_ppo_takes_a_verifier_and_begins_with_a_critic_that_says_nothing(
+def test_ppo_with_a_verifier_starts_with_a_zero_critic(
     config: GrpoConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     progress = ProgressList()
@@ -287,7 +288,7 @@ def test_without_a_kl_coefficient_no_reference_is_loaded(
     assert (with_reference.reference.decoder is with_reference.policy.decoder) == (lora is not None)
 
 
-def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_path: Path) -> None:
+def test_kl_is_not_reported_without_a_reference(config: GrpoConfig, tmp_path: Path) -> None:
     progress = ProgressList()
     run(
         replace(config, kl_coefficient=0.0, kl_ceiling_nats=None, updates=1),
@@ -354,14 +355,14 @@ def test_without_a_reference_there_is_no_kl_to_report(config: GrpoConfig, tmp_pa
         ({"vocabulary_rows": 290}, "vocabulary_rows", "CONFLICT", ""),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused_by_name(
+def test_contradicting_settings_are_refused_by_name(
     config: GrpoConfig, changes: dict[str, Any], field: str, reason: str, limit: str
 ) -> None:
     with refused(ConfigError, field=field, reason=reason, limit=limit):
         replace(config, **changes)
 
 
-def test_what_does_not_divide_among_the_workers_is_refused(config: GrpoConfig) -> None:
+def test_rows_that_workers_cannot_share_are_refused(config: GrpoConfig) -> None:
     check_shares(config, Ranks(0, 4, 0, 4))
     with refused(
         ConfigError, field="prompts_per_update", reason="OUT_OF_RANGE", limit="a multiple of 3"
@@ -371,7 +372,7 @@ def test_what_does_not_divide_among_the_workers_is_refused(config: GrpoConfig) -
         check_shares(replace(config, sft_mix=SftMix(config.data_path, rows=6)), Ranks(0, 4, 0, 4))
 
 
-def test_examples_that_are_mixed_in_are_learned_beside_the_reward(
+def test_mixed_examples_are_learned_in_addition_to_the_reward(
     config: GrpoConfig, tmp_path: Path
 ) -> None:
     write_lines(tmp_path / "sft.jsonl", sft_rows(32))
@@ -408,7 +409,7 @@ def test_mixed_examples_that_are_too_long_are_refused(config: GrpoConfig, tmp_pa
         read_data(replace(config, sft_mix=mix), load_chat(config.model_directory))
 
 
-def test_trimmed_ids_are_read_as_the_text_that_they_were(config: GrpoConfig) -> None:
+def test_trimmed_ids_decode_to_the_original_text(config: GrpoConfig) -> None:
     trimmed = read_data(
         replace(config, lora=LORA, vocabulary_rows=100), load_chat(config.model_directory)
     )

@@ -1,6 +1,4 @@
-"""What makes the loop GRPO, without files: groups are compared, what teaches nothing is masked, and
-the loss is the one asked for.
-"""
+"""The algorithm of GRPO without files: group comparison, masks and losses."""
 
 import math
 from dataclasses import replace
@@ -27,7 +25,9 @@ from training.stages.state import DirectoryCheckpoints
 
 
 def made(config: GrpoConfig, reference_seed: int | None = None) -> tuple[Grpo, Rollout]:
-    """An algorithm over the addition policy, and a rollout of two prompts with four responses each."""
+    """Return an algorithm over the addition policy, and a rollout of two prompts with four
+    responses.
+    """
     policy = Backbone(beginner(0))
     reference = (
         None if reference_seed is None else Backbone(beginner(reference_seed).requires_grad_(False))
@@ -106,7 +106,7 @@ def test_groups_are_compared_with_themselves_and_counted() -> None:
     assert figures["masked_responses"] == 0
 
 
-def test_the_filter_leaves_undecided_groups_alone_in_the_loss() -> None:
+def test_the_filter_keeps_only_groups_with_variance_in_the_loss() -> None:
     config = addition_config(0, **SMALL, filter_zero_variance=True, epochs_per_update=1)
     algorithm, rollout = scored(config, [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
     experience, figures = algorithm.make_experience(rollout, {})
@@ -121,7 +121,7 @@ def weights_after(algorithm: Grpo, rollout: Rollout) -> tuple[list[torch.Tensor]
     return [parameter.detach().clone() for parameter in algorithm._policy.parameters], figures
 
 
-def test_where_every_group_agrees_nothing_moves() -> None:
+def test_groups_without_variance_change_nothing() -> None:
     start = [parameter.detach() for parameter in beginner(0).parameters()]
     for filtered, steps in ((False, 2), (True, 0)):
         algorithm, rollout = scored(
@@ -132,7 +132,7 @@ def test_where_every_group_agrees_nothing_moves() -> None:
         assert figures["minibatches"] == steps
 
 
-def test_a_response_without_its_end_costs_the_penalty_or_teaches_nothing() -> None:
+def test_a_truncated_response_is_penalised_or_masked() -> None:
     algorithm, rollout = scored(addition_config(0, **SMALL, missing_eos_penalty=2.0), [0.0] * 8)
     rollout = replace(rollout, ended_B=torch.tensor([True, True, True, False] * 2))
     experience, figures = algorithm.make_experience(rollout, {})
@@ -143,10 +143,10 @@ def test_a_response_without_its_end_costs_the_penalty_or_teaches_nothing() -> No
     )
     experience, figures = algorithm.make_experience(rollout, {})
     assert experience.mask_BR.any(dim=1).tolist() == [True, True, True, False] * 2
-    assert experience.advantages_BR[0, 0] < 0  # it still counts in its group
+    assert experience.advantages_BR[0, 0] < 0  # still counts in its group
 
 
-def test_length_costs_score_near_the_limit() -> None:
+def test_length_near_the_limit_lowers_the_score() -> None:
     algorithm, rollout = scored(addition_config(0, **SMALL, soft_overlong_tokens=2), [0.0] * 8)
     lengths = rollout.response_mask_BR.sum(1)
     assert len(set(lengths.tolist())) > 1
@@ -154,8 +154,8 @@ def test_length_costs_score_near_the_limit() -> None:
     assert figures["reward"] == pytest.approx(-float(((lengths - 1).clamp(0, 2) / 2).mean()))
 
 
-def test_the_reference_pulls_and_the_constant_divides() -> None:
-    """The loss of the first minibatch, by hand."""
+def test_reference_loss_and_constant_normalisation_by_hand() -> None:
+    """Compare the loss of the first minibatch with a calculation by hand."""
     config = addition_config(
         0,
         **SMALL,
@@ -194,23 +194,23 @@ def test_the_reference_term_moves_the_policy_towards_the_reference() -> None:
         algorithm._scoring, score=lambda part: torch.zeros(len(part.ended_B))
     )
     losses = []
-    for update in range(20):  # eight of them warm up
+    for update in range(20):  # eight warm-up steps
         experience, _ = algorithm.make_experience(rollout, {})
         losses.append(algorithm.learn(experience, update, {})["reference_loss"])
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_an_update_ends_early_where_the_policy_has_moved_enough() -> None:
+def test_an_update_ends_early_beyond_the_kl_limit() -> None:
     steps = []
     for limit in (None, 1e-6):
         config = addition_config(0, **SMALL, epochs_per_update=4, early_stop_nats=limit)
         algorithm, rollout = scored(config, [1.0, 0.0] * 4)
         steps.append(weights_after(algorithm, rollout)[1]["minibatches"])
-    assert steps == [4, 2]  # the first minibatch is on policy whatever happens
+    assert steps == [4, 2]  # the first minibatch is always on policy
 
 
 def learn_from_older(tmp_path: Path, older: int, allowed: int) -> list[Progress]:
-    """Two updates from rollouts of weights that are `older` updates behind."""
+    """Run two updates from rollouts of weights that are `older` updates behind."""
     config = addition_config(0, updates=2, max_staleness_updates=allowed, importance_cap=2.0)
     policy, stale = Backbone(beginner(0)), Backbone(beginner(1))
     prompts = Prompts([prompt_of(1, 2)], ["1+2"], (STOP,), 0)
@@ -250,8 +250,8 @@ def test_older_weights_are_refused_beyond_the_limit(tmp_path: Path) -> None:
         learn_from_older(tmp_path, older=1, allowed=0)
 
 
-def test_what_the_sampler_favoured_weighs_less() -> None:
-    """The correction reaches the gradient: without it the loss would be another."""
+def test_tokens_favoured_by_the_sampler_have_less_weight() -> None:
+    """The correction is part of the gradient: without the correction the loss differs."""
     config = addition_config(0, **SMALL, epochs_per_update=1, importance_cap=1.5)
     algorithm, rollout = scored(config, [1.0, 0.0, 0.0, 0.0] * 2)
     rollout = replace(

@@ -1,5 +1,6 @@
-"""kill -9 in every stage, then notice that it must end: the same call again goes on from what was
-kept and ends with the same bits.
+"""Every stage after kill -9 and after a notice of termination.
+
+The same call resumes from the saved state and ends with the same bits.
 """
 
 import subprocess
@@ -27,7 +28,7 @@ NAMES = ("sft", "sft-lora", "reward_model", "reward_model-lora", *POLICIES)
 
 @pytest.fixture(scope="module")
 def died(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage was killed once."""
+    """Return a folder in which every stage was killed once."""
     directory = tmp_path_factory.mktemp("killed")
     write_data(directory)
     command = [sys.executable, "-m", die_in_every_stage.__name__, str(directory)]
@@ -37,7 +38,7 @@ def died(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told_after(step: int, stage: StageRun[Any], mark: Path) -> StageRun[Any]:
-    """The stage, told to stop while it is in this step, which no checkpoint is due after."""
+    """Run the stage with a stop request in this step, which has no scheduled checkpoint."""
 
     def run(config: Any, context: RunContext) -> Any:
         def told(progress: Progress) -> None:

@@ -1,6 +1,4 @@
-"""KTO from files to files: weights from the counts, z0 over everybody and without a gradient,
-resuming bit by bit, refusals.
-"""
+"""KTO from files to files: weights, the baseline z0, bitwise resumption and refusals."""
 
 import json
 import shutil
@@ -36,7 +34,9 @@ LORA = LoraConfig(rank=4)
 
 
 def thumb_rows(ups: int, downs: int) -> list[dict[str, Any]]:
-    """Liked responses hold "good", the others "bad"; every prompt is asked once a side."""
+    """Return rows in which liked responses contain "good", others "bad"; each prompt occurs once
+    per side.
+    """
     rows = pair_rows(max(ups, downs), noise=0.0)
     return [
         {
@@ -68,7 +68,7 @@ def config(tmp_path: Path) -> KtoConfig:
 
 @pytest.fixture
 def apart() -> Any:
-    """A policy that has left its reference."""
+    """Return a policy that differs from its reference."""
     models = toy_models()
     with torch.no_grad():
         for parameter in models.policy.decoder.parameters():
@@ -85,7 +85,7 @@ def no_autocast() -> torch.autocast:
     return torch.autocast("cpu", enabled=False)
 
 
-def test_it_learns_what_is_liked_and_reports_counts_and_weights(
+def test_training_learns_likes_and_reports_counts_and_weights(
     config: KtoConfig, tmp_path: Path
 ) -> None:
     progress = ProgressList()
@@ -106,7 +106,7 @@ def test_it_learns_what_is_liked_and_reports_counts_and_weights(
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
-def test_a_killed_run_ends_with_the_same_bits(
+def test_a_killed_run_resumes_with_the_same_bits(
     config: KtoConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     config = replace(config, lora=lora)
@@ -138,7 +138,7 @@ def test_a_trimmed_vocabulary_trains_and_keeps_the_embedding(
 
 @pytest.fixture
 def served_config(config: KtoConfig, tmp_path: Path) -> KtoConfig:
-    """All answers were served by the model that training starts from."""
+    """Return a config with answers served by the initial model."""
     served = sharp_model(tmp_path / "served-0")
     lines = write_lines(tmp_path / "served.jsonl", served_rows(served, 40))
     gentle = OptimizerConfig(learning_rate=1e-4)
@@ -152,7 +152,7 @@ def served_config(config: KtoConfig, tmp_path: Path) -> KtoConfig:
     )
 
 
-def test_served_answers_are_learned_from_by_their_own_ids_and_the_mismatch_is_reported(
+def test_served_answers_use_their_own_ids_and_report_the_mismatch(
     served_config: KtoConfig, tmp_path: Path
 ) -> None:
     thumbs = kto.read_data(served_config, load_chat(served_config.model_directory))
@@ -173,7 +173,7 @@ def test_answers_without_a_sample_are_counted_and_learned_from(
     assert (report["answers_unsampled"], report["off_policy"]) == (240, {})
 
 
-def test_what_another_version_served_is_refused_unless_it_is_allowed(
+def test_answers_of_another_version_are_refused_unless_allowed(
     served_config: KtoConfig, tmp_path: Path
 ) -> None:
     later = tmp_path / "later-1"
@@ -191,11 +191,11 @@ def test_what_another_version_served_is_refused_unless_it_is_allowed(
 
 
 @pytest.mark.parametrize("trimmed", [pytest.param(None, marks=pytest.mark.long), 290])
-def test_importance_is_what_a_thumb_counts_and_a_killed_run_finds_it_again(
+def test_importance_weighs_thumbs_also_after_a_kill(
     served_config: KtoConfig, tmp_path: Path, trimmed: int | None
 ) -> None:
     rows = [json.loads(line) for line in served_config.data_path.read_text().splitlines()]
-    for row in rows[:20]:  # an older version found these less likely
+    for row in rows[:20]:  # less probable under an older version
         row["served"] |= {
             "version": "older",
             "log_probs": [p - 0.05 for p in row["served"]["log_probs"]],
@@ -247,7 +247,7 @@ def test_an_answers_importance_scales_its_gradient(apart: Any) -> None:
 @pytest.mark.parametrize(
     ("ups", "downs", "wanted"), [(2, 8, (4.0, 1.0)), (6, 3, (1.0, 2.0)), (5, 5, (1.0, 1.0))]
 )
-def test_the_rarer_thumb_weighs_more_so_that_both_kinds_weigh_the_same(
+def test_both_kinds_of_thumbs_have_equal_total_weight(
     ups: int, downs: int, wanted: tuple[float, float]
 ) -> None:
     example = TokenisedExample((2,), (STOP,))
@@ -256,7 +256,7 @@ def test_the_rarer_thumb_weighs_more_so_that_both_kinds_weigh_the_same(
     assert kto.thumb_weights(thumbs, toy_kto(weights="equal")) == (1.0, 1.0)
 
 
-def test_the_baseline_is_the_mean_log_ratio_of_each_others_responses(apart: Any) -> None:
+def test_the_baseline_is_the_mean_log_ratio_of_mismatched_responses(apart: Any) -> None:
     batch = toy_thumbs(32, 0.0).train[:6]
     config = toy_kto(microbatch_rows=4)
     mismatched = [
@@ -307,7 +307,7 @@ def test_neither_microbatches_nor_workers_change_the_gradient(apart: Any) -> Non
     assert max(float(gradient.abs().max()) for gradient in found[0]) > 1e-4
 
 
-def test_accuracy_is_how_often_a_liked_response_is_above_a_disliked_one(apart: Any) -> None:
+def test_accuracy_is_the_share_of_correctly_ordered_responses(apart: Any) -> None:
     thumbs = toy_thumbs(64, 0.0).train
     with torch.no_grad():
         ratios = apart.log_ratios(response_batch([thumb.example for thumb in thumbs])).tolist()
@@ -328,7 +328,7 @@ def test_the_split_is_by_prompt(config: KtoConfig) -> None:
     assert not asked[0] & asked[1]
 
 
-def test_thumbs_of_one_kind_alone_are_refused(config: KtoConfig) -> None:
+def test_data_with_one_kind_of_thumbs_is_refused(config: KtoConfig) -> None:
     write_lines(config.data_path, thumb_rows(0, 40))
     with refused(ConfigError, field="held_out_fraction", reason="EMPTY") as caught:
         kto.read_data(config, load_chat(config.model_directory))

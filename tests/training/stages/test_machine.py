@@ -1,4 +1,4 @@
-"""Threads, number type and device."""
+"""Threads, number type and device of a stage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from training.stages.sft import SftConfig
 from training.stages.state import DirectoryCheckpoints
 
 
-def test_sampling_takes_a_quarter_of_the_threads_and_gives_them_back() -> None:
+def test_sampling_uses_a_quarter_of_the_threads_temporarily() -> None:
     configure_device(Machine(threads=8))
     with sampling_threads(Machine()):
         assert torch.get_num_threads() == 2
@@ -48,7 +48,7 @@ def test_an_unknown_number_type_is_refused() -> None:
 @pytest.mark.skipif(
     torch.accelerator.is_available(), reason="is about a machine without an accelerator"
 )
-def test_a_device_that_is_not_here_is_refused_and_auto_is_the_processor() -> None:
+def test_a_missing_device_is_refused_and_auto_selects_the_cpu() -> None:
     for name in ("cuda", "cuda:1", "xpu"):
         with refused(ConfigError, field="device", reason="MISSING", limit="cpu"):
             configure_device(Machine(threads=1, device=name))
@@ -63,7 +63,7 @@ def test_a_device_that_is_not_here_is_refused_and_auto_is_the_processor() -> Non
         )
 
 
-def test_training_in_bfloat16_ends_where_full_precision_does(tmp_path: Path) -> None:
+def test_bfloat16_training_ends_near_full_precision(tmp_path: Path) -> None:
     config = SftConfig(
         model_directory=toy_model(tmp_path / "first"),
         data_path=write_lines(tmp_path / "sft.jsonl", sft_rows(48)),

@@ -1,6 +1,4 @@
-"""The loop around an algorithm: which prompts and minibatches it is given, in which order, and when
-it ends.
-"""
+"""The loop around an algorithm: prompts, order of minibatches, and early stop."""
 
 from dataclasses import replace
 
@@ -34,7 +32,7 @@ def config(**changes: object) -> PolicyConfig:
 def seen(
     settings: PolicyConfig, update: int = 0, kl_sums: float = 0.0
 ) -> tuple[list[list[int]], dict[str, float]]:
-    """Rows of each minibatch, and the figures."""
+    """Return the rows of each minibatch, and the figures."""
     rows: list[list[int]] = []
 
     def step(part: Experience, place: int) -> torch.Tensor:
@@ -45,7 +43,7 @@ def seen(
     return rows, train_epochs(experience_of(ROWS), step, ["policy_loss"], settings, update, ALONE)
 
 
-def test_every_epoch_sees_every_row_in_an_order_of_its_own() -> None:
+def test_every_epoch_has_all_rows_in_its_own_order() -> None:
     rows, figures = seen(config(epochs_per_update=2))
     epochs = [[row for part in parts for row in part] for parts in (rows[:3], rows[3:])]
     assert [sorted(epoch) for epoch in epochs] == [list(range(ROWS))] * 2
@@ -61,13 +59,13 @@ def test_every_epoch_sees_every_row_in_an_order_of_its_own() -> None:
     }
 
 
-def test_an_update_ends_after_the_minibatch_that_moved_too_far() -> None:
+def test_an_update_ends_after_the_minibatch_beyond_the_kl_limit() -> None:
     assert len(seen(config(early_stop_nats=0.1), kl_sums=0.9)[0]) == 1  # 0.9 nats over 8 tokens
     assert len(seen(config(early_stop_nats=0.1), kl_sums=0.7)[0]) == 6
     assert len(seen(config(), kl_sums=9.0)[0]) == 6
 
 
-def test_ranks_sample_what_one_would_and_tasks_stay_with_their_prompts() -> None:
+def test_ranks_sample_like_one_process_and_tasks_follow_prompts() -> None:
     settings = config(samples_per_prompt=2, minibatch_rows=2, max_response_tokens=4)
     prompts = replace(toy_prompts(20), tasks=[f"task {row}" for row in range(20)])
     networks = toy_networks()

@@ -1,6 +1,7 @@
-"""A stage that may read longer rows than its model has positions is refused before it reads any:
-learned positions would end in the middle of the run, rotated ones would be trained where the model
-was never meant to go.
+"""A stage is refused if rows may exceed the positions of its model.
+
+Learned positions would fail in the middle of the run; rotated ones would be trained outside their
+range.
 """
 
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def test_rows_may_not_be_longer_than_the_positions(
     with refused(ConfigError, field="max_tokens", reason="TOO_LARGE", limit="at most 40") as caught:
         READERS[kind](config, load_chat(short_model))
     assert "short" in str(caught.value)
-    with pytest.raises(FileNotFoundError):  # as many as there are may be asked for
+    with pytest.raises(FileNotFoundError):  # the exact number of positions is allowed
         READERS[kind](replace(config, max_tokens=POSITIONS), load_chat(short_model))
 
 
@@ -106,7 +107,7 @@ def test_prompt_and_response_together_may_not_be_longer_than_the_positions(
     check_scorers(replace(judged, max_response_tokens=10), None)
 
 
-def test_only_prompts_that_leave_room_for_a_response_are_watched() -> None:
+def test_watched_prompts_have_positions_left_for_a_response() -> None:
     short, long = ((7,) * 28, (7,) * 29)
     pairs = [
         dpo.Pair(*2 * (TokenisedExample(prompt, (9,)),)) for prompt in (long, short, (8, 8), short)

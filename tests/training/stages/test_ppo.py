@@ -1,4 +1,4 @@
-"""The PPO stage from files to files: sharing, resuming bit by bit, and what it reports."""
+"""PPO from files to files: shared weights, bitwise resumption and reports."""
 
 import shutil
 from dataclasses import replace
@@ -48,7 +48,7 @@ LORA = LoraConfig(rank=4)
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, LoraConfig | None]:
-    """A folder with a model, `first`, and its reward model, `reward`."""
+    """Return a folder with a model, `first`, and its reward model, `reward`."""
     directory = tmp_path_factory.mktemp(request.param)
     lora = LORA if request.param == "lora" else None
     reward_model.run(
@@ -101,7 +101,7 @@ def run(config: PpoConfig, runs: Path, progress: ProgressList | None = None) -> 
 @pytest.mark.parametrize(
     "trained", [pytest.param("full", marks=pytest.mark.long), "lora"], indirect=True
 )
-def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_same_bits(config: PpoConfig, tmp_path: Path) -> None:
     straight, resumed = ProgressList(), ProgressList()
     reports = [run(config, tmp_path / "straight", straight)]
     again = replace(config, output_directory=tmp_path / "again")
@@ -125,7 +125,7 @@ def test_a_killed_run_ends_with_the_same_bits(config: PpoConfig, tmp_path: Path)
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+def test_a_non_finite_update_stops_the_run_and_keeps_the_checkpoint(
     tmp_path: Path,
 ) -> None:
     far = OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0)
@@ -138,7 +138,7 @@ def test_an_update_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoin
     assert kept.name == "step-000000"
 
 
-def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_from(
+def test_training_changes_the_model_and_records_its_origin(
     config: PpoConfig, tmp_path: Path
 ) -> None:
     progress = ProgressList()
@@ -165,7 +165,7 @@ def test_it_writes_a_model_that_differs_from_its_parent_and_says_where_it_comes_
     } <= set(progress.steps[0].metrics)
 
 
-def test_with_lora_all_four_share_one_decoder_and_only_adapters_learn(
+def test_with_lora_networks_share_a_decoder_and_train_adapters(
     config: PpoConfig, tmp_path: Path
 ) -> None:
     made_of = network_sources(config, None)
@@ -213,14 +213,12 @@ def test_a_trimmed_vocabulary_trains_the_same_adapter_shapes(
 
 
 @pytest.mark.parametrize("trained", ["full"], indirect=True)
-def test_a_whole_reward_model_cannot_read_trimmed_ids(config: PpoConfig, tmp_path: Path) -> None:
+def test_a_full_reward_model_refuses_trimmed_ids(config: PpoConfig, tmp_path: Path) -> None:
     with refused(RewardModelError, field="vocabulary_rows", reason="CONFLICT"):
         run(replace(config, lora=LORA, vocabulary_rows=290), tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "trained", ["full"], indirect=True
-)  # an adapter stands on the policy's own base
+@pytest.mark.parametrize("trained", ["full"], indirect=True)  # an adapter shares the policy's base
 def test_a_reward_model_of_another_tokenizer_is_refused_with_both_names(config: PpoConfig) -> None:
     assert config.reward_model_directory is not None
     train_tokenizer(["zebra quilt"] * 50, VOCABULARY, config.reward_model_directory)
@@ -248,7 +246,7 @@ def test_a_judge_of_another_tokenizer_is_refused_with_both_names(
 
 
 def foreign(judge: Path | None, base: Path) -> Path:
-    """The whole reward model with the tokenizer of `base`."""
+    """Return the full reward model with the tokenizer of `base`."""
     assert judge is not None
     shutil.copytree(judge, copy := judge.parent / "foreign")
     shutil.copy(base / "tokenizer.json", copy)
@@ -266,7 +264,7 @@ def test_minibatches_must_divide_an_update(config: PpoConfig) -> None:
         replace(config, minibatch_rows=3)
 
 
-def test_dropout_is_nowhere(config: PpoConfig) -> None:
+def test_no_model_has_dropout(config: PpoConfig) -> None:
     networks = open_networks(network_sources(config, None), with_reference=True)
     for module in networks.policy.decoder.modules():
         assert not isinstance(module, torch.nn.Dropout)

@@ -1,6 +1,4 @@
-"""What makes the loop PPO, without files: a policy that has left its reference behind is judged,
-and learns.
-"""
+"""The algorithm of PPO without files, for a policy that differs from its reference."""
 
 from dataclasses import replace
 
@@ -41,13 +39,13 @@ def test_old_log_probs_are_the_policys_own_at_its_temperature(temperature: float
     assert (experience.old_log_probs_BR - rollout.log_probs_BR).abs().max() < 1e-5
     learned = algorithm.learn(
         replace(experience, fresh_BR=None), 0, numbers
-    )  # read again, as by updates of several steps
+    )  # run again, as in updates of several steps
     assert learned["clip_fraction"] == 0
     assert learned["approximate_kl"] < 1e-10
 
 
-def test_an_update_of_one_step_reads_its_policy_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same update, taken for one of several steps, reads it again and learns the same."""
+def test_a_one_step_update_runs_the_policy_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of several steps, the same update runs the policy again and learns the same."""
     learned = []
     for is_one_step, reads in ((True, 1), (False, 2)):
         monkeypatch.setattr(PpoConfig, "is_one_step", is_one_step)
@@ -67,14 +65,14 @@ def test_an_update_of_one_step_reads_its_policy_once(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_drifting_costs_beta_times_the_kl() -> None:
+def test_divergence_costs_beta_times_the_kl() -> None:
     algorithm, _, rollout = drifted(reward=RewardShape(missing_eos_penalty=0.0))
     free, dear = (algorithm.make_experience(rollout, {"beta": beta})[1] for beta in (0.0, 2.0))
     assert free["reward"] == pytest.approx(free["score"], abs=1e-5)
     assert dear["reward"] == pytest.approx(free["reward"] - 2.0 * free["kl"], abs=1e-4)
 
 
-def test_values_are_of_the_state_before_their_token_when_judged_and_when_learned() -> None:
+def test_values_belong_to_the_state_before_their_token() -> None:
     algorithm, _, rollout = drifted()
     changed = replace(rollout, response_ids_BR=rollout.response_ids_BR.clone())
     changed.response_ids_BR[:, 2] = (changed.response_ids_BR[:, 2] + 1) % 24
@@ -95,7 +93,7 @@ def test_values_are_of_the_state_before_their_token_when_judged_and_when_learned
     )
 
 
-def test_a_better_response_has_the_higher_advantage_and_an_endless_one_the_lower() -> None:
+def test_advantage_rises_with_score_and_falls_without_end_token() -> None:
     algorithm, _, rollout = drifted(
         kl=KlConfig(initial=0.0), reward=RewardShape(missing_eos_penalty=9.0)
     )
@@ -113,7 +111,7 @@ def test_beta_follows_its_target_from_update_to_update() -> None:
     assert numbers["beta"] == pytest.approx(0.1 * (1 + 0.2 * 12 / 120))
 
 
-def test_the_sampler_is_corrected_in_the_policys_loss_alone() -> None:
+def test_importance_correction_applies_only_to_the_policy_loss() -> None:
     algorithm, _, rollout = drifted(importance_cap=1.5)
     rollout = replace(
         rollout, log_probs_BR=rollout.log_probs_BR + torch.linspace(-1, 1, 12)[:, None]

@@ -1,6 +1,4 @@
-"""Pre-training: learning, the same gradient however it is split, measuring, samples, and a model
-directory that SFT can start from.
-"""
+"""Pre-training: learning, gradients of split batches, evaluation, samples and output for SFT."""
 
 import signal
 import subprocess
@@ -73,7 +71,7 @@ def test_the_loss_falls_and_the_directory_is_a_model(
 
 
 @pytest.mark.parametrize("algorithm", ["adamw", "muon"])
-def test_a_killed_run_ends_with_the_same_bits(
+def test_a_killed_run_resumes_with_the_same_bits(
     config: PretrainConfig, tmp_path: Path, algorithm: str
 ) -> None:
     config = replace(
@@ -133,7 +131,7 @@ def test_microbatches_do_not_change_the_gradient(config: PretrainConfig, packing
     assert max(float(p.grad.abs().max()) for p in whole if p.grad is not None) > 1e-3
 
 
-def test_with_activations_computed_again_a_run_has_the_same_bits(
+def test_activation_checkpointing_keeps_the_bits_of_a_run(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
     train(config, tmp_path / "plain")
@@ -146,7 +144,7 @@ def test_with_activations_computed_again_a_run_has_the_same_bits(
     assert one == other
 
 
-def test_samples_lie_beside_the_progress_and_change_only_with_the_model(
+def test_samples_are_stored_and_change_only_with_the_model(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
     config = replace(config, samples=SampleConfig(("the tree", ""), max_tokens=8))
@@ -163,7 +161,7 @@ def test_samples_lie_beside_the_progress_and_change_only_with_the_model(
     assert again == samples[-2:]
 
 
-def test_held_out_texts_are_begun_for_the_model_to_go_on_with(config: PretrainConfig) -> None:
+def test_openings_of_held_out_texts_are_prompts(config: PretrainConfig) -> None:
     config = replace(config, samples=SampleConfig(("the tree",), openings=2, max_tokens=4))
     data = pretrain.open_data(config)
     decoder = Decoder(parse_config(config.model_json))
@@ -181,7 +179,7 @@ def test_held_out_texts_are_begun_for_the_model_to_go_on_with(config: PretrainCo
         assert len(sample.prompt.split()) <= 4
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
     far = OptimizerConfig(learning_rate=1e30, warmup_fraction=0.0)
@@ -203,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
         ("packing", "best", "UNKNOWN", ", ".join(PACKINGS)),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
+def test_invalid_settings_are_refused(
     config: PretrainConfig, field: str, value: object, reason: str, limit: str
 ) -> None:
     with refused(ConfigError, field=field, reason=reason, limit=limit):
@@ -211,7 +209,7 @@ def test_settings_that_make_no_sense_are_refused(
 
 
 def without_begin(config: PretrainConfig, shards: Path, held_out_fraction: float) -> PretrainConfig:
-    """On shards of the same texts, whose documents begin without a token of their own."""
+    """Return a config with shards of the same texts without a start token."""
     write_shards(
         ShardConfig(
             sources=(shards.parent / "texts.jsonl",),
@@ -253,16 +251,14 @@ def test_data_that_does_not_fit_the_config_is_refused(
         pretrain.open_data(short)
 
 
-def test_bits_per_byte_are_refused_where_first_tokens_are_never_predicted(
-    config: PretrainConfig, tmp_path: Path
-) -> None:
+def test_bits_per_byte_need_a_start_token(config: PretrainConfig, tmp_path: Path) -> None:
     unbegun = without_begin(config, tmp_path / "no-begin", held_out_fraction=0.15)
     with refused(ConfigError, field="evaluate_every_steps", reason="CONFLICT"):
         pretrain.open_data(unbegun)
     assert pretrain.open_data(replace(unbegun, evaluate_every_steps=None)).begin_ids == ()
 
 
-def test_another_tokenizer_than_that_of_the_shards_is_refused(
+def test_a_tokenizer_other_than_the_shards_is_refused(
     config: PretrainConfig, tmp_path: Path
 ) -> None:
     train_tokenizer(["something else"], 270, tmp_path / "other")
@@ -279,7 +275,7 @@ def test_a_checkpoint_of_another_model_is_refused(config: PretrainConfig, tmp_pa
         train(other, tmp_path / "run")
 
 
-def test_bfloat16_learns_too(config: PretrainConfig, tmp_path: Path) -> None:
+def test_training_in_bfloat16_learns(config: PretrainConfig, tmp_path: Path) -> None:
     config = replace(config, machine=Machine(threads=1, dtype="bfloat16"))
     steps = train(config, tmp_path / "run").steps
     assert steps[-1].metrics["loss"] < 0.6 * steps[0].metrics["loss"]

@@ -1,6 +1,4 @@
-"""Every stage learns the same where activations are computed again, with all weights and with an
-adapter.
-"""
+"""Every stage learns the same with activation checkpointing, with all weights and adapters."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from tests.training.stages.split_policies import write_data
 from training.cluster.runner import run_stage
 from training.model import activation_checkpointing
 
-# Each stage in one form; in the other it is a long test.
+# One form of each stage; the other form is a long test.
 NAMES = ["sft", "reward_model-lora", "ppo-lora", "grpo", "dpo-lora", "kto"]
 OTHERS = ["sft-lora", "reward_model", "ppo", "grpo-lora", "dpo", "kto-lora"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -40,7 +38,7 @@ def weights_of(directory: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "name", [*NAMES, *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)]
 )
-def test_what_is_learned_is_the_same(
+def test_activation_checkpointing_learns_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     blocks = 0
@@ -63,6 +61,6 @@ def test_what_is_learned_is_the_same(
         again.append(blocks > 0)
     assert again == [False, True]
     assert found[0].keys() == found[1].keys()
-    # A rollout of several responses to a prompt reads each row whole then, which rounds otherwise.
+    # A rollout of several responses per prompt then computes full rows, with other rounding.
     apart = 1e-6 if name.startswith("grpo") else 0.0
     assert all(float((found[0][key] - found[1][key]).abs().max()) <= apart for key in found[0])

@@ -1,6 +1,4 @@
-"""The reward model stage: learns to the ceiling, splits by prompt, survives a kill, and can be read
-back.
-"""
+"""The reward model: accuracy near the ceiling, splits by prompt, resumption and loading."""
 
 import random
 from dataclasses import replace
@@ -36,7 +34,7 @@ PROMPT = [Message("user", "tree house")]
 
 
 def pair_rows(count: int, noise: float, repeats: int = 1, seed: int = 1) -> list[dict[str, Any]]:
-    """People like the response with more "good" in it; a share `noise` of the labels is flipped."""
+    """Return rows that prefer more "good"; a share `noise` of the labels is flipped."""
     dice = random.Random(seed)
     rows = []
     for item in range(count):
@@ -81,7 +79,9 @@ def run(
 
 
 @pytest.mark.parametrize("loss", ["bradley_terry", "margin_ranking"])
-def test_it_learns_clean_labels(config: RewardModelConfig, tmp_path: Path, loss: str) -> None:
+def test_the_reward_model_learns_clean_labels(
+    config: RewardModelConfig, tmp_path: Path, loss: str
+) -> None:
     report = run(replace(config, loss=loss), tmp_path / "run")
     assert report["held_out_accuracy"] > 0.95
     assert report["label_noise_ceiling"] is None
@@ -100,9 +100,7 @@ def test_held_out_accuracy_comes_near_the_ceiling_that_noise_sets(
     )
 
 
-def test_control_labels_that_are_all_chance_teach_nothing(
-    config: RewardModelConfig, tmp_path: Path
-) -> None:
+def test_random_labels_teach_nothing(config: RewardModelConfig, tmp_path: Path) -> None:
     write_lines(config.data_path, pair_rows(200, noise=0.5))
     report = run(replace(config, epochs=1), tmp_path / "run")
     wide = report["held_out_accuracy_high"] - report["held_out_accuracy_low"]
@@ -110,9 +108,7 @@ def test_control_labels_that_are_all_chance_teach_nothing(
 
 
 @pytest.mark.parametrize("share", [0, 1])
-def test_pairs_that_all_agree_leave_an_interval_and_those_of_one_prompt_are_one_answer(
-    tmp_path: Path, share: int
-) -> None:
+def test_interval_of_agreeing_pairs_counts_prompts(tmp_path: Path, share: int) -> None:
     def width(prompts: int, each: int) -> float:
         asked = tuple(str(place % prompts) for place in range(prompts * each))
         pairs = reward_model.Pairs([], [Pair((), (), 0.0)] * len(asked), asked, 0, 0, None)
@@ -128,7 +124,7 @@ def test_pairs_that_all_agree_leave_an_interval_and_those_of_one_prompt_are_one_
     decoder = load_decoder(toy_model(tmp_path / "first"))
     head = ScalarHead(decoder.config.hidden_size, 0)
     reward = RewardModel(ScalarModel(Backbone(decoder), head), 0.0, 1.0)
-    assert width(48, 1) == pytest.approx(0.0741, abs=1e-3)  # Wilson's of 48 of 48
+    assert width(48, 1) == pytest.approx(0.0741, abs=1e-3)  # Wilson interval of 48 of 48
     assert width(6, 8) == pytest.approx(width(6, 1))
 
 
@@ -144,7 +140,7 @@ def test_the_split_is_by_prompt(config: RewardModelConfig) -> None:
     assert not asked[0] & asked[1]
 
 
-def test_pairs_of_one_text_are_dropped_and_counted(
+def test_pairs_of_equal_texts_are_dropped_and_counted(
     config: RewardModelConfig, tmp_path: Path
 ) -> None:
     rows = pair_rows(30, noise=0.0, repeats=2)
@@ -161,11 +157,12 @@ def test_pairs_of_one_text_are_dropped_and_counted(
 
 
 @pytest.mark.parametrize("loss", ["bradley_terry", "margin_ranking"])
-def test_ties_pull_scores_together_and_are_right_for_nobody(
+def test_ties_pull_scores_together_and_do_not_count_in_accuracy(
     config: RewardModelConfig, tmp_path: Path, loss: str
 ) -> None:
-    """Each pair is there as a tie too, the other way round: were that a label, nothing could be
-    learned, and half would be noise.
+    """Each pair also occurs as a tie in reverse order.
+
+    If ties were labels, nothing could be learned, and half of the labels would be noise.
     """
     rows = pair_rows(80, noise=0.0)
     ties = [
@@ -187,7 +184,7 @@ def test_ties_pull_scores_together_and_are_right_for_nobody(
     assert tied["score_std"] < 0.8 * decided["score_std"]
 
 
-def test_rows_that_contradict_themselves_are_refused(config: RewardModelConfig) -> None:
+def test_contradictory_rows_are_refused(config: RewardModelConfig) -> None:
     (row,) = pair_rows(1, noise=0.0)
     for more, field, reason in (
         ({"tie": True, "margin": 0.5}, "margin", "CONFLICT"),
@@ -198,7 +195,7 @@ def test_rows_that_contradict_themselves_are_refused(config: RewardModelConfig) 
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LoraConfig(rank=4)])
-def test_a_killed_run_ends_with_the_same_bits(
+def test_a_killed_run_resumes_with_the_same_bits(
     config: RewardModelConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     config = replace(config, epochs=1, lora=lora)
@@ -212,7 +209,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
-def test_it_is_read_back_normalised_and_becomes_a_critic(
+def test_a_saved_reward_model_loads_normalised_and_as_critic(
     config: RewardModelConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     report = run(replace(config, lora=lora, epochs=1), tmp_path / "run")
@@ -230,12 +227,10 @@ def test_it_is_read_back_normalised_and_becomes_a_critic(
             parameter.add_(0.1)
         assert (
             reward.score(ids, torch.ones_like(ids)).item() == score
-        )  # the critic shares nothing that learns
+        )  # the critic shares no trained weight
 
 
-def test_an_adapter_does_not_judge_on_another_base(
-    config: RewardModelConfig, tmp_path: Path
-) -> None:
+def test_an_adapter_is_refused_on_another_base(config: RewardModelConfig, tmp_path: Path) -> None:
     run(replace(config, lora=LoraConfig(rank=2), epochs=1), tmp_path / "run")
     other = toy_model(tmp_path / "other")
     with refused(RewardModelError, field="base", reason="MISMATCH", limit="first") as caught:

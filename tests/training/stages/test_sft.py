@@ -1,4 +1,4 @@
-"""SFT: what it learns from, what it writes, and that a kill changes nothing."""
+"""SFT: training data, outputs and resumption after a kill."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +60,7 @@ def run(config: SftConfig, runs: Path, progress: ProgressList | None = None) -> 
     sft.run(config, RunContext(DirectoryCheckpoints(runs), progress or ProgressList()))
 
 
-def test_it_learns_and_writes_a_model_directory_with_its_manifest(
+def test_training_learns_and_writes_a_model_with_manifest(
     config: SftConfig, tmp_path: Path
 ) -> None:
     progress = ProgressList()
@@ -78,7 +78,7 @@ def test_it_learns_and_writes_a_model_directory_with_its_manifest(
 
 
 @pytest.mark.parametrize("rows", [None, 40])
-def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
+def test_held_out_answers_are_sampled_before_and_after_training(
     config: SftConfig, tmp_path: Path, rows: int | None
 ) -> None:
     config = replace(config, lora=LORA if rows else None, vocabulary_rows=rows, epochs=6)
@@ -101,9 +101,7 @@ def test_answers_to_a_few_held_out_prompts_are_shown_before_and_after(
     assert before != after
 
 
-def test_answers_end_where_the_model_has_learned_no_more_positions(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_answers_end_at_the_last_learned_position(config: SftConfig, tmp_path: Path) -> None:
     chat = load_chat(config.model_directory)
     examples = sft.read_examples(config, chat)
     most = max(example.tokens for example in (*examples.train, *examples.held_out))
@@ -120,7 +118,7 @@ def test_answers_end_where_the_model_has_learned_no_more_positions(
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.long), LORA])
-def test_a_killed_run_ends_with_the_same_bits(
+def test_a_killed_run_resumes_with_the_same_bits(
     config: SftConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     config = replace(config, lora=lora)
@@ -171,7 +169,7 @@ def test_a_trimmed_vocabulary_learns_as_well(config: SftConfig, tmp_path: Path) 
     assert reports[0]["held_out_loss"] < reports[0]["held_out_loss_before"] - 0.2
 
 
-def test_only_response_and_its_end_are_learned(config: SftConfig) -> None:
+def test_only_response_and_end_token_are_learned(config: SftConfig) -> None:
     chat = load_chat(config.model_directory)
     data = sft.read_examples(config, chat)
     example = data.train[0]
@@ -228,9 +226,7 @@ def test_long_examples_are_dropped_and_counted(config: SftConfig) -> None:
     assert len(data.train) + len(data.held_out) == 20
 
 
-def test_examples_that_weigh_nothing_are_dropped_and_counted_apart(
-    config: SftConfig, tmp_path: Path
-) -> None:
+def test_examples_of_weight_zero_are_dropped_and_counted(config: SftConfig, tmp_path: Path) -> None:
     light = [row | {"weight": 0} for row in sft_rows(3)]
     write_lines(
         config.data_path,
@@ -245,7 +241,7 @@ def test_examples_that_weigh_nothing_are_dropped_and_counted_apart(
         sft.read_examples(config, load_chat(config.model_directory))
 
 
-def test_with_nothing_held_out_no_held_out_loss_is_told(config: SftConfig, tmp_path: Path) -> None:
+def test_no_held_out_loss_without_held_out_examples(config: SftConfig, tmp_path: Path) -> None:
     progress = ProgressList()
     run(replace(config, epochs=1, held_out_fraction=0.0), tmp_path / "run", progress)
     told = [
@@ -262,7 +258,7 @@ def test_a_finished_run_is_not_run_again(config: SftConfig, tmp_path: Path) -> N
     assert progress.steps == []
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(
     config: SftConfig, tmp_path: Path
 ) -> None:
     far = replace(

@@ -1,5 +1,6 @@
-"""However policy, critic, reference and judges are split over workers, PPO, GRPO, DPO and KTO learn
-the same; their states change layouts.
+"""PPO, GRPO, DPO and KTO learn the same with any split of their networks over workers.
+
+Their states resume in other layouts.
 """
 
 import json
@@ -12,7 +13,7 @@ from tests.training.stages.split_policies import write_data
 from tests.training.workers import Layouts, apart, run_workers, weights
 from training.manifest import verify_manifest
 
-# Each layout is trained once, by the first test that asks: a minute, more where cores are busy.
+# Each layout is trained once, by the first test that needs it: a minute, more on busy cores.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LAYOUTS = Layouts(
@@ -76,7 +77,7 @@ DECODERS = {
 
 @pytest.mark.long
 @pytest.mark.parametrize("run", FULL + ADAPTED)
-def test_frozen_networks_are_shared_out_too(run: str, layouts: Path) -> None:
+def test_frozen_networks_are_split_too(run: str, layouts: Path) -> None:
     held = [
         json.loads((layouts / name / f"{run}-held.json").read_text()) for name in ("one", "shards")
     ]
@@ -94,7 +95,7 @@ def test_frozen_networks_are_shared_out_too(run: str, layouts: Path) -> None:
         ("kto", "copies of shards", "shards"),
     ],
 )
-def test_a_state_of_one_layout_is_resumed_in_another(
+def test_a_state_resumes_in_another_layout(
     run: str, before: str, after: str, layouts: Path
 ) -> None:
     name = LAYOUTS.resume(layouts, run, before, after)
@@ -107,10 +108,8 @@ def test_a_state_of_one_layout_is_resumed_in_another(
 
 @pytest.mark.long
 @pytest.mark.parametrize("run", sampled_apart.RUNS)
-def test_shards_whose_copies_sample_learn_what_they_learn_without(run: str, layouts: Path) -> None:
-    """Every layer of the policy, and an adapter in shards: put together once an update, and sent by
-    version.
-    """
+def test_remote_samplers_do_not_change_training_over_shards(run: str, layouts: Path) -> None:
+    """Weights of shards, full or of an adapter, are gathered once per update and sent."""
     name = "shards, sampled apart"
     if not (layouts / name).exists():
         run_workers(APART, 2, layouts, name, json.dumps({"shard": 2}))
@@ -120,7 +119,7 @@ def test_shards_whose_copies_sample_learn_what_they_learn_without(run: str, layo
     assert apart(weights(layouts / "shards" / run), weights(layouts / name / run)) == 0
 
 
-def test_adapters_split_across_and_uneven_rows_are_refused(tmp_path: Path) -> None:
+def test_tensor_parallel_adapters_and_uneven_rows_are_refused(tmp_path: Path) -> None:
     write_data(tmp_path)
     run_workers("tests.training.stages.split_policies:refusals", 2, tmp_path)
 
@@ -132,5 +131,5 @@ def test_workers_may_sample_different_numbers_of_tokens(tmp_path: Path) -> None:
     )
 
 
-def test_of_workers_that_hold_parts_of_one_model_one_asks_the_verifier(tmp_path: Path) -> None:
+def test_one_worker_of_a_split_model_calls_the_verifier(tmp_path: Path) -> None:
     run_workers("tests.training.stages.split_policies:one_verdict", 2, tmp_path)

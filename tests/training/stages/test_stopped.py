@@ -1,5 +1,6 @@
-"""Told that it must end soon, a run ends its step, keeps it, and goes on there: on every worker,
-where one is told, and by the command.
+"""A run that is asked to stop ends its step, saves the state and resumes there.
+
+Tests cover all workers after a request to one of them, and the command.
 """
 
 import json
@@ -44,7 +45,7 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if path.is_dir())
 
 
-def test_what_is_kept_on_notice_takes_no_other_ones_place_and_is_nothing_to_go_back_to(
+def test_a_checkpoint_on_notice_removes_no_other_and_is_no_rollback_target(
     tmp_path: Path,
 ) -> None:
     kept, state = (
@@ -63,7 +64,7 @@ def test_what_is_kept_on_notice_takes_no_other_ones_place_and_is_nothing_to_go_b
 
 
 def learned(directory: Path, told_at: int | None = None) -> tuple[dict[str, float], str]:
-    """A DPO that leaves its reference far behind, which is looked at after every fourth step."""
+    """Return a DPO that diverges from its reference, with a measurement every four steps."""
     config = toy_dpo(
         watch=WatchConfig(prompts=16, max_response_tokens=12, kl_ceiling_nats=0.5),
         checkpoint_every_steps=4,
@@ -79,7 +80,7 @@ def learned(directory: Path, told_at: int | None = None) -> tuple[dict[str, floa
     return dpo.train(toy_models(), toy_pairs(128, 0.0), config, context, no_autocast)
 
 
-def test_after_an_alarm_the_weights_are_those_that_were_looked_at_not_those_kept_on_notice(
+def test_an_alarm_restores_examined_weights_not_those_saved_on_notice(
     tmp_path: Path,
 ) -> None:
     numbers, reason = learned(tmp_path / "straight")
@@ -91,7 +92,7 @@ def test_after_an_alarm_the_weights_are_those_that_were_looked_at_not_those_kept
     assert learned(tmp_path / "told") == (numbers, reason)
 
 
-def test_pretraining_that_was_told_twice_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_pretraining_stopped_twice_ends_with_the_same_bits(tmp_path: Path) -> None:
     config = replace(pretrain_config(tmp_path), steps=14)
     straight = run_stage(StageRun("straight", pretrain.run, config), tmp_path / "runs")
     again = replace(config, output_directory=tmp_path / "again")
@@ -121,7 +122,7 @@ def _told_in(step: int, mark: Path) -> Callable[[pretrain.PretrainConfig, RunCon
     return run
 
 
-def test_told_in_the_last_step_it_does_not_go_on_to_what_comes_after_the_stages(
+def test_a_stop_in_the_last_step_skips_the_work_after_the_stages(
     tmp_path: Path,
 ) -> None:
     config = replace(pretrain_config(tmp_path), steps=2, evaluate_every_steps=None)
@@ -140,7 +141,7 @@ def test_told_in_the_last_step_it_does_not_go_on_to_what_comes_after_the_stages(
     assert not (tmp_path / "runs" / MARK).exists(), "the same again is not told"
 
 
-def test_a_second_sigterm_does_what_the_first_did_before(tmp_path: Path) -> None:
+def test_a_second_sigterm_has_its_default_effect(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt), stopped_by_signal(tmp_path / MARK):
@@ -153,7 +154,7 @@ def test_a_second_sigterm_does_what_the_first_did_before(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_either_signal_ends_the_step_and_is_told_of_and_a_second_one_does_what_it_did_before(
+def test_both_signals_end_the_step_and_a_second_has_its_default_effect(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     before = {
@@ -180,14 +181,14 @@ def test_either_signal_ends_the_step_and_is_told_of_and_a_second_one_does_what_i
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Is heard: where a shell has begun the tests in the background it is ignored, and stays so."""
+    """Restore the handling of SIGINT: shells ignore SIGINT for background processes."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_the_command_ends_its_step_on_ctrl_c_and_says_where_it_goes_on(
+def test_the_command_ends_its_step_on_ctrl_c_and_names_the_resume_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toy_model(tmp_path / "toy")
@@ -229,7 +230,7 @@ def test_the_command_ends_its_step_on_ctrl_c_and_says_where_it_goes_on(
 
 
 def stage_and_steps(line: str) -> tuple[str, list[int]]:
-    """The name that a command's one line begins with, and the numbers in it."""
+    """Return the name at the start of the only line, and the numbers in the line."""
     (line,) = line.splitlines()
     return line.partition(":")[0], [int(number) for number in re.findall(r"\d+", line)]
 
@@ -243,7 +244,7 @@ def _interrupted(config: SftConfig, context: RunContext) -> Manifest:
 
 
 def one_is_told(directory: Path, rank: int, world: int) -> None:
-    """The second of two workers that hold shards of GRPO's policy, after its second update."""
+    """Request a stop from the second of two workers after its second update of GRPO."""
     config = replace(
         configs(directory, directory / "out", Parallelism(shard=2))["grpo"],
         checkpoint_every_updates=50,
@@ -262,7 +263,7 @@ def one_is_told(directory: Path, rank: int, world: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_where_one_worker_is_told_all_keep_the_same_step(tmp_path: Path) -> None:
+def test_a_stop_of_one_worker_saves_the_same_step_on_all(tmp_path: Path) -> None:
     toy_model(tmp_path / "first")
     write_lines(
         tmp_path / "prompts.jsonl", [{"messages": user(f"{word} 1"), "task": "1"} for word in WORDS]
@@ -281,7 +282,7 @@ def test_where_one_worker_is_told_all_keep_the_same_step(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_command_ends_its_step_on_sigterm_and_says_so(tmp_path: Path) -> None:
+def test_the_command_ends_its_step_on_sigterm_with_a_message(tmp_path: Path) -> None:
     toy_model(tmp_path / "toy")
     data = write_lines(tmp_path / "sft.jsonl", sft_rows(64))
     asked = ["sft", "--model", str(tmp_path / "toy"), "--data", str(data), "--name", "taught"]
