@@ -1,6 +1,7 @@
-"""The command `compact`, broken: `python -m tests.faults.broken_compactor SIGNAL STEP TIME` sends
-itself the signal at a step, the TIMEth time that it is reached. SIGKILL ends it there; SIGSTOP
-freezes it until somebody sends SIGCONT.
+"""The command `compact` with a fault.
+
+`python -m tests.faults.broken_compactor SIGNAL STEP TIME` sends the signal to itself at the TIMEth
+pass through the step. SIGKILL ends the process, SIGSTOP freezes it until SIGCONT.
 """
 
 import os
@@ -14,7 +15,7 @@ from services.feedback.compaction.compaction import Compaction, CompactionStep
 
 
 def main(name: str, step: str, times: int) -> int:
-    """Break at the step, and be the command otherwise."""
+    """Install the fault, then run the command."""
     left = [times]
 
     def at(reached: CompactionStep) -> None:

@@ -1,8 +1,7 @@
-"""A replica that kills itself at a point, is slow at one so that it can be frozen there, or has a
-wrong clock: `python -m tests.faults.broken_replica`.
+"""A feedback replica with a fault: death, a pause for freezing, or a wrong clock.
 
-The first argument is the point, the second which time it is passed; of a clock by how many seconds
-it is wrong, 0: it jumps.
+Usage: `python -m tests.faults.broken_replica POINT NUMBER`. The fault occurs at the given pass
+through the point. For the clock, NUMBER is the error in seconds; 0 means a jumping clock.
 """
 
 import os
@@ -22,13 +21,13 @@ from services.feedback.spool.spool import Spool
 
 APPENDED, PUBLISHED, PUTTING, SKEWED = "appended", "published", "putting", "skewed"
 JUMP_SECONDS = 3_600
-# What a frozen one has reached is told by a file of this name in its spool's folder.
+# A file of this name in the spool folder marks that the point was reached.
 REACHED = "reached"
 FROZEN_FOR_SECONDS = 3.0
 
 
 def main(point: str, times: int) -> int:
-    """Break at the point, then be the service."""
+    """Install the fault, then run the service."""
     left = [times]
 
     def strike() -> None:
@@ -58,7 +57,7 @@ def main(point: str, times: int) -> int:
 
 
 def _skew(seconds: int) -> None:
-    """Not of the monotonic clock: that one never jumps on a real machine either."""
+    """Skew the wall clock. The monotonic clock never jumps on real machines either."""
     true = time.time
 
     def skewed() -> float:
@@ -77,7 +76,7 @@ def _breaking(on_step: Callable[[SinkStep], None]) -> type[Sink[Any]]:
 
 
 def _after(kind: type[Any], method: str, then: Callable[[], None]) -> None:
-    """Call `then` when the method has done its work and has not returned."""
+    """Wrap a method to call `then` before returning."""
     whole = getattr(kind, method)
 
     def done(self: Any, *arguments: Any) -> Any:

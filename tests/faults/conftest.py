@@ -1,7 +1,9 @@
-"""What all fault scenarios need. kafka-python drops the sockets of failed connections for the
-garbage collector to close, and a warning about each is an error elsewhere. And where
-$THUMBWHEEL_FAULTS names a file, as `make faults` does, each test that passes leaves there what it
-told `record_property`: `fired`, how often its fault struck, and its figures.
+"""Shared fixtures of all fault scenarios, and the record of their outcomes.
+
+kafka-python leaves sockets of failed connections to the garbage collector, and the resulting
+warnings are errors elsewhere. If $THUMBWHEEL_FAULTS names a file, as in `make faults`, each passed
+test appends the values of its `record_property` calls: `fired` (number of faults that occurred) and
+measurements.
 """
 
 import gc
@@ -53,13 +55,13 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    """Kept log records keep the errors in them, and those the sockets."""
+    """Silence kafka-python, since captured log records keep errors and thereby sockets alive."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """So that none is left for the next test."""
+    """Collect garbage after the test, to leave no sockets to the next test."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -68,6 +70,6 @@ def collected() -> Iterator[None]:
 
 @pytest.fixture
 def feedback_stack(tmp_path: Path, kafka: KafkaServer, postgres: PostgresServer) -> Iterator[Stack]:
-    """Topics and a database of the scenario's own, on the shared servers."""
+    """Yield a stack with topics and database of its own, on the shared servers."""
     with stack_on(tmp_path, kafka, postgres) as stack:
         yield stack

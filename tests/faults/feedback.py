@@ -1,6 +1,8 @@
-"""What the feedback scenarios share: a stack of topics and a database of their own, replicas in
-this process or as processes, clients that send again until they are told, and the history checker
-over what a reader finds at the end.
+"""Shared parts of the feedback scenarios: stacks, replicas, clients, and the history checker.
+
+Each stack has its own topics and database. Replicas run in this process or in separate ones.
+Clients repeat events until acknowledged. The checker compares the history with the data seen by
+readers.
 """
 
 import asyncio
@@ -49,22 +51,22 @@ Stub = feedback_pb2_grpc.FeedbackLogServiceStub
 IDENTITY = ((TENANT_KEY, ADA.tenant), (USER_KEY, ADA.user), (REQUEST_KEY, "r"))
 CONVERSATIONS = 6
 CALL_SECONDS = 15.0
-# A test machine may be busy; what is asserted of durations is said where it is.
+# Test machines may be busy, so durations are asserted only in explicit places.
 PATIENCE_SECONDS = 120.0
-# Each takeover waits for it; a busy machine must be able to keep it.
+# Duration of every takeover, long enough for a busy machine to renew in time.
 SESSION_SECONDS = 3.0
 
 
 @dataclass
 class Stack:
-    """One scenario's topics, database, objects and folders."""
+    """Topics, database, objects and folders of one scenario."""
 
     root: Path
     kafka: KafkaServer
     database_url: str
     topics: dict[str, str]
     engine: Engine
-    # As readers read it, and how replicas are told of it: they may go through a proxy.
+    # Addresses for readers and for replicas, which may use a proxy.
     store: ObjectStore
     store_settings: dict[str, object]
     lost_ends: dict[PartitionKey, int] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Stack:
         return Ledger(self.engine)
 
     def values(self, replica: int, **changes: object) -> dict[str, object]:
-        """The settings of one replica."""
+        """Return the settings of one replica."""
         return {
             "principal_key": KEY,
             "master_key": MASTER,
@@ -89,7 +91,7 @@ class Stack:
             "flush_seconds": 0.2,
             "flush_rows": 50,
             "drain_seconds": 2,
-            # The history is checked segment by segment; F27 is compaction's.
+            # The history is checked segment by segment. Scenario F27 covers compaction.
             "compaction_minutes": 0,
             **changes,
         }
@@ -98,7 +100,7 @@ class Stack:
         return contextlib.closing(KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap))
 
     def ends(self) -> dict[PartitionKey, int]:
-        """Where the feedback topic ends, and those before it."""
+        """Return the end offsets of the feedback topics, including earlier ones."""
         topic = self.topics["feedback"]
         with self.admin() as admin:
             (described,) = admin.describe_topics([topic])
@@ -111,27 +113,27 @@ class Stack:
         return self.lost_ends | now
 
     def committed(self) -> dict[PartitionKey, int]:
-        """Where the ledger stands."""
+        """Return the committed offsets of the ledger."""
         return {(s.topic_id, s.partition): s.end_offset for s in self.ledger.segments("feedback")}
 
     def rows(self) -> list[parquet.Row]:
-        """All that a reader finds."""
+        """Return all rows visible to a reader."""
         keys = [
             segment.object_key for segment in self.ledger.segments("feedback") if segment.object_key
         ]
         return [row for key in keys for row in decode(self.store.get(key))]
 
     def waiting(self) -> int:
-        """Offsets of the topic that are not sunk."""
+        """Return the number of offsets not yet in the ledger."""
         return sum(self.ends().values()) - sum(self.committed().values())
 
     def problems(self, history: History) -> list[str]:
-        """What the history contradicts, and what the product's own audit finds."""
+        """Return contradictions to the history, and findings of the product's audit."""
         found = violations(history, self.ledger, self.store, "feedback", self.ends())
         return found + self.audit().problems
 
     def audit(self) -> Report:
-        """As `python -m services.feedback audit` does it."""
+        """Run the audit as in `python -m services.feedback audit`."""
         cluster = Cluster(self.kafka.bootstrap)
         return audit(
             self.ledger, self.store, lambda stream: partition_views(cluster, self.topics[stream])
@@ -140,7 +142,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class S3:
-    """A bucket, and the port at which replicas find its store; readers and tests go past it."""
+    """A bucket with the store's port for replicas. Readers and tests connect directly."""
 
     bucket: Bucket
     port: int
@@ -172,7 +174,7 @@ class S3:
 
 
 def port_of(bucket: Bucket) -> int:
-    """Where its store listens."""
+    """Return the port of the bucket's store."""
     return int(bucket.endpoint.rpartition(":")[2])
 
 
@@ -184,15 +186,13 @@ def stack_on(
     s3: S3 | None = None,
     partitions: int = 3,
 ) -> Iterator[Stack]:
-    """Fresh topics and a fresh database on shared servers; without S3 the objects lie in a
-    directory.
-    """
+    """Create topics and a database on shared servers. Without S3, objects are in a directory."""
     objects = root / "objects"
     store = s3.store() if s3 else Directory(objects)
     url = postgres.database().url("postgresql+pg8000")
     engine = connect(url)
     migrate(engine)
-    # As `python -m services.feedback topics` makes them.
+    # The same as `python -m services.feedback topics`.
     configs = {
         "max_message_bytes": str(MAX_MESSAGE_BYTES),
         "message_timestamp_type": "LogAppendTime",
@@ -212,7 +212,7 @@ def stack_on(
 
 @asynccontextmanager
 async def replica_here(stack: Stack, number: int = 0, **changes: object) -> AsyncIterator[Stub]:
-    """A replica in this process: for faults that strike what is around it."""
+    """Run a replica in this process, for faults of its environment."""
     settings = FeedbackSettings(port=0, metrics_port=0, **stack.values(number, **changes))
     async with (
         wiring(settings) as registrations,
@@ -223,8 +223,9 @@ async def replica_here(stack: Stack, number: int = 0, **changes: object) -> Asyn
 
 
 class ReplicaProcess:
-    """A replica as a process of its own: for faults that strike it. `broken_at` is a point of
-    broken_replica.py, and which time.
+    """A replica in a separate process, for faults of the replica itself.
+
+    `broken_at` is a point of broken_replica.py with the number of the pass.
     """
 
     def __init__(
@@ -265,7 +266,7 @@ class ReplicaProcess:
         self._process.send_signal(number)
 
     async def ended(self) -> int:
-        """The exit status, once it has ended."""
+        """Return the exit status after the end."""
         assert self._process
         async with asyncio.timeout(PATIENCE_SECONDS):
             while (status := self._process.poll()) is None:
@@ -281,13 +282,13 @@ class ReplicaProcess:
         return await self.ended()
 
     def most_resident_bytes(self) -> int:
-        """The most memory that the process has had since its start."""
+        """Return the peak resident memory of the process."""
         assert self._process
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
     def counted(self, metric: str, **labels: str) -> float:
-        """A metric as Prometheus would scrape it, summed over the labels that are not given."""
+        """Return a metric by HTTP, summed over labels not given."""
         with urllib.request.urlopen(
             f"http://{HOST}:{self.metrics_port}/metrics", timeout=10
         ) as answer:
@@ -301,7 +302,7 @@ class ReplicaProcess:
 
     @asynccontextmanager
     async def running(self, **changes: object) -> AsyncIterator[Stub]:
-        """Started, and gone at the end whatever happened."""
+        """Run the process during the block and kill it at the end."""
         stub = await self.start(**changes)
         try:
             yield stub
@@ -313,12 +314,12 @@ class ReplicaProcess:
 
 
 def variables(values: dict[str, object]) -> dict[str, str]:
-    """The environment of a process with these settings."""
+    """Return the environment of a process with these settings."""
     return os.environ | {f"TW_FEEDBACK_{key.upper()}": str(value) for key, value in values.items()}
 
 
 def counted(metric: str, **labels: str) -> float:
-    """A metric of this process, summed over the labels that are not given."""
+    """Return a metric of this process, summed over labels not given."""
     return sum(
         sample.value
         for family in REGISTRY.collect()
@@ -329,25 +330,23 @@ def counted(metric: str, **labels: str) -> float:
 
 
 class Clients:
-    """Concurrent users. Each conversation sends one thumb at a time, again and again until it is
-    acknowledged, anywhere.
-    """
+    """Concurrent users. Each conversation repeats one event at a time until acknowledged."""
 
     def __init__(
         self, stubs: Sequence[Stub], seed: int = 0, pause_seconds: float = 0.02, text_bytes: int = 0
     ) -> None:
-        """With `text_bytes` they send corrections of that length, and thumbs otherwise."""
+        """Create clients that send thumbs or, with `text_bytes`, corrections of this length."""
         self.stubs, self._pause_seconds, self._text_bytes = list(stubs), pause_seconds, text_bytes
         self.history = History({f"c{number}": [] for number in range(CONVERSATIONS)})
         self.ack_seconds: list[float] = []
-        # What acks promised, and what refusals said.
+        # Promises of acknowledgements, and reasons of rejections.
         self.durabilities: set[int] = set()
         self.refusals: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._stopped = asyncio.Event()
 
     async def send(self, events_each: int) -> None:
-        """So many events in each conversation."""
+        """Send a number of events per conversation."""
         await asyncio.gather(*(self._converse(name, events_each) for name in self.history.sent))
 
     async def send_until_stopped(self) -> None:
@@ -359,7 +358,7 @@ class Clients:
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[None]:
-        """Meanwhile."""
+        """Send continuously during the block."""
         task = asyncio.ensure_future(self.send_until_stopped())
         try:
             yield
@@ -376,7 +375,7 @@ class Clients:
             sent.append(event.event_id)
             await self._insist(event)
             self.history.acknowledged.add(event.event_id)
-            # A tenth of all is sent once more after its ack, as by a client that never heard of it.
+            # A tenth of all events is repeated after its acknowledgement, as after a lost reply.
             if self._random.random() < 0.1:
                 await self._insist(event)
             await asyncio.sleep(self._pause_seconds)
@@ -384,7 +383,7 @@ class Clients:
     def _event(self, request: str, conversation: str) -> events_pb2.FeedbackEvent:
         if not self._text_bytes:
             return thumb(request, up=self._random.random() < 0.5, message=conversation)
-        # Not compressible, as what people write is not much.
+        # Incompressible, since human text compresses little.
         return correction(request, os.urandom(self._text_bytes // 2).hex(), message=conversation)
 
     async def _insist(self, event: events_pb2.FeedbackEvent) -> None:
@@ -427,7 +426,7 @@ async def record(stub: Any, event: events_pb2.FeedbackEvent) -> feedback_pb2.Rec
 
 
 async def current(stub: Any, *messages: str) -> dict[str, bool]:
-    """The thumbs that stand, by the messages' own words."""
+    """Return the current thumb of each message according to the clients."""
     ids = {name(message): message for message in messages}
     request = feedback_pb2.GetThumbsRequest(message_ids=list(ids))
     answer = await stub.GetThumbs(request, timeout=CALL_SECONDS, metadata=IDENTITY)
@@ -437,7 +436,7 @@ async def current(stub: Any, *messages: str) -> dict[str, bool]:
 async def until(
     condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS
 ) -> float:
-    """How long it took. The condition may block."""
+    """Wait for a condition, which may block. Returns the duration."""
     started = time.monotonic()
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < started + seconds, f"waited {seconds} s for: {what}"
@@ -446,7 +445,7 @@ async def until(
 
 
 async def settled(stack: Stack, history: History) -> float:
-    """Wait until all that was acknowledged is in the ledger, and all that lies in the topic."""
+    """Wait until all acknowledged events and all topic records are in the ledger."""
 
     def done() -> bool:
         known = len(stack.ledger.fingerprints("feedback", sorted(history.acknowledged)))

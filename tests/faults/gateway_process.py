@@ -1,6 +1,4 @@
-"""A gateway as a process of its own, so that it can be killed, over the fakes and the Valkey of the
-test.
-"""
+"""A gateway in a separate process, to be killed, over the fakes and the Valkey of the test."""
 
 import asyncio
 import json
@@ -38,34 +36,34 @@ BOOT_SECONDS = 60.0
 
 @dataclass
 class GatewayProcess:
-    """A house whose gateway is elsewhere."""
+    """A gateway under test in a separate process."""
 
-    run_gateway: GatewayUnderTest
+    clients: GatewayUnderTest
     process: "subprocess.Popen[bytes]"
     log_file: Path
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
 
     def terminate(self) -> None:
-        """SIGTERM: it drains."""
+        """Send SIGTERM, which starts the drain."""
         self.process.send_signal(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP: it neither answers nor knows that time passes."""
+        """Send SIGSTOP, which freezes the process and its view of time."""
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT to the frozen process."""
         self.process.send_signal(signal.SIGCONT)
 
     async def exit_status(self, seconds: float) -> int:
-        """Of the process, which must end by then."""
+        """Return the exit status, within the time limit."""
         return await asyncio.to_thread(self.process.wait, seconds)
 
     def lines(self, phrase: str) -> list[str]:
-        """What it logged with this phrase."""
+        """Return the log records with this phrase."""
         return [line for line in self.log_file.read_text().splitlines() if phrase in line]
 
 
@@ -73,7 +71,7 @@ class GatewayProcess:
 async def gateway_process(
     directory: Path, fakes: Backends, target: str, **changes: Any
 ) -> AsyncIterator[GatewayProcess]:
-    """Started and ready; killed at the end if it still runs."""
+    """Start a gateway, wait until ready, and kill it at the end if running."""
     port, http_port = distinct_free_ports(2)
     settings = settings_of(directory, target, **{"port": port, "http_port": http_port, **changes})
     environment = {f"TW_GATEWAY_{name.upper()}": _text(value) for name, value in settings.items()}
@@ -93,7 +91,7 @@ async def gateway_process(
         ):
             await _ready(channel, process, log_file)
             store = SqlKeyStore(engine)
-            run_gateway = GatewayUnderTest(
+            clients = GatewayUnderTest(
                 fakes=fakes,
                 chat=chat_pb2_grpc.ChatServiceStub(channel),
                 feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
@@ -108,7 +106,7 @@ async def gateway_process(
                 app=None,
                 store=store,
             )
-            yield GatewayProcess(run_gateway, process, log_file)
+            yield GatewayProcess(clients, process, log_file)
     finally:
         process.kill()
         process.wait()

@@ -1,6 +1,4 @@
-"""Model server and generator as processes of their own, so that they can be stopped and killed; and
-what they counted.
-"""
+"""Model server and generator in separate processes, to be frozen and killed, with counters."""
 
 import asyncio
 import json
@@ -22,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class ModelServer:
-    """The hand-made model server in a process; `settings` are FakePredictor's fields."""
+    """The fake model server in a process. `settings` are fields of FakePredictor."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
@@ -30,7 +28,7 @@ class ModelServer:
         self.port = 0
 
     async def start(self) -> None:
-        """A fresh process; on the port of the one before, if there was one."""
+        """Start a new process, on the port of the previous one if any."""
         command = [
             "-m",
             "tests.services.generator.predictor",
@@ -48,13 +46,13 @@ class ModelServer:
         self._process.send_signal(number)
 
     async def kill(self) -> None:
-        """SIGKILL, whatever state it is in."""
+        """Send SIGKILL, in any process state."""
         if self._process and self._process.returncode is None:
             self.signal(signal.SIGKILL)
             await self._process.wait()
 
     def state(self) -> str:
-        """The kernel's letter: T is stopped."""
+        """Return the process state letter of the kernel. T means stopped."""
         assert self._process
         return Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
@@ -67,7 +65,7 @@ class ModelServer:
             return found
 
     async def until(self, condition: Any) -> dict[str, Any]:
-        """Counters that fulfil a condition."""
+        """Return the counters once they fulfil a condition."""
         async with asyncio.timeout(20):
             while not condition(found := await self.counters()):
                 await asyncio.sleep(0.02)
@@ -88,7 +86,7 @@ async def model_server(**settings: Any) -> AsyncIterator[ModelServer]:
 async def generator_process(
     root: Path, predictor_port: int, **changes: Any
 ) -> AsyncIterator[tuple[Stubs, Process]]:
-    """`python -m services.generator` on a port of its own, killed at the end."""
+    """Run `python -m services.generator` on a free port during the block."""
     settings = generator_settings(root, predictor_port, **changes)
     said = settings.model_dump(exclude_unset=True, exclude_none=True)
     variables = {f"TW_GENERATOR_{key.upper()}": str(value) for key, value in said.items()}
@@ -111,7 +109,7 @@ async def generator_process(
 
 
 async def _port(process: Process) -> int:
-    """What the log says: `… serving  port=50055`."""
+    """Return the port from the log line `… serving  port=50055`."""
     assert process.stderr
     said = b""
     while line := await process.stderr.readline():

@@ -1,8 +1,7 @@
-"""Floods of an HTTP/2 port on loopback, as a process of its own: `python -m
-tests.faults.http2_flood PORT KIND SECONDS A_SECOND`.
+"""Floods of an HTTP/2 port on loopback, in a separate process.
 
-Frames are made by hand (RFC 9113), since no client of good manners sends such. Prints how many it
-sent.
+Usage: `python -m tests.faults.http2_flood PORT KIND SECONDS A_SECOND`. The frames are built by hand
+(RFC 9113), because correct clients never send them. Prints the number of frames.
 """
 
 import asyncio
@@ -37,7 +36,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def header(name: bytes, value: bytes) -> bytes:
-    """HPACK: a literal with a new name, not indexed (RFC 7541, 6.2.2)."""
+    """Return an HPACK literal with a new name, not indexed (RFC 7541, 6.2.2)."""
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
@@ -56,7 +55,7 @@ BLOCK = b"".join(
 
 
 def frames(kind: Kind) -> Iterator[bytes]:
-    """Without end, until the numbers of streams are used up."""
+    """Yield frames until the stream ids are exhausted."""
     for stream in range(1, 1 << 30, 2):
         match kind:
             case Kind.RAPID_RESET:
@@ -70,9 +69,7 @@ def frames(kind: Kind) -> Iterator[bytes]:
 
 
 async def flood(port: int, kind: Kind, seconds: float, a_second: float) -> tuple[int, int]:
-    """How many were sent, and how often the server ended the connection; then it goes on with
-    another.
-    """
+    """Flood the port and reconnect when disconnected. Returns numbers of frames and disconnects."""
     end, sent, cut = time.monotonic() + seconds, 0, 0
     while time.monotonic() < end:
         more = await connection(port, frames(kind), end, a_second)
@@ -98,7 +95,7 @@ async def connection(port: int, of: Iterator[bytes], end: float, a_second: float
 
 
 async def _read(reader: asyncio.StreamReader) -> None:
-    """Whatever comes, so that the server is not held up by us; until it hangs up."""
+    """Discard all input until the server disconnects, to keep its buffers empty."""
     with contextlib.suppress(ConnectionError):
         while await reader.read(65_536):
             pass

@@ -1,6 +1,4 @@
-"""A name server for one name, on loopback: answers every question with the addresses that it has
-just now (RFC 1035).
-"""
+"""A DNS server for one name on loopback, with changeable addresses (RFC 1035)."""
 
 import asyncio
 import socket
@@ -10,13 +8,13 @@ from contextlib import asynccontextmanager
 
 HEADER = struct.Struct("!6H")
 TYPE_A, CLASS_IN = 1, 1
-# Answer, authoritative; a question of another type has no answers.
+# Flags: response, authoritative. Questions of other types get no answers.
 FLAGS = 0x8400
 POINTER_TO_QUESTION = 0xC00C
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """`addresses` may change; `questions` counts what was asked."""
+    """DNS server with changeable `addresses`. `questions` counts the queries."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self.addresses = list(addresses)
@@ -45,7 +43,7 @@ class NameServer(asyncio.DatagramProtocol):
 
 @asynccontextmanager
 async def name_server(addresses: Sequence[str]) -> AsyncIterator[NameServer]:
-    """Serves for as long as the block runs."""
+    """Serve DNS during the block."""
     loop = asyncio.get_running_loop()
     transport, server = await loop.create_datagram_endpoint(
         lambda: NameServer(addresses), local_addr=("127.0.0.1", 0)

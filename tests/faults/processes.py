@@ -1,6 +1,4 @@
-"""Replicas as real processes of the test: started, stopped, paused, killed; none outlives the
-block.
-"""
+"""Replicas as real processes: started, stopped, paused and killed within the block."""
 
 import asyncio
 import os
@@ -20,11 +18,11 @@ START_SECONDS = 30.0
 
 
 class Process:
-    """One replica."""
+    """Process of one replica."""
 
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
         self._process, self.port = process, port
-        # Nobody else reads what it says; a full pipe would stop it.
+        # The output is discarded, since a full pipe would block the process.
         self._reading = asyncio.create_task(self._read())
 
     @property
@@ -39,18 +37,18 @@ class Process:
         self._process.send_signal(signal_number)
 
     async def ended(self) -> int:
-        """Its exit status."""
+        """Return the exit status."""
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Kill it if it still runs."""
+        """Kill the process if it is running."""
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
         await self._reading
 
     async def count(self, word: str) -> int:
-        """How many of its calls began with the word."""
+        """Return the number of calls with this first word."""
         async with grpc.aio.insecure_channel(self.target) as channel:
             stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
             return int(
@@ -68,7 +66,7 @@ class Process:
 
 
 async def start_replica(**settings: Any) -> Process:
-    """A replica that serves."""
+    """Start a replica and wait until it serves."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TW_")}
     given = {
         f"TW_REPLICA_{name.upper()}": str(value) for name, value in ({"port": 0} | settings).items()
@@ -92,7 +90,7 @@ async def start_replica(**settings: Any) -> Process:
 
 @asynccontextmanager
 async def replica(**settings: Any) -> AsyncIterator[Process]:
-    """A replica for as long as the block runs."""
+    """Run a replica during the block."""
     process = await start_replica(**settings)
     try:
         yield process

@@ -1,6 +1,4 @@
-"""A Kafka broker whose clients all go through a proxy: the broker tells them the proxy's address,
-and only its probes know its own.
-"""
+"""A Kafka broker behind a proxy. The broker advertises the proxy's address to all clients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +10,13 @@ from tests.servers import KafkaServer, running
 
 
 def port_of(server: KafkaServer) -> int:
-    """Where the broker itself listens."""
+    """Return the broker's own port."""
     return int(server.cluster.address(1).rpartition(":")[2])
 
 
 @contextmanager
 def behind(server: KafkaServer, proxy: StreamProxy, folder: Path) -> Iterator[str]:
-    """Start both, the proxy first. Yields the bootstrap address."""
+    """Start proxy and broker. Yields the bootstrap address."""
     with proxy:
         settings = folder / "broker-1.properties"
         own, told = (f"PLAINTEXT://{HOST}:{port}" for port in (port_of(server), proxy.port))

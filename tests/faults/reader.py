@@ -1,6 +1,4 @@
-"""A client as it should be: it asks one gateway and goes on through another, waits where it is told
-to, and remembers what it saw.
-"""
+"""A correct client: resumes through another gateway, respects delays, records events."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -13,14 +11,15 @@ from services.chassis.errors import ResourceExhaustedError, ServiceError, from_r
 from tests.services.gateway.calls import resuming
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, text_of
 
-# A busy gateway says when to come back; one that says so for ever is not to be waited for.
+# Limit on retries at a busy gateway.
 MOST_REFUSALS = 20
 
 
 @dataclass
 class Reader:
-    """One turn, as its client sees it. `moves`: why it went on elsewhere, each time; `refusals`:
-    how often it was told to wait first.
+    """One turn from the client's view.
+
+    `moves` has the reasons for changes of the gateway, `refusals` the number of requested waits.
     """
 
     request_id: str
@@ -30,7 +29,7 @@ class Reader:
     first_text: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self, first: GatewayUnderTest, then: GatewayUnderTest) -> ServiceError | None:
-        """To the end: the error that ended the turn, or None."""
+        """Read to the end. Returns the error of the turn, or None."""
         call = self._begin(first)
         while True:
             try:
@@ -47,10 +46,8 @@ class Reader:
                 self.moves.append(error.reason)
             call = self._go_on(first, then)
 
-    def _go_on(self, first: GatewayUnderTest, then: GatewayUnderTest) -> Any:
-        """The turn is begun where nothing is known of it; what was begun is read on, where its
-        gateway sent us if it did.
-        """
+    def _resume_or_begin(self, first: GatewayUnderTest, then: GatewayUnderTest) -> Any:
+        """Begin the turn if no id is known, otherwise resume, elsewhere if requested."""
         if not self.events:
             return self._begin(first)
         return resuming(then if self.moves else first, self.message_id, self.events[-1].sequence)
@@ -73,6 +70,6 @@ class Reader:
         return text_of(self.events)
 
     def check_order(self) -> None:
-        """1, 2, 3 … of one message: nothing twice, nothing missing."""
+        """Check that the sequences of the message have neither repetition nor gap."""
         assert [event.sequence for event in self.events] == list(range(1, len(self.events) + 1))
         assert {event.message_id for event in self.events} == {self.message_id}

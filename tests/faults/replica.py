@@ -1,8 +1,7 @@
-"""A service of the chassis with nothing behind it: `python -m tests.faults.replica`. What it does
-is in the words of a call.
+"""A minimal service on the chassis, controlled by the text of its calls.
 
-Enhance answers with its process id, after what the text asks for. Generate streams deltas as its
-user_key asks.
+Run as `python -m tests.faults.replica`. Enhance first performs the commands in its text, then
+answers with its process id. Generate streams deltas as described by user_key.
 """
 
 import asyncio
@@ -26,12 +25,12 @@ from services.chassis.settings import ServiceSettings, load_settings
 
 ENHANCER = "thumbwheel.enhancer.v1.EnhancerService"
 GENERATOR = "thumbwheel.generator.v1.GeneratorService"
-# Longer than any test: who asks for less time decides.
+# Longer than any test, so only the client's deadline applies.
 HOP_SECONDS = 600.0
 
 
 class ReplicaSettings(ServiceSettings):
-    """Those of every service, and who comes next."""
+    """Settings of every service, and the address of the next replica."""
 
     model_config = SettingsConfigDict(env_prefix="TW_REPLICA_", frozen=True, extra="forbid")
 
@@ -42,9 +41,11 @@ class ReplicaSettings(ServiceSettings):
 class Replica(
     enhancer_pb2_grpc.EnhancerServiceServicer, generator_pb2_grpc.GeneratorServiceServicer
 ):
-    """`hop …` asks the next one; `away` and `full S` fail; `work S` holds one of the servers for S
-    seconds; `left` tells the deadline; `silent` never answers; `count W` tells how many calls began
-    with W. Generate streams `count bytes seconds`.
+    """Executes the commands in the text of a call.
+
+    `hop …` calls the next replica. `away` and `full S` fail. `work S` occupies one of the servers
+    for S seconds. `left` returns the deadline. `silent` never answers. `count W` returns the number
+    of calls with the first word W. Generate streams `count bytes seconds`.
     """
 
     def __init__(self, settings: ReplicaSettings, enhancer: Any, generator: Any) -> None:
@@ -107,7 +108,7 @@ class Replica(
 
 @asynccontextmanager
 async def wiring(settings: ReplicaSettings) -> AsyncIterator[Sequence[Registration]]:
-    """The replica and a channel to the next one."""
+    """Construct the replica and a channel to the next one."""
     protos = (enhancer_pb2.DESCRIPTOR, generator_pb2.DESCRIPTOR)
     async with open_channel(settings.next_target, *protos) as channel:
         replica = Replica(
@@ -126,8 +127,8 @@ async def wiring(settings: ReplicaSettings) -> AsyncIterator[Sequence[Registrati
 
 
 @dataclass
-class Inner:
-    """A replica within the test's own process: starts at once, and its counters can be read."""
+class InProcessReplica:
+    """A replica inside the test process, with a fast start and readable counters."""
 
     port: int
     calls: Counter[str]
@@ -138,13 +139,13 @@ class Inner:
 
 
 @asynccontextmanager
-async def inner_replica(**settings: Any) -> AsyncIterator[Inner]:
-    """Serves for as long as the block runs."""
+async def in_process_replica(**settings: Any) -> AsyncIterator[InProcessReplica]:
+    """Serve a replica during the block."""
     given = ReplicaSettings.model_validate(
         {"port": 0, "lame_duck_seconds": 0, "drain_seconds": 1} | settings
     )
     async with wiring(given) as registrations, serving(given, registrations) as port:
-        yield Inner(port, registrations[0].servicer.calls)
+        yield InProcessReplica(port, registrations[0].servicer.calls)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""A small disk of its own for a test, so that it can be full: a tmpfs in a user namespace, which
-needs no root but a kernel that allows it. A process that sleeps holds it; everybody reaches it
-through that process's root.
+"""A small disk that can be filled: a tmpfs in a user namespace.
+
+No root is needed, but a kernel with user namespaces. A sleeping process holds the namespace. Others
+reach the disk through the root folder of this process.
 """
 
 import contextlib
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
-# `read` ends with the test, whose end of the pipe is closed then, however it ends.
+# `read` ends together with the test, because the test's end of the pipe is closed in any case.
 MOUNT = 'mount -t tmpfs -o size={size}m none "$1" && echo ready && read _'
 
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """`folder` lies on it."""
+    """A mounted disk. `folder` is on it."""
 
     folder: Path
 
@@ -28,7 +29,7 @@ class SmallDisk:
         return status.f_bavail * status.f_frsize
 
     def fill(self) -> None:
-        """To the last byte."""
+        """Fill the disk to the last byte."""
         with (
             contextlib.suppress(OSError),
             (self.folder / "filler").open("ab", buffering=0) as filler,
@@ -41,7 +42,7 @@ class SmallDisk:
 
 
 def disks_can_be_made(folder: Path) -> bool:
-    """Whether this machine's kernel lets us."""
+    """Return True if the kernel permits user namespaces."""
     command = ("unshare", "-r", "-m", "mount", "-t", "tmpfs", "none", str(folder))
     return (
         shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
@@ -50,7 +51,7 @@ def disks_can_be_made(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size_mib: int) -> Iterator[SmallDisk]:
-    """As long as the block runs."""
+    """Mount a small disk during the block."""
     script = MOUNT.format(size=size_mib)
     command = ("unshare", "-r", "-m", "sh", "-c", script, "sh", str(folder))
     with subprocess.Popen(

@@ -1,5 +1,6 @@
-"""R7: calls go to all replicas in turn, to a new one within a connection's age, and to a dead one
-no more after ten seconds.
+"""R7: calls reach all replicas in turn.
+
+A new replica gets calls within a connection's age, a dead one for ten seconds at most.
 """
 
 import asyncio
@@ -14,19 +15,19 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from infra.faults.tcp import Fault, TcpFaults, TcpProxy
 from services.chassis.channel import open_channel
 from tests.faults.names import name_server
-from tests.faults.replica import inner_replica
+from tests.faults.replica import in_process_replica
 
 CALLS = 100
 CONNECTION_AGE_SECONDS = 6.0
 NOTICED_SECONDS = 10.0
-# While it is in the line, each second call goes to it.
+# While the dead replica is in rotation, every second call goes to it.
 IN_A_ROW = 5
 
 
 async def outcomes(
     channel: grpc.aio.Channel, calls: int = CALLS, seconds: float = 5
 ) -> Counter[str]:
-    """Status codes of calls, one after another."""
+    """Return the status codes of sequential calls."""
     stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
     seen: Counter[str] = Counter()
     for _ in range(calls):
@@ -39,16 +40,16 @@ async def outcomes(
 
 
 async def ready(channel: grpc.aio.Channel, *calls: Counter[str]) -> None:
-    """All of the replicas have had a call."""
+    """Wait until all replicas have received a call."""
     async with asyncio.timeout(10):
         while not all(seen["ok"] for seen in calls):
             await outcomes(channel, 2)
 
 
-async def test_a_list_of_addresses_is_served_in_turn_and_without_the_one_that_went() -> None:
-    async with inner_replica() as one:
+async def test_address_list_is_used_in_turn_without_the_stopped_one() -> None:
+    async with in_process_replica() as one:
         async with (
-            inner_replica() as two,
+            in_process_replica() as two,
             open_channel(f"ipv4:{one.target},{two.target}") as channel,
         ):
             await ready(channel, one.calls, two.calls)
@@ -59,10 +60,10 @@ async def test_a_list_of_addresses_is_served_in_turn_and_without_the_one_that_we
             assert await outcomes(channel) == {"OK": CALLS}
 
 
-async def test_the_addresses_of_a_name_are_served_in_turn() -> None:
+async def test_addresses_of_a_name_are_used_in_turn() -> None:
     async with (
-        inner_replica(host="127.0.0.2") as one,
-        inner_replica(host="127.0.0.3", port=one.port) as two,
+        in_process_replica(host="127.0.0.2") as one,
+        in_process_replica(host="127.0.0.3", port=one.port) as two,
         name_server(["127.0.0.2", "127.0.0.3"]) as names,
         open_channel(f"dns://127.0.0.1:{names.port}/replicas.test:{one.port}") as channel,
     ):
@@ -74,10 +75,10 @@ async def test_the_addresses_of_a_name_are_served_in_turn() -> None:
 
 
 @pytest.mark.slow
-async def test_a_new_replica_gets_its_share_within_a_connections_age() -> None:
+async def test_new_replica_gets_its_share_within_a_connections_age() -> None:
     async with (
-        inner_replica(host="127.0.0.2", connection_age_seconds=CONNECTION_AGE_SECONDS) as old,
-        inner_replica(host="127.0.0.3", port=old.port) as new,
+        in_process_replica(host="127.0.0.2", connection_age_seconds=CONNECTION_AGE_SECONDS) as old,
+        in_process_replica(host="127.0.0.3", port=old.port) as new,
         name_server(["127.0.0.2"]) as names,
         open_channel(f"dns://127.0.0.1:{names.port}/replicas.test:{old.port}") as channel,
     ):
@@ -86,7 +87,7 @@ async def test_a_new_replica_gets_its_share_within_a_connections_age() -> None:
         began = time.monotonic()
         while new.calls["ok"] == 0:
             assert await outcomes(channel, 1) == {"OK": 1}
-            # Ages differ by 10 %, and a name is asked for at most every five seconds.
+            # Connection ages differ by 10 %, and names are resolved at most every five seconds.
             assert time.monotonic() - began <= 1.1 * CONNECTION_AGE_SECONDS + 5 + 1
             await asyncio.sleep(0.05)
         await outcomes(channel)
@@ -94,10 +95,10 @@ async def test_a_new_replica_gets_its_share_within_a_connections_age() -> None:
 
 
 @pytest.mark.slow
-async def test_a_replica_that_died_without_a_word_gets_no_calls_after_ten_seconds(
+async def test_silently_dead_replica_gets_no_calls_after_ten_seconds(
     record_property: Any,
 ) -> None:
-    async with inner_replica() as living, inner_replica() as dying:
+    async with in_process_replica() as living, in_process_replica() as dying:
         with TcpProxy(dying.port) as cut:
             async with open_channel(f"ipv4:{living.target},127.0.0.1:{cut.port}") as channel:
                 await ready(channel, living.calls, dying.calls)

@@ -1,6 +1,4 @@
-"""R1, F42: a peer that is stopped, or behind a cut that nobody is told of, is noticed within ten
-seconds, at both ends.
-"""
+"""R1, F42: a frozen peer or a silent network cut is detected within ten seconds, at both ends."""
 
 import asyncio
 import signal
@@ -18,7 +16,7 @@ from services.chassis.channel import open_channel
 from tests.faults.processes import Process, replica
 
 NOTICED_SECONDS = 10.0
-# The third ping on a quiet connection would be the first that grpc does not send by itself.
+# The third ping on an idle connection, the first not sent by grpc on its own.
 QUIET_SECONDS = 13.0
 PATIENCE_SECONDS = 60.0
 
@@ -30,7 +28,7 @@ async def peer() -> AsyncIterator[Process]:
 
 
 async def silent_call(channel: grpc.aio.Channel) -> float:
-    """When a call that is never answered was given up as UNAVAILABLE."""
+    """Return the time at which an unanswered call ended with UNAVAILABLE."""
     stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Enhance(enhancer_pb2.EnhanceRequest(text="silent"), timeout=PATIENCE_SECONDS)
@@ -39,7 +37,7 @@ async def silent_call(channel: grpc.aio.Channel) -> float:
 
 
 async def stream(channel: grpc.aio.Channel, wish: str) -> tuple[int, float]:
-    """Deltas that came, and when the stream was given up as UNAVAILABLE."""
+    """Return the received deltas and the time at which the stream ended with UNAVAILABLE."""
     stub: Any = generator_pb2_grpc.GeneratorServiceStub(channel)
     came = 0
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -52,7 +50,7 @@ async def stream(channel: grpc.aio.Channel, wish: str) -> tuple[int, float]:
 
 
 @pytest.mark.slow
-async def test_a_stopped_server_is_noticed_before_the_first_answer_and_in_mid_stream(
+async def test_frozen_server_is_detected_before_and_during_a_stream(
     peer: Process, record_property: Any
 ) -> None:
     async with open_channel(peer.target) as waiting, open_channel(peer.target) as reading:
@@ -76,7 +74,7 @@ async def test_a_stopped_server_is_noticed_before_the_first_answer_and_in_mid_st
 
 
 @pytest.mark.slow
-async def test_a_server_notices_a_stopped_client_and_frees_what_works_for_it(peer: Process) -> None:
+async def test_server_detects_a_frozen_client_and_frees_its_calls(peer: Process) -> None:
     async with replica(next_target=peer.target) as middle, open_channel(middle.target) as channel:
         asking = asyncio.create_task(stream(channel, "hop 1000 10 0.2"))
         while not await peer.count("stream-1000"):
@@ -90,7 +88,7 @@ async def test_a_server_notices_a_stopped_client_and_frees_what_works_for_it(pee
 
 
 @pytest.mark.slow
-async def test_a_cut_that_nobody_is_told_of_is_noticed_and_nothing_is_stuck_after_it_heals(
+async def test_silent_network_cut_is_detected_and_leaves_no_stuck_call(
     peer: Process, record_property: Any
 ) -> None:
     with TcpProxy(peer.port) as cut:

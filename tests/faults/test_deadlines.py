@@ -1,4 +1,4 @@
-"""R1, R5: a deadline shrinks over three real hops, and what ends at the top ends at the bottom."""
+"""R1, R5: a deadline shrinks over three real hops, and a cancel at the top reaches the bottom."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ async def test_each_of_three_hops_keeps_its_margin_of_the_deadline() -> None:
     assert 0 < left <= GIVEN_SECONDS - 2 * HOP_MARGIN_SECONDS + 0.03
 
 
-async def test_a_hop_that_has_no_time_left_does_not_ask_on() -> None:
+async def test_hop_without_time_left_makes_no_call() -> None:
     async with chain(3) as (stub, (last, middle, _)):
         assert (
             await ask(stub, "hop hop ok", HOP_MARGIN_SECONDS) is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -29,7 +29,7 @@ async def test_a_hop_that_has_no_time_left_does_not_ask_on() -> None:
         assert (middle.calls["hop"], last.calls["ok"]) == (0, 0)
 
 
-async def test_what_is_cancelled_at_the_top_ends_at_the_bottom() -> None:
+async def test_cancel_at_the_top_reaches_the_bottom() -> None:
     async with chain(3) as (_, (last, _middle, first)), open_channel(first.target) as channel:
         request = generator_pb2.GenerateRequest(user_key="hop hop silent")
         call = generator_pb2_grpc.GeneratorServiceStub(channel).Generate(request, timeout=60)

@@ -1,4 +1,4 @@
-"""R4, F32: a replica that restarts loses no call, and a gateway that stops lets answers end."""
+"""R4, F32: restarts of a replica lose no call, and a stopping gateway lets answers end."""
 
 import asyncio
 import signal
@@ -16,22 +16,20 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from infra.embedded.layout import free_port
 from services.chassis.channel import open_channel
 from tests.faults.processes import start_replica
-from tests.faults.replica import inner_replica
+from tests.faults.replica import in_process_replica
 from tests.services.gateway.gateway_under_test import kinds_of, run_gateway, text_of
 
 CALLERS = 16
 RESTARTS = 10
 LAME_DUCK_SECONDS = 0.25
-# What a client needs at most to connect to a replica that is back.
+# Longest time for a client to reconnect to a restarted replica.
 RECONNECT_SECONDS = 2.5
 STREAMS = 50
 
 
 @asynccontextmanager
 async def under_load(targets: str) -> AsyncIterator[Counter[str]]:
-    """Unary calls through one channel without retries, as long as the block runs; how they ended,
-    and who answered.
-    """
+    """Run unary calls without retries during the block. Yields their outcomes and servers."""
     seen: Counter[str] = Counter()
     stopped = asyncio.Event()
 
@@ -72,12 +70,15 @@ async def test_restarts_of_one_of_two_replicas_fail_no_call(
 ) -> None:
     port = free_port()
     async with (
-        inner_replica() as steady,
+        in_process_replica() as steady,
         under_load(f"ipv4:{steady.target},127.0.0.1:{port}") as seen,
     ):
         for _ in range(restarts):
-            async with inner_replica(port=port, lame_duck_seconds=LAME_DUCK_SECONDS) as replica:
-                # It is back in its place: the restart that follows takes it out of real work.
+            async with in_process_replica(
+                port=port, lame_duck_seconds=LAME_DUCK_SECONDS
+            ) as replica:
+                # Wait until the replica receives calls again, so that the next restart interrupts
+                # real work.
                 await until(lambda: replica.calls["work"] > CALLERS)
         assert steady.calls["work"] > CALLERS
     record_property("fired", restarts)
@@ -87,7 +88,7 @@ async def test_restarts_of_one_of_two_replicas_fail_no_call(
 
 
 async def restart_processes(times: int) -> Counter[str]:
-    """Restart a replica by SIGTERM, beside one that stays, and see how calls end."""
+    """Restart a replica by SIGTERM next to a permanent one, and return the outcomes of calls."""
     steady, going = await start_replica(), await start_replica()
     try:
         async with under_load(f"ipv4:{steady.target},{going.target}") as seen:
@@ -104,7 +105,7 @@ async def restart_processes(times: int) -> Counter[str]:
 
 
 @pytest.mark.long
-async def test_a_process_that_is_told_to_stop_ten_times_fails_no_call(record_property: Any) -> None:
+async def test_ten_restarts_of_a_process_fail_no_call(record_property: Any) -> None:
     seen = await restart_processes(RESTARTS)
     record_property("fired", RESTARTS)
     record_property("calls_served", seen["OK"])
@@ -112,8 +113,8 @@ async def test_a_process_that_is_told_to_stop_ten_times_fails_no_call(record_pro
     assert len([name for name in seen if name.startswith("by ")]) == RESTARTS + 2
 
 
-async def test_answers_that_are_being_written_end_before_the_gateway_stops(tmp_path: Path) -> None:
-    """Whoever reads misses nothing: sequences without a gap, the whole text, and Completed last."""
+async def test_running_answers_end_before_the_gateway_stops(tmp_path: Path) -> None:
+    """Readers get all events: no gap in the sequences, the whole text, and Completed last."""
     shown, go = asyncio.Semaphore(0), asyncio.Event()
 
     async def read(target: str, metadata: Any) -> list[chat_pb2.ChatEvent]:
@@ -141,7 +142,7 @@ async def test_answers_that_are_being_written_end_before_the_gateway_stops(tmp_p
         ]
         for _ in range(STREAMS):
             await shown.acquire()
-        # The gateway is told to stop while all of them wait for their second word.
+        # The gateway stops while all answers wait for their second word.
         asyncio.get_running_loop().call_later(0.5, go.set)
     for events in await asyncio.gather(*reading):
         assert text_of(events) == "The answer is 42."

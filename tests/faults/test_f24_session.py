@@ -1,6 +1,4 @@
-"""F24: a commit whose answer is lost, deadlocks, serialization failures: the work runs again, and
-stores nothing twice.
-"""
+"""F24: lost commit replies, deadlocks and serialization failures cause a retry and no duplicate."""
 
 import asyncio
 import itertools
@@ -30,7 +28,7 @@ from tests.services.session.service import (
 
 @dataclass
 class Broken:
-    """A replica whose commits break, one that is whole, and a conversation of one turn."""
+    """A replica with failing commits, an intact one, and a conversation with one turn."""
 
     proxy: CommitProxy
     stub: Any
@@ -60,8 +58,7 @@ async def broken(home: Home) -> AsyncIterator[Broken]:
         url = home.database_url.replace(f":{server_port}/", f":{proxy.port}/")
         async with (
             feedback_service(feedback) as port,
-            # Its relay never looks by itself, so that the commits that break are those of the
-            # calls.
+            # The relay does not poll, so the failing commits belong to calls only.
             session_service(
                 replace(home, database_url=url), relay_poll_seconds=60, relay_linger_seconds=5
             ) as stub,
@@ -163,7 +160,7 @@ CALLS: list[Callable[[Broken], Awaitable[None]]] = [
 ]
 
 
-# Of the rest a run of every commit would learn little.
+# One run per commit would add little for the rest.
 EVERY_COMMIT = {(CommitFault.LATE, new_conversation), (CommitFault.LATE, another_turn)} | {
     (CommitFault.ANSWER_LOST, call) for call in CALLS
 }
@@ -181,7 +178,7 @@ EVERY_COMMIT = {(CommitFault.LATE, new_conversation), (CommitFault.LATE, another
         for kind, call in itertools.product(CommitFault, CALLS)
     ],
 )
-async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
+async def test_f24_lost_connection_at_commit_changes_no_result(
     postgres_home: Home,
     kind: CommitFault,
     call: Callable[[Broken], Awaitable[None]],
@@ -194,7 +191,7 @@ async def test_f24_a_connection_that_breaks_at_the_commit_changes_no_result(
     record_property("fired", it.proxy.counts[kind])
 
 
-async def test_f24_whoever_loses_a_deadlock_runs_again(postgres_home: Home) -> None:
+async def test_f24_deadlock_victim_is_retried(postgres_home: Home) -> None:
     before = run_again()
     async with session_service(postgres_home) as stub, foreign_connection(postgres_home) as foreign:
         first, second = sorted(
@@ -212,18 +209,20 @@ async def test_f24_whoever_loses_a_deadlock_runs_again(postgres_home: Home) -> N
     assert run_again() > before
 
 
-async def test_f24_a_serialization_failure_runs_again(postgres_home: Home) -> None:
+async def test_f24_serialization_failure_is_retried(postgres_home: Home) -> None:
     before = run_again()
     async with foreign_connection(postgres_home) as foreign:
-        # A sequence stands outside of transactions: the first two inserts fail, and their second
-        # runs do not.
+        # A sequence is not transactional. The first two inserts fail and their retries succeed.
         await foreign.execute("""
             CREATE SEQUENCE tries;
             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF nextval('tries') <= 2 THEN RAISE EXCEPTION USING ERRCODE = 'serialization_failure'; END IF;
+                IF nextval('tries') <= 2 THEN
+                    RAISE EXCEPTION USING ERRCODE = 'serialization_failure';
+                END IF;
                 RETURN NEW;
             END $$;
-            CREATE TRIGGER fail BEFORE INSERT ON messages FOR EACH STATEMENT EXECUTE FUNCTION fail();
+            CREATE TRIGGER fail BEFORE INSERT ON messages
+                FOR EACH STATEMENT EXECUTE FUNCTION fail();
         """)
     async with session_service(postgres_home) as stub:
         turn = await talk(stub, "hello", "hi")

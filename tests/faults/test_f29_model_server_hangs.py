@@ -1,6 +1,4 @@
-"""F29: the model server is stopped with SIGSTOP, while an answer comes and before another one has
-begun.
-"""
+"""F29: the model server is frozen with SIGSTOP, during one answer and before another."""
 
 import asyncio
 import signal
@@ -20,7 +18,7 @@ AS_SHIPPED = {"hang_seconds": 5.0, "reconcile_seconds": 1.0}
 
 
 async def ending(stubs: Stubs, events: list[Any]) -> tuple[ServiceError, float]:
-    """Why and when an answer ended."""
+    """Return reason and time of the end of an answer."""
     try:
         async for event in stubs.generator.Generate(ask(), timeout=60):
             events.append(event)
@@ -30,7 +28,7 @@ async def ending(stubs: Stubs, events: list[Any]) -> tuple[ServiceError, float]:
 
 
 @pytest.mark.parametrize("waits", [SHORT, pytest.param(AS_SHIPPED, marks=pytest.mark.long)])
-async def test_a_model_server_that_hangs_is_noticed_and_what_it_wrote_is_given_up(
+async def test_hanging_model_server_is_detected_and_its_answer_given_up(
     tmp_path: Path, waits: dict[str, float], record_property: Any
 ) -> None:
     async with (

@@ -1,4 +1,4 @@
-"""F30: the model server is killed with SIGKILL in the middle of an answer."""
+"""F30: the model server is killed with SIGKILL during an answer."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.faults.generator import model_server
 from tests.services.generator.service import ask, generator_service, text_of, until_ready
 
 
-async def test_an_answer_is_broken_off_with_a_name_and_the_next_one_comes_whole(
+async def test_interrupted_answer_has_a_reason_and_the_next_is_complete(
     tmp_path: Path, record_property: Any
 ) -> None:
     words = ["word "] * 100

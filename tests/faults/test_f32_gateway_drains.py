@@ -1,5 +1,6 @@
-"""F32: a gateway gets SIGTERM while streams run. Its readers go on through another one, gapless,
-while the turns end where they began.
+"""F32: a gateway receives SIGTERM during streams.
+
+Its readers continue through another gateway without a gap, while the turns end where they began.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ HELD_AT = 4
 
 
 def hold_streams(fakes: Backends) -> asyncio.Event:
-    """Answers stop in the middle until the event is set."""
+    """Pause answers in the middle until the event is set."""
     go = asyncio.Event()
 
     async def gate(number: int) -> None:
@@ -39,11 +40,11 @@ def hold_streams(fakes: Backends) -> asyncio.Event:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streams", [30, pytest.param(200, marks=pytest.mark.long)])
-async def test_a_gateway_that_ends_hands_its_readers_over(
+async def test_draining_gateway_hands_its_readers_over(
     tmp_path: Path, valkey: ValkeyServer, streams: int, record_property: Any
 ) -> None:
-    # What is tried is the end, not the door: held in mid-answer, a crowd that came at once would
-    # never make room for its last.
+    # The test is about the end, not about admission. With paused answers a sudden crowd would never
+    # be admitted completely.
     doors = {"sure_turns": streams, "sure_concurrent_rpcs": 4 * streams}
     settings = valkey_settings(
         valkey.database(),
@@ -60,7 +61,7 @@ async def test_a_gateway_that_ends_hands_its_readers_over(
     ):
         go = hold_streams(fakes)
         readers = [Reader(f"r{number}") for number in range(streams)]
-        reading = asyncio.gather(*(reader.read(ending.run_gateway, staying) for reader in readers))
+        reading = asyncio.gather(*(reader.read(ending.clients, staying) for reader in readers))
         await asyncio.wait_for(
             asyncio.gather(*(reader.first_text.wait() for reader in readers)), 60
         )
@@ -74,7 +75,7 @@ async def test_a_gateway_that_ends_hands_its_readers_over(
         drained_seconds = time.monotonic() - terminated_at
     assert status == 0
     assert errors == [None] * streams
-    # The fault fired for everybody.
+    # The fault affected every reader.
     assert [reader.moves for reader in readers] == [["RESUME_ELSEWHERE"]] * streams
     for reader in readers:
         reader.check_order()
@@ -94,7 +95,7 @@ async def _until_all_moved(readers: list[Reader]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_without_valkey_in_reach_readers_stay_to_the_end(tmp_path: Path) -> None:
+async def test_readers_stay_to_the_end_without_valkey(tmp_path: Path) -> None:
     nowhere = valkey_settings("valkey://127.0.0.1:1", drain_seconds=20)
     async with backends() as (fakes, target):
         go, reader = hold_streams(fakes), Reader("r")
@@ -105,6 +106,6 @@ async def test_without_valkey_in_reach_readers_stay_to_the_end(tmp_path: Path) -
                 reading = asyncio.create_task(reader.read(visitor, visitor))
                 await asyncio.wait_for(reader.first_text.wait(), 30)
                 asyncio.get_running_loop().call_later(0.5, go.set)
-            # The house has drained.
+            # The gateway has drained.
             assert await reading is None
     assert (reader.moves, reader.text) == ([], "".join(DELTAS))

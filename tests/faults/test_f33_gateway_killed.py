@@ -1,5 +1,6 @@
-"""F33: a gateway is killed while streams run. Who reads through another one gets what was said,
-once, and is told within seconds.
+"""F33: a gateway is killed during streams.
+
+Readers through another gateway get the published events once, and an error within seconds.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ BEFORE_THE_KILL = "".join(DELTAS[:HELD_AT])
 
 
 @pytest.mark.slow
-async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_request_is_answered(
+async def test_killed_gateway_loses_and_repeats_no_event_and_requests_are_answered(
     tmp_path: Path, valkey: ValkeyServer, record_property: Any
 ) -> None:
     settings = valkey_settings(
@@ -46,9 +47,9 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
     ):
         go = hold_streams(fakes)
         readers = [Reader(f"r{number}") for number in range(STREAMS)]
-        reading = asyncio.gather(*(reader.read(killed.run_gateway, staying) for reader in readers))
+        reading = asyncio.gather(*(reader.read(killed.clients, staying) for reader in readers))
         await until_text_is(readers, BEFORE_THE_KILL)
-        # The last batch of each has left: it collects for ten milliseconds.
+        # The last batch has been published, after a linger of 10 ms.
         await asyncio.sleep(1.0)
         followers = [
             asyncio.create_task(read_to_error(resuming(staying, reader.message_id)))
@@ -60,8 +61,7 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
         errors = await asyncio.wait_for(reading, 30)
         followed = await asyncio.wait_for(asyncio.gather(*followers), 30)
         seconds = time.monotonic() - killed_at
-        # The fault fired for everybody: for those whose connection broke, and for those who read
-        # elsewhere.
+        # The fault affected both kinds of readers, direct ones and those in the other gateway.
         assert all(len(reader.moves) == 1 for reader in readers)
         assert counter_value("thumbwheel_gateway_readers_lost_total") >= lost + 2 * STREAMS
         _check_said_once(readers, errors)
@@ -69,7 +69,7 @@ async def test_after_a_kill_nothing_is_missing_nothing_twice_and_the_same_reques
             assert error.reason == "GATEWAY_LOST"
             assert sequences(events) == list(range(1, len(events) + 1))
             assert text_of(events) == BEFORE_THE_KILL
-        # Each waits whether the gateway that is gone answers after all.
+        # Each reader waits for a possible return of the lost gateway.
         cancelled = await asyncio.gather(
             *(cancel(staying, reader.message_id) for reader in readers)
         )
@@ -90,9 +90,7 @@ def _check_said_once(readers: list[Reader], errors: list[ServiceError | None]) -
 
 
 async def _ask_again(staying: GatewayUnderTest, readers: list[Reader]) -> None:
-    """The same request is the same turn, and what the killed gateway's turns had taken of the quota
-    is free.
-    """
+    """Repeat the requests, and check for the same turns and released quotas."""
     before = len(staying.fakes.session.messages)
     await asyncio.sleep(1.5)
     again = await asyncio.gather(
@@ -109,7 +107,7 @@ async def _ask_again(staying: GatewayUnderTest, readers: list[Reader]) -> None:
         assert events[0].message_id == reader.message_id
         assert text_of(events) == "".join(DELTAS)
         assert events[-1].completed.finish_reason == chat_pb2.FINISH_REASON_STOP
-        # What was seen of the first attempt is not continued with a part of the second.
+        # Text of the first attempt is not continued with text of the second.
         _, error = await read_to_error(resuming(staying, reader.message_id, after=3))
         assert error.reason == "ANSWER_BEGAN_ANEW"
     assert len(staying.fakes.session.messages) == before
@@ -122,7 +120,7 @@ async def until_text_is(readers: list[Reader], text: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_only_slept_gives_way_to_the_one_that_took_its_turn_over(
+async def test_paused_gateway_yields_to_the_gateway_that_took_over(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     settings = valkey_settings(valkey.database(), turn_lease_seconds=0.5)
@@ -132,7 +130,7 @@ async def test_a_gateway_that_only_slept_gives_way_to_the_one_that_took_its_turn
         run_gateway_over(tmp_path, fakes, target, **settings) as awake,
     ):
         go, reader = hold_streams(fakes), Reader("r")
-        reading = asyncio.create_task(reader.read(slept.run_gateway, awake))
+        reading = asyncio.create_task(reader.read(slept.clients, awake))
         await until_text_is([reader], BEFORE_THE_KILL)
         await asyncio.sleep(0.5)
         slept.pause()
@@ -141,7 +139,7 @@ async def test_a_gateway_that_only_slept_gives_way_to_the_one_that_took_its_turn
         await until(lambda: len(fakes.generator.requests) == 2)
         slept.resume()
         error = await asyncio.wait_for(reading, 30)
-        # The first attempt's reader is told so, and sent to the beginning of the second one.
+        # The reader of the first attempt gets an error and restarts at the beginning of the second.
         assert reader.moves == ["TURN_TAKEN_OVER"]
         assert error is not None
         assert error.reason == "ANSWER_BEGAN_ANEW"

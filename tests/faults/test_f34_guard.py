@@ -1,6 +1,4 @@
-"""F34: the guard is away, hangs, or is slow, before and in the middle of an answer. Nobody sees a
-word that it has not judged.
-"""
+"""F34: the guard is unavailable, hangs or is slow. No unchecked word becomes visible."""
 
 import asyncio
 import time
@@ -27,7 +25,7 @@ TURNS = 10
 async def guarded(
     directory: Path, **changes: Any
 ) -> AsyncIterator[tuple[GatewayUnderTest, TcpProxy, Backends]]:
-    """A gateway that finds its guard behind a proxy."""
+    """Run a gateway with a proxy in front of its guard."""
     async with backends() as (fakes, target):
         with TcpProxy(int(target.rpartition(":")[2])) as proxy:
             settings = {
@@ -42,7 +40,7 @@ async def guarded(
 async def errors_of(
     gateway: GatewayUnderTest, turns: int
 ) -> tuple[list[ServiceError], list[float]]:
-    """What turns end with that must not be answered, and after how long."""
+    """Return errors and durations of turns that must not be answered."""
     errors, seconds = [], []
     for number in range(turns):
         began = time.monotonic()
@@ -55,20 +53,20 @@ async def errors_of(
     return errors, sorted(seconds)
 
 
-async def test_f34_without_a_guard_nothing_is_generated_and_people_are_told(
+async def test_f34_missing_guard_blocks_generation_with_an_error(
     tmp_path: Path, record_property: Any
 ) -> None:
     async with guarded(tmp_path, guardrail_target="127.0.0.1:1") as (gateway, _, fakes):
         errors, seconds = await errors_of(gateway, TURNS)
         assert {error.code for error in errors} == {grpc.StatusCode.UNAVAILABLE}
         assert fakes.generator.requests == []
-        # The messages are kept, their answers stay open.
+        # The messages are stored, their answers remain open.
         assert (len(fakes.session.messages), fakes.session.finished) == (2 * TURNS, {})
     record_property("fired", TURNS)
     record_property("away_told_after_p50_ms", round(seconds[TURNS // 2] * 1000))
 
 
-async def test_f34_a_guard_that_hangs_is_given_up_and_nothing_is_generated(
+async def test_f34_hanging_guard_times_out_without_generation(
     tmp_path: Path, record_property: Any
 ) -> None:
     async with guarded(tmp_path) as (gateway, proxy, fakes):
@@ -90,7 +88,7 @@ async def test_f34_a_guard_that_hangs_is_given_up_and_nothing_is_generated(
 @pytest.mark.parametrize(
     "fault", [TcpFaults(silent=True), TcpFaults(reset_up_bytes=0)], ids=["hangs", "is cut off"]
 )
-async def test_f34_in_mid_answer_only_what_was_judged_is_shown_and_stored(
+async def test_f34_only_checked_text_of_an_answer_is_shown_and_stored(
     tmp_path: Path, fault: TcpFaults, record_property: Any
 ) -> None:
     async with guarded(tmp_path) as (gateway, proxy, fakes):
@@ -117,7 +115,7 @@ async def test_f34_in_mid_answer_only_what_was_judged_is_shown_and_stored(
     record_property("fired", struck)
 
 
-async def test_f34_a_slow_guard_makes_an_answer_late_and_not_unjudged(
+async def test_f34_slow_guard_delays_an_answer_without_skipping_checks(
     tmp_path: Path, record_property: Any
 ) -> None:
     async with guarded(tmp_path, guard_seconds=5.0) as (gateway, proxy, fakes):

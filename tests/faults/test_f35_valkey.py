@@ -1,5 +1,6 @@
-"""F35: Valkey is killed, hangs, is flushed, is full, while turns run. Conversations stay right,
-policies hold, all returns by itself.
+"""F35: Valkey is killed, hangs, is flushed or full during turns, and recovers without help.
+
+Conversations remain correct and the configured policies apply.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ ANSWER = "The answer is 42."
 
 @dataclass(frozen=True)
 class Fault:
-    """How Valkey breaks and how it is made whole. `reason`: what the log says."""
+    """A fault of Valkey with its repair. `reason` is the logged reason."""
 
     begin: Callable[[ValkeyServer, Valkey], Awaitable[None]]
     end: Callable[[ValkeyServer, Valkey], Awaitable[None]]
@@ -78,11 +79,12 @@ Broken = tuple[GatewayUnderTest, GatewayUnderTest, Fault, ValkeyServer, Valkey]
 
 @asynccontextmanager
 async def away(server: ValkeyServer, operator: Valkey, fault: Fault) -> AsyncIterator[None]:
-    """Within the block the gateways know that Valkey is away; after it that it is back."""
+    """Wait for both gateways to detect the outage, and after the block the recovery."""
     await fault.begin(server, operator)
     try:
         await until(lambda: counter_value("thumbwheel_gateway_valkey_up", store="valkey") == 0)
-        # Both gateways of the process have one gauge: the other one notices with its next beat.
+        # Both gateways of the process share one gauge. The second detects the outage at its next
+        # heartbeat.
         await asyncio.sleep(1.0)
         yield
     finally:
@@ -103,7 +105,7 @@ async def broken(
         yield here, there, FAULTS[request.param], valkey, operator
 
 
-async def test_turns_go_on_and_who_reads_elsewhere_is_told_why(
+async def test_turns_continue_and_remote_readers_get_the_reason(
     broken: Broken, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there, fault, server, operator = broken
@@ -118,16 +120,16 @@ async def test_turns_go_on_and_who_reads_elsewhere_is_told_why(
     async with away(server, operator, fault):
         hold.go.set()
         events = seen + await collect(call)
-        # Here as if nothing were.
+        # Local readers notice nothing.
         assert (text_of(events), sequences(events)) == (ANSWER, list(range(1, len(events) + 1)))
         assert await resume(here, message_id) == events
-        # Elsewhere with the reason.
+        # Readers in the other gateway get an error with the reason.
         assert (await read_to_error(resuming(there, message_id)))[1].reason == "SHARED_STORE_AWAY"
         assert (await asyncio.wait_for(follower, 20))[1].reason == "SHARED_STORE_AWAY"
-        # New turns too, with a request_id or without.
+        # New turns work too, with or without request_id.
         for gateway, more in ((here, {}), (there, {"request_id": "new"})):
             assert text_of(await gateway.ask(**more)) == ANSWER
-    # What ran meanwhile is told afterwards.
+    # Events from the outage are published afterwards.
     assert await _resumed(there, message_id) == events
     assert text_of(await there.ask(request_id="later")) == ANSWER
     finished = here.fakes.session.finished
@@ -139,7 +141,7 @@ async def test_turns_go_on_and_who_reads_elsewhere_is_told_why(
 async def _following(
     gateway: GatewayUnderTest, message_id: str
 ) -> "asyncio.Task[list[chat_pb2.ChatEvent]]":
-    """All events to the end; it reads already."""
+    """Return all events to the end of a running call."""
     call = resuming(gateway, message_id)
     first = await until_text(call)
 
@@ -150,7 +152,7 @@ async def _following(
 
 
 async def _resumed(gateway: GatewayUnderTest, message_id: str) -> list[chat_pb2.ChatEvent]:
-    """Once it is there."""
+    """Resume a turn once its events are published."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -168,7 +170,7 @@ def _said(caplog: pytest.LogCaptureFixture) -> dict[tuple[str, Any], int]:
     return said
 
 
-async def test_a_turn_that_cannot_be_reached_is_neither_stopped_nor_answered_twice(
+async def test_unreachable_turn_is_neither_stopped_nor_answered_twice(
     broken: Broken,
 ) -> None:
     here, there, fault, server, operator = broken
@@ -199,7 +201,7 @@ async def _asked(gateway: GatewayUnderTest, request_id: str) -> list[chat_pb2.Ch
                 await asyncio.sleep(0.1)
 
 
-async def test_a_flush_while_turns_run_is_made_good(tmp_path: Path, valkey: ValkeyServer) -> None:
+async def test_flush_during_turns_is_repaired(tmp_path: Path, valkey: ValkeyServer) -> None:
     url = valkey.database()
     async with two_gateways(tmp_path, url) as (here, there), Valkey.from_url(url) as operator:
         hold = GeneratorGate(here, at=2)
@@ -211,8 +213,8 @@ async def test_a_flush_while_turns_run_is_made_good(tmp_path: Path, valkey: Valk
             await operator.flushdb()
             assert await operator.dbsize() <= 1
             await asyncio.sleep(0.3)
-        # Sent again without anything new to say: the follower waits for it, and a new reader finds
-        # it.
+        # Published again without new events, while a follower waits and a new reader finds the
+        # turn.
         await until(lambda: counter_value("thumbwheel_gateway_shared_events_total") > 0)
         hold.go.set()
         events = seen + await collect(call)
@@ -222,7 +224,7 @@ async def test_a_flush_while_turns_run_is_made_good(tmp_path: Path, valkey: Valk
     assert len(here.fakes.generator.requests) == 1
 
 
-async def test_a_request_that_is_repeated_right_after_a_flush_waits_for_the_gateway_that_answers(
+async def test_request_repeated_after_a_flush_waits_for_the_answering_gateway(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     url = valkey.database()
@@ -242,7 +244,7 @@ async def test_a_request_that_is_repeated_right_after_a_flush_waits_for_the_gate
     assert len(here.fakes.generator.requests) == 1
 
 
-async def test_a_flush_after_the_end_is_a_missing_turn_whose_text_is_in_the_conversation(
+async def test_flush_after_the_end_leaves_the_text_in_the_conversation(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     url = valkey.database()
@@ -257,7 +259,7 @@ async def test_a_flush_after_the_end_is_a_missing_turn_whose_text_is_in_the_conv
         assert len(here.fakes.generator.requests) == 1
 
 
-async def test_a_short_absence_is_not_even_noticed_by_who_reads_elsewhere(
+async def test_short_outage_does_not_affect_remote_readers(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:
     async with two_gateways(

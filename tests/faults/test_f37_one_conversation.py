@@ -1,6 +1,4 @@
-"""F37: ten clients send in one conversation over two replicas; their turns stand in one order,
-which agrees with the clock.
-"""
+"""F37: ten clients of one conversation, over two replicas, get one order consistent with time."""
 
 import asyncio
 import itertools
@@ -8,7 +6,7 @@ from typing import Any
 
 from thumbwheel.session.v1 import session_pb2
 
-from tests.faults.turns import DEADLINE_SECONDS, History, Told
+from tests.faults.turns import DEADLINE_SECONDS, AcknowledgedTurn, History
 from tests.services.session.replicas import two_replicas
 from tests.services.session.service import ADA, FakeFeedback, Home, feedback_service
 
@@ -60,7 +58,7 @@ async def test_f37_turns_of_ten_clients_over_two_replicas_have_one_order(
     )
 
 
-def _overlapping(turns: list[Told]) -> int:
+def _overlapping(turns: list[AcknowledgedTurn]) -> int:
     pairs = itertools.combinations(turns, 2)
     return sum(
         one.asked_at < other.begun_at and other.asked_at < one.begun_at for one, other in pairs

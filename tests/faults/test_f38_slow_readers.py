@@ -1,6 +1,4 @@
-"""F38: readers take the beginning of a long answer and then nothing. The server's memory stays
-flat, and each is cut off in time.
-"""
+"""F38: readers stop reading a long answer. Memory stays flat and each is disconnected in time."""
 
 import asyncio
 import time
@@ -17,13 +15,13 @@ from tests.faults.processes import Process, replica
 
 WRITE_SECONDS = 1.5
 STREAMS_A_CHANNEL = 50
-# Without these the client's own buffers would take megabytes of each answer.
+# Without these options the client would buffer megabytes of each answer.
 SMALL_BUFFERS = [
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 65_536),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-# Ten megabytes an answer, if somebody read it.
+# Ten megabytes per answer, if read completely.
 WISH = "1000 10000 0"
 MIB = 1 << 20
 
@@ -35,7 +33,7 @@ def resident_mib(process: Process) -> float:
 
 @asynccontextmanager
 async def slow_readers(target: str, readers: int) -> AsyncIterator[None]:
-    """Each has read one delta, and reads no more."""
+    """Yield readers that have read one delta and stopped."""
     async with AsyncExitStack() as stack:
         calls: list[Any] = []
         for _ in range(0, readers, STREAMS_A_CHANNEL):
@@ -53,17 +51,17 @@ async def slow_readers(target: str, readers: int) -> AsyncIterator[None]:
 
 
 async def until_ended(process: Process, calls: int) -> None:
-    """The server learns a little later that a client has gone."""
+    """Wait until the server has noticed the disconnects."""
     while await process.count("ended") < calls:
         await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("readers", [50, pytest.param(500, marks=pytest.mark.long)])
-async def test_f38_readers_that_stop_reading_cost_no_memory_and_are_cut_off(
+async def test_f38_stalled_readers_cost_no_memory_and_are_disconnected(
     readers: int, record_property: Any
 ) -> None:
     async with replica(max_write_seconds=WRITE_SECONDS) as process:
-        # What the first streams cost is not theirs alone.
+        # The first streams also pay for allocations shared by all.
         async with slow_readers(process.target, STREAMS_A_CHANNEL):
             pass
         await until_ended(process, STREAMS_A_CHANNEL)
@@ -80,5 +78,5 @@ async def test_f38_readers_that_stop_reading_cost_no_memory_and_are_cut_off(
     record_property("grown_kB_a_reader", round((most - before) * 1024 / readers, 1))
     record_property("all_cut_off_after_seconds", round(seconds, 1))
     assert seconds >= WRITE_SECONDS, "they were cut off for another reason"
-    # Of the ten megabytes that each was offered.
+    # A small part of the ten megabytes per answer.
     assert most - before <= 16 + readers * 0.128

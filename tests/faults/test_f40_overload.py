@@ -1,6 +1,7 @@
-"""R3, F40: a service gets twice and five times the calls that it can serve. It serves as many as it
-can and refuses the others with a retry delay; when the load is gone, no call is refused. Latencies
-and shares are recorded, not asserted.
+"""R3, F40: a service gets two and five times its capacity, serves at capacity and rejects the rest.
+
+Rejections have a retry delay. After the overload no call is rejected. Latencies and shares are
+recorded, not asserted.
 """
 
 import asyncio
@@ -15,9 +16,9 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from tests.faults.processes import replica
 
-# As many calls a second as two cores of a busy machine can send and serve besides: what is
-# overloaded is the line, not they. Work is drawn, as in the simulated queue of the same limit
-# (tests/services/chassis): the goals are about such.
+# Calls per second that two cores of a busy machine can send and serve in addition. The queue is
+# overloaded, not the cores. Service times are random, as in the simulated queue of the same limiter
+# (tests/services/chassis), which has the quantitative goals.
 SERVERS, WORK_SECONDS = 8, 0.1
 CAPACITY = SERVERS / WORK_SECONDS
 MOST_RECOVERY_SECONDS = 5.0
@@ -25,7 +26,7 @@ MOST_RECOVERY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Phase:
-    """`load` is the share of what it can serve."""
+    """A phase of the test. `load` is relative to the capacity."""
 
     load: float
     seconds: float
@@ -33,7 +34,7 @@ class Phase:
 
 @dataclass
 class Seen:
-    """What the calls of one phase were told: seconds of each."""
+    """Outcomes of the calls in one phase, with their durations in seconds."""
 
     served: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Seen:
 
 
 async def send(stub: Any, phase: Phase, chance: random.Random) -> Seen:
-    """Calls at their times, whether or not those before them have ended."""
+    """Send calls at fixed times, independent of earlier calls."""
     seen, began, moment, calls = Seen(), time.monotonic(), 0.0, []
     while (moment := moment + chance.expovariate(phase.load * CAPACITY)) < phase.seconds:
         await asyncio.sleep(began + moment - time.monotonic())
@@ -81,7 +82,7 @@ WHOLE = (
     "phases",
     [pytest.param(SHORT, id="short"), pytest.param(WHOLE, id="whole", marks=pytest.mark.long)],
 )
-async def test_f40_an_overloaded_service_serves_what_it_can_and_refuses_the_rest(
+async def test_f40_overloaded_service_serves_at_capacity_and_rejects_the_rest(
     phases: tuple[Phase, ...], record_property: Any
 ) -> None:
     chance = random.Random(40)
@@ -95,8 +96,8 @@ async def test_f40_an_overloaded_service_serves_what_it_can_and_refuses_the_rest
     calm, loaded = seen[0], seen[1]
     unloaded, goodput = calm.p99(calm.served), len(loaded.served) / (phases[1].seconds * CAPACITY)
     assert loaded.refused, "it was never full"
-    # At five times it may be the process itself that has no time left to refuse: what gRPC then
-    # does is told.
+    # At fivefold load the process may lack the time for rejections. The resulting gRPC errors are
+    # recorded.
     assert [phase.others for phase in seen[:4]] == [[]] * min(4, len(seen))
     assert calm.refused == []
     assert loaded.with_a_time == len(loaded.refused), "who is refused is told when to come back"

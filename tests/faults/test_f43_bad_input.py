@@ -1,6 +1,7 @@
-"""F43: what no client would send: messages too large, metadata without end, texts that are none,
-JSON without a bottom. Each is refused by a name that says what is wrong with it, over both doors,
-and the next call is served.
+"""F43: extreme input is rejected with a clear error, and the next call is served.
+
+Cases: oversized messages, endless metadata, invalid Unicode, deeply nested JSON, over gRPC and
+HTTP.
 """
 
 import io
@@ -27,12 +28,12 @@ TURNS = 10_000
 
 
 def message(text: bytes) -> bytes:
-    """SendMessageRequest{input{text}} on the wire, whatever the bytes are."""
+    """Return SendMessageRequest{input{text}} in wire format, with arbitrary bytes as text."""
     return field(b"\x1a", field(b"\x0a", text))
 
 
 def field(tag: bytes, value: bytes) -> bytes:
-    """A length-delimited one."""
+    """Return a length-delimited field."""
     length, size = b"", len(value)
     while size > 0x7F:
         length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
@@ -43,13 +44,13 @@ def user_input(text: str) -> bytes:
     return chat_pb2.SendMessageRequest(input=chat_pb2.UserInput(text=text)).SerializeToString()
 
 
-def test_the_bytes_of_this_test_are_those_of_protobuf() -> None:
+def test_hand_made_bytes_equal_those_of_protobuf() -> None:
     assert message(b"x" * 1_000) == user_input("x" * 1_000)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """Bytes over gRPC with metadata. `served`: it is odd and right."""
+    """Bytes sent over gRPC with metadata. `served` means unusual but valid."""
 
     data: bytes
     metadata: tuple[tuple[str, str], ...] = ()
@@ -97,9 +98,9 @@ OVER_HTTP: Mapping[str, bytes] = {
 
 
 async def over_grpc(gateway: GatewayUnderTest, sent: Sent) -> str:
-    """The status of the call."""
+    """Return the status of the call."""
     metadata = gateway.metadata() + sent.metadata
-    # A channel of its own: what breaks one must not be excused by it.
+    # A new channel per call, because a broken one must not explain later failures.
     async with grpc.aio.insecure_channel(gateway.grpc_target) as channel:
         try:
             async for _ in channel.unary_stream(SEND)(sent.data, timeout=20, metadata=metadata):  # type: ignore[attr-defined]
@@ -111,7 +112,7 @@ async def over_grpc(gateway: GatewayUnderTest, sent: Sent) -> str:
     return "OK"
 
 
-async def test_f43_over_grpc_all_is_refused_by_name_or_served(
+async def test_f43_extreme_grpc_input_is_rejected_clearly_or_served(
     tmp_path: Path, record_property: Any
 ) -> None:
     async with run_gateway(tmp_path) as gateway:
@@ -128,7 +129,9 @@ async def test_f43_over_grpc_all_is_refused_by_name_or_served(
     record_property("fired", len(OVER_GRPC))
 
 
-async def test_f43_over_http_all_is_refused_by_name(tmp_path: Path, record_property: Any) -> None:
+async def test_f43_extreme_http_input_is_rejected_clearly(
+    tmp_path: Path, record_property: Any
+) -> None:
     async with run_gateway(tmp_path) as gateway:
         ended = {}
         for name, body in OVER_HTTP.items():
@@ -145,7 +148,7 @@ async def test_f43_over_http_all_is_refused_by_name(tmp_path: Path, record_prope
     record_property("fired", len(OVER_HTTP) + 1)
 
 
-async def test_f43_a_character_that_no_database_stores_is_refused_or_replaced(
+async def test_f43_unstorable_character_is_rejected_or_replaced(
     postgres_home: Home, record_property: Any
 ) -> None:
     async with session_service(postgres_home) as stub:
@@ -156,7 +159,7 @@ async def test_f43_a_character_that_no_database_stores_is_refused_or_replaced(
                 stub.BeginTurn(begin("hello", request_id="a \0 b"), timeout=5, metadata=ADA)
             ),
         ]
-        # A model may say anything, and nobody could ask it again.
+        # Model output is arbitrary, and the answer cannot be requested again.
         await stub.FinishTurn(finish(turn.assistant_message_id, "a \0 b"), timeout=5, metadata=ADA)
         request = session_pb2.GetMessageRequest(message_id=turn.assistant_message_id)
         stored = (await stub.GetMessage(request, timeout=5, metadata=ADA)).message
@@ -167,7 +170,7 @@ async def test_f43_a_character_that_no_database_stores_is_refused_or_replaced(
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_f43_the_ten_thousandth_turn_of_a_conversation_is_as_good_as_the_tenth(
+async def test_f43_turn_ten_thousand_of_a_conversation_works_like_the_tenth(
     postgres_home: Home, record_property: Any
 ) -> None:
     async with session_service(postgres_home) as stub:
@@ -180,7 +183,8 @@ async def test_f43_the_ten_thousandth_turn_of_a_conversation_is_as_good_as_the_t
         assert turn.context[-1].text == f"question {TURNS - 1}"
         request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
         try:
-            status = f"{len((await stub.GetConversation(request, timeout=30, metadata=ADA)).messages):,} messages"
+            found = await stub.GetConversation(request, timeout=30, metadata=ADA)
+            status = f"{len(found.messages):,} messages"
         except grpc.aio.AioRpcError as error:
             status = error.code().name
             assert status in REFUSED

@@ -1,6 +1,4 @@
-"""F44: streams opened and reset at once, pings, thousands of streams that say nothing, heads that
-never end. The others hardly feel it.
-"""
+"""F44: floods of streams, resets, pings and endless heads barely affect other connections."""
 
 import asyncio
 import sys
@@ -19,19 +17,19 @@ from tests.services.gateway.fakes import backends
 
 SECONDS, A_SECOND = 20.0, 5_000
 LORISES = 200
-# Twice is the goal. But of two cores the flood's own process takes one, and others may keep both
-# busy.
+# The goal is a factor of two. On two cores the flood process takes one, and other processes may
+# occupy both.
 MOST_TIMES, MOST_SECONDS = 2.0, 0.5
 
 
 async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
-    """Somebody else asks meanwhile, now and then. Every call must be served."""
+    """Return the p99 of occasional calls on another connection. All calls must be served."""
     taken, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.monotonic()
         request = chat_pb2.ListConversationsRequest()
-        await gateway.run_gateway.chat.ListConversations(
-            request, timeout=10, metadata=gateway.run_gateway.metadata()
+        await gateway.clients.chat.ListConversations(
+            request, timeout=10, metadata=gateway.clients.metadata()
         )
         taken.append(time.monotonic() - began)
         await asyncio.sleep(0.01)
@@ -40,9 +38,7 @@ async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
 
 @asynccontextmanager
 async def flooded(port: int, kind: Kind) -> AsyncIterator[list[int]]:
-    """Yields a list that has, after the block, how many frames were sent and how many connections
-    the server ended.
-    """
+    """Run a flood during the block. The list receives the numbers of frames and disconnects."""
     told: list[int] = []
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.faults.http2_flood"),
@@ -56,13 +52,13 @@ async def flooded(port: int, kind: Kind) -> AsyncIterator[list[int]]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", list(Kind))
-async def test_f44_a_flood_on_one_connection_is_hardly_felt_on_another(
+async def test_f44_flood_barely_affects_other_connections(
     tmp_path: Path, kind: Kind, record_property: Any
 ) -> None:
     async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target) as gateway:
         await p99_of_others(gateway, 0.5)
         calm = await p99_of_others(gateway, SECONDS)
-        port = int(gateway.run_gateway.grpc_target.rpartition(":")[2])
+        port = int(gateway.clients.grpc_target.rpartition(":")[2])
         async with flooded(port, kind) as told:
             meanwhile = await p99_of_others(gateway, SECONDS)
         frames, ended = told
@@ -78,17 +74,15 @@ async def test_f44_a_flood_on_one_connection_is_hardly_felt_on_another(
 
 
 @pytest.mark.long
-async def test_f44_heads_that_never_end_are_hung_up_on(
-    tmp_path: Path, record_property: Any
-) -> None:
+async def test_f44_endless_heads_are_disconnected(tmp_path: Path, record_property: Any) -> None:
     async with backends() as (fakes, target), gateway_process(tmp_path, fakes, target) as gateway:
-        port = int(gateway.run_gateway.url.rpartition(":")[2])
+        port = int(gateway.clients.url.rpartition(":")[2])
         calm = await p99_of_others(gateway, 3)
         began = time.monotonic()
         lorises = asyncio.gather(*(loris(port) for _ in range(LORISES)))
         meanwhile = await p99_of_others(gateway, 5)
-        async with gateway.run_gateway.http.get(
-            f"{gateway.house.url}/v1/models", headers=gateway.run_gateway.headers()
+        async with gateway.clients.http.get(
+            f"{gateway.clients.url}/v1/models", headers=gateway.clients.headers()
         ) as answer:
             assert answer.status == 200
         written = await asyncio.wait_for(lorises, 60)
@@ -102,7 +96,7 @@ async def test_f44_heads_that_never_end_are_hung_up_on(
 
 
 async def loris(port: int) -> int:
-    """A byte of a head twice a second, until the server hangs up: how many it took."""
+    """Send one byte of a head every half second. Returns the number sent before the disconnect."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     closed, taken = asyncio.create_task(reader.read()), 0
     head = b"GET / HTTP/1.1\r\nx-slow: " + b"y" * 1_000

@@ -1,5 +1,6 @@
-"""F46: Ray's worker, or its head and all with it, is killed in mid-training. The run goes on from
-its last checkpoint, bit by bit.
+"""F46: Ray's worker or its head node is killed during training.
+
+The run continues from its last checkpoint, bit for bit.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from training.stages import sft
 
 KILLED_AFTER = 5
 SECONDS = 300.0
-# As `ps` names them.
+# Process names as shown by `ps`.
 WORKER, HEAD = "RayTrainWorker", "gcs_server"
 
 
@@ -40,7 +41,7 @@ def until(condition: Callable[[], Any], process: "subprocess.Popen[bytes]") -> A
 
 
 def named(process: "subprocess.Popen[bytes]", name: str) -> list[int]:
-    """Those of its descendants whose command line has the name."""
+    """Return the descendants with this name in the command line."""
     found = []
     for pid in descendants(process.pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -61,7 +62,7 @@ def start(root: Path) -> "subprocess.Popen[bytes]":
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """With all that it started."""
+    """Kill a process with all descendants."""
     for pid in [*descendants(process.pid), process.pid]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -71,7 +72,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("victim", [WORKER, HEAD])
-def test_f46_training_goes_on_bit_by_bit_after_a_kill(
+def test_f46_training_continues_bit_for_bit_after_a_kill(
     tmp_path: Path, victim: str, record_property: Any
 ) -> None:
     toy_model(tmp_path / "first")
@@ -85,7 +86,7 @@ def test_f46_training_goes_on_bit_by_bit_after_a_kill(
             os.kill(pid, signal.SIGKILL)
         began, reached = time.monotonic(), max(steps_of(tmp_path))
         if victim == HEAD:
-            # Nothing of it can go on; the loop, or Kubernetes, starts the run again.
+            # The run cannot continue by itself, so the loop or Kubernetes starts it again.
             end(process)
             process = start(tmp_path)
         until(

@@ -1,5 +1,6 @@
-"""F47: a checkpoint is torn, of other bytes, or a pickle, or its writer is killed. No part is ever
-loaded: the one before counts.
+"""F47: a damaged checkpoint is never loaded, and the previous one is used.
+
+Damage: truncation, changed bytes, a pickle, or a killed writer.
 """
 
 import os
@@ -30,7 +31,7 @@ TENSORS = "tensors.safetensors"
 
 
 class Trap:
-    """Whoever unpickles it is caught."""
+    """Object that raises when unpickled."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -43,7 +44,7 @@ def write(step: int, into: Path) -> None:
     save_file({"t": torch.full((64,), float(step))}, into / TENSORS)
 
 
-def test_f47_of_a_torn_checkpoint_nothing_is_loaded_and_the_one_before_counts(
+def test_f47_torn_checkpoint_is_ignored_for_the_previous_one(
     tmp_path: Path, record_property: Any
 ) -> None:
     checkpoints = DirectoryCheckpoints(tmp_path)
@@ -62,7 +63,7 @@ def test_f47_of_a_torn_checkpoint_nothing_is_loaded_and_the_one_before_counts(
         for instead in bad:
             (newest / name).write_bytes(instead)
             found = checkpoints.latest()
-            # A letter of the manifest's own story may change: its files are what they are.
+            # Descriptive text in the manifest may change without effect on the files.
             assert found == tmp_path / "step-000001" or (
                 name == "manifest.json" and intact(newest, whole)
             )
@@ -79,15 +80,13 @@ def intact(checkpoint: Path, whole: dict[str, bytes]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pt"])
-def test_f47_a_pickle_is_no_model_for_training_and_none_for_the_predictor(
-    tmp_path: Path, name: str
-) -> None:
+def test_f47_pickle_is_rejected_by_training_and_predictor(tmp_path: Path, name: str) -> None:
     model, sprung = toy_model(tmp_path / "model"), tmp_path / "sprung"
     (model / "model.safetensors").unlink()
     (model / name).write_bytes(pickle.dumps(Trap(sprung)))
     with pytest.raises(ManifestError):
         verify_manifest(model)
-    # And if somebody made a manifest for it.
+    # Even with a valid manifest.
     write_manifest(model, kind="model", version="pickled")
     with refused(CheckpointError, field=name, reason="UNSUPPORTED"):
         load_decoder(model)
@@ -98,7 +97,7 @@ def test_f47_a_pickle_is_no_model_for_training_and_none_for_the_predictor(
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_f47_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(
+def test_f47_killed_writer_leaves_a_complete_checkpoint(
     tmp_path: Path, record_property: Any
 ) -> None:
     chance, kills, partial = random.Random(47), 25, 0

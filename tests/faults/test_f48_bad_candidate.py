@@ -1,6 +1,4 @@
-"""F48: a candidate that was made bad gets its share of the users, and their thumbs take it off
-again, at every replica.
-"""
+"""F48: a bad candidate gets its share of the users. Their thumbs cause a rollback everywhere."""
 
 import asyncio
 import random
@@ -30,8 +28,8 @@ CONFIG = CanaryConfig(share=0.5, poll_seconds=0.1, lease_seconds=10, max_seconds
 LIKED = {GOOD: 0.8, BAD: 0.1}
 
 
-class People:
-    """They ask any replica, read, and press a thumb by what they read."""
+class SimulatedUsers:
+    """Simulated users of all replicas who rate by the answer's content."""
 
     def __init__(self, replicas: Sequence[Stubs]) -> None:
         self._replicas = replicas
@@ -58,8 +56,10 @@ class People:
         }
 
 
-def trial(replicas: Sequence[Stubs], directory: Path, people: People, record: Path) -> TrialEnd:
-    """The loop's own canary against the real service. Blocking."""
+def trial(
+    replicas: Sequence[Stubs], directory: Path, people: SimulatedUsers, record: Path
+) -> TrialEnd:
+    """Run the loop's own canary against the real service. Blocks."""
     addresses = ",".join(f"127.0.0.1:{stubs.port}" for stubs in replicas)
     rollout, asleep = RolloutClient(f"ipv4:{addresses}"), WallClock(time.sleep)
     try:
@@ -70,7 +70,7 @@ def trial(replicas: Sequence[Stubs], directory: Path, people: People, record: Pa
         rollout.close()
 
 
-async def test_the_users_thumbs_take_a_bad_candidate_off_at_every_replica(
+async def test_thumbs_roll_back_a_bad_candidate_on_every_replica(
     tmp_path: Path, database: str, record_property: Any
 ) -> None:
     predictor = FakePredictor(script=[GOOD], scripts={"v2": [BAD]})
@@ -81,21 +81,19 @@ async def test_the_users_thumbs_take_a_bad_candidate_off_at_every_replica(
         replicas = [await stack.enter_async_context(service) for service in services]
         for stubs in replicas:
             await until_ready(stubs, "v1")
-        people = People(replicas)
+        people = SimulatedUsers(replicas)
         living = asyncio.create_task(people.live())
         end = await asyncio.to_thread(trial, replicas, directory, people, tmp_path / "trial")
         living.cancel()
         await asyncio.gather(living, return_exceptions=True)
         bad_answers = people.read[BAD]
-        states = [
-            await stubs.state() for stubs in replicas
-        ]  # each has seen the rollback when it has answered this
+        states = [await stubs.state() for stubs in replicas]  # the response includes the rollback
         after = [await people.ask(user) for user in USERS for _ in range(2)]
 
     assert bad_answers >= CONFIG.min_thumbs, "hardly anybody met it, so this test has shown nothing"
     assert end.verdict is Verdict.ROLL_BACK
     assert end.last is not None
-    assert end.last.verdict is Verdict.ROLL_BACK  # by the thumbs, not because time was over
+    assert end.last.verdict is Verdict.ROLL_BACK  # decided by thumbs, not by the time limit
     seconds = (
         datetime.fromisoformat(end.ended) - datetime.fromisoformat(end.started)
     ).total_seconds()

@@ -1,5 +1,6 @@
-"""R2, F41: what retries cost a backend that fails, over one hop and over three, with the channel
-that every service has.
+"""R2, F41: retries at a failing backend stay few, over one hop and over three.
+
+The channel is the standard one of all services.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from services.chassis.channel import open_channel
-from tests.faults.replica import Inner, inner_replica
+from tests.faults.replica import InProcessReplica, in_process_replica
 
 CALLS, AT_ONCE = 300, 10
 MOST_ONE_HOP, MOST_THREE_HOPS = 1.1, 1.3
@@ -19,13 +20,13 @@ Stub = enhancer_pb2_grpc.EnhancerServiceStub
 
 
 @asynccontextmanager
-async def chain(length: int) -> AsyncIterator[tuple["Stub", list[Inner]]]:
-    """Replicas that ask each other, the last one first, and a channel of ours to the first."""
+async def chain(length: int) -> AsyncIterator[tuple["Stub", list[InProcessReplica]]]:
+    """Run a chain of replicas, started from the last, and yield a channel to the first."""
     async with AsyncExitStack() as stack:
-        replicas: list[Inner] = []
+        replicas: list[InProcessReplica] = []
         for _ in range(length):
             target = replicas[-1].target if replicas else "127.0.0.1:1"
-            replicas.append(await stack.enter_async_context(inner_replica(next_target=target)))
+            replicas.append(await stack.enter_async_context(in_process_replica(next_target=target)))
         channel = await stack.enter_async_context(
             open_channel(replicas[-1].target, enhancer_pb2.DESCRIPTOR)
         )
@@ -40,8 +41,8 @@ async def ask(stub: "Stub", text: str, seconds: float = 10) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def ask_often(stub: "Stub", text: str) -> None:
-    """All of them fail."""
+async def call_repeatedly(stub: "Stub", text: str) -> None:
+    """Send calls that all fail."""
 
     async def share() -> None:
         for _ in range(CALLS // AT_ONCE):
@@ -50,28 +51,28 @@ async def ask_often(stub: "Stub", text: str) -> None:
     await asyncio.gather(*(share() for _ in range(AT_ONCE)))
 
 
-async def test_a_backend_that_always_fails_gets_hardly_more_calls_than_were_made(
+async def test_failing_backend_gets_few_additional_calls(
     record_property: Any,
 ) -> None:
     async with chain(1) as (stub, (last,)):
-        await ask_often(stub, "away")
+        await call_repeatedly(stub, "away")
         record_property("fired", last.calls["away"])
         record_property("sent_for_each_call_one_hop", round(last.calls["away"] / CALLS, 3))
         assert CALLS < last.calls["away"] <= MOST_ONE_HOP * CALLS
 
 
-async def test_over_three_hops_the_tries_do_not_multiply(record_property: Any) -> None:
+async def test_retries_do_not_multiply_over_three_hops(record_property: Any) -> None:
     async with chain(3) as (stub, (last, middle, first)):
-        await ask_often(stub, "hop hop away")
+        await call_repeatedly(stub, "hop hop away")
         record_property("fired", last.calls["away"])
         record_property("sent_for_each_call_three_hops", round(last.calls["away"] / CALLS, 3))
         assert CALLS < last.calls["away"] <= MOST_THREE_HOPS * CALLS
-        # It is tried again where it failed and nowhere above.
+        # Retried at the failing hop and nowhere above.
         assert middle.calls["hop"] == CALLS
         assert first.calls["hop"] == CALLS
 
 
-async def test_a_single_failing_call_is_tried_three_times_at_the_last_hop_alone() -> None:
+async def test_failing_call_is_tried_three_times_only_at_the_last_hop() -> None:
     async with chain(3) as (stub, (last, middle, first)):
         assert await ask(stub, "hop hop away") is grpc.StatusCode.UNAVAILABLE
         assert (last.calls["away"], middle.calls["hop"], first.calls["hop"]) == (3, 1, 1)

@@ -1,5 +1,6 @@
-"""R8: ten minutes of readers who leave in mid-answer. The gateway's memory and its open files stay
-what they were, its loop is on time.
+"""R8: ten minutes of readers who disconnect during answers.
+
+Memory and open files of the gateway stay constant, and its event loop stays responsive.
 """
 
 import asyncio
@@ -19,18 +20,18 @@ from tests.services.gateway.fakes import backends
 
 STREAMS_A_SECOND = 20.0
 LOOK_SECONDS = 5.0
-# Of the whole: until allocator and caches have what they need.
+# Share of the run in which allocator and caches reach their size.
 WARM_UP = 0.3
-# The goal is 1 MB an hour for each cancelled stream a second; what is left is what ten minutes can
-# tell from noise.
+# The goal is 1 MB per hour at one cancelled stream per second. The limit is the smallest slope
+# distinguishable from noise in ten minutes.
 MOST_MIB_AN_HOUR = 3.0
 MOST_LAG_SECONDS = 0.05
 
 
-async def leave_in_mid_answer(gateway: GatewayProcess, number: int) -> bool:
-    """Whether there was an answer to leave."""
+async def disconnect_during_answer(gateway: GatewayProcess, number: int) -> bool:
+    """Start a turn and disconnect during the answer. Returns True if an answer had begun."""
     cancel = chat_pb2.DISCONNECT_POLICY_CANCEL
-    call = gateway.run_gateway.send(
+    call = gateway.clients.send(
         "What is it?", request_id=f"r{number}", timeout=30, on_disconnect=cancel
     )
     try:
@@ -38,7 +39,7 @@ async def leave_in_mid_answer(gateway: GatewayProcess, number: int) -> bool:
             if event.HasField("text_delta"):
                 return True
     except grpc.aio.AioRpcError as error:
-        # A machine that is busy elsewhere makes it careful.
+        # Admission control may reject on a busy machine.
         assert error.code() in (
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -48,8 +49,8 @@ async def leave_in_mid_answer(gateway: GatewayProcess, number: int) -> bool:
     return False
 
 
-class Looks:
-    """What the process has, looked at now and then."""
+class Measurements:
+    """Periodic measurements of the process."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._began = pid, time.monotonic()
@@ -63,15 +64,15 @@ class Looks:
         self.mib.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
         self.files.append(sum(1 for _ in Path(f"/proc/{self._pid}/fd").iterdir()))
 
-    def mib_an_hour(self) -> float:
-        """The slope of a straight line through the looks after the warm-up."""
+    def mib_per_hour(self) -> float:
+        """Return the slope of a line through the measurements after the warm-up."""
         first = int(WARM_UP * len(self.mib))
         return statistics.linear_regression(self.seconds[first:], self.mib[first:]).slope * 3_600
 
 
 async def loop_lag_p99(gateway: GatewayProcess) -> float:
-    """The upper bound of its bucket, in seconds."""
-    async with gateway.run_gateway.http.get(f"{gateway.house.url}/metrics") as answer:
+    """Return the upper bound of the histogram bucket in seconds."""
+    async with gateway.clients.http.get(f"{gateway.clients.url}/metrics") as answer:
         found = re.findall(
             r'thumbwheel_event_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', await answer.text()
         )
@@ -82,10 +83,10 @@ async def loop_lag_p99(gateway: GatewayProcess) -> float:
 @pytest.mark.long
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("seconds", [600.0])
-async def test_r08_readers_who_leave_leave_nothing_behind(
+async def test_r08_disconnected_readers_leak_no_memory_and_files(
     tmp_path: Path, seconds: float, record_property: Any
 ) -> None:
-    # Events of ended turns are kept for a while, which is no leak.
+    # Recorded events of ended turns are not a leak, so their retention is short.
     settings = {"keep_seconds": 5.0, "max_turns_per_user": 0}
     async with (
         backends() as (fakes, target),
@@ -96,16 +97,16 @@ async def test_r08_readers_who_leave_leave_nothing_behind(
             await asyncio.sleep(0.1)
 
         fakes.generator.gate = at_a_pace
-        looks, began, sent, left = Looks(gateway.process.pid), time.monotonic(), 0, 0
+        looks, began, sent, left = Measurements(gateway.process.pid), time.monotonic(), 0, 0
         running: set[asyncio.Task[bool]] = set()
         while (now := time.monotonic() - began) < seconds:
-            running.add(asyncio.create_task(leave_in_mid_answer(gateway, sent)))
+            running.add(asyncio.create_task(disconnect_during_answer(gateway, sent)))
             sent += 1
             done = {task for task in running if task.done()}
             left, running = left + sum(task.result() for task in done), running - done
             if not looks.seconds or now - looks.seconds[-1] > LOOK_SECONDS:
                 looks.look()
-                # The fakes remember everything, and they are not what is looked at.
+                # The fakes never forget, and they are not under test.
                 forget(fakes)
             await asyncio.sleep(max(0.0, began + sent / STREAMS_A_SECOND - time.monotonic()))
         left += sum(await asyncio.gather(*running))
@@ -120,7 +121,7 @@ async def test_r08_readers_who_leave_leave_nothing_behind(
     record_property("loop_lag_p99_ms_at_most", round(lag * 1000))
     assert looks.files[-1] <= looks.files[1] + 10
     assert slope / (left / seconds) <= MOST_MIB_AN_HOUR
-    # A loop that gets no core is late; the figure says it, and how many waited for one.
+    # An event loop without a free core is late. The recorded load explains such figures.
     load = os.getloadavg()[1]
     record_property("load_average", round(load, 1))
     assert lag <= MOST_LAG_SECONDS or load > len(os.sched_getaffinity(0))

@@ -1,5 +1,6 @@
-"""Two generators share a rollout, and one of them, or their database, is gone: nobody's version
-changes, nothing is loaded twice.
+"""Two generators share a rollout and survive the loss of one of them or of the database.
+
+No user changes version and no model is loaded twice.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from tests.services.generator.test_replicas import agreed, expected, replicas, v
 AWAY = "ROLLOUT_STORE_UNAVAILABLE"
 
 
-async def test_the_replica_that_loads_is_killed_and_the_other_one_finishes_without_a_second_load(
+async def test_surviving_replica_finishes_a_load_without_a_second_one(
     tmp_path: Path, database: str
 ) -> None:
     directory = model_directory(tmp_path, "v2")
@@ -59,7 +60,7 @@ async def test_the_replica_that_loads_is_killed_and_the_other_one_finishes_witho
 
 
 @pytest.mark.parametrize("how", ["kill", pytest.param("pause", marks=pytest.mark.long)])
-async def test_without_their_database_all_replicas_answer_as_before_and_refuse_changes(
+async def test_replicas_without_database_answer_as_before_and_reject_changes(
     tmp_path: Path, database: str, postgres: PostgresServer, how: str, record_property: Any
 ) -> None:
     predictor = FakePredictor()
@@ -93,17 +94,15 @@ async def test_without_their_database_all_replicas_answer_as_before_and_refuse_c
 
 
 async def until_known(pair: Sequence[Stubs]) -> None:
-    """Until every replica reads the database again, by itself."""
+    """Wait until every replica has polled the database again."""
     async with asyncio.timeout(20):
         while any([(await stubs.state()).HasField("stale_since_time") for stubs in pair]):
             await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
-async def as_shipped(root: Path, database: str) -> AsyncIterator[Sequence[Stubs]]:
-    """Two replicas with the default times between looks at database and model server, and before a
-    version goes.
-    """
+async def default_intervals(root: Path, database: str) -> AsyncIterator[Sequence[Stubs]]:
+    """Run two replicas with default intervals of polling and unloading."""
     shipped = {"poll_seconds": 0.5, "reconcile_seconds": 1.0, "unload_grace_seconds": 5.0}
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(predictor_server(FakePredictor()))
@@ -114,11 +113,11 @@ async def as_shipped(root: Path, database: str) -> AsyncIterator[Sequence[Stubs]
 
 
 @pytest.mark.long
-async def test_a_change_at_one_replica_holds_at_the_other_within_about_a_second(
+async def test_change_at_one_replica_reaches_the_other_within_a_second(
     tmp_path: Path, database: str, record_property: Any
 ) -> None:
     waits: list[float] = []
-    async with as_shipped(tmp_path, database) as pair:
+    async with default_intervals(tmp_path, database) as pair:
         for stubs in pair:
             await until_ready(stubs, "v1")
         directory = model_directory(tmp_path, "v2")

@@ -1,7 +1,7 @@
-"""F41: a client with a retry policy of its own does not multiply a message that has no key.
+"""F41: the retry policy of a client does not multiply messages without a request_id.
 
-grpc.aio sends a refused SendMessage again, because no message came back yet; without a request_id
-each try would leave a turn.
+grpc.aio retries a rejected SendMessage, because no response message has arrived. Without a
+request_id each attempt would create a turn.
 """
 
 import json
@@ -30,8 +30,8 @@ EAGER = {
 }
 
 
-async def send_eagerly(gateway: GatewayUnderTest, **fields: Any) -> grpc.StatusCode:
-    """Through a channel that retries whatever it can."""
+async def send_with_retries(gateway: GatewayUnderTest, **fields: Any) -> grpc.StatusCode:
+    """Send through a channel with retries for as many codes as possible."""
     options = [("grpc.service_config", json.dumps(EAGER))]
     async with grpc.aio.insecure_channel(gateway.grpc_target, options=options) as channel:
         request = chat_pb2.SendMessageRequest(
@@ -46,18 +46,18 @@ async def send_eagerly(gateway: GatewayUnderTest, **fields: Any) -> grpc.StatusC
         return caught.value.code()
 
 
-async def test_a_message_without_a_key_leaves_one_turn_when_the_guard_is_away(
+async def test_message_without_request_id_creates_one_turn_without_guard(
     tmp_path: Path,
 ) -> None:
     async with run_gateway(tmp_path) as gateway:
         gateway.fakes.guardrail.away = True
-        assert await send_eagerly(gateway) is grpc.StatusCode.UNAVAILABLE
+        assert await send_with_retries(gateway) is grpc.StatusCode.UNAVAILABLE
         assert len(gateway.fakes.session.requests) == 1
 
 
-async def test_a_message_with_a_key_may_be_sent_again_and_leaves_one_turn(tmp_path: Path) -> None:
+async def test_message_with_request_id_can_be_repeated_and_creates_one_turn(tmp_path: Path) -> None:
     async with run_gateway(tmp_path) as gateway:
         gateway.fakes.guardrail.away = True
-        assert await send_eagerly(gateway, request_id="key") is grpc.StatusCode.UNAVAILABLE
-        assert await send_eagerly(gateway, request_id="key") is grpc.StatusCode.UNAVAILABLE
+        assert await send_with_retries(gateway, request_id="key") is grpc.StatusCode.UNAVAILABLE
+        assert await send_with_retries(gateway, request_id="key") is grpc.StatusCode.UNAVAILABLE
         assert len(gateway.fakes.session.requests) == 1

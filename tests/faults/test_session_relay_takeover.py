@@ -1,5 +1,6 @@
-"""The replica that relays is killed in mid-batch; another one goes on within seconds, loses nothing
-and keeps the order.
+"""The relaying replica is killed during a batch.
+
+Another takes over within seconds, in order and without loss.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ LEASE_SECONDS = 1.0
 
 
 @pytest.mark.slow
-async def test_a_relay_that_is_killed_in_mid_batch_is_taken_over_within_seconds(
+async def test_relay_killed_during_a_batch_is_taken_over_within_seconds(
     postgres_home: Home,
 ) -> None:
     write_tokenizer(postgres_home.directory)

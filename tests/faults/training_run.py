@@ -1,6 +1,7 @@
-"""What the training scenarios kill: `python -m tests.faults.training_run run DIRECTORY` trains
-under Ray, slowly enough to be struck in mid-run; `… save DIRECTORY` writes one checkpoint after
-another.
+"""Training processes to be killed by the training scenarios.
+
+`python -m tests.faults.training_run run DIRECTORY` trains under Ray, slowly enough for a fault in
+the middle. `… save DIRECTORY` writes checkpoints continuously.
 """
 
 import itertools
@@ -26,7 +27,7 @@ TENSORS, TENSOR_ELEMENTS = "tensors.safetensors", 1 << 20
 
 
 def sft_config(root: Path, output: str) -> SftConfig:
-    """Ten steps of a toy model that lies in the folder."""
+    """Return the configuration for ten steps of the toy model in the folder."""
     return SftConfig(
         model_directory=root / "first",
         data_path=root / "sft.jsonl",
@@ -41,7 +42,7 @@ def sft_config(root: Path, output: str) -> SftConfig:
 
 
 def run_slowly(config: SftConfig, context: RunContext) -> Manifest:
-    """As the stage does it, with time between steps."""
+    """Run the stage with pauses between steps."""
 
     def progress(step: Progress) -> None:
         context.progress(step)
@@ -50,8 +51,8 @@ def run_slowly(config: SftConfig, context: RunContext) -> Manifest:
     return sft.run(config, replace(context, progress=progress))
 
 
-class Nobody:
-    """Watches: the progress file says it all."""
+class NoObserver:
+    """Observer without effect, since the progress file has all data."""
 
     def begin(self, name: str) -> None: ...
 
@@ -60,8 +61,8 @@ class Nobody:
     def end(self, name: str) -> None: ...
 
 
-def save_for_ever(directory: Path) -> None:
-    """Checkpoints whose tensors all hold their step's number."""
+def save_continuously(directory: Path) -> None:
+    """Write checkpoints with the step number in all tensors, until killed."""
     checkpoints = DirectoryCheckpoints(directory)
 
     def write(step: int, into: Path) -> None:
@@ -77,12 +78,12 @@ def save_for_ever(directory: Path) -> None:
 
 def main(what: str, root: Path) -> None:
     if what == "save":
-        save_for_ever(root)
+        save_continuously(root)
     run_stages(
         [StageRun("killed", run_slowly, sft_config(root, "killed"))],
         root / "runs",
         Group(workers=1),
-        Nobody(),
+        NoObserver(),
     )
 
 

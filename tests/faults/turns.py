@@ -1,7 +1,7 @@
-"""Clients that talk while something breaks, what they were told, and what must be true afterwards.
+"""Clients that chat during a fault, their history, and the final checks.
 
-A client repeats a call until it is acknowledged, as the gateway does, at one replica after the
-other. Every error on the way must be one that says "come back": the history keeps them all.
+Like the gateway, a client repeats a call until acknowledged, alternating between replicas. Every
+error on the way must be retryable. The history records all of them.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Told:
-    """One turn that was acknowledged to its end; times on one clock, in seconds."""
+class AcknowledgedTurn:
+    """One turn acknowledged to its end, with times in seconds on a common clock."""
 
     text: str
     answer: str
@@ -38,13 +38,15 @@ class Told:
 
 @dataclass
 class History:
-    """What all clients were told."""
+    """Everything that clients were promised."""
 
-    turns: list[Told] = field(default_factory=list)
+    turns: list[AcknowledgedTurn] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
-    async def insist(self, replicas: Sequence[Any], method: str, request: Any) -> Any:
-        """Call until it is acknowledged."""
+    async def call_until_acknowledged(
+        self, replicas: Sequence[Any], method: str, request: Any
+    ) -> Any:
+        """Repeat a call until acknowledged."""
         for stub in itertools.cycle(replicas):
             try:
                 return await getattr(stub, method)(request, timeout=DEADLINE_SECONDS, metadata=ADA)
@@ -58,14 +60,16 @@ class History:
                 await asyncio.sleep(PAUSE_SECONDS)
         raise AssertionError("the loop returns or raises")
 
-    async def talk(self, replicas: Sequence[Any], text: str, conversation_id: str = "") -> Told:
-        """One whole turn."""
+    async def talk(
+        self, replicas: Sequence[Any], text: str, conversation_id: str = ""
+    ) -> AcknowledgedTurn:
+        """Run a complete turn."""
         asked_at = time.monotonic()
         request = begin(text, conversation_id=conversation_id, request_id=text)
         turn = await self.insist(replicas, "BeginTurn", request)
         begun_at = time.monotonic()
         await self.insist(replicas, "FinishTurn", finish(turn.assistant_message_id, f"re: {text}"))
-        told = Told(
+        told = AcknowledgedTurn(
             text,
             f"re: {text}",
             turn.conversation_id,
@@ -78,15 +82,13 @@ class History:
         return told
 
 
-async def talk_while(
+async def talk_during(
     history: History,
     replicas: Sequence[Any],
     broken: Callable[[], Awaitable[None]],
     clients: int = 4,
 ) -> None:
-    """Clients talk, each in a conversation of its own; before, while and after `broken` does its
-    worst.
-    """
+    """Run clients, each in its own conversation, before, during and after the fault `broken`."""
     over = asyncio.Event()
 
     async def client(number: int) -> None:
@@ -109,8 +111,10 @@ async def talk_while(
 
 
 async def check(history: History, stub: Any, feedback: FakeFeedback) -> None:
-    """No acknowledged turn is lost, none is there twice, nothing is there that nobody asked for,
-    and all are published in order.
+    """Check the database against the history.
+
+    Every acknowledged turn exists exactly once, no other turn exists, and all are published in
+    order.
     """
     assert history.turns
     for conversation_id in {told.conversation_id for told in history.turns}:

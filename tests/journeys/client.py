@@ -1,4 +1,4 @@
-"""A small client of the public HTTP door, as the page uses it."""
+"""A small client of the public HTTP API, as used by the page."""
 
 import json
 import urllib.error
@@ -13,14 +13,14 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Client:
-    """One user."""
+    """Client of one user."""
 
     url: str
     key: str
     traceparent: str = ""
 
     def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """Status and JSON, errors included."""
+        """Return status and JSON, including errors."""
         try:
             with self._open(method, path, body) as response:
                 return response.status, json.loads(response.read() or b"{}")
@@ -29,7 +29,7 @@ class Client:
                 return error.code, json.loads(error.read())
 
     def events(self, method: str, path: str, body: object = None) -> Iterator[dict[str, Any]]:
-        """Events of a turn; an error event raises."""
+        """Yield the events of a turn. An error event raises."""
         with self._open(method, path, body) as response:
             kind = "message"
             for line in response:
@@ -42,12 +42,12 @@ class Client:
                     kind = "message"
 
     def ask(self, text: str, **more: object) -> list[dict[str, Any]]:
-        """A whole turn."""
+        """Run a complete turn."""
         body = {"input": {"text": text}, "requestId": str(uuid.uuid4()), **more}
         return list(self.events("POST", "/api/messages", body))
 
     def thumb(self, message_id: str, up: bool) -> str:
-        """The id of the event, once it is durable."""
+        """Send a thumb. Returns the event id once durable."""
         body = {"messageId": message_id, "requestId": str(uuid.uuid4()), "thumb": {"up": up}}
         status, answer = self.call("POST", "/api/feedback", body)
         assert status == 200, answer

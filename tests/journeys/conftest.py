@@ -1,6 +1,4 @@
-"""A running system shared by all journeys of a session, because a start takes seconds, and a
-receiver of its spans.
-"""
+"""A running system and a span receiver, shared by all journeys because a start takes seconds."""
 
 import json
 from collections.abc import Iterator
@@ -11,21 +9,21 @@ from tests.journeys.otlp import Receiver, receiving
 from tests.journeys.prometheus import SERVICES
 from tests.journeys.stack import Stack, running_stack
 
-# Users of this tenant may ask so much in a minute; all others as much as they like.
+# Users of this tenant have a request limit per minute. All others are unlimited.
 FRUGAL_TENANT, FRUGAL_REQUESTS = "frugal", 2
 EXPORT_EVERY_MS = "200"
 
 
 @pytest.fixture(scope="session")
 def receiver() -> Iterator[Receiver]:
-    """Receives the spans of `stack`."""
+    """Receive the spans of `stack`."""
     with receiving() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Stack]:
-    """The shared system. Tests restore stopped services."""
+    """Run the shared system. Tests must restore services they stop."""
     overrides = {FRUGAL_TENANT: {"user_requests_per_minute": FRUGAL_REQUESTS}}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TW_GATEWAY_QUOTA_OVERRIDES", json.dumps(overrides))

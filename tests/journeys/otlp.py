@@ -1,4 +1,4 @@
-"""A small receiver of OpenTelemetry's own protocol: keeps every span that arrives."""
+"""A small OTLP receiver that records all spans."""
 
 from collections.abc import Iterator
 from concurrent import futures
@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """One span as it came over the wire."""
+    """One span as received."""
 
     service: str
     name: str
@@ -25,7 +25,7 @@ class ReceivedSpan:
 
 @dataclass
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """Answers Export."""
+    """Implements the RPC Export."""
 
     spans: list[ReceivedSpan] = field(default_factory=list)
     port: int = 0
@@ -49,7 +49,7 @@ def _received(service: str, span: Any) -> ReceivedSpan:
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    """On a free port of loopback."""
+    """Receive spans on a free loopback port."""
     receiver, server = Receiver(), grpc.server(futures.ThreadPoolExecutor(2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)
     receiver.port = server.add_insecure_port("127.0.0.1:0")

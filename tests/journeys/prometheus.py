@@ -1,4 +1,4 @@
-"""A real Prometheus beside a running system, asked over its HTTP API."""
+"""A real Prometheus that scrapes a running system, queried over its HTTP API."""
 
 import json
 import time
@@ -20,18 +20,18 @@ from tests.servers import Server
 
 SERVICES = ("gateway", "guardrail", "enhancer", "session", "generator", "feedback")
 SECONDS = 30
-# Longer than all of a test's traffic, and what Grafana would put in.
+# Range for Grafana's variable, longer than the traffic of a test.
 RATE_INTERVAL = "5m"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One running Prometheus."""
+class PrometheusServer:
+    """A running Prometheus server."""
 
     url: str
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What it finds now. An expression that does not parse raises."""
+        """Return the result of a query. An invalid expression raises."""
         form = urllib.parse.urlencode({"query": expression})
         try:
             found = self._get(f"/api/v1/query?{form}")["result"]
@@ -40,7 +40,7 @@ class Asked:
         return list(found)
 
     def alerts(self) -> dict[str, dict[str, Any]]:
-        """The rules that it has loaded, by name."""
+        """Return the loaded alerting rules by name."""
         groups = self._get("/api/v1/rules")["groups"]
         return {rule["name"]: rule for group in groups for rule in group["rules"]}
 
@@ -57,15 +57,19 @@ class Asked:
 
 
 def excuse(excused: Mapping[str, str], expression: str) -> str:
-    """Why a query may find nothing: by words of it."""
+    """Return the accepted reason for an empty result, by words of the query."""
     return next((why for words, why in excused.items() if words in expression), "")
 
 
 def check_panels(
-    asked: Asked, board: Dashboard, excused: Mapping[str, str], perhaps: Sequence[str] = ()
+    asked: PrometheusServer,
+    board: Dashboard,
+    excused: Mapping[str, str],
+    perhaps: Sequence[str] = (),
 ) -> None:
-    """Every query is asked and finds series; an excused one must find none, and one with words of
-    `perhaps` may do either.
+    """Run all queries of the panels. Each must find series.
+
+    An excused query must find none. A query with words of `perhaps` may do either.
     """
     empty, found_after_all = [], []
     for panel in (panel for row in board.rows for panel in row.panels):
@@ -83,12 +87,12 @@ def check_panels(
 
 
 @contextmanager
-def watched(folder: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[Asked]:
-    """A Prometheus that reads a system every second, with our rules."""
+def watched(folder: Path, targets: Mapping[str, Sequence[str]]) -> Iterator[PrometheusServer]:
+    """Run a Prometheus that scrapes a system every second, with the product's rules."""
     prometheus = Prometheus(folder, free_port(), targets, (ALERTS,), scrape_seconds=1)
     server = Server(prometheus.prepare(locate().prometheus), folder)
     server.start()
     try:
-        yield Asked(prometheus.url)
+        yield PrometheusServer(prometheus.url)
     finally:
         server.stop()

@@ -1,6 +1,4 @@
-"""Starts the whole embedded system as a user does, in a folder of its own, and talks to it from
-outside.
-"""
+"""Runs the complete embedded system like a user, in a folder of its own."""
 
 import argparse
 import asyncio
@@ -32,7 +30,7 @@ START_SECONDS = 180
 
 @dataclass
 class Stack:
-    """A running system: its state folder, its ports, its supervisor."""
+    """A running system with its state folder, ports and supervisor."""
 
     state: Path
     ports: dict[str, int]
@@ -52,23 +50,22 @@ class Stack:
         return (self.state / "owner.key").read_text().strip()
 
     def make_keys(self, user: str, count: int = 1, tenant: str = "default") -> list[str]:
-        """API keys of new users, by the product's own command, run in this process: a new one would
-        take two seconds.
+        """Create API keys with the product's command.
+
+        The command runs in this process, because a new one takes two seconds.
         """
         parser = argparse.ArgumentParser()
         add_key_commands(parser, read_environment(self.state).keys_database)
         words = ["create", "--tenant", tenant, "--user", user, "--count", str(count)]
         with contextlib.redirect_stdout(io.StringIO()) as printed, ThreadPoolExecutor(1) as thread:
-            # In a thread of its own: Playwright's loop may run in this one.
+            # In a separate thread, because Playwright's event loop may run in this one.
             assert (
                 thread.submit(asyncio.run, run_key_command(parser.parse_args(words))).result() == 0
             )
         return printed.getvalue().split()
 
     def take_snapshot(self) -> Path:
-        """Folder of a new snapshot, made by `training snapshot` in this process: a process of its
-        own would import torch.
-        """
+        """Create a snapshot like `training snapshot`, in this process, where torch is imported."""
         words = [
             "snapshot",
             "--state",
@@ -81,8 +78,9 @@ class Stack:
         return Path(printed.getvalue().strip())
 
     def rows(self, stream: str = "") -> list[dict[str, Any]]:
-        """All rows of the object store, or of one stream. Compaction replaces files meanwhile: then
-        they are listed again.
+        """Return all rows of the object store, or of one stream.
+
+        Compaction may replace files during the read, in which case the files are listed again.
         """
         while True:
             try:
@@ -92,7 +90,7 @@ class Stack:
                 continue
 
     def pid_of(self, service: str) -> int:
-        """Process id of a supervised service."""
+        """Return the process id of a supervised service."""
         for task in Path(f"/proc/{self.supervisor.pid}/task").iterdir():
             for child in (task / "children").read_text().split():
                 command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
@@ -104,7 +102,7 @@ class Stack:
         os.kill(self.pid_of(service), number)
 
     def wait_for_line(self, *texts: str, seconds: float = 60, since: int = 0) -> str:
-        """The first line of the terminal that holds all these texts."""
+        """Wait for a terminal line with all these texts. Returns the first."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for line in self.lines[since:]:
@@ -116,7 +114,7 @@ class Stack:
 
 @contextmanager
 def running_stack(state: Path, model: str = "nano", how: str = "infra.embedded") -> Iterator[Stack]:
-    """`make up`, or `make stack`, without make, on free ports; stopped with SIGINT like Ctrl-C."""
+    """Run `make up` or `make stack`, without make, on free ports. Stopped by SIGINT."""
     command = [sys.executable, "-m", how, "up", "--model", model, "--state", str(state)]
     supervisor = subprocess.Popen(
         [*command, "--port", "0", "--grpc-port", "0"],

@@ -1,4 +1,4 @@
-"""The gateway's table of bad input, now against the real services behind it, over HTTP and gRPC."""
+"""The gateway's table of invalid requests against real services, over HTTP and gRPC."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ STATUSES = {"INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
 
 @pytest.fixture(scope="module")
 def people(stack: Stack) -> tuple[Client, dict[str, str]]:
-    """A user with a turn, and the ids that the table asks for."""
+    """A user with a turn, and the ids used by the table."""
     one, other = stack.make_keys("careless", 2)
     client, stranger = Client(stack.http, one), Client(stack.http, other)
     started = client.ask("hello")[0]

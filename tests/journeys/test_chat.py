@@ -1,4 +1,4 @@
-"""The chat path and the feedback path, from outside, against the running system."""
+"""Chat and feedback against the running system, through public APIs."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def user(stack: Stack, name: str) -> Client:
     return Client(stack.http, stack.make_keys(name)[0])
 
 
-def test_a_turn_streams_its_events_in_order_and_is_stored_with_both_texts(stack: Stack) -> None:
+def test_turn_streams_in_order_and_is_stored_with_both_texts(stack: Stack) -> None:
     ada = user(stack, "ada")
     events = ada.ask("wat is teh captial of france")
     assert [int(event["sequence"]) for event in events] == list(range(1, len(events) + 1))
@@ -35,12 +35,12 @@ def test_a_turn_streams_its_events_in_order_and_is_stored_with_both_texts(stack:
     assert answer["modelVersion"] == events[0]["started"]["modelVersion"]
 
 
-def test_the_enhancer_can_be_switched_off(stack: Stack) -> None:
+def test_enhancer_can_be_skipped(stack: Stack) -> None:
     events = user(stack, "bob").ask("wat is teh captial of france", skipEnhancer=True)
     assert not [event for event in events if "enhanced" in event]
 
 
-def test_events_can_be_read_again_after_any_of_them(stack: Stack) -> None:
+def test_events_can_be_resumed_after_any_sequence(stack: Stack) -> None:
     eve = user(stack, "eve")
     events = eve.ask("hello")
     for after in (0, 1, len(events) - 1):
@@ -48,7 +48,7 @@ def test_events_can_be_read_again_after_any_of_them(stack: Stack) -> None:
         assert list(eve.events("GET", path)) == events[after:]
 
 
-def test_another_users_conversation_is_as_good_as_missing(stack: Stack) -> None:
+def test_conversation_of_another_user_looks_missing(stack: Stack) -> None:
     ada, eve = user(stack, "ada2"), user(stack, "eve2")
     started = ada.ask("hello")[0]["started"]
     foreign = eve.call("GET", f"/api/conversations/{started['conversationId']}")
@@ -57,7 +57,7 @@ def test_another_users_conversation_is_as_good_as_missing(stack: Stack) -> None:
     assert foreign[0] == 404
 
 
-def test_regenerate_and_edit_make_siblings(stack: Stack) -> None:
+def test_regenerate_and_edit_create_siblings(stack: Stack) -> None:
     ada = user(stack, "ada3")
     first = ada.ask("hello")
     started = first[0]["started"]
@@ -80,7 +80,7 @@ def test_regenerate_and_edit_make_siblings(stack: Stack) -> None:
     assert len(answers) == 2
 
 
-def test_the_guard_refuses_a_harmful_question_with_a_finish_reason_and_not_an_error(
+def test_harmful_question_is_blocked_with_a_finish_reason(
     stack: Stack,
 ) -> None:
     events = user(stack, "mallory").ask(
@@ -91,7 +91,7 @@ def test_the_guard_refuses_a_harmful_question_with_a_finish_reason_and_not_an_er
     assert not events[0]["started"].get("modelVersion")
 
 
-def test_the_unmodified_openai_package_works_stream_and_whole(stack: Stack) -> None:
+def test_unmodified_openai_package_works_with_and_without_streaming(stack: Stack) -> None:
     client = OpenAI(base_url=f"{stack.http}/v1", api_key=stack.owner_key)
     assert "thumbwheel" in [model.id for model in client.models.list()]
     whole = client.chat.completions.create(
@@ -112,7 +112,7 @@ def test_the_unmodified_openai_package_works_stream_and_whole(stack: Stack) -> N
     client.close()
 
 
-def test_the_last_thumb_of_a_user_stands_and_is_shown_again(stack: Stack) -> None:
+def test_last_thumb_of_a_user_is_current_and_shown(stack: Stack) -> None:
     ada = user(stack, "ada4")
     events = ada.ask("hello")
     message, conversation = events[0]["messageId"], events[0]["started"]["conversationId"]
@@ -121,7 +121,7 @@ def test_the_last_thumb_of_a_user_stands_and_is_shown_again(stack: Stack) -> Non
     assert ada.conversation(conversation)[-1]["thumbUp"] is False
 
 
-def test_thumbs_and_turns_reach_parquet_and_every_offset_is_accounted_for(stack: Stack) -> None:
+def test_thumbs_and_turns_reach_parquet_without_missing_offsets(stack: Stack) -> None:
     ada = user(stack, "ada5")
     events = ada.ask("hello")
     event_id = ada.thumb(events[0]["messageId"], True)
@@ -142,7 +142,7 @@ def test_thumbs_and_turns_reach_parquet_and_every_offset_is_accounted_for(stack:
 
 
 def wait_for_row(stack: Stack, column: str, value: str) -> None:
-    """Until a Parquet object of the store has it."""
+    """Wait until a Parquet object of the store contains the row."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if any(row.get(column) == value for row in stack.rows()):
@@ -151,7 +151,7 @@ def wait_for_row(stack: Stack, column: str, value: str) -> None:
     raise AssertionError(f"{column} {value} is in no object")
 
 
-def test_metrics_of_every_service_tell_rate_errors_duration_tokens_and_thumbs(stack: Stack) -> None:
+def test_every_service_has_metrics_of_rate_errors_and_duration(stack: Stack) -> None:
     import urllib.request
 
     user(stack, "ada6").ask("hello")

@@ -1,4 +1,4 @@
-"""The claims of `make demo`: a better version is promoted, and the controls hold."""
+"""The claims of `make demo`: a better version is promoted, and the controls fail as expected."""
 
 import json
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 from infra.embedded.layout import ROOT
 
 
-def demonstrate(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`make demo RECIPE=nano` without make, in a folder of its own."""
+def run_demo(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `make demo RECIPE=nano` without make, in a folder of its own."""
     command = [
         sys.executable,
         "-m",
@@ -28,12 +28,12 @@ def demonstrate(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_thousand_thumbs_make_a_version_that_people_prefer(tmp_path: Path) -> None:
+def test_a_thousand_thumbs_produce_a_preferred_version(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    done = demonstrate(state)
+    done = run_demo(state)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     seen = json.loads((state / "demo.json").read_text())
-    # The claims once more, from what lies on disk and not from the demonstration's own words.
+    # The claims are verified again from the files, independent of the demo's output.
     assert seen["win_rate"]["rate"] >= 0.65
     assert seen["crowd"]["up"] + seen["crowd"]["down"] == 1000
     run = state / "loop" / "runs" / "nano-1"
@@ -50,11 +50,11 @@ def test_a_thousand_thumbs_make_a_version_that_people_prefer(tmp_path: Path) -> 
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_shuffled_thumbs_promote_nothing(tmp_path: Path) -> None:
+def test_shuffled_thumbs_promote_no_version(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    # So many honest ones pass what these must not: reward model and judge were right in 0.87 and
-    # 0.86 of the held-out pairs.
-    done = demonstrate(state, "--shuffle-thumbs", "--thumbs", "400")
+    # Share of honest raters that pass but shuffled ones must not. Reward model and judge agreed
+    # with 0.87 and 0.86 of the held-out pairs.
+    done = run_demo(state, "--shuffle-thumbs", "--thumbs", "400")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert (
         json.loads((state / "loop" / "runs" / "nano-1" / "result.json").read_text())["result"]
@@ -70,9 +70,9 @@ def test_shuffled_thumbs_promote_nothing(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_version_made_worse_on_purpose_is_rolled_back_by_itself(tmp_path: Path) -> None:
+def test_degraded_version_is_rolled_back_automatically(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    done = demonstrate(state, "--worse")
+    done = run_demo(state, "--worse")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     end = json.loads((state / "loop" / "canaries" / "nano-0-worse" / "end.json").read_text())
     assert end["verdict"] == "roll_back"

@@ -1,5 +1,6 @@
-"""Services die with SIGKILL at the worst moment: nothing acknowledged is lost, nothing is twice,
-people are told.
+"""Services are killed with SIGKILL at critical moments.
+
+No acknowledged data is lost or duplicated, and users get clear errors.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from tests.journeys.stack import Stack, running_stack
 
 @pytest.fixture(scope="module")
 def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A system whose rows come from the tests of this module alone."""
+    """Run a system for the tests of this module only, because they count all rows."""
     with running_stack(tmp_path_factory.mktemp("state")) as running:
         yield running
 
@@ -44,11 +45,11 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_services_die_one_by_one_and_nothing_acknowledged_is_lost(own_stack: Stack) -> None:
+def test_killing_services_one_by_one_loses_no_acknowledged_data(own_stack: Stack) -> None:
     stack, ada = own_stack, Client(own_stack.http, own_stack.owner_key)
     answer = ada.ask("hello")[0]["messageId"]
 
-    # The feedback service dies at once after an ack: its spool has the event.
+    # The feedback service dies directly after an acknowledgement, with the event in its spool.
     acked = [ada.thumb(answer, up) for up in (True, False, True)]
     stack.kill("feedback")
     stack.wait_for_line("feedback ", "SIGKILL")
@@ -56,8 +57,7 @@ def test_services_die_one_by_one_and_nothing_acknowledged_is_lost(own_stack: Sta
     stored = [row["event_id"] for row in rows(stack, "feedback")]
     assert sorted(stored) == sorted(acked), "each event once"
 
-    # The session dies while an answer is being written: the model server is held, so the moment is
-    # certain.
+    # The session service dies during an answer. The model server is frozen to fix the moment.
     predictor = stack.pid_of("predictor")
     os.kill(predictor, signal.SIGSTOP)
     events: list[dict[str, Any]] = []
@@ -73,12 +73,12 @@ def test_services_die_one_by_one_and_nothing_acknowledged_is_lost(own_stack: Sta
         "the supervisor brought session back, and the answer was stored"
     )
 
-    # The model server dies: it is said so, and the version is served again without anybody's help.
+    # The model server dies, is reported, and serves the version again without help.
     stack.kill("predictor")
     stack.wait_for_line("predictor ", "SIGKILL")
     wait_until(lambda: _answers(ada))
 
-    # The turns are in the log once each.
+    # Each turn is in the log exactly once.
     asked = {answer, events[0]["messageId"], ada.ask("hello")[0]["messageId"]}
     wait_until(lambda: asked <= {row["message_id"] for row in rows(stack, "turns")})
     turns = [row["event_id"] for row in rows(stack, "turns")]
@@ -92,8 +92,8 @@ def _answers(client: Client) -> bool:
         return False
 
 
-async def people_say(stack: Stack, thumbs: int) -> Counts:
-    """Let a crowd chat and rate, and wait until the sink has committed all their events."""
+async def simulate_users(stack: Stack, thumbs: int) -> Counts:
+    """Run simulated users and wait until the sink has committed all their events."""
     nano = PLANS["nano"]
     plan = type(nano)(
         **{**vars(nano), "thumbs": thumbs, "people": 8, "concurrency": 4, "seconds": 120}
@@ -110,8 +110,8 @@ async def people_say(stack: Stack, thumbs: int) -> Counts:
 
 
 @dataclass(frozen=True)
-class Reported:
-    """Figures of a snapshot's report, and the event ids of its rows of feedback."""
+class SnapshotReport:
+    """Figures of a snapshot's report, with the event ids of its feedback rows."""
 
     judged: int
     dropped: Counter[str]
@@ -119,8 +119,8 @@ class Reported:
     event_ids: list[str]
 
 
-def report_of_snapshot(stack: Stack) -> Reported:
-    """Figures of a new snapshot of the running system."""
+def report_of_snapshot(stack: Stack) -> SnapshotReport:
+    """Return the figures of a new snapshot of the running system."""
     report = json.loads((stack.take_snapshot() / "manifest.json").read_text())["report"]
     rows = [
         row
@@ -128,7 +128,7 @@ def report_of_snapshot(stack: Stack) -> Reported:
         for row in pq.read_table(stack.state / "objects" / segment["object"]).to_pylist()
     ]
     judged = report["thumbs_up"] + report["thumbs_down"] + report["corrections"]
-    return Reported(
+    return SnapshotReport(
         judged,
         Counter(report["dropped"]),
         Counter(report["by_version"]),
@@ -138,22 +138,22 @@ def report_of_snapshot(stack: Stack) -> Reported:
 
 def test_every_acknowledged_thumb_is_in_the_snapshot_once(own_stack: Stack) -> None:
     before = report_of_snapshot(own_stack)
-    counts = asyncio.run(people_say(own_stack, thumbs=50))
+    counts = asyncio.run(simulate_users(own_stack, thumbs=50))
     assert counts.thumbs == 50
     after = report_of_snapshot(own_stack)
     dropped = after.dropped - before.dropped
-    # A rated answer at the token limit is not used for training.
+    # A rated answer that reached the token limit is excluded from training.
     assert set(dropped) <= {"answer_incomplete"}
     assert after.judged - before.judged + dropped.total() == counts.events
-    # An answer of the guardrail has no version.
+    # An answer by the guardrail has no version.
     assert (after.by_version - before.by_version).keys() == counts.by_version.keys() - {""}
     assert (
         len(after.event_ids) == len(set(after.event_ids)) == len(before.event_ids) + counts.events
     )
 
 
-def test_without_the_model_server_people_are_told_at_once(stack: Stack) -> None:
-    """On the system of all journeys: it is whole again before the test ends."""
+def test_missing_model_server_is_reported_at_once(stack: Stack) -> None:
+    """Uses the shared system, which is restored before the end of the test."""
     ada = Client(stack.http, stack.owner_key)
     os.kill(stack.pid_of("predictor"), signal.SIGKILL)
     status, body = ada.call(
@@ -161,7 +161,7 @@ def test_without_the_model_server_people_are_told_at_once(stack: Stack) -> None:
         "/v1/chat/completions",
         {"model": "thumbwheel", "messages": [{"role": "user", "content": "hi"}]},
     )
-    if status != 200:  # unless it was back already
+    if status != 200:  # unless already back
         assert status == 503
         assert body["error"]["code"].startswith("model_")
     wait_until(lambda: _answers(ada))

@@ -1,6 +1,4 @@
-"""What a user decides about their own data, from outside: consent that stands, a conversation that
-is deleted, and an erasure after which no byte of theirs is left.
-"""
+"""Control of users over their data: consent, deletion of a conversation, and complete erasure."""
 
 import time
 import uuid
@@ -31,9 +29,7 @@ def user(stack: Stack, name: str) -> Client:
 
 
 def files_with(stack: Stack, word: str) -> set[str]:
-    """Names of all files of the running system that hold a word: databases with their WAL, spool,
-    objects, logs.
-    """
+    """Return the names of all state files with a word: databases with WAL, spool, objects, logs."""
     found = set()
     for file in stack.state.rglob("*"):
         if (
@@ -52,7 +48,7 @@ def _holds(file: Path, word: str) -> bool:
         return False
 
 
-def test_consent_stands_once_it_is_given(stack: Stack) -> None:
+def test_consent_is_stored(stack: Stack) -> None:
     ada = user(stack, "consenting")
     status, found = ada.call("GET", "/api/consent")
     assert (status, found) == (200, {"consent": {"training": True}})
@@ -63,7 +59,7 @@ def test_consent_stands_once_it_is_given(stack: Stack) -> None:
     assert user(stack, "another").call("GET", "/api/consent")[1] == {"consent": {"training": True}}
 
 
-def test_after_an_erasure_no_byte_of_what_was_said_is_left(stack: Stack) -> None:
+def test_erasure_leaves_no_byte_of_the_user(stack: Stack) -> None:
     ada, bob = user(stack, "leaving"), user(stack, "staying")
     mine, theirs = ada.ask(f"What is {CANARY}?", skipEnhancer=True), bob.ask("hello")
     comment = {
@@ -75,7 +71,7 @@ def test_after_an_erasure_no_byte_of_what_was_said_is_left(stack: Stack) -> None
     assert status == 200, said
     wait_for_row(stack, "event_id", said["eventId"])
     wait_for_row(stack, "message_id", mine[0]["messageId"])
-    # Not in vain: it was there, and nowhere but with the conversations.
+    # Proof of the test itself: the word existed, and only in the conversation database.
     assert {name.partition(".db")[0] for name in files_with(stack, CANARY)} == {"sessions"}
 
     status, erased = ada.call("POST", "/api/erasure")
@@ -90,7 +86,7 @@ def test_after_an_erasure_no_byte_of_what_was_said_is_left(stack: Stack) -> None
     assert ada.ask("hello again")[-1]["completed"]
 
 
-def test_a_deleted_conversation_leaves_what_readers_are_given(stack: Stack) -> None:
+def test_deleted_conversation_disappears_from_reads(stack: Stack) -> None:
     ada = user(stack, "tidying")
     gone, stays = (ada.ask(text)[0] for text in ("hello", "good morning"))
     for turn in (gone, stays):
@@ -101,7 +97,7 @@ def test_a_deleted_conversation_leaves_what_readers_are_given(stack: Stack) -> N
 
     engine = open_database(f"sqlite:///{stack.state}/feedback/ledger.db")
     ledger, store = Ledger(engine), Directory(stack.state / "objects")
-    # Beside the running service, as the command does it.
+    # Next to the running service, as the command does.
     compaction = Compaction(ledger, Compactors(engine), store, Erasures(engine), OPTIONS)
     assert compact_all(compaction) == 0
     found = {
@@ -129,8 +125,8 @@ def rows_of(store: Directory, item: ReadableSegment) -> list[parquet.Row]:
     return parquet.to_rows(read_segment(store, item))
 
 
-def test_it_is_unavailable_while_a_part_is_away_and_a_repetition_finishes_it(stack: Stack) -> None:
-    """On the system of all journeys: it is whole again before the test ends."""
+def test_erasure_during_an_outage_is_unavailable_and_completed_later(stack: Stack) -> None:
+    """Uses the shared system, which is restored before the end of the test."""
     ada = user(stack, "unlucky")
     ada.ask("hello")
     stack.kill("feedback")

@@ -1,6 +1,4 @@
-"""The page in a real browser: a person asks, sees the answer come, corrects, rates, regenerates,
-edits, reloads.
-"""
+"""The page in a real browser: ask, stream, correct, rate, regenerate, edit, reload."""
 
 import re
 import sqlite3
@@ -16,7 +14,7 @@ from tests.journeys.client import Client
 from tests.journeys.stack import Stack
 from tests.journeys.test_chat import wait_for_row
 
-# Without a GPU and without /dev/shm; the sandbox needs rights that tests do not have.
+# Without GPU, /dev/shm and sandbox, since the sandbox requires additional rights.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -32,9 +30,7 @@ CODE = """def total(rows):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all tests; each opens a context of its own, with no cookies or storage of
-    another's.
-    """
+    """Run one browser for all tests. Each test has its own context without cookies and storage."""
     with sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=str(install_browser()), args=FLAGS)
         yield started
@@ -58,9 +54,7 @@ def operators_page(
 
 @contextmanager
 def opened(browser: Browser, stack: Stack, size: tuple[int, int], key: str) -> Iterator[Page]:
-    """The page in a new context; whatever it logs as an error or asks of another host fails the
-    test.
-    """
+    """Open the page in a new context. Logged errors and requests to other hosts fail the test."""
     width, height = size
     troubles: list[str] = []
     page = browser.new_page(viewport={"width": width, "height": height})
@@ -79,7 +73,7 @@ def opened(browser: Browser, stack: Stack, size: tuple[int, int], key: str) -> I
 
 
 def open_menu(page: Page) -> None:
-    """On a phone the side is a drawer."""
+    """Open the menu, which is a drawer on phones."""
     if (menu := page.get_by_label("Open the menu")).is_visible():
         menu.click()
 
@@ -89,7 +83,7 @@ def ask(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_a_person_chats_rates_and_goes_back(page: Page) -> None:
+def test_user_chats_rates_and_navigates_back(page: Page) -> None:
     assert "tw_" not in page.url, "the key leaves the address bar"
     ask(page, "wat is teh captial of france")
     expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
@@ -131,7 +125,7 @@ def test_a_person_chats_rates_and_goes_back(page: Page) -> None:
     )
 
 
-def test_what_a_person_said_stays_in_sight_and_can_be_changed_and_taken_back(page: Page) -> None:
+def test_feedback_stays_visible_and_can_be_changed_and_retracted(page: Page) -> None:
     ask(page, "hello")
     page.get_by_label("Bad answer").click(timeout=30_000)
     page.get_by_role("button", name="too short").click()
@@ -172,7 +166,7 @@ def test_what_a_person_said_stays_in_sight_and_can_be_changed_and_taken_back(pag
         page.reload()
 
 
-def test_an_ack_that_comes_late_closes_nothing_and_a_conversation_is_loaded_once(
+def test_late_ack_closes_no_form_and_conversation_loads_once(
     page: Page,
 ) -> None:
     ask(page, "hello")
@@ -191,7 +185,7 @@ def test_an_ack_that_comes_late_closes_nothing_and_a_conversation_is_loaded_once
     held[0].continue_()
     expect(page.get_by_label("Good answer")).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_label("A better answer", exact=True)).to_have_value("Hello, you!")
-    # A second load would bring back what was so before the thumb.
+    # A second load would bring back the state from before the thumb.
     assert len(loads) == 1
 
 
@@ -204,7 +198,7 @@ def test_code_without_fences_is_shown_as_code_and_stored_unchanged(
     conversation = person.call("GET", "/api/conversations")[1]["conversations"][0]["id"]
     answer = person.conversation(conversation)[-1]["id"]
     text = f"You can write:\n\n{CODE}\nIt adds the *doubled* rows."
-    # The test model writes no code: its stored answer is replaced.
+    # The test model writes no code, so its stored answer is replaced.
     with closing(sqlite3.connect(stack.state / "sessions.db")) as database, database:
         assert (
             database.execute("UPDATE messages SET text = ? WHERE id = ?", (text, answer)).rowcount
@@ -218,13 +212,13 @@ def test_code_without_fences_is_shown_as_code_and_stored_unchanged(
     assert person.conversation(conversation)[-1]["text"] == text
 
 
-def test_a_wrong_key_is_asked_for_again(page: Page) -> None:
+def test_page_asks_again_after_an_invalid_key(page: Page) -> None:
     page.evaluate("localStorage.setItem('thumbwheel.key', '')")
     page.reload()
     expect(page.get_by_label("API key")).to_be_visible()
 
 
-def test_a_person_decides_about_training_and_deletes_what_they_said(page: Page) -> None:
+def test_user_sets_consent_and_erases_all_data(page: Page) -> None:
     ask(page, "hello")
     expect(page.get_by_label("Good answer")).to_be_visible(timeout=30_000)
     open_menu(page)
@@ -269,9 +263,7 @@ def test_a_person_decides_about_training_and_deletes_what_they_said(page: Page) 
     expect(dialog.get_by_role("status")).to_contain_text("cannot be read any more")
 
 
-def test_an_operator_sees_what_people_think_of_the_versions(
-    operators_page: Page, stack: Stack
-) -> None:
+def test_operator_sees_the_ratings_of_the_versions(operators_page: Page, stack: Stack) -> None:
     page, somebody = operators_page, Client(stack.http, stack.make_keys("rater")[0])
     expect(page.get_by_text("Learning")).to_have_count(1)
     answer = somebody.ask("hello")[0]

@@ -1,6 +1,4 @@
-"""A quota that is used up, as people meet it: refused at every door with the time to come back, and
-nobody else is.
-"""
+"""An exhausted quota in all APIs: rejection with a retry time, other users unaffected."""
 
 import time
 import urllib.error
@@ -20,14 +18,14 @@ LONGEST_SECONDS = 62
 
 
 def used_up(stack: Stack, name: str) -> Client:
-    """A user who has asked all that they may ask in a minute."""
+    """Return a user with an exhausted request quota."""
     client = Client(stack.http, stack.make_keys(name, tenant=FRUGAL_TENANT)[0])
     for _ in range(FRUGAL_REQUESTS):
         assert finish_of(client.ask("hello"))
     return client
 
 
-def test_http_says_429_which_limit_and_when_to_come_back(stack: Stack) -> None:
+def test_http_returns_429_with_limit_and_retry_time(stack: Stack) -> None:
     began = time.monotonic()
     client = used_up(stack, "frugal-http")
     with pytest.raises(urllib.error.HTTPError) as caught:
@@ -56,7 +54,7 @@ def test_http_says_429_which_limit_and_when_to_come_back(stack: Stack) -> None:
     assert refused.value.response.headers["x-ratelimit-remaining-requests"] == "0"
 
 
-def test_grpc_says_resource_exhausted_with_a_retry_delay(stack: Stack) -> None:
+def test_grpc_returns_resource_exhausted_with_a_retry_delay(stack: Stack) -> None:
     began = time.monotonic()
     client = used_up(stack, "frugal-grpc")
     metadata = (("authorization", f"Bearer {client.key}"),)
@@ -81,7 +79,7 @@ def test_grpc_says_resource_exhausted_with_a_retry_delay(stack: Stack) -> None:
     assert LONGEST_SECONDS >= retry.retry_delay.seconds > 50 - (time.monotonic() - began)
 
 
-def test_another_user_of_the_same_tenant_may_still_ask(stack: Stack) -> None:
+def test_other_users_of_the_tenant_are_unaffected(stack: Stack) -> None:
     used_up(stack, "frugal-one")
     other = Client(stack.http, stack.make_keys("frugal-two", tenant=FRUGAL_TENANT)[0])
     assert finish_of(other.ask("hello"))

@@ -1,6 +1,4 @@
-"""`make stack` as a new user starts it: both gateways, a broker that dies, and an audit that finds
-every offset.
-"""
+"""`make stack` as started by a new user: two gateways, a killed broker, and a complete audit."""
 
 import os
 import re
@@ -28,7 +26,7 @@ def real(tmp_path: Path) -> Iterator[Stack]:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_lost(
+def test_two_gateways_on_real_servers_agree_and_lose_no_acknowledged_data(
     real: Stack,
 ) -> None:
     one, other = (
@@ -42,14 +40,14 @@ def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_
     assert text_of(again) == text_of(asked) != ""
     assert finish_of(again) == "FINISH_REASON_STOP"
 
-    # The last thumb stands, whichever replica took it, and both show it at once.
+    # The last thumb is current at once in both replicas, independent of the accepting one.
     acked = [(one, other)[number % 2].thumb(answer, up=number % 3 == 0) for number in range(8)]
     assert [client.conversation(conversation)[-1].get("thumbUp") for client in (one, other)] == [
         False,
         False,
     ]
 
-    # Without its broker the door takes thumbs all the same; they follow when it is back.
+    # Without the broker, thumbs are accepted and published later.
     kill_kafka(real)
     acked += [(one, other)[number % 2].thumb(answer, up=True) for number in range(8)]
     real.wait_for_line("kafka ", "SIGKILL")
@@ -59,8 +57,8 @@ def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_
     )
 
     settled_audit(real, feedback=len(set(acked)), turns=2)
-    # A replica that loses its partition between an object and its commit leaves one that no reader
-    # sees, and nothing can name it any more.
+    # A replica that loses its partition between object and commit leaves an orphan, invisible to
+    # readers.
     tended = as_operator(real, "orphans", "--delete", "--older-than", "0s").stdout.splitlines()
     assert re.fullmatch(r"orphans=(\d+) dead=\1 deleted=\1", tended[-1]), tended
     audited = as_operator(real, "audit")
@@ -69,7 +67,7 @@ def test_two_gateways_on_real_servers_answer_as_one_and_nothing_acknowledged_is_
 
 
 def kill_kafka(stack: Stack) -> None:
-    """kill -9, found by the folder that only this stack's broker is told."""
+    """Kill the broker of this stack, found by its folder."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
@@ -82,8 +80,9 @@ def kill_kafka(stack: Stack) -> None:
 
 
 def settled_audit(stack: Stack, **rows: int) -> None:
-    """Wait until so many rows are in the ledger, and nothing waits; the audit finds no fault with
-    them.
+    """Wait until the ledger has these rows and no offset is pending.
+
+    The audit must find no problem.
     """
     end = time.monotonic() + SETTLED_SECONDS
     while True:
@@ -101,7 +100,7 @@ def settled_audit(stack: Stack, **rows: int) -> None:
 
 
 def as_operator(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
-    """`python -m services.feedback …` with the settings of a replica that runs."""
+    """Run `python -m services.feedback …` with the settings of a running replica."""
     environment = Path(f"/proc/{stack.pid_of('feedback')}/environ").read_text().split("\0")
     settings = dict(pair.split("=", 1) for pair in environment if pair.startswith("TW_FEEDBACK_"))
     command = [sys.executable, "-m", "services.feedback", *words]

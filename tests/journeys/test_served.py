@@ -1,5 +1,6 @@
-"""From a chat to the trainer: what nano's predictor sampled is in the rated answer's row, and the
-training library gives it the same.
+"""From chat to training: the predictor's samples are in the rows of rated answers.
+
+The training library computes the same log-probs for them.
 """
 
 from contextlib import nullcontext
@@ -30,13 +31,13 @@ QUESTIONS = (
 )
 
 
-def judged(stack: Stack) -> dict[str, Judgement]:
-    """By message id, from a snapshot of the running system."""
+def judgements_by_message(stack: Stack) -> dict[str, Judgement]:
+    """Return judgements by message id, from a snapshot of the running system."""
     snapshot = open_snapshot(stack.take_snapshot())
     return {judgement.message_id: judgement for judgement in read_judgements(snapshot)}
 
 
-def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(
+def test_training_computes_the_same_log_probs_as_serving(
     stack: Stack,
 ) -> None:
     ada = Client(stack.http, stack.make_keys("served")[0])
@@ -50,12 +51,12 @@ def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(
         for event in events
     )
 
-    found = judged(stack)
+    found = judgements_by_message(stack)
     version = answers[0][0]["started"]["modelVersion"]
     directory = stack.state / "models" / version
     chat = load_chat(directory)
     rated = [found[events[0]["messageId"]] for events in answers if events[0]["messageId"] in found]
-    assert len(rated) >= len(answers) - 1  # one may have run to its limit of tokens
+    assert len(rated) >= len(answers) - 1  # an answer may have reached the token limit
     read = [read_answer(one.served, one.context, one.answer, chat) for one in rated]
     assert all(one.served and one.served.version == version and not one.unfit for one in read)
     for events in answers:
@@ -72,5 +73,5 @@ def test_training_gives_what_was_served_the_log_probs_with_which_it_was_served(
     figures = figures_of(measured, OffPolicyConfig())
     check_fit([one.unfit for one in read], version)
     check_mismatch(figures, version, OffPolicyConfig())
-    # 0.002 to 0.004 seen; a prompt that is one token short makes it 0.13.
+    # Measured 0.002 to 0.004. A prompt with one token missing results in 0.13.
     assert figures[version]["mismatch"] < 0.02

@@ -1,6 +1,4 @@
-"""One turn and its thumb, followed through the services by their traces; what people write is in no
-span.
-"""
+"""Traces of one turn and its thumb through all services. No span contains user text."""
 
 import re
 import time
@@ -17,7 +15,7 @@ QUESTION = "wat is teh captial of Liechtenstein"
 
 
 def wait_for(receiver: Receiver, *wanted: tuple[str, str]) -> list[ReceivedSpan]:
-    """The spans of the trace, once these names have come from these services."""
+    """Return the spans of the trace once these names from these services have arrived."""
     end = time.monotonic() + 30
     while True:
         spans = receiver.of_trace(TRACE_ID)
@@ -29,7 +27,7 @@ def wait_for(receiver: Receiver, *wanted: tuple[str, str]) -> list[ReceivedSpan]
 
 
 def trace_id_over_grpc(stack: Stack, user: Client) -> str:
-    """As a call that ends well tells it."""
+    """Return the trace id reported by a successful call."""
     metadata = (("authorization", f"Bearer {user.key}"), ("traceparent", user.traceparent))
     with grpc.insecure_channel(stack.grpc) as channel:
         conversations = chat_pb2_grpc.ChatServiceStub(channel).ListConversations
@@ -39,9 +37,7 @@ def trace_id_over_grpc(stack: Stack, user: Client) -> str:
     return str(dict(call.trailing_metadata())["x-trace-id"])
 
 
-def test_a_turn_and_its_thumb_are_one_trace_through_all_services(
-    stack: Stack, receiver: Receiver
-) -> None:
+def test_turn_and_thumb_have_traces_through_all_services(stack: Stack, receiver: Receiver) -> None:
     yusuf = Client(stack.http, stack.make_keys("yusuf")[0], f"00-{TRACE_ID}-00f067aa0ba902b7-01")
     message_id = yusuf.ask(QUESTION)[0]["messageId"]
     yusuf.thumb(message_id, True)
@@ -68,6 +64,6 @@ def test_a_turn_and_its_thumb_are_one_trace_through_all_services(
     assert "turn ended" in line
     assert f"trace_id={TRACE_ID}" in line
     written = "".join(span.everything for span in receiver.spans)
-    # A name that no identifier in hexadecimal digits can spell.
+    # A name with letters outside hexadecimal digits, distinct from all ids.
     for word in (*re.findall(r"\w{6,}", QUESTION), "yusuf"):
         assert word not in written, word

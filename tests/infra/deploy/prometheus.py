@@ -18,13 +18,13 @@ from infra.images.layer import LayerWriter
 from infra.servers.installation import find_installed
 from tests.infra.deploy.deployed import Deployed
 from tests.infra.deploy.pod_monitors import scrape_configs, targets
-from tests.journeys.prometheus import Asked
+from tests.journeys.prometheus import PrometheusServer
 
 NAMESPACE, NAME, PORT = "monitoring", "prometheus", 9090
 IMAGE = "localhost/thumbwheel-test-prometheus:1"
 
 
-def started(deployed: Deployed) -> Asked:
+def started(deployed: Deployed) -> PrometheusServer:
     """Reads what the PodMonitors of the release select, with its PrometheusRules; allowed there by
     its namespace alone.
     """
@@ -42,7 +42,7 @@ def started(deployed: Deployed) -> Asked:
     deployed.shell.run(*wait)
     where = ["kubectl", "get", "-n", NAMESPACE, f"pod/{NAME}", "-o", "jsonpath={.status.podIP}"]
     port = forward_port(deployed.shell, 0, deployed.shell.run(*where).strip(), PORT)
-    return Asked(f"http://127.0.0.1:{port}")
+    return PrometheusServer(f"http://127.0.0.1:{port}")
 
 
 def ended(deployed: Deployed) -> None:

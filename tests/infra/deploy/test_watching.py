@@ -20,7 +20,7 @@ from infra.watching.panels import Dashboard
 from tests.infra.deploy import prometheus
 from tests.infra.deploy.deployed import SERVICES, Deployed, ask, rate, until
 from tests.journeys.client import Client
-from tests.journeys.prometheus import Asked, check_panels
+from tests.journeys.prometheus import PrometheusServer, check_panels
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -66,7 +66,7 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 @dataclass(frozen=True)
 class Watched:
     deployed: Deployed
-    asked: Asked
+    asked: PrometheusServer
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def live(deployed: Deployed) -> None:
     deployed.python("gateway", "-c", WRONG_CALL, f"{deployed.name}-guardrail:50052")
 
 
-def let_scrape(asked: Asked) -> None:
+def let_scrape(asked: PrometheusServer) -> None:
     """Until every target was read twice more: a rate needs two values."""
     scrapes = "min(count_over_time(up[5m]))"
     until("somebody is scraped", lambda: bool(asked.query(scrapes)))

@@ -14,7 +14,7 @@ from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.channel import open_channel
 from services.chassis.retries import is_idempotent, is_retryable
-from tests.faults.replica import inner_replica
+from tests.faults.replica import in_process_replica
 
 PROTOS = (chat_pb2, enhancer_pb2, feedback_pb2, generator_pb2, guardrail_pb2, session_pb2)
 BEGIN_TURN = "/thumbwheel.session.v1.SessionService/BeginTurn"
@@ -25,7 +25,7 @@ async def calls_of(
     text: str, *protos: FileDescriptor, seconds: float = 10
 ) -> tuple[int, grpc.StatusCode, float]:
     """Return attempts seen by the server, status code and duration in seconds of a failing call."""
-    async with inner_replica() as replica, open_channel(replica.target, *protos) as channel:
+    async with in_process_replica() as replica, open_channel(replica.target, *protos) as channel:
         stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
         began = time.monotonic()
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -19,5 +19,5 @@ async def gateway(tmp_path: Path) -> AsyncIterator[GatewayUnderTest]:
 async def shared_gateway(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[GatewayUnderTest]:
-    async with run_gateway(tmp_path_factory.mktemp("house")) as opened:
+    async with run_gateway(tmp_path_factory.mktemp("gateway")) as opened:
         yield opened

@@ -119,7 +119,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         wiring(settings) as registrations,
         serving(settings, registrations) as port,
         run_gateway(
-            tmp_path_factory.mktemp("house"),
+            tmp_path_factory.mktemp("gateway"),
             session_target=f"127.0.0.1:{port}",
             key_cache_seconds=0,
         ) as gateway,

@@ -183,7 +183,7 @@ class Admitted:
     """An admitted turn: times before and after the call, and its earliest end."""
 
     called: float
-    wait_until_connected: float
+    admitted_at: float
     ended: float
     used: int
 
@@ -239,9 +239,9 @@ async def visits(
         except QuotaError:
             await asyncio.sleep(chance.random() / 50)
             continue
-        wait_until_connected = time.monotonic()
+        admitted_at = time.monotonic()
         await asyncio.sleep(lasts)
-        found.append(Admitted(called, wait_until_connected, time.monotonic(), used))
+        found.append(Admitted(called, admitted_at, time.monotonic(), used))
         reservation.settle(used)
     return found
 
@@ -252,7 +252,7 @@ def most_within(admitted: list[Admitted], seconds: float, size: Callable[[Admitt
         sum(
             size(other)
             for other in admitted
-            if other.called >= one.called and other.wait_until_connected <= one.called + seconds
+            if other.called >= one.called and other.admitted_at <= one.called + seconds
         )
         for one in admitted
     )
@@ -260,10 +260,7 @@ def most_within(admitted: list[Admitted], seconds: float, size: Callable[[Admitt
 
 def most_at_once(admitted: list[Admitted]) -> int:
     return max(
-        sum(
-            other.wait_until_connected <= one.wait_until_connected < other.ended
-            for other in admitted
-        )
+        sum(other.admitted_at <= one.admitted_at < other.ended for other in admitted)
         for one in admitted
     )
 
