@@ -101,12 +101,31 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
     async with AsyncExitStack() as stack:
         authenticator = Authenticator(await _keys(settings, stack), await _tokens(settings, stack))
         peers = await _Peers.open(settings, stack)
-        valkey = await _valkey(settings, stack)
+        # Without a URL this gateway is the only one.
+        valkey = (
+            await stack.enter_async_context(
+                open_valkey(settings.valkey_url, deadline_seconds=settings.valkey_seconds)
+            )
+            if settings.valkey_url
+            else None
+        )
         cache = AnswerCache(_cache_backend(settings, valkey), peers.generator)
-        chat_path = _chat(settings, peers, cache)
+        chat_path = Chat(
+            Peers(peers.enhancer, peers.guardrail, peers.session, peers.generator),
+            AnswerTiming(
+                settings.coalesce_seconds,
+                Timeouts(settings.first_text_seconds, settings.idle_seconds),
+            ),
+            AnswerStore(peers.session, settings.finish_seconds),
+            cache,
+        )
         turns = Turns(
             traced(chat_path.run, tracer()),
-            _limits(settings),
+            TurnLimits(
+                turn_seconds=settings.turn_seconds,
+                keep_seconds=settings.keep_seconds,
+                max_kept_characters=settings.max_kept_characters,
+            ),
             await _shared_state(settings, valkey, stack),
             Admission("turns", settings.sure_turns, settings.max_turns, RETRY_SECONDS),
         )
@@ -129,15 +148,6 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         # Turns are closed before the HTTP server, because their readers wait for the final events.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
         yield Servers(_registrations(chat, feedback, authenticator, turns.hand_over), app, port)
-
-
-async def _valkey(settings: GatewaySettings, stack: AsyncExitStack) -> ValkeyClient | None:
-    """Connect to Valkey, the shared store. Returns None for a single gateway."""
-    if not settings.valkey_url:
-        return None
-    return await stack.enter_async_context(
-        open_valkey(settings.valkey_url, deadline_seconds=settings.valkey_seconds)
-    )
 
 
 def _cache_backend(settings: GatewaySettings, valkey: ValkeyClient | None) -> CacheBackend | None:
@@ -264,24 +274,6 @@ def _page(settings: GatewaySettings) -> Path | None:
         log.warning("page not built", extra=fields(directory=str(settings.page_directory)))
         return None
     return settings.page_directory
-
-
-def _chat(settings: GatewaySettings, peers: _Peers, cache: AnswerCache) -> Chat:
-    timeouts = Timeouts(settings.first_text_seconds, settings.idle_seconds)
-    return Chat(
-        Peers(peers.enhancer, peers.guardrail, peers.session, peers.generator),
-        AnswerTiming(settings.coalesce_seconds, timeouts),
-        AnswerStore(peers.session, settings.finish_seconds),
-        cache,
-    )
-
-
-def _limits(settings: GatewaySettings) -> TurnLimits:
-    return TurnLimits(
-        turn_seconds=settings.turn_seconds,
-        keep_seconds=settings.keep_seconds,
-        max_kept_characters=settings.max_kept_characters,
-    )
 
 
 def _registrations(

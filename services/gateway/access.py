@@ -125,7 +125,11 @@ AccessCheck = Callable[[Message, Context], Awaitable[None]]
 
 def _access_check(rule: Rule | None, authenticator: Authenticator) -> AccessCheck:
     async def check(request: Message, context: Context) -> None:
-        credential = await authorize(rule, _authorization(context), authenticator)
+        metadata = context.invocation_metadata() or ()
+        values = [value for key, value in metadata if key == "authorization"]
+        # With two values, the value checked by a proxy would be ambiguous.
+        authorization = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+        credential = await authorize(rule, authorization, authenticator)
         bind_call(replace(current_call(), caller=credential.caller))
         reject_unknown_fields(request, "")
 
@@ -147,12 +151,6 @@ def _stream(check: AccessCheck, behaviour: Any) -> Any:
             yield response
 
     return call
-
-
-def _authorization(context: Context) -> str:
-    values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-    # With two values, the value checked by a proxy would be ambiguous.
-    return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
 def reject_unknown_fields(message: Message, path: str) -> None:

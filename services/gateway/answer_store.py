@@ -43,20 +43,16 @@ class AnswerStore:
                 return await self._sessions.finish_turn(answer)
             except UNAVAILABLE as error:
                 if time.monotonic() + pause >= give_up_at:
-                    raise _not_stored(answer, error) from error
+                    _count(answer, error)
+                    raise UnavailableError(
+                        "the answer was shown but not stored: the session service is unavailable",
+                        reason="ANSWER_NOT_STORED",
+                    ) from error
             except ServiceError as error:
                 _count(answer, error)
                 raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-
-def _not_stored(answer: Answer, error: ServiceError) -> UnavailableError:
-    _count(answer, error)
-    return UnavailableError(
-        "the answer was shown but not stored: the session service is unavailable",
-        reason="ANSWER_NOT_STORED",
-    )
 
 
 def _count(answer: Answer, error: ServiceError) -> None:

@@ -33,21 +33,18 @@ class Authenticator:
             UnauthenticatedError: The header is missing, or the key or token is invalid.
             UnavailableError: The key store or the issuer is unavailable.
         """
+        scheme, _, bearer = authorization.partition(" ")
         try:
-            return await self._authenticate(authorization)
+            if scheme.lower() != "bearer":
+                raise UnauthenticatedError(
+                    "the call has no API key",
+                    reason="API_KEY_MISSING",
+                    field="authorization",
+                    limit=f"Bearer {PREFIX}…",
+                )
+            if self._tokens and not bearer.startswith(PREFIX):
+                return await self._tokens.authenticate(bearer)
+            return await self._keys.authenticate(bearer)
         except ServiceError as error:
             REJECTED_CREDENTIALS.labels(error.reason).inc()
             raise
-
-    async def _authenticate(self, authorization: str) -> Credential:
-        scheme, _, bearer = authorization.partition(" ")
-        if not authorization or scheme.lower() != "bearer":
-            raise UnauthenticatedError(
-                "the call has no API key",
-                reason="API_KEY_MISSING",
-                field="authorization",
-                limit=f"Bearer {PREFIX}…",
-            )
-        if self._tokens and not bearer.startswith(PREFIX):
-            return await self._tokens.authenticate(bearer)
-        return await self._keys.authenticate(bearer)

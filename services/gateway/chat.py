@@ -72,7 +72,12 @@ class Chat:
             elif stored := stored or await self._stored(started_turn):
                 replay(turn, started_turn, stored)
             elif claim is Claim.UNKNOWN:
-                raise _unknown_turn()
+                # Answering here too would give one message two texts.
+                raise UnavailableError(
+                    "this turn was begun before, and its state is unknown at present",
+                    reason="TURN_STATE_UNKNOWN",
+                    retry_seconds=1,
+                )
             else:
                 await self._answer(
                     AnswerWriter(turn, started_turn, prompt, clock), turn, started_turn, verdict
@@ -126,18 +131,6 @@ class Chat:
         # can still answer the turn.
         if turn.started or not turn.request.request_id:
             await self._answer_store.store(replace(answer, finish_reason=FinishReason.FAILED))
-
-
-def _unknown_turn() -> UnavailableError:
-    """Return the error for a turn that another gateway may still be answering.
-
-    Answering in this gateway too would give one message two texts.
-    """
-    return UnavailableError(
-        "this turn was begun before, and its state is unknown at present",
-        reason="TURN_STATE_UNKNOWN",
-        retry_seconds=1,
-    )
 
 
 @asynccontextmanager

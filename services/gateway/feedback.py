@@ -141,18 +141,8 @@ class Feedback:
             raise field_error("message_id", "an answer of the assistant, not a message of the user")
         if not message.finished:
             raise FailedPreconditionError("the answer is still being written", field="message_id")
-        event = self._event(caller, submission, message)
-        durability = await self._log.record(event)
-        if isinstance(submission.value, Thumb):
-            THUMBS.labels(
-                message.model_version, message.arm, "up" if submission.value.up else "down"
-            ).inc()
-        return event.event_id, durability
-
-    def _event(
-        self, caller: Caller, submission: FeedbackSubmission, message: RatedMessage
-    ) -> FeedbackEvent:
-        return FeedbackEvent(
+        # The id is derived from the request_id, which makes retries idempotent.
+        event = FeedbackEvent(
             event_id=str(uuid.uuid5(EVENT_NAMESPACE, f"{caller.key}/{submission.request_id}")),
             tenant=caller.tenant,
             principal=principal_of(self._principal_key, caller),
@@ -163,6 +153,12 @@ class Feedback:
             accept_ns=time.time_ns(),
             value=submission.value,
         )
+        durability = await self._log.record(event)
+        if isinstance(submission.value, Thumb):
+            THUMBS.labels(
+                message.model_version, message.arm, "up" if submission.value.up else "down"
+            ).inc()
+        return event.event_id, durability
 
 
 def check_submission(submission: FeedbackSubmission) -> None:

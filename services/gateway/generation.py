@@ -119,7 +119,15 @@ class Generation:
         try:
             async with aclosing(events):
                 while self.finished is None:
-                    self._take(await self._next(events))
+                    match event := await self._next(events):
+                        case Selected():
+                            self._on_selected(event)
+                        case str():
+                            self.first_text_at = self.first_text_at or time.monotonic()
+                            self._texts.append(event)
+                            self._held.add(event)
+                        case Finished():
+                            self.finished = event
             self._held.end()
         except Exception as error:  # noqa: BLE001 - raised again where the answer is released
             self._held.end(error)
@@ -141,14 +149,3 @@ class Generation:
             raise UnavailableError(
                 "the generator's stream ended early", reason="GENERATOR_UNAVAILABLE"
             ) from error
-
-    def _take(self, event: GenerateEvent) -> None:
-        match event:
-            case Selected():
-                self._on_selected(event)
-            case str():
-                self.first_text_at = self.first_text_at or time.monotonic()
-                self._texts.append(event)
-                self._held.add(event)
-            case Finished():
-                self.finished = event

@@ -63,7 +63,10 @@ class HeldAnswer:
         Raises:
             ServiceError: Errors of the guard at once, errors of the model after the preceding text.
         """
-        while await self._await_text():
+        while True:
+            await self._changed.wait()
+            if self._stopped or not self._pending:
+                break
             checked_at = time.monotonic()
             verdict = await self._check()
             # A stop may arrive during the check. The verdict is then dropped, since the reader has
@@ -79,11 +82,6 @@ class HeldAnswer:
                 await self._coalesce(time.monotonic() - checked_at)
         if self._failure:
             raise self._failure
-
-    async def _await_text(self) -> bool:
-        """Wait for unchecked text. Returns False at the end of the answer."""
-        await self._changed.wait()
-        return bool(self._pending) and not self._stopped
 
     async def _check(self) -> OutputVerdict:
         piece = self._pending[:MAX_PENDING_CHARACTERS]

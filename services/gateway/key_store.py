@@ -51,7 +51,16 @@ class SqlKeyStore:
                 return
             await self._insert(connection, tenants, {"tenant": tenant, **made})
             await self._insert(connection, users, {"tenant": tenant, "user": user, **made})
-            await self._insert(connection, api_keys, _values(key))
+            values = {
+                "key_id": key.key_id,
+                "digest": key.digest,
+                "tenant": key.caller.tenant,
+                "user": key.caller.user,
+                "scopes": scopes_text(key.scopes),
+                "create_time": key.create_time,
+                "expire_time": key.expire_time,
+            }
+            await self._insert(connection, api_keys, values)
 
     async def list_keys(self) -> list[StoredKey]:
         """Return all keys, oldest first."""
@@ -98,18 +107,6 @@ def _with_digest(digest: bytes) -> Select[Any]:
     return select(api_keys).where(
         or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)
     )
-
-
-def _values(key: StoredKey) -> dict[str, Any]:
-    return {
-        "key_id": key.key_id,
-        "digest": key.digest,
-        "tenant": key.caller.tenant,
-        "user": key.caller.user,
-        "scopes": scopes_text(key.scopes),
-        "create_time": key.create_time,
-        "expire_time": key.expire_time,
-    }
 
 
 def _key(row: Row[Any]) -> StoredKey:

@@ -154,33 +154,34 @@ class ApiKeys:
         if not _SECRET.fullmatch(secret):
             raise _refused("the API key is not known", "API_KEY_INVALID")
         digest = digest_of(secret)
-        key = self._cached(digest) or await self._look_up(digest)
-        return _checked(key, digest, self._now())
-
-    async def _look_up(self, digest: bytes) -> StoredKey | None:
-        """Query the store once for all concurrent calls with the same key."""
-        if not (lookup := self._lookups.get(digest)):
-            lookup = self._lookups[digest] = asyncio.create_task(self._find(digest))
-            lookup.add_done_callback(lambda _: self._lookups.pop(digest))
-        # Shielded, because cancelling one caller must not cancel the query of the others.
-        return await asyncio.shield(lookup)
+        until, key = self._cache.get(digest, (0.0, None))
+        if time.monotonic() >= until:
+            # One query serves all concurrent calls with the same key.
+            if not (lookup := self._lookups.get(digest)):
+                lookup = self._lookups[digest] = asyncio.create_task(self._find(digest))
+                lookup.add_done_callback(lambda _: self._lookups.pop(digest))
+            # Shielded, because cancelling one caller must not cancel the query of the others.
+            key = await asyncio.shield(lookup)
+        now = self._now()
+        # Expiry is checked on every call, since a cached key may expire in the meantime.
+        if key is None or not _matches(key, digest, now):
+            raise _refused("the API key is not known", "API_KEY_INVALID")
+        if key.revoke_time is not None:
+            raise _refused("the API key was revoked", "API_KEY_REVOKED")
+        if key.expire_time is not None and now >= key.expire_time:
+            raise _refused("the API key has expired", "API_KEY_EXPIRED")
+        return Credential(key.caller, key.scopes)
 
     async def _find(self, digest: bytes) -> StoredKey | None:
         key = await self._store.find(digest)
+        # Unknown keys are not cached, or invented keys would evict real ones.
         if key is not None:
-            self._remember(digest, key)
+            self._cache[digest] = (time.monotonic() + self._cache_seconds, key)
+            self._cache.move_to_end(digest)
+            while len(self._cache) > MAX_CACHED_KEYS:
+                self._cache.popitem(last=False)
             self._record_use(key)
         return key
-
-    def _cached(self, digest: bytes) -> StoredKey | None:
-        until, key = self._cache.get(digest, (0.0, None))
-        return key if time.monotonic() < until else None
-
-    def _remember(self, digest: bytes, key: StoredKey) -> None:
-        self._cache[digest] = (time.monotonic() + self._cache_seconds, key)
-        self._cache.move_to_end(digest)
-        while len(self._cache) > MAX_CACHED_KEYS:
-            self._cache.popitem(last=False)
 
     def _record_use(self, key: StoredKey) -> None:
         now = self._now()
@@ -195,16 +196,6 @@ class ApiKeys:
             await self._store.record_use(key_id, now)
         except ServiceError as error:
             log.warning("key use not recorded", extra=fields(key_id=key_id, reason=error.reason))
-
-
-def _checked(key: StoredKey | None, digest: bytes, now: float) -> Credential:
-    if key is None or not _matches(key, digest, now):
-        raise _refused("the API key is not known", "API_KEY_INVALID")
-    if key.revoke_time is not None:
-        raise _refused("the API key was revoked", "API_KEY_REVOKED")
-    if key.expire_time is not None and now >= key.expire_time:
-        raise _refused("the API key has expired", "API_KEY_EXPIRED")
-    return Credential(key.caller, key.scopes)
 
 
 def _matches(key: StoredKey, digest: bytes, now: float) -> bool:

@@ -57,7 +57,11 @@ class OidcVerifier:
             raise rejected("the token is too long", "TOKEN_INVALID")
         try:
             unverified = jwt.decode_complete(token, options={"verify_signature": False})
-            issuer, keys = self._issuer(unverified["payload"])
+            # The issuer must be read before verification, because it selects the keys.
+            name = unverified["payload"].get("iss")
+            if not isinstance(name, str) or name not in self._issuers:
+                raise rejected("the issuer of the token is unknown", "TOKEN_ISSUER")
+            issuer, keys = self._issuers[name]
             claims = await self._verified(token, unverified["header"], issuer, keys)
         except jwt.PyJWTError as error:
             raise rejected(
@@ -66,13 +70,6 @@ class OidcVerifier:
         return Credential(
             Caller(_tenant(issuer, claims), _user(issuer, claims)), _scopes(issuer, claims)
         )
-
-    def _issuer(self, claims: Mapping[str, Any]) -> tuple[Issuer, KeySource]:
-        name = claims.get("iss")
-        found = self._issuers.get(name) if isinstance(name, str) else None
-        if found is None:
-            raise rejected("the issuer of the token is unknown", "TOKEN_ISSUER")
-        return found
 
     async def _verified(
         self, token: str, header: Mapping[str, Any], issuer: Issuer, keys: KeySource

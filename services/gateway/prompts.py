@@ -39,13 +39,12 @@ class Prompts:
             case Regenerate(message_id):
                 return await self._sessions.stored_prompt(message_id)
             case UserInput(text):
-                return Prompt(text, text) if request.skip_enhancer else await self._enhance(text)
-
-    async def _enhance(self, text: str) -> Prompt:
-        try:
-            return await self._enhancer.enhance(text)
-        except UNAVAILABLE:
-            # The enhancer is optional, unlike the guard, so the typed text is used. A counter makes
-            # the outage visible.
-            ENHANCER_SKIPPED.inc()
-            return Prompt(text, text)
+                if request.skip_enhancer:
+                    return Prompt(text, text)
+                try:
+                    return await self._enhancer.enhance(text)
+                except UNAVAILABLE:
+                    # The enhancer is optional, unlike the guard, so the typed text is used. A
+                    # counter makes the outage visible.
+                    ENHANCER_SKIPPED.inc()
+                    return Prompt(text, text)

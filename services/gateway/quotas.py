@@ -25,7 +25,6 @@ from services.gateway.quota import (
     Limit,
     QuotaDecision,
     QuotaRequest,
-    WindowUsage,
 )
 from services.gateway.request import TurnRequest, UserInput
 from services.gateway.shared_store import StoreUnavailableError
@@ -190,7 +189,11 @@ class Quotas:
             await self.flush()
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + self._lease_seconds / RENEWALS_PER_LEASE
-                await self._renew()
+                if self._shared:
+                    # A failed renewal is retried before the lease ends, which allows two failures.
+                    await asyncio.gather(
+                        *map(self._shared.hold, self._running.values()), return_exceptions=True
+                    )
 
     async def flush(self) -> None:
         """Settle the ended turns.
@@ -201,13 +204,8 @@ class Quotas:
             with suppress(StoreUnavailableError):
                 if self._shared and time.monotonic() < until:
                     await self._shared.settle(quota_request, used_tokens)
+                # Reached only after success or expiry. An outage keeps the entry for a retry.
                 self._ended.pop(quota_request.id, None)
-
-    async def _renew(self) -> None:
-        if self._shared:
-            await asyncio.gather(
-                *map(self._shared.hold, self._running.values()), return_exceptions=True
-            )
 
     async def _decide(self, quota_request: QuotaRequest) -> QuotaDecision:
         if self._shared is None:
@@ -254,11 +252,9 @@ def estimated_tokens(text: str) -> int:
 def _levels(quota_request: QuotaRequest, decision: QuotaDecision) -> QuotaLevels:
     levels: dict[Limit, Level] = {}
     for (holder, limit), window in decision.usage.items():
-        level = _level(quota_request.maximum(holder, limit), window)
+        maximum = quota_request.maximum(holder, limit)
+        level = Level(maximum, max(0, maximum - window.used), window.reset_seconds)
+        # Clients see the tighter limit of user and tenant.
         if limit not in levels or level.remaining < levels[limit].remaining:
             levels[limit] = level
     return levels
-
-
-def _level(maximum: int, window: WindowUsage) -> Level:
-    return Level(maximum, max(0, maximum - window.used), window.reset_seconds)

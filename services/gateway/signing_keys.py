@@ -53,7 +53,10 @@ class SigningKeys:
         """
         key = self._known(key_id)
         if key is None or self._age() > self._ages.refresh_seconds:
-            self._start_fetch()
+            since_fetch = self._clock() - self._fetch_started_at
+            if not self._fetching and since_fetch >= self._ages.retry_seconds:
+                self._fetch_started_at = self._clock()
+                self._fetching = asyncio.create_task(self._refresh())
         if key is None and self._fetching:
             # Wait without awaiting the task itself, since cancelling this caller must not cancel
             # the fetch of the others.
@@ -74,12 +77,6 @@ class SigningKeys:
 
     def _known(self, key_id: str) -> PyJWK | None:
         return self._keys.get(key_id) if self._age() <= self._ages.stale_seconds else None
-
-    def _start_fetch(self) -> None:
-        if self._fetching or self._clock() - self._fetch_started_at < self._ages.retry_seconds:
-            return
-        self._fetch_started_at = self._clock()
-        self._fetching = asyncio.create_task(self._refresh())
 
     async def _refresh(self) -> None:
         try:

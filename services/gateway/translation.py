@@ -71,6 +71,7 @@ def turn_request(request: chat_pb2.SendMessageRequest) -> TurnRequest:
     Raises:
         InvalidArgumentError: An enum value or the action is unknown.
     """
+    sampling = request.sampling
     return TurnRequest(
         action=_action(request),
         conversation_id=request.conversation_id,
@@ -78,7 +79,14 @@ def turn_request(request: chat_pb2.SendMessageRequest) -> TurnRequest:
         request_id=request.request_id,
         on_disconnect=_known(DISCONNECT_POLICIES, request.on_disconnect, "on_disconnect"),
         task=_known(TASKS, request.task, "task"),
-        sampling=_sampling(request.sampling),
+        # Presence matters, since 0 is a valid value of these fields.
+        sampling=Sampling(
+            temperature=sampling.temperature if sampling.HasField("temperature") else None,
+            top_p=sampling.top_p if sampling.HasField("top_p") else None,
+            max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
+            stop=tuple(sampling.stop),
+            seed=sampling.seed if sampling.HasField("seed") else None,
+        ),
         model=request.model,
         skip_enhancer=request.skip_enhancer,
     )
@@ -100,16 +108,6 @@ def _action(request: chat_pb2.SendMessageRequest) -> UserInput | Regenerate:
             return Regenerate(request.regenerate.message_id)
         case _:
             raise field_error("action", "one of input, regenerate")
-
-
-def _sampling(sampling: chat_pb2.SamplingOverrides) -> Sampling:
-    return Sampling(
-        temperature=sampling.temperature if sampling.HasField("temperature") else None,
-        top_p=sampling.top_p if sampling.HasField("top_p") else None,
-        max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
-        stop=tuple(sampling.stop),
-        seed=sampling.seed if sampling.HasField("seed") else None,
-    )
 
 
 def sampling_message(sampling: Sampling) -> chat_pb2.SamplingOverrides:

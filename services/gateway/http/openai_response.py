@@ -46,8 +46,11 @@ class Completion:
                 self.usage = usage
             case Completed(reason) if reason in FINISH_REASONS:
                 self.finish_reason = FINISH_REASONS[reason]
-                last = self._chunk({})
-                return [last, self._usage_chunk()] if self.include_usage else [last]
+                chunks = [self._chunk({})]
+                if self.include_usage:
+                    head = self._head("chat.completion.chunk")
+                    chunks.append({**head, "choices": [], "usage": self._usage()})
+                return chunks
         return []
 
     def whole(self) -> dict[str, Any]:
@@ -65,9 +68,6 @@ class Completion:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": self.finish_reason}
         usage = {"usage": None} if self.include_usage else {}
         return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
-
-    def _usage_chunk(self) -> dict[str, Any]:
-        return {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {

@@ -122,15 +122,13 @@ def _event(event: generator_pb2.GenerateEvent) -> GenerateEvent:
                 event.finished.usage.prompt_tokens, event.finished.usage.completion_tokens
             )
             reason = FINISH_REASONS.get(event.finished.finish_reason, FinishReason.STOP)
-            return Finished(reason, usage, _sample(event.finished))
+            sample = event.finished.sample
+            return Finished(
+                reason,
+                usage,
+                Sample(tuple(sample.token_ids), tuple(sample.log_probs))
+                if event.finished.HasField("sample")
+                else None,
+            )
         case _:
             raise UnavailableError("the generator sent an unknown event", reason=LOST)
-
-
-def _sample(finished: generator_pb2.Finished) -> Sample | None:
-    sample = finished.sample
-    return (
-        Sample(tuple(sample.token_ids), tuple(sample.log_probs))
-        if finished.HasField("sample")
-        else None
-    )

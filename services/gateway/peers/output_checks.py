@@ -104,23 +104,24 @@ class OutputChecks:
         failure: Exception | None = None
         results: Sequence[Result] = ()
         try:
-            results = await self._results([pending.check for pending in batch])
+            checks = [pending.check for pending in batch]
+            # A single check uses the smaller RPC, with the deadline and trace of its turn.
+            if len(checks) == 1:
+                results = [await self._check_one(checks[0])]
+            else:
+                results = await self._check_many(checks)
+            if len(results) != len(checks):
+                raise UnavailableError(
+                    "the guardrail service returned too few results",
+                    reason="GUARDRAIL_UNAVAILABLE",
+                )
         except Exception as error:  # noqa: BLE001 - raised again where each waits
             failure = error
         for number, pending in enumerate(batch):
+            # The turn was cancelled during the call.
             if pending.result.done():
                 continue
             if failure:
                 pending.result.set_exception(failure)
             else:
                 pending.result.set_result(results[number])
-
-    async def _results(self, checks: Sequence[Check]) -> Sequence[Result]:
-        if len(checks) == 1:
-            return [await self._check_one(checks[0])]
-        results = await self._check_many(checks)
-        if len(results) != len(checks):
-            raise UnavailableError(
-                "the guardrail service returned too few results", reason="GUARDRAIL_UNAVAILABLE"
-            )
-        return results

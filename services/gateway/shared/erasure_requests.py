@@ -6,7 +6,7 @@ gateways, and a gateway continues after a disconnection.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from services.chassis.errors import UnavailableError
@@ -74,6 +74,7 @@ class ErasureRequests:
                     retry_seconds=1,
                 )
             await asyncio.sleep(self._poll_seconds)
+        # Last, because a gateway could publish its turns again before the removal of its copy.
         await self._log.remove(caller_key)
 
     async def heartbeat(self) -> None:
@@ -83,7 +84,10 @@ class ErasureRequests:
             StoreUnavailableError: Valkey is unavailable.
         """
         if self._processed is None:
-            self._processed = await self._newest_request()
+            newest = await self._valkey.call(
+                Use.TURNS, "XREVRANGE", REQUESTS_KEY, "+", "-", "COUNT", 1
+            )
+            self._processed = newest[0][0].decode() if newest else NOTHING
         await self._log.heartbeat(int(1000 * self._lease_seconds), self._processed)
 
     async def serve(self) -> None:
@@ -98,25 +102,19 @@ class ErasureRequests:
     async def _process_pending(self) -> None:
         if self._processed is None:
             return
-        for request_id, caller_key in await self._requests_after(self._processed):
-            await self._forget_here(caller_key)
-            self._processed = request_id
+        found = await self._valkey.call(
+            Use.TURNS, "XRANGE", REQUESTS_KEY, f"({self._processed}", "+", "COUNT", MAX_REQUESTS
+        )
+        for request_id, entry in found:
+            await self._forget_here(entry[b"caller"].decode())
+            # Reported only after the removal. The requester waits for this heartbeat.
+            self._processed = request_id.decode()
             await self.heartbeat()
 
     async def _forget_here(self, caller_key: str) -> None:
         if self._forget:
             await self._forget(caller_key)
         self._publisher.forget(caller_key)
-
-    async def _newest_request(self) -> str:
-        newest = await self._valkey.call(Use.TURNS, "XREVRANGE", REQUESTS_KEY, "+", "-", "COUNT", 1)
-        return newest[0][0].decode() if newest else NOTHING
-
-    async def _requests_after(self, request_id: str) -> Sequence[tuple[str, str]]:
-        found = await self._valkey.call(
-            Use.TURNS, "XRANGE", REQUESTS_KEY, f"({request_id}", "+", "COUNT", MAX_REQUESTS
-        )
-        return [(entry[0].decode(), entry[1][b"caller"].decode()) for entry in found]
 
 
 def _number(request_id: str) -> tuple[int, int]:

@@ -88,8 +88,10 @@ class Publisher:
         """Publish pending events until cancelled."""
         while True:
             await self._wakeup.wait()
+            # Linger, to send the events of many turns in one batch.
             await asyncio.sleep(self._linger_seconds)
             await self._log.wait_until_connected()
+            # Cleared before the pending set is taken, or a later mark could be lost.
             self._wakeup.clear()
             pending, self._pending = list(self._pending), {}
             await asyncio.gather(*map(self._send_turn, pending))
@@ -120,6 +122,7 @@ class Publisher:
         )
         end = None if progress.closed else _end(turn, progress.sent + len(events))
         last = await self._log.append(turn, events, progress.sent + 1, end)
+        # Another gateway has claimed the turn, for example while this process was suspended.
         if last is None:
             self._turns.pop(turn.attempt, None)
             turn.supersede()
@@ -128,6 +131,7 @@ class Publisher:
         progress.closed = progress.closed or (
             end is not None and last == progress.sent + len(events)
         )
+        # `last` may be lower than before, after a loss in Valkey. The missing events follow again.
         progress.sent = last
         if progress.closed and turn.ended:
             self._turns.pop(turn.attempt, None)

@@ -37,6 +37,7 @@ class _Reader:
         for sequence, entry in enumerate(entries, first):
             if sequence <= self.last or self.done:
                 continue
+            # A gap means lost entries in Valkey. Later text without the gap would be wrong.
             if sequence != self.last + 1:
                 self.fail(lost_events())
             elif isinstance(entry, End):
@@ -80,6 +81,7 @@ class RemoteReaders:
         self._has_readers.set()
         try:
             while True:
+                # Cleared before the pending events are taken, or a wakeup could be lost.
                 reader.changed.clear()
                 pending, reader.pending = reader.pending, []
                 for event in pending:
@@ -90,7 +92,12 @@ class RemoteReaders:
                     raise resume_elsewhere_error()
                 await reader.changed.wait()
         finally:
-            self._leave(reader)
+            readers = self._readers.get(state.stream, set())
+            readers.discard(reader)
+            if not readers:
+                self._readers.pop(state.stream, None)
+            if not self._readers:
+                self._has_readers.clear()
         if reader.failure:
             raise reader.failure
 
@@ -123,15 +130,8 @@ class RemoteReaders:
     def _all(self) -> list[_Reader]:
         return [reader for readers in self._readers.values() for reader in readers]
 
-    def _leave(self, reader: _Reader) -> None:
-        readers = self._readers.get(reader.state.stream, set())
-        readers.discard(reader)
-        if not readers:
-            self._readers.pop(reader.state.stream, None)
-        if not self._readers:
-            self._has_readers.clear()
-
     async def _read(self) -> None:
+        # Readers of one stream share a query, from the position of the slowest.
         after = {
             stream: min(reader.last for reader in readers)
             for stream, readers in self._readers.items()

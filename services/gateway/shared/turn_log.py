@@ -174,7 +174,15 @@ class TurnLog:
         """Return new entries by stream: sequence, "event" or "end", ciphertext."""
         ids = (f"{sequence}-0" for sequence in after.values())
         found = await self._call("XREAD", "COUNT", MAX_READ, "STREAMS", *after, *ids)
-        return {key.decode(): [_raw(entry) for entry in entries] for key, entries in found or ()}
+        # Each entry has a single field, "event" or "end". Entry ids are "<sequence>-0".
+        return {
+            stream.decode(): [
+                (int(entry_id.partition(b"-")[0]), kind, sealed)
+                for entry_id, fields in entries
+                for kind, sealed in fields.items()
+            ]
+            for stream, entries in found or ()
+        }
 
     def encryptor(self, stream: str) -> Encryptor:
         """Return the encryptor of a stream."""
@@ -275,11 +283,6 @@ def _stop_requests_key(gateway: str) -> str:
 
 def _number(value: bytes | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _raw(entry: tuple[bytes, Mapping[bytes, bytes]]) -> tuple[int, bytes, bytes]:
-    ((kind, sealed),) = entry[1].items()
-    return int(entry[0].partition(b"-")[0]), kind, sealed
 
 
 def _end_bytes(end: End) -> bytes:

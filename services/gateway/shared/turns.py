@@ -54,7 +54,12 @@ class ValkeyTurns:
             return Claim.OURS
         try:
             if in_doubt:
-                await self._wait_for_state(turn.message_id)
+                # A running turn may be missing in Valkey. Its gateway republishes within a lease.
+                give_up_at = time.monotonic() + DOUBT_LEASES * self._lease_seconds
+                while (
+                    await self._log.state(turn.message_id) is None and time.monotonic() < give_up_at
+                ):
+                    await asyncio.sleep(PROPAGATION_SECONDS / 5)
             claim = await self._claim(turn)
         except StoreUnavailableError:
             # The id of a first attempt is known only here. An earlier attempt may run elsewhere.
@@ -125,12 +130,6 @@ class ValkeyTurns:
                     for message_id in await self._log.take_stop_requests():
                         self._publisher.stop(message_id)
             await asyncio.sleep(poll_seconds)
-
-    async def _wait_for_state(self, message_id: str) -> None:
-        """Wait for a running turn missing in Valkey. Its gateway republishes within a lease."""
-        give_up_at = time.monotonic() + DOUBT_LEASES * self._lease_seconds
-        while await self._log.state(message_id) is None and time.monotonic() < give_up_at:
-            await asyncio.sleep(PROPAGATION_SECONDS / 5)
 
     async def _claim(self, turn: Turn) -> Claim:
         instead_of = ""

@@ -116,16 +116,15 @@ class ValkeyClient:
         if isinstance(reply, NoScriptError):
             raise reply
         if isinstance(reply, ResponseError):
-            self._record_refused(use, command[0])
+            # The cause is a defect or a foreign server. Counted always, logged once per command.
+            VALKEY_ERRORS.labels(use, "refused").inc()
+            if (use, command[0]) not in self._refused:
+                self._refused.add((use, command[0]))
+                log.error(
+                    "valkey refused a command", extra=fields(use=use, command=str(command[0]))
+                )
             raise StoreUnavailableError("the store shared by gateways refused a command")
         return reply
-
-    def _record_refused(self, use: Use, command: Part) -> None:
-        """Count a refused command and log the first. The cause is a defect or a foreign server."""
-        VALKEY_ERRORS.labels(use, "refused").inc()
-        if (use, command) not in self._refused:
-            self._refused.add((use, command))
-            log.error("valkey refused a command", extra=fields(use=use, command=str(command)))
 
     async def run(self, use: Use, script: Script, keys: Sequence[str], *arguments: Part) -> Any:
         """Run a script and return its reply.
@@ -166,10 +165,12 @@ class ValkeyClient:
             if refusal := _refusal(reply):
                 self._disconnect(refusal)
                 self._refuse([call])
+            # A cancelled caller has completed its future already.
             elif not call.reply.done():
                 call.reply.set_result(reply)
 
     async def _execute(self, commands: Sequence[Sequence[Part]]) -> list[Any]:
+        # A pipeline without MULTI: one write for the batch, and one reply per command.
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
