@@ -115,6 +115,7 @@ class AnswerCache:
             return None
         pinned = request.pinned_version
         try:
+            # A pinned version is certain even during an experiment.
             version = pinned or await self._versions.sole_version()
         except ServiceError:
             version = ""
@@ -142,6 +143,7 @@ class AnswerCache:
         chosen, usage = answer.selected, answer.usage
         if not self._cache_backend or not chosen or not usage or usage.cached:
             return
+        # Incomplete answers and answers with a finding of the guard are never repeated.
         if (
             answer.finish_reason is not FinishReason.STOP
             or answer.guard_category

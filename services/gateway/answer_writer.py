@@ -126,6 +126,7 @@ class AnswerWriter:
             # sample must not be used for training.
             sample = finished.sample if self._turn.text == written else None
             self._record = replace(self._record, usage=finished.usage, sample=sample)
+        # Order matters: a block wins over an interruption, an interruption over a cancel.
         if self._record.finish_reason is FinishReason.OUTPUT_BLOCKED:
             pass
         elif self._turn.interruption:
@@ -134,6 +135,7 @@ class AnswerWriter:
             self._record = replace(self._record, finish_reason=FinishReason.CANCELLED)
         else:
             self._record = replace(self._record, finish_reason=finished.finish_reason)
+        # A turn cancelled before the first event still needs a Started event.
         if not self._turn.started:
             self._start(None)
         if self._record.usage:

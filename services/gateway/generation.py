@@ -118,6 +118,7 @@ class Generation:
     async def _run(self, events: AsyncGenerator[GenerateEvent, None]) -> None:
         try:
             async with aclosing(events):
+                # `aclosing` stops the model server, even if this task is cancelled.
                 while self.finished is None:
                     match event := await self._next(events):
                         case Selected():
@@ -133,6 +134,7 @@ class Generation:
             self._held.end(error)
 
     async def _next(self, events: AsyncGenerator[GenerateEvent, None]) -> GenerateEvent:
+        # The first text takes longer, because the model must read the whole prompt first.
         seconds = (
             self._timeouts.idle_seconds if self.first_text_at else self._timeouts.first_text_seconds
         )

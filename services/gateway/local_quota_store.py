@@ -94,6 +94,7 @@ class LocalQuotaStore:
             excess = account.used(limit) + request.needs(limit) - maximum
             if maximum and excess > 0:
                 counts = account.counts.get(limit)
+                # The window frees capacity step by step. Turns have no window.
                 retry = counts.frees_in_ms(excess, now_ms) / 1000 if counts else TURN_RETRY_SECONDS
                 return QuotaDecision((holder, limit), retry, self._usage(request, now_ms))
         self.record(request)
@@ -133,6 +134,7 @@ class LocalQuotaStore:
                 {limit: _Counts(window) for limit, window in self._windows.items()}
             )
         self._accounts.move_to_end(key)
+        # Bounds the memory. An evicted account restarts with an empty quota.
         while len(self._accounts) > MAX_ACCOUNTS:
             self._accounts.popitem(last=False)
         return account

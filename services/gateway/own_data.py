@@ -140,9 +140,11 @@ class OwnData:
             UnavailableError: The erasure is incomplete. Repeating the call completes the erasure.
         """
         try:
+            # Stopped first, because a running turn would write after the removal.
             await self._turns.stop(caller.key)
             removed = await self._conversations.erase_user()
             erasure = await self._log.erase_principal()
+            # After the key is destroyed, only memory and caches remain.
             await self._turns.forget(caller.key)
             await self._answer_cache.drop_tenant(caller.tenant)
         except ServiceError as error:

@@ -35,6 +35,7 @@ class Window:
 
     def first_step(self, now_ms: int) -> int:
         """Return the oldest step with a part inside the window."""
+        # A step counts fully while any part of it is in the window, so counts err on the high side.
         return (now_ms - self.span_ms) // self.step_ms
 
     def leaves_in_ms(self, step: int, now_ms: int) -> int:

@@ -136,6 +136,7 @@ class Turn:
         """
         task = asyncio.current_task()
         self.following = True
+        # The other gateway pays for the tokens, so the local reservation is returned.
         self.reservation.settle(0)
         if task:
             self.on_stop(task.cancel)
@@ -184,12 +185,14 @@ class Turn:
     def cancel(self) -> bool:
         """Stop generating at the caller's request. Returns True if the turn was running."""
         running = not self.ended
+        # A cancel after the end must not change the recorded finish reason.
         self.cancelled = self.cancelled or running
         self._stop()
         return running
 
     def interrupt(self, error: ServiceError) -> None:
         """Stop generating for an internal reason. Readers receive the error."""
+        # The first reason counts. Later ones are consequences.
         self.interruption = self.interruption or error
         self._stop()
 
@@ -246,6 +249,7 @@ class Turn:
                     yield self.events[sequence - 1]
                 if self.ended:
                     break
+                # Before the first event the client has no id for resuming, so the reader stays.
                 if self.handed_over and self.started:
                     raise resume_elsewhere_error()
                 await self._changed.wait()

@@ -132,6 +132,7 @@ class Turns:
         """
         key = (caller.key, request.request_id)
         if request.request_id and (known := self._by_request.get(key)):
+            # The same request_id with the same payload is a retry of the client.
             if known.request != request:
                 raise AlreadyExistsError(
                     "request_id was already used with another payload",
@@ -144,6 +145,7 @@ class Turns:
         turn = Turn(caller, request, self._index, self._announcer)
         if request.request_id:
             self._by_request[key] = turn
+        # The call was accepted before the drain, so its readers move as well.
         if self._handing_over:
             turn.hand_over()
         self._tasks[asyncio.create_task(self._run_turn(turn))] = turn
@@ -191,6 +193,7 @@ class Turns:
         Raises:
             UnavailableError: A turn is still running after the time limit.
         """
+        # Followed turns of the user end as missing, local ones as cancelled.
         running = {
             task: turn for task, turn in self._tasks.items() if turn.caller.key == caller_key
         }
@@ -266,11 +269,13 @@ class Turns:
             turn.fail(ServiceError("internal error"))
         finally:
             TURNS_RUNNING.dec()
+            # No effect on a turn that has ended regularly.
             turn.fail(turn.interruption or shutting_down())
             turn.reservation.settle(turn.tokens)
             self._retire(turn)
 
     def _retire(self, turn: Turn) -> None:
+        # At most one task per turn. A list, because the loop changes the dict.
         for task in [task for task, running in self._tasks.items() if running is turn]:
             del self._tasks[task]
         if not turn.started or turn.following or turn.superseded:
@@ -281,6 +286,7 @@ class Turns:
             self._limits.keep_seconds, self._evict, turn
         )
         self._kept_characters += len(turn.text)
+        # The newest turn stays, even if longer than the limit.
         while self._kept_characters > self._limits.max_kept_characters and len(self._kept) > 1:
             self._evict(next(iter(self._kept)))
 

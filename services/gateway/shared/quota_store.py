@@ -55,6 +55,7 @@ def keys_of(request: QuotaRequest) -> list[str]:
     """Return the keys of both accounts, user first. A tenant's keys share one cluster slot."""
     tenant = f"tw:{{quota/{request.caller.tenant}}}"
     accounts = (f"{tenant}:user/{request.caller.user}", f"{tenant}:tenant")
+    # Same order as the constants of the Lua scripts.
     return [
         f"{account}:{name}"
         for account in accounts

@@ -119,6 +119,7 @@ class TurnLog:
         """
         stream = stream_key(turn.message_id, turn.attempt)
         encryptor = self._keys.encryptor(stream)
+        # Encrypted before the script runs, since Valkey must never see user text.
         sealed = [encryptor.encrypt(event_message(event).SerializeToString()) for event in events]
         if end:
             sealed.append(encryptor.encrypt(_end_bytes(end)))
@@ -140,6 +141,7 @@ class TurnLog:
         Returns:
             None if claimed, else the state of the owner.
         """
+        # `instead_of` makes the claim a compare-and-set, so that only one gateway wins.
         claim = (turn.attempt, self.gateway, turn.caller.key, int(turn.restarted))
         found = await self._run(
             CLAIM, [_hash_key(turn.message_id)], instead_of, self._keep_ms, *claim
@@ -210,6 +212,7 @@ class TurnLog:
         """Remove all turns of a user, in all gateways."""
         attempts: dict[bytes, list[bytes]] = {}
         for key in await self._scan(f"{_hash_key('*')}*"):
+            # The hash and its streams share the part in braces, which is the cluster slot.
             attempts.setdefault(key.partition(b"}")[0] + b"}", []).append(key)
         callers = await asyncio.gather(*(self._call("HGET", turn, "caller") for turn in attempts))
         for keys, caller in zip(attempts.values(), callers, strict=True):

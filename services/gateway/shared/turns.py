@@ -100,6 +100,7 @@ class ValkeyTurns:
 
     def hand_over(self) -> bool:
         """Implement the method `RemoteTurns.hand_over`."""
+        # Without Valkey other gateways cannot continue the turns, so readers stay.
         if not self._valkey.connected:
             return False
         HANDED_OVER.inc(self._readers.hand_over())

@@ -78,6 +78,7 @@ class ValkeyClient:
         self._probe_key = f"tw:probe:{uuid.uuid4()}"
         self._calls: list[_Call] = []
         self._called, self._up = asyncio.Event(), asyncio.Event()
+        # Optimistic start. `start` corrects the state by a probe.
         self._up.set()
         self._disconnected_at = 0.0
         self._refused: set[tuple[Use, Part]] = set()
@@ -143,6 +144,7 @@ class ValkeyClient:
         while True:
             await self._called.wait()
             self._called.clear()
+            # A failed batch clears the connection state, which ends this loop.
             while self._calls and self.connected:
                 batch, self._calls = self._calls[:MAX_BATCH], self._calls[MAX_BATCH:]
                 await self._send(batch)
@@ -182,6 +184,7 @@ class ValkeyClient:
             self._disconnected_at = time.monotonic()
             VALKEY_UP.labels("valkey").set(0)
             log.warning("valkey unavailable", extra=fields(reason=reason))
+        # Calls in the queue would time out one batch after the other, so all fail now.
         waiting, self._calls = self._calls, []
         self._refuse(waiting)
         self._called.set()
