@@ -44,7 +44,7 @@ class Reader:
                 return error
             else:
                 self.moves.append(error.reason)
-            call = self._go_on(first, then)
+            call = self._resume_or_begin(first, then)
 
     def _resume_or_begin(self, first: GatewayUnderTest, then: GatewayUnderTest) -> Any:
         """Begin the turn if no id is known, otherwise resume, elsewhere if requested."""

@@ -111,7 +111,7 @@ async def test_r08_disconnected_readers_leak_no_memory_and_files(
             await asyncio.sleep(max(0.0, began + sent / STREAMS_A_SECOND - time.monotonic()))
         left += sum(await asyncio.gather(*running))
         lag = await loop_lag_p99(gateway)
-    slope = looks.mib_an_hour()
+    slope = looks.mib_per_hour()
     record_property("fired", left)
     record_property("streams_left_a_second", round(left / seconds, 1))
     record_property("refused", sent - left)

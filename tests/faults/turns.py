@@ -66,9 +66,9 @@ class History:
         """Run a complete turn."""
         asked_at = time.monotonic()
         request = begin(text, conversation_id=conversation_id, request_id=text)
-        turn = await self.insist(replicas, "BeginTurn", request)
+        turn = await self.call_until_acknowledged(replicas, "BeginTurn", request)
         begun_at = time.monotonic()
-        await self.insist(replicas, "FinishTurn", finish(turn.assistant_message_id, f"re: {text}"))
+        await self.call_until_acknowledged(replicas, "FinishTurn", finish(turn.assistant_message_id, f"re: {text}"))
         told = AcknowledgedTurn(
             text,
             f"re: {text}",
