@@ -68,7 +68,9 @@ class History:
         request = begin(text, conversation_id=conversation_id, request_id=text)
         turn = await self.call_until_acknowledged(replicas, "BeginTurn", request)
         begun_at = time.monotonic()
-        await self.call_until_acknowledged(replicas, "FinishTurn", finish(turn.assistant_message_id, f"re: {text}"))
+        await self.call_until_acknowledged(
+            replicas, "FinishTurn", finish(turn.assistant_message_id, f"re: {text}")
+        )
         told = AcknowledgedTurn(
             text,
             f"re: {text}",
