@@ -1,4 +1,4 @@
-// An answer of the model: its text as it comes, who wrote it, and what people think of it.
+// An answer of the model: its text while being written, its version, and the rating.
 import Markdown from "react-markdown";
 import { fenceCode } from "./fences";
 import { Rating } from "./Rating";
@@ -27,7 +27,7 @@ export function Answer({ message, siblings, running, busy, show, regenerate, rat
   return (
     <article className="answer">
       <div className={running ? "text running" : "text"}>
-        {/* No images: a remote one would tell a stranger what is on the screen. */}
+        {/* No images: loading a remote image would reveal the answer to a third party. */}
         <Markdown disallowedElements={["img"]} unwrapDisallowed>{fenceCode(message.text ?? "", running)}</Markdown>
       </div>
       {ending && <p className="quiet">{ending}</p>}

@@ -1,4 +1,5 @@
-// The whole page: conversations and the loop at the side, one conversation in the middle, the user's own data in a dialog.
+// The page: conversations and the loop at the side, one conversation in the middle, the user's data
+// in a dialog.
 import { useCallback, useEffect, useMemo, useState } from "react";
 import { Api, ApiError } from "./api";
 import { Chat } from "./Chat";
@@ -13,11 +14,12 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
   const [key, setKey] = useState(initialKey);
   const [refused, setRefused] = useState("");
   const [conversations, setConversations] = useState<Conversation[]>([]);
-  // A new chat has no id before its first message: the serial keeps React's component apart.
+  // A new chat has no id before its first message; the serial number gives its React component a
+  // key.
   const [open, setOpen] = useState({ id: sessionStorage.getItem(OPEN) ?? "", serial: 0 });
   const [drawer, setDrawer] = useState(false);
   const api = useMemo(() => new Api(key), [key]);
-  // Null: not known, or the key may not ask.
+  // Null if unknown, or if the key lacks the permission.
   const [account, setAccount] = useState<Account | null>(null);
   const [consent, setConsent] = useState<Consent | null>(null);
   const [yourData, setYourData] = useState(false);
@@ -48,7 +50,8 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
     setDrawer(false);
   }
 
-  // Always the same function: with another one the conversation is loaded again, and what was old comes over what was just said.
+  // A stable function: a changed function would reload the conversation, and old data would replace
+  // the newest message.
   const named = useCallback(
     (id: string) => {
       sessionStorage.setItem(OPEN, id);
@@ -79,7 +82,7 @@ export function App({ initialKey, keepKey }: { initialKey: string; keepKey: (key
     <div className="page">
       <Sidebar
         api={api}
-        // What the loop does shows samples of everybody: only keys that say so see it.
+        // The loop shows samples of all users and therefore requires a key with the scope.
         operator={account?.scopes.includes("operate") ?? false}
         conversations={conversations}
         current={open.id}

@@ -1,4 +1,4 @@
-// One conversation: its messages and the box to write in.
+// One conversation: its messages and the composer.
 import { useLayoutEffect, useRef } from "react";
 import type { Api } from "./api";
 import { Answer } from "./Answer";
@@ -12,7 +12,7 @@ const NEAR_PIXELS = 40;
 interface Props {
   api: Api;
   conversationId: string;
-  /** The user's chats and thumbs may be trained on. */
+  /** True if models may be trained on chats and thumbs of the user. */
   trains: boolean;
   named: (id: string) => void;
   openDrawer: () => void;
@@ -22,7 +22,8 @@ export function Chat({ api, conversationId, trains, named, openDrawer }: Props) 
   const talk = useConversation(api, conversationId, named);
   const shown = branch(talk.tree);
   const end = useRef<HTMLDivElement>(null);
-  // Whoever scrolls up to read is left there, until a new message. That text grew is no scrolling up.
+  // The view follows the end until the user scrolls up; a new message starts following again.
+  // Growth of the text is not scrolling up.
   const following = useRef(true);
   const top = useRef(0);
   const scrolled = (box: HTMLElement) => {
@@ -33,7 +34,8 @@ export function Chat({ api, conversationId, trains, named, openDrawer }: Props) 
     following.current = true;
   }, [shown.length]);
   useLayoutEffect(() => {
-    // Braces: newer browsers return a promise here, which React would take for a clean-up.
+    // In braces, because newer browsers return a promise, which React would treat as a clean-up
+    // function.
     if (following.current) void end.current?.scrollIntoView({ block: "end" });
   });
   const busy = talk.running !== null;

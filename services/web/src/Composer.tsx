@@ -1,4 +1,5 @@
-// Where people write. Enter sends, Shift+Enter breaks the line; the enhancer can be switched off here.
+// Input of messages. Enter sends, Shift+Enter inserts a line break; a checkbox disables the
+// enhancer.
 import { useState, type KeyboardEvent } from "react";
 
 const AS_TYPED = "thumbwheel.as-typed";
@@ -7,7 +8,7 @@ const MOST_CHARACTERS = 32_768;
 interface Props {
   busy: boolean;
   canStop: boolean;
-  /** False if the message was not taken: then the words stay in the box. */
+  /** Resolves to false if the message was refused; the text then stays in the box. */
   send: (text: string, asTyped: boolean) => Promise<boolean>;
   stop: () => void;
 }

@@ -1,4 +1,4 @@
-// "Delete my data": first what goes and what stays, then the deed, then how far it is.
+// "Delete my data": explanation, confirmation, and progress.
 import { useEffect, useRef, useState } from "react";
 import { ApiError, type Api } from "./api";
 import type { Erasure } from "./wire";
@@ -8,7 +8,7 @@ const LOOK_MS = 15_000;
 
 interface Props {
   api: Api;
-  /** As whom the caller is known: a browser may have been somebody else's before. */
+  /** Identity of the caller, because another user may have used the browser before. */
   owner: string;
   erased: () => void;
 }
@@ -21,7 +21,7 @@ export function Deletion({ api, owner, erased }: Props) {
   const asked = useRef(false);
 
   useEffect(() => {
-    // Whoever comes back from the question is where they were before it.
+    // Return the focus to the button after the confirmation closes.
     if (asked.current && !asking) opener.current?.focus();
     asked.current = asking;
   }, [asking]);

@@ -1,4 +1,5 @@
-// What people think of the newest versions: who met them, their thumbs, and where the rate of thumbs up lies.
+// Feedback on the newest versions: users, thumbs, and the confidence interval of the rate of thumbs
+// up.
 import { useEffect, useState } from "react";
 import type { Api } from "./api";
 import { newest, type ShownArm } from "./arms";
@@ -17,7 +18,7 @@ export function Experiment({ api }: { api: Api }) {
         const next = await api.experiment();
         if (!gone) setArms(next);
       } catch {
-        // A side show, as the rest of the panel: it keeps what it knows and asks again.
+        // Optional information: keep the last values and try again at the next interval.
       }
     }
     void look();

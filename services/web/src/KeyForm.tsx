@@ -1,4 +1,4 @@
-// Shown without a key, or with one that the gateway refuses.
+// Form for the key, shown without a key or after the gateway refused the key.
 import { useState } from "react";
 
 export function KeyForm({ problem, enter }: { problem: string; enter: (key: string) => void }) {

@@ -1,4 +1,4 @@
-// Where the training loop stands, step by step, and its report; and what people think of its versions.
+// State of the training loop by step, its report, and the feedback on its versions.
 import { useEffect, useState } from "react";
 import type { Api } from "./api";
 import { Experiment } from "./Experiment";
@@ -20,7 +20,7 @@ export function LoopPanel({ api }: { api: Api }) {
       try {
         next = await api.loop();
       } catch {
-        // The panel is a side show: while the gateway is away it keeps what it knows and asks again.
+        // Optional information: while the gateway is unavailable keep the last state and try again.
       }
       if (gone) return;
       if (next.run) setStatus(next);
@@ -64,7 +64,7 @@ export function LoopPanel({ api }: { api: Api }) {
       )}
       {status.result && <p className="result">{status.result.replaceAll("_", " ")}</p>}
       {status.reason && status.reason !== status.result && <p className="quiet">{status.reason}</p>}
-      {/* A stopped turn goes on with the thumbs that it has. */}
+      {/* A stopped run continues with the thumbs of its snapshot. */}
       {status.result && status.result !== "stopped" && <ThumbsSoFar api={api} needed={status.needed_thumbs ?? 0} since={status.learned_until ?? ""} />}
       {status.erased_versions && status.erased_versions.length > 0 && (
         <p className="quiet">

@@ -1,4 +1,4 @@
-// What the user said in words about an answer, where they said it; each can be changed or taken back.
+// Written feedback of the user on an answer, with buttons to change or retract each part.
 import type { FeedbackValue, Message } from "./wire";
 
 interface Props {

@@ -1,4 +1,4 @@
-// A message of the user: as the model read it, what was changed, and a way to change it again.
+// A message of the user: the text for the model, the edits of the enhancer, and editing.
 import { useState } from "react";
 import { Siblings } from "./Siblings";
 import type { Message } from "./wire";
@@ -52,7 +52,10 @@ export function Question({ message, siblings, busy, show, edit, sendAsTyped }: P
   );
 }
 
-/** The text as typed; every changed place is marked, with its replacement. Offsets count code points, not UTF-16 units. */
+/**
+ * The typed text with marked edits and their replacements. Offsets count code points, not UTF-16
+ * units.
+ */
 function Original({ message }: { message: Message }) {
   const letters = Array.from(message.originalText ?? "");
   const parts = [];

@@ -1,4 +1,5 @@
-// Thumbs, reasons, and "a better answer would be…". A thumb counts at once; what follows it is optional. What was said stays in sight.
+// Thumbs, reasons and corrections. A thumb counts at once; reasons are optional. Given feedback
+// stays visible.
 import { useState } from "react";
 import { OwnWords } from "./OwnWords";
 import type { FeedbackValue, Message } from "./wire";
@@ -11,7 +12,7 @@ export function Rating({ message, rate }: { message: Message; rate: (value: Feed
 
   async function tell(value: FeedbackValue, next: "" | "reasons" = "") {
     if (!(await rate(value))) return;
-    // Not what was opened while this was on its way.
+    // Do not close a panel that was opened during the call.
     setPanel((now) => (now === panel ? next : now));
     setThanks("retraction" in value ? "Taken back." : "Thank you: noted.");
   }
@@ -40,7 +41,7 @@ function Thumb({ up, stands, press }: { up: boolean; stands: boolean; press: () 
   const name = up ? "Good answer" : "Bad answer";
   return (
     <button className={stands ? "thumb on" : "thumb"} aria-label={name} aria-pressed={stands} title={stands ? "Press again to take it back" : name} onClick={press}>
-      {/* Drawn, because not every machine has a font with emoji. */}
+      {/* An SVG, because some machines have no emoji font. */}
       <svg viewBox="0 0 24 24" width="18" height="18" aria-hidden="true" className={up ? "icon" : "icon down"}>
         <path d="M7.500 11v9H4v-9zM7.500 11l4-8c1.400 0 2.500 1.100 2.500 2.500V9.500h4.700c1.200 0 2.100 1.100 1.900 2.300l-1.100 6.400c-.2 1-1.100 1.800-2.100 1.800H7.500" />
       </svg>
@@ -57,7 +58,7 @@ function Reasons({ message, tell, skip }: PanelProps & { message: Message }) {
   const up = message.thumbUp ?? false;
   const [chosen, setChosen] = useState(message.thumbReasons ?? []);
   const [comment, setComment] = useState(message.thumbComment ?? "");
-  // Another client may have given reasons of its own.
+  // Another client may have stored other reasons.
   const offered = [...new Set([...(up ? [] : REASONS), ...(message.thumbReasons ?? [])])];
   return (
     <form

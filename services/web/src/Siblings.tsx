@@ -1,4 +1,4 @@
-// ‹ 2 / 3 ›: the other branches at this place of the tree.
+// ‹ 2 / 3 ›: navigation between the siblings of a message.
 import type { Message } from "./wire";
 
 export function Siblings({ message, all, show }: { message: Message; all: Message[]; show: (message: Message) => void }) {

@@ -1,4 +1,4 @@
-// The caller's conversations, and for operators what the training loop does.
+// Conversations of the caller and, for operators, the state of the training loop.
 import type { Api } from "./api";
 import { LoopPanel } from "./LoopPanel";
 import type { Conversation } from "./wire";
@@ -12,7 +12,7 @@ interface Props {
   show: (id: string) => void;
   remove: (id: string) => Promise<void>;
   close: () => void;
-  /** Null: the key may not decide about the user's data. */
+  /** Null if the key lacks the permission for the user's data. */
   showYourData: (() => void) | null;
 }
 

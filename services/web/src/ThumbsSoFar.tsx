@@ -1,4 +1,4 @@
-// How many thumbs there are for the next turn of the loop, so that a person knows when it makes sense to run it.
+// Number of thumbs for the next run of the loop, as a hint when to start the run.
 import { useEffect, useState } from "react";
 import type { Api } from "./api";
 import { enough } from "./enough";
@@ -7,9 +7,9 @@ const LOOK_MS = 10_000;
 
 interface Props {
   api: Api;
-  /** How many a turn needs; 0: not known before the first. */
+  /** Number of thumbs that a run needs; 0 if unknown, before the first run. */
   needed: number;
-  /** When the last turn that had enough began; empty: there was none. */
+  /** Start of the last run with enough thumbs; empty before the first. */
   since: string;
 }
 
@@ -24,7 +24,7 @@ export function ThumbsSoFar({ api, needed, since }: Props) {
         const fresh = since ? await api.countThumbs(since) : all;
         if (!gone) setCounts({ all, fresh });
       } catch {
-        // A side show, as the rest of the panel: it keeps what it knows and asks again.
+        // Optional information: keep the last values and try again at the next interval.
       }
     }
     void look();

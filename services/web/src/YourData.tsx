@@ -1,4 +1,4 @@
-// What a user decides about their own data: whether models may be trained on it, and that it goes.
+// Decisions of a user about their data: consent to training, and deletion.
 import { useEffect, useRef, useState } from "react";
 import type { Api } from "./api";
 import { Deletion } from "./Deletion";
@@ -20,7 +20,7 @@ export function YourData({ api, account, consent, said, erased, close }: Props) 
 
   useEffect(() => {
     dialog.current?.showModal();
-    // It may have been said elsewhere since the page was opened.
+    // Another client may have changed the consent since the page was opened.
     api.consent().then(said, (error: unknown) => setProblem(words(error)));
   }, [api, said]);
 

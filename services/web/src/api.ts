@@ -1,4 +1,5 @@
-// The gateway's HTTP door for the page. Every call carries the key; an error carries the gateway's own words.
+// Client of the gateway's HTTP API. Every call sends the key; an error has the message of the
+// gateway.
 import { readEvents } from "./stream";
 import type {
   Account,
@@ -18,14 +19,17 @@ export class ApiError extends Error {
   constructor(
     message: string,
     readonly status: number,
-    /** Seconds after which the server would take the call; 0 if it names no time. */
+    /** Seconds after which the server accepts a retry; 0 if unknown. */
     readonly retryAfter = 0,
   ) {
     super(message);
   }
 }
 
-/** A message that is refused for so short a time is sent again, for a minute in all. A quota of the day names a longer time. */
+/**
+ * Refusals with a longer delay are not retried, for example those of a daily quota. Retries end
+ * after PATIENCE_SECONDS.
+ */
 const LONGEST_RETRY_SECONDS = 5;
 const PATIENCE_SECONDS = 60;
 
@@ -72,7 +76,7 @@ export class Api {
     return ((await (await this.call("GET", "/api/experiment")).json()) as { arms?: ExperimentArm[] }).arms ?? [];
   }
 
-  /** How many thumbs stand; given since a time, or ever. */
+  /** Count the current thumbs, all or those given since a time. */
   async countThumbs(since = ""): Promise<number> {
     const path = since ? `/api/thumbs?since=${encodeURIComponent(since)}` : "/api/thumbs";
     const { counts = [] } = (await (await this.call("GET", path)).json()) as { counts?: ThumbCount[] };
@@ -97,7 +101,10 @@ export class Api {
     return (await (await this.call("GET", "/api/loop")).json()) as LoopStatus;
   }
 
-  /** The report opens in a tab of its own, which sends no header: this path alone takes the key from a cookie. */
+  /**
+   * Open a report in a new tab, which sends no header; only this path accepts the key from a
+   * cookie.
+   */
   openReport(run: string): void {
     document.cookie = `tw_key=${this.key}; path=/api/loop/report; SameSite=Strict`;
     window.open(`/api/loop/report/${run}`, "_blank", "noopener");
@@ -122,7 +129,7 @@ export class Api {
   }
 }
 
-/** Make a call, and again after as long as the server says while it is full. */
+/** Make a call and retry it after the delay that an overloaded server names. */
 export async function patiently<Result>(call: () => Promise<Result>, wait = sleep): Promise<Result> {
   for (let waited = 0; ; ) {
     try {

@@ -1,4 +1,4 @@
-// What an experiment's arms say to people: names, percentages, and which versions are shown first.
+// Arms of an experiment for display: names, percentages, and the order of versions.
 import type { ExperimentArm } from "./wire";
 
 const ARMS: Record<string, string> = { candidate: "on trial", pinned: "asked for by name" };
@@ -6,12 +6,12 @@ const ARMS: Record<string, string> = { candidate: "on trial", pinned: "asked for
 export interface ShownArm {
   key: string;
   version: string;
-  /** Empty for the version that answers everybody. */
+  /** Empty for the stable version. */
   arm: string;
   users: number;
   up: number;
   down: number;
-  /** Where the rate of thumbs up lies, in percent; null: nobody has said anything. */
+  /** Confidence interval of the rate of thumbs up, in percent; null without thumbs. */
   likely: { low: number; high: number } | null;
 }
 
@@ -25,12 +25,15 @@ export function shown(arm: ExperimentArm): ShownArm {
     users: Number(arm.exposedUsers),
     up,
     down,
-    // Outwards, so that what is shown is never narrower than what is known.
+    // Rounded outwards, so that the displayed interval is never narrower than the computed one.
     likely: up + down ? { low: Math.floor(100 * arm.upRateLow), high: Math.ceil(100 * arm.upRateHigh) } : null,
   };
 }
 
-/** The arms of the versions met last, and those of the others. The gateway sends the newest version first. */
+/**
+ * Split arms into those of the newest versions and the others. The gateway sends the newest version
+ * first.
+ */
 export function newest(arms: ExperimentArm[], versions: number): [ShownArm[], ShownArm[]] {
   const first = new Set([...new Set(arms.map((arm) => arm.modelVersion))].slice(0, versions));
   const all = arms.map(shown);

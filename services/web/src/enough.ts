@@ -1,6 +1,13 @@
-// Whether there are thumbs enough for a turn, in words.
+// Text about the number of thumbs and the number that a training run needs.
 
-/** `all` thumbs stand, `fresh` of them came since the last turn, if there was one (`learned`); a turn needs `needed`, 0: not known. */
+/**
+ * Describe the number of thumbs.
+ *
+ * @param all current thumbs
+ * @param fresh current thumbs that arrived after the last run
+ * @param needed thumbs that a run needs; 0 if unknown
+ * @param learned true after the first run
+ */
 export function enough(all: number, fresh: number, needed: number, learned: boolean): string {
   const so = `${all} ${all === 1 ? "thumb" : "thumbs"} so far`;
   const news = learned ? `, ${fresh} since the last turn` : "";

@@ -1,6 +1,8 @@
-// Markdown fences around code that an answer shows without them, for the renderer only: the stored text stays the original.
+// Adds Markdown fences around unfenced code of an answer, for display only: the stored text does
+// not change.
 
-// Evidence of one line. A run of lines is code from ENOUGH on, but weak lines alone ("x = 5", "name: value") never are.
+// Evidence of one line. A run of lines is code from a sum of ENOUGH on; weak lines alone ("x = 5",
+// "name: value") are not.
 const ENOUGH = 4;
 const CERTAIN = 4;
 const LIKELY = 2;
@@ -13,11 +15,11 @@ const PROGRAMS =
 const COMMAND = `(?:${PROGRAMS}|brew|cargo|helm|node|bash|python3?)`;
 /** Words that follow the name of a program in a sentence. */
 const SENTENCE_WORDS = "is|are|was|has|can|does|will|and|or|to|the|a";
-/** The name of a function up to its bracket; "Student(in)" is none. */
+/** Name of a function up to its bracket; "Student(in)" does not match. */
 const CALLEE = "(?:[a-z_$][\\w$]*|[\\w$]+(?:\\.|::|->)[\\w$.:>-]+)(?:!|<[\\w, |]+>)?\\(";
 const INLINE_TAGS = "(?:a|b|i|u|s|q|em|br|hr|sub|sup|del|ins|code|kbd|mark|small|span|strong|think)";
 
-/** Signs that prose does not have, whatever else is in the line. Strings are "" here: see `Line.bare`. */
+/** Signs that never occur in prose. Strings are replaced by "" (see `Line.bare`). */
 const FIRM: Signs = [
   // Declarations and imports.
   [CERTAIN, /^(?:async )?def \w+[!?]? ?\(|^class [A-Z_]\w*(?:\(.*\))?:$|^(?:(?:export|default|async) )*function\*?(?: \w+)?\(/],
@@ -46,9 +48,9 @@ const FIRM: Signs = [
   [WEAK, /^"" ?: ?(?:""|-?\d[\d.eE+-]*|true|false|null|[{[].*),?$/],
 ];
 
-/** Signs that count unless the line reads like a sentence. */
+/** Signs that count only in a line that does not read like a sentence. */
 const LOOSE: Signs = [
-  // Statements with a semicolon, declarations in the manner of C.
+  // Statements with a semicolon, C-style declarations.
   [CERTAIN, /^(?:[\w<>[\]*&,:]+ ){0,3}[\w$.*&[\]>:-]+ ?(?:(?:[-+*/|&%]?=|<<) ?\S.*|\+\+|--);$|^(?:if|for|while) ?\(.*;$/],
   [CERTAIN, RegExp(`^(?:[\\w<>[\\]*&,:]+ ){0,3}${CALLEE}.*(?<!&\\w+);$`)],
   [LIKELY, /^(?:return|throw|int|char|float|double|long|bool|String|let|var) [\w.[\]*&]+;$|^(?:break|continue|return);$/],
@@ -70,7 +72,10 @@ const KEYWORDS =
 const WORD = `(?!(?:${KEYWORDS})\\b)\\p{L}+`;
 /** Three words in a row, none of them a keyword. */
 const PHRASE = RegExp(`(?:^|\\s)${WORD},? ${WORD},? ${WORD}(?![\\w(.[=/])`, "u");
-/** A word with a capital letter, or one of a script without them (Chinese, Arabic), not used as a name. */
+/**
+ * A word with a capital letter, or one of a script without them (Chinese, Arabic), not used as a
+ * name.
+ */
 const SENTENCE_START = /^\P{L}*(?:\p{Lu}[\p{Ll}'’-]*(?![\p{L}\d_.(<[{=])|\p{Lo})/u;
 const SENTENCE_END = /[\p{L}\d)"`*][.!?:…]$/u;
 const MARKDOWN = /^(?:#{2,6} |[-*+] (?!\{)|\d{1,9}[.)] |>(?!>> )|\||(?:[-*_] ?){3,}$)/;
@@ -80,16 +85,16 @@ const COMMENT = /^(?:#|--)(?:\s|$)/;
 
 interface Line {
   text: string;
-  /** Columns of white space before the text; a tab counts four. */
+  /** Columns of white space before the text; a tab counts as four. */
   indent: number;
-  /** Without indentation, what strings hold, and a comment at the end. */
+  /** Text without indentation, contents of strings, and a final comment. */
   bare: string;
   evidence: number;
 }
 
 function read(text: string): Line {
   const start = text.slice(0, text.length - text.trimStart().length);
-  // Both ends of a very long line tell enough, and keep the time linear.
+  // Both ends of a very long line suffice and keep the time linear.
   const probe = (text.length > 400 ? `${text.slice(0, 200)} ${text.slice(-200)}` : text).trim();
   const bare = probe
     .replace(/"(?:[^"\\]|\\.)*"|`[^`]+`|(?<![\p{L}\d])'(?:[^'\\]|\\.)*'/gu, '""')
@@ -101,14 +106,15 @@ function read(text: string): Line {
 }
 
 /**
- * Return `text` with ``` lines around its runs of code. Fenced and indented code, lists, tables and prose stay as they are.
- * `growing`: the last line is still being written, so that its first letters decide nothing against the code above.
+ * Return `text` with ``` lines around its runs of code. Fenced and indented code, lists, tables and
+ * prose do not change.
+ * With `growing` the last line is incomplete, so that its first letters do not end the code above.
  */
 export function fenceCode(text: string, growing = false): string {
   const lines = text.split("\n").map(read);
   const shown: string[] = [];
   let inList = false;
-  // After a blank line or more of the same, four columns are Markdown's own code.
+  // After a blank line or other indented code, four columns are indented code of Markdown.
   let mayIndent = true;
   for (let at = 0, end = 0; at < lines.length; at = end) {
     const line = lines[at]!;
@@ -133,7 +139,7 @@ function endOfFence(lines: Line[], start: number, fence: string): number {
   return lines.length;
 }
 
-/** Return the end of the run that begins at `start`, and whether it is code. */
+/** Return the end of the run that begins at `start`, and true if the run is code. */
 function readRun(lines: Line[], start: number, growing: boolean): [end: number, isCode: boolean] {
   let end = start + 1;
   let total = lines[start]!.evidence;
@@ -155,7 +161,10 @@ function readRun(lines: Line[], start: number, growing: boolean): [end: number, 
   return [end, total >= ENOUGH && strongest >= LIKELY];
 }
 
-/** Tell whether a run may begin, or go on after a blank line, with line `at`: weak lines and comments need code right below. */
+/**
+ * Return true if line `at` can begin a run or continue one after a blank line. Weak lines and
+ * comments need code directly below.
+ */
 function opens(lines: Line[], at: number): boolean {
   const [line, next] = [lines[at]!, lines[at + 1]];
   if (line.evidence >= LIKELY) return true;
@@ -164,7 +173,10 @@ function opens(lines: Line[], at: number): boolean {
   return next.indent > line.indent || (!isLabel && (next.evidence > 0 || COMMENT.test(next.bare)));
 }
 
-/** Tell whether line `at` belongs to the run whose last line is before `end` and whose first one is indented by `base`. */
+/**
+ * Return true if line `at` belongs to the run whose last line is before `end` and whose first line
+ * has the indentation `base`.
+ */
 function continues(lines: Line[], at: number, end: number, base: number): boolean {
   const [line, previous, next] = [lines[at]!, lines[end - 1]!, lines[at + 1]];
   if (at === end) {
@@ -175,7 +187,7 @@ function continues(lines: Line[], at: number, end: number, base: number): boolea
   return opens(lines, at);
 }
 
-/** Tell whether a string in three quotation marks, as Python has, begins or ends in the line and not both. */
+/** Return true if a triple-quoted string of Python begins or ends in the line, but not both. */
 function opensString({ text }: Line): boolean {
   return text.split(/"""|'''/).length % 2 === 0;
 }

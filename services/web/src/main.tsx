@@ -1,4 +1,5 @@
-// The key arrives behind the '#' of the printed URL, stays in this browser, and leaves the address bar at once.
+// Entry point. The key arrives in the fragment ('#') of the printed URL, is stored in the browser,
+// and is removed from the address bar at once.
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { App } from "./App";

@@ -1,11 +1,11 @@
-// Server-sent events over fetch: EventSource can neither post nor carry a key.
+// Server-sent events over fetch, because EventSource supports neither POST nor request headers.
 
 export interface ServerEvent {
   event: string;
   data: string;
 }
 
-/** Cuts a growing text into whole events; keeps the unfinished rest for the next piece. */
+/** Splits a stream of text into complete events; an incomplete event waits for the next chunk. */
 export class EventCutter {
   private rest = "";
 

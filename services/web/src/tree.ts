@@ -1,9 +1,10 @@
-// A conversation is a tree: an edit is a sibling of the user's message, a regeneration a sibling of the answer.
+// Tree of a conversation: an edit is a sibling of the user's message, a regeneration a sibling of
+// the answer.
 import type { ChatEvent, FeedbackValue, Message } from "./wire";
 
 export interface Tree {
   messages: Message[];
-  /** Parent id → the child that is shown; where nothing is chosen, the newest is. */
+  /** Displayed child by parent id; the default is the newest child. */
   chosen: Record<string, string>;
 }
 
@@ -13,12 +14,12 @@ export function childrenOf(tree: Tree, parentId: string): Message[] {
   return tree.messages.filter((message) => (message.parentId ?? "") === parentId);
 }
 
-/** Whether an answer is still being written. */
+/** Return true while an answer is being written. */
 export function isOpen(message: Message): boolean {
   return (message.finishReason ?? "FINISH_REASON_UNSPECIFIED") === "FINISH_REASON_UNSPECIFIED";
 }
 
-/** The branch on the screen, from the root to a leaf. */
+/** Return the displayed branch, from the root to a leaf. */
 export function branch(tree: Tree): Message[] {
   const shown: Message[] = [];
   let parent = "";
@@ -43,7 +44,10 @@ export function change(tree: Tree, id: string, part: Partial<Message>): Tree {
   return { ...tree, messages: tree.messages.map((message) => (message.id === id ? { ...message, ...part } : message)) };
 }
 
-/** What an answer shows once something was said about it. A thumb replaces the one before, with its words. */
+/**
+ * Return the feedback fields of an answer after a vote. A thumb replaces the previous thumb and its
+ * words.
+ */
 export function noted(value: FeedbackValue): Partial<Message> {
   if ("correction" in value) return { correction: value.correction.text };
   if ("retraction" in value && value.retraction.kind === "correction") return { correction: "" };
@@ -56,13 +60,13 @@ function put(tree: Tree, message: Message): Tree {
   return choose({ ...tree, messages: [...tree.messages, message] }, message);
 }
 
-/** What the screen knows of the user's message before the server has named it. */
+/** A message of the user before the server has assigned its id. */
 export interface Asked {
   text: string;
   parentId: string;
 }
 
-/** One event of a turn applied to the tree. `asked` is absent when an answer is regenerated or resumed. */
+/** Apply one event of a turn to the tree. `asked` is absent for a regenerated or resumed answer. */
 export function apply(tree: Tree, event: ChatEvent, asked?: Asked): Tree {
   const id = event.messageId;
   if (event.started) {

@@ -1,4 +1,4 @@
-// State of one conversation: its tree, the turn that runs, and what people can do with it.
+// State of one conversation: its tree, the running turn, and the actions of the user.
 import { useCallback, useEffect, useRef, useState } from "react";
 import type { Api } from "./api";
 import { EMPTY, apply, branch, change, choose, isOpen, noted, type Asked } from "./tree";
@@ -36,7 +36,7 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
       }
       try {
         await read(first);
-        // The connection may break while the turn goes on: take it up where it was left.
+        // The connection may break while the turn continues: resume after the last event.
         for (let attempt = 0; attempt < RECONNECTS && answerId && !ended && alive.current; attempt++) {
           await read(api.resume(answerId, last));
         }
@@ -73,7 +73,8 @@ export function useConversation(api: Api, conversationId: string, named: (id: st
     const above = parentId ?? branch(tree).at(-1)?.id ?? "";
     const request: SendRequest = { input: { text }, requestId: crypto.randomUUID(), skipEnhancer };
     if (id) request.conversationId = id;
-    // The conversation's own id stands for the top of its tree: an edit of the first message goes there.
+    // The id of the conversation stands for the root of its tree, the parent of an edited first
+    // message.
     if (above || id) request.parentMessageId = above || id;
     return follow(api.send(request), { text, parentId: above });
   }

@@ -1,4 +1,5 @@
-// The JSON of thumbwheel.chat.v1, as protobuf writes it: camelCase, 64-bit numbers as strings, unset enums as …_UNSPECIFIED.
+// JSON of thumbwheel.chat.v1 as protobuf writes it: camelCase, 64-bit numbers as strings, unset
+// enums as …_UNSPECIFIED.
 
 export type FinishReason =
   | "FINISH_REASON_UNSPECIFIED"
@@ -37,7 +38,7 @@ export interface Message {
   modelVersion?: string;
   arm?: string;
   finishReason?: FinishReason;
-  /** What the user said about it, as it stands. */
+  /** Current feedback of the user. */
   thumbUp?: boolean | undefined;
   thumbReasons?: string[];
   thumbComment?: string;
@@ -71,7 +72,7 @@ export interface Account {
 
 export interface Consent {
   training: boolean;
-  /** Absent: the user never said so, the operator's default stands. */
+  /** Absent while the operator's default applies. */
   updateTime?: string;
 }
 
@@ -79,7 +80,7 @@ export interface Erasure {
   erasureId: string;
   requestTime: string;
   shredTime: string;
-  /** Absent: objects with unreadable rows of the user are left. */
+  /** Absent while objects with unreadable rows of the user remain. */
   rewriteTime?: string;
 }
 
@@ -106,14 +107,14 @@ export interface LoopStatus {
   step?: string;
   steps?: LoopStep[];
   result?: string | null;
-  /** Why the turn ended so, in one sentence. */
+  /** Reason for the result of the run, one sentence. */
   reason?: string;
-  /** Versions that learned from what was erased since. */
+  /** Versions trained on data that was erased later. */
   erased_versions?: { version: string }[];
   report?: string | null;
-  /** How many thumbs a turn of the recipe needs; absent before the first. */
+  /** Number of thumbs that a run of the recipe needs; absent before the first run. */
   needed_thumbs?: number;
-  /** When the last turn that had enough began. */
+  /** Start of the last run with enough thumbs. */
   learned_until?: string;
 }
 

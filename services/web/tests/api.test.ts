@@ -15,13 +15,13 @@ function refusing(times: number, error: unknown): { call: () => Promise<string>;
 }
 
 describe("patiently", () => {
-  test("a full server is asked again after as long as it says", async () => {
+  test("a call to an overloaded server is retried after its delay", async () => {
     const { call, wait, waited } = refusing(3, new ApiError("full", 429, 2));
     expect(await patiently(call, wait)).toBe("answer");
     expect(waited).toEqual([2, 2, 2]);
   });
 
-  test("after a minute the refusal is shown", async () => {
+  test("the error is raised after one minute of retries", async () => {
     const error = new ApiError("full", 429, 2);
     const { call, wait, waited } = refusing(100, error);
     await expect(patiently(call, wait)).rejects.toBe(error);

@@ -115,7 +115,7 @@ describe("fences around the code of an answer", () => {
     expect(fenceCode(text)).toBe(text);
   });
 
-  it("stay while the text grows, and hold all of the code so far", () => {
+  it("contain all code so far while the text grows", () => {
     const before = "Here is the code:\n\n";
     const code = `${PRIME}\n\n\ndef main():\n    print(is_prime(7))\n\nmain()`;
     for (let length = "def is_prime(".length; length <= code.length; length++) {
@@ -125,11 +125,11 @@ describe("fences around the code of an answer", () => {
     }
   });
 
-  it("do not take in a fence that begins below the code", () => {
+  it("end before a fence below the code", () => {
     expect(fenceCode(`${PRIME}\n\n\`\`\``, true)).toBe(`\`\`\`\n${PRIME}\n\`\`\`\n\n\`\`\``);
   });
 
-  it("end above prose from its first letter on", () => {
+  it("end before the first letter of prose", () => {
     const after = "\n\nThe loop stops at the root.";
     for (let length = 3; length <= after.length; length++) {
       expect(fenceCode(PRIME + after.slice(0, length), true)).toBe(`\`\`\`\n${PRIME}\n\`\`\`${after.slice(0, length)}`);

@@ -22,7 +22,7 @@ describe("the tree of a conversation", () => {
     expect(texts(turn(EMPTY, "u1", "a1", "hello"))).toEqual(["ask u1", "hello"]);
   });
 
-  it("shows the newest of two answers, and the other one when it is chosen", () => {
+  it("shows the newest of two answers, and the other answer when chosen", () => {
     const first = turn(EMPTY, "u1", "a1", "one");
     const second = turn(first, "u1", "a2", "two", "", false);
     expect(texts(second)).toEqual(["ask u1", "two"]);
@@ -31,13 +31,13 @@ describe("the tree of a conversation", () => {
     expect(texts(choose(second, siblings(second, shown)[0]!))).toEqual(["ask u1", "one"]);
   });
 
-  it("keeps an edit beside the message that it edits", () => {
+  it("adds an edit as a sibling of the edited message", () => {
     const first = turn(turn(EMPTY, "u1", "a1", "one"), "u2", "a2", "two", "a1");
     const edited = turn(first, "u3", "a3", "three", "a1");
     expect(texts(edited)).toEqual(["ask u1", "one", "ask u3", "three"]);
   });
 
-  it("replaying events of an answer that is known starts its text anew", () => {
+  it("restarts the text of an answer when its events are replayed", () => {
     const once = turn(EMPTY, "u1", "a1", "hello");
     expect(texts(turn(once, "u1", "a1", "hello", "", false))).toEqual(["ask u1", "hello"]);
   });
@@ -51,7 +51,7 @@ describe("the tree of a conversation", () => {
     expect(branch(tree)[0]).toMatchObject({ originalText: "hw", text: "How" });
   });
 
-  it("shows what was said last about an answer, until it is taken back", () => {
+  it("shows the latest feedback on an answer until its retraction", () => {
     const said = (values: FeedbackValue[]) =>
       branch(values.reduce((now, value) => change(now, "a1", noted(value)), turn(EMPTY, "u1", "a1", "x"))).at(-1)!;
     const down: FeedbackValue = { thumb: { up: false, reasons: ["wrong"], comment: "no" } };
