@@ -1,4 +1,4 @@
-"""The shipped policy, and the verdicts that the policy reports."""
+"""The shipped policy and its reported verdicts."""
 
 import pytest
 

@@ -27,7 +27,7 @@ VIOLATIONS = (
     "Bearer abcDEF1234567890abcDEF",
     "api_key = 'Zx81kQmP04vTn7Rb2Ws9'",
 )
-# The part of a violation that must not be released, where a label may be.
+# Secret part of a violation with a label; the label may be released.
 SECRET_PARTS = {
     "postgres://app:s3cr3tPass@db.local/main": "s3cr3tPass",
     "password: hunter2222": "hunter2222",

@@ -24,7 +24,7 @@ In, Out, Outs = (
 
 
 class FailingPolicy:
-    """Policy that raises an error for one text."""
+    """Policy with an error for a certain text."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy, self.version = policy, policy.version

@@ -1,4 +1,4 @@
-"""Detection of secrets and personal data in answers, and texts that resemble them."""
+"""Detection of secrets and personal data in answers, and of similar harmless texts."""
 
 import pytest
 

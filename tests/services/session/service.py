@@ -34,9 +34,9 @@ UNKNOWN_ID = "01900000-0000-7000-8000-000000000000"
 
 @dataclass
 class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Fake feedback service that records turns in the order of arrival.
+    """Fake feedback service; records turns in the order of arrival.
 
-    Each entry of `failures` fails one call: "before" or "after" the write, or "hang".
+    Each entry of `failures` fails a call: "before" or "after" the write, or "hang".
     """
 
     turns: list[events_pb2.TurnEvent] = field(default_factory=list)
@@ -81,7 +81,7 @@ async def feedback_service(feedback: FakeFeedback, port: int = 0) -> AsyncIterat
 
 @dataclass(frozen=True)
 class Home:
-    """A folder for the files and a database for the rows of one test."""
+    """Folder for the files and database for the rows of a test."""
 
     directory: Path
     database_url: str
@@ -120,7 +120,7 @@ async def session_service(home: Home, **changes: Any) -> AsyncIterator[Any]:
         yield session_pb2_grpc.SessionServiceStub(channel)
 
 
-# Values that no row contains by chance.
+# Unlikely values, to be found in files of a database.
 SAMPLE = Sample(token_ids=[262143, 7, 1], log_probs=[-0.7312, -0.2519, -0.0137])
 
 
@@ -159,7 +159,7 @@ async def talk(
 
 
 async def error_of(call: Any) -> tuple[grpc.StatusCode, str, str, str]:
-    """Return code, reason, field and limit of a call that must fail."""
+    """Return code, reason, field and limit of a failing call."""
     try:
         await call
     except grpc.aio.AioRpcError as error:

@@ -41,7 +41,7 @@ def path(
 
 
 class BranchRows:
-    """Fake rows of one branch that count the reads."""
+    """Fake rows of a branch with a count of reads."""
 
     def __init__(self, messages: list[Message]) -> None:
         self.messages = messages

@@ -1,4 +1,4 @@
-"""Guarantees of both databases for the transactions that they run."""
+"""Guarantees of both databases for transactions."""
 
 import asyncio
 import threading

@@ -89,7 +89,7 @@ async def test_erased_texts_leave_no_bytes_in_sqlite_or_its_log(tmp_path: Path) 
 
 
 class CountingDatabase:
-    """Database wrapper that counts the removed messages per transaction and can fail."""
+    """Wrapper of a database; counts removed messages per transaction and can fail."""
 
     def __init__(self, database: Database, fails_after: int = 1_000) -> None:
         self.database = database
@@ -104,7 +104,7 @@ class CountingDatabase:
 
     async def erase(self, work: Any) -> Any:
         if len(self.removed) == self.fails_after:
-            raise UnavailableError("told to fail")
+            raise UnavailableError("the fake fails")
         before = await self.count(messages)
         done = await self.database.erase(work)
         self.removed.append(before - await self.count(messages))

@@ -48,7 +48,7 @@ async def test_only_the_holder_can_release_a_lease(home: Home) -> None:
 
 
 class SlowTurnLog:
-    """Fake `TurnLog` with a delay that counts calls."""
+    """Fake `TurnLog` with a delay and a count of calls."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -227,7 +227,7 @@ async def test_waiting_erasure_record_survives_a_second_erasure(
 
 
 class FakeTurnLog:
-    """Fake `TurnLog` that records calls and refuses the payload `bad`."""
+    """Fake `TurnLog`; records calls and refuses the payload `bad`."""
 
     def __init__(self) -> None:
         self.calls: list[list[bytes]] = []

@@ -1,4 +1,4 @@
-"""Every method with ids of another user: the error equals that of a missing object."""
+"""Every method with ids of another user fails as for missing objects."""
 
 from collections.abc import Callable
 from typing import Any

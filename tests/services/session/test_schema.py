@@ -39,8 +39,7 @@ from tests.services.session.service import (
 from tests.services.session.test_process import start
 from tests.support.errors import refused
 
-# A database of the version without migrations: one conversation of one turn, whose record waits in
-# the outbox.
+# A database of the version without migrations, with a single turn and its waiting record.
 FIRST_VERSION = Path(__file__).parent / "first_version.sql"
 CONVERSATION, ANSWER = (
     "01a2124b-0bbc-7086-8eb0-424aecfaf763",

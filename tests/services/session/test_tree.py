@@ -96,7 +96,7 @@ class Conversing(RuleBasedStateMachine):
 
     @rule(target=talks, user=USERS, text=TEXTS, system=TEXTS, turns=st.integers(0, 2))
     def bring_along(self, user: str, text: str, system: str, turns: int) -> Talk:
-        """Import a history with a system message, which remains in every context below."""
+        """Import a history with a system message; every later context contains the message."""
         owner = Caller(self.tenant, user)
         history = [
             ContextMessage(Role.SYSTEM, system),

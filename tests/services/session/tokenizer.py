@@ -1,4 +1,4 @@
-"""A tokenizer.json with one token per word, so that readers can count tokens."""
+"""A tokenizer.json with one token per word, to make counts readable."""
 
 from pathlib import Path
 
