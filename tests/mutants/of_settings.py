@@ -5,35 +5,35 @@ from tests.mutants.planting import Mutant
 
 SETTINGS = (
     Mutant(
-        "89 settings: a bound that is not in the range is let through",
+        "89 settings: an open bound is accepted",
         "training/ranges.py",
         "over = value > self.low if self.above else value >= self.low",
         "over = value >= self.low",
         RANGES,
     ),
     Mutant(
-        "90 settings: a gradient may be clipped to nothing",
+        "90 settings: gradient clip of 0 is accepted",
         "training/optim/adam.py",
         "gradient_clip: Limit = 1.0",
         "gradient_clip: float = 1.0",
         RANGES,
     ),
     Mutant(
-        "91 settings: PPO's beta may turn negative",
+        "91 settings: beta of PPO may become negative",
         "training/stages/ppo.py",
         "self.kl.horizon_samples <= minimum",
         "self.kl.horizon_samples < 0",
         RANGES,
     ),
     Mutant(
-        "92 settings: a cooldown begins in the warm-up",
+        "92 settings: cooldown starts in the warm-up",
         "training/optim/schedule.py",
         "begin = max(warmup_steps, total_steps - round(total_steps * config.cooldown_fraction))",
         "begin = total_steps - round(total_steps * config.cooldown_fraction)",
         OPTIM,
     ),
     Mutant(
-        "93 settings: bits per byte where first tokens are never predicted",
+        "93 settings: bits per byte without a start token",
         "training/stages/pretrain.py",
         "if config.evaluate_every_steps and not shards.begin_ids:",
         "if config.evaluate_every_steps and shards.begin_ids is None:",

@@ -11,7 +11,7 @@ import pytest
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
-from tests.training.loop.nano_turn import BASE, turn
+from tests.training.loop.nano_run import BASE, run_nano
 from training.__main__ import main
 from training.data.chat import Message
 from training.data.judgements import Judgement
@@ -43,7 +43,7 @@ def test_too_little_feedback_is_reported_and_starts_no_run(
         log.thumb(f"a{number}", "ann", number % 2 == 0)
     log.commit()
     with refused(NotEnoughFeedbackError, field="feedback", reason="TOO_SMALL") as caught:
-        turn(tmp_path, log)
+        run_nano(tmp_path, log)
     assert re.findall(r"\d+", str(caught.value))[:5] == [
         "7",
         "200",
@@ -64,7 +64,7 @@ def test_a_manually_stopped_run_is_not_reported_as_failed(
 
     monkeypatch.setattr(log, "erasures", press)
     with pytest.raises(KeyboardInterrupt):
-        turn(tmp_path, log)
+        run_nano(tmp_path, log)
     assert status(tmp_path)["result"] == "stopped"
     assert status(tmp_path)["reason"]
     assert "KeyboardInterrupt" not in str(status(tmp_path)["reason"])
@@ -73,14 +73,14 @@ def test_a_manually_stopped_run_is_not_reported_as_failed(
 def test_an_incumbent_missing_in_the_registry_is_named(tmp_path: Path, log: FeedbackLog) -> None:
     rollout = FakeRollout(FakeClock(), stable="nano-7")
     with refused(RegistryError, field="version", reason="UNKNOWN") as caught:
-        turn(tmp_path, log, rollout)
+        run_nano(tmp_path, log, rollout)
     assert "nano-7" in str(caught.value)
     assert status(tmp_path)["result"] == "failed"
 
 
 def test_no_run_starts_without_a_stable_version(tmp_path: Path, log: FeedbackLog) -> None:
     with refused(RegistryError, field="version", reason="MISSING"):
-        turn(tmp_path, log, FakeRollout(FakeClock(), stable=""))
+        run_nano(tmp_path, log, FakeRollout(FakeClock(), stable=""))
 
 
 def test_a_recipe_refuses_a_model_that_is_too_large(tmp_path: Path, log: FeedbackLog) -> None:
@@ -92,7 +92,7 @@ def test_a_recipe_refuses_a_model_that_is_too_large(tmp_path: Path, log: Feedbac
     write_manifest(large, kind="model", version="large-0")
     Registry(tmp_path / "models").admit(large, "large-0")
     with refused(ConfigError, field="recipe", reason="TOO_LARGE", limit="64 MiB") as caught:
-        turn(tmp_path, log, FakeRollout(FakeClock(), stable="large-0"))
+        run_nano(tmp_path, log, FakeRollout(FakeClock(), stable="large-0"))
     for named in ("nano", "large-0", "65 MiB", "RECIPE=small", "MODEL=nano"):
         assert named in str(caught.value)
 

@@ -16,8 +16,8 @@ import pytest
 from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout
 from tests.training.feedback_log import FeedbackLog
-from tests.training.loop import nano_turn
-from tests.training.loop.nano_turn import BASE, PROMPTS, SIZES, prepare, turn
+from tests.training.loop import nano_run
+from tests.training.loop.nano_run import BASE, PROMPTS, SIZES, prepare, run_nano
 from tests.training.simulated_users import Crowd, likings, preferred_share, says
 from training.cluster.progress_log import read_progress
 from training.cluster.runner import StageRun, run_stage
@@ -73,7 +73,7 @@ class Feedback:
 def test_thumbs_improve_the_model_even_after_a_kill_in_ppo(tmp_path: Path, size: str) -> None:
     killed_in = SIZES[size].killed_in
     log = prepare(tmp_path, Crowd(SIZES[size].thumbs, seed=1))
-    assert ended_by(nano_turn.__name__, str(tmp_path), size) == -signal.SIGKILL
+    assert ended_by(nano_run.__name__, str(tmp_path), size) == -signal.SIGKILL
     steps = tmp_path / "loop" / "runs" / "nano-1" / "stages" / "ppo" / "progress.jsonl"
     assert [progress.step for progress in read_progress(steps)] == list(range(1, killed_in + 1))
     trained_before = (steps.parents[2] / "nano-1-sft" / "manifest.json").stat().st_mtime_ns
@@ -81,7 +81,7 @@ def test_thumbs_improve_the_model_even_after_a_kill_in_ppo(tmp_path: Path, size:
     models = {"nano-0": BASE, "nano-1": tmp_path / "models" / "nano-1"}
     clock = FakeClock()
     rollout = FakeRollout(clock)
-    result = turn(tmp_path, Feedback(log, models), rollout, clock, SIZES[size].recipe)
+    result = run_nano(tmp_path, Feedback(log, models), rollout, clock, SIZES[size].recipe)
 
     assert result.result == "promoted", result.reason
     assert rollout.stable == "nano-1"
@@ -103,7 +103,7 @@ def test_thumbs_improve_the_model_even_after_a_kill_in_ppo(tmp_path: Path, size:
     assert "<script" not in report
     assert "http" not in report.replace("http-equiv", "")
     with refused(NotEnoughFeedbackError, field="snapshot", reason="DUPLICATE"):
-        turn(tmp_path, Feedback(log, models), rollout, clock)
+        run_nano(tmp_path, Feedback(log, models), rollout, clock)
     assert_forgets(log, tmp_path)
 
 
@@ -135,7 +135,7 @@ def assert_forgets(log: FeedbackLog, state: Path) -> None:
 def test_random_thumbs_promote_nothing(tmp_path: Path, seed: int) -> None:
     size = SIZES["short"]
     log = prepare(tmp_path, Crowd(size.thumbs, seed=seed, shuffled=True))
-    result = turn(tmp_path, log, recipe=size.recipe)
+    result = run_nano(tmp_path, log, recipe=size.recipe)
     assert result.result == "refused"
     gate = json.loads((tmp_path / "loop" / "runs" / "nano-1" / "gate.json").read_text())
     failed = {check["name"] for check in gate["checks"] if not check["passed"]}

@@ -263,7 +263,7 @@ def test_a_number_out_of_range_in_a_recipe_file_is_refused_in_one_line(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (files / "wrong.py").write_text(
-        RECIPE.replace("machine=Mach", "optimizer=OptimizerConfig(gradient_clip=0), machine=Mach")
+        RECIPE.replace("machine=mach", "optimizer=OptimizerConfig(gradient_clip=0), machine=mach")
     )
     places = ["--models", str(files), "--data", str(files), "--work", str(files / "wrong")]
     wrong = ["run", str(files / "wrong.py"), *places]

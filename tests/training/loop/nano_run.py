@@ -1,4 +1,4 @@
-"""A run of nano's loop without servers. As a program, `nano_turn.py STATE SIZE` kills itself in
+"""A run of nano's loop without servers. As a program, `nano_run.py STATE SIZE` kills itself in
 PPO.
 """
 
@@ -75,14 +75,14 @@ def prepare(state: Path, crowd: Crowd) -> FeedbackLog:
     return log
 
 
-def turn(
+def run_nano(
     state: Path,
     feedback: Feedback,
     rollout: Rollout | None = None,
     clock: Clock | None = None,
     recipe: Recipe = recipe,
 ) -> RunResult:
-    """Run or resume a turn."""
+    """Start or resume a run of nano."""
     objects = Directory(state / "objects")
     env = LoopEnvironment(
         state, feedback, objects, rollout, clock or FakeClock(), Lines(sys.stderr), "test"
@@ -109,4 +109,4 @@ def kill_in_ppo(step: int) -> None:
 if __name__ == "__main__":
     directory, size = Path(sys.argv[1]), SIZES[sys.argv[2]]
     kill_in_ppo(size.killed_in)
-    turn(directory, FeedbackLog.reopen(directory / "objects"), recipe=size.recipe)
+    run_nano(directory, FeedbackLog.reopen(directory / "objects"), recipe=size.recipe)
