@@ -28,6 +28,7 @@ async def coalesced(
             await asyncio.sleep(wait)
         parts: list[str] = [delta]
         ended = False
+        # Everything that arrived during the pause becomes one message.
         while not deltas.empty() and not ended:
             more = deltas.get_nowait()
             ended = more is None

@@ -50,10 +50,10 @@ class Completions:
         self._last_response_at = time.monotonic()
         self._last_index: Mapping[str, bool] | None = None
 
-    def probe_succeeded(self, said: Mapping[str, bool]) -> Mapping[str, bool]:
+    def probe_succeeded(self, index: Mapping[str, bool]) -> Mapping[str, bool]:
         """Record the index that a probe returned: for each version, True if ready."""
-        self._last_response_at, self._last_index = time.monotonic(), said
-        return said
+        self._last_response_at, self._last_index = time.monotonic(), index
+        return index
 
     def probe_failed(self) -> Mapping[str, bool] | None:
         """Record a probe without an answer and return the last index, or None if the server hangs.
@@ -64,6 +64,7 @@ class Completions:
         if time.monotonic() < self._last_response_at + self._timeouts.hang_seconds:
             return self._last_index
         for timeout in self._answer_timeouts:
+            # An expired timeout cannot be rescheduled.
             if not timeout.expired():
                 timeout.reschedule(asyncio.get_running_loop().time())
         return None
@@ -91,6 +92,7 @@ class Completions:
                     f"{self.url}/v1/chat/completions", json=body, headers=trace_headers()
                 ) as response,
             ):
+                # Errors have a status only before the first byte; later ones are events.
                 if response.status != 200:
                     raise await _error_from(response)
                 await self._read(response, timeout, on_chunk)
@@ -109,6 +111,7 @@ class Completions:
     ) -> None:
         loop, parser, next_reschedule = asyncio.get_running_loop(), EventParser(), 0.0
         async for data in response.content.iter_any():
+            # Any byte, including a comment, proves that the server is alive.
             self._last_response_at = time.monotonic()
             for chunk in parser.feed(data):
                 if chunk.failed:
@@ -171,7 +174,8 @@ async def _error_from(response: aiohttp.ClientResponse) -> ServiceError:
 
     404: the version is not loaded. 429: the queue is full. 503: the version loads or drains.
     """
-    retry = _retry_seconds(response)
+    header = response.headers.get("Retry-After", "")
+    retry = float(header) if header.isdecimal() else DEFAULT_RETRY_SECONDS
     match response.status:
         case 400 | 413 | 422:
             return await _invalid_request_error(response)
@@ -210,11 +214,6 @@ async def _invalid_request_error(response: aiohttp.ClientResponse) -> InvalidArg
         field=name,
         limit=tokens,
     )
-
-
-def _retry_seconds(response: aiohttp.ClientResponse) -> float:
-    stated = response.headers.get("Retry-After", "")
-    return float(stated) if stated.isdecimal() else DEFAULT_RETRY_SECONDS
 
 
 def unreachable_error(url: str) -> UnavailableError:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import aiohttp
 
@@ -35,7 +34,7 @@ from services.generator.inference_object import (
     observe,
     read_template,
 )
-from services.generator.kubernetes_api import Json
+from services.generator.kubernetes_api import KubernetesApi
 from services.generator.metrics import KUBERNETES_UP
 from services.generator.presets import Sampling
 from services.generator.sse import Chunk
@@ -47,14 +46,6 @@ POLL_SECONDS = 1.0
 FAILING_SECONDS = 3.0
 OBJECTS = "inferenceservices"
 NO_KSERVE = "the cluster has no InferenceServices; check that KServe is installed"
-
-
-class Objects(Protocol):
-    """Client of the Kubernetes API; see `kubernetes_api.KubernetesApi`."""
-
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json: ...
-    async def apply(self, path: str, body: Json) -> Json: ...
-    async def delete(self, path: str, uid: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ class InferenceServices:
 
     def __init__(
         self,
-        api: Objects,
+        api: KubernetesApi,
         http: aiohttp.ClientSession,
         target: KubernetesTarget,
         timeouts: Timeouts,
@@ -210,11 +201,11 @@ class InferenceServices:
         """
         if all(item.template == template.digest for item in found):
             return
-        fresh = await self._read_template()
+        current_template = await self._read_template()
         for item in found:
-            if item.template != fresh.digest and not item.deleting:
-                body = inference_service(fresh, item.version, item.folder)
-                await self._api.apply(f"{self._path(fresh)}/{item.name}", body)
+            if item.template != current_template.digest and not item.deleting:
+                body = inference_service(current_template, item.version, item.folder)
+                await self._api.apply(f"{self._path(current_template)}/{item.name}", body)
                 log.info("inference service updated", extra=fields(version=item.version))
 
     async def _check_ownership(self, template: Template, path: str) -> None:

@@ -175,7 +175,10 @@ class Reconciler:
             # memory is better than a missing one.
             if self._current.stale_since_us is None:
                 await self._unload_retired(rollout, self._index)
-        self._report(rollout)
+        for version in _wanted(rollout):
+            VERSIONS_READY.labels(version).set(self.is_served(version))
+        for version, share in shares(rollout).items():
+            SHARE.labels(version).set(share)
         # Wakes all waiters of this round; later waiters wait for the next one.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -267,12 +270,6 @@ class Reconciler:
             return
         except ServiceError as error:
             log.warning("unloading postponed", extra=fields(version=version, reason=error.reason))
-
-    def _report(self, rollout: Rollout) -> None:
-        for version in _wanted(rollout):
-            VERSIONS_READY.labels(version).set(self.is_served(version))
-        for version, share in shares(rollout).items():
-            SHARE.labels(version).set(share)
 
 
 def shares(rollout: Rollout) -> dict[str, float]:

@@ -175,10 +175,10 @@ class Rollout:
             self, retired=(*self.retired, *sorted(versions - serving - set(self.retired)))
         )
 
-    def forget_retired(self, gone: frozenset[str]) -> "Rollout":
+    def forget_retired(self, unloaded: frozenset[str]) -> "Rollout":
         """Remove versions from `retired` that the model server no longer holds."""
         return replace(
-            self, retired=tuple(version for version in self.retired if version not in gone)
+            self, retired=tuple(version for version in self.retired if version not in unloaded)
         )
 
     def assign(self, user_key: str, now_us: int, *, candidate_ready: bool) -> Assignment | None:

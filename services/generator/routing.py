@@ -55,10 +55,10 @@ class Router:
         if self._reconciler.is_served(version):
             return Assignment(version, Arm.PINNED, 1.0)
         rollout = self._current.rollout
-        wanted = {
+        rollout_versions = {
             deployment.version for deployment in (rollout.stable, rollout.candidate) if deployment
         }
-        if version not in wanted:
+        if version not in rollout_versions:
             raise _not_served_error()
         self._check_ready(version)
         raise _not_served_error()

@@ -64,12 +64,12 @@ class RolloutFile:
 
     def _write(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("w") as file:
+        temporary = self._path.with_suffix(".new")
+        with temporary.open("w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(self._path)
+        temporary.replace(self._path)
         # The rename itself is durable only after a sync of the directory.
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:

@@ -244,6 +244,7 @@ class Repository:
             )
         new_slot = _Slot(State.LOADING, directory, "being loaded")
         new_slot.loading = asyncio.create_task(self._load_into(name, directory, new_slot))
+        # The load continues without a waiting caller.
         new_slot.loading.add_done_callback(_consume_exception)
         self._slots[name] = new_slot
         return new_slot

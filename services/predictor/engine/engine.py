@@ -160,6 +160,7 @@ class Engine:
             self.closed_reason = self.closed_reason or "this version was unloaded"
             self._wake.notify()
         self._thread.join()
+        # The pipeline holds the memory of the model, and must not be freed during a step.
         del self._pipeline
 
     def _run(self) -> None:
@@ -190,6 +191,7 @@ class Engine:
                 if not self._waiting:
                     return
                 generation = self._waiting.popleft()
+            # Cancelled in the queue: never add the request, since a prefill costs a step.
             if generation.cancelled:
                 self._deliver([(generation, Finish.CANCELLED)])
                 continue
@@ -224,25 +226,25 @@ class Engine:
             progress = self._pipeline.read(request_id)
             if progress.ids:
                 new_tokens += len(progress.ids)
-                self._observe_tokens(running, now)
+                if running.last_token_at:
+                    self._observer.next_tokens(now - running.last_token_at)
+                else:
+                    self._observer.first_token(now - running.generation.submitted_at)
+                running.last_token_at = now
                 deliveries.append(
                     (running.generation, TokenBatch(progress.ids, progress.log_probs))
                 )
-            if progress.finish is not None or progress.dropped:
+            end: Finish | PredictorError | None = progress.finish
+            if progress.dropped:
+                end = UnavailableError("the cache is full; try again later", reason="OVERLOADED")
+            if end is not None:
                 del self._running[request_id]
-                deliveries.append((running.generation, _end(progress)))
+                deliveries.append((running.generation, end))
         self.generated_tokens += new_tokens
         self._observer.stepped(
             new_tokens, len(self._running), len(self._waiting), self._pipeline.cache_usage()
         )
         self._deliver(deliveries)
-
-    def _observe_tokens(self, running: _Running, now: float) -> None:
-        if running.last_token_at:
-            self._observer.next_tokens(now - running.last_token_at)
-        else:
-            self._observer.first_token(now - running.generation.submitted_at)
-        running.last_token_at = now
 
     def _fail(self, error: Exception) -> None:
         log.error("engine step failed", exc_info=error)
@@ -280,9 +282,3 @@ class Engine:
                 self._active.discard(generation)
         if not self._active:
             self._idle.set()
-
-
-def _end(progress: Progress) -> Finish | PredictorError:
-    if progress.finish is not None:
-        return progress.finish
-    return UnavailableError("the cache is full; try again later", reason="OVERLOADED")

@@ -73,7 +73,12 @@ class OpenAIRoutes:
         bodies = CompletionBodies(
             body.model, TokenDetails(body.logprobs is not None, body.return_token_ids)
         )
-        prompts = [await _prompt_ids(version, prompt) for prompt in body.prompts]
+        prompts = [
+            await version.codec.encode(prompt, add_special_tokens=True)
+            if isinstance(prompt, str)
+            else prompt
+            for prompt in body.prompts
+        ]
         for prompt in prompts:
             version.limit_new_tokens(prompt, body.max_tokens, self._default_max_tokens, "prompt")
         if body.stream:
@@ -179,14 +184,6 @@ async def _render(
         [message.as_dict() for message in messages], add_generation_prompt
     )
     return await version.codec.encode(text, add_special_tokens=False)
-
-
-async def _prompt_ids(version: Version, prompt: str | list[int]) -> list[int]:
-    return (
-        await version.codec.encode(prompt, add_special_tokens=True)
-        if isinstance(prompt, str)
-        else prompt
-    )
 
 
 async def _complete(version: Version, body: CompletionRequest, prompt: list[int]) -> Reply:

@@ -88,16 +88,12 @@ def _error_from(error: ValidationError) -> InvalidRequestError:
     if first["type"] == "extra_forbidden":
         return InvalidRequestError(f"{path} is not a parameter", path, reason="UNKNOWN")
     text, context = first["msg"], first.get("ctx", {})
-    limit = next(
-        (words.format(_plain(context[key])) for key, words in LIMITS.items() if key in context), ""
-    )
+    key = next((key for key in LIMITS if key in context), "")
+    value = context.get(key, "")
+    limit = LIMITS[key].format(f"{value:g}" if isinstance(value, float) else value) if key else ""
     if not path:
         return InvalidRequestError(text, context.get("field"), reason=first["type"], limit=limit)
     reason = REASONS.get(first["type"], "MALFORMED")
     return InvalidRequestError(
         f"{path}: {text[:1].lower()}{text[1:]}", path, reason=reason, limit=limit
     )
-
-
-def _plain(value: float | str) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -50,6 +50,7 @@ async def send_stream(
     completion_tokens = 0
     async with aclosing(deltas):
         try:
+            # The first delta comes before the headers, so that a refusal still has a status.
             first = await anext(deltas)
             await response.prepare(request)
             if (first_chunk := bodies.first_chunk()) is not None:
@@ -62,6 +63,7 @@ async def send_stream(
         except PredictorError as error:
             if not response.prepared:
                 raise
+            # The response has status 200 already; the metrics count the real one.
             request[STATUS] = error.status
             await response.write(_event(error_body(error, error.status)))
             await response.write_eof()

@@ -70,7 +70,8 @@ async def test_a_file_of_format_1_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rollout.json"
     path.write_text(
         """{"format": 1, "stable": {"version": "v1", "directory": "/models/v1"},
-        "candidate": {"version": "v2", "directory": "/models/v2", "share": 0.2, "lease_end_us": 5, "live": true}, "retired": ["v0"],
+        "candidate": {"version": "v2", "directory": "/models/v2", "share": 0.2, "lease_end_us": 5,
+        "live": true}, "retired": ["v0"],
         "history": [{"time_us": 4, "kind": "started", "version": "v2", "reason": "share 0.2"}]}"""
     )
     assert (await RolloutFile(path).load()).rollout == Rollout(
