@@ -2,8 +2,8 @@
 
 A branch is read backwards in pages, as far as the context needs, so that the cost of a turn does
 not grow with the number of earlier turns. System messages and the first user message are needed in
-every context; each message stores their ids (`Message.pinned_ids`). Rows of the first schema have
-no such ids, and their branches are read completely.
+every context; each message stores their ids (`Message.pinned_ids`). Rows from before migration
+0003 have no such ids, and their branches are read completely.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ class Branch:
 def branch_to(rows: OwnedRows, message_id: str) -> Branch:
     """Read the branch that ends with a message; the branch is empty if the message is missing."""
     page = rows.path(message_id, PAGE)
-    # A leaf of the first schema has neither depth nor pinned ids.
+    # A leaf from before migration 0003 has neither depth nor pinned ids.
     if page and page[0].parent_id and page[-1].depth < 0:
         page = rows.path(message_id)
     if not page or not page[0].parent_id:

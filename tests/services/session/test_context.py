@@ -175,7 +175,7 @@ def test_long_branch_is_read_only_as_far_as_the_context_reaches(turns: int) -> N
 
 
 def test_branch_with_a_leaf_without_depth_is_read_completely() -> None:
-    """Rows of the first schema have neither depth nor pinned ids."""
+    """Rows from before migration 0003 have neither depth nor pinned ids."""
     rows = BranchRows([replace(message, depth=-1, pinned_ids=()) for message in long_talk(100)])
     found = branch_to(cast(Any, rows), rows.messages[-1].id)
     assert (found.depth, found.pinned_ids) == (202, ("m0", "m1"))

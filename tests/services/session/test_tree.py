@@ -1,6 +1,6 @@
 """Random operations on conversations of two users, compared with a reference model.
 
-Pages have three messages. Some messages are changed to rows of the first schema.
+Pages have three messages. Some messages are changed to rows from before migration 0003.
 """
 
 import asyncio
