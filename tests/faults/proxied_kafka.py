@@ -19,11 +19,11 @@ def behind(server: KafkaServer, proxy: StreamProxy, folder: Path) -> Iterator[st
     """Start proxy and broker. Yields the bootstrap address."""
     with proxy:
         settings = folder / "broker-1.properties"
-        own, told = (f"PLAINTEXT://{HOST}:{port}" for port in (port_of(server), proxy.port))
+        own, advertised = (f"PLAINTEXT://{HOST}:{port}" for port in (port_of(server), proxy.port))
         text = settings.read_text()
         assert f"advertised.listeners={own}" in text
         settings.write_text(
-            text.replace(f"advertised.listeners={own}", f"advertised.listeners={told}")
+            text.replace(f"advertised.listeners={own}", f"advertised.listeners={advertised}")
         )
         with running(server):
             yield f"{HOST}:{proxy.port}"

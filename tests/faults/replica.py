@@ -65,9 +65,9 @@ class Replica(
                     await self._next(self._enhancer.Enhance, enhancer_pb2.EnhanceRequest(text=rest))
                 ).text
             case "away":
-                raise UnavailableError("told to be away", reason="AWAY")
+                raise UnavailableError("unavailable on request", reason="AWAY")
             case "full":
-                raise ResourceExhaustedError("told to be full", retry_seconds=float(rest))
+                raise ResourceExhaustedError("full on request", retry_seconds=float(rest))
             case "work":
                 async with self._servers:
                     await asyncio.sleep(float(rest))

@@ -100,7 +100,7 @@ async def test_f40_overloaded_service_serves_at_capacity_and_rejects_the_rest(
     # recorded.
     assert [phase.others for phase in seen[:4]] == [[]] * min(4, len(seen))
     assert calm.refused == []
-    assert loaded.with_a_time == len(loaded.refused), "who is refused is told when to come back"
+    assert loaded.with_a_time == len(loaded.refused), "rejections have a retry time"
     record_property("fired", sum(len(phase.refused) for phase in seen))
     record_property("goodput_at_twice_the_load", round(goodput, 2))
     record_property("p99_ms_unloaded", round(unloaded * 1000))

@@ -39,15 +39,15 @@ async def p99_of_others(gateway: GatewayProcess, seconds: float) -> float:
 @asynccontextmanager
 async def flooded(port: int, kind: Kind) -> AsyncIterator[list[int]]:
     """Run a flood during the block. The list receives the numbers of frames and disconnects."""
-    told: list[int] = []
+    counts: list[int] = []
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.faults.http2_flood"),
         *(str(port), kind, str(SECONDS + 1), str(A_SECOND)),
         stdout=asyncio.subprocess.PIPE,
     )
-    yield told
+    yield counts
     said, _ = await asyncio.wait_for(process.communicate(), 60)
-    told += map(int, said.split())
+    counts += map(int, said.split())
 
 
 @pytest.mark.long
@@ -59,9 +59,9 @@ async def test_f44_flood_barely_affects_other_connections(
         await p99_of_others(gateway, 0.5)
         calm = await p99_of_others(gateway, SECONDS)
         port = int(gateway.clients.grpc_target.rpartition(":")[2])
-        async with flooded(port, kind) as told:
+        async with flooded(port, kind) as counts:
             meanwhile = await p99_of_others(gateway, SECONDS)
-        frames, ended = told
+        frames, ended = counts
         after = await p99_of_others(gateway, SECONDS / 2)
     assert frames > 100, "it was no flood"
     words = kind.replace("-", "_")
@@ -109,4 +109,4 @@ async def loris(port: int) -> int:
                 return taken
     finally:
         writer.close()
-    raise AssertionError("nobody hung up")
+    raise AssertionError("no disconnect")

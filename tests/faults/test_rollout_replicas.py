@@ -48,7 +48,7 @@ async def test_surviving_replica_finishes_a_load_without_a_second_one(
         assert candidate.state == generator_pb2.VERSION_STATE_LOADING, (
             "it was loaded before: this test has shown nothing"
         )
-        assert candidate.share == 0, "nobody has said yet that it may begin"
+        assert candidate.share == 0, "the candidate has no approval yet"
         assert await versions(there) == ["v1"] * len(expected(0.5))
         await there.start("v2", directory)
         assert await versions(there) == expected(0.5)

@@ -71,7 +71,7 @@ class History:
         await self.call_until_acknowledged(
             replicas, "FinishTurn", finish(turn.assistant_message_id, f"re: {text}")
         )
-        told = AcknowledgedTurn(
+        acknowledged = AcknowledgedTurn(
             text,
             f"re: {text}",
             turn.conversation_id,
@@ -80,8 +80,8 @@ class History:
             asked_at,
             begun_at,
         )
-        self.turns.append(told)
-        return told
+        self.turns.append(acknowledged)
+        return acknowledged
 
 
 async def talk_during(
@@ -96,10 +96,10 @@ async def talk_during(
     async def client(number: int) -> None:
         conversation_id, after = "", 3
         for turn in itertools.count():
-            told = await history.talk(
+            finished = await history.talk(
                 replicas[number % 2 :] + replicas[: number % 2], f"{number}-{turn}", conversation_id
             )
-            conversation_id = told.conversation_id
+            conversation_id = finished.conversation_id
             after -= over.is_set()
             if not after:
                 return
@@ -119,14 +119,14 @@ async def check(history: History, stub: Any, feedback: FakeFeedback) -> None:
     order.
     """
     assert history.turns
-    for conversation_id in {told.conversation_id for told in history.turns}:
+    for conversation_id in {turn.conversation_id for turn in history.turns}:
         request = session_pb2.GetConversationRequest(conversation_id=conversation_id)
         stored = (
             await stub.GetConversation(request, timeout=DEADLINE_SECONDS, metadata=ADA)
         ).messages
-        told = [turn for turn in history.turns if turn.conversation_id == conversation_id]
+        acknowledged = [turn for turn in history.turns if turn.conversation_id == conversation_id]
         expected = sorted(
-            (turn.question_id, turn.answer_id, turn.text, turn.answer) for turn in told
+            (turn.question_id, turn.answer_id, turn.text, turn.answer) for turn in acknowledged
         )
         found = [
             (q.id, a.id, q.text, a.text) for q, a in zip(stored[::2], stored[1::2], strict=True)

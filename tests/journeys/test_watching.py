@@ -39,9 +39,9 @@ EXCUSED = {
     "thumbwheel_session_work_failed_total": POSTGRES,
     "thumbwheel_feedback_sink_failures_total": "the store never failed",
     "thumbwheel_feedback_compaction_failures_total": "no compaction failed",
-    "thumbwheel_issuer_fetches_total": "nobody signs in by an issuer",
+    "thumbwheel_issuer_fetches_total": "no sign-in through an issuer",
     'reason="output_blocked"': "the model says nothing that must be blocked",
-    'decision="refused"': "nobody meets a limit",
+    'decision="refused"': "no limit is reached",
     "thumbwheel_gateway_valkey_up": VALKEY,
 }
 

@@ -87,8 +87,8 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
 
 def single_replica() -> SharedState:
     """Return the shared state of a single gateway without limits."""
-    nobody = SingleReplica()
-    return SharedState(nobody, nobody, nobody, Quotas(QuotaRules(Allowance(), Allowance())))
+    single = SingleReplica()
+    return SharedState(single, single, single, Quotas(QuotaRules(Allowance(), Allowance())))
 
 
 def counter_value(name: str, **labels: str) -> float:

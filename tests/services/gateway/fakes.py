@@ -44,7 +44,7 @@ class FaultSwitch:
 
     def check(self) -> None:
         if self.away:
-            raise UnavailableError("told to be away", reason="AWAY")
+            raise UnavailableError("unavailable on request", reason="AWAY")
 
 
 class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, FaultSwitch):
@@ -147,7 +147,7 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
         self.requests[key] = (payload, response)
         if self.lost_begins:
             self.lost_begins -= 1
-            raise UnavailableError("stored, and told to lose the answer", reason="AWAY")
+            raise UnavailableError("stored, reply lost on request", reason="AWAY")
         return response
 
     def _begin(self, request: Any) -> session_pb2.BeginTurnResponse:
@@ -187,7 +187,7 @@ class FakeSession(session_pb2_grpc.SessionServiceServicer, FaultSwitch):
         self.check()
         if self.away_at_finish:
             self.away_at_finish -= 1
-            raise UnavailableError("told to be away", reason="AWAY")
+            raise UnavailableError("unavailable on request", reason="AWAY")
         message = self._own_message(request.assistant_message_id)
         if message.finish_reason and message.text != request.text:
             raise FailedPreconditionError("finished with another text")
@@ -436,7 +436,7 @@ class FakeFeedback(feedback_pb2_grpc.FeedbackLogServiceServicer, FaultSwitch):
             self.erasures[of_owner[-1].erasure_id] = (owner, of_owner[-1])
         if self.lost_erasures:
             self.lost_erasures -= 1
-            raise UnavailableError("erased, and told to lose the answer", reason="AWAY")
+            raise UnavailableError("erased, reply lost on request", reason="AWAY")
         return feedback_pb2.ErasePrincipalResponse(erasure=of_owner[-1])
 
     async def GetPrincipalErasure(

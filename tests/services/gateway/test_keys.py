@@ -50,7 +50,7 @@ class CountingStore:
 
     async def record_use(self, key_id: str, use_time: float) -> None:
         if self.away:
-            raise UnavailableError("told to be away")
+            raise UnavailableError("unavailable on request")
         self.noted.append(key_id)
         self.keys = {
             digest: replace(key, last_use_time=use_time) if key.key_id == key_id else key

@@ -92,7 +92,7 @@ async def test_erasure_stops_writers_before_it_clears_caches() -> None:
 async def test_failed_erasure_is_unavailable_and_completed_by_a_repetition(
     failing: str, kind: type[ServiceError]
 ) -> None:
-    parts = Parts(failing, kind("told to fail"))
+    parts = Parts(failing, kind("failure on request"))
     unfinished = counter_value("thumbwheel_gateway_erasures_total", outcome="unfinished")
     with refused(UnavailableError, reason="ERASURE_UNFINISHED") as caught:
         await own_data(parts).erase(ADA)

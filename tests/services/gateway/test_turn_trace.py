@@ -88,7 +88,7 @@ async def test_calls_of_the_turn_are_children_of_its_span(traces: Traces) -> Non
 
 async def test_turn_failed_before_its_first_event_reports_the_reason(traces: Traces) -> None:
     async def fail(turn: Turn) -> None:
-        raise UnavailableError("nobody is there", reason="NO_VERSION")
+        raise UnavailableError("no server", reason="NO_VERSION")
 
     with pytest.raises(UnavailableError):
         await traced(fail, traces.tracer)(turn())

@@ -20,13 +20,13 @@ TEXT = generator_pb2.GenerateEvent(text_delta="well")
 END = generator_pb2.GenerateEvent(finished=generator_pb2.Finished())
 GONE = AioRpcError(grpc.StatusCode.CANCELLED, Metadata(), Metadata(), "it ends")
 
-Told = generator_pb2.GenerateEvent | AioRpcError
+ScriptedEvent = generator_pb2.GenerateEvent | AioRpcError
 
 
 class Call:
     """One call with scripted events or a broken connection."""
 
-    def __init__(self, events: tuple[Told, ...]) -> None:
+    def __init__(self, events: tuple[ScriptedEvent, ...]) -> None:
         self._events = events
 
     async def __aiter__(self) -> AsyncIterator[generator_pb2.GenerateEvent]:
@@ -41,7 +41,7 @@ class Call:
 class Stub:
     """Stub that answers each call with the next script."""
 
-    def __init__(self, *calls: tuple[Told, ...]) -> None:
+    def __init__(self, *calls: tuple[ScriptedEvent, ...]) -> None:
         self._calls = list(calls)
         self.asked = 0
 

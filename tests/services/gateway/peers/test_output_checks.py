@@ -42,7 +42,7 @@ class Guard:
         self.callers.append(current_call().caller)
         await self.open.wait()
         if any(check.pending == "bad" for check in checks):
-            raise UnavailableError("told to be away", reason="AWAY")
+            raise UnavailableError("unavailable on request", reason="AWAY")
         return [Result(release=check.pending) for check in checks][self.leaves_out :]
 
 
