@@ -83,7 +83,7 @@ def prompt_key(context: Iterable[Message]) -> str:
     return hashlib.sha256(json.dumps(normal).encode()).hexdigest()[:16]
 
 
-def group(judgements: Iterable[Judgement]) -> list[Question]:
+def group_by_prompt(judgements: Iterable[Judgement]) -> list[Question]:
     """Group judgements by context and, within a context, by answer; ordered by prompt id."""
     by_prompt: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
@@ -111,13 +111,18 @@ def make_pairs(
     questions: Sequence[Question], noise: LabelNoise, max_per_prompt: int, seed: int
 ) -> tuple[list[Pair], dict[str, int]]:
     """Return all pairs, shuffled by the seed, and the number of drops by reason."""
-    share_up = _share_up(questions)
+    up, thumbs = _count(answer for question in questions for answer in question.answers)
+    share_up = up / thumbs if thumbs else 0.5
     rng = random.Random(seed)
     pairs: list[Pair] = []
     dropped = {"prompt_without_opposite": 0, "over_cap_of_prompt": 0}
     for question in questions:
         liked_share = _liked_share(question, share_up, noise)
-        own = [*_corrected(question), *_compared(question, noise, liked_share)]
+        own = [
+            Pair(question.prompt_id, question.context, better, worse, CORRECTION_MARGIN, None)
+            for better, worse in question.corrections
+        ]
+        own += _compared(question, noise, liked_share)
         dropped["prompt_without_opposite"] += not own
         dropped["over_cap_of_prompt"] += max(0, len(own) - max_per_prompt)
         pairs += own if len(own) <= max_per_prompt else rng.sample(own, max_per_prompt)
@@ -151,13 +156,6 @@ def _question(prompt_id: str, judgements: Sequence[Judgement]) -> Question:
         for text, (up, down) in sorted(votes.items())
     )
     return Question(prompt_id, judgements[0].context, answers, tuple(sorted(corrections)))
-
-
-def _corrected(question: Question) -> list[Pair]:
-    return [
-        Pair(question.prompt_id, question.context, better, worse, CORRECTION_MARGIN, None)
-        for better, worse in question.corrections
-    ]
 
 
 def _compared(question: Question, noise: LabelNoise, liked_share: float) -> list[Pair]:
@@ -195,12 +193,6 @@ def _truly_liked(answer: Answer, flipped: float, liked_share: float) -> float:
     like = liked_share * (1 - flipped) ** answer.up * flipped**answer.down
     dislike = (1 - liked_share) * flipped**answer.up * (1 - flipped) ** answer.down
     return like / (like + dislike) if like + dislike > 0 else 0.5
-
-
-def _share_up(questions: Iterable[Question]) -> float:
-    """Return the share of thumbs up among all thumbs."""
-    up, thumbs = _count(answer for question in questions for answer in question.answers)
-    return up / thumbs if thumbs else 0.5
 
 
 def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> float:

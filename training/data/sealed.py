@@ -111,7 +111,11 @@ class Decryptor:
             )
             return Texts(context=context, answer=row.get("answer") or "")
         turn = self._decrypt(row, segment, events_pb2.TurnEvent())
-        context = tuple(Message(_role(m.role), m.text) for m in turn.context)
+        # Roles are spelled as in the plain columns: user, assistant or system.
+        context = tuple(
+            Message(chat_pb2.Role.Name(m.role).removeprefix("ROLE_").lower(), m.text)
+            for m in turn.context
+        )
         return Texts(context=context, answer=turn.answer, served=_served(turn, row))
 
     def _withheld_reason(self, row: Row) -> Withheld | None:
@@ -171,8 +175,3 @@ def _plain(value: float) -> float:
 
 def _has_form(sealed: bytes) -> bool:
     return sealed[0] == FORM and len(sealed) >= LEAST_BYTES
-
-
-def _role(role: chat_pb2.Role.ValueType) -> str:
-    """Return the role as in the plain columns: user, assistant or system."""
-    return chat_pb2.Role.Name(role).removeprefix("ROLE_").lower()

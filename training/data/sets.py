@@ -24,7 +24,7 @@ from training.data.pairs import (
     Pair,
     Question,
     estimate_noise,
-    group,
+    group_by_prompt,
     make_pairs,
     noise_ceiling,
     pair_line,
@@ -128,14 +128,16 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
     held_out = [
         j for j in judgements if is_held_out(prompt_key(j.context), config.held_out_fraction)
     ]
-    noise = estimate_noise(group(judgements))
-    training_questions = group(
+    noise = estimate_noise(group_by_prompt(judgements))
+    training_questions = group_by_prompt(
         j for j in training_judgements if _judge_key(j, judges_are) not in judges
     )
-    judge_questions = group(j for j in training_judgements if _judge_key(j, judges_are) in judges)
+    judge_questions = group_by_prompt(
+        j for j in training_judgements if _judge_key(j, judges_are) in judges
+    )
     dropped: Counter[str] = Counter()
     pairs_by_set = []
-    for questions in (training_questions, judge_questions, group(held_out)):
+    for questions in (training_questions, judge_questions, group_by_prompt(held_out)):
         pairs, left_out = make_pairs(questions, noise, config.max_pairs_per_prompt, config.seed)
         pairs_by_set.append(pairs)
         dropped.update(left_out)
@@ -145,20 +147,27 @@ def make_sets(judgements: Sequence[Judgement], config: SetsConfig) -> TrainingSe
     return TrainingSets(
         sft=[
             *_sft_lines(training_questions, config.correction_weight),
-            *map(_anchor_line, anchors),
+            *(
+                {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
+                for anchor in anchors
+            ),
         ],
         thumbs=[
             *_thumb_lines(training_questions),
-            *(line for anchor in anchors for line in _anchor_thumbs(anchor)),
+            *(
+                _thumb_line(anchor.prompt_id, anchor.context, text, up)
+                for anchor in anchors
+                for text, up in ((anchor.chosen, True), (anchor.rejected, False))
+            ),
         ],
         pairs=pairs,
         judge_pairs=pairs_by_set[1],
         held_out_pairs=pairs_by_set[2],
         prompts=[
-            *(question.context for question in group(training_judgements)),
+            *(question.context for question in group_by_prompt(training_judgements)),
             *(anchor.context for anchor in anchors),
         ],
-        held_out_prompts=[question.context for question in group(held_out)],
+        held_out_prompts=[question.context for question in group_by_prompt(held_out)],
         noise=noise,
         judges_are=judges_are,
         dropped=dict(dropped),
@@ -253,13 +262,6 @@ def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
     ]
 
 
-def _anchor_thumbs(anchor: Pair) -> list[dict[str, Any]]:
-    return [
-        _thumb_line(anchor.prompt_id, anchor.context, text, up)
-        for text, up in ((anchor.chosen, True), (anchor.rejected, False))
-    ]
-
-
 def _thumb_line(
     prompt_id: str,
     context: Sequence[Message],
@@ -275,10 +277,6 @@ def _thumb_line(
         "prompt_id": prompt_id,
     }
     return line if served is None else {**line, "served": served.fields()}
-
-
-def _anchor_line(anchor: Pair) -> dict[str, Any]:
-    return {**_prompt_line(anchor.context), "response": anchor.chosen, "weight": 1.0}
 
 
 def _prompt_line(context: Sequence[Message]) -> dict[str, Any]:

@@ -118,7 +118,12 @@ def write_snapshot(
     partial.mkdir(parents=True)
     _write_lines(partial / JUDGEMENTS, map(_line, judgements))
     _write_lines(partial / DROPPED, (asdict(drop) for drop in dropped))
-    version = _content_id(partial, config)
+    parts = [
+        hash_file(partial / JUDGEMENTS),
+        hash_file(partial / DROPPED),
+        json.dumps(asdict(config), sort_keys=True),
+    ]
+    version = "snapshot-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:ID_DIGITS]
     directory = into / version
     # An erased snapshot has the same content only after identical feedback arrived again.
     if (directory / MANIFEST).exists() and not (before := read_manifest(directory)).erased:
@@ -188,15 +193,6 @@ def _rows(
     decryptor: Decryptor,
 ) -> list[Any]:
     return [row for table, segment in read for row in parse(table, segment, decryptor)]
-
-
-def _content_id(directory: Path, config: SnapshotConfig) -> str:
-    parts = [
-        hash_file(directory / JUDGEMENTS),
-        hash_file(directory / DROPPED),
-        json.dumps(asdict(config), sort_keys=True),
-    ]
-    return "snapshot-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:ID_DIGITS]
 
 
 def _report(

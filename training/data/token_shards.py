@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -261,7 +260,10 @@ class _SplitWriter:
         while len(left):
             place = self.tokens % self._shard_tokens
             if place == 0:
-                self._next_shard()
+                if self._shard is not None:
+                    self._shard.close()
+                number = self.tokens // self._shard_tokens
+                self._shard = (self._directory / f"{self._name}-{number:05d}.bin").open("wb")
             assert self._shard is not None
             part, left = np.split(left, [min(len(left), self._shard_tokens - place)])
             self._shard.write(part.tobytes())
@@ -284,13 +286,6 @@ class _SplitWriter:
         for file in (*self._begins, *([] if self._shard is None else [self._shard])):
             file.close()
 
-    def _next_shard(self) -> None:
-        if self._shard is not None:
-            self._shard.close()
-        self._shard = (
-            self._directory / f"{self._name}-{self.tokens // self._shard_tokens:05d}.bin"
-        ).open("wb")
-
     def _write_begins(self) -> None:
         for file, begin in zip(self._begins, (self.tokens, self.bytes), strict=True):
             file.write(np.int64(begin).astype("<i8").tobytes())
@@ -302,10 +297,13 @@ class _Encoder:
     def __init__(self, config: ShardConfig) -> None:
         directory = config.tokenizer_directory
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._encode_all: Callable[[Sequence[str]], list[list[int]]] = partial(
-            _with_control_tokens, tokenizer
-        )
-        if not config.control_tokens:  # the same ids, by tiktoken where possible
+        self._encode_all: Callable[[Sequence[str]], list[list[int]]]
+        if config.control_tokens:
+            self._encode_all = lambda texts: [
+                encoding.ids
+                for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            ]
+        else:  # the same ids, by tiktoken where possible
             self._encode_all = open_tokenizer(directory).encode_all
         self._end_ids = [load_chat(directory).end_id]
         self.begin_ids = [_begin_id(directory, tokenizer)] if config.begin_documents else []
@@ -313,12 +311,6 @@ class _Encoder:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         return [[*self.begin_ids, *ids, *self._end_ids] for ids in self._encode_all(texts)]
-
-
-def _with_control_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    return [
-        found.ids for found in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    ]
 
 
 def _begin_id(directory: Path, tokenizer: Tokenizer) -> int:

@@ -128,13 +128,20 @@ def beam_search(
     first_row_P1 = torch.arange(0, len(rows), beams.count, device=device)[:, None]
     running_PC = torch.full((len(prompts), beams.count), NO_BEAM, device=device)
     running_PC[:, 0] = 0.0
+    # With s stop tokens, (1 + s) C candidates contain at least C that continue.
     wide = min(max(2, 1 + len(stop_ids)) * beams.count, beams.count * vocab_size)
     pools = [FinishedHypotheses(beams, max_new) for _ in prompts]
     for tokens in range(1, max_new + 1):
-        scores_PN = _scores(rows, running_PC, beams.repetition_penalty)
-        log_p_PW, place_PW = scores_PN.topk(wide)
+        log_p_BV = rows.next_logits().log_softmax(-1)
+        if beams.repetition_penalty != 1:
+            seen_BV = seen(rows.ids_BS, rows.mask_BS, vocab_size)
+            log_p_BV = penalise(log_p_BV, seen_BV, beams.repetition_penalty)
+        # Candidates are (beam, token) pairs, [P, C * V].
+        scores_PCV = log_p_BV.view(*running_PC.shape, -1) + running_PC[..., None]
+        log_p_PW, place_PW = scores_PCV.flatten(1).topk(wide)
         row_PW, token_PW = first_row_P1 + place_PW // vocab_size, place_PW % vocab_size
         ends_PW = torch.isin(token_PW, stop) | (tokens == max_new)
+        # Ended candidates leave the search; the best C of the others continue.
         _collect_finished(pools, rows, log_p_PW, row_PW, token_PW, ends_PW)
         running_PC, kept_PC = (log_p_PW + ends_PW * NO_BEAM).topk(beams.count)
         for pool, best in zip(pools, running_PC[:, 0].tolist(), strict=True):
@@ -147,14 +154,6 @@ def beam_search(
             torch.ones(len(rows), dtype=torch.bool, device=device),
         )
     return [pool.best for pool in pools]
-
-
-def _scores(rows: Rows, running_PC: Tensor, penalty: float) -> Tensor:
-    """Return log p of every beam with every next token, [P, C * V]."""
-    log_p_BV = rows.next_logits().log_softmax(-1)
-    if penalty != 1:
-        log_p_BV = penalise(log_p_BV, seen(rows.ids_BS, rows.mask_BS, log_p_BV.shape[-1]), penalty)
-    return (log_p_BV.view(*running_PC.shape, -1) + running_PC[..., None]).flatten(1)
 
 
 def _collect_finished(

@@ -79,7 +79,8 @@ def generate(options: argparse.Namespace) -> int:
     max_tokens = options.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, room))
     text = IncrementalDetokenizer(prompt.decode, options.stop)
     if options.beams is None:
-        _draw(backbone, prompt, rules, max_tokens, options.seed, text)
+        stop = stop_at_text([text], stop_at(prompt.stop_ids), _show)
+        sample(Rows(backbone, [prompt.ids], max_tokens), rules, stop, max_tokens, [options.seed])
     else:
         beams = BeamConfig(options.beams, repetition_penalty=rules.repetition_penalty)
         best = beam_search(backbone, [prompt.ids], beams, max_tokens, prompt.stop_ids)[0][0]
@@ -96,18 +97,6 @@ def chosen_rules(options: argparse.Namespace) -> Rules:
         read_presets()[options.task],
         **{name: value for name, value in given.items() if value is not None},
     )
-
-
-def _draw(
-    backbone: Backbone,
-    prompt: Prompt,
-    rules: Rules,
-    max_tokens: int,
-    seed: int,
-    text: IncrementalDetokenizer,
-) -> None:
-    rows = Rows(backbone, [prompt.ids], max_tokens)
-    sample(rows, rules, stop_at_text([text], stop_at(prompt.stop_ids), _show), max_tokens, [seed])
 
 
 def _message(options: argparse.Namespace) -> Prompt:

@@ -49,7 +49,12 @@ def read_config(directory: Path) -> ModelConfig:
     """
     raw = read_object(directory / "config.json")
     if not (raw.get("dtype") or raw.get("torch_dtype")):
-        raw["dtype"] = _stored_type(directory)
+        stored = (stored_type(file, EMBEDDINGS) for file in weight_files(directory))
+        raw["dtype"] = next((name for name in stored if name is not None), None)
+        if raw["dtype"] is None:
+            raise CheckpointError(
+                f"{WEIGHTS}: {EMBEDDINGS[0]} is missing", field=EMBEDDINGS[0], reason="MISSING"
+            )
     return parse_config(raw)
 
 
@@ -114,15 +119,6 @@ def plain_weights(decoder: Decoder) -> dict[str, Tensor]:
     """Return the decoder's weights without adapters, under Hugging Face names and layout."""
     own = {name: tensor for name, tensor in decoder.state_dict().items() if ADAPTERS not in name}
     return to_disk(own, decoder.config)
-
-
-def _stored_type(directory: Path) -> str:
-    for file in weight_files(directory):
-        if (found := stored_type(file, EMBEDDINGS)) is not None:
-            return found
-    raise CheckpointError(
-        f"{WEIGHTS}: {EMBEDDINGS[0]} is missing", field=EMBEDDINGS[0], reason="MISSING"
-    )
 
 
 def _read_all(directory: Path, config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:

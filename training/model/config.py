@@ -123,7 +123,11 @@ def _learned(fields: Fields, family: str) -> ModelConfig:
 def _rotary(fields: Fields, family: str) -> ModelConfig:
     """Parse a config of Llama, Qwen 2/3 or Gemma 3."""
     gemma = family == "gemma3_text"
-    _check_activation(fields, gemma)
+    activation = "gelu_pytorch_tanh" if gemma else "silu"
+    activation_field = (
+        "hidden_activation" if fields.values.get("hidden_activation") else "hidden_act"
+    )
+    fields.one_of(activation_field, (activation,), activation)
     hidden_size, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     # Gemma's default differs from the head count, so the field is required there.
     kv_heads = fields.count("num_key_value_heads", None if gemma else heads)
@@ -248,13 +252,6 @@ def gpt2_json(
         "resid_pdrop": 0.0,
         "dtype": "float32",
     }
-
-
-def _check_activation(fields: Fields, gemma: bool) -> None:
-    field = "hidden_activation" if fields.values.get("hidden_activation") else "hidden_act"
-    fields.one_of(
-        field, ("gelu_pytorch_tanh" if gemma else "silu",), "gelu_pytorch_tanh" if gemma else "silu"
-    )
 
 
 def _embedding_scale(raw: Mapping[str, Any], hidden_size: int) -> float:

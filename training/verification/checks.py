@@ -118,8 +118,13 @@ def from_mapping(row: Mapping[str, Any]) -> Check:
             field="check.outputs",
             reason="MISMATCH",
         )
-    for text in check.arguments + check.expected if isinstance(check, Calls) else ():
-        _check_json(text)
+    try:
+        for text in check.arguments + check.expected if isinstance(check, Calls) else ():
+            json.loads(text)
+    except ValueError as error:
+        raise CheckError(
+            "check.arguments and check.expected: must be JSON", field="check", reason="MALFORMED"
+        ) from error
     return check
 
 
@@ -140,12 +145,3 @@ def _field(name: str, value: Any, expected_type: str) -> Any:
         reason="WRONG_TYPE",
         limit=expected_type,
     )
-
-
-def _check_json(text: str) -> None:
-    try:
-        json.loads(text)
-    except ValueError as error:
-        raise CheckError(
-            "check.arguments and check.expected: must be JSON", field="check", reason="MALFORMED"
-        ) from error

@@ -52,7 +52,9 @@ def judge_code(check: CodeCheck, response: str, runner: Runner) -> Verdict:
             "calls": [json.loads(text) for text in check.arguments],
         }
         return _judge(
-            runner.run(request), [json.loads(text) for text in check.expected], _value_matches
+            runner.run(request),
+            [json.loads(text) for text in check.expected],
+            lambda expected, answer: equal_as_json(expected, answer["value"]),
         )
     request |= {"inputs": list(check.inputs)}
     return _judge(runner.run(request), list(check.outputs), _output_matches)
@@ -119,10 +121,6 @@ def _parse_answer(line: bytes) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> None:
     raise ValueError(constant)
-
-
-def _value_matches(expected: Any, answer: dict[str, Any]) -> bool:
-    return equal_as_json(expected, answer["value"])
 
 
 def _output_matches(expected: str, answer: dict[str, Any]) -> bool:

@@ -65,7 +65,16 @@ def write_items(items: Iterable[Item], path: Path) -> int:
     count = 0
     with path.open("w") as lines:
         for item in items:
-            row = {"messages": [{"role": "user", "content": item.prompt}], "task": _task_json(item)}
+            task = {
+                "name": item.task,
+                "id": item.id,
+                "level": item.level,
+                "check": to_mapping(item.check),
+            }
+            row = {
+                "messages": [{"role": "user", "content": item.prompt}],
+                "task": json.dumps(task),
+            }
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
@@ -96,12 +105,6 @@ def training_items(prompts: Sequence[PromptExample]) -> list[Item]:
                 reason="CONFLICT",
             )
     return items
-
-
-def _task_json(item: Item) -> str:
-    return json.dumps(
-        {"name": item.task, "id": item.id, "level": item.level, "check": to_mapping(item.check)}
-    )
 
 
 def _parse_item(number: int, prompt: PromptExample) -> Item:

@@ -15,7 +15,7 @@ from training.data.judgements import Judgement
 from training.data.pairs import (
     LabelNoise,
     estimate_noise,
-    group,
+    group_by_prompt,
     make_pairs,
     noise_ceiling,
     prompt_key,
@@ -46,7 +46,7 @@ def judgement_of(
 
 
 def pairs_of(*judgements: Judgement, max_pairs: int = 100) -> list[tuple[str, str]]:
-    made, _ = make_pairs(group(judgements), LabelNoise(None, 0, 0), max_pairs, 0)
+    made, _ = make_pairs(group_by_prompt(judgements), LabelNoise(None, 0, 0), max_pairs, 0)
     return sorted((pair.chosen, pair.rejected) for pair in made)
 
 
@@ -80,8 +80,8 @@ def test_majority_of_thumbs_decides_and_ties_are_ignored() -> None:
 
 
 def test_more_votes_make_a_larger_margin() -> None:
-    single = group([judgement_of("hi", "yes", True), judgement_of("hi", "no", False)])
-    many = group(
+    single = group_by_prompt([judgement_of("hi", "yes", True), judgement_of("hi", "no", False)])
+    many = group_by_prompt(
         [judgement_of("hi", a, a == "yes", user=w) for a in ("yes", "no") for w in "abcde"]
     )
     margins = [
@@ -93,7 +93,7 @@ def test_more_votes_make_a_larger_margin() -> None:
 
 def test_pairs_per_question_are_capped() -> None:
     judgements = [judgement_of("hi", f"answer {n}", n % 2 == 0) for n in range(20)]
-    questions = group(judgements)
+    questions = group_by_prompt(judgements)
     made, dropped = make_pairs(questions, LabelNoise(None, 0, 0), 7, 0)
     assert len(made) == 7
     assert dropped == {"prompt_without_opposite": 0, "over_cap_of_prompt": 93}
@@ -127,18 +127,18 @@ def rated_world(
 
 @pytest.mark.parametrize("flipped", [0.0, 0.1, 0.25])
 def test_label_noise_is_estimated_from_contradicting_thumbs(flipped: float) -> None:
-    noise = estimate_noise(group(rated_world(flipped, seed=3, count=1500)[0]))
+    noise = estimate_noise(group_by_prompt(rated_world(flipped, seed=3, count=1500)[0]))
     assert noise.flipped == pytest.approx(flipped, abs=0.03)
 
 
 def test_random_thumbs_have_noise_near_one_half() -> None:
-    noise = estimate_noise(group(rated_world(0.5, seed=4, count=1500)[0]))
+    noise = estimate_noise(group_by_prompt(rated_world(0.5, seed=4, count=1500)[0]))
     assert noise.flipped is not None
     assert noise.flipped > 0.4
 
 
 def test_label_noise_is_unknown_without_repeated_ratings() -> None:
-    noise = estimate_noise(group([judgement_of("hi", f"a{n}", n % 3 == 0) for n in range(50)]))
+    noise = estimate_noise(group_by_prompt([judgement_of("hi", f"a{n}", n % 3 == 0) for n in range(50)]))
     assert noise.flipped is None
 
 
@@ -148,7 +148,7 @@ def test_noise_ceiling_is_the_accuracy_of_the_true_labels(
     flipped: float, good_shares: tuple[float, ...], off: float
 ) -> None:
     judgements, truth = rated_world(flipped, 5, 3000, good_shares)
-    questions = group(judgements)
+    questions = group_by_prompt(judgements)
     made, _ = make_pairs(questions, estimate_noise(questions), 10**6, 0)
     ceiling = noise_ceiling(made)
     scores = [0.5 if truth[p.chosen] == truth[p.rejected] else float(truth[p.chosen]) for p in made]

@@ -50,17 +50,14 @@ class ControlGroups:
         try:
             for group in groups:
                 group.mkdir()
-                self._limit(group)
+                for file, value in self.limits.items():
+                    if (group / file).exists():
+                        (group / file).write_text(str(value))
             yield tuple(group / "cgroup.procs" for group in groups)
         finally:
             for group in groups:
                 if group.exists():
                     _remove(group)
-
-    def _limit(self, group: Path) -> None:
-        for file, value in self.limits.items():
-            if (group / file).exists():
-                (group / file).write_text(str(value))
 
 
 def find_control_groups(memory_bytes: int, processes: int) -> ControlGroups | None:
@@ -95,19 +92,15 @@ def _supports_limits(groups: ControlGroups) -> bool:
     """Return True if a trial group accepts both limits; remove groups of ended processes first."""
     try:
         for parent in groups.parents:
-            _remove_stale(parent)
+            for group in parent.glob(f"{PREFIX}-*"):
+                process = group.name.removeprefix(f"{PREFIX}-").split("-")[0]
+                if process.isdigit() and not Path("/proc", process).exists():
+                    _remove(group)
         with groups.of_one_run("trial") as entries:
             found = {file.name for entry in entries for file in entry.parent.iterdir()}
         return "pids.max" in found and bool({"memory.limit_in_bytes", "memory.max"} & found)
     except OSError:
         return False
-
-
-def _remove_stale(parent: Path) -> None:
-    for group in parent.glob(f"{PREFIX}-*"):
-        process = group.name.removeprefix(f"{PREFIX}-").split("-")[0]
-        if process.isdigit() and not Path("/proc", process).exists():
-            _remove(group)
 
 
 def _remove(group: Path) -> None:
