@@ -198,6 +198,7 @@ def _capped(
 ) -> Sequence[tuple[Turn, _CurrentFeedback]]:
     if len(rated) <= limit:
         return rated
+    # A hash order is stable and favours neither early nor late answers.
     shuffled = sorted(rated, key=lambda pair: hashlib.sha256(pair[0].message_id.encode()).digest())
     for _, current in shuffled[limit:]:
         for event in current.events():

@@ -21,6 +21,7 @@ def rows_of_step(step: int, batch: int, size: int, seed: int) -> list[int]:
 
     Each epoch has its own permutation; a step may reach into the next epoch.
     """
+    # (epoch, offset within the epoch) of every row of the step.
     places = (divmod(place, size) for place in range(step * batch, (step + 1) * batch))
     return [
         int(_permutation(size, seed_of(seed, "order", epoch))[offset]) for epoch, offset in places

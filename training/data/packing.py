@@ -99,10 +99,13 @@ class PackedRows:
         ids = np.pad(self.stream.read(start, stop), fill, constant_values=FILL_ID)
         # One token more shows if the last one ends its document.
         documents = self.stream.documents_at(start, stop + 1)
+        # The last token of a document is followed by another document.
         ends = np.pad(documents[:-1] != documents[1:], fill)
         number = np.pad(documents[:-1], fill)
+        # Document number of the previous token; 0 before the first column.
         before = np.concatenate(([0], number[:-1]))
         if self.packing == "stream":
+            # In a stream all tokens attend to each other, so one document number suffices.
             return ids, np.ones_like(number), before > 0, (before > 0) & ~ends
         learned = (before == number) & (number > 0)
         return ids, number, learned, learned & ~ends

@@ -99,10 +99,12 @@ def estimate_noise(questions: Iterable[Question]) -> LabelNoise:
     comparisons = disagreements = 0
     for answer in (answer for question in questions for answer in question.answers):
         votes = answer.up + answer.down
+        # Number of pairs of thumbs on this answer, and of pairs that disagree.
         comparisons += votes * (votes - 1) // 2
         disagreements += answer.up * answer.down
     if comparisons < MIN_COMPARISONS:
         return LabelNoise(None, comparisons, disagreements)
+    # Solve rate = 2e(1-e) for the smaller root; random thumbs give 1/2.
     rate = min(disagreements / comparisons, 0.5)
     return LabelNoise((1 - math.sqrt(1 - 2 * rate)) / 2, comparisons, disagreements)
 
@@ -190,6 +192,7 @@ def _right(good: Answer, bad: Answer, flipped: float, liked_share: float) -> flo
 
 
 def _truly_liked(answer: Answer, flipped: float, liked_share: float) -> float:
+    # Bayes: prior liked_share, likelihood of the observed thumbs under flips.
     like = liked_share * (1 - flipped) ** answer.up * flipped**answer.down
     dislike = (1 - liked_share) * flipped**answer.up * (1 - flipped) ** answer.down
     return like / (like + dislike) if like + dislike > 0 else 0.5
@@ -207,6 +210,7 @@ def _liked_share(question: Question, share_up: float, noise: LabelNoise) -> floa
     flipped = noise.flipped or 0.0
     if flipped >= 0.5:
         return 0.5
+    # Observed share = s(1-e) + (1-s)e, solved for the true share s.
     return min(max((share - flipped) / (1 - 2 * flipped), 0.01), 0.99)
 
 

@@ -131,6 +131,7 @@ class Decryptor:
 
     def _decrypt(self, row: Row, segment: Segment, inner: Inner) -> Inner:
         sealed: bytes = row["sealed"]
+        # Associated data bind the ciphertext to event and principal.
         bound_to = f"{row.get('event_id')}/{row.get('principal')}".encode()
         try:
             if not _has_form(sealed):

@@ -10,6 +10,7 @@ SEED_VALUES = 1 << 63
 def seed_of(*parts: int | str) -> int:
     """Return a 63-bit seed; parts such as (run seed, purpose, step) give independent streams."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    # 63 bits fit the seed range of every generator.
     return int.from_bytes(digest[:8], "big") >> 1
 
 

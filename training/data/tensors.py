@@ -69,6 +69,7 @@ def response_batch(examples: Sequence[TokenisedExample]) -> ResponseBatch:
     """Stack examples into one batch."""
     ids_BT, mask_BT = _padded([(*example.prompt, *example.response) for example in examples])
     starts_B1 = torch.tensor([[len(example.prompt)] for example in examples], device="cpu")
+    # Response tokens are the real tokens from the end of the prompt.
     response_BT = mask_BT.bool() & (torch.arange(ids_BT.shape[1], device="cpu") >= starts_B1)
     device = torch.get_default_device()
     weights_B = torch.tensor([example.weight for example in examples])

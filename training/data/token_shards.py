@@ -265,6 +265,7 @@ class _SplitWriter:
                 number = self.tokens // self._shard_tokens
                 self._shard = (self._directory / f"{self._name}-{number:05d}.bin").open("wb")
             assert self._shard is not None
+            # Documents may span shards.
             part, left = np.split(left, [min(len(left), self._shard_tokens - place)])
             self._shard.write(part.tobytes())
             self.tokens += len(part)

@@ -107,6 +107,7 @@ class FinishedHypotheses:
             return
         penalty = self._beams.length_penalty
         far = self._beams.stopping is EarlyStopping.HOPELESS and penalty > 0
+        # HOPELESS assumes the most favourable length; the other conditions use the current one.
         hoped = running / (self._max_new if far else tokens) ** penalty
         self.open &= (
             self._beams.stopping is not EarlyStopping.AT_ONCE and hoped > self.best[-1].score

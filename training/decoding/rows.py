@@ -69,6 +69,7 @@ class Rows:
     @torch.no_grad()
     def next_logits(self) -> Tensor:
         """Process unread tokens and return the logits of the next column, [B, V]."""
+        # All columns after the cached ones, one in the decoding loop.
         unread = self.ids_BS[:, self._cache.length :]
         hidden_BD = self._backbone.hidden(unread, self.mask_BS, self._cache)[:, -1]
         return self._backbone.decoder.logits(hidden_BD)
@@ -111,6 +112,7 @@ def steps(
         logits_BV = rows.next_logits()
         token_B = torch.where(running_B, choose(rows, logits_BV, column), FILL_ID)
         rows.append(token_B, running_B)
+        # A token is real if its row was running before it; the stop token is real too.
         real_B, running_B = running_B, running_B & ~ends(token_B, running_B)
         yield Step(logits_BV, token_B, real_B, running_B)
         if not running_B.any():

@@ -84,6 +84,7 @@ def keep_top_p(logits_BV: Tensor, p: float) -> Tensor:
     """
     ascending_BV, order_BV = logits_BV.sort()
     tail_BV = ascending_BV.softmax(-1).cumsum(-1) <= 1 - p
+    # The likeliest token is always kept, also for a very small p.
     tail_BV[:, -1] = False
     return logits_BV.masked_fill(tail_BV.scatter(1, order_BV, tail_BV), -math.inf)
 
@@ -101,6 +102,7 @@ def penalise(scores_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
 
     Source: CTRL, Keskar et al., arXiv 1909.05858.
     """
+    # Both branches lower the score.
     lowered_BV = torch.where(scores_BV < 0, scores_BV * penalty, scores_BV / penalty)
     return torch.where(seen_BV, lowered_BV, scores_BV)
 

@@ -68,6 +68,7 @@ def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
     if temperature == 0:
         return logits_BV.argmax(-1)
     cumulative_BV = (logits_BV.double() / temperature).softmax(-1).cumsum(-1)
+    # Scale by the total, which may differ from 1 by rounding.
     wanted_B1 = noise_B[:, None].double() * cumulative_BV[:, -1:]
     token_B1 = torch.searchsorted(cumulative_BV, wanted_B1, right=True)
     return token_B1.squeeze(-1).clamp(max=logits_BV.shape[-1] - 1)

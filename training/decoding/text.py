@@ -43,6 +43,7 @@ class IncrementalDetokenizer:
         self._ids.append(token)
         before = self._decode(self._ids[self._context : self._read])
         now = self._decode(self._ids[self._context :])
+        # Wait for the rest of an incomplete character.
         if now.endswith(REPLACEMENT_CHARACTER) or len(now) <= len(before):
             return ""
         self._context, self._read = self._read, len(self._ids)
@@ -63,6 +64,7 @@ class IncrementalDetokenizer:
         if places:
             self.stopped, self._held, shown = True, "", waiting[: min(places)]
         else:
+            # Hold back the longest suffix that may become a stop string.
             held = max((_overlap(waiting, stop) for stop in self._stops), default=0)
             shown, self._held = waiting[: len(waiting) - held], waiting[len(waiting) - held :]
         self.text += shown

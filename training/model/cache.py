@@ -53,6 +53,7 @@ class KeyValueCache:
         return first_BKTE.new_zeros(batch, heads, self.capacity, size)
 
     def _rows_of(self, buffer: Tensor, rows_B: Tensor) -> Tensor:
+        # Copy filled columns only; the rest of the capacity stays zero.
         taken = torch.zeros_like(buffer[:1]).repeat(len(rows_B), 1, 1, 1)
         taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows_B)
         return taken

@@ -67,6 +67,7 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
         another shape, or not finite.
     """
     config = read_config(directory)
+    # Build without memory; the weights are assigned afterwards.
     with torch.device("meta"):
         decoder = Decoder(config)
     tensors = _read_all(directory, config, dtype)

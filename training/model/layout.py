@@ -68,6 +68,7 @@ def from_disk(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, T
     read: dict[str, Tensor] = {}
     for stored in _stored(config):
         whole = left.pop(stored.name)
+        # Queries, keys and values are equal thirds of c_attn.
         rows = (whole.T if stored.transposed else whole).chunk(len(stored.parts))
         read |= {
             part: row.clone(memory_format=torch.contiguous_format)

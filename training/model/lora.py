@@ -152,6 +152,7 @@ def active_in(module: nn.Module) -> str | None:
 def active_adapter(decoder: nn.Module, name: str | None) -> Iterator[None]:
     """Activate an adapter, or none, within the context; restore the previous state on exit."""
     linears = [linear for _, linear in _wrapped(decoder)]
+    # Restoring the previous state permits nested contexts.
     before = [linear.active for linear in linears]
     for linear in linears:
         linear.active = name

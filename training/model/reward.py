@@ -193,6 +193,7 @@ def critic_from(reward: RewardModel, directory: Path) -> ScalarModel:
         backbone = Backbone(source.backbone.decoder, "critic")
     head = copy.deepcopy(source.head).requires_grad_(True)
     with torch.no_grad():
+        # (w h + b - mean) / std = (w / std) h + (b - mean) / std.
         head.score.weight /= reward.std
         head.score.bias.sub_(reward.mean).div_(reward.std)
     return ScalarModel(backbone, head)

@@ -26,6 +26,7 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
     if rope.scaling == "linear":
         return frequencies / rope.factor
     wavelengths = 2 * math.pi / frequencies
+    # Linear transition between slow and fast frequencies by wavelength.
     blend = (rope.original_positions / wavelengths - rope.low_freq_factor) / (
         rope.high_freq_factor - rope.low_freq_factor
     )

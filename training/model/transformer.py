@@ -78,6 +78,7 @@ class Attention(nn.Module):
             q_BHTE, k_BKTE = rotate(q_BHTE, *rotary), rotate(k_BKTE, *rotary)
         if cache is not None:
             k_BKTE, v_BKTE = cache.append(self.layer, k_BKTE, v_BKTE)
+        # enable_gqa shares each of the K key-value heads among H / K query heads.
         y_BHTE = F.scaled_dot_product_attention(
             q_BHTE, k_BKTE, v_BKTE, attn_mask=mask_B1TS, scale=self.scale, enable_gqa=True
         )
@@ -168,9 +169,11 @@ class Stack(nn.Module):
             rope: rotation(positions_BT, frequencies)
             for rope, frequencies in self._frequencies.items()
         }
+        # Layers with the same window share one mask.
         masks = {
             window: attention_mask(mask_BS, tokens, window) for window in set(self.config.windows)
         }
+        # Floating-point input holds the hidden states of an earlier pipeline stage.
         x_BTD = (
             ids_BT if ids_BT.is_floating_point() else self.embedded(ids_BT, mask_BS, positions_BT)
         )
@@ -283,9 +286,11 @@ def check_positions(mask_BS: Tensor, positions_BT: Tensor, most: int) -> None:
 def positions_of(mask_BS: Tensor) -> Tensor:
     """Return the position of each column: the number of preceding real tokens of its document."""
     mask_BS = mask_BS.long()
+    # Index among the real tokens of the row, over all documents.
     count_BS = ((mask_BS != 0).cumsum(dim=1) - 1).clamp(min=0)
     begun_BS = mask_BS.cummax(dim=1).values  # number of the latest document so far
     first_BS = begun_BS > F.pad(begun_BS, (1, 0))[:, :-1]
+    # Subtract the index of the first token of the document.
     return count_BS - torch.where(first_BS, count_BS, 0).cummax(dim=1).values
 
 
@@ -302,4 +307,5 @@ def attention_mask(mask_BS: Tensor, tokens: int, window: int | None) -> Tensor:
         allowed_TS = allowed_TS & (key_S > query_T1 - window)
     same_BTS = mask_BS[:, columns - tokens :, None] == mask_BS[:, None, :]
     seen_BTS = allowed_TS & same_BTS & (mask_BS != 0)[:, None, :]
+    # Every query sees itself, so padded rows have a non-empty softmax.
     return (seen_BTS | (key_S == query_T1))[:, None]

@@ -53,6 +53,7 @@ def choose_rows(used: Iterable[int], vocab_size: int, rows: int) -> VocabularyMa
             reason="TOO_SMALL",
             limit=f"at least {len(kept)}",
         )
+    # Low ids are special tokens, bytes and frequent pieces.
     for candidate in range(vocab_size):
         if len(kept) >= rows:
             break

@@ -61,6 +61,7 @@ def _blocks(path: Path) -> Iterator[tuple[str, int]]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     place = 0
     with path.open("rb") as opened:
+        # Extend each block to the end of its line, at most by one block.
         while block := opened.read(BLOCK_BYTES) + opened.readline(BLOCK_BYTES):
             kept = len(decoder.getstate()[0])
             try:

@@ -161,6 +161,7 @@ def _digits(match: re.Match[str]) -> str | None:
 def _whole(words: str) -> int | None:
     """Return the value of a whole number in words; None if its scales do not decrease."""
     total = group = 0
+    # Scales must decrease: "two thousand three million" is no number.
     last_scale = 10**12
     for word in re.split(r"[\s,-]+", words.lower()):
         if word == "hundred":

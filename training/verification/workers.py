@@ -162,6 +162,7 @@ class Workers:
             VerificationError: workers do not start.
         """
         for _ in range(2):
+            # A crash may be caused by an earlier response, so one retry in a new process.
             with self._lend() as worker, contextlib.suppress(_WorkerExited):
                 return worker.judge(check, response)
         return Verdict(Outcome.VERIFIER_FAILED, "two workers crashed on this response")
