@@ -86,11 +86,11 @@ class HasTokens(Protocol):
 L = TypeVar("L", bound=HasTokens)
 
 
-def length_groups(rows: Sequence[L], most: int) -> Iterator[Sequence[L]]:
-    """Yield groups of at most `most` rows, shortest first, to keep padding small."""
+def length_groups(rows: Sequence[L], group_size: int) -> Iterator[Sequence[L]]:
+    """Yield groups of at most `group_size` rows, shortest first, to keep padding small."""
     ordered = sorted(rows, key=lambda row: row.tokens)
-    for start in range(0, len(ordered), most):
-        yield ordered[start : start + most]
+    for start in range(0, len(ordered), group_size):
+        yield ordered[start : start + group_size]
 
 
 def microbatches(examples: Sequence[TokenisedExample], rows: int) -> Iterator[ResponseBatch]:

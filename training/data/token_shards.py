@@ -159,9 +159,9 @@ class TokenStream:
         parts = []
         while start < stop:
             shard, offset = divmod(start, self.shard_tokens)
-            taken = self.shards[shard][offset : offset + stop - start]
-            parts.append(taken.astype(np.int64))
-            start += len(taken)
+            chunk = self.shards[shard][offset : offset + stop - start]
+            parts.append(chunk.astype(np.int64))
+            start += len(chunk)
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
     def documents_at(self, start: int, stop: int) -> npt.NDArray[np.int64]:

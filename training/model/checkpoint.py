@@ -78,15 +78,15 @@ def load_decoder(directory: Path, dtype: torch.dtype = torch.float32) -> Decoder
     }
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != found:
-        odd = sorted(
+        mismatched = sorted(
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
         )
         raise CheckpointError(
-            f"{WEIGHTS}: {len(odd)} tensors do not fit config.json, first {odd[0]}: "
-            f"{_shape(found.get(odd[0]))}, expected {_shape(expected.get(odd[0]))}",
-            field=odd[0],
+            f"{WEIGHTS}: {len(mismatched)} tensors do not fit config.json, first {mismatched[0]}: "
+            f"{_shape(found.get(mismatched[0]))}, expected {_shape(expected.get(mismatched[0]))}",
+            field=mismatched[0],
             reason="MISMATCH",
-            limit=_shape(expected.get(odd[0])),
+            limit=_shape(expected.get(mismatched[0])),
         )
     decoder.load_state_dict(from_disk(tensors, config), assign=True)
     return decoder.eval()

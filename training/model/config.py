@@ -87,7 +87,7 @@ def _learned(fields: Fields, family: str) -> ModelConfig:
             reason="MISMATCH",
             limit=f"a multiple of {heads}",
         )
-    layers = fields.count("n_layer", most=MAX_LAYERS)
+    layers = fields.count("n_layer", maximum=MAX_LAYERS)
     scaled = fields.flag("scale_attn_weights", True)
     return ModelConfig(
         family=family,

@@ -33,15 +33,15 @@ class Fields:
 
     values: Mapping[str, Any]
 
-    def count(self, name: str, default: int | None = None, most: int = MAX_SIZE) -> int:
-        """Return an integer from 1 to `most`; required without a default."""
+    def count(self, name: str, default: int | None = None, maximum: int = MAX_SIZE) -> int:
+        """Return an integer from 1 to `maximum`; required without a default."""
         value = self._given(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
             raise ModelConfigError(
-                f"{name}: {_short(value)} is not a whole number from 1 to {most}",
+                f"{name}: {_short(value)} is not a whole number from 1 to {maximum}",
                 field=name,
                 reason="OUT_OF_RANGE",
-                limit=f"1 to {most}",
+                limit=f"1 to {maximum}",
             )
         return value
 

@@ -36,7 +36,7 @@ def read_layer_kinds(fields: Fields, family: str) -> list[str]:
         ModelConfigError: layer_types has sliding layers, but the family or use_sliding_window
             excludes them.
     """
-    count = fields.count("num_hidden_layers", most=MAX_LAYERS)
+    count = fields.count("num_hidden_layers", maximum=MAX_LAYERS)
     slides = family == "gemma3_text" or (
         family != "llama" and fields.flag("use_sliding_window", False)
     )

@@ -237,11 +237,13 @@ def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
         if name in linear.adapters
         for part, parameter in linear.adapters[name].named_parameters()
     }
-    odd = sorted(k for k in slots.keys() | tensors.keys() if _shape(slots, k) != _shape(tensors, k))
-    if odd:
+    mismatched = sorted(
+        k for k in slots.keys() | tensors.keys() if _shape(slots, k) != _shape(tensors, k)
+    )
+    if mismatched:
         raise AdapterError(
-            f"{ADAPTER_WEIGHTS}: {len(odd)} tensors do not fit the decoder, first {odd[0]}",
-            field=odd[0],
+            f"{ADAPTER_WEIGHTS}: {len(mismatched)} tensors do not fit the decoder, first {mismatched[0]}",
+            field=mismatched[0],
             reason="MISMATCH",
         )
     with torch.no_grad():

@@ -43,20 +43,20 @@ def weight_files(directory: Path) -> list[Path]:
             raise _missing(directory)
         return [directory / WEIGHTS]
     try:
-        placed = read_object(directory / INDEX).get("weight_map")
+        weight_map = read_object(directory / INDEX).get("weight_map")
     except ModelConfigError as error:
         raise CheckpointError(str(error), **details_of(error)) from error
     if (
-        not isinstance(placed, dict)
-        or not placed
-        or not all(isinstance(name, str) for name in placed.values())
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(name, str) for name in weight_map.values())
     ):
         raise CheckpointError(
             f"{INDEX}: weight_map must map each tensor to a file",
             field="weight_map",
-            reason="WRONG_TYPE" if placed else "EMPTY",
+            reason="WRONG_TYPE" if weight_map else "EMPTY",
         )
-    shards = sorted(set(placed.values()))
+    shards = sorted(set(weight_map.values()))
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(

@@ -266,20 +266,20 @@ def initialise(decoder: Decoder, seed: int, scaled_residuals: bool = False) -> N
                 module.bias.zero_()
 
 
-def check_positions(mask_BS: Tensor, positions_BT: Tensor, most: int) -> None:
+def check_positions(mask_BS: Tensor, positions_BT: Tensor, limit: int) -> None:
     """Check that no document is longer than the learned positions.
 
     The position values are read only for rows long enough to exceed the limit, because reading
     waits for the accelerator.
 
     Raises:
-        PositionError: a document has more than `most` tokens.
+        PositionError: a document has more than `limit` tokens.
     """
-    if mask_BS.shape[1] > most and (longest := int(positions_BT.max()) + 1) > most:
+    if mask_BS.shape[1] > limit and (longest := int(positions_BT.max()) + 1) > limit:
         raise PositionError(
-            f"max_positions: a document has {longest} tokens, but the model has {most} positions",
+            f"max_positions: a document has {longest} tokens, but the model has {limit} positions",
             field="max_positions",
-            limit=str(most),
+            limit=str(limit),
         )
 
 

@@ -14,7 +14,7 @@ from training.tokenization.text_tokenizer import Piece
 
 COLOURS = 6  # classes c0 to c5 of the template
 MAX_TITLE_BYTES = 32
-LINE_END, TAB, NOTHING = "⏎", "→", "∅"
+LINE_END, TAB, EMPTY_MARK = "⏎", "→", "∅"
 DOTTED_CIRCLE = "◌"  # base for a combining character at the start of a token
 # Unicode categories without a glyph, with an effect on text direction, or of unusual spaces.
 INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Zl", "Zp", "Zs"})
@@ -78,7 +78,7 @@ def _chip(number: int, piece: Piece, whole: bytes, end: int) -> Chip:
 def _parts(text: str) -> Iterator[Part]:
     """Yield runs of visible text and marks; a line end gives a mark and the line end itself."""
     if not text:
-        yield Part(NOTHING, is_mark=True)
+        yield Part(EMPTY_MARK, is_mark=True)
     if unicodedata.category(text[:1] or " ").startswith("M"):
         yield Part(DOTTED_CIRCLE, is_mark=True)
     run = ""

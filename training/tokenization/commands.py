@@ -228,8 +228,8 @@ def _read_start(file: Path) -> str:
     return next(texts) if file.suffix == ".jsonl" else "".join(_limited(texts, MAX_CHARACTERS + 1))
 
 
-def _sample_text(text: str, source: str, most: int = MAX_CHARACTERS) -> SampleText:
-    return SampleText(text[:most], source, whole=len(text) <= most)
+def _sample_text(text: str, source: str, max_characters: int = MAX_CHARACTERS) -> SampleText:
+    return SampleText(text[:max_characters], source, whole=len(text) <= max_characters)
 
 
 def _parse_sizes(text: str) -> list[int]:

@@ -37,15 +37,15 @@ class ProgressReader:
         )
 
     def __iter__(self) -> Iterator[str]:
-        began = self._clock()
-        due = began + FIRST_REPORT_SECONDS
+        started = self._clock()
+        due = started + FIRST_REPORT_SECONDS
         for text in self._files:
             yield text
             if self._clock() > due:
                 due = self._clock() + REPORT_SECONDS
                 read, total = self._files.read_bytes / MEGABYTE, self._files.total_bytes / MEGABYTE
                 self._report(f"{read:,.1f} of {total:,.1f} MB read")
-        if self._after and self._clock() > began + FIRST_REPORT_SECONDS:
+        if self._after and self._clock() > started + FIRST_REPORT_SECONDS:
             self._report(f"all read, {self._after}")
 
     def _report(self, text: str) -> None:

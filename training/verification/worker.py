@@ -78,8 +78,8 @@ def lift_limits() -> None:
 def limit_memory(growth_bytes: int) -> None:
     """Limit memory to the current size plus `growth_bytes`."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + growth_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    limit_bytes = pages * resource.getpagesize() + growth_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, resource.RLIM_INFINITY))
 
 
 def limit_processor(seconds: int) -> None:

@@ -26,8 +26,8 @@ CODE = f"{MODULE}.py"
 
 def main() -> None:
     """Read the request from stdin, run the code, and exit."""
-    with open(0, "rb", closefd=False) as asked:
-        request = json.load(asked)
+    with open(0, "rb", closefd=False) as stdin:
+        request = json.load(stdin)
     apply_limits(request["limits"], request["uid"])
     output = os.dup(1)
     # The code gets no stream; results go through the duplicated descriptor.

@@ -118,7 +118,7 @@ class Sandbox:
             outer = (
                 ["/bin/sh", "-c", ENTER_GROUPS, "sh", *map(str, entries), "--"] if entries else []
             )
-            began = time.monotonic()
+            started = time.monotonic()
             with subprocess.Popen(  # noqa: S603 - starts the sandbox
                 [*outer, *inner, INSIDE.read_text()],
                 stdin=request_file,
@@ -128,7 +128,7 @@ class Sandbox:
                 pass_fds=(filter_file.fileno(),),
                 start_new_session=True,
             ) as process:
-                return _supervise(process, self.limits, began)
+                return _supervise(process, self.limits, started)
 
 
 def open_sandbox(
@@ -173,12 +173,12 @@ def open_sandbox(
     return sandbox
 
 
-def _supervise(process: subprocess.Popen[bytes], limits: Limits, began: float) -> Run:
+def _supervise(process: subprocess.Popen[bytes], limits: Limits, started: float) -> Run:
     """Read until the run ends or exceeds a limit, then kill all its processes."""
     assert process.stdout and process.stderr
     try:
         ended, output, errors = _read(
-            process.stdout, process.stderr, limits, began + limits.wall_seconds
+            process.stdout, process.stderr, limits, started + limits.wall_seconds
         )
     finally:
         # Killing bubblewrap kills the first process of the namespace, and the kernel all others in
@@ -190,7 +190,7 @@ def _supervise(process: subprocess.Popen[bytes], limits: Limits, began: float) -
         raise _unavailable(errors.decode(errors="replace").strip())
     if ended is EndReason.EXITED and status != 0:
         ended = EndReason.OUT_OF_TIME if status == 128 + signal.SIGXCPU else EndReason.KILLED
-    return Run(ended, output, time.monotonic() - began)
+    return Run(ended, output, time.monotonic() - started)
 
 
 def _read(
