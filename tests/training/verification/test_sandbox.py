@@ -125,7 +125,7 @@ def test_sandbox_works_without_root_and_control_groups(
     shutil.copy(bubblewrap[PROGRAM_VARIABLE], program)
     copied = open_to_all / "code"
     for file in (
-        ROOT / "training" / "refusals.py",
+        ROOT / "training" / "errors.py",
         *(ROOT / "training" / "verification").rglob("*.py"),
     ):
         place = copied / file.relative_to(ROOT)
