@@ -138,7 +138,9 @@ def test_random_thumbs_have_noise_near_one_half() -> None:
 
 
 def test_label_noise_is_unknown_without_repeated_ratings() -> None:
-    noise = estimate_noise(group_by_prompt([judgement_of("hi", f"a{n}", n % 3 == 0) for n in range(50)]))
+    noise = estimate_noise(
+        group_by_prompt([judgement_of("hi", f"a{n}", n % 3 == 0) for n in range(50)])
+    )
     assert noise.flipped is None
 
 
