@@ -54,9 +54,9 @@ class Message:
     """One message of a conversation's tree.
 
     `position` counts within the conversation. `depth` is the number of ancestors, or -1 in rows
-    from before migration 0003. `pinned_ids` are the ancestors needed in every context: system messages and
-    the first user message, in order. `context_ids` of an answer are the messages that the model
-    received, oldest first.
+    from before migration 0003. `pinned_ids` are the ancestors needed in every context: system
+    messages and the first user message, in order. `context_ids` of an answer are the messages that
+    the model received, oldest first.
     """
 
     id: str
