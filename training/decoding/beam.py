@@ -88,7 +88,7 @@ class FinishedHypotheses:
         self.open = True
 
     def add(self, found: Sequence[tuple[float, tuple[int, ...]]]) -> None:
-        """Add the continuations (log p, ids) that ended in one step."""
+        """Add the continuations (log p, ids) ended in a step."""
         scored = [
             Hypothesis(ids, log_p / len(ids) ** self._beams.length_penalty) for log_p, ids in found
         ]

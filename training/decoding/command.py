@@ -43,7 +43,7 @@ class Prompt:
 
 
 def generate(options: argparse.Namespace) -> int:
-    """Print the continuation as it grows, or the best beam at the end."""
+    """Print the growing continuation, or the best beam at the end."""
     rules = chosen_rules(options)
     if options.max_tokens is not None and not 1 <= options.max_tokens <= MAX_TOKENS:
         raise DecodingError(

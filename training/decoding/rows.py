@@ -75,7 +75,7 @@ class Rows:
         return self._backbone.decoder.logits(hidden_BD)
 
     def append(self, token_B: Tensor, real_B: Tensor) -> None:
-        """Append one column; tokens are padding where `real_B` is False."""
+        """Append one column; tokens with a False `real_B` are padding."""
         self.ids_BS = torch.cat((self.ids_BS, token_B[:, None]), dim=1)
         self.mask_BS = torch.cat((self.mask_BS, real_B.long()[:, None]), dim=1)
 
@@ -87,10 +87,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Step:
-    """One generated column.
+    """A generated column.
 
-    real_B: rows that were running before this token. running_B: rows that continue after this
-    token.
+    real_B: rows running before this token. running_B: rows continuing after this token.
     """
 
     logits_BV: Tensor
@@ -120,7 +119,7 @@ def steps(
 
 
 def stop_at(stop_ids: Sequence[int]) -> StopRule:
-    """Return a rule that ends a row at any of these tokens."""
+    """Return a rule for ending rows at any of these tokens."""
 
     def ends(token_B: Tensor, real_B: Tensor) -> Tensor:
         return torch.isin(token_B, torch.tensor(stop_ids, dtype=torch.long, device=token_B.device))

@@ -18,7 +18,7 @@ from training.decoding.rules import Rules
 
 @dataclass(frozen=True)
 class Continuation:
-    """The new tokens of one row, including the stop token.
+    """The new tokens of a row, including the stop token.
 
     `ended` is False if the length limit was reached.
     """
@@ -29,7 +29,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Token choice by rules and noise_BR, uniform in [0, 1), with one column per new token."""
+    """Token choice by rules and noise_BR, uniform in [0, 1), with a column per new token."""
 
     rules: Rules
     noise_BR: Tensor
@@ -61,7 +61,7 @@ def sample(
 
 
 def choose(logits_BV: Tensor, noise_B: Tensor, temperature: float) -> Tensor:
-    """Return one token per row by inversion of the cumulative distribution at noise_B in [0, 1).
+    """Return a token per row by inversion of the cumulative distribution at noise_B in [0, 1).
 
     Computed in fp64, because up to 262k terms are summed.
     """

@@ -21,7 +21,7 @@ Decode = Callable[[Sequence[int]], str]
 
 
 class IncrementalDetokenizer:
-    """Incremental detokenizer of one row.
+    """Incremental detokenizer of a row.
 
     Decodes a few tokens at a time: the text of a token may depend on the previous token only.
     """

@@ -242,7 +242,8 @@ def load_adapter(decoder: Decoder, name: str, directory: Path) -> LoraConfig:
     )
     if mismatched:
         raise AdapterError(
-            f"{ADAPTER_WEIGHTS}: {len(mismatched)} tensors do not fit the decoder, first {mismatched[0]}",
+            f"{ADAPTER_WEIGHTS}: {len(mismatched)} tensors do not fit the decoder,"
+            f" first {mismatched[0]}",
             field=mismatched[0],
             reason="MISMATCH",
         )
