@@ -1,9 +1,8 @@
-"""The tests that need minutes, in slices of at most 40 minutes: `python -m tests.long_tests [SLICE
-...]` (`make test-long`).
+"""Run the tests that need minutes, in slices of at most 40 minutes (`make test-long`).
 
-Each run appends a line to docs/long-tests.jsonl: commit, date, slice, result, counts and seconds.
-`--check`, a step of `make check`, warns about each slice that did not pass within the last 60
-commits; a warning is not a failure.
+Usage: `python -m tests.long_tests [SLICE ...]`. Each run appends a line to docs/long-tests.jsonl
+with commit, date, slice, result, counts and seconds. `--check`, a step of `make check`, warns about
+each slice without a pass within the last 60 commits; a warning is not a failure.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ TEST_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Slice:
-    """One part of the long tests.
+    """A slice of the long tests.
 
     Args:
-        about: what it covers, in one line.
+        about: description in a single line.
         modules: Python modules with arguments that run before the tests, for example to install a
             cluster.
-        pytest: arguments of pytest; empty where `program` is run instead.
-        program: a Python module that is not pytest; its exit status is the result.
-        environment: added to the environment of the tests.
+        pytest: arguments of pytest; empty if `program` runs instead.
+        program: a Python module other than pytest; its exit status is the result.
+        environment: variables added to the environment of the tests.
     """
 
     about: str
@@ -54,7 +53,7 @@ FEEDBACK_FAULTS = tuple(
 
 
 def feedback_faults() -> tuple[str, ...]:
-    """Paths of the fault scenarios of feedback: D and F1 to F28 without F24."""
+    """Return the paths of the fault scenarios of feedback: D and F1 to F28 without F24."""
     found = sorted(
         str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "faults").glob("test_*.py")
     )
@@ -109,8 +108,9 @@ SLICES: dict[str, Slice] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One run of one slice, a line of docs/long-tests.jsonl. `clean`: the working tree had no
-    uncommitted change.
+    """Result of a slice, stored as a line of docs/long-tests.jsonl.
+
+    `clean`: the working tree had no uncommitted change.
     """
 
     commit: str
@@ -142,14 +142,15 @@ def main(words: Sequence[str]) -> int:
     results = [run(name) for name in arguments.slices or SLICES]
     for one in results:
         print(
-            f"==> {one.slice}: {one.result} in {one.seconds} s ({one.passed} passed, {one.failed} failed)",
+            f"==> {one.slice}: {one.result} in {one.seconds} s "
+            f"({one.passed} passed, {one.failed} failed)",
             flush=True,
         )
     return 0 if all(one.result == "passed" for one in results) else 1
 
 
 def run(name: str) -> Result:
-    """Run one slice and append its result to the record."""
+    """Run a slice and append its result to the record."""
     chosen = SLICES[name]
     print(f"==> {name}: {chosen.about}", flush=True)
     started = time.monotonic()
@@ -180,7 +181,7 @@ def run(name: str) -> Result:
 
 
 def counts(report: Path) -> tuple[int, int, int]:
-    """Passed, failed and skipped tests of a JUnit report."""
+    """Return the numbers of passed, failed and skipped tests of a JUnit report."""
     suite = next(ET.parse(report).getroot().iter("testsuite"))
     total, failures, errors, skipped = (
         int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped")
@@ -189,8 +190,9 @@ def counts(report: Path) -> tuple[int, int, int]:
 
 
 def warnings() -> list[str]:
-    """One line for each slice whose last passing run is missing, unknown to this clone, or too many
-    commits ago.
+    """Return a warning for each slice without a recent pass.
+
+    The last passing run is missing, unknown to this clone, or too many commits ago.
     """
     recorded = (
         [json.loads(line) for line in RECORD.read_text().splitlines()] if RECORD.exists() else []
@@ -211,7 +213,7 @@ def warnings() -> list[str]:
 
 
 def commits_since(commit: str) -> int | None:
-    """Number of commits from `commit` to HEAD; None if this clone does not have the commit."""
+    """Return the number of commits from `commit` to HEAD, or None if the clone lacks the commit."""
     done = subprocess.run(
         ["git", "rev-list", "--count", f"{commit}..HEAD"],
         cwd=ROOT,

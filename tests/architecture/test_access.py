@@ -1,6 +1,4 @@
-"""Deny by default: every RPC of every descriptor and every route of the running gateway stands in
-exactly one table of rules.
-"""
+"""Deny by default: every RPC and every route of the gateway has exactly one access rule."""
 
 import ast
 import importlib
@@ -21,7 +19,7 @@ PEERS = {"gateway", "session", "training", "operator"}
 
 
 def descriptors() -> list[ServiceDescriptor]:
-    """All services of all protos."""
+    """Return all services of all protos."""
     files = sorted((ROOT / "gen" / "thumbwheel").rglob("*_pb2.py"))
     modules = [".".join(file.relative_to(ROOT / "gen").with_suffix("").parts) for file in files]
     found = [importlib.import_module(module).DESCRIPTOR for module in modules]
@@ -35,14 +33,14 @@ def callers(service: str) -> Mapping[str, frozenset[str]]:
     return table
 
 
-def test_every_rpc_has_a_rule_in_exactly_one_table_and_every_rule_an_rpc() -> None:
+def test_every_rpc_has_exactly_one_rule_and_every_rule_an_rpc() -> None:
     tables = [set(RPCS), *(set(callers(service)) for service in INNER_SERVICES)]
     methods = {method.full_name for service in descriptors() for method in service.methods}
     assert len(methods) > 25
     assert sorted(name for table in tables for name in table) == sorted(methods)
 
 
-def test_an_inner_method_is_called_by_services_that_exist() -> None:
+def test_callers_of_internal_methods_exist() -> None:
     for service in INNER_SERVICES:
         for method, peers in callers(service).items():
             assert peers, f"nobody may call {method}"
@@ -50,7 +48,7 @@ def test_an_inner_method_is_called_by_services_that_exist() -> None:
 
 
 @pytest.mark.parametrize("service", INNER_SERVICES)
-def test_an_inner_service_serves_under_its_table(service: str) -> None:
+def test_internal_service_uses_its_table_of_callers(service: str) -> None:
     tree = ast.parse((ROOT / "services" / service / "__main__.py").read_text())
     calls = [
         node
@@ -72,7 +70,7 @@ async def test_every_route_has_a_rule_and_every_rule_a_route(tmp_path: Path) -> 
         for method in route.methods or ()
         if method != "HEAD"
     ]
-    # Whatever the door did not make would be open to everybody: that is the page's files alone.
+    # Routes outside the router have no access rule; only the files of the page may be such a route.
     others = [route for route in routes if not isinstance(route, ProtectedRoute)]
     assert [
         (type(route), route.path, route.name) for route in others if isinstance(route, Mount)
@@ -81,7 +79,7 @@ async def test_every_route_has_a_rule_and_every_rule_a_route(tmp_path: Path) -> 
     assert sorted([*names, PAGE_FILES]) == sorted(ROUTES)
 
 
-def test_what_everybody_may_do_is_a_short_list() -> None:
+def test_public_routes_are_a_short_list() -> None:
     assert {name for name, rule in ROUTES.items() if rule == Rule(None)} == {
         "GET /health",
         "GET /metrics",

@@ -1,6 +1,4 @@
-"""The slices of `make test-long` hold every long test, and the record of their runs is read as it
-is written.
-"""
+"""Slices of `make test-long`: coverage of all long tests and the format of their record."""
 
 import json
 import subprocess
@@ -30,7 +28,7 @@ def test_every_module_with_long_tests_is_in_a_slice() -> None:
     assert [file for file in found if not any(file.startswith(folder) for folder in folders)] == []
 
 
-def test_the_fault_matrix_is_divided_into_two_slices_without_overlap() -> None:
+def test_fault_matrix_is_divided_into_two_disjoint_slices() -> None:
     feedback = paths_of("faults-feedback")
     ignored = [
         word.removeprefix("--ignore=")
@@ -46,7 +44,7 @@ def test_counts_are_read_from_the_report(tmp_path: Path) -> None:
     assert long_tests.counts(tmp_path / "report.xml") == (3, 2, 2)
 
 
-def test_an_unknown_slice_is_refused() -> None:
+def test_unknown_slice_is_rejected() -> None:
     with pytest.raises(SystemExit) as caught:
         long_tests.main(["mutants", "nonsense"])
     assert caught.value.code == 2
@@ -56,7 +54,7 @@ def test_an_unknown_slice_is_refused() -> None:
     ("commits", "result", "warned"),
     [(0, "passed", False), (60, "passed", False), (61, "passed", True), (0, "failed", True)],
 )
-def test_a_slice_is_warned_about_unless_it_passed_within_60_commits(
+def test_slice_without_pass_in_60_commits_causes_warning(
     commits: int, result: str, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def git(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""The house rules of the code: lengths, names, docstrings, import directions."""
+"""Rules for the code: lengths, names, docstrings and import directions."""
 
 import ast
 import functools
@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("services", "training", "infra", "thumbwheel_cli", "benchmarks")
 MOST_FUNCTION_LINES, USUAL_FUNCTION_LINES = 60, 40
-# 400 as soon as training/loop.py, cluster/runner.py and stages/policy_loop.py are taken apart.
+# Reduce to 400 once training/loop.py, cluster/runner.py and stages/policy_loop.py are split.
 MOST_MODULE_LINES = 460
-# A stage tells its story in one function, top to bottom.
+# A stage shows its algorithm in a single function, top to bottom.
 LONG_STORIES = ("training/stages/", "training/recipes/", "training/__main__.py", "benchmarks/")
 BANNED_NAMES = {
     "utils",
@@ -51,9 +51,9 @@ CHASSIS_FILES = {
     "settings",
     "telemetry",
 }
-# Two words of a sentence beside each other.
+# Two adjacent words of a sentence.
 WORDS = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
-# What a domain module must not know: the wire. These rooms are the edge.
+# Modules that may know the wire format; domain modules must not.
 EDGE_MODULES = {"servicer", "__main__"}
 
 
@@ -67,7 +67,7 @@ def relative(file: Path) -> str:
 
 
 def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function without its docstring: explaining more is never punished."""
+    """Return the lines of a function without its docstring: explanations are not limited."""
     first = node.body[0]
     is_docstring = (
         isinstance(first, ast.Expr)
@@ -103,19 +103,19 @@ def functions(file: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     ]
 
 
-def test_a_module_is_short_and_says_what_it_owns() -> None:
+def test_module_is_short_and_has_a_docstring() -> None:
     wrong = []
     for file in modules():
         text = file.read_text()
         docstring = ast.get_docstring(parse(file)) or ""
         lines, words = len(text.splitlines()), len(docstring.splitlines())
-        # A module docstring is 1 to 6 lines; a drawing may be longer.
+        # A module docstring has 1 to 6 lines; a drawing may be longer.
         if lines > MOST_MODULE_LINES or not 0 < words <= 16:
             wrong.append(f"{relative(file)}: {lines} lines, {words} of docstring")
     assert wrong == []
 
 
-def test_a_function_is_short() -> None:
+def test_function_is_short() -> None:
     wrong = [
         f"{relative(file)}:{node.lineno} {node.name}: {code_lines(node)} lines"
         for file in modules()
@@ -126,7 +126,7 @@ def test_a_function_is_short() -> None:
     assert wrong == []
 
 
-def test_hardly_any_function_is_longer_than_usual() -> None:
+def test_few_functions_are_longer_than_40_lines() -> None:
     lengths = [code_lines(node) for file in modules() for node in functions(file)]
     share = sum(length > USUAL_FUNCTION_LINES for length in lengths) / len(lengths)
     assert share <= 0.02, (
@@ -134,7 +134,7 @@ def test_hardly_any_function_is_longer_than_usual() -> None:
     )
 
 
-def test_a_file_is_a_noun_that_says_something() -> None:
+def test_module_names_are_specific() -> None:
     paths = [file.relative_to(ROOT) for file in modules()]
     banned = [
         str(path)
@@ -145,7 +145,7 @@ def test_a_file_is_a_noun_that_says_something() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_imports_no_other_service_and_no_training(service: str) -> None:
+def test_service_imports_no_other_service_and_no_training(service: str) -> None:
     others = tuple(f"services.{other}" for other in SERVICES if other != service)
     for file in (ROOT / "services" / service).rglob("*.py"):
         names = [name for name in imported(file) if name.startswith((*others, "training", "infra"))]
@@ -158,7 +158,7 @@ def test_training_imports_no_service() -> None:
         assert not names, f"{relative(file)} imports {names}"
 
 
-def test_only_the_cluster_room_imports_ray() -> None:
+def test_only_training_cluster_imports_ray() -> None:
     for file in modules():
         if not relative(file).startswith("training/cluster/"):
             assert not [name for name in imported(file) if re.match(r"ray(\.|$)", name)], relative(
@@ -173,15 +173,16 @@ def test_no_service_imports_torch_or_transformers() -> None:
         ], relative(file)
 
 
-def test_the_chassis_is_a_closed_list_and_small() -> None:
+def test_chassis_has_a_fixed_list_of_small_modules() -> None:
     files = list((ROOT / "services" / "chassis").glob("*.py"))
     assert {file.stem for file in files} == CHASSIS_FILES
     assert sum(len(file.read_text().splitlines()) for file in files) <= 1_800
 
 
-def test_no_test_compares_the_wording_of_an_error() -> None:
-    """`match=` may hold an identifier, a file or a number; field, reason and limit are compared by
-    tests/support/errors.py.
+def test_tests_do_not_compare_the_wording_of_errors() -> None:
+    """Permit only identifiers, files and numbers in `match=`.
+
+    tests/support/errors.py compares field, reason and limit.
     """
     found = [
         f"{relative(file)}:{call.lineno}"
@@ -195,7 +196,7 @@ def test_no_test_compares_the_wording_of_an_error() -> None:
     assert found == []
 
 
-def test_no_pickle_and_no_eval_anywhere() -> None:
+def test_code_contains_no_pickle_and_no_eval() -> None:
     dangerous = re.compile(
         r"\b(pickle|cPickle|joblib|marshal)\b|torch\.load|yaml\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\(|shell=True"
     )
@@ -206,11 +207,11 @@ def test_no_pickle_and_no_eval_anywhere() -> None:
 
 
 def _without_strings(code: str) -> str:
-    """Docstrings may name what they warn of."""
+    """Remove strings, because docstrings may name forbidden calls."""
     return re.sub(r'"""(?:.|\n)*?"""|"[^"\n]*"', '""', code)
 
 
-def test_no_registry_host_and_no_machine_path_is_committed() -> None:
+def test_files_contain_no_registry_hosts_and_no_machine_paths() -> None:
     hosts = re.compile(
         r"(pypi\.org|pythonhosted|registry\.npmjs|proxy\.golang|repo\.maven|huggingface\.co/api)|/root/|/work/"
     )

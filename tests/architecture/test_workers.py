@@ -1,6 +1,4 @@
-"""Who keeps company under `make test`: what shares a running system or server is one group, and the
-workers are told of it.
-"""
+"""Distribution of tests to workers: tests that share a server form a group."""
 
 import shutil
 import subprocess
@@ -47,7 +45,7 @@ def test_tests_that_share_a_server_stay_on_one_worker(tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    # The suffix is how the scheduler sees a group.
+    # The scheduler reads the group from the suffix of the test id.
     for name in ("test_shared@databases", "test_chosen[postgres]@databases"):
         assert name in done.stdout
     for name in ("test_alone@", "test_chosen[sqlite]@", "test_word[postgres]@"):

@@ -1,6 +1,4 @@
-"""Every caller's certificate names its user and group, and is signed by the authority that the API
-trusts for it.
-"""
+"""Certificates of API callers name user and group and are signed by the right authority."""
 
 import ipaddress
 import json
@@ -27,7 +25,7 @@ def certificate(layout: Layout, name: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate((layout.certificates / f"{name}.pem").read_bytes())
 
 
-def test_users_and_groups_are_those_of_kubernetes(layout: Layout) -> None:
+def test_certificates_name_users_and_groups_of_kubernetes(layout: Layout) -> None:
     subjects = {
         name: certificate(layout, name).subject.rfc4514_string()
         for name in ("admin", "kubelet", "scheduler")
@@ -39,7 +37,7 @@ def test_users_and_groups_are_those_of_kubernetes(layout: Layout) -> None:
     }
 
 
-def test_the_api_is_reached_by_the_names_and_addresses_that_clients_use(layout: Layout) -> None:
+def test_api_certificate_contains_names_and_addresses_of_clients(layout: Layout) -> None:
     extension = certificate(layout, "apiserver").extensions.get_extension_for_oid(
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME
     )
@@ -50,7 +48,7 @@ def test_the_api_is_reached_by_the_names_and_addresses_that_clients_use(layout: 
     assert not extension.critical
 
 
-def test_the_front_proxys_authority_signs_for_nobody_else(layout: Layout) -> None:
+def test_front_proxy_authority_signs_only_the_proxy(layout: Layout) -> None:
     front, authority = certificate(layout, "front-authority"), certificate(layout, "authority")
     certificate(layout, "front-proxy").verify_directly_issued_by(front)
     for name in IDENTITIES:
@@ -59,7 +57,7 @@ def test_the_front_proxys_authority_signs_for_nobody_else(layout: Layout) -> Non
             certificate(layout, name).verify_directly_issued_by(front)
 
 
-def test_a_kubeconfig_leads_to_files_that_fit_each_other_and_only_the_owner_reads_keys(
+def test_kubeconfig_refers_to_matching_files_with_private_keys(
     layout: Layout,
 ) -> None:
     for name in CALLERS:
@@ -72,7 +70,7 @@ def test_a_kubeconfig_leads_to_files_that_fit_each_other_and_only_the_owner_read
     assert layout.certificates.stat().st_mode & 0o077 == 0
 
 
-def test_no_two_certificates_name_the_same_user(layout: Layout) -> None:
+def test_certificates_have_distinct_users(layout: Layout) -> None:
     users = [
         certificate(layout, name).subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
         for name in IDENTITIES

@@ -1,7 +1,7 @@
-"""The real cluster: pods run, find and reach each other, policies hold, and nothing of it is on the
-machine during or after.
+"""Real cluster: pods, services, policies, and no traces on the machine.
 
-`make cluster-test` runs it. Where no cluster can run it fails, unless CLUSTER=skip is set.
+`make cluster-test` runs the module. Without a possible cluster the tests fail, unless CLUSTER=skip
+is set.
 """
 
 import json
@@ -37,7 +37,7 @@ from infra.servers.installation import install_missing
 
 HERE = Path(__file__).parent
 PROBE = GoProgram("probe", HERE / "probe", HERE / "probe")
-# Where programs of a cluster leave folders, if they are let.
+# Folders in which programs of a cluster leave files outside their namespaces.
 FOLDERS = (
     "/",
     "/etc",
@@ -50,7 +50,7 @@ FOLDERS = (
     "/run",
     str(Path.home()),
 )
-# Counters, and what the kernel writes there itself.
+# Counters, and settings that the kernel writes itself.
 RESTLESS = (
     "fs/dentry-state",
     "fs/file-nr",
@@ -73,7 +73,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Cluster:
-    """The one under test, by the commands that people use."""
+    """Cluster under test, used through the commands of operators."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -104,7 +104,7 @@ class Cluster:
         return self.try_kubectl("exec", "--namespace", "demo", pod, "--", "/probe", *words)
 
     def addresses(self, *, ready: bool) -> set[str]:
-        """Of the servers, as the Service has them."""
+        """Return the addresses of the servers in the Service."""
         slices = json.loads(
             self.kubectl(
                 "get",
@@ -126,14 +126,14 @@ class Cluster:
 
 
 def settings() -> dict[str, str]:
-    """Every setting of the machine that holds still."""
+    """Return all settings of the machine that are stable."""
     found = {}
     for file in SETTINGS.rglob("*"):
         name = str(file.relative_to(SETTINGS))
         if file.is_file() and os.access(file, os.R_OK) and not name.startswith(RESTLESS):
             try:
                 found[name] = file.read_text()
-            except OSError:  # some can only be written
+            except OSError:  # write-only settings
                 continue
     return found
 
@@ -143,8 +143,9 @@ def of_kubelet() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """What a cluster could leave on the machine."""
-    groups = [folder / group.name for folder in control_groups.hierarchies(control_groups.MOUNTS.read_text())
+    """Return the objects that a cluster could leave on the machine."""
+    mounts = control_groups.MOUNTS.read_text()
+    groups = [folder / group.name for folder in control_groups.hierarchies(mounts)
               for group in folder.iterdir() if group.name.startswith("thumbwheel-")]  # fmt: skip
     tools = find_installed()
     environment = {**os.environ, **tools.environment}
@@ -163,8 +164,9 @@ def machine() -> dict[str, str]:
 
 
 def processes(layout: Layout) -> list[str]:
-    """Of the cluster's parts, which name its folder, and of its pods, which are in its control
-    group.
+    """Return the processes of the cluster.
+
+    Components have its folder in the command line; pods are in its control group.
     """
     found = []
     for folder in Path("/proc").iterdir():
@@ -245,7 +247,7 @@ def cluster(
 
 @pytest.fixture
 def fresh(tools: Tools, tmp_path: Path) -> Iterator[Cluster]:
-    """One that has not been started; whatever the test does to it, nothing of it runs after."""
+    """A cluster that is not started; killed after the test in any case."""
     cluster = Cluster(Layout(tmp_path / "state"))
     try:
         yield cluster
@@ -253,18 +255,18 @@ def fresh(tools: Tools, tmp_path: Path) -> Iterator[Cluster]:
         lifecycle.down(cluster.layout)
 
 
-def test_pods_run_under_restricted_and_others_are_refused(cluster: Cluster) -> None:
+def test_restricted_pods_run_and_privileged_pods_are_rejected(cluster: Cluster) -> None:
     assert cluster.kubectl("logs", "-n", "demo", "friend") == "serving"
     refused = cluster.try_kubectl("run", "root", "-n", "demo", "--image=localhost/probe:1")
     assert 'violates PodSecurity "restricted' in refused.stderr
 
 
-def test_a_command_in_a_pod_answers_and_fails_as_it_should(cluster: Cluster) -> None:
+def test_exec_returns_output_and_exit_status(cluster: Cluster) -> None:
     assert cluster.in_pod("friend", "get", "http://127.0.0.1:8080/").stdout == "hello from friend"
     assert cluster.in_pod("friend", "get", "http://127.0.0.1:1/").returncode == 1
 
 
-def test_names_lead_to_the_service_and_to_each_pod_of_a_headless_one(cluster: Cluster) -> None:
+def test_dns_resolves_services_and_pods_of_headless_services(cluster: Cluster) -> None:
     address = cluster.kubectl(
         "get", "service", "-n", "demo", "server", "-o", "jsonpath={.spec.clusterIP}"
     )
@@ -279,7 +281,7 @@ def test_names_lead_to_the_service_and_to_each_pod_of_a_headless_one(cluster: Cl
         assert cluster.in_pod("friend", "get", url).stdout.startswith("hello from server-")
 
 
-def test_a_pod_that_is_not_ready_leaves_the_service_and_comes_back(cluster: Cluster) -> None:
+def test_unready_pod_leaves_the_service_and_returns(cluster: Cluster) -> None:
     pod = cluster.kubectl(
         "get", "pods", "-n", "demo", "-l", "app=server", "-o", "jsonpath={.items[0].metadata.name}"
     )
@@ -291,7 +293,7 @@ def test_a_pod_that_is_not_ready_leaves_the_service_and_comes_back(cluster: Clus
     eventually(lambda: address in cluster.addresses(ready=True))
 
 
-def test_policies_let_one_pod_in_and_not_another_until_they_are_gone(cluster: Cluster) -> None:
+def test_policies_restrict_pods_until_deleted(cluster: Cluster) -> None:
     for pod in ("friend", "stranger"):
         assert cluster.in_pod(pod, "get", "http://server/").returncode == 0
     cluster.kubectl("apply", "-f", str(HERE / "policy.yaml"))
@@ -299,19 +301,19 @@ def test_policies_let_one_pod_in_and_not_another_until_they_are_gone(cluster: Cl
     for url in ("http://server/", "http://server-headless:8080/"):
         assert cluster.in_pod("friend", "get", url).stdout.startswith("hello from server-")
         assert "Timeout" in cluster.in_pod("stranger", "get", url).stderr
-    # The friend may ask servers alone, and nobody the node.
+    # The friend may reach the servers only; other pods may not reach the node.
     stranger = cluster.kubectl(
         "get", "pod", "-n", "demo", "stranger", "-o", "jsonpath={.status.podIP}"
     )
     assert "Timeout" in cluster.in_pod("friend", "get", f"http://{stranger}:8080/").stderr
     assert "Timeout" in cluster.in_pod("friend", "get", "https://10.96.0.1/").stderr
-    # The node's probes pass: nobody became unready.
+    # Probes of the node pass: all servers stay ready.
     assert len(cluster.addresses(ready=True)) == 2
     cluster.kubectl("delete", "-f", str(HERE / "policy.yaml"))
     eventually(lambda: cluster.in_pod("stranger", "get", "http://server/").returncode == 0)
 
 
-def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Path) -> None:
+def test_helm_installs_and_uninstalls_a_chart(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "templates").mkdir()
     (tmp_path / "Chart.yaml").write_text(
         "{apiVersion: v2, name: one, version: 1.0.0, kubeVersion: '>=1.34.0'}"
@@ -328,8 +330,8 @@ def test_helm_installs_a_chart_and_takes_it_away(cluster: Cluster, tmp_path: Pat
     assert cluster.try_kubectl("get", "configmap", "of-helm").returncode == 1
 
 
-def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
-    """Those that no policy above has: blocks, what they leave out, ranges, protocols."""
+def test_nftables_accepts_every_kind_of_rule(cluster: Cluster) -> None:
+    """Covers the rules that no other policy has: blocks, exceptions, ranges, protocols."""
     block = IpBlock("10.0.0.0/8", ("10.88.0.0/16", "10.89.0.0/24"))
     ports = (
         Port("TCP", 80),
@@ -349,7 +351,7 @@ def test_nftables_takes_every_kind_of_rule(cluster: Cluster) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_parts_of_the_cluster_share_the_processors_with_its_pods_as_on_a_node(
+def test_components_share_processors_with_pods(
     cluster: Cluster,
 ) -> None:
     name = cluster.layout.control_group
@@ -364,7 +366,8 @@ def test_the_parts_of_the_cluster_share_the_processors_with_its_pods_as_on_a_nod
         pods, parts = (
             group.parent / part / group.name for part in ("kubepods", control_groups.PARTS)
         )
-        # On two processors by the scale of version 2; by that of version 1 it is twice as much.
+        # On two processors, in the scale of version 2; in that of version 1 the value is twice as
+        # large.
         assert int(pods.read_text()) >= 0.7 * int(parts.read_text())
         inside = (group.parent / control_groups.PARTS / "cgroup.procs").read_text().split()
         names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in inside}
@@ -372,7 +375,7 @@ def test_the_parts_of_the_cluster_share_the_processors_with_its_pods_as_on_a_nod
     assert shared
 
 
-def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
+def test_failed_component_is_restarted(cluster: Cluster) -> None:
     found = cluster.call("exec", "--", "pgrep", "-f", "kubernetes kube-scheduler").stdout.split()
     assert len(found) == 1
     assert cluster.call("exec", "--", "kill", "-9", found[0]).returncode == 0
@@ -386,41 +389,41 @@ def test_a_part_that_dies_is_started_again(cluster: Cluster) -> None:
     cluster.kubectl("rollout", "status", "-n", "demo", "deployment/server", "--timeout=60s")
 
 
-def test_a_second_cluster_in_the_same_folder_is_refused(cluster: Cluster) -> None:
+def test_second_cluster_in_the_same_folder_is_rejected(cluster: Cluster) -> None:
     refused = cluster.call("up")
     assert refused.returncode == 1
     for word in (str(cluster.layout.state), "make cluster-down"):
         assert word in refused.stderr
 
 
-def test_no_setting_address_or_mount_of_the_machine_changes_while_it_runs(
+def test_running_cluster_does_not_change_the_machine(
     cluster: Cluster, before: dict[str, str], settings_before: dict[str, str]
 ) -> None:
     assert settings() == settings_before
     now = machine()
-    assert now.pop("groups") != before["groups"]  # kubelet's, removed at the end
+    assert now.pop("groups") != before["groups"]  # groups of kubelet, removed at the end
     assert now == {name: shown for name, shown in before.items() if name != "groups"}
-    # Inside they are what kubelet wants, and cannot be changed.
+    # Inside, the settings have kubelet's values and are read-only.
     assert cluster.call("exec", "--", "cat", "/proc/sys/vm/overcommit_memory").stdout == "1\n"
     assert (
         cluster.call("exec", "--", "sh", "-c", "echo 1 > /proc/sys/vm/swappiness").returncode != 0
     )
 
 
-def test_down_leaves_nothing(cluster: Cluster, before: dict[str, str]) -> None:
+def test_down_removes_all_traces(cluster: Cluster, before: dict[str, str]) -> None:
     assert sum(line.startswith("/probe") for line in processes(cluster.layout)) == 4
     assert len(processes(cluster.layout)) > 15
     assert cluster.call("down").returncode == 0
     assert processes(cluster.layout) == []
     assert machine() == before
     assert not cluster.layout.state.exists()
-    assert cluster.call("down").returncode == 0  # there is nothing to end, and that is fine
+    assert cluster.call("down").returncode == 0  # without a cluster, `down` succeeds
     assert cluster.call("status").returncode == 1
 
 
-def test_ctrl_c_while_it_starts_leaves_nothing_running(fresh: Cluster) -> None:
+def test_ctrl_c_during_start_stops_all_processes(fresh: Cluster) -> None:
     before = machine()
-    # What a shell begins in the background ignores Ctrl-C, and so does all that it starts.
+    # A process started in the background by a shell ignores Ctrl-C, and its children inherit this.
     hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
         fresh.command("up"), stdout=subprocess.PIPE, text=True, preexec_fn=hear
@@ -435,10 +438,8 @@ def test_ctrl_c_while_it_starts_leaves_nothing_running(fresh: Cluster) -> None:
 
 
 @pytest.mark.parametrize("whom", ["up", "process 1"])
-def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(
-    fresh: Cluster, whom: str
-) -> None:
-    """Every second step, each of the two at the others."""
+def test_kill_at_any_step_leaves_only_files_and_empty_groups(fresh: Cluster, whom: str) -> None:
+    """Kill either process at alternating steps."""
     before, steps = machine(), 0
     for step in range(0 if whom == "up" else 1, 100, 2):
         if not kill_at_step(fresh, step, whom):
@@ -452,7 +453,7 @@ def test_killed_at_any_step_it_leaves_nothing_but_files_and_empty_groups(
 
 
 def kill_at_step(cluster: Cluster, step: int, whom: str) -> bool:
-    """Whether there was such a step before the cluster was complete."""
+    """Kill a process at a step; return False if the cluster was complete before the step."""
     with subprocess.Popen(
         cluster.command("up"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as up:

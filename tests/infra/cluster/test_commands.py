@@ -1,6 +1,4 @@
-"""Who cannot run a cluster learns it in one line, with the way to do without, before anything is
-fetched.
-"""
+"""Machines without the requirements get a single line with the alternative, before any download."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +13,7 @@ from infra.cluster.layout import Layout
 from tests.support.errors import refused
 
 
-def test_without_root_the_line_names_the_way_to_do_without(
+def test_missing_root_is_reported_with_the_alternative(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -24,7 +22,7 @@ def test_without_root_the_line_names_the_way_to_do_without(
     assert "CLUSTER=skip" in caught.value.text
 
 
-def test_too_little_disk_for_the_build_names_the_way_to_do_without(
+def test_small_disk_is_reported_with_the_alternative(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))

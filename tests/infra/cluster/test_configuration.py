@@ -1,6 +1,4 @@
-"""Files that containerd, kubelet and kube-proxy read: they parse, and agree with each other and
-with the layout.
-"""
+"""Configuration files parse and agree with each other and with the layout."""
 
 import json
 import tomllib
@@ -36,7 +34,7 @@ def commands(layout: Layout) -> dict[str, tuple[str, ...]]:
     }
 
 
-def test_containerd_finds_the_plugins_and_the_pods_network(layout: Layout) -> None:
+def test_containerd_configuration_names_plugins_and_pod_network(layout: Layout) -> None:
     found = tomllib.loads((layout.configuration / configuration.CONTAINERD).read_text())
     plugin = found["plugins"]["io.containerd.grpc.v1.cri"]
     assert plugin["cni"]["bin_dir"] == "/plugins"
@@ -47,24 +45,24 @@ def test_containerd_finds_the_plugins_and_the_pods_network(layout: Layout) -> No
     assert found["grpc"]["address"] == CONTAINERD_SOCKET
 
 
-def test_kubelet_speaks_to_that_containerd_and_to_the_dns_that_is_started(layout: Layout) -> None:
+def test_kubelet_configuration_names_containerd_and_dns(layout: Layout) -> None:
     found = json.loads((layout.configuration / configuration.KUBELET).read_text())
     assert found["containerRuntimeEndpoint"] == f"unix://{CONTAINERD_SOCKET}"
     assert found["cgroupRoot"] == f"/{layout.control_group}"
     assert found["clusterDNS"] == [DNS_SERVICE]
     assert f"clusterIP: {DNS_SERVICE}" in DNS.read_text()
     assert Path(found["resolvConf"]).read_text() == ""
-    assert "healthzPort" not in found  # so it is the usual one, which readiness is asked at
+    assert "healthzPort" not in found  # the default port, used by the readiness check
     assert KUBELET_HEALTH_PORT == 10248
 
 
-def test_kube_proxy_leaves_the_machines_connection_tracking_alone(layout: Layout) -> None:
+def test_kube_proxy_does_not_change_connection_tracking(layout: Layout) -> None:
     found = json.loads((layout.configuration / configuration.PROXY).read_text())
     assert found["mode"] == "nftables"
     assert set(found["conntrack"].values()) == {0, "0s"}
 
 
-def test_every_part_is_started_with_files_of_its_own_cluster(layout: Layout) -> None:
+def test_components_use_files_of_their_cluster(layout: Layout) -> None:
     found = commands(layout)
     assert set(found) == {
         *(
@@ -82,5 +80,5 @@ def test_every_part_is_started_with_files_of_its_own_cluster(layout: Layout) -> 
         assert str(layout.state) in " ".join(words), name
 
 
-def test_clusters_of_two_folders_share_no_control_group() -> None:
+def test_clusters_have_distinct_control_groups() -> None:
     assert Layout(Path("/a")).control_group != Layout(Path("/b")).control_group

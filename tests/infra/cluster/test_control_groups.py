@@ -1,4 +1,4 @@
-"""Groups are found in every hierarchy and removed with all in them."""
+"""Control groups are found in every hierarchy and removed recursively."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ MOUNTS = """\
 
 @pytest.fixture
 def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One, of plain folders."""
+    """Fake hierarchy of plain folders."""
     mounts, folder = tmp_path / "mountinfo", tmp_path / "memory"
     folder.mkdir()
     mounts.write_text(f"32 30 0:28 / {folder} rw - cgroup cgroup rw,memory\n")
@@ -28,7 +28,7 @@ def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_hierarchies_of_both_versions_are_found() -> None:
+def test_cgroup_hierarchies_of_both_versions_are_found() -> None:
     assert control_groups.hierarchies(MOUNTS) == [
         Path("/sys/fs/cgroup/unified"),
         Path("/sys/fs/cgroup/memory"),
@@ -36,7 +36,7 @@ def test_hierarchies_of_both_versions_are_found() -> None:
 
 
 @pytest.mark.parametrize(("file", "weight"), [("cpu.shares", "8192"), ("cpu.weight", "800")])
-def test_the_parts_have_a_share_beside_the_pods(hierarchy: Path, file: str, weight: str) -> None:
+def test_components_have_a_weight_next_to_pods(hierarchy: Path, file: str, weight: str) -> None:
     (hierarchy / "ours" / "parts").mkdir(parents=True)
     (hierarchy / "ours" / file).write_text("as the kernel comes with it")
     control_groups.create("ours")
@@ -44,16 +44,16 @@ def test_the_parts_have_a_share_beside_the_pods(hierarchy: Path, file: str, weig
     assert (hierarchy / "ours" / file).read_text() == weight
     assert (
         hierarchy / "ours" / "parts" / "cgroup.procs"
-    ).read_text() == "0"  # this process, to the kernel
+    ).read_text() == "0"  # 0 denotes the calling process
 
 
-def test_a_hierarchy_of_something_else_has_no_shares(hierarchy: Path) -> None:
+def test_other_hierarchies_have_no_weights(hierarchy: Path) -> None:
     control_groups.create("ours")
     control_groups.join_components("ours")
     assert not list((hierarchy / "ours").iterdir())
 
 
-def test_a_group_goes_with_all_in_it_and_others_stay(hierarchy: Path) -> None:
+def test_group_is_removed_with_its_subgroups_only(hierarchy: Path) -> None:
     control_groups.create("ours")
     control_groups.create("theirs")
     (hierarchy / "ours" / "pods" / "one").mkdir(parents=True)
@@ -62,15 +62,15 @@ def test_a_group_goes_with_all_in_it_and_others_stay(hierarchy: Path) -> None:
     assert [folder.name for folder in hierarchy.iterdir()] == ["theirs"]
 
 
-def test_removing_what_is_not_there_is_nothing(hierarchy: Path) -> None:
+def test_removal_of_missing_group_does_nothing(hierarchy: Path) -> None:
     control_groups.remove("ours")
     assert not list(hierarchy.iterdir())
 
 
-def test_a_group_in_use_is_named(hierarchy: Path) -> None:
+def test_group_in_use_is_named_in_the_error(hierarchy: Path) -> None:
     control_groups.create("ours")
     (hierarchy / "ours" / "tasks").write_text(
         "1"
-    )  # a plain folder that is not empty refuses as a busy group does
+    )  # a plain folder with entries refuses removal like a busy group
     with refused(ClusterError, field=str(hierarchy / "ours"), reason="IN_USE"):
         control_groups.remove("ours")

@@ -1,6 +1,4 @@
-"""What a cluster is made of: each part in a folder named after its lock, and what is missing is
-named with the command.
-"""
+"""Parts of a cluster: folders named after locks, and errors with the command to install."""
 
 import re
 import shutil
@@ -21,13 +19,13 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_part_has_a_folder_of_its_own_in_the_cache(empty_cache: Path) -> None:
+def test_parts_have_distinct_cache_folders(empty_cache: Path) -> None:
     homes = [part.home for part in installation.parts(installation.locate())]
     assert len(set(homes)) == 6
     assert all(home.is_relative_to(empty_cache) for home in homes)
 
 
-def test_what_is_missing_is_named_with_the_command() -> None:
+def test_missing_parts_are_named_with_the_command() -> None:
     parts = installation.parts(installation.locate())
     with refused(
         ServerError, field=", ".join(part.home.name for part in parts), reason="MISSING"
@@ -37,7 +35,7 @@ def test_what_is_missing_is_named_with_the_command() -> None:
         assert words in caught.value.text
 
 
-def test_with_too_little_disk_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_disk_prevents_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     said: list[str] = []
     with refused(ClusterError, reason="TOO_SMALL", limit="at least 6 GB"):
@@ -45,7 +43,7 @@ def test_with_too_little_disk_nothing_is_downloaded(monkeypatch: pytest.MonkeyPa
     assert not said
 
 
-def test_programs_of_the_cluster_come_before_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_prefers_programs_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     tools = installation.locate()
     (tools.debian / "usr" / "lib" / "x86_64-linux-gnu").mkdir(parents=True)
@@ -55,7 +53,7 @@ def test_programs_of_the_cluster_come_before_the_machines(monkeypatch: pytest.Mo
     assert found["LD_LIBRARY_PATH"] == str(tools.debian / "usr" / "lib" / "x86_64-linux-gnu")
 
 
-def test_the_debian_lock_names_each_package_once_with_its_hash() -> None:
+def test_debian_lock_lists_each_package_once_with_hash() -> None:
     lines = [line.split() for line in installation.DEBIAN.read_text().splitlines()]
     names = [file.split("_")[0] for _, file in lines]
     assert {"containerd", "runc", "containernetworking-plugins", "nftables", "iproute2"} < set(
@@ -65,7 +63,7 @@ def test_the_debian_lock_names_each_package_once_with_its_hash() -> None:
     assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256, _ in lines)
 
 
-def test_images_are_named_as_the_configuration_asks_for_them() -> None:
+def test_image_names_match_the_configuration() -> None:
     assert [installation.reference_of(family) for family in installation.IMAGES] == [
         "localhost/coredns:1",
         "localhost/pause:1",

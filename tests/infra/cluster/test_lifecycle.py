@@ -1,6 +1,4 @@
-"""Whose process is killed, which files are removed, who may start a cluster at all; and process 1
-reaps everybody.
-"""
+"""Lifecycle: killed processes, removed files, permission to start, and reaping by process 1."""
 
 import json
 import os
@@ -23,7 +21,7 @@ from tests.support.errors import refused
 
 @pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    """On a machine without control groups."""
+    """Layout on a machine without control groups."""
     mounts = tmp_path / "mountinfo"
     mounts.touch()
     monkeypatch.setattr(control_groups, "MOUNTS", mounts)
@@ -40,7 +38,7 @@ def started_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
-def test_a_running_cluster_is_found_and_ended(layout: Layout) -> None:
+def test_running_cluster_is_found_and_stopped(layout: Layout) -> None:
     with subprocess.Popen(["sleep", "600"]) as process:
         started = started_of(process.pid)
         note(layout, process.pid, started)
@@ -50,7 +48,7 @@ def test_a_running_cluster_is_found_and_ended(layout: Layout) -> None:
     assert lifecycle.find(layout) is None
 
 
-def test_a_stranger_with_the_number_of_a_cluster_that_has_gone_is_left_alone(
+def test_process_with_reused_pid_is_not_killed(
     layout: Layout,
 ) -> None:
     with subprocess.Popen(["sleep", "600"]) as process:
@@ -61,7 +59,7 @@ def test_a_stranger_with_the_number_of_a_cluster_that_has_gone_is_left_alone(
         process.kill()
 
 
-def test_a_process_that_has_ended_is_no_cluster_even_before_its_parent_notices(
+def test_zombie_process_is_not_a_running_cluster(
     layout: Layout,
 ) -> None:
     with subprocess.Popen(["sleep", "600"]) as process:
@@ -71,7 +69,7 @@ def test_a_process_that_has_ended_is_no_cluster_even_before_its_parent_notices(
         assert lifecycle.find(layout) is None
 
 
-def test_down_removes_a_cluster_and_nothing_of_anybody_else(layout: Layout) -> None:
+def test_down_removes_only_the_cluster(layout: Layout) -> None:
     layout.logs.mkdir(parents=True)
     lifecycle.down(layout)
     assert layout.logs.exists()
@@ -80,7 +78,7 @@ def test_down_removes_a_cluster_and_nothing_of_anybody_else(layout: Layout) -> N
     assert not layout.state.exists()
 
 
-def test_a_folder_that_holds_something_else_is_refused(
+def test_folder_with_other_files_is_rejected(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "refuse_unable", lambda: None)
@@ -92,7 +90,7 @@ def test_a_folder_that_holds_something_else_is_refused(
     assert [file.name for file in layout.state.iterdir()] == ["logs"]
 
 
-def test_nothing_is_removed_through_a_mount(layout: Layout) -> None:
+def test_down_removes_no_files_below_a_mount(layout: Layout) -> None:
     layout.private.mkdir(parents=True)
     layout.mark.touch()
     control_groups.MOUNTS.write_text(
@@ -103,7 +101,7 @@ def test_nothing_is_removed_through_a_mount(layout: Layout) -> None:
     assert layout.private.exists()
 
 
-def test_the_first_process_refuses_to_work_in_the_machines_own_namespaces(
+def test_node_command_is_rejected_outside_namespaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "run_first_process", lambda _: pytest.fail("it was to work here"))
@@ -114,25 +112,25 @@ def test_the_first_process_refuses_to_work_in_the_machines_own_namespaces(
     assert (done.returncode, done.stderr) == (1, f"==> {caught.value}\n")
 
 
-def test_down_where_there_is_no_cluster_does_nothing(layout: Layout) -> None:
+def test_down_without_cluster_does_nothing(layout: Layout) -> None:
     lifecycle.down(layout)
     assert not layout.state.exists()
 
 
-def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_root_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with refused(ClusterError, field="", reason="UNSUPPORTED", limit="root on Linux"):
         lifecycle.check_requirements()
 
 
-def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused(ClusterError, field="unshare", reason="MISSING"):
         lifecycle.check_requirements()
 
 
-def test_what_stands_after_two_dashes_is_left_to_the_command() -> None:
+def test_words_after_two_dashes_belong_to_the_command() -> None:
     words, command = split(
         ["exec", "--state", "x", "--", "kubectl", "exec", "pod", "--", "ls", "--state"]
     )
@@ -140,9 +138,10 @@ def test_what_stands_after_two_dashes_is_left_to_the_command() -> None:
     assert command == ["kubectl", "exec", "pod", "--", "ls", "--state"]
 
 
-def test_process_one_reaps_orphans_and_ends_as_the_second_does() -> None:
-    """The second leaves an orphan to this test's process 1, as happens in a namespace, and ends
-    when it has been reaped.
+def test_first_process_reaps_orphans_and_exits_with_the_second() -> None:
+    """Fork a second process that leaves an orphan to this test's process 1.
+
+    The second process ends when the orphan has been reaped, as in a namespace.
     """
     program = """
 import ctypes, pathlib, subprocess, sys, time
@@ -152,7 +151,8 @@ ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
 def second():
-    orphan = subprocess.run(["sh", "-c", "sleep 0.1 >&2 & echo $!"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    command = ["sh", "-c", "sleep 0.1 >&2 & echo $!"]
+    orphan = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     while pathlib.Path("/proc", orphan.strip()).exists():
         time.sleep(0.01)
     sys.exit(3)

@@ -1,6 +1,4 @@
-"""Programs are built from what the locks name, and what is missing is said before minutes are
-spent.
-"""
+"""Programs are built from locks; missing requirements are reported before the build."""
 
 import re
 import shutil
@@ -19,7 +17,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.mark.parametrize("family", PROGRAMS, ids=lambda family: family.name)
-def test_every_family_has_a_page_of_source_and_a_lock_that_goes_by_its_name(
+def test_programs_have_a_source_and_a_lock_with_their_name(
     family: GoProgram,
 ) -> None:
     assert len((family.sources / "main.go").read_text().splitlines()) < 60
@@ -38,7 +36,7 @@ def test_every_family_has_a_page_of_source_and_a_lock_that_goes_by_its_name(
             assert f"{module} {version}/go.mod h1:" in sums, module
 
 
-def test_kubernetes_own_parts_are_all_of_its_own_version() -> None:
+def test_kubernetes_modules_have_the_same_version() -> None:
     text = (KUBERNETES.lock / "go.mod").read_text()
     version = re.search(r"k8s\.io/kubernetes v1\.(\S+)", text)
     assert version
@@ -47,7 +45,7 @@ def test_kubernetes_own_parts_are_all_of_its_own_version() -> None:
     assert {(old == new, at) for old, new, at in replaced} == {(True, f"v0.{version[1]}")}
 
 
-def test_a_change_of_source_or_lock_is_another_program(tmp_path: Path) -> None:
+def test_changed_source_or_lock_changes_the_program_folder(tmp_path: Path) -> None:
     sources, lock = (
         shutil.copytree(PAUSE.sources, tmp_path / "a"),
         shutil.copytree(PAUSE.lock, tmp_path / "b"),
@@ -60,7 +58,7 @@ def test_a_change_of_source_or_lock_is_another_program(tmp_path: Path) -> None:
     assert len({PAUSE.home, changed, copied.home}) == 3
 
 
-def test_kubernetes_learns_its_version() -> None:
+def test_kubernetes_version_is_set_by_linker_flags() -> None:
     flags = linker_flags(
         "require k8s.io/kubernetes v1.34.4\n\nrequire k8s.io/api v0.0.0 // indirect\n"
     )
@@ -70,7 +68,7 @@ def test_kubernetes_learns_its_version() -> None:
     assert linker_flags(ETCD.lock.joinpath("go.mod").read_text()) == "-s -w"
 
 
-def test_nothing_of_the_users_own_go_is_touched(
+def test_build_does_not_use_the_users_go_caches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
@@ -78,7 +76,7 @@ def test_nothing_of_the_users_own_go_is_touched(
     assert all(environment[name].startswith(str(tmp_path)) for name in ("GOMODCACHE", "GOCACHE"))
 
 
-def test_a_full_disk_is_named_with_what_is_needed(
+def test_full_disk_is_reported_with_the_required_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))

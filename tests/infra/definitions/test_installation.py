@@ -1,4 +1,4 @@
-"""Every definition that tests apply is there, whole, with the version that the chart writes."""
+"""Resource definitions used by tests are complete and contain the chart's versions."""
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ WRITTEN = {
 }
 
 
-# Parsing KServe's definitions takes a second: those of the older version are a long test.
+# Parsing KServe's definitions takes a second, so the older version is a long test.
 @pytest.mark.parametrize(
     "maker",
     [
@@ -23,7 +23,7 @@ WRITTEN = {
         for name in WRITTEN
     ],
 )
-def test_a_makers_definitions_serve_the_versions_that_the_chart_writes(maker: str) -> None:
+def test_definitions_serve_the_versions_of_the_chart(maker: str) -> None:
     found = {}
     for path in (find_installed() / maker).iterdir():
         spec = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]

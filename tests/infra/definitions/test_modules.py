@@ -1,4 +1,4 @@
-"""What a module brings is compared with the lock, and only the named files of it stay."""
+"""Module downloads are compared with the lock; only listed files are copied."""
 
 import json
 import os
@@ -16,7 +16,7 @@ MODULE = Module("things", "example.test/things", "v1.2.3", "h1:right", ["crd/thi
 
 @pytest.fixture
 def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What a `go` of ours says; a test may change it before it is asked."""
+    """Output of a fake `go`; a test may change the output first."""
     sources = tmp_path / "sources"
     (sources / "crd").mkdir(parents=True)
     for name in ("thing", "other"):
@@ -25,7 +25,8 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     go = tmp_path / "bin" / "go"
     go.parent.mkdir()
     go.write_text(
-        f"#!/bin/sh\n[ $1 = version ] && echo go version go1.99.0 linux/amd64 || cat {tmp_path}/answer.json\n"
+        "#!/bin/sh\n[ $1 = version ] && echo go version go1.99.0 linux/amd64 "
+        f"|| cat {tmp_path}/answer.json\n"
     )
     go.chmod(0o755)
     monkeypatch.setenv("PATH", f"{go.parent}:{os.environ['PATH']}")
@@ -38,28 +39,26 @@ def fetch(tmp_path: Path, told: dict[str, str]) -> Path:
     return tmp_path / "found"
 
 
-def test_the_named_files_are_copied_and_no_other(tmp_path: Path, answer: dict[str, str]) -> None:
+def test_only_listed_files_are_copied(tmp_path: Path, answer: dict[str, str]) -> None:
     assert {path.name: path.read_text() for path in fetch(tmp_path, answer).iterdir()} == {
         "thing.yaml": "thing"
     }
 
 
-def test_another_content_than_the_lock_says_is_refused(
-    tmp_path: Path, answer: dict[str, str]
-) -> None:
+def test_module_with_wrong_hash_is_rejected(tmp_path: Path, answer: dict[str, str]) -> None:
     with refused(ServerError, field=MODULE.module, reason="MISMATCH", limit="h1:right") as caught:
         fetch(tmp_path, answer | {"Sum": "h1:wrong"})
     assert "h1:wrong" in caught.value.text
     assert not (tmp_path / "found").exists()
 
 
-def test_what_cannot_be_had_is_said_in_gos_words(tmp_path: Path, answer: dict[str, str]) -> None:
+def test_download_error_contains_the_message_of_go(tmp_path: Path, answer: dict[str, str]) -> None:
     with refused(ServerError, field=MODULE.module, reason="UNREACHABLE") as caught:
         fetch(tmp_path, {"Error": "no such module"})
     assert all(words in caught.value.text for words in (MODULE.version, "no such module"))
 
 
-def test_the_lock_names_each_module_with_version_hash_and_files() -> None:
+def test_lock_lists_version_hash_and_files_of_modules() -> None:
     modules = read_modules(MODULES)
     assert {module.name.partition("-")[0] for module in modules} == {
         "kserve",

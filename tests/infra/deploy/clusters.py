@@ -1,5 +1,6 @@
-"""Clusters for tests, each gone when its block ends. Where none can run a test fails, unless
-CLUSTER=skip says so.
+"""Clusters for tests, removed at the end of their block.
+
+If no cluster can run, a test fails, unless CLUSTER=skip is set.
 """
 
 import os
@@ -19,10 +20,10 @@ from tests.infra.deploy.deployed import Deployed
 
 
 @contextmanager
-def bare_cluster(state: Path, what: str) -> Iterator[ClusterShell]:
-    """With nothing on it; `what` is not seen where it is skipped."""
-    refuse_skipped(what)
-    with ended(state):
+def empty_cluster(state: Path, what: str) -> Iterator[ClusterShell]:
+    """Start an empty cluster. `what` describes the untested part if the test is skipped."""
+    skip_if_disabled(what)
+    with removed_afterwards(state):
         subprocess.run(
             [sys.executable, "-m", "infra.cluster", "up", "--state", str(state)],
             check=True,
@@ -35,9 +36,9 @@ def bare_cluster(state: Path, what: str) -> Iterator[ClusterShell]:
 def deployed_cluster(
     state: Path, what: str, *more_words: str, seconds: float = 600
 ) -> Iterator[Deployed]:
-    """With the chart on it, as `make deploy` leaves it; `more_words` are for that."""
-    refuse_skipped(what)
-    with ended(state):
+    """Start a cluster and run `make deploy` with `more_words` as extra arguments."""
+    skip_if_disabled(what)
+    with removed_afterwards(state):
         deploy(state, *more_words, seconds=seconds)
         yield Deployed(ClusterShell(Layout(state), find_installed()))
 
@@ -57,13 +58,13 @@ def deploy(state: Path, *more_words: str, seconds: float) -> None:
     subprocess.run([*command, *more_words], check=True, timeout=seconds)
 
 
-def refuse_skipped(what: str) -> None:
+def skip_if_disabled(what: str) -> None:
     if os.environ.get("CLUSTER") == "skip":
         pytest.skip(f"CLUSTER=skip: {what}")
 
 
 @contextmanager
-def ended(state: Path) -> Iterator[None]:
+def removed_afterwards(state: Path) -> Iterator[None]:
     try:
         yield
     finally:

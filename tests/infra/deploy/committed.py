@@ -1,6 +1,4 @@
-"""What is in the bucket of the cluster, as a reader in there finds it, for the history checker out
-here.
-"""
+"""Content of the cluster's bucket, read in a pod and checked by the history checker."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +10,7 @@ from services.feedback.lake.ledger import Segment
 from tests.infra.deploy.deployed import Deployed
 from tests.services.feedback.history import History, PartitionKey, violations
 
-# With the settings of the service whose pod it runs in.
+# Runs in a pod of the service, with the settings of the service.
 READ = """
 import json
 from dataclasses import asdict
@@ -28,12 +26,17 @@ settings = load_settings(FeedbackSettings)
 ledger, store, found = Ledger(open_database(settings.database_url)), object_store(settings), {}
 def rows(key):
     wanted = ("event_id", "message_id", "offset", "accept_order")
-    return [{name: row.get(name) for name in wanted} for row in parquet.to_rows(parquet.read(store.get(key)))]
+    found = parquet.to_rows(parquet.read(store.get(key)))
+    return [{name: row.get(name) for name in wanted} for row in found]
 for stream in Stream:
     segments = ledger.segments(stream)
     found[stream.value] = {
         "segments": [asdict(segment) for segment in segments],
-        "objects": {segment.object_key: rows(segment.object_key) for segment in segments if segment.object_key},
+        "objects": {
+            segment.object_key: rows(segment.object_key)
+            for segment in segments
+            if segment.object_key
+        },
         "ends": [asdict(view) for view in look_at(settings.cluster(), settings.topic(stream))],
     }
 print(json.dumps(found))
@@ -42,7 +45,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Committed:
-    """One stream: its ledger, its objects, and where its logs end."""
+    """Ledger, objects and log ends of a stream."""
 
     ledger: list[Segment]
     objects: Mapping[str, list[parquet.Row]]
@@ -54,15 +57,16 @@ class Committed:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing waits in a log."""
+        """Return True if the sink has committed all log entries."""
         reached = {
             (segment.topic_id, segment.partition): segment.end_offset for segment in self.ledger
         }
         return all(reached.get(place, 0) == end for place, end in self.ends.items())
 
     def violations(self, history: History) -> list[str]:
-        """Of the invariants A to E; logs of other topics than the present ones have ended where the
-        ledger says.
+        """Check the invariants A to E.
+
+        Logs of earlier topics end at the offsets of the ledger.
         """
         reached = {
             (segment.topic_id, segment.partition): segment.end_offset for segment in self.ledger
@@ -84,7 +88,7 @@ class Committed:
 
 
 def committed(deployed: Deployed) -> dict[str, Committed]:
-    """By stream."""
+    """Return the committed content by stream."""
     found: dict[str, Any] = json.loads(deployed.python("feedback", "-c", READ))
     return {
         stream: Committed(

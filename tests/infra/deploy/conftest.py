@@ -1,8 +1,7 @@
-"""One cluster with the chart on it for all journeys of a session: making it is what costs. Each
-leaves it whole.
+"""Shared cluster with the chart for all tests of a session, because its start is expensive.
 
-$THUMBWHEEL_CLUSTER names the state folder of one that stays, for who works on a journey; `make
-deploy STATE=…` makes it.
+Each test leaves the release intact. $THUMBWHEEL_CLUSTER names the state folder of a permanent
+cluster for the development of a test; `make deploy STATE=…` creates the cluster.
 """
 
 import os
@@ -14,7 +13,7 @@ import pytest
 from infra.cluster.installation import find_installed
 from infra.cluster.layout import Layout
 from infra.deploy.cluster_shell import ClusterShell
-from tests.infra.deploy.clusters import deploy, deployed_cluster, refuse_skipped
+from tests.infra.deploy.clusters import deploy, deployed_cluster, skip_if_disabled
 from tests.infra.deploy.deployed import Deployed
 
 UNSEEN, DEPLOY_SECONDS = "the chart is not tried on a real cluster", 600
@@ -22,9 +21,9 @@ UNSEEN, DEPLOY_SECONDS = "the chart is not tried on a real cluster", 600
 
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """As `make deploy` leaves it."""
+    """Release as installed by `make deploy`."""
     if stays := os.environ.get("THUMBWHEEL_CLUSTER"):
-        refuse_skipped(UNSEEN)
+        skip_if_disabled(UNSEEN)
         deploy(Path(stays), seconds=DEPLOY_SECONDS)
         yield Deployed(ClusterShell(Layout(Path(stays)), find_installed()))
         return

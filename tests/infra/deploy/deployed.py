@@ -1,4 +1,4 @@
-"""The release on the cluster under test, by the commands that people use."""
+"""Release on the test cluster, used through the commands of operators."""
 
 import json
 import re
@@ -27,7 +27,7 @@ AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Deployed:
-    """One release in one namespace."""
+    """A release in a namespace."""
 
     shell: ClusterShell
     name: str = release.NAME
@@ -43,14 +43,17 @@ class Deployed:
         return found
 
     def pods(self, *components: str) -> dict[str, str]:
-        """Uid by name, of those that are to stay."""
-        chosen = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component in ({', '.join(components)})"
+        """Return the uids of pods that are not being deleted, by name."""
+        chosen = (
+            f"app.kubernetes.io/instance={self.name},"
+            f"app.kubernetes.io/component in ({', '.join(components)})"
+        )
         found = self.objects("pods", "--selector", chosen)
         there = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
         return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in there}
 
     def python(self, component: str, *words: str, said: str = "") -> str:
-        """`python3 …` in a pod of the service; with `said`, its standard input."""
+        """Run `python3 …` in a pod of the service, with `said` as its standard input."""
         kind = "statefulset" if component in ("feedback", *STORES) else "deployment"
         where = [f"{kind}/{self.name}-{component}", "--container", component]
         return self.kubectl(
@@ -62,7 +65,7 @@ class Deployed:
         return f"{REPOSITORY}-{name}:{loaded[name]}"
 
     def values(self, *changes: Values) -> Path:
-        """Those of an evaluation with these changes and the images of this clone, in a file."""
+        """Write the evaluation values with changes and the images of this clone to a file."""
         images = {
             name: dict(zip(("repository", "tag"), self.image(name).rsplit(":", 1), strict=True))
             for name in ("services", "predictor", "stores")
@@ -95,8 +98,9 @@ class Deployed:
         self.shell.run(*words, seconds=seconds + 60)
 
     def settle(self) -> None:
-        """Until pods that were replaced have ended, which `--wait` does not wait for: a gateway
-        takes more than a minute.
+        """Wait until replaced pods have ended.
+
+        `helm --wait` does not wait for them, and a gateway needs more than a minute.
         """
         selector = f"app.kubernetes.io/instance={self.name}"
         until(
@@ -111,7 +115,7 @@ class Deployed:
         return self.shell.run("helm", "--namespace", self.namespace, *words, seconds=seconds)
 
     def keys(self, user: str, count: int = 1, scopes: str = "") -> list[str]:
-        """API keys of new users, by the product's own command."""
+        """Create API keys of new users with the command of the product."""
         more = ["--scopes", scopes] if scopes else []
         words = [
             "-m",
@@ -127,25 +131,23 @@ class Deployed:
         return self.python("gateway", *words).split()[-count:]
 
     def person(self, key: str = "") -> Client:
-        """At the door, out here; the owner, if no key is said."""
+        """Return a client outside the cluster, by default with the owner's key."""
         port = (self.shell.layout.state / "door-80.port").read_text()
         return Client(
             f"http://127.0.0.1:{port}", key or (self.shell.layout.state / "owner.key").read_text()
         )
 
     def reopen(self) -> None:
-        """The door out here leads to another address when the release was made anew."""
+        """Update the forwarded address after the release was reinstalled."""
         forward_port(self.shell, 0, release.gateway_address(self.shell), HTTP_PORT)
 
     def audit(self) -> str:
-        """Of feedback, from its store, its ledger and Kafka; fails if an offset is not accounted
-        for.
-        """
+        """Audit feedback from store, ledger and Kafka; fails if an offset is not accounted for."""
         return self.python("feedback", "-m", "services.feedback", "audit")
 
 
 def overlaid(below: Values, above: Values) -> dict[str, Any]:
-    """As Helm lays one values file over another."""
+    """Merge values as Helm merges values files."""
     both = {
         key: overlaid(below[key], value)
         for key, value in above.items()
@@ -159,7 +161,7 @@ def is_nested(*values: object) -> bool:
 
 
 def rows(report: str, stream: str) -> int:
-    """Of an audit, in all partitions."""
+    """Return the rows of an audit over all partitions."""
     return sum(
         int(found) for found in re.findall(rf"^{stream} topic=.* rows=(\d+) ", report, re.MULTILINE)
     )
@@ -173,7 +175,7 @@ def until(what: str, holds: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def ask(person: Client, text: str) -> tuple[str, str]:
-    """The answer and its message's id."""
+    """Return the answer and the id of its message."""
     body = {"model": "thumbwheel", "messages": [{"role": "user", "content": text}]}
     status, answer = person.call("POST", "/v1/chat/completions", body)
     assert status == 200, answer
@@ -181,8 +183,9 @@ def ask(person: Client, text: str) -> tuple[str, str]:
 
 
 def rate(person: Client, message_id: str, up: bool = True, seconds: float = 60) -> str:
-    """As a client does it: under one request id until it is acknowledged. A replica that died
-    leaves callers alone for seconds.
+    """Submit a thumb with the same request id until acknowledged.
+
+    After the death of a replica, calls fail for seconds.
     """
     body = {"messageId": message_id, "requestId": str(uuid.uuid4()), "thumb": {"up": up}}
     end = time.monotonic() + seconds

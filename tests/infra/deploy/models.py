@@ -1,6 +1,4 @@
-"""Versions in the claim of models under test, and which one answers: put there and promoted as
-training's loop does it.
-"""
+"""Model versions in the claim of the test release, and promotion as by the training loop."""
 
 import hashlib
 import json
@@ -13,7 +11,7 @@ from tests.infra.deploy.deployed import Deployed
 NANO = ROOT / "models" / "nano"
 NANO_VERSION = json.loads((NANO / "manifest.json").read_text())["version"]
 ENDLESS = "endless-1"
-# What the model never says.
+# A token that the model never generates.
 NEVER = 0
 PROMOTE = """
 import sys, grpc
@@ -24,13 +22,16 @@ with grpc.insecure_channel("127.0.0.1:50055") as channel:
     rollout = generator_pb2_grpc.RolloutServiceStub(channel)
     if rollout.GetRollout(pb.GetRolloutRequest(), timeout=20).stable.version != version:
         lease = Duration(seconds=120)
-        rollout.StartCanary(pb.StartCanaryRequest(version=version, directory=directory, share=0.1, lease=lease), timeout=120)
+        canary = pb.StartCanaryRequest(
+            version=version, directory=directory, share=0.1, lease=lease
+        )
+        rollout.StartCanary(canary, timeout=120)
         rollout.PromoteCanary(pb.PromoteCanaryRequest(version=version, reason="a test"), timeout=20)
 """
 
 
-def put_endless(deployed: Deployed) -> None:
-    """Nano that never comes to an end by itself, so that its answers are as long as they may be."""
+def install_endless(deployed: Deployed) -> None:
+    """Copy nano without an end token, so that answers have the maximum length."""
     folder = claim_folder(deployed, f"{deployed.name}-models") / ENDLESS
     if folder.exists():
         return
@@ -44,12 +45,12 @@ def put_endless(deployed: Deployed) -> None:
 
 
 def claim_folder(deployed: Deployed, claim: str) -> Path:
-    """Where its volume lies on this machine."""
+    """Return the folder of the claim's volume on this machine."""
     volume = deployed.kubectl("get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}").strip()
     where = deployed.kubectl("get", "pv", volume, "-o", "jsonpath={.spec.local.path}")
     return Path(where.strip())
 
 
 def promote(deployed: Deployed, version: str, folder: str = "") -> None:
-    """It answers everybody from now on. A canary that starts is loaded when the call returns."""
+    """Promote a version. A starting canary is loaded before the call returns."""
     deployed.python("generator", "-c", PROMOTE, version, f"/models/{folder or version}")

@@ -1,4 +1,4 @@
-"""The operating page's commands, as they stand there: what people copy is what is tried."""
+"""Commands of the operating page, extracted verbatim for tests."""
 
 import re
 import shlex
@@ -12,13 +12,15 @@ BLOCK = re.compile(r"<!-- run: (?P<title>.+?) -->\n```sh\n(?P<commands>.+?)```",
 
 
 def blocks() -> dict[str, str]:
-    """By title."""
+    """Return the command blocks by title."""
     return {found["title"]: found["commands"] for found in BLOCK.finditer(PAGE.read_text())}
 
 
 def run(deployed: Deployed, title: str, folder: Path, values: Path) -> str:
-    """In a folder with the chart and these values. Raises: ClusterError: a command failed, with
-    what was said.
+    """Run a block in a folder with the chart and values.
+
+    Raises:
+        ClusterError: a command failed; contains its output.
     """
     for name, target in (("charts", ROOT / "charts"), ("my-values.yaml", values)):
         (folder / name).unlink(missing_ok=True)

@@ -1,9 +1,8 @@
-"""What the Prometheus Operator makes of PodMonitors, as far as ours go, over pods as Prometheus's
-own discovery tells of them.
+"""Scrape configurations that the Prometheus Operator generates from our PodMonitors.
 
-After its own generator (prometheus-operator, pkg/prometheus/promcfg.go, generatePodMonitorConfig);
-the order is its order, so that the monitor's own relabelings come last. Debian's Prometheus is
-built without the discovery of Kubernetes: what that would find (role: pod) is a file of targets.
+Modelled on prometheus-operator, pkg/prometheus/promcfg.go, generatePodMonitorConfig, with the same
+order, so that the relabelings of the monitor are last. Debian's Prometheus lacks Kubernetes
+discovery; its result (role: pod) is a file of targets.
 """
 
 import re
@@ -15,7 +14,7 @@ POD, TARGETS = "__meta_kubernetes_pod", "/settings/targets.json"
 
 
 def scrape_configs(monitor: Json) -> list[dict[str, Any]]:
-    """One for each of its endpoints."""
+    """Return a configuration per endpoint of a PodMonitor."""
     return [
         _config(monitor, number, one)
         for number, one in enumerate(monitor["spec"]["podMetricsEndpoints"])
@@ -23,7 +22,7 @@ def scrape_configs(monitor: Json) -> list[dict[str, Any]]:
 
 
 def targets(pods: Sequence[Json]) -> list[dict[str, Any]]:
-    """One for each port of each container, with the labels of the discovery's role `pod`."""
+    """Return a target per container port, with the labels of discovery for the role `pod`."""
     return [
         {
             "targets": [f"{pod['status']['podIP']}:{port['containerPort']}"],
@@ -83,7 +82,7 @@ def _config(monitor: Json, number: int, endpoint: Json) -> dict[str, Any]:
 
 
 def _own(rule: Json) -> dict[str, Any]:
-    """Of the monitor: names in camel case there, with underscores here."""
+    """Convert a relabeling of the monitor from camel case to underscores."""
     return {
         re.sub("([A-Z])", lambda found: f"_{found[1].lower()}", key): value
         for key, value in rule.items()

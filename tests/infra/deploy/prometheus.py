@@ -1,6 +1,4 @@
-"""A Prometheus in the cluster: our own installation of it as an image, told what to read by the
-PodMonitors that are there.
-"""
+"""Prometheus in the cluster, configured from the installed PodMonitors."""
 
 import json
 import tempfile
@@ -25,8 +23,9 @@ IMAGE = "localhost/thumbwheel-test-prometheus:1"
 
 
 def started(deployed: Deployed) -> PrometheusServer:
-    """Reads what the PodMonitors of the release select, with its PrometheusRules; allowed there by
-    its namespace alone.
+    """Start Prometheus with the PodMonitors and PrometheusRules of the release.
+
+    The network policy permits only its namespace.
     """
     bring_image(deployed)
     apply(deployed, *_server(deployed))
@@ -70,7 +69,7 @@ def bring_image(deployed: Deployed) -> None:
 
 
 def settings(deployed: Deployed) -> dict[str, Any]:
-    """From the objects as the API server has them."""
+    """Build the configuration from the objects in the API server."""
     monitors = deployed.objects("podmonitors")
     return {
         "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},

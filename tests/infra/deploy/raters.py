@@ -1,4 +1,4 @@
-"""Simulated people at the door of a cluster, as long as somebody needs their thumbs."""
+"""Simulated users of a cluster, for as long as thumbs are needed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from infra.simulated_users.settings import PLANS
 from tests.infra.deploy.deployed import Deployed
 
 RECIPE = "nano"
-# As many thumbs, people and questions as the recipe was measured with: on fewer its gate refuses
-# now and then, as it should.
+# Thumbs, users and questions as measured for the recipe: with fewer, its gate correctly rejects
+# some runs.
 PLAN = PLANS[RECIPE]
 THUMBS = PLAN.thumbs
 CONCURRENCY, SEED = 8, 3
@@ -25,25 +25,23 @@ LOOK_SECONDS = 2.0
 
 
 def keys(deployed: Deployed) -> list[str]:
-    """Of so many people as rate."""
+    """Create the API keys of the simulated users."""
     return deployed.keys("simulated", count=PLAN.people)
 
 
-def people_rate(deployed: Deployed, names: list[str], thumbs: int, seconds: float) -> Counts:
-    """So many thumbs, or what was given until time is over."""
-    return asyncio.run(
-        _people_rate(deployed, names, Bounds(thumbs, seconds, CONCURRENCY), lambda: True)
-    )
+def rate(deployed: Deployed, names: list[str], thumbs: int, seconds: float) -> Counts:
+    """Submit thumbs until their number or the time limit is reached."""
+    return asyncio.run(_rate(deployed, names, Bounds(thumbs, seconds, CONCURRENCY), lambda: True))
 
 
-def people_rate_while(
+def rate_while(
     deployed: Deployed, names: list[str], wanted: Callable[[], bool], seconds: float
 ) -> Counts:
-    """As long as they are wanted, or until time is over."""
-    return asyncio.run(_people_rate(deployed, names, Bounds(100_000, seconds, CONCURRENCY), wanted))
+    """Submit thumbs while `wanted` holds, until the time limit."""
+    return asyncio.run(_rate(deployed, names, Bounds(100_000, seconds, CONCURRENCY), wanted))
 
 
-async def _people_rate(
+async def _rate(
     deployed: Deployed, names: list[str], bounds: Bounds, wanted: Callable[[], bool]
 ) -> Counts:
     stop = asyncio.Event()

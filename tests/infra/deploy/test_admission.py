@@ -1,6 +1,7 @@
-"""Every object of every values file is taken by a real API server as it stands: each field known,
-also of other operators' resources, whose definitions are their makers' own, and no pod beyond the
-restricted standard.
+"""Admission of every object of every values file by a real API server.
+
+All fields must be known, including those of other operators' resources with their own definitions.
+All pods must satisfy the restricted standard.
 """
 
 import base64
@@ -21,14 +22,17 @@ from infra.deploy.cluster_shell import ClusterShell
 from infra.deploy.storage import RESTRICTED
 from infra.kuberay.installation import find_installed as find_kuberay
 from tests.charts.rendering import CHART, VALUES, Object, ray_job, render
-from tests.infra.deploy.clusters import bare_cluster
+from tests.infra.deploy.clusters import empty_cluster
 from tests.support.errors import refused
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 FEW = "one-node-values.yaml"
-# As charts before 2026-11-26 had it: an object like any other, whose values every revision holds.
+# Template of charts before 2026-11-26: the secret was an ordinary object, so every revision
+# contains its values.
 EARLIER = """
-{{- $data := (lookup "v1" "Secret" .Release.Namespace (include "thumbwheel.secret" .) | default dict).data | default dict }}
+{{- $name := include "thumbwheel.secret" . }}
+{{- $found := lookup "v1" "Secret" .Release.Namespace $name | default dict }}
+{{- $data := $found.data | default dict }}
 apiVersion: v1
 kind: Secret
 metadata: {name: {{ include "thumbwheel.secret" . }}, annotations: {helm.sh/resource-policy: keep}}
@@ -42,9 +46,9 @@ MAKERS = ("gateway-api", "keda", "kserve-0_20", "prometheus-operator", "strimzi"
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterShell]:
-    """An API server that knows all operators' resources and runs nothing."""
+    """Start an API server with the resources of all operators and without workloads."""
     state = tmp_path_factory.mktemp("admission") / "cluster"
-    with bare_cluster(state, "the chart's objects are not shown to a real API server") as cluster:
+    with empty_cluster(state, "the chart's objects are not shown to a real API server") as cluster:
         namespace = {
             "apiVersion": "v1",
             "kind": "Namespace",
@@ -58,7 +62,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterShell]:
 
 
 def try_apply(shell: ClusterShell, objects: Sequence[Object]) -> str:
-    """What the server says; nothing is stored."""
+    """Apply objects in a server-side dry run and return the output."""
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
     command = (
         "kubectl apply --server-side --dry-run=server --validate=strict --namespace chat -f - 2>&1"
@@ -67,7 +71,7 @@ def try_apply(shell: ClusterShell, objects: Sequence[Object]) -> str:
 
 
 @pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
-def test_every_object_is_taken_and_no_warning_given(shell: ClusterShell, values: str) -> None:
+def test_every_object_is_accepted_without_warning(shell: ClusterShell, values: str) -> None:
     objects = [*render(values), *([job] if (job := ray_job(render(values))) else [])]
     said = try_apply(shell, objects).splitlines()
     assert [line for line in said if not line.endswith("serverside-applied (server dry run)")] == []
@@ -75,7 +79,7 @@ def test_every_object_is_taken_and_no_warning_given(shell: ClusterShell, values:
 
 
 @pytest.mark.parametrize("kind", ["KafkaUser", "ScaledObject", "PodMonitor", "HTTPRoute", "RayJob"])
-def test_a_field_that_its_maker_does_not_know_is_refused(shell: ClusterShell, kind: str) -> None:
+def test_unknown_field_is_rejected(shell: ClusterShell, kind: str) -> None:
     found = {
         each["kind"]: each
         for name in ("strimzi", "everything")
@@ -87,7 +91,7 @@ def test_a_field_that_its_maker_does_not_know_is_refused(shell: ClusterShell, ki
     assert "notAField" in caught.value.text
 
 
-def test_the_oldest_kserve_takes_what_the_newest_does(shell: ClusterShell) -> None:
+def test_oldest_kserve_accepts_the_same_objects(shell: ClusterShell) -> None:
     apply_definitions(shell, find_definitions() / "kserve-0_15")
     for path in VALUES.glob("*-values.yaml"):
         served = [
@@ -101,7 +105,7 @@ def test_the_oldest_kserve_takes_what_the_newest_does(shell: ClusterShell) -> No
 
 @dataclass(frozen=True)
 class Release:
-    """Of which no pod runs: the objects are what Helm's versions and the chart's must agree about."""
+    """Release without pods, for the agreement of the chart and both Helm versions on objects."""
 
     shell: ClusterShell
     helm: str
@@ -129,7 +133,7 @@ class Release:
         return f"{self.name}-thumbwheel-keys"
 
     def rotate(self) -> dict[str, str]:
-        """As the operating page does it; what the secret is to be from now on."""
+        """Rotate a key as the operating page does; return the expected content of the secret."""
         new = {"valkey-secret": base64.b64encode(os.urandom(32)).decode()}
         self.kubectl(
             "patch", "secret", self.secret, "--type", "merge", "--patch", json.dumps({"data": new})
@@ -139,7 +143,7 @@ class Release:
 
 @pytest.fixture(params=["helm 4", "helm 3"])
 def release(shell: ClusterShell, request: pytest.FixtureRequest) -> Iterator[Release]:
-    """By each of the two; nothing of it stays."""
+    """Release managed by Helm 4 and by Helm 3, removed afterwards."""
     helm = "helm" if request.param == "helm 4" else str(shell.tools.helm3 / "helm")
     release = Release(shell, helm, "rotated")
     yield release
@@ -149,16 +153,14 @@ def release(shell: ClusterShell, request: pytest.FixtureRequest) -> Iterator[Rel
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """The chart as it was, as far as its secret goes."""
+    """Copy of the chart with the earlier template of the secret."""
     chart = tmp_path / "thumbwheel"
     shutil.copytree(CHART, chart)
     (chart / "templates" / "secrets.yaml").write_text(EARLIER)
     return chart
 
 
-def test_a_rollback_brings_no_secret_back_whatever_chart_made_it(
-    release: Release, earlier: Path
-) -> None:
+def test_rollback_does_not_restore_a_secret(release: Release, earlier: Path) -> None:
     release.upgrade(earlier)
     first = release.keys()
     release.upgrade(CHART)
@@ -167,11 +169,11 @@ def test_a_rollback_brings_no_secret_back_whatever_chart_made_it(
     rotated = release.rotate()
     release.run("rollback", release.name)
     assert release.keys() == rotated != first
-    # The earlier chart's own revision holds the first one: no Helm goes back to it, and an upgrade
-    # does.
+    # The revision of the earlier chart contains the first secret: Helm refuses the rollback, and an
+    # upgrade is possible.
     with refused(ClusterError, field=release.helm, reason="FAILED") as caught:
         release.run("rollback", release.name, "1")
-    # In Helm's words.
+    # The text is Helm's.
     assert re.search(rf'Secret with the name "{release.secret}"( not)? found', caught.value.text)
     for chart in (earlier, CHART):
         release.upgrade(chart)
@@ -181,7 +183,7 @@ def test_a_rollback_brings_no_secret_back_whatever_chart_made_it(
     assert release.keys() == rotated
 
 
-def test_a_secret_that_an_upgrade_would_lose_or_that_lacks_a_key_stops_it(
+def test_upgrade_stops_if_a_secret_would_be_lost_or_is_incomplete(
     release: Release, earlier: Path
 ) -> None:
     release.upgrade(earlier)
@@ -207,7 +209,7 @@ def test_a_secret_that_an_upgrade_would_lose_or_that_lacks_a_key_stops_it(
     assert {release.secret, "master-key"} <= set(re.findall(r"[\w.-]+\w", caught.value.text))
 
 
-def test_a_release_of_helm_3_goes_on_with_helm_4_and_back(shell: ClusterShell) -> None:
+def test_helm_4_upgrades_and_rolls_back_a_release_of_helm_3(shell: ClusterShell) -> None:
     before, now = (Release(shell, helm, "tw") for helm in (str(shell.tools.helm3 / "helm"), "helm"))
     before.upgrade(CHART)
     first = before.keys()

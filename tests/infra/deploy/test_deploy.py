@@ -1,6 +1,4 @@
-"""Thumbwheel on a real cluster as `make deploy` puts it there: people out here chat with it, and
-nothing moves without need.
-"""
+"""Release installed by `make deploy`: chat from outside, and stability of unchanged pods."""
 
 import json
 
@@ -13,7 +11,7 @@ from tests.infra.deploy.deployed import SERVICES, STORES, Deployed, ask
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_every_pod_runs_and_none_has_started_twice(deployed: Deployed) -> None:
+def test_every_pod_runs_without_restarts(deployed: Deployed) -> None:
     pods = deployed.objects("pods", "--field-selector=status.phase!=Succeeded")
     assert len(pods) >= 11
     restarts = {
@@ -25,12 +23,12 @@ def test_every_pod_runs_and_none_has_started_twice(deployed: Deployed) -> None:
     assert {name: count for name, count in restarts.items() if count} == {}
 
 
-def test_a_person_out_here_chats_with_the_model_in_there(deployed: Deployed) -> None:
+def test_user_outside_the_cluster_chats(deployed: Deployed) -> None:
     text, _ = ask(deployed.person(), "Hello, how are you?")
     assert text
 
 
-def test_installing_the_same_again_moves_no_pod(deployed: Deployed) -> None:
+def test_unchanged_install_replaces_no_pod(deployed: Deployed) -> None:
     before = deployed.pods(*SERVICES, *STORES, "predictor")
     assert len(before) >= 11
     release.install(deployed.shell, json.loads((deployed.shell.layout.state / LOADED).read_text()))
@@ -38,7 +36,7 @@ def test_installing_the_same_again_moves_no_pod(deployed: Deployed) -> None:
     assert ask(deployed.person(), "And again?")[0]
 
 
-def test_no_warning_of_the_restricted_standard_was_given(deployed: Deployed) -> None:
+def test_install_causes_no_pod_security_warning(deployed: Deployed) -> None:
     path = deployed.shell.layout.state / "manifest.yaml"
     path.write_text(deployed.helm("get", "manifest", deployed.name))
     apply = (

@@ -1,6 +1,4 @@
-"""F45, F49: pods die one after the other, by force and for memory, while people chat and rate:
-nothing that they were told is lost.
-"""
+"""F45, F49: pods are killed and exhaust their memory during chat; acknowledged data survive."""
 
 import time
 from collections import Counter
@@ -10,15 +8,15 @@ import pytest
 
 from tests.infra.deploy.committed import Committed, committed
 from tests.infra.deploy.deployed import SERVICES, STORES, Deployed, until
-from tests.infra.deploy.persons import Person, insisting
+from tests.infra.deploy.retrying_users import RetryingUser, retrying_users
 from tests.services.feedback.history import History
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PEOPLE = 4
 READY_SECONDS = 180
-# More and more small processes, so that the service is the largest in its container when memory
-# ends.
+# Many small processes, so that the service is the largest process of its container when memory is
+# exhausted.
 HOG = """
 import os, time
 for number in range(60):
@@ -31,36 +29,36 @@ time.sleep(60)
 """
 
 
-def test_every_pod_is_killed_in_turn_and_nothing_that_was_told_is_lost(
+def test_killing_every_pod_loses_no_acknowledged_data(
     deployed: Deployed, record_property: Any
 ) -> None:
     before = committed(deployed)
     seconds = {}
-    with insisting(deployed, PEOPLE) as people:
+    with retrying_users(deployed, PEOPLE) as people:
         for component in (*SERVICES, "predictor", *STORES):
             began = time.monotonic()
             kill(deployed, component)
-            go_on(people)
+            wait_for_progress(people)
             seconds[component] = round(time.monotonic() - began, 1)
     record_property("fired", len(seconds))
     record_property("seconds", str(seconds))
     check_invariants(deployed, before, people, record_property)
 
 
-def test_every_service_runs_out_of_memory_and_nothing_that_was_told_is_lost(
+def test_memory_exhaustion_loses_no_acknowledged_data(
     deployed: Deployed, record_property: Any
 ) -> None:
     before = committed(deployed)
-    with insisting(deployed, PEOPLE) as people:
+    with retrying_users(deployed, PEOPLE) as people:
         for component in SERVICES:
             exhaust(deployed, component)
-            go_on(people)
+            wait_for_progress(people)
     record_property("fired", len(SERVICES))
     check_invariants(deployed, before, people, record_property)
 
 
 def kill(deployed: Deployed, component: str) -> None:
-    """One of its pods, without a word to it; another one is ready when this returns."""
+    """Kill a pod of the component and wait for a ready replacement."""
     pods = deployed.pods(component)
     victim = sorted(pods)[0]
     deployed.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
@@ -81,7 +79,7 @@ def ready(deployed: Deployed, component: str) -> None:
 
 
 def exhaust(deployed: Deployed, component: str) -> None:
-    """Its container is killed by the kernel for its memory, and started again by kubelet."""
+    """Exhaust the memory of a container and wait for its restart by kubelet."""
     pod = sorted(deployed.pods(component))[0]
     deployed.shell.run(
         "sh", "-c", f"kubectl exec -n {deployed.namespace} {pod} -- python3 -c '{HOG}' || true"
@@ -96,8 +94,8 @@ def exhaust(deployed: Deployed, component: str) -> None:
     ready(deployed, component)
 
 
-def go_on(people: list[Person]) -> None:
-    """Each of them is answered, and has rated, once more."""
+def wait_for_progress(people: list[RetryingUser]) -> None:
+    """Wait until every user has received and rated another answer."""
     so_far = [len(person.events) for person in people]
     until(
         "everybody is answered again",
@@ -108,7 +106,10 @@ def go_on(people: list[Person]) -> None:
 
 
 def check_invariants(
-    deployed: Deployed, before: dict[str, Committed], people: list[Person], record_property: Any
+    deployed: Deployed,
+    before: dict[str, Committed],
+    people: list[RetryingUser],
+    record_property: Any,
 ) -> None:
     settled(deployed, people)
     after = committed(deployed)
@@ -135,7 +136,7 @@ def check_invariants(
     print(f"\nanswers {len(answers)}, thumbs {len(acknowledged)}, {report.splitlines()[-1]}")
 
 
-def settled(deployed: Deployed, people: list[Person]) -> None:
+def settled(deployed: Deployed, people: list[RetryingUser]) -> None:
     acknowledged = {event for person in people for event in person.events}
     answered = {message for person in people for message in person.answers}
 

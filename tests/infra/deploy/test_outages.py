@@ -1,6 +1,4 @@
-"""F45, F49: services with a tenth of a processor, and a control plane that dies in the middle of an
-upgrade: people are served on.
-"""
+"""F45, F49: operation with a tenth of a CPU, and with a failing control plane during an upgrade."""
 
 import json
 import threading
@@ -14,10 +12,10 @@ from infra.cluster.errors import ClusterError
 from tests.infra.deploy import page
 from tests.infra.deploy.committed import committed
 from tests.infra.deploy.deployed import SERVICES, Deployed, until
-from tests.infra.deploy.people import chatting
-from tests.infra.deploy.persons import insisting
-from tests.infra.deploy.test_kills import check_invariants, go_on
-from tests.infra.deploy.test_upgrade import TWO, noted
+from tests.infra.deploy.load import running_load
+from tests.infra.deploy.retrying_users import retrying_users
+from tests.infra.deploy.test_kills import check_invariants, wait_for_progress
+from tests.infra.deploy.test_upgrade import TWO_REPLICAS, annotated
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -25,15 +23,17 @@ STREAMS, CALLS_A_SECOND = 10, 5
 GO_ON = "go on after an upgrade that was cut off"
 
 
-def test_the_control_plane_dies_in_an_upgrade_which_goes_on_when_it_is_back(
+def test_upgrade_resumes_after_failure_of_the_control_plane(
     deployed: Deployed, tmp_path: Path, record_property: Any
 ) -> None:
-    deployed.install(TWO, noted("before"))
+    deployed.install(TWO_REPLICAS, annotated("before"))
     before = deployed.pods(*SERVICES, "predictor")
-    with chatting(deployed, STREAMS, CALLS_A_SECOND) as people:
-        said = cut_off(deployed, lambda: die(deployed, "kube-apiserver", "etcd"))
+    with running_load(deployed, STREAMS, CALLS_A_SECOND) as people:
+        said = interrupted_upgrade(
+            deployed, lambda: kill_programs(deployed, "kube-apiserver", "etcd")
+        )
         record_property("cut off", said)
-        page.run(deployed, GO_ON, tmp_path, deployed.values(TWO, noted("after")))
+        page.run(deployed, GO_ON, tmp_path, deployed.values(TWO_REPLICAS, annotated("after")))
         deployed.settle()
     told = people.told
     record_property("answers", told["answers"])
@@ -44,13 +44,13 @@ def test_the_control_plane_dies_in_an_upgrade_which_goes_on_when_it_is_back(
     deployed.install()
 
 
-def cut_off(deployed: Deployed, strike: Any) -> str:
-    """An upgrade that is under way meanwhile, and what it said at its end."""
+def interrupted_upgrade(deployed: Deployed, strike: Any) -> str:
+    """Start an upgrade, strike while the upgrade is pending, and return its error."""
     said = [""]
 
     def upgrade() -> None:
         try:
-            deployed.install(TWO, noted("after"))
+            deployed.install(TWO_REPLICAS, annotated("after"))
         except ClusterError as error:
             said[0] = str(error)
 
@@ -68,8 +68,8 @@ def status(deployed: Deployed) -> str:
     )
 
 
-def die(deployed: Deployed, *programs: str) -> None:
-    """Each without a word; whoever runs the cluster starts it again."""
+def kill_programs(deployed: Deployed, *programs: str) -> None:
+    """Kill control plane programs, which the supervisor restarts."""
     for program in programs:
         deployed.shell.run("pkill", "-KILL", "-f", program)
         until("the API answers again", lambda: answers(deployed))
@@ -81,16 +81,16 @@ def answers(deployed: Deployed) -> bool:
     return False
 
 
-def test_services_with_a_tenth_of_a_processor_serve_on_and_lose_nothing(
+def test_services_with_a_tenth_of_a_cpu_lose_no_data(
     deployed: Deployed, record_property: Any
 ) -> None:
     before = committed(deployed)
-    with insisting(deployed, 2) as people:
+    with retrying_users(deployed, 2) as people:
         deployed.install(
             {"serviceDefaults": {"resources": {"limits": {"cpu": "100m"}}}}, seconds=600
         )
         deployed.settle()
-        go_on(people)
+        wait_for_progress(people)
     record_property("fired", len(SERVICES))
     check_invariants(deployed, before, people, record_property)
     deployed.install()

@@ -1,11 +1,11 @@
-"""The operating page's commands that say that they are run: each is, by a journey."""
+"""Every executable command block of the operating page is run by a test."""
 
 from pathlib import Path
 
 from tests.infra.deploy import page
 
 
-def test_every_block_that_says_so_is_run_by_a_journey() -> None:
+def test_every_executable_block_is_run_by_a_test() -> None:
     journeys = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
     assert len(page.blocks()) >= 4
     assert [title for title in page.blocks() if f'"{title}"' not in journeys] == []

@@ -1,6 +1,4 @@
-"""The door passes on all bytes both ways, also what is said after one end has finished; whoever is
-not there closes it.
-"""
+"""Forwarded ports copy all bytes in both directions, also after a half-close."""
 
 import asyncio
 import contextlib
@@ -29,7 +27,7 @@ async def door_to(port: int, folder: Path, address: str = "127.0.0.1") -> AsyncI
             await task
 
 
-async def test_what_is_said_arrives_and_so_does_the_answer_to_all_of_it(tmp_path: Path) -> None:
+async def test_request_and_response_are_forwarded_completely(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard = await reader.read(-1)
         writer.write(heard[::-1])
@@ -48,7 +46,7 @@ async def test_what_is_said_arrives_and_so_does_the_answer_to_all_of_it(tmp_path
         await writer.wait_closed()
 
 
-async def test_where_nobody_is_the_caller_is_hung_up_on(tmp_path: Path) -> None:
+async def test_missing_target_closes_the_connection(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port_of_nobody = taken.getsockname()[1]
     async with door_to(port_of_nobody, tmp_path) as port:
@@ -58,7 +56,7 @@ async def test_where_nobody_is_the_caller_is_hung_up_on(tmp_path: Path) -> None:
         await writer.wait_closed()
 
 
-async def test_a_door_that_stands_leads_elsewhere_once_its_address_is_another(
+async def test_changed_address_redirects_new_connections(
     tmp_path: Path,
 ) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

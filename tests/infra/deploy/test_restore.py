@@ -1,6 +1,4 @@
-"""A backup is made and restored into another release, by the operating page's own commands: all
-that people said is there.
-"""
+"""Backup and restore into another release with the commands of the operating page."""
 
 import json
 import re
@@ -14,14 +12,14 @@ from infra.cluster.errors import ClusterError
 from infra.deploy.storage import RESTRICTED
 from tests.infra.deploy import page
 from tests.infra.deploy.deployed import Deployed, rows, until
-from tests.infra.deploy.models import ENDLESS, put_endless
+from tests.infra.deploy.models import ENDLESS, install_endless
 from tests.journeys.client import Client, text_of
 from tests.support.errors import refused
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMMENT = "because it is short"
-# Two releases on one node of two cores.
+# Resources for two releases on a node with two cores.
 SMALL = {
     "serviceDefaults": {"resources": {"requests": {"cpu": "10m"}}},
     "serving": {"predictor": {"resources": {"requests": {"cpu": "10m"}}}},
@@ -31,12 +29,13 @@ SMALL = {
         }
     },
 }
-# What the door of a release says, asked from within its pod.
+# Request to the gateway from inside its pod.
 DOOR = """
 import json, sys, urllib.request
 key, path, body = json.load(sys.stdin)
 headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-request = urllib.request.Request("http://127.0.0.1:8080" + path, body and json.dumps(body).encode(), headers)
+data = body and json.dumps(body).encode()
+request = urllib.request.Request("http://127.0.0.1:8080" + path, data, headers)
 print(urllib.request.urlopen(request, timeout=60).read().decode())
 """
 UNWRAP = """
@@ -59,7 +58,7 @@ print(len(keys))
 
 @dataclass(frozen=True)
 class Restored:
-    """The other release, and what was said at the first one: by whom, in which conversation."""
+    """The restored release, with the user and the conversation of the first release."""
 
     deployed: Deployed
     key: str
@@ -76,7 +75,7 @@ class Restored:
 
 @pytest.fixture(scope="module")
 def restored(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
-    put_endless(deployed)
+    install_endless(deployed)
     ada = deployed.person(deployed.keys("ada")[0])
     conversation = said(ada)
     folder = tmp_path_factory.mktemp("backup")
@@ -98,7 +97,7 @@ def restored(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def said(ada: Client) -> str:
-    """An answer, a thumb and words about it; its conversation."""
+    """Create an answer, a thumb and a comment; return the conversation."""
     events = ada.ask("Hello!")
     thumb = {"up": True, "comment": COMMENT}
     body = {"messageId": events[0]["messageId"], "requestId": "backed up", "thumb": thumb}
@@ -107,7 +106,7 @@ def said(ada: Client) -> str:
     return str(events[0]["started"]["conversationId"])
 
 
-def test_conversation_thumb_and_words_are_there_for_the_same_key(
+def test_conversation_thumb_and_comment_are_restored(
     restored: Restored, deployed: Deployed
 ) -> None:
     old = deployed.person(restored.key).conversation(restored.conversation)
@@ -116,7 +115,7 @@ def test_conversation_thumb_and_words_are_there_for_the_same_key(
     assert (old[-1]["thumbUp"], old[-1]["thumbComment"]) == (True, COMMENT)
 
 
-def test_people_go_on_there(restored: Restored) -> None:
+def test_restored_release_serves_users(restored: Restored) -> None:
     body = {"model": "thumbwheel", "messages": [{"role": "user", "content": "And now?"}]}
     answer = restored.door("/v1/chat/completions", body)
     message = str(answer["id"]).removeprefix("chatcmpl-")
@@ -130,7 +129,7 @@ def test_people_go_on_there(restored: Restored) -> None:
     restored.deployed.audit()
 
 
-def test_data_keys_open_and_the_trained_version_is_in_the_claim(restored: Restored) -> None:
+def test_data_keys_and_trained_version_are_restored(restored: Restored) -> None:
     assert int(restored.deployed.python("feedback", "-c", UNWRAP)) >= 1
     there = restored.deployed.python(
         "generator", "-c", "import os; print(*os.listdir('/models'))"
@@ -138,9 +137,7 @@ def test_data_keys_open_and_the_trained_version_is_in_the_claim(restored: Restor
     assert ENDLESS in there
 
 
-def test_without_the_right_master_key_it_is_refused_and_says_so(
-    restored: Restored, tmp_path: Path
-) -> None:
+def test_missing_or_wrong_master_key_is_rejected(restored: Restored, tmp_path: Path) -> None:
     other = restored.deployed
     kept = {
         name: other.kubectl("get", "secret", "restored-keys", "-o", f"jsonpath={{.data.{name}}}")
@@ -159,15 +156,14 @@ def test_without_the_right_master_key_it_is_refused_and_says_so(
         lambda: any(line.startswith("master_key: ") for line in logs(other).splitlines()),
     )
     other.install(SMALL, {"secrets": {"existing": "restored-keys"}}, wait=False)
-    # A StatefulSet does not replace a pod that never was ready by itself
-    # (kubernetes/kubernetes#67250).
+    # A StatefulSet does not replace a pod that was never ready (kubernetes/kubernetes#67250).
     other.kubectl("delete", "pod", f"{other.name}-feedback-0")
     other.install(SMALL, {"secrets": {"existing": "restored-keys"}})
     assert restored.door("/api/conversations")
 
 
 KEYS = ("principal-key", "master-key", "valkey-secret")
-# 64 hexadecimal digits, in base64.
+# 64 hexadecimal digits in base64.
 WRONG = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZg=="
 
 
@@ -183,7 +179,7 @@ def secret(deployed: Deployed, name: str, data: dict[str, str]) -> None:
 
 
 def logs(deployed: Deployed) -> str:
-    """Of feedback's last try too."""
+    """Return the log of feedback, also from its last attempt."""
     where = ["logs", f"pod/{deployed.name}-feedback-0", "--container", "feedback", "--tail", "20"]
     try:
         return deployed.kubectl(*where)

@@ -1,4 +1,4 @@
-"""What lies ready for the chart: a namespace that lets nothing unsafe in, and disks for its claims."""
+"""Storage for the chart: a restricted namespace and volumes for claims."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from infra.cluster.layout import Layout
 from infra.deploy.storage import VOLUMES, prepare_storage
 
 
-def test_the_namespace_is_restricted_and_every_disk_has_its_folder(tmp_path: Path) -> None:
+def test_namespace_is_restricted_and_volumes_have_folders(tmp_path: Path) -> None:
     items = json.loads(prepare_storage(Layout(tmp_path), "chat"))["items"]
     namespace, storage_class, *volumes = items
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"

@@ -1,4 +1,4 @@
-"""Pods of training have the packages of .venv by a volume that none of them writes."""
+"""Training pods mount the packages of .venv read-only."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def objects() -> dict[str, dict[str, Any]]:
     }
 
 
-def test_the_claim_and_its_volume_know_only_each_other() -> None:
+def test_claim_and_volume_are_bound_to_each_other() -> None:
     volume, claim = objects()["PersistentVolume"], objects()["PersistentVolumeClaim"]
     assert volume["spec"]["local"] == {"path": "/venv/site-packages"}
     assert volume["spec"]["claimRef"] == {"namespace": "chat", "name": PACKAGES}
@@ -25,7 +25,7 @@ def test_the_claim_and_its_volume_know_only_each_other() -> None:
     assert volume["spec"]["accessModes"] == claim["spec"]["accessModes"] == ["ReadOnlyMany"]
 
 
-def test_the_pods_mount_it_read_only_where_they_look_for_packages() -> None:
+def test_pods_mount_packages_read_only_on_pythonpath() -> None:
     said: dict[str, Any] = chart_values(RayMode.KUBERAY)
     (mount,), (volume,) = said["training"]["extraVolumeMounts"], said["training"]["extraVolumes"]
     assert mount["readOnly"]

@@ -1,6 +1,4 @@
-"""Uninstalled, only what policy keeps is left; installed again it is found, and what was said can
-be read.
-"""
+"""Uninstall keeps objects by policy only; a new installation finds them."""
 
 import json
 from typing import Any
@@ -12,14 +10,14 @@ from tests.journeys.client import text_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
-# What Kubernetes puts into every namespace by itself.
+# Objects that Kubernetes creates in every namespace.
 OWN = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
-# What comes and goes with the objects that it tells of.
+# Kinds that come and go with other objects.
 TRACES = ("events", "events.events.k8s.io", "leases.coordination.k8s.io")
 
 
-def kept(deployed: Deployed) -> set[str]:
-    """As docs/kubernetes.md lists it."""
+def preserved(deployed: Deployed) -> set[str]:
+    """Return the preserved objects listed in docs/kubernetes.md."""
     name = deployed.name
     spools = {
         f"persistentvolumeclaim/spool-{name}-feedback-{number}"
@@ -41,14 +39,14 @@ def spool_count(deployed: Deployed) -> int:
 
 
 def everything(deployed: Deployed) -> set[str]:
-    """Of every kind that there is in the cluster, what is in the namespace."""
+    """Return all objects in the namespace, of every kind in the cluster."""
     listing = ["kubectl", "api-resources", "--verbs=list", "--namespaced", "--output=name"]
     kinds = [kind for kind in deployed.shell.run(*listing).split() if kind not in TRACES]
     found = deployed.kubectl("get", ",".join(kinds), "--output=name", "--ignore-not-found").split()
     return {name for name in found if name not in OWN}
 
 
-def test_what_stays_is_what_policy_keeps_and_is_found_again(
+def test_uninstall_keeps_objects_by_policy_and_reinstall_finds_them(
     deployed: Deployed, record_property: Any
 ) -> None:
     ada = deployed.person(deployed.keys("ada")[0])
@@ -60,10 +58,13 @@ def test_what_stays_is_what_policy_keeps_and_is_found_again(
     )[0]["data"]
     deployed.helm("uninstall", deployed.name, "--wait", "--timeout", "180s")
     until("pods have ended", lambda: not deployed.objects("pods"))
-    expected = kept(deployed)
+    expected = preserved(deployed)
     assert len(expected) >= 8
     assert everything(deployed) == expected
-    cluster_wide = "clusterroles,clusterrolebindings,priorityclasses,validatingwebhookconfigurations,mutatingwebhookconfigurations"
+    cluster_wide = (
+        "clusterroles,clusterrolebindings,priorityclasses,"
+        "validatingwebhookconfigurations,mutatingwebhookconfigurations"
+    )
     left = json.loads(deployed.shell.run("kubectl", "get", cluster_wide, "-o", "json"))["items"]
     assert [
         one["metadata"]["name"] for one in left if "thumbwheel" in json.dumps(one["metadata"])
@@ -81,4 +82,4 @@ def test_what_stays_is_what_policy_keeps_and_is_found_again(
     assert text_of(events) == before[-1]["text"]
     assert ask(deployed.person(), "Are you back?")[0]
     deployed.audit()
-    record_property("kept", len(expected))
+    record_property("preserved", len(expected))

@@ -1,5 +1,6 @@
-"""Every service is rolled while people chat: no call fails and no answer is lost; without the wait
-before the end some are.
+"""Rolling upgrade of all services under load: no failed call, no lost answer.
+
+Without the wait before termination calls do fail.
 """
 
 import json
@@ -9,17 +10,17 @@ from typing import Any
 import pytest
 
 from tests.infra.deploy.deployed import SERVICES, Deployed, rows, until
-from tests.infra.deploy.models import ENDLESS, NANO_VERSION, promote, put_endless
-from tests.infra.deploy.people import People, chatting
+from tests.infra.deploy.load import Load, running_load
+from tests.infra.deploy.models import ENDLESS, NANO_VERSION, install_endless, promote
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 50, 20
 ROLLED = (*SERVICES, "predictor")
-# Two of what holds state for others, as in production; of the rest the new one comes before the old
-# one goes. A model server with little of a processor writes slowly: answers run while pods go, and
-# two cores hold all of it.
-TWO = {
+# Two replicas of stateful services, as in production; of others the new replica starts before the
+# old one stops. A model server with little CPU writes slowly, so that answers run while pods stop,
+# and release cores are sufficient.
+TWO_REPLICAS = {
     "services": {
         "gateway": {"replicas": 2, "settings": {"coalesce_seconds": 0.25}},
         "feedback": {"replicas": 2},
@@ -28,36 +29,37 @@ TWO = {
 }
 
 
-def noted(text: str) -> dict[str, Any]:
-    """Every pod is another one when this changes."""
+def annotated(text: str) -> dict[str, Any]:
+    """Values that change every pod."""
     note = {"podAnnotations": {"note": text}}
     return {"serviceDefaults": note, "serving": {"predictor": note}}
 
 
 @pytest.fixture
-def two(deployed: Deployed) -> Iterator[Deployed]:
-    """With a version that training has promoted, whose answers take seconds."""
-    deployed.install(TWO, noted("before"))
-    put_endless(deployed)
+def release(deployed: Deployed) -> Iterator[Deployed]:
+    """Release with a promoted version whose answers take seconds."""
+    deployed.install(TWO_REPLICAS, annotated("before"))
+    install_endless(deployed)
     promote(deployed, ENDLESS)
     yield deployed
     promote(deployed, NANO_VERSION)
     deployed.install()
 
 
-def roll(deployed: Deployed, *changes: Mapping[str, Any]) -> People:
-    """The upgrade, with people on it from before its begin to after its end."""
+def roll(deployed: Deployed, *changes: Mapping[str, Any]) -> Load:
+    """Upgrade with load from before its start to after its end."""
     before = deployed.pods(*ROLLED)
-    with chatting(deployed, STREAMS, CALLS_A_SECOND) as people:
-        deployed.install(TWO, *changes)
+    with running_load(deployed, STREAMS, CALLS_A_SECOND) as people:
+        deployed.install(TWO_REPLICAS, *changes)
         deployed.settle()
     assert not before.items() & deployed.pods(*ROLLED).items(), "a pod was not rolled"
     return people
 
 
-def check_whole(told: Mapping[str, Any], record: Any) -> None:
-    """No call failed and no answer was lost. How many had to wait or came late depends on the
-    machine: both are recorded.
+def check_no_losses(told: Mapping[str, Any], record: Any) -> None:
+    """Check that no call failed and no answer was lost.
+
+    The numbers of delayed and late calls depend on the machine and are recorded.
     """
     record("late", len(told["late"]))
     for figure in ("answers", "calls", "seconds", "least_running", "waited"):
@@ -74,32 +76,34 @@ def check_whole(told: Mapping[str, Any], record: Any) -> None:
 
 
 @pytest.mark.long
-def test_an_upgrade_and_its_rollback_fail_no_call_and_lose_no_answer(
-    two: Deployed, record_property: Any
+def test_upgrade_and_rollback_lose_no_call_and_no_answer(
+    release: Deployed, record_property: Any
 ) -> None:
-    before = rows(two.audit(), "feedback")
-    upgraded = roll(two, noted("after")).told
-    check_whole(upgraded, record_property)
-    pods = two.pods(*ROLLED)
-    with chatting(two, STREAMS, CALLS_A_SECOND) as people:
-        two.helm("rollback", two.name, "--wait", "--timeout", "400s")
-        two.settle()
-    assert not pods.items() & two.pods(*ROLLED).items()
-    check_whole(people.told, record_property)
+    before = rows(release.audit(), "feedback")
+    upgraded = roll(release, annotated("after")).told
+    check_no_losses(upgraded, record_property)
+    pods = release.pods(*ROLLED)
+    with running_load(release, STREAMS, CALLS_A_SECOND) as people:
+        release.helm("rollback", release.name, "--wait", "--timeout", "400s")
+        release.settle()
+    assert not pods.items() & release.pods(*ROLLED).items()
+    check_no_losses(people.told, record_property)
     thumbs = len({*upgraded["thumbs"], *people.told["thumbs"]})
     until(
         "the thumbs of both are in the bucket",
-        lambda: rows(two.audit(), "feedback") - before >= thumbs,
+        lambda: rows(release.audit(), "feedback") - before >= thumbs,
     )
-    assert rows(two.audit(), "feedback") - before == thumbs
+    assert rows(release.audit(), "feedback") - before == thumbs
 
 
 @pytest.mark.long
-def test_without_the_wait_before_the_end_calls_fail(two: Deployed, record_property: Any) -> None:
-    """The control: what is asserted above can fail."""
-    two.install(TWO, noted("before"), {"shutdown": {"preStopSeconds": 0}})
-    two.settle()
-    told = roll(two, noted("control"), {"shutdown": {"preStopSeconds": 0}}).told
+def test_calls_fail_without_the_wait_before_termination(
+    release: Deployed, record_property: Any
+) -> None:
+    """Control experiment for the assertions above."""
+    release.install(TWO_REPLICAS, annotated("before"), {"shutdown": {"preStopSeconds": 0}})
+    release.settle()
+    told = roll(release, annotated("control"), {"shutdown": {"preStopSeconds": 0}}).told
     print(f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in told.items()} }")
     record_property("failed", len(told["failed"]))
     record_property("lost", len(told["lost"]))

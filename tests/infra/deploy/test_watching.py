@@ -1,6 +1,4 @@
-"""What a team's Prometheus and Grafana see on the first day: every panel of every dashboard finds
-series, every rule is evaluated.
-"""
+"""Monitoring on the first day: every panel finds series, and every rule is evaluated."""
 
 import contextlib
 import json
@@ -33,9 +31,9 @@ WATCHED = {
     },
     "networkPolicies": {"metricsFrom": [FROM]},
 }
-# Words of a query, and why a healthy cluster has no series for it on its first day. What is found
-# after all must be taken off.
-EXCUSED = {
+# Parts of queries, and the reason for missing series on the first day of a healthy cluster. Entries
+# with series must be removed.
+WITHOUT_SERIES = {
     "vllm:": "our own model server answers",
     "thumbwheel_loop": "no turn of training has run",
     "thumbwheel_session_work_failed_total": "the database did all that it was asked",
@@ -45,10 +43,10 @@ EXCUSED = {
     "thumbwheel_issuer_fetches_total": "nobody signs in by an issuer",
     'reason="output_blocked"': "the model says nothing that must be blocked",
 }
-# What happens on a busy machine and not on another one: series or none, both are well.
-PERHAPS = (
-    'code=~"INTERNAL|',  # a call that ended badly
-    "thumbwheel_session_work_run_again_total",  # two transactions that met
+# Series that may or may not exist, depending on the load of the machine.
+OPTIONAL = (
+    'code=~"INTERNAL|',  # failed calls
+    "thumbwheel_session_work_run_again_total",  # serialization conflicts
     'reason="failed"',
     'decision="refused"',
 )
@@ -57,7 +55,8 @@ import sys, grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2 as pb, guardrail_pb2_grpc
 with grpc.insecure_channel(sys.argv[1]) as channel:
     try:
-        guardrail_pb2_grpc.GuardrailServiceStub(channel).CheckInput(pb.CheckInputRequest())  # no deadline
+        guardrail = guardrail_pb2_grpc.GuardrailServiceStub(channel)
+        guardrail.CheckInput(pb.CheckInputRequest())  # no deadline
     except grpc.RpcError as error:
         print(error.code())
 """
@@ -80,9 +79,9 @@ def watched(deployed: Deployed) -> Iterator[Watched]:
         assert deployed.pods(*SERVICES) == before, "who is watched is not moved"
         asked = prometheus.started(deployed)
         for _ in range(2):
-            live(deployed)
+            generate_traffic(deployed)
             let_scrape(asked)
-        # once turns are in the ledger and feedback looked
+        # once turns are in the ledger and feedback has read them
         shown = "thumbwheel_experiment_thumbs_up_ratio"
         until("the experiment is shown", lambda: bool(asked.query(shown)))
         yield Watched(deployed, asked)
@@ -92,8 +91,8 @@ def watched(deployed: Deployed) -> Iterator[Watched]:
         deployed.shell.run("kubectl", "delete", "-f", str(resources))
 
 
-def live(deployed: Deployed) -> None:
-    """What happens in a day: answers, a thumb, a refusal, and requests that are wrong."""
+def generate_traffic(deployed: Deployed) -> None:
+    """Generate the traffic of a day: answers, a thumb, a blocked input and invalid requests."""
     ada = deployed.person(deployed.keys("ada")[0])
     for text in ("wat is teh captial of france", "Hello!"):
         _, message = ask(ada, text)
@@ -106,14 +105,14 @@ def live(deployed: Deployed) -> None:
 
 
 def let_scrape(asked: PrometheusServer) -> None:
-    """Until every target was read twice more: a rate needs two values."""
+    """Wait for two more scrapes of every target: a rate needs two values."""
     scrapes = "min(count_over_time(up[5m]))"
     until("somebody is scraped", lambda: bool(asked.query(scrapes)))
     before = float(asked.query(scrapes)[0]["value"][1])
     until("two more scrapes", lambda: float(asked.query(scrapes)[0]["value"][1]) >= before + 2)
 
 
-def test_the_pod_monitors_name_every_pod_and_all_answer(watched: Watched) -> None:
+def test_pod_monitors_select_every_pod(watched: Watched) -> None:
     found = {
         (one["metric"]["job"], one["metric"]["pod"]): one["value"][1]
         for one in watched.asked.query("up")
@@ -126,12 +125,10 @@ def test_the_pod_monitors_name_every_pod_and_all_answer(watched: Watched) -> Non
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
 def test_every_panel_finds_series(watched: Watched, board: Dashboard) -> None:
-    check_panels(watched.asked, board, EXCUSED, PERHAPS)
+    check_panels(watched.asked, board, WITHOUT_SERIES, OPTIONAL)
 
 
-def test_every_rule_is_loaded_and_evaluated_without_an_error(
-    watched: Watched, tmp_path: Path
-) -> None:
+def test_rules_are_loaded_and_evaluated_without_error(watched: Watched, tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump(prometheus.rules(watched.deployed)))
     checked = subprocess.run(
@@ -152,7 +149,7 @@ def test_every_rule_is_loaded_and_evaluated_without_an_error(
     assert firing == [], "nobody is woken on a healthy cluster"
 
 
-def test_grafana_finds_the_dashboards_by_their_label(watched: Watched) -> None:
+def test_dashboards_have_the_label_of_grafana(watched: Watched) -> None:
     found = watched.deployed.objects("configmaps", "--selector", "grafana_dashboard=1")
     assert {json.loads(text)["title"] for one in found for text in one["data"].values()} == {
         f"Thumbwheel: {board.title}" for board in BOARDS

@@ -1,4 +1,4 @@
-"""The chart's README has every value with its default and what was said of it."""
+"""README of the chart with every value, its default and its comment."""
 
 from infra.docs.chart import describe_values, shown
 
@@ -16,7 +16,7 @@ f: 3
 """
 
 
-def test_comments_belong_to_the_key_below_them() -> None:
+def test_comments_describe_the_key_below() -> None:
     assert list(describe_values(TEXT)) == [
         ("a", "First line, and the second."),
         ("b.c", ""),
@@ -25,6 +25,6 @@ def test_comments_belong_to_the_key_below_them() -> None:
     ]
 
 
-def test_a_long_default_is_cut() -> None:
+def test_long_default_is_truncated() -> None:
     assert shown("") == '`""`'
     assert len(shown({"key": "x" * 100})) == 62

@@ -1,6 +1,4 @@
-"""The page of the fault scenarios: what a test's docstring and properties become, and which run of
-a test counts.
-"""
+"""Page of the fault scenarios: parsing of docstrings and properties, choice of the last run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ ONE = Outcome(
 )
 
 
-def test_a_docstring_names_its_scenarios_and_says_what_breaks() -> None:
+def test_docstring_names_scenarios_and_fault() -> None:
     assert subject("F4: Kafka is down\nat the start. All goes on.") == (
         ("F4",),
         "Kafka is down at the start.",
@@ -30,14 +28,14 @@ def test_a_docstring_names_its_scenarios_and_says_what_breaks() -> None:
     assert subject("Two generators share a rollout.") is None
 
 
-def test_what_a_test_recorded_is_its_figures_and_how_often_its_fault_struck() -> None:
+def test_recorded_properties_become_figures_and_fault_count() -> None:
     one = outcome("F4: Kafka is down.", "t", [("fired", 3), ("ack_p99_ms", 4.5)], 1.23)
     assert one is not None
     assert (one.fired, one.figures, one.seconds) == (3, {"ack_p99_ms": 4.5}, 1.2)
     assert "cores" in one.machine
 
 
-def test_of_two_runs_of_a_test_the_later_counts(tmp_path: Path) -> None:
+def test_last_run_of_a_test_counts(tmp_path: Path) -> None:
     file = tmp_path / "faults.jsonl"
     assert read(file) == []
     for one in (ONE, replace(ONE, test="another"), replace(ONE, fired=5)):
@@ -45,7 +43,7 @@ def test_of_two_runs_of_a_test_the_later_counts(tmp_path: Path) -> None:
     assert sorted((one.test, one.fired) for one in read(file)) == [("another", 2), (ONE.test, 5)]
 
 
-def test_a_scenario_is_one_row_with_all_its_forms() -> None:
+def test_scenario_is_a_row_for_all_variants() -> None:
     short, long = (
         replace(ONE, figures={"ack_ms": 4}),
         replace(ONE, test="long", figures={"ack_ms": [3, 9], "disk": "real"}),
@@ -56,7 +54,7 @@ def test_a_scenario_is_one_row_with_all_its_forms() -> None:
     )
 
 
-def test_scenarios_stand_in_their_order_and_an_unmeasured_figure_is_not_there() -> None:
+def test_scenarios_are_sorted_and_unmeasured_figures_omitted() -> None:
     text = page(
         [
             replace(ONE, scenarios=("F10",), fired=0),

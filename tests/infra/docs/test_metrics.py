@@ -1,4 +1,4 @@
-"""Metrics as Prometheus wants them: names, units, and labels with few values."""
+"""Prometheus conventions for metrics: names, units, and labels with few values."""
 
 import re
 
@@ -7,16 +7,16 @@ import pytest
 from infra.docs.metrics import Metric, metrics, page
 
 METRICS = list(metrics())
-# A label's every value is a series for ever: ids of people, talks and calls, and texts, are never
-# one.
+# Every value of a label is a separate series. Ids of persons, conversations and calls, and texts
+# are therefore forbidden as labels.
 UNBOUNDED = {"user", "principal", "tenant", "key", "id", "text", "path", "url", "prompt", "peer"}
 UNBOUNDED_ENDS = ("_id", "_text", "_key")
-# What each may end with, after the number that it counts.
+# Permitted suffixes after the name of the measured quantity.
 UNITS = ("_seconds", "_bytes", "_ratio")
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_a_metric_is_named_by_prometheus_conventions_and_its_labels_are_few(metric: Metric) -> None:
+def test_metric_follows_conventions_and_has_few_labels(metric: Metric) -> None:
     assert re.fullmatch(r"thumbwheel(_[a-z0-9]+)+", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.kind != "histogram" or metric.name.endswith(UNITS)
@@ -26,12 +26,12 @@ def test_a_metric_is_named_by_prometheus_conventions_and_its_labels_are_few(metr
     assert len(metric.labels) <= 3
 
 
-def test_no_name_is_used_twice() -> None:
+def test_metric_names_are_unique() -> None:
     names = [metric.name for metric in METRICS]
     assert len(set(names)) == len(names)
 
 
-def test_the_page_has_metrics_of_every_kind_of_call() -> None:
+def test_page_contains_metrics_of_every_kind() -> None:
     rows = page().splitlines()
     for start in (
         "| `thumbwheel_rpcs_total` | counter | `method`, `code` |",

@@ -1,4 +1,4 @@
-"""The page of settings has every name that a service understands, and none twice."""
+"""Page of settings: complete and without duplicates."""
 
 import re
 
@@ -8,7 +8,7 @@ from infra.docs.settings import SERVICES, page, settings_class
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_setting_is_on_the_page(service: str) -> None:
+def test_page_contains_every_setting(service: str) -> None:
     text = page()
     common = _names(text, "every service but the predictor")
     own = _names(text, service)
@@ -17,7 +17,7 @@ def test_every_setting_is_on_the_page(service: str) -> None:
     assert set(own) <= set(settings_class(service).model_fields)
 
 
-def test_no_default_of_a_secret_is_shown() -> None:
+def test_defaults_of_secrets_are_not_shown() -> None:
     assert "SecretStr" not in page()
 
 

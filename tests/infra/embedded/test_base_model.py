@@ -1,6 +1,4 @@
-"""The first version: nothing is left in a folder whose model cannot be had, and half a copy is made
-again.
-"""
+"""Base model of a state folder: no remains of failed installations, repair of partial copies."""
 
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from tests.support.errors import refused
 from training.manifest import verify_manifest
 
 
-def test_a_model_that_is_none_leaves_no_folder(tmp_path: Path) -> None:
+def test_invalid_model_leaves_no_folder(tmp_path: Path) -> None:
     state = tmp_path / "state"
     words = ["up", "--model", "smal", "--state", str(state), "--port", "0", "--grpc-port", "0"]
     with refused(ModelError, field="MODEL", reason="UNKNOWN") as caught:
@@ -21,7 +19,7 @@ def test_a_model_that_is_none_leaves_no_folder(tmp_path: Path) -> None:
     assert not state.exists()
 
 
-def test_a_copy_that_was_cut_off_is_made_again_and_the_folder_keeps_its_base(
+def test_partial_copy_is_replaced_and_base_is_unchanged(
     tmp_path: Path,
 ) -> None:
     layout = Layout(tmp_path / "state", {})

@@ -17,7 +17,7 @@ from infra.supervision.ports import free_port
 from tests.support.errors import refused
 
 
-def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
+def test_public_port_in_use_is_reported_with_its_variable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with refused(PortTakenError, field="PORT", reason="IN_USE") as caught:
             choose_ports(taken.getsockname()[1], 0)
@@ -26,14 +26,14 @@ def test_a_taken_public_port_is_an_error_that_names_the_variable() -> None:
             choose_ports(0, taken.getsockname()[1])
 
 
-def test_free_ports_are_all_different() -> None:
+def test_free_ports_are_distinct() -> None:
     ports = free_ports()
     assert len(set(ports.values())) == len(ports)
     assert set(choose_ports(free_port(), free_port())) == set(ports)
 
 
 def made(tmp_path: Path) -> tuple[Layout, Path]:
-    """A layout, and a model for it."""
+    """Create a layout and a model for the layout."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
@@ -42,7 +42,7 @@ def made(tmp_path: Path) -> tuple[Layout, Path]:
     return layout, model
 
 
-def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path) -> None:
+def test_services_have_settings_and_share_the_principal_key(tmp_path: Path) -> None:
     layout, model = made(tmp_path)
     settings = service_settings(layout, model)
     assert set(settings) == set(START_ORDER)
@@ -51,7 +51,7 @@ def test_every_service_has_settings_and_shares_one_principal_key(tmp_path: Path)
     assert (layout.state / "principal.key").stat().st_mode & 0o077 == 0
 
 
-def test_a_state_folder_of_yesterday_gets_a_master_key_once_and_only_feedback_has_it(
+def test_old_state_folder_gets_master_key_for_feedback_only(
     tmp_path: Path,
 ) -> None:
     layout, model = made(tmp_path)
@@ -62,6 +62,6 @@ def test_a_state_folder_of_yesterday_gets_a_master_key_once_and_only_feedback_ha
     assert (layout.state / "master.key").stat().st_mode & 0o077 == 0
 
 
-def test_the_context_is_bounded_for_cpu(tmp_path: Path) -> None:
+def test_context_length_is_bounded_for_cpus(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072}))
     assert context_tokens(tmp_path) == 2048

@@ -1,5 +1,6 @@
-"""Too little feedback is told before anything is installed, in a turn's words, and left for the
-page; a turn that was cut off goes on.
+"""Too little feedback is reported before an installation and recorded in the status.
+
+An interrupted run continues.
 """
 
 import json
@@ -31,7 +32,7 @@ from training.status import read_status
 
 
 class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):
-    """Counts what it is told to."""
+    """Feedback service with configurable counts."""
 
     thumbs = 0
 
@@ -49,7 +50,7 @@ def log() -> Log:
 
 @pytest.fixture
 def feedback(log: Log) -> Iterator[str]:
-    """Its address."""
+    """Return the address of the service."""
     server = grpc.server(futures.ThreadPoolExecutor(1))
     feedback_pb2_grpc.add_FeedbackLogServiceServicer_to_server(log, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -59,13 +60,13 @@ def feedback(log: Log) -> Iterator[str]:
 
 
 def begun(state: Path) -> Runs:
-    """A turn is under way."""
+    """Start a run in the state folder."""
     runs = Runs(state / "loop")
     runs.begin(RunRecord("nano-1", "nano", "nano-0", "snap-1", "2026-11-26T12:00:00+00:00"))
     return runs
 
 
-def test_what_is_missing_is_said_and_stands_where_the_page_looks(
+def test_missing_thumbs_are_printed_and_recorded_for_the_page(
     tmp_path: Path, log: Log, feedback: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.thumbs = 40
@@ -89,18 +90,18 @@ BEFORE = {
 }
 
 
-def test_enough_is_left_to_the_turn(tmp_path: Path, log: Log, feedback: str) -> None:
+def test_enough_feedback_is_left_to_the_run(tmp_path: Path, log: Log, feedback: str) -> None:
     log.thumbs = 199
     assert not has_too_little_feedback("nano", tmp_path, feedback)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_turn_that_was_cut_off_goes_on_with_what_it_had(tmp_path: Path, feedback: str) -> None:
+def test_interrupted_run_continues_with_its_feedback(tmp_path: Path, feedback: str) -> None:
     begun(tmp_path)
     assert not has_too_little_feedback("nano", tmp_path, feedback)
 
 
-def test_a_turn_that_runs_keeps_what_it_shows(tmp_path: Path, feedback: str) -> None:
+def test_running_run_keeps_its_status(tmp_path: Path, feedback: str) -> None:
     with (
         exclusive(tmp_path / "loop", "recipe nano"),
         refused(LoopRunningError, reason="IN_USE") as caught,
@@ -110,20 +111,20 @@ def test_a_turn_that_runs_keeps_what_it_shows(tmp_path: Path, feedback: str) -> 
     assert read_status(tmp_path / "loop") is None
 
 
-def test_a_service_that_is_silent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_feedback_service_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.embedded.preflight.CALL_SECONDS", 0.1)
     with refused(FeedbackUnreachableError, field="127.0.0.1:1", reason="UNREACHABLE") as caught:
         count_thumbs("127.0.0.1:1")
     assert "DEADLINE_EXCEEDED" in caught.value.text
 
 
-def test_the_command_ends_as_the_turn_would(tmp_path: Path, feedback: str) -> None:
+def test_check_command_has_the_exit_status_of_the_run(tmp_path: Path, feedback: str) -> None:
     ports = {"feedback": int(feedback.rsplit(":", 1)[1])}
     (tmp_path / RUNNING).write_text(json.dumps({"pid": os.getpid(), "ports": ports}))
     assert check("small", tmp_path) == TOO_LITTLE_FEEDBACK == TURNS_TOO_LITTLE
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_is_needed_is_what_the_recipe_says(recipe: str, tmp_path: Path) -> None:
+def test_needed_thumbs_match_the_recipe(recipe: str, tmp_path: Path) -> None:
     config = RECIPES[recipe](Plan(f"{recipe}-1", tmp_path, tmp_path))
     assert NEEDED_THUMBS[recipe] == config.sets.min_thumbs

@@ -1,4 +1,4 @@
-"""The URL is printed when a version is ready, and not before."""
+"""The URL is printed once a version is ready."""
 
 import http.server
 import json
@@ -19,7 +19,7 @@ BROKEN = [{"name": "m-0", "state": "UNAVAILABLE", "reason": "config.json is miss
 
 
 class Index(http.server.BaseHTTPRequestHandler):
-    """Answers one list after the other, the last one for ever."""
+    """Server that returns lists in order and then repeats the last list."""
 
     answers: ClassVar[list[list[dict[str, str]]]] = []
 
@@ -30,7 +30,7 @@ class Index(http.server.BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(answer).encode())
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the request log."""
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def url() -> Iterator[str]:
         thread.join()
 
 
-async def test_it_waits_until_a_version_is_ready(url: str) -> None:
+async def test_wait_lasts_until_a_version_is_ready(url: str) -> None:
     Index.answers = [[], LOADING, READY]
     await wait_for_model(url, False, lambda *_: None)
     assert Index.answers == [READY]
 
 
-async def test_a_version_that_cannot_be_loaded_ends_the_wait_with_its_reason(url: str) -> None:
+async def test_failed_load_ends_the_wait_with_its_reason(url: str) -> None:
     Index.answers = [LOADING, BROKEN]
     with refused(ChildFailedError, field="m-0", reason="DAMAGED") as caught:
         await wait_for_model(url, False, lambda *_: None)
@@ -57,7 +57,7 @@ async def test_a_version_that_cannot_be_loaded_ends_the_wait_with_its_reason(url
 
 
 @pytest.mark.parametrize("converts", [True, False])
-async def test_a_conversion_is_spoken_of_only_where_there_is_one(
+async def test_conversion_is_mentioned_only_if_needed(
     url: str, converts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "SAY_AFTER_SECONDS", -1.0)

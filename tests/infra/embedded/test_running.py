@@ -1,6 +1,4 @@
-"""A second start, a loop without a system, a recipe that is none: each is answered before anything
-is done.
-"""
+"""Checks before a start: a running system, a missing system, an unknown recipe."""
 
 import json
 import os
@@ -25,13 +23,13 @@ PORTS = {"http": 8123, "feedback": 8124}
 
 
 def run_in(state: Path, pid: int) -> None:
-    """As if a supervisor with this process id had been started."""
+    """Write the file of a supervisor with this process id."""
     state.mkdir(parents=True)
     (state / RUNNING).write_text(json.dumps({"pid": pid, "ports": PORTS}))
 
 
 def ended_pid() -> int:
-    """Of a process that is gone."""
+    """Return the id of a process that has ended."""
     pid = os.fork()
     if not pid:
         os._exit(0)
@@ -39,7 +37,7 @@ def ended_pid() -> int:
     return pid
 
 
-def test_a_second_start_says_where_the_first_one_answers(tmp_path: Path) -> None:
+def test_second_start_prints_the_url_of_the_first(tmp_path: Path) -> None:
     check_not_running(tmp_path / "state")
     run_in(tmp_path / "state", os.getpid())
     (tmp_path / "state" / "owner.key").write_text("tw_owner\n")
@@ -49,12 +47,12 @@ def test_a_second_start_says_where_the_first_one_answers(tmp_path: Path) -> None
     assert caught.value.text.split()[-1] == "http://127.0.0.1:8123/#key=tw_owner"
 
 
-def test_one_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_stale_pid_file_is_ignored(tmp_path: Path) -> None:
     run_in(tmp_path / "state", ended_pid())
     check_not_running(tmp_path / "state")
 
 
-def test_a_loop_without_a_system_is_told_of_the_stack_where_that_runs(
+def test_loop_without_system_suggests_the_running_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "ROOT", tmp_path)
@@ -73,7 +71,7 @@ def test_a_loop_without_a_system_is_told_of_the_stack_where_that_runs(
     assert find_ports(tmp_path / ".state" / "stack") == PORTS
 
 
-def test_a_recipe_that_is_none_is_answered_with_those_that_are() -> None:
+def test_unknown_recipe_is_reported_with_known_recipes() -> None:
     with refused(
         UnknownRecipeError, field="RECIPE", reason="UNKNOWN", limit="nano, small"
     ) as caught:

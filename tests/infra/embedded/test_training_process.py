@@ -1,6 +1,4 @@
-"""Ctrl-C while training runs: it ends at its next checkpoint, at once if one asks again, and is
-killed only if it does not listen.
-"""
+"""Ctrl-C during training: stop at the next checkpoint, then immediately, then by SIGKILL."""
 
 import asyncio
 import json
@@ -15,8 +13,8 @@ from infra.embedded import training_process
 from infra.embedded.training_process import run_training_process
 from infra.supervision.interruption import interruptible
 
-# Stands for training: takes its next checkpoint when it is let go, and writes down how many there
-# were when it was interrupted.
+# Fake training: writes its next checkpoint when permitted, and records the number of checkpoints at
+# the interruption.
 TRAINING = """
 import pathlib, signal, sys, time
 loop = pathlib.Path(sys.argv[1])
@@ -36,7 +34,7 @@ while True:
 
 
 class Run:
-    """One run of `run_training_process`, with what was said."""
+    """A call of `run_training_process` with its messages."""
 
     def __init__(self, loop: Path, step: str = "sft", listens: str = "listens") -> None:
         self.loop, self.said = loop, list[str]()
@@ -44,7 +42,7 @@ class Run:
         (loop / "status.json").write_text(json.dumps({"step": step}))
 
     async def stopped(self) -> None:
-        """Run until Ctrl-C has ended it."""
+        """Run until Ctrl-C has stopped the process."""
         with interruptible(self._hear):
             await run_training_process(
                 self._command, os.environ, self.loop, self._hear, checkpoint_seconds=60
@@ -59,7 +57,7 @@ class Run:
             await asyncio.sleep(0.01)
 
     async def heard(self, *words: str) -> None:
-        """A line with all of them."""
+        """Wait for a message with all words."""
         while not any(all(word in line for word in words) for line in self.said):
             await asyncio.sleep(0.01)
 
@@ -88,7 +86,7 @@ async def test_ctrl_c_waits_for_the_next_checkpoint(tmp_path: Path) -> None:
     assert run.said[-1] == "stopped"
 
 
-async def test_a_second_ctrl_c_waits_for_none(tmp_path: Path) -> None:
+async def test_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     run = Run(tmp_path)
 
     async def person() -> None:
@@ -102,7 +100,7 @@ async def test_a_second_ctrl_c_waits_for_none(tmp_path: Path) -> None:
     assert run.checkpoints_when_interrupted == 1
 
 
-async def test_where_nothing_would_be_lost_it_ends_at_once(tmp_path: Path) -> None:
+async def test_step_without_loss_stops_immediately(tmp_path: Path) -> None:
     run = Run(tmp_path, step="canary")
 
     async def person() -> None:
@@ -115,7 +113,7 @@ async def test_where_nothing_would_be_lost_it_ends_at_once(tmp_path: Path) -> No
     assert not [line for line in run.said if "canary" in line or "60 s" in line]
 
 
-async def test_what_does_not_listen_is_killed_and_that_is_said(
+async def test_unresponsive_training_is_killed_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_process, "LEAVE_SECONDS", 0.2)
@@ -131,9 +129,9 @@ async def test_what_does_not_listen_is_killed_and_that_is_said(
     assert any("killed" in line for line in run.said)
 
 
-async def test_training_listens_where_its_starter_was_told_to_ignore_ctrl_c(tmp_path: Path) -> None:
+async def test_training_handles_ctrl_c_if_its_parent_ignores_it(tmp_path: Path) -> None:
     said: list[str] = []
-    # As a shell does to what it starts in the background.
+    # A shell does the same for processes started in the background.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         here = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
@@ -156,6 +154,6 @@ async def test_training_listens_where_its_starter_was_told_to_ignore_ctrl_c(tmp_
     assert said == [], "it was not killed"
 
 
-async def test_the_exit_status_is_trainings(tmp_path: Path) -> None:
+async def test_exit_status_of_training_is_returned(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit(4)"]
     assert await run_training_process(command, os.environ, tmp_path, lambda _: None) == 4

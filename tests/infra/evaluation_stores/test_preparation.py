@@ -1,6 +1,4 @@
-"""The stores of an evaluation come up out of an empty folder, keep what they were given, and
-believe the secret that is mounted now.
-"""
+"""Evaluation stores start from an empty folder, keep data and use the mounted secrets."""
 
 import contextlib
 import dataclasses
@@ -26,7 +24,7 @@ from infra.supervision.child import Program
 from infra.supervision.ports import HOST, distinct_free_ports
 from tests.servers import Process
 
-# A machine's own address too, but none that Postgres trusts by itself.
+# A local address that Postgres does not trust by default.
 ELSEWHERE = "127.0.0.2"
 
 
@@ -55,7 +53,7 @@ def running(program: Program, layout: StoreLayout) -> Iterator[None]:
 
 
 def ask(layout: StoreLayout, database: str, password: str, statement: str) -> Any:
-    """As another machine would."""
+    """Run a statement as a client on another machine."""
     (port,) = layout.ports["postgres"]
     connection = pg8000.dbapi.connect(
         USER,
@@ -73,14 +71,14 @@ def ask(layout: StoreLayout, database: str, password: str, statement: str) -> An
 
 
 @pytest.mark.slow
-def test_postgres_has_all_databases_keeps_rows_and_takes_a_new_password(
+def test_postgres_has_databases_keeps_rows_and_accepts_new_password(
     layout: StoreLayout,
 ) -> None:
     layout = dataclasses.replace(layout, listens_on=f"{HOST},{ELSEWHERE}")
     with running(prepare_postgres(layout), layout):
         for database in DATABASES:
             ask(layout, database, "first", "CREATE TABLE thumbs AS SELECT 1 AS thumb")
-    (layout.folder / "data").chmod(0o770)  # as a volume that was mounted again
+    (layout.folder / "data").chmod(0o770)  # as after a remount of a volume
     (layout.secrets / "postgres-password").write_text("it's another")
     with running(prepare_postgres(layout), layout):
         for database in DATABASES:
@@ -89,7 +87,7 @@ def test_postgres_has_all_databases_keeps_rows_and_takes_a_new_password(
             ask(layout, "gateway", "first", "SELECT 1")
 
 
-def test_valkey_answers_its_probe_only_with_the_password_that_is_mounted(
+def test_valkey_probe_needs_the_mounted_password(
     layout: StoreLayout,
 ) -> None:
     (port,) = layout.ports["valkey"]
@@ -99,7 +97,7 @@ def test_valkey_answers_its_probe_only_with_the_password_that_is_mounted(
         assert not answers(port, "second")
 
 
-def test_kafka_formats_its_folder_once_and_sends_clients_to_its_service(
+def test_kafka_formats_once_and_advertises_its_service(
     layout: StoreLayout,
 ) -> None:
     first = prepare_kafka(layout)
@@ -112,7 +110,7 @@ def test_kafka_formats_its_folder_once_and_sends_clients_to_its_service(
     assert f"listeners=PLAINTEXT://{HOST}:{clients},CONTROLLER://{HOST}:{controllers}" in settings
 
 
-def test_of_the_object_store_only_the_s3_door_is_open(layout: StoreLayout) -> None:
+def test_object_store_opens_only_the_s3_port(layout: StoreLayout) -> None:
     command = prepare_s3(dataclasses.replace(layout, listens_on=ELSEWHERE)).command
     assert [word for word in command if ELSEWHERE in word] == [f"-s3.ip.bind={ELSEWHERE}"]
     assert '"secretKey": "first"' in (layout.folder / "identities.json").read_text()

@@ -1,4 +1,4 @@
-"""Servers and clients that the proxies stand between, in plain sockets and threads."""
+"""Servers and clients on both sides of the proxies, with plain sockets and threads."""
 
 import socket
 import socketserver
@@ -16,7 +16,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server on loopback that hands each connection to `serve`, in a thread. Yields its port."""
+    """Start a server that passes each connection to `serve` in a thread; yield its port."""
 
     class Connection(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -35,12 +35,16 @@ def connect(port: int) -> "closing[socket.socket]":
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Until the peer's end."""
+    """Read until the peer closes."""
     return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
 def read_exactly(sock: socket.socket, count: int) -> bytes:
-    """Raises EOFError if the peer ends before."""
+    """Read an exact number of bytes.
+
+    Raises:
+        EOFError: the peer closed earlier.
+    """
     data = b""
     while len(data) < count:
         part = sock.recv(count - len(data))

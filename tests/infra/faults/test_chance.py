@@ -1,4 +1,4 @@
-"""When a fault strikes is decided by count, share and seed, and by nothing else."""
+"""Injection of a fault depends only on count, share and seed."""
 
 import pytest
 
@@ -11,26 +11,26 @@ def struck(chance: Chance, occasions: int) -> list[bool]:
     return [chance.strikes() for _ in range(occasions)]
 
 
-def test_without_limits_it_always_strikes() -> None:
+def test_fault_without_limits_always_strikes() -> None:
     assert all(struck(Chance(), 100))
 
 
-def test_it_strikes_so_many_times_and_then_never_again() -> None:
+def test_limited_fault_strikes_at_most_n_times() -> None:
     assert struck(Chance(times=2), 5) == [True, True, False, False, False]
 
 
-def test_a_share_is_hit_and_the_same_seed_hits_the_same() -> None:
+def test_equal_seeds_strike_the_same_share() -> None:
     hits = struck(Chance(0.1, seed=7), 10_000)
     assert 800 < sum(hits) < 1_200
     assert hits == struck(Chance(0.1, seed=7), 10_000)
     assert hits != struck(Chance(0.1, seed=8), 10_000)
 
 
-def test_a_share_with_a_limit_stops_at_the_limit() -> None:
+def test_share_with_limit_stops_at_the_limit() -> None:
     assert sum(struck(Chance(0.5, times=3), 1_000)) == 3
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_outside_of_0_to_1_is_refused(share: float) -> None:
+def test_share_outside_0_to_1_is_rejected(share: float) -> None:
     with refused(ConfigError, field="share", reason="OUT_OF_RANGE", limit="0 to 1"):
         Chance(share)

@@ -1,6 +1,4 @@
-"""The HTTP proxy: requests pass unchanged, and each fault does what it says, to those it is meant
-for, and is counted.
-"""
+"""HTTP proxy: unchanged requests without faults, effect and count of each fault."""
 
 import contextlib
 import http.client
@@ -18,7 +16,10 @@ BODY = bytes(range(256)) * 800
 
 
 class Store(BaseHTTPRequestHandler):
-    """Keeps the body of a PUT, answers a GET with a long one; `seen` has what arrived whole."""
+    """S3-like server: stores the body of a PUT and responds to GET with a long body.
+
+    `seen` contains complete requests.
+    """
 
     protocol_version = "HTTP/1.1"
     seen: list[tuple[str, str, dict[str, str], bytes]]
@@ -46,7 +47,7 @@ class Store(BaseHTTPRequestHandler):
 
 
 class Through:
-    """A client through a proxy to a store of its own."""
+    """Client connected to a store through a proxy."""
 
     def __init__(
         self, proxy: HttpProxy, seen: list[tuple[str, str, dict[str, str], bytes]]
@@ -81,7 +82,7 @@ def through() -> Iterator[Through]:
         store.shutdown()
 
 
-def test_without_faults_path_host_headers_and_bodies_pass_as_they_are(through: Through) -> None:
+def test_without_faults_requests_and_responses_are_unchanged(through: Through) -> None:
     status, headers, body = through.ask("PUT", BODY)
     assert (status, headers["X-Amz-Request-Id"], body) == (200, "7", BODY)
     ((method, path, seen, arrived),) = through.seen
@@ -92,7 +93,7 @@ def test_without_faults_path_host_headers_and_bodies_pass_as_they_are(through: T
     assert through.proxy.counts == {"requests": 2}
 
 
-def test_a_status_is_answered_and_the_store_does_not_hear_of_it(through: Through) -> None:
+def test_status_fault_does_not_reach_the_store(through: Through) -> None:
     through.proxy.faults = (
         HttpFault(Kind.STATUS, Chance(times=1), status=429, retry_after_seconds=3),
     )
@@ -104,13 +105,13 @@ def test_a_status_is_answered_and_the_store_does_not_hear_of_it(through: Through
     assert through.proxy.counts == {"requests": 2, Kind.STATUS: 1}
 
 
-def test_only_the_methods_that_are_named_are_hit(through: Through) -> None:
+def test_fault_affects_only_the_given_methods(through: Through) -> None:
     through.proxy.faults = (HttpFault(Kind.STATUS, methods=frozenset({"PUT"})),)
     assert through.ask("GET")[0] == 200
     assert through.ask("PUT", b"x")[0] == 503
 
 
-def test_a_slow_answer_comes(through: Through) -> None:
+def test_slow_response_arrives(through: Through) -> None:
     through.proxy.faults = (HttpFault(Kind.SLOW, seconds=0.2),)
     began = time.monotonic()
     assert through.ask()[2] == BODY
@@ -118,7 +119,7 @@ def test_a_slow_answer_comes(through: Through) -> None:
     assert through.proxy.counts[Kind.SLOW] == 1
 
 
-def test_a_hang_ends_with_the_fault(through: Through) -> None:
+def test_hang_ends_with_the_fault(through: Through) -> None:
     through.proxy.faults = (HttpFault(Kind.HANG),)
     timer = threading.Timer(0.3, lambda: setattr(through.proxy, "faults", ()))
     timer.start()
@@ -129,7 +130,7 @@ def test_a_hang_ends_with_the_fault(through: Through) -> None:
     assert through.seen == []
 
 
-def test_a_request_is_cut_in_mid_body(through: Through) -> None:
+def test_request_is_reset_within_its_body(through: Through) -> None:
     through.proxy.faults = (HttpFault(Kind.REQUEST_RESET, body_bytes=70_000),)
     with pytest.raises(ConnectionError):
         through.ask("PUT", BODY)
@@ -137,14 +138,14 @@ def test_a_request_is_cut_in_mid_body(through: Through) -> None:
     assert through.proxy.counts[Kind.REQUEST_RESET] == 1
 
 
-def test_an_answer_is_cut_in_mid_body(through: Through) -> None:
+def test_response_is_reset_within_its_body(through: Through) -> None:
     through.proxy.faults = (HttpFault(Kind.ANSWER_RESET, body_bytes=70_000),)
     with pytest.raises((ConnectionError, http.client.IncompleteRead)):
         through.ask()
     assert through.proxy.counts[Kind.ANSWER_RESET] == 1
 
 
-def test_an_answer_is_lost_after_the_request_was_done(through: Through) -> None:
+def test_response_is_lost_after_the_request(through: Through) -> None:
     through.proxy.faults = (HttpFault(Kind.ANSWER_LOST, Chance(times=1)),)
     with pytest.raises(ConnectionError):
         through.ask("PUT", BODY)
@@ -153,6 +154,6 @@ def test_an_answer_is_lost_after_the_request_was_done(through: Through) -> None:
     assert through.proxy.counts[Kind.ANSWER_LOST] == 1
 
 
-def test_a_store_that_is_away_is_a_reset(through: Through) -> None:
+def test_unavailable_store_resets_the_client(through: Through) -> None:
     with HttpProxy(1) as proxy, pytest.raises(ConnectionError):
         Through(proxy, []).ask()

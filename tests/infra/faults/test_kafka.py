@@ -1,6 +1,4 @@
-"""The Kafka proxy drops answers to produce requests and no others; the broker has got every
-request.
-"""
+"""Kafka proxy: only responses to produce requests are dropped, and the broker has all requests."""
 
 import socket
 import struct
@@ -16,7 +14,7 @@ PRODUCE, METADATA = 0, 3
 
 
 class Broker:
-    """Answers each request with its correlation id and a body."""
+    """Broker that responds with the correlation id and a body."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[int, int]] = []
@@ -51,7 +49,7 @@ def answered(sock: socket.socket) -> int:
     return int(correlation_id)
 
 
-def test_without_a_fault_all_frames_pass(broker: Broker, port: int) -> None:
+def test_without_faults_all_frames_pass(broker: Broker, port: int) -> None:
     with KafkaProxy(port) as proxy, connect(proxy.port) as sock:
         for number, api_key in enumerate((METADATA, PRODUCE, PRODUCE)):
             ask(sock, api_key, number)
@@ -64,9 +62,7 @@ def test_without_a_fault_all_frames_pass(broker: Broker, port: int) -> None:
     assert broker.requests == [(METADATA, 0), (PRODUCE, 1), (PRODUCE, 2)]
 
 
-def test_a_dropped_response_is_silence_and_what_comes_after_it_passes(
-    broker: Broker, port: int
-) -> None:
+def test_dropped_response_is_silent_and_later_frames_pass(broker: Broker, port: int) -> None:
     with KafkaProxy(port, then=DropEffect.SILENCE) as proxy, connect(proxy.port) as sock:
         proxy.chance = Chance(times=1)
         ask(sock, PRODUCE, 1)
@@ -78,9 +74,7 @@ def test_a_dropped_response_is_silence_and_what_comes_after_it_passes(
     assert [number for _, number in broker.requests] == [1, 2, 3]
 
 
-def test_a_dropped_response_may_be_a_reset_and_the_broker_has_the_request(
-    broker: Broker, port: int
-) -> None:
+def test_dropped_response_may_reset_after_the_request(broker: Broker, port: int) -> None:
     with KafkaProxy(port) as proxy, connect(proxy.port) as sock:
         proxy.chance = Chance(times=1)
         ask(sock, PRODUCE, 1)
@@ -90,7 +84,7 @@ def test_a_dropped_response_may_be_a_reset_and_the_broker_has_the_request(
     assert broker.requests == [(PRODUCE, 1)]
 
 
-def test_a_seeded_share_is_dropped(port: int) -> None:
+def test_seeded_share_of_responses_is_dropped(port: int) -> None:
     with KafkaProxy(port, then=DropEffect.SILENCE) as proxy, connect(proxy.port) as sock:
         proxy.chance = Chance(0.1, seed=3)
         for number in range(300):
@@ -104,7 +98,7 @@ def test_a_seeded_share_is_dropped(port: int) -> None:
     assert 10 < proxy.counts["dropped"] < 60
 
 
-def test_what_is_no_frame_ends_the_connection(port: int) -> None:
+def test_invalid_frame_closes_the_connection(port: int) -> None:
     with KafkaProxy(port) as proxy, connect(proxy.port) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         with pytest.raises(ConnectionResetError):

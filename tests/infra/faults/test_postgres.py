@@ -1,6 +1,4 @@
-"""The proxy that breaks commits, before a real Postgres: what the client sees, and what the server
-has done.
-"""
+"""Proxy that breaks commits of a real Postgres: the view of client and server."""
 
 import asyncio
 from dataclasses import replace
@@ -17,7 +15,7 @@ from tests.servers import PostgresServer
     [(CommitFault.NOT_SENT, False), (CommitFault.ANSWER_LOST, True), (CommitFault.LATE, True)],
     ids=str,
 )
-async def test_the_client_sees_a_reset_and_the_server_did_what_the_break_says(
+async def test_client_sees_reset_and_server_state_matches_the_fault(
     postgres: PostgresServer, kind: CommitFault, stored: bool
 ) -> None:
     database = await asyncio.to_thread(postgres.database)

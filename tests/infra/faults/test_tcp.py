@@ -1,4 +1,4 @@
-"""The TCP proxy: bytes pass unchanged, and each fault does what it says and is counted."""
+"""TCP proxy: unchanged bytes without faults, effect and count of each fault."""
 
 import socket
 import threading
@@ -23,7 +23,7 @@ def proxy() -> Iterator[TcpProxy]:
         yield proxy
 
 
-def test_without_faults_bytes_pass_both_ways_and_the_end_is_passed_too(proxy: TcpProxy) -> None:
+def test_without_faults_bytes_and_end_of_stream_pass(proxy: TcpProxy) -> None:
     data = bytes(range(256)) * 4_000
     with connect(proxy.port) as sock:
         threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR))).start()
@@ -31,7 +31,7 @@ def test_without_faults_bytes_pass_both_ways_and_the_end_is_passed_too(proxy: Tc
     assert dict(proxy.counts) == {"connections": 1}
 
 
-def test_latency_holds_up_every_chunk(proxy: TcpProxy) -> None:
+def test_latency_delays_every_chunk(proxy: TcpProxy) -> None:
     proxy.faults = TcpFaults(latency_seconds=0.1)
     with connect(proxy.port) as sock:
         began = time.monotonic()
@@ -60,7 +60,7 @@ def test_slices_arrive_in_small_parts(proxy: TcpProxy) -> None:
     assert list(slices(b"0123456789", 3)) == [b"012", b"345", b"678", b"9"]
 
 
-def test_silence_says_nothing_and_afterwards_all_that_was_sent_passes(proxy: TcpProxy) -> None:
+def test_data_sent_during_silence_pass_afterwards(proxy: TcpProxy) -> None:
     with connect(proxy.port) as old:
         old.sendall(b"a")
         assert read_exactly(old, 1) == b"a"
@@ -78,7 +78,7 @@ def test_silence_says_nothing_and_afterwards_all_that_was_sent_passes(proxy: Tcp
             assert (read_exactly(old, 1), read_exactly(new, 1)) == (b"b", b"c")
 
 
-def test_a_refused_connection_is_reset_and_the_next_one_passes(proxy: TcpProxy) -> None:
+def test_refused_connection_is_reset_and_the_next_passes(proxy: TcpProxy) -> None:
     proxy.faults = TcpFaults(refuse=True, chance=Chance(times=1))
     with pytest.raises(ConnectionResetError), connect(proxy.port) as sock:
         sock.recv(1)
@@ -89,7 +89,7 @@ def test_a_refused_connection_is_reset_and_the_next_one_passes(proxy: TcpProxy) 
 
 
 @pytest.mark.parametrize("faults", [TcpFaults(reset_up_bytes=5), TcpFaults(reset_down_bytes=5)])
-def test_a_connection_is_reset_after_so_many_bytes(proxy: TcpProxy, faults: TcpFaults) -> None:
+def test_connection_is_reset_after_the_byte_limit(proxy: TcpProxy, faults: TcpFaults) -> None:
     proxy.faults = faults
     with connect(proxy.port) as sock:
         sock.sendall(b"01234")
@@ -100,7 +100,7 @@ def test_a_connection_is_reset_after_so_many_bytes(proxy: TcpProxy, faults: TcpF
     assert proxy.counts[Fault.RESET] == 1
 
 
-def test_an_answer_is_lost_after_its_request_arrived() -> None:
+def test_response_is_lost_after_the_request_arrived() -> None:
     arrived: list[bytes] = []
 
     def answer(sock: socket.socket) -> None:
@@ -117,7 +117,7 @@ def test_an_answer_is_lost_after_its_request_arrived() -> None:
     assert proxy.counts[Fault.ANSWER_LOST] == 1
 
 
-def test_a_server_that_is_away_is_a_reset_for_the_client() -> None:
+def test_unavailable_server_resets_the_client() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         with (
@@ -128,7 +128,7 @@ def test_a_server_that_is_away_is_a_reset_for_the_client() -> None:
             sock.recv(1)
 
 
-def test_leaving_ends_every_connection() -> None:
+def test_exit_closes_every_connection() -> None:
     with server(echo) as port:
         with TcpProxy(port) as proxy:
             sock = socket.create_connection(("127.0.0.1", proxy.port), 10)

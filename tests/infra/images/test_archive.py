@@ -1,6 +1,4 @@
-"""An archive is an OCI image layout: every blob lies under its own digest, and leads to the next
-one.
-"""
+"""Image archives are OCI image layouts: blobs are stored and referenced by digest."""
 
 import gzip
 import hashlib
@@ -24,7 +22,7 @@ def read(path: Path) -> dict[str, bytes]:
         return {entry.name: tar.extractfile(entry).read() for entry in tar.getmembers()}  # type: ignore[union-attr]
 
 
-def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Path) -> None:
+def test_index_leads_to_all_blobs_by_digest(tmp_path: Path) -> None:
     layers = [layer(tmp_path, "one"), layer(tmp_path, "two")]
     image = describe(layers, {"User": "10001:10001"})
     write_archive(tmp_path / "image.tar", "localhost/two:1", image)
@@ -52,7 +50,7 @@ def test_from_the_index_to_the_layers_all_is_there_under_its_digest(tmp_path: Pa
     assert len(files) == 2 + 2 + len(layers)
 
 
-def test_two_archives_of_the_same_layers_are_the_same_bytes(tmp_path: Path) -> None:
+def test_archives_of_equal_layers_are_equal(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         write_archive(

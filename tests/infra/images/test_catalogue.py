@@ -1,4 +1,4 @@
-"""The list of images says the truth about the clone, and two ways of building follow it."""
+"""The catalogue of images matches the clone, and both ways of building agree."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from services.generator.presets import PRESETS_FILE
 CATALOGUE = read_catalogue()
 
 
-def test_every_service_is_in_an_image_and_every_path_is_there() -> None:
+def test_every_service_is_in_an_image_and_paths_exist() -> None:
     listed = {path for image in CATALOGUE.images.values() for path in image.paths}
     services = {
         found.parent.relative_to(ROOT) for found in (ROOT / "services").glob("*/__main__.py")
@@ -24,7 +24,7 @@ def test_every_service_is_in_an_image_and_every_path_is_there() -> None:
     assert [lock for lock in locks if not (ROOT / lock).exists()] == []
 
 
-def test_an_image_with_code_that_reads_the_presets_holds_them() -> None:
+def test_images_that_read_presets_contain_the_presets() -> None:
     readers = [Path("services/generator/presets.py"), Path("training/decoding/presets.py")]
     reading = {
         name
@@ -40,7 +40,7 @@ def test_an_image_with_code_that_reads_the_presets_holds_them() -> None:
     assert holding == reading
 
 
-def test_no_image_holds_tests_tools_or_what_builds_the_page() -> None:
+def test_images_contain_no_tests_tools_or_page_sources() -> None:
     listed = {path for image in CATALOGUE.images.values() for path in image.paths}
     for path in (
         "tests",
@@ -53,7 +53,7 @@ def test_no_image_holds_tests_tools_or_what_builds_the_page() -> None:
         assert not [each for each in listed if each == Path(path) or each in Path(path).parents]
 
 
-def test_the_containerfile_copies_what_the_list_says_and_ends_as_nobody() -> None:
+def test_containerfile_copies_listed_paths_and_sets_the_user() -> None:
     text = render(CATALOGUE)[ROOT / "Containerfile"]
     for name, image in CATALOGUE.images.items():
         (body,) = [
@@ -68,7 +68,7 @@ def test_the_containerfile_copies_what_the_list_says_and_ends_as_nobody() -> Non
         assert f'CMD ["{image.module}"]' in body
 
 
-def test_what_docker_sees_of_the_clone_is_what_the_images_hold() -> None:
+def test_dockerignore_admits_only_paths_of_images() -> None:
     lines = render(CATALOGUE)[ROOT / ".dockerignore"].splitlines()
     assert lines[1] == "*"
     wanted = {
@@ -79,5 +79,5 @@ def test_what_docker_sees_of_the_clone_is_what_the_images_hold() -> None:
     assert {line.removeprefix("!") for line in lines if line.startswith("!")} == wanted
 
 
-def test_the_stores_are_where_they_look_for_their_programs() -> None:
+def test_store_image_has_programs_at_their_expected_paths() -> None:
     assert (str(IMAGE.programs.packages), str(IMAGE.jars)) == (packages.SITE, JARS)

@@ -1,6 +1,4 @@
-"""Images built here and entered: nobody's user, a root that takes no writes, and every service of
-theirs has what it imports.
-"""
+"""Built images: unprivileged user, read-only root, and all imports of every service."""
 
 import gzip
 import json
@@ -18,7 +16,7 @@ from infra.servers.binaries import ProgramPaths
 
 CATALOGUE = read_catalogue()
 MEGABYTE = 1_000_000
-# Imported where they are used.
+# Modules imported lazily.
 MORE = {
     "predictor": ["openvino", "openvino_genai"],
     "services": ["pyarrow.parquet", "alembic", "services.chassis.mutual_tls"],
@@ -27,20 +25,23 @@ PROGRAM = """
 import importlib, json, os, sys
 for module in sys.argv[1:]:
     importlib.import_module(module)
-strangers = sorted({module.split(".")[0] for module in sys.modules} & {"infra", "tests", "torch", "training"})
-compiled = [m.__cached__ for m in sys.modules.values() if getattr(m, "__file__", "") and m.__file__.startswith("/app")
-            and m.__file__.endswith(".py") and not os.path.exists(m.__cached__)]
+packages = {module.split(".")[0] for module in sys.modules}
+strangers = sorted(packages & {"infra", "tests", "torch", "training"})
+own = [m for m in sys.modules.values() if (getattr(m, "__file__", "") or "").startswith("/app")]
+compiled = [m.__cached__ for m in own
+            if m.__file__.endswith(".py") and not os.path.exists(m.__cached__)]
 try:
     open("/app/x", "w")
     writes = True
 except OSError:
     writes = False
-print(json.dumps({"user": os.getuid(), "strangers": strangers, "compiled_anew": compiled, "writes": writes}))
+found = {"user": os.getuid(), "strangers": strangers, "compiled": compiled, "writes": writes}
+print(json.dumps(found))
 """
 
 
 def unpacked(archive: Path, folder: Path) -> dict[str, object]:
-    """The image's files into the folder; its config."""
+    """Unpack the files of an image into a folder and return its config."""
     with tarfile.open(archive) as tar:
 
         def blob(digest: str) -> bytes:
@@ -59,7 +60,7 @@ def unpacked(archive: Path, folder: Path) -> dict[str, object]:
 
 
 def name_the_clone(root: Path) -> list[str]:
-    """Files that would be others if the image were built in another clone."""
+    """Return the files that depend on the path of the clone."""
     found = subprocess.run(
         ["grep", "-rlF", str(ROOT), str(root)], capture_output=True, text=True, check=False
     )
@@ -67,8 +68,9 @@ def name_the_clone(root: Path) -> list[str]:
 
 
 def entrance(root: Path) -> list[str]:
-    """What runs a program in there as the image's user; with its own /proc, by which programs find
-    what lies beside them.
+    """Return a command prefix for the image's user.
+
+    A separate /proc lets programs find the files next to their binary.
     """
     own = ["unshare", "--mount", "--pid", "--fork"]
     if os.getuid() == 0:
@@ -90,9 +92,7 @@ def entrance(root: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["predictor", "services"])
-def test_what_runs_in_an_image_has_all_that_it_imports_and_is_nobody(
-    name: str, tmp_path: Path
-) -> None:
+def test_image_modules_import_as_an_unprivileged_user(name: str, tmp_path: Path) -> None:
     archive, root = tmp_path / "image.tar", tmp_path / "root"
     image = CATALOGUE.images[name]
     build_image(image, CATALOGUE, f"localhost/thumbwheel-{name}:test", archive, print)
@@ -116,17 +116,17 @@ def test_what_runs_in_an_image_has_all_that_it_imports_and_is_nobody(
         check=False,
     )
     assert told.returncode == 0, told.stderr
-    # Whoever unpacked it without being root is the owner of its files, inside too.
+    # A user other than root who unpacked the image owns its files, also inside.
     mine = os.getuid() != 0
     said = json.loads(told.stdout)
     assert set(said.pop("strangers")) <= {path.parts[0] for path in image.paths}
-    assert said == {"user": 10001, "compiled_anew": [], "writes": mine}
+    assert said == {"user": 10001, "compiled": [], "writes": mine}
 
 
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_programs_of_the_stores_run_in_their_image_without_anything_of_ours_that_is_a_client(
+def test_store_programs_run_in_their_image_without_clients(
     tmp_path: Path,
 ) -> None:
     archive, root = tmp_path / "image.tar", tmp_path / "root"
@@ -139,7 +139,7 @@ def test_the_programs_of_the_stores_run_in_their_image_without_anything_of_ours_
     assert name_the_clone(root) == []
     environment = dict(pair.split("=", 1) for pair in config["Env"])  # type: ignore[attr-defined]
     programs = IMAGE.programs
-    # Not where this test looks for it: its name has the processor in it.
+    # The path found by this test contains the processor name, so another path is used inside.
     valkey = Path(
         "/", ProgramPaths(root / programs.packages.relative_to("/")).valkey.relative_to(root)
     )

@@ -1,4 +1,4 @@
-"""The same content is the same layer, whenever and by whomever it is written."""
+"""Equal content yields an equal layer, at any time and for any user."""
 
 import os
 import tarfile
@@ -26,7 +26,7 @@ def write(source: Path, path: Path) -> Layer:
     return writer.layer
 
 
-def test_the_same_content_is_the_same_layer(tmp_path: Path) -> None:
+def test_equal_content_yields_equal_layer(tmp_path: Path) -> None:
     first = write(grow(tmp_path / "first"), tmp_path / "first.tar.gz")
     again = grow(tmp_path / "again")
     for path in again.rglob("*"):
@@ -38,7 +38,7 @@ def test_the_same_content_is_the_same_layer(tmp_path: Path) -> None:
     assert write(again, tmp_path / "third.tar.gz").diff_id != first.diff_id
 
 
-def test_a_layer_has_parents_before_children_modes_that_say_who_may_run_and_nobodys_name(
+def test_layer_has_parents_first_executable_modes_and_no_owner(
     tmp_path: Path,
 ) -> None:
     layer = write(grow(tmp_path / "source"), tmp_path / "layer.tar.gz")

@@ -1,4 +1,4 @@
-"""An image of one program holds it alone, may run it, and names nobody as its user."""
+"""Image of a program: a single executable file and an unprivileged user."""
 
 import gzip
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 from infra.images.program import write_program_image
 
 
-def test_the_program_is_all_there_is(tmp_path: Path) -> None:
+def test_image_contains_only_the_program(tmp_path: Path) -> None:
     (tmp_path / "tool").write_bytes(b"program")
     (tmp_path / "tool").chmod(0o700)
     write_program_image(tmp_path / "tool", "localhost/tool:1", tmp_path / "tool.tar")

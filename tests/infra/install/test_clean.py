@@ -1,6 +1,4 @@
-"""make clean: what goes is named first, what stays is named too, and nothing goes under the feet of
-who works in it.
-"""
+"""`make clean`: removed and preserved folders are printed, and running systems are protected."""
 
 import json
 import os
@@ -33,14 +31,14 @@ def left(clone: Path) -> set[str]:
 
 
 def line_about(folder: Path, said: str) -> set[str]:
-    """What the line about a folder names: its size, and the command or the setting that removes it."""
+    """Return the size and the command or setting in the line about a folder."""
     (line,) = [
         line for line in said.splitlines() if re.search(rf" {re.escape(str(folder))}[,;: ]", line)
     ]
     return set(re.findall(r"\d[\d.]* k?B\b|ALL=1|rm -rf [^\s)]+", line))
 
 
-def test_without_all_only_the_environment_goes_and_the_rest_is_named(
+def test_without_all_only_the_environment_is_removed(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean(clone, clone.parent / "downloads", everything=False)
@@ -52,7 +50,7 @@ def test_without_all_only_the_environment_goes_and_the_rest_is_named(
     assert {"0 B", f"rm -rf {downloads}"} <= line_about(downloads, said)
 
 
-def test_with_all_the_states_go_and_the_downloads_stay(
+def test_with_all_states_are_removed_and_downloads_preserved(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean(clone, clone.parent / "downloads", everything=True)
@@ -62,7 +60,7 @@ def test_with_all_the_states_go_and_the_downloads_stay(
 
 
 @pytest.mark.parametrize("where", [".state", ".state/stack", ".state/stack/servers"])
-def test_nothing_goes_while_somebody_works_in_it(clone: Path, where: str) -> None:
+def test_running_system_prevents_removal(clone: Path, where: str) -> None:
     (clone / where).mkdir(parents=True, exist_ok=True)
     (clone / where / "running.json").write_text(json.dumps({"pid": os.getpid(), "ports": {}}))
     before = left(clone)
@@ -73,7 +71,7 @@ def test_nothing_goes_while_somebody_works_in_it(clone: Path, where: str) -> Non
     assert left(clone) == before
 
 
-def test_of_a_link_only_the_link_goes(clone: Path) -> None:
+def test_only_the_link_is_removed(clone: Path) -> None:
     elsewhere = clone.parent / "elsewhere"
     (clone / ".state").rename(elsewhere)
     (clone / ".state").symlink_to(elsewhere)
@@ -82,7 +80,7 @@ def test_of_a_link_only_the_link_goes(clone: Path) -> None:
     assert (elsewhere / "keys.db").exists()
 
 
-def test_a_file_with_two_names_is_counted_once(tmp_path: Path) -> None:
+def test_hard_links_are_counted_once(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(bytes(2_000_000))
     os.link(tmp_path / "one", tmp_path / "two")
     assert size(tmp_path) == "2.0 MB"

@@ -1,4 +1,4 @@
-"""Where downloads are kept, and that a step which somebody stopped is no step that failed."""
+"""Location of downloads, and difference between interrupted and failed steps."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ import pytest
 from infra.install.environment import cache, run
 
 
-def test_downloads_are_kept_where_the_user_keeps_such_things(
+def test_downloads_follow_the_users_cache_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("THUMBWHEEL_CACHE", raising=False)
@@ -23,7 +23,7 @@ def test_downloads_are_kept_where_the_user_keeps_such_things(
     assert cache() == tmp_path / ".cache" / "thumbwheel"
 
 
-def test_a_step_that_fails_is_named_and_one_that_ctrl_c_ended_is_not(
+def test_failed_step_is_named_and_interrupted_step_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
@@ -31,8 +31,11 @@ def test_a_step_that_fails_is_named_and_one_that_ctrl_c_ended_is_not(
         run(["sh", "-c", "exit $((2 + 5))"])
     assert "sh -c exit $((2 + 5))" in str(caught.value)
     assert re.search(r"\b7\b", str(caught.value)), "the status of the step"
-    # As on a terminal: whoever was started in the background ignores the signal, and so do their
+    # As on a terminal: processes started in the background ignore the signal, and so do their
     # children.
-    interrupted = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGINT)"
+    interrupted = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "os.kill(os.getpid(), signal.SIGINT)"
+    )
     with pytest.raises(KeyboardInterrupt):
         run([sys.executable, "-c", interrupted])

@@ -20,7 +20,7 @@ def test_with_a_database(postgres): ...
 
 
 def requirement(problem: str = "") -> Requirement:
-    """One that is never there, and cannot be installed if there is a problem."""
+    """Requirement that is never installed; `problem` is the error of its installation."""
 
     def install(_say: requirements.Say) -> None:
         if problem:
@@ -38,7 +38,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("empty_cache")
-def test_in_an_empty_cache_everything_is_missing() -> None:
+def test_empty_cache_has_all_requirements_missing() -> None:
     assert requirements.missing() == list(REQUIREMENTS)
 
 
@@ -50,13 +50,13 @@ def test_in_an_empty_cache_everything_is_missing() -> None:
         ("tests/other/test_one.py", {"other"}, False),
     ],
 )
-def test_a_test_needs_it_by_its_path_or_by_a_fixture(
+def test_requirement_applies_by_path_or_fixture(
     path: str, fixtures: set[str], needed: bool
 ) -> None:
     assert requirement().is_needed_by(path, fixtures) is needed
 
 
-def test_what_cannot_be_installed_is_named_and_the_others_are_installed(
+def test_failed_requirement_is_named_and_others_are_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("CI", raising=False)
@@ -66,7 +66,7 @@ def test_what_cannot_be_installed_is_named_and_the_others_are_installed(
     assert all(words in line for words in ("Thing", "of things", "no network"))
 
 
-def test_in_ci_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirement_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr(requirements, "REQUIREMENTS", (requirement("no network"),))
     with pytest.raises(SystemExit) as caught:
@@ -75,7 +75,7 @@ def test_in_ci_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("true", "1 error")])
-def test_tests_of_a_missing_requirement_are_skipped_but_not_in_ci(
+def test_tests_of_missing_requirement_are_skipped_outside_ci(
     ci: str, outcome: str, empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(CONFTEST, tmp_path)

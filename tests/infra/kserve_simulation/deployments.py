@@ -1,6 +1,4 @@
-"""Pieces of what the API tells: an InferenceService, its runtime, its Deployment and pods in one
-state or another.
-"""
+"""API objects of an InferenceService, its runtime, its Deployment and its pods."""
 
 from typing import Any
 
@@ -10,7 +8,7 @@ Json = dict[str, Any]
 
 
 def service(values: str = "kserve-values.yaml", version: str = "v1") -> Json:
-    """As the API server has it."""
+    """Return the object as stored by the API server."""
     found = service_of(values, version=version, folder="runs/v1")
     metadata = found["metadata"] | {"namespace": "chat", "uid": "u-1", "generation": 1}
     return {**found, "metadata": metadata}
@@ -22,7 +20,7 @@ def runtime(values: str = "kserve-values.yaml") -> Json:
 
 
 def deployment(**conditions: tuple[str, str]) -> Json:
-    """With its conditions as (status, reason)."""
+    """Return the Deployment with conditions given as (status, reason)."""
     told = [
         {"type": kind, "status": status, "reason": reason, "message": f"{reason}!"}
         for kind, (status, reason) in conditions.items()

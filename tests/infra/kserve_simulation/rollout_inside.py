@@ -1,7 +1,6 @@
-"""Run in the generator's pod, as `training` would call from its own: one call of the rollout, its
-outcome as JSON.
+"""Call the rollout service once in the generator's pod, as training does, and print JSON.
 
-Says also which version answers each of some users.
+The output also contains the version assigned to some users.
 """
 
 import json
@@ -47,7 +46,7 @@ def users(channel, count):
 
 
 def refusal(error):
-    """Reason, field and limit."""
+    """Return reason, field and limit of an error."""
     info = error_details_pb2.ErrorInfo()
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS:

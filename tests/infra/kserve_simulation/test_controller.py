@@ -1,4 +1,4 @@
-"""The controller's rounds against an API in memory."""
+"""Reconciliation by the controller with an API in memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Api:
-    """`deployment` and `pods` are what became of the one InferenceService."""
+    """API with a single InferenceService and its `deployment` and `pods`."""
 
     services: list[Json] = field(default_factory=lambda: [service()])
     runtimes: dict[str, Json] = field(
@@ -65,7 +65,7 @@ def conditions(api: Api) -> dict[str, str]:
     return {each["type"]: each["status"] for each in api.services[0]["status"]["conditions"]}
 
 
-async def test_what_stands_is_made_once_and_its_status_follows() -> None:
+async def test_objects_are_applied_once_and_status_is_updated() -> None:
     api = Api()
     controller = Controller(api)
     await controller.reconcile_all()
@@ -78,7 +78,7 @@ async def test_what_stands_is_made_once_and_its_status_follows() -> None:
     assert (len(api.applied), api.merges) == (2, 2), "nothing changed, so nothing is written"
 
 
-async def test_a_changed_service_and_a_changed_runtime_are_made_anew() -> None:
+async def test_changed_service_or_runtime_is_applied_again() -> None:
     api = Api()
     controller = Controller(api)
     await controller.reconcile_all()
@@ -92,14 +92,14 @@ async def test_a_changed_service_and_a_changed_runtime_are_made_anew() -> None:
     assert len(api.applied) == 6
 
 
-async def test_of_two_pods_the_newest_tells() -> None:
+async def test_newest_pod_determines_the_status() -> None:
     older = {**FALLEN, "metadata": {"creationTimestamp": "2026-11-25T00:00:00Z"}}
     api = Api(pods=[older, RUNNING])
     await Controller(api).reconcile_all()
     assert api.services[0]["status"]["modelStatus"]["transitionStatus"] == "InProgress"
 
 
-async def test_a_runtime_that_is_not_there_is_told_and_found_when_it_comes() -> None:
+async def test_missing_runtime_is_reported_until_created() -> None:
     api = Api(runtimes={})
     controller = Controller(api)
     await controller.reconcile_all()
@@ -113,14 +113,14 @@ async def test_a_runtime_that_is_not_there_is_told_and_found_when_it_comes() -> 
 
 
 @pytest.mark.parametrize("message", ["exceeded quota", "violates PodSecurity"])
-async def test_what_is_refused_is_told(message: str) -> None:
+async def test_rejected_change_is_reported(message: str) -> None:
     api = Api(refusal=message)
     await Controller(api).reconcile_all()
     told = api.services[0]["status"]["conditions"][1]
     assert (told["reason"], told["message"]) == ("ReconcileFailed", message)
 
 
-async def test_what_goes_is_left_alone() -> None:
+async def test_deleted_service_is_ignored() -> None:
     going = service()
     going["metadata"]["deletionTimestamp"] = "2026-11-26T00:00:00Z"
     api = Api(services=[going])

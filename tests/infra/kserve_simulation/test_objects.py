@@ -1,6 +1,4 @@
-"""A Deployment and a Service as KServe makes them: names, labels, merged container, the claim's
-folder where the model server looks.
-"""
+"""Deployment and Service as created by KServe: names, labels, merged container, model folder."""
 
 import kubernetes.client
 
@@ -8,7 +6,7 @@ from infra.kserve_simulation.objects import deployment_of, service_of
 from tests.infra.kserve_simulation.deployments import runtime, service
 
 
-def test_the_pod_is_the_runtimes_with_the_model_where_it_looks_for_it() -> None:
+def test_pod_is_the_runtimes_with_the_model_mounted() -> None:
     template = deployment_of(service(), runtime())["spec"]["template"]
     (container,) = template["spec"]["containers"]
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
@@ -25,7 +23,7 @@ def test_the_pod_is_the_runtimes_with_the_model_where_it_looks_for_it() -> None:
     assert "model" not in template["spec"]
 
 
-def test_arguments_of_the_version_come_after_those_of_the_runtime() -> None:
+def test_arguments_of_the_version_follow_those_of_the_runtime() -> None:
     (container,) = deployment_of(service("gpu-values.yaml"), runtime("gpu-values.yaml"))["spec"][
         "template"
     ]["spec"]["containers"]
@@ -33,7 +31,7 @@ def test_arguments_of_the_version_come_after_those_of_the_runtime() -> None:
     assert container["args"][-1] == "--served-model-name=v1"
 
 
-def test_labels_of_the_inference_service_are_its_pods_too() -> None:
+def test_pods_have_labels_of_the_inference_service() -> None:
     made = deployment_of(service(), runtime())
     labels = made["spec"]["template"]["metadata"]["labels"]
     assert service()["metadata"]["labels"].items() <= labels.items()
@@ -42,7 +40,7 @@ def test_labels_of_the_inference_service_are_its_pods_too() -> None:
     assert made["metadata"]["ownerReferences"][0]["uid"] == "u-1"
 
 
-def test_the_service_leads_from_80_to_the_container() -> None:
+def test_service_forwards_port_80_to_the_container() -> None:
     made = service_of(service(), runtime())
     assert made["metadata"]["name"] == f"{service()['metadata']['name']}-predictor"
     assert [(port["port"], port["targetPort"]) for port in made["spec"]["ports"]] == [(80, 8000)]
@@ -52,7 +50,7 @@ def test_the_service_leads_from_80_to_the_container() -> None:
     )
 
 
-def test_kubernetes_knows_every_field_of_the_pod() -> None:
+def test_pod_has_only_fields_known_to_kubernetes() -> None:
     pod = deployment_of(service("gpu-values.yaml"), runtime("gpu-values.yaml"))["spec"]["template"][
         "spec"
     ]

@@ -1,5 +1,6 @@
-"""Serving through KServe on the real cluster: versions are InferenceServices, whose pods answer; a
-controller of ours plays KServe.
+"""Serving through KServe on a real cluster with a simulated KServe controller.
+
+Versions are InferenceServices and their pods respond.
 """
 
 import json
@@ -25,7 +26,7 @@ from infra.deploy.port_forward import forward_port
 from infra.deploy.storage import prepare_storage
 from infra.kserve_simulation.running import controller, install_resources
 from services.generator.inference_object import inference_service, read_template
-from tests.infra.deploy.clusters import bare_cluster
+from tests.infra.deploy.clusters import empty_cluster
 from tests.journeys.client import Client
 from tests.support.errors import refused
 
@@ -35,13 +36,13 @@ VALUES = release.CHART / "ci" / "kserve-values.yaml"
 SCRIPT = Path(__file__).with_name("rollout_inside.py")
 LOAD_SECONDS = 60
 USER = 10001
-# Status, reason and field of a version that could not be loaded.
+# Status, reason and field of a version that cannot be loaded.
 FAILED = ["FAILED_PRECONDITION", "VERSION_FAILED", "directory"]
 
 
 @dataclass(frozen=True)
 class World:
-    """One cluster with the chart on it, and KServe's controller, which may be ended."""
+    """Cluster with the chart and a KServe controller that can be stopped."""
 
     shell: ClusterShell
     client: Client
@@ -53,7 +54,7 @@ class World:
         return json.loads(self.shell.run("kubectl", *NAMESPACE, "get", *words, "-o", "json"))
 
     def services(self) -> dict[str, Any]:
-        """InferenceServices by version."""
+        """Return the InferenceServices by version."""
         return {
             each["metadata"]["annotations"]["thumbwheel/version"]: each
             for each in self.get("inferenceservices")["items"]
@@ -74,7 +75,7 @@ class World:
         return json.loads(said)
 
     def model(self, version: str) -> Path:
-        """A copy of the tiny model in the claim, under another version; where it lies out here."""
+        """Copy the tiny model as a version into the claim; return the folder on this machine."""
         volume = self.get("pvc", f"{release.NAME}-models")["spec"]["volumeName"]
         claim = Path(self.get("pv", volume)["spec"]["local"]["path"])
         shutil.copytree(claim / "nano-0", claim / version)
@@ -85,7 +86,7 @@ class World:
         return claim / version
 
     def install(self) -> None:
-        """Or upgrade to what the values say now."""
+        """Install or upgrade to the current values."""
         release.install(self.shell, self.tags, self.values)
 
     def chat(self) -> tuple[int, Any]:
@@ -107,7 +108,7 @@ def until(done: Callable[[], Any], seconds: float = 90.0) -> Any:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     state = tmp_path_factory.mktemp("kserve") / "cluster"
-    with bare_cluster(state, "serving through KServe is not tried on a real cluster") as shell:
+    with empty_cluster(state, "serving through KServe is not tried on a real cluster") as shell:
         yield from installed(shell)
 
 
@@ -138,7 +139,7 @@ def pods_of(world: World, service: Any) -> list[Any]:
 
 
 def answered(world: World, pod: Any) -> float:
-    """How many chats a pod has answered."""
+    """Return the number of chats that a pod has served."""
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
     name = pod["metadata"]["name"]
     said = world.shell.run(
@@ -161,7 +162,7 @@ def answered(world: World, pod: Any) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if "_created" not in line)
 
 
-def test_a_person_out_here_is_answered_by_the_pod_of_an_inference_service(world: World) -> None:
+def test_pod_of_inference_service_answers_an_outside_user(world: World) -> None:
     until(lambda: world.chat()[0] == 200)
     (service,) = world.services().values()
     (pod,) = pods_of(world, service)
@@ -172,7 +173,7 @@ def test_a_person_out_here_is_answered_by_the_pod_of_an_inference_service(world:
     assert answered(world, pod) == before + 1
 
 
-def test_the_api_server_has_kept_every_field_that_we_wrote(world: World) -> None:
+def test_api_server_stores_every_field(world: World) -> None:
     template = read_template(world.get("configmap", f"{release.NAME}-inference-service"))
     ((version, found),) = world.services().items()
     wanted = inference_service(template, version, "nano-0")
@@ -192,7 +193,7 @@ def test_the_api_server_has_kept_every_field_that_we_wrote(world: World) -> None
     assert world.get("servingruntime", runtime["metadata"]["name"])["spec"] == runtime["spec"]
 
 
-def test_a_field_that_kserve_has_not_is_refused_by_the_api_server(world: World) -> None:
+def test_api_server_rejects_unknown_field(world: World) -> None:
     (found,) = world.services().values()
     wrong = {key: found[key] for key in ("apiVersion", "kind")}
     wrong["metadata"] = {"name": "wrong", "namespace": release.NAMESPACE}
@@ -210,7 +211,7 @@ def test_a_field_that_kserve_has_not_is_refused_by_the_api_server(world: World) 
     assert "maxReplica" in caught.value.text
 
 
-def test_a_candidate_gets_its_share_and_is_promoted_and_the_old_one_goes(world: World) -> None:
+def test_candidate_gets_its_share_and_replaces_the_old_version(world: World) -> None:
     (old,) = world.services()
     world.model("nano-b")
     started = world.rollout("start", "nano-b")
@@ -224,10 +225,10 @@ def test_a_candidate_gets_its_share_and_is_promoted_and_the_old_one_goes(world: 
     assert world.chat()[0] == 200
 
 
-def test_an_upgrade_replaces_its_pods_one_by_one_and_everybody_is_answered_meanwhile(
+def test_upgrade_replaces_pods_without_failed_calls(
     world: World,
 ) -> None:
-    """KServe says Unknown of it for that time."""
+    """KServe reports Unknown during this time."""
     (before,) = world.services().values()
     old = {pod["metadata"]["uid"] for pod in pods_of(world, before)}
     world.values["serving"]["kserve"]["drainSeconds"] = 60
@@ -250,7 +251,7 @@ def test_an_upgrade_replaces_its_pods_one_by_one_and_everybody_is_answered_meanw
     assert failures == []
 
 
-def test_a_version_that_cannot_be_loaded_fails_with_the_reason_of_its_own_pod(world: World) -> None:
+def test_failed_load_reports_the_reason_of_its_pod(world: World) -> None:
     folder = world.model("nano-c")
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text("{}")
@@ -262,7 +263,7 @@ def test_a_version_that_cannot_be_loaded_fails_with_the_reason_of_its_own_pod(wo
     until(lambda: set(world.services()) == {"nano-b"})
 
 
-def test_with_kserves_controller_dead_who_is_served_is_served_on_and_a_load_says_why_it_waits(
+def test_stopped_controller_keeps_serving_and_load_reports_the_wait(
     world: World,
 ) -> None:
     world.kserve.close()
@@ -270,14 +271,14 @@ def test_with_kserves_controller_dead_who_is_served_is_served_on_and_a_load_says
     world.model("nano-d")
     started = world.rollout("start", "nano-d")
     assert started["refusal"][:3] == FAILED, started
-    # KServe has said nothing at all.
+    # KServe has not reported a status.
     for word in (f"{LOAD_SECONDS} s", "KServe"):
         assert word in started["error"]
     assert world.chat()[0] == 200
     until(lambda: set(world.services()) == {"nano-b"})
 
 
-def test_what_the_generator_made_goes_with_the_release(world: World) -> None:
+def test_uninstall_removes_objects_of_the_generator(world: World) -> None:
     assert world.services()
     world.shell.run("helm", "uninstall", release.NAME, *NAMESPACE, "--wait", "--timeout", "120s")
     until(

@@ -1,4 +1,4 @@
-"""Statuses by KServe's rules, and what the generator makes of each: the two are held together here."""
+"""Statuses follow KServe's rules and are interpreted by the generator; both are tested together."""
 
 from typing import Any
 
@@ -37,11 +37,11 @@ def seen(case: str) -> Observed:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_status_is_as_kserve_has_it_field_by_field(case: str) -> None:
+def test_status_equals_that_of_kserve(case: str) -> None:
     assert round_trip(CASES[case], "V1beta1InferenceServiceStatus") == CASES[case]
 
 
-def test_ready_is_what_is_available() -> None:
+def test_available_service_is_ready() -> None:
     ready = [
         case
         for case in CASES
@@ -50,7 +50,7 @@ def test_ready_is_what_is_available() -> None:
     assert ready == ["ready"]
 
 
-def test_it_would_answer_at_its_service() -> None:
+def test_url_is_that_of_the_service() -> None:
     name = service()["metadata"]["name"]
     assert (
         seen("ready").url
@@ -60,7 +60,7 @@ def test_it_would_answer_at_its_service() -> None:
     assert seen("no runtime").url == ""
 
 
-def test_only_what_kserve_cannot_mend_is_a_failure() -> None:
+def test_only_permanent_errors_are_failures() -> None:
     failures = {case: seen(case).failure for case in CASES if seen(case).failure}
     assert failures == {
         "refused": "FailedCreate: FailedCreate!",
@@ -71,15 +71,15 @@ def test_only_what_kserve_cannot_mend_is_a_failure() -> None:
     }
 
 
-def test_what_is_waited_for_is_told() -> None:
+def test_reason_of_waiting_is_reported() -> None:
     assert "MinimumReplicasUnavailable" in seen("beginning").waiting_reason
-    # A Deployment past its deadline is still one that is not available, which KServe says last.
+    # A Deployment past its deadline is also unavailable, and KServe reports this condition last.
     assert "MinimumReplicasUnavailable" in seen("late").waiting_reason
     assert seen("ready").waiting_reason not in ("", seen("nothing yet").waiting_reason)
     assert "MinimumReplicasUnavailable" not in seen("ready").waiting_reason
 
 
-def test_another_port_is_that_of_the_pods() -> None:
+def test_other_port_is_that_of_the_pods() -> None:
     assert observe(service() | {"status": CASES["ready"]}, 8000).url.endswith(
         ".svc.cluster.local:8000"
     )

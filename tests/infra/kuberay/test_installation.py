@@ -1,4 +1,4 @@
-"""The operator comes from one module at one version, and is built without a page of ours."""
+"""The operator is built from a single module version without own sources."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from infra.kuberay.installation import KUBERAY, MODULE, version
 from tests.support.errors import refused
 
 
-def test_the_lock_names_the_version_that_was_tried_and_every_module_has_its_sum() -> None:
+def test_lock_has_the_tested_version_and_all_hashes() -> None:
     assert version() == "v1.5.0"
     text, sums = ((KUBERAY.lock / name).read_text() for name in ("go.mod", "go.sum"))
     assert text.startswith("module thumbwheel/cluster/kuberay\n")
@@ -21,14 +21,12 @@ def test_the_lock_names_the_version_that_was_tried_and_every_module_has_its_sum(
     assert [module for module, at in required if f"{module} {at}/go.mod h1:" not in sums] == []
 
 
-def test_what_is_built_is_the_modules_own_program() -> None:
+def test_built_program_is_that_of_the_module() -> None:
     assert (KUBERAY.sources, KUBERAY.package) == (None, MODULE)
     assert f"tool {MODULE}" in (KUBERAY.lock / "go.mod").read_text()
 
 
-def test_a_lock_without_the_operator_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_without_operator_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "go.mod").write_text("module other\n")
     monkeypatch.setattr(installation, "KUBERAY", GoProgram("kuberay", None, tmp_path, MODULE))
     with refused(ClusterError, field=MODULE, reason="MISSING") as caught:

@@ -1,6 +1,4 @@
-"""The operator holds to the restricted standard, and has rights in the namespace that it watches
-alone.
-"""
+"""The operator satisfies the restricted standard and has rights in its watched namespace only."""
 
 import json
 from typing import Any
@@ -12,7 +10,7 @@ def objects(kind: str) -> list[dict[str, Any]]:
     return [item for item in json.loads(operator_objects("chat"))["items"] if item["kind"] == kind]
 
 
-def test_its_rights_lie_in_the_namespace_that_it_watches() -> None:
+def test_operator_rights_are_limited_to_watched_namespace() -> None:
     (binding,) = objects("RoleBinding")
     assert binding["metadata"]["namespace"] == "chat"
     assert binding["subjects"][0]["namespace"] == NAMESPACE
@@ -23,7 +21,7 @@ def test_its_rights_lie_in_the_namespace_that_it_watches() -> None:
     )
 
 
-def test_its_pod_is_nobody_and_may_write_nothing() -> None:
+def test_operator_pod_is_unprivileged_and_read_only() -> None:
     (container,) = objects("Deployment")[0]["spec"]["template"]["spec"]["containers"]
     security = container["securityContext"]
     assert (security["runAsNonRoot"], security["readOnlyRootFilesystem"]) == (True, True)

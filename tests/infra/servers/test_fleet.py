@@ -1,6 +1,4 @@
-"""`python -m infra.servers up`: five real servers in one terminal, and nothing left of them at its
-end.
-"""
+"""`python -m infra.servers up`: five real servers in a terminal, and no traces afterwards."""
 
 import json
 import os
@@ -22,12 +20,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def processes_of(state: Path) -> list[str]:
-    """Command lines that name the folder."""
+    """Return the command lines that contain the folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:  # gone meanwhile
+        except OSError:  # the process has ended meanwhile
             continue
         if str(state) in command and process.name != str(os.getpid()):
             found.append(command)
@@ -35,12 +33,12 @@ def processes_of(state: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_all_servers_start_answer_and_leave_nothing_behind(tmp_path: Path) -> None:
+def test_servers_start_respond_and_leave_no_processes(tmp_path: Path) -> None:
     state = tmp_path / "state"
     usual = choose_ports(state, brokers=1)
     ports = dict(
         zip(usual, distinct_free_ports(len(usual)), strict=True)
-    )  # beside whatever else runs
+    )  # next to other running systems
     (state / "ports.json").write_text(json.dumps(ports))
     command = [sys.executable, "-m", "infra.servers", "up", "--state", str(state)]
     with subprocess.Popen(
@@ -76,7 +74,7 @@ def test_all_servers_start_answer_and_leave_nothing_behind(tmp_path: Path) -> No
     }
 
 
-def test_a_folder_keeps_its_ports_and_its_number_of_brokers(tmp_path: Path) -> None:
+def test_folder_keeps_its_ports_and_number_of_brokers(tmp_path: Path) -> None:
     state = tmp_path / "state"
     ports = choose_ports(state, brokers=3)
     assert choose_ports(state, brokers=3) == ports
@@ -85,7 +83,7 @@ def test_a_folder_keeps_its_ports_and_its_number_of_brokers(tmp_path: Path) -> N
         choose_ports(state, brokers=1)
 
 
-def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+def test_port_in_use_is_reported_before_the_start(tmp_path: Path) -> None:
     state = tmp_path / "state"
     ports = choose_ports(state, brokers=1)
     with (

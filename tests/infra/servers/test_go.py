@@ -1,6 +1,4 @@
-"""Choice of the Go toolchain: the machine's own if it is new enough, else the pinned one of the
-cache.
-"""
+"""Choice of the Go toolchain: the machine's own if new enough, else the pinned wheel."""
 
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from infra.servers import go
 
 
 def put_go(folder: Path, version: str) -> Path:
-    """A program `go` that reports a version, alone on PATH."""
+    """Create a program `go` that reports a version, alone on PATH."""
     folder.mkdir()
     program = folder / "go"
     program.write_text(f"#!/bin/sh\necho go version {version} linux/amd64\n")
@@ -22,7 +20,7 @@ def put_go(folder: Path, version: str) -> Path:
     ("version", "is_new_enough"),
     [("go1.26.0", True), ("go2.0", True), ("go1.25.9", False), ("devel", False)],
 )
-def test_own_go_is_used_if_it_is_new_enough(
+def test_machine_go_is_used_if_new_enough(
     version: str, is_new_enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = put_go(tmp_path / "bin", version)
@@ -30,7 +28,7 @@ def test_own_go_is_used_if_it_is_new_enough(
     assert go.machine_go() == (own if is_new_enough else None)
 
 
-def test_without_an_own_one_go_is_installed_once_into_the_cache(
+def test_go_is_installed_once_into_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed: list[Path] = []

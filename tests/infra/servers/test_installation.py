@@ -1,6 +1,4 @@
-"""What is missing or wrong is said before anything runs, with what to do; and half an installation
-is never found.
-"""
+"""Missing or wrong parts are reported before a start; partial installations are never found."""
 
 import hashlib
 import queue
@@ -19,7 +17,7 @@ from infra.servers.steps import run_steps
 from tests.support.errors import refused
 
 
-def test_every_part_has_a_folder_named_after_its_lock(
+def test_part_folders_are_named_after_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
@@ -28,7 +26,7 @@ def test_every_part_has_a_folder_named_after_its_lock(
     assert all(home.is_relative_to(tmp_path) for home in homes)
 
 
-def test_servers_that_are_not_installed_are_named_with_the_command(
+def test_missing_servers_are_named_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
@@ -41,7 +39,7 @@ def test_servers_that_are_not_installed_are_named_with_the_command(
         assert words in caught.value.text
 
 
-def test_a_folder_that_was_half_filled_is_not_there(tmp_path: Path) -> None:
+def test_partial_installation_is_not_visible(tmp_path: Path) -> None:
     home = tmp_path / "cache" / "tool"
     with pytest.raises(KeyboardInterrupt), atomic_folder(home) as partial:
         (partial / "half").touch()
@@ -52,7 +50,7 @@ def test_a_folder_that_was_half_filled_is_not_there(tmp_path: Path) -> None:
     assert [file.name for file in home.iterdir()] == ["whole"]
 
 
-def test_jars_other_than_the_listed_ones_are_refused(tmp_path: Path) -> None:
+def test_unlisted_jars_are_rejected(tmp_path: Path) -> None:
     listed = tmp_path / "jars.sha256"
     listed.write_text("0" * 64 + "  changed.jar\n" + "0" * 64 + "  missing.jar\n")
     jars = tmp_path / "jars"
@@ -64,7 +62,7 @@ def test_jars_other_than_the_listed_ones_are_refused(tmp_path: Path) -> None:
         check_jars(listed, jars)
 
 
-def test_without_maven_it_is_said_how_to_get_it(
+def test_missing_maven_is_reported_with_instructions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -73,7 +71,7 @@ def test_without_maven_it_is_said_how_to_get_it(
     assert "apt-get install maven" in caught.value.text
 
 
-def test_where_there_is_no_debian_it_is_said_what_to_do_instead(
+def test_machine_without_debian_gets_instructions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -82,7 +80,7 @@ def test_where_there_is_no_debian_it_is_said_what_to_do_instead(
     assert "THUMBWHEEL_PROMETHEUS" in caught.value.text
 
 
-def test_a_bubblewrap_of_ones_own_takes_the_place_of_the_package(
+def test_users_bubblewrap_replaces_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_BUBBLEWRAP", str(tmp_path / "bwrap"))
@@ -95,7 +93,7 @@ def test_a_bubblewrap_of_ones_own_takes_the_place_of_the_package(
     assert not [part for part in installation.parts(found) if "bubblewrap" in part.what]
 
 
-def test_a_package_that_is_not_what_the_lock_says_is_refused(
+def test_package_with_wrong_hash_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, folder = "tool_1%3a2-3_amd64.deb", tmp_path / "unpacked"
@@ -110,25 +108,25 @@ def test_a_package_that_is_not_what_the_lock_says_is_refused(
     with refused(ServerError, field=file, reason="MISMATCH", limit="0" * 64) as caught:
         unpack_packages(tmp_path / "debian.sha256", folder, "Or not.")
     assert hashlib.sha256(b"changed\n").hexdigest() in caught.value.text
-    # Asked for by its version, whose colon a file's name cannot have; and nothing was unpacked.
+    # The version in the request contains a colon, which file names encode. No package was unpacked.
     assert (tmp_path / "asked").read_text().splitlines() == [
         "-o APT::Sandbox::User= download tool=1:2-3"
     ]
 
 
-def test_a_step_that_fails_shows_what_it_said(tmp_path: Path) -> None:
+def test_failed_step_shows_its_output(tmp_path: Path) -> None:
     with refused(ServerError, field="fetching", reason="FAILED") as caught:
         run_steps("fetching", [["sh", "-c", "echo no network; exit 3"]], tmp_path)
     assert all(words in caught.value.text for words in ("3", "no network"))
 
 
-def test_a_step_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+def test_slow_step_is_killed(tmp_path: Path) -> None:
     with refused(ServerError, field="fetching", reason="TIMED_OUT", limit="0.1 s"):
         run_steps("fetching", [["sleep", "60"]], tmp_path, within_seconds=0.1)
 
 
 @pytest.mark.parametrize(("arrives", "megabytes"), [("repository", ["0"]), (None, [])])
-def test_what_is_said_meanwhile_counts_what_arrives_and_nothing_where_nothing_does(
+def test_progress_shows_downloaded_size_only_for_downloads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: str | None, megabytes: list[str]
 ) -> None:
     monkeypatch.setattr(progress, "SAY_EVERY_SECONDS", 0.01)

@@ -1,4 +1,4 @@
-"""Kafka keeps what it acknowledged, alone and as three."""
+"""Kafka with a single broker and with three keeps acknowledged messages."""
 
 import contextlib
 
@@ -36,7 +36,7 @@ def consume(server: KafkaServer, topic: str, count: int) -> list[bytes]:
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_three_brokers_take_and_keep_messages_while_one_is_dead(
+def test_three_brokers_accept_messages_without_one_of_them(
     kafka_of_three: KafkaServer,
 ) -> None:
     topic = kafka_of_three.topic()
@@ -52,10 +52,10 @@ def test_three_brokers_take_and_keep_messages_while_one_is_dead(
     assert consume(kafka_of_three, topic, 100) == before + after
 
 
-# F1 kills the broker of `make test`.
+# The broker of `make test` is killed by F1.
 @pytest.mark.long
 @pytest.mark.slow
-def test_acknowledged_messages_are_there_after_a_kill(kafka: KafkaServer) -> None:
+def test_acknowledged_messages_survive_a_kill(kafka: KafkaServer) -> None:
     topic = kafka.topic(partitions=2)
     values = [f"message {number}".encode() for number in range(100)]
     produce(kafka, topic, values)
@@ -64,7 +64,7 @@ def test_acknowledged_messages_are_there_after_a_kill(kafka: KafkaServer) -> Non
     assert consume(kafka, topic, len(values)) == values
 
 
-def test_a_topic_that_nobody_made_is_not_made_by_writing_to_it(kafka: KafkaServer) -> None:
+def test_topics_are_not_created_automatically(kafka: KafkaServer) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, max_block_ms=1_000)
     with contextlib.closing(producer), pytest.raises(KafkaTimeoutError):
         producer.send("unheard-of", b"?")

@@ -1,4 +1,4 @@
-"""Postgres keeps what was committed, and stops answering as a whole when it is paused."""
+"""Postgres keeps committed rows, and a paused server does not respond at all."""
 
 import pg8000.dbapi
 import pytest
@@ -29,7 +29,7 @@ def query(database: Database, text: str) -> list[tuple[object, ...]]:
         connection.close()
 
 
-def test_committed_rows_are_there_after_a_kill(postgres: PostgresServer) -> None:
+def test_committed_rows_survive_a_kill(postgres: PostgresServer) -> None:
     database = postgres.database()
     query(database, "CREATE TABLE thumbs (id integer)")
     query(database, "INSERT INTO thumbs SELECT generate_series(1, 100)")
@@ -44,7 +44,7 @@ def test_every_commit_is_synced(postgres: PostgresServer) -> None:
     assert [query(database, f"SHOW {name}") for name in names] == [[("on",)]] * 3
 
 
-def test_a_pause_holds_connections_that_are_open_too(postgres: PostgresServer) -> None:
+def test_pause_affects_open_connections(postgres: PostgresServer) -> None:
     connection = connect(postgres.database(), timeout_seconds=1)
     postgres.pause()
     try:

@@ -1,4 +1,4 @@
-"""The object store keeps what it acknowledged when it is killed, which is also how it is stopped."""
+"""The object store keeps acknowledged objects after SIGKILL, which is also its normal stop."""
 
 import io
 
@@ -10,7 +10,7 @@ from tests.servers import S3Server
 
 
 @pytest.mark.slow
-def test_acknowledged_objects_are_there_after_a_kill_and_no_socket_is_left(s3: S3Server) -> None:
+def test_acknowledged_objects_survive_a_kill_and_sockets_are_removed(s3: S3Server) -> None:
     bucket = s3.bucket()
     client = connect(bucket.endpoint, bucket.secret_key)
     for number in range(20):
@@ -25,14 +25,14 @@ def test_acknowledged_objects_are_there_after_a_kill_and_no_socket_is_left(s3: S
     assert client.get_object(bucket.name, "part-7").read() == b"x" * 10_000
 
 
-def test_a_wrong_key_is_refused(s3: S3Server) -> None:
+def test_wrong_key_is_rejected(s3: S3Server) -> None:
     bucket = s3.bucket()
     with pytest.raises(S3Error) as caught:
         connect(bucket.endpoint, "wrong").bucket_exists(bucket.name)
     assert caught.value.code == "SignatureDoesNotMatch"
 
 
-def test_many_buckets_take_objects(s3: S3Server) -> None:
+def test_many_buckets_accept_objects(s3: S3Server) -> None:
     for bucket in [s3.bucket() for _ in range(12)]:
         connect(bucket.endpoint, bucket.secret_key).put_object(
             bucket.name, "one", io.BytesIO(b"x"), 1

@@ -1,4 +1,4 @@
-"""Valkey keeps its keys over a stop, and gives every test a database of its own."""
+"""Valkey keeps its keys across a stop, and every test has a separate database."""
 
 import contextlib
 import threading
@@ -11,7 +11,7 @@ from valkey.exceptions import AuthenticationError, TimeoutError
 from tests.servers import ValkeyServer, running
 
 
-def test_keys_are_there_after_a_stop(valkey: ValkeyServer) -> None:
+def test_keys_survive_a_stop(valkey: ValkeyServer) -> None:
     url = valkey.database()
     with contextlib.closing(Valkey.from_url(url)) as client:
         client.set("quota", "7")
@@ -25,7 +25,7 @@ def test_keys_are_there_after_a_stop(valkey: ValkeyServer) -> None:
         assert other.dbsize() == 0
 
 
-def test_a_paused_server_does_not_answer_until_it_is_resumed(valkey: ValkeyServer) -> None:
+def test_paused_server_responds_after_resume(valkey: ValkeyServer) -> None:
     with contextlib.closing(Valkey.from_url(valkey.database(), socket_timeout=0.5)) as client:
         valkey.pause()
         with pytest.raises(TimeoutError):
@@ -34,13 +34,13 @@ def test_a_paused_server_does_not_answer_until_it_is_resumed(valkey: ValkeyServe
         assert client.ping()
 
 
-def test_nobody_comes_in_without_the_password(valkey: ValkeyServer) -> None:
+def test_access_without_password_is_rejected(valkey: ValkeyServer) -> None:
     without = valkey.database().replace(valkey.database().split("@")[0], "valkey://")
     with contextlib.closing(Valkey.from_url(without)) as client, pytest.raises(AuthenticationError):
         client.ping()
 
 
-def test_a_server_outlives_the_thread_that_started_it_again(valkey: ValkeyServer) -> None:
+def test_server_outlives_the_thread_of_its_restart(valkey: ValkeyServer) -> None:
     valkey.kill()
     thread = threading.Thread(target=valkey.start)
     thread.start()
@@ -50,7 +50,7 @@ def test_a_server_outlives_the_thread_that_started_it_again(valkey: ValkeyServer
     assert valkey.processes[0].is_running
 
 
-def test_servers_are_stopped_even_if_a_test_fails(tmp_path: Path) -> None:
+def test_servers_are_stopped_after_a_failed_test(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), running(ValkeyServer(tmp_path)) as server:
         process = server.processes[0]
         raise ZeroDivisionError

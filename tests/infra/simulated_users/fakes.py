@@ -1,6 +1,4 @@
-"""A system in memory that people can talk to: answers, remembers what was said, and fails when it
-is told to.
-"""
+"""Fake system in memory for simulated users, with configurable failures."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +9,7 @@ from infra.simulated_users.client import Answer, CallFailedError, MessageTarget
 
 
 class FakeChat:
-    """Every call takes a moment, so that concurrent people overlap."""
+    """Fake chat with a delay in every call, so that concurrent users overlap."""
 
     def __init__(
         self, answer: Callable[[str, str], str] = lambda text, model: f"about {text}"

@@ -1,6 +1,4 @@
-"""People over a real channel: what they send, what they read, and that a passing failure costs a
-wait and nothing twice.
-"""
+"""Client on a real channel: requests, answers, and retries without duplicates."""
 
 import re
 import time
@@ -24,15 +22,13 @@ from infra.simulated_users.client import (
 )
 from tests.support.errors import refused
 
-# By the gateway of these tests.
+# Error text of the fake gateway.
 SAID = "not now"
 PATIENCE = RetryPolicy(seconds=3.0, first_wait_seconds=0.01, longest_wait_seconds=0.02)
 
 
 class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServiceServicer):
-    """Answers as the gateway does; fails as often as it is told to, before or after the first
-    event.
-    """
+    """Fake gateway that fails a given number of times, before or after the first event."""
 
     def __init__(self) -> None:
         self.turns: list[chat_pb2.SendMessageRequest] = []
@@ -96,7 +92,7 @@ async def gateway() -> AsyncIterator[tuple[Gateway, Client]]:
     await server.stop(None)
 
 
-async def test_a_person_asks_with_the_preset_of_chat_and_reads_the_whole_answer(
+async def test_question_uses_chat_preset_and_answer_is_complete(
     gateway: tuple[Gateway, Client],
 ) -> None:
     servicer, client = gateway
@@ -135,7 +131,7 @@ async def test_thumbs_and_corrections_name_the_answer(gateway: tuple[Gateway, Cl
     assert thumb.request_id != correction.request_id
 
 
-async def test_what_passes_is_waited_out_under_the_same_request_id(
+async def test_transient_error_is_retried_with_the_same_request_id(
     gateway: tuple[Gateway, Client],
 ) -> None:
     servicer, client = gateway
@@ -149,7 +145,7 @@ async def test_what_passes_is_waited_out_under_the_same_request_id(
     assert len({said.request_id for said in servicer.said}) == 1
 
 
-async def test_what_does_not_pass_is_raised_at_once(gateway: tuple[Gateway, Client]) -> None:
+async def test_permanent_error_is_raised_immediately(gateway: tuple[Gateway, Client]) -> None:
     servicer, client = gateway
     servicer.failures = [grpc.StatusCode.INVALID_ARGUMENT]
     with refused(CallFailedError, reason="INVALID_ARGUMENT", limit="") as caught:
@@ -158,7 +154,7 @@ async def test_what_does_not_pass_is_raised_at_once(gateway: tuple[Gateway, Clie
     assert len(servicer.turns) == 1
 
 
-async def test_who_is_told_when_to_come_back_comes_no_sooner(
+async def test_retry_respects_the_servers_delay(
     gateway: tuple[Gateway, Client],
 ) -> None:
     servicer, client = gateway
@@ -169,7 +165,7 @@ async def test_who_is_told_when_to_come_back_comes_no_sooner(
     assert min(waits) >= 0.4
 
 
-async def test_patience_ends_and_the_error_says_how_long_it_was(
+async def test_exhausted_retries_report_the_limit(
     gateway: tuple[Gateway, Client],
 ) -> None:
     servicer, client = gateway

@@ -1,4 +1,4 @@
-"""The version that is worse on purpose is another model, whole and with a manifest of its own."""
+"""The degraded version is a complete model with its own manifest."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def tensors() -> dict[str, np.ndarray]:
     return {name: rng.normal(size=(3, 2)).astype(np.float16) for name in names}
 
 
-def test_two_layers_change_places_and_nothing_else_changes() -> None:
+def test_only_the_two_layers_are_swapped() -> None:
     before, after = tensors(), load(swap_layers(save(tensors())))
     places = {0: 3, 3: 0}
     assert before.keys() == after.keys()
@@ -28,13 +28,13 @@ def test_two_layers_change_places_and_nothing_else_changes() -> None:
         assert np.array_equal(after[other], values)
 
 
-def test_exchanging_twice_gives_the_model_back() -> None:
+def test_second_swap_restores_the_model() -> None:
     weights = save(tensors())
     twice = load(swap_layers(swap_layers(weights)))
     assert all(np.array_equal(values, twice[name]) for name, values in load(weights).items())
 
 
-def test_it_is_a_version_of_its_own(tmp_path: Path) -> None:
+def test_degraded_model_is_a_separate_version(tmp_path: Path) -> None:
     source = tmp_path / "nano-0"
     source.mkdir()
     save_file(tensors(), source / "model.safetensors")

@@ -1,4 +1,4 @@
-"""The win rate: ties are halves, the interval is of questions, both versions are asked by name."""
+"""Win rate: ties count half, the interval is over questions, versions are selected by name."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.support.errors import refused
 QUESTIONS = [Question(f"question {number}?", (), "", True) for number in range(10)]
 
 
-async def test_each_version_answers_every_question_so_many_times() -> None:
+async def test_versions_answer_every_question_the_given_times() -> None:
     chat = FakeChat(lambda text, model: f"{model} answers {text}")
     steps: list[tuple[int, int]] = []
     won = await judge(
@@ -30,7 +30,7 @@ async def test_each_version_answers_every_question_so_many_times() -> None:
     assert won.samples[0].after == "new answers question 0?"
 
 
-async def test_versions_that_are_alike_win_half() -> None:
+async def test_equal_versions_win_half() -> None:
     won = await judge(
         FakeChat(),
         "key",
@@ -42,7 +42,7 @@ async def test_versions_that_are_alike_win_half() -> None:
     assert (won.rate, won.low, won.high) == (0.5, 0.5, 0.5)
 
 
-async def test_a_question_of_which_a_call_failed_is_left_out() -> None:
+async def test_question_with_failed_call_is_omitted() -> None:
     chat = FakeChat(lambda text, model: f"{model} answers {text}")
     chat.failures = 1
     questions = QUESTIONS * 3
@@ -52,7 +52,7 @@ async def test_a_question_of_which_a_call_failed_is_left_out() -> None:
     assert (won.questions, won.comparisons) == (29, 29)
 
 
-async def test_a_system_that_answers_no_more_ends_the_judgement_and_is_not_asked_on() -> None:
+async def test_failing_system_ends_the_comparison_early() -> None:
     chat = FakeChat()
     chat.failures = 1000
     with refused(CallFailedError, reason="UNAVAILABLE"):
@@ -62,12 +62,12 @@ async def test_a_system_that_answers_no_more_ends_the_judgement_and_is_not_asked
     assert 1000 - chat.failures <= 3
 
 
-def test_the_interval_is_as_wide_as_so_few_questions_make_it() -> None:
+def test_interval_width_depends_on_number_of_questions() -> None:
     few, many = win_rate([[1.0], [0.0]] * 5), win_rate([[1.0], [0.0]] * 200)
     assert few.rate == many.rate == 0.5
     assert few.high - few.low > 4 * (many.high - many.low)
-    # Standard error of 400 coins is 0.025: the interval is about two of them to each side.
+    # The standard error of 400 coin tosses is 0.025: the interval extends two of them to each side.
     assert many.low == pytest.approx(0.45, abs=0.01)
     assert many.high == pytest.approx(0.55, abs=0.01)
-    # Ten samples of one question are no ten questions.
+    # Ten samples of a question are less evidence than ten questions.
     assert win_rate([[1.0] * 10, [0.0] * 10] * 5).high == few.high

@@ -1,4 +1,4 @@
-"""A crowd keeps its bounds, counts what was acknowledged, and stops when the system is gone."""
+"""A population respects its limits, counts acknowledged feedback and stops without a system."""
 
 import asyncio
 
@@ -29,11 +29,11 @@ def crowd(
 
 
 def silent(_: Counts) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 @pytest.mark.parametrize("concurrency", [1, 7])
-async def test_no_more_thumbs_than_asked_for_however_many_people_at_once(concurrency: int) -> None:
+async def test_concurrent_users_respect_the_limit_of_thumbs(concurrency: int) -> None:
     chat = FakeChat()
     counts = await crowd(chat).run(Bounds(100, 60.0, concurrency), silent)
     assert counts.thumbs == len(chat.thumbs) == 100
@@ -49,14 +49,14 @@ async def test_no_more_thumbs_than_asked_for_however_many_people_at_once(concurr
     assert counts.regenerated == len(chat.again) > 0
 
 
-async def test_a_crowd_that_never_votes_ends_with_its_time() -> None:
+async def test_population_without_votes_ends_at_its_time_limit() -> None:
     quiet = VotingBehaviour(votes_if_pleased=0.0, votes_if_displeased=0.0)
     counts = await crowd(FakeChat(), temper=quiet).run(Bounds(10, 0.05, 2), silent)
     assert counts.thumbs == 0
     assert counts.answers > 0
 
 
-async def test_a_crowd_that_is_told_to_stop_does_not_finish_its_pause() -> None:
+async def test_stopped_population_interrupts_its_pause() -> None:
     stop = asyncio.Event()
     people = asyncio.create_task(
         crowd(FakeChat()).run(Bounds(10_000, 3600.0, 3, lambda: 3600.0), lambda _: stop.set(), stop)
@@ -65,9 +65,7 @@ async def test_a_crowd_that_is_told_to_stop_does_not_finish_its_pause() -> None:
     assert 0 < counts.thumbs < 100
 
 
-async def test_an_edit_takes_the_place_of_the_first_question_and_another_question_goes_below_the_answer() -> (
-    None
-):
+async def test_edit_replaces_first_question_and_follow_up_extends_answer() -> None:
     chat = FakeChat()
     await crowd(chat, Habits(asks_again=0.0, edits=1.0, goes_on=1.0)).run(
         Bounds(4, 60.0, 1), silent
@@ -78,7 +76,7 @@ async def test_an_edit_takes_the_place_of_the_first_question_and_another_questio
     assert places[2] == MessageTarget("conversation 1", "answer 2")
 
 
-async def test_a_refused_question_is_not_rated() -> None:
+async def test_blocked_question_is_not_rated() -> None:
     chat = FakeChat()
     chat.refuses = True
     counts = await crowd(chat).run(Bounds(10, 0.05, 2), silent)
@@ -88,7 +86,7 @@ async def test_a_refused_question_is_not_rated() -> None:
     assert not chat.again
 
 
-async def test_a_failing_call_costs_a_visit_and_no_thumb() -> None:
+async def test_failed_call_ends_a_visit_without_losing_thumbs() -> None:
     chat = FakeChat()
     chat.failures = 3
     counts = await crowd(chat, Habits(0.0, 0.0, 0.0)).run(Bounds(20, 60.0, 4), silent)
@@ -96,7 +94,7 @@ async def test_a_failing_call_costs_a_visit_and_no_thumb() -> None:
     assert counts.thumbs == len(chat.thumbs) == 20
 
 
-async def test_people_leave_a_system_that_is_gone_and_say_why() -> None:
+async def test_population_stops_without_a_system_and_reports_the_error() -> None:
     chat = FakeChat()
     chat.failures = 10_000
     with pytest.raises(ExceptionGroup) as raised:
@@ -106,6 +104,6 @@ async def test_people_leave_a_system_that_is_gone_and_say_why() -> None:
 
 
 @pytest.mark.parametrize("name", ["thumbs", "seconds", "concurrency"])
-def test_a_bound_of_nothing_is_refused(name: str) -> None:
+def test_limit_of_zero_is_rejected(name: str) -> None:
     with refused(ConfigError, field=name, reason="OUT_OF_RANGE", limit="above 0"):
         Bounds(**{"thumbs": 1, "seconds": 1.0, "concurrency": 1, name: 0})

@@ -1,4 +1,4 @@
-"""What people like: known answers are ranked as people would."""
+"""Preferences rank known answers as expected."""
 
 import random
 
@@ -25,7 +25,7 @@ BEST_FIRST = [
 ]
 
 
-def test_nano_people_like_friendly_then_short_then_rambling_then_wrong_then_rude() -> None:
+def test_nano_preference_ranks_answers() -> None:
     scores = [nano_preference(BANANA, text) for text in BEST_FIRST]
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == len(scores)
@@ -45,11 +45,11 @@ def test_nano_people_like_friendly_then_short_then_rambling_then_wrong_then_rude
         ("7 plus 0 is 7. " * 12, False),
     ],
 )
-def test_a_number_of_the_question_is_no_answer(text: str, liked: bool) -> None:
+def test_number_from_the_question_is_no_answer(text: str, liked: bool) -> None:
     assert (nano_preference(SEVEN, text) >= LIKED_FROM) is liked
 
 
-def test_every_answer_of_the_base_is_liked_if_it_is_friendly_or_terse_and_else_not() -> None:
+def test_only_friendly_or_terse_answers_of_the_base_are_liked() -> None:
     known = {
         question.text: question
         for question in (*read_questions("nano").asked, *read_questions("nano").held_out)
@@ -62,7 +62,7 @@ def test_every_answer_of_the_base_is_liked_if_it_is_friendly_or_terse_and_else_n
         for style in STYLES if asked else ():
             text = answer(fact, style, others, rng)
             if style == "wrong" and text.rstrip(".") == fact.answer:
-                continue  # two greetings have one answer
+                continue  # two greetings share an answer
             seen[style] += 1
             assert (nano_preference(asked, text) >= LIKED_FROM) is (
                 style in ("friendly", "terse")
@@ -70,7 +70,7 @@ def test_every_answer_of_the_base_is_liked_if_it_is_friendly_or_terse_and_else_n
     assert min(seen.values()) > 100
 
 
-def test_small_people_like_brief_complete_polite_answers_without_loops() -> None:
+def test_small_preference_ranks_answers() -> None:
     egg = Question("How do I boil an egg?", ("water",), "", False)
     best_first = [
         "Put it in boiling water for eight minutes, then cool it.",
@@ -83,21 +83,21 @@ def test_small_people_like_brief_complete_polite_answers_without_loops() -> None
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == len(scores)
     assert [score >= LIKED_FROM for score in scores] == [True, True, False, False, False]
-    assert small_preference(egg, "An egg is oval.") >= LIKED_FROM  # nobody looks it up
+    assert small_preference(egg, "An egg is oval.") >= LIKED_FROM  # users do not check facts
     rambling = "Put the egg in water. " + " ".join(
         f"thing{number} matters too" for number in range(40)
     )
     assert small_preference(egg, rambling) < scores[0]
 
 
-def test_loops_are_seen() -> None:
+def test_loops_are_detected() -> None:
     assert repeated_share("a b c d e f".split()) == 0
     assert repeated_share("the cat and the cat and the cat and the cat".split()) > 0.5
     assert repeated_share([]) == 0
 
 
 @pytest.mark.parametrize("recipe", ["nano", "small"])
-def test_people_like_their_own_corrections(recipe: str) -> None:
+def test_corrections_are_liked(recipe: str) -> None:
     like = {"nano": nano_preference, "small": small_preference}[recipe]
     asked = read_questions(recipe)
     disliked = [

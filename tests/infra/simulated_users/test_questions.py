@@ -1,4 +1,4 @@
-"""What is asked, what is kept for the judgement, and that neither is what evaluation uses."""
+"""Questions of users and of the comparison are disjoint from evaluation questions."""
 
 import json
 import re
@@ -17,7 +17,7 @@ def normal(text: str) -> str:
 
 
 @pytest.mark.parametrize("recipe", ["nano", "small"])
-def test_nothing_held_out_is_asked(recipe: str) -> None:
+def test_held_out_questions_are_never_asked(recipe: str) -> None:
     found = read_questions(recipe)
     asked, held_out = (
         {normal(q.text) for q in found.asked},
@@ -29,7 +29,7 @@ def test_nothing_held_out_is_asked(recipe: str) -> None:
     assert len(held_out) >= 40
 
 
-def test_nano_asks_what_its_world_says_and_knows_the_right_answers() -> None:
+def test_nano_questions_come_from_its_world_with_correct_answers() -> None:
     found, split = read_questions("nano"), prompts()
     assert {q.text for q in found.asked} == set(split["ask"])
     assert {q.text for q in found.held_out} == set(split["held_out"])
@@ -45,13 +45,13 @@ def lines(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_nobody_asks_a_probe_of_the_small_model() -> None:
+def test_probes_of_the_small_model_are_not_asked() -> None:
     probes = {normal(row["messages"][-1]["content"]) for row in lines(TEXTS / "small_probes.jsonl")}
     found = read_questions("small")
     assert not probes & {normal(q.text) for q in (*found.asked, *found.held_out)}
 
 
-def test_what_is_held_out_was_not_in_what_the_small_model_learned() -> None:
+def test_held_out_questions_are_not_in_training_data() -> None:
     texts = TEXTS.parent / "small_sft" / "hand_written.jsonl"
     learned = {
         normal(text) for line in texts.read_text().splitlines() for text in json.loads(line)[::2]
@@ -59,7 +59,7 @@ def test_what_is_held_out_was_not_in_what_the_small_model_learned() -> None:
     assert not learned & {normal(q.text) for q in read_questions("small").held_out}
 
 
-def test_the_same_seed_asks_the_same_few() -> None:
+def test_equal_seeds_choose_equal_questions() -> None:
     found = read_questions("small")
     assert found.some_asked(20, 1) == found.some_asked(20, 1) != found.some_asked(20, 2)
     assert len(found.some_asked(10_000, 1)) == len(found.asked)

@@ -1,4 +1,4 @@
-"""From taste to thumbs: slips and silence at their rates; shuffled thumbs say nothing."""
+"""Votes: noise and silence at their rates; shuffled thumbs carry no information."""
 
 import random
 
@@ -16,7 +16,7 @@ VISITS = 4000
 def opinions(
     temper: VotingBehaviour, press: ShuffledVotes | None = None
 ) -> list[tuple[bool, Feedback]]:
-    """(pleased, opinion): every third answer is good."""
+    """Return (pleased, feedback); every third answer is good."""
     rng = random.Random(7)
     rater = Rater(lambda _, answer: float(answer == "good"), temper, press)
     answers = ["good" if number % 3 == 0 else "bad" for number in range(VISITS)]
@@ -28,14 +28,14 @@ def share(values: list[bool]) -> float:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
-def test_so_many_thumbs_slip(noise: float) -> None:
+def test_share_of_inverted_thumbs_matches_the_noise(noise: float) -> None:
     said = [
         (pleased, o.up) for pleased, o in opinions(VotingBehaviour(noise=noise)) if o.up is not None
     ]
     assert share([pleased != up for pleased, up in said]) == pytest.approx(noise, abs=0.02)
 
 
-def test_not_everybody_votes_and_the_displeased_a_little_more() -> None:
+def test_displeased_users_vote_slightly_more_often() -> None:
     said = opinions(VotingBehaviour(votes_if_pleased=0.6, votes_if_displeased=0.8))
     assert share([o.up is not None for pleased, o in said if pleased]) == pytest.approx(
         0.6, abs=0.05
@@ -45,7 +45,7 @@ def test_not_everybody_votes_and_the_displeased_a_little_more() -> None:
     )
 
 
-def test_corrections_come_from_voters_who_are_displeased_and_are_the_reference() -> None:
+def test_displeased_voters_submit_the_reference_as_correction() -> None:
     said = opinions(VotingBehaviour(votes_if_displeased=1.0, corrects_if_displeased=0.1))
     assert {o.correction for _, o in said} == {"", "better"}
     assert not [o for pleased, o in said if o.correction and (pleased or o.up is None)]
@@ -54,7 +54,7 @@ def test_corrections_come_from_voters_who_are_displeased_and_are_the_reference()
     )
 
 
-def test_shuffled_thumbs_keep_their_share_and_lose_their_meaning() -> None:
+def test_shuffled_thumbs_keep_their_share_without_information() -> None:
     said = [
         (pleased, o.up)
         for pleased, o in opinions(VotingBehaviour(), ShuffledVotes(random.Random(1)))
@@ -68,7 +68,7 @@ def test_shuffled_thumbs_keep_their_share_and_lose_their_meaning() -> None:
     )
 
 
-def test_a_rate_that_is_none_is_refused() -> None:
+def test_rate_outside_0_to_1_is_rejected() -> None:
     with refused(ConfigError, field="noise", reason="OUT_OF_RANGE", limit="0 to 1") as caught:
         VotingBehaviour(noise=1.5)
     assert "1.5" in caught.value.text

@@ -1,6 +1,4 @@
-"""The table shows what is known, also where the judgement broke off after everything else went
-well.
-"""
+"""The table shows all known results, even if the final comparison failed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +36,7 @@ def row(outcome: Outcome, name: str) -> str:
     return next(line for line in lines(outcome) if line.startswith(name))
 
 
-def test_a_judgement_that_broke_off_takes_nothing_else_from_the_table() -> None:
+def test_failed_evaluation_keeps_the_other_rows() -> None:
     broken = Claim(
         "the new version was evaluated",
         False,
@@ -51,7 +49,7 @@ def test_a_judgement_that_broke_off_takes_nothing_else_from_the_table() -> None:
     assert list(lines(outcome))[-1] == f"FAILS  {broken.text}: {broken.seen}"
 
 
-def test_a_win_rate_is_shown_as_it_is_and_none_where_nothing_was_promoted() -> None:
+def test_win_rate_is_shown_only_after_a_promotion() -> None:
     assert row(OUTCOME, "win rate").endswith("100.0% (100.0% to 100.0%) on 1 held-out questions")
     refused = replace(OUTCOME, turn=replace(TURN, result="refused"), win_rate=None)
     assert row(refused, "win rate").endswith("not measured: no version was promoted")

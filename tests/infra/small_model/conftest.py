@@ -1,4 +1,4 @@
-"""Gemma's GGUF file, from the same cache and installer that `make up` uses."""
+"""Gemma's GGUF file from the cache and installer of `make up`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Merging in numpy against the trainer's LoRA forward, and safetensors against torch."""
+"""Merging with numpy against the trainer's LoRA forward pass, and safetensors against torch."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from training.model.transformer import Decoder, initialise
 
 
 def trained_adapter(folder: Path) -> tuple[Decoder, Path]:
-    """A tiny decoder in bf16-representable weights, and an adapter with something in it."""
+    """Create a tiny decoder with bf16-representable weights and a nonzero adapter."""
     decoder = Decoder(parse_config({**llama_json(64, 32, 2, 4, 2, 48), "dtype": "bfloat16"}))
     initialise(decoder, seed=0)
     save_decoder(decoder, folder / "plain")
@@ -39,7 +39,7 @@ def trained_adapter(folder: Path) -> tuple[Decoder, Path]:
     return decoder, folder / "adapter"
 
 
-def test_merged_weights_answer_as_base_and_adapter_together(tmp_path: Path) -> None:
+def test_merged_weights_equal_base_with_adapter(tmp_path: Path) -> None:
     decoder, folder = trained_adapter(tmp_path)
     ids = torch.arange(12)[None]
     with torch.no_grad(), active_adapter(decoder, "policy"):
@@ -57,7 +57,7 @@ def test_merged_weights_answer_as_base_and_adapter_together(tmp_path: Path) -> N
     assert (plain - expected).abs().max() > 0.01
 
 
-def test_an_adapter_for_another_shape_is_refused_by_the_tensors_name(tmp_path: Path) -> None:
+def test_adapter_of_another_shape_is_rejected_with_tensor_name(tmp_path: Path) -> None:
     adapter = open_adapter(trained_adapter(tmp_path)[1])
     name = "model.layers.0.self_attn.q_proj.weight"
     with refused(ModelError, field=name, reason="MISMATCH", limit="(7, 32)"):
@@ -65,7 +65,7 @@ def test_an_adapter_for_another_shape_is_refused_by_the_tensors_name(tmp_path: P
 
 
 @pytest.mark.parametrize("field", ["use_dora", "use_rslora", "modules_to_save"])
-def test_more_than_plain_lora_is_refused(tmp_path: Path, field: str) -> None:
+def test_unsupported_lora_variant_is_rejected(tmp_path: Path, field: str) -> None:
     folder = trained_adapter(tmp_path)[1]
     settings = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps({**settings, field: True}))
@@ -73,14 +73,14 @@ def test_more_than_plain_lora_is_refused(tmp_path: Path, field: str) -> None:
         open_adapter(folder)
 
 
-def test_bfloat16_rounds_as_torch_does(tmp_path: Path) -> None:
+def test_bfloat16_rounding_equals_torch(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=4096).astype(np.float32)
     values[:4] = [0.0, -0.0, 1 + 2**-8, 1 + 3 * 2**-8]  # the last two lie half-way
     expected = torch.tensor(values).bfloat16().float().numpy()
     np.testing.assert_array_equal(from_bfloat16(to_bfloat16(values)), expected)
 
 
-def test_written_files_are_read_by_safetensors_and_by_us(tmp_path: Path) -> None:
+def test_written_files_are_readable_by_both_readers(tmp_path: Path) -> None:
     tensors = {"a": np.ones((2, 3), np.float32), "b": np.arange(5, dtype=np.float32)}
     write_bfloat16(
         {name: value.shape for name, value in tensors.items()},
@@ -97,7 +97,7 @@ def test_written_files_are_read_by_safetensors_and_by_us(tmp_path: Path) -> None
     )
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_other_file_format_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"\xff" * 64)
     with refused(ModelError, field="m.safetensors", reason="MALFORMED", limit="safetensors"):
         open_tensors(tmp_path / "m.safetensors")

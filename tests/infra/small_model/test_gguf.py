@@ -1,4 +1,4 @@
-"""Blocks and header of a GGUF file, with the `gguf` package as oracle."""
+"""Blocks and header of a GGUF file, with the `gguf` package as the oracle."""
 
 from pathlib import Path
 
@@ -16,9 +16,7 @@ QUANTISED = [kind for kind in BLOCKS if kind not in (0, 1)]
 
 
 def random_blocks(kind: int, count: int = 64) -> np.ndarray:
-    """Blocks of random bits: every code, scale and sign, but half-precision numbers that are
-    finite.
-    """
+    """Return random blocks: all codes, scales and signs, finite half-precision numbers."""
     rng = np.random.default_rng(kind)
     raw = rng.integers(0, 256, (count, BLOCKS[kind].size_bytes), np.uint8)
     halves = {6: (0,), 8: (0,), 12: (0, 2), 14: (208,)}[kind]
@@ -30,13 +28,13 @@ def random_blocks(kind: int, count: int = 64) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", QUANTISED)
-def test_blocks_decode_to_the_bit_as_in_ggml(kind: int) -> None:
+def test_blocks_decode_bit_exactly_as_ggml(kind: int) -> None:
     raw = random_blocks(kind)
     expected = dequantize(raw, oracle.GGMLQuantizationType(kind)).reshape(-1)
     np.testing.assert_array_equal(dequantise(raw.reshape(-1), kind), expected)
 
 
-def test_a_known_q8_block_is_scale_times_codes() -> None:
+def test_known_q8_block_is_scale_times_codes() -> None:
     raw = np.concatenate(
         [
             np.array([0.5], np.float16).view(np.uint8),
@@ -61,7 +59,7 @@ def write_small_file(path: Path) -> None:
     writer.close()
 
 
-def test_header_lists_and_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_header_and_tensors_are_read_as_written(tmp_path: Path) -> None:
     write_small_file(tmp_path / "m.gguf")
     found = read_gguf(tmp_path / "m.gguf")
     assert found.metadata["gemma3.block_count"] == 2
@@ -72,13 +70,13 @@ def test_header_lists_and_tensors_are_read_as_they_were_written(tmp_path: Path) 
     np.testing.assert_array_equal(found.tensor("b", [1]), found.tensor("b")[1:])
 
 
-def test_another_format_is_refused(tmp_path: Path) -> None:
+def test_other_format_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"PK\x03\x04" + bytes(64))
     with refused(ModelError, field="m.gguf", reason="MALFORMED", limit="GGUF"):
         read_gguf(tmp_path / "m.gguf")
 
 
-def test_a_missing_metadata_field_is_named(tmp_path: Path) -> None:
+def test_missing_metadata_field_is_named(tmp_path: Path) -> None:
     write_small_file(tmp_path / "m.gguf")
     with refused(ModelError, field="tokenizer.ggml.token_type", reason="MISSING"):
         read_gguf(tmp_path / "m.gguf").numbers("tokenizer.ggml.token_type")
@@ -94,9 +92,7 @@ def test_a_missing_metadata_field_is_named(tmp_path: Path) -> None:
         "blk.0.ffn_down.weight",
     ],
 )
-def test_gemmas_tensors_decode_as_the_oracle_reads_them(
-    gguf: GgufFile, gguf_path: Path, name: str
-) -> None:
+def test_gemma_tensors_equal_the_oracle(gguf: GgufFile, gguf_path: Path, name: str) -> None:
     place = gguf.locations[name]
     block = BLOCKS[place.block_type]
     raw = np.fromfile(

@@ -1,6 +1,4 @@
-"""MODEL=owner/name: a copy that is here is taken, and a hub that is away, silent or without it is
-said in bounded time.
-"""
+"""MODEL=owner/name: local copies are used, and hub failures are reported in bounded time."""
 
 import errno
 import json
@@ -33,9 +31,7 @@ WAYS_OUT = (
 
 @contextmanager
 def not_had(reason: str, *named: str, field: str = "MODEL") -> Iterator[None]:
-    """A refusal for this reason that names the model, these words, and both ways to have it
-    nevertheless.
-    """
+    """Check an error with this reason that names the model, the words and both alternatives."""
     with refused(ModelError, field=field, reason=reason) as caught:
         yield
     for word in (f"MODEL={ID}:", *named, *WAYS_OUT):
@@ -43,7 +39,7 @@ def not_had(reason: str, *named: str, field: str = "MODEL") -> Iterator[None]:
 
 
 class Heard:
-    """What is said, and when."""
+    """Recorder of messages and their times."""
 
     def __init__(self) -> None:
         self.began, self.lines, self.seconds = time.monotonic(), list[str](), list[float]()
@@ -54,7 +50,7 @@ class Heard:
 
 
 class StandIn(ThreadingHTTPServer):
-    """A hub on loopback that answers everything with one status."""
+    """Fake hub on loopback that responds with a fixed status."""
 
     def __init__(self, status: int) -> None:
         asked: list[str] = []
@@ -67,7 +63,7 @@ class StandIn(ThreadingHTTPServer):
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """Quiet."""
+                """Suppress the request log."""
 
             do_HEAD = do_GET
 
@@ -100,7 +96,7 @@ def stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def copy_in(cache: Path, *, whole: bool = True) -> Path:
-    """As the hub's client leaves a download."""
+    """Create a download in the layout of the hub's client."""
     repo = cache / "models--Qwen--Qwen3-0.6B"
     folder = repo / "snapshots" / ("0" * 40)
     folder.mkdir(parents=True)
@@ -114,7 +110,7 @@ def copy_in(cache: Path, *, whole: bool = True) -> Path:
 
 
 @pytest.mark.parametrize("place", ["cache/hub", "home/hub"])
-def test_a_copy_that_is_here_is_taken_and_nobody_is_asked(
+def test_local_copy_is_used_without_a_request(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, heard = copy_in(tmp_path / place), Heard()
@@ -124,7 +120,7 @@ def test_a_copy_that_is_here_is_taken_and_nobody_is_asked(
 
 
 @pytest.mark.parametrize("stand_in", [404], indirect=True)
-def test_a_copy_that_is_not_whole_is_none(tmp_path: Path, stand_in: StandIn) -> None:
+def test_incomplete_copy_is_ignored(tmp_path: Path, stand_in: StandIn) -> None:
     copy_in(tmp_path / "cache" / "hub", whole=False)
     with not_had("UNKNOWN", "404"):
         from_hub(ID, Heard())
@@ -132,24 +128,24 @@ def test_a_copy_that_is_not_whole_is_none(tmp_path: Path, stand_in: StandIn) -> 
 
 
 @pytest.mark.parametrize("stand_in", [401, 404], indirect=True)
-def test_a_model_that_the_hub_does_not_give_is_said_at_once(stand_in: StandIn) -> None:
+def test_rejected_model_is_reported_immediately(stand_in: StandIn) -> None:
     with not_had("UNKNOWN", stand_in.url, str(stand_in.status), "HF_TOKEN"):
         from_hub(ID, Heard())
     assert len(stand_in.asked) == 1
 
 
 @pytest.mark.parametrize("stand_in", [503], indirect=True)
-def test_a_broken_hub_is_asked_once_more(stand_in: StandIn) -> None:
+def test_hub_with_server_error_is_retried_once(stand_in: StandIn) -> None:
     with not_had("UNREACHABLE", stand_in.url, "503"):
         from_hub(ID, Heard())
     assert len(stand_in.asked) == 2
 
 
-def test_a_silent_hub_is_left_after_two_tries_and_the_person_knows_from_the_start(
+def test_silent_hub_is_abandoned_after_two_announced_tries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heard = Heard()
-    # It takes connections and never answers.
+    # The server accepts connections and never responds.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(
             "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -160,28 +156,28 @@ def test_a_silent_hub_is_left_after_two_tries_and_the_person_knows_from_the_star
     assert [re.findall(r"\d+", line)[-2:] for line in heard.lines[1:]] == [["1", "2"], ["2", "2"]]
 
 
-def test_a_hub_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with not_had("UNREACHABLE", "http://127.0.0.1:9", os.strerror(errno.ECONNREFUSED)):
         from_hub(ID, Heard())
 
 
 @pytest.mark.parametrize("stand_in", [200], indirect=True)
-def test_a_download_that_breaks_is_said_without_a_traceback(stand_in: StandIn) -> None:
+def test_interrupted_download_is_reported_without_traceback(stand_in: StandIn) -> None:
     with not_had("STOPPED"):
         from_hub(ID, Heard())
 
 
-def test_without_the_hubs_client_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_hub_client_is_reported_with_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_nothing(_: str) -> None:
-        """As in an environment that lacks it."""
+        """Simulate an environment without the package."""
 
     monkeypatch.setattr(hub, "find_spec", find_nothing)
     with not_had("MISSING", "uv pip install huggingface_hub", field="huggingface_hub"):
         from_hub(ID, Heard())
 
 
-def test_a_shard_that_is_named_and_missing_is_missing(tmp_path: Path) -> None:
+def test_missing_shard_of_the_index_is_reported(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "a.safetensors"):
         (tmp_path / name).write_text("{}")
     index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}

@@ -1,6 +1,4 @@
-"""From the committed adapter and the cached GGUF file to a model directory that trainer and server
-read.
-"""
+"""From the committed adapter and the cached GGUF file to a usable model directory."""
 
 import json
 import shutil
@@ -35,15 +33,13 @@ def finished(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_directory_is_placed_by_links_with_its_manifest(
-    finished: Path, tmp_path: Path
-) -> None:
+def test_model_directory_is_linked_with_its_manifest(finished: Path, tmp_path: Path) -> None:
     target = link_model(finished, tmp_path / "models" / "toy-0")
     assert verify_manifest(target).version == "toy-0"
     assert (target / "config.json").stat().st_ino == (finished / "config.json").stat().st_ino
 
 
-def test_a_half_placed_directory_is_made_again(finished: Path, tmp_path: Path) -> None:
+def test_partial_directory_is_replaced(finished: Path, tmp_path: Path) -> None:
     target = link_model(finished, tmp_path / "models" / "toy-0")
     (target / MANIFEST).unlink()
     (target / "stray").touch()
@@ -51,7 +47,7 @@ def test_a_half_placed_directory_is_made_again(finished: Path, tmp_path: Path) -
     assert not (target / "stray").exists()
 
 
-def test_parts_are_joined_by_their_number_and_hashed_as_a_whole(tmp_path: Path) -> None:
+def test_parts_are_joined_in_order_and_hashed(tmp_path: Path) -> None:
     for name, text in (("z.part00", b"abc"), ("a.part01", b"def")):
         (tmp_path / name).write_bytes(text)
     digest = concatenate(list(tmp_path.glob("*.part*")), tmp_path / "whole")
@@ -64,20 +60,20 @@ def adapter(tmp_path: Path) -> Path:
     return Path(shutil.copytree(ADAPTER, tmp_path / "adapter"))
 
 
-def test_an_adapter_without_a_manifest_is_refused(adapter: Path) -> None:
+def test_adapter_without_manifest_is_rejected(adapter: Path) -> None:
     (adapter / MANIFEST).unlink()
     with refused(ModelError, field=MANIFEST, reason="MISSING"):
         check_adapter(adapter)
 
 
-def test_a_damaged_adapter_is_refused_with_the_way_to_restore_it(adapter: Path) -> None:
+def test_damaged_adapter_is_rejected_with_restore_command(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"\0" * 99)
     with refused(ModelError, field="adapter_model.safetensors", reason="MISMATCH") as caught:
         check_adapter(adapter)
     assert f"git checkout -- {adapter}" in caught.value.text
 
 
-def test_an_adapter_of_another_base_is_refused(
+def test_adapter_of_another_base_is_rejected(
     adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installation, "GGUF_SHA256", "0" * 64)
@@ -86,7 +82,7 @@ def test_an_adapter_of_another_base_is_refused(
 
 
 @pytest.mark.slow
-def test_the_small_model_is_a_directory_that_trainer_and_template_read(tmp_path: Path) -> None:
+def test_small_model_is_readable_by_trainer_and_template(tmp_path: Path) -> None:
     said: list[str] = []
     folder = install_small(tmp_path, said.append)
     manifest = verify_manifest(folder)
@@ -115,13 +111,13 @@ def test_the_small_model_is_a_directory_that_trainer_and_template_read(tmp_path:
 
 
 def stored(file: TensorFile, name: str) -> np.ndarray:
-    """The bytes of a tensor: comparing a hundred million floats takes two seconds."""
+    """Return the stored bytes: a comparison of a hundred million floats takes two seconds."""
     first, end = file.entries[name]["data_offsets"]
     return np.memmap(file.path, np.uint8, "r", file.data_start_bytes + first, (end - first,))
 
 
 @pytest.mark.slow
-def test_the_adapter_changes_every_projection_and_nothing_else(tmp_path: Path) -> None:
+def test_adapter_changes_only_the_projections(tmp_path: Path) -> None:
     base = open_tensors(install_base(tmp_path, print) / "model.safetensors")
     small = open_tensors(install_small(tmp_path, print) / "model.safetensors")
     assert base.entries.keys() == small.entries.keys()
@@ -132,7 +128,7 @@ def test_the_adapter_changes_every_projection_and_nothing_else(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_second_installation_says_and_writes_nothing(tmp_path: Path) -> None:
+def test_second_installation_is_silent_and_writes_no_file(tmp_path: Path) -> None:
     folder = install_small(tmp_path, print)
     written = (folder / MANIFEST).stat().st_mtime_ns
     said: list[str] = []

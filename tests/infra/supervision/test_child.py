@@ -1,4 +1,4 @@
-"""A supervised process is started again when it dies, passes its lines on, and gets time to drain."""
+"""A supervised process is restarted, forwards its output and has time to drain."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ DIE = "import sys; print('no database', flush=True); sys.exit(3)"
 
 
 class Lines:
-    """What the terminal would show."""
+    """Recorder of terminal lines."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, str]] = []
@@ -38,7 +38,7 @@ class Lines:
         self.all.append((source, text))
 
     async def wait_for(self, *words: str) -> None:
-        """A line with all of them."""
+        """Wait for a line with all words."""
         async with asyncio.timeout(20):
             while not any(all(word in line for word in words) for _, line in self.all):
                 await asyncio.sleep(0.02)
@@ -64,7 +64,7 @@ async def child_of(
         await child.stop()
 
 
-async def test_lines_are_passed_on_and_kept_and_sigterm_gives_time_to_drain(tmp_path: Path) -> None:
+async def test_output_is_forwarded_and_sigterm_permits_drain(tmp_path: Path) -> None:
     async with child_of(LISTEN, tmp_path) as (child, lines):
         await child.wait_ready(20)
     assert ("parrot", "ready") in lines.all
@@ -72,7 +72,7 @@ async def test_lines_are_passed_on_and_kept_and_sigterm_gives_time_to_drain(tmp_
     assert (tmp_path / "parrot.log").read_text() == "ready\ndrained\n"
 
 
-async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> None:
+async def test_killed_process_is_restarted_with_a_message(tmp_path: Path) -> None:
     async with child_of(LISTEN, tmp_path) as (child, lines):
         await child.wait_ready(20)
         first = child.pid
@@ -85,7 +85,7 @@ async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> 
     assert child.starts == 2
 
 
-async def test_a_process_that_dies_while_starting_fails_with_the_place_of_its_log(
+async def test_exit_during_start_fails_with_the_log_path(
     tmp_path: Path,
 ) -> None:
     async with child_of(DIE, tmp_path) as (child, _):
@@ -95,7 +95,7 @@ async def test_a_process_that_dies_while_starting_fails_with_the_place_of_its_lo
     assert "no database" in (tmp_path / "parrot.log").read_text()
 
 
-async def test_a_stopped_process_is_gone(tmp_path: Path) -> None:
+async def test_stopped_process_is_gone(tmp_path: Path) -> None:
     async with child_of(LISTEN, tmp_path) as (child, _):
         await child.wait_ready(20)
         pid = child.pid
@@ -104,7 +104,7 @@ async def test_a_stopped_process_is_gone(tmp_path: Path) -> None:
         os.kill(pid, 0)
 
 
-async def test_a_program_that_listens_nowhere_is_ready_when_its_check_says_so() -> None:
+async def test_program_without_port_is_ready_by_its_check() -> None:
     answers = iter((False, True))
 
     async def ready() -> bool:
@@ -114,7 +114,7 @@ async def test_a_program_that_listens_nowhere_is_ready_when_its_check_says_so() 
     assert [await program.is_ready(), await program.is_ready()] == [False, True]
 
 
-async def test_a_program_with_a_check_of_its_own_is_ready_when_that_says_so(tmp_path: Path) -> None:
+async def test_program_with_check_is_ready_by_its_check(tmp_path: Path) -> None:
     answers = iter([False, False, True])
 
     async def ready() -> bool:
@@ -125,7 +125,7 @@ async def test_a_program_with_a_check_of_its_own_is_ready_when_that_says_so(tmp_
     assert not list(answers)
 
 
-async def test_what_a_program_leaves_behind_is_removed_after_its_end(tmp_path: Path) -> None:
+async def test_leftover_files_are_removed_after_the_end(tmp_path: Path) -> None:
     leftovers = tmp_path / "parrot.sock"
     async with child_of(LISTEN, tmp_path, leftovers=(leftovers, tmp_path / "never-made")) as (
         child,

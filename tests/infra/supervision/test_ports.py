@@ -1,4 +1,4 @@
-"""Ports that two systems cannot both be given."""
+"""Ports are never assigned to two systems."""
 
 import socket
 import subprocess
@@ -20,19 +20,19 @@ input()
 """
 
 
-def test_ports_are_different_and_free() -> None:
+def test_ports_are_distinct_and_free() -> None:
     found = distinct_free_ports(30)
     assert len(set(found)) == 30
     assert all(is_free(port) for port in found)
     assert max(found) < int(ports._EPHEMERAL_RANGE.read_text().split()[0])
 
 
-def test_a_port_in_use_is_not_free() -> None:
+def test_port_in_use_is_not_free() -> None:
     with socket.create_server((HOST, 0)) as taken:
         assert not is_free(taken.getsockname()[1])
 
 
-def test_what_one_process_was_promised_another_does_not_get_until_it_ends(
+def test_reserved_port_is_not_given_to_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow = tmp_path / "range"

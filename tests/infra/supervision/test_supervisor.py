@@ -1,4 +1,4 @@
-"""Programs of one state folder: started together, stopped together, found by others."""
+"""Programs of a state folder: started and stopped together, found by other commands."""
 
 import asyncio
 import os
@@ -14,9 +14,13 @@ from infra.supervision.ports import free_port
 from infra.supervision.supervisor import NotRunningError, find_running, read_ports, supervised
 from tests.support.errors import refused
 
-LISTEN = "import socket, sys; door = socket.create_server(('127.0.0.1', int(sys.argv[1])))\nwhile True: door.accept()[0].close()"
+LISTEN = """
+import socket, sys
+server = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+while True: server.accept()[0].close()
+"""
 NEVER_READY = "import time; time.sleep(600)"
-# Stops when all files that it is told of are there; says so by a file of its own.
+# Program that stops once all given files exist, and then creates its own file.
 STOP_AFTER = """
 import pathlib, signal, socket, sys, time
 door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
@@ -40,16 +44,16 @@ def program(name: str, code: str, *words: Path, stops_first: bool = False) -> Pr
 
 
 def ignore(source: str, text: str) -> None:
-    """Nobody looks at this terminal."""
+    """Discard terminal output."""
 
 
-def test_ports_of_a_system_that_does_not_run_are_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_missing_system_is_reported_with_instructions(tmp_path: Path) -> None:
     with refused(NotRunningError, field=str(tmp_path), reason="STOPPED") as caught:
         read_ports(tmp_path)
     assert "make up" in caught.value.text
 
 
-async def test_who_runs_is_written_down_while_it_runs_and_logs_lie_in_one_folder(
+async def test_running_system_is_recorded_and_logs_are_in_a_folder(
     tmp_path: Path,
 ) -> None:
     programs = [program("one", LISTEN), program("two", LISTEN)]
@@ -61,7 +65,7 @@ async def test_who_runs_is_written_down_while_it_runs_and_logs_lie_in_one_folder
     assert {file.name for file in (tmp_path / "logs").iterdir()} == {"one.log", "two.log"}
 
 
-async def test_when_one_does_not_start_the_others_are_stopped(tmp_path: Path) -> None:
+async def test_failed_start_stops_the_other_programs(tmp_path: Path) -> None:
     well, dying = program("well", LISTEN), program("dying", "raise SystemExit('no database')")
     with refused(ChildFailedError, field="dying", reason="STOPPED"):
         async with supervised(tmp_path, {}, [well, dying], ignore):
@@ -69,7 +73,7 @@ async def test_when_one_does_not_start_the_others_are_stopped(tmp_path: Path) ->
     assert not await well.is_ready()
 
 
-async def test_the_door_stops_first_and_then_the_rest_side_by_side(tmp_path: Path) -> None:
+async def test_gateway_stops_first_and_others_concurrently(tmp_path: Path) -> None:
     one, other, door = (tmp_path / name for name in ("one", "other", "door"))
     programs = [
         program("one", STOP_AFTER, one, door.with_suffix(".gone"), other),
@@ -83,11 +87,11 @@ async def test_the_door_stops_first_and_then_the_rest_side_by_side(tmp_path: Pat
     assert not [line for line in lines if "killed" in line], "one waited for the other in vain"
 
 
-async def test_ctrl_c_ends_a_start_that_waits_and_leaves_no_note_of_it(tmp_path: Path) -> None:
+async def test_ctrl_c_during_start_removes_the_record(tmp_path: Path) -> None:
     said: list[str] = []
 
     def see(source: str, text: str) -> None:
-        """The first line of the program: it runs, and will never be ready."""
+        """React to the first line: the program runs and never becomes ready."""
         os.kill(os.getpid(), signal.SIGINT)
 
     slow = program("slow", "print('here', flush=True); " + NEVER_READY)
@@ -101,7 +105,7 @@ async def test_ctrl_c_ends_a_start_that_waits_and_leaves_no_note_of_it(tmp_path:
     assert not task.cancelling(), "who comes after it is not stopped too"
 
 
-async def test_a_second_ctrl_c_kills_what_does_not_stop_in_every_system_around(
+async def test_second_ctrl_c_kills_programs_of_nested_systems(
     tmp_path: Path,
 ) -> None:
     said: list[str] = []

@@ -1,8 +1,7 @@
-"""For every alert: histories in which it must fire, and the nearest ones in which it must not. One
-value a minute.
+"""Histories for every alert: some that must fire, and the nearest that must not.
 
-Notation of promtool: `0+6x10` is 0, 6, 12 … ten steps on; `1x5` is 1 six times; `_` is a scrape
-that failed.
+Each value is a minute. Notation of promtool: `0+6x10` is 0, 6, 12 … for ten more steps; `1x5` is 1
+six times; `_` is a failed scrape.
 """
 
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Case:
-    """One history of series, looked at after `minutes`. Without `summary` nothing may fire."""
+    """A history of series, evaluated after `minutes`. Without `summary` no alert may fire."""
 
     alert: str
     series: Mapping[str, str]

@@ -1,6 +1,4 @@
-"""The alert rules by Prometheus' own tool: they parse, fire when they must, and keep quiet when
-they must.
-"""
+"""Alert rules tested by promtool: syntax, and firing only when expected."""
 
 import json
 import subprocess
@@ -53,8 +51,9 @@ def unit_test(case: Case) -> dict[str, Any]:
 
 
 def run_cases(folder: Path, cases: tuple[Case, ...]) -> subprocess.CompletedProcess[str]:
-    """Run promtool with rules and tests of each alert apart: it evaluates all given rules in every
-    minute of every case.
+    """Run promtool with the rules and tests of each alert separately.
+
+    promtool evaluates all given rules in every minute of every case.
     """
     files = []
     for alert in dict.fromkeys(case.alert for case in cases):
@@ -66,18 +65,18 @@ def run_cases(folder: Path, cases: tuple[Case, ...]) -> subprocess.CompletedProc
     return promtool("test", "rules", *files)
 
 
-def test_the_rules_are_rules() -> None:
+def test_rules_are_valid() -> None:
     checked = promtool("check", "rules", "--lint=all", "--lint-fatal", ALERTS)
     assert checked.returncode == 0, checked.stderr
     assert f"{len(RULES)} rules found" in checked.stdout
 
 
-def test_every_alert_fires_when_it_must_and_keeps_quiet_when_it_must(tmp_path: Path) -> None:
+def test_alerts_fire_exactly_in_their_cases(tmp_path: Path) -> None:
     done = run_cases(tmp_path, CASES)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_case_that_is_wrong_is_noticed(tmp_path: Path) -> None:
+def test_wrong_case_is_detected(tmp_path: Path) -> None:
     quiet = next(case for case in CASES if case.alert == "SinkBehind" and not case.summary)
     assert (
         run_cases(
@@ -88,13 +87,13 @@ def test_a_case_that_is_wrong_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alert", RULES)
-def test_an_alert_has_cases_of_both_kinds(alert: str) -> None:
+def test_alert_has_firing_and_silent_cases(alert: str) -> None:
     kinds = {bool(case.summary) for case in CASES if case.alert == alert}
     assert kinds == {True, False}
 
 
 @pytest.mark.parametrize("alert", RULES)
-def test_an_alert_has_a_severity_and_a_runbook_that_says_what_to_do(alert: str) -> None:
+def test_alert_has_severity_and_runbook(alert: str) -> None:
     rule = RULES[alert]
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["runbook"] == f"docs/runbooks/{alert}.md"
@@ -104,6 +103,6 @@ def test_an_alert_has_a_severity_and_a_runbook_that_says_what_to_do(alert: str) 
         assert f"\n{heading}\n" in page
 
 
-def test_no_runbook_is_left_over() -> None:
+def test_every_runbook_belongs_to_an_alert() -> None:
     pages = {page.stem for page in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README"}
     assert pages == set(RULES)

@@ -1,6 +1,4 @@
-"""The dashboards as Grafana reads them: the files are what the code says, no panel lies over
-another, nothing is wired in.
-"""
+"""Dashboards as read by Grafana: current files, no overlapping panels, no fixed data source."""
 
 import json
 import re
@@ -26,13 +24,13 @@ def load(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=NAMES)
-def test_a_file_is_what_the_code_says(board: Dashboard) -> None:
+def test_dashboard_file_is_current(board: Dashboard) -> None:
     assert (DASHBOARDS / f"{board.name}.json").read_text() == render(board)
     assert {file.stem for file in DASHBOARDS.glob("*.json")} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_panels_have_numbers_of_their_own_and_places_of_their_own(name: str) -> None:
+def test_panels_have_distinct_ids_and_positions(name: str) -> None:
     panels = load(name)["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     for panel in panels:
@@ -45,7 +43,7 @@ def test_panels_have_numbers_of_their_own_and_places_of_their_own(name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_panel_asks_the_data_source_of_the_variable_and_says_what_to_think(name: str) -> None:
+def test_panel_uses_the_data_source_variable_and_has_a_description(name: str) -> None:
     dashboard = load(name)
     assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
     for panel in dashboard["panels"]:
@@ -57,7 +55,7 @@ def test_a_panel_asks_the_data_source_of_the_variable_and_says_what_to_think(nam
             assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_every_metric_of_panels_and_alerts_is_one_that_the_code_makes() -> None:
+def test_metrics_of_panels_and_alerts_exist_in_the_code() -> None:
     texts = [ALERTS.read_text(), *(file.read_text() for file in DASHBOARDS.glob("*.json"))]
     used = {
         SUFFIXES.sub("", name)

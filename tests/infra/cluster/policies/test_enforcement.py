@@ -1,6 +1,4 @@
-"""Rules follow what the API tells: all kinds first, then each change, and all anew when a watch
-ends.
-"""
+"""Enforcement of policies: list all kinds first, apply each change, list again after a watch."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,8 +23,9 @@ def pod(number: int) -> Json:
 
 
 class FakeApi:
-    """Lists what it is given, and tells of changes as they are put in. None ends a watch, an error
-    breaks a list.
+    """API with given lists and queued changes.
+
+    None ends a watch; an error breaks a list.
     """
 
     def __init__(self) -> None:
@@ -57,7 +56,7 @@ class FakeApi:
 
 
 class Tables:
-    """What was put in force."""
+    """Recorder of applied tables."""
 
     def __init__(self) -> None:
         self.applied: asyncio.Queue[str] = asyncio.Queue()
@@ -82,7 +81,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enforcement, "AGAIN_SECONDS", 0.01)
 
 
-async def test_nothing_is_in_force_before_all_kinds_are_known(api: FakeApi) -> None:
+async def test_no_table_is_applied_before_all_kinds_are_listed(api: FakeApi) -> None:
     tables = Tables()
     api.open.clear()
     running = asyncio.create_task(PolicyEnforcer(api, tables.apply).run())
@@ -94,7 +93,7 @@ async def test_nothing_is_in_force_before_all_kinds_are_known(api: FakeApi) -> N
     running.cancel()
 
 
-async def test_pods_that_come_change_and_go_are_followed(api: FakeApi) -> None:
+async def test_new_changed_and_deleted_pods_update_the_table(api: FakeApi) -> None:
     tables = Tables()
     running = asyncio.create_task(PolicyEnforcer(api, tables.apply).run())
     await tables.wait_for("ingress_10_88_0_2")
@@ -107,7 +106,7 @@ async def test_pods_that_come_change_and_go_are_followed(api: FakeApi) -> None:
     running.cancel()
 
 
-async def test_a_change_that_changes_no_rule_is_not_applied(api: FakeApi) -> None:
+async def test_unchanged_table_is_not_applied_again(api: FakeApi) -> None:
     tables = Tables()
     running = asyncio.create_task(PolicyEnforcer(api, tables.apply).run())
     await tables.wait_for("ingress_10_88_0_2")
@@ -118,9 +117,7 @@ async def test_a_change_that_changes_no_rule_is_not_applied(api: FakeApi) -> Non
 
 
 @pytest.mark.parametrize("end", [None, {"type": "ERROR", "object": {"code": 410}}])
-async def test_a_watch_that_ends_begins_anew_with_what_is_there_now(
-    api: FakeApi, end: Json | None
-) -> None:
+async def test_ended_watch_lists_objects_again(api: FakeApi, end: Json | None) -> None:
     tables = Tables()
     running = asyncio.create_task(PolicyEnforcer(api, tables.apply).run())
     await tables.wait_for("ingress_10_88_0_2")

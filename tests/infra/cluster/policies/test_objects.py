@@ -1,4 +1,4 @@
-"""Selectors, pods and policies mean what the API says that they mean."""
+"""Parsing of selectors, pods and policies from API objects."""
 
 import pytest
 
@@ -64,24 +64,24 @@ def policy(**spec: object) -> Json:
         ),
     ],
 )
-def test_a_selector_matches(selector: Json, labels: dict[str, str], matches: bool) -> None:
+def test_selector_matches_labels(selector: Json, labels: dict[str, str], matches: bool) -> None:
     read = read_selector(selector)
     assert read
     assert read.matches(labels) is matches
 
 
-def test_no_selector_is_not_an_empty_one() -> None:
+def test_missing_selector_differs_from_empty_selector() -> None:
     assert read_selector(None) is None
     assert read_selector({}) == Selector(())
 
 
-def test_only_pods_with_an_address_of_their_own_that_have_not_ended_count() -> None:
+def test_only_running_pods_with_their_own_address_are_read() -> None:
     others = [pod(None), pod(phase="Succeeded"), pod(phase="Failed"), pod(hostNetwork=True)]
     found = read_pods([*others, pod("10.88.0.10"), pod("10.88.0.9", phase="Pending")])
     assert [found_pod.address for found_pod in found] == ["10.88.0.9", "10.88.0.10"]
 
 
-def test_sidecars_name_ports_too() -> None:
+def test_named_ports_of_sidecars_are_read() -> None:
     side = {"ports": [{"name": "metrics", "containerPort": 9090}, {"containerPort": 1}]}
     main = {"ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"}]}
     (found,) = read_pods([pod(containers=[main], initContainers=[side])])
@@ -91,22 +91,22 @@ def test_sidecars_name_ports_too() -> None:
     ]
 
 
-def test_a_policy_without_types_is_about_what_comes_in() -> None:
+def test_policy_without_types_restricts_ingress() -> None:
     read = read_policy(policy())
     assert (read.ingress, read.egress) == ((), None)
 
 
-def test_a_direction_without_rules_lets_nobody_and_an_empty_rule_everybody() -> None:
+def test_direction_without_rules_permits_none_and_empty_rule_all() -> None:
     read = read_policy(policy(policyTypes=["Ingress", "Egress"], egress=[{}]))
     assert (read.ingress, read.egress) == ((), (Rule(None, None),))
 
 
-def test_peers_and_ports_are_read() -> None:
+def test_peers_and_ports_are_parsed() -> None:
     peers = [
         {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.88.0.0/16"]}},
         {"namespaceSelector": {}},
         {"podSelector": {}},
-        {"ipBlock": {"cidr": "fd00::/8"}},  # there is no IPv6 in here
+        {"ipBlock": {"cidr": "fd00::/8"}},  # the cluster has no IPv6
     ]
     ports = [
         {"port": "http"},
@@ -123,7 +123,7 @@ def test_peers_and_ports_are_read() -> None:
     assert rule.ports == (Port("TCP", "http"), Port("UDP", 5000, 5010), Port("SCTP", None))
 
 
-def test_peers_that_cannot_be_here_are_nobody_rather_than_everybody() -> None:
+def test_unsupported_peers_match_no_pod() -> None:
     (rule,) = (
         read_policy(policy(ingress=[{"from": [{"ipBlock": {"cidr": "fd00::/8"}}]}])).ingress or ()
     )

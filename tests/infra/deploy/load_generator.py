@@ -1,10 +1,9 @@
-"""People on the cluster's network while it is changed: answers that stream all the time, and single
-calls.
+"""Load inside the cluster network during changes: continuous streams and single calls.
 
-Runs in a pod of the services' image: `crowd.py FOLDER HOST STREAMS CALLS_A_SECOND`. In the folder
-are keys.json, then `began` once all stream, and told.json at the end, which begins when somebody
-puts `over` there: no connection from outside has to last as long. Nobody calls again what failed:
-of an answer that broke off the rest is asked for, which is what the API is for.
+Runs in a pod of the services' image: `load_generator.py FOLDER HOST STREAMS CALLS_A_SECOND`. The
+folder contains keys.json. The file `began` is created once all streams run, and told.json at the
+end. The end starts when the file `over` appears, so no outside connection must last as long. Failed
+calls are not retried. For an interrupted answer the rest is requested, as the API provides.
 """
 
 import asyncio
@@ -28,17 +27,19 @@ GRPC_PORT, HTTP_PORT = 50051, 80
 TOO_MANY, NO_TIME_LEFT = 429, 504
 TURN_SECONDS, CALL_SECONDS = 120.0, 20.0
 MAX_TOKENS = 200
-# An answer that broke off is lost when its rest cannot be had for so long.
+# An interrupted answer is lost if its rest stays unavailable for this time.
 RESUME_SECONDS = 30.0
-# Whoever began it may have been killed.
-MOST_SECONDS = 900.0
+# Time limit in case the process that started the load was killed.
+MAX_SECONDS = 900.0
 ENDS = (chat_pb2.FINISH_REASON_STOP, chat_pb2.FINISH_REASON_LENGTH)
 
 
 @dataclass
-class Told:
-    """What happened. `resumed`: by the reason that the answer broke off for; `failed`, `lost`: by
-    what was said, with when; `late`: told that there was no time left.
+class Observations:
+    """Observations.
+
+    `resumed` counts interruptions by reason. `failed` and `lost` contain messages with their times.
+    `late` contains calls rejected for lack of time.
     """
 
     answers: int = 0
@@ -55,41 +56,41 @@ class Told:
 
 @dataclass
 class Answer:
-    """One, as far as it was read."""
+    """An answer with the events received so far."""
 
     request_id: str
     events: list[chat_pb2.ChatEvent] = field(default_factory=list)
 
-    def trouble(self) -> str:
-        """Why it is none, or nothing: 1, 2, 3 … of one message, to its end."""
+    def defect(self) -> str:
+        """Return the defect of the answer, or "" for consecutive events 1, 2, 3 … until the end."""
         if [event.sequence for event in self.events] != list(range(1, len(self.events) + 1)):
             return "sequence"
         finish = self.events[-1].completed.finish_reason
         return "" if finish in ENDS else f"finish {chat_pb2.FinishReason.Name(finish)}"
 
 
-class Crowd:
-    """`host`: the door's name."""
+class LoadGenerator:
+    """Load on a gateway; `host` is the name of its Service."""
 
-    def __init__(self, folder: Path, host: str, told: Told) -> None:
-        self._folder, self._host, self._told = folder, host, told
+    def __init__(self, folder: Path, host: str, observations: Observations) -> None:
+        self._folder, self._host, self._observations = folder, host, observations
         self._keys: list[str] = json.loads((folder / "keys.json").read_text())
         self._over = asyncio.Event()
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._rated: list[tuple[str, str]] = []
 
     async def run(self, streams: int, calls_a_second: float) -> None:
-        """Until it is over; what runs then is read to its end."""
+        """Run until the end is requested; running answers are read completely."""
         people = [asyncio.create_task(self._chat(number)) for number in range(streams)]
         async with (
             aiohttp.ClientSession() as http,
-            grpc.aio.insecure_channel(f"{self._host}:{GRPC_PORT}") as kept,
+            grpc.aio.insecure_channel(f"{self._host}:{GRPC_PORT}") as reused,
         ):
-            calling = asyncio.create_task(self._call_all(calls_a_second, http, kept))
+            calling = asyncio.create_task(self._call_all(calls_a_second, http, reused))
             watching = asyncio.create_task(self._watch(streams))
             while (
                 not (self._folder / "over").exists()
-                and time.monotonic() < self._began + MOST_SECONDS
+                and time.monotonic() < self._started + MAX_SECONDS
             ):
                 await asyncio.sleep(0.5)
             watching.cancel()
@@ -97,27 +98,27 @@ class Crowd:
             await asyncio.gather(calling, *people)
 
     async def _watch(self, streams: int) -> None:
-        """How many run at least, once all have begun."""
-        while self._told.running < streams:
+        """Record the smallest number of running streams after all have started."""
+        while self._observations.running < streams:
             await asyncio.sleep(0.1)
-        self._told.least_running = streams
+        self._observations.least_running = streams
         (self._folder / "began").touch()
         while True:
-            self._told.least_running = min(self._told.least_running, self._told.running)
+            self._observations.least_running = min(
+                self._observations.least_running, self._observations.running
+            )
             await asyncio.sleep(0.1)
 
     async def _chat(self, number: int) -> None:
-        """One person, who asks again as soon as an answer has ended; every second one comes on a
-        new connection each time.
-        """
+        """Request answer after answer. Odd users open a new connection each time."""
         key, channel = self._keys[number % len(self._keys)], self._channel()
-        self._told.running += 1
+        self._observations.running += 1
         while not self._over.is_set():
             if number % 2:
                 await channel.close()
                 channel = self._channel()
             await self._ask(key, chat_pb2_grpc.ChatServiceStub(channel))
-        self._told.running -= 1
+        self._observations.running -= 1
         await channel.close()
 
     def _channel(self) -> grpc.aio.Channel:
@@ -146,93 +147,99 @@ class Crowd:
                 break
             except grpc.aio.AioRpcError as error:
                 broke_at = broke_at or time.monotonic()
-                if not await self._goes_on(answer, error, broke_at):
+                if not await self._continues(answer, error, broke_at):
                     return
-        self._told.answers += 1
-        if trouble := answer.trouble():
-            self._told.lost.append(f"{self._now()} {trouble}")
+        self._observations.answers += 1
+        if defect := answer.defect():
+            self._observations.lost.append(f"{self._now()} {defect}")
         else:
             self._rated.append((key, answer.events[0].message_id))
 
-    async def _goes_on(self, answer: Answer, error: grpc.aio.AioRpcError, broke_at: float) -> bool:
-        """Whether the answer is asked for again, or its rest."""
+    async def _continues(
+        self, answer: Answer, error: grpc.aio.AioRpcError, broke_at: float
+    ) -> bool:
+        """Return True if the answer or its rest is requested again."""
         wait, reason = _details(error)
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            self._told.waited += 1
+            self._observations.waited += 1
             await asyncio.sleep(wait or 0.5)
             return True
         if not answer.events:
-            self._note(
+            self._record_failure(
                 f"SendMessage {reason}", late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             )
             await asyncio.sleep(0.5)
             return False
-        self._told.resumed[reason] += 1
+        self._observations.resumed[reason] += 1
         if time.monotonic() - broke_at > RESUME_SECONDS:
-            self._told.lost.append(f"{self._now()} {reason}")
+            self._observations.lost.append(f"{self._now()} {reason}")
             return False
         await asyncio.sleep(wait or 0.1)
         return True
 
     async def _call_all(
-        self, a_second: float, http: aiohttp.ClientSession, kept: grpc.aio.Channel
+        self, a_second: float, http: aiohttp.ClientSession, reused: grpc.aio.Channel
     ) -> None:
-        """So many begin in each second, however long they take."""
+        """Start calls at a constant rate, independent of their duration."""
         running: set[asyncio.Task[None]] = set()
         number = 0
         while not self._over.is_set():
-            task = asyncio.create_task(self._call(number, http, kept))
+            task = asyncio.create_task(self._call(number, http, reused))
             running.add(task)
             task.add_done_callback(running.discard)
             number += 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(
-                    max(self._began + number / a_second - time.monotonic(), 0)
+                    max(self._started + number / a_second - time.monotonic(), 0)
                 ):
                     await self._over.wait()
         await asyncio.gather(*running)
 
-    async def _call(self, number: int, http: aiohttp.ClientSession, kept: grpc.aio.Channel) -> None:
-        """In turn: over gRPC on a new connection, over HTTP on kept ones and on a new one, a thumb
-        on a kept one.
-        """
+    async def _call(
+        self, number: int, http: aiohttp.ClientSession, reused: grpc.aio.Channel
+    ) -> None:
+        """Alternate new and reused connections, gRPC and HTTP, reads and thumbs."""
         key = self._keys[number % len(self._keys)]
-        kinds = (self._list, self._page, self._thumb, self._page_anew)
+        kinds = (self._list, self._page, self._thumb, self._page_on_new_connection)
         kind = kinds[number % len(kinds)]
-        self._told.calls += 1
+        self._observations.calls += 1
         try:
-            await (kind(key, kept) if kind == self._thumb else kind(key, http))
+            await (kind(key, reused) if kind == self._thumb else kind(key, http))
         except grpc.aio.AioRpcError as error:
             wait, reason = _details(error)
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                await self._call_later(wait, number, http, kept)
+                await self._call_after_delay(wait, number, http, reused)
             else:
-                self._note(
+                self._record_failure(
                     f"{kind.__name__} {reason}",
                     late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED,
                 )
         except aiohttp.ClientResponseError as error:
             if error.status == TOO_MANY:
-                await self._call_later(
-                    float((error.headers or {}).get("retry-after", 0)), number, http, kept
+                await self._call_after_delay(
+                    float((error.headers or {}).get("retry-after", 0)), number, http, reused
                 )
             else:
-                self._note(f"{kind.__name__} {error}"[:200], late=error.status == NO_TIME_LEFT)
+                self._record_failure(
+                    f"{kind.__name__} {error}"[:200], late=error.status == NO_TIME_LEFT
+                )
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._note(f"{kind.__name__} {type(error).__name__}: {error}"[:200], late=False)
+            self._record_failure(
+                f"{kind.__name__} {type(error).__name__}: {error}"[:200], late=False
+            )
 
-    def _note(self, said: str, late: bool) -> None:
-        (self._told.late if late else self._told.failed).append(f"{self._now()} {said}")
+    def _record_failure(self, said: str, late: bool) -> None:
+        (self._observations.late if late else self._observations.failed).append(
+            f"{self._now()} {said}"
+        )
 
-    async def _call_later(
-        self, wait: float, number: int, http: aiohttp.ClientSession, kept: grpc.aio.Channel
+    async def _call_after_delay(
+        self, wait: float, number: int, http: aiohttp.ClientSession, reused: grpc.aio.Channel
     ) -> None:
-        """Whoever is told to come again in a moment does, over gRPC and over HTTP: that is the
-        API's word for a full house.
-        """
-        self._told.waited += 1
+        """Repeat a call after the delay that an overloaded server requests."""
+        self._observations.waited += 1
         await asyncio.sleep(wait or 0.5)
-        await self._call(number, http, kept)
+        await self._call(number, http, reused)
 
     async def _list(self, key: str, _http: object) -> None:
         async with self._channel() as channel:
@@ -246,28 +253,28 @@ class Crowd:
         async with http.get(url, headers=headers, timeout=timeout, raise_for_status=True) as answer:
             await answer.read()
 
-    async def _page_anew(self, key: str, _http: object) -> None:
+    async def _page_on_new_connection(self, key: str, _http: object) -> None:
         async with aiohttp.ClientSession() as http:
             await self._page(key, http)
 
-    async def _thumb(self, key: str, kept: grpc.aio.Channel) -> None:
+    async def _thumb(self, key: str, reused: grpc.aio.Channel) -> None:
         if not self._rated:
-            return await self._list(key, kept)
+            return await self._list(key, reused)
         key, message_id = self._rated.pop(0)
         request = feedback_pb2.SubmitFeedbackRequest(
             message_id=message_id, request_id=str(uuid.uuid4()), thumb=Thumb(up=True)
         )
-        stub = feedback_pb2_grpc.FeedbackServiceStub(kept)
+        stub = feedback_pb2_grpc.FeedbackServiceStub(reused)
         answer = await stub.SubmitFeedback(request, metadata=_metadata(key), timeout=CALL_SECONDS)
-        self._told.thumbs.append(answer.event_id)
+        self._observations.thumbs.append(answer.event_id)
         return None
 
     def _now(self) -> str:
-        return f"{time.monotonic() - self._began:.1f}s"
+        return f"{time.monotonic() - self._started:.1f}s"
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[float, str]:
-    """When to come back, and the reason."""
+    """Return the retry delay and the reason of an error."""
     retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
@@ -289,10 +296,12 @@ def main() -> None:
         int(sys.argv[3]),
         float(sys.argv[4]),
     )
-    told, began = Told(), time.monotonic()
-    asyncio.run(Crowd(folder, host, told).run(streams, calls_a_second))
+    observations, began = Observations(), time.monotonic()
+    asyncio.run(LoadGenerator(folder, host, observations).run(streams, calls_a_second))
     unfinished = folder / "told.partial"
-    unfinished.write_text(json.dumps({**told.__dict__, "seconds": time.monotonic() - began}))
+    unfinished.write_text(
+        json.dumps({**observations.__dict__, "seconds": time.monotonic() - began})
+    )
     unfinished.rename(folder / "told.json")
 
 

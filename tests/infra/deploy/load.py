@@ -1,6 +1,4 @@
-"""A crowd in a pod of the cluster, outside the release: it comes in by the door's name, as any
-application in there does.
-"""
+"""Load generator in a pod outside the release, which uses the name of the Service."""
 
 import json
 import uuid
@@ -15,33 +13,36 @@ from tests.infra.deploy.deployed import Deployed, until
 
 NAMESPACE = POD = "people"
 FOLDER = "/people"
-SCRIPT = Path(__file__).with_name("crowd.py")
+SCRIPT = Path(__file__).with_name("load_generator.py")
 BEGIN_SECONDS, END_SECONDS = 90, 180
 
 
-# In the pod: begin and leave them alone; whether a file is there, and what it says; say that it is
-# over.
+# Scripts in the pod: start in the background, read a file if present, request the end.
 START = """
 import os, subprocess, sys
 folder, script, *words = sys.argv[1:]
 os.makedirs(folder)
 open(folder + "/keys.json", "w").write(sys.stdin.read())
-subprocess.Popen([sys.executable, script, folder, *words], start_new_session=True, stdin=subprocess.DEVNULL,
-                 stdout=open(folder + "/log", "w"), stderr=subprocess.STDOUT)
+subprocess.Popen([sys.executable, script, folder, *words], start_new_session=True,
+                 stdin=subprocess.DEVNULL, stdout=open(folder + "/log", "w"), stderr=subprocess.STDOUT)
 """
-READ = "import pathlib, sys; file = pathlib.Path(sys.argv[1]); print('!' + file.read_text() if file.exists() else '', end='')"
+READ = """
+import pathlib, sys
+file = pathlib.Path(sys.argv[1])
+print('!' + file.read_text() if file.exists() else '', end='')
+"""
 TOUCH = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
 
 
 @dataclass
-class People:
-    """Those of one block; `told` once it has ended."""
+class Load:
+    """Load during a block; `told` is available afterwards."""
 
     told: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(deployed: Deployed) -> None:
-    """The namespace and the pod, if they are not there."""
+    """Create the namespace and the pod if missing."""
     free = {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -52,7 +53,7 @@ def prepare(deployed: Deployed) -> None:
         "image": deployed.image("services"),
         "command": ["python3", "-c", "import time; time.sleep(36_000)"],
         "securityContext": free,
-        # Whoever has no share of a busy machine looks like a peer that has died.
+        # Without a CPU request on a busy machine the load generator looks like a dead peer.
         "resources": {"requests": {"cpu": "300m", "memory": "128Mi"}},
         "env": [{"name": "GRPC_VERBOSITY", "value": "NONE"}],
         "volumeMounts": [
@@ -88,8 +89,7 @@ def prepare(deployed: Deployed) -> None:
         "kind": "List",
         "items": [{"apiVersion": "v1", **each} for each in objects],
     }
-    # One of another image, on a cluster that stays, would be restarted some time after it was
-    # ready.
+    # On a permanent cluster, an updated image would restart the pod some time after its readiness.
     where = ("-n", NAMESPACE, "pods", f"--field-selector=metadata.name={POD}")
     image = deployed.shell.run(
         "kubectl", "get", *where, "-o", "jsonpath={.items[*].spec.containers[*].image}"
@@ -103,10 +103,10 @@ def prepare(deployed: Deployed) -> None:
 
 
 @contextmanager
-def chatting(deployed: Deployed, streams: int, calls_a_second: float) -> Iterator[People]:
-    """All of them stream when the block begins; when it ends, what they do is read to its end."""
+def running_load(deployed: Deployed, streams: int, calls_a_second: float) -> Iterator[Load]:
+    """Run streams from the start of the block; at the end the streams are read completely."""
     prepare(deployed)
-    keys, people = deployed.keys("crowd", count=10), People()
+    keys, load = deployed.keys("crowd", count=10), Load()
     folder = f"{FOLDER}/{uuid.uuid4()}"
     door = f"{deployed.name}-door.{deployed.namespace}"
     python(
@@ -121,13 +121,13 @@ def chatting(deployed: Deployed, streams: int, calls_a_second: float) -> Iterato
     )
     until("all stream", lambda: bool(python(deployed, READ, f"{folder}/began")), BEGIN_SECONDS)
     try:
-        yield people
+        yield load
     finally:
         python(deployed, TOUCH, f"{folder}/over")
     until(
         "all have ended", lambda: bool(python(deployed, READ, f"{folder}/told.json")), END_SECONDS
     )
-    people.told.update(json.loads(python(deployed, READ, f"{folder}/told.json")[1:]))
+    load.told.update(json.loads(python(deployed, READ, f"{folder}/told.json")[1:]))
 
 
 def python(deployed: Deployed, *words: str, said: str = "") -> str:

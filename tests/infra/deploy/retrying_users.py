@@ -1,6 +1,4 @@
-"""People at the door out here who insist: what fails is asked for again until it is answered, as
-the API says how.
-"""
+"""Users outside the cluster who retry failed calls as documented in the API."""
 
 import http.client
 import threading
@@ -14,7 +12,7 @@ from typing import Any, TypeVar
 from tests.infra.deploy.deployed import Deployed
 from tests.journeys.client import Client, finish_of, text_of
 
-PATIENCE_SECONDS = 240
+RETRY_SECONDS = 240
 AGAIN_SECONDS = 0.5
 READ_SECONDS = 0.3
 DONE = ("FINISH_REASON_STOP", "FINISH_REASON_LENGTH")
@@ -25,14 +23,15 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-class NotNowError(Exception):
-    """To be asked for again."""
+class RetryError(Exception):
+    """The call must be repeated."""
 
 
 @dataclass
-class Person:
-    """Asks, reads, rates, again and again. What it was told is kept: answers by message,
-    acknowledged events in their order.
+class RetryingUser:
+    """A user who chats and rates repeatedly.
+
+    Answers by message and acknowledged events are recorded.
     """
 
     client: Client
@@ -43,8 +42,8 @@ class Person:
     repetitions: int = 0
     failed: list[str] = field(default_factory=list)
 
-    def live(self, over: threading.Event) -> None:
-        """Until it is over; what is told of it then is told in the thread of the test."""
+    def run(self, over: threading.Event) -> None:
+        """Run until the end; failures are reported in the thread of the test."""
         try:
             while not over.is_set():
                 self._turn(len(self.answers))
@@ -57,16 +56,18 @@ class Person:
             "input": {"text": f"Question {number} of {self.name}"},
             "requestId": new_id(),
         }
-        events = self._insist(lambda: self._answered(asked))
+        events = self._with_retries(lambda: self._ask(asked))
         message = events[0]["messageId"]
         self.answers[message] = text_of(events)
         self.conversations[message] = events[0]["started"]["conversationId"]
         said = {"messageId": message, "requestId": new_id(), "thumb": {"up": number % 2 == 0}}
-        self.events.append(self._insist(lambda: self._acknowledged(said)))
+        self.events.append(self._with_retries(lambda: self._rate(said)))
 
-    def _answered(self, asked: dict[str, object]) -> list[dict[str, Any]]:
-        """An answer that failed before our eyes is final: another one is asked for. What broke off
-        may come under the same id.
+    def _ask(self, asked: dict[str, object]) -> list[dict[str, Any]]:
+        """Request an answer.
+
+        A failed answer is final, so another answer is requested. An interrupted one is repeated
+        under the same id.
         """
         events: list[dict[str, Any]] = []
         try:
@@ -82,36 +83,36 @@ class Person:
                     "regenerate": again,
                     "requestId": new_id(),
                 }
-            raise NotNowError(str(error)) from error
+            raise RetryError(str(error)) from error
         if not events or "completed" not in events[-1] or finish_of(events) not in DONE:
-            raise NotNowError("the answer has not come to its end")
+            raise RetryError("the answer has not come to its end")
         return events
 
-    def _acknowledged(self, said: object) -> str:
+    def _rate(self, said: object) -> str:
         status, answer = self.client.call("POST", "/api/feedback", said)
         if status != 200:
             assert status in (429, 503, 504), answer
-            raise NotNowError(answer)
+            raise RetryError(answer)
         return str(answer["eventId"])
 
-    def _insist(self, ask: Callable[[], Result]) -> Result:
-        end = time.monotonic() + PATIENCE_SECONDS
+    def _with_retries(self, ask: Callable[[], Result]) -> Result:
+        end = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 return ask()
-            except (NotNowError, OSError, http.client.HTTPException) as error:
-                assert time.monotonic() < end, f"not for {PATIENCE_SECONDS} s: {error!r}"
+            except (RetryError, OSError, http.client.HTTPException) as error:
+                assert time.monotonic() < end, f"not for {RETRY_SECONDS} s: {error!r}"
             self.repetitions += 1
             time.sleep(AGAIN_SECONDS)
 
 
 @contextmanager
-def insisting(deployed: Deployed, number: int) -> Iterator[list[Person]]:
-    """So many, until the block ends and each has what it last asked for."""
+def retrying_users(deployed: Deployed, number: int) -> Iterator[list[RetryingUser]]:
+    """Run users until the end of the block, including their last requests."""
     keys = deployed.keys("person", count=number)
-    people = [Person(deployed.person(key), f"person {at}") for at, key in enumerate(keys)]
+    people = [RetryingUser(deployed.person(key), f"person {at}") for at, key in enumerate(keys)]
     over = threading.Event()
-    threads = [threading.Thread(target=person.live, args=(over,)) for person in people]
+    threads = [threading.Thread(target=person.run, args=(over,)) for person in people]
     for thread in threads:
         thread.start()
     try:
@@ -119,5 +120,5 @@ def insisting(deployed: Deployed, number: int) -> Iterator[list[Person]]:
     finally:
         over.set()
         for thread in threads:
-            thread.join(PATIENCE_SECONDS)
+            thread.join(RETRY_SECONDS)
     assert [person.failed for person in people] == [[]] * number

@@ -1,6 +1,4 @@
-"""Turns of the loop on the cluster under test: begun by hand as people do it, watched as the page
-and Prometheus see them.
-"""
+"""Runs of the loop on the test cluster, observed on the page and in Prometheus."""
 
 import json
 from dataclasses import dataclass
@@ -16,14 +14,15 @@ STARTED = "started"
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Those of one release."""
+class LoopRuns:
+    """Runs of a release."""
 
     deployed: Deployed
 
-    def shown(self) -> Any:
-        """The loop's status, as the page gets it; nothing before the first turn, or where the door
-        was too busy.
+    def status(self) -> Any:
+        """Return the status of the loop from the API.
+
+        The status is empty before the first run and on a busy gateway.
         """
         try:
             status, answer = self.deployed.person().call("GET", "/api/loop")
@@ -32,16 +31,16 @@ class Turns:
         assert status in (200, 404), answer
         return answer if status == 200 else {}
 
-    def result(self, name: str) -> bool:
-        """Whether the last turn came to this, as Prometheus would read it of the gateway."""
+    def has_result(self, name: str) -> bool:
+        """Return True if the metric of the gateway shows this result of the last run."""
         code = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:51051/metrics').read().decode())"
         return (
             f'thumbwheel_loop_turn_result{{recipe="nano",result="{name}"}} 1.0'
             in self.deployed.python("gateway", "-c", code)
         )
 
-    def begin(self, name: str, *more_words: str) -> None:
-        """Without waiting for the night; with more words for the loop than the chart gives it."""
+    def start_run(self, name: str, *more_words: str) -> None:
+        """Start a Job from the CronJob, with extra arguments for the loop."""
         words = [
             f"--from=cronjob/{self.deployed.name}-training",
             name,
@@ -55,7 +54,7 @@ class Turns:
         self.deployed.kubectl("create", "-f", "-", said=json.dumps(job))
 
     def ended(self, name: str) -> str:
-        """Complete, Failed, or nothing yet."""
+        """Return Complete, Failed, or "" while running."""
         (job,) = self.deployed.objects("jobs", "--field-selector", f"metadata.name={name}")
         found = [c["type"] for c in job["status"].get("conditions", ()) if c["status"] == "True"]
         return next((kind for kind in found if kind in ("Complete", "Failed")), "")
@@ -65,7 +64,7 @@ class Turns:
         return self.ended(name)
 
     def log(self, name: str) -> str:
-        """The last lines of its newest pod."""
+        """Return the last lines of the newest pod."""
         try:
             return self.deployed.kubectl("logs", f"job/{name}", "--tail=40")
         except ClusterError as error:
@@ -74,8 +73,8 @@ class Turns:
     def pods_of(self, name: str) -> list[dict[str, Any]]:
         return self.deployed.objects("pods", "--selector", f"job-name={name}")
 
-    def answering_version(self) -> str:
-        """Who answers now."""
+    def served_version(self) -> str:
+        """Return the version that serves users."""
         events = self.deployed.person().ask("Hello, how are you?")
         assert text_of(events)
         return str(next(event[STARTED] for event in events if STARTED in event)["modelVersion"])
