@@ -143,10 +143,10 @@ async def run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    said, _ = await process.communicate()
+    output, _ = await process.communicate()
     if process.returncode:
         raise ClusterError(
-            f"{' '.join(command)} failed with {process.returncode}: {said.decode()[-2_000:]}",
+            f"{' '.join(command)} failed with {process.returncode}: {output.decode()[-2_000:]}",
             field=command[0],
             reason="FAILED",
         )

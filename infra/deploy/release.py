@@ -29,13 +29,13 @@ def install(
     Raises:
         ClusterError: a pod did not become ready; the message contains the state of the pods.
     """
-    said = [
+    image_settings = [
         f"images.{name}.repository={REPOSITORY}-{name},images.{name}.tag={tag}"
         for name, tag in tags.items()
     ]
     words = ["helm", "upgrade", "--install", NAME, str(CHART), "--namespace", NAMESPACE]
     words += ["--values", str(VALUES), "--values", "-"]
-    words += [word for each in said for word in ("--set-string", each)]
+    words += [word for each in image_settings for word in ("--set-string", each)]
     words += ["--wait", "--timeout", f"{INSTALL_SECONDS}s"]
     try:
         shell.run(*words, stdin=json.dumps({**LOCAL_VALUES, **more}), seconds=INSTALL_SECONDS + 60)

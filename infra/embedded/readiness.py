@@ -29,7 +29,7 @@ async def wait_for_model(
         ChildFailedError: a version could not be loaded, with the reason of the model server, or the
             time-out expired.
     """
-    started, said = time.monotonic(), False
+    started, announced = time.monotonic(), False
     while (waited := time.monotonic() - started) < MODEL_SECONDS:
         versions = await asyncio.to_thread(_index, predictor_url)
         if any(version["state"] == "READY" for version in versions):
@@ -41,8 +41,8 @@ async def wait_for_model(
                 field=", ".join(v["name"] for v in broken),
                 reason="DAMAGED",
             )
-        if waited > SAY_AFTER_SECONDS and not said:
-            said = True
+        if waited > SAY_AFTER_SECONDS and not announced:
+            announced = True
             first_time = " and, this first time, converted for this processor" if converts else ""
             say(SUPERVISOR, f"the model is being loaded{first_time}")
         await asyncio.sleep(POLL_SECONDS)

@@ -53,8 +53,8 @@ class Catalogue:
 
 def read_catalogue(text: str | None = None) -> Catalogue:
     """Parse the catalogue. Tests pass other TOML text."""
-    said = tomllib.loads(LIST.read_text() if text is None else text)
-    python, maven, without = said.pop("python"), said.pop("maven"), said.pop("without")
+    table = tomllib.loads(LIST.read_text() if text is None else text)
+    python, maven, without = table.pop("python"), table.pop("maven"), table.pop("without")
     images = {
         name: Image(
             name,
@@ -67,6 +67,6 @@ def read_catalogue(text: str | None = None) -> Catalogue:
             entry.get("without", ()),
             Path(entry["jars"]) if "jars" in entry else None,
         )
-        for name, entry in said.items()
+        for name, entry in table.items()
     }
     return Catalogue(images, python, maven, without)

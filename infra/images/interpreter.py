@@ -87,10 +87,10 @@ def write_libraries(
 
 
 def _loaded(programs: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    told = subprocess.run(
+    output = subprocess.run(
         ["ldd", *map(str, programs)], capture_output=True, text=True, check=False
     ).stdout
-    for line in told.splitlines():
+    for line in output.splitlines():
         if match := re.search(r"(?:(\S+) => )?(/\S+) \(0x", line):
             yield match[1] or match[2], Path(match[2])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from infra.images.archive import describe, write_archive
 from infra.images.layer import LayerWriter
 
-NOBODY = "65532:65532"
+UNPRIVILEGED = "65532:65532"
 
 
 def write_program_image(program: Path, reference: str, archive: Path) -> None:
@@ -14,5 +14,5 @@ def write_program_image(program: Path, reference: str, archive: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with LayerWriter(Path(folder) / "layer.tar.gz") as writer:
             writer.file(program, f"/{program.name}")
-        config = {"User": NOBODY, "Entrypoint": [f"/{program.name}"], "WorkingDir": "/"}
+        config = {"User": UNPRIVILEGED, "Entrypoint": [f"/{program.name}"], "WorkingDir": "/"}
         write_archive(archive, reference, describe([writer.layer], config))

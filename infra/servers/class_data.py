@@ -38,9 +38,9 @@ def cache_classes(java: Java, folder: Path) -> None:
             )
         )
         if not cache.exists():
-            said = (Path(temporary) / "broker.log").read_text()[-LAST_CHARACTERS:]
+            log_tail = (Path(temporary) / "broker.log").read_text()[-LAST_CHARACTERS:]
             raise ServerError(
-                f"Java wrote no class cache for Kafka: {said}",
+                f"Java wrote no class cache for Kafka: {log_tail}",
                 field=CACHE_NAME,
                 reason="MISSING",
             )

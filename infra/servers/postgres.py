@@ -21,7 +21,7 @@ USER = "thumbwheel"
 ASK_SECONDS = 4.0
 MOST_CONNECTIONS = 200
 SHARED_BUFFERS = "64MB"
-NOBODY = 65534
+NOBODY_UID = 65534
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def not_as_root(command: list[str]) -> tuple[str, ...]:
     """Return the command; for root, wrapped in a new user namespace."""
     if os.geteuid() != 0:
         return tuple(command)
-    return ("unshare", "--user", f"--map-user={NOBODY}", "--", *command)
+    return ("unshare", "--user", f"--map-user={NOBODY_UID}", "--", *command)
 
 
 async def is_ready(port: int, password: str) -> bool:

@@ -34,10 +34,10 @@ def run_steps(
     ]
     try:
         for process in running:
-            said, _ = process.communicate(timeout=within_seconds)
+            output, _ = process.communicate(timeout=within_seconds)
             if process.returncode:
                 raise ServerError(
-                    f"{what} failed with {process.returncode}: {said.strip()[-LAST_CHARACTERS:]}",
+                    f"{what} failed with {process.returncode}: {output.strip()[-LAST_CHARACTERS:]}",
                     field=what,
                     reason="FAILED",
                 )

@@ -39,9 +39,9 @@ def from_hub(hub_id: str, say: Say, try_seconds: float = TRY_SECONDS) -> Path:
             "huggingface_hub",
         )
     say(f"MODEL={hub_id}: looking for a copy on this machine")
-    if kept := _local_copy(hub_id):
-        say(f"found a copy of {hub_id}: {kept}")
-        return kept
+    if copy := _local_copy(hub_id):
+        say(f"found a copy of {hub_id}: {copy}")
+        return copy
     _check_availability(hub_id, say, try_seconds)
     return _download(hub_id, say)
 

@@ -88,11 +88,11 @@ def quantiles(
         by: labels to keep separate.
     """
     labels = ", ".join(("le", *by.split(", "))) if by else "le"
-    kept = "".join(f" {{{{{label}}}}}" for label in by.split(", ")) if by else ""
+    labels_shown = "".join(f" {{{{{label}}}}}" for label in by.split(", ")) if by else ""
     return [
         Query(
             f"histogram_quantile({q}, {rate(f'{histogram}_bucket', labels, where)})",
-            f"p{q * 100:g}{kept}",
+            f"p{q * 100:g}{labels_shown}",
         )
         for q in of
     ]

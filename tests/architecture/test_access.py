@@ -43,7 +43,7 @@ def test_every_rpc_has_exactly_one_rule_and_every_rule_an_rpc() -> None:
 def test_callers_of_internal_methods_exist() -> None:
     for service in INNER_SERVICES:
         for method, peers in callers(service).items():
-            assert peers, f"nobody may call {method}"
+            assert peers, f"{method} has no callers"
             assert peers <= PEERS, method
 
 

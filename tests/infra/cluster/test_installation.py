@@ -37,10 +37,10 @@ def test_missing_parts_are_named_with_the_command() -> None:
 
 def test_small_disk_prevents_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
-    said: list[str] = []
+    messages: list[str] = []
     with refused(ClusterError, reason="TOO_SMALL", limit="at least 6 GB"):
-        installation.install(said.append)
-    assert not said
+        installation.install(messages.append)
+    assert not messages
 
 
 def test_path_prefers_programs_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

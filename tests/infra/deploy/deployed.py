@@ -33,9 +33,9 @@ class Deployed:
     name: str = release.NAME
     namespace: str = release.NAMESPACE
 
-    def kubectl(self, *words: str, said: str = "", seconds: float = 600) -> str:
+    def kubectl(self, *words: str, stdin: str = "", seconds: float = 600) -> str:
         return self.shell.run(
-            "kubectl", "--namespace", self.namespace, *words, stdin=said, seconds=seconds
+            "kubectl", "--namespace", self.namespace, *words, stdin=stdin, seconds=seconds
         )
 
     def objects(self, *words: str) -> list[dict[str, Any]]:
@@ -52,12 +52,12 @@ class Deployed:
         there = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
         return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in there}
 
-    def python(self, component: str, *words: str, said: str = "") -> str:
-        """Run `python3 …` in a pod of the service, with `said` as its standard input."""
+    def python(self, component: str, *words: str, stdin: str = "") -> str:
+        """Run `python3 …` in a pod of the service, with `stdin` as its standard input."""
         kind = "statefulset" if component in ("feedback", *STORES) else "deployment"
         where = [f"{kind}/{self.name}-{component}", "--container", component]
         return self.kubectl(
-            "exec", *(["--stdin"] if said else []), *where, "--", "python3", *words, said=said
+            "exec", *(["--stdin"] if stdin else []), *where, "--", "python3", *words, stdin=stdin
         )
 
     def image(self, name: str) -> str:

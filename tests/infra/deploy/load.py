@@ -36,9 +36,9 @@ TOUCH = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
 
 @dataclass
 class Load:
-    """Load during a block; `told` is available afterwards."""
+    """Load during a block; `observed` is available afterwards."""
 
-    told: dict[str, Any] = field(default_factory=dict)
+    observed: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(deployed: Deployed) -> None:
@@ -117,7 +117,7 @@ def running_load(deployed: Deployed, streams: int, calls_a_second: float) -> Ite
         door,
         str(streams),
         str(calls_a_second),
-        said=json.dumps(keys),
+        stdin=json.dumps(keys),
     )
     until("all stream", lambda: bool(python(deployed, READ, f"{folder}/began")), BEGIN_SECONDS)
     try:
@@ -125,16 +125,18 @@ def running_load(deployed: Deployed, streams: int, calls_a_second: float) -> Ite
     finally:
         python(deployed, TOUCH, f"{folder}/over")
     until(
-        "all have ended", lambda: bool(python(deployed, READ, f"{folder}/told.json")), END_SECONDS
+        "all have ended",
+        lambda: bool(python(deployed, READ, f"{folder}/observed.json")),
+        END_SECONDS,
     )
-    load.told.update(json.loads(python(deployed, READ, f"{folder}/told.json")[1:]))
+    load.observed.update(json.loads(python(deployed, READ, f"{folder}/observed.json")[1:]))
 
 
-def python(deployed: Deployed, *words: str, said: str = "") -> str:
+def python(deployed: Deployed, *words: str, stdin: str = "") -> str:
     where = [
         "kubectl",
         "exec",
-        *(["--stdin"] if said else []),
+        *(["--stdin"] if stdin else []),
         "-n",
         NAMESPACE,
         POD,
@@ -142,4 +144,4 @@ def python(deployed: Deployed, *words: str, said: str = "") -> str:
         "python3",
         "-c",
     ]
-    return deployed.shell.run(*where, *words, stdin=said)
+    return deployed.shell.run(*where, *words, stdin=stdin)

@@ -1,7 +1,7 @@
 """Load inside the cluster network during changes: continuous streams and single calls.
 
 Runs in a pod of the services' image: `load_generator.py FOLDER HOST STREAMS CALLS_A_SECOND`. The
-folder contains keys.json. The file `began` is created once all streams run, and told.json at the
+folder contains keys.json. The file `began` is created once all streams run, and observed.json at the
 end. The end starts when the file `over` appears, so no outside connection must last as long. Failed
 calls are not retried. For an interrupted answer the rest is requested, as the API provides.
 """
@@ -228,9 +228,9 @@ class LoadGenerator:
                 f"{kind.__name__} {type(error).__name__}: {error}"[:200], late=False
             )
 
-    def _record_failure(self, said: str, late: bool) -> None:
+    def _record_failure(self, message: str, late: bool) -> None:
         (self._observations.late if late else self._observations.failed).append(
-            f"{self._now()} {said}"
+            f"{self._now()} {message}"
         )
 
     async def _call_after_delay(
@@ -298,11 +298,11 @@ def main() -> None:
     )
     observations, began = Observations(), time.monotonic()
     asyncio.run(LoadGenerator(folder, host, observations).run(streams, calls_a_second))
-    unfinished = folder / "told.partial"
+    unfinished = folder / "observed.partial"
     unfinished.write_text(
         json.dumps({**observations.__dict__, "seconds": time.monotonic() - began})
     )
-    unfinished.rename(folder / "told.json")
+    unfinished.rename(folder / "observed.json")
 
 
 if __name__ == "__main__":

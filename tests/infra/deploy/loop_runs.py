@@ -51,7 +51,7 @@ class LoopRuns:
         job = json.loads(self.deployed.kubectl("create", "job", *words))
         (container,) = job["spec"]["template"]["spec"]["containers"]
         container["args"] += more_words
-        self.deployed.kubectl("create", "-f", "-", said=json.dumps(job))
+        self.deployed.kubectl("create", "-f", "-", stdin=json.dumps(job))
 
     def ended(self, name: str) -> str:
         """Return Complete, Failed, or "" while running."""

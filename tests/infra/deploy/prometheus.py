@@ -49,8 +49,8 @@ def ended(deployed: Deployed) -> None:
 
 
 def apply(deployed: Deployed, *objects: dict[str, Any]) -> None:
-    said = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    deployed.shell.run("kubectl", "apply", "--server-side", "-f", "-", stdin=said)
+    stdin = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    deployed.shell.run("kubectl", "apply", "--server-side", "-f", "-", stdin=stdin)
 
 
 def bring_image(deployed: Deployed) -> None:

@@ -60,8 +60,8 @@ class RetryingUser:
         message = events[0]["messageId"]
         self.answers[message] = text_of(events)
         self.conversations[message] = events[0]["started"]["conversationId"]
-        said = {"messageId": message, "requestId": new_id(), "thumb": {"up": number % 2 == 0}}
-        self.events.append(self._with_retries(lambda: self._rate(said)))
+        feedback = {"messageId": message, "requestId": new_id(), "thumb": {"up": number % 2 == 0}}
+        self.events.append(self._with_retries(lambda: self._rate(feedback)))
 
     def _ask(self, asked: dict[str, object]) -> list[dict[str, Any]]:
         """Request an answer.
@@ -88,8 +88,8 @@ class RetryingUser:
             raise RetryError("the answer has not come to its end")
         return events
 
-    def _rate(self, said: object) -> str:
-        status, answer = self.client.call("POST", "/api/feedback", said)
+    def _rate(self, feedback: object) -> str:
+        status, answer = self.client.call("POST", "/api/feedback", feedback)
         if status != 200:
             assert status in (429, 503, 504), answer
             raise RetryError(answer)

@@ -73,9 +73,11 @@ def try_apply(shell: ClusterShell, objects: Sequence[Object]) -> str:
 @pytest.mark.parametrize("values", sorted(path.name for path in VALUES.glob("*-values.yaml")))
 def test_every_object_is_accepted_without_warning(shell: ClusterShell, values: str) -> None:
     objects = [*render(values), *([job] if (job := ray_job(render(values))) else [])]
-    said = try_apply(shell, objects).splitlines()
-    assert [line for line in said if not line.endswith("serverside-applied (server dry run)")] == []
-    assert len(said) == len(objects)
+    output = try_apply(shell, objects).splitlines()
+    assert [
+        line for line in output if not line.endswith("serverside-applied (server dry run)")
+    ] == []
+    assert len(output) == len(objects)
 
 
 @pytest.mark.parametrize("kind", ["KafkaUser", "ScaledObject", "PodMonitor", "HTTPRoute", "RayJob"])
@@ -215,8 +217,8 @@ def test_helm_4_upgrades_and_rolls_back_a_release_of_helm_3(shell: ClusterShell)
     first = before.keys()
     now.upgrade(CHART, "door.httpPort=81")
     now.run("rollback", "tw", "1")
-    told = json.loads(now.run("history", "tw", "--output", "json"))
-    assert [each["status"] for each in told] == ["superseded", "superseded", "deployed"]
+    observed = json.loads(now.run("history", "tw", "--output", "json"))
+    assert [each["status"] for each in observed] == ["superseded", "superseded", "deployed"]
     assert now.keys() == first
     door = now.kubectl("get", "service", "tw-thumbwheel-door", "-o", "json")
     assert [port["port"] for port in json.loads(door)["spec"]["ports"]] == [80, 50051]

@@ -151,4 +151,4 @@ def settled(deployed: Deployed, people: list[RetryingUser]) -> None:
             and answered <= turns
         )
 
-    until("what was told is in the bucket", all_there, 180)
+    until("acknowledged data are in the bucket", all_there, 180)

@@ -29,37 +29,37 @@ def test_upgrade_resumes_after_failure_of_the_control_plane(
     deployed.install(TWO_REPLICAS, annotated("before"))
     before = deployed.pods(*SERVICES, "predictor")
     with running_load(deployed, STREAMS, CALLS_A_SECOND) as people:
-        said = interrupted_upgrade(
+        error = interrupted_upgrade(
             deployed, lambda: kill_programs(deployed, "kube-apiserver", "etcd")
         )
-        record_property("cut off", said)
+        record_property("cut off", error)
         page.run(deployed, GO_ON, tmp_path, deployed.values(TWO_REPLICAS, annotated("after")))
         deployed.settle()
-    told = people.told
-    record_property("answers", told["answers"])
+    observed = people.observed
+    record_property("answers", observed["answers"])
     assert not before.items() & deployed.pods(*SERVICES, "predictor").items()
     assert status(deployed) == "deployed"
-    assert (told["failed"], told["late"], told["lost"]) == ([], [], [])
-    assert told["answers"] > STREAMS
+    assert (observed["failed"], observed["late"], observed["lost"]) == ([], [], [])
+    assert observed["answers"] > STREAMS
     deployed.install()
 
 
 def interrupted_upgrade(deployed: Deployed, strike: Any) -> str:
     """Start an upgrade, strike while the upgrade is pending, and return its error."""
-    said = [""]
+    errors = [""]
 
     def upgrade() -> None:
         try:
             deployed.install(TWO_REPLICAS, annotated("after"))
         except ClusterError as error:
-            said[0] = str(error)
+            errors[0] = str(error)
 
     upgrading = threading.Thread(target=upgrade)
     upgrading.start()
     until("it is under way", lambda: status(deployed) == "pending-upgrade")
     strike()
     upgrading.join()
-    return said[0]
+    return errors[0]
 
 
 def status(deployed: Deployed) -> str:

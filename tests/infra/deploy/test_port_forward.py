@@ -11,11 +11,11 @@ from pathlib import Path
 from infra.deploy.port_forward import serve
 
 ADDRESS = "door.address"
-SAID = os.urandom(300_000)
+PAYLOAD = os.urandom(300_000)
 
 
 @asynccontextmanager
-async def door_to(port: int, folder: Path, address: str = "127.0.0.1") -> AsyncIterator[int]:
+async def forwarding(port: int, folder: Path, address: str = "127.0.0.1") -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     (folder / ADDRESS).write_text(address)
     task = asyncio.create_task(serve(listener, (folder / ADDRESS).read_text, port))
@@ -36,20 +36,20 @@ async def test_request_and_response_are_forwarded_completely(tmp_path: Path) -> 
 
     async with (
         await asyncio.start_server(answer, "127.0.0.1", 0) as inner,
-        door_to(inner.sockets[0].getsockname()[1], tmp_path) as port,
+        forwarding(inner.sockets[0].getsockname()[1], tmp_path) as port,
     ):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(SAID)
+        writer.write(PAYLOAD)
         writer.write_eof()
-        assert await asyncio.wait_for(reader.read(-1), 10) == SAID[::-1]
+        assert await asyncio.wait_for(reader.read(-1), 10) == PAYLOAD[::-1]
         writer.close()
         await writer.wait_closed()
 
 
 async def test_missing_target_closes_the_connection(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port_of_nobody = taken.getsockname()[1]
-    async with door_to(port_of_nobody, tmp_path) as port:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        unused_port = unused.getsockname()[1]
+    async with forwarding(unused_port, tmp_path) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
@@ -65,14 +65,14 @@ async def test_changed_address_redirects_new_connections(
 
     async def ask(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        said = await asyncio.wait_for(reader.read(), 10)
+        received = await asyncio.wait_for(reader.read(), 10)
         writer.close()
-        return said
+        return received
 
     async with (
         await asyncio.start_server(answer, ["127.0.0.1"]) as first,
         await asyncio.start_server(answer, ["127.0.0.2"], first.sockets[0].getsockname()[1]),
-        door_to(first.sockets[0].getsockname()[1], tmp_path) as port,
+        forwarding(first.sockets[0].getsockname()[1], tmp_path) as port,
     ):
         assert await ask(port) == b"127.0.0.1"
         (tmp_path / ADDRESS).write_text("127.0.0.2")

@@ -147,7 +147,7 @@ def test_run_survives_death_of_launcher_worker_and_head(
     runs.start_run("turn-2")  # follows the running first run without a new one
     until("the canary begins", lambda: at_canary(runs), TURN_SECONDS)
     assert [job["metadata"]["uid"] for job in ray_jobs(runs)] == [uid], (
-        "one turn, whoever asked for it"
+        "a second request started another run"
     )
     trial = rate_while(runs.deployed, people, lambda: not runs.ended("turn-1"), TURN_SECONDS)
     assert (runs.ended("turn-1"), runs.wait_ended("turn-2", 60)) == ("Complete", "Complete")

@@ -66,9 +66,9 @@ class Restored:
     before: str
 
     def door(self, path: str, body: object = None) -> dict[str, object]:
-        said = json.dumps([self.key, path, body])
+        stdin = json.dumps([self.key, path, body])
         answer: dict[str, object] = json.loads(
-            self.deployed.python("gateway", "-c", DOOR, said=said)
+            self.deployed.python("gateway", "-c", DOOR, stdin=stdin)
         )
         return answer
 
@@ -77,7 +77,7 @@ class Restored:
 def restored(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restored]:
     install_endless(deployed)
     ada = deployed.person(deployed.keys("ada")[0])
-    conversation = said(ada)
+    conversation = chat_and_rate(ada)
     folder = tmp_path_factory.mktemp("backup")
     page.run(deployed, "back up", folder, deployed.values())
     before = deployed.audit()
@@ -96,7 +96,7 @@ def restored(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> It
         deployed.shell.run("kubectl", "delete", "namespace", other.namespace, "--wait")
 
 
-def said(ada: Client) -> str:
+def chat_and_rate(ada: Client) -> str:
     """Create an answer, a thumb and a comment; return the conversation."""
     events = ada.ask("Hello!")
     thumb = {"up": True, "comment": COMMENT}
@@ -172,7 +172,7 @@ def secret(deployed: Deployed, name: str, data: dict[str, str]) -> None:
         "apply",
         "-f",
         "-",
-        said=json.dumps(
+        stdin=json.dumps(
             {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
         ),
     )

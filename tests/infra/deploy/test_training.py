@@ -26,9 +26,12 @@ def test_claim_and_volume_are_bound_to_each_other() -> None:
 
 
 def test_pods_mount_packages_read_only_on_pythonpath() -> None:
-    said: dict[str, Any] = chart_values(RayMode.KUBERAY)
-    (mount,), (volume,) = said["training"]["extraVolumeMounts"], said["training"]["extraVolumes"]
+    values: dict[str, Any] = chart_values(RayMode.KUBERAY)
+    (mount,), (volume,) = (
+        values["training"]["extraVolumeMounts"],
+        values["training"]["extraVolumes"],
+    )
     assert mount["readOnly"]
     assert volume["persistentVolumeClaim"]["readOnly"]
-    assert said["training"]["extraEnv"][0]["value"].split(":")[0] == mount["mountPath"]
-    assert said["ray"]["mode"] == "kuberay"
+    assert values["training"]["extraEnv"][0]["value"].split(":")[0] == mount["mountPath"]
+    assert values["ray"]["mode"] == "kuberay"

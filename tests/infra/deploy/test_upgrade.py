@@ -56,23 +56,25 @@ def roll(deployed: Deployed, *changes: Mapping[str, Any]) -> Load:
     return people
 
 
-def check_no_losses(told: Mapping[str, Any], record: Any) -> None:
+def check_no_losses(observed: Mapping[str, Any], record: Any) -> None:
     """Check that no call failed and no answer was lost.
 
     The numbers of delayed and late calls depend on the machine and are recorded.
     """
-    record("late", len(told["late"]))
+    record("late", len(observed["late"]))
     for figure in ("answers", "calls", "seconds", "least_running", "waited"):
-        record(figure, round(told[figure]))
-    record("thumbs", len(told["thumbs"]))
-    record("resumed", json.dumps(told["resumed"]))
-    print(f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in told.items()} }")
-    assert told["failed"] == []
-    assert told["lost"] == []
-    assert told["least_running"] == STREAMS
-    assert told["calls"] > 0
-    assert told["answers"] > STREAMS
-    assert told["thumbs"]
+        record(figure, round(observed[figure]))
+    record("thumbs", len(observed["thumbs"]))
+    record("resumed", json.dumps(observed["resumed"]))
+    print(
+        f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in observed.items()} }"
+    )
+    assert observed["failed"] == []
+    assert observed["lost"] == []
+    assert observed["least_running"] == STREAMS
+    assert observed["calls"] > 0
+    assert observed["answers"] > STREAMS
+    assert observed["thumbs"]
 
 
 @pytest.mark.long
@@ -80,15 +82,15 @@ def test_upgrade_and_rollback_lose_no_call_and_no_answer(
     release: Deployed, record_property: Any
 ) -> None:
     before = rows(release.audit(), "feedback")
-    upgraded = roll(release, annotated("after")).told
+    upgraded = roll(release, annotated("after")).observed
     check_no_losses(upgraded, record_property)
     pods = release.pods(*ROLLED)
     with running_load(release, STREAMS, CALLS_A_SECOND) as people:
         release.helm("rollback", release.name, "--wait", "--timeout", "400s")
         release.settle()
     assert not pods.items() & release.pods(*ROLLED).items()
-    check_no_losses(people.told, record_property)
-    thumbs = len({*upgraded["thumbs"], *people.told["thumbs"]})
+    check_no_losses(people.observed, record_property)
+    thumbs = len({*upgraded["thumbs"], *people.observed["thumbs"]})
     until(
         "the thumbs of both are in the bucket",
         lambda: rows(release.audit(), "feedback") - before >= thumbs,
@@ -103,8 +105,10 @@ def test_calls_fail_without_the_wait_before_termination(
     """Control experiment for the assertions above."""
     release.install(TWO_REPLICAS, annotated("before"), {"shutdown": {"preStopSeconds": 0}})
     release.settle()
-    told = roll(release, annotated("control"), {"shutdown": {"preStopSeconds": 0}}).told
-    print(f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in told.items()} }")
-    record_property("failed", len(told["failed"]))
-    record_property("lost", len(told["lost"]))
-    assert told["failed"] or told["late"] or told["lost"]
+    observed = roll(release, annotated("control"), {"shutdown": {"preStopSeconds": 0}}).observed
+    print(
+        f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in observed.items()} }"
+    )
+    record_property("failed", len(observed["failed"]))
+    record_property("lost", len(observed["lost"]))
+    assert observed["failed"] or observed["late"] or observed["lost"]

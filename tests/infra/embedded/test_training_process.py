@@ -37,7 +37,7 @@ class Run:
     """A call of `run_training_process` with its messages."""
 
     def __init__(self, loop: Path, step: str = "sft", listens: str = "listens") -> None:
-        self.loop, self.said = loop, list[str]()
+        self.loop, self.messages = loop, list[str]()
         self._command = [sys.executable, "-c", TRAINING, str(loop), listens]
         (loop / "status.json").write_text(json.dumps({"step": step}))
 
@@ -50,7 +50,7 @@ class Run:
             pytest.fail("it ended by itself")
 
     def _hear(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
     async def begun(self) -> None:
         while not (self.loop / "runs" / "here").exists():
@@ -58,7 +58,7 @@ class Run:
 
     async def heard(self, *words: str) -> None:
         """Wait for a message with all words."""
-        while not any(all(word in line for word in words) for line in self.said):
+        while not any(all(word in line for word in words) for line in self.messages):
             await asyncio.sleep(0.01)
 
     @property
@@ -83,7 +83,7 @@ async def test_ctrl_c_waits_for_the_next_checkpoint(tmp_path: Path) -> None:
     async with asyncio.timeout(30):
         await asyncio.gather(asyncio.create_task(person()), run.stopped())
     assert run.checkpoints_when_interrupted == 2
-    assert run.said[-1] == "stopped"
+    assert run.messages[-1] == "stopped"
 
 
 async def test_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ async def test_step_without_loss_stops_immediately(tmp_path: Path) -> None:
     async with asyncio.timeout(30):
         await asyncio.gather(asyncio.create_task(person()), run.stopped())
     assert run.checkpoints_when_interrupted == 1
-    assert not [line for line in run.said if "canary" in line or "60 s" in line]
+    assert not [line for line in run.messages if "canary" in line or "60 s" in line]
 
 
 async def test_unresponsive_training_is_killed_with_a_message(
@@ -126,11 +126,11 @@ async def test_unresponsive_training_is_killed_with_a_message(
     async with asyncio.timeout(30):
         await asyncio.gather(asyncio.create_task(person()), run.stopped())
     assert run.checkpoints_when_interrupted == 1
-    assert any("killed" in line for line in run.said)
+    assert any("killed" in line for line in run.messages)
 
 
 async def test_training_handles_ctrl_c_if_its_parent_ignores_it(tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     # A shell does the same for processes started in the background.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -140,7 +140,7 @@ async def test_training_handles_ctrl_c_if_its_parent_ignores_it(tmp_path: Path) 
                 [sys.executable, "-c", here, str(tmp_path / "here")],
                 os.environ,
                 tmp_path,
-                said.append,
+                messages.append,
             )
         )
         async with asyncio.timeout(30):
@@ -151,7 +151,7 @@ async def test_training_handles_ctrl_c_if_its_parent_ignores_it(tmp_path: Path) 
                 await task
     finally:
         signal.signal(signal.SIGINT, before)
-    assert said == [], "it was not killed"
+    assert messages == [], "it was not killed"
 
 
 async def test_exit_status_of_training_is_returned(tmp_path: Path) -> None:

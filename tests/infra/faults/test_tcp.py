@@ -118,10 +118,10 @@ def test_response_is_lost_after_the_request_arrived() -> None:
 
 
 def test_unavailable_server_resets_the_client() -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
         with (
-            TcpProxy(nobody.getsockname()[1]) as proxy,
+            TcpProxy(unused.getsockname()[1]) as proxy,
             pytest.raises(ConnectionResetError),
             connect(proxy.port) as sock,
         ):

@@ -108,19 +108,19 @@ def test_image_modules_import_as_an_unprivileged_user(name: str, tmp_path: Path)
         if (ROOT / path / "__main__.py").exists()
     ]
     command = [*entrance(root), "/usr/local/bin/python3", "-c", PROGRAM, *modules, *MORE[name]]
-    told = subprocess.run(
+    done = subprocess.run(
         command,
         env=environment | {"PATH": "/usr/sbin:/usr/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
+    assert done.returncode == 0, done.stderr
     # A user other than root who unpacked the image owns its files, also inside.
     mine = os.getuid() != 0
-    said = json.loads(told.stdout)
-    assert set(said.pop("strangers")) <= {path.parts[0] for path in image.paths}
-    assert said == {"user": 10001, "compiled": [], "writes": mine}
+    found = json.loads(done.stdout)
+    assert set(found.pop("strangers")) <= {path.parts[0] for path in image.paths}
+    assert found == {"user": 10001, "compiled": [], "writes": mine}
 
 
 @pytest.mark.long
@@ -154,14 +154,14 @@ def test_store_programs_run_in_their_image_without_clients(
     ]
     for command in commands:
         entered = [*entrance(root), *command]
-        told = subprocess.run(
+        done = subprocess.run(
             entered,
             env=environment | {"PATH": "/usr/sbin:/usr/bin"},
             capture_output=True,
             text=True,
             check=False,
         )
-        assert told.returncode == 0, (command, told.stderr)
+        assert done.returncode == 0, (command, done.stderr)
     jars = (ROOT / "locks" / "kafka" / "jars.sha256").read_text().split()[1::2]
     assert sorted(jar.name for jar in (root / IMAGE.jars.relative_to("/")).iterdir()) == sorted(
         jars

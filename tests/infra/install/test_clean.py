@@ -30,10 +30,10 @@ def left(clone: Path) -> set[str]:
     return {path.name for path in clone.iterdir()}
 
 
-def line_about(folder: Path, said: str) -> set[str]:
+def line_about(folder: Path, output: str) -> set[str]:
     """Return the size and the command or setting in the line about a folder."""
     (line,) = [
-        line for line in said.splitlines() if re.search(rf" {re.escape(str(folder))}[,;: ]", line)
+        line for line in output.splitlines() if re.search(rf" {re.escape(str(folder))}[,;: ]", line)
     ]
     return set(re.findall(r"\d[\d.]* k?B\b|ALL=1|rm -rf [^\s)]+", line))
 
@@ -43,11 +43,11 @@ def test_without_all_only_the_environment_is_removed(
 ) -> None:
     clean(clone, clone.parent / "downloads", everything=False)
     assert left(clone) == {".state", ".state-other", "models", "README.md"}
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for folder in (".state", ".state-other"):
-        assert {"10.0 kB", "ALL=1"} <= line_about(clone / folder, said)
+        assert {"10.0 kB", "ALL=1"} <= line_about(clone / folder, output)
     downloads = clone.parent / "downloads"
-    assert {"0 B", f"rm -rf {downloads}"} <= line_about(downloads, said)
+    assert {"0 B", f"rm -rf {downloads}"} <= line_about(downloads, output)
 
 
 def test_with_all_states_are_removed_and_downloads_preserved(

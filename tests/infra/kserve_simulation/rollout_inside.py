@@ -58,19 +58,19 @@ def refusal(error):
 def main(what, *words):
     with grpc.insecure_channel("127.0.0.1:50055") as channel:
         stub = generator_pb2_grpc.RolloutServiceStub(channel)
-        said = {}
+        result = {}
         try:
             if what == "users":
-                said["versions"] = users(channel, *words)
+                result["versions"] = users(channel, *words)
             elif what != "show":
                 {"start": start, "promote": promote}[what](stub, *words)
         except grpc.RpcError as error:
-            said["error"] = error.details()
-            said["refusal"] = [error.code().name, *refusal(error)]
-        said["rollout"] = MessageToDict(
+            result["error"] = error.details()
+            result["refusal"] = [error.code().name, *refusal(error)]
+        result["rollout"] = MessageToDict(
             stub.GetRollout(generator_pb2.GetRolloutRequest(), timeout=20)
         )
-    print(json.dumps(said))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -69,10 +69,10 @@ class World:
             "generator",
             "--",
         ]
-        said = self.shell.run(
+        output = self.shell.run(
             "kubectl", *NAMESPACE, *pod, "python3", "-", *words, stdin=SCRIPT.read_text()
         )
-        return json.loads(said)
+        return json.loads(output)
 
     def model(self, version: str) -> Path:
         """Copy the tiny model as a version into the claim; return the folder on this machine."""
@@ -142,7 +142,7 @@ def answered(world: World, pod: Any) -> float:
     """Return the number of chats that a pod has served."""
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
     name = pod["metadata"]["name"]
-    said = world.shell.run(
+    output = world.shell.run(
         "kubectl",
         *NAMESPACE,
         "exec",
@@ -156,7 +156,7 @@ def answered(world: World, pod: Any) -> float:
     )
     lines = [
         line
-        for line in said.splitlines()
+        for line in output.splitlines()
         if 'endpoint="/v1/chat/completions"' in line and 'status="200"' in line
     ]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if "_created" not in line)

@@ -32,7 +32,7 @@ class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServi
 
     def __init__(self) -> None:
         self.turns: list[chat_pb2.SendMessageRequest] = []
-        self.said: list[feedback_pb2.SubmitFeedbackRequest] = []
+        self.submitted: list[feedback_pb2.SubmitFeedbackRequest] = []
         self.keys: set[str] = set()
         self.failures: list[grpc.StatusCode] = []
         self.retry_seconds = 0.0
@@ -56,7 +56,7 @@ class Gateway(chat_pb2_grpc.ChatServiceServicer, feedback_pb2_grpc.FeedbackServi
     async def SubmitFeedback(
         self, request: feedback_pb2.SubmitFeedbackRequest, context: Any
     ) -> feedback_pb2.SubmitFeedbackResponse:
-        self.said.append(request)
+        self.submitted.append(request)
         self._note(context)
         await self._perhaps_fail(context)
         return feedback_pb2.SubmitFeedbackResponse()
@@ -124,7 +124,7 @@ async def test_thumbs_and_corrections_name_the_answer(gateway: tuple[Gateway, Cl
     servicer, client = gateway
     await client.rate("secret", "m", up=False)
     await client.correct("secret", "m", "better")
-    thumb, correction = servicer.said
+    thumb, correction = servicer.submitted
     assert (thumb.message_id, thumb.WhichOneof("value"), thumb.thumb.up) == ("m", "thumb", False)
     assert (correction.message_id, correction.correction.text) == ("m", "better")
     assert 1 <= len(thumb.request_id) <= 64
@@ -141,8 +141,8 @@ async def test_transient_error_is_retried_with_the_same_request_id(
     assert len({turn.request_id for turn in servicer.turns}) == 1
     servicer.failures = [grpc.StatusCode.UNAVAILABLE]
     await client.rate("secret", "m", up=True)
-    assert len(servicer.said) == 2
-    assert len({said.request_id for said in servicer.said}) == 1
+    assert len(servicer.submitted) == 2
+    assert len({request.request_id for request in servicer.submitted}) == 1
 
 
 async def test_permanent_error_is_raised_immediately(gateway: tuple[Gateway, Client]) -> None:
@@ -173,7 +173,7 @@ async def test_exhausted_retries_report_the_limit(
     with refused(CallFailedError, reason="RESOURCE_EXHAUSTED", limit="3 s") as caught:
         await client.rate("secret", "m", up=True)
     asked, seconds = map(int, re.findall(r"\d+", caught.value.text))
-    assert asked == len(servicer.said)
+    assert asked == len(servicer.submitted)
     assert seconds <= PATIENCE.seconds
     assert SAID in caught.value.text
-    assert 1 < len(servicer.said) <= PATIENCE.seconds / servicer.retry_seconds + 1
+    assert 1 < len(servicer.submitted) <= PATIENCE.seconds / servicer.retry_seconds + 1

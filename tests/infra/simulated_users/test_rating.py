@@ -29,42 +29,42 @@ def share(values: list[bool]) -> float:
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
 def test_share_of_inverted_thumbs_matches_the_noise(noise: float) -> None:
-    said = [
+    votes = [
         (pleased, o.up) for pleased, o in opinions(VotingBehaviour(noise=noise)) if o.up is not None
     ]
-    assert share([pleased != up for pleased, up in said]) == pytest.approx(noise, abs=0.02)
+    assert share([pleased != up for pleased, up in votes]) == pytest.approx(noise, abs=0.02)
 
 
 def test_displeased_users_vote_slightly_more_often() -> None:
-    said = opinions(VotingBehaviour(votes_if_pleased=0.6, votes_if_displeased=0.8))
-    assert share([o.up is not None for pleased, o in said if pleased]) == pytest.approx(
+    votes = opinions(VotingBehaviour(votes_if_pleased=0.6, votes_if_displeased=0.8))
+    assert share([o.up is not None for pleased, o in votes if pleased]) == pytest.approx(
         0.6, abs=0.05
     )
-    assert share([o.up is not None for pleased, o in said if not pleased]) == pytest.approx(
+    assert share([o.up is not None for pleased, o in votes if not pleased]) == pytest.approx(
         0.8, abs=0.05
     )
 
 
 def test_displeased_voters_submit_the_reference_as_correction() -> None:
-    said = opinions(VotingBehaviour(votes_if_displeased=1.0, corrects_if_displeased=0.1))
-    assert {o.correction for _, o in said} == {"", "better"}
-    assert not [o for pleased, o in said if o.correction and (pleased or o.up is None)]
-    assert share([bool(o.correction) for pleased, o in said if not pleased]) == pytest.approx(
+    votes = opinions(VotingBehaviour(votes_if_displeased=1.0, corrects_if_displeased=0.1))
+    assert {o.correction for _, o in votes} == {"", "better"}
+    assert not [o for pleased, o in votes if o.correction and (pleased or o.up is None)]
+    assert share([bool(o.correction) for pleased, o in votes if not pleased]) == pytest.approx(
         0.1, abs=0.03
     )
 
 
 def test_shuffled_thumbs_keep_their_share_without_information() -> None:
-    said = [
+    votes = [
         (pleased, o.up)
         for pleased, o in opinions(VotingBehaviour(), ShuffledVotes(random.Random(1)))
         if o.up is not None
     ]
-    ups_if_pleased = share([bool(up) for pleased, up in said if pleased])
-    ups_if_not = share([bool(up) for pleased, up in said if not pleased])
+    ups_if_pleased = share([bool(up) for pleased, up in votes if pleased])
+    ups_if_not = share([bool(up) for pleased, up in votes if not pleased])
     assert ups_if_pleased == pytest.approx(ups_if_not, abs=0.05)
-    assert share([bool(up) for _, up in said]) == pytest.approx(
-        share([pleased for pleased, _ in said]), abs=0.03
+    assert share([bool(up) for _, up in votes]) == pytest.approx(
+        share([pleased for pleased, _ in votes]), abs=0.03
     )
 
 

@@ -83,8 +83,8 @@ def test_adapter_of_another_base_is_rejected(
 
 @pytest.mark.slow
 def test_small_model_is_readable_by_trainer_and_template(tmp_path: Path) -> None:
-    said: list[str] = []
-    folder = install_small(tmp_path, said.append)
+    messages: list[str] = []
+    folder = install_small(tmp_path, messages.append)
     manifest = verify_manifest(folder)
     assert (manifest.version, manifest.parents) == (
         "small-0",
@@ -131,7 +131,7 @@ def test_adapter_changes_only_the_projections(tmp_path: Path) -> None:
 def test_second_installation_is_silent_and_writes_no_file(tmp_path: Path) -> None:
     folder = install_small(tmp_path, print)
     written = (folder / MANIFEST).stat().st_mtime_ns
-    said: list[str] = []
-    assert install_small(tmp_path, said.append) == folder
-    assert said == []
+    messages: list[str] = []
+    assert install_small(tmp_path, messages.append) == folder
+    assert messages == []
     assert (folder / MANIFEST).stat().st_mtime_ns == written

@@ -88,17 +88,17 @@ async def test_gateway_stops_first_and_others_concurrently(tmp_path: Path) -> No
 
 
 async def test_ctrl_c_during_start_removes_the_record(tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
 
     def see(source: str, text: str) -> None:
         """React to the first line: the program runs and never becomes ready."""
         os.kill(os.getpid(), signal.SIGINT)
 
     slow = program("slow", "print('here', flush=True); " + NEVER_READY)
-    with interruptible(said.append):
+    with interruptible(messages.append):
         async with supervised(tmp_path, {}, [slow], see):
             pytest.fail("it was never ready")
-    assert (said[0].split(";")[0], said[-1]) == ("stopping", "stopped")
+    assert (messages[0].split(";")[0], messages[-1]) == ("stopping", "stopped")
     assert find_running(tmp_path) is None
     task = asyncio.current_task()
     assert task
@@ -108,7 +108,7 @@ async def test_ctrl_c_during_start_removes_the_record(tmp_path: Path) -> None:
 async def test_second_ctrl_c_kills_programs_of_nested_systems(
     tmp_path: Path,
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     never = tmp_path / "never"
     inner, outer = tmp_path / "inner", tmp_path / "outer"
 
@@ -117,7 +117,7 @@ async def test_second_ctrl_c_kills_programs_of_nested_systems(
             await asyncio.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with interruptible(said.append):
+    with interruptible(messages.append):
         async with (
             supervised(
                 tmp_path / "servers", {}, [program("outer", STOP_AFTER, outer, never)], ignore
@@ -130,7 +130,7 @@ async def test_second_ctrl_c_kills_programs_of_nested_systems(
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.Event().wait()
     await pressing
-    assert [line.split(";")[0].split(":")[0] for line in said] == [
+    assert [line.split(";")[0].split(":")[0] for line in messages] == [
         "stopping",
         "stopping now",
         "stopped",
