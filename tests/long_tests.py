@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "long-tests.jsonl"
-MOST_COMMITS = 60
+MAX_COMMITS = 60
 TEST_SECONDS = 1800
 
 
@@ -205,9 +205,9 @@ def warnings() -> list[str]:
             found.append(
                 f"make test-long SLICE={name} has no passing run on record for this history"
             )
-        elif age > MOST_COMMITS:
+        elif age > MAX_COMMITS:
             found.append(
-                f"make test-long SLICE={name} last passed {age} commits ago (limit {MOST_COMMITS})"
+                f"make test-long SLICE={name} last passed {age} commits ago (limit {MAX_COMMITS})"
             )
     return found
 

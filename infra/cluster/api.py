@@ -11,7 +11,7 @@ from infra.cluster.certificates import AUTHORITY
 from infra.cluster.layout import ADMIN, API, Layout
 from infra.cluster.policies.objects import Json
 
-ASK_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 FIELD_MANAGER = "thumbwheel-cluster"
 # Each object is a single line of a watch.
 LONGEST_LINE_BYTES = 4_000_000
@@ -30,7 +30,7 @@ class Api:
             aiohttp.ClientError, TimeoutError: no response, or an error status.
         """
         async with self._session.get(
-            path, params=query, timeout=aiohttp.ClientTimeout(ASK_SECONDS)
+            path, params=query, timeout=aiohttp.ClientTimeout(TIMEOUT_SECONDS)
         ) as answer:
             answer.raise_for_status()
             found: Json = await answer.json()
@@ -57,7 +57,7 @@ class Api:
         )
 
     async def _patch(self, path: str, body: Json, kind: str, query: Mapping[str, str]) -> Json:
-        timeout, headers = aiohttp.ClientTimeout(ASK_SECONDS), {"Content-Type": kind}
+        timeout, headers = aiohttp.ClientTimeout(TIMEOUT_SECONDS), {"Content-Type": kind}
         async with self._session.patch(
             path, params=query, data=json.dumps(body), headers=headers, timeout=timeout
         ) as answer:
@@ -73,7 +73,7 @@ class Api:
 
     async def watch(self, path: str, version: str) -> AsyncIterator[Json]:
         """Yield events after a resource version until the server closes the watch."""
-        forever = aiohttp.ClientTimeout(total=None, sock_connect=ASK_SECONDS)
+        forever = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS)
         asked = {"watch": "true", "resourceVersion": version}
         async with self._session.get(path, params=asked, timeout=forever) as answer:
             answer.raise_for_status()
@@ -83,7 +83,7 @@ class Api:
     async def is_ready(self) -> bool:
         try:
             async with self._session.get(
-                "/readyz", timeout=aiohttp.ClientTimeout(ASK_SECONDS)
+                "/readyz", timeout=aiohttp.ClientTimeout(TIMEOUT_SECONDS)
             ) as answer:
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError):

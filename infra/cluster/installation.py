@@ -36,7 +36,7 @@ from infra.servers.installation import (
 DEBIAN, CLIENTS, HELM3 = (
     LOCKS / "cluster" / name for name in ("debian.sha256", "clients.txt", "helm3.txt")
 )
-INSTEAD = "The cluster needs these packages: Debian 12 on amd64."
+ADVICE = "The cluster needs these packages: Debian 12 on amd64."
 COMMAND = "make cluster"
 KUBERNETES, ETCD, COREDNS, PAUSE = (
     cluster_program(name) for name in ("kubernetes", "etcd", "coredns", "pause")
@@ -152,7 +152,7 @@ def parts(tools: Tools) -> list[Part]:
         Part(
             tools.debian,
             "containerd, runc, network plugins, nftables: Debian packages (38 MB to download)",
-            _unpack,
+            lambda folder: unpack_packages(DEBIAN, folder, ADVICE),
         ),
         _clients(tools),
         PAUSE.part("first process of pods", partial(_build_image, PAUSE)),
@@ -180,10 +180,6 @@ def reference_of(family: GoProgram) -> str:
 
 def archive_of(family: GoProgram) -> Path:
     return family.home / f"{family.name}.tar"
-
-
-def _unpack(folder: Path) -> None:
-    unpack_packages(DEBIAN, folder, INSTEAD)
 
 
 def _unpack_clients(lock: Path, folder: Path) -> None:

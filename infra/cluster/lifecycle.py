@@ -29,7 +29,7 @@ from infra.supervision.supervisor import RUNNING
 NAMESPACES = ("--mount", "--net", "--pid")
 EXIT_SECONDS = 20.0
 POLL_SECONDS = 0.02
-LAST_CHARACTERS = 1_500
+MAX_OUTPUT_CHARACTERS = 1_500
 START_TICKS = 19  # index in /proc/PID/stat after the name
 
 
@@ -237,8 +237,9 @@ def _start(layout: Layout, tools: Tools, say: Callable[[str], None]) -> None:
                 return
             say(line.rstrip())
     outside.wait()
+    log_tail = (layout.logs / LOG).read_text()[-MAX_OUTPUT_CHARACTERS:].strip()
     raise ClusterError(
-        f"the cluster did not start; logs in {layout.logs}: {_log_tail(layout)}",
+        f"the cluster did not start; logs in {layout.logs}: {log_tail}",
         field=str(layout.logs / LOG),
         reason="FAILED",
     )
@@ -276,7 +277,3 @@ def _start_ticks(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZX" else int(fields[START_TICKS])
-
-
-def _log_tail(layout: Layout) -> str:
-    return (layout.logs / LOG).read_text()[-LAST_CHARACTERS:].strip()

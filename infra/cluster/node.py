@@ -68,14 +68,17 @@ class Node:
             await self._start_all(api)
         asyncio.get_running_loop().remove_reader(sys.stdout.fileno())
         print(READY, flush=True)
-        self._redirect_output_to_log()
+        # The reader of standard output exits after the start.
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         await asyncio.Event().wait()
 
     async def _start_all(self, api: Api) -> None:
         for program in self._components.first(api.is_ready):
             self._start(program)
         await self._ready("etcd", "containerd")
-        await self._import_images()
+        for image in self._images:
+            await run(*import_command(image))
+            self._print_step(f"image {image.stem}")
         await self._ready("apiserver")
         for program in self._components.callers(is_enforced):
             self._start(program)
@@ -95,11 +98,6 @@ class Node:
             if child.program.name in names:
                 await child.wait_ready(READY_SECONDS)
                 self._print_step(child.program.name)
-
-    async def _import_images(self) -> None:
-        for image in self._images:
-            await run(*import_command(image))
-            self._print_step(f"image {image.stem}")
 
     async def _wait_for(self, what: str, test: Callable[[], Awaitable[bool]]) -> None:
         end = time.monotonic() + READY_SECONDS
@@ -123,10 +121,6 @@ class Node:
         """Print messages of the supervisor only; components have their own log files."""
         if source == SUPERVISOR:
             print(text, file=sys.stderr, flush=True)
-
-    def _redirect_output_to_log(self) -> None:
-        """Redirect standard output to the log, since its reader exits after the start."""
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def import_command(archive: Path) -> list[str]:

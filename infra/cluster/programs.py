@@ -53,7 +53,7 @@ class GoProgram:
         return self.home / self.name
 
     def part(self, what: str, fill: Callable[[Path], None]) -> Part:
-        return Part(self.home, what, fill, arrives=None)
+        return Part(self.home, what, fill, download_folder=None)
 
 
 def cluster_program(name: str) -> GoProgram:

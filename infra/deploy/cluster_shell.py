@@ -9,7 +9,7 @@ from infra.cluster.errors import ClusterError
 from infra.cluster.installation import Tools
 from infra.cluster.layout import Layout
 
-LAST_CHARACTERS = 3_000
+MAX_OUTPUT_CHARACTERS = 3_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ClusterShell:
             timeout=seconds,
         )
         if done.returncode:
-            words = (done.stdout + done.stderr)[-LAST_CHARACTERS:].strip()
+            words = (done.stdout + done.stderr)[-MAX_OUTPUT_CHARACTERS:].strip()
             raise ClusterError(
                 f"{' '.join(command[:4])} failed with {done.returncode}: {words}",
                 field=command[0],

@@ -15,7 +15,7 @@ from infra.docs.output import write_or_compare
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel"
 PAGE = CHART / "README.md"
-MOST_CHARACTERS = 60
+MAX_CHARACTERS = 60
 HEAD = """# The chart
 
 Thumbwheel on Kubernetes 1.30 or newer, by Helm 3.17 or newer and 4.x.
@@ -79,7 +79,7 @@ def at(values: Any, path: str) -> Any:
 def shown(value: Any) -> str:
     """Format a value as code, truncated if long."""
     text = json.dumps(value)
-    return f"`{text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + '…'}`"
+    return f"`{text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + '…'}`"
 
 
 if __name__ == "__main__":

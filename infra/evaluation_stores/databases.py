@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.servers.errors import ServerError
 from infra.servers.postgres import USER, Postgres, not_as_root
-from infra.servers.steps import LAST_CHARACTERS, STEP_SECONDS
+from infra.servers.steps import MAX_OUTPUT_CHARACTERS, STEP_SECONDS
 
 
 def ensure_databases(binaries: Path, postgres: Postgres, databases: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ def _run_single_user(binaries: Path, data: Path, statements: Sequence[str]) -> s
     )
     if done.returncode:
         raise ServerError(
-            f"Postgres in single-user mode failed: {done.stderr.strip()[-LAST_CHARACTERS:]}",
+            f"Postgres in single-user mode failed: {done.stderr.strip()[-MAX_OUTPUT_CHARACTERS:]}",
             field="postgres",
             reason="FAILED",
         )

@@ -10,13 +10,13 @@ from pathlib import Path
 
 PORT = 6379
 PASSWORD = Path("/secrets/valkey-password")
-ASK_SECONDS = 3.0
+TIMEOUT_SECONDS = 3.0
 
 
 def answers(port: int, password: str) -> bool:
     """Return True if Valkey on loopback answers PING."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=ASK_SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection:
             connection.sendall(f"AUTH {password}\r\nPING\r\nQUIT\r\n".encode())
             with connection.makefile("rb") as lines:
                 return [line.strip() for line in lines][1:2] == [b"+PONG"]

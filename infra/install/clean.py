@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
 from pathlib import Path
 
 from infra.install.environment import ROOT, cache
@@ -70,17 +69,13 @@ def remove(folder: Path) -> None:
 
 def size(folder: Path) -> str:
     """Return the size of a folder in readable form. A file with two hard links counts once."""
-    sizes = {(status.st_dev, status.st_ino): status.st_size for status in _files(folder)}
+    files = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
+    statuses = (file.lstat() for file in files)
+    sizes = {(status.st_dev, status.st_ino): status.st_size for status in statuses}
     taken, unit = float(sum(sizes.values())), 0
     while taken >= 1000 and unit < len(UNITS) - 1:
         taken, unit = taken / 1000, unit + 1
     return f"{taken:.1f} {UNITS[unit]}" if unit else f"{taken:.0f} B"
-
-
-def _files(folder: Path) -> Iterator[os.stat_result]:
-    for where, _, names in os.walk(folder):
-        for name in names:
-            yield (Path(where) / name).lstat()
 
 
 def say(text: str) -> None:

@@ -29,14 +29,14 @@ GROUPS = {
 # Exit statuses of a step interrupted by Ctrl-C. The signal reaches the whole terminal, and the step
 # may exit before this process handles the signal.
 STOPPED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-LOWEST_PYTHON, FIRST_UNTRIED_PYTHON = (3, 11), (3, 14)
+MIN_PYTHON, FIRST_UNTESTED_PYTHON = (3, 11), (3, 14)
 
 
 def main(groups: list[str]) -> None:
     unknown = [group for group in groups if group not in GROUPS]
     if unknown or not groups:
         sys.exit(f"environment: groups are {', '.join(GROUPS)}; got {', '.join(unknown) or 'none'}")
-    if not LOWEST_PYTHON <= sys.version_info[:2] < FIRST_UNTRIED_PYTHON:
+    if not MIN_PYTHON <= sys.version_info[:2] < FIRST_UNTESTED_PYTHON:
         sys.exit(
             f"environment: Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; "
             "set for example PYTHON=python3.12"
@@ -54,7 +54,9 @@ def install(group: str) -> None:
     lock = ROOT / "locks" / f"{group}.txt"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     marker = VENV / "groups" / f"{group}-{digest}"
-    if marker.exists() or (group != "dev" and _dev_is_current()):
+    dev_digest = hashlib.sha256((ROOT / "locks" / "dev.txt").read_bytes()).hexdigest()[:16]
+    dev_is_current = (VENV / "groups" / f"dev-{dev_digest}").exists()
+    if marker.exists() or (group != "dev" and dev_is_current):
         return
     started = time.monotonic()
     print(f"==> installing {group}: {GROUPS[group]}; cached in {cache()}", flush=True)
@@ -79,11 +81,6 @@ def install(group: str) -> None:
     marker.parent.mkdir(exist_ok=True)
     marker.touch()
     print(f"==> {group} installed in {time.monotonic() - started:.0f} s", flush=True)
-
-
-def _dev_is_current() -> bool:
-    digest = hashlib.sha256((ROOT / "locks" / "dev.txt").read_bytes()).hexdigest()[:16]
-    return (VENV / "groups" / f"dev-{digest}").exists()
 
 
 def _put_clone_on_path() -> None:
@@ -166,7 +163,9 @@ def run(command: list[str]) -> None:
     """
     environment = dict(os.environ)
     environment.setdefault("UV_CACHE_DIR", str(cache() / "uv"))
-    environment.setdefault("UV_LINK_MODE", "hardlink" if _same_disk() else "copy")
+    cache().mkdir(parents=True, exist_ok=True)
+    same_disk = cache().stat().st_dev == VENV.stat().st_dev
+    environment.setdefault("UV_LINK_MODE", "hardlink" if same_disk else "copy")
     environment.setdefault("PIP_ROOT_USER_ACTION", "ignore")
     for name, twin in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_CERT", "SSL_CERT_FILE")):
         if name in environment:
@@ -176,11 +175,6 @@ def run(command: list[str]) -> None:
         raise KeyboardInterrupt
     if done.returncode:
         sys.exit(f"environment: this step failed with {done.returncode}: {' '.join(command)}")
-
-
-def _same_disk() -> bool:
-    cache().mkdir(parents=True, exist_ok=True)
-    return cache().stat().st_dev == VENV.stat().st_dev
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ class Controller:
                 continue
             status = await self._reconcile(service)
             if not status.items() <= service.get("status", {}).items():
-                await self._api.merge(f"{_path(service)}/status", {"status": status})
+                namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+                path = f"/apis/{GROUP}/v1beta1/namespaces/{namespace}/inferenceservices/{name}"
+                await self._api.merge(f"{path}/status", {"status": status})
 
     async def _reconcile(self, service: Json) -> dict[str, Any]:
         namespace = service["metadata"]["namespace"]
@@ -115,8 +117,3 @@ class Controller:
         await self._api.apply(f"{deployments}/{name}", deployment_of(service, runtime))
         await self._api.apply(f"{services}/{name}", service_of(service, runtime))
         self._applied[uid] = wanted
-
-
-def _path(service: Json) -> str:
-    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
-    return f"/apis/{GROUP}/v1beta1/namespaces/{namespace}/inferenceservices/{name}"

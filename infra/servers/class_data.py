@@ -16,7 +16,7 @@ from infra.supervision.ports import distinct_free_ports
 
 CACHE_NAME = "kafka.aot"
 RUN_SECONDS = 120.0
-LAST_CHARACTERS = 2_000
+MAX_OUTPUT_CHARACTERS = 2_000
 
 
 def cache_classes(java: Java, folder: Path) -> None:
@@ -38,7 +38,7 @@ def cache_classes(java: Java, folder: Path) -> None:
             )
         )
         if not cache.exists():
-            log_tail = (Path(temporary) / "broker.log").read_text()[-LAST_CHARACTERS:]
+            log_tail = (Path(temporary) / "broker.log").read_text()[-MAX_OUTPUT_CHARACTERS:]
             raise ServerError(
                 f"Java wrote no class cache for Kafka: {log_tail}",
                 field=CACHE_NAME,

@@ -16,11 +16,11 @@ from infra.servers.steps import run_steps
 DOWNLOAD_SECONDS = 600.0
 
 
-def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
+def unpack_packages(lock: Path, folder: Path, advice: str) -> None:
     """Unpack the packages of a lock with lines of sha256 and file name.
 
     Args:
-        instead: advice for machines without these packages.
+        advice: advice for machines without these packages.
 
     Raises:
         ServerError: a package is unavailable or differs from the lock; contains the advice.
@@ -28,17 +28,17 @@ def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
     locked = {
         name: sha256 for sha256, name in (line.split() for line in lock.read_text().splitlines())
     }
+    names = [file.split("_")[0] for file in locked]
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
             raise ServerError(
-                f"{', '.join(_name_of(file) for file in locked)}: Debian 12 packages need {tool}. "
-                f"{instead}",
+                f"{', '.join(names)}: Debian 12 packages need {tool}. {advice}",
                 field=tool,
                 reason="MISSING",
             )
     download = folder / "download"
     download.mkdir()
-    _download([_wanted(file) for file in locked], download, instead)
+    _download([_wanted(file) for file in locked], download, advice)
     packages = sorted(download.glob("*.deb"))
     for package in packages:
         wanted = locked.get(package.name)
@@ -54,17 +54,13 @@ def unpack_packages(lock: Path, folder: Path, instead: str) -> None:
     shutil.rmtree(download)
 
 
-def _name_of(file: str) -> str:
-    return file.split("_")[0]
-
-
 def _wanted(file: str) -> str:
     """Return apt's name of a package. In a file name the colon of an epoch is %3a."""
     name, version, _ = file.split("_")
     return f"{name}={unquote(version)}"
 
 
-def _download(wanted: list[str], folder: Path, instead: str) -> None:
+def _download(wanted: list[str], folder: Path, advice: str) -> None:
     """Download with the machine's package lists, else with new lists."""
     options = ["-o", "APT::Sandbox::User="]  # the folder may be inaccessible to apt's own user
     try:
@@ -79,7 +75,7 @@ def _download(wanted: list[str], folder: Path, instead: str) -> None:
             _run_apt(folder, *options, "download", *wanted)
         except ServerError as error:
             raise ServerError(
-                f"{error}\n{', '.join(wanted)}: not in this machine's package sources. {instead}",
+                f"{error}\n{', '.join(wanted)}: not in this machine's package sources. {advice}",
                 field=error.field,
                 reason=error.reason,
                 limit=error.limit,

@@ -11,7 +11,7 @@ from infra.servers.installation import LOCKS, Part, home, install_missing, insta
 
 WHEEL = LOCKS / "go.txt"
 # Required by go.mod of Kubernetes 1.36 and of the modules with resource definitions.
-LOWEST = (1, 26)
+MIN_VERSION = (1, 26)
 VERSION = re.compile(r"go version go(\d+)\.(\d+)")
 
 
@@ -31,7 +31,7 @@ def find_go(say: Callable[[str], None] = print) -> Path:
 
 
 def machine_go() -> Path | None:
-    """Return the `go` on PATH if its version is at least `LOWEST`."""
+    """Return the `go` on PATH if its version is at least `MIN_VERSION`."""
     program = shutil.which("go")
     if not program:
         return None
@@ -45,4 +45,4 @@ def machine_go() -> Path | None:
         check=False,
     )
     found = VERSION.match(done.stdout)
-    return Path(program) if found and (int(found[1]), int(found[2])) >= LOWEST else None
+    return Path(program) if found and (int(found[1]), int(found[2])) >= MIN_VERSION else None

@@ -31,13 +31,13 @@ PROMETHEUS = LOCKS / "prometheus.sha256"
 BUBBLEWRAP = LOCKS / "bubblewrap.sha256"
 # Folder with `prometheus` and `promtool`, for machines without Debian packages.
 PROMETHEUS_FOLDER = "THUMBWHEEL_PROMETHEUS"
-INSTEAD = (
+ADVICE = (
     "Alternatively install prometheus and promtool (2.42 or newer) "
     f"and set {PROMETHEUS_FOLDER} to their folder."
 )
 # Program `bwrap`, the sandbox of training for code written by models, likewise.
 BUBBLEWRAP_PROGRAM = "THUMBWHEEL_BUBBLEWRAP"
-BUBBLEWRAP_INSTEAD = (
+BUBBLEWRAP_ADVICE = (
     "Alternatively install bubblewrap (0.8 or newer) "
     f"and set {BUBBLEWRAP_PROGRAM} to its program, bwrap."
 )
@@ -69,16 +69,16 @@ class Binaries(ProgramPaths):
 class Part:
     """A folder to install.
 
-    `arrives` is the subfolder that grows during the download; None without a download.
+    `download_folder` is the subfolder that grows during the download; None without a download.
     """
 
     home: Path
     what: str
     fill: Callable[[Path], None]
-    arrives: str | None = ""
+    download_folder: str | None = ""
 
-    def arrives_in(self, folder: Path) -> Path | None:
-        return None if self.arrives is None else folder / self.arrives
+    def download_path(self, folder: Path) -> Path | None:
+        return None if self.download_folder is None else folder / self.download_folder
 
 
 def locate() -> Binaries:
@@ -148,7 +148,7 @@ def install_missing(listed: Sequence[Part], say: Callable[[str], None]) -> None:
             say(f"installing {part.what}")
             with (
                 atomic_folder(part.home) as folder,
-                progress_messages(part.arrives_in(folder), say),
+                progress_messages(part.download_path(folder), say),
             ):
                 part.fill(folder)
             say(f"installed in {time.monotonic() - started:.0f} s: {part.home}")
@@ -168,7 +168,7 @@ def parts(binaries: Binaries) -> list[Part]:
             "class cache of Kafka, written in a trial run for fast starts "
             "(no download, 65 MB on disk)",
             lambda folder: cache_classes(binaries.java, folder),
-            arrives=None,
+            download_folder=None,
         ),
     ]
     return [*listed, *_prometheus(binaries), *_bubblewrap(binaries)]
@@ -189,7 +189,7 @@ def _prometheus(binaries: Binaries) -> list[Part]:
         Part(
             binaries.prometheus.parents[2],
             package,
-            lambda folder: unpack_packages(PROMETHEUS, folder, INSTEAD),
+            lambda folder: unpack_packages(PROMETHEUS, folder, ADVICE),
         )
     ]
 
@@ -207,14 +207,14 @@ def _bubblewrap(binaries: Binaries) -> list[Part]:
     package = "bubblewrap, Debian package (47 kB to download)"
     home = binaries.bubblewrap.parents[2]
     return [
-        Part(home, package, lambda folder: unpack_packages(BUBBLEWRAP, folder, BUBBLEWRAP_INSTEAD))
+        Part(home, package, lambda folder: unpack_packages(BUBBLEWRAP, folder, BUBBLEWRAP_ADVICE))
     ]
 
 
 def _jars(home: Path) -> Part:
     # The jars are copied from the repository at the end, so the repository shows the progress.
     what = "Kafka's jars, by Maven (78 MB to download)"
-    return Part(home, what, lambda folder: fetch_jars(*JARS, folder), arrives=REPOSITORY)
+    return Part(home, what, lambda folder: fetch_jars(*JARS, folder), download_folder=REPOSITORY)
 
 
 def install_wheels(lock: Path, folder: Path) -> None:

@@ -22,7 +22,7 @@ from infra.supervision.secret_file import read_or_create
 HEAP = "-Xmx384m"
 PORTS_A_BROKER = 2
 STOP_SECONDS = 30.0
-ASK_MILLISECONDS = 4_000
+TIMEOUT_MILLISECONDS = 4_000
 # Log to the supervisor's terminal, without the pages of settings at INFO.
 LOGGING = """appender.out.type=Console
 appender.out.name=out
@@ -172,8 +172,8 @@ def _serves(address: str, node: int) -> bool:
     try:
         client = KafkaAdminClient(
             bootstrap_servers=address,
-            bootstrap_timeout_ms=ASK_MILLISECONDS,
-            request_timeout_ms=ASK_MILLISECONDS,
+            bootstrap_timeout_ms=TIMEOUT_MILLISECONDS,
+            request_timeout_ms=TIMEOUT_MILLISECONDS,
         )
         with contextlib.closing(client):
             brokers = client.describe_cluster()["brokers"]

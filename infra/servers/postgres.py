@@ -18,8 +18,8 @@ from infra.supervision.ports import HOST
 from infra.supervision.secret_file import read_or_create
 
 USER = "thumbwheel"
-ASK_SECONDS = 4.0
-MOST_CONNECTIONS = 200
+TIMEOUT_SECONDS = 4.0
+MAX_CONNECTIONS = 200
 SHARED_BUFFERS = "64MB"
 NOBODY_UID = 65534
 
@@ -57,7 +57,7 @@ class Postgres:
             "port": self.port,
             "listen_addresses": self.listens_on,
             "unix_socket_directories": "",
-            "max_connections": MOST_CONNECTIONS,
+            "max_connections": MAX_CONNECTIONS,
             "shared_buffers": SHARED_BUFFERS,
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
@@ -121,7 +121,7 @@ async def is_ready(port: int, password: str) -> bool:
             user=USER,
             password=password,
             database="postgres",
-            timeout=ASK_SECONDS,
+            timeout=TIMEOUT_SECONDS,
         )
         try:
             return bool(await connection.fetchval("SELECT 1") == 1)

@@ -12,8 +12,8 @@ from infra.supervision.child import Program
 from infra.supervision.ports import HOST
 
 SCRAPE_SECONDS = 5
-KEPT = "2d"
-ASK_SECONDS = 4.0
+RETENTION = "2d"
+TIMEOUT_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class Prometheus:
                 f"--config.file={settings}",
                 f"--storage.tsdb.path={self.folder / 'data'}",
             ),
-            *(f"--web.listen-address={HOST}:{self.port}", f"--storage.tsdb.retention.time={KEPT}"),
+            *(
+                f"--web.listen-address={HOST}:{self.port}",
+                f"--storage.tsdb.retention.time={RETENTION}",
+            ),
         )
         ready = partial(is_ready, self.url)
         return (Program("prometheus", command, {"GOMEMLIMIT": "256MiB"}, self.port, ready=ready),)
@@ -67,12 +70,12 @@ class Prometheus:
 
 async def is_ready(url: str) -> bool:
     """Return True if /-/ready responds with 200."""
-    return await asyncio.to_thread(_asked, f"{url}/-/ready")
+    return await asyncio.to_thread(_responds, f"{url}/-/ready")
 
 
-def _asked(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=ASK_SECONDS) as response:  # noqa: S310 - our own, on loopback
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - our own, on loopback
             return bool(response.status == 200)
     except OSError:
         return False

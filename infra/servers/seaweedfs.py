@@ -25,7 +25,7 @@ ACCESS_KEY = "thumbwheel"
 # Each component has an HTTP and a gRPC port.
 COMPONENTS = ("s3", "master", "volume", "filer")
 PORTS = 2 * len(COMPONENTS)
-ASK_SECONDS = 4.0
+TIMEOUT_SECONDS = 4.0
 OWN_BUCKET = "readiness"
 
 
@@ -61,7 +61,9 @@ class SeaweedFS:
         for made in (data, logs):
             made.mkdir(parents=True, exist_ok=True)
         identities.touch(mode=0o600)
-        identities.write_text(json.dumps(self._identities()))
+        credentials = [{"accessKey": ACCESS_KEY, "secretKey": self.secret_key}]
+        admin = {"name": ACCESS_KEY, "credentials": credentials, "actions": ["Admin"]}
+        identities.write_text(json.dumps({"identities": [admin]}))
         components = zip(
             COMPONENTS, self.ports[: len(COMPONENTS)], self.ports[len(COMPONENTS) :], strict=True
         )
@@ -107,12 +109,6 @@ class SeaweedFS:
         )
         return (program,)
 
-    def _identities(self) -> dict[str, object]:
-        credentials = [{"accessKey": ACCESS_KEY, "secretKey": self.secret_key}]
-        return {
-            "identities": [{"name": ACCESS_KEY, "credentials": credentials, "actions": ["Admin"]}]
-        }
-
     def _sockets(self) -> list[Path]:
         """Return the sockets in /tmp, named after ports; options move only two of them."""
         names = [
@@ -128,7 +124,7 @@ def connect(endpoint: str, secret_key: str) -> "Minio":
     import urllib3
     from minio import Minio
 
-    pool = urllib3.PoolManager(timeout=urllib3.Timeout(ASK_SECONDS), retries=False)
+    pool = urllib3.PoolManager(timeout=urllib3.Timeout(TIMEOUT_SECONDS), retries=False)
     return Minio(
         endpoint, access_key=ACCESS_KEY, secret_key=secret_key, secure=False, http_client=pool
     )

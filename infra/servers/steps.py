@@ -7,7 +7,7 @@ from pathlib import Path
 from infra.servers.errors import ServerError
 
 STEP_SECONDS = 120.0
-LAST_CHARACTERS = 2_000
+MAX_OUTPUT_CHARACTERS = 2_000
 
 
 def run_steps(
@@ -37,7 +37,7 @@ def run_steps(
             output, _ = process.communicate(timeout=within_seconds)
             if process.returncode:
                 raise ServerError(
-                    f"{what} failed with {process.returncode}: {output.strip()[-LAST_CHARACTERS:]}",
+                    f"{what} failed with {process.returncode}: {output.strip()[-MAX_OUTPUT_CHARACTERS:]}",
                     field=what,
                     reason="FAILED",
                 )

@@ -11,9 +11,9 @@ from infra.supervision.child import Program
 from infra.supervision.ports import HOST
 from infra.supervision.secret_file import read_or_create
 
-MOST_MEMORY = "256mb"
+MAX_MEMORY = "256mb"
 DATABASES = 1024
-ASK_SECONDS = 4.0
+TIMEOUT_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Valkey:
             "databases": DATABASES,
             "appendonly": "yes",
             "save": '""',
-            "maxmemory": MOST_MEMORY,
+            "maxmemory": MAX_MEMORY,
             # Reject writes when full: evictions would silently lose counted quotas.
             "maxmemory-policy": "noeviction",
         }
@@ -62,7 +62,9 @@ async def is_ready(url: str) -> bool:
     from valkey.asyncio import Valkey as Client
     from valkey.exceptions import ValkeyError
 
-    client = Client.from_url(url, socket_timeout=ASK_SECONDS, socket_connect_timeout=ASK_SECONDS)
+    client = Client.from_url(
+        url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+    )
     try:
         return bool(await client.ping())
     except (OSError, ValkeyError):

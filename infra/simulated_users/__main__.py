@@ -102,14 +102,9 @@ async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
                 say(f"still running: chat and report at {layout.page_url}  (Ctrl-C stops)")
                 await asyncio.Event().wait()
     if not ended:
-        say(_continue_command(settings))
+        command = ".venv/bin/python -m infra.simulated_users demo --go-on"
+        say(f"to continue: {command} --recipe {settings.recipe} --state {settings.state}")
     return holds
-
-
-def _continue_command(settings: Settings) -> str:
-    """Return the command that continues an interrupted demonstration; by default it starts over."""
-    command = ".venv/bin/python -m infra.simulated_users demo --go-on"
-    return f"to continue: {command} --recipe {settings.recipe} --state {settings.state}"
 
 
 async def simulate(settings: Settings) -> bool:

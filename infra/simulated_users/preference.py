@@ -79,7 +79,8 @@ def small_preference(question: Question, answer: str) -> float:
         return 0.0
     if repeated_share(words) > LOOPING_SHARE or _repeats_a_sentence(answer):
         return 0.1
-    score = 0.2 + 0.1 * (answer.rstrip()[-1] in ".!?)”\"'") + 0.6 * _brevity(len(words))
+    brevity = min(1.0, max(0.0, (LONG_WORDS - len(words)) / (LONG_WORDS - SHORT_WORDS)))
+    score = 0.2 + 0.1 * (answer.rstrip()[-1] in ".!?)”\"'") + 0.6 * brevity
     return score + 0.1 * _is_on_topic(question, words)
 
 
@@ -110,10 +111,6 @@ def _is_on_topic(question: Question, words: Sequence[str]) -> bool:
         return _contains(words, question.expect)
     topic = {word[:5] for word in _words(question.text) if word not in _STOP_WORDS}
     return bool(topic & {word[:5] for word in words})
-
-
-def _brevity(count: int) -> float:
-    return min(1.0, max(0.0, (LONG_WORDS - count) / (LONG_WORDS - SHORT_WORDS)))
 
 
 def _repeats_a_sentence(answer: str) -> bool:

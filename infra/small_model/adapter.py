@@ -50,7 +50,10 @@ def open_adapter(folder: Path) -> Adapter:
             )
     rank, alpha = int(str(settings["r"])), float(str(settings["lora_alpha"]))
     file = open_tensors(folder / WEIGHTS)
-    targets = {_base_name(key) for key in file.entries}
+    targets = {
+        key.removeprefix(_PREFIX).replace(".lora_A.", ".").replace(".lora_B.", ".")
+        for key in file.entries
+    }
     expected = {_key(name, part) for name in targets for part in "AB"}
     if expected != set(file.entries):
         raise ModelError(
@@ -63,7 +66,3 @@ def open_adapter(folder: Path) -> Adapter:
 
 def _key(name: str, part: str) -> str:
     return f"{_PREFIX}{name.removesuffix('.weight')}.lora_{part}.weight"
-
-
-def _base_name(key: str) -> str:
-    return key.removeprefix(_PREFIX).replace(".lora_A.", ".").replace(".lora_B.", ".")

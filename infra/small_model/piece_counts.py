@@ -51,7 +51,7 @@ def rank_pieces(pieces: Pieces, tokenizer: Tokenizer, packages: Path) -> list[in
     plain = [
         i
         for i, text in enumerate(pieces.texts)
-        if pieces.kinds[i] == PieceKind.NORMAL and _is_ascii(text)
+        if pieces.kinds[i] == PieceKind.NORMAL and text.replace("\u2581", "").isascii()
     ]
     return [*sorted(scores, key=lambda piece: (-scores[piece], piece)), *plain]
 
@@ -64,10 +64,6 @@ def _count(texts: Sequence[str], tokenizer: Tokenizer) -> Counter[int]:
         ):
             counts.update(encoded.ids)
     return counts
-
-
-def _is_ascii(text: str) -> bool:
-    return text.replace("\u2581", "").isascii()
 
 
 def _texts(source: str, packages: Path) -> Iterator[str]:

@@ -79,7 +79,11 @@ def build_tokenizer(pieces: Pieces) -> Tokenizer:
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     tokenizer.add_tokens(
-        [_added(pieces, index) for index, kind in enumerate(pieces.kinds) if _is_added(kind)]
+        [
+            AddedToken(pieces.texts[index], special=kind == PieceKind.CONTROL, normalized=False)
+            for index, kind in enumerate(pieces.kinds)
+            if kind in (PieceKind.CONTROL, PieceKind.USER_DEFINED)
+        ]
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A",
@@ -102,13 +106,3 @@ def ranked_merges(pieces: Pieces) -> list[tuple[str, str, float]]:
         )
     merges.sort(key=lambda merge: (merge[2], len(merge[0]), len(merge[1])), reverse=True)
     return merges
-
-
-def _is_added(kind: int) -> bool:
-    return kind in (PieceKind.CONTROL, PieceKind.USER_DEFINED)
-
-
-def _added(pieces: Pieces, index: int) -> AddedToken:
-    return AddedToken(
-        pieces.texts[index], special=pieces.kinds[index] == PieceKind.CONTROL, normalized=False
-    )

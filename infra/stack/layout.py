@@ -77,7 +77,14 @@ class StackLayout:
                 }
             case "session" | "generator" | "gateway":
                 database = {"database_url": self.database(service, "postgresql+asyncpg")}
-                return database | self._valkey() if service == "gateway" else database
+                if service != "gateway":
+                    return database
+                secret = read_or_create(self.run.state / "valkey.secret")
+                return {
+                    **database,
+                    "valkey_url": self.fleet.valkey.url(),
+                    "valkey_secret": secret,
+                }
             case _:
                 return {}
 
@@ -87,10 +94,6 @@ class StackLayout:
             f"TW_TRAINING_{name.upper()}": str(value) for name, value in self._bucket().items()
         }
         return Environment(self.database("gateway", "postgresql+asyncpg"), bucket)
-
-    def _valkey(self) -> dict[str, str]:
-        secret = read_or_create(self.run.state / "valkey.secret")
-        return {"valkey_url": self.fleet.valkey.url(), "valkey_secret": secret}
 
     def _kafka(self) -> Settings:
         copies = len(self.fleet.kafka.nodes)

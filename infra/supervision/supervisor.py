@@ -76,7 +76,8 @@ async def supervised(
 
 async def _stop(children: Sequence[Child]) -> None:
     try:
-        if _is_cancelled_twice():
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > 1:
             raise asyncio.CancelledError
         for first in (True, False):
             await asyncio.gather(
@@ -85,11 +86,6 @@ async def _stop(children: Sequence[Child]) -> None:
     except asyncio.CancelledError:
         await asyncio.gather(*(child.kill() for child in children))
         raise
-
-
-def _is_cancelled_twice() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 1
 
 
 def _record_running(state: Path, ports: Mapping[str, int]) -> None:

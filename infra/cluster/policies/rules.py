@@ -60,7 +60,9 @@ def render(state: ClusterState) -> str:
                 rules = sorted(
                     {rule for policy in policies for rule in _rules(state, policy, pod, direction)}
                 )
-                chains.append(_chain(name, [*_own_traffic(pod, direction), *rules, "counter drop"]))
+                # Policies never restrict the traffic of a pod to itself.
+                own_traffic = f"ip {direction} {pod.address} return"
+                chains.append(_chain(name, [own_traffic, *rules, "counter drop"]))
                 jumps[direction].append(f"ip {direction.own_side} {pod.address} jump {name}")
     known = "ct state established,related accept"
     forward = [_hook("forward"), known, *jumps[Direction.EGRESS], *jumps[Direction.INGRESS]]
@@ -75,11 +77,6 @@ def _chain(name: str, lines: Sequence[str]) -> str:
 
 def _hook(name: str) -> str:
     return f"type filter hook {name} priority 10; policy accept;"
-
-
-def _own_traffic(pod: Pod, direction: Direction) -> list[str]:
-    """Permit traffic of a pod to itself, which policies never restrict."""
-    return [f"ip {direction} {pod.address} return"]
 
 
 def _policies_of(state: ClusterState, pod: Pod, direction: Direction) -> list[Policy]:

@@ -51,7 +51,7 @@ FOLDERS = (
     str(Path.home()),
 )
 # Counters, and settings that the kernel writes itself.
-RESTLESS = (
+UNSTABLE = (
     "fs/dentry-state",
     "fs/file-nr",
     "fs/inode-nr",
@@ -60,7 +60,7 @@ RESTLESS = (
     "kernel/ns_last_pid",
     "kernel/pty/nr",
 )
-RESTLESS += (
+UNSTABLE += (
     "net/netfilter/nf_conntrack_count",
     "kernel/random",
     "fs/aio-nr",
@@ -130,7 +130,7 @@ def settings() -> dict[str, str]:
     found = {}
     for file in SETTINGS.rglob("*"):
         name = str(file.relative_to(SETTINGS))
-        if file.is_file() and os.access(file, os.R_OK) and not name.startswith(RESTLESS):
+        if file.is_file() and os.access(file, os.R_OK) and not name.startswith(UNSTABLE):
             try:
                 found[name] = file.read_text()
             except OSError:  # write-only settings

@@ -17,7 +17,7 @@ PEOPLE = 4
 READY_SECONDS = 180
 # Many small processes, so that the service is the largest process of its container when memory is
 # exhausted.
-HOG = """
+MEMORY_HOG = """
 import os, time
 for number in range(60):
     if os.fork() == 0:
@@ -82,7 +82,9 @@ def exhaust(deployed: Deployed, component: str) -> None:
     """Exhaust the memory of a container and wait for its restart by kubelet."""
     pod = sorted(deployed.pods(component))[0]
     deployed.shell.run(
-        "sh", "-c", f"kubectl exec -n {deployed.namespace} {pod} -- python3 -c '{HOG}' || true"
+        "sh",
+        "-c",
+        f"kubectl exec -n {deployed.namespace} {pod} -- python3 -c '{MEMORY_HOG}' || true",
     )
 
     def was_killed() -> bool:

@@ -76,7 +76,7 @@ def test_machine_without_debian_gets_instructions(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with refused(ServerError, field="apt-get", reason="MISSING") as caught:
-        unpack_packages(installation.PROMETHEUS, tmp_path, installation.INSTEAD)
+        unpack_packages(installation.PROMETHEUS, tmp_path, installation.ADVICE)
     assert "THUMBWHEEL_PROMETHEUS" in caught.value.text
 
 
@@ -125,15 +125,18 @@ def test_slow_step_is_killed(tmp_path: Path) -> None:
         run_steps("fetching", [["sleep", "60"]], tmp_path, within_seconds=0.1)
 
 
-@pytest.mark.parametrize(("arrives", "megabytes"), [("repository", ["0"]), (None, [])])
+@pytest.mark.parametrize(("download_folder", "megabytes"), [("repository", ["0"]), (None, [])])
 def test_progress_shows_downloaded_size_only_for_downloads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: str | None, megabytes: list[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    download_folder: str | None,
+    megabytes: list[str],
 ) -> None:
     monkeypatch.setattr(progress, "SAY_EVERY_SECONDS", 0.01)
     (tmp_path / "copied").write_bytes(bytes(2_000_000))
-    part = installation.Part(tmp_path, "something", lambda _: None, arrives)
+    part = installation.Part(tmp_path, "something", lambda _: None, download_folder)
     lines: queue.Queue[str] = queue.Queue()
-    with progress_messages(part.arrives_in(tmp_path), lines.put):
+    with progress_messages(part.download_path(tmp_path), lines.put):
         assert re.findall(r"\d+", lines.get(timeout=20))[:-1] == megabytes, (
             "the last number is of seconds"
         )
