@@ -26,7 +26,7 @@ def test_small_disk_is_reported_with_the_alternative(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
-    monkeypatch.setattr(lifecycle, "refuse_unable", lambda: None)
+    monkeypatch.setattr(lifecycle, "check_requirements", lambda: None)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     with refused(
         ClusterError, field=str(tmp_path), reason="TOO_SMALL", limit="at least 6 GB"

@@ -81,7 +81,7 @@ def test_down_removes_only_the_cluster(layout: Layout) -> None:
 def test_folder_with_other_files_is_rejected(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "refuse_unable", lambda: None)
+    monkeypatch.setattr(lifecycle, "check_requirements", lambda: None)
     layout.logs.mkdir(parents=True)
     with refused(ClusterError, field=str(layout.state), reason="EXISTS", limit="an empty folder"):
         lifecycle.up(

@@ -116,7 +116,7 @@ async def test_step_without_loss_stops_immediately(tmp_path: Path) -> None:
 async def test_unresponsive_training_is_killed_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_process, "LEAVE_SECONDS", 0.2)
+    monkeypatch.setattr(training_process, "EXIT_SECONDS", 0.2)
     run = Run(tmp_path, step="canary", listens="does not")
 
     async def person() -> None:

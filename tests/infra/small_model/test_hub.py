@@ -114,7 +114,7 @@ def test_local_copy_is_used_without_a_request(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, heard = copy_in(tmp_path / place), Heard()
-    monkeypatch.setattr(hub, "_ask", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(hub, "_check_availability", lambda *_: pytest.fail("the hub was asked"))
     assert from_hub(ID, heard) == folder
     assert str(folder) in heard.lines[-1]
 

@@ -37,7 +37,7 @@ def test_reserved_port_is_not_given_to_another_process(
 ) -> None:
     narrow = tmp_path / "range"
     narrow.write_text(f"{ports.FIRST_PORT + 300}\t60999\n")
-    monkeypatch.setattr(ports, "_OUTGOING", narrow)
+    monkeypatch.setattr(ports, "_EPHEMERAL_RANGE", narrow)
     ask = [sys.executable, "-c", ASK.format(range_file=str(narrow))]
     with subprocess.Popen(ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout

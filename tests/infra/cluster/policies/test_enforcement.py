@@ -78,7 +78,7 @@ def api() -> FakeApi:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enforcement, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(enforcement, "RETRY_SECONDS", 0.01)
 
 
 async def test_no_table_is_applied_before_all_kinds_are_listed(api: FakeApi) -> None:
