@@ -167,8 +167,10 @@ class Figures:
             f"{len(self.modules)} modules ({self.short_modules:.0%} under {SHORT_MODULE_LINES} "
             f"lines), {self.lines} lines; {len(self.lengths)} functions "
             f"({100 * len(self.lengths) / self.lines:.1f} per 100 lines, median "
-            f"{statistics.median(self.lengths):.0f}, p90 {self.lengths[int(0.9 * len(self.lengths))]}, "
-            f"{self.called_once:.0%} private with a single call); {100 * comments / self.lines:.1f} "
+            f"{statistics.median(self.lengths):.0f}, "
+            f"p90 {self.lengths[int(0.9 * len(self.lengths))]}, "
+            f"{self.called_once:.0%} private with a single call); "
+            f"{100 * comments / self.lines:.1f} "
             f"comments per 100 lines; {self.pronoun_sentences:.0%} pronoun sentences"
         )
 
@@ -246,7 +248,8 @@ def crowded_folders(modules: Sequence[Module]) -> Iterator[str]:
     counts = Counter(module.path.parent for module in modules if module.path.stem != "__init__")
     for folder, count in sorted(counts.items()):
         if count > CROWDED.get(str(folder.relative_to(ROOT)), MAX_MODULES_IN_FOLDER):
-            yield f"{folder.relative_to(ROOT)}: {count} modules; the limit is {MAX_MODULES_IN_FOLDER}"
+            name = folder.relative_to(ROOT)
+            yield f"{name}: {count} modules; the limit is {MAX_MODULES_IN_FOLDER}"
 
 
 # Folders that still have to be divided by subject, with the number of modules that they have now.
@@ -275,7 +278,8 @@ def long_subjects() -> Iterator[str]:
     for line in done.stdout.splitlines():
         commit, subject = line.split(" ", 1)
         if len(subject) > MAX_SUBJECT:
-            yield f"commit {commit}: subject of {len(subject)} characters; the limit is {MAX_SUBJECT}"
+            size = len(subject)
+            yield f"commit {commit}: subject of {size} characters; the limit is {MAX_SUBJECT}"
 
 
 if __name__ == "__main__":

@@ -50,12 +50,14 @@ def page() -> str:
 
 def common_fields() -> dict[str, FieldInfo]:
     """Return the settings that all services except the predictor share."""
-    return import_module("services.chassis.settings").ServiceSettings.model_fields  # type: ignore[no-any-return]
+    settings = import_module("services.chassis.settings").ServiceSettings
+    return settings.model_fields  # type: ignore[no-any-return]
 
 
 def settings_class(service: str) -> type[BaseSettings]:
     """Return the settings class of a service."""
-    return getattr(import_module(f"services.{service}.settings"), f"{service.title()}Settings")  # type: ignore[no-any-return]
+    module = import_module(f"services.{service}.settings")
+    return getattr(module, f"{service.title()}Settings")  # type: ignore[no-any-return]
 
 
 def _is_same(field: FieldInfo, common: FieldInfo | None) -> bool:

@@ -55,7 +55,8 @@ async def wait_for_model(
 
 
 def _index(predictor_url: str) -> list[dict[str, str]]:
-    request = urllib.request.Request(f"{predictor_url}/v2/repository/index", b"{}", method="POST")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - our own, on loopback
+    url = f"{predictor_url}/v2/repository/index"
+    request = urllib.request.Request(url, b"{}", method="POST")  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - loopback
         versions: list[dict[str, str]] = json.load(response)
     return versions

@@ -33,7 +33,8 @@ def main() -> None:
         program = PREPARE[options.store](layout)
     except ServerError as error:
         sys.exit(f"==> {error}")
-    os.execve(program.command[0], program.command, {**os.environ, **program.environment})  # noqa: S606
+    environment = {**os.environ, **program.environment}
+    os.execve(program.command[0], program.command, environment)  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ class HttpProxy:
             case Kind.STATUS:
                 return _refusal(fault)
             case Kind.HANG:
-                while fault in self.faults and request.transport is not None:  # noqa: ASYNC110 - another thread sets it
+                # Another thread sets the faults, so polling is simplest.
+                while fault in self.faults and request.transport is not None:  # noqa: ASYNC110
                     await asyncio.sleep(HANG_POLL_SECONDS)
                 return _cut(request)
             case Kind.SLOW:

@@ -57,7 +57,8 @@ def write_interpreter(writer: LayerWriter) -> None:
     for folder in ("/dev", "/proc", "/run", "/sys"):
         writer.folder(folder)
     writer.folder("/tmp", 0o1777)  # noqa: S108 - of the image
-    binary, library = Path(sys._base_executable).resolve(), Path(sysconfig.get_path("stdlib"))  # type: ignore[attr-defined]
+    binary = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+    library = Path(sysconfig.get_path("stdlib"))
     writer.file(binary, f"{PREFIX}/bin/{VERSION}")
     writer.link(f"{PREFIX}/bin/python3", VERSION)
     writer.link(f"{PREFIX}/bin/python", VERSION)

@@ -36,13 +36,14 @@ def reconcile_failed(message: str) -> dict[str, Any]:
 def status_of(service: Json, deployment: Json, pods: Sequence[Json]) -> dict[str, Any]:
     """Return the status. `pods` are sorted newest first."""
     predictor = _predictor_ready(deployment.get("status", {}))
-    host = f"{name_of(service)}.{service['metadata']['namespace']}.svc.cluster.local"
+    name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+    host = f"{name_of(service)}.{namespace}.svc.cluster.local"
     return {
         "observedGeneration": deployment.get("status", {}).get("observedGeneration", 0),
         "deploymentMode": "Standard",
         "servingRuntimeName": service["spec"]["predictor"]["model"]["runtime"],
         "address": {"url": f"http://{host}"},
-        "url": f"http://{service['metadata']['name']}-{service['metadata']['namespace']}.example.com",
+        "url": f"http://{name}-{namespace}.example.com",
         "conditions": _conditions(predictor),
         "modelStatus": _model_status(pods, is_ready=predictor["status"] == TRUE),
     }

@@ -38,7 +38,7 @@ class Operator:
 
     @property
     def definitions(self) -> Path:
-        """Folder of CustomResourceDefinitions."""
+        """Folder with the CustomResourceDefinitions."""
         return self.home / "definitions"
 
     @property

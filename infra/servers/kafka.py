@@ -98,7 +98,8 @@ class Kafka:
             "controller.quorum.bootstrap.servers": ",".join(
                 self._controller(other) for other in self.nodes
             ),
-            "listeners": f"PLAINTEXT://{self.listens_on}:{self._port(node)},CONTROLLER://{self._controller(node)}",
+            "listeners": f"PLAINTEXT://{self.listens_on}:{self._port(node)},"
+            f"CONTROLLER://{self._controller(node)}",
             "advertised.listeners": f"PLAINTEXT://{self.known_as}:{self._port(node)}",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",

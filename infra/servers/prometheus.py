@@ -75,7 +75,7 @@ async def is_ready(url: str) -> bool:
 
 def _responds(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - our own, on loopback
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
             return bool(response.status == 200)
     except OSError:
         return False

@@ -115,7 +115,7 @@ class SeaweedFS:
             f"{component}-{http}" for component, http in zip(COMPONENTS, self.ports, strict=False)
         ]
         names += [f"{component}-grpc-{port}" for component in COMPONENTS for port in self.ports]
-        return [Path("/tmp") / f"seaweedfs-{name}.sock" for name in names]  # noqa: S108 - its choice
+        return [Path("/tmp") / f"seaweedfs-{name}.sock" for name in names]  # noqa: S108
 
 
 def connect(endpoint: str, secret_key: str) -> "Minio":

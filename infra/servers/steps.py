@@ -36,8 +36,9 @@ def run_steps(
         for process in running:
             output, _ = process.communicate(timeout=within_seconds)
             if process.returncode:
+                end = output.strip()[-MAX_OUTPUT_CHARACTERS:]
                 raise ServerError(
-                    f"{what} failed with {process.returncode}: {output.strip()[-MAX_OUTPUT_CHARACTERS:]}",
+                    f"{what} failed with {process.returncode}: {end}",
                     field=what,
                     reason="FAILED",
                 )

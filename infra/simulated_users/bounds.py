@@ -77,7 +77,7 @@ class Counts:
         return self.thumbs + self.corrections
 
     def record_answer(self, answer: Answer) -> None:
-        """Record an answer."""
+        """Record an answer in the counts."""
         self.answers += 1
         self.turns += bool(answer.model_version)
         self.refused += answer.refused

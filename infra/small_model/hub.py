@@ -78,7 +78,8 @@ def _check_availability(hub_id: str, say: Say, try_seconds: float) -> None:
 
     endpoint, token = constants.ENDPOINT, get_token()
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    request = Request(f"{endpoint}/api/models/{hub_id}", headers=headers)  # noqa: S310 - the user's HF_ENDPOINT
+    # The user chooses the scheme with HF_ENDPOINT.
+    request = Request(f"{endpoint}/api/models/{hub_id}", headers=headers)  # noqa: S310
     why = ""
     for number in range(1, TRIES + 1):
         say(f"asking {endpoint} for {hub_id}: {try_seconds:g} s at most (try {number} of {TRIES})")

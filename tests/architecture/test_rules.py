@@ -203,7 +203,8 @@ def test_tests_do_not_compare_the_wording_of_errors() -> None:
 
 def test_code_contains_no_pickle_and_no_eval() -> None:
     dangerous = re.compile(
-        r"\b(pickle|cPickle|joblib|marshal)\b|torch\.load|yaml\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\(|shell=True"
+        r"\b(pickle|cPickle|joblib|marshal)\b|torch\.load|yaml\.load\(|"
+        r"(?<![\w.])eval\(|(?<![\w.])exec\(|shell=True"
     )
     for file in modules():
         code = "\n".join(line.split("#")[0] for line in file.read_text().splitlines())
@@ -218,7 +219,8 @@ def _without_strings(code: str) -> str:
 
 def test_files_contain_no_registry_hosts_and_no_machine_paths() -> None:
     hosts = re.compile(
-        r"(pypi\.org|pythonhosted|registry\.npmjs|proxy\.golang|repo\.maven|huggingface\.co/api)|/root/|/work/"
+        r"(pypi\.org|pythonhosted|registry\.npmjs|proxy\.golang|repo\.maven|"
+        r"huggingface\.co/api)|/root/|/work/"
     )
     text_kinds = {
         ".py",

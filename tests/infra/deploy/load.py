@@ -24,7 +24,8 @@ folder, script, *words = sys.argv[1:]
 os.makedirs(folder)
 open(folder + "/keys.json", "w").write(sys.stdin.read())
 subprocess.Popen([sys.executable, script, folder, *words], start_new_session=True,
-                 stdin=subprocess.DEVNULL, stdout=open(folder + "/log", "w"), stderr=subprocess.STDOUT)
+                 stdin=subprocess.DEVNULL, stdout=open(folder + "/log", "w"),
+                 stderr=subprocess.STDOUT)
 """
 READ = """
 import pathlib, sys

@@ -1,7 +1,7 @@
 """Load inside the cluster network during changes: continuous streams and single calls.
 
 Runs in a pod of the services' image: `load_generator.py FOLDER HOST STREAMS CALLS_A_SECOND`. The
-folder contains keys.json. The file `began` is created once all streams run, and observed.json at the
+folder contains keys.json. The file `began` is created once all streams run, observed.json at the
 end. The end starts when the file `over` appears, so no outside connection must last as long. Failed
 calls are not retried. For an interrupted answer the rest is requested, as the API provides.
 """

@@ -33,7 +33,10 @@ class LoopRuns:
 
     def has_result(self, name: str) -> bool:
         """Return True if the metric of the gateway shows this result of the last run."""
-        code = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:51051/metrics').read().decode())"
+        code = (
+            "import urllib.request as r; "
+            "print(r.urlopen('http://127.0.0.1:51051/metrics').read().decode())"
+        )
         return (
             f'thumbwheel_loop_turn_result{{recipe="nano",result="{name}"}} 1.0'
             in self.deployed.python("gateway", "-c", code)

@@ -19,7 +19,8 @@ def layer(folder: Path, name: str) -> Layer:
 
 def read(path: Path) -> dict[str, bytes]:
     with tarfile.open(path) as tar:
-        return {entry.name: tar.extractfile(entry).read() for entry in tar.getmembers()}  # type: ignore[union-attr]
+        names = tar.getnames()
+        return {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
 
 
 def test_index_leads_to_all_blobs_by_digest(tmp_path: Path) -> None:

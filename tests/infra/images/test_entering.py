@@ -44,10 +44,13 @@ def unpacked(archive: Path, folder: Path) -> dict[str, object]:
     """Unpack the files of an image into a folder and return its config."""
     with tarfile.open(archive) as tar:
 
-        def blob(digest: str) -> bytes:
-            return tar.extractfile(f"blobs/sha256/{digest.removeprefix('sha256:')}").read()  # type: ignore[union-attr]
+        def read(name: str) -> bytes:
+            return tar.extractfile(name).read()  # type: ignore[union-attr]
 
-        (entry,) = json.loads(tar.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr]
+        def blob(digest: str) -> bytes:
+            return read(f"blobs/sha256/{digest.removeprefix('sha256:')}")
+
+        (entry,) = json.loads(read("index.json"))["manifests"]
         manifest = json.loads(blob(entry["digest"]))
         for layer in manifest["layers"]:
             subprocess.run(

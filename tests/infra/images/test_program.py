@@ -14,7 +14,8 @@ def test_image_contains_only_the_program(tmp_path: Path) -> None:
     (tmp_path / "tool").chmod(0o700)
     write_program_image(tmp_path / "tool", "localhost/tool:1", tmp_path / "tool.tar")
     with tarfile.open(tmp_path / "tool.tar") as tar:
-        files = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
+        names = tar.getnames()
+        files = {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
     (entry,) = json.loads(files["index.json"])["manifests"]
     manifest = json.loads(files[f"blobs/sha256/{entry['digest'][7:]}"])
     config = json.loads(files[f"blobs/sha256/{manifest['config']['digest'][7:]}"])["config"]

@@ -29,7 +29,7 @@ def crowd(
 
 
 def silent(_: Counts) -> None:
-    """Ignore progress."""
+    """Ignore the reported progress."""
 
 
 @pytest.mark.parametrize("concurrency", [1, 7])

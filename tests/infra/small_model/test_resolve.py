@@ -16,7 +16,7 @@ from training.model.transformer import Decoder, initialise
 
 
 def silent(_: str) -> None:
-    """Ignore messages."""
+    """Ignore all printed messages."""
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def program(name: str, code: str, *words: Path, stops_first: bool = False) -> Pr
 
 
 def ignore(source: str, text: str) -> None:
-    """Discard terminal output."""
+    """Discard the output of programs."""
 
 
 def test_missing_system_is_reported_with_instructions(tmp_path: Path) -> None:
