@@ -1,8 +1,8 @@
 """PostgreSQL with its default durability: every commit is synced to disk.
 
 Postgres refuses to run as root. For root the server therefore runs in a user namespace that maps
-root to uid 65534. No system user is created, no file changes its owner, and folders for root only stay
-accessible.
+root to uid 65534. No system user is created, no file changes its owner, and folders for root only
+stay accessible.
 """
 
 import os
