@@ -276,4 +276,5 @@ def _start_ticks(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    # Z: zombie, X: dead.
     return None if fields[0] in "ZX" else int(fields[START_TICKS])

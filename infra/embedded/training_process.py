@@ -83,6 +83,7 @@ async def _stop(
     finally:
         if process.returncode is None:
             say("killing training; written progress is preserved")
+            # The process group includes Ray's processes.
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 

@@ -58,6 +58,7 @@ class KafkaProxy(StreamProxy):
         while True:
             frame = await read_frame(server)
             (correlation_id,) = LENGTH.unpack_from(frame, LENGTH.size)
+            # Responses carry no api key; only the correlation id identifies produce responses.
             if correlation_id in produced:
                 produced.remove(correlation_id)
                 self.counts["produce_responses"] += 1

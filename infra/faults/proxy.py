@@ -119,5 +119,6 @@ def reset(transport: asyncio.BaseTransport) -> None:
     if isinstance(transport, asyncio.Transport) and not transport.is_closing():
         with contextlib.suppress(OSError):
             sock = transport.get_extra_info("socket")
+            # Linger with a time-out of 0 makes close() send RST.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()

@@ -99,6 +99,7 @@ class TcpProxy(StreamProxy):
             self.counts[Fault.DELAYED] += 1
             await asyncio.sleep(faults.latency_seconds)
         cut = len(chunk) > bytes_left
+        # At limited bandwidth a part lasts at most PACE_SECONDS.
         size = int(min(faults.slice_bytes, max(1, faults.bytes_per_second * PACE_SECONDS)))
         for part in slices(chunk[: max(0, int(bytes_left))] if cut else chunk, size):
             if faults.bytes_per_second < math.inf:

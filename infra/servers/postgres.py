@@ -99,6 +99,7 @@ class Postgres:
         if self.listens_on != HOST:  # initdb permits local connections only
             with (partial_data / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all all scram-sha-256\n")
+        # Renamed last, so that `data` exists only after a complete initialisation.
         partial_data.rename(data)
 
 

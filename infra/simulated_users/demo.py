@@ -51,18 +51,18 @@ class Demonstration:
 
         with self._timed("loop"):
             companions = await self._train("loop", [])
-        turn = read_run(self._system.layout)
+        run = read_run(self._system.layout)
 
         with self._timed("judgement"):
-            win_rate, failure = await self._judge(turn) if turn.promoted else (None, "")
+            win_rate, failure = await self._judge(run) if run.promoted else (None, "")
         served = (await self._system.rollout()).stable.version
         claims = [
-            *self._feedback_claims(counts, committed, turn),
-            *self._training_claims(turn, served, win_rate),
+            *self._feedback_claims(counts, committed, run),
+            *self._training_claims(run, served, win_rate),
         ]
         if failure:
             claims.append(Claim("the new version was evaluated", False, failure))
-        outcome = Outcome(counts, companions, turn, served, win_rate, self._minutes, tuple(claims))
+        outcome = Outcome(counts, companions, run, served, win_rate, self._minutes, tuple(claims))
         write_summary(outcome, self._system.layout.state)
         for line in lines(outcome):
             print(line)
@@ -166,7 +166,7 @@ class Demonstration:
         )
         return await population.run(bounds, lambda _: None, ended)
 
-    async def _judge(self, turn: LoopRun) -> tuple[WinRate | None, str]:
+    async def _judge(self, run: LoopRun) -> tuple[WinRate | None, str]:
         """Compare the first and the new version on held-out questions.
 
         Return the win rate, or None and the reason of the failure. The other results are shown in
@@ -174,17 +174,17 @@ class Demonstration:
         """
         plan, meter = self._settings.plan, Meter("judgement")
         (key,) = await self._system.make_keys("judge", 1)
-        contest = Comparison(turn.incumbent, turn.version, plan.samples, plan.judged_at_once)
+        comparison = Comparison(run.incumbent, run.version, plan.samples, plan.judged_at_once)
         questions, preference = self._questions.held_out, PREFERENCES[self._settings.recipe]
         try:
-            async with self._system.also_serving(turn.incumbent):
+            async with self._system.also_serving(run.incumbent):
                 try:
                     return await judge(
                         self._client,
                         key,
                         questions,
                         preference,
-                        contest,
+                        comparison,
                         lambda done, total: meter.show(
                             done, total, "answers to held-out questions"
                         ),
@@ -194,8 +194,8 @@ class Demonstration:
         except CallFailedError as error:
             return None, str(error)
 
-    def _feedback_claims(self, counts: Counts, committed: Rows, turn: LoopRun) -> tuple[Claim, ...]:
-        plan, snapshot = self._settings.plan, turn.snapshot
+    def _feedback_claims(self, counts: Counts, committed: Rows, run: LoopRun) -> tuple[Claim, ...]:
+        plan, snapshot = self._settings.plan, run.snapshot
         dropped = sum(
             count for reason, count in snapshot["dropped"].items() if reason != "duplicate_event"
         )
@@ -216,31 +216,31 @@ class Demonstration:
         )
 
     def _training_claims(
-        self, turn: LoopRun, served: str, win_rate: WinRate | None
+        self, run: LoopRun, served: str, win_rate: WinRate | None
     ) -> tuple[Claim, ...]:
-        answers = turn.version if turn.promoted else turn.incumbent
-        page = turn.report.read_text() if turn.report.exists() else ""
+        answers = run.version if run.promoted else run.incumbent
+        page = run.report.read_text() if run.report.exists() else ""
         claims = [
             Claim(
                 "the served version matches the decision of the loop",
                 served == answers,
-                f"{served} after {turn.result}",
+                f"{served} after {run.result}",
             ),
             Claim(
                 "the report contains the decision",
-                turn.version in page and turn.result in page,
-                str(turn.report),
+                run.version in page and run.result in page,
+                str(run.report),
             ),
         ]
         if self._settings.control.shuffle_thumbs:
             return (
                 *claims,
-                Claim("shuffled thumbs promote no version", not turn.promoted, turn.reason),
+                Claim("shuffled thumbs promote no version", not run.promoted, run.reason),
             )
         goal = self._settings.plan.goal
         if goal is not None:
             seen = win_rate.text() if win_rate else "not evaluated"
-            claims.append(Claim("a new version was promoted", turn.promoted, turn.result))
+            claims.append(Claim("a new version was promoted", run.promoted, run.result))
             claims.append(
                 Claim(
                     f"users prefer the new version in at least {goal:.0%}",

@@ -120,6 +120,7 @@ def win_rate(wins: Sequence[Sequence[float]], samples: tuple[Sample, ...] = ()) 
     The bootstrap interval uses percentiles and a fixed seed.
     """
     means = [sum(row) / len(row) for row in wins]
+    # Questions are resampled, because samples of a question are correlated.
     rng = random.Random(0)
     draws = sorted(sum(rng.choices(means, k=len(means))) / len(means) for _ in range(RESAMPLES))
     low, high = draws[int(QUANTILE * RESAMPLES)], draws[int((1 - QUANTILE) * RESAMPLES) - 1]

@@ -29,6 +29,7 @@ class Outcome:
 
     crowd: Counts
     companions: Counts
+    # The name is a key of demo.json.
     turn: LoopRun
     served: str
     win_rate: WinRate | None
@@ -45,7 +46,7 @@ def lines(outcome: Outcome) -> Iterable[str]:
     rows = [
         ("thumbs", outcome.crowd.text()),
         ("meanwhile", outcome.companions.text() + _waits(outcome.companions)),
-        *_turn_rows(outcome.turn),
+        *_run_rows(outcome.turn),
         ("result", f"{outcome.turn.result}: {outcome.turn.reason}"),
         ("served now", outcome.served),
         ("win rate", _win_rate(outcome)),
@@ -75,8 +76,8 @@ def write_summary(outcome: Outcome, state: Path) -> None:
     )
 
 
-def _turn_rows(turn: LoopRun) -> Iterable[tuple[str, str]]:
-    snapshot, sets = turn.snapshot, turn.sets
+def _run_rows(run: LoopRun) -> Iterable[tuple[str, str]]:
+    snapshot, sets = run.snapshot, run.sets
     yield (
         "snapshot",
         f"{snapshot['thumbs_up']} up, {snapshot['thumbs_down']} down, "
@@ -90,8 +91,8 @@ def _turn_rows(turn: LoopRun) -> Iterable[tuple[str, str]]:
         f"{sets['held_out_pairs']} held out; "
         f"label noise {'unknown' if noise is None else f'{noise:.3f}'}",
     )
-    if turn.health:
-        model, judge = turn.health["reward_model"], turn.health["judge"]
+    if run.health:
+        model, judge = run.health["reward_model"], run.health["judge"]
         ceiling = sets["held_out_ceiling"]
         best = "unknown" if ceiling is None else f"{ceiling:.3f}"
         yield (
@@ -99,14 +100,14 @@ def _turn_rows(turn: LoopRun) -> Iterable[tuple[str, str]]:
             f"{model['value']:.3f} ± {model['error']:.3f} of held-out pairs, "
             f"ceiling {best}; judge {judge['value']:.3f}",
         )
-    if turn.gate:
-        checks = turn.gate["checks"]
+    if run.gate:
+        checks = run.gate["checks"]
         passed = sum(check["passed"] for check in checks)
-        yield "gate", f"{passed} of {len(checks)} checks passed: {turn.gate['reason']}"
-    if turn.canary:
+        yield "gate", f"{passed} of {len(checks)} checks passed: {run.gate['reason']}"
+    if run.canary:
         yield (
             "canary",
-            f"{turn.canary['verdict']} after {turn.canary['looks']} looks: {turn.canary['reason']}",
+            f"{run.canary['verdict']} after {run.canary['looks']} looks: {run.canary['reason']}",
         )
 
 

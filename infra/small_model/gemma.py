@@ -89,6 +89,7 @@ def tensor_of(gguf: GgufFile, name: str, kept_pieces: Sequence[int]) -> Floats:
     if name == EMBEDDING:
         return gguf.tensor(source, kept_pieces)
     tensor = gguf.tensor(source)
+    # llama.cpp stores w + 1; transformers adds the 1 itself.
     return tensor - 1 if name.endswith("norm.weight") else tensor
 
 

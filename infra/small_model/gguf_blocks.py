@@ -35,6 +35,7 @@ def _q5_0(blocks: Bytes) -> Floats:
     fifth_bits = (
         blocks[:, 2:6].copy().view(np.uint32) >> np.arange(32, dtype=np.uint32) & 1
     )  # [N, 32]
+    # A byte holds value i in its low half and value i + 16 in its high half.
     low, high = blocks[:, 6:] & 0x0F, blocks[:, 6:] >> 4
     quants = np.concatenate([low, high], axis=1).astype(np.int8) | (fifth_bits << 4).astype(np.int8)
     return _half(blocks, 0) * (quants - 16).astype(np.float32)
@@ -42,6 +43,7 @@ def _q5_0(blocks: Bytes) -> Floats:
 
 def _q4_k(blocks: Bytes) -> Floats:
     scales, minima = _six_bit_scales(blocks[:, 4:16])  # [N, 8] each
+    # 128 bytes are four groups of 32; the low halves precede the high halves: [N, 4, 2, 32].
     pairs = (
         blocks[:, 16:].reshape(-1, 4, 1, 32) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
         & 0x0F
@@ -63,6 +65,8 @@ def _six_bit_scales(packed: Bytes) -> tuple[Floats, Floats]:
 
 
 def _q6_k(blocks: Bytes) -> Floats:
+    # Low four bits: two groups of 64 bytes, low halves first. High two bits: two groups of 32 bytes
+    # with four values per byte. Both yield 256 values in the same order.
     low = (
         blocks[:, :128].reshape(-1, 2, 1, 64) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
         & 0x0F

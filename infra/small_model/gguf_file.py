@@ -151,6 +151,7 @@ def read_gguf(path: Path) -> GgufFile:
         metadata = {cursor.string(): cursor.value(cursor.count("I")) for _ in range(fields)}
         headers = [_tensor_header(cursor) for _ in range(tensors)]
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT_BYTES)
+        # Tensor data start at the next multiple of the alignment.
         start = cursor.at + -cursor.at % int(str(alignment))
     locations = {
         name: TensorLocation(shape, kind, start + offset) for name, shape, kind, offset in headers

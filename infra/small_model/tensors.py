@@ -28,6 +28,7 @@ _STORED: Mapping[str, np.dtype[Any]] = {
 def to_bfloat16(values: Floats) -> Bits:
     """Round finite values to bf16: to nearest, ties to even, as torch does."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    # Adding 0x7FFF, plus the lowest kept bit, carries into bit 16 exactly when rounding up.
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 

@@ -141,6 +141,7 @@ class Child:
         """Kill the program without time to drain."""
         if self._process and self._process.returncode is None:
             self._process.kill()
+        # stop() ends the supervision and removes leftover files.
         await self.stop()
 
     async def _supervise(self) -> None:
@@ -156,6 +157,7 @@ class Child:
                 SUPERVISOR,
                 f"{self.program.name} exited ({describe_exit(code)}); restarting in {backoff:g} s",
             )
+            # A stop() during the pause cancels this task.
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
 

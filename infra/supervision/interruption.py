@@ -56,6 +56,7 @@ def interruptible(
     except asyncio.CancelledError:
         if not task.cancelling():
             raise
+        # Cancellation ends here: later timeouts and task groups must not count the signals.
         while task.cancelling():
             task.uncancel()
         say("stopped")

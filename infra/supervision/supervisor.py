@@ -76,6 +76,7 @@ async def supervised(
 
 async def _stop(children: Sequence[Child]) -> None:
     try:
+        # The second Ctrl-C may arrive before this point.
         task = asyncio.current_task()
         if task is not None and task.cancelling() > 1:
             raise asyncio.CancelledError

@@ -64,10 +64,12 @@ def render(state: ClusterState) -> str:
                 own_traffic = f"ip {direction} {pod.address} return"
                 chains.append(_chain(name, [own_traffic, *rules, "counter drop"]))
                 jumps[direction].append(f"ip {direction.own_side} {pod.address} jump {name}")
+    # Policies apply to new connections; packets of established ones always pass.
     known = "ct state established,related accept"
     forward = [_hook("forward"), known, *jumps[Direction.EGRESS], *jumps[Direction.INGRESS]]
     to_node = [_hook("input"), known, *jumps[Direction.EGRESS]]
     body = "".join([*chains, _chain("forward", forward), _chain("input", to_node)])
+    # `delete` fails for a missing table, so the table is declared first; nft applies all in one go.
     return f"table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{body}}}\n"
 
 

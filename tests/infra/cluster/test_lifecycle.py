@@ -30,7 +30,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 def note(layout: Layout, pid: int, started: int) -> None:
     layout.state.mkdir(exist_ok=True)
-    layout.mark.touch()
+    layout.marker.touch()
     (layout.state / RUNNING).write_text(json.dumps({"pid": pid, "started": started, "ports": {}}))
 
 
@@ -73,7 +73,7 @@ def test_down_removes_only_the_cluster(layout: Layout) -> None:
     layout.logs.mkdir(parents=True)
     lifecycle.down(layout)
     assert layout.logs.exists()
-    layout.mark.touch()
+    layout.marker.touch()
     lifecycle.down(layout)
     assert not layout.state.exists()
 
@@ -92,7 +92,7 @@ def test_folder_with_other_files_is_rejected(
 
 def test_down_removes_no_files_below_a_mount(layout: Layout) -> None:
     layout.private.mkdir(parents=True)
-    layout.mark.touch()
+    layout.marker.touch()
     control_groups.MOUNTS.write_text(
         f"90 20 0:40 / {layout.private}/var/lib rw - ext4 /dev/vda rw\n"
     )
