@@ -21,7 +21,8 @@ SSN_REPLACEMENT = "[social security number removed]"
 
 # Not after "/" or ":" (the user part of a URL), and not git@host, which names a service.
 EMAIL = re.compile(
-    r"(?<![\w.+/:-])(?!git@)[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24}(?![\w-])"
+    r"(?<![\w.+/:-])(?!git@)[A-Za-z0-9][\w.+%-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,"
+    r"62})\.){1,8}[A-Za-z]{2,24}(?![\w-])"
 )
 # Matched by lookahead at every position, because an adjacent number must not hide a card number:
 # "in 2024 4111 1111 …".

@@ -41,11 +41,13 @@ PEM_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 BEARER = re.compile(r"\b(?:bearer|basic)\s{1,3}([\w.~+/-]{16,}=*)", re.IGNORECASE)
 IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]{1,64}:([^\s/@]{3,128})@", re.IGNORECASE)
 LABELLED_PASSWORD = re.compile(
-    r"(?:passw(?:or)?d|passphrase|pwd)[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}[\"'`*]*([^\s\"'`,;()<>\[\]{}]{6,128})",
+    r"(?:passw(?:or)?d|passphrase|pwd)[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,"
+    r"3}[\"'`*]*([^\s\"'`,;()<>\[\]{}]{6,128})",
     re.IGNORECASE,
 )
 LABELLED_KEY = re.compile(
-    r"(?:key|token|secret|credential)[\w-]{0,12}[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,3}[\"'`*]*([\w+/.~-]{16,512}=*)",
+    r"(?:key|token|secret|credential)[\w-]{0,12}[\"'`*]*\s{0,3}(?:[:=]|=>|\bis\b)\s{0,"
+    r"3}[\"'`*]*([\w+/.~-]{16,512}=*)",
     re.IGNORECASE,
 )
 # Lowest Shannon entropy per character of a key. At this length English words with punctuation are
